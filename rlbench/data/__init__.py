@@ -1,0 +1,20 @@
+"""Datasets: each loads to the canonical record of `rlbench.data.record`."""
+
+from dataclasses import asdict
+
+from rlbench.config import DatasetConfig
+from rlbench.data import mini, reddit_v2, redial
+from rlbench.data.record import RankedListDataset
+
+LOADERS = {"mini": mini.load, "redial": redial.load, "reddit_v2": reddit_v2.load}
+"""One loader a dataset; its arguments are the keys of `conf/dataset/<name>.yaml` but name and cutoffs."""
+
+
+def load_dataset(config: DatasetConfig) -> RankedListDataset:
+    """Load the dataset of a configuration.
+
+    Raises:
+        BadInput: all problems of the files at once.
+    """
+    options = {key: value for key, value in asdict(config).items() if key not in ("name", "cutoffs")}
+    return LOADERS[config.name](**options)

@@ -1,0 +1,155 @@
+"""The embedded dataset: Reddit-like requests for films, generated from a seed by a known preference model.
+
+A context is a person who wants a genre of an era and has liked one to three films. Every film has a hidden taste
+coordinate and a popularity; the weight of film f for context c is
+
+    w_f = exp(g [genre matches] + e [era matches] + t (1 - |taste_c - taste_f|) + p popularity_f)
+
+where taste_c is the mean taste of the liked films. Several answerers reply to a context: each draws 1 to 8 films
+without replacement in proportion to w, liked films left out. Since the number of films does not depend on which
+films they are, the list sorted by w has the highest expected Recall and NDCG at every cut-off of all lists: it is the
+oracle, the ceiling shown in every table.
+
+Contexts come in time order; train, validation and test are consecutive stretches of it. Demonstrations for the SFT
+stage are noisy: each rank is drawn from w with probability 1 - noise and from the whole catalogue otherwise, so the
+demonstrations teach the form and a little of the content and leave RL room to climb.
+"""
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+
+import numpy as np
+
+from rlbench.catalog import Catalog
+from rlbench.data.record import Film, RankedListDataset, Record
+
+ERAS = (("before 1980", 0, 1979), ("1980s", 1980, 1989), ("1990s", 1990, 1999), ("after 2000", 2000, 9999))
+
+_REQUESTS = (
+    "any good {genre} films from {era}? i liked {liked}",
+    "looking for {genre}, {era}. loved {liked}",
+    "{genre} {era}, something like {liked}?",
+    "i enjoyed {liked}. what {genre} films of {era} come next",
+    "suggest {era} {genre} please, big fan of {liked}",
+)
+_ERA_WORDS = {"before 1980": "the old days", "1980s": "the 80s", "1990s": "the 90s", "after 2000": "this century"}
+_TRUTH_SIZES = np.array([0.46, 0.2, 0.12, 0.08, 0.05, 0.04, 0.03, 0.02])
+"""Shares of answerers who name 1, 2, ..., 8 films; most name one, as in Reddit-v2."""
+_ANSWERERS = np.array([0.35, 0.25, 0.18, 0.12, 0.1])
+"""Shares of contexts with 1, 2, ..., 5 answerers."""
+
+
+def read_films() -> list[tuple[str, int, str]]:
+    """(title, year, genre) of the embedded catalogue, in the order of the file."""
+    text = files("rlbench.data").joinpath("films.csv").read_text(encoding="utf-8")
+    return [(row["title"], int(row["year"]), row["genre"]) for row in csv.DictReader(text.splitlines())]
+
+
+class _World:
+    """The films as arrays, and the preference model over them."""
+
+    def __init__(self, rng: np.random.Generator, weights: Mapping[str, float]):
+        rows = read_films()
+        self.films: list[Film] = [(title, year) for title, year, _ in rows]
+        self.genres = sorted({genre for _, _, genre in rows})
+        self.genre = np.array([self.genres.index(genre) for _, _, genre in rows])
+        self.era = np.array([next(i for i, (_, a, b) in enumerate(ERAS) if a <= year <= b) for _, year, _ in rows])
+        self.taste = rng.uniform(0, 1, len(rows))
+        self.popularity = rng.uniform(0, 1, len(rows))
+        self.weights = weights
+
+    def preference(self, genre: int, era: int, liked: np.ndarray) -> np.ndarray:
+        """(films,) w of a context, 0 for the liked films; taste plays no part where nothing is liked yet."""
+        scale = self.weights
+        score = (
+            scale["genre"] * (self.genre == genre)
+            + scale["era"] * (self.era == era)
+            + scale["popularity"] * self.popularity
+        )
+        if len(liked):
+            score = score + scale["taste"] * (1 - np.abs(self.taste[liked].mean() - self.taste))
+        w = np.exp(score)
+        w[liked] = 0.0
+        return w
+
+
+def _draw(rng: np.random.Generator, w: np.ndarray, size: int) -> np.ndarray:
+    return rng.choice(len(w), size=size, replace=False, p=w / w.sum())
+
+
+def load(
+    *,
+    list_length: int,
+    seed: int,
+    contexts: Mapping[str, int],
+    demonstrations: int,
+    demonstration_noise: float,
+    genre_weight: float,
+    era_weight: float,
+    taste_weight: float,
+    popularity_weight: float,
+    prompt_template: str,
+) -> RankedListDataset:
+    """Generate the dataset.
+
+    Args:
+        list_length: N, length of the demonstrations and of the oracle lists.
+        seed: fixes everything; no other source of randomness is used.
+        contexts: how many contexts train, validation and test have.
+        demonstrations: how many demonstrations the `sft` split has, over train contexts.
+        demonstration_noise: share of demonstrated ranks drawn from the whole catalogue.
+        genre_weight, era_weight, taste_weight, popularity_weight: g, e, t, p of the preference model.
+        prompt_template: text with {conversation} and {n}.
+    """
+    rng = np.random.default_rng(seed)
+    world = _World(
+        rng, {"genre": genre_weight, "era": era_weight, "taste": taste_weight, "popularity": popularity_weight}
+    )
+    splits: dict[str, list[Record]] = {"sft": []}
+    oracle: dict[str, list[Film]] = {}
+    per_context = -(-demonstrations // contexts["train"])
+    for split in ("train", "validation", "test"):
+        splits[split] = []
+        for index in range(contexts[split]):
+            genre, era = int(rng.integers(len(world.genres))), int(rng.integers(len(ERAS)))
+            interest = world.preference(genre, era, np.array([], dtype=np.int64))
+            liked = _draw(rng, interest, int(rng.integers(1, 4)))
+            w = world.preference(genre, era, liked)
+            prompt = _prompt(rng, world, genre, era, liked, prompt_template, list_length)
+            context_id = f"{split}-{index:05d}"
+            seen = [world.films[i][0] for i in liked]
+
+            def record(truth: np.ndarray, demonstration: np.ndarray | None = None) -> Record:
+                completion = None
+                if demonstration is not None:
+                    text = "\n".join(f"{title} ({year})" for title, year in (world.films[i] for i in demonstration))
+                    completion = [{"role": "assistant", "content": text}]
+                return Record(prompt, [world.films[i] for i in truth], seen, context_id, completion)  # noqa: B023
+
+            for _ in range(1 + rng.choice(len(_ANSWERERS), p=_ANSWERERS)):
+                truth = _draw(rng, w, 1 + int(rng.choice(len(_TRUTH_SIZES), p=_TRUTH_SIZES)))
+                splits[split].append(record(truth))
+            if split == "train":
+                for _ in range(min(per_context, demonstrations - len(splits["sft"]))):
+                    splits["sft"].append(record(truth, _demonstration(rng, w, list_length, demonstration_noise)))
+            else:
+                oracle[context_id] = [world.films[i] for i in np.argsort(-w, kind="stable")[:list_length]]
+    digest = hashlib.sha256(repr((splits, world.films)).encode()).hexdigest()
+    return RankedListDataset("mini", Catalog(world.films), splits, oracle, fingerprint=digest)
+
+
+def _prompt(
+    rng: np.random.Generator, world: _World, genre: int, era: int, liked: np.ndarray, template: str, n: int
+) -> list[dict[str, str]]:
+    titles = " and ".join(f"{title} ({year})" for title, year in (world.films[i] for i in liked))
+    request = _REQUESTS[rng.integers(len(_REQUESTS))].format(
+        genre=world.genres[genre], era=_ERA_WORDS[ERAS[era][0]], liked=titles
+    )
+    return [{"role": "user", "content": template.replace("{n}", str(n)).replace("{conversation}", request)}]
+
+
+def _demonstration(rng: np.random.Generator, w: np.ndarray, n: int, noise: float) -> np.ndarray:
+    mixed = (1 - noise) * w / w.sum() + noise * (w > 0) / np.count_nonzero(w)
+    return _draw(rng, mixed, n)

@@ -1,0 +1,190 @@
+"""Reddit-v2 in the form in which it is published with the Rank-GRPO paper (arXiv 2510.20150).
+
+A folder with four datasets written by `datasets.save_to_disk`, and the catalogue:
+
+    sft_dataset/train           demonstrations                 -> split `sft`
+    sft_dataset/validation      with completions               -> split `validation`
+    sft_dataset/test            with completions               -> split `test`
+    grpo/grpo_dataset/train     without completions            -> split `train`
+    gt_catalog.pkl | .json | .csv, here or in reddit_catalog/
+
+Columns: `prompt` and `completion` (lists of {role, content}), `seen_titles` (list of str) and
+`groundtruth_with_release_year` (list of [title, year], years as strings: converted and counted). Prompts are used as
+published; they ask for 20 films.
+
+Several people answer one request and each is a sample of its own. The data name no request, so samples of one split
+that have the same prompt share their context.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from rlbench.catalog import Catalog
+from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
+from rlbench.data.record import Messages, RankedListDataset, Record
+from rlbench.data.validation import check_records, fingerprint, share_outside_catalog
+from rlbench.errors import BadInput
+
+PARTS = {
+    "sft": "sft_dataset/train",
+    "train": "grpo/grpo_dataset/train",
+    "validation": "sft_dataset/validation",
+    "test": "sft_dataset/test",
+}
+_COLUMNS = ("prompt", "seen_titles", "groundtruth_with_release_year")
+_BATCH = 4096
+
+
+def load(*, path: str | None, list_length: int, catalog: str | None) -> RankedListDataset:
+    """Load Reddit-v2.
+
+    Args:
+        path: the folder described above.
+        list_length: N; longer demonstrations are cut to their first N lines, and counted.
+        catalog: a catalogue file to use instead of the folder's own.
+
+    Raises:
+        BadInput: all problems of the folder, of the catalogue and of the records at once.
+    """
+    if path is None:
+        raise BadInput(
+            "dataset.path is not set: pass dataset.path=FOLDER, a folder with "
+            f"{', '.join(PARTS.values())} and gt_catalog.pkl as published; docs/data.md says where it comes from"
+        )
+    root = Path(path)
+    if not root.is_dir():
+        raise BadInput(
+            f"dataset.path = {path}: there is no such folder; expected one with {', '.join(PARTS.values())} "
+            "(each written by datasets.save_to_disk) and gt_catalog.pkl, .json or .csv"
+        )
+    problems: list[str] = []
+    notices: list[str] = []
+    films = _catalog(root, catalog, problems, notices)
+    splits = {
+        split: _records(root / part, part, split, list_length, problems, notices) for split, part in PARTS.items()
+    }
+    if problems or films is None:
+        raise BadInput(*problems)
+    for split in ("validation", "test"):
+        share = share_outside_catalog(splits[split], films)
+        if share:
+            notices.append(f"{split}: {share:.2%} of the ground-truth films are not in the catalogue and cannot be hit")
+        notices += _same_wording(split, splits)
+    return RankedListDataset("reddit_v2", films, splits, notices=notices, fingerprint=fingerprint(splits, films))
+
+
+def _catalog(root: Path, option: str | None, problems: list[str], notices: list[str]) -> Catalog | None:
+    places = [root / folder / f"gt_catalog{suffix}" for folder in ("", "reddit_catalog") for suffix in SUFFIXES]
+    file = Path(option) if option else next((place for place in places if place.is_file()), None)
+    if file is None:
+        problems.append(
+            f"{root}: no catalogue; looked for {', '.join(str(place.relative_to(root)) for place in places)}. "
+            "dataset.catalog=FILE names another"
+        )
+        return None
+    try:
+        films, found = read_catalog(file)
+    except BadInput as error:
+        problems += error.problems
+        return None
+    notices += found
+    return films
+
+
+def _records(
+    folder: Path, part: str, split: str, list_length: int, problems: list[str], notices: list[str]
+) -> list[Record]:
+    """The records of one part; problems and notices are added to the lists given."""
+    table = _open(folder, part, problems)
+    if table is None:
+        return []
+    prefix = "train" if split == "sft" else split
+    has_completion = "completion" in table.column_names
+    prompts: dict[str, Messages] = {}  # one object for all samples of a context
+    records = []
+    converted = cut = 0
+    for batch in table.with_format("arrow").iter(_BATCH):
+        columns = batch.to_pydict()
+        completions = columns["completion"] if has_completion else [None] * batch.num_rows
+        for prompt, completion, truth, seen in zip(
+            columns["prompt"],
+            completions,
+            columns["groundtruth_with_release_year"],
+            columns["seen_titles"],
+            strict=True,
+        ):
+            context_id = f"{prefix}-{hashlib.sha256(repr(prompt).encode()).hexdigest()[:16]}"
+            shared = prompts.setdefault(context_id, prompt)
+            films, strings = _truth(truth)
+            shortened = _first_lines(completion, list_length)
+            converted += strings
+            cut += shortened != completion
+            records.append(Record(shared, films, seen, context_id, shortened))
+    problems += check_records(records, str(folder))
+    if not records:
+        problems.append(f"{folder}: it holds no records")
+    if converted:
+        notices.append(f"{part}: {converted} years given as strings were converted")
+    if cut:
+        notices.append(f"{part}: {cut} completions were cut to their first {list_length} lines")
+    return records
+
+
+def _open(folder: Path, part: str, problems: list[str]) -> datasets.Dataset | None:
+    if not folder.is_dir():
+        problems.append(f"{folder}: there is no such folder; expected a dataset written by datasets.save_to_disk")
+        return None
+    try:
+        table = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:  # state or info file missing or malformed, Arrow file cut short
+        problems.append(f"{folder}: no dataset written by datasets.save_to_disk: {error}")
+        return None
+    except IndexError:  # what `load_from_disk` makes of a dataset saved without rows: it has no Arrow file
+        problems.append(f"{folder}: it holds no records")
+        return None
+    if not isinstance(table, datasets.Dataset):
+        problems.append(f"{folder}: it holds the splits {', '.join(map(str, table))}; expected one dataset")
+        return None
+    needed = _COLUMNS + (("completion",) if part == PARTS["sft"] else ())
+    missing = [column for column in needed if column not in table.column_names]
+    if missing:
+        problems.append(f"{folder}: column {', '.join(missing)} is missing; it has {', '.join(table.column_names)}")
+        return None
+    return table
+
+
+def _truth(pairs: Any) -> tuple[Any, int]:
+    """([(title, year)], how many years were strings); what cannot be converted is left for `check_records`."""
+    if not isinstance(pairs, list):
+        return pairs, 0
+    films: list[Any] = []
+    converted = 0
+    for pair in pairs:
+        if isinstance(pair, list) and len(pair) == 2:
+            year = integer_year(pair[1])
+            converted += year is not None and year is not pair[1]
+            films.append((pair[0], pair[1] if year is None else year))
+        else:
+            films.append(pair)
+    return films, converted
+
+
+def _first_lines(completion: Messages | None, count: int) -> Messages | None:
+    """The completion with each message cut to its first `count` lines; what is malformed is left as it is."""
+    if completion is None or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in completion):
+        return completion
+    return [{**message, "content": "\n".join(message["content"].split("\n")[:count])} for message in completion]
+
+
+def _same_wording(split: str, splits: dict[str, list[Record]]) -> list[str]:
+    """Contexts are kept apart by split; where two requests read the same, that is worth knowing."""
+
+    def digests(names: Sequence[str]) -> set[str]:
+        return {record.context_id.split("-", 1)[1] for name in names for record in splits[name]}
+
+    shared = digests([split]) & digests(["sft", "train"])
+    return [f"{split}: {len(shared)} prompts also stand in the train data word for word"] if shared else []

@@ -1,0 +1,311 @@
+"""ReDial: conversations between a seeker and a recommender of films, in the form that CRSLab ships (one turn a line).
+
+A sample is one answer of the recommender. Of each line are used: `context` (the turns so far), `resp` (the answer),
+`entity_name` (names in the answer), `dialog_id` and `is_user` (answers of the seeker are left out).
+
+**Speakers.** The turns of `context` alternate, consecutive messages of one speaker being one turn, so they are told
+counting back from the answer: the last turn is the seeker's ("User:"), the one before it the recommender's
+("System:"), and so on. (In the file every earlier answer of a dialogue stands where this puts the recommender. The
+field `input` labels turns from the first one on, which is wrong wherever the recommender opened the dialogue; it is
+not used.) Empty turns are left out.
+
+**Films** stand as "Title (Year)". `rlbench.data.film_names` says how a title is told from the words before it. Films
+without a year are not considered.
+
+**Truth** is what the answer names that the dialogue has not named before. Titles decide, since `seen_titles` holds no
+years: after "Jumanji (1995)" an answer "Jumanji (2017)" is no target. Answers without a target, and answers with
+nothing before them, are left out.
+
+**Splits.** train.jsonl, valid.jsonl and test.jsonl are used as they are. A file alone is split by dialogue.
+
+**Demonstrations** (`truth_then_cooccurrence`) stand in for Stage 1 of the Rank-GRPO paper, which asks a large model
+for lists and adjusts them: the films of the truth, then those named together with the films seen so far in most train
+dialogues, then the films of most train dialogues. They are made of and for train records only.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from rlbench.catalog import Catalog, normalise
+from rlbench.data.film_names import FilmNames, learn_film_names
+from rlbench.data.record import Film, Messages, RankedListDataset, Record
+from rlbench.data.validation import Finding, fingerprint, report
+from rlbench.errors import BadInput
+
+FILES = {"train": "train.jsonl", "validation": "valid.jsonl", "test": "test.jsonl"}
+_ESCAPES = re.compile(r"(?:%[0-9A-F]{2})+")
+_FIELDS = {"context": "a list of str", "resp": "a str", "entity_name": "a list of str", "dialog_id": "a str or int"}
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One line of a file: the turns before an answer (empty ones left out, oldest first), and the answer."""
+
+    dialogue: str
+    turns: list[str]
+    text: str
+    names: list[str]
+
+
+def load(
+    *,
+    path: str | None,
+    list_length: int,
+    prompt_template: str,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    max_conversation_chars: int | None,
+) -> RankedListDataset:
+    """Load ReDial.
+
+    Args:
+        path: folder with train.jsonl, valid.jsonl and test.jsonl, or with one of them; or one such file.
+        list_length: N, length of the demonstrations.
+        prompt_template: the user message; {conversation} and {n} are replaced.
+        validation_fraction, test_fraction: shares of the dialogues, where one file is split.
+        seed: of that split.
+        max_conversation_chars: the oldest turns are left out of the prompt until the rest is no longer than this
+            (the last turn always stays); null keeps all.
+
+    Raises:
+        BadInput: all problems of options and files at once.
+    """
+    problems = _option_problems(prompt_template, validation_fraction, test_fraction)
+    files = _find_files(path, problems)
+    answers: dict[str, list[_Answer]] = {}
+    skipped = repaired = 0
+    for split, file in files.items():
+        answers[split], of_seeker, escapes = _read(file, problems)
+        skipped, repaired = skipped + of_seeker, repaired + escapes
+    if problems:
+        raise BadInput(*problems)
+    if len(answers) == 1:
+        (alone,) = answers.values()
+        answers = _split_by_dialogue(alone, validation_fraction, test_fraction, seed)
+    everything = [answer for part in answers.values() for answer in part]
+    names = learn_film_names(
+        (name for answer in everything for name in answer.names),
+        dict.fromkeys(text for answer in everything for text in (*answer.turns, answer.text)),
+    )
+    dropped: Counter[str] = Counter()
+    splits: dict[str, list[Record]] = {"sft": []}
+    for split, part in answers.items():
+        splits[split] = list(
+            _records(part, names, prompt_template.replace("{n}", str(list_length)), max_conversation_chars, dropped)
+        )
+    splits["sft"] = _demonstrations(splits["train"], _films_by_dialogue(answers["train"], names), list_length)
+    catalog = Catalog(names.films)
+    notices = [
+        f"{names.known} mentions of films are of a name in entity_name, {names.read} were read off the text, "
+        f"{names.unread} years have no title",
+        f"{dropped['no target']} answers without a target, {dropped['no context']} with nothing before them and "
+        f"{skipped} of the seeker were left out",
+        f"{dropped['named before']} films of an answer are no target, their title having been named before",
+    ]
+    if len(files) == 1:
+        notices.append(f"{next(iter(files.values())).name} alone was split by dialogue with seed {seed}")
+    if repaired:
+        notices.append(f"{repaired} turns and names with percent-escapes such as %3F were decoded")
+    if dropped["shortened"]:
+        notices.append(f"{dropped['shortened']} conversations were cut to their last {max_conversation_chars} letters")
+    return RankedListDataset("redial", catalog, splits, notices=notices, fingerprint=fingerprint(splits, catalog))
+
+
+def _option_problems(prompt_template: str, validation_fraction: float, test_fraction: float) -> list[str]:
+    problems = []
+    if "{conversation}" not in prompt_template:
+        problems.append("dataset.prompt_template has no {conversation}, so the model would not see the dialogue")
+    fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+    problems += [f"dataset.{key} = {share} must lie in (0, 1)" for key, share in fractions.items() if not 0 < share < 1]
+    if not problems and sum(fractions.values()) >= 1:
+        problems.append(
+            f"dataset.validation_fraction + dataset.test_fraction = {sum(fractions.values())} leaves no train"
+        )
+    return problems
+
+
+def _find_files(path: str | None, problems: list[str]) -> dict[str, Path]:
+    expected = f"a folder with {', '.join(FILES.values())} (or one of them) in CRSLab's form"
+    if path is None:
+        problems.append(
+            f"dataset.path is not set: pass dataset.path=FOLDER, {expected}; docs/data.md says where it comes from"
+        )
+        return {}
+    place = Path(path)
+    if place.is_file():
+        return {"test": place}
+    if not place.is_dir():
+        problems.append(f"dataset.path = {path}: there is no such folder; expected {expected}")
+        return {}
+    files = {split: place / name for split, name in FILES.items() if (place / name).is_file()}
+    if len(files) not in (1, len(FILES)):
+        found = [file.name for file in files.values()]
+        problems.append(
+            f"dataset.path = {path}: it holds {' and '.join(found) or 'none of the files'}; expected {expected}"
+        )
+    return files
+
+
+def _read(file: Path, problems: list[str]) -> tuple[list[_Answer], int, int]:
+    """(answers of the recommender, how many answers of the seeker were left out, how many texts were decoded)."""
+    answers: list[_Answer] = []
+    findings: list[Finding] = []
+    of_seeker = repaired = 0
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # malformed JSON, or bytes that are no UTF-8
+            findings.append((number, "no JSON", str(error)))
+            continue
+        wrong = list(_row_problems(row))
+        if wrong:
+            findings += [(number, kind, detail) for kind, detail in wrong]
+        elif row["is_user"]:
+            of_seeker += 1
+        else:
+            texts = [*row["context"], row["resp"], *row["entity_name"]]
+            repaired += sum(_ESCAPES.search(text) is not None for text in texts)
+            turns = [turn for turn in map(_clean, row["context"]) if turn]
+            names = [_clean(name) for name in row["entity_name"]]
+            answers.append(_Answer(str(row["dialog_id"]), turns, _clean(row["resp"]), names))
+    if not answers and not findings:
+        problems.append(f"{file}: it holds no answer of the recommender")
+    problems += report(str(file), findings, "line")
+    return answers, of_seeker, repaired
+
+
+def _row_problems(row: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(row, dict):
+        yield "no JSON object", repr(row)[:80]
+        return
+    fits = {
+        "context": _is_texts(row.get("context")),
+        "resp": isinstance(row.get("resp"), str),
+        "entity_name": _is_texts(row.get("entity_name")),
+        "dialog_id": isinstance(row.get("dialog_id"), str | int),
+    }
+    for field, expected in _FIELDS.items():
+        if not fits[field]:
+            yield f"{field} should be {expected}", repr(row.get(field))[:80] if field in row else "it is missing"
+    if row.get("is_user") not in (0, 1):
+        yield "is_user should be 0 or 1", repr(row.get("is_user"))[:80]
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _clean(text: str) -> str:
+    """Percent-escapes decoded, white space made single spaces."""
+    return " ".join(_ESCAPES.sub(lambda match: unquote(match[0]), text).split())
+
+
+def _split_by_dialogue(
+    answers: Sequence[_Answer], validation_fraction: float, test_fraction: float, seed: int
+) -> dict[str, list[_Answer]]:
+    """Each dialogue goes where a hash of seed and dialogue id, uniform on [0, 1), says."""
+    parts: dict[str, list[_Answer]] = {split: [] for split in FILES}
+    for answer in answers:
+        draw = int(hashlib.sha256(f"{seed}:{answer.dialogue}".encode()).hexdigest()[:12], 16) / 16**12
+        if draw < test_fraction:
+            parts["test"].append(answer)
+        elif draw < test_fraction + validation_fraction:
+            parts["validation"].append(answer)
+        else:
+            parts["train"].append(answer)
+    return parts
+
+
+def _records(
+    answers: Iterable[_Answer], names: FilmNames, template: str, limit: int | None, dropped: Counter[str]
+) -> Iterator[Record]:
+    """Records of the answers that have a context and a target; what is left out is added to `dropped`."""
+    for answer in answers:
+        if not answer.turns:
+            dropped["no context"] += 1
+            continue
+        seen = list(dict.fromkeys(title for turn in answer.turns for title, _ in names.find(turn)))
+        seen_keys = set(map(normalise, seen))
+        named = list(dict.fromkeys(names.find(answer.text)))
+        truth = [film for film in named if normalise(film[0]) not in seen_keys]
+        dropped["named before"] += len(named) - len(truth)
+        if not truth:
+            dropped["no target"] += 1
+            continue
+        kept = _last_turns(answer.turns, limit)
+        dropped["shortened"] += len(kept) < len(answer.turns)
+        prompt = template.replace("{conversation}", _conversation(kept))
+        digest = hashlib.sha256("\n".join(answer.turns).encode()).hexdigest()[:8]
+        yield Record([{"role": "user", "content": prompt}], truth, seen, f"{answer.dialogue}-{digest}")
+
+
+def _last_turns(turns: list[str], limit: int | None) -> list[str]:
+    """The newest turns of at most `limit` characters together; the last one whatever its length."""
+    if limit is None:
+        return turns
+    size, first = len(turns[-1]), len(turns) - 1
+    while first > 0 and size + len(turns[first - 1]) <= limit:
+        first -= 1
+        size += len(turns[first])
+    return turns[first:]
+
+
+def _conversation(turns: Sequence[str]) -> str:
+    """One turn a line, its speaker before it; the last turn is the seeker's."""
+    last = len(turns) - 1
+    return "\n".join(f"{'System' if (last - i) % 2 else 'User'}: {turn}" for i, turn in enumerate(turns))
+
+
+def _films_by_dialogue(answers: Iterable[_Answer], names: FilmNames) -> dict[str, set[Film]]:
+    films: defaultdict[str, set[Film]] = defaultdict(set)
+    for answer in answers:
+        for text in (*answer.turns, answer.text):
+            films[answer.dialogue].update(names.find(text))
+    return films
+
+
+def _demonstrations(train: Sequence[Record], dialogues: dict[str, set[Film]], list_length: int) -> list[Record]:
+    """The train records with `truth_then_cooccurrence` completions; ties go by title and year.
+
+    Raises:
+        BadInput: the train dialogues name too few films for lists of `list_length`.
+    """
+    popularity = Counter(film for films in dialogues.values() for film in films)
+    together: defaultdict[str, Counter[Film]] = defaultdict(Counter)
+    for films in dialogues.values():
+        for film in films:
+            together[film[0]].update(films - {film})
+    popular = sorted(popularity, key=lambda film: (-popularity[film], film))
+    records = []
+    for record in train:
+        score: Counter[Film] = Counter()
+        for title in record.seen_titles:
+            score.update(together[title])
+        likely = sorted(score, key=lambda film: (-score[film], -popularity[film], film))
+        seen = set(map(normalise, record.seen_titles))
+        chosen: dict[Film, None] = {}  # ordered, without repeats
+        for film in chain(record.ground_truth, likely, popular):
+            if len(chosen) == list_length:
+                break
+            if normalise(film[0]) not in seen:
+                chosen[film] = None
+        if len(chosen) < list_length:
+            raise BadInput(
+                f"redial: the train dialogues name too few films ({len(popularity)}) for demonstrations of "
+                f"dataset.list_length = {list_length}"
+            )
+        text = "\n".join(f"{title} ({year})" for title, year in chosen)
+        completion: Messages = [{"role": "assistant", "content": text}]
+        records.append(Record(record.prompt, record.ground_truth, record.seen_titles, record.context_id, completion))
+    return records

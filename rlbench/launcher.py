@@ -1,0 +1,215 @@
+"""The launcher behind `-m`: every cell in a process of its own, several at a time, a bar over all of them.
+
+A failing cell never stops the others. All cells are checked before the first is started. What cells share (the SFT
+stage) is made once, with all cores, before they start.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rlbench.config import Config, resolve, validate
+from rlbench.errors import BadInput
+from rlbench.runs import DONE, Run, locate
+
+RUN_PY = Path(__file__).resolve().parent.parent / "run.py"
+POLL_SECONDS = 0.5
+PLAIN_EVERY = 15.0  # seconds between progress lines where there is no terminal to draw on
+
+
+@dataclass
+class Cell:
+    """One job of a sweep."""
+
+    overrides: list[str]
+    config: Config
+    run: Run
+
+    def command(self, *more: str) -> list[str]:
+        return [sys.executable, str(RUN_PY), *self.overrides, "hydra.mode=RUN", *more]
+
+    def progress(self) -> tuple[int, str]:
+        """(updates done, what it is doing), from the file that the cell keeps."""
+        try:
+            state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):  # not there yet, or caught between two writes
+            return 0, "starting"
+        if "seed" in state["description"]:
+            return state["done"], state["note"]
+        return self.config.trainer.rl.updates, "test"
+
+
+class LocalLauncher(Launcher):
+    """Runs the cells of a sweep on this machine.
+
+    Args:
+        jobs: how many cells run at once; CPU threads are shared between them.
+    """
+
+    def __init__(self, jobs: int):
+        self.jobs = jobs
+        self.console = Console(stderr=True, highlight=False)
+        self.config: DictConfig | None = None
+        self.context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        try:
+            cells = self._cells(job_overrides)
+        except BadInput as error:
+            from rlbench.cli import fail  # cli registers this launcher, so it cannot be imported above
+
+            fail(error)
+        todo = [cell for cell in cells if cell.run.status() != DONE]
+        self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")
+        failed = self._shared_stages(todo)
+        failed += self._run_all([cell for cell in todo if cell not in failed])
+        if failed:
+            self.console.print(
+                f"[red]{len(failed)} of {len(cells)} cells failed[/red]; the same command tries them again:"
+            )
+            for cell in failed:
+                self.console.print(f"  {' '.join(cell.overrides)}\n    log: {_log_path(cell)}")
+            raise SystemExit(1)
+        finished = JobReturn(status=JobStatus.COMPLETED)
+        finished.return_value = None
+        return [finished for _ in cells]
+
+    def _cells(self, job_overrides: Sequence[Sequence[str]]) -> list[Cell]:
+        assert self.context is not None and self.config is not None
+        cells, problems = [], []
+        for overrides in job_overrides:
+            composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            del composed["hydra"]
+            try:
+                config = resolve(composed)
+                problems += validate(config)
+                cells.append(Cell(list(overrides), config, locate(config, config.stage)))
+            except BadInput as error:
+                problems += error.problems
+        if problems:
+            raise BadInput(*dict.fromkeys(problems))
+        unique = {cell.run.root: cell for cell in cells}  # two lines of a sweep may name the same cell
+        return list(unique.values())
+
+    def _shared_stages(self, cells: list[Cell]) -> list[Cell]:
+        """Make each SFT stage that the cells need; return the cells whose stage failed."""
+        failed: list[Cell] = []
+        by_stage: dict[Path, list[Cell]] = {}
+        for cell in cells:
+            by_stage.setdefault(locate(cell.config, "sft").root, []).append(cell)
+        for root, waiting in by_stage.items():
+            stage = locate(waiting[0].config, "sft")
+            if stage.status() == DONE or waiting[0].config.stage == "zero_shot":
+                continue
+            self.console.print(f"shared SFT stage for {len(waiting)} cells: {root}")
+            if subprocess.run(waiting[0].command("stage=sft")).returncode:
+                failed += waiting
+        return failed
+
+    def _run_all(self, cells: list[Cell]) -> list[Cell]:
+        if not cells:
+            return []
+        threads = max((os.cpu_count() or 1) // min(self.jobs, len(cells)), 1)
+        queue, running, failed = list(cells), {}, []
+        board = _Board(self.console, cells)
+        try:
+            with board:
+                while queue or running:
+                    while queue and len(running) < self.jobs:
+                        cell = queue.pop(0)
+                        running[cell.run.root] = (cell, *_start(cell, threads))
+                    for root, (cell, process, log) in list(running.items()):
+                        if process.poll() is None:
+                            continue
+                        log.close()
+                        del running[root]
+                        board.finish(cell, process.returncode == 0)
+                        if process.returncode:
+                            failed.append(cell)
+                    board.update([cell for cell, _, _ in running.values()])
+                    time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            for _, process, _ in running.values():
+                process.terminate()
+            self.console.print("interrupted; the same command goes on from the last checkpoints")
+            raise SystemExit(130) from None
+        return failed
+
+
+def _log_path(cell: Cell) -> Path:
+    return cell.run.root / "log.txt"
+
+
+def _start(cell: Cell, threads: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    cell.run.root.mkdir(parents=True, exist_ok=True)
+    log = _log_path(cell).open("ab")
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    command = cell.command("runtime.progress=false", f"runtime.threads={threads}")
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment), log
+
+
+class _Board:
+    """The bars of a sweep: one over all updates, one for each running cell; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, cells: list[Cell]):
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.done = {cell.run.root: 0 for cell in cells}
+        self.total = sum(cell.config.trainer.rl.updates for cell in cells)
+        self.all = self.bars.add_task(f"{len(cells)} cells", total=self.total, note="")
+        self.of_cell: dict[Path, Any] = {}
+        self.printed = time.monotonic()
+
+    def __enter__(self) -> "_Board":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def update(self, running: list[Cell]) -> None:
+        notes = []
+        for cell in running:
+            done, note = cell.progress()
+            if cell.run.root not in self.of_cell:
+                title = f"  {cell.run.label} seed {cell.run.seed}"
+                self.of_cell[cell.run.root] = self.bars.add_task(title, total=cell.config.trainer.rl.updates, note="")
+            self.bars.update(self.of_cell[cell.run.root], completed=done, note=note)
+            self.done[cell.run.root] = done
+            notes.append(f"{cell.run.label} seed {cell.run.seed} {done}/{cell.config.trainer.rl.updates} {note}")
+        self.bars.update(self.all, completed=sum(self.done.values()))
+        if not self.console.is_terminal and time.monotonic() - self.printed > PLAIN_EVERY:
+            self.printed = time.monotonic()
+            self.console.print(f"{sum(self.done.values())}/{self.total} updates | {' | '.join(notes)}")
+
+    def finish(self, cell: Cell, succeeded: bool) -> None:
+        self.done[cell.run.root] = cell.config.trainer.rl.updates
+        if cell.run.root in self.of_cell:
+            self.bars.remove_task(self.of_cell.pop(cell.run.root))
+        word = "[green]done[/green]" if succeeded else "[red]failed[/red]"
+        self.console.print(f"{word} {cell.run.root}")

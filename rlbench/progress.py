@@ -1,0 +1,45 @@
+"""Progress of long work: a bar on the terminal and a small file that a launcher in another process can read."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+WRITE_EVERY = 0.5  # seconds
+
+
+class Progress:
+    """One bar.
+
+    Args:
+        description: shown left of the bar.
+        total: units of work.
+        file: where to keep {"description", "done", "total"}; None for nowhere.
+        show: whether to draw the bar on stderr.
+        unit: what is counted.
+    """
+
+    def __init__(self, description: str, total: int, *, file: Path | None, show: bool, unit: str = "update"):
+        self.description, self.total, self.file = description, total, file
+        self._bar = tqdm(
+            total=total, desc=description, unit=unit, disable=not show, file=sys.stderr, dynamic_ncols=True
+        )
+        self._written = 0.0
+        self.to(0)
+
+    def to(self, done: int, note: str = "") -> None:
+        """Set how much is done; `note` stands right of the bar."""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+        now = time.monotonic()
+        if self.file is not None and (now - self._written > WRITE_EVERY or done >= self.total):
+            self._written = now
+            # Only a view: a torn read is ignored by the launcher, so no atomic write is spent on it.
+            self.file.write_text(
+                json.dumps({"description": self.description, "done": done, "total": self.total, "note": note})
+            )
+
+    def close(self) -> None:
+        self._bar.close()

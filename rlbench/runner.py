@@ -1,0 +1,304 @@
+"""Runs one cell: checks everything first, then the stages it needs, each in its own run directory.
+
+oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one makes it, every other finds it done.
+"""
+
+import logging
+import os
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from rlbench.config import Config, validate
+from rlbench.data import load_dataset
+from rlbench.data.record import RankedListDataset, Record
+from rlbench.data.validation import check_dataset
+from rlbench.errors import BadInput
+from rlbench.models.loading import load_model, load_tokenizer, locate_model
+from rlbench.progress import Progress
+from rlbench.provenance import manifest
+from rlbench.runs import SCHEMA, Run, claim, locate, write_json
+from rlbench.stages.common import on_cpu
+from rlbench.stages.evaluate import Evaluation, choose_contexts, evaluate, judge_lists, mean_metrics
+from rlbench.stages.rl import train_rl
+from rlbench.stages.sft import train_sft
+from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
+
+console = Console(stderr=True, highlight=False)
+
+NOTHING_SPENT = {
+    "prompts": 0,
+    "completions": 0,
+    "generated_tokens": 0,
+    "updates": 0,
+    "seconds": {"total": 0.0, "rollout": 0.0, "update": 0.0, "evaluation": 0.0},
+}
+
+
+@dataclass
+class Session:
+    """What all stages of a cell share once everything has been checked."""
+
+    config: Config
+    dataset: RankedListDataset
+    model_source: str
+    tokenizer: PreTrainedTokenizerBase
+    validation: list[Record]
+    test: list[Record]
+
+
+def prepare(config: Config) -> Session:
+    """Check the config, load data and tokenizer; spend no compute.
+
+    Raises:
+        BadInput: every problem found, in one report.
+    """
+    problems = validate(config, int(os.environ.get("WORLD_SIZE", "1")))
+    dataset: RankedListDataset | None = None
+    try:
+        dataset = load_dataset(config.dataset)
+        problems += check_dataset(dataset, config.dataset.list_length)
+    except BadInput as error:
+        problems += error.problems
+    if dataset is None or problems:
+        raise BadInput(*problems)
+    for notice in dataset.notices:
+        console.print(f"[dim]{config.dataset.name}: {notice}[/dim]")
+    source = locate_model(config.model, dataset, Path(config.cache_dir))
+    return Session(
+        config,
+        dataset,
+        source,
+        load_tokenizer(source),
+        choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts),
+        choose_contexts(dataset.splits["test"], config.evaluation.test_contexts),
+    )
+
+
+def run(config: Config) -> Run:
+    """Run the cell up to `config.stage`; what is done already is not done again.
+
+    Returns:
+        The run of that stage.
+    """
+    _settle(config)
+    if locate(config, config.stage).status() == "done" and not validate(config):
+        final = locate(config, config.stage)
+        console.print(f"[green]done already[/green] {final.root}")
+        return final
+    session = prepare(config)
+    final = _stage(session, "oracle", _oracle) if session.dataset.oracle is not None else None
+    for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):
+        final = _stage(session, stage, work)
+        if stage == config.stage:
+            break
+    assert final is not None
+    return final
+
+
+def _settle(config: Config) -> None:
+    hf_logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    if config.runtime.threads is not None:
+        torch.set_num_threads(config.runtime.threads)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+Work = Callable[[Session, Run, Tracker], dict[str, Any]]
+
+
+def _stage(session: Session, stage: str, work: Work) -> Run:
+    """Do one stage in its directory, unless it is done."""
+    config = session.config
+    target = locate(config, stage)
+    with claim(target, config, lambda: console.print(f"waiting for another process: {target.root}")) as mine:
+        if not mine:
+            return target
+        console.print(f"[bold]{stage}[/bold] {target.root}")
+        template = asdict(config.dataset).get("prompt_template")
+        write_json(target.root / "manifest.json", manifest(session.dataset, template))
+        identity = TrackerIdentity(
+            experiment=config.experiment_name,
+            group=target.name,
+            job_type=stage,
+            name=f"{target.label}-seed{target.seed}",
+            tags=(config.dataset.name, config.model.name, target.label),
+            attempt=target.attempts(),
+            project=config.tracker.project,
+            entity=config.tracker.entity,
+        )
+        tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
+        try:
+            result = work(session, target, tracker)
+        except BaseException:
+            tracker.finish(failed=True)
+            raise
+        _write_result(config, target, result)
+        _track_result(tracker, target, result)
+        tracker.finish()
+    return target
+
+
+def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
+    of_rl = target.stage == "rl"
+    write_json(target.root / "budget.json", result["budget"])
+    write_json(
+        target.root / "result.json",
+        {
+            "schema": SCHEMA,
+            "experiment": config.experiment_name,
+            "dataset": config.dataset.name,
+            "model": config.model.name,
+            "stage": target.stage,
+            "label": target.label,
+            "algorithm": config.algorithm.name if of_rl else None,
+            "reward": config.reward.name if of_rl else None,
+            "seed": target.seed,
+            "hash": target.hash,
+            "list_length": config.dataset.list_length,
+            "cutoffs": config.dataset.cutoffs,
+            **result,
+        },
+    )
+
+
+def _track_result(tracker: Tracker, target: Run, result: dict[str, Any]) -> None:
+    means = {f"{split}/{name}": value for split, table in result["metrics"].items() for name, value in table.items()}
+    tracker.summary({f"final/{name}": value for name, value in means.items()})
+    tracker.log_table("final", ["split", "metric", "value"], [[*name.split("/", 1), v] for name, v in means.items()])
+
+
+def _progress(session: Session, target: Run, what: str, total: int, unit: str) -> Progress:
+    target.root.mkdir(parents=True, exist_ok=True)
+    return Progress(
+        f"{target.label} {what}",
+        total,
+        file=target.root / "progress.json",
+        show=session.config.runtime.progress,
+        unit=unit,
+    )
+
+
+def _finish(
+    session: Session,
+    target: Run,
+    tracker: Tracker,
+    lists: Callable[[str, list[Record]], Evaluation],
+    step: int,
+    rule: str | None,
+    budget: dict[str, Any],
+) -> dict[str, Any]:
+    """Evaluate on validation and test, write predictions and curves' last points, and make the result."""
+    metrics = {}
+    for split, records in (("validation", session.validation), ("test", session.test)):
+        evaluation = lists(split, records)
+        evaluation.predictions.to_parquet(target.root / f"predictions-{split}-{step}.parquet")
+        metrics[split] = evaluation.means
+        if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
+            target.append_metrics(step, split, evaluation.means)
+            tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)
+    return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
+
+
+def _greedy(session: Session, target: Run, source: str | Path) -> Callable[[str, list[Record]], Evaluation]:
+    config = session.config
+    model = load_model(source, config.model.dtype)
+    if not on_cpu(config):
+        model.to("cuda")
+
+    def lists(split: str, records: list[Record]) -> Evaluation:
+        contexts = len({record.context_id for record in records})
+        progress = _progress(session, target, split, contexts, "list")
+        result = evaluate(
+            model,
+            session.tokenizer,
+            records,
+            session.dataset.catalog,
+            list_length=config.dataset.list_length,
+            cutoffs=config.dataset.cutoffs,
+            max_new_tokens=config.generation.max_new_tokens,
+            batch_size=config.evaluation.batch_size,
+            progress=lambda done, _: progress.to(done),
+        )
+        progress.close()
+        return result
+
+    return lists
+
+
+def _oracle(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+    config, oracle = session.config, session.dataset.oracle
+    assert oracle is not None
+
+    def lists(split: str, records: list[Record]) -> Evaluation:
+        contexts = {record.context_id for record in records}
+        texts = {c: "\n".join(f"{title} ({year})" for title, year in oracle[c]) for c in contexts}
+        predictions = judge_lists(
+            records,
+            texts,
+            dict.fromkeys(contexts, True),
+            session.dataset.catalog,
+            list_length=config.dataset.list_length,
+            cutoffs=config.dataset.cutoffs,
+        )
+        return Evaluation(predictions, mean_metrics(predictions), 0)
+
+    return _finish(session, target, tracker, lists, 0, None, NOTHING_SPENT)
+
+
+def _zero_shot(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+    target.rewind_metrics(-1)
+    return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, NOTHING_SPENT)
+
+
+def _sft(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+    updates = session.config.trainer.sft.updates
+    _seed(session.config.trainer.sft.seed)
+    progress = _progress(session, target, "training", updates, "update")
+    budget = train_sft(
+        session.config,
+        target,
+        Path(session.model_source),
+        session.tokenizer,
+        session.dataset.splits["sft"],
+        tracker,
+        progress,
+    )
+    progress.close()
+    return _finish(session, target, tracker, _greedy(session, target, target.final_model), updates, "last", budget)
+
+
+def _rl(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+    config = session.config
+    sft = locate(config, "sft")
+    updates = config.trainer.rl.updates
+    initial = {row["metric"]: row["value"] for row in sft.read_metrics() if row["split"] == "validation"}
+    _seed(config.seed)
+    progress = _progress(session, target, f"seed {config.seed}", updates, "update")
+    budget, step = train_rl(
+        config,
+        target,
+        sft.final_model,
+        session.tokenizer,
+        session.dataset,
+        session.validation,
+        initial,
+        tracker,
+        progress,
+    )
+    progress.close()
+    rule = config.evaluation.checkpoint
+    return _finish(session, target, tracker, _greedy(session, target, target.final_model), step, rule, budget)

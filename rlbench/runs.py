@@ -1,0 +1,222 @@
+"""Run directories: identity, life and files of one cell.
+
+A run's directory is named from its configuration, never from a clock:
+`runs/<experiment>/<dataset>-<model>/<label>/seed<k>-<hash8>`. `STATUS` says how far it is; `done` is written last and
+atomically, so that a directory either is finished or is not.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlbench.config import Config
+from rlbench.errors import BadInput
+
+SCHEMA = 1
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside and rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_text` of indented JSON with sorted keys; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def stage_config(config: Config, stage: str) -> dict[str, Any]:
+    """The part of a config that decides what a stage computes: its identity.
+
+    Paths, tracker, progress and threads are no part of it. The shared stages (oracle, zero_shot, sft) depend neither
+    on the algorithm nor on the run's seed, so that every cell of a sweep finds the same one.
+    """
+    full = asdict(config)
+    evaluation = dict(full["evaluation"])
+    identity: dict[str, Any] = {"stage": stage, "schema": SCHEMA, "dataset": _without_path(full["dataset"])}
+    contexts = {key: evaluation[key] for key in ("validation_contexts", "test_contexts")}
+    if stage == "oracle":
+        return identity | {"evaluation": contexts}
+    identity |= {"model": full["model"], "max_new_tokens": full["generation"]["max_new_tokens"]}
+    if stage == "zero_shot":
+        return identity | {"evaluation": contexts}
+    sft = full["trainer"]["sft"]
+    shared = {"bf16": full["trainer"]["bf16"]}
+    if stage == "sft":
+        return identity | {"evaluation": contexts, "sft": sft, **shared}
+    evaluation.pop("batch_size")
+    return identity | {
+        "evaluation": evaluation,
+        "sft": sft,
+        "rl": full["trainer"]["rl"],
+        "algorithm": full["algorithm"],
+        "reward": full["reward"],
+        "generation": full["generation"],
+        "seed": config.seed,
+        **shared,
+    }
+
+
+def _without_path(dataset: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dataset.items() if key != "path"}
+
+
+def config_hash(identity: Mapping[str, Any]) -> str:
+    """First 8 hex digits of the sha256 of the identity, key order aside."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Attributes:
+        root: the directory.
+        stage: oracle, zero_shot, sft or rl.
+        label: the row it belongs to.
+        seed: the seed in its name.
+        hash: the hash in its name.
+        identity: what the hash was made from.
+    """
+
+    root: Path
+    stage: str
+    label: str
+    seed: int
+    hash: str
+    identity: Mapping[str, Any]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def final_model(self) -> Path:
+        """Weights and tokenizer that the next stage, or a user, loads."""
+        return self.root / "model"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.root.parts[-3:])
+
+    def status(self) -> str | None:
+        """First line of STATUS, or None before the first start."""
+        path = self.root / "STATUS"
+        return path.read_text(encoding="utf-8").split("\n", 1)[0] if path.exists() else None
+
+    def set_status(self, status: str, reason: str = "") -> None:
+        write_text(self.root / "STATUS", f"{status}\n{reason}".rstrip() + "\n")
+
+    def attempts(self) -> int:
+        """How many times this run has been started."""
+        path = self.root / "attempts"
+        return int(path.read_text()) if path.exists() else 0
+
+    def append_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Add one line a metric to metrics.jsonl."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lines = [
+            json.dumps({"step": step, "split": split, "metric": name, "value": value})
+            for name, value in metrics.items()
+        ]
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl; a last line that a kill cut short is left out."""
+        if not self.metrics_file.exists():
+            return []
+        rows = []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        for line in lines[:-1]:  # what follows the last newline is empty, or cut short
+            rows.append(json.loads(line))
+        return rows
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop what was measured after update `step`, since the resumed run will measure it again."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        write_text(self.metrics_file, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def locate(config: Config, stage: str) -> Run:
+    """The directory of a stage of this config."""
+    identity = stage_config(config, stage)
+    shared = stage != "rl"
+    label = stage if shared else config.label
+    seed = config.trainer.sft.seed if shared else config.seed
+    digest = config_hash(identity)
+    return Run(config.group_dir / label / f"seed{seed}-{digest}", stage, label, seed, digest, identity)
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, each with both values."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} there, {b!r} now")
+    return lines
+
+
+@contextlib.contextmanager
+def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Hold a run directory alone; yields True where there is work to do and False where the run is done.
+
+    A second process that wants the same directory waits (`waiting` is called once) and then finds it done. The lock
+    goes with the process, so a killed run leaves a directory that says `running` but is free: it is resumed.
+
+    Raises:
+        BadInput: where the directory holds a run of another configuration; says what differs.
+    """
+    run.root.mkdir(parents=True, exist_ok=True)
+    with (run.root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        recorded = run.root / "identity.json"
+        if recorded.exists():
+            there = json.loads(recorded.read_text(encoding="utf-8"))
+            differences = differing_keys(there, json.loads(json.dumps(run.identity)))
+            if differences:
+                raise BadInput(
+                    f"{run.root} holds another run: {'; '.join(differences)}. Move it away or use another runs_dir."
+                )
+        if run.status() == DONE:
+            yield False
+            return
+        write_json(recorded, run.identity)
+        write_text(run.root / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+        write_text(run.root / "attempts", f"{run.attempts() + 1}\n")
+        run.set_status(RUNNING)
+        try:
+            yield True
+        except BaseException as error:
+            if isinstance(error, Exception):
+                run.set_status(FAILED, f"{type(error).__name__}: {error}")
+            raise
+        run.set_status(DONE)

@@ -1,0 +1,57 @@
+"""What tests share: a small `mini`, a small `tiny`, and composed configs."""
+
+import os
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+from hydra import compose, initialize_config_dir  # noqa: E402
+
+from rlbench.config import Config, resolve  # noqa: E402
+from rlbench.data import load_dataset  # noqa: E402
+from rlbench.data.record import RankedListDataset  # noqa: E402
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+SMALL = [
+    "dataset.contexts={train:40,validation:6,test:6}",
+    "dataset.demonstrations=40",
+    "model.hidden_size=32",
+    "model.intermediate_size=64",
+    "model.layers=2",
+    "model.vocab_size=900",
+    "tracker=none",
+    "runtime.progress=false",
+    "runtime.device=cpu",
+    "runtime.threads=1",
+]
+"""Overrides that make a run of a second or two."""
+
+
+def composed(*overrides: str) -> Config:
+    """The config of a command line."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(compose("config", overrides=list(overrides)))
+
+
+@pytest.fixture
+def config() -> Callable[..., Config]:
+    return composed
+
+
+@pytest.fixture(scope="session")
+def mini() -> RankedListDataset:
+    """A small `mini`."""
+    return load_dataset(composed(*SMALL).dataset)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(mini: RankedListDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small `tiny`, untrained."""
+    from rlbench.models import tiny
+
+    return tiny.build(composed(*SMALL).model, mini, tmp_path_factory.mktemp("cache"))

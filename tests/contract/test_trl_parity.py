@@ -1,0 +1,144 @@
+"""`algorithm=grpo` and `gspo` are TRL's own trainer: same losses, same gradients, step after step."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+from trl import GRPOTrainer
+
+from rlbench.config import Config
+from rlbench.data.record import RankedListDataset
+from rlbench.lists import ListReader
+from rlbench.models.loading import load_model, load_tokenizer
+from rlbench.objective import Objective
+from rlbench.rewards import ListScorer
+from rlbench.stages.rl import prompt_dataset, trl_arguments
+from rlbench.trainer import RankedListTrainer
+from tests.conftest import SMALL, composed
+
+UPDATES = 4
+
+
+class HashScorer(ListScorer):
+    """Gains drawn from the text, since an untrained model hits nothing and would leave all advantages 0."""
+
+    def __call__(self, completion_ids, **columns):
+        super().__call__(completion_ids, **columns)
+        n = self.reader.units.list_length
+        digests = [hashlib.sha256(repr(list(ids)).encode()).digest() for ids in completion_ids]
+        self.gains = torch.tensor([[byte / 255 for byte in digest[:n]] for digest in digests])
+        return self.gains.sum(1).tolist()
+
+
+class Watch(TrainerCallback):
+    """Keeps the gradient of every update."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model, self.gradients = model, []
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        flat = [p.grad.detach().flatten() for p in self.model.parameters() if p.grad is not None]
+        self.gradients.append(torch.cat(flat).clone())
+
+
+def trained(
+    config: Config, folder: Path, mini: RankedListDataset, output: Path, trl_settings: dict | None
+) -> tuple[list[float], list[torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses, gradients and final weights of a few updates: ours, or with `trl_settings` TRL's own."""
+    tokenizer, model = load_tokenizer(folder), load_model(folder, "float32")
+    scorer = HashScorer(ListReader(tokenizer, config.dataset.list_length), mini.catalog, config.reward.gain)
+    common = {"model": model, "train_dataset": prompt_dataset(mini.splits["train"]), "processing_class": tokenizer}
+    args = trl_arguments(config, output)
+    if trl_settings is None:
+        objective = Objective(config.algorithm, config.reward.gamma, config.dataset.list_length)
+        trainer = RankedListTrainer(objective=objective, scorer=scorer, args=args, **common)
+    else:
+        trainer = GRPOTrainer(reward_funcs=[scorer], args=replace_arguments(args, **trl_settings), **common)
+    watch = Watch(model)
+    trainer.add_callback(watch)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return losses, watch.gradients, model.state_dict()
+
+
+def replace_arguments(args, **changes):
+    for name, value in changes.items():
+        assert hasattr(args, name), f"TRL 1.16 has no argument {name}"
+        setattr(args, name, value)
+    return args
+
+
+def settings(config: Config, **more) -> dict:
+    """TRL's names for an algorithm's numbers."""
+    surrogate = config.algorithm.surrogate
+    return {"epsilon": surrogate.low, "epsilon_high": surrogate.high, "loss_type": "grpo", **more}
+
+
+CASES = {
+    "grpo": ([], {"importance_sampling_level": "token"}),
+    "gspo": ([], {"importance_sampling_level": "sequence"}),
+    # The other aggregations have no method of their own here yet; TRL's are their reference.
+    "grpo-token_mean": (["algorithm.aggregation=token_mean"], {"loss_type": "bnpo"}),
+    "grpo-global_token_mean": (["algorithm.aggregation=global_token_mean"], {"loss_type": "dapo"}),
+    "grpo-constant": (
+        ["algorithm.aggregation=constant", "algorithm.baseline=group_mean"],
+        {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    ),
+}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("num_iterations", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_reproduces_trl(case, num_iterations, accumulation, mini, tiny_folder, tmp_path):
+    overrides, trl_settings = CASES[case]
+    config = composed(
+        *SMALL,
+        f"algorithm={case.split('-')[0]}",
+        "reward=dcg",
+        f"trainer.rl.updates={UPDATES}",
+        "trainer.rl.completions_per_update=16",
+        "trainer.rl.group_size=4",
+        f"trainer.rl.micro_batch_size={16 // accumulation}",
+        f"trainer.rl.num_iterations={num_iterations}",
+        "trainer.rl.learning_rate=1e-3",
+        "trainer.rl.save_every=100",
+        "algorithm.kl.beta=0.05",
+        "generation.max_new_tokens=24",
+        *overrides,
+    )
+    ours = trained(config, tiny_folder, mini, tmp_path / "ours", None)
+    theirs = trained(config, tiny_folder, mini, tmp_path / "theirs", settings(config, **trl_settings))
+    assert len(ours[0]) == len(theirs[0]) == UPDATES
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        assert b.abs().max() > 1e-3  # a comparison of zeros would prove nothing
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    for name, weight in theirs[2].items():
+        torch.testing.assert_close(ours[2][name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_the_comparison_can_fail(mini, tiny_folder, tmp_path):
+    """Another clip range changes the gradient at mu = 2: the parity above is not blind."""
+    base = [*SMALL, "algorithm=gspo", "reward=dcg", "trainer.rl.updates=2", "trainer.rl.num_iterations=2"]
+    base += ["trainer.rl.completions_per_update=8", "trainer.rl.group_size=4", "trainer.rl.micro_batch_size=8"]
+    base += ["trainer.rl.learning_rate=1e-2", "trainer.rl.save_every=100", "generation.max_new_tokens=16"]
+    config = composed(*base)
+    ours = trained(config, tiny_folder, mini, tmp_path / "ours", None)
+    other = replace(config.algorithm.surrogate, low=0.5, high=0.5)
+    theirs = trained(
+        config,
+        tiny_folder,
+        mini,
+        tmp_path / "theirs",
+        {
+            "epsilon": other.low,
+            "epsilon_high": other.high,
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+        },
+    )
+    assert (ours[1][1] - theirs[1][1]).abs().max() > 1e-4

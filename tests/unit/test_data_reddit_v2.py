@@ -1,0 +1,248 @@
+"""Reddit-v2: a small set of the published form, written with `datasets.save_to_disk`."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from rlbench.data import reddit_v2
+from rlbench.data.record import RankedListDataset
+from rlbench.data.validation import check_dataset
+from rlbench.errors import BadInput
+from tests.helpers import shared_data
+
+FILMS = [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975), ("The Wall", 201)]
+LIST = "Heat (1995)\nAlien (1979)\nJaws (1975)"
+
+
+def row(prompt: str, truth: Any, completion: str | None = None) -> dict:
+    sample: dict = {
+        "prompt": [{"content": prompt, "role": "user"}],
+        "seen_titles": ["Up"],
+        "groundtruth_with_release_year": truth,
+    }
+    if completion is not None:
+        sample["completion"] = [{"content": completion, "role": "assistant"}]
+    return sample
+
+
+PARTS = {
+    "sft_dataset/train": [row("a thriller?", [["Heat", "1995"]], LIST), row("a shark?", [["Jaws", "1975"]], LIST)],
+    "sft_dataset/validation": [row("space?", [["Alien", "1979"]], LIST)],
+    "sft_dataset/test": [
+        row("any?", [["Heat", "1995"], ["Jaws", "1975"]], LIST),
+        row("any?", [["Alien", "1979"]], LIST),
+        row("a shark?", [["Jaws", "1975"]], LIST),
+    ],
+    "grpo/grpo_dataset/train": [row("a thriller?", [["Heat", "1995"]]), row("a thriller?", [["Alien", "1979"]])],
+}
+
+
+def save(root: Path, part: str, rows: list[dict]) -> None:
+    folder = root / part
+    if folder.exists():
+        shutil.rmtree(folder)
+    datasets.Dataset.from_list(rows).save_to_disk(str(folder))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for part, rows in PARTS.items():
+        save(tmp_path, part, rows)
+    (tmp_path / "gt_catalog.pkl").write_bytes(pickle.dumps(FILMS))
+    return tmp_path
+
+
+def load(root: Path, list_length: int = 3, catalog: Path | None = None) -> RankedListDataset:
+    return reddit_v2.load(path=str(root), list_length=list_length, catalog=str(catalog) if catalog else None)
+
+
+def refusal(root: Path, **options: Any) -> list[str]:
+    with pytest.raises(BadInput) as caught:
+        load(root, **options)
+    return caught.value.problems
+
+
+def test_parts_become_splits_in_canonical_form(root: Path) -> None:
+    data = load(root)
+    assert {split: len(records) for split, records in data.splits.items()} == {
+        "sft": 2,
+        "train": 2,
+        "validation": 1,
+        "test": 3,
+    }
+    record = data.splits["test"][0]
+    assert record.prompt == [{"role": "user", "content": "any?"}]
+    assert record.ground_truth == [("Heat", 1995), ("Jaws", 1975)]
+    assert record.seen_titles == ["Up"]
+    assert record.completion == [{"role": "assistant", "content": LIST}]
+    assert data.splits["train"][0].completion is None
+    assert data.catalog.films == FILMS
+    assert data.oracle is None
+    assert check_dataset(data, 3) == []
+
+
+def test_samples_with_one_prompt_share_their_context_within_a_split(root: Path) -> None:
+    data = load(root)
+    first, second, third = (record.context_id for record in data.splits["test"])
+    assert first == second != third
+    assert data.splits["train"][0].context_id == data.splits["train"][1].context_id
+    assert data.splits["train"][0].context_id == data.splits["sft"][0].context_id
+    assert third != data.splits["sft"][1].context_id, "the same words in train and test are two requests"
+    assert "test: 1 prompts also stand in the train data word for word" in data.notices
+
+
+def test_string_years_are_counted(root: Path) -> None:
+    save(root, "grpo/grpo_dataset/train", PARTS["grpo/grpo_dataset/train"][:1])
+    notices = load(root).notices
+    assert "sft_dataset/test: 4 years given as strings were converted" in notices
+    assert "grpo/grpo_dataset/train: 1 years given as strings were converted" in notices
+    assert any("The Wall (201)" in notice for notice in notices)
+
+
+def test_truth_outside_the_catalogue_is_told(root: Path) -> None:
+    save(root, "sft_dataset/test", [row("any?", [["Heat", "1995"], ["Gone", "2001"]], LIST)])
+    assert any(n.startswith("test: 50.00% of the ground-truth films are not in") for n in load(root).notices)
+
+
+def test_longer_demonstrations_are_cut_and_counted(root: Path) -> None:
+    data = load(root, list_length=2)
+    assert data.splits["sft"][0].completion == [{"role": "assistant", "content": "Heat (1995)\nAlien (1979)"}]
+    assert "sft_dataset/train: 2 completions were cut to their first 2 lines" in data.notices
+
+
+def test_the_form_written_by_older_releases_of_datasets(root: Path) -> None:
+    expected = load(root)
+    text = {"dtype": "string", "_type": "Value"}
+    texts = {"feature": text, "_type": "Sequence"}
+    features = {
+        "prompt": [{"content": text, "role": text}],
+        "seen_titles": texts,
+        "groundtruth_with_release_year": {"feature": texts, "_type": "Sequence"},
+        "completion": [{"content": text, "role": text}],
+    }
+    file = root / "sft_dataset" / "train" / "dataset_info.json"
+    info = json.loads(file.read_text())
+    file.write_text(json.dumps({**info, "features": features}))
+    again = load(root)
+    assert again.splits == expected.splits
+    assert again.notices == expected.notices
+
+
+def test_fingerprint_is_of_the_data(root: Path) -> None:
+    before = load(root).fingerprint
+    assert load(root).fingerprint == before
+    save(root, "sft_dataset/test", PARTS["sft_dataset/test"][:2])
+    assert load(root).fingerprint != before
+
+
+@pytest.mark.parametrize("name", ["gt_catalog.json", "reddit_catalog/gt_catalog.csv", "reddit_catalog/gt_catalog.pkl"])
+def test_the_catalogue_is_found_in_each_place_and_form(root: Path, name: str) -> None:
+    (root / "gt_catalog.pkl").unlink()
+    file = root / name
+    file.parent.mkdir(exist_ok=True)
+    if name.endswith("pkl"):
+        file.write_bytes(pickle.dumps(FILMS))
+    elif name.endswith("json"):
+        file.write_text(json.dumps(FILMS))
+    else:
+        file.write_text("title,year\n" + "\n".join(f"{title},{year}" for title, year in FILMS))
+    assert load(root).catalog.films == FILMS
+
+
+def test_another_catalogue_can_be_named(root: Path) -> None:
+    other = root / "other.json"
+    other.write_text(json.dumps(FILMS[:3]))
+    assert load(root, catalog=other).catalog.films == FILMS[:3]
+
+
+def test_no_path() -> None:
+    with pytest.raises(BadInput, match="dataset.path=FOLDER"):
+        reddit_v2.load(path=None, list_length=3, catalog=None)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    (problem,) = refusal(tmp_path / "nowhere")
+    assert "nowhere: there is no such folder" in problem
+    assert "sft_dataset/train" in problem
+
+
+def test_everything_that_is_missing_is_named_at_once(root: Path) -> None:
+    shutil.rmtree(root / "grpo")
+    (root / "gt_catalog.pkl").unlink()
+    (root / "sft_dataset" / "test" / "state.json").unlink()
+    save(root, "sft_dataset/validation", [{"prompt": "x"}])
+    problems = "\n".join(refusal(root))
+    assert "no catalogue; looked for gt_catalog.pkl" in problems
+    assert "reddit_catalog/gt_catalog.json" in problems
+    assert f"{root / 'grpo/grpo_dataset/train'}: there is no such folder" in problems
+    assert f"{root / 'sft_dataset/test'}: no dataset written by datasets.save_to_disk" in problems
+    assert "column seen_titles, groundtruth_with_release_year is missing; it has prompt" in problems
+
+
+def test_demonstrations_need_completions(root: Path) -> None:
+    save(root, "sft_dataset/train", PARTS["grpo/grpo_dataset/train"])
+    (problem,) = refusal(root)
+    assert "column completion is missing" in problem
+
+
+def test_a_dataset_dict_is_refused(root: Path) -> None:
+    shutil.rmtree(root / "sft_dataset" / "test")
+    one = datasets.Dataset.from_list(PARTS["sft_dataset/test"])
+    datasets.DatasetDict({"test": one}).save_to_disk(str(root / "sft_dataset" / "test"))
+    (problem,) = refusal(root)
+    assert "holds the splits test" in problem
+
+
+def test_a_truncated_arrow_file_is_refused(root: Path) -> None:
+    (file,) = (root / "sft_dataset" / "test").glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:100])
+    (problem,) = refusal(root)
+    assert problem.startswith(f"{root / 'sft_dataset/test'}: no dataset")
+
+
+def test_bad_records_are_named_with_file_row_field_and_reason(root: Path) -> None:
+    good = PARTS["sft_dataset/test"][0]
+    bad: list[dict] = [
+        good,
+        {**good, "prompt": []},
+        {**good, "prompt": None},
+        {**good, "groundtruth_with_release_year": [["Heat", "mid 90s"]]},
+        {**good, "groundtruth_with_release_year": [["Heat"]]},
+        {**good, "groundtruth_with_release_year": []},
+        {**good, "seen_titles": None},
+        {**good, "completion": []},
+    ]
+    save(root, "sft_dataset/test", bad)
+    (root / "gt_catalog.pkl").write_bytes(pickle.dumps([("Heat", "x")]))
+    problems = refusal(root)
+    where = root / "sft_dataset/test"
+    assert "the year is no integer: ('Heat', 'x')" in problems[0]
+    assert problems[1:] == [
+        f"{where}, row 1: prompt is missing or empty",
+        f"{where}, row 2: prompt is missing or empty",
+        f"{where}, row 3: ground_truth holds a year that is no integer: ('Heat', 'mid 90s')",
+        f"{where}, row 4: ground_truth holds what is no (title, year): ['Heat']",
+        f"{where}, row 5: ground_truth is missing or empty",
+        f"{where}, row 6: seen_titles is no list of str: None",
+        f"{where}, row 7: completion is missing or empty",
+    ]
+
+
+def test_an_empty_split_is_refused(root: Path) -> None:
+    shutil.rmtree(root / "sft_dataset" / "validation")
+    whole = datasets.Dataset.from_list(PARTS["sft_dataset/validation"])
+    whole.select([]).save_to_disk(str(root / "sft_dataset" / "validation"))
+    (problem,) = refusal(root)
+    assert problem == f"{root / 'sft_dataset/validation'}: it holds no records"
+
+
+def test_with_the_published_catalogue(root: Path) -> None:
+    shutil.copy(shared_data("reddit_v2", "gt_catalog.pkl"), root / "gt_catalog.pkl")
+    data = load(root)
+    assert len(data.catalog) == 7404
+    assert check_dataset(data, 20) == []

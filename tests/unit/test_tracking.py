@@ -1,0 +1,324 @@
+"""The trackers: what an offline run holds, and what no tracker may ever do to a run."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from rlbench.errors import BadInput
+from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, _forget_service, make_tracker
+from tests.helpers_wandb import BLOCK, find_runs, read_payloads
+
+ROOT = Path(__file__).parents[2]
+GROUP = "mini-tiny/rank_grpo-relevance/seed0-1a2b3c4d"
+
+
+def identity(attempt: int = 1, **changes: object) -> TrackerIdentity:
+    values: dict = {
+        "experiment": "mini",
+        "group": GROUP,
+        "job_type": "rl",
+        "name": "rank_grpo-relevance seed0",
+        "tags": ("rank_grpo", "relevance", "mini"),
+        "attempt": attempt,
+    }
+    return TrackerIdentity(**(values | changes))
+
+
+@pytest.fixture(autouse=True)
+def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No login, an empty home directory, and no W&B service left from another test."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+
+
+def offline(directory: Path, attempt: int = 1, config: dict | None = None, **changes: object) -> Tracker:
+    return make_tracker("offline", directory=directory, identity=identity(attempt, **changes), config=config or {})
+
+
+def script(directory: Path, mode: str = "offline", before: str = "", body: str = "") -> str:
+    """Source of a process that makes a tracker named `t` in `directory`, runs `body` and finishes."""
+    return f"""
+import logging, sys
+from pathlib import Path
+logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+from rlbench import tracking
+from rlbench.tracking import TrackerIdentity, make_tracker
+{before}
+identity = TrackerIdentity("mini", "group", "rl", "name")
+t = make_tracker({mode!r}, directory=Path({str(directory)!r}), identity=identity, config={{}})
+t.log({{"train/reward": 1.0}}, 1)
+{body}
+t.finish()
+"""
+
+
+def execute(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_offline_run_is_read_back(tmp_path: Path) -> None:
+    config = {"algorithm": {"name": "rank_grpo", "ratio": "rank"}, "seed": 0, "trainer": {"learning_rate": 4e-4}}
+    tracker = offline(tmp_path, config=config, entity="team")
+    for update in range(0, 40, 10):
+        # Train and validation points of one update come in separate calls, as the runner makes them.
+        tracker.log({"train/reward": update / 100, "train/kl": 0.0}, update)
+        tracker.log({"validation/ndcg@10": update / 1000, "validation/recall@10": 0.1}, update)
+    tracker.log_table("samples/validation", ["context_id", "rank", "hit"], [["c1", 1, True], ["c2", None, "-"]])
+    tracker.summary({"test/ndcg@10": 0.25})
+    tracker.finish()
+
+    (run,) = find_runs(tmp_path)
+    assert run.curve("validation/ndcg@10") == [(0, 0.0), (10, 0.01), (20, 0.02), (30, 0.03)]
+    assert run.curve("train/reward") == [(0, 0.0), (10, 0.1), (20, 0.2), (30, 0.3)]
+    assert run.step_metrics == {"update": "", "train/*": "update", "validation/*": "update", "test/*": "update"}
+    assert {key: run.config[key] for key in config} == config
+    assert run.config["identity"]["attempt"] == 1
+    assert run.config["identity"]["experiment"] == "mini"
+    assert (run.project, run.entity, run.group, run.job_type) == ("rlbench", "team", GROUP, "rl")
+    assert run.name == "rank_grpo-relevance seed0"
+    assert run.tags == ["rank_grpo", "relevance", "mini"]
+    assert run.summary["test/ndcg@10"] == 0.25
+    assert run.exit_code == 0
+
+    (entry,) = [row["samples/validation"] for row in run.history if "samples/validation" in row]
+    assert (entry["_type"], entry["ncols"], entry["nrows"]) == ("table-file", 3, 2)
+    (files,) = tmp_path.glob("wandb/offline-run-*/files")
+    table = json.loads((files / entry["path"]).read_text())
+    assert table["columns"] == ["context_id", "rank", "hit"]
+    assert table["data"] == [["c1", 1, True], ["c2", None, "-"]]
+
+
+def test_offline_run_keeps_to_its_directory_and_to_the_metrics(tmp_path: Path) -> None:
+    tracker = offline(tmp_path / "run")
+    tracker.log({"train/reward": 1.0}, 1)
+    tracker.log_table("samples", ["text"], [["Heat (1995)"]])
+    tracker.finish()
+
+    (run,) = find_runs(tmp_path / "run")
+    # No console output, no machine or git state, no packages, no device statistics.
+    assert not run.kinds & {"output", "output_raw", "stats", "environment"}
+    files = [path.name for path in (tmp_path / "run").glob("wandb/offline-run-*/files/**/*") if path.is_file()]
+    assert [name.endswith(".table.json") for name in files] == [True]
+    # The service keeps a small log of its own in the cache folder and links to it, whatever the settings.
+    assert {path.name for path in (tmp_path / "run").rglob("*") if path.is_symlink()} <= {"debug-core.log"}
+    # Tables must not be staged in the home directory.
+    assert not (tmp_path / "home" / ".local").exists()
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_attempts_are_runs_of_their_own_in_one_group(tmp_path: Path) -> None:
+    for attempt in (1, 2):
+        tracker = offline(tmp_path, attempt)
+        tracker.log({"train/reward": float(attempt)}, attempt)
+        tracker.finish(failed=attempt == 1)
+
+    first, second = find_runs(tmp_path)
+    assert first.group == second.group == GROUP
+    assert first.id != second.id
+    assert (first.name, second.name) == ("rank_grpo-relevance seed0", "rank_grpo-relevance seed0 (attempt 2)")
+    assert (first.config["identity"]["attempt"], second.config["identity"]["attempt"]) == (1, 2)
+    assert (first.exit_code, second.exit_code) == (1, 0)
+    assert first.curve("train/reward") == [(1, 1.0)]
+    assert second.curve("train/reward") == [(2, 2.0)]
+
+
+def test_records_longer_than_a_block_and_long_tags(tmp_path: Path) -> None:
+    text = "Heat (1995)\n" * (3 * BLOCK // 12)
+    tracker = offline(tmp_path, config={"prompt": text}, tags=("m" * 100, ""))
+    tracker.finish()
+
+    (run,) = find_runs(tmp_path)
+    assert run.config["prompt"] == text
+    assert run.tags == ["m" * 64]
+
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")  # complete, as it was just read
+    data = bytearray(path.read_bytes())
+    data[BLOCK + 100] ^= 1
+    with pytest.raises(ValueError, match="checksum"):
+        list(read_payloads(bytes(data)))
+    with pytest.raises(ValueError, match="not a W&B file"):
+        list(read_payloads(b"PAR1" + bytes(100)))
+
+
+def test_seeded_random_streams_are_left_alone(tmp_path: Path) -> None:
+    random.seed(0)
+    before = random.getstate()
+    tracker = offline(tmp_path)
+    tracker.log({"train/reward": 1.0}, 1)
+    tracker.log_table("samples", ["text"], [["a"]])
+    tracker.finish()
+    assert random.getstate() == before
+
+
+def test_none_imports_no_wandb(tmp_path: Path) -> None:
+    body = 't.log_table("t", ["a"], [[1]]); t.summary({"x": 1.0}); assert "wandb" not in sys.modules'
+    done = execute(script(tmp_path, mode="none", body=body))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_mode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="Did you mean 'wandb'"):
+        make_tracker("wandbb", directory=tmp_path, identity=identity(), config={})
+
+
+def test_offline_is_silent_and_touches_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way out leads to a socket that counts: the server's address, the proxies, and a login that invites use."""
+    connections = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def count() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connections.append(connection.recv(200))
+                connection.close()
+
+        threading.Thread(target=count, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        ways = ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+        monkeypatch.delenv("WANDB_ERROR_REPORTING")
+        done = execute(
+            # wandb imported first, as transformers does where it is installed.
+            script(tmp_path, before="import wandb", body='t.log_table("t", ["a"], [[1]]); t.summary({"x": 1.0})'),
+            WANDB_API_KEY="0" * 40,
+            **dict.fromkeys(ways, address),
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert connections == []
+    assert find_runs(tmp_path)[0].curve("train/reward") == [(1, 1.0)]
+
+
+def test_without_a_login_wandb_is_offline_with_one_notice(tmp_path: Path) -> None:
+    again = f"""
+t.finish()
+t = make_tracker("wandb", directory=Path({str(tmp_path)!r}), identity=identity, config={{}})
+t.log({{"train/reward": 2.0}}, 2)
+"""
+    done = execute(script(tmp_path, mode="wandb", body=again))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count("\n") == 1
+    assert "no W&B login was found: tracking offline" in done.stderr
+    assert [run.curve("train/reward") for run in find_runs(tmp_path)] == [[(1, 1.0)], [(2, 2.0)]]
+
+
+def test_login_that_cannot_be_used_is_offline_with_its_reason(tmp_path: Path) -> None:
+    done = execute(script(tmp_path, mode="wandb"), WANDB_API_KEY="short")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
+    assert "the W&B login cannot be used" in done.stderr
+    assert len(find_runs(tmp_path)) == 1
+
+
+def test_unreachable_server_is_offline_with_one_notice(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = f"http://127.0.0.1:{server.getsockname()[1]}"
+    before = "tracking.ONLINE_START_SECONDS = 1.0"
+    done = execute(script(tmp_path, mode="wandb", before=before), WANDB_API_KEY="0" * 40, WANDB_BASE_URL=closed)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "W&B could not be reached, so this run is tracked offline" in done.stderr
+    assert find_runs(tmp_path)[0].curve("train/reward") == [(1, 1.0)]
+
+
+def use_everything(tracker: Tracker) -> None:
+    tracker.log({"train/reward": 1.0}, 1)
+    tracker.log_table("samples", ["text"], [["a"]])
+    tracker.summary({"test/ndcg@10": 0.1})
+    tracker.finish()
+    tracker.finish()
+
+
+def wandb_service() -> psutil.Process:
+    (service,) = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
+    return service
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "rlbench.tracking"]
+
+
+def test_unwritable_directory_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    use_everything(offline(tmp_path / "file" / "run"))
+    (message,) = warnings_in(caplog)
+    assert message.startswith("W&B failed to start (NotADirectoryError")
+
+
+def test_bad_wandb_variable_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_CONSOLE", "loud")
+    use_everything(offline(tmp_path))
+    (message,) = warnings_in(caplog)
+    assert message.startswith("W&B failed to start (ValidationError")
+
+
+def test_killed_service_is_one_warning_and_the_next_run_is_tracked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = offline(tmp_path / "first")
+    service = wandb_service()
+    service.kill()
+    service.wait()
+    use_everything(tracker)
+    (message,) = warnings_in(caplog)
+    # Which call is the first to notice depends on when the closed socket is seen.
+    assert message.startswith("W&B failed to ")
+
+    use_everything(offline(tmp_path / "second"))
+    assert warnings_in(caplog) == [message]
+    assert find_runs(tmp_path / "second")[0].curve("train/reward") == [(1, 1.0)]
+
+
+def test_service_that_ends_with_an_error_does_not_end_the_run(tmp_path: Path) -> None:
+    offline(tmp_path)
+    service = wandb_service()
+    service.suspend()  # it takes the message to stop, and dies before it can act on it
+    timer = threading.Timer(0.5, service.kill)
+    timer.start()
+    _forget_service()
+    timer.join()
+    assert not service.is_running()
+
+
+def test_our_own_mistakes_are_not_hidden(tmp_path: Path) -> None:
+    tracker = offline(tmp_path)
+    with pytest.raises(ValueError, match="columns"):
+        tracker.log_table("samples", ["text", "hit"], [["a"]])
+    tracker.finish()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_config_group(mode: str) -> None:
+    config = yaml.safe_load((ROOT / "conf" / "tracker" / f"{mode}.yaml").read_text())
+    assert config == {"mode": mode, "project": "rlbench", "entity": None}
+
+
+def test_no_tracker_does_nothing() -> None:
+    use_everything(NoTracker())
