@@ -301,7 +301,8 @@ def _read_curves(path: Path) -> pd.DataFrame:
             rows.append((int(row["step"]), str(row["split"]), str(row["metric"]), float(row["value"])))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError):
             raise Unusable(f"half-written: line {number} of metrics.jsonl is not a measurement") from None
-    frame = pd.DataFrame(rows, columns=["step", "split", "metric", "value"])
+    kinds = {"step": "int64", "split": "str", "metric": "str", "value": "float64"}
+    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
     keys = ["split", "metric", "step"]
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable", ignore_index=True)
 
@@ -310,7 +311,7 @@ def _nan_notices(curves: pd.DataFrame) -> tuple[str, ...]:
     """One sentence for each curve that is not finite somewhere."""
     notices = []
     for (split, metric), part in curves.groupby(["split", "metric"], sort=True):
-        bad = part[~np.isfinite(part["value"].to_numpy(float))]
+        bad = part[~np.isfinite(part["value"])]
         if len(bad):
             where = f"{len(bad)} of {len(part)} points, first at update {bad['step'].min()}"
             notices.append(f"{split} {metric} is NaN or infinite at {where}: a gap in the curve")

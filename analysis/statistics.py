@@ -95,7 +95,7 @@ def paired_difference(
     sums_b, _ = context_sums(b)
     means_a, means_b = _seed_means(sums_a, sizes), _seed_means(sums_b, sizes)
     together = a.seeds == b.seeds or 1 in (len(a.seeds), len(b.seeds))
-    seed_means = [means_a - means_b] if together else [means_a, means_b]
+    seed_means = [means_a - means_b] if together else [means_a, -means_b]
     return _interval(sums_a.mean(axis=0) - sums_b.mean(axis=0), sizes, seed_means, resamples, level, stream)
 
 

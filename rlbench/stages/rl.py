@@ -52,7 +52,6 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         seed=config.seed,
         bf16=config.trainer.bf16,
         gradient_checkpointing=config.trainer.gradient_checkpointing,
-        model_init_kwargs={"dtype": config.model.dtype},
         use_cpu=on_cpu(config),
         report_to="none",
         disable_tqdm=True,

@@ -3,13 +3,15 @@
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
-from rlbench.data import reddit_v2
+from rlbench.config import Config
+from rlbench.data import load_dataset, reddit_v2
 from rlbench.data.record import RankedListDataset
 from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
@@ -239,6 +241,11 @@ def test_an_empty_split_is_refused(root: Path) -> None:
     whole.select([]).save_to_disk(str(root / "sft_dataset" / "validation"))
     (problem,) = refusal(root)
     assert problem == f"{root / 'sft_dataset/validation'}: it holds no records"
+
+
+def test_the_shipped_config_loads_it(root: Path, config: Callable[..., Config]) -> None:
+    data = load_dataset(config("dataset=reddit_v2", f"dataset.path={root}").dataset)
+    assert len(data.splits["test"]) == 3
 
 
 def test_with_the_published_catalogue(root: Path) -> None:

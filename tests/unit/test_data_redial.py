@@ -1,13 +1,15 @@
 """ReDial: films in free text, the records of small hand-made files, and the real file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlbench.catalog import normalise
-from rlbench.data import redial
+from rlbench.config import Config
+from rlbench.data import load_dataset, redial
 from rlbench.data.film_names import learn_film_names, split_film
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset, share_outside_catalog
@@ -283,6 +285,17 @@ def test_demonstrations_put_the_truth_first_then_cooccurrence_then_popularity(fo
     assert len(texts) == 5
 
 
+def test_cooccurrence_counts_before_popularity(tmp_path: Path) -> None:
+    together = [("a1", "Big"), ("a2", "Big"), ("a3", "Cars")]
+    rows = [line(i, ["i like Alien (1979)"], f"Try {title} (1988)", [f"{title} (1988)"]) for i, title in together]
+    rows += [line(f"b{i}", ["hi"], "Try Cars (1988)", ["Cars (1988)"]) for i in range(3)]
+    asked = line("a4", ["i like Alien (1979)"], "Try Jaws (1975)", ["Jaws (1975)"])
+    data = load(write(tmp_path, train=[*rows, asked], valid=OTHERS["valid"], test=DIALOGUE))
+    assert data.splits["sft"][-1].completion == [
+        {"role": "assistant", "content": "Jaws (1975)\nBig (1988)\nCars (1988)"}
+    ]
+
+
 def test_one_file_is_split_by_dialogue(tmp_path: Path) -> None:
     rows = [
         line(f"d{i}", context, "Up (2009) Big (1988) Cars (2006)", ["Up (2009)", "Big (1988)", "Cars (2006)"])
@@ -310,6 +323,13 @@ def test_demonstrations_know_nothing_of_the_other_splits(folder: Path, tmp_path:
     more = [line(f"x{i}", ["i like Alien (1979)"], "Try Up (2009)", ["Up (2009)"]) for i in range(9)]
     other = load(write(tmp_path / "more", train=OTHERS["train"], valid=[*OTHERS["valid"], *more], test=DIALOGUE))
     assert other.splits["sft"] == load(folder).splits["sft"]
+
+
+def test_the_shipped_config_loads_it(folder: Path, config: Callable[..., Config]) -> None:
+    data = load_dataset(config("dataset=redial", f"dataset.path={folder}", "dataset.list_length=3").dataset)
+    prompt = data.splits["test"][0].prompt[0]["content"]
+    assert "3 films" in prompt
+    assert prompt.endswith(f"\nUser: {OPENING[0]}")
 
 
 # --- what is refused ---
@@ -390,8 +410,7 @@ def test_real_records_are_sound(real: RankedListDataset) -> None:
 
 def test_real_counts(real: RankedListDataset) -> None:
     records = everything(real)
-    answers = sum(1 for _ in shared_data("redial", "test.jsonl").open(encoding="utf-8"))
-    assert answers == 3552
+    assert len(shared_data("redial", "test.jsonl").read_bytes().splitlines()) == 3552
     assert len(records) == 3122
     assert len({record.context_id for record in records}) == len(records)
     assert len(real.catalog) == 1808
@@ -424,7 +443,7 @@ def test_real_demonstrations_are_full_lists_without_repeats(real: RankedListData
 
 
 def test_most_real_films_are_read_right_without_the_list_of_names() -> None:
-    rows = [json.loads(text) for text in shared_data("redial", "test.jsonl").open(encoding="utf-8")]
+    rows = [json.loads(text) for text in shared_data("redial", "test.jsonl").read_bytes().splitlines()]
     texts = dict.fromkeys(text for row in rows for text in (*row["context"], row["resp"]) if text)
     by_list = learn_film_names((name for row in rows for name in row["entity_name"]), texts)
     by_reading = learn_film_names([], texts)

@@ -1,0 +1,193 @@
+"""Shows one group as the algorithm sees it: prompt, completion, entries, hits, and what each rank is credited with.
+
+`python -m rlbench.inspect RUN_DIRECTORY` samples G completions for one training prompt from the run's model and
+prints them with the parse, the verdicts, the returns and the advantages that an update would use.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from transformers import GenerationConfig as HFGenerationConfig
+
+from rlbench.cli import fail
+from rlbench.config import Config, resolve
+from rlbench.data import load_dataset
+from rlbench.data.record import Record
+from rlbench.errors import BadInput
+from rlbench.lists import ListReader
+from rlbench.models.loading import load_model, load_tokenizer
+from rlbench.objective import Objective
+from rlbench.objective.credit import RETURNS
+from rlbench.relevance import Verdict
+from rlbench.rewards import ListScorer, ScoredList
+from rlbench.stages.callbacks import last_checkpoint
+from rlbench.stages.evaluate import eos_ids
+
+COLOURS = {
+    Verdict.HIT: "bold green",
+    Verdict.MISS: "",
+    Verdict.OUT_OF_CATALOG: "red",
+    Verdict.SEEN: "yellow",
+    Verdict.DUPLICATE: "magenta",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt's G completions: what was read, (G, N) returns, (G, C) advantages, (G, T) token units."""
+
+    record: Record
+    lists: list[ScoredList]
+    returns: torch.Tensor
+    advantages: torch.Tensor
+    tokens: list[list[str]]
+    unit_ids: torch.Tensor
+    token_advantages: torch.Tensor
+
+
+def read_config(run: Path) -> Config:
+    """The config of a run directory.
+
+    Raises:
+        BadInput: where the folder is no run directory.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise BadInput(f"{run} is no run directory: it has no config.yaml; give a folder such as runs/mini/*/*/seed*")
+    loaded = OmegaConf.load(path)
+    assert isinstance(loaded, DictConfig)
+    return resolve(loaded)
+
+
+def model_folder(run: Path) -> Path:
+    """The final model of a run, or its last whole checkpoint.
+
+    Raises:
+        BadInput: where it has neither.
+    """
+    if (run / "model").is_dir():
+        return run / "model"
+    checkpoint = last_checkpoint(run / "checkpoints")
+    if checkpoint is None:
+        raise BadInput(f"{run} has neither a final model nor a checkpoint yet")
+    return checkpoint[0]
+
+
+def sample_group(config: Config, folder: Path, prompt: int, group_size: int, seed: int) -> Group:
+    """Sample completions for training prompt number `prompt` and work out their advantages."""
+    dataset = load_dataset(config.dataset)
+    records = dataset.splits["train"]
+    if not 0 <= prompt < len(records):
+        raise BadInput(f"--prompt {prompt} is outside 0..{len(records) - 1}")
+    record = records[prompt]
+    tokenizer, model = load_tokenizer(folder), load_model(folder, config.model.dtype)
+    ends = eos_ids(model, tokenizer)
+    reader = ListReader(tokenizer, config.dataset.list_length, ends)
+    scorer = ListScorer(reader, dataset.catalog, config.reward.gain)
+    batch = tokenizer.apply_chat_template(
+        record.prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    torch.manual_seed(seed)
+    output = model.generate(
+        **batch,
+        generation_config=HFGenerationConfig(
+            do_sample=True,
+            temperature=config.generation.temperature,
+            top_p=config.generation.top_p,
+            top_k=config.generation.top_k,
+            max_new_tokens=config.generation.max_new_tokens,
+            num_return_sequences=group_size,
+            eos_token_id=ends,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+    )[:, batch["input_ids"].size(1) :]
+    is_end = torch.isin(output, torch.tensor(ends))
+    mask = (is_end.cumsum(1) - is_end.long() == 0).long()  # up to and with the first EOS
+    ids = [row[kept.bool()].tolist() for row, kept in zip(output, mask, strict=True)]
+    truth = [{"title": title, "year": year} for title, year in record.ground_truth]
+    scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
+    objective = Objective(config.algorithm, config.reward.gamma, config.dataset.list_length)
+    n_entries = torch.tensor([len(scored.entries) for scored in scorer.lists])
+    segmented = reader.segment(output, mask, [scored.entries for scored in scorer.lists])
+    unit_ids = objective.token_units(segmented, n_entries)
+    advantages = objective.unit_advantages(scorer.gains, group_size)
+    return Group(
+        record,
+        scorer.lists,
+        RETURNS[config.algorithm.credit](scorer.gains, config.reward.gamma),
+        advantages,
+        [tokenizer.convert_ids_to_tokens(row) for row in ids],
+        unit_ids,
+        objective.token_advantages(advantages, unit_ids, n_entries),
+    )
+
+
+def show(group: Group, config: Config, which: int, console: Console) -> None:
+    """Print the prompt and completion number `which` of the group."""
+    prompt = "\n".join(f"[{message['role']}] {message['content']}" for message in group.record.prompt)
+    console.print(Panel(Text(prompt), title=f"prompt of context {group.record.context_id}", title_align="left"))
+    truth = ", ".join(f"{title} ({year})" for title, year in group.record.ground_truth)
+    console.print(f"relevant: {truth}", markup=False)
+    scored = group.lists[which]
+    ended = "ends with EOS" if scored.finished else "cut off at the token limit"
+    title = f"completion {which + 1} of {len(group.lists)}, {ended}"
+    console.print(Panel(Text(scored.text), title=title, title_align="left"))
+    by_rank = group.advantages.size(1) > 1
+    table = Table("rank", "entry", "verdict", "tokens", "return", "advantage", title=f"{config.label}: credit by rank")
+    for rank, (entry, verdict) in enumerate(zip(scored.entries, scored.verdicts, strict=False)):
+        column = rank if by_rank else 0
+        table.add_row(
+            str(rank + 1),
+            f"{entry.title} ({entry.year})",
+            Text(str(verdict), style=COLOURS[verdict]),
+            str(int((group.unit_ids[which] == rank).sum())),
+            f"{group.returns[which, column]:.3f}",
+            f"{group.advantages[which, column]:+.3f}",
+        )
+    console.print(table)
+    spread = [
+        f"{token}/{unit}/{advantage:+.2f}"
+        for token, unit, advantage in zip(
+            group.tokens[which],
+            group.unit_ids[which].tolist(),
+            group.token_advantages[which].tolist(),
+            strict=False,
+        )
+    ]
+    n = config.dataset.list_length
+    legend = f"token/unit/advantage (units 0..{n - 1} ranks, {n} overflow, {n + 1} other, {n + 2} EOS)"
+    console.print(Panel(Text(" ".join(spread)), title=legend, title_align="left"))
+    hits = [sum(verdict is Verdict.HIT for verdict in other.verdicts) for other in group.lists]
+    console.print(f"hits of the group's lists: {hits}", markup=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rlbench.inspect", description=__doc__)
+    parser.add_argument("run", type=Path, help="a run directory, finished or not")
+    parser.add_argument("--prompt", type=int, default=0, help="number of the training prompt (default 0)")
+    parser.add_argument("--completion", type=int, help="which completion to show (default: the one with most hits)")
+    parser.add_argument("--group-size", type=int, help="G (default: the run's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    arguments = parser.parse_args()
+    try:
+        config = read_config(arguments.run)
+        size = arguments.group_size or config.trainer.rl.group_size
+        group = sample_group(config, model_folder(arguments.run), arguments.prompt, size, arguments.seed)
+        hits = [sum(verdict is Verdict.HIT for verdict in scored.verdicts) for scored in group.lists]
+        which = hits.index(max(hits)) if arguments.completion is None else arguments.completion
+        if not 0 <= which < size:
+            raise BadInput(f"--completion {which} is outside 0..{size - 1}")
+    except BadInput as error:
+        fail(error)
+    show(group, config, which, Console())
+
+
+if __name__ == "__main__":
+    main()

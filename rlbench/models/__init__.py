@@ -1,0 +1,1 @@
+"""Models: where their weights and tokenizers come from."""

@@ -1,0 +1,128 @@
+"""What is refused when a config is composed, and how it is said."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlbench import config as schema
+from rlbench.cli import CONF, check_overrides, groups
+from rlbench.config import validate
+from rlbench.errors import BadInput
+from rlbench.objective.aggregation import AGGREGATIONS
+from rlbench.objective.baselines import BASELINES
+from rlbench.objective.credit import RETURNS, SPREAD
+from rlbench.objective.ratios import RATIOS
+from rlbench.rewards import GAINS
+from tests.conftest import composed
+
+RUN_PY = CONF.parent / "run.py"
+
+
+def test_schema_knows_every_registered_piece():
+    assert set(schema.CREDITS) == set(RETURNS) == set(SPREAD)
+    assert set(schema.BASELINES) == set(BASELINES)
+    assert set(schema.RATIOS) == set(RATIOS)
+    assert set(schema.AGGREGATIONS) == set(AGGREGATIONS)
+    assert set(schema.GAINS) == set(GAINS)
+
+
+@pytest.mark.parametrize("group", ["algorithm", "reward", "dataset", "model", "tracker"])
+def test_every_option_composes(group):
+    for option in groups()[group]:
+        config = composed(f"{group}={option}")
+        assert not validate(config), (group, option)
+
+
+def test_every_algorithm_sets_its_own_namespace_only():
+    plain = composed("algorithm=grpo")
+    for name in groups()["algorithm"]:
+        other = composed(f"algorithm={name}")
+        assert other.trainer.sft == plain.trainer.sft and other.generation == plain.generation
+        assert other.reward == plain.reward and other.evaluation == plain.evaluation
+
+
+def test_smoke_and_experiments_compose():
+    for option in groups()["debug"]:
+        assert not validate(composed(f"+debug={option}"))
+    for option in groups()["experiment"]:
+        assert not validate(composed(f"experiment={option}"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["algorithm=grop"], "Did you mean 'grpo'?"),
+        (["-m", "algorithm=grpo,gsppo"], "Did you mean 'gspo'?"),
+        (["dataset=redail"], "Did you mean 'redial'?"),
+        (["trainer.rl.lerning_rate=1"], "Did you mean 'learning_rate'?"),
+        (["algoritm=grpo"], "Did you mean 'algorithm'?"),
+        (["algorithm.surogate.low=1"], "Did you mean 'surrogate'?"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(arguments, said):
+    with pytest.raises(BadInput, match=said.replace("?", r"\?")):
+        check_overrides(arguments)
+
+
+def test_good_command_lines_pass():
+    check_overrides(["-m", "algorithm=grpo,gspo,rank_grpo", "seed=0,1,2", "hydra.launcher.jobs=2", "runs_dir=/x/y"])
+    check_overrides(["+debug=smoke", "model=qwen2.5_0.5b", "dataset=redial", "dataset.path=a"])
+    check_overrides(["experiment=mini", "seed=0,1,2,3,4", "trainer.rl.learning_rate=1e-4,2e-4"])
+
+
+def test_all_unknown_names_are_reported_at_once():
+    with pytest.raises(BadInput) as error:
+        check_overrides(["algorithm=x", "dataset=y"])
+    assert len(error.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["trainer.rl.completions_per_update=60"], "no multiple of trainer.rl.group_size = 8"),
+        (["trainer.rl.micro_batch_size=48"], "trainer.rl.micro_batch_size = 48"),
+        (["trainer.rl.num_iterations=2"], "off a generation boundary"),
+        (["trainer.rl.group_size=1"], "trainer.rl.group_size = 1 must be at least 2"),
+        (["trainer.rl.learning_rate=-1"], "must be a positive number"),
+        (["trainer.rl.learning_rate=.nan"], "must be a positive number"),
+        (["algorithm.ratio=tokn"], "Did you mean 'token'?"),
+        (["dataset.cutoffs=[5,50]"], "dataset.cutoffs holds 50"),
+        (["reward.gamma=2"], "reward.gamma = 2.0 must lie in"),
+        (["evaluation.metric=ndcg@7"], "evaluation.metric"),
+        (["generation.temperature=0"], "generation.temperature"),
+        (["dataset.list_length=-3"], "dataset.list_length = -3 must be at least 1"),
+    ],
+)
+def test_bad_numbers_are_refused(overrides, said):
+    problems = validate(composed(*overrides))
+    assert any(said in problem for problem in problems), problems
+
+
+def test_wrong_types_and_unknown_sections_are_refused_together():
+    with pytest.raises(BadInput) as error:
+        composed("trainer.rl.updates=many", "reward.gamma=much")
+    assert len(error.value.problems) == 2
+    with pytest.raises(BadInput, match="config key 'evalution' is unknown. Did you mean 'evaluation'"):
+        composed("+evalution.every=3")
+
+
+def test_config_imports_no_torch():
+    code = "import sys, rlbench.config, rlbench.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=RUN_PY.parent).returncode == 0
+
+
+def test_command_line_reports_and_exits_with_2(tmp_path: Path):
+    command = [sys.executable, str(RUN_PY), "algorithm=grop", f"runs_dir={tmp_path}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "Did you mean 'grpo'?" in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_groups():
+    result = subprocess.run([sys.executable, str(RUN_PY), "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    for word in ("algorithm: grpo, gspo, rank_grpo", "dataset: mini", "+debug=smoke", "runs_dir=PATH"):
+        assert word in result.stdout, result.stdout

@@ -1,0 +1,96 @@
+"""The embedded dataset: its oracle really is the ceiling, and it has the form of the real data."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from rlbench.data import load_dataset, mini
+from rlbench.data.validation import check_dataset
+from rlbench.lists import parse_list
+from rlbench.stages.evaluate import judge_lists, mean_metrics
+from tests.conftest import SMALL, composed
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset(
+        composed("dataset.contexts={train:100,validation:300,test:300}", "dataset.demonstrations=150").dataset
+    )
+
+
+def scores(dataset, lists, split="test"):
+    texts = {context: "\n".join(f"{t} ({y})" for t, y in films) for context, films in lists.items()}
+    table = judge_lists(
+        dataset.splits[split], texts, dict.fromkeys(texts, True), dataset.catalog, list_length=10, cutoffs=[5, 10]
+    )
+    return mean_metrics(table)
+
+
+def test_catalogue_is_two_hundred_films_in_every_genre_and_era():
+    films = mini.read_films()
+    assert len(films) == 200
+    cells = Counter(
+        (genre, next(name for name, first, last in mini.ERAS if first <= year <= last)) for _, year, genre in films
+    )
+    assert len(cells) == 32 and min(cells.values()) >= 6
+
+
+def test_no_problems_and_the_same_every_time(dataset):
+    assert check_dataset(dataset, 10) == []
+    first, again = (load_dataset(composed(*SMALL).dataset) for _ in range(2))
+    assert first.fingerprint == again.fingerprint
+    assert load_dataset(composed(*SMALL, "dataset.seed=8").dataset).fingerprint != first.fingerprint
+
+
+def test_contexts_have_several_answerers_and_one_prompt(dataset):
+    answerers = Counter(record.context_id for record in dataset.splits["test"])
+    assert set(answerers.values()) == {1, 2, 3, 4, 5}
+    prompts = {}
+    for record in dataset.splits["test"]:
+        assert prompts.setdefault(record.context_id, record.prompt) == record.prompt
+
+
+def test_truths_are_one_to_eight_unseen_films_of_the_catalogue(dataset):
+    sizes = Counter()
+    for record in dataset.splits["train"] + dataset.splits["test"]:
+        sizes[len(record.ground_truth)] += 1
+        assert all(film in dataset.catalog for film in record.ground_truth)
+        assert not {title for title, _ in record.ground_truth} & set(record.seen_titles)
+        assert len(set(record.ground_truth)) == len(record.ground_truth)
+    assert set(sizes) == set(range(1, 9)) and sizes[1] == max(sizes.values())
+
+
+def test_demonstrations_are_lists_of_the_right_length(dataset):
+    assert len(dataset.splits["sft"]) == 150
+    for record in dataset.splits["sft"]:
+        entries = parse_list(record.completion[0]["content"])
+        films = [(entry.title, entry.year) for entry in entries]
+        assert len(set(films)) == 10 and all(film in dataset.catalog for film in films)
+        assert not {title for title, _ in films} & set(record.seen_titles)
+
+
+def test_no_list_beats_the_oracle(dataset):
+    """The oracle is above its own perturbations and far above chance, on average over many answerers."""
+    best = scores(dataset, dataset.oracle)
+    rng = np.random.default_rng(0)
+    films = dataset.catalog.films
+    worse = {context: list_[1:] + list_[:1] for context, list_ in dataset.oracle.items()}
+    swapped = {c: [*list_[:4], *(films[i] for i in rng.choice(200, 6, replace=False))] for c, list_ in worse.items()}
+    random = {c: [films[i] for i in rng.choice(200, 10, replace=False)] for c in dataset.oracle}
+    for metric in ("recall@5", "ndcg@5", "ndcg@10"):
+        assert best[metric] > scores(dataset, worse)[metric] > scores(dataset, swapped)[metric]
+        assert best[metric] > 5 * scores(dataset, random)[metric]
+
+
+def test_the_noise_makes_demonstrations_worse_than_the_oracle():
+    def recall(noise):
+        options = ["dataset.contexts={train:300,validation:2,test:2}", "dataset.demonstrations=300"]
+        data = load_dataset(composed(*options, f"dataset.demonstration_noise={noise}").dataset)
+        lists = {
+            r.context_id: [(e.title, e.year) for e in parse_list(r.completion[0]["content"])]
+            for r in data.splits["sft"]
+        }
+        return scores(data, lists, "train")["recall@10"]
+
+    assert recall(1.0) < 0.1 < recall(0.5) < recall(0.0)

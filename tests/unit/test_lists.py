@@ -1,0 +1,128 @@
+"""Entries and token units of completions, in step with each other."""
+
+import pytest
+import torch
+
+from rlbench.lists import ListReader, UnitLayout, parse_line, parse_list
+from rlbench.models.loading import load_tokenizer
+from rlbench.models.tiny import train_tokenizer
+
+N = 3
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_folder):
+    return ListReader(load_tokenizer(tiny_folder), N)
+
+
+@pytest.mark.parametrize(
+    ("line", "film"),
+    [
+        ("Alien (1979)", ("Alien", 1979)),
+        ("1. Alien (1979)", ("Alien", 1979)),
+        ("12) Alien (1979)", ("Alien", 1979)),
+        ("- **Alien** (1979)", ("Alien", 1979)),
+        ("* *Alien* (1979) - a classic", ("Alien", 1979)),
+        ("**Alien (1979)**", ("Alien", 1979)),
+        ('"Alien" (1979)', ("Alien", 1979)),
+        ('"Alien (1979)"', ("Alien", 1979)),
+        ("“Alien” (1979)", ("Alien", 1979)),
+        ("Alien [1979]", ("Alien", 1979)),
+        ("12 Angry Men (1957)", ("12 Angry Men", 1957)),
+        ("2001: A Space Odyssey (1968)", ("2001: A Space Odyssey", 1968)),
+        ("300: Rise of an Empire (2014)", ("300: Rise of an Empire", 2014)),
+        ("1917 (2019)", ("1917", 2019)),
+        ("Birdman or (The Virtue of Ignorance) (2014)", ("Birdman or (The Virtue of Ignorance)", 2014)),
+        ("Amélie (2001)\r", ("Amélie", 2001)),
+        ("Here are some films:", None),
+        ("", None),
+        ("   ", None),
+        ("(1979)", None),
+        ("Alien", None),
+        ("Alien (79)", None),
+        ("Alien (19790)", None),
+    ],
+)
+def test_lines(line, film):
+    assert parse_line(line) == film
+
+
+def test_every_film_of_the_catalogue_survives_the_round_trip(mini):
+    for title, year in mini.catalog.films:
+        assert parse_line(f"{title} ({year})") == (title, year)
+
+
+def test_entries_know_their_line():
+    entries = parse_list("Sure!\n\nAlien (1979)\nhm\nHeat (1995)")
+    assert [(e.title, e.year, e.line) for e in entries] == [("Alien", 1979, 2), ("Heat", 1995, 4)]
+
+
+def segment(reader, text, *, eos=True, padding=2):
+    """Units of a completion's tokens, and the tokens."""
+    ids = reader.tokenizer(text, add_special_tokens=False)["input_ids"] + [reader.tokenizer.eos_token_id] * eos
+    row = torch.tensor([ids + [reader.tokenizer.pad_token_id] * padding])
+    mask = torch.tensor([[1] * len(ids) + [0] * padding])
+    units = reader.segment(row, mask, [parse_list(text)])[0].tolist()
+    return ids, units
+
+
+def text_of(reader, ids, units, unit):
+    return reader.tokenizer.decode([i for i, u in zip(ids, units, strict=False) if u == unit])
+
+
+def test_newline_belongs_to_the_line_it_ends(reader):
+    ids, units = segment(reader, "Alien (1979)\nHeat (1995)\nTaken (2008)")
+    assert text_of(reader, ids, units, 0) == "Alien (1979)\n"
+    assert text_of(reader, ids, units, 1) == "Heat (1995)\n"
+    assert text_of(reader, ids, units, 2) == "Taken (2008)"
+    layout = UnitLayout(N)
+    assert units[len(ids) - 1] == layout.eos
+    assert units[len(ids) :] == [layout.padding] * 2
+
+
+def test_lines_that_are_no_entry_shift_nothing(reader):
+    layout = UnitLayout(N)
+    ids, units = segment(reader, "Sure, here:\n\nAlien (1979)\n\nHeat (1995)\n")
+    assert text_of(reader, ids, units, 0) == "Alien (1979)\n"
+    assert text_of(reader, ids, units, 1) == "Heat (1995)\n"
+    assert text_of(reader, ids, units, layout.other) == "Sure, here:\n\n\n"
+
+
+def test_overflow_is_one_block_and_ranks_stop_at_n(reader):
+    layout = UnitLayout(N)
+    lines = ["Alien (1979)", "Heat (1995)", "Taken (2008)", "Jaws (1975)", "Rocky (1976)"]
+    ids, units = segment(reader, "\n".join(lines))
+    assert text_of(reader, ids, units, 2) == "Taken (2008)\n"
+    assert text_of(reader, ids, units, layout.overflow) == "Jaws (1975)\nRocky (1976)"
+
+
+def test_fused_newlines_belong_to_one_unit():
+    """A tokenizer that fuses ")\\n" and "\\n\\n", as those of the cl100k family do."""
+    tokenizer = train_tokenizer(["Heat (1995)\n\n"], 300)
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.add_tokens([")\n", ")\n\n"])
+    reader = ListReader(tokenizer, N)
+    text = "Alien (1979)\n\nHeat (1995)\nTaken (2008)"
+    ids, units = segment(reader, text)
+    assert any(tokenizer.decode([i]) == ")\n\n" for i in ids)
+    assert [text_of(reader, ids, units, k) for k in range(3)] == ["Alien (1979)\n\n", "Heat (1995)\n", "Taken (2008)"]
+
+
+def test_non_ascii_title_cut_inside_a_character(reader):
+    ids = reader.tokenizer("Heat (1995)\nAmé", add_special_tokens=False)["input_ids"]
+    row = torch.tensor([ids[:-1]])
+    texts = reader.decode(row.tolist())
+    units = reader.segment(row, torch.ones_like(row), [parse_list(texts[0])])[0].tolist()
+    assert set(units) == {0, UnitLayout(N).other}
+
+
+def test_finished_means_eos_at_the_end(reader):
+    eos = reader.tokenizer.eos_token_id
+    assert reader.is_finished([[5, eos], [5, 6], []]) == [True, False, False]
+
+
+def test_list_length_must_be_positive():
+    with pytest.raises(ValueError, match="at least 1"):
+        UnitLayout(0)

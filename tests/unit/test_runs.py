@@ -1,0 +1,76 @@
+"""Identity and life of run directories."""
+
+import json
+
+import pytest
+
+from rlbench.errors import BadInput
+from rlbench.runs import DONE, FAILED, claim, config_hash, locate, stage_config
+from tests.conftest import composed
+
+
+def at(tmp_path, *overrides):
+    return composed(f"runs_dir={tmp_path}", *overrides)
+
+
+def test_the_hash_forgets_where_and_how_but_not_what(tmp_path):
+    run = locate(at(tmp_path), "rl")
+    same = ["tracker=none", "runtime.threads=1", "cache_dir=elsewhere", "runtime.progress=false"]
+    assert locate(at(tmp_path, *same), "rl").root == run.root
+    for other in (
+        "seed=1",
+        "trainer.rl.learning_rate=1e-5",
+        "algorithm.ratio=token",
+        "dataset.prompt_template='{conversation}!'",
+    ):
+        assert locate(at(tmp_path, other), "rl").root != run.root
+
+
+def test_shared_stages_know_neither_algorithm_nor_seed(tmp_path):
+    sft = locate(at(tmp_path), "sft")
+    others = ["algorithm=grpo", "seed=5", "reward=dcg", "trainer.rl.updates=3"]
+    assert locate(at(tmp_path, *others), "sft").root == sft.root
+    assert locate(at(tmp_path, "trainer.sft.updates=3"), "sft").root != sft.root
+
+
+def test_directory_reads_as_the_design_says(tmp_path):
+    run = locate(at(tmp_path, "experiment_name=e", "seed=3"), "rl")
+    assert run.root == tmp_path / "e" / "mini-tiny" / "rank_grpo-relevance" / f"seed3-{run.hash}"
+    assert run.hash == config_hash(stage_config(at(tmp_path, "seed=3"), "rl"))
+
+
+def test_done_is_skipped_and_failed_is_tried_again(tmp_path):
+    config = at(tmp_path)
+    run = locate(config, "rl")
+    with pytest.raises(RuntimeError, match="boom"), claim(run, config) as mine:
+        assert mine
+        raise RuntimeError("boom")
+    assert run.status() == FAILED and "boom" in (run.root / "STATUS").read_text()
+    with claim(run, config) as mine:
+        assert mine
+    assert run.status() == DONE and run.attempts() == 2
+    with claim(run, config) as mine:
+        assert not mine
+
+
+def test_another_configuration_in_the_directory_is_refused(tmp_path):
+    config = at(tmp_path)
+    run = locate(config, "rl")
+    with claim(run, config):
+        pass
+    recorded = json.loads((run.root / "identity.json").read_text())
+    recorded["rl"]["learning_rate"] = 7.0
+    (run.root / "identity.json").write_text(json.dumps(recorded))
+    with pytest.raises(BadInput, match=r"rl.learning_rate: 7.0 there, 0.\d+ now"), claim(run, config):
+        pass
+
+
+def test_metrics_cut_short_by_a_kill_are_read_and_rewound(tmp_path):
+    run = locate(at(tmp_path), "rl")
+    for step in (1, 2, 3):
+        run.append_metrics(step, "train", {"loss": step / 10})
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 4, "spl')
+    assert [row["step"] for row in run.read_metrics()] == [1, 2, 3]
+    run.rewind_metrics(2)
+    assert [row["step"] for row in run.read_metrics()] == [1, 2]
