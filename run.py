@@ -1,5 +1,6 @@
 """rlbench's one entry point: `python run.py algorithm=rank_grpo reward=relevance dataset=mini model=tiny`."""
 
+import os
 import sys
 
 import hydra
@@ -25,6 +26,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     prepare_hydra()
     try:
         check_overrides(sys.argv[1:])

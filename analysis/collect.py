@@ -429,7 +429,9 @@ def _stack(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
 def _run_row(run: Run) -> dict[str, Any]:
     result, budget = run.result, run.result["budget"]
     row = {"run": run.name} | {key: result[key] for key in ("experiment", "dataset", "model", "stage", "label")}
-    row |= {"algorithm": result.get("algorithm"), "reward": result.get("reward")}
+    row |= {"algorithm": result.get("algorithm"), "reward": result.get("reward"), "variant": result.get("variant")}
+    if row["variant"]:
+        row["reward"] = f"{row['reward']} @ {row['variant']}"
     row |= {"seed": result["seed"], "hash": result["hash"], "list_length": result["list_length"]}
     row |= {"cutoffs": tuple(result["cutoffs"]), "checkpoint_rule": result["checkpoint"].get("rule")}
     row |= {"checkpoint_step": result["checkpoint"]["step"]} | {key: budget[key] for key in BUDGET_FIELDS}

@@ -257,6 +257,7 @@ class Config:
     """One cell: everything that a run needs to know."""
 
     experiment_name: str
+    variant: str
     seed: int
     stage: str
     runs_dir: str
@@ -274,7 +275,7 @@ class Config:
     @property
     def label(self) -> str:
         """Name of the cell's row in a table."""
-        return f"{self.algorithm.name}-{self.reward.name}"
+        return f"{self.algorithm.name}-{self.reward.name}" + (f"@{self.variant}" if self.variant else "")
 
     @property
     def group_dir(self) -> Path:
@@ -282,7 +283,14 @@ class Config:
         return Path(self.runs_dir) / self.experiment_name / f"{self.dataset.name}-{self.model.name}"
 
 
-_SCALARS: dict[str, type] = {"experiment_name": str, "seed": int, "stage": str, "runs_dir": str, "cache_dir": str}
+_SCALARS: dict[str, type] = {
+    "experiment_name": str,
+    "variant": str,
+    "seed": int,
+    "stage": str,
+    "runs_dir": str,
+    "cache_dir": str,
+}
 _SECTIONS: dict[str, type] = {
     "algorithm": AlgorithmConfig,
     "reward": RewardConfig,

@@ -6,6 +6,7 @@ oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one m
 import logging
 import os
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,6 +110,8 @@ def _settle(config: Config) -> None:
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     disable_progress_bars()
+    # TRL 1.16 sets an argument by a name that transformers 5.23 calls deprecated; nothing a user could do about it.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)
@@ -169,6 +172,7 @@ def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
             "label": target.label,
             "algorithm": config.algorithm.name if of_rl else None,
             "reward": config.reward.name if of_rl else None,
+            "variant": config.variant if of_rl and config.variant else None,
             "seed": target.seed,
             "hash": target.hash,
             "list_length": config.dataset.list_length,

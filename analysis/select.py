@@ -1,0 +1,68 @@
+"""`python -m analysis.select runs/mini_learning_rates`: the best variant of each algorithm, chosen on validation."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from analysis.collect import collect
+from rlbench.errors import BadInput
+
+
+def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean validation metric of every variant, best first within its algorithm and reward.
+
+    Returns:
+        columns algorithm, reward, variant, seeds, mean, low, high (over seeds), chosen.
+
+    Raises:
+        BadInput: where the runs have no variants or no such metric.
+    """
+    column = f"validation.{metric}"
+    if column not in runs:
+        known = sorted(c.removeprefix("validation.") for c in runs.columns if c.startswith("validation."))
+        raise BadInput(f"--metric {metric} is not recorded; known: {', '.join(known)}")
+    swept = runs[(runs["stage"] == "rl") & runs["variant"].notna()]
+    if swept.empty:
+        raise BadInput(
+            "no run has a variant; sweep with variant=..., for example variant=lr${trainer.rl.learning_rate}"
+        )
+    reward = swept["reward"].str.split(" @ ").str[0]
+    grouped = swept.assign(reward=reward).groupby(["algorithm", "reward", "variant"])[column]
+    table = grouped.agg(seeds="count", mean="mean", low="min", high="max").reset_index()
+    table = table.sort_values(["algorithm", "reward", "mean"], ascending=[True, True, False], kind="stable")
+    table["chosen"] = ~table.duplicated(["algorithm", "reward"])
+    return table.reset_index(drop=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.select", description=__doc__)
+    parser.add_argument("runs", type=Path, help="folder of the sweep, for example runs/mini_learning_rates")
+    parser.add_argument("--metric", default="ndcg@10", help="validation metric (default ndcg@10)")
+    parser.add_argument("--out", type=Path, help="also write the table to this CSV file")
+    arguments = parser.parse_args()
+    try:
+        collection = collect(arguments.runs)
+        table = scores(collection.runs, arguments.metric)
+    except BadInput as error:
+        print(f"analysis.select: {error}", file=sys.stderr)
+        return 2
+    for problem in collection.problems:
+        print(f"analysis.select: {problem}", file=sys.stderr)
+    shown = Table("algorithm", "reward", "variant", "seeds", f"validation {arguments.metric}", "over seeds", "")
+    for row in table.itertuples(index=False):
+        spread = f"{row.low:.4f} to {row.high:.4f}"
+        chosen = "chosen" if row.chosen else ""
+        shown.add_row(row.algorithm, row.reward, row.variant, str(row.seeds), f"{row.mean:.4f}", spread, chosen)
+    Console().print(shown)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(arguments.out, index=False, float_format="%.6f")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
