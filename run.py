@@ -6,7 +6,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from rlbench.cli import check_overrides, fail, prepare_hydra
+from rlbench.cli import check_overrides, fail
 from rlbench.config import resolve
 from rlbench.errors import BadInput
 
@@ -27,7 +27,6 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    prepare_hydra()
     try:
         check_overrides(sys.argv[1:])
     except BadInput as error:

@@ -8,19 +8,12 @@ from typing import NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from rlbench.errors import BadInput, nearest
-from rlbench.launcher import LocalLauncher
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-def prepare_hydra() -> None:
-    """Make the launcher of `conf/hydra/launcher/local.yaml` known to Hydra."""
-    Plugins.instance().register(LocalLauncher)
 
 
 def fail(error: BadInput) -> NoReturn:

@@ -17,10 +17,11 @@ from typing import IO, Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rlbench.cli import fail
 from rlbench.config import Config, resolve, validate
 from rlbench.errors import BadInput
 from rlbench.runs import DONE, Run, locate
@@ -72,8 +73,6 @@ class LocalLauncher(Launcher):
         try:
             cells = self._cells(job_overrides)
         except BadInput as error:
-            from rlbench.cli import fail  # cli registers this launcher, so it cannot be imported above
-
             fail(error)
         todo = [cell for cell in cells if cell.run.status() != DONE]
         self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")
@@ -95,7 +94,7 @@ class LocalLauncher(Launcher):
         cells, problems = [], []
         for overrides in job_overrides:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            del composed["hydra"]
+            composed = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             try:
                 config = resolve(composed)
                 problems += validate(config)

@@ -3,6 +3,7 @@
 oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one makes it, every other finds it done.
 """
 
+import heapq
 import logging
 import os
 import random
@@ -24,17 +25,27 @@ from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
-from rlbench.models.loading import load_model, load_tokenizer, locate_model
+from rlbench.models.loading import load_model, load_tokenizer, locate_model, max_positions
 from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.runs import SCHEMA, Run, claim, locate, write_json
 from rlbench.stages.common import on_cpu
-from rlbench.stages.evaluate import Evaluation, choose_contexts, evaluate, judge_lists, mean_metrics
+from rlbench.stages.evaluate import (
+    Evaluation,
+    choose_contexts,
+    evaluate,
+    judge_lists,
+    mean_metrics,
+    prompt_ids,
+)
 from rlbench.stages.rl import train_rl
 from rlbench.stages.sft import train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 
 console = Console(stderr=True, highlight=False)
+
+LONGEST_TEXTS = 64
+"""How many of a split's longest prompts are tokenised to find the one with most tokens."""
 
 NOTHING_SPENT = {
     "prompts": 0,
@@ -75,14 +86,37 @@ def prepare(config: Config) -> Session:
     for notice in dataset.notices:
         console.print(f"[dim]{config.dataset.name}: {notice}[/dim]")
     source = locate_model(config.model, dataset, Path(config.cache_dir))
+    tokenizer = load_tokenizer(source)
+    problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, max_positions(source))
+    if problems:
+        raise BadInput(*problems)
     return Session(
         config,
         dataset,
         source,
-        load_tokenizer(source),
+        tokenizer,
         choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts),
         choose_contexts(dataset.splits["test"], config.evaluation.test_contexts),
     )
+
+
+def check_lengths(
+    dataset: RankedListDataset, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int
+) -> list[str]:
+    """Whether the longest prompts leave room for a completion; only the longest texts are tokenised."""
+    problems = []
+    for split, records in dataset.splits.items():
+        longest = heapq.nlargest(
+            LONGEST_TEXTS, records, key=lambda record: sum(len(m["content"]) for m in record.prompt)
+        )
+        lengths = [len(prompt_ids(tokenizer, record.prompt)) for record in longest]
+        if lengths and max(lengths) + max_new_tokens > positions:
+            problems.append(
+                f"{split}: the longest prompt has {max(lengths)} tokens; with generation.max_new_tokens = "
+                f"{max_new_tokens} that is more than the model's {positions} positions: shorten the prompts (for "
+                "example dataset.max_conversation_chars) or lower generation.max_new_tokens"
+            )
+    return problems
 
 
 def run(config: Config) -> Run:

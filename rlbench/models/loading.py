@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlbench.config import HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
@@ -70,6 +70,11 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
     if not candidates:
         raise BadInput("the tokenizer has no special token to spare for padding; set its pad_token")
     return candidates[0]
+
+
+def max_positions(source: str | Path) -> int:
+    """How many tokens, prompt and completion together, the model can read."""
+    return AutoConfig.from_pretrained(str(source)).get_text_config().max_position_embeddings
 
 
 def load_model(source: str | Path, dtype: str) -> PreTrainedModel:

@@ -47,6 +47,13 @@ def choose_contexts(records: Sequence[Record], limit: int | None) -> list[Record
     return [record for record in records if record.context_id in kept]
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:
+    """Token ids of a prompt in the model's chat template, up to where the answer begins."""
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
+        "input_ids"
+    ]
+
+
 def generate_greedily(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -58,10 +65,7 @@ def generate_greedily(
     progress: Progress | None = None,
 ) -> list[list[int]]:
     """Completion ids of each prompt, up to and with EOS; prompts of like length share a batch."""
-    ids: list[list[int]] = [
-        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
-        for prompt in prompts
-    ]
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     config = HFGenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -1,0 +1,7 @@
+"""Where Hydra looks for launchers: it takes them from the package `hydra_plugins` alone."""
+
+from rlbench.launcher import LocalLauncher as _LocalLauncher
+
+
+class LocalLauncher(_LocalLauncher):
+    """`hydra/launcher=local`."""

@@ -1,0 +1,211 @@
+"""One cell from nothing to a report, by the real parts: data, SFT, RL, evaluation, tracking, analysis."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from analysis import report
+from rlbench import inspect
+from rlbench.cli import CONF, groups
+from rlbench.config import Config
+from rlbench.errors import BadInput
+from rlbench.runner import prepare, run
+from rlbench.runs import DONE, locate
+from tests.conftest import SMALL, composed
+from tests.helpers_wandb import find_runs
+
+RUN_PY = CONF.parent / "run.py"
+SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
+
+
+def cell(folder: Path, *overrides: str) -> Config:
+    return composed(*SHORT, f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Config, Path]:
+    """A finished smoke run with an offline tracker, and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = cell(folder, "tracker=offline")
+    return config, run(config).root
+
+
+def test_every_stage_leaves_a_whole_directory(finished):
+    config, _ = finished
+    for stage in ("oracle", "zero_shot", "sft", "rl"):
+        target = locate(config, stage)
+        assert target.status() == DONE
+        for name in ("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "budget.json"):
+            assert (target.root / name).is_file(), (stage, name)
+        result = json.loads((target.root / "result.json").read_text())
+        assert result["stage"] == stage and {"recall@5", "ndcg@10"} <= set(result["metrics"]["test"])
+        table = pd.read_parquet(target.root / f"predictions-test-{result['checkpoint']['step']}.parquet")
+        assert table["ndcg@10"].mean() == pytest.approx(result["metrics"]["test"]["ndcg@10"], abs=1e-12)
+        assert table["context_id"].nunique() == 6 and len(table) >= 6
+
+
+def test_budget_counts_what_was_generated(finished):
+    _, root = finished
+    budget = json.loads((root / "budget.json").read_text())
+    assert (budget["updates"], budget["completions"], budget["prompts"]) == (2, 16, 4)
+    assert 16 <= budget["generated_tokens"] <= 16 * 32
+    parts = sum(budget["seconds"][key] for key in ("rollout", "update", "evaluation"))
+    assert parts == pytest.approx(budget["seconds"]["total"], rel=1e-6)
+
+
+def test_metrics_are_curves_from_update_0(finished):
+    _, root = finished
+    rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if row["split"] == "validation" and row["metric"] == "ndcg@10"]
+    assert steps == [0, 2]
+    for metric in ("loss", "reward", "hits", "kl", "entropy", "grad_norm", "clip_low", "frac_zero_variance_units"):
+        assert [row["step"] for row in rows if row["split"] == "train" and row["metric"] == metric] == [1, 2], metric
+
+
+def test_the_offline_tracker_holds_the_curves(finished):
+    config, root = finished
+    (tracked,) = find_runs(root)
+    rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    for split, metric in (("validation", "ndcg@10"), ("validation", "recall@5"), ("train", "reward")):
+        local = [(row["step"], row["value"]) for row in rows if row["split"] == split and row["metric"] == metric]
+        assert tracked.curve(f"{split}/{metric}") == pytest.approx(local)
+    assert tracked.config["algorithm"]["name"] == "rank_grpo"
+    assert tracked.group.endswith(root.name) and "mini" in tracked.tags
+    result = json.loads((root / "result.json").read_text())
+    assert tracked.summary["final/test/ndcg@10"] == pytest.approx(result["metrics"]["test"]["ndcg@10"])
+
+
+def test_run_again_does_nothing(finished):
+    config, root = finished
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    run(config)
+    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+def test_the_report_reads_it(finished, tmp_path, capsys):
+    config, _ = finished
+    assert report.main([str(Path(config.runs_dir) / "smoke"), "--out", str(tmp_path)]) == 0
+    table = (tmp_path / "table.md").read_text()
+    for row in ("oracle", "zero-shot", "SFT", "rank_grpo · relevance"):
+        assert row.lower() in table.lower()
+    for name in ("table.csv", "table.tex", "curves.png", "curves.svg"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_inspect_shows_a_group(finished, capsys, monkeypatch):
+    _, root = finished
+    monkeypatch.setattr(sys, "argv", ["inspect", str(root), "--group-size", "3"])
+    inspect.main()
+    out = capsys.readouterr().out
+    for word in ("prompt of context train-00000", "relevant:", "completion", "hits of the group's lists"):
+        assert word in out
+
+
+@pytest.mark.parametrize("algorithm", groups()["algorithm"])
+@pytest.mark.parametrize("reward", ["relevance", "log_decay"])
+def test_every_algorithm_trains(finished, algorithm, reward):
+    config, _ = finished
+    folder = Path(config.runs_dir).parent  # the shared stages are there already
+    other = cell(folder, f"algorithm={algorithm}", f"reward={reward}", "trainer.rl.num_iterations=2", "seed=1")
+    root = run(other).root
+    assert json.loads((root / "result.json").read_text())["algorithm"] == algorithm
+
+
+def test_best_checkpoint_is_the_best_on_validation(finished):
+    config, _ = finished
+    other = cell(
+        Path(config.runs_dir).parent,
+        "evaluation.checkpoint=best",
+        "evaluation.every=1",
+        "trainer.rl.updates=3",
+        "trainer.rl.learning_rate=1e-3",
+    )
+    target = run(other)
+    result = json.loads((target.root / "result.json").read_text())
+    curve = {
+        row["step"]: row["value"]
+        for row in target.read_metrics()
+        if row["split"] == "validation" and row["metric"] == "ndcg@10" and row["step"] > 0
+    }
+    step = result["checkpoint"]["step"]
+    assert result["checkpoint"]["rule"] == "best" and curve[step] == max(curve.values())
+    assert result["metrics"]["validation"]["ndcg@10"] == pytest.approx(curve[step])
+
+
+def test_all_problems_come_in_one_report():
+    config = composed("dataset=redial", "dataset.path=/nowhere/at/all", "trainer.rl.completions_per_update=60")
+    with pytest.raises(BadInput) as error:
+        prepare(config)
+    text = "\n".join(error.value.problems)
+    assert "/nowhere/at/all" in text and "completions_per_update = 60" in text
+
+
+def test_lists_longer_than_the_catalogue_are_refused():
+    config = composed("dataset.list_length=201", "dataset.cutoffs=[5]", "evaluation.metric=ndcg@5", *SMALL[:2])
+    with pytest.raises(BadInput, match="201"):
+        prepare(config)
+
+
+def test_prompts_that_leave_no_room_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="more than the model's 64 positions"):
+        prepare(cell(tmp_path, "model.max_positions=64", "generation.max_new_tokens=60"))
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    short = [*SHORT, f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
+    return [sys.executable, str(RUN_PY), *short, *overrides]
+
+
+LONGER = ["trainer.rl.updates=8", "trainer.rl.save_every=2", "trainer.rl.learning_rate=1e-3"]
+
+
+def test_killed_and_resumed_is_never_killed(finished, tmp_path):
+    """kill -9 in the middle of RL, the same command again: the same curves and the same weights, bit for bit."""
+    config, _ = finished
+    folder = Path(config.runs_dir).parent
+    whole = run(cell(folder, *LONGER, "seed=5"))
+
+    def rows(target):
+        return [row for row in target.read_metrics() if row["metric"] not in ("seconds",)]
+
+    other = [*LONGER, "seed=5", "experiment_name=killed"]
+    target = locate(cell(tmp_path, *other), "rl")
+    process = subprocess.Popen(command(tmp_path, *other), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        done = [row["step"] for row in target.read_metrics() if row["metric"] == "loss"]
+        if max(done, default=0) >= 5:
+            process.kill()
+            break
+    process.wait()
+    assert target.status() == "running"
+    assert (target.checkpoints / "checkpoint-4" / "rlbench.json").exists()
+    again = subprocess.run(command(tmp_path, *other), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert target.status() == DONE and target.attempts() == 2
+    assert rows(target) == rows(whole)
+    ours, theirs = (load_file(t.final_model / "model.safetensors") for t in (target, whole))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    budgets = [json.loads((t.root / "budget.json").read_text()) for t in (target, whole)]
+    assert all(budgets[0][key] == budgets[1][key] for key in ("prompts", "completions", "generated_tokens", "updates"))
+
+
+def test_a_failing_cell_never_stops_the_others(finished, tmp_path):
+    """A sweep of two cells, one of which cannot run: the other is done, the failure is named, the exit code is 1."""
+    sweep = ["-m", "seed=0,1", "hydra.launcher.jobs=2"]
+    bad = locate(cell(tmp_path, "seed=0"), "rl")
+    bad.root.mkdir(parents=True)
+    (bad.root / "identity.json").write_text('{"planted": true}')
+    result = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert "1 of 2 cells failed" in result.stderr
+    assert locate(cell(tmp_path, "seed=1"), "rl").status() == DONE
+    assert "holds another run" in (bad.root / "log.txt").read_text()
+    (bad.root / "identity.json").unlink()
+    again = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "1 done already, 1 to run" in again.stderr and bad.status() == DONE
