@@ -56,7 +56,8 @@ def main() -> int:
     for row in table.itertuples(index=False):
         spread = f"{row.low:.4f} to {row.high:.4f}"
         chosen = "chosen" if row.chosen else ""
-        shown.add_row(row.algorithm, row.reward, row.variant, str(row.seeds), f"{row.mean:.4f}", spread, chosen)
+        names = (str(row.algorithm), str(row.reward), str(row.variant), str(row.seeds))
+        shown.add_row(*names, f"{row.mean:.4f}", spread, chosen)
     Console().print(shown)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

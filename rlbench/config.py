@@ -317,8 +317,8 @@ def resolve(cfg: DictConfig) -> Config:
     assert isinstance(plain, dict)
     known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
     problems = [
-        f"config key '{key}' is unknown.{nearest(str(key), known)}"
-        for key in plain
+        f"config key '{key}' is unknown.{nearest(key, known)}"
+        for key in map(str, plain)
         if key not in known and key not in _FEEDS_INTERPOLATION
     ]
     problems += [f"config key '{key}' is missing" for key in known if plain.get(key) is None]

@@ -94,7 +94,7 @@ class LocalLauncher(Launcher):
         cells, problems = [], []
         for overrides in job_overrides:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            composed = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+            composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
             try:
                 config = resolve(composed)
                 problems += validate(config)
@@ -125,7 +125,8 @@ class LocalLauncher(Launcher):
         if not cells:
             return []
         threads = max((os.cpu_count() or 1) // min(self.jobs, len(cells)), 1)
-        queue, running, failed = list(cells), {}, []
+        queue, failed = list(cells), []
+        running: dict[Path, tuple[Cell, subprocess.Popen[bytes], IO[bytes]]] = {}
         board = _Board(self.console, cells)
         try:
             with board:

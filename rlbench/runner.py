@@ -28,7 +28,7 @@ from rlbench.errors import BadInput
 from rlbench.models.loading import load_model, load_tokenizer, locate_model, max_positions
 from rlbench.progress import Progress
 from rlbench.provenance import manifest
-from rlbench.runs import SCHEMA, Run, claim, locate, write_json
+from rlbench.runs import DONE, SCHEMA, Run, claim, locate, write_json
 from rlbench.stages.common import on_cpu
 from rlbench.stages.evaluate import (
     Evaluation,
@@ -126,18 +126,18 @@ def run(config: Config) -> Run:
         The run of that stage.
     """
     _settle(config)
-    if locate(config, config.stage).status() == "done" and not validate(config):
-        final = locate(config, config.stage)
-        console.print(f"[green]done already[/green] {final.root}")
-        return final
+    wanted = locate(config, config.stage)
+    if wanted.status() == DONE and not validate(config):
+        console.print(f"[green]done already[/green] {wanted.root}")
+        return wanted
     session = prepare(config)
-    final = _stage(session, "oracle", _oracle) if session.dataset.oracle is not None else None
+    if session.dataset.oracle is not None:
+        _stage(session, "oracle", _oracle)
     for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):
-        final = _stage(session, stage, work)
+        _stage(session, stage, work)
         if stage == config.stage:
             break
-    assert final is not None
-    return final
+    return wanted
 
 
 def _settle(config: Config) -> None:

@@ -1,12 +1,17 @@
 """Datasets: each loads to the canonical record of `rlbench.data.record`."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from rlbench.config import DatasetConfig
 from rlbench.data import mini, reddit_v2, redial
 from rlbench.data.record import RankedListDataset
 
-LOADERS = {"mini": mini.load, "redial": redial.load, "reddit_v2": reddit_v2.load}
+LOADERS: dict[str, Callable[..., RankedListDataset]] = {
+    "mini": mini.load,
+    "redial": redial.load,
+    "reddit_v2": reddit_v2.load,
+}
 """One loader a dataset; its arguments are the keys of `conf/dataset/<name>.yaml` but name and cutoffs."""
 
 

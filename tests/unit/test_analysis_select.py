@@ -1,0 +1,49 @@
+"""The choice of a variant on validation, and that the shipped settings are the chosen ones."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.select import scores
+from rlbench.errors import BadInput
+from tests.conftest import composed
+
+RESULTS = Path(__file__).parents[2] / "experiments" / "mini_learning_rates" / "results.csv"
+
+
+def runs():
+    rows = [
+        ("grpo", "lr1", 0, 0.2),
+        ("grpo", "lr1", 1, 0.4),
+        ("grpo", "lr2", 0, 0.5),
+        ("grpo", "lr2", 1, 0.0),
+        ("gspo", "lr1", 0, 0.1),
+    ]
+    frame = pd.DataFrame(rows, columns=["algorithm", "variant", "seed", "validation.ndcg@10"])
+    return frame.assign(stage="rl", reward="relevance @ " + frame["variant"])
+
+
+def test_the_best_mean_over_seeds_is_chosen():
+    table = scores(runs(), "ndcg@10")
+    chosen = table[table["chosen"]]
+    assert list(zip(chosen["algorithm"], chosen["variant"], chosen["seeds"], strict=True)) == [
+        ("grpo", "lr1", 2),
+        ("gspo", "lr1", 1),
+    ]
+    assert chosen["mean"].tolist() == pytest.approx([0.3, 0.1])
+
+
+def test_no_such_metric_and_no_variants_are_said():
+    with pytest.raises(BadInput, match="known: ndcg@10"):
+        scores(runs(), "recall@3")
+    with pytest.raises(BadInput, match="no run has a variant"):
+        scores(runs().assign(variant=None), "ndcg@10")
+
+
+def test_shipped_learning_rates_are_those_of_the_recorded_sweep():
+    table = pd.read_csv(RESULTS)
+    for row in table[table["chosen"]].itertuples():
+        shipped = composed(f"algorithm={row.algorithm}").trainer.rl.learning_rate
+        assert float(row.variant.removeprefix("lr")) == shipped, row.algorithm
+    assert set(table["algorithm"]) == {"grpo", "gspo", "rank_grpo"}
