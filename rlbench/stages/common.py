@@ -1,6 +1,7 @@
 """What the training stages share."""
 
 import math
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer
@@ -11,6 +12,18 @@ from rlbench.config import Config
 def on_cpu(config: Config) -> bool:
     """Whether the run computes on the CPU: asked for, or `auto` without a GPU."""
     return config.runtime.device == "cpu" or (config.runtime.device == "auto" and not torch.cuda.is_available())
+
+
+def shared_arguments(config: Config) -> dict[str, Any]:
+    """What both trainers are told about precision, device and printing; they report to nobody but our callbacks."""
+    return {
+        "bf16": config.trainer.bf16,
+        "gradient_checkpointing": config.trainer.gradient_checkpointing,
+        "use_cpu": on_cpu(config),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
 
 
 def warmup_steps(fraction: float, updates: int) -> int:

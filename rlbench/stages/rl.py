@@ -18,7 +18,7 @@ from rlbench.progress import Progress
 from rlbench.rewards import ListScorer
 from rlbench.runs import Run
 from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ResumeWriter, last_checkpoint
-from rlbench.stages.common import on_cpu, quiet
+from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.evaluate import eos_ids, evaluate
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
@@ -50,12 +50,7 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         # One more than is kept: an old checkpoint goes before the new one is known to be whole.
         save_total_limit=rl.keep_checkpoints + 1,
         seed=config.seed,
-        bf16=config.trainer.bf16,
-        gradient_checkpointing=config.trainer.gradient_checkpointing,
-        use_cpu=on_cpu(config),
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **shared_arguments(config),
     )
 
 

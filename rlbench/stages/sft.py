@@ -13,7 +13,7 @@ from rlbench.models.loading import load_model
 from rlbench.progress import Progress
 from rlbench.runs import Run
 from rlbench.stages.callbacks import Clock, Recorder, ResumeWriter, last_checkpoint
-from rlbench.stages.common import on_cpu, quiet, warmup_steps
+from rlbench.stages.common import quiet, shared_arguments, warmup_steps
 from rlbench.tracking import Tracker
 
 
@@ -49,13 +49,7 @@ def train_sft(
         save_steps=sft.save_every,
         save_total_limit=2,
         seed=sft.seed,
-        bf16=config.trainer.bf16,
-        gradient_checkpointing=config.trainer.gradient_checkpointing,
-        use_cpu=on_cpu(config),
-        report_to="none",
-        disable_tqdm=True,
-        dataset_num_proc=None,
-        dataloader_pin_memory=False,
+        **shared_arguments(config),
     )
     trainer = SFTTrainer(
         model=load_model(start, config.model.dtype),
