@@ -83,7 +83,7 @@ class LocalLauncher(Launcher):
                 f"[red]{len(failed)} of {len(cells)} cells failed[/red]; the same command tries them again:"
             )
             for cell in failed:
-                self.console.print(f"  {' '.join(cell.overrides)}\n    log: {_log_path(cell)}")
+                self.console.print(f"  {' '.join(cell.overrides)}\n    log: {_log_path(cell)}", soft_wrap=True)
             raise SystemExit(1)
         finished = JobReturn(status=JobStatus.COMPLETED)
         finished.return_value = None
@@ -205,11 +205,11 @@ class _Board:
         self.bars.update(self.all, completed=sum(self.done.values()))
         if not self.console.is_terminal and time.monotonic() - self.printed > PLAIN_EVERY:
             self.printed = time.monotonic()
-            self.console.print(f"{sum(self.done.values())}/{self.total} updates | {' | '.join(notes)}")
+            self.console.print(f"{sum(self.done.values())}/{self.total} updates | {' | '.join(notes)}", soft_wrap=True)
 
     def finish(self, cell: Cell, succeeded: bool) -> None:
         self.done[cell.run.root] = cell.config.trainer.rl.updates
         if cell.run.root in self.of_cell:
             self.bars.remove_task(self.of_cell.pop(cell.run.root))
         word = "[green]done[/green]" if succeeded else "[red]failed[/red]"
-        self.console.print(f"{word} {cell.run.root}")
+        self.console.print(f"{word} {cell.run.root}", soft_wrap=True)

@@ -128,7 +128,7 @@ def run(config: Config) -> Run:
     _settle(config)
     wanted = locate(config, config.stage)
     if wanted.status() == DONE and not validate(config):
-        console.print(f"[green]done already[/green] {wanted.root}")
+        console.print(f"[green]done already[/green] {wanted.root}", soft_wrap=True)
         return wanted
     session = prepare(config)
     if session.dataset.oracle is not None:
@@ -167,7 +167,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
     with claim(target, config, lambda: console.print(f"waiting for another process: {target.root}")) as mine:
         if not mine:
             return target
-        console.print(f"[bold]{stage}[/bold] {target.root}")
+        console.print(f"[bold]{stage}[/bold] {target.root}", soft_wrap=True)
         template = asdict(config.dataset).get("prompt_template")
         write_json(target.root / "manifest.json", manifest(session.dataset, template))
         identity = TrackerIdentity(
