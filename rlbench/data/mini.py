@@ -26,6 +26,7 @@ import numpy as np
 from rlbench.catalog import Catalog
 from rlbench.data.record import SPLITS, Film, Messages, RankedListDataset, Record
 from rlbench.data.validation import fingerprint
+from rlbench.errors import BadInput
 
 ERAS = (("before 1980", 0, 1979), ("1980s", 1980, 1989), ("1990s", 1990, 1999), ("after 2000", 2000, 9999))
 
@@ -41,6 +42,8 @@ _TRUTH_SIZES = np.array([0.46, 0.2, 0.12, 0.08, 0.05, 0.04, 0.03, 0.02])
 """Shares of answerers who name 1, 2, ..., 8 films; most name one, as in Reddit-v2."""
 _ANSWERERS = np.array([0.35, 0.25, 0.18, 0.12, 0.1])
 """Shares of contexts with 1, 2, ..., 5 answerers."""
+MOST_LIKED = 3
+"""How many liked films a request names at most."""
 NOBODY = np.array([], dtype=np.int64)
 """No liked films."""
 
@@ -110,18 +113,26 @@ def load(
         demonstration_noise: share of demonstrated ranks drawn from the whole catalogue.
         genre_weight, era_weight, taste_weight, popularity_weight: g, e, t, p of the preference model.
         prompt_template: text with {conversation} and {n}.
+
+    Raises:
+        BadInput: where a list would be longer than the catalogue allows.
     """
     rng = np.random.default_rng(seed)
     world = _World(
         rng, {"genre": genre_weight, "era": era_weight, "taste": taste_weight, "popularity": popularity_weight}
     )
+    if not 1 <= list_length <= len(world.films) - MOST_LIKED:
+        raise BadInput(
+            f"dataset.list_length = {list_length}: a list of mini has 1 to {len(world.films) - MOST_LIKED} films, of a "
+            f"catalogue of {len(world.films)} less up to {MOST_LIKED} that are liked already"
+        )
     splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     oracle: dict[str, list[Film]] = {}
     shows = -(-demonstrations // contexts["train"])  # demonstrations a train context, rounded up
     for split in ("train", "validation", "test"):
         for index in range(contexts[split]):
             genre, era = int(rng.integers(len(world.genres))), int(rng.integers(len(ERAS)))
-            liked = _draw(rng, world.preference(genre, era, NOBODY), int(rng.integers(1, 4)))
+            liked = _draw(rng, world.preference(genre, era, NOBODY), 1 + int(rng.integers(MOST_LIKED)))
             w = world.preference(genre, era, liked)
             context = Record(
                 prompt=_prompt(rng, world, genre, era, liked, prompt_template, list_length),

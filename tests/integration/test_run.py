@@ -73,7 +73,7 @@ def test_the_offline_tracker_holds_the_curves(finished):
     rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
     for split, metric in (("validation", "ndcg@10"), ("validation", "recall@5"), ("train", "reward")):
         local = [(row["step"], row["value"]) for row in rows if row["split"] == split and row["metric"] == metric]
-        assert tracked.curve(f"{split}/{metric}") == pytest.approx(local)
+        assert dict(tracked.curve(f"{split}/{metric}")) == pytest.approx(dict(local))
     assert tracked.config["algorithm"]["name"] == "rank_grpo"
     assert tracked.group.endswith(root.name) and "mini" in tracked.tags
     result = json.loads((root / "result.json").read_text())
@@ -196,7 +196,7 @@ def test_killed_and_resumed_is_never_killed(finished, tmp_path):
 
 def test_a_failing_cell_never_stops_the_others(finished, tmp_path):
     """A sweep of two cells, one of which cannot run: the other is done, the failure is named, the exit code is 1."""
-    sweep = ["-m", "seed=0,1", "hydra.launcher.jobs=2"]
+    sweep = ["seed=0,1", "hydra.launcher.jobs=2", "-m"]
     bad = locate(cell(tmp_path, "seed=0"), "rl")
     bad.root.mkdir(parents=True)
     (bad.root / "identity.json").write_text('{"planted": true}')
