@@ -46,7 +46,7 @@ class Cell:
         """(updates done, what it is doing), from the file that the cell keeps."""
         try:
             state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):  # not there yet, or caught between two writes
+        except FileNotFoundError:
             return 0, "starting"
         if "seed" in state["description"]:
             return state["done"], state["note"]

@@ -36,10 +36,10 @@ class Progress:
         now = time.monotonic()
         if self.file is not None and (now - self._written > WRITE_EVERY or done >= self.total):
             self._written = now
-            # Only a view: a torn read is ignored by the launcher, so no atomic write is spent on it.
-            self.file.write_text(
-                json.dumps({"description": self.description, "done": done, "total": self.total, "note": note})
-            )
+            beside = self.file.with_suffix(".partial")
+            state = {"description": self.description, "done": done, "total": self.total, "note": note}
+            beside.write_text(json.dumps(state), encoding="utf-8")
+            beside.replace(self.file)
 
     def close(self) -> None:
         self._bar.close()
