@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 from transformers import GenerationConfig as HFGenerationConfig
+from transformers.utils import logging as hf_logging
 
 from rlbench.cli import fail
 from rlbench.config import Config, resolve
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, help="G (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling")
     arguments = parser.parse_args()
+    hf_logging.disable_progress_bar()
     try:
         config = read_config(arguments.run)
         size = arguments.group_size or config.trainer.rl.group_size
