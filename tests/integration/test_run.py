@@ -138,11 +138,12 @@ def test_best_checkpoint_is_the_best_on_validation(finished):
 
 
 def test_all_problems_come_in_one_report():
-    config = composed("dataset=redial", "dataset.path=/nowhere/at/all", "trainer.rl.completions_per_update=60")
+    files = ["dataset=redial", "dataset.path=/nowhere/at/all", "model=qwen2.5_0.5b", "model.path=./no/model/here"]
+    config = composed(*files, "trainer.rl.completions_per_update=60")
     with pytest.raises(BadInput) as error:
         prepare(config)
     text = "\n".join(error.value.problems)
-    assert "/nowhere/at/all" in text and "completions_per_update = 60" in text
+    assert "/nowhere/at/all" in text and "completions_per_update = 60" in text and "./no/model/here" in text
 
 
 def test_lists_longer_than_the_catalogue_are_refused():
