@@ -13,7 +13,7 @@ from rlbench.models import tiny
 
 def check_model(config: ModelConfig) -> list[str]:
     """What is wrong with a model's path as far as can be told without loading anything; a hub id passes."""
-    path = None if isinstance(config, TinyModelConfig) else config.path
+    path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
     if path is None or not _is_local(path) or (Path(path).expanduser() / "config.json").is_file():
         return []
     return [f"model.path = '{path}' holds no config.json; give a transformers model folder or a hub id"]
