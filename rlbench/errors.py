@@ -1,5 +1,7 @@
 """Errors that a user is meant to read: each names the file or key, the value, and what to do."""
 
+import difflib
+
 
 class BadInput(ValueError):
     """Input that the user can mend.
@@ -15,7 +17,5 @@ class BadInput(ValueError):
 
 def nearest(name: str, known: list[str]) -> str:
     """Return " Did you mean 'x'?" for the closest of `known`, or "" where none is close."""
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""

@@ -10,9 +10,9 @@ from rlbench.objective.aggregation import AGGREGATIONS, Window
 from rlbench.objective.baselines import BASELINES
 from rlbench.objective.credit import RETURNS, SPREAD
 from rlbench.objective.ratios import RATIOS
-from rlbench.objective.regularisers import kl_k3
+from rlbench.objective.regularisers import KL_ESTIMATORS
 from rlbench.objective.shaping import eos_into_last_rank, special_advantages
-from rlbench.objective.surrogates import clip, clip_shares
+from rlbench.objective.surrogates import SURROGATES, clip_shares
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Objective:
         log_ratio = inputs.logps - inputs.old_logps
         ratio = RATIOS[algorithm.ratio](log_ratio, mask, inputs.unit_ids, self.units.count).exp()
         low, high = algorithm.surrogate.low, algorithm.surrogate.high
-        per_token = -clip(ratio, inputs.advantages, low, high)
+        per_token = -SURROGATES[algorithm.surrogate.name](ratio, inputs.advantages, low, high)
         at_low, at_high = clip_shares(ratio, inputs.advantages, mask, low, high)
         stats = {
             "clip_low": at_low,
@@ -82,7 +82,7 @@ class Objective:
             "max_abs_log_ratio": (log_ratio.detach() * mask).abs().max(),
         }
         if inputs.ref_logps is not None:
-            kl = kl_k3(inputs.logps, inputs.ref_logps)
+            kl = KL_ESTIMATORS[algorithm.kl.estimator](inputs.logps, inputs.ref_logps)
             if algorithm.kl.importance_weighted:
                 kl = kl * ratio
             per_token = per_token + algorithm.kl.beta * kl

@@ -1,5 +1,7 @@
 """Surrogates: what is made of ratio and advantage, token by token."""
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -24,3 +26,6 @@ def clip_shares(
     at_low = ((ratio < 1 - low) & (advantages < 0) & mask.bool()).sum() / total
     at_high = ((ratio > 1 + high) & (advantages > 0) & mask.bool()).sum() / total
     return at_low, at_high
+
+
+SURROGATES: dict[str, Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]] = {"clip": clip}

@@ -14,6 +14,8 @@ from rlbench.objective.aggregation import AGGREGATIONS
 from rlbench.objective.baselines import BASELINES
 from rlbench.objective.credit import RETURNS, SPREAD
 from rlbench.objective.ratios import RATIOS
+from rlbench.objective.regularisers import KL_ESTIMATORS
+from rlbench.objective.surrogates import SURROGATES
 from rlbench.rewards import GAINS
 from tests.conftest import composed
 
@@ -25,6 +27,8 @@ def test_schema_knows_every_registered_piece():
     assert set(schema.BASELINES) == set(BASELINES)
     assert set(schema.RATIOS) == set(RATIOS)
     assert set(schema.AGGREGATIONS) == set(AGGREGATIONS)
+    assert set(schema.SURROGATES) == set(SURROGATES)
+    assert set(schema.KL_ESTIMATORS) == set(KL_ESTIMATORS)
     assert set(schema.GAINS) == set(GAINS)
 
 
