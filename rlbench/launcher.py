@@ -111,11 +111,10 @@ class LocalLauncher(Launcher):
         failed: list[Cell] = []
         by_stage: dict[Path, list[Cell]] = {}
         for cell in cells:
-            by_stage.setdefault(locate(cell.config, "sft").root, []).append(cell)
+            stage = locate(cell.config, "sft")
+            if cell.config.stage != "zero_shot" and stage.status() != DONE:
+                by_stage.setdefault(stage.root, []).append(cell)
         for root, waiting in by_stage.items():
-            stage = locate(waiting[0].config, "sft")
-            if stage.status() == DONE or waiting[0].config.stage == "zero_shot":
-                continue
             self.console.print(f"shared SFT stage for {len(waiting)} cells: {root}")
             if subprocess.run(waiting[0].command("stage=sft")).returncode:
                 failed += waiting

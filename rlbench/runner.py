@@ -253,7 +253,7 @@ def _finish(
         evaluation.predictions.to_parquet(target.root / f"predictions-{split}-{step}.parquet")
         metrics[split] = evaluation.means
         if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
-            target.append_metrics(step, split, evaluation.means)
+            target.replace_metrics(step, split, evaluation.means)
             tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)
     return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
 
@@ -272,10 +272,7 @@ def _greedy(session: Session, target: Run, source: str | Path) -> Callable[[str,
             session.tokenizer,
             records,
             session.dataset.catalog,
-            list_length=config.dataset.list_length,
-            cutoffs=config.dataset.cutoffs,
-            max_new_tokens=config.generation.max_new_tokens,
-            batch_size=config.evaluation.batch_size,
+            config,
             progress=lambda done, _: progress.to(done),
         )
         progress.close()
@@ -305,7 +302,6 @@ def _oracle(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
 
 
 def _zero_shot(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
-    target.rewind_metrics(-1)
     return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, NOTHING_SPENT)
 
 

@@ -154,7 +154,15 @@ class Run:
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was measured after update `step`, since the resumed run will measure it again."""
-        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        self._keep_metrics(lambda row: row["step"] <= step)
+
+    def replace_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """`append_metrics`, in place of what an interrupted attempt had written for the same step and split."""
+        self._keep_metrics(lambda row: (row["step"], row["split"]) != (step, split))
+        self.append_metrics(step, split, metrics)
+
+    def _keep_metrics(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        rows = [row for row in self.read_metrics() if wanted(row)]
         write_text(self.metrics_file, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 

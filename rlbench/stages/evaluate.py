@@ -15,6 +15,7 @@ from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlbench.catalog import Catalog
+from rlbench.config import Config
 from rlbench.data.record import Messages, Record
 from rlbench.lists import ListReader, parse_list
 from rlbench.metrics import ranking_metrics
@@ -104,14 +105,11 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
     catalog: Catalog,
-    *,
-    list_length: int,
-    cutoffs: Sequence[int],
-    max_new_tokens: int,
-    batch_size: int,
+    config: Config,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Generate one greedy list a context and judge it against every sample of the context."""
+    list_length, cutoffs = config.dataset.list_length, config.dataset.cutoffs
     ends = eos_ids(model, tokenizer)
     reader = ListReader(tokenizer, list_length, ends)
     of_context = {record.context_id: record.prompt for record in records}
@@ -119,8 +117,8 @@ def evaluate(
         model,
         tokenizer,
         list(of_context.values()),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
+        max_new_tokens=config.generation.max_new_tokens,
+        batch_size=config.evaluation.batch_size,
         eos_token_ids=ends,
         progress=progress,
     )

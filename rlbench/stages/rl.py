@@ -126,7 +126,6 @@ def train_rl(
         shutil.copytree(chooser.folder, run.final_model, dirs_exist_ok=True)
     else:
         trainer.save_model(str(run.final_model))
-    tokenizer.save_pretrained(run.final_model)
     spent, total = trainer.spent, clock.seconds()
     seconds = {"total": total, "rollout": spent["seconds_rollout"], "evaluation": spent["seconds_evaluation"]}
     seconds["update"] = total - seconds["rollout"] - seconds["evaluation"]
@@ -172,10 +171,7 @@ def _validate(
         trainer.processing_class,
         records,
         dataset.catalog,
-        list_length=config.dataset.list_length,
-        cutoffs=config.dataset.cutoffs,
-        max_new_tokens=config.generation.max_new_tokens,
-        batch_size=config.evaluation.batch_size,
+        config,
     )
     run.append_metrics(step, "validation", result.means)
     tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)

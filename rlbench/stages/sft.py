@@ -64,11 +64,11 @@ def train_sft(
     quiet(trainer)
     trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
     trainer.save_model(str(run.final_model))
-    tokenizer.save_pretrained(run.final_model)
+    seconds = clock.seconds()
     return {
         "prompts": sft.updates * sft.batch_size,
         "completions": 0,
         "generated_tokens": 0,
         "updates": sft.updates,
-        "seconds": {"total": clock.seconds(), "rollout": 0.0, "update": clock.seconds(), "evaluation": 0.0},
+        "seconds": {"total": seconds, "rollout": 0.0, "update": seconds, "evaluation": 0.0},
     }

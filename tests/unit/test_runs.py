@@ -74,3 +74,11 @@ def test_metrics_cut_short_by_a_kill_are_read_and_rewound(tmp_path):
     assert [row["step"] for row in run.read_metrics()] == [1, 2, 3]
     run.rewind_metrics(2)
     assert [row["step"] for row in run.read_metrics()] == [1, 2]
+
+
+def test_an_evaluation_measured_again_replaces_the_first(tmp_path):
+    run = locate(at(tmp_path), "rl")
+    run.append_metrics(3, "train", {"loss": 0.5})
+    for value in (0.1, 0.2):
+        run.replace_metrics(3, "test", {"ndcg@10": value})
+    assert [(row["split"], row["value"]) for row in run.read_metrics()] == [("train", 0.5), ("test", 0.2)]
