@@ -1,30 +1,314 @@
-"""The film catalogue: normalised titles and years, and the look-up that decides what is in it."""
+"""The film catalogue, and the policy that decides which of its films a title and a year name. Loads no torch."""
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
-_SPACES = re.compile(r"\s+")
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz import fuzz, process
+
+Film = tuple[str, int]
+
+NOT_FOUND = -1
+"""What a look-up gives for a film or a title that the catalogue lacks."""
+LAX_YEARS = 2
+"""How far off a year may be for `Catalog.has_lax`, and how near two years are that `Catalog.report` calls close."""
+EXAMPLES = 3
+"""How many films of one kind `Catalog.report` names; all are counted."""
+
+_ARTICLES = ("the", "a", "an")
+_LEADING_ARTICLES = re.compile(r"\s*(?:(?:the|an?)\s+)+(?=\S)", re.IGNORECASE)
+_REMEMBERED = 100_000
+_LONGEST_REMEMBERED = 200  # characters; so that what is remembered stays small whatever a model writes
+_LONGEST_SHOWN = 80
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf")
+
+
+def _unless_blank(left: str, title: str) -> str:
+    """What is left of a title, or the title where that is nothing but white space."""
+    return left if left.strip() else title
+
+
+def _nfkc(title: str) -> str:
+    """Unicode NFKC: full-width letters, ligatures and composed letters each get one code."""
+    return title if title.isascii() else unicodedata.normalize("NFKC", title)
+
+
+def _spaces(title: str) -> str:
+    """Runs of white space made one space, trimmed."""
+    return " ".join(title.split())
+
+
+def _accents(title: str) -> str:
+    """Without combining marks: "Amélie" is "Amelie". Letters that Unicode does not take apart, such as ø, stay."""
+    apart = unicodedata.normalize("NFD", title)
+    bare = "".join(character for character in apart if not unicodedata.combining(character))
+    return _unless_blank(unicodedata.normalize("NFC", bare), title)
+
+
+def _punctuation(title: str) -> str:
+    """Without punctuation and symbols (Unicode categories P and S): "Face/Off" is "FaceOff", "$" stays."""
+    return _unless_blank("".join(c for c in title if unicodedata.category(c)[0] not in "PS"), title)
+
+
+def _articles(title: str) -> str:
+    """Without leading the, a, an and without the same after a last comma: "The Matrix", "Matrix, The" are "Matrix".
+
+    Without a comma a last word is no article: "Plan A" stays.
+    """
+    parts = title.split(",")
+    while len(parts) > 1 and parts[-1].strip().casefold() in _ARTICLES:
+        parts.pop()
+    title = _unless_blank(",".join(parts), title)
+    leading = _LEADING_ARTICLES.match(title)
+    return title[leading.end() :] if leading else title
+
+
+def _invisible(title: str) -> str:
+    """Without control and format characters (Unicode categories Cc and Cf); a tab or newline becomes a space."""
+    spaced = (" " if character.isspace() else character for character in title)
+    return _unless_blank("".join(c for c in spaced if not _is_hidden(c)), title)
+
+
+NORMALISERS: dict[str, Callable[[str], str]] = {
+    "nfkc": _nfkc,
+    "spaces": _spaces,
+    "casefold": str.casefold,
+    "accents": _accents,
+    "punctuation": _punctuation,
+    "articles": _articles,
+    "invisible": _invisible,
+}
+"""Steps of a policy. Applied again a step changes nothing; one that drops characters keeps a title it would empty."""
+
+
+@dataclass(frozen=True)
+class MatchingPolicy:
+    """When a title and a year name a film of the catalogue.
+
+    Args:
+        normalisers: names in `NORMALISERS`, applied in this order to both titles before they are compared.
+        year_tolerance: by how many years the year may be off.
+        fuzzy_threshold: least `rapidfuzz.fuzz.ratio` (0 to 100) of the normalised titles of two films that are taken
+            for one where no title is equal; None: titles must be equal.
+
+    Raises:
+        ValueError: an unknown normaliser, a negative tolerance, a threshold that is not above 0 and at most 100.
+    """
+
+    normalisers: tuple[str, ...]
+    year_tolerance: int = 0
+    fuzzy_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.normalisers if name not in NORMALISERS]
+        if unknown:
+            raise ValueError(f"unknown normalisers {', '.join(unknown)}; known: {', '.join(NORMALISERS)}")
+        if self.year_tolerance < 0:
+            raise ValueError(f"year_tolerance must be at least 0, got {self.year_tolerance}")
+        if self.fuzzy_threshold is not None and not 0 < self.fuzzy_threshold <= 100:
+            raise ValueError(f"fuzzy_threshold must be above 0 and at most 100, got {self.fuzzy_threshold}")
+
+    def normalise(self, title: str) -> str:
+        """The title as this policy compares it."""
+        for name in self.normalisers:
+            title = NORMALISERS[name](title)
+        return title
+
+
+EXACT = MatchingPolicy(())
+CASEFOLD = MatchingPolicy(("nfkc", "spaces", "casefold"))
+# Articles go before punctuation, which would take the comma of "Matrix, The"; spaces last, as the others leave some.
+LOOSE = MatchingPolicy(("nfkc", "invisible", "casefold", "accents", "articles", "punctuation", "spaces"))
+POLICIES: dict[str, MatchingPolicy] = {"exact": EXACT, "casefold": CASEFOLD, "loose": LOOSE}
 
 
 def normalise(title: str) -> str:
-    """Return the title as compared: Unicode NFKC, case-folded, runs of white space made one space, trimmed."""
-    return _SPACES.sub(" ", unicodedata.normalize("NFKC", title)).strip().casefold()
+    """The title as `CASEFOLD` compares it: Unicode NFKC, runs of white space made one space, trimmed, case-folded."""
+    return CASEFOLD.normalise(title)
+
+
+class _Memo(dict[Any, Any]):
+    """A look-up of films or titles that remembers: what is asked for again costs one access to a dict. Forgets all when
+    full."""
+
+    def __init__(self, look_up: Callable[[Any], Any]):
+        self._look_up = look_up
+
+    def __missing__(self, key: Film | str) -> Any:
+        found = self._look_up(key)
+        if len(key if isinstance(key, str) else key[0]) <= _LONGEST_REMEMBERED:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[key] = found
+        return found
 
 
 class Catalog:
-    """A set of films, looked up by normalised title and exact year.
+    """Films in the order of their file, looked up by title and year under a matching policy.
 
     Args:
         films: (title, year) pairs, years as int.
+        policy: when a title and a year name a film.
+
+    Attributes:
+        films: the C films in their order.
+        policy: the matching policy.
+        title_ids: (C,) id of each film's normalised title; ids count titles by first appearance.
     """
 
-    def __init__(self, films: Iterable[tuple[str, int]]):
+    def __init__(self, films: Iterable[Film], policy: MatchingPolicy = CASEFOLD):
         self.films = list(films)
-        self._keys = {(normalise(title), year) for title, year in self.films}
+        self.policy = policy
+        self._of_title: dict[str, dict[int, int]] = {}  # normalised title -> year -> first such film
+        self._of_year: dict[int, dict[str, int]] = {}  # year -> normalised title -> first such film
+        self._title_id: dict[str, int] = {}
+        self._lax: dict[str, set[int]] = {}
+        ids, first = [], []
+        for index, (title, year) in enumerate(self.films):
+            normal = policy.normalise(title)
+            first.append(self._of_title.setdefault(normal, {}).setdefault(year, index))
+            self._of_year.setdefault(year, {}).setdefault(normal, index)
+            ids.append(self._title_id.setdefault(normal, len(self._title_id)))
+            self._lax.setdefault(_lower(title), set()).update(range(year - LAX_YEARS, year + LAX_YEARS + 1))
+        self.title_ids: NDArray[np.int64] = np.array(ids, dtype=np.int64)
+        self._found = _Memo(self._look_up)
+        self._found_title = _Memo(self._look_up_title)
+        self._found_and_lax = _Memo(self._look_up_and_lax)
+        # A film spelt as the catalogue spells it, which is most of what a trained policy writes, is found at once.
+        spelt = dict(zip(self.films[:_REMEMBERED], first, strict=False))
+        self._found.update(spelt)
+        self._found_and_lax.update({film: (index << 1) | True for film, index in spelt.items()})
 
     def __len__(self) -> int:
         return len(self.films)
 
-    def __contains__(self, film: tuple[str, int]) -> bool:
-        return (normalise(film[0]), film[1]) in self._keys
+    def __contains__(self, film: Film) -> bool:
+        return self.find(*film) != NOT_FOUND
+
+    def with_policy(self, policy: MatchingPolicy) -> "Catalog":
+        """The same films under another policy."""
+        return Catalog(self.films, policy)
+
+    def find(self, title: str, year: int) -> int:
+        """Index of the film that title and year name, or `NOT_FOUND`.
+
+        Films of the same normalised title come first; only where none lies within the year tolerance, and the policy
+        has a threshold, the title with the highest ratio is taken. Of several films the one of the nearest year is
+        meant, then the older, then the first in the file.
+        """
+        return self._found[title, year]
+
+    def find_all(self, films: Sequence[Film]) -> NDArray[np.int64]:
+        """Index of each film, or `NOT_FOUND`; `find` for many, (n,)."""
+        return np.fromiter(map(self._found.__getitem__, films), dtype=np.int64, count=len(films))
+
+    def find_title(self, title: str) -> int:
+        """Id in `title_ids` of the title, by the same normalisers and threshold as `find`, or `NOT_FOUND`."""
+        return self._found_title[title]
+
+    def has_lax(self, title: str, year: int) -> bool:
+        """Whether a film has this title in lower case and a year at most two off, whatever the policy.
+
+        The published code counts what is in the catalogue in this way.
+        """
+        return year in self._lax.get(_lower(title), ())
+
+    def find_all_and_lax(self, films: Sequence[Film]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """`find` and `has_lax` of many films at the cost of one look-up, (n,) each."""
+        codes = np.fromiter(map(self._found_and_lax.__getitem__, films), dtype=np.int64, count=len(films))
+        return codes >> 1, (codes & 1).astype(np.bool_)
+
+    def find_titles(self, titles: Sequence[str]) -> NDArray[np.int64]:
+        """`find_title` for many, (n,)."""
+        return np.fromiter(map(self._found_title.__getitem__, titles), dtype=np.int64, count=len(titles))
+
+    def _look_up(self, film: Film) -> int:
+        title, year = film
+        normal = self.policy.normalise(title)
+        same = self._of_title.get(normal, {})
+        if year in same:
+            return same[year]
+        years = self._near(same, year)
+        if years:
+            return same[years[0]]
+        if self.policy.fuzzy_threshold is None:
+            return NOT_FOUND
+        candidates = [film for near in self._near(self._of_year, year) for film in self._of_year[near].items()]
+        best = self._most_similar(normal, [candidate for candidate, _ in candidates])
+        return NOT_FOUND if best is None else candidates[best][1]
+
+    def _look_up_and_lax(self, film: Film) -> int:
+        """Both in one number: the index, and in the last bit whether `has_lax`."""
+        return (self._look_up(film) << 1) | self.has_lax(*film)
+
+    def _look_up_title(self, title: str) -> int:
+        normal = self.policy.normalise(title)
+        if normal in self._title_id or self.policy.fuzzy_threshold is None:
+            return self._title_id.get(normal, NOT_FOUND)
+        best = self._most_similar(normal, list(self._title_id))
+        return NOT_FOUND if best is None else best
+
+    def _near(self, years: Iterable[int], year: int) -> list[int]:
+        """Those of the years that lie within the tolerance, the nearest first, of two as near the older first."""
+        near = [known for known in years if abs(known - year) <= self.policy.year_tolerance]
+        return sorted(near, key=lambda known: (abs(known - year), known))
+
+    def _most_similar(self, title: str, candidates: Sequence[str]) -> int | None:
+        """Place of the most similar normalised title, the first of several as similar; None below the threshold."""
+        best = process.extractOne(title, candidates, scorer=fuzz.ratio, score_cutoff=self.policy.fuzzy_threshold)
+        return None if best is None else best[2]
+
+    def report(self) -> list[str]:
+        """What is odd about the catalogue under its policy, one sentence for each kind there is.
+
+        Kinds: films equal to an earlier one, films of one title whose years lie close, years without four digits,
+        titles without a visible character.
+        """
+        apart = max(self.policy.year_tolerance, LAX_YEARS)
+        nameless = "so no list can name these films; kept as they are"
+        year = [film for film in self.films if not 1000 <= film[1] <= 9999]
+        empty = [film for film in self.films if all(c.isspace() or _is_hidden(c) for c in film[0])]
+        kinds = {
+            "films equal an earlier one under the matching policy, so they are never found": self._repeats(),
+            f"titles have films at most {apart} years apart, which such a tolerance mixes up": self._close(apart),
+            f"years have not four digits, {nameless}": [_shown(film) for film in year],
+            f"titles are empty, {nameless}": [_shown(film) for film in empty],
+        }
+        return [f"{len(named)} {kind}: {', '.join(named[:EXAMPLES])}" for kind, named in kinds.items() if named]
+
+    def _repeats(self) -> list[str]:
+        """Each film that equals an earlier one, and which."""
+        return [
+            f"{_shown(film)} = {_shown(self.films[first])}"
+            for index, film in enumerate(self.films)
+            if (first := self.find(*film)) < index
+        ]
+
+    def _close(self, apart: int) -> list[str]:
+        """For each title the first two of its films that lie at most so many years apart."""
+        named = []
+        for films in self._of_title.values():
+            close = [(older, newer) for older, newer in pairwise(sorted(films)) if newer - older <= apart]
+            named += [f"{_shown(self.films[films[a]])} and {_shown(self.films[films[b]])}" for a, b in close[:1]]
+        return named
+
+
+def _lower(title: str) -> str:
+    """The title as the published code compares it."""
+    return " ".join(title.lower().split())
+
+
+def _shown(film: Film) -> str:
+    """The film in a sentence: what cannot be printed is escaped, what is long is cut."""
+    title, year = film
+    text = title[:_LONGEST_SHOWN] + "..." * (len(title) > _LONGEST_SHOWN)
+    number = str(year) if abs(year) < 10**9 else hex(year)[:12] + "..."  # Python refuses decimals of 4,300 digits
+    return f"{text if text.isprintable() else repr(text)} ({number})"

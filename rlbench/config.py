@@ -13,7 +13,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlbench.catalog import NORMALISERS
 from rlbench.errors import BadInput, nearest
+from rlbench.rewards.success import check_success
+from rlbench.rewards.terms import TERMS, check_terms
 
 # What each place of the algebra can hold; a contract test keeps these equal to the registries of functions.
 CREDITS = ("sequence", "rank")
@@ -22,13 +25,18 @@ RATIOS = ("token", "rank", "sequence")
 SURROGATES = ("clip",)
 AGGREGATIONS = ("rank_mean", "sequence_mean", "token_mean", "global_token_mean", "constant")
 KL_ESTIMATORS = ("k3",)
-EOS_UNITS = ("own", "last_rank")
-GAINS = ("relevance", "dcg")
+LAYOUTS = ("aligned", "published")
+SHAPINGS = ("none", "paper", "published")
+MISSING_RANKS = ("zero", "excluded")
+COMBINERS = ("sum_then_normalise", "normalise_then_sum", "power_mean")
+MATCHING_RULES = ("ours", "published")
 STAGES = ("zero_shot", "sft", "rl")
 CHECKPOINT_RULES = ("last", "best")
 TRACKERS = ("wandb", "offline", "none")
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("constant", "linear", "cosine")
+METRICS = ("recall", "ndcg", "hit_rate", "mrr", "map")
+PUBLISHED = ("recall", "ndcg")
 
 
 @dataclass
@@ -55,22 +63,33 @@ class KLConfig:
 
 @dataclass
 class LengthShapingConfig:
-    """Advantages of the special units under rank credit, and whose unit EOS is."""
+    """Advantages of the special units under rank credit: `rule` says how they are used and whose unit EOS is.
 
+    early_stop is for the EOS of a list with fewer than N entries, overflow for entries past rank N, exact for the EOS
+    of a list with N entries (the published code's, not the paper's).
+    """
+
+    rule: str
     early_stop: float
     overflow: float
-    eos: str
+    exact: float
 
 
 @dataclass
 class AlgorithmConfig:
-    """A point in the algebra of policy-optimisation algorithms."""
+    """A point in the algebra of policy-optimisation algorithms.
+
+    layout says how tokens are given to ranks; missing_rank whether the baseline of rank k counts a list without rank k
+    as worth nothing (zero) or leaves it out (excluded).
+    """
 
     name: str
     title: str
     paper: str
     evidence: str
     credit: str
+    layout: str
+    missing_rank: str
     baseline: str
     ratio: str
     surrogate: SurrogateConfig
@@ -80,13 +99,41 @@ class AlgorithmConfig:
 
 
 @dataclass
+class SuccessConfig:
+    """When a list counts as correct, for every method that asks."""
+
+    rule: str
+    threshold: float
+
+
+@dataclass
 class RewardConfig:
-    """gain of each rank, and the discount gamma of later gains in a rank's return."""
+    """Named terms, the discount gamma of later gains in a rank's return, and how terms are combined.
+
+    Each term (a name in `rlbench.rewards.terms`) has a weight, optionally scaled_by, and options of its own.
+    """
 
     name: str
     title: str
-    gain: str
     gamma: float
+    terms: dict[str, dict[str, Any]]
+    combine: str
+    power: float
+    success: SuccessConfig
+
+
+@dataclass
+class MatchingConfig:
+    """How titles are read and compared: normalisation steps, tolerance in years, fuzzy threshold (0 to 100) or null.
+
+    rules: published reads and judges lists as the published code's reward does; it has its own comparison.
+    """
+
+    name: str
+    rules: str
+    normalisers: list[str]
+    year_tolerance: int
+    fuzzy_threshold: float | None
 
 
 @dataclass
@@ -226,12 +273,18 @@ class GenerationConfig:
 
 @dataclass
 class EvaluationConfig:
-    """`every` updates on validation; `contexts` limits how many validation and test contexts are used (null: all)."""
+    """`every` updates on validation; `contexts` limits how many validation and test contexts are used (null: all).
+
+    samples: lists drawn per test context at the end, with the rollout's sampling, beside the greedy one; 0 for none.
+    pass_at: the k of pass@k and of the recall of k lists together, each at most `samples`.
+    """
 
     every: int
     batch_size: int
     validation_contexts: int | None
     test_contexts: int | None
+    samples: int
+    pass_at: list[int]
     checkpoint: str
     metric: str
 
@@ -264,6 +317,7 @@ class Config:
     cache_dir: str
     algorithm: AlgorithmConfig
     reward: RewardConfig
+    matching: MatchingConfig
     dataset: DatasetConfig
     model: ModelConfig
     trainer: TrainerConfig
@@ -294,6 +348,7 @@ _SCALARS: dict[str, type] = {
 _SECTIONS: dict[str, type] = {
     "algorithm": AlgorithmConfig,
     "reward": RewardConfig,
+    "matching": MatchingConfig,
     "trainer": TrainerConfig,
     "generation": GenerationConfig,
     "evaluation": EvaluationConfig,
@@ -390,8 +445,11 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         ("algorithm.surrogate.name", algorithm.surrogate.name, SURROGATES),
         ("algorithm.aggregation", algorithm.aggregation, AGGREGATIONS),
         ("algorithm.kl.estimator", algorithm.kl.estimator, KL_ESTIMATORS),
-        ("algorithm.length_shaping.eos", algorithm.length_shaping.eos, EOS_UNITS),
-        ("reward.gain", config.reward.gain, GAINS),
+        ("algorithm.layout", algorithm.layout, LAYOUTS),
+        ("algorithm.missing_rank", algorithm.missing_rank, MISSING_RANKS),
+        ("algorithm.length_shaping.rule", algorithm.length_shaping.rule, SHAPINGS),
+        ("reward.combine", config.reward.combine, COMBINERS),
+        ("matching.rules", config.matching.rules, MATCHING_RULES),
         ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
         ("tracker.mode", config.tracker.mode, TRACKERS),
         ("model.dtype", config.model.dtype, DTYPES),
@@ -423,10 +481,20 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         },
     )
     _at_least(problems, 2, {"trainer.rl.group_size": rl.group_size})
-    _at_least(problems, 0, {"algorithm.kl.beta": algorithm.kl.beta, "seed": config.seed})
+    _at_least(
+        problems,
+        0,
+        {"algorithm.kl.beta": algorithm.kl.beta, "seed": config.seed, "evaluation.samples": config.evaluation.samples},
+    )
+    problems += [
+        f"evaluation.pass_at holds {k}, outside 1..evaluation.samples = {config.evaluation.samples}"
+        for k in config.evaluation.pass_at
+        if not 1 <= k <= config.evaluation.samples
+    ]
     for key, rate in (("trainer.rl.learning_rate", rl.learning_rate), ("trainer.sft.learning_rate", sft.learning_rate)):
         if not 0 < rate < math.inf:
             problems.append(f"{key} = {rate} must be a positive number")
+    problems += _length_shaping(algorithm.length_shaping) + _reward(config.reward) + _matching(config.matching)
     if not 0 <= config.reward.gamma <= 1:
         problems.append(f"reward.gamma = {config.reward.gamma} must lie in [0, 1]")
     if not config.generation.temperature > 0:
@@ -439,6 +507,64 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     if problems:
         return problems  # the checks below divide by what the checks above may have refused
     return _batches(config, processes) + _cutoffs(config)
+
+
+def _length_shaping(shaping: LengthShapingConfig) -> list[str]:
+    unused = {"none": ("early_stop", "overflow", "exact"), "paper": ("exact",)}.get(shaping.rule, ())
+    problems = [
+        f"algorithm.length_shaping.{name} = {value} has no effect under rule '{shaping.rule}'; set it to 0"
+        for name in unused
+        if (value := getattr(shaping, name)) != 0
+    ]
+    return problems + [
+        f"algorithm.length_shaping.{name} = {value} must be a finite number"
+        for name in ("early_stop", "overflow", "exact")
+        if not math.isfinite(value := getattr(shaping, name))
+    ]
+
+
+def _reward(reward: RewardConfig) -> list[str]:
+    problems = [f"reward.{problem}" for problem in check_terms(reward.terms)]
+    problems += [f"reward.{problem}" for problem in check_success(reward.success.rule, reward.success.threshold)]
+    if reward.combine == "power_mean":
+        known = {} if problems else reward.terms
+        problems += [
+            f"reward.terms.{name}.weight = {term['weight']} must not be negative under combine=power_mean"
+            for name, term in known.items()
+            if term["weight"] < 0
+        ]
+        problems += [
+            f"reward.terms.{name} may be negative, of which combine=power_mean makes no mean"
+            for name in known
+            if TERMS[name].signed
+        ]
+        if known and not any(term["weight"] > 0 for term in known.values()):
+            problems.append("reward.terms: one weight must be positive under combine=power_mean")
+        if math.isnan(reward.power):
+            problems.append("reward.power is NaN")
+    elif reward.power != 1:
+        problems.append(f"reward.power = {reward.power} has no effect under combine={reward.combine}; set it to 1")
+    return problems
+
+
+def _matching(matching: MatchingConfig) -> list[str]:
+    problems = [
+        f"matching.normalisers holds '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
+        f"{nearest(name, list(NORMALISERS))}"
+        for name in matching.normalisers
+        if name not in NORMALISERS
+    ]
+    if matching.year_tolerance < 0:
+        problems.append(f"matching.year_tolerance = {matching.year_tolerance} must be at least 0")
+    if matching.fuzzy_threshold is not None and not 0 < matching.fuzzy_threshold <= 100:
+        problems.append(f"matching.fuzzy_threshold = {matching.fuzzy_threshold} must lie in (0, 100], or be null")
+    own = (matching.normalisers, matching.year_tolerance, matching.fuzzy_threshold)
+    if matching.rules == "published" and own != ([], 0, None):
+        problems.append(
+            "matching.rules = 'published' compares titles in its own way; leave normalisers empty, year_tolerance 0 "
+            "and fuzzy_threshold null (matching=published sets all of it)"
+        )
+    return problems
 
 
 def _batches(config: Config, processes: int) -> list[str]:
@@ -480,7 +606,12 @@ def _cutoffs(config: Config) -> list[str]:
     ]
     if not dataset.cutoffs:
         problems.append("dataset.cutoffs is empty")
-    known = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in dataset.cutoffs]
+    known = [
+        f"{protocol}{metric}@{k}"
+        for protocol, metrics in (("", METRICS), ("published_", PUBLISHED), ("published_truncate_first_", PUBLISHED))
+        for metric in metrics
+        for k in dataset.cutoffs
+    ]
     if config.evaluation.metric not in known:
         problems.append(f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}")
     return problems

@@ -20,14 +20,14 @@ from transformers.utils import logging as hf_logging
 from rlbench.cli import fail
 from rlbench.config import Config, resolve
 from rlbench.data import load_dataset
+from rlbench.data.facts import film_facts
 from rlbench.data.record import Record
 from rlbench.errors import BadInput
 from rlbench.lists import ListReader
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
-from rlbench.objective.credit import RETURNS
-from rlbench.relevance import Verdict
-from rlbench.rewards import ListScorer, ScoredList
+from rlbench.relevance import Verdict, make_judge
+from rlbench.rewards.scorer import ListScorer, ScoredList
 from rlbench.stages.callbacks import last_checkpoint
 from rlbench.stages.evaluate import eos_ids
 
@@ -42,7 +42,8 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt's G completions: what was read, (G, N) returns, (G, C) advantages, (G, T) token units."""
+    """One prompt's G completions: what was read, (G, C) returns (of the terms, weighted and summed) and advantages,
+    (G, T) token units and their advantages."""
 
     record: Record
     lists: list[ScoredList]
@@ -91,7 +92,8 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     tokenizer, model = load_tokenizer(folder), load_model(folder, config.model.dtype)
     ends = eos_ids(model, tokenizer)
     reader = ListReader(tokenizer, config.dataset.list_length, ends)
-    scorer = ListScorer(reader, dataset.catalog, config.reward.gain)
+    judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
+    scorer = ListScorer(reader, judge, film_facts(dataset, judge.catalog), config.reward)
     batch = tokenizer.apply_chat_template(
         record.prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
@@ -114,19 +116,18 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     ids = [row[kept.bool()].tolist() for row, kept in zip(output, mask, strict=True)]
     truth = [{"title": title, "year": year} for title, year in record.ground_truth]
     scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
-    objective = Objective(config.algorithm, config.reward.gamma, config.dataset.list_length)
-    n_entries = torch.tensor([len(scored.entries) for scored in scorer.lists])
-    segmented = reader.segment(output, mask, [scored.entries for scored in scorer.lists])
-    unit_ids = objective.token_units(segmented, n_entries)
-    advantages = objective.unit_advantages(scorer.gains, group_size)
+    assert scorer.rewards is not None
+    objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
+    tokens = reader.segment(output, mask, [scored.parsed.lines for scored in scorer.lists], config.algorithm.layout)
+    advantages = objective.unit_advantages(scorer.rewards, group_size)
     return Group(
         record,
         scorer.lists,
-        RETURNS[config.algorithm.credit](scorer.gains, config.reward.gamma),
+        objective.weighted(objective.unit_returns(scorer.rewards, group_size)),
         advantages,
         [tokenizer.convert_ids_to_tokens(row) for row in ids],
-        unit_ids,
-        objective.token_advantages(advantages, unit_ids, n_entries),
+        objective.token_units(tokens),
+        objective.token_advantages(advantages, tokens),
     )
 
 
@@ -142,7 +143,7 @@ def show(group: Group, config: Config, which: int, console: Console) -> None:
     console.print(Panel(Text(scored.text), title=title, title_align="left"))
     by_rank = group.advantages.size(1) > 1
     table = Table("rank", "entry", "verdict", "tokens", "return", "advantage", title=f"{config.label}: credit by rank")
-    for rank, (entry, verdict) in enumerate(zip(scored.entries, scored.verdicts, strict=False)):
+    for rank, (entry, verdict) in enumerate(zip(scored.parsed.entries, scored.verdicts, strict=False)):
         column = rank if by_rank else 0
         table.add_row(
             str(rank + 1),

@@ -3,30 +3,25 @@
 A completion is split into lines at "\\n". A line that reads as "Title (Year)" is an entry; the k-th entry is rank k.
 A token belongs to the line it starts in, so the newline that ends a line belongs to that line (paper, section 2.1),
 and a token that fuses ")\\n" or "\\n\\n" still belongs to exactly one unit. Lines that are no entry, entries past
-rank N and EOS are units of their own: they never shift the ranks of what follows. (The published code counts
-parseable lines for rewards and newlines for tokens, so one preamble line shifts all later credit by one.)
+rank N and EOS are units of their own: they never shift the ranks of what follows.
+
+That is `layout: aligned`. `layout: published` is what the published code does: a token's rank is the number of newlines
+before it, whatever the lines hold, so that a preamble or a blank line shifts all later credit by one. It is kept to
+measure what that costs (docs/published-rules.md).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-_ORNAMENT = re.compile(r"^[\s>]*(?:(?:\d{1,3}\s*[.)]|#\s*\d{1,3}\s*[.)]?|[-*+•–—])\s+)?")
-_ENTRY = re.compile(r"^(?P<title>.+?)\s*[(\[]\s*(?P<year>\d{4})\s*[)\]]")
-_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
+from rlbench.entries import Entry, parse_line, parse_list, parse_text
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One parsed line: the film it names and the line (0-based) it stands in."""
-
-    title: str
-    year: int
-    line: int
+__all__ = ["Entry", "ListReader", "TokenUnits", "UnitLayout", "parse_line", "parse_list", "parse_text"]
 
 
 @dataclass(frozen=True)
@@ -67,32 +62,20 @@ class UnitLayout:
         return self.list_length + 4
 
 
-def parse_line(line: str) -> tuple[str, int] | None:
-    """Read one line as (title, year), or None where it is no "Title (Year)".
+@dataclass(frozen=True)
+class TokenUnits:
+    """The units of a batch of completions.
 
-    Numbering, bullets, Markdown emphasis and paired quotes around the title go; text after the year goes; parentheses
-    inside the title stay. The year may stand in round or square brackets and has four digits.
+    Attributes:
+        unit_ids: (B, T) int64 codes of `UnitLayout`; every token has exactly one.
+        is_eos: (B, T) bool, unmasked tokens that end a completion.
+        n_units: (B,) how many entries a list has, overflow included; under the published layout how many newline
+            segments, which is what that code takes for it.
     """
-    line = _ORNAMENT.sub("", line.replace("**", "").replace("__", ""), count=1).strip()
-    if _QUOTES.get(line[:1]) == line[-1:] and len(line) > 1:
-        line = line[1:-1]
-    match = _ENTRY.match(line)
-    if match is None:
-        return None
-    title = match["title"].strip().strip("*_").strip()
-    if len(title) > 1 and _QUOTES.get(title[0]) == title[-1]:
-        title = title[1:-1].strip()
-    return (title, int(match["year"])) if title else None
 
-
-def parse_list(text: str) -> list[Entry]:
-    """Return the entries of a completion in order, those past rank N included."""
-    entries = []
-    for index, line in enumerate(text.split("\n")):
-        film = parse_line(line)
-        if film is not None:
-            entries.append(Entry(*film, line=index))
-    return entries
+    unit_ids: torch.Tensor
+    is_eos: torch.Tensor
+    n_units: torch.Tensor
 
 
 class ListReader:
@@ -120,35 +103,97 @@ class ListReader:
 
     def decode(self, completion_ids: Sequence[Sequence[int]]) -> list[str]:
         """Text of each completion without special tokens; its newlines are exactly those that `segment` counts."""
-        return self.tokenizer.batch_decode(
-            [list(ids) for ids in completion_ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        rows = [list(ids) for ids in completion_ids]
+        counted = self._newlines(torch.tensor([i for ids in rows for i in ids], dtype=torch.long))
+        # A tokenizer that falls back to bytes loses a newline beside a character that was cut, and only ever loses.
+        return [
+            text if text.count("\n") == int(newlines.sum()) else self._decode_between_newlines(ids)
+            for text, ids, newlines in zip(self._decode(rows), rows, counted.split(list(map(len, rows))), strict=True)
+        ]
+
+    def _decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _decode_between_newlines(self, ids: Sequence[int]) -> str:
+        """As `_decode`, piece by piece, where a token that is nothing but newlines ends a piece."""
+        parts: list[str] = []
+        piece: list[int] = []
+        for i, newlines in zip(ids, self._newlines(torch.tensor(ids)).tolist(), strict=True):
+            if newlines and self._decode([[i]])[0] == "\n" * newlines:
+                parts += [*self._decode([piece]), "\n" * newlines]
+                piece = []
+            else:
+                piece.append(i)
+        return "".join([*parts, *self._decode([piece])])
 
     def is_finished(self, completion_ids: Sequence[Sequence[int]]) -> list[bool]:
         """Whether each completion ends with EOS (False: cut off at the token limit)."""
         return [bool(len(ids)) and ids[-1] in self.eos_token_ids for ids in completion_ids]
 
+    def lines(self, completion_ids: torch.Tensor, completion_mask: torch.Tensor) -> torch.Tensor:
+        """(B, T) the line that each token starts in: how many newlines the unmasked tokens before it hold."""
+        newlines = self._newlines(completion_ids) * completion_mask.bool()
+        return newlines.cumsum(dim=1) - newlines
+
+    def _newlines(self, ids: torch.Tensor) -> torch.Tensor:
+        """How many newlines each token holds, in the shape of ids."""
+        table = self.newlines_per_token.to(ids.device)
+        # A model's vocabulary may be padded past its tokenizer's; what decodes to nothing holds no newline.
+        return table[ids.clamp(max=table.size(0) - 1)] * (ids < table.size(0))
+
     def segment(
-        self, completion_ids: torch.Tensor, completion_mask: torch.Tensor, entries: Sequence[Sequence[Entry]]
-    ) -> torch.Tensor:
+        self,
+        completion_ids: torch.Tensor,
+        completion_mask: torch.Tensor,
+        lines: Sequence[Sequence[int]],
+        layout: str = "aligned",
+    ) -> TokenUnits:
         """Give every token its unit.
 
         Args:
             completion_ids: (B, T) token ids.
             completion_mask: (B, T), 0 on padding.
-            entries: the parsed entries of each of the B completions.
-
-        Returns:
-            (B, T) int64 unit codes of `UnitLayout`.
+            lines: the lines of each completion's entries (`ParsedText.lines`); the published layout reads none.
+            layout: name in `LAYOUTS`.
         """
-        device, units = completion_ids.device, self.units
-        newlines = self.newlines_per_token.to(device)[completion_ids] * completion_mask
-        line = newlines.cumsum(dim=1) - newlines  # newlines strictly before the token
-        unit_of_line = torch.full((completion_ids.size(0), int(line.max()) + 1), units.other, dtype=torch.long)
-        for row, of_row in enumerate(entries):
-            for rank, entry in enumerate(of_row):
-                unit_of_line[row, entry.line] = min(rank, units.overflow)
-        unit_ids = unit_of_line.to(device).gather(1, line)
-        is_eos = torch.isin(completion_ids, torch.tensor(self.eos_token_ids, device=device))
-        unit_ids = unit_ids.masked_fill(is_eos, units.eos)
-        return unit_ids.masked_fill(completion_mask == 0, units.padding)
+        line = self.lines(completion_ids, completion_mask)
+        ends = torch.tensor(self.eos_token_ids, device=completion_ids.device)
+        is_eos = torch.isin(completion_ids, ends) & completion_mask.bool()
+        unit_ids, n_units = LAYOUTS[layout](line, is_eos, completion_mask, lines, self.units)
+        return TokenUnits(unit_ids.masked_fill(completion_mask == 0, self.units.padding), is_eos, n_units)
+
+
+def aligned(
+    line: torch.Tensor,
+    is_eos: torch.Tensor,
+    mask: torch.Tensor,
+    lines: Sequence[Sequence[int]],
+    units: UnitLayout,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rank k is the line of entry k; EOS, other lines and overflow have units of their own."""
+    n_units = np.array([len(of_list) for of_list in lines], dtype=np.int64)
+    n_lines = int(line.max()) + 1 if line.numel() else 1
+    of_entry = np.fromiter(chain.from_iterable(lines), dtype=np.int64, count=int(n_units.sum()))
+    list_of_entry = np.repeat(np.arange(len(lines)), n_units)
+    rank = np.arange(len(of_entry)) - np.repeat(n_units.cumsum() - n_units, n_units)
+    unit_of_line = np.full((len(lines), n_lines), units.other, dtype=np.int64)
+    has_tokens = of_entry < n_lines  # all but an entry inside a token that starts in the line before
+    unit_of_line[list_of_entry[has_tokens], of_entry[has_tokens]] = np.minimum(rank[has_tokens], units.overflow)
+    unit_ids = torch.from_numpy(unit_of_line).to(line.device).gather(1, line)
+    return unit_ids.masked_fill(is_eos, units.eos), torch.from_numpy(n_units).to(line.device)
+
+
+def published(
+    line: torch.Tensor,
+    is_eos: torch.Tensor,
+    mask: torch.Tensor,
+    lines: Sequence[Sequence[int]],
+    units: UnitLayout,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rank k is line k, whatever it holds; EOS belongs to the line it stands in, all past N is one overflow block."""
+    last = line.masked_fill(mask == 0, -1)
+    n_units = last.max(dim=1).values + 1 if line.size(1) else line.new_zeros(line.size(0))
+    return line.clamp(max=units.overflow), n_units
+
+
+LAYOUTS = {"aligned": aligned, "published": published}

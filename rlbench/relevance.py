@@ -1,12 +1,26 @@
-"""What each entry of a list is worth knowing as: hit, miss, out of catalogue, seen or duplicate.
+"""What a list says, rank by rank: hit, miss, out of catalogue, seen or duplicate. Reward and report both read this.
 
-One definition serves the reward and the report. Ranks are kept: an entry that is no hit keeps its place.
+Texts become entries (`rlbench.lists`), entries become catalogue indices (`rlbench.catalog`), and everything after that
+is arithmetic on arrays of B lists by N ranks. Ranks are kept: an entry that is no hit keeps its place.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
+from itertools import chain
 
-from rlbench.catalog import Catalog, normalise
+import numpy as np
+from numpy.typing import NDArray
+
+from rlbench import published
+from rlbench.catalog import Catalog, MatchingPolicy
+from rlbench.config import MatchingConfig
+from rlbench.entries import Film, ParsedText, parse_text
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 class Verdict(StrEnum):
@@ -17,48 +31,239 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
 
 
-def film_key(title: str, year: int) -> tuple[str, int]:
-    """The identity of a film when lists, truths and catalogue are compared: normalised title and exact year."""
-    return normalise(title), year
+VERDICTS = tuple(Verdict)
+"""The code of a verdict is its place here."""
+HIT, MISS, OUT_OF_CATALOG, SEEN, DUPLICATE = range(len(VERDICTS))
+ABSENT = -1
+"""Code of a rank that a short list has not."""
+NO_FILM = -1
+"""Catalogue index of an absent rank and of a film outside the catalogue."""
 
 
-def judge(
-    entries: Sequence[tuple[str, int]],
-    ground_truth: Sequence[tuple[str, int]],
-    seen_titles: Sequence[str],
-    catalog: Catalog,
-) -> list[Verdict]:
-    """Judge a list rank by rank (paper, section 2.1: rel_k = 1 iff the film is relevant and not named earlier).
+@dataclass(frozen=True)
+class JudgedLists:
+    """B lists of N ranks as arrays; what stands past rank N is counted and otherwise left out.
+
+    Attributes:
+        verdicts: (B, N) int8 codes into `VERDICTS`, `ABSENT` past the end of a short list.
+        films: (B, N) index into the catalogue's films, `NO_FILM` where there is none.
+        truths: (B, N) which of the sample's different truths rank k hits, -1 for none; a truth is hit once a list.
+        lax: (B, N) bool, in the catalogue by lower-case title and a year within two (the published in-catalogue ratio).
+        n_truth: (B,) how many different films are relevant.
+        n_entries: (B,) entries of the whole list, overflow included.
+        n_lines: (B,) lines that are not blank.
+        n_shifted: (B,) entries of the first N that stand in another line than their rank: the published code credits
+            the tokens of another line with their reward.
+        n_tokens: (B,) tokens of the completion, EOS included.
+        finished: (B,) bool, it ends with EOS.
+    """
+
+    verdicts: NDArray[np.int8]
+    films: Ints
+    truths: Ints
+    lax: Bools
+    n_truth: Ints
+    n_entries: Ints
+    n_lines: Ints
+    n_shifted: Ints
+    n_tokens: Ints
+    finished: Bools
+
+    def __len__(self) -> int:
+        return len(self.verdicts)
+
+    @cached_property
+    def hits(self) -> NDArray[np.float64]:
+        """(B, N) 1.0 where rank k is relevant and no repeat (paper, section 2.1: rel_k)."""
+        return (self.verdicts == HIT).astype(np.float64)
+
+    @cached_property
+    def present(self) -> Bools:
+        """(B, N) whether the list has rank k."""
+        return self.verdicts != ABSENT
+
+    def of_verdict(self, name: str) -> Bools:
+        """(B, N) where the verdict is this one."""
+        return self.verdicts == VERDICTS.index(Verdict(name))
+
+    def names(self, row: int) -> list[Verdict]:
+        """The verdicts of one list, absent ranks left out."""
+        return [VERDICTS[code] for code in self.verdicts[row].tolist() if code != ABSENT]
+
+
+class Judge:
+    """Judges completions against truths by this project's own rules.
+
+    An entry is looked up in the catalogue; from then on it is that catalogue film. It is, by the first that applies:
+    out of catalogue, a duplicate of an earlier entry, a film of a title that the dialogue has seen, a hit, a miss.
+    A truth outside the catalogue counts as relevant and cannot be hit.
 
     Args:
-        entries: (title, year) by rank.
-        ground_truth: relevant films.
-        seen_titles: titles of the dialogue; recommending one of them is no hit.
-        catalog: a film outside it is no hit.
+        catalog: the films that may be recommended, with its matching policy.
+        list_length: N.
 
-    Returns:
-        One verdict an entry; the first that applies of: out of catalogue, duplicate, seen, hit, miss.
+    Attributes:
+        exact: the catalogue's films as they are spelt, which is what the published rules compare with.
     """
-    truth = {film_key(*film) for film in ground_truth}
-    seen = {normalise(title) for title in seen_titles}
-    verdicts, earlier = [], set()
-    for title, year in entries:
-        key = film_key(title, year)
-        if (title, year) not in catalog:
-            verdict = Verdict.OUT_OF_CATALOG
-        elif key in earlier:
-            verdict = Verdict.DUPLICATE
-        elif key[0] in seen:
-            verdict = Verdict.SEEN
-        elif key in truth:
-            verdict = Verdict.HIT
-        else:
-            verdict = Verdict.MISS
-        earlier.add(key)
-        verdicts.append(verdict)
-    return verdicts
+
+    def __init__(self, catalog: Catalog, list_length: int):
+        self.catalog = catalog
+        self.list_length = list_length
+        self.exact = frozenset(catalog.films)
+
+    def parse(self, text: str) -> ParsedText:
+        return parse_text(text)
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        ground_truth: Sequence[Sequence[Film]],
+        seen_titles: Sequence[Sequence[str]],
+        n_tokens: Sequence[int] | None = None,
+        finished: Sequence[bool] | None = None,
+    ) -> tuple[JudgedLists, list[ParsedText]]:
+        """Judge B completions.
+
+        Args:
+            texts: the completions.
+            ground_truth: relevant films of each.
+            seen_titles: titles of each dialogue; recommending one of them is no hit.
+            n_tokens: tokens of each completion (default: not known, 0).
+            finished: whether each ends with EOS (default: yes).
+
+        Returns:
+            The verdicts as arrays, and each list as read, overflow included.
+        """
+        of_text = {text: self.parse(text) for text in dict.fromkeys(texts)}
+        parsed = [of_text[text] for text in texts]
+        n_entries = np.array([len(read.films) for read in parsed], dtype=np.int64)
+        present = np.arange(self.list_length) < n_entries[:, None]
+        films, lax = self._look_up(parsed, present)
+        truths, n_truth = self._truths(films, ground_truth)
+        verdicts = np.select(
+            [~present, films == NO_FILM, _repeats(films), self._seen(films, seen_titles), truths >= 0],
+            [ABSENT, OUT_OF_CATALOG, DUPLICATE, SEEN, HIT],
+            MISS,
+        ).astype(np.int8)
+        judged = JudgedLists(
+            verdicts=verdicts,
+            films=films,
+            truths=np.where(verdicts == HIT, truths, -1),
+            lax=lax,
+            n_truth=n_truth,
+            n_entries=n_entries,
+            n_lines=np.array([read.n_lines for read in parsed], dtype=np.int64),
+            n_shifted=np.array([self._shifted(read.lines) for read in parsed], dtype=np.int64),
+            n_tokens=np.zeros(len(texts), np.int64) if n_tokens is None else np.asarray(n_tokens, dtype=np.int64),
+            finished=np.ones(len(texts), np.bool_) if finished is None else np.asarray(finished, dtype=np.bool_),
+        )
+        return judged, parsed
+
+    def _shifted(self, lines: Sequence[int]) -> int:
+        n = min(len(lines), self.list_length)
+        if n == 0 or lines[n - 1] == n - 1:
+            return 0
+        # Lines only grow: from the first that stands further down than its rank on, all do.
+        return n - bisect_left(range(n), True, key=lambda rank: lines[rank] > rank)
+
+    def _look_up(self, parsed: Sequence[ParsedText], present: Bools) -> tuple[Ints, Bools]:
+        """Catalogue index and lax membership of every present rank."""
+        flat = list(chain.from_iterable(read.films[: self.list_length] for read in parsed))
+        films = np.full(present.shape, NO_FILM, dtype=np.int64)
+        lax = np.zeros(present.shape, dtype=np.bool_)
+        films[present], lax[present] = self.catalog.find_all_and_lax(flat)
+        return films, lax
+
+    def _truths(self, films: Ints, ground_truth: Sequence[Sequence[Film]]) -> tuple[Ints, Ints]:
+        """(B, N) which truth each rank names, -1 for none; (B,) how many different truths there are."""
+        found = _rows(self.catalog.find_all(list(chain.from_iterable(ground_truth))), ground_truth)
+        inside = (found >= 0) & ~_repeats(found)
+        n_truth = inside.sum(axis=1)
+        for row in np.flatnonzero(np.any(found == NO_FILM, axis=1)).tolist():
+            n_truth[row] += len(
+                {
+                    (self.catalog.policy.normalise(title), year)
+                    for (title, year), index in zip(ground_truth[row], found[row], strict=False)
+                    if index == NO_FILM
+                }
+            )
+        place, named = _position(films, np.where(inside, found, NOTHING))
+        number = inside.cumsum(axis=1) - 1
+        return np.where(named, np.take_along_axis(number, place, axis=1), -1), n_truth
+
+    def _seen(self, films: Ints, seen_titles: Sequence[Sequence[str]]) -> Bools:
+        seen = _rows(self.catalog.find_titles(list(chain.from_iterable(seen_titles))), seen_titles)
+        titles = np.append(self.catalog.title_ids, NOTHING - 1)[films]  # the last is that of no film, -1
+        return _position(titles, np.where(seen >= 0, seen, NOTHING))[1]
 
 
-def truth_size(ground_truth: Sequence[tuple[str, int]]) -> int:
-    """How many different films are relevant."""
-    return len({film_key(*film) for film in ground_truth})
+NOTHING = -2
+"""Fills the rows of a table up; equal to no index and no code of an index."""
+
+
+def _rows(values: Ints, rows: Sequence[Sequence[object]]) -> Ints:
+    """Values one row after the other as a table (B, longest row), filled up with `NOTHING`."""
+    sizes = np.array([len(row) for row in rows], dtype=np.int64)
+    table = np.full((len(rows), max(int(sizes.max(initial=0)), 1)), NOTHING, dtype=np.int64)
+    table[np.arange(table.shape[1]) < sizes[:, None]] = values
+    return table
+
+
+def _position(values: Ints, table: Ints) -> tuple[Ints, Bools]:
+    """For each of values (B, N) its first place in its row of table (B, W), and whether it is there."""
+    place, there = np.zeros(values.shape, dtype=np.int64), np.zeros(values.shape, dtype=np.bool_)
+    for column in reversed(range(table.shape[1])):  # W is small, so this is faster than (B, N, W) at once
+        same = values == table[:, column, None]
+        place[same] = column
+        there |= same
+    return place, there
+
+
+def _repeats(films: Ints) -> Bools:
+    """(B, N) whether the film of this rank stands at an earlier rank too."""
+    order = np.argsort(films, axis=1, kind="stable")
+    ordered = np.take_along_axis(films, order, axis=1)
+    again = np.zeros(films.shape, dtype=np.bool_)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    repeats = np.empty_like(again)
+    np.put_along_axis(repeats, order, again, axis=1)
+    return repeats
+
+
+class PublishedJudge(Judge):
+    """Reads and judges lists as the published code's training reward does (docs/published-rules.md).
+
+    Its hits come from its own rules; the other verdicts say which of its tests an entry failed: not an exact catalogue
+    entry, a title exactly as seen, or the film of an earlier hit.
+    """
+
+    def parse(self, text: str) -> ParsedText:
+        entries = published.parse_list(text)
+        films = [(entry.title, entry.year) for entry in entries]
+        return ParsedText(films, [entry.line for entry in entries], parse_text(text).n_lines)
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        ground_truth: Sequence[Sequence[Film]],
+        seen_titles: Sequence[Sequence[str]],
+        n_tokens: Sequence[int] | None = None,
+        finished: Sequence[bool] | None = None,
+    ) -> tuple[JudgedLists, list[ParsedText]]:
+        judged, parsed = super().__call__(texts, ground_truth, seen_titles, n_tokens, finished)
+        hits = np.zeros(judged.verdicts.shape, dtype=np.bool_)
+        for row, (read, truth, seen) in enumerate(zip(parsed, ground_truth, seen_titles, strict=True)):
+            hits[row] = published.training_hits(read.entries, truth, seen, self.exact, self.list_length)
+        missed = np.where(judged.verdicts == HIT, MISS, judged.verdicts)
+        verdicts = np.where(hits, HIT, missed).astype(np.int8)
+        # Which truth was hit is not told by the published rules; hits are numbered, each uses up one truth.
+        truths = np.where(hits, hits.cumsum(axis=1) - 1, -1)
+        n_truth = np.array([len(truth) for truth in ground_truth], dtype=np.int64)
+        return replace(judged, verdicts=verdicts, truths=truths, n_truth=n_truth), parsed
+
+
+def make_judge(matching: MatchingConfig, catalog: Catalog, list_length: int) -> Judge:
+    """The judge of a configuration."""
+    policy = MatchingPolicy(tuple(matching.normalisers), matching.year_tolerance, matching.fuzzy_threshold)
+    judge = PublishedJudge if matching.rules == "published" else Judge
+    return judge(catalog if policy == catalog.policy else catalog.with_policy(policy), list_length)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import disable_progress_bars
 from rich.console import Console
@@ -22,20 +23,23 @@ from transformers.utils import logging as hf_logging
 
 from rlbench.config import Config, validate
 from rlbench.data import load_dataset
+from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
 from rlbench.progress import Progress
 from rlbench.provenance import manifest
+from rlbench.relevance import Judge, make_judge
+from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import DONE, SCHEMA, Run, claim, locate, write_json
 from rlbench.stages.common import on_cpu
 from rlbench.stages.evaluate import (
+    Answer,
     Evaluation,
     choose_contexts,
     evaluate,
-    judge_lists,
-    mean_metrics,
+    judge_answers,
     prompt_ids,
 )
 from rlbench.stages.rl import train_rl
@@ -64,6 +68,8 @@ class Session:
     dataset: RankedListDataset
     model_source: str
     tokenizer: PreTrainedTokenizerBase
+    judge: Judge
+    facts: FilmFacts
     validation: list[Record]
     test: list[Record]
 
@@ -94,11 +100,14 @@ def prepare(config: Config) -> Session:
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, max_positions(source))
     if problems:
         raise BadInput(*problems)
+    judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
     return Session(
         config,
         dataset,
         source,
         tokenizer,
+        judge,
+        film_facts(dataset, judge.catalog),
         choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts),
         choose_contexts(dataset.splits["test"], config.evaluation.test_contexts),
     )
@@ -251,6 +260,8 @@ def _finish(
     for split, records in (("validation", session.validation), ("test", session.test)):
         evaluation = lists(split, records)
         evaluation.predictions.to_parquet(target.root / f"predictions-{split}-{step}.parquet")
+        if len(evaluation.samples):
+            evaluation.samples.to_parquet(target.root / f"samples-{split}-{step}.parquet")
         metrics[split] = evaluation.means
         if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
             target.replace_metrics(step, split, evaluation.means)
@@ -265,15 +276,19 @@ def _greedy(session: Session, target: Run, source: str | Path) -> Callable[[str,
         model.to("cuda")
 
     def lists(split: str, records: list[Record]) -> Evaluation:
-        contexts = len({record.context_id for record in records})
-        progress = _progress(session, target, split, contexts, "list")
+        samples = config.evaluation.samples if split == "test" else 0
+        n_lists = len({record.context_id for record in records}) * (1 + samples)
+        progress = _progress(session, target, split, n_lists, "list")
         result = evaluate(
             model,
             session.tokenizer,
             records,
-            session.dataset.catalog,
+            session.judge,
+            session.facts,
             config,
-            progress=lambda done, _: progress.to(done),
+            progress=progress.to,
+            samples=samples,
+            seed=target.seed,
         )
         progress.close()
         return result
@@ -288,15 +303,10 @@ def _oracle(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
     def lists(split: str, records: list[Record]) -> Evaluation:
         contexts = {record.context_id for record in records}
         texts = {c: "\n".join(f"{title} ({year})" for title, year in oracle[c]) for c in contexts}
-        predictions = judge_lists(
-            records,
-            texts,
-            dict.fromkeys(contexts, True),
-            session.dataset.catalog,
-            list_length=config.dataset.list_length,
-            cutoffs=config.dataset.cutoffs,
-        )
-        return Evaluation(predictions, mean_metrics(predictions), 0)
+        unknown = np.full(config.dataset.list_length, np.nan)
+        answers = {context: Answer(text, True, 0, unknown) for context, text in texts.items()}
+        predictions, means = judge_answers(records, answers, session.judge, session.facts, config.dataset.cutoffs)
+        return Evaluation(predictions, means, 0, pd.DataFrame())
 
     return _finish(session, target, tracker, lists, 0, None, NOTHING_SPENT)
 
@@ -334,7 +344,9 @@ def _rl(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
         target,
         sft.final_model,
         session.tokenizer,
-        session.dataset,
+        session.dataset.splits["train"],
+        session.judge,
+        session.facts,
         session.validation,
         initial,
         tracker,

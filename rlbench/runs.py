@@ -50,10 +50,14 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
     full = asdict(config)
     evaluation = dict(full["evaluation"])
     identity: dict[str, Any] = {"stage": stage, "schema": SCHEMA, "dataset": _without_path(full["dataset"])}
+    identity["matching"] = full["matching"]
     contexts = {key: evaluation[key] for key in ("validation_contexts", "test_contexts")}
     if stage == "oracle":
         return identity | {"evaluation": contexts}
     identity |= {"model": full["model"], "max_new_tokens": full["generation"]["max_new_tokens"]}
+    contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
+    if evaluation["samples"]:
+        contexts |= {key: full["generation"][key] for key in ("temperature", "top_p", "top_k")}
     if stage == "zero_shot":
         return identity | {"evaluation": contexts}
     sft = full["trainer"]["sft"]

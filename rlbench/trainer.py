@@ -15,9 +15,10 @@ from trl import GRPOTrainer
 
 from rlbench.objective import LossInputs, Objective
 from rlbench.objective.aggregation import Window
-from rlbench.rewards import ListScorer
+from rlbench.rewards.batch import RewardBatch
+from rlbench.rewards.scorer import ListScorer
 
-ZERO_VARIANCE = 1e-8
+ZERO_VARIANCE = 1e-6  # above what GDPO's z-score over the batch leaves of units without signal
 
 
 class RankedListTrainer(GRPOTrainer):
@@ -37,44 +38,51 @@ class RankedListTrainer(GRPOTrainer):
         self.objective = objective
         self.scorer = scorer
         self.spent: dict[str, float] = defaultdict(float)
-        self._gathered_gains = torch.empty(0)
+        self._gathered: RewardBatch | None = None
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        assert self.scorer.rewards is not None
         # Gathered for the same reason as TRL gathers rewards: a group may be spread over processes.
-        self._gathered_gains = gather(self.scorer.gains.to(self.accelerator.device))
+        self._gathered = self.scorer.rewards.map(lambda tensor: gather(tensor.to(self.accelerator.device)))
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         started = time.perf_counter()
         output = super()._generate_and_score_completions(inputs)
-        device, lists = self.accelerator.device, self.scorer.lists
-        n_entries = torch.tensor([len(scored.entries) for scored in lists], device=device)
-        segmented = self.scorer.reader.segment(
-            output["completion_ids"], output["completion_mask"], [scored.entries for scored in lists]
+        rewards, lists = self._gathered, self.scorer.lists
+        assert rewards is not None
+        tokens = self.scorer.reader.segment(
+            output["completion_ids"],
+            output["completion_mask"],
+            [scored.parsed.lines for scored in lists],
+            self.objective.algorithm.layout,
         )
-        unit_ids = self.objective.token_units(segmented, n_entries)
-
-        of_all = self.objective.unit_advantages(self._gathered_gains, self.num_generations)
+        of_all = self.objective.unit_advantages(rewards, self.num_generations)
         rank = self.accelerator.process_index
         of_units = of_all[rank * len(lists) : (rank + 1) * len(lists)]
-        output["unit_ids"] = unit_ids
-        output["advantages"] = self.objective.token_advantages(of_units, unit_ids, n_entries)
+        output["unit_ids"] = self.objective.token_units(tokens)
+        output["advantages"] = self.objective.token_advantages(of_units, tokens)
 
-        self._log_rollout(of_all, n_entries)
+        self._log_rollout(of_all, rewards, torch.tensor([len(scored.parsed.films) for scored in lists]))
         self.spent["completions"] += len(of_all)
         self.spent["prompts"] += len(of_all) // self.num_generations
         self.spent["generated_tokens"] += output["num_items_in_batch"].item()
         self.spent["seconds_rollout"] += time.perf_counter() - started
         return output
 
-    def _log_rollout(self, advantages: torch.Tensor, n_entries: torch.Tensor) -> None:
+    def _log_rollout(self, advantages: torch.Tensor, rewards: RewardBatch, n_entries: torch.Tensor) -> None:
         metrics = self._metrics["train"]
         groups = advantages.view(-1, self.num_generations, advantages.size(1))
         metrics["frac_zero_variance_units"].append((groups.abs().amax(1) < ZERO_VARIANCE).float().mean().item())
         metrics["advantage_std"].append(advantages.std().item())
-        metrics["hits"].append(gather(self.scorer.hits.to(self.accelerator.device)).sum(1).mean().item())
-        metrics["list_length"].append(gather(n_entries.float()).mean().item())
+        metrics["hits"].append(rewards.hits.sum(1).mean().item())
+        metrics["success"].append(rewards.success.float().mean().item())
+        metrics["list_length"].append(gather(n_entries.float().to(self.accelerator.device)).mean().item())
+        if len(self.objective.reward.terms) > 1:
+            totals = (rewards.gains.sum(2) + rewards.scores).mean(0).tolist()
+            for name, value in zip(self.objective.reward.terms, totals, strict=True):
+                metrics[f"term/{name}"].append(value)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         completion_ids, mask = inputs["completion_ids"], inputs["completion_mask"]

@@ -1,21 +1,24 @@
 """Catalogues in files: a pickled list, JSON or CSV of (title, year).
 
-A pickle can run code while it is loaded, so only one that holds nothing but lists, tuples, strings and integers is
-read: the unpickler used here knows no name of any module, and what comes out is checked like the other forms.
+A pickle is a program and can run code while it is loaded. Here its instructions are read first, without following
+them, and a file with any that lists, tuples, strings and integers do not need is refused; the unpickler that then
+follows them knows no name of any module. What comes out is checked like the other forms.
 """
 
 import csv
 import io
 import json
 import pickle
+import pickletools
 import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rlbench.catalog import Catalog
 from rlbench.data.record import Film
-from rlbench.data.validation import EXAMPLES, Finding, report
+from rlbench.data.validation import Finding, report
 from rlbench.errors import BadInput
 
 SUFFIXES = (".pkl", ".json", ".csv")
@@ -33,12 +36,43 @@ _BROKEN_PICKLE = (
 )
 """What the unpickler raises on bytes that are no (whole) pickle."""
 
+_GLOBALS = {"GLOBAL", "STACK_GLOBAL", "INST"}
+"""Instructions that name something of a module. The unpickler stops at the first, and says which name it is."""
+_MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
+_TEXT = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"}
+_INTEGER = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
+_OTHER = {"PROTO", "FRAME", "MARK", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "STOP"}
+_LIST = {"EMPTY_LIST", "LIST", "APPEND", "APPENDS"}
+_TUPLE = {"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+_ALLOWED = _MEMO | _TEXT | _INTEGER | _OTHER | _LIST | _TUPLE
+_REFUSED = {
+    "NONE": "None",
+    **dict.fromkeys(["NEWTRUE", "NEWFALSE"], "a bool"),
+    **dict.fromkeys(["FLOAT", "BINFLOAT"], "a float"),
+    **dict.fromkeys(["DICT", "EMPTY_DICT"], "a dict"),
+    "EMPTY_SET": "a set",
+    "FROZENSET": "a frozenset",
+    **dict.fromkeys(["BINBYTES", "SHORT_BINBYTES", "BINBYTES8"], "bytes"),
+    "BYTEARRAY8": "a bytearray",
+    **dict.fromkeys(["PERSID", "BINPERSID"], "an object kept outside the file"),
+    **dict.fromkeys(["EXT1", "EXT2", "EXT4"], "an object of Python's extension registry"),
+}
+"""What the instructions make that a user is likely to meet; any other is told by its own name."""
+_LONGEST_INTEGER = 64  # bits
+_LONGEST_YEAR = 9  # digits
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+_shown = reprlib.Repr()
+_shown.maxlevel = 2
+_shown.maxstring = _shown.maxother = 80
+
 
 def integer_year(value: object) -> int | None:
-    """The year as int, from an int or a string of digits; None where it is neither."""
+    """The year as int, from an int or a string of up to 9 digits; None where it is neither."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value):
+    if isinstance(value, str) and re.fullmatch(rf"\s*\d{{1,{_LONGEST_YEAR}}}\s*", value):
         return int(value)
     return None
 
@@ -47,11 +81,11 @@ def read_catalog(path: str | Path) -> tuple[Catalog, list[str]]:
     """Read a catalogue: .pkl (list of (title, year)), .json (list of [title, year]) or .csv (columns title, year).
 
     Returns:
-        The catalogue, in the file's order, and notices: how many years were strings, which have not four digits.
+        The catalogue, in the file's order, and notices: how many years were strings, and what `Catalog.report` says.
 
     Raises:
-        BadInput: no such file, an unknown ending, a malformed file, a pickle that names anything of a module, or
-            entries without a title or an integer year (all at once).
+        BadInput: no such file, an unknown ending, a malformed file, a pickle that holds anything but lists, tuples,
+            strings and integers, or entries without a title or an integer year (all at once).
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -67,51 +101,78 @@ def read_catalog(path: str | Path) -> tuple[Catalog, list[str]]:
     if problems:
         raise BadInput(*problems)
     films: list[Film] = [(title, int(year)) for _, (title, year) in rows]
-    return Catalog(films), _notices(path, rows, films)
+    catalog = Catalog(films)
+    return catalog, [f"catalogue {path.name}: {notice}" for notice in _repairs(path, rows) + catalog.report()]
 
 
 def _problems(rows: list[tuple[int, Any]]) -> Iterator[Finding]:
     for number, row in rows:
         if not isinstance(row, list | tuple) or len(row) != 2:
-            yield number, "no pair of title and year", repr(row)
+            yield number, "no pair of title and year", _shown.repr(row)
             continue
         title, year = row
         if not isinstance(title, str) or not title.strip():
-            yield number, "the title is no text or empty", repr(row)
+            yield number, "the title is no text or empty", _shown.repr(row)
+        elif _SURROGATE.search(title):
+            yield number, "the title holds half a character (a lone surrogate)", _shown.repr(row)
         if integer_year(year) is None:
-            yield number, "the year is no integer", repr(row)
+            yield number, "the year is no integer", _shown.repr(row)
 
 
-def _notices(path: Path, rows: list[tuple[int, Any]], films: list[Film]) -> list[str]:
-    notices = []
-    if path.suffix != ".csv":  # in a CSV every year is text
-        converted = sum(isinstance(year, str) for _, (_, year) in rows)
-        if converted:
-            notices.append(f"catalogue {path.name}: {converted} years given as strings were converted")
-    corrupt = [film for film in films if not 1000 <= film[1] <= 9999]
-    if corrupt:
-        examples = ", ".join(f"{title} ({year})" for title, year in corrupt[:EXAMPLES])
-        notices.append(
-            f"catalogue {path.name}: {len(corrupt)} years have not four digits, so no list can name these films; "
-            f"kept as they are: {examples}"
-        )
-    return notices
+def _repairs(path: Path, rows: list[tuple[int, Any]]) -> list[str]:
+    """What was repaired: years given as strings. In a CSV every year is text."""
+    converted = sum(isinstance(year, str) for _, (_, year) in rows) if path.suffix != ".csv" else 0
+    return [f"{converted} years given as strings were converted"] if converted else []
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds lists, tuples, strings, numbers and the like; anything that a module would have to provide is refused."""
+    """Has no module to take a name from."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
+def _check_instructions(data: bytes) -> None:
+    """Refuse a pickle with an instruction that lists, tuples, strings and integers do not need; nothing is built.
+
+    Raises:
+        pickle.UnpicklingError: with what the instruction makes and the place, as a byte and the text before it.
+        ValueError: the bytes are no pickle.
+    """
+    text = None
+    for instruction, argument, position in pickletools.genops(data):
+        if instruction.name in _GLOBALS:
+            return
+        fault = _fault(instruction.name, argument, len(data))
+        if fault:
+            after = "" if text is None else f", after the text {_shown.repr(text)}"
+            raise pickle.UnpicklingError(f"{fault} (byte {position}{after})")
+        if instruction.name in _TEXT:
+            text = argument
+
+
+def _fault(name: str, argument: Any, size: int) -> str | None:
+    """What is wrong with an instruction of a pickle of that many bytes; None if nothing is."""
+    if name not in _ALLOWED:
+        return f"it holds {_REFUSED[name]}" if name in _REFUSED else f"it uses the instruction {name}"
+    if isinstance(argument, bool):  # the oldest protocols write True as the integer 01
+        return "it holds a bool"
+    if name in _INTEGER and argument.bit_length() > _LONGEST_INTEGER:
+        return f"it holds an integer of {argument.bit_length()} bits"
+    if name in _MEMO and argument > size:  # the unpickler makes room for all numbers up to this one
+        return f"it gives an object the number {argument}"
+    return None
+
+
 def _read_pickle(path: Path) -> list[tuple[int, Any]]:
+    data = path.read_bytes()
     try:
-        rows = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        _check_instructions(data)
+        rows = _PlainUnpickler(io.BytesIO(data)).load()
     except _BROKEN_PICKLE as error:
         raise BadInput(
-            f"catalogue {path}: refused as a pickle: {error}; only a list of (title, year) of built-in types is read. "
-            "Where you trust the file, convert it to .json or .csv"
+            f"catalogue {path}: refused as a pickle: {error}; only a list of (title, year) made of lists, tuples, "
+            "strings and integers is read. Where you trust the file, convert it to .json or .csv"
         ) from error
     return _numbered(path, rows)
 
@@ -119,7 +180,7 @@ def _read_pickle(path: Path) -> list[tuple[int, Any]]:
 def _read_json(path: Path) -> list[tuple[int, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # malformed JSON, or bytes that are no UTF-8
+    except (ValueError, RecursionError) as error:  # malformed JSON, bytes that are no UTF-8, lists in lists in lists
         raise BadInput(f"catalogue {path}: no JSON: {error}") from error
     return _numbered(path, rows)
 
@@ -132,11 +193,13 @@ def _numbered(path: Path, rows: Any) -> list[tuple[int, Any]]:
 
 def _read_csv(path: Path) -> list[tuple[int, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        missing = {"title", "year"} - set(reader.fieldnames or ())
+        if missing:
+            columns = " and ".join(sorted(missing))
+            raise BadInput(f"catalogue {path}: column {columns} is missing in {reader.fieldnames}")
+        return [(reader.line_num, (row["title"], row["year"])) for row in reader]
     except UnicodeDecodeError as error:
         raise BadInput(f"catalogue {path}: no UTF-8: {error}") from error
-    reader = csv.DictReader(lines)
-    missing = {"title", "year"} - set(reader.fieldnames or ())
-    if missing:
-        raise BadInput(f"catalogue {path}: column {' and '.join(sorted(missing))} is missing in {reader.fieldnames}")
-    return [(reader.line_num, (row["title"], row["year"])) for row in reader]
+    except csv.Error as error:
+        raise BadInput(f"catalogue {path}: no CSV: {error}") from error

@@ -1,31 +1,54 @@
-"""Length shaping under rank credit: what EOS and overflow are worth (Rank-GRPO, section 2.3.3 and appendix C)."""
+"""Length shaping under rank credit: what EOS and overflow are worth, and whose unit EOS is.
+
+A rule gives the advantages of the special units; `SHAPINGS` names them. Sequence credit has none: the whole completion
+carries the list's advantage. Published and paper rule differ in more than the numbers: see docs/published-rules.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.config import LengthShapingConfig
+from rlbench.lists import TokenUnits, UnitLayout
 
 
-def special_advantages(
-    n_entries: torch.Tensor, units: UnitLayout, *, early_stop: float, overflow: float
-) -> torch.Tensor:
-    """Advantages of the special units, in the order of `UnitLayout`: overflow, other, EOS, padding.
+@dataclass(frozen=True)
+class Shaping:
+    """A rule.
 
-    Args:
-        n_entries: (B,) entries of each list, overflow included.
-        units: the layout.
-        early_stop: for the EOS of a list with fewer than N entries (paper: -0.1).
-        overflow: for entries past rank N (paper: -0.1).
-
-    Returns:
-        (B, 4) float32.
+    Attributes:
+        special: (n_units (B,), units, config) -> (B, 4) advantages of overflow, other, EOS and padding.
+        eos_in_last_rank: whether the EOS of a list of exactly N entries is part of rank N, and has its advantage.
     """
-    special = torch.zeros(n_entries.size(0), 4, device=n_entries.device)
-    special[:, 0] = overflow
-    special[:, 2] = early_stop * (n_entries < units.list_length)
+
+    special: Callable[[torch.Tensor, UnitLayout, LengthShapingConfig], torch.Tensor]
+    eos_in_last_rank: bool
+
+    def absorbed(self, tokens: TokenUnits, units: UnitLayout) -> torch.Tensor:
+        """(B, T) bool, the EOS tokens that are part of rank N."""
+        complete = (tokens.n_units == units.list_length).unsqueeze(1)
+        return tokens.is_eos & complete & self.eos_in_last_rank
+
+
+def none(n_units: torch.Tensor, units: UnitLayout, config: LengthShapingConfig) -> torch.Tensor:
+    """Special units have no advantage."""
+    return torch.zeros(n_units.size(0), 4, device=n_units.device)
+
+
+def paper(n_units: torch.Tensor, units: UnitLayout, config: LengthShapingConfig) -> torch.Tensor:
+    """An early EOS gets `early_stop`, entries past rank N get `overflow` (Rank-GRPO, section 2.3.3, appendix C)."""
+    special = none(n_units, units, config)
+    special[:, 0] = config.overflow
+    special[:, 2] = config.early_stop * (n_units < units.list_length)
     return special
 
 
-def eos_into_last_rank(unit_ids: torch.Tensor, n_entries: torch.Tensor, units: UnitLayout) -> torch.Tensor:
-    """Make EOS part of rank N where the list has exactly N entries (paper, section 2.1: eos is absorbed)."""
-    complete = (n_entries == units.list_length).unsqueeze(1)
-    return unit_ids.masked_fill(complete & (unit_ids == units.eos), units.list_length - 1)
+def published(n_units: torch.Tensor, units: UnitLayout, config: LengthShapingConfig) -> torch.Tensor:
+    """As `paper`, and EOS has an advantage of its own: `exact` after N units, `overflow` after more."""
+    special = paper(n_units, units, config)
+    special[:, 2] += config.exact * (n_units == units.list_length) + config.overflow * (n_units > units.list_length)
+    return special
+
+
+SHAPINGS = {"none": Shaping(none, False), "paper": Shaping(paper, True), "published": Shaping(published, False)}

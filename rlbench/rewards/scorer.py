@@ -4,22 +4,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from rlbench.catalog import Catalog
-from rlbench.lists import Entry, ListReader, parse_list
-from rlbench.relevance import Verdict, judge
-from rlbench.rewards.gains import GAINS
+from rlbench.config import RewardConfig
+from rlbench.entries import Film, ParsedText
+from rlbench.lists import ListReader
+from rlbench.relevance import Judge, JudgedLists, Verdict
+from rlbench.rewards.batch import RewardBatch
+from rlbench.rewards.success import success
+from rlbench.rewards.terms import TERMS, FilmFacts, term_options
 
 
 @dataclass(frozen=True)
 class ScoredList:
-    """One completion as read and judged; `entries` holds overflow too, `verdicts` the first N ranks."""
+    """One completion as read and judged; `parsed` holds overflow too, `verdicts` the first N ranks."""
 
     text: str
-    entries: list[Entry]
+    parsed: ParsedText
     verdicts: list[Verdict]
     finished: bool
+
+
+def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig) -> RewardBatch:
+    """Evaluate every term of a reward on B judged lists."""
+    b, n = lists.verdicts.shape
+    gains, scores = np.zeros((b, len(reward.terms), n)), np.zeros((b, len(reward.terms)))
+    for m, (name, options) in enumerate(reward.terms.items()):
+        values = TERMS[name].function(lists, facts, **term_options(options))
+        if TERMS[name].scope == "rank":
+            gains[:, m] = values
+        else:
+            scores[:, m] = values
+    weights = np.array([term["weight"] for term in reward.terms.values()], dtype=np.float64)
+    totals = (gains.sum(axis=2) + scores) @ weights
+    correct = success(lists, totals, reward.success.rule, reward.success.threshold)
+    return RewardBatch(
+        gains=torch.from_numpy(gains).float(),
+        scores=torch.from_numpy(scores).float(),
+        hits=torch.from_numpy(lists.hits).float(),
+        present=torch.from_numpy(lists.present),
+        totals=torch.from_numpy(totals).float(),
+        success=torch.from_numpy(correct),
+    )
 
 
 class ListScorer:
@@ -27,41 +54,38 @@ class ListScorer:
 
     Args:
         reader: how completions are read.
-        catalog: the films that may be recommended.
-        gain: name in `GAINS`.
+        judge: how lists are judged.
+        facts: what the terms may know of the films.
+        reward: the terms and their weights.
 
     Attributes:
         lists: what was read in the latest call, one a completion.
-        hits: (B, N) relevance of the latest call.
-        gains: (B, N) gains of the latest call.
+        rewards: every term's gains and scores in the latest call, for the objective.
     """
 
     __name__ = "list_gain"  # the name under which TRL logs this reward
 
-    def __init__(self, reader: ListReader, catalog: Catalog, gain: str):
+    def __init__(self, reader: ListReader, judge: Judge, facts: FilmFacts, reward: RewardConfig):
         self.reader = reader
-        self.catalog = catalog
-        self.gain = GAINS[gain]
+        self.judge = judge
+        self.facts = facts
+        self.reward = reward
         self.lists: list[ScoredList] = []
-        self.hits = torch.zeros(0, reader.units.list_length)
-        self.gains = torch.zeros(0, reader.units.list_length)
+        self.rewards: RewardBatch | None = None
 
     def read(
         self,
         completion_ids: Sequence[Sequence[int]],
-        ground_truth: Sequence[Sequence[tuple[str, int]]],
+        ground_truth: Sequence[Sequence[Film]],
         seen_titles: Sequence[Sequence[str]],
-    ) -> list[ScoredList]:
+    ) -> tuple[JudgedLists, list[ScoredList]]:
         """Parse and judge B completions."""
-        n = self.reader.units.list_length
         texts = self.reader.decode(completion_ids)
         finished = self.reader.is_finished(completion_ids)
-        lists = []
-        for text, end, truth, seen in zip(texts, finished, ground_truth, seen_titles, strict=True):
-            entries = parse_list(text)
-            films = [(entry.title, entry.year) for entry in entries[:n]]
-            lists.append(ScoredList(text, entries, judge(films, truth, seen, self.catalog), end))
-        return lists
+        n_tokens = [len(ids) for ids in completion_ids]
+        judged, parsed = self.judge(texts, ground_truth, seen_titles, n_tokens, finished)
+        rows = enumerate(zip(texts, parsed, finished, strict=True))
+        return judged, [ScoredList(text, found, judged.names(row), end) for row, (text, found, end) in rows]
 
     def __call__(
         self,
@@ -70,12 +94,11 @@ class ListScorer:
         seen_titles: Sequence[Sequence[str]],
         **_: Any,
     ) -> list[float]:
-        """TRL's reward interface: return each list's total gain, and keep lists, hits and gains."""
+        """TRL's reward interface: return each list's weighted total, and keep lists, gains and scores.
+
+        The total leaves the scaling by solve rate out, which needs whole groups; TRL only logs it.
+        """
         truths = [[(film["title"], film["year"]) for film in films] for films in ground_truth]
-        self.lists = self.read(completion_ids, truths, seen_titles)
-        self.hits = torch.zeros(len(self.lists), self.reader.units.list_length)
-        for row, scored in enumerate(self.lists):
-            for rank, verdict in enumerate(scored.verdicts):
-                self.hits[row, rank] = float(verdict is Verdict.HIT)
-        self.gains = self.gain(self.hits)
-        return self.gains.sum(dim=1).tolist()
+        judged, self.lists = self.read(completion_ids, truths, seen_titles)
+        self.rewards = score(judged, self.facts, self.reward)
+        return self.rewards.totals.tolist()

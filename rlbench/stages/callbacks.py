@@ -24,6 +24,7 @@ TRAIN_METRICS = {
     "reward": "reward",
     "reward_std": "reward_std",
     "hits": "hits",
+    "success": "success",
     "list_length": "list_length",
     "entropy": "entropy",
     "kl": "kl",
@@ -36,6 +37,9 @@ TRAIN_METRICS = {
     "completions/clipped_ratio": "truncated",
     "mean_token_accuracy": "token_accuracy",
 }
+
+TERM_PREFIX = "term/"
+"""Before the names of a reward's terms, whose means are recorded one by one where there are several."""
 
 
 class Recorder(TrainerCallback):
@@ -54,6 +58,7 @@ class Recorder(TrainerCallback):
         **_: Any,
     ) -> None:
         metrics = {ours: float(logs[theirs]) for theirs, ours in TRAIN_METRICS.items() if logs and theirs in logs}
+        metrics |= {name: float(value) for name, value in (logs or {}).items() if name.startswith(TERM_PREFIX)}
         if not metrics or not state.is_world_process_zero:
             return
         self.run.append_metrics(state.global_step, "train", metrics)

@@ -1,7 +1,8 @@
-"""Greedy lists on a split: generation, judging, per-query metrics, predictions.
+"""Lists on a split: generation, judging, per-query metrics, predictions.
 
-Contexts shared by several samples are generated once and judged against each answerer. Nothing here draws random
-numbers, so that evaluating more or less often does not change a training run.
+Contexts shared by several samples are generated once and judged against each answerer. Greedy lists draw no random
+numbers and sampled ones draw from a stream of their own, so that evaluating more or less often does not change a
+training run.
 """
 
 import math
@@ -11,17 +12,49 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from transformers import GenerationConfig as HFGenerationConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlbench.catalog import Catalog
+from rlbench import published
 from rlbench.config import Config
 from rlbench.data.record import Messages, Record
-from rlbench.lists import ListReader, parse_list
-from rlbench.metrics import ranking_metrics
-from rlbench.relevance import Verdict, judge, truth_size
+from rlbench.lists import ListReader
+from rlbench.metrics import calibration, list_metrics, pass_at_k, pool_metrics, ranking_metrics, union_recall
+from rlbench.objective.units import scatter_mean
+from rlbench.relevance import Judge, JudgedLists
+from rlbench.rewards.terms import FilmFacts
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int], None]
+"""Told how many lists are generated so far."""
+
+CONTEXTS_AT_ONCE = 512
+"""Lists whose tokens are segmented together; bounds memory."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated completion: its ids up to and with EOS, and each token's log-probability (greedy lists only)."""
+
+    ids: list[int]
+    logps: list[float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A context's list as text, with what its tokens tell beside the text.
+
+    Attributes:
+        text: the completion.
+        finished: it ends with EOS.
+        n_tokens: its tokens, EOS included.
+        confidence: (N,) for each rank exp of the mean log-probability of its tokens; NaN where there is no such rank.
+    """
+
+    text: str
+    finished: bool
+    n_tokens: int
+    confidence: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,13 +63,15 @@ class Evaluation:
 
     Attributes:
         predictions: one row a sample, the columns that docs/results-schema.md names.
-        means: mean of every metric over samples.
+        means: mean of every per-query metric over samples, and the metrics of the split as a whole.
         generated_tokens: tokens generated, EOS included.
+        samples: the sampled lists, one row a context and list: context_id, list, text; empty where none were asked for.
     """
 
     predictions: pd.DataFrame
     means: dict[str, float]
     generated_tokens: int
+    samples: pd.DataFrame
 
 
 def choose_contexts(records: Sequence[Record], limit: int | None) -> list[Record]:
@@ -55,7 +90,18 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int
     ]
 
 
-def generate_greedily(
+class _GreedyLogProbabilities(LogitsProcessor):
+    """Notes the log-probability of the likeliest token at every step, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
+        return scores
+
+
+def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Messages],
@@ -63,32 +109,37 @@ def generate_greedily(
     max_new_tokens: int,
     batch_size: int,
     eos_token_ids: Sequence[int],
+    sampling: dict[str, float] | None = None,
     progress: Progress | None = None,
-) -> list[list[int]]:
-    """Completion ids of each prompt, up to and with EOS; prompts of like length share a batch."""
+) -> list[Completion]:
+    """Completions of prompts, prompts of like length in one batch; greedy, or with `sampling` (temperature, ...)."""
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     config = HFGenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=sampling is not None,
         eos_token_id=list(eos_token_ids),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
+        **(sampling or {}),
     )
-    completions: list[list[int]] = [[] for _ in ids]
+    completions: list[Completion] = [Completion([], [])] * len(ids)
     was_training = model.training
     model.eval()
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, padding_side="left", return_tensors="pt")
         batch = {key: value.to(model.device) for key, value in batch.items()}
+        watch = _GreedyLogProbabilities()
+        processors = LogitsProcessorList([] if sampling else [watch])
         with torch.no_grad():
-            output = model.generate(**batch, generation_config=config)[:, batch["input_ids"].size(1) :]
-        for i, row in zip(rows, output.tolist(), strict=True):
+            output = model.generate(**batch, generation_config=config, logits_processor=processors)
+        logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(rows)
+        for i, row, of_row in zip(rows, output[:, batch["input_ids"].size(1) :].tolist(), logps, strict=True):
             end = next((at for at, token in enumerate(row) if token in eos_token_ids), len(row) - 1)
-            completions[i] = row[: end + 1]
+            completions[i] = Completion(row[: end + 1], of_row[: end + 1])
         if progress is not None:
-            progress(min(start + batch_size, len(order)), len(order))
+            progress(min(start + batch_size, len(order)))
     model.train(was_training)
     return completions
 
@@ -100,79 +151,175 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return list(dict.fromkeys([tokenizer.eos_token_id, *ids]))
 
 
+def read_answers(completions: Sequence[Completion], reader: ListReader, judge: Judge) -> list[Answer]:
+    """Texts of completions and the confidence in each of their ranks."""
+    answers: list[Answer] = []
+    for start in range(0, len(completions), CONTEXTS_AT_ONCE):
+        chunk = completions[start : start + CONTEXTS_AT_ONCE]
+        texts = reader.decode([completion.ids for completion in chunk])
+        finished = reader.is_finished([completion.ids for completion in chunk])
+        confidence = rank_confidence(chunk, [judge.parse(text).lines for text in texts], reader)
+        answers += [
+            Answer(text, end, len(completion.ids), of_list)
+            for text, end, completion, of_list in zip(texts, finished, chunk, confidence, strict=True)
+        ]
+    return answers
+
+
+def rank_confidence(
+    completions: Sequence[Completion], lines: Sequence[Sequence[int]], reader: ListReader
+) -> NDArray[np.float64]:
+    """(B, N) exp of the mean log-probability of each rank's tokens (C2GSPG's confidence, taken rank by rank)."""
+    width = max((len(completion.ids) for completion in completions), default=0)
+    ids, mask = (torch.zeros(len(completions), width, dtype=torch.long) for _ in range(2))
+    logps = torch.zeros(len(completions), width, dtype=torch.float64)
+    for row, completion in enumerate(completions):
+        length = len(completion.ids)
+        ids[row, :length] = torch.tensor(completion.ids, dtype=torch.long)
+        logps[row, :length] = torch.tensor(completion.logps, dtype=torch.float64)
+        mask[row, :length] = 1
+    unit_ids = reader.segment(ids, mask, lines).unit_ids
+    means = scatter_mean(logps, unit_ids, mask, reader.units.count)[:, : reader.units.list_length]
+    sizes = torch.tensor([min(len(of_list), means.size(1)) for of_list in lines])
+    present = torch.arange(means.size(1)) < sizes[:, None]
+    return means.exp().masked_fill(~present, math.nan).numpy()
+
+
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
-    catalog: Catalog,
+    judge: Judge,
+    facts: FilmFacts,
     config: Config,
     progress: Progress | None = None,
+    samples: int = 0,
+    seed: int = 0,
 ) -> Evaluation:
-    """Generate one greedy list a context and judge it against every sample of the context."""
-    list_length, cutoffs = config.dataset.list_length, config.dataset.cutoffs
+    """Generate one greedy list a context and judge it against every sample of the context.
+
+    Args:
+        samples: how many further lists are drawn for each context, for pass@k and the recall of k lists together.
+        seed: of those.
+    """
     ends = eos_ids(model, tokenizer)
-    reader = ListReader(tokenizer, list_length, ends)
+    reader = ListReader(tokenizer, config.dataset.list_length, ends)
     of_context = {record.context_id: record.prompt for record in records}
-    completion_ids = generate_greedily(
-        model,
-        tokenizer,
-        list(of_context.values()),
-        max_new_tokens=config.generation.max_new_tokens,
-        batch_size=config.evaluation.batch_size,
-        eos_token_ids=ends,
-        progress=progress,
-    )
-    texts = dict(zip(of_context, reader.decode(completion_ids), strict=True))
-    finished = dict(zip(of_context, reader.is_finished(completion_ids), strict=True))
-    predictions = judge_lists(records, texts, finished, catalog, list_length=list_length, cutoffs=cutoffs)
-    return Evaluation(predictions, mean_metrics(predictions), sum(len(ids) for ids in completion_ids))
 
-
-def judge_lists(
-    records: Sequence[Record],
-    texts: dict[str, str],
-    finished: dict[str, bool],
-    catalog: Catalog,
-    *,
-    list_length: int,
-    cutoffs: Sequence[int],
-) -> pd.DataFrame:
-    """Predictions table from texts by context_id; the one place where a report's per-query numbers are made."""
-    entries_of = {context: parse_list(text) for context, text in texts.items()}
-    hits = np.zeros((len(records), list_length))
-    rows = []
-    for sample, record in enumerate(records):
-        entries = entries_of[record.context_id]
-        films = [(entry.title, entry.year) for entry in entries[:list_length]]
-        verdicts = judge(films, record.ground_truth, record.seen_titles, catalog)
-        hits[sample, : len(verdicts)] = [verdict is Verdict.HIT for verdict in verdicts]
-        rows.append(
-            {
-                "context_id": record.context_id,
-                "sample": sample,
-                "text": texts[record.context_id],
-                "titles": [title for title, _ in films],
-                "years": [year for _, year in films],
-                "verdicts": [str(verdict) for verdict in verdicts],
-                "n_truth": truth_size(record.ground_truth),
-                "finished": finished[record.context_id],
-                "in_catalog": 1 - _share(verdicts, Verdict.OUT_OF_CATALOG) if verdicts else 0.0,
-                "duplicates": _share(verdicts, Verdict.DUPLICATE),
-                "seen": _share(verdicts, Verdict.SEEN),
-                "list_length": float(len(entries)),
-            }
+    def completions_of(prompts: Sequence[Messages], before: int, sampling: dict[str, float] | None) -> list[Completion]:
+        return generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=config.generation.max_new_tokens,
+            batch_size=config.evaluation.batch_size,
+            eos_token_ids=ends,
+            sampling=sampling,
+            progress=None if progress is None else lambda done: progress(before + done),
         )
-    table = pd.DataFrame(rows)
-    metrics = ranking_metrics(hits, table["n_truth"].to_numpy(), cutoffs)
-    return table.assign(eos=table["finished"].astype(float), **metrics)
+
+    completions = completions_of(list(of_context.values()), 0, None)
+    answers = dict(zip(of_context, read_answers(completions, reader, judge), strict=True))
+    predictions, means = judge_answers(records, answers, judge, facts, config.dataset.cutoffs)
+    n_tokens = sum(len(completion.ids) for completion in completions)
+    if not samples:
+        return Evaluation(predictions, means, n_tokens, pd.DataFrame())
+    sampling = {
+        "temperature": config.generation.temperature,
+        "top_p": config.generation.top_p,
+        "top_k": config.generation.top_k,
+    }
+    prompts = [prompt for prompt in of_context.values() for _ in range(samples)]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        drawn = completions_of(prompts, len(of_context), sampling)
+    texts = reader.decode([completion.ids for completion in drawn])
+    table = pd.DataFrame(
+        {
+            "context_id": [context for context in of_context for _ in range(samples)],
+            "list": list(range(samples)) * len(of_context),
+            "text": texts,
+        }
+    )
+    together = sampled_metrics(records, table, judge, samples, config.evaluation.pass_at)
+    predictions = predictions.assign(**together)
+    means |= {name: float(values.mean()) for name, values in together.items()}
+    return Evaluation(predictions, means, n_tokens + sum(len(completion.ids) for completion in drawn), table)
 
 
-def _share(verdicts: Sequence[Verdict], which: Verdict) -> float:
-    return sum(verdict is which for verdict in verdicts) / max(len(verdicts), 1)
+def judge_answers(
+    records: Sequence[Record], answers: dict[str, Answer], judge: Judge, facts: FilmFacts, cutoffs: Sequence[int]
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Predictions and means from answers by context_id; the one place where a report's numbers are made."""
+    of_sample = [answers[record.context_id] for record in records]
+    truths = [record.ground_truth for record in records]
+    seen = [record.seen_titles for record in records]
+    lists, parsed = judge(
+        [answer.text for answer in of_sample],
+        truths,
+        seen,
+        [answer.n_tokens for answer in of_sample],
+        [answer.finished for answer in of_sample],
+    )
+    metrics = ranking_metrics(lists.hits, lists.n_truth, cutoffs)
+    for protocol, truncate_first in (("published", False), ("published_truncate_first", True)):
+        theirs = published.ranking_metrics(
+            [answer.text for answer in of_sample], truths, seen, judge.exact, cutoffs, truncate_first
+        )
+        metrics |= {f"{protocol}_{name}": values for name, values in theirs.items()}
+    metrics |= list_metrics(lists)
+    n = judge.list_length
+    table = pd.DataFrame(
+        {
+            "context_id": [record.context_id for record in records],
+            "sample": range(len(records)),
+            "text": [answer.text for answer in of_sample],
+            "titles": [[title for title, _ in read.films[:n]] for read in parsed],
+            "years": [[year for _, year in read.films[:n]] for read in parsed],
+            "verdicts": [[str(verdict) for verdict in lists.names(row)] for row in range(len(records))],
+            "confidence": [
+                answer.confidence[: len(read.films)] for answer, read in zip(of_sample, parsed, strict=True)
+            ],
+            "n_truth": lists.n_truth,
+            "finished": lists.finished,
+            **metrics,
+        }
+    )
+    return table, mean_metrics(table) | _of_the_split(records, of_sample, lists, judge, facts)
 
 
 def mean_metrics(predictions: pd.DataFrame) -> dict[str, float]:
-    """Mean of every metric column over samples."""
-    skip = {"sample", "n_truth", "finished"}
-    columns = [c for c in predictions.select_dtypes("number").columns if c not in skip]
-    return {str(c): float(predictions[c].mean()) for c in columns}
+    """Mean of every per-query metric, which are the columns of floats, over samples."""
+    return {str(name): float(values.mean()) for name, values in predictions.select_dtypes("float").items()}
+
+
+def _of_the_split(
+    records: Sequence[Record], answers: Sequence[Answer], lists: JudgedLists, judge: Judge, facts: FilmFacts
+) -> dict[str, float]:
+    """Metrics that only the split as a whole has: per rank, of the catalogue, of confidence."""
+    contexts = [record.context_id for record in records]
+    first = np.zeros(len(contexts), dtype=np.bool_)
+    first[list({context: row for row, context in reversed(list(enumerate(contexts)))}.values())] = True
+    means = pool_metrics(lists, len(judge.catalog), facts.counts, first)
+    confidence = np.stack([answer.confidence for answer in answers])
+    known = lists.present & ~np.isnan(confidence)
+    return means | calibration(confidence, lists.hits, known)
+
+
+def sampled_metrics(
+    records: Sequence[Record], samples: pd.DataFrame, judge: Judge, n: int, pass_at: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """pass@k (a list with a hit) and the recall of k lists together, for each sample, from n lists a context."""
+    texts = samples.groupby("context_id", sort=False)["text"].agg(list)
+    judged, _ = judge(
+        [text for record in records for text in texts[record.context_id]],
+        [record.ground_truth for record in records for _ in range(n)],
+        [record.seen_titles for record in records for _ in range(n)],
+    )
+    correct = judged.hits.any(axis=1).reshape(-1, n).sum(axis=1)
+    truths, n_truth = judged.truths.reshape(len(records), n, -1), judged.n_truth[::n]
+    metrics = {}
+    for k in pass_at:
+        metrics[f"pass@{k}"] = pass_at_k(correct, n, k)
+        metrics[f"union_recall@{k}"] = union_recall(truths, n_truth, k)
+    return metrics

@@ -10,12 +10,14 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from rlbench.config import Config
-from rlbench.data.record import RankedListDataset, Record
+from rlbench.data.record import Record
 from rlbench.lists import ListReader
 from rlbench.models.loading import load_model
 from rlbench.objective import Objective
 from rlbench.progress import Progress
-from rlbench.rewards import ListScorer
+from rlbench.relevance import Judge
+from rlbench.rewards.scorer import ListScorer
+from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import Run
 from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ResumeWriter, last_checkpoint
 from rlbench.stages.common import quiet, shared_arguments
@@ -73,7 +75,9 @@ def train_rl(
     run: Run,
     start: Path,
     tokenizer: PreTrainedTokenizerBase,
-    dataset: RankedListDataset,
+    records: Sequence[Record],
+    judge: Judge,
+    facts: FilmFacts,
     validation: Sequence[Record],
     initial: Mapping[str, float],
     tracker: Tracker,
@@ -83,6 +87,9 @@ def train_rl(
 
     Args:
         start: folder of the SFT model; also the reference of the KL term.
+        records: what prompts are drawn from.
+        judge: how lists are judged, in training and evaluation.
+        facts: what reward terms and metrics may know of the films.
         validation: the records that every evaluation during training uses.
         initial: validation metrics of the SFT model: the curves' point at update 0.
 
@@ -102,11 +109,11 @@ def train_rl(
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
     trainer = RankedListTrainer(
-        objective=Objective(config.algorithm, config.reward.gamma, config.dataset.list_length),
-        scorer=ListScorer(reader, dataset.catalog, config.reward.gain),
+        objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
+        scorer=ListScorer(reader, judge, facts, config.reward),
         model=policy,
         args=trl_arguments(config, run.checkpoints),
-        train_dataset=prompt_dataset(dataset.splits["train"]),
+        train_dataset=prompt_dataset(records),
         processing_class=tokenizer,
     )
     for name in ("completions", "prompts", "generated_tokens", "seconds_rollout", "seconds_evaluation"):
@@ -115,7 +122,7 @@ def train_rl(
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
     chooser = BestKeeper(run, rule.metric, lambda folder: trainer.save_model(str(folder)))
     trainer.add_callback(
-        Evaluator(rule.every, lambda step: _validate(trainer, config, run, dataset, validation, tracker, chooser, step))
+        Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, chooser, step))
     )
     trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds()}))
     trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
@@ -159,7 +166,6 @@ def _validate(
     trainer: RankedListTrainer,
     config: Config,
     run: Run,
-    dataset: RankedListDataset,
     records: Sequence[Record],
     tracker: Tracker,
     chooser: BestKeeper,
@@ -170,7 +176,8 @@ def _validate(
         trainer.accelerator.unwrap_model(trainer.model),
         trainer.processing_class,
         records,
-        dataset.catalog,
+        trainer.scorer.judge,
+        trainer.scorer.facts,
         config,
     )
     run.append_metrics(step, "validation", result.means)

@@ -1,6 +1,7 @@
 """`algorithm=grpo` and `gspo` are TRL's own trainer: same losses, same gradients, step after step."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from rlbench.config import Config
+from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset
 from rlbench.lists import ListReader
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
-from rlbench.rewards import ListScorer
+from rlbench.relevance import make_judge
+from rlbench.rewards.scorer import ListScorer
 from rlbench.stages.evaluate import eos_ids
 from rlbench.stages.rl import prompt_dataset, trl_arguments
 from rlbench.trainer import RankedListTrainer
@@ -37,8 +40,9 @@ class HashScorer(ListScorer):
         super().__call__(completion_ids, **columns)
         n = self.reader.units.list_length
         digests = [hashlib.sha256(repr(list(ids)).encode()).digest() for ids in completion_ids]
-        self.gains = torch.tensor([[byte / 256 for byte in digest[:n]] for digest in digests])
-        return self.gains.sum(1).tolist()
+        gains = torch.tensor([[byte / 256 for byte in digest[:n]] for digest in digests])
+        self.rewards = replace(self.rewards, gains=gains[:, None], scores=torch.zeros(len(gains), 1))
+        return gains.sum(1).tolist()
 
 
 class Watch(TrainerCallback):
@@ -58,14 +62,14 @@ def trained(
     """Losses, gradients and final weights of a few updates: ours, or with `trl_settings` TRL's own."""
     tokenizer, model = load_tokenizer(folder), load_model(folder, "float64")
     model.generation_config.eos_token_id = list(range(10, 60))  # completions of different lengths, untrained as it is
-    scorer = HashScorer(
-        ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer)), mini.catalog, config.reward.gain
-    )
+    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
+    reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
+    scorer = HashScorer(reader, judge, film_facts(mini, judge.catalog), config.reward)
     common = {"model": model, "train_dataset": prompt_dataset(mini.splits["train"]), "processing_class": tokenizer}
     # With its usual epsilon Adam moves weights whose gradient is rounding noise by the full step, to either side.
     args = replace_arguments(trl_arguments(config, output), adam_epsilon=1e-4)
     if trl_settings is None:
-        objective = Objective(config.algorithm, config.reward.gamma, config.dataset.list_length)
+        objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
         trainer = RankedListTrainer(objective=objective, scorer=scorer, args=args, **common)
     else:
         trainer = GRPOTrainer(reward_funcs=[scorer], args=replace_arguments(args, **trl_settings), **common)

@@ -5,10 +5,12 @@ from importlib.metadata import version
 
 from trl import GRPOTrainer
 
+from rlbench.data.facts import film_facts
 from rlbench.lists import ListReader
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
-from rlbench.rewards import ListScorer
+from rlbench.relevance import make_judge
+from rlbench.rewards.scorer import ListScorer
 from rlbench.stages.evaluate import eos_ids
 from rlbench.stages.rl import prompt_dataset, trl_arguments
 from rlbench.trainer import RankedListTrainer
@@ -51,9 +53,10 @@ def test_batch_keys(mini, tiny_folder, tmp_path):
     )
     tokenizer, model = load_tokenizer(tiny_folder), load_model(tiny_folder, "float32")
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
+    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
     trainer = RankedListTrainer(
-        objective=Objective(config.algorithm, config.reward.gamma, config.dataset.list_length),
-        scorer=ListScorer(reader, mini.catalog, config.reward.gain),
+        objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
+        scorer=ListScorer(reader, judge, film_facts(mini, judge.catalog), config.reward),
         model=model,
         args=trl_arguments(config, tmp_path),
         train_dataset=prompt_dataset(mini.splits["train"]),

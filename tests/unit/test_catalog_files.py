@@ -3,11 +3,17 @@
 import json
 import os
 import pickle
+import pickletools
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from rlbench.data import catalog_files
 from rlbench.data.catalog_files import integer_year, read_catalog
 from rlbench.errors import BadInput
 from tests.helpers import shared_data
@@ -31,6 +37,11 @@ def refusal(path: Path) -> str:
         read_catalog(path)
     assert str(path) in str(caught.value)
     return str(caught.value)
+
+
+def refusal_of(folder: Path, data: bytes) -> str:
+    (folder / "raw.pkl").write_bytes(data)
+    return refusal(folder / "raw.pkl")
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -130,17 +141,157 @@ def test_any_global_is_refused(tmp_path: Path, payload: list) -> None:
     assert "refused as a pickle: it asks for" in refusal(write(tmp_path, "c.pkl", payload))
 
 
-@pytest.mark.parametrize("payload", [{"Heat": 1995}, {("Heat", 1995)}, "Heat", None, 3])
+@pytest.mark.parametrize("payload", ["Heat", 3, ("Heat", 1995), ()])
 def test_a_pickle_that_is_no_list_is_refused(tmp_path: Path, payload: object) -> None:
-    message = refusal(write(tmp_path, "c.pkl", payload))
-    assert "expected a list" in message or "asks for" in message
+    assert f"it holds a {type(payload).__name__}, expected a list" in refusal(write(tmp_path, "c.pkl", payload))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [
+        (1995.0, "a float"),
+        (None, "None"),
+        (True, "a bool"),
+        ({}, "a dict"),
+        ({"year": 1995}, "a dict"),
+        ({1995}, "a set"),
+        (frozenset({1995}), "a frozenset"),
+        (b"1995", "bytes"),
+        (bytearray(b"1995"), "a bytearray"),
+        (1j, "builtins.complex"),
+        (2**64, "an integer of 65 bits"),
+        (-(2**3000), "an integer of 3001 bits"),
+    ],
+)
+def test_a_pickle_of_other_types_is_refused_by_their_name(
+    tmp_path: Path, value: object, made: str, protocol: int
+) -> None:
+    path = tmp_path / "c.pkl"
+    path.write_bytes(pickle.dumps([("Heat", 1995), ("Alien", value)], protocol=protocol))
+    message = refusal(path)
+    assert "refused as a pickle: it " in message
+    if "asks for" not in message:  # old protocols make sets, bytes and the like by a function of some module
+        assert f"it holds {made} (byte " in message
+        assert "after the text 'Alien')" in message
+
+
+def instructions(*parts: bytes) -> bytes:
+    """A pickle of protocol 4 with these instructions."""
+    return b"\x80\x04" + b"".join(parts) + b"."
+
+
+TEXT = b"\x8c\x04Heat"
+TRICKS = {
+    "persistent id": (instructions(b"]", TEXT, b"Q", b"a"), "it holds an object kept outside the file"),
+    "persistent id as text": (instructions(b"]", b"Pheat\n", b"a"), "it holds an object kept outside the file"),
+    "extension code": (instructions(b"]", b"\x82\x01", b"a"), "it holds an object of Python's extension registry"),
+    "global": (instructions(b"cos\nsystem\n", TEXT, b"\x85R"), "it asks for os.system"),
+    "instance": (instructions(b"(", TEXT, b"ios\nsystem\n"), "it asks for os.system"),
+    "object": (instructions(b"(cos\nsystem\n", TEXT, b"o"), "it asks for os.system"),
+    "names from the memo": (instructions(b"\x8c\x02os\x94", TEXT, b"h\x00\x8c\x06system\x93"), "it asks for os.system"),
+    "call": (instructions(TEXT, b")R"), "it uses the instruction REDUCE"),
+    "new object": (instructions(TEXT, b")\x81"), "it uses the instruction NEWOBJ"),
+    "state": (instructions(b"]", b"}b"), "it holds a dict"),
+    "state of a list": (instructions(b"]", TEXT, b"b"), "it uses the instruction BUILD"),
+    "buffer": (instructions(b"\x97"), "it uses the instruction NEXT_BUFFER"),
+    "bool as integer": (instructions(b"]I01\na"), "it holds a bool"),
+    "discarding": (instructions(b"]", TEXT, b"0"), "it uses the instruction POP"),
+    "doubling": (instructions(b"]2"), "it uses the instruction DUP"),
+    "room for four thousand million objects": (
+        instructions(b"]r\xff\xff\xff\xff"),
+        "it gives an object the number 4294967295",
+    ),
+    "room by text": (instructions(b"]p99999999999\n"), "it gives an object the number 99999999999"),
+    "integer of a million bytes": (instructions(b"\x8b", struct.pack("<i", 10**6), b"\x7f" * 10**6), "7999999 bits"),
+    "text longer than the file": (instructions(b"\x8d", struct.pack("<Q", 2**40), b"Heat"), "bytes"),
+    "list in itself": (instructions(b"]\x94h\x00a"), "entry 0: no pair of title and year: [[[...]]]"),
+    "nested": (instructions(b"]" * 100_001, b"a" * 100_000), "entry 0: no pair of title and year: [[[...]]]"),
+    "appending to a tuple": (instructions(b")", TEXT, b"a"), "refused as a pickle"),
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_tricks_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    data, expected = TRICKS[name]
+    assert expected in refusal_of(tmp_path, data)
+
+
+def test_a_pickle_that_would_unfold_to_billions_is_refused_at_once(tmp_path: Path) -> None:
+    tower = ("Heat", 1995)
+    for _ in range(200):
+        tower = (tower, tower, tower, tower)  # type: ignore[assignment]
+    message = refusal(write(tmp_path, "c.pkl", [tower] * 3))
+    assert "entry 0: no pair of title and year" in message
+    assert len(message) < 2000
+
+
+def test_a_refused_pickle_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_files, "_PlainUnpickler", None)
+    for data in (pickle.dumps([1.5]), instructions(TEXT, b")R"), instructions(b"]r\xff\xff\xff\xff")):
+        assert "refused as a pickle" in refusal_of(tmp_path, data)
+
+
+def test_the_unpickler_alone_takes_nothing_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_files, "_check_instructions", lambda data: None)
+    assert "it asks for" in refusal(write(tmp_path, "c.pkl", [Malice("false")]))
+    assert "it asks for os.system" in refusal_of(tmp_path, instructions(b"(", TEXT, b"ios\nsystem\n"))
+
+
+def test_the_instructions_told_apart_exist() -> None:
+    known = {instruction.name for instruction in pickletools.opcodes}
+    assert known >= catalog_files._ALLOWED | catalog_files._GLOBALS | set(catalog_files._REFUSED)
+    assert not catalog_files._ALLOWED & (catalog_files._GLOBALS | set(catalog_files._REFUSED))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    protocol=st.integers(0, pickle.HIGHEST_PROTOCOL),
+    changes=st.lists(st.tuples(st.integers(0, 80), st.binary(max_size=3)), max_size=4),
+)
+def test_a_damaged_pickle_is_read_or_refused(tmp_path: Path, protocol: int, changes: list[tuple[int, bytes]]) -> None:
+    data = pickle.dumps(FILMS, protocol=protocol)
+    for place, piece in changes:
+        data = data[:place] + piece + data[place + len(piece) :]
+    path = tmp_path / "c.pkl"
+    path.write_bytes(data)
+    try:
+        catalog, _ = read_catalog(path)
+    except BadInput:
+        return
+    assert all(type(title) is str and type(year) is int for title, year in catalog.films)
 
 
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps(FILMS)[:-10], b"\x80\x05]\x94(e", b"I1\nI2\n"])
 def test_broken_pickles_are_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "c.pkl"
-    path.write_bytes(data)
-    assert "refused as a pickle" in refusal(path)
+    assert "refused as a pickle" in refusal_of(tmp_path, data)
+
+
+def test_lists_in_lists_of_json_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    for depth in (100, 900, 100_000):
+        path.write_text("[" * depth + "]" * depth)
+        refusal(path)
+
+
+@pytest.mark.parametrize("year", ["9" * 5000, "1" * 10])
+def test_a_string_with_too_many_digits_is_no_year(tmp_path: Path, year: str) -> None:
+    assert "entry 0: the year is no integer" in refusal(write(tmp_path, "c.json", [["Heat", year]]))
+
+
+def test_half_characters_are_refused(tmp_path: Path) -> None:
+    assert "entry 0: the title holds half a character" in refusal(write(tmp_path, "c.json", [["He\ud83dat", 1995]]))
+
+
+def test_a_csv_field_may_hold_any_white_space(tmp_path: Path) -> None:
+    text = 'title,year\n"The\nThing",1982\nThe\u2028Fog,1980\n'
+    catalog, _ = read_catalog(write(tmp_path, "c.csv", text))
+    assert catalog.films == [("The\nThing", 1982), ("The\u2028Fog", 1980)]
+    assert ("the thing", 1982) in catalog
+
+
+def test_a_csv_field_that_never_ends_is_refused(tmp_path: Path) -> None:
+    assert "no CSV" in refusal(write(tmp_path, "c.csv", 'title,year\n"' + "x" * 200_000))
 
 
 @pytest.mark.parametrize("name", ["c.json", "c.csv"])
@@ -155,9 +306,32 @@ def test_integer_year() -> None:
     assert [integer_year(value) for value in (True, None, 1999.0, "", "19.99", "MCM", "-5")] == [None] * 7
 
 
+def test_odd_entries_are_kept_and_told(tmp_path: Path) -> None:
+    rows = [["Heat", "1995"], ["HEAT ", 1995], ["Dune", 2021], ["Dune", 2020], ["Big", 0], ["\u200b", -1]]
+    catalog, notices = read_catalog(write(tmp_path, "c.json", rows))
+    assert len(catalog) == 6
+    assert notices == [
+        "catalogue c.json: 1 years given as strings were converted",
+        *[f"catalogue c.json: {sentence}" for sentence in catalog.report()],
+    ]
+    kinds = [
+        "1 films equal an earlier one",
+        "1 titles have films at most 2",
+        "2 years have not four",
+        "1 titles are empty",
+    ]
+    assert all(notice.startswith(kind) for notice, kind in zip(catalog.report(), kinds, strict=True))
+
+
 def test_the_published_catalogue() -> None:
     catalog, notices = read_catalog(shared_data("reddit_v2", "gt_catalog.pkl"))
     assert len(catalog) == 7404
     assert ("10 things i hate about you", 1999) in catalog
-    assert len(notices) == 1
-    assert notices[0].endswith("The Wall (201)")
+    remakes, corrupt = notices
+    assert "36 titles have films at most 2 years apart" in remakes
+    assert "1 years have not four digits" in corrupt
+    assert corrupt.endswith("The Wall (201)")
+    years: dict[str, Any] = {}
+    for title, year in catalog.films:
+        years.setdefault(title, set()).add(year)
+    assert sum(len(of_title) > 1 for of_title in years.values()) == 230

@@ -10,13 +10,15 @@ from rlbench import config as schema
 from rlbench.cli import CONF, check_overrides, groups
 from rlbench.config import validate
 from rlbench.errors import BadInput
+from rlbench.lists import LAYOUTS
 from rlbench.objective.aggregation import AGGREGATIONS
 from rlbench.objective.baselines import BASELINES
 from rlbench.objective.credit import RETURNS, SPREAD
 from rlbench.objective.ratios import RATIOS
 from rlbench.objective.regularisers import KL_ESTIMATORS
+from rlbench.objective.shaping import SHAPINGS
 from rlbench.objective.surrogates import SURROGATES
-from rlbench.rewards import GAINS
+from rlbench.rewards.combine import COMBINERS
 from tests.conftest import composed
 
 RUN_PY = CONF.parent / "run.py"
@@ -29,10 +31,12 @@ def test_schema_knows_every_registered_piece():
     assert set(schema.AGGREGATIONS) == set(AGGREGATIONS)
     assert set(schema.SURROGATES) == set(SURROGATES)
     assert set(schema.KL_ESTIMATORS) == set(KL_ESTIMATORS)
-    assert set(schema.GAINS) == set(GAINS)
+    assert set(schema.LAYOUTS) == set(LAYOUTS)
+    assert set(schema.SHAPINGS) == set(SHAPINGS)
+    assert set(schema.COMBINERS) == set(COMBINERS)
 
 
-@pytest.mark.parametrize("group", ["algorithm", "reward", "dataset", "model", "tracker"])
+@pytest.mark.parametrize("group", ["algorithm", "reward", "matching", "dataset", "model", "tracker"])
 def test_every_option_composes(group):
     for option in groups()[group]:
         config = composed(f"{group}={option}")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from rlbench.data import load_dataset, mini
+from rlbench.data.facts import film_facts
 from rlbench.data.validation import check_dataset
 from rlbench.lists import parse_list
-from rlbench.stages.evaluate import judge_lists, mean_metrics
+from rlbench.relevance import Judge
+from rlbench.stages.evaluate import Answer, judge_answers
 from tests.conftest import SMALL, composed
 
 
@@ -21,10 +23,9 @@ def dataset():
 
 def scores(dataset, lists, split="test"):
     texts = {context: "\n".join(f"{t} ({y})" for t, y in films) for context, films in lists.items()}
-    table = judge_lists(
-        dataset.splits[split], texts, dict.fromkeys(texts, True), dataset.catalog, list_length=10, cutoffs=[5, 10]
-    )
-    return mean_metrics(table)
+    answers = {context: Answer(text, True, 0, np.full(10, np.nan)) for context, text in texts.items()}
+    facts = film_facts(dataset, dataset.catalog)
+    return judge_answers(dataset.splits[split], answers, Judge(dataset.catalog, 10), facts, [5, 10])[1]
 
 
 def test_catalogue_is_two_hundred_films_in_every_genre_and_era():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlbench.lists import ListReader, UnitLayout, parse_line, parse_list
+from rlbench.lists import ListReader, UnitLayout, parse_line, parse_list, parse_text
 from rlbench.models.loading import load_tokenizer
 from rlbench.models.tiny import train_tokenizer
 
@@ -62,7 +62,7 @@ def segment(reader, text, *, eos=True, padding=2):
     ids = reader.tokenizer(text, add_special_tokens=False)["input_ids"] + [reader.tokenizer.eos_token_id] * eos
     row = torch.tensor([ids + [reader.tokenizer.pad_token_id] * padding])
     mask = torch.tensor([[1] * len(ids) + [0] * padding])
-    units = reader.segment(row, mask, [parse_list(text)])[0].tolist()
+    units = reader.segment(row, mask, [parse_text(text).lines]).unit_ids[0].tolist()
     return ids, units
 
 
@@ -114,7 +114,7 @@ def test_non_ascii_title_cut_inside_a_character(reader):
     ids = reader.tokenizer("Heat (1995)\nAmé", add_special_tokens=False)["input_ids"]
     row = torch.tensor([ids[:-1]])
     texts = reader.decode(row.tolist())
-    units = reader.segment(row, torch.ones_like(row), [parse_list(texts[0])])[0].tolist()
+    units = reader.segment(row, torch.ones_like(row), [parse_text(texts[0]).lines]).unit_ids[0].tolist()
     assert set(units) == {0, UnitLayout(N).other}
 
 

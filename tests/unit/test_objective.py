@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.lists import TokenUnits, UnitLayout
 from rlbench.objective import LossInputs, Objective
 from rlbench.objective.aggregation import Window
 from rlbench.objective.baselines import BASELINES, group_std
 from rlbench.objective.units import scatter_mean
+from rlbench.rewards.batch import RewardBatch
 from tests.conftest import composed
 
 N, G, P, T = 4, 3, 2, 17
@@ -37,6 +38,22 @@ def batch():
         unit_ids=unit_ids,
         mask=mask,
     )
+
+
+def objective(*overrides):
+    """The objective of a command line, for lists of N ranks."""
+    config = composed(*overrides)
+    return Objective(config.algorithm, config.reward, N)
+
+
+def rewards(gains, present=None, scores=None, success=None):
+    """A batch of rewards under one term, or (B, M, N) under several."""
+    gains = gains.unsqueeze(1) if gains.dim() == 2 else gains
+    scores = torch.zeros(gains.shape[:2], dtype=gains.dtype) if scores is None else scores
+    present = torch.ones(len(gains), gains.size(2), dtype=torch.bool) if present is None else present
+    success = gains.sum((1, 2)) > 0 if success is None else success
+    totals = gains.sum((1, 2)) + scores.sum(1)
+    return RewardBatch(gains, scores, hits=gains[:, 0], present=present, totals=totals, success=success)
 
 
 def window(inputs, accumulation=1):
@@ -84,32 +101,27 @@ AGGREGATIONS = ["rank_mean", "sequence_mean", "token_mean", "global_token_mean",
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("ratio", ["token", "rank", "sequence"])
 def test_loss_against_the_loop(batch, ratio, aggregation):
-    algorithm = composed(
-        "algorithm=rank_grpo", f"algorithm.ratio={ratio}", f"algorithm.aggregation={aggregation}"
-    ).algorithm
-    loss, _ = Objective(algorithm, 0.0, N).loss(batch, window(batch))
-    assert loss.item() == pytest.approx(slow_loss(batch, algorithm), abs=1e-7)
+    chosen = objective("algorithm=rank_grpo", f"algorithm.ratio={ratio}", f"algorithm.aggregation={aggregation}")
+    loss, _ = chosen.loss(batch, window(batch))
+    assert loss.item() == pytest.approx(slow_loss(batch, chosen.algorithm), abs=1e-7)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("ratio", ["token", "rank", "sequence"])
 def test_gradient_against_finite_differences(batch, ratio, aggregation):
     overrides = ["algorithm=rank_grpo", f"algorithm.ratio={ratio}", f"algorithm.aggregation={aggregation}"]
-    objective = Objective(
-        composed(*overrides, "algorithm.surrogate.low=10", "algorithm.surrogate.high=10").algorithm, 0.0, N
-    )
+    chosen = objective(*overrides, "algorithm.surrogate.low=10", "algorithm.surrogate.high=10")
 
     def loss(logps):
-        return objective.loss(replace(batch, logps=logps), window(batch))[0]
+        return chosen.loss(replace(batch, logps=logps), window(batch))[0]
 
     logps = batch.logps.clone().requires_grad_()
     assert torch.autograd.gradcheck(loss, (logps,), eps=1e-6, atol=1e-6)
 
 
 def gradient(batch, *overrides, **changes):
-    objective = Objective(composed(*overrides).algorithm, 0.0, N)
     logps = batch.logps.clone().requires_grad_()
-    loss, _ = objective.loss(replace(batch, logps=logps, **changes), window(batch))
+    loss, _ = objective(*overrides).loss(replace(batch, logps=logps, **changes), window(batch))
     loss.backward()
     return logps.grad
 
@@ -146,51 +158,131 @@ def test_every_rank_weighs_the_same_however_long(batch):
 
 def test_advantages_of_one_hit_in_eight():
     """The paper's numbers: one hit among G = 8 gives +2.474 and -0.353, two give +1.620 and -0.540."""
-    one = group_std(torch.tensor([1.0, *[0.0] * 7]).view(1, 8, 1)).flatten()
+    counted = torch.ones(1, 8, 1, dtype=torch.bool)
+    one = group_std(torch.tensor([1.0, *[0.0] * 7]).view(1, 8, 1), counted).flatten()
     assert one[:2].tolist() == pytest.approx([2.474, -0.353], abs=1e-3)
-    two = group_std(torch.tensor([1.0, 1.0, *[0.0] * 6]).view(1, 8, 1)).flatten()
+    two = group_std(torch.tensor([1.0, 1.0, *[0.0] * 6]).view(1, 8, 1), counted).flatten()
     assert [two[0].item(), two[2].item()] == pytest.approx([1.620, -0.540], abs=1e-3)
 
 
+def patterns():
+    """Which returns a baseline may look at: all, some, one of a column, none of a column."""
+    some = torch.rand(P, 5, N, generator=torch.Generator().manual_seed(1)) < 0.6
+    some[0, :, 0] = torch.arange(5) == 2
+    some[0, :, 1] = False
+    return {"all": torch.ones(P, 5, N, dtype=torch.bool), "some": some}
+
+
+@pytest.mark.parametrize("counted", patterns())
 @pytest.mark.parametrize("name", BASELINES)
-def test_baselines_permute_with_the_group_and_keep_columns_apart(name):
+def test_baselines_permute_with_the_group_and_keep_columns_apart(name, counted):
+    counted = patterns()[counted]
     returns = torch.rand(P, 5, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     order = torch.tensor([3, 1, 4, 0, 2])
-    advantages = BASELINES[name](returns)
-    torch.testing.assert_close(BASELINES[name](returns[:, order]), advantages[:, order])
+    advantages = BASELINES[name](returns, counted)
+    torch.testing.assert_close(BASELINES[name](returns[:, order], counted[:, order]), advantages[:, order])
     changed = returns.clone()
     changed[:, :, 0] += torch.rand(P, 5, dtype=torch.float64)
-    torch.testing.assert_close(BASELINES[name](changed)[:, :, 1:], advantages[:, :, 1:])
-    torch.testing.assert_close(BASELINES[name](returns + 7.0), advantages)
+    torch.testing.assert_close(BASELINES[name](changed, counted)[:, :, 1:], advantages[:, :, 1:])
+    torch.testing.assert_close(BASELINES[name](returns + 7.0, counted), advantages)
     assert advantages.mean(1).abs().max() < 1e-12
-    assert not BASELINES[name](torch.ones(P, 5, N)).any()  # no variance, no signal
+    assert not BASELINES[name](torch.ones(P, 5, N), counted).any()  # no variance, no signal
+    assert not advantages[~counted].any()
+    # What is not counted may hold anything.
+    torch.testing.assert_close(BASELINES[name](returns.masked_fill(~counted, 99.0), counted), advantages)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_of_what_is_counted_against_the_loop(name):
+    returns = torch.rand(P, 5, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counted = patterns()["some"]
+    advantages = BASELINES[name](returns, counted)
+    for p in range(P):
+        for k in range(N):
+            kept = [i for i in range(5) if counted[p, i, k]]
+            if len(kept) > 1:
+                all_of_it = torch.ones(1, len(kept), 1, dtype=torch.bool)
+                column = BASELINES[name](returns[p : p + 1, kept, k : k + 1], all_of_it)
+                torch.testing.assert_close(advantages[p, kept, k], column.flatten())
+            else:
+                assert not advantages[p, :, k].any()
+
+
+def units_of(ids, n_units):
+    units = UnitLayout(N)
+    ids = torch.tensor(ids)
+    return TokenUnits(ids, ids == units.eos, torch.tensor(n_units))
 
 
 def test_sequence_credit_reaches_every_token_and_rank_credit_only_its_own():
     units = UnitLayout(N)
-    ids = torch.tensor([[units.other, 0, 0, 1, units.overflow, units.eos, units.padding]] * 2)
-    n_entries = torch.tensor([2, 6])
+    tokens = units_of([[units.other, 0, 0, 1, units.overflow, units.eos, units.padding]] * 2, [2, 6])
     gains = torch.tensor([[1.0, 0, 0, 0], [0.0, 0, 0, 0]])
-    grpo = Objective(composed("algorithm=grpo").algorithm, 0.0, N)
-    of_list = grpo.unit_advantages(gains, 2)
+    grpo = objective("algorithm=grpo")
+    of_list = grpo.unit_advantages(rewards(gains), 2)
     assert of_list.shape == (2, 1)
-    tokens = grpo.token_advantages(of_list, ids, n_entries)
-    assert (tokens[0, :-1] == of_list[0]).all() and tokens[0, -1] == 0
-    rank = Objective(composed("algorithm=rank_grpo").algorithm, 0.0, N)
-    of_rank = rank.unit_advantages(gains, 2)
+    spread = grpo.token_advantages(of_list, tokens)
+    assert (spread[0, :-1] == of_list[0]).all() and spread[0, -1] == 0
+    rank = objective("algorithm=rank_grpo")
+    of_rank = rank.unit_advantages(rewards(gains), 2)
     assert of_rank.shape == (2, N) and not of_rank[:, 1:].any()
-    tokens = rank.token_advantages(of_rank, ids, n_entries)
-    assert tokens[0].tolist() == pytest.approx([0, of_rank[0, 0].item(), of_rank[0, 0].item(), 0, -0.1, -0.1, 0])
-    assert tokens[1, 5] == 0  # EOS of a list that is long enough
+    spread = rank.token_advantages(of_rank, tokens)
+    assert spread[0].tolist() == pytest.approx([0, of_rank[0, 0].item(), of_rank[0, 0].item(), 0, -0.1, -0.1, 0])
+    assert spread[1, 5] == 0  # EOS of a list that is long enough
 
 
 def test_eos_joins_the_last_rank_of_a_whole_list_only():
+    eos = UnitLayout(N).eos
+    folded = objective("algorithm=rank_grpo").token_units(units_of([[0, 1, 2, 3, eos]] * 3, [N, N - 1, N + 1]))
+    assert folded[:, -1].tolist() == [N - 1, eos, eos]
+
+
+PUBLISHED = ["algorithm=rank_grpo", "algorithm.length_shaping={rule:published,early_stop:-0.1,overflow:-0.2,exact:0.3}"]
+"""Three different numbers, to tell them apart."""
+
+
+def test_length_shaping_of_the_published_code():
+    """Facts 1.6: EOS has an advantage of its own; every token past rank N has that of overflow, EOS included."""
     units = UnitLayout(N)
-    ids = torch.tensor([[0, 1, 2, 3, units.eos]] * 3)
-    folded = Objective(composed("algorithm=rank_grpo").algorithm, 0.0, N).token_units(
-        ids, torch.tensor([N, N - 1, N + 1])
+    rule = objective(*PUBLISHED)
+    tokens = units_of([[0, 1, 2, 3, units.eos]] * 3, [N, N - 1, N + 1])
+    spread = rule.token_advantages(torch.full((3, N), 5.0), tokens)
+    assert spread[:, -1].tolist() == pytest.approx([0.3, -0.1, -0.2])
+    assert (rule.token_units(tokens)[:, -1] == units.eos).all()
+    # Under the published layout EOS stands in the unit of its line and keeps its own advantage.
+    lines = TokenUnits(torch.tensor([[0, 1, 2, 3, 3]]), torch.tensor([[False] * 4 + [True]]), torch.tensor([N]))
+    assert rule.token_units(lines)[0].tolist() == [0, 1, 2, 3, 3]
+    assert rule.token_advantages(torch.full((1, N), 5.0), lines)[0].tolist() == pytest.approx([5, 5, 5, 5, 0.3])
+
+
+def test_without_length_shaping_special_units_have_no_advantage():
+    units = UnitLayout(N)
+    plain = objective(
+        "algorithm=rank_grpo", "algorithm.length_shaping={rule:none,early_stop:0.0,overflow:0.0,exact:0.0}"
     )
-    assert folded[:, -1].tolist() == [N - 1, units.eos, units.eos]
+    tokens = units_of([[units.other, 0, units.overflow, units.eos]], [2])
+    assert plain.token_advantages(torch.full((1, N), 5.0), tokens)[0].tolist() == [0, 5, 0, 0]
+
+
+def test_missing_ranks_count_as_nothing_or_not_at_all():
+    gains = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 0]])
+    present = torch.tensor([[True] * 4, [True, False, False, False], [True, True, False, False], [True] * 4])
+    zero = objective("algorithm=rank_grpo", "algorithm.baseline=group_mean")
+    excluded = objective("algorithm=rank_grpo", "algorithm.baseline=group_mean", "algorithm.missing_rank=excluded")
+    batch = rewards(gains, present)
+    assert zero.unit_advantages(batch, 4)[:, 1].tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    assert excluded.unit_advantages(batch, 4)[:, 1].tolist() == pytest.approx([2 / 3, 0, -1 / 3, -1 / 3])
+    torch.testing.assert_close(zero.unit_advantages(batch, 4)[:, 0], excluded.unit_advantages(batch, 4)[:, 0])
+    # Sequence credit knows no ranks.
+    lists = [objective("algorithm=grpo", f"algorithm.missing_rank={rule}") for rule in ("zero", "excluded")]
+    assert torch.equal(*(one.unit_advantages(batch, 4) for one in lists))
+
+
+def test_a_term_that_scores_lists_counts_for_every_rank():
+    gains, scores = torch.zeros(2, 1, N), torch.tensor([[3.0], [0.0]])
+    batch = rewards(gains, scores=scores)
+    assert objective("algorithm=rank_grpo").unit_returns(batch, 2)[:, 0].tolist() == [[3.0] * N, [0.0] * N]
+    assert objective("algorithm=grpo").unit_returns(batch, 2)[:, 0].tolist() == [[3.0], [0.0]]
 
 
 def test_scatter_mean_leaves_masked_tokens_out():

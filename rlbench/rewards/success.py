@@ -1,0 +1,112 @@
+"""When a list counts as correct: one rule, shared by every method that asks. Loads no torch.
+
+Methods made for verifiable answers need it (the solve rate of ALP, filters and difficulty of samplers); for lists it is
+an adaptation, whichever rule is chosen.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlbench import metrics
+from rlbench.errors import nearest
+from rlbench.rewards.terms import is_finite
+
+if TYPE_CHECKING:  # the schema of the configuration loads this module, and needs no judging
+    from rlbench.relevance import JudgedLists
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+TOLERANCE = 1e-9
+"""How far below a threshold still reaches it: NDCG and totals are sums, and a perfect list's may be 1 - 1e-16."""
+
+
+def any_hit(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
+    """One of the N ranks is a hit (Recall@N > 0)."""
+    return lists.hits.sum(axis=1) > 0
+
+
+def first_hit(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
+    """Rank 1 is a hit."""
+    return lists.hits[:, 0] > 0
+
+
+def all_hits(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
+    """As many ranks are hits as an ideal list has, min(n_truth, N); a truth outside the catalogue cannot be hit."""
+    return lists.hits.sum(axis=1) >= np.minimum(lists.n_truth, lists.verdicts.shape[1])
+
+
+def recall_at_least(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
+    """Recall@N reaches the threshold."""
+    return metrics.recall(lists.hits, lists.n_truth, lists.verdicts.shape[1]) >= threshold - TOLERANCE
+
+
+def ndcg_at_least(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
+    """NDCG@N reaches the threshold."""
+    return metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1]) >= threshold - TOLERANCE
+
+
+def total_at_least(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
+    """The weighted sum of the reward's terms over the list reaches the threshold."""
+    return totals >= threshold - TOLERANCE
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule.
+
+    Attributes:
+        function: (lists, totals (B,), threshold) -> (B,) bool.
+        threshold: what it has to be: 0 for a rule that reads none, a share in (0, 1], or any number.
+    """
+
+    function: Callable[["JudgedLists", Floats, float], Bools]
+    threshold: Literal["unused", "share", "number"]
+
+
+SUCCESS = {
+    "any_hit": Rule(any_hit, "unused"),
+    "first_hit": Rule(first_hit, "unused"),
+    "all_hits": Rule(all_hits, "unused"),
+    "recall_at_least": Rule(recall_at_least, "share"),
+    "ndcg_at_least": Rule(ndcg_at_least, "share"),
+    "total_at_least": Rule(total_at_least, "number"),
+}
+
+
+def success(lists: "JudgedLists", totals: Floats, rule: str, threshold: float) -> Bools:
+    """Which of B lists count as correct.
+
+    Args:
+        lists: the judged lists.
+        totals: (B,) each list's reward: its terms, weighted and summed over ranks, without scaling by the solve rate.
+        rule: name in `SUCCESS`.
+        threshold: what the rule compares with.
+
+    Returns:
+        (B,) bool.
+    """
+    return SUCCESS[rule].function(lists, totals, threshold)
+
+
+def check_success(rule: str, threshold: float) -> list[str]:
+    """Everything that is wrong with a rule and its threshold, one sentence a problem, without its full stop."""
+    problems = []
+    if rule not in SUCCESS:
+        problems.append(
+            f"success.rule = '{rule}' is unknown; known: {', '.join(SUCCESS)}.{nearest(rule, list(SUCCESS))}"
+        )
+    if not is_finite(threshold):
+        problems.append(f"success.threshold = {threshold!r} must be a finite number")
+    if problems:
+        return problems
+    kind = SUCCESS[rule].threshold
+    if kind == "unused" and threshold != 0:
+        return [f"success.threshold = {threshold} has no effect under rule '{rule}'; set it to 0"]
+    if kind == "share" and not 0 < threshold <= 1:
+        return [f"success.threshold = {threshold} must lie in (0, 1] under rule '{rule}'"]
+    return []

@@ -1,0 +1,398 @@
+"""Reward terms: what the ranks of a list, or the list, are worth before weights. Loads no torch.
+
+A term is one function of judged lists and of facts about films. `rank_term` and `list_term` enter it in `TERMS` under
+its name; its keyword-only parameters are its options in `conf/reward/`, and their annotations say what these can hold.
+
+Shapes: B lists, N ranks, C films in the catalogue. rel_k is 1 where rank k is relevant and no repeat, else 0
+(Rank-GRPO, arXiv 2510.20150, section 2.1). A rank that a short list has not is worth 0 in every rank term. All values
+are finite.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlbench import metrics
+from rlbench.errors import nearest
+
+if TYPE_CHECKING:  # the schema of the configuration loads this module, and needs no judging
+    from rlbench.relevance import JudgedLists
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+COMMON_KEYS = ("weight", "scaled_by")
+"""Keys of a term in a reward's configuration that are no options of its function."""
+SCALES = ("solve_rate",)
+"""What a list term's score can be multiplied by, once groups are whole (`rlbench.rewards.combine`)."""
+
+
+def percentiles(values: Ints) -> Floats:
+    """(C,) share of the values that are smaller, plus half of those that are equal, itself included; in (0, 1)."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return ((counts.cumsum() - counts / 2) / len(values))[place]
+
+
+@dataclass(frozen=True)
+class FilmFacts:
+    """What terms may know of the catalogue's films.
+
+    Args:
+        counts: (C,) how many training truths name each film, at least 0.
+        years: (C,) year of each film.
+
+    Raises:
+        ValueError: where the two differ in length, or a count is negative.
+    """
+
+    counts: Ints
+    years: Ints
+
+    def __post_init__(self) -> None:
+        if self.counts.shape != self.years.shape or self.counts.ndim != 1:
+            raise ValueError(f"counts and years must be (C,), got {self.counts.shape} and {self.years.shape}")
+        if (self.counts < 0).any():
+            raise ValueError(f"film {int(self.counts.argmin())}: count {self.counts.min()} is negative")
+
+    @cached_property
+    def popularity(self) -> Floats:
+        """(C,) share of the training truths that name each film; 0 for all where there are no truths."""
+        return self.counts / max(int(self.counts.sum()), 1)
+
+    @cached_property
+    def popularity_percentile(self) -> Floats:
+        """(C,) in (0, 1), high for films that many truths name; ties share the mean."""
+        return percentiles(self.counts)
+
+    @cached_property
+    def recency_percentile(self) -> Floats:
+        """(C,) in (0, 1), high for late years; ties share the mean."""
+        return percentiles(self.years)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What an option can hold: `accepts` decides, `wanted` says it."""
+
+    wanted: str
+    accepts: Callable[[Any], bool]
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value of a configuration is a finite number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+PLAIN = {
+    float: Values("a finite number", is_finite),
+    int: Values("a whole number", _is_whole),
+    str: Values("a text", lambda value: isinstance(value, str)),
+}
+NonNegative = Annotated[float, Values("a finite number of at least 0", lambda value: is_finite(value) and value >= 0)]
+Positive = Annotated[float, Values("a finite number above 0", lambda value: is_finite(value) and value > 0)]
+PositiveInt = Annotated[int, Values("a whole number above 0", lambda value: _is_whole(value) and value > 0)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a term; `default` is None where a reward has to give it."""
+
+    values: Values
+    default: float | int | str | None
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term.
+
+    Attributes:
+        function: (lists, facts, **options) -> values.
+        scope: "rank" where it gives (B, N), "list" where it gives (B,).
+        options: by name, in the order of the function's parameters.
+        signed: whether a value may be negative, which a power mean does not take.
+    """
+
+    function: Callable[..., Floats]
+    scope: Literal["rank", "list"]
+    options: dict[str, Option]
+    signed: bool
+
+
+TERMS: dict[str, Term] = {}
+
+Function = TypeVar("Function", bound=Callable[..., Floats])
+
+
+def _values(annotation: Any) -> Values:
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[1]
+    if get_origin(annotation) is Literal:
+        choices = get_args(annotation)
+        return Values(f"one of {', '.join(choices)}", lambda value: value in choices)
+    return PLAIN[annotation]
+
+
+SIGNED = ("verdict_cost", "length", "soft_overlong")
+"""Terms whose value may be negative."""
+
+
+def _register(function: Callable[..., Floats], scope: Literal["rank", "list"]) -> None:
+    if function.__name__ in TERMS:
+        raise ValueError(f"two terms are called '{function.__name__}'; ranks and lists share one set of names")
+    options = {
+        name: Option(_values(p.annotation), None if p.default is inspect.Parameter.empty else p.default)
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    TERMS[function.__name__] = Term(function, scope, options, function.__name__ in SIGNED)
+
+
+def rank_term(function: Function) -> Function:
+    """Enter a function that gives (B, N) in `TERMS`."""
+    _register(function, "rank")
+    return function
+
+
+def list_term(function: Function) -> Function:
+    """Enter a function that gives (B,) in `TERMS`."""
+    _register(function, "list")
+    return function
+
+
+def _of_films(values: Floats, films: Ints) -> Floats:
+    """(B, N) the value of the film at each rank; 0 where there is none, whose index is -1 (`NO_FILM`)."""
+    return np.append(values, 0.0)[films]
+
+
+@rank_term
+def relevance(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """rel_k (Rank-GRPO's exp_inf)."""
+    return lists.hits
+
+
+@rank_term
+def dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """rel_k / log2(k + 1): a list's sum is DCG@N, a tail sum is Rank-GRPO's log-decay (Eq. 8)."""
+    return lists.hits * metrics.discounts(lists.verdicts.shape[1])
+
+
+@rank_term
+def ndcg_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """rel_k / log2(k + 1) over the DCG of an ideal list, so that a list's sum is NDCG@N."""
+    n = lists.verdicts.shape[1]
+    return lists.hits * metrics.discounts(n) / metrics.ideal_dcg(lists.n_truth, n)[:, None]
+
+
+@rank_term
+def recall_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """rel_k / n_truth, so that a list's sum is Recall@N."""
+    return lists.hits / lists.n_truth[:, None]
+
+
+@rank_term
+def in_catalog(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """1 for an entry that names a film of the catalogue, repeats and seen films included."""
+    return (lists.present & ~lists.of_verdict("out_of_catalog")).astype(np.float64)
+
+
+@rank_term
+def out_of_catalog(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """1 for an entry outside the catalogue; to be weighted negatively."""
+    return lists.of_verdict("out_of_catalog").astype(np.float64)
+
+
+@rank_term
+def duplicate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """1 for an entry that repeats an earlier one; to be weighted negatively."""
+    return lists.of_verdict("duplicate").astype(np.float64)
+
+
+@rank_term
+def seen(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """1 for an entry that names a film which the dialogue has seen; to be weighted negatively."""
+    return lists.of_verdict("seen").astype(np.float64)
+
+
+@rank_term
+def verdict_cost(
+    lists: "JudgedLists",
+    facts: FilmFacts,
+    *,
+    hit: float = 1.0,
+    miss: float = 0.0,
+    out_of_catalog: float = -1.25,
+    seen: float = -1.0,
+    duplicate: float = -1.0,
+) -> Floats:
+    """The value of an entry's verdict. SemanticShield (arXiv 2509.24961) gives +1 for a right answer, -1 for a wrong
+    one and -1.25 for the costlier kind of wrong; verdicts in their place are an adaptation to lists, and so is 0 for a
+    miss, which most ranks of a good list are.
+    """
+    values = {"hit": hit, "miss": miss, "out_of_catalog": out_of_catalog, "seen": seen, "duplicate": duplicate}
+    table = np.zeros(lists.verdicts.shape)
+    for verdict, value in values.items():
+        table[lists.of_verdict(verdict)] = value
+    return table
+
+
+@rank_term
+def popularity(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """Popularity percentile of an entry's film; to be weighted negatively against popularity bias."""
+    return _of_films(facts.popularity_percentile, lists.films)
+
+
+@rank_term
+def novelty(
+    lists: "JudgedLists", facts: FilmFacts, *, among: Literal["recommendable", "hits"] = "recommendable"
+) -> Floats:
+    """1 - popularity percentile of a hit or a miss, or of a hit only.
+
+    A repeat or a seen film is never novel: otherwise one rare film, written N times, would be the best list.
+    """
+    counted = lists.of_verdict("hit")
+    if among == "recommendable":
+        counted = counted | lists.of_verdict("miss")
+    return counted * _of_films(1 - facts.popularity_percentile, lists.films)
+
+
+@rank_term
+def value(
+    lists: "JudgedLists",
+    facts: FilmFacts,
+    *,
+    alpha: NonNegative = 1.0,
+    of: Literal["rarity", "recency"] = "rarity",
+) -> Floats:
+    """rel_k * (1 + min(alpha * v, 1)), v in [0, 1] the value of rank k's film (RLEV, arXiv 2510.20187).
+
+    RLEV values prompts, which is a factor of a whole group and cancels under a group's standard deviation. A value of
+    films is an adaptation to lists and does not cancel: 1 - popularity percentile, or recency percentile.
+    """
+    of_film = 1 - facts.popularity_percentile if of == "rarity" else facts.recency_percentile
+    return lists.hits * (1 + np.minimum(alpha * _of_films(of_film, lists.films), 1))
+
+
+@list_term
+def recall(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """Recall@N, as reported."""
+    return metrics.recall(lists.hits, lists.n_truth, lists.verdicts.shape[1])
+
+
+@list_term
+def ndcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """NDCG@N, as reported."""
+    return metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1])
+
+
+@list_term
+def list_dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """DCG@N (Rank-GRPO's reward of a whole list)."""
+    return metrics.dcg(lists.hits, lists.verdicts.shape[1])
+
+
+@list_term
+def hit_rate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """1 where one of the N ranks is a hit, as reported."""
+    return metrics.hit_rate(lists.hits, lists.verdicts.shape[1])
+
+
+@list_term
+def in_catalog_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """Share of the entries among the first N that are in the catalogue, as reported; 0 for no entries."""
+    return metrics.list_metrics(lists)["in_catalog"]
+
+
+@list_term
+def format(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """Share of the lines, blank ones left out, that are entries; 0 for no lines."""
+    return lists.n_entries / np.maximum(lists.n_lines, 1)
+
+
+@list_term
+def length(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+    """1 for exactly N entries, else -|n - N| / N (count reward of SafeCRS, arXiv 2603.03536)."""
+    n = lists.verdicts.shape[1]
+    off = np.abs(lists.n_entries - n)
+    return np.where(off == 0, 1.0, -off / n)
+
+
+@list_term
+def tokens(lists: "JudgedLists", facts: FilmFacts, *, normaliser: Positive) -> Floats:
+    """Tokens of the completion, EOS included, over `normaliser`; to be weighted negatively.
+
+    Weighted with -beta and scaled by the solve rate it is the penalty of ALP (arXiv 2506.05256):
+    beta * length / normaliser * max(p_solved, 1/K).
+    """
+    return lists.n_tokens / normaliser
+
+
+@list_term
+def soft_overlong(lists: "JudgedLists", facts: FilmFacts, *, max_tokens: PositiveInt, cache: PositiveInt) -> Floats:
+    """DAPO's penalty of long completions (arXiv 2503.14476, Eq. 13), in [-1, 0].
+
+    0 up to max_tokens - cache tokens, from there linear down to -1 at max_tokens, and -1 beyond.
+    """
+    return np.clip((max_tokens - cache - lists.n_tokens) / cache, -1.0, 0.0)
+
+
+def term_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A term's options as its reward gives them: its keys without weight and scaled_by."""
+    return {name: value for name, value in given.items() if name not in COMMON_KEYS}
+
+
+def check_terms(terms: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with the terms of a reward, one sentence a problem, without its full stop.
+
+    Args:
+        terms: by name in `TERMS`, each a mapping with weight, perhaps scaled_by, and the term's options.
+    """
+    if not terms:
+        return [f"terms is empty; known: {', '.join(TERMS)}"]
+    problems = []
+    for name, given in terms.items():
+        if name not in TERMS:
+            problems.append(f"terms.{name} is unknown; known: {', '.join(TERMS)}.{nearest(str(name), list(TERMS))}")
+        elif not isinstance(given, Mapping):
+            problems.append(f"terms.{name} = {given!r} must hold a weight, and options if any")
+        else:
+            problems += [f"terms.{name}.{problem}" for problem in _term_problems(TERMS[name], given)]
+    return problems
+
+
+def _term_problems(term: Term, given: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one term; each sentence begins with the key."""
+    problems = []
+    if "weight" not in given:
+        problems.append("weight is missing")
+    elif not is_finite(given["weight"]):
+        problems.append(f"weight = {given['weight']!r} must be a finite number")
+    scale = given.get("scaled_by")
+    if scale is not None and scale not in SCALES:
+        problems.append(
+            f"scaled_by = {scale!r} is unknown; known: {', '.join(SCALES)}, null.{nearest(str(scale), [*SCALES])}"
+        )
+    elif scale is not None and term.scope == "rank":
+        problems.append(f"scaled_by = {scale!r} has no meaning for a term of ranks; only terms of lists are scaled")
+    options = term_options(given)
+    known = [*COMMON_KEYS, *term.options]
+    for name, value in options.items():
+        if name not in term.options:
+            problems.append(f"{name} is unknown; known: {', '.join(known)}.{nearest(str(name), known)}")
+        elif not term.options[name].values.accepts(value):
+            problems.append(f"{name} = {value!r} must be {term.options[name].values.wanted}")
+    problems += [
+        f"{name} is missing; it must be {option.values.wanted}"
+        for name, option in term.options.items()
+        if option.default is None and name not in options
+    ]
+    return problems

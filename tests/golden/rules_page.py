@@ -1,0 +1,281 @@
+"""Writes docs/published-rules.md: what the published rules and ours make of small lists, all figures computed.
+
+python -m tests.golden.rules_page
+"""
+
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from rlbench import published
+from rlbench.catalog import Catalog
+from rlbench.config import LengthShapingConfig
+from rlbench.lists import TokenUnits, UnitLayout
+from rlbench.metrics import ranking_metrics
+from rlbench.objective.shaping import SHAPINGS
+from rlbench.relevance import Judge
+from tests.golden.figures import COMMITTED, MEMBERSHIP, Film, read_cases, read_membership
+from tests.helpers import ROOT
+
+PAGE = ROOT / "docs" / "published-rules.md"
+N = 3
+K = 5
+FILMS = [("Alien", 1979), ("Brazil", 1985), ("Fargo", 1996), ("Heat", 1995), ("Ronin", 1998)]
+TRUTHS = [("Alien", 1979), ("Heat", 1995)]
+PUBLISHED = LengthShapingConfig(rule="published", early_stop=-0.1, overflow=-0.1, exact=0.1)
+PAPER = LengthShapingConfig(rule="paper", early_stop=-0.1, overflow=-0.1, exact=0.0)
+
+
+class Example(NamedTuple):
+    """One completion; `remark` says what to look at."""
+
+    name: str
+    text: str
+    remark: str
+    truths: list[Film] = TRUTHS
+
+
+EXAMPLES = [
+    Example("A clean list", "Alien (1979)\nRonin (1998)\nHeat (1995)", "All agree but on EOS."),
+    Example(
+        "A preamble",
+        "My picks:\nAlien (1979)\nRonin (1998)\nHeat (1995)",
+        "Each reward goes to the line before; the last hit is punished as overflow.",
+    ),
+    Example(
+        "A blank line",
+        "Alien (1979)\n\nRonin (1998)\nHeat (1995)",
+        "The same from the blank line on (where a tokenizer fuses the two newlines, no token gets rank 2's reward).",
+    ),
+    Example(
+        "A trailing newline",
+        "Alien (1979)\nRonin (1998)\nHeat (1995)\n",
+        "EOS after a complete list is punished, for standing in a fourth segment.",
+    ),
+    Example(
+        "One film short, with a trailing newline",
+        "Alien (1979)\nRonin (1998)\n",
+        "EOS stands in segment 3, so the short list is rewarded for its length.",
+    ),
+    Example(
+        "Films outside the catalogue",
+        "Star Quest (1990)\nMoon Race (2001)\nAlien (1979)",
+        "In training they keep their ranks; in the evaluation they vanish, and a hit at rank 3 becomes a perfect list.",
+    ),
+    Example(
+        "Fewer films than truths",
+        "Alien (1979)",
+        "The ideal list is as short as what survives: NDCG 1 for one film of four.",
+        [("Alien", 1979), ("Brazil", 1985), ("Fargo", 1996), ("Heat", 1995)],
+    ),
+    Example(
+        "Numbers, bold, quotes",
+        '1. **Alien** (1979)\n2) "Ronin" (1998)\n- Heat (1995) - a must',
+        "Both parsers read these.",
+    ),
+    Example(
+        "A duplicate",
+        "Alien (1979)\nAlien (1979)\nHeat (1995)",
+        "A truth is used up, or found at its first entry; nobody is rewarded twice.",
+    ),
+    Example(
+        "A year off by one",
+        "Alien (1980)\nRonin (1998)\nHeat (1995)",
+        "The list's year must be the catalogue's, so the tolerance of two years only forgives the truth's (here Heat, "
+        "1996). `matching=tolerant` forgives both.",
+        [("Alien", 1979), ("Heat", 1996)],
+    ),
+    Example(
+        "Years in square brackets, other case",
+        "Alien [1979]\nRonin (1998)\nHEAT (1995)",
+        "The bracketed line is dropped, so Ronin is rank 1 of the rewards and line 2 of the tokens; HEAT is not in the "
+        "catalogue.",
+    ),
+]
+
+HEAD = """# The published rules and ours
+
+What the published Rank-GRPO code does to a list differs from the paper, and its training reward differs from its own
+evaluation. `rlbench/published.py` reproduces both to the last digit on 300 completions (`tests/golden`). Ours are the
+default; theirs are for parity. This page is written by `python -m tests.golden.rules_page`; a test keeps it current.
+"""
+
+MATCHING, METRICS = "`matching=published`", "metrics `published_*`"
+RULES = [
+    ("", "published", "ours", "to get theirs"),
+    ("---", "---", "---", "---"),
+    (
+        "parse",
+        "Title (YYYY); parentheses inside the title go, [YYYY] is no year",
+        "parentheses stay, [YYYY] is a year",
+        MATCHING,
+    ),
+    ("rank of an entry", "its place among the entries", "the same", ""),
+    (
+        "rank of a token",
+        "newlines before it, whatever the lines hold",
+        "that of its entry; other lines have none",
+        "`algorithm.layout=published`",
+    ),
+    ("in the catalogue", "same title, same year", "same up to case, spacing, Unicode form; same year", MATCHING),
+    ("seen", "same title", "same up to case, spacing, Unicode form", MATCHING),
+    (
+        "hit, training",
+        "title up to case and spacing, year within 2, the nearest truth is used up",
+        "the truth's catalogue film, not named before",
+        MATCHING,
+    ),
+    ("hit, evaluation", "same title, year within 2, two truths may share a film", "as in training", METRICS),
+    (
+        "not in the catalogue, or seen",
+        "training: rank kept, no hit; evaluation: removed, later films move up",
+        "rank kept, no hit",
+        METRICS,
+    ),
+    ("ideal list of NDCG@k", "min(truths, k, films that survive)", "min(truths, k)", METRICS),
+    (
+        "cut at k",
+        "after removing (a metric that the code lacks can also be read as: before)",
+        "nothing is removed",
+        "`published_truncate_first_*`",
+    ),
+    (
+        "EOS",
+        "+0.1 after N segments, -0.1 after fewer or more; shares the ratio of its segment",
+        "part of rank N after N entries, -0.1 after fewer",
+        "`algorithm.length_shaping.rule=published`, `.exact=0.1`",
+    ),
+]
+
+
+def rules_table() -> str:
+    """The differences in words."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in RULES)
+
+
+def rank_of_lines(text: str) -> tuple[list[int], int]:
+    """Published segment of the tokens of each line that has any, and that of EOS."""
+    lines = text.splitlines(keepends=True)
+    *segments, eos = published.segment_of_tokens([line.count("\n") for line in lines] + [0])
+    return segments, eos
+
+
+def eos_advantage(n_units: int, config: LengthShapingConfig) -> float:
+    """What EOS gets on its own after so many units."""
+    return float(SHAPINGS[config.rule].special(torch.tensor([n_units]), UnitLayout(N), config)[0, 2])
+
+
+def eos_is_absorbed(n_units: int) -> bool:
+    """Whether EOS is part of rank N under our rule."""
+    tokens = TokenUnits(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), torch.tensor([n_units]))
+    return bool(SHAPINGS[PAPER.rule].absorbed(tokens, UnitLayout(N)).any())
+
+
+def credit(rank: int | None, rewards: list[float], overflow: float) -> str:
+    """The cells "rank | reward" of a line; ranks past N have an advantage instead."""
+    if rank is None:
+        return "none | "
+    return f"{rank + 1} | {rewards[rank]:.0f}" if rank < N else f"past {N} | {overflow:+.1f}"
+
+
+def line_table(example: Example) -> list[str]:
+    """Which rank's reward (exp_inf) the tokens of each line get."""
+    entries = published.parse_list(example.text)
+    theirs = published.reward_exp_inf(published.training_hits(entries, example.truths, [], set(FILMS), N))
+    judged, (read,) = Judge(Catalog(FILMS), N)([example.text], [example.truths], [[]])
+    ours = judged.hits[0].tolist()
+    rank_of_line = {entry.line: rank for rank, entry in enumerate(read.entries)}
+    segments, eos = rank_of_lines(example.text)
+    rows = ["| line | published: rank | reward | ours: rank | reward |", "|---|---|---|---|---|"]
+    for line, (text, segment) in enumerate(zip(example.text.splitlines(), segments, strict=True)):
+        cells = credit(segment, theirs, PUBLISHED.overflow), credit(rank_of_line.get(line), ours, PAPER.overflow)
+        rows.append(f"| {f'`{text}`' if text else '(blank)'} | {' | '.join(cells)} |")
+    n_ours = len(read.films)
+    alone = f"EOS | {eos_advantage(n_ours, PAPER):+.1f}"
+    our_eos = credit(N - 1, ours, PAPER.overflow) if eos_is_absorbed(n_ours) else alone
+    return [*rows, f"| EOS | segment {eos + 1} | {eos_advantage(eos + 1, PUBLISHED):+.1f} | {our_eos} |"]
+
+
+def metric_line(example: Example) -> str:
+    """Recall@N / NDCG@N by the three protocols."""
+    texts, truths = [example.text], [example.truths]
+    seen: list[list[str]] = [[]]
+    judged, _ = Judge(Catalog(FILMS), N)(texts, truths, seen)
+    tables = [published.ranking_metrics(texts, truths, seen, set(FILMS), [N], cut) for cut in (False, True)]
+    tables.append(ranking_metrics(judged.hits, judged.n_truth, [N]))
+    shown = [f"{table[f'recall@{N}'][0]:.2f} / {table[f'ndcg@{N}'][0]:.2f}" for table in tables]
+    return f"Recall@{N} / NDCG@{N}: published {shown[0]}, truncated first {shown[1]}, ours {shown[2]}."
+
+
+def example_section(example: Example) -> str:
+    lead = wrapped(f"**{example.name}.** {example.remark}")
+    return "\n".join([lead, "", *line_table(example), "", metric_line(example)])
+
+
+def measured() -> str:
+    """The size of the differences on the committed completions."""
+    cases = read_cases(COMMITTED)
+    films = read_membership(cases, COMMITTED / MEMBERSHIP)
+    lists = [published.parse_list(case.completion) for case in cases]
+    astray = [
+        [entry.line != rank for rank, entry in enumerate(entries[: case.list_length])]
+        for entries, case in zip(lists, cases, strict=True)
+    ]
+    n_hits = sum(sum(case.hits) for case in cases)
+    n_astray = sum(
+        case.hits[rank]
+        for of_case, case in zip(astray, cases, strict=True)
+        for rank, wrong in enumerate(of_case)
+        if wrong
+    )
+    cut_after, cut_before = (
+        np.mean(
+            [
+                published.recall_ndcg(entries, case.ground_truth, case.seen_titles, inside, K, truncate_first)[1]
+                for entries, case, inside in zip(lists, cases, films, strict=True)
+            ]
+        )
+        for truncate_first in (False, True)
+    )
+    kept = np.array([case.hits[:K] for case in cases], dtype=np.float64)
+    textbook = ranking_metrics(kept, np.array([len(case.ground_truth) for case in cases]), [K])[f"ndcg@{K}"].mean()
+    intro = f"On the {len(cases)} completions of `tests/golden`, random and far messier than a trained model's:\n\n"
+    findings = [
+        f"- {sum(map(any, astray))} lists have an entry whose reward goes to another line's tokens; of {n_hits} hits, "
+        f"{n_astray} do.",
+        f"- Mean NDCG@{K} is {cut_after:.3f} as published, {cut_before:.3f} truncated first, and {textbook:.3f} from "
+        "the training hits with ranks kept and the textbook ideal list.",
+        "- In a run, `misaligned` is the share of ranks that `layout=published` credits to another line.",
+    ]
+    return intro + "\n".join(map(wrapped, findings))
+
+
+def wrapped(paragraph: str) -> str:
+    """The paragraph in lines of at most 120 characters."""
+    indent = "  " * paragraph.startswith("- ")
+    return textwrap.fill(paragraph, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def render() -> str:
+    """The page."""
+    films, truths = (", ".join(f"{title} ({year})" for title, year in some) for some in (FILMS, TRUTHS))
+    setting = (
+        f"N = {N}; the catalogue holds {films}; relevant are {truths} unless said otherwise. The reward of a rank is "
+        "its hit (exp∞). Signed numbers are advantages set by length shaping instead of rewards."
+    )
+    parts = [
+        HEAD + "\n" + rules_table(),
+        "Every evaluation reports all three protocols, whatever was trained on.",
+        "## The measured effect",
+        measured(),
+        "## Case by case",
+        wrapped(setting),
+        *map(example_section, EXAMPLES),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")

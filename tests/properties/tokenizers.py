@@ -1,0 +1,70 @@
+"""Tokenizers of the kinds that policies have, trained here on film lists: what differs is where newlines go."""
+
+import json
+from functools import cache
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rlbench.data.mini import read_films
+from rlbench.models.tiny import train_tokenizer
+
+SPECIAL = ["<pad>", "<end>"]
+VOCABULARY = 900
+
+
+def _corpus() -> list[str]:
+    lines = [f"{title} ({year})" for title, year, _ in read_films()]
+    lists = ["\n".join(lines[i : i + 8]) + "\n" for i in range(0, len(lines), 4)]
+    return lists + [text.replace("\n", "\n\n") for text in lists] + ["Amélie, œuvre, 七人の侍, Брат\n\n"] * 4
+
+
+def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+
+
+def gpt2_like() -> PreTrainedTokenizerFast:
+    """Byte-level BPE under GPT-2's pattern: white space before a word, a newline alone (SmolLM2, and `tiny`)."""
+    return train_tokenizer(_corpus(), VOCABULARY)
+
+
+def cl100k_like() -> PreTrainedTokenizerFast:
+    r"""Byte-level BPE whose pattern lets punctuation take the newlines after it: ")\n" and ")\n\n" are one token."""
+    tokenizer = Tokenizer(models.BPE())
+    words = Regex(r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    return _wrapped(tokenizer)
+
+
+def sentencepiece_like() -> PreTrainedTokenizerFast:
+    """Spaces are visible pieces, and what the vocabulary has not falls back to bytes, the newline too (Llama 2)."""
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Split(Regex("▁?[^▁]+"), "isolated")
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, show_progress=False)
+    learner.train_from_iterator([line.replace(" ", "▁") for text in _corpus() for line in text.split("\n")], trainer)
+    learned = json.loads(learner.to_str())["model"]
+    pieces = [*SPECIAL, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return _wrapped(tokenizer)
+
+
+@cache
+def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
+    return {"gpt2": gpt2_like, "cl100k": cl100k_like, "sentencepiece": sentencepiece_like}[kind]()
+
+
+KINDS = ("gpt2", "cl100k", "sentencepiece")
