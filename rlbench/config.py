@@ -404,7 +404,8 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
         merged = OmegaConf.merge(OmegaConf.structured(kind), values)
     except OmegaConfBaseException as error:
         where = error.full_key or ""
-        hint = nearest(where.rsplit(".", 1)[-1], [f.name for f in fields(kind)])
+        last, known = where.rsplit(".", 1)[-1], [f.name for f in fields(kind)]
+        hint = "" if last in known else nearest(last, known)
         problems.append(f"{key}.{where}: {_first_line(error)}.{hint}")
         return None
     missing = sorted(OmegaConf.missing_keys(merged))

@@ -33,16 +33,32 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
+def hashed_gains(completion_ids, term, n):
+    """(B, N) gains drawn from the text, since an untrained model hits nothing and would leave all advantages 0."""
+    digests = [hashlib.sha256(f"{term} {list(ids)}".encode()).digest() for ids in completion_ids]
+    return torch.tensor([[byte / 256 for byte in digest[:n]] for digest in digests])
+
+
 class HashScorer(ListScorer):
-    """Gains drawn from the text, since an untrained model hits nothing and would leave all advantages 0."""
+    """`hashed_gains` in place of every term's."""
 
     def __call__(self, completion_ids, **columns):
         super().__call__(completion_ids, **columns)
         n = self.reader.units.list_length
-        digests = [hashlib.sha256(repr(list(ids)).encode()).digest() for ids in completion_ids]
-        gains = torch.tensor([[byte / 256 for byte in digest[:n]] for digest in digests])
-        self.rewards = replace(self.rewards, gains=gains[:, None], scores=torch.zeros(len(gains), 1))
-        return gains.sum(1).tolist()
+        gains = [hashed_gains(completion_ids, term, n) for term in self.reward.terms]
+        self.rewards = replace(self.rewards, gains=torch.stack(gains, dim=1))
+        return self.rewards.gains.sum((1, 2)).tolist()
+
+    def as_functions(self):
+        """The terms as TRL has them: one reward function each."""
+
+        def of_term(term):
+            def total(completion_ids, **_):
+                return hashed_gains(completion_ids, term, self.reader.units.list_length).sum(1).tolist()
+
+            return total
+
+        return [of_term(term) for term in self.reward.terms]
 
 
 class Watch(TrainerCallback):
@@ -72,7 +88,9 @@ def trained(
         objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
         trainer = RankedListTrainer(objective=objective, scorer=scorer, args=args, **common)
     else:
-        trainer = GRPOTrainer(reward_funcs=[scorer], args=replace_arguments(args, **trl_settings), **common)
+        weights = [float(term["weight"]) for term in config.reward.terms.values()]
+        args = replace_arguments(args, reward_weights=weights, **trl_settings)
+        trainer = GRPOTrainer(reward_funcs=scorer.as_functions(), args=args, **common)
     watch = Watch(model)
     trainer.add_callback(watch)
     trainer.train()
@@ -145,12 +163,39 @@ def test_reproduces_trl(case, num_iterations, accumulation, mini, tiny_folder, t
         torch.testing.assert_close(ours[2][name], weight, atol=1e-6, rtol=1e-5)
 
 
+GUARDED = ["reward=guarded_gdpo", "reward.terms.seen.weight=0.3"]
+"""Four terms of different weights."""
+
+
+@pytest.mark.parametrize("combine", ["sum_then_normalise", "normalise_then_sum"])
+def test_several_terms_are_combined_as_trl_combines_reward_functions(combine, mini, tiny_folder, tmp_path):
+    """normalise_then_sum at sequence credit is TRL's GDPO."""
+    theirs_of = {"sum_then_normalise": "sum_then_normalize", "normalise_then_sum": "normalize_then_sum"}
+    config = composed(*SMALL, *GUARDED, f"reward.combine={combine}", "algorithm=grpo", *SHORT)
+    ours = trained(config, tiny_folder, mini, tmp_path / "ours", None)
+    named = settings(config, multi_objective_aggregation=theirs_of[combine])
+    theirs = trained(config, tiny_folder, mini, tmp_path / "theirs", named)
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    assert max(b.abs().max() for b in theirs[1]) > 1e-2
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+SHORT = [
+    "trainer.rl.updates=2",
+    "trainer.rl.num_iterations=2",
+    "trainer.rl.completions_per_update=8",
+    "trainer.rl.group_size=4",
+    "trainer.rl.micro_batch_size=8",
+    "trainer.rl.learning_rate=1e-2",
+    "trainer.rl.save_every=100",
+    "generation.max_new_tokens=16",
+]
+
+
 def test_the_comparison_can_fail(mini, tiny_folder, tmp_path):
     """Another clip range changes the gradient at mu = 2: the parity above is not blind."""
-    base = [*SMALL, "algorithm=gspo", "reward=dcg", "trainer.rl.updates=2", "trainer.rl.num_iterations=2"]
-    base += ["trainer.rl.completions_per_update=8", "trainer.rl.group_size=4", "trainer.rl.micro_batch_size=8"]
-    base += ["trainer.rl.learning_rate=1e-2", "trainer.rl.save_every=100", "generation.max_new_tokens=16"]
-    config = composed(*base)
+    config = composed(*SMALL, "algorithm=gspo", "reward=dcg", *SHORT)
     ours = trained(config, tiny_folder, mini, tmp_path / "ours", None)
     wide = settings(config, importance_sampling_level="sequence") | {"epsilon": 0.5, "epsilon_high": 0.5}
     theirs = trained(config, tiny_folder, mini, tmp_path / "theirs", wide)

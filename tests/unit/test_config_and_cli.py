@@ -134,3 +134,42 @@ def test_help_names_the_groups():
     assert result.returncode == 0
     for word in ("algorithm: grpo, gspo, rank_grpo", "dataset: mini", "+debug=smoke", "runs_dir=PATH"):
         assert word in result.stdout, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["algorithm=grpo", "algorithm.length_shaping.overflow=-0.1"], "has no effect under rule 'none'"),
+        (["algorithm.length_shaping.exact=0.1"], "has no effect under rule 'paper'"),
+        (["algorithm.length_shaping.overflow=nan"], "must be a finite number"),
+        (["algorithm.layout=alined"], "Did you mean 'aligned'?"),
+        (["algorithm.missing_rank=none"], "known: zero, excluded"),
+        (["reward.gamma=nan"], "reward.gamma = nan must lie in"),
+        (["reward.terms.relevance.weight=nan"], "reward.terms.relevance.weight = nan must be a finite number"),
+        (["+reward.terms.relevence.weight=1"], "Did you mean 'relevance'?"),
+        (["+reward.terms.value={weight:1.0,alpha:-1}"], "reward.terms.value.alpha = -1 must be"),
+        (["reward.power=2"], "has no effect under combine=sum_then_normalise"),
+        (["reward=power_mean", "+reward.terms.length.weight=1"], "reward.terms.length may be negative"),
+        (["reward=power_mean", "reward.terms.ndcg.weight=-1"], "must not be negative under combine=power_mean"),
+        (["reward=power_mean", "reward.power=nan"], "reward.power is NaN"),
+        (["reward.success.rule=any_hits"], "Did you mean 'any_hit'?"),
+        (["reward.success={rule:ndcg_at_least,threshold:nan}"], "reward.success.threshold = nan"),
+        (["matching.normalisers=[nfkd]"], "Did you mean 'nfkc'?"),
+        (["matching.year_tolerance=-1"], "must be at least 0"),
+        (["matching.fuzzy_threshold=101"], "must lie in (0, 100]"),
+        (["matching.fuzzy_threshold=nan"], "must lie in (0, 100]"),
+        (["matching=published", "matching.year_tolerance=2"], "compares titles in its own way"),
+        (["evaluation.samples=-1"], "evaluation.samples = -1 must be at least 0"),
+        (["evaluation.samples=2", "evaluation.pass_at=[1,3]"], "evaluation.pass_at holds 3"),
+        (["evaluation.metric=ndgc@10"], "known: recall@5"),
+        (["dataset.list_length=-3"], "dataset.list_length = -3 must be at least 1"),
+    ],
+)
+def test_bad_values_of_lists_rewards_and_metrics_are_named(overrides, said):
+    problems = validate(composed(*overrides))
+    assert any(said in problem for problem in problems), problems
+
+
+def test_every_protocol_can_choose_the_checkpoint():
+    for metric in ("ndcg@5", "map@10", "published_ndcg@10", "published_truncate_first_recall@5"):
+        assert validate(composed(f"evaluation.metric={metric}")) == []

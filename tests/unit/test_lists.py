@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlbench.lists import ListReader, UnitLayout, parse_line, parse_list, parse_text
+from rlbench.lists import LAYOUTS, ListReader, UnitLayout, parse_line, parse_list, parse_text
 from rlbench.models.loading import load_tokenizer
 from rlbench.models.tiny import train_tokenizer
 
@@ -126,3 +126,36 @@ def test_finished_means_eos_at_the_end(reader):
 def test_list_length_must_be_positive():
     with pytest.raises(ValueError, match="at least 1"):
         UnitLayout(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "eos", "segments", "units_of_eos"),
+    [
+        ("Alien (1979)\nHeat (1995)\nTaken (2008)", True, 3, 2),
+        ("Alien (1979)\nHeat (1995)\nTaken (2008)\n", True, 4, N),  # a whole list with a last newline: overflow
+        ("Alien (1979)\nHeat (1995)\n", True, 3, 2),  # a film short with a last newline: as if whole
+        ("Alien (1979)\nHeat (1995)", True, 2, 1),
+        ("Sure:\n\nAlien (1979)", True, 3, 2),
+        ("Alien (1979)\nHeat", False, 2, None),
+        ("", True, 1, 0),
+    ],
+)
+def test_the_published_layout_counts_newlines_and_eos_with_them(reader, text, eos, segments, units_of_eos):
+    """Facts 1.7: EOS is in the segment of its line, and one more newline is one more segment."""
+    ids = reader.tokenizer(text, add_special_tokens=False)["input_ids"] + [reader.tokenizer.eos_token_id] * eos
+    tokens = reader.segment(torch.tensor([ids]), torch.ones(1, len(ids)), [parse_text(text).lines], "published")
+    assert tokens.n_units.tolist() == [segments]
+    assert tokens.is_eos[0].tolist() == [False] * (len(ids) - eos) + [True] * eos
+    if eos:
+        assert tokens.unit_ids[0, -1] == units_of_eos
+
+
+def test_a_preamble_shifts_the_published_layout_and_not_the_aligned_one(reader):
+    text = "Sure:\nAlien (1979)\nHeat (1995)"
+    ids = reader.tokenizer(text, add_special_tokens=False)["input_ids"]
+    lines = [parse_text(text).lines]
+    batch, mask = torch.tensor([ids]), torch.ones(1, len(ids))
+    aligned, published = (reader.segment(batch, mask, lines, layout).unit_ids[0].tolist() for layout in LAYOUTS)
+    assert text_of(reader, ids, aligned, 0) == "Alien (1979)\n"
+    assert text_of(reader, ids, published, 0) == "Sure:\n"
+    assert text_of(reader, ids, published, 1) == "Alien (1979)\n"

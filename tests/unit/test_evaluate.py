@@ -1,0 +1,161 @@
+"""Evaluation: what tokens say of ranks, lists that samples share, sampled lists, and the numbers that come of it."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rlbench import published
+from rlbench.catalog import Catalog
+from rlbench.data.facts import film_facts
+from rlbench.data.record import RankedListDataset, Record
+from rlbench.lists import ListReader, UnitLayout
+from rlbench.metrics import union_recall
+from rlbench.models.loading import load_model, load_tokenizer
+from rlbench.relevance import Judge
+from rlbench.stages.evaluate import (
+    Answer,
+    Completion,
+    eos_ids,
+    evaluate,
+    generate,
+    judge_answers,
+    prompt_ids,
+    read_answers,
+    sampled_metrics,
+)
+from tests.conftest import SMALL, composed
+
+N = 3
+CATALOG = Catalog([("Alien", 1979), ("Heat", 1995), ("Taken", 2008), ("Jaws", 1975)])
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_folder):
+    return load_model(tiny_folder, "float32"), load_tokenizer(tiny_folder)
+
+
+def record(context, *truth):
+    return Record([{"role": "user", "content": "?"}], list(truth), [], context)
+
+
+def dataset_of(records):
+    return RankedListDataset("small", CATALOG, {"train": records})
+
+
+def answer(text, confidence=(math.nan,) * N, finished=True):
+    return Answer(text, finished, len(text), np.array(confidence))
+
+
+def test_confidence_of_a_rank_is_the_mean_of_its_tokens(policy):
+    _, tokenizer = policy
+    reader, judge = ListReader(tokenizer, N), Judge(CATALOG, N)
+    text = "Sure:\n\nAlien (1979)\nHeat (1995)"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    logps = np.log(np.linspace(0.05, 0.95, len(ids)))
+    got = read_answers([Completion(ids, logps.tolist()), Completion([], [])], reader, judge)
+    units = reader.segment(torch.tensor([ids]), torch.ones(1, len(ids)), [judge.parse(text).lines]).unit_ids[0]
+    for rank in (0, 1):
+        assert got[0].confidence[rank] == pytest.approx(np.exp(logps[units.numpy() == rank].mean()))
+    assert math.isnan(got[0].confidence[2]) and np.isnan(got[1].confidence).all()
+    assert UnitLayout(N).other in units and (got[0].text, got[0].finished, got[0].n_tokens) == (text, True, len(ids))
+    assert (got[1].text, got[1].finished, got[1].n_tokens) == ("", False, 0)
+
+
+def test_greedy_log_probabilities_are_the_model_s(policy, mini):
+    """Against a forward pass over prompt and completion, in batches with padding."""
+    model, tokenizer = policy
+    prompts = [sample.prompt for sample in mini.splits["test"][:5]]
+    ends = eos_ids(model, tokenizer)
+    done = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=3, eos_token_ids=ends)
+    for prompt, completion in zip(prompts, done, strict=True):
+        start = prompt_ids(tokenizer, prompt)
+        with torch.no_grad():
+            logits = model(torch.tensor([start + completion.ids])).logits[0].double()
+        logps = logits.log_softmax(-1)[len(start) - 1 : -1]
+        assert completion.ids == logits[len(start) - 1 : -1].argmax(-1).tolist()
+        wanted = logps.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
+        assert completion.logps == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
+def test_samples_of_one_context_share_its_list_and_have_their_own_truth():
+    records = [record("a", ("Alien", 1979)), record("b", ("Jaws", 1975)), record("a", ("Heat", 1995), ("Gone", 1900))]
+    answers = {
+        "a": answer("Taken (2008)\nHeat (1995)\nAlien (1979)\nJaws (1975)", (0.5, 0.25, 0.75)),
+        "b": answer("My list\n", finished=False),
+    }
+    judge = Judge(CATALOG, N)
+    table, means = judge_answers(records, answers, judge, film_facts(dataset_of(records), CATALOG), [1, N])
+    assert table["context_id"].tolist() == ["a", "b", "a"] and table["sample"].tolist() == [0, 1, 2]
+    assert table["titles"][0] == ["Taken", "Heat", "Alien"] and table["years"][0] == [2008, 1995, 1979]
+    assert table["verdicts"][0] == ["miss", "miss", "hit"] and table["verdicts"][2] == ["miss", "hit", "miss"]
+    assert table["recall@3"].tolist() == [1.0, 0.0, 0.5]
+    assert table["ndcg@3"][0] == pytest.approx(0.5)
+    assert [len(of_list) for of_list in table["confidence"]] == [3, 0, 3]
+    assert means["recall@3"] == pytest.approx(0.5) and means["overflow"] == pytest.approx(2 / 3)
+    assert means["rank_hit_rate@2"] == pytest.approx(1 / 3)
+    assert means["coverage"] == 3 / 4  # list a counts once, b recommends nothing, the fourth entry is past N
+    # 6 ranks with confidence: hits at .75 (first answerer) and .25 (second).
+    assert means["brier"] == pytest.approx((2 * 0.5**2 + 0.25**2 + 0.75**2 + 0.75**2 + 0.25**2) / 6)
+    assert all(math.isfinite(value) for value in means.values())
+    per_query = table.select_dtypes("float").columns
+    assert set(per_query) < set(means) and not {"sample", "n_truth", "finished"} & set(means)
+
+
+def test_the_published_protocols_stand_beside_ours():
+    records = [record("a", ("Alien", 1979), ("Heat", 1995))]
+    text = "Nowhere (2000)\nGone (2001)\nAlien (1979)"
+    table, _ = judge_answers(
+        records, {"a": answer(text)}, Judge(CATALOG, N), film_facts(dataset_of(records), CATALOG), [1, N]
+    )
+    entries, exact = published.parse_list(text), frozenset(CATALOG.films)
+    for name, first in (("published", False), ("published_truncate_first", True)):
+        for k in (1, N):
+            wanted = published.recall_ndcg(entries, records[0].ground_truth, [], exact, k, first)
+            assert (table[f"{name}_recall@{k}"][0], table[f"{name}_ndcg@{k}"][0]) == wanted
+    assert table["published_ndcg@1"][0] == 1.0 and table["published_truncate_first_ndcg@1"][0] == 0.0
+    assert table["ndcg@1"][0] == 0.0
+
+
+def test_sampled_lists_against_all_subsets():
+    records = [record("a", ("Alien", 1979)), record("a", ("Heat", 1995), ("Jaws", 1975)), record("b", ("Taken", 2008))]
+    texts = {"a": ["Alien (1979)", "Heat (1995)\nJaws (1975)", "Heat (1995)"], "b": ["", "x", "Taken (2008)"]}
+    samples = pd.DataFrame(
+        [{"context_id": c, "list": i, "text": text} for c in texts for i, text in enumerate(texts[c])]
+    )
+    got = sampled_metrics(records, samples, Judge(CATALOG, N), 3, [1, 2, 3])
+    assert got["pass@1"] == pytest.approx([1 / 3, 2 / 3, 1 / 3])
+    assert got["pass@2"] == pytest.approx([2 / 3, 1.0, 2 / 3])
+    assert got["pass@3"].tolist() == [1, 1, 1]
+    assert got["union_recall@1"] == pytest.approx([1 / 3, (0 + 1 + 0.5) / 3, 1 / 3])
+    assert got["union_recall@2"] == pytest.approx([2 / 3, (1 + 0.5 + 1) / 3, 2 / 3])
+    assert got["union_recall@3"].tolist() == [1, 1, 1]
+    assert union_recall(np.full((1, 2, N), -1), np.array([2]), 1).tolist() == [0]
+
+
+def test_sampled_lists_have_a_stream_of_their_own(policy, mini):
+    model, tokenizer = policy
+    config = composed(*SMALL, "generation.max_new_tokens=8", "evaluation.samples=2", "evaluation.pass_at=[1,2]")
+    records = mini.splits["test"]
+    judge = Judge(mini.catalog, config.dataset.list_length)
+    facts = film_facts(mini, mini.catalog)
+
+    def run(samples, seed):
+        torch.manual_seed(1)
+        seen: list[int] = []
+        result = evaluate(model, tokenizer, records, judge, facts, config, seen.append, samples, seed)
+        return result, torch.rand(1).item(), seen
+
+    greedy, after_greedy, _ = run(0, 0)
+    first, after_first, progress = run(2, 0)
+    again, _, _ = run(2, 0)
+    other, _, _ = run(2, 5)
+    assert after_greedy == after_first, "an evaluation must not move the training's random numbers"
+    assert first.samples.equals(again.samples) and not first.samples.equals(other.samples)
+    assert first.predictions["text"].equals(greedy.predictions["text"])
+    assert set(first.means) - set(greedy.means) == {"pass@1", "pass@2", "union_recall@1", "union_recall@2"}
+    contexts = {sample.context_id for sample in records}
+    assert len(first.samples) == 2 * len(contexts) and progress[-1] == 3 * len(contexts)
+    assert first.generated_tokens > greedy.generated_tokens and greedy.samples.empty
