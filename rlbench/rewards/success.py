@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rlbench import metrics
 from rlbench.errors import nearest
-from rlbench.rewards.terms import is_finite
+from rlbench.options import is_finite
 
 if TYPE_CHECKING:  # the schema of the configuration loads this module, and needs no judging
     from rlbench.relevance import JudgedLists

