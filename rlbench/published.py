@@ -67,14 +67,14 @@ def _unquoted(text: str) -> str:
     return text[1:-1].strip() if paired else text
 
 
-def training_hits(
+def training_matches(
     entries: Sequence[Entry],
     ground_truth: Sequence[Film],
     seen_titles: Iterable[str],
     in_catalog: Container[Film],
     list_length: int,
 ) -> list[int]:
-    """Hits by the training reward's rule.
+    """Which truth each rank hits by the training reward's rule.
 
     Args:
         entries: the parsed list; entries past rank N are ignored.
@@ -84,21 +84,35 @@ def training_hits(
         list_length: N.
 
     Returns:
-        N values 0 or 1. Entries outside the catalogue and seen ones keep their rank. Titles are compared with white
-        space collapsed and case folded; of several truths within the year tolerance the nearest is used up.
+        N places in ground_truth, -1 for no hit. Entries outside the catalogue and seen ones keep their rank. Titles are
+        compared with white space collapsed and case folded; of several truths within the year tolerance the nearest
+        is used up.
     """
     seen = set(seen_titles)
-    left = [(_folded(title), year) for title, year in ground_truth]
-    hits = [0] * list_length
+    left = {place: (_folded(title), year) for place, (title, year) in enumerate(ground_truth)}
+    matches = [-1] * list_length
     for rank, entry in enumerate(entries[:list_length]):
         if (entry.title, entry.year) not in in_catalog or entry.title in seen:
             continue
         title = _folded(entry.title)
-        matches = [truth for truth in left if truth[0] == title and abs(truth[1] - entry.year) <= YEAR_TOLERANCE]
-        if matches:
-            left.remove(min(matches, key=lambda truth: abs(truth[1] - entry.year)))
-            hits[rank] = 1
-    return hits
+        off = {place: abs(year - entry.year) for place, (name, year) in left.items() if name == title}
+        near = [place for place, years in off.items() if years <= YEAR_TOLERANCE]
+        if near:
+            matches[rank] = min(near, key=off.__getitem__)
+            del left[matches[rank]]
+    return matches
+
+
+def training_hits(
+    entries: Sequence[Entry],
+    ground_truth: Sequence[Film],
+    seen_titles: Iterable[str],
+    in_catalog: Container[Film],
+    list_length: int,
+) -> list[int]:
+    """1 for each of the N ranks that hits a truth by `training_matches`, else 0."""
+    matches = training_matches(entries, ground_truth, seen_titles, in_catalog, list_length)
+    return [int(place >= 0) for place in matches]
 
 
 def _folded(title: str) -> str:

@@ -233,8 +233,8 @@ def _repeats(films: Ints) -> Bools:
 class PublishedJudge(Judge):
     """Reads and judges lists as the published code's training reward does (docs/published-rules.md).
 
-    Its hits come from its own rules; the other verdicts say which of its tests an entry failed: not an exact catalogue
-    entry, a title exactly as seen, or the film of an earlier hit.
+    Its hits come from its own rules, and every answer counts as a truth of its own. The other verdicts say why an entry
+    is no hit: not an exact catalogue entry, a repeat of an earlier entry, a title exactly as seen, or a miss.
     """
 
     def parse(self, text: str) -> ParsedText:
@@ -251,13 +251,11 @@ class PublishedJudge(Judge):
         finished: Sequence[bool] | None = None,
     ) -> tuple[JudgedLists, list[ParsedText]]:
         judged, parsed = super().__call__(texts, ground_truth, seen_titles, n_tokens, finished)
-        hits = np.zeros(judged.verdicts.shape, dtype=np.bool_)
+        truths = np.full(judged.verdicts.shape, -1, dtype=np.int64)
         for row, (read, truth, seen) in enumerate(zip(parsed, ground_truth, seen_titles, strict=True)):
-            hits[row] = published.training_hits(read.entries, truth, seen, self.exact, self.list_length)
+            truths[row] = published.training_matches(read.entries, truth, seen, self.exact, self.list_length)
         missed = np.where(judged.verdicts == HIT, MISS, judged.verdicts)
-        verdicts = np.where(hits, HIT, missed).astype(np.int8)
-        # Which truth was hit is not told by the published rules; hits are numbered, each uses up one truth.
-        truths = np.where(hits, hits.cumsum(axis=1) - 1, -1)
+        verdicts = np.where(truths >= 0, HIT, missed).astype(np.int8)
         n_truth = np.array([len(truth) for truth in ground_truth], dtype=np.int64)
         return replace(judged, verdicts=verdicts, truths=truths, n_truth=n_truth), parsed
 

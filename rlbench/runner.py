@@ -101,6 +101,9 @@ def prepare(config: Config) -> Session:
     if problems:
         raise BadInput(*problems)
     judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
+    if judge.catalog is not dataset.catalog:
+        for notice in judge.catalog.report():
+            console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False)
     return Session(
         config,
         dataset,

@@ -58,13 +58,15 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
     contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
     if evaluation["samples"]:
         contexts |= {key: full["generation"][key] for key in ("temperature", "top_p", "top_k")}
+        contexts["batch_size"] = evaluation["batch_size"]  # random numbers are drawn batch by batch
     if stage == "zero_shot":
         return identity | {"evaluation": contexts}
     sft = full["trainer"]["sft"]
     shared = {"bf16": full["trainer"]["bf16"]}
     if stage == "sft":
         return identity | {"evaluation": contexts, "sft": sft, **shared}
-    evaluation.pop("batch_size")
+    if not evaluation["samples"]:
+        evaluation.pop("batch_size")
     return identity | {
         "evaluation": evaluation,
         "sft": sft,

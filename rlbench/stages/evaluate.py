@@ -21,7 +21,7 @@ from rlbench.config import Config
 from rlbench.data.record import Messages, Record
 from rlbench.lists import ListReader
 from rlbench.metrics import calibration, list_metrics, pass_at_k, pool_metrics, ranking_metrics, union_recall
-from rlbench.objective.units import scatter_mean
+from rlbench.objective.units import scatter_mean, unit_sizes
 from rlbench.relevance import Judge, JudgedLists
 from rlbench.rewards.terms import FilmFacts
 
@@ -180,9 +180,8 @@ def rank_confidence(
         mask[row, :length] = 1
     unit_ids = reader.segment(ids, mask, lines).unit_ids
     means = scatter_mean(logps, unit_ids, mask, reader.units.count)[:, : reader.units.list_length]
-    sizes = torch.tensor([min(len(of_list), means.size(1)) for of_list in lines])
-    present = torch.arange(means.size(1)) < sizes[:, None]
-    return means.exp().masked_fill(~present, math.nan).numpy()
+    has_tokens = unit_sizes(unit_ids, mask, reader.units.count)[:, : reader.units.list_length] > 0
+    return means.exp().masked_fill(~has_tokens, math.nan).numpy()
 
 
 def evaluate(

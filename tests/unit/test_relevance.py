@@ -166,3 +166,12 @@ def test_odd_texts_have_a_defined_judgement():
 def test_no_lists_at_all():
     lists, parsed = Judge(CATALOG, N)([], [], [])
     assert len(lists) == 0 and parsed == [] and lists.hits.shape == (0, N)
+
+
+def test_published_matches_say_which_truth():
+    """So that lists that hit different truths add up in the recall of several lists."""
+    judge = make_judge(composed("matching=published").matching, CATALOG, N)
+    truth = [("Heat", 1996), ("Jaws", 1975), ("Heat", 1995)]
+    lists, _ = judge(["Jaws (1975)\nHeat (1995)", "Heat (1995)\nHeat (1995)"], [truth] * 2, [[]] * 2)
+    assert lists.truths[:, :2].tolist() == [[1, 2], [2, 0]]
+    assert lists.n_truth.tolist() == [3, 3]
