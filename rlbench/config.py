@@ -5,8 +5,8 @@ Importing this module loads neither torch nor transformers.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,7 @@ from rlbench.errors import BadInput, nearest
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
 
-# What each place of the algebra can hold; a contract test keeps these equal to the registries of functions.
-CREDITS = ("sequence", "rank")
-BASELINES = ("group_std", "group_mean")
-RATIOS = ("token", "rank", "sequence")
-SURROGATES = ("clip",)
-AGGREGATIONS = ("rank_mean", "sequence_mean", "token_mean", "global_token_mean", "constant")
-KL_ESTIMATORS = ("k3",)
+# A contract test keeps these equal to the registries of functions.
 LAYOUTS = ("aligned", "published")
 SHAPINGS = ("none", "paper", "published")
 MISSING_RANKS = ("zero", "excluded")
@@ -37,15 +31,6 @@ DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("constant", "linear", "cosine")
 METRICS = ("recall", "ndcg", "hit_rate", "mrr", "map")
 PUBLISHED = ("recall", "ndcg")
-
-
-@dataclass
-class SurrogateConfig:
-    """`low` and `high` bound the ratio to [1 - low, 1 + high]."""
-
-    name: str
-    low: float
-    high: float
 
 
 @dataclass
@@ -79,8 +64,11 @@ class LengthShapingConfig:
 class AlgorithmConfig:
     """A point in the algebra of policy-optimisation algorithms.
 
-    layout says how tokens are given to ranks; missing_rank whether the baseline of rank k counts a list without rank k
-    as worth nothing (zero) or leaves it out (excluded).
+    credit, baseline, ratio, surrogate and aggregation name pieces of `rlbench.objective`, and `options` holds the
+    options of pieces by their names; those of a piece that is not chosen have no effect, so that one can sweep over
+    pieces. regularisers are weights by name. layout says how tokens are given to ranks; missing_rank whether the
+    baseline of rank k counts a list without rank k as worth nothing (zero) or leaves it out (excluded).
+    entropy_quantile below 1 keeps the loss of that share of the tokens alone, those of highest entropy.
     """
 
     name: str
@@ -92,9 +80,12 @@ class AlgorithmConfig:
     missing_rank: str
     baseline: str
     ratio: str
-    surrogate: SurrogateConfig
+    surrogate: str
     aggregation: str
+    options: dict[str, dict[str, Any]]
     kl: KLConfig
+    regularisers: dict[str, float]
+    entropy_quantile: float
     length_shaping: LengthShapingConfig
 
 
@@ -426,7 +417,7 @@ def _at_least(problems: list[str], bound: float, values: dict[str, float | None]
     problems += [
         f"{key} = {value} must be at least {bound}"
         for key, value in values.items()
-        if value is not None and value < bound
+        if value is not None and not value >= bound
     ]
 
 
@@ -436,16 +427,12 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     Args:
         processes: over how many processes the run is spread.
     """
+    from rlbench.objective.checks import check_algorithm  # only here: it loads torch
+
     problems: list[str] = []
     algorithm, rl, sft = config.algorithm, config.trainer.rl, config.trainer.sft
     for key, value, known in [
         ("stage", config.stage, STAGES),
-        ("algorithm.credit", algorithm.credit, CREDITS),
-        ("algorithm.baseline", algorithm.baseline, BASELINES),
-        ("algorithm.ratio", algorithm.ratio, RATIOS),
-        ("algorithm.surrogate.name", algorithm.surrogate.name, SURROGATES),
-        ("algorithm.aggregation", algorithm.aggregation, AGGREGATIONS),
-        ("algorithm.kl.estimator", algorithm.kl.estimator, KL_ESTIMATORS),
         ("algorithm.layout", algorithm.layout, LAYOUTS),
         ("algorithm.missing_rank", algorithm.missing_rank, MISSING_RANKS),
         ("algorithm.length_shaping.rule", algorithm.length_shaping.rule, SHAPINGS),
@@ -473,6 +460,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
             "trainer.sft.batch_size": sft.batch_size,
             "trainer.sft.micro_batch_size": sft.micro_batch_size,
             "trainer.sft.save_every": sft.save_every,
+            "trainer.sft.max_length": sft.max_length,
             "evaluation.every": config.evaluation.every,
             "evaluation.batch_size": config.evaluation.batch_size,
             "evaluation.validation_contexts": config.evaluation.validation_contexts,
@@ -482,10 +470,18 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         },
     )
     _at_least(problems, 2, {"trainer.rl.group_size": rl.group_size})
+    problems += _not_finite(asdict(config))
     _at_least(
         problems,
         0,
-        {"algorithm.kl.beta": algorithm.kl.beta, "seed": config.seed, "evaluation.samples": config.evaluation.samples},
+        {
+            "algorithm.kl.beta": algorithm.kl.beta,
+            "seed": config.seed,
+            "evaluation.samples": config.evaluation.samples,
+            "generation.top_k": config.generation.top_k,
+            "trainer.rl.max_grad_norm": rl.max_grad_norm,
+            "trainer.rl.warmup_updates": rl.warmup_updates,
+        },
     )
     problems += [
         f"evaluation.pass_at holds {k}, outside 1..evaluation.samples = {config.evaluation.samples}"
@@ -498,16 +494,35 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     problems += _length_shaping(algorithm.length_shaping) + _reward(config.reward) + _matching(config.matching)
     if not 0 <= config.reward.gamma <= 1:
         problems.append(f"reward.gamma = {config.reward.gamma} must lie in [0, 1]")
+    shares = {
+        "generation.top_p": config.generation.top_p,
+        "trainer.rl.adam_beta2": rl.adam_beta2,
+        "trainer.sft.warmup_fraction": sft.warmup_fraction,
+    }
+    problems += [f"{key} = {value} must lie in [0, 1]" for key, value in shares.items() if not 0 <= value <= 1]
+    if config.generation.top_p == 0:
+        problems.append("generation.top_p = 0 leaves no token to sample")
     if not config.generation.temperature > 0:
         problems.append(
             f"generation.temperature = {config.generation.temperature} must be positive: a group must differ"
         )
-    for name in ("low", "high"):
-        if not getattr(algorithm.surrogate, name) > 0:
-            problems.append(f"algorithm.surrogate.{name} = {getattr(algorithm.surrogate, name)} must be positive")
+    if not 0 < algorithm.entropy_quantile <= 1:
+        problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
+    problems += check_algorithm(algorithm)
     if problems:
         return problems  # the checks below divide by what the checks above may have refused
     return _batches(config, processes) + _cutoffs(config)
+
+
+def _not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Numbers that are NaN or infinite, wherever they stand."""
+    problems = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            problems += _not_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"{prefix}{key} = {value} must be a finite number")
+    return problems
 
 
 def _length_shaping(shaping: LengthShapingConfig) -> list[str]:
@@ -517,11 +532,7 @@ def _length_shaping(shaping: LengthShapingConfig) -> list[str]:
         for name in unused
         if (value := getattr(shaping, name)) != 0
     ]
-    return problems + [
-        f"algorithm.length_shaping.{name} = {value} must be a finite number"
-        for name in ("early_stop", "overflow", "exact")
-        if not math.isfinite(value := getattr(shaping, name))
-    ]
+    return problems
 
 
 def _reward(reward: RewardConfig) -> list[str]:
@@ -541,8 +552,6 @@ def _reward(reward: RewardConfig) -> list[str]:
         ]
         if known and not any(term["weight"] > 0 for term in known.values()):
             problems.append("reward.terms: one weight must be positive under combine=power_mean")
-        if math.isnan(reward.power):
-            problems.append("reward.power is NaN")
     elif reward.power != 1:
         problems.append(f"reward.power = {reward.power} has no effect under combine={reward.combine}; set it to 1")
     return problems

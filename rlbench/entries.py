@@ -46,20 +46,36 @@ class ParsedText(NamedTuple):
 def read_line(line: str) -> Film | None:
     """Read one line as (title, year), or None where it is no "Title (Year)".
 
-    Numbering ("7.", "7)", "#7"), bullets, Markdown emphasis and paired quotes around the title go; text after the year
+    Numbering ("7.", "7)", "#7"), bullets, paired Markdown emphasis and quotes around the title go; text after the year
     goes; parentheses inside the title stay. The year has four digits in round or square brackets, and is the first
     such after some title. A colon ends no numbering: "2001: A Space Odyssey (1968)" is a title.
     """
-    line = _ORNAMENT.sub("", line.replace("**", "").replace("__", ""), count=1).strip()
+    for mark in ("**", "__"):
+        if line.count(mark) % 2 == 0:  # an odd one belongs to a title ("Don't F**k with Cats")
+            line = line.replace(mark, "")
+    line = _ORNAMENT.sub("", line, count=1).strip()
     if len(line) > 1 and _QUOTES.get(line[0]) == line[-1]:
         line = line[1:-1]
     for year in _YEAR.finditer(line, 1):
-        title = line[: year.start()].strip().strip("*_").strip()
+        title = _unmarked(line[: year.start()].strip(), line[year.end() :])
         if len(title) > 1 and _QUOTES.get(title[0]) == title[-1]:
             title = title[1:-1].strip()
         if title:
             return title, int(year[1])
     return None
+
+
+def _unmarked(title: str, rest: str) -> str:
+    """A title without emphasis: marks at both ends, or at its left end and behind the year. "61*" keeps its star."""
+    for mark in ("**", "__"):
+        title = title.removeprefix(mark).removesuffix(mark)
+    mark = title[:1]
+    if mark in ("*", "_") and len(title) > 1:
+        if title.endswith(mark):
+            title = title[1:-1]
+        elif mark in rest:
+            title = title[1:]
+    return title.strip()
 
 
 class _Lines(dict[str, Film | tuple[()] | None]):

@@ -26,6 +26,7 @@ from rlbench.errors import BadInput
 from rlbench.lists import ListReader
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
+from rlbench.objective.objective import Rollout
 from rlbench.relevance import Verdict, make_judge
 from rlbench.rewards.scorer import ListScorer, ScoredList
 from rlbench.stages.callbacks import last_checkpoint
@@ -119,14 +120,27 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     assert scorer.rewards is not None
     objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
     tokens = reader.segment(output, mask, [scored.parsed.lines for scored in scorer.lists], config.algorithm.layout)
-    advantages = objective.unit_advantages(scorer.rewards, group_size)
+    full = torch.cat([batch["input_ids"].expand(group_size, -1), output], dim=1)
+    with torch.no_grad():
+        logits = model(full).logits[:, batch["input_ids"].size(1) - 1 : -1].float() / config.generation.temperature
+    all_logps = logits.log_softmax(-1)
+    unit_ids = objective.token_units(tokens)
+    rollout = Rollout.of_tokens(
+        scorer.rewards,
+        unit_ids,
+        mask,
+        all_logps.gather(2, output[:, :, None]).squeeze(2),
+        -(all_logps.exp() * all_logps).sum(2),
+        objective.units.count,
+    )
+    advantages = objective.unit_advantages(rollout, group_size)
     return Group(
         record,
         scorer.lists,
         objective.weighted(objective.unit_returns(scorer.rewards, group_size)),
         advantages,
         [tokenizer.convert_ids_to_tokens(row) for row in ids],
-        objective.token_units(tokens),
+        unit_ids,
         objective.token_advantages(advantages, tokens),
     )
 
@@ -181,7 +195,9 @@ def main() -> None:
     hf_logging.disable_progress_bar()
     try:
         config = read_config(arguments.run)
-        size = arguments.group_size or config.trainer.rl.group_size
+        size = config.trainer.rl.group_size if arguments.group_size is None else arguments.group_size
+        if size < 2:
+            raise BadInput(f"--group-size {size} must be at least 2: advantages compare the lists of a group")
         group = sample_group(config, model_folder(arguments.run), arguments.prompt, size, arguments.seed)
         hits = [sum(verdict is Verdict.HIT for verdict in scored.verdicts) for scored in group.lists]
         which = hits.index(max(hits)) if arguments.completion is None else arguments.completion

@@ -112,6 +112,8 @@ class ListReader:
         ]
 
     def _decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        if not rows:  # of nothing, transformers makes one empty text
+            return []
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _decode_between_newlines(self, ids: Sequence[int]) -> str:

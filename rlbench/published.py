@@ -22,8 +22,6 @@ Floats = NDArray[np.float64]
 
 YEAR_TOLERANCE = 2
 """A recommendation matches a truth of the same title whose year is at most this far off."""
-IN_CATALOG_FIRST = 20
-"""How many entries the published in-catalogue ratio looks at."""
 
 _BULLET = re.compile(r"(?:[-*+•>]|#+)\s+")
 _NUMBERING = re.compile(r"\d+[.)][*_]*\s+")
@@ -232,24 +230,6 @@ def ranking_metrics(
         values = np.array([_recall_ndcg(one, k, truncate_first) for one in matched], dtype=np.float64).reshape(-1, 2)
         table[f"recall@{k}"], table[f"ndcg@{k}"] = values.T.copy()
     return table
-
-
-def in_catalog_ratio(entries: Sequence[Entry], films: Container[Film]) -> float:
-    """Share of the first 20 entries that are in the catalogue by the published lax rule; 0 for an empty list.
-
-    Args:
-        entries: the parsed list.
-        films: the catalogue as `lax_films` gives it.
-    """
-    first = entries[:IN_CATALOG_FIRST]
-    offsets = range(-YEAR_TOLERANCE, YEAR_TOLERANCE + 1)
-    inside = sum(any((entry.title.lower(), entry.year + offset) in films for offset in offsets) for entry in first)
-    return inside / len(first) if first else 0.0
-
-
-def lax_films(films: Iterable[Film]) -> set[Film]:
-    """The catalogue with titles in lower case."""
-    return {(title.lower(), year) for title, year in films}
 
 
 def segment_of_tokens(newlines_per_token: Sequence[int]) -> list[int]:

@@ -80,7 +80,10 @@ def prepare(config: Config) -> Session:
     Raises:
         BadInput: every problem found, in one report.
     """
-    problems = validate(config, int(os.environ.get("WORLD_SIZE", "1"))) + check_model(config.model)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    problems = validate(config, processes) + check_model(config.model)
+    if processes > 1:
+        problems.append(f"WORLD_SIZE = {processes}: one run is one process; a sweep's cells run side by side")
     dataset: RankedListDataset | None = None
     try:
         dataset = load_dataset(config.dataset)

@@ -14,7 +14,8 @@ from accelerate.utils import gather
 from trl import GRPOTrainer
 
 from rlbench.objective import LossInputs, Objective
-from rlbench.objective.aggregation import Window
+from rlbench.objective.inputs import Window
+from rlbench.objective.objective import Rollout
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 
@@ -58,11 +59,14 @@ class RankedListTrainer(GRPOTrainer):
             [scored.parsed.lines for scored in lists],
             self.objective.algorithm.layout,
         )
-        of_all = self.objective.unit_advantages(rewards, self.num_generations)
-        rank = self.accelerator.process_index
-        of_units = of_all[rank * len(lists) : (rank + 1) * len(lists)]
         output["unit_ids"] = self.objective.token_units(tokens)
-        output["advantages"] = self.objective.token_advantages(of_units, tokens)
+        rollout = self._rollout(output, rewards)
+        of_all = self.objective.unit_advantages(rollout, self.num_generations)
+        first = self.accelerator.process_index * len(lists)
+        mine = slice(first, first + len(lists))
+        output["advantages"] = self.objective.token_advantages(of_all[mine], tokens)
+        output["correct"] = rewards.success[mine].float()
+        output["correct_ranks"] = rewards.hits[mine]
 
         self._log_rollout(of_all, rewards, torch.tensor([len(scored.parsed.films) for scored in lists]))
         self.spent["completions"] += len(of_all)
@@ -70,6 +74,36 @@ class RankedListTrainer(GRPOTrainer):
         self.spent["generated_tokens"] += output["num_items_in_batch"].item()
         self.spent["seconds_rollout"] += time.perf_counter() - started
         return output
+
+    def _rollout(self, output: dict[str, Any], rewards: RewardBatch) -> Rollout:
+        """What baselines may look at, gathered over processes."""
+        mask = output["completion_mask"]
+        logps = entropies = torch.zeros(mask.shape, device=mask.device)
+        if "old_logps" in self.objective.needs:
+            logps, entropies = self._score_rollout(output)
+        return Rollout.of_tokens(
+            rewards,
+            output["unit_ids"],
+            mask,
+            logps,
+            entropies,
+            self.objective.units.count,
+            self.state.global_step / self.args.max_steps,
+            gather,
+        )
+
+    @torch.no_grad()
+    def _score_rollout(self, output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T) log-probabilities and entropies of the completions under the policy that wrote them."""
+        logps, entropies, _ = self._get_per_token_logps_and_entropies(
+            self.model,
+            torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
+            torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+            output["completion_ids"].size(1),
+            batch_size=self.args.per_device_train_batch_size,
+            compute_entropy=True,
+        )
+        return logps, entropies
 
     def _log_rollout(self, advantages: torch.Tensor, rewards: RewardBatch, n_entries: torch.Tensor) -> None:
         metrics = self._metrics["train"]
@@ -113,6 +147,12 @@ class RankedListTrainer(GRPOTrainer):
                 advantages=inputs["advantages"],
                 unit_ids=inputs["unit_ids"],
                 mask=mask,
+                units=self.objective.units,
+                extras={
+                    "entropy": entropies,
+                    "correct": inputs["correct"],
+                    "correct_ranks": inputs["correct_ranks"],
+                },
             ),
             window,
         )

@@ -1,5 +1,10 @@
 """The algebra of policy-optimisation algorithms: a choice of unit and of one small pure function in each place."""
 
-from rlbench.objective.objective import LossInputs, Objective
+from rlbench.objective import aggregation, baselines, credit, ratios, regularisers, surrogates
+from rlbench.objective.inputs import LossInputs, Window
+from rlbench.objective.objective import Objective, Rollout
 
-__all__ = ["LossInputs", "Objective"]
+PIECES = (credit, baselines, ratios, surrogates, aggregation, regularisers)
+"""The modules that enter their pieces when they are imported."""
+
+__all__ = ["PIECES", "LossInputs", "Objective", "Rollout", "Window"]

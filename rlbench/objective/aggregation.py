@@ -1,82 +1,73 @@
 """Aggregation: how per-token losses become one number.
 
-Each takes per_token (B, T), mask (B, T), unit_ids (B, T), the layout and a `Window`, and returns a scalar which,
-summed over the micro-batches of an accumulation window, is the loss of one optimiser update.
+A piece takes per_token (B, T), finite on padding too, and returns a scalar which, summed over the micro-batches of an
+accumulation window, is the loss of one optimiser update.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.objective.inputs import LossInputs, Window
+from rlbench.objective.pieces import aggregations
 from rlbench.objective.units import masked_mean, scatter_mean
+from rlbench.options import NonNegative
 
 
-@dataclass(frozen=True)
-class Window:
-    """What an aggregation may know of the accumulation window around its micro-batch.
-
-    Attributes:
-        accumulation_steps: micro-batches an update.
-        tokens: completion tokens of the whole window, over all processes and divided by their number (gradients are
-            averaged over processes).
-        max_completion_length: the token limit of a completion.
-    """
-
-    accumulation_steps: int
-    tokens: torch.Tensor
-    max_completion_length: int
-
-
-Aggregation = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, UnitLayout, Window], torch.Tensor]
-
-
-def sequence_mean(
-    per_token: torch.Tensor, mask: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayout, window: Window
-) -> torch.Tensor:
+@aggregations.piece
+def sequence_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Mean over tokens, then over completions (GRPO, Eq. 3 of the Rank-GRPO paper)."""
-    return masked_mean(per_token, mask).mean() / window.accumulation_steps
+    return masked_mean(per_token, inputs.mask).mean() / window.accumulation_steps
 
 
-def rank_mean(
-    per_token: torch.Tensor, mask: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayout, window: Window
-) -> torch.Tensor:
+@aggregations.piece
+def rank_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """1/(B N) sum over completions and units of the unit's token mean (Rank-GRPO, Eq. 6).
 
     Every rank weighs 1/N however long its title; a special unit that has tokens weighs as much as one rank.
     """
-    of_unit = scatter_mean(per_token, unit_ids, mask, units.count)
-    return of_unit.sum(1).mean() / units.list_length / window.accumulation_steps
+    of_unit = scatter_mean(per_token, inputs.unit_ids, inputs.mask, inputs.units.count)
+    return of_unit.sum(1).mean() / inputs.units.list_length / window.accumulation_steps
 
 
-def token_mean(
-    per_token: torch.Tensor, mask: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayout, window: Window
-) -> torch.Tensor:
+@aggregations.piece
+def token_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Mean over the tokens of the micro-batch (TRL's "bnpo"; what the published Rank-GRPO code does)."""
-    weights = mask.to(per_token.dtype)
+    weights = inputs.mask.to(per_token.dtype)
     return (per_token * weights).sum() / weights.sum().clamp(min=1.0) / window.accumulation_steps
 
 
-def global_token_mean(
-    per_token: torch.Tensor, mask: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayout, window: Window
-) -> torch.Tensor:
+@aggregations.piece
+def global_token_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Mean over the tokens of the whole window (DAPO, arXiv 2503.14476)."""
-    return (per_token * mask.to(per_token.dtype)).sum() / window.tokens.clamp(min=1.0)
+    return (per_token * inputs.mask.to(per_token.dtype)).sum() / window.tokens.clamp(min=1.0)
 
 
-def constant(
-    per_token: torch.Tensor, mask: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayout, window: Window
-) -> torch.Tensor:
+@aggregations.piece
+def constant(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Sum over tokens divided by B times the token limit (Dr. GRPO, arXiv 2503.20783)."""
-    total = (per_token * mask.to(per_token.dtype)).sum()
+    total = (per_token * inputs.mask.to(per_token.dtype)).sum()
     return total / (per_token.size(0) * window.max_completion_length) / window.accumulation_steps
 
 
-AGGREGATIONS: dict[str, Aggregation] = {
-    "rank_mean": rank_mean,
-    "sequence_mean": sequence_mean,
-    "token_mean": token_mean,
-    "global_token_mean": global_token_mean,
-    "constant": constant,
-}
+@aggregations.piece
+def sequence_sum(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
+    """Sum over tokens, mean over completions (LUSPO, arXiv 2602.05261, as TRL 1.16; meant with a sequence ratio)."""
+    return (per_token * inputs.mask.to(per_token.dtype)).sum(1).mean() / window.accumulation_steps
+
+
+@aggregations.piece
+def segment_weights(
+    per_token: torch.Tensor,
+    inputs: LossInputs,
+    window: Window,
+    *,
+    preamble: NonNegative = 1.0,
+    answer: NonNegative = 1.0,
+) -> torch.Tensor:
+    """Weighted sum of the token means of preamble and answer, mean over completions.
+
+    Inspired by E2C (arXiv 2509.23946), which multiplies the loss of exploration tokens by a factor above 1; the mean
+    inside each segment is that of GRPO-MA (arXiv 2509.24494). The preamble is the unit `other`.
+    """
+    block = (inputs.unit_ids != inputs.units.other).long()
+    of_block = scatter_mean(per_token, block, inputs.mask, 2)
+    return (preamble * of_block[:, 0] + answer * of_block[:, 1]).mean() / window.accumulation_steps

@@ -1,35 +1,325 @@
-"""Baselines: from returns to advantages, relative to the group.
+"""Baselines: from returns to advantages, relative to the group or to the batch.
 
-Each takes returns (P, G, C): P prompts, G completions a prompt, C columns (1 under sequence credit, N under rank
-credit) and `counted` (P, G, C) bool, which returns the baseline may look at, and gives advantages of the same shape:
-0 where not counted. Columns are never mixed.
+Each takes a `Group` (P prompts, G completions a prompt, C columns: 1 under sequence credit, N under rank credit) and
+gives advantages (P, G, C). What is not counted has advantage 0, and nothing depends on it: n below is how many of a
+column of a prompt are counted. Where formulas are written for one reward a completion, a column takes its place, which
+is adapted to lists.
+
+What is subtracted belongs to one column. `batch_std`, `reinforce_pp`, `reinforce_pp_baseline` and `rapo_scale` alone
+take a scale from several prompts, and at C > 1 it is one for all columns: with a scale for each, a rank at which one
+prompt of P differs would have its advantages grow by sqrt(P) or more, to the size of ranks that differ everywhere.
 """
 
-from collections.abc import Callable
+import math
+from typing import Literal
 
 import torch
 
+from rlbench.objective.inputs import Group
+from rlbench.objective.pieces import baselines
+from rlbench.options import Positive, Share
+
 STD_EPSILON = 1e-4  # TRL's guard against a zero standard deviation; the published Rank-GRPO code keeps it
+VERL_EPSILON = 1e-6  # verl's guard; Rewarding the Unlikely and the code of C2GSPG, which build on it, have the same
+WHITEN_EPSILON = 1e-8  # verl's masked_whiten adds it to the variance
+COSINE_WARM_UP, COSINE_CYCLES = 0.2, 3  # CANON's code: 30 of 150 steps, then three cycles
 
-Baseline = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Metric = Literal["tokens", "entries", "entropy", "confidence", "popularity", "in_catalog", "duplicates"]
+Schedule = Literal[
+    "constant",
+    "first_inter_later_intra",
+    "first_intra_later_inter",
+    "cosine_first_inter_later_intra",
+    "cosine_first_intra_later_inter",
+]
 
 
-def group_std(returns: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(r - mean) / (std + 1e-4) over the group, std unbiased (GRPO, arXiv 2402.03300; Rank-GRPO, Eq. 7)."""
-    centred = group_mean(returns, counted)
+@baselines.piece
+def group_std(group: Group) -> torch.Tensor:
+    """(R - mean) / (std + 1e-4) over the group, std unbiased (GRPO, arXiv 2402.03300; Rank-GRPO, Eq. 7)."""
+    return _centred(group.returns, group.counted) / (_std(group.returns, group.counted) + STD_EPSILON)
+
+
+@baselines.piece
+def group_mean(group: Group) -> torch.Tensor:
+    """R - mean over the group (Dr. GRPO, arXiv 2503.20783)."""
+    return _centred(group.returns, group.counted)
+
+
+@baselines.piece
+def leave_one_out(group: Group) -> torch.Tensor:
+    """R_i - mean of the others, which is n / (n - 1) times R_i - mean (RLOO, arXiv 2402.14740)."""
+    n = _size(group.counted)
+    return _centred(group.returns, group.counted) * n / (n - 1).clamp(min=1)
+
+
+@baselines.piece
+def batch_std(group: Group) -> torch.Tensor:
+    """(R - mean over the group) / (std of all R + 1e-4), std unbiased (TRL's scale_rewards="batch", after arXiv
+    2508.08221).
+
+    One std for all columns is adapted to lists.
+    """
+    every = group.returns[group.counted]
+    std = every.std() if every.numel() > 1 else every.new_zeros(())
+    return _centred(group.returns, group.counted) / (std + STD_EPSILON)
+
+
+@baselines.piece
+def reinforce_pp(group: Group) -> torch.Tensor:
+    """(R - mean) / sqrt(var + 1e-8) over the tokens of the batch, no group (REINFORCE++, arXiv 2501.03262).
+
+    Its KL penalty inside of R is the loss's KL term here. A mean for each column is adapted to lists.
+    """
+    return _whitened(group.returns, group)
+
+
+@baselines.piece
+def reinforce_pp_baseline(group: Group) -> torch.Tensor:
+    """R - mean over the group, then normalised as in `reinforce_pp` (REINFORCE++ with baseline, arXiv 2501.03262).
+
+    The mean over tokens is not that over completions, so that a group of equal returns keeps a small advantage.
+    """
+    return _whitened(_centred(group.returns, group.counted), group)
+
+
+@baselines.piece
+def opo(group: Group) -> torch.Tensor:
+    """R - sum(l R) / sum(l), l the tokens of the unit (OPO, arXiv 2505.23585).
+
+    The baseline of least variance where squared gradients grow with length; a rank's own tokens are adapted to lists.
+    """
+    weights = _kept(group.unit_tokens.to(group.returns.dtype), group.counted)
+    baseline = _weighted_mean(_kept(group.returns, group.counted), weights, dim=(1,))
+    # A group without tokens has nothing to train.
+    return _kept(group.returns - baseline, group.counted & (weights.sum(dim=1, keepdim=True) > 0))
+
+
+@baselines.piece
+def ordinal(group: Group) -> torch.Tensor:
+    """2 - 4 (rho - 1) / (n - 1), rho the rank of R in the group, best first (GOPO, arXiv 2602.03876).
+
+    Adapted to lists: ties share their mean rank. The published code orders them by position, which gives a group
+    without hits advantages between -2 and 2.
+    """
+    last = _size(group.counted) - 1
+    return _kept((4 * _mean_rank(group.returns, group.counted) - 2 * last) / last.clamp(min=1), group.counted)
+
+
+@baselines.piece
+def risk_seeking(group: Group, *, beta: Positive = 2.0) -> torch.Tensor:
+    """(exp(beta R) / mean exp(beta R) - 1) / beta (RS-GRPO, arXiv 2509.24261; beta = 2 is its choice).
+
+    beta to 0 is `group_mean`; a large beta rewards the best alone. Written with d = exp(beta (R - max R)) - 1, which
+    neither overflows nor cancels: (d - mean d) / (beta (1 + mean d)).
+    """
+    best = group.returns.masked_fill(~group.counted, -math.inf).amax(dim=1, keepdim=True)
+    d = _kept((beta * (group.returns - best)).expm1(), group.counted)
+    return _centred(d, group.counted) / (beta * (1 + _mean(d, group.counted)))
+
+
+@baselines.piece(needs=("old_logps",))
+def unlikeliness(group: Group, *, beta_rank: Share = 0.25) -> torch.Tensor:
+    """`group_std`, with epsilon 1e-6, of R_i (1 - beta_rank rank_i / n), where rank_i = 0 .. n - 1 orders the group by
+    mean log-probability, the likeliest last (Rewarding the Unlikely, arXiv 2506.02355).
+
+    Adapted to lists: the order at a rank is that of its own tokens, units without tokens stand outside of it, and ties
+    share their mean rank (the published code orders them by position).
+    """
+    ranked = group.counted & (group.unit_tokens > 0)
+    rank = _kept(_mean_rank(group.log_confidence, ranked), ranked)
+    shaped = group.returns * (1 - beta_rank * rank / _size(ranked).clamp(min=1))
+    return _centred(shaped, group.counted) / (_std(shaped, group.counted) + VERL_EPSILON)
+
+
+@baselines.piece(needs=("old_logps",))
+def conditional_split(
+    group: Group,
+    *,
+    metric: Metric = "entropy",
+    mu: Share = 1.0,
+    schedule: Schedule = "constant",
+    alpha: Share = 1.0,
+    weighted: Literal["high", "low"] = "high",
+) -> torch.Tensor:
+    """mu (R - mean of the other half) + (1 - mu) (R - mean of the own half), where a metric of the lists splits the
+    group in halves of high and low values (CANON, arXiv 2509.23962, Eq. 5).
+
+    mu = 1 compares the halves (CANON-Inter), 0 compares inside of them (CANON-Intra), 1/2 is `group_mean`. alpha < 1
+    pushes away from a half (Eq. 9): in the comparison of halves, R counts alpha times there. With metric=tokens it
+    shortens lists.
+
+    Adapted to lists: the metrics beside tokens and entropy; and halves are equal always, as Theorem 1 of the paper
+    wants them: a middle member belongs to both by half, and members tied across the middle share what is left of each.
+    (The published code gives the middle to the high half and orders ties by position.)
+
+    Args:
+        metric: in `Group.features`.
+        mu: weight of the comparison of halves where schedule=constant.
+        schedule: first_inter_later_intra is mu = 1 - share of successful lists of the batch, first_intra_later_inter
+            the share itself (section 5.2); cosine_* follow `Group.progress`, see `_between_halves`.
+        alpha: weight of R in one half.
+        weighted: which half alpha belongs to; the published code has high for length and low for entropy.
+    """
+    returns = _kept(group.returns, group.counted)
+    values = group.features[metric].to(returns.dtype).unsqueeze(-1).expand_as(returns)
+    high = _kept(_share_of_high_half(values, group.counted), group.counted)
+    low = _kept(1 - high, group.counted)
+    mean_high, mean_low = _weighted_mean(returns, high, dim=(1,)), _weighted_mean(returns, low, dim=(1,))
+    of_high, of_low = (alpha, 1.0) if weighted == "high" else (1.0, alpha)
+    inter = high * (of_high * returns - of_low * mean_low) + low * (of_low * returns - of_high * mean_high)
+    intra = high * (returns - mean_high) + low * (returns - mean_low)
+    between = mu if schedule == "constant" else _between_halves(schedule, group)
+    return between * inter + (1 - between) * intra
+
+
+@baselines.piece
+def max_rl(group: Group) -> torch.Tensor:
+    """(R - mean) / mean over the group, 0 where the mean is 0 (MaxRL, arXiv 2602.02710; prime-rl's max_rl).
+
+    Raises:
+        ValueError: where a return is negative, since a negative mean would turn the advantages round.
+    """
+    if (group.returns[group.counted] < 0).any():
+        raise ValueError(f"max_rl needs returns that are not negative, got {group.returns[group.counted].min().item()}")
+    mean = _mean(group.returns, group.counted)
+    return _centred(group.returns, group.counted) / torch.where(mean > 0, mean, 1.0)
+
+
+@baselines.piece
+def pass_at_k(group: Group, *, by_std: bool = True) -> torch.Tensor:
+    """The best of the group has its distance to the second best, all others 0; of several best, so have these (verl's
+    grpo_passk, after arXiv 2503.19595).
+
+    Args:
+        by_std: whether to divide by the group's standard deviation + 1e-6, as verl does by default.
+    """
+    returns = group.returns.masked_fill(~group.counted, -math.inf)
+    best, second = returns.topk(2, dim=1).values.unbind(dim=1)
+    # A single return has no second best.
+    leads = group.counted & (returns == best.unsqueeze(1)) & (_size(group.counted) > 1)
+    margin = _kept((best - second).unsqueeze(1).expand_as(returns), leads)
+    return margin / (_std(group.returns, group.counted) + VERL_EPSILON) if by_std else margin
+
+
+@baselines.piece
+def rapo_scale(group: Group) -> torch.Tensor:
+    """`group_std` times groups / groups whose returns differ (RAPO, arXiv 2509.24107).
+
+    So that an update keeps its size however many groups are without signal. Adapted to lists: each column of a prompt
+    is a group, and all have one factor.
+    """
+    best = group.returns.masked_fill(~group.counted, -math.inf).amax(dim=1)
+    worst = group.returns.masked_fill(~group.counted, math.inf).amin(dim=1)
+    groups = group.counted.any(dim=1).sum()
+    return group_std(group) * groups / (best > worst).sum().clamp(min=1)
+
+
+@baselines.piece(needs=("old_logps",))
+def c2gspg(group: Group) -> torch.Tensor:
+    """(R - mean) / (1 - c + 1e-6), c = exp(mean log-probability) of the unit under the rollout policy (C2GSPG, arXiv
+    2509.23129; formula of a descendant's code).
+
+    c to 0 is `group_mean`. A rank's own c is adapted to lists; units without tokens have c = 0.
+    """
+    confidence = _kept(group.log_confidence.exp(), group.unit_tokens > 0)
+    return _kept(_centred(group.returns, group.counted) / (1 - confidence + VERL_EPSILON), group.counted)
+
+
+def _kept(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """(P, G, C) with 0 for what is not counted."""
+    return values.masked_fill(~counted, 0.0)
+
+
+def _size(counted: torch.Tensor) -> torch.Tensor:
+    """(P, 1, C) n, how many are counted."""
+    return counted.sum(dim=1, keepdim=True)
+
+
+def _mean(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """(P, 1, C) mean over the counted of a group; 0 where none is."""
     if counted.all():
-        return centred / (returns.std(dim=1, keepdim=True) + STD_EPSILON)
-    freedom = (counted.sum(dim=1, keepdim=True) - 1).clamp(min=1)
-    return centred / ((centred.square().sum(dim=1, keepdim=True) / freedom).sqrt() + STD_EPSILON)
+        return values.mean(dim=1, keepdim=True)
+    return _kept(values, counted).sum(dim=1, keepdim=True) / _size(counted).clamp(min=1)
 
 
-def group_mean(returns: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """r - mean over the group (Dr. GRPO, arXiv 2503.20783)."""
-    if counted.all():
-        return returns - returns.mean(dim=1, keepdim=True)
-    weights = counted.to(returns.dtype)
-    mean = (returns * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
-    return (returns - mean) * weights
+def _centred(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """(P, G, C) distance to the mean over the counted of the group; exactly 0 where all of them are equal."""
+    # From a member's value on: the mean of equal numbers, summed and divided, need not be that number.
+    first = values.gather(1, counted.long().argmax(dim=1, keepdim=True))
+    apart = _kept(values - first, counted)
+    return _kept(apart - _mean(apart, counted), counted)
 
 
-BASELINES: dict[str, Baseline] = {"group_std": group_std, "group_mean": group_mean}
+def _std(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """(P, 1, C) unbiased standard deviation over the counted of a group; 0 where fewer than two are."""
+    if counted.all() and values.size(1) > 1:
+        return values.std(dim=1, keepdim=True)
+    squares = _centred(values, counted).square().sum(dim=1, keepdim=True)
+    return (squares / (_size(counted) - 1).clamp(min=1)).sqrt()
+
+
+def _weighted_mean(values: torch.Tensor, weights: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
+    """sum(w x) / sum(w) over dimensions that are kept; 0 where nothing weighs."""
+    total = weights.sum(dim=dim, keepdim=True)
+    return (values * weights).sum(dim=dim, keepdim=True) / torch.where(total > 0, total, 1.0)
+
+
+def _whitened(values: torch.Tensor, group: Group) -> torch.Tensor:
+    """(P, G, C) values less their column's mean, over the deviation of all; every token of a unit weighs the same.
+
+    Later ranks have smaller returns, so that one mean for all columns would push every first rank up and every last
+    one down, whatever was written there.
+    """
+    weights = _kept(group.unit_tokens.to(values.dtype), group.counted)
+    has_tokens = weights.sum(dim=(0, 1), keepdim=True) > 0  # a column without tokens has nothing to train
+    mean = _weighted_mean(_kept(values, group.counted), weights, dim=(0, 1))
+    centred = _kept(values - mean, group.counted & has_tokens)
+    variance = (centred.square() * weights).sum() / (weights.sum() - 1).clamp(min=1)
+    return centred * (variance + WHITEN_EPSILON).rsqrt()
+
+
+def _below_and_tied(values: torch.Tensor, counted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(P, G, C) each: how many of the counted of a group are smaller than this one, and how many equal it."""
+    mine, others = values.unsqueeze(2), values.unsqueeze(1)
+    below, tied = (others < mine) & counted.unsqueeze(1), (others == mine) & counted.unsqueeze(1)
+    return below.sum(dim=2).to(values.dtype), tied.sum(dim=2).to(values.dtype)
+
+
+def _mean_rank(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """(P, G, C) rank among the counted of a group, 0 the smallest; ties share their mean rank. Else meaningless."""
+    below, tied = _below_and_tied(values, counted)
+    return below + (tied - 1) / 2
+
+
+def _share_of_high_half(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """(P, G, C) in [0, 1], to how much of it each of the counted belongs to the half with high values.
+
+    Ties stand on `tied` places from `below` on, and have in common what of these lies above n / 2.
+    """
+    below, tied = _below_and_tied(values, counted)
+    return ((below + tied - _size(counted) / 2) / tied.clamp(min=1)).clamp(0, 1)
+
+
+def _between_halves(schedule: Schedule, group: Group) -> float:
+    """mu of a schedule that is not constant (CANON, section 5.2; numbers of the cosines from its code).
+
+    cosine_first_inter_later_intra falls from 1 to 0.4 in each cycle. cosine_first_intra_later_inter is the complement
+    of what falls from 0.6 to 0.
+    """
+    successful = group.success.double().mean().item()
+    return {
+        "first_inter_later_intra": 1 - successful,
+        "first_intra_later_inter": successful,
+        "cosine_first_inter_later_intra": _cosine_with_restarts(group.progress, high=1.0, low=0.4),
+        "cosine_first_intra_later_inter": 1 - _cosine_with_restarts(group.progress, high=0.6, low=0.0),
+    }[schedule]
+
+
+def _cosine_with_restarts(progress: float, high: float, low: float) -> float:
+    """Rises to `high` in a straight line, then falls to `low` along half a cosine, again and again."""
+    if progress < COSINE_WARM_UP:
+        return high * progress / COSINE_WARM_UP
+    cycles = (progress - COSINE_WARM_UP) / (1 - COSINE_WARM_UP) * COSINE_CYCLES
+    phase = round(cycles, 9) % 1  # binary fractions can fall just short of the step at which a cycle begins
+    return low + (high - low) * (1 + math.cos(math.pi * phase)) / 2

@@ -1,21 +1,41 @@
-"""Credit: which unit an advantage belongs to, and how it reaches the tokens of that unit."""
+"""Credit: which unit an advantage belongs to, what that unit's return is, and how the advantage reaches its tokens.
+
+A piece gives the returns of B lists under one reward term, (B, C). Its facts say what the C columns are (`columns`:
+the whole list, the N ranks, or both side by side) and how advantages come back to unit codes (`spread`).
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from rlbench.lists import UnitLayout
+from rlbench.objective.pieces import credits
+from rlbench.options import Share
 from rlbench.rewards.returns import tail_returns
 
 
-def sequence_returns(gains: torch.Tensor, gamma: float) -> torch.Tensor:
-    """(B, 1) the list's total gain; gamma plays no part, since the whole list is one unit."""
-    return gains.sum(dim=1, keepdim=True)
+@dataclass(frozen=True)
+class CreditInputs:
+    """One reward term of B lists.
+
+    Attributes:
+        gains: (B, N) what each rank is worth.
+        scores: (B,) what the list is worth beside its ranks.
+        hits: (B, N) relevance.
+        n_truth: (B,) different relevant films.
+        gamma: the reward's discount over later ranks.
+    """
+
+    gains: torch.Tensor
+    scores: torch.Tensor
+    hits: torch.Tensor
+    n_truth: torch.Tensor
+    gamma: float
 
 
-def rank_returns(gains: torch.Tensor, gamma: float) -> torch.Tensor:
-    """(B, N) the return of each rank, `tail_returns`."""
-    return tail_returns(gains, gamma)
+Spread = Callable[..., torch.Tensor]
+"""(advantages (B, C), special (B, 4), units, **options) -> (B, U)."""
 
 
 def spread_sequence(advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout) -> torch.Tensor:
@@ -30,11 +50,81 @@ def spread_rank(advantages: torch.Tensor, special: torch.Tensor, units: UnitLayo
     return torch.cat([advantages, special], dim=1)
 
 
-RETURNS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
-    "sequence": sequence_returns,
-    "rank": rank_returns,
-}
-SPREAD: dict[str, Callable[[torch.Tensor, torch.Tensor, UnitLayout], torch.Tensor]] = {
-    "sequence": spread_sequence,
-    "rank": spread_rank,
-}
+def spread_both(
+    advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout, *, alpha: Share = 0.8
+) -> torch.Tensor:
+    """(B, 1 + N) -> (B, U): alpha times the list's advantage plus 1 - alpha times the rank's."""
+    of_list = spread_sequence(advantages[:, :1], special, units)
+    return alpha * of_list + (1 - alpha) * spread_rank(advantages[:, 1:], special, units)
+
+
+@credits.piece(columns=("sequence",), spread=spread_sequence)
+def sequence(given: CreditInputs) -> torch.Tensor:
+    """(B, 1) the list's total gain; gamma plays no part, since the whole list is one unit (GRPO)."""
+    return given.gains.sum(dim=1, keepdim=True) + given.scores[:, None]
+
+
+@credits.piece(columns=("rank",), spread=spread_rank)
+def rank(given: CreditInputs) -> torch.Tensor:
+    """(B, N) the return of each rank, `tail_returns` (Rank-GRPO, Eqs. 8 and 9)."""
+    return tail_returns(given.gains, given.gamma) + given.scores[:, None]
+
+
+@credits.piece(columns=("sequence", "rank"), spread=spread_both)
+def hybrid(given: CreditInputs, *, alpha: Share = 0.8) -> torch.Tensor:
+    """(B, 1 + N) the list's return beside those of its ranks; advantages are mixed alpha to 1 - alpha.
+
+    RLMLR (arXiv 2509.23040) mixes outcome and state advantages so, with alpha = .8; ranks for states are adapted to
+    lists.
+    """
+    return torch.cat([sequence(given), rank(given)], dim=1)
+
+
+@credits.piece(columns=("rank",), spread=spread_rank)
+def removal(given: CreditInputs) -> torch.Tensor:
+    """(B, N) what the list's NDCG@N loses without rank k, later ranks moving up (a counterfactual, after FlexRec,
+    arXiv 2603.11901; inspired by: FlexRec swaps within a pool).
+
+    A miss is worth minus what it costs the hits below it. Exact: sum over later hits of the discount they would gain.
+    """
+    n = given.gains.size(1)
+    weights = _discounts(n + 1, given.hits)
+    ideal = _ideal(given.n_truth, weights[:n])
+    own = given.hits * weights[:n]
+    gained = given.hits[:, 1:] * (weights[: n - 1] - weights[1:n])  # by each hit, if it moved up one rank
+    below = torch.cat([gained.flip(1).cumsum(1).flip(1), torch.zeros_like(own[:, :1])], dim=1)
+    return (own - below) / ideal[:, None] + given.scores[:, None]
+
+
+@credits.piece(columns=("rank",), spread=spread_rank)
+def shapley(given: CreditInputs) -> torch.Tensor:
+    """(B, N) Shapley value of rank k, where a coalition of ranks is worth the NDCG@N of its list with the gaps closed
+    (after ShapE-GRPO, arXiv 2603.29871; inspired by: its set-level reward is another).
+
+    Exact in O(N^2) a list: in a random order of arrival, hit j finds m of the j - 1 ranks before it with probability
+    1/j each, m = 0..j-1, and whoever comes before it in the list and later in the order moves it down.
+    """
+    n = given.gains.size(1)
+    weights = _discounts(n, given.hits)
+    ranks = torch.arange(1, n + 1, device=weights.device, dtype=weights.dtype)
+    # A hit at rank j (0-based) is worth, when it joins, the mean of w over the 1 + m places it may take.
+    own = weights.cumsum(0) / ranks
+    # Rank k < j joins after hit j, with a of the other j - 1 ranks above j there: hit j falls from 1 + a to 2 + a.
+    # Its place among the j + 1 ranks (k, j and the j - 1 others) is any, and j must come earlier.
+    fall = torch.zeros(n, dtype=weights.dtype, device=weights.device)
+    for j in range(1, n):
+        drops = weights[:j] - weights[1 : j + 1]  # a = 0 .. j - 1
+        chance = torch.arange(1, j + 1, device=weights.device, dtype=weights.dtype) / (j * (j + 1))
+        fall[j] = (drops * chance).sum()
+    cost = given.hits * fall  # what every rank above hit j takes from it
+    below = torch.cat([cost[:, 1:].flip(1).cumsum(1).flip(1), torch.zeros_like(cost[:, :1])], dim=1)
+    return (given.hits * own - below) / _ideal(given.n_truth, weights)[:, None] + given.scores[:, None]
+
+
+def _discounts(n: int, like: torch.Tensor) -> torch.Tensor:
+    return 1 / torch.log2(torch.arange(2, n + 2, device=like.device, dtype=like.dtype))
+
+
+def _ideal(n_truth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """(B,) DCG of the ideal list."""
+    return weights.cumsum(0)[n_truth.clamp(max=len(weights)) - 1]

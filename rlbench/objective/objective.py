@@ -1,32 +1,64 @@
 """An algorithm: the pieces that its configuration names, composed into advantages and a loss."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from rlbench.config import AlgorithmConfig, RewardConfig
 from rlbench.lists import TokenUnits, UnitLayout
-from rlbench.objective.aggregation import AGGREGATIONS, Window
-from rlbench.objective.baselines import BASELINES
-from rlbench.objective.credit import RETURNS, SPREAD
-from rlbench.objective.ratios import RATIOS
-from rlbench.objective.regularisers import KL_ESTIMATORS
+from rlbench.objective.credit import CreditInputs
+from rlbench.objective.inputs import Group, LossInputs, Window
+from rlbench.objective.pieces import aggregations, baselines, credits, estimators, ratios, regularisers, surrogates
+from rlbench.objective.ratios import on_tokens
+from rlbench.objective.regularisers import entropy_mask
 from rlbench.objective.shaping import SHAPINGS
-from rlbench.objective.surrogates import SURROGATES, clip_shares
+from rlbench.objective.surrogates import clip_shares
+from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.combine import COMBINERS, solve_rate, weighted_sum
 
 
 @dataclass(frozen=True)
-class LossInputs:
-    """Tensors of one micro-batch, all (B, T); `ref_logps` is None where the algorithm has no KL term."""
+class Rollout:
+    """What is known of B completions when they have been generated, over all processes.
 
-    logps: torch.Tensor
-    old_logps: torch.Tensor
-    ref_logps: torch.Tensor | None
-    advantages: torch.Tensor
-    unit_ids: torch.Tensor
-    mask: torch.Tensor
+    Attributes:
+        rewards: their rewards.
+        unit_tokens: (B, U) tokens of each unit, with EOS as the algorithm counts it.
+        unit_logps: (B, U) sum of the rollout policy's log-probabilities over each unit; zeros where no piece asks.
+        entropy: (B,) mean entropy of each list's tokens; zeros where no piece asks.
+        progress: share of the run's updates that are done.
+    """
+
+    rewards: RewardBatch
+    unit_tokens: torch.Tensor
+    unit_logps: torch.Tensor
+    entropy: torch.Tensor
+    progress: float
+
+    @classmethod
+    def of_tokens(
+        cls,
+        rewards: RewardBatch,
+        unit_ids: torch.Tensor,
+        mask: torch.Tensor,
+        logps: torch.Tensor,
+        entropies: torch.Tensor,
+        count: int,
+        progress: float = 0.0,
+        gather: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+    ) -> "Rollout":
+        """From this process's tokens, all (B', T); `rewards` are gathered already."""
+        tokens = unit_sizes(unit_ids, mask, count)
+        sums = scatter_mean(logps, unit_ids, mask, count) * tokens
+        return cls(rewards, gather(tokens), gather(sums), gather(masked_mean(entropies, mask)), progress)
+
+    def features(self) -> dict[str, torch.Tensor]:
+        """(B,) numbers of each list by name."""
+        confidence = (self.unit_logps.sum(1) / self.unit_tokens.sum(1).clamp(min=1)).exp()
+        return {**self.rewards.named_features(), "entropy": self.entropy, "confidence": confidence}
 
 
 class Objective:
@@ -36,15 +68,49 @@ class Objective:
         algorithm: the point in the algebra, as in `conf/algorithm/`.
         reward: its terms' weights, discount and combiner, as in `conf/reward/`.
         list_length: N.
+
+    Attributes:
+        needs: what its pieces ask the trainer for (`rlbench.objective.pieces.NEEDS`).
     """
 
     def __init__(self, algorithm: AlgorithmConfig, reward: RewardConfig, list_length: int):
         self.algorithm = algorithm
         self.reward = reward
         self.units = UnitLayout(list_length)
+        a, options = algorithm, algorithm.options
+        self.credit = credits[a.credit]
+        self.returns = credits.chosen(a.credit, options)
+        self.spread = partial(self.credit.facts["spread"], **options.get(a.credit, {}))
+        self.baseline = baselines.chosen(a.baseline, options)
+        self.ratio = ratios.chosen(a.ratio, options)
+        self.surrogate = surrogates.chosen(a.surrogate, options)
+        self.aggregate = aggregations.chosen(a.aggregation, options)
+        self.estimator = estimators.chosen(a.kl.estimator, options)
+        self.regularisers = {
+            name: (weight, regularisers.chosen(name, options)) for name, weight in a.regularisers.items() if weight
+        }
+        chosen = [credits[a.credit], baselines[a.baseline], ratios[a.ratio], surrogates[a.surrogate]]
+        chosen += [regularisers[name] for name in self.regularisers]
+        self.needs = {need for piece in chosen for need in piece.needs}
+        if a.entropy_quantile < 1:
+            self.needs.add("entropy")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss compares with a reference policy."""
+        return self.algorithm.kl.beta > 0 or surrogates[self.algorithm.surrogate].facts.get("needs_reference", False)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """(M,) the weights of the reward's terms."""
+        return torch.tensor([float(term["weight"]) for term in self.reward.terms.values()])
+
+    def weighted(self, returns: torch.Tensor) -> torch.Tensor:
+        """(B, M, C) -> (B, C): the terms' weighted sum."""
+        return weighted_sum(returns, self.weights.to(returns))
 
     def unit_returns(self, rewards: RewardBatch, group_size: int) -> torch.Tensor:
-        """Returns of the credited units, one reward term beside the other, unweighted: (B, M, C).
+        """Returns of the credited units, one reward term beside the other, unweighted: (B, M, C), in float64.
 
         C = 1 under sequence credit, N under rank credit, where a term that scores whole lists counts for every rank.
 
@@ -55,33 +121,51 @@ class Objective:
         solved = solve_rate(rewards.success, group_size)
         of_terms = []
         for m, term in enumerate(self.reward.terms.values()):
-            of_gains = RETURNS[self.algorithm.credit](rewards.gains[:, m], self.reward.gamma)
-            returns = of_gains + rewards.scores[:, m, None]
+            returns = self.returns(
+                CreditInputs(
+                    rewards.gains[:, m], rewards.scores[:, m], rewards.hits, rewards.n_truth, self.reward.gamma
+                )
+            )
             of_terms.append(returns * solved.to(returns)[:, None] if term.get("scaled_by") == "solve_rate" else returns)
         return torch.stack(of_terms, dim=1)
 
-    def unit_advantages(self, rewards: RewardBatch, group_size: int) -> torch.Tensor:
+    def unit_advantages(self, rollout: Rollout, group_size: int) -> torch.Tensor:
         """Advantages of the credited units, (B, C)."""
-        returns = self.unit_returns(rewards, group_size)
-        grouped = (-1, group_size, returns.size(2))
-        counted = torch.ones_like(returns[:, 0], dtype=torch.bool)
-        if self.algorithm.missing_rank == "excluded" and self.algorithm.credit == "rank":
-            counted = rewards.present
+        returns = self.unit_returns(rollout.rewards, group_size)
+        shape = (-1, group_size, returns.size(2))
+        counted = self._counted(rollout.rewards)
+        tokens, logps = (self._of_columns(of_units) for of_units in (rollout.unit_tokens, rollout.unit_logps))
+        rows = (-1, group_size)
+        features = {name: values.view(rows) for name, values in rollout.features().items()}
 
         def normalise(of_units: torch.Tensor) -> torch.Tensor:
-            baseline = BASELINES[self.algorithm.baseline]
-            return baseline(of_units.view(grouped), counted.view(grouped)).view_as(of_units)
+            # Rounded only now, so that what is equal but for the order of a sum is equal.
+            of_units = of_units.to(torch.get_default_dtype())
+            group = Group(
+                returns=of_units.view(shape),
+                counted=counted.view(shape),
+                unit_tokens=tokens.view(shape),
+                log_confidence=(logps / tokens.clamp(min=1)).to(of_units).view(shape),
+                success=rollout.rewards.success.view(rows),
+                features=features,
+                progress=rollout.progress,
+            )
+            return self.baseline(group).view_as(of_units)
 
         return COMBINERS[self.reward.combine](returns, self.weights.to(returns), normalise, self.reward.power)
 
-    @property
-    def weights(self) -> torch.Tensor:
-        """(M,) the weights of the reward's terms."""
-        return torch.tensor([float(term["weight"]) for term in self.reward.terms.values()])
+    def _counted(self, rewards: RewardBatch) -> torch.Tensor:
+        """(B, C) which returns a baseline may look at."""
+        whole = torch.ones_like(rewards.present[:, :1])
+        of_ranks = rewards.present if self.algorithm.missing_rank == "excluded" else torch.ones_like(rewards.present)
+        parts = {"sequence": whole, "rank": of_ranks}
+        return torch.cat([parts[kind] for kind in self.credit.facts["columns"]], dim=1)
 
-    def weighted(self, returns: torch.Tensor) -> torch.Tensor:
-        """(B, M, C) -> (B, C): the terms' weighted sum."""
-        return weighted_sum(returns, self.weights.to(returns))
+    def _of_columns(self, of_units: torch.Tensor) -> torch.Tensor:
+        """(B, U) sums over units -> (B, C) sums over what each column credits."""
+        real = of_units[:, : self.units.padding]
+        parts = {"sequence": real.sum(dim=1, keepdim=True), "rank": of_units[:, : self.units.list_length]}
+        return torch.cat([parts[kind] for kind in self.credit.facts["columns"]], dim=1)
 
     def token_units(self, tokens: TokenUnits) -> torch.Tensor:
         """Unit of every token as this algorithm sees it, (B, T): EOS may belong to the last rank."""
@@ -93,7 +177,7 @@ class Objective:
         shaping = self.algorithm.length_shaping
         rule = SHAPINGS[shaping.rule]
         special = rule.special(tokens.n_units, self.units, shaping).to(unit_advantages)
-        spread = SPREAD[self.algorithm.credit](unit_advantages, special, self.units)
+        spread = self.spread(unit_advantages, special, self.units)
         advantages = spread.gather(1, self.token_units(tokens))
         # Under the published layout EOS shares the unit, and so the ratio, of its line, but not that line's advantage.
         alone = tokens.is_eos & ~rule.absorbed(tokens, self.units)
@@ -102,21 +186,29 @@ class Objective:
     def loss(self, inputs: LossInputs, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a micro-batch and what is logged of it (scalars, detached)."""
         algorithm, mask = self.algorithm, inputs.mask
-        log_ratio = inputs.logps - inputs.old_logps
-        ratio = RATIOS[algorithm.ratio](log_ratio, mask, inputs.unit_ids, self.units.count).exp()
-        low, high = algorithm.surrogate.low, algorithm.surrogate.high
-        per_token = -SURROGATES[algorithm.surrogate.name](ratio, inputs.advantages, low, high)
-        at_low, at_high = clip_shares(ratio, inputs.advantages, mask, low, high)
+        log_ratio = self.ratio(inputs)
+        surrogate = self.surrogate(inputs, log_ratio)
+        per_token = surrogate.loss
+        if algorithm.entropy_quantile < 1:
+            per_token = per_token * entropy_mask(inputs, algorithm.entropy_quantile)
+        at_low, at_high = clip_shares(surrogate, mask)
         stats = {
             "clip_low": at_low,
             "clip_high": at_high,
-            "max_abs_log_ratio": (log_ratio.detach() * mask).abs().max(),
+            "max_abs_log_ratio": (inputs.log_ratio.detach() * mask).abs().max(),
+            "effective_units": (unit_sizes(inputs.unit_ids, mask, self.units.count) > 0).sum(1).float().mean(),
         }
-        if inputs.ref_logps is not None:
-            kl = KL_ESTIMATORS[algorithm.kl.estimator](inputs.logps, inputs.ref_logps)
-            if algorithm.kl.importance_weighted:
-                kl = kl * ratio
-            per_token = per_token + algorithm.kl.beta * kl
+        if algorithm.kl.beta > 0 and inputs.ref_logps is not None:
+            kl = self.estimator(on_tokens(inputs.logps, mask), on_tokens(inputs.ref_logps, mask))
             stats["kl"] = (kl.detach() * mask).sum() / mask.sum().clamp(min=1)
-        loss = AGGREGATIONS[algorithm.aggregation](per_token, mask, inputs.unit_ids, self.units, window)
+            if algorithm.kl.importance_weighted:
+                kl = kl * log_ratio.exp()
+            if inputs.scale is not None:
+                kl = kl * inputs.scale[:, None]
+            per_token = per_token + algorithm.kl.beta * kl
+        loss = self.aggregate(per_token, inputs, window)
+        for name, (weight, regulariser) in self.regularisers.items():
+            term = regulariser(inputs)
+            stats[f"regulariser/{name}"] = term.detach()
+            loss = loss + weight * term / window.accumulation_steps
         return loss, stats

@@ -1,31 +1,57 @@
 """Importance ratios: at which unit pi/pi_old is taken.
 
-Each takes log_ratio (B, T) = log pi - log pi_old, mask (B, T), unit_ids (B, T), count U, and returns the log of the
-ratio that each token uses, (B, T), constant inside its unit.
+A piece gives the log of the ratio that each token uses, (B, T), differentiable; on padding it is any finite number.
 """
-
-from collections.abc import Callable
 
 import torch
 
+from rlbench.objective.inputs import LossInputs
+from rlbench.objective.pieces import ratios
 from rlbench.objective.units import masked_mean, scatter_mean
 
-LogRatio = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+
+def on_tokens(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) x with 0 on padding, where x may be infinite or no number; no gradient reaches it there."""
+    return x.masked_fill(mask == 0, 0.0)
 
 
-def token(log_ratio: torch.Tensor, mask: torch.Tensor, unit_ids: torch.Tensor, count: int) -> torch.Tensor:
+@ratios.piece
+def token(inputs: LossInputs) -> torch.Tensor:
     """Each token its own ratio (PPO, GRPO)."""
-    return log_ratio
+    return on_tokens(inputs.log_ratio, inputs.mask)
 
 
-def rank(log_ratio: torch.Tensor, mask: torch.Tensor, unit_ids: torch.Tensor, count: int) -> torch.Tensor:
+@ratios.piece
+def rank(inputs: LossInputs) -> torch.Tensor:
     """Geometric mean inside the unit (Rank-GRPO, Eq. 6); all tokens of a special unit share one ratio too."""
-    return scatter_mean(log_ratio, unit_ids, mask, count).gather(1, unit_ids)
+    of_unit = scatter_mean(token(inputs), inputs.unit_ids, inputs.mask, inputs.units.count)
+    return of_unit.gather(1, inputs.unit_ids)
 
 
-def sequence(log_ratio: torch.Tensor, mask: torch.Tensor, unit_ids: torch.Tensor, count: int) -> torch.Tensor:
+@ratios.piece
+def sequence(inputs: LossInputs) -> torch.Tensor:
     """Geometric mean over the completion (GSPO, arXiv 2507.18071)."""
-    return masked_mean(log_ratio, mask).unsqueeze(1).expand_as(log_ratio)
+    return masked_mean(token(inputs), inputs.mask).unsqueeze(1).expand_as(inputs.logps)
 
 
-RATIOS: dict[str, LogRatio] = {"token": token, "rank": rank, "sequence": sequence}
+@ratios.piece
+def sequence_token(inputs: LossInputs) -> torch.Tensor:
+    """Value of `sequence`, gradient of the token's own log-probability (GSPO-token, arXiv 2507.18071, Eq. 13)."""
+    return sequence(inputs).detach() + none(inputs)
+
+
+@ratios.piece
+def segment(inputs: LossInputs) -> torch.Tensor:
+    """Geometric mean over each of two blocks: preamble and answer.
+
+    The preamble is the unit `other`, which also holds blank lines and lines between entries that are none.
+    """
+    block = (inputs.unit_ids != inputs.units.other).long()
+    return scatter_mean(token(inputs), block, inputs.mask, 2).gather(1, block)
+
+
+@ratios.piece
+def none(inputs: LossInputs) -> torch.Tensor:
+    """Ratio 1 with the gradient of the token's own log-probability: no correction for an older rollout policy."""
+    logps = on_tokens(inputs.logps, inputs.mask)
+    return logps - logps.detach()

@@ -1,14 +1,120 @@
-"""Regularisers: what is added to the loss, token by token."""
+"""Regularisers: what is added to the loss beside the surrogate.
 
-from collections.abc import Callable
+`estimators` are estimates of a KL divergence, token by token, for tokens sampled from pi: (logps, ref_logps) -> (B, T).
+Their value and their gradient are two things: the expectation of the gradient of k1 is 0, and that of k3 belongs to the
+other divergence. Multiplied by the ratio (`kl.importance_weighted`), each has on policy the gradient of its value.
+
+`regularisers` are scalar terms of a micro-batch, to be minimised; their weights are applied outside.
+"""
+
+import math
 
 import torch
 
+from rlbench.objective.inputs import LossInputs
+from rlbench.objective.pieces import estimators, regularisers
+from rlbench.objective.ratios import on_tokens
+from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
+from rlbench.options import NonNegative, Share
 
-def kl_k3(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
-    """(B, T) the k3 estimate of KL(pi || pi_ref): exp(d) - d - 1 with d = log pi_ref - log pi (Schulman 2020)."""
+
+@estimators.piece
+def k1(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
+    """log pi - log pi_ref (Schulman 2020).
+
+    Expectation: KL(pi || pi_ref). Expected gradient: 0.
+    """
+    return logps - ref_logps
+
+
+@estimators.piece
+def k2(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
+    """(log pi - log pi_ref)^2 / 2 (Schulman 2020).
+
+    Expectation: KL(pi || pi_ref) to second order. Expected gradient: that of KL(pi || pi_ref).
+    """
+    return (logps - ref_logps).square() / 2
+
+
+@estimators.piece
+def k3(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
+    """exp(d) - d - 1 with d = log pi_ref - log pi, never negative (Schulman 2020).
+
+    Expectation: KL(pi || pi_ref). Expected gradient: that of KL(pi_ref || pi).
+    """
     d = ref_logps - logps
     return d.exp() - d - 1
 
 
-KL_ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"k3": kl_k3}
+@estimators.piece
+def forward(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
+    """d exp(d) - exp(d) + 1 with d = log pi_ref - log pi, never negative: k3 with the two policies exchanged.
+
+    Expectation: KL(pi_ref || pi). Expected gradient: that of E_ref[d^2] / 2, which is KL(pi_ref || pi) to second order.
+    """
+    d = ref_logps - logps
+    return d * d.exp() - d.exp() + 1
+
+
+def entropy_mask(inputs: LossInputs, quantile: float) -> torch.Tensor:
+    """(B, T) bool, the share `quantile` of the micro-batch's tokens with the highest entropy.
+
+    The 80/20 rule (arXiv 2506.01939, quantile .2) as TRL 1.16's top_entropy_quantile, but over the tokens of this
+    process only.
+    """
+    entropy, tokens = inputs.extras["entropy"].detach().float(), inputs.mask.bool()
+    if not tokens.any():
+        return tokens
+    return (entropy >= torch.quantile(entropy[tokens], 1 - quantile)) & tokens
+
+
+@regularisers.piece(needs=("entropy",))
+def entropy_bonus(inputs: LossInputs) -> torch.Tensor:
+    """Minus the mean entropy of the micro-batch's tokens (TRL 1.16's entropy_coef)."""
+    entropy = on_tokens(inputs.extras["entropy"], inputs.mask)
+    return -entropy.sum() / inputs.mask.sum().clamp(min=1)
+
+
+@regularisers.piece(needs=("entropy",))
+def siren(inputs: LossInputs, *, target: NonNegative, quantile: Share = 0.8) -> torch.Tensor:
+    """(H - target)^2, H the mean over completions of the mean entropy of the tokens at or above their quantile.
+
+    Inspired by SIREN (arXiv 2509.25133), weight .005 there: its entropy is that of the most likely tokens that hold .8
+    of the probability, ours of the whole vocabulary; its target is H at the first update, ours is given.
+    """
+    entropy = on_tokens(inputs.extras["entropy"], inputs.mask)
+    seen = entropy.detach().float().masked_fill(inputs.mask == 0, torch.nan)
+    bound = torch.nanquantile(seen, quantile, dim=1, keepdim=True)
+    peaks = seen >= bound  # a padding token is no number, which is at or above nothing
+    return (masked_mean(entropy, peaks).mean() - target).square()
+
+
+@regularisers.piece(extras=("correct",))
+def calibration(inputs: LossInputs) -> torch.Tensor:
+    """Binary cross-entropy between a completion's confidence c = exp(mean log pi) and whether it is correct.
+
+    C2GSPG (arXiv 2509.23129), weight .01 there; read in a descendant of its code. extras: correct (B,) in [0, 1].
+    """
+    log_confidence = masked_mean(on_tokens(inputs.logps, inputs.mask), inputs.mask)
+    return _cross_entropy(log_confidence, inputs.extras["correct"], inputs.mask.bool().any(1))
+
+
+@regularisers.piece(extras=("correct_ranks",))
+def rank_calibration(inputs: LossInputs) -> torch.Tensor:
+    """`calibration` rank by rank: the confidence of an entry's tokens against its relevance; adapted to lists.
+
+    The mean is over all ranks that have tokens. extras: correct_ranks (B, N) in [0, 1].
+    """
+    logps, n, count = on_tokens(inputs.logps, inputs.mask), inputs.units.list_length, inputs.units.count
+    log_confidence = scatter_mean(logps, inputs.unit_ids, inputs.mask, count)[:, :n]
+    has_tokens = unit_sizes(inputs.unit_ids, inputs.mask, count)[:, :n] > 0
+    return _cross_entropy(log_confidence, inputs.extras["correct_ranks"], has_tokens)
+
+
+def _cross_entropy(log_confidence: torch.Tensor, correct: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Mean over what is counted of -(y log c + (1 - y) log(1 - c)), c clamped to 1e-8 from both ends as C2GSPG."""
+    log_c = log_confidence.clamp(math.log(1e-8), -1e-8)
+    log_not_c = torch.log(-torch.expm1(log_c))  # 1 - 1e-8 is 1 in float32
+    correct = correct.to(log_c)
+    losses = -(correct * log_c + (1 - correct) * log_not_c)
+    return losses.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)

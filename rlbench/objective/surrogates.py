@@ -1,31 +1,323 @@
-"""Surrogates: what is made of ratio and advantage, token by token."""
+"""Surrogates: what is made of ratio and advantage, token by token.
 
-from collections.abc import Callable
+A piece takes log_ratio (B, T), the log of the ratio that each token uses, and returns a `Surrogate`. Below, w is the
+ratio, A the advantage, sg stops gradients. Facts of a piece:
+
+clips: it has bounds, so that `at_low` and `at_high` can hold;
+uses_ratio: it looks at log_ratio, so that the choice of `ratio` matters;
+needs_reference: it compares with the reference policy.
+
+Options that bound a ratio from both sides have no default: their scale is that of the ratio (.2 of a token, 3e-4 of a
+sequence).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
+from rlbench.objective.inputs import LossInputs
+from rlbench.objective.pieces import surrogates
+from rlbench.objective.ratios import on_tokens
+from rlbench.objective.units import masked_mean
+from rlbench.options import NonNegative, Positive, Share, Values, is_finite
 
-def clip(ratio: torch.Tensor, advantages: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """min(w A, clamp(w, 1 - low, 1 + high) A) (PPO, arXiv 1707.06347; separate bounds as in DAPO, arXiv 2503.14476).
+AboveOne = Annotated[float, Values("a finite number above 1", lambda value: is_finite(value) and value > 1)]
 
-    Args:
-        ratio: (B, T) w.
-        advantages: (B, T) A.
 
-    Returns:
-        (B, T), to be maximised.
+@dataclass(frozen=True)
+class Surrogate:
+    """Per-token losses and where bounds act; all (B, T).
+
+    Attributes:
+        loss: to be minimised.
+        at_low: bool, tokens whose gradient the lower bound stops.
+        at_high: bool, tokens whose gradient the upper bound stops; under `cispo` and `topr`, which cap a weight and
+            stop nothing, tokens whose weight is capped.
     """
-    return torch.min(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+
+    loss: torch.Tensor
+    at_low: torch.Tensor
+    at_high: torch.Tensor
 
 
-def clip_shares(
-    ratio: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, low: float, high: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shares of tokens whose gradient the lower and the upper bound stop, two scalars."""
+def clip_shares(surrogate: Surrogate, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shares of tokens on which the lower and the upper bound act, two scalars."""
     total = mask.sum().clamp(min=1)
-    at_low = ((ratio < 1 - low) & (advantages < 0) & mask.bool()).sum() / total
-    at_high = ((ratio > 1 + high) & (advantages > 0) & mask.bool()).sum() / total
-    return at_low, at_high
+    return (surrogate.at_low & mask.bool()).sum() / total, (surrogate.at_high & mask.bool()).sum() / total
 
 
-SURROGATES: dict[str, Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]] = {"clip": clip}
+def _unbounded(loss: torch.Tensor) -> Surrogate:
+    nowhere = torch.zeros_like(loss, dtype=torch.bool)
+    return Surrogate(loss, nowhere, nowhere)
+
+
+def _logps(inputs: LossInputs) -> torch.Tensor:
+    return on_tokens(inputs.logps, inputs.mask)
+
+
+def _chosen(condition: torch.Tensor, yes: float, no: float, like: torch.Tensor) -> torch.Tensor:
+    """One of two numbers by condition, in the precision of `like`."""
+    return torch.where(condition, like.new_full((), yes), like.new_full((), no))
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def clip(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Positive) -> Surrogate:
+    """-min(w A, clamp(w, 1 - low, 1 + high) A) (PPO, arXiv 1707.06347; two bounds as in DAPO, arXiv 2503.14476)."""
+    ratio, advantages = log_ratio.exp(), inputs.advantages
+    return Surrogate(
+        loss=-torch.min(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages),
+        at_low=(ratio < 1 - low) & (advantages < 0),
+        at_high=(ratio > 1 + high) & (advantages > 0),
+    )
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def clip_delta(
+    inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Positive, delta: AboveOne = 4.0
+) -> Surrogate:
+    """-min(min(w, delta) A, clamp(w, 1 - low, 1 + high) A): negative advantages are bounded from above too.
+
+    Two-sided clipping of INTELLECT-2 (arXiv 2505.07291), as TRL 1.16. With delta >= 1 + high it is `dual_clip` with
+    dual = delta.
+    """
+    ratio, advantages = log_ratio.exp(), inputs.advantages
+    smaller, larger = min(1 + high, delta), max(1 + high, delta)
+    return Surrogate(
+        loss=-torch.min(ratio.clamp(max=delta) * advantages, ratio.clamp(1 - low, 1 + high) * advantages),
+        at_low=(ratio < 1 - low) & (advantages < 0),
+        at_high=((ratio > smaller) & (advantages > 0)) | ((ratio > larger) & (advantages < 0)),
+    )
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def dual_clip(
+    inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Positive, dual: AboveOne = 3.0
+) -> Surrogate:
+    """`clip`, and where A < 0 at most -dual A (dual-clip PPO, arXiv 1912.09729; dual = 3 there and in verl)."""
+    clipped = clip(inputs, log_ratio, low=low, high=high)
+    ratio, advantages = log_ratio.exp(), inputs.advantages
+    return Surrogate(
+        loss=torch.where(advantages < 0, torch.min(clipped.loss, -dual * advantages), clipped.loss),
+        at_low=clipped.at_low,
+        at_high=clipped.at_high | ((ratio > dual) & (advantages < 0)),
+    )
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def cispo(inputs: LossInputs, log_ratio: torch.Tensor, *, high: Positive = 5.0) -> Surrogate:
+    """-sg(min(w, high)) A log pi: weights are capped, no gradient is stopped (CISPO, arXiv 2506.13585, as TRL 1.16).
+
+    high is the bound itself, not its distance from 1; 5 is what ScaleRL (arXiv 2510.13786) recommends.
+    """
+    ratio = log_ratio.exp().detach()
+    loss = -ratio.clamp(max=high) * inputs.advantages * _logps(inputs)
+    return Surrogate(loss, torch.zeros_like(ratio, dtype=torch.bool), (ratio > high) & (inputs.advantages != 0))
+
+
+@surrogates.piece(clips=False, uses_ratio=True, needs_reference=False)
+def sapo(
+    inputs: LossInputs, log_ratio: torch.Tensor, *, temperature_pos: Positive = 1.0, temperature_neg: Positive = 1.05
+) -> Surrogate:
+    """-4 / tau sigmoid(tau (w - 1)) A, a soft gate; tau by the sign of A (SAPO, arXiv 2511.20347, as TRL 1.16)."""
+    advantages = inputs.advantages
+    tau = _chosen(advantages > 0, temperature_pos, temperature_neg, log_ratio)
+    return _unbounded(-torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau * advantages)
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def gmpo(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive = 0.4, high: Positive = 0.4) -> Surrogate:
+    """-A times the geometric mean over the completion of ratios that are clipped token by token, in log space.
+
+    GMPO (arXiv 2507.20673). Under `sequence_mean` and one advantage a completion it is the loss of TRL 1.16's
+    GMPOTrainer. Tokens with advantages of their own keep them and are clipped by their own sign; that is ours.
+    """
+    advantages = inputs.advantages
+    clipped = torch.where(advantages > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=-low))
+    return Surrogate(
+        loss=-masked_mean(clipped, inputs.mask).exp().unsqueeze(1) * advantages,
+        at_low=(log_ratio < -low) & (advantages < 0),
+        at_high=(log_ratio > high) & (advantages > 0),
+    )
+
+
+@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False)
+def vespo(
+    inputs: LossInputs,
+    log_ratio: torch.Tensor,
+    *,
+    k_pos: NonNegative = 2.0,
+    lambda_pos: Positive = 3.0,
+    k_neg: NonNegative = 3.0,
+    lambda_neg: Positive = 2.0,
+) -> Surrogate:
+    """-sg(phi) A log pi, phi = e^lambda W^k e^(-lambda W), W the product of the completion's token ratios.
+
+    VESPO (arXiv 2602.10693), as TRL 1.16: k and lambda by the sign of A, and its clamps of log W. It takes the token
+    ratios whichever `ratio` is chosen.
+    """
+    token_log_ratio = on_tokens(inputs.log_ratio.detach(), inputs.mask).clamp(-20.0, 20.0)
+    log_weight = token_log_ratio.sum(1, keepdim=True).clamp(math.log(1e-8), 20.0)
+    positive = inputs.advantages >= 0
+    k, decay = _chosen(positive, k_pos, k_neg, log_weight), _chosen(positive, lambda_pos, lambda_neg, log_weight)
+    phi = (decay + k * log_weight - decay * log_weight.exp()).exp()
+    return _unbounded(-phi * inputs.advantages * _logps(inputs))
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def dppo_tv(
+    inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.15, cap: Positive = 20.0
+) -> Surrogate:
+    """-sg(min(w, cap)) A log pi, but 0 for tokens with |p - p_old| > threshold that A would push further.
+
+    Inspired by DPPO (arXiv 2602.04879), binary total variation: p is the probability of the sampled token. Certain:
+    mask, capped weight and numbers, which are those of verl's `dppo_tv` and its example script (read in copies). Ours:
+    one threshold where verl has one a side, and a weight at the chosen level of ratio.
+    """
+    moved = _logps(inputs).detach().exp() - on_tokens(inputs.old_logps, inputs.mask).exp()
+    return _masked_weight(inputs, log_ratio, moved, moved.abs() > threshold, cap)
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def dppo_kl(
+    inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.05, cap: Positive = 20.0
+) -> Surrogate:
+    """As `dppo_tv` for tokens with KL(old || new) > threshold, between the Bernoullis of the sampled token.
+
+    Inspired by DPPO (arXiv 2602.04879), binary KL; certain and ours as in `dppo_tv`.
+    """
+    logps, old_logps = _logps(inputs).detach(), on_tokens(inputs.old_logps, inputs.mask)
+    p, old_p = logps.exp(), old_logps.exp()
+    others = ((1 - old_p + 1e-8) / (1 - p + 1e-8)).log()  # 1e-8 as verl: a certain token leaves nothing for the others
+    divergence = old_p * (old_logps - logps) + (1 - old_p) * others
+    return _masked_weight(inputs, log_ratio, p - old_p, divergence > threshold, cap)
+
+
+def _masked_weight(
+    inputs: LossInputs, log_ratio: torch.Tensor, moved: torch.Tensor, too_far: torch.Tensor, cap: float
+) -> Surrogate:
+    """-sg(min(w, cap)) A log pi, but 0 where `too_far` (B, T) bool and A pushes on along `moved` (B, T)."""
+    advantages = inputs.advantages
+    at_low = too_far & (moved < 0) & (advantages < 0)
+    at_high = too_far & (moved > 0) & (advantages > 0)
+    weight = log_ratio.detach().exp().clamp(max=cap).masked_fill(at_low | at_high, 0.0)
+    return Surrogate(-weight * advantages * _logps(inputs), at_low, at_high)
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def clip_cov(
+    inputs: LossInputs,
+    log_ratio: torch.Tensor,
+    *,
+    low: Positive,
+    high: Positive,
+    share: Share = 2e-4,
+    cov_low: float = 1.0,
+    cov_high: float = 5.0,
+) -> Surrogate:
+    """`clip`, and nothing from a share of the unclipped tokens whose covariance lies between cov_low and cov_high.
+
+    Clip-Cov (arXiv 2505.22617), numbers and the floor of one token as in verl. There the tokens are drawn at random;
+    here they are those of largest covariance, so that a run can be repeated. They count as stopped from above.
+    """
+    clipped = clip(inputs, log_ratio, low=low, high=high)
+    covariance = _covariance(inputs)
+    eligible = (covariance > cov_low) & (covariance < cov_high) & ~clipped.at_low & ~clipped.at_high
+    chosen = _largest(covariance, eligible & inputs.mask.bool(), share, inputs.mask)
+    return Surrogate(clipped.loss.masked_fill(chosen, 0.0), clipped.at_low, clipped.at_high | chosen)
+
+
+@surrogates.piece(clips=False, uses_ratio=True, needs_reference=False)
+def kl_cov(
+    inputs: LossInputs, log_ratio: torch.Tensor, *, share: Share = 2e-4, coefficient: NonNegative = 1.0
+) -> Surrogate:
+    """-w A, plus coefficient |log w| on the share of tokens of largest covariance, at least one.
+
+    KL-Cov (arXiv 2505.22617), numbers and the penalty |log w| as in verl; nothing is drawn at random there either.
+    """
+    chosen = _largest(_covariance(inputs), inputs.mask.bool(), share, inputs.mask)
+    penalty = (coefficient * log_ratio.abs()).masked_fill(~chosen, 0.0)
+    return _unbounded(penalty - log_ratio.exp() * inputs.advantages)
+
+
+def _covariance(inputs: LossInputs) -> torch.Tensor:
+    """(B, T) (A - mean A)(log pi - mean log pi) over the tokens of the micro-batch; 0 on padding, no gradient."""
+    total = inputs.mask.sum().clamp(min=1)
+    advantages, logps = on_tokens(inputs.advantages, inputs.mask), _logps(inputs).detach()
+    covariance = (advantages - advantages.sum() / total) * (logps - logps.sum() / total)
+    return on_tokens(covariance, inputs.mask)
+
+
+def _largest(scores: torch.Tensor, eligible: torch.Tensor, share: float, mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) bool, the eligible tokens of largest score: `share` of all tokens, at least one; earlier ones first."""
+    count = (share * mask.sum()).floor().clamp(min=1)
+    order = scores.masked_fill(~eligible, -torch.inf).flatten().argsort(descending=True, stable=True)
+    return (order.argsort().view_as(scores) < count) & eligible
+
+
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+def topr(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
+    """-A log pi where A >= 0, -sg(min(w, 1)) A log pi where A < 0 (TOPR, arXiv 2503.14286).
+
+    The paper's w is the product over the completion; ROLL's, with `ratio: token`, that of the token.
+    """
+    ratio, advantages = log_ratio.exp().detach(), inputs.advantages
+    weight = torch.where(advantages < 0, ratio.clamp(max=1.0), 1.0)
+    nowhere = torch.zeros_like(ratio, dtype=torch.bool)
+    return Surrogate(-weight * advantages * _logps(inputs), nowhere, (ratio > 1) & (advantages < 0))
+
+
+@surrogates.piece(clips=True, uses_ratio=False, needs_reference=True)
+def humanline(
+    inputs: LossInputs,
+    log_ratio: torch.Tensor,
+    *,
+    log_epsilon_p: float = -1.0,
+    log_epsilon_r: float = 1.5,
+    low: Positive = 0.2,
+    high: Positive = 0.2,
+) -> Surrogate:
+    """`clip` of w = exp(clamp(log pi - log pi_ref, log_epsilon_p, log_epsilon_r)) (Humanline, arXiv 2509.24207).
+
+    No gradient outside the clamp, whichever way A points; numbers of the clamp as in the published code. Meant with a
+    reference that follows the policy.
+    """
+    assert inputs.ref_logps is not None
+    distance = on_tokens(inputs.logps - inputs.ref_logps, inputs.mask)
+    clipped = clip(inputs, distance.clamp(log_epsilon_p, log_epsilon_r), low=low, high=high)
+    pushed = inputs.advantages != 0
+    return Surrogate(
+        loss=clipped.loss,
+        at_low=clipped.at_low | ((distance < log_epsilon_p) & pushed),
+        at_high=clipped.at_high | ((distance > log_epsilon_r) & pushed),
+    )
+
+
+@surrogates.piece(needs=("old_logps", "mean_logps"), clips=False, uses_ratio=False, needs_reference=False)
+def rover(inputs: LossInputs, log_ratio: torch.Tensor, *, rho: Positive = 1.0) -> Surrogate:
+    """(Q_t - sg(target_t))^2, Q_t = rho (log pi - log pi_old), target_t = A_t + V_{t+1} (ROVER, arXiv 2509.24981).
+
+    V is the value of the next state under the uniform policy, rho times the vocabulary's mean of log pi - log pi_old at
+    the next position, 0 after the last token. Meant with centred returns, without division by a standard deviation.
+    """
+    q = rho * on_tokens(inputs.log_ratio, inputs.mask)
+    means = inputs.extras["mean_logps"] - inputs.extras["old_mean_logps"]
+    value = rho * on_tokens(means, inputs.mask)
+    following = torch.nn.functional.pad(value[:, 1:], (0, 1))
+    return _unbounded((q - (inputs.advantages + following).detach()).square())
+
+
+@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False)
+def reinforce(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
+    """-A log pi (Williams 1992)."""
+    return _unbounded(-inputs.advantages * _logps(inputs))
+
+
+@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False)
+def log_confidence(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
+    """-A log c, c = exp(mean log pi) the completion's confidence (C2GSPG, arXiv 2509.23129).
+
+    Token by token it is `reinforce`; `sequence_mean` makes it the mean log-probability.
+    """
+    return reinforce(inputs, log_ratio)

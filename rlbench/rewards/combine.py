@@ -4,12 +4,12 @@ Shapes: B completions, the G of a prompt next to each other; M terms; C columns,
 rank credit. `normalise` is the algorithm's baseline, (B, C) -> (B, C); results keep the dtype of the returns.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 
 BATCH_EPSILON = 1e-4  # TRL's guard against a zero standard deviation
+LARGEST_POWER = 1e6  # farther from 0, the limit is closer than what overflow leaves of the formula
 SMALLEST_POWER = 1e-8  # nearer to 0, the limit is closer than what rounding leaves of the formula
 
 Normalise = Callable[[torch.Tensor], torch.Tensor]
@@ -89,7 +89,7 @@ def mean_of_power(values: torch.Tensor, weights: torch.Tensor, power: float) -> 
     logs = values[:, used].double().log()
     if abs(power) < SMALLEST_POWER:
         mean = (share * logs).sum(dim=1)
-    elif math.isinf(power):
+    elif abs(power) > LARGEST_POWER:
         mean = logs.amax(dim=1) if power > 0 else logs.amin(dim=1)
     else:
         mean = (share.log() + power * logs).logsumexp(dim=1) / power

@@ -10,8 +10,9 @@ import torch
 from rlbench.config import RewardConfig
 from rlbench.entries import Film, ParsedText
 from rlbench.lists import ListReader
+from rlbench.metrics import list_metrics
 from rlbench.relevance import Judge, JudgedLists, Verdict
-from rlbench.rewards.batch import RewardBatch
+from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.success import success
 from rlbench.rewards.terms import TERMS, FilmFacts, term_options
 
@@ -39,13 +40,25 @@ def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig) -> RewardB
     weights = np.array([term["weight"] for term in reward.terms.values()], dtype=np.float64)
     totals = (gains.sum(axis=2) + scores) @ weights
     correct = success(lists, totals, reward.success.rule, reward.success.threshold)
+    measured = list_metrics(lists)
+    inside = lists.films >= 0
+    popularity = TERMS["popularity"].function(lists, facts).sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
+    features = {
+        "tokens": measured["completion_tokens"],
+        "entries": measured["list_length"],
+        "in_catalog": measured["in_catalog"],
+        "duplicates": measured["duplicates"],
+        "popularity": popularity,
+    }
     return RewardBatch(
-        gains=torch.from_numpy(gains).float(),
-        scores=torch.from_numpy(scores).float(),
-        hits=torch.from_numpy(lists.hits).float(),
+        gains=torch.from_numpy(gains),
+        scores=torch.from_numpy(scores),
+        hits=torch.from_numpy(lists.hits),
+        n_truth=torch.from_numpy(lists.n_truth),
         present=torch.from_numpy(lists.present),
-        totals=torch.from_numpy(totals).float(),
+        totals=torch.from_numpy(totals),
         success=torch.from_numpy(correct),
+        features=torch.from_numpy(np.stack([features[name] for name in FEATURES], axis=1)).float(),
     )
 
 

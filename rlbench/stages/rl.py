@@ -46,7 +46,8 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         adam_beta2=rl.adam_beta2,
         weight_decay=0.0,
         max_grad_norm=rl.max_grad_norm,
-        beta=config.algorithm.kl.beta,
+        # With any coefficient TRL keeps a reference model; whose term it is, the objective decides.
+        beta=reference_beta(config),
         logging_steps=1,
         save_steps=rl.save_every,
         # One more than is kept: an old checkpoint goes before the new one is known to be whole.
@@ -54,6 +55,12 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         seed=config.seed,
         **shared_arguments(config),
     )
+
+
+def reference_beta(config: Config) -> float:
+    """TRL's KL coefficient: what it does with it is replaced, but above 0 it keeps the reference model."""
+    needed = Objective(config.algorithm, config.reward, config.dataset.list_length).needs_reference
+    return (config.algorithm.kl.beta or 1.0) if needed else 0.0
 
 
 def prompt_dataset(records: Sequence[Record]) -> Dataset:

@@ -107,28 +107,35 @@ def replace_arguments(args, **changes):
 
 def settings(config: Config, **more) -> dict:
     """TRL's names for an algorithm's numbers."""
-    surrogate = config.algorithm.surrogate
+    clip = config.algorithm.options.get("clip", {"low": 0.2, "high": 0.2})
     return {
-        "epsilon": surrogate.low,
-        "epsilon_high": surrogate.high,
+        "epsilon": clip["low"],
+        "epsilon_high": clip["high"],
         "loss_type": "grpo",
         "use_bias_correction_kl": config.algorithm.kl.importance_weighted,
+        "beta": config.algorithm.kl.beta,
         **more,
     }
 
 
+DELTA = "++algorithm.options.clip_delta={low:0.2,high:0.2,delta:1.1}"
+SOFT = {"sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05}
+GAMMA = {"vespo_k_pos": 2.0, "vespo_lambda_pos": 3.0, "vespo_k_neg": 3.0, "vespo_lambda_neg": 2.0}
+SEQUENCE = {"importance_sampling_level": "sequence"}
 CASES = {
     "grpo": ([], {"importance_sampling_level": "token"}),
-    "gspo": ([], {"importance_sampling_level": "sequence"}),
+    "gspo": ([], SEQUENCE),
     "grpo-weighted_kl": (["algorithm.kl.importance_weighted=true"], {}),
-    "gspo-weighted_kl": (["algorithm.kl.importance_weighted=true"], {"importance_sampling_level": "sequence"}),
-    # The other aggregations have no method of their own here yet; TRL's are their reference.
-    "grpo-token_mean": (["algorithm.aggregation=token_mean"], {"loss_type": "bnpo"}),
-    "grpo-global_token_mean": (["algorithm.aggregation=global_token_mean"], {"loss_type": "dapo"}),
-    "grpo-constant": (
-        ["algorithm.aggregation=constant", "algorithm.baseline=group_mean"],
-        {"loss_type": "dr_grpo", "scale_rewards": "none"},
-    ),
+    "gspo-weighted_kl": (["algorithm.kl.importance_weighted=true"], SEQUENCE),
+    "grpo-delta": (["algorithm.surrogate=clip_delta", DELTA], {"epsilon": 0.2, "epsilon_high": 0.2, "delta": 1.1}),
+    "grpo-batch_std": (["algorithm.baseline=batch_std"], {"scale_rewards": "batch"}),
+    "bnpo": ([], {"loss_type": "bnpo"}),
+    "dapo": ([], {"loss_type": "dapo"}),
+    "dr_grpo": ([], {"loss_type": "dr_grpo", "scale_rewards": "none"}),
+    "cispo": ([], {"loss_type": "cispo", "epsilon_high": 5.0}),
+    "sapo": ([], {"loss_type": "sapo", **SOFT}),
+    "vespo": ([], {"loss_type": "vespo", **GAMMA}),
+    "luspo": ([], {"loss_type": "luspo", **SEQUENCE}),
 }
 
 

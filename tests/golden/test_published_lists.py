@@ -278,13 +278,6 @@ def test_metrics_are_fast() -> None:
     assert time.perf_counter() - start < 8
 
 
-def test_lax_share_of_the_catalogue() -> None:
-    films = published.lax_films(FILMS)
-    assert published.in_catalog_ratio(listed(("ALIEN", 1981), ("Alien", 1982), B, *made_up(1)), films) == 0.5
-    assert published.in_catalog_ratio(listed(*made_up(20), A), films) == 0.0
-    assert published.in_catalog_ratio([], films) == 0.0
-
-
 def test_segments_count_newlines() -> None:
     """An entry as two tokens, "Title (Year" and ")\\n"; the last has no newline; then EOS."""
     twenty = [0, 1] * 19 + [0, 0]

@@ -12,6 +12,9 @@ FILMS = [(title, year) for title, year, _ in read_films()] + [
     ("2001: A Space Odyssey", 1968),
     ("1917", 2019),
     ("'71", 2014),
+    ("61*", 2001),
+    ("*batteries not included", 1987),
+    ("Don't F**k with Cats", 2019),
 ]
 FORMS = (
     "{title} ({year})",

@@ -141,6 +141,24 @@ def test_a_remembered_line_is_a_read_line(line):
     assert parse_line(line) == parse_line(line) == read_line(line)
 
 
+@pytest.mark.parametrize(
+    ("line", "film"),
+    [
+        ("61* (2001)", ("61*", 2001)),
+        ("**61*** (2001)", ("61*", 2001)),
+        ("*Alien* (1979)", ("Alien", 1979)),
+        ("*Alien (1979)*", ("Alien", 1979)),
+        ("_Alien_ (1979)", ("Alien", 1979)),
+        ("**Alien (1979)", ("Alien", 1979)),
+        ("1. **Don't F**k with Cats (2019)**", ("Don't F**k with Cats", 2019)),
+        ("Don't F**k with Cats (2019)", ("Don't F**k with Cats", 2019)),
+        ("__Alien__ (1979)", ("Alien", 1979)),
+    ],
+)
+def test_marks_go_in_pairs(line, film):
+    assert parse_line(line) == read_line(line) == film
+
+
 @given(text=any_text)
 @fewer
 def test_lines_and_entries_are_counted(text):

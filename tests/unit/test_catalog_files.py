@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rlbench.data import catalog_files
 from rlbench.data.catalog_files import integer_year, read_catalog
+from rlbench.entries import read_line
 from rlbench.errors import BadInput
 from tests.helpers import shared_data
 
@@ -335,3 +336,19 @@ def test_the_published_catalogue() -> None:
     for title, year in catalog.films:
         years.setdefault(title, set()).add(year)
     assert sum(len(of_title) > 1 for of_title in years.values()) == 230
+
+
+def test_every_film_of_the_published_catalogue_can_be_named():
+    """Bare and in every decoration; all but the one whose year has three digits."""
+    catalog, _ = read_catalog(shared_data("reddit_v2", "gt_catalog.pkl"))
+    for form in (
+        "{} ({})",
+        "7. {} ({})",
+        "- {} ({})",
+        '"{}" ({})',
+        "**{} ({})**",
+        "* **{}** ({}) - a classic",
+        "{} [{}]",
+    ):
+        lost = [film for film in catalog.films if read_line(form.format(*film)) != film]
+        assert lost == [("The Wall", 201)], form

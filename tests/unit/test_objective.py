@@ -7,10 +7,10 @@ import torch
 
 from rlbench.lists import TokenUnits, UnitLayout
 from rlbench.objective import LossInputs, Objective
-from rlbench.objective.aggregation import Window
-from rlbench.objective.baselines import BASELINES, group_std
+from rlbench.objective.inputs import Window
+from rlbench.objective.objective import Rollout
 from rlbench.objective.units import scatter_mean
-from rlbench.rewards.batch import RewardBatch
+from rlbench.rewards.batch import FEATURES, RewardBatch
 from tests.conftest import composed
 
 N, G, P, T = 4, 3, 2, 17
@@ -37,6 +37,7 @@ def batch():
         advantages=noise[3] * 3 * mask,
         unit_ids=unit_ids,
         mask=mask,
+        units=units,
     )
 
 
@@ -52,8 +53,22 @@ def rewards(gains, present=None, scores=None, success=None):
     scores = torch.zeros(gains.shape[:2], dtype=gains.dtype) if scores is None else scores
     present = torch.ones(len(gains), gains.size(2), dtype=torch.bool) if present is None else present
     success = gains.sum((1, 2)) > 0 if success is None else success
-    totals = gains.sum((1, 2)) + scores.sum(1)
-    return RewardBatch(gains, scores, hits=gains[:, 0], present=present, totals=totals, success=success)
+    return RewardBatch(
+        gains,
+        scores,
+        hits=gains[:, 0],
+        n_truth=torch.full((len(gains),), 3),
+        present=present,
+        totals=gains.sum((1, 2)) + scores.sum(1),
+        success=success,
+        features=torch.zeros(len(gains), len(FEATURES)),
+    )
+
+
+def rollout(of_rewards):
+    """Of lists whose units have one token each."""
+    count, b = UnitLayout(N).count, len(of_rewards.gains)
+    return Rollout(of_rewards, torch.ones(b, count), torch.zeros(b, count), torch.zeros(b), 0.0)
 
 
 def window(inputs, accumulation=1):
@@ -78,7 +93,7 @@ def slow_loss(inputs, algorithm):
                 members = [s for s in tokens if unit[s] == unit[t]]
             w = torch.tensor(sum(log_ratio[s] for s in members) / len(members)).exp().item()
             a = inputs.advantages[i, t].item()
-            clipped = min(max(w, 1 - algorithm.surrogate.low), 1 + algorithm.surrogate.high)
+            clipped = min(max(w, 1 - algorithm.options["clip"]["low"]), 1 + algorithm.options["clip"]["high"])
             d = (inputs.ref_logps[i, t] - inputs.logps[i, t]).item()
             kl = torch.tensor(d, dtype=torch.float64).exp().item() - d - 1
             losses.append(-min(w * a, clipped * a) + algorithm.kl.beta * kl)
@@ -110,7 +125,7 @@ def test_loss_against_the_loop(batch, ratio, aggregation):
 @pytest.mark.parametrize("ratio", ["token", "rank", "sequence"])
 def test_gradient_against_finite_differences(batch, ratio, aggregation):
     overrides = ["algorithm=rank_grpo", f"algorithm.ratio={ratio}", f"algorithm.aggregation={aggregation}"]
-    chosen = objective(*overrides, "algorithm.surrogate.low=10", "algorithm.surrogate.high=10")
+    chosen = objective(*overrides, "algorithm.options.clip.low=10", "algorithm.options.clip.high=10")
 
     def loss(logps):
         return chosen.loss(replace(batch, logps=logps), window(batch))[0]
@@ -151,61 +166,19 @@ def test_every_rank_weighs_the_same_however_long(batch):
     units = UnitLayout(N)
     ids = torch.tensor([[0, 0, 0, 0, 0, 1, 2, 2, units.eos]])
     ones = torch.ones(1, 9, dtype=torch.float64)
-    inputs = LossInputs(-ones, -ones, None, ones, ids, ones)
+    inputs = LossInputs(-ones, -ones, None, ones, ids, ones, units)
     one = gradient(inputs, "algorithm=rank_grpo")[0]
     assert [one[ids[0] == k].sum().item() for k in range(3)] == pytest.approx([-1 / N] * 3)
 
 
 def test_advantages_of_one_hit_in_eight():
     """The paper's numbers: one hit among G = 8 gives +2.474 and -0.353, two give +1.620 and -0.540."""
-    counted = torch.ones(1, 8, 1, dtype=torch.bool)
-    one = group_std(torch.tensor([1.0, *[0.0] * 7]).view(1, 8, 1), counted).flatten()
-    assert one[:2].tolist() == pytest.approx([2.474, -0.353], abs=1e-3)
-    two = group_std(torch.tensor([1.0, 1.0, *[0.0] * 6]).view(1, 8, 1), counted).flatten()
-    assert [two[0].item(), two[2].item()] == pytest.approx([1.620, -0.540], abs=1e-3)
-
-
-def patterns():
-    """Which returns a baseline may look at: all, some, one of a column, none of a column."""
-    some = torch.rand(P, 5, N, generator=torch.Generator().manual_seed(1)) < 0.6
-    some[0, :, 0] = torch.arange(5) == 2
-    some[0, :, 1] = False
-    return {"all": torch.ones(P, 5, N, dtype=torch.bool), "some": some}
-
-
-@pytest.mark.parametrize("counted", patterns())
-@pytest.mark.parametrize("name", BASELINES)
-def test_baselines_permute_with_the_group_and_keep_columns_apart(name, counted):
-    counted = patterns()[counted]
-    returns = torch.rand(P, 5, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    order = torch.tensor([3, 1, 4, 0, 2])
-    advantages = BASELINES[name](returns, counted)
-    torch.testing.assert_close(BASELINES[name](returns[:, order], counted[:, order]), advantages[:, order])
-    changed = returns.clone()
-    changed[:, :, 0] += torch.rand(P, 5, dtype=torch.float64)
-    torch.testing.assert_close(BASELINES[name](changed, counted)[:, :, 1:], advantages[:, :, 1:])
-    torch.testing.assert_close(BASELINES[name](returns + 7.0, counted), advantages)
-    assert advantages.mean(1).abs().max() < 1e-12
-    assert not BASELINES[name](torch.ones(P, 5, N), counted).any()  # no variance, no signal
-    assert not advantages[~counted].any()
-    # What is not counted may hold anything.
-    torch.testing.assert_close(BASELINES[name](returns.masked_fill(~counted, 99.0), counted), advantages)
-
-
-@pytest.mark.parametrize("name", BASELINES)
-def test_baselines_of_what_is_counted_against_the_loop(name):
-    returns = torch.rand(P, 5, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    counted = patterns()["some"]
-    advantages = BASELINES[name](returns, counted)
-    for p in range(P):
-        for k in range(N):
-            kept = [i for i in range(5) if counted[p, i, k]]
-            if len(kept) > 1:
-                all_of_it = torch.ones(1, len(kept), 1, dtype=torch.bool)
-                column = BASELINES[name](returns[p : p + 1, kept, k : k + 1], all_of_it)
-                torch.testing.assert_close(advantages[p, kept, k], column.flatten())
-            else:
-                assert not advantages[p, :, k].any()
+    for hits, wanted in ((1, [2.474, -0.353]), (2, [1.620, -0.540])):
+        gains = torch.zeros(8, N)
+        gains[:hits, 1] = 1.0
+        found = objective("algorithm=rank_grpo").unit_advantages(rollout(rewards(gains)), 8)
+        assert [found[0, 1].item(), found[-1, 1].item()] == pytest.approx(wanted, abs=1e-3)
+        assert not found[:, [0, 2, 3]].any()
 
 
 def units_of(ids, n_units):
@@ -219,12 +192,12 @@ def test_sequence_credit_reaches_every_token_and_rank_credit_only_its_own():
     tokens = units_of([[units.other, 0, 0, 1, units.overflow, units.eos, units.padding]] * 2, [2, 6])
     gains = torch.tensor([[1.0, 0, 0, 0], [0.0, 0, 0, 0]])
     grpo = objective("algorithm=grpo")
-    of_list = grpo.unit_advantages(rewards(gains), 2)
+    of_list = grpo.unit_advantages(rollout(rewards(gains)), 2)
     assert of_list.shape == (2, 1)
     spread = grpo.token_advantages(of_list, tokens)
     assert (spread[0, :-1] == of_list[0]).all() and spread[0, -1] == 0
     rank = objective("algorithm=rank_grpo")
-    of_rank = rank.unit_advantages(rewards(gains), 2)
+    of_rank = rank.unit_advantages(rollout(rewards(gains)), 2)
     assert of_rank.shape == (2, N) and not of_rank[:, 1:].any()
     spread = rank.token_advantages(of_rank, tokens)
     assert spread[0].tolist() == pytest.approx([0, of_rank[0, 0].item(), of_rank[0, 0].item(), 0, -0.1, -0.1, 0])
@@ -270,12 +243,14 @@ def test_missing_ranks_count_as_nothing_or_not_at_all():
     zero = objective("algorithm=rank_grpo", "algorithm.baseline=group_mean")
     excluded = objective("algorithm=rank_grpo", "algorithm.baseline=group_mean", "algorithm.missing_rank=excluded")
     batch = rewards(gains, present)
-    assert zero.unit_advantages(batch, 4)[:, 1].tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
-    assert excluded.unit_advantages(batch, 4)[:, 1].tolist() == pytest.approx([2 / 3, 0, -1 / 3, -1 / 3])
-    torch.testing.assert_close(zero.unit_advantages(batch, 4)[:, 0], excluded.unit_advantages(batch, 4)[:, 0])
+    assert zero.unit_advantages(rollout(batch), 4)[:, 1].tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    assert excluded.unit_advantages(rollout(batch), 4)[:, 1].tolist() == pytest.approx([2 / 3, 0, -1 / 3, -1 / 3])
+    torch.testing.assert_close(
+        zero.unit_advantages(rollout(batch), 4)[:, 0], excluded.unit_advantages(rollout(batch), 4)[:, 0]
+    )
     # Sequence credit knows no ranks.
     lists = [objective("algorithm=grpo", f"algorithm.missing_rank={rule}") for rule in ("zero", "excluded")]
-    assert torch.equal(*(one.unit_advantages(batch, 4) for one in lists))
+    assert torch.equal(*(one.unit_advantages(rollout(batch), 4) for one in lists))
 
 
 def test_a_term_that_scores_lists_counts_for_every_rank():
@@ -289,3 +264,19 @@ def test_scatter_mean_leaves_masked_tokens_out():
     x = torch.tensor([[1.0, 3.0, 100.0, 5.0]])
     out = scatter_mean(x, torch.tensor([[0, 0, 0, 2]]), torch.tensor([[1, 1, 0, 1]]), 4)
     assert out.tolist() == [[2.0, 0.0, 5.0, 0.0]]
+
+
+def test_lists_that_are_worth_the_same_in_different_ways_are_equal():
+    """Recall of 3 hits at different ranks: the same sum in another order must not become an advantage."""
+    generator = torch.Generator().manual_seed(0)
+    n, lists = 20, 8
+    chosen = objective("algorithm=grpo", "reward=recall")
+    for _ in range(50):
+        hits = torch.zeros(lists, n, dtype=torch.float64)
+        for row in range(lists):
+            hits[row, torch.randperm(n, generator=generator)[:3]] = 1.0
+        batch = rewards(hits / 7)
+        found = chosen.unit_advantages(
+            Rollout(batch, torch.ones(lists, n + 4), torch.zeros(lists, n + 4), torch.zeros(lists), 0.0), lists
+        )
+        assert found.dtype == torch.float32 and not found.any()

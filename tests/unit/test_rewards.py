@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rlbench.objective.baselines import BASELINES
+from rlbench.objective.inputs import Group
+from rlbench.objective.pieces import baselines
 from rlbench.relevance import ABSENT, VERDICTS, JudgedLists, Verdict
 from rlbench.rewards.combine import COMBINERS, mean_of_power, solve_rate
 from rlbench.rewards.returns import tail_returns
@@ -280,7 +281,16 @@ def normaliser(name, group_size):
     def normalise(returns):
         grouped = returns.reshape(-1, group_size, returns.size(1))
         looked_at = torch.ones_like(grouped, dtype=torch.bool)
-        return BASELINES[name](grouped, looked_at).reshape(returns.shape)
+        group = Group(
+            grouped,
+            looked_at,
+            torch.ones_like(grouped),
+            torch.zeros_like(grouped),
+            looked_at[:, :, 0],
+            features={},
+            progress=0.0,
+        )
+        return baselines[name].function(group).reshape(returns.shape)
 
     return normalise
 

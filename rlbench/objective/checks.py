@@ -1,0 +1,32 @@
+"""What is wrong with an algorithm's configuration, found without data or model."""
+
+from rlbench.config import AlgorithmConfig
+from rlbench.errors import nearest
+from rlbench.objective.pieces import PLACES, SERVED, pieces_by_name
+
+
+def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
+    """Every unknown piece and every wrong option, one sentence a problem."""
+    chosen = {
+        "credit": [algorithm.credit],
+        "baseline": [algorithm.baseline],
+        "ratio": [algorithm.ratio],
+        "surrogate": [algorithm.surrogate],
+        "aggregation": [algorithm.aggregation],
+        "kl.estimator": [algorithm.kl.estimator],
+        "regularisers": list(algorithm.regularisers),
+    }
+    problems = [
+        problem for place in PLACES for name in chosen[place.name] for problem in place.check(name, algorithm.options)
+    ]
+    for place in PLACES:
+        for name in chosen[place.name]:
+            lacking = [need for need in (place[name].needs if name in place else ()) if need not in SERVED]
+            problems += [
+                f"algorithm.{place.name} = '{name}' needs {need}, which the trainer does not give" for need in lacking
+            ]
+    known = pieces_by_name()
+    for name in algorithm.options:
+        if name not in known:
+            problems.append(f"algorithm.options.{name}: no piece is called so.{nearest(name, list(known))}")
+    return problems

@@ -1,0 +1,118 @@
+"""Registries of the algebra's pieces: one pure function a choice, its options its keyword-only parameters.
+
+A piece is entered by a decorator, so that a package outside rlbench adds one in the same way:
+
+    @surrogates.piece
+    def mine(given: SurrogateInputs, *, strength: Positive = 1.0) -> torch.Tensor: ...
+
+Its options are given in the algorithm's YAML under `options.mine`, whichever place it stands in.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, overload
+
+from rlbench.errors import nearest
+from rlbench.options import Option, check_options, options_of
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+NEEDS = ("old_logps", "entropy", "mean_logps")
+"""What a piece may ask for beyond what every update has.
+
+old_logps: log-probabilities of the rollout policy at the rollout, even where no update lies between it and the loss;
+entropy: of every token position; mean_logps: the vocabulary's mean log-probability at every position, now and then.
+"""
+SERVED = ("old_logps", "entropy")
+"""What of it the trainer gives."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A choice in one place.
+
+    Attributes:
+        function: what it computes.
+        options: its options by name.
+        needs: names in `NEEDS`.
+        facts: what else a place wants to know of its pieces, e.g. whether a surrogate clips.
+    """
+
+    function: Callable[..., Any]
+    options: dict[str, Option]
+    needs: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
+class Place(Mapping[str, Piece]):
+    """The choices in one place of the algebra.
+
+    Args:
+        name: the key of the algorithm's YAML that chooses.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._pieces: dict[str, Piece] = {}
+
+    def __getitem__(self, name: str) -> Piece:
+        return self._pieces[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    @overload
+    def piece(self, function: Function) -> Function: ...
+    @overload
+    def piece(self, *, needs: Iterable[str] = (), **facts: Any) -> Callable[[Function], Function]: ...
+    def piece(self, function: Any = None, *, needs: Iterable[str] = (), **facts: Any) -> Any:
+        """Enter a function under its name.
+
+        Raises:
+            ValueError: where the place has a piece of this name, or a need is unknown.
+        """
+
+        def enter(function: Function) -> Function:
+            if function.__name__ in self._pieces:
+                raise ValueError(f"{self.name}: two pieces are called '{function.__name__}'")
+            unknown = set(needs) - set(NEEDS)
+            if unknown:
+                raise ValueError(
+                    f"{self.name} '{function.__name__}' needs {sorted(unknown)}; known: {', '.join(NEEDS)}"
+                )
+            self._pieces[function.__name__] = Piece(function, options_of(function), tuple(needs), facts)
+            return function
+
+        return enter if function is None else enter(function)
+
+    def chosen(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
+        """The function of a piece with its options filled in from an algorithm's `options`."""
+        return partial(self[name].function, **options.get(name, {}))
+
+    def check(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """What is wrong with a choice and its options, one sentence a problem; each begins with the config key."""
+        if name not in self:
+            return [
+                f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{nearest(name, list(self))}"
+            ]
+        found = check_options(self[name].options, options.get(name, {}))
+        return [f"algorithm.options.{name}.{problem}" for problem in found]
+
+
+credits = Place("credit")
+baselines = Place("baseline")
+ratios = Place("ratio")
+surrogates = Place("surrogate")
+aggregations = Place("aggregation")
+estimators = Place("kl.estimator")
+regularisers = Place("regularisers")
+PLACES = (credits, baselines, ratios, surrogates, aggregations, estimators, regularisers)
+
+
+def pieces_by_name() -> set[str]:
+    """Names of all pieces of all places."""
+    return {name for place in PLACES for name in place}

@@ -1,0 +1,59 @@
+"""Counterfactual and Shapley credit against every coalition, and credits that mix."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from rlbench.lists import UnitLayout
+from rlbench.objective.credit import CreditInputs, hybrid, rank, removal, sequence, shapley, spread_both
+
+
+def given(hits, n_truth, gamma=0.0):
+    hits = torch.tensor([hits], dtype=torch.float64)
+    return CreditInputs(hits, torch.tensor([0.25], dtype=torch.float64), hits, torch.tensor([n_truth]), gamma)
+
+
+def worth(hits, members, n_truth):
+    """NDCG of the list that these ranks make when the gaps are closed."""
+    discounts = [1 / math.log2(place + 2) for place in range(len(hits))]
+    gain = sum(discounts[place] * hits[k] for place, k in enumerate(sorted(members)))
+    return gain / sum(discounts[: min(n_truth, len(hits))])
+
+
+CASES = [([1], 1), ([0, 1], 3), ([1, 1, 0, 1], 3), ([0, 0, 1, 1, 0], 2), ([1, 0, 1, 0, 1, 1], 9), ([0, 0, 0], 1)]
+
+
+@pytest.mark.parametrize(("hits", "n_truth"), CASES)
+def test_shapley_against_every_order(hits, n_truth):
+    n = len(hits)
+    values = [0.0] * n
+    orders = list(itertools.permutations(range(n)))
+    for order in orders:
+        there: set[int] = set()
+        for k in order:
+            values[k] += (worth(hits, there | {k}, n_truth) - worth(hits, there, n_truth)) / len(orders)
+            there.add(k)
+    found = shapley(given(hits, n_truth))[0] - 0.25
+    assert found.tolist() == pytest.approx(values, abs=1e-12)
+    assert found.sum().item() == pytest.approx(worth(hits, range(n), n_truth))  # efficiency
+
+
+@pytest.mark.parametrize(("hits", "n_truth"), CASES)
+def test_removal_against_the_list_without_each_rank(hits, n_truth):
+    everyone = set(range(len(hits)))
+    values = [worth(hits, everyone, n_truth) - worth(hits, everyone - {k}, n_truth) for k in everyone]
+    assert (removal(given(hits, n_truth))[0] - 0.25).tolist() == pytest.approx(values, abs=1e-12)
+
+
+def test_a_hybrid_is_the_list_beside_its_ranks():
+    inputs = given([1, 0, 1, 1], 4, gamma=0.5)
+    both = hybrid(inputs)
+    assert torch.equal(both, torch.cat([sequence(inputs), rank(inputs)], dim=1))
+    units = UnitLayout(4)
+    advantages = torch.tensor([[10.0, 1.0, 2.0, 3.0, 4.0]])
+    special = torch.tensor([[-0.1, 0.0, -0.2, 0.0]])
+    spread = spread_both(advantages, special, units, alpha=0.75)[0]
+    assert spread[:4].tolist() == pytest.approx([7.75, 8.0, 8.25, 8.5])
+    assert spread[units.overflow] == pytest.approx(7.5 - 0.025) and spread[units.padding] == 0

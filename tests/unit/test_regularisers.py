@@ -1,0 +1,258 @@
+"""KL estimators against exact enumeration, terms against slow loops, and what TRL has against TRL."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rlbench.objective.pieces import estimators, regularisers
+from rlbench.objective.regularisers import (
+    calibration,
+    entropy_bonus,
+    entropy_mask,
+    forward,
+    k1,
+    k2,
+    k3,
+    rank_calibration,
+    siren,
+)
+from tests.helpers_losses import N, Slow, gradient, loss_inputs, mean, numeric_gradient, polluted, trl_loss
+
+
+def policies(scale: float = 1.0):
+    """Logits of pi, requiring gradients, and log-probabilities of a reference over six tokens."""
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.randn(6, generator=generator, dtype=torch.float64)
+    reference = theta + scale * torch.randn(6, generator=generator, dtype=torch.float64)
+    return theta.requires_grad_(), reference.log_softmax(0)
+
+
+def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) of two distributions given by their log-probabilities."""
+    return (p.exp() * (p - q)).sum()
+
+
+def expected(estimator, theta, ref):
+    """E_pi of an estimator, and E_pi of its gradient: sampling is not differentiated."""
+    logps = theta.log_softmax(0)
+    value = (logps.exp() * estimator(logps, ref)).sum()
+    held = (logps.exp().detach() * estimator(logps, ref)).sum()
+    return value.item(), torch.autograd.grad(held, theta)[0]
+
+
+def gradient_of(quantity, theta):
+    return torch.autograd.grad(quantity, theta)[0]
+
+
+VALUES = {
+    k1: lambda p, q: kl(p, q),
+    k2: lambda p, q: (p.exp() * (p - q) ** 2).sum() / 2,
+    k3: lambda p, q: kl(p, q),
+    forward: lambda p, q: kl(q, p),
+}
+GRADIENTS = {
+    k1: lambda p, q: 0 * p.sum(),
+    k2: lambda p, q: kl(p, q),
+    k3: lambda p, q: kl(q, p),
+    forward: lambda p, q: (q.exp() * (p - q) ** 2).sum() / 2,
+}
+"""The quantities whose value, and whose gradient, an estimator gives in expectation."""
+
+
+def test_every_estimator_and_every_term_has_a_reference():
+    assert {estimators[name].function for name in estimators} == set(VALUES) == set(GRADIENTS)
+    assert set(regularisers) == set(TERMS)
+
+
+@pytest.mark.parametrize("estimator", VALUES)
+def test_expectation_of_an_estimator_and_of_its_gradient(estimator):
+    theta, ref = policies()
+    value, slope = expected(estimator, theta, ref)
+    assert value == pytest.approx(VALUES[estimator](theta.log_softmax(0), ref).item())
+    torch.testing.assert_close(slope, gradient_of(GRADIENTS[estimator](theta.log_softmax(0), ref), theta))
+
+
+@pytest.mark.parametrize("estimator", VALUES)
+def test_weighted_by_the_ratio_the_gradient_is_that_of_the_value(estimator):
+    theta, ref = policies()
+
+    def weighted(logps, ref):
+        return estimator(logps, ref) * (logps - logps.detach()).exp()
+
+    quantity = VALUES[estimator](theta.log_softmax(0), ref)
+    torch.testing.assert_close(expected(weighted, theta, ref)[1], gradient_of(quantity, theta))
+
+
+@pytest.mark.parametrize("estimator, reverse", [(k2, True), (forward, False)])
+def test_to_second_order(estimator, reverse):
+    theta, ref = policies(1e-3)
+    p = theta.log_softmax(0)
+    exact = kl(p, ref) if reverse else kl(ref, p)
+    assert expected(estimator, theta, ref)[0] == pytest.approx(exact.item(), rel=1e-2)
+    torch.testing.assert_close(expected(estimator, theta, ref)[1], gradient_of(exact, theta), rtol=1e-2, atol=1e-6)
+
+
+def test_estimators_of_one_policy_with_itself_are_zero_and_two_of_them_are_never_negative():
+    logps = loss_inputs().logps
+    assert not any(estimator(logps, logps).any() for estimator in VALUES)
+    assert all((estimator(logps, loss_inputs().ref_logps) >= 0).all() for estimator in (k2, k3, forward))
+
+
+def test_k3_is_that_of_trl():
+    inputs = loss_inputs()
+    still = replace(inputs, advantages=torch.zeros_like(inputs.advantages))
+    settings = {"loss_type": "bnpo", "epsilon_low": 0.2, "epsilon_high": 0.2, "beta": 0.5}
+    theirs = trl_loss(still, **settings, args={"use_bias_correction_kl": False})
+    ours = 0.5 * (k3(still.logps, still.ref_logps) * still.mask).sum() / still.mask.sum()
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
+
+
+def slow_entropy_bonus(s):
+    return -mean(s.extras["entropy"][i][t] for i, t in s.tokens())
+
+
+def slow_siren(s, target, quantile):
+    means = []
+    for i, length in enumerate(s.lengths):
+        entropies = s.extras["entropy"][i][:length]
+        bound = float(np.quantile(np.array(entropies, dtype=np.float32), quantile))
+        means.append(mean(h for h in entropies if np.float32(h) >= np.float32(bound)))
+    return (mean(means) - target) ** 2
+
+
+def cross_entropy(c, y):
+    return -(y * math.log(c) + (1 - y) * math.log(1 - c))
+
+
+def slow_calibration(s):
+    confidences = [math.exp(mean(s.lp[i][:length])) for i, length in enumerate(s.lengths)]
+    return mean(cross_entropy(c, y) for c, y in zip(confidences, s.extras["correct"], strict=True))
+
+
+def slow_rank_calibration(s):
+    losses = []
+    for i, length in enumerate(s.lengths):
+        for k in range(N):
+            logps = [s.lp[i][t] for t in range(length) if s.unit[i][t] == k]
+            if logps:
+                losses.append(cross_entropy(math.exp(mean(logps)), s.extras["correct_ranks"][i][k]))
+    return mean(losses)
+
+
+TERMS = {
+    "entropy_bonus": ({}, slow_entropy_bonus),
+    "siren": ({"target": 0.4, "quantile": 0.7}, slow_siren),
+    "calibration": ({}, slow_calibration),
+    "rank_calibration": ({}, slow_rank_calibration),
+}
+OF_ENTROPY = ["entropy_bonus", "siren"]
+
+
+def term(name, inputs):
+    return regularisers[name].function(inputs, **TERMS[name][0])
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_against_the_loop(name):
+    options, reference = TERMS[name]
+    assert set(options) == set(regularisers[name].options)
+    assert not regularisers.check(name, {name: options})
+    found = term(name, loss_inputs())
+    assert found.shape == ()
+    assert found.item() == pytest.approx(reference(Slow(loss_inputs()), **options), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", OF_ENTROPY)
+def test_gradient_of_entropy_terms_against_finite_differences(name):
+    inputs = loss_inputs()
+
+    def of_entropy(entropy):
+        return term(name, replace(inputs, extras={**inputs.extras, "entropy": entropy}))
+
+    assert torch.autograd.gradcheck(of_entropy, (inputs.extras["entropy"].clone().requires_grad_(),))
+
+
+@pytest.mark.parametrize("name", ["calibration", "rank_calibration"])
+def test_gradient_of_calibration_against_finite_differences_of_the_loop(name):
+    inputs = loss_inputs()
+    found = gradient(lambda given: term(name, given), inputs)
+    reference = TERMS[name][1]
+    # The loss is a mean over rows, and a step in one row changes that row's part alone.
+    expected_gradient = numeric_gradient(lambda logps, row: reference(Slow(inputs, logps=logps)), inputs)
+    torch.testing.assert_close(found, expected_gradient, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 1e30])
+@pytest.mark.parametrize("name", TERMS)
+def test_padding_may_hold_anything(name, value):
+    inputs = loss_inputs()
+    dirty = polluted(inputs, value)
+    assert torch.equal(term(name, dirty), term(name, inputs))
+
+    def slope(given):
+        logps, entropy = given.logps.clone().requires_grad_(), given.extras["entropy"].clone().requires_grad_()
+        term(name, replace(given, logps=logps, extras={**given.extras, "entropy": entropy})).backward()
+        return entropy.grad if name in OF_ENTROPY else logps.grad
+
+    assert torch.equal(slope(dirty), slope(inputs))
+    assert not slope(dirty)[inputs.mask == 0].any()
+    assert torch.equal(entropy_mask(dirty, 0.3), entropy_mask(inputs, 0.3))
+
+
+def test_the_entropy_bonus_is_that_of_trl():
+    inputs = loss_inputs()
+    settings = {"epsilon_low": 0.2, "epsilon_high": 0.2}
+    with_bonus = trl_loss(inputs, **settings, _entropy_bonus_enabled=True, entropy_coef=0.3)
+    assert (with_bonus - trl_loss(inputs, **settings)).item() == pytest.approx(
+        0.3 * entropy_bonus(inputs).item(), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.2, 0.5, 0.8])
+def test_the_entropy_mask_is_that_of_trl(quantile):
+    """Through the loss: a mean over all tokens of the losses of the kept ones."""
+    inputs = loss_inputs()
+    inputs = replace(inputs, extras={**inputs.extras, "entropy": inputs.extras["entropy"].float()})
+    per_token = -inputs.advantages * inputs.log_ratio.exp()
+    ours = (per_token * entropy_mask(inputs, quantile)).sum() / inputs.mask.sum()
+    theirs = trl_loss(inputs, loss_type="bnpo", epsilon_low=99.0, epsilon_high=99.0, top_entropy_quantile=quantile)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
+    kept = entropy_mask(inputs, quantile)
+    assert kept.sum().item() == pytest.approx(max(quantile * inputs.mask.sum().item(), 1), abs=1)
+    assert not kept[inputs.mask == 0].any()
+
+
+def test_masks_and_terms_of_no_tokens():
+    inputs = loss_inputs()
+    empty = replace(inputs, mask=torch.zeros_like(inputs.mask))
+    assert not entropy_mask(empty, 0.2).any()
+    assert entropy_bonus(empty) == 0 and calibration(empty) == 0 and rank_calibration(empty) == 0
+    assert siren(empty, target=0.5).item() == pytest.approx(0.25)
+
+
+def test_the_share_of_peaks_in_siren_is_counted_per_completion():
+    inputs = loss_inputs()
+    inputs.extras["entropy"][0] += 10.0  # one completion's peaks are no others'
+    shifted = siren(inputs, target=0.0, quantile=0.8).sqrt()
+    inputs.extras["entropy"][0] -= 10.0
+    assert (shifted - siren(inputs, target=0.0, quantile=0.8).sqrt()).item() == pytest.approx(10.0 / len(inputs.mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logp", [0.0, -1e-12, -1e4])
+def test_calibration_of_certainty_is_finite(logp, dtype):
+    inputs = loss_inputs()
+    certain = replace(inputs, logps=torch.full_like(inputs.logps, logp).to(dtype))
+    for name in ("calibration", "rank_calibration"):
+        assert 0 < term(name, certain) <= -math.log(1e-8)
+        assert gradient(lambda given, name=name: term(name, given), certain).isfinite().all()
+
+
+def test_calibration_is_least_where_confidence_is_correctness():
+    inputs = loss_inputs()
+    targets = {**inputs.extras, "correct": (inputs.logps * inputs.mask).sum(1).div(inputs.mask.sum(1)).exp()}
+    at_rest = replace(inputs, extras=targets)
+    assert gradient(calibration, at_rest).abs().max() < 1e-12
