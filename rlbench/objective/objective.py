@@ -152,7 +152,8 @@ class Objective:
             )
             return self.baseline(group).view_as(of_units)
 
-        return COMBINERS[self.reward.combine](returns, self.weights.to(returns), normalise, self.reward.power)
+        combined = COMBINERS[self.reward.combine](returns, self.weights.to(returns), normalise, self.reward.power)
+        return combined.to(torch.get_default_dtype())
 
     def _counted(self, rewards: RewardBatch) -> torch.Tensor:
         """(B, C) which returns a baseline may look at."""

@@ -20,7 +20,7 @@ from rlbench import metrics, published
 from rlbench.catalog import Catalog
 from rlbench.entries import forget_lines, parse_line, read_line
 from rlbench.lists import LAYOUTS, ListReader, TokenUnits, UnitLayout
-from rlbench.objective import Objective
+from rlbench.objective import Objective, Rollout
 from rlbench.relevance import ABSENT, HIT, NO_FILM, OUT_OF_CATALOG, VERDICTS, Judge, make_judge
 from rlbench.rewards.combine import solve_rate
 from rlbench.rewards.scorer import score
@@ -255,11 +255,14 @@ def chain(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_
             name = f"{rules}: {algorithm}, {reward}"
             rewards = score(lists[rules], facts, config.reward)
             objective = Objective(config.algorithm, config.reward, N)
-            of_units = objective.unit_advantages(rewards, group_size)
             of_layout = tokens[rules, config.algorithm.layout]
+            zeros = torch.zeros(mask.shape)
+            blocks = objective.token_units(of_layout)
+            rollout = Rollout.of_tokens(rewards, blocks, mask, zeros, zeros, objective.units.count)
+            of_units = objective.unit_advantages(rollout, group_size)
             numbers[f"{name}: units"] = of_units.numpy()
             numbers[f"{name}: tokens"] = objective.token_advantages(of_units, of_layout).numpy()
-            numbers[f"{name}: blocks"] = objective.token_units(of_layout).numpy()
+            numbers[f"{name}: blocks"] = blocks.numpy()
             numbers[f"{name}: totals"] = rewards.totals.numpy()
             numbers[f"{name}: solved"] = solve_rate(rewards.success, group_size).numpy()
         numbers |= {f"{rules}: {name}": values for name, values in measured(lists[rules], facts).items()}

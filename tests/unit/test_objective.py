@@ -280,3 +280,11 @@ def test_lists_that_are_worth_the_same_in_different_ways_are_equal():
             Rollout(batch, torch.ones(lists, n + 4), torch.zeros(lists, n + 4), torch.zeros(lists), 0.0), lists
         )
         assert found.dtype == torch.float32 and not found.any()
+
+
+@pytest.mark.parametrize("reward", ["relevance", "guarded_gdpo", "power_mean"])
+def test_advantages_have_the_dtype_of_the_model(reward):
+    chosen = objective("algorithm=rank_grpo", f"reward={reward}")
+    terms = len(chosen.reward.terms)
+    gains = torch.rand(4, terms, N, dtype=torch.float64)
+    assert chosen.unit_advantages(rollout(rewards(gains)), 2).dtype == torch.float32
