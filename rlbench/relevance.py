@@ -6,7 +6,7 @@ is arithmetic on arrays of B lists by N ranks. Ranks are kept: an entry that is 
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from itertools import chain
@@ -139,16 +139,17 @@ class Judge:
         n_entries = np.array([len(read.films) for read in parsed], dtype=np.int64)
         present = np.arange(self.list_length) < n_entries[:, None]
         films, lax = self._look_up(parsed, present)
-        truths, n_truth = self._truths(films, ground_truth)
-        verdicts = np.select(
-            [~present, films == NO_FILM, _repeats(films), self._seen(films, seen_titles), truths >= 0],
-            [ABSENT, OUT_OF_CATALOG, DUPLICATE, SEEN, HIT],
+        missed = np.select(
+            [~present, films == NO_FILM, _repeats(films), self._seen(films, seen_titles)],
+            [ABSENT, OUT_OF_CATALOG, DUPLICATE, SEEN],
             MISS,
-        ).astype(np.int8)
+        )
+        truths, n_truth = self._hits(parsed, films, missed == MISS, ground_truth, seen_titles)
+        verdicts = np.where(truths >= 0, HIT, missed).astype(np.int8)
         judged = JudgedLists(
             verdicts=verdicts,
             films=films,
-            truths=np.where(verdicts == HIT, truths, -1),
+            truths=truths,
             lax=lax,
             n_truth=n_truth,
             n_entries=n_entries,
@@ -174,8 +175,15 @@ class Judge:
         films[present], lax[present] = self.catalog.find_all_and_lax(flat)
         return films, lax
 
-    def _truths(self, films: Ints, ground_truth: Sequence[Sequence[Film]]) -> tuple[Ints, Ints]:
-        """(B, N) which truth each rank names, -1 for none; (B,) how many different truths there are."""
+    def _hits(
+        self,
+        parsed: Sequence[ParsedText],
+        films: Ints,
+        eligible: Bools,
+        ground_truth: Sequence[Sequence[Film]],
+        seen_titles: Sequence[Sequence[str]],
+    ) -> tuple[Ints, Ints]:
+        """(B, N) which truth each rank hits, -1 for none; (B,) how many different truths there are."""
         found = _rows(self.catalog.find_all(list(chain.from_iterable(ground_truth))), ground_truth)
         inside = (found >= 0) & ~_repeats(found)
         n_truth = inside.sum(axis=1)
@@ -189,7 +197,7 @@ class Judge:
             )
         place, named = _position(films, np.where(inside, found, NOTHING))
         number = inside.cumsum(axis=1) - 1
-        return np.where(named, np.take_along_axis(number, place, axis=1), -1), n_truth
+        return np.where(named & eligible, np.take_along_axis(number, place, axis=1), -1), n_truth
 
     def _seen(self, films: Ints, seen_titles: Sequence[Sequence[str]]) -> Bools:
         seen = _rows(self.catalog.find_titles(list(chain.from_iterable(seen_titles))), seen_titles)
@@ -242,22 +250,18 @@ class PublishedJudge(Judge):
         films = [(entry.title, entry.year) for entry in entries]
         return ParsedText(films, [entry.line for entry in entries], parse_text(text).n_lines)
 
-    def __call__(
+    def _hits(
         self,
-        texts: Sequence[str],
+        parsed: Sequence[ParsedText],
+        films: Ints,
+        eligible: Bools,
         ground_truth: Sequence[Sequence[Film]],
         seen_titles: Sequence[Sequence[str]],
-        n_tokens: Sequence[int] | None = None,
-        finished: Sequence[bool] | None = None,
-    ) -> tuple[JudgedLists, list[ParsedText]]:
-        judged, parsed = super().__call__(texts, ground_truth, seen_titles, n_tokens, finished)
-        truths = np.full(judged.verdicts.shape, -1, dtype=np.int64)
+    ) -> tuple[Ints, Ints]:
+        truths = np.full(films.shape, -1, dtype=np.int64)
         for row, (read, truth, seen) in enumerate(zip(parsed, ground_truth, seen_titles, strict=True)):
             truths[row] = published.training_matches(read.entries, truth, seen, self.exact, self.list_length)
-        missed = np.where(judged.verdicts == HIT, MISS, judged.verdicts)
-        verdicts = np.where(truths >= 0, HIT, missed).astype(np.int8)
-        n_truth = np.array([len(truth) for truth in ground_truth], dtype=np.int64)
-        return replace(judged, verdicts=verdicts, truths=truths, n_truth=n_truth), parsed
+        return truths, np.array([len(truth) for truth in ground_truth], dtype=np.int64)
 
 
 def make_judge(matching: MatchingConfig, catalog: Catalog, list_length: int) -> Judge:

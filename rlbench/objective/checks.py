@@ -2,11 +2,11 @@
 
 from rlbench.config import AlgorithmConfig
 from rlbench.errors import nearest
-from rlbench.objective.pieces import PLACES, SERVED, pieces_by_name
+from rlbench.objective.pieces import PLACES, pieces_by_name
 
 
 def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
-    """Every unknown piece and every wrong option, one sentence a problem."""
+    """Every unknown piece, unmet need and wrong option, one sentence a problem."""
     chosen = {
         "credit": [algorithm.credit],
         "baseline": [algorithm.baseline],
@@ -19,12 +19,6 @@ def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
     problems = [
         problem for place in PLACES for name in chosen[place.name] for problem in place.check(name, algorithm.options)
     ]
-    for place in PLACES:
-        for name in chosen[place.name]:
-            lacking = [need for need in (place[name].needs if name in place else ()) if need not in SERVED]
-            problems += [
-                f"algorithm.{place.name} = '{name}' needs {need}, which the trainer does not give" for need in lacking
-            ]
     known = pieces_by_name()
     for name in algorithm.options:
         if name not in known:

@@ -20,7 +20,6 @@ class LossInputs:
         unit_ids: the tokens' units, codes of the layout.
         mask: 0 on padding.
         units: the layout.
-        scale: (B,) factor of each completion's KL term, 1 where the algorithm has none.
         extras: what pieces asked for in their `needs`, by name, e.g. entropy, mean_logps, old_mean_logps.
     """
 
@@ -31,7 +30,6 @@ class LossInputs:
     unit_ids: torch.Tensor
     mask: torch.Tensor
     units: UnitLayout
-    scale: torch.Tensor | None = None
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property

@@ -204,8 +204,6 @@ class Objective:
             stats["kl"] = (kl.detach() * mask).sum() / mask.sum().clamp(min=1)
             if algorithm.kl.importance_weighted:
                 kl = kl * log_ratio.exp()
-            if inputs.scale is not None:
-                kl = kl * inputs.scale[:, None]
             per_token = per_token + algorithm.kl.beta * kl
         loss = self.aggregate(per_token, inputs, window)
         for name, (weight, regulariser) in self.regularisers.items():

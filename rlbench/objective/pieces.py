@@ -3,7 +3,7 @@
 A piece is entered by a decorator, so that a package outside rlbench adds one in the same way:
 
     @surrogates.piece
-    def mine(given: SurrogateInputs, *, strength: Positive = 1.0) -> torch.Tensor: ...
+    def mine(inputs: LossInputs, log_ratio: torch.Tensor, *, strength: Positive = 1.0) -> Surrogate: ...
 
 Its options are given in the algorithm's YAML under `options.mine`, whichever place it stands in.
 """
@@ -94,13 +94,16 @@ class Place(Mapping[str, Piece]):
         return partial(self[name].function, **options.get(name, {}))
 
     def check(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """What is wrong with a choice and its options, one sentence a problem; each begins with the config key."""
+        """What is wrong with a choice, its needs and its options, one sentence a problem, which begins with the key."""
         if name not in self:
             return [
                 f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{nearest(name, list(self))}"
             ]
         found = check_options(self[name].options, options.get(name, {}))
-        return [f"algorithm.options.{name}.{problem}" for problem in found]
+        lacking = [need for need in self[name].needs if need not in SERVED]
+        return [f"algorithm.options.{name}.{problem}" for problem in found] + [
+            f"algorithm.{self.name} = '{name}' needs {need}, which the trainer does not give" for need in lacking
+        ]
 
 
 credits = Place("credit")

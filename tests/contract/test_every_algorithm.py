@@ -6,16 +6,8 @@ import pytest
 import torch
 
 from rlbench.cli import groups
-from rlbench.data.facts import film_facts
-from rlbench.lists import ListReader
-from rlbench.models.loading import load_model, load_tokenizer
-from rlbench.objective import Objective
-from rlbench.relevance import make_judge
-from rlbench.rewards.scorer import ListScorer
-from rlbench.stages.evaluate import eos_ids
-from rlbench.stages.rl import prompt_dataset, trl_arguments
-from rlbench.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_trainer
 
 UPDATES = 4
 SHORT = [
@@ -37,19 +29,9 @@ SHORT = [
 @pytest.mark.parametrize("name", groups()["algorithm"])
 def test_trains(name, mini, tiny_folder, tmp_path):
     config = composed(*SMALL, f"algorithm={name}", *SHORT)
-    tokenizer, model = load_tokenizer(tiny_folder), load_model(tiny_folder, "float32")
-    model.generation_config.eos_token_id = list(range(10, 60))  # completions of different lengths, untrained as it is
+    tokenizer, model = load(tiny_folder, ends_early=True)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
-    reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
-    trainer = RankedListTrainer(
-        objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
-        scorer=ListScorer(reader, judge, film_facts(mini, judge.catalog), config.reward),
-        model=model,
-        args=trl_arguments(config, tmp_path),
-        train_dataset=prompt_dataset(mini.splits["train"]),
-        processing_class=tokenizer,
-    )
+    trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == UPDATES

@@ -10,17 +10,13 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from rlbench.config import Config
-from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset
-from rlbench.lists import ListReader
-from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
-from rlbench.relevance import make_judge
 from rlbench.rewards.scorer import ListScorer
-from rlbench.stages.evaluate import eos_ids
 from rlbench.stages.rl import prompt_dataset, trl_arguments
 from rlbench.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_scorer
 
 UPDATES = 4
 
@@ -76,11 +72,8 @@ def trained(
     config: Config, folder: Path, mini: RankedListDataset, output: Path, trl_settings: dict | None
 ) -> tuple[list[float], list[torch.Tensor], dict[str, torch.Tensor]]:
     """Losses, gradients and final weights of a few updates: ours, or with `trl_settings` TRL's own."""
-    tokenizer, model = load_tokenizer(folder), load_model(folder, "float64")
-    model.generation_config.eos_token_id = list(range(10, 60))  # completions of different lengths, untrained as it is
-    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
-    reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
-    scorer = HashScorer(reader, judge, film_facts(mini, judge.catalog), config.reward)
+    tokenizer, model = load(folder, "float64", ends_early=True)
+    scorer = make_scorer(config, mini, tokenizer, model, HashScorer)
     common = {"model": model, "train_dataset": prompt_dataset(mini.splits["train"]), "processing_class": tokenizer}
     # With its usual epsilon Adam moves weights whose gradient is rounding noise by the full step, to either side.
     args = replace_arguments(trl_arguments(config, output), adam_epsilon=1e-4)

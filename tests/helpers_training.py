@@ -1,0 +1,58 @@
+"""A trainer, or its parts, on the small `mini` and an untrained `tiny`."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlbench.config import Config
+from rlbench.data.facts import film_facts
+from rlbench.data.record import RankedListDataset
+from rlbench.lists import ListReader
+from rlbench.models.loading import load_model, load_tokenizer
+from rlbench.objective import Objective
+from rlbench.relevance import make_judge
+from rlbench.rewards.scorer import ListScorer
+from rlbench.stages.evaluate import eos_ids
+from rlbench.stages.rl import prompt_dataset, trl_arguments
+from rlbench.trainer import RankedListTrainer
+
+
+def make_scorer(
+    config: Config,
+    dataset: RankedListDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    kind: type[ListScorer] = ListScorer,
+) -> ListScorer:
+    """The scorer of a config."""
+    judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
+    reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
+    return kind(reader, judge, film_facts(dataset, judge.catalog), config.reward)
+
+
+def load(
+    folder: Path, dtype: str = "float32", ends_early: bool = False
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and model; `ends_early` for completions of different lengths, untrained as the model is."""
+    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
+    if ends_early:
+        model.generation_config.eos_token_id = list(range(10, 60))
+    return tokenizer, model
+
+
+def make_trainer(
+    config: Config,
+    dataset: RankedListDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    output: Path,
+) -> RankedListTrainer:
+    """The trainer of a config."""
+    return RankedListTrainer(
+        objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
+        scorer=make_scorer(config, dataset, tokenizer, model),
+        model=model,
+        args=trl_arguments(config, output),
+        train_dataset=prompt_dataset(dataset.splits["train"]),
+        processing_class=tokenizer,
+    )
