@@ -8,6 +8,13 @@ is adapted to lists.
 What is subtracted belongs to one column. `batch_std`, `reinforce_pp`, `reinforce_pp_baseline` and `rapo_scale` alone
 take a scale from several prompts, and at C > 1 it is one for all columns: with a scale for each, a rank at which one
 prompt of P differs would have its advantages grow by sqrt(P) or more, to the size of ranks that differ everywhere.
+
+Facts of a piece say what becomes of a prompt's advantages when all of that prompt's returns are changed alike, defaults
+taken and the guard in a denominator aside:
+
+shift: "invariant" where adding a number changes nothing, else "other";
+scale: under multiplication by a positive number, "invariant" where nothing changes, "equivariant" where the advantages
+are multiplied too, else "other".
 """
 
 import math
@@ -34,26 +41,26 @@ Schedule = Literal[
 ]
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="invariant")
 def group_std(group: Group) -> torch.Tensor:
     """(R - mean) / (std + 1e-4) over the group, std unbiased (GRPO, arXiv 2402.03300; Rank-GRPO, Eq. 7)."""
     return _centred(group.returns, group.counted) / (_std(group.returns, group.counted) + STD_EPSILON)
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="equivariant")
 def group_mean(group: Group) -> torch.Tensor:
     """R - mean over the group (Dr. GRPO, arXiv 2503.20783)."""
     return _centred(group.returns, group.counted)
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="equivariant")
 def leave_one_out(group: Group) -> torch.Tensor:
     """R_i - mean of the others, which is n / (n - 1) times R_i - mean (RLOO, arXiv 2402.14740)."""
     n = _size(group.counted)
     return _centred(group.returns, group.counted) * n / (n - 1).clamp(min=1)
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="other")
 def batch_std(group: Group) -> torch.Tensor:
     """(R - mean over the group) / (std of all R + 1e-4), std unbiased (TRL's scale_rewards="batch", after arXiv
     2508.08221).
@@ -65,7 +72,7 @@ def batch_std(group: Group) -> torch.Tensor:
     return _centred(group.returns, group.counted) / (std + STD_EPSILON)
 
 
-@baselines.piece
+@baselines.piece(shift="other", scale="other")
 def reinforce_pp(group: Group) -> torch.Tensor:
     """(R - mean) / sqrt(var + 1e-8) over the tokens of the batch, no group (REINFORCE++, arXiv 2501.03262).
 
@@ -74,7 +81,7 @@ def reinforce_pp(group: Group) -> torch.Tensor:
     return _whitened(group.returns, group)
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="other")
 def reinforce_pp_baseline(group: Group) -> torch.Tensor:
     """R - mean over the group, then normalised as in `reinforce_pp` (REINFORCE++ with baseline, arXiv 2501.03262).
 
@@ -83,7 +90,7 @@ def reinforce_pp_baseline(group: Group) -> torch.Tensor:
     return _whitened(_centred(group.returns, group.counted), group)
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="equivariant")
 def opo(group: Group) -> torch.Tensor:
     """R - sum(l R) / sum(l), l the tokens of the unit (OPO, arXiv 2505.23585).
 
@@ -95,7 +102,7 @@ def opo(group: Group) -> torch.Tensor:
     return _kept(group.returns - baseline, group.counted & (weights.sum(dim=1, keepdim=True) > 0))
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="invariant")
 def ordinal(group: Group) -> torch.Tensor:
     """2 - 4 (rho - 1) / (n - 1), rho the rank of R in the group, best first (GOPO, arXiv 2602.03876).
 
@@ -106,7 +113,7 @@ def ordinal(group: Group) -> torch.Tensor:
     return _kept((4 * _mean_rank(group.returns, group.counted) - 2 * last) / last.clamp(min=1), group.counted)
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="other")
 def risk_seeking(group: Group, *, beta: Positive = 2.0) -> torch.Tensor:
     """(exp(beta R) / mean exp(beta R) - 1) / beta (RS-GRPO, arXiv 2509.24261; beta = 2 is its choice).
 
@@ -118,7 +125,7 @@ def risk_seeking(group: Group, *, beta: Positive = 2.0) -> torch.Tensor:
     return _centred(d, group.counted) / (beta * (1 + _mean(d, group.counted)))
 
 
-@baselines.piece(needs=("old_logps",))
+@baselines.piece(needs=("old_logps",), shift="other", scale="invariant")
 def unlikeliness(group: Group, *, beta_rank: Share = 0.25) -> torch.Tensor:
     """`group_std`, with epsilon 1e-6, of R_i (1 - beta_rank rank_i / n), where rank_i = 0 .. n - 1 orders the group by
     mean log-probability, the likeliest last (Rewarding the Unlikely, arXiv 2506.02355).
@@ -132,7 +139,7 @@ def unlikeliness(group: Group, *, beta_rank: Share = 0.25) -> torch.Tensor:
     return _centred(shaped, group.counted) / (_std(shaped, group.counted) + VERL_EPSILON)
 
 
-@baselines.piece(needs=("old_logps",))
+@baselines.piece(needs=("old_logps",), shift="invariant", scale="equivariant")
 def conditional_split(
     group: Group,
     *,
@@ -173,7 +180,7 @@ def conditional_split(
     return between * inter + (1 - between) * intra
 
 
-@baselines.piece
+@baselines.piece(shift="other", scale="invariant")
 def max_rl(group: Group) -> torch.Tensor:
     """(R - mean) / mean over the group, 0 where the mean is 0 (MaxRL, arXiv 2602.02710; prime-rl's max_rl).
 
@@ -186,7 +193,7 @@ def max_rl(group: Group) -> torch.Tensor:
     return _centred(group.returns, group.counted) / torch.where(mean > 0, mean, 1.0)
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="invariant")
 def pass_at_k(group: Group, *, by_std: bool = True) -> torch.Tensor:
     """The best of the group has its distance to the second best, all others 0; of several best, so have these (verl's
     grpo_passk, after arXiv 2503.19595).
@@ -202,7 +209,7 @@ def pass_at_k(group: Group, *, by_std: bool = True) -> torch.Tensor:
     return margin / (_std(group.returns, group.counted) + VERL_EPSILON) if by_std else margin
 
 
-@baselines.piece
+@baselines.piece(shift="invariant", scale="invariant")
 def rapo_scale(group: Group) -> torch.Tensor:
     """`group_std` times groups / groups whose returns differ (RAPO, arXiv 2509.24107).
 
@@ -215,7 +222,7 @@ def rapo_scale(group: Group) -> torch.Tensor:
     return group_std(group) * groups / (best > worst).sum().clamp(min=1)
 
 
-@baselines.piece(needs=("old_logps",))
+@baselines.piece(needs=("old_logps",), shift="invariant", scale="equivariant")
 def c2gspg(group: Group) -> torch.Tensor:
     """(R - mean) / (1 - c + 1e-6), c = exp(mean log-probability) of the unit under the rollout policy (C2GSPG, arXiv
     2509.23129; formula of a descendant's code).
