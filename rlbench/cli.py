@@ -1,5 +1,6 @@
 """What `run.py` does around a config: checks names before Hydra does, and prints what is wrong in one report."""
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,14 +26,29 @@ def fail(error: BadInput) -> NoReturn:
     raise SystemExit(2)
 
 
-def groups() -> dict[str, list[str]]:
-    """Config groups and their options, as found in `conf/`."""
+def groups(more: Path | None = None) -> dict[str, list[str]]:
+    """Config groups and their options, as found in `conf/` and in a folder of the same shape."""
     found: dict[str, list[str]] = {}
-    for path in sorted(CONF.rglob("*.yaml")):
-        group = path.parent.relative_to(CONF).as_posix()
-        if group != ".":
-            found.setdefault(group, []).append(path.name.removesuffix(".yaml"))
+    for folder in [CONF, *([more] if more else [])]:
+        for path in sorted(folder.rglob("*.yaml")):
+            group = path.parent.relative_to(folder).as_posix()
+            if group != ".":
+                found.setdefault(group, []).append(path.name.removesuffix(".yaml"))
     return found
+
+
+def config_dir(arguments: Sequence[str]) -> Path | None:
+    """The folder that `--config-dir` names, where a user keeps configurations of their own.
+
+    Raises:
+        BadInput: where there is no such folder.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    named = parser.parse_known_args(arguments)[0].config_dir
+    if named is not None and not named.is_dir():
+        raise BadInput(f"--config-dir {named}: there is no such folder; it holds groups as conf/ does")
+    return named.resolve() if named is not None else None
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -46,7 +62,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(texts)
     except HydraException as error:
         raise BadInput(f"command line: {str(error).splitlines()[0]}") from error
-    known, problems, choices = groups(), [], []
+    folder = config_dir(arguments)
+    known, problems, choices = groups(folder), [], []
     for override in overrides:
         if override.key_or_group in known:
             wrong = [v for v in _values(override) if v not in (*known[override.key_or_group], "null")]
@@ -61,7 +78,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
         raise BadInput(*problems)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            composed = compose("config", overrides=choices, return_hydra_config=True)
+            searched = [f"hydra.searchpath=[file://{folder}]"] if folder else []
+            composed = compose("config", overrides=[*searched, *choices], return_hydra_config=True)
         except HydraException as error:
             raise BadInput(f"config: {str(error).splitlines()[0]}") from error
     for override in overrides:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlbench.catalog import NORMALISERS
 from rlbench.errors import BadInput, nearest
+from rlbench.plugins import load_plugins
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
 
@@ -35,15 +36,28 @@ PUBLISHED = ("recall", "ndcg")
 
 @dataclass
 class KLConfig:
-    """beta weighs the KL to the SFT policy; 0 leaves the reference model out altogether.
+    """beta weighs the KL to the reference policy; 0 leaves the reference model out, unless the surrogate needs it.
 
-    importance_weighted multiplies each token's KL by its importance ratio, which changes the gradient even where the
-    ratio is 1 (arXiv 2512.02556; TRL 1.16's default, unlike the TRL 0.21 that the published Rank-GRPO code uses).
+    scale names a piece that multiplies a completion's KL by something about its prompt. importance_weighted multiplies
+    each token's KL by its importance ratio, which changes the gradient even where the ratio is 1 (arXiv 2512.02556;
+    TRL 1.16's default, unlike the TRL 0.21 that the published Rank-GRPO code uses).
     """
 
     estimator: str
     beta: float
+    scale: str
     importance_weighted: bool
+
+
+@dataclass
+class ReferenceConfig:
+    """The reference policy is the SFT policy; with sync_every above 0 it follows the policy every so many updates.
+
+    mixup is the policy's share in the mixture of weights that it then becomes; 1 replaces it.
+    """
+
+    sync_every: int
+    mixup: float
 
 
 @dataclass
@@ -84,6 +98,7 @@ class AlgorithmConfig:
     aggregation: str
     options: dict[str, dict[str, Any]]
     kl: KLConfig
+    reference: ReferenceConfig
     regularisers: dict[str, float]
     entropy_quantile: float
     length_shaping: LengthShapingConfig
@@ -298,7 +313,10 @@ class RuntimeConfig:
 
 @dataclass
 class Config:
-    """One cell: everything that a run needs to know."""
+    """One cell: everything that a run needs to know.
+
+    plugins: modules, or paths of Python files, that enter pieces of algorithms or terms of rewards of their own.
+    """
 
     experiment_name: str
     variant: str
@@ -306,6 +324,7 @@ class Config:
     stage: str
     runs_dir: str
     cache_dir: str
+    plugins: list[str]
     algorithm: AlgorithmConfig
     reward: RewardConfig
     matching: MatchingConfig
@@ -335,6 +354,7 @@ _SCALARS: dict[str, type] = {
     "stage": str,
     "runs_dir": str,
     "cache_dir": str,
+    "plugins": list,
 }
 _SECTIONS: dict[str, type] = {
     "algorithm": AlgorithmConfig,
@@ -428,8 +448,11 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         processes: over how many processes the run is spread.
     """
     from rlbench.objective.checks import check_algorithm  # only here: it loads torch
+    from rlbench.objective.guards import refusals
 
-    problems: list[str] = []
+    problems = load_plugins(config.plugins)
+    if problems:
+        return problems  # what they would have entered would be unknown below
     algorithm, rl, sft = config.algorithm, config.trainer.rl, config.trainer.sft
     for key, value, known in [
         ("stage", config.stage, STAGES),
@@ -476,6 +499,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         0,
         {
             "algorithm.kl.beta": algorithm.kl.beta,
+            "algorithm.reference.sync_every": algorithm.reference.sync_every,
             "seed": config.seed,
             "evaluation.samples": config.evaluation.samples,
             "generation.top_k": config.generation.top_k,
@@ -498,6 +522,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         "generation.top_p": config.generation.top_p,
         "trainer.rl.adam_beta2": rl.adam_beta2,
         "trainer.sft.warmup_fraction": sft.warmup_fraction,
+        "algorithm.reference.mixup": algorithm.reference.mixup,
     }
     problems += [f"{key} = {value} must lie in [0, 1]" for key, value in shares.items() if not 0 <= value <= 1]
     if config.generation.top_p == 0:
@@ -510,8 +535,8 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
     problems += check_algorithm(algorithm)
     if problems:
-        return problems  # the checks below divide by what the checks above may have refused
-    return _batches(config, processes) + _cutoffs(config)
+        return problems  # the checks below divide by, and look up, what the checks above may have refused
+    return _batches(config, processes) + _cutoffs(config) + refusals(config)
 
 
 def _not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rlbench.cli import fail
+from rlbench.cli import config_dir, fail
 from rlbench.config import Config, resolve, validate
 from rlbench.errors import BadInput
 from rlbench.runs import DONE, Run, locate
@@ -33,14 +33,15 @@ PLAIN_EVERY = 15.0  # seconds between progress lines where there is no terminal 
 
 @dataclass
 class Cell:
-    """One job of a sweep."""
+    """One job of a sweep; `options` are the command's own, which every cell repeats."""
 
+    options: list[str]
     overrides: list[str]
     config: Config
     run: Run
 
     def command(self, *more: str) -> list[str]:
-        return [sys.executable, str(RUN_PY), *self.overrides, "hydra.mode=RUN", *more]
+        return [sys.executable, str(RUN_PY), *self.options, *self.overrides, "hydra.mode=RUN", *more]
 
     def progress(self) -> tuple[int, str]:
         """(updates done, what it is doing), from the file that the cell keeps."""
@@ -90,19 +91,25 @@ class LocalLauncher(Launcher):
         return [finished for _ in cells]
 
     def _cells(self, job_overrides: Sequence[Sequence[str]]) -> list[Cell]:
+        from rlbench.objective.guards import caveats  # only here: it loads torch
+
         assert self.context is not None and self.config is not None
         cells, problems = [], []
+        folder = config_dir(sys.argv[1:])
+        options = ["--config-dir", str(folder)] if folder else []
         for overrides in job_overrides:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
             try:
                 config = resolve(composed)
                 problems += validate(config)
-                cells.append(Cell(list(overrides), config, locate(config, config.stage)))
+                cells.append(Cell(options, list(overrides), config, locate(config, config.stage)))
             except BadInput as error:
                 problems += error.problems
         if problems:
             raise BadInput(*dict.fromkeys(problems))
+        for caveat in caveats([cell.config for cell in cells]):
+            self.console.print(f"[yellow]note:[/yellow] {caveat}")
         unique = {cell.run.root: cell for cell in cells}  # two lines of a sweep may name the same cell
         return list(unique.values())
 

@@ -4,6 +4,7 @@ import hashlib
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 
 from rlbench.data.record import RankedListDataset
+from rlbench.plugins import plugin_digests
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "hydra-core", "wandb", "numpy", "pandas", "scipy")
 
 
-def manifest(dataset: RankedListDataset, prompt_template: str | None) -> dict[str, Any]:
+def manifest(dataset: RankedListDataset, prompt_template: str | None, plugins: Sequence[str] = ()) -> dict[str, Any]:
     """What a reader needs to tell whether two results can be compared."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -28,6 +30,7 @@ def manifest(dataset: RankedListDataset, prompt_template: str | None) -> dict[st
             "gpus": gpus,
         },
         "data": {"name": dataset.name, "sha256": dataset.fingerprint, "notices": list(dataset.notices)},
+        "plugins": plugin_digests(plugins),
         "prompt_sha256": hashlib.sha256((prompt_template or "").encode()).hexdigest(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

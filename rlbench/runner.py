@@ -28,6 +28,7 @@ from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
+from rlbench.objective.guards import caveats
 from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
@@ -98,6 +99,8 @@ def prepare(config: Config) -> Session:
         raise BadInput(*problems)
     for notice in dataset.notices:
         console.print(f"{config.dataset.name}: {notice}", style="dim", markup=False)
+    for caveat in caveats([config]):
+        console.print(f"note: {caveat}", style="yellow", markup=False)
     source = locate_model(config.model, dataset, Path(config.cache_dir))
     tokenizer = load_tokenizer(source)
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, max_positions(source))
@@ -188,7 +191,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             return target
         console.print(f"[bold]{stage}[/bold] {target.root}", soft_wrap=True)
         template = asdict(config.dataset).get("prompt_template")
-        write_json(target.root / "manifest.json", manifest(session.dataset, template))
+        write_json(target.root / "manifest.json", manifest(session.dataset, template, config.plugins))
         identity = TrackerIdentity(
             experiment=config.experiment_name,
             group=target.name,
@@ -351,6 +354,7 @@ def _rl(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
         sft.final_model,
         session.tokenizer,
         session.dataset.splits["train"],
+        session.dataset.splits["sft"],
         session.judge,
         session.facts,
         session.validation,

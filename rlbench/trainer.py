@@ -2,24 +2,47 @@
 
 TRL keeps the rollout, the reference model, the buffering over iterations, accumulation and distribution. This class
 adds units: it scores ranks, writes per-token advantages and unit ids into the batch, and hands the loss to an
-`Objective`.
+`Objective`, with whatever else the objective's pieces ask for.
 """
 
 import time
 from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate.utils import gather
 from trl import GRPOTrainer
 
-from rlbench.objective import LossInputs, Objective
-from rlbench.objective.inputs import Window
+from rlbench.objective import Course, LossInputs, Objective
+from rlbench.objective.effective_rank import rank_features
+from rlbench.objective.forward import HiddenStates
+from rlbench.objective.inputs import Memory, Window
 from rlbench.objective.objective import Rollout
+from rlbench.objective.pieces import scalars
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
+from rlbench.stages.demonstrations import Demonstrations
 
 ZERO_VARIANCE = 1e-6  # above what GDPO's z-score over the batch leaves of units without signal
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one pass of the policy says of completions.
+
+    Attributes:
+        logps: (B, T) of their tokens.
+        entropies: (B, T) at their tokens.
+        scalars: (B, T) each, those that the objective asks for, by name.
+        hidden: (B, T, H) last hidden states at their tokens; None where nothing of them is needed.
+    """
+
+    logps: torch.Tensor
+    entropies: torch.Tensor
+    scalars: dict[str, torch.Tensor]
+    hidden: torch.Tensor | None
 
 
 class RankedListTrainer(GRPOTrainer):
@@ -28,18 +51,37 @@ class RankedListTrainer(GRPOTrainer):
     Args:
         objective: the algorithm.
         scorer: the reward function; also passed to TRL as its only one.
+        demonstrations: where batches of demonstrations come from, for an objective that needs them.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
         spent: running totals of the budget: prompts, completions, generated_tokens, and seconds by phase.
+        memory: what the objective's pieces keep from update to update.
+
+    Raises:
+        BadInput: where the objective needs scalars of a model that computes its logits in an unusual way.
+        ValueError: where the objective needs demonstrations and there are none.
     """
 
-    def __init__(self, *, objective: Objective, scorer: ListScorer, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        scorer: ListScorer,
+        demonstrations: Demonstrations | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(reward_funcs=[scorer], **kwargs)
+        if "demonstrations" in objective.needs and demonstrations is None:
+            raise ValueError("the objective needs demonstrations")
         self.objective = objective
         self.scorer = scorer
+        self.demonstrations = demonstrations
         self.spent: dict[str, float] = defaultdict(float)
+        self.memory: Memory = {}
         self._gathered: RewardBatch | None = None
+        needs_hidden = "hidden_states" in objective.needs or objective.scalars
+        self._states = HiddenStates(kwargs["model"], self.temperature) if needs_hidden else None
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -62,25 +104,39 @@ class RankedListTrainer(GRPOTrainer):
         output["unit_ids"] = self.objective.token_units(tokens)
         rollout = self._rollout(output, rewards)
         of_all = self.objective.unit_advantages(rollout, self.num_generations)
+        spread = self.objective.spread_advantages(of_all, gather(tokens.n_units.to(of_all.device)))
         first = self.accelerator.process_index * len(lists)
         mine = slice(first, first + len(lists))
         output["advantages"] = self.objective.token_advantages(of_all[mine], tokens)
         output["correct"] = rewards.success[mine].float()
         output["correct_ranks"] = rewards.hits[mine]
+        output["kl_scale"] = self.objective.kl_scales(rewards.success, self.num_generations)[mine]
 
-        self._log_rollout(of_all, rewards, torch.tensor([len(scored.parsed.films) for scored in lists]))
+        self._log_rollout(of_all, spread, rollout)
+        self._metrics["train"]["list_length"].append(self._mean_entries())
         self.spent["completions"] += len(of_all)
         self.spent["prompts"] += len(of_all) // self.num_generations
         self.spent["generated_tokens"] += output["num_items_in_batch"].item()
         self.spent["seconds_rollout"] += time.perf_counter() - started
         return output
 
+    def _mean_entries(self) -> float:
+        entries = torch.tensor([float(len(scored.parsed.films)) for scored in self.scorer.lists])
+        return gather(entries.to(self.accelerator.device)).mean().item()
+
     def _rollout(self, output: dict[str, Any], rewards: RewardBatch) -> Rollout:
-        """What baselines may look at, gathered over processes."""
-        mask = output["completion_mask"]
+        """What baselines may look at, gathered over processes; puts the rollout's scalars into the batch."""
+        mask, needs = output["completion_mask"], self.objective.needs
         logps = entropies = torch.zeros(mask.shape, device=mask.device)
-        if "old_logps" in self.objective.needs:
-            logps, entropies = self._score_rollout(output)
+        features: dict[str, torch.Tensor] = {}
+        if "old_logps" in needs or "hidden_states" in needs:
+            with torch.no_grad():
+                scores = self._score(self.model, output, self.args.per_device_train_batch_size)
+            logps, entropies = scores.logps, scores.entropies
+            output |= {f"old_{name}": value for name, value in scores.scalars.items() if f"old_{name}" in needs}
+            if "hidden_states" in needs:
+                assert scores.hidden is not None
+                features = rank_features(scores.hidden, output["unit_ids"], self.objective.units)
         return Rollout.of_tokens(
             rewards,
             output["unit_ids"],
@@ -88,47 +144,64 @@ class RankedListTrainer(GRPOTrainer):
             logps,
             entropies,
             self.objective.units.count,
+            features,
             self.state.global_step / self.args.max_steps,
+            self.memory,
             gather,
         )
 
-    @torch.no_grad()
-    def _score_rollout(self, output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T) log-probabilities and entropies of the completions under the policy that wrote them."""
-        logps, entropies, _ = self._get_per_token_logps_and_entropies(
-            self.model,
-            torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
-            torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
-            output["completion_ids"].size(1),
-            batch_size=self.args.per_device_train_batch_size,
-            compute_entropy=True,
-        )
-        return logps, entropies
+    def _score(self, model: Any, batch: dict[str, Any], batch_size: int | None = None) -> Scores:
+        """Run the policy over completions, `batch_size` at a time."""
+        length = batch["completion_ids"].size(1)
+        catching: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+        if self._states is not None:
+            catching = self._states.caught()
+        with catching as found:
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
+                model,
+                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                length,
+                batch_size=batch_size,
+                compute_entropy=True,
+            )
+        if self._states is None:
+            return Scores(logps, entropies, {}, None)
+        before = self._states.before_tokens(found, length)
+        of_positions = {name: self._states.scalar(name, before) for name in self.objective.scalars}
+        return Scores(logps, entropies, of_positions, self._states.at_tokens(found, length))
 
-    def _log_rollout(self, advantages: torch.Tensor, rewards: RewardBatch, n_entries: torch.Tensor) -> None:
-        metrics = self._metrics["train"]
+    def _log_rollout(self, advantages: torch.Tensor, spread: torch.Tensor, rollout: Rollout) -> None:
+        """One set of names whatever the method.
+
+        Args:
+            advantages: (B, C) of the credited units.
+            spread: (B, U) of all units.
+            rollout: what they were made of.
+        """
+        metrics, rewards = self._metrics["train"], rollout.rewards
         groups = advantages.view(-1, self.num_generations, advantages.size(1))
         metrics["frac_zero_variance_units"].append((groups.abs().amax(1) < ZERO_VARIANCE).float().mean().item())
+        metrics["effective_units"].append(effective_units(advantages).item())
+        metrics["advantage_mean"].append(advantages.mean().item())
         metrics["advantage_std"].append(advantages.std().item())
+        for k in range(self.objective.units.list_length):
+            there = spread[rollout.unit_tokens[:, k] > 0, k]
+            if len(there):
+                metrics[f"advantage_mean@{k + 1}"].append(there.mean().item())
+                metrics[f"advantage_std@{k + 1}"].append(there.std(correction=0).item())
         metrics["hits"].append(rewards.hits.sum(1).mean().item())
         metrics["success"].append(rewards.success.float().mean().item())
-        metrics["list_length"].append(gather(n_entries.float().to(self.accelerator.device)).mean().item())
         if len(self.objective.reward.terms) > 1:
             totals = (rewards.gains.sum(2) + rewards.scores).mean(0).tolist()
             for name, value in zip(self.objective.reward.terms, totals, strict=True):
                 metrics[f"term/{name}"].append(value)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        completion_ids, mask = inputs["completion_ids"], inputs["completion_mask"]
-        logps, entropies, _ = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([inputs["prompt_ids"], completion_ids], dim=1),
-            torch.cat([inputs["prompt_mask"], mask], dim=1),
-            completion_ids.size(1),
-            compute_entropy=True,
-        )
+        mask = inputs["completion_mask"]
+        scores = self._score(model, inputs)
         # TRL leaves the old log-probabilities out where no update lies between rollout and loss; they are the current.
-        old_logps = inputs["old_per_token_logps"] if "old_per_token_logps" in inputs else logps.detach()
+        old_logps = inputs["old_per_token_logps"] if "old_per_token_logps" in inputs else scores.logps.detach()
         accumulation = self.current_gradient_accumulation_steps
         window = Window(
             accumulation_steps=accumulation,
@@ -139,24 +212,53 @@ class RankedListTrainer(GRPOTrainer):
             / self.accelerator.num_processes,
             max_completion_length=self.max_completion_length,
         )
+        extras = {name: inputs[name] for name in ("correct", "correct_ranks", "kl_scale")}
+        extras |= {f"old_{name}": inputs[f"old_{name}"] for name in scalars if f"old_{name}" in inputs}
+        if self.demonstrations is not None:
+            extras |= self._score_demonstrations(model, len(mask))
         loss, stats = self.objective.loss(
             LossInputs(
-                logps=logps,
+                logps=scores.logps,
                 old_logps=old_logps,
                 ref_logps=inputs.get("ref_per_token_logps"),
                 advantages=inputs["advantages"],
                 unit_ids=inputs["unit_ids"],
                 mask=mask,
                 units=self.objective.units,
-                extras={
-                    "entropy": entropies,
-                    "correct": inputs["correct"],
-                    "correct_ranks": inputs["correct_ranks"],
-                },
+                extras={"entropy": scores.entropies, **scores.scalars, **extras},
+                course=Course(self.state.global_step, self.memory, self._gather_rows),
             ),
             window,
         )
-        stats["entropy"] = (entropies * mask).sum() / mask.sum().clamp(min=1)
+        stats["entropy"] = (scores.entropies * mask).sum() / mask.sum().clamp(min=1)
         for name, value in stats.items():
             self._metrics["train"][name].append(self.accelerator.reduce(value.detach(), reduction="mean").item())
         return loss
+
+    def _gather_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """(n,) of this process, n its own -> those of all processes."""
+        counts = gather(torch.tensor([len(values)], device=values.device))
+        padded = torch.nn.functional.pad(values.detach(), (0, int(counts.max()) - len(values)))
+        rows = gather(padded).view(len(counts), -1)
+        return torch.cat([row[:count] for row, count in zip(rows, counts.tolist(), strict=True)])
+
+    def _score_demonstrations(self, model: Any, size: int) -> dict[str, torch.Tensor]:
+        """Log-probabilities of a batch of demonstrations, another one for every micro-batch of the run."""
+        assert self.demonstrations is not None
+        steps = self.args.gradient_accumulation_steps
+        # Counted from the update, which a resumed run knows; TRL's own count of micro-batches begins anew.
+        of_run = self.state.global_step * steps + self._step % steps
+        number = of_run * self.accelerator.num_processes + self.accelerator.process_index
+        batch = self.demonstrations.batch(number, size, self.accelerator.device)
+        logps, _, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([batch.prompt_ids, batch.completion_ids], dim=1),
+            torch.cat([batch.prompt_mask, batch.completion_mask], dim=1),
+            batch.completion_ids.size(1),
+        )
+        return {"demonstration_logps": logps, "demonstration_mask": batch.completion_mask}
+
+
+def effective_units(advantages: torch.Tensor) -> torch.Tensor:
+    """(sum |A|)^2 / sum A^2, a scalar: over how many of the units (B, C) the signal is spread; 0 without any."""
+    return advantages.abs().sum().square() / advantages.square().sum().clamp(min=torch.finfo(advantages.dtype).tiny)

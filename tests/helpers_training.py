@@ -13,7 +13,7 @@ from rlbench.objective import Objective
 from rlbench.relevance import make_judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.stages.evaluate import eos_ids
-from rlbench.stages.rl import prompt_dataset, trl_arguments
+from rlbench.stages.rl import make_demonstrations, prompt_dataset, trl_arguments
 from rlbench.trainer import RankedListTrainer
 
 
@@ -46,13 +46,15 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     model: PreTrainedModel,
     output: Path,
+    scorer: type[ListScorer] = ListScorer,
 ) -> RankedListTrainer:
     """The trainer of a config."""
     return RankedListTrainer(
         objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
-        scorer=make_scorer(config, dataset, tokenizer, model),
+        scorer=make_scorer(config, dataset, tokenizer, model, scorer),
         model=model,
         args=trl_arguments(config, output),
         train_dataset=prompt_dataset(dataset.splits["train"]),
         processing_class=tokenizer,
+        demonstrations=make_demonstrations(config, tokenizer, dataset.splits["sft"]),
     )

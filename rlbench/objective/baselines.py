@@ -14,7 +14,8 @@ taken and the guard in a denominator aside:
 
 shift: "invariant" where adding a number changes nothing, else "other";
 scale: under multiplication by a positive number, "invariant" where nothing changes, "equivariant" where the advantages
-are multiplied too, else "other".
+are multiplied too, else "other";
+needs_positive: returns may not be negative; false if not given.
 """
 
 import math
@@ -24,7 +25,7 @@ import torch
 
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
-from rlbench.options import Positive, Share
+from rlbench.options import AtLeastOne, Positive, Share
 
 STD_EPSILON = 1e-4  # TRL's guard against a zero standard deviation; the published Rank-GRPO code keeps it
 VERL_EPSILON = 1e-6  # verl's guard; Rewarding the Unlikely and the code of C2GSPG, which build on it, have the same
@@ -180,7 +181,7 @@ def conditional_split(
     return between * inter + (1 - between) * intra
 
 
-@baselines.piece(shift="other", scale="invariant")
+@baselines.piece(shift="other", scale="invariant", needs_positive=True)
 def max_rl(group: Group) -> torch.Tensor:
     """(R - mean) / mean over the group, 0 where the mean is 0 (MaxRL, arXiv 2602.02710; prime-rl's max_rl).
 
@@ -231,6 +232,35 @@ def c2gspg(group: Group) -> torch.Tensor:
     """
     confidence = _kept(group.log_confidence.exp(), group.unit_tokens > 0)
     return _kept(_centred(group.returns, group.counted) / (1 - confidence + VERL_EPSILON), group.counted)
+
+
+@baselines.piece(needs=("hidden_states",), shift="invariant", scale="invariant")
+def effective_rank(group: Group, *, kappa: AtLeastOne = 2.0, ema: Share = 0.3) -> torch.Tensor:
+    """A + min(relu(phi), |A| / kappa), A of `group_std`, phi from the list's hidden states (VERL, arXiv 2509.23808).
+
+    Each of effective rank, its velocity and its acceleration is compared with its running mean over earlier updates,
+    d = clamp((m - mean) / (|mean| + 1e-8), -5, 5), and with gate = sigmoid(2 d_acceleration),
+    phi = gate tanh(d_effective_rank) + (1 - gate) tanh(d_velocity): a list that accelerates is rewarded for exploring,
+    another for exploiting.
+
+    Inspired by: that the two weights are (1, 0) and (0, 1) is our reading. Adapted to lists: ranks are measured after
+    each entry, and every token has the bonus, where the published code gives it to the last.
+
+    Args:
+        kappa: the bonus is at most this part of the advantage.
+        ema: weight of the newest mean in the running one.
+    """
+    advantages = group_std(group)
+    distance = {}
+    for name in ("effective_rank", "rank_velocity", "rank_acceleration"):
+        values, key = group.features[name].to(advantages), f"effective_rank/{name}"
+        mean = values.mean().item()
+        usual = group.memory.get(key, mean)
+        distance[name] = ((values - usual) / (abs(usual) + 1e-8)).clamp(-5, 5)
+        group.memory[key] = ema * mean + (1 - ema) * usual
+    gate = torch.sigmoid(2 * distance["rank_acceleration"])
+    phi = gate * distance["effective_rank"].tanh() + (1 - gate) * distance["rank_velocity"].tanh()
+    return advantages + torch.min(phi.relu().unsqueeze(2), advantages.abs() / kappa)
 
 
 def _kept(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
         "surrogate": [algorithm.surrogate],
         "aggregation": [algorithm.aggregation],
         "kl.estimator": [algorithm.kl.estimator],
+        "kl.scale": [algorithm.kl.scale],
         "regularisers": list(algorithm.regularisers),
     }
     problems = [

@@ -1,7 +1,12 @@
 """Credit: which unit an advantage belongs to, what that unit's return is, and how the advantage reaches its tokens.
 
-A piece gives the returns of B lists under one reward term, (B, C). Its facts say what the C columns are (`columns`:
-the whole list, the N ranks, or both side by side) and how advantages come back to unit codes (`spread`).
+A piece gives the returns of B lists under one reward term, (B, C). Facts of a piece:
+
+columns: what the C columns are, in order: "sequence" for one column that is about the whole list, "rank" for N;
+spread: how advantages come back to unit codes;
+within: a factor of every token beside its unit's advantage, or None;
+reads: "gains" where returns are made of the reward's gains, "hits" where they are made of relevance alone;
+signed: returns may be negative where the reward's are not; false if not given.
 """
 
 from collections.abc import Callable
@@ -36,6 +41,8 @@ class CreditInputs:
 
 Spread = Callable[..., torch.Tensor]
 """(advantages (B, C), special (B, 4), units, **options) -> (B, U)."""
+Within = Callable[..., torch.Tensor]
+"""(unit_ids (B, T), mask (B, T), units, **options) -> (B, T)."""
 
 
 def spread_sequence(advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout) -> torch.Tensor:
@@ -58,19 +65,40 @@ def spread_both(
     return alpha * of_list + (1 - alpha) * spread_rank(advantages[:, 1:], special, units)
 
 
-@credits.piece(columns=("sequence",), spread=spread_sequence)
+def spread_phases(
+    advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout, *, first_phase: Share = 0.5
+) -> torch.Tensor:
+    """(B, 2) -> (B, U): preamble and the first ranks carry the first advantage, later ranks the second."""
+    n = units.list_length
+    second = torch.arange(n, device=advantages.device) >= round(first_phase * n)
+    of_ranks = torch.where(second, advantages[:, 1:], advantages[:, :1])
+    others = special.to(of_ranks).clone()
+    others[:, units.other - n] += advantages[:, 0]
+    return torch.cat([of_ranks, others], dim=1)
+
+
+def decay_to_end(unit_ids: torch.Tensor, mask: torch.Tensor, units: UnitLayout, *, decay: Share = 0.9) -> torch.Tensor:
+    """(B, T) decay^d, d how many tokens of its rank come after a token; 1 in special units."""
+    last = torch.nn.functional.pad(unit_ids[:, 1:] != unit_ids[:, :-1], (0, 1), value=True)
+    positions = torch.arange(unit_ids.size(1), device=unit_ids.device).expand_as(unit_ids)
+    # The tokens of a rank stand together, so that its end is the next change of unit.
+    end = positions.masked_fill(~last, unit_ids.size(1)).flip(1).cummin(dim=1).values.flip(1)
+    return torch.where((unit_ids < units.list_length) & mask.bool(), decay ** (end - positions), 1.0)
+
+
+@credits.piece(columns=("sequence",), spread=spread_sequence, within=None, reads="gains")
 def sequence(given: CreditInputs) -> torch.Tensor:
     """(B, 1) the list's total gain; gamma plays no part, since the whole list is one unit (GRPO)."""
     return given.gains.sum(dim=1, keepdim=True) + given.scores[:, None]
 
 
-@credits.piece(columns=("rank",), spread=spread_rank)
+@credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="gains")
 def rank(given: CreditInputs) -> torch.Tensor:
     """(B, N) the return of each rank, `tail_returns` (Rank-GRPO, Eqs. 8 and 9)."""
     return tail_returns(given.gains, given.gamma) + given.scores[:, None]
 
 
-@credits.piece(columns=("sequence", "rank"), spread=spread_both)
+@credits.piece(columns=("sequence", "rank"), spread=spread_both, within=None, reads="gains")
 def hybrid(given: CreditInputs, *, alpha: Share = 0.8) -> torch.Tensor:
     """(B, 1 + N) the list's return beside those of its ranks; advantages are mixed alpha to 1 - alpha.
 
@@ -80,7 +108,32 @@ def hybrid(given: CreditInputs, *, alpha: Share = 0.8) -> torch.Tensor:
     return torch.cat([sequence(given), rank(given)], dim=1)
 
 
-@credits.piece(columns=("rank",), spread=spread_rank)
+@credits.piece(columns=("rank",), spread=spread_rank, within=decay_to_end, reads="gains")
+def token(given: CreditInputs, *, decay: Share = 0.9) -> torch.Tensor:
+    """(B, N) as `rank`; a token's advantage is that of its rank times decay^d, d the tokens of the rank after it.
+
+    What the return is where every token is an action, an entry's gain comes with its last token, and later gains are
+    discounted by decay for each token up to the end of the entry. Tokens at one place of different titles have nothing
+    in common, so that the baseline is the rank's. decay = 1 is `rank`. Ours.
+    """
+    return rank(given)
+
+
+@credits.piece(columns=("sequence", "sequence"), spread=spread_phases, within=None, reads="hits")
+def two_phase(given: CreditInputs, *, first_phase: Share = 0.5) -> torch.Tensor:
+    """(B, 2) the list's recall of all truths, whose order does not matter, beside its NDCG@N.
+
+    The first share of the ranks, and a preamble, are judged by the set they open, the rest by the order they end in;
+    each phase is compared with the group's by itself. Inspired by F-GRPO (arXiv 2605.12995), where one rollout writes
+    a set of candidates and then ranks it: coverage rewards the one phase, utility by position the other.
+    """
+    weights = _discounts(given.gains.size(1), given.hits)
+    coverage = given.hits.sum(dim=1) / given.n_truth.clamp(min=1)
+    utility = (given.hits * weights).sum(dim=1) / _ideal(given.n_truth, weights)
+    return torch.stack([coverage, utility], dim=1) + given.scores[:, None]
+
+
+@credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
 def removal(given: CreditInputs) -> torch.Tensor:
     """(B, N) what the list's NDCG@N loses without rank k, later ranks moving up (a counterfactual, after FlexRec,
     arXiv 2603.11901; inspired by: FlexRec swaps within a pool).
@@ -96,7 +149,7 @@ def removal(given: CreditInputs) -> torch.Tensor:
     return (own - below) / ideal[:, None] + given.scores[:, None]
 
 
-@credits.piece(columns=("rank",), spread=spread_rank)
+@credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
 def shapley(given: CreditInputs) -> torch.Tensor:
     """(B, N) Shapley value of rank k, where a coalition of ranks is worth the NDCG@N of its list with the gaps closed
     (after ShapE-GRPO, arXiv 2603.29871; inspired by: its set-level reward is another).

@@ -1,11 +1,35 @@
 """What pieces are given. Shapes: B completions, T tokens, U units, P prompts, G completions a prompt, C columns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from rlbench.lists import UnitLayout
+
+Memory = dict[str, float]
+"""What pieces carry from update to update, by names of their own; saved and resumed with the run. Each process has its
+own, so that what is put in must be the same on all."""
+
+
+def alone(values: torch.Tensor) -> torch.Tensor:
+    """The values of all processes, where there is one."""
+    return values
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where in the run a micro-batch is, for pieces that look beyond it.
+
+    Attributes:
+        update: optimiser updates that are done.
+        memory: what pieces keep; the only thing that a piece may change.
+        gather: (n,) values of this process -> those of all processes, without gradients.
+    """
+
+    update: int = 0
+    memory: Memory = field(default_factory=dict)
+    gather: Callable[[torch.Tensor], torch.Tensor] = alone
 
 
 @dataclass(frozen=True)
@@ -20,7 +44,10 @@ class LossInputs:
         unit_ids: the tokens' units, codes of the layout.
         mask: 0 on padding.
         units: the layout.
-        extras: what pieces asked for in their `needs`, by name, e.g. entropy, mean_logps, old_mean_logps.
+        extras: by name, what pieces asked for in their `needs`: entropy and the forward pass's scalars (B, T), also at
+            the rollout under "old_" names; demonstration_logps and demonstration_mask (D, L) of D demonstrations.
+            Always there from the trainer: correct (B,), correct_ranks (B, N), kl_scale (B,).
+        course: where in the run this is.
     """
 
     logps: torch.Tensor
@@ -31,6 +58,7 @@ class LossInputs:
     mask: torch.Tensor
     units: UnitLayout
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    course: Course = field(default_factory=Course)
 
     @property
     def log_ratio(self) -> torch.Tensor:
@@ -50,8 +78,10 @@ class Group:
             all 0 where no piece needs old_logps.
         success: (P, G) bool, by the reward's success rule.
         features: (P, G) numbers of each list by name: tokens, entries, entropy, confidence, popularity, in_catalog,
-            duplicates.
+            duplicates; where a piece needs hidden_states also effective_rank and its velocity and acceleration
+            (`rlbench.objective.effective_rank`).
         progress: share of the run's updates that are done, in [0, 1].
+        memory: what pieces keep from update to update.
     """
 
     returns: torch.Tensor
@@ -61,6 +91,7 @@ class Group:
     success: torch.Tensor
     features: Mapping[str, torch.Tensor]
     progress: float
+    memory: Memory = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

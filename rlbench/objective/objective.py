@@ -1,7 +1,7 @@
 """An algorithm: the pieces that its configuration names, composed into advantages and a loss."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -9,8 +9,18 @@ import torch
 from rlbench.config import AlgorithmConfig, RewardConfig
 from rlbench.lists import TokenUnits, UnitLayout
 from rlbench.objective.credit import CreditInputs
-from rlbench.objective.inputs import Group, LossInputs, Window
-from rlbench.objective.pieces import aggregations, baselines, credits, estimators, ratios, regularisers, surrogates
+from rlbench.objective.inputs import Group, LossInputs, Memory, Window, alone
+from rlbench.objective.pieces import (
+    aggregations,
+    baselines,
+    credits,
+    estimators,
+    kl_scales,
+    ratios,
+    regularisers,
+    scalars,
+    surrogates,
+)
 from rlbench.objective.ratios import on_tokens
 from rlbench.objective.regularisers import entropy_mask
 from rlbench.objective.shaping import SHAPINGS
@@ -30,6 +40,8 @@ class Rollout:
         unit_logps: (B, U) sum of the rollout policy's log-probabilities over each unit; zeros where no piece asks.
         entropy: (B,) mean entropy of each list's tokens; zeros where no piece asks.
         progress: share of the run's updates that are done.
+        hidden: (B,) numbers made of hidden states, by name; none where no piece asks.
+        memory: what pieces keep from update to update.
     """
 
     rewards: RewardBatch
@@ -37,6 +49,8 @@ class Rollout:
     unit_logps: torch.Tensor
     entropy: torch.Tensor
     progress: float
+    hidden: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
 
     @classmethod
     def of_tokens(
@@ -47,18 +61,23 @@ class Rollout:
         logps: torch.Tensor,
         entropies: torch.Tensor,
         count: int,
+        hidden: Mapping[str, torch.Tensor] | None = None,
         progress: float = 0.0,
-        gather: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+        memory: Memory | None = None,
+        gather: Callable[[torch.Tensor], torch.Tensor] = alone,
     ) -> "Rollout":
         """From this process's tokens, all (B', T); `rewards` are gathered already."""
         tokens = unit_sizes(unit_ids, mask, count)
         sums = scatter_mean(logps, unit_ids, mask, count) * tokens
-        return cls(rewards, gather(tokens), gather(sums), gather(masked_mean(entropies, mask)), progress)
+        of_hidden = {name: gather(values) for name, values in (hidden or {}).items()}
+        mean_entropy = gather(masked_mean(entropies, mask))
+        kept = {} if memory is None else memory
+        return cls(rewards, gather(tokens), gather(sums), mean_entropy, progress, of_hidden, kept)
 
     def features(self) -> dict[str, torch.Tensor]:
         """(B,) numbers of each list by name."""
         confidence = (self.unit_logps.sum(1) / self.unit_tokens.sum(1).clamp(min=1)).exp()
-        return {**self.rewards.named_features(), "entropy": self.entropy, "confidence": confidence}
+        return {**self.rewards.named_features(), "entropy": self.entropy, "confidence": confidence, **self.hidden}
 
 
 class Objective:
@@ -70,7 +89,8 @@ class Objective:
         list_length: N.
 
     Attributes:
-        needs: what its pieces ask the trainer for (`rlbench.objective.pieces.NEEDS`).
+        needs: what its pieces ask the trainer for (`rlbench.objective.pieces.known_needs`).
+        scalars: names of the forward pass's scalars among it.
     """
 
     def __init__(self, algorithm: AlgorithmConfig, reward: RewardConfig, list_length: int):
@@ -81,17 +101,21 @@ class Objective:
         self.credit = credits[a.credit]
         self.returns = credits.chosen(a.credit, options)
         self.spread = partial(self.credit.facts["spread"], **options.get(a.credit, {}))
+        within = self.credit.facts["within"]
+        self.within = partial(within, **options.get(a.credit, {})) if within else None
         self.baseline = baselines.chosen(a.baseline, options)
         self.ratio = ratios.chosen(a.ratio, options)
         self.surrogate = surrogates.chosen(a.surrogate, options)
         self.aggregate = aggregations.chosen(a.aggregation, options)
         self.estimator = estimators.chosen(a.kl.estimator, options)
+        self.kl_scale = kl_scales.chosen(a.kl.scale, options)
         self.regularisers = {
             name: (weight, regularisers.chosen(name, options)) for name, weight in a.regularisers.items() if weight
         }
         chosen = [credits[a.credit], baselines[a.baseline], ratios[a.ratio], surrogates[a.surrogate]]
         chosen += [regularisers[name] for name in self.regularisers]
         self.needs = {need for piece in chosen for need in piece.needs}
+        self.scalars = [name for name in scalars if {name, f"old_{name}"} & self.needs]
         if a.entropy_quantile < 1:
             self.needs.add("entropy")
 
@@ -149,6 +173,7 @@ class Objective:
                 success=rollout.rewards.success.view(rows),
                 features=features,
                 progress=rollout.progress,
+                memory=rollout.memory,
             )
             return self.baseline(group).view_as(of_units)
 
@@ -173,16 +198,31 @@ class Objective:
         absorbed = SHAPINGS[self.algorithm.length_shaping.rule].absorbed(tokens, self.units)
         return tokens.unit_ids.masked_fill(absorbed, self.units.list_length - 1)
 
-    def token_advantages(self, unit_advantages: torch.Tensor, tokens: TokenUnits) -> torch.Tensor:
-        """Spread unit advantages (B, C) over tokens, (B, T)."""
+    def spread_advantages(self, unit_advantages: torch.Tensor, n_units: torch.Tensor) -> torch.Tensor:
+        """Advantages of the credited units (B, C) -> of all units (B, U), with length shaping.
+
+        Args:
+            unit_advantages: (B, C).
+            n_units: (B,) entries of each list, as its layout counts them.
+        """
         shaping = self.algorithm.length_shaping
-        rule = SHAPINGS[shaping.rule]
-        special = rule.special(tokens.n_units, self.units, shaping).to(unit_advantages)
-        spread = self.spread(unit_advantages, special, self.units)
-        advantages = spread.gather(1, self.token_units(tokens))
+        special = SHAPINGS[shaping.rule].special(n_units, self.units, shaping).to(unit_advantages)
+        return self.spread(unit_advantages, special, self.units)
+
+    def token_advantages(self, unit_advantages: torch.Tensor, tokens: TokenUnits) -> torch.Tensor:
+        """Advantages of the credited units (B, C) -> of tokens, (B, T)."""
+        spread = self.spread_advantages(unit_advantages, tokens.n_units)
+        unit_ids = self.token_units(tokens)
+        advantages = spread.gather(1, unit_ids)
+        if self.within is not None:
+            advantages = advantages * self.within(unit_ids, unit_ids != self.units.padding, self.units)
         # Under the published layout EOS shares the unit, and so the ratio, of its line, but not that line's advantage.
-        alone = tokens.is_eos & ~rule.absorbed(tokens, self.units)
-        return torch.where(alone, spread[:, self.units.eos, None], advantages)
+        apart = tokens.is_eos & ~SHAPINGS[self.algorithm.length_shaping.rule].absorbed(tokens, self.units)
+        return torch.where(apart, spread[:, self.units.eos, None], advantages)
+
+    def kl_scales(self, success: torch.Tensor, group_size: int) -> torch.Tensor:
+        """(B,) what each completion's KL is multiplied by, from (B,) bool success by the reward's rule."""
+        return self.kl_scale(success.view(-1, group_size).float().mean(dim=1)).repeat_interleave(group_size)
 
     def loss(self, inputs: LossInputs, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a micro-batch and what is logged of it (scalars, detached)."""
@@ -191,19 +231,22 @@ class Objective:
         surrogate = self.surrogate(inputs, log_ratio)
         per_token = surrogate.loss
         if algorithm.entropy_quantile < 1:
-            per_token = per_token * entropy_mask(inputs, algorithm.entropy_quantile)
+            kept = entropy_mask(inputs, algorithm.entropy_quantile)
+            per_token = per_token * kept
+            inputs = replace(inputs, extras={**inputs.extras, "unused": mask.bool() & ~kept})
         at_low, at_high = clip_shares(surrogate, mask)
         stats = {
             "clip_low": at_low,
             "clip_high": at_high,
             "max_abs_log_ratio": (inputs.log_ratio.detach() * mask).abs().max(),
-            "effective_units": (unit_sizes(inputs.unit_ids, mask, self.units.count) > 0).sum(1).float().mean(),
         }
         if algorithm.kl.beta > 0 and inputs.ref_logps is not None:
             kl = self.estimator(on_tokens(inputs.logps, mask), on_tokens(inputs.ref_logps, mask))
             stats["kl"] = (kl.detach() * mask).sum() / mask.sum().clamp(min=1)
             if algorithm.kl.importance_weighted:
                 kl = kl * log_ratio.exp()
+            if "kl_scale" in inputs.extras:
+                kl = kl * inputs.extras["kl_scale"].to(kl)[:, None]
             per_token = per_token + algorithm.kl.beta * kl
         loss = self.aggregate(per_token, inputs, window)
         for name, (weight, regulariser) in self.regularisers.items():

@@ -18,14 +18,15 @@ from rlbench.options import Option, check_options, options_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-NEEDS = ("old_logps", "entropy", "mean_logps")
-"""What a piece may ask for beyond what every update has.
-
-old_logps: log-probabilities of the rollout policy at the rollout, even where no update lies between it and the loss;
-entropy: of every token position; mean_logps: the vocabulary's mean log-probability at every position, now and then.
-"""
-SERVED = ("old_logps", "entropy")
-"""What of it the trainer gives."""
+NEEDS = {
+    "old_logps": "log-probabilities of the rollout policy at the rollout, even where no update lies between it and the "
+    "loss",
+    "entropy": "of every token position, differentiable",
+    "hidden_states": "of the completions' tokens at the rollout, for the rank features of `Group.features`",
+    "demonstrations": "log-probabilities of a batch of demonstrations, differentiable",
+}
+"""What a piece may ask for beyond what every update has; beside these, every name in `scalars`, and that name after
+"old_" for its values at the rollout."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Piece:
     Attributes:
         function: what it computes.
         options: its options by name.
-        needs: names in `NEEDS`.
+        needs: names in `known_needs()`.
         facts: what else a place wants to know of its pieces, e.g. whether a surrogate clips.
     """
 
@@ -79,11 +80,10 @@ class Place(Mapping[str, Piece]):
         def enter(function: Function) -> Function:
             if function.__name__ in self._pieces:
                 raise ValueError(f"{self.name}: two pieces are called '{function.__name__}'")
-            unknown = set(needs) - set(NEEDS)
+            unknown = set(needs) - known_needs()
             if unknown:
-                raise ValueError(
-                    f"{self.name} '{function.__name__}' needs {sorted(unknown)}; known: {', '.join(NEEDS)}"
-                )
+                known = ", ".join(sorted(known_needs()))
+                raise ValueError(f"{self.name} '{function.__name__}' needs {sorted(unknown)}; known: {known}")
             self._pieces[function.__name__] = Piece(function, options_of(function), tuple(needs), facts)
             return function
 
@@ -100,20 +100,26 @@ class Place(Mapping[str, Piece]):
                 f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{nearest(name, list(self))}"
             ]
         found = check_options(self[name].options, options.get(name, {}))
-        lacking = [need for need in self[name].needs if need not in SERVED]
-        return [f"algorithm.options.{name}.{problem}" for problem in found] + [
-            f"algorithm.{self.name} = '{name}' needs {need}, which the trainer does not give" for need in lacking
-        ]
+        return [f"algorithm.options.{name}.{problem}" for problem in found]
 
 
+scalars = Place("scalars")
+"""Numbers that the forward pass gives at every position; no algorithm chooses one, pieces ask for them."""
 credits = Place("credit")
 baselines = Place("baseline")
 ratios = Place("ratio")
 surrogates = Place("surrogate")
 aggregations = Place("aggregation")
 estimators = Place("kl.estimator")
+kl_scales = Place("kl.scale")
 regularisers = Place("regularisers")
-PLACES = (credits, baselines, ratios, surrogates, aggregations, estimators, regularisers)
+PLACES = (credits, baselines, ratios, surrogates, aggregations, estimators, kl_scales, regularisers)
+"""Where an algorithm chooses, in the order of the loss."""
+
+
+def known_needs() -> set[str]:
+    """What a piece may ask for."""
+    return {*NEEDS, *scalars, *(f"old_{name}" for name in scalars)}
 
 
 def pieces_by_name() -> set[str]:

@@ -4,7 +4,11 @@
 Their value and their gradient are two things: the expectation of the gradient of k1 is 0, and that of k3 belongs to the
 other divergence. Multiplied by the ratio (`kl.importance_weighted`), each has on policy the gradient of its value.
 
-`regularisers` are scalar terms of a micro-batch, to be minimised; their weights are applied outside.
+`kl_scales` multiply a completion's KL by something about its prompt: (P,) share of its lists that succeed -> (P,).
+
+`regularisers` are scalar terms of a micro-batch, to be minimised; their weights are applied outside. Fact of one:
+
+leaves_out: it is about the tokens that `entropy_quantile` leaves out of the surrogate.
 """
 
 import math
@@ -12,7 +16,7 @@ import math
 import torch
 
 from rlbench.objective.inputs import LossInputs
-from rlbench.objective.pieces import estimators, regularisers
+from rlbench.objective.pieces import estimators, kl_scales, regularisers
 from rlbench.objective.ratios import on_tokens
 from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
 from rlbench.options import NonNegative, Share
@@ -56,16 +60,41 @@ def forward(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
     return d * d.exp() - d.exp() + 1
 
 
-def entropy_mask(inputs: LossInputs, quantile: float) -> torch.Tensor:
-    """(B, T) bool, the share `quantile` of the micro-batch's tokens with the highest entropy.
+@kl_scales.piece
+def constant(solve_rate: torch.Tensor) -> torch.Tensor:
+    """1 for every prompt: the coefficient is beta."""
+    return torch.ones_like(solve_rate)
 
-    The 80/20 rule (arXiv 2506.01939, quantile .2) as TRL 1.16's top_entropy_quantile, but over the tokens of this
-    process only.
+
+@kl_scales.piece
+def by_difficulty(
+    solve_rate: torch.Tensor,
+    *,
+    hard: NonNegative = 0.5,
+    medium: NonNegative = 1.0,
+    easy: NonNegative = 1.0,
+    hard_to: Share = 0.3,
+    medium_to: Share = 0.7,
+) -> torch.Tensor:
+    """A factor by the share of a prompt's lists that are successful: `hard` up to .3, `medium` up to .7, then `easy`.
+
+    CLPO (arXiv 2509.25004): those bounds, and half the coefficient where it has rewritten a hard prompt. Adapted to
+    lists: prompts are not rewritten, and hard ones have it.
+    """
+    levels = solve_rate.new_tensor([hard, medium, easy])
+    return levels[(solve_rate > hard_to).long() + (solve_rate > medium_to).long()]
+
+
+def entropy_mask(inputs: LossInputs, quantile: float) -> torch.Tensor:
+    """(B, T) bool, tokens among the share `quantile` with the highest entropy of this micro-batch on all processes.
+
+    The 80/20 rule (arXiv 2506.01939, quantile .2), as TRL 1.16's top_entropy_quantile.
     """
     entropy, tokens = inputs.extras["entropy"].detach().float(), inputs.mask.bool()
-    if not tokens.any():
+    everywhere = inputs.course.gather(entropy[tokens])
+    if not len(everywhere):
         return tokens
-    return (entropy >= torch.quantile(entropy[tokens], 1 - quantile)) & tokens
+    return (entropy >= torch.quantile(everywhere, 1 - quantile)) & tokens
 
 
 @regularisers.piece(needs=("entropy",))
@@ -75,21 +104,45 @@ def entropy_bonus(inputs: LossInputs) -> torch.Tensor:
     return -entropy.sum() / inputs.mask.sum().clamp(min=1)
 
 
-@regularisers.piece(needs=("entropy",))
-def siren(inputs: LossInputs, *, target: NonNegative, quantile: Share = 0.8) -> torch.Tensor:
-    """(H - target)^2, H the mean over completions of the mean entropy of the tokens at or above their quantile.
+@regularisers.piece(needs=("top_p_entropy",))
+def siren(inputs: LossInputs, *, quantile: Share = 0.8) -> torch.Tensor:
+    """(H - anchor)^2, H the mean over completions of the mean top-p entropy of the tokens at or above its quantile.
 
-    Inspired by SIREN (arXiv 2509.25133), weight .005 there: its entropy is that of the most likely tokens that hold .8
-    of the probability, ours of the whole vocabulary; its target is H at the first update, ours is given.
+    SIREN (arXiv 2509.25133), weight .005 there. anchor is H at the first update, over its micro-batches and all
+    processes; during that update the term is 0. (The published code leaves padding in the quantile; we do not.)
     """
-    entropy = on_tokens(inputs.extras["entropy"], inputs.mask)
+    entropy = on_tokens(inputs.extras["top_p_entropy"], inputs.mask)
     seen = entropy.detach().float().masked_fill(inputs.mask == 0, torch.nan)
     bound = torch.nanquantile(seen, quantile, dim=1, keepdim=True)
     peaks = seen >= bound  # a padding token is no number, which is at or above nothing
-    return (masked_mean(entropy, peaks).mean() - target).square()
+    h, memory = masked_mean(entropy, peaks).mean(), inputs.course.memory
+    if inputs.course.update == 0:
+        everywhere = inputs.course.gather(h.detach().reshape(1)).mean().item()
+        seen_before = memory.get("siren/batches", 0.0)
+        memory["siren/anchor"] = (memory.get("siren/anchor", 0.0) * seen_before + everywhere) / (seen_before + 1)
+        memory["siren/batches"] = seen_before + 1
+        return 0.0 * h
+    return (h - memory["siren/anchor"]).square()
 
 
-@regularisers.piece(extras=("correct",))
+@regularisers.piece(needs=("demonstrations",))
+def sft(inputs: LossInputs) -> torch.Tensor:
+    """Minus the mean log-probability of the tokens of demonstrations that each micro-batch draws, as many as it has
+    completions (UniAPL, arXiv 2509.25148, whose weights are not published; inspired by)."""
+    mask = inputs.extras["demonstration_mask"]
+    logps = on_tokens(inputs.extras["demonstration_logps"], mask)
+    return -logps.sum() / mask.sum().clamp(min=1)
+
+
+@regularisers.piece(leaves_out=True)
+def ntp(inputs: LossInputs) -> torch.Tensor:
+    """Minus the mean log-probability of the completions' tokens that `entropy_quantile` leaves out of the surrogate
+    (RMT, arXiv 2509.24375, weight .1; inspired by: read in notes)."""
+    unused = inputs.extras["unused"]
+    return -on_tokens(inputs.logps, unused).sum() / unused.sum().clamp(min=1)
+
+
+@regularisers.piece
 def calibration(inputs: LossInputs) -> torch.Tensor:
     """Binary cross-entropy between a completion's confidence c = exp(mean log pi) and whether it is correct.
 
@@ -99,7 +152,7 @@ def calibration(inputs: LossInputs) -> torch.Tensor:
     return _cross_entropy(log_confidence, inputs.extras["correct"], inputs.mask.bool().any(1))
 
 
-@regularisers.piece(extras=("correct_ranks",))
+@regularisers.piece
 def rank_calibration(inputs: LossInputs) -> torch.Tensor:
     """`calibration` rank by rank: the confidence of an entry's tokens against its relevance; adapted to lists.
 

@@ -5,7 +5,8 @@ ratio, A the advantage, sg stops gradients. Facts of a piece:
 
 clips: it has bounds, so that `at_low` and `at_high` can hold;
 uses_ratio: it looks at log_ratio, so that the choice of `ratio` matters;
-needs_reference: it compares with the reference policy.
+needs_reference: it compares with the reference policy;
+regression: it fits log-ratios to a target, where others follow a policy gradient; false if not given.
 
 Options that bound a ratio from both sides have no default: their scale is that of the ratio (.2 of a token, 3e-4 of a
 sequence).
@@ -294,7 +295,13 @@ def humanline(
     )
 
 
-@surrogates.piece(needs=("old_logps", "mean_logps"), clips=False, uses_ratio=False, needs_reference=False)
+@surrogates.piece(
+    needs=("old_logps", "mean_logps", "old_mean_logps"),
+    clips=False,
+    uses_ratio=False,
+    needs_reference=False,
+    regression=True,
+)
 def rover(inputs: LossInputs, log_ratio: torch.Tensor, *, rho: Positive = 1.0) -> Surrogate:
     """(Q_t - sg(target_t))^2, Q_t = rho (log pi - log pi_old), target_t = A_t + V_{t+1} (ROVER, arXiv 2509.24981).
 

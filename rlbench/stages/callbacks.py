@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlbench.progress import Progress
 from rlbench.runs import Run, write_json
@@ -32,14 +35,17 @@ TRAIN_METRICS = {
     "clip_high": "clip_high",
     "max_abs_log_ratio": "max_abs_log_ratio",
     "frac_zero_variance_units": "frac_zero_variance_units",
+    "effective_units": "effective_units",
+    "advantage_mean": "advantage_mean",
     "advantage_std": "advantage_std",
     "completions/mean_length": "completion_length",
     "completions/clipped_ratio": "truncated",
     "mean_token_accuracy": "token_accuracy",
 }
 
-TERM_PREFIX = "term/"
-"""Before the names of a reward's terms, whose means are recorded one by one where there are several."""
+FAMILIES = ("term/", "regulariser/", "advantage_mean@", "advantage_std@")
+"""Beginnings of names of which there are as many as the reward has terms, the algorithm regularisers, the list ranks;
+these are recorded under the names they have."""
 
 
 class Recorder(TrainerCallback):
@@ -58,7 +64,7 @@ class Recorder(TrainerCallback):
         **_: Any,
     ) -> None:
         metrics = {ours: float(logs[theirs]) for theirs, ours in TRAIN_METRICS.items() if logs and theirs in logs}
-        metrics |= {name: float(value) for name, value in (logs or {}).items() if name.startswith(TERM_PREFIX)}
+        metrics |= {name: float(value) for name, value in (logs or {}).items() if name.startswith(FAMILIES)}
         if not metrics or not state.is_world_process_zero:
             return
         self.run.append_metrics(state.global_step, "train", metrics)
@@ -91,10 +97,49 @@ class Clock:
         return self._earlier + time.perf_counter() - self._started
 
 
-class ResumeWriter(TrainerCallback):
-    """Keeps beside each checkpoint the totals that transformers does not know of."""
+REFERENCE_FILE = "reference.safetensors"
 
-    def __init__(self, totals: Callable[[], dict[str, float]]):
+
+class ReferenceSync(TrainerCallback):
+    """Lets the reference policy follow the policy (TR-DPO, arXiv 2404.09656; every update in Humanline, 2509.24207).
+
+    It takes the weights from before an update, as Humanline's code does, so that the update after it compares with
+    another policy even where the reference follows at every update. What it holds is kept beside each checkpoint.
+
+    Args:
+        policy: the model that is trained.
+        reference: the model that follows.
+        every: updates between two syncs.
+        mixup: share of the policy in the mixture of weights that the reference becomes.
+        start: folder of the checkpoint that the run goes on from, if it does.
+    """
+
+    def __init__(
+        self, policy: torch.nn.Module, reference: torch.nn.Module, every: int, mixup: float, start: Path | None
+    ):
+        self.policy, self.reference, self.every, self.mixup = policy, reference, every, mixup
+        if start is not None:
+            reference.load_state_dict(load_file(start / REFERENCE_FILE), strict=False)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step and state.global_step % self.every == 0:
+            SyncRefModelCallback.sync_target_model(self.policy, self.reference, self.mixup)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            save_file(
+                {name: p.detach().contiguous() for name, p in self.reference.named_parameters()},
+                folder / REFERENCE_FILE,
+            )
+
+
+class ResumeWriter(TrainerCallback):
+    """Keeps beside each checkpoint what transformers does not know of: totals, and what pieces keep."""
+
+    def __init__(self, totals: Callable[[], dict[str, Any]]):
         self.totals = totals
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -103,7 +148,7 @@ class ResumeWriter(TrainerCallback):
             write_json(folder / RESUME_FILE, self.totals())
 
 
-def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, float]] | None:
+def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
     """The newest whole checkpoint: its folder, its update and its totals."""
     found = []
     for marker in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{RESUME_FILE}"):

@@ -19,8 +19,9 @@ from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ResumeWriter, last_checkpoint
+from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, ResumeWriter, last_checkpoint
 from rlbench.stages.common import quiet, shared_arguments
+from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import eos_ids, evaluate
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
@@ -63,6 +64,25 @@ def reference_beta(config: Config) -> float:
     return (config.algorithm.kl.beta or 1.0) if needed else 0.0
 
 
+def reference_sync(trainer: RankedListTrainer, config: Config, start: Path | None) -> ReferenceSync:
+    """The callback that lets the trainer's reference follow its policy."""
+    unwrap, reference = trainer.accelerator.unwrap_model, config.algorithm.reference
+    return ReferenceSync(unwrap(trainer.model), unwrap(trainer.ref_model), reference.sync_every, reference.mixup, start)
+
+
+def make_demonstrations(
+    config: Config, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
+) -> Demonstrations | None:
+    """Batches of the demonstrations, where the algorithm asks for them.
+
+    Args:
+        records: the SFT stage's.
+    """
+    if "demonstrations" not in Objective(config.algorithm, config.reward, config.dataset.list_length).needs:
+        return None
+    return Demonstrations(records, tokenizer, config.trainer.sft.max_length, config.seed)
+
+
 def prompt_dataset(records: Sequence[Record]) -> Dataset:
     """The columns that the trainer and the scorer read."""
     return Dataset.from_list(
@@ -83,6 +103,7 @@ def train_rl(
     start: Path,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
+    demonstrations: Sequence[Record],
     judge: Judge,
     facts: FilmFacts,
     validation: Sequence[Record],
@@ -95,6 +116,7 @@ def train_rl(
     Args:
         start: folder of the SFT model; also the reference of the KL term.
         records: what prompts are drawn from.
+        demonstrations: those of the SFT stage, for algorithms with a supervised term.
         judge: how lists are judged, in training and evaluation.
         facts: what reward terms and metrics may know of the films.
         validation: the records that every evaluation during training uses.
@@ -122,16 +144,20 @@ def train_rl(
         args=trl_arguments(config, run.checkpoints),
         train_dataset=prompt_dataset(records),
         processing_class=tokenizer,
+        demonstrations=make_demonstrations(config, tokenizer, demonstrations),
     )
     for name in ("completions", "prompts", "generated_tokens", "seconds_rollout", "seconds_evaluation"):
         trainer.spent[name] = totals.get(name, 0.0)
+    trainer.memory.update(totals.get("memory", {}))
     quiet(trainer)
+    if config.algorithm.reference.sync_every:
+        trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
     chooser = BestKeeper(run, rule.metric, lambda folder: trainer.save_model(str(folder)))
     trainer.add_callback(
         Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, chooser, step))
     )
-    trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds()}))
+    trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory}))
     trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
 
     step = rl.updates

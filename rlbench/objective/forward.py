@@ -1,0 +1,100 @@
+"""Scalars of the next-token distribution, position by position, for pieces that ask for one by name.
+
+TRL's fused LM head gives log-probabilities and entropies and keeps no logits. What else a piece needs is computed here
+from the last hidden states, a tile of positions at a time, so that no (B, T, V) tensor exists; where gradients are
+wanted a tile's logits are computed again in the backward pass.
+
+A scalar takes log-probabilities of the whole vocabulary (n, V) of n positions and gives (n,). Fact of a scalar:
+
+differentiable: whether gradients flow through it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from rlbench.errors import BadInput
+from rlbench.objective.pieces import scalars
+
+TILE_ELEMENTS = 2**24
+"""Logits that are in memory at once."""
+TOP_P, TOP_TOKENS = 0.8, 10_000  # SIREN, arXiv 2509.25133
+ADJUSTS_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+"""What a model's configuration may do to logits behind its LM head."""
+
+
+@scalars.piece(differentiable=False)
+def mean_logps(logps: torch.Tensor) -> torch.Tensor:
+    """Mean over the vocabulary of the log-probabilities: mean(logits) - logsumexp(logits)."""
+    return logps.mean(dim=1)
+
+
+@scalars.piece(differentiable=True)
+def top_p_entropy(logps: torch.Tensor) -> torch.Tensor:
+    """Entropy of the smallest set of most likely tokens with probability .8, at most 10,000 tokens, made to sum to 1
+    (SIREN, arXiv 2509.25133)."""
+    top = logps.topk(min(TOP_TOKENS, logps.size(1)), dim=1).values
+    before = top.detach().exp().cumsum(dim=1) - top.detach().exp()
+    kept = top.masked_fill(before >= TOP_P, -torch.inf)
+    normalised = kept - kept.logsumexp(dim=1, keepdim=True)
+    return -(normalised.exp() * normalised.masked_fill(before >= TOP_P, 0.0)).sum(dim=1)
+
+
+class HiddenStates:
+    """Catches what a model's backbone gives, to compute scalars of the same forward pass that gave log-probabilities.
+
+    Args:
+        model: the causal language model, before anything wraps it.
+        temperature: what logits are divided by.
+
+    Raises:
+        BadInput: where the model changes logits behind its LM head, which is not imitated here.
+    """
+
+    def __init__(self, model: PreTrainedModel, temperature: float):
+        self.model = model
+        self.temperature = temperature
+        settings = model.config.get_text_config().to_dict()
+        adjusted = [name for name in ADJUSTS_LOGITS if settings.get(name) not in (None, 1, 1.0)]
+        if adjusted:
+            raise BadInput(f"model: its {adjusted[0]} changes logits, which scalars of the forward pass do not imitate")
+
+    @contextmanager
+    def caught(self) -> Iterator[list[torch.Tensor]]:
+        """A list that fills with the last hidden states (B', L, H) of each forward pass within."""
+        found: list[torch.Tensor] = []
+        backbone = self.model.base_model
+        handle = backbone.register_forward_hook(lambda module, args, output: found.append(output.last_hidden_state))
+        try:
+            yield found
+        finally:
+            handle.remove()
+
+    @staticmethod
+    def before_tokens(found: list[torch.Tensor], length: int) -> torch.Tensor:
+        """(B, T, H) the states that predict the last `length` = T tokens."""
+        return torch.cat([states[:, -length - 1 : -1] for states in found])
+
+    @staticmethod
+    def at_tokens(found: list[torch.Tensor], length: int) -> torch.Tensor:
+        """(B, T, H) the states at the last `length` = T tokens."""
+        return torch.cat([states[:, -length:] for states in found])
+
+    def scalar(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, T) a scalar of every position, from hidden states (B, T, H)."""
+        head, piece = self.model.get_output_embeddings(), scalars[name]
+
+        def of_tile(states: torch.Tensor) -> torch.Tensor:
+            return piece.function((head(states).float() / self.temperature).log_softmax(dim=-1))
+
+        flat = hidden.flatten(0, 1)
+        tiles = flat.split(max(TILE_ELEMENTS // head.weight.size(0), 1))
+        if piece.facts["differentiable"] and torch.is_grad_enabled():
+            values = [checkpoint(of_tile, tile, use_reentrant=False) for tile in tiles]
+        else:
+            with torch.no_grad():
+                values = [of_tile(tile) for tile in tiles]
+        return torch.cat(values).view(hidden.shape[:2])

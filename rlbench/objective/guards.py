@@ -1,0 +1,222 @@
+"""Combinations that make no sense, found when a configuration is composed: why, and the nearest sensible setting.
+
+A guard is one function of a configuration that gives a sentence, or "" where nothing is wrong. `REFUSALS` stop a run;
+`CAVEATS` are printed and the run goes on, since what they say may be just what is to be measured. A guard looks at
+facts of pieces, never at the names of methods, so that it holds for pieces from outside too.
+"""
+
+from collections.abc import Callable, Sequence
+
+from rlbench.config import Config
+from rlbench.objective.pieces import Piece, baselines, credits, regularisers, surrogates
+from rlbench.rewards.terms import TERMS
+
+Guard = Callable[[Config], str]
+
+
+def _surrogate(config: Config) -> Piece:
+    return surrogates[config.algorithm.surrogate]
+
+
+def _uses_ratio(config: Config) -> bool:
+    kl = config.algorithm.kl
+    return _surrogate(config).facts["uses_ratio"] or (kl.beta > 0 and kl.importance_weighted)
+
+
+def ratio_without_effect(config: Config) -> str:
+    """A level of ratio that nothing looks at."""
+    algorithm = config.algorithm
+    if _uses_ratio(config) or algorithm.ratio in ("token", "none"):
+        return ""
+    return (
+        f"algorithm.ratio = '{algorithm.ratio}' has no effect: algorithm.surrogate = '{algorithm.surrogate}' takes no "
+        "ratio from it; use algorithm.ratio=token, or a surrogate that does (algorithm.surrogate=clip)"
+    )
+
+
+def sum_without_sequence_ratio(config: Config) -> str:
+    """LUSPO's sum over tokens under a ratio of a part of the sequence."""
+    algorithm = config.algorithm
+    if algorithm.aggregation != "sequence_sum" or not _uses_ratio(config):
+        return ""
+    if algorithm.ratio in ("sequence", "sequence_token", "none"):
+        return ""
+    return (
+        f"algorithm.aggregation = 'sequence_sum' with algorithm.ratio = '{algorithm.ratio}': the sum over tokens makes "
+        "up for the 1/length inside a sequence ratio (LUSPO); a token or rank ratio has none, and long lists would "
+        "weigh more; use algorithm.ratio=sequence, or algorithm.aggregation=constant for a sum without that weight"
+    )
+
+
+def scale_that_cancels(config: Config) -> str:
+    """A factor that is one for a prompt's whole group, under a baseline that divides by the group's scale."""
+    baseline, reward = config.algorithm.baseline, config.reward
+    weighed = {name: term for name, term in reward.terms.items() if term["weight"]}
+    scaled = [name for name, term in weighed.items() if term.get("scaled_by")]
+    if baselines[baseline].facts["scale"] != "invariant" or not scaled:
+        return ""
+    if reward.combine == "sum_then_normalise" and len(scaled) < len(weighed):
+        return ""  # beside a term that is not scaled, the factor is the weight between the two
+    return (
+        f"reward.terms.{scaled[0]}.scaled_by = '{weighed[scaled[0]]['scaled_by']}' is one number for a prompt's whole "
+        f"group, and algorithm.baseline = '{baseline}' divides by the group's own scale: it cancels; use "
+        "algorithm.baseline=group_mean or batch_std, or leave scaled_by out"
+    )
+
+
+def regression_with_kl(config: Config) -> str:
+    """ROVER with a KL term."""
+    algorithm = config.algorithm
+    if not _surrogate(config).facts.get("regression") or algorithm.kl.beta == 0:
+        return ""
+    return (
+        f"algorithm.kl.beta = {algorithm.kl.beta} with algorithm.surrogate = '{algorithm.surrogate}': it fits "
+        "log-ratios to a target, which a KL term would move off its solution; use algorithm.kl.beta=0"
+    )
+
+
+def kl_without_gradient(config: Config) -> str:
+    """k1 as a loss."""
+    kl = config.algorithm.kl
+    if kl.beta == 0 or kl.estimator != "k1" or kl.importance_weighted:
+        return ""
+    return (
+        f"algorithm.kl.estimator = 'k1' with beta = {kl.beta}: its expected gradient is zero, so that it only adds "
+        "noise; use algorithm.kl.importance_weighted=true, or algorithm.kl.estimator=k2 or k3"
+    )
+
+
+def kl_scale_without_kl(config: Config) -> str:
+    """A factor on a KL of coefficient 0."""
+    kl = config.algorithm.kl
+    if kl.beta > 0 or kl.scale == "constant":
+        return ""
+    return (
+        f"algorithm.kl.scale = '{kl.scale}' has no effect with algorithm.kl.beta = 0; use algorithm.kl.scale=constant"
+    )
+
+
+def sync_without_reference(config: Config) -> str:
+    """A reference that follows the policy and is never looked at."""
+    algorithm = config.algorithm
+    if not algorithm.reference.sync_every or algorithm.kl.beta > 0 or _surrogate(config).facts["needs_reference"]:
+        return ""
+    return (
+        f"algorithm.reference.sync_every = {algorithm.reference.sync_every} has no effect: nothing compares with the "
+        "reference; use algorithm.kl.beta=0.001, or sync_every=0"
+    )
+
+
+def credit_that_reads_hits(config: Config) -> str:
+    """Credit made of relevance alone under a reward of something else."""
+    credit, terms = config.algorithm.credit, config.reward.terms
+    ranked = [name for name in terms if TERMS[name].scope == "rank"]
+    if credits[credit].facts["reads"] == "gains" or (list(terms) == ranked == ["relevance"]):
+        return ""
+    return (
+        f"algorithm.credit = '{credit}' is made of which ranks are relevant, once for each term of the reward, and not "
+        f"of gains; reward.terms are {', '.join(terms)}: use reward=relevance, or algorithm.credit=rank"
+    )
+
+
+def negative_returns(config: Config) -> str:
+    """A division by the mean return where it may be negative."""
+    baseline, credit = config.algorithm.baseline, config.algorithm.credit
+    if not baselines[baseline].facts.get("needs_positive"):
+        return ""
+    negative = [name for name, term in config.reward.terms.items() if TERMS[name].signed or term["weight"] < 0]
+    if negative:
+        source = f"reward.terms.{negative[0]} may be negative"
+    elif credits[credit].facts.get("signed"):
+        source = f"algorithm.credit = '{credit}' gives negative returns"
+    else:
+        return ""
+    return (
+        f"algorithm.baseline = '{baseline}' divides by the mean return, and {source}; use algorithm.baseline=group_mean"
+    )
+
+
+def left_out_tokens(config: Config) -> str:
+    """A term about the tokens that the surrogate leaves out, where it leaves out none."""
+    algorithm = config.algorithm
+    about = [n for n, weight in algorithm.regularisers.items() if weight and regularisers[n].facts.get("leaves_out")]
+    if not about or algorithm.entropy_quantile < 1:
+        return ""
+    return (
+        f"algorithm.regularisers.{about[0]} is about the tokens that algorithm.entropy_quantile = 1 leaves out, which "
+        "are none; use algorithm.entropy_quantile=0.2"
+    )
+
+
+def bonus_for_each_term(config: Config) -> str:
+    """A baseline that adds something to each of several normalised terms."""
+    baseline = config.algorithm.baseline
+    if config.reward.combine != "normalise_then_sum" or "hidden_states" not in baselines[baseline].needs:
+        return ""
+    return (
+        f"algorithm.baseline = '{baseline}' adds its bonus to what it normalises, and reward.combine = "
+        "'normalise_then_sum' normalises each term: it would be added once a term; use "
+        "reward.combine=sum_then_normalise"
+    )
+
+
+def reference_that_stays(config: Config) -> str:
+    """Humanline's clamp around the SFT policy."""
+    algorithm = config.algorithm
+    if not _surrogate(config).facts["needs_reference"] or algorithm.reference.sync_every:
+        return ""
+    return (
+        f"algorithm.surrogate = '{algorithm.surrogate}' is meant with a reference that follows the policy; with "
+        "algorithm.reference.sync_every = 0 it is held near the SFT policy: use algorithm.reference.sync_every=1"
+    )
+
+
+def divided_centred_returns(config: Config) -> str:
+    """ROVER's target divided by a standard deviation."""
+    algorithm = config.algorithm
+    if not _surrogate(config).facts.get("regression") or baselines[algorithm.baseline].facts["scale"] != "invariant":
+        return ""
+    return (
+        f"algorithm.surrogate = '{algorithm.surrogate}' is meant with centred returns; algorithm.baseline = "
+        f"'{algorithm.baseline}' also divides them by their scale: use algorithm.baseline=group_mean"
+    )
+
+
+REFUSALS: tuple[Guard, ...] = (
+    ratio_without_effect,
+    sum_without_sequence_ratio,
+    scale_that_cancels,
+    regression_with_kl,
+    kl_without_gradient,
+    kl_scale_without_kl,
+    sync_without_reference,
+    credit_that_reads_hits,
+    negative_returns,
+    left_out_tokens,
+    bonus_for_each_term,
+)
+CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns)
+
+
+def refusals(config: Config) -> list[str]:
+    """What is refused about a configuration whose pieces and options are known to exist."""
+    return [sentence for guard in REFUSALS if (sentence := guard(config))]
+
+
+def caveats(configs: Sequence[Config]) -> list[str]:
+    """What to know of the cells of a sweep, or of one run; each sentence once."""
+    found = [sentence for config in configs for guard in CAVEATS if (sentence := guard(config))]
+    return list(dict.fromkeys(found + ratios_on_policy(configs)))
+
+
+def ratios_on_policy(configs: Sequence[Config]) -> list[str]:
+    """A sweep over levels of ratio where no update has a stale policy."""
+    fresh = [config for config in configs if config.trainer.rl.num_iterations == 1 and _uses_ratio(config)]
+    levels = list(dict.fromkeys(config.algorithm.ratio for config in fresh))
+    if len(levels) < 2:
+        return []
+    return [
+        f"the sweep compares algorithm.ratio = {', '.join(levels)} with trainer.rl.num_iterations = 1: the policy is "
+        "never older than its update, every ratio is 1, and only the aggregation differs; use "
+        "trainer.rl.num_iterations=2"
+    ]

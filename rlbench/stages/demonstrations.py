@@ -1,0 +1,67 @@
+"""Batches of demonstrations beside RL, for algorithms whose loss has a supervised term."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rlbench.data.record import Record
+
+
+@dataclass(frozen=True)
+class DemonstrationBatch:
+    """D demonstrations: prompts padded on the left, completions on the right; all (D, length), masks 0 on padding."""
+
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+    completion_mask: torch.Tensor
+
+
+class Demonstrations:
+    """Draws demonstrations, each as often as any other; the batch of a number is always the same.
+
+    Args:
+        records: each with a completion.
+        tokenizer: its chat template writes them, as in the SFT stage.
+        max_length: tokens of prompt and completion together, cut from the end, as in the SFT stage.
+        seed: of the order.
+    """
+
+    def __init__(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int):
+        self.padding = tokenizer.pad_token_id
+        self.seed = seed
+        self.rows = [_tokens(record, tokenizer, max_length) for record in records]
+
+    def batch(self, number: int, size: int, device: torch.device) -> DemonstrationBatch:
+        """Batch `number` of `size` demonstrations, drawn in rounds: in a round each comes once, in a new order."""
+        wanted = range(number * size, (number + 1) * size)
+        rows = [self.rows[self._order(place // len(self.rows))[place % len(self.rows)]] for place in wanted]
+        prompt_ids, prompt_mask = _padded([prompt for prompt, _ in rows], self.padding, left=True)
+        completion_ids, completion_mask = _padded([completion for _, completion in rows], self.padding, left=False)
+        return DemonstrationBatch(
+            prompt_ids.to(device), prompt_mask.to(device), completion_ids.to(device), completion_mask.to(device)
+        )
+
+    def _order(self, turn: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + turn)
+        return torch.randperm(len(self.rows), generator=generator).tolist()
+
+
+def _tokens(record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[int], list[int]]:
+    """Prompt and completion as the SFT stage tokenises them."""
+    prompt = tokenizer.apply_chat_template(record.prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    whole = tokenizer.apply_chat_template([*record.prompt, *(record.completion or [])], return_dict=True)["input_ids"]
+    start = next((place for place, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+    return whole[:start], whole[start:max_length]
+
+
+def _padded(rows: list[list[int]], padding: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask."""
+    longest = max(map(len, rows))
+    ids, mask = torch.full((len(rows), longest), padding), torch.zeros(len(rows), longest, dtype=torch.long)
+    for row, found in enumerate(rows):
+        where = slice(longest - len(found), longest) if left else slice(0, len(found))
+        ids[row, where], mask[row, where] = torch.tensor(found, dtype=torch.long), 1
+    return ids, mask
