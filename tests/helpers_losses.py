@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 
 from rlbench.lists import UnitLayout
-from rlbench.objective.inputs import LossInputs, Window
+from rlbench.objective.inputs import Course, LossInputs, Window
 
 N, T = 4, 14
 LENGTHS = [14, 11, 9, 6, 12]
@@ -42,11 +42,16 @@ def loss_inputs(seed: int = 0) -> LossInputs:
         units=units,
         extras={
             "entropy": uniform(0.0, 2.0),
+            "top_p_entropy": uniform(0.0, 2.0),
+            "unused": (uniform(0.0, 1.0) < 0.7) & mask.bool(),
+            "demonstration_logps": uniform(-2.0, -0.05, 3, 5),
+            "demonstration_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]),
             "mean_logps": uniform(-4.0, -2.0),
             "old_mean_logps": uniform(-4.0, -2.0),
             "correct": torch.tensor([1.0, 0.0, 0.3, 1.0, 0.0], dtype=torch.float64),
             "correct_ranks": uniform(0.0, 1.0, B, N).round(),
         },
+        course=Course(update=1, memory={"siren/anchor": 0.4}),
     )
 
 
@@ -64,7 +69,8 @@ def on_policy(inputs: LossInputs) -> LossInputs:
 def polluted(inputs: LossInputs, value: float) -> LossInputs:
     """The same with `value`, or minus it, on padding of everything that a model computes."""
     padding = inputs.mask == 0
-    of_tokens = ("entropy", "mean_logps", "old_mean_logps")
+    of_tokens = ("entropy", "top_p_entropy", "mean_logps", "old_mean_logps")
+    demonstrations = inputs.extras["demonstration_logps"].masked_fill(inputs.extras["demonstration_mask"] == 0, value)
     return replace(
         inputs,
         logps=inputs.logps.masked_fill(padding, value),
@@ -73,6 +79,7 @@ def polluted(inputs: LossInputs, value: float) -> LossInputs:
         extras={
             **inputs.extras,
             **{name: inputs.extras[name].masked_fill(padding, value) for name in of_tokens},
+            "demonstration_logps": demonstrations,
         },
     )
 

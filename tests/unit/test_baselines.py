@@ -13,6 +13,7 @@ from rlbench.objective.pieces import baselines
 
 P, C = 4, 3
 METRICS = ("tokens", "entries", "entropy", "confidence", "popularity", "in_catalog", "duplicates")
+OF_HIDDEN = ("effective_rank", "rank_velocity", "rank_acceleration")
 
 
 def random_group(size, seed=0, counted="some"):
@@ -37,13 +38,15 @@ def random_group(size, seed=0, counted="some"):
         unit_tokens=tokens,
         log_confidence=-(integers(4, P, size, C) + 1) / 4 * (tokens > 0),
         success=integers(2, P, size) > 0,
-        features={name: integers(size, P, size) for name in METRICS},
+        features={name: integers(size, P, size) for name in (*METRICS, *OF_HIDDEN)},
         progress=0.3,
     )
 
 
 def baseline(name, group, **options):
-    return baselines[name].function(group, **options)
+    """As at the start of a run, or after an update with other hidden states."""
+    before = {f"effective_rank/{feature}": 2.0 for feature in OF_HIDDEN}
+    return baselines[name].function(replace(group, memory=before), **options)
 
 
 def close(a, b, atol=1e-9):
@@ -224,6 +227,19 @@ def loop_rapo_scale(members):
     return [len(columns) / len(good) * advantages[id(m)] for m in members]
 
 
+def loop_effective_rank(group, kappa=2.0, ema=0.3):
+    """(P, G, C), after an update in which every mean was 2."""
+    plain = looped("group_std", group, {})
+    advantages = plain.clone()
+    for p, i, c in group.counted.nonzero().tolist():
+        far = [max(min((group.features[f][p, i].item() - 2.0) / (2.0 + 1e-8), 5.0), -5.0) for f in OF_HIDDEN]
+        gate = 1 / (1 + math.exp(-2 * far[2]))
+        phi = gate * math.tanh(far[0]) + (1 - gate) * math.tanh(far[1])
+        a = plain[p, i, c].item()
+        advantages[p, i, c] = a + min(max(phi, 0.0), abs(a) / kappa)
+    return advantages
+
+
 OF_COLUMNS = {
     "group_std": loop_group_std,
     "group_mean": loop_group_mean,
@@ -247,6 +263,7 @@ OPTIONS = {
     "risk_seeking": [{}, {"beta": 0.1}, {"beta": 20.0}],
     "unlikeliness": [{}, {"beta_rank": 0.0}, {"beta_rank": 1.0}],
     "pass_at_k": [{}, {"by_std": False}],
+    "effective_rank": [{}, {"kappa": 1.0, "ema": 0.9}],
     "conditional_split": [
         {},
         *({"metric": metric, "mu": 0.8} for metric in METRICS),
@@ -259,13 +276,15 @@ CASES = [(name, options) for name in baselines for options in OPTIONS.get(name, 
 
 
 def test_every_baseline_has_a_loop():
-    assert {*OF_COLUMNS, *OF_BATCHES} == set(baselines)
+    assert {*OF_COLUMNS, *OF_BATCHES, "effective_rank"} == set(baselines)
     assert not OF_COLUMNS.keys() & OF_BATCHES.keys()
     assert {name for name in baselines if baselines[name].options} == set(OPTIONS)
 
 
 def looped(name, group, options):
     """The advantages of the loop, 0 where not counted."""
+    if name == "effective_rank":
+        return loop_effective_rank(group, **options)
     members = members_of(group, options.get("metric", "entropy"))
     advantages = torch.zeros_like(group.returns)
     batches = [members] if name in OF_BATCHES else columns_of(members)
@@ -324,6 +343,7 @@ PROMISES = {
     ("pass_at_k", ("by_std", False)): Promise(scaled="as much", sums_to_zero=False),
     ("rapo_scale",): Promise(apart=False),
     ("c2gspg",): Promise(scaled="as much", sums_to_zero=False),
+    ("effective_rank",): Promise(sums_to_zero=False),
 }
 PROMISED = [(key[0], dict(key[1:]), promise) for key, promise in PROMISES.items()]
 UNDER_EPSILON = 2e-2
@@ -627,6 +647,17 @@ def test_several_best_are_no_better_than_each_other():
 
 
 def test_what_needs_the_rollouts_log_probabilities_says_so():
-    needing = {name for name in baselines if baselines[name].needs}
-    assert needing == {"unlikeliness", "conditional_split", "c2gspg"}
-    assert all(baselines[name].needs == ("old_logps",) for name in needing)
+    needing = {name: baselines[name].needs for name in baselines if baselines[name].needs}
+    of_logps = dict.fromkeys(("unlikeliness", "conditional_split", "c2gspg"), ("old_logps",))
+    assert needing == {**of_logps, "effective_rank": ("hidden_states",)}
+
+
+def test_effective_rank_remembers_the_means_of_earlier_updates():
+    memory, group = {}, replace(random_group(6), memory={})
+    group = replace(group, memory=memory)
+    baselines["effective_rank"].function(group, ema=0.25)
+    first = group.features["rank_velocity"].mean().item()
+    assert memory["effective_rank/rank_velocity"] == pytest.approx(first)
+    later = replace(group, features={**group.features, "rank_velocity": group.features["rank_velocity"] + 4})
+    baselines["effective_rank"].function(later, ema=0.25)
+    assert memory["effective_rank/rank_velocity"] == pytest.approx(0.25 * (first + 4) + 0.75 * first)

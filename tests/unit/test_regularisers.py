@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlbench.objective.pieces import estimators, regularisers
+from rlbench.objective.inputs import Course
+from rlbench.objective.pieces import estimators, kl_scales, regularisers
 from rlbench.objective.regularisers import (
     calibration,
     entropy_bonus,
@@ -16,10 +17,13 @@ from rlbench.objective.regularisers import (
     k1,
     k2,
     k3,
+    ntp,
     rank_calibration,
     siren,
 )
 from tests.helpers_losses import N, Slow, gradient, loss_inputs, mean, numeric_gradient, polluted, trl_loss
+
+ANCHOR = loss_inputs().course.memory["siren/anchor"]
 
 
 def policies(scale: float = 1.0):
@@ -114,13 +118,22 @@ def slow_entropy_bonus(s):
     return -mean(s.extras["entropy"][i][t] for i, t in s.tokens())
 
 
-def slow_siren(s, target, quantile):
+def slow_siren(s, quantile):
     means = []
     for i, length in enumerate(s.lengths):
-        entropies = s.extras["entropy"][i][:length]
+        entropies = s.extras["top_p_entropy"][i][:length]
         bound = float(np.quantile(np.array(entropies, dtype=np.float32), quantile))
         means.append(mean(h for h in entropies if np.float32(h) >= np.float32(bound)))
-    return (mean(means) - target) ** 2
+    return (mean(means) - ANCHOR) ** 2
+
+
+def slow_sft(s):
+    rows = zip(s.extras["demonstration_logps"], s.extras["demonstration_mask"], strict=True)
+    return -mean(lp for logps, mask in rows for lp, there in zip(logps, mask, strict=True) if there)
+
+
+def slow_ntp(s):
+    return -mean(s.lp[i][t] for i, t in s.tokens() if s.extras["unused"][i][t])
 
 
 def cross_entropy(c, y):
@@ -144,11 +157,14 @@ def slow_rank_calibration(s):
 
 TERMS = {
     "entropy_bonus": ({}, slow_entropy_bonus),
-    "siren": ({"target": 0.4, "quantile": 0.7}, slow_siren),
+    "siren": ({"quantile": 0.7}, slow_siren),
+    "sft": ({}, slow_sft),
+    "ntp": ({}, slow_ntp),
     "calibration": ({}, slow_calibration),
     "rank_calibration": ({}, slow_rank_calibration),
 }
-OF_ENTROPY = ["entropy_bonus", "siren"]
+OF_SCALARS = {"entropy_bonus": "entropy", "siren": "top_p_entropy", "sft": "demonstration_logps"}
+"""Terms with gradients of something else than the completions' log-probabilities."""
 
 
 def term(name, inputs):
@@ -165,14 +181,20 @@ def test_terms_against_the_loop(name):
     assert found.item() == pytest.approx(reference(Slow(loss_inputs()), **options), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", OF_ENTROPY)
-def test_gradient_of_entropy_terms_against_finite_differences(name):
+@pytest.mark.parametrize(("name", "scalar"), OF_SCALARS.items())
+def test_gradient_of_terms_of_scalars_against_finite_differences(name, scalar):
     inputs = loss_inputs()
 
-    def of_entropy(entropy):
-        return term(name, replace(inputs, extras={**inputs.extras, "entropy": entropy}))
+    def of_scalar(values):
+        return term(name, replace(inputs, extras={**inputs.extras, scalar: values}))
 
-    assert torch.autograd.gradcheck(of_entropy, (inputs.extras["entropy"].clone().requires_grad_(),))
+    assert torch.autograd.gradcheck(of_scalar, (inputs.extras[scalar].clone().requires_grad_(),))
+
+
+def test_gradient_of_ntp_against_the_formula():
+    inputs = loss_inputs()
+    unused = inputs.extras["unused"]
+    torch.testing.assert_close(gradient(ntp, inputs), -unused.double() / unused.sum())
 
 
 @pytest.mark.parametrize("name", ["calibration", "rank_calibration"])
@@ -193,12 +215,14 @@ def test_padding_may_hold_anything(name, value):
     assert torch.equal(term(name, dirty), term(name, inputs))
 
     def slope(given):
-        logps, entropy = given.logps.clone().requires_grad_(), given.extras["entropy"].clone().requires_grad_()
-        term(name, replace(given, logps=logps, extras={**given.extras, "entropy": entropy})).backward()
-        return entropy.grad if name in OF_ENTROPY else logps.grad
+        scalar = OF_SCALARS.get(name, "entropy")
+        logps, values = given.logps.clone().requires_grad_(), given.extras[scalar].clone().requires_grad_()
+        term(name, replace(given, logps=logps, extras={**given.extras, scalar: values})).backward()
+        return values.grad if name in OF_SCALARS else logps.grad
 
     assert torch.equal(slope(dirty), slope(inputs))
-    assert not slope(dirty)[inputs.mask == 0].any()
+    padding = (inputs.extras["demonstration_mask"] if name == "sft" else inputs.mask) == 0
+    assert not slope(dirty)[padding].any()
     assert torch.equal(entropy_mask(dirty, 0.3), entropy_mask(inputs, 0.3))
 
 
@@ -230,15 +254,55 @@ def test_masks_and_terms_of_no_tokens():
     empty = replace(inputs, mask=torch.zeros_like(inputs.mask))
     assert not entropy_mask(empty, 0.2).any()
     assert entropy_bonus(empty) == 0 and calibration(empty) == 0 and rank_calibration(empty) == 0
-    assert siren(empty, target=0.5).item() == pytest.approx(0.25)
+    assert siren(empty).item() == pytest.approx(ANCHOR**2)
+    nothing = torch.zeros_like(inputs.mask, dtype=torch.bool)
+    assert ntp(replace(inputs, extras={**inputs.extras, "unused": nothing})) == 0
+
+
+def siren_at(inputs, update, memory, **options):
+    return siren(replace(inputs, course=replace(inputs.course, update=update, memory=memory)), **options)
 
 
 def test_the_share_of_peaks_in_siren_is_counted_per_completion():
     inputs = loss_inputs()
-    inputs.extras["entropy"][0] += 10.0  # one completion's peaks are no others'
-    shifted = siren(inputs, target=0.0, quantile=0.8).sqrt()
-    inputs.extras["entropy"][0] -= 10.0
-    assert (shifted - siren(inputs, target=0.0, quantile=0.8).sqrt()).item() == pytest.approx(10.0 / len(inputs.mask))
+    none = {"siren/anchor": 0.0}
+    inputs.extras["top_p_entropy"][0] += 10.0  # one completion's peaks are no others'
+    shifted = siren_at(inputs, 1, none).sqrt()
+    inputs.extras["top_p_entropy"][0] -= 10.0
+    assert (shifted - siren_at(inputs, 1, none).sqrt()).item() == pytest.approx(10.0 / len(inputs.mask))
+
+
+def test_the_anchor_of_siren_is_the_mean_over_the_micro_batches_of_the_first_update():
+    first, second = loss_inputs(0), loss_inputs(1)
+    heights = [siren_at(inputs, 1, {"siren/anchor": 0.0}).sqrt().item() for inputs in (first, second)]
+    memory = {}
+    for inputs in (first, second):
+        held = inputs.extras["top_p_entropy"].requires_grad_()
+        term_of_first = siren_at(inputs, 0, memory)
+        term_of_first.backward()
+        assert term_of_first == 0 and not held.grad.any()
+    assert memory["siren/anchor"] == pytest.approx(mean(heights))
+    assert siren_at(first, 1, memory).item() == pytest.approx((heights[0] - mean(heights)) ** 2)
+
+
+def test_processes_share_what_reaches_beyond_them():
+    """The anchor and the threshold of highest entropy are those of all processes."""
+    mine, other = loss_inputs(0), loss_inputs(1)
+    memory = {}
+    heights = [siren_at(inputs, 1, {"siren/anchor": 0.0}).sqrt().item() for inputs in (mine, other)]
+    course = Course(0, memory, lambda values: torch.cat([values, values.new_tensor([heights[1]])]))
+    siren(replace(mine, course=course))
+    assert memory["siren/anchor"] == pytest.approx(mean(heights))
+    theirs = other.extras["entropy"][other.mask.bool()] + 5
+    course = Course(0, {}, lambda values: torch.cat([values, theirs.to(values)]))
+    assert not entropy_mask(replace(mine, course=course), 0.3).any()
+
+
+def test_difficulty_scales_the_kl():
+    rates = torch.tensor([0.0, 0.25, 0.3, 0.31, 0.7, 0.75, 1.0])
+    assert kl_scales["constant"].function(rates).tolist() == [1] * 7
+    scale = kl_scales["by_difficulty"].function(rates, hard=0.5, medium=1.0, easy=2.0)
+    assert scale.tolist() == [0.5, 0.5, 0.5, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
