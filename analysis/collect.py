@@ -122,12 +122,15 @@ class Collection:
         queries: one row a run and test sample: run, context_id, sample, n_truth and the per-query metrics.
         curves: one row a run and measurement: run, step, split, metric, value (NaN where the run wrote NaN).
         problems: what is left out or odd, by run.
+        settings: run to the settings that its hash was made from, dotted key to value, without seeds of training; a run
+            without identity.json is absent.
     """
 
     runs: pd.DataFrame
     queries: pd.DataFrame
     curves: pd.DataFrame
     problems: tuple[Problem, ...] = field(default=())
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def groups(self) -> "list[Collection]":
         """One collection for each experiment, dataset and model, in the order of their names; without problems."""
@@ -135,7 +138,8 @@ class Collection:
         for _, runs in self.runs.groupby(["experiment", "dataset", "model"], sort=True):
             names = set(runs["run"])
             queries, curves = (frame[frame["run"].isin(names)] for frame in (self.queries, self.curves))
-            parts.append(Collection(runs.reset_index(drop=True), queries, curves))
+            settings = {run: known for run, known in self.settings.items() if run in names}
+            parts.append(Collection(runs.reset_index(drop=True), queries, curves, settings=settings))
         return parts
 
 
@@ -417,6 +421,7 @@ def _frames(runs: Sequence[Run], problems: tuple[Problem, ...]) -> Collection:
         queries=_stack([(run.name, run.queries) for run in runs]),
         curves=_stack([(run.name, run.curves) for run in runs]),
         problems=problems,
+        settings={run.name: _flatten(run.identity) for run in runs if run.identity is not None},
     )
 
 

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         collection = collect(options.runs)
         if collection.runs.empty:
-            _show_problems(console, options.runs, collection.problems)
+            show_problems(console, options.runs, collection.problems)
             raise BadInput(f"no finished run below {options.runs}: there is nothing to report")
     except BadInput as error:
         print(f"analysis.report: {error}", file=sys.stderr)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     groups = collection.groups()
     for group in groups:
         written += write_report(group, out if len(groups) == 1 else out / _folder(group), options.resamples, console)
-    _show_problems(console, options.runs, collection.problems)
+    show_problems(console, options.runs, collection.problems)
     console.print("Wrote")
     for path in written:
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
     parser.add_argument(
         "--resamples",
-        type=_positive,
+        type=positive,
         default=statistics.RESAMPLES,
         metavar="N",
         help="bootstrap resamples behind each interval (default: %(default)s)",
@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An option's whole number from 1 on."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
@@ -115,7 +116,8 @@ def write_report(group: Collection, out: Path, resamples: int, console: Console)
     return written
 
 
-def _show_problems(console: Console, folder: Path, problems: Sequence[Problem]) -> None:
+def show_problems(console: Console, folder: Path, problems: Sequence[Problem]) -> None:
+    """Name the runs that are left out, then those that are used but odd."""
     for left_out, heading in ((True, "Left out"), (False, "Used, but note")):
         concerned = [problem for problem in problems if problem.left_out == left_out]
         if concerned:

@@ -61,13 +61,24 @@ class Estimate:
 
     Attributes:
         mean, low, high: (M,).
+        error: (M,) standard deviation of the resampled means.
+        freedom: (M,) Satterthwaite's degrees of freedom of `error`.
         contexts_only: no seed could be resampled, so the interval leaves out the variation between trainings.
     """
 
     mean: Floats
     low: Floats
     high: Floats
+    error: Floats
+    freedom: Floats
     contexts_only: bool
+
+    @property
+    def p(self) -> Floats:
+        """(M,) two-sided p of a mean of 0: mean / error against Student's t. It goes with the interval."""
+        size = np.abs(self.mean)
+        t = np.divide(size, self.error, out=np.where(size > 0, np.inf, 0.0), where=self.error > 0)
+        return np.asarray(2 * stats.t.sf(t, self.freedom))
 
 
 def mean_interval(
@@ -76,6 +87,23 @@ def mean_interval(
     """Mean over seeds and queries, with its interval; every query weighs the same."""
     sums, sizes = context_sums(scores)
     return _interval(sums.mean(axis=0), sizes, [_seed_means(sums, sizes)], resamples, level, stream)
+
+
+def pooled_interval(
+    scores: Scores, *, resamples: int = RESAMPLES, level: float = LEVEL, stream: int = STREAM
+) -> Estimate:
+    """Mean over parts (pairs of runs, say) and queries, where `scores.seeds` may name a seed more than once.
+
+    Every part weighs the same, and the parts of a seed are resampled together. A resample of seeds is linearised: one
+    with n of the P parts moves the mean by what it contributes, (S n / P) (its mean - mean), so that seeds may have
+    different numbers of parts. With one part a seed this is `mean_interval`.
+    """
+    sums, sizes = context_sums(scores)
+    means = _seed_means(sums, sizes)
+    seeds, member = np.unique(scores.seeds, return_inverse=True)
+    moved = np.zeros((len(seeds), means.shape[1]))
+    np.add.at(moved, member, (means - means.mean(axis=0)) * len(seeds) / len(means))
+    return _interval(sums.mean(axis=0), sizes, [means.mean(axis=0) + moved], resamples, level, stream)
 
 
 def paired_difference(
@@ -142,11 +170,14 @@ def _interval(
     mean = sums.sum(axis=0) / sizes.sum()
     tail = (1 - level) / 2
     low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
-    stretch = stats.t.ppf(1 - tail, satterthwaite(np.stack(variances), np.array(freedom))) / stats.norm.ppf(1 - tail)
+    together = satterthwaite(np.stack(variances), np.array(freedom))
+    stretch = stats.t.ppf(1 - tail, together) / stats.norm.ppf(1 - tail)
     return Estimate(
         mean=mean,
         low=mean + stretch * (low - mean),
         high=mean + stretch * (high - mean),
+        error=replicates.std(axis=0),
+        freedom=together,
         contexts_only=len(variances) == 1,
     )
 
@@ -159,3 +190,12 @@ def satterthwaite(variances: Floats, freedom: NDArray[np.int64]) -> Floats:
     total = variances.sum(axis=0) ** 2
     spread = (variances**2 / freedom[:, None]).sum(axis=0)
     return np.divide(total, spread, out=np.full_like(total, np.inf), where=spread > 0)
+
+
+def holm(p: Floats) -> Floats:
+    """(E,) p-values corrected for E tests (Holm 1979): the i-th smallest times E - i + 1, in order."""
+    order = np.argsort(p, kind="stable")
+    corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    result = np.empty_like(corrected)
+    result[order] = np.minimum(corrected, 1.0)
+    return result

@@ -116,7 +116,7 @@ def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> 
     means = {label: statistics.mean_interval(scores[label], resamples=resamples) for label in labels}
     trained = [label for label in labels if parts[label].iloc[0]["stage"] == "rl"]
     sft = next((label for label in labels if parts[label].iloc[0]["stage"] == "sft"), None)
-    unequal = _unequal_budgets(runs[runs["stage"] == "rl"])
+    unequal = unequal_budgets(runs[runs["stage"] == "rl"])
     bold: dict[str, set[str]] = {label: set() for label in labels}
     for column, metric in enumerate(metrics[:-1]):  # in_catalog, the last, is no score to win
         winner = _clear_winner(trained, scores, means, parts, column, resamples)
@@ -136,9 +136,9 @@ def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> 
                 reward=str(part.iloc[0]["reward"]) if rl else "",
                 seeds=scores[label].seeds,
                 runs=tuple(part["run"]),
-                metrics={metric: _share(means[label], i) for i, metric in enumerate(metrics)},
+                metrics={metric: share_of(means[label], i) for i, metric in enumerate(metrics)},
                 difference=(
-                    _cell(statistics.paired_difference(scores[label], scores[sft], resamples=resamples), headline)
+                    cell_of(statistics.paired_difference(scores[label], scores[sft], resamples=resamples), headline)
                     if rl and sft is not None
                     else None
                 ),
@@ -148,12 +148,18 @@ def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> 
             )
         )
     return Table(
-        title=f"{first['dataset']}, {first['model']} (experiment {first['experiment']})",
+        title=group_title(group),
         key=f"{first['experiment']}-{first['dataset']}-{first['model']}",
         cutoffs=cutoffs,
         rows=tuple(rows),
         notes=tuple(_notes(group, rows, cutoffs, resamples)),
     )
+
+
+def group_title(group: Collection) -> str:
+    """Dataset, model and experiment of a group of runs."""
+    first = group.runs.iloc[0]
+    return f"{first['dataset']}, {first['model']} (experiment {first['experiment']})"
 
 
 def _order(run: pd.Series) -> tuple[int, str, str]:
@@ -171,14 +177,15 @@ def row_scores(queries: pd.DataFrame, runs: pd.DataFrame, metrics: Sequence[str]
     return Scores(values, contexts, tuple(int(seed) for seed in runs["seed"]))
 
 
-def _cell(estimate: Estimate, column: int) -> Cell:
+def cell_of(estimate: Estimate, column: int) -> Cell:
+    """One metric of an estimate."""
     return Cell(float(estimate.mean[column]), float(estimate.low[column]), float(estimate.high[column]))
 
 
-def _share(estimate: Estimate, column: int) -> Cell:
+def share_of(estimate: Estimate, column: int) -> Cell:
     """A cell of a metric that lies in 0..1, and so does its interval."""
-    cell = _cell(estimate, column)
-    return Cell(cell.mean, max(cell.low, 0.0), min(cell.high, 1.0))
+    found = cell_of(estimate, column)
+    return Cell(found.mean, max(found.low, 0.0), min(found.high, 1.0))
 
 
 def _budgets(runs: pd.DataFrame) -> dict[tuple[int, ...], list[str]]:
@@ -189,7 +196,7 @@ def _budgets(runs: pd.DataFrame) -> dict[tuple[int, ...], list[str]]:
     return {budget: sorted(set(runs["label"][rows])) for budget, rows in zip(budgets, same, strict=True)}
 
 
-def _unequal_budgets(runs: pd.DataFrame) -> set[str]:
+def unequal_budgets(runs: pd.DataFrame) -> set[str]:
     """RL rows with another budget than most RL runs; all of them where no budget has a majority."""
     budgets = _budgets(runs)
     if len(budgets) < 2:
@@ -216,34 +223,17 @@ def _clear_winner(
     if len(_budgets(pd.concat([runs[best], runs[second]]))) > 1:
         return None
     a, b = (Scores(s.values[:, :, [column]], s.contexts, s.seeds) for s in (scores[best], scores[second]))
-    return best if _cell(statistics.paired_difference(a, b, resamples=resamples), 0).low > 0 else None
+    return best if cell_of(statistics.paired_difference(a, b, resamples=resamples), 0).low > 0 else None
 
 
 def _notes(group: Collection, rows: Sequence[Row], cutoffs: Sequence[int], resamples: int) -> list[str]:
     runs, stages = group.runs, {row.stage for row in rows}
-    one = group.queries[group.queries["run"] == runs.iloc[0]["run"]]
     top = f"NDCG@{cutoffs[-1]}"
-    notes = [
-        f"Test split: {_many(len(one), 'sample')} of {_many(one['context_id'].nunique(), 'context')}, "
-        f"lists of {runs.iloc[0]['list_length']}, greedy decoding. Brackets: 95 % interval, "
-        f"{resamples:,} bootstrap resamples of seeds and of contexts, all samples of a context together."
-    ]
+    notes = [test_note(group, resamples)]
     if "oracle" in stages:
         notes.append("oracle: the best possible list under the preferences that made the data, hence the ceiling.")
-    if "rl" in stages and "sft" in stages:
-        notes.append(
-            f"Δ {top} to SFT: paired difference on the same contexts. "
-            + (
-                "SFT is the one checkpoint that RL starts from, so the interval leaves out its own training."
-                if any(row.stage == "sft" and len(row.seeds) == 1 for row in rows)
-                else "Seeds pair where both rows have the same ones."
-            )
-        )
-    elif "rl" in stages:
-        notes.append("There is no finished SFT run, so no difference to it can be given.")
     if "rl" in stages:
-        rules = sorted({str(rule) for rule in runs[runs["stage"] == "rl"]["checkpoint_rule"]})
-        notes.append(f"RL rows are judged at the {' or '.join(rules)} checkpoint{_of_validation(rules)}.")
+        notes += [sft_note(runs, top), checkpoint_note(runs)]
         notes.append(
             "Bold: the best RL row of a column, only where its paired 95 % interval over the second best excludes 0 "
             "(not corrected for the number of columns), both have two seeds or more and equal budgets"
@@ -251,16 +241,51 @@ def _notes(group: Collection, rows: Sequence[Row], cutoffs: Sequence[int], resam
         )
     notes.append("Updates, time and generated tokens are means per run of the row's own stage.")
     if any(ONE_SEED in row.marks for row in rows):
-        notes.append(
-            f"{ONE_SEED} One seed: the interval is over contexts only and leaves out how much trainings differ."
-        )
+        notes.append(ONE_SEED_NOTE)
     if any(UNEQUAL in row.marks for row in rows):
-        spent = "; ".join(
-            f"{', '.join(labels)}: {' / '.join(f'{value:,}' for value in budget)}"
-            for budget, labels in _budgets(runs[runs["stage"] == "rl"]).items()
-        )
-        notes.append(f"{UNEQUAL} Unequal budgets ({' / '.join(BUDGET)}), not a fair comparison: {spent}.")
+        notes.append(unequal_note(runs))
     return notes
+
+
+def test_note(group: Collection, resamples: int) -> str:
+    """What was judged, and what brackets are."""
+    runs = group.runs
+    one = group.queries[group.queries["run"] == runs.iloc[0]["run"]]
+    return (
+        f"Test split: {_many(len(one), 'sample')} of {_many(one['context_id'].nunique(), 'context')}, "
+        f"lists of {runs.iloc[0]['list_length']}, greedy decoding. Brackets: 95 % interval, "
+        f"{resamples:,} bootstrap resamples of seeds and of contexts, all samples of a context together."
+    )
+
+
+def sft_note(runs: pd.DataFrame, metric: str) -> str:
+    """What a difference to SFT is."""
+    sft = runs[runs["stage"] == "sft"]
+    if sft.empty:
+        return "There is no finished SFT run, so no difference to it can be given."
+    return f"Δ {metric} to SFT: paired difference on the same contexts. " + (
+        "SFT is the one checkpoint that RL starts from, so the interval leaves out its own training."
+        if len(sft) == 1
+        else "Seeds pair where both rows have the same ones."
+    )
+
+
+def checkpoint_note(runs: pd.DataFrame) -> str:
+    """Which weights RL rows are judged at."""
+    rules = sorted({str(rule) for rule in runs[runs["stage"] == "rl"]["checkpoint_rule"]})
+    return f"RL rows are judged at the {' or '.join(rules)} checkpoint{_of_validation(rules)}."
+
+
+ONE_SEED_NOTE = f"{ONE_SEED} One seed: the interval is over contexts only and leaves out how much trainings differ."
+
+
+def unequal_note(runs: pd.DataFrame) -> str:
+    """The budgets of RL rows, which are not the same."""
+    spent = "; ".join(
+        f"{', '.join(labels)}: {' / '.join(f'{value:,}' for value in budget)}"
+        for budget, labels in _budgets(runs[runs["stage"] == "rl"]).items()
+    )
+    return f"{UNEQUAL} Unequal budgets ({' / '.join(BUDGET)}), not a fair comparison: {spent}."
 
 
 def _of_validation(rules: Sequence[str]) -> str:
@@ -325,9 +350,9 @@ class Column:
 
 def columns(table: Table) -> list[Column]:
     """Columns after the method's name."""
-    shown = [Column(_title(metric), _metric(metric)) for metric in required_metrics(table.cutoffs)[:-1]]
+    shown = [Column(metric_title(metric), _metric(metric)) for metric in required_metrics(table.cutoffs)[:-1]]
     if any(row.difference is not None for row in table.rows):
-        shown.append(Column(f"Δ {_title(table.headline)} to SFT", _difference))
+        shown.append(Column(f"Δ {metric_title(table.headline)} to SFT", _difference))
     return shown + [
         Column("In catalogue", lambda row: Shown(share(row.metrics["in_catalog"].mean))),
         Column("Seeds", lambda row: Shown(str(len(row.seeds))) if row.stage in ("sft", "rl") else NOTHING),
@@ -337,9 +362,13 @@ def columns(table: Table) -> list[Column]:
     ]
 
 
-def _title(metric: str) -> str:
-    name, k = metric.split("@")
-    return f"{ {'recall': 'Recall', 'ndcg': 'NDCG'}[name] }@{k}"
+TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "map": "MAP"}
+
+
+def metric_title(metric: str) -> str:
+    """NDCG@10 for ndcg@10; a metric without a title of its own has its name."""
+    name, at, k = metric.partition("@")
+    return f"{TITLES.get(name, name)}{at}{k}"
 
 
 def _metric(metric: str) -> Callable[[Row], Shown]:
@@ -368,24 +397,30 @@ def to_markdown(table: Table) -> str:
     """A GitHub table with the notes below it; columns line up in the source, too."""
     shown = columns(table)
     lines = [["Method", *(column.header for column in shown)]]
-    lines += [[_marked(row), *(_in_markdown(column.show(row)) for column in shown)] for row in table.rows]
+    lines += [[_marked(row), *(in_markdown(column.show(row)) for column in shown)] for row in table.rows]
+    return markdown_page(table.title, lines, 1, table.notes)
+
+
+def markdown_page(title: str, lines: Sequence[Sequence[str]], names: int, notes: Sequence[str]) -> str:
+    """A heading, a table whose first line is its header, and notes; the first `names` columns are left-aligned."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, [f":{'-' * (widths[0] - 1)}", *(f"{'-' * (width - 1)}:" for width in widths[1:])])
-    text = [f"## {table.title}", ""]
-    for line in lines:
+    rules = [f":{'-' * (w - 1)}" if i < names else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
+    text = [f"## {title}", ""]
+    for line in (lines[0], rules, *lines[1:]):
         cells = [
-            line[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+            content.ljust(width) if i < names else content.rjust(width)
+            for i, (content, width) in enumerate(zip(line, widths, strict=True))
         ]
         text.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*text, "", *(f"- {note}" for note in table.notes), ""])
+    return "\n".join([*text, "", *(f"- {note}" for note in notes), ""])
 
 
 def _marked(row: Row) -> str:
     return " ".join([row.name, "".join(row.marks)]).strip()
 
 
-def _in_markdown(cell: Shown) -> str:
+def in_markdown(cell: Shown) -> str:
+    """Value and interval on one line."""
     value = f"**{cell.value}**" if cell.bold else cell.value
     return f"{value} {cell.interval}".strip()
 

@@ -18,7 +18,7 @@ from transformers import GenerationConfig as HFGenerationConfig
 from transformers.utils import logging as hf_logging
 
 from rlbench.cli import fail
-from rlbench.config import Config, resolve
+from rlbench.config import Config, resolve, validate
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import Record
@@ -26,6 +26,7 @@ from rlbench.errors import BadInput
 from rlbench.lists import ListReader
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
+from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.objective import Rollout
 from rlbench.relevance import Verdict, make_judge
 from rlbench.rewards.scorer import ListScorer, ScoredList
@@ -122,7 +123,8 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     tokens = reader.segment(output, mask, [scored.parsed.lines for scored in scorer.lists], config.algorithm.layout)
     full = torch.cat([batch["input_ids"].expand(group_size, -1), output], dim=1)
     with torch.no_grad():
-        logits = model(full).logits[:, batch["input_ids"].size(1) - 1 : -1].float() / config.generation.temperature
+        seen = model(full, output_hidden_states=True)
+        logits = seen.logits[:, batch["input_ids"].size(1) - 1 : -1].float() / config.generation.temperature
     all_logps = logits.log_softmax(-1)
     unit_ids = objective.token_units(tokens)
     rollout = Rollout.of_tokens(
@@ -132,6 +134,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
         all_logps.gather(2, output[:, :, None]).squeeze(2),
         -(all_logps.exp() * all_logps).sum(2),
         objective.units.count,
+        rank_features(seen.hidden_states[-1][:, -output.size(1) :], unit_ids, objective.units),
     )
     advantages = objective.unit_advantages(rollout, group_size)
     return Group(
@@ -195,6 +198,8 @@ def main() -> None:
     hf_logging.disable_progress_bar()
     try:
         config = read_config(arguments.run)
+        if problems := validate(config):
+            raise BadInput(*problems)
         size = config.trainer.rl.group_size if arguments.group_size is None else arguments.group_size
         if size < 2:
             raise BadInput(f"--group-size {size} must be at least 2: advantages compare the lists of a group")

@@ -169,7 +169,8 @@ class RankedListTrainer(GRPOTrainer):
             return Scores(logps, entropies, {}, None)
         before = self._states.before_tokens(found, length)
         of_positions = {name: self._states.scalar(name, before) for name in self.objective.scalars}
-        return Scores(logps, entropies, of_positions, self._states.at_tokens(found, length))
+        hidden = self._states.at_tokens(found, length) if "hidden_states" in self.objective.needs else None
+        return Scores(logps, entropies, of_positions, hidden)
 
     def _log_rollout(self, advantages: torch.Tensor, spread: torch.Tensor, rollout: Rollout) -> None:
         """One set of names whatever the method.

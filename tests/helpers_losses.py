@@ -138,6 +138,8 @@ class Slow:
         row, unit = range(self.lengths[i]), self.unit[i]
         if self.ratio == "none":
             return lp[i][t] - self.frozen[i][t]
+        if self.ratio == "product":
+            return math.fsum(lp[i][s] - self.old[i][s] for s in row)
         if self.ratio == "sequence_token":
             return mean(self.frozen[i][s] - self.old[i][s] for s in row) + lp[i][t] - self.frozen[i][t]
         members = {

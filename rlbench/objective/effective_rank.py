@@ -19,17 +19,25 @@ def effective_ranks(hidden: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         ends: (B, K) how many tokens each prefix has, at least 0; 0 gives 0.
     """
     states = hidden.double()
+    # Any origin gives the same; from a near one, less is lost when a prefix's own mean is taken out.
+    states = states - states.mean(dim=1, keepdim=True)
     gram = states @ states.transpose(1, 2)  # (B, T, T): with its eigenvalues come the squared singular values
-    inside = torch.arange(hidden.size(1), device=hidden.device) < ends.unsqueeze(2)  # (B, K, T)
+    positions = torch.arange(hidden.size(1), device=hidden.device)
     found = torch.zeros(ends.shape, dtype=torch.double, device=hidden.device)
     for k in range(ends.size(1)):  # one prefix a list at a time: (B, T, T) is all that is kept
-        kept = inside[:, k].double()
+        length = int(ends[:, k].max())
+        if not length:
+            continue
+        kept = (positions[:length] < ends[:, k, None]).double()
+        inside = kept[:, :, None] * kept[:, None, :]
         n = kept.sum(dim=1).clamp(min=1)[:, None, None]
-        masked = gram * kept[:, :, None] * kept[:, None, :]
+        masked = gram[:, :length, :length] * inside
         of_row = masked.sum(dim=2, keepdim=True) / n
         centred = masked - of_row - of_row.transpose(1, 2) + masked.sum(dim=(1, 2), keepdim=True) / n.square()
-        centred = centred * kept[:, :, None] * kept[:, None, :]
-        singular = torch.linalg.eigvalsh(centred).clamp(min=0).sqrt()
+        squares = torch.linalg.eigvalsh(centred * inside)
+        # A zero comes out as rounding of the largest numbers; its root would be no rounding any more.
+        noise = masked.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True) * torch.finfo(torch.double).eps * length
+        singular = squares.masked_fill(squares <= noise, 0.0).sqrt()
         shares = singular / singular.sum(dim=1, keepdim=True).clamp(min=SMALLEST)
         entropy = -(shares * shares.clamp(min=SMALLEST).log()).sum(dim=1)
         found[:, k] = entropy.exp() * (ends[:, k] > 0)
@@ -37,7 +45,7 @@ def effective_ranks(hidden: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
 
 def rank_features(hidden: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayout) -> dict[str, torch.Tensor]:
-    """Three numbers a list (B,), from the effective ranks m_1 .. m_J after each of its J entries.
+    """Three numbers a list (B,), from the effective ranks m_1 .. m_J after each of its J entries that have tokens.
 
     effective_rank: m_J. velocity: mean over j > 1 of delta_j = m_j - mean(m_1 .. m_{j-1}). acceleration: mean over
     j > 2 of delta_j - delta_{j-1}. 0 where a list is too short for them.
@@ -50,9 +58,11 @@ def rank_features(hidden: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayou
     ranks = torch.arange(units.list_length, device=unit_ids.device)
     positions = torch.arange(1, unit_ids.size(1) + 1, device=unit_ids.device)
     of_rank = unit_ids.unsqueeze(1) == ranks[:, None]  # (B, N, T)
-    ends = (of_rank * positions).amax(dim=2)  # 0 for a rank that the list has not
-    measured = effective_ranks(hidden, ends)
-    entries = (ends > 0).sum(dim=1)
+    ends = (of_rank * positions).amax(dim=2)  # 0 for a rank without tokens
+    # Later ranks end later; those without tokens, which may stand between others, go to the end.
+    entries, beyond = (ends > 0).sum(dim=1), unit_ids.size(1) + 1
+    ends = ends.masked_fill(ends == 0, beyond).sort(dim=1).values
+    measured = effective_ranks(hidden, ends.masked_fill(ends == beyond, 0))
     order = torch.arange(1, units.list_length + 1, device=unit_ids.device)
     earlier = (measured.cumsum(dim=1) - measured) / (order - 1).clamp(min=1)
     delta = measured - earlier

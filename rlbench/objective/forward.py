@@ -22,6 +22,7 @@ from rlbench.objective.pieces import scalars
 TILE_ELEMENTS = 2**24
 """Logits that are in memory at once."""
 TOP_P, TOP_TOKENS = 0.8, 10_000  # SIREN, arXiv 2509.25133
+FIRST_TOKENS = 64  # how many of the most likely tokens are looked at first
 ADJUSTS_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 """What a model's configuration may do to logits behind its LM head."""
 
@@ -35,12 +36,29 @@ def mean_logps(logps: torch.Tensor) -> torch.Tensor:
 @scalars.piece(differentiable=True)
 def top_p_entropy(logps: torch.Tensor) -> torch.Tensor:
     """Entropy of the smallest set of most likely tokens with probability .8, at most 10,000 tokens, made to sum to 1
-    (SIREN, arXiv 2509.25133)."""
-    top = logps.topk(min(TOP_TOKENS, logps.size(1)), dim=1).values
-    before = top.detach().exp().cumsum(dim=1) - top.detach().exp()
-    kept = top.masked_fill(before >= TOP_P, -torch.inf)
+    (SIREN, arXiv 2509.25133).
+
+    Tokens as likely as the last of the set belong to it.
+    """
+    out = logps < _least_of_top_p(logps.detach())
+    kept = logps.masked_fill(out, -torch.inf)
     normalised = kept - kept.logsumexp(dim=1, keepdim=True)
-    return -(normalised.exp() * normalised.masked_fill(before >= TOP_P, 0.0)).sum(dim=1)
+    return -(normalised.exp() * normalised.masked_fill(out, 0.0)).sum(dim=1)
+
+
+def _least_of_top_p(logps: torch.Tensor) -> torch.Tensor:
+    """(n, 1) log-probability of the last token of each position's set."""
+    limit = min(TOP_TOKENS, logps.size(1))
+    least = torch.empty_like(logps[:, :1])
+    rows, k = torch.arange(len(logps), device=logps.device), min(FIRST_TOKENS, limit)
+    while len(rows):  # most positions need few tokens, and sorting the whole vocabulary is slow
+        top = logps[rows].topk(k, dim=1).values
+        reached = top.exp().cumsum(dim=1) >= TOP_P
+        reached[:, -1] |= k == limit
+        found = reached[:, -1]
+        least[rows[found]] = top[found].gather(1, reached[found].long().argmax(dim=1, keepdim=True))
+        rows, k = rows[~found], min(k * 8, limit)
+    return least
 
 
 class HiddenStates:
@@ -88,7 +106,9 @@ class HiddenStates:
         head, piece = self.model.get_output_embeddings(), scalars[name]
 
         def of_tile(states: torch.Tensor) -> torch.Tensor:
-            return piece.function((head(states).float() / self.temperature).log_softmax(dim=-1))
+            logits = head(states)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return piece.function((logits / self.temperature).log_softmax(dim=-1))
 
         flat = hidden.flatten(0, 1)
         tiles = flat.split(max(TILE_ELEMENTS // head.weight.size(0), 1))

@@ -39,7 +39,7 @@ def sum_without_sequence_ratio(config: Config) -> str:
     algorithm = config.algorithm
     if algorithm.aggregation != "sequence_sum" or not _uses_ratio(config):
         return ""
-    if algorithm.ratio in ("sequence", "sequence_token", "none"):
+    if algorithm.ratio in ("sequence", "sequence_token", "product", "none"):
         return ""
     return (
         f"algorithm.aggregation = 'sequence_sum' with algorithm.ratio = '{algorithm.ratio}': the sum over tokens makes "
@@ -55,7 +55,8 @@ def scale_that_cancels(config: Config) -> str:
     scaled = [name for name, term in weighed.items() if term.get("scaled_by")]
     if baselines[baseline].facts["scale"] != "invariant" or not scaled:
         return ""
-    if reward.combine == "sum_then_normalise" and len(scaled) < len(weighed):
+    one_by_one = reward.combine == "normalise_then_sum" or (reward.combine == "power_mean" and reward.power == 0)
+    if not one_by_one and len(scaled) < len(weighed):
         return ""  # beside a term that is not scaled, the factor is the weight between the two
     return (
         f"reward.terms.{scaled[0]}.scaled_by = '{weighed[scaled[0]]['scaled_by']}' is one number for a prompt's whole "
@@ -121,10 +122,11 @@ def credit_that_reads_hits(config: Config) -> str:
 
 def negative_returns(config: Config) -> str:
     """A division by the mean return where it may be negative."""
-    baseline, credit = config.algorithm.baseline, config.algorithm.credit
+    baseline, credit, reward = config.algorithm.baseline, config.algorithm.credit, config.reward
     if not baselines[baseline].facts.get("needs_positive"):
         return ""
-    negative = [name for name, term in config.reward.terms.items() if TERMS[name].signed or term["weight"] < 0]
+    weighted = reward.combine != "normalise_then_sum"  # else the baseline sees each term before its weight
+    negative = [n for n, term in reward.terms.items() if TERMS[n].signed or (weighted and term["weight"] < 0)]
     if negative:
         source = f"reward.terms.{negative[0]} may be negative"
     elif credits[credit].facts.get("signed"):
@@ -217,6 +219,6 @@ def ratios_on_policy(configs: Sequence[Config]) -> list[str]:
         return []
     return [
         f"the sweep compares algorithm.ratio = {', '.join(levels)} with trainer.rl.num_iterations = 1: the policy is "
-        "never older than its update, every ratio is 1, and only the aggregation differs; use "
-        "trainer.rl.num_iterations=2"
+        "never older than its update, every ratio is 1, and its level changes nothing where the tokens that share it "
+        "have one advantage; use trainer.rl.num_iterations=2"
     ]

@@ -235,10 +235,13 @@ class Objective:
             per_token = per_token * kept
             inputs = replace(inputs, extras={**inputs.extras, "unused": mask.bool() & ~kept})
         at_low, at_high = clip_shares(surrogate, mask)
+        moved = on_tokens(inputs.log_ratio.detach(), mask)
         stats = {
             "clip_low": at_low,
             "clip_high": at_high,
-            "max_abs_log_ratio": (inputs.log_ratio.detach() * mask).abs().max(),
+            "max_abs_log_ratio": moved.abs().max(),
+            # From the rollout policy to this one, the estimator k3 on samples of the former.
+            "kl_rollout": (moved.expm1() - moved).sum() / mask.sum().clamp(min=1),
         }
         if algorithm.kl.beta > 0 and inputs.ref_logps is not None:
             kl = self.estimator(on_tokens(inputs.logps, mask), on_tokens(inputs.ref_logps, mask))

@@ -35,6 +35,12 @@ def sequence(inputs: LossInputs) -> torch.Tensor:
 
 
 @ratios.piece
+def product(inputs: LossInputs) -> torch.Tensor:
+    """Product over the completion: the whole list is one action (RLOO, arXiv 2402.14740, as TRL 1.16's RLOOTrainer)."""
+    return token(inputs).sum(dim=1, keepdim=True).expand_as(inputs.logps)
+
+
+@ratios.piece
 def sequence_token(inputs: LossInputs) -> torch.Tensor:
     """Value of `sequence`, gradient of the token's own log-probability (GSPO-token, arXiv 2507.18071, Eq. 13)."""
     return sequence(inputs).detach() + none(inputs)

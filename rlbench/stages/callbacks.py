@@ -31,6 +31,7 @@ TRAIN_METRICS = {
     "list_length": "list_length",
     "entropy": "entropy",
     "kl": "kl",
+    "kl_rollout": "kl_rollout",
     "clip_low": "clip_low",
     "clip_high": "clip_high",
     "max_abs_log_ratio": "max_abs_log_ratio",

@@ -17,7 +17,7 @@ from tests.helpers_losses import (
     polluted,
 )
 
-LEVELS = ["token", "rank", "sequence", "sequence_token", "segment", "none"]
+LEVELS = ["token", "rank", "sequence", "product", "sequence_token", "segment", "none"]
 """Those of `Slow`, whose loop is the reference."""
 
 
