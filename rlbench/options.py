@@ -8,6 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from rlbench.errors import nearest
@@ -67,6 +68,11 @@ def _values(annotation: Any) -> Values:
         choices = get_args(annotation)
         return Values(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
     return _PLAIN[annotation]
+
+
+def filled(function: Callable[..., Any], given: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function with those of the given options that it has."""
+    return partial(function, **{name: value for name, value in given.items() if name in options_of(function)})
 
 
 def check_options(options: Mapping[str, Option], given: Mapping[str, Any], also: tuple[str, ...] = ()) -> list[str]:

@@ -16,7 +16,8 @@ class Progress:
     Args:
         description: shown left of the bar.
         total: units of work.
-        file: where to keep {"description", "done", "total"}; None for nowhere.
+        file: where to keep {"description", "done", "total", "note", "first", "seconds"}; None for nowhere. first: what
+            was done already when this attempt began; seconds: how long it has been at it.
         show: whether to draw the bar on stderr.
         unit: what is counted.
     """
@@ -27,7 +28,13 @@ class Progress:
             total=total, desc=description, unit=unit, disable=not show, file=sys.stderr, dynamic_ncols=True
         )
         self._written = 0.0
+        self._started, self._first = time.monotonic(), 0
         self.to(0)
+
+    def start_at(self, done: int) -> None:
+        """Say how much an earlier attempt had done."""
+        self._started, self._first = time.monotonic(), done
+        self.to(done)
 
     def to(self, done: int, note: str = "") -> None:
         """Set how much is done; `note` stands right of the bar."""
@@ -37,7 +44,14 @@ class Progress:
         if self.file is not None and (now - self._written > WRITE_EVERY or done >= self.total):
             self._written = now
             beside = self.file.with_suffix(".partial")
-            state = {"description": self.description, "done": done, "total": self.total, "note": note}
+            state = {
+                "description": self.description,
+                "done": done,
+                "total": self.total,
+                "note": note,
+                "first": self._first,
+                "seconds": now - self._started,
+            }
             beside.write_text(json.dumps(state), encoding="utf-8")
             beside.replace(self.file)
 

@@ -43,9 +43,9 @@ Schedule = Literal[
 
 
 @baselines.piece(shift="invariant", scale="invariant")
-def group_std(group: Group) -> torch.Tensor:
-    """(R - mean) / (std + 1e-4) over the group, std unbiased (GRPO, arXiv 2402.03300; Rank-GRPO, Eq. 7)."""
-    return _centred(group.returns, group.counted) / (_std(group.returns, group.counted) + STD_EPSILON)
+def group_std(group: Group, *, epsilon: Positive = STD_EPSILON) -> torch.Tensor:
+    """(R - mean) / (std + epsilon) over the group, std unbiased (GRPO, arXiv 2402.03300; Rank-GRPO, Eq. 7)."""
+    return _centred(group.returns, group.counted) / (_std(group.returns, group.counted) + epsilon)
 
 
 @baselines.piece(shift="invariant", scale="equivariant")
@@ -61,7 +61,7 @@ def leave_one_out(group: Group) -> torch.Tensor:
     return _centred(group.returns, group.counted) * n / (n - 1).clamp(min=1)
 
 
-@baselines.piece(shift="invariant", scale="other")
+@baselines.piece(shift="other", scale="other")
 def batch_std(group: Group) -> torch.Tensor:
     """(R - mean over the group) / (std of all R + 1e-4), std unbiased (TRL's scale_rewards="batch", after arXiv
     2508.08221).

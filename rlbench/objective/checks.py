@@ -3,6 +3,7 @@
 from rlbench.config import AlgorithmConfig
 from rlbench.errors import nearest
 from rlbench.objective.pieces import PLACES, pieces_by_name
+from rlbench.options import Option, check_options
 
 
 def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
@@ -17,9 +18,15 @@ def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
         "kl.scale": [algorithm.kl.scale],
         "regularisers": list(algorithm.regularisers),
     }
-    problems = [
-        problem for place in PLACES for name in chosen[place.name] for problem in place.check(name, algorithm.options)
-    ]
+    problems = [problem for place in PLACES for name in chosen[place.name] for problem in place.check(name)]
+    options: dict[str, dict[str, Option]] = {}
+    for place in PLACES:
+        for name in chosen[place.name]:
+            if name in place:
+                options.setdefault(name, {}).update(place[name].options)
+    for name, known_options in options.items():
+        found = check_options(known_options, algorithm.options.get(name, {}))
+        problems += [f"algorithm.options.{name}.{problem}" for problem in found]
     known = pieces_by_name()
     for name in algorithm.options:
         if name not in known:

@@ -9,6 +9,7 @@ reads: "gains" where returns are made of the reward's gains, "hits" where they a
 signed: returns may be negative where the reward's are not; false if not given.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def spread_phases(
 ) -> torch.Tensor:
     """(B, 2) -> (B, U): preamble and the first ranks carry the first advantage, later ranks the second."""
     n = units.list_length
-    second = torch.arange(n, device=advantages.device) >= round(first_phase * n)
+    second = torch.arange(n, device=advantages.device) >= math.floor(first_phase * n + 0.5)
     of_ranks = torch.where(second, advantages[:, 1:], advantages[:, :1])
     others = special.to(of_ranks).clone()
     others[:, units.other - n] += advantages[:, 0]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 
@@ -26,6 +25,7 @@ from rlbench.objective.regularisers import entropy_mask
 from rlbench.objective.shaping import SHAPINGS
 from rlbench.objective.surrogates import clip_shares
 from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
+from rlbench.options import filled
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.combine import COMBINERS, solve_rate, weighted_sum
 
@@ -100,9 +100,9 @@ class Objective:
         a, options = algorithm, algorithm.options
         self.credit = credits[a.credit]
         self.returns = credits.chosen(a.credit, options)
-        self.spread = partial(self.credit.facts["spread"], **options.get(a.credit, {}))
         within = self.credit.facts["within"]
-        self.within = partial(within, **options.get(a.credit, {})) if within else None
+        self.spread = filled(self.credit.facts["spread"], options.get(a.credit, {}))
+        self.within = filled(within, options.get(a.credit, {})) if within else None
         self.baseline = baselines.chosen(a.baseline, options)
         self.ratio = ratios.chosen(a.ratio, options)
         self.surrogate = surrogates.chosen(a.surrogate, options)

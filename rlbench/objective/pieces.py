@@ -10,11 +10,10 @@ Its options are given in the algorithm's YAML under `options.mine`, whichever pl
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar, overload
 
 from rlbench.errors import nearest
-from rlbench.options import Option, check_options, options_of
+from rlbench.options import Option, filled, options_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -90,17 +89,18 @@ class Place(Mapping[str, Piece]):
         return enter if function is None else enter(function)
 
     def chosen(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
-        """The function of a piece with its options filled in from an algorithm's `options`."""
-        return partial(self[name].function, **options.get(name, {}))
+        """The function of a piece with its options filled in from an algorithm's `options`.
 
-    def check(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """What is wrong with a choice, its needs and its options, one sentence a problem, which begins with the key."""
-        if name not in self:
-            return [
-                f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{nearest(name, list(self))}"
-            ]
-        found = check_options(self[name].options, options.get(name, {}))
-        return [f"algorithm.options.{name}.{problem}" for problem in found]
+        Pieces of two places may have one name, and then share what is given under it.
+        """
+        piece = self[name]
+        return filled(piece.function, options.get(name, {}))
+
+    def check(self, name: str) -> list[str]:
+        """What is wrong with a choice: a sentence that begins with the key, or nothing."""
+        if name in self:
+            return []
+        return [f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{nearest(name, list(self))}"]
 
 
 scalars = Place("scalars")

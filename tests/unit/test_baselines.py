@@ -113,8 +113,8 @@ def loop_group_mean(members):
     return [m.r - mean(rewards(members)) for m in members]
 
 
-def loop_group_std(members):
-    return [(m.r - mean(rewards(members))) / (std(rewards(members)) + 1e-4) for m in members]
+def loop_group_std(members, epsilon=1e-4):
+    return [(m.r - mean(rewards(members))) / (std(rewards(members)) + epsilon) for m in members]
 
 
 def loop_leave_one_out(members):
@@ -260,6 +260,7 @@ OF_BATCHES = {
     "rapo_scale": loop_rapo_scale,
 }
 OPTIONS = {
+    "group_std": [{}, {"epsilon": 0.01}],
     "risk_seeking": [{}, {"beta": 0.1}, {"beta": 20.0}],
     "unlikeliness": [{}, {"beta_rank": 0.0}, {"beta_rank": 1.0}],
     "pass_at_k": [{}, {"by_std": False}],

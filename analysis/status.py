@@ -1,0 +1,224 @@
+"""`python -m analysis.status runs/mini`: how far every cell of an experiment is, and what would complete it."""
+
+import argparse
+import fcntl
+import json
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.collect import find_runs
+from analysis.tables import duration
+from rlbench.errors import BadInput
+
+DESCRIPTION = """\
+Say how far every cell of an experiment is.
+
+Reads the run directories below RUNS, and sweep.json beside them, in which the launcher notes the cells of every sweep:
+  done         finished; the same command would skip it
+  running      a process holds it: updates done, and when it will be finished at this rate
+  interrupted  it says running, but no process holds it: killed, or the machine went down; goes on where it was
+  failed       with the reason, and its log
+  missing      a cell of a sweep that was never started
+and prints the commands that complete what is not done and not running.
+"""
+EPILOG = """\
+example:  python -m analysis.status runs/mini
+          python -m analysis.status runs/mini --commands | sh
+exit code: 0 all done; 1 something is not; 2 no such folder, or no run in it
+"""
+STATES = ("done", "running", "interrupted", "failed", "missing")
+COLOURS = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "missing": "magenta"}
+SWEEP_FILE = "sweep.json"
+"""In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
+
+
+@dataclass(frozen=True)
+class CellState:
+    """How far one cell is.
+
+    Attributes:
+        run: its directory, below the folder that was searched.
+        state: of STATES.
+        doing: what it is at, e.g. "seed 0".
+        done: units of that which are done; total: all of them.
+        remaining: seconds to the end of that at the rate of this attempt; None where nothing is known.
+        silent: seconds since it last wrote its progress; None where it has written none.
+        reason: why it failed, in a line, else "".
+        command: what completes it; None where nothing is recorded.
+    """
+
+    run: str
+    state: str
+    doing: str = ""
+    done: int = 0
+    total: int = 0
+    remaining: float | None = None
+    silent: float | None = None
+    reason: str = ""
+    command: tuple[str, ...] | None = None
+
+
+def survey(folder: Path, now: float) -> list[CellState]:
+    """The state of every run below a folder and of every cell that a sweep planned there, in the order of their names.
+
+    Args:
+        folder: an experiment's folder, or one above.
+        now: seconds since the epoch.
+
+    Raises:
+        BadInput: where there is no such folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"there is no folder {folder}")
+    planned = _planned(folder)
+    found = {path.relative_to(folder).as_posix(): path for path in find_runs(folder)}
+    if not found and not planned:
+        raise BadInput(f"no run below {folder}")
+    commands = {name: tuple(cell["command"]) for name, cell in planned.items()}
+    states = [read_state(path, name, commands.get(name), now) for name, path in found.items()]
+    states += [
+        CellState(name, "missing", total=cell["updates"], command=commands[name])
+        for name, cell in planned.items()
+        if name not in found
+    ]
+    return sorted(states, key=lambda state: state.run)
+
+
+def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: float) -> CellState:
+    """The state of one run directory.
+
+    Args:
+        path: the directory, with STATUS in it.
+        name: what to call it.
+        command: what a sweep started it with; None to look in its manifest.
+        now: seconds since the epoch.
+    """
+    status, _, reason = (path / "STATUS").read_text(encoding="utf-8").partition("\n")
+    if status == "running" and not _is_held(path / ".lock"):
+        status = "interrupted"
+    progress = path / "progress.json"
+    state: dict[str, Any] = {}
+    silent = None
+    if progress.is_file():
+        state = json.loads(progress.read_text(encoding="utf-8"))
+        silent = max(now - progress.stat().st_mtime, 0.0)
+    done, total = state.get("done", 0), state.get("total", 0)
+    advanced = done - state.get("first", 0)
+    rate = advanced / state["seconds"] if advanced > 0 and state.get("seconds") else None
+    return CellState(
+        run=name,
+        state=status,
+        doing=state.get("description", ""),
+        done=done,
+        total=total,
+        remaining=(total - done) / rate if rate and status == "running" else None,
+        silent=silent,
+        reason=reason.strip().split("\n")[0],
+        command=command or _recorded_command(path),
+    )
+
+
+def _planned(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The cells of all sweeps below a folder, by directory below it."""
+    cells = {}
+    for path in sorted(folder.rglob(SWEEP_FILE)):
+        for name, cell in json.loads(path.read_text(encoding="utf-8"))["cells"].items():
+            cells[(path.parent / name).relative_to(folder).as_posix()] = cell
+    return cells
+
+
+def _recorded_command(path: Path) -> tuple[str, ...] | None:
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        return None
+    return ("python", *json.loads(manifest.read_text(encoding="utf-8"))["command"])
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process holds the run."""
+    if not lock.is_file():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def commands(states: Sequence[CellState]) -> list[str]:
+    """What completes the cells that are neither done nor running, as lines for a shell; each once."""
+    wanted = [state.command for state in states if state.state not in ("done", "running") and state.command]
+    return [shlex.join(command) for command in dict.fromkeys(wanted)]
+
+
+def _show(states: Sequence[CellState], folder: Path, console: Console, every: bool) -> None:
+    counts = Counter(state.state for state in states)
+    summary = ", ".join(f"[{COLOURS[name]}]{counts[name]} {name}[/{COLOURS[name]}]" for name in STATES if counts[name])
+    console.print(f"{folder}: {summary}")
+    shown = [state for state in states if every or state.state != "done"]
+    if shown:
+        table = Table("cell", "state", "progress", "remaining", "note", box=None, pad_edge=False)
+        for state in sorted(shown, key=lambda state: (STATES.index(state.state), state.run)):
+            colour = COLOURS[state.state]
+            table.add_row(
+                escape(state.run), f"[{colour}]{state.state}[/{colour}]", _progress(state), _left(state), _note(state)
+            )
+        console.print(table)
+    lines = commands(states)
+    if lines:
+        console.print(f"{'This completes it' if len(lines) == 1 else 'These complete them'}:")
+        for line in lines:
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _progress(state: CellState) -> str:
+    return f"{escape(state.doing)} {state.done}/{state.total}".strip() if state.total else ""
+
+
+def _left(state: CellState) -> str:
+    return duration(state.remaining) if state.remaining is not None else ""
+
+
+def _note(state: CellState) -> str:
+    if state.state == "running" and state.silent is not None and state.silent > 60:
+        return f"silent for {duration(state.silent)}"
+    return escape(state.reason)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.status",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUNS", type=Path, help="an experiment's folder, or one above")
+    parser.add_argument("--all", action="store_true", help="show the cells that are done, too")
+    parser.add_argument("--commands", action="store_true", help="print the commands alone, a line each")
+    options = parser.parse_args(arguments)
+    try:
+        states = survey(options.runs, time.time())
+    except BadInput as error:
+        print(f"analysis.status: {error}", file=sys.stderr)
+        return 2
+    if options.commands:
+        print("\n".join(commands(states)))
+    else:
+        _show(states, options.runs, Console() if sys.stdout.isatty() else Console(width=160), options.all)
+    return 0 if all(state.state == "done" for state in states) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,852 @@
+"""Every method of `conf/algorithm` as its paper writes it: plain numbers and loops, from hits to the loss.
+
+`python -m tests.golden.methods` writes `data/methods.json`: the loss of each on one small batch, and its gradient by
+central differences. Numbers of a method (clip bounds, weights) stand here a second time on purpose.
+
+A method takes the lists and gives its loss as a function of the policy, so that advantages are made once. In formulas
+i is a list, t a token, k a rank; pi is the policy that is differentiated, `b.pi` the same held fixed (sg).
+"""
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+FILE = Path(__file__).parent / "data" / "methods.json"
+N, G, L_MAX, TOKENS = 3, 4, 16, 120
+"""Ranks of a list, lists of a prompt, the token limit, and tokens of the update's whole batch for each process."""
+STEP = 1e-5
+SEED = 88
+"""The first under which nearly every bound of every method acts."""
+
+PROMPTS = [
+    (2, ["hh|mmm|hh|.", "tt|mm|hhh|m.", "hhh|m.", "mm|m|mm|hh|m."]),
+    (5, ["m|hh|mmm.", "mm|m|mm|hh", "hh|t|hh|hhh.", "mmm|mm|m."]),
+    (1, ["mm|mm|mm.", "t|m|mm|m|.", "m.", "mm|m|mmm|m"]),
+]
+"""Number of truths and the G lists of each prompt, a letter a token: h of a line that is a hit, m of a miss, t of a
+line that is no entry, "." EOS; "|" ends a line, its newline being part of the token before. The first group solves
+three of four and has a short list and one too long; the second ties two; the third hits nothing."""
+
+ANCHOR = 0.6
+"""SIREN's entropy at the first update."""
+USUAL = {"effective_rank": 1.7, "rank_velocity": 0.4, "rank_acceleration": -0.6}
+"""VERL's running means before this update."""
+
+Rows = list[list[float]]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the loss may be differentiated by.
+
+    Attributes:
+        lp: log-probability of every token of every list.
+        entropy: of the whole vocabulary, token by token.
+        top_p_entropy: of the likeliest part of it.
+        demonstrations: log-probability of every token of some demonstrations.
+    """
+
+    lp: Rows
+    entropy: Rows
+    top_p_entropy: Rows
+    demonstrations: Rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lists, the G of a prompt next to each other, and what policies say of their tokens.
+
+    Attributes:
+        texts: the lists as in `PROMPTS`.
+        n_truth: relevant films of each list's prompt.
+        pi: the policy, held fixed.
+        old: log-probabilities under the rollout policy.
+        ref: under the reference.
+        old_entropy: entropies under the rollout policy.
+        mean_lp: mean log-probability of the vocabulary under the policy.
+        old_mean_lp: the same under the rollout policy.
+        states: hidden states of the rollout policy, two numbers a token.
+    """
+
+    texts: list[str]
+    n_truth: list[int]
+    pi: Policy
+    old: Rows
+    ref: Rows
+    old_entropy: Rows
+    mean_lp: Rows
+    old_mean_lp: Rows
+    states: list[list[tuple[float, float]]]
+
+    @property
+    def lists(self) -> range:
+        return range(len(self.texts))
+
+    def letters(self, i: int) -> str:
+        """One a token."""
+        return self.texts[i].replace("|", "")
+
+    def tokens(self, i: int) -> range:
+        return range(len(self.pi.lp[i]))
+
+    def lines(self, i: int) -> list[int]:
+        """The line each token stands in."""
+        return [number for number, line in enumerate(self.texts[i].split("|")) for _ in line]
+
+    def entries(self, i: int) -> list[str]:
+        """h or m for every entry."""
+        return [line[0] for line in self.texts[i].split("|") if line and line[0] in "hm"]
+
+    def entry_lines(self, i: int) -> list[int]:
+        return [number for number, line in enumerate(self.texts[i].split("|")) if line and line[0] in "hm"]
+
+    def rel(self, i: int, k: int) -> int:
+        """Whether rank k = 1 .. N is a hit; a rank that a short list has not is none."""
+        return int(self.entries(i)[k - 1 : k] == ["h"])
+
+    def solved(self, i: int) -> bool:
+        return any(self.rel(i, k) for k in ranks())
+
+    def picked(self, order: Sequence[int]) -> "Batch":
+        """These lists, in this order."""
+
+        def rows(of: object, *but: str) -> dict:
+            return {name: [values[i] for i in order] for name, values in vars(of).items() if name not in but}
+
+        return replace(self, **rows(self, "pi"), pi=replace(self.pi, **rows(self.pi, "demonstrations")))
+
+
+def drawn(seed: int = SEED) -> Batch:
+    """Lists with random numbers, far off policy: many small and some large log-ratios."""
+    rng = random.Random(seed)
+    texts = [text for _, of_prompt in PROMPTS for text in of_prompt]
+    sizes = [len(text.replace("|", "")) for text in texts]
+
+    def rows(number: Callable[[], float]) -> Rows:
+        return [[round(number(), 3) for _ in range(size)] for size in sizes]
+
+    def away(values: Rows) -> Rows:
+        return [[round(min(x - 2.0 * rng.uniform(-1, 1) ** 3, -0.01), 3) for x in row] for row in values]
+
+    def between(low: float, high: float) -> Rows:
+        return rows(lambda: rng.uniform(low, high))
+
+    lp = between(-3.0, -0.05)
+    old, ref = away(lp), away(lp)
+    return Batch(
+        texts=texts,
+        n_truth=[n for n, of_prompt in PROMPTS for _ in of_prompt],
+        pi=Policy(
+            lp=lp,
+            entropy=between(0.0, 2.0),
+            top_p_entropy=between(0.0, 1.0),
+            demonstrations=[[rng.uniform(-3.0, -0.05) for _ in range(size)] for size in (5, 3, 6)],
+        ),
+        old=old,
+        ref=ref,
+        old_entropy=between(0.0, 2.0),
+        mean_lp=between(-4.0, -2.0),
+        old_mean_lp=between(-4.0, -2.0),
+        states=[[(rng.uniform(-2, 2), rng.uniform(-3, 3)) for _ in range(size)] for size in sizes],
+    )
+
+
+Loss = Callable[[Policy], float]
+OfToken = Callable[[Policy, int, int], float]
+"""What is maximised of token t of list i."""
+
+METHODS: dict[str, Callable[[Batch], Loss]] = {}
+
+
+def method(function: Callable[[Batch], Loss]) -> Callable[[Batch], Loss]:
+    METHODS[function.__name__] = function
+    return function
+
+
+# Shared by methods: rewards, groups, ratios, penalties.
+
+
+def ranks() -> range:
+    return range(1, N + 1)
+
+
+def mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def std(values: Sequence[float]) -> float:
+    return math.sqrt(sum((x - mean(values)) ** 2 for x in values) / (len(values) - 1))
+
+
+def clip(x: float, low: float, high: float) -> float:
+    return min(max(x, low), high)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Linear between the two nearest in order."""
+    order, place = sorted(values), share * (len(values) - 1)
+    below = int(place)
+    return order[below] + (place - below) * (order[min(below + 1, len(order) - 1)] - order[below])
+
+
+def dcg(b: Batch, i: int) -> float:
+    """R_i = sum_k rel_k / log2(k + 1)."""
+    return sum(b.rel(i, k) / math.log2(k + 1) for k in ranks())
+
+
+def log_decay(b: Batch, i: int, k: int) -> float:
+    """r_ik = sum_{j >= k} rel_j / log2(j + 1) (arXiv 2510.20150, Eq. 8)."""
+    return sum(b.rel(i, j) / math.log2(j + 1) for j in range(k, N + 1))
+
+
+def rewards(b: Batch) -> list[float]:
+    return [dcg(b, i) for i in b.lists]
+
+
+def in_groups(values: Sequence[float], formula: Callable[[Sequence[float]], list[float]]) -> list[float]:
+    """A formula of the G values of a prompt, for each prompt."""
+    return [a for start in range(0, len(values), G) for a in formula(values[start : start + G])]
+
+
+def centred(r: Sequence[float]) -> list[float]:
+    return [x - mean(r) for x in r]
+
+
+def z_score(r: Sequence[float], eps: float = 1e-4) -> list[float]:
+    return [(x - mean(r)) / (std(r) + eps) for x in r]
+
+
+def ppo(w: float, a: float, low: float, high: float) -> float:
+    return min(w * a, clip(w, 1 - low, 1 + high) * a)
+
+
+def k3(b: Batch, pi: Policy, i: int, t: int) -> float:
+    d = b.ref[i][t] - pi.lp[i][t]
+    return math.exp(d) - d - 1
+
+
+def log_w(b: Batch, pi: Policy, i: int, t: int) -> float:
+    return pi.lp[i][t] - b.old[i][t]
+
+
+def w(b: Batch, pi: Policy, i: int, t: int) -> float:
+    return math.exp(log_w(b, pi, i, t))
+
+
+def s(b: Batch, pi: Policy, i: int) -> float:
+    """(pi(y) / pi_old(y))^(1 / |y|)."""
+    return math.exp(mean(log_w(b, pi, i, t) for t in b.tokens(i)))
+
+
+def over_lists(b: Batch, of_token: OfToken) -> Loss:
+    """-1/B sum_i 1/|y_i| sum_t."""
+    return lambda pi: -mean(mean(of_token(pi, i, t) for t in b.tokens(i)) for i in b.lists)
+
+
+def over_tokens(b: Batch, of_token: OfToken) -> Loss:
+    """-1 / sum_i |y_i| sum_i sum_t."""
+    return lambda pi: -mean(of_token(pi, i, t) for i in b.lists for t in b.tokens(i))
+
+
+def over_all_processes(b: Batch, of_token: OfToken) -> Loss:
+    """-1 / (tokens of the whole batch) sum_i sum_t, of this process's share."""
+    return lambda pi: -sum(of_token(pi, i, t) for i in b.lists for t in b.tokens(i)) / TOKENS
+
+
+def over_limit(b: Batch, of_token: OfToken) -> Loss:
+    """-1 / (B L_max) sum_i sum_t."""
+    return lambda pi: -sum(of_token(pi, i, t) for i in b.lists for t in b.tokens(i)) / (len(b.lists) * L_MAX)
+
+
+def grpo_loss(b: Batch, a: Sequence[float], beta: float = 0.001) -> Loss:
+    """-1/B sum_i 1/|y_i| sum_t [min(w A, clip(w, .8, 1.26) A) - beta k3] (arXiv 2510.20150, Eq. 3)."""
+    return over_lists(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.26) - beta * k3(b, pi, i, t))
+
+
+def over_all_tokens(b: Batch, r: Sequence[float]) -> list[float]:
+    """(R - mean) / sqrt(var + 1e-8) over the tokens of the batch, each with its list's R (arXiv 2501.03262)."""
+    of_tokens = [r[i] for i in b.lists for _ in b.tokens(i)]
+    center, scale = mean(of_tokens), math.sqrt(std(of_tokens) ** 2 + 1e-8)
+    return [(x - center) / scale for x in r]
+
+
+# Advantages of the list under GRPO's loss.
+
+
+@method
+def grpo(b: Batch) -> Loss:
+    """A = (R - mean) / (std + eps)."""
+    return grpo_loss(b, in_groups(rewards(b), z_score))
+
+
+@method
+def max_rl(b: Batch) -> Loss:
+    """A = (R - mean) / mean."""
+    return grpo_loss(b, in_groups(rewards(b), lambda r: [(x - mean(r)) / (mean(r) or 1.0) for x in r]))
+
+
+@method
+def rs_grpo(b: Batch) -> Loss:
+    """A = 1/beta (exp(beta R_i) / mean_j exp(beta R_j) - 1), beta = 2."""
+    a = in_groups(rewards(b), lambda r: [(math.exp(2 * x) / mean(math.exp(2 * y) for y in r) - 1) / 2 for x in r])
+    return grpo_loss(b, a)
+
+
+@method
+def gopo(b: Batch) -> Loss:
+    """A = 2 - 4 (rho - 1) / (G - 1), rho = 1 the best; ties share their mean place (ours)."""
+
+    def places(r):
+        return [mean(1 + place for place, y in enumerate(sorted(r, reverse=True)) if y == x) for x in r]
+
+    return grpo_loss(b, in_groups(rewards(b), lambda r: [2 - 4 * (rho - 1) / (G - 1) for rho in places(r)]))
+
+
+@method
+def unlikely(b: Batch) -> Loss:
+    """R_i <- R_i (1 - .25 rank_i / G), rank_i = 0 .. G - 1 from the least likely list to the likeliest."""
+    likelihood = [mean(row) for row in b.old]
+    rank = in_groups(likelihood, lambda group: [sorted(group).index(x) for x in group])
+    r = [x * (1 - 0.25 * place / G) for x, place in zip(rewards(b), rank, strict=True)]
+    return grpo_loss(b, in_groups(r, lambda group: z_score(group, 1e-6)), beta=0.1)
+
+
+@method
+def reinforce_pp(b: Batch) -> Loss:
+    """A = (R - mean) / std over all tokens of the batch, each with its list's R."""
+    return grpo_loss(b, over_all_tokens(b, rewards(b)))
+
+
+@method
+def rapo_scale(b: Batch) -> Loss:
+    """A <- A groups / groups with std > 0."""
+    r = rewards(b)
+    good = sum(std(r[start : start + G]) > 0 for start in range(0, len(r), G))
+    return grpo_loss(b, [x * (len(r) / G) / good for x in in_groups(r, z_score)])
+
+
+@method
+def opo(b: Batch) -> Loss:
+    """A_i = R_i - sum_j |y_j| R_j / sum_j |y_j|."""
+    r, size = rewards(b), [len(b.tokens(i)) for i in b.lists]
+
+    def formula(group):
+        return [r[i] - sum(size[j] * r[j] for j in group) / sum(size[j] for j in group) for i in group]
+
+    return grpo_loss(b, in_groups(b.lists, formula))
+
+
+@method
+def grpo_passk(b: Batch) -> Loss:
+    """The best has (R - second best) / (std + 1e-6), all others 0 (verl)."""
+
+    def formula(r):
+        best, second = sorted(r, reverse=True)[:2]
+        return [(x - second) / (std(r) + 1e-6) if x == best else 0.0 for x in r]
+
+    return grpo_loss(b, in_groups(rewards(b), formula))
+
+
+@method
+def reinforce_pp_baseline(b: Batch) -> Loss:
+    """R - mean of the group, then normalised over all tokens as `reinforce_pp`."""
+    return grpo_loss(b, over_all_tokens(b, in_groups(rewards(b), centred)))
+
+
+@method
+def clpo_kl(b: Batch) -> Loss:
+    """GRPO with half the KL where at most .3 of the group is solved (arXiv 2509.25004; on rewritten prompts there)."""
+    a = in_groups(rewards(b), z_score)
+    rate = in_groups([float(b.solved(i)) for i in b.lists], lambda group: [mean(group)] * G)
+    beta = [0.001 * (0.5 if x <= 0.3 else 1.0) for x in rate]
+    return over_lists(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.26) - beta[i] * k3(b, pi, i, t))
+
+
+@method
+def uniapl(b: Batch) -> Loss:
+    """L_GRPO + .1 L_SFT (arXiv 2509.25148; the weight is ours)."""
+    rl = grpo(b)
+    return lambda pi: rl(pi) - 0.1 * mean(x for demonstration in pi.demonstrations for x in demonstration)
+
+
+def effective_rank(states: Sequence[tuple[float, float]]) -> float:
+    """exp(-sum_j p_j log p_j), p_j = sigma_j / sum sigma, sigma the singular values of the centred states."""
+    x, y = (centred([state[axis] for state in states]) for axis in (0, 1))
+    xx, xy, yy = (sum(a * c for a, c in zip(*pair, strict=True)) for pair in ((x, x), (x, y), (y, y)))
+    root = math.sqrt(((xx - yy) / 2) ** 2 + xy**2)
+    sigma = [math.sqrt(max((xx + yy) / 2 + sign * root, 0.0)) for sign in (1, -1)]
+    p = [value / sum(sigma) for value in sigma if value > 1e-9]
+    return math.exp(-sum(value * math.log(value) for value in p))
+
+
+@method
+def verl_erank(b: Batch) -> Loss:
+    """A + min(relu(Phi), |A| / 2), Phi = g tanh(d_ER) + (1 - g) tanh(d_ERV), g = sigmoid(2 d_ERA), d = (m - usual) /
+    |usual| in [-5, 5]; m is measured after each of the first N entries (ours)."""
+
+    def measured(i):
+        last = {line: t for t, line in enumerate(b.lines(i)) if b.letters(i)[t] in "hm"}
+        return [effective_rank(b.states[i][: last[line] + 1]) for line in b.entry_lines(i)[:N]]
+
+    def bonus(i):
+        m = measured(i)
+        velocity = [m[j] - mean(m[:j]) for j in range(1, len(m))]
+        acceleration = [after - before for before, after in zip([0.0, *velocity], velocity, strict=False)][1:]
+        found = {
+            "effective_rank": m[-1],
+            "rank_velocity": mean(velocity or [0.0]),
+            "rank_acceleration": mean(acceleration or [0.0]),
+        }
+        d = {name: clip((found[name] - usual) / (abs(usual) + 1e-8), -5.0, 5.0) for name, usual in USUAL.items()}
+        gate = 1 / (1 + math.exp(-2 * d["rank_acceleration"]))
+        return gate * math.tanh(d["effective_rank"]) + (1 - gate) * math.tanh(d["rank_velocity"])
+
+    a = in_groups(rewards(b), z_score)
+    return grpo_loss(b, [x + min(max(bonus(i), 0.0), abs(x) / 2) for i, x in enumerate(a)])
+
+
+# Other surrogates and aggregations of the list's advantage.
+
+
+@method
+def bnpo(b: Batch) -> Loss:
+    """GRPO under a mean over tokens."""
+    a = in_groups(rewards(b), z_score)
+    return over_tokens(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.26) - 0.001 * k3(b, pi, i, t))
+
+
+@method
+def dapo(b: Batch) -> Loss:
+    """A mean over the tokens of the whole batch, clip-higher, no KL (arXiv 2503.14476)."""
+    a = in_groups(rewards(b), z_score)
+    return over_all_processes(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.28))
+
+
+@method
+def dr_grpo(b: Batch) -> Loss:
+    """A = R - mean; -1/(B L_max) sum_i sum_t."""
+    a = in_groups(rewards(b), centred)
+    return over_limit(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.26) - 0.001 * k3(b, pi, i, t))
+
+
+@method
+def top_entropy(b: Batch) -> Loss:
+    """DAPO on the fifth of the tokens with the highest entropy, over the number of all (arXiv 2506.01939)."""
+    a = in_groups(rewards(b), z_score)
+    bound = quantile([x for of_list in b.pi.entropy for x in of_list], 0.8)
+
+    def of_token(pi, i, t):
+        return ppo(w(b, pi, i, t), a[i], 0.2, 0.28) if b.pi.entropy[i][t] >= bound else 0.0
+
+    return over_all_processes(b, of_token)
+
+
+@method
+def siren(b: Batch) -> Loss:
+    """Dr. GRPO + .005 (H - anchor)^2, H the mean over lists of the mean top-p entropy of the tokens at or above its .8
+    quantile in the list (arXiv 2509.25133)."""
+    a = in_groups(rewards(b), centred)
+
+    def peaks(pi, i):
+        bound = quantile(b.pi.top_p_entropy[i], 0.8)
+        return mean(pi.top_p_entropy[i][t] for t in b.tokens(i) if b.pi.top_p_entropy[i][t] >= bound)
+
+    surrogate = over_limit(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.28))
+    return lambda pi: surrogate(pi) + 0.005 * (mean(peaks(pi, i) for i in b.lists) - ANCHOR) ** 2
+
+
+@method
+def canon(b: Batch) -> Loss:
+    """A_inter: R - mean of the half of the group whose entropies are on the other side."""
+    r, entropy = rewards(b), [mean(row) for row in b.old_entropy]
+
+    def inter(group):
+        order = sorted(group, key=lambda i: entropy[i])
+        low, high = order[: G // 2], order[G // 2 :]
+        return [r[i] - mean(r[j] for j in (high if i in low else low)) for i in group]
+
+    a = in_groups(b.lists, inter)
+    return over_limit(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.28))
+
+
+@method
+def gspo(b: Batch) -> Loss:
+    """min(s A, clip(s) A) with s the geometric mean of the list's ratios (arXiv 2507.18071)."""
+    a = in_groups(rewards(b), z_score)
+    return lambda pi: (
+        -mean(ppo(s(b, pi, i), a[i], 3e-4, 4e-4) - 0.001 * mean(k3(b, pi, i, t) for t in b.tokens(i)) for i in b.lists)
+    )
+
+
+@method
+def gspo_token(b: Batch) -> Loss:
+    """s_t = sg[s] pi / sg[pi] (arXiv 2507.18071, Eq. 13)."""
+    a, held = in_groups(rewards(b), z_score), [s(b, b.pi, i) for i in b.lists]
+
+    def s_t(pi, i, t):
+        return held[i] * math.exp(pi.lp[i][t] - b.pi.lp[i][t])
+
+    return over_lists(b, lambda pi, i, t: ppo(s_t(pi, i, t), a[i], 3e-4, 4e-4) - 0.001 * k3(b, pi, i, t))
+
+
+@method
+def rloo(b: Batch) -> Loss:
+    """A_i = R_i - mean_{j != i} R_j, and the list is one action: its ratio is prod_t w_t (arXiv 2402.14740, TRL)."""
+    a = in_groups(rewards(b), lambda r: [x - (sum(r) - x) / (G - 1) for x in r])
+
+    def of_list(pi, i):
+        ratio = math.prod(w(b, pi, i, t) for t in b.tokens(i))
+        return ppo(ratio, a[i], 0.2, 0.2) - 0.001 * mean(k3(b, pi, i, t) for t in b.tokens(i))
+
+    return lambda pi: -mean(of_list(pi, i) for i in b.lists)
+
+
+@method
+def luspo(b: Batch) -> Loss:
+    """GSPO with a sum over the list's tokens (TRL)."""
+    a = in_groups(rewards(b), z_score)
+    return lambda pi: -mean(len(b.tokens(i)) * ppo(s(b, pi, i), a[i], 2e-3, 2e-3) for i in b.lists)
+
+
+@method
+def gmpo(b: Batch) -> Loss:
+    """A {prod_t min(w^sgn A, clip(w, e^-.4, e^.4)^sgn A)^sgn A}^(1/|y|) (arXiv 2507.20673)."""
+    a = in_groups(rewards(b), z_score)
+
+    def clipped(ratio, sign):
+        return min(ratio**sign, clip(ratio, math.exp(-0.4), math.exp(0.4)) ** sign) ** sign
+
+    def geometric(pi, i):
+        sign = math.copysign(1, a[i])
+        return math.prod(clipped(w(b, pi, i, t), sign) for t in b.tokens(i)) ** (1 / len(b.tokens(i)))
+
+    return lambda pi: -mean(a[i] * geometric(pi, i) for i in b.lists)
+
+
+@method
+def cispo(b: Batch) -> Loss:
+    """sg(min(w, 5)) A log pi, a mean over the tokens of the whole batch (arXiv 2506.13585)."""
+    a = in_groups(rewards(b), z_score)
+    return over_all_processes(b, lambda pi, i, t: min(w(b, b.pi, i, t), 5.0) * a[i] * pi.lp[i][t])
+
+
+@method
+def sapo(b: Batch) -> Loss:
+    """4 / tau sigmoid(tau (w - 1)) A, tau = 1 where A > 0, else 1.05 (arXiv 2511.20347)."""
+    a = in_groups(rewards(b), z_score)
+
+    def gate(ratio, tau):
+        return 4 / tau / (1 + math.exp(-tau * (ratio - 1)))
+
+    return over_lists(b, lambda pi, i, t: gate(w(b, pi, i, t), 1.0 if a[i] > 0 else 1.05) * a[i])
+
+
+@method
+def vespo(b: Batch) -> Loss:
+    """sg(phi(W)) A log pi, phi(W) = e^lambda W^k e^(-lambda W), W = prod_t w_t, over the whole batch (TRL)."""
+    a = in_groups(rewards(b), z_score)
+
+    def phi(i):
+        k, rate = (2.0, 3.0) if a[i] >= 0 else (3.0, 2.0)
+        product = math.prod(w(b, b.pi, i, t) for t in b.tokens(i))
+        return math.exp(rate) * product**k * math.exp(-rate * product)
+
+    weight = [phi(i) for i in b.lists]
+    return over_all_processes(b, lambda pi, i, t: weight[i] * a[i] * pi.lp[i][t])
+
+
+@method
+def topr(b: Batch) -> Loss:
+    """A log pi where A >= 0, sg(min(w, 1)) A log pi where A < 0, a mean over tokens (arXiv 2503.14286, ROLL)."""
+    a = in_groups(rewards(b), z_score)
+    return over_tokens(b, lambda pi, i, t: (1.0 if a[i] >= 0 else min(w(b, b.pi, i, t), 1.0)) * a[i] * pi.lp[i][t])
+
+
+def dppo_loss(b: Batch, too_far: Callable[[float, float], bool]) -> Loss:
+    """sg(min(w, 20)) A log pi, but for tokens whose p is too far from p_old and that A would push on, a mean over
+    tokens."""
+    a = in_groups(rewards(b), z_score)
+
+    def of_token(pi, i, t):
+        p, old = math.exp(b.pi.lp[i][t]), math.exp(b.old[i][t])
+        left_out = too_far(p, old) and (p - old) * a[i] > 0
+        return 0.0 if left_out else min(w(b, b.pi, i, t), 20.0) * a[i] * pi.lp[i][t]
+
+    return over_tokens(b, lambda pi, i, t: of_token(pi, i, t) - 0.001 * k3(b, pi, i, t))
+
+
+@method
+def dppo_tv(b: Batch) -> Loss:
+    """|p - p_old| > .15 (after arXiv 2602.04879 and verl)."""
+    return dppo_loss(b, lambda p, old: abs(p - old) > 0.15)
+
+
+@method
+def dppo_kl(b: Batch) -> Loss:
+    """p_old log(p_old / p) + (1 - p_old) log((1 - p_old) / (1 - p)) > .05 (after arXiv 2602.04879 and verl)."""
+
+    def divergence(p, old):
+        return old * math.log(old / p) + (1 - old) * math.log((1 - old) / (1 - p))
+
+    return dppo_loss(b, lambda p, old: divergence(p, old) > 0.05)
+
+
+def covariances(b: Batch, a: Sequence[float]) -> dict[tuple[int, int], float]:
+    """(A - mean A)(log pi - mean log pi) of every token, means over all tokens."""
+    tokens = [(i, t) for i in b.lists for t in b.tokens(i)]
+    mean_a, mean_lp = mean(a[i] for i, _ in tokens), mean(b.pi.lp[i][t] for i, t in tokens)
+    return {(i, t): (a[i] - mean_a) * (b.pi.lp[i][t] - mean_lp) for i, t in tokens}
+
+
+def largest(scores: dict[tuple[int, int], float], share: float, count: int) -> set[tuple[int, int]]:
+    """A share of the tokens, at least one."""
+    return set(sorted(scores, key=lambda token: -scores[token])[: max(int(share * count), 1)])
+
+
+@method
+def clip_cov(b: Batch) -> Loss:
+    """PPO's loss, but 0 for 2e-4 of the unclipped tokens whose covariance lies in (1, 5), the largest (arXiv 2505.22617
+    draws them), a mean over tokens."""
+    a = in_groups(rewards(b), z_score)
+
+    def clipped(i, t):
+        return ppo(w(b, b.pi, i, t), a[i], 0.2, 0.26) < w(b, b.pi, i, t) * a[i]
+
+    found = covariances(b, a)
+    stopped = largest({u: c for u, c in found.items() if 1 < c < 5 and not clipped(*u)}, 2e-4, len(found))
+
+    def of_token(pi, i, t):
+        surrogate = 0.0 if (i, t) in stopped else ppo(w(b, pi, i, t), a[i], 0.2, 0.26)
+        return surrogate - 0.001 * k3(b, pi, i, t)
+
+    return over_tokens(b, of_token)
+
+
+@method
+def kl_cov(b: Batch) -> Loss:
+    """w A - |log w| on the 2e-4 of the tokens with the largest covariance, w A elsewhere, a mean over tokens (arXiv
+    2505.22617)."""
+    a = in_groups(rewards(b), z_score)
+    found = covariances(b, a)
+    held = largest(found, 2e-4, len(found))
+    return over_tokens(b, lambda pi, i, t: w(b, pi, i, t) * a[i] - ((i, t) in held) * abs(log_w(b, pi, i, t)))
+
+
+@method
+def rover(b: Batch) -> Loss:
+    """-(Q_t - sg(R - mean + V_{t+1}))^2, Q = log pi - log pi_old, V the mean over the vocabulary of log pi - log pi_old
+    at the next position, 0 after the last token; a mean over tokens (arXiv 2509.24981)."""
+    a = in_groups(rewards(b), centred)
+
+    def of_token(pi, i, t):
+        last = t + 1 == len(b.tokens(i))
+        value = 0.0 if last else b.mean_lp[i][t + 1] - b.old_mean_lp[i][t + 1]
+        return -((log_w(b, pi, i, t) - (a[i] + value)) ** 2)
+
+    return over_tokens(b, of_token)
+
+
+@method
+def humanline(b: Batch) -> Loss:
+    """w = exp(clip(log pi - log pi_ref, -1, 1.5)), a mean over tokens; eps of the std is 1e-2 (arXiv 2509.24207)."""
+    a = in_groups(rewards(b), lambda r: z_score(r, 1e-2))
+
+    def ratio(pi, i, t):
+        return math.exp(clip(pi.lp[i][t] - b.ref[i][t], -1.0, 1.5))
+
+    return over_tokens(b, lambda pi, i, t: ppo(ratio(pi, i, t), a[i], 0.2, 0.2) - 0.01 * k3(b, pi, i, t))
+
+
+@method
+def reinforce(b: Batch) -> Loss:
+    """(R - mean) log pi."""
+    a = in_groups(rewards(b), centred)
+    return over_lists(b, lambda pi, i, t: a[i] * pi.lp[i][t])
+
+
+@method
+def c2gspg(b: Batch) -> Loss:
+    """A log c + .01 (y log c + (1 - y) log(1 - c)), A = (R - mean) / (1 - c_old + 1e-6), c = exp(mean_t log pi)."""
+    c_old = [math.exp(mean(row)) for row in b.old]
+    a = [x / (1 - c + 1e-6) for x, c in zip(in_groups(rewards(b), centred), c_old, strict=True)]
+
+    def of_list(pi, i):
+        log_c, y = mean(pi.lp[i]), b.solved(i)
+        return a[i] * log_c + 0.01 * (y * log_c + (1 - y) * math.log(1 - math.exp(log_c)))
+
+    return lambda pi: -mean(of_list(pi, i) for i in b.lists)
+
+
+# Advantages of ranks.
+
+
+def line_units(b: Batch, i: int) -> list[int | str]:
+    """The unit of every token: the rank 1 .. N of its line, or "overflow", "text", "eos"."""
+    rank_of_line = {line: k for k, line in enumerate(b.entry_lines(i), start=1)}
+
+    def unit(letter, line):
+        k = rank_of_line.get(line, 0)
+        return "eos" if letter == "." else "overflow" if k > N else k or "text"
+
+    return [unit(letter, line) for letter, line in zip(b.letters(i), b.lines(i), strict=True)]
+
+
+def paper_units(b: Batch, i: int) -> list[int | str]:
+    """The same, with the EOS of a list of N in its last rank (arXiv 2510.20150, section 2.1)."""
+    return [N if unit == "eos" and len(b.entries(i)) == N else unit for unit in line_units(b, i)]
+
+
+def paper_shaping(b: Batch, i: int) -> dict[int | str, float]:
+    """Advantages of what is no rank (arXiv 2510.20150, section 2.3.3, appendix C)."""
+    return {"overflow": -0.1, "text": 0.0, "eos": -0.1 if len(b.entries(i)) < N else 0.0}
+
+
+def of_ranks(b: Batch, r: Callable[[int, int], float]) -> list[dict[int | str, float]]:
+    """A_ik = (r_ik - mean_i r_ik) / (std_i r_ik + eps) over the group at rank k (Eq. 7), beside `paper_shaping`."""
+    columns = {k: in_groups([r(i, k) for i in b.lists], z_score) for k in ranks()}
+    return [{**paper_shaping(b, i), **{k: columns[k][i] for k in ranks()}} for i in b.lists]
+
+
+def blocks(units: Sequence[int | str]) -> Iterator[tuple[int | str, list[int]]]:
+    """Each unit that has tokens, and these."""
+    for unit in dict.fromkeys(units):
+        yield unit, [t for t, other in enumerate(units) if other == unit]
+
+
+def rank_grpo_loss(b: Batch, r: Callable[[int, int], float]) -> Loss:
+    """-1/(B N) sum_i sum_k [min(w_ik A_ik, clip(w_ik, .94, 1.08) A_ik) - .001 mean k3], w_ik = exp(mean of log w over
+    the tokens of rank k) (Eq. 6); what is no rank counts as one (ours)."""
+    a, of_list = of_ranks(b, r), [list(blocks(paper_units(b, i))) for i in b.lists]
+
+    def of_unit(pi, i, unit, tokens):
+        ratio = math.exp(mean(log_w(b, pi, i, t) for t in tokens))
+        return ppo(ratio, a[i][unit], 0.06, 0.08) - 0.001 * mean(k3(b, pi, i, t) for t in tokens)
+
+    return lambda pi: -sum(of_unit(pi, i, *block) for i in b.lists for block in of_list[i]) / (len(b.lists) * N)
+
+
+@method
+def rank_grpo(b: Batch) -> Loss:
+    """Eqs. 6 to 8 of arXiv 2510.20150."""
+    return rank_grpo_loss(b, lambda i, k: log_decay(b, i, k))
+
+
+def ndcg(b: Batch, i: int, kept: Sequence[int]) -> float:
+    """NDCG@N of the list of these ranks, with the gaps closed."""
+    ideal = sum(1 / math.log2(k + 1) for k in range(1, min(b.n_truth[i], N) + 1))
+    return sum(b.rel(i, k) / math.log2(place + 1) for place, k in enumerate(sorted(kept), start=1)) / ideal
+
+
+@method
+def swap_rank(b: Batch) -> Loss:
+    """r_ik = NDCG(all) - NDCG(all but k)."""
+    return rank_grpo_loss(b, lambda i, k: ndcg(b, i, ranks()) - ndcg(b, i, [j for j in ranks() if j != k]))
+
+
+@method
+def shapley_rank(b: Batch) -> Loss:
+    """r_ik = sum over coalitions S without k of |S|! (N - |S| - 1)! / N! (NDCG(S + k) - NDCG(S))."""
+
+    def value(i, k):
+        others = [j for j in ranks() if j != k]
+        return sum(
+            math.factorial(size) * math.factorial(N - size - 1) / math.factorial(N)
+            * (ndcg(b, i, [*coalition, k]) - ndcg(b, i, coalition))
+            for size in range(N)
+            for coalition in combinations(others, size)
+        )  # fmt: skip
+
+    return rank_grpo_loss(b, value)
+
+
+@method
+def rank_grpo_published(b: Batch) -> Loss:
+    """A token's rank is the number of its line, and past N one block; a mean over tokens. EOS shares the ratio of its
+    line, and has +.1 after exactly N lines, else -.1."""
+    of_rank = of_ranks(b, lambda i, k: log_decay(b, i, k))
+    line = [[min(number, N) for number in b.lines(i)] for i in b.lists]
+
+    def a(i, t):
+        if b.letters(i)[t] == ".":
+            return 0.1 if b.lines(i)[-1] + 1 == N else -0.1
+        return of_rank[i][line[i][t] + 1] if line[i][t] < N else -0.1
+
+    def ratio(pi, i, t):
+        return math.exp(mean(log_w(b, pi, i, u) for u in b.tokens(i) if line[i][u] == line[i][t]))
+
+    return over_tokens(b, lambda pi, i, t: ppo(ratio(pi, i, t), a(i, t), 0.06, 0.08) - 0.001 * k3(b, pi, i, t))
+
+
+@method
+def rlmlr(b: Batch) -> Loss:
+    """A = .8 A_list + .2 A_rank of the token, under GRPO's loss (arXiv 2509.23040; ranks for states)."""
+    of_list, of_rank = in_groups(rewards(b), z_score), of_ranks(b, lambda i, k: log_decay(b, i, k))
+    unit = [paper_units(b, i) for i in b.lists]
+
+    def a(i, t):
+        return 0.8 * of_list[i] + 0.2 * of_rank[i][unit[i][t]]
+
+    return over_lists(b, lambda pi, i, t: ppo(w(b, pi, i, t), a(i, t), 0.2, 0.26) - 0.001 * k3(b, pi, i, t))
+
+
+@method
+def f_grpo(b: Batch) -> Loss:
+    """Text and ranks 1 and 2 have the advantage of the list's recall, rank 3 that of its NDCG, under GRPO's loss (after
+    arXiv 2605.12995; the halves are ours)."""
+    recall = in_groups([sum(b.rel(i, k) for k in ranks()) / b.n_truth[i] for i in b.lists], z_score)
+    utility = in_groups([ndcg(b, i, ranks()) for i in b.lists], z_score)
+    unit = [line_units(b, i) for i in b.lists]
+
+    def a(i, t):
+        return {"text": recall[i], 1: recall[i], 2: recall[i], 3: utility[i]}.get(unit[i][t], 0.0)
+
+    return over_lists(b, lambda pi, i, t: ppo(w(b, pi, i, t), a(i, t), 0.2, 0.26) - 0.001 * k3(b, pi, i, t))
+
+
+# Rows.
+
+
+def gradient(loss: Loss, pi: Policy, step: float) -> dict[str, Rows]:
+    """Central differences with respect to all that the policy says."""
+    found: dict[str, Rows] = {}
+    for name, rows in vars(pi).items():
+        place = [list(row) for row in rows]
+        moved = replace(pi, **{name: place})
+
+        def slope(row: list[float], t: int, moved: Policy = moved) -> float:
+            x, ends = row[t], []
+            for row[t] in (x + step, x - step):
+                ends.append(loss(moved))
+            row[t] = x
+            return (ends[0] - ends[1]) / (2 * step)
+
+        found[name] = [[slope(row, t) for t in range(len(row))] for row in place]
+    return found
+
+
+def row(name: str, b: Batch, step: float = STEP) -> dict:
+    """What the file holds of a method; what has no gradient is left out."""
+    loss = METHODS[name](b)
+    slopes = {
+        key: [[round(x, 12) + 0.0 for x in of_list] for of_list in rows]
+        for key, rows in gradient(loss, b.pi, step).items()
+    }
+    return {
+        "loss": round(loss(b.pi), 14),
+        "gradient": {key: rows for key, rows in slopes.items() if any(map(any, rows))},
+    }
+
+
+def main() -> None:
+    b = drawn()
+    lines = [f"{json.dumps(name)}: {json.dumps(row(name, b))}" for name in METHODS]
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
