@@ -94,16 +94,22 @@ def pooled_interval(
 ) -> Estimate:
     """Mean over parts (pairs of runs, say) and queries, where `scores.seeds` may name a seed more than once.
 
-    Every part weighs the same, and the parts of a seed are resampled together. A resample of seeds is linearised: one
-    with n of the P parts moves the mean by what it contributes, (S n / P) (its mean - mean), so that seeds may have
-    different numbers of parts. With one part a seed this is `mean_interval`.
+    Every part weighs the same, and the parts of a seed are resampled together. Seeds may have different numbers of
+    parts: what a seed contributes is what the mean loses without it (the jackknife), so that a seed with most of the
+    parts weighs as much in the interval as it does in the mean. With one part a seed this is `mean_interval`.
     """
     sums, sizes = context_sums(scores)
     means = _seed_means(sums, sizes)
+    mean = means.mean(axis=0)
     seeds, member = np.unique(scores.seeds, return_inverse=True)
-    moved = np.zeros((len(seeds), means.shape[1]))
-    np.add.at(moved, member, (means - means.mean(axis=0)) * len(seeds) / len(means))
-    return _interval(sums.mean(axis=0), sizes, [means.mean(axis=0) + moved], resamples, level, stream)
+    if len(seeds) == 1:
+        return _interval(sums.mean(axis=0), sizes, [mean[None]], resamples, level, stream)
+    without = np.stack([means[member != seed].mean(axis=0) for seed in range(len(seeds))])
+    lost = (len(seeds) - 1) * (mean - without)
+    about = lost - lost.mean(axis=0)
+    squares = (lost**2).sum(axis=0), (about**2).sum(axis=0)
+    scale = np.sqrt(np.divide(*squares, out=np.ones_like(mean), where=squares[1] > 0))
+    return _interval(sums.mean(axis=0), sizes, [mean + scale * about], resamples, level, stream)
 
 
 def paired_difference(

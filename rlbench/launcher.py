@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rlbench.cli import config_dir, fail
 from rlbench.config import Config, resolve, validate
 from rlbench.errors import BadInput
-from rlbench.runs import DONE, Run, locate
+from rlbench.runs import DONE, Run, locate, write_json
 
 RUN_PY = Path(__file__).resolve().parent.parent / "run.py"
 POLL_SECONDS = 0.5
@@ -54,6 +54,20 @@ class Cell:
         return self.config.trainer.rl.updates, "test"
 
 
+def note_cells(cells: Sequence[Cell]) -> None:
+    """Add the cells to sweep.json of their experiments, where `analysis.status` finds what was never started."""
+    by_folder: dict[Path, dict[str, Any]] = {}
+    for cell in cells:
+        folder = cell.config.group_dir.parent
+        name = cell.run.root.relative_to(folder).as_posix()
+        command = ["python", RUN_PY.name, *cell.options, *cell.overrides, "hydra.mode=RUN"]
+        by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.config.trainer.rl.updates}
+    for folder, noted in by_folder.items():
+        path = folder / "sweep.json"
+        earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
+        write_json(path, {"cells": earlier | noted})
+
+
 class LocalLauncher(Launcher):
     """Runs the cells of a sweep on this machine.
 
@@ -75,6 +89,7 @@ class LocalLauncher(Launcher):
             cells = self._cells(job_overrides)
         except BadInput as error:
             fail(error)
+        note_cells(cells)
         todo = [cell for cell in cells if cell.run.status() != DONE]
         self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")
         failed = self._shared_stages(todo)

@@ -130,6 +130,7 @@ def train_rl(
     totals = earlier[2] if earlier else {}
     if earlier:
         run.rewind_metrics(earlier[1])
+        progress.start_at(earlier[1])
     else:
         run.rewind_metrics(-1)
         run.append_metrics(0, "validation", initial)

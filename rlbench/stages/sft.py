@@ -36,6 +36,7 @@ def train_sft(
     earlier = last_checkpoint(run.checkpoints)
     clock = Clock(earlier[2]["seconds"] if earlier else 0.0)
     run.rewind_metrics(earlier[1] if earlier else -1)
+    progress.start_at(earlier[1] if earlier else 0)
     args = SFTConfig(
         output_dir=str(run.checkpoints),
         max_steps=sft.updates,

@@ -1,0 +1,613 @@
+"""`python -m analysis.ablation runs/mini_ablation`: which setting of a factorial sweep helps, and by how much."""
+
+import argparse
+import csv
+import io
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from analysis import statistics
+from analysis.collect import Collection, collect
+from analysis.curves import COLOURS, GREY, MARKERS, STYLE, WIDTH, save
+from analysis.factorial import (
+    CLEAR,
+    Combination,
+    Design,
+    Effect,
+    effects,
+    find_design,
+    grid,
+    metrics_of,
+    missing_cells,
+)
+from analysis.report import TERMINAL_WIDTH, positive, show_problems
+from analysis.tables import (
+    NOTHING,
+    ONE_SEED,
+    ONE_SEED_NOTE,
+    UNEQUAL,
+    Cell,
+    Shown,
+    checkpoint_note,
+    group_title,
+    in_markdown,
+    markdown_page,
+    metric_title,
+    sft_note,
+    share,
+    signed,
+    test_note,
+    unequal_note,
+)
+from rlbench.errors import BadInput, nearest
+
+DESCRIPTION = """\
+Say which settings of a sweep help: the grid of combinations, and the main effect of each setting.
+
+Reads every finished RL run below RUNS, finds by itself in which settings the runs differ (the seed aside),
+and writes to the --out folder:
+  grid.md, grid.csv           one row a combination, best first: the metric on test and its difference to SFT
+  effects.md, effects.csv     one row a level: difference to the factor's reference level, averaged over all pairs
+                              of runs that agree in everything else; 95 % intervals over contexts and seeds, and
+                              over contexts and pairs; p-values corrected by Holm
+  effects.png, effects.svg    the effects as a forest plot
+The grid need not be full: what is missing is named, and only pairs that are there are compared. Runs that are
+not done or not sound are left out and named, as analysis.report does. Needs no model and no GPU.
+"""
+EPILOG = """\
+example:  python -m analysis.ablation runs/mini_ablation --out reports/mini_ablation \\
+              --factors credit,ratio,aggregation,baseline --reference credit=sequence,ratio=token
+exit code: 0 written (whatever was left out); 2 no such folder, no two finished RL runs that differ, or a name
+that the runs do not have
+"""
+NAMED = 40
+"""Missing combinations that are listed; more are counted."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A sweep as grid and effects.
+
+    Attributes:
+        title: dataset, model and experiment.
+        metric: per-query metric that all numbers are of.
+        rows: combinations, best first.
+        effects: by factor.
+        missing: one sentence on the cells that lack a run; "" for a full grid.
+        grid_notes, effect_notes: sentences below the two tables.
+    """
+
+    title: str
+    metric: str
+    design: Design
+    rows: tuple[Combination, ...]
+    effects: tuple[Effect, ...]
+    missing: str
+    grid_notes: tuple[str, ...]
+    effect_notes: tuple[str, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    console = Console() if sys.stdout.isatty() else Console(width=TERMINAL_WIDTH)
+    out = options.out if options.out is not None else Path("reports") / options.runs.resolve().name
+    try:
+        collection = collect(options.runs)
+        show_problems(console, options.runs, collection.problems)
+        ablation = build_ablation(
+            _only_group(collection, options.runs),
+            options.metric,
+            factors=options.factors,
+            references=options.reference,
+            resamples=options.resamples,
+        )
+    except BadInput as error:
+        print(f"analysis.ablation: {error}", file=sys.stderr)
+        return 2
+    console.print(to_rich(ablation))
+    console.print()
+    console.print("Wrote")
+    for path in write(ablation, out):
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.ablation",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of the sweep, run directories at any depth")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
+    parser.add_argument("--metric", default="ndcg@10", help="per-query test metric (default: %(default)s)")
+    parser.add_argument(
+        "--factors",
+        type=_names,
+        default=(),
+        metavar="KEY,...",
+        help="settings whose effects are wanted, in this order; others that vary are held equal in every pair "
+        "(default: all that vary)",
+    )
+    parser.add_argument(
+        "--reference",
+        type=_references,
+        default={},
+        metavar="KEY=LEVEL,...",
+        help="levels that others are compared with (default: each factor's first by size or name)",
+    )
+    parser.add_argument(
+        "--resamples",
+        type=positive,
+        default=statistics.RESAMPLES,
+        metavar="N",
+        help="bootstrap resamples behind each interval (default: %(default)s)",
+    )
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _references(text: str) -> dict[str, str]:
+    pairs = [name.partition("=") for name in _names(text)]
+    if not all(level for _, _, level in pairs):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form KEY=LEVEL,KEY=LEVEL")
+    return {key: level for key, _, level in pairs}
+
+
+def _only_group(collection: Collection, folder: Path) -> Collection:
+    if collection.runs.empty:
+        raise BadInput(f"no finished run below {folder}: there is nothing to compare")
+    groups = collection.groups()
+    if len(groups) > 1:
+        found = "; ".join(group_title(group) for group in groups)
+        raise BadInput(f"{folder} holds several experiments, datasets or models ({found}): name the folder of one")
+    return groups[0]
+
+
+def build_ablation(
+    group: Collection,
+    metric: str,
+    *,
+    factors: Sequence[str] = (),
+    references: Mapping[str, str] | None = None,
+    resamples: int = statistics.RESAMPLES,
+) -> Ablation:
+    """Grid and effects of one group of runs (`Collection.groups`).
+
+    Args:
+        metric: name of a per-query metric.
+        factors, references: as in `find_design`.
+
+    Raises:
+        BadInput: where there are no two RL runs that differ, or a name is not known.
+    """
+    rl = group.runs[group.runs["stage"] == "rl"]
+    settings = {run: group.settings[run] for run in rl["run"] if run in group.settings}
+    seeds = {run: int(seed) for run, seed in zip(rl["run"], rl["seed"], strict=True)}
+    design = find_design(settings, seeds, factors=factors, references=references)
+    known = metrics_of(group.queries, [*settings, *group.runs["run"][group.runs["stage"] == "sft"]])
+    if metric not in known:
+        close = nearest(metric, known)
+        raise BadInput(f"--metric {metric}: not every run has it on test.{close} All have: {', '.join(known)}")
+    rows = grid(group, design, metric, resamples=resamples)
+    found = effects(group, design, metric, resamples=resamples)
+    missing = _missing(design)
+    lacking = [run for run in rl["run"] if run not in settings]
+    shared = [missing] if missing else []
+    if lacking:
+        shared.append(f"Left out, since without identity.json their settings are not known: {', '.join(lacking)}.")
+    used = group.runs[(group.runs["stage"] != "rl") | group.runs["run"].isin(list(settings))]
+    used = used.assign(label=used["run"].map({run: design.name(run) for run in settings}).fillna(used["label"]))
+    marks = {mark for row in rows for mark in row.marks}
+    grid_notes = [test_note(group, resamples), sft_note(used, metric_title(metric)), checkpoint_note(used)]
+    grid_notes.append(f"Sorted by the test metric: that the first of {len(rows)} combinations is first is partly luck.")
+    grid_notes += [ONE_SEED_NOTE] if ONE_SEED in marks else []
+    grid_notes += [unequal_note(used)] if UNEQUAL in marks else []
+    return Ablation(
+        title=group_title(group),
+        metric=metric,
+        design=design,
+        rows=tuple(rows),
+        effects=tuple(found),
+        missing=missing,
+        grid_notes=(*grid_notes, *shared),
+        effect_notes=(*_effect_notes(design, found, metric, resamples), *shared),
+    )
+
+
+def _missing(design: Design) -> str:
+    """Which cells of the grid have no finished run."""
+    seeds = set(design.seeds.values())
+    full = len(seeds) * math.prod(len(factor.levels) for factor in design.factors)
+    absent = full - len(design.levels)
+    if not absent:
+        return ""
+    named = list(islice(missing_cells(design), NAMED))
+    names = [
+        " · ".join(levels) + (f" (seed {', '.join(map(str, lacks))})" if len(seeds) > 1 else "")
+        for levels, lacks in named
+    ]
+    rest = absent - sum(len(lacks) for _, lacks in named)
+    more = f"; and {rest:,} more" if rest else ""
+    order = " · ".join(factor.name for factor in design.factors)
+    return f"Missing {absent:,} of {full:,} cells ({order}): {'; '.join(names)}{more}."
+
+
+def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resamples: int) -> list[str]:
+    title = metric_title(metric)
+    tests = sum(effect.p is not None for effect in found)
+    several = len(set(design.seeds.values())) > 1
+    notes = [
+        f"Δ {title}: the level minus the factor's reference level on test, averaged over all pairs of runs that agree "
+        f"in every other factor (of {', '.join(factor.name for factor in design.factors)}) and in the seed; every pair "
+        "weighs the same.",
+        f"Brackets after Δ: 95 % interval, {resamples:,} bootstrap resamples of contexts, all samples of a context "
+        f"together and for all pairs at once{', and of seeds' if several else ''}. Intervals are not corrected for "
+        "their number.",
+        "p: two-sided, of no difference, by the standard error of the same resamples (Student's t), corrected by Holm "
+        f"for the {tests} effects of this table.",
+        "With pairs: 95 % interval of the same mean, and its corrected p, where single pairs are resampled beside "
+        "contexts, hence trainings and settings of the other factors. Better: pairs in which the level is above its "
+        "reference.",
+        f"Bold: both corrected p below {share(CLEAR).rstrip('0')}, and equal budgets"
+        f"{'.' if any(effect.clear for effect in found) else '; that holds for no effect.'}",
+    ]
+    for factor in design.factors:
+        if factor.followers:
+            along = ", ".join(factor.followers)
+            notes.append(f"{factor.key}: along with it differ {along}, so that its effects are theirs as well.")
+        if factor.held:
+            notes.append(f"{factor.key} varies, too, and is equal within every pair.")
+    if design.constant:
+        notes.append(f"The same in every finished run, hence without an effect here: {', '.join(design.constant)}.")
+    if not tests:
+        notes.append(
+            "No two runs differ in one factor alone, so no effect can be given. With --factors, settings that differ "
+            "along with those that it names are taken as one with them."
+        )
+    marks = {mark for effect in found for mark in effect.marks}
+    if ONE_SEED in marks:
+        notes.append(
+            f"{ONE_SEED} One seed: Δ's interval and p are over contexts only and leave out how much trainings differ. "
+            "What is with pairs has it in it: go by that."
+        )
+    if UNEQUAL in marks:
+        notes.append(f"{UNEQUAL} Pairs of unequal budgets, not a fair comparison: see the grid.")
+    return notes
+
+
+# Tables.
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text.
+
+    Attributes:
+        header: one a column.
+        names: how many columns, from the left, are words.
+        rows: cells, as many as the header has.
+        sections: indices of rows that a section ends with.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    names: int
+    rows: tuple[tuple[Shown, ...], ...]
+    notes: tuple[str, ...]
+    sections: frozenset[int] = frozenset()
+
+
+def grid_sheet(ablation: Ablation) -> Sheet:
+    """One row a combination."""
+    title = metric_title(ablation.metric)
+    to_sft = any(row.difference is not None for row in ablation.rows)
+    names = tuple(factor.name for factor in ablation.design.factors)
+    rows = [
+        (
+            *(Shown(level) for level in row.levels),
+            _valued(row.score, share),
+            *([_valued(row.difference, signed)] if to_sft else []),
+            Shown(f"{len(row.seeds)}{_marked(row.marks, ONE_SEED)}"),
+            Shown(f"{row.updates:,.0f}{_marked(row.marks, UNEQUAL)}"),
+        )
+        for row in ablation.rows
+    ]
+    return Sheet(
+        title=f"Combinations: {ablation.title}",
+        header=(*names, title, *([f"Δ {title} to SFT"] if to_sft else []), "Seeds", "Updates"),
+        names=len(names),
+        rows=tuple(rows),
+        notes=ablation.grid_notes,
+    )
+
+
+def effects_sheet(ablation: Ablation) -> Sheet:
+    """One row a level that is not a reference."""
+    names = {factor.key: factor.name for factor in ablation.design.factors}
+    rows, sections = [], set()
+    for i, effect in enumerate(ablation.effects):
+        first = i == 0 or ablation.effects[i - 1].factor != effect.factor
+        if first and i:
+            sections.add(i - 1)
+        wider = effect.with_pairs
+        rows.append(
+            (
+                Shown(names[effect.factor] if first else ""),
+                Shown(f"{effect.level} vs. {effect.reference}"),
+                _valued(effect.change, signed, effect.clear),
+                Shown(chance(effect.p_holm)),
+                NOTHING if wider is None else Shown(f"[{signed(wider.low)}, {signed(wider.high)}]"),
+                Shown(chance(effect.with_pairs_p_holm)),
+                Shown(f"{len(effect.singles)}{_marked(effect.marks, ONE_SEED, UNEQUAL)}"),
+                Shown(f"{effect.above} of {len(effect.singles)}") if effect.singles else NOTHING,
+            )
+        )
+    delta = f"Δ {metric_title(ablation.metric)}"
+    return Sheet(
+        title=f"Main effects: {ablation.title}",
+        header=("Factor", "Level", delta, "p (Holm)", "With pairs", "p (Holm)", "Pairs", "Better"),
+        names=2,
+        rows=tuple(rows),
+        notes=ablation.effect_notes,
+        sections=frozenset(sections),
+    )
+
+
+def _valued(cell: Cell | None, reads: Callable[[float], str], bold: bool = False) -> Shown:
+    if cell is None:
+        return NOTHING
+    return Shown(reads(cell.mean), f"[{reads(cell.low)}, {reads(cell.high)}]", bold)
+
+
+def _marked(marks: Sequence[str], *which: str) -> str:
+    """ " †" for the marks of `which` that are there, else ""."""
+    found = "".join(mark for mark in which if mark in marks)
+    return f" {found}" if found else ""
+
+
+def chance(p: float | None) -> str:
+    """.034 for 0.0342; <.001 below; – for none."""
+    if p is None:
+        return NOTHING.value
+    return "<.001" if p < 0.0005 else share(p)
+
+
+def to_markdown(sheet: Sheet) -> str:
+    """A GitHub table with the notes below it."""
+    lines = [list(sheet.header), *([in_markdown(cell) for cell in row] for row in sheet.rows)]
+    return markdown_page(sheet.title, lines, sheet.names, sheet.notes)
+
+
+def to_rich(ablation: Ablation) -> RenderableType:
+    """Both tables for a terminal; notes that they share come once."""
+    first, second = grid_sheet(ablation), effects_sheet(ablation)
+    parts: list[RenderableType] = []
+    for sheet, said in ((first, ablation.effect_notes), (second, ())):
+        drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for i, header in enumerate(sheet.header):
+            drawn.add_column(header, justify="left" if i < sheet.names else "right")
+        for i, row in enumerate(sheet.rows):
+            drawn.add_row(*(_rich_cell(cell) for cell in row), end_section=i in sheet.sections)
+        notes = [Text(note, style="dim") for note in sheet.notes if note not in said]
+        parts += [Text(sheet.title, style="bold"), drawn, *notes, Text()]
+    return Group(*parts[:-1])
+
+
+def _rich_cell(cell: Shown) -> Text:
+    text = Text(cell.value, style="bold" if cell.bold else "")
+    return text.append(f" {cell.interval}", style="dim not bold") if cell.interval else text
+
+
+def grid_csv(ablation: Ablation) -> str:
+    """Plain numbers: factors by their keys, <metric>, <metric>_lo, <metric>_hi; an absent number is empty."""
+    keys = [factor.key for factor in ablation.design.factors]
+    header = [*keys, "seeds"]
+    for name in (ablation.metric, f"{ablation.metric}_minus_sft"):
+        header += [name, f"{name}_lo", f"{name}_hi"]
+    lines = [
+        [*row.levels, str(len(row.seeds)), *_numbers(row.score), *_numbers(row.difference), f"{row.updates:.12g}"]
+        + [str(int(mark in row.marks)) for mark in (ONE_SEED, UNEQUAL)]
+        + [" ".join(row.runs)]
+        for row in ablation.rows
+    ]
+    return _csv([*header, "updates", "one_seed", "unequal_budget", "runs"], lines)
+
+
+def effects_csv(ablation: Ablation) -> str:
+    """Plain numbers; an absent number is empty."""
+    metric = f"{ablation.metric}_difference"
+    header = ["factor", "level", "reference", metric, f"{metric}_lo", f"{metric}_hi", "p", "p_holm", "pairs", "better"]
+    lines = [
+        [effect.factor, effect.level, effect.reference, *_numbers(effect.change)]
+        + _chances(effect.p, effect.p_holm)
+        + [str(len(effect.singles)), str(effect.above), *_numbers(effect.with_pairs)[1:]]
+        + _chances(effect.with_pairs_p, effect.with_pairs_p_holm)
+        + [str(int(mark in effect.marks)) for mark in (ONE_SEED, UNEQUAL)]
+        for effect in ablation.effects
+    ]
+    header += ["with_pairs_lo", "with_pairs_hi", "with_pairs_p", "with_pairs_p_holm"]
+    return _csv([*header, "one_seed", "unequal_budget"], lines)
+
+
+def _numbers(cell: Cell | None) -> list[str]:
+    return ["", "", ""] if cell is None else [f"{value:.6f}" for value in (cell.mean, cell.low, cell.high)]
+
+
+def _chances(*values: float | None) -> list[str]:
+    return ["" if p is None else f"{p:.6g}" for p in values]
+
+
+def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *lines])
+    return text.getvalue()
+
+
+def write(ablation: Ablation, out: Path) -> list[Path]:
+    """Write tables and picture; returns the files written."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in (
+        ("grid.md", to_markdown(grid_sheet(ablation))),
+        ("grid.csv", grid_csv(ablation)),
+        ("effects.md", to_markdown(effects_sheet(ablation))),
+        ("effects.csv", effects_csv(ablation)),
+    ):
+        (out / name).write_text(text, encoding="utf-8", newline="\n")
+        written.append(out / name)
+    figure = draw_effects(ablation)
+    if figure is not None:
+        return written + save(figure, out / "effects")
+    for suffix in ("png", "svg"):  # of an earlier sweep, which would pass for this one's
+        (out / f"effects.{suffix}").unlink(missing_ok=True)
+    return written
+
+
+# Picture.
+
+REACH = 2.5
+"""The axis ends at so many times the largest difference of a pair; an interval that goes on ends in an arrow."""
+
+NARROWEST = 0.004
+"""The axis goes at least so far to both sides: as far as three digits say something."""
+
+HEAD = 1.3
+"""Height of the line with a factor's name; that of a level is 1."""
+
+BESIDE = (84, 116, 164, 190)
+"""Right ends of the numbers beside the axes, in points: difference, p, p with pairs, pairs."""
+
+
+def draw_effects(ablation: Ablation) -> Figure | None:
+    """A forest plot: one line an effect, grouped by factor; None where no effect has a pair."""
+    drawn = [effect for effect in ablation.effects if effect.change is not None]
+    if not drawn:
+        return None
+    factors = [factor for factor in ablation.design.factors if any(effect.factor == factor.key for effect in drawn)]
+    height = HEAD * len(factors) + len(drawn)
+    title = metric_title(ablation.metric)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.215 * height + 0.95), layout="constrained")
+        ax = figure.subplots()
+        ax.set(xlim=_limits(drawn), ylim=(height + 0.2, 0.2), xlabel=f"Δ {title} on test to the reference level")
+        ax.axvline(0, color=GREY, linewidth=0.8, zorder=1.5)
+        _beside(ax, 0.1, (f"Δ {title} [95 %]", "p", "p with pairs", "Pairs"), color=GREY)
+        ticks: dict[float, tuple[str, str]] = {}
+        y = 0.0
+        for factor, colour, marker in zip(factors, cycle(COLOURS), cycle(MARKERS)):
+            y += HEAD
+            ticks[y - 0.45] = (factor.name, colour)
+            for effect in (effect for effect in drawn if effect.factor == factor.key):
+                ticks[y + 0.5] = (f"{effect.level} vs. {effect.reference}", "black")
+                _draw_effect(ax, effect, y + 0.5, colour, marker)
+                y += 1
+        ax.set_yticks(list(ticks), [name for name, _ in ticks.values()])
+        for label, (_, colour) in zip(ax.get_yticklabels(), ticks.values(), strict=True):
+            label.set(color=colour, weight="normal" if colour == "black" else "bold")
+        ax.tick_params(axis="y", length=0, pad=6)
+        ax.grid(visible=False, axis="y")
+        ax.spines["left"].set_visible(False)
+        ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value)))
+        _explain(figure, ablation)
+    return figure
+
+
+def _limits(drawn: Sequence[Effect]) -> tuple[float, float]:
+    """Ends of the horizontal axis: everything, as far as REACH lets, and not less than NARROWEST."""
+    singles = [single for effect in drawn for single in effect.singles]
+    cells = [cell for effect in drawn for cell in (effect.change, effect.with_pairs) if cell is not None]
+    ends = [end for cell in cells for end in (cell.low, cell.high)]
+    most = max(REACH * max(map(abs, singles)), NARROWEST)
+    low, high = max(min(*singles, *ends, -NARROWEST), -most), min(max(*singles, *ends, NARROWEST), most)
+    return low - 0.04 * (high - low), high + 0.04 * (high - low)
+
+
+def _draw_effect(ax: Axes, effect: Effect, y: float, colour: str, marker: str) -> None:
+    """Mean, both intervals, each pair as a faint dot below them, and the numbers beside the axes."""
+    cell, wider = effect.change, effect.with_pairs
+    if cell is None:
+        return
+    ends = [(cell.low, cell.high)]
+    below = [y + 0.33] * len(effect.singles)
+    ax.plot(effect.singles, below, "o", color=colour, alpha=0.4, markersize=2.4, markeredgewidth=0)
+    if wider is not None:
+        ends.append((wider.low, wider.high))
+        ax.plot([wider.low, wider.high], [y, y], color=colour, linewidth=0.9)
+    ax.plot([cell.low, cell.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
+    ax.plot(cell.mean, y, marker, color=colour, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5)
+    left, right = ax.get_xlim()
+    for edge, arrow, beyond in (
+        (left, "<", min(low for low, _ in ends) < left),
+        (right, ">", max(high for _, high in ends) > right),
+    ):
+        if beyond:
+            ax.plot(edge, y, arrow, color=colour, markersize=4, clip_on=False)
+    weight = "bold" if effect.clear else "normal"
+    numbers = (
+        f"{signed(cell.mean)} [{signed(cell.low)}, {signed(cell.high)}]",
+        chance(effect.p_holm),
+        chance(effect.with_pairs_p_holm),
+        f"{len(effect.singles)}{_marked(effect.marks, UNEQUAL)}",
+    )
+    _beside(ax, y, numbers, weight=weight)
+
+
+def _beside(ax: Axes, y: float, texts: Sequence[str], *, color: str = "black", weight: str = "normal") -> None:
+    """Texts right of the axes, at a height in data."""
+    for x, text in zip(BESIDE, texts, strict=True):
+        ax.annotate(
+            text,
+            (1, y),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(x, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=7,
+            color=color,
+            weight=weight,
+        )
+
+
+def _explain(figure: Figure, ablation: Ablation) -> None:
+    """Legend below the axes."""
+    one = all(ONE_SEED in effect.marks for effect in ablation.effects if effect.singles)
+    over = "contexts (one seed)" if one else "contexts and seeds"
+    mean = Line2D([], [], color=GREY, linewidth=2.4, marker="o", markersize=4.5, markeredgecolor="white")
+    wider = Line2D([], [], color=GREY, linewidth=0.9)
+    single = Line2D([], [], color=GREY, linestyle="", marker="o", markersize=2.4, alpha=0.6, markeredgewidth=0)
+    figure.legend(
+        [mean, wider, single],
+        [f"mean, 95 % interval over {over}", "over contexts and pairs", "one pair of runs"],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        handlelength=3.2,
+        title=f"p: of either interval, corrected by Holm. Bold: both below {share(CLEAR).rstrip('0')}.",
+        title_fontsize=7,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,457 @@
+"""Main effects of a full or partial factorial sweep: what varies, which runs pair, and what each setting changes.
+
+The effect of a factor's level is the mean, over all pairs of runs that agree in every other factor and in the seed, of
+the run with that level minus the run with the factor's reference level. Cells that are missing only cost pairs: nothing
+is filled in, and no model is fitted.
+
+An effect has two intervals, each with its p. The first is over contexts, and over seeds where there are several: would
+other dialogues say the same of these models? `Effect.with_pairs` resamples single pairs beside contexts: would other
+trainings, and other settings of the other factors? With one seed only the latter has the noise of training in it: over
+contexts alone, two settings that are equally good differ beyond doubt as often as their trainings differ. With several
+seeds only the former knows that all pairs of a seed share its data order. An effect is called clear where both say so.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis import statistics
+from analysis.collect import KEYS, Collection
+from analysis.statistics import Estimate, Floats, Scores, holm, pooled_interval
+from analysis.tables import (
+    BUDGET,
+    ONE_SEED,
+    UNEQUAL,
+    Cell,
+    cell_of,
+    row_scores,
+    share_of,
+    unequal_budgets,
+)
+from rlbench.errors import BadInput, nearest
+
+ABSENT = "absent"
+"""Level of a run that has no such setting."""
+
+CLEAR = 0.05
+"""Corrected p below which an effect is beyond doubt."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A setting that varies.
+
+    Attributes:
+        key: the setting, dotted, as in identity.json.
+        name: the shortest name that no other factor has.
+        levels: its values as text, the reference first.
+        followers: settings that differ only along with it, so that its effects are theirs as well.
+        held: pairs must agree in it, but its own effects were not asked for.
+    """
+
+    key: str
+    name: str
+    levels: tuple[str, ...]
+    followers: tuple[str, ...] = ()
+    held: bool = False
+
+    @property
+    def reference(self) -> str:
+        return self.levels[0]
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which cell of the grid each run is.
+
+    Attributes:
+        factors: those asked for, then those held.
+        levels: run to its level of each factor, in the order of `factors`.
+        seeds: run to its seed.
+        constant: settings asked for that are the same in every run, so far.
+    """
+
+    factors: tuple[Factor, ...]
+    levels: Mapping[str, tuple[str, ...]]
+    seeds: Mapping[str, int]
+    constant: tuple[str, ...] = ()
+
+    def name(self, run: str) -> str:
+        """A run's combination in words."""
+        return " · ".join(self.levels[run])
+
+    @property
+    def combinations(self) -> list[tuple[str, ...]]:
+        """Combinations that have a run, in the order of the levels."""
+        orders = [{level: i for i, level in enumerate(factor.levels)} for factor in self.factors]
+        places = {
+            tuple(order[level] for order, level in zip(orders, levels, strict=True)): levels
+            for levels in self.levels.values()
+        }
+        return [places[place] for place in sorted(places)]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs that differ in one factor only.
+
+    Attributes:
+        run, reference: their names.
+        seed: of both.
+    """
+
+    run: str
+    reference: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One row of the grid.
+
+    Attributes:
+        levels: one a factor.
+        runs: their names, in the order of `seeds`.
+        score: the metric, mean over seeds and samples.
+        difference: to SFT; None without an SFT run.
+        updates: mean per run.
+        marks: of ONE_SEED and UNEQUAL.
+    """
+
+    levels: tuple[str, ...]
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    score: Cell
+    difference: Cell | None
+    updates: float
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a level changes against its factor's reference level.
+
+    Attributes:
+        factor: its key.
+        singles: difference of each pair, mean over samples.
+        change: their mean with its interval over contexts and seeds (`pooled_interval`); None without a pair.
+        p, p_holm: of no change, for itself and corrected for all effects of the table; None without a pair.
+        with_pairs: the same mean with its interval over contexts and pairs; None below two pairs.
+        with_pairs_p, with_pairs_p_holm: as p and p_holm, for that interval.
+        marks: of ONE_SEED and UNEQUAL (pairs whose two runs have unequal budgets).
+    """
+
+    factor: str
+    level: str
+    reference: str
+    singles: tuple[float, ...] = ()
+    change: Cell | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    with_pairs: Cell | None = None
+    with_pairs_p: float | None = None
+    with_pairs_p_holm: float | None = None
+    marks: tuple[str, ...] = ()
+
+    @property
+    def above(self) -> int:
+        """Pairs in which the level is better than the reference."""
+        return sum(single > 0 for single in self.singles)
+
+    @property
+    def clear(self) -> bool:
+        """Beyond doubt by both intervals, after correction, at equal budgets."""
+        if self.p_holm is None or self.with_pairs_p_holm is None:
+            return False
+        return max(self.p_holm, self.with_pairs_p_holm) < CLEAR and UNEQUAL not in self.marks
+
+
+# What varies.
+
+
+def level_name(value: Any) -> str:
+    """A setting's value as text."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _ordered(values: Sequence[Any]) -> tuple[str, ...]:
+    """The different values as text: numbers by size, then all others by name."""
+    by_name = {level_name(value): value for value in values}
+
+    def place(name: str) -> tuple[bool, float, str]:
+        value = by_name[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return not number, float(value) if number else 0.0, name
+
+    return tuple(sorted(by_name, key=place))
+
+
+def varying(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Settings that differ between runs: dotted key to the level of each run, in the order of the runs."""
+    keys = sorted({key for known in settings.values() for key in known})
+    columns = {key: tuple(level_name(known.get(key, ABSENT)) for known in settings.values()) for key in keys}
+    return {key: levels for key, levels in columns.items() if len(set(levels)) > 1}
+
+
+def determined(levels: Mapping[str, Sequence[str]], key: str, by: Sequence[str]) -> bool:
+    """Whether runs that agree in all settings of `by` agree in `key`, too."""
+    cells = list(zip(*(levels[other] for other in by), strict=True))
+    return len(set(cells)) == len(set(zip(cells, levels[key], strict=True)))
+
+
+def leaders(levels: Mapping[str, Sequence[str]], keys: Sequence[str]) -> dict[str, list[str]]:
+    """Settings that vary on their own, each with its followers.
+
+    A setting follows an earlier one that it always changes together with, and a `name` (of an algorithm, of a reward)
+    that says what it is.
+    """
+    found: dict[str, list[str]] = {}
+    for key in sorted(keys, key=lambda key: (not key.endswith(".name"), keys.index(key))):
+        leader = next(
+            (
+                other
+                for other in found
+                if determined(levels, key, [other]) and (other.endswith(".name") or determined(levels, other, [key]))
+            ),
+            None,
+        )
+        if leader is None:
+            found[key] = []
+        else:
+            found[leader].append(key)
+    return found
+
+
+def resolve(name: str, keys: Sequence[str], constant: Sequence[str], option: str) -> str:
+    """The key that a user names: all of it, or an unambiguous end, or as in the config (trainer.rl.x for rl.x).
+
+    Args:
+        keys: settings that vary; `constant` ones are looked at where none of these fits.
+
+    Raises:
+        BadInput: where there is none, or several.
+    """
+    for known in (keys, constant):
+        fitting = [key for key in known if key == name] or [
+            key for key in known if key.endswith(f".{name}") or name.endswith(f".{key}")
+        ]
+        if len(fitting) > 1:
+            raise BadInput(f"{option} {name}: this may be {' or '.join(fitting)}; write out which")
+        if fitting:
+            return fitting[0]
+    raise BadInput(f"{option} {name}: the runs do not differ in it.{nearest(name, list(keys))} {_they_differ(keys)}")
+
+
+def _they_differ(keys: Sequence[str]) -> str:
+    return f"They differ in: {', '.join(keys)}"
+
+
+def find_design(
+    settings: Mapping[str, Mapping[str, Any]],
+    seeds: Mapping[str, int],
+    *,
+    factors: Sequence[str] = (),
+    references: Mapping[str, str] | None = None,
+) -> Design:
+    """The grid that runs make.
+
+    Args:
+        settings: run to its settings, dotted key to value.
+        seeds: run to its seed.
+        factors: names of those whose effects are asked for, in the order to be shown; empty for all that vary.
+        references: factor's name to its reference level, in place of the first by size or name.
+
+    Raises:
+        BadInput: where nothing varies, or a name or level is not known.
+    """
+    if len(settings) < 2:
+        raise BadInput(f"an ablation needs two finished RL runs that differ; there is {len(settings)}")
+    levels = varying(settings)
+    if not levels:
+        raise BadInput(f"nothing but the seed varies among the {len(settings)} finished RL runs")
+    known = list(levels)
+    constant = [key for key in dict.fromkeys(itertools.chain(*settings.values())) if key not in levels]
+    named = list(dict.fromkeys(resolve(name, known, constant, "--factors") for name in factors))
+    chosen = [key for key in named if key in levels]
+    if named and not chosen:
+        raise BadInput(f"--factors {', '.join(named)}: the same in every finished run. {_they_differ(known)}")
+    if chosen:
+        others = [key for key in known if key not in chosen]
+        followers: dict[str, list[str]] = {key: [] for key in chosen}
+        for key in [key for key in others if determined(levels, key, chosen)]:
+            leader = next((one for one in chosen if determined(levels, key, [one])), chosen[0])
+            followers[leader].append(key)
+            others.remove(key)
+        held = leaders(levels, others)
+    else:
+        followers, held = leaders(levels, known), {}
+    axes = {**followers, **held}
+    first = {resolve(name, list(axes), constant, "--reference"): level for name, level in (references or {}).items()}
+    made = tuple(
+        Factor(
+            key=key,
+            name=_short(key, list(axes)),
+            levels=_from(first.get(key), _ordered([known.get(key, ABSENT) for known in settings.values()]), key),
+            followers=tuple(axes[key]),
+            held=key in held,
+        )
+        for key in axes
+    )
+    cells = dict(zip(settings, zip(*(levels[factor.key] for factor in made), strict=True), strict=True))
+    _refuse_twins(cells, seeds)
+    return Design(made, cells, {run: seeds[run] for run in cells}, tuple(key for key in named if key not in levels))
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """credit for algorithm.credit, algorithm for algorithm.name; the key itself where another has that name."""
+    names = [(other.removesuffix(".name")).split(".")[-1] for other in keys]
+    name = names[keys.index(key)]
+    return name if names.count(name) == 1 else key
+
+
+def _from(first: str | None, levels: tuple[str, ...], key: str) -> tuple[str, ...]:
+    """The levels with `first` in front."""
+    if first is None:
+        return levels
+    if first not in levels:
+        raise BadInput(f"--reference {key}={first}: no run has that; the levels are {', '.join(levels)}")
+    return (first, *(level for level in levels if level != first))
+
+
+def _refuse_twins(cells: Mapping[str, tuple[str, ...]], seeds: Mapping[str, int]) -> None:
+    seen: dict[tuple[tuple[str, ...], int], str] = {}
+    for run, levels in cells.items():
+        twin = seen.setdefault((levels, seeds[run]), run)
+        if twin != run:
+            raise BadInput(f"{twin} and {run} have the same settings and the same seed: move one of them away")
+
+
+# What is there, and what pairs.
+
+
+def missing_cells(design: Design) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Combinations of the levels that lack a run, each with the seeds that it lacks (of those that occur).
+
+    One by one, since a random search has far more combinations than runs.
+    """
+    present = {(levels, design.seeds[run]) for run, levels in design.levels.items()}
+    seeds = sorted(set(design.seeds.values()))
+    for combination in itertools.product(*(factor.levels for factor in design.factors)):
+        absent = tuple(seed for seed in seeds if (combination, seed) not in present)
+        if absent:
+            yield combination, absent
+
+
+def matched_pairs(design: Design, place: int, level: str) -> list[Pair]:
+    """Pairs for a level of factor number `place`: the other factors and the seed equal, against the reference."""
+    run_of = {(levels, design.seeds[run]): run for run, levels in design.levels.items()}
+    pairs = []
+    for (levels, seed), run in run_of.items():
+        if levels[place] == level:
+            twin = (*levels[:place], design.factors[place].reference, *levels[place + 1 :])
+            if (twin, seed) in run_of:
+                pairs.append(Pair(run, run_of[twin, seed], seed))
+    return pairs
+
+
+# Numbers.
+
+
+def metrics_of(queries: pd.DataFrame, runs: Sequence[str]) -> list[str]:
+    """Per-query metrics that all of these runs have."""
+    part = queries[queries["run"].isin(list(runs))]
+    floats = part.drop(columns=[*KEYS, "n_truth"]).select_dtypes("float")
+    return list(floats.columns[floats.notna().all()])
+
+
+def grid(group: Collection, design: Design, metric: str, *, resamples: int = statistics.RESAMPLES) -> list[Combination]:
+    """Every combination that has a run, the best first."""
+    runs = group.runs[group.runs["run"].isin(list(design.levels))]
+    runs = runs.assign(label=[design.name(run) for run in runs["run"]])
+    unequal = unequal_budgets(runs)
+    sft_runs = group.runs[group.runs["stage"] == "sft"].sort_values("seed", kind="stable")
+    sft = row_scores(group.queries, sft_runs, [metric]) if len(sft_runs) else None
+    rows = []
+    for levels in design.combinations:
+        label = " · ".join(levels)
+        part = runs[runs["label"] == label].sort_values("seed", kind="stable")
+        scores = row_scores(group.queries, part, [metric])
+        difference = None if sft is None else statistics.paired_difference(scores, sft, resamples=resamples)
+        rows.append(
+            Combination(
+                levels=levels,
+                runs=tuple(part["run"]),
+                seeds=scores.seeds,
+                score=_score(scores, statistics.mean_interval(scores, resamples=resamples)),
+                difference=None if difference is None else cell_of(difference, 0),
+                updates=float(part["updates"].mean()),
+                marks=(ONE_SEED,) * (len(part) == 1) + (UNEQUAL,) * (label in unequal),
+            )
+        )
+    return sorted(rows, key=lambda row: -row.score.mean)
+
+
+def _score(scores: Scores, estimate: Estimate) -> Cell:
+    """A mean whose interval, where scores are shares, stays within 0 and 1."""
+    shares = scores.values.min() >= 0 and scores.values.max() <= 1
+    return share_of(estimate, 0) if shares else cell_of(estimate, 0)
+
+
+def effects(group: Collection, design: Design, metric: str, *, resamples: int = statistics.RESAMPLES) -> list[Effect]:
+    """Effects of all levels but the references, by factor; p corrected over those that have a pair."""
+    runs = group.runs[group.runs["run"].isin(list(design.levels))]
+    scores = row_scores(group.queries, runs, [metric])
+    values = dict(zip(runs["run"], scores.values[:, :, 0], strict=True))
+    budgets = dict(zip(runs["run"], runs[list(BUDGET)].itertuples(index=False, name=None), strict=True))
+    found = []
+    for place, factor in enumerate(design.factors):
+        for level in () if factor.held else factor.levels[1:]:
+            pairs = matched_pairs(design, place, level)
+            effect = Effect(factor.key, level, factor.reference)
+            if pairs:
+                effect = _measure(effect, pairs, values, scores.contexts, resamples)
+            if any(budgets[pair.run] != budgets[pair.reference] for pair in pairs):
+                effect = replace(effect, marks=(*effect.marks, UNEQUAL))
+            found.append(effect)
+    return _corrected(found)
+
+
+def _measure(
+    effect: Effect, pairs: Sequence[Pair], values: Mapping[str, Floats], contexts: NDArray[np.int64], resamples: int
+) -> Effect:
+    """The effect with its numbers, from the (Q,) scores of each run; at least one pair."""
+    differences = np.stack([values[pair.run] - values[pair.reference] for pair in pairs])
+    scores = Scores(differences[:, :, None], contexts, tuple(pair.seed for pair in pairs))
+    estimate = pooled_interval(scores, resamples=resamples)
+    wider = pooled_interval(replace(scores, seeds=tuple(range(len(pairs)))), resamples=resamples)
+    return replace(
+        effect,
+        singles=tuple(differences.mean(axis=1).tolist()),
+        change=cell_of(estimate, 0),
+        p=float(estimate.p[0]),
+        with_pairs=cell_of(wider, 0) if len(pairs) > 1 else None,
+        with_pairs_p=float(wider.p[0]) if len(pairs) > 1 else None,
+        marks=(ONE_SEED,) if estimate.contexts_only else (),
+    )
+
+
+def _corrected(found: Sequence[Effect]) -> list[Effect]:
+    """The effects with Holm's p, each kind corrected by itself."""
+    first = _holm_where([effect.p for effect in found])
+    second = _holm_where([effect.with_pairs_p for effect in found])
+    return [
+        replace(effect, p_holm=one, with_pairs_p_holm=two)
+        for effect, one, two in zip(found, first, second, strict=True)
+    ]
+
+
+def _holm_where(p: Sequence[float | None]) -> list[float | None]:
+    """Corrected p where there is one."""
+    corrected = iter(holm(np.array([value for value in p if value is not None])).tolist())
+    return [None if value is None else next(corrected) for value in p]

@@ -1,0 +1,98 @@
+"""`analysis.status` on run directories in every state."""
+
+import fcntl
+import json
+import shlex
+
+import pytest
+
+from analysis.status import commands, main, survey
+from rlbench.errors import BadInput
+
+SWEEP = {
+    "cells": {
+        f"mini-tiny/{name}-relevance/seed0-{number:08d}": {
+            "command": ["python", "run.py", f"algorithm={name}"],
+            "updates": 40,
+        }
+        for number, name in enumerate(["grpo", "gspo", "dapo", "rloo", "canon"])
+    }
+}
+
+
+def make(folder, name, status, **progress):
+    run = folder / "mini-tiny" / f"{name}-relevance"
+    run = run / next(path.split("/")[-1] for path in SWEEP["cells"] if f"/{name}-" in path)
+    run.mkdir(parents=True)
+    (run / "STATUS").write_text(status)
+    (run / ".lock").touch()
+    if progress:
+        (run / "progress.json").write_text(json.dumps(progress))
+    return run
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """done, running, interrupted, failed; and one that was never started."""
+    (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
+    make(tmp_path, "grpo", "done\n", description="test", done=500, total=500, first=0, seconds=9.0)
+    running = make(tmp_path, "gspo", "running\n", description="seed 0", done=20, total=40, first=10, seconds=30.0)
+    make(tmp_path, "dapo", "running\n", description="seed 0", done=5, total=40, first=0, seconds=10.0)
+    make(tmp_path, "rloo", "failed\nRuntimeError: planted\nmore\n")
+    with (running / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield tmp_path
+
+
+def states(folder):
+    return {state.run.split("/")[1].split("-")[0]: state for state in survey(folder, now=2e9)}
+
+
+def test_every_state_is_told_from_the_others(experiment):
+    found = states(experiment)
+    assert {name: state.state for name, state in found.items()} == {
+        "grpo": "done",
+        "gspo": "running",
+        "dapo": "interrupted",
+        "rloo": "failed",
+        "canon": "missing",
+    }
+    assert found["rloo"].reason == "RuntimeError: planted"
+    assert found["canon"].total == 40
+
+
+def test_what_remains_is_at_the_rate_of_this_attempt(experiment):
+    found = states(experiment)
+    assert found["gspo"].remaining == pytest.approx(20 / (10 / 30))
+    assert found["dapo"].remaining is None
+
+
+def test_commands_complete_what_is_neither_done_nor_running(experiment):
+    lines = commands(survey(experiment, now=2e9))
+    assert sorted(shlex.split(line)[-1] for line in lines) == ["algorithm=canon", "algorithm=dapo", "algorithm=rloo"]
+
+
+def test_a_run_outside_of_a_sweep_has_the_command_of_its_manifest(tmp_path):
+    run = make(tmp_path, "grpo", "failed\nOSError: disk full\n")
+    (run / "manifest.json").write_text(json.dumps({"command": ["run.py", "algorithm=grpo", "reward.terms={a: 1}"]}))
+    assert commands(survey(tmp_path, now=2e9)) == ["python run.py algorithm=grpo 'reward.terms={a: 1}'"]
+
+
+def test_the_command_says_it_all_and_its_exit_code_whether_there_is_more_to_do(experiment, capsys):
+    assert main([str(experiment)]) == 1
+    shown = capsys.readouterr().out
+    for word in ("1 done", "1 running", "1 interrupted", "1 failed", "1 missing", "RuntimeError: planted", "20/40"):
+        assert word in shown
+    assert main([str(experiment), "--commands"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    for run in experiment.glob("mini-tiny/*/*"):
+        (run / "STATUS").write_text("done\n")
+    (experiment / "sweep.json").unlink()
+    assert main([str(experiment)]) == 0
+
+
+def test_a_folder_without_runs_is_an_error(tmp_path, capsys):
+    with pytest.raises(BadInput, match="no run below"):
+        survey(tmp_path, now=0.0)
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no folder" in capsys.readouterr().err
