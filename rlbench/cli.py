@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -43,28 +44,42 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
     Raises:
         BadInput: where there is no such folder.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    named = parser.parse_known_args(arguments)[0].config_dir
+    named = _split(arguments)[0]
     if named is not None and not named.is_dir():
         raise BadInput(f"--config-dir {named}: there is no such folder; it holds groups as conf/ does")
     return named.resolve() if named is not None else None
 
 
+def _split(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The folder that `--config-dir` names, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--cfg", "-c")  # Hydra's too: argparse would take it for a short -cd
+    found, others = parser.parse_known_args(arguments)
+    return found.config_dir, others
+
+
 def check_overrides(arguments: Sequence[str]) -> None:
-    """Check the names on a command line: groups, options and config keys.
+    """Check the names on a command line: groups, options and config keys; and the files of a folder of one's own.
 
     Raises:
-        BadInput: for every unknown name, with the nearest valid one.
+        BadInput: for every unknown name, with the nearest valid one, and every file that could not be used.
     """
-    texts = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    texts = [argument for argument in _split(arguments)[1] if "=" in argument and not argument.startswith("-")]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
     except HydraException as error:
         raise BadInput(f"command line: {str(error).splitlines()[0]}") from error
     folder = config_dir(arguments)
-    known, problems, choices = groups(folder), [], []
+    known, choices = groups(folder), []
+    problems = _hidden(folder) if folder and folder != CONF else []
     for override in overrides:
+        if override.key_or_group == "plugins":
+            problems += [
+                f"plugins={value}: it must be a list; write plugins=[folder/file.py] or plugins=[package.module]"
+                for value in _values(override)
+                if not value.startswith(("[", "$"))
+            ]
         if override.key_or_group in known:
             wrong = [v for v in _values(override) if v not in (*known[override.key_or_group], "null")]
             problems += [
@@ -74,11 +89,12 @@ def check_overrides(arguments: Sequence[str]) -> None:
             ]
             if not wrong:
                 choices.append(_first_choice(override))
+                problems += _unreadable(folder / override.key_or_group, _values(override)) if folder else []
     if problems:
         raise BadInput(*problems)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            searched = [f"hydra.searchpath=[file://{folder}]"] if folder else []
+            searched = [f"hydra.searchpath=['file://{folder}']"] if folder else []
             composed = compose("config", overrides=[*searched, *choices], return_hydra_config=True)
         except HydraException as error:
             raise BadInput(f"config: {str(error).splitlines()[0]}") from error
@@ -88,6 +104,29 @@ def check_overrides(arguments: Sequence[str]) -> None:
             problems += _unknown_key(composed, name, known)
     if problems:
         raise BadInput(*problems)
+
+
+def _hidden(folder: Path) -> list[str]:
+    """Files of a folder that Hydra would pass over for those of the same name in `conf/`."""
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*.yaml")))
+    return [
+        f"--config-dir {folder}: conf/ has a file {file.as_posix()} too, and that one would be taken; rename yours"
+        for file in files
+        if (CONF / file).is_file()
+    ]
+
+
+def _unreadable(group: Path, options: Iterator[str]) -> list[str]:
+    """What is wrong with the YAML of options that a folder of one's own has."""
+    problems = []
+    for path in (group / f"{option}.yaml" for option in options):
+        try:
+            if path.is_file():
+                yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            problems.append(f"{path} is no YAML: {error.problem} (line {line})")
+    return problems
 
 
 def _values(override: Override) -> Iterator[str]:

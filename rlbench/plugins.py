@@ -8,9 +8,13 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+
+_failed: dict[str, str] = {}
+"""What was wrong with a plugin by its key: what it entered before it failed could not be entered again."""
 
 
 def load_plugins(names: Sequence[str]) -> list[str]:
@@ -23,16 +27,17 @@ def load_plugins(names: Sequence[str]) -> list[str]:
     for name in names:
         if not isinstance(name, str):
             problems.append(f"plugins holds {name!r}, which is neither a module nor the path of a .py file")
-            continue
-        try:
-            _load(name)
-        except FileNotFoundError:
-            problems.append(f"plugins: there is no file {name} in {Path.cwd()}")
-        except ModuleNotFoundError as error:
-            problems.append(f"plugins: {name} cannot be imported ({error}); install it, or give the path of a .py file")
-        except Exception as error:  # whatever someone else's code raises is a problem of the configuration
-            problems.append(f"plugins: {name} fails when it is loaded: {type(error).__name__}: {error}")
-    return problems
+        elif name.endswith(".py") and not Path(name).is_file():
+            where = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
+            problems.append(f"plugins: there is no file {name}{where}")
+        elif _key(name) in _failed:
+            problems.append(_failed[_key(name)])
+        else:
+            try:
+                _load(name)
+            except (Exception, SystemExit) as error:  # whatever someone else's code raises is theirs to mend
+                problems.append(_failed.setdefault(_key(name), _sentence(name, error)))
+    return list(dict.fromkeys(problems))
 
 
 def plugin_digests(names: Sequence[str]) -> dict[str, str]:
@@ -40,22 +45,34 @@ def plugin_digests(names: Sequence[str]) -> dict[str, str]:
     return {name: hashlib.sha256(Path(str(_load(name).__file__)).read_bytes()).hexdigest() for name in names}
 
 
+def _key(name: str) -> str:
+    """The name of a plugin's module in this process."""
+    return f"rlbench_plugin:{Path(name).resolve()}" if name.endswith(".py") else name
+
+
 def _load(name: str) -> ModuleType:
     if not name.endswith(".py"):
         return importlib.import_module(name)
-    path = Path(name).resolve()
-    known = f"rlbench_plugin:{path}"
-    if known in sys.modules:
-        return sys.modules[known]
-    if not path.is_file():
-        raise FileNotFoundError(name)
-    spec = importlib.util.spec_from_file_location(known, path)
+    path, key = Path(name).resolve(), _key(name)
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[known] = module
+    sys.modules[key] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[known]
+        del sys.modules[key]
         raise
     return module
+
+
+def _sentence(name: str, error: BaseException) -> str:
+    """What loading a plugin has raised, and where in its file."""
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        return f"plugins: {name} cannot be imported ({error}); install it, or give the path of a .py file"
+    path = str(Path(name).resolve())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    where = f", at line {lines[-1]}" if lines else ""
+    return f"plugins: {name} fails when it is loaded{where}: {type(error).__name__}: {error}"

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rlbench.data.record import Record
+from rlbench.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,30 @@ class Demonstrations:
     Args:
         records: each with a completion.
         tokenizer: its chat template writes them, as in the SFT stage.
-        max_length: tokens of prompt and completion together, cut from the end, as in the SFT stage.
+        max_length: tokens of prompt and completion together, cut from the end, as in the SFT stage; what has nothing
+            left of its completion is left out.
         seed: of the order.
+
+    Raises:
+        BadInput: where nothing is left of any completion.
     """
 
     def __init__(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int):
         self.padding = tokenizer.pad_token_id
         self.seed = seed
-        self.rows = [_tokens(record, tokenizer, max_length) for record in records]
+        rows = [_tokens(record, tokenizer, max_length) for record in records]
+        self.rows = [(prompt, completion) for prompt, completion in rows if completion]
+        if not self.rows:
+            raise BadInput(
+                f"trainer.sft.max_length = {max_length} leaves nothing of the completions of {len(rows)} "
+                "demonstrations; use a larger one"
+            )
 
     def batch(self, number: int, size: int, device: torch.device) -> DemonstrationBatch:
         """Batch `number` of `size` demonstrations, drawn in rounds: in a round each comes once, in a new order."""
-        wanted = range(number * size, (number + 1) * size)
-        rows = [self.rows[self._order(place // len(self.rows))[place % len(self.rows)]] for place in wanted]
+        places = [divmod(place, len(self.rows)) for place in range(number * size, (number + 1) * size)]
+        orders = {turn: self._order(turn) for turn, _ in places}
+        rows = [self.rows[orders[turn][place]] for turn, place in places]
         prompt_ids, prompt_mask = _padded([prompt for prompt, _ in rows], self.padding, left=True)
         completion_ids, completion_mask = _padded([completion for _, completion in rows], self.padding, left=False)
         return DemonstrationBatch(
