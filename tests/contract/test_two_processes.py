@@ -1,0 +1,129 @@
+"""Two processes: ours does what TRL's trainer does, and both together do what one process does.
+
+Losses and gradients are as the processes hold them after they have averaged them.
+"""
+
+import gc
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from rlbench.config import Config
+from tests.helpers_parity import CASES, UPDATES, assert_same, parity_config
+from tests.helpers_processes import Job, on_processes
+
+LAYOUTS = {
+    # 6 completions a process: the second group is half on the one and half on the other.
+    "accumulation_1": {"micro_batch_size": 6, "completions_per_update": 12},
+    "accumulation_3": {"micro_batch_size": 2, "completions_per_update": 12},
+    "accumulation_4": {"micro_batch_size": 2, "completions_per_update": 16},
+}
+"""Over two processes, in groups of 4."""
+
+PARITY = [
+    (case, layout)
+    for case in ("grpo", "gspo", "bnpo", "dapo", "dr_grpo", "cispo", "terms-gdpo")
+    for layout in ("accumulation_1", "accumulation_4")
+]
+
+OURS = {
+    "rank_grpo": ["algorithm=rank_grpo"],
+    "rank_grpo-gdpo": ["algorithm=rank_grpo", "reward=guarded_gdpo"],  # z-scores over the whole batch
+    "dapo": ["algorithm=dapo"],  # tokens of all processes
+    "unlikely": ["algorithm=unlikely"],  # tokens and log-probabilities of units
+    "canon": ["algorithm=canon"],  # entropies of the rollout
+    "verl_erank": ["algorithm=verl_erank"],  # hidden states of the rollout, and their means in earlier updates
+    "top_entropy": ["algorithm=top_entropy"],  # entropies of the micro-batch
+    "bnpo": ["algorithm=bnpo"],
+}
+"""Methods by what they must know of all processes; bnpo alone depends on how the batch is divided."""
+
+UNDIVIDED = [
+    *(("rank_grpo", layout) for layout in LAYOUTS),
+    ("rank_grpo-gdpo", "accumulation_1"),
+    ("dapo", "accumulation_3"),
+    ("unlikely", "accumulation_1"),
+    ("canon", "accumulation_1"),
+    ("verl_erank", "accumulation_1"),
+    ("top_entropy", "accumulation_1"),
+]
+"""The update is that of the whole batch."""
+
+DIVIDED = ("bnpo", "accumulation_3")
+
+
+def laid_out(config: Config, **sizes: int) -> Config:
+    return replace(config, trainer=replace(config.trainer, rl=replace(config.trainer.rl, **sizes)))
+
+
+@cache
+def hashed_config(name: str) -> Config:
+    return parity_config(*OURS[name], "dataset.list_length=3")
+
+
+@pytest.fixture(scope="module")
+def together(tiny_folder, tmp_path_factory):
+    """Every training on two processes, in one start since that takes seconds."""
+    jobs = {}
+    configs = {case: parity_config(*CASES[case][0], "generation.max_new_tokens=12") for case, _ in PARITY}
+    for case, layout in PARITY:
+        config = laid_out(configs[case], **LAYOUTS[layout])
+        jobs["ours", case, layout] = Job(config)
+        jobs["theirs", case, layout] = Job(config, CASES[case][1])
+    for name, layout in [*UNDIVIDED, DIVIDED]:
+        jobs["hashed", name, layout] = Job(laid_out(hashed_config(name), **LAYOUTS[layout]), hashed=True)
+    return on_processes(2, jobs, tiny_folder, tmp_path_factory.mktemp("together"), limit=300)
+
+
+@pytest.fixture
+def alone(mini, tiny_folder, tmp_path):
+    """A training on this process, its whole batch at once."""
+
+    def run(name, layout):
+        size = LAYOUTS[layout]["completions_per_update"]
+        config = laid_out(hashed_config(name), completions_per_update=size, micro_batch_size=size)
+        return Job(config, hashed=True).run(tiny_folder, mini, tmp_path)
+
+    torch.set_default_dtype(torch.float64)
+    gc.freeze()  # every training collects garbage, and what the imports left takes it longer than the updates
+    yield run
+    gc.unfreeze()
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(("case", "layout"), PARITY)
+def test_reproduces_trl(case, layout, together):
+    ours, theirs = together["ours", case, layout], together["theirs", case, layout]
+    assert ours.processes == theirs.processes == 2
+    assert len(ours.losses) == UPDATES
+    assert_same(ours, theirs)
+
+
+OF_ROLLOUTS = {"hits", "success", "list_length", "advantage_std", "frac_zero_variance_units", "completions/mean_length"}
+
+
+@pytest.mark.parametrize(("name", "layout"), UNDIVIDED)
+def test_two_processes_make_the_update_of_one(name, layout, together, alone):
+    two, one = together["hashed", name, layout], alone(name, layout)
+    assert (one.processes, two.processes) == (1, 2)
+    assert_same(two, one)
+    assert two.spent == one.spent
+    assert min(two.spent.values()) > 0
+    assert one.log[0].keys() >= OF_ROLLOUTS
+    for here, there in zip(one.log, two.log, strict=True):
+        for metric in OF_ROLLOUTS & here.keys():
+            assert there[metric] == pytest.approx(here[metric], abs=1e-6), metric
+
+
+def test_the_comparison_with_trl_can_fail(together):
+    """Token means of micro-batches are not the token mean of the window over both processes."""
+    ours, theirs = together["ours", "dapo", "accumulation_4"], together["theirs", "bnpo", "accumulation_4"]
+    assert (ours.gradients[0] - theirs.gradients[0]).abs().max() > 1e-4
+
+
+def test_the_comparison_with_one_process_can_fail(together, alone):
+    """bnpo averages over micro-batches, which the division makes."""
+    two, one = together["hashed", *DIVIDED], alone(*DIVIDED)
+    assert (two.gradients[0] - one.gradients[0]).abs().max() > 1e-4

@@ -1,0 +1,214 @@
+"""Trainings that can be compared update by update: ours, TRL's own, and ours on completions that are not sampled."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from rlbench.config import Config
+from rlbench.data.record import RankedListDataset
+from rlbench.objective import Objective
+from rlbench.rewards.scorer import ListScorer
+from rlbench.stages.rl import prompt_dataset, trl_arguments
+from rlbench.trainer import RankedListTrainer
+from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_scorer
+
+UPDATES = 4
+
+
+class Trained(NamedTuple):
+    """What a training of a few updates left behind; losses and gradients update by update."""
+
+    log: list[dict[str, float]]
+    gradients: list[torch.Tensor]
+    weights: dict[str, torch.Tensor]
+    spent: dict[str, float]
+    processes: int
+
+    @property
+    def losses(self) -> list[float]:
+        return [row["loss"] for row in self.log]
+
+
+def hashed_gains(completion_ids: Sequence[Sequence[int]], term: str, n: int) -> torch.Tensor:
+    """(B, N) gains drawn from the text, since an untrained model hits nothing and would leave all advantages 0."""
+    digests = [hashlib.sha256(f"{term} {list(ids)}".encode()).digest() for ids in completion_ids]
+    return torch.tensor([[byte / 256 for byte in digest[:n]] for digest in digests])
+
+
+class HashScorer(ListScorer):
+    """`hashed_gains` in place of every term's."""
+
+    def __call__(self, completion_ids, **columns):
+        super().__call__(completion_ids, **columns)
+        n = self.reader.units.list_length
+        gains = [hashed_gains(completion_ids, term, n) for term in self.reward.terms]
+        self.rewards = replace(self.rewards, gains=torch.stack(gains, dim=1))
+        return self.rewards.gains.sum((1, 2)).tolist()
+
+    def as_functions(self):
+        """The terms as TRL has them: one reward function each."""
+
+        def of_term(term):
+            def total(completion_ids, **_):
+                return hashed_gains(completion_ids, term, self.reader.units.list_length).sum(1).tolist()
+
+            return total
+
+        return [of_term(term) for term in self.reward.terms]
+
+
+class HashedLists(RankedListTrainer):
+    """Completions follow from the prompt and the place in its group, so that every layout has the same batch."""
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        first = self.accelerator.process_index * len(prompt_ids)
+        places = [(first + i) % num_generations for i in range(len(prompt_ids))]
+        return [self.hashed_list(ids, place) for ids, place in zip(prompt_ids, places, strict=True)], None
+
+    def hashed_list(self, prompt_ids: list[int], place: int) -> list[int]:
+        """Up to one entry too many, some below a preamble, some cut off before EOS."""
+        draw = random.Random(f"{prompt_ids} {place}")
+        films = draw.sample(self.scorer.judge.catalog.films, draw.randint(1, self.objective.units.list_length + 1))
+        preamble = draw.choice(["", "", "Films to try:\n"])
+        text = preamble + "\n".join(f"{title} ({year})" for title, year in films)
+        tokenizer = self.processing_class
+        end = [tokenizer.eos_token_id] if draw.random() < 0.75 else []
+        return tokenizer(text, add_special_tokens=False)["input_ids"] + end
+
+
+class Watch(TrainerCallback):
+    """Keeps the gradient of every update."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model, self.gradients = model, []
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        flat = [p.grad.detach().flatten() for p in self.model.parameters() if p.grad is not None]
+        self.gradients.append(torch.cat(flat).clone())
+
+
+def parity_config(*overrides: str) -> Config:
+    """A short training at mu = 2 on 16 completions an update, in groups of 4."""
+    return composed(
+        *SMALL,
+        "reward=dcg",
+        f"trainer.rl.updates={UPDATES}",
+        "trainer.rl.completions_per_update=16",
+        "trainer.rl.group_size=4",
+        "trainer.rl.num_iterations=2",
+        "trainer.rl.learning_rate=1e-3",
+        "trainer.rl.max_grad_norm=1e6",  # a clipped gradient hides a loss that is too large throughout
+        "algorithm.kl.beta=0.05",
+        "generation.max_new_tokens=24",
+        *overrides,
+    )
+
+
+def trained(
+    config: Config,
+    folder: Path,
+    dataset: RankedListDataset,
+    output: Path,
+    trl_settings: dict[str, Any] | None = None,
+    *,
+    hashed: bool = False,
+    processes: int = 1,
+) -> Trained:
+    """A training by our trainer, on `HashedLists` if `hashed`, or with `trl_settings` by TRL's own."""
+    tokenizer, model = load(folder, "float64", ends_early=not hashed)
+    scorer = make_scorer(config, dataset, tokenizer, model, HashScorer)
+    common = {"model": model, "train_dataset": prompt_dataset(dataset.splits["train"]), "processing_class": tokenizer}
+    # With its usual epsilon Adam moves weights whose gradient is rounding noise by the full step, to either side.
+    args = with_settings(trl_arguments(config, output, processes), adam_epsilon=1e-4, save_strategy="no")
+    if trl_settings is None:
+        objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
+        kind = HashedLists if hashed else RankedListTrainer
+        trainer = kind(objective=objective, scorer=scorer, args=args, **common)
+    else:
+        weights = [float(term["weight"]) for term in config.reward.terms.values()]
+        args = with_settings(args, reward_weights=weights, **trl_settings)
+        trainer = GRPOTrainer(reward_funcs=scorer.as_functions(), args=args, **common)
+    watch = Watch(model)
+    trainer.add_callback(watch)
+    trainer.train()
+    return Trained(
+        log=[row for row in trainer.state.log_history if "loss" in row],
+        gradients=watch.gradients,
+        weights=dict(model.state_dict()),
+        spent={name: value for name, value in getattr(trainer, "spent", {}).items() if "seconds" not in name},
+        processes=trainer.accelerator.num_processes,
+    )
+
+
+def with_settings(args: GRPOConfig, **changes: Any) -> GRPOConfig:
+    """The arguments, changed."""
+    for name, value in changes.items():
+        assert hasattr(args, name), f"TRL 1.16 has no argument {name}"
+        setattr(args, name, value)
+    return args
+
+
+def assert_same(a: Trained, b: Trained) -> None:
+    """Losses, gradients and final weights to 1e-6."""
+    assert len(a.losses) == len(b.losses) > 0
+    assert a.losses == pytest.approx(b.losses, abs=1e-6)
+    assert max(gradient.abs().max() for gradient in b.gradients) > 1e-2  # a comparison of zeros would prove nothing
+    for mine, other in zip(a.gradients, b.gradients, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
+    for name, weight in b.weights.items():
+        torch.testing.assert_close(a.weights[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def settings(config: Config, **more: Any) -> dict[str, Any]:
+    """TRL's names for an algorithm's numbers."""
+    clip = config.algorithm.options.get("clip", {"low": 0.2, "high": 0.2})
+    return {
+        "epsilon": clip["low"],
+        "epsilon_high": clip["high"],
+        "loss_type": "grpo",
+        "use_bias_correction_kl": config.algorithm.kl.importance_weighted,
+        "beta": config.algorithm.kl.beta,
+        **more,
+    }
+
+
+DELTA = "++algorithm.options.clip_delta={low:0.2,high:0.2,delta:1.1}"
+SOFT = {"sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05}
+GAMMA = {"vespo_k_pos": 2.0, "vespo_lambda_pos": 3.0, "vespo_k_neg": 3.0, "vespo_lambda_neg": 2.0}
+SEQUENCE = {"importance_sampling_level": "sequence"}
+GUARDED = ["reward=guarded_gdpo", "reward.terms.seen.weight=0.3"]
+"""Four terms of different weights."""
+
+CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "grpo": (["algorithm=grpo"], {"importance_sampling_level": "token"}),
+    "gspo": (["algorithm=gspo"], SEQUENCE),
+    "grpo-weighted_kl": (["algorithm=grpo", "algorithm.kl.importance_weighted=true"], {}),
+    "gspo-weighted_kl": (["algorithm=gspo", "algorithm.kl.importance_weighted=true"], SEQUENCE),
+    "grpo-delta": (
+        ["algorithm=grpo", "algorithm.surrogate=clip_delta", DELTA],
+        {"epsilon": 0.2, "epsilon_high": 0.2, "delta": 1.1},
+    ),
+    "grpo-batch_std": (["algorithm=grpo", "algorithm.baseline=batch_std"], {"scale_rewards": "batch"}),
+    "bnpo": (["algorithm=bnpo"], {"loss_type": "bnpo"}),
+    "dapo": (["algorithm=dapo"], {"loss_type": "dapo"}),
+    "dr_grpo": (["algorithm=dr_grpo"], {"loss_type": "dr_grpo", "scale_rewards": "none"}),
+    "cispo": (["algorithm=cispo"], {"loss_type": "cispo", "epsilon_high": 5.0}),
+    "sapo": (["algorithm=sapo"], {"loss_type": "sapo", **SOFT}),
+    "vespo": (["algorithm=vespo"], {"loss_type": "vespo", **GAMMA}),
+    "luspo": (["algorithm=luspo"], {"loss_type": "luspo", **SEQUENCE}),
+    "terms-summed": (
+        ["algorithm=grpo", *GUARDED, "reward.combine=sum_then_normalise"],
+        {"multi_objective_aggregation": "sum_then_normalize"},
+    ),
+    "terms-gdpo": (["algorithm=grpo", *GUARDED], {"multi_objective_aggregation": "normalize_then_sum"}),
+}
+"""Overrides of a method that TRL 1.16 has too, and what TRL calls its settings."""
