@@ -3,14 +3,15 @@
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.experimental.gmpo import GMPOTrainer
 
 from rlbench.config import Config
 from rlbench.data.record import RankedListDataset
@@ -135,8 +136,13 @@ def trained(
         trainer = kind(objective=objective, scorer=scorer, args=args, **common)
     else:
         weights = [float(term["weight"]) for term in config.reward.terms.values()]
-        args = with_settings(args, reward_weights=weights, **trl_settings)
-        trainer = GRPOTrainer(reward_funcs=scorer.as_functions(), args=args, **common)
+        kind = trl_settings.get("trainer", GRPOTrainer)
+        named = {name: value for name, value in trl_settings.items() if name != "trainer"}
+        if kind is RLOOTrainer:
+            args = rloo_arguments(args)
+            named.pop("loss_type"), named.pop("use_bias_correction_kl")
+        args = with_settings(args, reward_weights=weights, **named)
+        trainer = kind(reward_funcs=scorer.as_functions(), args=args, **common)
     watch = Watch(model)
     trainer.add_callback(watch)
     trainer.train()
@@ -147,6 +153,13 @@ def trained(
         spent={name: value for name, value in getattr(trainer, "spent", {}).items() if "seconds" not in name},
         processes=trainer.accelerator.num_processes,
     )
+
+
+def rloo_arguments(args: GRPOConfig) -> RLOOConfig:
+    """The same for TRL's other trainer."""
+    shared = {field.name for field in fields(GRPOConfig) if field.init} & {f.name for f in fields(RLOOConfig) if f.init}
+    # Of two that follow from each other only one may be given.
+    return RLOOConfig(**{name: getattr(args, name) for name in shared - {"generation_batch_size"}})
 
 
 def with_settings(args: GRPOConfig, **changes: Any) -> GRPOConfig:
@@ -205,6 +218,10 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "sapo": (["algorithm=sapo"], {"loss_type": "sapo", **SOFT}),
     "vespo": (["algorithm=vespo"], {"loss_type": "vespo", **GAMMA}),
     "luspo": (["algorithm=luspo"], {"loss_type": "luspo", **SEQUENCE}),
+    "top_entropy": (["algorithm=top_entropy"], {"loss_type": "dapo", "top_entropy_quantile": 0.2}),
+    "grpo-entropy_bonus": (["algorithm=grpo", "+algorithm.regularisers.entropy_bonus=0.3"], {"entropy_coef": 0.3}),
+    "gmpo": (["algorithm=gmpo"], {"trainer": GMPOTrainer, "epsilon": 0.4, "epsilon_high": 0.4}),
+    "rloo": (["algorithm=rloo", "algorithm.kl.beta=0"], {"trainer": RLOOTrainer, "beta": 0.0}),
     "terms-summed": (
         ["algorithm=grpo", *GUARDED, "reward.combine=sum_then_normalise"],
         {"multi_objective_aggregation": "sum_then_normalize"},
