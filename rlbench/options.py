@@ -53,21 +53,33 @@ class Option:
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
-    """The options of a function by name, in the order of its parameters."""
-    return {
-        name: Option(_values(p.annotation), None if p.default is inspect.Parameter.empty else p.default)
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    """The options of a function by name, in the order of its parameters.
+
+    Raises:
+        TypeError: where an annotation does not say what the option can hold.
+    """
+    found = {}
+    for name, p in inspect.signature(function).parameters.items():
+        if p.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        values = _values(p.annotation)
+        if values is None:
+            raise TypeError(
+                f"{function.__name__}: the annotation {p.annotation!r} of option '{name}' says nothing to us; use "
+                "float, int, str, bool, Literal[...] or a type of rlbench.options, and no `from __future__ import "
+                "annotations`"
+            )
+        found[name] = Option(values, None if p.default is inspect.Parameter.empty else p.default)
+    return found
 
 
-def _values(annotation: Any) -> Values:
+def _values(annotation: Any) -> Values | None:
     if get_origin(annotation) is Annotated:
-        return get_args(annotation)[1]
+        return next((part for part in get_args(annotation) if isinstance(part, Values)), None)
     if get_origin(annotation) is Literal:
         choices = get_args(annotation)
         return Values(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
-    return _PLAIN[annotation]
+    return _PLAIN.get(annotation) if isinstance(annotation, type) else None
 
 
 def filled(function: Callable[..., Any], given: Mapping[str, Any]) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one m
 """
 
 import heapq
+import json
 import logging
 import os
 import random
@@ -29,6 +30,7 @@ from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
 from rlbench.objective.guards import caveats
+from rlbench.plugins import load_plugins, plugin_digests
 from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
@@ -149,6 +151,7 @@ def run(config: Config) -> Run:
     """
     _settle(config)
     wanted = locate(config, config.stage)
+    _refuse_other_plugins(config, wanted)
     if wanted.status() == DONE and not validate(config):
         console.print(f"[green]done already[/green] {wanted.root}", soft_wrap=True)
         return wanted
@@ -160,6 +163,25 @@ def run(config: Config) -> Run:
         if stage == config.stage:
             break
     return wanted
+
+
+def _refuse_other_plugins(config: Config, run: Run) -> None:
+    """Code from outside is no part of a run's identity: say so where it has changed since the run was started.
+
+    Raises:
+        BadInput: where the run was made with other code.
+    """
+    recorded = run.root / "manifest.json"
+    if run.stage != "rl" or not recorded.exists() or load_plugins(config.plugins):
+        return
+    there = json.loads(recorded.read_text(encoding="utf-8"))["plugins"]
+    now = plugin_digests(config.plugins)
+    changed = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    if changed:
+        raise BadInput(
+            f"{run.root} was made with another version of plugins {', '.join(changed)}: move it away, or give the new "
+            "one a row of its own with variant=NAME"
+        )
 
 
 def _settle(config: Config) -> None:

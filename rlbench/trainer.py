@@ -129,7 +129,7 @@ class RankedListTrainer(GRPOTrainer):
         mask, needs = output["completion_mask"], self.objective.needs
         logps = entropies = torch.zeros(mask.shape, device=mask.device)
         features: dict[str, torch.Tensor] = {}
-        if "old_logps" in needs or "hidden_states" in needs:
+        if needs & {"old_logps", "hidden_states", *(f"old_{name}" for name in scalars)}:
             with torch.no_grad():
                 scores = self._score(self.model, output, self.args.per_device_train_batch_size)
             logps, entropies = scores.logps, scores.entropies

@@ -219,6 +219,6 @@ def ratios_on_policy(configs: Sequence[Config]) -> list[str]:
         return []
     return [
         f"the sweep compares algorithm.ratio = {', '.join(levels)} with trainer.rl.num_iterations = 1: the policy is "
-        "never older than its update, every ratio is 1, and its level changes nothing where the tokens that share it "
-        "have one advantage; use trainer.rl.num_iterations=2"
+        "never older than its update, every ratio is 1, no bound acts, and a level only weighs the tokens' gradients; "
+        "use trainer.rl.num_iterations=2"
     ]

@@ -113,6 +113,7 @@ class Objective:
             name: (weight, regularisers.chosen(name, options)) for name, weight in a.regularisers.items() if weight
         }
         chosen = [credits[a.credit], baselines[a.baseline], ratios[a.ratio], surrogates[a.surrogate]]
+        chosen += [aggregations[a.aggregation], estimators[a.kl.estimator], kl_scales[a.kl.scale]]
         chosen += [regularisers[name] for name in self.regularisers]
         self.needs = {need for piece in chosen for need in piece.needs}
         self.scalars = [name for name in scalars if {name, f"old_{name}"} & self.needs]
@@ -122,7 +123,7 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         """Whether the loss compares with a reference policy."""
-        return self.algorithm.kl.beta > 0 or surrogates[self.algorithm.surrogate].facts.get("needs_reference", False)
+        return self.algorithm.kl.beta > 0 or surrogates[self.algorithm.surrogate].facts["needs_reference"]
 
     @property
     def weights(self) -> torch.Tensor:

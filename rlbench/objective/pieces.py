@@ -50,10 +50,12 @@ class Place(Mapping[str, Piece]):
 
     Args:
         name: the key of the algorithm's YAML that chooses.
+        facts: what each of its pieces has to say of itself; the place's module says what they mean.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, facts: tuple[str, ...] = ()):
         self.name = name
+        self.facts = facts
         self._pieces: dict[str, Piece] = {}
 
     def __getitem__(self, name: str) -> Piece:
@@ -73,7 +75,7 @@ class Place(Mapping[str, Piece]):
         """Enter a function under its name.
 
         Raises:
-            ValueError: where the place has a piece of this name, or a need is unknown.
+            ValueError: where the place has a piece of this name, a need is unknown, or a fact is left out.
         """
 
         def enter(function: Function) -> Function:
@@ -83,6 +85,11 @@ class Place(Mapping[str, Piece]):
             if unknown:
                 known = ", ".join(sorted(known_needs()))
                 raise ValueError(f"{self.name} '{function.__name__}' needs {sorted(unknown)}; known: {known}")
+            lacking = [fact for fact in self.facts if fact not in facts]
+            if lacking:
+                raise ValueError(
+                    f"{self.name} '{function.__name__}' leaves out {', '.join(lacking)}; see `Place.facts`"
+                )
             self._pieces[function.__name__] = Piece(function, options_of(function), tuple(needs), facts)
             return function
 
@@ -103,12 +110,12 @@ class Place(Mapping[str, Piece]):
         return [f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{nearest(name, list(self))}"]
 
 
-scalars = Place("scalars")
+scalars = Place("scalars", ("differentiable",))
 """Numbers that the forward pass gives at every position; no algorithm chooses one, pieces ask for them."""
-credits = Place("credit")
-baselines = Place("baseline")
+credits = Place("credit", ("columns", "spread", "within", "reads"))
+baselines = Place("baseline", ("shift", "scale"))
 ratios = Place("ratio")
-surrogates = Place("surrogate")
+surrogates = Place("surrogate", ("clips", "uses_ratio", "needs_reference"))
 aggregations = Place("aggregation")
 estimators = Place("kl.estimator")
 kl_scales = Place("kl.scale")

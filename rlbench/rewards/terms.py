@@ -97,26 +97,24 @@ TERMS: dict[str, Term] = {}
 Function = TypeVar("Function", bound=Callable[..., Floats])
 
 
-SIGNED = ("verdict_cost", "length", "soft_overlong")
-"""Terms whose value may be negative."""
+def rank_term(*, signed: bool = False) -> Callable[[Function], Function]:
+    """Enter a function that gives (B, N) in `TERMS`; `signed` where a value may be negative."""
+    return _entering("rank", signed)
 
 
-def _register(function: Callable[..., Floats], scope: Literal["rank", "list"]) -> None:
-    if function.__name__ in TERMS:
-        raise ValueError(f"two terms are called '{function.__name__}'; ranks and lists share one set of names")
-    TERMS[function.__name__] = Term(function, scope, options_of(function), function.__name__ in SIGNED)
+def list_term(*, signed: bool = False) -> Callable[[Function], Function]:
+    """Enter a function that gives (B,) in `TERMS`; `signed` where a value may be negative."""
+    return _entering("list", signed)
 
 
-def rank_term(function: Function) -> Function:
-    """Enter a function that gives (B, N) in `TERMS`."""
-    _register(function, "rank")
-    return function
+def _entering(scope: Literal["rank", "list"], signed: bool) -> Callable[[Function], Function]:
+    def enter(function: Function) -> Function:
+        if function.__name__ in TERMS:
+            raise ValueError(f"two terms are called '{function.__name__}'; ranks and lists share one set of names")
+        TERMS[function.__name__] = Term(function, scope, options_of(function), signed)
+        return function
 
-
-def list_term(function: Function) -> Function:
-    """Enter a function that gives (B,) in `TERMS`."""
-    _register(function, "list")
-    return function
+    return enter
 
 
 def _of_films(values: Floats, films: Ints) -> Floats:
@@ -124,56 +122,56 @@ def _of_films(values: Floats, films: Ints) -> Floats:
     return np.append(values, 0.0)[films]
 
 
-@rank_term
+@rank_term()
 def relevance(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """rel_k (Rank-GRPO's exp_inf)."""
     return lists.hits
 
 
-@rank_term
+@rank_term()
 def dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """rel_k / log2(k + 1): a list's sum is DCG@N, a tail sum is Rank-GRPO's log-decay (Eq. 8)."""
     return lists.hits * metrics.discounts(lists.verdicts.shape[1])
 
 
-@rank_term
+@rank_term()
 def ndcg_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """rel_k / log2(k + 1) over the DCG of an ideal list, so that a list's sum is NDCG@N."""
     n = lists.verdicts.shape[1]
     return lists.hits * metrics.discounts(n) / metrics.ideal_dcg(lists.n_truth, n)[:, None]
 
 
-@rank_term
+@rank_term()
 def recall_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """rel_k / n_truth, so that a list's sum is Recall@N."""
     return lists.hits / lists.n_truth[:, None]
 
 
-@rank_term
+@rank_term()
 def in_catalog(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """1 for an entry that names a film of the catalogue, repeats and seen films included."""
     return (lists.present & ~lists.of_verdict("out_of_catalog")).astype(np.float64)
 
 
-@rank_term
+@rank_term()
 def out_of_catalog(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """1 for an entry outside the catalogue; to be weighted negatively."""
     return lists.of_verdict("out_of_catalog").astype(np.float64)
 
 
-@rank_term
+@rank_term()
 def duplicate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """1 for an entry that repeats an earlier one; to be weighted negatively."""
     return lists.of_verdict("duplicate").astype(np.float64)
 
 
-@rank_term
+@rank_term()
 def seen(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """1 for an entry that names a film which the dialogue has seen; to be weighted negatively."""
     return lists.of_verdict("seen").astype(np.float64)
 
 
-@rank_term
+@rank_term(signed=True)
 def verdict_cost(
     lists: "JudgedLists",
     facts: FilmFacts,
@@ -195,13 +193,13 @@ def verdict_cost(
     return table
 
 
-@rank_term
+@rank_term()
 def popularity(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """Popularity percentile of an entry's film; to be weighted negatively against popularity bias."""
     return _of_films(facts.popularity_percentile, lists.films)
 
 
-@rank_term
+@rank_term()
 def novelty(
     lists: "JudgedLists", facts: FilmFacts, *, among: Literal["recommendable", "hits"] = "recommendable"
 ) -> Floats:
@@ -215,7 +213,7 @@ def novelty(
     return counted * _of_films(1 - facts.popularity_percentile, lists.films)
 
 
-@rank_term
+@rank_term()
 def value(
     lists: "JudgedLists",
     facts: FilmFacts,
@@ -232,43 +230,43 @@ def value(
     return lists.hits * (1 + np.minimum(alpha * _of_films(of_film, lists.films), 1))
 
 
-@list_term
+@list_term()
 def recall(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """Recall@N, as reported."""
     return metrics.recall(lists.hits, lists.n_truth, lists.verdicts.shape[1])
 
 
-@list_term
+@list_term()
 def ndcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """NDCG@N, as reported."""
     return metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1])
 
 
-@list_term
+@list_term()
 def list_dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """DCG@N (Rank-GRPO's reward of a whole list)."""
     return metrics.dcg(lists.hits, lists.verdicts.shape[1])
 
 
-@list_term
+@list_term()
 def hit_rate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """1 where one of the N ranks is a hit, as reported."""
     return metrics.hit_rate(lists.hits, lists.verdicts.shape[1])
 
 
-@list_term
+@list_term()
 def in_catalog_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """Share of the entries among the first N that are in the catalogue, as reported; 0 for no entries."""
     return metrics.list_metrics(lists)["in_catalog"]
 
 
-@list_term
+@list_term()
 def format(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """Share of the lines, blank ones left out, that are entries; 0 for no lines."""
     return lists.n_entries / np.maximum(lists.n_lines, 1)
 
 
-@list_term
+@list_term(signed=True)
 def length(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """1 for exactly N entries, else -|n - N| / N (count reward of SafeCRS, arXiv 2603.03536)."""
     n = lists.verdicts.shape[1]
@@ -276,7 +274,7 @@ def length(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     return np.where(off == 0, 1.0, -off / n)
 
 
-@list_term
+@list_term()
 def tokens(lists: "JudgedLists", facts: FilmFacts, *, normaliser: Positive) -> Floats:
     """Tokens of the completion, EOS included, over `normaliser`; to be weighted negatively.
 
@@ -286,7 +284,7 @@ def tokens(lists: "JudgedLists", facts: FilmFacts, *, normaliser: Positive) -> F
     return lists.n_tokens / normaliser
 
 
-@list_term
+@list_term(signed=True)
 def soft_overlong(lists: "JudgedLists", facts: FilmFacts, *, max_tokens: PositiveInt, cache: PositiveInt) -> Floats:
     """DAPO's penalty of long completions (arXiv 2503.14476, Eq. 13), in [-1, 0].
 

@@ -173,7 +173,7 @@ def test_a_name_stands_for_one_term():
         return lists.hits.sum(axis=1)
 
     with pytest.raises(ValueError, match="two terms are called 'dcg'"):
-        list_term(dcg)
+        list_term()(dcg)
     assert TERMS["dcg"].scope == "rank"
 
 
