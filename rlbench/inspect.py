@@ -18,7 +18,7 @@ from transformers import GenerationConfig as HFGenerationConfig
 from transformers.utils import logging as hf_logging
 
 from rlbench.cli import fail
-from rlbench.config import Config, resolve, validate
+from rlbench.config import Config, resolve
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import Record
@@ -32,6 +32,7 @@ from rlbench.relevance import Verdict, make_judge
 from rlbench.rewards.scorer import ListScorer, ScoredList
 from rlbench.stages.callbacks import last_checkpoint
 from rlbench.stages.evaluate import eos_ids
+from rlbench.validation import validate
 
 COLOURS = {
     Verdict.HIT: "bold green",

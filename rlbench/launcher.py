@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rlbench.cli import config_dir, fail
-from rlbench.config import Config, resolve, validate
+from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.runs import DONE, Run, locate, write_json
+from rlbench.validation import validate
 
 RUN_PY = Path(__file__).resolve().parent.parent / "run.py"
 POLL_SECONDS = 0.5

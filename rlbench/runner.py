@@ -22,7 +22,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench.config import Config, validate
+from rlbench.config import Config
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
@@ -48,6 +48,7 @@ from rlbench.stages.evaluate import (
 from rlbench.stages.rl import train_rl
 from rlbench.stages.sft import train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
+from rlbench.validation import validate
 
 console = Console(stderr=True, highlight=False)
 

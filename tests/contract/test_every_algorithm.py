@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rlbench.cli import groups
-from rlbench.config import validate
 from rlbench.objective.pieces import credits
 from rlbench.rewards.scorer import ListScorer
+from rlbench.validation import validate
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_trainer
 

@@ -146,9 +146,9 @@ def test_a_new_piece_in_a_sweep(folder):
 def median_against_the_standard_library() -> None:
     import torch
 
-    from rlbench.config import validate
     from rlbench.objective import Objective, Rollout
     from rlbench.rewards.batch import FEATURES, RewardBatch
+    from rlbench.validation import validate
 
     size, n, b = 5, 4, 15
     own = [f"hydra.searchpath=[file://{ROOT / OWN}]", f"plugins=[{PLUGIN}]", "algorithm=median_grpo"]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import config as schema
+from rlbench import validation as schema
 from rlbench.cli import CONF, check_overrides, groups
-from rlbench.config import validate
 from rlbench.errors import BadInput
 from rlbench.lists import LAYOUTS
 from rlbench.objective.shaping import SHAPINGS
 from rlbench.rewards.combine import COMBINERS
+from rlbench.validation import validate
 from tests.conftest import composed
 
 RUN_PY = CONF.parent / "run.py"
@@ -105,7 +105,7 @@ def test_wrong_types_and_unknown_sections_are_refused_together():
 
 
 def test_config_imports_no_torch():
-    code = "import sys, rlbench.config, rlbench.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, rlbench.validation, rlbench.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=RUN_PY.parent).returncode == 0
 
 

@@ -1,0 +1,254 @@
+"""What is wrong with a config: everything that can be found without data and model, one sentence a problem.
+
+Importing this module loads neither torch nor transformers; `validate` does, for the pieces of the algorithm.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rlbench.catalog import NORMALISERS
+from rlbench.config import Config, LengthShapingConfig, MatchingConfig, RewardConfig
+from rlbench.errors import nearest
+from rlbench.plugins import load_plugins
+from rlbench.rewards.success import check_success
+from rlbench.rewards.terms import TERMS, check_terms
+
+# A contract test keeps these equal to the registries of functions.
+LAYOUTS = ("aligned", "published")
+SHAPINGS = ("none", "paper", "published")
+MISSING_RANKS = ("zero", "excluded")
+COMBINERS = ("sum_then_normalise", "normalise_then_sum", "power_mean")
+MATCHING_RULES = ("ours", "published")
+STAGES = ("zero_shot", "sft", "rl")
+CHECKPOINT_RULES = ("last", "best")
+TRACKERS = ("wandb", "offline", "none")
+DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("constant", "linear", "cosine")
+METRICS = ("recall", "ndcg", "hit_rate", "mrr", "map")
+PUBLISHED = ("recall", "ndcg")
+
+
+def _choice(problems: list[str], key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        problems.append(f"{key} = '{value}' is unknown; known: {', '.join(known)}.{nearest(value, list(known))}")
+
+
+def _at_least(problems: list[str], bound: float, values: dict[str, float | None]) -> None:
+    problems += [
+        f"{key} = {value} must be at least {bound}"
+        for key, value in values.items()
+        if value is not None and not value >= bound
+    ]
+
+
+def validate(config: Config, processes: int = 1) -> list[str]:
+    """Everything that is wrong with a config, found without data, model or torch; one sentence a problem.
+
+    Args:
+        processes: over how many processes the run is spread.
+    """
+    from rlbench.objective.checks import check_algorithm  # only here: it loads torch
+    from rlbench.objective.guards import refusals
+
+    problems = load_plugins(config.plugins)
+    if problems:
+        return problems  # what they would have entered would be unknown below
+    algorithm, rl, sft = config.algorithm, config.trainer.rl, config.trainer.sft
+    for key, value, known in [
+        ("stage", config.stage, STAGES),
+        ("algorithm.layout", algorithm.layout, LAYOUTS),
+        ("algorithm.missing_rank", algorithm.missing_rank, MISSING_RANKS),
+        ("algorithm.length_shaping.rule", algorithm.length_shaping.rule, SHAPINGS),
+        ("reward.combine", config.reward.combine, COMBINERS),
+        ("matching.rules", config.matching.rules, MATCHING_RULES),
+        ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
+        ("tracker.mode", config.tracker.mode, TRACKERS),
+        ("model.dtype", config.model.dtype, DTYPES),
+        ("trainer.sft.schedule", sft.schedule, SCHEDULES),
+        ("trainer.rl.schedule", rl.schedule, SCHEDULES),
+    ]:
+        _choice(problems, key, value, known)
+    _at_least(
+        problems,
+        1,
+        {
+            "dataset.list_length": config.dataset.list_length,
+            "trainer.rl.updates": rl.updates,
+            "trainer.rl.completions_per_update": rl.completions_per_update,
+            "trainer.rl.micro_batch_size": rl.micro_batch_size,
+            "trainer.rl.num_iterations": rl.num_iterations,
+            "trainer.rl.save_every": rl.save_every,
+            "trainer.rl.keep_checkpoints": rl.keep_checkpoints,
+            "trainer.sft.updates": sft.updates,
+            "trainer.sft.batch_size": sft.batch_size,
+            "trainer.sft.micro_batch_size": sft.micro_batch_size,
+            "trainer.sft.save_every": sft.save_every,
+            "trainer.sft.max_length": sft.max_length,
+            "evaluation.every": config.evaluation.every,
+            "evaluation.batch_size": config.evaluation.batch_size,
+            "evaluation.validation_contexts": config.evaluation.validation_contexts,
+            "evaluation.test_contexts": config.evaluation.test_contexts,
+            "generation.max_new_tokens": config.generation.max_new_tokens,
+            "runtime.threads": config.runtime.threads,
+        },
+    )
+    _at_least(problems, 2, {"trainer.rl.group_size": rl.group_size})
+    problems += _not_finite(asdict(config))
+    _at_least(
+        problems,
+        0,
+        {
+            "algorithm.kl.beta": algorithm.kl.beta,
+            "algorithm.reference.sync_every": algorithm.reference.sync_every,
+            "seed": config.seed,
+            "evaluation.samples": config.evaluation.samples,
+            "generation.top_k": config.generation.top_k,
+            "trainer.rl.max_grad_norm": rl.max_grad_norm,
+            "trainer.rl.warmup_updates": rl.warmup_updates,
+        },
+    )
+    problems += [
+        f"evaluation.pass_at holds {k}, outside 1..evaluation.samples = {config.evaluation.samples}"
+        for k in config.evaluation.pass_at
+        if not 1 <= k <= config.evaluation.samples
+    ]
+    for key, rate in (("trainer.rl.learning_rate", rl.learning_rate), ("trainer.sft.learning_rate", sft.learning_rate)):
+        if not 0 < rate < math.inf:
+            problems.append(f"{key} = {rate} must be a positive number")
+    problems += _length_shaping(algorithm.length_shaping) + _reward(config.reward) + _matching(config.matching)
+    if not 0 <= config.reward.gamma <= 1:
+        problems.append(f"reward.gamma = {config.reward.gamma} must lie in [0, 1]")
+    shares = {
+        "generation.top_p": config.generation.top_p,
+        "trainer.rl.adam_beta2": rl.adam_beta2,
+        "trainer.sft.warmup_fraction": sft.warmup_fraction,
+        "algorithm.reference.mixup": algorithm.reference.mixup,
+    }
+    problems += [f"{key} = {value} must lie in [0, 1]" for key, value in shares.items() if not 0 <= value <= 1]
+    if config.generation.top_p == 0:
+        problems.append("generation.top_p = 0 leaves no token to sample")
+    if not config.generation.temperature > 0:
+        problems.append(
+            f"generation.temperature = {config.generation.temperature} must be positive: a group must differ"
+        )
+    if not 0 < algorithm.entropy_quantile <= 1:
+        problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
+    problems += check_algorithm(algorithm)
+    if problems:
+        return problems  # the checks below divide by, and look up, what the checks above may have refused
+    return _batches(config, processes) + _cutoffs(config) + refusals(config)
+
+
+def _not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Numbers that are NaN or infinite, wherever they stand."""
+    problems = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            problems += _not_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"{prefix}{key} = {value} must be a finite number")
+    return problems
+
+
+def _length_shaping(shaping: LengthShapingConfig) -> list[str]:
+    unused = {"none": ("early_stop", "overflow", "exact"), "paper": ("exact",)}.get(shaping.rule, ())
+    problems = [
+        f"algorithm.length_shaping.{name} = {value} has no effect under rule '{shaping.rule}'; set it to 0"
+        for name in unused
+        if (value := getattr(shaping, name)) != 0
+    ]
+    return problems
+
+
+def _reward(reward: RewardConfig) -> list[str]:
+    problems = [f"reward.{problem}" for problem in check_terms(reward.terms)]
+    problems += [f"reward.{problem}" for problem in check_success(reward.success.rule, reward.success.threshold)]
+    if reward.combine == "power_mean":
+        known = {} if problems else reward.terms
+        problems += [
+            f"reward.terms.{name}.weight = {term['weight']} must not be negative under combine=power_mean"
+            for name, term in known.items()
+            if term["weight"] < 0
+        ]
+        problems += [
+            f"reward.terms.{name} may be negative, of which combine=power_mean makes no mean"
+            for name in known
+            if TERMS[name].signed
+        ]
+        if known and not any(term["weight"] > 0 for term in known.values()):
+            problems.append("reward.terms: one weight must be positive under combine=power_mean")
+    elif reward.power != 1:
+        problems.append(f"reward.power = {reward.power} has no effect under combine={reward.combine}; set it to 1")
+    return problems
+
+
+def _matching(matching: MatchingConfig) -> list[str]:
+    problems = [
+        f"matching.normalisers holds '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
+        f"{nearest(name, list(NORMALISERS))}"
+        for name in matching.normalisers
+        if name not in NORMALISERS
+    ]
+    if matching.year_tolerance < 0:
+        problems.append(f"matching.year_tolerance = {matching.year_tolerance} must be at least 0")
+    if matching.fuzzy_threshold is not None and not 0 < matching.fuzzy_threshold <= 100:
+        problems.append(f"matching.fuzzy_threshold = {matching.fuzzy_threshold} must lie in (0, 100], or be null")
+    own = (matching.normalisers, matching.year_tolerance, matching.fuzzy_threshold)
+    if matching.rules == "published" and own != ([], 0, None):
+        problems.append(
+            "matching.rules = 'published' compares titles in its own way; leave normalisers empty, year_tolerance 0 "
+            "and fuzzy_threshold null (matching=published sets all of it)"
+        )
+    return problems
+
+
+def _batches(config: Config, processes: int) -> list[str]:
+    rl, sft = config.trainer.rl, config.trainer.sft
+    problems = []
+    if rl.completions_per_update % rl.group_size:
+        problems.append(
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} is no multiple of "
+            f"trainer.rl.group_size = {rl.group_size}: a group would be cut; use "
+            f"{math.ceil(rl.completions_per_update / rl.group_size) * rl.group_size}"
+        )
+    per_step = rl.micro_batch_size * processes
+    if rl.completions_per_update % per_step:
+        problems.append(
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} is no multiple of "
+            f"trainer.rl.micro_batch_size = {rl.micro_batch_size} times {processes} processes"
+        )
+    if sft.batch_size % (sft.micro_batch_size * processes):
+        problems.append(
+            f"trainer.sft.batch_size = {sft.batch_size} is no multiple of "
+            f"trainer.sft.micro_batch_size = {sft.micro_batch_size} times {processes} processes"
+        )
+    for key, every in (("trainer.rl.save_every", rl.save_every), ("evaluation.every", config.evaluation.every)):
+        if every % rl.num_iterations:
+            problems.append(
+                f"{key} = {every} is off a generation boundary: completions are reused for "
+                f"trainer.rl.num_iterations = {rl.num_iterations} updates, and resume is exact only between "
+                f"generations; use {math.ceil(every / rl.num_iterations) * rl.num_iterations}"
+            )
+    return problems
+
+
+def _cutoffs(config: Config) -> list[str]:
+    dataset = config.dataset
+    problems = [
+        f"dataset.cutoffs holds {k}, outside 1..dataset.list_length = {dataset.list_length}"
+        for k in dataset.cutoffs
+        if not 1 <= k <= dataset.list_length
+    ]
+    if not dataset.cutoffs:
+        problems.append("dataset.cutoffs is empty")
+    known = [
+        f"{protocol}{metric}@{k}"
+        for protocol, metrics in (("", METRICS), ("published_", PUBLISHED), ("published_truncate_first_", PUBLISHED))
+        for metric in metrics
+        for k in dataset.cutoffs
+    ]
+    if config.evaluation.metric not in known:
+        problems.append(f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}")
+    return problems
