@@ -111,12 +111,12 @@ def sync_without_reference(config: Config) -> str:
 def credit_that_reads_hits(config: Config) -> str:
     """Credit made of relevance alone under a reward of something else."""
     credit, terms = config.algorithm.credit, config.reward.terms
-    ranked = [name for name in terms if TERMS[name].scope == "rank"]
-    if credits[credit].facts["reads"] == "gains" or (list(terms) == ranked == ["relevance"]):
+    plain = list(terms) == ["relevance"] and config.reward.gamma == 0
+    if credits[credit].facts["reads"] == "gains" or plain:
         return ""
     return (
         f"algorithm.credit = '{credit}' is made of which ranks are relevant, once for each term of the reward, and not "
-        f"of gains; reward.terms are {', '.join(terms)}: use reward=relevance, or algorithm.credit=rank"
+        f"of gains; reward.terms are {', '.join(terms)}, reward.gamma is {config.reward.gamma}: use reward=relevance, or algorithm.credit=rank"
     )
 
 

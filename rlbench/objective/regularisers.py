@@ -128,7 +128,10 @@ def siren(inputs: LossInputs, *, quantile: Share = 0.8) -> torch.Tensor:
 @regularisers.piece(needs=("demonstrations",))
 def sft(inputs: LossInputs) -> torch.Tensor:
     """Minus the mean log-probability of the tokens of demonstrations that each micro-batch draws, as many as it has
-    completions (UniAPL, arXiv 2509.25148, whose weights are not published; inspired by)."""
+    completions (UniAPL, arXiv 2509.25148, whose weights are not published; inspired by).
+
+    At the rollout's temperature: it is the loss of the SFT stage where that is 1.
+    """
     mask = inputs.extras["demonstration_mask"]
     logps = on_tokens(inputs.extras["demonstration_logps"], mask)
     return -logps.sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,279 @@
+"""What a run keeps beside the weights: what pieces remember, and a reference that follows the policy."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from rlbench.config import Config
+from rlbench.progress import Progress
+from rlbench.runs import Run, locate
+from rlbench.stages.callbacks import REFERENCE_FILE, RESUME_FILE
+from rlbench.stages.rl import reference_sync, train_rl
+from rlbench.tracking import make_tracker
+from rlbench.validation import validate
+from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_scorer, make_trainer
+
+RL = {
+    "completions_per_update": 8,
+    "group_size": 4,
+    "micro_batch_size": 4,
+    "num_iterations": 2,
+    "learning_rate": 1e-3,
+    "save_every": 2,
+    "keep_checkpoints": 9,
+}
+SHORT = [*SMALL, "generation.max_new_tokens=16", *(f"trainer.rl.{key}={value}" for key, value in RL.items())]
+UPDATES, STOP = 6, 5
+"""The run ends during update 5, with the checkpoint of update 4."""
+EVERYTHING = [
+    f"trainer.rl.updates={UPDATES}",
+    f"evaluation.every={UPDATES}",
+    "evaluation.validation_contexts=2",
+    "algorithm=humanline",
+    "algorithm.layout=published",  # so that an untrained model's lists have ranks
+    "algorithm.baseline=effective_rank",
+    "+algorithm.regularisers={siren:20.0,sft:0.1}",
+    "algorithm.reference.mixup=0.5",
+    "algorithm.kl.beta=0.1",
+    # Tokens differ from list to list where nothing is hit.
+    "+reward.terms.tokens={weight:1.0,normaliser:16.0}",
+]
+
+
+class Stopped(RuntimeError):
+    """What stands for a kill."""
+
+
+class StopsAt:
+    """A tracker that ends the run when it is told of an update."""
+
+    def __init__(self, update: int):
+        self.update = update
+
+    def log(self, metrics, step):
+        if step == self.update:
+            raise Stopped
+
+
+@pytest.fixture(scope="module")
+def start(tiny_folder, tmp_path_factory) -> Path:
+    """The small `tiny`, whose completions end at different lengths."""
+    folder = tmp_path_factory.mktemp("start")
+    for part in load(tiny_folder, ends_early=True):
+        part.save_pretrained(folder)
+    return folder
+
+
+def train(config: Config, start: Path, mini, tracker=None) -> Run:
+    """The RL stage of a config, or what is left of it."""
+    run, (tokenizer, model) = locate(config, "rl"), load(start)
+    scorer = make_scorer(config, mini, tokenizer, model)
+    train_rl(
+        config,
+        run,
+        start,
+        tokenizer,
+        mini.splits["train"],
+        mini.splits["sft"],
+        scorer.judge,
+        scorer.facts,
+        mini.splits["validation"][:2],
+        {},
+        tracker or make_tracker("none", directory=run.root, identity=None, config={}),
+        Progress("", UPDATES, file=None, show=False),
+    )
+    return run
+
+
+def of_folder(folder: Path) -> Config:
+    return composed(*SHORT, *EVERYTHING, f"runs_dir={folder}")
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.final_model / "model.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def whole(mini, start, tmp_path_factory) -> Run:
+    """The run that nothing stopped."""
+    config = of_folder(tmp_path_factory.mktemp("whole"))
+    assert not validate(config)
+    return train(config, start, mini)
+
+
+@pytest.fixture(scope="module")
+def stopped(mini, start, tmp_path_factory) -> Path:
+    """The folder that a run leaves behind which was stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(Stopped):
+        train(of_folder(folder), start, mini, StopsAt(STOP))
+    return folder
+
+
+@pytest.fixture
+def resumed(mini, start, stopped, tmp_path):
+    """The same run gone on with, after something was done to its last checkpoint."""
+
+    def go_on(change=lambda checkpoint: None) -> Run:
+        shutil.copytree(stopped, tmp_path / "runs")
+        config = of_folder(tmp_path / "runs")
+        checkpoint = locate(config, "rl").checkpoints / "checkpoint-4"
+        assert not (checkpoint.parent / "checkpoint-6").exists()
+        change(checkpoint)
+        return train(config, start, mini)
+
+    return go_on
+
+
+def test_resumed_is_never_stopped(whole, resumed):
+    """Weights and curves, bit for bit."""
+    run = resumed()
+    assert run.read_metrics() == whole.read_metrics()
+    assert equal(weights(run), weights(whole))
+    for name in (REFERENCE_FILE, "model.safetensors"):
+        ours, theirs = (load_file(r.checkpoints / "checkpoint-6" / name) for r in (run, whole))
+        assert equal(ours, theirs)
+    kept = [json.loads((r.checkpoints / "checkpoint-6" / RESUME_FILE).read_text()) for r in (run, whole)]
+    assert kept[0]["memory"] == kept[1]["memory"]
+    assert kept[0]["generated_tokens"] == kept[1]["generated_tokens"]
+
+
+def test_what_a_checkpoint_keeps(whole):
+    folders = [whole.checkpoints / f"checkpoint-{step}" for step in (2, 4, 6)]
+    memories = [json.loads((folder / RESUME_FILE).read_text())["memory"] for folder in folders]
+    of_hidden = [f"effective_rank/{name}" for name in ("effective_rank", "rank_velocity", "rank_acceleration")]
+    for memory in memories:
+        assert memory.keys() == {*of_hidden, "siren/anchor", "siren/batches"}
+        assert memory["siren/anchor"] == memories[0]["siren/anchor"] > 0
+        assert memory["siren/batches"] == 2  # micro-batches of the first update
+    assert len({memory[of_hidden[0]] for memory in memories}) == 3
+    values = {row["metric"] for row in whole.read_metrics()}
+    assert {"regulariser/siren", "regulariser/sft", "kl"} <= values
+    references = [load_file(folder / REFERENCE_FILE) for folder in folders]
+    assert not equal(references[0], references[1]) and not equal(references[1], references[2])
+
+
+def remembered(name, by):
+    def change(checkpoint):
+        path = checkpoint / RESUME_FILE
+        totals = json.loads(path.read_text())
+        totals["memory"][name] += by
+        path.write_text(json.dumps(totals))
+
+    return change
+
+
+def another_reference(checkpoint):
+    there = load_file(checkpoint / REFERENCE_FILE)
+    save_file({name: 1.5 * weight for name, weight in there.items()}, checkpoint / REFERENCE_FILE)
+
+
+CHANGES = {
+    "anchor": remembered("siren/anchor", 0.5),
+    "running mean": remembered("effective_rank/effective_rank", -4.0),
+    "reference": another_reference,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_all_of_it_matters(change, whole, resumed):
+    """So that the test above can fail: with something else in the checkpoint, another policy comes out."""
+    assert not equal(weights(resumed(CHANGES[change])), weights(whole))
+
+
+# A reference that follows.
+
+
+class Watch(TrainerCallback):
+    """Clones of policy and reference at the end of every update; place 0 is the start."""
+
+    def __init__(self, trainer):
+        self.trainer, self.policies, self.references = trainer, [], []
+        self.note()
+
+    def note(self):
+        self.policies.append({name: p.detach().clone() for name, p in self.trainer.model.named_parameters()})
+        self.references.append({name: p.detach().clone() for name, p in self.trainer.ref_model.named_parameters()})
+
+    def on_step_end(self, args, state, control, **_):
+        self.note()
+
+
+def following(mini, start, output, every, mixup, *overrides):
+    """A trainer of 6 updates, what is watched of it, and the batches of its losses with their updates."""
+    settings = [f"algorithm.reference.sync_every={every}", f"algorithm.reference.mixup={mixup}"]
+    config = composed(*SHORT, *EVERYTHING[:1], "algorithm=humanline", EVERYTHING[-1], *settings, *overrides)
+    trainer = make_trainer(config, mini, *load(start), output)
+    trainer.add_callback(reference_sync(trainer, config, None))
+    watch, seen, compute_loss = Watch(trainer), [], trainer._compute_loss
+    trainer.add_callback(watch)
+
+    def noted(model, inputs):
+        seen.append((trainer.state.global_step + 1, inputs))
+        return compute_loss(model, inputs)
+
+    trainer._compute_loss = noted
+    trainer.train()
+    assert len(watch.policies) == UPDATES + 1 and not equal(watch.policies[-1], watch.policies[-2])
+    return trainer, watch, seen
+
+
+def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    for name, weight in b.items():
+        torch.testing.assert_close(a[name], weight, atol=1e-6, rtol=0)
+
+
+def test_at_every_update_the_reference_is_the_policy_before_it(mini, start, tmp_path):
+    """After update k it holds what the policy was before update k, which is what update k + 1 is compared with."""
+    trainer, watch, seen = following(mini, start, tmp_path, 1, 1.0, "trainer.rl.num_iterations=1")
+    assert equal(watch.references[0], watch.policies[0])
+    for k in range(1, UPDATES + 1):
+        close(watch.references[k], watch.policies[k - 1])
+        assert not equal(watch.references[k], watch.policies[k])
+    for k, inputs in seen:
+        compared_with = watch.policies[max(k - 2, 0)]
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        length, counted = inputs["completion_ids"].size(1), inputs["completion_mask"].bool()
+        with torch.no_grad():
+            given = {"input_ids": ids, "attention_mask": mask}
+            logits = torch.func.functional_call(trainer.model, compared_with, kwargs=given).logits
+        logps = logits[:, -length - 1 : -1].log_softmax(-1).gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
+        torch.testing.assert_close(inputs["ref_per_token_logps"][counted], logps[counted], atol=1e-5, rtol=0)
+    assert {k for k, _ in seen} == set(range(1, UPDATES + 1))
+
+
+@pytest.mark.parametrize(("every", "mixup"), [(2, 0.5), (3, 1.0), (1, 0.25)])
+def test_reference_by_the_formula(every, mixup, mini, start, tmp_path):
+    """Before update k it becomes (1 - mixup) of itself plus mixup of the policy, where k - 1 > 0 updates are done."""
+    _, watch, _ = following(mini, start, tmp_path, every, mixup)
+    reference = {name: weight.double() for name, weight in watch.references[0].items()}
+    synced = 0
+    for k in range(1, UPDATES + 1):
+        done = k - 1
+        if done and done % every == 0:
+            synced += 1
+            policy = watch.policies[done]
+            reference = {name: (1 - mixup) * w + mixup * policy[name].double() for name, w in reference.items()}
+        close(watch.references[k], {name: weight.float() for name, weight in reference.items()})
+    assert synced == (UPDATES - 1) // every
+
+
+def test_a_reference_that_stays(mini, start, tmp_path):
+    config = composed(*SHORT, *EVERYTHING[:1], "algorithm=grpo", EVERYTHING[-1], "trainer.rl.updates=2")
+    trainer = make_trainer(config, mini, *load(start), tmp_path)
+    watch = Watch(trainer)
+    trainer.add_callback(watch)
+    trainer.train()
+    assert equal(watch.references[-1], watch.policies[0]) and not equal(watch.policies[-1], watch.policies[0])

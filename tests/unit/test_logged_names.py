@@ -1,0 +1,219 @@
+"""What a training records: the same names whatever the method, and numbers that say of advantages what they claim."""
+
+import hashlib
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlbench.objective import Objective
+from rlbench.progress import Progress
+from rlbench.rewards.scorer import ListScorer
+from rlbench.runs import locate
+from rlbench.stages.callbacks import FAMILIES, Recorder
+from rlbench.stages.rl import make_demonstrations, prompt_dataset, trl_arguments
+from rlbench.tracking import make_tracker
+from rlbench.trainer import ZERO_VARIANCE, effective_units
+from rlbench.validation import validate
+from tests.conftest import SMALL, composed
+from tests.helpers import ROOT
+from tests.helpers_parity import HashedLists
+from tests.helpers_training import load, make_scorer
+
+N, G = 3, 4
+SHORT = [
+    f"dataset.list_length={N}",
+    "dataset.cutoffs=[1]",
+    "evaluation.metric=ndcg@1",
+    "trainer.rl.updates=4",
+    "trainer.rl.num_iterations=2",
+    "trainer.rl.completions_per_update=16",
+    f"trainer.rl.group_size={G}",
+    "trainer.rl.micro_batch_size=8",
+    "trainer.rl.learning_rate=1e-3",
+    "trainer.rl.save_every=100",
+    "evaluation.every=100",
+]
+METHODS = ("grpo", "rank_grpo", "rover", "shapley_rank")
+OWN = ("kl", "regulariser/")
+"""Names, and beginnings of names, that only methods have which have such a thing."""
+
+
+class DrawnHits(ListScorer):
+    """Hits drawn from the text at the ranks that a list has; they are also its gains."""
+
+    def __call__(self, completion_ids, **columns):
+        totals = super().__call__(completion_ids, **columns)
+        digests = [hashlib.sha256(str(list(ids)).encode()).digest() for ids in completion_ids]
+        drawn = torch.tensor([[float(byte < 110) for byte in digest[:N]] for digest in digests], dtype=torch.float64)
+        hits = drawn * self.rewards.present
+        self.rewards = replace(self.rewards, hits=hits, gains=hits[:, None])
+        return totals
+
+
+def make(mini, folder: Path, output: Path, *overrides: str) -> HashedLists:
+    """A trainer whose lists have ranks, though its model knows no film."""
+    config = composed(*SMALL, *SHORT, *overrides, f"runs_dir={output}")
+    assert not validate(config)
+    tokenizer, model = load(folder)
+    trainer = HashedLists(
+        objective=Objective(config.algorithm, config.reward, N),
+        scorer=make_scorer(config, mini, tokenizer, model, DrawnHits),
+        model=model,
+        args=trl_arguments(config, output / "checkpoints"),
+        train_dataset=prompt_dataset(mini.splits["train"]),
+        processing_class=tokenizer,
+        demonstrations=make_demonstrations(config, tokenizer, mini.splits["sft"]),
+    )
+    trainer.run = locate(config, "rl")
+    return trainer
+
+
+def recorded(mini, folder, output, *overrides) -> dict[str, dict[int, float]]:
+    """What the run directory has of a short training: by name, by update."""
+    trainer = make(mini, folder, output, *overrides)
+    tracker = make_tracker("none", directory=output, identity=None, config={})
+    trainer.add_callback(Recorder(trainer.run, tracker, Progress("", 4, file=None, show=False), "hits"))
+    trainer.train()
+    curves: dict[str, dict[int, float]] = {}
+    for row in trainer.run.read_metrics():
+        assert row["split"] == "train" and math.isfinite(row["value"])
+        curves.setdefault(row["metric"], {})[row["step"]] = row["value"]
+    return curves
+
+
+@pytest.fixture(scope="module")
+def curves(mini, tiny_folder, tmp_path_factory) -> dict[str, dict[str, dict[int, float]]]:
+    """What each method records."""
+    return {
+        name: recorded(mini, tiny_folder, tmp_path_factory.mktemp(name), f"algorithm={name}")
+        for name in (*METHODS, "siren", "uniapl")
+    }
+
+
+AT_RANKS = {f"advantage_{what}@{k + 1}" for what in ("mean", "std") for k in range(N)}
+OF_ROLLOUTS = {
+    "reward",
+    "reward_std",
+    "hits",
+    "success",
+    "list_length",
+    "completion_length",
+    "truncated",
+    "frac_zero_variance_units",
+    "effective_units",
+    "advantage_mean",
+    "advantage_std",
+    *AT_RANKS,
+}
+OF_UPDATES = {
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "entropy",
+    "clip_low",
+    "clip_high",
+    "max_abs_log_ratio",
+    "kl_rollout",
+}
+
+
+def test_names_are_those_of_every_method(curves):
+    for name, found in curves.items():
+        common = {metric for metric in found if metric != "kl" and not metric.startswith(OWN[1:])}
+        assert common == OF_ROLLOUTS | OF_UPDATES, name
+        for metric in OF_UPDATES:
+            assert list(found[metric]) == [1, 2, 3, 4], metric
+        for metric in OF_ROLLOUTS:
+            assert list(found[metric]) == [1, 3], metric  # of two updates, the first has new lists
+
+
+def test_names_that_only_some_methods_have(curves):
+    own = {
+        name: {metric for metric in found if metric == "kl" or metric.startswith(OWN[1:])}
+        for name, found in curves.items()
+    }
+    assert own == {
+        "grpo": {"kl"},
+        "rank_grpo": {"kl"},
+        "rover": set(),
+        "shapley_rank": {"kl"},
+        "siren": {"regulariser/siren"},
+        "uniapl": {"kl", "regulariser/sft"},
+    }
+
+
+def test_every_name_is_documented(curves):
+    schema = (ROOT / "docs" / "results-schema.md").read_text(encoding="utf-8")
+    families = {"regulariser/": "regulariser/<name>", "advantage_mean@": "advantage_mean@k"}
+    families |= {"advantage_std@": "advantage_std@k", "term/": "term/<name>"}
+    assert families.keys() == set(FAMILIES)
+    for metric in {metric for found in curves.values() for metric in found}:
+        written = next((name for start, name in families.items() if metric.startswith(start)), metric)
+        assert f"`{written}`" in schema, metric
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_numbers_of_advantages(name, mini, tiny_folder, tmp_path):
+    """Of one rollout, by hand: from the advantages of tokens, and from those of credited units."""
+    trainer = make(mini, tiny_folder, tmp_path, f"algorithm={name}")
+    trainer.model.train()
+    rollouts, log_rollout = [], trainer._log_rollout
+
+    def noted(of_units, spread, rollout):
+        rollouts.append(of_units)
+        log_rollout(of_units, spread, rollout)
+
+    trainer._log_rollout = noted
+    output = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    logged = {key: values[-1] for key, values in trainer._metrics["train"].items() if key.startswith(("adv", "eff"))}
+    logged["frac_zero_variance_units"] = trainer._metrics["train"]["frac_zero_variance_units"][-1]
+
+    lists = list(zip(output["unit_ids"].tolist(), output["advantages"].tolist(), strict=True))
+    sizes = []
+    for k in range(N):
+        there = [advantages[units.index(k)] for units, advantages in lists if k in units]
+        sizes.append(len(there))
+        assert logged[f"advantage_mean@{k + 1}"] == pytest.approx(statistics.mean(there), abs=1e-6)
+        assert logged[f"advantage_std@{k + 1}"] == pytest.approx(statistics.pstdev(there), abs=1e-6)
+    assert len(lists) >= sizes[0] > sizes[2] > 1
+
+    (of_units,) = rollouts
+    rows = of_units.tolist()
+    assert of_units.shape == (16, 1 if name in ("grpo", "rover") else N)
+    flat = [value for row in rows for value in row]
+    total = sum(map(abs, flat))
+    assert logged["advantage_mean"] == pytest.approx(statistics.mean(flat), abs=1e-6)
+    assert logged["advantage_std"] == pytest.approx(statistics.stdev(flat), abs=1e-6)
+    assert logged["effective_units"] == pytest.approx(total**2 / sum(value**2 for value in flat), rel=1e-5)
+    assert 1 < logged["effective_units"] < len(flat)
+    units = [[row[c] for row in rows[start : start + G]] for start in range(0, 16, G) for c in range(len(rows[0]))]
+    dead = [all(abs(value) < ZERO_VARIANCE for value in group) for group in units]
+    assert logged["frac_zero_variance_units"] == pytest.approx(sum(dead) / len(dead))
+
+
+def test_ranks_that_no_list_has_are_not_recorded(mini, tiny_folder, tmp_path):
+    trainer = make(mini, tiny_folder, tmp_path, "algorithm=grpo")
+    trainer.hashed_list = lambda ids, place: [5] * (place + 1)  # no entry
+    trainer.model.train()
+    output = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    assert (output["unit_ids"] >= N).all()
+    metrics = trainer._metrics["train"]
+    assert not AT_RANKS & metrics.keys() and metrics["effective_units"] == [0.0]
+    assert metrics["frac_zero_variance_units"] == [1.0]
+
+
+def test_effective_units():
+    def of(*values: float) -> float:
+        return effective_units(torch.tensor(values)[:, None]).item()
+
+    assert of(0.0, 0.0, 0.0) == 0
+    assert of(0.0, -2.5, 0.0, 0.0) == pytest.approx(1)
+    for n in (2, 5):
+        assert of(*[0.3] * n) == pytest.approx(n)
+        assert of(*[-0.3, 0.3] * n, 0.0) == pytest.approx(2 * n)
+    assert of(3.0, 1.0) == pytest.approx(1.6)
+    assert of(3e6, 1e6) == pytest.approx(of(3e-6, 1e-6)) == pytest.approx(1.6)
