@@ -116,7 +116,8 @@ def credit_that_reads_hits(config: Config) -> str:
         return ""
     return (
         f"algorithm.credit = '{credit}' is made of which ranks are relevant, once for each term of the reward, and not "
-        f"of gains; reward.terms are {', '.join(terms)}, reward.gamma is {config.reward.gamma}: use reward=relevance, or algorithm.credit=rank"
+        f"of gains; reward.terms are {', '.join(terms)}, reward.gamma is {config.reward.gamma}: use reward=relevance, "
+        "or algorithm.credit=rank"
     )
 
 

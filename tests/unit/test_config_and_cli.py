@@ -105,7 +105,8 @@ def test_wrong_types_and_unknown_sections_are_refused_together():
 
 
 def test_config_imports_no_torch():
-    code = "import sys, rlbench.validation, rlbench.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    modules = "sys, rlbench.validation, rlbench.cli"
+    code = f"import {modules}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=RUN_PY.parent).returncode == 0
 
 
