@@ -284,11 +284,15 @@ class TrackerConfig:
 
 @dataclass
 class RuntimeConfig:
-    """Where and how a run computes; no part of its identity. threads: CPU threads (null: all cores)."""
+    """Where and how a run computes; no part of its identity.
+
+    threads: CPU threads (null: all cores). dry_run: check, say what would be done, and do nothing.
+    """
 
     device: str
     threads: int | None
     progress: bool
+    dry_run: bool
 
 
 @dataclass

@@ -21,10 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rlbench import plan
 from rlbench.cli import config_dir, fail
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
-from rlbench.runs import DONE, Run, locate, write_json
+from rlbench.plugins import check_unchanged
+from rlbench.runs import DONE, FAILED, Run, locate, write_json
 from rlbench.validation import validate
 
 RUN_PY = Path(__file__).resolve().parent.parent / "run.py"
@@ -69,6 +71,13 @@ def note_cells(cells: Sequence[Cell]) -> None:
         write_json(path, {"cells": earlier | noted})
 
 
+def _nothing() -> JobReturn:
+    """What Hydra wants of every cell."""
+    finished = JobReturn(status=JobStatus.COMPLETED)
+    finished.return_value = None
+    return finished
+
+
 class LocalLauncher(Launcher):
     """Runs the cells of a sweep on this machine.
 
@@ -90,6 +99,9 @@ class LocalLauncher(Launcher):
             cells = self._cells(job_overrides)
         except BadInput as error:
             fail(error)
+        if cells[0].config.runtime.dry_run:
+            plan.show([cell.config for cell in cells], self.jobs, self.console)
+            return [_nothing() for _ in job_overrides]
         note_cells(cells)
         todo = [cell for cell in cells if cell.run.status() != DONE]
         self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")
@@ -100,11 +112,10 @@ class LocalLauncher(Launcher):
                 f"[red]{len(failed)} of {len(cells)} cells failed[/red]; the same command tries them again:"
             )
             for cell in failed:
-                self.console.print(f"  {' '.join(cell.overrides)}\n    log: {_log_path(cell)}", soft_wrap=True)
+                self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
+                self.console.print(f"    {_reason(cell)}\n    log: {_log_path(cell)}", soft_wrap=True, markup=False)
             raise SystemExit(1)
-        finished = JobReturn(status=JobStatus.COMPLETED)
-        finished.return_value = None
-        return [finished for _ in cells]
+        return [_nothing() for _ in cells]
 
     def _cells(self, job_overrides: Sequence[Sequence[str]]) -> list[Cell]:
         from rlbench.objective.guards import caveats  # only here: it loads torch
@@ -119,7 +130,9 @@ class LocalLauncher(Launcher):
             try:
                 config = resolve(composed)
                 problems += validate(config)
-                cells.append(Cell(options, list(overrides), config, locate(config, config.stage)))
+                run = locate(config, config.stage)
+                problems += check_unchanged(run.root, config.plugins)
+                cells.append(Cell(options, list(overrides), config, run))
             except BadInput as error:
                 problems += error.problems
         if problems:
@@ -172,6 +185,14 @@ class LocalLauncher(Launcher):
             self.console.print("interrupted; the same command goes on from the last checkpoints")
             raise SystemExit(130) from None
         return failed
+
+
+def _reason(cell: Cell) -> str:
+    """Why a cell failed, in a line: what its STATUS says, or else the end of its log."""
+    said = (cell.run.root / "STATUS").read_text(encoding="utf-8") if cell.run.status() == FAILED else ""
+    log = _log_path(cell)
+    lines = said.split("\n")[1:] or (log.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-1:])
+    return lines[0] if lines and lines[0] else "no reason given"
 
 
 def _log_path(cell: Cell) -> Path:

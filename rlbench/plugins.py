@@ -7,6 +7,7 @@ its own.
 import hashlib
 import importlib
 import importlib.util
+import json
 import sys
 import traceback
 from collections.abc import Sequence
@@ -38,6 +39,29 @@ def load_plugins(names: Sequence[str]) -> list[str]:
             except (Exception, SystemExit) as error:  # whatever someone else's code raises is theirs to mend
                 problems.append(_failed.setdefault(_key(name), _sentence(name, error)))
     return list(dict.fromkeys(problems))
+
+
+def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
+    """Whether a run that was started earlier was made with the same plugins; a sentence where it was not.
+
+    Code from outside is no part of a run's identity, so that its directory says nothing of it. Of plugins that cannot
+    be loaded nothing is said here.
+
+    Args:
+        run: the run directory, there or not.
+        names: as in `load_plugins`.
+    """
+    recorded = run / "manifest.json"
+    if not recorded.exists() or load_plugins(names):
+        return []
+    there, now = json.loads(recorded.read_text(encoding="utf-8"))["plugins"], plugin_digests(names)
+    changed = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    if not changed:
+        return []
+    return [
+        f"{run} was made with another version of plugins {', '.join(changed)}: move it away, or give the new one a row "
+        "of its own with variant=NAME"
+    ]
 
 
 def plugin_digests(names: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one m
 """
 
 import heapq
-import json
 import logging
 import os
 import random
@@ -22,6 +21,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from rlbench import plan
 from rlbench.config import Config
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -30,7 +30,7 @@ from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
 from rlbench.objective.guards import caveats
-from rlbench.plugins import load_plugins, plugin_digests
+from rlbench.plugins import check_unchanged
 from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
@@ -152,11 +152,15 @@ def run(config: Config) -> Run:
     """
     _settle(config)
     wanted = locate(config, config.stage)
-    _refuse_other_plugins(config, wanted)
+    if problems := check_unchanged(wanted.root, config.plugins):
+        raise BadInput(*problems)
     if wanted.status() == DONE and not validate(config):
         console.print(f"[green]done already[/green] {wanted.root}", soft_wrap=True)
         return wanted
     session = prepare(config)
+    if config.runtime.dry_run:
+        plan.show([config], 1, console)
+        return wanted
     if session.dataset.oracle is not None:
         _stage(session, "oracle", _oracle)
     for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):
@@ -164,25 +168,6 @@ def run(config: Config) -> Run:
         if stage == config.stage:
             break
     return wanted
-
-
-def _refuse_other_plugins(config: Config, run: Run) -> None:
-    """Code from outside is no part of a run's identity: say so where it has changed since the run was started.
-
-    Raises:
-        BadInput: where the run was made with other code.
-    """
-    recorded = run.root / "manifest.json"
-    if run.stage != "rl" or not recorded.exists() or load_plugins(config.plugins):
-        return
-    there = json.loads(recorded.read_text(encoding="utf-8"))["plugins"]
-    now = plugin_digests(config.plugins)
-    changed = [name for name in {**there, **now} if there.get(name) != now.get(name)]
-    if changed:
-        raise BadInput(
-            f"{run.root} was made with another version of plugins {', '.join(changed)}: move it away, or give the new "
-            "one a row of its own with variant=NAME"
-        )
 
 
 def _settle(config: Config) -> None:

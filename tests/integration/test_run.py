@@ -203,7 +203,7 @@ def test_a_failing_cell_never_stops_the_others(finished, tmp_path):
     (bad.root / "identity.json").write_text('{"planted": true}')
     result = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
-    assert "1 of 2 cells failed" in result.stderr
+    assert "1 of 2 cells failed" in result.stderr and "holds another run" in result.stderr
     assert locate(cell(tmp_path, "seed=1"), "rl").status() == DONE
     assert "holds another run" in (bad.root / "log.txt").read_text()
     (bad.root / "identity.json").unlink()

@@ -1,0 +1,92 @@
+"""What a command would do: its cells and the stages they share, what is there already, and what the rest may cost."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from rlbench.config import Config
+from rlbench.runs import DONE, Run, locate
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a cell, in the order in which it would be run.
+
+    Attributes:
+        run: its directory.
+        status: done, running, failed, or None before its first start.
+        seconds: what it is expected to take, from finished runs of its kind; None where there is none.
+    """
+
+    run: Run
+    status: str | None
+    seconds: float | None
+
+
+def steps(configs: Sequence[Config]) -> list[Step]:
+    """Every stage that the configs need, each once: the shared ones first."""
+    wanted: dict[Path, tuple[Run, Config]] = {}
+    for stage in ("zero_shot", "sft", "rl"):
+        for config in configs:
+            if stage == "zero_shot" or config.stage == stage or (stage == "sft" and config.stage == "rl"):
+                run = locate(config, stage)
+                wanted.setdefault(run.root, (run, config))
+    return [Step(run, run.status(), _expected(run, config)) for run, config in wanted.values()]
+
+
+def _expected(run: Run, config: Config) -> float | None:
+    """Seconds from finished runs of the same stage in the same experiment, in proportion to their updates."""
+    found = []
+    for path in config.group_dir.glob("*/*/budget.json"):
+        there = json.loads((path.parent / "identity.json").read_text(encoding="utf-8"))
+        budget = json.loads(path.read_text(encoding="utf-8"))
+        if there["stage"] == run.stage and (path.parent / "STATUS").read_text(encoding="utf-8").startswith(DONE):
+            found.append(budget["seconds"]["total"] / max(budget["updates"], 1))
+    if not found:
+        return None
+    updates = {"rl": config.trainer.rl.updates, "sft": config.trainer.sft.updates}.get(run.stage, 1)
+    return updates * sum(found) / len(found)
+
+
+def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
+    """Print the plan.
+
+    Args:
+        configs: the cells.
+        jobs: how many cells run side by side.
+        console: where to.
+    """
+    table = Table(
+        "stage", Column("row", overflow="fold"), "seed", "hash", "status", "expected", box=None, pad_edge=False
+    )
+    found = steps(configs)
+    for step in found:
+        expected = "" if step.status == DONE else _time(step.seconds)
+        table.add_row(
+            step.run.stage, step.run.label, str(step.run.seed), step.run.hash, step.status or "to run", expected
+        )
+    console.print(table)
+    todo = [step for step in found if step.status != DONE]
+    known = [step.seconds for step in todo if step.seconds is not None]
+    console.print(f"{len(found)} stages of {len(configs)} cells, {len(found) - len(todo)} done, {len(todo)} to run")
+    if todo and len(known) == len(todo):
+        shared = sum(s.seconds or 0.0 for s in todo if s.run.stage != "rl")
+        own = sum(s.seconds or 0.0 for s in todo if s.run.stage == "rl")
+        console.print(
+            f"expected: about {_time(shared + own / jobs)} with {jobs} at once, from finished runs beside them"
+        )
+    elif todo:
+        console.print("expected: unknown for stages of which no run has finished here yet")
+    console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
