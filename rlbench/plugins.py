@@ -55,7 +55,8 @@ def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
     if not recorded.exists() or load_plugins(names):
         return []
     there, now = json.loads(recorded.read_text(encoding="utf-8"))["plugins"], plugin_digests(names)
-    changed = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    # A plugin that the run did not have gave it nothing: a sweep loads all for every cell.
+    changed = [name for name, digest in now.items() if there.get(name, digest) != digest]
     if not changed:
         return []
     return [

@@ -1,0 +1,168 @@
+"""Runs and sweeps that are killed, as often as not: `pytest -m slow tests/integration/test_survival.py`, minutes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from analysis.status import survey
+from rlbench.cli import CONF
+from rlbench.config import Config
+from rlbench.runs import DONE, Run, locate
+from tests.conftest import SMALL, composed
+
+pytestmark = pytest.mark.slow
+
+RUN_PY = CONF.parent / "run.py"
+KILLS = 20
+SHORT = [
+    *SMALL,
+    "+debug=smoke",
+    "trainer.sft.updates=4",
+    "trainer.sft.save_every=1",
+    "trainer.rl.updates=8",
+    "trainer.rl.num_iterations=2",
+    "trainer.rl.save_every=2",
+    "evaluation.every=2",
+]
+# What a run keeps from update to update, all of it: an anchor, running means, a reference that follows.
+STATEFUL = [
+    "algorithm=humanline",
+    "algorithm.baseline=effective_rank",
+    "algorithm.credit=rank",
+    "+algorithm.regularisers.siren=0.01",
+    "+algorithm.regularisers.sft=0.1",
+]
+
+
+def folders(root: Path) -> list[str]:
+    return [f"runs_dir={root / 'runs'}", f"cache_dir={root / 'cache'}"]
+
+
+def cell(root: Path, *overrides: str) -> Config:
+    return composed(*SHORT, *folders(root), *overrides)
+
+
+def start(root: Path, *arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, str(RUN_PY), *SHORT, *folders(root), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
+
+
+def record(target: Run) -> tuple[list[dict], dict, dict]:
+    """Everything of a run that must not depend on kills: metrics, weights, and the budget's counts."""
+    rows = sorted(target.read_metrics(), key=lambda row: (row["step"], row["split"], row["metric"]))
+    weights = load_file(target.final_model / "model.safetensors")
+    budget = json.loads((target.root / "budget.json").read_text())
+    return rows, weights, {key: value for key, value in budget.items() if key != "seconds"}
+
+
+def assert_equal(target: Run, whole: Run) -> None:
+    (rows, weights, budget), (other_rows, other_weights, other_budget) = record(target), record(whole)
+    assert rows == other_rows and budget == other_budget
+    assert all((weights[name] == other_weights[name]).all() for name in other_weights)
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory) -> tuple[dict[str, Run], float]:
+    """SFT and RL of a run that nobody kills, and the seconds that all of it took."""
+    root = tmp_path_factory.mktemp("whole")
+    started = time.monotonic()
+    process = start(root, *STATEFUL)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    config = cell(root, *STATEFUL)
+    return {stage: locate(config, stage) for stage in ("sft", "rl")}, time.monotonic() - started
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_killed_at_a_random_moment(number, never_killed, tmp_path):
+    """kill -9 at any moment of any stage and the same command again: bit for bit what a run never killed leaves."""
+    whole, seconds = never_killed
+    moment = random.Random(number).uniform(0.0, seconds)
+    process = start(tmp_path, *STATEFUL)
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    process.communicate()
+    again = start(tmp_path, *STATEFUL)
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    config = cell(tmp_path, *STATEFUL)
+    for stage, run in whole.items():
+        target = locate(config, stage)
+        assert target.status() == DONE
+        assert_equal(target, run)
+
+
+PLUGIN = """
+from pathlib import Path
+
+import torch
+
+from rlbench.objective.inputs import Group
+from rlbench.objective.pieces import baselines
+
+
+@baselines.piece(shift="invariant", scale="equivariant")
+def brittle(group: Group) -> torch.Tensor:
+    if Path(__file__).with_name("broken").exists():
+        raise RuntimeError("planted: the baseline is broken")
+    return group.returns - group.returns.mean(dim=1, keepdim=True)
+"""
+
+
+def test_a_sweep_of_24_cells_with_failures_and_a_killed_launcher(tmp_path):
+    plugin, broken = tmp_path / "brittle.py", tmp_path / "broken"
+    plugin.write_text(PLUGIN)
+    broken.touch()
+    # 2 baselines x 12 seeds; of the brittle one, only seeds 3 and 7 are in the sweep's second line.
+    plain = ["-m", "algorithm=grpo,rank_grpo", "seed=range(11)", "hydra.launcher.jobs=2"]
+    planted = [
+        "-m",
+        f"plugins=[{plugin}]",
+        "algorithm=grpo",
+        "algorithm.baseline=brittle",
+        "variant=brittle",
+        "seed=3,7",
+    ]
+    killed = start(tmp_path, *plain, start_new_session=True)
+    experiment = tmp_path / "runs" / "smoke"
+    while sum(state.state == "done" and "rank" not in state.run for state in states(experiment)) < 5:
+        assert killed.poll() is None
+        time.sleep(0.5)
+    os.killpg(killed.pid, signal.SIGKILL)  # the launcher and the cells that it had started
+    killed.communicate()
+    seen = [state.state for state in states(experiment) if "grpo" in state.run]
+    assert len(seen) == 22 and "missing" in seen and "running" not in seen
+    failing = start(tmp_path, *planted)
+    _, errors = failing.communicate()
+    assert failing.returncode == 1 and "2 of 2 cells failed" in errors and "planted: the baseline is broken" in errors
+    lost = [state for state in states(experiment) if state.state == "failed"]
+    assert len(lost) == 2 and all("planted" in state.reason for state in lost)
+    log = experiment / lost[0].run / "log.txt"
+    assert "Traceback" in log.read_text()
+    finished = {state.run for state in states(experiment) if state.state == "done"}
+    before = {name: (experiment / name / "metrics.jsonl").stat().st_mtime_ns for name in finished}
+    broken.unlink()
+    for line in (plain, planted):
+        again = start(tmp_path, *line)
+        _, errors = again.communicate()
+        assert again.returncode == 0, errors
+    found = [state for state in states(experiment) if "grpo" in state.run]
+    assert len(found) == 24 and {state.state for state in found} == {"done"}
+    assert all((experiment / name / "metrics.jsonl").stat().st_mtime_ns == written for name, written in before.items())
+    nothing = start(tmp_path, *plain)
+    _, errors = nothing.communicate()
+    assert nothing.returncode == 0 and "22 done already, 0 to run" in errors
+
+
+def states(experiment: Path) -> list:
+    return survey(experiment, time.time()) if (experiment / "sweep.json").exists() else []
