@@ -106,8 +106,10 @@ def test_inspect_shows_a_group(finished, capsys, monkeypatch):
         assert word in out
 
 
-@pytest.mark.parametrize("algorithm", groups()["algorithm"])
-@pytest.mark.parametrize("reward", ["relevance", "log_decay"])
+@pytest.mark.parametrize(
+    ("algorithm", "reward"),
+    [*((name, "relevance") for name in groups()["algorithm"]), ("grpo", "log_decay"), ("rank_grpo", "log_decay")],
+)
 def test_every_algorithm_trains(finished, algorithm, reward):
     config, _ = finished
     folder = Path(config.runs_dir).parent  # the shared stages are there already
