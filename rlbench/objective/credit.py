@@ -135,9 +135,32 @@ def two_phase(given: CreditInputs, *, first_phase: Share = 0.5) -> torch.Tensor:
 
 
 @credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
+def swap(given: CreditInputs) -> torch.Tensor:
+    """(B, N) what the list's NDCG@N loses when rank k changes places with a later rank, mean over these; 0 for rank N.
+
+    With w the discounts, (rel_k - rel_j)(w_k - w_j) for each j > k: a miss is worth minus what the hits below it would
+    gain in its place. Inspired by FlexRec (arXiv 2603.11901), whose counterfactual exchanges an item with the rest of
+    the pool.
+    """
+    n = given.gains.size(1)
+    weights = _discounts(n, given.hits)
+    places = torch.arange(n, device=weights.device)
+    later = (n - 1 - places).to(weights)
+    sum_w, sum_rel, sum_both = (
+        _sum_of_later(x.expand_as(given.hits)) for x in (weights, given.hits, given.hits * weights)
+    )
+    lost = given.hits * weights * later - given.hits * sum_w - weights * sum_rel + sum_both
+    return lost / later.clamp(min=1) / _ideal(given.n_truth, weights)[:, None] + given.scores[:, None]
+
+
+def _sum_of_later(values: torch.Tensor) -> torch.Tensor:
+    """(B, N) sum over the ranks after each."""
+    return torch.cat([values[:, 1:].flip(1).cumsum(1).flip(1), torch.zeros_like(values[:, :1])], dim=1)
+
+
+@credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
 def removal(given: CreditInputs) -> torch.Tensor:
-    """(B, N) what the list's NDCG@N loses without rank k, later ranks moving up (a counterfactual, after FlexRec,
-    arXiv 2603.11901; inspired by: FlexRec swaps within a pool).
+    """(B, N) what the list's NDCG@N loses without rank k, later ranks moving up (leave-one-out; ours).
 
     A miss is worth minus what it costs the hits below it. Exact: sum over later hits of the discount they would gain.
     """
@@ -145,8 +168,8 @@ def removal(given: CreditInputs) -> torch.Tensor:
     weights = _discounts(n + 1, given.hits)
     ideal = _ideal(given.n_truth, weights[:n])
     own = given.hits * weights[:n]
-    gained = given.hits[:, 1:] * (weights[: n - 1] - weights[1:n])  # by each hit, if it moved up one rank
-    below = torch.cat([gained.flip(1).cumsum(1).flip(1), torch.zeros_like(own[:, :1])], dim=1)
+    steps = torch.cat([weights.new_zeros(1), weights[: n - 1] - weights[1:n]])
+    below = _sum_of_later(given.hits * steps)  # what each later hit would gain, if it moved up one rank
     return (own - below) / ideal[:, None] + given.scores[:, None]
 
 
@@ -171,8 +194,7 @@ def shapley(given: CreditInputs) -> torch.Tensor:
         chance = torch.arange(1, j + 1, device=weights.device, dtype=weights.dtype) / (j * (j + 1))
         fall[j] = (drops * chance).sum()
     cost = given.hits * fall  # what every rank above hit j takes from it
-    below = torch.cat([cost[:, 1:].flip(1).cumsum(1).flip(1), torch.zeros_like(cost[:, :1])], dim=1)
-    return (given.hits * own - below) / _ideal(given.n_truth, weights)[:, None] + given.scores[:, None]
+    return (given.hits * own - _sum_of_later(cost)) / _ideal(given.n_truth, weights)[:, None] + given.scores[:, None]
 
 
 def _discounts(n: int, like: torch.Tensor) -> torch.Tensor:

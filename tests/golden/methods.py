@@ -737,13 +737,27 @@ def rank_grpo(b: Batch) -> Loss:
 
 
 def ndcg(b: Batch, i: int, kept: Sequence[int]) -> float:
-    """NDCG@N of the list of these ranks, with the gaps closed."""
+    """NDCG@N of the list of these ranks in this order."""
     ideal = sum(1 / math.log2(k + 1) for k in range(1, min(b.n_truth[i], N) + 1))
-    return sum(b.rel(i, k) / math.log2(place + 1) for place, k in enumerate(sorted(kept), start=1)) / ideal
+    return sum(b.rel(i, k) / math.log2(place + 1) for place, k in enumerate(kept, start=1)) / ideal
 
 
 @method
 def swap_rank(b: Batch) -> Loss:
+    """r_ik = mean over j > k of NDCG(all) - NDCG(all, k and j exchanged)."""
+
+    def exchanged(k, j):
+        return [{k: j, j: k}.get(place, place) for place in ranks()]
+
+    def value(i, k):
+        later = [j for j in ranks() if j > k]
+        return mean(ndcg(b, i, ranks()) - ndcg(b, i, exchanged(k, j)) for j in later) if later else 0.0
+
+    return rank_grpo_loss(b, value)
+
+
+@method
+def removal_rank(b: Batch) -> Loss:
     """r_ik = NDCG(all) - NDCG(all but k)."""
     return rank_grpo_loss(b, lambda i, k: ndcg(b, i, ranks()) - ndcg(b, i, [j for j in ranks() if j != k]))
 
@@ -756,7 +770,7 @@ def shapley_rank(b: Batch) -> Loss:
         others = [j for j in ranks() if j != k]
         return sum(
             math.factorial(size) * math.factorial(N - size - 1) / math.factorial(N)
-            * (ndcg(b, i, [*coalition, k]) - ndcg(b, i, coalition))
+            * (ndcg(b, i, sorted([*coalition, k])) - ndcg(b, i, coalition))
             for size in range(N)
             for coalition in combinations(others, size)
         )  # fmt: skip

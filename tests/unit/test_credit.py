@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlbench.lists import UnitLayout
-from rlbench.objective.credit import CreditInputs, hybrid, rank, removal, sequence, shapley, spread_both
+from rlbench.objective.credit import CreditInputs, hybrid, rank, removal, sequence, shapley, spread_both, swap
 
 
 def given(hits, n_truth, gamma=0.0):
@@ -45,6 +45,20 @@ def test_removal_against_the_list_without_each_rank(hits, n_truth):
     everyone = set(range(len(hits)))
     values = [worth(hits, everyone, n_truth) - worth(hits, everyone - {k}, n_truth) for k in everyone]
     assert (removal(given(hits, n_truth))[0] - 0.25).tolist() == pytest.approx(values, abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "n_truth"), CASES)
+def test_swap_against_the_list_with_two_ranks_exchanged(hits, n_truth):
+    n = len(hits)
+
+    def exchanged(k, j):
+        swapped = list(hits)
+        swapped[k], swapped[j] = swapped[j], swapped[k]
+        return worth(swapped, range(n), n_truth)
+
+    values = [[worth(hits, range(n), n_truth) - exchanged(k, j) for j in range(k + 1, n)] for k in range(n)]
+    means = [sum(of_k) / max(len(of_k), 1) for of_k in values]
+    assert (swap(given(hits, n_truth))[0] - 0.25).tolist() == pytest.approx(means, abs=1e-12)
 
 
 def test_a_hybrid_is_the_list_beside_its_ranks():

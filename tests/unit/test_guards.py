@@ -78,7 +78,7 @@ REFUSED = {
     "credit_that_reads_hits": [
         (["algorithm=shapley_rank", "reward=dcg"], ["algorithm.credit = 'shapley'", "reward.terms are dcg"]),
         (["algorithm=shapley_rank", "reward=exp_decay"], ["reward.terms are relevance", "reward.gamma is 0.5"]),
-        (["algorithm=swap_rank", "reward=guarded"], ["algorithm.credit = 'removal'", "relevance, duplicate"]),
+        (["algorithm=swap_rank", "reward=guarded"], ["algorithm.credit = 'swap'", "relevance, duplicate"]),
         (["algorithm=f_grpo", "reward.terms.length.weight=1"], ["algorithm.credit = 'two_phase'", "relevance, length"]),
     ],
     "negative_returns": [
@@ -86,7 +86,7 @@ REFUSED = {
         ([*MAX_RL, "reward=asymmetric"], ["baseline = 'max_rl'", "reward.terms.verdict_cost may be negative"]),
         (
             ["algorithm=swap_rank", "algorithm.baseline=max_rl"],
-            ["baseline = 'max_rl'", "algorithm.credit = 'removal' gives negative returns"],
+            ["baseline = 'max_rl'", "algorithm.credit = 'swap' gives negative returns"],
         ),
     ],
     "left_out_tokens": [
