@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis import statistics
 from analysis.collect import Collection, collect
+from analysis.command import add_out, make_parser, out_folder, refuse, show_problems, show_written, terminal
 from analysis.curves import COLOURS, GREY, MARKERS, STYLE, WIDTH, save
 from analysis.factorial import (
     CLEAR,
@@ -34,7 +35,6 @@ from analysis.factorial import (
     metrics_of,
     missing_cells,
 )
-from analysis.report import TERMINAL_WIDTH, positive, show_problems
 from analysis.tables import (
     NOTHING,
     ONE_SEED,
@@ -104,8 +104,7 @@ class Ablation:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=TERMINAL_WIDTH)
-    out = options.out if options.out is not None else Path("reports") / options.runs.resolve().name
+    console, out = terminal(), out_folder(options)
     try:
         collection = collect(options.runs)
         show_problems(console, options.runs, collection.problems)
@@ -117,25 +116,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             resamples=options.resamples,
         )
     except BadInput as error:
-        print(f"analysis.ablation: {error}", file=sys.stderr)
-        return 2
+        return refuse("ablation", error)
     console.print(to_rich(ablation))
     console.print()
-    console.print("Wrote")
-    for path in write(ablation, out):
-        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+    show_written(console, write(ablation, out))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.ablation",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of the sweep, run directories at any depth")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
+    parser = make_parser("ablation", DESCRIPTION, EPILOG, "folder of the sweep, run directories at any depth")
+    add_out(parser)
     parser.add_argument("--metric", default="ndcg@10", help="per-query test metric (default: %(default)s)")
     parser.add_argument(
         "--factors",
@@ -151,13 +141,6 @@ def _parser() -> argparse.ArgumentParser:
         default={},
         metavar="KEY=LEVEL,...",
         help="levels that others are compared with (default: each factor's first by size or name)",
-    )
-    parser.add_argument(
-        "--resamples",
-        type=positive,
-        default=statistics.RESAMPLES,
-        metavar="N",
-        help="bootstrap resamples behind each interval (default: %(default)s)",
     )
     return parser
 

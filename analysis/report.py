@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from analysis import curves, statistics, tables
-from analysis.collect import Collection, Problem, collect
+from analysis import curves, tables
+from analysis.collect import Collection, collect
+from analysis.command import add_out, make_parser, out_folder, refuse, show_problems, show_written, terminal
 from rlbench.errors import BadInput
 
 DESCRIPTION = """\
@@ -28,59 +28,32 @@ EPILOG = """\
 example:  python -m analysis.report runs/mini --out reports/mini
 exit code: 0 written (whatever was left out); 2 no such folder, or no finished run in it
 """
-TERMINAL_WIDTH = 120
-"""Columns assumed where output goes to a file."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=TERMINAL_WIDTH)
-    out = options.out if options.out is not None else Path("reports") / options.runs.resolve().name
+    console, out = terminal(), out_folder(options)
     try:
         collection = collect(options.runs)
         if collection.runs.empty:
             show_problems(console, options.runs, collection.problems)
             raise BadInput(f"no finished run below {options.runs}: there is nothing to report")
     except BadInput as error:
-        print(f"analysis.report: {error}", file=sys.stderr)
-        return 2
+        return refuse("report", error)
     written = []
     groups = collection.groups()
     for group in groups:
         written += write_report(group, out if len(groups) == 1 else out / _folder(group), options.resamples, console)
     show_problems(console, options.runs, collection.problems)
-    console.print("Wrote")
-    for path in written:
-        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+    show_written(console, written)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder with run directories at any depth")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
-    parser.add_argument(
-        "--resamples",
-        type=positive,
-        default=statistics.RESAMPLES,
-        metavar="N",
-        help="bootstrap resamples behind each interval (default: %(default)s)",
-    )
+    parser = make_parser("report", DESCRIPTION, EPILOG, "folder with run directories at any depth")
+    add_out(parser)
     return parser
-
-
-def positive(text: str) -> int:
-    """An option's whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
 
 
 def _folder(group: Collection) -> Path:
@@ -114,17 +87,6 @@ def write_report(group: Collection, out: Path, resamples: int, console: Console)
         else:
             written += curves.save(figure, out / name)
     return written
-
-
-def show_problems(console: Console, folder: Path, problems: Sequence[Problem]) -> None:
-    """Name the runs that are left out, then those that are used but odd."""
-    for left_out, heading in ((True, "Left out"), (False, "Used, but note")):
-        concerned = [problem for problem in problems if problem.left_out == left_out]
-        if concerned:
-            console.print(f"[bold yellow]{heading}[/] (paths below {escape(str(folder))}):")
-            for problem in concerned:
-                console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
-            console.print()
 
 
 if __name__ == "__main__":

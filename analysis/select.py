@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.collect import collect
+from analysis.command import refuse
 from rlbench.errors import BadInput
 
 
@@ -48,8 +49,7 @@ def main() -> int:
         collection = collect(arguments.runs)
         table = scores(collection.runs, arguments.metric)
     except BadInput as error:
-        print(f"analysis.select: {error}", file=sys.stderr)
-        return 2
+        return refuse("select", error)
     for problem in collection.problems:
         print(f"analysis.select: {problem}", file=sys.stderr)
     shown = Table("algorithm", "reward", "variant", "seeds", f"validation {arguments.metric}", "over seeds", "")

@@ -1,10 +1,8 @@
 """`python -m analysis.status runs/mini`: how far every cell of an experiment is, and what would complete it."""
 
-import argparse
 import fcntl
 import json
 import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.collect import find_runs
+from analysis.command import make_parser, refuse, terminal
 from analysis.tables import duration
 from rlbench.errors import BadInput
 
@@ -36,6 +35,8 @@ example:  python -m analysis.status runs/mini
           python -m analysis.status runs/mini --commands | sh
 exit code: 0 all done; 1 something is not; 2 no such folder, or no run in it
 """
+WIDTH = 160
+"""Columns where output goes to a file: the names of cells are long."""
 STATES = ("done", "running", "interrupted", "failed", "missing")
 COLOURS = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "missing": "magenta"}
 SWEEP_FILE = "sweep.json"
@@ -198,25 +199,18 @@ def _note(state: CellState) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.status",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", metavar="RUNS", type=Path, help="an experiment's folder, or one above")
+    parser = make_parser("status", DESCRIPTION, EPILOG, "an experiment's folder, or one above")
     parser.add_argument("--all", action="store_true", help="show the cells that are done, too")
     parser.add_argument("--commands", action="store_true", help="print the commands alone, a line each")
     options = parser.parse_args(arguments)
     try:
         states = survey(options.runs, time.time())
     except BadInput as error:
-        print(f"analysis.status: {error}", file=sys.stderr)
-        return 2
+        return refuse("status", error)
     if options.commands:
         print("\n".join(commands(states)))
     else:
-        _show(states, options.runs, Console() if sys.stdout.isatty() else Console(width=160), options.all)
+        _show(states, options.runs, terminal(WIDTH), options.all)
     return 0 if all(state.state == "done" for state in states) else 1
 
 

@@ -1,0 +1,89 @@
+"""What the commands of `analysis` share: their options, their terminal, and how they say what is wrong."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from analysis import statistics
+from analysis.collect import Problem
+from rlbench.errors import BadInput
+
+TERMINAL_WIDTH = 120
+"""Columns assumed where output goes to a file."""
+
+
+def make_parser(name: str, description: str, epilog: str, runs: str) -> argparse.ArgumentParser:
+    """A parser with RUNS.
+
+    Args:
+        name: of the module in `analysis`.
+        description: shown as it is written.
+        epilog: the same.
+        runs: what RUNS is.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m analysis.{name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", type=Path, metavar="RUNS", help=runs)
+    return parser
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """--out and --resamples, for commands that write a folder of tables and figures."""
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
+    parser.add_argument(
+        "--resamples",
+        type=positive,
+        default=statistics.RESAMPLES,
+        metavar="N",
+        help="bootstrap resamples behind each interval (default: %(default)s)",
+    )
+
+
+def out_folder(options: argparse.Namespace) -> Path:
+    """Where a command writes."""
+    return options.out if options.out is not None else Path("reports") / options.runs.resolve().name
+
+
+def positive(text: str) -> int:
+    """An option's whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def terminal(width: int = TERMINAL_WIDTH) -> Console:
+    """The terminal, or `width` columns where output goes elsewhere."""
+    return Console() if sys.stdout.isatty() else Console(width=width)
+
+
+def refuse(name: str, error: BadInput) -> int:
+    """Say what is wrong; the exit code."""
+    print(f"analysis.{name}: {error}", file=sys.stderr)
+    return 2
+
+
+def show_problems(console: Console, folder: Path, problems: Sequence[Problem]) -> None:
+    """Name the runs that are left out, then those that are used but odd."""
+    for left_out, heading in ((True, "Left out"), (False, "Used, but note")):
+        concerned = [problem for problem in problems if problem.left_out == left_out]
+        if concerned:
+            console.print(f"[bold yellow]{heading}[/] (paths below {escape(str(folder))}):")
+            for problem in concerned:
+                console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
+            console.print()
+
+
+def show_written(console: Console, paths: Sequence[Path]) -> None:
+    """Name the files that were written."""
+    console.print("Wrote")
+    for path in paths:
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
