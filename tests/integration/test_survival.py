@@ -123,16 +123,10 @@ def test_a_sweep_of_24_cells_with_failures_and_a_killed_launcher(tmp_path):
     plugin, broken = tmp_path / "brittle.py", tmp_path / "broken"
     plugin.write_text(PLUGIN)
     broken.touch()
-    # 2 baselines x 12 seeds; of the brittle one, only seeds 3 and 7 are in the sweep's second line.
-    plain = ["-m", "algorithm=grpo,rank_grpo", "seed=range(11)", "hydra.launcher.jobs=2"]
-    planted = [
-        "-m",
-        f"plugins=[{plugin}]",
-        "algorithm=grpo",
-        "algorithm.baseline=brittle",
-        "variant=brittle",
-        "seed=3,7",
-    ]
+    # 22 cells in one line, and 2 that fail in another.
+    plain = ["algorithm=grpo,rank_grpo", "seed=range(0,11)", "hydra.launcher.jobs=2", "-m"]
+    brittle = ["algorithm=grpo", "algorithm.baseline=brittle", "variant=brittle"]
+    planted = [f"plugins=[{plugin}]", *brittle, "seed=3,7", "-m"]
     killed = start(tmp_path, *plain, start_new_session=True)
     experiment = tmp_path / "runs" / "smoke"
     while sum(state.state == "done" and "rank" not in state.run for state in states(experiment)) < 5:
