@@ -18,6 +18,7 @@ from analysis.collect import find_runs
 from analysis.command import make_parser, refuse, terminal
 from analysis.tables import duration
 from rlbench.errors import BadInput
+from rlbench.runs import DONE, FAILED, RUNNING, SWEEP_FILE
 
 DESCRIPTION = """\
 Say how far every cell of an experiment is.
@@ -37,10 +38,8 @@ exit code: 0 all done; 1 something is not; 2 no such folder, or no run in it
 """
 WIDTH = 160
 """Columns where output goes to a file: the names of cells are long."""
-STATES = ("done", "running", "interrupted", "failed", "missing")
+STATES = (DONE, RUNNING, "interrupted", FAILED, "missing")
 COLOURS = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "missing": "magenta"}
-SWEEP_FILE = "sweep.json"
-"""In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         now: seconds since the epoch.
     """
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8").partition("\n")
-    if status == "running" and not _is_held(path / ".lock"):
+    if status == RUNNING and not _is_held(path / ".lock"):
         status = "interrupted"
     progress = path / "progress.json"
     state: dict[str, Any] = {}
@@ -122,7 +121,7 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         doing=state.get("description", ""),
         done=done,
         total=total,
-        remaining=(total - done) / rate if rate and status == "running" else None,
+        remaining=(total - done) / rate if rate and status == RUNNING else None,
         silent=silent,
         reason=reason.strip().split("\n")[0],
         command=command or _recorded_command(path),
@@ -159,7 +158,7 @@ def _is_held(lock: Path) -> bool:
 
 def commands(states: Sequence[CellState]) -> list[str]:
     """What completes the cells that are neither done nor running, as lines for a shell; each once."""
-    wanted = [state.command for state in states if state.state not in ("done", "running") and state.command]
+    wanted = [state.command for state in states if state.state not in (DONE, RUNNING) and state.command]
     return [shlex.join(command) for command in dict.fromkeys(wanted)]
 
 
@@ -167,7 +166,7 @@ def _show(states: Sequence[CellState], folder: Path, console: Console, every: bo
     counts = Counter(state.state for state in states)
     summary = ", ".join(f"[{COLOURS[name]}]{counts[name]} {name}[/{COLOURS[name]}]" for name in STATES if counts[name])
     console.print(f"{folder}: {summary}")
-    shown = [state for state in states if every or state.state != "done"]
+    shown = [state for state in states if every or state.state != DONE]
     if shown:
         table = Table("cell", "state", "progress", "remaining", "note", box=None, pad_edge=False)
         for state in sorted(shown, key=lambda state: (STATES.index(state.state), state.run)):
@@ -192,7 +191,7 @@ def _left(state: CellState) -> str:
 
 
 def _note(state: CellState) -> str:
-    if state.state == "running" and state.silent is not None and state.silent > 60:
+    if state.state == RUNNING and state.silent is not None and state.silent > 60:
         return f"silent for {duration(state.silent)}"
     return escape(state.reason)
 
@@ -211,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(commands(states)))
     else:
         _show(states, options.runs, terminal(WIDTH), options.all)
-    return 0 if all(state.state == "done" for state in states) else 1
+    return 0 if all(state.state == DONE for state in states) else 1
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from rlbench.cli import config_dir, fail
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.plugins import check_unchanged
-from rlbench.runs import DONE, FAILED, Run, locate, write_json
+from rlbench.runs import DONE, FAILED, SWEEP_FILE, Run, locate, write_json
 from rlbench.validation import validate
 
 RUN_PY = Path(__file__).resolve().parent.parent / "run.py"
@@ -58,7 +58,7 @@ class Cell:
 
 
 def note_cells(cells: Sequence[Cell]) -> None:
-    """Add the cells to sweep.json of their experiments, where `analysis.status` finds what was never started."""
+    """Add the cells to `SWEEP_FILE` of their experiments, where `analysis.status` finds what was never started."""
     by_folder: dict[Path, dict[str, Any]] = {}
     for cell in cells:
         folder = cell.config.group_dir.parent
@@ -66,7 +66,7 @@ def note_cells(cells: Sequence[Cell]) -> None:
         command = ["python", RUN_PY.name, *cell.options, *cell.overrides, "hydra.mode=RUN"]
         by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.config.trainer.rl.updates}
     for folder, noted in by_folder.items():
-        path = folder / "sweep.json"
+        path = folder / SWEEP_FILE
         earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
         write_json(path, {"cells": earlier | noted})
 

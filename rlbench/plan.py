@@ -1,7 +1,7 @@
 """What a command would do: its cells and the stages they share, what is there already, and what the rest may cost."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,21 +35,27 @@ def steps(configs: Sequence[Config]) -> list[Step]:
             if stage == "zero_shot" or config.stage == stage or (stage == "sft" and config.stage == "rl"):
                 run = locate(config, stage)
                 wanted.setdefault(run.root, (run, config))
-    return [Step(run, run.status(), _expected(run, config)) for run, config in wanted.values()]
+    rates = {folder: _rates(folder) for folder in {config.group_dir for _, config in wanted.values()}}
+    return [Step(run, run.status(), _expected(run, config, rates[config.group_dir])) for run, config in wanted.values()]
 
 
-def _expected(run: Run, config: Config) -> float | None:
-    """Seconds from finished runs of the same stage in the same experiment, in proportion to their updates."""
-    found = []
-    for path in config.group_dir.glob("*/*/budget.json"):
-        there = json.loads((path.parent / "identity.json").read_text(encoding="utf-8"))
-        budget = json.loads(path.read_text(encoding="utf-8"))
-        if there["stage"] == run.stage and (path.parent / "STATUS").read_text(encoding="utf-8").startswith(DONE):
-            found.append(budget["seconds"]["total"] / max(budget["updates"], 1))
-    if not found:
+def _rates(folder: Path) -> dict[str, float]:
+    """Mean seconds an update, or of all of a stage without updates, of the finished runs in a folder, by stage."""
+    found: dict[str, list[float]] = {}
+    for path in folder.glob("*/*/budget.json"):
+        if (path.parent / "STATUS").read_text(encoding="utf-8").startswith(DONE):
+            stage = json.loads((path.parent / "identity.json").read_text(encoding="utf-8"))["stage"]
+            budget = json.loads(path.read_text(encoding="utf-8"))
+            found.setdefault(stage, []).append(budget["seconds"]["total"] / max(budget["updates"], 1))
+    return {stage: sum(seconds) / len(seconds) for stage, seconds in found.items()}
+
+
+def _expected(run: Run, config: Config, rates: Mapping[str, float]) -> float | None:
+    """Seconds in proportion to updates; None where no run of the stage has finished."""
+    if run.stage not in rates:
         return None
     updates = {"rl": config.trainer.rl.updates, "sft": config.trainer.sft.updates}.get(run.stage, 1)
-    return updates * sum(found) / len(found)
+    return updates * rates[run.stage]
 
 
 def show(configs: Sequence[Config], jobs: int, console: Console) -> None:

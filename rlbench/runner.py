@@ -199,7 +199,8 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             return target
         console.print(f"[bold]{stage}[/bold] {target.root}", soft_wrap=True)
         template = asdict(config.dataset).get("prompt_template")
-        write_json(target.root / "manifest.json", manifest(session.dataset, template, config.plugins))
+        plugins = config.plugins if stage == "rl" else []  # the stages that cells share depend on none
+        write_json(target.root / "manifest.json", manifest(session.dataset, template, plugins))
         identity = TrackerIdentity(
             experiment=config.experiment_name,
             group=target.name,

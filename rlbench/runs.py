@@ -23,6 +23,8 @@ from rlbench.errors import BadInput
 
 SCHEMA = 1
 RUNNING, DONE, FAILED = "running", "done", "failed"
+SWEEP_FILE = "sweep.json"
+"""In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 
 
 def write_text(path: Path, text: str) -> None:

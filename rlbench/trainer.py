@@ -7,6 +7,7 @@ adds units: it scores ranks, writes per-token advantages and unit ids into the b
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,6 @@ from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.forward import HiddenStates
 from rlbench.objective.inputs import Memory, Window
 from rlbench.objective.objective import Rollout
-from rlbench.objective.pieces import scalars
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.stages.demonstrations import Demonstrations
@@ -35,8 +35,8 @@ class Scores:
     Attributes:
         logps: (B, T) of their tokens.
         entropies: (B, T) at their tokens.
-        scalars: (B, T) each, those that the objective asks for, by name.
-        hidden: (B, T, H) last hidden states at their tokens; None where nothing of them is needed.
+        scalars: (B, T) each, those that were asked for, by name.
+        hidden: (B, T, H) last hidden states at their tokens; None where they were not asked for.
     """
 
     logps: torch.Tensor
@@ -80,8 +80,8 @@ class RankedListTrainer(GRPOTrainer):
         self.spent: dict[str, float] = defaultdict(float)
         self.memory: Memory = {}
         self._gathered: RewardBatch | None = None
-        needs_hidden = "hidden_states" in objective.needs or objective.scalars
-        self._states = HiddenStates(kwargs["model"], self.temperature) if needs_hidden else None
+        asks = "hidden_states" in objective.needs or objective.scalars or objective.rollout_scalars
+        self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -129,13 +129,14 @@ class RankedListTrainer(GRPOTrainer):
         mask, needs = output["completion_mask"], self.objective.needs
         logps = entropies = torch.zeros(mask.shape, device=mask.device)
         features: dict[str, torch.Tensor] = {}
-        if needs & {"old_logps", "hidden_states", *(f"old_{name}" for name in scalars)}:
+        of_tokens, hidden = self.objective.rollout_scalars, "hidden_states" in needs
+        if "old_logps" in needs or of_tokens or hidden:
+            batch_size = self.args.per_device_train_batch_size
             with torch.no_grad():
-                scores = self._score(self.model, output, self.args.per_device_train_batch_size)
+                scores = self._score(self.model, output, of_tokens, hidden=hidden, batch_size=batch_size)
             logps, entropies = scores.logps, scores.entropies
-            output |= {f"old_{name}": value for name, value in scores.scalars.items() if f"old_{name}" in needs}
-            if "hidden_states" in needs:
-                assert scores.hidden is not None
+            output |= {f"old_{name}": value for name, value in scores.scalars.items()}
+            if scores.hidden is not None:
                 features = rank_features(scores.hidden, output["unit_ids"], self.objective.units)
         return Rollout.of_tokens(
             rewards,
@@ -150,12 +151,27 @@ class RankedListTrainer(GRPOTrainer):
             gather,
         )
 
-    def _score(self, model: Any, batch: dict[str, Any], batch_size: int | None = None) -> Scores:
-        """Run the policy over completions, `batch_size` at a time."""
+    def _score(
+        self,
+        model: Any,
+        batch: dict[str, Any],
+        wanted: Sequence[str],
+        *,
+        hidden: bool = False,
+        batch_size: int | None = None,
+    ) -> Scores:
+        """Run the policy over completions.
+
+        Args:
+            model: the policy, wrapped as it may be.
+            batch: prompts and completions.
+            wanted: names of scalars.
+            hidden: whether hidden states are wanted.
+            batch_size: how many at a time; None for all.
+        """
         length = batch["completion_ids"].size(1)
-        catching: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
-        if self._states is not None:
-            catching = self._states.caught()
+        states = self._states if wanted or hidden else None
+        catching: AbstractContextManager[list[torch.Tensor]] = nullcontext([]) if states is None else states.caught()
         with catching as found:
             logps, entropies, _ = self._get_per_token_logps_and_entropies(
                 model,
@@ -165,12 +181,11 @@ class RankedListTrainer(GRPOTrainer):
                 batch_size=batch_size,
                 compute_entropy=True,
             )
-        if self._states is None:
+        if states is None:
             return Scores(logps, entropies, {}, None)
-        before = self._states.before_tokens(found, length)
-        of_positions = {name: self._states.scalar(name, before) for name in self.objective.scalars}
-        hidden = self._states.at_tokens(found, length) if "hidden_states" in self.objective.needs else None
-        return Scores(logps, entropies, of_positions, hidden)
+        before = states.before_tokens(found, length)
+        of_positions = {name: states.scalar(name, before) for name in wanted}
+        return Scores(logps, entropies, of_positions, states.at_tokens(found, length) if hidden else None)
 
     def _log_rollout(self, advantages: torch.Tensor, spread: torch.Tensor, rollout: Rollout) -> None:
         """One set of names whatever the method.
@@ -200,7 +215,7 @@ class RankedListTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         mask = inputs["completion_mask"]
-        scores = self._score(model, inputs)
+        scores = self._score(model, inputs, self.objective.scalars)
         # TRL leaves the old log-probabilities out where no update lies between rollout and loss; they are the current.
         old_logps = inputs["old_per_token_logps"] if "old_per_token_logps" in inputs else scores.logps.detach()
         accumulation = self.current_gradient_accumulation_steps
@@ -214,7 +229,7 @@ class RankedListTrainer(GRPOTrainer):
             max_completion_length=self.max_completion_length,
         )
         extras = {name: inputs[name] for name in ("correct", "correct_ranks", "kl_scale")}
-        extras |= {f"old_{name}": inputs[f"old_{name}"] for name in scalars if f"old_{name}" in inputs}
+        extras |= {f"old_{name}": inputs[f"old_{name}"] for name in self.objective.rollout_scalars}
         if self.demonstrations is not None:
             extras |= self._score_demonstrations(model, len(mask))
         loss, stats = self.objective.loss(

@@ -2,28 +2,18 @@
 
 from rlbench.config import AlgorithmConfig
 from rlbench.errors import nearest
-from rlbench.objective.pieces import PLACES, pieces_by_name
+from rlbench.objective.pieces import choices, pieces_by_name
 from rlbench.options import Option, check_options
 
 
 def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
-    """Every unknown piece, unmet need and wrong option, one sentence a problem."""
-    chosen = {
-        "credit": [algorithm.credit],
-        "baseline": [algorithm.baseline],
-        "ratio": [algorithm.ratio],
-        "surrogate": [algorithm.surrogate],
-        "aggregation": [algorithm.aggregation],
-        "kl.estimator": [algorithm.kl.estimator],
-        "kl.scale": [algorithm.kl.scale],
-        "regularisers": list(algorithm.regularisers),
-    }
-    problems = [problem for place in PLACES for name in chosen[place.name] for problem in place.check(name)]
-    options: dict[str, dict[str, Option]] = {}
-    for place in PLACES:
-        for name in chosen[place.name]:
-            if name in place:
-                options.setdefault(name, {}).update(place[name].options)
+    """Every unknown piece and wrong option, one sentence a problem."""
+    chosen = choices(algorithm)
+    problems = [problem for place, name in chosen for problem in place.check(name)]
+    options: dict[str, dict[str, Option]] = {}  # pieces of two places may share a name, and what is given under it
+    for place, name in chosen:
+        if name in place:
+            options.setdefault(name, {}).update(place[name].options)
     for name, known_options in options.items():
         found = check_options(known_options, algorithm.options.get(name, {}))
         problems += [f"algorithm.options.{name}.{problem}" for problem in found]

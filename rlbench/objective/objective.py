@@ -12,6 +12,7 @@ from rlbench.objective.inputs import Group, LossInputs, Memory, Window, alone
 from rlbench.objective.pieces import (
     aggregations,
     baselines,
+    choices,
     credits,
     estimators,
     kl_scales,
@@ -90,7 +91,8 @@ class Objective:
 
     Attributes:
         needs: what its pieces ask the trainer for (`rlbench.objective.pieces.known_needs`).
-        scalars: names of the forward pass's scalars among it.
+        scalars: names of the forward pass's scalars among it, at the loss.
+        rollout_scalars: names of those at the rollout, without "old_".
     """
 
     def __init__(self, algorithm: AlgorithmConfig, reward: RewardConfig, list_length: int):
@@ -112,11 +114,10 @@ class Objective:
         self.regularisers = {
             name: (weight, regularisers.chosen(name, options)) for name, weight in a.regularisers.items() if weight
         }
-        chosen = [credits[a.credit], baselines[a.baseline], ratios[a.ratio], surrogates[a.surrogate]]
-        chosen += [aggregations[a.aggregation], estimators[a.kl.estimator], kl_scales[a.kl.scale]]
-        chosen += [regularisers[name] for name in self.regularisers]
-        self.needs = {need for piece in chosen for need in piece.needs}
-        self.scalars = [name for name in scalars if {name, f"old_{name}"} & self.needs]
+        used = [place[name] for place, name in choices(a) if place is not regularisers or name in self.regularisers]
+        self.needs = {need for piece in used for need in piece.needs}
+        self.scalars = [name for name in scalars if name in self.needs]
+        self.rollout_scalars = [name for name in scalars if f"old_{name}" in self.needs]
         if a.entropy_quantile < 1:
             self.needs.add("entropy")
 

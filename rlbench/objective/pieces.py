@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
+from rlbench.config import AlgorithmConfig
 from rlbench.errors import nearest
 from rlbench.options import Option, filled, options_of
 
@@ -122,6 +123,20 @@ kl_scales = Place("kl.scale")
 regularisers = Place("regularisers")
 PLACES = (credits, baselines, ratios, surrogates, aggregations, estimators, kl_scales, regularisers)
 """Where an algorithm chooses, in the order of the loss."""
+
+
+def choices(algorithm: AlgorithmConfig) -> list[tuple[Place, str]]:
+    """What an algorithm chooses, place by place; every regulariser that it names, whatever its weight."""
+    return [
+        (credits, algorithm.credit),
+        (baselines, algorithm.baseline),
+        (ratios, algorithm.ratio),
+        (surrogates, algorithm.surrogate),
+        (aggregations, algorithm.aggregation),
+        (estimators, algorithm.kl.estimator),
+        (kl_scales, algorithm.kl.scale),
+        *((regularisers, name) for name in algorithm.regularisers),
+    ]
 
 
 def known_needs() -> set[str]:

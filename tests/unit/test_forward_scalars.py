@@ -306,7 +306,8 @@ def test_what_the_trainer_puts_into_its_batch(algorithm, mini, tiny_folder, tmp_
     length, counted = output["completion_ids"].size(1), output["completion_mask"].bool()
     assert not counted.all()
     with torch.no_grad():
-        scores = trainer._score(trainer.model, output, 2)
+        asked, hidden = trainer.objective.scalars, "hidden_states" in trainer.objective.needs
+        scores = trainer._score(trainer.model, output, asked, hidden=hidden, batch_size=2)
         logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
     logps = (logits / TEMPERATURE).log_softmax(-1)
     of_tokens = logps.gather(-1, output["completion_ids"][..., None]).squeeze(-1)

@@ -40,6 +40,18 @@ def test_an_annotation_that_says_nothing_is_named():
             options_of(function)
 
 
+def test_the_stages_that_cells_share_depend_on_no_plugin(tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("STRENGTH = 1\n")
+    folders = [f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
+    config = composed(*SMALL, "+debug=smoke", "stage=zero_shot", f"plugins=[{plugin}]", *folders)
+    made = run(config)
+    assert made.status() == DONE
+    assert json.loads((made.root / "manifest.json").read_text())["plugins"] == {}
+    plugin.write_text("STRENGTH = 2\n")
+    assert run(config) == made  # skipped
+
+
 def test_a_run_made_with_other_code_is_neither_skipped_nor_resumed(tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text("STRENGTH = 1\n")
