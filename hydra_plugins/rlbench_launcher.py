@@ -1,6 +1,6 @@
 """Where Hydra looks for launchers: it takes them from the package `hydra_plugins` alone."""
 
-from rlbench.launcher import LocalLauncher as _LocalLauncher
+from rlbench.launching.local import LocalLauncher as _LocalLauncher
 
 
 class LocalLauncher(_LocalLauncher):

@@ -1,0 +1,70 @@
+"""What every launcher does around the running of cells.
+
+A failing cell never stops the others. All cells are checked before the first is started, and what is done already is
+left alone. Which cells have failed and why is said at the end.
+"""
+
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from rich.console import Console
+
+from rlbench import plan
+from rlbench.cli import fail
+from rlbench.errors import BadInput
+from rlbench.launching.cells import Cell, make_cells, note_cells
+from rlbench.runs import DONE
+
+
+class SweepLauncher(Launcher):
+    """A launcher of cells; a subclass says in `run_cells` how they run.
+
+    Args:
+        jobs: how many cells run at once.
+    """
+
+    def __init__(self, jobs: int):
+        self.jobs = jobs
+        self.console = Console(stderr=True, highlight=False)
+        self.config: DictConfig | None = None
+        self.context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+
+    def run_cells(self, cells: list[Cell]) -> list[Cell]:
+        """Run cells that are not done, and the shared stages that they need; return those that failed."""
+        raise NotImplementedError
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        assert self.context is not None and self.config is not None
+        try:
+            cells = make_cells(self.context, self.config, job_overrides, self.console)
+        except BadInput as error:
+            fail(error)
+        if cells[0].config.runtime.dry_run:
+            plan.show([cell.config for cell in cells], self.jobs, self.console)
+            return [_nothing() for _ in job_overrides]
+        note_cells(cells)
+        todo = [cell for cell in cells if cell.run.status() != DONE]
+        self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")
+        failed = self.run_cells(todo) if todo else []
+        if failed:
+            self.console.print(
+                f"[red]{len(failed)} of {len(cells)} cells failed[/red]; the same command tries them again:"
+            )
+            for cell in failed:
+                self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
+                self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)
+            raise SystemExit(1)
+        return [_nothing() for _ in job_overrides]
+
+
+def _nothing() -> JobReturn:
+    """What Hydra wants of every cell."""
+    finished = JobReturn(status=JobStatus.COMPLETED)
+    finished.return_value = None
+    return finished

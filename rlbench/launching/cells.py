@@ -1,0 +1,119 @@
+"""The cells of a sweep: composed and checked before any of them is started."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from rlbench.cli import config_dir
+from rlbench.config import Config, resolve
+from rlbench.errors import BadInput
+from rlbench.plugins import check_unchanged
+from rlbench.runs import DONE, FAILED, SWEEP_FILE, Run, locate, write_json
+from rlbench.validation import validate
+
+RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
+
+
+@dataclass
+class Cell:
+    """One job of a sweep; `options` are the command's own, which every cell repeats."""
+
+    options: list[str]
+    overrides: list[str]
+    config: Config
+    run: Run
+
+    def command(self, *more: str) -> list[str]:
+        return [sys.executable, str(RUN_PY), *self.options, *self.overrides, "hydra.mode=RUN", *more]
+
+    def progress(self) -> tuple[int, str]:
+        """(updates done, what it is doing), from the file that the cell keeps."""
+        try:
+            state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return 0, "starting"
+        if "seed" in state["description"]:
+            return state["done"], state["note"]
+        return self.config.trainer.rl.updates, "test"
+
+    @property
+    def log_path(self) -> Path:
+        """Everything that its processes printed."""
+        return self.run.root / "log.txt"
+
+    def reason(self) -> str:
+        """Why it failed, in a line: what its STATUS says, or else the end of its log."""
+        said = (self.run.root / "STATUS").read_text(encoding="utf-8") if self.run.status() == FAILED else ""
+        lines = said.split("\n")[1:]
+        if not lines and self.log_path.is_file():
+            lines = self.log_path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-1:]
+        return lines[0] if lines and lines[0] else "no reason given"
+
+
+def make_cells(
+    context: HydraContext, composed: DictConfig, job_overrides: Sequence[Sequence[str]], console: Console
+) -> list[Cell]:
+    """Compose and check every cell of a sweep, each once.
+
+    Args:
+        context: Hydra's, which knows where configs lie.
+        composed: the config of the whole sweep.
+        job_overrides: of each cell.
+        console: where caveats are printed.
+
+    Raises:
+        BadInput: every problem of every cell.
+    """
+    from rlbench.objective.guards import caveats  # only here: it loads torch
+
+    cells, problems = [], []
+    folder = config_dir(sys.argv[1:])
+    options = ["--config-dir", str(folder)] if folder else []
+    for overrides in job_overrides:
+        of_cell = context.config_loader.load_sweep_config(composed, list(overrides))
+        of_cell = OmegaConf.masked_copy(of_cell, [str(key) for key in of_cell if key != "hydra"])
+        try:
+            config = resolve(of_cell)
+            problems += validate(config)
+            run = locate(config, config.stage)
+            problems += check_unchanged(run.root, config.plugins)
+            cells.append(Cell(options, list(overrides), config, run))
+        except BadInput as error:
+            problems += error.problems
+    if problems:
+        raise BadInput(*dict.fromkeys(problems))
+    for caveat in caveats([cell.config for cell in cells]):
+        console.print(f"[yellow]note:[/yellow] {caveat}")
+    unique = {cell.run.root: cell for cell in cells}  # two lines of a sweep may name the same cell
+    return list(unique.values())
+
+
+def note_cells(cells: Sequence[Cell]) -> None:
+    """Add the cells to `SWEEP_FILE` of their experiments, where `analysis.status` finds what was never started."""
+    by_folder: dict[Path, dict[str, Any]] = {}
+    for cell in cells:
+        folder = cell.config.group_dir.parent
+        name = cell.run.root.relative_to(folder).as_posix()
+        command = ["python", RUN_PY.name, *cell.options, *cell.overrides, "hydra.mode=RUN"]
+        by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.config.trainer.rl.updates}
+    for folder, noted in by_folder.items():
+        path = folder / SWEEP_FILE
+        earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
+        write_json(path, {"cells": earlier | noted})
+
+
+def missing_shared_stages(cells: Sequence[Cell]) -> dict[Path, list[Cell]]:
+    """The SFT stages that are still to be made, each with the cells that wait for it."""
+    waiting: dict[Path, list[Cell]] = {}
+    for cell in cells:
+        stage = locate(cell.config, "sft")
+        if cell.config.stage != "zero_shot" and stage.status() != DONE:
+            waiting.setdefault(stage.root, []).append(cell)
+    return waiting
