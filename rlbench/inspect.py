@@ -30,7 +30,7 @@ from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.objective import Rollout
 from rlbench.relevance import Verdict, make_judge
 from rlbench.rewards.scorer import ListScorer, ScoredList
-from rlbench.stages.callbacks import last_checkpoint
+from rlbench.stages.checkpoints import last_checkpoint
 from rlbench.stages.evaluate import eos_ids
 from rlbench.validation import validate
 

@@ -4,6 +4,7 @@ oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one m
 """
 
 import heapq
+import json
 import logging
 import os
 import random
@@ -17,17 +18,18 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import disable_progress_bars
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from rlbench import plan
+from rlbench.attempts import Attempt, RunConsole, logged
 from rlbench.config import Config
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
+from rlbench.files import whole_file, write_json
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
 from rlbench.objective.guards import caveats
 from rlbench.plugins import check_unchanged
@@ -35,7 +37,7 @@ from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
-from rlbench.runs import DONE, SCHEMA, Run, claim, locate, write_json
+from rlbench.runs import DONE, SCHEMA, Run, claim, differing_keys, locate, noted
 from rlbench.stages.common import on_cpu
 from rlbench.stages.evaluate import (
     Answer,
@@ -50,7 +52,7 @@ from rlbench.stages.sft import train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.validation import validate
 
-console = Console(stderr=True, highlight=False)
+console = RunConsole(stderr=True, highlight=False)
 
 LONGEST_TEXTS = 64
 """How many of a split's longest prompts are tokenised to find the one with most tokens."""
@@ -152,22 +154,27 @@ def run(config: Config) -> Run:
     """
     _settle(config)
     wanted = locate(config, config.stage)
+    with noted(wanted):
+        _run_stages(config, wanted)
+    return wanted
+
+
+def _run_stages(config: Config, wanted: Run) -> None:
     if problems := check_unchanged(wanted.root, config.plugins):
         raise BadInput(*problems)
     if wanted.status() == DONE and not validate(config):
         console.print(f"[green]done already[/green] {wanted.root}", soft_wrap=True)
-        return wanted
+        return
     session = prepare(config)
     if config.runtime.dry_run:
         plan.show([config], 1, console)
-        return wanted
+        return
     if session.dataset.oracle is not None:
         _stage(session, "oracle", _oracle)
     for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):
         _stage(session, stage, work)
-        if stage == config.stage:
+        if stage == wanted.stage:
             break
-    return wanted
 
 
 def _settle(config: Config) -> None:
@@ -194,20 +201,23 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
     """Do one stage in its directory, unless it is done."""
     config = session.config
     target = locate(config, stage)
-    with claim(target, config, lambda: console.print(f"waiting for another process: {target.root}")) as mine:
-        if not mine:
+    with (
+        claim(target, config, lambda: console.print(f"waiting for another process: {target.root}")) as attempt,
+        logged(attempt, console),
+    ):
+        if attempt is None:
             return target
         console.print(f"[bold]{stage}[/bold] {target.root}", soft_wrap=True)
         template = asdict(config.dataset).get("prompt_template")
         plugins = config.plugins if stage == "rl" else []  # the stages that cells share depend on none
-        write_json(target.root / "manifest.json", manifest(session.dataset, template, plugins))
+        _note_origin(target, attempt, manifest(session.dataset, template, plugins), "cpu" if on_cpu(config) else "cuda")
         identity = TrackerIdentity(
             experiment=config.experiment_name,
             group=target.name,
             job_type=stage,
             name=f"{target.label}-seed{target.seed}",
             tags=(config.dataset.name, config.model.name, target.label),
-            attempt=target.attempts(),
+            attempt=attempt.number,
             project=config.tracker.project,
             entity=config.tracker.entity,
         )
@@ -221,6 +231,17 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
         _track_result(tracker, target, result)
         tracker.finish()
     return target
+
+
+def _note_origin(target: Run, attempt: Attempt, origin: dict[str, Any], device: str) -> None:
+    """Write manifest.json, and into attempt.json on what it runs and what of that differs from the attempt before."""
+    path = target.root / "manifest.json"
+    compared = ("git", "versions", "hardware", "plugins")
+    now: dict[str, Any] = {key: origin[key] for key in compared}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
+    changed = differing_keys({key: before.get(key) for key in compared}, now)
+    attempt.note(device=device, hardware=origin["hardware"], changed=changed)
+    write_json(path, origin)
 
 
 def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
@@ -277,9 +298,11 @@ def _finish(
     metrics = {}
     for split, records in (("validation", session.validation), ("test", session.test)):
         evaluation = lists(split, records)
-        evaluation.predictions.to_parquet(target.root / f"predictions-{split}-{step}.parquet")
+        with whole_file(target.root / f"predictions-{split}-{step}.parquet") as beside:
+            evaluation.predictions.to_parquet(beside)
         if len(evaluation.samples):
-            evaluation.samples.to_parquet(target.root / f"samples-{split}-{step}.parquet")
+            with whole_file(target.root / f"samples-{split}-{step}.parquet") as beside:
+                evaluation.samples.to_parquet(beside)
         metrics[split] = evaluation.means
         if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
             target.replace_metrics(step, split, evaluation.means)

@@ -9,8 +9,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,29 +16,16 @@ from typing import Any
 
 import yaml
 
+from rlbench import attempts
+from rlbench.attempts import Attempt, reason_of
 from rlbench.config import Config
 from rlbench.errors import BadInput
+from rlbench.files import PARTIAL, clear_partial, disk_full, is_disk_full, write_json, write_text
 
 SCHEMA = 1
-RUNNING, DONE, FAILED = "running", "done", "failed"
+RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 SWEEP_FILE = "sweep.json"
 """In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside and rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """`write_text` of indented JSON with sorted keys; NaN is refused."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def stage_config(config: Config, stage: str) -> dict[str, Any]:
@@ -137,8 +122,12 @@ class Run:
 
     def attempts(self) -> int:
         """How many times this run has been started."""
-        path = self.root / "attempts"
-        return int(path.read_text()) if path.exists() else 0
+        return attempts.count(self.root)
+
+    def attempt(self) -> Attempt | None:
+        """The attempt that is running; None where the directory is not claimed."""
+        last = attempts.attempts(self.root)[-1:]
+        return last[0] if last and last[0].read().get("outcome") == attempts.RUNNING else None
 
     def append_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Add one line a metric to metrics.jsonl."""
@@ -197,14 +186,15 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
 
 
 @contextlib.contextmanager
-def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Hold a run directory alone; yields True where there is work to do and False where the run is done.
+def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -> Iterator[Attempt | None]:
+    """Hold a run directory alone; yields the attempt that begins, and None where the run is done.
 
     A second process that wants the same directory waits (`waiting` is called once) and then finds it done. The lock
     goes with the process, so a killed run leaves a directory that says `running` but is free: it is resumed.
 
     Raises:
         BadInput: where the directory holds a run of another configuration; says what differs.
+        DiskFull: where there was no room to write, in the block or for what is written here.
     """
     run.root.mkdir(parents=True, exist_ok=True)
     with (run.root / ".lock").open("w") as lock:
@@ -214,25 +204,82 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             if waiting is not None:
                 waiting()
             fcntl.flock(lock, fcntl.LOCK_EX)
-        recorded = run.root / "identity.json"
-        if recorded.exists():
-            there = json.loads(recorded.read_text(encoding="utf-8"))
-            differences = differing_keys(there, json.loads(json.dumps(run.identity)))
-            if differences:
-                raise BadInput(
-                    f"{run.root} holds another run: {'; '.join(differences)}. Move it away or use another runs_dir."
-                )
+        if differences := differing_from_recorded(run):
+            raise BadInput(
+                f"{run.root} holds another run: {'; '.join(differences)}. Move it away or use another runs_dir."
+            )
         if run.status() == DONE:
-            yield False
+            yield None
             return
-        write_json(recorded, run.identity)
-        write_text(run.root / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
-        write_text(run.root / "attempts", f"{run.attempts() + 1}\n")
-        run.set_status(RUNNING)
+        attempt = None
         try:
-            yield True
+            clear_partial(run.root)
+            write_json(run.root / "identity.json", run.identity)
+            write_text(run.root / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+            attempt = attempts.begin(run.root)
+            run.set_status(RUNNING)
+            yield attempt
+            attempt.close(DONE, "", attempts.last_update(run.root))
+            run.set_status(DONE)
         except BaseException as error:
-            if isinstance(error, Exception):
-                run.set_status(FAILED, f"{type(error).__name__}: {error}")
+            full = _without_halves(run, error) if is_disk_full(error) else None
+            # On a full disk not even this can be written, perhaps: the directory then says `running` and is free.
+            with contextlib.suppress(OSError) if full else contextlib.nullcontext():
+                if isinstance(error, Exception):
+                    run.set_status(FAILED, reason_of(full or error))
+                status = run.status()
+                if attempt is not None:
+                    outcome = INTERRUPTED if status in (RUNNING, None) else status
+                    attempt.close(outcome, reason_of(full or error), attempts.last_update(run.root))
+            if full is not None and full is not error:
+                raise full from error
             raise
-        run.set_status(DONE)
+
+
+def _without_halves(run: Run, error: BaseException) -> OSError:
+    """What to raise where the disk was full; removes what was being written, and names it."""
+    halves = [path for folder in (run.checkpoints, run.root) for path in folder.glob(f".*{PARTIAL}")]
+    of_checkpoint = [path for half in halves for path in half.glob("checkpoint-*")]
+    what = next((run.checkpoints / path.name for path in of_checkpoint), run.root)
+    full = disk_full(error, run.root, str(what))
+    for folder in (run.checkpoints, run.root):
+        clear_partial(folder)
+    return full
+
+
+def differing_from_recorded(run: Run) -> list[str]:
+    """How a directory's identity differs from the run's; nothing where it has none yet."""
+    recorded = run.root / "identity.json"
+    if not recorded.exists():
+        return []
+    there = json.loads(recorded.read_text(encoding="utf-8"))
+    return differing_keys(there, json.loads(json.dumps(run.identity)))
+
+
+@contextlib.contextmanager
+def noted(run: Run) -> Iterator[None]:
+    """Write what goes wrong before a run is begun, or in a stage that it needs, into the attempt that a launcher
+    reserved for it.
+
+    Raises:
+        DiskFull: in place of what the block raised where there was no room to write.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = disk_full(error, run.root, f"below {run.root.parent}") if is_disk_full(error) else None
+        with contextlib.suppress(OSError) if full else contextlib.nullcontext():
+            if (attempt := attempts.reserved(run.root)) is not None:
+                attempts.note_failure(attempt, error, FAILED)
+                _say_failed(run, reason_of(full or error))
+        if full is not None and full is not error:
+            raise full from error
+        raise
+
+
+def _say_failed(run: Run, reason: str) -> None:
+    """Set the status of a run that nobody holds, that is not done and whose directory is not another's."""
+    with (run.root / ".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if run.status() != DONE and not differing_from_recorded(run):
+            run.set_status(FAILED, reason)

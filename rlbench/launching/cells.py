@@ -11,11 +11,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from rlbench import attempts
 from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
+from rlbench.files import held, write_json
 from rlbench.plugins import check_unchanged
-from rlbench.runs import DONE, FAILED, SWEEP_FILE, Run, locate, write_json
+from rlbench.runs import DONE, FAILED, SWEEP_FILE, Run, locate
 from rlbench.validation import validate
 
 RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
@@ -45,16 +47,16 @@ class Cell:
 
     @property
     def log_path(self) -> Path:
-        """Everything that its processes printed."""
-        return self.run.root / "log.txt"
+        """The file with the traceback of its failure, or else with all that its process printed."""
+        return self._failure()[1] or self.run.root
 
     def reason(self) -> str:
-        """Why it failed, in a line: what its STATUS says, or else the end of its log."""
-        said = (self.run.root / "STATUS").read_text(encoding="utf-8") if self.run.status() == FAILED else ""
-        lines = said.split("\n")[1:]
-        if not lines and self.log_path.is_file():
-            lines = self.log_path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-1:]
-        return lines[0] if lines and lines[0] else "no reason given"
+        """Why it failed, in a line."""
+        return self._failure()[0] or "it ended without a word: killed, perhaps for its memory"
+
+    def _failure(self) -> tuple[str, Path | None]:
+        sft = locate(self.config, "sft")
+        return attempts.failure(sft.root if sft.status() == FAILED else self.run.root)
 
 
 def make_cells(
@@ -105,8 +107,9 @@ def note_cells(cells: Sequence[Cell]) -> None:
         by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.config.trainer.rl.updates}
     for folder, noted in by_folder.items():
         path = folder / SWEEP_FILE
-        earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
-        write_json(path, {"cells": earlier | noted})
+        with held(folder / f".{SWEEP_FILE}.lock"):  # another launcher may be at it
+            earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
+            write_json(path, {"cells": earlier | noted})
 
 
 def missing_shared_stages(cells: Sequence[Cell]) -> dict[Path, list[Cell]]:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from rlbench import attempts
 from rlbench.launching.base import SweepLauncher
 from rlbench.launching.board import Board
 from rlbench.launching.cells import Cell, missing_shared_stages
@@ -64,8 +65,8 @@ class LocalLauncher(SweepLauncher):
 
 
 def _start(cell: Cell, threads: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    cell.run.root.mkdir(parents=True, exist_ok=True)
-    log = cell.log_path.open("ab")
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    attempt = attempts.reserve(cell.run.root)
+    log = attempt.output_file.open("ab")
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), attempts.RESERVED: str(attempt.folder.resolve())}
     command = cell.command("runtime.progress=false", f"runtime.threads={threads}")
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment), log

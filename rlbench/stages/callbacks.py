@@ -1,6 +1,5 @@
-"""Callbacks that the two training stages hang on their trainer: metrics, progress, evaluation, resumable totals."""
+"""Callbacks that the training stages hang on their trainer: metrics, progress, evaluation, a following reference."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,15 +8,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlbench.progress import Progress
-from rlbench.runs import Run, write_json
+from rlbench.runs import Run
+from rlbench.stages.checkpoints import checkpoint_being_written
 from rlbench.tracking import Tracker
-
-RESUME_FILE = "rlbench.json"
-"""Written into a checkpoint last of all: a checkpoint without it was cut short and is not resumed from."""
 
 # TRL's and transformers' names -> ours. What is not named here is not recorded.
 TRAIN_METRICS = {
@@ -130,31 +126,7 @@ class ReferenceSync(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             save_file(
                 {name: p.detach().contiguous() for name, p in self.reference.named_parameters()},
-                folder / REFERENCE_FILE,
+                checkpoint_being_written(args, state) / REFERENCE_FILE,
             )
-
-
-class ResumeWriter(TrainerCallback):
-    """Keeps beside each checkpoint what transformers does not know of: totals, and what pieces keep."""
-
-    def __init__(self, totals: Callable[[], dict[str, Any]]):
-        self.totals = totals
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            write_json(folder / RESUME_FILE, self.totals())
-
-
-def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
-    """The newest whole checkpoint: its folder, its update and its totals."""
-    found = []
-    for marker in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{RESUME_FILE}"):
-        found.append((int(marker.parent.name.rsplit("-", 1)[1]), marker))
-    if not found:
-        return None
-    step, marker = max(found)
-    return marker.parent, step, json.loads(marker.read_text(encoding="utf-8"))

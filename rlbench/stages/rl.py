@@ -1,7 +1,6 @@
 """The RL stage: policy optimisation from the shared SFT checkpoint."""
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,17 @@ from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, ResumeWriter, last_checkpoint
+from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync
+from rlbench.stages.checkpoints import (
+    BestKeeper,
+    CheckpointWriter,
+    adopt_best,
+    last_checkpoint,
+    publish_copy,
+    save_model,
+    train,
+    writing_folder,
+)
 from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import eos_ids, evaluate
@@ -51,8 +60,6 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         beta=reference_beta(config),
         logging_steps=1,
         save_steps=rl.save_every,
-        # One more than is kept: an old checkpoint goes before the new one is known to be whole.
-        save_total_limit=rl.keep_checkpoints + 1,
         seed=config.seed,
         **shared_arguments(config),
     )
@@ -129,6 +136,7 @@ def train_rl(
     earlier = last_checkpoint(run.checkpoints)
     totals = earlier[2] if earlier else {}
     if earlier:
+        adopt_best(run, rule.metric, earlier[1])
         run.rewind_metrics(earlier[1])
         progress.start_at(earlier[1])
     else:
@@ -142,7 +150,7 @@ def train_rl(
         objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
         scorer=ListScorer(reader, judge, facts, config.reward),
         model=policy,
-        args=trl_arguments(config, run.checkpoints),
+        args=trl_arguments(config, writing_folder(run.checkpoints)),
         train_dataset=prompt_dataset(records),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, demonstrations),
@@ -154,46 +162,32 @@ def train_rl(
     if config.algorithm.reference.sync_every:
         trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
-    chooser = BestKeeper(run, rule.metric, lambda folder: trainer.save_model(str(folder)))
+    chooser = BestKeeper(run, rule.metric, trainer)
     trainer.add_callback(
         Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, chooser, step))
     )
-    trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory}))
-    trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
+    trainer.add_callback(
+        CheckpointWriter(
+            run,
+            trainer,
+            lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory},
+            rl.keep_checkpoints,
+            chooser.best,
+        )
+    )
+    train(trainer, earlier[0] if earlier else None)
 
     step = rl.updates
     if rule.checkpoint == "best" and (best := chooser.best()) is not None:
-        step = best[0]
-        shutil.copytree(chooser.folder, run.final_model, dirs_exist_ok=True)
+        step = best
+        publish_copy(chooser.folder(best), run.final_model)
     else:
-        trainer.save_model(str(run.final_model))
+        save_model(trainer, run.final_model)
     spent, total = trainer.spent, clock.seconds()
     seconds = {"total": total, "rollout": spent["seconds_rollout"], "evaluation": spent["seconds_evaluation"]}
     seconds["update"] = total - seconds["rollout"] - seconds["evaluation"]
     counts = {name: int(spent[name]) for name in ("prompts", "completions", "generated_tokens")}
     return counts | {"updates": rl.updates, "seconds": seconds}, step
-
-
-class BestKeeper:
-    """Keeps the weights of the best validation so far, where the checkpoint rule asks for them."""
-
-    def __init__(self, run: Run, metric: str, save: Callable[[Path], None]):
-        self.run, self.metric, self.save = run, metric, save
-        self.folder = run.checkpoints / "best"
-
-    def best(self) -> tuple[int, float] | None:
-        """(update, value) of the best validation after the start; the earliest of equals."""
-        rows = [
-            (row["step"], row["value"])
-            for row in self.run.read_metrics()
-            if row["split"] == "validation" and row["metric"] == self.metric and row["step"] > 0
-        ]
-        return max(rows, key=lambda row: (row[1], -row[0])) if rows else None
-
-    def offer(self, step: int) -> None:
-        """Save the current weights if the validation of this update is the best."""
-        if (best := self.best()) is not None and best[0] == step:
-            self.save(self.folder)
 
 
 def _validate(
@@ -216,6 +210,5 @@ def _validate(
     )
     run.append_metrics(step, "validation", result.means)
     tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
-    if config.evaluation.checkpoint == "best":
-        chooser.offer(step)
+    chooser.offer(step, result.means[config.evaluation.metric])
     trainer.spent["seconds_evaluation"] += clock.seconds()

@@ -12,7 +12,8 @@ from rlbench.data.record import Record
 from rlbench.models.loading import load_model
 from rlbench.progress import Progress
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Recorder, ResumeWriter, last_checkpoint
+from rlbench.stages.callbacks import Clock, Recorder
+from rlbench.stages.checkpoints import SFT_KEPT, CheckpointWriter, last_checkpoint, save_model, train, writing_folder
 from rlbench.stages.common import quiet, shared_arguments, warmup_steps
 from rlbench.tracking import Tracker
 
@@ -38,7 +39,7 @@ def train_sft(
     run.rewind_metrics(earlier[1] if earlier else -1)
     progress.start_at(earlier[1] if earlier else 0)
     args = SFTConfig(
-        output_dir=str(run.checkpoints),
+        output_dir=str(writing_folder(run.checkpoints)),
         max_steps=sft.updates,
         per_device_train_batch_size=sft.micro_batch_size,
         gradient_accumulation_steps=sft.batch_size // sft.micro_batch_size,
@@ -48,7 +49,6 @@ def train_sft(
         max_length=sft.max_length,
         logging_steps=min(10, sft.updates),
         save_steps=sft.save_every,
-        save_total_limit=2,
         seed=sft.seed,
         **shared_arguments(config),
     )
@@ -57,14 +57,12 @@ def train_sft(
         args=args,
         train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in records]),
         processing_class=tokenizer,
-        callbacks=[
-            Recorder(run, tracker, progress, "loss"),
-            ResumeWriter(lambda: {"seconds": clock.seconds()}),
-        ],
+        callbacks=[Recorder(run, tracker, progress, "loss")],
     )
     quiet(trainer)
-    trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
-    trainer.save_model(str(run.final_model))
+    trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"seconds": clock.seconds()}, SFT_KEPT))
+    train(trainer, earlier[0] if earlier else None)
+    save_model(trainer, run.final_model)
     seconds = clock.seconds()
     return {
         "prompts": sft.updates * sft.batch_size,

@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 from rlbench.config import Config
 from rlbench.progress import Progress
 from rlbench.runs import Run, locate
-from rlbench.stages.callbacks import REFERENCE_FILE, RESUME_FILE
+from rlbench.stages.callbacks import REFERENCE_FILE
+from rlbench.stages.checkpoints import RESUME_FILE, seal
 from rlbench.stages.rl import reference_sync, train_rl
 from rlbench.tracking import make_tracker
 from rlbench.validation import validate
@@ -131,6 +132,7 @@ def resumed(mini, start, stopped, tmp_path):
         checkpoint = locate(config, "rl").checkpoints / "checkpoint-4"
         assert not (checkpoint.parent / "checkpoint-6").exists()
         change(checkpoint)
+        seal(checkpoint)
         return train(config, start, mini)
 
     return go_on

@@ -1,0 +1,161 @@
+"""Files and folders that are there whole or not at all, and what to say where the disk is full.
+
+What is written is made beside its place, sent to the disk (fsync) and renamed into place, so that a process killed at
+any moment, and a machine that goes down, leave the old content or the new one. Importing this module loads no torch.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+"""End of the names of what is being written; what a killed process left of it, `clear_partial` removes."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full, the user's quota is used up, or the file is larger than may be."""
+
+TORCH_WRITES = ("PytorchStreamWriter failed writing", "unexpected pos ", "iostream error")
+"""How `torch.save` says that a write failed: in a RuntimeError without the system's reason."""
+
+
+class DiskFull(OSError):
+    """A run could not write; its text names what, how much was free, and what to do."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; what is there at the end of the block takes the place of `path`.
+
+    Raises:
+        OSError: from the block or from the disk; `path` is as it was, and nothing is left beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        yield beside
+        sync(beside)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside and rename: a reader sees the old file or the whole new one."""
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_text` of indented JSON with sorted keys; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def partial_folder(path: Path) -> Path:
+    """Where the folder `path` is written before `publish` puts it into place."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def publish(made: Path, path: Path) -> None:
+    """Send a finished folder to the disk and give it the name `path`, in place of what may be there."""
+    for part in made.rglob("*"):
+        sync(part)
+    sync(made)
+    if path.exists():
+        drop(path)
+    os.replace(made, path)
+    sync(path.parent)
+
+
+def drop(folder: Path) -> None:
+    """Remove a folder: first its name, so that nobody takes what is left of it for the whole."""
+    beside = folder.with_name(f".{folder.name}.dropped{PARTIAL}")
+    shutil.rmtree(beside, ignore_errors=True)
+    os.replace(folder, beside)
+    shutil.rmtree(beside)
+
+
+def clear_partial(folder: Path) -> None:
+    """Remove what was being written in a folder, not below it, by processes that are gone."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Send a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Let one process at a time into the block; the lock goes with the process."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or what it was raised from, says that there was no room to write.
+
+    Python, pandas and the standard library raise OSError with the system's number; libraries in Rust (safetensors,
+    tokenizers) write that number into the text of an exception of their own; torch's writer names no reason.
+    """
+    if error is None or isinstance(error, DiskFull):
+        return error is not None
+    text = str(error)
+    return (
+        (isinstance(error, OSError) and error.errno in NO_SPACE)
+        or any(f"(os error {number})" in text for number in NO_SPACE)
+        or (isinstance(error, RuntimeError) and any(words in text for words in TORCH_WRITES))
+        or is_disk_full(error.__cause__)
+    )
+
+
+def disk_full(error: BaseException, folder: Path, what: str) -> DiskFull:
+    """What to raise where `is_disk_full`.
+
+    Args:
+        error: what was raised.
+        folder: where was written; it or a folder above it exists.
+        what: the file or folder that could not be written, where the error itself does not name it.
+    """
+    if isinstance(error, DiskFull):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        what = str(error.filename)
+    lines = str(error).splitlines() or [type(error).__name__]
+    return DiskFull(
+        f"no room to write {what} ({lines[0]}): {megabytes(free_bytes(folder))} were free on its disk. {ADVICE}"
+    )
+
+
+ADVICE = (
+    "Free some space, or raise the quota, and give the same command again: it goes on from the last checkpoint. "
+    "New cells need less with a smaller trainer.rl.keep_checkpoints."
+)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that a user may still write on the disk of a folder, or of the nearest folder above it that exists."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,311 @@
+"""Checkpoints of the training stages: written beside, renamed into place, checked before they are loaded.
+
+transformers writes into `checkpoints/.writing.partial/checkpoint-N`; when all of it is there, what callbacks add too, the
+folder is listed (`files.json`), sent to the disk and renamed to `checkpoints/checkpoint-N`. Only then do older ones go.
+So what has the name of a checkpoint is one, unless the disk damaged it later, which its list tells.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from rlbench.files import (
+    ADVICE,
+    PARTIAL,
+    DiskFull,
+    clear_partial,
+    drop,
+    free_bytes,
+    megabytes,
+    partial_folder,
+    publish,
+    size_of,
+    sync,
+    write_text,
+)
+from rlbench.runs import Run
+
+log = logging.getLogger(__name__)
+
+RESUME_FILE = "rlbench.json"
+"""In a checkpoint: what transformers does not keep, as a stage's totals say."""
+LIST_FILE = "files.json"
+"""In a checkpoint: {"files": {path below it: {"bytes": n, "sha256": digest}}} of all others; digests of small files."""
+DIGEST_LIMIT = 1 << 24
+"""Bytes up to which a file's content is compared and not its size alone."""
+BEST = "best"
+SFT_KEPT = 2
+"""Checkpoints that the SFT stage keeps: the last, and one to fall back to."""
+
+
+def writing_folder(checkpoints: Path) -> Path:
+    """Where transformers writes: its `output_dir`."""
+    return checkpoints / f".writing{PARTIAL}"
+
+
+def checkpoint_being_written(args: TrainingArguments, state: TrainerState) -> Path:
+    """The folder of the checkpoint of this update, for callbacks that add to it in `on_save`."""
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def steps_of(folder: Path, prefix: str = PREFIX_CHECKPOINT_DIR) -> dict[int, Path]:
+    """The checkpoints in a folder by update, the newest last; with `prefix` other folders named `<prefix>-<update>`."""
+    found = {path.name.removeprefix(f"{prefix}-"): path for path in folder.glob(f"{prefix}-*")}
+    return {int(step): found[step] for step in sorted((s for s in found if s.isdigit()), key=int)}
+
+
+def seal(folder: Path) -> None:
+    """Write the list of a checkpoint's files."""
+    listed = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / LIST_FILE:
+            listed[path.relative_to(folder).as_posix()] = _entry(path)
+    write_text(folder / LIST_FILE, json.dumps({"files": listed}, indent=1) + "\n")
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    return {"bytes": size} | ({"sha256": _digest(path)} if size <= DIGEST_LIMIT else {})
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint, in a few words; "" where nothing is.
+
+    A folder without a list is whole where it has `RESUME_FILE`: so it is in run directories whose checkpoints were
+    written in place, that file last.
+    """
+    if not (folder / LIST_FILE).is_file():
+        return "" if (folder / RESUME_FILE).is_file() else f"{RESUME_FILE} and {LIST_FILE} are missing"
+    try:
+        listed = json.loads((folder / LIST_FILE).read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError):
+        return f"{LIST_FILE} cannot be read"
+    for name, entry in listed.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
+        if "sha256" in entry and _digest(path) != entry["sha256"]:
+            return f"{name} has another content than was written"
+    return ""
+
+
+def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
+    """The newest whole checkpoint: its folder, its update and its totals. Damaged ones are named in a warning."""
+    for step, path in reversed(steps_of(folder).items()):
+        if not (wrong := damage(path)):
+            return path, step, json.loads((path / RESUME_FILE).read_text(encoding="utf-8"))
+        log.warning("%s is damaged (%s): it is left out, and the one before it is taken, if there is one.", path, wrong)
+    return None
+
+
+def train(trainer: Trainer, checkpoint: Path | None) -> None:
+    """`trainer.train`, from a checkpoint where there is one.
+
+    transformers 5.23 makes one more update where the checkpoint is of the last one and the epoch has not ended; a run
+    that was stopped between its last checkpoint and its end would not be the run that was never stopped.
+    """
+    with contextlib.suppress(_NothingLeft):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+class _NothingLeft(Exception):
+    """Raised when the checkpoint has been loaded, weights and all, and was of the last update."""
+
+
+class CheckpointWriter(TrainerCallback):
+    """Completes each checkpoint that transformers has written, puts it into place, and drops what is too many.
+
+    It must be the last callback of its trainer: what others add in `on_save` has to be there, and what they ask for in
+    `on_step_end` has to be asked.
+
+    Args:
+        run: whose checkpoints.
+        trainer: what is trained.
+        totals: what is kept in `RESUME_FILE`, as JSON: the budget so far, and what else a stage resumes from.
+        keep: how many checkpoints stay.
+        best: the update of the best validation so far, whose weights stay too; None before the first.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        trainer: Trainer,
+        totals: Callable[[], dict[str, Any]],
+        keep: int,
+        best: Callable[[], int | None] = lambda: None,
+    ):
+        self.run, self.trainer, self.totals, self.keep, self.best = run, trainer, totals, keep, best
+        self.needed = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+        """Bytes of the next checkpoint: as the last, and before that at least the weights."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = self.run.checkpoints
+        there = steps_of(folder)
+        if state.global_step in there:
+            self.needed = size_of(there[state.global_step])
+            self._restore_window(there[state.global_step])
+        if state.is_world_process_zero:
+            if (attempt := self.run.attempt()) is not None:
+                attempt.note(from_update=state.global_step)
+            clear_partial(folder)
+            newer = [p for steps in (there, steps_of(folder, BEST)) for n, p in steps.items() if n > state.global_step]
+            for path in newer:  # damaged, or of updates that are made again
+                drop(path)
+        PartialState().wait_for_everyone()
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_save and state.is_world_process_zero:
+            folder = checkpoint_being_written(args, state)
+            if (free := free_bytes(folder)) < self.needed:
+                raise DiskFull(
+                    f"no room to write {self.run.checkpoints / folder.name}: it takes {megabytes(self.needed)}, and "
+                    f"{megabytes(free)} are free on its disk. {ADVICE}"
+                )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        made, folder = checkpoint_being_written(args, state), self.run.checkpoints
+        self._keep_window(made)
+        if state.is_world_process_zero:
+            (made / RESUME_FILE).write_text(json.dumps(self.totals(), indent=2, sort_keys=True), encoding="utf-8")
+        PartialState().wait_for_everyone()  # every process writes its random numbers
+        if state.is_world_process_zero:
+            if self.run.metrics_file.exists():
+                sync(self.run.metrics_file)  # a resumed run does not measure again what came before its checkpoint
+            seal(made)
+            publish(made, folder / made.name)
+            self.needed = size_of(folder / made.name)
+            for path in list(steps_of(folder).values())[: -self.keep]:
+                drop(path)
+            best = self.best()
+            for step, path in steps_of(folder, BEST).items():
+                if step != best:
+                    drop(path)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            clear_partial(self.run.checkpoints)
+
+    def _window_file(self, folder: Path) -> Path:
+        return folder / f"window-{PartialState().process_index}.json"
+
+    def _keep_window(self, folder: Path) -> None:
+        """Keep what has been measured since metrics were last logged, where they are not logged at every update."""
+        trainer = self.trainer
+        window = {
+            "loss": trainer._tr_loss.item(),
+            "logged": trainer._globalstep_last_logged,
+            "metrics": dict(trainer._metrics["train"]),
+        }
+        self._window_file(folder).write_text(json.dumps(window), encoding="utf-8")
+
+    def _restore_window(self, folder: Path) -> None:
+        if (path := self._window_file(folder)).is_file():
+            window, trainer = json.loads(path.read_text(encoding="utf-8")), self.trainer
+            trainer._tr_loss.fill_(window["loss"])
+            trainer._globalstep_last_logged = window["logged"]
+            trainer._metrics["train"].update(window["metrics"])
+
+
+class BestKeeper:
+    """Keeps the weights of the best validation so far, in `checkpoints/best-<update>`.
+
+    Those of the best at the last checkpoint stay until the next one, since a run that resumes there may need them.
+
+    Args:
+        run: whose metrics tell of the validations so far, up to the update that it goes on from.
+        metric: what is best where it is highest.
+        trainer: whose weights.
+    """
+
+    def __init__(self, run: Run, metric: str, trainer: Trainer):
+        self.checkpoints, self.metric, self.trainer = run.checkpoints, metric, trainer
+        self.values = validations(run, metric)
+
+    def best(self) -> int | None:
+        """The update of the best validation after the start; the earliest of equals."""
+        return max(self.values, key=lambda step: (self.values[step], -step)) if self.values else None
+
+    def folder(self, step: int) -> Path:
+        """The weights of the best update.
+
+        Raises:
+            RuntimeError: where they are not there.
+        """
+        folder = self.checkpoints / f"{BEST}-{step}"
+        if not folder.is_dir():
+            raise RuntimeError(
+                f"{folder} is missing: the weights of the best validation. Remove {self.checkpoints}, and the same "
+                "command trains from the start"
+            )
+        return folder
+
+    def offer(self, step: int, value: float) -> None:
+        """Save the current weights if the validation of this update is the best; for all processes together."""
+        self.values[step] = value
+        (chosen,) = broadcast_object_list([self.best() == step])
+        if not chosen:
+            return
+        save_model(self.trainer, self.checkpoints / f"{BEST}-{step}")
+        if PartialState().is_main_process:
+            secured = max(steps_of(self.checkpoints), default=0)
+            for earlier, path in steps_of(self.checkpoints, BEST).items():
+                if secured < earlier < step:
+                    drop(path)
+
+
+def validations(run: Run, metric: str) -> dict[int, float]:
+    """The values of a metric on validation after the start, by update."""
+    rows = (row for row in run.read_metrics() if row["split"] == "validation" and row["metric"] == metric)
+    return {row["step"]: row["value"] for row in rows if row["step"] > 0}
+
+
+def adopt_best(run: Run, metric: str, first: int) -> None:
+    """Give the best weights of a run directory that keeps them in `best` the name that says whose they are.
+
+    Args:
+        first: the update that the run goes on from. Weights of a later one will be made again.
+    """
+    folder, values = run.checkpoints / BEST, validations(run, metric)
+    if folder.is_dir() and values:
+        step = max(values, key=lambda step: (values[step], -step))
+        if step <= first:
+            folder.rename(run.checkpoints / f"{BEST}-{step}")
+
+
+def save_model(trainer: Trainer, folder: Path) -> None:
+    """`trainer.save_model`, beside and renamed; all processes of a run call it together."""
+    state, beside = PartialState(), partial_folder(folder)
+    if state.is_main_process and beside.exists():
+        shutil.rmtree(beside)
+    state.wait_for_everyone()
+    trainer.save_model(str(beside))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        publish(beside, folder)
+    state.wait_for_everyone()
+
+
+def publish_copy(source: Path, folder: Path) -> None:
+    """Copy a folder, beside and renamed."""
+    beside = partial_folder(folder)
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(source, beside)
+    publish(beside, folder)
