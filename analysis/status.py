@@ -17,6 +17,7 @@ from rich.table import Table
 from analysis.collect import find_runs
 from analysis.command import make_parser, refuse, terminal
 from analysis.tables import duration
+from rlbench.attempts import UNKNOWN, Attempt, attempts
 from rlbench.errors import BadInput
 from rlbench.runs import DONE, FAILED, RUNNING, SWEEP_FILE
 
@@ -55,6 +56,8 @@ class CellState:
         silent: seconds since it last wrote its progress; None where it has written none.
         reason: why it failed, in a line, else "".
         command: what completes it; None where nothing is recorded.
+        attempts: its starts, the first one first, each as the user reads it.
+        log: of its last attempt; None where there is none.
     """
 
     run: str
@@ -66,6 +69,8 @@ class CellState:
     silent: float | None = None
     reason: str = ""
     command: tuple[str, ...] | None = None
+    attempts: tuple[str, ...] = ()
+    log: Path | None = None
 
 
 def survey(folder: Path, now: float) -> list[CellState]:
@@ -125,7 +130,20 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         silent=silent,
         reason=reason.strip().split("\n")[0],
         command=command or _recorded_command(path),
+        attempts=tuple(_attempt(attempt, status) for attempt in attempts(path)),
+        log=next((file for a in attempts(path)[-1:] for file in (a.log_file, a.output_file) if file.is_file()), None),
     )
+
+
+def _attempt(attempt: Attempt, status: str) -> str:
+    """An attempt in a few words: its number, how it ended, and between which updates it was at work."""
+    facts = attempt.read()
+    outcome = facts.get("outcome", "never began")
+    if outcome == RUNNING and status != RUNNING:
+        outcome = UNKNOWN
+    first, last = facts.get("from_update"), facts.get("reached_update")
+    between = "" if first is None else f" {first}-{'' if last is None else last}"
+    return f"{attempt.number} {outcome}{between}"
 
 
 def _planned(folder: Path) -> dict[str, Mapping[str, Any]]:
@@ -168,12 +186,12 @@ def _show(states: Sequence[CellState], folder: Path, console: Console, every: bo
     console.print(f"{folder}: {summary}")
     shown = [state for state in states if every or state.state != DONE]
     if shown:
-        table = Table("cell", "state", "progress", "remaining", "note", box=None, pad_edge=False)
+        columns = ["cell", "state", "progress", "remaining", "note", *(["attempts"] if every else [])]
+        table = Table(*columns, box=None, pad_edge=False)
         for state in sorted(shown, key=lambda state: (STATES.index(state.state), state.run)):
             colour = COLOURS[state.state]
-            table.add_row(
-                escape(state.run), f"[{colour}]{state.state}[/{colour}]", _progress(state), _left(state), _note(state)
-            )
+            cells = [escape(state.run), f"[{colour}]{state.state}[/{colour}]", _progress(state), _left(state)]
+            table.add_row(*cells, _note(state), *([", ".join(state.attempts)] if every else []))
         console.print(table)
     lines = commands(states)
     if lines:
@@ -193,13 +211,14 @@ def _left(state: CellState) -> str:
 def _note(state: CellState) -> str:
     if state.state == RUNNING and state.silent is not None and state.silent > 60:
         return f"silent for {duration(state.silent)}"
-    return escape(state.reason)
+    log = f" (log: {state.log})" if state.state == FAILED and state.log is not None else ""
+    return escape(state.reason + log)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = make_parser("status", DESCRIPTION, EPILOG, "an experiment's folder, or one above")
-    parser.add_argument("--all", action="store_true", help="show the cells that are done, too")
+    parser.add_argument("--all", action="store_true", help="show the cells that are done, too, and all attempts")
     parser.add_argument("--commands", action="store_true", help="print the commands alone, a line each")
     options = parser.parse_args(arguments)
     try:

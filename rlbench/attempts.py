@@ -234,6 +234,9 @@ def failure(root: Path) -> tuple[str, Path | None]:
     for attempt in attempts(root)[-1:]:
         if reason := attempt.read().get("reason", ""):
             return reason.split("\n")[0], attempt.log_file
+        said = (root / "STATUS").read_text(encoding="utf-8").split("\n") if attempt.begun else []
+        if len(said) > 2:  # on a full disk the reason stands there alone
+            return said[1], attempt.log_file
         if attempt.output_file.is_file():
             lines = attempt.output_file.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
             return lines[-1], attempt.output_file

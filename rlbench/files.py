@@ -39,12 +39,30 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        yield beside
-        sync(beside)
-        os.replace(beside, path)
+        with naming(path):
+            yield beside
+            sync(beside)
+            os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let a failure of the system in the block name the file or folder that was written."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def overwrite(path: Path, text: str) -> None:
+    """Write into a file itself, in the block that it has: for a disk without room for another."""
+    with path.open("r+", encoding="utf-8") as file:
+        file.write(text)
+        file.truncate()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -138,12 +156,10 @@ def disk_full(error: BaseException, folder: Path, what: str) -> DiskFull:
     """
     if isinstance(error, DiskFull):
         return error
-    if isinstance(error, OSError) and error.filename is not None:
-        what = str(error.filename)
-    lines = str(error).splitlines() or [type(error).__name__]
-    return DiskFull(
-        f"no room to write {what} ({lines[0]}): {megabytes(free_bytes(folder))} were free on its disk. {ADVICE}"
-    )
+    why = str(error).splitlines()[0]
+    if isinstance(error, OSError):
+        what, why = str(error.filename or what), str(error.strerror)
+    return DiskFull(f"no room to write {what} ({why}): {megabytes(free_bytes(folder))} were free on its disk. {ADVICE}")
 
 
 ADVICE = (
@@ -158,4 +174,4 @@ def free_bytes(folder: Path) -> int:
 
 
 def megabytes(count: float) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    return f"{count / 1e6:,.2f} MB"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rlbench.files import PARTIAL, naming
+
 WRITE_EVERY = 0.5  # seconds
 
 
@@ -43,7 +45,7 @@ class Progress:
         now = time.monotonic()
         if self.file is not None and (now - self._written > WRITE_EVERY or done >= self.total):
             self._written = now
-            beside = self.file.with_suffix(".partial")
+            beside = self.file.with_name(f".{self.file.name}{PARTIAL}")
             state = {
                 "description": self.description,
                 "done": done,
@@ -52,8 +54,9 @@ class Progress:
                 "first": self._first,
                 "seconds": now - self._started,
             }
-            beside.write_text(json.dumps(state), encoding="utf-8")
-            beside.replace(self.file)
+            with naming(self.file):
+                beside.write_text(json.dumps(state), encoding="utf-8")
+                beside.replace(self.file)
 
     def close(self) -> None:
         self._bar.close()

@@ -20,7 +20,7 @@ from rlbench import attempts
 from rlbench.attempts import Attempt, reason_of
 from rlbench.config import Config
 from rlbench.errors import BadInput
-from rlbench.files import PARTIAL, clear_partial, disk_full, is_disk_full, write_json, write_text
+from rlbench.files import PARTIAL, clear_partial, disk_full, is_disk_full, naming, overwrite, write_json, write_text
 
 SCHEMA = 1
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
@@ -136,7 +136,7 @@ class Run:
             json.dumps({"step": step, "split": split, "metric": name, "value": value})
             for name, value in metrics.items()
         ]
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with naming(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -223,10 +223,10 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             run.set_status(DONE)
         except BaseException as error:
             full = _without_halves(run, error) if is_disk_full(error) else None
-            # On a full disk not even this can be written, perhaps: the directory then says `running` and is free.
+            # Where a disk is so full that not even this is written, the directory says `running` and is free.
             with contextlib.suppress(OSError) if full else contextlib.nullcontext():
                 if isinstance(error, Exception):
-                    run.set_status(FAILED, reason_of(full or error))
+                    _fail(run, reason_of(full or error))
                 status = run.status()
                 if attempt is not None:
                     outcome = INTERRUPTED if status in (RUNNING, None) else status
@@ -238,13 +238,23 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
 
 def _without_halves(run: Run, error: BaseException) -> OSError:
     """What to raise where the disk was full; removes what was being written, and names it."""
-    halves = [path for folder in (run.checkpoints, run.root) for path in folder.glob(f".*{PARTIAL}")]
-    of_checkpoint = [path for half in halves for path in half.glob("checkpoint-*")]
-    what = next((run.checkpoints / path.name for path in of_checkpoint), run.root)
-    full = disk_full(error, run.root, str(what))
+    halves = [half for folder in (run.checkpoints, run.root) for half in folder.glob(f".*{PARTIAL}") if half.is_dir()]
+    places = [run.checkpoints / path.name for half in halves for path in half.glob("checkpoint-*")]
+    places += [half.with_name(half.name[1:].removesuffix(PARTIAL)) for half in halves]
+    full = disk_full(error, run.root, f"{places[0] if places else run.root}")
     for folder in (run.checkpoints, run.root):
         clear_partial(folder)
     return full
+
+
+def _fail(run: Run, reason: str) -> None:
+    """Set the status to failed, be there no room for a second STATUS."""
+    try:
+        run.set_status(FAILED, reason)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        overwrite(run.root / "STATUS", f"{FAILED}\n{reason}\n")
 
 
 def differing_from_recorded(run: Run) -> list[str]:

@@ -1,7 +1,7 @@
 """Checkpoints of the training stages: written beside, renamed into place, checked before they are loaded.
 
-transformers writes into `checkpoints/.writing.partial/checkpoint-N`; when all of it is there, what callbacks add too, the
-folder is listed (`files.json`), sent to the disk and renamed to `checkpoints/checkpoint-N`. Only then do older ones go.
+transformers writes into `checkpoints/.writing.partial/checkpoint-N`. When all is there, what callbacks add too, the
+folder is listed (`files.json`), sent to the disk and renamed to `checkpoints/checkpoint-N`; only then do older ones go.
 So what has the name of a checkpoint is one, unless the disk damaged it later, which its list tells.
 """
 
@@ -27,6 +27,7 @@ from rlbench.files import (
     drop,
     free_bytes,
     megabytes,
+    naming,
     partial_folder,
     publish,
     size_of,
@@ -181,23 +182,28 @@ class CheckpointWriter(TrainerCallback):
                 )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        made, folder = checkpoint_being_written(args, state), self.run.checkpoints
-        self._keep_window(made)
-        if state.is_world_process_zero:
-            (made / RESUME_FILE).write_text(json.dumps(self.totals(), indent=2, sort_keys=True), encoding="utf-8")
+        made = checkpoint_being_written(args, state)
+        place = self.run.checkpoints / made.name
+        with naming(place):
+            self._keep_window(made)
+            if state.is_world_process_zero:
+                (made / RESUME_FILE).write_text(json.dumps(self.totals(), indent=2, sort_keys=True), encoding="utf-8")
         PartialState().wait_for_everyone()  # every process writes its random numbers
         if state.is_world_process_zero:
-            if self.run.metrics_file.exists():
-                sync(self.run.metrics_file)  # a resumed run does not measure again what came before its checkpoint
-            seal(made)
-            publish(made, folder / made.name)
-            self.needed = size_of(folder / made.name)
-            for path in list(steps_of(folder).values())[: -self.keep]:
-                drop(path)
-            best = self.best()
-            for step, path in steps_of(folder, BEST).items():
-                if step != best:
-                    drop(path)
+            with naming(place):
+                if self.run.metrics_file.exists():
+                    sync(self.run.metrics_file)  # a resumed run does not measure again what came before its checkpoint
+                seal(made)
+                publish(made, place)
+            self.needed = size_of(place)
+            self._drop_others()
+
+    def _drop_others(self) -> None:
+        """Keep the last checkpoints, and the best weights of those so far."""
+        too_many = list(steps_of(self.run.checkpoints).values())[: -self.keep]
+        best = self.best()
+        for path in too_many + [p for n, p in steps_of(self.run.checkpoints, BEST).items() if n != best]:
+            drop(path)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
