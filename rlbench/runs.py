@@ -232,7 +232,8 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
         try:
             yield True
         except BaseException as error:
-            if isinstance(error, Exception):
+            # Of several processes the one that failed first has said why; the others fail for having lost it.
+            if isinstance(error, Exception) and run.status() == RUNNING:
                 run.set_status(FAILED, f"{type(error).__name__}: {error}")
             raise
         run.set_status(DONE)

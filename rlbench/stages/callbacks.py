@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.callbacks import SyncRefModelCallback
 
+from rlbench import processes
 from rlbench.progress import Progress
 from rlbench.runs import Run, write_json
 from rlbench.tracking import Tracker
@@ -144,6 +145,7 @@ class ResumeWriter(TrainerCallback):
         self.totals = totals
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        processes.barrier()  # every process has written its part
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             write_json(folder / RESUME_FILE, self.totals())

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
+from rlbench import processes
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
@@ -23,6 +24,7 @@ from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, 
 from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import eos_ids, evaluate
+from rlbench.stages.parallel import let_cpus_shard, on_each, parallel_arguments, whole_policy
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
 
@@ -30,11 +32,12 @@ from rlbench.trainer import RankedListTrainer
 def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOConfig:
     """TRL's arguments for this config. Its loss settings are left alone: the objective replaces the loss."""
     rl, generation = config.trainer.rl, config.generation
+    at_once, accumulation = on_each(rl.completions_per_update, rl.micro_batch_size, processes)
     return GRPOConfig(
         output_dir=str(output_dir),
         max_steps=rl.updates,
-        per_device_train_batch_size=rl.micro_batch_size,
-        gradient_accumulation_steps=rl.completions_per_update // (rl.micro_batch_size * processes),
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=accumulation,
         num_generations=rl.group_size,
         num_iterations=rl.num_iterations,
         max_completion_length=generation.max_new_tokens,
@@ -54,7 +57,7 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         # One more than is kept: an old checkpoint goes before the new one is known to be whole.
         save_total_limit=rl.keep_checkpoints + 1,
         seed=config.seed,
-        **shared_arguments(config),
+        **shared_arguments(config) | parallel_arguments(config),
     )
 
 
@@ -126,23 +129,25 @@ def train_rl(
         The budget spent, and the update whose weights were chosen by `evaluation.checkpoint`.
     """
     rl, rule = config.trainer.rl, config.evaluation
-    earlier = last_checkpoint(run.checkpoints)
+    earlier = processes.on_main(lambda: last_checkpoint(run.checkpoints))
     totals = earlier[2] if earlier else {}
     if earlier:
-        run.rewind_metrics(earlier[1])
         progress.start_at(earlier[1])
-    else:
-        run.rewind_metrics(-1)
-        run.append_metrics(0, "validation", initial)
+    if processes.is_main():
+        run.rewind_metrics(earlier[1] if earlier else -1)
+        if not earlier:
+            run.append_metrics(0, "validation", initial)
     tracker.log({f"validation/{name}": value for name, value in initial.items()}, 0)
     clock = Clock(totals.get("seconds", 0.0))
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
+    args = trl_arguments(config, run.checkpoints, processes.count())
+    let_cpus_shard(args)
     trainer = RankedListTrainer(
         objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
         scorer=ListScorer(reader, judge, facts, config.reward),
         model=policy,
-        args=trl_arguments(config, run.checkpoints),
+        args=args,
         train_dataset=prompt_dataset(records),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, demonstrations),
@@ -156,17 +161,22 @@ def train_rl(
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
     chooser = BestKeeper(run, rule.metric, lambda folder: trainer.save_model(str(folder)))
     trainer.add_callback(
-        Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, chooser, step))
+        Evaluator(rule.every, lambda step: _validate(trainer, config, run, start, validation, tracker, chooser, step))
     )
-    trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory}))
+    facts = processes.facts(config)
+    trainer.add_callback(
+        ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory, **facts})
+    )
     trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
 
     step = rl.updates
     if rule.checkpoint == "best" and (best := chooser.best()) is not None:
         step = best[0]
-        shutil.copytree(chooser.folder, run.final_model, dirs_exist_ok=True)
+        if processes.is_main():
+            shutil.copytree(chooser.folder, run.final_model, dirs_exist_ok=True)
     else:
         trainer.save_model(str(run.final_model))
+    processes.barrier()  # the others read what the main process has written
     spent, total = trainer.spent, clock.seconds()
     seconds = {"total": total, "rollout": spent["seconds_rollout"], "evaluation": spent["seconds_evaluation"]}
     seconds["update"] = total - seconds["rollout"] - seconds["evaluation"]
@@ -182,7 +192,10 @@ class BestKeeper:
         self.folder = run.checkpoints / "best"
 
     def best(self) -> tuple[int, float] | None:
-        """(update, value) of the best validation after the start; the earliest of equals."""
+        """(update, value) of the best validation after the start, on every process; the earliest of equals."""
+        return processes.on_main(self._best)
+
+    def _best(self) -> tuple[int, float] | None:
         rows = [
             (row["step"], row["value"])
             for row in self.run.read_metrics()
@@ -200,21 +213,19 @@ def _validate(
     trainer: RankedListTrainer,
     config: Config,
     run: Run,
+    start: Path,
     records: Sequence[Record],
     tracker: Tracker,
     chooser: BestKeeper,
     step: int,
 ) -> None:
     clock = Clock()
-    result = evaluate(
-        trainer.accelerator.unwrap_model(trainer.model),
-        trainer.processing_class,
-        records,
-        trainer.scorer.judge,
-        trainer.scorer.facts,
-        config,
-    )
-    run.append_metrics(step, "validation", result.means)
+    with whole_policy(trainer, config, start) as policy:
+        result = evaluate(
+            policy, trainer.processing_class, records, trainer.scorer.judge, trainer.scorer.facts, config
+        )
+    if processes.is_main():
+        run.append_metrics(step, "validation", result.means)
     tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
     if config.evaluation.checkpoint == "best":
         chooser.offer(step)
