@@ -15,6 +15,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from rlbench import processes
 from rlbench.progress import Progress
 from rlbench.runs import Run, write_json
+from rlbench.sharding import fill, whole
 from rlbench.tracking import Tracker
 
 RESUME_FILE = "rlbench.json"
@@ -121,7 +122,7 @@ class ReferenceSync(TrainerCallback):
     ):
         self.policy, self.reference, self.every, self.mixup = policy, reference, every, mixup
         if start is not None:
-            reference.load_state_dict(load_file(start / REFERENCE_FILE), strict=False)
+            fill(reference, load_file(start / REFERENCE_FILE))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -130,12 +131,10 @@ class ReferenceSync(TrainerCallback):
             SyncRefModelCallback.sync_target_model(self.policy, self.reference, self.mixup)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        weights = {name: whole(p.detach()).contiguous() for name, p in self.reference.named_parameters()}
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            save_file(
-                {name: p.detach().contiguous() for name, p in self.reference.named_parameters()},
-                folder / REFERENCE_FILE,
-            )
+            save_file(weights, folder / REFERENCE_FILE)
 
 
 class ResumeWriter(TrainerCallback):

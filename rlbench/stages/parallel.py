@@ -117,8 +117,9 @@ class SpreadSFTTrainer(SFTTrainer):
         step = self.args.per_device_train_batch_size * processes.count()
         if processes.count() > 1 and self.rows % step:
             blank = {"input_ids": [self.processing_class.pad_token_id], "labels": [-100]}
-            filling = Dataset.from_list([blank] * (-self.rows % step), features=self.train_dataset.features)
-            self.train_dataset = concatenate_datasets([self.train_dataset, filling])
+            rows = self.train_dataset.select_columns(list(blank))
+            filling = Dataset.from_list([blank] * (-self.rows % step), features=rows.features)
+            self.train_dataset = concatenate_datasets([rows, filling])
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
         if processes.count() == 1:
