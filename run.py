@@ -10,6 +10,7 @@ from rlbench.cli import check_overrides, fail
 from rlbench.config import resolve
 from rlbench.errors import BadInput
 from rlbench.files import DiskFull
+from rlbench.processes import ProcessFailed, is_main, leave, let_the_main_process_speak
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -19,13 +20,18 @@ def main(cfg: DictConfig) -> None:
         from rlbench.runner import run  # it loads torch: not before the config has been checked
 
         run(config)
+        leave()
     except BadInput as error:
         fail(error)
     except DiskFull as error:
         print(f"rlbench: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except ProcessFailed as error:
+        let_the_main_process_speak()
+        raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        if is_main():
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -14,12 +14,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from rlbench.errors import BadInput, nearest
+from rlbench.processes import let_the_main_process_speak
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def fail(error: BadInput) -> NoReturn:
-    """Print every problem and exit with 2."""
+    """Print every problem, on one process, and exit with 2."""
+    let_the_main_process_speak()
     count = len(error.problems)
     print(f"rlbench: {count} problem{'s' if count > 1 else ''}, nothing was run:", file=sys.stderr)
     for problem in error.problems:

@@ -240,9 +240,26 @@ class RLConfig:
 
 
 @dataclass
+class ParallelConfig:
+    """How several processes share the work of one run; no part of its identity, and without effect on one process.
+
+    strategy: ddp keeps all weights on every process; fsdp2 and deepspeed shard them, or what belongs to them.
+    cpu_offload: keep what is sharded in the memory of the host, under fsdp2 and deepspeed.
+    reshard_after_forward: free gathered weights between forward and backward pass, under fsdp2.
+    zero_stage: what deepspeed shards: 1 optimiser states, 2 gradients too, 3 weights too.
+    """
+
+    strategy: str
+    cpu_offload: bool
+    reshard_after_forward: bool
+    zero_stage: int
+
+
+@dataclass
 class TrainerConfig:
     sft: SFTConfig
     rl: RLConfig
+    parallel: ParallelConfig
     gradient_checkpointing: bool
     bf16: bool
 

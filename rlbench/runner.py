@@ -6,10 +6,10 @@ oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one m
 import heapq
 import json
 import logging
-import os
 import random
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from datasets import disable_progress_bars
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench import plan
+from rlbench import plan, processes
 from rlbench.attempts import Attempt, RunConsole, logged
 from rlbench.config import Config
 from rlbench.data import load_dataset
@@ -37,7 +37,7 @@ from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
-from rlbench.runs import DONE, SCHEMA, Run, claim, differing_keys, locate, noted
+from rlbench.runs import DONE, SCHEMA, Run, differing_keys, locate, noted
 from rlbench.stages.common import on_cpu
 from rlbench.stages.evaluate import (
     Answer,
@@ -52,7 +52,7 @@ from rlbench.stages.sft import train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.validation import validate
 
-console = RunConsole(stderr=True, highlight=False)
+console = RunConsole(stderr=True, highlight=False, quiet=not processes.is_main())
 
 LONGEST_TEXTS = 64
 """How many of a split's longest prompts are tokenised to find the one with most tokens."""
@@ -86,10 +86,7 @@ def prepare(config: Config) -> Session:
     Raises:
         BadInput: every problem found, in one report.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    problems = validate(config, processes) + check_model(config.model)
-    if processes > 1:
-        problems.append(f"WORLD_SIZE = {processes}: one run is one process; a sweep's cells run side by side")
+    problems = validate(config, processes.count()) + check_model(config.model)
     dataset: RankedListDataset | None = None
     try:
         dataset = load_dataset(config.dataset)
@@ -153,19 +150,20 @@ def run(config: Config) -> Run:
         The run of that stage.
     """
     _settle(config)
+    if problems := processes.check_launch():
+        raise BadInput(*problems)
+    processes.join(on_cpu(config))
     wanted = locate(config, config.stage)
-    with noted(wanted):
+    with noted(wanted) if processes.is_main() else nullcontext():
         _run_stages(config, wanted)
     return wanted
 
 
 def _run_stages(config: Config, wanted: Run) -> None:
-    if problems := check_unchanged(wanted.root, config.plugins):
-        raise BadInput(*problems)
-    if wanted.status() == DONE and not validate(config):
+    if processes.on_main(lambda: _done_already(config, wanted)):
         console.print(f"[green]done already[/green] {wanted.root}", soft_wrap=True)
         return
-    session = prepare(config)
+    session = processes.main_first(lambda: prepare(config))
     if config.runtime.dry_run:
         plan.show([config], 1, console)
         return
@@ -175,6 +173,17 @@ def _run_stages(config: Config, wanted: Run) -> None:
         _stage(session, stage, work)
         if stage == wanted.stage:
             break
+
+
+def _done_already(config: Config, wanted: Run) -> bool:
+    """Whether there is nothing to do.
+
+    Raises:
+        BadInput: where the run was made with other plugins.
+    """
+    if problems := check_unchanged(wanted.root, config.plugins):
+        raise BadInput(*problems)
+    return wanted.status() == DONE and not validate(config, processes.count())
 
 
 def _settle(config: Config) -> None:
@@ -201,16 +210,19 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
     """Do one stage in its directory, unless it is done."""
     config = session.config
     target = locate(config, stage)
+    waiting = f"waiting for another process: {target.root}"
     with (
-        claim(target, config, lambda: console.print(f"waiting for another process: {target.root}")) as attempt,
-        logged(attempt, console),
+        processes.claim_together(target, config, lambda: console.print(waiting)) as attempt,
+        logged(attempt if processes.is_main() else None, console),
     ):
         if attempt is None:
             return target
         console.print(f"[bold]{stage}[/bold] {target.root}", soft_wrap=True)
         template = asdict(config.dataset).get("prompt_template")
         plugins = config.plugins if stage == "rl" else []  # the stages that cells share depend on none
-        _note_origin(target, attempt, manifest(session.dataset, template, plugins), "cpu" if on_cpu(config) else "cuda")
+        origin = manifest(session.dataset, template, plugins) | processes.facts(config)
+        if processes.is_main():
+            _note_origin(target, attempt, origin, "cpu" if on_cpu(config) else "cuda")
         identity = TrackerIdentity(
             experiment=config.experiment_name,
             group=target.name,
@@ -221,13 +233,15 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             project=config.tracker.project,
             entity=config.tracker.entity,
         )
-        tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
+        mode = config.tracker.mode if processes.is_main() else "none"
+        tracker = make_tracker(mode, directory=target.root, identity=identity, config=asdict(config))
         try:
             result = work(session, target, tracker)
         except BaseException:
             tracker.finish(failed=True)
             raise
-        _write_result(config, target, result)
+        if processes.is_main():
+            _write_result(config, target, result)
         _track_result(tracker, target, result)
         tracker.finish()
     return target
@@ -279,8 +293,8 @@ def _progress(session: Session, target: Run, what: str, total: int, unit: str) -
     return Progress(
         f"{target.label} {what}",
         total,
-        file=target.root / "progress.json",
-        show=session.config.runtime.progress,
+        file=target.root / "progress.json" if processes.is_main() else None,
+        show=session.config.runtime.progress and processes.is_main(),
         unit=unit,
     )
 
@@ -298,12 +312,14 @@ def _finish(
     metrics = {}
     for split, records in (("validation", session.validation), ("test", session.test)):
         evaluation = lists(split, records)
+        metrics[split] = evaluation.means
+        if not processes.is_main():
+            continue
         with whole_file(target.root / f"predictions-{split}-{step}.parquet") as beside:
             evaluation.predictions.to_parquet(beside)
         if len(evaluation.samples):
             with whole_file(target.root / f"samples-{split}-{step}.parquet") as beside:
                 evaluation.samples.to_parquet(beside)
-        metrics[split] = evaluation.means
         if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
             target.replace_metrics(step, split, evaluation.means)
             tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)

@@ -117,6 +117,11 @@ class Run:
         path = self.root / "STATUS"
         return path.read_text(encoding="utf-8").split("\n", 1)[0] if path.exists() else None
 
+    def reason(self) -> str:
+        """What STATUS says beside the status: why it failed or stopped; "" where nothing."""
+        path = self.root / "STATUS"
+        return path.read_text(encoding="utf-8").partition("\n")[2].strip() if path.exists() else ""
+
     def set_status(self, status: str, reason: str = "") -> None:
         write_text(self.root / "STATUS", f"{status}\n{reason}".rstrip() + "\n")
 
@@ -225,12 +230,14 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             full = _without_halves(run, error) if is_disk_full(error) else None
             # Where a disk is so full that not even this is written, the directory says `running` and is free.
             with contextlib.suppress(OSError) if full else contextlib.nullcontext():
-                if isinstance(error, Exception):
+                # Of several processes the one that failed first has said why; the others fail for having lost it.
+                said = run.reason() if attempt is not None and run.status() == FAILED else ""
+                if isinstance(error, Exception) and not said:
                     _fail(run, reason_of(full or error))
                 status = run.status()
                 if attempt is not None:
                     outcome = INTERRUPTED if status in (RUNNING, None) else status
-                    attempt.close(outcome, reason_of(full or error), attempts.last_update(run.root))
+                    attempt.close(outcome, said or reason_of(full or error), attempts.last_update(run.root))
             if full is not None and full is not error:
                 raise full from error
             raise

@@ -3,6 +3,7 @@
 Importing this module loads neither torch nor transformers; `validate` does, for the pieces of the algorithm.
 """
 
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,6 +26,7 @@ STAGES = ("zero_shot", "sft", "rl")
 CHECKPOINT_RULES = ("last", "best")
 TRACKERS = ("wandb", "offline", "none")
 DTYPES = ("float32", "bfloat16")
+STRATEGIES = ("ddp", "fsdp2", "deepspeed")
 SCHEDULES = ("constant", "linear", "cosine")
 METRICS = ("recall", "ndcg", "hit_rate", "mrr", "map")
 PUBLISHED = ("recall", "ndcg")
@@ -68,6 +70,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         ("model.dtype", config.model.dtype, DTYPES),
         ("trainer.sft.schedule", sft.schedule, SCHEDULES),
         ("trainer.rl.schedule", rl.schedule, SCHEDULES),
+        ("trainer.parallel.strategy", config.trainer.parallel.strategy, STRATEGIES),
     ]:
         _choice(problems, key, value, known)
     _at_least(
@@ -135,7 +138,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         )
     if not 0 < algorithm.entropy_quantile <= 1:
         problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
-    problems += check_algorithm(algorithm)
+    problems += _parallel(config, processes) + check_algorithm(algorithm)
     if problems:
         return problems  # the checks below divide by, and look up, what the checks above may have refused
     return _batches(config, processes) + _cutoffs(config) + refusals(config)
@@ -204,6 +207,27 @@ def _matching(matching: MatchingConfig) -> list[str]:
     return problems
 
 
+def _parallel(config: Config, processes: int) -> list[str]:
+    parallel, problems = config.trainer.parallel, []
+    sharded = parallel.strategy in ("fsdp2", "deepspeed")
+    if sharded and processes == 1:
+        problems.append(
+            f"trainer.parallel.strategy = '{parallel.strategy}' shards over several processes and there is one: start "
+            "run.py with accelerate launch --num_processes N or torchrun, a sweep with hydra.launcher.processes=N, or use "
+            "trainer=default"
+        )
+    if parallel.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        problems.append(
+            "trainer.parallel.strategy = 'deepspeed' needs the package deepspeed, which is not installed: "
+            "pip install -r requirements-deepspeed.txt -c constraints.txt, or use trainer=fsdp2"
+        )
+    if parallel.zero_stage not in (1, 2, 3):
+        problems.append(f"trainer.parallel.zero_stage = {parallel.zero_stage} must be 1, 2 or 3")
+    if parallel.cpu_offload and not sharded:
+        problems.append("trainer.parallel.cpu_offload = True has no effect under strategy 'ddp'; set it to false")
+    return problems
+
+
 def _batches(config: Config, processes: int) -> list[str]:
     rl, sft = config.trainer.rl, config.trainer.sft
     problems = []
@@ -213,17 +237,16 @@ def _batches(config: Config, processes: int) -> list[str]:
             f"trainer.rl.group_size = {rl.group_size}: a group would be cut; use "
             f"{math.ceil(rl.completions_per_update / rl.group_size) * rl.group_size}"
         )
-    per_step = rl.micro_batch_size * processes
-    if rl.completions_per_update % per_step:
-        problems.append(
-            f"trainer.rl.completions_per_update = {rl.completions_per_update} is no multiple of "
-            f"trainer.rl.micro_batch_size = {rl.micro_batch_size} times {processes} processes"
-        )
-    if sft.batch_size % (sft.micro_batch_size * processes):
-        problems.append(
-            f"trainer.sft.batch_size = {sft.batch_size} is no multiple of "
-            f"trainer.sft.micro_batch_size = {sft.micro_batch_size} times {processes} processes"
-        )
+    for batch, size, micro, at_once in (
+        ("rl.completions_per_update", rl.completions_per_update, "rl.micro_batch_size", rl.micro_batch_size),
+        ("sft.batch_size", sft.batch_size, "sft.micro_batch_size", sft.micro_batch_size),
+    ):
+        # A process takes less at once where its share of several is less; a single one is told of the odd size.
+        least = at_once if processes == 1 else min(at_once, max(size // processes, 1))
+        if size % (least * processes):
+            problems.append(
+                f"trainer.{batch} = {size} is no multiple of trainer.{micro} = {least} times {processes} processes"
+            )
     for key, every in (("trainer.rl.save_every", rl.save_every), ("evaluation.every", config.evaluation.every)):
         if every % rl.num_iterations:
             problems.append(

@@ -16,6 +16,7 @@ from rlbench import plan
 from rlbench.cli import fail
 from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell, make_cells, note_cells
+from rlbench.processes import count
 from rlbench.runs import DONE
 
 
@@ -24,10 +25,11 @@ class SweepLauncher(Launcher):
 
     Args:
         jobs: how many cells run at once.
+        processes: on how many processes each runs.
     """
 
-    def __init__(self, jobs: int):
-        self.jobs = jobs
+    def __init__(self, jobs: int, processes: int = 1):
+        self.jobs, self.processes = jobs, processes
         self.console = Console(stderr=True, highlight=False)
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
@@ -42,6 +44,11 @@ class SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         assert self.context is not None and self.config is not None
         try:
+            if count() > 1:
+                raise BadInput(
+                    "a sweep starts its cells itself: start it with python, and say with hydra.launcher.processes=N on "
+                    "how many processes each cell runs"
+                )
             cells = make_cells(self.context, self.config, job_overrides, self.console)
         except BadInput as error:
             fail(error)

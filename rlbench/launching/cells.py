@@ -25,15 +25,24 @@ RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
 
 @dataclass
 class Cell:
-    """One job of a sweep; `options` are the command's own, which every cell repeats."""
+    """One job of a sweep; `options` are the command's own, which every cell repeats, on so many `processes`."""
 
     options: list[str]
     overrides: list[str]
     config: Config
     run: Run
+    processes: int = 1
 
     def command(self, *more: str) -> list[str]:
-        return [sys.executable, str(RUN_PY), *self.options, *self.overrides, "hydra.mode=RUN", *more]
+        return [sys.executable, *self.started(str(RUN_PY)), *more]
+
+    def started(self, run_py: str) -> list[str]:
+        """What follows `python` on the command line that runs this cell."""
+        cell = [run_py, *self.options, *self.overrides, "hydra.mode=RUN"]
+        if self.processes == 1:
+            return cell
+        # What accelerate launch starts too; with --standalone the processes of each cell meet at a port that is theirs.
+        return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", *cell]
 
     def progress(self) -> tuple[int, str]:
         """(updates done, what it is doing), from the file that the cell keeps."""
@@ -78,15 +87,18 @@ def make_cells(
     cells, problems = [], []
     folder = config_dir(sys.argv[1:])
     options = ["--config-dir", str(folder)] if folder else []
+    processes = composed.hydra.launcher.get("processes", 1)
+    if not isinstance(processes, int) or processes < 1:
+        raise BadInput(f"hydra.launcher.processes = {processes} must be at least 1")
     for overrides in job_overrides:
         of_cell = context.config_loader.load_sweep_config(composed, list(overrides))
         of_cell = OmegaConf.masked_copy(of_cell, [str(key) for key in of_cell if key != "hydra"])
         try:
             config = resolve(of_cell)
-            problems += validate(config)
+            problems += validate(config, processes)
             run = locate(config, config.stage)
             problems += check_unchanged(run.root, config.plugins)
-            cells.append(Cell(options, list(overrides), config, run))
+            cells.append(Cell(options, list(overrides), config, run, processes))
         except BadInput as error:
             problems += error.problems
     if problems:
@@ -103,7 +115,7 @@ def note_cells(cells: Sequence[Cell]) -> None:
     for cell in cells:
         folder = cell.config.group_dir.parent
         name = cell.run.root.relative_to(folder).as_posix()
-        command = ["python", RUN_PY.name, *cell.options, *cell.overrides, "hydra.mode=RUN"]
+        command = ["python", *cell.started(RUN_PY.name)]
         by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.config.trainer.rl.updates}
     for folder, noted in by_folder.items():
         path = folder / SWEEP_FILE

@@ -12,6 +12,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlbench.progress import Progress
 from rlbench.runs import Run
+from rlbench.sharding import fill, whole
 from rlbench.stages.checkpoints import checkpoint_being_written
 from rlbench.tracking import Tracker
 
@@ -116,7 +117,7 @@ class ReferenceSync(TrainerCallback):
     ):
         self.policy, self.reference, self.every, self.mixup = policy, reference, every, mixup
         if start is not None:
-            reference.load_state_dict(load_file(start / REFERENCE_FILE), strict=False)
+            fill(reference, load_file(start / REFERENCE_FILE))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -125,8 +126,6 @@ class ReferenceSync(TrainerCallback):
             SyncRefModelCallback.sync_target_model(self.policy, self.reference, self.mixup)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        weights = {name: whole(p.detach()).contiguous() for name, p in self.reference.named_parameters()}
         if state.is_world_process_zero:
-            save_file(
-                {name: p.detach().contiguous() for name, p in self.reference.named_parameters()},
-                checkpoint_being_written(args, state) / REFERENCE_FILE,
-            )
+            save_file(weights, checkpoint_being_written(args, state) / REFERENCE_FILE)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlbench import published
+from rlbench import processes, published
 from rlbench.config import Config
 from rlbench.data.record import Messages, Record
 from rlbench.lists import ListReader
@@ -24,6 +24,7 @@ from rlbench.metrics import calibration, list_metrics, pass_at_k, pool_metrics, 
 from rlbench.objective.units import scatter_mean, unit_sizes
 from rlbench.relevance import Judge, JudgedLists
 from rlbench.rewards.terms import FilmFacts
+from rlbench.seeding import evaluation_stream
 
 Progress = Callable[[int], None]
 """Told how many lists are generated so far."""
@@ -112,7 +113,11 @@ def generate(
     sampling: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> list[Completion]:
-    """Completions of prompts, prompts of like length in one batch; greedy, or with `sampling` (temperature, ...)."""
+    """Completions of prompts, prompts of like length in one batch; greedy, or with `sampling` (temperature, ...).
+
+    Greedy lists are made on all processes, which take turns by whole batches, so that each list is the one that a single
+    process makes; every process returns all. With `sampling` a process makes all lists itself.
+    """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     config = HFGenerationConfig(
@@ -123,17 +128,23 @@ def generate(
         bos_token_id=tokenizer.bos_token_id,
         **(sampling or {}),
     )
-    completions: list[Completion] = [Completion([], [])] * len(ids)
+    completions: dict[int, Completion] = {}
+    starts = range(0, len(order), batch_size)
+    if sampling is None:
+        starts = starts[processes.index() :: processes.count()]
     was_training = model.training
     model.eval()
-    for start in range(0, len(order), batch_size):
+    for start in starts:
         rows = order[start : start + batch_size]
         batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, padding_side="left", return_tensors="pt")
         batch = {key: value.to(model.device) for key, value in batch.items()}
         watch = _GreedyLogProbabilities()
         processors = LogitsProcessorList([] if sampling else [watch])
         with torch.no_grad():
-            output = model.generate(**batch, generation_config=config, logits_processor=processors)
+            # Its weights are all here: no other process need take part in a step.
+            output = model.generate(
+                **batch, generation_config=config, logits_processor=processors, synced_gpus=False
+            )
         logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(rows)
         for i, row, of_row in zip(rows, output[:, batch["input_ids"].size(1) :].tolist(), logps, strict=True):
             end = next((at for at, token in enumerate(row) if token in eos_token_ids), len(row) - 1)
@@ -141,7 +152,9 @@ def generate(
         if progress is not None:
             progress(min(start + batch_size, len(order)))
     model.train(was_training)
-    return completions
+    if sampling is None:
+        completions = {i: made for of_process in processes.gather(completions) for i, made in of_process.items()}
+    return [completions[i] for i in range(len(ids))]
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -229,9 +242,9 @@ def evaluate(
         "top_k": config.generation.top_k,
     }
     prompts = [prompt for prompt in of_context.values() for _ in range(samples)]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        drawn = completions_of(prompts, len(of_context), sampling)
+    with evaluation_stream(seed):
+        # One stream runs through all batches, so that one process draws from it: the same lists however many there are.
+        drawn = processes.on_main(lambda: completions_of(prompts, len(of_context), sampling))
     texts = reader.decode([completion.ids for completion in drawn])
     table = pd.DataFrame(
         {

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
+from rlbench import processes
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
@@ -23,7 +24,6 @@ from rlbench.stages.checkpoints import (
     BestKeeper,
     CheckpointWriter,
     adopt_best,
-    last_checkpoint,
     publish_copy,
     save_model,
     train,
@@ -32,6 +32,7 @@ from rlbench.stages.checkpoints import (
 from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import eos_ids, evaluate
+from rlbench.stages.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
 
@@ -39,11 +40,12 @@ from rlbench.trainer import RankedListTrainer
 def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOConfig:
     """TRL's arguments for this config. Its loss settings are left alone: the objective replaces the loss."""
     rl, generation = config.trainer.rl, config.generation
+    at_once, accumulation = on_each(rl.completions_per_update, rl.micro_batch_size, processes)
     return GRPOConfig(
         output_dir=str(output_dir),
         max_steps=rl.updates,
-        per_device_train_batch_size=rl.micro_batch_size,
-        gradient_accumulation_steps=rl.completions_per_update // (rl.micro_batch_size * processes),
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=accumulation,
         num_generations=rl.group_size,
         num_iterations=rl.num_iterations,
         max_completion_length=generation.max_new_tokens,
@@ -61,7 +63,7 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         logging_steps=1,
         save_steps=rl.save_every,
         seed=config.seed,
-        **shared_arguments(config),
+        **shared_arguments(config) | parallel_arguments(config),
     )
 
 
@@ -133,24 +135,28 @@ def train_rl(
         The budget spent, and the update whose weights were chosen by `evaluation.checkpoint`.
     """
     rl, rule = config.trainer.rl, config.evaluation
-    earlier = last_checkpoint(run.checkpoints)
+    earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
     totals = earlier[2] if earlier else {}
     if earlier:
-        adopt_best(run, rule.metric, earlier[1])
-        run.rewind_metrics(earlier[1])
         progress.start_at(earlier[1])
-    else:
-        run.rewind_metrics(-1)
-        run.append_metrics(0, "validation", initial)
+    if processes.is_main():
+        if earlier:
+            adopt_best(run, rule.metric, earlier[1])
+        run.rewind_metrics(earlier[1] if earlier else -1)
+        if not earlier:
+            run.append_metrics(0, "validation", initial)
+    processes.barrier()
     tracker.log({f"validation/{name}": value for name, value in initial.items()}, 0)
     clock = Clock(totals.get("seconds", 0.0))
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
+    args = trl_arguments(config, writing_folder(run.checkpoints), processes.count())
+    let_cpus_shard(args)
     trainer = RankedListTrainer(
         objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
         scorer=ListScorer(reader, judge, facts, config.reward),
         model=policy,
-        args=trl_arguments(config, writing_folder(run.checkpoints)),
+        args=args,
         train_dataset=prompt_dataset(records),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, demonstrations),
@@ -164,13 +170,14 @@ def train_rl(
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
     chooser = BestKeeper(run, rule.metric, trainer)
     trainer.add_callback(
-        Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, chooser, step))
+        Evaluator(rule.every, lambda step: _validate(trainer, config, run, start, validation, tracker, chooser, step))
     )
+    spread = processes.facts(config)
     trainer.add_callback(
         CheckpointWriter(
             run,
             trainer,
-            lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory},
+            lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory, **spread},
             rl.keep_checkpoints,
             chooser.best,
         )
@@ -180,9 +187,11 @@ def train_rl(
     step = rl.updates
     if rule.checkpoint == "best" and (best := chooser.best()) is not None:
         step = best
-        publish_copy(chooser.folder(best), run.final_model)
+        if processes.is_main():
+            publish_copy(chooser.folder(best), run.final_model)
     else:
         save_model(trainer, run.final_model)
+    processes.barrier()  # the others read what the main process has written
     spent, total = trainer.spent, clock.seconds()
     seconds = {"total": total, "rollout": spent["seconds_rollout"], "evaluation": spent["seconds_evaluation"]}
     seconds["update"] = total - seconds["rollout"] - seconds["evaluation"]
@@ -194,21 +203,17 @@ def _validate(
     trainer: RankedListTrainer,
     config: Config,
     run: Run,
+    start: Path,
     records: Sequence[Record],
     tracker: Tracker,
     chooser: BestKeeper,
     step: int,
 ) -> None:
     clock = Clock()
-    result = evaluate(
-        trainer.accelerator.unwrap_model(trainer.model),
-        trainer.processing_class,
-        records,
-        trainer.scorer.judge,
-        trainer.scorer.facts,
-        config,
-    )
-    run.append_metrics(step, "validation", result.means)
+    with whole_policy(trainer, config, start) as policy:
+        result = evaluate(policy, trainer.processing_class, records, trainer.scorer.judge, trainer.scorer.facts, config)
+    if processes.is_main():
+        run.append_metrics(step, "validation", result.means)
     tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
     chooser.offer(step, result.means[config.evaluation.metric])
     trainer.spent["seconds_evaluation"] += clock.seconds()

@@ -5,16 +5,18 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
+from rlbench import processes
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.models.loading import load_model
 from rlbench.progress import Progress
 from rlbench.runs import Run
 from rlbench.stages.callbacks import Clock, Recorder
-from rlbench.stages.checkpoints import SFT_KEPT, CheckpointWriter, last_checkpoint, save_model, train, writing_folder
+from rlbench.stages.checkpoints import SFT_KEPT, CheckpointWriter, save_model, train, writing_folder
 from rlbench.stages.common import quiet, shared_arguments, warmup_steps
+from rlbench.stages.parallel import SpreadSFTTrainer, checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments
 from rlbench.tracking import Tracker
 
 
@@ -34,15 +36,18 @@ def train_sft(
         records: demonstrations, each with a completion.
     """
     sft = config.trainer.sft
-    earlier = last_checkpoint(run.checkpoints)
+    earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
     clock = Clock(earlier[2]["seconds"] if earlier else 0.0)
-    run.rewind_metrics(earlier[1] if earlier else -1)
+    if processes.is_main():
+        run.rewind_metrics(earlier[1] if earlier else -1)
+    processes.barrier()
     progress.start_at(earlier[1] if earlier else 0)
+    at_once, accumulation = on_each(sft.batch_size, sft.micro_batch_size, processes.count())
     args = SFTConfig(
         output_dir=str(writing_folder(run.checkpoints)),
         max_steps=sft.updates,
-        per_device_train_batch_size=sft.micro_batch_size,
-        gradient_accumulation_steps=sft.batch_size // sft.micro_batch_size,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=accumulation,
         learning_rate=sft.learning_rate,
         lr_scheduler_type=sft.schedule,
         warmup_steps=warmup_steps(sft.warmup_fraction, sft.updates),
@@ -50,9 +55,10 @@ def train_sft(
         logging_steps=min(10, sft.updates),
         save_steps=sft.save_every,
         seed=sft.seed,
-        **shared_arguments(config),
+        **shared_arguments(config) | parallel_arguments(config),
     )
-    trainer = SFTTrainer(
+    let_cpus_shard(args)
+    trainer = SpreadSFTTrainer(
         model=load_model(start, config.model.dtype),
         args=args,
         train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in records]),
@@ -60,7 +66,8 @@ def train_sft(
         callbacks=[Recorder(run, tracker, progress, "loss")],
     )
     quiet(trainer)
-    trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"seconds": clock.seconds()}, SFT_KEPT))
+    spread = processes.facts(config)
+    trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"seconds": clock.seconds(), **spread}, SFT_KEPT))
     train(trainer, earlier[0] if earlier else None)
     save_model(trainer, run.final_model)
     seconds = clock.seconds()
