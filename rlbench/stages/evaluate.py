@@ -24,6 +24,7 @@ from rlbench.metrics import calibration, list_metrics, pass_at_k, pool_metrics, 
 from rlbench.objective.units import scatter_mean, unit_sizes
 from rlbench.relevance import Judge, JudgedLists
 from rlbench.rewards.terms import FilmFacts
+from rlbench.seeding import evaluation_stream
 
 Progress = Callable[[int], None]
 """Told how many lists are generated so far."""
@@ -241,8 +242,7 @@ def evaluate(
         "top_k": config.generation.top_k,
     }
     prompts = [prompt for prompt in of_context.values() for _ in range(samples)]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with evaluation_stream(seed):
         # One stream runs through all batches, so that one process draws from it: the same lists however many there are.
         drawn = processes.on_main(lambda: completions_of(prompts, len(of_context), sampling))
     texts = reader.decode([completion.ids for completion in drawn])
