@@ -6,7 +6,6 @@ oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one m
 import heapq
 import json
 import logging
-import random
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -38,6 +37,7 @@ from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import DONE, SCHEMA, Run, differing_keys, locate, noted
+from rlbench.seeding import start_streams
 from rlbench.stages.common import on_cpu
 from rlbench.stages.evaluate import (
     Answer,
@@ -195,12 +195,6 @@ def _settle(config: Config) -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 Work = Callable[[Session, Run, Tracker], dict[str, Any]]
@@ -374,7 +368,7 @@ def _zero_shot(session: Session, target: Run, tracker: Tracker) -> dict[str, Any
 
 def _sft(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
     updates = session.config.trainer.sft.updates
-    _seed(session.config.trainer.sft.seed)
+    start_streams(session.config.trainer.sft.seed)
     progress = _progress(session, target, "training", updates, "update")
     budget = train_sft(
         session.config,
@@ -394,7 +388,7 @@ def _rl(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
     sft = locate(config, "sft")
     updates = config.trainer.rl.updates
     initial = {row["metric"]: row["value"] for row in sft.read_metrics() if row["split"] == "validation"}
-    _seed(config.seed)
+    start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
     budget, step = train_rl(
         config,

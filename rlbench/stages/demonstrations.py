@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlbench.data.record import Record
 from rlbench.errors import BadInput
+from rlbench.seeding import demonstration_order
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,13 @@ class Demonstrations:
     def batch(self, number: int, size: int, device: torch.device) -> DemonstrationBatch:
         """Batch `number` of `size` demonstrations, drawn in rounds: in a round each comes once, in a new order."""
         places = [divmod(place, len(self.rows)) for place in range(number * size, (number + 1) * size)]
-        orders = {turn: self._order(turn) for turn, _ in places}
+        orders = {turn: demonstration_order(self.seed, turn, len(self.rows)) for turn, _ in places}
         rows = [self.rows[orders[turn][place]] for turn, place in places]
         prompt_ids, prompt_mask = _padded([prompt for prompt, _ in rows], self.padding, left=True)
         completion_ids, completion_mask = _padded([completion for _, completion in rows], self.padding, left=False)
         return DemonstrationBatch(
             prompt_ids.to(device), prompt_mask.to(device), completion_ids.to(device), completion_mask.to(device)
         )
-
-    def _order(self, turn: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + turn)
-        return torch.randperm(len(self.rows), generator=generator).tolist()
 
 
 def _tokens(record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[int], list[int]]:

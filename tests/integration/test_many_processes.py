@@ -80,6 +80,15 @@ def test_the_manifest_says_how_a_run_was_spread(both):
     assert [(manifest["processes"], manifest["strategy"]) for manifest in said] == [(1, None), (2, "ddp")]
 
 
+def test_every_process_has_a_rollout_stream_of_its_own(both):
+    """The checkpoint has the generators of both: started from the seed and the number of the process."""
+    _, two = both
+    folder, generator = stage(two, "rl").checkpoints / "checkpoint-4", torch.Generator()
+    for process in (0, 1):
+        generator.set_state(torch.load(folder / f"rng_state_{process}.pth", weights_only=False)["cpu"])
+        assert generator.initial_seed() == process
+
+
 def test_bad_input_is_printed_once(tmp_path):
     process = start(TORCHRUN, tmp_path, "trainer.rl.completions_per_update=10")
     errors = finish(process, 60)

@@ -1,0 +1,46 @@
+"""Streams of random numbers: what each follows from, and that none takes from another."""
+
+import torch
+
+from rlbench.seeding import demonstration_order, evaluation_stream
+from rlbench.stages.evaluate import evaluate
+from rlbench.stages.rl import make_demonstrations
+from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_scorer, make_trainer
+
+
+def test_evaluation_and_demonstrations_take_nothing_from_the_rollout_stream(mini, tiny_folder):
+    config = composed(
+        *SMALL,
+        "+algorithm.regularisers.sft=0.1",
+        "generation.max_new_tokens=8",
+        "evaluation.samples=2",
+        "evaluation.pass_at=[1]",
+    )
+    tokenizer, model = load(tiny_folder)
+    scorer = make_scorer(config, mini, tokenizer, model)
+    demonstrations = make_demonstrations(config, tokenizer, mini.splits["sft"])
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    lists = [
+        evaluate(model, tokenizer, mini.splits["test"], scorer.judge, scorer.facts, config, samples=2, seed=seed)
+        for seed in (0, 0, 1)
+    ]
+    demonstrations.batch(3, 8, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
+    texts = [result.samples["text"].tolist() for result in lists]
+    assert texts[0] == texts[1] != texts[2]  # a stream of its own, anew each time
+
+
+def test_rollouts_start_from_the_seed(mini, tiny_folder, tmp_path):
+    config = composed(*SMALL, "seed=11", "trainer.rl.completions_per_update=8")
+    make_trainer(config, mini, *load(tiny_folder), tmp_path)
+    assert torch.initial_seed() == 11
+
+
+def test_streams_of_numbers_are_what_they_were():
+    """Recorded: results of earlier runs follow from them."""
+    assert demonstration_order(3, 2, 8) == [2, 3, 5, 7, 4, 0, 6, 1]
+    with evaluation_stream(5):
+        assert torch.randint(1000, (4,)).tolist() == [411, 814, 767, 885]
