@@ -9,11 +9,14 @@ from omegaconf import DictConfig
 from rlbench.cli import check_overrides, fail
 from rlbench.config import resolve
 from rlbench.errors import BadInput
+from rlbench.preemption import Preempted, install
+from rlbench.runs import PREEMPTED
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     try:
+        install()
         config = resolve(cfg)
         from rlbench.runner import run  # it loads torch: not before the config has been checked
 
@@ -23,6 +26,9 @@ def main(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+    except Preempted as stop:
+        print(f"interrupted: {stop}", file=sys.stderr)
+        raise SystemExit(PREEMPTED) from None
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench import plan
+from rlbench import plan, preemption
 from rlbench.config import Config
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -194,6 +194,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
     """Do one stage in its directory, unless it is done."""
     config = session.config
     target = locate(config, stage)
+    preemption.check()
     with claim(target, config, lambda: console.print(f"waiting for another process: {target.root}")) as mine:
         if not mine:
             return target
@@ -211,7 +212,8 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             project=config.tracker.project,
             entity=config.tracker.entity,
         )
-        tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
+        with preemption.children_deaf_to(*preemption.SIGNALS):  # W&B's service ends after the run does
+            tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
         try:
             result = work(session, target, tracker)
         except BaseException:

@@ -20,9 +20,14 @@ import yaml
 
 from rlbench.config import Config
 from rlbench.errors import BadInput
+from rlbench.preemption import Preempted
 
 SCHEMA = 1
 RUNNING, DONE, FAILED = "running", "done", "failed"
+INTERRUPTED = "interrupted"
+"""A run that was told to stop and did, after a checkpoint where it trained; STATUS' second line says when."""
+PREEMPTED = 75
+"""Exit code of such a run: EX_TEMPFAIL of sysexits.h, "try again"."""
 SWEEP_FILE = "sweep.json"
 """In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 
@@ -234,5 +239,7 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
         except BaseException as error:
             if isinstance(error, Exception):
                 run.set_status(FAILED, f"{type(error).__name__}: {error}")
+            elif isinstance(error, Preempted):
+                run.set_status(INTERRUPTED, str(error))
             raise
         run.set_status(DONE)

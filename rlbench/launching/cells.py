@@ -15,7 +15,7 @@ from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.plugins import check_unchanged
-from rlbench.runs import DONE, FAILED, SWEEP_FILE, Run, locate, write_json
+from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, locate, write_json
 from rlbench.validation import validate
 
 RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
@@ -50,7 +50,7 @@ class Cell:
 
     def reason(self) -> str:
         """Why it failed, in a line: what its STATUS says, or else the end of its log."""
-        said = (self.run.root / "STATUS").read_text(encoding="utf-8") if self.run.status() == FAILED else ""
+        said = (self.run.root / "STATUS").read_text(encoding="utf-8") if self.run.status() in (FAILED, INTERRUPTED) else ""
         lines = said.split("\n")[1:]
         if not lines and self.log_path.is_file():
             lines = self.log_path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-1:]

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
+from rlbench import preemption
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
@@ -19,7 +20,7 @@ from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, ResumeWriter, last_checkpoint
+from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, ResumeWriter, Stopper, last_checkpoint
 from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import eos_ids, evaluate
@@ -159,7 +160,9 @@ def train_rl(
         Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, chooser, step))
     )
     trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory}))
-    trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
+    with preemption.training() as training:
+        trainer.add_callback(Stopper(training, rl.num_iterations))
+        trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
 
     step = rl.updates
     if rule.checkpoint == "best" and (best := chooser.best()) is not None:

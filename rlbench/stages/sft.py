@@ -7,12 +7,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from rlbench import preemption
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.models.loading import load_model
 from rlbench.progress import Progress
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Recorder, ResumeWriter, last_checkpoint
+from rlbench.stages.callbacks import Clock, Recorder, ResumeWriter, Stopper, last_checkpoint
 from rlbench.stages.common import quiet, shared_arguments, warmup_steps
 from rlbench.tracking import Tracker
 
@@ -63,7 +64,9 @@ def train_sft(
         ],
     )
     quiet(trainer)
-    trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
+    with preemption.training() as training:
+        trainer.add_callback(Stopper(training, 1))
+        trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
     trainer.save_model(str(run.final_model))
     seconds = clock.seconds()
     return {
