@@ -50,7 +50,8 @@ class Cell:
 
     def reason(self) -> str:
         """Why it failed, in a line: what its STATUS says, or else the end of its log."""
-        said = (self.run.root / "STATUS").read_text(encoding="utf-8") if self.run.status() in (FAILED, INTERRUPTED) else ""
+        told = self.run.status() in (FAILED, INTERRUPTED)
+        said = (self.run.root / "STATUS").read_text(encoding="utf-8") if told else ""
         lines = said.split("\n")[1:]
         if not lines and self.log_path.is_file():
             lines = self.log_path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-1:]

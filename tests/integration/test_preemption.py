@@ -75,7 +75,12 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
 
 def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
     """What a terminal does at Ctrl-C: SIGINT to the launcher and to what it started, all at once."""
-    forever = ["trainer.sft.updates=2", "trainer.rl.updates=5000", "trainer.rl.save_every=5000", "evaluation.every=5000"]
+    forever = [
+        "trainer.sft.updates=2",
+        "trainer.rl.updates=5000",
+        "trainer.rl.save_every=5000",
+        "evaluation.every=5000",
+    ]
     command = [*LONG, *forever, *folders(tmp_path), "-m"]
     run = locate(cell(tmp_path, *forever), "rl")
     process = start(command, start_new_session=True)

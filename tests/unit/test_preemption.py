@@ -64,9 +64,7 @@ def test_a_training_without_a_signal_ends_as_ever(installed):
     ("step", "num_iterations", "logging_steps", "stops"),
     [(4, 2, 1, True), (5, 2, 1, False), (5, 1, 1, True), (20, 1, 10, True), (15, 1, 10, False), (99, 2, 10, True)],
 )
-def test_a_training_stops_where_it_goes_on_exactly_or_at_its_end(
-    installed, step, num_iterations, logging_steps, stops
-):
+def test_a_training_stops_where_it_goes_on_exactly_or_at_its_end(installed, step, num_iterations, logging_steps, stops):
     args = SimpleNamespace(world_size=1, logging_steps=logging_steps)
     state = TrainerState(global_step=step, max_steps=99)
     with pytest.raises(Preempted), preemption.training() as training:
