@@ -216,8 +216,8 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
         try:
             result = work(session, target, tracker)
-        except BaseException:
-            tracker.finish(failed=True)
+        except BaseException as error:
+            tracker.finish(failed=not isinstance(error, preemption.Preempted))
             raise
         _write_result(config, target, result)
         _track_result(tracker, target, result)

@@ -9,9 +9,9 @@ without accounting do not have.
 
 import contextlib
 import fcntl
-import getpass
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -129,7 +129,7 @@ class SlurmSettings:
 
 def squeue() -> dict[str, tuple[str, str]] | None:
     """(name, state) of this user's jobs that SLURM has not finished with, by id; None where SLURM does not answer."""
-    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format=%i|%T|%j"]
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%j"]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         return None
@@ -254,8 +254,10 @@ class SlurmLauncher(SweepLauncher):
             parameters["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
         executor.update_parameters(**parameters)
         jobs: list[submitit.Job] = []
+        # A launcher that is itself in a job must not hand on what SLURM set for that job.
+        outside = submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext()
         try:
-            with executor.batch():
+            with outside, executor.batch():
                 for run, command in work:
                     log = (run.root / "log.txt").absolute()
                     jobs.append(executor.submit(RunJob(command, log, self.settings.cpus)))

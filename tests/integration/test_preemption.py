@@ -12,6 +12,7 @@ from rlbench.config import Config
 from rlbench.runs import DONE, INTERRUPTED, PREEMPTED, Run, locate
 from tests.conftest import composed
 from tests.helpers_preemption import LONG, STATEFUL, assert_same, folders, start, updates_done, wait_for
+from tests.helpers_wandb import find_runs
 
 
 def cell(root: Path, *overrides: str) -> Config:
@@ -48,12 +49,13 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     assert not sft.final_model.exists() and not (sft.root / "result.json").exists()
     assert not rl.root.exists()
 
-    process = start(command)
+    # As SLURM does it: to every process of the job, W&B's service too.
+    process = start([*command, "tracker=offline"], start_new_session=True)
     wait_for(lambda: updates_done(rl) > 2, process)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)  # whoever asks twice does not break the checkpoint
+    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # whoever asks twice does not break the checkpoint
     time.sleep(0.05)
-    process.send_signal(signal.SIGUSR2)
+    os.killpg(process.pid, signal.SIGUSR2)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == PREEMPTED, output
     assert "interrupted: SIGTERM at update" in output and "Traceback" not in output
@@ -62,6 +64,8 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     assert 2 < update < 16 and update % 2 == 0  # a boundary between generations
     assert said(rl) == f"{INTERRUPTED}\nSIGTERM at update {update}; the same command goes on from there\n"
     assert not rl.final_model.exists() and not list(rl.root.glob("predictions-*"))
+    (tracked,) = find_runs(rl.root)
+    assert tracked.exit_code == 0 and [step for step, _ in tracked.curve("train/loss")] == list(range(1, update + 1))
     (state,) = [state for state in survey(tmp_path / "runs", time.time()) if "humanline" in state.run]
     assert state.state == INTERRUPTED and f"at update {update}" in state.reason
 

@@ -47,8 +47,6 @@ ClusterName=rlbench-test
 SlurmctldHost=$HOST(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
-# How long a job that was put back waits before it starts again: the life of its credential.
-AuthInfo=cred_expire=3
 StateSaveLocation=$STATE/ctld
 SlurmdSpoolDir=$STATE/slurmd
 SlurmctldPidFile=$STATE/slurmctld.pid

@@ -83,7 +83,7 @@ def clean_queue() -> Iterator[None]:
 
 def sweep(arguments: list[str], patience: float = 0.0) -> subprocess.Popen:
     os.environ["PATIENCE"] = str(patience)
-    return start([*arguments, *SLURM, "-m"], start_new_session=True)
+    return start([*SLURM, *arguments, "-m"], start_new_session=True)
 
 
 def cell(options: list[str], root: Path, *overrides: str) -> Config:
@@ -94,6 +94,13 @@ def restarts(run: Run) -> int:
     """How often SLURM has put the job of a run back into the queue."""
     shown = subprocess.run(["scontrol", "show", "job", "-o", noted_job(run)], capture_output=True, text=True).stdout
     return int(re.search(r"Restarts=(\d+)", shown)[1])
+
+
+def hurry(run: Run) -> None:
+    """Let the job of a run, which was put back, start at once: SLURM would wait two minutes for its old credential."""
+    job = noted_job(run)
+    wait_for(lambda: squeue().get(job, ("", ""))[1] == "PENDING", seconds=60)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +142,7 @@ def test_a_preempted_cell_resumes_and_the_same_line_attaches(options, undisturbe
     assert [path.name for path in preempted.checkpoints.glob("checkpoint-*")] == [f"checkpoint-{update}"]
     os.killpg(launcher.pid, signal.SIGKILL)
     launcher.communicate()
+    hurry(preempted)
 
     jobs = [noted_job(run) for run in runs]
     submitted = sorted((tmp_path / "runs" / ".slurm").glob("*_submission.sh"))
@@ -172,6 +180,7 @@ def test_a_cell_that_needs_longer_than_its_time_limit_goes_on_after_it(options, 
     run = locate(cell(options, tmp_path, "seed=0"), "rl")
     wait_for(lambda: run.status() == INTERRUPTED, launcher, seconds=200)
     assert "SIGUSR2 at update" in (run.root / "STATUS").read_text()
+    hurry(run)
     output, _ = launcher.communicate(timeout=500)
     assert launcher.returncode == 0, output
     assert run.status() == DONE and restarts(run) >= 1
@@ -180,7 +189,7 @@ def test_a_cell_that_needs_longer_than_its_time_limit_goes_on_after_it(options, 
 
 def test_a_stage_is_preempted_and_a_cancelled_cell_stays_cancelled(options, tmp_path):
     """The cells wait for their stage through its preemption; Ctrl-C leaves the jobs; scancel is not undone."""
-    slow_stage = [*options, "trainer.sft.updates=3000", "trainer.sft.save_every=3000"]
+    slow_stage = [*options, "trainer.sft.updates=600", "trainer.sft.save_every=600"]
     line = [*slow_stage, *folders(tmp_path), "seed=0,1"]
     runs = [locate(cell(slow_stage, tmp_path, f"seed={seed}"), "rl") for seed in (0, 1)]
     stage = locate(cell(slow_stage, tmp_path), "sft")
@@ -188,6 +197,7 @@ def test_a_stage_is_preempted_and_a_cancelled_cell_stays_cancelled(options, tmp_
     wait_for(lambda: updates_done(stage) > 10, launcher, seconds=120)
     subprocess.run(["scancel", "--signal=USR1", noted_job(stage)], check=True)
     wait_for(lambda: stage.status() == INTERRUPTED, launcher, seconds=60)
+    hurry(stage)
     os.kill(launcher.pid, signal.SIGINT)
     output, _ = launcher.communicate(timeout=30)
     array = noted_job(runs[0]).split("_")[0]
