@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help env bench bench-full test test-slow check format
+.PHONY: help env bench bench-full test test-slow test-slurm check format
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,11 @@ test: env        ## the fast tests
 
 test-slow: env   ## the slow ones, about a quarter of an hour
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: env  ## a SLURM cluster on this machine (Debian, as root), about six minutes
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-slurm.txt -c constraints.txt
+	tests/slurm/cluster.sh
+	$(BIN)/python -m pytest -m slurm tests/slurm; status=$$?; tests/slurm/cluster.sh stop; exit $$status
 
 check: env       ## lint, format, types
 	$(BIN)/ruff check .

@@ -10,12 +10,15 @@ from rlbench.cli import check_overrides, fail
 from rlbench.config import resolve
 from rlbench.errors import BadInput
 from rlbench.files import DiskFull
+from rlbench.preemption import Preempted, install
 from rlbench.processes import ProcessFailed, is_main, leave, let_the_main_process_speak
+from rlbench.runs import PREEMPTED
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     try:
+        install()
         config = resolve(cfg)
         from rlbench.runner import run  # it loads torch: not before the config has been checked
 
@@ -33,6 +36,10 @@ def main(cfg: DictConfig) -> None:
         if is_main():
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+    except Preempted as stop:
+        if is_main():
+            print(f"interrupted: {stop}", file=sys.stderr)
+        raise SystemExit(PREEMPTED) from None
 
 
 if __name__ == "__main__":

@@ -205,7 +205,9 @@ def _unfinished(status: str, reason: str) -> str:
         return f"failed{f' ({reason})' if reason else ''}; the command that started it resumes it"
     if status == "running":
         return "not finished (running or interrupted); the command that started it resumes it"
-    return f"STATUS says '{status}', which is none of running, done, failed"
+    if status == "interrupted":
+        return f"interrupted{f' ({reason})' if reason else ''}; the command that started it resumes it"
+    return f"STATUS says '{status}', which is none of running, interrupted, done, failed"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

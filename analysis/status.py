@@ -19,7 +19,7 @@ from analysis.command import make_parser, refuse, terminal
 from analysis.tables import duration
 from rlbench.attempts import UNKNOWN, Attempt, attempts
 from rlbench.errors import BadInput
-from rlbench.runs import DONE, FAILED, RUNNING, SWEEP_FILE
+from rlbench.runs import DONE, FAILED, INTERRUPTED, RUNNING, SWEEP_FILE
 
 DESCRIPTION = """\
 Say how far every cell of an experiment is.
@@ -27,7 +27,8 @@ Say how far every cell of an experiment is.
 Reads the run directories below RUNS, and sweep.json beside them, in which the launcher notes the cells of every sweep:
   done         finished; the same command would skip it
   running      a process holds it: updates done, and when it will be finished at this rate
-  interrupted  it says running, but no process holds it: killed, or the machine went down; goes on where it was
+  interrupted  it stopped on a signal and says when, or it says running but no process holds it: killed, or the machine
+               went down; goes on where it was
   failed       with the reason, and its log
   missing      a cell of a sweep that was never started
 and prints the commands that complete what is not done and not running.
@@ -39,7 +40,7 @@ exit code: 0 all done; 1 something is not; 2 no such folder, or no run in it
 """
 WIDTH = 160
 """Columns where output goes to a file: the names of cells are long."""
-STATES = (DONE, RUNNING, "interrupted", FAILED, "missing")
+STATES = (DONE, RUNNING, INTERRUPTED, FAILED, "missing")
 COLOURS = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "missing": "magenta"}
 
 
@@ -110,7 +111,7 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
     """
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8").partition("\n")
     if status == RUNNING and not _is_held(path / ".lock"):
-        status = "interrupted"
+        status = INTERRUPTED
     progress = path / "progress.json"
     state: dict[str, Any] = {}
     silent = None

@@ -18,7 +18,7 @@ class Step:
 
     Attributes:
         run: its directory.
-        status: done, running, failed, or None before its first start.
+        status: done, running, interrupted, failed, or None before its first start.
         seconds: what it is expected to take, from finished runs of its kind; None where there is none.
     """
 

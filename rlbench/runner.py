@@ -20,7 +20,7 @@ from datasets import disable_progress_bars
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench import plan, processes
+from rlbench import plan, preemption, processes
 from rlbench.attempts import Attempt, RunConsole, logged
 from rlbench.config import Config
 from rlbench.data import load_dataset
@@ -204,6 +204,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
     """Do one stage in its directory, unless it is done."""
     config = session.config
     target = locate(config, stage)
+    preemption.check()
     waiting = f"waiting for another process: {target.root}"
     with (
         processes.claim_together(target, config, lambda: console.print(waiting)) as attempt,
@@ -228,11 +229,12 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             entity=config.tracker.entity,
         )
         mode = config.tracker.mode if processes.is_main() else "none"
-        tracker = make_tracker(mode, directory=target.root, identity=identity, config=asdict(config))
+        with preemption.children_deaf_to(*preemption.SIGNALS):  # W&B's service ends after the run does
+            tracker = make_tracker(mode, directory=target.root, identity=identity, config=asdict(config))
         try:
             result = work(session, target, tracker)
-        except BaseException:
-            tracker.finish(failed=True)
+        except BaseException as error:
+            tracker.finish(failed=not isinstance(error, preemption.Preempted))
             raise
         if processes.is_main():
             _write_result(config, target, result)

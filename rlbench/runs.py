@@ -21,9 +21,14 @@ from rlbench.attempts import Attempt, reason_of
 from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.files import PARTIAL, clear_partial, disk_full, is_disk_full, naming, overwrite, write_json, write_text
+from rlbench.preemption import Preempted
 
 SCHEMA = 1
-RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+RUNNING, DONE, FAILED = "running", "done", "failed"
+INTERRUPTED = "interrupted"
+"""A run that was told to stop and did, after a checkpoint where it trained; STATUS' second line says when."""
+PREEMPTED = 75
+"""Exit code of such a run: EX_TEMPFAIL of sysexits.h, "try again"."""
 SWEEP_FILE = "sweep.json"
 """In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 
@@ -234,6 +239,8 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
                 said = run.reason() if attempt is not None and run.status() == FAILED else ""
                 if isinstance(error, Exception) and not said:
                     _fail(run, reason_of(full or error))
+                elif isinstance(error, Preempted):
+                    run.set_status(INTERRUPTED, str(error))
                 status = run.status()
                 if attempt is not None:
                     outcome = INTERRUPTED if status in (RUNNING, None) else status

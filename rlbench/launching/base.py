@@ -41,6 +41,9 @@ class SweepLauncher(Launcher):
         """Run cells that are not done, and the shared stages that they need; return those that failed."""
         raise NotImplementedError
 
+    def show_plan(self, cells: list[Cell]) -> None:
+        """Print what a dry run should say of the launcher itself."""
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         assert self.context is not None and self.config is not None
         try:
@@ -54,6 +57,7 @@ class SweepLauncher(Launcher):
             fail(error)
         if cells[0].config.runtime.dry_run:
             plan.show([cell.config for cell in cells], self.jobs, self.console)
+            self.show_plan(cells)
             return [_nothing() for _ in job_overrides]
         note_cells(cells)
         todo = [cell for cell in cells if cell.run.status() != DONE]

@@ -17,7 +17,7 @@ from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.files import held, write_json
 from rlbench.plugins import check_unchanged
-from rlbench.runs import DONE, FAILED, SWEEP_FILE, Run, locate
+from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, locate
 from rlbench.validation import validate
 
 RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
@@ -60,7 +60,9 @@ class Cell:
         return self._failure()[1] or self.run.root
 
     def reason(self) -> str:
-        """Why it failed, in a line."""
+        """Why it failed or stopped, in a line."""
+        if self.run.status() == INTERRUPTED:
+            return self.run.reason()
         return self._failure()[0] or "it ended without a word: killed, perhaps for its memory"
 
     def _failure(self) -> tuple[str, Path | None]:

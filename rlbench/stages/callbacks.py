@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.callbacks import SyncRefModelCallback
 
+from rlbench import preemption
 from rlbench.progress import Progress
 from rlbench.runs import Run
 from rlbench.sharding import fill, whole
@@ -83,6 +84,35 @@ class Evaluator(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self.evaluate(state.global_step)
+
+
+class Stopper(TrainerCallback):
+    """Ends a training whose process was told to stop, at the next update from which it goes on exactly.
+
+    That is a boundary between generations, and between two lines of the log, which are means over the updates between
+    them. All processes of a run stop where any of them was told to.
+
+    Args:
+        training: where to note the update.
+        num_iterations: updates on one generation.
+    """
+
+    def __init__(self, training: preemption.Training, num_iterations: int):
+        self.training, self.num_iterations = training, num_iterations
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        step = state.global_step
+        exact = step % self.num_iterations == 0 and step % args.logging_steps == 0
+        if (exact or step >= state.max_steps) and self._told(args):
+            self.training.stopped_at = step
+            control.should_save = control.should_training_stop = True
+
+    def _told(self, args: TrainingArguments) -> bool:
+        if args.world_size == 1:
+            return preemption.requested()
+        told = torch.tensor(int(preemption.requested()), device=args.device)
+        torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MAX)
+        return bool(told.item())
 
 
 class Clock:

@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
-from rlbench import processes
+from rlbench import preemption, processes
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
@@ -19,7 +19,7 @@ from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync
+from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, Stopper
 from rlbench.stages.checkpoints import (
     BestKeeper,
     CheckpointWriter,
@@ -173,16 +173,18 @@ def train_rl(
         Evaluator(rule.every, lambda step: _validate(trainer, config, run, start, validation, tracker, chooser, step))
     )
     spread = processes.facts(config)
-    trainer.add_callback(
-        CheckpointWriter(
-            run,
-            trainer,
-            lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory, **spread},
-            rl.keep_checkpoints,
-            chooser.best,
+    with preemption.training() as training:
+        trainer.add_callback(Stopper(training, rl.num_iterations))
+        trainer.add_callback(
+            CheckpointWriter(
+                run,
+                trainer,
+                lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory, **spread},
+                rl.keep_checkpoints,
+                chooser.best,
+            )
         )
-    )
-    train(trainer, earlier[0] if earlier else None)
+        train(trainer, earlier[0] if earlier else None)
 
     step = rl.updates
     if rule.checkpoint == "best" and (best := chooser.best()) is not None:

@@ -7,13 +7,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig
 
-from rlbench import processes
+from rlbench import preemption, processes
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.models.loading import load_model
 from rlbench.progress import Progress
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Recorder
+from rlbench.stages.callbacks import Clock, Recorder, Stopper
 from rlbench.stages.checkpoints import SFT_KEPT, CheckpointWriter, save_model, train, writing_folder
 from rlbench.stages.common import quiet, shared_arguments, warmup_steps
 from rlbench.stages.parallel import SpreadSFTTrainer, checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments
@@ -67,8 +67,10 @@ def train_sft(
     )
     quiet(trainer)
     spread = processes.facts(config)
-    trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"seconds": clock.seconds(), **spread}, SFT_KEPT))
-    train(trainer, earlier[0] if earlier else None)
+    with preemption.training() as training:
+        trainer.add_callback(Stopper(training, 1))
+        trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"seconds": clock.seconds(), **spread}, SFT_KEPT))
+        train(trainer, earlier[0] if earlier else None)
     save_model(trainer, run.final_model)
     seconds = clock.seconds()
     return {

@@ -1,0 +1,345 @@
+"""Cells of a sweep as jobs of a SLURM cluster, submitted through submitit: `hydra/launcher=slurm`.
+
+Cells become job arrays, a shared SFT stage a job of its own on which its cells' array depends, so that no GPU waits.
+The launching process only submits and watches. Which job a run is in stands in its directory (`slurm.json`), so that
+the same command, after the launcher was stopped or killed, attaches to jobs that live and submits the others. What a
+job has come to is read from the run directory first, and from squeue and scontrol; never from sacct, which clusters
+without accounting do not have.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+from rlbench.cli import fail
+from rlbench.errors import BadInput
+from rlbench.launching.base import SweepLauncher
+from rlbench.launching.board import Board
+from rlbench.launching.cells import RUN_PY, Cell, missing_shared_stages
+from rlbench.runs import DONE, FAILED, Run, locate, write_json
+
+JOB_FILE = "slurm.json"
+"""In a run directory: {"job": id}, the last job that the run was submitted as."""
+FOLDER = ".slurm"
+"""Below runs_dir: submitit's files, and the lock of those who submit."""
+LOST = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "")
+"""Ends of a job (or none that SLURM remembers) after which its run is submitted again: the run is not to blame."""
+INSTALL = "python -m pip install -r requirements-slurm.txt -c constraints.txt"
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """What a job asks SLURM for; no part of a run's identity.
+
+    Attributes:
+        partition, account, qos: sbatch's; None for the cluster's own.
+        minutes: time limit of a job. A run that takes longer goes on in the same job, put back into the queue.
+        gpus, cpus: of a cell. cpus is also how many threads it computes with.
+        memory_gb: of a cell; None for the cluster's own.
+        signal_seconds: how long before the time limit a run is told to stop.
+        max_requeues: how often a run is put back because of the time limit, and how often it is submitted again after
+            SLURM ended its job without a checkpoint.
+        setup: lines of shell before a run starts (modules, environments).
+        sbatch: further options of sbatch, without the dashes.
+        poll_seconds: between two looks at the queue.
+    """
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    minutes: int
+    gpus: int
+    cpus: int
+    memory_gb: float | None
+    signal_seconds: int
+    max_requeues: int
+    setup: list[str]
+    sbatch: dict[str, Any]
+    poll_seconds: float
+
+    def problems(self, jobs: int) -> list[str]:
+        """What is wrong with them, one sentence a problem."""
+        least: dict[str, tuple[float | None, float]] = {
+            "jobs": (jobs, 1),
+            "minutes": (self.minutes, 1),
+            "gpus": (self.gpus, 0),
+            "cpus": (self.cpus, 1),
+            "signal_seconds": (self.signal_seconds, 1),
+            "max_requeues": (self.max_requeues, 0),
+            "poll_seconds": (self.poll_seconds, 0.1),
+        }
+        found = [
+            f"hydra.launcher.{name} = {value} must be a number of at least {bound}"
+            for name, (value, bound) in least.items()
+            if not isinstance(value, int | float) or isinstance(value, bool) or not value >= bound
+        ]
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            found.append(f"hydra.launcher.memory_gb = {self.memory_gb} must be positive, or null for the cluster's own")
+        if not found and self.signal_seconds >= self.minutes * 60:
+            found.append(
+                f"hydra.launcher.signal_seconds = {self.signal_seconds} leaves nothing of minutes = {self.minutes} to "
+                "compute in"
+            )
+        own = {"array", "dependency", "signal", "output", "error", "requeue", "job-name"}
+        found += [
+            f"hydra.launcher.sbatch.{name} is set by the launcher; leave it out" for name in self.sbatch if name in own
+        ]
+        return found
+
+    def parameters(self, jobs: int) -> dict[str, Any]:
+        """Parameters of submitit's SlurmExecutor."""
+        asked = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "time": self.minutes,
+            "nodes": 1,
+            "ntasks_per_node": 1,
+            "cpus_per_task": self.cpus,
+            "gpus_per_node": self.gpus or None,
+            "mem": None if self.memory_gb is None else f"{round(self.memory_gb * 1024)}M",
+            "signal_delay_s": self.signal_seconds,
+            "array_parallelism": jobs,
+            # The job imports rlbench from here, whatever folder the command was given in.
+            "setup": [
+                f'export PYTHONPATH={shlex.quote(str(RUN_PY.parent))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+                *self.setup,
+            ],
+            # From SLURM 22.05 on srun does not take it over from sbatch.
+            "srun_args": [f"--cpus-per-task={self.cpus}"],
+            "additional_parameters": {"requeue": True, **self.sbatch},
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+def squeue() -> dict[str, tuple[str, str]] | None:
+    """(name, state) of this user's jobs that SLURM has not finished with, by id; None where SLURM does not answer."""
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%j"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        return None
+    lines = (line.split("|", 2) for line in answer.stdout.splitlines())
+    return {job: (name, state) for job, state, name in lines}
+
+
+def last_state(job: str) -> str:
+    """What a job that has left the queue came to, e.g. TIMEOUT; "" where SLURM has forgotten it (MinJobAge)."""
+    answer = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True)
+    found = re.search(r"\bJobState=(\w+)", answer.stdout)
+    return found[1] if found else ""
+
+
+def noted_job(run: Run) -> str | None:
+    """The last job that a run was submitted as."""
+    path = run.root / JOB_FILE
+    return json.loads(path.read_text(encoding="utf-8"))["job"] if path.exists() else None
+
+
+def last_traceback(log: Path) -> str:
+    """The last traceback in a log, else ""."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    start = text.rfind("Traceback (most recent call last)")
+    return text[start:].rstrip() if start >= 0 else ""
+
+
+class SlurmLauncher(SweepLauncher):
+    """Runs the cells of a sweep on a SLURM cluster.
+
+    Args:
+        jobs: how many cells of an array run at once.
+        settings: the fields of `SlurmSettings`.
+    """
+
+    def __init__(self, jobs: int, **settings: Any):
+        super().__init__(jobs)
+        plain: dict[str, Any] = {
+            k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()
+        }
+        self.settings = SlurmSettings(**plain)
+        self.name = ""
+        self.folder = Path()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if problems := self.settings.problems(self.jobs):
+            fail(BadInput(*problems))
+        return super().launch(job_overrides, initial_job_idx)
+
+    def show_plan(self, cells: list[Cell]) -> None:
+        self.console.print("each cell is a job of:")
+        for name, value in self.settings.parameters(self.jobs).items():
+            self.console.print(f"  {name}: {value}", markup=False, soft_wrap=True)
+
+    def run_cells(self, cells: list[Cell]) -> list[Cell]:
+        if problems := missing_software():
+            fail(BadInput(*problems))
+        self.name = f"rlbench-{cells[0].config.experiment_name}"
+        self.folder = (Path(cells[0].config.runs_dir) / FOLDER).absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        jobs: dict[Path, str] = {}
+        try:
+            self._submit(cells, jobs)
+            return self._watch(cells, jobs)
+        except BadInput as error:
+            fail(error)
+        except KeyboardInterrupt:
+            ids = sorted({jobs[cell.run.root].split("_")[0] for cell in cells if cell.run.root in jobs}, key=int)
+            self.console.print(
+                f"detached: the jobs go on, and the same command attaches to them; to cancel them: "
+                f"scancel {' '.join(ids)}",
+                soft_wrap=True,
+            )
+            raise SystemExit(130) from None
+
+    def _submit(self, cells: Sequence[Cell], jobs: dict[Path, str]) -> None:
+        """Submit cells that are in no living job, after the shared stages that they need; note all jobs in `jobs`."""
+        with self._alone():
+            queue = squeue()
+            if queue is None:
+                raise BadInput("squeue does not answer; is this machine part of a SLURM cluster that is up?")
+            living = {job for job, (name, _) in queue.items() if name == self.name}
+            waiting = missing_shared_stages(cells)
+            stage_of = {cell.run.root: stage for stage, of_stage in waiting.items() for cell in of_stage}
+            arrays: dict[Path | None, list[Cell]] = {}
+            for cell in cells:
+                job = noted_job(cell.run)
+                if job in living:
+                    jobs[cell.run.root] = job
+                else:
+                    arrays.setdefault(stage_of.get(cell.run.root), []).append(cell)
+            attached = sum(cell.run.root in jobs for cell in cells)
+            if attached:
+                self.console.print(f"{attached} cells are in the queue already: watching their jobs")
+            for stage, of_stage in arrays.items():
+                first = None
+                if stage is not None:
+                    run = locate(of_stage[0].config, "sft")
+                    first = noted_job(run)
+                    if first not in living:
+                        (first,) = self._sbatch([(run, of_stage[0].command(*self._more(), "stage=sft"))], None)
+                        self.console.print(f"job {first}: SFT stage of {len(of_stage)} cells: {stage}", soft_wrap=True)
+                work = [(cell.run, cell.command(*self._more())) for cell in of_stage]
+                ids = self._sbatch(work, first)
+                jobs |= {cell.run.root: job for cell, job in zip(of_stage, ids, strict=True)}
+                after = f", after job {first}" if first else ""
+                self.console.print(f"job {ids[0].split('_')[0]}: {len(ids)} cells{after}")
+
+    def _more(self) -> list[str]:
+        return ["runtime.progress=false", f"runtime.threads={self.settings.cpus}"]
+
+    def _sbatch(self, work: Sequence[tuple[Run, list[str]]], after: str | None) -> list[str]:
+        """Submit runs as one array, and note the jobs in their directories; returns the ids."""
+        import submitit
+
+        from rlbench.launching.slurm_job import RunJob
+
+        executor = submitit.SlurmExecutor(self.folder, max_num_timeout=self.settings.max_requeues)
+        parameters = self.settings.parameters(self.jobs) | {"job_name": self.name}
+        if after is not None:
+            parameters["dependency"] = f"afterok:{after}"
+            parameters["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
+        executor.update_parameters(**parameters)
+        jobs: list[submitit.Job] = []
+        # A launcher that is itself in a job must not hand on what SLURM set for that job.
+        outside = submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext()
+        try:
+            with outside, executor.batch():
+                for run, command in work:
+                    log = (run.root / "log.txt").absolute()
+                    jobs.append(executor.submit(RunJob(command, log, self.settings.cpus)))
+        except submitit.core.utils.FailedJobError as error:
+            raise BadInput(f"sbatch refused the job: {str(error).strip()}") from None
+        for (run, _), job in zip(work, jobs, strict=True):
+            write_json(run.root / JOB_FILE, {"job": job.job_id})
+        return [job.job_id for job in jobs]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep two launchers from submitting the same cell at once."""
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _watch(self, cells: Sequence[Cell], jobs: dict[Path, str]) -> list[Cell]:
+        """Wait until every cell is done or has failed; returns those that failed."""
+        left, failed = {cell.run.root: cell for cell in cells}, []
+        gone: set[Path] = set()
+        again: Counter[Path] = Counter()
+        with Board(self.console, list(cells)) as board:
+            while left:
+                queue = squeue()  # before the run directories are read, which may be done by then
+                if queue is None:
+                    time.sleep(self.settings.poll_seconds)
+                    continue
+                running, lost = [], []
+                for root, cell in list(left.items()):
+                    if cell.run.status() == DONE:
+                        del left[root]
+                        board.finish(cell, True)
+                    elif jobs[root] in queue:
+                        gone.discard(root)
+                        if queue[jobs[root]][1] == "RUNNING":
+                            running.append(cell)
+                    elif root not in gone:
+                        gone.add(root)  # once more: a shared file system may show what a job wrote a little later
+                    elif (reason := self._why_lost(cell, jobs[root])) is None and (
+                        again[root] < self.settings.max_requeues
+                    ):
+                        again[root] += 1
+                        gone.discard(root)
+                        lost.append(cell)
+                    else:
+                        del left[root]
+                        failed.append(cell)
+                        board.finish(cell, False)
+                        if cell.run.status() == FAILED:
+                            self.console.print(last_traceback(cell.log_path), soft_wrap=True, markup=False)
+                        else:
+                            cell.run.set_status(FAILED, reason or f"SLURM ended its jobs {again[root] + 1} times")
+                if lost:
+                    self.console.print(f"{len(lost)} cells lost their job and are submitted again")
+                    self._submit(lost, jobs)
+                board.update(running)
+                if left:
+                    time.sleep(self.settings.poll_seconds)
+        return failed
+
+    def _why_lost(self, cell: Cell, job: str) -> str | None:
+        """Why a cell whose job has ended is not done and will not be; None where it is only to be submitted again."""
+        if cell.run.status() == FAILED:
+            return "it failed"
+        stage = locate(cell.config, "sft")
+        if stage.root in missing_shared_stages([cell]):
+            first = noted_job(stage)
+            ended = last_state(first) if first else ""
+            if stage.status() == FAILED:
+                return f"its SFT stage failed; log: {stage.root / 'log.txt'}"
+            job = first or job
+        else:
+            ended = last_state(job)
+        return None if ended in LOST else f"SLURM ended job {job}: {ended}"
+
+
+def missing_software() -> list[str]:
+    """What this machine lacks to submit jobs, one sentence a problem."""
+    problems = []
+    if importlib.util.find_spec("submitit") is None:
+        problems.append(f"hydra/launcher=slurm needs submitit, which is not installed: {INSTALL}")
+    absent = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
+    if absent:
+        problems.append(f"hydra/launcher=slurm needs SLURM's commands; not found here: {', '.join(absent)}")
+    return problems

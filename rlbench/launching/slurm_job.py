@@ -1,0 +1,77 @@
+"""What runs in a SLURM job: one run of `run.py`, which goes back into the queue where it was told to stop.
+
+submitit starts it, counts time limits and puts the job back (`scontrol requeue`: the same job id). Its own handler does
+so at once and in the middle of things; here the run first ends at an update from which it goes on exactly.
+"""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from submitit.core.job_environment import JobEnvironment
+from submitit.helpers import Checkpointable
+
+from rlbench.preemption import SIGNALS
+from rlbench.runs import PREEMPTED
+
+
+class RunFailed(Exception):
+    """The run did not end well; jobs that wait for it must know."""
+
+
+class RunJob(Checkpointable):
+    """Runs a command, to whose process signals are passed on.
+
+    Args:
+        command: of `run.py`.
+        log: the file that gets what it prints.
+        threads: CPU threads it may use.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, threads: int):
+        self.command, self.log, self.threads = list(command), log, threads
+
+    def __call__(self) -> None:
+        """Run it.
+
+        Raises:
+            RunFailed: it ended otherwise than with 0, and not because it was told to stop.
+        """
+        warning = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
+        put_back = signal.getsignal(warning)
+        received: list[int] = []
+        process: subprocess.Popen[bytes] | None = None
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            if process is not None:
+                process.send_signal(number)
+
+        for each in {*SIGNALS, warning}:
+            signal.signal(each, pass_on)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+            process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            for number in received:
+                process.send_signal(number)
+            code = process.wait()
+        # A signal in its first moments, before it handles any, kills it.
+        stopped = code == PREEMPTED or -code in received
+        if stopped and state_of_this_job() == "RUNNING":
+            assert callable(put_back)
+            put_back(warning, None)  # does not return
+        if code:
+            raise RunFailed(f"{' '.join(self.command)} ended with {code}; its log: {self.log}")
+
+
+def state_of_this_job() -> str:
+    """RUNNING, unless SLURM has decided: a job that it puts back, or that a user cancelled, is COMPLETING."""
+    job = os.environ["SLURM_JOB_ID"]
+    shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\bJobState=(\w+)", shown)
+    return found[1] if found else ""

@@ -1,0 +1,98 @@
+"""Real runs that real signals stop, and what the same command makes of them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from analysis.status import survey
+from rlbench.config import Config
+from rlbench.runs import DONE, INTERRUPTED, PREEMPTED, Run, locate
+from tests.conftest import composed
+from tests.helpers_preemption import LONG, STATEFUL, assert_same, folders, start, updates_done, wait_for
+from tests.helpers_wandb import find_runs
+
+
+def cell(root: Path, *overrides: str) -> Config:
+    return composed(*LONG, *folders(root), *overrides)
+
+
+def said(run: Run) -> str:
+    return (run.root / "STATUS").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, Run]:
+    """SFT and RL of a run that nobody stopped."""
+    root = tmp_path_factory.mktemp("whole")
+    process = start([*LONG, *STATEFUL, *folders(root)])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return {stage: locate(cell(root, *STATEFUL), stage) for stage in ("sft", "rl")}
+
+
+def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp_path):
+    command, config = [*LONG, *STATEFUL, *folders(tmp_path)], cell(tmp_path, *STATEFUL)
+    sft, rl = locate(config, "sft"), locate(config, "rl")
+
+    process = start(command)
+    wait_for(lambda: updates_done(sft) > 2, process)
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == PREEMPTED, output
+    (checkpoint,) = sft.checkpoints.glob("checkpoint-*")
+    update = int(checkpoint.name.split("-")[1])
+    assert 2 < update < 60 and update % 10 == 0  # between two lines of the log, which are means over ten updates
+    assert said(sft) == f"{INTERRUPTED}\nSIGUSR1 at update {update}; the same command goes on from there\n"
+    assert not sft.final_model.exists() and not (sft.root / "result.json").exists()
+    assert not rl.root.exists()
+
+    # As SLURM does it: to every process of the job, W&B's service too.
+    process = start([*command, "tracker=offline"], start_new_session=True)
+    wait_for(lambda: updates_done(rl) > 2, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # whoever asks twice does not break the checkpoint
+    time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGUSR2)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == PREEMPTED, output
+    assert "interrupted: SIGTERM at update" in output and "Traceback" not in output
+    (checkpoint,) = rl.checkpoints.glob("checkpoint-*")
+    update = int(checkpoint.name.split("-")[1])
+    assert 2 < update < 16 and update % 2 == 0  # a boundary between generations
+    assert said(rl) == f"{INTERRUPTED}\nSIGTERM at update {update}; the same command goes on from there\n"
+    assert not rl.final_model.exists() and not list(rl.root.glob("predictions-*"))
+    (tracked,) = find_runs(rl.root)
+    assert tracked.exit_code == 0 and [step for step, _ in tracked.curve("train/loss")] == list(range(1, update + 1))
+    (state,) = [state for state in survey(tmp_path / "runs", time.time()) if "humanline" in state.run]
+    assert state.state == INTERRUPTED and f"at update {update}" in state.reason
+
+    process = start(command)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    for stage, target in (("sft", sft), ("rl", rl)):
+        assert target.status() == DONE
+        assert_same(target, whole[stage])
+
+
+def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
+    """What a terminal does at Ctrl-C: SIGINT to the launcher and to what it started, all at once."""
+    forever = [
+        "trainer.sft.updates=2",
+        "trainer.rl.updates=5000",
+        "trainer.rl.save_every=5000",
+        "evaluation.every=5000",
+    ]
+    command = [*LONG, *forever, *folders(tmp_path), "-m"]
+    run = locate(cell(tmp_path, *forever), "rl")
+    process = start(command, start_new_session=True)
+    wait_for(lambda: updates_done(run) > 0, process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "the same command goes on from the last checkpoints" in output and "Traceback" not in output
+    assert run.status() == INTERRUPTED and "SIGTERM at update" in said(run)
+    (checkpoint,) = run.checkpoints.glob("checkpoint-*")
+    assert (checkpoint / "rlbench.json").exists()
