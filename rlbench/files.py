@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 TORCH_WRITES = ("PytorchStreamWriter failed writing", "unexpected pos ", "iostream error")
 """How `torch.save` says that a write failed: in a RuntimeError without the system's reason."""
+
+
+SYNCS_AT_ONCE = 8
 
 
 class DiskFull(OSError):
@@ -83,9 +87,8 @@ def partial_folder(path: Path) -> Path:
 
 def publish(made: Path, path: Path) -> None:
     """Send a finished folder to the disk and give it the name `path`, in place of what may be there."""
-    for part in made.rglob("*"):
-        sync(part)
-    sync(made)
+    with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:  # a file system writes its journal once for all who wait for it
+        list(pool.map(sync, [*made.rglob("*"), made]))
     if path.exists():
         drop(path)
     os.replace(made, path)

@@ -32,6 +32,10 @@ def warmup_steps(fraction: float, updates: int) -> int:
 
 
 def quiet(trainer: Trainer) -> None:
-    """Take transformers' own printing away: metrics go to files, and there is one progress bar."""
+    """Take away what transformers and TRL do for people: metrics go to files, and there is one progress bar.
+
+    TRL writes a model card at every checkpoint, beside it and in a tenth of a second, for models that are published.
+    """
+    trainer.create_model_card = lambda **_: None
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
