@@ -163,9 +163,9 @@ def train_rl(
     trainer.add_callback(
         Evaluator(rule.every, lambda step: _validate(trainer, config, run, start, validation, tracker, chooser, step))
     )
-    facts = processes.facts(config)
+    spread = processes.facts(config)
     trainer.add_callback(
-        ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory, **facts})
+        ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory, **spread})
     )
     trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
 
@@ -221,9 +221,7 @@ def _validate(
 ) -> None:
     clock = Clock()
     with whole_policy(trainer, config, start) as policy:
-        result = evaluate(
-            policy, trainer.processing_class, records, trainer.scorer.judge, trainer.scorer.facts, config
-        )
+        result = evaluate(policy, trainer.processing_class, records, trainer.scorer.judge, trainer.scorer.facts, config)
     if processes.is_main():
         run.append_metrics(step, "validation", result.means)
     tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
