@@ -83,7 +83,7 @@ def test_deepspeed_takes_its_config(stage, monkeypatch, tmp_path):
     config = composed("trainer=deepspeed", f"trainer.parallel.zero_stage={stage}", "trainer.parallel.cpu_offload=true")
     args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **spread(config, monkeypatch))
     assert args.deepspeed_plugin.zero_stage == stage
-    assert args.hf_deepspeed_config.offload and args.hf_deepspeed_config.is_offload() == (stage == 3 or stage != 3)
+    assert args.hf_deepspeed_config.is_offload() and args.hf_deepspeed_config.is_zero3() == (stage == 3)
 
 
 def test_deepspeed_config_gathers_weights_for_saving():
