@@ -1,8 +1,8 @@
 """One run on several processes: who they are, what they agree on, and how one that fails ends all.
 
-The processes are started by `torchrun` or `accelerate launch`, which tell each its number in RANK and how many there are
-in WORLD_SIZE. The first one, the main process, alone claims directories, writes, prints and tracks; the others do what it
-has decided. Gradients and rollouts are exchanged by accelerate and TRL; here is only what a runner has to say.
+The processes are started by `torchrun` or `accelerate launch`, which tell each its number in RANK and how many there
+are in WORLD_SIZE. The first one, the main process, alone claims directories, writes, prints and tracks; the others do
+what it has decided. Gradients and rollouts are exchanged by accelerate and TRL; here is only what a runner has to say.
 
 Importing this module loads no torch: a config is checked, and refused, before.
 """

@@ -3,14 +3,15 @@
 | stream | draws | follows from |
 |---|---|---|
 | data order of RL | which prompts an update has | `seed`; one stream for all processes (TRL's sampler) |
-| rollout | completions, and how TRL mixes them into micro-batches | `seed` + number of the process (TRL sets it); torch's own generator |
+| rollout | completions, and their order in micro-batches | `seed` + number of the process; torch's own, set by TRL |
 | demonstrations | which demonstrations a loss beside RL has | `seed` and the round; one stream for all processes |
-| sampled lists of an evaluation | `evaluation.samples` | the seed in the run directory's name; anew for each evaluation |
+| sampled lists of an evaluation | `evaluation.samples` | the seed in the run directory's name; anew each time |
 | data order of SFT | which demonstrations an update has | `trainer.sft.seed` + epoch; one stream for all processes |
 | weights of `tiny`, data | | `model.seed`, `dataset.seed` |
 
-Greedy lists draw nothing. Whoever draws from a stream of its own leaves torch's generator as it was, so that rollouts do
-not depend on how often a run evaluates or what its loss has beside them. Checkpoints hold the generators of every process.
+Greedy lists draw nothing. Whoever draws from a stream of its own leaves torch's generator as it was, so that rollouts
+do not depend on how often a run evaluates or what its loss has beside them. Checkpoints hold the generators of every
+process.
 """
 
 import random

@@ -213,8 +213,8 @@ def _parallel(config: Config, processes: int) -> list[str]:
     if sharded and processes == 1:
         problems.append(
             f"trainer.parallel.strategy = '{parallel.strategy}' shards over several processes and there is one: start "
-            "run.py with accelerate launch --num_processes N or torchrun, a sweep with hydra.launcher.processes=N, or use "
-            "trainer=default"
+            "run.py with accelerate launch --num_processes N or torchrun, a sweep with hydra.launcher.processes=N, or "
+            "use trainer=default"
         )
     if parallel.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         problems.append(

@@ -143,7 +143,7 @@ def assert_identical(one: Run, other: Run) -> None:
 
 
 def assert_close(one: Run, other: Run, absolute: float, loose: dict[str, float]) -> None:
-    """Metrics to `absolute`, and those of `loose`, by name, to a share of their size; counts of the budget to the unit."""
+    """Metrics to `absolute`, those of `loose`, by name, to a share of their size; counts of the budget to the unit."""
     here, there = measured(one), measured(other)
     assert here.keys() == there.keys() and counts(one) == counts(other)
     for key, value in here.items():

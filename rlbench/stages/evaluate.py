@@ -115,8 +115,8 @@ def generate(
 ) -> list[Completion]:
     """Completions of prompts, prompts of like length in one batch; greedy, or with `sampling` (temperature, ...).
 
-    Greedy lists are made on all processes, which take turns by whole batches, so that each list is the one that a single
-    process makes; every process returns all. With `sampling` a process makes all lists itself.
+    Greedy lists are made on all processes, which take turns by whole batches, so that each list is the one that a
+    single process makes; every process returns all. With `sampling` a process makes all lists itself.
     """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -142,9 +142,7 @@ def generate(
         processors = LogitsProcessorList([] if sampling else [watch])
         with torch.no_grad():
             # Its weights are all here: no other process need take part in a step.
-            output = model.generate(
-                **batch, generation_config=config, logits_processor=processors, synced_gpus=False
-            )
+            output = model.generate(**batch, generation_config=config, logits_processor=processors, synced_gpus=False)
         logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(rows)
         for i, row, of_row in zip(rows, output[:, batch["input_ids"].size(1) :].tolist(), logps, strict=True):
             end = next((at for at, token in enumerate(row) if token in eos_token_ids), len(row) - 1)

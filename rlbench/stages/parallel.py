@@ -1,4 +1,4 @@
-"""How a stage is spread over processes: what trainers are told of it, batches on each device, whole weights for evaluation.
+"""How a stage is spread over processes: what trainers are told, batches on each device, whole weights to evaluate.
 
 Whatever the number of processes, an update is of the same prompts, completions and demonstrations.
 """
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import DistributedType
 from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset, concatenate_datasets
@@ -125,6 +124,8 @@ def whole_policy(trainer: Trainer, config: Config, start: Path) -> Iterator[PreT
 
 class SpreadSFTTrainer(SFTTrainer):
     """TRL's trainer, whose steps at the end of an epoch have the rows of one process however many there are."""
+
+    train_dataset: Dataset
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)

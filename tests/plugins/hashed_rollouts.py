@@ -1,4 +1,4 @@
-"""A plugin: completions follow from the prompt and the place in its group, so that any number of processes has the same.
+"""A plugin: completions follow from the prompt and the place in its group, the same on any number of processes.
 
 What is sampled cannot be the same, since every process draws from a stream of its own.
 """
@@ -20,7 +20,9 @@ def _hashed_list(trainer: RankedListTrainer, prompt_ids: list[int], place: int) 
     films = draw.sample(trainer.scorer.judge.catalog.films, draw.randint(4, trainer.objective.units.list_length))
     tokenizer = trainer.processing_class
     end = [tokenizer.eos_token_id] if draw.random() < 0.75 else []
-    return tokenizer("\n".join(f"{title} ({year})" for title, year in films), add_special_tokens=False)["input_ids"] + end
+    return (
+        tokenizer("\n".join(f"{title} ({year})" for title, year in films), add_special_tokens=False)["input_ids"] + end
+    )
 
 
 RankedListTrainer._generate_single_turn = _hashed_lists
