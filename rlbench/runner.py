@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from rlbench import plan
+from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -54,14 +55,6 @@ console = Console(stderr=True, highlight=False)
 
 LONGEST_TEXTS = 64
 """How many of a split's longest prompts are tokenised to find the one with most tokens."""
-
-NOTHING_SPENT = {
-    "prompts": 0,
-    "completions": 0,
-    "generated_tokens": 0,
-    "updates": 0,
-    "seconds": {"total": 0.0, "rollout": 0.0, "update": 0.0, "evaluation": 0.0},
-}
 
 
 @dataclass
@@ -187,7 +180,7 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-Work = Callable[[Session, Run, Tracker], dict[str, Any]]
+Work = Callable[[Session, Run, Tracker, Ledger], dict[str, Any]]
 
 
 def _stage(session: Session, stage: str, work: Work) -> Run:
@@ -212,8 +205,9 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             entity=config.tracker.entity,
         )
         tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
+        ledger = Ledger(on_gpu=not on_cpu(config))
         try:
-            result = work(session, target, tracker)
+            result = work(session, target, tracker, ledger)
         except BaseException:
             tracker.finish(failed=True)
             raise
@@ -271,12 +265,15 @@ def _finish(
     lists: Callable[[str, list[Record]], Evaluation],
     step: int,
     rule: str | None,
-    budget: dict[str, Any],
+    ledger: Ledger,
+    updates: int = 0,
 ) -> dict[str, Any]:
     """Evaluate on validation and test, write predictions and curves' last points, and make the result."""
     metrics = {}
     for split, records in (("validation", session.validation), ("test", session.test)):
-        evaluation = lists(split, records)
+        with ledger.phase("evaluation"):
+            evaluation = lists(split, records)
+        ledger.add(evaluation_tokens=evaluation.generated_tokens)
         evaluation.predictions.to_parquet(target.root / f"predictions-{split}-{step}.parquet")
         if len(evaluation.samples):
             evaluation.samples.to_parquet(target.root / f"samples-{split}-{step}.parquet")
@@ -284,6 +281,7 @@ def _finish(
         if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
             target.replace_metrics(step, split, evaluation.means)
             tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)
+    budget = ledger.report(updates, target.attempts())
     return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
 
 
@@ -314,7 +312,7 @@ def _greedy(session: Session, target: Run, source: str | Path) -> Callable[[str,
     return lists
 
 
-def _oracle(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     config, oracle = session.config, session.dataset.oracle
     assert oracle is not None
 
@@ -326,18 +324,18 @@ def _oracle(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
         predictions, means = judge_answers(records, answers, session.judge, session.facts, config.dataset.cutoffs)
         return Evaluation(predictions, means, 0, pd.DataFrame())
 
-    return _finish(session, target, tracker, lists, 0, None, NOTHING_SPENT)
+    return _finish(session, target, tracker, lists, 0, None, ledger)
 
 
-def _zero_shot(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
-    return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, NOTHING_SPENT)
+def _zero_shot(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
+    return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, ledger)
 
 
-def _sft(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     updates = session.config.trainer.sft.updates
     _seed(session.config.trainer.sft.seed)
     progress = _progress(session, target, "training", updates, "update")
-    budget = train_sft(
+    train_sft(
         session.config,
         target,
         Path(session.model_source),
@@ -345,19 +343,21 @@ def _sft(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
         session.dataset.splits["sft"],
         tracker,
         progress,
+        ledger,
     )
     progress.close()
-    return _finish(session, target, tracker, _greedy(session, target, target.final_model), updates, "last", budget)
+    lists = _greedy(session, target, target.final_model)
+    return _finish(session, target, tracker, lists, updates, "last", ledger, updates)
 
 
-def _rl(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     config = session.config
     sft = locate(config, "sft")
     updates = config.trainer.rl.updates
     initial = {row["metric"]: row["value"] for row in sft.read_metrics() if row["split"] == "validation"}
     _seed(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
-    budget, step = train_rl(
+    trained = train_rl(
         config,
         target,
         sft.final_model,
@@ -370,7 +370,9 @@ def _rl(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
         initial,
         tracker,
         progress,
+        ledger,
     )
     progress.close()
-    rule = config.evaluation.checkpoint
-    return _finish(session, target, tracker, _greedy(session, target, target.final_model), step, rule, budget)
+    lists, rule = _greedy(session, target, target.final_model), config.evaluation.checkpoint
+    result = _finish(session, target, tracker, lists, trained.step, rule, ledger, trained.updates)
+    return result | {"stopped": trained.stop.result if trained.stop else None}

@@ -76,6 +76,7 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         "algorithm": full["algorithm"],
         "reward": full["reward"],
         "generation": full["generation"],
+        "safety": full["safety"],
         "seed": config.seed,
         **shared,
     }
@@ -134,6 +135,17 @@ class Run:
 
     def set_status(self, status: str, reason: str = "") -> None:
         write_text(self.root / "STATUS", f"{status}\n{reason}".rstrip() + "\n")
+
+    def note(self) -> str:
+        """What STATUS says below its first line: why a run failed, or that it stopped early; "" for nothing."""
+        path = self.root / "STATUS"
+        return path.read_text(encoding="utf-8").partition("\n")[2].strip() if path.exists() else ""
+
+    def stopped_early(self) -> str:
+        """The note of a run whose result says that its training stopped early; "" for any other."""
+        path = self.root / "result.json"
+        stopped = json.loads(path.read_text(encoding="utf-8")).get("stopped") if path.exists() else None
+        return f"stopped early at update {stopped['update']}: {stopped['reason']}" if stopped else ""
 
     def attempts(self) -> int:
         """How many times this run has been started."""
@@ -235,4 +247,4 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             if isinstance(error, Exception):
                 run.set_status(FAILED, f"{type(error).__name__}: {error}")
             raise
-        run.set_status(DONE)
+        run.set_status(DONE, run.stopped_early())

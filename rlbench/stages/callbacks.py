@@ -1,7 +1,6 @@
 """Callbacks that the two training stages hang on their trainer: metrics, progress, evaluation, resumable totals."""
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlbench.progress import Progress
 from rlbench.runs import Run, write_json
+from rlbench.safety import Guard
 from rlbench.tracking import Tracker
 
 RESUME_FILE = "rlbench.json"
@@ -88,14 +88,27 @@ class Evaluator(TrainerCallback):
             self.evaluate(state.global_step)
 
 
-class Clock:
-    """Seconds since the start of the run, all attempts together."""
+class StopTraining(TrainerCallback):
+    """Ends a training that its guard finds collapsed, and writes no checkpoint of that update: what resumes from an
+    earlier one comes to the same end. At the last update there is nothing left to stop."""
 
-    def __init__(self, earlier: float = 0.0):
-        self._earlier, self._started = earlier, time.perf_counter()
+    def __init__(self, guard: Guard):
+        self.guard = guard
 
-    def seconds(self) -> float:
-        return self._earlier + time.perf_counter() - self._started
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            self.guard.stop = None
+            return
+        self.guard.train(state.global_step, logs or {})
+        if self.guard.stop is not None:
+            control.should_training_stop, control.should_save = True, False
 
 
 REFERENCE_FILE = "reference.safetensors"

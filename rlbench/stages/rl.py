@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
+from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
@@ -19,10 +20,12 @@ from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, ResumeWriter, last_checkpoint
+from rlbench.safety import Guard, NotFinite, Stop
+from rlbench.stages.callbacks import Evaluator, Recorder, ReferenceSync, ResumeWriter, StopTraining, last_checkpoint
 from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import eos_ids, evaluate
+from rlbench.stages.metered import train_what_is_left
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
 
@@ -97,6 +100,21 @@ def prompt_dataset(records: Sequence[Record]) -> Dataset:
     )
 
 
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended.
+
+    Attributes:
+        updates: updates that were made.
+        step: the update whose weights were chosen by `evaluation.checkpoint`.
+        stop: set where it ended before its time.
+    """
+
+    updates: int
+    step: int
+    stop: Stop | None
+
+
 def train_rl(
     config: Config,
     run: Run,
@@ -110,7 +128,8 @@ def train_rl(
     initial: Mapping[str, float],
     tracker: Tracker,
     progress: Progress,
-) -> tuple[dict[str, Any], int]:
+    ledger: Ledger | None = None,
+) -> Trained:
     """Train from the SFT model in `start`, save the chosen model to `run.final_model`.
 
     Args:
@@ -121,9 +140,7 @@ def train_rl(
         facts: what reward terms and metrics may know of the films.
         validation: the records that every evaluation during training uses.
         initial: validation metrics of the SFT model: the curves' point at update 0.
-
-    Returns:
-        The budget spent, and the update whose weights were chosen by `evaluation.checkpoint`.
+        ledger: what the stage spends.
     """
     rl, rule = config.trainer.rl, config.evaluation
     earlier = last_checkpoint(run.checkpoints)
@@ -135,7 +152,9 @@ def train_rl(
         run.rewind_metrics(-1)
         run.append_metrics(0, "validation", initial)
     tracker.log({f"validation/{name}": value for name, value in initial.items()}, 0)
-    clock = Clock(totals.get("seconds", 0.0))
+    ledger = ledger or Ledger()
+    ledger.resume(totals.get("budget", {}))
+    guard = Guard(config.safety, initial.get("in_catalog", 0.0), totals.get("safety", {}))
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
     trainer = RankedListTrainer(
@@ -146,32 +165,41 @@ def train_rl(
         train_dataset=prompt_dataset(records),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, demonstrations),
+        ledger=ledger,
     )
-    for name in ("completions", "prompts", "generated_tokens", "seconds_rollout", "seconds_evaluation"):
-        trainer.spent[name] = totals.get(name, 0.0)
     trainer.memory.update(totals.get("memory", {}))
     quiet(trainer)
     if config.algorithm.reference.sync_every:
         trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
     chooser = BestKeeper(run, rule.metric, lambda folder: trainer.save_model(str(folder)))
-    trainer.add_callback(
-        Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, chooser, step))
-    )
-    trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory}))
-    trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
 
-    step = rl.updates
+    def validate(step: int) -> None:
+        means = _validate(trainer, config, run, validation, tracker, chooser, step)
+        guard.validation(step, means)
+
+    trainer.add_callback(Evaluator(rule.every, validate))
+    trainer.add_callback(StopTraining(guard))
+    trainer.add_callback(
+        ResumeWriter(lambda: {"budget": ledger.totals(), "memory": trainer.memory, "safety": guard.state})
+    )
+    stop = None
+    try:
+        train_what_is_left(trainer, str(earlier[0]) if earlier else None)
+        stop = guard.stop
+    except NotFinite as error:
+        stop = Stop(error.update - 1, f"{error}; it was not applied")
+    updates = stop.update if stop else rl.updates
+    if stop and not any(row["step"] == updates and row["split"] == "validation" for row in run.read_metrics()):
+        validate(updates)
+
+    step = updates
     if rule.checkpoint == "best" and (best := chooser.best()) is not None:
         step = best[0]
         shutil.copytree(chooser.folder, run.final_model, dirs_exist_ok=True)
     else:
         trainer.save_model(str(run.final_model))
-    spent, total = trainer.spent, clock.seconds()
-    seconds = {"total": total, "rollout": spent["seconds_rollout"], "evaluation": spent["seconds_evaluation"]}
-    seconds["update"] = total - seconds["rollout"] - seconds["evaluation"]
-    counts = {name: int(spent[name]) for name in ("prompts", "completions", "generated_tokens")}
-    return counts | {"updates": rl.updates, "seconds": seconds}, step
+    return Trained(updates, step, stop)
 
 
 class BestKeeper:
@@ -204,18 +232,21 @@ def _validate(
     tracker: Tracker,
     chooser: BestKeeper,
     step: int,
-) -> None:
-    clock = Clock()
-    result = evaluate(
-        trainer.accelerator.unwrap_model(trainer.model),
-        trainer.processing_class,
-        records,
-        trainer.scorer.judge,
-        trainer.scorer.facts,
-        config,
-    )
+) -> dict[str, float]:
+    """Evaluate the policy, keep its weights if they are the best, and return the means."""
+    with trainer.ledger.phase("evaluation"):
+        result = evaluate(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            records,
+            trainer.scorer.judge,
+            trainer.scorer.facts,
+            config,
+        )
+    trainer.ledger.add(evaluation_tokens=result.generated_tokens)
     run.append_metrics(step, "validation", result.means)
     tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
     if config.evaluation.checkpoint == "best":
-        chooser.offer(step)
-    trainer.spent["seconds_evaluation"] += clock.seconds()
+        with trainer.ledger.phase("checkpoint"):
+            chooser.offer(step)
+    return result.means

@@ -1,19 +1,20 @@
 """The SFT stage: TRL's `SFTTrainer` on the dataset's demonstrations; trained once and shared by a sweep."""
 
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
+from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.models.loading import load_model
 from rlbench.progress import Progress
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Recorder, ResumeWriter, last_checkpoint
+from rlbench.stages.callbacks import Recorder, ResumeWriter, last_checkpoint
 from rlbench.stages.common import quiet, shared_arguments, warmup_steps
+from rlbench.stages.metered import MeteredSFTTrainer, train_what_is_left
 from rlbench.tracking import Tracker
 
 
@@ -25,16 +26,18 @@ def train_sft(
     records: list[Record],
     tracker: Tracker,
     progress: Progress,
-) -> dict[str, Any]:
-    """Train, save the model to `run.final_model`, and return the budget spent.
+    ledger: Ledger,
+) -> None:
+    """Train, and save the model to `run.final_model`.
 
     Args:
         start: folder of the model to start from.
         records: demonstrations, each with a completion.
+        ledger: what the stage spends.
     """
     sft = config.trainer.sft
     earlier = last_checkpoint(run.checkpoints)
-    clock = Clock(earlier[2]["seconds"] if earlier else 0.0)
+    ledger.resume(earlier[2].get("budget", {}) if earlier else {})
     run.rewind_metrics(earlier[1] if earlier else -1)
     progress.start_at(earlier[1] if earlier else 0)
     args = SFTConfig(
@@ -52,24 +55,18 @@ def train_sft(
         seed=sft.seed,
         **shared_arguments(config),
     )
-    trainer = SFTTrainer(
+    trainer = MeteredSFTTrainer(
         model=load_model(start, config.model.dtype),
         args=args,
         train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in records]),
         processing_class=tokenizer,
         callbacks=[
             Recorder(run, tracker, progress, "loss"),
-            ResumeWriter(lambda: {"seconds": clock.seconds()}),
+            ResumeWriter(lambda: {"budget": ledger.totals()}),
         ],
     )
+    trainer.ledger = ledger
     quiet(trainer)
-    trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
+    train_what_is_left(trainer, str(earlier[0]) if earlier else None)
     trainer.save_model(str(run.final_model))
-    seconds = clock.seconds()
-    return {
-        "prompts": sft.updates * sft.batch_size,
-        "completions": 0,
-        "generated_tokens": 0,
-        "updates": sft.updates,
-        "seconds": {"total": seconds, "rollout": 0.0, "update": seconds, "evaluation": 0.0},
-    }
+    ledger.counts["prompts"] = sft.updates * sft.batch_size
