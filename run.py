@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from rlbench.cli import check_overrides, fail
 from rlbench.config import resolve
-from rlbench.errors import BadInput
+from rlbench.errors import BadInput, OutOfMemory
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -20,6 +20,9 @@ def main(cfg: DictConfig) -> None:
         run(config)
     except BadInput as error:
         fail(error)
+    except OutOfMemory as error:
+        print(f"rlbench: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None

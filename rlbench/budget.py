@@ -91,6 +91,17 @@ def gpu_counters(devices: int) -> list[EnergyCounter]:
         return []
 
 
+def gpu_driver() -> str | None:
+    """Version of NVIDIA's driver; None where there is none."""
+    import pynvml  # only here: not every machine has a GPU
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
 class Energy:
     """Joules by kind of device since it was made; None for a kind without a readable counter."""
 

@@ -3,7 +3,6 @@
 oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one makes it, every other finds it done.
 """
 
-import heapq
 import logging
 import os
 import random
@@ -21,7 +20,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench import plan
+from rlbench import memory, plan
 from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data import load_dataset
@@ -44,7 +43,7 @@ from rlbench.stages.evaluate import (
     choose_contexts,
     evaluate,
     judge_answers,
-    prompt_ids,
+    longest_prompt,
 )
 from rlbench.stages.rl import train_rl
 from rlbench.stages.sft import train_sft
@@ -52,9 +51,6 @@ from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.validation import validate
 
 console = Console(stderr=True, highlight=False)
-
-LONGEST_TEXTS = 64
-"""How many of a split's longest prompts are tokenised to find the one with most tokens."""
 
 
 @dataclass
@@ -69,6 +65,7 @@ class Session:
     facts: FilmFacts
     validation: list[Record]
     test: list[Record]
+    memory: memory.Estimate
 
 
 def prepare(config: Config) -> Session:
@@ -106,6 +103,9 @@ def prepare(config: Config) -> Session:
     if judge.catalog is not dataset.catalog:
         for notice in judge.catalog.report():
             console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False)
+    expected = memory.estimate_run(config, dataset, source, tokenizer)
+    if not config.runtime.dry_run:
+        memory.tell(config, expected, console)
     return Session(
         config,
         dataset,
@@ -115,6 +115,7 @@ def prepare(config: Config) -> Session:
         film_facts(dataset, judge.catalog),
         choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts),
         choose_contexts(dataset.splits["test"], config.evaluation.test_contexts),
+        expected,
     )
 
 
@@ -124,13 +125,10 @@ def check_lengths(
     """Whether the longest prompts leave room for a completion; only the longest texts are tokenised."""
     problems = []
     for split, records in dataset.splits.items():
-        longest = heapq.nlargest(
-            LONGEST_TEXTS, records, key=lambda record: sum(len(m["content"]) for m in record.prompt)
-        )
-        lengths = [len(prompt_ids(tokenizer, record.prompt)) for record in longest]
-        if lengths and max(lengths) + max_new_tokens > positions:
+        longest = longest_prompt(records, tokenizer)
+        if longest and longest + max_new_tokens > positions:
             problems.append(
-                f"{split}: the longest prompt has {max(lengths)} tokens; with generation.max_new_tokens = "
+                f"{split}: the longest prompt has {longest} tokens; with generation.max_new_tokens = "
                 f"{max_new_tokens} that is more than the model's {positions} positions: shorten the prompts (for "
                 "example dataset.max_conversation_chars) or lower generation.max_new_tokens"
             )
@@ -207,7 +205,8 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
         tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
         ledger = Ledger(on_gpu=not on_cpu(config))
         try:
-            result = work(session, target, tracker, ledger)
+            with memory.explained(config, stage, ledger, session.memory):
+                result = work(session, target, tracker, ledger)
         except BaseException:
             tracker.finish(failed=True)
             raise
