@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from rlbench.cli import check_overrides, fail
 from rlbench.config import resolve
-from rlbench.errors import BadInput
+from rlbench.errors import BadInput, OutOfMemory
 from rlbench.files import DiskFull
 from rlbench.preemption import Preempted, install
 from rlbench.processes import ProcessFailed, is_main, leave, let_the_main_process_speak
@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
         leave()
     except BadInput as error:
         fail(error)
-    except DiskFull as error:
+    except (DiskFull, OutOfMemory) as error:
         print(f"rlbench: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except ProcessFailed as error:

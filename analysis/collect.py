@@ -42,6 +42,16 @@ RESULT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "budget": dict,
 }
 BUDGET_FIELDS = ("prompts", "completions", "generated_tokens", "updates")
+LATER_BUDGET_FIELDS = (
+    ("trained_tokens",),
+    ("evaluation_tokens",),
+    ("attempts",),
+    ("peak_memory_bytes", "process"),
+    ("peak_memory_bytes", "gpu"),
+    ("energy_joules", "cpu"),
+    ("energy_joules", "gpu"),
+)
+"""Paths in a budget that not every run of the schema has, or that may be null: NaN there."""
 SPLITS = ("train", "validation", "test")
 NUMBER = (int, float)
 MEAN_TOLERANCE = 1e-6
@@ -117,8 +127,10 @@ class Collection:
 
     Attributes:
         runs: one row a run: run, experiment, dataset, model, stage, label, algorithm, reward, seed, hash, list_length,
-            cutoffs (tuple), checkpoint_rule, checkpoint_step, the budget (prompts, completions, generated_tokens,
-            updates; seconds and seconds_<phase>) and validation.<metric>, test.<metric>. Sorted by name.
+            cutoffs (tuple), checkpoint_rule, checkpoint_step, stopped_update (NaN unless it stopped early), the budget
+            (prompts, completions, generated_tokens, updates; seconds and seconds_<phase>; trained_tokens,
+            evaluation_tokens, attempts, peak_memory_bytes_<of>, energy_joules_<of>, each NaN where it is unknown) and
+            validation.<metric>, test.<metric>. Sorted by name.
         queries: one row a run and test sample: run, context_id, sample, n_truth and the per-query metrics.
         curves: one row a run and measurement: run, step, split, metric, value (NaN where the run wrote NaN).
         problems: what is left out or odd, by run.
@@ -196,7 +208,7 @@ def read_run(path: Path, name: str) -> Run:
         identity=_without_seeds(_read_json(identity)) if identity.exists() else None,
         queries=queries,
         curves=curves,
-        notices=_nan_notices(curves),
+        notices=(*_stop_notices(result), *_nan_notices(curves)),
     )
 
 
@@ -311,6 +323,11 @@ def _read_curves(path: Path) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
     keys = ["split", "metric", "step"]
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable", ignore_index=True)
+
+
+def _stop_notices(result: Mapping[str, Any]) -> tuple[str, ...]:
+    stopped = result.get("stopped")
+    return (f"stopped early at update {stopped['update']}: {stopped['reason']}",) if stopped else ()
 
 
 def _nan_notices(curves: pd.DataFrame) -> tuple[str, ...]:
@@ -442,8 +459,18 @@ def _run_row(run: Run) -> dict[str, Any]:
     row |= {"seed": result["seed"], "hash": result["hash"], "list_length": result["list_length"]}
     row |= {"cutoffs": tuple(result["cutoffs"]), "checkpoint_rule": result["checkpoint"].get("rule")}
     row |= {"checkpoint_step": result["checkpoint"]["step"]} | {key: budget[key] for key in BUDGET_FIELDS}
+    row["stopped_update"] = (result.get("stopped") or {}).get("update", math.nan)
+    row |= {"_".join(path): _number(budget, path) for path in LATER_BUDGET_FIELDS}
     seconds = budget["seconds"]
     row |= {"seconds": seconds["total"]} | {f"seconds_{k}": v for k, v in seconds.items() if k != "total"}
     for split in ("validation", "test"):
         row |= {f"{split}.{name}": value for name, value in result["metrics"].get(split, {}).items()}
     return row
+
+
+def _number(values: Mapping[str, Any], path: Sequence[str]) -> float:
+    """The number at a path of keys; NaN where there is none."""
+    found: Any = values
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return float(found) if isinstance(found, NUMBER) else math.nan

@@ -25,7 +25,7 @@ DESCRIPTION = """\
 Say how far every cell of an experiment is.
 
 Reads the run directories below RUNS, and sweep.json beside them, in which the launcher notes the cells of every sweep:
-  done         finished; the same command would skip it
+  done         finished; the same command would skip it. Named where its training stopped early, with the reason
   running      a process holds it: updates done, and when it will be finished at this rate
   interrupted  it stopped on a signal and says when, or it says running but no process holds it: killed, or the machine
                went down; goes on where it was
@@ -55,7 +55,7 @@ class CellState:
         done: units of that which are done; total: all of them.
         remaining: seconds to the end of that at the rate of this attempt; None where nothing is known.
         silent: seconds since it last wrote its progress; None where it has written none.
-        reason: why it failed, in a line, else "".
+        reason: why it failed, or that it stopped early and why, in a line, else "".
         command: what completes it; None where nothing is recorded.
         attempts: its starts, the first one first, each as the user reads it.
         log: of its last attempt; None where there is none.
@@ -185,7 +185,7 @@ def _show(states: Sequence[CellState], folder: Path, console: Console, every: bo
     counts = Counter(state.state for state in states)
     summary = ", ".join(f"[{COLOURS[name]}]{counts[name]} {name}[/{COLOURS[name]}]" for name in STATES if counts[name])
     console.print(f"{folder}: {summary}")
-    shown = [state for state in states if every or state.state != DONE]
+    shown = [state for state in states if every or state.state != DONE or state.reason]
     if shown:
         columns = ["cell", "state", "progress", "remaining", "note", *(["attempts"] if every else [])]
         table = Table(*columns, box=None, pad_edge=False)

@@ -293,6 +293,27 @@ class EvaluationConfig:
 
 
 @dataclass
+class SafetyConfig:
+    """When a collapsed RL training is stopped; null takes a bound away. A loss or gradient that is not finite always
+    stops it.
+
+    max_kl: bound on the KL to the reference, where the algorithm has one.
+    min_entropy_share, min_list_length_share: of the mean over the warm-up, or of the first update's without one.
+    min_catalogue_rate_share: of the SFT policy's share of entries in the catalogue, on validation.
+    patience: measurements in a row that break a bound before it counts: updates for KL and entropy, rollouts for the
+    list length, evaluations for the catalogue rate.
+    warmup: updates before anything counts.
+    """
+
+    max_kl: float | None
+    min_entropy_share: float | None
+    min_list_length_share: float | None
+    min_catalogue_rate_share: float | None
+    patience: int
+    warmup: int
+
+
+@dataclass
 class TrackerConfig:
     mode: str
     project: str
@@ -334,6 +355,7 @@ class Config:
     trainer: TrainerConfig
     generation: GenerationConfig
     evaluation: EvaluationConfig
+    safety: SafetyConfig
     tracker: TrackerConfig
     runtime: RuntimeConfig
 
@@ -364,6 +386,7 @@ _SECTIONS: dict[str, type] = {
     "trainer": TrainerConfig,
     "generation": GenerationConfig,
     "evaluation": EvaluationConfig,
+    "safety": SafetyConfig,
     "tracker": TrackerConfig,
     "runtime": RuntimeConfig,
 }

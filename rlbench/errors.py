@@ -15,6 +15,10 @@ class BadInput(ValueError):
         super().__init__("\n".join(problems))
 
 
+class OutOfMemory(RuntimeError):
+    """A run needed more memory than there is; the message says where, what was expected and which settings to lower."""
+
+
 def nearest(name: str, known: list[str]) -> str:
     """Return " Did you mean 'x'?" for the closest of `known`, or "" where none is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

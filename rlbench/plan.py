@@ -87,6 +87,10 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         )
     elif todo:
         console.print("expected: unknown for stages of which no run has finished here yet")
+    if todo:
+        from rlbench import memory  # only here: it loads torch
+
+        memory.show(configs, jobs, console)
     console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
 
 

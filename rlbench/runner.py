@@ -3,7 +3,6 @@
 oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one makes it, every other finds it done.
 """
 
-import heapq
 import json
 import logging
 import warnings
@@ -20,8 +19,9 @@ from datasets import disable_progress_bars
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench import plan, preemption, processes
+from rlbench import memory, plan, preemption, processes
 from rlbench.attempts import Attempt, RunConsole, logged
+from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -45,7 +45,7 @@ from rlbench.stages.evaluate import (
     choose_contexts,
     evaluate,
     judge_answers,
-    prompt_ids,
+    longest_prompt,
 )
 from rlbench.stages.rl import train_rl
 from rlbench.stages.sft import train_sft
@@ -53,17 +53,6 @@ from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.validation import validate
 
 console = RunConsole(stderr=True, highlight=False, quiet=not processes.is_main())
-
-LONGEST_TEXTS = 64
-"""How many of a split's longest prompts are tokenised to find the one with most tokens."""
-
-NOTHING_SPENT = {
-    "prompts": 0,
-    "completions": 0,
-    "generated_tokens": 0,
-    "updates": 0,
-    "seconds": {"total": 0.0, "rollout": 0.0, "update": 0.0, "evaluation": 0.0},
-}
 
 
 @dataclass
@@ -78,6 +67,7 @@ class Session:
     facts: FilmFacts
     validation: list[Record]
     test: list[Record]
+    memory: memory.Estimate
 
 
 def prepare(config: Config) -> Session:
@@ -112,6 +102,9 @@ def prepare(config: Config) -> Session:
     if judge.catalog is not dataset.catalog:
         for notice in judge.catalog.report():
             console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False)
+    expected = memory.estimate_run(config, dataset, source, tokenizer)
+    if not config.runtime.dry_run:
+        memory.tell(config, expected, console)
     return Session(
         config,
         dataset,
@@ -121,6 +114,7 @@ def prepare(config: Config) -> Session:
         film_facts(dataset, judge.catalog),
         choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts),
         choose_contexts(dataset.splits["test"], config.evaluation.test_contexts),
+        expected,
     )
 
 
@@ -130,13 +124,10 @@ def check_lengths(
     """Whether the longest prompts leave room for a completion; only the longest texts are tokenised."""
     problems = []
     for split, records in dataset.splits.items():
-        longest = heapq.nlargest(
-            LONGEST_TEXTS, records, key=lambda record: sum(len(m["content"]) for m in record.prompt)
-        )
-        lengths = [len(prompt_ids(tokenizer, record.prompt)) for record in longest]
-        if lengths and max(lengths) + max_new_tokens > positions:
+        longest = longest_prompt(records, tokenizer)
+        if longest and longest + max_new_tokens > positions:
             problems.append(
-                f"{split}: the longest prompt has {max(lengths)} tokens; with generation.max_new_tokens = "
+                f"{split}: the longest prompt has {longest} tokens; with generation.max_new_tokens = "
                 f"{max_new_tokens} that is more than the model's {positions} positions: shorten the prompts (for "
                 "example dataset.max_conversation_chars) or lower generation.max_new_tokens"
             )
@@ -197,7 +188,7 @@ def _settle(config: Config) -> None:
         torch.set_num_threads(config.runtime.threads)
 
 
-Work = Callable[[Session, Run, Tracker], dict[str, Any]]
+Work = Callable[[Session, Run, Tracker, Ledger], dict[str, Any]]
 
 
 def _stage(session: Session, stage: str, work: Work) -> Run:
@@ -231,8 +222,10 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
         mode = config.tracker.mode if processes.is_main() else "none"
         with preemption.children_deaf_to(*preemption.SIGNALS):  # W&B's service ends after the run does
             tracker = make_tracker(mode, directory=target.root, identity=identity, config=asdict(config))
+        ledger = Ledger(on_gpu=not on_cpu(config))
         try:
-            result = work(session, target, tracker)
+            with memory.explained(config, stage, ledger, session.memory):
+                result = work(session, target, tracker, ledger)
         except BaseException as error:
             tracker.finish(failed=not isinstance(error, preemption.Preempted))
             raise
@@ -302,12 +295,15 @@ def _finish(
     lists: Callable[[str, list[Record]], Evaluation],
     step: int,
     rule: str | None,
-    budget: dict[str, Any],
+    ledger: Ledger,
+    updates: int = 0,
 ) -> dict[str, Any]:
     """Evaluate on validation and test, write predictions and curves' last points, and make the result."""
     metrics = {}
     for split, records in (("validation", session.validation), ("test", session.test)):
-        evaluation = lists(split, records)
+        with ledger.phase("evaluation"):
+            evaluation = lists(split, records)
+        ledger.add(evaluation_tokens=evaluation.generated_tokens)
         metrics[split] = evaluation.means
         if not processes.is_main():
             continue
@@ -319,6 +315,7 @@ def _finish(
         if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
             target.replace_metrics(step, split, evaluation.means)
             tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)
+    budget = ledger.report(updates, target.attempts())
     return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
 
 
@@ -349,7 +346,7 @@ def _greedy(session: Session, target: Run, source: str | Path) -> Callable[[str,
     return lists
 
 
-def _oracle(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     config, oracle = session.config, session.dataset.oracle
     assert oracle is not None
 
@@ -361,18 +358,18 @@ def _oracle(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
         predictions, means = judge_answers(records, answers, session.judge, session.facts, config.dataset.cutoffs)
         return Evaluation(predictions, means, 0, pd.DataFrame())
 
-    return _finish(session, target, tracker, lists, 0, None, NOTHING_SPENT)
+    return _finish(session, target, tracker, lists, 0, None, ledger)
 
 
-def _zero_shot(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
-    return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, NOTHING_SPENT)
+def _zero_shot(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
+    return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, ledger)
 
 
-def _sft(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     updates = session.config.trainer.sft.updates
     start_streams(session.config.trainer.sft.seed)
     progress = _progress(session, target, "training", updates, "update")
-    budget = train_sft(
+    train_sft(
         session.config,
         target,
         Path(session.model_source),
@@ -380,19 +377,21 @@ def _sft(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
         session.dataset.splits["sft"],
         tracker,
         progress,
+        ledger,
     )
     progress.close()
-    return _finish(session, target, tracker, _greedy(session, target, target.final_model), updates, "last", budget)
+    lists = _greedy(session, target, target.final_model)
+    return _finish(session, target, tracker, lists, updates, "last", ledger, updates)
 
 
-def _rl(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
+def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     config = session.config
     sft = locate(config, "sft")
     updates = config.trainer.rl.updates
     initial = {row["metric"]: row["value"] for row in sft.read_metrics() if row["split"] == "validation"}
     start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
-    budget, step = train_rl(
+    trained = train_rl(
         config,
         target,
         sft.final_model,
@@ -405,7 +404,9 @@ def _rl(session: Session, target: Run, tracker: Tracker) -> dict[str, Any]:
         initial,
         tracker,
         progress,
+        ledger,
     )
     progress.close()
-    rule = config.evaluation.checkpoint
-    return _finish(session, target, tracker, _greedy(session, target, target.final_model), step, rule, budget)
+    lists, rule = _greedy(session, target, target.final_model), config.evaluation.checkpoint
+    result = _finish(session, target, tracker, lists, trained.step, rule, ledger, trained.updates)
+    return result | {"stopped": trained.stop.result if trained.stop else None}

@@ -66,6 +66,7 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         "algorithm": full["algorithm"],
         "reward": full["reward"],
         "generation": full["generation"],
+        "safety": full["safety"],
         "seed": config.seed,
         **shared,
     }
@@ -129,6 +130,12 @@ class Run:
 
     def set_status(self, status: str, reason: str = "") -> None:
         write_text(self.root / "STATUS", f"{status}\n{reason}".rstrip() + "\n")
+
+    def stopped_early(self) -> str:
+        """The note of a run whose result says that its training stopped early; "" for any other."""
+        path = self.root / "result.json"
+        stopped = json.loads(path.read_text(encoding="utf-8")).get("stopped") if path.exists() else None
+        return f"stopped early at update {stopped['update']}: {stopped['reason']}" if stopped else ""
 
     def attempts(self) -> int:
         """How many times this run has been started."""
@@ -229,8 +236,8 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             attempt = attempts.begin(run.root)
             run.set_status(RUNNING)
             yield attempt
-            attempt.close(DONE, "", attempts.last_update(run.root))
-            run.set_status(DONE)
+            attempt.close(DONE, run.stopped_early(), attempts.last_update(run.root))
+            run.set_status(DONE, run.stopped_early())
         except BaseException as error:
             full = _without_halves(run, error) if is_disk_full(error) else None
             # Where a disk is so full that not even this is written, the directory says `running` and is free.

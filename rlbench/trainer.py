@@ -1,12 +1,11 @@
-"""The only subclass of TRL's `GRPOTrainer`: three overrides, none of which knows which algorithm runs.
+"""The only subclass of TRL's `GRPOTrainer`: few overrides, none of which knows which algorithm runs.
 
 TRL keeps the rollout, the reference model, the buffering over iterations, accumulation and distribution. This class
 adds units: it scores ranks, writes per-token advantages and unit ids into the batch, and hands the loss to an
 `Objective`, with whatever else the objective's pieces ask for.
 """
 
-import time
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from accelerate.utils import gather
 from trl import GRPOTrainer
 
+from rlbench.budget import Ledger
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.forward import HiddenStates
@@ -23,7 +23,9 @@ from rlbench.objective.inputs import Memory, Window
 from rlbench.objective.objective import Rollout
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
+from rlbench.safety import NotFinite
 from rlbench.stages.demonstrations import Demonstrations
+from rlbench.stages.metered import Metered
 
 ZERO_VARIANCE = 1e-6  # above what GDPO's z-score over the batch leaves of units without signal
 
@@ -45,17 +47,18 @@ class Scores:
     hidden: torch.Tensor | None
 
 
-class RankedListTrainer(GRPOTrainer):
+class RankedListTrainer(Metered, GRPOTrainer):
     """GRPO-family training on ranked lists.
 
     Args:
         objective: the algorithm.
         scorer: the reward function; also passed to TRL as its only one.
         demonstrations: where batches of demonstrations come from, for an objective that needs them.
+        ledger: what the run spends; one of its own where none is given.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
-        spent: running totals of the budget: prompts, completions, generated_tokens, and seconds by phase.
+        ledger: what the run spends.
         memory: what the objective's pieces keep from update to update.
 
     Raises:
@@ -69,6 +72,7 @@ class RankedListTrainer(GRPOTrainer):
         objective: Objective,
         scorer: ListScorer,
         demonstrations: Demonstrations | None = None,
+        ledger: Ledger | None = None,
         **kwargs: Any,
     ):
         super().__init__(reward_funcs=[scorer], **kwargs)
@@ -77,7 +81,7 @@ class RankedListTrainer(GRPOTrainer):
         self.objective = objective
         self.scorer = scorer
         self.demonstrations = demonstrations
-        self.spent: dict[str, float] = defaultdict(float)
+        self.ledger = ledger or Ledger()
         self.memory: Memory = {}
         self._gathered: RewardBatch | None = None
         asks = "hidden_states" in objective.needs or objective.scalars or objective.rollout_scalars
@@ -90,8 +94,22 @@ class RankedListTrainer(GRPOTrainer):
         self._gathered = self.scorer.rewards.map(lambda tensor: gather(tensor.to(self.accelerator.device)))
         return rewards
 
+    def _generate(self, prompts: list[Any]) -> Any:
+        with self.ledger.phase("rollout"):
+            return super()._generate(prompts)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        with self.ledger.phase("reference"):
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        started = time.perf_counter()
+        with self.ledger.phase("reward"):
+            return self._make_batch(inputs)
+
+    def _make_batch(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch with what the objective needs."""
         output = super()._generate_and_score_completions(inputs)
         rewards, lists = self._gathered, self.scorer.lists
         assert rewards is not None
@@ -114,10 +132,11 @@ class RankedListTrainer(GRPOTrainer):
 
         self._log_rollout(of_all, spread, rollout)
         self._metrics["train"]["list_length"].append(self._mean_entries())
-        self.spent["completions"] += len(of_all)
-        self.spent["prompts"] += len(of_all) // self.num_generations
-        self.spent["generated_tokens"] += output["num_items_in_batch"].item()
-        self.spent["seconds_rollout"] += time.perf_counter() - started
+        self.ledger.add(
+            completions=len(of_all),
+            prompts=len(of_all) // self.num_generations,
+            generated_tokens=int(output["num_items_in_batch"]),
+        )
         return output
 
     def _mean_entries(self) -> float:
@@ -249,7 +268,20 @@ class RankedListTrainer(GRPOTrainer):
         stats["entropy"] = (scores.entropies * mask).sum() / mask.sum().clamp(min=1)
         for name, value in stats.items():
             self._metrics["train"][name].append(self.accelerator.reduce(value.detach(), reduction="mean").item())
+        self._account(loss, mask)
         return loss
+
+    def _account(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
+        """Count the tokens of a micro-batch (B, T) of every process.
+
+        Raises:
+            NotFinite: on all processes, where the loss of one is not, before any gradient is taken of it.
+        """
+        of_all = self.accelerator.reduce(torch.stack([loss.detach().double(), mask.sum().double()]), reduction="sum")
+        value, tokens = of_all.tolist()
+        if not math.isfinite(value):
+            raise NotFinite("loss", self.state.global_step + 1, value)
+        self.ledger.add(trained_tokens=int(tokens))
 
     def _gather_rows(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) of this process, n its own -> those of all processes."""

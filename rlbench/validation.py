@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rlbench.catalog import NORMALISERS
-from rlbench.config import Config, LengthShapingConfig, MatchingConfig, RewardConfig
+from rlbench.config import Config, LengthShapingConfig, MatchingConfig, RewardConfig, SafetyConfig
 from rlbench.errors import nearest
 from rlbench.plugins import load_plugins
 from rlbench.rewards.success import check_success
@@ -95,6 +95,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
             "evaluation.test_contexts": config.evaluation.test_contexts,
             "generation.max_new_tokens": config.generation.max_new_tokens,
             "runtime.threads": config.runtime.threads,
+            "safety.patience": config.safety.patience,
         },
     )
     _at_least(problems, 2, {"trainer.rl.group_size": rl.group_size})
@@ -110,6 +111,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
             "generation.top_k": config.generation.top_k,
             "trainer.rl.max_grad_norm": rl.max_grad_norm,
             "trainer.rl.warmup_updates": rl.warmup_updates,
+            "safety.warmup": config.safety.warmup,
         },
     )
     problems += [
@@ -130,6 +132,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         "algorithm.reference.mixup": algorithm.reference.mixup,
     }
     problems += [f"{key} = {value} must lie in [0, 1]" for key, value in shares.items() if not 0 <= value <= 1]
+    problems += _safety(config.safety)
     if config.generation.top_p == 0:
         problems.append("generation.top_p = 0 leaves no token to sample")
     if not config.generation.temperature > 0:
@@ -152,6 +155,18 @@ def _not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
             problems += _not_finite(value, f"{prefix}{key}.")
         elif isinstance(value, float) and not math.isfinite(value):
             problems.append(f"{prefix}{key} = {value} must be a finite number")
+    return problems
+
+
+def _safety(safety: SafetyConfig) -> list[str]:
+    shares = ("min_entropy_share", "min_list_length_share", "min_catalogue_rate_share")
+    problems = [
+        f"safety.{name} = {share} must lie between 0 and 1, or be null: it is a share of the value at the start"
+        for name in shares
+        if (share := getattr(safety, name)) is not None and not 0 < share < 1
+    ]
+    if safety.max_kl is not None and not safety.max_kl > 0:
+        problems.append(f"safety.max_kl = {safety.max_kl} must be positive, or null")
     return problems
 
 

@@ -63,6 +63,7 @@ class SweepLauncher(Launcher):
         todo = [cell for cell in cells if cell.run.status() != DONE]
         self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")
         failed = self.run_cells(todo) if todo else []
+        self._name_stopped(cells)
         if failed:
             self.console.print(
                 f"[red]{len(failed)} of {len(cells)} cells failed[/red]; the same command tries them again:"
@@ -72,6 +73,15 @@ class SweepLauncher(Launcher):
                 self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)
             raise SystemExit(1)
         return [_nothing() for _ in job_overrides]
+
+    def _name_stopped(self, cells: Sequence[Cell]) -> None:
+        """Say which cells are done and have stopped early."""
+        stopped = [cell for cell in cells if cell.run.status() == DONE and cell.run.reason()]
+        if stopped:
+            self.console.print(f"[yellow]{len(stopped)} of {len(cells)} cells stopped early[/yellow]:")
+        for cell in stopped:
+            self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
+            self.console.print(f"    {cell.run.reason()}", soft_wrap=True, markup=False)
 
 
 def _nothing() -> JobReturn:

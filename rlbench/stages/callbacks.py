@@ -1,6 +1,5 @@
 """Callbacks that the training stages hang on their trainer: metrics, progress, evaluation, a following reference."""
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from rlbench import preemption
 from rlbench.progress import Progress
 from rlbench.runs import Run
+from rlbench.safety import Guard
 from rlbench.sharding import fill, whole
 from rlbench.stages.checkpoints import checkpoint_being_written
 from rlbench.tracking import Tracker
@@ -115,14 +115,27 @@ class Stopper(TrainerCallback):
         return bool(told.item())
 
 
-class Clock:
-    """Seconds since the start of the run, all attempts together."""
+class StopTraining(TrainerCallback):
+    """Ends a training that its guard finds collapsed, and writes no checkpoint of that update: what resumes from an
+    earlier one comes to the same end. At the last update there is nothing left to stop."""
 
-    def __init__(self, earlier: float = 0.0):
-        self._earlier, self._started = earlier, time.perf_counter()
+    def __init__(self, guard: Guard):
+        self.guard = guard
 
-    def seconds(self) -> float:
-        return self._earlier + time.perf_counter() - self._started
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            self.guard.stop = None
+            return
+        self.guard.train(state.global_step, logs or {})
+        if self.guard.stop is not None:
+            control.should_training_stop, control.should_save = True, False
 
 
 REFERENCE_FILE = "reference.safetensors"

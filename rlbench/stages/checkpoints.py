@@ -35,6 +35,7 @@ from rlbench.files import (
     write_text,
 )
 from rlbench.runs import Run
+from rlbench.stages.metered import Metered
 
 log = logging.getLogger(__name__)
 
@@ -115,13 +116,13 @@ def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
     return None
 
 
-def train(trainer: Trainer, checkpoint: Path | None) -> None:
+def train(trainer: Metered, checkpoint: Path | None) -> None:
     """`trainer.train`, from a checkpoint where there is one.
 
     transformers 5.23 makes one more update where the checkpoint is of the last one and the epoch has not ended; a run
     that was stopped between its last checkpoint and its end would not be the run that was never stopped.
     """
-    with contextlib.suppress(_NothingLeft):
+    with trainer.ledger.phase("update"), contextlib.suppress(_NothingLeft):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
@@ -146,7 +147,7 @@ class CheckpointWriter(TrainerCallback):
     def __init__(
         self,
         run: Run,
-        trainer: Trainer,
+        trainer: Metered,
         totals: Callable[[], dict[str, Any]],
         keep: int,
         best: Callable[[], int | None] = lambda: None,
@@ -184,12 +185,16 @@ class CheckpointWriter(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         made = checkpoint_being_written(args, state)
         place = self.run.checkpoints / made.name
+        with self.trainer.ledger.phase("checkpoint"):
+            self._complete(made, place, state.is_world_process_zero)
+
+    def _complete(self, made: Path, place: Path, is_main: bool) -> None:
         with naming(place):
             self._keep_window(made)
-            if state.is_world_process_zero:
+            if is_main:
                 (made / RESUME_FILE).write_text(json.dumps(self.totals(), indent=2, sort_keys=True), encoding="utf-8")
         PartialState().wait_for_everyone()  # every process writes its random numbers
-        if state.is_world_process_zero:
+        if is_main:
             with naming(place):
                 if self.run.metrics_file.exists():
                     sync(self.run.metrics_file)  # a resumed run does not measure again what came before its checkpoint

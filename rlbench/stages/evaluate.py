@@ -5,6 +5,7 @@ numbers and sampled ones draw from a stream of their own, so that evaluating mor
 training run.
 """
 
+import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from rlbench.seeding import evaluation_stream
 Progress = Callable[[int], None]
 """Told how many lists are generated so far."""
 
+LONGEST_TEXTS = 64
+"""How many of a split's longest prompts are tokenised to find the one with most tokens."""
 CONTEXTS_AT_ONCE = 512
 """Lists whose tokens are segmented together; bounds memory."""
 
@@ -89,6 +92,12 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
         "input_ids"
     ]
+
+
+def longest_prompt(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest prompt; only the longest texts are tokenised."""
+    longest = heapq.nlargest(LONGEST_TEXTS, records, key=lambda record: sum(len(m["content"]) for m in record.prompt))
+    return max((len(prompt_ids(tokenizer, record.prompt)) for record in longest), default=0)
 
 
 class _GreedyLogProbabilities(LogitsProcessor):

@@ -23,6 +23,7 @@ from rlbench.errors import BadInput
 from rlbench.models.loading import load_model
 from rlbench.runs import Run
 from rlbench.stages.checkpoints import last_checkpoint
+from rlbench.stages.metered import Metered
 
 
 def on_each(batch_size: int, micro_batch_size: int, count: int) -> tuple[int, int]:
@@ -122,8 +123,9 @@ def whole_policy(trainer: Trainer, config: Config, start: Path) -> Iterator[PreT
         yield trainer.accelerator.unwrap_model(trainer.model)
 
 
-class SpreadSFTTrainer(SFTTrainer):
-    """TRL's trainer, whose steps at the end of an epoch have the rows of one process however many there are."""
+class SpreadSFTTrainer(Metered, SFTTrainer):
+    """TRL's trainer, whose steps at the end of an epoch have the rows of one process however many there are; it counts
+    the tokens that it trains on."""
 
     train_dataset: Dataset
 
@@ -136,6 +138,11 @@ class SpreadSFTTrainer(SFTTrainer):
             rows = self.train_dataset.select_columns(list(blank))
             filling = Dataset.from_list([blank] * (-self.rows % step), features=rows.features)
             self.train_dataset = concatenate_datasets([rows, filling])
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, tokens = super().get_batch_samples(*args, **kwargs)
+        self.ledger.add(trained_tokens=int(tokens))
+        return batches, tokens
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
         if processes.count() == 1:

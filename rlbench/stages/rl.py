@@ -1,6 +1,7 @@
 """The RL stage: policy optimisation from the shared SFT checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from rlbench import preemption, processes
+from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
@@ -19,7 +21,8 @@ from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, Stopper
+from rlbench.safety import Guard, NotFinite, Stop
+from rlbench.stages.callbacks import Evaluator, Recorder, ReferenceSync, Stopper, StopTraining
 from rlbench.stages.checkpoints import (
     BestKeeper,
     CheckpointWriter,
@@ -106,6 +109,21 @@ def prompt_dataset(records: Sequence[Record]) -> Dataset:
     )
 
 
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended.
+
+    Attributes:
+        updates: updates that were made.
+        step: the update whose weights were chosen by `evaluation.checkpoint`.
+        stop: set where it ended before its time.
+    """
+
+    updates: int
+    step: int
+    stop: Stop | None
+
+
 def train_rl(
     config: Config,
     run: Run,
@@ -119,7 +137,8 @@ def train_rl(
     initial: Mapping[str, float],
     tracker: Tracker,
     progress: Progress,
-) -> tuple[dict[str, Any], int]:
+    ledger: Ledger | None = None,
+) -> Trained:
     """Train from the SFT model in `start`, save the chosen model to `run.final_model`.
 
     Args:
@@ -130,9 +149,7 @@ def train_rl(
         facts: what reward terms and metrics may know of the films.
         validation: the records that every evaluation during training uses.
         initial: validation metrics of the SFT model: the curves' point at update 0.
-
-    Returns:
-        The budget spent, and the update whose weights were chosen by `evaluation.checkpoint`.
+        ledger: what the stage spends.
     """
     rl, rule = config.trainer.rl, config.evaluation
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
@@ -147,7 +164,9 @@ def train_rl(
             run.append_metrics(0, "validation", initial)
     processes.barrier()
     tracker.log({f"validation/{name}": value for name, value in initial.items()}, 0)
-    clock = Clock(totals.get("seconds", 0.0))
+    ledger = ledger or Ledger()
+    ledger.resume(totals.get("budget", {}))
+    guard = Guard(config.safety, initial.get("in_catalog", 0.0), totals.get("safety", {}))
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
     args = trl_arguments(config, writing_folder(run.checkpoints), processes.count())
@@ -160,45 +179,53 @@ def train_rl(
         train_dataset=prompt_dataset(records),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, demonstrations),
+        ledger=ledger,
     )
-    for name in ("completions", "prompts", "generated_tokens", "seconds_rollout", "seconds_evaluation"):
-        trainer.spent[name] = totals.get(name, 0.0)
     trainer.memory.update(totals.get("memory", {}))
     quiet(trainer)
     if config.algorithm.reference.sync_every:
         trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
     chooser = BestKeeper(run, rule.metric, trainer)
-    trainer.add_callback(
-        Evaluator(rule.every, lambda step: _validate(trainer, config, run, start, validation, tracker, chooser, step))
-    )
     spread = processes.facts(config)
+
+    def validate(step: int) -> None:
+        means = _validate(trainer, config, run, start, validation, tracker, chooser, step)
+        guard.validation(step, means)
+
+    trainer.add_callback(Evaluator(rule.every, validate))
+    trainer.add_callback(StopTraining(guard))
+
+    def totals_so_far() -> dict[str, Any]:
+        return {"budget": ledger.totals(), "memory": trainer.memory, "safety": guard.state, **spread}
+
+    stop = None
     with preemption.training() as training:
         trainer.add_callback(Stopper(training, rl.num_iterations))
-        trainer.add_callback(
-            CheckpointWriter(
-                run,
-                trainer,
-                lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory, **spread},
-                rl.keep_checkpoints,
-                chooser.best,
-            )
-        )
-        train(trainer, earlier[0] if earlier else None)
+        trainer.add_callback(CheckpointWriter(run, trainer, totals_so_far, rl.keep_checkpoints, chooser.best))
+        try:
+            train(trainer, earlier[0] if earlier else None)
+            stop = guard.stop
+        except NotFinite as error:
+            stop = Stop(error.update - 1, f"{error}; it was not applied")
+    updates = stop.update if stop else rl.updates
+    if stop and not processes.on_main(lambda: _is_validated(run, updates)):
+        validate(updates)
 
-    step = rl.updates
+    step = updates
     if rule.checkpoint == "best" and (best := chooser.best()) is not None:
         step = best
         if processes.is_main():
             publish_copy(chooser.folder(best), run.final_model)
     else:
-        save_model(trainer, run.final_model)
+        with ledger.phase("checkpoint"):
+            save_model(trainer, run.final_model)
     processes.barrier()  # the others read what the main process has written
-    spent, total = trainer.spent, clock.seconds()
-    seconds = {"total": total, "rollout": spent["seconds_rollout"], "evaluation": spent["seconds_evaluation"]}
-    seconds["update"] = total - seconds["rollout"] - seconds["evaluation"]
-    counts = {name: int(spent[name]) for name in ("prompts", "completions", "generated_tokens")}
-    return counts | {"updates": rl.updates, "seconds": seconds}, step
+    return Trained(updates, step, stop)
+
+
+def _is_validated(run: Run, update: int) -> bool:
+    return any(row["step"] == update and row["split"] == "validation" for row in run.read_metrics())
 
 
 def _validate(
@@ -210,12 +237,15 @@ def _validate(
     tracker: Tracker,
     chooser: BestKeeper,
     step: int,
-) -> None:
-    clock = Clock()
-    with whole_policy(trainer, config, start) as policy:
+) -> dict[str, float]:
+    """Evaluate the policy, keep its weights if they are the best, and return the means."""
+    ledger = trainer.ledger
+    with ledger.phase("evaluation"), whole_policy(trainer, config, start) as policy:
         result = evaluate(policy, trainer.processing_class, records, trainer.scorer.judge, trainer.scorer.facts, config)
+    ledger.add(evaluation_tokens=result.generated_tokens)
     if processes.is_main():
         run.append_metrics(step, "validation", result.means)
     tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
-    chooser.offer(step, result.means[config.evaluation.metric])
-    trainer.spent["seconds_evaluation"] += clock.seconds()
+    with ledger.phase("checkpoint"):
+        chooser.offer(step, result.means[config.evaluation.metric])
+    return result.means

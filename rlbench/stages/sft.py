@@ -1,19 +1,19 @@
 """The SFT stage: TRL's `SFTTrainer` on the dataset's demonstrations; trained once and shared by a sweep."""
 
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig
 
 from rlbench import preemption, processes
+from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.models.loading import load_model
 from rlbench.progress import Progress
 from rlbench.runs import Run
-from rlbench.stages.callbacks import Clock, Recorder, Stopper
+from rlbench.stages.callbacks import Recorder, Stopper
 from rlbench.stages.checkpoints import SFT_KEPT, CheckpointWriter, save_model, train, writing_folder
 from rlbench.stages.common import quiet, shared_arguments, warmup_steps
 from rlbench.stages.parallel import SpreadSFTTrainer, checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments
@@ -28,16 +28,18 @@ def train_sft(
     records: list[Record],
     tracker: Tracker,
     progress: Progress,
-) -> dict[str, Any]:
-    """Train, save the model to `run.final_model`, and return the budget spent.
+    ledger: Ledger,
+) -> None:
+    """Train, and save the model to `run.final_model`.
 
     Args:
         start: folder of the model to start from.
         records: demonstrations, each with a completion.
+        ledger: what the stage spends.
     """
     sft = config.trainer.sft
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
-    clock = Clock(earlier[2]["seconds"] if earlier else 0.0)
+    ledger.resume(earlier[2].get("budget", {}) if earlier else {})
     if processes.is_main():
         run.rewind_metrics(earlier[1] if earlier else -1)
     processes.barrier()
@@ -65,18 +67,13 @@ def train_sft(
         processing_class=tokenizer,
         callbacks=[Recorder(run, tracker, progress, "loss")],
     )
+    trainer.ledger = ledger
     quiet(trainer)
     spread = processes.facts(config)
     with preemption.training() as training:
         trainer.add_callback(Stopper(training, 1))
-        trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"seconds": clock.seconds(), **spread}, SFT_KEPT))
+        trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"budget": ledger.totals(), **spread}, SFT_KEPT))
         train(trainer, earlier[0] if earlier else None)
-    save_model(trainer, run.final_model)
-    seconds = clock.seconds()
-    return {
-        "prompts": sft.updates * sft.batch_size,
-        "completions": 0,
-        "generated_tokens": 0,
-        "updates": sft.updates,
-        "seconds": {"total": seconds, "rollout": 0.0, "update": seconds, "evaluation": 0.0},
-    }
+    with ledger.phase("checkpoint"):
+        save_model(trainer, run.final_model)
+    ledger.counts["prompts"] = sft.updates * sft.batch_size

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from analysis import report
+from analysis import report, status
+from analysis.collect import collect
 from rlbench import inspect
 from rlbench.cli import CONF, groups
 from rlbench.config import Config
@@ -54,8 +55,35 @@ def test_budget_counts_what_was_generated(finished):
     budget = json.loads((root / "budget.json").read_text())
     assert (budget["updates"], budget["completions"], budget["prompts"]) == (2, 16, 4)
     assert 16 <= budget["generated_tokens"] <= 16 * 32
-    parts = sum(budget["seconds"][key] for key in ("rollout", "update", "evaluation"))
-    assert parts == pytest.approx(budget["seconds"]["total"], rel=1e-6)
+    assert budget["trained_tokens"] == budget["generated_tokens"]  # one update on each rollout
+    seconds = dict(budget["seconds"])
+    total = seconds.pop("total")
+    assert all(value > 0 for value in seconds.values()) and 0.5 * total < sum(seconds.values()) <= total
+    assert budget["attempts"] == 1 and budget["peak_memory_bytes"]["gpu"] is None
+    assert 100e6 < budget["peak_memory_bytes"]["process"] < 100e9
+    assert set(budget["energy_joules"]) == {"cpu", "gpu"}
+
+
+def test_every_stage_says_what_it_spent(finished):
+    """Evaluation is counted apart: six contexts of each split, and of validation also those during training."""
+    config, root = finished
+    spent = {
+        s: json.loads((locate(config, s).root / "budget.json").read_text()) for s in ("oracle", "zero_shot", "sft")
+    }
+    assert all(budget["generated_tokens"] == 0 and budget["seconds"]["evaluation"] > 0 for budget in spent.values())
+    assert spent["oracle"]["evaluation_tokens"] == 0
+    lists = pd.concat(pd.read_parquet(path) for path in locate(config, "zero_shot").root.glob("predictions-*"))
+    once = lists.drop_duplicates("context_id")["completion_tokens"].sum()
+    assert spent["zero_shot"]["evaluation_tokens"] == once > 12
+    assert spent["sft"]["updates"] == 2 and spent["sft"]["trained_tokens"] > 100 and spent["sft"]["completions"] == 0
+
+
+def test_a_manifest_tells_where_a_result_came_from(finished):
+    _, root = finished
+    manifest = json.loads((root / "manifest.json").read_text())
+    assert manifest["packages"]["trl"] == manifest["versions"]["trl"] and len(manifest["packages"]) > 50
+    assert manifest["hardware"]["cpu"] and manifest["hardware"]["memory_bytes"] > 1e9
+    assert (manifest["git"]["diff_sha256"] is None) == (not manifest["git"]["dirty"])
 
 
 def test_metrics_are_curves_from_update_0(finished):
@@ -190,11 +218,36 @@ def test_killed_and_resumed_is_never_killed(finished, tmp_path):
     again = subprocess.run(command(tmp_path, *other), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert target.status() == DONE and target.attempts() == 2
-    assert rows(target) == rows(whole)
+    assert rows(target) == rows(whole) and target.reason() == ""
     ours, theirs = (load_file(t.final_model / "model.safetensors") for t in (target, whole))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     budgets = [json.loads((t.root / "budget.json").read_text()) for t in (target, whole)]
-    assert all(budgets[0][key] == budgets[1][key] for key in ("prompts", "completions", "generated_tokens", "updates"))
+    counts = [key for key in budgets[0] if isinstance(budgets[0][key], int) and key != "attempts"]
+    assert len(counts) == 6 and all(budgets[0][key] == budgets[1][key] for key in counts)
+    assert [budget["attempts"] for budget in budgets] == [2, 1]
+
+
+def test_a_training_that_stops_early_is_done_and_named(finished, tmp_path, capsys):
+    """Everywhere a user looks: STATUS, the result, the report, the status, the sweep."""
+    config, _ = finished
+    folder = Path(config.runs_dir).parent
+    bound = ["safety.max_kl=1e-9", "safety.warmup=1", "safety.patience=1", "experiment_name=stops"]
+    sweep = [*LONGER, *bound, "seed=7", "hydra.launcher.jobs=1", "-m"]
+    swept = subprocess.run(command(folder, *sweep), capture_output=True, text=True)
+    assert swept.returncode == 0, swept.stderr
+    target = locate(cell(folder, *LONGER, *bound, "seed=7"), "rl")
+    result = json.loads((target.root / "result.json").read_text())
+    update = result["stopped"]["update"]
+    assert target.status() == DONE and 1 < update < 8
+    assert target.reason() == f"stopped early at update {update}: {result['stopped']['reason']}"
+    assert result["budget"]["updates"] == result["checkpoint"]["step"] == update
+    assert (target.root / f"predictions-test-{update}.parquet").exists()
+    assert [row["step"] for row in target.read_metrics() if row["metric"] == "loss"][-1] == update
+    assert "1 of 1 cells stopped early" in swept.stderr and target.reason() in swept.stderr
+    (problem,) = [found for found in collect(folder / "runs" / "stops").problems if "rank_grpo" in found.run]
+    assert not problem.left_out and problem.reason == target.reason()
+    assert status.main([str(folder / "runs" / "stops")]) == 0
+    assert f"stopped early at update {update}" in capsys.readouterr().out
 
 
 def test_a_failing_cell_never_stops_the_others(finished, tmp_path):

@@ -286,3 +286,29 @@ def test_analysis_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_only_some_budgets_have_is_a_number_or_nan(runs: Path) -> None:
+    later = {
+        "trained_tokens": 24_690,
+        "evaluation_tokens": 77,
+        "attempts": 3,
+        "peak_memory_bytes": {"process": 5_000, "gpu": None},
+        "energy_joules": {"cpu": 1.5, "gpu": None},
+    }
+    path = run_of(runs, "grpo-dcg")
+    stopped = {"update": 37, "reason": "entropy 0.01, below 0.02 of 3 at the start, 3 measurements in a row"}
+    edit_result(path, budget=budget(100, 800, 6_400, 12_345, 61.5) | later, stopped=stopped)
+    collection = collect(runs)
+    new, old = (
+        collection.runs.set_index("run").loc[run_of(runs, "grpo-dcg", s).relative_to(runs).as_posix()] for s in (0, 1)
+    )
+    assert (new["trained_tokens"], new["evaluation_tokens"], new["attempts"]) == (24_690, 77, 3)
+    assert (new["peak_memory_bytes_process"], new["energy_joules_cpu"], new["stopped_update"]) == (5_000, 1.5, 37)
+    for name in ("trained_tokens", "peak_memory_bytes_process", "energy_joules_gpu", "attempts", "stopped_update"):
+        assert math.isnan(old[name]), name
+    assert math.isnan(new["peak_memory_bytes_gpu"]) and math.isnan(new["energy_joules_gpu"])
+    assert [(p.left_out, p.reason) for p in collection.problems] == [
+        (False, f"stopped early at update 37: {stopped['reason']}")
+    ]
+    assert len(collection.runs) == 4

@@ -96,3 +96,12 @@ def test_a_folder_without_runs_is_an_error(tmp_path, capsys):
         survey(tmp_path, now=0.0)
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "no folder" in capsys.readouterr().err
+
+
+def test_a_done_cell_that_stopped_early_is_named(experiment, capsys):
+    path = next((experiment / "mini-tiny" / "grpo-relevance").iterdir())
+    (path / "STATUS").write_text("done\nstopped early at update 37: entropy 0.01\n")
+    assert states(experiment)["grpo"].reason == "stopped early at update 37: entropy 0.01"
+    main([str(experiment)])
+    shown = capsys.readouterr().out
+    assert "stopped early at update 37" in shown and "algorithm=grpo" not in shown

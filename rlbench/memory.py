@@ -1,0 +1,392 @@
+"""How much memory a run will need, from its config and the model's, before anything is loaded; and what to say when it
+was not enough.
+
+The estimate is of one process at the longest prompt and the longest completions, which few batches have. What it counts
+and how far off it is: docs/budget-and-safety.md.
+"""
+
+import errno
+import json
+import re
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+
+from rlbench.budget import Ledger
+from rlbench.config import Config
+from rlbench.data import load_dataset
+from rlbench.data.record import RankedListDataset
+from rlbench.errors import BadInput, OutOfMemory
+from rlbench.models.loading import load_tokenizer, locate_model
+from rlbench.stages.common import on_cpu
+from rlbench.stages.evaluate import longest_prompt
+
+FLOAT, HALF = 4, 2  # bytes of a number
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+"""TRL's fused LM head computes logits in tiles of this many tokens and entries of the vocabulary (trl/kernels)."""
+TILE_COPIES = 5
+"""Tensors of a tile's size that it holds at once on a CPU; a GPU's kernel works in place."""
+RUNTIME = 64 * 2**20
+"""What a process on a CPU holds besides, once it trains: kernels, threads, batches."""
+HEAP = 1.35
+"""How much more than what is in use a CPU's allocator takes for tensors that come and go: freed room stays with the
+process, in holes that fit a later tensor or do not."""
+STEP_COPIES = 4
+"""Tensors over the vocabulary that sampling a token makes of the logits."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a decoder, from its configuration.
+
+    Attributes:
+        parameters: numbers in its weights, tied ones once.
+        layers: blocks.
+        hidden: width of the residual stream.
+        intermediate: width of the feed-forward part.
+        attention: heads times their size.
+        key_value: the same for keys and values.
+        vocabulary: entries of the LM head.
+    """
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    attention: int
+    key_value: int
+    vocabulary: int
+
+
+def shape_of(model: PretrainedConfig) -> Shape:
+    """Sizes of a model; no weights are made."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(model).parameters())
+    text = model.get_text_config()
+    sizes = text.to_dict()
+    heads = text.num_attention_heads
+    size = sizes.get("head_dim") or text.hidden_size // heads
+    return Shape(
+        parameters,
+        text.num_hidden_layers,
+        text.hidden_size,
+        text.intermediate_size,
+        heads * size,
+        (sizes.get("num_key_value_heads") or heads) * size,
+        text.vocab_size,
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that a run needs.
+
+    Attributes:
+        parts: by phase and what takes it; a phase's parts are there at once.
+        available: what there is for them, by the machine; None where that is unknown.
+        on_gpu: whether it is a GPU's memory.
+    """
+
+    parts: Mapping[str, Mapping[str, int]]
+    available: int | None
+    on_gpu: bool
+
+    @property
+    def phase(self) -> str:
+        """The one that needs most."""
+        return max(self.parts, key=lambda phase: sum(self.parts[phase].values()))
+
+    @property
+    def peak(self) -> int:
+        return sum(self.parts[self.phase].values())
+
+    @property
+    def fits(self) -> bool:
+        return self.available is None or self.peak <= self.available
+
+    def __str__(self) -> str:
+        parts = sorted(self.parts[self.phase].items(), key=lambda part: -part[1])
+        listed = ", ".join(f"{name} {words(size)}" for name, size in parts if size)
+        of = f" of {words(self.available)} available" if self.available is not None else ""
+        return f"about {words(self.peak)}{of}, most in {self.phase}: {listed}"
+
+
+def words(size: float) -> str:
+    """1.23 GiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def estimate(config: Config, shape: Shape, prompt: int, on_gpu: bool, processes: int = 1) -> Estimate:
+    """What one process of a run needs at its peak.
+
+    Args:
+        config: the run, up to `config.stage`.
+        shape: of its model.
+        prompt: tokens of the longest prompt.
+        on_gpu: whether it computes on a GPU.
+        processes: over how many processes the run is spread; each is taken to hold all weights.
+    """
+    weights = shape.parameters * (HALF if config.model.dtype == "bfloat16" else FLOAT)
+    held = {"process": 0 if on_gpu else psutil.Process().memory_info().rss + RUNTIME, "weights": weights}
+    trained = held | {"optimiser": 2 * weights}
+    length = prompt + config.generation.max_new_tokens
+    lists = _generation(config, shape, prompt, config.evaluation.batch_size)
+    phases = {"evaluation": held | lists}
+    if config.stage != "zero_shot":
+        sft = config.trainer.sft
+        rows = min(sft.micro_batch_size, sft.batch_size // processes)
+        phases["SFT update"] = trained | _update(config, shape, rows, min(sft.max_length, length), on_gpu, weights)
+    if config.stage == "rl":
+        rl = config.trainer.rl
+        share = rl.completions_per_update // processes
+        trained |= {"reference": weights if needs_reference(config) else 0}
+        phases["rollout"] = trained | _rollout(config, shape, prompt, share, on_gpu)
+        phases["update"] = trained | _update(config, shape, min(rl.micro_batch_size, share), length, on_gpu, weights)
+        phases["evaluation"] = trained | lists
+    if not on_gpu:
+        phases = {phase: parts | _heap(parts, held | lists) for phase, parts in phases.items()}
+    return Estimate(phases, available_memory(on_gpu), on_gpu)
+
+
+LASTING = ("process", "weights", "optimiser", "reference", "gradients")
+"""Parts that are there for as long as the phase, or longer, in few large pieces."""
+
+
+def _heap(parts: Mapping[str, int], generating: Mapping[str, int]) -> dict[str, int]:
+    """What a CPU's allocator adds: holes, and what lists generated before have left behind.
+
+    Args:
+        parts: of the phase.
+        generating: of a phase that generates lists.
+    """
+    passing = sum(size for name, size in parts.items() if name not in LASTING)
+    left = 0 if "KV cache" in parts else sum(size for name, size in generating.items() if name not in LASTING)
+    return {"heap": int(HEAP * (passing + left)) - passing}
+
+
+def needs_reference(config: Config) -> bool:
+    """Whether the RL stage keeps a reference model."""
+    from rlbench.objective import Objective  # only here: dry runs of other stages need no algorithm
+
+    return Objective(config.algorithm, config.reward, config.dataset.list_length).needs_reference
+
+
+def _generation(config: Config, shape: Shape, prompt: int, rows: int) -> dict[str, int]:
+    """Parts of plain generate, for `rows` lists at once: its cache, the first pass over prompts, a step's logits."""
+    number = HALF if config.trainer.bf16 or config.model.dtype == "bfloat16" else FLOAT
+    tokens = rows * (prompt + config.generation.max_new_tokens)
+    cache = 2 * shape.layers * shape.key_value * tokens * number
+    one_layer = cache // shape.layers  # grown by copying, a layer at a time
+    first_pass = rows * prompt * (3 * shape.intermediate + 4 * shape.hidden + prompt) * number
+    return {
+        "KV cache": cache + one_layer,
+        "prompts": first_pass,
+        "logits": STEP_COPIES * rows * shape.vocabulary * FLOAT,
+    }
+
+
+def _rollout(config: Config, shape: Shape, prompt: int, rows: int, on_gpu: bool) -> dict[str, int]:
+    """Parts of a rollout of `rows` completions, by the engine that makes it."""
+    generation = asdict(config.generation)
+    engine = generation.get("engine", "transformers")
+    if engine == "vllm_server":
+        return {}
+    if engine == "vllm_colocate" and on_gpu:
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        return {"vLLM": int(generation["vllm"]["gpu_memory_utilization"] * total)}
+    return _generation(config, shape, prompt, rows)
+
+
+def _update(config: Config, shape: Shape, rows: int, length: int, on_gpu: bool, weights: int) -> dict[str, int]:
+    """Parts of an update's largest moment: the end of the forward pass of a micro-batch of `rows` times `length`."""
+    tokens = rows * length
+    number = HALF if config.trainer.bf16 else FLOAT
+    layers = shape.layers * tokens * _saved_by_layer(config, shape, length)
+    if config.trainer.gradient_checkpointing:
+        layers = tokens * (shape.layers * shape.hidden * FLOAT + _saved_by_layer(config, shape, length))
+    backward = tokens * (3 * shape.intermediate + 2 * shape.hidden) * number  # one block's gradients of these
+    width = TILE_VOCABULARY if on_gpu else min(shape.vocabulary, TILE_VOCABULARY)
+    tile = min(tokens, TILE_TOKENS) * width * (number if on_gpu else FLOAT * TILE_COPIES)
+    head = (shape.vocabulary + tokens) * shape.hidden * FLOAT  # gradients of the LM head and of what it reads
+    return {
+        "gradients": weights,
+        "activations": layers + 3 * tokens * shape.hidden * FLOAT + backward,
+        "logits": tile + head,
+        "bf16 copies": shape.parameters * HALF if config.trainer.bf16 and config.model.dtype == "float32" else 0,
+    }
+
+
+def _saved_by_layer(config: Config, shape: Shape, length: int) -> int:
+    """Bytes a token that a block keeps for the backward pass, counted on Llama and Qwen2.
+
+    In float32: six vectors of the residual stream's width (two norms: what goes in, normalised, what comes out), query,
+    key, value and result of the attention (key and value repeated for all heads), four of the feed-forward part (gate,
+    its activation, up, product), and a row of the attention mask. Under autocast the norms stay in float32.
+    """
+    if config.trainer.bf16 or config.model.dtype == "bfloat16":
+        return 20 * shape.hidden + 14 * shape.attention + 4 * shape.intermediate * HALF + length * HALF
+    return FLOAT * (6 * shape.hidden + 4 * shape.attention + 4 * shape.intermediate + length)
+
+
+def available_memory(on_gpu: bool) -> int | None:
+    """Bytes that this process may take beside what it holds, and on a CPU with it; the least of what limits it."""
+    if on_gpu:
+        return torch.cuda.mem_get_info()[0]
+    process = psutil.Process().memory_info()
+    limits = [psutil.virtual_memory().available + process.rss]
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        limits.append(limit - process.vms + process.rss)
+    group = _of_group()
+    return min([*limits, *([] if group is None else [group + process.rss])])
+
+
+def _of_group(folder: Path = CGROUP) -> int | None:
+    """Bytes that are left to the control group (containers, Slurm); None where it has no limit."""
+    limit, used = folder / "memory.max", folder / "memory.current"
+    if not limit.is_file() or (text := limit.read_text().strip()) == "max":
+        return None
+    return int(text) - int(used.read_text())
+
+
+def estimate_run(
+    config: Config, dataset: RankedListDataset, source: str, tokenizer: PreTrainedTokenizerBase
+) -> Estimate:
+    """The estimate of a run whose data and tokenizer are there."""
+    prompt = max(longest_prompt(records, tokenizer) for records in dataset.splits.values() if records)
+    return estimate(config, shape_of(AutoConfig.from_pretrained(source)), prompt, not on_cpu(config))
+
+
+def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:
+    """Of several runs the one that needs most; those that memory cannot tell apart are estimated once.
+
+    Raises:
+        BadInput: where data or a model cannot be had.
+    """
+    different: dict[str, Config] = {}
+    for config in configs:
+        full = asdict(config)
+        sections = [full[name] for name in ("dataset", "model", "generation", "trainer", "stage", "runtime")]
+        key = [*sections, config.evaluation.batch_size, config.stage == "rl" and needs_reference(config)]
+        different.setdefault(json.dumps(key), config)
+    found = []
+    for config in different.values():
+        dataset = load_dataset(config.dataset)
+        source = locate_model(config.model, dataset, Path(config.cache_dir))
+        found.append((config, estimate_run(config, dataset, source, load_tokenizer(source))))
+    return max(found, key=lambda pair: pair[1].peak)
+
+
+def tell(config: Config, expected: Estimate, console: Console) -> None:
+    """One line, and a warning with what to lower where it is more than there is."""
+    console.print(f"memory: {expected}", style="dim", markup=False, soft_wrap=True)
+    if not expected.fits:
+        lower = ", ".join(settings_to_lower(config, expected.phase))
+        console.print(
+            f"warning: that is more than there is. To lower it, the first first: {lower}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
+    """The table of a dry run: the parts of each phase of the run that needs most.
+
+    Args:
+        configs: the runs.
+        jobs: how many of them run side by side.
+        console: where to.
+    """
+    try:
+        config, expected = largest(configs)
+    except BadInput as error:
+        console.print(f"memory: unknown, since {error.problems[0]}", markup=False, soft_wrap=True)
+        return
+    names = list(dict.fromkeys(name for parts in expected.parts.values() for name in parts))
+    table = Table("memory", *expected.parts, box=None, pad_edge=False)
+    for name in names:
+        sizes = [parts.get(name, 0) for parts in expected.parts.values()]
+        if any(sizes):
+            table.add_row(name, *(words(size) if size else "" for size in sizes))
+    table.add_row("together", *(words(sum(parts.values())) for parts in expected.parts.values()))
+    console.print(table)
+    tell(config, expected, console)
+    if jobs > 1 and not expected.on_gpu and expected.available is not None:
+        together = f"memory: with {jobs} at once on this machine about {words(jobs * expected.peak)}"
+        style = "yellow" if jobs * expected.peak > expected.available else "dim"
+        console.print(f"{together} of {words(expected.available)} available", style=style, markup=False)
+
+
+LOWERS = {
+    "rollout": ("trainer.bf16", "generation."),
+    "evaluation": ("evaluation.", "trainer.bf16", "generation."),
+    "update": ("trainer.", "generation.max_new_tokens"),
+}
+"""What takes memory from a phase, by the beginnings of keys."""
+
+
+def settings_to_lower(config: Config, phase: str | None) -> list[str]:
+    """What to change where memory is short, the gentlest first; what has no effect on the phase comes last.
+
+    Args:
+        config: the run.
+        phase: where memory ends, of an `Estimate` or of a `Ledger`; None where that is unknown.
+    """
+    trainer, generation = config.trainer, asdict(config.generation)
+    name, section = ("rl", trainer.rl) if config.stage == "rl" else ("sft", trainer.sft)
+    vllm = generation.get("engine") == "vllm_colocate"
+    wanted = {
+        f"trainer.{name}.micro_batch_size (it is {section.micro_batch_size}; accumulation fills up the update)": (
+            section.micro_batch_size > 1
+        ),
+        f"evaluation.batch_size (it is {config.evaluation.batch_size})": config.evaluation.batch_size > 1,
+        "trainer.gradient_checkpointing=true": not trainer.gradient_checkpointing,
+        "trainer.bf16=true": not trainer.bf16,
+        f"generation.max_new_tokens (it is {config.generation.max_new_tokens})": True,
+        "generation.vllm.gpu_memory_utilization": vllm,
+    }
+    effective = LOWERS["update" if phase in ("SFT update", "reward", "reference") else phase or "update"]
+    return sorted((key for key, there in wanted.items() if there), key=lambda key: not key.startswith(effective))
+
+
+ENDED = re.compile(r"out of memory|not enough memory|can.t allocate memory|cannot allocate memory|bad_alloc", re.I)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left: a GPU's, or that of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and bool(ENDED.search(str(error)))
+
+
+@contextmanager
+def explained(config: Config, stage: str, ledger: Ledger, expected: Estimate) -> Iterator[None]:
+    """Say of an error that is for want of memory what a user can do.
+
+    Raises:
+        OutOfMemory: in place of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        phase = ledger.failed_in(error)
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OutOfMemory(
+            f"out of memory in the {stage} stage{f', phase {phase}' if phase else ''} ({said}). Expected were "
+            f"{expected}. Lower, the first first: {', '.join(settings_to_lower(config, phase))}; then the same command "
+            "goes on, or starts anew where the setting is part of the run's identity"
+        ) from error

@@ -1,0 +1,120 @@
+"""Early stop of a training that has collapsed: bounds on what is measured anyway, and what a stop says.
+
+A bound has to be broken for several measurements in a row. All values are those of the whole run, not of a process, and
+what is counted from update to update goes into checkpoints, so that every process and every attempt decides the same.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlbench.config import SafetyConfig
+
+
+class NotFinite(ArithmeticError):
+    """A loss or a gradient is NaN or infinite; the update that it belongs to has not been applied.
+
+    Attributes:
+        update: its number.
+    """
+
+    def __init__(self, what: str, update: int, value: float):
+        super().__init__(f"the {what} of update {update} is {value}")
+        self.update = update
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where a training ended before its time.
+
+    Attributes:
+        update: updates that are in the weights.
+        reason: one clause.
+    """
+
+    update: int
+    reason: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """`stopped` of result.json."""
+        return {"update": self.update, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One bound on one metric.
+
+    Attributes:
+        metric: its name on its split.
+        words: what it is called in a reason.
+        limit: the largest value, or the smallest share of the value at the start, that is sound; None for no bound.
+        share: whether the limit is such a share.
+    """
+
+    metric: str
+    words: str
+    limit: float | None
+    share: bool
+
+
+class Guard:
+    """Watches a training.
+
+    Args:
+        config: the bounds.
+        catalogue_rate: that of the policy before the first update, on validation.
+        state: what `state` gave when the run was last saved; empty at its start.
+
+    Attributes:
+        stop: set once a bound has been broken for `patience` measurements.
+        state: counters and values at the start, by metric, as JSON.
+    """
+
+    def __init__(self, config: SafetyConfig, catalogue_rate: float, state: Mapping[str, Any]):
+        self.config = config
+        self.stop: Stop | None = None
+        self.state: dict[str, dict[str, float]] = {name: dict(of_metric) for name, of_metric in state.items()}
+        self._train = (
+            Bound("kl", "KL to the reference policy", config.max_kl, share=False),
+            Bound("entropy", "entropy", config.min_entropy_share, share=True),
+            Bound("list_length", "mean list length", config.min_list_length_share, share=True),
+        )
+        self._validation = (Bound("in_catalog", "catalogue rate", config.min_catalogue_rate_share, share=True),)
+        self.state.setdefault("in_catalog", {"sum": catalogue_rate, "count": 1, "streak": 0})
+
+    def train(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Look at what an update measured; metrics that it did not measure leave their counters as they are."""
+        for bound in self._train:
+            if bound.metric in metrics:
+                self._look(bound, update, metrics[bound.metric])
+
+    def validation(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Look at the means of an evaluation."""
+        for bound in self._validation:
+            self._look(bound, update, metrics[bound.metric])
+
+    def _look(self, bound: Bound, update: int, value: float) -> None:
+        state = self.state.setdefault(bound.metric, {"sum": 0.0, "count": 0, "streak": 0})
+        if update <= self.config.warmup or not state["count"]:
+            if bound in self._train and math.isfinite(value):  # of the value at the start
+                state["sum"], state["count"] = state["sum"] + value, state["count"] + 1
+            return
+        start = state["sum"] / state["count"]
+        broken = _is_broken(bound, value, start)
+        state["streak"] = state["streak"] + 1 if broken else 0
+        if self.stop is None and state["streak"] >= self.config.patience:
+            self.stop = Stop(update, _reason(bound, value, start, self.config.patience))
+
+
+def _is_broken(bound: Bound, value: float, start: float) -> bool:
+    if bound.limit is None:
+        return False
+    return value < bound.limit * start if bound.share else value > bound.limit
+
+
+def _reason(bound: Bound, value: float, start: float, patience: int) -> str:
+    limit = f"below {bound.limit} of {start:.4g} at the start" if bound.share else f"above {bound.limit}"
+    times = f"{patience} measurements in a row" if patience > 1 else "once"
+    return f"{bound.words} {value:.4g}, {limit}, {times}"

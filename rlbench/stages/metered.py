@@ -1,0 +1,34 @@
+"""What both trainers do around transformers' loop: time, and gradients that must be finite."""
+
+import math
+from typing import Any
+
+from accelerate.utils import DistributedType
+from transformers import Trainer
+
+from rlbench.budget import Ledger
+from rlbench.safety import NotFinite
+
+
+class Metered(Trainer):
+    """Stands before a trainer of transformers. Attributes: `ledger`, which knows what the run spends."""
+
+    ledger: Ledger
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.ledger.phase("checkpoint"):
+            super()._save_checkpoint(model, trial)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called after a window's last backward pass and before the optimiser's step.
+
+        Raises:
+            NotFinite: where the gradient is not.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value, update = float(norm), self.state.global_step + 1
+        if not math.isfinite(value):
+            if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+                raise RuntimeError(f"the gradient of update {update} is {value}, and DeepSpeed has applied it already")
+            raise NotFinite("gradient", update, value)
+        return norm

@@ -1,0 +1,118 @@
+"""A policy that writes sound lists without any training, and the RL stage that starts from it."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from rlbench.budget import Ledger
+from rlbench.config import Config
+from rlbench.data.record import RankedListDataset
+from rlbench.models.loading import load_model
+from rlbench.progress import Progress
+from rlbench.runs import Run, locate
+from rlbench.stages.evaluate import choose_contexts, evaluate
+from rlbench.stages.rl import Trained, train_rl
+from rlbench.tracking import make_tracker
+from rlbench.validation import validate
+from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_scorer
+
+RL = {
+    "updates": 8,
+    "completions_per_update": 8,
+    "group_size": 4,
+    "micro_batch_size": 8,
+    "num_iterations": 1,
+    "save_every": 2,
+    "keep_checkpoints": 9,
+    "learning_rate": 1e-4,
+}
+SHORT = [
+    *SMALL,
+    *(f"trainer.rl.{key}={value}" for key, value in RL.items()),
+    "dataset.list_length=3",
+    "dataset.cutoffs=[3]",
+    "generation.max_new_tokens=24",
+    "evaluation.every=100",
+    "evaluation.validation_contexts=2",
+    "safety=off",
+]
+
+
+def write_repeater(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: RankedListDataset) -> Path:
+    """A model that answers every prompt with one film of the catalogue, again and again.
+
+    Its blocks do nothing; the embedding of a token of the film's line is a direction of its own, which the LM head
+    turns into the next token. Nearly all probability is there, so that a line breaks now and then.
+    """
+    lines = (tokenizer.encode(f"{title} ({year})\n", add_special_tokens=False) for title, year in dataset.catalog.films)
+    line = min((ids for ids in lines if len(set(ids)) == len(ids)), key=len)
+    width = 64
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    with torch.no_grad():
+        for weights in (model.model.layers[0].self_attn.o_proj.weight, model.model.layers[0].mlp.down_proj.weight):
+            weights.zero_()
+        embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
+        embedding.zero_()
+        head.normal_(std=0.01)
+        embedding[:, 0] = 1.0
+        for place, token in enumerate(line, start=1):
+            embedding[token] = torch.nn.functional.one_hot(torch.tensor(place), width)
+        for place, token in enumerate([*line, line[0]]):  # a norm makes its direction sqrt(width) = 8 long
+            head[token, place] = 1.4
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def short(root: Path, *overrides: str) -> Config:
+    config = composed(*SHORT, f"runs_dir={root}", *overrides)
+    assert not validate(config)
+    return config
+
+
+def train(config: Config, start: Path, dataset: RankedListDataset, tracker=None) -> tuple[Run, Trained, Ledger]:
+    """The RL stage of a config from the model in `start`, or what is left of it."""
+    run, (tokenizer, model), ledger = locate(config, "rl"), load(start), Ledger()
+    scorer = make_scorer(config, dataset, tokenizer, model)
+    validation = choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts)
+    trained = train_rl(
+        config,
+        run,
+        start,
+        tokenizer,
+        dataset.splits["train"],
+        dataset.splits["sft"],
+        scorer.judge,
+        scorer.facts,
+        validation,
+        evaluate(load_model(start, "float32"), tokenizer, validation, scorer.judge, scorer.facts, config).means,
+        tracker or make_tracker("none", directory=run.root, identity=None, config={}),
+        Progress("", config.trainer.rl.updates, file=None, show=False),
+        ledger,
+    )
+    return run, trained, ledger
+
+
+def curve(run: Run, metric: str, split: str = "train") -> dict[int, float]:
+    return {row["step"]: row["value"] for row in run.read_metrics() if (row["split"], row["metric"]) == (split, metric)}
+
+
+def totals(run: Run, step: int) -> dict:
+    """What the checkpoint of an update keeps."""
+    return json.loads((run.checkpoints / f"checkpoint-{step}" / "rlbench.json").read_text())
