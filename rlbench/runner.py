@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from rlbench import plan
+from rlbench.completions import CompletionLog
 from rlbench.config import Config
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -200,7 +201,8 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
         console.print(f"[bold]{stage}[/bold] {target.root}", soft_wrap=True)
         template = asdict(config.dataset).get("prompt_template")
         plugins = config.plugins if stage == "rl" else []  # the stages that cells share depend on none
-        write_json(target.root / "manifest.json", manifest(session.dataset, template, plugins))
+        made_by = manifest(session.dataset, template, plugins)
+        write_json(target.root / "manifest.json", made_by)
         identity = TrackerIdentity(
             experiment=config.experiment_name,
             group=target.name,
@@ -211,7 +213,13 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             project=config.tracker.project,
             entity=config.tracker.entity,
         )
-        tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
+        tracker = make_tracker(
+            [config.tracker.mode, *config.tracker.also],
+            directory=target.root,
+            shared=Path(config.runs_dir),
+            identity=identity,
+            config={**asdict(config), "manifest": made_by},
+        )
         try:
             result = work(session, target, tracker)
         except BaseException:
@@ -275,6 +283,9 @@ def _finish(
 ) -> dict[str, Any]:
     """Evaluate on validation and test, write predictions and curves' last points, and make the result."""
     metrics = {}
+    completions = CompletionLog(
+        target, tracker, session.config.tracker.completions, session.config.dataset.list_length
+    )
     for split, records in (("validation", session.validation), ("test", session.test)):
         evaluation = lists(split, records)
         evaluation.predictions.to_parquet(target.root / f"predictions-{split}-{step}.parquet")
@@ -284,6 +295,7 @@ def _finish(
         if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
             target.replace_metrics(step, split, evaluation.means)
             tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)
+            completions.add(step, split, records, evaluation.predictions)
     return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
 
 

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
+from rlbench.completions import CompletionLog
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
@@ -134,6 +135,8 @@ def train_rl(
     else:
         run.rewind_metrics(-1)
         run.append_metrics(0, "validation", initial)
+    completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
+    completions.rewind(earlier[1] if earlier else -1)
     tracker.log({f"validation/{name}": value for name, value in initial.items()}, 0)
     clock = Clock(totals.get("seconds", 0.0))
     policy = load_model(start, config.model.dtype)
@@ -156,7 +159,7 @@ def train_rl(
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
     chooser = BestKeeper(run, rule.metric, lambda folder: trainer.save_model(str(folder)))
     trainer.add_callback(
-        Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, chooser, step))
+        Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, completions, chooser, step))
     )
     trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory}))
     trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)
@@ -202,6 +205,7 @@ def _validate(
     run: Run,
     records: Sequence[Record],
     tracker: Tracker,
+    completions: CompletionLog,
     chooser: BestKeeper,
     step: int,
 ) -> None:
@@ -216,6 +220,7 @@ def _validate(
     )
     run.append_metrics(step, "validation", result.means)
     tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
+    completions.add(step, "validation", records, result.predictions)
     if config.evaluation.checkpoint == "best":
         chooser.offer(step)
     trainer.spent["seconds_evaluation"] += clock.seconds()

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from rlbench.errors import BadInput
-from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, _forget_service, make_tracker
+from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, make_tracker
+from rlbench.tracking.wandb_backend import WandbBackend, _forget_service
 from tests.helpers_wandb import BLOCK, find_runs, read_payloads
 
 ROOT = Path(__file__).parents[2]
@@ -42,13 +43,14 @@ def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(WandbBackend, "_unreachable", False)
     yield
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
 
 
 def offline(directory: Path, attempt: int = 1, config: dict | None = None, **changes: object) -> Tracker:
-    return make_tracker("offline", directory=directory, identity=identity(attempt, **changes), config=config or {})
+    return make_tracker(["offline"], directory=directory, identity=identity(attempt, **changes), config=config or {})
 
 
 def script(directory: Path, mode: str = "offline", before: str = "", body: str = "") -> str:
@@ -57,11 +59,11 @@ def script(directory: Path, mode: str = "offline", before: str = "", body: str =
 import logging, sys
 from pathlib import Path
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-from rlbench import tracking
+from rlbench.tracking import wandb_backend, worker
 from rlbench.tracking import TrackerIdentity, make_tracker
 {before}
 identity = TrackerIdentity("mini", "group", "rl", "name")
-t = make_tracker({mode!r}, directory=Path({str(directory)!r}), identity=identity, config={{}})
+t = make_tracker([{mode!r}], directory=Path({str(directory)!r}), identity=identity, config={{}})
 t.log({{"train/reward": 1.0}}, 1)
 {body}
 t.finish()
@@ -95,7 +97,8 @@ def test_offline_run_is_read_back(tmp_path: Path) -> None:
     (run,) = find_runs(tmp_path)
     assert run.curve("validation/ndcg@10") == [(0, 0.0), (10, 0.01), (20, 0.02), (30, 0.03)]
     assert run.curve("train/reward") == [(0, 0.0), (10, 0.1), (20, 0.2), (30, 0.3)]
-    assert run.step_metrics == {"update": "", "train/*": "update", "validation/*": "update", "test/*": "update"}
+    sections = [f"{split}{of}/*" for split in ("train", "validation", "test") for of in ("", "_by_rank")]
+    assert run.step_metrics == {"update": ""} | dict.fromkeys(sections, "update")
     assert {key: run.config[key] for key in config} == config
     assert run.config["identity"]["attempt"] == 1
     assert run.config["identity"]["experiment"] == "mini"
@@ -128,7 +131,6 @@ def test_offline_run_keeps_to_its_directory_and_to_the_metrics(tmp_path: Path) -
     assert {path.name for path in (tmp_path / "run").rglob("*") if path.is_symlink()} <= {"debug-core.log"}
     # Tables must not be staged in the home directory.
     assert not (tmp_path / "home" / ".local").exists()
-    assert "WANDB_DATA_DIR" not in os.environ
 
 
 def test_attempts_are_runs_of_their_own_in_one_group(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_none_imports_no_wandb(tmp_path: Path) -> None:
 
 def test_unknown_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="Did you mean 'wandb'"):
-        make_tracker("wandbb", directory=tmp_path, identity=identity(), config={})
+        make_tracker(["wandbb"], directory=tmp_path, identity=identity(), config={})
 
 
 def test_offline_is_silent_and_touches_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +221,7 @@ def test_offline_is_silent_and_touches_no_network(tmp_path: Path, monkeypatch: p
 def test_without_a_login_wandb_is_offline_with_one_notice(tmp_path: Path) -> None:
     again = f"""
 t.finish()
-t = make_tracker("wandb", directory=Path({str(tmp_path)!r}), identity=identity, config={{}})
+t = make_tracker(["wandb"], directory=Path({str(tmp_path)!r}), identity=identity, config={{}})
 t.log({{"train/reward": 2.0}}, 2)
 """
     done = execute(script(tmp_path, mode="wandb", body=again))
@@ -239,7 +241,7 @@ def test_login_that_cannot_be_used_is_offline_with_its_reason(tmp_path: Path) ->
 def test_unreachable_server_is_offline_with_one_notice(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"http://127.0.0.1:{server.getsockname()[1]}"
-    before = "tracking.ONLINE_START_SECONDS = 1.0"
+    before = "wandb_backend.ONLINE_START_SECONDS = 1.0"
     done = execute(script(tmp_path, mode="wandb", before=before), WANDB_API_KEY="0" * 40, WANDB_BASE_URL=closed)
     assert (done.returncode, done.stdout) == (0, "")
     assert "W&B could not be reached, so this run is tracked offline" in done.stderr
@@ -317,7 +319,7 @@ def test_our_own_mistakes_are_not_hidden(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_config_group(mode: str) -> None:
     config = yaml.safe_load((ROOT / "conf" / "tracker" / f"{mode}.yaml").read_text())
-    assert config == {"mode": mode, "project": "rlbench", "entity": None}
+    assert config == {"mode": mode, "also": [], "completions": 8, "project": "rlbench", "entity": None}
 
 
 def test_no_tracker_does_nothing() -> None:
