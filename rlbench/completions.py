@@ -91,7 +91,8 @@ def read_completions(file: Path) -> list[dict[str, Any]]:
     """Rows of a `completions.jsonl`; a last line that a kill cut short is left out."""
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+    # A kill may have cut the last line within a character.
+    return [json.loads(line) for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
 
 
 class CompletionLog:
@@ -112,19 +113,21 @@ class CompletionLog:
         if not self.count:
             return
         rows = sample_completions(records, predictions, self.count, self.list_length, split, step)
-        if any((row["step"], row["split"]) == (step, split) for row in read_completions(self.file)):
-            self._keep(lambda row: (row["step"], row["split"]) != (step, split))
+        self._keep(lambda row: (row["step"], row["split"]) != (step, split))
         with self.file.open("a", encoding="utf-8") as file:
             file.write(_lines(rows))
         self.tracker.log_table(f"completions/{split}", *as_table(rows), step)
 
     def rewind(self, step: int) -> None:
         """Drop the lists of evaluations after update `step`, since the resumed run will evaluate again."""
-        if self.file.exists():
-            self._keep(lambda row: row["step"] <= step)
+        self._keep(lambda row: row["step"] <= step)
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        write_text(self.file, _lines([row for row in read_completions(self.file) if wanted(row)]))
+        """Rewrite the file where something in it is not wanted, or its last line is cut short."""
+        rows = read_completions(self.file)
+        kept = _lines([row for row in rows if wanted(row)])
+        if self.file.exists() and self.file.read_text(encoding="utf-8", errors="replace") != kept:
+            write_text(self.file, kept)
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:
