@@ -11,6 +11,15 @@ Importing this package loads no tracking library, and no torch.
 """
 
 from rlbench.tracking.identity import TrackerIdentity
-from rlbench.tracking.tracker import BACKENDS, MODES, NoTracker, Tracker, check_modes, make_tracker
+from rlbench.tracking.tracker import BACKENDS, MODES, NoTracker, Tracker, check_modes, curve_name, make_tracker
 
-__all__ = ["BACKENDS", "MODES", "NoTracker", "Tracker", "TrackerIdentity", "check_modes", "make_tracker"]
+__all__ = [
+    "BACKENDS",
+    "MODES",
+    "NoTracker",
+    "Tracker",
+    "TrackerIdentity",
+    "check_modes",
+    "curve_name",
+    "make_tracker",
+]

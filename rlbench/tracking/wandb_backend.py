@@ -41,7 +41,7 @@ class WandbBackend:
     """One W&B run; see `make_tracker` for the arguments. Asked to be online, it is offline where that cannot be."""
 
     name = "W&B"
-    remedy = "`wandb sync` can send what W&B has under wandb/ there."
+    remedy = "`wandb sync --include-online` can send what W&B has under wandb/ there."
 
     _unreachable = False
     """Set once the server could not be reached, for all later runs of this process."""

@@ -17,7 +17,8 @@ import yaml
 from rlbench.errors import BadInput
 from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, make_tracker
 from rlbench.tracking.wandb_backend import WandbBackend, _forget_service
-from tests.helpers_wandb import BLOCK, find_runs, read_payloads
+from rlbench.tracking.wandb_file import BLOCK, CutShort, read_payloads, read_run
+from tests.helpers_wandb import find_runs
 
 ROOT = Path(__file__).parents[2]
 GROUP = "mini-tiny/rank_grpo-relevance/seed0-1a2b3c4d"
@@ -160,6 +161,10 @@ def test_records_longer_than_a_block_and_long_tags(tmp_path: Path) -> None:
 
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")  # complete, as it was just read
     data = bytearray(path.read_bytes())
+    path.write_bytes(data[:-3])
+    assert read_run(path).config["prompt"] == text and not read_run(path).whole
+    with pytest.raises(CutShort):
+        list(read_payloads(bytes(data[:-3])))
     data[BLOCK + 100] ^= 1
     with pytest.raises(ValueError, match="checksum"):
         list(read_payloads(bytes(data)))
