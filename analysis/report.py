@@ -105,7 +105,7 @@ def write_report(group: Collection, out: Path, resamples: int, console: Console)
 
 
 def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
-    """Show a written report in a tracker, in the project of the runs; what the tracker keeps lies in the report's folder.
+    """Show a written report in a tracker, in the project of the runs; the tracker's files lie in the report's folder.
 
     Args:
         mode: of the tracker.

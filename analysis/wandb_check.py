@@ -1,4 +1,4 @@
-"""`python -m analysis.wandb_check runs/mini`: whether the W&B files hold what the run directories hold, before a sync."""
+"""`python -m analysis.wandb_check runs/mini`: whether W&B's files hold what the run directories hold."""
 
 import json
 import math
@@ -52,11 +52,13 @@ class Checked:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = make_parser(
-        "wandb_check", DESCRIPTION, EPILOG, "folder with run directories at any depth"
-    ).parse_args(arguments)
+    options = make_parser("wandb_check", DESCRIPTION, EPILOG, "folder with run directories at any depth").parse_args(
+        arguments
+    )
     try:
-        found = [(path, files) for path in find_runs(options.runs) if (files := sorted(path.glob("wandb/*run-*/*.wandb")))]
+        found = [
+            (path, files) for path in find_runs(options.runs) if (files := sorted(path.glob("wandb/*run-*/*.wandb")))
+        ]
         if not found:
             raise BadInput(f"no run below {options.runs} has W&B files (tracker=offline or tracker=wandb writes them)")
     except BadInput as error:

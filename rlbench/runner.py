@@ -283,9 +283,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Evaluate on validation and test, write predictions and curves' last points, and make the result."""
     metrics = {}
-    completions = CompletionLog(
-        target, tracker, session.config.tracker.completions, session.config.dataset.list_length
-    )
+    completions = CompletionLog(target, tracker, session.config.tracker.completions, session.config.dataset.list_length)
     for split, records in (("validation", session.validation), ("test", session.test)):
         evaluation = lists(split, records)
         evaluation.predictions.to_parquet(target.root / f"predictions-{split}-{step}.parquet")

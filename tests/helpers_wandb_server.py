@@ -67,12 +67,16 @@ class WandbServer(ThreadingHTTPServer):
                 run.config |= {key: item["value"] for key, item in json.loads(values["config"]).items()}
             return {"upsertBucket": {"bucket": self.bucket(values), "inserted": True}}
         if operation == "CreateRunFiles":
-            files = [{"name": name, "uploadUrl": f"{self.address}/put/{values['run']}/{name}"} for name in values["files"]]
+            files = [
+                {"name": name, "uploadUrl": f"{self.address}/put/{values['run']}/{name}"} for name in values["files"]
+            ]
             return {"createRunFiles": {"runID": values["run"], "uploadHeaders": [], "files": files}}
         if operation == "MarkRunFilesUploaded":
             return {"markRunFilesUploaded": {"success": True}}
         if operation == "RunResumeStatus":
-            return {"model": {"id": "m", "name": values["project"], "entity": {"id": "e", "name": ENTITY}, "bucket": None}}
+            return {
+                "model": {"id": "m", "name": values["project"], "entity": {"id": "e", "name": ENTITY}, "bucket": None}
+            }
         if operation == "ServerFeaturesQuery":
             return {"serverInfo": {"features": []}}
         if operation == "CreateArtifact":
@@ -83,7 +87,9 @@ class WandbServer(ThreadingHTTPServer):
             return {operation[0].lower() + operation[1:]: {"artifactManifest": {"id": "m", "file": file}}}
         if operation == "CreateArtifactFiles":
             specs = values["input"]["artifactFiles"]
-            return {"createArtifactFiles": {"files": {"edges": [{"node": self.artifact_file(s["name"])} for s in specs]}}}
+            return {
+                "createArtifactFiles": {"files": {"edges": [{"node": self.artifact_file(s["name"])} for s in specs]}}
+            }
         if operation == "CommitArtifact":
             return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
         return {}

@@ -159,7 +159,9 @@ def train_rl(
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
     chooser = BestKeeper(run, rule.metric, lambda folder: trainer.save_model(str(folder)))
     trainer.add_callback(
-        Evaluator(rule.every, lambda step: _validate(trainer, config, run, validation, tracker, completions, chooser, step))
+        Evaluator(
+            rule.every, lambda step: _validate(trainer, config, run, validation, tracker, completions, chooser, step)
+        )
     )
     trainer.add_callback(ResumeWriter(lambda: {**trainer.spent, "seconds": clock.seconds(), "memory": trainer.memory}))
     trainer.train(resume_from_checkpoint=str(earlier[0]) if earlier else None)

@@ -1,7 +1,7 @@
 """TensorBoard: one event file an attempt, in `<run directory>/tensorboard/attempt<k>/`.
 
-The file is written through the package `tensorboard` alone, which needs neither torch nor TensorFlow. Curves are scalars
-over updates, tables are Markdown under "Text", figures are images; config and final values are what the "HParams" page
+The file is written through the package `tensorboard` alone, without torch or TensorFlow. Curves are scalars over
+updates, tables are Markdown under "Text", figures are images; config and final values are what the "HParams" page
 compares runs by. `tensorboard --logdir runs/<experiment>` shows a sweep.
 """
 
@@ -77,9 +77,7 @@ class TensorBoardBackend:
         signature, kind, width, height = PNG_HEADER.unpack_from(content)
         if (signature, kind) != (b"\x89PNG\r\n\x1a\n", b"IHDR"):
             raise ValueError(f"{file} is no PNG")
-        image = summary_pb2.Summary.Image(
-            width=width, height=height, colorspace=PNG_RGBA, encoded_image_string=content
-        )
+        image = summary_pb2.Summary.Image(width=width, height=height, colorspace=PNG_RGBA, encoded_image_string=content)
         self._summary(summary_pb2.Summary.Value(tag=name, image=image), step=step)
 
     def summary(self, values: Mapping[str, float]) -> None:

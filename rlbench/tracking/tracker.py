@@ -88,8 +88,8 @@ class Tracker:
     def finish(self, *, failed: bool = False) -> None:
         """Close the tracker; calls after this do nothing. `failed` marks the run as failed in the view.
 
-        Waits at most `worker.FINISH_SECONDS` for what is still on its way. W&B's service may still be writing the end of
-        its file when this returns; it ends with the process.
+        Waits at most `worker.FINISH_SECONDS` for what is still on its way. W&B's service may still be writing the end
+        of its file when this returns; it ends with the process.
         """
         workers, self._workers = self._workers, []
         for worker in workers:

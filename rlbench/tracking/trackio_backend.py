@@ -1,9 +1,9 @@
 """Trackio: one database for many runs, in the folder that TRACKIO_DIR names, else `<runs_dir>/trackio`.
 
 Trackio 0.43 fixes its folder when it is imported (which TRL does wherever it is installed), prints to standard output,
-asks the Hugging Face Hub who the user is, and turns its failures into warnings. It is therefore used in a process of its
-own (`rlbench.tracking.trackio_process`), whose environment keeps it to this machine and its words to itself; calls go to
-it as lines of JSON. It starts no server: `TRACKIO_DIR=runs/trackio trackio show` does.
+asks the Hugging Face Hub who the user is, and turns its failures into warnings. It is therefore used in a process of
+its own (`rlbench.tracking.trackio_process`), whose environment keeps it to this machine and its words to itself; calls
+go to it as lines of JSON. It starts no server: `TRACKIO_DIR=runs/trackio trackio show` does.
 """
 
 import json
@@ -46,7 +46,6 @@ class TrackioBackend:
         environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
         environment |= {"TRACKIO_DIR": str(self._folder), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         self._process = subprocess.Popen(
-            # -I would lose PYTHONPATH; the module imports nothing of ours.
             [sys.executable, str(Path(__file__).with_name("trackio_process.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

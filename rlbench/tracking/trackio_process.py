@@ -1,4 +1,4 @@
-"""The process that `trackio_backend` starts: reads calls as lines of JSON, hands them to Trackio, writes its complaints.
+"""The process that `trackio_backend` starts: hands calls, which are lines of JSON, to Trackio; writes its complaints.
 
 It is run as a script, so that neither rlbench nor torch is loaded. The first complaint ends it: Trackio itself would go
 on without the data.

@@ -121,9 +121,9 @@ class WandbBackend:
             WandbBackend._unreachable = True
         _forget_service()
 
-    def _history(self, row: dict[str, Any]) -> None:
+    def _history(self, row: Mapping[str, Any]) -> None:
         assert self._run is not None
-        self._run.log(row)
+        self._run.log(dict(row))
 
 
 @functools.cache
@@ -234,24 +234,21 @@ def _stage_in(folder: Path) -> None:
 def _forget_service() -> None:
     """Drop wandb's service process, so that the next run of this process gets a new one.
 
-    The service may be dead, or wait for a server that never answers. `wandb.teardown`, which wandb also calls at the end
-    of this process, waits for it without end, so it is killed where it does not go; and calls `sys.exit` where it ended
-    with an error.
+    The service may be dead, or wait for a server that never answers. `wandb.teardown`, which wandb also calls at the
+    end of this process, waits for it without end, so it is killed where it does not go; and calls `sys.exit` where it
+    ended with an error.
     """
     import wandb
     from wandb.sdk import wandb_setup
 
     singleton = wandb_setup._singleton  # wandb 0.31 has no other way to its process
     connection = singleton._connection if singleton else None
-    timers = []
-    if connection is not None and connection._proc is not None:
-        timers.append(threading.Timer(SERVICE_SECONDS, connection._proc._process.kill))
-    for timer in timers:
-        timer.start()
+    process = connection._proc._process if connection and connection._proc else None
+    timer = threading.Timer(SERVICE_SECONDS, lambda: process and process.kill())
+    timer.start()
     with contextlib.suppress(SystemExit, *wandb_failures()):
         wandb.teardown()
-    for timer in timers:
-        timer.cancel()
+    timer.cancel()
 
 
 @functools.cache

@@ -146,16 +146,15 @@ def test_server_that_accepts_and_never_answers(tmp_path: Path) -> None:
 
 def test_server_that_falls_silent(tmp_path: Path) -> None:
     """The finish gives up, names what was kept, and the process ends though W&B's own clean-up would wait for ever."""
-    with wandb_server() as server:
-        with process(tmp_path / "run", "wandb", environment=login(server.address)) as started:
-            ready(started)
-            until(tmp_path / "run", "wandb/run-*/*.wandb")
-            deadline = time.monotonic() + 20
-            while "UpsertBucket" not in server.operations:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            server.silent.set()
-            (line,) = finish(started)
+    with wandb_server() as server, process(tmp_path / "run", "wandb", environment=login(server.address)) as started:
+        ready(started)
+        until(tmp_path / "run", "wandb/run-*/*.wandb")
+        deadline = time.monotonic() + 20
+        while "UpsertBucket" not in server.operations:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        server.silent.set()
+        (line,) = finish(started)
     assert "W&B failed to finish" in line and "wandb sync --include-online" in line
 
 
@@ -180,9 +179,7 @@ def test_service_that_dies_or_hangs(tmp_path: Path, number: signal.Signals) -> N
     assert line.startswith("WARNING W&B failed to ")
 
 
-@pytest.mark.parametrize(
-    ("mode", "name"), [("offline", "W&B"), ("tensorboard", "TensorBoard"), ("trackio", "Trackio")]
-)
+@pytest.mark.parametrize(("mode", "name"), [("offline", "W&B"), ("tensorboard", "TensorBoard"), ("trackio", "Trackio")])
 def test_directory_that_cannot_be_written(tmp_path: Path, mode: str, name: str) -> None:
     need(mode)
     (tmp_path / "file").touch()
