@@ -15,6 +15,8 @@ QUEUE_LENGTH = 10_000
 """Calls that wait for a slow backend, some tens of MB at most; later ones are dropped."""
 FINISH_SECONDS = 75.0
 """How long the end of a run waits for a backend; what is written by then is kept."""
+FAILED_SECONDS = 10.0
+"""The same where the run has failed or was interrupted, which may have to go at once."""
 
 
 DOING = {
@@ -62,15 +64,16 @@ class Worker:
                 )
 
     def finish(self, failed: bool) -> None:
-        """Let the backend take what waits for it and close; gives up after FINISH_SECONDS."""
-        deadline = time.monotonic() + FINISH_SECONDS
+        """Let the backend take what waits for it and close; gives up after FINISH_SECONDS (FAILED_SECONDS)."""
+        seconds = FAILED_SECONDS if failed else FINISH_SECONDS
+        deadline = time.monotonic() + seconds
         try:
-            self._calls.put(("finish", (failed,)), timeout=FINISH_SECONDS)
+            self._calls.put(("finish", (failed,)), timeout=seconds)
             self._thread.join(max(deadline - time.monotonic(), 0.0))
         except Full:
             pass
         if self._thread.is_alive():
-            self._lose("finish", TimeoutError(f"it was not ready after {FINISH_SECONDS:.0f} s"))
+            self._lose("finish", TimeoutError(f"it was not ready after {seconds:.0f} s"))
 
     def _work(self) -> None:
         method = ""
