@@ -5,12 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+import yaml
 from rich.console import Console
 
 from analysis import curves, tables
 from analysis.collect import Collection, collect
 from analysis.command import add_out, make_parser, out_folder, refuse, show_problems, show_written, terminal
 from rlbench.errors import BadInput
+from rlbench.tracking import TrackerIdentity, check_modes, make_tracker
 
 DESCRIPTION = """\
 Make the comparison table and the curves of an experiment from its run directories.
@@ -26,6 +29,7 @@ out and named; the report is made from the others. Needs no model and no GPU.
 """
 EPILOG = """\
 example:  python -m analysis.report runs/mini --out reports/mini
+          python -m analysis.report runs/mini --out reports/mini --tracker wandb
 exit code: 0 written (whatever was left out); 2 no such folder, or no finished run in it
 """
 
@@ -35,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console, out = terminal(), out_folder(options)
     try:
+        if problems := check_modes(options.tracker, []):
+            raise BadInput(*problems)
         collection = collect(options.runs)
         if collection.runs.empty:
             show_problems(console, options.runs, collection.problems)
@@ -44,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written = []
     groups = collection.groups()
     for group in groups:
-        written += write_report(group, out if len(groups) == 1 else out / _folder(group), options.resamples, console)
+        folder = out if len(groups) == 1 else out / _folder(group)
+        written += write_report(group, folder, options.resamples, console)
+        if options.tracker != "none":
+            track_report(options.tracker, group, options.runs, folder)
     show_problems(console, options.runs, collection.problems)
     show_written(console, written)
     return 0
@@ -53,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("report", DESCRIPTION, EPILOG, "folder with run directories at any depth")
     add_out(parser)
+    parser.add_argument(
+        "--tracker",
+        default="none",
+        metavar="MODE",
+        help="show table and figures as a run of job type report too: wandb, offline, tensorboard or trackio",
+    )
     return parser
 
 
@@ -87,6 +102,38 @@ def write_report(group: Collection, out: Path, resamples: int, console: Console)
         else:
             written += curves.save(figure, out / name)
     return written
+
+
+def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
+    """Show a written report in a tracker, in the project of the runs; the tracker's files lie in the report's folder.
+
+    Args:
+        mode: of the tracker.
+        group: the runs of the report.
+        runs: the folder that was searched.
+        out: where the report was written.
+    """
+    first = group.runs.iloc[0]
+    config = yaml.safe_load((runs / first["run"] / "config.yaml").read_text(encoding="utf-8"))
+    folder = _folder(group).as_posix()
+    identity = TrackerIdentity(
+        experiment=first["experiment"],
+        group=f"{folder}/report",
+        job_type="report",
+        name=f"{folder} report",
+        tags=(first["dataset"], first["model"], "report"),
+        project=config["tracker"]["project"],
+        entity=config["tracker"]["entity"],
+    )
+    made_of = {"runs": sorted(group.runs["run"]), "folder": str(runs)}
+    tracker = make_tracker([mode], directory=out, identity=identity, config=made_of)
+    table = pd.read_csv(out / "table.csv")
+    rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()
+    tracker.log_table("comparison", list(table.columns), rows)
+    for figure in ("curves", "training"):
+        if (file := out / f"{figure}.png").exists():
+            tracker.log_image(f"report/{figure}", file)
+    tracker.finish()
 
 
 if __name__ == "__main__":

@@ -315,7 +315,15 @@ class SafetyConfig:
 
 @dataclass
 class TrackerConfig:
+    """Where a run is shown beside its own directory; no part of what it computes.
+
+    mode: wandb, offline, tensorboard, trackio or none; also: more of them, at the same time.
+    completions: how many contexts' lists are kept for reading at each evaluation; 0 for none.
+    """
+
     mode: str
+    also: list[str]
+    completions: int
     project: str
     entity: str | None
 

@@ -22,6 +22,7 @@ from transformers.utils import logging as hf_logging
 from rlbench import memory, plan, preemption, processes
 from rlbench.attempts import Attempt, RunConsole, logged
 from rlbench.budget import Ledger
+from rlbench.completions import CompletionLog
 from rlbench.config import Config
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -219,9 +220,14 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             project=config.tracker.project,
             entity=config.tracker.entity,
         )
-        mode = config.tracker.mode if processes.is_main() else "none"
         with preemption.children_deaf_to(*preemption.SIGNALS):  # W&B's service ends after the run does
-            tracker = make_tracker(mode, directory=target.root, identity=identity, config=asdict(config))
+            tracker = make_tracker(
+                [config.tracker.mode, *config.tracker.also] if processes.is_main() else ["none"],
+                directory=target.root,
+                shared=Path(config.runs_dir),
+                identity=identity,
+                config={**asdict(config), "manifest": origin},
+            )
         ledger = Ledger(on_gpu=not on_cpu(config))
         try:
             with memory.explained(config, stage, ledger, session.memory):
@@ -300,6 +306,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Evaluate on validation and test, write predictions and curves' last points, and make the result."""
     metrics = {}
+    completions = CompletionLog(target, tracker, session.config.tracker.completions, session.config.dataset.list_length)
     for split, records in (("validation", session.validation), ("test", session.test)):
         with ledger.phase("evaluation"):
             evaluation = lists(split, records)
@@ -315,6 +322,7 @@ def _finish(
         if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
             target.replace_metrics(step, split, evaluation.means)
             tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)
+            completions.add(step, split, records, evaluation.predictions)
     budget = ledger.report(updates, target.attempts())
     return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
 

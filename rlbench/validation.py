@@ -15,6 +15,7 @@ from rlbench.errors import nearest
 from rlbench.plugins import load_plugins
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
+from rlbench.tracking import check_modes
 
 # A contract test keeps these equal to the registries of functions.
 LAYOUTS = ("aligned", "published")
@@ -24,7 +25,6 @@ COMBINERS = ("sum_then_normalise", "normalise_then_sum", "power_mean")
 MATCHING_RULES = ("ours", "published")
 STAGES = ("zero_shot", "sft", "rl")
 CHECKPOINT_RULES = ("last", "best")
-TRACKERS = ("wandb", "offline", "none")
 DTYPES = ("float32", "bfloat16")
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")
 SCHEDULES = ("constant", "linear", "cosine")
@@ -66,7 +66,6 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         ("reward.combine", config.reward.combine, COMBINERS),
         ("matching.rules", config.matching.rules, MATCHING_RULES),
         ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
-        ("tracker.mode", config.tracker.mode, TRACKERS),
         ("model.dtype", config.model.dtype, DTYPES),
         ("trainer.sft.schedule", sft.schedule, SCHEDULES),
         ("trainer.rl.schedule", rl.schedule, SCHEDULES),
@@ -99,6 +98,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         },
     )
     _at_least(problems, 2, {"trainer.rl.group_size": rl.group_size})
+    problems += check_modes(config.tracker.mode, config.tracker.also)
     problems += _not_finite(asdict(config))
     _at_least(
         problems,
@@ -107,6 +107,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
             "algorithm.kl.beta": algorithm.kl.beta,
             "algorithm.reference.sync_every": algorithm.reference.sync_every,
             "seed": config.seed,
+            "tracker.completions": config.tracker.completions,
             "evaluation.samples": config.evaluation.samples,
             "generation.top_k": config.generation.top_k,
             "trainer.rl.max_grad_norm": rl.max_grad_norm,

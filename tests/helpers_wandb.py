@@ -1,119 +1,10 @@
-"""Read the `.wandb` file of an offline W&B run; wandb 0.31 ships no reader in Python.
+"""Find the offline W&B runs of a run directory."""
 
-The file is 7 bytes of header (`:W&B`, the number 0xBEE1 in two bytes, little-endian, a version byte of 0) and then a
-log framed as LevelDB frames its own: blocks of 32 KiB, the header counting in the first; in a block, chunks of
-checksum (4 bytes), length (2), type (1) and data, little-endian; fewer than 7 bytes left in a block are padding. The
-type says whether a chunk is a whole record or its first, a middle or its last part. The checksum is the plain CRC-32 of
-type and data (LevelDB's own is a masked CRC-32C). A record is a serialised `wandb_internal.Record`.
-"""
-
-import json
-import struct
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import wandb
-from wandb.proto import wandb_internal_pb2
 
-# The message classes are made when the module is imported, so that a type checker does not see them.
-Record: Any = vars(wandb_internal_pb2)["Record"]
-FILE_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
-CHUNK_HEADER = struct.Struct("<IHB")
-BLOCK = 32 * 1024
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-
-
-@dataclass
-class OfflineRun:
-    """What an offline run holds; `history` has one dict a call of `run.log`, in order."""
-
-    id: str = ""
-    started: int = 0  # nanoseconds
-    project: str = ""
-    entity: str = ""
-    group: str = ""
-    job_type: str = ""
-    name: str = ""
-    tags: list[str] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-    step_metrics: dict[str, str] = field(default_factory=dict)
-    kinds: set[str] = field(default_factory=set)
-    exit_code: int | None = None
-
-    def curve(self, metric: str) -> list[tuple[int, float]]:
-        """Return the (update, value) points of one metric."""
-        return [(row["update"], row[metric]) for row in self.history if metric in row]
-
-
-def read_payloads(data: bytes) -> Iterator[bytes]:
-    """Yield the records of a file's content. Raises ValueError where header, framing or checksum are wrong."""
-    if data[: len(FILE_HEADER)] != FILE_HEADER:
-        raise ValueError(f"not a W&B file: it begins with {data[: len(FILE_HEADER)]!r}")
-    position, parts, open_record = len(FILE_HEADER), b"", False
-    while position < len(data):
-        room = BLOCK - position % BLOCK
-        if room < CHUNK_HEADER.size:
-            position += room
-            continue
-        if position + CHUNK_HEADER.size > len(data):
-            raise ValueError(f"chunk header cut short at byte {position}")
-        checksum, length, kind = CHUNK_HEADER.unpack_from(data, position)
-        chunk = data[position + CHUNK_HEADER.size : position + CHUNK_HEADER.size + length]
-        if len(chunk) != length or length > room - CHUNK_HEADER.size:
-            raise ValueError(f"chunk at byte {position} is cut short or leaves its block")
-        if zlib.crc32(bytes([kind]) + chunk) != checksum:
-            raise ValueError(f"checksum of the chunk at byte {position} is wrong")
-        if kind not in (FULL, FIRST, MIDDLE, LAST) or open_record == (kind in (FULL, FIRST)):
-            raise ValueError(f"chunk of type {kind} at byte {position} is out of place")
-        parts = chunk if kind in (FULL, FIRST) else parts + chunk
-        open_record = kind in (FIRST, MIDDLE)
-        if not open_record:
-            yield parts
-        position += CHUNK_HEADER.size + length
-    if open_record:
-        raise ValueError("the file ends inside a record")
-
-
-def _items(items: Any) -> dict[str, Any]:
-    """Return repeated key/JSON items as a dict; an item with several keys lies in a dict within it."""
-    tree: dict[str, Any] = {}
-    for item in items:
-        *outer, last = item.nested_key or [item.key]
-        branch = tree
-        for key in outer:
-            branch = branch.setdefault(key, {})
-        branch[last] = json.loads(item.value_json)
-    return tree
-
-
-def read_run(path: Path) -> OfflineRun:
-    """Return the content of one `.wandb` file. Raises ValueError as `read_payloads` does."""
-    run = OfflineRun()
-    for payload in read_payloads(path.read_bytes()):
-        record = Record.FromString(payload)
-        kind = record.WhichOneof("record_type")
-        run.kinds.add(str(kind))
-        if kind == "run":
-            run.id, run.project, run.entity = record.run.run_id, record.run.project, record.run.entity
-            run.group, run.job_type, run.name = record.run.run_group, record.run.job_type, record.run.display_name
-            run.started, run.tags = record.run.start_time.ToNanoseconds(), list(record.run.tags)
-            run.config |= _items(record.run.config.update)
-        elif kind == "config":
-            run.config |= _items(record.config.update)
-        elif kind == "history":
-            run.history.append(_items(record.history.item))
-        elif kind == "summary":
-            run.summary |= _items(record.summary.update)
-        elif kind == "metric":
-            run.step_metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
-        elif kind == "exit":
-            run.exit_code = record.exit.exit_code
-    return run
+from rlbench.tracking.wandb_file import OfflineRun, read_run
 
 
 def find_runs(directory: Path) -> list[OfflineRun]:
@@ -124,4 +15,5 @@ def find_runs(directory: Path) -> list[OfflineRun]:
     """
     wandb.teardown()
     runs = [read_run(path) for path in directory.glob("wandb/offline-run-*/*.wandb")]
+    assert all(run.whole for run in runs)
     return sorted(runs, key=lambda run: run.started)

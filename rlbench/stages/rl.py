@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 from rlbench import preemption, processes
 from rlbench.budget import Ledger
+from rlbench.completions import CompletionLog
 from rlbench.config import Config
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
@@ -34,7 +35,7 @@ from rlbench.stages.checkpoints import (
 )
 from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
-from rlbench.stages.evaluate import eos_ids, evaluate
+from rlbench.stages.evaluate import Evaluation, eos_ids, evaluate
 from rlbench.stages.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
@@ -156,10 +157,12 @@ def train_rl(
     totals = earlier[2] if earlier else {}
     if earlier:
         progress.start_at(earlier[1])
+    completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
     if processes.is_main():
         if earlier:
             adopt_best(run, rule.metric, earlier[1])
         run.rewind_metrics(earlier[1] if earlier else -1)
+        completions.rewind(earlier[1] if earlier else -1)
         if not earlier:
             run.append_metrics(0, "validation", initial)
     processes.barrier()
@@ -190,8 +193,14 @@ def train_rl(
     spread = processes.facts(config)
 
     def validate(step: int) -> None:
-        means = _validate(trainer, config, run, start, validation, tracker, chooser, step)
-        guard.validation(step, means)
+        result = _evaluate(trainer, config, start, validation)
+        tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
+        if processes.is_main():
+            run.append_metrics(step, "validation", result.means)
+            completions.add(step, "validation", validation, result.predictions)
+        with ledger.phase("checkpoint"):
+            chooser.offer(step, result.means[rule.metric])
+        guard.validation(step, result.means)
 
     trainer.add_callback(Evaluator(rule.every, validate))
     trainer.add_callback(StopTraining(guard))
@@ -228,24 +237,9 @@ def _is_validated(run: Run, update: int) -> bool:
     return any(row["step"] == update and row["split"] == "validation" for row in run.read_metrics())
 
 
-def _validate(
-    trainer: RankedListTrainer,
-    config: Config,
-    run: Run,
-    start: Path,
-    records: Sequence[Record],
-    tracker: Tracker,
-    chooser: BestKeeper,
-    step: int,
-) -> dict[str, float]:
-    """Evaluate the policy, keep its weights if they are the best, and return the means."""
-    ledger = trainer.ledger
-    with ledger.phase("evaluation"), whole_policy(trainer, config, start) as policy:
+def _evaluate(trainer: RankedListTrainer, config: Config, start: Path, records: Sequence[Record]) -> Evaluation:
+    """The policy's greedy lists; `start` is the folder of a model of the same shape."""
+    with trainer.ledger.phase("evaluation"), whole_policy(trainer, config, start) as policy:
         result = evaluate(policy, trainer.processing_class, records, trainer.scorer.judge, trainer.scorer.facts, config)
-    ledger.add(evaluation_tokens=result.generated_tokens)
-    if processes.is_main():
-        run.append_metrics(step, "validation", result.means)
-    tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
-    with ledger.phase("checkpoint"):
-        chooser.offer(step, result.means[config.evaluation.metric])
-    return result.means
+    trainer.ledger.add(evaluation_tokens=result.generated_tokens)
+    return result

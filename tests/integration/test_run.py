@@ -13,11 +13,13 @@ from analysis import report, status
 from analysis.collect import collect
 from rlbench import inspect
 from rlbench.cli import CONF, groups
+from rlbench.completions import read_completions
 from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.runner import prepare, run
 from rlbench.runs import DONE, locate
 from tests.conftest import SMALL, composed
+from tests.helpers_tensorboard import open_attempt, read_scalars
 from tests.helpers_wandb import find_runs
 
 RUN_PY = CONF.parent / "run.py"
@@ -265,3 +267,45 @@ def test_a_failing_cell_never_stops_the_others(finished, tmp_path):
     again = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "1 done already, 1 to run" in again.stderr and bad.status() == DONE
+
+
+def test_the_report_goes_to_trackers(finished, tmp_path, monkeypatch):
+    """Table and figures are one run of job type report, in the project of the runs."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config, _ = finished
+    runs, out = Path(config.runs_dir) / "smoke", tmp_path / "report"
+    for mode in ("offline", "tensorboard"):
+        assert report.main([str(runs), "--out", str(out), "--resamples", "50", "--tracker", mode]) == 0
+    (tracked,) = find_runs(out)
+    assert (tracked.job_type, tracked.project, tracked.group) == ("report", "rlbench", "smoke/mini-tiny/report")
+    assert tracked.config["identity"]["experiment"] == "smoke" and "report" in tracked.tags
+    expected = pd.read_csv(out / "table.csv")
+    (entry,) = [row["comparison"] for row in tracked.history if "comparison" in row]
+    (folder,) = out.glob("wandb/offline-run-*/files")
+    table = json.loads((folder / entry["path"]).read_text())
+    assert table["columns"] == list(expected.columns) and len(table["data"]) == len(expected)
+    assert [row[0] for row in table["data"]] == list(expected["label"])
+    assert [row[table["columns"].index("ndcg@10")] for row in table["data"]] == list(expected["ndcg@10"])
+    for name in ("curves", "training"):
+        (image,) = folder.glob(f"media/images/report/{name}_*.png")
+        assert image.read_bytes() == (out / f"{name}.png").read_bytes()
+        (shown,) = open_attempt(out).Images(f"report/{name}")
+        assert shown.encoded_image_string == image.read_bytes()
+    assert report.main([str(runs), "--out", str(out), "--tracker", "wandbb"]) == 2
+
+
+def test_tracking_changes_nothing(finished, tmp_path, monkeypatch):
+    """Weights and metrics are the same bits whatever shows the run, and with other numbers of lists to read."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config, root = finished
+    modes = ["tracker=tensorboard", "tracker.also=[offline]", "tracker.completions=2"]
+    other = run(cell(tmp_path, *modes))
+    assert (root / "metrics.jsonl").read_text() == (other.root / "metrics.jsonl").read_text()
+    assert (root / "model/model.safetensors").read_bytes() == (other.final_model / "model.safetensors").read_bytes()
+    local = {row["step"]: row["value"] for row in other.read_metrics() if row["metric"] == "ndcg@10"}
+    curves = read_scalars(other.root)
+    assert {step for step, _ in curves["validation/ndcg@10"]} == {0, 2} and local.keys() == {0, 2}
+    rows = [row for row in read_completions(other.root / "completions.jsonl") if row["split"] == "validation"]
+    assert [row["step"] for row in rows] == [2, 2]
+    predicted = pd.read_parquet(other.root / "predictions-validation-2.parquet")
+    assert {row["text"] for row in rows} <= set(predicted["text"])

@@ -7,16 +7,24 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
+from rlbench.config import Config
 from rlbench.errors import BadInput
-from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, _forget_service, make_tracker
-from tests.helpers_wandb import BLOCK, find_runs, read_payloads
+from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, check_modes, make_tracker, worker
+from rlbench.tracking import tracker as tracker_module
+from rlbench.tracking.wandb_backend import WandbBackend, _forget_service
+from rlbench.tracking.wandb_file import BLOCK, CutShort, read_payloads, read_run
+from rlbench.validation import validate
+from tests.helpers_tensorboard import open_attempt, read_scalars
+from tests.helpers_wandb import find_runs
 
 ROOT = Path(__file__).parents[2]
 GROUP = "mini-tiny/rank_grpo-relevance/seed0-1a2b3c4d"
@@ -42,13 +50,14 @@ def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(WandbBackend, "_unreachable", False)
     yield
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
 
 
 def offline(directory: Path, attempt: int = 1, config: dict | None = None, **changes: object) -> Tracker:
-    return make_tracker("offline", directory=directory, identity=identity(attempt, **changes), config=config or {})
+    return make_tracker(["offline"], directory=directory, identity=identity(attempt, **changes), config=config or {})
 
 
 def script(directory: Path, mode: str = "offline", before: str = "", body: str = "") -> str:
@@ -57,11 +66,11 @@ def script(directory: Path, mode: str = "offline", before: str = "", body: str =
 import logging, sys
 from pathlib import Path
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-from rlbench import tracking
+from rlbench.tracking import wandb_backend, worker
 from rlbench.tracking import TrackerIdentity, make_tracker
 {before}
 identity = TrackerIdentity("mini", "group", "rl", "name")
-t = make_tracker({mode!r}, directory=Path({str(directory)!r}), identity=identity, config={{}})
+t = make_tracker([{mode!r}], directory=Path({str(directory)!r}), identity=identity, config={{}})
 t.log({{"train/reward": 1.0}}, 1)
 {body}
 t.finish()
@@ -95,7 +104,8 @@ def test_offline_run_is_read_back(tmp_path: Path) -> None:
     (run,) = find_runs(tmp_path)
     assert run.curve("validation/ndcg@10") == [(0, 0.0), (10, 0.01), (20, 0.02), (30, 0.03)]
     assert run.curve("train/reward") == [(0, 0.0), (10, 0.1), (20, 0.2), (30, 0.3)]
-    assert run.step_metrics == {"update": "", "train/*": "update", "validation/*": "update", "test/*": "update"}
+    sections = [f"{split}{of}/*" for split in ("train", "validation", "test") for of in ("", "_by_rank")]
+    assert run.step_metrics == {"update": ""} | dict.fromkeys(sections, "update")
     assert {key: run.config[key] for key in config} == config
     assert run.config["identity"]["attempt"] == 1
     assert run.config["identity"]["experiment"] == "mini"
@@ -128,7 +138,6 @@ def test_offline_run_keeps_to_its_directory_and_to_the_metrics(tmp_path: Path) -
     assert {path.name for path in (tmp_path / "run").rglob("*") if path.is_symlink()} <= {"debug-core.log"}
     # Tables must not be staged in the home directory.
     assert not (tmp_path / "home" / ".local").exists()
-    assert "WANDB_DATA_DIR" not in os.environ
 
 
 def test_attempts_are_runs_of_their_own_in_one_group(tmp_path: Path) -> None:
@@ -158,6 +167,10 @@ def test_records_longer_than_a_block_and_long_tags(tmp_path: Path) -> None:
 
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")  # complete, as it was just read
     data = bytearray(path.read_bytes())
+    path.write_bytes(data[:-3])
+    assert read_run(path).config["prompt"] == text and not read_run(path).whole
+    with pytest.raises(CutShort):
+        list(read_payloads(bytes(data[:-3])))
     data[BLOCK + 100] ^= 1
     with pytest.raises(ValueError, match="checksum"):
         list(read_payloads(bytes(data)))
@@ -167,12 +180,12 @@ def test_records_longer_than_a_block_and_long_tags(tmp_path: Path) -> None:
 
 def test_seeded_random_streams_are_left_alone(tmp_path: Path) -> None:
     random.seed(0)
-    before = random.getstate()
+    before = random.getstate(), np.random.get_state()[1].tolist()
     tracker = offline(tmp_path)
     tracker.log({"train/reward": 1.0}, 1)
     tracker.log_table("samples", ["text"], [["a"]])
     tracker.finish()
-    assert random.getstate() == before
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
 def test_none_imports_no_wandb(tmp_path: Path) -> None:
@@ -184,7 +197,7 @@ def test_none_imports_no_wandb(tmp_path: Path) -> None:
 
 def test_unknown_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="Did you mean 'wandb'"):
-        make_tracker("wandbb", directory=tmp_path, identity=identity(), config={})
+        make_tracker(["wandbb"], directory=tmp_path, identity=identity(), config={})
 
 
 def test_offline_is_silent_and_touches_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +232,7 @@ def test_offline_is_silent_and_touches_no_network(tmp_path: Path, monkeypatch: p
 def test_without_a_login_wandb_is_offline_with_one_notice(tmp_path: Path) -> None:
     again = f"""
 t.finish()
-t = make_tracker("wandb", directory=Path({str(tmp_path)!r}), identity=identity, config={{}})
+t = make_tracker(["wandb"], directory=Path({str(tmp_path)!r}), identity=identity, config={{}})
 t.log({{"train/reward": 2.0}}, 2)
 """
     done = execute(script(tmp_path, mode="wandb", body=again))
@@ -239,7 +252,7 @@ def test_login_that_cannot_be_used_is_offline_with_its_reason(tmp_path: Path) ->
 def test_unreachable_server_is_offline_with_one_notice(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"http://127.0.0.1:{server.getsockname()[1]}"
-    before = "tracking.ONLINE_START_SECONDS = 1.0"
+    before = "wandb_backend.ONLINE_START_SECONDS = 1.0"
     done = execute(script(tmp_path, mode="wandb", before=before), WANDB_API_KEY="0" * 40, WANDB_BASE_URL=closed)
     assert (done.returncode, done.stdout) == (0, "")
     assert "W&B could not be reached, so this run is tracked offline" in done.stderr
@@ -314,10 +327,94 @@ def test_our_own_mistakes_are_not_hidden(tmp_path: Path) -> None:
     tracker.finish()
 
 
+def test_metrics_of_a_rank_have_a_section_of_their_own(tmp_path: Path) -> None:
+    tracker = make_tracker(["offline", "tensorboard"], directory=tmp_path, identity=identity(), config={})
+    tracker.log({"train/advantage_mean@3": 0.5, "validation/rank_hit_rate@10": 0.25, "validation/ndcg@10": 0.125}, 7)
+    tracker.finish()
+    points = {"train_by_rank/advantage_mean@3": 0.5, "validation_by_rank/rank_hit_rate@10": 0.25}
+    points |= {"validation/ndcg@10": 0.125}
+    (run,) = find_runs(tmp_path)
+    assert run.history[0].items() >= (points | {"update": 7}).items()
+    assert read_scalars(tmp_path) == {name: [(7, value)] for name, value in points.items()}
+
+
+def test_an_image_is_kept(tmp_path: Path) -> None:
+    figure = Figure(figsize=(1.5, 1.0), dpi=100)
+    figure.savefig(tmp_path / "curves.png")
+    content = (tmp_path / "curves.png").read_bytes()
+    tracker = make_tracker(["offline", "tensorboard"], directory=tmp_path, identity=identity(), config={})
+    tracker.log_image("report/curves", tmp_path / "curves.png")
+    with pytest.raises(FileNotFoundError, match="no image"):
+        tracker.log_image("report/training", tmp_path / "training.png")
+    tracker.finish()
+    (copy,) = tmp_path.glob("wandb/offline-run-*/files/media/images/report/*.png")
+    assert copy.read_bytes() == content
+    (image,) = open_attempt(tmp_path).Images("report/curves")
+    assert (image.width, image.height, image.encoded_image_string) == (150, 100, content)
+
+
+def test_calls_that_a_slow_backend_cannot_take_are_dropped_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "QUEUE_LENGTH", 10)
+    tracker = make_tracker(["tensorboard"], directory=tmp_path, identity=identity(), config={})
+    (behind,) = tracker._workers
+    held = threading.Event()
+    monkeypatch.setattr(behind._backend, "summary", lambda values: held.wait(), raising=False)
+    tracker.summary({})
+    for update in range(100):
+        tracker.log({"train/reward": 1.0}, update)
+    held.set()
+    tracker.finish()
+    (message,) = warnings_in(caplog)
+    assert message.startswith("TensorBoard is too slow: 10 calls wait for it")
+    assert 9 <= len(read_scalars(tmp_path)["train/reward"]) <= 12
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_config_group(mode: str) -> None:
     config = yaml.safe_load((ROOT / "conf" / "tracker" / f"{mode}.yaml").read_text())
-    assert config == {"mode": mode, "project": "rlbench", "entity": None}
+    assert config == {"mode": mode, "also": [], "completions": 8, "project": "rlbench", "entity": None}
+
+
+def test_modes_are_checked_together() -> None:
+    def problems(mode: str, *also: str) -> str:
+        return "\n".join(check_modes(mode, also))
+
+    assert check_modes("offline", ["tensorboard"]) == check_modes("none", []) == []
+    assert "tracker.also = 'tensorbord' is unknown" in problems("offline", "tensorbord")
+    assert "tracker.also holds 'none'" in problems("offline", "none")
+    assert "names 'tensorboard' twice" in problems("tensorboard", "tensorboard")
+    assert "'wandb' and 'offline', which are one W&B run" in problems("wandb", "offline")
+
+
+def test_a_missing_package_is_found_before_anything_is_spent(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = {"tensorboard": ("no_such_package", "pip install it")}
+    monkeypatch.setattr(tracker_module, "PACKAGES", packages)
+    (problem,) = validate(config("tracker=tensorboard"))
+    assert problem == (
+        "tracker = 'tensorboard' needs the package no_such_package, which is not installed: pip install it"
+    )
+    (problem,) = validate(config("tracker.completions=-1"))
+    assert problem == "tracker.completions = -1 must be at least 0"
+
+
+@pytest.mark.parametrize("modes", [["offline"], ["tensorboard"], ["wandb", "tensorboard"]])
+def test_no_tracker_loads_torch(tmp_path: Path, modes: list[str]) -> None:
+    """`analysis` shows its reports by trackers, and must never load torch."""
+    body = f"""
+t.finish()
+t = make_tracker({modes!r}, directory=Path({str(tmp_path)!r}) / "more", identity=identity, config={{}})
+t.log({{"train/reward": 1.0}}, 1)
+t.log_table("samples", ["text", "n"], [["a", 1.5]])
+t.summary({{"x": 1.0}})
+t.finish()
+assert "torch" not in sys.modules
+"""
+    done = execute(script(tmp_path, mode="none", body=body))
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_tracker_does_nothing() -> None:

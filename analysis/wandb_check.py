@@ -1,0 +1,141 @@
+"""`python -m analysis.wandb_check runs/mini`: whether W&B's files hold what the run directories hold."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.collect import find_runs
+from analysis.command import make_parser, refuse, terminal
+from rlbench.errors import BadInput
+from rlbench.tracking import curve_name
+from rlbench.tracking.wandb_file import OfflineRun, read_run
+
+DESCRIPTION = """\
+Compare the W&B files of runs with their own.
+
+Reads every run directory below RUNS that has W&B files (wandb/offline-run-*, wandb/run-*), joins the curves of its
+attempts, of which the later counts where two measured the same update, and compares them with metrics.jsonl; and looks
+whether the tables that they name are there. W&B writes in the background and says nothing of a disk that was full.
+"""
+EPILOG = """\
+example:  python -m analysis.wandb_check runs/mini
+exit code: 0 all is there; 1 something is missing or differs; 2 no such folder, or no W&B files in it
+"""
+SHOWN = 3
+"""Points that are named where some are missing or differ."""
+
+Points = dict[tuple[str, int], float]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the W&B files of one run hold.
+
+    Attributes:
+        run: its directory, below the folder that was searched.
+        attempts: W&B runs.
+        points: of metrics.jsonl.
+        problems: what is missing or differs, a sentence each.
+    """
+
+    run: str
+    attempts: int
+    points: int
+    problems: tuple[str, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = make_parser("wandb_check", DESCRIPTION, EPILOG, "folder with run directories at any depth").parse_args(
+        arguments
+    )
+    try:
+        found = [
+            (path, files) for path in find_runs(options.runs) if (files := sorted(path.glob("wandb/*run-*/*.wandb")))
+        ]
+        if not found:
+            raise BadInput(f"no run below {options.runs} has W&B files (tracker=offline or tracker=wandb writes them)")
+    except BadInput as error:
+        return refuse("wandb_check", error)
+    checked = [check(path, files, path.relative_to(options.runs).as_posix()) for path, files in found]
+    table = Table("run", "attempts", "points", "W&B has", box=None)
+    for one in checked:
+        verdict = "[red]not all[/]" if one.problems else "[green]all[/]"
+        table.add_row(escape(one.run), str(one.attempts), str(one.points), verdict)
+    console = terminal()
+    console.print(table)
+    for one in checked:
+        for problem in one.problems:
+            console.print(f"{one.run}: {problem}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if any(one.problems for one in checked) else 0
+
+
+def check(directory: Path, files: Sequence[Path], name: str) -> Checked:
+    """Compare one run's W&B files with its metrics.jsonl."""
+    attempts, damaged = [], []
+    for file in files:
+        try:
+            attempts.append((read_run(file), file))
+        except ValueError as error:
+            damaged.append(f"{file.parent.name} cannot be read: {error}")
+    attempts.sort(key=lambda attempt: attempt[0].started)
+    damaged += [
+        f"{file.parent.name} is cut short: its process was killed, or its disk was full"
+        for run, file in attempts
+        if not run.whole
+    ]
+    tracked, local = joined([run for run, _ in attempts]), measured(directory / "metrics.jsonl")
+    problems = _points("missing in W&B", [point for point in local if point not in tracked])
+    problems += _points("not the same", [p for p in local if p in tracked and not _same(local[p], tracked[p])])
+    if problems:  # else a later attempt has measured again what a killed one lost
+        problems += damaged
+    problems += [
+        f"{file.parent.name} names the table {entry}, which is not there"
+        for run, file in attempts
+        for entry in tables(run)
+        if not (file.parent / "files" / entry).is_file()
+    ]
+    return Checked(name, len(files), len(local), tuple(problems))
+
+
+def joined(attempts: Sequence[OfflineRun]) -> Points:
+    """(curve, update) to value over the attempts at a run, oldest first; the later one counts."""
+    points: Points = {}
+    for run in attempts:
+        for row in run.history:
+            points |= {(name, row["update"]): value for name, value in row.items() if isinstance(value, int | float)}
+    return points
+
+
+def measured(file: Path) -> Points:
+    """(curve, update) to value of a metrics.jsonl; of two lines for the same point the later counts."""
+    if not file.exists():
+        return {}
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]  # the last may be cut
+    return {(curve_name(f"{row['split']}/{row['metric']}"), row["step"]): row["value"] for row in rows}
+
+
+def tables(run: OfflineRun) -> list[str]:
+    """Files of the tables of a run, below its folder `files`."""
+    values = [value for row in run.history for value in row.values() if isinstance(value, dict)]
+    return [value["path"] for value in values if value.get("_type") == "table-file"]
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def _points(what: str, points: Sequence[tuple[str, int]]) -> list[str]:
+    named = ", ".join(f"{name} at {step}" for name, step in points[:SHOWN])
+    more = f" and {len(points) - SHOWN} more" if len(points) > SHOWN else ""
+    return [f"{what}: {named}{more}"] if points else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

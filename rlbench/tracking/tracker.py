@@ -1,0 +1,158 @@
+"""The tracker that the runner holds: checks what it is given, and hands it to every backend."""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlbench.errors import BadInput, nearest
+from rlbench.tracking.identity import Backend, Scalar, TrackerIdentity
+from rlbench.tracking.tensorboard_backend import TensorBoardBackend
+from rlbench.tracking.trackio_backend import TrackioBackend
+from rlbench.tracking.wandb_backend import WandbBackend
+from rlbench.tracking.worker import Worker
+
+PER_RANK = ("advantage_mean@", "advantage_std@", "rank_hit_rate@")
+"""Beginnings of metrics of which a list has one a rank; their curves have a section of their own."""
+
+Factory = Callable[[Path, Path, TrackerIdentity, Mapping[str, Any]], Backend]
+BACKENDS: dict[str, Factory] = {
+    "wandb": lambda directory, shared, identity, config: WandbBackend("online", directory, identity, config),
+    "offline": lambda directory, shared, identity, config: WandbBackend("offline", directory, identity, config),
+    "tensorboard": lambda directory, shared, identity, config: TensorBoardBackend(directory, identity, config),
+    "trackio": lambda directory, shared, identity, config: TrackioBackend(shared, identity, config),
+}
+"""Mode to what makes its backend from run directory, folder of many runs, identity and config."""
+MODES = (*BACKENDS, "none")
+
+PACKAGES = {
+    "tensorboard": ("tensorboard", "pip install -r requirements.txt -c constraints.txt"),
+    "trackio": ("trackio", "pip install -r requirements-trackio.txt"),
+}
+"""Mode to its package, where importing rlbench does not show that it is there, and the command that installs it."""
+
+
+class Tracker:
+    """A run as several backends show it. No method waits for one of them, but `finish`; none raises for their troubles.
+
+    Args:
+        backends: where the run is shown; none of them is a tracker that does nothing.
+        directory: the run directory, named where a backend fails.
+    """
+
+    def __init__(self, backends: Sequence[Backend], directory: Path):
+        self._workers = [Worker(backend, directory) for backend in backends]
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add one point at update `step` to each named curve, for example `validation/ndcg@10` or `train/reward`.
+
+        Metrics of one rank appear in a section of their own: `validation/rank_hit_rate@3` as
+        `validation_by_rank/rank_hit_rate@3`.
+        """
+        points = {curve_name(name): float(value) for name, value in metrics.items()}
+        for worker in self._workers:
+            worker.call("log", points, step)
+
+    def log_table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Scalar]], step: int | None = None
+    ) -> None:
+        """Add a table that belongs to update `step`, where it belongs to one.
+
+        Raises:
+            ValueError: a row has more or fewer cells than there are columns.
+        """
+        copied = [tuple(row) for row in rows]
+        for number, row in enumerate(copied):
+            if len(row) != len(columns):
+                raise ValueError(f"row {number} of table {name} has {len(row)} cells for {len(columns)} columns")
+        for worker in self._workers:
+            worker.call("log_table", name, tuple(columns), copied, step or 0)
+
+    def log_image(self, name: str, file: Path, step: int | None = None) -> None:
+        """Add a PNG file, which must stay until `finish`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no image {file}")
+        for worker in self._workers:
+            worker.call("log_image", name, file, step or 0)
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Set final values of the run, for example the test metrics."""
+        copied = {name: float(value) for name, value in values.items()}
+        for worker in self._workers:
+            worker.call("summary", copied)
+
+    def finish(self, *, failed: bool = False) -> None:
+        """Close the tracker; calls after this do nothing. `failed` marks the run as failed in the view.
+
+        Waits at most `worker.FINISH_SECONDS` for what is still on its way. W&B's service may still be writing the end
+        of its file when this returns; it ends with the process.
+        """
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.finish(failed)
+
+
+class NoTracker(Tracker):
+    """The tracker of `mode=none`."""
+
+    def __init__(self) -> None:
+        super().__init__([], Path())
+
+
+def curve_name(name: str) -> str:
+    """Under what name a curve is shown: `<split>/<metric>`, or `<split>_by_rank/<metric>` for a metric of one rank."""
+    split, _, metric = name.partition("/")
+    return f"{split}_by_rank/{metric}" if metric.startswith(PER_RANK) else name
+
+
+def check_modes(mode: str, also: Sequence[str]) -> list[str]:
+    """What is wrong with `tracker.mode` and `tracker.also`, their packages included; one sentence a problem."""
+    known = ", ".join(MODES)
+    problems = [
+        f"{key} = '{name}' is unknown; known: {known}.{nearest(name, list(MODES))}"
+        for key, name in [("tracker.mode", mode), *(("tracker.also", name) for name in also)]
+        if name not in MODES
+    ]
+    chosen = [mode, *also]
+    if "none" in also:
+        problems.append("tracker.also holds 'none'; leave it empty instead")
+    problems += [f"tracker names '{name}' twice" for name in dict.fromkeys(chosen) if chosen.count(name) > 1]
+    if {"wandb", "offline"} <= {*chosen}:
+        problems.append("tracker names 'wandb' and 'offline', which are one W&B run; choose one of them")
+    for name in dict.fromkeys(chosen):
+        if name in PACKAGES and importlib.util.find_spec(PACKAGES[name][0]) is None:
+            package, command = PACKAGES[name]
+            problems.append(f"tracker = '{name}' needs the package {package}, which is not installed: {command}")
+    return problems
+
+
+def make_tracker(
+    modes: Sequence[str],
+    *,
+    directory: Path,
+    identity: TrackerIdentity,
+    config: Mapping[str, Any],
+    shared: Path | None = None,
+) -> Tracker:
+    """Return a tracker whose backends are starting.
+
+    Args:
+        modes: each `wandb` (online where the user is logged in, else offline), `offline`, `tensorboard`, `trackio` or
+            `none`.
+        directory: the run directory; W&B writes below `directory/wandb`, TensorBoard below `directory/tensorboard`.
+        identity: names of the run; also stored in the tracked config under the key `identity`.
+        config: the resolved config, made of plain dicts, lists, strings, numbers, bools and None.
+        shared: folder for what backends keep of many runs together: Trackio writes below `shared/trackio`, unless
+            TRACKIO_DIR says where. Default: `directory`.
+
+    Raises:
+        BadInput: what `check_modes` finds.
+    """
+    if problems := check_modes(modes[0], modes[1:]) if modes else []:
+        raise BadInput(*problems)
+    makers = [BACKENDS[mode] for mode in modes if mode != "none"]
+    return Tracker([make(directory, shared or directory, identity, config) for make in makers], directory)

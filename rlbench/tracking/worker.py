@@ -1,0 +1,111 @@
+"""A backend behind a queue and a thread of its own, so that nothing it does or suffers reaches the run."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+from queue import Full, Queue
+from typing import Any
+
+from rlbench.tracking.identity import Backend
+
+log = logging.getLogger("rlbench.tracking")
+
+QUEUE_LENGTH = 10_000
+"""Calls that wait for a slow backend, some tens of MB at most; later ones are dropped."""
+FINISH_SECONDS = 75.0
+"""How long the end of a run waits for a backend; what is written by then is kept."""
+FAILED_SECONDS = 10.0
+"""The same where the run has failed or was interrupted, which may have to go at once."""
+
+
+DOING = {
+    "prepare": "start",
+    "log": "log metrics",
+    "log_table": "log a table",
+    "log_image": "log an image",
+    "summary": "write the summary",
+}
+"""What a method does, where its name does not say it."""
+
+
+class Worker:
+    """Hands calls to a backend in the background.
+
+    Args:
+        backend: what is called; no other thread may.
+        directory: the run directory, named where the backend fails.
+    """
+
+    def __init__(self, backend: Backend, directory: Path):
+        self._backend, self._directory = backend, directory
+        self._calls: Queue[tuple[str, tuple[Any, ...]]] = Queue(QUEUE_LENGTH)
+        self._lost = self._dropped = False
+        self._do("prepare")
+        self._thread = threading.Thread(target=self._work, name=f"tracker {backend.name}", daemon=True)
+        self._thread.start()
+        self.call("start")
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Leave a call of the backend's method to the thread; never waits."""
+        if self._lost:
+            return
+        try:
+            self._calls.put_nowait((method, arguments))
+        except Full:
+            if not self._dropped:
+                self._dropped = True
+                log.warning(
+                    "%s is too slow: %d calls wait for it, and later ones are left out of its view. The run's own "
+                    "files in %s have everything.",
+                    self._backend.name,
+                    QUEUE_LENGTH,
+                    self._directory,
+                )
+
+    def finish(self, failed: bool) -> None:
+        """Let the backend take what waits for it and close; gives up after FINISH_SECONDS (FAILED_SECONDS)."""
+        seconds = FAILED_SECONDS if failed else FINISH_SECONDS
+        deadline = time.monotonic() + seconds
+        try:
+            self._calls.put(("finish", (failed,)), timeout=seconds)
+            self._thread.join(max(deadline - time.monotonic(), 0.0))
+        except Full:
+            pass
+        if self._thread.is_alive():
+            self._lose("finish", TimeoutError(f"it was not ready after {seconds:.0f} s"))
+
+    def _work(self) -> None:
+        method = ""
+        while method != "finish":
+            method, arguments = self._calls.get()
+            self._do(method, *arguments)
+
+    def _do(self, method: str, *arguments: Any) -> None:
+        if self._lost:
+            return
+        try:
+            getattr(self._backend, method)(*arguments)
+        # Everything: a view must not end the run that it shows, whatever a library and its dependencies raise. Mistakes
+        # of our own in the arguments do not get here: the tracker checks them where they are made.
+        except Exception as error:
+            self._lose(method, error)
+
+    def _lose(self, method: str, error: Exception) -> None:
+        """Say once what has failed, and have nothing to do with the backend from then on."""
+        if self._lost:
+            return
+        self._lost = True
+        log.warning(
+            "%s failed to %s (%s: %s). The run goes on without it and keeps its own files in %s.%s",
+            self._backend.name,
+            DOING.get(method, method),
+            type(error).__name__,
+            error,
+            self._directory,
+            f" {self._backend.remedy}" if self._backend.remedy else "",
+        )
+        try:
+            self._backend.abandon()
+        except Exception as further:  # as above
+            log.debug("%s could not be abandoned: %r", self._backend.name, further)
