@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
+from rlbench.launching.composing import compose_cells
 from rlbench.plugins import check_unchanged
 from rlbench.runs import DONE, FAILED, SWEEP_FILE, Run, locate, write_json
 from rlbench.validation import validate
@@ -60,7 +61,7 @@ class Cell:
 def make_cells(
     context: HydraContext, composed: DictConfig, job_overrides: Sequence[Sequence[str]], console: Console
 ) -> list[Cell]:
-    """Compose and check every cell of a sweep, each once.
+    """Compose every cell of a sweep, and check those that are not done.
 
     Args:
         context: Hydra's, which knows where configs lie.
@@ -71,26 +72,27 @@ def make_cells(
     Raises:
         BadInput: every problem of every cell.
     """
-    from rlbench.objective.guards import caveats  # only here: it loads torch
-
     cells, problems = [], []
     folder = config_dir(sys.argv[1:])
     options = ["--config-dir", str(folder)] if folder else []
-    for overrides in job_overrides:
-        of_cell = context.config_loader.load_sweep_config(composed, list(overrides))
-        of_cell = OmegaConf.masked_copy(of_cell, [str(key) for key in of_cell if key != "hydra"])
+    configs = compose_cells(context.config_loader, composed, job_overrides)
+    for overrides, of_cell in zip(job_overrides, configs, strict=True):
         try:
             config = resolve(of_cell)
-            problems += validate(config)
             run = locate(config, config.stage)
+            if run.status() != DONE:  # checks of what is to be run load torch, which takes seconds
+                problems += validate(config)
             problems += check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, list(overrides), config, run))
         except BadInput as error:
             problems += error.problems
     if problems:
         raise BadInput(*dict.fromkeys(problems))
-    for caveat in caveats([cell.config for cell in cells]):
-        console.print(f"[yellow]note:[/yellow] {caveat}")
+    if any(cell.run.status() != DONE for cell in cells):
+        from rlbench.objective.guards import caveats  # only here: it loads torch
+
+        for caveat in caveats([cell.config for cell in cells]):
+            console.print(f"[yellow]note:[/yellow] {caveat}")
     unique = {cell.run.root: cell for cell in cells}  # two lines of a sweep may name the same cell
     return list(unique.values())
 
