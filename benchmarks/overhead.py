@@ -80,7 +80,8 @@ def finished_sweep(folder: Path, algorithms: int, seeds: int, turns: int) -> tup
     own = ["hydra/sweeper=basic", "hydra/launcher=basic", f"hydra.sweep.dir={folder / 'hydra'}"]
     hydras = [sys.executable, "-m", "benchmarks.overhead_plain", "-m", *own, *arguments]
     pairs = [
-        (seconds_of(ours, f"{cells} cells, {cells} done already, 0 to run"), seconds_of(hydras, "")) for _ in range(turns)
+        (seconds_of(ours, f"{cells} cells, {cells} done already, 0 to run"), seconds_of(hydras, ""))
+        for _ in range(turns)
     ]
     return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
 
@@ -126,7 +127,9 @@ def main() -> None:
     table.add_row("from a command to the first update", f"{start:.1f}", "", f"{START_SECONDS:.0f}")
     console.print(table)
     console.print(f"the finished sweep takes {ours / hydras:.2f} of what Hydra alone takes")
-    console.print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores (meant for one that is idle)")
+    console.print(
+        f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores (meant for one that is idle)"
+    )
     if ours > SWEEP_SECONDS or start > START_SECONDS:
         console.print("slower than is promised", style="red")
         sys.exit(1)

@@ -288,10 +288,13 @@ class RuntimeConfig:
     """Where and how a run computes; no part of its identity.
 
     threads: CPU threads (null: all cores). dry_run: check, say what would be done, and do nothing.
+    gpu_share: share of a GPU's memory that PyTorch may take (null: all of it); a launcher that puts several cells on a
+    GPU sets it.
     """
 
     device: str
     threads: int | None
+    gpu_share: float | None
     progress: bool
     dry_run: bool
 

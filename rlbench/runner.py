@@ -161,6 +161,8 @@ def run(config: Config) -> Run:
     if config.runtime.dry_run:
         plan.show([config], 1, console)
         return wanted
+    if config.runtime.gpu_share is not None and not on_cpu(config):
+        torch.cuda.set_per_process_memory_fraction(config.runtime.gpu_share)
     if session.dataset.oracle is not None:
         _stage(session, "oracle", _oracle)
     for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):

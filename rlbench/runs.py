@@ -23,6 +23,8 @@ from rlbench.errors import BadInput
 
 SCHEMA = 1
 RUNNING, DONE, FAILED = "running", "done", "failed"
+PRUNED = "pruned"
+"""Stopped by a search that saw no use in it; the reason is in STATUS' second line."""
 SWEEP_FILE = "sweep.json"
 """In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 

@@ -4,7 +4,9 @@ A failing cell never stops the others. All cells are checked before the first is
 left alone. Which cells have failed and why is said at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -17,6 +19,22 @@ from rlbench.cli import fail
 from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell, make_cells, note_cells
 from rlbench.runs import DONE
+
+
+class Feed(Protocol):
+    """Where a launcher takes cells from, one after another, and whom it tells how they are."""
+
+    def next_cell(self, has_room: Callable[[Cell], bool]) -> Cell | None:
+        """A cell to start for which there is room; None where there is none at present."""
+
+    def over(self) -> bool:
+        """Whether no cell will come any more."""
+
+    def watch(self, running: Sequence[Cell]) -> Mapping[Path, str]:
+        """Look at the cells that run; those that are to be stopped, by run directory, with the reason."""
+
+    def ended(self, cell: Cell, succeeded: bool) -> None:
+        """Hear that a cell has ended."""
 
 
 class SweepLauncher(Launcher):
@@ -39,28 +57,50 @@ class SweepLauncher(Launcher):
         """Run cells that are not done, and the shared stages that they need; return those that failed."""
         raise NotImplementedError
 
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Whether this launcher can run these cells.
+
+        Raises:
+            BadInput: what stands in the way.
+        """
+
+    def at_once(self, cells: Sequence[Cell]) -> int:
+        """How many of these cells run at once."""
+        return self.jobs
+
+    def run_feed(self, feed: Feed) -> None:
+        """Run what a search asks for, until it is over.
+
+        Raises:
+            BadInput: where this launcher cannot.
+        """
+        raise BadInput("hydra/sweeper=optuna looks at its cells while they run: use hydra/launcher=local")
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         assert self.context is not None and self.config is not None
         try:
             cells = make_cells(self.context, self.config, job_overrides, self.console)
+            self.check(cells)
         except BadInput as error:
             fail(error)
         if cells[0].config.runtime.dry_run:
-            plan.show([cell.config for cell in cells], self.jobs, self.console)
+            plan.show([cell.config for cell in cells], self.at_once(cells), self.console)
             return [_nothing() for _ in job_overrides]
         note_cells(cells)
         todo = [cell for cell in cells if cell.run.status() != DONE]
         self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")
         failed = self.run_cells(todo) if todo else []
         if failed:
-            self.console.print(
-                f"[red]{len(failed)} of {len(cells)} cells failed[/red]; the same command tries them again:"
-            )
-            for cell in failed:
-                self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
-                self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)
+            self.report(failed, len(cells))
             raise SystemExit(1)
         return [_nothing() for _ in job_overrides]
+
+    def report(self, failed: Sequence[Cell], total: int) -> None:
+        """Say which cells failed and why."""
+        self.console.print(f"[red]{len(failed)} of {total} cells failed[/red]; the same command tries them again:")
+        for cell in failed:
+            self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
+            self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)
 
 
 def _nothing() -> JobReturn:

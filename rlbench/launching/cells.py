@@ -34,15 +34,26 @@ class Cell:
     def command(self, *more: str) -> list[str]:
         return [sys.executable, str(RUN_PY), *self.options, *self.overrides, "hydra.mode=RUN", *more]
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it needs where there are any."""
+        return 0 if self.config.runtime.device == "cpu" else 1
+
+    @property
+    def updates(self) -> int:
+        """Of its last stage, whose directory is its own."""
+        updates = {"rl": self.config.trainer.rl.updates, "sft": self.config.trainer.sft.updates}
+        return updates.get(self.config.stage, 0)
+
     def progress(self) -> tuple[int, str]:
         """(updates done, what it is doing), from the file that the cell keeps."""
         try:
             state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return 0, "starting"
-        if "seed" in state["description"]:
+        if state["description"].endswith((f"seed {self.run.seed}", "training")):
             return state["done"], state["note"]
-        return self.config.trainer.rl.updates, "test"
+        return self.updates, "test"
 
     @property
     def log_path(self) -> Path:
@@ -104,7 +115,7 @@ def note_cells(cells: Sequence[Cell]) -> None:
         folder = cell.config.group_dir.parent
         name = cell.run.root.relative_to(folder).as_posix()
         command = ["python", RUN_PY.name, *cell.options, *cell.overrides, "hydra.mode=RUN"]
-        by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.config.trainer.rl.updates}
+        by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.updates}
     for folder, noted in by_folder.items():
         path = folder / SWEEP_FILE
         earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}

@@ -6,7 +6,7 @@ so that cells with the same choice of groups share that part; the rest is a copy
 
 import copy
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
@@ -52,7 +52,7 @@ def compose_cells(
         yield config
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
 

@@ -19,12 +19,6 @@ class PlainSweeper(BasicSweeper):
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
         continuous = [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
         if continuous:
-            fail(
-                BadInput(
-                    *(
-                        f"{text}: an interval is searched, not swept: add hydra/sweeper=optuna, or give a list or a range"
-                        for text in continuous
-                    )
-                )
-            )
+            advice = "an interval is searched, not swept: add hydra/sweeper=optuna, or give a list or a range"
+            fail(BadInput(*(f"{text}: {advice}" for text in continuous)))
         return BasicSweeper.split_arguments(overrides, max_batch_size)

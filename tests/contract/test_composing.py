@@ -24,7 +24,7 @@ KINDS = [
     ["+reward.terms.value={weight:1.0,alpha:2.0}", "~tuned", "tracker=none", "plugins=[a.py,b]"],
     ["experiment=mini", "algorithm={credit:rank,kl:{beta:0.5}}", "runs_dir='a b=c'"],
 ]
-"""What a cell may say beside its algorithm: values, groups, both, values that have the form of a group's, in any order."""
+"""What a cell may say beside its algorithm: values, groups, both in any order, and values in place of a group."""
 
 
 def one_by_one(composed: DictConfig, cells: list[list[str]]) -> list[DictConfig]:
