@@ -68,8 +68,13 @@ class SweepLauncher(Launcher):
         """How many of these cells run at once."""
         return self.jobs
 
-    def run_feed(self, feed: Feed) -> None:
+    def run_feed(self, feed: Feed, first: Sequence[Cell], total: int) -> None:
         """Run what a search asks for, until it is over.
+
+        Args:
+            feed: the search.
+            first: the cells that it begins with.
+            total: how many cells there are at most.
 
         Raises:
             BadInput: where this launcher cannot.

@@ -84,8 +84,7 @@ def make_cells(
         BadInput: every problem of every cell.
     """
     cells, problems = [], []
-    folder = config_dir(sys.argv[1:])
-    options = ["--config-dir", str(folder)] if folder else []
+    options = _options(sys.argv[1:])
     configs = compose_cells(context.config_loader, composed, job_overrides)
     for overrides, of_cell in zip(job_overrides, configs, strict=True):
         try:
@@ -106,6 +105,17 @@ def make_cells(
             console.print(f"[yellow]note:[/yellow] {caveat}")
     unique = {cell.run.root: cell for cell in cells}  # two lines of a sweep may name the same cell
     return list(unique.values())
+
+
+def _options(arguments: Sequence[str]) -> list[str]:
+    """What every cell repeats of a command's options."""
+    folder = config_dir(arguments)
+    return ["--config-dir", str(folder)] if folder else []
+
+
+def command_line(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The command of overrides, beside the options of another command's arguments, as a user writes it."""
+    return ["python", RUN_PY.name, *_options(arguments), *overrides]
 
 
 def note_cells(cells: Sequence[Cell]) -> None:

@@ -48,12 +48,14 @@ class _Process:
     reason: str = ""
 
     def stop(self, reason: str) -> None:
-        """Ask it to stop, and kill it where it has been asked too long ago."""
-        now = time.monotonic()
+        """Ask it, once, to stop."""
         if self.stop_at is None:
-            self.stop_at, self.reason = now + GRACE_SECONDS, reason
+            self.stop_at, self.reason = time.monotonic() + GRACE_SECONDS, reason
             self.process.terminate()
-        elif now > self.stop_at:
+
+    def kill_if_late(self) -> None:
+        """Kill it where it has been asked to stop too long ago."""
+        if self.stop_at is not None and time.monotonic() > self.stop_at:
             self.process.kill()
 
 
@@ -149,6 +151,12 @@ class LocalLauncher(SweepLauncher):
             self._run(queue, Board(self.console, len(cells), updates), min(self.at_once(cells), len(cells)))
         return queue.failed
 
+    def run_feed(self, feed: Feed, first: Sequence[Cell], total: int) -> None:
+        self.check(first)
+        self._shared_stages(list(first))  # cells that find one missing make it themselves, and say what went wrong
+        updates = total * max(cell.updates for cell in first)
+        self._run(feed, Board(self.console, total, updates), min(self.at_once(first), total))
+
     def _run(self, feed: Feed, board: Board, at_once: int) -> None:
         """Run what a feed gives until it is over, so many cells at once."""
         threads = max((os.cpu_count() or 1) // at_once, 1)
@@ -168,6 +176,7 @@ class LocalLauncher(SweepLauncher):
                         running[root].stop(reason)
                     for root, held in list(running.items()):
                         if held.process.poll() is None:
+                            held.kill_if_late()
                             continue
                         held.log.close()
                         places.give_back(held.gpus)
