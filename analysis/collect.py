@@ -205,6 +205,8 @@ def _unfinished(status: str, reason: str) -> str:
         return f"failed{f' ({reason})' if reason else ''}; the command that started it resumes it"
     if status == "running":
         return "not finished (running or interrupted); the command that started it resumes it"
+    if status == "pruned":
+        return reason
     return f"STATUS says '{status}', which is none of running, done, failed"
 
 
