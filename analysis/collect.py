@@ -219,7 +219,9 @@ def _unfinished(status: str, reason: str) -> str:
         return "not finished (running or interrupted); the command that started it resumes it"
     if status == "interrupted":
         return f"interrupted{f' ({reason})' if reason else ''}; the command that started it resumes it"
-    return f"STATUS says '{status}', which is none of running, interrupted, done, failed"
+    if status == "pruned":
+        return reason
+    return f"STATUS says '{status}', which is none of running, interrupted, done, failed, pruned"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

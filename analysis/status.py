@@ -19,7 +19,7 @@ from analysis.command import make_parser, refuse, terminal
 from analysis.tables import duration
 from rlbench.attempts import UNKNOWN, Attempt, attempts
 from rlbench.errors import BadInput
-from rlbench.runs import DONE, FAILED, INTERRUPTED, RUNNING, SWEEP_FILE
+from rlbench.runs import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, SWEEP_FILE
 
 DESCRIPTION = """\
 Say how far every cell of an experiment is.
@@ -30,18 +30,28 @@ Reads the run directories below RUNS, and sweep.json beside them, in which the l
   interrupted  it stopped on a signal and says when, or it says running but no process holds it: killed, or the machine
                went down; goes on where it was
   failed       with the reason, and its log
+  pruned       stopped by a search that saw no use in it; nothing is left to do
   missing      a cell of a sweep that was never started
 and prints the commands that complete what is not done and not running.
 """
 EPILOG = """\
 example:  python -m analysis.status runs/mini
           python -m analysis.status runs/mini --commands | sh
-exit code: 0 all done; 1 something is not; 2 no such folder, or no run in it
+exit code: 0 all done or pruned; 1 something is not; 2 no such folder, or no run in it
 """
 WIDTH = 160
 """Columns where output goes to a file: the names of cells are long."""
-STATES = (DONE, RUNNING, INTERRUPTED, FAILED, "missing")
-COLOURS = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "missing": "magenta"}
+STATES = (DONE, RUNNING, INTERRUPTED, FAILED, PRUNED, "missing")
+ENDED = (DONE, PRUNED)
+"""States of cells that nothing is to be done about."""
+COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "failed": "red",
+    "pruned": "blue",
+    "missing": "magenta",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class CellState:
         done: units of that which are done; total: all of them.
         remaining: seconds to the end of that at the rate of this attempt; None where nothing is known.
         silent: seconds since it last wrote its progress; None where it has written none.
-        reason: why it failed, or that it stopped early and why, in a line, else "".
+        reason: why it failed or was pruned, or that it stopped early and why, in a line, else "".
         command: what completes it; None where nothing is recorded.
         attempts: its starts, the first one first, each as the user reads it.
         log: of its last attempt; None where there is none.
@@ -176,8 +186,8 @@ def _is_held(lock: Path) -> bool:
 
 
 def commands(states: Sequence[CellState]) -> list[str]:
-    """What completes the cells that are neither done nor running, as lines for a shell; each once."""
-    wanted = [state.command for state in states if state.state not in (DONE, RUNNING) and state.command]
+    """What completes the cells that have not ended and are not running, as lines for a shell; each once."""
+    wanted = [state.command for state in states if state.state not in (*ENDED, RUNNING) and state.command]
     return [shlex.join(command) for command in dict.fromkeys(wanted)]
 
 
@@ -230,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(commands(states)))
     else:
         _show(states, options.runs, terminal(WIDTH), options.all)
-    return 0 if all(state.state == DONE for state in states) else 1
+    return 0 if all(state.state in ENDED for state in states) else 1
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ def _unreadable(group: Path, options: Iterator[str]) -> list[str]:
 
 
 def _values(override: Override) -> Iterator[str]:
-    if override.is_sweep_override():
+    if override.is_sweep_override() and not override.is_discrete_sweep():
+        yield str(override.input_line).partition("=")[2]
+    elif override.is_sweep_override():
         yield from (str(value) for value in override.sweep_string_iterator())
     else:
         yield str(override.value()) if override.value() is not None else "null"

@@ -4,6 +4,7 @@ What is wrong with the values of one, `rlbench.validation` says. Importing this 
 transformers.
 """
 
+import copy
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -333,10 +334,13 @@ class RuntimeConfig:
     """Where and how a run computes; no part of its identity.
 
     threads: CPU threads (null: all cores). dry_run: check, say what would be done, and do nothing.
+    gpu_share: share of a GPU's memory that PyTorch may take (null: all of it); a launcher that puts several cells on a
+    GPU sets it.
     """
 
     device: str
     threads: int | None
+    gpu_share: float | None
     progress: bool
     dry_run: bool
 
@@ -442,7 +446,13 @@ def resolve(cfg: DictConfig) -> Config:
     return Config(**parts)
 
 
+_known: dict[tuple[type, str], Any] = {}
+"""Sections by their kind and values: those of a sweep's cells are mostly the same."""
+
+
 def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> Any:
+    if (kind, repr(values)) in _known:
+        return copy.deepcopy(_known[kind, repr(values)])
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), values)
     except OmegaConfBaseException as error:
@@ -453,7 +463,11 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
         return None
     missing = sorted(OmegaConf.missing_keys(merged))
     problems += [f"{key}.{name} is missing" for name in missing]
-    return None if missing else OmegaConf.to_object(merged)
+    if missing:
+        return None
+    typed = OmegaConf.to_object(merged)
+    _known[kind, repr(values)] = copy.deepcopy(typed)
+    return typed
 
 
 def _first_line(error: Exception) -> str:

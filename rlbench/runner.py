@@ -159,6 +159,8 @@ def _run_stages(config: Config, wanted: Run) -> None:
     if config.runtime.dry_run:
         plan.show([config], 1, console)
         return
+    if config.runtime.gpu_share is not None and not on_cpu(config):
+        torch.cuda.set_per_process_memory_fraction(config.runtime.gpu_share)
     if session.dataset.oracle is not None:
         _stage(session, "oracle", _oracle)
     for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):

@@ -29,6 +29,8 @@ INTERRUPTED = "interrupted"
 """A run that was told to stop and did, after a checkpoint where it trained; STATUS' second line says when."""
 PREEMPTED = 75
 """Exit code of such a run: EX_TEMPFAIL of sysexits.h, "try again"."""
+PRUNED = "pruned"
+"""Stopped by a search that saw no use in it; the reason is in STATUS' second line."""
 SWEEP_FILE = "sweep.json"
 """In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 

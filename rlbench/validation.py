@@ -140,6 +140,9 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         problems.append(
             f"generation.temperature = {config.generation.temperature} must be positive: a group must differ"
         )
+    share = config.runtime.gpu_share
+    if share is not None and not 0 < share <= 1:
+        problems.append(f"runtime.gpu_share = {share} must lie in (0, 1], or be null for all of the GPU's memory")
     if not 0 < algorithm.entropy_quantile <= 1:
         problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
     problems += _parallel(config, processes) + check_algorithm(algorithm)

@@ -4,7 +4,9 @@ A failing cell never stops the others. All cells are checked before the first is
 left alone. Which cells have failed and why is said at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -18,6 +20,22 @@ from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell, make_cells, note_cells
 from rlbench.processes import count
 from rlbench.runs import DONE
+
+
+class Feed(Protocol):
+    """Where a launcher takes cells from, one after another, and whom it tells how they are."""
+
+    def next_cell(self, has_room: Callable[[Cell], bool]) -> Cell | None:
+        """A cell to start for which there is room; None where there is none at present."""
+
+    def over(self) -> bool:
+        """Whether no cell will come any more."""
+
+    def watch(self, running: Sequence[Cell]) -> Mapping[Path, str]:
+        """Look at the cells that run; those that are to be stopped, by run directory, with the reason."""
+
+    def ended(self, cell: Cell, succeeded: bool) -> None:
+        """Hear that a cell has ended."""
 
 
 class SweepLauncher(Launcher):
@@ -44,6 +62,30 @@ class SweepLauncher(Launcher):
     def show_plan(self, cells: list[Cell]) -> None:
         """Print what a dry run should say of the launcher itself."""
 
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Whether this launcher can run these cells.
+
+        Raises:
+            BadInput: what stands in the way.
+        """
+
+    def at_once(self, cells: Sequence[Cell]) -> int:
+        """How many of these cells run at once."""
+        return self.jobs
+
+    def run_feed(self, feed: Feed, first: Sequence[Cell], total: int) -> None:
+        """Run what a search asks for, until it is over.
+
+        Args:
+            feed: the search.
+            first: the cells that it begins with.
+            total: how many cells there are at most.
+
+        Raises:
+            BadInput: where this launcher cannot.
+        """
+        raise BadInput("hydra/sweeper=optuna looks at its cells while they run: use hydra/launcher=local")
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         assert self.context is not None and self.config is not None
         try:
@@ -53,10 +95,11 @@ class SweepLauncher(Launcher):
                     "how many processes each cell runs"
                 )
             cells = make_cells(self.context, self.config, job_overrides, self.console)
+            self.check(cells)
         except BadInput as error:
             fail(error)
         if cells[0].config.runtime.dry_run:
-            plan.show([cell.config for cell in cells], self.jobs, self.console)
+            plan.show([cell.config for cell in cells], self.at_once(cells), self.console)
             self.show_plan(cells)
             return [_nothing() for _ in job_overrides]
         note_cells(cells)
@@ -65,12 +108,7 @@ class SweepLauncher(Launcher):
         failed = self.run_cells(todo) if todo else []
         self._name_stopped(cells)
         if failed:
-            self.console.print(
-                f"[red]{len(failed)} of {len(cells)} cells failed[/red]; the same command tries them again:"
-            )
-            for cell in failed:
-                self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
-                self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)
+            self.report(failed, len(cells))
             raise SystemExit(1)
         return [_nothing() for _ in job_overrides]
 
@@ -82,6 +120,13 @@ class SweepLauncher(Launcher):
         for cell in stopped:
             self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
             self.console.print(f"    {cell.run.reason()}", soft_wrap=True, markup=False)
+
+    def report(self, failed: Sequence[Cell], total: int) -> None:
+        """Say which cells failed and why."""
+        self.console.print(f"[red]{len(failed)} of {total} cells failed[/red]; the same command tries them again:")
+        for cell in failed:
+            self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
+            self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)
 
 
 def _nothing() -> JobReturn:

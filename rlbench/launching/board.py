@@ -8,14 +8,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rlbench.launching.cells import Cell
+from rlbench.runs import DONE, FAILED, PRUNED
 
+COLOURS = {DONE: "green", FAILED: "red", PRUNED: "yellow"}
 PLAIN_EVERY = 15.0  # seconds between progress lines where there is no terminal to draw on
 
 
 class Board:
-    """The bars of a sweep: one over all updates, one for each running cell; plain lines where there is no terminal."""
+    """The bars of a sweep: one over all updates, one for each running cell; plain lines where there is no terminal.
 
-    def __init__(self, console: Console, cells: list[Cell]):
+    Args:
+        console: where they are drawn.
+        cells: how many there are at most.
+        updates: of all of them together.
+
+    """
+
+    def __init__(self, console: Console, cells: int, updates: int):
         self.console = console
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -27,9 +36,9 @@ class Board:
             console=console,
             disable=not console.is_terminal,
         )
-        self.done = {cell.run.root: 0 for cell in cells}
-        self.total = sum(cell.config.trainer.rl.updates for cell in cells)
-        self.all = self.bars.add_task(f"{len(cells)} cells", total=self.total, note="")
+        self.done: dict[Path, int] = {}
+        self.total = updates
+        self.all = self.bars.add_task(f"{cells} cells", total=self.total, note="")
         self.of_cell: dict[Path, Any] = {}
         self.printed = time.monotonic()
 
@@ -46,18 +55,18 @@ class Board:
             done, note = cell.progress()
             if cell.run.root not in self.of_cell:
                 title = f"  {cell.run.label} seed {cell.run.seed}"
-                self.of_cell[cell.run.root] = self.bars.add_task(title, total=cell.config.trainer.rl.updates, note="")
+                self.of_cell[cell.run.root] = self.bars.add_task(title, total=cell.updates, note="")
             self.bars.update(self.of_cell[cell.run.root], completed=done, note=note)
             self.done[cell.run.root] = done
-            notes.append(f"{cell.run.label} seed {cell.run.seed} {done}/{cell.config.trainer.rl.updates} {note}")
+            notes.append(f"{cell.run.label} seed {cell.run.seed} {done}/{cell.updates} {note}")
         self.bars.update(self.all, completed=sum(self.done.values()))
         if not self.console.is_terminal and time.monotonic() - self.printed > PLAIN_EVERY:
             self.printed = time.monotonic()
             self.console.print(f"{sum(self.done.values())}/{self.total} updates | {' | '.join(notes)}", soft_wrap=True)
 
-    def finish(self, cell: Cell, succeeded: bool) -> None:
-        self.done[cell.run.root] = cell.config.trainer.rl.updates
+    def finish(self, cell: Cell, word: str) -> None:
+        """Take a cell's bar away, and say how it ended: done, failed or pruned."""
+        self.done[cell.run.root] = cell.updates
         if cell.run.root in self.of_cell:
             self.bars.remove_task(self.of_cell.pop(cell.run.root))
-        word = "[green]done[/green]" if succeeded else "[red]failed[/red]"
-        self.console.print(f"{word} {cell.run.root}", soft_wrap=True)
+        self.console.print(f"[{COLOURS[word]}]{word}[/{COLOURS[word]}] {cell.run.root}", soft_wrap=True)

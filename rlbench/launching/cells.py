@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from rlbench import attempts
@@ -16,6 +16,7 @@ from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.files import held, write_json
+from rlbench.launching.composing import compose_cells
 from rlbench.plugins import check_unchanged
 from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, locate
 from rlbench.validation import validate
@@ -44,15 +45,26 @@ class Cell:
         # What accelerate launch starts too; with --standalone the processes of each cell meet at a port that is theirs.
         return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", *cell]
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it needs where there are any."""
+        return 0 if self.config.runtime.device == "cpu" else self.processes
+
+    @property
+    def updates(self) -> int:
+        """Of its last stage, whose directory is its own."""
+        updates = {"rl": self.config.trainer.rl.updates, "sft": self.config.trainer.sft.updates}
+        return updates.get(self.config.stage, 0)
+
     def progress(self) -> tuple[int, str]:
         """(updates done, what it is doing), from the file that the cell keeps."""
         try:
             state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return 0, "starting"
-        if "seed" in state["description"]:
+        if state["description"].endswith((f"seed {self.run.seed}", "training")):
             return state["done"], state["note"]
-        return self.config.trainer.rl.updates, "test"
+        return self.updates, "test"
 
     @property
     def log_path(self) -> Path:
@@ -73,7 +85,7 @@ class Cell:
 def make_cells(
     context: HydraContext, composed: DictConfig, job_overrides: Sequence[Sequence[str]], console: Console
 ) -> list[Cell]:
-    """Compose and check every cell of a sweep, each once.
+    """Compose every cell of a sweep, and check those that are not done.
 
     Args:
         context: Hydra's, which knows where configs lie.
@@ -84,31 +96,42 @@ def make_cells(
     Raises:
         BadInput: every problem of every cell.
     """
-    from rlbench.objective.guards import caveats  # only here: it loads torch
-
     cells, problems = [], []
-    folder = config_dir(sys.argv[1:])
-    options = ["--config-dir", str(folder)] if folder else []
+    options = _options(sys.argv[1:])
     processes = composed.hydra.launcher.get("processes", 1)
     if not isinstance(processes, int) or processes < 1:
         raise BadInput(f"hydra.launcher.processes = {processes} must be at least 1")
-    for overrides in job_overrides:
-        of_cell = context.config_loader.load_sweep_config(composed, list(overrides))
-        of_cell = OmegaConf.masked_copy(of_cell, [str(key) for key in of_cell if key != "hydra"])
+    configs = compose_cells(context.config_loader, composed, job_overrides)
+    for overrides, of_cell in zip(job_overrides, configs, strict=True):
         try:
             config = resolve(of_cell)
-            problems += validate(config, processes)
             run = locate(config, config.stage)
+            if run.status() != DONE:  # checks of what is to be run load torch, which takes seconds
+                problems += validate(config, processes)
             problems += check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, list(overrides), config, run, processes))
         except BadInput as error:
             problems += error.problems
     if problems:
         raise BadInput(*dict.fromkeys(problems))
-    for caveat in caveats([cell.config for cell in cells]):
-        console.print(f"[yellow]note:[/yellow] {caveat}")
+    if any(cell.run.status() != DONE for cell in cells):
+        from rlbench.objective.guards import caveats  # only here: it loads torch
+
+        for caveat in caveats([cell.config for cell in cells]):
+            console.print(f"[yellow]note:[/yellow] {caveat}")
     unique = {cell.run.root: cell for cell in cells}  # two lines of a sweep may name the same cell
     return list(unique.values())
+
+
+def _options(arguments: Sequence[str]) -> list[str]:
+    """What every cell repeats of a command's options."""
+    folder = config_dir(arguments)
+    return ["--config-dir", str(folder)] if folder else []
+
+
+def command_line(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The command of overrides, beside the options of another command's arguments, as a user writes it."""
+    return ["python", RUN_PY.name, *_options(arguments), *overrides]
 
 
 def note_cells(cells: Sequence[Cell]) -> None:
@@ -118,7 +141,7 @@ def note_cells(cells: Sequence[Cell]) -> None:
         folder = cell.config.group_dir.parent
         name = cell.run.root.relative_to(folder).as_posix()
         command = ["python", *cell.started(RUN_PY.name)]
-        by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.config.trainer.rl.updates}
+        by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.updates}
     for folder, noted in by_folder.items():
         path = folder / SWEEP_FILE
         with held(folder / f".{SWEEP_FILE}.lock"):  # another launcher may be at it

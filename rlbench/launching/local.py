@@ -1,7 +1,7 @@
 """Cells of a sweep on this machine: every one in a process of its own, several at a time, a bar over all of them.
 
-What cells share (the SFT stage) is made once, with all cores, before they start. Ctrl-C, or SIGTERM, lets what runs end
-with a checkpoint.
+What cells share (the SFT stage) is made once, before they start: one after another with all cores, or side by side
+where there are GPUs for it. Ctrl-C, or SIGTERM, lets what runs end with a checkpoint.
 """
 
 import contextlib
@@ -9,25 +9,124 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
+from omegaconf import ListConfig
 from rich.console import Console
 
 from rlbench import attempts
-from rlbench.launching.base import SweepLauncher
+from rlbench.errors import BadInput
+from rlbench.launching.base import Feed, SweepLauncher
 from rlbench.launching.board import Board
 from rlbench.launching.cells import Cell, missing_shared_stages
+from rlbench.launching.placement import Places, choose_gpus, environment_of, list_gpus, visible
 from rlbench.preemption import children_deaf_to
+from rlbench.runs import DONE, FAILED, PRUNED, locate
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0
-"""How long a stopped sweep waits for its runs to reach an update at which they write a checkpoint."""
+"""How long cells that are to stop may take to reach an update at which they write a checkpoint."""
+
+
+@dataclass
+class _Process:
+    """A cell that runs.
+
+    Attributes:
+        cell: which.
+        process: of its command.
+        log: the open file that its output goes to.
+        gpus: names of the GPUs that it has.
+        stop_at: when it is killed, on the monotonic clock; None while it may run.
+        reason: why it is to stop.
+    """
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    gpus: tuple[str, ...]
+    stop_at: float | None = None
+    reason: str = ""
+
+    def stop(self, reason: str) -> None:
+        """Ask it, once, to stop."""
+        if self.stop_at is None:
+            self.stop_at, self.reason = time.monotonic() + GRACE_SECONDS, reason
+            self.process.terminate()
+
+    def kill_if_late(self) -> None:
+        """Kill it where it has been asked to stop too long ago."""
+        if self.stop_at is not None and time.monotonic() > self.stop_at:
+            self.process.kill()
+
+
+class Queue:
+    """The cells of a plain sweep, in their order, but for those that the places have no room for yet."""
+
+    def __init__(self, cells: Sequence[Cell]):
+        self.waiting = list(cells)
+        self.failed: list[Cell] = []
+
+    def next_cell(self, has_room: Callable[[Cell], bool]) -> Cell | None:
+        found = next((cell for cell in self.waiting if has_room(cell)), None)
+        if found is not None:
+            self.waiting.remove(found)
+        return found
+
+    def over(self) -> bool:
+        return not self.waiting
+
+    def watch(self, running: Sequence[Cell]) -> Mapping[Path, str]:
+        return {}
+
+    def ended(self, cell: Cell, succeeded: bool) -> None:
+        if not succeeded:
+            self.failed.append(cell)
 
 
 class LocalLauncher(SweepLauncher):
-    """Runs the cells of a sweep on this machine; CPU threads are shared between those that run at once."""
+    """Runs the cells of a sweep on this machine; GPUs are given to them, and CPU threads shared between them.
+
+    Args:
+        jobs: cells at once, or auto for as many as the GPUs have room for (one without GPUs).
+        processes: of each cell, each of which has a GPU where there are any.
+        gpus: auto, or the numbers of the GPUs that may be used.
+        cells_per_gpu: how many cells may share a GPU.
+        gpu_share: share of a GPU's memory that each of those may use; None for an equal one.
+    """
+
+    def __init__(self, jobs: Any, processes: int, gpus: Any, cells_per_gpu: Any, gpu_share: Any):
+        super().__init__(jobs, processes)
+        self.wanted = list(gpus) if isinstance(gpus, ListConfig | list) else gpus
+        self.cells_per_gpu, self.gpu_share = cells_per_gpu, gpu_share
+
+    @cached_property
+    def gpus(self) -> tuple[str, ...]:
+        """Names of the GPUs that cells are given."""
+        allowed = visible(os.environ)
+        return choose_gpus(self.wanted, allowed, list_gpus() if allowed is None and self.wanted == "auto" else ())
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        problems = check_settings(self.jobs, self.wanted, self.cells_per_gpu, self.gpu_share)
+        if problems:
+            raise BadInput(*problems)
+        most = max((self._gpus_of(cell) for cell in cells if cell.run.status() != DONE), default=0)
+        if most > 1 and most > len(self.gpus):
+            raise BadInput(f"a cell needs {most} GPUs, and there are {len(self.gpus)}: {', '.join(self.gpus)}")
+
+    def at_once(self, cells: Sequence[Cell]) -> int:
+        each = max((self._gpus_of(cell) for cell in cells), default=0)
+        room = Places(self.gpus, self.cells_per_gpu).at_once(each) if each else None
+        if self.jobs == "auto":
+            return room or 1
+        return self.jobs if room is None else min(self.jobs, room)
+
+    def _gpus_of(self, cell: Cell) -> int:
+        return cell.gpus if self.gpus else 0
 
     def run_cells(self, cells: list[Cell]) -> list[Cell]:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -36,53 +135,122 @@ class LocalLauncher(SweepLauncher):
 
     def _shared_stages(self, cells: list[Cell]) -> list[Cell]:
         """Make each SFT stage that the cells need; return the cells whose stage failed."""
-        failed: list[Cell] = []
-        for root, waiting in missing_shared_stages(cells).items():
+        missing = missing_shared_stages(cells)
+        for root, waiting in missing.items():
             self.console.print(f"shared SFT stage for {len(waiting)} cells: {root}")
-            with children_deaf_to(signal.SIGINT):
-                process = subprocess.Popen(waiting[0].command("stage=sft"))
-            try:
-                if process.wait():
-                    failed += waiting
-            except KeyboardInterrupt:
-                _stop([process], self.console)
-        return failed
+        stages = {root: _stage_of(waiting[0]) for root, waiting in missing.items()}
+        if len(stages) > 1 and self.at_once(cells) > 1 and self.gpus:
+            broken = [stage.run.root for stage in self._run_all(list(stages.values()))]
+        else:
+            broken = [root for root, stage in stages.items() if self._run_alone(stage)]
+        return [cell for root in broken for cell in missing[root]]
+
+    def _run_alone(self, stage: Cell) -> int:
+        """Run a shared stage with all cores and a bar of its own; its exit code."""
+        places = Places(self.gpus, 1)
+        environment = os.environ | environment_of(places.take(self._gpus_of(stage)))
+        with children_deaf_to(signal.SIGINT):
+            process = subprocess.Popen(stage.command(), env=environment)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            _stop([process], self.console)
 
     def _run_all(self, cells: list[Cell]) -> list[Cell]:
-        if not cells:
-            return []
-        threads = max((os.cpu_count() or 1) // min(self.jobs, len(cells)), 1)
-        queue, failed = list(cells), []
-        running: dict[Path, tuple[Cell, subprocess.Popen[bytes], IO[bytes]]] = {}
-        board = Board(self.console, cells)
+        queue = Queue(cells)
+        if cells:
+            updates = sum(cell.updates for cell in cells)
+            self._run(queue, Board(self.console, len(cells), updates), min(self.at_once(cells), len(cells)))
+        return queue.failed
+
+    def run_feed(self, feed: Feed, first: Sequence[Cell], total: int) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self.check(first)
+        self._shared_stages(list(first))  # cells that find one missing make it themselves, and say what went wrong
+        updates = total * max(cell.updates for cell in first)
+        self._run(feed, Board(self.console, total, updates), min(self.at_once(first), total))
+
+    def _run(self, feed: Feed, board: Board, at_once: int) -> None:
+        """Run what a feed gives until it is over, so many cells at once."""
+        threads = max((os.cpu_count() or 1) // at_once, 1)
+        places = Places(self.gpus, self.cells_per_gpu)
+        running: dict[Path, _Process] = {}
+
+        def has_room(cell: Cell) -> bool:
+            return cell.run.root not in running and places.has_room(self._gpus_of(cell))
+
         try:
             with board:
-                while queue or running:
-                    while queue and len(running) < self.jobs:
-                        cell = queue.pop(0)
-                        running[cell.run.root] = (cell, *_start(cell, threads))
-                    for root, (cell, process, log) in list(running.items()):
-                        if process.poll() is None:
+                while running or not feed.over():
+                    while len(running) < at_once and (cell := feed.next_cell(has_room)) is not None:
+                        chosen = places.take(self._gpus_of(cell))
+                        running[cell.run.root] = _start(cell, threads, chosen, self._share(chosen))
+                    for root, reason in feed.watch([held.cell for held in running.values()]).items():
+                        running[root].stop(reason)
+                    for root, held in list(running.items()):
+                        if held.process.poll() is None:
+                            held.kill_if_late()
                             continue
-                        log.close()
+                        held.log.close()
+                        places.give_back(held.gpus)
                         del running[root]
-                        board.finish(cell, process.returncode == 0)
-                        if process.returncode:
-                            failed.append(cell)
-                    board.update([cell for cell, _, _ in running.values()])
+                        succeeded = held.process.returncode == 0
+                        pruned = bool(held.reason) and held.cell.run.status() != DONE
+                        if pruned:
+                            held.cell.run.set_status(PRUNED, held.reason)
+                        board.finish(held.cell, DONE if succeeded else PRUNED if pruned else FAILED)
+                        feed.ended(held.cell, succeeded)
+                    board.update([held.cell for held in running.values()])
                     time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
-            _stop([process for _, process, _ in running.values()], self.console)
-        return failed
+            _stop([held.process for held in running.values()], self.console)
+
+    def _share(self, chosen: Sequence[str]) -> float | None:
+        """The share of its GPU's memory that a cell may use; None for all of it."""
+        if len(chosen) != 1 or (self.cells_per_gpu == 1 and self.gpu_share is None):
+            return None
+        return self.gpu_share if self.gpu_share is not None else 1 / self.cells_per_gpu
 
 
-def _start(cell: Cell, threads: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> list[str]:
+    """What is wrong with `hydra.launcher`, one sentence a problem."""
+
+    def whole(value: Any, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    problems = []
+    if jobs != "auto" and not whole(jobs, 1):
+        problems.append(f"hydra.launcher.jobs = {jobs} must be a whole number above 0, or auto")
+    if gpus != "auto" and not (isinstance(gpus, list) and all(whole(gpu, 0) for gpu in gpus)):
+        problems.append(f"hydra.launcher.gpus = {gpus} must be auto, or a list of numbers such as [0,1]")
+    if not whole(cells_per_gpu, 1):
+        return [*problems, f"hydra.launcher.cells_per_gpu = {cells_per_gpu} must be a whole number above 0"]
+    is_number = isinstance(gpu_share, int | float) and not isinstance(gpu_share, bool)
+    if gpu_share is not None and not (is_number and 0 < gpu_share <= 1 / cells_per_gpu):
+        problems.append(
+            f"hydra.launcher.gpu_share = {gpu_share} must lie in (0, 1/{cells_per_gpu}], "
+            f"since hydra.launcher.cells_per_gpu = {cells_per_gpu} cells share a GPU; or be null for that much"
+        )
+    return problems
+
+
+def _stage_of(cell: Cell) -> Cell:
+    """The SFT stage of a cell, as a cell of its own."""
+    config = replace(cell.config, stage="sft")
+    return Cell(cell.options, [*cell.overrides, "stage=sft"], config, locate(config, "sft"), cell.processes)
+
+
+def _start(cell: Cell, threads: int, gpus: tuple[str, ...], share: float | None) -> _Process:
     attempt = attempts.reserve(cell.run.root)
     log = attempt.output_file.open("ab")
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), attempts.RESERVED: str(attempt.folder.resolve())}
-    command = cell.command("runtime.progress=false", f"runtime.threads={threads}")
+    own = ["runtime.progress=false", f"runtime.threads={threads}"]
+    command = cell.command(*own, *([f"runtime.gpu_share={share}"] if share is not None else []))
     with children_deaf_to(signal.SIGINT):  # a terminal sends Ctrl-C to cells, too; the launcher says when they stop
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment), log
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment | environment_of(gpus)
+        )
+    return _Process(cell, process, log, gpus)
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]], console: Console) -> NoReturn:

@@ -119,6 +119,7 @@ def test_an_empty_folder_has_no_runs(tmp_path: Path) -> None:
         ("running\n", "not finished"),
         ("failed\nOutOfMemoryError: no memory\n", "failed (OutOfMemoryError: no memory)"),
         ("failed\n", "failed; the command"),
+        ("pruned\npruned at update 40 by the search: validation ndcg@10 0.01\n", "pruned at update 40 by the search"),
         ("", "STATUS says ''"),
         ("Done\n", "STATUS says 'Done'"),
     ],

@@ -91,6 +91,22 @@ def test_the_command_says_it_all_and_its_exit_code_whether_there_is_more_to_do(e
     assert main([str(experiment)]) == 0
 
 
+def test_a_pruned_cell_has_ended(experiment, capsys):
+    """It is listed with its reason, and nothing is to be done about it."""
+    run = next(experiment.glob("mini-tiny/rloo*/*"))
+    (run / "STATUS").write_text("pruned\npruned at update 40 by the search: validation ndcg@10 0.0100\n")
+    found = states(experiment)["rloo"]
+    assert found.state == "pruned" and found.reason.startswith("pruned at update 40")
+    assert not any("rloo" in line for line in commands(survey(experiment, now=2e9)))
+    main([str(experiment)])
+    assert "1 pruned" in capsys.readouterr().out
+    for other in experiment.glob("mini-tiny/*/*"):
+        if other != run:
+            (other / "STATUS").write_text("done\n")
+    (experiment / "sweep.json").unlink()
+    assert main([str(experiment)]) == 0
+
+
 def test_a_folder_without_runs_is_an_error(tmp_path, capsys):
     with pytest.raises(BadInput, match="no run below"):
         survey(tmp_path, now=0.0)

@@ -1,0 +1,417 @@
+"""Search over hyperparameters: Optuna proposes, cells run what it proposes, and what is hopeless is stopped early.
+
+A proposal is a variant: one cell for each seed, ordinary run directories that tables and `analysis.select` read. It is
+worth the mean over seeds of `evaluation.metric` on validation, at the checkpoint that `evaluation.checkpoint` chooses;
+the test split is never looked at. While a proposal runs, the validation curve of its first seed decides whether it is
+pruned. What was proposed and found is kept in Optuna's journal, so that the same command goes on with it.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from rlbench.errors import BadInput, nearest
+from rlbench.launching.cells import Cell, note_cells
+from rlbench.launching.space import Choice, Dimension, Interval, grid, variant
+from rlbench.runs import DONE, PRUNED, config_hash
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "search.journal"
+"""In an experiment's folder: Optuna's journal of all searches of the experiment."""
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("median", "halving", "none")
+REST = 20
+"""For how many times as long as it took to look at all running cells nothing is looked at again."""
+REFUSED = "refused"
+"""Attribute of a trial that could not be run: why."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`hydra.sweeper` of a search.
+
+    Attributes:
+        trials: proposals of each search.
+        sampler: of SAMPLERS.
+        seed: of the sampler.
+        startup_trials: finished proposals before tpe stops drawing at random, and before median prunes.
+        pruner: of PRUNERS.
+        warmup_updates: no proposal is pruned before this update.
+    """
+
+    trials: int
+    sampler: str
+    seed: int
+    startup_trials: int
+    pruner: str
+    warmup_updates: int
+
+    def check(self) -> None:
+        """Raises BadInput where something is wrong."""
+        problems = []
+        for key, value, known in (("sampler", self.sampler, SAMPLERS), ("pruner", self.pruner, PRUNERS)):
+            if value not in known:
+                problems.append(
+                    f"hydra.sweeper.{key} = '{value}' is unknown; known: {', '.join(known)}."
+                    f"{nearest(str(value), list(known))}"
+                )
+        bounds = {"trials": 1, "seed": 0, "startup_trials": 1, "warmup_updates": 0}
+        for key, least in bounds.items():
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                problems.append(f"hydra.sweeper.{key} = {value} must be a whole number of at least {least}")
+        if importlib.util.find_spec("optuna") is None:
+            problems.append(
+                "hydra/sweeper=optuna needs Optuna: python -m pip install -r requirements-search.txt -c constraints.txt"
+            )
+        if problems:
+            raise BadInput(*problems)
+
+
+@dataclass(eq=False)
+class Proposal:
+    """A trial and its cells, the first seed's first."""
+
+    study: "Study"
+    trial: "optuna.Trial"
+    cells: list[Cell]
+    reported: int = 0
+    stopped: str = ""
+
+    @property
+    def first(self) -> Cell:
+        return self.cells[0]
+
+    def curve(self) -> list[tuple[int, float]]:
+        """(update, metric on validation) of the first seed, without the start."""
+        metric = self.first.config.evaluation.metric
+        rows = self.first.run.read_metrics()
+        return [
+            (row["step"], row["value"])
+            for row in rows
+            if row["split"] == "validation" and row["metric"] == metric and row["step"] > 0
+        ]
+
+    def report(self) -> str:
+        """Tell Optuna what the curve has come to; why to prune it, or "" for not."""
+        for step, value in self.curve():
+            if step <= self.reported:
+                continue
+            self.trial.report(value, step)
+            self.reported = step
+            if step < self.first.updates and self.trial.should_prune():
+                metric = self.first.config.evaluation.metric
+                return f"pruned at update {step} by the search: validation {metric} {value:.4f}"
+        return ""
+
+    def value(self) -> float:
+        """Mean over seeds of the metric on validation at the chosen checkpoint."""
+        found = []
+        for cell in self.cells:
+            result = json.loads((cell.run.root / "result.json").read_text(encoding="utf-8"))
+            found.append(result["metrics"]["validation"][cell.config.evaluation.metric])
+        return sum(found) / len(found)
+
+
+Compose = Callable[[Sequence[Sequence[str]]], list[Cell]]
+"""Cells from their overrides; raises BadInput where one makes no sense."""
+
+
+@dataclass
+class Study:
+    """One search: what it holds fixed, its space, and Optuna's study of it.
+
+    Attributes:
+        fixed: overrides of every proposal.
+        seeds: overrides of the seeds, one each.
+        dimensions: the space.
+        settings: of the sweeper.
+        compose: makes a proposal's cells.
+        name: of Optuna's study: what is searched, and a hash of all that decides results.
+        study: Optuna's.
+    """
+
+    fixed: tuple[str, ...]
+    seeds: tuple[str, ...]
+    dimensions: Mapping[str, Dimension]
+    settings: Settings
+    compose: Compose
+    name: str
+    study: "optuna.Study"
+
+    def proposed(self) -> int:
+        """How many proposals there are, those aside that were left open and are made again."""
+        from optuna.trial import TrialState
+
+        trials = self.study.get_trials(deepcopy=False)
+        left = (TrialState.FAIL, TrialState.WAITING)
+        return sum(trial.state not in left or REFUSED in trial.user_attrs for trial in trials)
+
+    def take_up(self) -> None:
+        """Make ready what an earlier command had begun, and the points of a grid, each once."""
+        from optuna.trial import TrialState
+
+        for trial in self.study.get_trials(deepcopy=True):
+            if trial.state == TrialState.RUNNING:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                self.study.enqueue_trial(trial.params)
+        if self.settings.sampler == "grid":
+            for point in grid(self.dimensions):
+                self.study.enqueue_trial(point, skip_if_exists=True)
+
+    def wanted(self) -> int:
+        """How many proposals there will be."""
+        if self.settings.sampler != "grid":
+            return self.settings.trials
+        return min(self.settings.trials, len(list(grid(self.dimensions))))
+
+    def ask(self) -> Proposal | None:
+        """The next proposal, or None where it could not be run; its number alone decides what the sampler draws.
+
+        Raises:
+            BadInput: where the very first one cannot be run.
+        """
+        from optuna.trial import TrialState
+
+        number = self.proposed()
+        self.study.sampler = _sampler(self.settings, number)
+        trial = self.study.ask({key: _distribution(dimension) for key, dimension in self.dimensions.items()})
+        try:
+            return Proposal(self, trial, self.compose(self.overrides(trial.params)))
+        except BadInput as error:
+            trial.set_user_attr(REFUSED, list(error.problems))
+            self.study.tell(trial, state=TrialState.FAIL)
+            if number == 0:
+                raise
+            return None
+
+    def overrides(self, params: Mapping[str, Any]) -> list[list[str]]:
+        """Of the cells of a proposal."""
+        texts = {key: _text(dimension, params[key]) for key, dimension in self.dimensions.items()}
+        own = [*self.fixed, *(f"{key}={text}" for key, text in texts.items()), f"variant='{variant(texts)}'"]
+        return [[*own, seed] for seed in self.seeds] or [own]
+
+    def tell(self, proposal: Proposal) -> None:
+        """Tell Optuna how a proposal has ended: all of it is done, or it was pruned."""
+        from optuna.trial import TrialState
+
+        proposal.report()
+        if all(cell.run.status() == DONE for cell in proposal.cells):
+            self.study.tell(proposal.trial, proposal.value())
+        else:
+            self.study.tell(proposal.trial, state=TrialState.PRUNED)
+
+
+class Search:
+    """The feed of a launcher: proposals of one or several studies, in turn.
+
+    Args:
+        studies: with what they have found so far.
+    """
+
+    def __init__(self, studies: Sequence[Study]):
+        self.studies = studies
+        self.open: list[Proposal] = []
+        self.waiting: list[Cell] = []
+        self.failed: list[Cell] = []
+        self.next_look = 0.0
+        for study in studies:
+            study.take_up()
+
+    def first_cells(self) -> list[Cell]:
+        """Cells of the next proposal, which stays the next one; none where all is done."""
+        self._fill()
+        return list(self.waiting)
+
+    def next_cell(self, has_room: Callable[[Cell], bool]) -> Cell | None:
+        self._fill()
+        found = next((cell for cell in self.waiting if has_room(cell)), None)
+        if found is not None:
+            self.waiting.remove(found)
+            note_cells([found])
+        return found
+
+    def over(self) -> bool:
+        self._fill()
+        return not self.waiting
+
+    def watch(self, running: Sequence[Cell]) -> dict[Path, str]:
+        started = time.monotonic()
+        if started < self.next_look:
+            return {}
+        to_stop: dict[Path, str] = {}
+        roots = {cell.run.root for cell in running}
+        for proposal in self.open:
+            if proposal.first.run.root in roots and not proposal.stopped:
+                proposal.stopped = proposal.report()
+            if proposal.stopped:
+                own = {cell.run.root for cell in proposal.cells}
+                self.waiting = [cell for cell in self.waiting if cell.run.root not in own]
+                to_stop |= {root: proposal.stopped for root in own & roots}
+        now = time.monotonic()
+        self.next_look = now + REST * (now - started)  # metrics of long runs take long to read
+        return to_stop
+
+    def ended(self, cell: Cell, succeeded: bool) -> None:
+        if not succeeded and cell.run.status() != PRUNED:
+            self.failed.append(cell)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tell the studies of proposals that have come to an end."""
+        for proposal in list(self.open):
+            statuses = [cell.run.status() for cell in proposal.cells]
+            if proposal.stopped or PRUNED in statuses or all(status == DONE for status in statuses):
+                proposal.study.tell(proposal)
+                self.open.remove(proposal)
+
+    def _fill(self) -> None:
+        """Ask for proposals until one has something to run, or there are enough."""
+        while not self.waiting:
+            left = {id(study): study.wanted() - study.proposed() for study in self.studies}
+            study = max(self.studies, key=lambda study: left[id(study)])
+            if left[id(study)] <= 0:
+                return
+            proposal = study.ask()
+            if proposal is None:
+                continue
+            self.open.append(proposal)
+            busy = {cell.run.root for other in self.open if other is not proposal for cell in other.cells}
+            cells = [cell for cell in proposal.cells if cell.run.root not in busy]
+            if PRUNED not in [cell.run.status() for cell in proposal.cells]:
+                self.waiting += [cell for cell in cells if cell.run.status() != DONE]
+            self._settle()
+
+
+def open_study(
+    folder: Path,
+    fixed: tuple[str, ...],
+    seeds: tuple[str, ...],
+    dimensions: Mapping[str, Dimension],
+    settings: Settings,
+    compose: Compose,
+    identity: Mapping[str, Any],
+) -> Study:
+    """The study of a search in an experiment's folder: a new one, or the one that an earlier command began.
+
+    Args:
+        folder: the experiment's.
+        fixed: overrides of every proposal.
+        seeds: overrides of the seeds, one each.
+        dimensions: the space.
+        settings: of the sweeper.
+        compose: makes a proposal's cells.
+        identity: what decides the results of a run, but for what is searched.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {key: repr(dimension) for key, dimension in dimensions.items()}
+    digest = config_hash({"identity": identity, "space": space, "seeds": list(seeds)})
+    name = f"{' '.join(fixed)} {digest}".strip()
+    folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=name,
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+        direction="maximize",
+        load_if_exists=True,
+        pruner=_pruner(settings),
+    )
+    return Study(fixed, seeds, dimensions, settings, compose, name, study)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the searches of an experiment alone: two commands would take up each other's proposals.
+
+    Raises:
+        BadInput: where another process holds them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".search.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another search runs in {folder}: wait for it, or use another experiment_name") from None
+        yield
+
+
+def summarise(studies: Sequence[Study], command: Callable[[list[str]], list[str]], console: Console) -> None:
+    """Print of each study its best proposal, the command that runs it, and how many were pruned.
+
+    Args:
+        command: the command line of a run, or after -m of several, from its overrides.
+        console: where to.
+    """
+    from optuna.trial import TrialState
+
+    for study in studies:
+        trials = study.study.get_trials(deepcopy=False)
+        counts = Counter(trial.state for trial in trials)
+        refused = sum(REFUSED in trial.user_attrs for trial in trials)
+        done, pruned, left = (counts[s] for s in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+        parts = [f"{done} done", f"{pruned} pruned", f"{refused} refused", f"{left} not finished"]
+        shown = ", ".join(part for part in parts if not part.startswith("0 "))
+        around = f" with {' '.join(study.fixed)}" if study.fixed else ""
+        said = f"search over {', '.join(study.dimensions)}{around}: {shown or 'nothing done'}"
+        console.print(said, soft_wrap=True, markup=False)
+        for trial in trials:
+            if REFUSED in trial.user_attrs:
+                console.print(f"  refused: {'; '.join(trial.user_attrs[REFUSED])}", soft_wrap=True, markup=False)
+        if not done:
+            continue
+        best = study.study.best_trial
+        cells = study.overrides(best.params)
+        own = [text for text in cells[0] if text not in study.seeds]
+        found = ", ".join(f"{key}={_text(d, best.params[key])}" for key, d in study.dimensions.items())
+        seeds = f"seed={','.join(seed.split('=', 1)[1] for seed in study.seeds)}"
+        line = command(["-m", *own, seeds] if len(cells) > 1 else [*cells[0], "hydra.mode=RUN"])
+        console.print(f"  best: {found} with {best.value:.4f} on validation", soft_wrap=True, markup=False)
+        console.print(f"  {shlex.join(line)}", soft_wrap=True, markup=False)
+
+
+def _text(dimension: Dimension, value: Any) -> str:
+    return dimension.text(value) if isinstance(dimension, Interval) else str(value)
+
+
+def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(dimension, Choice):
+        return CategoricalDistribution(dimension.texts)
+    if dimension.whole:
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _sampler(settings: Settings, number: int) -> "optuna.samplers.BaseSampler":
+    """The sampler of one proposal: with a seed of its own, so that it draws the same after a restart."""
+    from optuna.samplers import RandomSampler, TPESampler
+
+    seed = settings.seed * 1_000_003 + number
+    if settings.sampler == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=settings.startup_trials, constant_liar=True)
+    return RandomSampler(seed=seed)
+
+
+def _pruner(settings: Settings) -> "optuna.pruners.BasePruner":
+    from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
+
+    if settings.pruner == "median":
+        return MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=settings.warmup_updates)
+    if settings.pruner == "halving":
+        return SuccessiveHalvingPruner(min_resource=max(settings.warmup_updates, 1))
+    return NopPruner()

@@ -1,0 +1,122 @@
+"""What `-m` makes cells from: plain sweeps over lists and ranges, and searches."""
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from rich.console import Console
+
+from rlbench.cli import fail
+from rlbench.config import resolve
+from rlbench.errors import BadInput
+from rlbench.launching.base import SweepLauncher
+from rlbench.launching.cells import Cell, command_line, make_cells
+from rlbench.launching.composing import compose_cells
+from rlbench.launching.search import Search, Settings, Study, alone, open_study, summarise
+from rlbench.launching.space import Space, read_space
+from rlbench.runs import locate
+
+
+class PlainSweeper(BasicSweeper):
+    """Hydra's own sweeper over lists and ranges; its launchers compose and check every cell, so it does not."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        pass
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        continuous = [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
+        if continuous:
+            advice = "an interval is searched, not swept: add hydra/sweeper=optuna, or give a list or a range"
+            fail(BadInput(*(f"{text}: {advice}" for text in continuous)))
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
+
+
+class SearchSweeper(Sweeper):
+    """Search with Optuna, by cells that the launcher runs.
+
+    Args:
+        params: overrides of an experiment, before those of the command line.
+        settings: as `Settings`.
+    """
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: SweepLauncher
+
+    def __init__(self, params: Mapping[str, str] | None = None, **settings: Any):
+        self.params, self.settings = dict(params or {}), Settings(**settings)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        assert isinstance(launcher, SweepLauncher)
+        self.hydra_context, self.config, self.launcher = hydra_context, config, launcher
+
+    def sweep(self, arguments: list[str]) -> None:
+        try:
+            self.settings.check()
+            parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+            params = [f"{key}={value}" for key, value in self.params.items()]
+            space = read_space(parser.parse_overrides([*params, *arguments]))
+            with contextlib.ExitStack() as held:
+                self._search(space, held)
+        except BadInput as error:
+            fail(error)
+
+    def _search(self, space: Space, held: contextlib.ExitStack) -> None:
+        console = self.launcher.console
+        bases = [[*fixed, *space.seeds[:1]] for fixed in space.fixed]
+        configs = [resolve(config) for config in compose_cells(self.hydra_context.config_loader, self.config, bases)]
+        if configs[0].stage != "rl":
+            raise BadInput(f"stage = '{configs[0].stage}': a search looks at the RL stage; use stage=rl")
+        if configs[0].runtime.dry_run:
+            console.print(
+                f"{len(space.fixed)} searches of {self.settings.trials} proposals each, over "
+                f"{', '.join(space.dimensions)}; {max(len(space.seeds), 1)} cells a proposal",
+                soft_wrap=True,
+                markup=False,
+            )
+            console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
+            return
+        folders = [config.group_dir.parent for config in configs]
+        for folder in dict.fromkeys(folders):
+            held.enter_context(alone(folder))
+        studies = [
+            open_study(
+                folder,
+                fixed,
+                space.seeds,
+                space.dimensions,
+                self.settings,
+                self._compose,
+                locate(config, "rl").identity,
+            )
+            for folder, fixed, config in zip(folders, space.fixed, configs, strict=True)
+        ]
+        self._run(studies, max(len(space.seeds), 1))
+
+    def _compose(self, overrides: Sequence[Sequence[str]]) -> list[Cell]:
+        return make_cells(self.hydra_context, self.config, overrides, Console(quiet=True))
+
+    def _run(self, studies: Sequence[Study], per_proposal: int) -> None:
+        search, console = Search(studies), self.launcher.console
+        first = search.first_cells()
+        proposals = sum(study.wanted() for study in studies)
+        there = sum(study.proposed() for study in studies) - len(search.open)
+        console.print(f"{proposals} proposals, {there} made already, {proposals - there} to make")
+        if first:
+            self.launcher.run_feed(search, first, (proposals - there) * per_proposal)
+        summarise(studies, lambda overrides: command_line(sys.argv[1:], overrides), console)
+        if search.failed:
+            self.launcher.report(search.failed, proposals * per_proposal)
+            raise SystemExit(1)

@@ -1,0 +1,46 @@
+"""Cells of a sweep on GPUs that the launcher was told of: what their processes are given."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from rlbench.cli import CONF
+from tests.conftest import SMALL
+
+RUN_PY = CONF.parent / "run.py"
+REPORTER = """
+import atexit, json, os, sys, time
+from pathlib import Path
+
+if "hydra.mode=RUN" in sys.argv:
+    here, started = Path(__file__).parent, time.time()
+    keys = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS")
+    told = {"environment": {key: os.environ.get(key) for key in keys}, "arguments": sys.argv, "started": started}
+    atexit.register(lambda: (here / f"{os.getpid()}.json").write_text(json.dumps(told | {"ended": time.time()})))
+"""
+
+
+def sweep(folder: Path, *arguments: str) -> list[dict]:
+    """What each process of a sweep over three untrained models said of itself, in the order of their starts."""
+    plugin = folder / "reporter.py"
+    plugin.write_text(REPORTER)
+    command = [sys.executable, str(RUN_PY), "-m", *SMALL, "runtime.device=auto", "runtime.threads=null"]
+    command += [f"plugins=[{plugin}]", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
+    command += ["+debug=smoke", "stage=zero_shot", "model.seed=0,1,2", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    told = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted(told, key=lambda one: one["started"])
+
+
+def test_cells_get_a_gpu_each_and_the_next_one_that_which_is_freed(tmp_path):
+    told = sweep(tmp_path, "hydra.launcher.jobs=auto", "hydra.launcher.gpus=[0,1]", "hydra.launcher.gpu_share=0.4")
+    gpus = [one["environment"]["CUDA_VISIBLE_DEVICES"] for one in told]
+    assert sorted(gpus[:2]) == ["0", "1"] and len(gpus) == 3
+    first, second, third = told
+    assert second["started"] < min(first["ended"], second["ended"]) < third["started"]
+    freed = min((first, second), key=lambda one: one["ended"])
+    assert third["environment"] == freed["environment"]
+    assert all(one["environment"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID" for one in told)
+    assert all("runtime.gpu_share=0.4" in one["arguments"] for one in told)
