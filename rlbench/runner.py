@@ -35,8 +35,10 @@ from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
+from rlbench.rollouts import readable
 from rlbench.runs import DONE, SCHEMA, Run, claim, locate, write_json
 from rlbench.stages.common import on_cpu
+from rlbench.stages.engine_checks import check_engine, check_server
 from rlbench.stages.evaluate import (
     Answer,
     Evaluation,
@@ -85,7 +87,7 @@ def prepare(config: Config) -> Session:
         BadInput: every problem found, in one report.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    problems = validate(config, processes) + check_model(config.model)
+    problems = validate(config, processes) + check_model(config.model) + check_engine(config)
     if processes > 1:
         problems.append(f"WORLD_SIZE = {processes}: one run is one process; a sweep's cells run side by side")
     dataset: RankedListDataset | None = None
@@ -106,7 +108,9 @@ def prepare(config: Config) -> Session:
         console.print(f"note: {caveat}", style="yellow", markup=False)
     source = locate_model(config.model, dataset, Path(config.cache_dir))
     tokenizer = load_tokenizer(source)
-    problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, max_positions(source))
+    positions = readable(config.generation, max_positions(source))
+    problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
+    problems += check_server(config, source)
     if problems:
         raise BadInput(*problems)
     judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)

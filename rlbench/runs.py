@@ -20,6 +20,7 @@ import yaml
 
 from rlbench.config import Config
 from rlbench.errors import BadInput
+from rlbench.rollouts import rollout_identity
 
 SCHEMA = 1
 RUNNING, DONE, FAILED = "running", "done", "failed"
@@ -75,7 +76,7 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         "rl": full["trainer"]["rl"],
         "algorithm": full["algorithm"],
         "reward": full["reward"],
-        "generation": full["generation"],
+        "generation": rollout_identity(config.generation),
         "seed": config.seed,
         **shared,
     }

@@ -1,8 +1,9 @@
-"""The only subclass of TRL's `GRPOTrainer`: three overrides, none of which knows which algorithm runs.
+"""The only subclass of TRL's `GRPOTrainer`: four overrides, none of which knows which algorithm runs.
 
 TRL keeps the rollout, the reference model, the buffering over iterations, accumulation and distribution. This class
-adds units: it scores ranks, writes per-token advantages and unit ids into the batch, and hands the loss to an
-`Objective`, with whatever else the objective's pieces ask for.
+closes what TRL leaves open of rollout engines (`rlbench.stages.engines`) and adds units: it scores ranks, writes
+per-token advantages and unit ids into the batch, and hands the loss to an `Objective`, with whatever else the
+objective's pieces ask for.
 """
 
 import time
@@ -24,6 +25,7 @@ from rlbench.objective.objective import Rollout
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.stages.demonstrations import Demonstrations
+from rlbench.stages.engines import repeatable_batches, seeded_engine, seeded_requests
 
 ZERO_VARIANCE = 1e-6  # above what GDPO's z-score over the batch leaves of units without signal
 
@@ -71,7 +73,11 @@ class RankedListTrainer(GRPOTrainer):
         demonstrations: Demonstrations | None = None,
         **kwargs: Any,
     ):
-        super().__init__(reward_funcs=[scorer], **kwargs)
+        with seeded_engine(kwargs["args"]):
+            super().__init__(reward_funcs=[scorer], **kwargs)
+        if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
+            client = self.vllm_generation.vllm_client
+            client.generate = seeded_requests(client.generate, self.args.seed, lambda: self.state.global_step)
         if "demonstrations" in objective.needs and demonstrations is None:
             raise ValueError("the objective needs demonstrations")
         self.objective = objective
@@ -89,6 +95,12 @@ class RankedListTrainer(GRPOTrainer):
         # Gathered for the same reason as TRL gathers rewards: a group may be spread over processes.
         self._gathered = self.scorer.rewards.map(lambda tensor: gather(tensor.to(self.accelerator.device)))
         return rewards
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
+        if not self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(*args, **kwargs)
+        with repeatable_batches(self.accelerator.unwrap_model(self.model)):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         started = time.perf_counter()
@@ -241,6 +253,7 @@ class RankedListTrainer(GRPOTrainer):
                 unit_ids=inputs["unit_ids"],
                 mask=mask,
                 units=self.objective.units,
+                sampling_ratio=inputs.get("importance_sampling_ratio"),
                 extras={"entropy": scores.entropies, **scores.scalars, **extras},
                 course=Course(self.state.global_step, self.memory, self._gather_rows),
             ),

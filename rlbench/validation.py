@@ -14,6 +14,7 @@ from rlbench.errors import nearest
 from rlbench.plugins import load_plugins
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
+from rlbench.rollouts import check_generation
 
 # A contract test keeps these equal to the registries of functions.
 LAYOUTS = ("aligned", "published")
@@ -135,6 +136,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         )
     if not 0 < algorithm.entropy_quantile <= 1:
         problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
+    problems += check_generation(config.generation, processes)
     problems += check_algorithm(algorithm)
     if problems:
         return problems  # the checks below divide by, and look up, what the checks above may have refused

@@ -18,6 +18,7 @@ from rlbench.progress import Progress
 from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
+from rlbench.rollouts import rollout_arguments
 from rlbench.runs import Run
 from rlbench.stages.callbacks import Clock, Evaluator, Recorder, ReferenceSync, ResumeWriter, last_checkpoint
 from rlbench.stages.common import quiet, shared_arguments
@@ -29,7 +30,7 @@ from rlbench.trainer import RankedListTrainer
 
 def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOConfig:
     """TRL's arguments for this config. Its loss settings are left alone: the objective replaces the loss."""
-    rl, generation = config.trainer.rl, config.generation
+    rl = config.trainer.rl
     return GRPOConfig(
         output_dir=str(output_dir),
         max_steps=rl.updates,
@@ -37,10 +38,6 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         gradient_accumulation_steps=rl.completions_per_update // (rl.micro_batch_size * processes),
         num_generations=rl.group_size,
         num_iterations=rl.num_iterations,
-        max_completion_length=generation.max_new_tokens,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        top_k=generation.top_k,
         learning_rate=rl.learning_rate,
         lr_scheduler_type=rl.schedule,
         warmup_steps=rl.warmup_updates,
@@ -54,6 +51,7 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         # One more than is kept: an old checkpoint goes before the new one is known to be whole.
         save_total_limit=rl.keep_checkpoints + 1,
         seed=config.seed,
+        **rollout_arguments(config.generation),
         **shared_arguments(config),
     )
 
