@@ -266,13 +266,55 @@ class TrainerConfig:
 
 
 @dataclass
-class GenerationConfig:
-    """Rollout sampling; evaluation is greedy. `max_new_tokens` holds for both."""
+class ContinuousConfig:
+    """transformers' continuous batching, by process.
 
+    batch_tokens: most tokens of one forward pass. cache_tokens: room of the key-value cache in tokens; null has room
+    for every completion of a rollout at full length. flash_attention: rollouts by FlashAttention, with weights in half
+    precision; false keeps the attention that trains.
+    """
+
+    batch_tokens: int
+    cache_tokens: int | None
+    flash_attention: bool
+
+
+@dataclass
+class VLLMConfig:
+    """vLLM, in the training's processes or behind a server.
+
+    correction weighs each token's loss by how likely the policy finds what the engine sampled over how likely the
+    engine did, token by token or list by list; ratio_min and ratio_max bound that ratio by truncation, or outside them
+    the weight is 0 (mask). null is no bound. The others say where the engine runs and what memory it has.
+    """
+
+    correction: str
+    ratio_min: float | None
+    ratio_max: float | None
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    max_model_length: int | None
+    enable_sleep_mode: bool
+    server_host: str
+    server_port: int
+    server_timeout: float
+    group_port: int
+
+
+@dataclass
+class GenerationConfig:
+    """Rollout sampling, and the engine that does it; evaluation is greedy, by plain generate.
+
+    `max_new_tokens` holds for both. `continuous` and `vllm` have an effect under their engines alone.
+    """
+
+    engine: str
     temperature: float
     top_p: float
     top_k: int
     max_new_tokens: int
+    continuous: ContinuousConfig
+    vllm: VLLMConfig
 
 
 @dataclass

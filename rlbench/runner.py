@@ -37,9 +37,11 @@ from rlbench.progress import Progress
 from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
+from rlbench.rollouts import readable
 from rlbench.runs import DONE, SCHEMA, Run, differing_keys, locate, noted
 from rlbench.seeding import start_streams
 from rlbench.stages.common import on_cpu
+from rlbench.stages.engine_checks import check_engine, check_server
 from rlbench.stages.evaluate import (
     Answer,
     Evaluation,
@@ -77,7 +79,7 @@ def prepare(config: Config) -> Session:
     Raises:
         BadInput: every problem found, in one report.
     """
-    problems = validate(config, processes.count()) + check_model(config.model)
+    problems = validate(config, processes.count()) + check_model(config.model) + check_engine(config)
     dataset: RankedListDataset | None = None
     try:
         dataset = load_dataset(config.dataset)
@@ -96,7 +98,9 @@ def prepare(config: Config) -> Session:
         console.print(f"note: {caveat}", style="yellow", markup=False)
     source = locate_model(config.model, dataset, Path(config.cache_dir))
     tokenizer = load_tokenizer(source)
-    problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, max_positions(source))
+    positions = readable(config.generation, max_positions(source))
+    problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
+    problems += check_server(config, source)
     if problems:
         raise BadInput(*problems)
     judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)

@@ -22,6 +22,7 @@ from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.files import PARTIAL, clear_partial, disk_full, is_disk_full, naming, overwrite, write_json, write_text
 from rlbench.preemption import Preempted
+from rlbench.rollouts import rollout_identity
 
 SCHEMA = 1
 RUNNING, DONE, FAILED = "running", "done", "failed"
@@ -67,7 +68,7 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         "rl": full["trainer"]["rl"],
         "algorithm": full["algorithm"],
         "reward": full["reward"],
-        "generation": full["generation"],
+        "generation": rollout_identity(config.generation),
         "safety": full["safety"],
         "seed": config.seed,
         **shared,

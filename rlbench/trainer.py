@@ -1,8 +1,9 @@
 """The only subclass of TRL's `GRPOTrainer`: few overrides, none of which knows which algorithm runs.
 
 TRL keeps the rollout, the reference model, the buffering over iterations, accumulation and distribution. This class
-adds units: it scores ranks, writes per-token advantages and unit ids into the batch, and hands the loss to an
-`Objective`, with whatever else the objective's pieces ask for.
+closes what TRL leaves open of rollout engines (`rlbench.stages.engines`) and adds units: it scores ranks, writes
+per-token advantages and unit ids into the batch, and hands the loss to an `Objective`, with whatever else the
+objective's pieces ask for.
 """
 
 import math
@@ -25,6 +26,7 @@ from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.safety import NotFinite
 from rlbench.stages.demonstrations import Demonstrations
+from rlbench.stages.engines import repeatable_batches, seeded_engine, seeded_requests
 from rlbench.stages.metered import Metered
 
 ZERO_VARIANCE = 1e-6  # above what GDPO's z-score over the batch leaves of units without signal
@@ -75,7 +77,11 @@ class RankedListTrainer(Metered, GRPOTrainer):
         ledger: Ledger | None = None,
         **kwargs: Any,
     ):
-        super().__init__(reward_funcs=[scorer], **kwargs)
+        with seeded_engine(kwargs["args"]):
+            super().__init__(reward_funcs=[scorer], **kwargs)
+        if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
+            client = self.vllm_generation.vllm_client
+            client.generate = seeded_requests(client.generate, self.args.seed, lambda: self.state.global_step)
         if "demonstrations" in objective.needs and demonstrations is None:
             raise ValueError("the objective needs demonstrations")
         self.objective = objective
@@ -103,6 +109,12 @@ class RankedListTrainer(Metered, GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
         with self.ledger.phase("reference"):
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
+        if not self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(*args, **kwargs)
+        with repeatable_batches(self.accelerator.unwrap_model(self.model)):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         with self.ledger.phase("reward"):
@@ -260,6 +272,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
                 unit_ids=inputs["unit_ids"],
                 mask=mask,
                 units=self.objective.units,
+                sampling_ratio=inputs.get("importance_sampling_ratio"),
                 extras={"entropy": scores.entropies, **scores.scalars, **extras},
                 course=Course(self.state.global_step, self.memory, self._gather_rows),
             ),

@@ -15,6 +15,7 @@ from rlbench.errors import nearest
 from rlbench.plugins import load_plugins
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
+from rlbench.rollouts import check_generation
 from rlbench.tracking import check_modes
 
 # A contract test keeps these equal to the registries of functions.
@@ -145,7 +146,8 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         problems.append(f"runtime.gpu_share = {share} must lie in (0, 1], or be null for all of the GPU's memory")
     if not 0 < algorithm.entropy_quantile <= 1:
         problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
-    problems += _parallel(config, processes) + check_algorithm(algorithm)
+    problems += _parallel(config, processes) + check_generation(config.generation, processes)
+    problems += check_algorithm(algorithm)
     if problems:
         return problems  # the checks below divide by, and look up, what the checks above may have refused
     return _batches(config, processes) + _cutoffs(config) + refusals(config)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from rlbench.config import Config
 from rlbench.objective.pieces import Piece, baselines, credits, regularisers, surrogates
 from rlbench.rewards.terms import TERMS
+from rlbench.rollouts import correction_of
 
 Guard = Callable[[Config], str]
 
@@ -185,6 +186,29 @@ def divided_centred_returns(config: Config) -> str:
     )
 
 
+def correction_of_lists(config: Config) -> str:
+    """VESPO's weight of a list, corrected list by list."""
+    correction = correction_of(config.generation)
+    if not correction.startswith("sequence") or not _surrogate(config).facts.get("corrects_sampling"):
+        return ""
+    return (
+        f"generation.vllm.correction = '{correction}' with algorithm.surrogate = '{config.algorithm.surrogate}', which "
+        "corrects its own weight token by token; use generation.vllm.correction=token_truncate or token_mask"
+    )
+
+
+def corrected_truncation(config: Config) -> str:
+    """Sampling from the likeliest tokens, corrected by the probabilities of all."""
+    generation = config.generation
+    if correction_of(generation) == "none" or (generation.top_p == 1 and generation.top_k == 0):
+        return ""
+    return (
+        f"generation.vllm.correction = '{generation.vllm.correction}' with generation.top_p = {generation.top_p} and "
+        f"top_k = {generation.top_k}: the engine's probabilities are of the tokens that are left, the policy's of all, "
+        "so that every ratio is below 1 and a list's far below; use top_p=1 and top_k=0, or correction=none"
+    )
+
+
 REFUSALS: tuple[Guard, ...] = (
     ratio_without_effect,
     sum_without_sequence_ratio,
@@ -197,8 +221,9 @@ REFUSALS: tuple[Guard, ...] = (
     negative_returns,
     left_out_tokens,
     bonus_for_each_term,
+    correction_of_lists,
 )
-CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns)
+CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns, corrected_truncation)
 
 
 def refusals(config: Config) -> list[str]:

@@ -44,6 +44,8 @@ class LossInputs:
         unit_ids: the tokens' units, codes of the layout.
         mask: 0 on padding.
         units: the layout.
+        sampling_ratio: (B, T) or (B, 1), what each token's loss is multiplied by where another engine than the policy
+            sampled: the policy's probability at the rollout over the engine's, bounded; None where the two are one.
         extras: by name, what pieces asked for in their `needs`: entropy and the forward pass's scalars (B, T), also at
             the rollout under "old_" names; demonstration_logps and demonstration_mask (D, L) of D demonstrations.
             Always there from the trainer: correct (B,), correct_ranks (B, N), kl_scale (B,).
@@ -57,6 +59,7 @@ class LossInputs:
     unit_ids: torch.Tensor
     mask: torch.Tensor
     units: UnitLayout
+    sampling_ratio: torch.Tensor | None = None
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
     course: Course = field(default_factory=Course)
 

@@ -236,6 +236,8 @@ class Objective:
             kept = entropy_mask(inputs, algorithm.entropy_quantile)
             per_token = per_token * kept
             inputs = replace(inputs, extras={**inputs.extras, "unused": mask.bool() & ~kept})
+        if inputs.sampling_ratio is not None and not surrogates[algorithm.surrogate].facts.get("corrects_sampling"):
+            per_token = per_token * on_tokens(inputs.sampling_ratio.expand_as(mask), mask)
         at_low, at_high = clip_shares(surrogate, mask)
         moved = on_tokens(inputs.log_ratio.detach(), mask)
         stats = {

@@ -6,7 +6,9 @@ ratio, A the advantage, sg stops gradients. Facts of a piece:
 clips: it has bounds, so that `at_low` and `at_high` can hold;
 uses_ratio: it looks at log_ratio, so that the choice of `ratio` matters;
 needs_reference: it compares with the reference policy;
-regression: it fits log-ratios to a target, where others follow a policy gradient; false if not given.
+regression: it fits log-ratios to a target, where others follow a policy gradient; false if not given;
+corrects_sampling: it uses `LossInputs.sampling_ratio` itself, token by token, and its loss is not weighed by it; false
+    if not given.
 
 Options that bound a ratio from both sides have no default: their scale is that of the ratio (.2 of a token, 3e-4 of a
 sequence).
@@ -143,7 +145,7 @@ def gmpo(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive = 0.4, hi
     )
 
 
-@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False)
+@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False, corrects_sampling=True)
 def vespo(
     inputs: LossInputs,
     log_ratio: torch.Tensor,
@@ -156,10 +158,14 @@ def vespo(
     """-sg(phi) A log pi, phi = e^lambda W^k e^(-lambda W), W the product of the completion's token ratios.
 
     VESPO (arXiv 2602.10693), as TRL 1.16: k and lambda by the sign of A, and its clamps of log W. It takes the token
-    ratios whichever `ratio` is chosen.
+    ratios whichever `ratio` is chosen. Where another engine sampled, W goes on to that engine's probabilities.
     """
     token_log_ratio = on_tokens(inputs.log_ratio.detach(), inputs.mask).clamp(-20.0, 20.0)
-    log_weight = token_log_ratio.sum(1, keepdim=True).clamp(math.log(1e-8), 20.0)
+    log_weight = token_log_ratio.sum(1, keepdim=True)
+    if inputs.sampling_ratio is not None:  # from the rollout policy on to the engine that sampled
+        from_engine = inputs.sampling_ratio.log().clamp(math.log(1e-8), 20.0)
+        log_weight = log_weight + on_tokens(from_engine, inputs.mask).sum(1, keepdim=True)
+    log_weight = log_weight.clamp(math.log(1e-8), 20.0)
     positive = inputs.advantages >= 0
     k, decay = _chosen(positive, k_pos, k_neg, log_weight), _chosen(positive, lambda_pos, lambda_neg, log_weight)
     phi = (decay + k * log_weight - decay * log_weight.exp()).exp()

@@ -40,6 +40,11 @@ TRAIN_METRICS = {
     "completions/mean_length": "completion_length",
     "completions/clipped_ratio": "truncated",
     "mean_token_accuracy": "token_accuracy",
+    "sampling/sampling_logp_difference/mean": "engine_logp_difference_mean",
+    "sampling/sampling_logp_difference/max": "engine_logp_difference_max",
+    "sampling/importance_sampling_ratio/min": "engine_ratio_min",
+    "sampling/importance_sampling_ratio/mean": "engine_ratio_mean",
+    "sampling/importance_sampling_ratio/max": "engine_ratio_max",
 }
 
 FAMILIES = ("term/", "regulariser/", "advantage_mean@", "advantage_std@")

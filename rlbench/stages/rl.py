@@ -21,6 +21,7 @@ from rlbench.progress import Progress
 from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
+from rlbench.rollouts import rollout_arguments
 from rlbench.runs import Run
 from rlbench.safety import Guard, NotFinite, Stop
 from rlbench.stages.callbacks import Evaluator, Recorder, ReferenceSync, Stopper, StopTraining
@@ -43,7 +44,7 @@ from rlbench.trainer import RankedListTrainer
 
 def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOConfig:
     """TRL's arguments for this config. Its loss settings are left alone: the objective replaces the loss."""
-    rl, generation = config.trainer.rl, config.generation
+    rl = config.trainer.rl
     at_once, accumulation = on_each(rl.completions_per_update, rl.micro_batch_size, processes)
     return GRPOConfig(
         output_dir=str(output_dir),
@@ -52,10 +53,6 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         gradient_accumulation_steps=accumulation,
         num_generations=rl.group_size,
         num_iterations=rl.num_iterations,
-        max_completion_length=generation.max_new_tokens,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        top_k=generation.top_k,
         learning_rate=rl.learning_rate,
         lr_scheduler_type=rl.schedule,
         warmup_steps=rl.warmup_updates,
@@ -67,6 +64,7 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         logging_steps=1,
         save_steps=rl.save_every,
         seed=config.seed,
+        **rollout_arguments(config.generation),
         **shared_arguments(config) | parallel_arguments(config),
     )
 

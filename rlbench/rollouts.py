@@ -1,0 +1,199 @@
+"""Rollout engines as settings: as TRL's arguments, as part of a run's identity, and what is wrong with them.
+
+Importing this module loads neither torch nor transformers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rlbench.config import GenerationConfig, VLLMConfig
+from rlbench.errors import nearest
+
+ENGINES = ("transformers", "continuous", "vllm_colocate", "vllm_server")
+CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens")
+DECIDE_RESULTS = ("correction", "ratio_min", "ratio_max")
+"""Keys of `generation.vllm` that decide what a run computes; the others say where the engine runs, in what memory."""
+PAGE_TOKENS = 256
+"""Tokens of a page of the key-value cache, transformers' own size."""
+
+
+def uses_vllm(generation: GenerationConfig) -> bool:
+    return generation.engine in ("vllm_colocate", "vllm_server")
+
+
+def correction_of(generation: GenerationConfig) -> str:
+    """The correction that acts: "none" where the engine has none."""
+    return generation.vllm.correction if uses_vllm(generation) else "none"
+
+
+def readable(generation: GenerationConfig, positions: int) -> int:
+    """How many tokens, prompt and completion together, model and engine can read.
+
+    Args:
+        positions: the model's.
+    """
+    own = generation.vllm.max_model_length if generation.engine == "vllm_colocate" else None
+    return positions if own is None else min(positions, own)
+
+
+def rollout_arguments(generation: GenerationConfig) -> dict[str, Any]:
+    """Arguments of TRL's GRPOConfig for sampling and engine."""
+    arguments: dict[str, Any] = {
+        "max_completion_length": generation.max_new_tokens,
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        "top_k": generation.top_k,
+    }
+    if generation.engine == "continuous":
+        return arguments | _continuous_arguments(generation)
+    if uses_vllm(generation):
+        return arguments | _vllm_arguments(generation.engine, generation.vllm)
+    return arguments
+
+
+def _continuous_arguments(generation: GenerationConfig) -> dict[str, Any]:
+    continuous = generation.continuous
+    settings: dict[str, Any] = {
+        "max_batch_tokens": continuous.batch_tokens,
+        # Without being told, transformers takes FlashAttention wherever it is installed.
+        "auto_switch_to_flash": continuous.flash_attention,
+    }
+    if continuous.cache_tokens is not None:
+        settings |= {"page_size": PAGE_TOKENS, "num_blocks": math.ceil(continuous.cache_tokens / PAGE_TOKENS)}
+    return {"use_transformers_continuous_batching": True, "transformers_continuous_batching_config": settings}
+
+
+def _vllm_arguments(engine: str, vllm: VLLMConfig) -> dict[str, Any]:
+    corrected = vllm.correction != "none"
+    arguments: dict[str, Any] = {
+        "use_vllm": True,
+        "vllm_mode": engine.removeprefix("vllm_"),
+        "vllm_importance_sampling_correction": corrected,
+    }
+    if corrected:
+        arguments |= {
+            "vllm_importance_sampling_mode": vllm.correction,
+            "vllm_importance_sampling_clip_min": vllm.ratio_min,
+            "vllm_importance_sampling_clip_max": vllm.ratio_max,
+        }
+    if engine == "vllm_colocate":
+        return arguments | {
+            "vllm_tensor_parallel_size": vllm.tensor_parallel_size,
+            "vllm_gpu_memory_utilization": vllm.gpu_memory_utilization,
+            "vllm_max_model_length": vllm.max_model_length,
+            "vllm_enable_sleep_mode": vllm.enable_sleep_mode,
+        }
+    return arguments | {
+        "vllm_server_host": vllm.server_host,
+        "vllm_server_port": vllm.server_port,
+        "vllm_server_timeout": vllm.server_timeout,
+        "vllm_group_port": vllm.group_port,
+    }
+
+
+def rollout_identity(generation: GenerationConfig) -> dict[str, Any]:
+    """What of the generation decides a run's results; no engine is named where it is plain generate."""
+    identity: dict[str, Any] = {key: getattr(generation, key) for key in SAMPLING}
+    if generation.engine == "transformers":
+        return identity
+    identity["engine"] = generation.engine
+    if generation.engine == "continuous":
+        return identity | {"continuous": asdict(generation.continuous)}
+    decides = {key: getattr(generation.vllm, key) for key in DECIDE_RESULTS}
+    if generation.vllm.correction == "none":
+        decides = {"correction": "none"}
+    if generation.engine == "vllm_colocate":  # one stream of random numbers an engine
+        decides["tensor_parallel_size"] = generation.vllm.tensor_parallel_size
+    return identity | {"vllm": decides}
+
+
+def check_generation(generation: GenerationConfig, processes: int) -> list[str]:
+    """What is wrong with engine and its settings, one sentence a problem.
+
+    Args:
+        processes: over how many processes the run is spread.
+    """
+    problems = _choice("generation.engine", generation.engine, ENGINES)
+    problems += _choice("generation.vllm.correction", generation.vllm.correction, CORRECTIONS)
+    problems += _ranges(generation)
+    if problems:
+        return problems
+    vllm = generation.vllm
+    if uses_vllm(generation):
+        problems += _bounds(vllm)
+    if generation.engine == "vllm_colocate":
+        if processes % vllm.tensor_parallel_size:
+            problems.append(
+                f"generation.vllm.tensor_parallel_size = {vllm.tensor_parallel_size} does not divide the number of "
+                f"processes, {processes}: an engine needs that many; use 1, or start more processes"
+            )
+        if vllm.max_model_length is not None and vllm.max_model_length <= generation.max_new_tokens:
+            problems.append(
+                f"generation.vllm.max_model_length = {vllm.max_model_length} leaves no room for a prompt before "
+                f"generation.max_new_tokens = {generation.max_new_tokens}; use null for what the model can read"
+            )
+    if generation.engine == "vllm_server":
+        unused = {"tensor_parallel_size": 1, "max_model_length": None, "enable_sleep_mode": False}
+        problems += [
+            f"generation.vllm.{key} = {getattr(vllm, key)} has no effect under generation.engine = 'vllm_server': give "
+            f"it to the server, and leave {str(value).lower().replace('none', 'null')} here"
+            for key, value in unused.items()
+            if getattr(vllm, key) != value
+        ]
+        if vllm.server_port == vllm.group_port:
+            problems.append(
+                f"generation.vllm.group_port = {vllm.group_port} is the server's own port; weights need another one"
+            )
+    return problems
+
+
+def _ranges(generation: GenerationConfig) -> list[str]:
+    continuous, vllm = generation.continuous, generation.vllm
+    at_least_1 = {
+        "continuous.batch_tokens": continuous.batch_tokens,
+        "continuous.cache_tokens": continuous.cache_tokens,
+        "vllm.tensor_parallel_size": vllm.tensor_parallel_size,
+        "vllm.max_model_length": vllm.max_model_length,
+    }
+    problems = [
+        f"generation.{key} = {value} must be at least 1"
+        for key, value in at_least_1.items()
+        if value is not None and value < 1
+    ]
+    if not 0 < vllm.gpu_memory_utilization < 1:
+        problems.append(
+            f"generation.vllm.gpu_memory_utilization = {vllm.gpu_memory_utilization} must lie between 0 and 1"
+        )
+    if not vllm.server_timeout > 0:
+        problems.append(f"generation.vllm.server_timeout = {vllm.server_timeout} must be a positive number of seconds")
+    problems += [
+        f"generation.vllm.{key} = {port} is no port; ports are 1 to 65535"
+        for key, port in (("server_port", vllm.server_port), ("group_port", vllm.group_port))
+        if not 1 <= port <= 65535
+    ]
+    return problems
+
+
+def _bounds(vllm: VLLMConfig) -> list[str]:
+    low, high = vllm.ratio_min, vllm.ratio_max
+    problems = [
+        f"generation.vllm.{key} = {value} must be a positive number, or null"
+        for key, value in (("ratio_min", low), ("ratio_max", high))
+        if value is not None and not value > 0
+    ]
+    if low is not None and high is not None and low >= high:
+        problems.append(f"generation.vllm.ratio_min = {low} must be below generation.vllm.ratio_max = {high}")
+    if vllm.correction.endswith("truncate") and low is None and high is None:
+        problems.append(
+            f"generation.vllm.correction = '{vllm.correction}' truncates at nothing: give ratio_max (3.0) or ratio_min"
+        )
+    return problems
+
+
+def _choice(key: str, value: str, known: Sequence[str]) -> list[str]:
+    if value in known:
+        return []
+    return [f"{key} = '{value}' is unknown; known: {', '.join(known)}.{nearest(value, list(known))}"]

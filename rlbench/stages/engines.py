@@ -1,0 +1,161 @@
+"""What rollout engines need around TRL's own code: the run's seed, an order of requests that repeats, weights kept.
+
+TRL 1.16 drives the engines. Three things it leaves open, and they are closed here without a copy of its methods:
+
+- A colocated vLLM engine is seeded with the number of its tensor-parallel group whatever the run's seed, and a request
+  to a vLLM server has no seed.
+- transformers' `generate_batch` starts its thread before it hands over the requests, so that how many of them are in
+  the first batches, and with it who gets which random number, depends on the timing of two threads.
+- In mixed precision, continuous batching casts the model that is trained to half precision for good.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.requests import GenerationOutput
+from transformers.generation.continuous_batching.utils import WorkloadHints
+from trl import GRPOConfig
+from trl.generation import vllm_generation
+
+REQUESTS_AT_ONCE = 64  # as TRL's client
+STOP_SECONDS = 5  # how long transformers waits for its thread to end
+
+
+def engine_seed(seed: int, group: int) -> int:
+    """Seed of the vLLM engine of a tensor-parallel group, in 32 bits (NumPy takes no more)."""
+    return int(np.random.SeedSequence([seed, group]).generate_state(1, np.uint32)[0])
+
+
+def request_seed(seed: int, update: int, prompt: int) -> int:
+    """Seed of a prompt's request to a vLLM server; 62 bits, since vLLM counts on from it completion by completion."""
+    return int(np.random.SeedSequence([seed, update, prompt]).generate_state(1, np.uint64)[0] >> np.uint64(2))
+
+
+@contextmanager
+def seeded_engine(args: GRPOConfig) -> Iterator[None]:
+    """Within, a colocated vLLM engine that TRL makes has the run's seed; all processes of a group have the same."""
+    if not args.use_vllm or args.vllm_mode != "colocate":
+        yield
+        return
+    make = vllm_generation.LLM
+
+    def seeded(*, seed: int, **settings: Any) -> Any:
+        return make(seed=engine_seed(args.seed, seed), **settings)
+
+    vllm_generation.LLM = seeded
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = make
+
+
+def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[], int]) -> Callable[..., Any]:
+    """`VLLMClient.generate` with one request a prompt, each with a seed of its own.
+
+    In TRL's single request all prompts would share their random numbers. The seeds follow from the run's seed, the
+    update and the prompt's place alone, so that a resumed run goes on with the same.
+
+    Args:
+        generate: the client's own.
+        seed: the run's.
+        update: how many updates are done.
+    """
+
+    def seeded(prompts: Sequence[Any], generation_kwargs: dict[str, Any] | None = None, **settings: Any) -> Any:
+        done = update()
+
+        def send(place: int) -> dict[str, list[Any]]:
+            own = {**(generation_kwargs or {}), "seed": request_seed(seed, done, place)}
+            return generate([prompts[place]], generation_kwargs=own, **settings)
+
+        with ThreadPoolExecutor(min(REQUESTS_AT_ONCE, len(prompts))) as pool:
+            answers = list(pool.map(send, range(len(prompts))))
+        return {key: [row for answer in answers for row in answer[key]] for key in answers[0]}
+
+    return seeded
+
+
+@contextmanager
+def repeatable_batches(model: PreTrainedModel) -> Iterator[None]:
+    """Within, `model.generate_batch` is `generate_all_at_once`, and afterwards the weights are what they were."""
+    with weights_kept(model):
+        model.generate_batch = partial(generate_all_at_once, model)
+        try:
+            yield
+        finally:
+            del model.generate_batch
+
+
+@contextmanager
+def weights_kept(model: PreTrainedModel) -> Iterator[None]:
+    """Give parameters and buffers back the tensors they had, whatever they are cast to within."""
+    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+    buffers = [(m, name, buffer) for m in model.modules() for name, buffer in m.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for parameter, data in parameters:
+            parameter.data = data
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
+
+
+def generate_all_at_once(
+    model: PreTrainedModel,
+    inputs: list[list[int]],
+    generation_config: GenerationConfig,
+    continuous_batching_config: ContinuousBatchingConfig,
+    progress_bar: bool = False,
+) -> dict[str, GenerationOutput]:
+    """As `model.generate_batch`, but every request is there before the first batch is made.
+
+    The random numbers are then given out in the same order every time. Where the configuration leaves the cache's size
+    open it has room for all requests at full length, instead of a share of the memory that happens to be free.
+
+    Raises:
+        RuntimeError: where a request fails; `model.generate_batch` would leave it out.
+    """
+    limit = generation_config.max_new_tokens
+    manager = model.init_continuous_batching(
+        generation_config=generation_config,
+        continuous_batching_config=with_room(continuous_batching_config, [len(ids) + limit for ids in inputs]),
+        workload_hints=WorkloadHints(max(map(len, inputs)), limit, len(inputs)),
+    )
+    found: dict[str, GenerationOutput] = {}
+    try:
+        manager.warmup()
+        wanted = manager.add_requests(inputs=inputs, max_new_tokens=limit)
+        manager.start()
+        while len(found) < len(wanted):
+            output = manager.get_result(timeout=1)
+            if output is not None:
+                found[output.request_id] = output
+            elif not manager.is_running():
+                break
+        cause = manager.background_thread_status.fatal_error
+    finally:
+        manager.stop(block=True, timeout=STOP_SECONDS)
+        manager.destroy()
+    errors = [output.error for output in found.values() if output.error is not None]
+    if errors or len(found) < len(wanted):
+        reason = cause or (errors[0] if errors else "its thread ended")
+        raise RuntimeError(f"continuous batching finished {len(found) - len(errors)} of {len(wanted)} lists: {reason}")
+    return {name: found[name] for name in wanted}
+
+
+def with_room(config: ContinuousBatchingConfig, lengths: Sequence[int]) -> ContinuousBatchingConfig:
+    """The configuration with a cache for requests of these lengths (prompt and completion), unless it says its size."""
+    if config.num_blocks is not None:
+        return config
+    sized = copy.copy(config)
+    sized.num_blocks = sum(math.ceil(length / config.page_size) for length in lengths)
+    sized.safety_margin = 0.0  # no request has to wait for room
+    return sized

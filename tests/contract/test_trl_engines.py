@@ -1,0 +1,162 @@
+"""The seam to TRL's rollout engines: where a vLLM engine and a request to a server get their seeds in TRL's code."""
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+from trl.generation import vllm_generation
+from trl.generation.vllm_generation import VLLMGeneration
+
+from rlbench.stages.engines import engine_seed, request_seed, seeded_engine, seeded_requests
+from rlbench.stages.rl import trl_arguments
+from tests.conftest import SMALL, composed
+from tests.helpers_engine import NoisyEngine, noisy_engine  # noqa: F401
+from tests.helpers_training import load, make_trainer
+
+
+class Engine:
+    """In the place of vLLM's class: keeps what it was made with."""
+
+    made: list[dict[str, Any]] = []
+
+    def __init__(self, **settings: Any):
+        Engine.made.append(settings)
+
+
+@pytest.fixture
+def engines(monkeypatch) -> list[dict[str, Any]]:
+    """What engines are made with."""
+    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
+    monkeypatch.setattr(vllm_generation, "ensure_master_addr_port", lambda: None)
+    monkeypatch.setattr(
+        vllm_generation.torch.distributed, "new_subgroups_by_enumeration", lambda groups: (groups, groups)
+    )
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # TRL writes ranks into it
+    Engine.made = []
+    return Engine.made
+
+
+STATE = Accelerator(cpu=True).state
+
+
+def make_engine(process: int, processes: int, size: int) -> None:
+    """By TRL's constructor, in one of several processes."""
+    alone = SimpleNamespace(
+        num_processes=processes,
+        process_index=process,
+        local_process_index=process,
+        is_main_process=process == 0,
+        state=STATE,
+        wait_for_everyone=lambda: None,
+    )
+    model = SimpleNamespace(name_or_path="model", named_modules=lambda: [])
+    VLLMGeneration(model, alone, None, mode="colocate", tensor_parallel_size=size)
+
+
+def test_trl_seeds_an_engine_with_its_group_alone(engines):
+    """What `seeded_engine` changes: were the run's seed to reach it by itself, nothing of ours would be needed."""
+    for process in range(4):
+        make_engine(process, 4, 2)
+    assert [made["seed"] for made in engines] == [0, 0, 1, 1]
+    assert {made["distributed_executor_backend"] for made in engines} == {"external_launcher"}
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_the_seed_reaches_every_engine(engines, seed, tmp_path):
+    arguments = trl_arguments(composed(*SMALL, "generation=vllm_colocate", f"seed={seed}"), tmp_path)
+    with seeded_engine(arguments):
+        for process in range(4):
+            make_engine(process, 4, 2)
+    assert [made["seed"] for made in engines] == [engine_seed(seed, group) for group in (0, 0, 1, 1)]
+    assert {made["model"] for made in engines} == {"model"} and vllm_generation.LLM is Engine
+
+
+@pytest.mark.parametrize("option", ["default", "continuous", "vllm_server"])
+def test_nothing_is_replaced_for_other_engines(option, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
+    with seeded_engine(trl_arguments(composed(*SMALL, f"generation={option}"), tmp_path)):
+        assert vllm_generation.LLM is Engine
+
+
+def test_requests_to_a_server_go_through_the_client(monkeypatch):
+    """TRL's own `generate` in server mode: one prompt of a group, n completions, and no seed but what we add."""
+    sent = []
+
+    def answer(prompts, features=None, n=1, generation_kwargs=None, **settings):
+        sent.append((prompts, generation_kwargs))
+        ids = [[*prompt, generation_kwargs.get("seed", 0) % 97, i] for prompt in prompts for i in range(n)]
+        return {
+            "prompt_ids": prompts,
+            "completion_ids": ids,
+            "logprobs": [[[0.0]]] * len(ids),
+            "logprob_token_ids": ids,
+        }
+
+    monkeypatch.setattr(vllm_generation, "gather_object", lambda found: found)
+    monkeypatch.setattr(vllm_generation, "broadcast_object_list", lambda found, from_process: found)
+    engine = object.__new__(VLLMGeneration)
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+    vars(engine).update(
+        accelerator=SimpleNamespace(is_main_process=True, process_index=0),
+        mode="server",
+        enable_sleep_mode=False,
+        max_completion_length=8,
+        logprobs=0,
+        structured_outputs_regex=None,
+        generation_kwargs={},
+        vllm_client=SimpleNamespace(generate=answer),
+        **sampling,
+    )
+    prompts = [[1], [1], [2], [2]]
+    engine.generate(prompts, None, 2)
+    assert sent == [([[1], [2]], {})]  # TRL's: all in one request, no seed
+    sent.clear()
+    engine.vllm_client.generate = seeded_requests(answer, 3, lambda: 6)
+    prompt_ids, completion_ids, _, _ = engine.generate(prompts, None, 2)
+    assert sorted(sent) == [([[p]], {"seed": request_seed(3, 6, place)}) for place, p in enumerate((1, 2))]
+    assert prompt_ids == prompts
+    assert completion_ids == [[p, request_seed(3, 6, p - 1) % 97, i] for p in (1, 2) for i in range(2)]
+
+
+@pytest.mark.usefixtures("noisy_engine")
+def test_the_trainer_seeds_the_client(mini, tiny_folder, tmp_path, monkeypatch):
+    seeds = []
+
+    def answer(prompts, generation_kwargs=None, **settings):
+        seeds.append(generation_kwargs["seed"])
+        return {"completion_ids": []}
+
+    def with_client(self, *args, **settings):
+        self.vllm_client = SimpleNamespace(
+            generate=answer, get_server_info=lambda: {"model_config": {"logprobs_mode": "processed_logprobs"}}
+        )
+
+    monkeypatch.setattr(NoisyEngine, "__init__", with_client)
+    tokenizer, model = load(tiny_folder)
+    config = composed(*SMALL, "generation=vllm_server", "seed=9")
+    trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
+    trainer.vllm_generation.vllm_client.generate([[1]])
+    trainer.state.global_step = 4
+    trainer.vllm_generation.vllm_client.generate([[1]])
+    assert seeds == [request_seed(9, 0, 0), request_seed(9, 4, 0)]
+
+
+@pytest.mark.usefixtures("noisy_engine")
+def test_ends_of_another_engines_lists_are_read(mini, tiny_folder, tmp_path):
+    """TRL hands on ids as the engine gives them: those with EOS at their end are finished, the others cut off."""
+    overrides = ["completions_per_update=16", "group_size=4", "micro_batch_size=16"]
+    config = composed(*SMALL, "generation=vllm_colocate", *(f"trainer.rl.{o}" for o in overrides))
+    tokenizer, model = load(tiny_folder)
+    trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
+    trainer.model.train()
+    output = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    lengths = output["completion_mask"].sum(1)
+    last = output["completion_ids"].gather(1, lengths[:, None] - 1).squeeze(1)
+    finished = [scored.finished for scored in trainer.scorer.lists]
+    assert finished == (last == tokenizer.eos_token_id).tolist() and 0 < sum(finished) < len(finished)
+    eos = trainer.objective.units.eos
+    assert (output["unit_ids"] == eos).sum(1).tolist() == [int(end) for end in finished]
+    assert trainer._metrics["train"]["completions/clipped_ratio"] == [1 - sum(finished) / len(finished)]

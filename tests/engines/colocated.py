@@ -1,0 +1,67 @@
+"""One run whose rollouts are vLLM's, in a process of its own: python -m tests.engines.colocated OUT OVERRIDE...
+
+Writes to OUT what was rolled out and what was measured. On the CPU, where runs refuse vLLM since its build for the CPU
+repacks weights once and for all, the repacking is left out: everything else is the engine as it is.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlbench import runner
+from rlbench.trainer import RankedListTrainer
+from tests.conftest import SMALL, composed
+
+WIDE = ["model.hidden_size=64", "model.heads=2"]  # vLLM's attention on the CPU takes heads of 32 and more
+DEVICE = ["runtime.device=auto", "generation=vllm_colocate"]
+
+
+def take_new_weights_on_the_cpu() -> None:
+    """Let linear layers keep their weights as they were loaded."""
+    from vllm.model_executor.layers import utils
+
+    def as_loaded(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    utils.dispatch_cpu_unquantized_gemm = as_loaded
+    runner.check_engine = lambda config: []
+
+
+class Noted:
+    """Keeps the rollouts of every trainer."""
+
+    def __init__(self) -> None:
+        self.rollouts: list[list[list[int]]] = []
+        self.seeds: list[int] = []
+        of_class = RankedListTrainer._generate_single_turn
+
+        def generate(trainer: RankedListTrainer, *args: Any, **kwargs: Any) -> Any:
+            self.seeds.append(trainer.vllm_generation.llm.llm_engine.vllm_config.model_config.seed)
+            found = of_class(trainer, *args, **kwargs)
+            self.rollouts.append([list(ids) for ids in found[0]])
+            return found
+
+        RankedListTrainer._generate_single_turn = generate
+
+
+def main() -> None:
+    out, *overrides = sys.argv[1:]
+    if not torch.cuda.is_available():
+        take_new_weights_on_the_cpu()
+    noted = Noted()
+    config = composed(*SMALL, *WIDE, "+debug=smoke", *DEVICE, *overrides)
+    target = runner.run(config)
+    found = {
+        "root": str(target.root),
+        "rollouts": noted.rollouts,
+        "seeds": noted.seeds,
+        "metrics": target.read_metrics(),
+    }
+    Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""A rollout engine whose probabilities are not quite the policy's, in the place that TRL has for vLLM."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from trl.generation import vllm_generation
+from trl.trainer import grpo_trainer
+
+NOISE = 0.12
+"""Standard deviation of log-probabilities around the policy's: list by list some ratios are above 3, most are not."""
+
+
+class NoisyEngine:
+    """Random lists that follow from prompt and place, with the policy's log-probabilities and noise around them.
+
+    It stands where TRL has `VLLMGeneration`, and computes with the weights that the training has at the time.
+    """
+
+    def __init__(self, model: Any, accelerator: Any, processing_class: Any, **settings: Any):
+        self.model, self.accelerator, self.settings = model, accelerator, settings
+        self.eos, self.vocabulary = processing_class.eos_token_id, len(processing_class)
+
+    def sync_weights(self) -> None:
+        """Nothing to do: the weights are the training's own."""
+
+    def generate(self, prompts, images, num_generations, profiler):
+        found = [self.one(ids, place % num_generations) for place, ids in enumerate(prompts)]
+        completions, logps = zip(*found, strict=True)
+        return prompts, list(completions), list(logps), [[[i] for i in ids] for ids in completions]
+
+    def one(self, prompt: list[int], place: int) -> tuple[list[int], list[list[float | None]]]:
+        """A completion, ended by EOS or not, and a log-probability for each token; one of them is not known."""
+        draw = random.Random(f"{prompt} {place}")
+        length = draw.randint(3, self.settings["max_completion_length"])
+        ids = [draw.randrange(4, self.vocabulary) for _ in range(length)]
+        if draw.random() < 0.7:
+            ids[-1] = self.eos
+        with torch.no_grad():
+            logits = self.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        of_tokens = (logits / self.settings["temperature"]).log_softmax(-1)[range(length), ids].tolist()
+        noisy: list[list[float | None]] = [[value + draw.gauss(0, NOISE)] for value in of_tokens]
+        if draw.random() < 0.2:
+            noisy[draw.randrange(length)] = [None]
+        return ids, noisy
+
+
+@pytest.fixture
+def noisy_engine(monkeypatch):
+    """Every trainer that is made has `NoisyEngine` for vLLM."""
+    monkeypatch.setattr(grpo_trainer, "VLLMGeneration", NoisyEngine)
+    monkeypatch.setattr(vllm_generation, "LLM", None, raising=False)
