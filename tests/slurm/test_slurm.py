@@ -13,7 +13,7 @@ from rlbench.config import Config
 from rlbench.launching.slurm import last_state, noted_job, squeue
 from rlbench.runs import DONE, FAILED, INTERRUPTED, Run, locate
 from tests.conftest import SMALL, composed
-from tests.helpers_preemption import assert_same, folders, start, updates_done, wait_for
+from tests.helpers_preemption import PLUGIN, assert_same, folders, start, updates_done, wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -27,27 +27,6 @@ SLURM = [
     "hydra.launcher.signal_seconds=30",
     "hydra.launcher.poll_seconds=1",
 ]
-# Baselines that make the length of a run, and its failure, independent of the machine; they change no number.
-PLUGIN = """
-import os
-import time
-
-import torch
-
-from rlbench.objective.inputs import Group
-from rlbench.objective.pieces import baselines
-
-
-@baselines.piece(shift="invariant", scale="equivariant")
-def patient(group: Group) -> torch.Tensor:
-    time.sleep(float(os.environ.get("PATIENCE", "0")))
-    return group.returns - group.returns.mean(dim=1, keepdim=True)
-
-
-@baselines.piece(shift="invariant", scale="equivariant")
-def brittle(group: Group) -> torch.Tensor:
-    raise RuntimeError("planted: the baseline is broken")
-"""
 
 
 @pytest.fixture(scope="module")
