@@ -38,6 +38,28 @@ STATEFUL = [
 ]
 """What a run keeps from update to update, all of it: an anchor, running means, a reference that follows."""
 
+PLUGIN = """
+import os
+import time
+
+import torch
+
+from rlbench.objective.inputs import Group
+from rlbench.objective.pieces import baselines
+
+
+@baselines.piece(shift="invariant", scale="equivariant")
+def patient(group: Group) -> torch.Tensor:
+    time.sleep(float(os.environ.get("PATIENCE", "0")))
+    return group.returns - group.returns.mean(dim=1, keepdim=True)
+
+
+@baselines.piece(shift="invariant", scale="equivariant")
+def brittle(group: Group) -> torch.Tensor:
+    raise RuntimeError("planted: the baseline is broken")
+"""
+"""Baselines that make the length of a run, and its failure, independent of the machine; `patient` changes no number."""
+
 
 def folders(root: Path) -> list[str]:
     return [f"runs_dir={root / 'runs'}", f"cache_dir={root / 'cache'}"]

@@ -1,0 +1,189 @@
+"""Cells of a sweep as tasks of Ray, on this machine or on a Ray cluster: `hydra/launcher=ray`.
+
+Ray places them by the CPUs and GPUs that they ask for. Shared SFT stages run first. A run that was told to stop, or
+whose node went away, is run again and goes on from its checkpoint.
+"""
+
+import importlib.util
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlbench.cli import fail
+from rlbench.errors import BadInput
+from rlbench.launching.base import SweepLauncher
+from rlbench.launching.board import Board
+from rlbench.launching.cells import RUN_PY, Cell, missing_shared_stages
+from rlbench.runs import PREEMPTED
+
+POLL_SECONDS = 1.0
+GRACE_SECONDS = 60.0
+"""How long a stopped sweep waits for its runs to reach an update at which they write a checkpoint."""
+Show = Callable[[Sequence[Path], Mapping[Path, bool]], None]
+INSTALL = "python -m pip install -r requirements-ray.txt -c constraints.txt"
+
+
+def run_command(command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> int:
+    """A task: run `run.py` in a process of its own, and stop it as a run is stopped where the task is cancelled.
+
+    Args:
+        command: with its arguments.
+        folder: in which to run it.
+        log: the file that gets what it prints.
+        environment: variables beside those of the worker, to which Ray has given its GPUs.
+
+    Returns:
+        The exit code.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:  # a cancellation does not end a wait
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+    return process.returncode
+
+
+class RayLauncher(SweepLauncher):
+    """Runs the cells of a sweep on Ray.
+
+    Args:
+        jobs: how many cells run at once, where the resources suffice.
+        address: of a Ray cluster ("auto", "HOST:PORT"); None starts Ray on this machine for the sweep.
+        cpus: of a cell; also its CPU threads.
+        gpus: of a cell; a fraction puts several on one GPU.
+        max_requeues: how often a cell is run again that was told to stop or lost its node.
+    """
+
+    def __init__(self, jobs: int, address: str | None, cpus: int, gpus: float, max_requeues: int):
+        super().__init__(jobs)
+        self.address, self.cpus, self.gpus, self.max_requeues = address, cpus, gpus, max_requeues
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings, one sentence a problem."""
+        least = {"jobs": (self.jobs, 1), "cpus": (self.cpus, 1), "gpus": (self.gpus, 0)}
+        least["max_requeues"] = (self.max_requeues, 0)
+        found = [
+            f"hydra.launcher.{name} = {value} must be at least {bound}"
+            for name, (value, bound) in least.items()
+            if not value >= bound
+        ]
+        if importlib.util.find_spec("ray") is None:
+            found.append(f"hydra/launcher=ray needs ray, which is not installed: {INSTALL}")
+        return found
+
+    def run_cells(self, cells: list[Cell]) -> list[Cell]:
+        if problems := self.problems():
+            fail(BadInput(*problems))
+        import ray
+
+        # The workers import this module from here, whatever folder the command was given in.
+        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(RUN_PY.parent), *_python_path()])}}
+        alone = {"include_dashboard": False} if self.address is None else {}
+        ray.init(self.address, runtime_env=environment, log_to_driver=False, **alone)
+        try:
+            lost = self._shared_stages(cells)
+            return lost + self._run_all([cell for cell in cells if cell not in lost])
+        except KeyboardInterrupt:
+            self.console.print("the same command goes on from the last checkpoints")
+            raise SystemExit(130) from None
+        finally:
+            ray.shutdown()
+
+    def _shared_stages(self, cells: list[Cell]) -> list[Cell]:
+        """Make the SFT stages that cells need, side by side; return the cells whose stage failed."""
+        waiting = missing_shared_stages(cells)
+        for root, of_stage in waiting.items():
+            self.console.print(f"shared SFT stage for {len(of_stage)} cells: {root}", soft_wrap=True)
+        failed = self._run({root: self._command(of_stage[0], "stage=sft") for root, of_stage in waiting.items()})
+        for root in failed:
+            self.console.print(f"the SFT stage failed; log: {root / 'log.txt'}", soft_wrap=True)
+        return [cell for root in failed for cell in waiting[root]]
+
+    def _run_all(self, cells: list[Cell]) -> list[Cell]:
+        by_root = {cell.run.root: cell for cell in cells}
+        with Board(self.console, cells) as board:
+
+            def show(running: Sequence[Path], ended: Mapping[Path, bool]) -> None:
+                for root, succeeded in ended.items():
+                    board.finish(by_root[root], succeeded)
+                board.update([by_root[root] for root in running])
+
+            failed = self._run({root: self._command(cell) for root, cell in by_root.items()}, show)
+        return [by_root[root] for root in failed]
+
+    def _command(self, cell: Cell, *more: str) -> list[str]:
+        return cell.command("runtime.progress=false", f"runtime.threads={self.cpus}", *more)
+
+    def _run(self, commands: Mapping[Path, list[str]], show: Show | None = None) -> list[Path]:
+        """Run commands, each for the run in a directory.
+
+        Args:
+            commands: by directory.
+            show: told now and then which runs are under way, and which have ended and whether well.
+
+        Returns:
+            The directories of those that failed.
+        """
+        import ray
+
+        environment = {"OMP_NUM_THREADS": str(self.cpus)}
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.max_requeues)(run_command)
+        queue, failed = list(commands), []
+        running: dict[Any, Path] = {}
+        again: Counter[Path] = Counter()
+        try:
+            while queue or running:
+                while queue and len(running) < self.jobs:
+                    root = queue.pop(0)
+                    log = (root / "log.txt").absolute()
+                    running[task.remote(commands[root], Path.cwd(), log, environment)] = root
+                finished, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+                ended = {}
+                for reference in finished:
+                    root, code = running.pop(reference), _exit_code(reference)
+                    if code == PREEMPTED and again[root] < self.max_requeues:
+                        again[root] += 1
+                        queue.insert(0, root)
+                        continue
+                    ended[root] = code == 0
+                    if code:
+                        failed.append(root)
+                if show is not None:
+                    show(list(running.values()), ended)
+        except KeyboardInterrupt:
+            self.console.print(f"interrupted: what runs stops at its next checkpoint, within {GRACE_SECONDS:.0f} s")
+            for reference in running:
+                ray.cancel(reference, force=False)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=GRACE_SECONDS)
+            raise
+        return failed
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _exit_code(reference: Any) -> int:
+    """Of the command of a task; 1 where Ray gave the task up, since its node went away too often."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError:
+        return 1
