@@ -244,6 +244,13 @@ def _parallel(config: Config, processes: int) -> list[str]:
         )
     if parallel.zero_stage not in (1, 2, 3):
         problems.append(f"trainer.parallel.zero_stage = {parallel.zero_stage} must be 1, 2 or 3")
+    follows = config.algorithm.reference.sync_every > 0
+    if parallel.strategy == "deepspeed" and parallel.zero_stage == 3 and follows:
+        problems.append(
+            f"algorithm.reference.sync_every = {config.algorithm.reference.sync_every}: a reference that follows the "
+            "policy is not kept in checkpoints where DeepSpeed shards weights; use trainer.parallel.zero_stage=2 or "
+            "trainer=fsdp2"
+        )
     if parallel.cpu_offload and not sharded:
         problems.append("trainer.parallel.cpu_offload = True has no effect under strategy 'ddp'; set it to false")
     return problems

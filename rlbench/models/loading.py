@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rlbench.config import HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
@@ -77,5 +78,6 @@ def max_positions(source: str | Path) -> int:
 
 
 def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
-    """The weights in the given dtype. float32 masters are the default: in bfloat16 steps of 1e-6 round to nothing."""
+    """All weights in the given dtype. float32 masters are the default: in bfloat16 steps of 1e-6 round to nothing."""
+    unset_hf_deepspeed_config()  # what an earlier stage's trainer has set would shard them while they are loaded
     return AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))

@@ -91,12 +91,16 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
 
 
 def let_cpus_shard(args: TrainingArguments) -> None:
-    """Make FSDP2 work on CPUs, over gloo; accelerate 1.15 leaves it out there in silence.
+    """Make FSDP2 and DeepSpeed work on CPUs, over gloo; accelerate 1.15 leaves FSDP2 out there in silence.
 
     To be called between the making of arguments and trainer: that is where accelerate looks.
     """
     if args.fsdp and args.use_cpu:
         args.distributed_state.distributed_type = DistributedType.MULTI_GPU
+    if args.deepspeed and args.use_cpu:
+        import deepspeed  # only here: an optional package
+
+        deepspeed.init_distributed("gloo")
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def train_sft(
         run.rewind_metrics(earlier[1] if earlier else -1)
     processes.barrier()
     progress.start_at(earlier[1] if earlier else 0)
+    model = load_model(start, config.model.dtype)
     at_once, accumulation = on_each(sft.batch_size, sft.micro_batch_size, processes.count())
     args = SFTConfig(
         output_dir=str(writing_folder(run.checkpoints)),
@@ -61,7 +62,7 @@ def train_sft(
     )
     let_cpus_shard(args)
     trainer = SpreadSFTTrainer(
-        model=load_model(start, config.model.dtype),
+        model=model,
         args=args,
         train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in records]),
         processing_class=tokenizer,

@@ -4,6 +4,7 @@
 """
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -135,18 +136,22 @@ def test_a_process_that_fails_ends_all_and_says_why(rank, tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A longer run on two processes by each strategy that nobody kills."""
-    roots = {}
-    for strategy in ("ddp", "fsdp2"):
-        roots[strategy] = tmp_path_factory.mktemp(strategy)
-        succeed(start(TORCHRUN, roots[strategy], f"trainer={strategy}", *LONGER))
-    return roots
+    """A longer run on two processes that nobody kills, by strategy."""
+
+    @cache
+    def of(strategy):
+        root = tmp_path_factory.mktemp(strategy)
+        succeed(start(TORCHRUN, root, f"trainer={strategy}", *LONGER))
+        return root
+
+    return of
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "rank"), [("ddp", 0), ("ddp", 1), ("fsdp2", 1)])
 def test_killed_and_resumed_is_never_killed(strategy, rank, undisturbed, tmp_path):
     overrides = [f"trainer={strategy}", *LONGER]
+    whole = undisturbed(strategy)
     process = start(TORCHRUN, tmp_path, *overrides)
     run = stage(tmp_path, "rl", *LONGER)
     wait_for_update(process, run, 5)
@@ -162,15 +167,15 @@ def test_killed_and_resumed_is_never_killed(strategy, rank, undisturbed, tmp_pat
     succeed(start(TORCHRUN, tmp_path, *overrides))
     assert run.status() == DONE
     for name in ("sft", "rl"):
-        assert_identical(stage(tmp_path, name, *LONGER), stage(undisturbed[strategy], name, *LONGER))
+        assert_identical(stage(tmp_path, name, *LONGER), stage(whole, name, *LONGER))
 
 
 @pytest.mark.slow
 def test_sharded_weights_make_the_same_run(undisturbed):
     for name in ("zero_shot", "sft", "rl"):
-        one, two = (stage(undisturbed[strategy], name, *LONGER) for strategy in ("ddp", "fsdp2"))
+        one, two = (stage(undisturbed(strategy), name, *LONGER) for strategy in ("ddp", "fsdp2"))
         assert_close(one, two, ROUNDING, {})
-    saved = stage(undisturbed["fsdp2"], "rl", *LONGER).checkpoints / "checkpoint-8"
+    saved = stage(undisturbed("fsdp2"), "rl", *LONGER).checkpoints / "checkpoint-8"
     assert (saved / "pytorch_model_fsdp.bin").exists()  # accelerate did shard
 
 
