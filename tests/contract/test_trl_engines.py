@@ -39,27 +39,25 @@ def engines(monkeypatch) -> list[dict[str, Any]]:
     return Engine.made
 
 
-STATE = Accelerator(cpu=True).state
-
-
-def make_engine(process: int, processes: int, size: int) -> None:
-    """By TRL's constructor, in one of several processes."""
-    alone = SimpleNamespace(
-        num_processes=processes,
-        process_index=process,
-        local_process_index=process,
-        is_main_process=process == 0,
-        state=STATE,
-        wait_for_everyone=lambda: None,
-    )
+def make_engines(processes: int, size: int) -> None:
+    """By TRL's constructor, in each of several processes."""
+    state = Accelerator(cpu=True).state
     model = SimpleNamespace(name_or_path="model", named_modules=lambda: [])
-    VLLMGeneration(model, alone, None, mode="colocate", tensor_parallel_size=size)
+    for process in range(processes):
+        alone = SimpleNamespace(
+            num_processes=processes,
+            process_index=process,
+            local_process_index=process,
+            is_main_process=process == 0,
+            state=state,
+            wait_for_everyone=lambda: None,
+        )
+        VLLMGeneration(model, alone, None, mode="colocate", tensor_parallel_size=size)
 
 
 def test_trl_seeds_an_engine_with_its_group_alone(engines):
     """What `seeded_engine` changes: were the run's seed to reach it by itself, nothing of ours would be needed."""
-    for process in range(4):
-        make_engine(process, 4, 2)
+    make_engines(4, 2)
     assert [made["seed"] for made in engines] == [0, 0, 1, 1]
     assert {made["distributed_executor_backend"] for made in engines} == {"external_launcher"}
 
@@ -68,8 +66,7 @@ def test_trl_seeds_an_engine_with_its_group_alone(engines):
 def test_the_seed_reaches_every_engine(engines, seed, tmp_path):
     arguments = trl_arguments(composed(*SMALL, "generation=vllm_colocate", f"seed={seed}"), tmp_path)
     with seeded_engine(arguments):
-        for process in range(4):
-            make_engine(process, 4, 2)
+        make_engines(4, 2)
     assert [made["seed"] for made in engines] == [engine_seed(seed, group) for group in (0, 0, 1, 1)]
     assert {made["model"] for made in engines} == {"model"} and vllm_generation.LLM is Engine
 

@@ -186,3 +186,17 @@ def test_in_mixed_precision_the_masters_stay_in_single(whole):
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
     assert moved.abs().max() < 1e-2  # a step, and not what rounding to bfloat16 takes away
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bf16", [False, True])
+def test_on_a_gpu(bf16, whole):
+    """A whole run, and the same lists again by the same seed."""
+    folder, _ = whole
+    config = cell(folder, "generation=continuous", "runtime.device=cuda", f"trainer.bf16={str(bf16).lower()}", "seed=3")
+    target = run(config)
+    weights = load_file(target.final_model / "model.safetensors")
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    lengths = [row for row in curve(target) if row[2] == "completion_length"]
+    shutil.rmtree(target.root)
+    assert [row for row in curve(run(config)) if row[2] == "completion_length"] == lengths

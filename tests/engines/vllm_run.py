@@ -1,4 +1,4 @@
-"""One run whose rollouts are vLLM's, in a process of its own: python -m tests.engines.colocated OUT OVERRIDE...
+"""One run whose rollouts are vLLM's, in a process of its own: python -m tests.engines.vllm_run OUT OVERRIDE...
 
 Writes to OUT what was rolled out and what was measured. On the CPU, where runs refuse vLLM since its build for the CPU
 repacks weights once and for all, the repacking is left out: everything else is the engine as it is.
@@ -39,7 +39,8 @@ class Noted:
         of_class = RankedListTrainer._generate_single_turn
 
         def generate(trainer: RankedListTrainer, *args: Any, **kwargs: Any) -> Any:
-            self.seeds.append(trainer.vllm_generation.llm.llm_engine.vllm_config.model_config.seed)
+            if trainer.vllm_mode == "colocate":
+                self.seeds.append(trainer.vllm_generation.llm.llm_engine.vllm_config.model_config.seed)
             found = of_class(trainer, *args, **kwargs)
             self.rollouts.append([list(ids) for ids in found[0]])
             return found
