@@ -125,13 +125,14 @@ def words(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def estimate(config: Config, shape: Shape, prompt: int, on_gpu: bool, processes: int = 1) -> Estimate:
+def estimate(config: Config, shape: Shape, prompt: int, contexts: int, on_gpu: bool, processes: int = 1) -> Estimate:
     """What one process of a run needs at its peak.
 
     Args:
         config: the run, up to `config.stage`.
         shape: of its model.
         prompt: tokens of the longest prompt.
+        contexts: how many lists an evaluation generates.
         on_gpu: whether it computes on a GPU.
         processes: over how many processes the run is spread; each is taken to hold all weights.
     """
@@ -139,7 +140,7 @@ def estimate(config: Config, shape: Shape, prompt: int, on_gpu: bool, processes:
     held = {"process": 0 if on_gpu else psutil.Process().memory_info().rss + RUNTIME, "weights": weights}
     trained = held | {"optimiser": 2 * weights}
     length = prompt + config.generation.max_new_tokens
-    lists = _generation(config, shape, prompt, config.evaluation.batch_size)
+    lists = _generation(config, shape, prompt, min(config.evaluation.batch_size, contexts))
     phases = {"evaluation": held | lists}
     if config.stage != "zero_shot":
         sft = config.trainer.sft
@@ -263,7 +264,11 @@ def estimate_run(
 ) -> Estimate:
     """The estimate of a run whose data and tokenizer are there."""
     prompt = max(longest_prompt(records, tokenizer) for records in dataset.splits.values() if records)
-    return estimate(config, shape_of(AutoConfig.from_pretrained(source)), prompt, not on_cpu(config))
+    judged = {split: {record.context_id for record in dataset.splits[split]} for split in ("validation", "test")}
+    limits = {"validation": config.evaluation.validation_contexts, "test": config.evaluation.test_contexts}
+    lists = {split: min(len(ids), limits[split] or len(ids)) for split, ids in judged.items()}
+    contexts = max(lists["validation"], lists["test"] * max(config.evaluation.samples, 1))
+    return estimate(config, shape_of(AutoConfig.from_pretrained(source)), prompt, contexts, not on_cpu(config))
 
 
 def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:

@@ -1,0 +1,158 @@
+"""What a run spends: phases, energy counters, peaks, totals of several attempts."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlbench.budget import PHASES, Energy, EnergyCounter, Ledger, cpu_counters, gpu_counters, peak_memory
+from rlbench.data.record import RankedListDataset
+from rlbench.progress import Progress
+from rlbench.provenance import cpu_model, git_state
+from rlbench.runs import locate
+from rlbench.stages.demonstrations import _tokens
+from rlbench.stages.sft import train_sft
+from rlbench.tracking import make_tracker
+from tests.conftest import SMALL, composed
+from tests.helpers_safety import short, train
+from tests.helpers_training import load
+
+
+def test_a_moment_belongs_to_the_innermost_phase():
+    ledger = Ledger()
+    time.sleep(0.02)
+    with ledger.phase("update"):
+        time.sleep(0.03)
+        with ledger.phase("reward"), ledger.phase("rollout"):
+            time.sleep(0.05)
+        running = ledger.totals()["seconds"]
+    seconds = ledger.totals()["seconds"]
+    total = seconds.pop("total")
+    assert set(seconds) == set(PHASES) and seconds["reference"] == 0
+    assert seconds["update"] >= 0.03 and seconds["rollout"] >= 0.05
+    assert sum(seconds.values()) <= total - 0.02  # what a phase holds is not in those around it, nor what is outside
+    assert 0.03 <= running["update"] <= seconds["update"]  # a phase that is open counts up to here
+
+
+def test_attempts_add_up_and_peaks_do_not():
+    first, second = Ledger(), Ledger()
+    first.add(prompts=2, trained_tokens=30)
+    with first.phase("rollout"):
+        time.sleep(0.02)
+    totals = json.loads(json.dumps(first.totals()))
+    totals["peak_memory_bytes"]["process"] = 10**15
+    totals["energy_joules"] = {"cpu": 5.0, "gpu": None}
+    second.resume(totals)
+    second.add(prompts=1)
+    report = second.report(updates=4, attempts=2)
+    assert (report["prompts"], report["trained_tokens"], report["completions"]) == (3, 30, 0)
+    assert (report["updates"], report["attempts"]) == (4, 2)
+    assert report["seconds"]["rollout"] == totals["seconds"]["rollout"] >= 0.02
+    assert report["seconds"]["total"] > totals["seconds"]["total"]
+    assert report["peak_memory_bytes"] == {"process": 10**15, "gpu": None}
+    assert report["energy_joules"]["gpu"] is None
+
+
+def test_a_failure_knows_its_phase():
+    ledger = Ledger()
+    with pytest.raises(MemoryError) as error, ledger.phase("update"), ledger.phase("reference"):
+        raise MemoryError
+    assert ledger.failed_in(error.value) == "reference"
+    assert ledger.failed_in(MemoryError()) is None
+
+
+def package(folder: Path, name: str, number: str, joules: float) -> Path:
+    made = folder / f"intel-rapl:{number}"
+    made.mkdir(parents=True)
+    for file, text in (("name", name), ("energy_uj", f"{joules * 1e6:.0f}"), ("max_energy_range_uj", "262143328850")):
+        (made / file).write_text(f"{text}\n")
+    return made
+
+
+def test_rapl_counts_packages_once_and_through_a_wrap(tmp_path):
+    """Two packages; a core domain within one and the whole platform are not counted again."""
+    first, second = package(tmp_path, "package-0", "0", 262_143.0), package(tmp_path, "package-1", "1", 10.0)
+    package(tmp_path, "core", "0:0", 5.0), package(tmp_path, "psys", "2", 7.0)
+    energy = Energy({"cpu": cpu_counters(tmp_path), "gpu": []})
+    (first / "energy_uj").write_text("2000000")
+    (second / "energy_uj").write_text("13000000")
+    (tmp_path / "intel-rapl:2" / "energy_uj").write_text("900000000")
+    assert energy.joules() == {"cpu": pytest.approx(262_143.32885 - 262_143.0 + 2 + 3), "gpu": None}
+    (first / "energy_uj").write_text("4000000")
+    assert energy.joules()["cpu"] == pytest.approx(0.32885 + 4 + 3)
+
+
+def test_what_cannot_be_read_is_unknown_and_not_nothing(tmp_path):
+    package(tmp_path, "package-0", "0", 1.0)
+    counters = cpu_counters(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    assert Energy({"cpu": counters}).joules() == {"cpu": None}
+    assert cpu_counters(tmp_path / "nowhere") == [] and Energy({"cpu": []}).joules() == {"cpu": None}
+    assert gpu_counters(0) == []
+    refused = EnergyCounter(lambda: 1.0, joules=1.0)
+    assert refused.spent == 0.0
+
+
+def test_peak_memory_is_of_this_stage():
+    Ledger()
+    before = peak_memory(False)["process"]
+    block = np.ones(40_000_000)  # 320 MB
+    during = peak_memory(False)["process"]
+    assert block[-1] == 1 and during - before > 250e6
+    del block
+    assert peak_memory(False)["process"] >= during
+    Ledger()
+    assert peak_memory(False)["process"] < during - 250e6
+
+
+def test_tokens_that_are_trained_on_count_once_an_update(mini: RankedListDataset, tiny_folder, tmp_path):
+    """Two updates on each rollout, in two micro-batches each."""
+    twice = ["trainer.rl.num_iterations=2", "trainer.rl.micro_batch_size=4", "trainer.rl.updates=4"]
+    run, _, ledger = train(short(tmp_path, *twice, "evaluation.every=2"), tiny_folder, mini)
+    counts = ledger.counts
+    assert counts["completions"] == 16 and counts["prompts"] == 4
+    assert counts["trained_tokens"] == 2 * counts["generated_tokens"] > 0
+    assert 0 < counts["evaluation_tokens"] <= 2 * 2 * 24  # two evaluations of two lists
+    seconds = ledger.totals()["seconds"]
+    total = seconds.pop("total")
+    assert all(value > 0 for value in seconds.values()) and sum(seconds.values()) <= total
+
+
+def test_sft_trains_on_the_tokens_of_its_demonstrations(mini: RankedListDataset, tiny_folder, tmp_path):
+    """Ten updates of four: each of the forty demonstrations once."""
+    sft = ["updates=10", "batch_size=4", "micro_batch_size=2", "max_length=256", "save_every=100"]
+    config = composed(*SMALL, *(f"trainer.sft.{each}" for each in sft), f"runs_dir={tmp_path}")
+    run, (tokenizer, _), ledger = locate(config, "sft"), load(tiny_folder), Ledger()
+    tracker = make_tracker("none", directory=run.root, identity=None, config={})
+    records = mini.splits["sft"]
+    train_sft(config, run, tiny_folder, tokenizer, records, tracker, Progress("", 10, file=None, show=False), ledger)
+    assert ledger.counts["trained_tokens"] == sum(len(_tokens(record, tokenizer, 256)[1]) for record in records)
+    assert ledger.counts["prompts"] == 40
+
+
+def test_a_changed_tree_has_a_hash_of_its_change(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
+
+    assert git_state(tmp_path) == {"commit": None, "dirty": None, "diff_sha256": None}
+    (tmp_path / "rlbench").mkdir()
+    (tmp_path / "run.py").write_text("1\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        git(*command)
+    clean = git_state(tmp_path)
+    assert len(clean["commit"]) == 40 and clean["dirty"] is False and clean["diff_sha256"] is None
+    seen = set()
+    for file, text in (("run.py", "2\n"), ("rlbench/new.py", "3\n"), ("rlbench/new.py", "4\n")):
+        (tmp_path / file).write_text(text)
+        state = git_state(tmp_path)
+        assert state["dirty"] and state["commit"] == clean["commit"] and state == git_state(tmp_path)
+        seen.add(state["diff_sha256"])
+    assert len(seen) == 3
+
+
+def test_the_processor_has_a_name(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nprocessor\t: 1\n")
+    assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 3 GHz"
