@@ -234,9 +234,8 @@ def _stage_in(folder: Path) -> None:
 def _forget_service() -> None:
     """Drop wandb's service process, so that the next run of this process gets a new one.
 
-    The service may be dead, or wait for a server that never answers. `wandb.teardown`, which wandb also calls at the
-    end of this process, waits for it without end, so it is killed where it does not go; and calls `sys.exit` where it
-    ended with an error.
+    The service may be dead, or hang. `wandb.teardown`, which wandb also calls at the end of this process, waits for it
+    without end, so it is killed where it does not go; and calls `sys.exit` where it ended with an error.
     """
     import wandb
     from wandb.sdk import wandb_setup

@@ -91,7 +91,9 @@ def process(
     try:
         yield started
     finally:
-        started.kill()
+        children = psutil.Process(started.pid).children() if started.poll() is None else []
+        for one in (started, *children):  # a test that failed may have left a service that is stopped
+            one.kill()
         started.communicate()
 
 
@@ -145,7 +147,7 @@ def test_server_that_accepts_and_never_answers(tmp_path: Path) -> None:
 
 
 def test_server_that_falls_silent(tmp_path: Path) -> None:
-    """The finish gives up, names what was kept, and the process ends though W&B's own clean-up would wait for ever."""
+    """The finish gives up, names what was kept, and the process ends."""
     with wandb_server() as server, process(tmp_path / "run", "wandb", environment=login(server.address)) as started:
         ready(started)
         until(tmp_path / "run", "wandb/run-*/*.wandb")
@@ -170,7 +172,7 @@ def service_of(started: subprocess.Popen[str]) -> psutil.Process:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_service_that_dies_or_hangs(tmp_path: Path, number: signal.Signals) -> None:
-    """A hung service fills the socket to it: wandb's own `log` would then wait for ever."""
+    """A hung service fills the socket to it: wandb's own `log`, and its clean-up, would then wait for ever."""
     with process(tmp_path / "run", "offline") as started:
         ready(started)
         until(tmp_path / "run", "wandb/offline-run-*/*.wandb")
