@@ -122,6 +122,7 @@ def train(session: runner.Session, folder: Path, watch: Stopwatch | None) -> flo
         identity = runner.TrackerIdentity(experiment="overhead", group=target.name, job_type="rl", name=target.label)
         tracker = runner.make_tracker("offline", directory=target.root, identity=identity, config={})
     torch.manual_seed(config.seed)
+    folder.mkdir(exist_ok=True)
     progress = runner.Progress("", config.trainer.rl.updates, file=folder / "progress.json", show=False)
     started = time.perf_counter()
     with replaced(timed if watch is not None else nothing):

@@ -100,6 +100,16 @@ def reserved(root: Path) -> Attempt | None:
     return attempt if attempt.folder.is_dir() and not attempt.begun else None
 
 
+def started_for(root: Path) -> tuple[IO[bytes], dict[str, str]]:
+    """Reserve the next attempt, for a launcher that starts a process for it.
+
+    Returns:
+        The open file that gets what the process prints, and what its environment has more.
+    """
+    attempt = reserve(root)
+    return attempt.output_file.open("ab"), {RESERVED: str(attempt.folder.resolve())}
+
+
 def begin(root: Path) -> Attempt:
     """Start the next attempt, by a process that holds the run; one that ended without a word is closed as unknown."""
     for earlier in attempts(root):

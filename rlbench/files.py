@@ -128,8 +128,9 @@ def held(lock: Path) -> Iterator[None]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes that the files below a folder take on the disk, its blocks being filled or not."""
+    found = (path.stat() for path in folder.rglob("*") if path.is_file())
+    return sum(max(of_file.st_size, of_file.st_blocks * 512) for of_file in found)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -24,6 +24,7 @@ from rlbench.launching.base import Feed, SweepLauncher
 from rlbench.launching.board import Board
 from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.placement import Places, choose_gpus, environment_of, list_gpus, visible
+from rlbench.launching.stopping import tell
 from rlbench.preemption import children_deaf_to
 from rlbench.runs import DONE, FAILED, PRUNED, locate
 
@@ -56,7 +57,11 @@ class _Process:
         """Ask it, once, to stop."""
         if self.stop_at is None:
             self.stop_at, self.reason = time.monotonic() + GRACE_SECONDS, reason
-            self.process.terminate()
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell it to stop."""
+        tell(self.process.pid, processes=self.cell.processes)
 
     def kill_if_late(self) -> None:
         """Kill it where it has been asked to stop too long ago."""
@@ -154,7 +159,8 @@ class LocalLauncher(SweepLauncher):
         try:
             return process.wait()
         except KeyboardInterrupt:
-            _stop([process], self.console)
+            tell(process.pid, processes=stage.processes)
+            _wait([process], self.console)
 
     def _run_all(self, cells: list[Cell]) -> list[Cell]:
         queue = Queue(cells)
@@ -203,7 +209,9 @@ class LocalLauncher(SweepLauncher):
                     board.update([held.cell for held in running.values()])
                     time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
-            _stop([held.process for held in running.values()], self.console)
+            for held in running.values():
+                held.tell()
+            _wait([held.process for held in running.values()], self.console)
 
     def _share(self, chosen: Sequence[str]) -> float | None:
         """The share of its GPU's memory that a cell may use; None for all of it."""
@@ -241,9 +249,8 @@ def _stage_of(cell: Cell) -> Cell:
 
 
 def _start(cell: Cell, threads: int, gpus: tuple[str, ...], share: float | None) -> _Process:
-    attempt = attempts.reserve(cell.run.root)
-    log = attempt.output_file.open("ab")
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), attempts.RESERVED: str(attempt.folder.resolve())}
+    log, reserved = attempts.started_for(cell.run.root)
+    environment = os.environ | reserved | {"OMP_NUM_THREADS": str(threads)} | environment_of(gpus)
     own = ["runtime.progress=false", f"runtime.threads={threads}"]
     command = cell.command(*own, *([f"runtime.gpu_share={share}"] if share is not None else []))
     with children_deaf_to(signal.SIGINT):  # a terminal sends Ctrl-C to cells, too; the launcher says when they stop
@@ -253,10 +260,8 @@ def _start(cell: Cell, threads: int, gpus: tuple[str, ...], share: float | None)
     return _Process(cell, process, log, gpus)
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]], console: Console) -> NoReturn:
-    """Let runs end with a checkpoint, kill those that take too long, or all at another Ctrl-C; and end with 130."""
-    for process in processes:
-        process.terminate()
+def _wait(processes: Sequence[subprocess.Popen[bytes]], console: Console) -> NoReturn:
+    """Wait for runs that were told to stop, kill those that take too long, or all at another Ctrl-C; end with 130."""
     console.print(
         f"interrupted: what runs stops at its next checkpoint, within {GRACE_SECONDS:.0f} s (Ctrl-C: at once)"
     )

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlbench import attempts
 from rlbench.cli import fail
 from rlbench.errors import BadInput
 from rlbench.launching.base import SweepLauncher
 from rlbench.launching.board import Board
 from rlbench.launching.cells import RUN_PY, Cell, missing_shared_stages
-from rlbench.runs import PREEMPTED
+from rlbench.launching.stopping import tell, was_told
+from rlbench.runs import DONE, FAILED
 
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 60.0
@@ -27,33 +29,36 @@ Show = Callable[[Sequence[Path], Mapping[Path, bool]], None]
 INSTALL = "python -m pip install -r requirements-ray.txt -c constraints.txt"
 
 
-def run_command(command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> int:
+def run_command(
+    command: Sequence[str], folder: Path, root: Path, environment: Mapping[str, str], processes: int
+) -> int:
     """A task: run `run.py` in a process of its own, and stop it as a run is stopped where the task is cancelled.
 
     Args:
         command: with its arguments.
         folder: in which to run it.
-        log: the file that gets what it prints.
+        root: of the run, whose attempt gets what it prints.
         environment: variables beside those of the worker, to which Ray has given its GPUs.
+        processes: of the run.
 
     Returns:
         The exit code.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
+    file, reserved = attempts.started_for(root)
+    with file:
         process = subprocess.Popen(
             command,
             cwd=folder,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | environment,
+            env=os.environ | environment | reserved,
             start_new_session=True,
         )
         try:
             while process.poll() is None:  # a cancellation does not end a wait
                 time.sleep(0.2)
         except KeyboardInterrupt:
-            process.terminate()
+            tell(process.pid, processes=processes)
             process.wait()
     return process.returncode
 
@@ -63,14 +68,15 @@ class RayLauncher(SweepLauncher):
 
     Args:
         jobs: how many cells run at once, where the resources suffice.
+        processes: of each cell.
         address: of a Ray cluster ("auto", "HOST:PORT"); None starts Ray on this machine for the sweep.
         cpus: of a cell; also its CPU threads.
         gpus: of a cell; a fraction puts several on one GPU.
         max_requeues: how often a cell is run again that was told to stop or lost its node.
     """
 
-    def __init__(self, jobs: int, address: str | None, cpus: int, gpus: float, max_requeues: int):
-        super().__init__(jobs)
+    def __init__(self, jobs: int, processes: int, address: str | None, cpus: int, gpus: float, max_requeues: int):
+        super().__init__(jobs, processes)
         self.address, self.cpus, self.gpus, self.max_requeues = address, cpus, gpus, max_requeues
 
     def problems(self) -> list[str]:
@@ -111,23 +117,23 @@ class RayLauncher(SweepLauncher):
             self.console.print(f"shared SFT stage for {len(of_stage)} cells: {root}", soft_wrap=True)
         failed = self._run({root: self._command(of_stage[0], "stage=sft") for root, of_stage in waiting.items()})
         for root in failed:
-            self.console.print(f"the SFT stage failed; log: {root / 'log.txt'}", soft_wrap=True)
+            self.console.print(f"the SFT stage failed; log: {attempts.failure(root)[1]}", soft_wrap=True)
         return [cell for root in failed for cell in waiting[root]]
 
     def _run_all(self, cells: list[Cell]) -> list[Cell]:
         by_root = {cell.run.root: cell for cell in cells}
-        with Board(self.console, cells) as board:
+        with Board(self.console, len(cells), sum(cell.updates for cell in cells)) as board:
 
             def show(running: Sequence[Path], ended: Mapping[Path, bool]) -> None:
                 for root, succeeded in ended.items():
-                    board.finish(by_root[root], succeeded)
+                    board.finish(by_root[root], DONE if succeeded else FAILED)
                 board.update([by_root[root] for root in running])
 
             failed = self._run({root: self._command(cell) for root, cell in by_root.items()}, show)
         return [by_root[root] for root in failed]
 
     def _command(self, cell: Cell, *more: str) -> list[str]:
-        return cell.command("runtime.progress=false", f"runtime.threads={self.cpus}", *more)
+        return cell.command("runtime.progress=false", f"runtime.threads={max(self.cpus // self.processes, 1)}", *more)
 
     def _run(self, commands: Mapping[Path, list[str]], show: Show | None = None) -> list[Path]:
         """Run commands, each for the run in a directory.
@@ -141,7 +147,7 @@ class RayLauncher(SweepLauncher):
         """
         import ray
 
-        environment = {"OMP_NUM_THREADS": str(self.cpus)}
+        environment = {"OMP_NUM_THREADS": str(max(self.cpus // self.processes, 1))}
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.max_requeues)(run_command)
         queue, failed = list(commands), []
         running: dict[Any, Path] = {}
@@ -150,13 +156,14 @@ class RayLauncher(SweepLauncher):
             while queue or running:
                 while queue and len(running) < self.jobs:
                     root = queue.pop(0)
-                    log = (root / "log.txt").absolute()
-                    running[task.remote(commands[root], Path.cwd(), log, environment)] = root
+                    running[task.remote(commands[root], Path.cwd(), root.absolute(), environment, self.processes)] = (
+                        root
+                    )
                 finished, _ = ray.wait(list(running), timeout=POLL_SECONDS)
                 ended = {}
                 for reference in finished:
                     root, code = running.pop(reference), _exit_code(reference)
-                    if code == PREEMPTED and again[root] < self.max_requeues:
+                    if was_told(root, code) and again[root] < self.max_requeues:
                         again[root] += 1
                         queue.insert(0, root)
                         continue

@@ -26,6 +26,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
+from rlbench import attempts
 from rlbench.cli import fail
 from rlbench.errors import BadInput
 from rlbench.launching.base import SweepLauncher
@@ -162,11 +163,12 @@ class SlurmLauncher(SweepLauncher):
 
     Args:
         jobs: how many cells of an array run at once.
+        processes: of each cell.
         settings: the fields of `SlurmSettings`.
     """
 
-    def __init__(self, jobs: int, **settings: Any):
-        super().__init__(jobs)
+    def __init__(self, jobs: int, processes: int, **settings: Any):
+        super().__init__(jobs, processes)
         plain: dict[str, Any] = {
             k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()
         }
@@ -239,7 +241,12 @@ class SlurmLauncher(SweepLauncher):
                 self.console.print(f"job {ids[0].split('_')[0]}: {len(ids)} cells{after}")
 
     def _more(self) -> list[str]:
-        return ["runtime.progress=false", f"runtime.threads={self.settings.cpus}"]
+        return ["runtime.progress=false", f"runtime.threads={self._threads}"]
+
+    @property
+    def _threads(self) -> int:
+        """CPU threads of each process."""
+        return max(self.settings.cpus // self.processes, 1)
 
     def _sbatch(self, work: Sequence[tuple[Run, list[str]]], after: str | None) -> list[str]:
         """Submit runs as one array, and note the jobs in their directories; returns the ids."""
@@ -259,8 +266,7 @@ class SlurmLauncher(SweepLauncher):
         try:
             with outside, executor.batch():
                 for run, command in work:
-                    log = (run.root / "log.txt").absolute()
-                    jobs.append(executor.submit(RunJob(command, log, self.settings.cpus)))
+                    jobs.append(executor.submit(RunJob(command, run.root.absolute(), self._threads, self.processes)))
         except submitit.core.utils.FailedJobError as error:
             raise BadInput(f"sbatch refused the job: {str(error).strip()}") from None
         for (run, _), job in zip(work, jobs, strict=True):
@@ -279,7 +285,7 @@ class SlurmLauncher(SweepLauncher):
         left, failed = {cell.run.root: cell for cell in cells}, []
         gone: set[Path] = set()
         again: Counter[Path] = Counter()
-        with Board(self.console, list(cells)) as board:
+        with Board(self.console, len(cells), sum(cell.updates for cell in cells)) as board:
             while left:
                 queue = squeue()  # before the run directories are read, which may be done by then
                 if queue is None:
@@ -289,7 +295,7 @@ class SlurmLauncher(SweepLauncher):
                 for root, cell in list(left.items()):
                     if cell.run.status() == DONE:
                         del left[root]
-                        board.finish(cell, True)
+                        board.finish(cell, DONE)
                     elif jobs[root] in queue:
                         gone.discard(root)
                         if queue[jobs[root]][1] == "RUNNING":
@@ -305,7 +311,7 @@ class SlurmLauncher(SweepLauncher):
                     else:
                         del left[root]
                         failed.append(cell)
-                        board.finish(cell, False)
+                        board.finish(cell, FAILED)
                         if cell.run.status() == FAILED:
                             self.console.print(last_traceback(cell.log_path), soft_wrap=True, markup=False)
                         else:
@@ -327,7 +333,7 @@ class SlurmLauncher(SweepLauncher):
             first = noted_job(stage)
             ended = last_state(first) if first else ""
             if stage.status() == FAILED:
-                return f"its SFT stage failed; log: {stage.root / 'log.txt'}"
+                return f"its SFT stage failed; log: {attempts.failure(stage.root)[1]}"
             job = first or job
         else:
             ended = last_state(job)

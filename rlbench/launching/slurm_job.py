@@ -15,8 +15,9 @@ from types import FrameType
 from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable
 
+from rlbench import attempts
+from rlbench.launching.stopping import tell, was_told
 from rlbench.preemption import SIGNALS
-from rlbench.runs import PREEMPTED
 
 
 class RunFailed(Exception):
@@ -28,12 +29,13 @@ class RunJob(Checkpointable):
 
     Args:
         command: of `run.py`.
-        log: the file that gets what it prints.
-        threads: CPU threads it may use.
+        root: of the run, whose attempt gets what it prints.
+        threads: CPU threads that each of its processes may use.
+        processes: of the run.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, threads: int):
-        self.command, self.log, self.threads = list(command), log, threads
+    def __init__(self, command: Sequence[str], root: Path, threads: int, processes: int):
+        self.command, self.root, self.threads, self.processes = list(command), root, threads, processes
 
     def __call__(self) -> None:
         """Run it.
@@ -49,24 +51,24 @@ class RunJob(Checkpointable):
         def pass_on(number: int, frame: FrameType | None) -> None:
             received.append(number)
             if process is not None:
-                process.send_signal(number)
+                tell(process.pid, number, self.processes)
 
         for each in {*SIGNALS, warning}:
             signal.signal(each, pass_on)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+        log, reserved = attempts.started_for(self.root)
+        with log:
+            environment = os.environ | reserved | {"OMP_NUM_THREADS": str(self.threads)}
             process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
             for number in received:
-                process.send_signal(number)
+                tell(process.pid, number, self.processes)
             code = process.wait()
         # A signal in its first moments, before it handles any, kills it.
-        stopped = code == PREEMPTED or -code in received
+        stopped = was_told(self.root, code) or -code in received
         if stopped and state_of_this_job() == "RUNNING":
             assert callable(put_back)
             put_back(warning, None)  # does not return
         if code:
-            raise RunFailed(f"{' '.join(self.command)} ended with {code}; its log: {self.log}")
+            raise RunFailed(f"{' '.join(self.command)} ended with {code}; its log: {log.name}")
 
 
 def state_of_this_job() -> str:

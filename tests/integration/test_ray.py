@@ -6,6 +6,7 @@ import signal
 import psutil
 import pytest
 
+from rlbench.attempts import attempts
 from rlbench.runs import DONE, FAILED, INTERRUPTED, Run, locate
 from tests.conftest import SMALL, composed
 from tests.helpers_preemption import PLUGIN, folders, start, updates_done, wait_for
@@ -49,7 +50,7 @@ def test_a_stopped_cell_is_run_again_and_a_failing_one_reported(options):
     assert launcher.returncode == 1 and "1 of 2 cells failed" in output, output
     assert "planted: the baseline is broken" in output
     assert (good.status(), bad.status()) == (DONE, FAILED)
-    assert "interrupted: SIGTERM at update" in (good.root / "log.txt").read_text()
+    assert "interrupted: SIGTERM at update" in attempts(good.root)[0].output_file.read_text()
 
 
 def test_ctrl_c_lets_cells_end_with_a_checkpoint(options):

@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from analysis import report, status
 from analysis.collect import collect
 from rlbench import inspect
+from rlbench.attempts import attempts
 from rlbench.cli import CONF, groups
 from rlbench.completions import read_completions
 from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.runner import prepare, run
-from rlbench.runs import DONE, locate
+from rlbench.runs import DONE, FAILED, locate
 from tests.conftest import SMALL, composed
 from tests.helpers_tensorboard import open_attempt, read_scalars
 from tests.helpers_wandb import find_runs
@@ -108,6 +109,16 @@ def test_the_offline_tracker_holds_the_curves(finished):
     assert tracked.group.endswith(root.name) and "mini" in tracked.tags
     result = json.loads((root / "result.json").read_text())
     assert tracked.summary["final/test/ndcg@10"] == pytest.approx(result["metrics"]["test"]["ndcg@10"])
+
+
+def test_the_log_of_an_attempt(finished):
+    """Lines of the run, those from before its directory was known, and the logging of the tracker."""
+    config, root = finished
+    (attempt,) = attempts(root)
+    facts = attempt.read()
+    assert (facts["outcome"], facts["from_update"], facts["reached_update"]) == (DONE, 0, 2)
+    assert f"rl {root}" in attempt.log_file.read_text() and facts["hardware"]["threads"] == 1
+    assert not (root / "checkpoints" / "README.md").exists()
 
 
 def test_run_again_does_nothing(finished):
@@ -220,6 +231,11 @@ def test_killed_and_resumed_is_never_killed(finished, tmp_path):
     again = subprocess.run(command(tmp_path, *other), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert target.status() == DONE and target.attempts() == 2
+    first, second = (attempt.read() for attempt in attempts(target.root))
+    assert (first["outcome"], first["ended"], first["from_update"]) == ("unknown", None, 0)
+    assert first["reached_update"] >= 5
+    assert (second["outcome"], second["from_update"], second["reached_update"]) == (DONE, 4, 8)
+    assert second["changed"] == [] and second["device"] == "cpu"
     assert rows(target) == rows(whole) and target.reason() == ""
     ours, theirs = (load_file(t.final_model / "model.safetensors") for t in (target, whole))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
@@ -262,11 +278,14 @@ def test_a_failing_cell_never_stops_the_others(finished, tmp_path):
     assert result.returncode == 1, result.stderr
     assert "1 of 2 cells failed" in result.stderr and "holds another run" in result.stderr
     assert locate(cell(tmp_path, "seed=1"), "rl").status() == DONE
-    assert "holds another run" in (bad.root / "log.txt").read_text()
+    (attempt,) = attempts(bad.root)
+    assert "holds another run" in attempt.output_file.read_text() and "Traceback" in attempt.log_file.read_text()
+    assert attempt.read()["outcome"] == FAILED and bad.status() is None
     (bad.root / "identity.json").unlink()
     again = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "1 done already, 1 to run" in again.stderr and bad.status() == DONE
+    assert [a.read()["outcome"] for a in attempts(bad.root)] == [FAILED, DONE]
 
 
 def test_the_report_goes_to_trackers(finished, tmp_path, monkeypatch):

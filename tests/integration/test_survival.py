@@ -13,8 +13,10 @@ import pytest
 from safetensors.torch import load_file
 
 from analysis.status import survey
+from rlbench.attempts import attempts
 from rlbench.cli import CONF
 from rlbench.config import Config
+from rlbench.files import PARTIAL
 from rlbench.runs import DONE, Run, locate
 from tests.conftest import SMALL, composed
 
@@ -101,6 +103,15 @@ def test_killed_at_a_random_moment(number, never_killed, tmp_path):
         target = locate(config, stage)
         assert target.status() == DONE
         assert_equal(target, run)
+        outcomes = [attempt.read()["outcome"] for attempt in attempts(target.root)]
+        assert outcomes in ([DONE], ["unknown", DONE])
+        assert not [path for path in target.root.rglob("*") if path.name.endswith(PARTIAL)]
+        best = next(iter(run.checkpoints.glob("best-*")), None)
+        assert (
+            best is None
+            or (target.checkpoints / best.name / "model.safetensors").read_bytes()
+            == (best / "model.safetensors").read_bytes()
+        )
 
 
 PLUGIN = """
@@ -142,8 +153,11 @@ def test_a_sweep_of_24_cells_with_failures_and_a_killed_launcher(tmp_path):
     assert failing.returncode == 1 and "2 of 2 cells failed" in errors and "planted: the baseline is broken" in errors
     lost = [state for state in states(experiment) if state.state == "failed"]
     assert len(lost) == 2 and all("planted" in state.reason for state in lost)
-    log = experiment / lost[0].run / "log.txt"
-    assert "Traceback" in log.read_text()
+    (attempt,) = attempts(experiment / lost[0].run)
+    assert attempt.read()["outcome"] == "failed" and "planted: the baseline is broken" in attempt.read()["reason"]
+    for file in (attempt.log_file, attempt.output_file):
+        assert "Traceback" in file.read_text() and "planted: the baseline is broken" in file.read_text()
+    assert str(attempt.log_file) in errors
     finished = {state.run for state in states(experiment) if state.state == "done"}
     before = {name: (experiment / name / "metrics.jsonl").stat().st_mtime_ns for name in finished}
     broken.unlink()
