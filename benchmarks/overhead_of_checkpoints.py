@@ -26,7 +26,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
-from transformers.trainer_callback import TrainerCallback
 
 from rlbench import runner
 from rlbench.cli import CONF
@@ -149,16 +148,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead_of_checkpoints", description=__doc__)
     parser.add_argument("--updates", type=int, default=40, help="of each run (default 40; a mini run has 100)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (default 3)")
-    parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="keep the SFT stage there, for another time (default: nowhere)")
     options = parser.parse_args()
-    assert issubclass(CheckpointWriter, TrainerCallback)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
+        folder, kept = Path(name), options.folder or Path(name)
         config = composed(
             f"trainer.rl.updates={options.updates}",
             f"trainer.sft.updates={SFT_UPDATES}",
-            f"runs_dir={folder / 'runs'}",
-            f"cache_dir={folder / 'cache'}",
+            f"runs_dir={kept / 'runs'}",
+            f"cache_dir={kept / 'cache'}",
             "tracker=none",
             "runtime.device=cpu",
             "runtime.threads=1",
@@ -176,7 +174,11 @@ def main() -> None:
             for part in PARTS:
                 shares[part].append(watch.seconds[part] / with_[-1])
             shares["together"].append(sum(watch.seconds.values()) / with_[-1])
-            print(f"turn {turn + 1} of {options.repeats}: {with_[-1]:.1f} s with, {without[-1]:.1f} s without")
+            print(
+                f"turn {turn + 1} of {options.repeats}: {with_[-1]:.1f} s with, {without[-1]:.1f} s without; "
+                f"{shares['together'][-1]:.2%} inside",
+                flush=True,
+            )
     console = Console()
     table = Table("inside of", "share of the run", "from", "to", title="as configured for mini and tiny")
     for part, values in shares.items():

@@ -20,7 +20,17 @@ from rlbench import attempts
 from rlbench.attempts import Attempt, reason_of
 from rlbench.config import Config
 from rlbench.errors import BadInput
-from rlbench.files import PARTIAL, clear_partial, disk_full, is_disk_full, naming, overwrite, write_json, write_text
+from rlbench.files import (
+    PARTIAL,
+    clear_partial,
+    disk_full,
+    is_disk_full,
+    naming,
+    overwrite,
+    sync,
+    write_json,
+    write_text,
+)
 from rlbench.preemption import Preempted
 from rlbench.rollouts import rollout_identity
 
@@ -240,6 +250,9 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             run.set_status(RUNNING)
             yield attempt
             attempt.close(DONE, run.stopped_early(), attempts.last_update(run.root))
+            for path in (run.metrics_file, run.root):
+                if path.exists():
+                    sync(path)
             run.set_status(DONE, run.stopped_early())
         except BaseException as error:
             full = _without_halves(run, error) if is_disk_full(error) else None
