@@ -111,7 +111,7 @@ class HiddenStates:
             return piece.function((logits / self.temperature).log_softmax(dim=-1))
 
         flat = hidden.flatten(0, 1)
-        tiles = flat.split(max(TILE_ELEMENTS // head.weight.size(0), 1))
+        tiles = flat.split(max(TILE_ELEMENTS // head.out_features, 1))
         if piece.facts["differentiable"] and torch.is_grad_enabled():
             values = [checkpoint(of_tile, tile, use_reentrant=False) for tile in tiles]
         else:
