@@ -131,7 +131,7 @@ def check_modes(mode: str, also: Sequence[str]) -> list[str]:
 
 
 def make_tracker(
-    modes: Sequence[str],
+    modes: str | Sequence[str],
     *,
     directory: Path,
     identity: TrackerIdentity,
@@ -141,8 +141,8 @@ def make_tracker(
     """Return a tracker whose backends are starting.
 
     Args:
-        modes: each `wandb` (online where the user is logged in, else offline), `offline`, `tensorboard`, `trackio` or
-            `none`.
+        modes: one or several, each `wandb` (online where the user is logged in, else offline), `offline`,
+            `tensorboard`, `trackio` or `none`.
         directory: the run directory; W&B writes below `directory/wandb`, TensorBoard below `directory/tensorboard`.
         identity: names of the run; also stored in the tracked config under the key `identity`.
         config: the resolved config, made of plain dicts, lists, strings, numbers, bools and None.
@@ -152,7 +152,8 @@ def make_tracker(
     Raises:
         BadInput: what `check_modes` finds.
     """
-    if problems := check_modes(modes[0], modes[1:]) if modes else []:
+    first, *also = [modes] if isinstance(modes, str) else modes
+    if problems := check_modes(first, also):
         raise BadInput(*problems)
-    makers = [BACKENDS[mode] for mode in modes if mode != "none"]
+    makers = [BACKENDS[mode] for mode in (first, *also) if mode != "none"]
     return Tracker([make(directory, shared or directory, identity, config) for make in makers], directory)
