@@ -151,25 +151,25 @@ class Study:
     name: str
     study: "optuna.Study"
 
-    def proposed(self) -> int:
-        """How many proposals there are, those aside that were left open and are made again."""
+    def _made(self) -> "list[optuna.trial.FrozenTrial]":
+        """Trials of all proposals, but for those that were left open and are made again."""
         from optuna.trial import TrialState
 
-        trials = self.study.get_trials(deepcopy=False)
         left = (TrialState.FAIL, TrialState.WAITING)
-        return sum(trial.state not in left or REFUSED in trial.user_attrs for trial in trials)
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state not in left or REFUSED in trial.user_attrs]
+
+    def proposed(self) -> int:
+        """How many proposals there are."""
+        return len(self._made())
 
     def take_up(self) -> None:
-        """Make ready what an earlier command had begun, and the points of a grid, each once."""
+        """Make what an earlier command had begun the next proposals."""
         from optuna.trial import TrialState
 
-        for trial in self.study.get_trials(deepcopy=True):
-            if trial.state == TrialState.RUNNING:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(trial.params)
-        if self.settings.sampler == "grid":
-            for point in grid(self.dimensions):
-                self.study.enqueue_trial(point, skip_if_exists=True)
+        for trial in self.study.get_trials(states=[TrialState.RUNNING]):
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            self.study.enqueue_trial(trial.params)
 
     def wanted(self) -> int:
         """How many proposals there will be."""
@@ -187,6 +187,9 @@ class Study:
 
         number = self.proposed()
         self.study.sampler = _sampler(self.settings, number)
+        if self.settings.sampler == "grid" and not self.study.get_trials(states=[TrialState.WAITING]):
+            made = [trial.params for trial in self._made()]
+            self.study.enqueue_trial(next(point for point in grid(self.dimensions) if point not in made))
         trial = self.study.ask({key: _distribution(dimension) for key, dimension in self.dimensions.items()})
         try:
             return Proposal(self, trial, self.compose(self.overrides(trial.params)))

@@ -9,6 +9,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -25,35 +26,19 @@ from rlbench.launching.space import Space, read_space
 from rlbench.runs import locate
 
 
-class PlainSweeper(BasicSweeper):
-    """Hydra's own sweeper over lists and ranges; its launchers compose and check every cell, so it does not."""
-
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        pass
-
-    @staticmethod
-    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
-        continuous = [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
-        if continuous:
-            advice = "an interval is searched, not swept: add hydra/sweeper=optuna, or give a list or a range"
-            fail(BadInput(*(f"{text}: {advice}" for text in continuous)))
-        return BasicSweeper.split_arguments(overrides, max_batch_size)
-
-
-class SearchSweeper(Sweeper):
-    """Search with Optuna, by cells that the launcher runs.
+class _Sweeper(Sweeper):
+    """What both share: the launcher that the command names, and overrides of an experiment before those of the command.
 
     Args:
-        params: overrides of an experiment, before those of the command line.
-        settings: as `Settings`.
+        params: the experiment's.
     """
 
     hydra_context: HydraContext
     config: DictConfig
     launcher: SweepLauncher
 
-    def __init__(self, params: Mapping[str, str] | None = None, **settings: Any):
-        self.params, self.settings = dict(params or {}), Settings(**settings)
+    def __init__(self, params: Mapping[str, str] | None):
+        self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         launcher = Plugins.instance().instantiate_launcher(
@@ -62,12 +47,67 @@ class SearchSweeper(Sweeper):
         assert isinstance(launcher, SweepLauncher)
         self.hydra_context, self.config, self.launcher = hydra_context, config, launcher
 
+    def overrides(self, arguments: Sequence[str]) -> list[Override]:
+        """All overrides, of the experiment and of the command."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+
+
+class PlainSweeper(_Sweeper):
+    """Every combination of lists and ranges, as Hydra's own sweeper makes them.
+
+    That one composes each cell to see whether it can be, and launchers compose it again; here the launcher alone does.
+
+    Args:
+        max_batch_size: cells that are composed and started together; None for all.
+        params: sweeps of an experiment.
+    """
+
+    def __init__(self, max_batch_size: int | None = None, params: Mapping[str, str] | None = None):
+        super().__init__(params)
+        self.max_batch_size = max_batch_size
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        try:
+            batches = combinations(self.overrides(arguments), self.max_batch_size)
+        except BadInput as error:
+            fail(error)
+        returns, started = [], 0
+        for batch in batches:
+            returns.append(self.launcher.launch(batch, initial_job_idx=started))
+            started += len(batch)
+        return returns
+
+
+def combinations(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+    """Batches of cells, each a list of overrides.
+
+    Raises:
+        BadInput: where an interval is among them.
+    """
+    continuous = [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
+    if continuous:
+        advice = "an interval is searched, not swept: add hydra/sweeper=optuna, or give a list or a range"
+        raise BadInput(*(f"{text}: {advice}" for text in continuous))
+    return BasicSweeper.split_arguments(overrides, max_batch_size)
+
+
+class SearchSweeper(_Sweeper):
+    """Search with Optuna, by cells that the launcher runs.
+
+    Args:
+        params: overrides of an experiment, before those of the command line.
+        settings: as `Settings`.
+    """
+
+    def __init__(self, params: Mapping[str, str] | None = None, **settings: Any):
+        super().__init__(params)
+        self.settings = Settings(**settings)
+
     def sweep(self, arguments: list[str]) -> None:
         try:
             self.settings.check()
-            parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-            params = [f"{key}={value}" for key, value in self.params.items()]
-            space = read_space(parser.parse_overrides([*params, *arguments]))
+            space = read_space(self.overrides(arguments))
             with contextlib.ExitStack() as held:
                 self._search(space, held)
         except BadInput as error:

@@ -257,7 +257,7 @@ def refused(folder: Folder, *arguments: str) -> list[str]:
     assert done.code == 2 and "Traceback" not in done.output, done.output
     head, *problems = done.output.splitlines()
     assert head == f"rlbench: {len(problems)} problem{'s' * (len(problems) > 1)}, nothing was run:"
-    assert not list(empty.path.glob("runs/[!.]*"))  # Hydra keeps what it was asked for in .sweep
+    assert not list(empty.path.glob("runs/[!.]*"))
     return [problem.removeprefix("  - ") for problem in problems]
 
 

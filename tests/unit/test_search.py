@@ -202,17 +202,19 @@ def test_one_seed_of_the_sampler_gives_the_same_proposals_and_another_others(ben
     assert len(set(proposed["a"])) == 6
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(bench, tmp_path_factory, sampler):
+    rate = "trainer.rl.learning_rate=choice(1e-2,1e-3,1e-4,1e-5)" if sampler == "grid" else RATE
+    usual = {"sampler": sampler, "trials": 4, "startup_trials": 2}
     whole = Bench(tmp_path_factory.mktemp("whole"), bench.composed)
-    whole.run(Search(whole.studies((RATE, "seed=0,1"), sampler=sampler)), closeness)
-    (study,) = bench.studies((RATE, "seed=0,1"), sampler=sampler)
+    whole.run(Search(whole.studies((rate, "seed=0,1"), **usual)), closeness)
+    (study,) = bench.studies((rate, "seed=0,1"), **usual)
     bench.run(Search([study]), closeness, cells=5)  # in the middle of the third proposal
     assert states(study).count(TrialState.RUNNING) == 1
-    (again,) = bench.studies((RATE, "seed=0,1"), sampler=sampler)
+    (again,) = bench.studies((rate, "seed=0,1"), **usual)
     bench.run(Search([again]), closeness)
     assert [cell.run.name for cell in bench.ran] == [cell.run.name for cell in whole.ran]
-    assert states(again).count(TrialState.COMPLETE) == 6 and again.proposed() == 6
+    assert states(again).count(TrialState.COMPLETE) == 4 and again.proposed() == 4
 
 
 def test_a_finished_search_does_nothing_and_a_longer_one_goes_on(bench):
@@ -270,7 +272,7 @@ def test_a_grid_has_every_combination_once(bench):
     points = {(cell.config.trainer.rl.learning_rate, cell.config.reward.gamma) for cell in bench.ran}
     assert len(bench.ran) == 4 and points == {(r, g) for r in (1e-4, 1e-3) for g in (0.0, 0.5)}
     with pytest.raises(BadInput, match="a grid has no intervals"):
-        Search(bench.studies((RATE, "matching=exact"), sampler="grid"))
+        Search(bench.studies((RATE, "matching=exact"), sampler="grid")).over()
 
 
 def test_what_is_proposed_twice_is_run_once(bench):

@@ -1,0 +1,67 @@
+"""What the launcher and the sweepers decide before anything is started."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from rlbench.errors import BadInput
+from rlbench.launching.cells import Cell
+from rlbench.launching.local import LocalLauncher
+from rlbench.launching.placement import VISIBLE
+from rlbench.launching.sweepers import combinations
+from rlbench.runs import locate
+from rlbench.validation import validate
+from tests.conftest import SMALL, composed
+
+
+@pytest.fixture
+def cell(tmp_path) -> Cell:
+    """One that takes a GPU where there is one."""
+    config = composed(*SMALL, "runtime.device=auto", f"runs_dir={tmp_path}")
+    return Cell([], [], config, locate(config, "rl"))
+
+
+def launcher(jobs="auto", gpus="auto", cells_per_gpu=1, gpu_share=None) -> LocalLauncher:
+    return LocalLauncher(jobs, gpus, cells_per_gpu, gpu_share)
+
+
+def test_so_many_cells_run_at_once_as_gpus_have_room_for(cell, monkeypatch):
+    monkeypatch.setenv(VISIBLE, "4,7")
+    assert launcher().gpus == ("4", "7") and launcher(gpus=[1]).gpus == ("7",)
+    assert launcher().at_once([cell]) == 2
+    assert launcher(cells_per_gpu=3).at_once([cell]) == 6
+    assert launcher(jobs=1).at_once([cell]) == 1
+    assert launcher(jobs=9).at_once([cell]) == 2
+    cell.config.runtime.device = "cpu"
+    assert launcher(jobs=9).at_once([cell]) == 9 and launcher().at_once([cell]) == 1
+
+
+def test_without_gpus_jobs_says_it_alone(cell, monkeypatch):
+    monkeypatch.setenv(VISIBLE, "")
+    assert launcher().at_once([cell]) == 1 and launcher(jobs=3, cells_per_gpu=2).at_once([cell]) == 3
+
+
+def test_the_share_is_that_of_cells_which_share(cell):
+    assert launcher()._share(("0",)) is None
+    assert launcher(cells_per_gpu=4)._share(("0",)) == 0.25
+    assert launcher(cells_per_gpu=2, gpu_share=0.3)._share(("0",)) == 0.3
+    assert launcher(cells_per_gpu=2)._share(("0", "1")) is None and launcher(cells_per_gpu=2)._share(()) is None
+
+
+def test_settings_are_checked_before_cells_run(cell):
+    with pytest.raises(BadInput, match="hydra.launcher.cells_per_gpu = 0"):
+        launcher(cells_per_gpu=0).check([cell])
+    launcher(gpus=[0]).check([cell])
+
+
+@pytest.mark.parametrize("share", [0, 1.5, -0.5])
+def test_a_share_of_a_gpu_lies_in_0_1(share):
+    (problem,) = validate(composed(*SMALL, f"runtime.gpu_share={share}"))
+    assert f"runtime.gpu_share = {share}" in problem.replace(".0 ", " ")
+
+
+def test_an_interval_is_searched_and_not_swept():
+    overrides = OverridesParser.create().parse_overrides(["a=interval(0, 1)", "b=interval(0, 1)", "seed=0,1", "c=3"])
+    with pytest.raises(BadInput, match=r"(?s)a=interval.*searched, not swept.*b=interval"):
+        combinations(overrides, None)
+    assert combinations(overrides[2:], None) == [[["seed=0", "c=3"], ["seed=1", "c=3"]]]
+    assert combinations(overrides[2:], 1) == [[["seed=0", "c=3"]], [["seed=1", "c=3"]]]
