@@ -212,8 +212,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             project=config.tracker.project,
             entity=config.tracker.entity,
         )
-        with preemption.children_deaf_to(*preemption.SIGNALS):  # W&B's service ends after the run does
-            tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
+        tracker = make_tracker(config.tracker.mode, directory=target.root, identity=identity, config=asdict(config))
         try:
             result = work(session, target, tracker)
         except BaseException as error:
