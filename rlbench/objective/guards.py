@@ -7,10 +7,10 @@ facts of pieces, never at the names of methods, so that it holds for pieces from
 
 from collections.abc import Callable, Sequence
 
+from rlbench import rollouts
 from rlbench.config import Config
 from rlbench.objective.pieces import Piece, baselines, credits, regularisers, surrogates
 from rlbench.rewards.terms import TERMS
-from rlbench.rollouts import correction_of
 
 Guard = Callable[[Config], str]
 
@@ -188,7 +188,7 @@ def divided_centred_returns(config: Config) -> str:
 
 def correction_of_lists(config: Config) -> str:
     """VESPO's weight of a list, corrected list by list."""
-    correction = correction_of(config.generation)
+    correction = rollouts.correction_of(config.generation)
     if not correction.startswith("sequence") or not _surrogate(config).facts.get("corrects_sampling"):
         return ""
     return (
@@ -200,12 +200,13 @@ def correction_of_lists(config: Config) -> str:
 def corrected_truncation(config: Config) -> str:
     """Sampling from the likeliest tokens, corrected by the probabilities of all."""
     generation = config.generation
-    if correction_of(generation) == "none" or (generation.top_p == 1 and generation.top_k == 0):
+    if rollouts.correction_of(generation) == "none" or (generation.top_p == 1 and generation.top_k == 0):
         return ""
     return (
         f"generation.vllm.correction = '{generation.vllm.correction}' with generation.top_p = {generation.top_p} and "
         f"top_k = {generation.top_k}: the engine's probabilities are of the tokens that are left, the policy's of all, "
-        "so that every ratio is below 1 and a list's far below; use top_p=1 and top_k=0, or correction=none"
+        "so that every ratio is below 1 and a list's far below; use generation.top_p=1 and top_k=0, or "
+        "generation.vllm.correction=none"
     )
 
 

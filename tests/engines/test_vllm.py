@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def server(tiny_wide, tmp_path_factory) -> Any:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = composed(
-        *SMALL, "generation=vllm_server", f"generation.vllm.server_port={port}", "generation.vllm.server_timeout=600"
+        *SMALL, "generation=vllm_server", f"generation.vllm.server_port={port}", "generation.vllm.server_timeout=5"
     )
     command = ["vllm-serve", "--model", str(tiny_wide), "--host", "127.0.0.1", "--port", str(port)]
     log = (tmp_path_factory.mktemp("server") / "log.txt").open("w")
@@ -96,7 +97,12 @@ def server(tiny_wide, tmp_path_factory) -> Any:
         [str(Path(sys.executable).parent / "trl"), *command], env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT
     )
     try:
-        assert check_server(config, str(tiny_wide)) == []  # waits until it answers
+        deadline = time.monotonic() + LIMIT
+        while problems := check_server(config, str(tiny_wide)):
+            assert process.poll() is None and time.monotonic() < deadline, (
+                problems,
+                Path(log.name).read_text()[-2000:],
+            )
         yield config
     finally:
         process.terminate()

@@ -24,13 +24,14 @@ CLIP = ["algorithm.surrogate=clip", "algorithm.options.clip.low=0.2", "algorithm
 ALP = ["algorithm=grpo", "reward=alp"]
 MANY = ["algorithm=grpo", "reward=guarded"]
 MAX_RL = ["algorithm=max_rl"]
+COLOCATE = "generation.engine=vllm_colocate"
 BONUS = ["algorithm=verl_erank", "reward=guarded_gdpo"]
 
 composed_once = functools.cache(composed)
 
 
 def command(*overrides: str) -> Config:
-    """`composed`, but sooner: for overrides of algorithm, reward and num_iterations."""
+    """`composed`, but sooner: for overrides of algorithm, reward, generation's keys and num_iterations."""
     plain, files = composed_once(), {"algorithm": "rank_grpo", "reward": "relevance"}
     files |= dict(override.split("=") for override in overrides if override.split("=")[0] in files)
     parts = {group: OmegaConf.load(CONF / group / f"{name}.yaml") for group, name in files.items()}
@@ -44,6 +45,7 @@ def command(*overrides: str) -> Config:
         algorithm=OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(AlgorithmConfig), chosen["algorithm"])),
         reward=OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RewardConfig), chosen["reward"])),
         trainer=replace(plain.trainer, rl=replace(plain.trainer.rl, num_iterations=iterations)),
+        generation=OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plain.generation), chosen["generation"])),
     )
 
 
@@ -93,6 +95,9 @@ REFUSED = {
         (["algorithm=grpo", "algorithm.regularisers.ntp=0.1"], ["regularisers.ntp", "entropy_quantile = 1"]),
     ],
     "bonus_for_each_term": [(BONUS, ["baseline = 'effective_rank'", "combine = 'normalise_then_sum'"])],
+    "correction_of_lists": [
+        (["algorithm=vespo", COLOCATE], ["generation.vllm.correction = 'sequence_mask'", "surrogate = 'vespo'"]),
+    ],
 }
 """By guard: overrides that it refuses, and what its sentence has to name."""
 
@@ -112,6 +117,7 @@ ADVISED = {
     "negative_returns": [["algorithm.baseline=group_mean"]],
     "left_out_tokens": [["algorithm.entropy_quantile=0.2"]],
     "bonus_for_each_term": [["reward.combine=sum_then_normalise"]],
+    "correction_of_lists": [["generation.vllm.correction=token_truncate"], ["generation.vllm.correction=token_mask"]],
 }
 """By guard: what it advises, as overrides; the last part of each name is in its sentence."""
 
@@ -125,6 +131,11 @@ CAUTIONED = {
         ["algorithm=rover", "algorithm.baseline=group_std"],
         ["algorithm.surrogate = 'rover'", "algorithm.baseline = 'group_std'"],
         ["algorithm.baseline=group_mean"],
+    ),
+    "corrected_truncation": (
+        ["algorithm=grpo", COLOCATE, "generation.top_p=0.9"],
+        ["generation.vllm.correction = 'sequence_mask'", "generation.top_p = 0.9"],
+        ["generation.vllm.correction=none"],
     ),
 }
 """By caveat: overrides, what the sentence names, and what it advises."""
@@ -224,6 +235,7 @@ ALLOWED = {
     ],
     "left_out_tokens": [["algorithm=top_entropy", "algorithm.regularisers.ntp=0.1"]],
     "bonus_for_each_term": [["algorithm=grpo", "reward=guarded_gdpo"], ["algorithm=verl_erank", "reward=guarded"]],
+    "correction_of_lists": [["algorithm=vespo"], ["algorithm=gspo", COLOCATE]],
 }
 """By guard: what is near to what it refuses, and makes sense."""
 
