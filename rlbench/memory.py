@@ -279,9 +279,11 @@ def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:
     """
     different: dict[str, Config] = {}
     for config in configs:
-        full = asdict(config)
-        sections = [full[name] for name in ("dataset", "model", "generation", "trainer", "stage", "runtime")]
-        key = [*sections, config.evaluation.batch_size, config.stage == "rl" and needs_reference(config)]
+        full, rl, sft = asdict(config), config.trainer.rl, config.trainer.sft
+        key = [full[name] for name in ("dataset", "model", "generation", "evaluation", "stage", "runtime")]
+        key += [rl.completions_per_update, rl.micro_batch_size, sft.batch_size, sft.micro_batch_size, sft.max_length]
+        key += [config.trainer.gradient_checkpointing, config.trainer.bf16]
+        key += [config.stage == "rl" and needs_reference(config)]
         different.setdefault(json.dumps(key), config)
     found = []
     for config in different.values():

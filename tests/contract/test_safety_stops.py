@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from rlbench.budget import Ledger
+from rlbench.progress import Progress
+from rlbench.runs import locate
+from rlbench.safety import NotFinite
+from rlbench.stages.sft import train_sft
+from rlbench.tracking import make_tracker
 from tests.helpers_safety import curve, short, totals, train, write_repeater
 from tests.helpers_training import load
 
@@ -175,3 +181,20 @@ def test_a_run_killed_after_its_last_update_makes_no_further_one(mini, repeater,
     assert second == first and equal(weights(run), before) and run.read_metrics() == metrics
     assert again.counts == counted.counts
     assert all(math.isfinite(value) for value in curve(run, "loss").values())
+
+
+def test_sft_fails_where_every_run_would_start_from_nothing(mini, repeater, tmp_path):
+    config = short(
+        tmp_path,
+        "trainer.sft.updates=4",
+        "trainer.sft.batch_size=8",
+        "trainer.sft.micro_batch_size=8",
+        "trainer.sft.learning_rate=1e30",
+        "trainer.sft.warmup_fraction=0",
+    )
+    run, tokenizer = locate(config, "sft"), load(repeater)[0]
+    tracker = make_tracker("none", directory=run.root, identity=None, config={})
+    progress = Progress("", 4, file=None, show=False)
+    with pytest.raises(NotFinite, match="the gradient of update 2 is nan"):
+        train_sft(config, run, repeater, tokenizer, mini.splits["sft"][:8], tracker, progress, Ledger())
+    assert not run.final_model.exists()
