@@ -31,7 +31,7 @@ class Trained(NamedTuple):
     log: list[dict[str, float]]
     gradients: list[torch.Tensor]
     weights: dict[str, torch.Tensor]
-    spent: dict[str, float]
+    spent: dict[str, int]
     processes: int
 
     @property
@@ -150,7 +150,7 @@ def trained(
         log=[row for row in trainer.state.log_history if "loss" in row],
         gradients=watch.gradients,
         weights=dict(model.state_dict()),
-        spent={name: value for name, value in getattr(trainer, "spent", {}).items() if "seconds" not in name},
+        spent=trainer.ledger.counts if isinstance(trainer, RankedListTrainer) else {},
         processes=trainer.accelerator.num_processes,
     )
 

@@ -109,8 +109,8 @@ def test_two_processes_make_the_update_of_one(name, layout, together, alone):
     two, one = together["hashed", name, layout], alone(name, layout)
     assert (one.processes, two.processes) == (1, 2)
     assert_same(two, one)
-    assert two.ledger.counts == one.ledger.counts
-    assert all(count > 0 for name, count in one.ledger.counts.items() if name != "evaluation_tokens")
+    assert two.spent == one.spent
+    assert all(count > 0 for name, count in one.spent.items() if name != "evaluation_tokens")
     assert one.log[0].keys() >= OF_ROLLOUTS
     for here, there in zip(one.log, two.log, strict=True):
         for metric in OF_ROLLOUTS & here.keys():
