@@ -168,7 +168,7 @@ def disk_full(error: BaseException, folder: Path, what: str) -> DiskFull:
 
 ADVICE = (
     "Free some space, or raise the quota, and give the same command again: it goes on from the last checkpoint. "
-    "New cells need less with a smaller trainer.rl.keep_checkpoints."
+    "With a smaller trainer.rl.keep_checkpoints it needs less."
 )
 
 

@@ -49,7 +49,7 @@ SWEEP_FILE = "sweep.json"
 def stage_config(config: Config, stage: str) -> dict[str, Any]:
     """The part of a config that decides what a stage computes: its identity.
 
-    Paths, tracker, progress and threads are no part of it. The shared stages (oracle, zero_shot, sft) depend neither
+    Paths, tracker, progress, threads and how many checkpoints stay are no part of it. The shared stages (oracle, zero_shot, sft) depend neither
     on the algorithm nor on the run's seed, so that every cell of a sweep finds the same one.
     """
     full = asdict(config)
@@ -75,7 +75,7 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
     return identity | {
         "evaluation": evaluation,
         "sft": sft,
-        "rl": full["trainer"]["rl"],
+        "rl": {key: value for key, value in full["trainer"]["rl"].items() if key != "keep_checkpoints"},
         "algorithm": full["algorithm"],
         "reward": full["reward"],
         "generation": rollout_identity(config.generation),
