@@ -49,8 +49,9 @@ SWEEP_FILE = "sweep.json"
 def stage_config(config: Config, stage: str) -> dict[str, Any]:
     """The part of a config that decides what a stage computes: its identity.
 
-    Paths, tracker, progress, threads and how many checkpoints stay are no part of it. The shared stages (oracle, zero_shot, sft) depend neither
-    on the algorithm nor on the run's seed, so that every cell of a sweep finds the same one.
+    Paths, tracker, progress, threads and how many checkpoints stay are no part of it. The shared stages (oracle,
+    zero_shot, sft) depend neither on the algorithm nor on the run's seed, so that every cell of a sweep finds the same
+    one.
     """
     full = asdict(config)
     evaluation = dict(full["evaluation"])

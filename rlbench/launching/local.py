@@ -242,6 +242,11 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
     return problems
 
 
+def threads_of(cell: Cell, share: int) -> int:
+    """How many CPU threads a cell computes with: its share of the cores, or less where `runtime.threads` says less."""
+    return min(share, cell.config.runtime.threads or share)
+
+
 def _stage_of(cell: Cell) -> Cell:
     """The SFT stage of a cell, as a cell of its own."""
     config = replace(cell.config, stage="sft")
@@ -249,8 +254,15 @@ def _stage_of(cell: Cell) -> Cell:
 
 
 def _start(cell: Cell, threads: int, gpus: tuple[str, ...], share: float | None) -> _Process:
+<<<<<<< HEAD
     log, reserved = attempts.started_for(cell.run.root)
     environment = os.environ | reserved | {"OMP_NUM_THREADS": str(threads)} | environment_of(gpus)
+=======
+    cell.run.root.mkdir(parents=True, exist_ok=True)
+    log = cell.log_path.open("ab")
+    threads = threads_of(cell, threads)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | environment_of(gpus)
+>>>>>>> search
     own = ["runtime.progress=false", f"runtime.threads={threads}"]
     command = cell.command(*own, *([f"runtime.gpu_share={share}"] if share is not None else []))
     with children_deaf_to(signal.SIGINT):  # a terminal sends Ctrl-C to cells, too; the launcher says when they stop

@@ -32,9 +32,9 @@ LENGTH = [
     "trainer.sft.micro_batch_size=8",
     "trainer.sft.save_every=100",
     "generation.max_new_tokens=100",
-    "trainer.rl.updates=30",
-    "trainer.rl.save_every=30",
-    "evaluation.every=3",
+    "trainer.rl.updates=16",
+    "trainer.rl.save_every=16",
+    "evaluation.every=2",
     "evaluation.validation_contexts=null",
     "evaluation.metric=recall@10",
 ]
@@ -82,7 +82,7 @@ def test_a_search_that_is_killed_prunes_what_is_hopeless_and_ends_by_the_same_co
     pruned = next(experiment.glob("*/*learning_rate=5.0/*"))
     status = (pruned / "STATUS").read_text()
     assert "by the search: validation recall@10 0.0000" in status
-    assert json.loads((pruned / "progress.json").read_text())["done"] < 30 and not (pruned / "result.json").exists()
+    assert json.loads((pruned / "progress.json").read_text())["done"] < 16 and not (pruned / "result.json").exists()
     collection = collect(experiment)
     assert {problem.reason.split(" by")[0] for problem in collection.problems} == {
         status.split("\n")[1].split(" by")[0]

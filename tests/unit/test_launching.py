@@ -5,7 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell
-from rlbench.launching.local import LocalLauncher
+from rlbench.launching.local import LocalLauncher, threads_of
 from rlbench.launching.placement import VISIBLE
 from rlbench.launching.sweepers import combinations
 from rlbench.runs import locate
@@ -45,6 +45,13 @@ def test_the_share_is_that_of_cells_which_share(cell):
     assert launcher(cells_per_gpu=4)._share(("0",)) == 0.25
     assert launcher(cells_per_gpu=2, gpu_share=0.3)._share(("0",)) == 0.3
     assert launcher(cells_per_gpu=2)._share(("0", "1")) is None and launcher(cells_per_gpu=2)._share(()) is None
+
+
+def test_runtime_threads_is_a_limit(cell):
+    cell.config.runtime.threads = 2
+    assert (threads_of(cell, 1), threads_of(cell, 8)) == (1, 2)
+    cell.config.runtime.threads = None
+    assert threads_of(cell, 8) == 8
 
 
 def test_settings_are_checked_before_cells_run(cell):
