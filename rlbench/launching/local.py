@@ -254,21 +254,13 @@ def _stage_of(cell: Cell) -> Cell:
 
 
 def _start(cell: Cell, threads: int, gpus: tuple[str, ...], share: float | None) -> _Process:
-<<<<<<< HEAD
     log, reserved = attempts.started_for(cell.run.root)
-    environment = os.environ | reserved | {"OMP_NUM_THREADS": str(threads)} | environment_of(gpus)
-=======
-    cell.run.root.mkdir(parents=True, exist_ok=True)
-    log = cell.log_path.open("ab")
     threads = threads_of(cell, threads)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | environment_of(gpus)
->>>>>>> search
+    environment = os.environ | reserved | {"OMP_NUM_THREADS": str(threads)} | environment_of(gpus)
     own = ["runtime.progress=false", f"runtime.threads={threads}"]
     command = cell.command(*own, *([f"runtime.gpu_share={share}"] if share is not None else []))
     with children_deaf_to(signal.SIGINT):  # a terminal sends Ctrl-C to cells, too; the launcher says when they stop
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment | environment_of(gpus)
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     return _Process(cell, process, log, gpus)
 
 
