@@ -243,8 +243,9 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
 
 
 def threads_of(cell: Cell, share: int) -> int:
-    """How many CPU threads a cell computes with: its share of the cores, or less where `runtime.threads` says less."""
-    return min(share, cell.config.runtime.threads or share)
+    """CPU threads of each process of a cell: its part of the cell's share of the cores, or less by `runtime.threads`."""
+    part = max(share // cell.processes, 1)
+    return min(part, cell.config.runtime.threads or part)
 
 
 def _stage_of(cell: Cell) -> Cell:
