@@ -243,7 +243,7 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
 
 
 def threads_of(cell: Cell, share: int) -> int:
-    """CPU threads of each process of a cell: its part of the cell's share of the cores, or less by `runtime.threads`."""
+    """CPU threads of each process of a cell: its part of the cell's share, or less by `runtime.threads`."""
     part = max(share // cell.processes, 1)
     return min(part, cell.config.runtime.threads or part)
 
