@@ -260,7 +260,11 @@ def _of_group(folder: Path = CGROUP) -> int | None:
 
 
 def estimate_run(
-    config: Config, dataset: RankedListDataset, source: str, tokenizer: PreTrainedTokenizerBase
+    config: Config,
+    dataset: RankedListDataset,
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    processes: int = 1,
 ) -> Estimate:
     """The estimate of a run whose data and tokenizer are there."""
     prompt = max(longest_prompt(records, tokenizer) for records in dataset.splits.values() if records)
@@ -268,7 +272,8 @@ def estimate_run(
     limits = {"validation": config.evaluation.validation_contexts, "test": config.evaluation.test_contexts}
     lists = {split: min(len(ids), limits[split] or len(ids)) for split, ids in judged.items()}
     contexts = max(lists["validation"], lists["test"] * max(config.evaluation.samples, 1))
-    return estimate(config, shape_of(AutoConfig.from_pretrained(source)), prompt, contexts, not on_cpu(config))
+    shape = shape_of(AutoConfig.from_pretrained(source))
+    return estimate(config, shape, prompt, contexts, not on_cpu(config), processes)
 
 
 def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:

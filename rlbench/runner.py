@@ -107,7 +107,7 @@ def prepare(config: Config) -> Session:
     if judge.catalog is not dataset.catalog:
         for notice in judge.catalog.report():
             console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False)
-    expected = memory.estimate_run(config, dataset, source, tokenizer)
+    expected = memory.estimate_run(config, dataset, source, tokenizer, processes.count())
     if not config.runtime.dry_run:
         memory.tell(config, expected, console)
     return Session(
