@@ -17,7 +17,7 @@ from rlbench.rollouts import uses_vllm
 from rlbench.stages.common import on_cpu
 
 INSTALL = 'pip install "trl[vllm]==1.16.0"'
-REQUEST_SECONDS = 5.0
+REQUEST_SECONDS = 30.0
 RETRY_SECONDS = 1.0
 
 
@@ -114,6 +114,8 @@ def _settings(address: str, vllm: VLLMConfig) -> list[str]:
         if error.code == HTTPStatus.NOT_FOUND:
             return ["does not show its settings, by which TRL hands it weights (VLLM_SERVER_DEV_MODE=1 is not set)"]
         return [f"answers {error.code} {error.reason} when asked for its settings"]
+    except OSError as error:  # unreachable now, or timed out
+        return [f"answers its health check, but does not give its settings ({getattr(error, 'reason', error)})"]
     problems = []
     if settings["weight_transfer_config"] is None:
         problems.append("takes no weights (it has no --weight-transfer-config)")

@@ -1,12 +1,15 @@
 """Rollout engines as settings: TRL's arguments, identity, what is refused; seeds, and the check of a server."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,26 +74,31 @@ def test_settings_reach_trl(tmp_path):
 
 
 def test_the_identity_holds_what_decides_results():
-    def digest(*overrides: str, stage: str = "rl") -> str:
-        return locate(composed(*overrides), stage).hash
+    base = composed()
 
-    plain = stage_config(composed(), "rl")["generation"]
+    def digest(engine: str = "transformers", stage: str = "rl", **settings: Any) -> str:
+        generation = replace(base.generation, engine=engine)
+        for section in ("vllm", "continuous"):
+            known = vars(getattr(generation, section))
+            changed = replace(getattr(generation, section), **{k: v for k, v in settings.items() if k in known})
+            generation = replace(generation, **{section: changed})
+        return locate(replace(base, generation=generation), stage).hash
+
+    plain = stage_config(base, "rl")["generation"]
     assert set(plain) == {"temperature", "top_p", "top_k", "max_new_tokens"}
-    assert len({digest(f"generation={option}") for option in groups()["generation"]}) == 4
-    for engine in (COLOCATE, SERVER):
-        same = digest(engine)
-        for where in ("gpu_memory_utilization=0.5", "server_port=9000", "server_host=far", "max_model_length=400"):
-            assert digest(engine, f"generation.vllm.{where}") == same, where
-        for what in ("correction=token_mask", "correction=none", "ratio_max=2.0", "ratio_min=0.1"):
-            assert digest(engine, f"generation.vllm.{what}") != same, what
-    assert digest(COLOCATE, "generation.vllm.tensor_parallel_size=2") != digest(COLOCATE)
-    assert digest("generation.vllm.ratio_max=2.0", "generation.continuous.batch_tokens=7") == digest()
-    assert digest(COLOCATE, "generation.vllm.correction=none", "generation.vllm.ratio_max=2.0") == digest(
-        COLOCATE, "generation.vllm.correction=none"
-    )
-    assert digest("generation=continuous", "generation.continuous.batch_tokens=64") != digest("generation=continuous")
-    for stage in ("zero_shot", "sft"):
-        assert digest(COLOCATE, stage=stage) == digest(stage=stage)
+    assert len({digest(engine) for engine in ENGINES}) == len(ENGINES)
+    where = {"gpu_memory_utilization": 0.5, "server_port": 9000, "server_host": "far", "max_model_length": 400}
+    what = {"correction": "token_mask", "ratio_max": 2.0, "ratio_min": 0.1}
+    for engine in ("vllm_colocate", "vllm_server"):
+        assert {digest(engine, **{key: value}) for key, value in where.items()} == {digest(engine)}
+        assert len({digest(engine), *(digest(engine, **{key: value}) for key, value in what.items())}) == 4
+        uncorrected = digest(engine, correction="none")
+        assert digest(engine) != uncorrected == digest(engine, correction="none", ratio_max=2.0)
+        for stage in ("zero_shot", "sft"):
+            assert digest(engine, stage) == digest(stage=stage)
+    assert digest("vllm_colocate", tensor_parallel_size=2) != digest("vllm_colocate")
+    assert digest(ratio_max=2.0, batch_tokens=7) == digest()
+    assert digest("continuous", batch_tokens=64) != digest("continuous")
 
 
 @pytest.mark.parametrize(
@@ -287,6 +295,16 @@ class TestServer:
     def test_one_that_was_started_otherwise_is_refused(self, serve, path, answer, said):
         (problem,) = check_server(serve(GOOD | {path: answer}), "model")
         assert said in problem and "trl vllm-serve --model model" in problem
+
+    def test_one_that_hangs_is_refused(self, monkeypatch):
+        monkeypatch.setattr(engine_checks, "REQUEST_SECONDS", 0.3)
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+            port = silent.getsockname()[1]
+            config = composed(SERVER, f"generation.vllm.server_port={port}", "generation.vllm.server_timeout=0.3")
+            (problem,) = check_server(config, "model")
+            assert "(timed out)" in problem
+            (problem,) = engine_checks._settings(f"http://127.0.0.1:{port}", config.generation.vllm)
+            assert "does not give its settings (timed out)" in problem
 
     def test_its_probabilities_matter_to_the_correction_alone(self, serve):
         raw = {"weight_transfer_config": {}, "model_config": {"logprobs_mode": "raw_logprobs"}}
