@@ -8,6 +8,7 @@ Importing this module loads no torch: a config is checked, and refused, before.
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlbench.attempts import Attempt, reason_of
 from rlbench.errors import BadInput
+from rlbench.preemption import SIGNALS
 from rlbench.runs import FAILED, RUNNING, Run, claim
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ def join(cpu: bool) -> None:
 def let_the_main_process_speak() -> None:
     """Wait, on the other processes, until the launcher ends this one because the main process has ended."""
     if not is_main():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # there is nothing to save, and nothing to say
         time.sleep(GRACE_SECONDS)
 
 

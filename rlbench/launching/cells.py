@@ -75,7 +75,8 @@ class Cell:
         """Why it failed or stopped, in a line."""
         if self.run.status() == INTERRUPTED:
             return self.run.reason()
-        return self._failure()[0] or "it ended without a word: killed, perhaps for its memory"
+        said = self._failure()[0] or self.run.reason().split("\n")[0]
+        return said or "it ended without a word: killed, perhaps for its memory"
 
     def _failure(self) -> tuple[str, Path | None]:
         sft = locate(self.config, "sft")

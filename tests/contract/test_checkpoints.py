@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlbench.budget import Ledger
 from rlbench.files import PARTIAL
 from rlbench.progress import Progress
 from rlbench.runs import Run, locate
@@ -83,7 +84,7 @@ def trains(mini, start):
         run, (tokenizer, model) = locate(config, stage), load(start)
         tracker = make_tracker("none", directory=run.root, identity=None, config={})
         if stage == "sft":
-            train_sft(config, run, start, tokenizer, mini.splits["sft"], tracker, StopsAt(stop))
+            train_sft(config, run, start, tokenizer, mini.splits["sft"], tracker, StopsAt(stop), Ledger())
             return run
         scorer = make_scorer(config, mini, tokenizer, model)
         train_rl(

@@ -15,7 +15,7 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 from rlbench.lists import ListReader
 from rlbench.runner import run
 from rlbench.runs import Run, locate
-from rlbench.stages.callbacks import RESUME_FILE
+from rlbench.stages.checkpoints import RESUME_FILE
 from rlbench.stages.engines import generate_all_at_once, repeatable_batches, weights_kept, with_room
 from rlbench.stages.evaluate import eos_ids, prompt_ids
 from tests.conftest import SMALL, composed

@@ -83,7 +83,11 @@ def assert_equal(ours: Config, theirs: Config) -> None:
         weights = [load_file(r.final_model / "model.safetensors") for r in (a, b) if stage in ("sft", "rl")]
         assert not weights or all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
         counts = [json.loads((r.root / "budget.json").read_text()) for r in (a, b)]
-        assert all(counts[0][key] == counts[1][key] for key in counts[1] if key != "seconds")
+        assert all(
+            counts[0][key] == counts[1][key]
+            for key in counts[1]
+            if isinstance(counts[1][key], int) and key != "attempts"
+        )
 
 
 def assert_clean(target: Run) -> None:
@@ -102,7 +106,7 @@ def assert_clean(target: Run) -> None:
 FAST = {
     60_000: "oracle/",
     700_000: "checkpoints/checkpoint-1 (",
-    1_150_000: "checkpoints/checkpoint-2: it takes",
+    1_000_000: "checkpoints/checkpoint-2: it takes",
     3_000_000: "checkpoints/checkpoint-",
 }
 SLOW = sorted({*range(4096, 120_000, 9_000), *range(120_000, 4_500_000, 110_000)})

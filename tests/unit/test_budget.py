@@ -103,7 +103,7 @@ def test_peak_memory_is_of_this_stage():
     during = peak_memory(False)["process"]
     assert block[-1] == 1 and during - before > 250e6
     del block
-    assert peak_memory(False)["process"] >= during
+    assert peak_memory(False)["process"] > during - 1e6
     Ledger()
     assert peak_memory(False)["process"] < during - 250e6
 

@@ -21,7 +21,7 @@ def cell(tmp_path) -> Cell:
 
 
 def launcher(jobs="auto", gpus="auto", cells_per_gpu=1, gpu_share=None) -> LocalLauncher:
-    return LocalLauncher(jobs, gpus, cells_per_gpu, gpu_share)
+    return LocalLauncher(jobs, 1, gpus, cells_per_gpu, gpu_share)
 
 
 def test_so_many_cells_run_at_once_as_gpus_have_room_for(cell, monkeypatch):
