@@ -13,7 +13,7 @@ help:            ## this list
 env: $(READY)    ## make the environment in .venv
 
 # torch by name and first: asked for by another package it may bring gigabytes of CUDA.
-$(READY): requirements.txt constraints.txt
+$(READY): requirements.txt requirements-search.txt requirements-slurm.txt constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check torch==2.13.0
@@ -37,7 +37,6 @@ test-slow: env   ## the slow ones, about a quarter of an hour
 	$(BIN)/python -m pytest -m slow
 
 test-slurm: env  ## a SLURM cluster on this machine (Debian, as root), about six minutes
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-slurm.txt -c constraints.txt
 	tests/slurm/cluster.sh
 	$(BIN)/python -m pytest -m slurm tests/slurm; status=$$?; tests/slurm/cluster.sh stop; exit $$status
 
