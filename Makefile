@@ -33,7 +33,7 @@ bench-full: env  ## the same with five seeds
 test: env        ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: env   ## the slow ones, about a quarter of an hour
+test-slow: env   ## the slow ones, about an hour
 	$(BIN)/python -m pytest -m slow
 
 test-slurm: env  ## a SLURM cluster on this machine (Debian, as root), about six minutes
