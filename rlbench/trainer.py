@@ -62,6 +62,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
     Attributes:
         ledger: what the run spends.
         memory: what the objective's pieces keep from update to update.
+        epochs_done: how many epochs of prompts lie behind the checkpoint that the run goes on from.
 
     Raises:
         BadInput: where the objective needs scalars of a model that computes its logits in an unusual way.
@@ -89,6 +90,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.demonstrations = demonstrations
         self.ledger = ledger or Ledger()
         self.memory: Memory = {}
+        self.epochs_done = 0
         self._gathered: RewardBatch | None = None
         asks = "hidden_states" in objective.needs or objective.scalars or objective.rollout_scalars
         self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
@@ -99,6 +101,13 @@ class RankedListTrainer(Metered, GRPOTrainer):
         # Gathered for the same reason as TRL gathers rewards: a group may be spread over processes.
         self._gathered = self.scorer.rewards.map(lambda tensor: gather(tensor.to(self.accelerator.device)))
         return rewards
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        # A resumed run has a new sampler, which TRL's generator would let begin with the order of the first epoch.
+        sampler = super()._get_train_sampler(dataset)
+        for _ in range(self.epochs_done):
+            torch.randperm(sampler.num_samples, generator=sampler.generator)
+        return sampler
 
     def _generate(self, prompts: list[Any]) -> Any:
         with self.ledger.phase("rollout"):

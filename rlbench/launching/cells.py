@@ -73,10 +73,8 @@ class Cell:
 
     def reason(self) -> str:
         """Why it failed or stopped, in a line."""
-        if self.run.status() == INTERRUPTED:
-            return self.run.reason()
-        said = self._failure()[0] or self.run.reason().split("\n")[0]
-        return said or "it ended without a word: killed, perhaps for its memory"
+        said = self.run.reason().split("\n")[0] if self.run.status() in (FAILED, INTERRUPTED) else ""
+        return said or self._failure()[0] or "it ended without a word: killed, perhaps for its memory"
 
     def _failure(self) -> tuple[str, Path | None]:
         sft = locate(self.config, "sft")

@@ -69,6 +69,12 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
     )
 
 
+def updates_of_an_epoch(config: Config, prompts: int) -> int:
+    """How many updates so many prompts make; TRL leaves out what fills no generation."""
+    rl = config.trainer.rl
+    return max(prompts * rl.group_size // rl.completions_per_update, 1) * rl.num_iterations
+
+
 def reference_beta(config: Config) -> float:
     """TRL's KL coefficient: what it does with it is replaced, but above 0 it keeps the reference model."""
     needed = Objective(config.algorithm, config.reward, config.dataset.list_length).needs_reference
@@ -183,6 +189,7 @@ def train_rl(
         ledger=ledger,
     )
     trainer.memory.update(totals.get("memory", {}))
+    trainer.epochs_done = (earlier[1] if earlier else 0) // updates_of_an_epoch(config, len(records))
     quiet(trainer)
     if config.algorithm.reference.sync_every:
         trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))

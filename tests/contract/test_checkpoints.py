@@ -79,7 +79,7 @@ def start(tiny_folder, tmp_path_factory) -> Path:
 def trains(mini, start):
     """Trains one of the two stages below a folder, up to an update or to the end."""
 
-    def train(stage: str, folder: Path, stop: int | None = None, *overrides: str) -> Run:
+    def train(stage: str, folder: Path, stop: int | None = None, *overrides: str, prompts: int | None = None) -> Run:
         config = composed(*(RL if stage == "rl" else SFT), *overrides, f"runs_dir={folder}")
         run, (tokenizer, model) = locate(config, stage), load(start)
         tracker = make_tracker("none", directory=run.root, identity=None, config={})
@@ -92,7 +92,7 @@ def trains(mini, start):
             run,
             start,
             tokenizer,
-            mini.splits["train"],
+            mini.splits["train"][:prompts],
             mini.splits["sft"],
             scorer.judge,
             scorer.facts,
@@ -188,6 +188,14 @@ def test_the_best_weights_are_those_of_the_best_validation(trains, tmp_path):
 
 
 # A run that goes on.
+
+
+def test_a_run_goes_on_in_a_later_epoch(trains, tmp_path):
+    """With 7 prompts an epoch is of three updates, and one prompt is left over; update 5 is in the second epoch."""
+    whole = trains("rl", tmp_path / "whole", prompts=7)
+    with pytest.raises(Stopped):
+        trains("rl", tmp_path / "stopped", STOP, prompts=7)
+    assert_equal(trains("rl", tmp_path / "stopped", prompts=7), whole)
 
 
 def test_what_was_stopped_goes_on_as_if_it_had_not_been(stopped, whole, trains, tmp_path):
