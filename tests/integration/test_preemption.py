@@ -1,5 +1,6 @@
 """Real runs that real signals stop, and what the same command makes of them."""
 
+import contextlib
 import os
 import signal
 import time
@@ -86,9 +87,13 @@ def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
     command = [*LONG, *forever, *folders(tmp_path), "-m"]
     run = locate(cell(tmp_path, *forever), "rl")
     process = start(command, start_new_session=True)
-    wait_for(lambda: updates_done(run) > 0, process)
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    try:
+        wait_for(lambda: updates_done(run) > 0, process, seconds=120)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, output
     assert "the same command goes on from the last checkpoints" in output and "Traceback" not in output
     assert run.status() == INTERRUPTED and "SIGTERM at update" in said(run)
