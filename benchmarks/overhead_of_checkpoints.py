@@ -33,7 +33,7 @@ from rlbench.config import Config, resolve
 from rlbench.runs import Run, locate
 from rlbench.stages.callbacks import Recorder
 from rlbench.stages.checkpoints import BestKeeper, CheckpointWriter
-from rlbench.tracking import NoTracker, WandbTracker
+from rlbench.tracking import NoTracker, Tracker
 from rlbench.trainer import RankedListTrainer
 
 PROMISED = 0.05
@@ -48,7 +48,7 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     ],
     "best weights": [(BestKeeper, "offer")],
     "metrics and progress": [(Recorder, "on_log"), (Recorder, "on_step_end"), (Run, "append_metrics")],
-    "W&B offline": [(WandbTracker, "log")],
+    "W&B offline": [(Tracker, "log")],
 }
 
 
