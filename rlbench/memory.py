@@ -197,13 +197,11 @@ def _generation(config: Config, shape: Shape, prompt: int, rows: int) -> dict[st
 
 def _rollout(config: Config, shape: Shape, prompt: int, rows: int, on_gpu: bool) -> dict[str, int]:
     """Parts of a rollout of `rows` completions, by the engine that makes it."""
-    generation = asdict(config.generation)
-    engine = generation.get("engine", "transformers")
-    if engine == "vllm_server":
+    if config.generation.engine == "vllm_server":
         return {}
-    if engine == "vllm_colocate" and on_gpu:
+    if config.generation.engine == "vllm_colocate" and on_gpu:
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        return {"vLLM": int(generation["vllm"]["gpu_memory_utilization"] * total)}
+        return {"vLLM": int(config.generation.vllm.gpu_memory_utilization * total)}
     return _generation(config, shape, prompt, rows)
 
 
@@ -354,9 +352,9 @@ def settings_to_lower(config: Config, phase: str | None) -> list[str]:
         config: the run.
         phase: where memory ends, of an `Estimate` or of a `Ledger`; None where that is unknown.
     """
-    trainer, generation = config.trainer, asdict(config.generation)
+    trainer = config.trainer
     name, section = ("rl", trainer.rl) if config.stage == "rl" else ("sft", trainer.sft)
-    vllm = generation.get("engine") == "vllm_colocate"
+    vllm = config.generation.engine == "vllm_colocate"
     wanted = {
         f"trainer.{name}.micro_batch_size (it is {section.micro_batch_size}; accumulation fills up the update)": (
             section.micro_batch_size > 1

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from rlbench.config import Config
-from rlbench.runs import DONE, Run, locate
+from rlbench.runs import DONE, Run, locate, status_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def _rates(folder: Path) -> dict[str, float]:
     """Mean seconds an update, or of all of a stage without updates, of the finished runs in a folder, by stage."""
     found: dict[str, list[float]] = {}
     for path in folder.glob("*/*/budget.json"):
-        if (path.parent / "STATUS").read_text(encoding="utf-8").startswith(DONE):
+        if status_of(path.parent) == DONE:
             stage = json.loads((path.parent / "identity.json").read_text(encoding="utf-8"))["stage"]
             budget = json.loads(path.read_text(encoding="utf-8"))
             found.setdefault(stage, []).append(budget["seconds"]["total"] / max(budget["updates"], 1))

@@ -95,6 +95,12 @@ def config_hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def status_of(root: Path) -> str | None:
+    """First line of the STATUS of a run directory, or None before the first start."""
+    path = root / "STATUS"
+    return path.read_text(encoding="utf-8").split("\n", 1)[0] if path.exists() else None
+
+
 @dataclass(frozen=True)
 class Run:
     """One run directory.
@@ -134,8 +140,7 @@ class Run:
 
     def status(self) -> str | None:
         """First line of STATUS, or None before the first start."""
-        path = self.root / "STATUS"
-        return path.read_text(encoding="utf-8").split("\n", 1)[0] if path.exists() else None
+        return status_of(self.root)
 
     def reason(self) -> str:
         """What STATUS says beside the status: why it failed or stopped; "" where nothing."""

@@ -4,6 +4,7 @@ A failing cell never stops the others. All cells are checked before the first is
 left alone. Which cells have failed and why is said at the end.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -55,9 +56,9 @@ class SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
 
+    @abstractmethod
     def run_cells(self, cells: list[Cell]) -> list[Cell]:
         """Run cells that are not done, and the shared stages that they need; return those that failed."""
-        raise NotImplementedError
 
     def show_plan(self, cells: list[Cell]) -> None:
         """Print what a dry run should say of the launcher itself."""

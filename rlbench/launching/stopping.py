@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from rlbench.runs import INTERRUPTED, PREEMPTED
+from rlbench.runs import INTERRUPTED, PREEMPTED, status_of
 
 
 def tell(pid: int, number: int = signal.SIGTERM, processes: int = 1) -> None:
@@ -32,7 +32,4 @@ def was_told(root: Path, code: int) -> bool:
         root: its directory. Of a run of several processes this alone knows: torchrun has one code for all failures.
         code: of the process that was started.
     """
-    status = root / "STATUS"
-    return code == PREEMPTED or (
-        code != 0 and status.exists() and status.read_text(encoding="utf-8").startswith(INTERRUPTED)
-    )
+    return code == PREEMPTED or (code != 0 and status_of(root) == INTERRUPTED)

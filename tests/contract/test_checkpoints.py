@@ -67,15 +67,6 @@ class StopsAt(Progress):
 
 
 @pytest.fixture(scope="module")
-def start(tiny_folder, tmp_path_factory) -> Path:
-    """The small `tiny`, whose completions end at different lengths."""
-    folder = tmp_path_factory.mktemp("start")
-    for part in load(tiny_folder, ends_early=True):
-        part.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trains(mini, start):
     """Trains one of the two stages below a folder, up to an update or to the end."""
 

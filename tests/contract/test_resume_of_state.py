@@ -62,15 +62,6 @@ class StopsAt:
             raise Stopped
 
 
-@pytest.fixture(scope="module")
-def start(tiny_folder, tmp_path_factory) -> Path:
-    """The small `tiny`, whose completions end at different lengths."""
-    folder = tmp_path_factory.mktemp("start")
-    for part in load(tiny_folder, ends_early=True):
-        part.save_pretrained(folder)
-    return folder
-
-
 def train(config: Config, start: Path, mini, tracker=None) -> Run:
     """The RL stage of a config, or what is left of it."""
     run, (tokenizer, model) = locate(config, "rl"), load(start)
