@@ -1,7 +1,7 @@
 """Statistics for S trainings judged on the same Q samples of C contexts; docs/statistics.md says when to use which.
 
-Intervals of means and differences (`intervals`) and of the interquartile mean over several cells (`aggregates`), tests of
-differences (`comparisons`), whole distributions (`profiles`), and what a design can detect (`power`).
+Intervals of means and differences (`intervals`) and of the interquartile mean over several cells (`aggregates`), tests
+of differences (`comparisons`), whole distributions (`profiles`), and what a design can detect (`power`).
 """
 
 from analysis.statistics.aggregates import iqm, iqm_interval, run_scores, stratified_bootstrap
@@ -23,7 +23,7 @@ from analysis.statistics.intervals import (
     Floats,
     Scores,
     context_sums,
-    effective_freedom,
+    critical_value,
     mean_interval,
     paired_difference,
     pooled_interval,
@@ -61,7 +61,7 @@ __all__ = [
     "context_sums",
     "detection_power",
     "difference",
-    "effective_freedom",
+    "critical_value",
     "holm",
     "iqm",
     "iqm_interval",

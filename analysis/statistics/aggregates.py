@@ -2,9 +2,10 @@
 
 The interquartile mean (IQM) is the mean without the lowest and the highest quarter (Agarwal et al., "Deep reinforcement
 learning at the edge of the statistical precipice", 2021): one seed that collapsed does not decide it, as it would the
-mean, and it wastes less than the median. It is taken over **run scores**, the mean of one run over all its samples, pooled
-over seeds and cells (dataset-model pairs, say). It is not taken over samples: most lists hit nothing, so that trimming
-the upper quarter of the samples would trim the hits, which are what is measured. Below four runs nothing is trimmed.
+mean, and it wastes less than the median. It is taken over **run scores**, the mean of one run over all its samples,
+pooled over seeds and cells (dataset-model pairs, say). It is not taken over samples: most lists hit nothing, so that
+trimming the upper quarter of the samples would trim the hits, which are what is measured. Below four runs nothing is
+trimmed.
 
 Two intervals:
 

@@ -2,16 +2,16 @@
 
 Which test says what:
 
-- `sign_flip_test` on contexts asks of **two models** (two trained checkpoints): were their lists dealt out at random, would
-  their means differ so much? Null hypothesis: on every context the two are exchangeable. It says nothing of the methods
-  that trained them: of two equally good methods the one with the luckier seed is found better beyond doubt.
-- `label_test` on seeds asks of **two methods**: were the labels of their runs dealt out at random, would their means differ
-  so much? Null hypothesis: both methods' run scores have one distribution, on this test set.
+- `sign_flip_test` on contexts asks of **two models** (two trained checkpoints): were their lists dealt out at random,
+  would their means differ so much? Null hypothesis: on every context the two are exchangeable. It says nothing of the
+  methods that trained them: of two equally good methods the one with the luckier seed is found better beyond doubt.
+- `label_test` on seeds asks of **two methods**: were the labels of their runs dealt out at random, would their means
+  differ so much? Null hypothesis: both methods' run scores have one distribution, on this test set.
 - `sign_flip_test` on seeds asks it of methods paired by seed: exchangeable within each pair. It is what a single,
   fixed baseline (SFT) leaves, and then asks whether run scores are distributed symmetrically about the baseline's.
 
-With few seeds a permutation test cannot reach a small p at all (`smallest_p`); the t test that goes with the interval can,
-and buys it by supposing that seed means are about normal.
+With few seeds a permutation test cannot reach a small p at all (`smallest_p`); the t test that goes with the interval
+can, and buys it by supposing that seed means are about normal.
 """
 
 import itertools
@@ -84,8 +84,8 @@ class Comparison:
 def sign_flip_test(differences: Floats, *, drawn: int = DRAWN, stream: int = STREAM) -> Permutation:
     """Whether the sum of paired differences is farther from 0 than with signs at random.
 
-    All 2^n signs where there are at most `EXACT`; otherwise `drawn` of them, and p is (1 + as far) / (1 + drawn), without
-    which a p of a drawn test would be too small (Phipson & Smyth 2010).
+    All 2^n signs where there are at most `EXACT`; otherwise `drawn` of them, and p is (1 + as far) / (1 + drawn),
+    without which a p of a drawn test would be too small (Phipson & Smyth 2010).
 
     Args:
         differences: (n, M), one row a pair: of contexts (summed over their queries) or of seeds.
@@ -155,8 +155,8 @@ def holm(p: Floats) -> Floats:
 def permutation_test(a: Scores, b: Scores, *, drawn: int = DRAWN, stream: int = STREAM) -> tuple[Permutation, str]:
     """The permutation test of a - b that the seeds allow, and what it rearranges.
 
-    "labels" where both rows have several seeds, "seeds" where one of them has a single one (held fixed), "contexts" where
-    both have: then it compares the two models only.
+    "labels" where both rows have several seeds, "seeds" where one of them has a single one (held fixed), "contexts"
+    where both have: then it compares the two models only.
 
     Raises:
         ValueError: where the two rows are not of the same queries.

@@ -1,12 +1,12 @@
 """What a design can detect: variance components of a difference, and the difference that is found 8 times in 10.
 
-The test meant is that of `intervals.paired_difference` with rows paired by seed: no difference lies in the interval or does
-not. Its power at a true difference δ, with S seeds and C contexts, is
+The test meant is that of `intervals.paired_difference` with rows paired by seed: no difference lies in the interval or
+does not. Its power at a true difference δ, with S seeds and C contexts, is
 
-    P(|δ + Z √V| > t(f) √(A + B)),   V = σ²_seed / S + σ²_context / C + σ²_own / (S·C),   B = σ²_context / C,
+    P(|δ + Z √V| > t √(A + B)),   V = σ²_seed / S + σ²_context / C + σ²_own / (S·C),   B = σ²_context / C,
 
-with A the variance found among the seeds, (V - B) χ²/(S-1) on S - 1 degrees of freedom, and f those of
-`effective_freedom` at the share A / (A + B) that was found. Given A that is a normal probability; it is averaged over A,
+with A the variance found among the seeds, (V - B) χ²/(S-1) on S - 1 degrees of freedom, and t the
+`critical_value` at the share A / (A + B) that was found. Given A that is a normal probability; it is averaged over A,
 and the minimum detectable difference is the δ at which the average is 0.8. With many seeds it is the textbook's
 (t(1 - α/2) + t(0.8)) √V (Bloom 1995).
 """
@@ -22,7 +22,7 @@ from analysis.statistics.intervals import (
     Scores,
     context_influences,
     context_sums,
-    effective_freedom,
+    critical_value,
     own_variance,
     require_same_queries,
     seed_means,
@@ -101,8 +101,7 @@ def detection_power(
     found = among * chi[:, None]
     estimated = found + context
     share = np.divide(found, estimated, out=np.zeros_like(found), where=estimated > 0)
-    freedom = effective_freedom(share, np.full_like(share, seeds - 1), max(contexts - 1, 1))
-    reach = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(estimated)
+    reach = critical_value(1 - level, share, np.full_like(share, seeds - 1), max(contexts - 1, 1)) * np.sqrt(estimated)
     error = np.sqrt(among + context)
     size = np.abs(true) * np.ones_like(error)
     return np.asarray((stats.norm.sf((reach - size) / error) + stats.norm.cdf((-reach - size) / error)).mean(axis=0))

@@ -4,7 +4,7 @@ Both follow Agarwal et al., "Deep reinforcement learning at the edge of the stat
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -77,7 +77,8 @@ def probability_interval(
 ) -> tuple[Floats, Floats]:
     """Interval of a probability of improvement: all that the data do not contradict (Newcombe 2006, method 5).
 
-    A probability θ is in it where |value - θ| is at most z times the standard error that value would have were θ the truth,
+    A probability θ is in it where |value - θ| is at most z times the standard error that value would have were θ the
+    truth,
 
         variance = θ(1-θ) (1 + N (1-θ)/(2-θ) + N θ/(1+θ)) / (m·n),   N = (m + n)/2 - 1,
 
@@ -131,11 +132,4 @@ def performance_profile(
     """
     above = (scores.values[:, :, metric, None] > thresholds).astype(float)
     found = mean_interval(Scores(above, scores.contexts, scores.seeds), resamples=resamples, level=level, stream=stream)
-    return Estimate(
-        mean=found.mean,
-        low=np.maximum(found.low, 0.0),
-        high=np.minimum(found.high, 1.0),
-        error=found.error,
-        freedom=found.freedom,
-        contexts_only=found.contexts_only,
-    )
+    return replace(found, low=np.maximum(found.low, 0.0), high=np.minimum(found.high, 1.0))

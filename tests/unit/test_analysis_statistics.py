@@ -7,14 +7,18 @@ import pytest
 from scipy import stats
 
 from analysis.statistics import (
+    Estimate,
     Scores,
     context_sums,
+    critical_value,
     mean_interval,
     paired_difference,
-    resample_weights,
     satterthwaite,
     seed_interval,
 )
+from analysis.statistics.intervals import own_variance
+from benchmarks import coverage
+from tests.helpers_statistics import slow_interval
 
 
 def simulate(
@@ -39,55 +43,24 @@ def simulate(
     return Scores(truth + parts[..., None], index, tuple(range(seeds)))
 
 
-def slow_interval(per_seed: list[list[dict[int, list[float]]]], signs: list[int], resamples: int, stream: int):
-    """The definition, in loops: rows x seeds x context -> scores of one metric; rows are added with their signs.
-
-    Each row's seeds are resampled by themselves; contexts are resampled for all at once.
-    """
-    rng = np.random.default_rng(stream)
-    contexts = sorted(per_seed[0][0])
-    draws = resample_weights(len(contexts), resamples, rng)
-    seed_draws = [resample_weights(len(row), resamples, rng) if len(row) > 1 else None for row in per_seed]
-
-    def mean(scores: dict[int, list[float]], times: list[float]) -> float:
-        total = sum(t * s for t, c in zip(times, contexts, strict=True) for s in scores[c])
-        return total / sum(t * len(scores[c]) for t, c in zip(times, contexts, strict=True))
-
-    once = [1.0] * len(contexts)
-    means = [[mean(scores, once) for scores in row] for row in per_seed]
-    point = sum(sign * sum(row) / len(row) for sign, row in zip(signs, means, strict=True))
-    context_part, replicates = [], []
-    for r in range(resamples):
-        value = 0.0
-        for sign, row in zip(signs, per_seed, strict=True):
-            value += sign * sum(mean(scores, list(draws[r])) for scores in row) / len(row)
-        context_part.append(value)
-        for sign, row, chosen in zip(signs, means, seed_draws, strict=True):
-            if chosen is None:
-                continue
-            resampled = sum(t * m for t, m in zip(chosen[r], row, strict=True)) / len(row)
-            value += sign * (len(row) / (len(row) - 1)) ** 0.5 * (resampled - sum(row) / len(row))
-        replicates.append(value)
-    parts = [(np.var(context_part), len(contexts) - 1)]
-    parts += [(np.var(row, ddof=1) / len(row), len(row) - 1) for row in means if len(row) > 1]
-    freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / df for v, df in parts)
-    stretch = stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)
-    low, high = np.quantile(replicates, [0.025, 0.975])
-    return point, point + stretch * (low - point), point + stretch * (high - point)
-
-
-def by_context(scores: Scores, metric: int = 0) -> list[dict[int, list[float]]]:
-    table: list[dict[int, list[float]]] = []
-    for seed in range(len(scores.seeds)):
-        table.append({})
+def by_context(scores: Scores, metric: int = 0) -> list[tuple[int, dict[int, list[float]]]]:
+    table: list[tuple[int, dict[int, list[float]]]] = []
+    for place, seed in enumerate(scores.seeds):
+        of_context: dict[int, list[float]] = {}
         for query, context in enumerate(scores.contexts):
-            table[-1].setdefault(int(context), []).append(float(scores.values[seed, query, metric]))
+            of_context.setdefault(int(context), []).append(float(scores.values[place, query, metric]))
+        table.append((seed, of_context))
     return table
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(5)
+
+
+def numbers(estimate: Estimate, metric: int = 0) -> tuple[float, ...]:
+    """What the loop gives."""
+    return tuple(float(part[metric]) for part in (estimate.mean, estimate.low, estimate.high, estimate.p))
 
 
 def random_scores(rng: np.random.Generator, seeds: tuple[int, ...], metrics: int = 2) -> Scores:
@@ -109,9 +82,8 @@ def test_mean_interval_is_the_loop(rng: np.random.Generator, seeds: tuple[int, .
     scores = random_scores(rng, seeds)
     estimate = mean_interval(scores, resamples=200, stream=3)
     for metric in range(2):
-        expected = slow_interval([by_context(scores, metric)], [1], 200, 3)
-        found = estimate.mean[metric], estimate.low[metric], estimate.high[metric]
-        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        expected = slow_interval([(1, by_context(scores, metric))], 200, 3, metrics=2, metric=metric)
+        np.testing.assert_allclose(numbers(estimate, metric), expected, rtol=1e-6)
     assert estimate.contexts_only == (len(seeds) == 1)
 
 
@@ -119,8 +91,8 @@ def test_difference_with_the_same_seeds_is_the_loop_over_differences(rng: np.ran
     a, b = random_scores(rng, (3, 5, 8)), random_scores(rng, (3, 5, 8))
     estimate = paired_difference(a, b, resamples=200, stream=3)
     differences = Scores(a.values - b.values, a.contexts, a.seeds)
-    expected = slow_interval([by_context(differences)], [1], 200, 3)
-    np.testing.assert_allclose((estimate.mean[0], estimate.low[0], estimate.high[0]), expected, rtol=1e-10)
+    expected = slow_interval([(1, by_context(differences))], 200, 3, metrics=2)
+    np.testing.assert_allclose(numbers(estimate), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -129,16 +101,16 @@ def test_a_single_seed_is_held_fixed(rng: np.random.Generator, turned: bool) -> 
     a, b = (single, many) if turned else (many, single)
     estimate = paired_difference(a, b, resamples=200, stream=3)
     differences = Scores(a.values - b.values, a.contexts, (0, 1, 2))
-    expected = slow_interval([by_context(differences)], [1], 200, 3)
-    np.testing.assert_allclose((estimate.mean[0], estimate.low[0], estimate.high[0]), expected, rtol=1e-10)
+    expected = slow_interval([(1, by_context(differences))], 200, 3, metrics=2)
+    np.testing.assert_allclose(numbers(estimate), expected, rtol=1e-6)
     assert not estimate.contexts_only
 
 
 def test_rows_of_other_seeds_are_resampled_by_themselves(rng: np.random.Generator) -> None:
     a, b = random_scores(rng, (0, 1, 2)), random_scores(rng, (0, 1))
     estimate = paired_difference(a, b, resamples=200, stream=3)
-    expected = slow_interval([by_context(a), by_context(b)], [1, -1], 200, 3)
-    np.testing.assert_allclose((estimate.mean[0], estimate.low[0], estimate.high[0]), expected, rtol=1e-9)
+    expected = slow_interval([(1, by_context(a)), (-1, by_context(b))], 200, 3, metrics=2)
+    np.testing.assert_allclose(numbers(estimate), expected, rtol=1e-6)
 
 
 def test_the_same_stream_gives_the_same_digits_and_another_does_not(rng: np.random.Generator) -> None:
@@ -174,65 +146,79 @@ def test_satterthwaite() -> None:
 
 def test_seed_interval_has_the_width_of_a_t_interval(rng: np.random.Generator) -> None:
     values = rng.normal(size=(12, 40))
-    estimate = seed_interval(values, resamples=4_000)
+    estimate = seed_interval(values)
     expected = 2 * stats.t.ppf(0.975, 11) * values.std(axis=0, ddof=1) / 12**0.5
     np.testing.assert_allclose(estimate.mean, values.mean(axis=0))
-    np.testing.assert_allclose(estimate.high - estimate.low, expected, rtol=0.1)
+    np.testing.assert_allclose(estimate.high - estimate.low, expected, rtol=0.003)
+    np.testing.assert_allclose(estimate.p, stats.ttest_1samp(values, 0).pvalue, rtol=1e-9)
 
 
-# Coverage: how often the interval holds the truth. Fixed streams, so that the numbers are the same on every run.
-
-TRIALS = 400
-CASES = {
-    "contexts dominate": dict(seeds=5, between_seeds=0.005, between_contexts=0.2, crossed=0.1),
-    "contexts dominate, 3 seeds": dict(seeds=3, between_seeds=0.005, between_contexts=0.2, crossed=0.1),
-    "seeds dominate": dict(seeds=5, between_seeds=0.05, between_contexts=0.05, crossed=0.05),
-    "seeds dominate, 3 seeds": dict(seeds=3, between_seeds=0.05, between_contexts=0.05, crossed=0.05),
-    "both": dict(seeds=5, between_seeds=0.02, between_contexts=0.15, crossed=0.1),
-    "one seed, as if it were all": dict(seeds=1, between_seeds=0.0, between_contexts=0.2, crossed=0.1),
-}
+# Coverage: how often the interval holds the truth. Fixed streams, so that the numbers are the same on every run. The
+# whole grid is `python -m benchmarks.coverage`. Of 1,000 trials at a true 95 %, 93 to 97 % hold it in 99 cases of 100.
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_interval_holds_the_truth_about_95_times_in_100(case: str) -> None:
-    rng = np.random.default_rng(11)
-    held = 0
-    for _ in range(TRIALS):
-        estimate = mean_interval(simulate(rng, **CASES[case]), resamples=400)
-        held += bool(estimate.low[0] <= 0.3 <= estimate.high[0])
-    assert 0.925 <= held / TRIALS <= 0.98
+@pytest.mark.parametrize("mix", coverage.MIXES)
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_holds_the_truth_about_95_times_in_100(seeds: int, mix: str) -> None:
+    held = coverage.mean_coverage(seeds, 60, coverage.MIXES[mix], 1_000, seed=11)
+    slack = 0.005 * (seeds == 2)
+    assert 0.93 - slack <= held <= 0.97 + slack
+
+
+def test_with_one_seed_the_interval_is_over_contexts() -> None:
+    assert 0.93 <= coverage.mean_coverage(1, 100, (0, 1, 0), 1_000, seed=11) <= 0.97
+
+
+@pytest.mark.parametrize("mix", ["contexts only", "own only", "mostly seeds"])
+@pytest.mark.parametrize("seeds", [(3, 3), (3, 5)])
+@pytest.mark.parametrize("shift", [0, 100], ids=["paired by seed", "seeds that do not pair"])
+def test_equal_methods_are_called_different_about_5_times_in_100(seeds: tuple[int, int], mix: str, shift: int) -> None:
+    assert 0.93 <= coverage.difference_coverage(seeds, 60, coverage.MIXES[mix], 1_000, shift=shift, seed=12) <= 0.975
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_coverage_whatever_the_share_of_the_seeds(seeds: int) -> None:
+    """Integrated, not simulated. Satterthwaite's degrees of freedom would not do for few seeds."""
+    shares = np.linspace(0, 1, 41)
+    used = [coverage.known_coverage(seeds, share, "used") for share in shares]
+    assert min(used) > (0.9315 if seeds == 2 else 0.947) and max(used) < (0.9725 if seeds == 2 else 0.967)
+    assert used[0] == pytest.approx(0.95, abs=1e-4) and used[-1] == pytest.approx(0.95, abs=1e-4)
+    satterthwaite_worst = min(coverage.known_coverage(seeds, share, "Satterthwaite") for share in shares)
+    assert (satterthwaite_worst < 0.93) == (seeds <= 3)
 
 
 def test_samples_as_if_independent_would_hold_it_far_less_often() -> None:
     """Why contexts are resampled whole and for all seeds at once."""
     rng = np.random.default_rng(11)
     held = 0
-    for _ in range(TRIALS):
-        values = simulate(rng, **CASES["contexts dominate"]).values[..., 0].ravel()
+    for _ in range(200):
+        scores = simulate(rng, seeds=5, between_seeds=0.005, between_contexts=0.2, crossed=0.1)
+        values = scores.values[..., 0].ravel()
         error = 1.96 * values.std(ddof=1) / len(values) ** 0.5
         held += bool(abs(values.mean() - 0.3) <= error)
-    assert held / TRIALS < 0.7
+    assert held / 200 < 0.7
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_differences_of_equal_rows_exclude_zero_about_5_times_in_100(seeds: int) -> None:
-    rng = np.random.default_rng(12)
-    found = 0
-    for _ in range(TRIALS):
-        base = simulate(rng, seeds=1, between_seeds=0.0, between_contexts=0.2, crossed=0.0)
-        a, b = (
-            Scores(
-                base.values
-                + rng.normal(0, 0.02, (seeds, 1, 1))
-                + rng.normal(0, 0.05, (seeds, base.values.shape[1], 1)),
-                base.contexts,
-                tuple(range(seeds)),
-            )
-            for _ in range(2)
-        )
-        estimate = paired_difference(a, b, resamples=400)
-        found += bool(estimate.low[0] > 0 or estimate.high[0] < 0)
-    assert 0.015 <= found / TRIALS <= 0.075
+def test_p_goes_with_the_interval() -> None:
+    rng = np.random.default_rng(15)
+    scores = coverage.simulate(rng, 3, 80, (0.3, 0.3, 0.4))
+    estimate = mean_interval(scores)
+    excluded = (estimate.low > 0) | (estimate.high < 0)
+    assert (excluded == (estimate.p < 0.05)).mean() > 0.98
+    t = np.abs(estimate.mean) / estimate.error
+    back = critical_value(estimate.p, estimate.share, estimate.among, estimate.contexts)
+    np.testing.assert_allclose(back, t, rtol=1e-9)
+
+
+def test_own_variance_is_what_seeds_do_not_share() -> None:
+    rng = np.random.default_rng(16)
+    shared, own = rng.normal(size=(5_000, 1)), rng.normal(size=(4, 5_000, 1))
+    weights = np.array([0.4, 0.3, 0.2, 0.1])
+    contributions = weights[:, None, None] * (2 * shared + own)
+    contributions = contributions - contributions.mean(axis=1, keepdims=True)
+    found = own_variance(contributions, weights)
+    np.testing.assert_allclose(found, (weights**2).sum(), rtol=0.25)
+    np.testing.assert_allclose(own_variance(contributions * 0 + 1, weights * 0 + 0.25), 0, atol=1e-12)
 
 
 def test_pairing_takes_the_contexts_out_of_the_difference() -> None:

@@ -1,0 +1,476 @@
+"""`python -m benchmarks.coverage`: how often the intervals of analysis.statistics hold a truth that is known, how often
+its tests find a difference where there is none, and how often they find one that is there.
+
+Simulated scores are y = truth + seed + context + own, for S seeds and C contexts. A mix (0.2, 0.5, 0.3) gives the
+share of each part in the variance of the mean over seeds and contexts, so that every mix occurs at every size. Prints
+the tables of docs/statistics.md; about three minutes on one core. The trials of one table row are the metrics of one
+call.
+"""
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from analysis import statistics
+from analysis.statistics import Components, Estimate, Floats, Scores
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
+Mix = tuple[float, float, float]
+
+CHUNK = 250
+"""Trials of one call; each has resamples of its own."""
+
+RESAMPLES = 1_000
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    return rng.standard_normal(shape)
+
+
+def skewed(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Mean 0, variance 1, skewness 2: most below the mean and few far above, as scores of lists that mostly miss."""
+    return rng.exponential(size=shape) - 1
+
+
+def peaked(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Mean 0, variance 1, kurtosis 6: most near 0 and few far off, as differences of lists that mostly agree."""
+    return rng.laplace(scale=0.5**0.5, size=shape)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the parts of simulated scores are drawn from; sizes: samples of a context, 1 to so many."""
+
+    seed: Draw = normal
+    context: Draw = normal
+    own: Draw = normal
+    sizes: int = 1
+
+
+NORMAL = Kind()
+SKEWED = Kind(context=skewed, own=peaked, sizes=5)
+SKEWED_SEEDS = Kind(seed=skewed, context=skewed, own=peaked)
+
+MIXES: dict[str, Mix] = {
+    "contexts only": (0.0, 1.0, 0.0),
+    "seeds only": (1.0, 0.0, 0.0),
+    "own only": (0.0, 0.0, 1.0),
+    "mostly contexts": (0.15, 0.75, 0.1),
+    "mostly seeds": (0.75, 0.15, 0.1),
+    "mostly own": (0.1, 0.15, 0.75),
+    "seeds, some contexts": (0.95, 0.05, 0.0),
+    "seeds and own": (0.5, 0.0, 0.5),
+    "all alike": (1 / 3, 1 / 3, 1 / 3),
+}
+"""Shares of seed, context and own in the variance of the mean."""
+
+
+def simulate(
+    rng: np.random.Generator,
+    seeds: int,
+    contexts: int,
+    mix: Mix,
+    *,
+    trials: int = CHUNK,
+    kind: Kind = NORMAL,
+    shared: Floats | None = None,
+) -> Scores:
+    """Scores of `trials` independent experiments, one a metric, with truth 0 and a mean of variance about 1.
+
+    Args:
+        shared: (contexts, trials) the context part, to be the same in several rows; else drawn.
+    """
+    of_seed, of_context, of_own = np.sqrt(mix) * np.sqrt([seeds, contexts, seeds * contexts])
+    part = kind.context(rng, (contexts, trials)) if shared is None else shared
+    values = of_seed * kind.seed(rng, (seeds, 1, trials)) + of_context * part
+    values = (
+        values + of_own * kind.own(rng, (seeds, contexts, trials))
+        if of_own
+        else np.broadcast_to(values, (seeds, contexts, trials))
+    )
+    index = np.arange(contexts)
+    if kind.sizes > 1:
+        index = np.repeat(index, rng.integers(1, kind.sizes + 1, size=contexts))
+    return Scores(values[:, index], index, tuple(range(seeds)))
+
+
+def holds(estimate: Estimate, truth: float = 0.0) -> Floats:
+    """(M,) 1 where the interval holds the truth."""
+    return ((estimate.low <= truth) & (truth <= estimate.high)).astype(float)
+
+
+def rate(trial: Callable[[np.random.Generator, int], Floats], trials: int, seed: int) -> float:
+    """Mean of what `trial(rng, stream)` gives, over chunks of CHUNK trials."""
+    rng = np.random.default_rng(seed)
+    return float(np.mean([trial(rng, stream) for stream in range(-(-trials // CHUNK))]))
+
+
+# Intervals.
+
+
+def known_coverage(seeds: int, share: float, how: str, level: float = 0.95) -> float:
+    """Coverage where contexts are so many that their part is known: integrated over the seeds' variance, no simulation.
+
+    Args:
+        share: true share of the seeds in the variance.
+        how: "Satterthwaite", "Cochran", or "used": `critical_value`.
+    """
+    among = seeds - 1.0
+    found = share * stats.chi2.ppf((np.arange(20_000) + 0.5) / 20_000, among) / among
+    variance = found + 1 - share
+    part = found / variance
+    tail = (1 - level) / 2
+    if how == "Satterthwaite":
+        value = stats.t.isf(tail, among / np.maximum(part, 1e-6) ** 2)
+    elif how == "Cochran":
+        value = part * stats.t.isf(tail, among) + (1 - part) * stats.norm.isf(tail)
+    else:
+        value = statistics.critical_value(2 * tail, part, np.full_like(part, among), np.inf)
+    return float((2 * stats.norm.cdf(value * np.sqrt(variance)) - 1).mean())
+
+
+def mean_coverage(seeds: int, contexts: int, mix: Mix, trials: int, *, kind: Kind = NORMAL, seed: int = 0) -> float:
+    """Coverage of `mean_interval`."""
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        scores = simulate(rng, seeds, contexts, mix, kind=kind)
+        return holds(statistics.mean_interval(scores, resamples=RESAMPLES, stream=stream))
+
+    return rate(trial, trials, seed)
+
+
+def difference_coverage(
+    seeds: tuple[int, int], contexts: int, mix: Mix, trials: int, *, shift: int = 0, kind: Kind = NORMAL, seed: int = 0
+) -> float:
+    """Coverage of `paired_difference` of two equal methods on the same contexts: 1 - its false-positive rate.
+
+    Args:
+        shift: added to the second row's seeds, so that they do not pair.
+    """
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        shared = kind.context(rng, (contexts, CHUNK))
+        rows = [simulate(rng, n, contexts, mix, kind=kind, shared=shared) for n in seeds]
+        # The methods differ in contexts, too, by as much as one of them varies over them.
+        own = 0.5 * mix[1] ** 0.5 * contexts**0.5 * kind.own(rng, (contexts, CHUNK))
+        a = Scores(rows[0].values + own, rows[0].contexts, rows[0].seeds)
+        b = Scores(rows[1].values, rows[1].contexts, tuple(s + shift for s in rows[1].seeds))
+        return holds(statistics.paired_difference(a, b, resamples=RESAMPLES, stream=stream))
+
+    return rate(trial, trials, seed)
+
+
+def iqm_coverage(
+    cells: int,
+    seeds: int,
+    mix: Mix,
+    trials: int,
+    *,
+    apart: float,
+    contexts: int = 100,
+    plain: bool = False,
+    seed: int = 0,
+) -> float:
+    """Coverage of `iqm_interval` (or of rliable's bootstrap) over cells `apart` standard errors from each other.
+
+    Cells share their contexts. Parts and the places of cells are symmetric about 0, and so is their interquartile mean.
+    """
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        shared = normal(rng, (contexts, CHUNK))
+        places = apart * (np.arange(cells) - (cells - 1) / 2)
+        rows = [simulate(rng, seeds, contexts, mix, shared=shared) for _ in places]
+        rows = [Scores(row.values + place, row.contexts, row.seeds) for row, place in zip(rows, places, strict=True)]
+        if plain:
+            _, low, high = statistics.stratified_bootstrap(
+                statistics.run_scores(rows), lambda x: statistics.iqm(x, axis=-2), resamples=RESAMPLES, stream=stream
+            )
+            return ((low <= 0) & (high >= 0)).astype(float)
+        return holds(statistics.iqm_interval(rows, resamples=400, stream=stream))
+
+    return rate(trial, trials, seed)
+
+
+def probability_coverage(
+    seeds: tuple[int, int], cells: int, truth: float, trials: int, *, plain: bool = False, seed: int = 0
+) -> float:
+    """Coverage of the interval of a probability of improvement (or of rliable's bootstrap); normal run scores."""
+    shift = 2**0.5 * stats.norm.ppf(truth)
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        a, b = ([rng.standard_normal((n, CHUNK)) for _ in range(cells)] for n in seeds)
+        found = statistics.probability_of_improvement([x + shift for x in a], b, resamples=400, stream=stream)
+        ends = (found.bootstrap_low, found.bootstrap_high) if plain else (found.low, found.high)
+        return ((ends[0] <= truth) & (truth <= ends[1])).astype(float)
+
+    return rate(trial, trials, seed)
+
+
+def profile_coverage(seeds: int, contexts: int, threshold: float, trials: int, *, seed: int = 0) -> float:
+    """Coverage of a profile's band at one threshold; a score is the normal distribution function of all parts."""
+    truth = 1 - threshold
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        latent = (
+            0.2 * rng.standard_normal((seeds, 1, CHUNK))
+            + 0.8 * rng.standard_normal((contexts, CHUNK))
+            + (1 - 0.2**2 - 0.8**2) ** 0.5 * rng.standard_normal((seeds, contexts, CHUNK))
+        )
+        above = (stats.norm.cdf(latent) > threshold).astype(float)
+        scores = Scores(above, np.arange(contexts), tuple(range(seeds)))
+        # The indicator is what `performance_profile` averages at this threshold; trials stand in for thresholds here.
+        return holds(statistics.mean_interval(scores, resamples=RESAMPLES, stream=stream), truth)
+
+    return rate(trial, trials, seed)
+
+
+# Tests.
+
+
+def flip_rate(pairs: int, trials: int, *, draw: Draw = peaked, seed: int = 0) -> float:
+    """How often `sign_flip_test` on equal models gives p ≤ .05."""
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        found = statistics.sign_flip_test(draw(rng, (pairs, CHUNK)), drawn=1_999, stream=stream)
+        return (found.p <= 0.05).astype(float)
+
+    return rate(trial, trials, seed)
+
+
+def label_rate(
+    seeds: tuple[int, int], trials: int, *, paired: float = 0.0, draw: Draw = normal, seed: int = 0
+) -> float:
+    """How often `label_test` on equal methods gives p ≤ .05; `paired`: correlation of runs with the same seed."""
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        common = draw(rng, (max(seeds), CHUNK))
+        a, b = (paired**0.5 * common[:n] + (1 - paired) ** 0.5 * draw(rng, (n, CHUNK)) for n in seeds)
+        return (statistics.label_test(a, b, drawn=1_999, stream=stream).p <= 0.05).astype(float)
+
+    return rate(trial, trials, seed)
+
+
+def flips_as_if_methods(seeds: int, contexts: int, mix: Mix, trials: int, *, seed: int = 0) -> float:
+    """How often a test on contexts calls two equally good methods different: why it is of models only."""
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        differences = simulate(rng, seeds, contexts, mix).values.mean(axis=0)
+        return (statistics.sign_flip_test(differences, drawn=1_999, stream=stream).p <= 0.05).astype(float)
+
+    return rate(trial, trials, seed)
+
+
+def family_rates(seeds: int, rows: int, trials: int, *, seed: int = 0) -> tuple[float, float]:
+    """How often any of `rows` methods equal to the baseline has p ≤ .05: as it is, and corrected by Holm.
+
+    All of them differ from one baseline, whose seeds are in every difference.
+    """
+    rng = np.random.default_rng(seed)
+    plain, corrected = [], []
+    for stream in range(-(-trials // CHUNK)):
+        shared = rng.standard_normal((100, CHUNK))
+        baseline = simulate(rng, seeds, 100, (0.3, 0.4, 0.3), shared=shared)
+        tables = {str(i): simulate(rng, seeds, 100, (0.3, 0.4, 0.3), shared=shared) for i in range(rows)}
+        found = statistics.compare({"baseline": baseline, **tables}, "baseline", resamples=RESAMPLES, stream=stream)
+        plain.append(np.min([one.estimate.p for one in found.values()], axis=0) <= 0.05)
+        corrected.append(np.min([one.p_holm for one in found.values()], axis=0) <= 0.05)
+    return float(np.mean(plain)), float(np.mean(corrected))
+
+
+def power_at_detectable(
+    seeds: int, contexts: int, mix: Mix, trials: int, *, kind: Kind = NORMAL, seed: int = 0
+) -> float:
+    """How often the interval excludes 0 at the minimum detectable difference of 80 %."""
+    parts = np.array(mix) * [seeds, contexts, seeds * contexts]
+    components = Components(*(np.array([part]) for part in parts))
+    true = float(statistics.minimum_detectable_difference(components, seeds, contexts)[0])
+
+    def trial(rng: np.random.Generator, stream: int) -> Floats:
+        scores = simulate(rng, seeds, contexts, mix, kind=kind)
+        moved = Scores(scores.values + true, scores.contexts, scores.seeds)
+        return 1 - holds(statistics.mean_interval(moved, resamples=RESAMPLES, stream=stream))
+
+    return rate(trial, trials, seed)
+
+
+# Tables.
+
+
+def show(title: str, header: Sequence[str], rows: Iterator[Sequence[object]]) -> None:
+    """Print a table in Markdown, row by row."""
+    print(f"\n{title}\n\n| {' | '.join(header)} |\n|:--{'|--:' * (len(header) - 1)}|", flush=True)
+    for row in rows:
+        print(f"| {' | '.join(str(cell) for cell in row)} |", flush=True)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+SIZES = tuple(itertools.product((2, 3, 5, 10), (50, 300))) + ((3, 2_050), (5, 2_050))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("--trials", type=int, default=2_000, help="simulations of one number (default 2000)")
+    trials = parser.parse_args().trials
+    sizes = [f"{s} × {c:,}" for s, c in SIZES]
+
+    shares = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+    show(
+        "Coverage in % by the seeds' true share in the variance, contexts very many (integrated)",
+        ("seeds, critical value", *(f"{share:g}" for share in shares)),
+        (
+            (f"{s}, {how}", *(percent(known_coverage(s, share, how)) for share in shares))
+            for s in (2, 3, 5, 10)
+            for how in ("Satterthwaite", "Cochran", "used")
+        ),
+    )
+    show(
+        "The same at other levels, as used: share of p below it, divided by it; largest over all shares",
+        ("seeds", "p ≤ .1", "p ≤ .05", "p ≤ .01", "p ≤ .002"),
+        (
+            (
+                s,
+                *(
+                    f"{max(1 - known_coverage(s, x, 'used', 1 - p) for x in shares) / p:.2f}"
+                    for p in (0.1, 0.05, 0.01, 0.002)
+                ),
+            )
+            for s in (2, 3, 5, 10)
+        ),
+    )
+
+    def means(kind: Kind) -> Iterator[Sequence[object]]:
+        for name, mix in MIXES.items():
+            yield name, *(percent(mean_coverage(s, c, mix, trials, kind=kind)) for s, c in SIZES)
+
+    show("Mean, normal parts: coverage in % for seeds × contexts", ("mix", *sizes), means(NORMAL))
+    show("Mean, skewed contexts of 1 to 5 samples, peaked own part", ("mix", *sizes), means(SKEWED))
+    one = (("contexts only", *(percent(mean_coverage(1, c, (0, 1, 0), trials)) for c in (50, 300, 2_050))),)
+    show("Mean, one seed", ("mix", "50", "300", "2,050"), iter(one))
+    pairs = {
+        "paired by seed": ((2, 2), (3, 3), (5, 5), (10, 10)),
+        "seeds that do not pair": ((2, 2), (3, 3), (5, 5), (10, 10), (2, 5), (3, 5)),
+    }
+    for how, counts in pairs.items():
+        shift = 100 if how != "paired by seed" else 0
+        show(
+            f"Difference, {how}, 100 contexts",
+            ("mix", *(f"{a} and {b}" for a, b in counts)),
+            (
+                (name, *(percent(difference_coverage(n, 100, mix, trials, shift=shift)) for n in counts))
+                for name, mix in MIXES.items()
+            ),
+        )
+    designs = (
+        (1, 3, 0),
+        (1, 4, 0),
+        (1, 5, 0),
+        (1, 10, 0),
+        (2, 3, 1),
+        (2, 5, 3),
+        (3, 3, 2),
+        (4, 2, 1),
+        (4, 3, 1),
+        (4, 5, 8),
+    )
+    mixes: dict[str, Mix] = {
+        "seeds only": (1, 0, 0),
+        "seeds and contexts": (0.5, 0.5, 0),
+        "all alike": MIXES["all alike"],
+    }
+    show(
+        "Interquartile mean, cells × seeds (standard errors apart)",
+        ("interval, mix", *(f"{k} × {s} ({apart})" for k, s, apart in designs)),
+        (
+            (
+                f"{how}, {name}",
+                *(
+                    percent(iqm_coverage(k, s, mix, trials, apart=apart, plain=how == "percentile"))
+                    for k, s, apart in designs
+                ),
+            )
+            for how in ("iqm_interval", "percentile")
+            for name, mix in mixes.items()
+        ),
+    )
+    runs = (((3, 3), 1), ((5, 5), 1), ((10, 10), 1), ((3, 5), 1), ((3, 3), 4), ((5, 5), 4))
+    show(
+        "Probability of improvement, runs (cells)",
+        ("interval, truth", *(f"{m} and {n} ({k})" for (m, n), k in runs)),
+        (
+            (
+                f"{how}, {truth}",
+                *(percent(probability_coverage(n, k, truth, trials, plain=how == "percentile")) for n, k in runs),
+            )
+            for how in ("score", "percentile")
+            for truth in (0.5, 0.75, 0.9)
+        ),
+    )
+    show(
+        "Performance profile at one threshold",
+        ("true share above", *sizes[:-2]),
+        (
+            (f"{1 - t:g}", *(percent(profile_coverage(s, c, t, trials)) for s, c in SIZES[:-2]))
+            for t in (0.5, 0.75, 0.9)
+        ),
+    )
+    show(
+        "Sign-flip test of equal models: share of p ≤ .05, in %",
+        ("differences of", "6 pairs", "10", "13", "50", "300"),
+        (
+            (name, *(percent(flip_rate(n, trials, draw=draw)) for n in (6, 10, 13, 50, 300)))
+            for name, draw in (("normal", normal), ("peaked", peaked))
+        ),
+    )
+    counts = ((3, 3), (4, 4), (5, 5), (10, 10), (3, 5))
+    show(
+        "Label test of equal methods: share of p ≤ .05, in %",
+        ("run scores", *(f"{m} and {n}" for m, n in counts)),
+        (
+            (name, *(percent(label_rate(n, trials, paired=paired, draw=draw)) for n in counts))
+            for name, paired, draw in (
+                ("normal", 0.0, normal),
+                ("skewed", 0.0, skewed),
+                ("correlated .5 by seed", 0.5, normal),
+            )
+        ),
+    )
+    show(
+        "Sign-flip test on 300 contexts taken for a test of methods: share of p ≤ .05, in %",
+        ("mix", "1 seed", "3 seeds", "5 seeds"),
+        (
+            (name, *(percent(flips_as_if_methods(s, 300, MIXES[name], trials)) for s in (1, 3, 5)))
+            for name in ("mostly contexts", "all alike", "mostly seeds")
+        ),
+    )
+    show(
+        "Five methods equal to the baseline, any p ≤ .05, in %",
+        ("seeds", "each by itself", "Holm"),
+        ((s, *(percent(share) for share in family_rates(s, 5, trials))) for s in (2, 3, 5)),
+    )
+    show(
+        "Power at the minimum detectable difference of 80 %",
+        ("mix", *sizes[:-2]),
+        (
+            (name, *(percent(power_at_detectable(s, c, mix, trials)) for s, c in SIZES[:-2]))
+            for name, mix in MIXES.items()
+        ),
+    )
+    show(
+        "Limits: seeds that are skewed (collapse, or one lucky run): coverage of the mean",
+        ("mix", *sizes[:-2]),
+        (
+            (name, *(percent(mean_coverage(s, c, MIXES[name], trials, kind=SKEWED_SEEDS)) for s, c in SIZES[:-2]))
+            for name in ("seeds only", "mostly seeds", "all alike")
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
