@@ -74,5 +74,5 @@ def slow_interval(
     low, high = np.quantile(draws, [0.025, 0.975])
     stretch = critical(0.05) / stats.norm.ppf(0.975)
     t = abs(point) / variance**0.5
-    p = optimize.brentq(lambda p: critical(p) - t, 1e-300, 1 - 1e-12, xtol=1e-300, rtol=1e-12)
+    p = optimize.brentq(lambda p: critical(p) - t, 1e-12, 1 - 1e-12, xtol=1e-15)
     return point, point + stretch * (low - point), point + stretch * (high - point), p

@@ -287,7 +287,7 @@ def combine(
         seeds = np.sum([part.variance for part in parts], axis=0)
         replicates = mean + np.sqrt(shared) * (replicates - mean)
         variance = shared * variance + seeds
-        replicates = replicates + np.sqrt(seeds) * normal_deviations(*replicates.shape, rng)
+        replicates = replicates + np.sqrt(seeds) * normal_deviations(len(replicates), len(mean), rng)
         share = np.divide(seeds, variance, out=np.zeros_like(mean), where=variance > 0)
         freedoms = np.stack([np.broadcast_to(part.freedom, mean.shape) for part in parts])
         among = satterthwaite(np.stack([part.variance for part in parts]), freedoms)
