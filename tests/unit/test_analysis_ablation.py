@@ -48,9 +48,10 @@ def write_cells(
     noise: float = 0.003,
     sft: bool = True,
     spent: Callable[[dict[str, str]], dict] = lambda _: SPENT,
+    stream: int = 21,
 ) -> None:
     """A sweep over factors of `algorithm`: a run gains `gain(levels)` on SFT, plus noise of its own and of contexts."""
-    rng = np.random.default_rng(21)
+    rng = np.random.default_rng(stream)
     of_query = np.repeat(np.arange(contexts), 1 + np.arange(contexts) % 3)
     names = [f"c{context:03d}" for context in of_query]
     ease = rng.uniform(0.15, 0.25, contexts)
@@ -199,8 +200,10 @@ def test_holm_by_hand() -> None:
 # Truths that are known.
 
 
-def test_a_planted_effect_is_found_and_no_effect_is_not(runs: Path) -> None:
-    write_cells(runs, helps, factors={**FACTORS, "baseline": ["group_mean", "group_std"]})
+@pytest.mark.parametrize("stream", [1, 2, 3])
+def test_a_planted_effect_is_found_and_no_effect_is_not(runs: Path, stream: int) -> None:
+    """Noise makes an effect of nothing in one sweep of twenty (stream 21 is one): `test_p_is_at_its_level` counts."""
+    write_cells(runs, helps, factors={**FACTORS, "baseline": ["group_mean", "group_std"]}, stream=stream)
     ablation = built(runs)
     credit = effect_of(ablation, "credit", "sequence")
     assert credit.change is not None and credit.change.mean == pytest.approx(-0.04, abs=0.005)
@@ -268,6 +271,19 @@ def test_the_interval_holds_the_truth_and_p_goes_with_it(seeds: list[int], betwe
     assert 0.91 <= held / trials <= 0.985
     assert 0.015 <= rejected / trials <= 0.09
     assert agree / trials >= 0.96
+
+
+def test_p_is_at_its_level() -> None:
+    """Four pairs that differ by noise of their own alone, as equal settings do; trials are the metrics of a call."""
+    rng = np.random.default_rng(1)
+    contexts = np.repeat(np.arange(60), 1 + np.arange(60) % 3)
+    p = []
+    for stream in range(8):
+        values = rng.normal(0, 0.004, (4, 1, 500)) + rng.normal(0, 0.03, (4, 60, 500))
+        scores = Scores(values[:, contexts], contexts, (0, 1, 2, 3))
+        p.append(pooled_interval(scores, resamples=200, stream=stream).p)
+    assert 0.04 <= (np.concatenate(p) < 0.05).mean() <= 0.06
+    assert 0.005 <= (np.concatenate(p) < 0.01).mean() <= 0.016
 
 
 def test_p_where_nothing_varies() -> None:
