@@ -6,8 +6,9 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis import statistics
-from analysis.collect import Collection, required_metrics
+from analysis.collect import Collection, Queries, required_metrics
 from analysis.statistics import Estimate, Scores
 
 SHARED_STAGES = {"oracle": "oracle", "zero_shot": "zero-shot", "sft": "SFT"}
@@ -112,7 +113,7 @@ def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> 
     headline = metrics.index(f"ndcg@{cutoffs[-1]}")
     labels = sorted(dict.fromkeys(runs["label"]), key=lambda label: _order(runs[runs["label"] == label].iloc[0]))
     parts = {label: runs[runs["label"] == label] for label in labels}
-    scores = {label: row_scores(group.queries, part, metrics) for label, part in parts.items()}
+    scores = RowScores(group.queries, parts, metrics)
     means = {label: statistics.mean_interval(scores[label], resamples=resamples) for label in labels}
     trained = [label for label in labels if parts[label].iloc[0]["stage"] == "rl"]
     sft = next((label for label in labels if parts[label].iloc[0]["stage"] == "sft"), None)
@@ -124,6 +125,7 @@ def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> 
             bold[winner].add(metric)
 
     rows = []
+    of_sft = scores[sft] if sft is not None else None
     for label, part in parts.items():
         stage = str(part.iloc[0]["stage"])
         one_seed = len(part) == 1 and stage in ("sft", "rl")
@@ -134,12 +136,12 @@ def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> 
                 stage=stage,
                 algorithm=str(part.iloc[0]["algorithm"]) if rl else "",
                 reward=str(part.iloc[0]["reward"]) if rl else "",
-                seeds=scores[label].seeds,
+                seeds=tuple(int(seed) for seed in part["seed"]),
                 runs=tuple(part["run"]),
                 metrics={metric: share_of(means[label], i) for i, metric in enumerate(metrics)},
                 difference=(
-                    cell_of(statistics.paired_difference(scores[label], scores[sft], resamples=resamples), headline)
-                    if rl and sft is not None
+                    cell_of(statistics.paired_difference(scores[label], of_sft, resamples=resamples), headline)
+                    if rl and of_sft is not None
                     else None
                 ),
                 spent={key: float(part[key].mean()) for key in SPENT},
@@ -168,13 +170,35 @@ def _order(run: pd.Series) -> tuple[int, str, str]:
     return stages.index(run["stage"]), str(run["algorithm"]) if rl else "", str(run["reward"]) if rl else ""
 
 
-def row_scores(queries: pd.DataFrame, runs: pd.DataFrame, metrics: Sequence[str]) -> Scores:
+def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> Scores:
     """Scores of the runs of one row, in their order; queries in the order of (context_id, sample), as read."""
-    of_run = {name: part for name, part in queries.groupby("run", sort=False)}
-    parts = [of_run[name] for name in runs["run"]]
-    contexts, _ = pd.factorize(parts[0]["context_id"], sort=True)
-    values = np.stack([part[list(metrics)].to_numpy(float) for part in parts])
+    parts = (queries.read(name, metrics) for name in runs["run"])
+    first = next(parts)
+    contexts, _ = pd.factorize(first["context_id"], sort=True)
+    values = np.stack([part[list(metrics)].to_numpy(float) for part in chain([first], parts)])
     return Scores(values, contexts, tuple(int(seed) for seed in runs["seed"]))
+
+
+class RowScores(Mapping[str, Scores]):
+    """Label to the scores of its row, read at each access: scores of all rows of a large table do not fit into memory.
+
+    Args:
+        queries: of the runs.
+        runs: label to the runs of the row.
+        metrics: per-query metrics.
+    """
+
+    def __init__(self, queries: Queries, runs: Mapping[str, pd.DataFrame], metrics: Sequence[str]):
+        self._queries, self._runs, self._metrics = queries, runs, metrics
+
+    def __getitem__(self, label: str) -> Scores:
+        return row_scores(self._queries, self._runs[label], self._metrics)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
 
 
 def cell_of(estimate: Estimate, column: int) -> Cell:
@@ -218,7 +242,7 @@ def _clear_winner(
     if len(labels) < 2:
         return None
     best, second = sorted(labels, key=lambda label: (-means[label].mean[column], label))[:2]
-    if min(len(scores[best].seeds), len(scores[second].seeds)) < 2:
+    if min(len(runs[best]), len(runs[second])) < 2:
         return None
     if len(_budgets(pd.concat([runs[best], runs[second]]))) > 1:
         return None
@@ -250,7 +274,7 @@ def _notes(group: Collection, rows: Sequence[Row], cutoffs: Sequence[int], resam
 def test_note(group: Collection, resamples: int) -> str:
     """What was judged, and what brackets are."""
     runs = group.runs
-    one = group.queries[group.queries["run"] == runs.iloc[0]["run"]]
+    one = group.queries.read(runs.iloc[0]["run"], [])
     return (
         f"Test split: {_many(len(one), 'sample')} of {_many(one['context_id'].nunique(), 'context')}, "
         f"lists of {runs.iloc[0]['list_length']}, greedy decoding. Brackets: 95 % interval, "

@@ -72,7 +72,7 @@ def test_numbers_arrive_as_written(runs: Path) -> None:
     assert (row["seconds"], row["seconds_rollout"]) == (61.5, 30.75)
     assert row["validation.ndcg@10"] == 0.25
     assert row["test.ndcg@10"] == pytest.approx(0.3)
-    of_run = collection.queries[collection.queries["run"] == row["run"]]
+    of_run = collection.queries.read(row["run"], ["ndcg@10"])
     assert list(of_run["context_id"]) == ["a", "a", "b"]  # sorted by query
     assert list(of_run["ndcg@10"]) == [0.0, 0.6, 0.3]
     curve = collection.curves[collection.curves["run"] == row["run"]]
@@ -263,19 +263,26 @@ def test_groups_are_experiment_dataset_and_model(runs: Path) -> None:
     names = [tuple(group.runs.iloc[0][["experiment", "dataset", "model"]]) for group in groups]
     assert names == [("early", "mini", "tiny"), ("mini", "mini", "other"), ("mini", "mini", "tiny")]
     assert [len(group.runs) for group in groups] == [1, 1, 4]
-    assert set(groups[0].queries["context_id"]) == {"x", "y", "z"}
+    (only,) = groups[0].runs["run"]
+    assert set(groups[0].queries.read(only, [])["context_id"]) == {"x", "y", "z"}
+    with pytest.raises(KeyError):
+        groups[1].queries.read(only, [])
 
 
 def test_texts_and_titles_are_not_loaded(runs: Path) -> None:
     """They are most of a predictions file, and no number is made from them."""
-    assert set(collect(runs).queries.columns) == {"run", "context_id", "sample", "n_truth", *SCORES}
+    collection = collect(runs)
+    names = list(collection.runs["run"])
+    assert collection.queries.metrics(names) == list(SCORES)
+    assert list(collection.queries.read(names[0], ["ndcg@5"])) == ["context_id", "sample", "ndcg@5"]
 
 
 def test_integer_columns_are_no_metrics(runs: Path) -> None:
     path = run_of(runs, "sft") / "predictions-test-100.parquet"
     table = pq.read_table(path)
     pq.write_table(table.append_column("attempts", pa.array([1, 2, 3])), path)
-    assert "attempts" not in collect(runs).queries.columns
+    queries = collect(runs).queries
+    assert "attempts" not in queries.metrics([run_of(runs, "sft").relative_to(runs).as_posix()])
 
 
 def test_analysis_imports_no_torch() -> None:
@@ -313,3 +320,30 @@ def test_what_only_some_budgets_have_is_a_number_or_nan(runs: Path) -> None:
         (False, f"stopped early at update 37: {stopped['reason']}")
     ]
     assert len(collection.runs) == 4
+
+
+def test_what_updates_had_spent_is_read_and_the_later_line_counts(runs: Path) -> None:
+    lines = [(1, 8.0), (2, 16.0), (1, 9.0)]
+    keys = ("completions", "prompts", "generated_tokens", "trained_tokens", "seconds")
+    text = "".join(json.dumps({"update": update, **dict.fromkeys(keys, value)}) + "\n" for update, value in lines)
+    path = run_of(runs, "grpo-dcg")
+    (path / "budget.jsonl").write_text(text)
+    (group,) = collect(runs).groups()
+    name = path.relative_to(runs).as_posix()
+    assert group.spending.astype({"run": str}).to_numpy().tolist() == [
+        [name, 1, 9.0, 9.0, 9.0, 9.0, 9.0],
+        [name, 2, 16.0, 16.0, 16.0, 16.0, 16.0],
+    ]
+    (path / "budget.jsonl").write_text(text + '{"update": 3, "compl')
+    assert "line 4 of budget.jsonl" in only_problem(collect(runs), path, runs)
+
+
+def test_frames_are_read_when_asked_for_and_once(runs: Path) -> None:
+    collection = collect(runs)
+    for label, seed in (("oracle", 0), ("sft", 0), ("grpo-dcg", 0), ("grpo-dcg", 1)):
+        (run_of(runs, label, seed) / "metrics.jsonl").write_text(
+            '{"step": 3, "split": "train", "metric": "kl", "value": 0.5}\n'
+        )
+    assert set(collection.curves["step"]) == {3}
+    assert collection.curves is collection.curves
+    assert set(collection.queries.read(collection.runs["run"].iloc[0], ["n_truth"])["n_truth"]) == {3}
