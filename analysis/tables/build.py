@@ -5,10 +5,12 @@ Every metric is estimated by itself, so that a number is the same in every table
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.collect import Collection, Problem
@@ -30,10 +32,13 @@ from analysis.tables.model import (
     Versus,
 )
 from analysis.tables.numbers import metric_title, share
-from analysis.tables.scores import row_scores, share_of
+from analysis.tables.scores import query_metrics, row_scores, share_of
 from analysis.tables.select import Lookup, Part, Source, as_text
 from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where, read_spec
 from rlbench.errors import BadInput, nearest
+
+ROWS_HELD = 64
+"""Rows whose scores are in memory at a time; those of others are read again where they are needed."""
 
 SFT: Where = {"label": ("sft",)}
 """The baseline that specs name by `sft`."""
@@ -101,8 +106,13 @@ class _Builder:
         self.groups: dict[str, list[Part]] = {}
         for part in self.parts:
             self.groups.setdefault(part.group, []).append(part)
+        self.baselines: dict[str, dict[str, Part]] = {}
+        self.rl = {group: self._rl(parts) for group, parts in self.groups.items()}
+        self.unequal = {group: marks.unequal_budgets(runs) for group, runs in self.rl.items()}
         self.compared = self._metrics(spec.comparisons, "comparisons")
         self.shown = self._columns()
+        self.contexts: dict[str, NDArray[np.int64]] = {}
+        self.loaded = lru_cache(maxsize=ROWS_HELD)(self._load)
         self.sides = self._sides()
         self.against: dict[tuple[str, str], dict[int, Versus]] = {}
 
@@ -173,70 +183,76 @@ class _Builder:
 
     def _baselines(self, to: Where) -> dict[str, Part]:
         """Group to the row that others are compared with; groups without one are absent."""
-        found = {group: select.baseline_of(self.lookup, parts, to, "baseline") for group, parts in self.groups.items()}
-        return {group: part for group, part in found.items() if part is not None}
+        if repr(to) not in self.baselines:
+            found = {group: select.baseline_of(self.lookup, parts, to) for group, parts in self.groups.items()}
+            self.baselines[repr(to)] = {group: part for group, part in found.items() if part is not None}
+        return self.baselines[repr(to)]
 
     # Scores.
 
     def _sides(self) -> dict[int, Side]:
-        """The scores of every row that has metrics of the table."""
+        """Every row that has metrics of the table."""
         wanted = [each.column.of for each in self.shown if each.column.kind != "value"]
         wanted = list(dict.fromkeys([*wanted, *self.compared]))
-        sides: dict[int, Side] = {}
-        for group, parts in self.groups.items():
-            contexts = None
-            for part in parts:
-                names = tuple(name for name in wanted if self._has(part, name))
-                if not names:
-                    continue
-                scores = self._scores(part, names)
-                if contexts is not None and not np.array_equal(contexts, scores.contexts):
-                    raise BadInput(
-                        f"rows{f' under {group}' if group else ''} were judged on different samples "
-                        f"({', '.join(sorted({str(one.first['dataset']) for one in parts}))}): name in group_by what "
-                        "tells them apart, or keep one with `where`"
-                    )
-                contexts = scores.contexts
-                sides[part.id] = Side(
-                    part.id, part.group, part.name, str(part.first["label"]), self._marks(part), names, scores
-                )
+        sides = {}
+        for part in self.parts:
+            names = self._metrics_of(part, wanted)
+            load = partial(self.loaded, part.id, names)
+            sides[part.id] = Side(part.id, part.group, part.name, part.label, self._marks(part), names, load)
         return sides
 
-    def _has(self, part: Part, metric: str) -> bool:
-        column = f"{self.spec.split}.{metric}"
-        return column in part.runs.columns and bool(part.runs[column].notna().all())
+    def _metrics_of(self, part: Part, wanted: Sequence[str]) -> tuple[str, ...]:
+        """Those of some metrics that all runs of a row have.
 
-    def _scores(self, part: Part, metrics: Sequence[str]) -> Scores:
+        Raises:
+            BadInput: where one is of the whole split.
+        """
+        prefix = self.spec.split
+        has = part.runs.reindex(columns=[f"{prefix}.{name}" for name in wanted]).notna().all(axis=0)
+        found = tuple(name for name in wanted if has[f"{prefix}.{name}"])
+        if prefix == "test":
+            for source, runs in part.by_source:
+                known = query_metrics(self.sources[source].collection.queries, list(runs["run"]))
+                if whole := [name for name in found if name not in known]:
+                    raise BadInput(
+                        *(
+                            f"'{name}' is of the split as a whole and not of single samples, so that it has no "
+                            f"interval over contexts: show it by {{value: test.{name}}}"
+                            for name in whole
+                        )
+                    )
+        return found
+
+    def _load(self, place: int, metrics: Sequence[str]) -> Scores:
+        """Scores of the row with this id, checked to be of the same samples as all others of its group."""
+        part = self.parts[place]
         seeds = tuple(int(seed) for seed in part.runs["seed"])
         if self.spec.split == "validation":
             values = part.runs[[f"validation.{metric}" for metric in metrics]].to_numpy(float)
             return Scores(values[:, None], np.zeros(1, int), seeds)
-        found = []
-        for place, runs in part.runs.groupby("source", sort=False):
-            queries = self.sources[int(place)].collection.queries
-            try:
-                found.append(row_scores(queries, runs, metrics))
-            except KeyError as error:
-                raise BadInput(
-                    f"a metric of the table is of the split as a whole and not of single queries, so that it has no "
-                    f"interval over contexts: {error.args[0]}. Show it as a value: {{value: test.<metric>}}"
-                ) from None
-        if any(not np.array_equal(found[0].contexts, one.contexts) for one in found):
-            raise BadInput(f"the runs of {part.name} in several folders were judged on different samples")
+        found = [row_scores(self.sources[source].collection.queries, runs, metrics) for source, runs in part.by_source]
+        contexts = self.contexts.setdefault(part.group, found[0].contexts)
+        if any(not np.array_equal(contexts, one.contexts) for one in found):
+            under = f" under {part.group}" if part.group else ""
+            datasets = ", ".join(sorted({str(one.first["dataset"]) for one in self.groups[part.group]}))
+            raise BadInput(
+                f"{part.name} was judged on other samples than a row beside it{under} (datasets: {datasets}): name in "
+                "group_by what tells them apart, or keep one with `where`"
+            )
         of_seed = {seed: values for one in found for seed, values in zip(one.seeds, one.values, strict=True)}
-        return Scores(np.stack([of_seed[seed] for seed in seeds]), found[0].contexts, seeds)
+        return Scores(np.stack([of_seed[seed] for seed in seeds]), contexts, seeds)
 
     # Marks.
 
-    def _rl(self, group: str) -> pd.DataFrame:
+    def _rl(self, parts: Sequence[Part]) -> pd.DataFrame:
         """Runs of the RL rows of a group, with the rows' names for labels."""
-        parts = [part.runs.assign(label=part.name) for part in self.groups[group] if part.stage == "rl"]
-        return pd.concat(parts, ignore_index=True) if parts else self.runs.iloc[:0]
+        found = [part.runs.assign(label=part.name) for part in parts if part.stage == "rl"]
+        return pd.concat(found, ignore_index=True) if found else self.runs.iloc[:0]
 
     def _marks(self, part: Part) -> tuple[str, ...]:
         found = {
             ONE_SEED: part.trained and len(part.runs) == 1,
-            UNEQUAL: part.stage == "rl" and part.name in marks.unequal_budgets(self._rl(part.group)),
+            UNEQUAL: part.stage == "rl" and part.name in self.unequal[part.group],
             MISSING: bool(self._missing(part)),
             STOPPED: bool(self._stops(part)),
         }
@@ -245,7 +261,7 @@ class _Builder:
     def _missing(self, part: Part) -> tuple[int, ...]:
         if part.stage != "rl":
             return ()
-        wanted = self.spec.seeds or tuple(int(seed) for seed in self._rl(part.group)["seed"])
+        wanted = self.spec.seeds or tuple(int(seed) for seed in self.rl[part.group]["seed"])
         return tuple(sorted(set(wanted) - {int(seed) for seed in part.runs["seed"]}))
 
     def _stops(self, part: Part) -> tuple[tuple[int, int], ...]:
@@ -292,14 +308,14 @@ class _Builder:
         return " ".join(" ".join(sorted(set(map(str, self.runs[key])))) for key in ("experiment", "dataset", "model"))
 
     def _row(self, part: Part) -> Row:
-        first, side = part.first, self.sides.get(part.id)
+        first, side = part.first, self.sides[part.id]
         rl = part.stage == "rl"
         cells = {each.column.key: self._cell(part, side, each) for each in self.shown}
         means = {each.column.of: cells[each.column.key] for each in self.shown if each.column.kind == "mean"}
         headline = self._against(self.spec.baseline or {}, self.compared[0]).get(part.id) if self.compared else None
         return Row(
             name=part.name,
-            label=str(first["label"]),
+            label=part.label,
             group=part.group,
             stage=part.stage,
             algorithm=str(first["algorithm"]) if rl else "",
@@ -328,7 +344,7 @@ class _Builder:
             for _, run in part.runs.iterrows()
         )
 
-    def _cell(self, part: Part, side: Side | None, shown: Shown) -> Value:
+    def _cell(self, part: Part, side: Side, shown: Shown) -> Value:
         column = shown.column
         if column.kind == "value":
             return self._value(part, column.of)
@@ -339,7 +355,7 @@ class _Builder:
             if column.kind == "improvement":
                 return versus.improvement
             return replace(versus.difference, p=versus.p_holm)
-        if side is None or column.of not in side.metrics:
+        if column.of not in side.metrics:
             return None
         scores = side.metric(column.of)
         if self.spec.split == "validation" and len(scores.seeds) == 1:
@@ -361,7 +377,7 @@ class _Builder:
 
     def _against(self, to: Where, metric: str) -> dict[int, Versus]:
         """Trained rows by id against the baseline of their group."""
-        key = (repr(sorted((name, tuple(map(as_text, values))) for name, values in to.items())), metric)
+        key = (repr(to), metric)
         if key not in self.against:
             pairs = [
                 (self.sides[part.id], self.sides[base.id])
@@ -373,7 +389,7 @@ class _Builder:
         return self.against[key]
 
     def _both_have(self, part: Part, base: Part, metric: str) -> bool:
-        return all(one.id in self.sides and metric in self.sides[one.id].metrics for one in (part, base))
+        return all(metric in self.sides[one.id].metrics for one in (part, base))
 
     def _bold(self, rows: Sequence[Row]) -> tuple[list[Row], int | None]:
         """Rows with the best of each column marked where that holds, and over how many tests it was corrected.
@@ -445,10 +461,10 @@ class _Builder:
             return [f"Validation split at the checkpoint of each run: {how}."] if estimates else []
         said: dict[str, list[str]] = {}
         for group, parts in self.groups.items():
-            known = next((self.sides[part.id].scores for part in parts if part.id in self.sides), None)
-            if known is not None:
+            contexts = self.contexts.get(group)
+            if contexts is not None:
                 runs = pd.concat([part.runs for part in parts])
-                text = marks.judged("Test", known.values.shape[1], int(known.contexts.max()) + 1, runs)
+                text = marks.judged("Test", len(contexts), int(contexts.max()) + 1, runs)
                 said.setdefault(text, []).append(group)
         several = len(said) > 1
         notes = [f"{text} ({'; '.join(groups)})." if several else f"{text}." for text, groups in said.items()]
@@ -491,7 +507,7 @@ class _Builder:
         notes = []
         for group in self.groups:
             if any(UNEQUAL in row.marks for row in rows if row.group == group):
-                notes.append(marks.unequal_note(self._rl(group), group))
+                notes.append(marks.unequal_note(self.rl[group], group))
         if lacking := [(_full_name(row), row.missing) for row in rows if row.missing]:
             notes.append(marks.missing_note(lacking))
         stops = [
@@ -528,7 +544,7 @@ def profile_scores(
                 [
                     (side.label, side.name, side.metric(metric))
                     for part in parts
-                    if part.trained and (side := builder.sides.get(part.id)) is not None and metric in side.metrics
+                    if part.trained and metric in (side := builder.sides[part.id]).metrics
                 ],
             )
             for group, parts in builder.groups.items()

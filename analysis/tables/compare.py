@@ -1,6 +1,6 @@
 """Rows against the baseline of their group: estimates, tests, what the design could find, and what that comes to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,8 +26,8 @@ class Side:
         id: of the row.
         group, name, label: of the row.
         marks: of the row.
-        metrics: names of the scores' metrics.
-        scores: of its runs.
+        metrics: that its runs have.
+        load: reads their scores, in the order of `metrics`.
     """
 
     id: int
@@ -36,10 +36,11 @@ class Side:
     label: str
     marks: tuple[str, ...]
     metrics: tuple[str, ...]
-    scores: Scores
+    load: Callable[[], Scores]
 
     def metric(self, name: str) -> Scores:
-        return one_metric(self.scores, self.metrics.index(name))
+        """Its scores on one metric."""
+        return one_metric(self.load(), self.metrics.index(name))
 
 
 def against_baselines(pairs: Sequence[tuple[Side, Side]], metric: str, *, resamples: int) -> dict[int, Versus]:
@@ -84,9 +85,11 @@ def _versus(row: Side, base: Side, metric: str, known: Comparison, p_holm: float
         smallest_p=smallest,
         improvement=improvement(a, b),
         detectable=detectable,
+        holds=False,
         reading="",
         marks=tuple(sorted({*row.marks, *base.marks})),
     )
+    versus = replace(versus, holds=holds(versus))
     return replace(versus, reading=reading(versus))
 
 
@@ -124,6 +127,12 @@ def _of_seeds(scores: Scores, seeds: Sequence[int]) -> Scores:
     return Scores(scores.values[places], scores.contexts, tuple(seeds))
 
 
+def holds(versus: Versus) -> bool:
+    """Whether the methods differ: shown by the interval, after correction, with several seeds and equal budgets."""
+    several = max(len(versus.seeds), len(versus.baseline_seeds)) > 1
+    return several and UNEQUAL not in versus.marks and versus.p_holm < LEVEL
+
+
 def reading(versus: Versus) -> str:
     """What a comparison comes to, in words."""
     seeds = [len(side) for side in (versus.seeds, versus.baseline_seeds) if len(side) > 1]
@@ -131,7 +140,7 @@ def reading(versus: Versus) -> str:
         return "one seed: says something of these two models, nothing of the methods"
     if UNEQUAL in versus.marks:
         return "unequal budgets: no fair comparison"
-    if versus.p_holm >= LEVEL:
+    if not versus.holds:
         end = "" if versus.detectable is None else f"; this design finds differences from {share(versus.detectable)} on"
         return f"not shown{end}"
     found = f"{'higher' if versus.difference.mean > 0 else 'lower'}: holds"

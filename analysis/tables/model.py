@@ -154,7 +154,8 @@ class Versus:
         smallest_p: the smallest p that it could have had; None where it looks at a sample of the arrangements.
         improvement: probability that a run of the row scores higher than one of the baseline; None with one seed each.
         detectable: true difference that this design finds in 8 of 10 cases; None where fewer than two seeds pair.
-        reading: in words.
+        holds: whether the methods differ, by `p_holm`, with several seeds and equal budgets.
+        reading: the same in words.
         marks: of the row and of the baseline.
     """
 
@@ -173,6 +174,7 @@ class Versus:
     smallest_p: float | None
     improvement: Cell | None
     detectable: float | None
+    holds: bool
     reading: str
     marks: tuple[str, ...] = ()
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.collect import KEYS
 from analysis.statistics import Estimate, Scores
 from analysis.tables.model import Cell
 
@@ -16,6 +17,13 @@ def row_scores(queries: pd.DataFrame, runs: pd.DataFrame, metrics: Sequence[str]
     contexts, _ = pd.factorize(parts[0]["context_id"], sort=True)
     values = np.stack([part[list(metrics)].to_numpy(float) for part in parts])
     return Scores(values, contexts, tuple(int(seed) for seed in runs["seed"]))
+
+
+def query_metrics(queries: pd.DataFrame, runs: Sequence[str]) -> list[str]:
+    """Per-query metrics that all of these runs have."""
+    part = queries[queries["run"].isin(list(runs))]
+    floats = part.drop(columns=[*KEYS, "n_truth"]).select_dtypes("float")
+    return list(floats.columns[floats.notna().all()])
 
 
 def one_metric(scores: Scores, column: int) -> Scores:

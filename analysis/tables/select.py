@@ -3,8 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,19 @@ class Part:
     runs: pd.DataFrame
 
     @property
+    def by_source(self) -> list[tuple[int, pd.DataFrame]]:
+        """Its runs by the source they are from."""
+        places = list(dict.fromkeys(int(place) for place in self.runs["source"]))
+        return [(place, self.runs[self.runs["source"] == place]) for place in places]
+
+    @cached_property
     def first(self) -> pd.Series:
+        """Its first run."""
         return self.runs.iloc[0]
+
+    @property
+    def label(self) -> str:
+        return str(self.first["label"])
 
     @property
     def stage(self) -> str:
@@ -189,23 +201,25 @@ def parts(lookup: Lookup, spec: TableSpec) -> tuple[list[Part], list[str]]:
         next((i for i, row in enumerate(spec.rows) if fits(lookup, run, row.where)), -1) for _, run in runs.iterrows()
     ]
     groups = [tuple(as_text(lookup.value(run, key)) for key in spec.group_by) for _, run in runs.iterrows()]
-    chosen = runs.assign(entry=entry_of, group=groups)
-    chosen = chosen[chosen["entry"] >= 0]
-    absent = _absent(lookup, spec, set(entry_of))
-    headings = _headings(chosen, spec)
+    chosen = [place for place, entry in enumerate(entry_of) if entry >= 0]
+    headings = _headings({groups[place] for place in chosen}, spec)
     found: list[Part] = []
     for group in headings:
-        rows: list[tuple[tuple[Any, ...], RowSpec, pd.DataFrame]] = []
-        for (entry, *_), part in chosen[chosen["group"] == group].groupby(["entry", *CELL], sort=True):
-            row = spec.rows[int(entry)]
-            part = part.sort_values("seed", kind="stable")
-            rows.append(((int(entry), *_place(lookup, part, row)), row, part))
-        rows.sort(key=lambda each: each[0])
-        names = _names(lookup, spec, [(row, part) for _, row, part in rows])
+        cells: dict[tuple[Any, ...], list[int]] = {}
+        for place in chosen:
+            if groups[place] == group:
+                cells.setdefault((entry_of[place], *runs.iloc[place][list(CELL)]), []).append(place)
+        rows = [
+            (spec.rows[entry], entry, runs.iloc[places].sort_values("seed", kind="stable"))
+            for (entry, *_), places in cells.items()
+        ]
+        rows.sort(key=lambda each: (each[1], *_place(lookup, each[2], each[0])))
+        names = _names(lookup, spec, [(row, part) for row, _, part in rows])
         found += [
             Part(len(found) + i, headings[group], name, part)
             for i, (name, (_, _, part)) in enumerate(zip(names, rows, strict=True))
         ]
+    absent = _absent(lookup, spec, set(entry_of))
     return found, absent
 
 
@@ -239,10 +253,9 @@ def _close(lookup: Lookup, where: Where) -> str:
     return ""
 
 
-def _headings(chosen: pd.DataFrame, spec: TableSpec) -> dict[tuple[str, ...], str]:
+def _headings(groups: Set[tuple[str, ...]], spec: TableSpec) -> dict[tuple[str, ...], str]:
     """Group to its heading, in the order of `names`, then of numbers, then of texts; keys that do not vary are left
     out of the headings."""
-    groups = set(chosen["group"])
     varying = [i for i in range(len(spec.group_by)) if len({group[i] for group in groups}) > 1]
     orders = [list(spec.names.get(key, {})) for key in spec.group_by]
 
@@ -314,7 +327,7 @@ def word(names: Mapping[str, Mapping[str, str]], key: str, value: Any) -> str:
     return names.get(key, {}).get(text, text)
 
 
-def baseline_of(lookup: Lookup, group: Sequence[Part], where: Where, said: str) -> Part | None:
+def baseline_of(lookup: Lookup, group: Sequence[Part], where: Where) -> Part | None:
     """The one row of a group that fits; None where none does.
 
     Raises:
@@ -322,6 +335,8 @@ def baseline_of(lookup: Lookup, group: Sequence[Part], where: Where, said: str) 
     """
     found = [part for part in group if fits(lookup, part.first, where)]
     if len(found) > 1:
+        wanted = ", ".join(f"{key} {' or '.join(map(as_text, values))}" for key, values in where.items())
+        names = ", ".join(part.name for part in found)
         heading = f" under {group[0].group}" if group[0].group else ""
-        raise BadInput(f"{said}: several rows fit{heading}: {', '.join(part.name for part in found)}; name one of them")
+        raise BadInput(f"baseline {wanted}: several rows fit{heading} ({names}); name one of them")
     return found[0] if found else None

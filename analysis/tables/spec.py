@@ -182,8 +182,8 @@ class _Reader:
         bad = [key for key in content if not isinstance(key, str)]
         for key in bad:
             self._say(f"{where} has the key {key!r}, which is no text")
-        for key in content if known is not None else ():
-            if key not in bad and key not in known:
+        for key in content:
+            if known is not None and key not in bad and key not in known:
                 self._say(f"{where} has no key '{key}'.{nearest(key, known)} Known: {', '.join(known)}")
         return {key: value for key, value in content.items() if key not in bad}
 

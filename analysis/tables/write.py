@@ -120,7 +120,7 @@ def comparisons_sheet(table: Table) -> Sheet:
             Line(
                 (marked(versus.row, versus.marks),),
                 (
-                    Shown(signed(difference.mean), _brackets(difference, signed), versus.p_holm < 0.05),
+                    Shown(signed(difference.mean), _brackets(difference, signed), versus.holds),
                     Shown(chance(versus.p_holm)),
                     Shown(chance(versus.permutation_holm)),
                     NOTHING if better is None else Shown(share(better.mean, 2), _brackets(better, share, 2)),
