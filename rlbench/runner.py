@@ -50,7 +50,7 @@ from rlbench.stages.evaluate import (
     judge_answers,
     longest_prompt,
 )
-from rlbench.stages.rl import train_rl
+from rlbench.stages.rl import needs_demonstrations, train_rl
 from rlbench.stages.sft import train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.validation import validate
@@ -84,7 +84,7 @@ def prepare(config: Config) -> Session:
     try:
         dataset = load_dataset(config.dataset)
         problems += check_dataset(dataset, config.dataset.list_length)
-        if config.stage != "zero_shot" and not dataset.splits.get("sft"):
+        if not dataset.splits.get("sft") and ("sft" in config.stages or not problems and needs_demonstrations(config)):
             problems.append(
                 f"{config.dataset.name} has no demonstrations (split sft), which stage={config.stage} needs"
             )
@@ -168,9 +168,8 @@ def _run_stages(config: Config, wanted: Run) -> None:
     if session.dataset.oracle is not None:
         _stage(session, "oracle", _oracle)
     for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):
-        _stage(session, stage, work)
-        if stage == wanted.stage:
-            break
+        if stage in config.stages:
+            _stage(session, stage, work)
 
 
 def _done_already(config: Config, wanted: Run) -> bool:
@@ -272,7 +271,7 @@ def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
             "label": target.label,
             "algorithm": config.algorithm.name if of_rl else None,
             "reward": config.reward.name if of_rl else None,
-            "variant": config.variant if of_rl and config.variant else None,
+            "variant": config.row_variant if of_rl and config.row_variant else None,
             "seed": target.seed,
             "hash": target.hash,
             "list_length": config.dataset.list_length,
@@ -399,18 +398,19 @@ def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dic
 
 def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     config = session.config
-    sft = locate(config, "sft")
+    before = locate(config, config.stages[-2])
+    start = before.final_model if before.stage == "sft" else Path(session.model_source)
     updates = config.trainer.rl.updates
-    initial = {row["metric"]: row["value"] for row in sft.read_metrics() if row["split"] == "validation"}
+    initial = json.loads((before.root / "result.json").read_text(encoding="utf-8"))["metrics"]["validation"]
     start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
     trained = train_rl(
         config,
         target,
-        sft.final_model,
+        start,
         session.tokenizer,
         session.dataset.splits["train"],
-        session.dataset.splits["sft"],
+        session.dataset.splits.get("sft", []),
         session.judge,
         session.facts,
         session.validation,

@@ -51,7 +51,7 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
 
     Paths, tracker, progress, threads and how many checkpoints stay are no part of it. The shared stages (oracle,
     zero_shot, sft) depend neither on the algorithm nor on the run's seed, so that every cell of a sweep finds the same
-    one.
+    one. RL without SFT depends on nothing of it.
     """
     full = asdict(config)
     evaluation = dict(full["evaluation"])
@@ -67,16 +67,21 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         contexts["batch_size"] = evaluation["batch_size"]  # random numbers are drawn batch by batch
     if stage == "zero_shot":
         return identity | {"evaluation": contexts}
-    sft = full["trainer"]["sft"]
+    sft, rl = full["trainer"]["sft"], full["trainer"]["rl"]
     shared = {"bf16": full["trainer"]["bf16"]}
     if stage == "sft":
         return identity | {"evaluation": contexts, "sft": sft, **shared}
+    left_out = ["keep_checkpoints"]
+    if rl["start"] == "base":
+        sft = {"max_length": sft["max_length"]}  # of demonstrations in the loss; no SFT stage comes before
+    else:
+        left_out.append("start")
     if not evaluation["samples"]:
         evaluation.pop("batch_size")
     return identity | {
         "evaluation": evaluation,
         "sft": sft,
-        "rl": {key: value for key, value in full["trainer"]["rl"].items() if key != "keep_checkpoints"},
+        "rl": {key: value for key, value in rl.items() if key not in left_out},
         "algorithm": full["algorithm"],
         "reward": full["reward"],
         "generation": rollout_identity(config.generation),

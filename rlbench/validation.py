@@ -25,6 +25,7 @@ MISSING_RANKS = ("zero", "excluded")
 COMBINERS = ("sum_then_normalise", "normalise_then_sum", "power_mean")
 MATCHING_RULES = ("ours", "published")
 STAGES = ("zero_shot", "sft", "rl")
+STARTS = ("sft", "base")
 CHECKPOINT_RULES = ("last", "best")
 DTYPES = ("float32", "bfloat16")
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")
@@ -70,6 +71,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         ("model.dtype", config.model.dtype, DTYPES),
         ("trainer.sft.schedule", sft.schedule, SCHEDULES),
         ("trainer.rl.schedule", rl.schedule, SCHEDULES),
+        ("trainer.rl.start", rl.start, STARTS),
         ("trainer.parallel.strategy", config.trainer.parallel.strategy, STRATEGIES),
     ]:
         _choice(problems, key, value, known)

@@ -78,7 +78,8 @@ class Cell:
 
     def _failure(self) -> tuple[str, Path | None]:
         sft = locate(self.config, "sft")
-        return attempts.failure(sft.root if sft.status() == FAILED else self.run.root)
+        of_stage = "sft" in self.config.stages and sft.status() == FAILED
+        return attempts.failure(sft.root if of_stage else self.run.root)
 
 
 def make_cells(
@@ -153,6 +154,6 @@ def missing_shared_stages(cells: Sequence[Cell]) -> dict[Path, list[Cell]]:
     waiting: dict[Path, list[Cell]] = {}
     for cell in cells:
         stage = locate(cell.config, "sft")
-        if cell.config.stage != "zero_shot" and stage.status() != DONE:
+        if "sft" in cell.config.stages and stage.status() != DONE:
             waiting.setdefault(stage.root, []).append(cell)
     return waiting

@@ -83,3 +83,29 @@ def test_an_evaluation_measured_again_replaces_the_first(tmp_path):
     for value in (0.1, 0.2):
         run.replace_metrics(3, "test", {"ndcg@10": value})
     assert [(row["split"], row["value"]) for row in run.read_metrics()] == [("train", 0.5), ("test", 0.2)]
+
+
+def test_rl_without_sft_is_a_run_and_a_row_of_its_own(tmp_path):
+    """Its identity holds no setting of the SFT stage; that of RL after SFT holds no word of where it starts."""
+    base = at(tmp_path, "trainer.rl.start=base")
+    assert base.label == "rank_grpo-relevance@base"
+    assert at(tmp_path, "trainer.rl.start=base", "variant=slow").label == "rank_grpo-relevance@slow-base"
+    run = locate(base, "rl")
+    assert run.identity["rl"]["start"] == "base" and "start" not in locate(at(tmp_path), "rl").identity["rl"]
+    assert locate(at(tmp_path, "trainer.rl.start=base", "trainer.sft.updates=3"), "rl").root == run.root
+    longer = at(tmp_path, "trainer.rl.start=base", "trainer.sft.max_length=64")  # of demonstrations in a loss
+    assert locate(longer, "rl").root != run.root
+    assert locate(base, "sft").root == locate(at(tmp_path), "sft").root
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stages"),
+    [
+        ([], ("zero_shot", "sft", "rl")),
+        (["trainer.rl.start=base"], ("zero_shot", "rl")),
+        (["stage=sft", "trainer.rl.start=base"], ("zero_shot", "sft")),
+        (["stage=zero_shot"], ("zero_shot",)),
+    ],
+)
+def test_stages_of_a_cell(tmp_path, overrides, stages):
+    assert at(tmp_path, *overrides).stages == stages
