@@ -210,7 +210,11 @@ MODELS: dict[str, type[ModelConfig]] = {"tiny": TinyModelConfig, "wheel": WheelM
 
 @dataclass
 class SFTConfig:
-    """Supervised stage. Batch sizes count demonstrations; `updates` are optimiser updates."""
+    """Supervised stage. Batch sizes count demonstrations; `updates` are optimiser updates.
+
+    evaluate_every: updates between two evaluations on validation, the untrained and the last model among them; null:
+    the last model alone. No part of what the stage computes. It has a default for the reason that `RLConfig.start` has.
+    """
 
     updates: int
     learning_rate: float
@@ -221,6 +225,12 @@ class SFTConfig:
     max_length: int
     save_every: int
     seed: int
+    evaluate_every: int | None = None
+
+    @property
+    def evaluated(self) -> list[int]:
+        """The updates at which `evaluate_every` asks for an evaluation; none where it is null."""
+        return [*range(0, self.updates, self.evaluate_every), self.updates] if self.evaluate_every else []
 
 
 @dataclass

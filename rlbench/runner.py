@@ -38,7 +38,7 @@ from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
 from rlbench.rollouts import readable
-from rlbench.runs import DONE, SCHEMA, Run, differing_keys, locate, noted
+from rlbench.runs import DONE, SCHEMA, Run, check_curve, differing_keys, locate, noted
 from rlbench.seeding import start_streams
 from rlbench.stages.common import on_cpu
 from rlbench.stages.engine_checks import check_engine, check_server
@@ -51,7 +51,7 @@ from rlbench.stages.evaluate import (
     longest_prompt,
 )
 from rlbench.stages.rl import needs_demonstrations, train_rl
-from rlbench.stages.sft import train_sft
+from rlbench.stages.sft import Validation, train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.validation import validate
 
@@ -176,9 +176,12 @@ def _done_already(config: Config, wanted: Run) -> bool:
     """Whether there is nothing to do.
 
     Raises:
-        BadInput: where the run was made with other plugins.
+        BadInput: where the run was made with other plugins, or needs a curve of an SFT stage that is done without.
     """
-    if problems := check_unchanged(wanted.root, config.plugins):
+    problems = check_unchanged(wanted.root, config.plugins)
+    if wanted.stage == "sft" or wanted.status() != DONE:
+        problems += check_curve(config)
+    if problems:
         raise BadInput(*problems)
     return wanted.status() == DONE and not validate(config, processes.count())
 
@@ -377,12 +380,24 @@ def _zero_shot(session: Session, target: Run, tracker: Tracker, ledger: Ledger) 
     return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, ledger)
 
 
+def _validation_means(done: Run) -> dict[str, float]:
+    result: dict[str, Any] = json.loads((done.root / "result.json").read_text(encoding="utf-8"))
+    return dict(result["metrics"]["validation"])
+
+
+def _sft_validation(session: Session) -> Validation | None:
+    if session.config.trainer.sft.evaluate_every is None:
+        return None
+    initial = _validation_means(locate(session.config, "zero_shot"))
+    return Validation(session.validation, session.judge, session.facts, initial)
+
+
 def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
-    updates = session.config.trainer.sft.updates
-    start_streams(session.config.trainer.sft.seed)
+    config, updates = session.config, session.config.trainer.sft.updates
+    start_streams(config.trainer.sft.seed)
     progress = _progress(session, target, "training", updates, "update")
     train_sft(
-        session.config,
+        config,
         target,
         Path(session.model_source),
         session.tokenizer,
@@ -390,6 +405,7 @@ def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dic
         tracker,
         progress,
         ledger,
+        _sft_validation(session),
     )
     progress.close()
     lists = _greedy(session, target, target.final_model)
@@ -401,7 +417,6 @@ def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict
     before = locate(config, config.stages[-2])
     start = before.final_model if before.stage == "sft" else Path(session.model_source)
     updates = config.trainer.rl.updates
-    initial = json.loads((before.root / "result.json").read_text(encoding="utf-8"))["metrics"]["validation"]
     start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
     trained = train_rl(
@@ -414,7 +429,7 @@ def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict
         session.judge,
         session.facts,
         session.validation,
-        initial,
+        _validation_means(before),
         tracker,
         progress,
         ledger,

@@ -90,6 +90,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
             "trainer.sft.batch_size": sft.batch_size,
             "trainer.sft.micro_batch_size": sft.micro_batch_size,
             "trainer.sft.save_every": sft.save_every,
+            "trainer.sft.evaluate_every": sft.evaluate_every,
             "trainer.sft.max_length": sft.max_length,
             "evaluation.every": config.evaluation.every,
             "evaluation.batch_size": config.evaluation.batch_size,

@@ -18,7 +18,7 @@ from rlbench.errors import BadInput
 from rlbench.files import held, write_json
 from rlbench.launching.composing import compose_cells
 from rlbench.plugins import check_unchanged
-from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, locate
+from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, check_curve, locate
 from rlbench.validation import validate
 
 RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
@@ -108,6 +108,8 @@ def make_cells(
             run = locate(config, config.stage)
             if run.status() != DONE:  # checks of what is to be run load torch, which takes seconds
                 problems += validate(config, processes)
+            if run.status() != DONE or run.stage == "sft":
+                problems += check_curve(config)
             problems += check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, list(overrides), config, run, processes))
         except BadInput as error:
