@@ -120,8 +120,10 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     truth = [{"title": title, "year": year} for title, year in record.ground_truth]
     scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
     assert scorer.rewards is not None
-    objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
-    tokens = reader.segment(output, mask, [scored.parsed.lines for scored in scorer.lists], config.algorithm.layout)
+    objective = Objective(config.policy_optimisation, config.reward, config.dataset.list_length)
+    tokens = reader.segment(
+        output, mask, [scored.parsed.lines for scored in scorer.lists], config.policy_optimisation.layout
+    )
     full = torch.cat([batch["input_ids"].expand(group_size, -1), output], dim=1)
     with torch.no_grad():
         seen = model(full, output_hidden_states=True)
