@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import parquet
 
 from rlbench.files import whole_file
@@ -31,6 +29,9 @@ SCHEMA = pa.schema(
         "rejected_rewards": pa.list_(pa.float64()),
     }
 )
+
+
+REFERENCE_SCHEMA = pa.schema({"logps": pa.list_(pa.list_(pa.float32()))})
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,22 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def _round(self, number: int) -> Path:
+    def round(self, number: int) -> Path:
+        """The folder of a round."""
         return self.folder / f"round-{number}"
-
-    def part(self, number: int, part: int) -> Path:
-        """The file of a part of a round."""
-        return self._round(number) / f"part-{part:05}.parquet"
 
     def rewind(self, rounds: Sequence[Round], update: int) -> None:
         """Drop what policies after update `update` have made: the run makes them again, on a GPU not to the bit."""
         for one in rounds:
             if one.first > update:
-                shutil.rmtree(self._round(one.number), ignore_errors=True)
+                shutil.rmtree(self.round(one.number), ignore_errors=True)
             elif one.preference > update:
-                self.reference(one.number).unlink(missing_ok=True)
+                for path in self.round(one.number).glob("reference-*"):
+                    path.unlink()
+
+    def part(self, number: int, part: int) -> Path:
+        """The file of a part of a round's tuples."""
+        return self.round(number) / f"part-{part:05}.parquet"
 
     def write(self, number: int, part: int, tuples: Sequence[Preference], drawn: Drawn) -> None:
         """Write a part."""
@@ -103,22 +106,27 @@ class Store:
         with whole_file(self.part(number, part)) as beside:
             parquet.write_table(table.replace_schema_metadata({KEY: json.dumps(asdict(drawn))}), beside)
 
-    def read(self, number: int, part: int) -> tuple[list[Preference], Drawn]:
-        """Read a part."""
-        table = parquet.read_table(self.part(number, part))
-        drawn = Drawn(**json.loads(table.schema.metadata[KEY]))
-        return [Preference(**row) for row in table.to_pylist()], drawn
+    def read(self, number: int, parts: int) -> tuple[pa.Table, Drawn]:
+        """All tuples of a round, and what was drawn for them."""
+        tables = [parquet.read_table(self.part(number, part)) for part in range(parts)]
+        drawn = (Drawn(**json.loads(table.schema.metadata[KEY])) for table in tables)
+        return pa.concat_tables([table.replace_schema_metadata() for table in tables]), sum(drawn, Drawn())
 
-    def reference(self, number: int) -> Path:
-        """The file of the reference's log-probabilities of a round's lists."""
-        return self._round(number) / "reference.npy"
+    def reference(self, number: int, part: int) -> Path:
+        """The file of a part of the reference's log-probabilities of a round's lists."""
+        return self.round(number) / f"reference-{part:05}.parquet"
 
-    def write_reference(self, number: int, logps: NDArray[np.float64]) -> None:
-        """Write them, (tuples, 1 + negatives)."""
-        with whole_file(self.reference(number)) as beside, beside.open("wb") as file:
-            np.save(file, logps)
+    def write_reference(self, number: int, part: int, logps: Sequence[list[list[float]]]) -> None:
+        """Write a part: for each tuple those of the tokens of each of its lists."""
+        table = pa.Table.from_pydict({"logps": logps}, schema=REFERENCE_SCHEMA)
+        with whole_file(self.reference(number, part)) as beside:
+            parquet.write_table(table, beside)
 
-    def read_reference(self, number: int) -> NDArray[np.float64]:
-        """Read them."""
-        values: NDArray[np.float64] = np.load(self.reference(number))
-        return values
+    def read_reference(self, number: int, parts: int) -> pa.Table:
+        """All of a round."""
+        return pa.concat_tables([parquet.read_table(self.reference(number, part)) for part in range(parts)])
+
+
+def preferences(table: pa.Table, rows: Sequence[int]) -> list[Preference]:
+    """Rows of a table of tuples."""
+    return [Preference(**row) for row in table.take(list(rows)).to_pylist()]

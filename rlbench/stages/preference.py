@@ -9,13 +9,13 @@ beginning of a round's comparisons, whose log-probabilities are computed there, 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
@@ -26,7 +26,7 @@ from rlbench.config import Config, PreferenceConfig
 from rlbench.data.record import Record
 from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
 from rlbench.preference.rounds import Round, make_rounds
-from rlbench.preference.store import Drawn, Preference, Store
+from rlbench.preference.store import Drawn, Preference, Store, preferences
 from rlbench.preference.tuples import below, best_and_worst
 from rlbench.progress import Progress
 from rlbench.rewards.scorer import ListScorer, score
@@ -41,6 +41,8 @@ from rlbench.stages.parallel import on_each, parallel_arguments, whole_policy
 
 LISTS_OF_A_PART = 1024
 """About how many lists are drawn between two moments at which a run can stop and go on."""
+TUPLES_OF_A_PART = 1024
+"""Of how many tuples the reference's log-probabilities stand in one file."""
 PROMPTS, LISTS, TUPLES = range(3)
 """Which stream of random numbers of a seed."""
 
@@ -76,10 +78,9 @@ class Lists:
         """Whether all parts of a round are there."""
         return all(self.store.part(one.number, part).is_file() for part in range(len(self.parts(one))))
 
-    def read(self, one: Round) -> tuple[list[Preference], Drawn]:
-        """The tuples of a round whose lists have been drawn."""
-        found = [self.store.read(one.number, part) for part in range(len(self.parts(one)))]
-        return [row for rows, _ in found for row in rows], sum((drawn for _, drawn in found), Drawn())
+    def read(self, one: Round) -> tuple[pa.Table, Drawn]:
+        """The tuples of a round whose lists have been drawn, and what was drawn for them."""
+        return self.store.read(one.number, len(self.parts(one)))
 
     def draw(self, one: Round, policy: PreTrainedModel, ledger: Ledger) -> None:
         """Draw what is missing of the lists of a round; for all processes together.
@@ -256,9 +257,9 @@ class PreferenceTrainer(Metered, Trainer):
         self.model_accepts_loss_kwargs = False  # micro-batches are of one size, and each loss is a mean over it
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list)}
         self._round: Round | None = None
-        self._tuples: list[Preference] = []
-        self._reference: NDArray[np.float64] | None = None
-        self._orders: dict[tuple[int, ...], list[int]] = {}
+        self._tuples: pa.Table | None = None
+        self._reference: pa.Table | None = None
+        self._order = lru_cache(maxsize=2)(order)
         if processes.is_main():
             lists.store.rewind(lists.rounds, updates_done)
         processes.barrier()
@@ -276,12 +277,16 @@ class PreferenceTrainer(Metered, Trainer):
         if compares and self._reference is None:
             self._begin_comparing(self._round)
         rows = self._rows(inputs["places"].tolist(), self._round, compares)
+        tuples = preferences(self._tuples, rows)
         if not compares:
-            return self._batch([(self._tuples[row].prompt, self._tuples[row].chosen) for row in rows])
-        batch = self._lists_of(rows)
+            return self._batch([(row.prompt, row.chosen) for row in tuples])
         assert self._reference is not None
-        batch["reference"] = torch.from_numpy(self._reference[rows]).to(batch["input_ids"].device)
-        return batch
+        batch = self._batch([(row.prompt, ids) for row in tuples for ids in row.lists])
+        logps = self._reference.take(rows)["logps"].to_pylist()
+        of_lists = [torch.tensor(of_list) for of_tuple in logps for of_list in of_tuple]
+        reference = torch.zeros(batch["completion_mask"].shape)
+        reference[batch["completion_mask"].bool().cpu()] = torch.cat(of_lists)
+        return batch | {"reference": reference[:, 1:].to(batch["input_ids"].device)}
 
     def _begin(self, one: Round) -> None:
         update = self.state.global_step
@@ -290,7 +295,7 @@ class PreferenceTrainer(Metered, Trainer):
                 with self.ledger.phase("rollout"), whole_policy(self, self.config, self.start) as policy:
                     self.lists.draw(one, policy, self.ledger)
         elif not self.lists.drawn_before(one):
-            raise self._gone(one, self.lists.store.part(one.number, 0).parent, "lists")
+            raise self._gone(one, "lists")
         self._tuples, drawn = self.lists.read(one)
         self._round, self._reference = one, None
         if update == one.first:
@@ -302,41 +307,53 @@ class PreferenceTrainer(Metered, Trainer):
                 metrics[name].append(value)
             metrics["tuples"].append(len(self._tuples))
             metrics["without_tuple"].append(drawn.without_tuple / drawn.prompts)
-        if not self._tuples:
+        if not len(self._tuples):
             raise NoTuples(one.number, update, drawn.prompts)
 
     def _begin_comparing(self, one: Round) -> None:
-        """Have the reference's log-probabilities of the round's lists, (tuples, 1 + negatives)."""
-        path = self.lists.store.reference(one.number)
-        if not processes.on_main(path.is_file):
-            if self.state.global_step != one.preference:
-                raise self._gone(one, path, "log-probabilities of the reference")
+        """Have the reference's log-probabilities of the round's lists."""
+        store, number = self.lists.store, one.number
+        assert self._tuples is not None
+        parts = math.ceil(len(self._tuples) / TUPLES_OF_A_PART)
+        missing = processes.on_main(lambda: [i for i in range(parts) if not store.reference(number, i).is_file()])
+        if missing and self.state.global_step != one.preference:
+            raise self._gone(one, "log-probabilities of the reference")
+        for part in missing:
+            first = part * TUPLES_OF_A_PART
+            rows = range(first, min(first + TUPLES_OF_A_PART, len(self._tuples)))
             with self.ledger.phase("reference"):
-                logps = self._logps_of_all()
-            processes.on_main(lambda: self.lists.store.write_reference(one.number, logps))
-        self._reference = self.lists.store.read_reference(one.number)
+                logps = self._logps_of(rows)
+            if processes.is_main():
+                store.write_reference(number, part, logps)
+            processes.barrier()
+        self._reference = store.read_reference(number, parts)
 
-    def _gone(self, one: Round, path: Path, what: str) -> RuntimeError:
+    def _gone(self, one: Round, what: str) -> RuntimeError:
         return RuntimeError(
-            f"{path} is missing: {what} of round {one.number + 1}, which were made at an update that lies behind. "
-            f"Remove {self.lists.run.checkpoints}, and the same command trains from the start"
+            f"{what} of round {one.number + 1} are missing in {self.lists.store.round(one.number)}: they were made at "
+            f"an update that lies behind. Remove {self.lists.run.checkpoints}, and the same command trains from the "
+            "start"
         )
 
     @torch.no_grad()
-    def _logps_of_all(self) -> NDArray[np.float64]:
-        """The policy's log-probabilities of all lists of the round; processes take turns, in as many steps each."""
-        size = max(self.args.per_device_train_batch_size, 1)
-        index, count = processes.index(), processes.count()
-        steps = math.ceil(len(self._tuples) / (size * count))
-        mine: dict[int, list[float]] = {}
-        for step in range(steps):
+    def _logps_of(self, rows: range) -> list[list[list[float]]]:
+        """The policy's log-probabilities of the lists of tuples, of each token; processes take turns, in as many steps
+        each, as sharded weights need it."""
+        assert self._tuples is not None
+        size, index, count = self.args.per_device_train_batch_size, processes.index(), processes.count()
+        mine: dict[int, list[list[float]]] = {}
+        for step in range(math.ceil(len(rows) / (size * count))):
             first = (step * count + index) * size
-            rows = [min(first + i, len(self._tuples) - 1) for i in range(size)]
+            places = [rows[min(first + i, len(rows) - 1)] for i in range(size)]
+            found = preferences(self._tuples, places)
+            batch = self._batch([(row.prompt, ids) for row in found for ids in row.lists])
             with self.accelerator.autocast():
-                logps, _, _ = self._scores(self.model_wrapped, self._lists_of(rows))
-            mine |= dict(zip(rows, logps.double().view(-1, self.of_tuple).tolist(), strict=True))
-        found = {row: values for of_process in processes.gather(mine) for row, values in of_process.items()}
-        return np.array([found[row] for row in range(len(self._tuples))])
+                logps, counted, _ = self._scores(self.model_wrapped, batch)
+            of_lists = [row[kept.bool()].tolist() for row, kept in zip(logps, counted, strict=True)]
+            for i, place in enumerate(places):
+                mine[place] = of_lists[i * self.of_tuple : (i + 1) * self.of_tuple]
+        of_all = {place: logps for of_process in processes.gather(mine) for place, logps in of_process.items()}
+        return [of_all[place] for place in rows]
 
     def _rows(self, places: list[int], one: Round, compares: bool) -> list[int]:
         """Tuples at places: in a phase all come once in an order of their own, then all again in another.
@@ -344,20 +361,16 @@ class PreferenceTrainer(Metered, Trainer):
         An update has as many lists in both phases, so that a place is one tuple where lists are compared and as many
         chosen lists, each of another tuple, where they are not.
         """
+        assert self._tuples is not None
         first = one.preference if compares else one.first
         offset, width = first * self.per_update, 1 if compares else self.of_tuple
         numbers = [(place - offset) * width + i for place in places for i in range(width)]
         rows = []
         for turn, place in (divmod(number, len(self._tuples)) for number in numbers):
-            key = (self.config.seed, TUPLES, one.number, int(compares), turn)
-            if key not in self._orders:
-                self._orders = {key: order(len(self._tuples), *key)} | dict(list(self._orders.items())[:1])
-            rows.append(self._orders[key][place])
+            rows.append(
+                self._order(len(self._tuples), self.config.seed, TUPLES, one.number, int(compares), turn)[place]
+            )
         return rows
-
-    def _lists_of(self, rows: Iterable[int]) -> dict[str, Any]:
-        tuples = [self._tuples[row] for row in rows]
-        return self._batch([(row.prompt, ids) for row in tuples for ids in row.lists])
 
     def _batch(self, lists: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
         """(S, T) ids, mask and mask of completions, padded on the right."""
@@ -379,7 +392,7 @@ class PreferenceTrainer(Metered, Trainer):
         }
 
     def _scores(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(S,) log-probabilities of lists, (S,) their tokens, and the mean entropy at these tokens."""
+        """(S, T - 1) log-probabilities of tokens, 0 outside completions, their mask, and the mean entropy there."""
         mask = batch["completion_mask"]
         outputs = model(
             input_ids=batch["input_ids"],
@@ -389,34 +402,39 @@ class PreferenceTrainer(Metered, Trainer):
         )
         counted = mask[:, 1:]
         entropy = (outputs.entropy.detach() * counted).sum() / counted.sum().clamp(min=1)
-        return (outputs.log_probs * counted).sum(dim=1), counted.sum(dim=1), entropy
+        return outputs.log_probs * counted, counted, entropy
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        logps, tokens, entropy = self._scores(model, inputs)
+        logps, counted, entropy = self._scores(model, inputs)
         stats = {"entropy": entropy}
         if "reference" in inputs:
-            ratios = logps.view(-1, self.of_tuple) - inputs["reference"].to(logps.dtype)
+            moved = logps - inputs["reference"]
+            ratios = moved.sum(dim=1).view(-1, self.of_tuple)
             loss = softmax_dpo(ratios[:, 0], ratios[:, 1:], self.method.beta).mean()
-            stats |= self._compared(ratios.detach(), tokens.view(-1, self.of_tuple))
+            stats |= self._compared(ratios.detach())
+            drawn = counted.clone().view(-1, self.of_tuple, counted.size(1))
+            if self.method.chosen == "demonstration":
+                drawn[:, 0] = 0
+            # k2 (Schulman 2020), since the policy's own lists would have to be drawn for an unbiased estimate
+            of_tokens = moved.detach().square() / 2 * drawn.view_as(counted)
+            stats["kl"] = of_tokens.sum() / drawn.sum().clamp(min=1)
         else:
-            loss = mean_negative_log_likelihood(logps, tokens).mean()
+            loss = mean_negative_log_likelihood(logps.sum(dim=1), counted.sum(dim=1)).mean()
         for name, value in stats.items():
             self._metrics["train"][name].append(self.accelerator.reduce(value.detach(), reduction="mean").item())
-        self._account(loss, inputs["completion_mask"][:, 1:])
+        self._account(loss, counted)
         return loss
 
-    def _compared(self, ratios: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _compared(self, ratios: torch.Tensor) -> dict[str, torch.Tensor]:
         """What is recorded of (B, 1 + L) log-ratios; an implicit reward is beta times one (arXiv 2305.18290)."""
         chosen, rejected = self.method.beta * ratios[:, 0], self.method.beta * ratios[:, 1:]
-        drawn = slice(1, None) if self.method.chosen == "demonstration" else slice(None)
         return {
             "implicit_reward_chosen": chosen.mean(),
             "implicit_reward_rejected": rejected.mean(),
             "implicit_reward_margin": (chosen[:, None] - rejected).mean(),
             "implicit_reward_accuracy": (chosen > rejected.amax(dim=1)).float().mean(),
-            "kl": -ratios[:, drawn].sum() / tokens[:, drawn].sum().clamp(min=1),
         }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
