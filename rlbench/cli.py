@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from rlbench.config import POLICY_OPTIMISATION
 from rlbench.errors import BadInput, nearest
 from rlbench.processes import let_the_main_process_speak
 
@@ -38,6 +39,12 @@ def groups(more: Path | None = None) -> dict[str, list[str]]:
             if group != ".":
                 found.setdefault(group, []).append(path.name.removesuffix(".yaml"))
     return found
+
+
+def methods(family: str) -> list[str]:
+    """The algorithms of `conf/` that are of a family."""
+    texts = {name: (CONF / "algorithm" / f"{name}.yaml").read_text(encoding="utf-8") for name in groups()["algorithm"]}
+    return [name for name, text in texts.items() if yaml.safe_load(text).get("family", POLICY_OPTIMISATION) == family]
 
 
 def config_dir(arguments: Sequence[str]) -> Path | None:

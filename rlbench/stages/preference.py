@@ -9,7 +9,7 @@ beginning of a round's comparisons, whose log-probabilities are computed there, 
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
 from rlbench.preference.rounds import Round, make_rounds
 from rlbench.preference.store import Drawn, Preference, Store, preferences
 from rlbench.preference.tuples import below, best_and_worst
-from rlbench.progress import Progress
 from rlbench.rewards.scorer import ListScorer, score
 from rlbench.runs import Run
 from rlbench.safety import NoTuples
@@ -59,13 +58,8 @@ class Lists:
 
     def __init__(self, config: Config, run: Run, records: Sequence[Record], scorer: ListScorer):
         assert isinstance(config.algorithm, PreferenceConfig)
-        self.config, self.method, self.run, self.records, self.scorer = (
-            config,
-            config.algorithm,
-            run,
-            records,
-            scorer,
-        )
+        self.config, self.method, self.run = config, config.algorithm, run
+        self.records, self.scorer = records, scorer
         self.store = Store(run.root / "preferences")
         self.rounds = make_rounds(self.method, config.trainer.rl)
 
@@ -82,37 +76,37 @@ class Lists:
         """The tuples of a round whose lists have been drawn, and what was drawn for them."""
         return self.store.read(one.number, len(self.parts(one)))
 
-    def draw(self, one: Round, policy: PreTrainedModel, ledger: Ledger) -> None:
+    def draw(self, one: Round, policy: PreTrainedModel, ledger: Ledger, tell: Callable[[str], None]) -> None:
         """Draw what is missing of the lists of a round; for all processes together.
 
         Args:
             policy: with all its weights on every process.
+            ledger: where the time is counted.
+            tell: told how far it is.
 
         Raises:
             Preempted: between two parts, where a process was told to stop.
         """
-        lists = len(one.prompts) * self.config.trainer.rl.group_size
-        shown = self.config.runtime.progress and processes.is_main()
-        progress = Progress(
-            f"{self.run.label} lists of round {one.number + 1}/{len(self.rounds)}",
-            lists,
-            file=self.run.root / "progress.json" if processes.is_main() else None,
-            show=shown,
-            unit="list",
-        )
-        for part, prompts in enumerate(self.parts(one)):
-            before = part * len(self.parts(one)[0]) * self.config.trainer.rl.group_size
+        group, parts = self.config.trainer.rl.group_size, self.parts(one)
+        for part, prompts in enumerate(parts):
+            before = (prompts.start - one.prompts.start) * group
+
+            def lists(done: int, before: int = before) -> None:
+                tell(f"lists {before + done * processes.count()}/{len(one.prompts) * group}")
+
             if not processes.on_main(self.store.part(one.number, part).is_file):
-                self._draw_part(
-                    one, part, prompts, policy, ledger, lambda done, before=before: progress.to(before + done)
-                )
+                self._draw_part(one, part, prompts, policy, ledger, lists)
             if any(processes.gather(preemption.requested())):
                 raise preemption.Preempted(f"told to stop while lists were drawn; {preemption.GOES_ON}")
-        progress.to(lists)
-        progress.close()
 
     def _draw_part(
-        self, one: Round, part: int, prompts: range, policy: PreTrainedModel, ledger: Ledger, tell: Any
+        self,
+        one: Round,
+        part: int,
+        prompts: range,
+        policy: PreTrainedModel,
+        ledger: Ledger,
+        tell: Callable[[int], None],
     ) -> None:
         records = [self.records[place] for place in self._places(prompts)]
         mine, group = records[processes.index() :: processes.count()], self.config.trainer.rl.group_size
@@ -234,6 +228,7 @@ class PreferenceTrainer(Metered, Trainer):
         start: folder of the model that the policy starts from.
         updates_done: those of the checkpoint that the run goes on from; 0 at its start.
         ledger: what the run spends.
+        tell: told of how far the drawing of lists is.
         **kwargs: as for transformers' `Trainer`, without data.
 
     Attributes:
@@ -242,9 +237,19 @@ class PreferenceTrainer(Metered, Trainer):
         memory: nothing; what a checkpoint keeps of other algorithms.
     """
 
-    def __init__(self, *, lists: Lists, config: Config, start: Path, updates_done: int, ledger: Ledger, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        lists: Lists,
+        config: Config,
+        start: Path,
+        updates_done: int,
+        ledger: Ledger,
+        tell: Callable[[str], None] = lambda note: None,
+        **kwargs: Any,
+    ):
         args: TrainingArguments = kwargs["args"]
-        self.lists, self.config, self.start, self.ledger = lists, config, start, ledger
+        self.lists, self.config, self.start, self.ledger, self.tell = lists, config, start, ledger, tell
         self.method = lists.method
         self.of_tuple = 1 + self.method.negatives
         self.per_update = config.trainer.rl.completions_per_update // self.of_tuple
@@ -293,7 +298,7 @@ class PreferenceTrainer(Metered, Trainer):
         if update == one.first:
             if not processes.on_main(lambda: self.lists.drawn_before(one)):
                 with self.ledger.phase("rollout"), whole_policy(self, self.config, self.start) as policy:
-                    self.lists.draw(one, policy, self.ledger)
+                    self.lists.draw(one, policy, self.ledger, self.tell)
         elif not self.lists.drawn_before(one):
             raise self._gone(one, "lists")
         self._tuples, drawn = self.lists.read(one)

@@ -182,10 +182,10 @@ def train_rl(
     if isinstance(config.algorithm, PreferenceConfig):
         shown = "implicit_reward_accuracy"
         chosen = demonstrations if config.algorithm.chosen == "demonstration" else records
-        trainer = _preference_trainer(config, run, start, policy, chosen, scorer, ledger, earlier)
+        trainer = preference_trainer(config, run, start, policy, chosen, scorer, ledger, earlier, progress)
     else:
         shown = "hits"
-        trainer = _policy_trainer(config, run, policy, tokenizer, records, demonstrations, scorer, ledger, earlier)
+        trainer = policy_trainer(config, run, policy, tokenizer, records, demonstrations, scorer, ledger, earlier)
     trainer.memory.update(totals.get("memory", {}))
     trainer.add_callback(Recorder(run, tracker, progress, shown))
     chooser = BestKeeper(run, rule.metric, trainer)
@@ -232,7 +232,7 @@ def train_rl(
     return Trained(updates, step, stop)
 
 
-def _policy_trainer(
+def policy_trainer(
     config: Config,
     run: Run,
     policy: PreTrainedModel,
@@ -263,7 +263,7 @@ def _policy_trainer(
     return trainer
 
 
-def _preference_trainer(
+def preference_trainer(
     config: Config,
     run: Run,
     start: Path,
@@ -272,6 +272,7 @@ def _preference_trainer(
     scorer: ListScorer,
     ledger: Ledger,
     earlier: tuple[Path, int, dict[str, Any]] | None,
+    progress: Progress,
 ) -> PreferenceTrainer:
     """The trainer of preference optimisation; `earlier` is the checkpoint that the run goes on from."""
     args = preference_arguments(config, writing_folder(run.checkpoints))
@@ -282,6 +283,7 @@ def _preference_trainer(
         start=start,
         updates_done=earlier[1] if earlier else 0,
         ledger=ledger,
+        tell=lambda note: progress.to(trainer.state.global_step, note),
         model=policy,
         args=args,
         processing_class=scorer.reader.tokenizer,
