@@ -5,6 +5,7 @@ transformers.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -550,7 +551,7 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
         where = error.full_key or ""
         last, known = where.rsplit(".", 1)[-1], [f.name for f in fields(kind)]
         problems.append(
-            _of_another_family(key, where, values)
+            of_another_family(key, where, values)
             or f"{key}.{where}: {_first_line(error)}.{'' if last in known else nearest(last, known)}"
         )
         return None
@@ -563,8 +564,14 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
     return typed
 
 
-def _of_another_family(section: str, key: str, values: dict[str, Any]) -> str:
-    """What to say of a setting of an algorithm that only another family of algorithms has; "" where none has it."""
+def of_another_family(section: str, key: str, values: Mapping[str, Any]) -> str:
+    """What to say of a setting of an algorithm that only another family of algorithms has; "" where none has it.
+
+    Args:
+        section: where the key stands; nothing is said of others than `algorithm`.
+        key: below it.
+        values: of the section, with its name and family.
+    """
     if section != "algorithm":
         return ""
     first, own = key.split(".")[0], values.get("family", POLICY_OPTIMISATION)
