@@ -28,6 +28,8 @@ from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
 from rlbench.preference.rounds import Round, make_rounds
 from rlbench.preference.store import Drawn, Preference, Store, preferences
 from rlbench.preference.tuples import below, best_and_worst
+from rlbench.rewards.combine import weighted_sum
+from rlbench.rewards.returns import tail_returns
 from rlbench.rewards.scorer import ListScorer, score
 from rlbench.runs import Run
 from rlbench.safety import NoTuples
@@ -216,6 +218,10 @@ class Lists:
         if len(self.scorer.reward.terms) > 1:
             terms = (rewards.gains.sum(2) + rewards.scores).sum(0).tolist()
             sums |= {f"term/{name}": value for name, value in zip(self.scorer.reward.terms, terms, strict=True)}
+        weights = torch.tensor([term["weight"] for term in self.scorer.reward.terms.values()], dtype=torch.float64)
+        returns = torch.stack([tail_returns(gains, self.scorer.reward.gamma) for gains in rewards.gains.unbind(1)], 1)
+        for name, of_ranks in (("reward", weighted_sum(returns, weights)), ("hits", rewards.hits)):
+            sums |= {f"{name}@{k}": value for k, value in enumerate(of_ranks.double().sum(0).tolist(), start=1)}
         return {name: float(value) for name, value in sums.items()}
 
 

@@ -39,7 +39,8 @@ def test_the_loss_is_that_of_the_paper(negatives, beta):
     chosen = 4 * torch.randn(6, generator=generator, dtype=torch.float64)
     rejected = 4 * torch.randn(6, negatives, generator=generator, dtype=torch.float64)
     found = softmax_dpo(chosen, rejected, beta).tolist()
-    assert found == pytest.approx([slow_s_dpo(w, row, beta) for w, row in zip(chosen.tolist(), rejected.tolist())])
+    tuples = zip(chosen.tolist(), rejected.tolist(), strict=True)
+    assert found == pytest.approx([slow_s_dpo(w, row, beta) for w, row in tuples])
     if negatives == 1:
         pairs = zip(chosen.tolist(), rejected[:, 0].tolist(), strict=True)
         assert found == pytest.approx([slow_dpo(w, other, beta) for w, other in pairs])
