@@ -31,8 +31,8 @@ from transformers.utils.logging import disable_progress_bar
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from rlbench.cli import CONF, groups
-from rlbench.config import Config, resolve
+from rlbench.cli import CONF, methods
+from rlbench.config import POLICY_OPTIMISATION, Config, resolve
 from rlbench.data import load_dataset
 from rlbench.lists import UnitLayout
 from rlbench.models.loading import load_model, load_tokenizer, locate_model
@@ -213,7 +213,7 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    known = groups()["algorithm"]
+    known = methods(POLICY_OPTIMISATION)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.objective", description=__doc__)
     parser.add_argument("--algorithm", choices=known, metavar="NAME", help="only this one; default: all")
     parser.add_argument("--repeats", type=int, default=5, help="steps timed, and turns of each method (default 5)")

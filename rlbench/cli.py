@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from rlbench.config import POLICY_OPTIMISATION, of_another_family
 from rlbench.errors import BadInput, nearest
 from rlbench.processes import let_the_main_process_speak
 
@@ -38,6 +39,12 @@ def groups(more: Path | None = None) -> dict[str, list[str]]:
             if group != ".":
                 found.setdefault(group, []).append(path.name.removesuffix(".yaml"))
     return found
+
+
+def methods(family: str) -> list[str]:
+    """The algorithms of `conf/` that are of a family."""
+    texts = {name: (CONF / "algorithm" / f"{name}.yaml").read_text(encoding="utf-8") for name in groups()["algorithm"]}
+    return [name for name, text in texts.items() if yaml.safe_load(text).get("family", POLICY_OPTIMISATION) == family]
 
 
 def config_dir(arguments: Sequence[str]) -> Path | None:
@@ -100,10 +107,11 @@ def check_overrides(arguments: Sequence[str]) -> None:
             composed = compose("config", overrides=[*searched, *choices], return_hydra_config=True)
         except HydraException as error:
             raise BadInput(f"config: {str(error).splitlines()[0]}") from error
+    swept = [value for override in overrides if override.key_or_group == "algorithm" for value in _values(override)]
     for override in overrides:
         name = override.key_or_group
         if name not in known and not override.is_add() and not override.is_force_add():
-            problems += _unknown_key(composed, name, known)
+            problems += _unknown_key(composed, name, known) or _unknown_to_others(name, swept[1:])
     if problems:
         raise BadInput(*problems)
 
@@ -145,6 +153,18 @@ def _first_choice(override: Override) -> str:
     return f"{prefix}{override.key_or_group}={next(_values(override))}"
 
 
+def _unknown_to_others(name: str, algorithms: Sequence[str]) -> list[str]:
+    """What is wrong with a setting for the further algorithms of a sweep, the first of which has been composed."""
+    section, _, key = name.partition(".")
+    files = [CONF / "algorithm" / f"{algorithm}.yaml" for algorithm in algorithms]
+    said = [
+        of_another_family(section, key, yaml.safe_load(path.read_text(encoding="utf-8")))
+        for path in files
+        if key and path.is_file()
+    ]
+    return [sentence for sentence in said if sentence][:1]
+
+
 def _unknown_key(composed: DictConfig, name: str, known: dict[str, list[str]]) -> list[str]:
     node: object = composed
     parts = name.split(".")
@@ -152,6 +172,8 @@ def _unknown_key(composed: DictConfig, name: str, known: dict[str, list[str]]) -
         if not isinstance(node, DictConfig) or part not in node:
             keys = [str(key) for key in node] if isinstance(node, DictConfig) else []
             keys = [key for key in keys if key != "hydra"] + (list(known) if depth == 0 else [])
+            if depth and (said := of_another_family(parts[0], ".".join(parts[1:]), composed[parts[0]])):
+                return [said]
             where = ".".join(parts[:depth]) or "the config"
             return [f"{name}: {where} has no key '{part}'.{nearest(part, keys)}"]
         if OmegaConf.is_interpolation(node, part) or OmegaConf.is_missing(node, part):

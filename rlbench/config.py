@@ -5,6 +5,7 @@ transformers.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,17 @@ class LengthShapingConfig:
 
 
 @dataclass
-class AlgorithmConfig:
+class Method:
+    """What every algorithm has: its name in labels and folders, its title in tables, its source, how sure that is."""
+
+    name: str
+    title: str
+    paper: str
+    evidence: str
+
+
+@dataclass
+class AlgorithmConfig(Method):
     """A point in the algebra of policy-optimisation algorithms.
 
     credit, baseline, ratio, surrogate and aggregation name pieces of `rlbench.objective`, and `options` holds the
@@ -67,10 +78,6 @@ class AlgorithmConfig:
     entropy_quantile below 1 keeps the loss of that share of the tokens alone, those of highest entropy.
     """
 
-    name: str
-    title: str
-    paper: str
-    evidence: str
     credit: str
     layout: str
     missing_rank: str
@@ -84,6 +91,34 @@ class AlgorithmConfig:
     regularisers: dict[str, float]
     entropy_quantile: float
     length_shaping: LengthShapingConfig
+
+
+@dataclass
+class PreferenceConfig(Method):
+    """Preference optimisation on lists drawn before the updates: DPO, S-DPO, SPRec (docs/algorithms.md).
+
+    A tuple is one chosen list and `negatives` rejected ones of one prompt; beta weighs the log-ratios to the reference
+    policy. chosen: sampled (the best of a prompt's lists by the reward; rejected are the worst) or demonstration (the
+    prompt's own; rejected are lists in the order in which they were drawn). tuples_per_prompt is the most that are made
+    of a prompt's lists. prompts: how many are drawn in all; null for as many as policy optimisation would use.
+    rounds: how often lists are drawn anew, from the policy of that moment. sft_share: the first part of each round's
+    updates, which maximise the likelihood of the chosen lists alone; the reference is the policy after it.
+    """
+
+    family: str
+    chosen: str
+    negatives: int
+    tuples_per_prompt: int
+    prompts: int | None
+    beta: float
+    rounds: int
+    sft_share: float
+
+
+POLICY_OPTIMISATION = "policy_optimisation"
+"""The family of an algorithm that names none."""
+ALGORITHMS: dict[str, type[Method]] = {POLICY_OPTIMISATION: AlgorithmConfig, "preference": PreferenceConfig}
+"""Schemas of `algorithm` by family."""
 
 
 @dataclass
@@ -417,7 +452,7 @@ class Config:
     runs_dir: str
     cache_dir: str
     plugins: list[str]
-    algorithm: AlgorithmConfig
+    algorithm: Method
     reward: RewardConfig
     matching: MatchingConfig
     dataset: DatasetConfig
@@ -447,6 +482,17 @@ class Config:
         return "-".join(part for part in (self.variant, start) if part)
 
     @property
+    def policy_optimisation(self) -> AlgorithmConfig:
+        """The algorithm, where it is one of policy optimisation.
+
+        Raises:
+            TypeError: where it is of another family.
+        """
+        if not isinstance(self.algorithm, AlgorithmConfig):
+            raise TypeError(f"{self.algorithm.name} is no algorithm of policy optimisation")
+        return self.algorithm
+
+    @property
     def label(self) -> str:
         """Name of the cell's row in a table."""
         return f"{self.algorithm.name}-{self.reward.name}" + (f"@{self.row_variant}" if self.row_variant else "")
@@ -467,7 +513,6 @@ _SCALARS: dict[str, type] = {
     "plugins": list,
 }
 _SECTIONS: dict[str, type] = {
-    "algorithm": AlgorithmConfig,
     "reward": RewardConfig,
     "matching": MatchingConfig,
     "trainer": TrainerConfig,
@@ -477,7 +522,12 @@ _SECTIONS: dict[str, type] = {
     "tracker": TrackerConfig,
     "runtime": RuntimeConfig,
 }
-_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"dataset": ("name", DATASETS), "model": ("kind", MODELS)}
+_VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "algorithm": ("family", POLICY_OPTIMISATION, ALGORITHMS),
+    "dataset": ("name", None, DATASETS),
+    "model": ("kind", None, MODELS),
+}
+"""Sections of several schemas: the key that says which, what it is where it is not given, and the schemas."""
 _FEEDS_INTERPOLATION = ("tuned",)
 
 
@@ -505,8 +555,8 @@ def resolve(cfg: DictConfig) -> Config:
         if not isinstance(plain[key], kind):
             problems.append(f"{key} = {plain[key]!r} should be of type {kind.__name__}")
     sections: dict[str, type] = dict(_SECTIONS)
-    for key, (tag, kinds) in _VARIANTS.items():
-        name = str(plain[key].get(tag))
+    for key, (tag, usual, kinds) in _VARIANTS.items():
+        name = str(plain[key].get(tag, usual))
         if name in kinds:
             sections[key] = kinds[name]
         else:
@@ -533,8 +583,10 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
     except OmegaConfBaseException as error:
         where = error.full_key or ""
         last, known = where.rsplit(".", 1)[-1], [f.name for f in fields(kind)]
-        hint = "" if last in known else nearest(last, known)
-        problems.append(f"{key}.{where}: {_first_line(error)}.{hint}")
+        problems.append(
+            of_another_family(key, where, values)
+            or f"{key}.{where}: {_first_line(error)}.{'' if last in known else nearest(last, known)}"
+        )
         return None
     missing = sorted(OmegaConf.missing_keys(merged))
     problems += [f"{key}.{name} is missing" for name in missing]
@@ -543,6 +595,27 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
     typed = OmegaConf.to_object(merged)
     _known[kind, repr(values)] = copy.deepcopy(typed)
     return typed
+
+
+def of_another_family(section: str, key: str, values: Mapping[str, Any]) -> str:
+    """What to say of a setting of an algorithm that only another family of algorithms has; "" where none has it.
+
+    Args:
+        section: where the key stands; nothing is said of others than `algorithm`.
+        key: below it.
+        values: of the section, with its name and family.
+    """
+    if section != "algorithm":
+        return ""
+    first, own = key.split(".")[0], values.get("family", POLICY_OPTIMISATION)
+    families = {name: [f.name for f in fields(kind)] for name, kind in ALGORITHMS.items()}
+    others = [name for name, known in families.items() if name != own and first in known]
+    if own not in families or first in families[own] or not others:
+        return ""
+    return (
+        f"algorithm.{key} is a setting of the family {others[0]} and has no meaning for algorithm="
+        f"{values.get('name')}, which is of the family {own}: leave it out (docs/algorithms.md)"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from transformers import GenerationConfig as HFGenerationConfig
 from transformers.utils import logging as hf_logging
 
 from rlbench.cli import fail
-from rlbench.config import Config, resolve
+from rlbench.config import AlgorithmConfig, Config, resolve
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import Record
@@ -86,7 +86,16 @@ def model_folder(run: Path) -> Path:
 
 
 def sample_group(config: Config, folder: Path, prompt: int, group_size: int, seed: int) -> Group:
-    """Sample completions for training prompt number `prompt` and work out their advantages."""
+    """Sample completions for training prompt number `prompt` and work out their advantages.
+
+    Raises:
+        BadInput: where there is no such prompt, or the algorithm has no advantages.
+    """
+    if not isinstance(config.algorithm, AlgorithmConfig):
+        raise BadInput(
+            f"{config.label} has no advantages: {config.algorithm.name} compares whole lists. Its tuples are in the "
+            "run's folder preferences/ (docs/results-schema.md)"
+        )
     dataset = load_dataset(config.dataset)
     records = dataset.splits["train"]
     if not 0 <= prompt < len(records):
@@ -120,8 +129,10 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     truth = [{"title": title, "year": year} for title, year in record.ground_truth]
     scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
     assert scorer.rewards is not None
-    objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
-    tokens = reader.segment(output, mask, [scored.parsed.lines for scored in scorer.lists], config.algorithm.layout)
+    objective = Objective(config.policy_optimisation, config.reward, config.dataset.list_length)
+    tokens = reader.segment(
+        output, mask, [scored.parsed.lines for scored in scorer.lists], config.policy_optimisation.layout
+    )
     full = torch.cat([batch["input_ids"].expand(group_size, -1), output], dim=1)
     with torch.no_grad():
         seen = model(full, output_hidden_states=True)

@@ -21,7 +21,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from rlbench.budget import Ledger
-from rlbench.config import Config
+from rlbench.config import AlgorithmConfig, Config
 from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset
 from rlbench.errors import BadInput, OutOfMemory
@@ -180,6 +180,8 @@ def needs_reference(config: Config) -> bool:
     """Whether the RL stage keeps a reference model."""
     from rlbench.objective import Objective  # only here: dry runs of other stages need no algorithm
 
+    if not isinstance(config.algorithm, AlgorithmConfig):
+        return False  # the reference's log-probabilities are kept, not the model
     return Objective(config.algorithm, config.reward, config.dataset.list_length).needs_reference
 
 

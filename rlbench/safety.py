@@ -12,18 +12,6 @@ from typing import Any
 from rlbench.config import SafetyConfig
 
 
-class NotFinite(ArithmeticError):
-    """A loss or a gradient is NaN or infinite; the update that it belongs to has not been applied.
-
-    Attributes:
-        update: its number.
-    """
-
-    def __init__(self, what: str, update: int, value: float):
-        super().__init__(f"the {what} of update {update} is {value}")
-        self.update = update
-
-
 @dataclass(frozen=True)
 class Stop:
     """Where a training ended before its time.
@@ -40,6 +28,32 @@ class Stop:
     def result(self) -> dict[str, Any]:
         """`stopped` of result.json."""
         return {"update": self.update, "reason": self.reason}
+
+
+class CannotGoOn(ArithmeticError):
+    """A training has to end before its next update.
+
+    Attributes:
+        stop: what is said of it.
+    """
+
+    stop: Stop
+
+
+class NotFinite(CannotGoOn):
+    """A loss or a gradient is NaN or infinite; the update that it belongs to has not been applied."""
+
+    def __init__(self, what: str, update: int, value: float):
+        super().__init__(f"the {what} of update {update} is {value}")
+        self.stop = Stop(update - 1, f"{self}; it was not applied")
+
+
+class NoTuples(CannotGoOn):
+    """No list of a round is worth more than another one: there is nothing to prefer."""
+
+    def __init__(self, number: int, update: int, prompts: int):
+        super().__init__(f"in round {number + 1} none of the lists of {prompts} prompts is worth more than others")
+        self.stop = Stop(update, f"{self}: there is nothing to prefer")
 
 
 @dataclass(frozen=True)

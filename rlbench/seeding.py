@@ -5,6 +5,9 @@
 | data order of RL | which prompts an update has | `seed`; one stream for all processes (TRL's sampler) |
 | rollout | completions, and their order in micro-batches | `seed` + number of the process; torch's own, set by TRL |
 | demonstrations | which demonstrations a loss beside RL has | `seed` and the round; one stream for all processes |
+| preference optimisation: prompts | whose lists are drawn | `seed` and the turn; a stream of its own |
+| its lists | completions | `seed`, round, part and number of the process; anew for each part |
+| its tuples | which an update has | `seed`, round and turn; one stream for all processes |
 | sampled lists of an evaluation | `evaluation.samples` | the seed in the run directory's name; anew each time |
 | data order of SFT | which demonstrations an update has | `trainer.sft.seed` + epoch; one stream for all processes |
 | weights of `tiny`, data | | `model.seed`, `dataset.seed` |
@@ -33,6 +36,16 @@ def demonstration_order(seed: int, turn: int, count: int) -> list[int]:
     """The order of `count` demonstrations in a round."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + turn)
     return torch.randperm(count, generator=generator).tolist()
+
+
+def stream_seed(*numbers: int) -> int:
+    """One seed from several numbers: different ones give streams that have nothing to do with each other."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def order(count: int, *numbers: int) -> list[int]:
+    """An order of `count` things that follows from some numbers."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(stream_seed(*numbers))).tolist()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ per-token advantages and unit ids into the batch, and hands the loss to an `Obje
 objective's pieces ask for.
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from rlbench.objective.objective import Rollout
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rollout_log import RolloutLog
-from rlbench.safety import NotFinite
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.engines import repeatable_batches, seeded_engine, seeded_requests
 from rlbench.stages.metered import Metered
@@ -308,18 +306,6 @@ class RankedListTrainer(Metered, GRPOTrainer):
             self._metrics["train"][name].append(self.accelerator.reduce(value.detach(), reduction="mean").item())
         self._account(loss, mask)
         return loss
-
-    def _account(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
-        """Count the tokens of a micro-batch (B, T) of every process.
-
-        Raises:
-            NotFinite: on all processes, where the loss of one is not, before any gradient is taken of it.
-        """
-        of_all = self.accelerator.reduce(torch.stack([loss.detach().double(), mask.sum().double()]), reduction="sum")
-        value, tokens = of_all.tolist()
-        if not math.isfinite(value):
-            raise NotFinite("loss", self.state.global_step + 1, value)
-        self.ledger.add(trained_tokens=int(tokens))
 
     def _gather_rows(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) of this process, n its own -> those of all processes."""

@@ -10,9 +10,18 @@ from dataclasses import asdict
 from typing import Any
 
 from rlbench.catalog import NORMALISERS
-from rlbench.config import Config, LengthShapingConfig, MatchingConfig, RewardConfig, SafetyConfig
+from rlbench.config import (
+    AlgorithmConfig,
+    Config,
+    LengthShapingConfig,
+    MatchingConfig,
+    PreferenceConfig,
+    RewardConfig,
+    SafetyConfig,
+)
 from rlbench.errors import nearest
 from rlbench.plugins import load_plugins
+from rlbench.preference.checks import check_preference
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
 from rlbench.rollouts import check_generation
@@ -59,12 +68,9 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     problems = load_plugins(config.plugins)
     if problems:
         return problems  # what they would have entered would be unknown below
-    algorithm, rl, sft = config.algorithm, config.trainer.rl, config.trainer.sft
+    rl, sft = config.trainer.rl, config.trainer.sft
     for key, value, known in [
         ("stage", config.stage, STAGES),
-        ("algorithm.layout", algorithm.layout, LAYOUTS),
-        ("algorithm.missing_rank", algorithm.missing_rank, MISSING_RANKS),
-        ("algorithm.length_shaping.rule", algorithm.length_shaping.rule, SHAPINGS),
         ("reward.combine", config.reward.combine, COMBINERS),
         ("matching.rules", config.matching.rules, MATCHING_RULES),
         ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
@@ -108,8 +114,6 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         problems,
         0,
         {
-            "algorithm.kl.beta": algorithm.kl.beta,
-            "algorithm.reference.sync_every": algorithm.reference.sync_every,
             "seed": config.seed,
             "tracker.completions": config.tracker.completions,
             "evaluation.samples": config.evaluation.samples,
@@ -127,14 +131,13 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     for key, rate in (("trainer.rl.learning_rate", rl.learning_rate), ("trainer.sft.learning_rate", sft.learning_rate)):
         if not 0 < rate < math.inf:
             problems.append(f"{key} = {rate} must be a positive number")
-    problems += _length_shaping(algorithm.length_shaping) + _reward(config.reward) + _matching(config.matching)
+    problems += _reward(config.reward) + _matching(config.matching)
     if not 0 <= config.reward.gamma <= 1:
         problems.append(f"reward.gamma = {config.reward.gamma} must lie in [0, 1]")
     shares = {
         "generation.top_p": config.generation.top_p,
         "trainer.rl.adam_beta2": rl.adam_beta2,
         "trainer.sft.warmup_fraction": sft.warmup_fraction,
-        "algorithm.reference.mixup": algorithm.reference.mixup,
     }
     problems += [f"{key} = {value} must lie in [0, 1]" for key, value in shares.items() if not 0 <= value <= 1]
     problems += _safety(config.safety)
@@ -147,13 +150,47 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     share = config.runtime.gpu_share
     if share is not None and not 0 < share <= 1:
         problems.append(f"runtime.gpu_share = {share} must lie in (0, 1], or be null for all of the GPU's memory")
-    if not 0 < algorithm.entropy_quantile <= 1:
-        problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
     problems += _parallel(config, processes) + check_generation(config.generation, processes)
-    problems += check_algorithm(algorithm)
+    of_policy = isinstance(config.algorithm, AlgorithmConfig)
+    if of_policy:
+        problems += _policy_optimisation(config) + check_algorithm(config.policy_optimisation)
     if problems:
         return problems  # the checks below divide by, and look up, what the checks above may have refused
-    return _batches(config, processes) + _cutoffs(config) + refusals(config)
+    if isinstance(config.algorithm, PreferenceConfig):
+        problems += check_preference(config.algorithm, config)
+    return problems + _batches(config, processes) + _cutoffs(config) + (refusals(config) if of_policy else [])
+
+
+def _policy_optimisation(config: Config) -> list[str]:
+    """What is wrong with an algorithm of policy optimisation, but for its pieces."""
+    algorithm = config.policy_optimisation
+    problems: list[str] = []
+    for key, value, known in [
+        ("algorithm.layout", algorithm.layout, LAYOUTS),
+        ("algorithm.missing_rank", algorithm.missing_rank, MISSING_RANKS),
+        ("algorithm.length_shaping.rule", algorithm.length_shaping.rule, SHAPINGS),
+    ]:
+        _choice(problems, key, value, known)
+    _at_least(
+        problems,
+        0,
+        {
+            "algorithm.kl.beta": algorithm.kl.beta,
+            "algorithm.reference.sync_every": algorithm.reference.sync_every,
+        },
+    )
+    problems += _length_shaping(algorithm.length_shaping)
+    if not 0 <= algorithm.reference.mixup <= 1:
+        problems.append(f"algorithm.reference.mixup = {algorithm.reference.mixup} must lie in [0, 1]")
+    if not 0 < algorithm.entropy_quantile <= 1:
+        problems.append(f"algorithm.entropy_quantile = {algorithm.entropy_quantile} must lie in (0, 1]")
+    parallel, every = config.trainer.parallel, algorithm.reference.sync_every
+    if parallel.strategy == "deepspeed" and parallel.zero_stage == 3 and every > 0:
+        problems.append(
+            f"algorithm.reference.sync_every = {every}: a reference that follows the policy is not kept in checkpoints "
+            "where DeepSpeed shards weights; use trainer.parallel.zero_stage=2 or trainer=fsdp2"
+        )
+    return problems
 
 
 def _not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -247,13 +284,6 @@ def _parallel(config: Config, processes: int) -> list[str]:
         )
     if parallel.zero_stage not in (1, 2, 3):
         problems.append(f"trainer.parallel.zero_stage = {parallel.zero_stage} must be 1, 2 or 3")
-    follows = config.algorithm.reference.sync_every > 0
-    if parallel.strategy == "deepspeed" and parallel.zero_stage == 3 and follows:
-        problems.append(
-            f"algorithm.reference.sync_every = {config.algorithm.reference.sync_every}: a reference that follows the "
-            "policy is not kept in checkpoints where DeepSpeed shards weights; use trainer.parallel.zero_stage=2 or "
-            "trainer=fsdp2"
-        )
     if parallel.cpu_offload and not sharded:
         problems.append("trainer.parallel.cpu_offload = True has no effect under strategy 'ddp'; set it to false")
     return problems

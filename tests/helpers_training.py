@@ -4,16 +4,20 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset
 from rlbench.lists import ListReader
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
+from rlbench.progress import Progress
 from rlbench.relevance import make_judge
 from rlbench.rewards.scorer import ListScorer
+from rlbench.runs import locate
 from rlbench.stages.evaluate import eos_ids
-from rlbench.stages.rl import make_demonstrations, prompt_dataset, trl_arguments
+from rlbench.stages.preference import PreferenceTrainer
+from rlbench.stages.rl import make_demonstrations, preference_trainer, prompt_dataset, trl_arguments
 from rlbench.trainer import RankedListTrainer
 
 
@@ -38,6 +42,22 @@ def load(
     if ends_early:
         model.generation_config.eos_token_id = list(range(10, 60))
     return tokenizer, model
+
+
+def make_preference_trainer(
+    config: Config,
+    dataset: RankedListDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    start: Path,
+    ledger: Ledger | None = None,
+) -> PreferenceTrainer:
+    """The trainer of a config of preference optimisation; `start` is the folder of the model."""
+    records = dataset.splits["sft" if config.algorithm.chosen == "demonstration" else "train"]
+    scorer = make_scorer(config, dataset, tokenizer, model)
+    progress = Progress("", config.trainer.rl.updates, file=None, show=False)
+    run = locate(config, "rl")
+    return preference_trainer(config, run, start, model, records, scorer, ledger or Ledger(), None, progress)
 
 
 def make_trainer(

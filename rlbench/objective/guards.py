@@ -8,7 +8,7 @@ facts of pieces, never at the names of methods, so that it holds for pieces from
 from collections.abc import Callable, Sequence
 
 from rlbench import rollouts
-from rlbench.config import Config
+from rlbench.config import AlgorithmConfig, Config
 from rlbench.objective.pieces import Piece, baselines, credits, regularisers, surrogates
 from rlbench.rewards.terms import TERMS
 
@@ -16,17 +16,17 @@ Guard = Callable[[Config], str]
 
 
 def _surrogate(config: Config) -> Piece:
-    return surrogates[config.algorithm.surrogate]
+    return surrogates[config.policy_optimisation.surrogate]
 
 
 def _uses_ratio(config: Config) -> bool:
-    kl = config.algorithm.kl
+    kl = config.policy_optimisation.kl
     return _surrogate(config).facts["uses_ratio"] or (kl.beta > 0 and kl.importance_weighted)
 
 
 def ratio_without_effect(config: Config) -> str:
     """A level of ratio that nothing looks at."""
-    algorithm = config.algorithm
+    algorithm = config.policy_optimisation
     if _uses_ratio(config) or algorithm.ratio in ("token", "none"):
         return ""
     return (
@@ -37,7 +37,7 @@ def ratio_without_effect(config: Config) -> str:
 
 def sum_without_sequence_ratio(config: Config) -> str:
     """LUSPO's sum over tokens under a ratio of a part of the sequence."""
-    algorithm = config.algorithm
+    algorithm = config.policy_optimisation
     if algorithm.aggregation != "sequence_sum" or not _uses_ratio(config):
         return ""
     if algorithm.ratio in ("sequence", "sequence_token", "product", "none"):
@@ -51,7 +51,7 @@ def sum_without_sequence_ratio(config: Config) -> str:
 
 def scale_that_cancels(config: Config) -> str:
     """A factor that is one for a prompt's whole group, under a baseline that divides by the group's scale."""
-    baseline, reward = config.algorithm.baseline, config.reward
+    baseline, reward = config.policy_optimisation.baseline, config.reward
     weighed = {name: term for name, term in reward.terms.items() if term["weight"]}
     scaled = [name for name, term in weighed.items() if term.get("scaled_by")]
     if baselines[baseline].facts["scale"] != "invariant" or not scaled:
@@ -68,7 +68,7 @@ def scale_that_cancels(config: Config) -> str:
 
 def regression_with_kl(config: Config) -> str:
     """ROVER with a KL term."""
-    algorithm = config.algorithm
+    algorithm = config.policy_optimisation
     if not _surrogate(config).facts.get("regression") or algorithm.kl.beta == 0:
         return ""
     return (
@@ -79,7 +79,7 @@ def regression_with_kl(config: Config) -> str:
 
 def kl_without_gradient(config: Config) -> str:
     """k1 as a loss."""
-    kl = config.algorithm.kl
+    kl = config.policy_optimisation.kl
     if kl.beta == 0 or kl.estimator != "k1" or kl.importance_weighted:
         return ""
     return (
@@ -90,7 +90,7 @@ def kl_without_gradient(config: Config) -> str:
 
 def kl_scale_without_kl(config: Config) -> str:
     """A factor on a KL of coefficient 0."""
-    kl = config.algorithm.kl
+    kl = config.policy_optimisation.kl
     if kl.beta > 0 or kl.scale == "constant":
         return ""
     return (
@@ -100,7 +100,7 @@ def kl_scale_without_kl(config: Config) -> str:
 
 def sync_without_reference(config: Config) -> str:
     """A reference that follows the policy and is never looked at."""
-    algorithm = config.algorithm
+    algorithm = config.policy_optimisation
     if not algorithm.reference.sync_every or algorithm.kl.beta > 0 or _surrogate(config).facts["needs_reference"]:
         return ""
     return (
@@ -111,7 +111,7 @@ def sync_without_reference(config: Config) -> str:
 
 def credit_that_reads_hits(config: Config) -> str:
     """Credit made of relevance alone under a reward of something else."""
-    credit, terms = config.algorithm.credit, config.reward.terms
+    credit, terms = config.policy_optimisation.credit, config.reward.terms
     plain = list(terms) == ["relevance"] and config.reward.gamma == 0
     if credits[credit].facts["reads"] == "gains" or plain:
         return ""
@@ -124,7 +124,7 @@ def credit_that_reads_hits(config: Config) -> str:
 
 def negative_returns(config: Config) -> str:
     """A division by the mean return where it may be negative."""
-    baseline, credit, reward = config.algorithm.baseline, config.algorithm.credit, config.reward
+    baseline, credit, reward = config.policy_optimisation.baseline, config.policy_optimisation.credit, config.reward
     if not baselines[baseline].facts.get("needs_positive"):
         return ""
     weighted = reward.combine != "normalise_then_sum"  # else the baseline sees each term before its weight
@@ -142,7 +142,7 @@ def negative_returns(config: Config) -> str:
 
 def left_out_tokens(config: Config) -> str:
     """A term about the tokens that the surrogate leaves out, where it leaves out none."""
-    algorithm = config.algorithm
+    algorithm = config.policy_optimisation
     about = [n for n, weight in algorithm.regularisers.items() if weight and regularisers[n].facts.get("leaves_out")]
     if not about or algorithm.entropy_quantile < 1:
         return ""
@@ -154,7 +154,7 @@ def left_out_tokens(config: Config) -> str:
 
 def bonus_for_each_term(config: Config) -> str:
     """A baseline that adds something to each of several normalised terms."""
-    baseline = config.algorithm.baseline
+    baseline = config.policy_optimisation.baseline
     if config.reward.combine != "normalise_then_sum" or "hidden_states" not in baselines[baseline].needs:
         return ""
     return (
@@ -166,7 +166,7 @@ def bonus_for_each_term(config: Config) -> str:
 
 def reference_that_stays(config: Config) -> str:
     """Humanline's clamp around the SFT policy."""
-    algorithm = config.algorithm
+    algorithm = config.policy_optimisation
     if not _surrogate(config).facts["needs_reference"] or algorithm.reference.sync_every:
         return ""
     return (
@@ -177,7 +177,7 @@ def reference_that_stays(config: Config) -> str:
 
 def divided_centred_returns(config: Config) -> str:
     """ROVER's target divided by a standard deviation."""
-    algorithm = config.algorithm
+    algorithm = config.policy_optimisation
     if not _surrogate(config).facts.get("regression") or baselines[algorithm.baseline].facts["scale"] != "invariant":
         return ""
     return (
@@ -192,8 +192,9 @@ def correction_of_lists(config: Config) -> str:
     if not correction.startswith("sequence") or not _surrogate(config).facts.get("corrects_sampling"):
         return ""
     return (
-        f"generation.vllm.correction = '{correction}' with algorithm.surrogate = '{config.algorithm.surrogate}', which "
-        "corrects its own weight token by token; use generation.vllm.correction=token_truncate or token_mask"
+        f"generation.vllm.correction = '{correction}' with algorithm.surrogate = "
+        f"'{config.policy_optimisation.surrogate}', which corrects its own weight token by "
+        "token; use generation.vllm.correction=token_truncate or token_mask"
     )
 
 
@@ -234,6 +235,7 @@ def refusals(config: Config) -> list[str]:
 
 def caveats(configs: Sequence[Config]) -> list[str]:
     """What to know of the cells of a sweep, or of one run; each sentence once."""
+    configs = [config for config in configs if isinstance(config.algorithm, AlgorithmConfig)]
     found = [sentence for config in configs for guard in CAVEATS if (sentence := guard(config))]
     return list(dict.fromkeys(found + ratios_on_policy(configs)))
 
@@ -241,7 +243,7 @@ def caveats(configs: Sequence[Config]) -> list[str]:
 def ratios_on_policy(configs: Sequence[Config]) -> list[str]:
     """A sweep over levels of ratio where no update has a stale policy."""
     fresh = [config for config in configs if config.trainer.rl.num_iterations == 1 and _uses_ratio(config)]
-    levels = list(dict.fromkeys(config.algorithm.ratio for config in fresh))
+    levels = list(dict.fromkeys(config.policy_optimisation.ratio for config in fresh))
     if len(levels) < 2:
         return []
     return [

@@ -40,7 +40,7 @@ class Demonstrations:
     def __init__(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int):
         self.padding = tokenizer.pad_token_id
         self.seed = seed
-        rows = [_tokens(record, tokenizer, max_length) for record in records]
+        rows = [demonstration_tokens(record, tokenizer, max_length) for record in records]
         self.rows = [(prompt, completion) for prompt, completion in rows if completion]
         if not self.rows:
             raise BadInput(
@@ -95,7 +95,9 @@ def _log_likelihood(policy: PreTrainedModel, batch: DemonstrationBatch) -> float
     return float((of_tokens.double() * batch.completion_mask).sum())
 
 
-def _tokens(record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[int], list[int]]:
+def demonstration_tokens(
+    record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[int], list[int]]:
     """Prompt and completion as the SFT stage tokenises them."""
     prompt = tokenizer.apply_chat_template(record.prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template([*record.prompt, *(record.completion or [])], return_dict=True)["input_ids"]

@@ -1,4 +1,4 @@
-"""The RL stage: policy optimisation from the shared SFT checkpoint, or from the untrained model."""
+"""The RL stage: policy or preference optimisation from the shared SFT checkpoint, or from the untrained model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from rlbench import preemption, processes
 from rlbench.budget import Ledger
 from rlbench.completions import CompletionLog
-from rlbench.config import Config
+from rlbench.config import Config, PreferenceConfig
 from rlbench.data.record import Record
 from rlbench.lists import ListReader
 from rlbench.models.loading import load_model
@@ -24,7 +24,7 @@ from rlbench.rewards.terms import FilmFacts
 from rlbench.rollout_log import RolloutLog
 from rlbench.rollouts import rollout_arguments
 from rlbench.runs import Run
-from rlbench.safety import Guard, NotFinite, Stop
+from rlbench.safety import CannotGoOn, Guard, Stop
 from rlbench.stages.callbacks import Evaluator, Recorder, ReferenceSync, SpendingLog, Stopper, StopTraining
 from rlbench.stages.checkpoints import (
     BestKeeper,
@@ -39,6 +39,7 @@ from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import Evaluation, eos_ids, evaluate
 from rlbench.stages.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
+from rlbench.stages.preference import Lists, PreferenceTrainer, preference_arguments
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
 
@@ -78,20 +79,23 @@ def updates_of_an_epoch(config: Config, prompts: int) -> int:
 
 def reference_beta(config: Config) -> float:
     """TRL's KL coefficient: what it does with it is replaced, but above 0 it keeps the reference model."""
-    needed = Objective(config.algorithm, config.reward, config.dataset.list_length).needs_reference
-    return (config.algorithm.kl.beta or 1.0) if needed else 0.0
+    needed = Objective(config.policy_optimisation, config.reward, config.dataset.list_length).needs_reference
+    return (config.policy_optimisation.kl.beta or 1.0) if needed else 0.0
 
 
 def reference_sync(trainer: RankedListTrainer, config: Config, start: Path | None) -> ReferenceSync:
     """The callback that lets the trainer's reference follow its policy."""
-    unwrap, reference = trainer.accelerator.unwrap_model, config.algorithm.reference
+    unwrap, reference = trainer.accelerator.unwrap_model, config.policy_optimisation.reference
     return ReferenceSync(unwrap(trainer.model), unwrap(trainer.ref_model), reference.sync_every, reference.mixup, start)
 
 
 def needs_demonstrations(config: Config) -> bool:
-    """Whether the algorithm's loss has a supervised term."""
-    objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
-    return config.stage == "rl" and "demonstrations" in objective.needs
+    """Whether the algorithm learns from demonstrations beside its rollouts: in a supervised term, or as chosen lists."""
+    if config.stage != "rl":
+        return False
+    if isinstance(config.algorithm, PreferenceConfig):
+        return config.algorithm.chosen == "demonstration"
+    return "demonstrations" in Objective(config.policy_optimisation, config.reward, config.dataset.list_length).needs
 
 
 def make_demonstrations(
@@ -189,25 +193,19 @@ def train_rl(
     guard = Guard(config.safety, initial.get("in_catalog", 0.0), totals.get("safety", {}))
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
-    args = trl_arguments(config, writing_folder(run.checkpoints), processes.count())
-    let_cpus_shard(args)
-    trainer = RankedListTrainer(
-        objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
-        scorer=ListScorer(reader, judge, facts, config.reward),
-        model=policy,
-        args=args,
-        train_dataset=prompt_dataset(records),
-        processing_class=tokenizer,
-        demonstrations=make_demonstrations(config, tokenizer, demonstrations),
-        ledger=ledger,
-        rollout_log=rollouts,
-    )
+    scorer = ListScorer(reader, judge, facts, config.reward)
+    trainer: RankedListTrainer | PreferenceTrainer
+    if isinstance(config.algorithm, PreferenceConfig):
+        shown = "implicit_reward_accuracy"
+        chosen = demonstrations if config.algorithm.chosen == "demonstration" else records
+        trainer = preference_trainer(config, run, start, policy, chosen, scorer, ledger, earlier, progress)
+    else:
+        shown = "hits"
+        trainer = policy_trainer(
+            config, run, policy, tokenizer, records, demonstrations, scorer, ledger, earlier, rollouts
+        )
     trainer.memory.update(totals.get("memory", {}))
-    trainer.epochs_done = (earlier[1] if earlier else 0) // updates_of_an_epoch(config, len(records))
-    quiet(trainer)
-    if config.algorithm.reference.sync_every:
-        trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))
-    trainer.add_callback(Recorder(run, tracker, progress, "hits"))
+    trainer.add_callback(Recorder(run, tracker, progress, shown))
     trainer.add_callback(spending)
     chooser = BestKeeper(run, rule.metric, trainer)
     spread = processes.facts(config)
@@ -235,8 +233,8 @@ def train_rl(
         try:
             train(trainer, earlier[0] if earlier else None)
             stop = guard.stop
-        except NotFinite as error:
-            stop = Stop(error.update - 1, f"{error}; it was not applied")
+        except CannotGoOn as error:
+            stop = error.stop
     updates = stop.update if stop else rl.updates
     if stop and not processes.on_main(lambda: _is_validated(run, updates)):
         validate(updates)
@@ -253,11 +251,75 @@ def train_rl(
     return Trained(updates, step, stop)
 
 
+def policy_trainer(
+    config: Config,
+    run: Run,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    demonstrations: Sequence[Record],
+    scorer: ListScorer,
+    ledger: Ledger,
+    earlier: tuple[Path, int, dict[str, Any]] | None,
+    rollouts: RolloutLog | None,
+) -> RankedListTrainer:
+    """The trainer of policy optimisation; `earlier` is the checkpoint that the run goes on from."""
+    args = trl_arguments(config, writing_folder(run.checkpoints), processes.count())
+    let_cpus_shard(args)
+    trainer = RankedListTrainer(
+        objective=Objective(config.policy_optimisation, config.reward, config.dataset.list_length),
+        scorer=scorer,
+        model=policy,
+        args=args,
+        train_dataset=prompt_dataset(records),
+        processing_class=tokenizer,
+        demonstrations=make_demonstrations(config, tokenizer, demonstrations),
+        ledger=ledger,
+        rollout_log=rollouts,
+    )
+    trainer.epochs_done = (earlier[1] if earlier else 0) // updates_of_an_epoch(config, len(records))
+    quiet(trainer)
+    if config.policy_optimisation.reference.sync_every:
+        trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))
+    return trainer
+
+
+def preference_trainer(
+    config: Config,
+    run: Run,
+    start: Path,
+    policy: PreTrainedModel,
+    records: Sequence[Record],
+    scorer: ListScorer,
+    ledger: Ledger,
+    earlier: tuple[Path, int, dict[str, Any]] | None,
+    progress: Progress,
+) -> PreferenceTrainer:
+    """The trainer of preference optimisation; `earlier` is the checkpoint that the run goes on from."""
+    args = preference_arguments(config, writing_folder(run.checkpoints))
+    let_cpus_shard(args)
+    trainer = PreferenceTrainer(
+        lists=Lists(config, run, records, scorer),
+        config=config,
+        start=start,
+        updates_done=earlier[1] if earlier else 0,
+        ledger=ledger,
+        tell=lambda note: progress.to(trainer.state.global_step, note),
+        model=policy,
+        args=args,
+        processing_class=scorer.reader.tokenizer,
+    )
+    quiet(trainer)
+    return trainer
+
+
 def _is_validated(run: Run, update: int) -> bool:
     return any(row["step"] == update and row["split"] == "validation" for row in run.read_metrics())
 
 
-def _evaluate(trainer: RankedListTrainer, config: Config, start: Path, records: Sequence[Record]) -> Evaluation:
+def _evaluate(
+    trainer: RankedListTrainer | PreferenceTrainer, config: Config, start: Path, records: Sequence[Record]
+) -> Evaluation:
     """The policy's greedy lists; `start` is the folder of a model of the same shape."""
     with trainer.ledger.phase("evaluation"), whole_policy(trainer, config, start) as policy:
         result = evaluate(policy, trainer.processing_class, records, trainer.scorer.judge, trainer.scorer.facts, config)

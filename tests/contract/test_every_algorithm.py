@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlbench.cli import groups
+from rlbench.cli import methods
+from rlbench.config import POLICY_OPTIMISATION
 from rlbench.objective.pieces import credits
 from rlbench.rewards.scorer import ListScorer
 from rlbench.validation import validate
 from tests.conftest import SMALL, composed
-from tests.helpers_training import load, make_trainer
+from tests.helpers_training import load, make_preference_trainer, make_trainer
 
 UPDATES = 4
 # An untrained model hits nothing; tokens differ from list to list and give every method something to do.
@@ -45,7 +46,7 @@ class DrawnHits(ListScorer):
         return totals
 
 
-@pytest.mark.parametrize("name", groups()["algorithm"])
+@pytest.mark.parametrize("name", methods(POLICY_OPTIMISATION))
 def test_trains(name, mini, tiny_folder, tmp_path):
     config = composed(*SMALL, f"algorithm={name}", *SHORT)
     of_hits = credits[config.algorithm.credit].facts["reads"] == "hits"
@@ -55,12 +56,30 @@ def test_trains(name, mini, tiny_folder, tmp_path):
     tokenizer, model = load(tiny_folder, ends_early=True)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trainer = make_trainer(config, mini, tokenizer, model, tmp_path, DrawnHits if of_hits else ListScorer)
+    train(trainer, "loss", "grad_norm", "clip_low", "clip_high", "max_abs_log_ratio")
+    check_weights(before, model)
+
+
+@pytest.mark.parametrize("name", methods("preference"))
+def test_trains_on_preferences(name, mini, start, tmp_path):
+    config = composed(*SMALL, f"algorithm={name}", *SHORT, f"runs_dir={tmp_path}", "algorithm.rounds=2")
+    assert not validate(config)
+    tokenizer, model = load(start)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainer = make_preference_trainer(config, mini, tokenizer, model, start)
+    train(trainer, "loss", "grad_norm", "entropy")
+    check_weights(before, model)
+
+
+def train(trainer, *finite: str) -> None:
+    """Train, and look at what was measured at every update."""
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == UPDATES
     for row in rows:
-        assert all(
-            math.isfinite(row[key]) for key in ("loss", "grad_norm", "clip_low", "clip_high", "max_abs_log_ratio")
-        )
+        assert all(math.isfinite(row[key]) for key in finite)
+
+
+def check_weights(before, model) -> None:
     assert any((value - before[key]).abs().max() > 1e-6 for key, value in model.state_dict().items())
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())

@@ -11,8 +11,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from rlbench.cli import CONF, groups
-from rlbench.config import AlgorithmConfig, RewardConfig
+from rlbench.cli import CONF, methods
+from rlbench.config import POLICY_OPTIMISATION, AlgorithmConfig, RewardConfig
 from rlbench.lists import LAYOUTS, TokenUnits
 from rlbench.objective import LossInputs, Objective, Window
 from rlbench.objective.effective_rank import rank_features
@@ -24,7 +24,7 @@ from rlbench.rewards.terms import TERMS
 from tests.conftest import composed
 from tests.golden.methods import ANCHOR, FILE, L_MAX, METHODS, STEP, TOKENS, USUAL, Batch, G, N, drawn, row
 
-NAMES = groups()["algorithm"]
+NAMES = methods(POLICY_OPTIMISATION)
 GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
 SAME = {("gspo", "gspo_token"): "one advantage a list: the tokens' gradients sum to the same (arXiv 2507.18071, 4.3)"}
 """Methods that are one and the same on these lists."""

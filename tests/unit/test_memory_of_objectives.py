@@ -11,14 +11,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlbench.cli import groups
+from rlbench.cli import methods
+from rlbench.config import POLICY_OPTIMISATION
 from rlbench.objective import Course, Objective
 from rlbench.objective.pieces import scalars
 from tests.conftest import SMALL, composed
 from tests.helpers_losses import B, N, T, loss_inputs, window
 from tests.helpers_training import load, make_trainer
 
-ALGORITHMS = groups()["algorithm"]
+ALGORITHMS = methods(POLICY_OPTIMISATION)
 WHOLE_STEP = [name for name in ("grpo", "rover", "siren") if name in ALGORITHMS]
 """Methods whose trainer is watched too: the plain one, and those that want more of the forward pass."""
 

@@ -1,0 +1,66 @@
+"""What is wrong with a configuration of preference optimisation, found without data or model."""
+
+from rlbench.config import Config, PreferenceConfig
+from rlbench.errors import nearest
+
+CHOSEN = ("sampled", "demonstration")
+
+
+def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
+    """One sentence a problem."""
+    rl, problems = config.trainer.rl, []
+    if method.chosen not in CHOSEN:
+        problems.append(
+            f"algorithm.chosen = '{method.chosen}' is unknown; known: {', '.join(CHOSEN)}."
+            f"{nearest(method.chosen, list(CHOSEN))}"
+        )
+    counts = {
+        "negatives": method.negatives,
+        "tuples_per_prompt": method.tuples_per_prompt,
+        "prompts": method.prompts,
+        "rounds": method.rounds,
+    }
+    problems += [
+        f"algorithm.{key} = {value} must be at least 1"
+        for key, value in counts.items()
+        if value is not None and value < 1
+    ]
+    if not method.beta > 0:
+        problems.append(f"algorithm.beta = {method.beta} must be positive")
+    if not 0 <= method.sft_share < 1:
+        problems.append(f"algorithm.sft_share = {method.sft_share} must lie in [0, 1)")
+    if problems:
+        return problems
+    lists = 1 + method.negatives
+    drawn = lists if method.chosen == "sampled" else method.negatives
+    if rl.group_size < drawn:
+        problems.append(
+            f"trainer.rl.group_size = {rl.group_size} lists of a prompt make no tuple with algorithm.negatives = "
+            f"{method.negatives}; draw at least {drawn}"
+        )
+    problems += [
+        f"trainer.rl.{key} = {value} is no multiple of the {lists} lists of a tuple (algorithm.negatives = "
+        f"{method.negatives}); use {-(-value // lists) * lists}"
+        for key, value in (
+            ("completions_per_update", rl.completions_per_update),
+            ("micro_batch_size", rl.micro_batch_size),
+        )
+        if value % lists
+    ]
+    if config.reward.combine != "sum_then_normalise":
+        problems.append(
+            f"reward.combine = '{config.reward.combine}' says how terms become advantages, and algorithm="
+            f"{method.name} has none: it orders lists by the sum of their terms; use reward.combine=sum_then_normalise"
+        )
+    problems += [
+        f"reward.terms.{name}.scaled_by = '{term['scaled_by']}' has no effect on algorithm={method.name}, which orders "
+        "the lists of one prompt: leave it out"
+        for name, term in config.reward.terms.items()
+        if term.get("scaled_by")
+    ]
+    if config.generation.engine != "transformers":
+        problems.append(
+            f"generation.engine = '{config.generation.engine}' is for rollouts of policy optimisation; algorithm="
+            f"{method.name} draws its lists by plain generate: use generation=default"
+        )
+    return problems

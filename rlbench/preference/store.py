@@ -1,0 +1,132 @@
+"""The lists of a round on the disk: `preferences/round-<r>/` in a run directory.
+
+Lists are drawn in parts, each a file that is there whole or not at all, so that a run that was stopped while it drew
+goes on with the next part. Beside them lie the reference's log-probabilities, since the reference is the policy of a
+moment that a resumed run does not come back to.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from rlbench.files import whole_file
+from rlbench.preference.rounds import Round
+
+KEY = b"rlbench"
+IDS = pa.list_(pa.int32())
+SCHEMA = pa.schema(
+    {
+        "context_id": pa.string(),
+        "prompt": IDS,
+        "chosen": IDS,
+        "rejected": pa.list_(IDS),
+        "chosen_reward": pa.float64(),
+        "rejected_rewards": pa.list_(pa.float64()),
+    }
+)
+
+
+REFERENCE_SCHEMA = pa.schema({"logps": pa.list_(pa.list_(pa.float32()))})
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One chosen list and the rejected ones, as token ids, EOS included; rewards as they were judged."""
+
+    context_id: str
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[list[int]]
+    chosen_reward: float
+    rejected_rewards: list[float]
+
+    @property
+    def lists(self) -> list[list[int]]:
+        """The chosen list, then the rejected ones."""
+        return [self.chosen, *self.rejected]
+
+
+@dataclass
+class Drawn:
+    """What was drawn to make tuples of.
+
+    Attributes:
+        prompts, completions, generated_tokens: as the budget counts them.
+        without_tuple: prompts of which no tuple was made, since no list was worth enough more than others.
+        sums: of what is measured of each list, by the names of metrics.
+    """
+
+    prompts: int = 0
+    completions: int = 0
+    generated_tokens: int = 0
+    without_tuple: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: "Drawn") -> "Drawn":
+        names = [f.name for f in fields(self) if f.name != "sums"]
+        sums = {name: self.sums.get(name, 0.0) + other.sums.get(name, 0.0) for name in {**self.sums, **other.sums}}
+        return Drawn(**{name: getattr(self, name) + getattr(other, name) for name in names}, sums=sums)
+
+    def means(self) -> dict[str, float]:
+        """`sums` by list."""
+        return {name: value / max(self.completions, 1) for name, value in self.sums.items()}
+
+
+class Store:
+    """The folder `preferences` of a run directory."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def round(self, number: int) -> Path:
+        """The folder of a round."""
+        return self.folder / f"round-{number}"
+
+    def rewind(self, rounds: Sequence[Round], update: int) -> None:
+        """Drop what policies after update `update` have made: the run makes them again, on a GPU not to the bit."""
+        for one in rounds:
+            if one.first > update:
+                shutil.rmtree(self.round(one.number), ignore_errors=True)
+            elif one.preference > update:
+                for path in self.round(one.number).glob("reference-*"):
+                    path.unlink()
+
+    def part(self, number: int, part: int) -> Path:
+        """The file of a part of a round's tuples."""
+        return self.round(number) / f"part-{part:05}.parquet"
+
+    def write(self, number: int, part: int, tuples: Sequence[Preference], drawn: Drawn) -> None:
+        """Write a part."""
+        table = pa.Table.from_pylist([asdict(row) for row in tuples], schema=SCHEMA)
+        with whole_file(self.part(number, part)) as beside:
+            parquet.write_table(table.replace_schema_metadata({KEY: json.dumps(asdict(drawn))}), beside)
+
+    def read(self, number: int, parts: int) -> tuple[pa.Table, Drawn]:
+        """All tuples of a round, and what was drawn for them."""
+        tables = [parquet.read_table(self.part(number, part)) for part in range(parts)]
+        drawn = (Drawn(**json.loads(table.schema.metadata[KEY])) for table in tables)
+        return pa.concat_tables([table.replace_schema_metadata() for table in tables]), sum(drawn, Drawn())
+
+    def reference(self, number: int, part: int) -> Path:
+        """The file of a part of the reference's log-probabilities of a round's lists."""
+        return self.round(number) / f"reference-{part:05}.parquet"
+
+    def write_reference(self, number: int, part: int, logps: Sequence[list[list[float]]]) -> None:
+        """Write a part: for each tuple those of the tokens of each of its lists."""
+        table = pa.Table.from_pydict({"logps": logps}, schema=REFERENCE_SCHEMA)
+        with whole_file(self.reference(number, part)) as beside:
+            parquet.write_table(table, beside)
+
+    def read_reference(self, number: int, parts: int) -> pa.Table:
+        """All of a round."""
+        return pa.concat_tables([parquet.read_table(self.reference(number, part)) for part in range(parts)])
+
+
+def preferences(table: pa.Table, rows: Sequence[int]) -> list[Preference]:
+    """Rows of a table of tuples."""
+    return [Preference(**row) for row in table.take(list(rows)).to_pylist()]

@@ -1,0 +1,487 @@
+"""Preference optimisation in the RL stage: lists drawn from the policy, tuples made of them, and a trainer.
+
+TRL's `DPOTrainer` compares two lists of a dataset that is there at the start. Here a tuple has as many rejected lists
+as the method wants, and rounds draw their lists from the policy of that moment; so the trainer is transformers' own,
+with TRL's fused LM head. Of a batch the data loader knows only places; what lies there is looked up when it is needed,
+after the policy that draws it has been trained. No reference model is kept: the reference is the policy at the
+beginning of a round's comparisons, whose log-probabilities are computed there, once, and kept on the disk.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+
+from rlbench import preemption, processes
+from rlbench.budget import Ledger
+from rlbench.config import Config, PreferenceConfig
+from rlbench.data.record import Record
+from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
+from rlbench.preference.rounds import Round, make_rounds
+from rlbench.preference.store import Drawn, Preference, Store, preferences
+from rlbench.preference.tuples import below, best_and_worst
+from rlbench.rewards.combine import weighted_sum
+from rlbench.rewards.returns import tail_returns
+from rlbench.rewards.scorer import ListScorer, score
+from rlbench.runs import Run
+from rlbench.safety import NoTuples
+from rlbench.seeding import evaluation_stream, order, stream_seed
+from rlbench.stages.common import shared_arguments
+from rlbench.stages.demonstrations import demonstration_tokens
+from rlbench.stages.evaluate import generate, prompt_ids
+from rlbench.stages.metered import Metered
+from rlbench.stages.parallel import on_each, parallel_arguments, whole_policy
+
+LISTS_OF_A_PART = 1024
+"""About how many lists are drawn between two moments at which a run can stop and go on."""
+TUPLES_OF_A_PART = 1024
+"""Of how many tuples the reference's log-probabilities stand in one file."""
+PROMPTS, LISTS, TUPLES = range(3)
+"""Which stream of random numbers of a seed."""
+
+
+class Lists:
+    """Draws the lists of a round, and makes tuples of them.
+
+    Args:
+        config: how they are drawn and judged.
+        run: whose folder keeps them.
+        records: what prompts are drawn from; each with a demonstration where that is what is chosen.
+        scorer: the reward.
+    """
+
+    def __init__(self, config: Config, run: Run, records: Sequence[Record], scorer: ListScorer):
+        assert isinstance(config.algorithm, PreferenceConfig)
+        self.config, self.method, self.run = config, config.algorithm, run
+        self.records, self.scorer = records, scorer
+        self.store = Store(run.root / "preferences")
+        self.rounds = make_rounds(self.method, config.trainer.rl)
+
+    def parts(self, one: Round) -> list[range]:
+        """The prompts of each part of a round, as numbers counted over all rounds."""
+        size = max(LISTS_OF_A_PART // self.config.trainer.rl.group_size, 1)
+        return [one.prompts[start : start + size] for start in range(0, len(one.prompts), size)]
+
+    def drawn_before(self, one: Round) -> bool:
+        """Whether all parts of a round are there."""
+        return all(self.store.part(one.number, part).is_file() for part in range(len(self.parts(one))))
+
+    def read(self, one: Round) -> tuple[pa.Table, Drawn]:
+        """The tuples of a round whose lists have been drawn, and what was drawn for them."""
+        return self.store.read(one.number, len(self.parts(one)))
+
+    def draw(self, one: Round, policy: PreTrainedModel, ledger: Ledger, tell: Callable[[str], None]) -> None:
+        """Draw what is missing of the lists of a round; for all processes together.
+
+        Args:
+            policy: with all its weights on every process.
+            ledger: where the time is counted.
+            tell: told how far it is.
+
+        Raises:
+            Preempted: between two parts, where a process was told to stop.
+        """
+        group, parts = self.config.trainer.rl.group_size, self.parts(one)
+        for part, prompts in enumerate(parts):
+            before = (prompts.start - one.prompts.start) * group
+
+            def lists(done: int, before: int = before) -> None:
+                tell(f"lists {before + done * processes.count()}/{len(one.prompts) * group}")
+
+            if not processes.on_main(self.store.part(one.number, part).is_file):
+                self._draw_part(one, part, prompts, policy, ledger, lists)
+            if any(processes.gather(preemption.requested())):
+                raise preemption.Preempted(f"told to stop while lists were drawn; {preemption.GOES_ON}")
+
+    def _draw_part(
+        self,
+        one: Round,
+        part: int,
+        prompts: range,
+        policy: PreTrainedModel,
+        ledger: Ledger,
+        tell: Callable[[int], None],
+    ) -> None:
+        records = [self.records[place] for place in self._places(prompts)]
+        mine, group = records[processes.index() :: processes.count()], self.config.trainer.rl.group_size
+        generation, seed = self.config.generation, self.config.seed
+        with (
+            ledger.phase("rollout"),
+            evaluation_stream(stream_seed(seed, LISTS, one.number, part, processes.index())),
+        ):
+            completions = generate(
+                policy,
+                self.scorer.reader.tokenizer,
+                [record.prompt for record in mine for _ in range(group)],
+                max_new_tokens=generation.max_new_tokens,
+                batch_size=self.config.trainer.rl.completions_per_update // processes.count(),
+                eos_token_ids=self.scorer.reader.eos_token_ids,
+                sampling={
+                    "temperature": generation.temperature,
+                    "top_p": generation.top_p,
+                    "top_k": generation.top_k,
+                },
+                progress=tell,
+            )
+        with ledger.phase("reward"):
+            found = self._make(mine, [completion.ids for completion in completions])
+        gathered = processes.gather(found)
+        # In the order of the prompts, whatever the number of processes.
+        rows = [gathered[i % len(gathered)][0][i // len(gathered)] for i in range(len(records))]
+        drawn = sum((of_process for _, of_process in gathered), Drawn())
+        processes.on_main(
+            lambda: self.store.write(one.number, part, [row for of_prompt in rows for row in of_prompt], drawn)
+        )
+
+    def _places(self, prompts: range) -> list[int]:
+        """Records of prompts: all once in an order of their own, then all again in another."""
+        turns = [divmod(number, len(self.records)) for number in prompts]
+        orders = {turn: order(len(self.records), self.config.seed, PROMPTS, turn) for turn in {t for t, _ in turns}}
+        return [orders[turn][place] for turn, place in turns]
+
+    def _make(self, records: Sequence[Record], ids: list[list[int]]) -> tuple[list[list[Preference]], Drawn]:
+        """The tuples of each record from its lists, which stand next to each other; and what was measured."""
+        group, tokenizer = self.config.trainer.rl.group_size, self.scorer.reader.tokenizer
+        if not records:
+            return [], Drawn()
+        truths = [[{"title": t, "year": y} for t, y in record.ground_truth] for record in records]
+        totals = self.scorer(
+            completion_ids=ids,
+            ground_truth=[truth for truth in truths for _ in range(group)],
+            seen_titles=[record.seen_titles for record in records for _ in range(group)],
+        )
+        drawn = Drawn(len(records), len(ids), sum(map(len, ids)), sums=self._measured(ids, totals))
+        demonstrated = self._rewards_of_demonstrations(records) if self.method.chosen == "demonstration" else None
+        tuples: list[list[Preference]] = []
+        for row, record in enumerate(records):
+            lists, rewards = ids[row * group : (row + 1) * group], totals[row * group : (row + 1) * group]
+            prompt = prompt_ids(tokenizer, record.prompt)
+            chosen: list[tuple[list[int], float, list[int]]]
+            if demonstrated is None:
+                pairs = best_and_worst(rewards, self.method.negatives, self.method.tuples_per_prompt)
+                chosen = [(lists[best], rewards[best], worst) for best, worst in pairs]
+            else:
+                _, demonstration = demonstration_tokens(record, tokenizer, self.config.trainer.sft.max_length)
+                reward = demonstrated[row]
+                worse = below(reward, rewards, self.method.negatives, self.method.tuples_per_prompt)
+                chosen = [(demonstration, reward, places) for places in worse]
+            tuples.append(
+                [
+                    Preference(
+                        context_id=record.context_id,
+                        prompt=prompt,
+                        chosen=best,
+                        rejected=[lists[place] for place in places],
+                        chosen_reward=reward,
+                        rejected_rewards=[rewards[place] for place in places],
+                    )
+                    for best, reward, places in chosen
+                ]
+            )
+        drawn.without_tuple = sum(not of_prompt for of_prompt in tuples)
+        return tuples, drawn
+
+    def _rewards_of_demonstrations(self, records: Sequence[Record]) -> list[float]:
+        texts = [record.completion[-1]["content"] for record in records if record.completion]
+        tokenizer, longest = self.scorer.reader.tokenizer, self.config.trainer.sft.max_length
+        lengths = [len(demonstration_tokens(record, tokenizer, longest)[1]) for record in records]
+        judged, _ = self.scorer.judge(
+            texts,
+            [record.ground_truth for record in records],
+            [record.seen_titles for record in records],
+            lengths,
+            [True] * len(records),
+        )
+        rewards: list[float] = score(judged, self.scorer.facts, self.scorer.reward).totals.tolist()
+        return rewards
+
+    def _measured(self, ids: Sequence[Sequence[int]], totals: Sequence[float]) -> dict[str, float]:
+        """Sums over lists of what the RL stage records of rollouts, by the names of `metrics.jsonl`."""
+        rewards, lists = self.scorer.rewards, self.scorer.lists
+        assert rewards is not None
+        sums = {
+            "reward": sum(totals),
+            "hits": rewards.hits.sum().item(),
+            "success": rewards.success.sum().item(),
+            "list_length": sum(len(scored.parsed.films) for scored in lists),
+            "completion_length": sum(map(len, ids)),
+            "truncated": sum(not scored.finished for scored in lists),
+        }
+        if len(self.scorer.reward.terms) > 1:
+            terms = (rewards.gains.sum(2) + rewards.scores).sum(0).tolist()
+            sums |= {f"term/{name}": value for name, value in zip(self.scorer.reward.terms, terms, strict=True)}
+        weights = torch.tensor([term["weight"] for term in self.scorer.reward.terms.values()], dtype=torch.float64)
+        returns = torch.stack([tail_returns(gains, self.scorer.reward.gamma) for gains in rewards.gains.unbind(1)], 1)
+        for name, of_ranks in (("reward", weighted_sum(returns, weights)), ("hits", rewards.hits)):
+            sums |= {f"{name}@{k}": value for k, value in enumerate(of_ranks.double().sum(0).tolist(), start=1)}
+        return {name: float(value) for name, value in sums.items()}
+
+
+class PreferenceTrainer(Metered, Trainer):
+    """Training on tuples of lists.
+
+    Args:
+        lists: where they come from.
+        config: the run's.
+        start: folder of the model that the policy starts from.
+        updates_done: those of the checkpoint that the run goes on from; 0 at its start.
+        ledger: what the run spends.
+        tell: told of how far the drawing of lists is.
+        **kwargs: as for transformers' `Trainer`, without data.
+
+    Attributes:
+        ledger: what the run spends.
+        scorer: the reward.
+        memory: nothing; what a checkpoint keeps of other algorithms.
+    """
+
+    def __init__(
+        self,
+        *,
+        lists: Lists,
+        config: Config,
+        start: Path,
+        updates_done: int,
+        ledger: Ledger,
+        tell: Callable[[str], None] = lambda note: None,
+        **kwargs: Any,
+    ):
+        args: TrainingArguments = kwargs["args"]
+        self.lists, self.config, self.start, self.ledger, self.tell = lists, config, start, ledger, tell
+        self.method = lists.method
+        self.of_tuple = 1 + self.method.negatives
+        self.per_update = config.trainer.rl.completions_per_update // self.of_tuple
+        self.scorer = lists.scorer
+        self.memory: dict[str, float] = {}
+        places = args.max_steps * self.per_update
+        super().__init__(data_collator=_places, train_dataset=range(places), **kwargs)
+        disable_dropout_in_model(self.model)
+        add_fused_lm_head(self.model, outputs=("log_probs", "entropy"))
+        self.model_accepts_loss_kwargs = False  # micro-batches are of one size, and each loss is a mean over it
+        self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list)}
+        self._round: Round | None = None
+        self._tuples: pa.Table | None = None
+        self._reference: pa.Table | None = None
+        self._order = lru_cache(maxsize=2)(order)
+        if processes.is_main():
+            lists.store.rewind(lists.rounds, updates_done)
+        processes.barrier()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(self.train_dataset)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Places in the run -> the tuples that lie there, as tensors."""
+        update = self.state.global_step
+        if self._round is None or update >= self._round.end:
+            self._begin(next(one for one in self.lists.rounds if update < one.end))
+        assert self._round is not None
+        compares = update >= self._round.preference
+        if compares and self._reference is None:
+            self._begin_comparing(self._round)
+        rows = self._rows(inputs["places"].tolist(), self._round, compares)
+        tuples = preferences(self._tuples, rows)
+        if not compares:
+            return self._batch([(row.prompt, row.chosen) for row in tuples])
+        assert self._reference is not None
+        batch = self._batch([(row.prompt, ids) for row in tuples for ids in row.lists])
+        logps = self._reference.take(rows)["logps"].to_pylist()
+        of_lists = [torch.tensor(of_list) for of_tuple in logps for of_list in of_tuple]
+        reference = torch.zeros(batch["completion_mask"].shape)
+        reference[batch["completion_mask"].bool().cpu()] = torch.cat(of_lists)
+        return batch | {"reference": reference[:, 1:].to(batch["input_ids"].device)}
+
+    def _begin(self, one: Round) -> None:
+        update = self.state.global_step
+        if update == one.first:
+            if not processes.on_main(lambda: self.lists.drawn_before(one)):
+                with self.ledger.phase("rollout"), whole_policy(self, self.config, self.start) as policy:
+                    self.lists.draw(one, policy, self.ledger, self.tell)
+        elif not self.lists.drawn_before(one):
+            raise self._gone(one, "lists")
+        self._tuples, drawn = self.lists.read(one)
+        self._round, self._reference = one, None
+        if update == one.first:
+            self.ledger.add(
+                prompts=drawn.prompts, completions=drawn.completions, generated_tokens=drawn.generated_tokens
+            )
+            metrics = self._metrics["train"]
+            for name, value in drawn.means().items():
+                metrics[name].append(value)
+            metrics["tuples"].append(len(self._tuples))
+            metrics["without_tuple"].append(drawn.without_tuple / drawn.prompts)
+        if not len(self._tuples):
+            raise NoTuples(one.number, update, drawn.prompts)
+
+    def _begin_comparing(self, one: Round) -> None:
+        """Have the reference's log-probabilities of the round's lists."""
+        store, number = self.lists.store, one.number
+        assert self._tuples is not None
+        parts = math.ceil(len(self._tuples) / TUPLES_OF_A_PART)
+        missing = processes.on_main(lambda: [i for i in range(parts) if not store.reference(number, i).is_file()])
+        if missing and self.state.global_step != one.preference:
+            raise self._gone(one, "log-probabilities of the reference")
+        for part in missing:
+            first = part * TUPLES_OF_A_PART
+            rows = range(first, min(first + TUPLES_OF_A_PART, len(self._tuples)))
+            with self.ledger.phase("reference"):
+                logps = self._logps_of(rows)
+            if processes.is_main():
+                store.write_reference(number, part, logps)
+            processes.barrier()
+        self._reference = store.read_reference(number, parts)
+
+    def _gone(self, one: Round, what: str) -> RuntimeError:
+        return RuntimeError(
+            f"{what} of round {one.number + 1} are missing in {self.lists.store.round(one.number)}: they were made at "
+            f"an update that lies behind. Remove {self.lists.run.checkpoints}, and the same command trains from the "
+            "start"
+        )
+
+    @torch.no_grad()
+    def _logps_of(self, rows: range) -> list[list[list[float]]]:
+        """The policy's log-probabilities of the lists of tuples, of each token; processes take turns, in as many steps
+        each, as sharded weights need it."""
+        assert self._tuples is not None
+        size, index, count = self.args.per_device_train_batch_size, processes.index(), processes.count()
+        mine: dict[int, list[list[float]]] = {}
+        for step in range(math.ceil(len(rows) / (size * count))):
+            first = (step * count + index) * size
+            places = [rows[min(first + i, len(rows) - 1)] for i in range(size)]
+            found = preferences(self._tuples, places)
+            batch = self._batch([(row.prompt, ids) for row in found for ids in row.lists])
+            with self.accelerator.autocast():
+                logps, counted, _ = self._scores(self.model_wrapped, batch)
+            of_lists = [row[kept.bool()].tolist() for row, kept in zip(logps, counted, strict=True)]
+            for i, place in enumerate(places):
+                mine[place] = of_lists[i * self.of_tuple : (i + 1) * self.of_tuple]
+        of_all = {place: logps for of_process in processes.gather(mine) for place, logps in of_process.items()}
+        return [of_all[place] for place in rows]
+
+    def _rows(self, places: list[int], one: Round, compares: bool) -> list[int]:
+        """Tuples at places: in a phase all come once in an order of their own, then all again in another.
+
+        An update has as many lists in both phases, so that a place is one tuple where lists are compared and as many
+        chosen lists, each of another tuple, where they are not.
+        """
+        assert self._tuples is not None
+        first = one.preference if compares else one.first
+        offset, width = first * self.per_update, 1 if compares else self.of_tuple
+        numbers = [(place - offset) * width + i for place in places for i in range(width)]
+        rows = []
+        for turn, place in (divmod(number, len(self._tuples)) for number in numbers):
+            rows.append(
+                self._order(len(self._tuples), self.config.seed, TUPLES, one.number, int(compares), turn)[place]
+            )
+        return rows
+
+    def _batch(self, lists: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
+        """(S, T) ids, mask and mask of completions, padded on the right."""
+        longest = max(len(prompt) + len(ids) for prompt, ids in lists)
+        padding = self.scorer.reader.tokenizer.pad_token_id
+        shape = (len(lists), longest)
+        input_ids, mask = torch.full(shape, padding), torch.zeros(shape, dtype=torch.long)
+        completion = torch.zeros(shape, dtype=torch.long)
+        for row, (prompt, ids) in enumerate(lists):
+            start, end = len(prompt), len(prompt) + len(ids)
+            input_ids[row, :end] = torch.tensor([*prompt, *ids])
+            mask[row, :end] = completion[row, start:end] = 1
+            completion[row, :start] = 0
+        device = self.args.device
+        return {
+            "input_ids": input_ids.to(device),
+            "attention_mask": mask.to(device),
+            "completion_mask": completion.to(device),
+        }
+
+    def _scores(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(S, T - 1) log-probabilities of tokens, 0 outside completions, their mask, and the mean entropy there."""
+        mask = batch["completion_mask"]
+        outputs = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["input_ids"].masked_fill(mask == 0, -100),
+            fused_lm_head=True,
+        )
+        counted = mask[:, 1:]
+        entropy = (outputs.entropy.detach() * counted).sum() / counted.sum().clamp(min=1)
+        return outputs.log_probs * counted, counted, entropy
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        logps, counted, entropy = self._scores(model, inputs)
+        stats = {"entropy": entropy}
+        if "reference" in inputs:
+            moved = logps - inputs["reference"]
+            ratios = moved.sum(dim=1).view(-1, self.of_tuple)
+            loss = softmax_dpo(ratios[:, 0], ratios[:, 1:], self.method.beta).mean()
+            stats |= self._compared(ratios.detach())
+            drawn = counted.clone().view(-1, self.of_tuple, counted.size(1))
+            if self.method.chosen == "demonstration":
+                drawn[:, 0] = 0
+            # k2 (Schulman 2020), since the policy's own lists would have to be drawn for an unbiased estimate
+            of_tokens = moved.detach().square() / 2 * drawn.view_as(counted)
+            stats["kl"] = of_tokens.sum() / drawn.sum().clamp(min=1)
+        else:
+            loss = mean_negative_log_likelihood(logps.sum(dim=1), counted.sum(dim=1)).mean()
+        for name, value in stats.items():
+            self._metrics["train"][name].append(self.accelerator.reduce(value.detach(), reduction="mean").item())
+        self._account(loss, counted)
+        return loss
+
+    def _compared(self, ratios: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is recorded of (B, 1 + L) log-ratios; an implicit reward is beta times one (arXiv 2305.18290)."""
+        chosen, rejected = self.method.beta * ratios[:, 0], self.method.beta * ratios[:, 1:]
+        return {
+            "implicit_reward_chosen": chosen.mean(),
+            "implicit_reward_rejected": rejected.mean(),
+            "implicit_reward_margin": (chosen[:, None] - rejected).mean(),
+            "implicit_reward_accuracy": (chosen > rejected.amax(dim=1)).float().mean(),
+        }
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of what was measured since the last line."""
+        metrics = self._metrics["train"]
+        logs |= {name: sum(values) / len(values) for name, values in metrics.items()}
+        metrics.clear()
+        super().log(logs, start_time)
+
+
+def _places(rows: list[int]) -> dict[str, torch.Tensor]:
+    return {"places": torch.tensor(rows)}
+
+
+def preference_arguments(config: Config, output_dir: Path) -> TrainingArguments:
+    """transformers' arguments for this config."""
+    rl = config.trainer.rl
+    assert isinstance(config.algorithm, PreferenceConfig)
+    of_tuple = 1 + config.algorithm.negatives
+    at_once, accumulation = on_each(
+        rl.completions_per_update // of_tuple, rl.micro_batch_size // of_tuple, processes.count()
+    )
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=rl.updates,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=rl.learning_rate,
+        lr_scheduler_type=rl.schedule,
+        warmup_steps=rl.warmup_updates,
+        adam_beta2=rl.adam_beta2,
+        weight_decay=0.0,
+        max_grad_norm=rl.max_grad_norm,
+        logging_steps=1,
+        save_steps=rl.save_every,
+        seed=config.seed,
+        remove_unused_columns=False,
+        **shared_arguments(config) | parallel_arguments(config),
+    )
