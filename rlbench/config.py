@@ -224,11 +224,15 @@ class SFTConfig:
 
 @dataclass
 class RLConfig:
-    """RL stage. Batch sizes count completions over all devices together; `updates` are optimiser updates."""
+    """RL stage. Batch sizes count completions over all devices together; `updates` are optimiser updates.
+
+    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout.
+    """
 
     updates: int
     learning_rate: float
     schedule: str
+    learning_rate_steps: dict[int, float]
     warmup_updates: int
     completions_per_update: int
     group_size: int

@@ -73,10 +73,13 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         return identity | {"evaluation": contexts, "sft": sft, **shared}
     if not evaluation["samples"]:
         evaluation.pop("batch_size")
+    rl = {key: value for key, value in full["trainer"]["rl"].items() if key != "keep_checkpoints"}
+    if not rl["learning_rate_steps"]:
+        del rl["learning_rate_steps"]
     return identity | {
         "evaluation": evaluation,
         "sft": sft,
-        "rl": {key: value for key, value in full["trainer"]["rl"].items() if key != "keep_checkpoints"},
+        "rl": rl,
         "algorithm": full["algorithm"],
         "reward": full["reward"],
         "generation": rollout_identity(config.generation),

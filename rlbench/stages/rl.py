@@ -38,6 +38,7 @@ from rlbench.stages.common import quiet, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import Evaluation, eos_ids, evaluate
 from rlbench.stages.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
+from rlbench.stages.schedule import stepped
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
 
@@ -187,6 +188,7 @@ def train_rl(
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, demonstrations),
         ledger=ledger,
+        rate=stepped(rl.learning_rate, rl.learning_rate_steps) if rl.learning_rate_steps else None,
     )
     trainer.memory.update(totals.get("memory", {}))
     trainer.epochs_done = (earlier[1] if earlier else 0) // updates_of_an_epoch(config, len(records))
