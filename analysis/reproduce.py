@@ -622,7 +622,7 @@ def missing_sheet(comparison: Comparison) -> Sheet | None:
         notes += [
             f"GPU-hours: at most {total:,.0f} for one seed of all that is missing; a verdict takes two seeds or more "
             "(seed=3407,3408,3409). An upper bound, inferred: a port logged 5.5 to 5.7 s for 48 completions of 0.5B on "
-            "two H800; 384 completions are eight times that, other backbones go by their parameters, SFT by its updates.",
+            "two H800; 384 completions are eight times that, other backbones by parameters, SFT by updates.",
         ]
     header = ("Backbone", "Method", "GPU-hours", "Command")
     return Sheet("No run yet", header, tuple(lines), tuple(notes))
