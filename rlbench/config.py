@@ -5,7 +5,7 @@ transformers.
 """
 
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -226,13 +226,13 @@ class SFTConfig:
 class RLConfig:
     """RL stage. Batch sizes count completions over all devices together; `updates` are optimiser updates.
 
-    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout.
+    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout,
+    which is the default, so that the config.yaml of a run directory that knows no such setting reads.
     """
 
     updates: int
     learning_rate: float
     schedule: str
-    learning_rate_steps: dict[int, float]
     warmup_updates: int
     completions_per_update: int
     group_size: int
@@ -242,6 +242,7 @@ class RLConfig:
     max_grad_norm: float
     save_every: int
     keep_checkpoints: int
+    learning_rate_steps: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather
-from torch.optim.lr_scheduler import LambdaLR
 from trl import GRPOTrainer
 
 from rlbench.budget import Ledger
@@ -29,7 +28,6 @@ from rlbench.safety import NotFinite
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.engines import repeatable_batches, seeded_engine, seeded_requests
 from rlbench.stages.metered import Metered
-from rlbench.stages.schedule import Factor
 
 ZERO_VARIANCE = 1e-6  # above what GDPO's z-score over the batch leaves of units without signal
 
@@ -59,7 +57,6 @@ class RankedListTrainer(Metered, GRPOTrainer):
         scorer: the reward function; also passed to TRL as its only one.
         demonstrations: where batches of demonstrations come from, for an objective that needs them.
         ledger: what the run spends; one of its own where none is given.
-        rate: factor on the learning rate once so many updates are done, in place of the schedule of the arguments.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
@@ -72,8 +69,6 @@ class RankedListTrainer(Metered, GRPOTrainer):
         ValueError: where the objective needs demonstrations and there are none.
     """
 
-    lr_scheduler: Any
-
     def __init__(
         self,
         *,
@@ -81,10 +76,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
         scorer: ListScorer,
         demonstrations: Demonstrations | None = None,
         ledger: Ledger | None = None,
-        rate: Factor | None = None,
         **kwargs: Any,
     ):
-        self.rate = rate
         with seeded_engine(kwargs["args"]):
             super().__init__(reward_funcs=[scorer], **kwargs)
         if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
@@ -115,14 +108,6 @@ class RankedListTrainer(Metered, GRPOTrainer):
         for _ in range(self.epochs_done):
             torch.randperm(sampler.num_samples, generator=sampler.generator)
         return sampler
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if self.rate is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.rate)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
 
     def _generate(self, prompts: list[Any]) -> Any:
         with self.ledger.phase("rollout"):

@@ -188,8 +188,8 @@ def train_rl(
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, demonstrations),
         ledger=ledger,
-        rate=stepped(rl.learning_rate, rl.learning_rate_steps) if rl.learning_rate_steps else None,
     )
+    trainer.rate = stepped(rl.learning_rate, rl.learning_rate_steps)
     trainer.memory.update(totals.get("memory", {}))
     trainer.epochs_done = (earlier[1] if earlier else 0) // updates_of_an_epoch(config, len(records))
     quiet(trainer)
