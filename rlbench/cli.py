@@ -18,6 +18,8 @@ from rlbench.errors import BadInput, nearest
 from rlbench.processes import let_the_main_process_speak
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+EXPERIMENTS = CONF.parent / "experiments"
+"""Sweeps of paper tables, which Hydra finds behind `conf/`: `+table1=sweep`."""
 
 
 def fail(error: BadInput) -> NoReturn:
@@ -31,9 +33,9 @@ def fail(error: BadInput) -> NoReturn:
 
 
 def groups(more: Path | None = None) -> dict[str, list[str]]:
-    """Config groups and their options, as found in `conf/` and in a folder of the same shape."""
+    """Config groups and their options, as found in `conf/`, `experiments/` and a folder of the same shape."""
     found: dict[str, list[str]] = {}
-    for folder in [CONF, *([more] if more else [])]:
+    for folder in [CONF, EXPERIMENTS, *([more] if more else [])]:
         for path in sorted(folder.rglob("*.yaml")):
             group = path.parent.relative_to(folder).as_posix()
             if group != ".":

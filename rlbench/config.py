@@ -6,7 +6,7 @@ transformers.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +274,8 @@ class RLConfig:
 
     start: where it begins, which is also the reference policy: the SFT model (sft) or the untrained one (base). It has
     a default, so that the config.yaml of a run directory that knows no such setting reads.
+    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout,
+    which is the default, so that the config.yaml of a run directory that knows no such setting reads.
     """
 
     updates: int
@@ -289,6 +291,7 @@ class RLConfig:
     save_every: int
     keep_checkpoints: int
     start: str = "sft"
+    learning_rate_steps: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass

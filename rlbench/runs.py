@@ -80,6 +80,8 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         left_out.append("start")
     if not evaluation["samples"]:
         evaluation.pop("batch_size")
+    if not rl["learning_rate_steps"]:
+        left_out.append("learning_rate_steps")
     return identity | {
         "evaluation": evaluation,
         "sft": sft,

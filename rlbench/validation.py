@@ -17,6 +17,7 @@ from rlbench.config import (
     MatchingConfig,
     PreferenceConfig,
     RewardConfig,
+    RLConfig,
     SafetyConfig,
 )
 from rlbench.errors import nearest
@@ -131,7 +132,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     for key, rate in (("trainer.rl.learning_rate", rl.learning_rate), ("trainer.sft.learning_rate", sft.learning_rate)):
         if not 0 < rate < math.inf:
             problems.append(f"{key} = {rate} must be a positive number")
-    problems += _reward(config.reward) + _matching(config.matching)
+    problems += _steps(rl) + _reward(config.reward) + _matching(config.matching)
     if not 0 <= config.reward.gamma <= 1:
         problems.append(f"reward.gamma = {config.reward.gamma} must lie in [0, 1]")
     shares = {
@@ -213,6 +214,24 @@ def _safety(safety: SafetyConfig) -> list[str]:
     ]
     if safety.max_kl is not None and not safety.max_kl > 0:
         problems.append(f"safety.max_kl = {safety.max_kl} must be positive, or null")
+    return problems
+
+
+def _steps(rl: RLConfig) -> list[str]:
+    """What is wrong with a learning rate that falls in steps."""
+    key, problems = "trainer.rl.learning_rate_steps", []
+    if rl.learning_rate_steps and rl.schedule != "constant":
+        problems.append(f"{key} = {rl.learning_rate_steps} needs trainer.rl.schedule=constant, not '{rl.schedule}'")
+    for update, rate in rl.learning_rate_steps.items():
+        if update < 1:
+            problems.append(f"{key} names update {update}; an update done is at least 1")
+        elif update % rl.num_iterations:
+            problems.append(
+                f"{key} names update {update}, amid trainer.rl.num_iterations = {rl.num_iterations} updates "
+                "on one rollout; use a multiple"
+            )
+        if not 0 < rate < math.inf:
+            problems.append(f"{key} gives update {update} the rate {rate}, which must be a positive number")
     return problems
 
 

@@ -48,9 +48,17 @@ class _Sweeper(Sweeper):
         self.hydra_context, self.config, self.launcher = hydra_context, config, launcher
 
     def overrides(self, arguments: Sequence[str]) -> list[Override]:
-        """All overrides, of the experiment and of the command."""
+        """All overrides, of the experiment and of the command, which wins where both set a key."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        return parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        return merged(parser, self.params, arguments)
+
+
+def merged(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[Override]:
+    """Overrides of an experiment, without those whose key the command sets, and those of the command."""
+    of_command = parser.parse_overrides(list(arguments))
+    set_by_command = {override.key_or_group for override in of_command}
+    own = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    return [*(override for override in own if override.key_or_group not in set_by_command), *of_command]
 
 
 class PlainSweeper(_Sweeper):

@@ -1,20 +1,37 @@
-"""What trainers do around transformers' loop: time, counts, and losses and gradients that must be finite."""
+"""What trainers do around transformers' loop: time, counts, rates that fall in steps, finite losses and gradients."""
 
 import math
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from rlbench.budget import Ledger
 from rlbench.safety import NotFinite
+from rlbench.stages.schedule import Factor
 
 
 class Metered(Trainer):
-    """Stands before a trainer of transformers. Attributes: `ledger`, which knows what the run spends."""
+    """Stands before a trainer of transformers.
+
+    Attributes:
+        ledger: what the run spends.
+        rate: factor on the learning rate once so many updates are done, in place of the schedule of the arguments.
+    """
 
     ledger: Ledger
+    rate: Factor | None = None
+    lr_scheduler: Any
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.rate is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _account(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Count the tokens of a micro-batch (B, T) of every process.

@@ -40,6 +40,7 @@ from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import Evaluation, eos_ids, evaluate
 from rlbench.stages.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
 from rlbench.stages.preference import Lists, PreferenceTrainer, preference_arguments
+from rlbench.stages.schedule import stepped
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
 
@@ -90,7 +91,7 @@ def reference_sync(trainer: RankedListTrainer, config: Config, start: Path | Non
 
 
 def needs_demonstrations(config: Config) -> bool:
-    """Whether the algorithm learns from demonstrations beside its rollouts: in a supervised term, or as chosen lists."""
+    """Whether the algorithm learns from demonstrations too: in a supervised term, or as chosen lists."""
     if config.stage != "rl":
         return False
     if isinstance(config.algorithm, PreferenceConfig):
@@ -204,6 +205,7 @@ def train_rl(
         trainer = policy_trainer(
             config, run, policy, tokenizer, records, demonstrations, scorer, ledger, earlier, rollouts
         )
+    trainer.rate = stepped(rl.learning_rate, rl.learning_rate_steps)
     trainer.memory.update(totals.get("memory", {}))
     trainer.add_callback(Recorder(run, tracker, progress, shown))
     trainer.add_callback(spending)

@@ -1,0 +1,13 @@
+"""Lets Hydra find the sweeps of `experiments/`: `+table1=sweep` is the file experiments/table1/sweep.yaml."""
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from rlbench.cli import EXPERIMENTS
+
+
+class ExperimentsSearchPath(SearchPathPlugin):
+    """Adds the folder behind `conf/`, whatever folder a command is given in."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("rlbench", f"file://{EXPERIMENTS}")

@@ -1,0 +1,148 @@
+"""The rule behind verdicts, against plain arithmetic and simulated truth; and what is said without runs."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis import reproduce
+from analysis.reported import EXPERIMENTS, read_rows, standard_error
+from analysis.statistics import Scores, mean_interval
+from analysis.verdicts import (
+    DIFFERS,
+    FEW_SEEDS,
+    NOT_SHOWN,
+    OPPOSITE,
+    REPRODUCED,
+    SAME_SIGN,
+    UNDECIDED,
+    interval_of_difference,
+    judge,
+    level,
+    sign,
+)
+from benchmarks.reproduction import simulate
+
+
+def scores(seeds: int, spread: float, contexts: int = 400) -> Scores:
+    rng = np.random.default_rng(3)
+    values = 0.1 + spread * rng.normal(size=(seeds, 1, 1)) + 0.05 * rng.normal(size=(1, contexts, 1))
+    return Scores(np.repeat(values, 1, axis=0), np.arange(contexts), tuple(range(seeds)))
+
+
+def test_the_interval_is_the_t_interval_where_only_trainings_vary() -> None:
+    """One more training of the same method: mean ± t · s · sqrt(1 + 1/S), the prediction interval of a textbook."""
+    draws = np.array([0.101, 0.108, 0.097, 0.103])
+    half = interval_of_difference(draws.mean()[None], draws.var(ddof=1)[None] / 4, 4, np.zeros(1), 99, 0.0)
+    expected = stats.t.ppf(0.975, 3) * draws.std(ddof=1) * math.sqrt(1 + 1 / 4)
+    assert half[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_interval_counts_the_samples_of_both_sides() -> None:
+    """Without trainings: our variance and the reported one, which is not taken for smaller than ours."""
+    one = np.zeros(1)
+    wide = interval_of_difference(one, one, 1, np.array([0.003**2]), 1e9, 0.004)
+    assert wide[0] == pytest.approx(1.959964 * math.hypot(0.003, 0.004), rel=1e-5)
+    clustered = interval_of_difference(one, one, 1, np.array([0.005**2]), 1e9, 0.004)
+    assert clustered[0] == pytest.approx(1.959964 * 0.005 * math.sqrt(2), rel=1e-5)
+
+
+def test_an_estimate_goes_into_the_interval_with_its_parts() -> None:
+    """From per-query scores: the seeds' part is the variance of seed means over S, the rest is the contexts'."""
+    found = scores(5, 0.01)
+    estimate = mean_interval(found)
+    means = found.values[:, :, 0].mean(axis=1)
+    assert estimate.share[0] * estimate.error[0] ** 2 == pytest.approx(means.var(ddof=1) / 5, rel=1e-6)
+    said = level(estimate, 0, 5, 0.1, 0.0025, trained=True)
+    trainings = means.var(ddof=1) * (1 + 1 / 5)
+    assert said.high - said.low > 2 * stats.t.ppf(0.975, 4) * math.sqrt(trainings)
+    assert said.difference == pytest.approx(means.mean() - 0.1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(-0.1, 0.1, REPRODUCED), (-0.2, 0.1, UNDECIDED), (-0.1, 0.3, UNDECIDED), (0.01, 0.1, DIFFERS), (-9, -1, DIFFERS)],
+)
+def test_the_verdict_on_an_interval(low: float, high: float, verdict: str) -> None:
+    assert judge(low, high, 0.15) == verdict
+
+
+def test_one_training_decides_nothing_and_no_training_may() -> None:
+    estimate = mean_interval(scores(1, 0.0))
+    assert level(estimate, 0, 1, 0.5, 0.0025, trained=True).verdict == FEW_SEEDS
+    assert level(estimate, 0, 1, 0.5, 0.0025, trained=False).verdict == DIFFERS
+
+
+@pytest.mark.parametrize(
+    ("reported", "ours", "p", "verdict"),
+    [(1.0, 2.0, 0.04, SAME_SIGN), (-1.0, 2.0, 0.04, OPPOSITE), (1.0, 2.0, 0.06, NOT_SHOWN), (1.0, 0.0, 1.0, NOT_SHOWN)],
+)
+def test_the_verdict_on_a_sign(reported: float, ours: float, p: float, verdict: str) -> None:
+    assert sign(reported, ours, p) == verdict
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+@pytest.mark.parametrize("spread", [0.001, 0.004])
+def test_equal_methods_are_told_apart_no_more_often_than_one_time_in_twenty(
+    seeds: int, shared: float, spread: float
+) -> None:
+    assert simulate(seeds, spread, shared, 0.0, 4000).differs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_methods_that_differ_by_the_margin_are_rarely_called_reproduced_and_far_ones_differ() -> None:
+    assert simulate(3, 0.002, 0.0, -0.15 * 0.1079, 4000).reproduced < 0.025 + 3 * math.sqrt(0.025 / 4000)
+    assert simulate(3, 0.002, 0.5, -0.35 * 0.1079, 4000).differs > 0.95
+    assert simulate(5, 0.001, 0.5, 0.0, 4000).reproduced > 0.8
+
+
+def test_a_reported_number_has_the_error_that_is_stated_or_the_largest_there_can_be() -> None:
+    assert (
+        standard_error("reddit_v2", "ndcg@20", 0.1) == 0.0025 and standard_error("reddit_v2", "recall@5", 0.1) == 0.0035
+    )
+    rng = np.random.default_rng(0)
+    hits = rng.random((2000, 2613)) < 0.3
+    assert standard_error("redial", "recall@5", 0.3) == pytest.approx(hits.mean(axis=1).std(), rel=0.06)
+
+
+def test_without_runs_there_are_the_reported_numbers_commands_and_hours(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.main(["table1", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "CRAG (GPT-4o)" in said and ".1283" in said and "verl-GR" in said
+    assert "python run.py +table1=sweep dataset.path=FOLDER model=llama3.2_3b +method=rank_grpo_exp_inf" in said
+    assert "393" in said and "2,558" in said  # 15,800 updates · 89.6 GPU-seconds; the same times 3.213 / .494
+    written = (tmp_path / "out" / "table1.md").read_text()
+    for row in read_rows(EXPERIMENTS / "table1" / "expected.csv"):
+        assert all(reproduce.number(value) in written for value in row.values.values())
+    with (tmp_path / "out" / "table1.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["verdict"] for line in lines} == {"no run"} and {line["kind"] for line in lines} == {
+        "level",
+        "gain",
+        "order",
+    }
+    assert r"\toprule" in (tmp_path / "out" / "table1.tex").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tabel1"], "Did you mean 'table1'?"),
+        (["table1", "--runs", "nowhere"], "--runs nowhere: there is no such folder"),
+    ],
+)
+def test_what_is_not_there_is_named(arguments: list[str], said: str, capsys) -> None:
+    assert reproduce.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_hours_are_those_of_the_port_eight_times() -> None:
+    comparison = reproduce.compare("table4")
+    grpo = next(e for e in comparison.entries if e.method == "grpo" and e.backbone == "Qwen2.5-0.5B")
+    assert grpo.cell is not None and reproduce.gpu_hours(grpo.cell) == pytest.approx(15800 * 2 * 8 * 5.6 / 3600)
+    zero_shot = reproduce.compare("table1").entries[0]
+    assert zero_shot.cell is not None and reproduce.gpu_hours(zero_shot.cell) is None

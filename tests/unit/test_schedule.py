@@ -1,0 +1,53 @@
+"""A learning rate that falls in steps: the factor, what is refused, and the identity of runs without steps."""
+
+import pytest
+
+from rlbench.runs import locate, stage_config
+from rlbench.stages.schedule import stepped
+from rlbench.validation import validate
+from tests.conftest import composed
+
+
+def slowly(rate: float, steps: dict[int, float], done: int) -> float:
+    """The rate, found by walking through all updates."""
+    current = rate
+    for update in range(done + 1):
+        current = steps.get(update, current)
+    return current
+
+
+@pytest.mark.parametrize("steps", [{4: 1e-7}, {8: 1e-7, 2: 5e-7, 5: 2.5e-7}])
+def test_the_rate_once_so_many_updates_are_done(steps: dict[int, float]) -> None:
+    factor = stepped(1e-6, steps)
+    assert factor is not None and stepped(1e-6, {}) is None
+    for done in range(12):
+        assert 1e-6 * factor(done) == pytest.approx(slowly(1e-6, steps, done), rel=1e-12)
+
+
+def test_steps_are_part_of_a_run_only_where_there_are_any() -> None:
+    without, within = composed(), composed("+trainer.rl.learning_rate_steps={40:1e-5}")
+    assert "learning_rate_steps" not in stage_config(without, "rl")["rl"]
+    assert stage_config(within, "rl")["rl"]["learning_rate_steps"] == {40: 1e-5}
+    assert locate(without, "rl").hash != locate(within, "rl").hash
+    assert locate(without, "sft").hash == locate(within, "sft").hash
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["+trainer.rl.learning_rate_steps={41:1e-5}"], "amid trainer.rl.num_iterations = 2"),
+        (["+trainer.rl.learning_rate_steps={0:1e-5}"], "update 0; an update done is at least 1"),
+        (["+trainer.rl.learning_rate_steps={40:0}"], "the rate 0.0, which must be a positive number"),
+        (
+            ["+trainer.rl.learning_rate_steps={40:1e-5}", "trainer.rl.schedule=cosine"],
+            "needs trainer.rl.schedule=constant, not 'cosine'",
+        ),
+    ],
+)
+def test_steps_that_make_no_sense_are_refused(overrides: list[str], said: str) -> None:
+    (problem,) = validate(composed(*overrides))
+    assert problem.startswith("trainer.rl.learning_rate_steps") and said in problem
+
+
+def test_a_rate_that_falls_is_accepted() -> None:
+    assert validate(composed("+trainer.rl.learning_rate_steps={40:1e-5,60:1e-6}")) == []
