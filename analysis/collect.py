@@ -52,6 +52,8 @@ LATER_BUDGET_FIELDS = (
     ("energy_joules", "gpu"),
 )
 """Paths in a budget that not every run of the schema has, or that may be null: NaN there."""
+SPENDING = ("completions", "prompts", "generated_tokens", "trained_tokens", "seconds")
+"""What budget.jsonl counts, from the start of training to an update."""
 SPLITS = ("train", "validation", "test")
 NUMBER = (int, float)
 MEAN_TOLERANCE = 1e-6
@@ -91,6 +93,7 @@ class Run:
         queries: one row a test sample: context_id, sample, n_truth and the float column of each per-query metric.
         curves: metrics.jsonl: step, split, metric, value; for a step that was measured twice, the later value.
         notices: what the user should know though the run is used.
+        spending: budget.jsonl: update and `SPENDING` until then, by update; empty where there is no such file.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Run:
     queries: pd.DataFrame
     curves: pd.DataFrame
     notices: tuple[str, ...] = ()
+    spending: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -136,6 +140,8 @@ class Collection:
         problems: what is left out or odd, by run.
         settings: run to the settings that its hash was made from, dotted key to value, without seeds of training; a run
             without identity.json is absent.
+        spending: one row a run and logged update: run, update and `SPENDING` from the start of training to it; a run
+            without budget.jsonl is absent.
     """
 
     runs: pd.DataFrame
@@ -143,6 +149,7 @@ class Collection:
     curves: pd.DataFrame
     problems: tuple[Problem, ...] = field(default=())
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    spending: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["run", "update", *SPENDING]))
 
     def groups(self) -> "list[Collection]":
         """One collection for each experiment, dataset and model, in the order of their names; without problems."""
@@ -151,7 +158,9 @@ class Collection:
             names = set(runs["run"])
             queries, curves = (frame[frame["run"].isin(names)] for frame in (self.queries, self.curves))
             settings = {run: known for run, known in self.settings.items() if run in names}
-            parts.append(Collection(runs.reset_index(drop=True), queries, curves, settings=settings))
+            spending = self.spending[self.spending["run"].isin(names)]
+            whole = runs.reset_index(drop=True)
+            parts.append(Collection(whole, queries, curves, settings=settings, spending=spending))
         return parts
 
 
@@ -209,6 +218,7 @@ def read_run(path: Path, name: str) -> Run:
         queries=queries,
         curves=curves,
         notices=(*_stop_notices(result), *_nan_notices(curves)),
+        spending=_read_spending(path),
     )
 
 
@@ -327,6 +337,21 @@ def _read_curves(path: Path) -> pd.DataFrame:
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable", ignore_index=True)
 
 
+def _read_spending(path: Path) -> pd.DataFrame:
+    """budget.jsonl as update and `SPENDING`; empty where there is none. Of two lines of an update the later counts."""
+    file = path / "budget.jsonl"
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else (), start=1):
+        try:
+            row = json.loads(line)
+            rows.append((int(row["update"]), *(float(row[key]) for key in SPENDING)))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise Unusable(f"half-written: line {number} of budget.jsonl is not what an update had spent") from None
+    kinds = {"update": "int64"} | dict.fromkeys(SPENDING, "float64")
+    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+    return frame.drop_duplicates("update", keep="last").sort_values("update", ignore_index=True)
+
+
 def _stop_notices(result: Mapping[str, Any]) -> tuple[str, ...]:
     stopped = result.get("stopped")
     return (f"stopped early at update {stopped['update']}: {stopped['reason']}",) if stopped else ()
@@ -443,6 +468,7 @@ def _frames(runs: Sequence[Run], problems: tuple[Problem, ...]) -> Collection:
         curves=_stack([(run.name, run.curves) for run in runs]),
         problems=problems,
         settings={run.name: _flatten(run.identity) for run in runs if run.identity is not None},
+        spending=_stack([(run.name, run.spending) for run in runs]),
     )
 
 
