@@ -9,8 +9,9 @@ import pandas as pd
 from rich.console import Console
 
 from analysis import curves, tables
-from analysis.collect import Collection, collect
+from analysis.collect import Collection, Problem, collect
 from analysis.command import add_out, make_parser, out_folder, refuse, show_problems, show_written, terminal
+from analysis.html import group_page, index_page
 from rlbench.errors import BadInput
 from rlbench.tracking import TrackerIdentity, check_modes, make_tracker
 
@@ -21,11 +22,16 @@ Reads every run below RUNS (any folder that holds STATUS) and writes to the --ou
   table.md, table.csv, table.tex   the comparison: Recall and NDCG on test with 95 % intervals, cost
   curves.png, curves.svg           Recall and NDCG on validation against updates
   training.png, training.svg       reward, entropy, KL, list length, ... of training against updates
-Where RUNS holds several experiments, datasets or models, each has a folder of its own below --out.
+  report.html                      all of it and more in one page: tables that sort, curves that tell values,
+                                   settings, budgets, sample lists, warnings; needs no network
+Where RUNS holds several experiments, datasets or models, each has a folder of its own below --out, and
+report.html in --out leads to their pages.
 
 Runs that are not done, half-written, of another schema version, duplicate or with NaN metrics are left
 out and named; the report is made from the others. Needs no model and no GPU.
 """
+PAGE = "report.html"
+
 EPILOG = """\
 example:  python -m analysis.report runs/mini --out reports/mini
           python -m analysis.report runs/mini --out reports/mini --tracker wandb
@@ -51,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for group in groups:
         folder = out if len(groups) == 1 else out / _folder(group)
         written += write_report(group, folder, options.resamples, console)
+        written.append(write_page(group, folder, options.runs, of_group(group, collection), options.resamples))
         if options.tracker != "none":
             track_report(options.tracker, group, options.runs, folder)
+    if len(groups) > 1:
+        written.append(write_index(groups, out, options.runs, collection))
     show_problems(console, options.runs, collection.problems)
     show_written(console, written)
     return 0
@@ -101,6 +110,42 @@ def write_report(group: Collection, out: Path, resamples: int, console: Console)
         else:
             written += curves.save(figure, out / name)
     return written
+
+
+def of_group(group: Collection, collection: Collection) -> list[Problem]:
+    """Problems of the runs that lie beside those of a group; all of them where there is no other group."""
+    if len(collection.runs) == len(group.runs):
+        return list(collection.problems)
+    beside = {cell_folder(run) for run in group.runs["run"]}
+    return [problem for problem in collection.problems if cell_folder(problem.run) in beside]
+
+
+def cell_folder(run: str) -> str:
+    """The folder of a run's dataset and model, in which all rows of one table lie."""
+    return (Path(run).parent.parent).as_posix()
+
+
+def write_page(group: Collection, out: Path, runs: Path, problems: Sequence[Problem], resamples: int) -> Path:
+    """Write report.html of one group.
+
+    Args:
+        out: folder to write to.
+        runs: the folder that was searched.
+        problems: of runs that belong to the group.
+    """
+    path = out / PAGE
+    path.write_text(group_page(group, runs, problems, resamples=resamples), encoding="utf-8", newline="\n")
+    return path
+
+
+def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection: Collection) -> Path:
+    """Write report.html of several groups, which leads to their pages."""
+    path = out / PAGE
+    told = {problem for group in groups for problem in of_group(group, collection)}
+    links = [(tables.group_title(group), f"{_folder(group).as_posix()}/{PAGE}", len(group.runs)) for group in groups]
+    rest = [problem for problem in collection.problems if problem not in told]
+    path.write_text(index_page(f"Reports of {runs.resolve().name}", links, rest), encoding="utf-8", newline="\n")
+    return path
 
 
 def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:

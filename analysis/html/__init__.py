@@ -1,0 +1,5 @@
+"""Reports as HTML pages that need nothing but a browser: `group_page` and `index_page`."""
+
+from analysis.html.page import group_page, index_page
+
+__all__ = ["group_page", "index_page"]

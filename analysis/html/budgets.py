@@ -1,0 +1,130 @@
+"""What each row spent: bars of seconds by phase, and a table."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.collect import Collection
+from analysis.html.grid import MISSING, Cell, Head, grid, number, percent, section, text
+from analysis.html.markup import Html, tag
+from analysis.html.rows import Look, named
+from analysis.tables import UNEQUAL, count, duration, unequal_budgets, unequal_note
+
+PHASES = {
+    "rollout": "#0072B2",
+    "update": "#D55E00",
+    "reference": "#CC79A7",
+    "reward": "#009E73",
+    "evaluation": "#E69F00",
+    "checkpoint": "#56B4E9",
+    "rest": "#8a8a8a",
+}
+"""Phases of a run in the order of the bars, with their colours; what total has beside them is the rest."""
+
+
+def budgets(group: Collection, looks: Sequence[Look]) -> Html:
+    """The section."""
+    runs = group.runs
+    unequal = unequal_budgets(runs[runs["stage"] == "rl"])
+    spent = {look.label: _means(runs[runs["run"].isin(look.runs)]) for look in looks}
+    shown = [look for look in looks if spent[look.label].get("seconds", 0) > 0]
+    if not shown:
+        return section("budgets", "Budgets", tag("p", "No run of this group spent anything."))
+    note = unequal_note(runs) if unequal else "All trained rows had the same updates, prompts and completions."
+    return section(
+        "budgets",
+        "Budgets",
+        tag("p", note, class_="warn" if unequal else None),
+        tag("p", "Means per run, of the row's own stage. Memory is the largest of its runs.", class_="note"),
+        _bars(shown, spent),
+        _table(shown, spent, unequal),
+    )
+
+
+def _means(runs: pd.DataFrame) -> dict[str, float]:
+    names = [name for name in runs.columns if name in COUNTS or name in EXTRAS or name.startswith("seconds")]
+    means = {name: float(runs[name].mean()) for name in names}
+    for name in ("peak_memory_bytes_process", "peak_memory_bytes_gpu"):
+        means[name] = float(runs[name].max())
+    return means
+
+
+COUNTS = {
+    "updates": "Updates",
+    "prompts": "Prompts",
+    "completions": "Completions",
+    "generated_tokens": "Tokens generated",
+    "trained_tokens": "Tokens trained",
+    "evaluation_tokens": "Tokens of evaluations",
+}
+EXTRAS = ("peak_memory_bytes_process", "peak_memory_bytes_gpu", "energy_joules_cpu", "energy_joules_gpu", "attempts")
+
+
+def phases(spent: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each phase that took any, and the rest of the total."""
+    known = {name: spent.get(f"seconds_{name}", np.nan) for name in PHASES if name != "rest"}
+    known = {name: value for name, value in known.items() if np.isfinite(value) and value > 0}
+    rest = spent["seconds"] - sum(known.values())
+    return known | ({"rest": rest} if rest > 0.005 * spent["seconds"] else {})
+
+
+def _bars(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]]) -> Html:
+    longest = max(spent[look.label]["seconds"] for look in looks)
+    used = [name for name in PHASES if any(name in phases(spent[look.label]) for look in looks)]
+    legend = [tag("span", tag("i", class_=f"phase {name}"), f" {name}", class_="key") for name in used]
+    bars = []
+    for look in looks:
+        parts = phases(spent[look.label])
+        pieces = [
+            tag(
+                "i",
+                class_=f"phase {name}",
+                style=f"width:{100 * value / longest:.3f}%",
+                title=f"{name}: {duration(value)} ({percent(value / spent[look.label]['seconds'])})",
+            )
+            for name, value in parts.items()
+        ]
+        told = ", ".join(f"{name} {duration(value)}" for name, value in parts.items())
+        bar = tag("span", pieces, class_="bar", role="img", aria_label=f"Seconds by phase: {told}")
+        total = tag("span", duration(spent[look.label]["seconds"]), class_="total")
+        bars.append(tag("div", tag("span", named(look), class_="who"), bar, total, class_="barrow"))
+    return tag(
+        "figure",
+        tag("figcaption", "Time of a run by phase. ", legend),
+        tag("div", bars, class_="bars"),
+    )
+
+
+def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], unequal: set[str]) -> Html:
+    used = [name for name in PHASES if any(name in phases(spent[look.label]) for look in looks)]
+    heads = [Head("Row", number=False), *(Head(title) for title in COUNTS.values()), Head("Time")]
+    heads += [Head(name.capitalize(), "seconds of this phase; m:ss, h:mm:ss") for name in used]
+    heads += [Head("Memory", "peak of the process, GiB"), Head("GPU memory", "peak, GiB")]
+    heads += [Head("Energy", "CPU and GPU as far as known, Wh"), Head("Starts", "attempts of a run, on average")]
+    rows = []
+    for look in looks:
+        own = spent[look.label]
+        parts = phases(own)
+        mark = UNEQUAL if look.label in unequal else ""
+        cells: list[Cell] = [text(named(look, mark), look.name)]
+        cells += [_count(own.get(name)) for name in COUNTS]
+        cells.append(number(own["seconds"], duration(own["seconds"])))
+        cells += [number(parts[name], duration(parts[name])) if name in parts else MISSING for name in used]
+        cells += [_gib(own[f"peak_memory_bytes_{of}"]) for of in ("process", "gpu")]
+        energy = np.nansum([own["energy_joules_cpu"], own["energy_joules_gpu"]]) / 3600
+        cells.append(number(energy, f"{energy:.3g}") if energy else MISSING)
+        starts = own["attempts"]
+        cells.append(number(starts, f"{starts:g}") if np.isfinite(starts) else MISSING)
+        rows.append(cells)
+    shown = [i for i in range(len(heads)) if any(row[i] is not MISSING for row in rows)]
+    rows = [[row[i] for i in shown] for row in rows]
+    return grid("budget-table", "What each row spent", [heads[i] for i in shown], rows)
+
+
+def _count(value: float | None) -> Cell:
+    return MISSING if value is None or not value else number(value, count(value))
+
+
+def _gib(value: float) -> Cell:
+    return number(value / 2**30, f"{value / 2**30:.2f}")

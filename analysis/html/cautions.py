@@ -1,0 +1,311 @@
+"""What a reader must know before believing a comparison, each found by a stated threshold."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.collect import Collection, Problem
+from analysis.html.curve_data import Measured
+from analysis.html.grid import folded, lines, many, percent, section, words
+from analysis.html.markup import Html, breakable, join, tag
+from analysis.html.provenance import Origin
+from analysis.html.rows import Look
+from analysis.html.verdict import Verdict
+from analysis.tables import metric_title, share, unequal_budgets, unequal_note
+
+DEGENERATE = 0.5
+"""Share of units without signal, on average over training, above which rows are named."""
+
+FEW_SEEDS = 5
+TOO_FEW_SEEDS = 3
+
+COLLAPSED_ENTROPY = 0.1
+"""Entropy over the last tenth of training, as a share of that over the first tenth, below which it has collapsed."""
+
+SHORT_LISTS = 0.8
+"""Entries a list on validation at the end, as a share of N, below which lists are short."""
+
+MANY_DUPLICATES = 0.2
+OUT_OF_CATALOGUE = 0.1
+CUT_OFF = 0.1
+"""Shares on test above which lists are repetitive, invented, or not ended by the model."""
+
+END = 0.1
+"""Of the training, what counts as its start and its end."""
+
+NAMED = 4
+"""Rows named in one caution; more are counted."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """One thing to know.
+
+    Attributes:
+        title: in a few words.
+        told: the sentence: which rows, by how much, what follows.
+        serious: a comparison does not hold without it; else a note.
+    """
+
+    title: str
+    told: str
+    serious: bool
+
+
+def cautions(
+    group: Collection,
+    looks: Sequence[Look],
+    origins: Mapping[str, Origin],
+    verdict: Verdict | None,
+    problems: Sequence[Problem],
+) -> list[Caution]:
+    """All that apply, the serious ones first."""
+    trained = [look for look in looks if look.stage == "rl"]
+    measured = Measured(group.curves)
+    found = [
+        *_seeds(trained),
+        *_missing_seeds(trained),
+        *_budgets(group),
+        *_stopped(group, trained),
+        *_power(verdict),
+        *_degenerate(measured, trained),
+        *_entropy(measured, trained),
+        *_lists(group, trained),
+        *_gaps(problems),
+        *_origin(origins),
+        *_checkpoints(group),
+    ]
+    return sorted(found, key=lambda caution: not caution.serious)
+
+
+def _named(rows: Sequence[Look], values: Sequence[str] = ()) -> str:
+    """The first rows by name, each with its value where there are values."""
+    shown = [f" ({value})" for value in values] or [""] * len(rows)
+    names = [look.name + value for look, value in zip(rows, shown, strict=True)]
+    return words(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+
+
+def _worst(rows: Sequence[Look], values: Sequence[str], trained: Sequence[Look]) -> str:
+    """How many of the trained rows, then those of them that come first."""
+    return f"{len(rows)} of {many(len(trained), 'trained row')}: {_named(rows, values)}"
+
+
+def _every(rows: Sequence[Look], trained: Sequence[Look]) -> str:
+    return "every trained row" if len(rows) == len(trained) > 1 else _named(rows)
+
+
+def _seeds(trained: Sequence[Look]) -> list[Caution]:
+    single = [look for look in trained if len(look.seeds) == 1]
+    fewer = [look for look in trained if 1 < len(look.seeds) < TOO_FEW_SEEDS]
+    few = [look for look in trained if TOO_FEW_SEEDS <= len(look.seeds) < FEW_SEEDS]
+    found = []
+    if single:
+        told = "Intervals are over contexts only, and say nothing of how much trainings differ."
+        found.append(Caution("One seed", f"{_capital(_every(single, trained))}. {told}", True))
+    if fewer:
+        told = "Only large differences can show, and a permutation test over seeds cannot go below p = .33."
+        found.append(Caution("Two seeds", f"{_capital(_every(fewer, trained))}. {told}", True))
+    if few:
+        counts = sorted({len(look.seeds) for look in few})
+        told = f"{words([str(count) for count in counts], 'or')} seeds: intervals hold, but power is low."
+        found.append(Caution("Few seeds", f"{_capital(_every(few, trained))}. {told}", False))
+    return found
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:] if text.startswith("every") else text
+
+
+def _missing_seeds(trained: Sequence[Look]) -> list[Caution]:
+    every = sorted({seed for look in trained for seed in look.seeds})
+    lacking = [look for look in trained if len(look.seeds) < len(every)]
+    if not lacking:
+        return []
+    missing = [", ".join(str(seed) for seed in every if seed not in look.seeds) for look in lacking]
+    told = f"Without a seed that other rows have: {_named(lacking, missing)}. Such rows do not pair by seed."
+    return [Caution("Missing seeds", told, True)]
+
+
+def _budgets(group: Collection) -> list[Caution]:
+    rl = group.runs[group.runs["stage"] == "rl"]
+    return [Caution("Unequal budgets", unequal_note(group.runs), True)] if unequal_budgets(rl) else []
+
+
+def _stopped(group: Collection, trained: Sequence[Look]) -> list[Caution]:
+    stopped = group.runs[group.runs["stopped_update"].notna()].set_index("run")["stopped_update"]
+    rows = [look for look in trained if any(run in stopped for run in look.runs)]
+    at = [", ".join(f"update {stopped[run]:.0f}" for run in look.runs if run in stopped) for look in rows]
+    return [Caution("Stopped early", f"{_named(rows, at)}.", True)] if rows else []
+
+
+def _power(verdict: Verdict | None) -> list[Caution]:
+    if verdict is None or verdict.detectable is None or not verdict.differences:
+        return []
+    largest = max(abs(one.mean) for one in verdict.differences)
+    if largest >= verdict.detectable:
+        return []
+    told = (
+        f"The largest difference to the leading row in {metric_title(verdict.metric)} is {share(largest)}; "
+        f"{many(verdict.seeds, 'seed')} and {many(verdict.contexts, 'test context')} find a true difference of "
+        f"{share(verdict.detectable)} in 80 % of the cases. That rows do not differ here does not show that they are "
+        "equal."
+    )
+    return [Caution("Low power", told, True)]
+
+
+def _means(measured: Measured, look: Look, metric: str) -> list[tuple[float, float, float]]:
+    """Of each run: mean over the training, over its first and over its last tenth, where they are known."""
+    found = []
+    for run in look.runs:
+        _, values = measured.series.get((run, "train", metric), (np.empty(0), np.empty(0)))
+        values = values[np.isfinite(values)]
+        if len(values):
+            part = max(1, round(END * len(values)))
+            found.append((float(values.mean()), float(values[:part].mean()), float(values[-part:].mean())))
+    return found
+
+
+def _degenerate(measured: Measured, trained: Sequence[Look]) -> list[Caution]:
+    found = [(look, _means(measured, look, "frac_zero_variance_units")) for look in trained]
+    shares = [(look, float(np.mean([mean for mean, _, _ in means]))) for look, means in found if means]
+    bad = sorted(((look, value) for look, value in shares if value > DEGENERATE), key=lambda one: -one[1])
+    if not bad:
+        return []
+    rows, shown = [look for look, _ in bad], [percent(value) for _, value in bad]
+    told = (
+        f"More than {percent(DEGENERATE)} of the credited units had no signal, on average over training: "
+        f"{_worst(rows, shown, trained)}. All lists of a prompt had "
+        "the same return there, so these samples were spent without effect."
+    )
+    return [Caution("Degenerate groups", told, False)]
+
+
+def _entropy(measured: Measured, trained: Sequence[Look]) -> list[Caution]:
+    bad, shares = [], []
+    for look in trained:
+        ratios = [last / first for _, first, last in _means(measured, look, "entropy") if first > 0]
+        collapsed = [ratio for ratio in ratios if ratio < COLLAPSED_ENTROPY]
+        if collapsed:
+            bad.append(look)
+            shares.append(f"{len(collapsed)} of {many(len(ratios), 'run')}, down to {percent(min(collapsed))}")
+    told = f"Entropy at the end is below {percent(COLLAPSED_ENTROPY)} of that at the start:"
+    return [Caution("Collapsed entropy", f"{told} {_worst(bad, shares, trained)}.", True)] if bad else []
+
+
+def _lists(group: Collection, trained: Sequence[Look]) -> list[Caution]:
+    length = int(group.runs.iloc[0]["list_length"])
+    found = []
+    for metric, limit, below, title, told in (
+        (
+            "list_length",
+            SHORT_LISTS * length,
+            True,
+            "Short lists",
+            f"Fewer than {percent(SHORT_LISTS)} of {length} entries",
+        ),
+        ("duplicates", MANY_DUPLICATES, False, "Repetitive lists", f"More than {percent(MANY_DUPLICATES)} duplicates"),
+        (
+            "in_catalog",
+            1 - OUT_OF_CATALOGUE,
+            True,
+            "Invented films",
+            f"More than {percent(OUT_OF_CATALOGUE)} of the ranks out of the catalogue",
+        ),
+        ("eos", 1 - CUT_OFF, True, "Lists cut off", f"More than {percent(CUT_OFF)} not ended by the model"),
+    ):
+        column = f"test.{metric}"
+        if column not in group.runs:
+            continue
+        values = group.runs.set_index("run")[column]
+        bad = []
+        for look in trained:
+            own = values[list(look.runs)].dropna()
+            wrong = own[own < limit] if below else own[own > limit]
+            if len(wrong):
+                worst = float(wrong.min() if below else wrong.max())
+                shown = f"{worst:.1f}" if metric == "list_length" else percent(worst)
+                runs = f"{len(wrong)} of {many(len(own), 'run')}, " if len(own) > 1 else ""
+                bad.append((worst if below else -worst, look, f"{runs}{shown}"))
+        if bad:
+            bad.sort(key=lambda one: one[0])
+            named = _worst([look for _, look, _ in bad], [shown for _, _, shown in bad], trained)
+            found.append(Caution(title, f"{told} on test: {named}.", False))
+    return found
+
+
+def _gaps(problems: Sequence[Problem]) -> list[Caution]:
+    gaps = [problem for problem in problems if not problem.left_out and "NaN" in problem.reason]
+    told = f"{many(len({gap.run for gap in gaps}), 'run')} wrote NaN or infinity; their curves have gaps, named below."
+    return [Caution("Gaps in curves", told, False)] if gaps else []
+
+
+def _origin(origins: Mapping[str, Origin]) -> list[Caution]:
+    known = [one for one in origins.values() if one.commit]
+    found = []
+    commits = Counter(one.commit[:12] for one in known)
+    if len(commits) > 1:
+        told = ", ".join(f"{commit} ({many(count, 'run')})" for commit, count in commits.most_common())
+        found.append(Caution("Different code", f"Runs of this comparison were made at {told}.", True))
+    dirty = sum(one.dirty for one in known)
+    if dirty:
+        told = f"{many(dirty, 'run')} of {len(origins)} made with code that was not committed."
+        found.append(Caution("Uncommitted code", told, False))
+    for title, values in (
+        ("Different hardware", {one.hardware for one in origins.values() if one.hardware}),
+        ("Different data", {one.data for one in origins.values() if one.data}),
+    ):
+        if len(values) > 1:
+            found.append(Caution(title, f"{'; '.join(sorted(values))}.", title == "Different data"))
+    differ = sorted(
+        name
+        for name in {name for one in origins.values() for name in one.versions}
+        if len({one.versions.get(name) for one in origins.values() if one.versions}) > 1
+    )
+    if differ:
+        found.append(Caution("Different versions", f"Of {words(differ)}, between runs of this comparison.", False))
+    return found
+
+
+def _checkpoints(group: Collection) -> list[Caution]:
+    rules = sorted({str(rule) for rule in group.runs[group.runs["stage"] == "rl"]["checkpoint_rule"]})
+    told = f"Rows are judged by different rules: {words(rules)}."
+    return [Caution("Different checkpoint rules", told, True)] if len(rules) > 1 else []
+
+
+def caution_section(found: Sequence[Caution], problems: Sequence[Problem]) -> Html:
+    """The section: what was found, runs that are left out or odd, and the thresholds."""
+    left_out = [problem for problem in problems if problem.left_out]
+    odd = [problem for problem in problems if not problem.left_out]
+    shown = [
+        join(
+            tag(
+                "strong",
+                ("▲ " if caution.serious else "△ ") + caution.title + ". ",
+                class_="serious" if caution.serious else "mild",
+            ),
+            caution.told,
+        )
+        for caution in found
+    ]
+    thresholds = [
+        f"Units without signal (frac_zero_variance_units), mean over training: above {percent(DEGENERATE)}",
+        f"Seeds: one; fewer than {TOO_FEW_SEEDS}; fewer than {FEW_SEEDS}",
+        f"Entropy of the last {percent(END)} of training against the first: below {percent(COLLAPSED_ENTROPY)}",
+        f"Entries per list on test: below {percent(SHORT_LISTS)} of N; duplicates: above {percent(MANY_DUPLICATES)}; "
+        f"out of catalogue: above {percent(OUT_OF_CATALOGUE)}; not ended by the model: above {percent(CUT_OFF)}",
+        "Power: no difference to the leading row reaches the minimum detectable difference",
+    ]
+    return section(
+        "warnings",
+        "Warnings",
+        lines(shown, class_="cautions") if shown else tag("p", "None of the checks below found anything."),
+        folded(f"Left out of every number here ({len(left_out)})", _problems(left_out)) if left_out else None,
+        folded(f"Used, but note ({len(odd)})", _problems(odd)) if odd else None,
+        folded("What is checked, and the thresholds", lines(thresholds)),
+    )
+
+
+def _problems(problems: Sequence[Problem]) -> Html:
+    return lines([join(tag("code", breakable(problem.run)), ": ", problem.reason) for problem in problems])

@@ -1,0 +1,205 @@
+"""One page out of one group of runs: everything in one file, which loads nothing and runs only its own script.
+
+What a reader sees without scripts (tables, warnings, settings, budgets) is HTML that Python wrote. Curves, heat maps
+and lists are drawn by the scripts in `assets` from one JSON block. A content security policy names the script by its
+hash and forbids everything else, so that nothing in a title or a completion can run or be fetched.
+"""
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+from analysis import statistics
+from analysis.collect import Collection, Problem
+from analysis.html.budgets import budgets
+from analysis.html.cautions import caution_section, cautions
+from analysis.html.curve_data import curve_data
+from analysis.html.grid import folded, lines, many, section
+from analysis.html.markup import Html, breakable, join, json_block, tag
+from analysis.html.provenance import origins, provenance
+from analysis.html.results import against_sft, every_run, results
+from analysis.html.rows import Look, looks, shared_words
+from analysis.html.samples import sample_data
+from analysis.html.settings import config_differences
+from analysis.html.verdict import ALPHA, Verdict, judge, sentences
+from analysis.tables import Table, build_table, metric_title, row_scores, unequal_budgets
+
+SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
+STYLE = "style.css"
+
+CONTENTS = {
+    "summary": "Summary",
+    "warnings": "Warnings",
+    "results": "Results",
+    "curves": "Curves",
+    "ranks": "Ranks",
+    "lists": "Lists",
+    "settings": "Settings",
+    "budgets": "Budgets",
+    "runs": "Runs",
+    "provenance": "Provenance",
+}
+
+
+def group_page(
+    group: Collection,
+    folder: Path,
+    problems: Sequence[Problem] = (),
+    *,
+    resamples: int = statistics.RESAMPLES,
+) -> str:
+    """The page of one group of runs (`Collection.groups`).
+
+    Args:
+        group: with one run at least.
+        folder: that the runs' names are below.
+        problems: of runs that belong here.
+        resamples: behind the intervals.
+    """
+    table = build_table(group, resamples=resamples)
+    rows = looks(group)
+    by_label = {look.label: look for look in rows}
+    parts = {look.label: group.runs[group.runs["run"].isin(look.runs)].sort_values("seed") for look in rows}
+    scores = {label: row_scores(group.queries, part, [table.headline]) for label, part in parts.items()}
+    trained = {look.label: scores[look.label] for look in rows if look.stage == "rl"}
+    verdict = judge(trained, table.headline, resamples) if trained else None
+    found = origins(group, folder)
+    curves = curve_data(group, rows)
+    samples = sample_data(rows, folder)
+    data = {
+        "rows": [look.as_data() for look in rows],
+        "headline": table.headline,
+        "score": [round(float(scores[look.label].values.mean()), 6) for look in rows],
+        "curves": curves,
+        "samples": samples,
+    }
+    body = {
+        "summary": _summary(group, table, rows, verdict),
+        "warnings": caution_section(cautions(group, rows, found, verdict, problems), problems),
+        "results": results(table, by_label, verdict, against_sft(scores, rows, resamples)),
+        "curves": _drawn("curves", "Curves") if curves["series"] else None,
+        "ranks": _drawn("ranks", "Ranks over training") if curves["heat"] else None,
+        "lists": _drawn("lists", "Lists") if samples["greedy"] or samples["groups"] else None,
+        "settings": config_differences(group, rows),
+        "budgets": budgets(group, rows),
+        "runs": every_run(group, by_label, found),
+        "provenance": provenance(found, rows, _command(folder)),
+    }
+    links = [tag("a", CONTENTS[name], href=f"#{name}") for name, part in body.items() if part is not None]
+    first = group.runs.iloc[0]
+    title = f"{first['experiment']}: {first['dataset']}, {first['model']}"
+    return document(
+        title,
+        tag("header", tag("h1", breakable(title)), tag("nav", links, aria_label="Contents")),
+        tag("main", *body.values()),
+        data=json_block("data", data),
+    )
+
+
+def _command(folder: Path) -> str:
+    return f"python -m analysis.report {shlex.quote(folder.as_posix())}"
+
+
+def _drawn(name: str, title: str) -> Html:
+    """A section that scripts fill."""
+    return section(
+        name,
+        title,
+        tag("noscript", tag("p", "This part is drawn by a script, which this browser does not run.", class_="note")),
+        tag("div", id=f"{name}-panel"),
+    )
+
+
+def _summary(group: Collection, table: Table, rows: Sequence[Look], verdict: Verdict | None) -> Html:
+    runs = group.runs
+    trained = [look for look in rows if look.stage == "rl"]
+    first = runs.iloc[0]
+    seeds = sorted({len(look.seeds) for look in trained})
+    each = "one seed" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
+    what = (
+        f"{many(len(trained), 'trained row')}, {each} each"
+        if trained
+        else f"{many(len(runs), 'run')}, none trained by reinforcement learning"
+    )
+    shared = shared_words(rows, runs)
+    compared = (
+        f"Compared: {what}{f' ({shared})' if shared else ''}, on {first['dataset']} with {first['model']}, "
+        f"lists of {first['list_length']}, {many(len(runs), 'run')} in all."
+    )
+    by_label = {look.label: look for look in rows}
+    unequal = unequal_budgets(runs[runs["stage"] == "rl"])
+    told = sentences(verdict, by_label, sorted(unequal)) if verdict is not None else []
+    metric = metric_title(table.headline)
+    rule = [
+        f"Rows are ranked by their mean {metric} on test over seeds and samples; the highest leads.",
+        "A lead holds where p of the paired difference, times the number of pairs of rows (Bonferroni), is at most "
+        f"{ALPHA}, and both rows have two seeds or more. The correction covers that the row was picked by its score.",
+        "What the design can detect: the true difference that the paired interval tells from 0 in 80 % of the cases, "
+        "by the variance components of the leading row’s differences to rows with the same seeds, averaged.",
+        "One metric, fixed beforehand. The other columns are shown, not tested.",
+    ]
+    return section(
+        "summary",
+        "Summary",
+        tag("p", compared),
+        tag("p", tag("strong", told[0]), " ", " ".join(told[1:]), class_="headline") if told else None,
+        folded("The rule behind this paragraph", lines(rule)) if told else None,
+    )
+
+
+def document(title: str, *content: Html, data: Html | None = None) -> str:
+    """A whole page; with the scripts where there are data for them."""
+    script = Html(_assets(*SCRIPTS)) if data is not None else None
+    digest = base64.b64encode(hashlib.sha256((script or "").encode()).digest()).decode()
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "style-src 'unsafe-inline'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            f"script-src 'sha256-{digest}'" if script else "script-src 'none'",
+        ]
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("link", rel="icon", href="data:,"),
+        tag("style", Html(_assets(STYLE))),
+    )
+    scripts = join(data, tag("script", script)) if script else None
+    return f"<!doctype html>\n{tag('html', head, tag('body', *content, scripts), lang='en')}\n"
+
+
+def _assets(*names: str) -> str:
+    folder = resources.files("analysis.html") / "assets"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+def index_page(title: str, groups: Sequence[tuple[str, str, int]], problems: Sequence[Problem] = ()) -> str:
+    """A page of links to several groups' pages.
+
+    Args:
+        title: of the page.
+        groups: name, path of the page from here, and number of runs of each.
+        problems: of runs that belong to no group.
+    """
+    entries = [tag("li", tag("a", name, href=quote(path)), f": {many(count, 'run')}") for name, path, count in groups]
+    left = [join(tag("code", breakable(problem.run)), ": ", problem.reason) for problem in problems]
+    return document(
+        title,
+        tag("header", tag("h1", breakable(title))),
+        tag(
+            "main",
+            section("groups", many(len(groups), "comparison"), tag("ul", entries, class_="groups")),
+            section("left-out", "Runs that belong to none of them", lines(left)) if left else None,
+        ),
+    )

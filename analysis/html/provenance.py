@@ -1,0 +1,194 @@
+"""Where a group's numbers come from: code, versions, machines, data and dates, and the commands that made the runs."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from analysis.collect import Collection
+from analysis.html.grid import Head, folded, grid, lines, many, section, text
+from analysis.html.markup import Html, breakable, join, tag
+from analysis.html.rows import Look
+
+
+@dataclass(frozen=True)
+class Origin:
+    """manifest.json and attempts of one run, as far as they are there.
+
+    Attributes:
+        commit: of the code; "" where there is no git.
+        dirty: whether the code differed from it.
+        versions: of the packages that results hang on.
+        hardware: machine, CPU, GPUs in words.
+        data: name and digest of the data.
+        started, ended: UTC, of the first start and the last end; "" where unknown.
+        command: what started it.
+    """
+
+    commit: str = ""
+    dirty: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hardware: str = ""
+    data: str = ""
+    started: str = ""
+    ended: str = ""
+    command: tuple[str, ...] = ()
+
+
+def origin(run: Path) -> Origin:
+    """What one run's directory says of its origin."""
+    attempts = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(run.glob("attempts/*/attempt.json"))]
+    started = [one["started"] for one in attempts if one["started"]]
+    ended = [one["ended"] for one in attempts if one["ended"]]
+    file = run / "manifest.json"
+    if not file.exists():
+        return Origin(started=min(started, default=""), ended=max(ended, default=""))
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    git, data = manifest.get("git") or {}, manifest.get("data") or {}
+    return Origin(
+        commit=git.get("commit") or "",
+        dirty=bool(git.get("dirty")),
+        versions=manifest.get("versions") or {},
+        hardware=_hardware(manifest.get("hardware") or {}),
+        data=f"{data['name']} (sha256 {str(data['sha256'])[:12]}…)" if data.get("sha256") else "",
+        started=min(started, default=""),
+        ended=max(ended, default=""),
+        command=tuple(manifest.get("command") or ()),
+    )
+
+
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    gpus = Counter(hardware.get("gpus") or ())
+    parts = [str(hardware[key]) for key in ("cpu", "machine") if hardware.get(key)][:1]
+    parts += [f"{hardware['threads']} threads"] if hardware.get("threads") else []
+    parts += [f"{count} × {name}" for name, count in sorted(gpus.items())] or ["no GPU"]
+    return ", ".join(parts)
+
+
+def origins(group: Collection, folder: Path) -> dict[str, Origin]:
+    """Of each run of a group."""
+    return {str(run): origin(folder / str(run)) for run in group.runs["run"]}
+
+
+def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) -> Html:
+    """The section.
+
+    Args:
+        found: of each run.
+        report: the command that makes the page.
+    """
+    values = [*found.values()]
+    facts: list[tuple[str, Html]] = [
+        ("Code", _each(_commit(one) for one in values)),
+        ("Python, torch, TRL", _each(_versions(one, ("python", "torch", "trl")) for one in values)),
+        ("Hardware", _each(one.hardware or "not recorded" for one in values)),
+        ("Data", _each(one.data or "not recorded" for one in values)),
+        ("Runs made", join(_dates(values))),
+    ]
+    packages = sorted({name for one in values for name in one.versions})
+    versions = [
+        [text(tag("code", name), name), text(", ".join(sorted({one.versions.get(name, "–") for one in values})))]
+        for name in packages
+    ]
+    return section(
+        "provenance",
+        "Provenance",
+        tag("dl", [join(tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts"),
+        tag("h3", "To make it again"),
+        tag("p", "The runs, and then this page. Runs that are done are skipped.", class_="note"),
+        *_commands(found, looks),
+        tag("pre", tag("code", report)),
+        folded(
+            f"Versions of packages ({len(packages)})",
+            grid(
+                "versions-table",
+                "Versions that results hang on",
+                [Head("Package", number=False), Head("Version", number=False)],
+                versions,
+            ),
+        )
+        if packages
+        else None,
+    )
+
+
+def _each(values: Any) -> Html:
+    """Each different value, with its number of runs where there are several."""
+    counts = Counter(values)
+    several = len(counts) > 1
+    shown = [
+        join(breakable(value), f" ({many(count, 'run')})" if several else None)
+        for value, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return shown[0] if len(shown) == 1 else lines(shown)
+
+
+def _commit(one: Origin) -> str:
+    if not one.commit:
+        return "not recorded"
+    return f"commit {one.commit[:12]}{' with changes that are not committed' if one.dirty else ''}"
+
+
+def _versions(one: Origin, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {one.versions[name]}" for name in names if name in one.versions) or "not recorded"
+
+
+def _dates(values: Sequence[Origin]) -> str:
+    started = [one.started for one in values if one.started]
+    ended = [one.ended for one in values if one.ended]
+    if not started or not ended:
+        return "not recorded"
+    return f"{_minute(min(started))} to {_minute(max(ended))} UTC"
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")
+
+
+OWN = ("hydra.mode=", "runs_dir=", "runtime.", "tracker")
+"""Arguments that say where and how a run was made, and nothing of its result."""
+
+
+def _commands(found: Mapping[str, Origin], looks: Sequence[Look]) -> list[Html]:
+    """One command where it makes exactly these runs, else one for each row."""
+    by_row = {
+        look.label: [_arguments(found[run].command) for run in look.runs if found[run].command]
+        for look in looks
+        if look.stage == "rl"
+    }
+    every = [arguments for own in by_row.values() for arguments in own]
+    if not every:
+        return [tag("p", "No trained run recorded its command.")]
+    one = combined(every)
+    if one is not None:
+        return [tag("pre", tag("code", one))]
+    each = [combined(own) or "\n".join(" ".join(_line(one)) for one in own) for own in by_row.values() if own]
+    return [folded(f"Commands, one a row ({len(each)})", tag("pre", tag("code", "\n".join(each))))]
+
+
+def _arguments(command: Sequence[str]) -> dict[str, str]:
+    """Settings of a run's command, by key; `-m` and what is only of that machine left out."""
+    settings = [word for word in command if "=" in word and not word.startswith(OWN)]
+    return {key: value for key, _, value in (word.partition("=") for word in settings)}
+
+
+def combined(runs: Sequence[Mapping[str, str]]) -> str | None:
+    """The one command whose product of values is exactly these runs; None where no product is."""
+    keys = list(dict.fromkeys(key for one in runs for key in one))
+    if any(key not in one for one in runs for key in keys):
+        return None
+    values = {key: list(dict.fromkeys(one[key] for one in runs)) for key in keys}
+    wanted = {tuple(one[key] for key in keys) for one in runs}
+    if set(product(*values.values())) != wanted:
+        return None
+    swept = [key for key in keys if len(values[key]) > 1]
+    words = [f"{key}={','.join(values[key])}" for key in keys]
+    return " ".join(["python", "run.py", *(["-m"] if swept else []), *map(shlex.quote, words)])
+
+
+def _line(one: Mapping[str, str]) -> list[str]:
+    return ["python", "run.py", *(shlex.quote(f"{key}={value}") for key, value in one.items())]

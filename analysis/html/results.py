@@ -1,0 +1,245 @@
+"""The tables of results: rows with intervals, rows against SFT and against the row that leads, and every run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from analysis.collect import Collection, required_metrics
+from analysis.html.grid import MISSING, Cell, Head, grid, lines, number, p_value, section, text
+from analysis.html.markup import Html, breakable, join, tag
+from analysis.html.provenance import Origin
+from analysis.html.rows import Look, ink, named
+from analysis.html.verdict import ALPHA, Verdict
+from analysis.statistics import Comparison, Scores
+from analysis.tables import Cell as Interval
+from analysis.tables import Row, Table, count, duration, metric_title, share, signed
+
+PLOT = (132, 16)
+"""Width and height of an interval's drawing."""
+
+
+def results(
+    table: Table, looks: Mapping[str, Look], verdict: Verdict | None, against: Mapping[str, Comparison] | None
+) -> Html:
+    """The section.
+
+    Args:
+        looks: of each row, by label.
+        verdict: None without a trained row.
+        against: trained rows against SFT in the headline metric; None where there is no SFT row.
+    """
+    return section(
+        "results",
+        "Results",
+        _comparison(table, looks),
+        lines([join(note) for note in table.notes], class_="notes"),
+        _against_sft(table, looks, against) if against else None,
+        _against_leader(verdict, looks) if verdict is not None and verdict.differences else None,
+    )
+
+
+def _comparison(table: Table, looks: Mapping[str, Look]) -> Html:
+    metrics = required_metrics(table.cutoffs)
+    differences = any(row.difference is not None for row in table.rows)
+    scale = _scale(table)
+    heads = [
+        Head("Method", number=False),
+        Head(f"{metric_title(table.headline)}, drawn", "Mean and 95 % interval; dashed: the mean of SFT"),
+    ]
+    heads += [Head(metric_title(metric)) for metric in metrics[:-1]]
+    if differences:
+        heads.append(Head(f"Δ {metric_title(table.headline)} to SFT", "Paired on the same contexts"))
+    heads += [Head("In catalogue", "Share of the ranks whose film is in the catalogue"), Head("Seeds")]
+    rows, kinds = [], []
+    for row in table.rows:
+        headline = row.metrics[table.headline]
+        cells = [text(named(looks[row.label], "".join(row.marks)), looks[row.label].name)]
+        cells.append(Cell(_drawn(headline, looks[row.label], scale), headline.mean))
+        cells += [_interval(row.metrics[metric], share, strong=metric in row.bold) for metric in metrics[:-1]]
+        if differences:
+            cells.append(_interval(row.difference, signed) if row.difference is not None else MISSING)
+        cells.append(number(row.metrics["in_catalog"].mean, share(row.metrics["in_catalog"].mean)))
+        cells.append(number(len(row.seeds), str(len(row.seeds))) if row.stage in ("sft", "rl") else MISSING)
+        rows.append(cells)
+        kinds.append(_kind(row))
+    return grid("comparison", "Test split, means over seeds and samples, 95 % intervals", heads, rows, kinds=kinds)
+
+
+def _kind(row: Row) -> str:
+    return "" if row.stage == "rl" else "reference"
+
+
+def _interval(cell: Interval, shown: "type | object", *, strong: bool = False) -> Cell:
+    reads = share if shown is share else signed
+    return number(cell.mean, reads(cell.mean), f"[{reads(cell.low)}, {reads(cell.high)}]", strong=strong)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of the drawn intervals: its ends, and the value of SFT as a mark, where there is one."""
+
+    low: float
+    high: float
+    mark: float | None
+
+
+def _scale(table: Table) -> Scale:
+    """Over SFT and the trained rows; over all rows where there is none of them."""
+    shown = [row for row in table.rows if row.stage in ("sft", "rl")] or list(table.rows)
+    cells = [row.metrics[table.headline] for row in shown]
+    sft = [row.metrics[table.headline].mean for row in table.rows if row.stage == "sft"]
+    return Scale(min(cell.low for cell in cells), max(cell.high for cell in cells), sft[0] if sft else None)
+
+
+def _drawn(cell: Interval, look: Look, scale: Scale) -> Html:
+    """Mean and interval on a scale that all rows share; an arrow where the mean lies beyond."""
+    width, height = PLOT
+    span = (scale.high - scale.low) or 1.0
+
+    def place(value: float) -> float:
+        return round(4 + (width - 8) * min(max((value - scale.low) / span, 0.0), 1.0), 1)
+
+    colour, middle = ink(look.colour), height / 2
+    mark = place(scale.mark) if scale.mark is not None else None
+    parts = [tag("line", x1=mark, x2=mark, y1=0, y2=height, class_="mark")] if mark is not None else []
+    if scale.low <= cell.mean <= scale.high:
+        ends = (place(cell.low), place(cell.high))
+        parts.append(tag("line", x1=ends[0], x2=ends[1], y1=middle, y2=middle, stroke=colour, stroke_width=1.6))
+        parts += [tag("line", x1=x, x2=x, y1=4.5, y2=height - 4.5, stroke=colour, stroke_width=1.2) for x in ends]
+        parts.append(tag("circle", cx=place(cell.mean), cy=middle, r=3.4, fill=colour))
+    else:
+        tip, back = (width - 3, width - 11) if cell.mean > scale.high else (3, 11)
+        parts.append(tag("path", d=f"M{back} 4 L{tip} {middle:g} L{back} {height - 4}", fill="none", stroke=colour))
+    return tag("svg", parts, width=width, height=height, aria_hidden="true", class_="plot")
+
+
+def against_sft(scores: Mapping[str, Scores], looks: Sequence[Look], resamples: int) -> dict[str, Comparison] | None:
+    """Trained rows against the SFT row, p corrected over the rows; None where either is missing.
+
+    Args:
+        scores: of each row, of the headline metric alone.
+    """
+    sft = next((look.label for look in looks if look.stage == "sft"), None)
+    trained = [look.label for look in looks if look.stage == "rl"]
+    if sft is None or not trained:
+        return None
+    return statistics.compare({label: scores[label] for label in [*trained, sft]}, sft, resamples=resamples)
+
+
+PERMUTED = {
+    "labels": "labels of runs",
+    "seeds": "signs of seeds",
+    "contexts": "signs of contexts: says something of these models only",
+}
+
+
+def _against_sft(table: Table, looks: Mapping[str, Look], found: Mapping[str, Comparison]) -> Html:
+    metric = metric_title(table.headline)
+    heads = [
+        Head("Method", number=False),
+        Head(f"Δ {metric}", "Row minus SFT, paired on the same contexts, with its 95 % interval"),
+        Head("p", "Of the interval: two-sided, of a difference of 0"),
+        Head("p, Holm", "Corrected for all rows of this table"),
+        Head("p, permutation", "Exact, or 10,000 arrangements"),
+        Head("Permutation, Holm", "Corrected for all rows of this table"),
+        Head("Rearranged", "What the permutation test deals out anew", number=False),
+    ]
+    rows = []
+    for label, one in found.items():
+        estimate = one.estimate
+        mean, low, high = (float(part[0]) for part in (estimate.mean, estimate.low, estimate.high))
+        rows.append(
+            [
+                text(named(looks[label]), looks[label].name),
+                number(mean, signed(mean), f"[{signed(low)}, {signed(high)}]", strong=float(one.p_holm[0]) <= ALPHA),
+                *(_p(value) for value in (estimate.p, one.p_holm, one.permutation.p, one.permutation_holm)),
+                text(PERMUTED[one.permuted]),
+            ]
+        )
+    return grid("against-sft", f"{metric} against SFT on test; bold: p ≤ .05 after Holm’s correction", heads, rows)
+
+
+def _p(p: statistics.Floats) -> Cell:
+    return number(float(p[0]), p_value(float(p[0])))
+
+
+def _against_leader(verdict: Verdict, looks: Mapping[str, Look]) -> Html:
+    metric = metric_title(verdict.metric)
+    heads = [
+        Head("Method", number=False),
+        Head(f"Lead in {metric}", "Of the leading row over this one, with its 95 % interval"),
+        Head("p", "Of the interval: two-sided, of a difference of 0"),
+        Head("p, corrected", "Times the number of pairs of rows (Bonferroni)"),
+        Head("P(run wins)", "Probability that a run of the leading row scores higher than a run of this one"),
+        Head("Holds", "p corrected at most .05, and two seeds or more on both sides", number=False),
+    ]
+    rows = [
+        [
+            text(named(looks[one.other]), looks[one.other].name),
+            number(one.mean, signed(one.mean), f"[{signed(one.low)}, {signed(one.high)}]", strong=one.holds),
+            number(one.p, p_value(one.p)),
+            number(one.corrected, p_value(one.corrected)),
+            number(one.wins, "" if one.wins is None else f"{one.wins:.2f}"),
+            text("yes" if one.holds else "no"),
+        ]
+        for one in verdict.differences
+    ]
+    return grid("against-leader", f"Lead of {looks[verdict.leader].name} in {metric} on test", heads, rows)
+
+
+def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str, Origin]) -> Html:
+    """The section with a line for each run, which a reader can filter."""
+    cutoffs = sorted(group.runs.iloc[0]["cutoffs"])
+    tests = [f"test.{metric}" for metric in required_metrics(cutoffs)]
+    top = f"validation.ndcg@{cutoffs[-1]}"
+    heads = [Head("Row", number=False), Head("Seed")]
+    heads += [Head("In catalogue" if name == "test.in_catalog" else metric_title(name[5:])) for name in tests]
+    heads.append(Head(f"{metric_title(top[11:])}, validation"))
+    heads += [Head("Checkpoint", "Update whose weights are judged"), Head("Updates"), Head("Completions")]
+    heads += [Head("Tokens", "Generated"), Head("Time"), Head("Stopped", "Update at which it stopped early")]
+    heads += [Head("Commit", number=False), Head("Hash", number=False), Head("Directory", number=False)]
+    order = {label: i for i, label in enumerate(looks)}
+    runs = group.runs.assign(order=group.runs["label"].map(order)).sort_values(["order", "seed"], kind="stable")
+    rows, kinds = [], []
+    for _, run in runs.iterrows():
+        found = origins[str(run["run"])]
+        commit = found.commit[:8] + ("+" if found.dirty else "")
+        trained = run["updates"] > 0
+        cells = [text(named(looks[run["label"]]), looks[run["label"]].name), number(run["seed"], str(run["seed"]))]
+        cells += [_share(run, name) for name in [*tests, top]]
+        cells.append(number(run["checkpoint_step"], f"{run['checkpoint_step']:,}") if trained else MISSING)
+        cells += [_count(run["updates"], f"{run['updates']:,.0f}"), _count(run["completions"])]
+        cells += [_count(run["generated_tokens"]), _count(run["seconds"], duration(run["seconds"]))]
+        stopped = run["stopped_update"]
+        cells.append(number(stopped, f"{stopped:.0f}") if np.isfinite(stopped) else MISSING)
+        cells += [text(tag("code", commit), commit) if commit else MISSING, text(tag("code", run["hash"]), run["hash"])]
+        cells.append(text(tag("code", breakable(run["run"])), run["run"], kind="path"))
+        rows.append(cells)
+        kinds.append("" if run["stage"] == "rl" else "reference")
+    wanted = tag("input", type="search", id="filter", autocomplete="off", spellcheck="false")
+    label = tag("label", "Show only runs with ", wanted, class_="needs-script")
+    told = tag("span", id="filtered", role="status")
+    return section(
+        "runs",
+        "Runs",
+        tag("p", label, " ", told),
+        grid(
+            "every-run",
+            "Every run that is used; + after a commit: with changes that are not committed",
+            heads,
+            rows,
+            kinds=kinds,
+        ),
+    )
+
+
+def _share(run: pd.Series, name: str) -> Cell:
+    value = run.get(name, np.nan)
+    return number(float(value), share(float(value)) if np.isfinite(value) else "")
+
+
+def _count(value: float, shown: str | None = None) -> Cell:
+    return number(value, shown or count(value)) if value else MISSING

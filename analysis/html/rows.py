@@ -1,0 +1,155 @@
+"""The rows of a report: how each is named and drawn, in the page's tables, curves and lists alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
+
+from analysis import curves
+from analysis.collect import Collection
+from analysis.html.markup import Html, breakable, join, tag
+from analysis.tables import SHARED_STAGES
+
+SOLID: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """One row.
+
+    Attributes:
+        label: as in the run directory.
+        stage: oracle, zero_shot, sft or rl.
+        name: without what all RL rows share.
+        full: algorithm, reward and variant.
+        colour: as #rrggbb; grey outside RL rows.
+        dashes: lengths of dash and gap in line widths, by turns; empty for a solid line.
+        runs: directories, in the order of `seeds`.
+        seeds: of the runs.
+    """
+
+    label: str
+    stage: str
+    name: str
+    full: str
+    colour: str
+    dashes: tuple[float, ...]
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def as_data(self) -> dict[str, Any]:
+        """For the page's scripts."""
+        return {
+            "name": self.name,
+            "full": self.full,
+            "stage": self.stage,
+            "colour": self.colour,
+            "dashes": list(self.dashes),
+            "seeds": len(self.seeds),
+        }
+
+
+GREY = "#767676"
+REFERENCE_DASHES = {"oracle": (1.5, 2.0), "zero_shot": (6.0, 2.0, 1.5, 2.0), "sft": (4.0, 3.0)}
+
+
+def looks(group: Collection) -> list[Look]:
+    """Every row: oracle, zero-shot, SFT, then RL rows by algorithm and reward."""
+    styles = _styles(group.runs)
+    runs = group.runs.sort_values(["label", "seed"], kind="stable")
+    found = []
+    for label, part in runs.groupby("label", sort=True):
+        first = part.iloc[0]
+        stage = str(first["stage"])
+        style = styles.get(str(label))
+        found.append(
+            Look(
+                label=str(label),
+                stage=stage,
+                name=SHARED_STAGES.get(stage, str(label)),
+                full=_full(first) if stage == "rl" else SHARED_STAGES[stage],
+                colour=style["color"] if style else GREY,
+                dashes=_dashes(style["linestyle"]) if style else REFERENCE_DASHES[stage],
+                runs=tuple(part["run"]),
+                seeds=tuple(int(seed) for seed in part["seed"]),
+            )
+        )
+    stages = [*SHARED_STAGES, "rl"]
+    found.sort(key=lambda look: (stages.index(look.stage), look.full))
+    return _named(found, runs)
+
+
+def _styles(runs: Any) -> dict[str, dict[str, Any]]:
+    """`curves.styles`; where that gives two rows the same line (variants of one algorithm), each row one of its own."""
+    styles = curves.styles(runs)
+    if len({(style["color"], style["linestyle"]) for style in styles.values()}) == len(styles):
+        return styles
+    lines = cycle([(colour, dashes) for dashes in curves.DASHES for colour in curves.COLOURS])
+    return {
+        label: style | {"color": colour, "linestyle": dashes}
+        for (label, style), (colour, dashes) in zip(sorted(styles.items()), lines, strict=False)
+    }
+
+
+def _full(run: Any) -> str:
+    return f"{run['algorithm']} · {run['reward']}"
+
+
+def _dashes(linestyle: Any) -> tuple[float, ...]:
+    """matplotlib's "-" or (offset, lengths)."""
+    return SOLID if linestyle == "-" else tuple(float(length) for length in linestyle[1])
+
+
+def _parts(run: Any) -> tuple[str, str, str]:
+    """Algorithm, reward and variant; `runs.reward` names the variant behind the reward."""
+    variant = run["variant"] if isinstance(run["variant"], str) else ""
+    reward = str(run["reward"]).removesuffix(f" @ {variant}") if variant else str(run["reward"])
+    return str(run["algorithm"]), reward, variant
+
+
+def _named(found: Sequence[Look], runs: Any) -> list[Look]:
+    """RL rows named by the parts in which they differ."""
+    firsts = {label: part.iloc[0] for label, part in runs[runs["stage"] == "rl"].groupby("label")}
+    parts = {label: _parts(first) for label, first in firsts.items()}
+    differ = [len({part[i] for part in parts.values()}) > 1 for i in range(3)]
+    named = []
+    for look in found:
+        if look.stage == "rl" and any(differ):
+            words = [word for word, wanted in zip(parts[look.label], differ, strict=True) if wanted and word]
+            look = replace(look, name=" · ".join(words) or parts[look.label][0])
+        elif look.stage == "rl":
+            look = replace(look, name=look.full)
+        named.append(look)
+    return named
+
+
+def shared_words(found: Sequence[Look], runs: Any) -> str:
+    """What all RL rows share and their names leave out: "algorithm grpo, reward relevance"; "" for one row or none."""
+    firsts = [part.iloc[0] for _, part in runs[runs["stage"] == "rl"].groupby("label")]
+    if len(firsts) < 2:
+        return ""
+    parts = [_parts(first) for first in firsts]
+    words = []
+    for i, kind in enumerate(("algorithm", "reward", "variant")):
+        if len({part[i] for part in parts}) == 1 and parts[0][i]:
+            words.append(f"{kind} {parts[0][i]}")
+    return ", ".join(words)
+
+
+def swatch(look: Look) -> Html:
+    """A piece of the row's line, as in the curves."""
+    dashes = " ".join(f"{2 * length:g}" for length in look.dashes)
+    line = tag(
+        "line", x1=0, y1=5, x2=26, y2=5, stroke=ink(look.colour), stroke_width=2.5, stroke_dasharray=dashes or None
+    )
+    return tag("svg", line, class_="swatch", width=26, height=10, aria_hidden="true")
+
+
+def ink(colour: str) -> str:
+    """Black turns with the page's ink, so that it shows on a dark page."""
+    return "currentColor" if colour.lower() == "#000000" else colour
+
+
+def named(look: Look, marks: str = "") -> Html:
+    """Swatch and name, for a table's first cell."""
+    return join(swatch(look), " ", tag("span", breakable(look.name), title=look.full), f" {marks}" if marks else None)

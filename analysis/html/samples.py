@@ -1,0 +1,178 @@
+"""Sample lists for people who read them: greedy lists at evaluations, and sampled groups of training with advantages.
+
+Of each row those of its lowest seed. A page holds so many bytes of either at most. What is taken first is spread over
+contexts and updates alike, for all rows or for none, so that rows stand beside each other whatever is left out.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.html.grid import many
+from analysis.html.rows import Look
+
+GREEDY, GROUPS = "completions.jsonl", "rollouts.jsonl"
+
+BYTES = 2_500_000
+"""Of either kind of sample in a page, at most."""
+
+TEXT = 400
+"""Characters of a completion that is shown as written, at most."""
+
+Sample = dict[str, Any]
+
+
+def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict[str, Any]:
+    """Both kinds of samples, for the page's scripts.
+
+    Args:
+        folder: that the runs' names are below.
+        limit: bytes of either kind.
+    """
+    names = Names()
+    greedy = {row: _read(folder / look.runs[0] / GREEDY) for row, look in enumerate(looks)}
+    groups = {row: _read(folder / look.runs[0] / GROUPS) for row, look in enumerate(looks)}
+    lists, lists_left = bounded(greedy, lambda one: (one["split"], one["context_id"]), names.greedy, limit)
+    sampled, sampled_left = bounded(groups, lambda one: one["prompt"], names.group, limit)
+    return {
+        "greedy": lists,
+        "groups": sampled,
+        "titles": list(names.titles),
+        "verdicts": list(names.verdicts),
+        "contexts": names.contexts,
+        "seeds": [look.seeds[0] for look in looks],
+        "leftOut": _told(lists_left, "list") + _told(sampled_left, "sampled group"),
+    }
+
+
+def _told(left_out: int, noun: str) -> list[str]:
+    return [f"{many(left_out, noun)} left out to keep this page small"] if left_out else []
+
+
+def _read(file: Path) -> list[Sample]:
+    """Objects of a file of JSON lines; a last line that a kill cut short is left out, and a missing file has none."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
+
+
+class Names:
+    """Titles, verdicts and contexts that samples refer to by number, each stored once."""
+
+    def __init__(self) -> None:
+        self.titles: dict[str, int] = {}
+        self.verdicts: dict[str, int] = {}
+        self.contexts: list[dict[str, Any]] = []
+        self._contexts: dict[Hashable, int] = {}
+
+    def title(self, entry: Sequence[Any]) -> int:
+        return self.titles.setdefault(f"{entry[0]} ({entry[1]})", len(self.titles))
+
+    def verdict(self, name: str) -> int:
+        return self.verdicts.setdefault(name, len(self.verdicts))
+
+    def context(self, sample: Sample, split: str) -> int:
+        key = (split, sample["context_id"], sample["prompt"])
+        if key not in self._contexts:
+            self._contexts[key] = len(self.contexts)
+            relevant = [self.title(entry) for entry in sample["relevant"]]
+            name = sample["context_id"] or ""
+            self.contexts.append({"id": name, "split": split, "prompt": sample["prompt"], "relevant": relevant})
+        return self._contexts[key]
+
+    def greedy(self, row: int, sample: Sample) -> list[Any]:
+        """[row, step, context, NDCG, ranks as [title, verdict] each, text unless it is just the ranks]"""
+        score = next((value for name, value in sample.items() if name.startswith("ndcg@")), None)
+        ranks = [[self.title(rank), self.verdict(rank[2])] for rank in sample["ranks"]]
+        written = _text(sample["text"], sample["ranks"])
+        return [row, sample["step"], self.context(sample, sample["split"]), _rounded(score), ranks, written]
+
+    def group(self, row: int, sample: Sample) -> list[Any]:
+        """[row, step, context, lists], a list as [reward, hits, finished, ranks, text], and a rank as
+        [title, verdict, return, advantage]"""
+        lists = [
+            [
+                _rounded(one["reward"]),
+                one["hits"],
+                one["finished"],
+                [[self.title(k), self.verdict(k[2]), _rounded(k[3]), _rounded(k[4])] for k in one["ranks"]],
+                _text(one["text"], one["ranks"]),
+            ]
+            for one in sample["lists"]
+        ]
+        return [row, sample["step"], self.context(sample, "train"), lists]
+
+
+def _text(text: str, ranks: Sequence[Sequence[Any]]) -> str | None:
+    """What was written, where it is not just these ranks one a line."""
+    if text.strip() == "\n".join(f"{rank[0]} ({rank[1]})" for rank in ranks):
+        return None
+    return text if len(text) <= TEXT else text[:TEXT] + "…"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or value != value else round(float(value), 4)
+
+
+def bounded(
+    samples: Mapping[int, Sequence[Sample]],
+    place: Callable[[Sample], Hashable],
+    as_data: Callable[[int, Sample], list[Any]],
+    limit: int,
+) -> tuple[list[list[Any]], int]:
+    """Samples within so many bytes, and how many are left out.
+
+    Args:
+        samples: of each row.
+        place: what is to be the same beside each other (a context).
+        as_data: a row's sample as it stands in the page.
+        limit: bytes of JSON.
+    """
+    rows_of: dict[tuple[int, Hashable], list[tuple[int, Sample]]] = {}
+    for row, own in samples.items():
+        for sample in own:
+            rows_of.setdefault((sample["step"], place(sample)), []).append((row, sample))
+    kept, size, left_out = [], 0, 0
+    for key in spread(rows_of):
+        if size > limit:
+            left_out += len(rows_of[key])
+            continue
+        data = [as_data(row, sample) for row, sample in rows_of[key]]
+        size += len(json.dumps(data, ensure_ascii=False).encode())
+        if size > limit:
+            left_out += len(data)
+            continue
+        kept += data
+    kept.sort(key=lambda one: (one[2], one[1], one[0]))
+    return kept, left_out
+
+
+def spread(keys: Iterable[tuple[int, Hashable]]) -> list[tuple[int, Hashable]]:
+    """Keys (step, place) by importance: places in their order, steps from both ends to the middle, both by turns."""
+    listed = list(keys)
+    steps = sorted({step for step, _ in listed})
+    by_importance = _halved(len(steps))
+    of_step = {steps[position]: rank for rank, position in enumerate(by_importance)}
+    within: dict[int, int] = {}
+    seen: dict[Hashable, int] = {}
+    order: list[tuple[int, int, int, tuple[int, Hashable]]] = []
+    for key in listed:
+        step, place = key
+        shared = seen.setdefault(place, len(seen))
+        within[step] = within.get(step, -1) + 1
+        order.append((of_step[step] + min(shared, within[step]), of_step[step], len(order), key))
+    return [key for *_, key in sorted(order, key=lambda one: one[:3])]
+
+
+def _halved(length: int) -> list[int]:
+    """Positions 0 .. length - 1: the last, the first, then ever finer between."""
+    order: list[int] = []
+    parts = 1
+    while len(order) < length:
+        for i in range(parts, -1, -1):
+            position = round(i * (length - 1) / parts)
+            if position not in order:
+                order.append(position)
+        parts *= 2
+    return order

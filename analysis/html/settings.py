@@ -1,0 +1,92 @@
+"""In which settings the trained rows differ, and which they share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.collect import Collection
+from analysis.html.grid import Cell, Head, folded, grid, lines, many, section, text
+from analysis.html.markup import Html, breakable, tag
+from analysis.html.rows import Look, named
+
+ABSENT = "–"
+NAMING = ("algorithm.evidence", "algorithm.paper", "algorithm.title", "reward.title")
+"""Settings that describe and do nothing: named beside the others, but no difference by themselves."""
+
+
+def differing(settings: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], dict[str, Any]]:
+    """Keys in which rows differ, and the settings that all share; both sorted by key.
+
+    Args:
+        settings: row to its settings, dotted key to value; a key that a row has not counts as a value of its own.
+    """
+    keys = sorted({key for one in settings.values() for key in one})
+    written = {key: [shown(one[key]) if key in one else None for one in settings.values()] for key in keys}
+    differ = [key for key in keys if len(set(written[key])) > 1]
+    first = next(iter(settings.values()), {})
+    return differ, {key: first[key] for key in keys if key not in differ}
+
+
+def shown(value: Any) -> str:
+    """A setting as YAML would write it on one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def config_differences(group: Collection, looks: Sequence[Look]) -> Html:
+    """The section."""
+    trained = [look for look in looks if look.stage == "rl"]
+    known = {
+        look.label: next((group.settings[run] for run in look.runs if run in group.settings), None) for look in trained
+    }
+    settings = {label: one for label, one in known.items() if one is not None}
+    content: list[Html] = []
+    if len(settings) < len(trained):
+        unknown = [look.name for look in trained if look.label not in settings]
+        content.append(tag("p", f"Not known (no identity.json): {', '.join(unknown)}.", class_="warn"))
+    if not settings:
+        content.append(tag("p", "No trained row has settings to compare."))
+        return section("settings", "Settings", *content)
+    differ, shared = differing(settings)
+    named_only = [key for key in differ if key in NAMING or key.rpartition(".")[2] == "name"]
+    real = [key for key in differ if key not in named_only]
+    looked = [look for look in trained if look.label in settings]
+    if len(looked) > 1:
+        content.append(
+            tag(
+                "p",
+                f"The rows differ in {many(len(real), 'setting')} beside seeds, and share {len(shared)}. "
+                "– : the row has no such setting.",
+                class_="note",
+            )
+        )
+    if real:
+        content.append(_table("settings-table", "Settings in which rows differ", looked, settings, real))
+    if named_only:
+        content.append(
+            folded(
+                f"Names and sources of these ({len(named_only)})",
+                _table("naming-table", "Names and sources", looked, settings, named_only),
+            )
+        )
+    listed = [
+        tag("span", tag("code", breakable(key)), " ", tag("b", breakable(shown(value))))
+        for key, value in shared.items()
+    ]
+    content.append(folded(f"Settings that all rows share ({len(shared)})", lines(listed, class_="settings")))
+    return section("settings", "Settings", *content)
+
+
+def _table(
+    name: str, caption: str, looks: Sequence[Look], settings: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
+) -> Html:
+    heads = [Head("Row", number=False), *(Head(key, number=False) for key in keys)]
+    rows = [[text(named(look), look.name), *(_value(settings[look.label], key) for key in keys)] for look in looks]
+    return grid(name, caption, heads, rows)
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Cell:
+    if key not in settings:
+        return Cell(ABSENT, kind="absent")
+    value = settings[key]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return Cell(breakable(shown(value)), float(value) if number else shown(value))
