@@ -45,12 +45,13 @@ def make_runs(folder: Path, runs: int, samples: int, updates: int) -> None:
     from rlbench.cli import CONF
     from rlbench.config import resolve
     from rlbench.files import write_json
+    from rlbench.git import git_state
     from rlbench.runs import SCHEMA, claim, locate
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = resolve(compose("config", overrides=["algorithm=grpo", "reward=relevance"]))
     origin = {
-        "git": provenance.git_state(CONF.parent),
+        "git": git_state(CONF.parent),
         "versions": {name: provenance.version(name) for name in provenance.PACKAGES},
         "packages": provenance.packages(),
         "hardware": provenance.hardware(),
