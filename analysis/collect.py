@@ -1,10 +1,11 @@
-"""The runs of a folder as one `Collection`: what is finished and sound, and by name what is not.
+"""The runs of a folder as one `Collection`, and `python -m analysis.collect`, which keeps them as parquet.
 
 A run that cannot be averaged with the others is left out whole and reported; nothing is mended here. Small facts are in
 memory, per-query scores and curves are read when they are asked for. The form of a run directory is in
 docs/results-schema.md.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
+from analysis import collected
+from analysis.command import make_parser, refuse, show_problems, terminal
 from analysis.reading import (
     KEYS,
     SPENDING,
@@ -26,7 +30,7 @@ from analysis.reading import (
     required_metrics,
     run_row,
 )
-from analysis.screening import screen
+from analysis.screening import screened
 from analysis.sources import CURVES, SPENT, Queries, RunFolders, Source, stack
 from rlbench.errors import BadInput
 
@@ -96,15 +100,18 @@ class Collection:
 
 
 def collect(folder: Path) -> Collection:
-    """Read every run below a folder.
+    """Every run below a folder, or of a collection of such a folder (`analysis.collected`).
 
     Raises:
-        BadInput: where there is no such folder.
+        BadInput: where there is no such folder, or it is a collection of another form.
     """
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}")
+    if collected.is_collection(folder):
+        records = collected.load_records(folder)
+        return assemble(*collected.told(records), collected.Parts(folder, records))
     runs, problems = [], []
-    for path in find_runs(folder):
+    for path in tqdm(find_runs(folder), desc="reading", unit="run", delay=2, disable=None, dynamic_ncols=True):
         name = path.relative_to(folder).as_posix()
         try:
             runs.append(read_run(path, name)[0])
@@ -121,14 +128,55 @@ def assemble(runs: Sequence[Run], problems: Sequence[Problem], source: Source) -
         problems: with those that could not.
         source: of all runs.
     """
-    kept, refused = screen(runs)
-    notices = [Problem(run.name, notice, left_out=False) for run in kept for notice in run.notices]
-    said = sorted([*problems, *refused, *notices], key=lambda problem: (not problem.left_out, problem.run))
+    kept, said = screened(runs, problems)
     columns = ["run", "experiment", "dataset", "model", "stage", "label", "algorithm", "reward", "seed"]
     return Collection(
         runs=pd.DataFrame([run_row(run) for run in kept]) if kept else pd.DataFrame(columns=columns),
         queries=Queries(source, {run.name: run.metrics for run in kept}),
         source=source,
-        problems=tuple(said),
+        problems=said,
         settings={run.name: flatten(run.identity) for run in kept if run.identity is not None},
     )
+
+
+DESCRIPTION = """\
+Make one collection of all runs below RUNS: tables that pandas, pyarrow and duckdb read, and that every command of
+analysis takes in place of RUNS.
+
+Writes to the --out folder:
+  queries/       run, context_id, sample, metric, value: per-query scores on test, a part a run
+  curves/        run, step, split, metric, value: what was measured over training, a part a run
+  runs.parquet   one row a run: result, budget, settings, provenance
+  problems.json  what is left out or odd, and why
+
+Given again, it reads the runs that have changed, adds and removes others, and takes the rest over. Stopped, it leaves
+the collection as it was, and goes on the next time. Needs no model and no GPU.
+"""
+EPILOG = """\
+example:  python -m analysis.collect runs/mini --out reports/mini/collected
+          python -m analysis.report reports/mini/collected --out reports/mini
+exit code: 0 written or up to date (whatever was left out); 2 no such folder, or --out holds something else
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = make_parser("collect", DESCRIPTION, EPILOG, "folder with run directories at any depth")
+    where = "where to write (default: reports/<name of RUNS>/collected)"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=where)
+    options = parser.parse_args(arguments)
+    out = options.out or Path("reports") / options.runs.resolve().name / "collected"
+    try:
+        done = collected.update(options.runs, out)
+        collection = collect(out)
+    except BadInput as error:
+        return refuse("collect", error)
+    console = terminal()
+    show_problems(console, options.runs, collection.problems)
+    counts = f"{len(collection.runs)} runs used; {done.read} read, {done.kept} taken over, {done.gone} gone"
+    console.print(f"{out}: {counts}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

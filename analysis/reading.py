@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,9 +186,14 @@ def _unfinished(status: str, reason: str) -> str:
     return f"STATUS says '{status}', which is none of running, interrupted, done, failed, pruned"
 
 
+def parse_json(text: str) -> Any:
+    """`json.loads`; keys that many runs share are in memory once."""
+    return json.loads(text, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Unusable(f"half-written: says done but has no {path.name}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -332,12 +338,15 @@ def _stop_notices(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _nan_notices(curves: pd.DataFrame) -> tuple[str, ...]:
     """One sentence for each curve that is not finite somewhere."""
+    keys = ["split", "metric"]
+    odd = curves[~np.isfinite(curves["value"])]
+    if odd.empty:
+        return ()
+    points = curves.merge(odd[keys].drop_duplicates(), on=keys).groupby(keys).size()
     notices = []
-    for (split, metric), part in curves.groupby(["split", "metric"], sort=True):
-        bad = part[~np.isfinite(part["value"])]
-        if len(bad):
-            where = f"{len(bad)} of {len(part)} points, first at update {bad['step'].min()}"
-            notices.append(f"{split} {metric} is NaN or infinite at {where}: a gap in the curve")
+    for (split, metric), bad in odd.groupby(keys, sort=True):
+        where = f"{len(bad)} of {points[split, metric]} points, first at update {bad['step'].min()}"
+        notices.append(f"{split} {metric} is NaN or infinite at {where}: a gap in the curve")
     return tuple(notices)
 
 

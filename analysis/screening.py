@@ -10,15 +10,21 @@ from typing import Any
 from analysis.reading import Problem, Run, flatten
 
 
-def screen(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
-    """The runs that can be used together, and what is wrong with the others."""
-    kept, problems = list(runs), []
-    for screen_of in (_duplicates, _mixed_settings, _other_protocols):
-        refused = screen_of(kept)
-        problems += refused
+def screened(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], tuple[Problem, ...]]:
+    """The runs that can stand beside each other, and everything to be said: what is left out first, by run.
+
+    Args:
+        runs: all that could be read, sorted by name.
+        problems: with those that could not.
+    """
+    kept, found = list(runs), list(problems)
+    for screen in (_duplicates, _mixed_settings, _other_protocols):
+        refused = screen(kept)
+        found += refused
         names = {problem.run for problem in refused}
         kept = [run for run in kept if run.name not in names]
-    return kept, problems
+    found += [Problem(run.name, notice, left_out=False) for run in kept for notice in run.notices]
+    return kept, tuple(sorted(found, key=lambda problem: (not problem.left_out, problem.run)))
 
 
 def _by(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:

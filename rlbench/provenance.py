@@ -4,7 +4,6 @@ import hashlib
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import distributions, version
@@ -16,12 +15,10 @@ import torch
 
 from rlbench.budget import gpu_driver
 from rlbench.data.record import RankedListDataset
+from rlbench.git import git_state
 from rlbench.plugins import plugin_digests
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "hydra-core", "wandb", "numpy", "pandas", "scipy")
-
-RUNS = ("run.py", "rlbench", "conf", "hydra_plugins")
-"""What decides how a run computes, below the repository."""
 
 
 def manifest(dataset: RankedListDataset, prompt_template: str | None, plugins: Sequence[str] = ()) -> dict[str, Any]:
@@ -68,28 +65,3 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def _git() -> dict[str, Any]:
     return git_state(Path(__file__).resolve().parent.parent)
-
-
-def git_state(root: Path) -> dict[str, Any]:
-    """Commit, whether the tree differs from it, and the sha256 of the difference: `git diff HEAD`, and the files of
-    code and configuration (`RUNS`) that git neither tracks nor ignores. All null where there is no git, or no
-    repository."""
-
-    def ask(*arguments: str) -> bytes | None:
-        try:
-            return subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):  # no git, or no repository (an installed copy)
-            return None
-
-    commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
-    if commit is None or status is None:
-        return {"commit": None, "dirty": None, "diff_sha256": None}
-    if not status:
-        return {"commit": commit.decode().strip(), "dirty": False, "diff_sha256": None}
-    digest = hashlib.sha256(ask("diff", "HEAD", "--binary") or b"")
-    for name in sorted((ask("ls-files", "--others", "--exclude-standard", "-z", "--", *RUNS) or b"").split(b"\0")):
-        path = root / os.fsdecode(name)
-        if name and path.is_file():
-            with path.open("rb") as file:
-                digest.update(name + hashlib.file_digest(file, "sha256").digest())
-    return {"commit": commit.decode().strip(), "dirty": True, "diff_sha256": digest.hexdigest()}

@@ -30,6 +30,7 @@ from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
 from rlbench.files import whole_file, write_json
+from rlbench.judging import Answer, choose_contexts, judge_answers
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
 from rlbench.objective.guards import caveats
 from rlbench.plugins import check_unchanged
@@ -42,14 +43,7 @@ from rlbench.runs import DONE, SCHEMA, Run, check_curve, differing_keys, locate,
 from rlbench.seeding import start_streams
 from rlbench.stages.common import on_cpu
 from rlbench.stages.engine_checks import check_engine, check_server
-from rlbench.stages.evaluate import (
-    Answer,
-    Evaluation,
-    choose_contexts,
-    evaluate,
-    judge_answers,
-    longest_prompt,
-)
+from rlbench.stages.evaluate import Evaluation, evaluate, longest_prompt
 from rlbench.stages.rl import needs_demonstrations, train_rl
 from rlbench.stages.sft import Validation, train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker

@@ -132,7 +132,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     for key, rate in (("trainer.rl.learning_rate", rl.learning_rate), ("trainer.sft.learning_rate", sft.learning_rate)):
         if not 0 < rate < math.inf:
             problems.append(f"{key} = {rate} must be a positive number")
-    problems += _steps(rl) + _reward(config.reward) + _matching(config.matching)
+    problems += _steps(rl) + _reward(config.reward) + check_matching(config.matching)
     if not 0 <= config.reward.gamma <= 1:
         problems.append(f"reward.gamma = {config.reward.gamma} must lie in [0, 1]")
     shares = {
@@ -267,7 +267,8 @@ def _reward(reward: RewardConfig) -> list[str]:
     return problems
 
 
-def _matching(matching: MatchingConfig) -> list[str]:
+def check_matching(matching: MatchingConfig) -> list[str]:
+    """What is wrong with a matching policy."""
     problems = [
         f"matching.normalisers holds '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
         f"{nearest(name, list(NORMALISERS))}"

@@ -9,10 +9,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from rlbench.budget import Ledger
 from rlbench.config import Config
 from rlbench.data.record import RankedListDataset
+from rlbench.judging import choose_contexts
 from rlbench.models.loading import load_model
 from rlbench.progress import Progress
 from rlbench.runs import Run, locate
-from rlbench.stages.evaluate import choose_contexts, evaluate
+from rlbench.stages.evaluate import evaluate
 from rlbench.stages.rl import Trained, train_rl
 from rlbench.tracking import make_tracker
 from rlbench.validation import validate

@@ -10,8 +10,9 @@ import pytest
 
 from rlbench.budget import PHASES, Energy, EnergyCounter, Ledger, cpu_counters, gpu_counters, peak_memory
 from rlbench.data.record import RankedListDataset
+from rlbench.git import git_state
 from rlbench.progress import Progress
-from rlbench.provenance import cpu_model, git_state
+from rlbench.provenance import cpu_model
 from rlbench.runs import locate
 from rlbench.stages.demonstrations import _tokens
 from rlbench.stages.sft import train_sft

@@ -8,9 +8,9 @@ import pytest
 from rlbench.data import load_dataset, mini
 from rlbench.data.facts import film_facts
 from rlbench.data.validation import check_dataset
+from rlbench.judging import Answer, judge_answers
 from rlbench.lists import parse_list
 from rlbench.relevance import Judge
-from rlbench.stages.evaluate import Answer, judge_answers
 from tests.conftest import SMALL, composed
 
 

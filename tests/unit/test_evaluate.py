@@ -11,21 +11,12 @@ from rlbench import published
 from rlbench.catalog import Catalog
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
+from rlbench.judging import Answer, judge_answers, sampled_metrics
 from rlbench.lists import ListReader, UnitLayout
 from rlbench.metrics import union_recall
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.relevance import Judge
-from rlbench.stages.evaluate import (
-    Answer,
-    Completion,
-    eos_ids,
-    evaluate,
-    generate,
-    judge_answers,
-    prompt_ids,
-    read_answers,
-    sampled_metrics,
-)
+from rlbench.stages.evaluate import Completion, eos_ids, evaluate, generate, prompt_ids, read_answers
 from tests.conftest import SMALL, composed
 
 N = 3
