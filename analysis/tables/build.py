@@ -109,7 +109,7 @@ class _Builder:
         self.baselines: dict[str, dict[str, Part]] = {}
         self.rl = {group: self._rl(parts) for group, parts in self.groups.items()}
         self.unequal = {group: marks.unequal_budgets(runs) for group, runs in self.rl.items()}
-        self.compared = self._metrics(spec.comparisons, "comparisons")
+        self.compared = self.metrics(spec.comparisons, "comparisons")
         self.shown = self._columns()
         self.contexts: dict[str, NDArray[np.int64]] = {}
         self.loaded = lru_cache(maxsize=ROWS_HELD)(self._load)
@@ -118,7 +118,7 @@ class _Builder:
 
     # What is asked for.
 
-    def _metrics(self, names: Sequence[str], said: str) -> list[str]:
+    def metrics(self, names: Sequence[str], said: str) -> list[str]:
         """Metrics with their cut-offs filled in."""
         found: list[str] = []
         for name in names:
@@ -151,7 +151,7 @@ class _Builder:
             to = spec.to or self.spec.baseline
             if spec.kind != "metric" and to is None:
                 raise BadInput(f"{said}: '{spec.kind}' needs `to`, or a baseline of the spec: which row it is to")
-            metrics = self._metrics([spec.of], said)
+            metrics = self.metrics([spec.of], said)
             for metric in metrics:
                 column = self._column(metric, spec, to if spec.kind != "metric" else None)
                 if spec.header and len(metrics) > 1:
@@ -302,7 +302,7 @@ class _Builder:
 
     def _title_word(self, key: str) -> str:
         values = self.lookup.values(self.runs, key)
-        return ", ".join(select.word(self.spec.names, key, value) for value in values)
+        return " / ".join(select.word(self.spec.names, key, value) for value in values)
 
     def _key(self) -> str:
         return " ".join(" ".join(sorted(set(map(str, self.runs[key])))) for key in ("experiment", "dataset", "model"))
@@ -530,23 +530,41 @@ def _has_best(shown: Shown) -> bool:
     return shown.column.of.startswith(ACCURACY) if shown.spec.bold is None else shown.spec.bold
 
 
-def profile_scores(
-    sources: Sequence[Source], spec: TableSpec
-) -> dict[str, list[tuple[str, list[tuple[str, str, Scores]]]]]:
-    """Metric of the spec's profiles to its groups, each with (label, name, scores) of its trained rows."""
-    asked = replace(spec, columns=tuple(ColumnSpec("metric", metric) for metric in spec.profiles), comparisons=())
-    builder = _Builder(sources, asked, resamples=1)
-    found: dict[str, list[tuple[str, list[tuple[str, str, Scores]]]]] = {}
-    for metric in builder._metrics(spec.profiles, "profiles"):
-        found[metric] = [
-            (
-                group,
-                [
-                    (side.label, side.name, side.metric(metric))
-                    for part in parts
-                    if part.trained and metric in (side := builder.sides[part.id]).metrics
-                ],
+@dataclass(frozen=True)
+class Profile:
+    """A trained row's scores on one metric.
+
+    Attributes:
+        name, label, group, stage, algorithm, reward: as of a `Row`.
+        scores: one metric.
+    """
+
+    name: str
+    label: str
+    group: str
+    stage: str
+    algorithm: str
+    reward: str
+    scores: Scores
+
+
+def profile_scores(sources: Sequence[Source], spec: TableSpec) -> dict[str, list[Profile]]:
+    """Metric of the spec's profiles to the trained rows of the table that have it, group after group."""
+    columns = tuple(ColumnSpec("metric", metric) for metric in spec.profiles)
+    builder = _Builder(sources, replace(spec, columns=columns, comparisons=(), split="test"), resamples=1)
+    return {
+        metric: [
+            Profile(
+                part.name,
+                part.label,
+                part.group,
+                part.stage,
+                str(part.first["algorithm"]),
+                str(part.first["reward"]),
+                side.metric(metric),
             )
-            for group, parts in builder.groups.items()
+            for part in builder.parts
+            if part.trained and metric in (side := builder.sides[part.id]).metrics
         ]
-    return found
+        for metric in builder.metrics(spec.profiles, "profiles")
+    }

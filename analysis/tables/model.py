@@ -156,7 +156,7 @@ class Versus:
         detectable: true difference that this design finds in 8 of 10 cases; None where fewer than two seeds pair.
         holds: whether the methods differ, by `p_holm`, with several seeds and equal budgets.
         reading: the same in words.
-        marks: of the row and of the baseline.
+        marks: of the row, and of the baseline all but ONE_SEED.
     """
 
     group: str
