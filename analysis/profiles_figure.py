@@ -59,12 +59,17 @@ def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int =
         width = WIDTH if across > 1 else WIDTH * 0.65
         figure = Figure(figsize=(width, 2.3 * down), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).ravel()
+        ends: dict[str, float] = {}
         for ax, (metric, group, of_panel) in zip(axes, panels, strict=False):
-            end = max(_draw(ax, row, looks[row.label], resamples) for row in of_panel)
+            ends[metric] = max(
+                ends.get(metric, 0.0), *(_draw(ax, row, looks[row.label], resamples) for row in of_panel)
+            )
             title = metric_title(metric)
-            ax.set(xlabel=f"τ ({title})", ylabel=f"Share with {title} > τ", xlim=(0, end), ylim=(0, None))
+            ax.set(xlabel=f"τ ({title})", ylabel=f"Share with {title} > τ", ylim=(0, None))
             if group:
                 ax.set_title(group)
+        for ax, (metric, _, _) in zip(axes, panels, strict=False):
+            ax.set_xlim(0, ends[metric])
         for ax in axes[len(panels) :]:
             ax.remove()
         _legend(figure, list(axes[: len(panels)]), names)

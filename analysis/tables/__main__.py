@@ -13,7 +13,7 @@ from analysis import statistics, tables
 from analysis.collect import Problem, collect
 from analysis.command import make_parser, positive, refuse, show_problems, show_written, terminal
 from analysis.profiles_figure import FORMATS, draw_profiles, save_profiles
-from analysis.tables.spec import SPECS, TableSpec
+from analysis.tables.spec import SPECS
 from rlbench.errors import BadInput, nearest
 
 DESCRIPTION = f"""\
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         return refuse("tables", error)
     out = options.out if options.out is not None else Path("reports") / _name(options.runs)
-    show(table, spec, console)
-    written = write(table, spec, out, problems)
+    show(table, console)
+    written = write(table, out, problems)
     written += _profiles(drawn, out, options.resamples)
     show_problems(console, Path(" ".join(map(str, options.runs))), problems)
     show_written(console, written)
@@ -138,19 +138,19 @@ def runs_of(table: tables.Table, name: str, column: str) -> list[dict[str, objec
     return [tables.cell_runs(row, one) for row in rows for one in columns]
 
 
-def show(table: tables.Table, spec: TableSpec, console: Console) -> None:
+def show(table: tables.Table, console: Console) -> None:
     """Print both tables."""
-    console.print(tables.sheet_to_rich(tables.table_sheet(table, spec.method), console.width))
+    console.print(tables.sheet_to_rich(tables.table_sheet(table), console.width))
     console.print()
     if table.comparisons:
-        console.print(tables.sheet_to_rich(tables.comparisons_sheet(table, spec.method), console.width))
+        console.print(tables.sheet_to_rich(tables.comparisons_sheet(table), console.width))
         console.print()
 
 
-def write(table: tables.Table, spec: TableSpec, out: Path, problems: Sequence[Problem]) -> list[Path]:
+def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[Path]:
     """Write both tables and the list of runs; returns the files written."""
     out.mkdir(parents=True, exist_ok=True)
-    sheet = tables.table_sheet(table, spec.method)
+    sheet = tables.table_sheet(table)
     texts = {
         "table.md": tables.sheet_to_markdown(sheet),
         "table.csv": tables.to_csv(table),
@@ -159,7 +159,7 @@ def write(table: tables.Table, spec: TableSpec, out: Path, problems: Sequence[Pr
     }
     names = [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex")]
     if table.comparisons:
-        against = tables.comparisons_sheet(table, spec.method)
+        against = tables.comparisons_sheet(table)
         made = (tables.sheet_to_markdown(against), tables.comparisons_csv(table), tables.sheet_to_latex(against))
         texts |= dict(zip(names, made, strict=True))
     else:  # of an earlier table, which would pass for this one's

@@ -298,6 +298,7 @@ class _Builder:
             comparison_notes=tuple(
                 comparison_notes(comparisons, baseline, self.spec.split, self.resamples) if comparisons else ()
             ),
+            method=self.spec.method,
         )
 
     def _title_word(self, key: str) -> str:

@@ -194,6 +194,7 @@ class Table:
         baseline: what rows are compared with, in words; "" for nothing.
         comparisons: every trained row against its baseline, metric by metric; empty without a baseline.
         comparison_notes: sentences below them.
+        method: header of the rows' names.
     """
 
     title: str
@@ -206,3 +207,4 @@ class Table:
     baseline: str = ""
     comparisons: tuple[Versus, ...] = ()
     comparison_notes: tuple[str, ...] = ()
+    method: str = "Method"

@@ -91,7 +91,7 @@ class Sheet:
         return len(self.header) - len(self.lines[0].cells)
 
 
-def table_sheet(table: Table, method: str = "Method") -> Sheet:
+def table_sheet(table: Table) -> Sheet:
     """The table itself."""
     lines = []
     previous: Row | None = None
@@ -100,14 +100,14 @@ def table_sheet(table: Table, method: str = "Method") -> Sheet:
         cells = tuple(shown(row.cells[column.key], column, column.key in row.bold) for column in table.columns)
         lines.append(Line((marked(row.name, row.marks),), cells, row.group, ruled))
         previous = row
-    header = (method, *(column.header for column in table.columns))
+    header = (table.method, *(column.header for column in table.columns))
     words = frozenset(
         i for i, column in enumerate(table.columns) if any(isinstance(row.cells[column.key], str) for row in table.rows)
     )
     return Sheet(table.title, table.key, header, tuple(lines), table.notes, words)
 
 
-def comparisons_sheet(table: Table, method: str = "Method") -> Sheet:
+def comparisons_sheet(table: Table) -> Sheet:
     """Every row against the baseline."""
     several = len({versus.metric for versus in table.comparisons}) > 1
     lines = []
@@ -136,7 +136,7 @@ def comparisons_sheet(table: Table, method: str = "Method") -> Sheet:
     return Sheet(
         title=f"{table.title}: against {table.baseline}",
         key=f"{table.key}-comparisons",
-        header=(method, "Δ" if several else f"Δ {title}", "p", "p permuted", "Better", "Detectable", "Reading"),
+        header=(table.method, "Δ" if several else f"Δ {title}", "p", "p permuted", "Better", "Detectable", "Reading"),
         lines=tuple(lines),
         notes=table.comparison_notes,
         words=frozenset([5]),
