@@ -32,7 +32,7 @@ from analysis.tables.model import (
     Versus,
 )
 from analysis.tables.numbers import metric_title, share
-from analysis.tables.scores import query_metrics, row_scores, share_of
+from analysis.tables.scores import query_metrics, row_scores, samples_digest, share_of
 from analysis.tables.select import Lookup, Part, Source, as_text
 from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where, read_spec
 from rlbench.errors import BadInput, nearest
@@ -113,6 +113,8 @@ class _Builder:
         self.shown = self._columns()
         self.contexts: dict[str, NDArray[np.int64]] = {}
         self.loaded = lru_cache(maxsize=ROWS_HELD)(self._load)
+        if spec.split == "test":
+            self._check_samples()
         self.sides = self._sides()
         self.against: dict[tuple[str, str], dict[int, Versus]] = {}
 
@@ -223,8 +225,29 @@ class _Builder:
                     )
         return found
 
+    def _check_samples(self) -> None:
+        """Raises BadInput where rows of a group were not judged on the same samples."""
+        problems = []
+        for group, parts in self.groups.items():
+            runs = pd.concat([part.runs for part in parts])
+            kinds: dict[str, list[str]] = {}
+            for cell, some in runs.groupby(["source", *select.CELL[:-1]], sort=True):
+                queries = self.sources[int(some["source"].iloc[0])].collection.queries
+                kinds.setdefault(samples_digest(queries, str(some["run"].iloc[0])), []).append(
+                    "/".join(map(str, cell[1:]))
+                )
+            if len(kinds) > 1:
+                under = f" under {group}" if group else ""
+                found = " and ".join(", ".join(dict.fromkeys(cells)) for cells in kinds.values())
+                problems.append(
+                    f"rows{under} were judged on different samples: {found}; name in group_by what tells them apart, "
+                    "or keep one with `where`"
+                )
+        if problems:
+            raise BadInput(*problems)
+
     def _load(self, place: int, metrics: Sequence[str]) -> Scores:
-        """Scores of the row with this id, checked to be of the same samples as all others of its group."""
+        """Scores of the row with this id."""
         part = self.parts[place]
         seeds = tuple(int(seed) for seed in part.runs["seed"])
         if self.spec.split == "validation":
@@ -232,13 +255,6 @@ class _Builder:
             return Scores(values[:, None], np.zeros(1, int), seeds)
         found = [row_scores(self.sources[source].collection.queries, runs, metrics) for source, runs in part.by_source]
         contexts = self.contexts.setdefault(part.group, found[0].contexts)
-        if any(not np.array_equal(contexts, one.contexts) for one in found):
-            under = f" under {part.group}" if part.group else ""
-            datasets = ", ".join(sorted({str(one.first["dataset"]) for one in self.groups[part.group]}))
-            raise BadInput(
-                f"{part.name} was judged on other samples than a row beside it{under} (datasets: {datasets}): name in "
-                "group_by what tells them apart, or keep one with `where`"
-            )
         of_seed = {seed: values for one in found for seed, values in zip(one.seeds, one.values, strict=True)}
         return Scores(np.stack([of_seed[seed] for seed in seeds]), contexts, seeds)
 

@@ -1,5 +1,6 @@
 """Scores of a row's runs, and the numbers that tables take from estimates."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,14 @@ def query_metrics(queries: pd.DataFrame, runs: Sequence[str]) -> list[str]:
     part = queries[queries["run"].isin(list(runs))]
     floats = part.drop(columns=[*KEYS, "n_truth"]).select_dtypes("float")
     return list(floats.columns[floats.notna().all()])
+
+
+def samples_digest(queries: pd.DataFrame, run: str) -> str:
+    """What runs that were judged on the same samples share: contexts, samples and how many films are relevant."""
+    part = queries[queries["run"] == run]
+    digest = hashlib.sha256("\n".join(map(str, part["context_id"])).encode())
+    digest.update(part[["sample", "n_truth"]].to_numpy(np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def one_metric(scores: Scores, column: int) -> Scores:

@@ -234,10 +234,12 @@ def test_rows_of_one_name_say_what_they_differ_in(runs: Path) -> None:
 
 def test_rows_of_other_samples_are_not_compared(runs: Path) -> None:
     add(runs, "grpo-dcg", [0.2])
-    write_run(runs, "gspo-dcg", 0, queries({"ndcg@10": [0.1, 0.2], "recall@10": [0.1, 0.2], "in_catalog": [1.0, 1.0]},
-                                           ["a", "b"]), group="mini/redial-tiny", cutoffs=(10,))  # fmt: skip
+    other = predictions(0.2).assign(context_id=[f"d{i // 2:02d}" for i in range(2 * CONTEXTS)])
+    write_run(runs, "gspo-dcg", 0, other, group="mini/redial-tiny")
     told = refused(runs)
-    assert "judged on other samples than a row beside it (datasets: mini, redial): name in group_by" in told
+    assert told.startswith(
+        "rows were judged on different samples: mini/mini/tiny and mini/redial/tiny; name in group_by"
+    )
     assert len(made(runs, group_by="dataset").rows) == 2
 
 
