@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import statistics
-from analysis.collect import Problem
+from analysis.reading import Problem
 from rlbench.errors import BadInput
 
 TERMINAL_WIDTH = 120

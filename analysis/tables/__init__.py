@@ -34,7 +34,7 @@ from analysis.tables.model import (
 )
 from analysis.tables.numbers import chance, count, metric_title, share, signed
 from analysis.tables.scores import cell_of, row_scores, share_of
-from analysis.tables.select import Source
+from analysis.tables.select import Folder
 from analysis.tables.spec import TableSpec, parse_spec, read_spec
 from analysis.tables.write import (
     NOTHING,
@@ -73,7 +73,7 @@ __all__ = [
     "SPENT",
     "STOPPED",
     "Shown",
-    "Source",
+    "Folder",
     "Table",
     "TableSpec",
     "UNEQUAL",

@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = terminal()
     try:
         spec = tables.read_spec(options.spec)
-        sources, problems = _read(options.runs)
-        table = tables.build(sources, spec, problems=problems, resamples=options.resamples)
+        found, problems = _read(options.runs)
+        table = tables.build(found, spec, problems=problems, resamples=options.resamples)
         if options.runs_of is not None:
             console.print_json(json.dumps(runs_of(table, *options.runs_of), ensure_ascii=False))
             return 0
-        drawn = tables.profile_scores(sources, spec)
+        drawn = tables.profile_scores(found, spec)
     except BadInput as error:
         return refuse("tables", error)
     out = options.out if options.out is not None else Path("reports") / _name(options.runs)
@@ -94,7 +94,7 @@ def _name(folders: Sequence[Path]) -> str:
     return "+".join(folder.resolve().name for folder in folders)
 
 
-def _read(folders: Sequence[Path]) -> tuple[list[tables.Source], list[Problem]]:
+def _read(folders: Sequence[Path]) -> tuple[list[tables.Folder], list[Problem]]:
     """The runs of all folders; where there are several, runs are named with their folder.
 
     Raises:
@@ -104,18 +104,18 @@ def _read(folders: Sequence[Path]) -> tuple[list[tables.Source], list[Problem]]:
     if wrong:
         raise BadInput(*wrong)
     several = len(folders) > 1
-    sources, problems = [], []
+    found, problems = [], []
     for folder in folders:
         collection = collect(folder)
-        sources.append(tables.Source(str(folder) if several else "", collection))
+        found.append(tables.Folder(str(folder) if several else "", collection))
         problems += [
             replace(problem, run=f"{folder}/{problem.run}") if several else problem for problem in collection.problems
         ]
-    if all(source.collection.runs.empty for source in sources):
+    if all(one.collection.runs.empty for one in found):
         reasons = [f"  {problem}" for problem in problems]
         below = " or ".join(map(str, folders))
         raise BadInput(f"no finished run below {below}: there is nothing to show", *reasons)
-    return sources, problems
+    return found, problems
 
 
 def runs_of(table: tables.Table, name: str, column: str) -> list[dict[str, object]]:

@@ -32,8 +32,8 @@ from analysis.tables.model import (
     Versus,
 )
 from analysis.tables.numbers import metric_title, share
-from analysis.tables.scores import query_metrics, row_scores, samples_digest, share_of
-from analysis.tables.select import Lookup, Part, Source, as_text
+from analysis.tables.scores import row_scores, samples_digest, share_of
+from analysis.tables.select import Folder, Lookup, Part, as_text
 from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where, read_spec
 from rlbench.errors import BadInput, nearest
 
@@ -64,11 +64,11 @@ class Shown:
 
 def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> Table:
     """The comparison table (specs/comparison.yaml) of one group of runs (`Collection.groups`), which holds a run."""
-    return build([Source("", group)], read_spec(Path("comparison")), resamples=resamples)
+    return build([Folder("", group)], read_spec(Path("comparison")), resamples=resamples)
 
 
 def build(
-    sources: Sequence[Source],
+    folders: Sequence[Folder],
     spec: TableSpec,
     *,
     problems: Sequence[Problem] = (),
@@ -77,25 +77,25 @@ def build(
     """The table that a spec makes of runs.
 
     Args:
-        sources: folders of runs; at least one run in all.
+        folders: folders of runs; at least one run in all.
         problems: of these folders; those that leave a run out are named in the notes.
 
     Raises:
         BadInput: where the spec names what the runs do not have, or no run fits it.
     """
-    return _Builder(sources, spec, resamples).table(problems)
+    return _Builder(folders, spec, resamples).table(problems)
 
 
 class _Builder:
     """What the parts of a table share while it is built."""
 
-    def __init__(self, sources: Sequence[Source], spec: TableSpec, resamples: int):
-        self.sources, self.spec, self.resamples = sources, spec, resamples
-        self.lookup = Lookup(sources)
+    def __init__(self, folders: Sequence[Folder], spec: TableSpec, resamples: int):
+        self.folders, self.spec, self.resamples = folders, spec, resamples
+        self.lookup = Lookup(folders)
         wanted = [*select.named_values(spec), ("algorithm", "rows"), ("reward", "rows")]
         if wrong := [problem for name, said in wanted if (problem := self.lookup.resolve(name, said))]:
             raise BadInput(*dict.fromkeys(wrong))
-        select.check_join(self.lookup, sources)
+        select.check_join(self.lookup, folders)
         self.parts, self.absent = select.parts(self.lookup, spec)
         if not self.parts:
             raise BadInput(
@@ -214,7 +214,7 @@ class _Builder:
         found = tuple(name for name in wanted if has[f"{prefix}.{name}"])
         if prefix == "test":
             for source, runs in part.by_source:
-                known = query_metrics(self.sources[source].collection.queries, list(runs["run"]))
+                known = self.folders[source].collection.queries.metrics(list(runs["run"]))
                 if whole := [name for name in found if name not in known]:
                     raise BadInput(
                         *(
@@ -232,7 +232,7 @@ class _Builder:
             runs = pd.concat([part.runs for part in parts])
             kinds: dict[str, list[str]] = {}
             for cell, some in runs.groupby(["source", *select.CELL[:-1]], sort=True):
-                queries = self.sources[int(some["source"].iloc[0])].collection.queries
+                queries = self.folders[int(some["source"].iloc[0])].collection.queries
                 kinds.setdefault(samples_digest(queries, str(some["run"].iloc[0])), []).append(
                     "/".join(map(str, cell[1:]))
                 )
@@ -253,7 +253,7 @@ class _Builder:
         if self.spec.split == "validation":
             values = part.runs[[f"validation.{metric}" for metric in metrics]].to_numpy(float)
             return Scores(values[:, None], np.zeros(1, int), seeds)
-        found = [row_scores(self.sources[source].collection.queries, runs, metrics) for source, runs in part.by_source]
+        found = [row_scores(self.folders[source].collection.queries, runs, metrics) for source, runs in part.by_source]
         contexts = self.contexts.setdefault(part.group, found[0].contexts)
         of_seed = {seed: values for one in found for seed, values in zip(one.seeds, one.values, strict=True)}
         return Scores(np.stack([of_seed[seed] for seed in seeds]), contexts, seeds)
@@ -357,7 +357,7 @@ class _Builder:
 
     def _made(self, part: Part) -> tuple[Made, ...]:
         return tuple(
-            Made(str(run["run"]), self.sources[int(run["source"])].folder, int(run["seed"]), str(run["hash"]))
+            Made(str(run["run"]), self.folders[int(run["source"])].name, int(run["seed"]), str(run["hash"]))
             for _, run in part.runs.iterrows()
         )
 
@@ -565,10 +565,10 @@ class Profile:
     scores: Scores
 
 
-def profile_scores(sources: Sequence[Source], spec: TableSpec) -> dict[str, list[Profile]]:
+def profile_scores(folders: Sequence[Folder], spec: TableSpec) -> dict[str, list[Profile]]:
     """Metric of the spec's profiles to the trained rows of the table that have it, group after group."""
     columns = tuple(ColumnSpec("metric", metric) for metric in spec.profiles)
-    builder = _Builder(sources, replace(spec, columns=columns, comparisons=(), split="test"), resamples=1)
+    builder = _Builder(folders, replace(spec, columns=columns, comparisons=(), split="test"), resamples=1)
     return {
         metric: [
             Profile(

@@ -2,36 +2,31 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 
-from analysis.collect import KEYS
+from analysis.collect import Queries
+from analysis.reading import N_TRUTH
 from analysis.statistics import Estimate, Scores
 from analysis.tables.model import Cell
 
 
-def row_scores(queries: pd.DataFrame, runs: pd.DataFrame, metrics: Sequence[str]) -> Scores:
+def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> Scores:
     """Scores of the runs of one row, in their order; queries in the order of (context_id, sample), as read."""
-    of_run = {name: part for name, part in queries.groupby("run", sort=False)}
-    parts = [of_run[name] for name in runs["run"]]
-    contexts, _ = pd.factorize(parts[0]["context_id"], sort=True)
-    values = np.stack([part[list(metrics)].to_numpy(float) for part in parts])
+    parts = (queries.read(name, metrics) for name in runs["run"])
+    first = next(parts)
+    contexts, _ = pd.factorize(first["context_id"], sort=True)
+    values = np.stack([part[list(metrics)].to_numpy(float) for part in chain([first], parts)])
     return Scores(values, contexts, tuple(int(seed) for seed in runs["seed"]))
 
 
-def query_metrics(queries: pd.DataFrame, runs: Sequence[str]) -> list[str]:
-    """Per-query metrics that all of these runs have."""
-    part = queries[queries["run"].isin(list(runs))]
-    floats = part.drop(columns=[*KEYS, "n_truth"]).select_dtypes("float")
-    return list(floats.columns[floats.notna().all()])
-
-
-def samples_digest(queries: pd.DataFrame, run: str) -> str:
+def samples_digest(queries: Queries, run: str) -> str:
     """What runs that were judged on the same samples share: contexts, samples and how many films are relevant."""
-    part = queries[queries["run"] == run]
+    part = queries.read(run, [N_TRUTH])
     digest = hashlib.sha256("\n".join(map(str, part["context_id"])).encode())
-    digest.update(part[["sample", "n_truth"]].to_numpy(np.int64).tobytes())
+    digest.update(part[["sample", N_TRUTH]].to_numpy(np.int64).tobytes())
     return digest.hexdigest()
 
 

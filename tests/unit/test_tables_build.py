@@ -20,7 +20,7 @@ from analysis.tables import (
     STOPPED,
     UNEQUAL,
     Cell,
-    Source,
+    Folder,
     Table,
     Versus,
     build,
@@ -87,12 +87,12 @@ def made(
     """The table of a spec; 200 resamples."""
     parsed = parse_spec({"title": title, "rows": list(rows), "columns": list(columns), **spec}, "spec")
     collections = [collect(folder) for folder in folders]
-    sources = [
-        Source(str(folder) if len(folders) > 1 else "", collection)
+    folders = [
+        Folder(str(folder) if len(folders) > 1 else "", collection)
         for folder, collection in zip(folders, collections, strict=True)
     ]
     problems = [problem for collection in collections for problem in collection.problems]
-    return build(sources, parsed, problems=problems, resamples=200)
+    return build(folders, parsed, problems=problems, resamples=200)
 
 
 def refused(*folders: Path, **spec: Any) -> str:

@@ -13,7 +13,7 @@ import pytest
 from analysis import collect as collecting
 from analysis.collect import collect
 from analysis.profiles_figure import THRESHOLDS, draw_profiles
-from analysis.tables import Source, profile_scores, read_spec
+from analysis.tables import Folder, profile_scores, read_spec
 from analysis.tables.__main__ import main
 from tests.helpers_analysis import queries, write_run, write_sweep
 
@@ -152,7 +152,7 @@ def test_latex_compiles(sweep: Path, tmp_path: Path) -> None:
 
 
 def test_a_profile_is_the_share_above_each_threshold(sweep: Path) -> None:
-    profiles = profile_scores([Source("", collect(sweep))], read_spec(Path("comparison")))
+    profiles = profile_scores([Folder("", collect(sweep))], read_spec(Path("comparison")))
     assert list(profiles) == ["ndcg@10"]
     assert [row.name for row in profiles["ndcg@10"]] == ["SFT", "grpo · relevance", "rank_grpo · relevance"]
     figure = draw_profiles(profiles, resamples=50)
@@ -173,7 +173,7 @@ def test_a_panel_for_each_group_and_metric(tmp_path: Path) -> None:
     spec.write_text(
         "title: T\nrows: [{where: {stage: rl}}]\ncolumns: [seeds]\ngroup_by: model\nprofiles: [ndcg@10, recall@10]\n"
     )
-    figure = draw_profiles(profile_scores([Source("", collect(tmp_path))], read_spec(spec)), resamples=20)
+    figure = draw_profiles(profile_scores([Folder("", collect(tmp_path))], read_spec(spec)), resamples=20)
     assert figure is not None
     assert [(ax.get_title(), ax.get_xlabel()) for ax in figure.axes] == [
         (model, f"τ ({metric})") for metric in ("NDCG@10", "Recall@10") for model in ("big", "tiny")
