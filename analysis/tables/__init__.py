@@ -5,7 +5,7 @@ against a baseline, `marks` says where a comparison would be unfair, and `write`
 same runs. docs/tables.md is the reference.
 """
 
-from analysis.tables.build import ACCURACY, build, build_table
+from analysis.tables.build import ACCURACY, Profile, build, build_table, profile_scores
 from analysis.tables.marks import (
     ONE_SEED_NOTE,
     checkpoint_note,
@@ -34,11 +34,12 @@ from analysis.tables.model import (
 )
 from analysis.tables.numbers import chance, count, metric_title, share, signed
 from analysis.tables.scores import cell_of, row_scores, share_of
-from analysis.tables.select import Source
+from analysis.tables.select import Folder
 from analysis.tables.spec import TableSpec, parse_spec, read_spec
 from analysis.tables.write import (
     NOTHING,
     Shown,
+    cell_runs,
     comparisons_csv,
     comparisons_sheet,
     in_markdown,
@@ -47,6 +48,7 @@ from analysis.tables.write import (
     sheet_to_latex,
     sheet_to_markdown,
     sheet_to_rich,
+    table_sheet,
     to_csv,
     to_latex,
     to_markdown,
@@ -65,12 +67,13 @@ __all__ = [
     "NOTHING",
     "ONE_SEED",
     "ONE_SEED_NOTE",
+    "Profile",
     "Row",
     "SHARED_STAGES",
     "SPENT",
     "STOPPED",
     "Shown",
-    "Source",
+    "Folder",
     "Table",
     "TableSpec",
     "UNEQUAL",
@@ -78,6 +81,7 @@ __all__ = [
     "build",
     "build_table",
     "cell_of",
+    "cell_runs",
     "chance",
     "checkpoint_note",
     "comparisons_csv",
@@ -90,6 +94,7 @@ __all__ = [
     "markdown_page",
     "metric_title",
     "parse_spec",
+    "profile_scores",
     "read_spec",
     "row_scores",
     "runs_json",
@@ -100,6 +105,7 @@ __all__ = [
     "sheet_to_markdown",
     "sheet_to_rich",
     "signed",
+    "table_sheet",
     "test_note",
     "to_csv",
     "to_latex",

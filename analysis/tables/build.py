@@ -32,8 +32,8 @@ from analysis.tables.model import (
     Versus,
 )
 from analysis.tables.numbers import metric_title, share
-from analysis.tables.scores import row_scores, share_of
-from analysis.tables.select import Lookup, Part, Source, as_text
+from analysis.tables.scores import row_scores, samples_digest, share_of
+from analysis.tables.select import Folder, Lookup, Part, as_text
 from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where, read_spec
 from rlbench.errors import BadInput, nearest
 
@@ -64,11 +64,11 @@ class Shown:
 
 def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> Table:
     """The comparison table (specs/comparison.yaml) of one group of runs (`Collection.groups`), which holds a run."""
-    return build([Source("", group)], read_spec(Path("comparison")), resamples=resamples)
+    return build([Folder("", group)], read_spec(Path("comparison")), resamples=resamples)
 
 
 def build(
-    sources: Sequence[Source],
+    folders: Sequence[Folder],
     spec: TableSpec,
     *,
     problems: Sequence[Problem] = (),
@@ -77,25 +77,25 @@ def build(
     """The table that a spec makes of runs.
 
     Args:
-        sources: folders of runs; at least one run in all.
+        folders: folders of runs; at least one run in all.
         problems: of these folders; those that leave a run out are named in the notes.
 
     Raises:
         BadInput: where the spec names what the runs do not have, or no run fits it.
     """
-    return _Builder(sources, spec, resamples).table(problems)
+    return _Builder(folders, spec, resamples).table(problems)
 
 
 class _Builder:
     """What the parts of a table share while it is built."""
 
-    def __init__(self, sources: Sequence[Source], spec: TableSpec, resamples: int):
-        self.sources, self.spec, self.resamples = sources, spec, resamples
-        self.lookup = Lookup(sources)
+    def __init__(self, folders: Sequence[Folder], spec: TableSpec, resamples: int):
+        self.folders, self.spec, self.resamples = folders, spec, resamples
+        self.lookup = Lookup(folders)
         wanted = [*select.named_values(spec), ("algorithm", "rows"), ("reward", "rows")]
         if wrong := [problem for name, said in wanted if (problem := self.lookup.resolve(name, said))]:
             raise BadInput(*dict.fromkeys(wrong))
-        select.check_join(self.lookup, sources)
+        select.check_join(self.lookup, folders)
         self.parts, self.absent = select.parts(self.lookup, spec)
         if not self.parts:
             raise BadInput(
@@ -109,16 +109,18 @@ class _Builder:
         self.baselines: dict[str, dict[str, Part]] = {}
         self.rl = {group: self._rl(parts) for group, parts in self.groups.items()}
         self.unequal = {group: marks.unequal_budgets(runs) for group, runs in self.rl.items()}
-        self.compared = self._metrics(spec.comparisons, "comparisons")
+        self.compared = self.metrics(spec.comparisons, "comparisons")
         self.shown = self._columns()
         self.contexts: dict[str, NDArray[np.int64]] = {}
         self.loaded = lru_cache(maxsize=ROWS_HELD)(self._load)
+        if spec.split == "test":
+            self._check_samples()
         self.sides = self._sides()
         self.against: dict[tuple[str, str], dict[int, Versus]] = {}
 
     # What is asked for.
 
-    def _metrics(self, names: Sequence[str], said: str) -> list[str]:
+    def metrics(self, names: Sequence[str], said: str) -> list[str]:
         """Metrics with their cut-offs filled in."""
         found: list[str] = []
         for name in names:
@@ -151,7 +153,7 @@ class _Builder:
             to = spec.to or self.spec.baseline
             if spec.kind != "metric" and to is None:
                 raise BadInput(f"{said}: '{spec.kind}' needs `to`, or a baseline of the spec: which row it is to")
-            metrics = self._metrics([spec.of], said)
+            metrics = self.metrics([spec.of], said)
             for metric in metrics:
                 column = self._column(metric, spec, to if spec.kind != "metric" else None)
                 if spec.header and len(metrics) > 1:
@@ -212,7 +214,7 @@ class _Builder:
         found = tuple(name for name in wanted if has[f"{prefix}.{name}"])
         if prefix == "test":
             for source, runs in part.by_source:
-                known = self.sources[source].collection.queries.metrics(list(runs["run"]))
+                known = self.folders[source].collection.queries.metrics(list(runs["run"]))
                 if whole := [name for name in found if name not in known]:
                     raise BadInput(
                         *(
@@ -223,22 +225,36 @@ class _Builder:
                     )
         return found
 
+    def _check_samples(self) -> None:
+        """Raises BadInput where rows of a group were not judged on the same samples."""
+        problems = []
+        for group, parts in self.groups.items():
+            runs = pd.concat([part.runs for part in parts])
+            kinds: dict[str, list[str]] = {}
+            for cell, some in runs.groupby(["source", *select.CELL[:-1]], sort=True):
+                queries = self.folders[int(some["source"].iloc[0])].collection.queries
+                kinds.setdefault(samples_digest(queries, str(some["run"].iloc[0])), []).append(
+                    "/".join(map(str, cell[1:]))
+                )
+            if len(kinds) > 1:
+                under = f" under {group}" if group else ""
+                found = " and ".join(", ".join(dict.fromkeys(cells)) for cells in kinds.values())
+                problems.append(
+                    f"rows{under} were judged on different samples: {found}; name in group_by what tells them apart, "
+                    "or keep one with `where`"
+                )
+        if problems:
+            raise BadInput(*problems)
+
     def _load(self, place: int, metrics: Sequence[str]) -> Scores:
-        """Scores of the row with this id, checked to be of the same samples as all others of its group."""
+        """Scores of the row with this id."""
         part = self.parts[place]
         seeds = tuple(int(seed) for seed in part.runs["seed"])
         if self.spec.split == "validation":
             values = part.runs[[f"validation.{metric}" for metric in metrics]].to_numpy(float)
             return Scores(values[:, None], np.zeros(1, int), seeds)
-        found = [row_scores(self.sources[source].collection.queries, runs, metrics) for source, runs in part.by_source]
+        found = [row_scores(self.folders[source].collection.queries, runs, metrics) for source, runs in part.by_source]
         contexts = self.contexts.setdefault(part.group, found[0].contexts)
-        if any(not np.array_equal(contexts, one.contexts) for one in found):
-            under = f" under {part.group}" if part.group else ""
-            datasets = ", ".join(sorted({str(one.first["dataset"]) for one in self.groups[part.group]}))
-            raise BadInput(
-                f"{part.name} was judged on other samples than a row beside it{under} (datasets: {datasets}): name in "
-                "group_by what tells them apart, or keep one with `where`"
-            )
         of_seed = {seed: values for one in found for seed, values in zip(one.seeds, one.values, strict=True)}
         return Scores(np.stack([of_seed[seed] for seed in seeds]), contexts, seeds)
 
@@ -298,11 +314,12 @@ class _Builder:
             comparison_notes=tuple(
                 comparison_notes(comparisons, baseline, self.spec.split, self.resamples) if comparisons else ()
             ),
+            method=self.spec.method,
         )
 
     def _title_word(self, key: str) -> str:
         values = self.lookup.values(self.runs, key)
-        return ", ".join(select.word(self.spec.names, key, value) for value in values)
+        return " / ".join(select.word(self.spec.names, key, value) for value in values)
 
     def _key(self) -> str:
         return " ".join(" ".join(sorted(set(map(str, self.runs[key])))) for key in ("experiment", "dataset", "model"))
@@ -340,7 +357,7 @@ class _Builder:
 
     def _made(self, part: Part) -> tuple[Made, ...]:
         return tuple(
-            Made(str(run["run"]), self.sources[int(run["source"])].folder, int(run["seed"]), str(run["hash"]))
+            Made(str(run["run"]), self.folders[int(run["source"])].name, int(run["seed"]), str(run["hash"]))
             for _, run in part.runs.iterrows()
         )
 
@@ -530,23 +547,41 @@ def _has_best(shown: Shown) -> bool:
     return shown.column.of.startswith(ACCURACY) if shown.spec.bold is None else shown.spec.bold
 
 
-def profile_scores(
-    sources: Sequence[Source], spec: TableSpec
-) -> dict[str, list[tuple[str, list[tuple[str, str, Scores]]]]]:
-    """Metric of the spec's profiles to its groups, each with (label, name, scores) of its trained rows."""
-    asked = replace(spec, columns=tuple(ColumnSpec("metric", metric) for metric in spec.profiles), comparisons=())
-    builder = _Builder(sources, asked, resamples=1)
-    found: dict[str, list[tuple[str, list[tuple[str, str, Scores]]]]] = {}
-    for metric in builder._metrics(spec.profiles, "profiles"):
-        found[metric] = [
-            (
-                group,
-                [
-                    (side.label, side.name, side.metric(metric))
-                    for part in parts
-                    if part.trained and metric in (side := builder.sides[part.id]).metrics
-                ],
+@dataclass(frozen=True)
+class Profile:
+    """A trained row's scores on one metric.
+
+    Attributes:
+        name, label, group, stage, algorithm, reward: as of a `Row`.
+        scores: one metric.
+    """
+
+    name: str
+    label: str
+    group: str
+    stage: str
+    algorithm: str
+    reward: str
+    scores: Scores
+
+
+def profile_scores(folders: Sequence[Folder], spec: TableSpec) -> dict[str, list[Profile]]:
+    """Metric of the spec's profiles to the trained rows of the table that have it, group after group."""
+    columns = tuple(ColumnSpec("metric", metric) for metric in spec.profiles)
+    builder = _Builder(folders, replace(spec, columns=columns, comparisons=(), split="test"), resamples=1)
+    return {
+        metric: [
+            Profile(
+                part.name,
+                part.label,
+                part.group,
+                part.stage,
+                str(part.first["algorithm"]),
+                str(part.first["reward"]),
+                side.metric(metric),
             )
-            for group, parts in builder.groups.items()
+            for part in builder.parts
+            if part.trained and metric in (side := builder.sides[part.id]).metrics
         ]
-    return found
+        for metric in builder.metrics(spec.profiles, "profiles")
+    }

@@ -7,7 +7,7 @@ import numpy as np
 
 from analysis import statistics
 from analysis.statistics import Comparison, Scores
-from analysis.tables.model import UNEQUAL, Cell, Versus
+from analysis.tables.model import MARKS, ONE_SEED, UNEQUAL, Cell, Versus
 from analysis.tables.numbers import share
 from analysis.tables.scores import cell_of, one_metric
 
@@ -59,12 +59,14 @@ def against_baselines(pairs: Sequence[tuple[Side, Side]], metric: str, *, resamp
     p = statistics.holm(np.array([float(known.estimate.p[0]) for _, _, known in found.values()]))
     permuted = statistics.holm(np.array([float(known.permutation.p[0]) for _, _, known in found.values()]))
     return {
-        place: _versus(row, base, metric, known, float(p[i]), float(permuted[i]))
+        place: _versus(row, base, metric, known, float(p[i]), float(permuted[i]), len(found))
         for i, (place, (row, base, known)) in enumerate(found.items())
     }
 
 
-def _versus(row: Side, base: Side, metric: str, known: Comparison, p_holm: float, permuted_holm: float) -> Versus:
+def _versus(
+    row: Side, base: Side, metric: str, known: Comparison, p_holm: float, permuted_holm: float, rows: int
+) -> Versus:
     a, b = row.metric(metric), base.metric(metric)
     cell = cell_of(known.estimate, 0)
     smallest = smallest_p(a, b, known)
@@ -87,10 +89,10 @@ def _versus(row: Side, base: Side, metric: str, known: Comparison, p_holm: float
         detectable=detectable,
         holds=False,
         reading="",
-        marks=tuple(sorted({*row.marks, *base.marks})),
+        marks=tuple(mark for mark in MARKS if mark in row.marks or (mark in base.marks and mark != ONE_SEED)),
     )
     versus = replace(versus, holds=holds(versus))
-    return replace(versus, reading=reading(versus))
+    return replace(versus, reading=reading(versus, rows))
 
 
 def smallest_p(a: Scores, b: Scores, known: Comparison) -> float | None:
@@ -133,11 +135,11 @@ def holds(versus: Versus) -> bool:
     return several and UNEQUAL not in versus.marks and versus.p_holm < LEVEL
 
 
-def reading(versus: Versus) -> str:
-    """What a comparison comes to, in words."""
+def reading(versus: Versus, rows: int) -> str:
+    """What a comparison comes to, in words; `rows` is how many p was corrected for."""
     seeds = [len(side) for side in (versus.seeds, versus.baseline_seeds) if len(side) > 1]
     if not seeds:
-        return "one seed: says something of these two models, nothing of the methods"
+        return "one seed: of two models, not of methods"
     if UNEQUAL in versus.marks:
         return "unequal budgets: no fair comparison"
     if not versus.holds:
@@ -145,12 +147,12 @@ def reading(versus: Versus) -> str:
         return f"not shown{end}"
     found = f"{'higher' if versus.difference.mean > 0 else 'lower'}: holds"
     if min(seeds) <= FEW_SEEDS:
-        return f"{found} by the interval, for which two seeds are few"
+        return f"{found} by the interval, but two seeds are few"
     if versus.permutation_holm < LEVEL:
         return f"{found} by both tests"
-    if versus.smallest_p is not None and versus.smallest_p >= LEVEL:
-        return f"{found} by the interval; the permutation test needs more seeds"
-    return f"{found} by the interval, not by the permutation test"
+    if versus.smallest_p is not None and versus.smallest_p * rows >= LEVEL:
+        return f"{found} by the interval; too few seeds to permute"
+    return f"{found} by the interval, not by permutation"
 
 
 def comparison_notes(found: Sequence[Versus], baseline: str, split: str, resamples: int) -> list[str]:
@@ -167,11 +169,10 @@ def comparison_notes(found: Sequence[Versus], baseline: str, split: str, resampl
         "contexts at hand.",
         f"Holds: p below {share(LEVEL, 2)} after the correction.",
     ]
-    reachable = {(versus.permuted, versus.smallest_p) for versus in found if (versus.smallest_p or 0.0) >= LEVEL}
-    notes += [
-        f"The permutation test of {_words(kind)} cannot reach a p below {smallest:.3g} with these seeds."
-        for kind, smallest in sorted(reachable, key=str)
-    ]
+    for kind in sorted({versus.permuted for versus in found}):
+        beyond = {v.smallest_p for v in found if v.permuted == kind and (v.smallest_p or 0.0) >= LEVEL}
+        if ends := " or ".join(share(smallest) for smallest in sorted(filter(None, beyond))):
+            notes.append(f"With so few seeds the test of {_words(kind)} cannot reach a p below {ends}.")
     return notes
 
 

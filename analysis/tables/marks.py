@@ -70,7 +70,7 @@ def sft_note(runs: pd.DataFrame, metric: str) -> str:
         return "There is no finished SFT run, so no difference to it can be given."
     return f"Δ {metric} to SFT: paired difference on the same contexts. " + (
         "SFT is the one checkpoint that RL starts from, so the interval leaves out its own training."
-        if len(sft) == 1
+        if not sft.duplicated(["experiment", "dataset", "model"]).any()
         else "Seeds pair where both rows have the same ones."
     )
 
@@ -94,8 +94,11 @@ def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
 
 def missing_note(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     """Rows and the seeds that they lack."""
-    told = "; ".join(f"{name} lacks seed {', '.join(map(str, seeds))}" for name, seeds in rows)
-    return f"{MISSING} Missing seeds: {told}. Differences between rows with other seeds are not paired by seed."
+    lacking: dict[tuple[int, ...], list[str]] = {}
+    for name, seeds in rows:
+        lacking.setdefault(seeds, []).append(name)
+    told = "; ".join(f"{', '.join(map(str, seeds))} of {', '.join(names)}" for seeds, names in lacking.items())
+    return f"{MISSING} Missing seeds: {told}. Rows with other seeds are not paired by seed."
 
 
 def stopped_note(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:

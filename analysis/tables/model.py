@@ -156,7 +156,7 @@ class Versus:
         detectable: true difference that this design finds in 8 of 10 cases; None where fewer than two seeds pair.
         holds: whether the methods differ, by `p_holm`, with several seeds and equal budgets.
         reading: the same in words.
-        marks: of the row and of the baseline.
+        marks: of the row, and of the baseline all but ONE_SEED.
     """
 
     group: str
@@ -194,6 +194,7 @@ class Table:
         baseline: what rows are compared with, in words; "" for nothing.
         comparisons: every trained row against its baseline, metric by metric; empty without a baseline.
         comparison_notes: sentences below them.
+        method: header of the rows' names.
     """
 
     title: str
@@ -206,3 +207,4 @@ class Table:
     baseline: str = ""
     comparisons: tuple[Versus, ...] = ()
     comparison_notes: tuple[str, ...] = ()
+    method: str = "Method"

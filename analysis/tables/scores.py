@@ -1,5 +1,6 @@
 """Scores of a row's runs, and the numbers that tables take from estimates."""
 
+import hashlib
 from collections.abc import Sequence
 from itertools import chain
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.collect import Queries
+from analysis.reading import N_TRUTH
 from analysis.statistics import Estimate, Scores
 from analysis.tables.model import Cell
 
@@ -18,6 +20,14 @@ def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> 
     contexts, _ = pd.factorize(first["context_id"], sort=True)
     values = np.stack([part[list(metrics)].to_numpy(float) for part in chain([first], parts)])
     return Scores(values, contexts, tuple(int(seed) for seed in runs["seed"]))
+
+
+def samples_digest(queries: Queries, run: str) -> str:
+    """What runs that were judged on the same samples share: contexts, samples and how many films are relevant."""
+    part = queries.read(run, [N_TRUTH])
+    digest = hashlib.sha256("\n".join(map(str, part["context_id"])).encode())
+    digest.update(part[["sample", N_TRUTH]].to_numpy(np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def one_metric(scores: Scores, column: int) -> Scores:

@@ -23,15 +23,15 @@ PLACEHOLDER = re.compile(r"{([^{}]*)}")
 
 
 @dataclass(frozen=True)
-class Source:
+class Folder:
     """Runs of one folder.
 
     Attributes:
-        folder: as the user named it.
+        name: as the user gave it; "" where it is the only one.
         collection: what was read there.
     """
 
-    folder: str
+    name: str
     collection: Collection
 
 
@@ -43,7 +43,7 @@ class Part:
         id: place of the row in the table.
         group: values of `group_by`, as shown.
         name: as shown.
-        runs: their lines of the run table, by seed; `source` says which of the sources they are from.
+        runs: their lines of the run table, by seed; `source` says which of the folders they are from.
     """
 
     id: int
@@ -82,10 +82,10 @@ class Lookup:
     an end that only one setting has (num_iterations).
     """
 
-    def __init__(self, sources: Sequence[Source]):
-        frames = [source.collection.runs.assign(source=i) for i, source in enumerate(sources)]
+    def __init__(self, folders: Sequence[Folder]):
+        frames = [source.collection.runs.assign(source=i) for i, source in enumerate(folders)]
         self.runs = pd.concat([frame for frame in frames if not frame.empty] or frames[:1], ignore_index=True)
-        self._settings = [source.collection.settings for source in sources]
+        self._settings = [source.collection.settings for source in folders]
         known = {key for settings in self._settings for run in settings.values() for key in run}
         self._keys = sorted(known)
         self._columns = [column for column in self.runs.columns if column != "source"]
@@ -147,7 +147,7 @@ def fits(lookup: Lookup, run: pd.Series, where: Where) -> bool:
     return all(any(same(lookup.value(run, key), wanted) for wanted in values) for key, values in where.items())
 
 
-def check_join(lookup: Lookup, sources: Sequence[Source]) -> None:
+def check_join(lookup: Lookup, folders: Sequence[Folder]) -> None:
     """What may not be in two folders at once.
 
     Raises:
@@ -160,16 +160,16 @@ def check_join(lookup: Lookup, sources: Sequence[Source]) -> None:
         where = "/".join(map(str, cell))
         for seed, twins in runs.groupby("seed"):
             if len(twins) > 1:
-                found = ", ".join(f"{sources[i].folder}/{run}" for i, run in twins[["source", "run"]].to_numpy())
+                found = ", ".join(f"{folders[i].name}/{run}" for i, run in twins[["source", "run"]].to_numpy())
                 problems.append(f"{where} seed {seed} is there more than once: {found}; name one of the folders")
         kinds = {
-            json.dumps(sources[i].collection.settings.get(run), sort_keys=True)
+            json.dumps(folders[i].collection.settings.get(run), sort_keys=True)
             for i, run in zip(runs["source"], runs["run"], strict=True)
         }
         if len(kinds) > 1:
-            folders = ", ".join(sources[i].folder for i in sorted(runs["source"].unique()))
+            names = ", ".join(folders[i].name for i in sorted(runs["source"].unique()))
             problems.append(
-                f"the runs of {where} in {folders} differ in more than the seed: give one of them an experiment name "
+                f"the runs of {where} in {names} differ in more than the seed: give one of them an experiment name "
                 "of its own"
             )
     if problems:

@@ -91,7 +91,7 @@ class Sheet:
         return len(self.header) - len(self.lines[0].cells)
 
 
-def table_sheet(table: Table, method: str = "Method") -> Sheet:
+def table_sheet(table: Table) -> Sheet:
     """The table itself."""
     lines = []
     previous: Row | None = None
@@ -100,7 +100,7 @@ def table_sheet(table: Table, method: str = "Method") -> Sheet:
         cells = tuple(shown(row.cells[column.key], column, column.key in row.bold) for column in table.columns)
         lines.append(Line((marked(row.name, row.marks),), cells, row.group, ruled))
         previous = row
-    header = (method, *(column.header for column in table.columns))
+    header = (table.method, *(column.header for column in table.columns))
     words = frozenset(
         i for i, column in enumerate(table.columns) if any(isinstance(row.cells[column.key], str) for row in table.rows)
     )
@@ -120,10 +120,12 @@ def comparisons_sheet(table: Table) -> Sheet:
             Line(
                 (marked(versus.row, versus.marks),),
                 (
-                    Shown(signed(difference.mean), _brackets(difference, signed), versus.holds),
+                    Shown(signed(difference.mean), _brackets(difference, signed), versus.holds, below=False),
                     Shown(chance(versus.p_holm)),
                     Shown(chance(versus.permutation_holm)),
-                    NOTHING if better is None else Shown(share(better.mean, 2), _brackets(better, share, 2)),
+                    NOTHING
+                    if better is None
+                    else Shown(share(better.mean, 2), _brackets(better, share, 2), below=False),
                     NOTHING if versus.detectable is None else Shown(share(versus.detectable)),
                     Shown(versus.reading),
                 ),
@@ -134,7 +136,7 @@ def comparisons_sheet(table: Table) -> Sheet:
     return Sheet(
         title=f"{table.title}: against {table.baseline}",
         key=f"{table.key}-comparisons",
-        header=("Method", "Δ" if several else f"Δ {title}", "p", "p permuted", "Better", "Detectable", "Reading"),
+        header=(table.method, "Δ" if several else f"Δ {title}", "p", "p permuted", "Better", "Detectable", "Reading"),
         lines=tuple(lines),
         notes=table.comparison_notes,
         words=frozenset([5]),
@@ -319,21 +321,20 @@ def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def cell_runs(table: Table, row: Row, column: Column) -> dict[str, Any]:
+def cell_runs(row: Row, column: Column) -> dict[str, Any]:
     """The runs behind one cell: those of the row and, of a difference or an improvement, those of the other row."""
 
     def listed(made: Sequence[Made]) -> list[dict[str, Any]]:
         return [{"run": _path(run), "seed": run.seed, "hash": run.hash} for run in made]
 
     value = row.cells[column.key]
-    versus = row.against.get(column.key, ())
     return {
         "group": row.group,
         "row": row.name,
         "column": column.key,
         "value": value.mean if isinstance(value, Cell) else value,
         "runs": listed(row.made if value is not None else ()),
-        "against": listed(versus if value is not None else ()),
+        "against": listed(row.against.get(column.key, ()) if value is not None else ()),
     }
 
 
@@ -341,7 +342,7 @@ def runs_json(table: Table, problems: Sequence[Problem]) -> str:
     """The runs behind every cell, and those that are left out."""
     content = {
         "title": table.title,
-        "cells": [cell_runs(table, row, column) for row in table.rows for column in table.columns],
+        "cells": [cell_runs(row, column) for row in table.rows for column in table.columns],
         "left_out": [{"run": problem.run, "reason": problem.reason} for problem in problems if problem.left_out],
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -388,9 +389,6 @@ LATEX = {
     STOPPED: r"$^{\P}$",
 }
 
-WORDS = "p{52mm}"
-"""Column of words in LaTeX."""
-
 
 def to_latex(table: Table) -> str:
     """A booktabs table; an interval in brackets stands below its value. Needs the packages booktabs and graphicx."""
@@ -401,7 +399,7 @@ def sheet_to_latex(sheet: Sheet) -> str:
     """A sheet as a booktabs table."""
     width = len(sheet.header)
     aligned = "l" * sheet.names
-    aligned += "".join(WORDS if i in sheet.words else "r" for i in range(width - sheet.names))
+    aligned += "".join("l" if i in sheet.words else "r" for i in range(width - sheet.names))
     lines = [
         "% Needs booktabs and graphicx.",
         r"\begin{table*}[t]",
@@ -421,10 +419,10 @@ def sheet_to_latex(sheet: Sheet) -> str:
             lines.append(rf"\multicolumn{{{width}}}{{@{{}}l}}{{\textit{{{_in_latex(line.group)}}}}} \\")
             previous = line.group
         elif line.ruled:
-            lines.append(r"\midrule")
+            lines.append(r"\addlinespace" if line.group else r"\midrule")
         lines.append(_latex_row([*map(_in_latex, line.names), *map(_latex_value, line.cells)]))
         if any(cell.interval and cell.below for cell in line.cells):
-            lines.append(_latex_row([*[""] * len(line.names), *map(_latex_interval, line.cells)]))
+            lines.append(_latex_row([*[""] * len(line.names), *map(_latex_interval, line.cells)]) + "[2pt]")
     lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip", r"\begin{minipage}{\textwidth}\footnotesize"]
     lines += [_in_latex(note) for note in sheet.notes]
     return "\n".join([*lines, r"\end{minipage}", r"\end{table*}", ""])
