@@ -167,12 +167,22 @@ class RedialConfig(DatasetConfig):
     test_fraction: float
     seed: int
     max_conversation_chars: int | None
+    demonstrations_from: str | None = None
+
+    @property
+    def demonstration_source(self) -> str:
+        return Path(self.demonstrations_from).stem if self.demonstrations_from else ""
 
 
 @dataclass
 class RedditV2Config(DatasetConfig):
     path: str | None
     catalog: str | None
+    demonstrations_from: str | None = None
+
+    @property
+    def demonstration_source(self) -> str:
+        return Path(self.demonstrations_from).stem if self.demonstrations_from else ""
 
 
 DATASETS: dict[str, type[DatasetConfig]] = {"mini": MiniConfig, "redial": RedialConfig, "reddit_v2": RedditV2Config}

@@ -26,10 +26,11 @@ from importlib.resources import files
 import numpy as np
 
 from rlbench.catalog import Catalog
-from rlbench.data.mini_teacher import STEPS, Request, World, demonstrate
+from rlbench.data.mini_teacher import Request, World, demonstrate
 from rlbench.data.record import SPLITS, Film, Messages, RankedListDataset, Record
 from rlbench.data.validation import fingerprint
 from rlbench.errors import BadInput, nearest
+from rlbench.stage1.scores import STEPS
 
 ERAS = (("before 1980", 0, 1979), ("1980s", 1980, 1989), ("1990s", 1990, 1999), ("after 2000", 2000, 9999))
 
@@ -117,7 +118,7 @@ def load(
         demonstration_noise: share of demonstrated ranks drawn from the whole catalogue.
         genre_weight, era_weight, taste_weight, popularity_weight: g, e, t, p of the preference model.
         prompt_template: text with {conversation} and {n}.
-        demonstrations_from: noisy, or a name in `mini_teacher.STEPS`. With these the first record of each validation
+        demonstrations_from: noisy, or a name in `stage1.scores.STEPS`. With these the first record of each validation
             context has a demonstration, too.
 
     Raises:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rlbench.data.record import Film
 from rlbench.stage1.scores import (
     RATED,
+    STEPS,
     AdjustmentLoss,
     fit_adjustment,
     membership,
@@ -32,14 +33,6 @@ from rlbench.stage1.scores import (
     top_films,
 )
 
-STEPS: dict[str, tuple[str, ...]] = {
-    "teacher": (),
-    "remap": ("remap",),
-    "remap_reflect": ("remap", "reflect"),
-    "remap_adjust": ("remap", "adjust"),
-    "remap_reflect_adjust": ("remap", "reflect", "adjust"),
-}
-"""What is done to the teacher's lists, by the names of `dataset.demonstrations_from`."""
 OUTSIDE = 0.3
 """Share of the ranks that the teacher gives to films outside the catalogue."""
 PERIOD = 100.0
@@ -143,7 +136,7 @@ def demonstrate(
     """A list of `count` films for each request.
 
     Args:
-        source: a name in `STEPS`.
+        source: a name in `scores.STEPS`.
         world: what is known of the films.
         requests: B conversations.
         truths: of the first len(truths) of them, which are of train, the films of the truth as places in the catalogue.

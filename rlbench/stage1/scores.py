@@ -17,6 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
+STEPS: dict[str, tuple[str, ...]] = {
+    "teacher": (),
+    "remap": ("remap",),
+    "remap_reflect": ("remap", "reflect"),
+    "remap_adjust": ("remap", "adjust"),
+    "remap_reflect_adjust": ("remap", "reflect", "adjust"),
+}
+"""What may be done to a teacher's lists, by name; the first leaves them as they are."""
 CONVERSATION_WEIGHT = 1.0
 """λ."""
 RATING_WEIGHT = 0.5
@@ -32,6 +40,8 @@ FAILED = 1e-3
 """Largest slope, a target, with which a fit that went no further is taken."""
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.floating]
+"""Of any precision; float64 where it is mixed with others."""
 
 
 def rank_weights(lists: Sequence[Sequence[int]], items: int) -> sparse.csr_array:
@@ -65,9 +75,9 @@ def membership(catalogued: Sequence[int], films: int) -> sparse.csr_array:
 
 def remap(
     weights: sparse.csr_array,
-    similarity: Array,
+    similarity: Floats,
     inside: sparse.csr_array,
-    conversation: Array,
+    conversation: Floats,
     conversation_weight: float = CONVERSATION_WEIGHT,
 ) -> Array:
     """(B, C) scores of Eq. 10.
@@ -83,7 +93,7 @@ def remap(
     return np.asarray(weights @ similarity + own.toarray() + conversation_weight * conversation)
 
 
-def reflect(scores: Array, ratings: NDArray[np.int64], weight: float = RATING_WEIGHT) -> Array:
+def reflect(scores: Floats, ratings: NDArray[np.int64], weight: float = RATING_WEIGHT) -> Array:
     """(B, C) scores of Eq. 11.
 
     Args:
@@ -96,7 +106,7 @@ def reflect(scores: Array, ratings: NDArray[np.int64], weight: float = RATING_WE
     """
     if not np.isin(ratings, RATINGS).all():
         raise ValueError(f"ratings must lie in {RATINGS.start}..{RATINGS.stop - 1}")
-    return scores + weight * ratings
+    return np.asarray(scores + weight * ratings, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -106,9 +116,9 @@ class Adjustment:
     weight: Array
     bias: Array
 
-    def __call__(self, scores: Array) -> Array:
+    def __call__(self, scores: Floats) -> Array:
         """(B, C) scores of Eq. 12."""
-        return scores * self.weight + self.bias
+        return np.asarray(scores * self.weight + self.bias, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ class AdjustmentLoss:
         return (
             np.bincount(self.rows, minlength=conversations).astype(float),
             np.bincount(self.films, minlength=films).astype(float),
-            np.bincount(self.films, weights=scores, minlength=films),
+            np.bincount(self.films, weights=scores, minlength=films).astype(float),
         )
 
 
