@@ -8,7 +8,7 @@ from typing import Any
 from analysis import curves
 from analysis.collect import Collection
 from analysis.html.markup import Html, breakable, join, tag
-from analysis.tables import SHARED_STAGES
+from analysis.tables import SHARED_STAGES, shared_stage_name
 
 SOLID: tuple[float, ...] = ()
 
@@ -66,8 +66,8 @@ def looks(group: Collection) -> list[Look]:
             Look(
                 label=str(label),
                 stage=stage,
-                name=SHARED_STAGES.get(stage, str(label)),
-                full=_full(first) if stage == "rl" else SHARED_STAGES[stage],
+                name=str(label) if stage == "rl" else shared_stage_name(stage, str(label)),
+                full=_full(first) if stage == "rl" else shared_stage_name(stage, str(label)),
                 colour=style["color"] if style else GREY,
                 dashes=_dashes(style["linestyle"]) if style else REFERENCE_DASHES[stage],
                 runs=tuple(part["run"]),

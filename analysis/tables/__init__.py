@@ -31,6 +31,7 @@ from analysis.tables.model import (
     Row,
     Table,
     Versus,
+    shared_stage_name,
 )
 from analysis.tables.numbers import chance, count, metric_title, share, signed
 from analysis.tables.scores import cell_of, row_scores, share_of
@@ -70,6 +71,7 @@ __all__ = [
     "Profile",
     "Row",
     "SHARED_STAGES",
+    "shared_stage_name",
     "SPENT",
     "STOPPED",
     "Shown",

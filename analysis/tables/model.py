@@ -7,6 +7,13 @@ from dataclasses import dataclass, field
 SHARED_STAGES = {"oracle": "oracle", "zero_shot": "zero-shot", "sft": "SFT"}
 """Names of the rows above the algorithms, in their order."""
 
+
+def shared_stage_name(stage: str, label: str) -> str:
+    """What a row of a shared stage is called; an SFT row that says in its label what it learnt from, with that."""
+    _, at, variant = label.partition("@")
+    return SHARED_STAGES[stage] + (f" @ {variant}" if at else "")
+
+
 BUDGET = ("updates", "prompts", "completions")
 """What RL rows must have spent alike to be compared."""
 

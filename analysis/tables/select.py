@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.collect import STAGES, Collection
-from analysis.tables.model import SHARED_STAGES
+from analysis.tables.model import shared_stage_name
 from analysis.tables.spec import RowSpec, TableSpec, Where
 from rlbench.errors import BadInput, nearest
 
@@ -312,7 +312,9 @@ def _names(lookup: Lookup, spec: TableSpec, rows: Sequence[tuple[RowSpec, pd.Dat
 
 
 def _name(lookup: Lookup, spec: TableSpec, row: RowSpec, run: pd.Series) -> str:
-    template = row.name or (SHARED_STAGES[run["stage"]] if run["stage"] != "rl" else "{algorithm} · {reward}")
+    template = row.name or (
+        "{algorithm} · {reward}" if run["stage"] == "rl" else shared_stage_name(run["stage"], run["label"])
+    )
     return filled(template, lambda key: word(spec.names, key, lookup.value(run, key)))
 
 

@@ -19,9 +19,7 @@ from tests.conftest import SMALL, composed
 
 SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
 
-# An epoch has five updates: the order of the second is drawn among the evaluations.
 LONGER = ["stage=sft", "trainer.sft.updates=6", "trainer.sft.save_every=2", "trainer.sft.learning_rate=1e-2"]
-LONGER += ["trainer.sft.batch_size=8", "trainer.sft.micro_batch_size=8"]
 CURVE = [*LONGER, "trainer.sft.evaluate_every=2"]
 BASE = ["trainer.rl.start=base"]
 
