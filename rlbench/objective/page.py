@@ -19,8 +19,22 @@ MARK = "<!-- {}: written by python -m rlbench.objective.page -->"
 def methods_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
     """One row a method: the piece it chooses in every place, and where it comes from."""
     head = ["method", "credit", "baseline", "ratio", "surrogate", "aggregation", "KL", "else", "source", "evidence"]
-    rows = [_method(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.yaml"))]
-    return _table(head, rows)
+    return _table(head, [_method(found) for found in _algorithms(folder) if "family" not in found])
+
+
+def preferences_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
+    """One row a method of preference optimisation."""
+    keys = ["chosen", "negatives", "beta", "rounds", "sft_share"]
+    rows = [
+        [f"`{found['name']}`", *(_number(found[key]) for key in keys), found["paper"], found["evidence"]]
+        for found in _algorithms(folder)
+        if found.get("family") == "preference"
+    ]
+    return _table(["method", *(f"`{key}`" for key in keys), "source", "evidence"], rows)
+
+
+def _algorithms(folder: Path) -> list[dict[str, Any]]:
+    return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yaml"))]
 
 
 def _method(algorithm: dict[str, Any]) -> list[str]:
@@ -79,7 +93,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def render(page: str) -> str:
     """The page with its tables replaced by current ones."""
-    sections = {"methods": methods_table(), "pieces": "\n\n".join(pieces_table(place) for place in PLACES)}
+    pieces = "\n\n".join(pieces_table(place) for place in PLACES)
+    sections = {"methods": methods_table(), "preferences": preferences_table(), "pieces": pieces}
     for name, content in sections.items():
         begin, end = MARK.format(name), MARK.format(f"end of {name}")
         before, rest = page.split(begin)

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from rlbench import preemption, processes
@@ -159,7 +159,7 @@ class Lists:
             seen_titles=[record.seen_titles for record in records for _ in range(group)],
         )
         drawn = Drawn(len(records), len(ids), sum(map(len, ids)), sums=self._measured(ids, totals))
-        demonstrated = self._rewards_of_demonstrations(records) if self.method.chosen == "demonstration" else None
+        demonstrated = self._demonstrations(records) if self.method.chosen == "demonstration" else None
         tuples: list[list[Preference]] = []
         for row, record in enumerate(records):
             lists, rewards = ids[row * group : (row + 1) * group], totals[row * group : (row + 1) * group]
@@ -169,8 +169,7 @@ class Lists:
                 pairs = best_and_worst(rewards, self.method.negatives, self.method.tuples_per_prompt)
                 chosen = [(lists[best], rewards[best], worst) for best, worst in pairs]
             else:
-                _, demonstration = demonstration_tokens(record, tokenizer, self.config.trainer.sft.max_length)
-                reward = demonstrated[row]
+                demonstration, reward = demonstrated[row]
                 worse = below(reward, rewards, self.method.negatives, self.method.tuples_per_prompt)
                 chosen = [(demonstration, reward, places) for places in worse]
             tuples.append(
@@ -189,19 +188,23 @@ class Lists:
         drawn.without_tuple = sum(not of_prompt for of_prompt in tuples)
         return tuples, drawn
 
-    def _rewards_of_demonstrations(self, records: Sequence[Record]) -> list[float]:
-        texts = [record.completion[-1]["content"] for record in records if record.completion]
+    def _demonstrations(self, records: Sequence[Record]) -> list[tuple[list[int], float]]:
+        """Tokens and reward of each record's demonstration; minus infinity, so that it is never chosen, where the SFT
+        stage has cut it."""
         tokenizer, longest = self.scorer.reader.tokenizer, self.config.trainer.sft.max_length
-        lengths = [len(demonstration_tokens(record, tokenizer, longest)[1]) for record in records]
+        tokens = [demonstration_tokens(record, tokenizer, longest + 1) for record in records]
         judged, _ = self.scorer.judge(
-            texts,
+            [record.completion[-1]["content"] for record in records if record.completion],
             [record.ground_truth for record in records],
             [record.seen_titles for record in records],
-            lengths,
+            [len(completion) for _, completion in tokens],
             [True] * len(records),
         )
-        rewards: list[float] = score(judged, self.scorer.facts, self.scorer.reward).totals.tolist()
-        return rewards
+        rewards = score(judged, self.scorer.facts, self.scorer.reward).totals.tolist()
+        return [
+            (completion, reward if len(prompt) + len(completion) <= longest else -math.inf)
+            for (prompt, completion), reward in zip(tokens, rewards, strict=True)
+        ]
 
     def _measured(self, ids: Sequence[Sequence[int]], totals: Sequence[float]) -> dict[str, float]:
         """Sums over lists of what the RL stage records of rollouts, by the names of `metrics.jsonl`."""
@@ -225,7 +228,7 @@ class Lists:
         return {name: float(value) for name, value in sums.items()}
 
 
-class PreferenceTrainer(Metered, Trainer):
+class PreferenceTrainer(Metered):
     """Training on tuples of lists.
 
     Args:

@@ -227,6 +227,9 @@ class StopsAt:
         if step == self.update and "train/loss" in metrics:
             raise Stopped
 
+    def log_table(self, *_):
+        pass
+
 
 def same(a: Run, b: Run) -> None:
     assert a.read_metrics() == b.read_metrics()
