@@ -32,7 +32,8 @@ class KLConfig:
 
 @dataclass
 class ReferenceConfig:
-    """The reference policy is the SFT policy; with sync_every above 0 it follows the policy every so many updates.
+    """The reference policy is the one that RL starts from; with sync_every above 0 it follows the policy every so many
+    updates.
 
     mixup is the policy's share in the mixture of weights that it then becomes; 1 replaces it.
     """
@@ -209,7 +210,11 @@ MODELS: dict[str, type[ModelConfig]] = {"tiny": TinyModelConfig, "wheel": WheelM
 
 @dataclass
 class SFTConfig:
-    """Supervised stage. Batch sizes count demonstrations; `updates` are optimiser updates."""
+    """Supervised stage. Batch sizes count demonstrations; `updates` are optimiser updates.
+
+    evaluate_every: updates between two evaluations on validation, the untrained and the last model among them; null:
+    the last model alone. No part of what the stage computes. It has a default for the reason that `RLConfig.start` has.
+    """
 
     updates: int
     learning_rate: float
@@ -220,14 +225,21 @@ class SFTConfig:
     max_length: int
     save_every: int
     seed: int
+    evaluate_every: int | None = None
+
+    @property
+    def evaluated(self) -> list[int]:
+        """The updates at which `evaluate_every` asks for an evaluation; none where it is null."""
+        return [*range(0, self.updates, self.evaluate_every), self.updates] if self.evaluate_every else []
 
 
 @dataclass
 class RLConfig:
     """RL stage. Batch sizes count completions over all devices together; `updates` are optimiser updates.
 
-    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout,
-    which is the default, so that the config.yaml of a run directory that knows no such setting reads.
+    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout.
+    start: where it begins, which is also the reference policy: the SFT model (sft) or the untrained one (base). Both
+    have defaults, so that the config.yaml of a run directory that knows no such setting reads.
     """
 
     updates: int
@@ -243,6 +255,7 @@ class RLConfig:
     save_every: int
     keep_checkpoints: int
     learning_rate_steps: dict[int, float] = field(default_factory=dict)
+    start: str = "sft"
 
 
 @dataclass
@@ -347,7 +360,7 @@ class SafetyConfig:
 
     max_kl: bound on the KL to the reference, where the algorithm has one.
     min_entropy_share, min_list_length_share: of the mean over the warm-up, or of the first update's without one.
-    min_catalogue_rate_share: of the SFT policy's share of entries in the catalogue, on validation.
+    min_catalogue_rate_share: of the first policy's share of entries in the catalogue, on validation.
     patience: measurements in a row that break a bound before it counts: updates for KL and entropy, rollouts for the
     list length, evaluations for the catalogue rate.
     warmup: updates before anything counts.
@@ -419,9 +432,26 @@ class Config:
     runtime: RuntimeConfig
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that the cell is made of, in their order; the last is the cell itself."""
+        if self.stage == "zero_shot":
+            return ("zero_shot",)
+        return (
+            ("zero_shot", "sft", "rl")
+            if self.stage == "rl" and self.trainer.rl.start == "sft"
+            else ("zero_shot", self.stage)
+        )
+
+    @property
+    def row_variant(self) -> str:
+        """What sets the row of an RL run apart from others of its algorithm and reward; "" where nothing does."""
+        start = "" if self.trainer.rl.start == "sft" else self.trainer.rl.start
+        return "-".join(part for part in (self.variant, start) if part)
+
+    @property
     def label(self) -> str:
         """Name of the cell's row in a table."""
-        return f"{self.algorithm.name}-{self.reward.name}" + (f"@{self.variant}" if self.variant else "")
+        return f"{self.algorithm.name}-{self.reward.name}" + (f"@{self.row_variant}" if self.row_variant else "")
 
     @property
     def group_dir(self) -> Path:

@@ -142,10 +142,12 @@ def estimate(config: Config, shape: Shape, prompt: int, contexts: int, on_gpu: b
     length = prompt + config.generation.max_new_tokens
     lists = _generation(config, shape, prompt, min(config.evaluation.batch_size, contexts))
     phases = {"evaluation": held | lists}
-    if config.stage != "zero_shot":
+    if "sft" in config.stages:
         sft = config.trainer.sft
         rows = min(sft.micro_batch_size, sft.batch_size // processes)
         phases["SFT update"] = trained | _update(config, shape, rows, min(sft.max_length, length), on_gpu, weights)
+        if sft.evaluate_every is not None:
+            phases["evaluation"] = trained | lists
     if config.stage == "rl":
         rl = config.trainer.rl
         share = rl.completions_per_update // processes
@@ -286,7 +288,7 @@ def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:
         key = [full[name] for name in ("dataset", "model", "generation", "evaluation", "stage", "runtime")]
         key += [rl.completions_per_update, rl.micro_batch_size, sft.batch_size, sft.micro_batch_size, sft.max_length]
         key += [config.trainer.gradient_checkpointing, config.trainer.bf16]
-        key += [config.stage == "rl" and needs_reference(config)]
+        key += [config.stage == "rl" and needs_reference(config), config.stages, sft.evaluate_every is None]
         different.setdefault(json.dumps(key), config)
     found = []
     for config in different.values():

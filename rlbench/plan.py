@@ -32,7 +32,7 @@ def steps(configs: Sequence[Config]) -> list[Step]:
     wanted: dict[Path, tuple[Run, Config]] = {}
     for stage in ("zero_shot", "sft", "rl"):
         for config in configs:
-            if stage == "zero_shot" or config.stage == stage or (stage == "sft" and config.stage == "rl"):
+            if stage in config.stages:
                 run = locate(config, stage)
                 wanted.setdefault(run.root, (run, config))
     rates = {folder: _rates(folder) for folder in {config.group_dir for _, config in wanted.values()}}

@@ -38,7 +38,7 @@ from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
 from rlbench.rollouts import readable
-from rlbench.runs import DONE, SCHEMA, Run, differing_keys, locate, noted
+from rlbench.runs import DONE, SCHEMA, Run, check_curve, differing_keys, locate, noted
 from rlbench.seeding import start_streams
 from rlbench.stages.common import on_cpu
 from rlbench.stages.engine_checks import check_engine, check_server
@@ -50,8 +50,8 @@ from rlbench.stages.evaluate import (
     judge_answers,
     longest_prompt,
 )
-from rlbench.stages.rl import train_rl
-from rlbench.stages.sft import train_sft
+from rlbench.stages.rl import needs_demonstrations, train_rl
+from rlbench.stages.sft import Validation, train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.validation import validate
 
@@ -84,7 +84,7 @@ def prepare(config: Config) -> Session:
     try:
         dataset = load_dataset(config.dataset)
         problems += check_dataset(dataset, config.dataset.list_length)
-        if config.stage != "zero_shot" and not dataset.splits.get("sft"):
+        if not dataset.splits.get("sft") and ("sft" in config.stages or not problems and needs_demonstrations(config)):
             problems.append(
                 f"{config.dataset.name} has no demonstrations (split sft), which stage={config.stage} needs"
             )
@@ -168,18 +168,20 @@ def _run_stages(config: Config, wanted: Run) -> None:
     if session.dataset.oracle is not None:
         _stage(session, "oracle", _oracle)
     for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):
-        _stage(session, stage, work)
-        if stage == wanted.stage:
-            break
+        if stage in config.stages:
+            _stage(session, stage, work)
 
 
 def _done_already(config: Config, wanted: Run) -> bool:
     """Whether there is nothing to do.
 
     Raises:
-        BadInput: where the run was made with other plugins.
+        BadInput: where the run was made with other plugins, or needs a curve of an SFT stage that is done without.
     """
-    if problems := check_unchanged(wanted.root, config.plugins):
+    problems = check_unchanged(wanted.root, config.plugins)
+    if wanted.stage == "sft" or wanted.status() != DONE:
+        problems += check_curve(config)
+    if problems:
         raise BadInput(*problems)
     return wanted.status() == DONE and not validate(config, processes.count())
 
@@ -272,7 +274,7 @@ def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
             "label": target.label,
             "algorithm": config.algorithm.name if of_rl else None,
             "reward": config.reward.name if of_rl else None,
-            "variant": config.variant if of_rl and config.variant else None,
+            "variant": config.row_variant if of_rl and config.row_variant else None,
             "seed": target.seed,
             "hash": target.hash,
             "list_length": config.dataset.list_length,
@@ -378,12 +380,24 @@ def _zero_shot(session: Session, target: Run, tracker: Tracker, ledger: Ledger) 
     return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, ledger)
 
 
+def _validation_means(done: Run) -> dict[str, float]:
+    result: dict[str, Any] = json.loads((done.root / "result.json").read_text(encoding="utf-8"))
+    return dict(result["metrics"]["validation"])
+
+
+def _sft_validation(session: Session) -> Validation | None:
+    if session.config.trainer.sft.evaluate_every is None:
+        return None
+    initial = _validation_means(locate(session.config, "zero_shot"))
+    return Validation(session.validation, session.judge, session.facts, initial)
+
+
 def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
-    updates = session.config.trainer.sft.updates
-    start_streams(session.config.trainer.sft.seed)
+    config, updates = session.config, session.config.trainer.sft.updates
+    start_streams(config.trainer.sft.seed)
     progress = _progress(session, target, "training", updates, "update")
     train_sft(
-        session.config,
+        config,
         target,
         Path(session.model_source),
         session.tokenizer,
@@ -391,6 +405,7 @@ def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dic
         tracker,
         progress,
         ledger,
+        _sft_validation(session),
     )
     progress.close()
     lists = _greedy(session, target, target.final_model)
@@ -399,22 +414,22 @@ def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dic
 
 def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     config = session.config
-    sft = locate(config, "sft")
+    before = locate(config, config.stages[-2])
+    start = before.final_model if before.stage == "sft" else Path(session.model_source)
     updates = config.trainer.rl.updates
-    initial = {row["metric"]: row["value"] for row in sft.read_metrics() if row["split"] == "validation"}
     start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
     trained = train_rl(
         config,
         target,
-        sft.final_model,
+        start,
         session.tokenizer,
         session.dataset.splits["train"],
-        session.dataset.splits["sft"],
+        session.dataset.splits.get("sft", []),
         session.judge,
         session.facts,
         session.validation,
-        initial,
+        _validation_means(before),
         tracker,
         progress,
         ledger,

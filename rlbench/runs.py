@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,10 @@ SWEEP_FILE = "sweep.json"
 def stage_config(config: Config, stage: str) -> dict[str, Any]:
     """The part of a config that decides what a stage computes: its identity.
 
-    Paths, tracker, progress, threads and how many checkpoints stay are no part of it. The shared stages (oracle,
+    Paths, tracker, progress, threads, how many checkpoints stay and how often the SFT stage is evaluated are no part of
+    it. The shared stages (oracle,
     zero_shot, sft) depend neither on the algorithm nor on the run's seed, so that every cell of a sweep finds the same
-    one.
+    one. RL without SFT depends on nothing of it.
     """
     full = asdict(config)
     evaluation = dict(full["evaluation"])
@@ -67,19 +68,24 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         contexts["batch_size"] = evaluation["batch_size"]  # random numbers are drawn batch by batch
     if stage == "zero_shot":
         return identity | {"evaluation": contexts}
-    sft = full["trainer"]["sft"]
+    rl = full["trainer"]["rl"]
+    sft = {key: value for key, value in full["trainer"]["sft"].items() if key != "evaluate_every"}
     shared = {"bf16": full["trainer"]["bf16"]}
     if stage == "sft":
         return identity | {"evaluation": contexts, "sft": sft, **shared}
+    left_out = ["keep_checkpoints"]
+    if rl["start"] == "base":
+        sft = {"max_length": sft["max_length"]}  # of demonstrations in the loss; no SFT stage comes before
+    else:
+        left_out.append("start")
     if not evaluation["samples"]:
         evaluation.pop("batch_size")
-    rl = {key: value for key, value in full["trainer"]["rl"].items() if key != "keep_checkpoints"}
     if not rl["learning_rate_steps"]:
-        del rl["learning_rate_steps"]
+        left_out.append("learning_rate_steps")
     return identity | {
         "evaluation": evaluation,
         "sft": sft,
-        "rl": rl,
+        "rl": {key: value for key, value in rl.items() if key not in left_out},
         "algorithm": full["algorithm"],
         "reward": full["reward"],
         "generation": rollout_identity(config.generation),
@@ -194,7 +200,7 @@ class Run:
 
     def replace_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """`append_metrics`, in place of what an interrupted attempt had written for the same step and split."""
-        self._keep_metrics(lambda row: (row["step"], row["split"]) != (step, split))
+        self._keep_metrics(lambda row: (row["step"], row["split"]) != (step, split) or row["metric"] not in metrics)
         self.append_metrics(step, split, metrics)
 
     def _keep_metrics(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
@@ -210,6 +216,33 @@ def locate(config: Config, stage: str) -> Run:
     seed = config.trainer.sft.seed if shared else config.seed
     digest = config_hash(identity)
     return Run(config.group_dir / label / f"seed{seed}-{digest}", stage, label, seed, digest, identity)
+
+
+def unmeasured(run: Run, steps: Iterable[int]) -> list[int]:
+    """Those of the updates at which the run has not been evaluated on validation."""
+    measured = {row["step"] for row in run.read_metrics() if row["split"] == "validation"}
+    return [step for step in steps if step not in measured]
+
+
+def check_curve(config: Config) -> list[str]:
+    """What the SFT stage of a config cannot give of the curve that is asked for, since it is done without it."""
+    run, every = locate(config, "sft"), config.trainer.sft.evaluate_every
+    if "sft" not in config.stages or every is None or run.status() != DONE:
+        return []
+    return curve_problems(run, every, unmeasured(run, config.trainer.sft.evaluated))
+
+
+def curve_problems(run: Run, every: int, missing: Sequence[int]) -> list[str]:
+    """One sentence where an SFT run has passed updates at which it was to be evaluated."""
+    if not missing:
+        return []
+    first = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+    return [
+        f"{run.root} has been trained without evaluations at {len(missing)} of the updates that "
+        f"trainer.sft.evaluate_every = {every} asks for ({first}), and its weights of then are gone: move it away, and "
+        "the same command trains it again, to the same weights; or use another experiment_name; or set "
+        "trainer.sft.evaluate_every=null"
+    ]
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

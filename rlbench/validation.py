@@ -25,6 +25,7 @@ MISSING_RANKS = ("zero", "excluded")
 COMBINERS = ("sum_then_normalise", "normalise_then_sum", "power_mean")
 MATCHING_RULES = ("ours", "published")
 STAGES = ("zero_shot", "sft", "rl")
+STARTS = ("sft", "base")
 CHECKPOINT_RULES = ("last", "best")
 DTYPES = ("float32", "bfloat16")
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")
@@ -70,6 +71,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
         ("model.dtype", config.model.dtype, DTYPES),
         ("trainer.sft.schedule", sft.schedule, SCHEDULES),
         ("trainer.rl.schedule", rl.schedule, SCHEDULES),
+        ("trainer.rl.start", rl.start, STARTS),
         ("trainer.parallel.strategy", config.trainer.parallel.strategy, STRATEGIES),
     ]:
         _choice(problems, key, value, known)
@@ -88,6 +90,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
             "trainer.sft.batch_size": sft.batch_size,
             "trainer.sft.micro_batch_size": sft.micro_batch_size,
             "trainer.sft.save_every": sft.save_every,
+            "trainer.sft.evaluate_every": sft.evaluate_every,
             "trainer.sft.max_length": sft.max_length,
             "evaluation.every": config.evaluation.every,
             "evaluation.batch_size": config.evaluation.batch_size,

@@ -18,7 +18,7 @@ from rlbench.errors import BadInput
 from rlbench.files import held, write_json
 from rlbench.launching.composing import compose_cells
 from rlbench.plugins import check_unchanged
-from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, locate
+from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, check_curve, locate
 from rlbench.validation import validate
 
 RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
@@ -78,7 +78,8 @@ class Cell:
 
     def _failure(self) -> tuple[str, Path | None]:
         sft = locate(self.config, "sft")
-        return attempts.failure(sft.root if sft.status() == FAILED else self.run.root)
+        of_stage = "sft" in self.config.stages and sft.status() == FAILED
+        return attempts.failure(sft.root if of_stage else self.run.root)
 
 
 def make_cells(
@@ -107,6 +108,8 @@ def make_cells(
             run = locate(config, config.stage)
             if run.status() != DONE:  # checks of what is to be run load torch, which takes seconds
                 problems += validate(config, processes)
+            if run.status() != DONE or run.stage == "sft":
+                problems += check_curve(config)
             problems += check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, list(overrides), config, run, processes))
         except BadInput as error:
@@ -153,6 +156,6 @@ def missing_shared_stages(cells: Sequence[Cell]) -> dict[Path, list[Cell]]:
     waiting: dict[Path, list[Cell]] = {}
     for cell in cells:
         stage = locate(cell.config, "sft")
-        if cell.config.stage != "zero_shot" and stage.status() != DONE:
+        if "sft" in cell.config.stages and stage.status() != DONE:
             waiting.setdefault(stage.root, []).append(cell)
     return waiting

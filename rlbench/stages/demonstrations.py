@@ -1,11 +1,13 @@
-"""Batches of demonstrations beside RL, for algorithms whose loss has a supervised term."""
+"""Demonstrations as tokens: batches beside RL, for algorithms whose loss has a supervised term, and the loss of a
+policy on those that it is not trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlbench import processes
 from rlbench.data.record import Record
 from rlbench.errors import BadInput
 from rlbench.seeding import demonstration_order
@@ -50,12 +52,47 @@ class Demonstrations:
         """Batch `number` of `size` demonstrations, drawn in rounds: in a round each comes once, in a new order."""
         places = [divmod(place, len(self.rows)) for place in range(number * size, (number + 1) * size)]
         orders = {turn: demonstration_order(self.seed, turn, len(self.rows)) for turn, _ in places}
-        rows = [self.rows[orders[turn][place]] for turn, place in places]
+        return self._batch([self.rows[orders[turn][place]] for turn, place in places], device)
+
+    def loss(self, policy: PreTrainedModel, batch_size: int) -> float:
+        """Mean negative log-likelihood of a token of the completions, EOS among them, in nats.
+
+        Every token counts the same, so that it does not depend on the batches. Processes take turns by whole batches,
+        and every process returns the mean over all.
+
+        Args:
+            policy: with all its weights on this process; comes back in the mode it had.
+            batch_size: demonstrations at once.
+        """
+        was_training = policy.training
+        policy.eval()
+        starts = range(0, len(self.rows), batch_size)[processes.index() :: processes.count()]
+        batches = [(start, self.rows[start : start + batch_size]) for start in starts]
+        own = {start: _log_likelihood(policy, self._batch(rows, policy.device)) for start, rows in batches}
+        policy.train(was_training)
+        of_all = {start: value for part in processes.gather(own) for start, value in part.items()}
+        tokens = sum(len(completion) for _, completion in self.rows)
+        return -sum(of_all[start] for start in sorted(of_all)) / tokens
+
+    def _batch(self, rows: Sequence[tuple[list[int], list[int]]], device: torch.device) -> DemonstrationBatch:
         prompt_ids, prompt_mask = _padded([prompt for prompt, _ in rows], self.padding, left=True)
         completion_ids, completion_mask = _padded([completion for _, completion in rows], self.padding, left=False)
         return DemonstrationBatch(
             prompt_ids.to(device), prompt_mask.to(device), completion_ids.to(device), completion_mask.to(device)
         )
+
+
+@torch.no_grad()
+def _log_likelihood(policy: PreTrainedModel, batch: DemonstrationBatch) -> float:
+    """Sum over the tokens of all completions."""
+    ids = torch.cat([batch.prompt_ids, batch.completion_ids], dim=1)
+    mask = torch.cat([batch.prompt_mask, batch.completion_mask], dim=1)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    logits = policy(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    length = batch.completion_ids.size(1)
+    logps = logits[:, -length - 1 : -1].float().log_softmax(dim=-1)
+    of_tokens = logps.gather(2, batch.completion_ids.unsqueeze(2)).squeeze(2)
+    return float((of_tokens.double() * batch.completion_mask).sum())
 
 
 def _tokens(record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[int], list[int]]:

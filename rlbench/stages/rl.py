@@ -1,4 +1,4 @@
-"""The RL stage: policy optimisation from the shared SFT checkpoint."""
+"""The RL stage: policy optimisation from the shared SFT checkpoint, or from the untrained model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +88,12 @@ def reference_sync(trainer: RankedListTrainer, config: Config, start: Path | Non
     return ReferenceSync(unwrap(trainer.model), unwrap(trainer.ref_model), reference.sync_every, reference.mixup, start)
 
 
+def needs_demonstrations(config: Config) -> bool:
+    """Whether the algorithm's loss has a supervised term."""
+    objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
+    return config.stage == "rl" and "demonstrations" in objective.needs
+
+
 def make_demonstrations(
     config: Config, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
 ) -> Demonstrations | None:
@@ -96,7 +102,7 @@ def make_demonstrations(
     Args:
         records: the SFT stage's.
     """
-    if "demonstrations" not in Objective(config.algorithm, config.reward, config.dataset.list_length).needs:
+    if not needs_demonstrations(config):
         return None
     return Demonstrations(records, tokenizer, config.trainer.sft.max_length, config.seed)
 
@@ -145,16 +151,16 @@ def train_rl(
     progress: Progress,
     ledger: Ledger | None = None,
 ) -> Trained:
-    """Train from the SFT model in `start`, save the chosen model to `run.final_model`.
+    """Train from the model in `start`, save the chosen model to `run.final_model`.
 
     Args:
-        start: folder of the SFT model; also the reference of the KL term.
+        start: folder, or hub id, of the first policy; also the reference of the KL term.
         records: what prompts are drawn from.
         demonstrations: those of the SFT stage, for algorithms with a supervised term.
         judge: how lists are judged, in training and evaluation.
         facts: what reward terms and metrics may know of the films.
         validation: the records that every evaluation during training uses.
-        initial: validation metrics of the SFT model: the curves' point at update 0.
+        initial: validation metrics of the first policy: the curves' point at update 0.
         ledger: what the stage spends.
     """
     rl, rule = config.trainer.rl, config.evaluation

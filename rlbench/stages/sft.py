@@ -1,23 +1,60 @@
-"""The SFT stage: TRL's `SFTTrainer` on the dataset's demonstrations; trained once and shared by a sweep."""
+"""The SFT stage: TRL's `SFTTrainer` on the dataset's demonstrations; trained once and shared by a sweep.
 
+With `trainer.sft.evaluate_every` it is evaluated on validation while it trains. Lists are greedy and losses draw no
+random number, so that the weights are the same with evaluations and without.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig
 
 from rlbench import preemption, processes
 from rlbench.budget import Ledger
+from rlbench.completions import CompletionLog
 from rlbench.config import Config
 from rlbench.data.record import Record
+from rlbench.errors import BadInput
 from rlbench.models.loading import load_model
 from rlbench.progress import Progress
-from rlbench.runs import Run
-from rlbench.stages.callbacks import Recorder, Stopper
+from rlbench.relevance import Judge
+from rlbench.rewards.terms import FilmFacts
+from rlbench.runs import Run, curve_problems, unmeasured
+from rlbench.stages.callbacks import Evaluator, Recorder, Stopper
 from rlbench.stages.checkpoints import SFT_KEPT, CheckpointWriter, save_model, train, writing_folder
 from rlbench.stages.common import quiet, shared_arguments, warmup_steps
-from rlbench.stages.parallel import SpreadSFTTrainer, checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments
+from rlbench.stages.demonstrations import Demonstrations
+from rlbench.stages.evaluate import evaluate
+from rlbench.stages.parallel import (
+    SpreadSFTTrainer,
+    checkpoint_to_resume,
+    let_cpus_shard,
+    on_each,
+    parallel_arguments,
+    whole_policy,
+)
 from rlbench.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the stage is evaluated on while it trains.
+
+    Attributes:
+        records: of the validation split; those with a completion give the validation loss.
+        judge: how lists are judged.
+        facts: what metrics may know of the films.
+        initial: metrics of the untrained model on these records: the curves' point at update 0.
+    """
+
+    records: Sequence[Record]
+    judge: Judge
+    facts: FilmFacts
+    initial: Mapping[str, float]
 
 
 def train_sft(
@@ -29,6 +66,7 @@ def train_sft(
     tracker: Tracker,
     progress: Progress,
     ledger: Ledger,
+    validation: Validation | None = None,
 ) -> None:
     """Train, and save the model to `run.final_model`.
 
@@ -36,12 +74,20 @@ def train_sft(
         start: folder of the model to start from.
         records: demonstrations, each with a completion.
         ledger: what the stage spends.
+        validation: for the evaluations that `trainer.sft.evaluate_every` asks for; None where it asks for none.
+
+    Raises:
+        BadInput: where the run goes on from a checkpoint and lacks an evaluation before it.
     """
     sft = config.trainer.sft
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
     ledger.resume(earlier[2].get("budget", {}) if earlier else {})
+    completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
     if processes.is_main():
         run.rewind_metrics(earlier[1] if earlier else -1)
+        completions.rewind(earlier[1] if earlier else -1)
+    if validation is not None and earlier is not None:
+        _check_evaluated(config, run, earlier[1])
     processes.barrier()
     progress.start_at(earlier[1] if earlier else 0)
     model = load_model(start, config.model.dtype)
@@ -70,6 +116,8 @@ def train_sft(
     )
     trainer.ledger = ledger
     quiet(trainer)
+    if validation is not None:
+        trainer.add_callback(_make_curve(config, run, start, tokenizer, validation, trainer, tracker, completions))
     spread = processes.facts(config)
     with preemption.training() as training:
         trainer.add_callback(Stopper(training, 1))
@@ -78,3 +126,55 @@ def train_sft(
     with ledger.phase("checkpoint"):
         save_model(trainer, run.final_model)
     ledger.counts["prompts"] = sft.updates * sft.batch_size
+
+
+def _check_evaluated(config: Config, run: Run, step: int) -> None:
+    sft = config.trainer.sft
+    missing = processes.on_main(lambda: unmeasured(run, [update for update in sft.evaluated if update <= step]))
+    if sft.evaluate_every is not None and (problems := curve_problems(run, sft.evaluate_every, missing)):
+        raise BadInput(*problems)
+
+
+class _Curve(Evaluator):
+    """Evaluates before the first update, too."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self.evaluate(0)
+
+
+def _make_curve(
+    config: Config,
+    run: Run,
+    start: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    validation: Validation,
+    trainer: SpreadSFTTrainer,
+    tracker: Tracker,
+    completions: CompletionLog,
+) -> _Curve:
+    """The callback that measures the curve's points: lists, but for the first and the last update's, and losses.
+
+    Those of the untrained model are known, and those of the last one are made from the weights that have been saved.
+    """
+    sft, every = config.trainer.sft, config.trainer.sft.evaluate_every
+    assert every is not None
+    shown = [record for record in validation.records if record.completion is not None]
+    held_out = Demonstrations(shown, tokenizer, sft.max_length, sft.seed) if shown else None
+
+    def validate(step: int) -> None:
+        predictions, means = None, dict(validation.initial) if step == 0 else {}
+        with trainer.ledger.phase("evaluation"), whole_policy(trainer, config, start) as policy:
+            if 0 < step < sft.updates:
+                found = evaluate(policy, tokenizer, validation.records, validation.judge, validation.facts, config)
+                trainer.ledger.add(evaluation_tokens=found.generated_tokens)
+                predictions, means = found.predictions, dict(found.means)
+            if held_out is not None:
+                means["loss"] = held_out.loss(policy, sft.micro_batch_size)
+        tracker.log({f"validation/{name}": value for name, value in means.items()}, step)
+        if processes.is_main():
+            run.append_metrics(step, "validation", means)
+            if predictions is not None:
+                completions.add(step, "validation", validation.records, predictions)
+
+    return _Curve(every, validate)

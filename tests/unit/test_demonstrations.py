@@ -193,3 +193,31 @@ def test_the_term_is_the_loss_of_the_sft_stage(micro_batch, mini, tiny_folder, t
     for name, parameter in sft.model.named_parameters():
         torch.testing.assert_close(gradients.found[name], parameter.grad, atol=1e-6, rtol=1e-4)
     assert max(gradient.abs().max() for gradient in gradients.found.values()) > 1e-2
+
+
+def slow_loss(demonstrations: Demonstrations, model) -> float:
+    """One demonstration and one token after the other."""
+    total, tokens = 0.0, 0
+    for prompt, completion in demonstrations.rows:
+        with torch.no_grad():
+            logps = model(torch.tensor([prompt + completion])).logits[0].double().log_softmax(-1)
+        for place, token in enumerate(completion, start=len(prompt)):
+            total -= float(logps[place - 1, token])
+            tokens += 1
+    return total / tokens
+
+
+def test_the_loss_is_that_of_each_token_in_turn_whatever_the_batches(mini, tokenizer, tiny_folder):
+    _, model = load(tiny_folder)
+    demonstrations = make(mini, tokenizer, count=11)
+    expected = slow_loss(demonstrations, model.eval())
+    model.train()
+    for size in (1, 4, 100):
+        assert demonstrations.loss(model, size) == pytest.approx(expected, rel=1e-6)
+    assert model.training
+
+
+def test_the_loss_is_that_of_trl_where_all_is_one_batch(mini, tokenizer, tiny_folder, tmp_path):
+    trainer = sft_trainer(mini, tiny_folder, tmp_path, per_device_eval_batch_size=100)
+    theirs = trainer.evaluate(trainer.train_dataset)["eval_loss"]
+    assert make(mini, tokenizer).loss(trainer.model, 7) == pytest.approx(theirs, rel=1e-5)

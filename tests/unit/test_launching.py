@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rlbench.errors import BadInput
-from rlbench.launching.cells import Cell
+from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.local import LocalLauncher, threads_of
 from rlbench.launching.placement import VISIBLE
 from rlbench.launching.sweepers import combinations
@@ -72,3 +72,13 @@ def test_an_interval_is_searched_and_not_swept():
         combinations(overrides, None)
     assert combinations(overrides[2:], None) == [[["seed=0", "c=3"], ["seed=1", "c=3"]]]
     assert combinations(overrides[2:], 1) == [[["seed=0", "c=3"]], [["seed=1", "c=3"]]]
+
+
+def test_cells_without_sft_wait_for_none(tmp_path):
+    def made(*overrides: str) -> Cell:
+        config = composed(*SMALL, f"runs_dir={tmp_path}", *overrides)
+        return Cell([], [], config, locate(config, config.stage))
+
+    after, without = made(), made("trainer.rl.start=base")
+    assert missing_shared_stages([without]) == {}
+    assert missing_shared_stages([after, without]) == {locate(after.config, "sft").root: [after]}

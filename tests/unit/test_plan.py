@@ -52,3 +52,9 @@ def test_a_dry_run_makes_no_run_directory(tmp_path):
     config = composed(*SMALL, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache", "runtime.dry_run=true")
     made = run(config)
     assert made == locate(config, "rl") and not (tmp_path / "runs").exists()
+
+
+def test_rl_without_sft_waits_for_no_sft(tmp_path):
+    base = cells(tmp_path, "trainer.rl.start=base")
+    assert [step.run.stage for step in steps(base)] == ["zero_shot", "rl", "rl"]
+    assert [step.run.stage for step in steps(base + cells(tmp_path))] == ["zero_shot", "sft", *["rl"] * 4]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlbench.errors import BadInput
-from rlbench.runs import DONE, FAILED, claim, config_hash, locate, stage_config
+from rlbench.runs import DONE, FAILED, check_curve, claim, config_hash, locate, stage_config
 from tests.conftest import composed
 
 
@@ -83,3 +83,56 @@ def test_an_evaluation_measured_again_replaces_the_first(tmp_path):
     for value in (0.1, 0.2):
         run.replace_metrics(3, "test", {"ndcg@10": value})
     assert [(row["split"], row["value"]) for row in run.read_metrics()] == [("train", 0.5), ("test", 0.2)]
+
+
+def test_rl_without_sft_is_a_run_and_a_row_of_its_own(tmp_path):
+    """Its identity holds no setting of the SFT stage; that of RL after SFT holds no word of where it starts."""
+    base = at(tmp_path, "trainer.rl.start=base")
+    assert base.label == "rank_grpo-relevance@base"
+    assert at(tmp_path, "trainer.rl.start=base", "variant=slow").label == "rank_grpo-relevance@slow-base"
+    run = locate(base, "rl")
+    assert run.identity["rl"]["start"] == "base" and "start" not in locate(at(tmp_path), "rl").identity["rl"]
+    assert locate(at(tmp_path, "trainer.rl.start=base", "trainer.sft.updates=3"), "rl").root == run.root
+    longer = at(tmp_path, "trainer.rl.start=base", "trainer.sft.max_length=64")  # of demonstrations in a loss
+    assert locate(longer, "rl").root != run.root
+    assert locate(base, "sft").root == locate(at(tmp_path), "sft").root
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stages"),
+    [
+        ([], ("zero_shot", "sft", "rl")),
+        (["trainer.rl.start=base"], ("zero_shot", "rl")),
+        (["stage=sft", "trainer.rl.start=base"], ("zero_shot", "sft")),
+        (["stage=zero_shot"], ("zero_shot",)),
+    ],
+)
+def test_stages_of_a_cell(tmp_path, overrides, stages):
+    assert at(tmp_path, *overrides).stages == stages
+
+
+def test_how_often_sft_is_evaluated_is_no_part_of_what_it_is(tmp_path):
+    plain, curve = at(tmp_path), at(tmp_path, "trainer.sft.evaluate_every=40")
+    for stage in ("sft", "rl"):
+        assert locate(plain, stage).root == locate(curve, stage).root
+    assert curve.trainer.sft.evaluated == [*range(0, 360, 40), 360] and plain.trainer.sft.evaluated == []
+
+
+def test_a_curve_that_a_finished_sft_stage_lacks_is_refused(tmp_path):
+    curve = at(tmp_path, "trainer.sft.evaluate_every=120")
+    run = locate(curve, "sft")
+    assert check_curve(curve) == []  # not trained yet
+    for step in (0, 240, 360):
+        run.append_metrics(step, "validation", {"ndcg@10": 0.1})
+    run.set_status(DONE)
+    (problem,) = check_curve(curve)
+    assert "at 1 of the updates" in problem and "(120)" in problem and str(run.root) in problem
+    assert check_curve(at(tmp_path)) == [] == check_curve(at(tmp_path, "trainer.sft.evaluate_every=240"))
+    assert check_curve(at(tmp_path, "trainer.sft.evaluate_every=120", "trainer.rl.start=base")) == []
+
+
+def test_an_evaluation_replaces_what_it_measures_and_nothing_else(tmp_path):
+    run = locate(at(tmp_path), "sft")
+    run.append_metrics(3, "validation", {"loss": 0.5, "ndcg@10": 0.1})
+    run.replace_metrics(3, "validation", {"ndcg@10": 0.2})
+    assert {row["metric"]: row["value"] for row in run.read_metrics()} == {"loss": 0.5, "ndcg@10": 0.2}

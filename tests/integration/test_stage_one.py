@@ -1,0 +1,157 @@
+"""What comes before RL, by the real parts: curves of the SFT stage, and no SFT at all."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from analysis.collect import collect
+from rlbench.cli import CONF
+from rlbench.completions import read_completions
+from rlbench.config import Config
+from rlbench.errors import BadInput
+from rlbench.runner import run
+from rlbench.runs import DONE, locate
+from tests.conftest import SMALL, composed
+
+SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
+
+# An epoch has five updates: the order of the second is drawn among the evaluations.
+LONGER = ["stage=sft", "trainer.sft.updates=6", "trainer.sft.save_every=2", "trainer.sft.learning_rate=1e-2"]
+LONGER += ["trainer.sft.batch_size=8", "trainer.sft.micro_batch_size=8"]
+CURVE = [*LONGER, "trainer.sft.evaluate_every=2"]
+BASE = ["trainer.rl.start=base"]
+
+
+def cell(folder: Path, *overrides: str) -> Config:
+    return composed(*SHORT, f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("stage_one")
+
+
+def validation(target, metric: str) -> dict[int, float]:
+    rows = [row for row in target.read_metrics() if (row["split"], row["metric"]) == ("validation", metric)]
+    assert len({row["step"] for row in rows}) == len(rows)
+    return {row["step"]: row["value"] for row in rows}
+
+
+def test_rl_without_sft_begins_at_the_untrained_model(folder):
+    config = cell(folder, "experiment_name=alone", *BASE, "algorithm.kl.beta=0.1", "trainer.rl.learning_rate=1e-9")
+    target = run(config)
+    assert target.status() == DONE and not locate(config, "sft").root.exists()
+    zero = locate(config, "zero_shot")
+    for metric in ("ndcg@10", "list_length", "completion_tokens"):
+        assert validation(target, metric)[0] == validation(zero, metric)[0]
+    (tiny,) = (folder / "cache").glob("tiny-*")
+    ours, theirs = load_file(target.final_model / "model.safetensors"), load_file(tiny / "model.safetensors")
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-7 for name in theirs)
+    kl = [row["value"] for row in target.read_metrics() if row["metric"] == "kl"]
+    assert kl[0] == pytest.approx(0, abs=1e-6)  # the reference is where it began
+    result = json.loads((target.root / "result.json").read_text())
+    assert (result["label"], result["variant"]) == ("rank_grpo-relevance@base", "base")
+
+
+def test_rl_with_and_without_sft_are_two_rows(folder):
+    runs = [run(cell(folder)), run(cell(folder, *BASE))]
+    found = collect(folder / "runs" / "smoke")
+    rows = found.runs[found.runs["hash"].isin([target.hash for target in runs])]
+    assert not found.problems and dict(zip(rows["label"], rows["reward"], strict=True)) == {
+        "rank_grpo-relevance": "relevance",
+        "rank_grpo-relevance@base": "relevance @ base",
+    }
+
+
+def weights(target) -> dict:
+    return load_file(target.final_model / "model.safetensors")
+
+
+def same_weights(one, other) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return set(ours) == set(theirs) and all((ours[name] == theirs[name]).all() for name in ours)
+
+
+@pytest.fixture(scope="module")
+def curve(folder):
+    return run(cell(folder, *CURVE, "experiment_name=curve", "tracker.completions=2"))
+
+
+def test_sft_has_a_curve_from_the_untrained_to_the_last_model(folder, curve):
+    found = validation(curve, "ndcg@10")
+    assert list(found) == [0, 2, 4, 6]
+    zero = locate(cell(folder, "experiment_name=curve"), "zero_shot")
+    assert validation(curve, "completion_tokens")[0] == validation(zero, "completion_tokens")[0]
+    result = json.loads((curve.root / "result.json").read_text())
+    assert found[6] == result["metrics"]["validation"]["ndcg@10"] and result["checkpoint"]["step"] == 6
+    rows = read_completions(curve.root / "completions.jsonl")
+    assert [(row["step"], row["split"]) for row in rows[::2]] == [(2, "validation"), (4, "validation")] + [
+        (6, "validation"),
+        (6, "test"),
+    ]
+
+
+def test_evaluations_leave_the_weights_and_are_paid_for(folder, curve):
+    """They draw no random number; their tokens and seconds are counted as evaluation."""
+    plain = run(cell(folder, *LONGER, "experiment_name=plain"))
+    assert same_weights(plain, curve) and plain.hash == curve.hash
+    assert list(validation(plain, "ndcg@10")) == [6]
+    budgets = [json.loads((target.root / "budget.json").read_text()) for target in (plain, curve)]
+    table = validation(curve, "completion_tokens")  # means over samples, of which a context has several
+    assert budgets[0]["trained_tokens"] == budgets[1]["trained_tokens"]
+    more = budgets[1]["evaluation_tokens"] - budgets[0]["evaluation_tokens"]
+    assert 0 < more <= 2 * 6 * 32 and table[2] > 0  # two evaluations of six lists of at most 32 tokens
+    assert budgets[1]["seconds"]["evaluation"] > budgets[0]["seconds"]["evaluation"]
+
+
+def test_a_curve_that_is_asked_for_too_late_is_refused(folder, curve):
+    late = cell(folder, *LONGER, "experiment_name=late")
+    target = run(late)
+    again = cell(folder, *CURVE, "experiment_name=late")
+    with pytest.raises(BadInput, match=r"at 3 of the updates .*\(0, 2, 4\).*move it away"):
+        run(again)
+    with pytest.raises(BadInput, match="move it away"):  # a cell that needs the stage
+        run(cell(folder, *CURVE, "experiment_name=late", "stage=rl"))
+    assert target.status() == DONE and run(late).root == target.root
+    assert run(cell(folder, *CURVE, "experiment_name=curve")).root == curve.root
+
+
+def test_a_killed_sft_stage_has_the_curve_of_one_that_was_not(folder, curve, tmp_path):
+    config = cell(tmp_path, *CURVE, "experiment_name=curve")
+    target = locate(config, "sft")
+    overrides = [*SHORT, f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", *CURVE]
+    command = [sys.executable, str(CONF.parent / "run.py"), *overrides, "experiment_name=curve"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if 4 in validation(target, "ndcg@10"):
+            process.kill()
+    process.wait()
+    assert target.status() == "running"
+    run(config)
+    kept = [row for row in curve.read_metrics() if row["metric"] != "seconds"]
+    assert target.read_metrics() == kept and same_weights(target, curve)
+    counts = [json.loads((t.root / "budget.json").read_text()) for t in (target, curve)]
+    for key in ("trained_tokens", "evaluation_tokens", "prompts", "updates"):
+        assert counts[0][key] == counts[1][key]
+
+
+def test_a_run_that_goes_on_lacks_no_point_of_its_curve(tmp_path, monkeypatch):
+    """Asked for when the stage is half done: the points before are gone."""
+    config = cell(tmp_path, *LONGER)
+
+    class Told(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Told
+
+    with monkeypatch.context() as patch, pytest.raises(Told):
+        patch.setattr("rlbench.stages.sft.save_model", stop)
+        run(config)
+    with pytest.raises(BadInput, match=r"at 4 of the updates .*\(0, 2, 4, \.\.\.\)"):
+        run(cell(tmp_path, *CURVE))
+    assert run(config).status() == DONE
