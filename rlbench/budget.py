@@ -212,6 +212,13 @@ class Ledger:
         """The innermost phase that an error came out of; None where it came out of none."""
         return self._failure[1] if self._failure is not None and self._failure[0] is error else None
 
+    def so_far(self) -> dict[str, float]:
+        """Counts without those of evaluations, and seconds in all, of all attempts: a point of `budget.jsonl`."""
+        self._settle()
+        seconds = self._mark - self._started + self._earlier.get("seconds", {}).get("total", 0.0)
+        trained = {name: count for name, count in self.counts.items() if name != "evaluation_tokens"}
+        return {**trained, "seconds": round(seconds, 3)}
+
     def totals(self) -> dict[str, Any]:
         """Everything so far, as JSON, for `resume`."""
         self._settle()

@@ -4,15 +4,14 @@ They are taken from the predictions of an evaluation that is made anyway: no lis
 number drawn.
 """
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from rlbench.data.record import Record
-from rlbench.runs import Run, write_text
+from rlbench.jsonl import append_rows, keep_rows
+from rlbench.runs import Run
 from rlbench.tracking import Tracker
 
 FILE = "completions.jsonl"
@@ -87,14 +86,6 @@ def as_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str |
     return ["update", "context_id", "prompt", "relevant", "list", "text", metric], table
 
 
-def read_completions(file: Path) -> list[dict[str, Any]]:
-    """Rows of a `completions.jsonl`; a last line that a kill cut short is left out."""
-    if not file.exists():
-        return []
-    # A kill may have cut the last line within a character.
-    return [json.loads(line) for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
-
-
 class CompletionLog:
     """`completions.jsonl` of a run, and the same rows as tables of its tracker.
 
@@ -113,22 +104,10 @@ class CompletionLog:
         if not self.count:
             return
         rows = sample_completions(records, predictions, self.count, self.list_length, split, step)
-        self._keep(lambda row: (row["step"], row["split"]) != (step, split))
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(_lines(rows))
+        keep_rows(self.file, lambda row: (row["step"], row["split"]) != (step, split))
+        append_rows(self.file, rows)
         self.tracker.log_table(f"completions/{split}", *as_table(rows), step)
 
     def rewind(self, step: int) -> None:
         """Drop the lists of evaluations after update `step`, since the resumed run will evaluate again."""
-        self._keep(lambda row: row["step"] <= step)
-
-    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Rewrite the file where something in it is not wanted, or its last line is cut short."""
-        rows = read_completions(self.file)
-        kept = _lines([row for row in rows if wanted(row)])
-        if self.file.exists() and self.file.read_text(encoding="utf-8", errors="replace") != kept:
-            write_text(self.file, kept)
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        keep_rows(self.file, lambda row: row["step"] <= step)

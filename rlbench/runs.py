@@ -25,12 +25,12 @@ from rlbench.files import (
     clear_partial,
     disk_full,
     is_disk_full,
-    naming,
     overwrite,
     sync,
     write_json,
     write_text,
 )
+from rlbench.jsonl import append_rows, keep_rows, read_rows
 from rlbench.preemption import Preempted
 from rlbench.rollouts import rollout_identity
 
@@ -176,36 +176,26 @@ class Run:
 
     def append_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Add one line a metric to metrics.jsonl."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        lines = [
-            json.dumps({"step": step, "split": split, "metric": name, "value": value})
-            for name, value in metrics.items()
-        ]
-        with naming(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        append_rows(
+            self.metrics_file,
+            [{"step": step, "split": split, "metric": name, "value": value} for name, value in metrics.items()],
+        )
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl; a last line that a kill cut short is left out."""
-        if not self.metrics_file.exists():
-            return []
-        rows = []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
-        for line in lines[:-1]:  # what follows the last newline is empty, or cut short
-            rows.append(json.loads(line))
-        return rows
+        return read_rows(self.metrics_file)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was measured after update `step`, since the resumed run will measure it again."""
-        self._keep_metrics(lambda row: row["step"] <= step)
+        keep_rows(self.metrics_file, lambda row: row["step"] <= step)
 
     def replace_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """`append_metrics`, in place of what an interrupted attempt had written for the same step and split."""
-        self._keep_metrics(lambda row: (row["step"], row["split"]) != (step, split) or row["metric"] not in metrics)
+        keep_rows(
+            self.metrics_file,
+            lambda row: (row["step"], row["split"]) != (step, split) or row["metric"] not in metrics,
+        )
         self.append_metrics(step, split, metrics)
-
-    def _keep_metrics(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        rows = [row for row in self.read_metrics() if wanted(row)]
-        write_text(self.metrics_file, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def locate(config: Config, stage: str) -> Run:

@@ -24,6 +24,7 @@ from rlbench.objective.inputs import Memory, Window
 from rlbench.objective.objective import Rollout
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
+from rlbench.rollout_log import RolloutLog
 from rlbench.safety import NotFinite
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.engines import repeatable_batches, seeded_engine, seeded_requests
@@ -57,6 +58,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         scorer: the reward function; also passed to TRL as its only one.
         demonstrations: where batches of demonstrations come from, for an objective that needs them.
         ledger: what the run spends; one of its own where none is given.
+        rollout_log: where sampled groups are recorded; None for nowhere.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
@@ -76,6 +78,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         scorer: ListScorer,
         demonstrations: Demonstrations | None = None,
         ledger: Ledger | None = None,
+        rollout_log: RolloutLog | None = None,
         **kwargs: Any,
     ):
         with seeded_engine(kwargs["args"]):
@@ -89,6 +92,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.scorer = scorer
         self.demonstrations = demonstrations
         self.ledger = ledger or Ledger()
+        self.rollout_log = rollout_log
         self.memory: Memory = {}
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
@@ -151,7 +155,13 @@ class RankedListTrainer(Metered, GRPOTrainer):
         output["correct_ranks"] = rewards.hits[mine]
         output["kl_scale"] = self.objective.kl_scales(rewards.success, self.num_generations)[mine]
 
-        self._log_rollout(of_all, spread, rollout)
+        returns = self.objective.rank_returns(rewards, self.num_generations)
+        self._log_rollout(of_all, spread, returns, rollout)
+        step = self.state.global_step
+        if self.rollout_log is not None and self.accelerator.is_main_process and self.rollout_log.is_due(step):
+            group = slice(min(self.num_generations, len(lists)))
+            ranks = spread[group, : returns.size(1)]
+            self.rollout_log.add(step, inputs[0], lists[group], returns[group], rewards.totals[group], ranks)
         self._metrics["train"]["list_length"].append(self._mean_entries())
         self.ledger.add(
             completions=len(of_all),
@@ -227,12 +237,15 @@ class RankedListTrainer(Metered, GRPOTrainer):
         of_positions = {name: states.scalar(name, before) for name in wanted}
         return Scores(logps, entropies, of_positions, states.at_tokens(found, length) if hidden else None)
 
-    def _log_rollout(self, advantages: torch.Tensor, spread: torch.Tensor, rollout: Rollout) -> None:
+    def _log_rollout(
+        self, advantages: torch.Tensor, spread: torch.Tensor, returns: torch.Tensor, rollout: Rollout
+    ) -> None:
         """One set of names whatever the method.
 
         Args:
             advantages: (B, C) of the credited units.
             spread: (B, U) of all units.
+            returns: (B, N) what each rank is worth.
             rollout: what they were made of.
         """
         metrics, rewards = self._metrics["train"], rollout.rewards
@@ -246,6 +259,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
             if len(there):
                 metrics[f"advantage_mean@{k + 1}"].append(there.mean().item())
                 metrics[f"advantage_std@{k + 1}"].append(there.std(correction=0).item())
+        for name, of_ranks in (("reward", returns), ("hits", rewards.hits)):
+            for k, value in enumerate(of_ranks.double().mean(0).tolist(), start=1):
+                metrics[f"{name}@{k}"].append(value)
         metrics["hits"].append(rewards.hits.sum(1).mean().item())
         metrics["success"].append(rewards.success.float().mean().item())
         if len(self.objective.reward.terms) > 1:

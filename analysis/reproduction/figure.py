@@ -87,6 +87,11 @@ class Curve:
     def title(self) -> str:
         return TITLES.get(self.method, self.method)
 
+    @property
+    def full_title(self) -> str:
+        """With the regime, where there are several."""
+        return self.title if self.regime == "sft" else f"{self.title}, {self.regime}"
+
 
 def make_page(name: str, twin: str | None, runs: Path | None) -> Page:
     """A figure beside our runs.
@@ -107,8 +112,8 @@ def make_page(name: str, twin: str | None, runs: Path | None) -> Page:
     curves, refused, notes = _curves(read_points(EXPERIMENTS / name / "expected.csv"), cells, groups, twin)
     levels = [(curve, step, _level(curve, step)) for curve in curves for step in curve.points] if not twin else []
     changes = _changes(curves) if twin else []
-    missing = {(curve.backbone, curve.method): curve for curve in reversed(curves) if curve.ours is None}
-    to_run = [("" if twin else c.backbone, c.title, c.cell) for c in reversed(missing.values())]
+    missing = {(curve.backbone, curve.full_title): curve.cell for curve in curves if curve.ours is None}
+    to_run = [("" if twin else backbone, title, cell) for (backbone, title), cell in missing.items()]
     rest = [sheet for sheet in [missing_sheet(to_run, name, names)] if sheet is not None]
     full = [_change_sheet(changes) if twin else _point_sheet(levels), *rest]
     ends = [entry for entry in levels if entry[1] == max(entry[0].points)]
@@ -253,7 +258,7 @@ def _point_sheet(levels: Sequence[tuple[Curve, int, Level | None]]) -> Sheet:
     lines = []
     for curve, step, found in levels:
         reported = curve.points[step]
-        line = [curve.backbone, f"{curve.title}, {curve.regime}", f"{curve.metric} at {step:,}", number(reported)]
+        line = [curve.backbone, curve.full_title, f"{curve.metric} at {step:,}", number(reported)]
         if found is None:
             lines.append((*line, "–", "–", "–", NO_RUN))
             continue

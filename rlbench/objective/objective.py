@@ -29,6 +29,7 @@ from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
 from rlbench.options import filled
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.combine import COMBINERS, solve_rate, weighted_sum
+from rlbench.rewards.returns import tail_returns
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,23 @@ class Objective:
             rewards: of B completions, the G completions of a prompt next to each other.
             group_size: G.
         """
+        return self._of_terms(rewards, group_size, self.returns)
+
+    def rank_returns(self, rewards: RewardBatch, group_size: int) -> torch.Tensor:
+        """What each rank is worth whatever the credit: the terms' discounted tails, weighted and summed: (B, N).
+
+        A term that scores whole lists has no part in it. Arguments as of `unit_returns`.
+        """
+        return self.weighted(self._of_terms(rewards, group_size, lambda term: tail_returns(term.gains, term.gamma)))
+
+    def _of_terms(
+        self, rewards: RewardBatch, group_size: int, returns_of: Callable[[CreditInputs], torch.Tensor]
+    ) -> torch.Tensor:
+        """Returns of each term, scaled by the solve rate where the term asks for it: (B, M, C)."""
         solved = solve_rate(rewards.success, group_size)
         of_terms = []
         for m, term in enumerate(self.reward.terms.values()):
-            returns = self.returns(
+            returns = returns_of(
                 CreditInputs(
                     rewards.gains[:, m], rewards.scores[:, m], rewards.hits, rewards.n_truth, self.reward.gamma
                 )

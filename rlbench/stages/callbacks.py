@@ -10,6 +10,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlbench import preemption
+from rlbench.budget import Ledger
+from rlbench.jsonl import append_rows, keep_rows
 from rlbench.progress import Progress
 from rlbench.runs import Run
 from rlbench.safety import Guard
@@ -47,9 +49,11 @@ TRAIN_METRICS = {
     "sampling/importance_sampling_ratio/max": "engine_ratio_max",
 }
 
-FAMILIES = ("term/", "regulariser/", "advantage_mean@", "advantage_std@")
+FAMILIES = ("term/", "regulariser/", "advantage_mean@", "advantage_std@", "reward@", "hits@")
 """Beginnings of names of which there are as many as the reward has terms, the algorithm regularisers, the list ranks;
 these are recorded under the names they have."""
+
+SPENDING_FILE = "budget.jsonl"
 
 
 class Recorder(TrainerCallback):
@@ -78,6 +82,31 @@ class Recorder(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.to(state.global_step, self.note)
+
+
+class SpendingLog(TrainerCallback):
+    """`budget.jsonl`: what the run has spent by each logged update, all attempts together.
+
+    It is beside metrics.jsonl since seconds are never the same twice.
+    """
+
+    def __init__(self, run: Run, ledger: Ledger):
+        self.file, self.ledger = run.root / SPENDING_FILE, ledger
+
+    def rewind(self, step: int) -> None:
+        """Drop what comes after update `step`, since the resumed run will make these updates again."""
+        keep_rows(self.file, lambda row: row["update"] <= step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and "loss" in logs and state.is_world_process_zero:
+            append_rows(self.file, [{"update": state.global_step} | self.ledger.so_far()])
 
 
 class Evaluator(TrainerCallback):

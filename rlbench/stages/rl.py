@@ -21,10 +21,11 @@ from rlbench.progress import Progress
 from rlbench.relevance import Judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
+from rlbench.rollout_log import RolloutLog
 from rlbench.rollouts import rollout_arguments
 from rlbench.runs import Run
 from rlbench.safety import Guard, NotFinite, Stop
-from rlbench.stages.callbacks import Evaluator, Recorder, ReferenceSync, Stopper, StopTraining
+from rlbench.stages.callbacks import Evaluator, Recorder, ReferenceSync, SpendingLog, Stopper, StopTraining
 from rlbench.stages.checkpoints import (
     BestKeeper,
     CheckpointWriter,
@@ -112,6 +113,7 @@ def prompt_dataset(records: Sequence[Record]) -> Dataset:
     return Dataset.from_list(
         [
             {
+                "context_id": record.context_id,
                 "prompt": record.prompt,
                 "ground_truth": [{"title": title, "year": year} for title, year in record.ground_truth],
                 "seen_titles": list(record.seen_titles),
@@ -168,18 +170,23 @@ def train_rl(
     totals = earlier[2] if earlier else {}
     if earlier:
         progress.start_at(earlier[1])
+    ledger = ledger or Ledger()
+    ledger.resume(totals.get("budget", {}))
+    spending = SpendingLog(run, ledger)
+    rollouts = RolloutLog(run, rule.every, rl.num_iterations) if config.tracker.completions else None
     completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
     if processes.is_main():
         if earlier:
             adopt_best(run, rule.metric, earlier[1])
         run.rewind_metrics(earlier[1] if earlier else -1)
         completions.rewind(earlier[1] if earlier else -1)
+        spending.rewind(earlier[1] if earlier else -1)
+        if rollouts is not None:
+            rollouts.rewind(earlier[1] if earlier else -1)
         if not earlier:
             run.append_metrics(0, "validation", initial)
     processes.barrier()
     tracker.log({f"validation/{name}": value for name, value in initial.items()}, 0)
-    ledger = ledger or Ledger()
-    ledger.resume(totals.get("budget", {}))
     guard = Guard(config.safety, initial.get("in_catalog", 0.0), totals.get("safety", {}))
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
@@ -194,6 +201,7 @@ def train_rl(
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, demonstrations),
         ledger=ledger,
+        rollout_log=rollouts,
     )
     trainer.rate = stepped(rl.learning_rate, rl.learning_rate_steps)
     trainer.memory.update(totals.get("memory", {}))
@@ -202,6 +210,7 @@ def train_rl(
     if config.algorithm.reference.sync_every:
         trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))
     trainer.add_callback(Recorder(run, tracker, progress, "hits"))
+    trainer.add_callback(spending)
     chooser = BestKeeper(run, rule.metric, trainer)
     spread = processes.facts(config)
 

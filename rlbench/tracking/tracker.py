@@ -12,7 +12,7 @@ from rlbench.tracking.trackio_backend import TrackioBackend
 from rlbench.tracking.wandb_backend import WandbBackend
 from rlbench.tracking.worker import Worker
 
-PER_RANK = ("advantage_mean@", "advantage_std@", "rank_hit_rate@")
+PER_RANK = ("advantage_mean@", "advantage_std@", "reward@", "hits@", "rank_hit_rate@")
 """Beginnings of metrics of which a list has one a rank; their curves have a section of their own."""
 
 Factory = Callable[[Path, Path, TrackerIdentity, Mapping[str, Any]], Backend]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +15,9 @@ from analysis.collect import collect
 from rlbench import inspect
 from rlbench.attempts import attempts
 from rlbench.cli import CONF, groups
-from rlbench.completions import read_completions
 from rlbench.config import Config
 from rlbench.errors import BadInput
+from rlbench.jsonl import read_rows
 from rlbench.runner import prepare, run
 from rlbench.runs import DONE, FAILED, locate
 from tests.conftest import SMALL, composed
@@ -96,6 +97,16 @@ def test_metrics_are_curves_from_update_0(finished):
     assert steps == [0, 2]
     for metric in ("loss", "reward", "hits", "kl", "entropy", "grad_norm", "clip_low", "frac_zero_variance_units"):
         assert [row["step"] for row in rows if row["split"] == "train" and row["metric"] == metric] == [1, 2], metric
+
+
+def test_what_was_spent_by_each_update(finished):
+    _, root = finished
+    budget = json.loads((root / "budget.json").read_text())
+    rows = read_rows(root / "budget.jsonl")
+    assert [row["update"] for row in rows] == [1, 2]
+    for name in ("prompts", "completions", "generated_tokens", "trained_tokens"):
+        assert 0 < rows[0][name] < rows[1][name] == budget[name], name
+    assert 0 < rows[0]["seconds"] < rows[1]["seconds"] < budget["seconds"]["total"]
 
 
 def test_the_offline_tracker_holds_the_curves(finished):
@@ -243,6 +254,12 @@ def test_killed_and_resumed_is_never_killed(finished, tmp_path):
     counts = [key for key in budgets[0] if isinstance(budgets[0][key], int) and key != "attempts"]
     assert len(counts) == 6 and all(budgets[0][key] == budgets[1][key] for key in counts)
     assert [budget["attempts"] for budget in budgets] == [2, 1]
+    assert (target.root / "rollouts.jsonl").read_text() == (whole.root / "rollouts.jsonl").read_text()
+    assert [row["step"] for row in read_rows(target.root / "rollouts.jsonl")] == [0, 2, 4, 6]
+    spent = [read_rows(t.root / "budget.jsonl") for t in (target, whole)]
+    assert [[{**row, "seconds": 0} for row in rows] for rows in spent] == [[{**r, "seconds": 0} for r in spent[1]]] * 2
+    assert [row["update"] for row in spent[0]] == list(range(1, 9))
+    assert all(a["seconds"] < b["seconds"] for a, b in pairwise(spent[0]))
 
 
 def test_a_training_that_stops_early_is_done_and_named(finished, tmp_path, capsys):
@@ -324,7 +341,7 @@ def test_tracking_changes_nothing(finished, tmp_path, monkeypatch):
     local = {row["step"]: row["value"] for row in other.read_metrics() if row["metric"] == "ndcg@10"}
     curves = read_scalars(other.root)
     assert {step for step, _ in curves["validation/ndcg@10"]} == {0, 2} and local.keys() == {0, 2}
-    rows = [row for row in read_completions(other.root / "completions.jsonl") if row["split"] == "validation"]
+    rows = [row for row in read_rows(other.root / "completions.jsonl") if row["split"] == "validation"]
     assert [row["step"] for row in rows] == [2, 2]
     predicted = pd.read_parquet(other.root / "predictions-validation-2.parquet")
     assert {row["text"] for row in rows} <= set(predicted["text"])

@@ -14,7 +14,8 @@ import yaml
 
 from analysis import report, wandb_check
 from rlbench.cli import CONF
-from rlbench.completions import as_table, read_completions
+from rlbench.completions import as_table
+from rlbench.jsonl import read_rows
 from rlbench.runs import DONE, locate
 from rlbench.tracking.wandb_file import read_run
 from tests.conftest import SMALL, composed
@@ -92,7 +93,7 @@ def test_the_files_hold_what_the_run_directories_hold(sweep: Path) -> None:
 def test_a_table_of_completions_at_each_evaluation(sweep: Path) -> None:
     for directory in directories(sweep):
         (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-        rows = read_completions(directory / "completions.jsonl")
+        rows = read_rows(directory / "completions.jsonl")
         by_evaluation: dict[tuple[int, str], list[dict]] = {}
         for row in rows:
             by_evaluation.setdefault((row["step"], row["split"]), []).append(row)
@@ -196,7 +197,7 @@ def test_two_attempts_are_two_runs_whose_curves_join(tmp_path: Path) -> None:
         assert len(alone.curve(curve)) < 40
     assert wandb_check.main([str(target.root.parent)]) == 0
     # The lists of both attempts: each evaluation once, in its order, the first attempt's beginning kept.
-    rows = read_completions(target.root / "completions.jsonl")
+    rows = read_rows(target.root / "completions.jsonl")
     steps = [row["step"] for row in rows if row["split"] == "validation"]
     assert steps == sorted(steps) and {step: steps.count(step) for step in steps} == dict.fromkeys((10, 20, 30, 40), 8)
     assert (target.root / "completions.jsonl").read_text().startswith(cut.split('{"step": 20')[0])

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlbench.completions import FILE, CompletionLog, as_table, evenly_spread, read_completions, sample_completions
+from rlbench.completions import FILE, CompletionLog, as_table, evenly_spread, sample_completions
 from rlbench.config import Config
 from rlbench.data.record import Record
+from rlbench.jsonl import read_rows
 from rlbench.runs import Run
 from rlbench.tracking import NoTracker
 from tests.conftest import SMALL
@@ -97,7 +98,7 @@ def test_the_file_grows_by_evaluations_and_the_tracker_has_the_same(log: Complet
     for step in (5, 10):
         log.add(step, "validation", of, predictions(of, level=step / 100))
     log.add(10, "test", of, predictions(of))
-    rows = read_completions(log.file)
+    rows = read_rows(log.file)
     assert [(row["step"], row["split"]) for row in rows] == [(5, "validation")] * 3 + [(10, "validation")] * 3 + [
         (10, "test")
     ] * 3
@@ -115,7 +116,7 @@ def test_an_evaluation_that_is_made_again_takes_the_place_of_the_first(log: Comp
     of = records(3)
     for level in (0.1, 0.2):
         log.add(5, "test", of, predictions(of, level))
-    assert [row["text"].split("\n")[-1] for row in read_completions(log.file)] == ["0.2"] * 3
+    assert [row["text"].split("\n")[-1] for row in read_rows(log.file)] == ["0.2"] * 3
 
 
 def test_rewinding_drops_what_comes_after_and_a_line_that_was_cut(log: CompletionLog) -> None:
@@ -126,12 +127,12 @@ def test_rewinding_drops_what_comes_after_and_a_line_that_was_cut(log: Completio
         log.add(step, "validation", of, predictions(of))
     whole = log.file.read_bytes()
     log.file.write_bytes(whole[: whole.rindex("é".encode()) + 1])  # within a character
-    assert len(read_completions(log.file)) == 8
+    assert len(read_rows(log.file)) == 8
     log.rewind(10)
     assert log.file.read_bytes() == b"".join(whole.splitlines(keepends=True)[:6])
     log.file.write_bytes(whole[:-20])
     log.add(20, "validation", of, predictions(of))
-    assert [row["step"] for row in read_completions(log.file)] == [5] * 3 + [10] * 3 + [15] * 2 + [20] * 3
+    assert [row["step"] for row in read_rows(log.file)] == [5] * 3 + [10] * 3 + [15] * 2 + [20] * 3
 
 
 def test_none_are_kept_where_none_are_asked_for(tmp_path: Path) -> None:

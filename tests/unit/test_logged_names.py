@@ -6,12 +6,15 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from rlbench.jsonl import read_rows
 from rlbench.objective import Objective
 from rlbench.progress import Progress
 from rlbench.rewards.scorer import ListScorer
+from rlbench.rollout_log import RolloutLog
 from rlbench.runs import locate
 from rlbench.stages.callbacks import FAMILIES, Recorder
 from rlbench.stages.rl import make_demonstrations, prompt_dataset, trl_arguments
@@ -94,7 +97,7 @@ def curves(mini, tiny_folder, tmp_path_factory) -> dict[str, dict[str, dict[int,
     }
 
 
-AT_RANKS = {f"advantage_{what}@{k + 1}" for what in ("mean", "std") for k in range(N)}
+AT_RANKS = {f"{what}@{k + 1}" for what in ("advantage_mean", "advantage_std", "reward", "hits") for k in range(N)}
 OF_ROLLOUTS = {
     "reward",
     "reward_std",
@@ -150,6 +153,7 @@ def test_every_name_is_documented(curves):
     schema = (ROOT / "docs" / "results-schema.md").read_text(encoding="utf-8")
     families = {"regulariser/": "regulariser/<name>", "advantage_mean@": "advantage_mean@k"}
     families |= {"advantage_std@": "advantage_std@k", "term/": "term/<name>"}
+    families |= {"reward@": "reward@k", "hits@": "hits@k"}
     assert families.keys() == set(FAMILIES)
     for metric in {metric for found in curves.values() for metric in found}:
         written = next((name for start, name in families.items() if metric.startswith(start)), metric)
@@ -163,9 +167,9 @@ def test_numbers_of_advantages(name, mini, tiny_folder, tmp_path):
     trainer.model.train()
     rollouts, log_rollout = [], trainer._log_rollout
 
-    def noted(of_units, spread, rollout):
+    def noted(of_units, spread, returns, rollout):
         rollouts.append(of_units)
-        log_rollout(of_units, spread, rollout)
+        log_rollout(of_units, spread, returns, rollout)
 
     trainer._log_rollout = noted
     output = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
@@ -195,6 +199,42 @@ def test_numbers_of_advantages(name, mini, tiny_folder, tmp_path):
     assert logged["frac_zero_variance_units"] == pytest.approx(sum(dead) / len(dead))
 
 
+@pytest.mark.parametrize(("reward", "gamma"), [("relevance", 0.0), ("exp_decay", 0.5)])
+def test_sampled_groups_are_recorded(reward, gamma, mini, tiny_folder, tmp_path):
+    """Returns are tails of the drawn gains, and z-scored by hand they are the advantages."""
+    options = ("algorithm=rank_grpo", f"reward={reward}", f"reward.gamma={gamma}")
+    trainer = make(mini, tiny_folder, tmp_path, *options)
+    trainer.rollout_log = RolloutLog(trainer.run, every=2, num_iterations=2)
+    rewards, log_rollout = [], trainer._log_rollout
+
+    def noted(of_units, spread, returns, rollout):
+        rewards.append(rollout.rewards)
+        log_rollout(of_units, spread, returns, rollout)
+
+    trainer._log_rollout = noted
+    trainer.train()
+    groups = read_rows(trainer.run.root / "rollouts.jsonl")
+    assert [group["step"] for group in groups] == [0, 2]
+    compared = 0
+    records = {record.context_id: record for record in mini.splits["train"]}
+    for group, reward_batch in zip(groups, rewards, strict=True):
+        assert records[group["context_id"]].prompt[-1]["content"].endswith(group["prompt"].removeprefix("…"))
+        gains = reward_batch.gains[:G, 0].numpy()
+        tails = np.array([[sum(gamma ** (j - k) * row[j] for j in range(k, N)) for k in range(N)] for row in gains])
+        credit = (tails - tails.mean(0)) / (tails.std(0, ddof=1) + 1e-4)
+        for one, worth, advantages, total in zip(
+            group["lists"], tails, credit, reward_batch.totals[:G].tolist(), strict=True
+        ):
+            shown = len(one["ranks"])
+            assert [rank[3] for rank in one["ranks"]] == pytest.approx(worth[:shown], abs=1e-6)
+            assert [rank[4] for rank in one["ranks"]] == pytest.approx(advantages[:shown], abs=1e-5)
+            assert one["reward"] == pytest.approx(total)
+            compared += shown * bool(np.abs(advantages).max() > 0)
+    assert compared
+    trainer.rollout_log.rewind(2)
+    assert [group["step"] for group in read_rows(trainer.run.root / "rollouts.jsonl")] == [0]
+
+
 def test_ranks_that_no_list_has_are_not_recorded(mini, tiny_folder, tmp_path):
     trainer = make(mini, tiny_folder, tmp_path, "algorithm=grpo")
     trainer.hashed_list = lambda ids, place: [5] * (place + 1)  # no entry
@@ -202,7 +242,8 @@ def test_ranks_that_no_list_has_are_not_recorded(mini, tiny_folder, tmp_path):
     output = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
     assert (output["unit_ids"] >= N).all()
     metrics = trainer._metrics["train"]
-    assert not AT_RANKS & metrics.keys() and metrics["effective_units"] == [0.0]
+    assert not {name for name in metrics if name.startswith(("advantage_mean@", "advantage_std@"))}
+    assert metrics["effective_units"] == [0.0] and metrics["hits@1"] == metrics["reward@1"] == [0.0]
     assert metrics["frac_zero_variance_units"] == [1.0]
 
 

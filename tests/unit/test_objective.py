@@ -253,6 +253,16 @@ def test_missing_ranks_count_as_nothing_or_not_at_all():
     assert torch.equal(*(one.unit_advantages(rollout(batch), 4) for one in lists))
 
 
+def test_what_ranks_are_worth_is_the_same_under_every_credit():
+    gains = torch.tensor([[1.0, 0.5, 0, 0.25], [0, 0, 0, 0]])
+    batch = rewards(gains)
+    for algorithm in ("grpo", "rank_grpo", "gspo"):
+        of = objective(f"algorithm={algorithm}", "reward=log_decay")
+        assert of.rank_returns(batch, 2).tolist() == [[1.75, 0.75, 0.25, 0.25], [0.0] * N]
+    own = objective("algorithm=grpo").rank_returns(batch, 2)
+    assert torch.equal(own, gains.to(own))
+
+
 def test_a_term_that_scores_lists_counts_for_every_rank():
     gains, scores = torch.zeros(2, 1, N), torch.tensor([[3.0], [0.0]])
     batch = rewards(gains, scores=scores)

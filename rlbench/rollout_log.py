@@ -1,0 +1,80 @@
+"""Sample rollouts: one sampled group of the training now and then, with what each rank was worth and was credited with.
+
+They are groups that the training samples anyway: nothing is generated for them, and no random number drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from rlbench.completions import shortened
+from rlbench.jsonl import append_rows, keep_rows
+from rlbench.relevance import Verdict
+from rlbench.rewards.scorer import ScoredList
+from rlbench.runs import Run
+
+FILE = "rollouts.jsonl"
+DIGITS = 6
+
+
+class RolloutLog:
+    """`rollouts.jsonl` of a run (docs/results-schema.md).
+
+    Args:
+        run: whose file it is.
+        every: the first rollout at or after each multiple of so many updates is recorded.
+        num_iterations: updates on one rollout.
+    """
+
+    def __init__(self, run: Run, every: int, num_iterations: int):
+        self.file, self.every, self.num_iterations = run.root / FILE, every, num_iterations
+
+    def is_due(self, step: int) -> bool:
+        """Whether the rollout before update `step` + 1 is recorded."""
+        return step % self.every < self.num_iterations
+
+    def add(
+        self,
+        step: int,
+        row: Mapping[str, Any],
+        lists: Sequence[ScoredList],
+        returns: torch.Tensor,
+        rewards: torch.Tensor,
+        advantages: torch.Tensor,
+    ) -> None:
+        """Record a group, in place of what an interrupted attempt had written of the same update.
+
+        Args:
+            step: updates made before it.
+            row: of the training data: prompt, ground_truth, context_id.
+            lists: G lists.
+            returns: (G, N) what each rank is worth.
+            rewards: (G,) what each list is worth.
+            advantages: (G, N) of the ranks.
+        """
+        keep_rows(self.file, lambda old: old["step"] != step)
+        rounded = [[[round(x, DIGITS) for x in row] for row in part.tolist()] for part in (returns, advantages)]
+        shown = [
+            _as_row(scored, reward, *of_ranks)
+            for scored, reward, *of_ranks in zip(lists, rewards.tolist(), *rounded, strict=True)
+        ]
+        prompt = "\n".join(message["content"] for message in row["prompt"])
+        relevant = [[film["title"], film["year"]] for film in row["ground_truth"]]
+        group = {"step": step, "context_id": row["context_id"], "prompt": shortened(prompt), "relevant": relevant}
+        append_rows(self.file, [group | {"lists": shown}])
+
+    def rewind(self, step: int) -> None:
+        """Drop the groups sampled from update `step` on, since the resumed run will sample them again."""
+        keep_rows(self.file, lambda old: old["step"] < step)
+
+
+def _as_row(scored: ScoredList, reward: float, returns: list[float], advantages: list[float]) -> dict[str, Any]:
+    entries = zip(scored.parsed.entries, scored.verdicts, returns, advantages, strict=False)
+    return {
+        "ranks": [[entry.title, entry.year, str(verdict), worth, credit] for entry, verdict, worth, credit in entries],
+        "reward": round(reward, DIGITS),
+        "hits": sum(verdict is Verdict.HIT for verdict in scored.verdicts),
+        "finished": scored.finished,
+        "text": scored.text,
+    }
