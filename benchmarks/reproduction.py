@@ -1,4 +1,4 @@
-"""Error rates of the rule of `analysis.verdicts`, on simulated trainings whose truth is known.
+"""Error rates of the rule of `analysis.reproduction.verdicts`, on simulated trainings whose truth is known.
 
 `python -m benchmarks.reproduction` prints the tables of docs/reproduction.md. A simulated method has a true score;
 a training deviates from it normally, and a test set moves both the reported training's and ours, by as much as they
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.verdicts import MARGIN, interval_of_difference
+from analysis.reproduction.verdicts import MARGIN, interval_of_difference
 
 STREAM = 7
 CONTEXTS = 2050

@@ -295,10 +295,9 @@ class SFTConfig:
 class RLConfig:
     """RL stage. Batch sizes count completions over all devices together; `updates` are optimiser updates.
 
-    start: where it begins, which is also the reference policy: the SFT model (sft) or the untrained one (base). It has
-    a default, so that the config.yaml of a run directory that knows no such setting reads.
-    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout,
-    which is the default, so that the config.yaml of a run directory that knows no such setting reads.
+    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout.
+    start: where it begins, which is also the reference policy: the SFT model (sft) or the untrained one (base). Both
+    have defaults, so that the config.yaml of a run directory that knows no such setting reads.
     """
 
     updates: int
@@ -313,8 +312,8 @@ class RLConfig:
     max_grad_norm: float
     save_every: int
     keep_checkpoints: int
-    start: str = "sft"
     learning_rate_steps: dict[int, float] = field(default_factory=dict)
+    start: str = "sft"
 
 
 @dataclass

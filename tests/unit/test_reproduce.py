@@ -9,9 +9,11 @@ import pytest
 from scipy import stats
 
 from analysis import reproduce
-from analysis.reported import EXPERIMENTS, read_rows, standard_error
-from analysis.statistics import Scores, mean_interval
-from analysis.verdicts import (
+from analysis.reproduction.reported import EXPERIMENTS, read_rows, standard_error
+from analysis.reproduction.runs import gpu_hours
+from analysis.reproduction.sheets import number
+from analysis.reproduction.table import compare
+from analysis.reproduction.verdicts import (
     DIFFERS,
     FEW_SEEDS,
     NOT_SHOWN,
@@ -24,6 +26,7 @@ from analysis.verdicts import (
     level,
     sign,
 )
+from analysis.statistics import Scores, mean_interval
 from benchmarks.reproduction import simulate
 
 
@@ -117,7 +120,7 @@ def test_without_runs_there_are_the_reported_numbers_commands_and_hours(tmp_path
     assert "393" in said and "2,558" in said  # 15,800 updates · 89.6 GPU-seconds; the same times 3.213 / .494
     written = (tmp_path / "out" / "table1.md").read_text()
     for row in read_rows(EXPERIMENTS / "table1" / "expected.csv"):
-        assert all(reproduce.number(value) in written for value in row.values.values())
+        assert all(number(value) in written for value in row.values.values())
     with (tmp_path / "out" / "table1.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert {line["verdict"] for line in lines} == {"no run"} and {line["kind"] for line in lines} == {
@@ -141,8 +144,8 @@ def test_what_is_not_there_is_named(arguments: list[str], said: str, capsys) -> 
 
 
 def test_hours_are_those_of_the_port_eight_times() -> None:
-    comparison = reproduce.compare("table4")
+    comparison = compare("table4")
     grpo = next(e for e in comparison.entries if e.method == "grpo" and e.backbone == "Qwen2.5-0.5B")
-    assert grpo.cell is not None and reproduce.gpu_hours(grpo.cell) == pytest.approx(15800 * 2 * 8 * 5.6 / 3600)
-    zero_shot = reproduce.compare("table1").entries[0]
-    assert zero_shot.cell is not None and reproduce.gpu_hours(zero_shot.cell) is None
+    assert grpo.cell is not None and gpu_hours(grpo.cell) == pytest.approx(15800 * 2 * 8 * 5.6 / 3600)
+    zero_shot = compare("table1").entries[0]
+    assert zero_shot.cell is not None and gpu_hours(zero_shot.cell) is None

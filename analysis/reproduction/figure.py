@@ -1,0 +1,454 @@
+"""A figure of the paper beside our runs: verdicts at the points that were read off it, and both curves drawn.
+
+Figures of which no numbers are known show ours alone.
+"""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis import statistics
+from analysis.collect import Collection, Problem
+from analysis.curves import COLOURS, GREY, STYLE, WIDTH
+from analysis.reproduction.page import Page
+from analysis.reproduction.reported import (
+    DIGITISING,
+    EXPERIMENTS,
+    LARGEST_ERROR,
+    MODELS,
+    SMALLEST,
+    TITLES,
+    Point,
+    read_points,
+)
+from analysis.reproduction.runs import missing_sheet, read_groups, runs_of, settings_notes
+from analysis.reproduction.sheets import Sheet, between, number, signed
+from analysis.reproduction.verdicts import FEW_SEEDS, MARGIN, NO_RUN, Level, interval_of_difference, judge, sign
+from analysis.statistics import Floats
+from analysis.tables import Cell
+
+if TYPE_CHECKING:
+    from rlbench.launching.recorded import RecordedCell
+
+SWEEPS = {"on-policy": "sweep", "sft": "sweep", "mu=2": "sweep_mu2"}
+"""Regimes of reported curves to the sweep that makes ours."""
+
+VALIDATION = 9421
+"""Samples of Reddit-v2's validation split."""
+
+AT_ENDS = 0.1
+"""Share of a training's updates that its start and its end are averaged over, where single updates are noisy."""
+
+SHOWN_RANKS = (1, 2, 5, 10, 15, 20)
+"""Ranks with a column."""
+
+WITHOUT_NUMBERS: dict[str, tuple[str, ...]] = {
+    "figure_overflow_penalty": ("overflow", "exact_length", "list_length"),
+    "figure_rank_rewards": (),
+}
+"""Figures of which no numbers are known, with what is shown of ours on validation."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One reported curve, and ours.
+
+    Attributes:
+        regime, backbone, method, metric: as in the figure.
+        points: update to reported value.
+        measured: the name of our metric.
+        cell: of the sweep, one seed; None where it has none.
+        ours: (T, S) by update and run; None where there is no run.
+    """
+
+    regime: str
+    backbone: str
+    method: str
+    metric: str
+    points: Mapping[int, float]
+    measured: str
+    cell: "RecordedCell | None"
+    ours: pd.DataFrame | None
+
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.method, self.method)
+
+    @property
+    def full_title(self) -> str:
+        """With the regime, where there are several."""
+        return self.title if self.regime == "sft" else f"{self.title}, {self.regime}"
+
+
+def make_page(name: str, twin: str | None, runs: Path | None) -> Page:
+    """A figure beside our runs.
+
+    Raises:
+        BadInput: where there is no such folder, or it holds runs of several experiments.
+    """
+    from rlbench.launching.recorded import recorded_cells, recorded_sweeps  # only here: it loads Hydra
+
+    names = [twin] if twin else sorted({sweep for sweep in SWEEPS.values() if sweep in recorded_sweeps()[name]})
+    cells = {sweep: recorded_cells(name, sweep) for sweep in names}
+    groups, problems = read_groups(runs, [cell for of_sweep in cells.values() for cell in of_sweep])
+    if name in WITHOUT_NUMBERS:
+        sheets, figure, to_run = _own(name, cells[names[0]], groups)
+        sheets += [sheet for sheet in [missing_sheet(to_run, name, names)] if sheet is not None]
+        said = ["No numbers of this figure are known, so that there is no verdict: ours alone."]
+        return Page(sheets, sheets, _sheets_csv(sheets), said, problems, figure)
+    curves, refused, notes = _curves(read_points(EXPERIMENTS / name / "expected.csv"), cells, groups, twin)
+    levels = [(curve, step, _level(curve, step)) for curve in curves for step in curve.points] if not twin else []
+    changes = _changes(curves) if twin else []
+    missing = {(curve.backbone, curve.full_title): curve.cell for curve in curves if curve.ours is None}
+    to_run = [("" if twin else backbone, title, cell) for (backbone, title), cell in missing.items()]
+    rest = [sheet for sheet in [missing_sheet(to_run, name, names)] if sheet is not None]
+    full = [_change_sheet(changes) if twin else _point_sheet(levels), *rest]
+    ends = [entry for entry in levels if entry[1] == max(entry[0].points)]
+    counts = Counter([found.verdict for _, _, found in levels if found] + [one.verdict for one in changes if one.ours])
+    said = [f"{'changes' if twin else 'points'}: {', '.join(f'{n} {verdict}' for verdict, n in counts.most_common())}"]
+    return Page(
+        full if twin else [_point_sheet(ends), *rest],
+        full,
+        _csv(levels, changes),
+        (said if counts else []) + notes,
+        [*problems, *refused],
+        draw(curves, comparable=twin is None),
+    )
+
+
+def _curves(
+    points: Sequence[Point],
+    cells: "Mapping[str, Sequence[RecordedCell]]",
+    groups: Mapping[str, Collection],
+    twin: str | None,
+) -> tuple[list[Curve], list[Problem], list[str]]:
+    """Reported curves with ours; runs that are none of them; notes on settings."""
+    by_curve: dict[tuple[str, str, str, str], dict[int, float]] = {}
+    for point in points:
+        if not twin or (point.backbone == SMALLEST and point.regime != "mu=2"):
+            key = (point.regime, point.backbone, point.method, point.metric)
+            by_curve.setdefault(key, {})[point.step] = point.value
+    found: list[Curve] = []
+    problems: dict[str, Problem] = {}
+    others: list[str] = []
+    for (regime, backbone, method, metric), values in by_curve.items():
+        of_sweep = cells[twin or SWEEPS[regime]]
+        model = of_sweep[0].config.model.name if twin else MODELS[backbone]
+        cell = next((c for c in of_sweep if (c.config.model.name, c.choices.get("method")) == (model, method)), None)
+        ours = None
+        measured = our_metric(metric, cell.config.dataset.cutoffs) if cell else metric
+        group = groups.get(cell.config.experiment_name) if cell else None
+        if cell is not None and group is not None:
+            part, refused, differing = runs_of(cell, group)
+            problems |= {problem.run: problem for problem in refused}
+            others += differing
+            ours = measured_curve(group, list(part["run"]), "validation", measured)
+        found.append(Curve(regime, backbone, method, metric, values, measured, cell, ours))
+    return found, list(problems.values()), settings_notes(others)
+
+
+def our_metric(metric: str, cutoffs: Sequence[int]) -> str:
+    """The name of our metric for a reported one, at the largest cut-off there is up to the reported."""
+    if "@" in metric:
+        name, k = metric.split("@")
+        return f"published_{name}@{max([c for c in cutoffs if c <= int(k)] or [min(cutoffs)])}"
+    return {"in_catalog": "in_catalog_lax"}.get(metric, metric)
+
+
+def measured_curve(group: Collection, runs: Sequence[str], split: str, metric: str) -> pd.DataFrame | None:
+    """(T, S) by update and run, where all runs were measured; None where there is no such update."""
+    curves = group.curves
+    part = curves[(curves["split"] == split) & (curves["metric"] == metric) & curves["run"].isin(list(runs))]
+    wide = part.pivot(index="step", columns="run", values="value").dropna()
+    return wide if len(runs) and len(wide) and len(wide.columns) == len(runs) else None
+
+
+def _level(curve: Curve, step: int) -> Level | None:
+    """The verdict at one point; None where it was not measured."""
+    if curve.ours is None or step not in curve.ours.index:
+        return None
+    values, reported = curve.ours.loc[step].to_numpy(float), curve.points[step]
+    return point_level(values, reported, point_error(curve.metric, reported), trained=step > 0, shared=step == 0)
+
+
+def point_error(metric: str, value: float) -> float:
+    """What a point of a reported curve may be off by: its samples, and how it was read."""
+    if metric == "loss":
+        return DIGITISING
+    name = metric.split("@")[0]
+    samples = LARGEST_ERROR.get(name, math.sqrt(value * (1 - value) / VALIDATION))
+    return math.hypot(samples, DIGITISING)
+
+
+def point_level(values: Floats, reported: float, error: float, *, trained: bool, shared: bool) -> Level:
+    """The rule at one point of a curve, whose samples count with the reported error alone.
+
+    Args:
+        values: (S,) of our runs.
+        trained: whether a training made the point.
+        shared: whether all runs begin there, so that S of them are one.
+    """
+    seeds, mean = len(values), float(values.mean())
+    variance = values.var(ddof=1) / seeds if seeds > 1 else 0.0
+    half = float(interval_of_difference(np.array(mean), np.array(variance), seeds, np.zeros(()), VALIDATION, error))
+    difference = mean - reported
+    low, high = difference - half, difference + half
+    few = (trained and seeds < 2) or (shared and trained)
+    return Level(difference, low, high, FEW_SEEDS if few else judge(low, high, MARGIN * reported))
+
+
+@dataclass(frozen=True)
+class Change:
+    """From the first point of a curve to its last: reported, and ours over our own updates.
+
+    Attributes:
+        ours: None where there is no run.
+    """
+
+    curve: Curve
+    reported: float
+    ours: Cell | None
+    seeds: int
+    p: float
+    verdict: str
+
+
+def _changes(curves: Sequence[Curve]) -> list[Change]:
+    """Changes with p corrected for all curves of a metric."""
+    found: list[Change] = []
+    for metric in dict.fromkeys(curve.metric for curve in curves):
+        raw = [_change(curve) for curve in curves if curve.metric == metric]
+        several = [one for one in raw if one.seeds > 1]
+        corrected = statistics.holm(np.array([one.p for one in several])) if several else np.ones(0)
+        of = {id(one): float(p) for one, p in zip(several, corrected, strict=True)}
+        for one in raw:
+            p, verdict = of.get(id(one), one.p), one.verdict
+            if one.ours and one.seeds > 1:
+                verdict = sign(one.reported, one.ours.mean, p)
+            found.append(Change(one.curve, one.reported, one.ours, one.seeds, p, verdict))
+    return found
+
+
+def _change(curve: Curve) -> Change:
+    steps = sorted(curve.points)
+    reported = curve.points[steps[-1]] - curve.points[steps[0]]
+    if curve.ours is None or len(curve.ours) < 2:
+        return Change(curve, reported, None, 0, 1.0, NO_RUN)
+    values = (curve.ours.iloc[-1] - curve.ours.iloc[0]).to_numpy(float)
+    estimate = statistics.seed_interval(values[:, None])
+    ours = Cell(float(estimate.mean[0]), float(estimate.low[0]), float(estimate.high[0]))
+    p = float(estimate.p[0]) if len(values) > 1 else 1.0
+    return Change(curve, reported, ours, len(values), p, FEW_SEEDS)
+
+
+def _point_sheet(levels: Sequence[tuple[Curve, int, Level | None]]) -> Sheet:
+    lines = []
+    for curve, step, found in levels:
+        reported = curve.points[step]
+        line = [curve.backbone, curve.full_title, f"{curve.metric} at {step:,}", number(reported)]
+        if found is None:
+            lines.append((*line, "–", "–", "–", NO_RUN))
+            continue
+        assert curve.ours is not None
+        mean, seeds = reported + found.difference, curve.ours.shape[1]
+        difference = between(Cell(found.difference, found.low, found.high), signed)
+        lines.append((*line, number(mean), str(seeds), difference, found.verdict))
+    header = ("Backbone", "Method", "Metric and update", "Reported", "Ours", "Seeds", "Ours − reported", "Verdict")
+    notes = ("Validation. Reported: read off the figure, about .0003. Verdicts as for tables: docs/reproduction.md.",)
+    return Sheet("Ours beside reported", header, tuple(lines), notes, names=3)
+
+
+def _change_sheet(changes: Sequence[Change]) -> Sheet:
+    lines = []
+    for one in changes:
+        ours = between(one.ours, signed) if one.ours else "–"
+        metric = f"{one.curve.metric} / {one.curve.measured}"
+        lines.append((one.curve.title, metric, signed(one.reported), ours, str(one.seeds), f"{one.p:.3f}", one.verdict))
+    header = ("Method", "Metric, theirs / ours", "Reported change", "Our change", "Seeds", "p", "Verdict")
+    notes = (
+        "From the first point to the last, on validation; ours over seeds. Another dataset, model and training than "
+        "the paper's: only the sign is compared. p after Holm's correction for the curves of a metric.",
+    )
+    return Sheet("Change over the training", header, tuple(lines), notes)
+
+
+def _csv(levels: Sequence[tuple[Curve, int, Level | None]], changes: Sequence[Change]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ["kind", "regime", "backbone", "method", "metric", "step", "reported", "seeds"]
+    writer.writerow([*names, "difference", "difference_lo", "difference_hi", "verdict"])
+    for curve, step, found in levels:
+        said = [f"{v:.6f}" for v in (found.difference, found.low, found.high)] if found else ["", "", ""]
+        seeds = curve.ours.shape[1] if curve.ours is not None and found else 0
+        key = ["point", curve.regime, curve.backbone, curve.method, curve.metric, str(step)]
+        value, verdict = f"{curve.points[step]:.6f}", found.verdict if found else NO_RUN
+        writer.writerow([*key, value, str(seeds), *said, verdict])
+    for one in changes:
+        curve = one.curve
+        said = [f"{v:.6f}" for v in (one.ours.mean, one.ours.low, one.ours.high)] if one.ours else ["", "", ""]
+        key = ["change", curve.regime, curve.backbone, curve.method, curve.measured, ""]
+        writer.writerow([*key, f"{one.reported:.6f}", str(one.seeds), *said, one.verdict])
+    return text.getvalue()
+
+
+def _sheets_csv(sheets: Sequence[Sheet]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for sheet in sheets:
+        writer.writerows([sheet.header, *sheet.lines])
+    return text.getvalue()
+
+
+# Figures of which no numbers are known.
+
+
+def _own(
+    name: str, cells: "Sequence[RecordedCell]", groups: Mapping[str, Collection]
+) -> tuple[list[Sheet], Figure | None, "list[tuple[str, str, RecordedCell | None]]"]:
+    """Our numbers for such a figure, the figure where ranks are shown, and what is missing."""
+    rows: dict[tuple[str, str], RecordedCell] = {}
+    for cell in cells:
+        rows.setdefault((cell.config.model.name, cell.config.label), cell)
+    lines: list[tuple[str, ...]] = []
+    missing: list[tuple[str, str, RecordedCell | None]] = []
+    profiles: dict[str, tuple[Floats, Floats]] = {}
+    for cell in rows.values():
+        model = cell.config.model.name
+        group = groups.get(cell.config.experiment_name)
+        runs = list(runs_of(cell, group)[0]["run"]) if group is not None else []
+        title = _own_title(cell)
+        if group is None or not runs:
+            missing.append((model, title, cell))
+        elif name == "figure_rank_rewards":
+            start, end = rank_profile(group, runs, cell.config.dataset.list_length)
+            profiles[f"{title}, {model}"] = (start, end)
+            shown = [f"{number(start[k - 1])} → {number(end[k - 1])}" for k in SHOWN_RANKS if k <= len(start)]
+            lines.append((model, title, str(len(runs)), *shown))
+        else:
+            top = max(cell.config.dataset.cutoffs)
+            metrics = [*WITHOUT_NUMBERS[name], f"published_ndcg@{top}"]
+            ends = [measured_curve(group, runs, "validation", metric) for metric in metrics]
+            shown = [f"{end.iloc[-1].mean():.4f}" if end is not None else "–" for end in ends]
+            lines.append((model, title, str(len(runs)), *shown))
+    if not lines:
+        return [], None, missing
+    if name == "figure_rank_rewards":
+        length = max(len(start) for start, _ in profiles.values())
+        header = ("Model", "Method", "Seeds", *(f"rank {k}" for k in SHOWN_RANKS if k <= length))
+        notes = ("Mean return of a rank over the rollouts, first and last tenth of the updates.",)
+        return [Sheet("Reward by rank", header, tuple(lines), notes)], draw_ranks(profiles), missing
+    header = ("Model", "Method", "Seeds", "with overflow", "exactly N", "entries", "N@N")
+    notes = ("Validation, greedy lists, last update: share of lists with entries past rank N, share with exactly N.",)
+    return [Sheet("Length of lists", header, tuple(lines), notes)], None, missing
+
+
+def _own_title(cell: "RecordedCell") -> str:
+    title = TITLES.get(cell.choices.get("method", ""), cell.config.label)
+    return f"{title}, {cell.config.variant}" if cell.config.variant else title
+
+
+def rank_profile(group: Collection, runs: Sequence[str], length: int) -> tuple[Floats, Floats]:
+    """Mean return of ranks 1..N over the first and the last tenth of the updates; NaN where it was not measured."""
+    start, end = np.full(length, np.nan), np.full(length, np.nan)
+    for k in range(1, length + 1):
+        curve = measured_curve(group, runs, "train", f"reward@{k}")
+        if curve is not None:
+            few = max(1, round(AT_ENDS * len(curve)))
+            start[k - 1], end[k - 1] = curve.iloc[:few].to_numpy().mean(), curve.iloc[-few:].to_numpy().mean()
+    return start, end
+
+
+# Drawing.
+
+
+def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
+    """Reported curves dashed, ours solid with the range over seeds; one panel a regime, backbone and metric.
+
+    Args:
+        comparable: whether ours are of the paper's data; else reported curves are left out.
+    """
+    panels: dict[tuple[str, str, str], list[Curve]] = {}
+    for curve in curves:
+        if comparable or curve.ours is not None:
+            panels.setdefault((curve.metric, curve.regime, curve.backbone), []).append(curve)
+    if not panels:
+        return None
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    methods = list(dict.fromkeys(curve.method for curve in curves))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.9 * down + 0.4), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        for ax, ((metric, regime, backbone), of_panel) in zip(axes, panels.items(), strict=False):
+            for curve in of_panel:
+                _draw_curve(ax, curve, COLOURS[methods.index(curve.method) % len(COLOURS)], comparable)
+            place = f"{backbone}, {regime}" if regime != "sft" else backbone
+            ax.set_title(place if comparable else "twin", color=GREY)
+            ax.set(xlabel="Updates", ylabel=f"Validation {metric if comparable else of_panel[0].measured}")
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        for ax in axes[len(panels) :]:
+            ax.remove()
+        entries: dict[str, Artist] = {}
+        for ax in axes[: len(panels)]:
+            entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        note = "Dashed: read off the paper. " if comparable else ""
+        if any(curve.ours is not None for curve in curves):
+            note += "Solid: ours, mean over seeds; bands from the smallest to the largest."
+        figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+            title=note,
+            title_fontsize=7,
+            handlelength=3,
+        )
+    return figure
+
+
+def _draw_curve(ax: Axes, curve: Curve, colour: str, comparable: bool) -> None:
+    if comparable:
+        steps, values = zip(*sorted(curve.points.items()), strict=True)
+        dashes = (0, (4, 2))
+        ax.plot(
+            steps, values, color=colour, linestyle=dashes, marker="o", markersize=2.5, label=f"{curve.title}, paper"
+        )
+    if curve.ours is not None:
+        updates, measured = curve.ours.index.to_numpy(float), curve.ours.to_numpy(float)
+        ax.fill_between(updates, measured.min(axis=1), measured.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+        ax.plot(updates, measured.mean(axis=1), color=colour, label=f"{curve.title}, ours")
+
+
+def draw_ranks(profiles: Mapping[str, tuple[Floats, Floats]]) -> Figure:
+    """Mean return of every rank at the start (dashed) and at the end of the training; one panel a row."""
+    across = min(3, len(profiles))
+    down = -(-len(profiles) // across)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.9 * down + 0.3), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        for ax, (title, (start, end)) in zip(axes, profiles.items(), strict=False):
+            ranks = np.arange(1, len(start) + 1)
+            ax.plot(ranks, start, color=GREY, linestyle=(0, (4, 2)), label="first tenth of the updates")
+            ax.plot(ranks, end, color=COLOURS[0], marker="o", markersize=2.5, label="last tenth")
+            ax.set_title(title, color=GREY)
+            ax.set(xlabel="Rank", ylabel="Mean return", ylim=(0, None))
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        for ax in axes[len(profiles) :]:
+            ax.remove()
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure

@@ -1,0 +1,176 @@
+"""Our runs beside a recorded sweep: which belong to which cell, what is missing, what that costs."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis.collect import Collection, Problem, collect
+from analysis.reproduction.sheets import COMMAND, Sheet
+from rlbench.errors import BadInput
+
+if TYPE_CHECKING:
+    from rlbench.launching.recorded import RecordedCell
+
+HOURS_AN_UPDATE = 2 * 8 * 5.6 / 3600
+"""GPU-hours of an update of 384 completions by 0.5B, an upper bound: a port's log has 5.5 to 5.7 s for 48 completions
+on two H800, and 384 are eight times as many."""
+
+BILLIONS = {"qwen2.5_0.5b": 0.494, "llama3.2_1b": 1.236, "llama3.2_3b": 3.213, "qwen2.5_7b": 7.616}
+"""Parameters; cost is taken to be in proportion."""
+
+DEFINING = ("rl.num_iterations", "rl.start", "dataset.demonstrations")
+"""Settings by which one row or table differs from another: a run with another value is none of this one."""
+
+NAMED = 8
+"""Settings that are named where runs have others than the sweep."""
+
+
+def shared(cell: "RecordedCell", stage: str) -> "RecordedCell":
+    """The cell of a stage that cells share: its command, without what they do not share."""
+    own = ("method", "seed")
+    kept = [text for text in cell.overrides if text.lstrip("+").split("=")[0] not in own]
+    choices = {key: value for key, value in cell.choices.items() if key not in own} | {"method": stage}
+    return replace(
+        cell,
+        overrides=(*kept, f"+method={stage}"),
+        choices=choices,
+        config=replace(cell.config, stage=stage),
+    )
+
+
+def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dict[str, Collection], list[Problem]]:
+    """The runs of a sweep's datasets and models, by the experiment of its cells; and what is wrong with some.
+
+    Args:
+        runs: a folder of runs, or of folders of experiments; None for where the cells write.
+
+    Raises:
+        BadInput: where there is no such folder, or one holds runs of several experiments.
+    """
+    if runs is not None and not runs.is_dir():
+        raise BadInput(f"--runs {runs}: there is no such folder")
+    found: dict[str, Collection] = {}
+    problems: dict[str, Problem] = {}
+    for name in dict.fromkeys(cell.config.experiment_name for cell in cells):
+        root = runs or Path(cells[0].config.runs_dir)
+        folder = root / name if runs is None or (root / name).is_dir() else root
+        if not folder.is_dir():
+            continue
+        collection = collect(folder)
+        pairs = {(cell.config.dataset.name, cell.config.model.name) for cell in cells}
+        frame = collection.runs
+        wanted = [pair in pairs for pair in zip(frame["dataset"], frame["model"], strict=True)]
+        frame = frame[wanted].reset_index(drop=True)
+        experiments = sorted(set(frame["experiment"]))
+        if len(experiments) > 1:
+            raise BadInput(
+                f"{folder} holds runs of several experiments ({', '.join(experiments)}); name one with --runs FOLDER"
+            )
+        places = {f"{dataset}-{model}" for dataset, model in pairs}
+        problems |= {p.run: p for p in collection.problems if places & set(Path(folder.resolve(), p.run).parts)}
+        if len(frame):
+            found[name] = replace(collection, runs=frame)
+    return found, list(problems.values())
+
+
+def runs_of(cell: "RecordedCell", group: Collection) -> tuple[pd.DataFrame, list[Problem], list[str]]:
+    """The runs of a cell's row, by seed; those of another row or table, left out; what else is not the sweep's."""
+    from rlbench.runs import locate
+
+    config = cell.config
+    target = locate(config, config.stage)
+    part = group.runs[(group.runs["model"] == config.model.name) & (group.runs["label"] == target.label)]
+    expected, usable = settings_of(target.identity), []
+    left_out: list[Problem] = []
+    others: list[str] = []
+    for run in part["run"]:
+        differing = _differing(expected, group.settings.get(run, {}))
+        defining = [key for key in DEFINING if key in differing]
+        if defining:
+            key = defining[0]
+            wanted = expected.get(key, "nothing")
+            left_out.append(Problem(run, f"{key} is {differing[key]}, and here it must be {wanted}"))
+            continue
+        usable.append(run)
+        others += [f"{key}: {value} for {expected.get(key, 'nothing')}" for key, value in differing.items()]
+    return part[part["run"].isin(usable)].sort_values("seed", kind="stable"), left_out, others
+
+
+def settings_notes(others: Sequence[str]) -> list[str]:
+    """What to say of settings that are not the sweep's."""
+    if not others:
+        return []
+    counts = Counter(others)
+    named = "; ".join(key for key, _ in counts.most_common(NAMED))
+    more = f"; and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
+    return [f"Runs with other settings than the sweep's are used all the same: {named}{more}."]
+
+
+def settings_of(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A run's settings by dotted keys, seeds of training left out, as `Collection.settings` has them."""
+    flat: dict[str, Any] = {}
+    for key, value in identity.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= settings_of(value, f"{name}.")
+        elif name not in ("seed", "sft.seed"):
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _differing(expected: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run that are not as expected; nothing where they are not known."""
+    keys = {*expected, *there} if there else ()
+    return {key: there.get(key, "nothing") for key in sorted(keys) if expected.get(key) != there.get(key)}
+
+
+def gpu_hours(cell: "RecordedCell") -> float | None:
+    """An upper bound on GPU-hours of a cell's own stage; None for models without an estimate, and without training."""
+    config = cell.config
+    updates = {"rl": config.trainer.rl.updates, "sft": config.trainer.sft.updates}.get(config.stage)
+    if updates is None or config.model.name not in BILLIONS:
+        return None
+    return updates * HOURS_AN_UPDATE * BILLIONS[config.model.name] / BILLIONS["qwen2.5_0.5b"]
+
+
+def command(cell: "RecordedCell") -> str:
+    """The command of all seeds of a cell, as a user writes it."""
+    first, *rest = (text for text in cell.overrides if not text.startswith("seed="))
+    return " ".join(["python run.py", first, *([] if first.endswith("=mini") else ["dataset.path=FOLDER"]), *rest])
+
+
+def sweep_command(name: str, sweep: str) -> str:
+    """The command of a whole sweep."""
+    return f"python run.py +{name}={sweep}{'' if sweep == 'mini' else ' dataset.path=FOLDER'}"
+
+
+def missing_sheet(
+    missing: Sequence[tuple[str, str, "RecordedCell | None"]], name: str, sweeps: Sequence[str]
+) -> Sheet | None:
+    """What is not run, with the commands that fill it; None where there is nothing.
+
+    Args:
+        missing: backbone, title and cell of each row.
+        name: folder of experiments/.
+        sweeps: its sweeps.
+    """
+    if not missing:
+        return None
+    lines, total = [], 0.0
+    for backbone, title, cell in missing:
+        hours = gpu_hours(cell) if cell else None
+        total += hours or 0.0
+        said = command(cell) if cell else "not in this sweep"
+        lines.append((backbone, title, f"{hours:,.0f}" if hours else "–", said))
+    notes = [f"All at once: {'; '.join(sweep_command(name, sweep) for sweep in sweeps)}"]
+    if total:
+        notes += [
+            f"GPU-hours: at most {total:,.0f} for one seed of all that is missing; a verdict takes two seeds or more "
+            "(seed=3407,3408,3409). An upper bound, inferred: a port logged 5.5 to 5.7 s for 48 completions of 0.5B on "
+            "two H800; 384 completions are eight times that, other backbones by parameters, SFT by updates.",
+        ]
+    return Sheet("No run yet", ("Backbone", "Method", "GPU-hours", COMMAND), tuple(lines), tuple(notes))

@@ -1,0 +1,128 @@
+"""Tables as text, the same for Markdown, LaTeX and the terminal; and how their numbers read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from analysis.tables import Cell
+
+COMMAND = "Command"
+"""The last column's header where a table lists commands, which stand below it in the terminal and not in LaTeX."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text.
+
+    Attributes:
+        title, notes: above and below.
+        header, lines: cells; the first `names` columns are words.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    names: int = 2
+
+
+def number(value: float) -> str:
+    """.0945; four digits, as the paper has them."""
+    text = f"{value:.4f}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def signed(value: float) -> str:
+    """+.0134, −.0134."""
+    return f"{'+' if value >= 0 else '−'}{number(abs(value))}"
+
+
+def between(cell: Cell, show: Callable[[float], str]) -> str:
+    return f"{show(cell.mean)} [{show(cell.low)}, {show(cell.high)}]"
+
+
+def percent(value: float) -> str:
+    """+53.4 %."""
+    return f"{'+' if value >= 0 else '−'}{abs(100 * value):.1f} %"
+
+
+def metric_name(metric: str) -> str:
+    """R@5, N@20: as the paper's tables have them."""
+    kind, k = metric.split("@")
+    return f"{'R' if kind == 'recall' else 'N'}@{k}"
+
+
+def to_markdown(heading: str, parts: Sequence[Sheet], lines: Sequence[str]) -> str:
+    """A page."""
+    text = [f"# {heading}", "", *(f"- {line}" for line in lines), *([""] if lines else [])]
+    for sheet in parts:
+        rows = [sheet.header, *(tuple(cell.replace("|", "\\|") for cell in line) for line in sheet.lines)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(sheet.header))]
+        rules = [f":{'-' * (w - 1)}" if i < sheet.names else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
+        text += [f"## {sheet.title}", ""]
+        for row in (rows[0], rules, *rows[1:]):
+            cells = [
+                c.ljust(w) if i < sheet.names else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ]
+            text.append(f"| {' | '.join(cells)} |")
+        text += ["", *(f"- {note}" for note in sheet.notes), *([""] if sheet.notes else [])]
+    return "\n".join(text).rstrip() + "\n"
+
+
+LATEX = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "−": "$-$", "–": "--", "∞": r"$\infty$", ">": "$>$"}
+LATEX |= {"~": r"$\sim$", "≤": r"$\leq$", "→": r"$\to$"}
+
+
+def in_latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def to_latex(heading: str, parts: Sequence[Sheet]) -> str:
+    """A booktabs table for each sheet but that of commands. Needs booktabs, graphicx and longtable-free space."""
+    text = ["% Needs booktabs and graphicx."]
+    for sheet in parts:
+        if COMMAND in sheet.header:
+            continue
+        columns = "l" * sheet.names + "r" * (len(sheet.header) - sheet.names)
+        text += [r"\begin{table*}[t]", r"\centering", rf"\caption{{{in_latex(f'{heading}: {sheet.title}')}.}}"]
+        text += [r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule"]
+        text += [" & ".join(map(in_latex, sheet.header)) + r" \\", r"\midrule"]
+        text += [" & ".join(map(in_latex, line)) + r" \\" for line in sheet.lines]
+        text += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip", r"\begin{minipage}{\textwidth}\footnotesize"]
+        text += [*map(in_latex, sheet.notes), r"\end{minipage}", r"\end{table*}", ""]
+    return "\n".join(text)
+
+
+def show(console: Console, heading: str, parts: Sequence[Sheet], lines: Sequence[str]) -> None:
+    """Print a page."""
+    console.print(f"[bold]{escape(heading)}[/]")
+    for sheet in parts:
+        commands = COMMAND in sheet.header
+        table = RichTable(title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, header in enumerate(sheet.header[:-1] if commands else sheet.header):
+            table.add_column(header, justify="left" if index < sheet.names else "right", overflow="fold")
+        for line in sheet.lines:
+            table.add_row(*map(escape, line[:-1] if commands else line))
+        console.print(table)
+        if commands:
+            for line in sheet.lines:
+                console.print(f"  {line[-1]}", markup=False, highlight=False, soft_wrap=True)
+        for note in sheet.notes:
+            console.print(note, markup=False, highlight=False, soft_wrap=commands)
+        console.print()
+    for text in lines:
+        console.print(text, markup=False, highlight=False)
+
+
+def write(path: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write a file for each suffix; returns their paths."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = {path.with_name(f"{path.name}.{suffix}"): text for suffix, text in texts.items()}
+    for file, text in files.items():
+        file.write_text(text, encoding="utf-8")
+    return list(files)
