@@ -32,7 +32,6 @@ from analysis.factorial import (
     effects,
     find_design,
     grid,
-    metrics_of,
     missing_cells,
 )
 from analysis.tables import (
@@ -187,7 +186,7 @@ def build_ablation(
     settings = {run: group.settings[run] for run in rl["run"] if run in group.settings}
     seeds = {run: int(seed) for run, seed in zip(rl["run"], rl["seed"], strict=True)}
     design = find_design(settings, seeds, factors=factors, references=references)
-    known = metrics_of(group.queries, [*settings, *group.runs["run"][group.runs["stage"] == "sft"]])
+    known = group.queries.metrics([*settings, *group.runs["run"][group.runs["stage"] == "sft"]])
     if metric not in known:
         close = nearest(metric, known)
         raise BadInput(f"--metric {metric}: not every run has it on test.{close} All have: {', '.join(known)}")

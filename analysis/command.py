@@ -9,14 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import statistics
-from analysis.collect import Problem
+from analysis.reading import Problem
 from rlbench.errors import BadInput
 
 TERMINAL_WIDTH = 120
 """Columns assumed where output goes to a file."""
 
 
-def make_parser(name: str, description: str, epilog: str, runs: str) -> argparse.ArgumentParser:
+def make_parser(
+    name: str, description: str, epilog: str, runs: str, *, several: bool = False
+) -> argparse.ArgumentParser:
     """A parser with RUNS.
 
     Args:
@@ -24,6 +26,7 @@ def make_parser(name: str, description: str, epilog: str, runs: str) -> argparse
         description: shown as it is written.
         epilog: the same.
         runs: what RUNS is.
+        several: whether there may be more than one.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m analysis.{name}",
@@ -31,7 +34,7 @@ def make_parser(name: str, description: str, epilog: str, runs: str) -> argparse
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", type=Path, metavar="RUNS", help=runs)
+    parser.add_argument("runs", type=Path, metavar="RUNS", nargs="+" if several else None, help=runs)
     return parser
 
 

@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import statistics
-from analysis.collect import KEYS, Collection
+from analysis.collect import Collection
 from analysis.statistics import Estimate, Floats, Scores, holm, pooled_interval
 from analysis.tables import (
     BUDGET,
@@ -361,13 +360,6 @@ def matched_pairs(design: Design, place: int, level: str) -> list[Pair]:
 
 
 # Numbers.
-
-
-def metrics_of(queries: pd.DataFrame, runs: Sequence[str]) -> list[str]:
-    """Per-query metrics that all of these runs have."""
-    part = queries[queries["run"].isin(list(runs))]
-    floats = part.drop(columns=[*KEYS, "n_truth"]).select_dtypes("float")
-    return list(floats.columns[floats.notna().all()])
 
 
 def grid(group: Collection, design: Design, metric: str, *, resamples: int = statistics.RESAMPLES) -> list[Combination]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from rich.console import Console
 
 from analysis import curves, tables
@@ -159,7 +158,7 @@ def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
         out: where the report was written.
     """
     first = group.runs.iloc[0]
-    config = yaml.safe_load((runs / first["run"] / "config.yaml").read_text(encoding="utf-8"))
+    config = group.config(first["run"])
     folder = _folder(group).as_posix()
     identity = TrackerIdentity(
         experiment=first["experiment"],
@@ -167,8 +166,8 @@ def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
         job_type="report",
         name=f"{folder} report",
         tags=(first["dataset"], first["model"], "report"),
-        project=config["tracker"]["project"],
-        entity=config["tracker"]["entity"],
+        project=config["tracker.project"],
+        entity=config["tracker.entity"],
     )
     made_of = {"runs": sorted(group.runs["run"]), "folder": str(runs)}
     tracker = make_tracker([mode], directory=out, identity=identity, config=made_of)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from rlbench.config import Config
+from rlbench.durations import duration
 from rlbench.runs import DONE, Run, locate, status_of
 
 
@@ -71,7 +72,7 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
     )
     found = steps(configs)
     for step in found:
-        expected = "" if step.status == DONE else _time(step.seconds)
+        expected = "" if step.status == DONE else _expectation(step.seconds)
         table.add_row(
             step.run.stage, step.run.label, str(step.run.seed), step.run.hash, step.status or "to run", expected
         )
@@ -83,7 +84,7 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         shared = sum(s.seconds or 0.0 for s in todo if s.run.stage != "rl")
         own = sum(s.seconds or 0.0 for s in todo if s.run.stage == "rl")
         console.print(
-            f"expected: about {_time(shared + own / jobs)} with {jobs} at once, from finished runs beside them"
+            f"expected: about {duration(shared + own / jobs)} with {jobs} at once, from finished runs beside them"
         )
     elif todo:
         console.print("expected: unknown for stages of which no run has finished here yet")
@@ -94,9 +95,5 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
     console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
 
 
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+def _expectation(seconds: float | None) -> str:
+    return "?" if seconds is None else duration(seconds)

@@ -25,8 +25,10 @@ nothing of the variation between trainings. Sources and measured coverage: docs/
 Everything is computed from sums per context, so that a resample is one row of a product of matrices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,6 +238,23 @@ def resample_weights(n: int, resamples: int, rng: np.random.Generator) -> Floats
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
 
+def _drawn_contexts(n: int, resamples: int, stream: int) -> tuple[Floats, np.random.Generator]:
+    """The resamples of n contexts that every row of a table shares, and the generator that has drawn them."""
+    weights, state = _drawn(n, resamples, stream)
+    rng = np.random.default_rng(stream)
+    rng.bit_generator.state = state
+    return weights, rng
+
+
+@lru_cache(maxsize=2)
+def _drawn(n: int, resamples: int, stream: int) -> tuple[Floats, Mapping[str, Any]]:
+    """Resamples, and the state of their generator after them; drawing them takes longer than all else."""
+    rng = np.random.default_rng(stream)
+    weights = resample_weights(n, resamples, rng)
+    weights.flags.writeable = False
+    return weights, rng.bit_generator.state
+
+
 def _row_part(sums: Floats, sizes: Floats) -> SeedPart | None:
     """The seed part of a mean over the S seeds of (S, C, M) sums; None for one seed."""
     n = len(sums)
@@ -252,8 +271,7 @@ def _interval(
     sums: Floats, sizes: Floats, parts: Sequence[SeedPart | None], resamples: int, level: float, stream: int
 ) -> Estimate:
     """Interval from (C, M) sums over contexts (mean over seeds) and the independent seed parts."""
-    rng = np.random.default_rng(stream)
-    weights = resample_weights(len(sizes), resamples, rng)
+    weights, rng = _drawn_contexts(len(sizes), resamples, stream)
     replicates = (weights @ sums) / (weights @ sizes)[:, None]
     total = (context_influences(sums[None], sizes)[0] ** 2).sum(axis=0) / max(len(sizes) - 1, 1) / len(sizes)
     mean = sums.sum(axis=0) / sizes.sum()

@@ -12,6 +12,7 @@ and the minimum detectable difference is the δ at which the average is 0.8. Wit
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -85,6 +86,12 @@ def variance_components(scores: Scores) -> Components:
     return Components(np.maximum(seed, 0), total - own, n * own)
 
 
+@lru_cache
+def _found_over_true(seeds: int) -> Floats:
+    """(QUANTILES,) what a variance among seeds is found to be, over what it is."""
+    return np.asarray(stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, seeds - 1) / (seeds - 1))
+
+
 def detection_power(
     components: Components, seeds: int, contexts: int, true: Floats | float, *, level: float = LEVEL
 ) -> Floats:
@@ -97,8 +104,7 @@ def detection_power(
         raise ValueError("the power of a comparison of methods needs two seeds or more")
     context = components.context / contexts
     among = components.variance(seeds, contexts) - context
-    chi = stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, seeds - 1) / (seeds - 1)
-    found = among * chi[:, None]
+    found = among * _found_over_true(seeds)[:, None]
     estimated = found + context
     share = np.divide(found, estimated, out=np.zeros_like(found), where=estimated > 0)
     reach = critical_value(1 - level, share, np.full_like(share, seeds - 1), max(contexts - 1, 1)) * np.sqrt(estimated)

@@ -120,7 +120,7 @@ def slow_effect(group: Collection, name: str, level: str, reference: str) -> lis
     rl = group.runs[group.runs["stage"] == "rl"]
     table = {}
     for run, seed in zip(rl["run"], rl["seed"], strict=True):
-        part = group.queries[group.queries["run"] == run]
+        part = group.queries.read(run, ["ndcg@10"])
         names = zip(part["context_id"], part["sample"], strict=True)
         table[run] = (seed, group.settings[run], dict(zip(names, part["ndcg@10"], strict=True)))
     found = []
@@ -182,9 +182,10 @@ def test_the_grid_has_the_numbers_of_each_combination(runs: Path) -> None:
     ablation = build_ablation(group, "recall@5", resamples=100)
     means = [row.score.mean for row in ablation.rows]
     assert means == sorted(means, reverse=True) and len(means) == 6
-    sft = group.queries[group.queries["run"].str.contains("/sft/")]["recall@5"].mean()
+    (sft_run,) = group.runs["run"][group.runs["stage"] == "sft"]
+    sft = group.queries.read(sft_run, ["recall@5"])["recall@5"].mean()
     for row in ablation.rows:
-        values = [group.queries[group.queries["run"] == run]["recall@5"].mean() for run in row.runs]
+        values = [group.queries.read(run, ["recall@5"])["recall@5"].mean() for run in row.runs]
         assert row.seeds == (0, 1) and row.marks == ()
         assert row.score.mean == pytest.approx(np.mean(values))
         assert row.difference is not None and row.difference.mean == pytest.approx(np.mean(values) - sft)

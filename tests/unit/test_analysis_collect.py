@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.collect import Collection, collect, find_runs
+from analysis.collected import update
 from rlbench.errors import BadInput
 from tests.helpers_analysis import budget, edit_result, queries, write_run
 
@@ -47,6 +48,20 @@ def runs(tmp_path: Path) -> Path:
     return folder
 
 
+Gather = Callable[[Path], Collection]
+
+
+@pytest.fixture(params=["folders", "collection"])
+def gather(request: pytest.FixtureRequest, tmp_path: Path) -> Gather:
+    """Runs by either way: their folders, or a collection of them that is brought up to date each time."""
+
+    def through_a_collection(runs: Path) -> Collection:
+        update(runs, tmp_path / "collected")
+        return collect(tmp_path / "collected")
+
+    return collect if request.param == "folders" else through_a_collection
+
+
 def run_of(runs: Path, label: str, seed: int = 0) -> Path:
     return next((runs / "mini/mini-tiny" / label).glob(f"seed{seed}-*"))
 
@@ -60,8 +75,8 @@ def only_problem(collection: Collection, path: Path, runs: Path) -> str:
     return collection.problems[0].reason
 
 
-def test_numbers_arrive_as_written(runs: Path) -> None:
-    collection = collect(runs)
+def test_numbers_arrive_as_written(runs: Path, gather: Gather) -> None:
+    collection = gather(runs)
     assert collection.problems == ()
     assert list(collection.runs["label"]) == ["grpo-dcg", "grpo-dcg", "oracle", "sft"]
     row = collection.runs.iloc[1]
@@ -72,7 +87,7 @@ def test_numbers_arrive_as_written(runs: Path) -> None:
     assert (row["seconds"], row["seconds_rollout"]) == (61.5, 30.75)
     assert row["validation.ndcg@10"] == 0.25
     assert row["test.ndcg@10"] == pytest.approx(0.3)
-    of_run = collection.queries[collection.queries["run"] == row["run"]]
+    of_run = collection.queries.read(row["run"], ["ndcg@10"])
     assert list(of_run["context_id"]) == ["a", "a", "b"]  # sorted by query
     assert list(of_run["ndcg@10"]) == [0.0, 0.6, 0.3]
     curve = collection.curves[collection.curves["run"] == row["run"]]
@@ -82,18 +97,18 @@ def test_numbers_arrive_as_written(runs: Path) -> None:
     ]
 
 
-def test_of_a_step_measured_twice_the_later_value_counts(runs: Path) -> None:
+def test_of_a_step_measured_twice_the_later_value_counts(runs: Path, gather: Gather) -> None:
     path = run_of(runs, "sft")
     with (path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 1, "split": "train", "metric": "reward", "value": 0.7}) + "\n")
-    curves = collect(runs).curves
+    curves = gather(runs).curves
     of_run = curves[curves["run"].str.contains("sft") & (curves["metric"] == "reward")]
     assert of_run["value"].tolist() == [0.7]
 
 
-def test_a_run_without_curves_is_fine(runs: Path) -> None:
+def test_a_run_without_curves_is_fine(runs: Path, gather: Gather) -> None:
     (run_of(runs, "oracle") / "metrics.jsonl").unlink()
-    assert collect(runs).problems == ()
+    assert gather(runs).problems == ()
 
 
 def test_runs_are_found_by_status_and_not_searched_inside(tmp_path: Path) -> None:
@@ -108,8 +123,9 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         collect(tmp_path / "nowhere")
 
 
-def test_an_empty_folder_has_no_runs(tmp_path: Path) -> None:
-    collection = collect(tmp_path)
+def test_an_empty_folder_has_no_runs(tmp_path: Path, gather: Gather) -> None:
+    (tmp_path / "runs").mkdir()
+    collection = gather(tmp_path / "runs")
     assert collection.runs.empty and collection.groups() == [] and collection.problems == ()
 
 
@@ -124,10 +140,10 @@ def test_an_empty_folder_has_no_runs(tmp_path: Path) -> None:
         ("Done\n", "STATUS says 'Done'"),
     ],
 )
-def test_a_run_that_is_not_done_is_left_out(runs: Path, status: str, says: str) -> None:
+def test_a_run_that_is_not_done_is_left_out(runs: Path, status: str, says: str, gather: Gather) -> None:
     path = run_of(runs, "grpo-dcg", 1)
     (path / "STATUS").write_text(status)
-    assert says in only_problem(collect(runs), path, runs)
+    assert says in only_problem(gather(runs), path, runs)
 
 
 def drop(name: str) -> Callable[[Path], None]:
@@ -182,19 +198,21 @@ GOOD_TEST = {"recall@5": 0.2, "recall@10": 0.4, "ndcg@5": 0.2, "ndcg@10": 0.3, "
         (write("metrics.jsonl", '{"step": 1, "split": "train", "metric": "kl", "value": null}\n'), "line 1 of metrics"),
     ],
 )
-def test_a_damaged_run_is_left_out_by_name(runs: Path, damage: Callable[[Path], None], says: str) -> None:
+def test_a_damaged_run_is_left_out_by_name(
+    runs: Path, damage: Callable[[Path], None], says: str, gather: Gather
+) -> None:
     path = run_of(runs, "grpo-dcg", 1)
     damage(path)
-    assert says in only_problem(collect(runs), path, runs)
+    assert says in only_problem(gather(runs), path, runs)
 
 
-def test_nan_in_a_curve_is_kept_and_told(runs: Path) -> None:
+def test_nan_in_a_curve_is_kept_and_told(runs: Path, gather: Gather) -> None:
     path = run_of(runs, "grpo-dcg", 1)
     lines = [
         {"step": step, "split": "train", "metric": "kl", "value": value} for step, value in ((1, 0.1), (2, math.nan))
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    collection = collect(runs)
+    collection = gather(runs)
     assert len(collection.runs) == 4
     (problem,) = collection.problems
     assert not problem.left_out
@@ -203,13 +221,13 @@ def test_nan_in_a_curve_is_kept_and_told(runs: Path) -> None:
     assert collection.curves.query("metric == 'kl'")["value"].isna().sum() == 1
 
 
-def test_duplicate_cells_are_all_left_out_and_say_what_differs(runs: Path) -> None:
+def test_duplicate_cells_are_all_left_out_and_say_what_differs(runs: Path, gather: Gather) -> None:
     settings = {"seed": 1, "rl": {"learning_rate": 1e-4, "updates": 100}}
     first = run_of(runs, "grpo-dcg", 1)
     (first / "identity.json").write_text(json.dumps(settings))
     settings["rl"] = {"learning_rate": 3e-4, "updates": 100}
     second = write_run(runs, "grpo-dcg", 1, queries(SCORES, CONTEXTS), digest="ffffffff", identity=settings)
-    collection = collect(runs)
+    collection = gather(runs)
     assert list(collection.runs["label"]) == ["grpo-dcg", "oracle", "sft"]
     names = [path.relative_to(runs).as_posix() for path in (first, second)]
     assert [problem.run for problem in collection.problems] == sorted(names)
@@ -219,11 +237,11 @@ def test_duplicate_cells_are_all_left_out_and_say_what_differs(runs: Path) -> No
     assert names[0] in str(collection.problems[0]) and names[1] in collection.problems[0].reason
 
 
-def test_seeds_of_other_settings_are_not_averaged(runs: Path) -> None:
+def test_seeds_of_other_settings_are_not_averaged(runs: Path, gather: Gather) -> None:
     for seed, rate in ((0, 1e-4), (1, 3e-4)):
         settings = {"seed": seed, "sft": {"seed": seed, "updates": 5}, "rl": {"learning_rate": rate}}
         (run_of(runs, "grpo-dcg", seed) / "identity.json").write_text(json.dumps(settings))
-    collection = collect(runs)
+    collection = gather(runs)
     assert list(collection.runs["label"]) == ["oracle", "sft"]
     assert len(collection.problems) == 2
     assert "differ in more than the seed (they differ in rl.learning_rate: 0.0001, 0.0003)" in (
@@ -231,11 +249,11 @@ def test_seeds_of_other_settings_are_not_averaged(runs: Path) -> None:
     )
 
 
-def test_settings_that_differ_in_seeds_alone_are_one_row(runs: Path) -> None:
+def test_settings_that_differ_in_seeds_alone_are_one_row(runs: Path, gather: Gather) -> None:
     for seed in (0, 1):
         settings = {"seed": seed, "sft": {"seed": seed, "updates": 5}, "rl": {"learning_rate": 1e-4}}
         (run_of(runs, "grpo-dcg", seed) / "identity.json").write_text(json.dumps(settings))
-    assert collect(runs).problems == ()
+    assert gather(runs).problems == ()
 
 
 @pytest.mark.parametrize(
@@ -246,36 +264,45 @@ def test_settings_that_differ_in_seeds_alone_are_one_row(runs: Path) -> None:
         (CONTEXTS, 4, "that are not the same"),
     ],
 )
-def test_runs_judged_on_other_queries_are_left_out(runs: Path, contexts: list[str], n_truth: int, says: str) -> None:
+def test_runs_judged_on_other_queries_are_left_out(
+    runs: Path, contexts: list[str], n_truth: int, says: str, gather: Gather
+) -> None:
     scores = {name: [values[0]] * len(contexts) for name, values in SCORES.items()}
     path = write_run(runs, "gspo-dcg", 0, queries(scores, contexts, n_truth=n_truth))
-    collection = collect(runs)
+    collection = gather(runs)
     assert len(collection.runs) == 4
     (problem,) = collection.problems
     assert problem.run == path.relative_to(runs).as_posix()
     assert says in problem.reason
 
 
-def test_groups_are_experiment_dataset_and_model(runs: Path) -> None:
+def test_groups_are_experiment_dataset_and_model(runs: Path, gather: Gather) -> None:
     write_run(runs, "sft", 0, queries(SCORES, CONTEXTS), group="mini/mini-other")
     write_run(runs, "sft", 0, queries(SCORES, ["x", "y", "z"]), group="early/mini-tiny")
-    groups = collect(runs).groups()
+    groups = gather(runs).groups()
     names = [tuple(group.runs.iloc[0][["experiment", "dataset", "model"]]) for group in groups]
     assert names == [("early", "mini", "tiny"), ("mini", "mini", "other"), ("mini", "mini", "tiny")]
     assert [len(group.runs) for group in groups] == [1, 1, 4]
-    assert set(groups[0].queries["context_id"]) == {"x", "y", "z"}
+    (only,) = groups[0].runs["run"]
+    assert set(groups[0].queries.read(only, [])["context_id"]) == {"x", "y", "z"}
+    with pytest.raises(KeyError):
+        groups[1].queries.read(only, [])
 
 
-def test_texts_and_titles_are_not_loaded(runs: Path) -> None:
+def test_texts_and_titles_are_not_loaded(runs: Path, gather: Gather) -> None:
     """They are most of a predictions file, and no number is made from them."""
-    assert set(collect(runs).queries.columns) == {"run", "context_id", "sample", "n_truth", *SCORES}
+    collection = gather(runs)
+    names = list(collection.runs["run"])
+    assert collection.queries.metrics(names) == list(SCORES)
+    assert list(collection.queries.read(names[0], ["ndcg@5"])) == ["context_id", "sample", "ndcg@5"]
 
 
-def test_integer_columns_are_no_metrics(runs: Path) -> None:
+def test_integer_columns_are_no_metrics(runs: Path, gather: Gather) -> None:
     path = run_of(runs, "sft") / "predictions-test-100.parquet"
     table = pq.read_table(path)
     pq.write_table(table.append_column("attempts", pa.array([1, 2, 3])), path)
-    assert "attempts" not in collect(runs).queries.columns
+    queries = gather(runs).queries
+    assert "attempts" not in queries.metrics([run_of(runs, "sft").relative_to(runs).as_posix()])
 
 
 def test_analysis_imports_no_torch() -> None:
@@ -289,7 +316,7 @@ def test_analysis_imports_no_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_only_some_budgets_have_is_a_number_or_nan(runs: Path) -> None:
+def test_what_only_some_budgets_have_is_a_number_or_nan(runs: Path, gather: Gather) -> None:
     later = {
         "trained_tokens": 24_690,
         "evaluation_tokens": 77,
@@ -300,7 +327,7 @@ def test_what_only_some_budgets_have_is_a_number_or_nan(runs: Path) -> None:
     path = run_of(runs, "grpo-dcg")
     stopped = {"update": 37, "reason": "entropy 0.01, below 0.02 of 3 at the start, 3 measurements in a row"}
     edit_result(path, budget=budget(100, 800, 6_400, 12_345, 61.5) | later, stopped=stopped)
-    collection = collect(runs)
+    collection = gather(runs)
     new, old = (
         collection.runs.set_index("run").loc[run_of(runs, "grpo-dcg", s).relative_to(runs).as_posix()] for s in (0, 1)
     )
@@ -313,3 +340,30 @@ def test_what_only_some_budgets_have_is_a_number_or_nan(runs: Path) -> None:
         (False, f"stopped early at update 37: {stopped['reason']}")
     ]
     assert len(collection.runs) == 4
+
+
+def test_what_updates_had_spent_is_read_and_the_later_line_counts(runs: Path, gather: Gather) -> None:
+    lines = [(1, 8.0), (2, 16.0), (1, 9.0)]
+    keys = ("completions", "prompts", "generated_tokens", "trained_tokens", "seconds")
+    text = "".join(json.dumps({"update": update, **dict.fromkeys(keys, value)}) + "\n" for update, value in lines)
+    path = run_of(runs, "grpo-dcg")
+    (path / "budget.jsonl").write_text(text)
+    (group,) = gather(runs).groups()
+    name = path.relative_to(runs).as_posix()
+    assert group.spending.astype({"run": str}).to_numpy().tolist() == [
+        [name, 1, 9.0, 9.0, 9.0, 9.0, 9.0],
+        [name, 2, 16.0, 16.0, 16.0, 16.0, 16.0],
+    ]
+    (path / "budget.jsonl").write_text(text + '{"update": 3, "compl')
+    assert "line 4 of budget.jsonl" in only_problem(gather(runs), path, runs)
+
+
+def test_frames_are_read_when_asked_for_and_once(runs: Path) -> None:
+    collection = collect(runs)
+    for label, seed in (("oracle", 0), ("sft", 0), ("grpo-dcg", 0), ("grpo-dcg", 1)):
+        (run_of(runs, label, seed) / "metrics.jsonl").write_text(
+            '{"step": 3, "split": "train", "metric": "kl", "value": 0.5}\n'
+        )
+    assert set(collection.curves["step"]) == {3}
+    assert collection.curves is collection.curves
+    assert set(collection.queries.read(collection.runs["run"].iloc[0], ["n_truth"])["n_truth"]) == {3}

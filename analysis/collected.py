@@ -1,0 +1,419 @@
+"""A collection: the runs of a folder as parquet, kept up to date run by run.
+
+    queries/<key>.parquet   run, context_id, sample, metric, value: a part a run, a row group a metric
+    curves/<key>.parquet    run, step, split, metric, value: a part a run; what it had spent is split "budget"
+    runs.parquet            the run table
+    problems.json           what is left out or odd, and why
+    index/<key>.json        what is known of each run, used or not, and of which files it is known
+    collection.json         the form of all this, and the folder that was searched
+
+`update` reads the runs whose files have changed, one at a time, takes everything else over as it is (a hard link where
+the file system has them), and puts the whole folder into place at the end. What an interrupted update had read lies in
+the folder beside it, and the next one goes on from there.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from analysis.provenance import settings_and_provenance
+from analysis.reading import (
+    KEYS,
+    N_TRUTH,
+    SPENDING,
+    Content,
+    Problem,
+    Run,
+    Unusable,
+    find_runs,
+    parse_json,
+    read_run,
+    run_row,
+)
+from analysis.screening import screened
+from analysis.sources import Source
+from rlbench.errors import BadInput
+from rlbench.files import clear_partial, held, partial_folder, publish, whole_file, write_json, write_text
+
+FORM = 1
+"""Version of this form; a collection of another is made anew."""
+MARKER = "collection.json"
+PARTS = ("queries", "curves")
+FOLDERS = ("index", *PARTS)
+CONTENT = {*FOLDERS, MARKER, "runs.parquet", "problems.json"}
+"""All that lies in a collection."""
+BUDGET = "budget"
+"""Split of the rows of `curves` that hold `SPENDING`."""
+
+READ = ("STATUS", "result.json", "identity.json", "config.yaml", "manifest.json", "metrics.jsonl", "budget.jsonl")
+"""Files of a run that a collection is made of, beside its predictions on test."""
+
+STORED: Any = {"compression": "zstd", "use_dictionary": ["run", "context_id", "split", "metric", "value"]}
+NAMES = pa.dictionary(pa.int32(), pa.string())
+QUERIES_SCHEMA = pa.schema(
+    [("run", NAMES), ("context_id", NAMES), ("sample", pa.int64()), ("metric", NAMES), ("value", pa.float64())]
+)
+CURVES_SCHEMA = pa.schema(
+    [("run", NAMES), ("step", pa.int64()), ("split", NAMES), ("metric", NAMES), ("value", pa.float64())]
+)
+
+Fingerprint = dict[str, list[int]]
+"""File to its size in bytes and its time of change in ns."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a collection knows of one run.
+
+    Attributes:
+        name: its directory, below the folder that was searched.
+        fingerprint: of the files it was read from.
+        run: as read; None where it cannot be used.
+        reason: why not; "" where it can.
+    """
+
+    name: str
+    fingerprint: Fingerprint
+    run: Run | None
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return key_of(self.name)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did: runs that were read, taken over as they were, and gone since the last."""
+
+    read: int
+    kept: int
+    gone: int
+
+
+def is_collection(folder: Path) -> bool:
+    """Whether a folder is a collection rather than a folder of runs."""
+    return (folder / MARKER).is_file()
+
+
+def key_of(run: str) -> str:
+    """Name of a run's parts."""
+    return hashlib.sha256(run.encode()).hexdigest()[:16]
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Of the files of a run that a collection is made of."""
+    found = {}
+    for entry in os.scandir(path):
+        if entry.name in READ or (entry.name.startswith("predictions-test-") and entry.name.endswith(".parquet")):
+            stat = entry.stat()
+            found[entry.name] = [stat.st_size, stat.st_mtime_ns]
+    return dict(sorted(found.items()))
+
+
+# Reading a collection.
+
+
+def load_records(folder: Path) -> list[Record]:
+    """Everything that a collection knows, sorted by run.
+
+    Raises:
+        BadInput: where it is of another form.
+    """
+    form = json.loads((folder / MARKER).read_text(encoding="utf-8")).get("form")
+    if form != FORM:
+        raise BadInput(f"{folder} is a collection of form {form!r}, and this code knows {FORM}: collect the runs again")
+    return _sorted(_records(folder))
+
+
+def _records(folder: Path) -> dict[str, Record]:
+    """Run to what is known of it in this form; nothing where the folder is not there."""
+    records = {}
+    for file in (folder / "index").glob("*.json"):
+        content = parse_json(file.read_text(encoding="utf-8"))
+        if content["form"] == FORM:
+            known = content["run"]
+            run = None if known is None else Run(**known | {key: tuple(known[key]) for key in ("metrics", "notices")})
+            records[content["name"]] = Record(content["name"], content["fingerprint"], run, content["reason"])
+    return records
+
+
+def _columns(folder: Path, run: str) -> dict[str, Any]:
+    """Further columns of a run in the run table: its settings and provenance."""
+    return parse_json((folder / "index" / f"{key_of(run)}.json").read_text(encoding="utf-8"))["columns"]
+
+
+def _sorted(records: Mapping[str, Record]) -> list[Record]:
+    return [records[name] for name in sorted(records)]
+
+
+class Parts(Source):
+    """The parts of a collection.
+
+    Args:
+        folder: of the collection.
+        records: of the runs that can be asked for.
+    """
+
+    def __init__(self, folder: Path, records: Iterable[Record]):
+        self._folder = folder
+        self._records = {record.name: record for record in records}
+
+    def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
+        record = self._records[run]
+        assert record.run is not None
+        file = pq.ParquetFile(self._folder / "queries" / f"{record.key}.parquet")
+        place = {name: group for group, name in enumerate(_metrics(record.run))}
+        names = file.read_row_group(0, columns=list(KEYS))
+        frame = pd.DataFrame(
+            {"context_id": names["context_id"].to_pandas().astype("str"), "sample": names["sample"].to_numpy()}
+        )
+        for name in columns:
+            values = file.read_row_group(place[name], columns=["value"])["value"].to_numpy()
+            frame[name] = values.astype(np.int64) if name == N_TRUTH else values
+        return frame
+
+    def curves(self, run: str) -> pd.DataFrame:
+        curves = self._curves(run)
+        return curves[curves["split"] != BUDGET].reset_index(drop=True)
+
+    def spending(self, run: str) -> pd.DataFrame:
+        curves = self._curves(run)
+        wide = curves[curves["split"] == BUDGET].pivot(index="step", columns="metric", values="value")
+        return wide.reindex(columns=list(SPENDING)).rename_axis(index="update", columns=None).reset_index()
+
+    def _curves(self, run: str) -> pd.DataFrame:
+        file = self._folder / "curves" / f"{self._records[run].key}.parquet"
+        return (
+            pq.read_table(file, columns=CURVES_SCHEMA.names[1:]).to_pandas().astype({"split": "str", "metric": "str"})
+        )
+
+    def config(self, run: str) -> Mapping[str, Any]:
+        columns = _columns(self._folder, run).items()
+        config = {key.removeprefix("config."): value for key, value in columns if key.startswith("config.")}
+        if not config:
+            raise BadInput(f"{run} had no config.yaml that could be read when it was collected")
+        return config
+
+
+def _metrics(run: Run) -> list[str]:
+    """What the rows of a run's part of `queries` are of, in their order."""
+    return sorted((*run.metrics, N_TRUTH))
+
+
+def told(records: Iterable[Record]) -> tuple[list[Run], list[Problem]]:
+    """The runs that could be read, and why others could not."""
+    known = list(records)
+    return (
+        [record.run for record in known if record.run is not None],
+        [Problem(record.name, record.reason) for record in known if record.run is None],
+    )
+
+
+# Making one.
+
+
+def update(runs: Path, out: Path) -> Update:
+    """Make the collection of a folder of runs, or bring it up to date.
+
+    Raises:
+        BadInput: where there is no folder of runs, or `out` holds something else.
+        OSError: of the disk; an earlier collection is as it was.
+    """
+    problems = [f"there is no folder {runs}"] if not runs.is_dir() else []
+    if is_collection(runs):
+        problems.append(f"{runs} is a collection itself: name the folder of runs")
+    problems += _not_ours(out, runs)
+    if problems:
+        raise BadInput(*problems)
+    with held(out.with_name(f".{out.name}.lock")):
+        return _update(runs, out)
+
+
+def _not_ours(out: Path, runs: Path) -> list[str]:
+    """Why a folder must not be replaced by the collection of these runs."""
+    if not out.exists():
+        return []
+    there = {path.name for path in out.iterdir()} if out.is_dir() else {""}
+    if there and not is_collection(out):
+        return [f"--out {out} is there and no collection: name another folder"]
+    if foreign := sorted(there - CONTENT):
+        return [f"--out {out} holds {', '.join(foreign)} beside a collection: move it elsewhere"]
+    if there:
+        known = json.loads((out / MARKER).read_text(encoding="utf-8")).get("runs")
+        if known != str(runs.resolve()):
+            return [f"--out {out} is the collection of {known}: name another folder, or remove it"]
+    return []
+
+
+def _update(runs: Path, out: Path) -> Update:
+    beside = partial_folder(out)
+    begun, before = _records(beside), _records(out)
+    paths = {path.relative_to(runs).as_posix(): path for path in find_runs(runs)}
+    now = {name: fingerprint(path) for name, path in paths.items()}
+    records = {
+        name: known[name]
+        for known in (before, begun)
+        for name in known
+        if name in paths and known[name].fingerprint == now[name]
+    }
+    changed, gone = sorted(paths.keys() - records.keys()), before.keys() - paths.keys()
+    if not changed and not gone and not begun and is_collection(out):
+        return Update(0, len(records), 0)
+
+    for folder in FOLDERS:
+        (beside / folder).mkdir(parents=True, exist_ok=True)
+        clear_partial(beside / folder)
+    _keep_only(beside, {record.key for name, record in begun.items() if records.get(name) is record}, FOLDERS)
+    for name in tqdm(changed, desc="collecting", unit="run", delay=1, disable=None, dynamic_ncols=True):
+        records[name] = _read(paths[name], name, now[name], beside)
+    ordered = _sorted(records)
+    used, problems = screened(*told(ordered))
+    names = {run.name for run in used}
+    for record in ordered:
+        _take_over(f"index/{record.key}.json", out, beside)
+        parts = [f"{part}/{record.key}.parquet" for part in PARTS]
+        if record.name in names and not all(_take_over(part, out, beside) for part in parts):
+            _read(paths[record.name], record.name, record.fingerprint, beside)
+    _keep_only(beside, {record.key for record in ordered}, ("index",))
+    _keep_only(beside, {key_of(name) for name in names}, PARTS)
+    table = run_table(run_row(run) | _columns(beside, run.name) for run in used)
+    with whole_file(beside / "runs.parquet") as file:
+        pq.write_table(table, file, compression="zstd")
+    write_json(beside / "problems.json", [asdict(problem) for problem in problems])
+    write_json(beside / MARKER, {"form": FORM, "runs": str(runs.resolve())})
+    publish(beside, out)
+    return Update(len(changed), len(paths) - len(changed), len(gone))
+
+
+def _read(path: Path, name: str, of: Fingerprint, folder: Path) -> Record:
+    """Read a run, write its parts and then what is known of it."""
+    columns: dict[str, Any] = {}
+    try:
+        run, content = read_run(path, name)
+    except Unusable as error:
+        record = Record(name, of, None, str(error))
+    else:
+        columns, odd = settings_and_provenance(path)
+        record = Record(name, of, replace(run, notices=(*run.notices, *odd)), "")
+        with whole_file(folder / "queries" / f"{record.key}.parquet") as beside:
+            write_queries(beside, run, content.queries)
+        with whole_file(folder / "curves" / f"{record.key}.parquet") as beside:
+            write_curves(beside, name, content)
+    known = {"form": FORM, "columns": columns} | asdict(record)
+    write_text(folder / "index" / f"{record.key}.json", json.dumps(known, default=str) + "\n")
+    return record
+
+
+def _take_over(part: str, there: Path, here: Path) -> bool:
+    """Whether a part is here, or could be taken from there: linked, or copied where the file system has no links."""
+    if (here / part).exists():
+        return True
+    try:
+        os.link(there / part, here / part)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        with whole_file(here / part) as beside:
+            shutil.copyfile(there / part, beside)
+    return True
+
+
+def _keep_only(folder: Path, keys: set[str], parts: Sequence[str]) -> None:
+    """Remove all other files of these parts of a collection."""
+    for part in parts:
+        for file in (folder / part).iterdir():
+            if file.stem not in keys:
+                file.unlink()
+
+
+def write_queries(file: Path, run: Run, queries: pd.DataFrame) -> None:
+    """Write a run's part of `queries`: one row group a metric, in the order of their names, each sorted by query.
+
+    Args:
+        file: where to.
+        run: whose they are.
+        queries: as in `Content`.
+    """
+    size = len(queries)
+    codes, contexts = pd.factorize(queries["context_id"])
+    names = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array([str(name) for name in contexts]))
+    samples = pa.array(queries["sample"].to_numpy(np.int64))
+    with pq.ParquetWriter(file, QUERIES_SCHEMA, **STORED, column_encoding={"sample": "DELTA_BINARY_PACKED"}) as writer:
+        for name in _metrics(run):
+            values = pa.array(queries[name].to_numpy(np.float64))
+            columns = [_one_name(run.name, size), names, samples, _one_name(name, size), values]
+            writer.write_table(pa.Table.from_arrays(columns, schema=QUERIES_SCHEMA), row_group_size=size)
+
+
+def write_curves(file: Path, run: str, content: Content) -> None:
+    """Write a run's part of `curves`, sorted by split, metric and step; what it had spent is of split `BUDGET`."""
+    spent = content.spending.melt("update", var_name="metric", value_name="value").rename(columns={"update": "step"})
+    rows = pd.concat([spent.assign(split=BUDGET), content.curves], ignore_index=True)
+    rows = rows.sort_values(["split", "metric", "step"], kind="stable")
+    columns = [
+        _one_name(run, len(rows)),
+        pa.array(rows["step"].to_numpy(np.int64)),
+        _names(rows["split"]),
+        _names(rows["metric"]),
+        pa.array(rows["value"].to_numpy(np.float64)),
+    ]
+    table = pa.Table.from_arrays(columns, schema=CURVES_SCHEMA)
+    with pq.ParquetWriter(file, CURVES_SCHEMA, **STORED, column_encoding={"step": "DELTA_BINARY_PACKED"}) as writer:
+        writer.write_table(table, row_group_size=max(1, len(rows)))
+
+
+def _one_name(name: str, size: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), pa.array([name]))
+
+
+def _names(values: pd.Series) -> pa.DictionaryArray:
+    codes, names = pd.factorize(values, sort=True)
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(names), pa.string()))
+
+
+def run_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows under each other, columns in the order in which they first occur.
+
+    A column holds whole numbers, numbers, booleans or text; cut-offs are lists of whole numbers; what is anything else
+    somewhere (a list, say, or a number here and text there) is JSON everywhere. What a row has not is null.
+    """
+    columns: dict[str, list[Any]] = {}
+    seen: dict[str, str] = {}
+    size = 0
+    for size, row in enumerate(rows, start=1):
+        for name, value in row.items():
+            column = columns.setdefault(name, [])
+            column += [None] * (size - 1 - len(column))
+            column.append(seen.setdefault(value, value) if isinstance(value, str) else value)
+    return pa.table({name: _column(name, column + [None] * (size - len(column))) for name, column in columns.items()})
+
+
+KINDS = (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64()), ({str}, pa.string()))
+
+
+def _column(name: str, values: Sequence[Any]) -> pa.Array:
+    if name == "cutoffs":
+        return pa.array([list(value) for value in values], pa.list_(pa.int64()))
+    kinds = {type(value) for value in values if value is not None}
+    for allowed, kind in (
+        ({bool}, pa.bool_()),
+        ({int}, pa.int64()),
+        ({int, float}, pa.float64()),
+        ({str}, pa.string()),
+    ):
+        if kinds and kinds <= allowed:
+            return pa.array(values, kind, from_pandas=True)
+    as_text = [None if value is None else json.dumps(value, sort_keys=True, default=str) for value in values]
+    return pa.array(as_text, pa.string())

@@ -1,0 +1,128 @@
+"""Performance profiles as a figure: the share of runs and samples that score above each threshold, with bands.
+
+One row of panels a metric, one panel a group of the table. Curves and bands are `statistics.performance_profile`; the
+area under a curve is the row's mean score. Colours, markers and dashes are those of the other curves. Files are
+byte-identical for the same runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import statistics
+from analysis.curves import GREY, REFERENCE, STYLE, WIDTH, styles
+from analysis.statistics import Floats
+from analysis.tables.build import Profile
+from analysis.tables.numbers import metric_title
+
+THRESHOLDS: Floats = np.linspace(0, 1, 101)
+ACROSS = 3
+"""Panels beside each other."""
+NOTHING = 0.005
+"""A profile below this is not seen on paper."""
+MARKED = 12
+"""A marker stands at each so manieth threshold."""
+FORMATS: dict[str, Any] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None},
+}
+"""Suffix to the metadata that would differ from call to call."""
+
+
+def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int = statistics.RESAMPLES) -> Figure | None:
+    """One panel for each metric and group; None where no row was trained.
+
+    Args:
+        profiles: metric to the rows of the table, group after group (`tables.profile_scores`).
+    """
+    panels = [
+        (metric, group, [row for row in rows if row.group == group])
+        for metric, rows in profiles.items()
+        for group in dict.fromkeys(row.group for row in rows)
+    ]
+    if not panels:
+        return None
+    rows = [row for _, _, of_panel in panels for row in of_panel]
+    looks = _looks(rows)
+    names = list(dict.fromkeys(row.name for row in rows))
+    across = min(ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    with matplotlib.rc_context(STYLE):
+        width = WIDTH if across > 1 else WIDTH * 0.65
+        figure = Figure(figsize=(width, 2.3 * down), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        ends: dict[str, float] = {}
+        for ax, (metric, group, of_panel) in zip(axes, panels, strict=False):
+            ends[metric] = max(
+                ends.get(metric, 0.0), *(_draw(ax, row, looks[row.label], resamples) for row in of_panel)
+            )
+            title = metric_title(metric)
+            ax.set(xlabel=f"τ ({title})", ylabel=f"Share with {title} > τ", ylim=(0, None))
+            if group:
+                ax.set_title(group)
+        for ax, (metric, _, _) in zip(axes, panels, strict=False):
+            ax.set_xlim(0, ends[metric])
+        for ax in axes[len(panels) :]:
+            ax.remove()
+        _legend(figure, list(axes[: len(panels)]), names)
+    return figure
+
+
+def _looks(rows: Sequence[Profile]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes by label: those of the curves, and grey for SFT."""
+    columns = ("stage", "label", "algorithm", "reward")
+    frame = pd.DataFrame([[getattr(row, column) for column in columns] for row in rows], columns=list(columns))
+    others = {row.label: {"color": GREY, "linestyle": REFERENCE["sft"]} for row in rows if row.stage != "rl"}
+    return {**others, **styles(frame)}
+
+
+def _draw(ax: Axes, row: Profile, look: Mapping[str, Any], resamples: int) -> float:
+    """Draw a row; returns the threshold from which on its profile is as good as 0, rounded up to a tenth."""
+    found = statistics.performance_profile(row.scores, THRESHOLDS, resamples=resamples)
+    ax.fill_between(THRESHOLDS, found.low, found.high, color=look["color"], alpha=0.12, linewidth=0, step="post")
+    marked = (MARKED // 2, MARKED)
+    ax.plot(THRESHOLDS, found.mean, label=row.name, drawstyle="steps-post", markevery=marked, **look)
+    reached = np.flatnonzero(found.mean > NOTHING)
+    return float(np.ceil(10 * THRESHOLDS[reached[-1]] + 0.5) / 10) if len(reached) else 0.1
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """Names and a note below the axes; the figure grows by what they need."""
+    handles: dict[str, Artist] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    width, height = figure.get_size_inches()
+    entry = max(map(len, names)) * STYLE["legend.fontsize"] * 0.52 + 42  # points: letters, then handle and gaps
+    lines = -(-len(names) // max(1, int(width * 72 / entry)))
+    figure.set_size_inches(width, height + 0.27 + 0.17 * lines)
+    figure.legend(
+        [handles[name] for name in names],
+        list(names),
+        loc="outside lower center",
+        ncols=-(-len(names) // lines),
+        frameon=False,
+        handlelength=3.2,
+        title="Share of runs × samples above τ. Bands: pointwise\n95 % interval over contexts and seeds."
+        if width < WIDTH
+        else "Share of runs × samples above τ. Bands: pointwise 95 % interval over contexts and seeds.",
+        title_fontsize=7,
+    )
+
+
+def save_profiles(figure: Figure, path: Path) -> list[Path]:
+    """Write <path>.png (200 dpi), .svg and .pdf without dates; returns what was written."""
+    with matplotlib.rc_context(STYLE):
+        files = []
+        for suffix, metadata in FORMATS.items():
+            files.append(path.with_suffix(f".{suffix}"))
+            figure.savefig(files[-1], dpi=200, metadata=metadata)
+    return files

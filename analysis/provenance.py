@@ -1,0 +1,59 @@
+"""Settings and provenance of a run as columns of the run table."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.reading import flatten
+from analysis.sources import read_config
+from rlbench.errors import BadInput
+
+MANIFEST = ("git", "versions", "hardware", "data", "prompt_sha256", "plugins", "processes", "strategy")
+"""Keys of manifest.json that are columns; the list of all installed packages is in the run directory alone."""
+
+
+def settings_and_provenance(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Columns of a run, and which of its files could not be read; a file that is absent has no columns.
+
+    Columns are `config.<key>` (config.yaml), `identity.<key>` (identity.json: what the run's hash is made of),
+    `git.<key>`, `versions.<package>`, `hardware.<key>`, `data.<key>`, ... and `command` (manifest.json), and `started`
+    of the first attempt and `ended` of the last.
+    """
+    columns: dict[str, Any] = {}
+    odd = []
+    if (path / "config.yaml").exists():
+        try:
+            columns |= {f"config.{key}": value for key, value in read_config(path).items()}
+        except BadInput as error:
+            odd += [f"its settings are not in the run table: {problem}" for problem in error.problems]
+    identity, problem = _object(path / "identity.json")
+    columns |= {f"identity.{key}": value for key, value in flatten(identity).items()}
+    odd += problem
+    manifest, problem = _object(path / "manifest.json")
+    columns |= flatten({key: manifest[key] for key in MANIFEST if key in manifest})
+    odd += problem
+    if isinstance(command := manifest.get("command"), list):
+        columns["command"] = shlex.join(map(str, command))
+    return columns | _times(path / "attempts"), odd
+
+
+def _object(file: Path) -> tuple[Mapping[str, Any], list[str]]:
+    """An object in JSON, or why there is none."""
+    if not file.exists():
+        return {}, []
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return {}, [f"{file.name} is not in the run table: it is not JSON ({error})"]
+    return (content, []) if isinstance(content, dict) else ({}, [f"{file.name} is not in the run table: no object"])
+
+
+def _times(attempts: Path) -> dict[str, Any]:
+    """When the first attempt started and the last ended, in UTC."""
+    files = sorted(attempts.glob("*/attempt.json"), key=lambda file: file.parent.name.zfill(9))
+    if not files:
+        return {}
+    first, last = (json.loads(file.read_text(encoding="utf-8")) for file in (files[0], files[-1]))
+    return {"started": first.get("started"), "ended": last.get("ended")}

@@ -1,0 +1,393 @@
+"""One run directory: what it says, checked; or why it cannot be used.
+
+The form of a run directory is in docs/results-schema.md. Nothing is mended here.
+"""
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = 1
+"""Version of result.json that this reader knows."""
+
+STAGES = ("oracle", "zero_shot", "sft", "rl")
+KEYS = ("context_id", "sample")
+"""Columns that name a query."""
+N_TRUTH = "n_truth"
+"""Column of how many films are relevant; whole numbers, and no metric."""
+
+RESULT_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "experiment": str,
+    "dataset": str,
+    "model": str,
+    "stage": str,
+    "label": str,
+    "seed": int,
+    "hash": str,
+    "list_length": int,
+    "cutoffs": list,
+    "checkpoint": dict,
+    "metrics": dict,
+    "budget": dict,
+}
+BUDGET_FIELDS = ("prompts", "completions", "generated_tokens", "updates")
+LATER_BUDGET_FIELDS = (
+    ("trained_tokens",),
+    ("evaluation_tokens",),
+    ("attempts",),
+    ("peak_memory_bytes", "process"),
+    ("peak_memory_bytes", "gpu"),
+    ("energy_joules", "cpu"),
+    ("energy_joules", "gpu"),
+)
+"""Paths in a budget that not every run of the schema has, or that may be null: NaN there."""
+SPENDING = ("completions", "prompts", "generated_tokens", "trained_tokens", "seconds")
+"""What budget.jsonl counts, from the start of training to an update."""
+SPLITS = ("train", "validation", "test")
+NUMBER = (int, float)
+MEAN_TOLERANCE = 1e-6
+"""How far result.json may be from the mean of the predictions, for rounding."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a user must know about one run.
+
+    Attributes:
+        run: its directory, below the folder that was searched.
+        reason: what is wrong and, where there is something to do, what.
+        left_out: whether the run is left out of every table and curve.
+    """
+
+    run: str
+    reason: str
+    left_out: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.reason}"
+
+
+class Unusable(Exception):
+    """A run that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run, without its per-query scores and curves (`Content`).
+
+    Attributes:
+        name: its directory, below the folder that was searched.
+        result: result.json.
+        identity: the settings that its hash was made from (identity.json), seed aside; None where there is none.
+        metrics: names of the per-query metrics on test, in the order of the predictions.
+        samples: how many test samples.
+        queries: digest of the test samples: their context_id, sample and n_truth.
+        notices: what the user should know though the run is used.
+    """
+
+    name: str
+    result: Mapping[str, Any]
+    identity: Mapping[str, Any] | None
+    metrics: tuple[str, ...]
+    samples: int
+    queries: str
+    notices: tuple[str, ...] = ()
+
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """What may occur once: a seed of a row of a table."""
+        return (*self.row, self.result["seed"])
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        return (*self.group, self.result["label"])
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """What one table shows together."""
+        return tuple(self.result[key] for key in ("experiment", "dataset", "model"))
+
+    @property
+    def protocol(self) -> tuple[Any, ...]:
+        """What two runs must share for their test numbers to be compared: lists, cut-offs, and the queries."""
+        return self.result["list_length"], tuple(self.result["cutoffs"]), self.samples, self.queries
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is large of a run.
+
+    Attributes:
+        queries: one row a test sample, sorted by it: context_id, sample, n_truth and the float column of each per-query
+            metric.
+        curves: metrics.jsonl: step, split, metric, value; for a step that was measured twice, the later value.
+        spending: budget.jsonl: update and `SPENDING` until then, by update; empty where there is no such file.
+    """
+
+    queries: pd.DataFrame
+    curves: pd.DataFrame
+    spending: pd.DataFrame
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Directories that hold STATUS, at any depth, in the order of their names; none is searched inside a run."""
+    found = []
+    for directory, below, files in os.walk(folder):
+        if "STATUS" in files:
+            found.append(Path(directory))
+            below.clear()
+    return sorted(found)
+
+
+def read_run(path: Path, name: str) -> tuple[Run, Content]:
+    """Read one run directory.
+
+    Raises:
+        Unusable: where it is not done, half-written, of another schema version or holds NaN test metrics.
+    """
+    status, _, reason = (path / "STATUS").read_text(encoding="utf-8").partition("\n")
+    if status != "done":
+        raise Unusable(_unfinished(status, reason.strip()))
+    result = _read_result(path)
+    content = Content(_read_queries(path, result), read_curves(path), read_spending(path))
+    identity = path / "identity.json"
+    queries = content.queries
+    return Run(
+        name=name,
+        result=result,
+        identity=_without_seeds(_read_json(identity)) if identity.exists() else None,
+        metrics=tuple(name for name in queries.columns if name not in (*KEYS, N_TRUTH)),
+        samples=len(queries),
+        queries=_digest(queries),
+        notices=(*_stop_notices(result), *_nan_notices(content.curves)),
+    ), content
+
+
+def _unfinished(status: str, reason: str) -> str:
+    if status == "failed":
+        return f"failed{f' ({reason})' if reason else ''}; the command that started it resumes it"
+    if status == "running":
+        return "not finished (running or interrupted); the command that started it resumes it"
+    if status == "interrupted":
+        return f"interrupted{f' ({reason})' if reason else ''}; the command that started it resumes it"
+    if status == "pruned":
+        return reason
+    return f"STATUS says '{status}', which is none of running, interrupted, done, failed, pruned"
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads`; keys that many runs share are in memory once."""
+    return json.loads(text, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Unusable(f"half-written: says done but has no {path.name}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Unusable(f"half-written: {path.name} is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise Unusable(f"half-written: {path.name} holds no object")
+    return content
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """result.json, checked against the fields that every reader here relies on."""
+    result = _read_json(path / "result.json")
+    if result.get("schema") != SCHEMA:
+        raise Unusable(f"result.json is of schema version {result.get('schema')!r}; this reader knows {SCHEMA}")
+    bad = [key for key, kind in RESULT_FIELDS.items() if not isinstance(result.get(key), kind)]
+    if bad:
+        raise Unusable(f"half-written: result.json lacks {', '.join(bad)}, or has another type there")
+    if result["stage"] not in STAGES:
+        raise Unusable(f"result.json names the stage '{result['stage']}', which is none of {', '.join(STAGES)}")
+    if not result["cutoffs"]:
+        raise Unusable("result.json has no cut-offs")
+    budget = result["budget"]
+    bad = [f"budget.{key}" for key in BUDGET_FIELDS if not isinstance(budget.get(key), NUMBER)]
+    seconds = budget.get("seconds")
+    if not isinstance(seconds, dict) or not isinstance(seconds.get("total"), NUMBER):
+        bad.append("budget.seconds.total")
+    if not isinstance(result["checkpoint"].get("step"), int):
+        bad.append("checkpoint.step")
+    for key in ("algorithm", "reward") if result["stage"] == "rl" else ():
+        if not isinstance(result.get(key), str):
+            bad.append(key)
+    metrics = result["metrics"]
+    for split in ("validation", "test"):
+        values = metrics.get(split, {})
+        wanted = required_metrics(result["cutoffs"]) if split == "test" else []
+        bad += [f"metrics.{split}.{name}" for name in wanted if not isinstance(values.get(name), NUMBER)]
+        nan = [name for name, value in values.items() if isinstance(value, NUMBER) and not math.isfinite(value)]
+        if nan:
+            raise Unusable(f"{split} metrics that are NaN or infinite in result.json: {', '.join(sorted(nan))}")
+    if bad:
+        raise Unusable(f"half-written: result.json lacks {', '.join(bad)}, or has another type there")
+    return result
+
+
+def required_metrics(cutoffs: Sequence[int]) -> list[str]:
+    """Per-query metrics that every run must have on test."""
+    return [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in cutoffs] + ["in_catalog"]
+
+
+def predictions_file(result: Mapping[str, Any]) -> str:
+    """Name of the predictions on test at the checkpoint that the result is of."""
+    return f"predictions-test-{result['checkpoint']['step']}.parquet"
+
+
+def read_scores(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """KEYS and these columns of a run's predictions, sorted by query."""
+    table = pq.read_table(file, columns=[*KEYS, *columns])
+    return table.to_pandas().sort_values(list(KEYS), kind="stable", ignore_index=True)
+
+
+def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
+    """Per-query metrics on test, checked."""
+    file = path / predictions_file(result)
+    wanted = required_metrics(result["cutoffs"])
+    try:
+        schema = pq.read_schema(file)
+        absent = [name for name in [*KEYS, N_TRUTH, *wanted] if name not in schema.names]
+        if absent:
+            raise Unusable(f"{file.name} has no column {', '.join(absent)}")
+        metrics = [column.name for column in schema if pa.types.is_floating(column.type)]
+        queries = read_scores(file, [N_TRUTH, *metrics])
+    except FileNotFoundError:
+        raise Unusable(f"half-written: says done but has no {file.name}") from None
+    except pa.ArrowInvalid as error:
+        raise Unusable(f"half-written: {file.name} is not parquet ({error})") from None
+    if queries.empty:
+        raise Unusable(f"{file.name} holds no sample")
+    if odd := [name for name in (*KEYS, N_TRUTH) if queries[name].isna().any()]:
+        raise Unusable(f"{file.name} has no {', '.join(odd)} in some rows")
+    if odd := [name for name in ("sample", N_TRUTH) if not pa.types.is_integer(schema.field(name).type)]:
+        raise Unusable(f"{file.name}: {', '.join(odd)} must hold whole numbers")
+    if queries.duplicated(list(KEYS)).any():
+        raise Unusable(f"{file.name} holds the same (context_id, sample) twice")
+    values = queries[metrics].to_numpy(float)
+    if not np.isfinite(values).all():
+        columns = [name for name, bad in zip(metrics, ~np.isfinite(values).all(axis=0), strict=True) if bad]
+        rows = int((~np.isfinite(values)).any(axis=1).sum())
+        raise Unusable(f"{', '.join(columns)} NaN or infinite in {rows} of {len(queries)} samples of {file.name}")
+    means = queries[wanted].mean()
+    for name in wanted:
+        if abs(means[name] - result["metrics"]["test"][name]) > MEAN_TOLERANCE:
+            raise Unusable(
+                f"result.json says {name} = {result['metrics']['test'][name]:.6f} on test, "
+                f"but {file.name} averages {means[name]:.6f}"
+            )
+    return queries
+
+
+def _digest(queries: pd.DataFrame) -> str:
+    """Of the samples that were judged, whatever their scores."""
+    digest = hashlib.sha256("\0".join(map(str, queries["context_id"])).encode())
+    for name in ("sample", N_TRUTH):
+        digest.update(queries[name].to_numpy("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_curves(path: Path) -> pd.DataFrame:
+    """metrics.jsonl as step, split, metric, value; empty where the run measured nothing."""
+    file = path / "metrics.jsonl"
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else (), start=1):
+        try:
+            row = json.loads(line)
+            rows.append((int(row["step"]), str(row["split"]), str(row["metric"]), float(row["value"])))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise Unusable(f"half-written: line {number} of metrics.jsonl is not a measurement") from None
+    kinds = {"step": "int64", "split": "str", "metric": "str", "value": "float64"}
+    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+    keys = ["split", "metric", "step"]
+    return frame.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable", ignore_index=True)
+
+
+def read_spending(path: Path) -> pd.DataFrame:
+    """budget.jsonl as update and `SPENDING`; empty where there is none. Of two lines of an update the later counts."""
+    file = path / "budget.jsonl"
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else (), start=1):
+        try:
+            row = json.loads(line)
+            rows.append((int(row["update"]), *(float(row[key]) for key in SPENDING)))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise Unusable(f"half-written: line {number} of budget.jsonl is not what an update had spent") from None
+    kinds = {"update": "int64"} | dict.fromkeys(SPENDING, "float64")
+    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+    return frame.drop_duplicates("update", keep="last").sort_values("update", ignore_index=True)
+
+
+def _stop_notices(result: Mapping[str, Any]) -> tuple[str, ...]:
+    stopped = result.get("stopped")
+    return (f"stopped early at update {stopped['update']}: {stopped['reason']}",) if stopped else ()
+
+
+def _nan_notices(curves: pd.DataFrame) -> tuple[str, ...]:
+    """One sentence for each curve that is not finite somewhere."""
+    keys = ["split", "metric"]
+    odd = curves[~np.isfinite(curves["value"])]
+    if odd.empty:
+        return ()
+    points = curves.merge(odd[keys].drop_duplicates(), on=keys).groupby(keys).size()
+    notices = []
+    for (split, metric), bad in odd.groupby(keys, sort=True):
+        where = f"{len(bad)} of {points[split, metric]} points, first at update {bad['step'].min()}"
+        notices.append(f"{split} {metric} is NaN or infinite at {where}: a gap in the curve")
+    return tuple(notices)
+
+
+def _without_seeds(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runs of one row must share: all settings but the seeds of training."""
+    shared = {key: value for key, value in identity.items() if key != "seed"}
+    if isinstance(shared.get("sft"), dict):
+        shared["sft"] = {key: value for key, value in shared["sft"].items() if key != "seed"}
+    return shared
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted key to value."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """A run's row in `Collection.runs`."""
+    result, budget = run.result, run.result["budget"]
+    row = {"run": run.name} | {key: result[key] for key in ("experiment", "dataset", "model", "stage", "label")}
+    row |= {"algorithm": result.get("algorithm"), "reward": result.get("reward"), "variant": result.get("variant")}
+    if row["variant"]:
+        row["reward"] = f"{row['reward']} @ {row['variant']}"
+    row |= {"seed": result["seed"], "hash": result["hash"], "list_length": result["list_length"]}
+    row |= {"cutoffs": tuple(result["cutoffs"]), "checkpoint_rule": result["checkpoint"].get("rule")}
+    row |= {"checkpoint_step": result["checkpoint"]["step"]} | {key: budget[key] for key in BUDGET_FIELDS}
+    row["stopped_update"] = (result.get("stopped") or {}).get("update", math.nan)
+    row |= {"_".join(path): _number(budget, path) for path in LATER_BUDGET_FIELDS}
+    seconds = budget["seconds"]
+    row |= {"seconds": seconds["total"]} | {f"seconds_{k}": v for k, v in seconds.items() if k != "total"}
+    for split in ("validation", "test"):
+        row |= {f"{split}.{name}": value for name, value in result["metrics"].get(split, {}).items()}
+    return row
+
+
+def _number(values: Mapping[str, Any], path: Sequence[str]) -> float:
+    """The number at a path of keys; NaN where there is none."""
+    found: Any = values
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return float(found) if isinstance(found, NUMBER) else math.nan

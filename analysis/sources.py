@@ -1,0 +1,138 @@
+"""Where the large part of runs comes from: per-query scores, curves and spending, read when they are asked for.
+
+A thousand runs of ten thousand samples do not fit into memory, and no table needs all of them at once. `Queries` is
+what a table reads from: it holds names, and reads the columns of one run at a time.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from pandas.api.types import is_string_dtype, union_categoricals
+
+from analysis.reading import SPENDING, flatten, predictions_file, read_curves, read_scores, read_spending
+from rlbench.errors import BadInput
+
+
+class Source(ABC):
+    """The large part of the runs of one folder, by their names."""
+
+    @abstractmethod
+    def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
+        """context_id, sample and these columns (per-query metrics, n_truth), one row a test sample, sorted by it."""
+
+    @abstractmethod
+    def curves(self, run: str) -> pd.DataFrame:
+        """step, split, metric, value; sorted by split, metric and step."""
+
+    @abstractmethod
+    def spending(self, run: str) -> pd.DataFrame:
+        """update and `SPENDING` until then, sorted by update; empty where the run wrote none."""
+
+    @abstractmethod
+    def config(self, run: str) -> Mapping[str, Any]:
+        """config.yaml, dotted key to value."""
+
+
+class RunFolders(Source):
+    """Run directories below a folder.
+
+    Args:
+        folder: that was searched.
+        results: run to its result.json, of the runs that can be asked for.
+    """
+
+    def __init__(self, folder: Path, results: Mapping[str, Mapping[str, Any]]):
+        self._files = {run: folder / run / predictions_file(result) for run, result in results.items()}
+
+    def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
+        return read_scores(self._files[run], columns)
+
+    def curves(self, run: str) -> pd.DataFrame:
+        return read_curves(self._files[run].parent)
+
+    def spending(self, run: str) -> pd.DataFrame:
+        return read_spending(self._files[run].parent)
+
+    def config(self, run: str) -> Mapping[str, Any]:
+        return read_config(self._files[run].parent)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.yaml, dotted key to value.
+
+    Raises:
+        BadInput: where there is none, or it is no mapping in YAML.
+    """
+    file = path / "config.yaml"
+    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+    except FileNotFoundError:
+        raise BadInput(f"{path} has no config.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} is not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{file} holds no settings")
+    return flatten(content)
+
+
+class Queries:
+    """Per-query scores on test of some runs; holds none of them.
+
+    Args:
+        source: what they are read from.
+        metrics: run to the names of its per-query metrics.
+    """
+
+    def __init__(self, source: Source, metrics: Mapping[str, Sequence[str]]):
+        self._source, self._metrics = source, metrics
+
+    def of(self, runs: Iterable[str]) -> "Queries":
+        """The same of some of the runs."""
+        return Queries(self._source, {run: self._metrics[run] for run in runs})
+
+    def metrics(self, runs: Sequence[str]) -> list[str]:
+        """Per-query metrics that all of these runs have, in the order of the first."""
+        have = [set(self._metrics[run]) for run in runs]
+        return [name for name in self._metrics[runs[0]] if all(name in names for names in have)] if runs else []
+
+    def read(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
+        """context_id, sample and these columns (per-query metrics, n_truth) of one run, sorted by query.
+
+        Raises:
+            KeyError: where the run is not one of these.
+        """
+        if run not in self._metrics:
+            raise KeyError(run)
+        return self._source.scores(run, columns)
+
+
+def stack(parts: Sequence[tuple[str, pd.DataFrame]], columns: Sequence[str]) -> pd.DataFrame:
+    """Frames of runs under each other, the column `run` first; names are categories, which take little memory.
+
+    Args:
+        parts: run and frame; empty frames are left out.
+        columns: of the frames.
+    """
+    full = [(run, frame) for run, frame in parts if len(frame)]
+    if not full:
+        return pd.DataFrame(columns=["run", *columns])
+    frames = [frame for _, frame in full]
+    codes = np.repeat(np.arange(len(full)), [len(frame) for frame in frames])
+    stacked: dict[str, Any] = {"run": pd.Categorical.from_codes(codes, categories=pd.Index([run for run, _ in full]))}
+    for name in columns:
+        values = [frame[name] for frame in frames]
+        if is_string_dtype(values[0]):
+            stacked[name] = union_categoricals([one.astype("category") for one in values], sort_categories=True)
+        else:
+            stacked[name] = np.concatenate([one.to_numpy() for one in values])
+    return pd.DataFrame(stacked)
+
+
+CURVES = ("step", "split", "metric", "value")
+SPENT = ("update", *SPENDING)

@@ -1,0 +1,183 @@
+"""`python -m analysis.tables RUNS... --spec table.yaml --out FOLDER`: tables from run directories, as a spec says."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from analysis import statistics, tables
+from analysis.collect import Problem, collect
+from analysis.command import make_parser, positive, refuse, show_problems, show_written, terminal
+from analysis.profiles_figure import FORMATS, draw_profiles, save_profiles
+from analysis.tables.spec import SPECS
+from rlbench.errors import BadInput, nearest
+
+DESCRIPTION = f"""\
+Make a table from finished runs, and a second one of every row against a baseline.
+
+Reads every run below each RUNS and writes to the --out folder:
+  table.md, table.csv, table.tex                     the table
+  table.runs.json                                    the runs behind each of its cells, and those left out
+  comparisons.md, comparisons.csv, comparisons.tex   rows against the spec's baseline: interval, tests, power
+  profiles.png, profiles.svg, profiles.pdf           performance profiles, where the spec names metrics for them
+What is shown, in which rows and columns, is said by a spec in YAML: docs/tables.md. These come with the harness:
+  {", ".join(sorted(path.stem for path in SPECS.glob("*.yaml")))}
+
+Runs that are not done or not sound are left out and named. The same runs give the same bytes. Needs no model and no
+GPU.
+"""
+EPILOG = """\
+example:  python -m analysis.tables runs/mini
+          python -m analysis.tables runs/table1 runs/table2 --spec paper.yaml --out reports/paper
+          python -m analysis.tables runs/mini --runs-of SFT ndcg@10
+exit code: 0 written (whatever was left out); 2 no such folder, no finished run in it, or a spec that they do not fit
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    console = terminal()
+    try:
+        spec = tables.read_spec(options.spec)
+        found, problems = _read(options.runs)
+        table = tables.build(found, spec, problems=problems, resamples=options.resamples)
+        if options.runs_of is not None:
+            console.print_json(json.dumps(runs_of(table, *options.runs_of), ensure_ascii=False))
+            return 0
+        drawn = tables.profile_scores(found, spec)
+    except BadInput as error:
+        return refuse("tables", error)
+    out = options.out if options.out is not None else Path("reports") / _name(options.runs)
+    show(table, console)
+    written = write(table, out, problems)
+    written += _profiles(drawn, out, options.resamples)
+    show_problems(console, Path(" ".join(map(str, options.runs))), problems)
+    show_written(console, written)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "tables", DESCRIPTION, EPILOG, "folders with run directories at any depth, or collections of such", several=True
+    )
+    parser.add_argument(
+        "--spec",
+        type=Path,
+        default=Path("comparison"),
+        metavar="FILE",
+        help="what the table shows: a YAML file, or the name of a spec that comes with the harness (default: "
+        "%(default)s)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
+    parser.add_argument(
+        "--resamples",
+        type=positive,
+        default=statistics.RESAMPLES,
+        metavar="N",
+        help="bootstrap resamples behind each interval (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--runs-of",
+        nargs=2,
+        metavar=("ROW", "COLUMN"),
+        help="only print the runs behind a cell: of a row by its name or label, and a column by its header or CSV name",
+    )
+    return parser
+
+
+def _name(folders: Sequence[Path]) -> str:
+    return "+".join(folder.resolve().name for folder in folders)
+
+
+def _read(folders: Sequence[Path]) -> tuple[list[tables.Folder], list[Problem]]:
+    """The runs of all folders; where there are several, runs are named with their folder.
+
+    Raises:
+        BadInput: with every folder that does not exist, or where there is no finished run in any.
+    """
+    wrong = [f"there is no folder {folder}" for folder in folders if not folder.is_dir()]
+    if wrong:
+        raise BadInput(*wrong)
+    several = len(folders) > 1
+    found, problems = [], []
+    for folder in folders:
+        collection = collect(folder)
+        found.append(tables.Folder(str(folder) if several else "", collection))
+        problems += [
+            replace(problem, run=f"{folder}/{problem.run}") if several else problem for problem in collection.problems
+        ]
+    if all(one.collection.runs.empty for one in found):
+        reasons = [f"  {problem}" for problem in problems]
+        below = " or ".join(map(str, folders))
+        raise BadInput(f"no finished run below {below}: there is nothing to show", *reasons)
+    return found, problems
+
+
+def runs_of(table: tables.Table, name: str, column: str) -> list[dict[str, object]]:
+    """The runs behind a cell; one entry for each group that has such a row.
+
+    Raises:
+        BadInput: where there is no such row or column.
+    """
+    rows = [row for row in table.rows if name in (row.name, row.label)]
+    columns = [one for one in table.columns if column in (one.key, one.header)]
+    wrong = []
+    if not rows:
+        known = list(dict.fromkeys(row.name for row in table.rows))
+        wrong.append(f"--runs-of: no row '{name}'.{nearest(name, known)} Rows: {', '.join(known)}")
+    if not columns:
+        keys = [one.key for one in table.columns]
+        wrong.append(f"--runs-of: no column '{column}'.{nearest(column, keys)} Columns: {', '.join(keys)}")
+    if wrong:
+        raise BadInput(*wrong)
+    return [tables.cell_runs(row, one) for row in rows for one in columns]
+
+
+def show(table: tables.Table, console: Console) -> None:
+    """Print both tables."""
+    console.print(tables.sheet_to_rich(tables.table_sheet(table), console.width))
+    console.print()
+    if table.comparisons:
+        console.print(tables.sheet_to_rich(tables.comparisons_sheet(table), console.width))
+        console.print()
+
+
+def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[Path]:
+    """Write both tables and the list of runs; returns the files written."""
+    out.mkdir(parents=True, exist_ok=True)
+    sheet = tables.table_sheet(table)
+    texts = {
+        "table.md": tables.sheet_to_markdown(sheet),
+        "table.csv": tables.to_csv(table),
+        "table.tex": tables.sheet_to_latex(sheet),
+        "table.runs.json": tables.runs_json(table, problems),
+    }
+    names = [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex")]
+    if table.comparisons:
+        against = tables.comparisons_sheet(table)
+        made = (tables.sheet_to_markdown(against), tables.comparisons_csv(table), tables.sheet_to_latex(against))
+        texts |= dict(zip(names, made, strict=True))
+    else:  # of an earlier table, which would pass for this one's
+        for name in names:
+            (out / name).unlink(missing_ok=True)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8", newline="\n")
+    return [out / name for name in texts]
+
+
+def _profiles(drawn: dict[str, list[tables.Profile]], out: Path, resamples: int) -> list[Path]:
+    figure = draw_profiles(drawn, resamples=resamples)
+    if figure is not None:
+        return save_profiles(figure, out / "profiles")
+    for suffix in FORMATS:
+        (out / f"profiles.{suffix}").unlink(missing_ok=True)
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

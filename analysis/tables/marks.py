@@ -1,0 +1,116 @@
+"""Where a comparison would be unfair, and the sentences below a table."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.collect import Collection
+from analysis.tables.model import BUDGET, MISSING, ONE_SEED, STOPPED, UNEQUAL
+from analysis.tables.numbers import many
+from analysis.tables.scores import row_scores
+
+NAMED = 8
+"""Runs that a note names; more are counted."""
+
+ONE_SEED_NOTE = f"{ONE_SEED} One seed: the interval is over contexts only and leaves out how much trainings differ."
+
+
+def budgets(runs: pd.DataFrame) -> dict[tuple[int, ...], list[str]]:
+    """Budget to the labels of the RL rows with a run of it, most runs first."""
+    counts = Counter(tuple(int(value) for value in budget) for budget in runs[list(BUDGET)].to_numpy())
+    ordered = sorted(counts, key=lambda budget: (-counts[budget], budget))
+    same = [(runs[list(BUDGET)] == list(budget)).all(axis=1) for budget in ordered]
+    return {budget: sorted(set(runs["label"][rows])) for budget, rows in zip(ordered, same, strict=True)}
+
+
+def unequal_budgets(runs: pd.DataFrame) -> set[str]:
+    """RL rows with another budget than most RL runs; all of them where no budget has a majority."""
+    found = budgets(runs)
+    if len(found) < 2:
+        return set()
+    usual = next(iter(found))
+    spent = (runs[list(BUDGET)] == list(usual)).all(axis=1)
+    return set(runs["label"][~spent]) if spent.mean() > 0.5 else set(runs["label"])
+
+
+def intervals_text(resamples: int) -> str:
+    """How an interval over seeds and contexts is made."""
+    return (
+        f"95 % interval over contexts and seeds: {resamples:,} resamples of contexts, all samples of a context and all "
+        "seeds together, with a normal deviation for the mean over seeds; stretched for few seeds"
+    )
+
+
+def group_title(group: Collection) -> str:
+    """Dataset, model and experiment of a group of runs."""
+    first = group.runs.iloc[0]
+    return f"{first['dataset']}, {first['model']} (experiment {first['experiment']})"
+
+
+def test_note(group: Collection, resamples: int) -> str:
+    """What was judged, and what brackets are, of one group of runs."""
+    scores = row_scores(group.queries, group.runs.head(1), ["in_catalog"])
+    samples, contexts = scores.values.shape[1], int(scores.contexts.max()) + 1
+    return f"{judged('Test', samples, contexts, group.runs)}. Brackets: {intervals_text(resamples)}."
+
+
+def judged(split: str, samples: int, contexts: int, runs: pd.DataFrame) -> str:
+    """What the numbers are of."""
+    lengths = " or ".join(str(length) for length in sorted(set(runs["list_length"])))
+    return (
+        f"{split} split: {many(samples, 'sample')} of {many(contexts, 'context')}, lists of {lengths}, greedy decoding"
+    )
+
+
+def sft_note(runs: pd.DataFrame, metric: str) -> str:
+    """What a difference to SFT is."""
+    sft = runs[runs["stage"] == "sft"]
+    if sft.empty:
+        return "There is no finished SFT run, so no difference to it can be given."
+    return f"Δ {metric} to SFT: paired difference on the same contexts. " + (
+        "SFT is the one checkpoint that RL starts from, so the interval leaves out its own training."
+        if not sft.duplicated(["experiment", "dataset", "model"]).any()
+        else "Seeds pair where both rows have the same ones."
+    )
+
+
+def checkpoint_note(runs: pd.DataFrame) -> str:
+    """Which weights RL rows are judged at."""
+    rules = sorted({str(rule) for rule in runs[runs["stage"] == "rl"]["checkpoint_rule"]})
+    of_validation = " on validation" if rules == ["best"] else ""
+    return f"RL rows are judged at the {' or '.join(rules)} checkpoint{of_validation}."
+
+
+def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
+    """The budgets of RL rows, which are not the same."""
+    spent = "; ".join(
+        f"{', '.join(labels)}: {' / '.join(f'{value:,}' for value in budget)}"
+        for budget, labels in budgets(runs[runs["stage"] == "rl"]).items()
+    )
+    under = f" under {group}" if group else ""
+    return f"{UNEQUAL} Unequal budgets ({' / '.join(BUDGET)}){under}, not a fair comparison: {spent}."
+
+
+def missing_note(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    """Rows and the seeds that they lack."""
+    lacking: dict[tuple[int, ...], list[str]] = {}
+    for name, seeds in rows:
+        lacking.setdefault(seeds, []).append(name)
+    told = "; ".join(f"{', '.join(map(str, seeds))} of {', '.join(names)}" for seeds, names in lacking.items())
+    return f"{MISSING} Missing seeds: {told}. Rows with other seeds are not paired by seed."
+
+
+def stopped_note(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:
+    """Rows and where their runs stopped, as (seed, update)."""
+    told = "; ".join(
+        f"{name}: {', '.join(f'seed {seed} at update {update:,}' for seed, update in stops)}" for name, stops in rows
+    )
+    return f"{STOPPED} Stopped early, and used at that update: {told}."
+
+
+def left_out_note(problems: Sequence[tuple[str, str]]) -> str:
+    """Runs that are in no number of the table, with the reason."""
+    told = "; ".join(f"{run}: {reason}" for run, reason in problems[:NAMED])
+    more = f"; and {len(problems) - NAMED:,} more, in table.runs.json" if len(problems) > NAMED else ""
+    return f"Left out: {many(len(problems), 'run')}. {told}{more}."

@@ -1,0 +1,46 @@
+"""Scores of a row's runs, and the numbers that tables take from estimates."""
+
+import hashlib
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+
+from analysis.collect import Queries
+from analysis.reading import N_TRUTH
+from analysis.statistics import Estimate, Scores
+from analysis.tables.model import Cell
+
+
+def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> Scores:
+    """Scores of the runs of one row, in their order; queries in the order of (context_id, sample), as read."""
+    parts = (queries.read(name, metrics) for name in runs["run"])
+    first = next(parts)
+    contexts, _ = pd.factorize(first["context_id"], sort=True)
+    values = np.stack([part[list(metrics)].to_numpy(float) for part in chain([first], parts)])
+    return Scores(values, contexts, tuple(int(seed) for seed in runs["seed"]))
+
+
+def samples_digest(queries: Queries, run: str) -> str:
+    """What runs that were judged on the same samples share: contexts, samples and how many films are relevant."""
+    part = queries.read(run, [N_TRUTH])
+    digest = hashlib.sha256("\n".join(map(str, part["context_id"])).encode())
+    digest.update(part[["sample", N_TRUTH]].to_numpy(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def one_metric(scores: Scores, column: int) -> Scores:
+    """One metric alone: what is drawn for it then does not depend on which others are shown."""
+    return Scores(scores.values[:, :, [column]], scores.contexts, scores.seeds)
+
+
+def cell_of(estimate: Estimate, column: int) -> Cell:
+    """One metric of an estimate."""
+    return Cell(float(estimate.mean[column]), float(estimate.low[column]), float(estimate.high[column]))
+
+
+def share_of(estimate: Estimate, column: int) -> Cell:
+    """A cell of a metric that lies in 0..1, and so does its interval."""
+    found = cell_of(estimate, column)
+    return Cell(found.mean, max(found.low, 0.0), min(found.high, 1.0))

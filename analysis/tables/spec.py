@@ -1,0 +1,312 @@
+"""What a table shows, as a YAML file says it: docs/tables.md has every key.
+
+`read_spec` reports everything that is wrong at once. What can only be known beside runs (is there such a metric, such a
+setting, such a row) is checked by `build`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlbench.errors import BadInput, nearest
+
+SPECS = Path(__file__).parents[1] / "specs"
+"""Folder of the specs that come with the harness."""
+
+SPLITS = ("test", "validation")
+STATISTICS = ("mean", "iqm")
+INTERVALS = ("brackets", "plus_minus", "none")
+KINDS = ("metric", "difference", "improvement", "value")
+"""Keys of which a column has one: what it shows."""
+
+VALUES = {
+    "seeds": "Seeds",
+    "updates": "Updates",
+    "prompts": "Prompts",
+    "completions": "Completions",
+    "generated_tokens": "Tokens",
+    "trained_tokens": "Trained tokens",
+    "seconds": "Time",
+    "checkpoint_step": "Checkpoint",
+}
+"""Values that a column may name by a word alone, with their headers."""
+
+MOST_DIGITS = 6
+
+Where = Mapping[str, tuple[Any, ...]]
+"""Column of the run table, or setting, to the values that are meant."""
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """Rows that one entry selects.
+
+    Attributes:
+        where: which runs; with several keys all must fit. Rows stand in the order of these values.
+        name: as shown, `{column}` standing for the row's value of it; "" for the shared stage's name, or
+            "{algorithm} · {reward}".
+        order: columns to sort by, after the order of `where`; a leading "-" for the largest first.
+    """
+
+    where: Where
+    name: str = ""
+    order: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """A column, or several where the metric ends in @all.
+
+    Attributes:
+        kind: of KINDS.
+        of: metric, ending in @<K>, @all or @largest where it has cut-offs; for a value: column or setting.
+        statistic: of a metric: mean or iqm (over the row's runs).
+        to: which row a difference or an improvement is to; None for the spec's baseline.
+        header: as shown; "" for a title made of the metric.
+        digits: after the point; None for 3, and 2 of an improvement.
+        interval: brackets, plus_minus or none.
+        p: whether a difference shows its p.
+        bold: whether the best RL row may be bold; None where the metric is one of accuracy.
+    """
+
+    kind: str
+    of: str
+    statistic: str = "mean"
+    to: Where | None = None
+    header: str = ""
+    digits: int | None = None
+    interval: str = "brackets"
+    p: bool = False
+    bold: bool | None = None
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table.
+
+    Attributes:
+        title: as shown, `{column}` standing for its values.
+        rows, columns: in their order.
+        split: test, or validation (one number a run, hence intervals over seeds alone).
+        group_by: columns of the run table or settings; runs that agree in them stand under one heading, and only rows
+            under one heading are compared.
+        names: column to value to the word that is shown for it; in its order groups stand.
+        baseline: the row, one under each heading, that rows are compared with.
+        comparisons: metrics of the second table, `columns`' spelling; the first is the table's headline.
+        profiles: metrics of the figure of performance profiles.
+        seeds: that every RL row should have; empty for those that any RL row under its heading has.
+        method: header of the rows' names.
+    """
+
+    title: str
+    rows: tuple[RowSpec, ...]
+    columns: tuple[ColumnSpec, ...]
+    split: str = "test"
+    group_by: tuple[str, ...] = ()
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    baseline: Where | None = None
+    comparisons: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    method: str = "Method"
+
+
+def read_spec(path: Path) -> TableSpec:
+    """Read a spec: a file, or the name of one that comes with the harness.
+
+    Raises:
+        BadInput: with every problem, where it cannot be read or says what no table can show.
+    """
+    shipped = SPECS / f"{path.name}.yaml"
+    file = shipped if not path.exists() and path.parent == Path() and shipped.exists() else path
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        known = sorted(spec.stem for spec in SPECS.glob("*.yaml"))
+        close = nearest(path.stem, known)
+        raise BadInput(f"--spec {path}: there is no such file.{close} Specs by name: {', '.join(known)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    return parse_spec(content, str(file))
+
+
+def parse_spec(content: Any, source: str) -> TableSpec:
+    """A spec from what its YAML holds; `source` names it in messages."""
+    reader = _Reader(source)
+    spec = reader.table(content)
+    if reader.problems:
+        raise BadInput(*reader.problems)
+    return spec
+
+
+class _Reader:
+    """Reads a spec and keeps what is wrong; what it returns counts only where nothing is."""
+
+    def __init__(self, source: str):
+        self.source = source
+        self.problems: list[str] = []
+
+    def table(self, content: Any) -> TableSpec:
+        spec = self._mapping(content, "the spec", [each.name for each in fields(TableSpec)])
+        for key in ("title", "rows", "columns"):
+            if key not in spec:
+                self._say(f"{key} is missing")
+        rows, columns = (self._list(spec.get(key, []), key) for key in ("rows", "columns"))
+        for key, entries in (("rows", rows), ("columns", columns)):
+            if key in spec and not entries:
+                self._say(f"{key} is empty")
+        return TableSpec(
+            title=self._text(spec.get("title", ""), "title"),
+            rows=tuple(self._row(entry, f"rows[{i}]") for i, entry in enumerate(rows)),
+            columns=tuple(self._column(entry, f"columns[{i}]") for i, entry in enumerate(columns)),
+            split=self._one_of(spec.get("split", "test"), "split", SPLITS),
+            group_by=self._texts(spec.get("group_by", []), "group_by"),
+            names=self._names(spec.get("names", {})),
+            baseline=self._where_or_label(spec["baseline"], "baseline") if "baseline" in spec else None,
+            comparisons=self._compared(spec, "comparisons"),
+            profiles=self._compared(spec, "profiles", needs_baseline=False),
+            seeds=self._seeds(spec.get("seeds", [])),
+            method=self._text(spec.get("method", "Method"), "method"),
+        )
+
+    def _say(self, problem: str) -> None:
+        self.problems.append(f"{self.source}: {problem}")
+
+    def _mapping(self, content: Any, where: str, known: list[str] | None = None) -> dict[str, Any]:
+        if not isinstance(content, dict):
+            self._say(f"{where} must be a mapping, not {_shown(content)}")
+            return {}
+        bad = [key for key in content if not isinstance(key, str)]
+        for key in bad:
+            self._say(f"{where} has the key {key!r}, which is no text")
+        for key in content:
+            if known is not None and key not in bad and key not in known:
+                self._say(f"{where} has no key '{key}'.{nearest(key, known)} Known: {', '.join(known)}")
+        return {key: value for key, value in content.items() if key not in bad}
+
+    def _list(self, content: Any, where: str) -> list[Any]:
+        if not isinstance(content, list):
+            self._say(f"{where} must be a list, not {_shown(content)}")
+            return []
+        return content
+
+    def _text(self, content: Any, where: str) -> str:
+        if not isinstance(content, str):
+            self._say(f"{where} must be text, not {_shown(content)}")
+            return ""
+        return content
+
+    def _texts(self, content: Any, where: str) -> tuple[str, ...]:
+        """A text, or a list of them."""
+        if isinstance(content, str):
+            return (content,)
+        return tuple(self._text(entry, f"{where}[{i}]") for i, entry in enumerate(self._list(content, where)))
+
+    def _one_of(self, content: Any, where: str, known: tuple[str, ...]) -> str:
+        if content not in known:
+            close = nearest(content, list(known)) if isinstance(content, str) else ""
+            self._say(f"{where} is {_shown(content)}, which is none of {', '.join(known)}.{close}".rstrip())
+        return str(content)
+
+    def _truth(self, content: Any, where: str) -> bool:
+        if not isinstance(content, bool):
+            self._say(f"{where} must be true or false, not {_shown(content)}")
+        return content is True
+
+    def _names(self, content: Any) -> dict[str, dict[str, str]]:
+        renamed = self._mapping(content, "names")
+        return {
+            column: {
+                str(value): self._text(name, f"names.{column}.{value}")
+                for value, name in self._mapping_of_values(values, f"names.{column}").items()
+            }
+            for column, values in renamed.items()
+        }
+
+    def _mapping_of_values(self, content: Any, where: str) -> dict[Any, Any]:
+        if not isinstance(content, dict):
+            self._say(f"{where} must map values to words, not {_shown(content)}")
+            return {}
+        return content
+
+    def _where(self, content: Any, where: str) -> Where:
+        found = {}
+        for key, values in self._mapping(content, where).items():
+            several = values if isinstance(values, list) else [values]
+            if not several:
+                self._say(f"{where}.{key} is an empty list, which no run fits")
+            if any(isinstance(value, dict | list) for value in several):
+                self._say(f"{where}.{key} must be a value or a list of values, not {_shown(values)}")
+            found[key] = tuple(several)
+        if isinstance(content, dict) and not content:
+            self._say(f"{where} is empty: say which runs, e.g. {{stage: rl}}")
+        return found
+
+    def _where_or_label(self, content: Any, where: str) -> Where:
+        """A mapping, or the label of a row alone."""
+        return {"label": (content,)} if isinstance(content, str) else self._where(content, where)
+
+    def _row(self, content: Any, where: str) -> RowSpec:
+        row = self._mapping(content, where, [each.name for each in fields(RowSpec)])
+        if isinstance(content, dict) and "where" not in row:
+            self._say(f"{where} lacks `where`: say which runs, e.g. {{stage: rl}}")
+        return RowSpec(
+            where=self._where(row["where"], f"{where}.where") if "where" in row else {},
+            name=self._text(row.get("name", ""), f"{where}.name"),
+            order=self._texts(row.get("order", []), f"{where}.order"),
+        )
+
+    def _column(self, content: Any, where: str) -> ColumnSpec:
+        if isinstance(content, str):
+            content = {"value" if content in VALUES else "metric": content}
+        known = [*KINDS, *(each.name for each in fields(ColumnSpec) if each.name not in ("kind", "of"))]
+        column = self._mapping(content, where, known)
+        kinds = [key for key in KINDS if key in column]
+        if len(kinds) != 1 and isinstance(content, dict):
+            self._say(f"{where} needs one of {', '.join(KINDS)}; it has {' and '.join(kinds) or 'none'}")
+        kind = kinds[0] if kinds else "value"
+        fitting = {
+            "metric": ("statistic", "digits", "interval", "bold"),
+            "difference": ("to", "digits", "interval", "p"),
+            "improvement": ("to", "digits", "interval"),
+            "value": ("digits",),
+        }[kind]
+        for key in column:
+            if key in known and key not in (*KINDS, "header", *fitting):
+                self._say(f"{where}.{key} means nothing beside '{kind}'; it may have {', '.join(fitting)}")
+        digits = column.get("digits")
+        if digits is not None and (type(digits) is not int or not 0 <= digits <= MOST_DIGITS):
+            self._say(f"{where}.digits is {_shown(digits)}; it must be a whole number from 0 to {MOST_DIGITS}")
+        return ColumnSpec(
+            kind=kind,
+            of=self._text(column.get(kind, ""), f"{where}.{kind}"),
+            statistic=self._one_of(column.get("statistic", "mean"), f"{where}.statistic", STATISTICS),
+            to=self._where_or_label(column["to"], f"{where}.to") if "to" in column else None,
+            header=self._text(column.get("header", ""), f"{where}.header"),
+            digits=digits,
+            interval=self._one_of(column.get("interval", "brackets"), f"{where}.interval", INTERVALS),
+            p=self._truth(column.get("p", False), f"{where}.p"),
+            bold=self._truth(column["bold"], f"{where}.bold") if "bold" in column else None,
+        )
+
+    def _compared(self, spec: Mapping[str, Any], key: str, *, needs_baseline: bool = True) -> tuple[str, ...]:
+        metrics = self._texts(spec.get(key, []), key)
+        if metrics and needs_baseline and "baseline" not in spec:
+            self._say(f"{key} needs a baseline: which row all others are compared with")
+        return metrics
+
+    def _seeds(self, content: Any) -> tuple[int, ...]:
+        """A list of seeds, or how many from 0 on."""
+        if type(content) is int and content > 0:
+            return tuple(range(content))
+        if isinstance(content, list) and all(type(seed) is int for seed in content):
+            return tuple(sorted(set(content)))
+        self._say(f"seeds is {_shown(content)}; it must be a list of seeds, or how many there are from 0 on")
+        return ()
+
+
+def _shown(content: Any) -> str:
+    return "nothing" if content is None else repr(content)

@@ -1,0 +1,553 @@
+"""Tables by a spec: which runs are in which row, numbers against slow ones, marks, and comparisons with a baseline."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis import statistics
+from analysis.collect import collect
+from analysis.statistics import Scores
+from analysis.tables import (
+    MISSING,
+    ONE_SEED,
+    STOPPED,
+    UNEQUAL,
+    Cell,
+    Folder,
+    Table,
+    Versus,
+    build,
+    comparisons_csv,
+    comparisons_sheet,
+    parse_spec,
+    runs_json,
+    sheet_to_markdown,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from rlbench.errors import BadInput
+from tests.helpers_analysis import budget, edit_result, queries, write_run
+
+SPENT = budget(150, 1_200, 9_600, 864_000, 197.4)
+CONTEXTS = 20
+RL = [{"where": {"stage": "rl"}}]
+
+
+def predictions(level: float, *, noise: float = 0.05, seed: int = 0) -> pd.DataFrame:
+    """Two samples a context; every metric has mean `level`, and its own deviations from it."""
+    rng = np.random.default_rng(seed)
+    columns = {}
+    for metric in ("recall@5", "recall@10", "ndcg@5", "ndcg@10"):
+        drawn = np.repeat(rng.normal(0, noise, CONTEXTS), 2)
+        columns[metric] = level + drawn - drawn.mean()
+    return queries(
+        columns | {"in_catalog": np.full(2 * CONTEXTS, 0.9)}, [f"c{i // 2:02d}" for i in range(2 * CONTEXTS)]
+    )
+
+
+def add(
+    runs: Path,
+    label: str,
+    levels: Sequence[float],
+    *,
+    group: str = "mini/mini-tiny",
+    spent: dict = SPENT,
+    settings: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    noise: float = 0.05,
+) -> list[Path]:
+    """Runs of one row, a level a seed."""
+    return [
+        write_run(
+            runs,
+            label,
+            seed,
+            predictions(level, noise=noise, seed=7),
+            spent=spent,
+            rule="last",
+            group=group,
+            identity=None if settings is None else {"stage": "rl", "seed": seed, **settings},
+            validation={"ndcg@10": level, "ndcg@5": level / 2},
+        )
+        for seed, level in zip(seeds or range(len(levels)), levels, strict=True)
+    ]
+
+
+def made(
+    *folders: Path, rows: Sequence[Any] = RL, columns: Sequence[Any] = ("ndcg@10",), title: str = "T", **spec: Any
+) -> Table:
+    """The table of a spec; 200 resamples."""
+    parsed = parse_spec({"title": title, "rows": list(rows), "columns": list(columns), **spec}, "spec")
+    collections = [collect(folder) for folder in folders]
+    folders = [
+        Folder(str(folder) if len(folders) > 1 else "", collection)
+        for folder, collection in zip(folders, collections, strict=True)
+    ]
+    problems = [problem for collection in collections for problem in collection.problems]
+    return build(folders, parsed, problems=problems, resamples=200)
+
+
+def refused(*folders: Path, **spec: Any) -> str:
+    """What is wrong, told at once."""
+    with pytest.raises(BadInput) as error:
+        made(*folders, **spec)
+    return str(error.value)
+
+
+def cell(table: Table, name: str, column: str) -> Cell:
+    found = next(row for row in table.rows if row.name == name).cells[column]
+    assert isinstance(found, Cell)
+    return found
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+# Rows.
+
+
+def test_rows_stand_in_the_order_of_the_spec_and_are_renamed(runs: Path) -> None:
+    for label in ("grpo-dcg", "grpo-hit", "gspo-dcg", "rank_grpo-dcg", "rank_grpo-hit"):
+        add(runs, label, [0.2, 0.21])
+    add(runs, "sft", [0.1], spent=budget(5))
+    table = made(
+        runs,
+        rows=[
+            {"where": {"algorithm": ["rank_grpo", "grpo"], "reward": ["hit", "dcg"]}, "name": "{algorithm} ({reward})"},
+            {"where": {"stage": "sft"}, "name": "start"},
+        ],
+        names={"algorithm": {"rank_grpo": "Rank-GRPO"}, "reward": {"hit": "exp∞"}},
+    )
+    assert [row.name for row in table.rows] == [
+        "Rank-GRPO (exp∞)", "Rank-GRPO (dcg)", "grpo (exp∞)", "grpo (dcg)", "start",
+    ]  # fmt: skip
+
+
+def test_a_run_is_in_the_first_entry_that_it_fits(runs: Path) -> None:
+    for label in ("grpo-dcg", "gspo-dcg"):
+        add(runs, label, [0.2])
+    table = made(runs, rows=[{"where": {"algorithm": "gspo"}, "name": "ours"}, {"where": {"stage": "rl"}}])
+    assert [row.name for row in table.rows] == ["ours", "grpo · dcg"]
+
+
+@pytest.mark.parametrize("name", ["trainer.rl.num_iterations", "rl.num_iterations", "num_iterations"])
+def test_rows_are_filtered_by_a_setting_in_any_of_its_spellings(runs: Path, name: str) -> None:
+    for label, updates, rate in (("grpo-dcg", 1, 1e-5), ("gspo-dcg", 2, 1e-5), ("rank_grpo-dcg", 2, 3e-4)):
+        add(runs, label, [0.2], settings={"rl": {"num_iterations": updates, "learning_rate": rate}})
+    table = made(runs, rows=[{"where": {name: 2}}], columns=["ndcg@10", {"value": name}])
+    assert [(row.label, row.cells[name]) for row in table.rows] == [("gspo-dcg", "2"), ("rank_grpo-dcg", "2")]
+    rate = {"trainer.rl.learning_rate": "1e-5"}  # as YAML reads 1e-5
+    assert [row.label for row in made(runs, rows=[{"where": {name: [1, 2], **rate}}]).rows] == ["grpo-dcg", "gspo-dcg"]
+
+
+def test_rows_are_ordered_by_a_column(runs: Path) -> None:
+    for label, level in (("a-dcg", 0.2), ("b-dcg", 0.3), ("c-dcg", 0.1)):
+        add(runs, label, [level])
+    best_first = made(runs, rows=[{"where": {"stage": "rl"}, "order": "-test.ndcg@10"}])
+    assert [row.algorithm for row in best_first.rows] == ["b", "a", "c"]
+    assert [row.algorithm for row in made(runs, rows=[{"where": {"stage": "rl"}, "order": "test.ndcg@10"}]).rows] == [
+        "c", "a", "b",
+    ]  # fmt: skip
+
+
+def test_names_that_are_not_there_are_told_at_once(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.2], settings={"rl": {"clip": 1}, "sft": {"clip": 1}})
+    told = refused(
+        runs, rows=[{"where": {"algoritm": "grpo"}}, {"where": {"clip": 1}}], columns=["ndcg@10"], group_by="modell"
+    )
+    assert "rows[0].where: runs have no column and no setting 'algoritm'. Did you mean 'algorithm'?" in told
+    assert "group_by: modell: runs have no column and no setting 'modell'. Did you mean 'model'?" in told
+    assert "rows[1].where: 'clip' may be rl.clip or sft.clip; write out which" in told
+
+
+def test_metrics_that_are_not_there_are_told(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.2])
+    assert "columns[0]: no run has the metric 'ndgc@10' on test. Did you mean 'ndcg@10'?" in refused(
+        runs, columns=["ndgc@10"]
+    )
+    assert "columns: 'ndcg@10' is there more than once" in refused(runs, columns=["ndcg@10", {"metric": "ndcg@all"}])
+    assert "'difference' needs `to`, or a baseline of the spec" in refused(runs, columns=[{"difference": "ndcg@10"}])
+
+
+def test_what_no_run_fits_is_named(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.2])
+    table = made(runs, rows=[{"where": {"algorithm": ["grpo", "gpso"]}}, {"where": {"algorithm": "gspo"}}, *RL])
+    (note,) = [note for note in table.notes if note.startswith("No finished run")]
+    assert (
+        note
+        == "No finished run is there for: algorithm gpso Did you mean 'grpo'?; algorithm gspo Did you mean 'grpo'?."
+    )
+    assert "no run fits any of the rows: algorithm gspo" in refused(runs, rows=[{"where": {"algorithm": "gspo"}}])
+
+
+# Groups and folders.
+
+
+def test_groups_are_compared_within_themselves(runs: Path) -> None:
+    for model, gain in (("big", 0.03), ("tiny", 0.01)):
+        add(runs, "sft", [0.1 + gain], group=f"mini/mini-{model}", spent=budget(5))
+        add(runs, "grpo-dcg", [0.1 + 2 * gain, 0.1 + 2 * gain + 0.001], group=f"mini/mini-{model}")
+    table = made(
+        runs,
+        rows=[{"where": {"stage": "sft"}}, *RL],
+        columns=[{"difference": "ndcg@10"}],
+        group_by="model",
+        names={"model": {"tiny": "Tiny-0.1B", "big": "Big-1B"}},
+        baseline="sft",
+        comparisons="ndcg@10",
+    )
+    assert [(row.group, row.name) for row in table.rows] == [
+        ("Tiny-0.1B", "SFT"), ("Tiny-0.1B", "grpo · dcg"), ("Big-1B", "SFT"), ("Big-1B", "grpo · dcg"),
+    ]  # fmt: skip
+    assert [row.cells["ndcg@10_minus_sft"] for row in table.rows][0::2] == [None, None]
+    differences = [versus.difference.mean for versus in table.comparisons]
+    assert differences == pytest.approx([0.0105, 0.0305])
+    assert [versus.group for versus in table.comparisons] == ["Tiny-0.1B", "Big-1B"]
+    text = to_markdown(table)
+    assert text.index("**Tiny-0.1B**") < text.index("**Big-1B**")
+    assert r"\multicolumn{2}{@{}l}{\textit{Big-1B}} \\" in to_latex(table)
+
+
+def test_a_heading_holds_only_what_varies(runs: Path) -> None:
+    for model in ("big", "tiny"):
+        add(runs, "grpo-dcg", [0.2], group=f"mini/mini-{model}")
+    table = made(runs, group_by=["dataset", "model", "experiment"], title="{dataset}, {model} ({experiment})")
+    assert [row.group for row in table.rows] == ["big", "tiny"]
+    assert table.title == "mini, big / tiny (mini)"
+
+
+def test_rows_of_one_name_say_what_they_differ_in(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.2], group="one/mini-tiny")
+    add(runs, "grpo-dcg", [0.2], group="two/mini-tiny")
+    assert [row.name for row in made(runs).rows] == ["grpo · dcg, one", "grpo · dcg, two"]
+
+
+def test_rows_of_other_samples_are_not_compared(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.2])
+    other = predictions(0.2).assign(context_id=[f"d{i // 2:02d}" for i in range(2 * CONTEXTS)])
+    write_run(runs, "gspo-dcg", 0, other, group="mini/redial-tiny")
+    told = refused(runs)
+    assert told.startswith(
+        "rows were judged on different samples: mini/mini/tiny and mini/redial/tiny; name in group_by"
+    )
+    assert len(made(runs, group_by="dataset").rows) == 2
+
+
+def test_folders_are_joined(tmp_path: Path) -> None:
+    levels = [0.20, 0.22, 0.19, 0.21]
+    add(tmp_path / "all", "grpo-dcg", levels)
+    add(tmp_path / "a", "grpo-dcg", levels[:2])
+    add(tmp_path / "b", "grpo-dcg", levels[2:], seeds=[2, 3])
+    joined, whole = made(tmp_path / "b", tmp_path / "a"), made(tmp_path / "all")
+    assert joined.rows[0].cells == whole.rows[0].cells
+    assert joined.rows[0].seeds == (0, 1, 2, 3)
+    assert [run.folder for run in joined.rows[0].made] == [str(tmp_path / name) for name in "aabb"]
+
+
+def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:
+    add(tmp_path / "a", "grpo-dcg", [0.2], settings={"rl": {"rate": 1}})
+    add(tmp_path / "b", "grpo-dcg", [0.2], settings={"rl": {"rate": 1}})
+    add(tmp_path / "c", "grpo-dcg", [0.2], seeds=[1], settings={"rl": {"rate": 2}})
+    assert "mini/mini/tiny/grpo-dcg seed 0 is there more than once" in refused(tmp_path / "a", tmp_path / "b")
+    assert "differ in more than the seed" in refused(tmp_path / "a", tmp_path / "c")
+
+
+# Numbers.
+
+
+def test_a_number_does_not_hang_on_the_columns_beside_it(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.2, 0.22, 0.19])
+    alone, among = made(runs), made(runs, columns=[{"metric": "recall@all"}, {"metric": "ndcg@all"}])
+    assert cell(alone, "grpo · dcg", "ndcg@10") == cell(among, "grpo · dcg", "ndcg@10")
+
+
+def test_the_interquartile_mean_is_over_runs(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.20, 0.22, 0.19, 0.21, 0.70])
+    table = made(runs, columns=["ndcg@10", {"metric": "ndcg@10", "statistic": "iqm"}])
+    assert cell(table, "grpo · dcg", "ndcg@10").mean == pytest.approx(0.304)
+    assert cell(table, "grpo · dcg", "ndcg@10_iqm").mean == pytest.approx(0.21)
+    assert any(note.startswith("IQM: interquartile mean of the run scores") for note in table.notes)
+    assert not table.rows[0].bold
+
+
+def test_validation_has_intervals_over_seeds_alone(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.20, 0.22, 0.21])
+    add(runs, "gspo-dcg", [0.25])
+    table = made(runs, columns=[{"metric": "ndcg@all"}], split="validation")
+    found = cell(table, "grpo · dcg", "ndcg@10")
+    half = stats.t.ppf(0.975, 2) * 0.01 / 3**0.5
+    assert (found.mean, found.low, found.high) == pytest.approx((0.21, 0.21 - half, 0.21 + half), rel=5e-3)
+    assert not cell(table, "gspo · dcg", "ndcg@5").has_interval
+    assert "| gspo · dcg †" in to_markdown(table) and ".250 |" in to_markdown(table)
+    assert any("intervals (95 %) are over seeds alone" in note for note in table.notes)
+
+
+def test_values_of_a_run_and_of_a_whole_split(runs: Path) -> None:
+    for seed, (path, gini) in enumerate(zip(add(runs, "grpo-dcg", [0.2, 0.2]), (0.4, 0.5), strict=True)):
+        result = json.loads((path / "result.json").read_text())
+        result["metrics"]["test"]["gini"] = gini
+        edit_result(path, metrics=result["metrics"], hash=f"{seed:08x}")
+    assert "'gini' is of the split as a whole" in refused(runs, columns=["gini"])
+    table = made(runs, columns=[{"value": "test.gini", "header": "Gini"}, "checkpoint_step", {"value": "hash"}])
+    assert table.rows[0].cells == {
+        "test.gini": pytest.approx(0.45),
+        "checkpoint_step": 0.0,
+        "hash": "00000000, 00000001",
+    }
+    assert "| .450 |" in to_markdown(table)
+
+
+def test_how_a_column_shows(runs: Path) -> None:
+    add(runs, "sft", [0.1], spent=budget(5))
+    add(runs, "grpo-dcg", [0.2, 0.22, 0.19])
+    table = made(
+        runs,
+        rows=[{"where": {"stage": "sft"}}, *RL],
+        columns=[
+            {"metric": "recall@all", "header": "R", "interval": "none", "digits": 2},
+            {"metric": "ndcg@10", "interval": "plus_minus"},
+            {"difference": "ndcg@10", "p": True, "header": "gain"},
+            {"improvement": "ndcg@10", "header": "P"},
+        ],
+        baseline="sft",
+        method="Algorithm",
+    )
+    assert [column.header for column in table.columns] == ["R@5", "R@10", "NDCG@10", "gain", "P"]
+    last = to_markdown(table).split("\n- ")[0].splitlines()[-1]
+    found = cell(table, "grpo · dcg", "ndcg@10")
+    half = f"{(found.high - found.low) / 2:.3f}"[1:]
+    assert last.startswith(f"| grpo · dcg | .20 |  .20 | .203 ± {half} | +.103 [+.")
+    assert "] (p .0" in last and last.endswith("| 1.00 [.32, 1.00] |")
+    assert "| Algorithm " in to_markdown(table)
+    assert any(note.startswith("p of a difference") for note in table.notes)
+    assert "(±: half its width)" in table.notes[0]
+
+
+# Bold.
+
+
+def two(runs: Path, gap: float, spread: float) -> None:
+    """`b` above `a` by `gap`; its seeds lie `spread` apart."""
+    for label, level in (("a-dcg", 0.2), ("b-dcg", 0.2 + gap)):
+        sign = 1 if label == "b-dcg" else -1
+        add(runs, label, [level + sign * spread * step for step in (-1, 0, 1, 0.5, -0.5)])
+
+
+def test_bold_is_corrected_for_the_columns(runs: Path) -> None:
+    two(runs, gap=0.0053, spread=0.002)
+    one = made(runs, columns=["ndcg@10"])
+    many = made(runs, columns=[{"metric": "ndcg@all"}, {"metric": "recall@all"}])
+    a, b = (scores_of(runs, label) for label in ("a-dcg", "b-dcg"))
+    p = float(statistics.paired_difference(b, a, resamples=200).p[0])
+    assert 0.05 / 4 < p < 0.05, "the case must lie between the two"
+    assert [row.bold for row in one.rows] == [frozenset(), frozenset({"ndcg@10"})]
+    assert not any(row.bold for row in many.rows)
+    assert any("corrected by Holm over the 1 such differences" in note for note in one.notes)
+    assert any("over the 4 such differences" in note and note.endswith("holds in no column.") for note in many.notes)
+
+
+def test_bold_may_be_switched_off_and_on(runs: Path) -> None:
+    two(runs, gap=0.05, spread=0.002)
+    assert made(runs).rows[1].bold
+    assert not made(runs, columns=[{"metric": "ndcg@10", "bold": False}]).rows[1].bold
+    assert not any("Bold" in note for note in made(runs, columns=["in_catalog"]).notes)
+    assert any("Bold" in note for note in made(runs, columns=[{"metric": "in_catalog", "bold": True}]).notes)
+
+
+# Marks.
+
+
+def test_missing_seeds_are_marked_and_named(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.2, 0.2, 0.2])
+    add(runs, "gspo-dcg", [0.2], seeds=[1])
+    table = made(runs)
+    assert [row.missing for row in table.rows] == [(), (0, 2)]
+    assert table.rows[1].marks == (ONE_SEED, MISSING)
+    assert any(note.startswith(f"{MISSING} Missing seeds: 0, 2 of gspo · dcg.") for note in table.notes)
+    wanted = made(runs, seeds=4)
+    assert [row.missing for row in wanted.rows] == [(3,), (0, 2, 3)]
+    assert "0 2 3" in to_csv(wanted)
+
+
+def test_runs_that_stopped_early_are_marked(runs: Path) -> None:
+    paths = add(runs, "grpo-dcg", [0.2, 0.2])
+    edit_result(paths[1], stopped={"update": 37, "reason": "no gain"})
+    table = made(runs)
+    assert (table.rows[0].stopped, table.rows[0].marks) == ((1,), (STOPPED,))
+    assert f"{STOPPED} Stopped early, and used at that update: grpo · dcg: seed 1 at update 37." in table.notes
+
+
+def test_budgets_are_equal_or_not_within_a_group(runs: Path) -> None:
+    for model, updates in (("big", 50), ("tiny", 150)):
+        for label in ("grpo-dcg", "gspo-dcg"):
+            add(runs, label, [0.2, 0.2], group=f"mini/mini-{model}", spent=budget(updates, 8, 64))
+    assert not any(row.marks for row in made(runs, group_by="model").rows)
+    add(runs, "rank_grpo-dcg", [0.2, 0.2], group="mini/mini-big", spent=budget(40, 8, 64))
+    table = made(runs, group_by="model")
+    assert [row.name for row in table.rows if UNEQUAL in row.marks] == ["rank_grpo · dcg"]
+    assert any("under big, not a fair comparison: grpo · dcg, gspo · dcg: 50" in note for note in table.notes)
+
+
+def test_left_out_runs_are_named(runs: Path) -> None:
+    add(runs, "grpo-dcg", [0.2, 0.2])
+    for seed in range(10):
+        write_run(runs, "gspo-dcg", seed, predictions(0.2), status="failed\nloss is NaN\n")
+    table = made(runs)
+    (note,) = [note for note in table.notes if note.startswith("Left out")]
+    assert note.startswith("Left out: 10 runs. mini/mini-tiny/gspo-dcg/seed0-")
+    assert "failed (loss is NaN)" in note and note.endswith("; and 2 more, in table.runs.json.")
+    listed = json.loads(runs_json(table, collect(runs).problems))
+    assert len(listed["left_out"]) == 10 and "loss is NaN" in listed["left_out"][9]["reason"]
+
+
+# Runs behind cells.
+
+
+def test_each_cell_lists_its_runs(runs: Path) -> None:
+    paths = add(runs, "grpo-dcg", [0.2, 0.2])
+    sft = add(runs, "sft", [0.1], spent=budget(5))
+    table = made(
+        runs, rows=[{"where": {"stage": "sft"}}, *RL], columns=["ndcg@10", {"difference": "ndcg@10"}], baseline="sft"
+    )
+    cells = {(each["row"], each["column"]): each for each in json.loads(runs_json(table, []))["cells"]}
+    assert len(cells) == 4
+    one = cells["grpo · dcg", "ndcg@10_minus_sft"]
+    assert [run["run"] for run in one["runs"]] == [path.relative_to(runs).as_posix() for path in paths]
+    assert [(run["seed"], run["hash"]) for run in one["runs"]] == [(i, path.name[6:]) for i, path in enumerate(paths)]
+    assert [run["run"] for run in one["against"]] == [sft[0].relative_to(runs).as_posix()]
+    assert one["value"] == pytest.approx(0.1)
+    assert cells["grpo · dcg", "ndcg@10"]["against"] == []
+    empty = cells["SFT", "ndcg@10_minus_sft"]
+    assert (empty["value"], empty["runs"], empty["against"]) == (None, [], [])
+
+
+# Comparisons.
+
+
+def scores_of(runs: Path, label: str) -> Scores:
+    """NDCG@10 of a row, read without any of `analysis.tables`."""
+    files = sorted((runs / "mini/mini-tiny" / label).glob("*/predictions-test-0.parquet"))
+    frames = [pd.read_parquet(file) for file in files]
+    contexts = pd.factorize(frames[0]["context_id"])[0]
+    return Scores(np.stack([frame[["ndcg@10"]].to_numpy() for frame in frames]), contexts, tuple(range(len(files))))
+
+
+def compared(runs: Path, **spec: Any) -> dict[str, Versus]:
+    table = made(
+        runs,
+        rows=[{"where": {"stage": "sft"}}, {"where": {"stage": "rl"}, "name": "{algorithm}"}],
+        **({"baseline": {"algorithm": "a"}, "comparisons": "ndcg@10"} | spec),
+    )
+    return {versus.row: versus for versus in table.comparisons}
+
+
+def test_comparisons_against_slow_ones(runs: Path) -> None:
+    levels = {"a": [0.200, 0.205, 0.195, 0.203], "b": [0.240, 0.252, 0.243, 0.249], "c": [0.206, 0.196, 0.201, 0.209]}
+    for name, one in levels.items():
+        add(runs, f"{name}-dcg", one)
+    found = compared(runs)
+    assert list(found) == ["b", "c"]
+    raw = {}
+    for name, versus in found.items():
+        assert versus.difference.mean == pytest.approx(np.mean(levels[name]) - np.mean(levels["a"]))
+        estimate = statistics.paired_difference(scores_of(runs, f"{name}-dcg"), scores_of(runs, "a-dcg"), resamples=200)
+        assert versus.difference.p == pytest.approx(float(estimate.p[0]))
+        assert (versus.difference.low, versus.difference.high) == pytest.approx((estimate.low[0], estimate.high[0]))
+        pooled = levels[name] + levels["a"]
+        observed = abs(sum(levels[name]) - sum(levels["a"]))
+        far = [
+            abs(2 * sum(pooled[i] for i in chosen) - sum(pooled)) >= observed - 1e-12
+            for chosen in itertools.combinations(range(8), 4)
+        ]
+        raw[name] = np.mean(far)
+        assert versus.permutation_p == pytest.approx(raw[name])
+        assert (versus.permuted, versus.smallest_p) == ("labels", pytest.approx(2 / 70))
+        wins = np.mean([(x > y) + 0.5 * (x == y) for x in levels[name] for y in levels["a"]])
+        assert versus.improvement is not None and versus.improvement.mean == pytest.approx(wins)
+        components = statistics.variance_components(
+            statistics.difference(scores_of(runs, f"{name}-dcg"), scores_of(runs, "a-dcg"))
+        )
+        least = statistics.minimum_detectable_difference(components, 4, CONTEXTS)
+        assert versus.detectable == pytest.approx(float(least[0]))
+    small, large = sorted(found.values(), key=lambda versus: versus.difference.p or 0)
+    assert small.p_holm == pytest.approx(2 * (small.difference.p or 0))
+    assert large.p_holm == pytest.approx(max(large.difference.p or 0, small.p_holm))
+    assert found["b"].permutation_holm == pytest.approx(2 * raw["b"])
+    assert found["b"].holds and found["b"].reading == "higher: holds by the interval; too few seeds to permute"
+    shown = found["c"].reading
+    assert not found["c"].holds and shown.startswith("not shown; this design finds differences from .0")
+    assert shown.endswith(" on")
+
+
+def test_seeds_that_do_not_pair_have_the_detectable_difference_of_those_that_do(runs: Path) -> None:
+    add(runs, "a-dcg", [0.20, 0.21, 0.19])
+    add(runs, "b-dcg", [0.20, 0.23, 0.22], seeds=[1, 2, 3])
+    add(runs, "c-dcg", [0.20, 0.23], seeds=[7, 8])
+    found = compared(runs)
+    a, b = scores_of(runs, "a-dcg"), scores_of(runs, "b-dcg")
+    of = statistics.variance_components(
+        statistics.difference(Scores(a.values[1:], a.contexts, (1, 2)), Scores(b.values[:2], b.contexts, (1, 2)))
+    )
+    assert found["b"].detectable == pytest.approx(float(statistics.minimum_detectable_difference(of, 2, CONTEXTS)[0]))
+    assert found["c"].detectable is None and found["c"].reading == "not shown"
+
+
+@pytest.mark.parametrize(
+    ("levels", "options", "reading"),
+    [
+        ([0.3], {}, "one seed: of two models, not of methods"),
+        ([0.30, 0.30], {}, "higher: holds by the interval, but two seeds are few"),
+        ([0.10, 0.11, 0.10, 0.09, 0.10, 0.11], {}, "lower: holds by both tests"),
+        ([0.30, 0.31, 0.30], {"spent": budget(1, 2, 3)}, "unequal budgets: no fair comparison"),
+    ],
+)
+def test_readings(runs: Path, levels: list[float], options: dict[str, Any], reading: str) -> None:
+    add(runs, "a-dcg", [0.2001 + 0.0001 * i for i in range(len(levels))])
+    add(runs, "b-dcg", levels, **options)
+    found = compared(runs)
+    assert found["b"].reading == reading
+    assert found["b"].holds == ("holds" in reading)
+    assert (found["b"].improvement is None) == (len(levels) == 1)
+
+
+def test_sft_is_held_fixed_and_signs_of_seeds_are_flipped(runs: Path) -> None:
+    add(runs, "sft", [0.1], spent=budget(5))
+    add(runs, "a-dcg", [0.2, 0.21, 0.19])
+    found = compared(runs, baseline="sft")
+    assert (found["a"].permuted, found["a"].smallest_p, found["a"].permutation_p) == ("seeds", 0.25, 0.25)
+    assert found["a"].marks == ()  # that SFT has one seed is no flaw of the comparison
+    sheet = comparisons_sheet(
+        made(runs, rows=[{"where": {"stage": "sft"}}, *RL], baseline="sft", comparisons="ndcg@10")
+    )
+    assert any("signs of seeds cannot reach a p below .250" in note for note in sheet.notes)
+    assert "**+.100** [" in sheet_to_markdown(sheet)
+
+
+def test_comparisons_in_csv(runs: Path) -> None:
+    add(runs, "a-dcg", [0.2, 0.21, 0.19])
+    add(runs, "b-dcg", [0.3, 0.31, 0.32])
+    table = made(runs, baseline={"algorithm": "a"}, comparisons=["ndcg@largest", "recall@all"])
+    lines = [line.split(",") for line in comparisons_csv(table).splitlines()]
+    assert [line[0] for line in lines[1:]] == ["ndcg@10", "recall@5", "recall@10"]
+    assert lines[1][1:7] == ["", "b · dcg", "b-dcg", "a · dcg", "3", "3"]
+    assert float(lines[1][7]) == pytest.approx(0.11)
+
+
+def test_a_baseline_is_one_row(runs: Path) -> None:
+    for label in ("a-dcg", "a-hit", "b-dcg"):
+        add(runs, label, [0.2, 0.21])
+    told = refused(runs, baseline={"algorithm": "a"}, comparisons="ndcg@10")
+    assert told == "baseline algorithm a: several rows fit (a · dcg, a · hit); name one of them"
+    table = made(runs, baseline="sft", columns=["ndcg@10", {"difference": "ndcg@10"}], comparisons="ndcg@10")
+    assert [column.key for column in table.columns] == ["ndcg@10"] and not table.comparisons
+    assert "There is no finished SFT run, so no difference to it can be given." in table.notes
