@@ -64,7 +64,7 @@ def write_run(
     path = runs / group / label / f"seed{seed}-{digest}"
     path.mkdir(parents=True)
     experiment, cell = group.split("/")
-    dataset, model = cell.split("-")
+    dataset, model = cell.split("-", 1)
     means = predictions.select_dtypes("number").drop(columns=["sample", "n_truth"]).mean()
     result = {
         "schema": 1,

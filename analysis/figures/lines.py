@@ -1,0 +1,418 @@
+"""Curves over training: validation quality, and what training looked like.
+
+A line is the mean over the seeds of a row, drawn where all of them were measured; a band says how far the seeds are
+apart, and the figure says what band it is. Up to `MANY` rows share a panel. More cannot be told apart there: on
+validation each then has a panel of its own with the others behind it, and in training metrics a line's colour says how
+good its row became.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis.collect import Collection
+from analysis.figures.grid import VARIANT, across_for, colour_bar, finish_grid, short_names, title_size, wrapped
+from analysis.figures.reported import Reported, draw_beside
+from analysis.figures.style import FAINT, GREY, STYLE, WIDTH, axis_unit, legend_below, styles
+from analysis.series import INTERVAL_SEEDS, Series, all_series, measured, rl_rows, row_names, smoothing_points
+from analysis.tables import SHARED_STAGES, share
+
+Key = tuple[str, str]
+"""Split and metric."""
+
+MANY = 9
+"""So many rows share a panel at most."""
+
+REFERENCE = {"sft": (0, (4, 3)), "oracle": (0, (1.5, 2))}
+"""Dashes of the horizontal lines."""
+
+OFF_SCALE = 1.6
+"""A ceiling so many times higher than the highest curve is named above the axes instead of drawn."""
+
+FEW_POINTS = 25
+"""Curves of more points have markers on some of them only."""
+
+SMOOTHING = 0.05
+"""Width of the moving mean over training metrics, as a share of the run."""
+
+TRAINING: dict[Key, str] = {
+    ("train", "reward"): "Reward per list",
+    ("train", "hits"): "Hits per list (films)",
+    ("validation", "in_catalog"): "Validation,\nin catalogue (share)",
+    ("train", "entropy"): "Entropy per token (nats)",
+    ("train", "kl"): "KL to the {reference} policy\nper token (nats)",
+    ("train", "clip_low"): "Clipped below (share)",
+    ("train", "clip_high"): "Clipped above (share)",
+    ("train", "list_length"): "Entries per list",
+    ("train", "frac_zero_variance_units"): "Units without signal (share)",
+}
+"""Panels of a training figure that is asked for no metrics, where a run logged them, with their axis labels."""
+
+LABELS: dict[str, str] = {
+    "reward_std": "Reward per list, deviation",
+    "success": "Lists that succeed (share)",
+    "completion_length": "Tokens per list",
+    "truncated": "Lists cut off (share)",
+    "grad_norm": "Gradient norm",
+    "loss": "Loss",
+    "learning_rate": "Learning rate",
+    "effective_units": "Effective units",
+    "max_abs_log_ratio": "Largest |log ratio|",
+    "kl_rollout": "KL to the rollout policy\nper token (nats)",
+    "advantage_mean": "Advantage, mean",
+    "advantage_std": "Advantage, deviation",
+    "in_catalog": "In catalogue (share)",
+    "list_length": "Entries per list",
+    "duplicates": "Repeated entries (share)",
+    "coverage": "Catalogue that is listed (share)",
+    "eos": "Lists that end (share)",
+}
+"""Axis labels of further metrics; others are named as they are logged."""
+
+TITLES = {"recall": "Recall", "ndcg": "NDCG", "hit_rate": "Hit rate", "mrr": "MRR", "map": "MAP"}
+UNITS = {"recall": " (share)", "hit_rate": " (share)", "ndcg": " (0 to 1)", "mrr": " (0 to 1)", "map": " (0 to 1)"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        key: split and metric.
+        lines: the curves in colour, by label.
+        behind: the curves in grey.
+        title: over the axes.
+    """
+
+    key: Key
+    lines: Mapping[str, Series]
+    behind: Mapping[str, Series]
+    title: str = ""
+
+
+def draw_validation(
+    group: Collection,
+    *,
+    metrics: Sequence[str] | None = None,
+    against: str = "updates",
+    by: str | None = None,
+    reported: Sequence[Reported] = (),
+) -> Figure | None:
+    """Validation metrics; None where no RL run has a curve of any.
+
+    Args:
+        metrics: names on validation; None for Recall and NDCG at the largest cut-off. Where each of more than `MANY`
+            rows has panels of its own, the last of them alone.
+        against: of `series.AXES`.
+        by: a panel for each value of this: algorithm, reward, or a setting (`rows_by`); None for all rows together.
+        reported: curves of the paper to be drawn beside, over updates.
+    """
+    top = max(group.runs.iloc[0]["cutoffs"])
+    names = list(metrics) if metrics is not None else [f"recall@{top}", f"ndcg@{top}"]
+    drawn = {("validation", name): all_series(group, "validation", name, against=against) for name in names}
+    drawn = {key: lines for key, lines in drawn.items() if lines}
+    if not drawn:
+        return None
+    if by is None and max(map(len, drawn.values())) > MANY:
+        return _draw_each(group, dict(list(drawn.items())[-1:]), against)
+    panels = _panels(group, drawn, by)
+    across = len(panels) // len(drawn) if by else min(2, len(panels))
+    return _draw_together(group, panels, across=across, height=2.5, against=against, by=by, reported=reported)
+
+
+def draw_training(
+    group: Collection, *, keys: Sequence[Key] | None = None, against: str = "updates", by: str | None = None
+) -> Figure | None:
+    """Small multiples of training metrics, smoothed; None where no RL run logged any.
+
+    Args:
+        keys: split and metric of each panel; None for those of `TRAINING`.
+        against, by: as in `draw_validation`.
+    """
+    drawn = {}
+    for split, name in TRAINING if keys is None else keys:
+        lines = all_series(group, split, name, against=against, window=SMOOTHING if split == "train" else 0.0)
+        if lines:
+            drawn[split, name] = lines
+    if not any(split == "train" for split, _ in drawn):
+        return None
+    longest = max(len(one.x) for key, lines in drawn.items() if key[0] == "train" for one in lines.values())
+    note = f"Smoothed: moving mean of {smoothing_points(longest, SMOOTHING)} points. "
+    panels = _panels(group, drawn, by)
+    across = len(panels) // len(drawn) if by else min(3, len(panels))
+    return _draw_together(group, panels, across=across, height=1.6 if by else 1.85, against=against, by=by, note=note)
+
+
+def rows_by(group: Collection, by: str | None) -> dict[str, list[str]]:
+    """Labels of the RL rows for each value of algorithm, reward, model or another column of `Collection.runs`, or of a
+    setting by its dotted key; one unnamed value where `by` is None.
+
+    Raises:
+        KeyError: where neither a column nor a setting of every row has that name.
+    """
+    if by is None:
+        return {"": list(rl_rows(group))}
+    values: dict[str, list[str]] = {}
+    for label, runs in rl_rows(group).items():
+        first = runs.iloc[0]
+        value = first[by] if by in runs.columns else group.settings[first["run"]][by]
+        values.setdefault(str(value), []).append(label)
+    return dict(sorted(values.items()))
+
+
+def metric_label(group: Collection, key: Key) -> str:
+    """What an axis says of a metric, with its unit."""
+    split, metric = key
+    if key in TRAINING:
+        return TRAINING[key].format(reference=_reference(group)) + _own_units(group, metric)
+    stem, at, k = metric.partition("@")
+    if at and stem in TITLES:
+        return f"{split.capitalize()} {TITLES[stem]}@{k}{UNITS[stem]}"
+    label = LABELS.get(metric, metric)
+    return label if split == "train" else f"{split.capitalize()}, {label[0].lower()}{label[1:]}"
+
+
+def _reference(group: Collection) -> str:
+    """To which policy the KL of the RL rows is."""
+    runs = group.runs.loc[group.runs["stage"] == "rl", "run"]
+    every = {bool(group.settings.get(run, {}).get("algorithm.reference.sync_every", 0)) for run in runs}
+    return "reference" if len(every) > 1 else "previous" if every == {True} else "initial"
+
+
+def _own_units(group: Collection, metric: str) -> str:
+    return " (own units)" if metric == "reward" and several_rewards(group) else ""
+
+
+def several_rewards(group: Collection) -> bool:
+    """Whether RL rows have different rewards, variants aside."""
+    rewards = group.runs.loc[group.runs["stage"] == "rl", "reward"]
+    return bool(rewards.str.split(VARIANT).str[0].nunique() > 1)
+
+
+def _panels(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], by: str | None) -> list[Panel]:
+    """A panel for each metric, or for each metric and each value of `by`."""
+    panels = []
+    for key, lines in drawn.items():
+        for value, labels in rows_by(group, by).items():
+            own = {label: lines[label] for label in labels if label in lines}
+            panels.append(Panel(key, own, {}, f"{by.rpartition('.')[2]}: {value}" if by else ""))
+    return panels
+
+
+def _draw_together(
+    group: Collection,
+    panels: Sequence[Panel],
+    *,
+    across: int,
+    height: float,
+    against: str,
+    by: str | None,
+    reported: Sequence[Reported] = (),
+    note: str = "",
+) -> Figure:
+    """Panels with their rows' curves beside each other; the rows of the figure that are of one metric share a scale."""
+    across = min(across, 4) if by else across
+    shown: list[Panel | None] = []
+    for _, of_metric in _by_metric(panels).items() if by else [(None, list(panels))]:
+        shown += [*of_metric, *[None] * (-len(of_metric) % across)]
+    down = len(shown) // across
+    crowded = max(len(panel.lines) for panel in panels) > MANY
+    looks = styles(group.runs, by)
+    coloured = _by_quality(group, [label for panel in panels for label in panel.lines]) if crowded else None
+    divisor, axis = axis_unit(against, _largest(panels))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height * down), layout="constrained")
+        axes = list(figure.subplots(down, across, squeeze=False).ravel())
+        if by:
+            _share_scales(axes, shown)
+        for place, (ax, panel) in enumerate(zip(axes, shown, strict=True)):
+            if panel is None:
+                ax.remove()
+                continue
+            if coloured is not None:
+                _draw_crowd(ax, panel, coloured, divisor)
+            else:
+                _draw(ax, panel.lines, _names(group, by), looks, divisor)
+            if panel.key[0] == "validation" and panel.key not in TRAINING:
+                _references(ax, group.runs, panel.key[1], name_ceiling=not by)
+                draw_beside(ax, group, [curve for curve in reported if curve.metric == panel.key[1]], looks)
+            ax.set_title(panel.title, loc="left")
+            below = by and place + across < len(shown) and shown[place + across] is not None
+            beside = by and place % across
+            ax.set(xlabel="" if below else axis, ylabel="" if beside else metric_label(group, panel.key))
+        note += _band_note({len(one.seeds) for panel in panels for one in panel.lines.values()}, bands=not crowded)
+        if coloured is not None:
+            colour_bar(figure, ScalarMappable(coloured.norm, coloured.cmap), coloured.label)
+        legend_below(figure, {} if crowded else _entries(figure.axes, _names(group, by)), note)
+    return figure
+
+
+def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], against: str) -> Figure:
+    """A panel for each row, which is in colour, with all others behind it."""
+    ((key, lines),) = drawn.items()
+    across = across_for(len(lines))
+    down = -(-len(lines) // across)
+    common, names = short_names(row_names(group))
+    of_algorithm = styles(group.runs.assign(reward=""))
+    divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in lines.values()))
+    with matplotlib.rc_context(STYLE | {"axes.titlesize": title_size(across), "lines.markersize": 2.6}):
+        figure = Figure(figsize=(WIDTH, 0.4 + (1.15 if across == 6 else 1.4) * down), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+        for ax, (label, one) in zip(axes, lines.items(), strict=False):
+            for other in lines.values():
+                ax.plot(other.x / divisor, other.mean, color=FAINT, linewidth=0.6)
+            _draw(ax, {label: one}, names, {label: of_algorithm[label] | {"linestyle": "-"}}, divisor)
+            ax.set_title(wrapped(names[label], across), loc="left", linespacing=1.0)
+            for value in _levels(group.runs, "sft", key[1]):
+                ax.axhline(value, color=GREY, linestyle=REFERENCE["sft"], linewidth=0.8, zorder=1.5)
+        finish_grid(list(axes), len(lines), across, axis)
+        figure.supylabel(metric_label(group, key), fontsize=STYLE["axes.labelsize"])
+        note = f"In colour: the row that a panel names. Grey: all {len(lines)} rows. Dashed: SFT.{common}\n"
+        legend_below(figure, {}, note + _band_note({len(one.seeds) for one in lines.values()}, bands=True))
+    return figure
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good rows became, as a scale of colours."""
+
+    values: Mapping[str, float]
+    norm: Normalize
+    cmap: Any
+    label: str
+
+
+def _by_quality(group: Collection, labels: Iterable[str]) -> Quality:
+    """The rows' last NDCG on validation at the largest cut-off; NaN for a row without."""
+    metric = f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
+    found = all_series(group, "validation", metric)
+    values = {label: float(found[label].mean[-1]) if label in found else np.nan for label in labels}
+    known = [value for value in values.values() if np.isfinite(value)] or [0.0, 1.0]
+    label = metric_label(group, ("validation", metric)) + " at the end"
+    return Quality(values, Normalize(min(known), max(known)), matplotlib.colormaps["cividis"], label)
+
+
+def _draw_crowd(ax: Axes, panel: Panel, quality: Quality, divisor: float) -> None:
+    """More rows than can be told apart: the colour of a line is its row's quality."""
+    for label, one in sorted(panel.lines.items(), key=lambda item: quality.values[item[0]]):
+        value = quality.values[label]
+        colour = quality.cmap(quality.norm(value)) if np.isfinite(value) else FAINT
+        ax.plot(one.x / divisor, one.mean, color=colour, linewidth=0.9)
+    ax.margins(x=0.02)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=divisor == 1))
+
+
+def _draw(
+    ax: Axes, lines: Mapping[str, Series], names: Mapping[str, str], looks: Mapping[str, Any], divisor: float
+) -> None:
+    """Draw the rows' curves with their bands, and a marker on every point of a short one, else on a few."""
+    shade = 0.16 if len(lines) <= 4 else 0.09
+    for label, one in lines.items():
+        every = max(1, len(one.x) // 6) if len(one.x) > FEW_POINTS else 1
+        x = one.x / divisor
+        ax.fill_between(x, one.low, one.high, color=looks[label]["color"], alpha=shade, linewidth=0)
+        ax.plot(x, one.mean, label=names[label], markevery=every, **looks[label])
+    ax.margins(x=0.02)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=divisor == 1))
+
+
+def _names(group: Collection, by: str | None = None) -> dict[str, str]:
+    """The rows' names in the legend: without what a panel's title says, and with seeds where rows differ in them."""
+    rows = rl_rows(group)
+    said = {"algorithm": "reward", "reward": "algorithm"}.get(by or "")
+    names = {label: str(runs.iloc[0][said]) for label, runs in rows.items()} if said else row_names(group)
+    if len({len(runs) for runs in rows.values()}) == 1:
+        return names
+    return {label: f"{name} ({many_seeds(len(rows[label]))})" for label, name in names.items()}
+
+
+def many_seeds(seeds: int) -> str:
+    """ "1 seed", "2 seeds"."""
+    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def _levels(runs: pd.DataFrame, stage: str, metric: str) -> list[float]:
+    """The validation value of a shared stage, where there is one."""
+    values = runs[runs["stage"] == stage].get(f"validation.{metric}", pd.Series(dtype=float)).dropna()
+    return [] if values.empty else [float(values.mean())]
+
+
+def _references(ax: Axes, runs: pd.DataFrame, metric: str, *, name_ceiling: bool) -> None:
+    """Horizontal lines at the validation values of SFT and oracle, named beside the axes.
+
+    An oracle far above the curves is at most named above the axes, so that the curves keep the space.
+    """
+    highest = ax.dataLim.y1
+    for stage, dashes in REFERENCE.items():
+        for value in _levels(runs, stage, metric):
+            if stage == "oracle" and value > OFF_SCALE * highest:
+                if name_ceiling:
+                    ax.set_title(f"oracle {share(value)}, above this scale ↑", loc="right", color=GREY, fontsize=7)
+            else:
+                ax.axhline(value, color=GREY, linestyle=dashes, linewidth=1.1, zorder=1.5)
+                beside = ax.get_yaxis_transform()  # x in axes, y in data
+                ax.text(1.01, value, SHARED_STAGES[stage], transform=beside, color=GREY, fontsize=7, va="center")
+
+
+def _by_metric(panels: Sequence[Panel]) -> dict[Key, list[Panel]]:
+    found: dict[Key, list[Panel]] = {}
+    for panel in panels:
+        found.setdefault(panel.key, []).append(panel)
+    return found
+
+
+def _share_scales(axes: Sequence[Axes], shown: Sequence[Panel | None]) -> None:
+    """One scale for all panels of a metric."""
+    first: dict[Key, Axes] = {}
+    for ax, panel in zip(axes, shown, strict=True):
+        if panel is not None and first.setdefault(panel.key, ax) is not ax:
+            ax.sharey(first[panel.key])
+            ax.tick_params(labelleft=False)
+
+
+def _entries(axes: Iterable[Axes], names: Mapping[str, str]) -> dict[str, Artist]:
+    """What each label of a legend stands for, once: rows in their order, then the paper's curves."""
+    entries: dict[str, Artist] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            if isinstance(handle, Line2D):
+                entries.setdefault(label, handle)
+    return {name: entries.pop(name) for name in names.values() if name in entries} | entries
+
+
+def _largest(panels: Iterable[Panel]) -> float:
+    return max((float(one.x[-1]) for panel in panels for one in panel.lines.values()), default=0.0)
+
+
+def _band_note(seeds: set[int], *, bands: bool) -> str:
+    """What lines and bands are, for the numbers of seeds that occur."""
+    if seeds == {1}:
+        return f"Lines: one seed each{', hence no bands' if bands else ''}."
+    over = many_seeds(min(seeds)) if len(seeds) == 1 else "seeds"
+    if not bands:
+        return f"Lines: mean over {over}."
+    kinds = []
+    if any(n >= INTERVAL_SEEDS for n in seeds):
+        kinds.append("95 % bootstrap interval over seeds")
+    if 2 in seeds:
+        kinds.append(f"smallest to largest{' where there are 2 seeds' if len(seeds) > 1 else ''}")
+    if 1 in seeds:
+        kinds.append("none where there is 1 seed")
+    return f"Lines: mean over {over}. Bands: {', '.join(kinds)}."
+
+
+def unknown_metrics(group: Collection, names: Iterable[str]) -> list[str]:
+    """Those of some metrics (`train.entropy`, `ndcg@5`) that no RL run measured."""
+    known = {f"{split}.{name}" for split in ("train", "validation") for name in measured(group, split)}
+    return [name for name in names if name not in known]

@@ -1,0 +1,101 @@
+"""What each rank of the list learns: a map of rank by update for each row, all on one scale of colours."""
+
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.collect import Collection
+from analysis.figures.grid import across_for, colour_bar, finish_grid, short_names, title_size, wrapped
+from analysis.figures.lines import many_seeds, several_rewards
+from analysis.figures.style import STYLE, WIDTH, axis_unit, legend_below
+from analysis.series import RankMap, in_bins, measured, rank_maps, rl_rows, row_names
+from analysis.statistics import Floats
+
+COLUMNS = 24
+"""A map has at most so many columns; each is the mean over its measurements."""
+
+SCALE = "cividis"
+"""Perceptually uniform, the same to colour-blind readers, and rising in lightness for print."""
+
+RANK_METRICS = {
+    "reward@k": "Return of the rank",
+    "hits@k": "Lists with a hit at the rank (share)",
+    "advantage_mean@k": "Advantage of the rank, mean",
+    "advantage_std@k": "Advantage of the rank, deviation",
+    "rank_hit_rate@k": "Validation lists with a hit at the rank (share)",
+}
+"""Metrics that a list has one of for each rank, with the label of their colours."""
+
+SHOWN = ("reward@k", "hits@k", "advantage_std@k")
+"""Maps that are drawn where none is asked for."""
+
+
+def split_of(metric: str) -> str:
+    """Where a metric of `RANK_METRICS` is measured."""
+    return "validation" if metric == "rank_hit_rate@k" else "train"
+
+
+def rank_metrics(group: Collection) -> list[str]:
+    """Those of `RANK_METRICS` that an RL run measured."""
+    known = {split: measured(group, split) for split in ("train", "validation")}
+    return [name for name in RANK_METRICS if f"{name[:-1]}1" in known[split_of(name)]]
+
+
+def draw_ranks(group: Collection, metric: str, *, against: str = "updates") -> Figure | None:
+    """A map for each row of a metric of `RANK_METRICS`, rank 1 at the top; None where no RL run measured it."""
+    maps = rank_maps(group, split_of(metric), metric, against=against)
+    if not maps:
+        return None
+    binned = {label: _bins(one) for label, one in maps.items()}
+    across = across_for(len(maps))
+    down = -(-len(maps) // across)
+    common, names = short_names(row_names(group))
+    divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in maps.values()))
+    everything = np.concatenate([values.ravel() for _, values in binned.values()])
+    norm = Normalize(float(np.nanmin(everything)), float(np.nanmax(everything)))
+    with matplotlib.rc_context(STYLE | {"axes.titlesize": title_size(across), "axes.grid": False}):
+        figure = Figure(figsize=(WIDTH, 0.35 + (1.7 if across <= 3 else 1.35) * down), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+        for ax, (label, (edges, values)) in zip(axes, binned.items(), strict=False):
+            ranks = np.arange(len(values) + 1) + 0.5
+            ax.pcolormesh(edges / divisor, ranks, values, norm=norm, cmap=SCALE, rasterized=True)
+            ax.set_title(wrapped(names[label], across), loc="left", linespacing=1.0)
+        axes[0].invert_yaxis()  # the axes share it
+        axes[0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=divisor == 1))
+        finish_grid(list(axes), len(maps), across, axis)
+        figure.supylabel("Rank", fontsize=STYLE["axes.labelsize"])
+        own = " (own units of each reward)" if metric == "reward@k" and several_rewards(group) else ""
+        colour_bar(figure, ScalarMappable(norm, SCALE), RANK_METRICS[metric] + own)
+        legend_below(figure, {}, _note(maps, {len(runs) for runs in rl_rows(group).values()}) + common)
+    return figure
+
+
+def _bins(one: RankMap) -> tuple[Floats, Floats]:
+    """(B + 1,) edges of a map's columns and (K, B) their values."""
+    values, parts = in_bins(one.values, COLUMNS)
+    return column_edges(one.x, [(part[0], part[-1]) for part in parts]), values
+
+
+def column_edges(x: Floats, parts: list[tuple[int, int]]) -> Floats:
+    """(B + 1,) midway between the last measurement of a column and the first of the next, and as far out at the ends.
+
+    Args:
+        x: (T,) ascending places of measurements.
+        parts: the first and last measurement of each column.
+    """
+    between = [(x[last] + x[first]) / 2 for (_, last), (first, _) in zip(parts, parts[1:], strict=False)]
+    step = float(np.diff(x).mean()) if len(x) > 1 else 1.0
+    return np.array([x[0] - step / 2, *between, x[-1] + step / 2])
+
+
+def _note(maps: Mapping[str, RankMap], seeds: set[int]) -> str:
+    longest = max(len(one.x) for one in maps.values())
+    parts = [] if seeds == {1} else [many_seeds(min(seeds)) if len(seeds) == 1 else "seeds"]
+    parts += [f"{-(-longest // COLUMNS)} measurements or fewer"] if longest > COLUMNS else []
+    return (f"Columns: mean over {' and '.join(parts)}." if parts else "") + (" One seed each." if seeds == {1} else "")

@@ -1,0 +1,184 @@
+"""Curves that a paper reports: read off its figures, dashed and with open markers, alone or beside runs of theirs.
+
+The numbers are in experiments/reported/curves.csv.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.collect import Collection
+from analysis.figures.grid import finish_grid
+from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH, legend_below
+from analysis.series import AXES
+from analysis.statistics import Floats
+
+CURVES = Path(__file__).parents[2] / "experiments" / "reported" / "curves.csv"
+PAPER = "paper figure"
+"""How the source of a curve of the Rank-GRPO paper (arXiv 2510.20150) begins; others are independent runs."""
+
+METRIC = "ndcg@20"
+"""What the paper draws over updates."""
+
+SOURCE = "Reported in arXiv 2510.20150, read off its figures (to about 0.0003); one seed each."
+
+BACKBONES = {
+    "qwen2.5_0.5b": "Qwen2.5-0.5B",
+    "llama3.2_1b": "Llama-3.2-1B",
+    "llama3.2_3b": "Llama-3.2-3B",
+}
+"""The paper's name of each model of conf/model."""
+
+REGIMES = {1: "on-policy", 2: "mu=2"}
+"""The paper's name of each number of updates on the lists of one rollout."""
+
+DASHES = (0, (2.5, 1.5))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the paper.
+
+    Attributes:
+        title: its name in words.
+        algorithms: of conf/algorithm that are this method.
+        rewards: of conf/reward that give its advantages. A list's reward is DCG@N under `dcg` and `log_decay` alike.
+    """
+
+    title: str
+    algorithms: tuple[str, ...]
+    rewards: tuple[str, ...]
+
+
+METHODS = {
+    "grpo": Method("GRPO", ("grpo",), ("dcg", "log_decay")),
+    "gspo": Method("GSPO", ("gspo",), ("dcg", "log_decay")),
+    "rank_grpo_log_decay": Method("Rank-GRPO (log)", ("rank_grpo", "rank_grpo_published"), ("log_decay",)),
+    "rank_grpo_exp_inf": Method("Rank-GRPO (exp∞)", ("rank_grpo", "rank_grpo_published"), ("relevance",)),
+}
+"""The paper's methods by their names in experiments/reported."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One reported curve.
+
+    Attributes:
+        method: of `METHODS`.
+        metric: as in a run directory.
+        backbone, regime: the paper's names.
+        x: (T,) updates, ascending.
+        y: (T,) the metric.
+    """
+
+    method: str
+    metric: str
+    backbone: str
+    regime: str
+    x: Floats
+    y: Floats
+
+
+def reported_curves(
+    *,
+    dataset: str | None = None,
+    backbones: Sequence[str] | None = None,
+    regimes: Sequence[str] | None = None,
+) -> list[Reported]:
+    """The paper's validation curves, in the order of `METHODS`; None for all datasets, backbones or regimes."""
+    table = pd.read_csv(CURVES)
+    table = table[table["source"].str.startswith(PAPER) & (table["split"] == "validation")]
+    for column, wanted in (("dataset", dataset and [dataset]), ("backbone", backbones), ("regime", regimes)):
+        if wanted is not None:
+            table = table[table[column].isin(list(wanted))]
+    curves = []
+    for (method, metric, backbone, regime), points in table.groupby(["method", "metric", "backbone", "regime"]):
+        points = points.sort_values("step")
+        x, y = (points[column].to_numpy(float) for column in ("step", "value"))
+        curves.append(Reported(str(method), str(metric), str(backbone), str(regime), x, y))
+    return sorted(curves, key=lambda curve: list(METHODS).index(curve.method))
+
+
+def beside(group: Collection) -> list[Reported]:
+    """The paper's curves of the dataset, model and regime of a group of runs; none where it reports no such curve."""
+    first = group.runs.iloc[0]
+    backbone = BACKBONES.get(first["model"])
+    iterations = {settings.get("rl.num_iterations") for settings in group.settings.values()}
+    regimes = [name for number, name in REGIMES.items() if number in iterations]
+    if backbone is None:
+        return []
+    return reported_curves(dataset=first["dataset"], backbones=[backbone], regimes=regimes)
+
+
+def row_of(group: Collection, method: str) -> str | None:
+    """Label of the RL row that is a method of the paper, the first where there are several."""
+    known = METHODS[method]
+    rl = group.runs[group.runs["stage"] == "rl"]
+    same = rl[rl["algorithm"].isin(known.algorithms) & rl["reward"].isin(known.rewards)]
+    return None if same.empty else str(same["label"].min())
+
+
+def name(curve: Reported) -> str:
+    """A curve's name in a legend."""
+    return f"{METHODS[curve.method].title}, paper{', μ = 2' if curve.regime == REGIMES[2] else ''}"
+
+
+def draw_beside(
+    ax: Axes, group: Collection, curves: Sequence[Reported], looks: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Add curves to those of runs, in the colours of the rows that they belong to, else in grey."""
+    for curve in curves:
+        row = row_of(group, curve.method)
+        _plot(ax, curve, looks[row]["color"] if row else GREY, name(curve))
+
+
+def draw_alone(curves: Sequence[Reported], label: str) -> Figure:
+    """A panel for each backbone and regime, on one scale.
+
+    Args:
+        curves: of one metric, at least one.
+        label: of the metric, on the axis.
+    """
+    panels = sorted(
+        {(curve.regime, curve.backbone) for curve in curves},
+        key=lambda panel: (list(REGIMES.values()).index(panel[0]), list(BACKBONES.values()).index(panel[1])),
+    )
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.1 * down), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+        entries = {}
+        for ax, (regime, backbone) in zip(axes, panels, strict=False):
+            for curve in curves:
+                if (curve.regime, curve.backbone) == (regime, backbone):
+                    colour, title = COLOURS[list(METHODS).index(curve.method)], METHODS[curve.method].title
+                    entries[title] = _plot(ax, curve, colour, title)
+            ax.set_title(f"{backbone}, {regime.replace('mu=', 'μ = ')}", loc="left")
+        for ax in axes[::across]:
+            ax.set_ylabel(label)
+        finish_grid(list(axes), len(panels), across, AXES["updates"])
+        ordered = {method.title: entries[method.title] for method in METHODS.values() if method.title in entries}
+        legend_below(figure, ordered, SOURCE)
+    return figure
+
+
+def _plot(ax: Axes, curve: Reported, colour: str, label: str) -> Any:
+    (line,) = ax.plot(
+        curve.x,
+        curve.y,
+        label=label,
+        color=colour,
+        marker=MARKERS[list(METHODS).index(curve.method)],
+        linestyle=DASHES,
+        linewidth=1.0,
+        markerfacecolor="white",
+        zorder=1.8,
+    )
+    return line

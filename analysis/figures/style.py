@@ -1,0 +1,146 @@
+"""How figures look, and the files they become.
+
+Colours are Okabe & Ito's, which colour-blind readers can tell apart; markers and dashes say the same without colour.
+Files are byte-identical for the same figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.series import AXES
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (9, 2)))
+GREY = "0.35"
+FAINT = "0.82"
+
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "svg.hashsalt": "rlbench",
+    "pdf.fonttype": 42,
+}
+
+WIDTH = 6.9
+"""Inches: the text width of a two-column page."""
+
+FORMATS = ("png", "svg", "pdf")
+
+THOUSANDS, MILLIONS = 20_000, 2_000_000
+"""From where on an axis counts in thousands, and in millions."""
+MINUTES, HOURS = 300, 10_800
+"""From how many seconds on an axis counts in minutes, and in hours."""
+
+
+def styles(runs: pd.DataFrame, by: str | None = None) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes of each RL row.
+
+    Colour and marker say the algorithm, dashes the reward; with one reward, dashes say the algorithm as well. Where
+    there is one algorithm, or panels are by algorithm, colour and marker say the reward; where panels are by reward,
+    dashes say the algorithm.
+    """
+    rl = runs[runs["stage"] == "rl"]
+    rows = rl[["label", "algorithm", "reward"]].drop_duplicates().sort_values(["algorithm", "reward"])
+    algorithms = sorted(rows["algorithm"].unique())
+    rewards = sorted(rows["reward"].unique())
+    several = len(rewards) > 1
+    of_reward, of_algorithm = ("reward", rewards), ("algorithm", algorithms)
+    coloured = of_reward if several and (by == "algorithm" or len(algorithms) == 1) else of_algorithm
+    dashed = of_reward if several and by != "reward" else of_algorithm
+    colours, markers = (dict(zip(coloured[1], cycle(looks))) for looks in (COLOURS, MARKERS))
+    dashes = dict(zip(dashed[1], cycle(DASHES)))
+    return {
+        str(row.label): {
+            "color": colours[getattr(row, coloured[0])],
+            "marker": markers[getattr(row, coloured[0])],
+            "linestyle": dashes[getattr(row, dashed[0])],
+        }
+        for row in rows.itertuples()
+    }
+
+
+def axis_unit(against: str, largest: float) -> tuple[float, str]:
+    """What the values of an axis of `AXES` are divided by, and the axis's label with its unit."""
+    name = AXES[against]
+    if against == "seconds":
+        for start, size, unit in ((HOURS, 3_600.0, "h"), (MINUTES, 60.0, "min")):
+            if largest >= start:
+                return size, f"{name} ({unit})"
+        return 1.0, f"{name} (s)"
+    for start, size, unit in ((MILLIONS, 1e6, "millions"), (THOUSANDS, 1e3, "thousands")):
+        if largest >= start:
+            return size, f"{name} ({unit})"
+    return 1.0, name
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many of these labels fit beside each other below the axes, in rows as even as can be."""
+    entry = max(map(len, labels)) * STYLE["legend.fontsize"] * 0.52 + 42  # points: letters, then handle and gaps
+    fit = max(1, int(WIDTH * 72 / entry))
+    rows = -(-len(labels) // fit)
+    return -(-len(labels) // rows)
+
+
+def legend_below(figure: Figure, entries: Mapping[str, Any], note: str) -> None:
+    """Legend and note below the axes; the figure grows by what they need.
+
+    Args:
+        entries: label to what stands for it; may be empty.
+        note: one sentence or more over the legend.
+    """
+    across = legend_columns(list(entries)) if entries else 1
+    lines = -(-len(entries) // across) + 1 + note.count("\n")
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.1 + 0.17 * lines)
+    legend = figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=across,
+        frameon=False,
+        handlelength=3.2,
+        title=note,
+        title_fontsize=7,
+    )
+    legend.get_title().set_multialignment("center")
+
+
+def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+    """Write <path>.<format> for each of `FORMATS` that is asked for, without dates; returns what was written.
+
+    PNG has 200 dots an inch; PDF has its letters as TrueType.
+    """
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    written = []
+    with matplotlib.rc_context(STYLE):
+        for kind in formats:
+            file = path.with_name(f"{path.name}.{kind}")
+            figure.savefig(file, dpi=200, metadata=metadata[kind])
+            written.append(file)
+    return written

@@ -1,0 +1,49 @@
+"""`python -m analysis.reported --out figures/paper`: the curves that the paper reports, without any run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.command import show_written, terminal
+from analysis.figures.reported import BACKBONES, REGIMES, draw_alone, reported_curves
+from analysis.figures.style import FORMATS, save
+
+DESCRIPTION = """\
+Draw the validation NDCG@20 over updates that the Rank-GRPO paper (arXiv 2510.20150) reports on Reddit-v2, as it was
+read off its figures (experiments/reported/curves.csv). Needs no run. Writes paper.png, paper.svg and paper.pdf.
+
+To see runs beside it: python -m analysis.curves RUNS --reference paper
+"""
+EPILOG = """\
+example:  python -m analysis.reported --out figures/paper
+          python -m analysis.reported --backbone Qwen2.5-0.5B Llama-3.2-3B --regime mu=2
+exit code: 0 written; 2 the paper reports no such curve, or an unknown name
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.reported",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("figures/paper"), help="where to write (default: %(default)s)")
+    parser.add_argument("--backbone", nargs="+", choices=list(BACKBONES.values()), help="(default: all)")
+    parser.add_argument("--regime", nargs="+", choices=list(REGIMES.values()), help="(default: all)")
+    options = parser.parse_args(arguments)
+    curves = reported_curves(backbones=options.backbone, regimes=options.regime)
+    if not curves:
+        asked = f"{', '.join(options.backbone)} with {', '.join(options.regime)}"
+        print(f"analysis.reported: the paper draws no curve of {asked}", file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    figure = draw_alone(curves, "Validation NDCG@20 (0 to 1)")
+    show_written(terminal(), save(figure, options.out / "paper", FORMATS))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
