@@ -23,12 +23,16 @@ PHASES = {
 """Phases of a run in the order of the bars, with their colours; what total has beside them is the rest."""
 
 
+SHOWN_SECONDS = 0.5
+"""A row that took less has no bar: the oracle, which writes its lists without a model."""
+
+
 def budgets(group: Collection, looks: Sequence[Look]) -> Html:
     """The section."""
     runs = group.runs
     unequal = unequal_budgets(runs[runs["stage"] == "rl"])
     spent = {look.label: _means(runs[runs["run"].isin(look.runs)]) for look in looks}
-    shown = [look for look in looks if spent[look.label].get("seconds", 0) > 0]
+    shown = [look for look in looks if spent[look.label].get("seconds", 0) >= SHOWN_SECONDS]
     if not shown:
         return section("budgets", "Budgets", tag("p", "No run of this group spent anything."))
     note = unequal_note(runs) if unequal else "All trained rows had the same updates, prompts and completions."

@@ -95,7 +95,7 @@ class Measured:
         keys = ["run", "split", "metric"]
         ordered = frame.sort_values([*keys, "step"], kind="stable")
         steps, values = ordered["step"].to_numpy(float), ordered["value"].to_numpy(float)
-        found: dict[Any, Any] = ordered.groupby(keys, sort=False).indices
+        found: dict[Any, Any] = ordered.groupby(keys, sort=False, observed=True).indices
         self.series: dict[tuple[str, str, str], tuple[Floats, Floats]] = {
             key: (steps[at], values[at]) for key, at in found.items()
         }
@@ -197,7 +197,7 @@ class Axes:
     """
 
     def __init__(self, spending: pd.DataFrame, runs: Sequence[Sequence[str]]):
-        self.spending = {str(run): part for run, part in spending.groupby("run")}
+        self.spending = {str(run): part for run, part in spending.groupby("run", observed=True)}
         self.runs = runs
         self.xs: list[dict[str, list[float | None]]] = []
         self._known: dict[tuple[int, bytes], int] = {}

@@ -17,7 +17,7 @@ class Head:
         number: sorted by size from the largest on, and set to the right.
     """
 
-    title: str
+    title: Child
     about: str = ""
     number: bool = True
 
@@ -79,8 +79,11 @@ def grid(
         )
         for row, kind in zip(rows, kinds or [""] * len(rows), strict=True)
     ]
-    table = tag("table", tag("caption", caption), tag("thead", top), tag("tbody", body), id=name, class_="sortable")
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=f"Table: {_plain(caption)}")
+    table = tag(
+        "table", tag("thead", top), tag("tbody", body), id=name, class_="sortable", aria_labelledby=f"{name}-caption"
+    )
+    box = tag("div", table, class_="scroll", tabindex=0, role="region", aria_labelledby=f"{name}-caption")
+    return tag("figure", tag("figcaption", caption, class_="caption", id=f"{name}-caption"), box)
 
 
 def _head(head: Head) -> Html:
@@ -94,10 +97,6 @@ def _cell(cell: Cell, head: Head, *, first: bool) -> Html:
     key = None if cell.key is None else f"{cell.key:.10g}" if isinstance(cell.key, float) else cell.key
     attributes = {"class_": kinds or None, "data_v": key, "title": cell.about or None}
     return tag("th", content, below, scope="row", **attributes) if first else tag("td", content, below, **attributes)
-
-
-def _plain(caption: Child) -> str:
-    return "" if isinstance(caption, Html) or caption is None else str(caption)
 
 
 def folded(title: Child, *content: Child) -> Html:

@@ -26,7 +26,7 @@ from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
 from analysis.html.verdict import ALPHA, Verdict, judge, sentences
-from analysis.tables import Table, build_table, metric_title, row_scores, unequal_budgets
+from analysis.tables import build_table, metric_title, row_scores, unequal_budgets
 
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
 STYLE = "style.css"
@@ -61,26 +61,27 @@ def group_page(
         resamples: behind the intervals.
     """
     table = build_table(group, resamples=resamples)
+    headline = f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
     rows = looks(group)
     by_label = {look.label: look for look in rows}
     parts = {look.label: group.runs[group.runs["run"].isin(look.runs)].sort_values("seed") for look in rows}
-    scores = {label: row_scores(group.queries, part, [table.headline]) for label, part in parts.items()}
+    scores = {label: row_scores(group.queries, part, [headline]) for label, part in parts.items()}
     trained = {look.label: scores[look.label] for look in rows if look.stage == "rl"}
-    verdict = judge(trained, table.headline, resamples) if trained else None
+    verdict = judge(trained, headline, resamples) if trained else None
     found = origins(group, folder)
     curves = curve_data(group, rows)
     samples = sample_data(rows, folder)
     data = {
         "rows": [look.as_data() for look in rows],
-        "headline": table.headline,
+        "headline": headline,
         "score": [round(float(scores[look.label].values.mean()), 6) for look in rows],
         "curves": curves,
         "samples": samples,
     }
     body = {
-        "summary": _summary(group, table, rows, verdict),
+        "summary": _summary(group, headline, rows, verdict),
         "warnings": caution_section(cautions(group, rows, found, verdict, problems), problems),
-        "results": results(table, by_label, verdict, against_sft(scores, rows, resamples)),
+        "results": results(table, headline, by_label, verdict, against_sft(scores, rows, resamples)),
         "curves": _drawn("curves", "Curves") if curves["series"] else None,
         "ranks": _drawn("ranks", "Ranks over training") if curves["heat"] else None,
         "lists": _drawn("lists", "Lists") if samples["greedy"] or samples["groups"] else None,
@@ -114,7 +115,7 @@ def _drawn(name: str, title: str) -> Html:
     )
 
 
-def _summary(group: Collection, table: Table, rows: Sequence[Look], verdict: Verdict | None) -> Html:
+def _summary(group: Collection, headline: str, rows: Sequence[Look], verdict: Verdict | None) -> Html:
     runs = group.runs
     trained = [look for look in rows if look.stage == "rl"]
     first = runs.iloc[0]
@@ -133,7 +134,7 @@ def _summary(group: Collection, table: Table, rows: Sequence[Look], verdict: Ver
     by_label = {look.label: look for look in rows}
     unequal = unequal_budgets(runs[runs["stage"] == "rl"])
     told = sentences(verdict, by_label, sorted(unequal)) if verdict is not None else []
-    metric = metric_title(table.headline)
+    metric = metric_title(headline)
     rule = [
         f"Rows are ranked by their mean {metric} on test over seeds and samples; the highest leads.",
         "A lead holds where p of the paired difference, times the number of pairs of rows (Bonferroni), is at most "

@@ -64,7 +64,7 @@ def origin(run: Path) -> Origin:
 def _hardware(hardware: Mapping[str, Any]) -> str:
     gpus = Counter(hardware.get("gpus") or ())
     parts = [str(hardware[key]) for key in ("cpu", "machine") if hardware.get(key)][:1]
-    parts += [f"{hardware['threads']} threads"] if hardware.get("threads") else []
+    parts += [many(hardware["threads"], "thread")] if hardware.get("threads") else []
     parts += [f"{count} × {name}" for name, count in sorted(gpus.items())] or ["no GPU"]
     return ", ".join(parts)
 

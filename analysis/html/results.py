@@ -1,6 +1,6 @@
 """The tables of results: rows with intervals, rows against SFT and against the row that leads, and every run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +22,16 @@ PLOT = (132, 16)
 
 
 def results(
-    table: Table, looks: Mapping[str, Look], verdict: Verdict | None, against: Mapping[str, Comparison] | None
+    table: Table,
+    headline: str,
+    looks: Mapping[str, Look],
+    verdict: Verdict | None,
+    against: Mapping[str, Comparison] | None,
 ) -> Html:
     """The section.
 
     Args:
+        headline: metric that is drawn and tested.
         looks: of each row, by label.
         verdict: None without a trained row.
         against: trained rows against SFT in the headline metric; None where there is no SFT row.
@@ -34,30 +39,30 @@ def results(
     return section(
         "results",
         "Results",
-        _comparison(table, looks),
+        _comparison(table, headline, looks),
         lines([join(note) for note in table.notes], class_="notes"),
-        _against_sft(table, looks, against) if against else None,
+        _against_sft(headline, looks, against) if against else None,
         _against_leader(verdict, looks) if verdict is not None and verdict.differences else None,
     )
 
 
-def _comparison(table: Table, looks: Mapping[str, Look]) -> Html:
+def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
     metrics = required_metrics(table.cutoffs)
     differences = any(row.difference is not None for row in table.rows)
-    scale = _scale(table)
+    scale = _scale(table, headline)
     heads = [
         Head("Method", number=False),
-        Head(f"{metric_title(table.headline)}, drawn", "Mean and 95 % interval; dashed: the mean of SFT"),
+        Head(f"{metric_title(headline)}, drawn", "Mean and 95 % interval; dashed: the mean of SFT"),
     ]
     heads += [Head(metric_title(metric)) for metric in metrics[:-1]]
     if differences:
-        heads.append(Head(f"Δ {metric_title(table.headline)} to SFT", "Paired on the same contexts"))
+        heads.append(Head(f"Δ {metric_title(headline)} to SFT", "Paired on the same contexts"))
     heads += [Head("In catalogue", "Share of the ranks whose film is in the catalogue"), Head("Seeds")]
     rows, kinds = [], []
     for row in table.rows:
-        headline = row.metrics[table.headline]
+        score = row.metrics[headline]
         cells = [text(named(looks[row.label], "".join(row.marks)), looks[row.label].name)]
-        cells.append(Cell(_drawn(headline, looks[row.label], scale), headline.mean))
+        cells.append(Cell(_drawn(score, looks[row.label], scale), score.mean))
         cells += [_interval(row.metrics[metric], share, strong=metric in row.bold) for metric in metrics[:-1]]
         if differences:
             cells.append(_interval(row.difference, signed) if row.difference is not None else MISSING)
@@ -72,8 +77,7 @@ def _kind(row: Row) -> str:
     return "" if row.stage == "rl" else "reference"
 
 
-def _interval(cell: Interval, shown: "type | object", *, strong: bool = False) -> Cell:
-    reads = share if shown is share else signed
+def _interval(cell: Interval, reads: Callable[[float], str], *, strong: bool = False) -> Cell:
     return number(cell.mean, reads(cell.mean), f"[{reads(cell.low)}, {reads(cell.high)}]", strong=strong)
 
 
@@ -86,11 +90,11 @@ class Scale:
     mark: float | None
 
 
-def _scale(table: Table) -> Scale:
+def _scale(table: Table, headline: str) -> Scale:
     """Over SFT and the trained rows; over all rows where there is none of them."""
     shown = [row for row in table.rows if row.stage in ("sft", "rl")] or list(table.rows)
-    cells = [row.metrics[table.headline] for row in shown]
-    sft = [row.metrics[table.headline].mean for row in table.rows if row.stage == "sft"]
+    cells = [row.metrics[headline] for row in shown]
+    sft = [row.metrics[headline].mean for row in table.rows if row.stage == "sft"]
     return Scale(min(cell.low for cell in cells), max(cell.high for cell in cells), sft[0] if sft else None)
 
 
@@ -136,8 +140,8 @@ PERMUTED = {
 }
 
 
-def _against_sft(table: Table, looks: Mapping[str, Look], found: Mapping[str, Comparison]) -> Html:
-    metric = metric_title(table.headline)
+def _against_sft(headline: str, looks: Mapping[str, Look], found: Mapping[str, Comparison]) -> Html:
+    metric = metric_title(headline)
     heads = [
         Head("Method", number=False),
         Head(f"Δ {metric}", "Row minus SFT, paired on the same contexts, with its 95 % interval"),
@@ -182,7 +186,7 @@ def _against_leader(verdict: Verdict, looks: Mapping[str, Look]) -> Html:
             number(one.mean, signed(one.mean), f"[{signed(one.low)}, {signed(one.high)}]", strong=one.holds),
             number(one.p, p_value(one.p)),
             number(one.corrected, p_value(one.corrected)),
-            number(one.wins, "" if one.wins is None else f"{one.wins:.2f}"),
+            number(one.wins, "" if one.wins is None else share(one.wins)),
             text("yes" if one.holds else "no"),
         ]
         for one in verdict.differences

@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis import curves
 from analysis.collect import Collection
-from analysis.html.markup import Html, breakable, join, tag
+from analysis.html.markup import Html, breakable, tag
 from analysis.tables import SHARED_STAGES, shared_stage_name
 
 SOLID: tuple[float, ...] = ()
@@ -152,4 +152,5 @@ def ink(colour: str) -> str:
 
 def named(look: Look, marks: str = "") -> Html:
     """Swatch and name, for a table's first cell."""
-    return join(swatch(look), " ", tag("span", breakable(look.name), title=look.full), f" {marks}" if marks else None)
+    name = tag("span", breakable(look.name), f" {marks}" if marks else None, title=look.full)
+    return tag("span", swatch(look), name, class_="named")

@@ -79,7 +79,7 @@ def config_differences(group: Collection, looks: Sequence[Look]) -> Html:
 def _table(
     name: str, caption: str, looks: Sequence[Look], settings: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
 ) -> Html:
-    heads = [Head("Row", number=False), *(Head(key, number=False) for key in keys)]
+    heads = [Head("Row", number=False), *(Head(breakable(key), number=False) for key in keys)]
     rows = [[text(named(look), look.name), *(_value(settings[look.label], key) for key in keys)] for look in looks]
     return grid(name, caption, heads, rows)
 

@@ -86,24 +86,29 @@ def judge(scores: Mapping[str, Scores], metric: str, resamples: int) -> Verdict:
         metric: their name.
         resamples: behind the intervals.
     """
-    means = {label: float(one.values.mean()) for label, one in scores.items()}
-    order = sorted(scores, key=lambda label: (-means[label], label))
-    leader, others = order[0], order[1:]
-    pairs = len(scores) * (len(scores) - 1) // 2
+    leader, differences = lead(scores, resamples)
     best = scores[leader]
     estimate = statistics.mean_interval(best, resamples=resamples)
     return Verdict(
         metric=metric,
         leader=leader,
-        mean=means[leader],
+        mean=float(estimate.mean[0]),
         low=max(float(estimate.low[0]), 0.0),
         high=min(float(estimate.high[0]), 1.0),
         seeds=len(best.seeds),
         contexts=int(best.contexts.max()) + 1,
-        pairs=pairs,
-        differences=tuple(_difference(best, scores[label], label, pairs, resamples) for label in others),
-        detectable=_detectable(best, [scores[label] for label in others]),
+        pairs=len(scores) * (len(scores) - 1) // 2,
+        differences=differences,
+        detectable=_detectable(best, [scores[one.other] for one in differences]),
     )
+
+
+def lead(scores: Mapping[str, Scores], resamples: int) -> tuple[str, tuple[Difference, ...]]:
+    """The row with the highest mean, and its differences to the others, the nearest first."""
+    means = {label: float(one.values.mean()) for label, one in scores.items()}
+    leader, *others = sorted(scores, key=lambda label: (-means[label], label))
+    pairs = len(scores) * (len(scores) - 1) // 2
+    return leader, tuple(_difference(scores[leader], scores[label], label, pairs, resamples) for label in others)
 
 
 def _difference(best: Scores, other: Scores, label: str, pairs: int, resamples: int) -> Difference:

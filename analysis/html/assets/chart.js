@@ -1,7 +1,7 @@
 // Curves: mean and band of each row, against updates or what had been spent by then. The reading line goes to the
 // measured point that is nearest, by pointer or arrow keys; between points nothing is made up.
 
-const OFF_SCALE = 1.5; // a reference farther from the curves than so many times their range is named instead of drawn
+const OFF_SCALE = 1; // a reference farther from the curves than so many times their range is named instead of drawn
 const MARKED = 26; // curves of at most so many points have a marker on each
 
 function niceTicks(low, high, count) {
@@ -71,10 +71,10 @@ class Chart {
   draw() {
     const series = this.series;
     this.width = Math.max(280, this.box.clientWidth || 800);
-    const wide = this.width >= 620;
     this.height = Math.round(Math.min(430, Math.max(250, this.width * 0.46)));
     const references = this.visibleReferences(series);
-    const right = references.drawn.length ? (wide ? 84 : 66) : 14;
+    const longest = Math.max(0, ...references.drawn.map((one) => this.referenceName(one).length));
+    const right = longest ? 12 + 6.9 * longest : 14;
     this.frame = { left: 52, right: this.width - right, top: 24, bottom: this.height - 42 };
     this.scale(series, references.drawn);
     const svg = drawing("svg", {
@@ -167,7 +167,7 @@ class Chart {
     parts.push(text({ class: "title", x: (left + right) / 2, y: bottom + 36, "text-anchor": "middle" },
       this.curves.axes[this.axis]));
     parts.push(text({ class: "title", x: 4, y: 13 }, this.title()));
-    const names = beyond.map(([row, value]) => `${this.data.rows[row].name} ${written(value)} ${value > middle ? "↑" : "↓"}`);
+    const names = beyond.map(([row, value]) => `${this.referenceName([row, value])} ${value > middle ? "↑" : "↓"}`);
     if (names.length) parts.push(text({ x: right, y: 13, "text-anchor": "end" }, `beyond: ${names.join(", ")}`));
     return parts;
   }
@@ -203,12 +203,16 @@ class Chart {
       fill: inkOf(this.data.rows[one.row].colour), "fill-opacity": opacity });
   }
 
+  referenceName([row, value]) {
+    return `${this.data.rows[row].name} ${written(value)}`;
+  }
+
   referenceOf([row, value]) {
     const { left, right } = this.frame;
     const y = this.py(value);
     const line = drawing("line", { x1: left, x2: right, y1: y, y2: y, stroke: this.data.rows[row].colour,
       "stroke-dasharray": dashesOf(this.data.rows[row], 1.2), "stroke-width": 1.2 });
-    return [line, drawing("text", { x: right + 5, y: y + 4 }, `${this.data.rows[row].name} ${written(value)}`)];
+    return [line, drawing("text", { x: right + 5, y: y + 4 }, this.referenceName([row, value]))];
   }
 
   emphasise(row) {

@@ -1,0 +1,64 @@
+"""A headless Chromium for tests of pages: the system's own, so that nothing is downloaded."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+INSTALL = "apt-get update && apt-get install -y chromium"
+
+
+def find_chromium() -> str:
+    """Path of the browser; skips the test that asks where there is none."""
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no Chromium on this machine; on Debian: {INSTALL}")
+    return found
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A running browser."""
+    path = find_chromium()
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Opened:
+    """A page with what it said and asked for.
+
+    Attributes:
+        page: as opened.
+        said: messages of its console, and errors.
+        asked: what it asked for beside its own file; none of it is answered.
+    """
+
+    def __init__(self, browser: Browser, file: Path, *, width: int = 1280, height: int = 900, **context: object):
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page: Page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
+        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.page.route("**/*", lambda route: self._answer(route, file))
+        self.page.goto(file.as_uri())
+
+    def _answer(self, route: Route, file: Path) -> None:
+        if route.request.url == file.as_uri():
+            route.continue_()
+        else:
+            self.asked.append(route.request.url)
+            route.abort()
+
+    def __enter__(self) -> "Opened":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.page.context.close()

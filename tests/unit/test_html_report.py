@@ -1,0 +1,329 @@
+"""What a report's page says: each part against numbers worked out by hand or by the slow way."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import statistics
+from analysis.collect import Problem, collect
+from analysis.html import group_page, index_page
+from analysis.html.cautions import cautions
+from analysis.html.curve_data import Measured, band, curve_data, smoothed, thinned
+from analysis.html.provenance import combined, origins
+from analysis.html.rows import looks, shared_words
+from analysis.html.samples import bounded, sample_data, spread
+from analysis.html.settings import differing
+from analysis.html.verdict import judge, lead, sentences
+from analysis.report import main
+from analysis.statistics import Floats, Scores
+from tests.helpers_analysis import edit_result
+from tests.helpers_report import write_full_sweep
+
+GAINS = {"grpo-relevance": 0.02, "rank_grpo-relevance": 0.09, "rank_grpo-log_decay": 0.085}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page") / "runs"
+    write_full_sweep(folder, GAINS, seeds=3, contexts=30, updates=60)
+    return folder
+
+
+def page(runs: Path, **options: int) -> str:
+    collection = collect(runs)
+    return group_page(collection.groups()[0], runs, collection.problems, **({"resamples": 100} | options))
+
+
+def test_the_same_runs_give_the_same_bytes(runs: Path) -> None:
+    assert page(runs) == page(runs)
+
+
+def test_the_page_names_no_other_file(runs: Path) -> None:
+    made = page(runs)
+    assert not re.search(r"""(src|href|action|data)\s*=\s*["']?(?!#|data:,)[^"'\s>]*(//|\.(js|css|png))""", made)
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttpRequest|import\(", made)
+    links = set(re.findall(r'href="([^"]*)"', made))
+    assert links and all(link.startswith("#") or link == "data:," for link in links)
+
+
+def test_only_the_pages_own_script_may_run(runs: Path) -> None:
+    made = page(runs)
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", made, re.S)
+    assert [attributes for attributes, _ in scripts] == [' type="application/json" id="data"', ""]
+    assert "default-src &#x27;none&#x27;" in made and made.count("sha256-") == 1
+    assert "<img" not in made
+
+
+# Headline.
+
+
+def scores(level: float, seeds: int, spread_of_seeds: float, stream: int) -> Scores:
+    rng = np.random.default_rng(stream)
+    of_seed = spread_of_seeds * rng.standard_normal((seeds, 1, 1))
+    values = level + of_seed + 0.05 * rng.standard_normal((seeds, 80, 1))
+    return Scores(values, np.arange(80), tuple(range(seeds)))
+
+
+def test_the_lead_is_corrected_for_all_pairs_of_rows() -> None:
+    rows = {"a": scores(0.30, 5, 0.004, 1), "b": scores(0.29, 5, 0.004, 2), "c": scores(0.2, 5, 0.004, 3)}
+    found = judge(rows, "ndcg@10", 500)
+    assert (found.leader, [one.other for one in found.differences], found.pairs) == ("a", ["b", "c"], 3)
+    for one in found.differences:
+        estimate = statistics.paired_difference(rows["a"], rows[one.other], resamples=500)
+        assert one.p == estimate.p[0]
+        assert one.corrected == min(1.0, 3 * one.p)
+        assert one.holds == (one.corrected <= 0.05)
+        assert one.mean == pytest.approx(rows["a"].values.mean() - rows[one.other].values.mean())
+    assert found.differences[1].holds and found.differences[1].wins == 1.0
+
+
+def test_with_one_seed_no_lead_holds() -> None:
+    rows = {"a": scores(0.5, 1, 0, 1), "b": scores(0.2, 1, 0, 2)}
+    found = judge(rows, "ndcg@10", 200)
+    assert found.second is not None and found.second.p < 1e-6 and not found.second.holds
+    assert found.detectable is None
+
+
+def test_equal_methods_seldom_have_a_lead_that_holds() -> None:
+    held = 0
+    for trial in range(200):
+        rows = {name: scores(0.3, 3, 0.01, 10 * trial + i) for i, name in enumerate("abcd")}
+        held += any(one.holds for one in lead(rows, 20)[1])
+    assert held <= 18  # 5 % of 200 is 10; 18 or more come up in one case of a hundred
+
+
+def test_the_headline_in_words(runs: Path) -> None:
+    (group,) = collect(runs).groups()
+    by_label = {look.label: look for look in looks(group)}
+    rows = {label: scores(level, 3, 0.002, 20 + i) for i, (label, level) in enumerate(
+        [("grpo-relevance", 0.1), ("rank_grpo-relevance", 0.3), ("rank_grpo-log_decay", 0.2)])}  # fmt: skip
+    told = sentences(judge(rows, "ndcg@10", 200), by_label, [])
+    assert told[0].startswith("rank_grpo · relevance has the highest NDCG@10 on test: .3")
+    assert "over rank_grpo · log_decay, the next, is +.1" in told[1] and "and holds (p " in told[1]
+    assert told[1].endswith("So does its lead over the other row.")
+    assert "With 3 seeds and 80 test contexts a true difference of ." in told[-1]
+    unequal = sentences(judge(rows, "ndcg@10", 200), by_label, ["rank_grpo-relevance"])
+    assert "Budgets are unequal (rank_grpo · relevance marked ‡)" in unequal[2]
+
+
+def test_one_seed_in_words(runs: Path) -> None:
+    (group,) = collect(runs).groups()
+    by_label = {look.label: replace(look, seeds=(0,)) for look in looks(group)}
+    rows = {"grpo-relevance": scores(0.1, 1, 0, 1), "rank_grpo-relevance": scores(0.3, 1, 0, 2)}
+    told = " ".join(sentences(judge(rows, "ndcg@10", 100), by_label, []))
+    assert "With one seed this compares trained models and says nothing of methods." in told
+    assert "holds" not in told
+
+
+# Rows.
+
+
+def test_rows_are_named_by_what_they_do_not_share(runs: Path) -> None:
+    (group,) = collect(runs).groups()
+    assert [look.name for look in looks(group)][:3] == ["oracle", "zero-shot", "SFT"]
+    assert [look.name for look in looks(group)][3:] == [
+        "grpo · relevance", "rank_grpo · log_decay", "rank_grpo · relevance",
+    ]  # fmt: skip
+    one_reward = replace(group, runs=group.runs[group.runs["reward"] != "log_decay"])
+    assert [look.name for look in looks(one_reward)][3:] == ["grpo", "rank_grpo"]
+    assert shared_words(looks(one_reward), one_reward.runs) == "reward relevance"
+
+
+def test_no_two_rows_look_alike() -> None:
+    names = [f"variant{i}" for i in range(30)]
+    frame = pd.DataFrame({"stage": "rl", "algorithm": "grpo", "variant": names, "seed": 0, "run": names})
+    frame = frame.assign(label=[f"grpo-relevance@{name}" for name in names], reward=[f"relevance @ {n}" for n in names])
+    from analysis.html.rows import _styles
+
+    styles = _styles(frame).values()
+    assert len({(style["color"], str(style["linestyle"])) for style in styles}) == 30
+
+
+# Curves.
+
+
+def test_bands_are_those_of_the_figures() -> None:
+    values = np.random.default_rng(3).normal(0.3, 0.02, size=(5, 40))
+    found = band(np.arange(40.0), values)
+    slow = statistics.seed_interval(values, resamples=20_000)
+    np.testing.assert_allclose(found.mean, values.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.high - found.low, slow.high - slow.low, rtol=0.06)
+    two = band(np.arange(40.0), values[:2])
+    np.testing.assert_array_equal(two.low, values[:2].min(axis=0))
+
+
+def test_smoothing_is_a_centred_mean_and_a_gap_stays_a_gap() -> None:
+    values: Floats = np.arange(100.0)[None] ** 2
+    values[0, 50] = np.nan
+    found = smoothed(values)
+    assert found[0, 10] == pytest.approx(np.mean(np.arange(8.0, 13.0) ** 2))
+    assert np.isnan(found[0, 50]) and np.isfinite(found[0, 49])
+
+
+def test_seeds_are_averaged_where_all_of_them_were_measured() -> None:
+    rows = [("a", 0, 1.0), ("a", 1, 2.0), ("a", 2, 3.0), ("b", 1, 4.0), ("b", 2, 5.0), ("b", 3, 6.0)]
+    frame = pd.DataFrame(rows, columns=["run", "step", "value"]).assign(split="train", metric="loss")
+    measured = Measured(frame)
+    found = measured.wide(["b", "a"], "train", "loss")
+    assert found is not None
+    assert found[0].tolist() == [1, 2] and found[1].tolist() == [[4, 5], [2, 3]]
+    assert measured.wide(["a", "c"], "train", "loss") is None
+
+
+def test_thinning_keeps_both_ends() -> None:
+    kept = thinned(1001, 101)
+    assert (len(kept), kept[0], kept[-1]) == (101, 0, 1000)
+    assert thinned(7, 101).tolist() == list(range(7))
+
+
+def test_heat_maps_average_updates_of_a_column(runs: Path) -> None:
+    (group,) = collect(runs).groups()
+    rows = looks(group)
+    data = curve_data(group, rows)
+    (heat,) = [one for one in data["heat"] if one["key"] == "train/reward"]
+    assert heat["ranks"] == list(range(1, 11))
+    row, spans, means = heat["rows"][0]
+    curves = group.curves
+    first = curves[(curves["metric"] == "reward@3") & curves["run"].isin(rows[row].runs)]
+    low, high = spans[7]
+    expected = first[first["step"].between(low, high)]["value"].mean()
+    assert means[2][7] == pytest.approx(expected, rel=1e-2)
+    assert spans[0][0] == 1 and spans[-1][1] == 60
+
+
+# Samples.
+
+
+def test_samples_are_bounded_for_all_rows_alike_and_counted(runs: Path) -> None:
+    (group,) = collect(runs).groups()
+    rows = looks(group)
+    whole = sample_data(rows, runs)
+    limit = len(json.dumps(whole["greedy"])) // 2
+    part = sample_data(rows, runs, limit=limit)
+    left = [len(whole[kind]) - len(part[kind]) for kind in ("greedy", "groups")]
+    assert whole["leftOut"] == [] and left[0] > 0
+    assert part["leftOut"][0] == f"{left[0]} lists left out to keep this page small"
+    assert len(part["leftOut"]) == 1 + (left[1] > 0)
+    places: dict[tuple[int, int], set[int]] = {}
+    for row, step, context, *_ in part["greedy"]:
+        places.setdefault((step, context), set()).add(row)
+    trained = {i for i, look in enumerate(rows) if look.stage == "rl"}
+    assert all(trained <= there for (step, _), there in places.items() if step > 0)
+    assert len(json.dumps(part["greedy"])) <= limit + 100
+
+
+def test_what_is_kept_is_spread_over_contexts_and_updates() -> None:
+    keys = [(step, place) for step in (0, 10, 20, 30, 40) for place in "abc"]
+    order = spread(keys)
+    assert order[0] == (40, "a")
+    assert set(order[:3]) == {(40, "a"), (0, "a"), (40, "b")}
+    assert sorted(order) == sorted(keys)
+
+
+def test_a_list_stands_with_what_it_was_judged(runs: Path) -> None:
+    (group,) = collect(runs).groups()
+    rows = looks(group)
+    data = sample_data(rows, runs)
+    row, step, context, lists = data["groups"][0]
+    raw = [
+        json.loads(line) for line in (runs / rows[row].runs[0] / "rollouts.jsonl").read_text("utf-8").split("\n")[:-1]
+    ]
+    (same,) = [one for one in raw if one["step"] == step]
+    assert data["contexts"][context]["prompt"] == same["prompt"]
+    for shown, written in zip(lists, same["lists"], strict=True):
+        assert shown[0] == written["reward"]
+        for (title, verdict, worth, credit), rank in zip(shown[3], written["ranks"], strict=True):
+            assert data["titles"][title] == f"{rank[0]} ({rank[1]})" and data["verdicts"][verdict] == rank[2]
+            assert (worth, credit) == (rank[3], round(rank[4], 4))
+
+
+def test_nothing_is_kept_of_a_limit_of_nothing() -> None:
+    kept, left = bounded(
+        {0: [{"step": 0, "context_id": "a"}]}, lambda one: one["context_id"], lambda r, s: [r, 0, 0], 0
+    )
+    assert (kept, left) == ([], 1)
+
+
+# Settings, provenance, warnings.
+
+
+def test_settings_that_differ_and_that_are_shared() -> None:
+    differ, shared = differing({"a": {"x": 1, "y": True, "z": "s"}, "b": {"x": 1, "y": False}})
+    assert (differ, shared) == (["y", "z"], {"x": 1})
+
+
+def test_one_command_where_a_product_makes_the_runs() -> None:
+    made = [{"algorithm": a, "seed": s, "experiment": "m"} for a in ("grpo", "gspo") for s in ("0", "1")]
+    assert combined(made) == "python run.py -m algorithm=grpo,gspo seed=0,1 experiment=m"
+    assert combined(made[:3]) is None
+    assert combined(made[:1]) == "python run.py algorithm=grpo seed=0 experiment=m"
+
+
+def titles(runs: Path) -> set[str]:
+    collection = collect(runs)
+    (group,) = collection.groups()
+    found = cautions(group, looks(group), origins(group, runs), None, collection.problems)
+    return {caution.title for caution in found}
+
+
+def test_warnings(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, {"grpo-relevance": 0.02, "rank_grpo-relevance": 0.09}, seeds=3, contexts=20, updates=20)
+    assert titles(runs) == {"Few seeds", "Degenerate groups"}
+    paths = sorted((runs / "mini/mini-tiny/grpo-relevance").iterdir())
+    result = json.loads((paths[0] / "result.json").read_text())
+    edit_result(
+        paths[0],
+        stopped={"update": 12, "reason": "entropy"},
+        budget=result["budget"] | {"updates": 12},
+        checkpoint={"rule": "best", "step": 20},
+    )
+    manifest = json.loads((paths[1] / "manifest.json").read_text())
+    manifest["git"] = {"commit": "f" * 40, "dirty": True}
+    manifest["versions"]["torch"] = "2.14.0"
+    manifest["hardware"]["threads"] = 7
+    (paths[1] / "manifest.json").write_text(json.dumps(manifest))
+    lines = [
+        f'{{"step": {i}, "split": "train", "metric": "entropy", "value": {2.0 if i < 5 else 0.01}}}\n'
+        for i in range(20)
+    ]
+    with (paths[1] / "metrics.jsonl").open("a") as file:
+        file.writelines([*lines, '{"step": 3, "split": "train", "metric": "loss", "value": NaN}\n'])
+    (paths[2] / "STATUS").write_text("failed\nno memory\n")
+    assert titles(runs) == {
+        "Two seeds", "Few seeds", "Missing seeds", "Unequal budgets", "Stopped early", "Degenerate groups",
+        "Collapsed entropy", "Gaps in curves", "Different code", "Uncommitted code", "Different hardware",
+        "Different versions", "Different checkpoint rules",
+    }  # fmt: skip
+    made = page(runs)
+    assert "no memory" in made and "stopped early at update 12" in made
+
+
+# The command.
+
+
+def test_the_command_writes_a_page_a_group_and_one_that_leads_to_them(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
+    other = runs / "second"
+    write_full_sweep(other, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
+    for file in other.rglob("result.json"):
+        edit_result(file.parent, experiment="second")
+    (next((runs / "mini/mini-tiny/grpo-relevance").iterdir()) / "STATUS").write_text("running\n")
+    assert main([str(runs), "--out", str(tmp_path / "out"), "--resamples", "50"]) == 0
+    index = (tmp_path / "out/report.html").read_text("utf-8")
+    for name, left_out in (("mini/mini-tiny", True), ("second/mini-tiny", False)):
+        assert f'href="{name}/report.html"' in index
+        made = (tmp_path / "out" / name / "report.html").read_text("utf-8")
+        assert ("not finished (running or interrupted)" in made) == left_out
+
+
+def test_an_index_names_runs_that_belong_nowhere() -> None:
+    made = index_page("Reports", [("mini, <tiny>", "mini/a b/report.html", 3)], [Problem("lost/run", "failed")])
+    assert "mini, &lt;tiny&gt;" in made and 'href="mini/a%20b/report.html"' in made and "3 runs" in made
+    assert "failed" in made
