@@ -267,8 +267,8 @@ class Data:
             except BadInput as error:
                 self._dataset = None
                 raise Unusable(
-                    f"its dataset cannot be loaded: {'; '.join(error.problems)} (where the files have moved, give their "
-                    f"place by --data {name}.path=FOLDER)"
+                    f"its dataset cannot be loaded: {'; '.join(error.problems)} (where the files have moved, say where "
+                    f"they are by --data {name}.path=FOLDER)"
                 ) from None
             self._options = options
         recorded = source.manifest.get("data", {}).get("sha256")
