@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from analysis.collected import is_collection
 from analysis.command import make_parser, refuse, show_problems, show_written, terminal
-from analysis.reading import Problem, Run, Unusable, find_runs, parse_json, read_run
+from analysis.reading import Problem, Run, Unusable, find_runs, parse_json, read_run, required_metrics
 from rlbench.config import DATASETS, MatchingConfig
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -267,8 +267,8 @@ class Data:
             except BadInput as error:
                 self._dataset = None
                 raise Unusable(
-                    f"its dataset cannot be loaded: {'; '.join(error.problems)} (where the files have moved, say where "
-                    f"they are by --data {name}.path=FOLDER)"
+                    f"its dataset cannot be loaded: {'; '.join(error.problems)} (where the files have moved, give "
+                    f"their place by --data {name}.path=FOLDER)"
                 ) from None
             self._options = options
         recorded = source.manifest.get("data", {}).get("sha256")
@@ -526,9 +526,10 @@ def show(comparison: pd.DataFrame, console: Console) -> None:
     """Old and new means on test of each row, mean over its runs."""
     test = comparison[comparison["split"] == "test"]
     for protocol, part in test.groupby("protocol", sort=False):
-        names = [
-            name for name in part["metric"].unique() if name.startswith(("recall@", "ndcg@")) or name == "in_catalog"
-        ]
+        cutoffs = sorted(
+            int(name.removeprefix("ndcg@")) for name in part["metric"].unique() if name.startswith("ndcg@")
+        )
+        names = required_metrics(cutoffs)
         table = Table(title=f"Test, old → new: {protocol}", title_justify="left")
         for header in ("label", "runs", *names):
             table.add_column(header)
