@@ -31,7 +31,7 @@ from analysis.tables.model import (
     Value,
     Versus,
 )
-from analysis.tables.numbers import metric_title, share
+from analysis.tables.numbers import many, metric_title, share
 from analysis.tables.scores import row_scores, samples_digest, share_of
 from analysis.tables.select import Folder, Lookup, Part, as_text
 from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where, read_spec
@@ -99,7 +99,8 @@ class _Builder:
         self.parts, self.absent = select.parts(self.lookup, spec)
         if not self.parts:
             raise BadInput(
-                f"no run fits any of the rows: {'; '.join(self.absent) or 'there is no run of these stages'}"
+                "no run fits any of the rows: "
+                + ("; ".join(select.suggestions(self.lookup, spec)) or "there is no run of these stages")
             )
         self.runs = pd.concat([part.runs for part in self.parts], ignore_index=True)
         self.cutoffs = tuple(sorted({k for cutoffs in self.runs["cutoffs"] for k in cutoffs}))
@@ -453,10 +454,10 @@ class _Builder:
             notes += self._baseline_notes(columns)
             notes.append(marks.checkpoint_note(self.runs))
             if tests is not None:
+                over = f", corrected by Holm over the {many(tests, 'such difference')} of this table" if tests else ""
                 notes.append(
                     "Bold: the best RL row of a column, only where its paired difference to the second best holds "
-                    f"(p below {share(LEVEL, 2)}, corrected by Holm over the {tests} such differences of this table), "
-                    "both have two seeds or more and equal budgets"
+                    f"(p below {share(LEVEL, 2)}{over}), both have two seeds or more and equal budgets"
                     + ("." if any(row.bold for row in rows) else "; that holds in no column.")
                 )
         if any(column.kind == "value" and column.of in SPENT for column in columns):
@@ -502,7 +503,7 @@ class _Builder:
         for each in wanted.values():
             to = each.to or {}
             found, title = self._baselines(to), metric_title(each.column.of)
-            if to == SFT or all(part.stage == "sft" for part in found.values()):
+            if to == SFT or {part.stage for part in found.values()} == {"sft"}:
                 notes.append(marks.sft_note(self.runs, title))
                 continue
             name = self._baseline_name(to)

@@ -230,27 +230,29 @@ def _absent(lookup: Lookup, spec: TableSpec, found: set[int]) -> list[str]:
         if set(row.where) == {"stage"} and set(row.where["stage"]) <= set(STAGES):
             continue
         if i not in found:
-            wanted = ", ".join(f"{key} {' or '.join(map(as_text, values))}" for key, values in row.where.items())
-            absent.append(f"{wanted}{_close(lookup, row.where)}")
+            absent.append(in_words(row.where))
             continue
         for key, values in row.where.items():
             known = lookup.values(lookup.runs, key)
-            absent += [
-                f"{key} {as_text(value)}{_close(lookup, {key: (value,)})}"
-                for value in values
-                if not any(same(one, value) for one in known)
-            ]
+            absent += [in_words({key: (value,)}) for value in values if not any(same(one, value) for one in known)]
     return absent
 
 
-def _close(lookup: Lookup, where: Where) -> str:
-    """A value that was perhaps meant."""
-    for key, values in where.items():
-        known = [as_text(value) for value in lookup.values(lookup.runs, key)]
-        for value in values:
-            if as_text(value) not in known and (close := nearest(as_text(value), known)):
-                return close.rstrip()
-    return ""
+def in_words(where: Where) -> str:
+    """algorithm grpo or gspo, reward dcg."""
+    return ", ".join(f"{key} {' or '.join(map(as_text, values))}" for key, values in where.items())
+
+
+def suggestions(lookup: Lookup, spec: TableSpec) -> list[str]:
+    """What each row entry asks for, with the values that were perhaps meant."""
+    told = []
+    for row in spec.rows:
+        close = ""
+        for key, values in row.where.items():
+            known = [as_text(value) for value in lookup.values(lookup.runs, key)]
+            close += "".join(nearest(as_text(value), known) for value in values if as_text(value) not in known)
+        told.append(f"{in_words(row.where)}.{close}" if close else in_words(row.where))
+    return told
 
 
 def _headings(groups: Set[tuple[str, ...]], spec: TableSpec) -> dict[tuple[str, ...], str]:
@@ -337,8 +339,7 @@ def baseline_of(lookup: Lookup, group: Sequence[Part], where: Where) -> Part | N
     """
     found = [part for part in group if fits(lookup, part.first, where)]
     if len(found) > 1:
-        wanted = ", ".join(f"{key} {' or '.join(map(as_text, values))}" for key, values in where.items())
         names = ", ".join(part.name for part in found)
         heading = f" under {group[0].group}" if group[0].group else ""
-        raise BadInput(f"baseline {wanted}: several rows fit{heading} ({names}); name one of them")
+        raise BadInput(f"baseline {in_words(where)}: several rows fit{heading} ({names}); name one of them")
     return found[0] if found else None
