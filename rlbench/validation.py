@@ -152,14 +152,13 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     if share is not None and not 0 < share <= 1:
         problems.append(f"runtime.gpu_share = {share} must lie in (0, 1], or be null for all of the GPU's memory")
     problems += _parallel(config, processes) + check_generation(config.generation, processes)
-    of_policy = isinstance(config.algorithm, AlgorithmConfig)
-    if of_policy:
-        problems += _policy_optimisation(config) + check_algorithm(config.policy_optimisation)
+    if isinstance(config.algorithm, AlgorithmConfig):
+        problems += _policy_optimisation(config) + check_algorithm(config.algorithm)
     if problems:
         return problems  # the checks below divide by, and look up, what the checks above may have refused
     if isinstance(config.algorithm, PreferenceConfig):
         problems += check_preference(config.algorithm, config)
-    return problems + _batches(config, processes) + _cutoffs(config) + (refusals(config) if of_policy else [])
+    return problems + _batches(config, processes) + _cutoffs(config) + refusals(config)
 
 
 def _policy_optimisation(config: Config) -> list[str]:

@@ -229,7 +229,9 @@ CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns, cor
 
 
 def refusals(config: Config) -> list[str]:
-    """What is refused about a configuration whose pieces and options are known to exist."""
+    """What is refused about a configuration whose pieces and options are known to exist; nothing of other families."""
+    if not isinstance(config.algorithm, AlgorithmConfig):
+        return []
     return [sentence for guard in REFUSALS if (sentence := guard(config))]
 
 

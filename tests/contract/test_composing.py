@@ -9,8 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from rlbench.cli import CONF, groups
-from rlbench.config import resolve
+from rlbench.cli import CONF, methods
+from rlbench.config import POLICY_OPTIMISATION, resolve
 from rlbench.launching.composing import compose_cells
 
 KINDS = [
@@ -43,12 +43,22 @@ def together(*own: str, cells: list[list[str]]) -> tuple[list[DictConfig], list[
 
 
 def test_every_algorithm_with_another_kind_of_overrides():
-    names = groups()["algorithm"]
+    names = methods(POLICY_OPTIMISATION)
     cells = [[f"algorithm={name}", *KINDS[number % len(KINDS)]] for number, name in enumerate(names)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         ours, hydras = together(cells=cells)
     assert same(ours, hydras) and len(ours) == len(names) >= 2 * len(KINDS)
     assert [resolve(config) for config in ours] == [resolve(config) for config in hydras]
+
+
+def test_both_families_in_one_sweep():
+    cells = [["algorithm=grpo"], ["algorithm=dpo", "algorithm.beta=0.2"], ["algorithm=rank_grpo"], ["algorithm=sprec"]]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        ours, hydras = together(cells=cells)
+    assert same(ours, hydras)
+    assert [resolve(config).label for config in ours] == [
+        f"{n}-relevance" for n in ("grpo", "dpo", "rank_grpo", "sprec")
+    ]
 
 
 def test_every_kind_in_one_sweep_whatever_came_before():

@@ -240,6 +240,7 @@ def same(a: Run, b: Run) -> None:
 
 
 METHODS = {"dpo": ["algorithm=dpo"], "sprec": SPREC}
+STOPS = [("dpo", 1), ("dpo", 4), *(("sprec", stop) for stop in range(1, UPDATES + 1))]
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -249,7 +250,7 @@ def method(request, mini, start, tmp_path_factory):
     return overrides, train(small(tmp_path_factory.mktemp("whole"), *overrides), start, mini)[0]
 
 
-@pytest.mark.parametrize("stop", range(1, UPDATES + 1))
+@pytest.mark.parametrize(("method", "stop"), STOPS, indirect=["method"])
 def test_resumed_is_never_stopped(stop, method, mini, start, tmp_path):
     """Stopped before the checkpoint of any update: before and after lists are drawn, in both phases of a round."""
     overrides, whole = method

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlbench.cli import groups
+from rlbench.cli import methods
+from rlbench.config import POLICY_OPTIMISATION
 from rlbench.objective import baselines as baselines_module
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
@@ -15,7 +16,7 @@ from tests.golden.test_methods import Case, double_precision, objective
 
 __all__ = ["double_precision"]
 
-METHODS = groups()["algorithm"]
+METHODS = methods(POLICY_OPTIMISATION)
 SEEDS = range(3)
 
 

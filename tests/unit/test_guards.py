@@ -7,8 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from rlbench.cli import CONF, groups
-from rlbench.config import AlgorithmConfig, Config, RewardConfig
+from rlbench.cli import CONF, groups, methods
+from rlbench.config import POLICY_OPTIMISATION, AlgorithmConfig, Config, RewardConfig
 from rlbench.lists import UnitLayout
 from rlbench.objective import Objective, guards
 from rlbench.objective.guards import CAVEATS, REFUSALS, caveats, ratios_on_policy, refusals
@@ -260,7 +260,7 @@ def test_a_caveat_warns_and_refuses_nothing(name):
     assert not caveats([command(*without(overrides, advice))])
 
 
-@pytest.mark.parametrize("name", groups()["algorithm"])
+@pytest.mark.parametrize("name", methods(POLICY_OPTIMISATION))
 def test_no_method_with_its_defaults_is_refused_or_warned_of(name):
     config = command(f"algorithm={name}")
     assert refusals(config) == [] and caveats([config]) == []

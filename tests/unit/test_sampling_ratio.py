@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from rlbench.cli import CONF, groups
+from rlbench.cli import CONF, methods
+from rlbench.config import POLICY_OPTIMISATION
 from rlbench.objective import Objective
 from rlbench.objective.pieces import surrogates
 from tests.conftest import composed
@@ -15,7 +16,7 @@ from tests.helpers_losses import B, N, T, gradient, loss_inputs, window
 
 WITH = {  # an algorithm with each surrogate
     yaml.safe_load((CONF / "algorithm" / f"{name}.yaml").read_text()).get("surrogate", "clip"): name
-    for name in reversed(groups()["algorithm"])
+    for name in reversed(methods(POLICY_OPTIMISATION))
 }
 ALGORITHMS = list(WITH.values())
 WEIGHED = [name for surrogate, name in WITH.items() if surrogate != "vespo"]
