@@ -48,6 +48,7 @@ def rows_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_from_lists_to_demonstrations_and_back_into_the_dataset(lists, dataset, overrides, tmp_path, capsys):
     candidates, remapped = tmp_path / "candidates.jsonl", tmp_path / "remap.jsonl"
     command = [str(lists), "--candidates", str(candidates), "--steps", "remap", "--out", str(remapped), *overrides]
