@@ -456,7 +456,7 @@ def _run_row(run: Run) -> dict[str, Any]:
     result, budget = run.result, run.result["budget"]
     row = {"run": run.name} | {key: result[key] for key in ("experiment", "dataset", "model", "stage", "label")}
     row |= {"algorithm": result.get("algorithm"), "reward": result.get("reward"), "variant": result.get("variant")}
-    if row["variant"]:
+    if row["variant"] and row["reward"]:
         row["reward"] = f"{row['reward']} @ {row['variant']}"
     row |= {"seed": result["seed"], "hash": result["hash"], "list_length": result["list_length"]}
     row |= {"cutoffs": tuple(result["cutoffs"]), "checkpoint_rule": result["checkpoint"].get("rule")}

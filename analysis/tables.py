@@ -76,7 +76,10 @@ class Row:
     @property
     def name(self) -> str:
         """The row's name in words."""
-        return f"{self.algorithm} · {self.reward}" if self.stage == "rl" else SHARED_STAGES[self.stage]
+        if self.stage == "rl":
+            return f"{self.algorithm} · {self.reward}"
+        _, at, demonstrations = self.label.partition("@")
+        return SHARED_STAGES[self.stage] + (f" @ {demonstrations}" if at else "")
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,19 @@ class MatchingConfig:
 
 @dataclass
 class DatasetConfig:
-    """What every dataset has; each dataset's own schema adds its loader's options."""
+    """What every dataset has; each dataset's own schema adds its loader's options.
+
+    What `demonstrations_from` names in some of them has a default for the reason that `RLConfig.start` has.
+    """
 
     name: str
     list_length: int
     cutoffs: list[int]
+
+    @property
+    def demonstration_source(self) -> str:
+        """What sets SFT rows apart by their demonstrations; "" where these are the dataset's usual ones."""
+        return ""
 
 
 @dataclass
@@ -144,6 +152,11 @@ class MiniConfig(DatasetConfig):
     taste_weight: float
     popularity_weight: float
     prompt_template: str
+    demonstrations_from: str = "noisy"
+
+    @property
+    def demonstration_source(self) -> str:
+        return "" if self.demonstrations_from == "noisy" else self.demonstrations_from
 
 
 @dataclass
@@ -154,12 +167,22 @@ class RedialConfig(DatasetConfig):
     test_fraction: float
     seed: int
     max_conversation_chars: int | None
+    demonstrations_from: str | None = None
+
+    @property
+    def demonstration_source(self) -> str:
+        return Path(self.demonstrations_from).stem if self.demonstrations_from else ""
 
 
 @dataclass
 class RedditV2Config(DatasetConfig):
     path: str | None
     catalog: str | None
+    demonstrations_from: str | None = None
+
+    @property
+    def demonstration_source(self) -> str:
+        return Path(self.demonstrations_from).stem if self.demonstrations_from else ""
 
 
 DATASETS: dict[str, type[DatasetConfig]] = {"mini": MiniConfig, "redial": RedialConfig, "reddit_v2": RedditV2Config}
@@ -446,7 +469,7 @@ class Config:
     def row_variant(self) -> str:
         """What sets the row of an RL run apart from others of its algorithm and reward; "" where nothing does."""
         start = "" if self.trainer.rl.start == "sft" else self.trainer.rl.start
-        return "-".join(part for part in (self.variant, start) if part)
+        return "-".join(part for part in (self.variant, self.dataset.demonstration_source, start) if part)
 
     @property
     def label(self) -> str:

@@ -262,6 +262,7 @@ def _note_origin(target: Run, attempt: Attempt, origin: dict[str, Any], device: 
 
 def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
     of_rl = target.stage == "rl"
+    variant = {"sft": config.dataset.demonstration_source, "rl": config.row_variant}.get(target.stage)
     write_json(target.root / "budget.json", result["budget"])
     write_json(
         target.root / "result.json",
@@ -274,7 +275,7 @@ def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
             "label": target.label,
             "algorithm": config.algorithm.name if of_rl else None,
             "reward": config.reward.name if of_rl else None,
-            "variant": config.row_variant if of_rl and config.row_variant else None,
+            "variant": variant or None,
             "seed": target.seed,
             "hash": target.hash,
             "list_length": config.dataset.list_length,

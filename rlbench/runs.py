@@ -56,7 +56,7 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
     """
     full = asdict(config)
     evaluation = dict(full["evaluation"])
-    identity: dict[str, Any] = {"stage": stage, "schema": SCHEMA, "dataset": _without_path(full["dataset"])}
+    identity: dict[str, Any] = {"stage": stage, "schema": SCHEMA, "dataset": _dataset(config, stage)}
     identity["matching"] = full["matching"]
     contexts = {key: evaluation[key] for key in ("validation_contexts", "test_contexts")}
     if stage == "oracle":
@@ -95,8 +95,11 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
     }
 
 
-def _without_path(dataset: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in dataset.items() if key != "path"}
+def _dataset(config: Config, stage: str) -> dict[str, Any]:
+    """Without folders, and without demonstrations that are the usual ones, or that the stage does not read."""
+    own = {k: v for k, v in asdict(config.dataset).items() if k not in ("path", "demonstrations_from")}
+    read = config.dataset.demonstration_source if stage in ("sft", "rl") else ""
+    return own | ({"demonstrations_from": read} if read else {})
 
 
 def config_hash(identity: Mapping[str, Any]) -> str:
@@ -202,7 +205,8 @@ def locate(config: Config, stage: str) -> Run:
     """The directory of a stage of this config."""
     identity = stage_config(config, stage)
     shared = stage != "rl"
-    label = stage if shared else config.label
+    read = config.dataset.demonstration_source if stage == "sft" else ""
+    label = (f"{stage}@{read}" if read else stage) if shared else config.label
     seed = config.trainer.sft.seed if shared else config.seed
     digest = config_hash(identity)
     return Run(config.group_dir / label / f"seed{seed}-{digest}", stage, label, seed, digest, identity)

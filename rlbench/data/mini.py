@@ -13,20 +13,24 @@ oracle, the ceiling shown in every table.
 Contexts come in time order; train, validation and test are consecutive stretches of it. Demonstrations for the SFT
 stage are noisy: each film is drawn from w with probability 1 - noise and from the whole catalogue otherwise, and they
 stand in order of popularity, not of fit. So they teach the form and a little of the content and leave RL room to
-climb, in what is listed and in its order.
+climb, in what is listed and in its order. Other demonstrations come from a simulated teacher, by Stage 1 of the
+Rank-GRPO paper or a part of it (`rlbench.data.mini_teacher`); all else is the same.
 """
 
 import csv
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
 
 from rlbench.catalog import Catalog
+from rlbench.data.mini_teacher import Request, World, demonstrate
 from rlbench.data.record import SPLITS, Film, Messages, RankedListDataset, Record
 from rlbench.data.validation import fingerprint
-from rlbench.errors import BadInput
+from rlbench.errors import BadInput, nearest
+from rlbench.stage1.scores import STEPS
 
 ERAS = (("before 1980", 0, 1979), ("1980s", 1980, 1989), ("1990s", 1990, 1999), ("after 2000", 2000, 9999))
 
@@ -102,6 +106,7 @@ def load(
     taste_weight: float,
     popularity_weight: float,
     prompt_template: str,
+    demonstrations_from: str,
 ) -> RankedListDataset:
     """Generate the dataset.
 
@@ -113,10 +118,18 @@ def load(
         demonstration_noise: share of demonstrated ranks drawn from the whole catalogue.
         genre_weight, era_weight, taste_weight, popularity_weight: g, e, t, p of the preference model.
         prompt_template: text with {conversation} and {n}.
+        demonstrations_from: noisy, or a name in `stage1.scores.STEPS`. With these the first record of each validation
+            context has a demonstration, too.
 
     Raises:
-        BadInput: where a list would be longer than the catalogue allows.
+        BadInput: where a list would be longer than the catalogue allows, or demonstrations come from nowhere.
     """
+    sources = ["noisy", *STEPS]
+    if demonstrations_from not in sources:
+        raise BadInput(
+            f"dataset.demonstrations_from = '{demonstrations_from}' is unknown; known: {', '.join(sources)}."
+            f"{nearest(demonstrations_from, sources)}"
+        )
     rng = np.random.default_rng(seed)
     world = _World(
         rng, {"genre": genre_weight, "era": era_weight, "taste": taste_weight, "popularity": popularity_weight}
@@ -128,6 +141,7 @@ def load(
         )
     splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     oracle: dict[str, list[Film]] = {}
+    requests: dict[str, Request] = {}
     shows = -(-demonstrations // contexts["train"])  # demonstrations a train context, rounded up
     for split in ("train", "validation", "test"):
         for index in range(contexts[split]):
@@ -140,6 +154,7 @@ def load(
                 seen_titles=[title for title, _ in world.films_at(liked)],
                 context_id=f"{split}-{index:05d}",
             )
+            requests[context.context_id] = Request(genre, era, liked)
             for _ in range(1 + int(rng.choice(len(_ANSWERERS), p=_ANSWERERS))):
                 truth = world.films_at(_draw(rng, w, 1 + int(rng.choice(len(_TRUTH_SIZES), p=_TRUTH_SIZES))))
                 splits[split].append(replace(context, ground_truth=truth))
@@ -149,6 +164,8 @@ def load(
                     splits["sft"].append(replace(splits[split][-1], completion=shown))
             else:
                 oracle[context.context_id] = world.films_at(np.argsort(-w, kind="stable")[:list_length])
+    if demonstrations_from != "noisy":
+        _by_teacher(demonstrations_from, world, requests, splits, list_length, np.random.default_rng([seed, 1]))
     catalog = Catalog(world.films)
     return RankedListDataset("mini", catalog, splits, oracle, fingerprint=fingerprint(splits, catalog))
 
@@ -166,5 +183,42 @@ def _prompt(
 def _demonstration(rng: np.random.Generator, world: _World, w: np.ndarray, n: int, noise: float) -> Messages:
     mixed = (1 - noise) * w / w.sum() + noise * (w > 0) / np.count_nonzero(w)
     drawn = _draw(rng, mixed, n)
-    films = world.films_at(drawn[np.argsort(-world.popularity[drawn])])
+    return _completion(world.films_at(drawn[np.argsort(-world.popularity[drawn])]))
+
+
+def _completion(films: Sequence[Film]) -> Messages:
     return [{"role": "assistant", "content": "\n".join(f"{title} ({year})" for title, year in films)}]
+
+
+def _by_teacher(
+    source: str,
+    world: _World,
+    requests: Mapping[str, Request],
+    splits: dict[str, list[Record]],
+    list_length: int,
+    rng: np.random.Generator,
+) -> None:
+    """Put the teacher's demonstrations in place of those of `sft`, and give the validation contexts one each.
+
+    Stage 1 is fitted to the truth of the train contexts that are demonstrated.
+    """
+    place = {film: index for index, film in enumerate(world.films)}
+    truths: defaultdict[str, list[int]] = defaultdict(list)
+    for record in splits["train"]:
+        truths[record.context_id] += [place[film] for film in record.ground_truth]
+    shown, held_out = splits["sft"], splits["validation"]
+    first = list({record.context_id: index for index, record in reversed(list(enumerate(held_out)))}.values())
+    contexts = [record.context_id for record in [*shown, *(held_out[index] for index in first)]]
+    lists = demonstrate(
+        source,
+        World(world.films, world.genre, world.era, world.popularity, world.weights),
+        [requests[context] for context in contexts],
+        [np.array(truths[record.context_id], dtype=np.int64) for record in shown],
+        list_length,
+        rng,
+    )
+    splits["sft"] = [
+        replace(record, completion=_completion(films)) for record, films in zip(shown, lists, strict=False)
+    ]
+    for index, films in zip(first, lists[len(shown) :], strict=True):
+        held_out[index] = replace(held_out[index], completion=_completion(films))

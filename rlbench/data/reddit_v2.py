@@ -28,6 +28,7 @@ from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
 from rlbench.data.record import Messages, RankedListDataset, Record
 from rlbench.data.validation import check_records, fingerprint, share_outside_catalog
 from rlbench.errors import BadInput
+from rlbench.stage1.files import demonstrated
 
 PARTS = {
     "sft": "sft_dataset/train",
@@ -39,13 +40,16 @@ _COLUMNS = ("prompt", "seen_titles", "groundtruth_with_release_year")
 _BATCH = 4096
 
 
-def load(*, path: str | None, list_length: int, catalog: str | None) -> RankedListDataset:
+def load(
+    *, path: str | None, list_length: int, catalog: str | None, demonstrations_from: str | None
+) -> RankedListDataset:
     """Load Reddit-v2.
 
     Args:
         path: the folder described above.
         list_length: N; longer demonstrations are cut to their first N lines, and counted.
         catalog: a catalogue file to use instead of the folder's own.
+        demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) in place of the published ones.
 
     Raises:
         BadInput: all problems of the folder, of the catalogue and of the records at once.
@@ -74,6 +78,10 @@ def load(*, path: str | None, list_length: int, catalog: str | None) -> RankedLi
         if share:
             notices.append(f"{split}: {share:.2%} of the ground-truth films are not in the catalogue and cannot be hit")
         notices += _same_wording(split, splits)
+    found = demonstrated(demonstrations_from, {k: splits[k] for k in ("train", "sft", "validation")}, list_length)
+    if found is not None:
+        splits |= found[0]
+        notices += found[1]
     return RankedListDataset("reddit_v2", films, splits, notices=notices, fingerprint=fingerprint(splits, films))
 
 

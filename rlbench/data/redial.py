@@ -39,6 +39,7 @@ from rlbench.data.film_names import FilmNames, learn_film_names
 from rlbench.data.record import Film, Messages, RankedListDataset, Record
 from rlbench.data.validation import Finding, fingerprint, report
 from rlbench.errors import BadInput
+from rlbench.stage1.files import demonstrated
 
 FILES = {"train": "train.jsonl", "validation": "valid.jsonl", "test": "test.jsonl"}
 _ESCAPES = re.compile(r"(?:%[0-9A-F]{2})+")
@@ -64,6 +65,7 @@ def load(
     test_fraction: float,
     seed: int,
     max_conversation_chars: int | None,
+    demonstrations_from: str | None,
 ) -> RankedListDataset:
     """Load ReDial.
 
@@ -75,6 +77,7 @@ def load(
         seed: of that split.
         max_conversation_chars: the oldest turns are left out of the prompt until the rest is no longer than this
             (the last turn always stays); null keeps all.
+        demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) in place of `truth_then_cooccurrence`.
 
     Raises:
         BadInput: all problems of options and files at once.
@@ -117,6 +120,10 @@ def load(
         notices.append(f"{repaired} turns and names with percent-escapes such as %3F were decoded")
     if dropped["shortened"]:
         notices.append(f"{dropped['shortened']} conversations were cut to their last {max_conversation_chars} letters")
+    found = demonstrated(demonstrations_from, {k: splits[k] for k in ("train", "validation")}, list_length)
+    if found is not None:
+        splits |= found[0]
+        notices += found[1]
     return RankedListDataset("redial", catalog, splits, notices=notices, fingerprint=fingerprint(splits, catalog))
 
 

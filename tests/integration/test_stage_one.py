@@ -1,4 +1,4 @@
-"""What comes before RL, by the real parts: curves of the SFT stage, and no SFT at all."""
+"""What comes before RL, by the real parts: curves of SFT, SFT on several demonstrations, and no SFT at all."""
 
 import json
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from analysis.collect import collect
+from analysis.tables import build_table
 from rlbench.cli import CONF
 from rlbench.completions import read_completions
 from rlbench.config import Config
@@ -19,9 +20,7 @@ from tests.conftest import SMALL, composed
 
 SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
 
-# An epoch has five updates: the order of the second is drawn among the evaluations.
 LONGER = ["stage=sft", "trainer.sft.updates=6", "trainer.sft.save_every=2", "trainer.sft.learning_rate=1e-2"]
-LONGER += ["trainer.sft.batch_size=8", "trainer.sft.micro_batch_size=8"]
 CURVE = [*LONGER, "trainer.sft.evaluate_every=2"]
 BASE = ["trainer.rl.start=base"]
 
@@ -33,6 +32,10 @@ def cell(folder: Path, *overrides: str) -> Config:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("stage_one")
+
+
+def source(name: str) -> list[str]:
+    return [f"dataset.demonstrations_from={name}"]
 
 
 def validation(target, metric: str) -> dict[int, float]:
@@ -155,3 +158,29 @@ def test_a_run_that_goes_on_lacks_no_point_of_its_curve(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match=r"at 4 of the updates .*\(0, 2, 4, \.\.\.\)"):
         run(cell(tmp_path, *CURVE))
     assert run(config).status() == DONE
+
+
+def test_sft_on_several_demonstrations_are_several_rows(folder):
+    """They share the untrained model; RL after one of them starts from its weights."""
+    short = ["experiment_name=sources", "stage=sft"]
+    sources = ["teacher", "remap_adjust"]
+    runs = [run(cell(folder, *short)), *(run(cell(folder, *short, *source(name))) for name in sources)]
+    after = run(cell(folder, "experiment_name=sources", *source("teacher"), "trainer.rl.learning_rate=1e-9"))
+    assert len(list((folder / "runs" / "sources" / "mini-tiny" / "zero_shot").iterdir())) == 1
+    assert not same_weights(runs[0], runs[1]) and not same_weights(runs[1], runs[2])
+    ours, theirs = weights(after), weights(runs[1])
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-7 for name in theirs)
+    found = collect(folder / "runs" / "sources")
+    assert not found.problems
+    (group,) = found.groups()
+    names = {row.label: row.name for row in build_table(group, resamples=50).rows}
+    assert names["sft"] == "SFT" and names["sft@teacher"] == "SFT @ teacher"
+    assert names["sft@remap_adjust"] == "SFT @ remap_adjust"
+    assert names["rank_grpo-relevance@teacher"] == "rank_grpo · relevance @ teacher"
+
+
+def test_held_out_demonstrations_give_a_validation_loss(folder):
+    target = run(cell(folder, *CURVE, "experiment_name=loss", *source("remap")))
+    losses = validation(target, "loss")
+    assert list(losses) == [0, 2, 4, 6] == list(validation(target, "ndcg@10"))
+    assert 6 < losses[0] < 8 and losses[6] < losses[0] - 0.5  # log of 900 entries is 6.8

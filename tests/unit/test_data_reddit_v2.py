@@ -18,6 +18,7 @@ from rlbench.errors import BadInput
 from tests.helpers import shared_data
 
 FILMS = [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975), ("The Wall", 201)]
+NO_FILE = {"demonstrations_from": None}
 LIST = "Heat (1995)\nAlien (1979)\nJaws (1975)"
 
 
@@ -60,7 +61,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(root: Path, list_length: int = 3, catalog: Path | None = None) -> RankedListDataset:
-    return reddit_v2.load(path=str(root), list_length=list_length, catalog=str(catalog) if catalog else None)
+    return reddit_v2.load(path=str(root), list_length=list_length, catalog=str(catalog) if catalog else None, **NO_FILE)
 
 
 def refusal(root: Path, **options: Any) -> list[str]:
@@ -164,7 +165,7 @@ def test_another_catalogue_can_be_named(root: Path) -> None:
 
 def test_no_path() -> None:
     with pytest.raises(BadInput, match="dataset.path=FOLDER"):
-        reddit_v2.load(path=None, list_length=3, catalog=None)
+        reddit_v2.load(path=None, list_length=3, catalog=None, **NO_FILE)
 
 
 def test_missing_folder(tmp_path: Path) -> None:

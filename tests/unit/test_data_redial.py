@@ -172,6 +172,7 @@ def load(path: Path | str | None, **options: Any) -> RankedListDataset:
         "test_fraction": 0.25,
         "seed": 0,
         "max_conversation_chars": None,
+        "demonstrations_from": None,
     }
     return redial.load(path=None if path is None else str(path), **{**defaults, **options})
 

@@ -1,0 +1,196 @@
+"""Demonstrations for SFT from a teacher's lists, by Stage 1 of the Rank-GRPO paper (docs/stage1.md)."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from rich.console import Console
+from transformers.utils import logging as hf_logging
+
+from rlbench.cli import CONF
+from rlbench.config import Config, resolve
+from rlbench.data import load_dataset
+from rlbench.data.record import Film, RankedListDataset, Record
+from rlbench.data.validation import EXAMPLES
+from rlbench.entries import parse_text
+from rlbench.errors import BadInput
+from rlbench.relevance import make_judge
+from rlbench.stage1.encoder import load_encoder
+from rlbench.stage1.files import contexts_of, named, read_ratings, read_rows, read_texts, write_rows
+from rlbench.stage1.pipeline import Conversation, Stage1, without_instructions
+from rlbench.stage1.scores import STEPS
+
+console = Console(stderr=True, highlight=False)
+
+EPILOG = """examples:
+  what the teacher is to rate, then its ratings made demonstrations:
+    python -m rlbench.demonstrate lists.jsonl --candidates candidates.jsonl dataset=redial dataset.path=FOLDER
+    python -m rlbench.demonstrate lists.jsonl --ratings ratings.jsonl --out full.jsonl dataset=redial ...
+  without Reflect, and the teacher's own lists:
+    python -m rlbench.demonstrate lists.jsonl --steps remap_adjust --out remap_adjust.jsonl dataset=redial ...
+    python -m rlbench.demonstrate lists.jsonl --steps teacher --out teacher.jsonl dataset=redial ...
+  SFT on them:
+    python run.py stage=sft dataset=redial dataset.path=FOLDER dataset.demonstrations_from=remap_adjust.jsonl
+
+exit codes: 0 done, 2 input that has to be mended"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    hf_logging.disable_progress_bar()
+    try:
+        _demonstrate(options)
+    except BadInput as error:
+        for problem in error.problems:
+            console.print(problem, style="red", markup=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rlbench.demonstrate",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("lists", type=Path, metavar="LISTS", help="JSONL of the teacher's lists: context_id, response")
+    parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="what names the dataset, as for run.py")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="demonstrations to write; its name names the SFT row")
+    parser.add_argument("--candidates", type=Path, metavar="FILE", help="films for the teacher to rate, to write")
+    parser.add_argument("--ratings", type=Path, metavar="FILE", help="JSONL of ratings: context_id, response")
+    parser.add_argument("--films", type=Path, metavar="FILE", help="JSONL of what films are about: title, year, text")
+    parser.add_argument(
+        "--steps",
+        choices=STEPS,
+        default="remap_reflect_adjust",
+        help="what is done to the lists (default: %(default)s)",
+    )
+    parser.add_argument("--encoder", metavar="NAME", help="hub id or folder (default: all-MiniLM-L6-v2 from PyPI)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let the encoder run code of its own")
+    return parser
+
+
+def _demonstrate(options: argparse.Namespace) -> None:
+    _check(options)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = resolve(compose("config", overrides=options.overrides))
+        except HydraException as error:
+            raise BadInput(str(error)) from error
+    dataset = load_dataset(config.dataset)
+    rows = read_rows(options.lists, {"context_id": str, "response": str})
+    lists = [(row["context_id"], list(parse_text(row["response"]).films)) for row in rows]
+    conversations = _conversations(options.lists, lists, dataset)
+    steps = STEPS[options.steps]
+    if steps or options.candidates:
+        judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
+        encode = load_encoder(options.encoder, options.trust_remote_code)
+        stage = Stage1(judge.catalog, conversations, encode, read_texts(options.films) if options.films else {})
+        if options.candidates:
+            ids = (c.context_id for c in conversations)
+            offered = zip(ids, stage.candidates(), strict=True)
+            write_rows(options.candidates, ({"context_id": i, "candidates": named(films)} for i, films in offered))
+            console.print(f"{len(conversations)} lists of candidates: {options.candidates}", markup=False)
+    if options.out is None:
+        return
+    if not steps:
+        made = [list(c.named)[: config.dataset.list_length] for c in conversations]
+    else:
+        made = _made(stage, steps, options, config)
+    shown = zip(conversations, made, strict=True)
+    write_rows(options.out, ({"context_id": c.context_id, "completion": "\n".join(named(m))} for c, m in shown))
+    console.print(f"{len(made)} demonstrations: {options.out}", markup=False)
+
+
+def _check(options: argparse.Namespace) -> None:
+    problems = [f"{p}: it is there already; move it away or name another file" for p in _written(options) if p.exists()]
+    if not _written(options):
+        problems.append("nothing to write: give --out FILE, --candidates FILE, or both")
+    if options.out is not None and "reflect" in STEPS[options.steps] and options.ratings is None:
+        problems.append(
+            f"--steps {options.steps} needs the teacher's ratings: --ratings FILE (--candidates FILE writes what it is "
+            "to rate), or --steps remap_adjust"
+        )
+    if options.ratings is not None and "reflect" not in STEPS[options.steps]:
+        problems.append(f"--ratings {options.ratings} has no effect under --steps {options.steps}; leave it out")
+    if problems:
+        raise BadInput(*problems)
+
+
+def _written(options: argparse.Namespace) -> list[Path]:
+    return [path for path in (options.out, options.candidates) if path is not None]
+
+
+def _conversations(
+    file: Path, lists: Sequence[tuple[str, list[Film]]], dataset: RankedListDataset
+) -> list[Conversation]:
+    """Those of the lists, in their order.
+
+    Raises:
+        BadInput: a context that is neither in train nor in validation, or twice there; no list with a film.
+    """
+    train = dict(contexts_of([*dataset.splits["train"], *dataset.splits.get("sft", [])]))
+    known: dict[str, list[Record]] = dict(contexts_of(dataset.splits["validation"])) | train
+    ids = [context for context, _ in lists]
+    problems = []
+    for words, wrong in (
+        ("of contexts that are neither in train nor in validation", [i for i in ids if i not in known]),
+        ("of a context that has another one", [i for i, count in Counter(ids).items() if count > 1]),
+    ):
+        if wrong:
+            problems.append(f"{file}: {len(wrong)} lists are {words}: {', '.join(wrong[:EXAMPLES])}")
+    if problems:
+        raise BadInput(*problems)
+    sound = [(context, films) for context, films in lists if films]
+    if not sound:
+        raise BadInput(f"{file}: no response holds a line that reads as Title (Year)")
+    if len(sound) < len(lists):
+        console.print(f"{len(lists) - len(sound)} responses hold no film and are left out", markup=False)
+    prompts = ["\n".join(m["content"] for m in known[i][0].prompt if m["role"] == "user") for i, _ in sound]
+    return [
+        Conversation(
+            context,
+            text,
+            known[context][0].seen_titles,
+            [film for record in train.get(context, []) for film in record.ground_truth],
+            films,
+        )
+        for (context, films), text in zip(sound, without_instructions(prompts), strict=True)
+    ]
+
+
+def _made(stage: Stage1, steps: Sequence[str], options: argparse.Namespace, config: Config) -> list[list[Film]]:
+    if "reflect" in steps:
+        ratings, unread = _ratings(options.ratings)
+        outside = stage.reflect(ratings)
+        console.print(
+            f"{sum(map(len, ratings.values()))} ratings, {outside} of them of films outside the catalogue; {unread} "
+            "lines could not be read",
+            markup=False,
+        )
+    if "adjust" in steps:
+        try:
+            stage.adjust()
+        except ValueError as error:
+            raise BadInput(f"{options.lists}: {error}; give lists of train contexts") from error
+    try:
+        return stage.lists(config.dataset.list_length)
+    except ValueError as error:
+        raise BadInput(f"dataset.list_length = {config.dataset.list_length}: {error}") from error
+
+
+def _ratings(file: Path) -> tuple[Mapping[str, Mapping[Film, int]], int]:
+    ratings, unread = {}, 0
+    for row in read_rows(file, {"context_id": str, "response": str}):
+        ratings[row["context_id"]], more = read_ratings(row["response"])
+        unread += more
+    return ratings, unread
+
+
+if __name__ == "__main__":
+    sys.exit(main())

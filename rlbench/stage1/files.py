@@ -1,0 +1,160 @@
+"""JSONL files around Stage 1: what a teacher said, what films are about, and the demonstrations that come of it.
+
+lists             {"context_id": "...", "response": "Title (Year)\\nTitle (Year)\\n..."}
+ratings           {"context_id": "...", "response": "Title (Year)####2\\nTitle (Year)####-1\\n..."}
+films             {"title": "...", "year": 1999, "text": "what it is about"}
+candidates        {"context_id": "...", "candidates": ["Title (Year)", ...]}
+demonstrations    {"context_id": "...", "completion": "Title (Year)\\n..."}
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlbench.data.record import Film, Record
+from rlbench.data.validation import EXAMPLES, Finding, report
+from rlbench.entries import parse_line
+from rlbench.errors import BadInput
+from rlbench.files import write_text
+from rlbench.stage1.scores import RATINGS
+
+MARK = "####"
+"""Between a film and its rating."""
+
+
+def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Rows of a JSONL file.
+
+    Args:
+        path: the file.
+        fields: what each row must have; more is left alone.
+
+    Raises:
+        BadInput: where there is no such file or no row, or rows lack a field; all problems at once.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: there is no such file")
+    rows: list[dict[str, Any]] = []
+    findings: list[Finding] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            findings.append((number, "no JSON", str(error)))
+            continue
+        if not isinstance(row, dict):
+            findings.append((number, "no JSON object", repr(row)[:80]))
+            continue
+        wrong = [(name, kind) for name, kind in fields.items() if type(row.get(name)) is not kind]
+        findings += [(number, f"{name} should be a {kind.__name__}", repr(row.get(name))[:80]) for name, kind in wrong]
+        rows.append(row)
+    if findings:
+        raise BadInput(*report(str(path), findings, "line"))
+    if not rows:
+        raise BadInput(f"{path}: it holds no rows")
+    return rows
+
+
+def read_texts(path: Path) -> dict[Film, str]:
+    """What films are about; of several lines for a film the last counts."""
+    rows = read_rows(path, {"title": str, "year": int, "text": str})
+    return {(row["title"], row["year"]): row["text"] for row in rows}
+
+
+def read_ratings(response: str) -> tuple[dict[Film, int], int]:
+    """Films with their ratings from a teacher's response, and how many lines could not be read."""
+    found: dict[Film, int] = {}
+    unread = 0
+    for line in response.split("\n"):
+        if not line.strip():
+            continue
+        name, _, rating = line.rpartition(MARK)
+        film, level = parse_line(name), _integer(rating)
+        if film is None or level is None or level not in RATINGS:
+            unread += 1
+        else:
+            found[film] = level
+    return found, unread
+
+
+def _integer(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def named(films: Iterable[Film]) -> list[str]:
+    """Each as "Title (Year)"."""
+    return [f"{title} ({year})" for title, year in films]
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def demonstrated(
+    file: str | None, splits: Mapping[str, Sequence[Record]], list_length: int
+) -> tuple[dict[str, list[Record]], list[str]] | None:
+    """The splits with the demonstrations of a file, and what there is to say of it; None where none is named.
+
+    A line of a train context becomes a record of `sft`, in the order of the file; one of a validation context the
+    completion of that context's first record. Contexts without a line are no demonstrations.
+
+    Args:
+        file: its path.
+        splits: `validation`, and `train` or `sft`; completions that they have are dropped.
+        list_length: N; longer completions are cut to their first N lines.
+
+    Raises:
+        BadInput: problems of the file; contexts that are in neither split; no line of a train context.
+    """
+    if file is None:
+        return None
+    rows = read_rows(Path(file), {"context_id": str, "completion": str})
+    first: dict[str, dict[str, int]] = {}
+    for split, records in splits.items():
+        of_context: dict[str, int] = {}
+        for index, record in enumerate(records):
+            of_context.setdefault(record.context_id, index)
+        first[split] = of_context
+    sources = [split for split in ("train", "sft") if split in splits]
+    made: dict[str, list[Record]] = {split: list(records) for split, records in splits.items()} | {"sft": []}
+    made["validation"] = [replace(record, completion=None) for record in splits["validation"]]
+    unknown: list[str] = []
+    cut = 0
+    for row in rows:
+        context, lines = row["context_id"], row["completion"].strip().split("\n")
+        cut += len(lines) > list_length
+        completion = [{"role": "assistant", "content": "\n".join(lines[:list_length])}]
+        train = next((splits[split][first[split][context]] for split in sources if context in first[split]), None)
+        if train is not None:
+            made["sft"].append(replace(train, completion=completion))
+        elif context in first["validation"]:
+            index = first["validation"][context]
+            made["validation"][index] = replace(made["validation"][index], completion=completion)
+        else:
+            unknown.append(context)
+    if unknown:
+        raise BadInput(
+            f"{file}: {len(unknown)} lines are of contexts that are neither in train nor in validation: "
+            f"{', '.join(unknown[:EXAMPLES])}"
+        )
+    if not made["sft"]:
+        raise BadInput(f"{file}: it holds no demonstration of a train context")
+    held_out = sum(record.completion is not None for record in made["validation"])
+    notice = f"{len(made['sft'])} demonstrations of train and {held_out} of validation are those of {Path(file).name}"
+    return made, [notice, *([f"{cut} of them were cut to their first {list_length} lines"] if cut else [])]
+
+
+def contexts_of(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """The records of each context, in the order of their first ones."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.context_id, []).append(record)
+    yield from groups.items()

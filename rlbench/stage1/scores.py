@@ -1,0 +1,217 @@
+"""Scores of the catalogue's films for each conversation, from a teacher's list (arXiv 2510.20150, Eqs. 10 to 13).
+
+B conversations, C films of the catalogue, T items that the teacher names, in the catalogue or not.
+
+    remap    s_remap = p (S + I) + λ s_conv         p: 1/√k for the teacher's item of rank k
+    reflect  s_reflect = s_remap + γ r              r: the teacher's ratings, -2 to 2, of the first candidates
+    adjust   s_final = w ⊙ s_reflect + b            w, b: one number a film, fitted to the truth of train
+
+A demonstration is the films of highest score.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, sparse
+
+STEPS: dict[str, tuple[str, ...]] = {
+    "teacher": (),
+    "remap": ("remap",),
+    "remap_reflect": ("remap", "reflect"),
+    "remap_adjust": ("remap", "adjust"),
+    "remap_reflect_adjust": ("remap", "reflect", "adjust"),
+}
+"""What may be done to a teacher's lists, by name; the first leaves them as they are."""
+CONVERSATION_WEIGHT = 1.0
+"""λ."""
+RATING_WEIGHT = 0.5
+"""γ."""
+RATINGS = range(-2, 3)
+RATED = 100
+"""N_r: how many candidates the teacher rates."""
+RIDGE = 0.01
+"""λ_w and λ_b."""
+TOLERANCE = 1e-5
+"""Largest slope, a target, at which the fit has converged."""
+FAILED = 1e-3
+"""Largest slope, a target, with which a fit that went no further is taken."""
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.floating]
+"""Of any precision; float64 where it is mixed with others."""
+
+
+def rank_weights(lists: Sequence[Sequence[int]], items: int) -> sparse.csr_array:
+    """(B, T) p: 1/√k where an item stands at rank k of a conversation's list, for a repeated one its first rank.
+
+    Args:
+        lists: items by rank, each in 0..T-1.
+        items: T.
+    """
+    rows, columns, values = [], [], []
+    for row, ranked in enumerate(lists):
+        for k, item in enumerate(ranked, start=1):
+            if item not in ranked[: k - 1]:
+                rows.append(row)
+                columns.append(item)
+                values.append(1 / np.sqrt(k))
+    return sparse.csr_array((np.array(values, dtype=float), (rows, columns)), shape=(len(lists), items))
+
+
+def membership(catalogued: Sequence[int], films: int) -> sparse.csr_array:
+    """(T, C) I: 1 where an item is that film of the catalogue.
+
+    Args:
+        catalogued: of each item its film, in 0..C-1, or -1 outside the catalogue.
+        films: C.
+    """
+    found = np.asarray(catalogued, dtype=np.int64)
+    inside = np.flatnonzero(found >= 0)
+    return sparse.csr_array((np.ones(len(inside)), (inside, found[inside])), shape=(len(found), films))
+
+
+def remap(
+    weights: sparse.csr_array,
+    similarity: Floats,
+    inside: sparse.csr_array,
+    conversation: Floats,
+    conversation_weight: float = CONVERSATION_WEIGHT,
+) -> Array:
+    """(B, C) scores of Eq. 10.
+
+    Args:
+        weights: (B, T) p, of `rank_weights`.
+        similarity: (T, C) cosine of what an item and a film are about.
+        inside: (T, C) I, of `membership`.
+        conversation: (B, C) cosine of a conversation and a film.
+        conversation_weight: λ.
+    """
+    own = weights @ inside
+    return np.asarray(weights @ similarity + own.toarray() + conversation_weight * conversation)
+
+
+def reflect(scores: Floats, ratings: NDArray[np.int64], weight: float = RATING_WEIGHT) -> Array:
+    """(B, C) scores of Eq. 11.
+
+    Args:
+        scores: (B, C) of `remap`.
+        ratings: (B, C) in `RATINGS`, 0 for films that were not rated.
+        weight: γ.
+
+    Raises:
+        ValueError: a rating outside the five levels.
+    """
+    if not np.isin(ratings, RATINGS).all():
+        raise ValueError(f"ratings must lie in {RATINGS.start}..{RATINGS.stop - 1}")
+    return np.asarray(scores + weight * ratings, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """w and b of Eq. 12, both (C,)."""
+
+    weight: Array
+    bias: Array
+
+    def __call__(self, scores: Floats) -> Array:
+        """(B, C) scores of Eq. 12."""
+        return np.asarray(scores * self.weight + self.bias, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class AdjustmentLoss:
+    """What the adjustment minimises (Eq. 13): minus the multinomial log-likelihood of the truth, and two ridges.
+
+        -Σ log softmax(w ⊙ s + b)[film of the truth] + ridge_weight ‖w - 1‖² + ridge_bias ‖b‖²
+
+    The sum is over all films of the truth of all conversations. It is convex in w and b together.
+
+    Attributes:
+        scores: (B, C) of `reflect`, or of `remap`; any float, sums are in float64.
+        rows, films: (M,) the conversation and the film of each target.
+        ridge_weight, ridge_bias: λ_w, λ_b.
+        at_once: conversations in memory at once as float64.
+    """
+
+    scores: NDArray[np.floating]
+    rows: NDArray[np.int64]
+    films: NDArray[np.int64]
+    ridge_weight: float = RIDGE
+    ridge_bias: float = RIDGE
+    at_once: int = 4096
+
+    def __call__(self, parameters: Array) -> tuple[float, Array]:
+        """Value and gradient.
+
+        Args:
+            parameters: (2C,) w, then b.
+        """
+        targets, of_films, scored = self._wanted
+        w, b = np.split(parameters, 2)
+        value = self.ridge_weight * np.sum((w - 1) ** 2) + self.ridge_bias * np.sum(b**2) - w @ scored - b @ of_films
+        slope_w, slope_b = 2 * self.ridge_weight * (w - 1) - scored, 2 * self.ridge_bias * b - of_films
+        for start in range(0, len(self.scores), self.at_once):
+            scores = np.asarray(self.scores[start : start + self.at_once], dtype=np.float64)
+            logits = scores * w + b
+            highest = logits.max(axis=1)
+            expected = np.exp(logits - highest[:, None])
+            total, wanted = expected.sum(axis=1), targets[start : start + self.at_once]
+            value += wanted @ (np.log(total) + highest)
+            expected *= (wanted / total)[:, None]
+            slope_w, slope_b = slope_w + np.einsum("bc,bc->c", expected, scores), slope_b + expected.sum(axis=0)
+        return float(value), np.concatenate([slope_w, slope_b])
+
+    @cached_property
+    def _wanted(self) -> tuple[Array, Array, Array]:
+        """(B,) and (C,) how many targets a conversation and a film have, (C,) the sum of scores of a film's targets."""
+        conversations, films = self.scores.shape
+        scores = np.asarray(self.scores[self.rows, self.films], dtype=np.float64)
+        return (
+            np.bincount(self.rows, minlength=conversations).astype(float),
+            np.bincount(self.films, minlength=films).astype(float),
+            np.bincount(self.films, weights=scores, minlength=films).astype(float),
+        )
+
+
+def fit_adjustment(loss: AdjustmentLoss) -> Adjustment:
+    """w and b that minimise the loss, by L-BFGS from w = 1 and b = 0.
+
+    Raises:
+        ValueError: without a target.
+        RuntimeError: where the search ends far from a minimum.
+    """
+    films, targets = loss.scores.shape[1], len(loss.rows)
+    if not targets:
+        raise ValueError("no film of the truth to fit to")
+
+    def scaled(parameters: Array) -> tuple[float, Array]:
+        value, slope = loss(parameters)
+        return value / targets, slope / targets
+
+    start = np.concatenate([np.ones(films), np.zeros(films)])
+    options = {"maxiter": 1000, "maxfun": 2000, "ftol": 0.0, "gtol": TOLERANCE}
+    found = optimize.minimize(scaled, start, jac=True, method="L-BFGS-B", options=options)
+    slope = np.abs(found.jac).max()
+    if slope > FAILED:
+        raise RuntimeError(f"the fit of w and b ended with a slope of {slope:.2g} a target: {found.message}")
+    return Adjustment(found.x[:films], found.x[films:])
+
+
+def top_films(scores: Array, count: int, excluded: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(B, count) films of highest score, best first; of equals the first in the catalogue.
+
+    Args:
+        scores: (B, C).
+        count: how many.
+        excluded: (B, C) films that may not stand there, as those the conversation names.
+
+    Raises:
+        ValueError: where too few films are left.
+    """
+    if scores.size and (scores.shape[1] - excluded.sum(axis=1)).min() < count:
+        raise ValueError(f"a conversation leaves fewer than {count} films")
+    order = np.argsort(np.where(excluded, np.inf, -scores), axis=1, kind="stable")
+    return order[:, :count]
