@@ -49,6 +49,9 @@ SWEEPS = {"on-policy": "sweep", "sft": "sweep", "mu=2": "sweep_mu2"}
 VALIDATION = 9421
 """Samples of Reddit-v2's validation split."""
 
+SINGLE_POINTS = ("loss",)
+"""Metrics of which the points are no curve: the smallest validation loss, and that of checkpoint 1,500."""
+
 AT_ENDS = 0.1
 """Share of a training's updates that its start and its end are averaged over, where single updates are noisy."""
 
@@ -138,7 +141,8 @@ def _curves(
     """Reported curves with ours; runs that are none of them; notes on settings."""
     by_curve: dict[tuple[str, str, str, str], dict[int, float]] = {}
     for point in points:
-        if not twin or (point.backbone == SMALLEST and point.regime != "mu=2"):
+        of_twin = point.backbone == SMALLEST and point.regime != "mu=2" and point.metric not in SINGLE_POINTS
+        if not twin or of_twin:
             key = (point.regime, point.backbone, point.method, point.metric)
             by_curve.setdefault(key, {})[point.step] = point.value
     found: list[Curve] = []
@@ -423,10 +427,9 @@ def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
 def _draw_curve(ax: Axes, curve: Curve, colour: str, comparable: bool) -> None:
     if comparable:
         steps, values = zip(*sorted(curve.points.items()), strict=True)
-        dashes = (0, (4, 2))
-        ax.plot(
-            steps, values, color=colour, linestyle=dashes, marker="o", markersize=2.5, label=f"{curve.title}, paper"
-        )
+        dashes = "none" if curve.metric in SINGLE_POINTS else (0, (4, 2))
+        name = f"{curve.title}, paper"
+        ax.plot(steps, values, color=colour, linestyle=dashes, marker="o", markersize=2.5, label=name)
     if curve.ours is not None:
         updates, measured = curve.ours.index.to_numpy(float), curve.ours.to_numpy(float)
         ax.fill_between(updates, measured.min(axis=1), measured.max(axis=1), color=colour, alpha=0.15, linewidth=0)
