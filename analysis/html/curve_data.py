@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.collect import Collection
-from analysis.curves import SMOOTHING
+from analysis.figures.lines import SMOOTHING
 from analysis.html.rows import Look
 from analysis.series import AXES, INTERVAL_SEEDS, smoothing_points, spent_at
 from analysis.statistics import LEVEL, Floats
