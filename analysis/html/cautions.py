@@ -89,7 +89,8 @@ def _named(rows: Sequence[Look], values: Sequence[str] = ()) -> str:
 
 def _worst(rows: Sequence[Look], values: Sequence[str], trained: Sequence[Look]) -> str:
     """How many of the trained rows, then those of them that come first."""
-    return f"{len(rows)} of {many(len(trained), 'trained row')}: {_named(rows, values)}"
+    share = f"{len(rows)} of {len(trained)} trained rows: " if len(trained) > 1 else ""
+    return share + _named(rows, values)
 
 
 def _every(rows: Sequence[Look], trained: Sequence[Look]) -> str:

@@ -21,7 +21,7 @@ from analysis.html.curve_data import curve_data
 from analysis.html.grid import folded, lines, many, section
 from analysis.html.markup import Html, breakable, join, json_block, tag
 from analysis.html.provenance import origins, provenance
-from analysis.html.results import against_sft, every_run, results
+from analysis.html.results import every_run, results
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
@@ -81,7 +81,7 @@ def group_page(
     body = {
         "summary": _summary(group, headline, rows, verdict),
         "warnings": caution_section(cautions(group, rows, found, verdict, problems), problems),
-        "results": results(table, headline, by_label, verdict, against_sft(scores, rows, resamples)),
+        "results": results(table, headline, by_label, verdict),
         "curves": _drawn("curves", "Curves") if curves["series"] else None,
         "ranks": _drawn("ranks", "Ranks over training") if curves["heat"] else None,
         "lists": _drawn("lists", "Lists") if samples["greedy"] or samples["groups"] else None,
@@ -122,7 +122,7 @@ def _summary(group: Collection, headline: str, rows: Sequence[Look], verdict: Ve
     seeds = sorted({len(look.seeds) for look in trained})
     each = "one seed" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
     what = (
-        f"{many(len(trained), 'trained row')}, {each} each"
+        f"{many(len(trained), 'trained row')}, {each}{' each' if len(trained) > 1 else ''}"
         if trained
         else f"{many(len(runs), 'run')}, none trained by reinforcement learning"
     )

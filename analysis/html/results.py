@@ -1,19 +1,17 @@
 """The tables of results: rows with intervals, rows against SFT and against the row that leads, and every run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
 from analysis.collect import Collection, required_metrics
 from analysis.html.grid import MISSING, Cell, Head, grid, lines, number, p_value, section, text
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin
 from analysis.html.rows import Look, ink, named
-from analysis.html.verdict import ALPHA, Verdict
-from analysis.statistics import Comparison, Scores
+from analysis.html.verdict import Verdict
 from analysis.tables import Cell as Interval
 from analysis.tables import Row, Table, count, duration, metric_title, share, signed
 
@@ -26,7 +24,6 @@ def results(
     headline: str,
     looks: Mapping[str, Look],
     verdict: Verdict | None,
-    against: Mapping[str, Comparison] | None,
 ) -> Html:
     """The section.
 
@@ -34,14 +31,13 @@ def results(
         headline: metric that is drawn and tested.
         looks: of each row, by label.
         verdict: None without a trained row.
-        against: trained rows against SFT in the headline metric; None where there is no SFT row.
     """
     return section(
         "results",
         "Results",
         _comparison(table, headline, looks),
         lines([join(note) for note in table.notes], class_="notes"),
-        _against_sft(headline, looks, against) if against else None,
+        _against_baseline(table, looks) if table.comparisons else None,
         _against_leader(verdict, looks) if verdict is not None and verdict.differences else None,
     )
 
@@ -120,19 +116,6 @@ def _drawn(cell: Interval, look: Look, scale: Scale) -> Html:
     return tag("svg", parts, width=width, height=height, aria_hidden="true", class_="plot")
 
 
-def against_sft(scores: Mapping[str, Scores], looks: Sequence[Look], resamples: int) -> dict[str, Comparison] | None:
-    """Trained rows against the SFT row, p corrected over the rows; None where either is missing.
-
-    Args:
-        scores: of each row, of the headline metric alone.
-    """
-    sft = next((look.label for look in looks if look.stage == "sft"), None)
-    trained = [look.label for look in looks if look.stage == "rl"]
-    if sft is None or not trained:
-        return None
-    return statistics.compare({label: scores[label] for label in [*trained, sft]}, sft, resamples=resamples)
-
-
 PERMUTED = {
     "labels": "labels of runs",
     "seeds": "signs of seeds",
@@ -140,34 +123,44 @@ PERMUTED = {
 }
 
 
-def _against_sft(headline: str, looks: Mapping[str, Look], found: Mapping[str, Comparison]) -> Html:
-    metric = metric_title(headline)
+def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
+    """Trained rows against the table's baseline, as the table compared them."""
+    metric = metric_title(table.comparisons[0].metric)
     heads = [
         Head("Method", number=False),
-        Head(f"Δ {metric}", "Row minus SFT, paired on the same contexts, with its 95 % interval"),
+        Head(f"Δ {metric}", "Row minus baseline, paired on the same contexts, with its 95 % interval"),
         Head("p", "Of the interval: two-sided, of a difference of 0"),
         Head("p, Holm", "Corrected for all rows of this table"),
-        Head("p, permutation", "Exact, or 10,000 arrangements"),
-        Head("Permutation, Holm", "Corrected for all rows of this table"),
+        Head("p permuted", "Of a permutation test: exact, or 10,000 arrangements"),
+        Head("permuted, Holm", "Corrected for all rows of this table"),
         Head("Rearranged", "What the permutation test deals out anew", number=False),
+        Head("Better", "Probability that a run of the row scores higher than one of the baseline"),
+        Head("Detectable", "True difference that this design finds in 80 % of the cases"),
+        Head("Reading", number=False),
     ]
     rows = []
-    for label, one in found.items():
-        estimate = one.estimate
-        mean, low, high = (float(part[0]) for part in (estimate.mean, estimate.low, estimate.high))
+    for one in table.comparisons:
+        difference = one.difference
         rows.append(
             [
-                text(named(looks[label]), looks[label].name),
-                number(mean, signed(mean), f"[{signed(low)}, {signed(high)}]", strong=float(one.p_holm[0]) <= ALPHA),
-                *(_p(value) for value in (estimate.p, one.p_holm, one.permutation.p, one.permutation_holm)),
+                text(named(looks[one.label], "".join(one.marks)), looks[one.label].name),
+                _interval(difference, signed, strong=one.holds),
+                *(_p(value) for value in (difference.p, one.p_holm, one.permutation_p, one.permutation_holm)),
                 text(PERMUTED[one.permuted]),
+                MISSING if one.improvement is None else _interval(one.improvement, share),
+                MISSING if one.detectable is None else number(one.detectable, share(one.detectable)),
+                text(one.reading, kind="path"),
             ]
         )
-    return grid("against-sft", f"{metric} against SFT on test; bold: p ≤ .05 after Holm’s correction", heads, rows)
+    caption = f"{metric} against {table.baseline} on test; bold where the difference holds"
+    return join(
+        grid("against-baseline", caption, heads, rows),
+        lines([join(note) for note in table.comparison_notes], class_="notes"),
+    )
 
 
-def _p(p: statistics.Floats) -> Cell:
-    return number(float(p[0]), p_value(float(p[0])))
+def _p(p: float | None) -> Cell:
+    return MISSING if p is None else number(p, p_value(p))
 
 
 def _against_leader(verdict: Verdict, looks: Mapping[str, Look]) -> Html:

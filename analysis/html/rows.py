@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from analysis import curves
 from analysis.collect import Collection
+from analysis.figures.style import COLOURS, DASHES
+from analysis.figures.style import styles as line_styles
 from analysis.html.markup import Html, breakable, tag
 from analysis.tables import SHARED_STAGES, shared_stage_name
 
@@ -80,11 +81,11 @@ def looks(group: Collection) -> list[Look]:
 
 
 def _styles(runs: Any) -> dict[str, dict[str, Any]]:
-    """`curves.styles`; where that gives two rows the same line (variants of one algorithm), each row one of its own."""
-    styles = curves.styles(runs)
+    """As in the figures; where they draw two rows alike (variants of one algorithm), each row has a line of its own."""
+    styles = line_styles(runs)
     if len({(style["color"], style["linestyle"]) for style in styles.values()}) == len(styles):
         return styles
-    lines = cycle([(colour, dashes) for dashes in curves.DASHES for colour in curves.COLOURS])
+    lines = cycle([(colour, dashes) for dashes in DASHES for colour in COLOURS])
     return {
         label: style | {"color": colour, "linestyle": dashes}
         for (label, style), (colour, dashes) in zip(sorted(styles.items()), lines, strict=False)

@@ -10,7 +10,9 @@ from analysis.report import main
 from tests.helpers_analysis import budget, queries, write_run, write_sweep
 
 ROOT = Path(__file__).parents[2]
-FILES = ["curves.png", "curves.svg", "table.csv", "table.md", "table.tex", "training.png", "training.svg"]
+PAGE = ["report.html"]
+TABLES = ["table.csv", "table.md", "table.tex"]
+FILES = ["curves.png", "curves.svg", *PAGE, *TABLES, "training.png", "training.svg"]
 SCORES = {"recall@10": [0.1, 0.2], "ndcg@10": [0.1, 0.3], "in_catalog": [1.0, 1.0]}
 
 
@@ -35,7 +37,7 @@ def test_it_writes_table_and_curves_and_says_where(
     assert sorted(file.name for file in out.iterdir()) == FILES
     shown = capsys.readouterr().out
     assert "rank_grpo · relevance" in shown and "Δ NDCG@10 to SFT" in shown
-    last = shown.rstrip().splitlines()[-8:]
+    last = shown.rstrip().splitlines()[-9:]
     assert last[0] == "Wrote"
     assert sorted(line.strip() for line in last[1:]) == [str(out / name) for name in FILES]
     assert "Left out" not in shown
@@ -79,7 +81,7 @@ def test_a_single_finished_stage_is_enough(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "out").mkdir()
     (tmp_path / "out/curves.svg").write_text("of an earlier report")
     assert report(tmp_path / "runs", tmp_path / "out") == 0
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["table.csv", "table.md", "table.tex"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [*PAGE, *TABLES]
     assert "No curves.png: no RL run has validation metrics." in capsys.readouterr().out
 
 

@@ -103,7 +103,7 @@ def test_the_headline_in_words(runs: Path) -> None:
     rows = {label: scores(level, 3, 0.002, 20 + i) for i, (label, level) in enumerate(
         [("grpo-relevance", 0.1), ("rank_grpo-relevance", 0.3), ("rank_grpo-log_decay", 0.2)])}  # fmt: skip
     told = sentences(judge(rows, "ndcg@10", 200), by_label, [])
-    assert told[0].startswith("rank_grpo · relevance has the highest NDCG@10 on test: .3")
+    assert told[0].startswith("rank_grpo · relevance has the highest NDCG@10 on test: .295 [")
     assert "over rank_grpo · log_decay, the next, is +.1" in told[1] and "and holds (p " in told[1]
     assert told[1].endswith("So does its lead over the other row.")
     assert "With 3 seeds and 80 test contexts a true difference of ." in told[-1]
@@ -290,7 +290,7 @@ def test_warnings(tmp_path: Path) -> None:
     (paths[1] / "manifest.json").write_text(json.dumps(manifest))
     lines = [
         f'{{"step": {i}, "split": "train", "metric": "entropy", "value": {2.0 if i < 5 else 0.01}}}\n'
-        for i in range(20)
+        for i in range(21)
     ]
     with (paths[1] / "metrics.jsonl").open("a") as file:
         file.writelines([*lines, '{"step": 3, "split": "train", "metric": "loss", "value": NaN}\n'])

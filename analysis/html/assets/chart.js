@@ -2,6 +2,7 @@
 // measured point that is nearest, by pointer or arrow keys; between points nothing is made up.
 
 const OFF_SCALE = 1; // a reference farther from the curves than so many times their range is named instead of drawn
+const BAND_ROOM = 3; // a band may widen the frame to so many times the range of the lines on either side, and is cut there
 const MARKED = 26; // curves of at most so many points have a marker on each
 
 function niceTicks(low, high, count) {
@@ -124,10 +125,11 @@ class Chart {
     const means = series.flatMap((one) => one.mean.filter((v) => v !== null)).concat(references.map(([, v]) => v));
     let low = means.length ? Math.min(...means) : 0;
     let high = means.length ? Math.max(...means) : 1;
-    const room = high - low || Math.abs(high) || 1; // a band of few seeds may not press the lines flat
-    low = Math.min(low, Math.max(low - room, ...[Math.min(...series.flatMap((one) => one.low.filter((v) => v !== null)))]));
-    high = Math.max(high, Math.min(high + room, ...[Math.max(...series.flatMap((one) => one.high.filter((v) => v !== null)))]));
-    if (!isFinite(low)) [low, high] = [0, 1];
+    const room = BAND_ROOM * (high - low || Math.abs(high) || 1);
+    const lowest = Math.min(low, ...series.flatMap((one) => one.low.filter((v) => v !== null)));
+    const highest = Math.max(high, ...series.flatMap((one) => one.high.filter((v) => v !== null)));
+    [low, high] = [Math.max(lowest, low - room), Math.min(highest, high + room)];
+    this.cut = lowest < low || highest > high;
     const least = means.length ? Math.min(...means) : 0;
     if (least >= 0 && (low < 0 || low < 0.4 * high)) low = 0;
     if (high - low < 1e-12) [low, high] = [low - 0.5 * (Math.abs(low) || 1), high + 0.5 * (Math.abs(high) || 1)];
@@ -328,6 +330,7 @@ class Chart {
       : "Lines: mean over seeds, at updates that all seeds of a row measured.");
     if (seeds.some((n) => n >= 3)) words.push("Bands: 95 % t-interval over seeds" + (seeds.includes(2) ? ", range of two." : "."));
     else if (seeds.includes(2)) words.push("Bands: range of two seeds.");
+    if (this.cut) words.push("Bands that are wider than the frame are cut at its edge.");
     if (this.metric.startsWith("train/") && this.curves.smoothing > 1) {
       words.push(`Smoothed within each run: moving mean of ${this.curves.smoothing} points.`);
     }

@@ -1,0 +1,72 @@
+"""`python -m benchmarks.report`: making and opening the page of 200 runs (docs/report.md has the numbers).
+
+40 rows of 5 seeds with everything that real runs write, made up: curves of 300 updates, sample lists, sampled groups,
+spending. Prints how long the page takes to make, its size, and how long Chromium takes from the command to open it to
+the end of its scripts, as the median of so many times. It takes some minutes, mostly to write the runs.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from analysis.collect import collect
+from analysis.html import group_page
+from tests.browser import Opened, chromium
+from tests.helpers_report import write_full_sweep
+
+LIMIT_BYTES, LIMIT_SECONDS = 10_000_000, 3.0
+
+
+def made_up(folder: Path, rows: int, seeds: int, updates: int) -> None:
+    """Run directories of that many rows."""
+    gains = {f"method{i // 2:02d}-{('relevance', 'log_decay')[i % 2]}": 0.01 + 0.002 * i for i in range(rows)}
+    write_full_sweep(folder, gains, seeds=seeds, updates=updates, contexts=150, samples=8)
+
+
+def make(runs: Path) -> tuple[str, float, float]:
+    """The page, seconds to collect the runs, and seconds to make the page."""
+    start = time.perf_counter()
+    collection = collect(runs)
+    collected = time.perf_counter()
+    (group,) = collection.groups()
+    page = group_page(group, runs, collection.problems)
+    return page, collected - start, time.perf_counter() - collected
+
+
+def opening(page: Path, times: int) -> float:
+    """Median of the seconds that a browser takes to open a page and run its scripts."""
+    taken = []
+    with chromium() as browser:
+        for _ in range(times):
+            start = time.perf_counter()
+            with Opened(browser, page) as opened:
+                opened.page.wait_for_selector("#lists-panel .card")
+                taken.append(time.perf_counter() - start)
+                assert opened.said == [] and opened.asked == []
+    return statistics.median(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=300)
+    parser.add_argument("--times", type=int, default=5, help="how often the page is opened")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs, file = Path(folder) / "runs", Path(folder) / "report.html"
+        made_up(runs, options.rows, options.seeds, options.updates)
+        page, collected, made = make(runs)
+        file.write_text(page, encoding="utf-8")
+        size = file.stat().st_size
+        seconds = opening(file, options.times)
+    print(f"{options.rows * options.seeds} runs of {options.updates} updates")
+    print(f"collected in {collected:.1f} s, page made in {made:.1f} s")
+    print(f"size {size / 1e6:.2f} MB (limit {LIMIT_BYTES / 1e6:.0f} MB)")
+    print(f"opened in {seconds:.2f} s (limit {LIMIT_SECONDS:.0f} s; median of {options.times})")
+
+
+if __name__ == "__main__":
+    main()
