@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,18 @@ from analysis.reading import (
 from analysis.screening import screened
 from analysis.sources import Source
 from rlbench.errors import BadInput
-from rlbench.files import clear_partial, held, partial_folder, publish, whole_file, write_json, write_text
+from rlbench.files import (
+    PARTIAL,
+    SYNCS_AT_ONCE,
+    clear_partial,
+    held,
+    partial_folder,
+    publish,
+    sync,
+    whole_file,
+    write_json,
+    write_text,
+)
 
 FORM = 1
 """Version of this form; a collection of another is made anew."""
@@ -276,16 +288,17 @@ def _update(runs: Path, out: Path) -> Update:
         (beside / folder).mkdir(parents=True, exist_ok=True)
         clear_partial(beside / folder)
     _keep_only(beside, {record.key for name, record in begun.items() if records.get(name) is record}, FOLDERS)
-    for name in tqdm(changed, desc="collecting", unit="run", delay=1, disable=None, dynamic_ncols=True):
-        records[name] = _read(paths[name], name, now[name], beside)
+    records |= _read_all({name: (paths[name], now[name]) for name in changed}, beside)
     ordered = _sorted(records)
     used, problems = screened(*told(ordered))
     names = {run.name for run in used}
+    lacking = {}
     for record in ordered:
         _take_over(f"index/{record.key}.json", out, beside)
         parts = [f"{part}/{record.key}.parquet" for part in PARTS]
         if record.name in names and not all(_take_over(part, out, beside) for part in parts):
-            _read(paths[record.name], record.name, record.fingerprint, beside)
+            lacking[record.name] = paths[record.name], record.fingerprint  # it was left out until now
+    _read_all(lacking, beside)
     _keep_only(beside, {record.key for record in ordered}, ("index",))
     _keep_only(beside, {key_of(name) for name in names}, PARTS)
     table = run_table(run_row(run) | _columns(beside, run.name) for run in used)
@@ -297,9 +310,26 @@ def _update(runs: Path, out: Path) -> Update:
     return Update(len(changed), len(paths) - len(changed), len(gone))
 
 
-def _read(path: Path, name: str, of: Fingerprint, folder: Path) -> Record:
-    """Read a run, write its parts and then what is known of it."""
+def _read_all(found: Mapping[str, tuple[Path, Fingerprint]], folder: Path) -> dict[str, Record]:
+    """Read runs one at a time and write their parts, and when these are on the disk what is known of the run.
+
+    While the next run is read, others go to the disk: to wait for each takes far longer than to read it.
+    """
+    records = {}
+    with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
+        waiting = []
+        for name in tqdm(found, desc="collecting", unit="run", delay=1, disable=None, dynamic_ncols=True):
+            records[name], made, known = _read(*found[name], name, folder)
+            waiting.append(pool.submit(_settle, made, folder / "index" / f"{records[name].key}.json", known))
+    for one in waiting:
+        one.result()
+    return records
+
+
+def _read(path: Path, of: Fingerprint, name: str, folder: Path) -> tuple[Record, list[Path], str]:
+    """Read a run and write its parts; what is known of it, the files that were written, and the text of its record."""
     columns: dict[str, Any] = {}
+    made = []
     try:
         run, content = read_run(path, name)
     except Unusable as error:
@@ -307,13 +337,19 @@ def _read(path: Path, name: str, of: Fingerprint, folder: Path) -> Record:
     else:
         columns, odd = settings_and_provenance(path)
         record = Record(name, of, replace(run, notices=(*run.notices, *odd)), "")
-        with whole_file(folder / "queries" / f"{record.key}.parquet") as beside:
-            write_queries(beside, run, content.queries)
-        with whole_file(folder / "curves" / f"{record.key}.parquet") as beside:
-            write_curves(beside, name, content)
+        made = [folder / part / f".{record.key}.parquet{PARTIAL}" for part in PARTS]
+        write_queries(made[0], run, content.queries)
+        write_curves(made[1], name, content)
     known = {"form": FORM, "columns": columns} | asdict(record)
-    write_text(folder / "index" / f"{record.key}.json", json.dumps(known, default=str) + "\n")
-    return record
+    return record, made, json.dumps(known, default=str) + "\n"
+
+
+def _settle(made: Sequence[Path], index: Path, known: str) -> None:
+    """Send the parts of a run to the disk and into place, then its record."""
+    for beside in made:
+        sync(beside)
+        os.replace(beside, beside.with_name(beside.name[1:].removesuffix(PARTIAL)))
+    write_text(index, known)
 
 
 def _take_over(part: str, there: Path, here: Path) -> bool:

@@ -534,8 +534,8 @@ def show(comparison: pd.DataFrame, console: Console) -> None:
         for header in ("label", "runs", *names):
             table.add_column(header)
         for label, row in part.groupby("label", sort=True):
-            means = row.groupby("metric")[["old", "new"]].mean()
-            cells = [f"{_shown(means.loc[name, 'old'])} → {_shown(means.loc[name, 'new'])}" for name in names]
+            means = row.groupby("metric")[["old", "new"]].mean().to_dict()
+            cells = [f"{_shown(means['old'][name])} → {_shown(means['new'][name])}" for name in names]
             table.add_row(str(label), str(row["run"].nunique()), *cells)
         console.print(table)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from analysis import report, status
+from analysis import report, rescore, status
 from analysis.collect import collect
 from rlbench import inspect
 from rlbench.attempts import attempts
@@ -52,6 +52,17 @@ def test_every_stage_leaves_a_whole_directory(finished):
         table = pd.read_parquet(target.root / f"predictions-test-{result['checkpoint']['step']}.parquet")
         assert table["ndcg@10"].mean() == pytest.approx(result["metrics"]["test"]["ndcg@10"], abs=1e-12)
         assert table["context_id"].nunique() == 6 and len(table) >= 6
+
+
+def test_its_own_rules_judge_every_stage_alike_again(finished, tmp_path):
+    config, _ = finished
+    made, problems = rescore.rescore(Path(config.runs_dir), [rescore.parse_protocol("own")], tmp_path / "again")
+    assert problems == [] and len(made) == 4
+    for one in made:
+        assert one.result()["metrics"] == one.source.run.result["metrics"]
+        for file in one.source.path.glob("predictions-*.parquet"):
+            if (one.target / file.name).exists():  # that of the result
+                pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(one.target / file.name))
 
 
 def test_budget_counts_what_was_generated(finished):
