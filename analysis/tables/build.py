@@ -42,9 +42,6 @@ from analysis.tables.scores import share_of
 from analysis.tables.select import Folder, Part, as_text
 from analysis.tables.spec import ColumnSpec, TableSpec, Where, read_spec
 
-SFT: Where = {"label": ("sft",)}
-"""The baseline that specs name by `sft`."""
-
 ACCURACY = ("recall", "ndcg", "hit_rate", "mrr", "map", "pass", "union_recall", "published_")
 """How metrics begin of which more is better, so that there is a best row."""
 
@@ -344,7 +341,11 @@ class _Builder(Prepared):
         for each in wanted.values():
             to = each.to or {}
             found, title = self._baselines(to), metric_title(each.column.of)
-            if to == SFT or {part.stage for part in found.values()} == {"sft"}:
+            several = to == select.SFT and not found and (self.runs["stage"] == "sft").any()
+            if several:
+                notes.append("There is no one SFT row that rows could be compared with: name one as the baseline.")
+                continue
+            if to == select.SFT or {part.stage for part in found.values()} == {"sft"}:
                 notes.append(marks.sft_note(self.runs, title))
                 continue
             name = self._baseline_name(to)

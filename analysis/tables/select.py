@@ -19,6 +19,9 @@ from rlbench.errors import BadInput, nearest
 CELL = ("experiment", "dataset", "model", "label")
 """Columns that runs of one row share."""
 
+SFT: Where = {"label": ("sft",)}
+"""The baseline that specs name by `sft`."""
+
 PLACEHOLDER = re.compile(r"{([^{}]*)}")
 
 
@@ -314,7 +317,12 @@ def _names(lookup: Lookup, spec: TableSpec, rows: Sequence[tuple[RowSpec, pd.Dat
 
 
 def _name(lookup: Lookup, spec: TableSpec, row: RowSpec, run: pd.Series) -> str:
-    template = row.name or (SHARED_STAGES[run["stage"]] if run["stage"] != "rl" else "{algorithm} · {reward}")
+    template = row.name
+    if not template and run["stage"] == "rl":
+        template = "{algorithm} · {reward}"
+    elif not template:
+        _, at, variant = str(run["label"]).partition("@")
+        template = SHARED_STAGES[run["stage"]] + (f" @ {variant}" if at else "")
     return filled(template, lambda key: word(spec.names, key, lookup.value(run, key)))
 
 
@@ -332,10 +340,15 @@ def word(names: Mapping[str, Mapping[str, str]], key: str, value: Any) -> str:
 def baseline_of(lookup: Lookup, group: Sequence[Part], where: Where) -> Part | None:
     """The one row of a group that fits; None where none does.
 
+    `sft` alone is the row of that label, or else the only one of that stage.
+
     Raises:
         BadInput: where several do.
     """
     found = [part for part in group if fits(lookup, part.first, where)]
+    if not found and where == SFT:
+        of_stage = [part for part in group if part.stage == "sft"]
+        return of_stage[0] if len(of_stage) == 1 else None
     if len(found) > 1:
         names = ", ".join(part.name for part in found)
         heading = f" under {group[0].group}" if group[0].group else ""

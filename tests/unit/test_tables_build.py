@@ -578,6 +578,23 @@ def test_comparisons_in_csv(runs: Path) -> None:
     assert float(lines[1][7]) == pytest.approx(0.11)
 
 
+def test_sft_is_the_row_of_that_label_or_the_only_one_of_the_stage(runs: Path) -> None:
+    add(runs, "a-dcg", [0.2, 0.21])
+    for path in add(runs, "sft", [0.1], spent=budget(5)):
+        edit_result(path, label="sft@none")
+    rows = [{"where": {"stage": "sft"}}, *RL]
+    spec: dict[str, Any] = {"rows": rows, "columns": ["ndcg@10", {"difference": "ndcg@10"}], "baseline": "sft"}
+    table = made(runs, **spec)
+    assert [row.name for row in table.rows] == ["SFT @ none", "a · dcg"]
+    assert table.columns[1].header == "Δ NDCG@10 to SFT @ none"
+    assert cell(table, "a · dcg", "ndcg@10_minus_sft").mean == pytest.approx(0.105)
+    for path in add(runs, "sft", [0.12], spent=budget(5), seeds=[1]):
+        edit_result(path, label="sft@half")
+    told = made(runs, **spec)
+    assert [column.key for column in told.columns] == ["ndcg@10"]
+    assert any(note.startswith("There is no one SFT row") for note in told.notes)
+
+
 def test_a_baseline_is_one_row(runs: Path) -> None:
     for label in ("a-dcg", "a-hit", "b-dcg"):
         add(runs, label, [0.2, 0.21])
