@@ -19,6 +19,9 @@ from rlbench.errors import BadInput, nearest
 CELL = ("experiment", "dataset", "model", "label")
 """Columns that runs of one row share."""
 
+SFT: Where = {"label": ("sft",)}
+"""The baseline that specs name by `sft`."""
+
 PLACEHOLDER = re.compile(r"{([^{}]*)}")
 
 
@@ -334,10 +337,15 @@ def word(names: Mapping[str, Mapping[str, str]], key: str, value: Any) -> str:
 def baseline_of(lookup: Lookup, group: Sequence[Part], where: Where) -> Part | None:
     """The one row of a group that fits; None where none does.
 
+    `sft` alone is the row of that label, or else the only one of that stage.
+
     Raises:
         BadInput: where several do.
     """
     found = [part for part in group if fits(lookup, part.first, where)]
+    if not found and where == SFT:
+        of_stage = [part for part in group if part.stage == "sft"]
+        return of_stage[0] if len(of_stage) == 1 else None
     if len(found) > 1:
         names = ", ".join(part.name for part in found)
         heading = f" under {group[0].group}" if group[0].group else ""
