@@ -22,7 +22,7 @@ on two H800, and 384 are eight times as many."""
 BILLIONS = {"qwen2.5_0.5b": 0.494, "llama3.2_1b": 1.236, "llama3.2_3b": 3.213, "qwen2.5_7b": 7.616}
 """Parameters; cost is taken to be in proportion."""
 
-DEFINING = ("rl.num_iterations", "rl.start", "dataset.demonstrations")
+DEFINING = ("rl.num_iterations", "rl.start", "dataset.demonstrations_from")
 """Settings by which one row or table differs from another: a run with another value is none of this one."""
 
 NAMED = 8
