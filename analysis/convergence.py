@@ -11,9 +11,9 @@ Two measures, both over the range that all rows cover, 0 .. H:
   mean, E[min(T, H)] (Irwin 1949; Royston & Parmar 2013): all seeds are censored at H alone, so that the mean of
   min(T, H) over seeds estimates it without a model.
 
-Intervals are over seeds, as in `analysis.statistics`; those of restricted means and of their ratios are on the log scale,
-each mean linearised (the delta method), since times are skewed. `benchmarks.convergence` measures how often they hold
-the truth.
+Intervals are over seeds, as in `analysis.statistics`; those of restricted means and of their ratios are on the log
+scale, each mean linearised (the delta method), since times are skewed. `benchmarks.convergence` measures how often they
+hold the truth.
 """
 
 import argparse
