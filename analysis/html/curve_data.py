@@ -22,7 +22,7 @@ from analysis.series import AXES, INTERVAL_SEEDS, smoothing_points, spent_at
 from analysis.statistics import LEVEL, Floats
 from analysis.tables import metric_title
 
-NUMBERS = 400_000
+NUMBERS = 300_000
 """Of one page's training curves, at most."""
 
 POINTS = (40, 200)

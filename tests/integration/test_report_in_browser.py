@@ -299,3 +299,14 @@ def test_runs_without_curves_or_lists_make_a_page_too(browser: Browser, tmp_path
     with Opened(browser, write_page(tmp_path / "runs", tmp_path)) as opened:
         assert opened.said == [] and opened.asked == []
         assert opened.page.locator("#comparison tbody tr").count() == 1
+
+
+@pytest.mark.slow
+def test_the_page_of_200_runs_is_small_and_opens_fast(tmp_path: Path) -> None:
+    from benchmarks.report import LIMIT_BYTES, LIMIT_SECONDS, made_up, make, opening
+
+    made_up(tmp_path / "runs", rows=40, seeds=5, updates=300)
+    file = tmp_path / "report.html"
+    file.write_text(make(tmp_path / "runs")[0], encoding="utf-8")
+    assert file.stat().st_size < LIMIT_BYTES
+    assert opening(file, 3) < LIMIT_SECONDS
