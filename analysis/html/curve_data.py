@@ -3,7 +3,8 @@
 A curve is the mean over a row's seeds at the updates that all of them measured, its band the 95 % t-interval over seeds
 from three seeds on (what `statistics.seed_interval` approaches with many resamples) and the range of two. Training
 metrics are smoothed within each run before that, as in training.png. Then at most so many points are kept, evenly
-spread, each as it is: nothing between points is made up.
+spread, each as it is: nothing between points is made up. `analysis.series` has the same curves for figures, a metric at
+a time; a page has every metric of hundreds of runs, and reads the frame once.
 """
 
 import re

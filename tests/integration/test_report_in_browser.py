@@ -15,6 +15,7 @@ from playwright.sync_api import Browser
 
 from analysis.collect import collect
 from analysis.html import group_page
+from analysis.tables import build_table
 from tests.browser import Opened, chromium
 from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_report import write_full_sweep
@@ -41,7 +42,9 @@ def write_page(runs: Path, out: Path) -> Path:
     collection = collect(runs)
     (group,) = collection.groups()
     file = out / "report.html"
-    file.write_text(group_page(group, runs, collection.problems, resamples=100), encoding="utf-8")
+    file.write_text(
+        group_page(group, build_table(group, resamples=100), runs, collection.problems, resamples=100), encoding="utf-8"
+    )
     return file
 
 

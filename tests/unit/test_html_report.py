@@ -22,6 +22,7 @@ from analysis.html.settings import differing
 from analysis.html.verdict import judge, lead, sentences
 from analysis.report import main
 from analysis.statistics import Floats, Scores
+from analysis.tables import build_table
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import write_full_sweep
 
@@ -37,7 +38,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def page(runs: Path, **options: int) -> str:
     collection = collect(runs)
-    return group_page(collection.groups()[0], runs, collection.problems, **({"resamples": 100} | options))
+    (group,) = collection.groups()
+    resampled = {"resamples": 100} | options
+    return group_page(group, build_table(group, **resampled), runs, collection.problems, **resampled)
 
 
 def test_the_same_runs_give_the_same_bytes(runs: Path) -> None:
