@@ -1,4 +1,4 @@
-"""`python -m analysis.report runs/mini --out reports/mini`: table and curves from run directories."""
+"""`python -m analysis.report runs/mini --out reports/mini`: table, curves and a page of it all from runs."""
 
 import argparse
 import sys
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console, out = terminal(), out_folder(options)
     try:
-        if problems := check_modes(options.tracker, []):
-            raise BadInput(*problems)
+        if wrong := check_modes(options.tracker, []):
+            raise BadInput(*wrong)
         collection = collect(options.runs)
         if collection.runs.empty:
             show_problems(console, options.runs, collection.problems)
@@ -56,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     groups = collection.groups()
     for group in groups:
         folder = out if len(groups) == 1 else out / _folder(group)
-        written += write_report(group, folder, options.resamples, console)
-        written.append(write_page(group, folder, options.runs, of_group(group, collection), options.resamples))
+        table = tables.build_table(group, resamples=options.resamples)
+        written += write_report(group, table, folder, console)
+        problems = of_group(group, collection)
+        written.append(write_page(group, table, folder, options.runs, problems, options.resamples))
         if options.tracker != "none":
             track_report(options.tracker, group, options.runs, folder)
     if len(groups) > 1:
@@ -84,10 +86,9 @@ def _folder(group: Collection) -> Path:
     return Path(first["experiment"]) / f"{first['dataset']}-{first['model']}"
 
 
-def write_report(group: Collection, out: Path, resamples: int, console: Console) -> list[Path]:
+def write_report(group: Collection, table: tables.Table, out: Path, console: Console) -> list[Path]:
     """Write the table and the figures of one group, show the table, and return the files written."""
     out.mkdir(parents=True, exist_ok=True)
-    table = tables.build_table(group, resamples=resamples)
     console.print(tables.to_rich(table, console.width))
     console.print()
     written = []
@@ -125,16 +126,21 @@ def cell_folder(run: str) -> str:
     return (Path(run).parent.parent).as_posix()
 
 
-def write_page(group: Collection, out: Path, runs: Path, problems: Sequence[Problem], resamples: int) -> Path:
+def write_page(
+    group: Collection, table: tables.Table, out: Path, runs: Path, problems: Sequence[Problem], resamples: int
+) -> Path:
     """Write report.html of one group.
 
     Args:
+        table: of the group.
         out: folder to write to.
         runs: the folder that was searched.
         problems: of runs that belong to the group.
+        resamples: behind intervals that the table has not.
     """
     path = out / PAGE
-    path.write_text(group_page(group, runs, problems, resamples=resamples), encoding="utf-8", newline="\n")
+    page = group_page(group, table, runs, problems, resamples=resamples)
+    path.write_text(page, encoding="utf-8", newline="\n")
     return path
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from analysis.collect import collect
 from analysis.html import group_page
+from analysis.tables import build_table
 from tests.browser import Opened, chromium
 from tests.helpers_report import write_full_sweep
 
@@ -31,7 +32,7 @@ def make(runs: Path) -> tuple[str, float, float]:
     collection = collect(runs)
     collected = time.perf_counter()
     (group,) = collection.groups()
-    page = group_page(group, runs, collection.problems)
+    page = group_page(group, build_table(group), runs, collection.problems)
     return page, collected - start, time.perf_counter() - collected
 
 

@@ -3,7 +3,8 @@
 A curve is the mean over a row's seeds at the updates that all of them measured, its band the 95 % t-interval over seeds
 from three seeds on (what `statistics.seed_interval` approaches with many resamples) and the range of two. Training
 metrics are smoothed within each run before that, as in training.png. Then at most so many points are kept, evenly
-spread, each as it is: nothing between points is made up.
+spread, each as it is: nothing between points is made up. `analysis.series` has the same curves for figures, a metric at
+a time; a page has every metric of hundreds of runs, and reads the frame once.
 """
 
 import re
@@ -22,7 +23,7 @@ from analysis.series import AXES, INTERVAL_SEEDS, smoothing_points, spent_at
 from analysis.statistics import LEVEL, Floats
 from analysis.tables import metric_title
 
-NUMBERS = 400_000
+NUMBERS = 300_000
 """Of one page's training curves, at most."""
 
 POINTS = (40, 200)

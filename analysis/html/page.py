@@ -26,7 +26,7 @@ from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
 from analysis.html.verdict import ALPHA, Verdict, judge, sentences
-from analysis.tables import build_table, metric_title, row_scores, unequal_budgets
+from analysis.tables import Table, metric_title, row_scores, unequal_budgets
 
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
 STYLE = "style.css"
@@ -47,6 +47,7 @@ CONTENTS = {
 
 def group_page(
     group: Collection,
+    table: Table,
     folder: Path,
     problems: Sequence[Problem] = (),
     *,
@@ -56,11 +57,11 @@ def group_page(
 
     Args:
         group: with one run at least.
+        table: of the group (`analysis.tables.build_table`).
         folder: that the runs' names are below.
         problems: of runs that belong here.
         resamples: behind the intervals.
     """
-    table = build_table(group, resamples=resamples)
     headline = f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
     rows = looks(group)
     by_label = {look.label: look for look in rows}

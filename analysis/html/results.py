@@ -149,7 +149,7 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
                 text(PERMUTED[one.permuted]),
                 MISSING if one.improvement is None else _interval(one.improvement, share),
                 MISSING if one.detectable is None else number(one.detectable, share(one.detectable)),
-                text(one.reading, kind="path"),
+                text(one.reading, kind="reading"),
             ]
         )
     caption = f"{metric} against {table.baseline} on test; bold where the difference holds"

@@ -14,7 +14,7 @@ from analysis.html.rows import Look
 
 GREEDY, GROUPS = "completions.jsonl", "rollouts.jsonl"
 
-BYTES = 2_500_000
+BYTES = 2_000_000
 """Of either kind of sample in a page, at most."""
 
 TEXT = 400

@@ -180,7 +180,7 @@ def _lead(verdict: Verdict, looks: Mapping[str, Look]) -> str:
 def _rest(holding: Sequence[str], verdict: Verdict, looks: Mapping[str, Look]) -> str:
     others = len(verdict.differences)
     if not holding:
-        return "" if others == 1 else " Nor does its lead over any other row."
+        return "" if others == 1 else f" Nor does its lead over {'the other row' if others == 2 else 'any other row'}."
     if len(holding) == others:
         return f" So does its lead over {'the other row' if others == 2 else 'every other row'}."
     return f" Its lead holds over {len(holding)} of {others} rows: {_names(holding, looks)}."

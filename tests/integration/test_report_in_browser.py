@@ -15,6 +15,7 @@ from playwright.sync_api import Browser
 
 from analysis.collect import collect
 from analysis.html import group_page
+from analysis.tables import build_table
 from tests.browser import Opened, chromium
 from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_report import write_full_sweep
@@ -41,7 +42,9 @@ def write_page(runs: Path, out: Path) -> Path:
     collection = collect(runs)
     (group,) = collection.groups()
     file = out / "report.html"
-    file.write_text(group_page(group, runs, collection.problems, resamples=100), encoding="utf-8")
+    file.write_text(
+        group_page(group, build_table(group, resamples=100), runs, collection.problems, resamples=100), encoding="utf-8"
+    )
     return file
 
 
@@ -299,3 +302,14 @@ def test_runs_without_curves_or_lists_make_a_page_too(browser: Browser, tmp_path
     with Opened(browser, write_page(tmp_path / "runs", tmp_path)) as opened:
         assert opened.said == [] and opened.asked == []
         assert opened.page.locator("#comparison tbody tr").count() == 1
+
+
+@pytest.mark.slow
+def test_the_page_of_200_runs_is_small_and_opens_fast(tmp_path: Path) -> None:
+    from benchmarks.report import LIMIT_BYTES, LIMIT_SECONDS, made_up, make, opening
+
+    made_up(tmp_path / "runs", rows=40, seeds=5, updates=300)
+    file = tmp_path / "report.html"
+    file.write_text(make(tmp_path / "runs")[0], encoding="utf-8")
+    assert file.stat().st_size < LIMIT_BYTES
+    assert opening(file, 3) < LIMIT_SECONDS

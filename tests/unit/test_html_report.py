@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,14 +14,15 @@ from analysis import statistics
 from analysis.collect import Problem, collect
 from analysis.html import group_page, index_page
 from analysis.html.cautions import cautions
-from analysis.html.curve_data import Measured, band, curve_data, smoothed, thinned
+from analysis.html.curve_data import NUMBERS, Measured, band, curve_data, smoothed, thinned
 from analysis.html.provenance import combined, origins
-from analysis.html.rows import looks, shared_words
+from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import bounded, sample_data, spread
 from analysis.html.settings import differing
 from analysis.html.verdict import judge, lead, sentences
 from analysis.report import main
 from analysis.statistics import Floats, Scores
+from analysis.tables import build_table
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import write_full_sweep
 
@@ -36,7 +38,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def page(runs: Path, **options: int) -> str:
     collection = collect(runs)
-    return group_page(collection.groups()[0], runs, collection.problems, **({"resamples": 100} | options))
+    (group,) = collection.groups()
+    resampled = {"resamples": 100} | options
+    return group_page(group, build_table(group, **resampled), runs, collection.problems, **resampled)
 
 
 def test_the_same_runs_give_the_same_bytes(runs: Path) -> None:
@@ -104,7 +108,7 @@ def test_the_headline_in_words(runs: Path) -> None:
         [("grpo-relevance", 0.1), ("rank_grpo-relevance", 0.3), ("rank_grpo-log_decay", 0.2)])}  # fmt: skip
     told = sentences(judge(rows, "ndcg@10", 200), by_label, [])
     assert told[0].startswith("rank_grpo · relevance has the highest NDCG@10 on test: .295 [")
-    assert "over rank_grpo · log_decay, the next, is +.1" in told[1] and "and holds (p " in told[1]
+    assert "over rank_grpo · log_decay, the next, is +.094 [" in told[1] and "and holds (p " in told[1]
     assert told[1].endswith("So does its lead over the other row.")
     assert "With 3 seeds and 80 test contexts a true difference of ." in told[-1]
     unequal = sentences(judge(rows, "ndcg@10", 200), by_label, ["rank_grpo-relevance"])
@@ -194,6 +198,26 @@ def test_heat_maps_average_updates_of_a_column(runs: Path) -> None:
     expected = first[first["step"].between(low, high)]["value"].mean()
     assert means[2][7] == pytest.approx(expected, rel=1e-2)
     assert spans[0][0] == 1 and spans[-1][1] == 60
+
+
+def test_curves_of_many_runs_stay_small() -> None:
+    rows, metrics, updates = 40, 30, 250
+    rng = np.random.default_rng(0)
+    runs = [f"m{row:02d}-relevance/seed{seed}" for row in range(rows) for seed in range(2)]
+    metric = [f"metric{i}" for i in range(metrics)]
+    index = pd.MultiIndex.from_product([runs, metric, range(1, updates + 1)], names=["run", "metric", "step"])
+    curves = pd.DataFrame({"value": rng.random(len(index))}, index=index).reset_index().assign(split="train")
+    frame = pd.DataFrame({"run": runs, "cutoffs": [(5, 10)] * len(runs)})
+    found = [
+        Look(f"m{row:02d}", "rl", f"m{row:02d}", "", "#000000", (), tuple(runs[2 * row : 2 * row + 2]), (0, 1))
+        for row in range(rows)
+    ]
+    spending = pd.DataFrame(columns=["run", "update"])
+    data = curve_data(SimpleNamespace(runs=frame, curves=curves, spending=spending), found)  # type: ignore[arg-type]
+    assert data["thinned"] and data["points"] == NUMBERS // (3 * metrics * rows)
+    kept = [len(one[2]) for of_metric in data["series"].values() for one in of_metric]
+    assert len(kept) == rows * metrics and set(kept) == {data["points"]}
+    assert len(json.dumps(data)) < 10 * NUMBERS
 
 
 # Samples.
