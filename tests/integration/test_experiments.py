@@ -2,6 +2,8 @@
 
 import csv
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,8 +50,8 @@ def test_every_sweep_is_valid_and_has_the_cells_its_readme_states(folder: str, s
     readme = (EXPERIMENTS / folder / "README.md").read_text()
     (stated,) = re.findall(rf"\| `{sweep}` \| (\d+) \|", readme)
     assert len(cells) == int(stated)
-    steps = [step.run.label for step in plan.steps([cell.config for cell in cells])]
-    assert {cell.config.label if cell.config.stage == "rl" else cell.config.stage for cell in cells} <= set(steps)
+    listed = {step.run.root for step in plan.steps([cell.config for cell in cells])}
+    assert {locate(cell.config, cell.config.stage).root for cell in cells} <= listed
     if sweep.startswith("sweep"):
         assert {cell.config.seed for cell in cells} == {3407}
         batch = {
@@ -189,3 +191,32 @@ def test_from_a_sweep_to_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "No numbers of this figure are known" in said and "rank 10" in said
     changes = {line["method"]: line for line in lines(tmp_path / "out" / "figure_rl-mini.csv")}
     assert changes["grpo"]["seeds"] == "2" and changes["rank_grpo_log_decay"]["verdict"] == "no run"
+
+
+REDIAL = EXPERIMENTS.parent.parent / "shared" / "data" / "redial"
+OF_REDIAL = [text for text in DEBUG if not text.startswith(("dataset.", "evaluation.test"))]
+OF_REDIAL += [f"dataset.path={REDIAL}", "evaluation.validation_contexts=6", "evaluation.test_contexts=20"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("folder", "twin"), [(folder, twin) for folder, twin in SWEEPS if twin in ("mini", "redial")])
+def test_every_twin_from_its_command_to_its_page(folder: str, twin: str, tmp_path: Path) -> None:
+    """`python run.py +FOLDER=TWIN`, at debug size and with two seeds, then `python -m analysis.reproduce`."""
+    if twin == "redial" and not REDIAL.is_dir():
+        pytest.skip("there is no ../shared/data/redial")
+    cells_of(folder, twin)
+    own = [*(DEBUG if twin == "mini" else OF_REDIAL), "seed=0,1", "hydra.launcher.jobs=2"]
+    if folder in ("figure_sft", "figure_in_catalogue"):
+        own = [*(text for text in own if text != "seed=0,1"), "trainer.sft.seed=0,1", "trainer.sft.evaluate_every=2"]
+    folders = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    done = subprocess.run(
+        [sys.executable, str(EXPERIMENTS.parent / "run.py"), f"+{folder}={twin}", *own, *folders],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = [*("--runs", str(tmp_path / "runs")), *("--out", str(tmp_path / "out")), *("--resamples", "200")]
+    assert reproduce.main([folder, "--twin", twin, *made]) == 0
+    page = (tmp_path / "out" / f"{folder}-{twin}.md").read_text()
+    assert "No run yet" not in page or folder == "table2"  # on ReDial it leaves rows out
+    assert folder in ("figure_rank_rewards", "figure_overflow_penalty") or "verdict" in page.lower()
