@@ -113,6 +113,7 @@ class Convergence:
         baseline: its label.
         names: label to the row's name.
         seeds: label to its seeds.
+        start: value of the metric where the baseline starts, mean over its seeds.
         thresholds, areas: the two measures; areas by label.
         stopped: labels of rows with a run that stopped before H, whose last value stands from there on.
     """
@@ -124,6 +125,7 @@ class Convergence:
     baseline: str
     names: dict[str, str]
     seeds: dict[str, tuple[int, ...]]
+    start: float
     thresholds: tuple[Threshold, ...]
     areas: dict[str, Area]
     stopped: tuple[str, ...]
@@ -229,6 +231,7 @@ def compare(
         baseline=baseline,
         names={label: name for label, name in row_names(group).items() if label in rows},
         seeds=seeds,
+        start=start,
         thresholds=tuple(
             Threshold(asked, value, _passages(held, value, horizon, baseline, seeds))
             for asked in thresholds
@@ -334,6 +337,12 @@ def sentences(found: Convergence) -> list[str]:
     said = []
     base = found.names[found.baseline]
     for threshold in found.thresholds:
+        if threshold.value <= found.start:
+            said.append(
+                f"The threshold {threshold.asked} ({share(threshold.value)}) is not above where {base} starts "
+                f"({share(found.start)}), so that times to it say nothing of speed; see the areas."
+            )
+            continue
         for label, one in threshold.rows.items():
             whose = "its own" if label == found.baseline else f"{base}'s"
             goal = f"{whose} final {metric_title(found.metric)} ({share(threshold.value)})"

@@ -174,6 +174,13 @@ def test_where_nobody_arrives_there_is_no_interval_and_no_ratio() -> None:
     assert "nan" not in to_csv(found)
 
 
+def test_a_threshold_below_the_start_is_said_to_mean_nothing() -> None:
+    falling = [{0: 0.1, 50: 0.08, 100: 0.06}, {0: 0.1, 50: 0.09, 100: 0.07}]
+    found = compare(collection({"grpo-dcg": falling, "gspo-dcg": rising([0.1, 0.2])}), "ndcg@10", baseline="grpo-dcg")
+    (said,) = sentences(found)
+    assert said.startswith("The threshold final (.065) is not above where grpo · dcg starts (.100)")
+
+
 def test_p_values_are_corrected_over_the_rows() -> None:
     rows = {
         "grpo-dcg": rising([0.08, 0.1, 0.13]),
