@@ -404,7 +404,7 @@ def _band_note(seeds: set[int], *, bands: bool) -> str:
         return f"Lines: mean over {over}."
     kinds = []
     if any(n >= INTERVAL_SEEDS for n in seeds):
-        kinds.append("95 % bootstrap interval over seeds")
+        kinds.append("95 % interval over seeds")
     if 2 in seeds:
         kinds.append(f"smallest to largest{' where there are 2 seeds' if len(seeds) > 1 else ''}")
     if 1 in seeds:

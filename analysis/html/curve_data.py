@@ -1,10 +1,10 @@
 """The numbers behind a page's curves and heat maps, thinned so that a page of many runs stays small.
 
-A curve is the mean over a row's seeds at the updates that all of them measured, its band the 95 % t-interval over seeds
-from three seeds on (what `statistics.seed_interval` approaches with many resamples) and the range of two. Training
-metrics are smoothed within each run before that, as in training.png. Then at most so many points are kept, evenly
-spread, each as it is: nothing between points is made up. `analysis.series` has the same curves for figures, a metric at
-a time; a page has every metric of hundreds of runs, and reads the frame once.
+A curve is the mean over a row's seeds at the updates that all of them measured, its band the 95 % interval over seeds
+from three seeds on and the range of two; training metrics are smoothed within each run before that: all as in figures.
+Then at most so many points are kept, evenly spread, each as it is: nothing between points is made up. `analysis.series`
+has the same curves for figures, a metric at a time; a page has every metric of hundreds of runs, and reads the frame
+once.
 """
 
 import re
@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.collect import Collection
 from analysis.figures.lines import SMOOTHING
 from analysis.html.rows import Look
-from analysis.series import AXES, INTERVAL_SEEDS, smoothing_points, spent_at
-from analysis.statistics import LEVEL, Floats
+from analysis.series import AXES, INTERVAL_SEEDS, smoothed, smoothing_points, spent_at
+from analysis.statistics import Floats, seed_interval
 from analysis.tables import metric_title
 
 NUMBERS = 300_000
@@ -118,19 +117,10 @@ class Measured:
 
 def band(steps: Floats, values: Floats) -> Band:
     """Mean and band of (S, T) values at (T,) steps."""
-    mean, seeds = values.mean(axis=0), len(values)
-    if seeds < INTERVAL_SEEDS:
-        return Band(steps, mean, values.min(axis=0), values.max(axis=0))
-    half = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * values.std(axis=0, ddof=1) / np.sqrt(seeds)
-    return Band(steps, mean, mean - half, mean + half)
-
-
-def smoothed(values: Floats) -> Floats:
-    """(S, T) centred moving means, each run by itself; NaN where there was NaN."""
-    frame = pd.DataFrame(values.T)
-    points = smoothing_points(len(frame), SMOOTHING)
-    rolled = frame.rolling(points, center=True, min_periods=1).mean().where(frame.notna())
-    return np.asarray(rolled.to_numpy(float).T)
+    if len(values) < INTERVAL_SEEDS:
+        return Band(steps, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+    found = seed_interval(values)
+    return Band(steps, found.mean, found.low, found.high)
 
 
 def thinned(length: int, points: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
@@ -166,7 +156,7 @@ def curve_data(group: Collection, looks: Sequence[Look]) -> dict[str, Any]:
             if found is None:
                 continue
             steps, values = found
-            drawn = band(steps, smoothed(values) if split == "train" else values)
+            drawn = band(steps, smoothed(values, SMOOTHING) if split == "train" else values)
             kept = thinned(len(steps), points) if split == "train" else np.arange(len(steps))
             one = [row, axes.index(row, steps[kept]), numbers(drawn.mean[kept])]
             if len(values) > 1:

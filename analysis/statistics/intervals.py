@@ -179,13 +179,15 @@ def paired_difference(
     return _interval(sums_a.mean(axis=0) - sums_b.mean(axis=0), sizes, parts, resamples, level, stream)
 
 
-def seed_interval(
-    values: Floats, *, resamples: int = RESAMPLES, level: float = LEVEL, stream: int = STREAM
-) -> Estimate:
-    """Mean and interval of (S, M) values over seeds alone, for curves."""
-    return _interval(
-        values.mean(axis=0)[None], np.ones(1), [_row_part(values[:, None], np.ones(1))], resamples, level, stream
-    )
+def seed_interval(values: Floats, *, level: float = LEVEL) -> Estimate:
+    """Mean and Student's t interval of (S, M) values over seeds alone, for curves; NaN where a seed has NaN."""
+    seeds = len(values)
+    mean = values.mean(axis=0)
+    error = values.std(axis=0, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros_like(mean)
+    half = special.stdtrit(max(seeds - 1, 1), (1 + level) / 2) * error
+    among = np.full_like(mean, max(seeds - 1, 1))
+    share = np.full_like(mean, float(seeds > 1))
+    return Estimate(mean, mean - half, mean + half, error, share, among, contexts=1.0, contexts_only=seeds == 1)
 
 
 def require_same_queries(a: Scores, b: Scores) -> None:

@@ -65,7 +65,7 @@ def test_the_validation_figure(tmp_path: Path) -> None:
     assert (left.get_ylabel(), right.get_ylabel()) == ("Validation Recall@10 (share)", "Validation NDCG@10 (0 to 1)")
     assert left.get_xlabel() == right.get_xlabel() == "Updates"
     assert words(figure) == (
-        "Lines: mean over 3 seeds. Bands: 95 % bootstrap interval over seeds. | "
+        "Lines: mean over 3 seeds. Bands: 95 % interval over seeds. | "
         "grpo · relevance | gspo · relevance | rank_grpo · relevance"
     )
     drawn = {curve.get_label(): curve for curve in right.get_lines()}
@@ -111,7 +111,7 @@ def test_an_oracle_within_reach_is_drawn(tmp_path: Path) -> None:
         ),
         (
             {"grpo-dcg": 3, "gspo-dcg": 2},
-            "Lines: mean over seeds. Bands: 95 % bootstrap interval over seeds, smallest to largest where there are "
+            "Lines: mean over seeds. Bands: 95 % interval over seeds, smallest to largest where there are "
             "2 seeds. | grpo · dcg (3 seeds) | gspo · dcg (2 seeds)",
         ),
         (

@@ -16,6 +16,7 @@ from analysis.series import (
     on_common_grid,
     rank_maps,
     row_names,
+    smoothed,
     smoothing_points,
     spent_at,
     without_spending,
@@ -72,11 +73,21 @@ def test_nan_is_a_gap_and_not_left_out_of_the_mean(window: float) -> None:
     assert np.isnan(found.mean).tolist() == [False, True, False]
 
 
-def test_smoothing_is_a_centred_moving_mean() -> None:
+def test_smoothing_is_the_mean_of_the_curve_over_a_centred_window() -> None:
     group = collection({"grpo-dcg": [{step: float(step % 2) for step in range(1, 31)}]})
     found = all_series(group, "validation", "ndcg@10", window=0.1)["grpo-dcg"]
     assert smoothing_points(30, 0.1) == 3
-    np.testing.assert_allclose(found.mean[:3], [1 / 2, 2 / 3, 1 / 3])
+    np.testing.assert_allclose(found.mean, 1 / 2)
+    values = np.random.default_rng(5).normal(size=(2, 40))
+    values[1, 7] = np.nan
+    slow = np.full_like(values, np.nan)
+    for row, line in enumerate(values):
+        for place in range(40):
+            parts = [(line[i] + line[i + 1]) / 2 for i in range(max(place - 4, 0), min(place + 4, 39))]
+            parts = [part for part in parts if np.isfinite(part)]
+            slow[row, place] = np.mean(parts) if np.isfinite(line[place]) else np.nan
+    np.testing.assert_allclose(smoothed(values, 0.21), slow)
+    assert smoothed(values[:, :1], 0.5).tolist() == values[:, :1].tolist()
     assert [smoothing_points(n, 0.05) for n in (6, 40, 150, 1_000)] == [1, 3, 7, 51]
 
 
