@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.collect import SPENDING, Collection
+from analysis.collect import SPENDING, Collection, Queries
+from analysis.sources import Source
 
 Points = Mapping[int, float]
 
@@ -32,12 +34,30 @@ def collection(
             for update, tokens in (spending or {}).get((label, seed), {}).items():
                 spent.append((run, update) + (tokens,) * len(SPENDING))
     columns = ["run", "experiment", "dataset", "model", "stage", "label", "algorithm", "reward", "seed", "cutoffs"]
-    return Collection(
-        pd.DataFrame(runs, columns=[*columns, "stopped_update"]),
-        pd.DataFrame(columns=["run"]),
+    source = Frames(
         pd.DataFrame(curves, columns=["run", "step", "split", "metric", "value"]),
-        spending=pd.DataFrame(spent, columns=["run", "update", *SPENDING]),
+        pd.DataFrame(spent, columns=["run", "update", *SPENDING]),
     )
+    return Collection(pd.DataFrame(runs, columns=[*columns, "stopped_update"]), Queries(source, {}), source)
+
+
+class Frames(Source):
+    """Curves and spending that are in memory, of runs without scores and settings."""
+
+    def __init__(self, curves: pd.DataFrame, spending: pd.DataFrame):
+        self._curves, self._spending = curves, spending
+
+    def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
+        raise KeyError(run)
+
+    def curves(self, run: str) -> pd.DataFrame:
+        return self._curves[self._curves["run"] == run].drop(columns="run")
+
+    def spending(self, run: str) -> pd.DataFrame:
+        return self._spending[self._spending["run"] == run].drop(columns="run")
+
+    def config(self, run: str) -> Mapping[str, Any]:
+        return {}
 
 
 def write_spending(run: Path, updates: Sequence[int], factor: float = 1.0) -> None:
