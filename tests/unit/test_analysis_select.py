@@ -44,6 +44,12 @@ def test_no_such_metric_and_no_variants_are_said():
 def test_shipped_learning_rates_are_those_of_the_recorded_sweep():
     table = pd.read_csv(RESULTS)
     for row in table[table["chosen"]].itertuples():
-        shipped = composed(f"algorithm={row.algorithm}").trainer.rl.learning_rate
-        assert float(row.variant.removeprefix("lr")) == shipped, row.algorithm
-    assert set(table["algorithm"]) == {"grpo", "gspo", "rank_grpo"}
+        shipped = composed(f"algorithm={row.algorithm}", f"reward={row.reward}").trainer.rl.learning_rate
+        assert float(row.variant.removeprefix("lr")) == shipped, (row.algorithm, row.reward)
+    cells = set(zip(table["algorithm"], table["reward"], strict=True))
+    assert cells == {(a, r) for a in ("grpo", "gspo", "rank_grpo") for r in ("relevance", "log_decay")}
+
+
+@pytest.mark.parametrize(("algorithm", "rate"), [("rank_grpo", 1e-4), ("dapo", 1e-4), ("sprec", 2e-5)])
+def test_rates_of_what_was_not_tuned(algorithm, rate):
+    assert composed(f"algorithm={algorithm}", "reward=dcg").trainer.rl.learning_rate == rate
