@@ -243,8 +243,8 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
         f"in every other factor (of {', '.join(factor.name for factor in design.factors)}) and in the seed; every pair "
         "weighs the same.",
         f"Brackets after Δ: 95 % interval, {resamples:,} bootstrap resamples of contexts, all samples of a context "
-        f"together and for all pairs at once{', and of seeds' if several else ''}. Intervals are not corrected for "
-        "their number.",
+        f"together and for all pairs at once{', with a normal deviation for the seeds' if several else ''}. Intervals "
+        "are not corrected for their number.",
         "p: two-sided, of no difference, by the standard error of the same resamples (Student's t), corrected by Holm "
         f"for the {tests} effects of this table.",
         "With pairs: 95 % interval of the same mean, and its corrected p, where single pairs are resampled beside "

@@ -73,7 +73,8 @@ def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int =
             ax.set_xlim(0, ends[metric])
         for ax in axes[len(panels) :]:
             ax.remove()
-        _legend(figure, list(axes[: len(panels)]), names)
+        one_seed = any(len(row.scores.seeds) == 1 for row in rows)
+        _legend(figure, list(axes[: len(panels)]), names, one_seed=one_seed)
     return figure
 
 
@@ -92,10 +93,10 @@ def _draw(ax: Axes, row: Profile, look: Mapping[str, Any], resamples: int) -> fl
     marked = (MARKED // 2, MARKED)
     ax.plot(THRESHOLDS, found.mean, label=row.name, drawstyle="steps-post", markevery=marked, **look)
     reached = np.flatnonzero(found.mean > NOTHING)
-    return float(np.ceil(10 * THRESHOLDS[reached[-1]] + 0.5) / 10) if len(reached) else 0.1
+    return min(float(np.ceil(10 * THRESHOLDS[reached[-1]] + 0.5) / 10), 1.0) if len(reached) else 0.1
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
+def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str], *, one_seed: bool) -> None:
     """Names and a note below the axes; the figure grows by what they need."""
     handles: dict[str, Artist] = {}
     for ax in axes:
@@ -105,6 +106,8 @@ def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
     entry = max(map(len, names)) * STYLE["legend.fontsize"] * 0.52 + 42  # points: letters, then handle and gaps
     lines = -(-len(names) // max(1, int(width * 72 / entry)))
     figure.set_size_inches(width, height + 0.27 + 0.17 * lines)
+    over = "contexts and seeds" + (" (one seed: contexts)" if one_seed else "")
+    between = "\n" if width < WIDTH else " "
     figure.legend(
         [handles[name] for name in names],
         list(names),
@@ -112,9 +115,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
         ncols=-(-len(names) // lines),
         frameon=False,
         handlelength=3.2,
-        title="Share of runs × samples above τ. Bands: pointwise\n95 % interval over contexts and seeds."
-        if width < WIDTH
-        else "Share of runs × samples above τ. Bands: pointwise 95 % interval over contexts and seeds.",
+        title=f"Share of runs × samples above τ.{between}Bands: pointwise 95 % interval over {over}.",
         title_fontsize=7,
     )
 

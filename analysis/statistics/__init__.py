@@ -4,7 +4,7 @@ Intervals of means and differences (`intervals`) and of the interquartile mean o
 of differences (`comparisons`), whole distributions (`profiles`), and what a design can detect (`power`).
 """
 
-from analysis.statistics.aggregates import iqm, iqm_interval, run_scores, stratified_bootstrap
+from analysis.statistics.aggregates import FEWEST_RUNS, iqm, iqm_interval, run_scores, stratified_bootstrap
 from analysis.statistics.comparisons import (
     Comparison,
     Permutation,
@@ -50,6 +50,7 @@ __all__ = [
     "Comparison",
     "Components",
     "Estimate",
+    "FEWEST_RUNS",
     "Floats",
     "LEVEL",
     "Permutation",

@@ -1,8 +1,8 @@
 """Tables from run directories: which rows and columns, their numbers, and what a reader must know beside them.
 
-A spec (`spec`, YAML) says what is shown; `select` finds the runs, `build` makes the numbers, `compare` tests rows
-against a baseline, `marks` says where a comparison would be unfair, and `write` lays it out, in the same bytes for the
-same runs. docs/tables.md is the reference.
+A spec (`spec`, YAML) says what is shown; `select` and `prepare` find the runs, `build` makes the numbers, `compare`
+tests rows against a baseline, `marks` says where a comparison would be unfair, and `write` lays it out, in the same
+bytes for the same runs. docs/tables.md is the reference.
 """
 
 from analysis.tables.build import ACCURACY, Profile, build, build_table, profile_scores

@@ -5,23 +5,28 @@ Every metric is estimated by itself, so that a number is the same in every table
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.collect import Collection, Problem
 from analysis.statistics import Scores
 from analysis.tables import marks, select
-from analysis.tables.compare import LEVEL, Side, against_baselines, best_holds, comparison_notes
+from analysis.tables.compare import (
+    LEVEL,
+    Side,
+    against_baselines,
+    best_holds,
+    comparison_notes,
+    improvement,
+    overall_iqm,
+)
 from analysis.tables.model import (
-    MISSING,
+    MARKS,
     ONE_SEED,
     SPENT,
-    STOPPED,
     UNEQUAL,
     Cell,
     Column,
@@ -31,35 +36,14 @@ from analysis.tables.model import (
     Value,
     Versus,
 )
-from analysis.tables.numbers import metric_title, share
-from analysis.tables.scores import row_scores, samples_digest, share_of
-from analysis.tables.select import Folder, Lookup, Part, as_text
-from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where, read_spec
-from rlbench.errors import BadInput, nearest
-
-ROWS_HELD = 64
-"""Rows whose scores are in memory at a time; those of others are read again where they are needed."""
-
-SFT: Where = {"label": ("sft",)}
-"""The baseline that specs name by `sft`."""
+from analysis.tables.numbers import many, metric_title, share
+from analysis.tables.prepare import Asked, Prepared
+from analysis.tables.scores import share_of
+from analysis.tables.select import Folder, Part, as_text
+from analysis.tables.spec import ColumnSpec, TableSpec, Where, read_spec
 
 ACCURACY = ("recall", "ndcg", "hit_rate", "mrr", "map", "pass", "union_recall", "published_")
 """How metrics begin of which more is better, so that there is a best row."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A column with what made it.
-
-    Attributes:
-        column: as in the table.
-        spec: of it.
-        to: which row it is to; None for a column that compares nothing.
-    """
-
-    column: Column
-    spec: ColumnSpec
-    to: Where | None = None
 
 
 def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> Table:
@@ -86,211 +70,19 @@ def build(
     return _Builder(folders, spec, resamples).table(problems)
 
 
-class _Builder:
-    """What the parts of a table share while it is built."""
+class _Builder(Prepared):
+    """Numbers, marks and notes of a table."""
 
     def __init__(self, folders: Sequence[Folder], spec: TableSpec, resamples: int):
-        self.folders, self.spec, self.resamples = folders, spec, resamples
-        self.lookup = Lookup(folders)
-        wanted = [*select.named_values(spec), ("algorithm", "rows"), ("reward", "rows")]
-        if wrong := [problem for name, said in wanted if (problem := self.lookup.resolve(name, said))]:
-            raise BadInput(*dict.fromkeys(wrong))
-        select.check_join(self.lookup, folders)
-        self.parts, self.absent = select.parts(self.lookup, spec)
-        if not self.parts:
-            raise BadInput(
-                f"no run fits any of the rows: {'; '.join(self.absent) or 'there is no run of these stages'}"
-            )
-        self.runs = pd.concat([part.runs for part in self.parts], ignore_index=True)
-        self.cutoffs = tuple(sorted({k for cutoffs in self.runs["cutoffs"] for k in cutoffs}))
-        self.groups: dict[str, list[Part]] = {}
-        for part in self.parts:
-            self.groups.setdefault(part.group, []).append(part)
-        self.baselines: dict[str, dict[str, Part]] = {}
-        self.rl = {group: self._rl(parts) for group, parts in self.groups.items()}
-        self.unequal = {group: marks.unequal_budgets(runs) for group, runs in self.rl.items()}
-        self.compared = self.metrics(spec.comparisons, "comparisons")
-        self.shown = self._columns()
-        self.contexts: dict[str, NDArray[np.int64]] = {}
-        self.loaded = lru_cache(maxsize=ROWS_HELD)(self._load)
-        if spec.split == "test":
-            self._check_samples()
-        self.sides = self._sides()
+        super().__init__(folders, spec)
+        self.resamples = resamples
         self.against: dict[tuple[str, str], dict[int, Versus]] = {}
-
-    # What is asked for.
-
-    def metrics(self, names: Sequence[str], said: str) -> list[str]:
-        """Metrics with their cut-offs filled in."""
-        found: list[str] = []
-        for name in names:
-            stem, at, k = name.partition("@")
-            if at and k in ("all", "largest"):
-                cutoffs = self.cutoffs if k == "all" else self.cutoffs[-1:]
-                found += [f"{stem}@{cutoff}" for cutoff in cutoffs]
-            else:
-                found.append(name)
-        prefix = f"{self.spec.split}."
-        known = [column.removeprefix(prefix) for column in self.runs.columns if column.startswith(prefix)]
-        if unknown := [name for name in found if name not in known]:
-            raise BadInput(
-                *(
-                    f"{said}: no run has the metric '{name}' on {self.spec.split}.{nearest(name, known)} "
-                    f"There are: {', '.join(sorted(known))}"
-                    for name in unknown
-                )
-            )
-        return list(dict.fromkeys(found))
-
-    def _columns(self) -> list[Shown]:
-        shown = []
-        for i, spec in enumerate(self.spec.columns):
-            said = f"columns[{i}]"
-            if spec.kind == "value":
-                header = spec.header or VALUES.get(spec.of, spec.of)
-                shown.append(Shown(Column(spec.of, header, "value", spec.of, digits=_digits(spec)), spec))
-                continue
-            to = spec.to or self.spec.baseline
-            if spec.kind != "metric" and to is None:
-                raise BadInput(f"{said}: '{spec.kind}' needs `to`, or a baseline of the spec: which row it is to")
-            metrics = self.metrics([spec.of], said)
-            for metric in metrics:
-                column = self._column(metric, spec, to if spec.kind != "metric" else None)
-                if spec.header and len(metrics) > 1:
-                    column = replace(column, header=f"{spec.header}@{metric.partition('@')[2]}")
-                shown.append(Shown(column, spec, to if spec.kind != "metric" else None))
-        keys = [each.column.key for each in shown]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise BadInput(*(f"columns: '{key}' is there more than once" for key in twice))
-        return shown
-
-    def _column(self, metric: str, spec: ColumnSpec, to: Where | None) -> Column:
-        title = metric_title(metric)
-        key, header = metric, title
-        base = self._baseline_name(to) if to is not None else ""
-        word = "_".join(as_text(value) for values in (to or {}).values() for value in values)
-        kind = "mean"
-        if spec.kind == "difference":
-            key, header, kind = f"{metric}_minus_{word}", f"Δ {title} to {base}", "difference"
-        elif spec.kind == "improvement":
-            key, header, kind = f"{metric}_beats_{word}", f"P({title} above {base})", "improvement"
-        elif spec.statistic == "iqm":
-            key, header, kind = f"{metric}_iqm", f"{title} (IQM)", "iqm"
-        return Column(key, spec.header or header, kind, metric, word, _digits(spec), interval=spec.interval, p=spec.p)
-
-    def _baseline_name(self, to: Where) -> str:
-        """The name of the baseline's rows; in words of the spec where they have several, or there is none."""
-        found = {part.name for part in self._baselines(to).values()}
-        return found.pop() if len(found) == 1 else " ".join(as_text(v) for values in to.values() for v in values)
-
-    def _baselines(self, to: Where) -> dict[str, Part]:
-        """Group to the row that others are compared with; groups without one are absent."""
-        if repr(to) not in self.baselines:
-            found = {group: select.baseline_of(self.lookup, parts, to) for group, parts in self.groups.items()}
-            self.baselines[repr(to)] = {group: part for group, part in found.items() if part is not None}
-        return self.baselines[repr(to)]
-
-    # Scores.
-
-    def _sides(self) -> dict[int, Side]:
-        """Every row that has metrics of the table."""
-        wanted = [each.column.of for each in self.shown if each.column.kind != "value"]
-        wanted = list(dict.fromkeys([*wanted, *self.compared]))
-        sides = {}
-        for part in self.parts:
-            names = self._metrics_of(part, wanted)
-            load = partial(self.loaded, part.id, names)
-            sides[part.id] = Side(part.id, part.group, part.name, part.label, self._marks(part), names, load)
-        return sides
-
-    def _metrics_of(self, part: Part, wanted: Sequence[str]) -> tuple[str, ...]:
-        """Those of some metrics that all runs of a row have.
-
-        Raises:
-            BadInput: where one is of the whole split.
-        """
-        prefix = self.spec.split
-        has = part.runs.reindex(columns=[f"{prefix}.{name}" for name in wanted]).notna().all(axis=0)
-        found = tuple(name for name in wanted if has[f"{prefix}.{name}"])
-        if prefix == "test":
-            for source, runs in part.by_source:
-                known = self.folders[source].collection.queries.metrics(list(runs["run"]))
-                if whole := [name for name in found if name not in known]:
-                    raise BadInput(
-                        *(
-                            f"'{name}' is of the split as a whole and not of single samples, so that it has no "
-                            f"interval over contexts: show it by {{value: test.{name}}}"
-                            for name in whole
-                        )
-                    )
-        return found
-
-    def _check_samples(self) -> None:
-        """Raises BadInput where rows of a group were not judged on the same samples."""
-        problems = []
-        for group, parts in self.groups.items():
-            runs = pd.concat([part.runs for part in parts])
-            kinds: dict[str, list[str]] = {}
-            for cell, some in runs.groupby(["source", *select.CELL[:-1]], sort=True):
-                queries = self.folders[int(some["source"].iloc[0])].collection.queries
-                kinds.setdefault(samples_digest(queries, str(some["run"].iloc[0])), []).append(
-                    "/".join(map(str, cell[1:]))
-                )
-            if len(kinds) > 1:
-                under = f" under {group}" if group else ""
-                found = " and ".join(", ".join(dict.fromkeys(cells)) for cells in kinds.values())
-                problems.append(
-                    f"rows{under} were judged on different samples: {found}; name in group_by what tells them apart, "
-                    "or keep one with `where`"
-                )
-        if problems:
-            raise BadInput(*problems)
-
-    def _load(self, place: int, metrics: Sequence[str]) -> Scores:
-        """Scores of the row with this id."""
-        part = self.parts[place]
-        seeds = tuple(int(seed) for seed in part.runs["seed"])
-        if self.spec.split == "validation":
-            values = part.runs[[f"validation.{metric}" for metric in metrics]].to_numpy(float)
-            return Scores(values[:, None], np.zeros(1, int), seeds)
-        found = [row_scores(self.folders[source].collection.queries, runs, metrics) for source, runs in part.by_source]
-        contexts = self.contexts.setdefault(part.group, found[0].contexts)
-        of_seed = {seed: values for one in found for seed, values in zip(one.seeds, one.values, strict=True)}
-        return Scores(np.stack([of_seed[seed] for seed in seeds]), contexts, seeds)
-
-    # Marks.
-
-    def _rl(self, parts: Sequence[Part]) -> pd.DataFrame:
-        """Runs of the RL rows of a group, with the rows' names for labels."""
-        found = [part.runs.assign(label=part.name) for part in parts if part.stage == "rl"]
-        return pd.concat(found, ignore_index=True) if found else self.runs.iloc[:0]
-
-    def _marks(self, part: Part) -> tuple[str, ...]:
-        found = {
-            ONE_SEED: part.trained and len(part.runs) == 1,
-            UNEQUAL: part.stage == "rl" and part.name in self.unequal[part.group],
-            MISSING: bool(self._missing(part)),
-            STOPPED: bool(self._stops(part)),
-        }
-        return tuple(mark for mark, there in found.items() if there)
-
-    def _missing(self, part: Part) -> tuple[int, ...]:
-        if part.stage != "rl":
-            return ()
-        wanted = self.spec.seeds or tuple(int(seed) for seed in self.rl[part.group]["seed"])
-        return tuple(sorted(set(wanted) - {int(seed) for seed in part.runs["seed"]}))
-
-    def _stops(self, part: Part) -> tuple[tuple[int, int], ...]:
-        """(seed, update) of the runs that stopped early."""
-        stopped = part.runs[part.runs["stopped_update"].notna()]
-        return tuple((int(seed), int(step)) for seed, step in stopped[["seed", "stopped_update"]].to_numpy())
-
-    # The table.
 
     def table(self, problems: Sequence[Problem]) -> Table:
         """Put it together."""
         rows = [self._row(part) for part in self.parts]
         rows, tests = self._bold(rows)
+        rows += self._overall(rows) if self.spec.overall else []
         kept = [
             each.column
             for each in self.shown
@@ -355,13 +147,60 @@ class _Builder:
             },
         )
 
+    def _overall(self, rows: Sequence[Row]) -> list[Row]:
+        """One row for each name that an RL row has under every heading, of what can be said over all of them."""
+        named: dict[str, list[Part]] = {}
+        for part in self.parts:
+            if part.stage == "rl":
+                named.setdefault(part.name, []).append(part)
+        found = []
+        for parts in named.values():
+            if {part.group for part in parts} != set(self.groups) or len(parts) != len(self.groups):
+                continue
+            made = [rows[part.id] for part in parts]
+            found.append(
+                replace(
+                    made[0],
+                    group=self.spec.overall,
+                    made=tuple(run for row in made for run in row.made),
+                    cells={each.column.key: self._overall_cell(parts, each) for each in self.shown},
+                    metrics={},
+                    difference=None,
+                    spent={key: float(np.mean([row.spent[key] for row in made])) for key in SPENT},
+                    missing=(),
+                    stopped=(),
+                    marks=tuple(mark for mark in MARKS if any(mark in row.marks for row in made)),
+                    bold=frozenset(),
+                    against={
+                        key: tuple(run for row in made for run in row.against.get(key, ())) for key in made[0].against
+                    },
+                )
+            )
+        return found
+
+    def _overall_cell(self, parts: Sequence[Part], shown: Asked) -> Value:
+        column = shown.column
+        if column.kind == "value" and column.of == "seeds":
+            return float(sum(len(part.runs) for part in parts))
+        if any(column.of not in self.sides[part.id].metrics for part in parts):
+            return None
+        scores = [self.sides[part.id].metric(column.of) for part in parts]
+        if column.kind == "iqm":
+            return overall_iqm(scores, resamples=self.resamples)
+        if column.kind != "improvement" or shown.to is None:
+            return None
+        bases = [self._baselines(shown.to).get(part.group) for part in parts]
+        if any(base is None or base.name == parts[0].name for base in bases):
+            return None
+        return improvement(scores, [self.sides[base.id].metric(column.of) for base in bases if base is not None])
+
     def _made(self, part: Part) -> tuple[Made, ...]:
         return tuple(
             Made(str(run["run"]), self.folders[int(run["source"])].name, int(run["seed"]), str(run["hash"]))
             for _, run in part.runs.iterrows()
         )
 
-    def _cell(self, part: Part, side: Side, shown: Shown) -> Value:
+    def _cell(self, part: Part, side: Side, shown: Asked) -> Value:
         column = shown.column
         if column.kind == "value":
             return self._value(part, column.of)
@@ -453,10 +292,10 @@ class _Builder:
             notes += self._baseline_notes(columns)
             notes.append(marks.checkpoint_note(self.runs))
             if tests is not None:
+                over = f", corrected by Holm over the {many(tests, 'such difference')} of this table" if tests else ""
                 notes.append(
                     "Bold: the best RL row of a column, only where its paired difference to the second best holds "
-                    f"(p below {share(LEVEL, 2)}, corrected by Holm over the {tests} such differences of this table), "
-                    "both have two seeds or more and equal budgets"
+                    f"(p below {share(LEVEL, 2)}{over}), both have two seeds or more and equal budgets"
                     + ("." if any(row.bold for row in rows) else "; that holds in no column.")
                 )
         if any(column.kind == "value" and column.of in SPENT for column in columns):
@@ -502,7 +341,11 @@ class _Builder:
         for each in wanted.values():
             to = each.to or {}
             found, title = self._baselines(to), metric_title(each.column.of)
-            if to == SFT or all(part.stage == "sft" for part in found.values()):
+            several = to == select.SFT and not found and (self.runs["stage"] == "sft").any()
+            if several:
+                notes.append("There is no one SFT row that rows could be compared with: name one as the baseline.")
+                continue
+            if to == select.SFT or {part.stage for part in found.values()} == {"sft"}:
                 notes.append(marks.sft_note(self.runs, title))
                 continue
             name = self._baseline_name(to)
@@ -527,9 +370,7 @@ class _Builder:
                 notes.append(marks.unequal_note(self.rl[group], group))
         if lacking := [(_full_name(row), row.missing) for row in rows if row.missing]:
             notes.append(marks.missing_note(lacking))
-        stops = [
-            (_full_name(row), self._stops(part)) for row, part in zip(rows, self.parts, strict=True) if row.stopped
-        ]
+        stops = [(_full_name(rows[part.id]), found) for part in self.parts if (found := self._stops(part))]
         return notes + ([marks.stopped_note(stops)] if stops else [])
 
 
@@ -537,11 +378,7 @@ def _full_name(row: Row) -> str:
     return f"{row.name} ({row.group})" if row.group else row.name
 
 
-def _digits(spec: ColumnSpec) -> int:
-    return spec.digits if spec.digits is not None else 2 if spec.kind == "improvement" else 3
-
-
-def _has_best(shown: Shown) -> bool:
+def _has_best(shown: Asked) -> bool:
     if shown.column.kind != "mean":
         return False
     return shown.column.of.startswith(ACCURACY) if shown.spec.bold is None else shown.spec.bold
@@ -568,7 +405,7 @@ class Profile:
 def profile_scores(folders: Sequence[Folder], spec: TableSpec) -> dict[str, list[Profile]]:
     """Metric of the spec's profiles to the trained rows of the table that have it, group after group."""
     columns = tuple(ColumnSpec("metric", metric) for metric in spec.profiles)
-    builder = _Builder(folders, replace(spec, columns=columns, comparisons=(), split="test"), resamples=1)
+    prepared = Prepared(folders, replace(spec, columns=columns, comparisons=(), split="test"))
     return {
         metric: [
             Profile(
@@ -580,8 +417,8 @@ def profile_scores(folders: Sequence[Folder], spec: TableSpec) -> dict[str, list
                 str(part.first["reward"]),
                 side.metric(metric),
             )
-            for part in builder.parts
-            if part.trained and metric in (side := builder.sides[part.id]).metrics
+            for part in prepared.parts
+            if part.trained and metric in (side := prepared.sides[part.id]).metrics
         ]
-        for metric in builder.metrics(spec.profiles, "profiles")
+        for metric in prepared.metrics(spec.profiles, "profiles")
     }

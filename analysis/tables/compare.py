@@ -9,7 +9,7 @@ from analysis import statistics
 from analysis.statistics import Comparison, Scores
 from analysis.tables.model import MARKS, ONE_SEED, UNEQUAL, Cell, Versus
 from analysis.tables.numbers import share
-from analysis.tables.scores import cell_of, one_metric
+from analysis.tables.scores import cell_of, one_metric, share_of
 
 LEVEL = 0.05
 """Corrected p below which a difference holds."""
@@ -85,7 +85,7 @@ def _versus(
         permutation_holm=permuted_holm,
         permuted=known.permuted,
         smallest_p=smallest,
-        improvement=improvement(a, b),
+        improvement=improvement([a], [b]),
         detectable=detectable,
         holds=False,
         reading="",
@@ -104,12 +104,25 @@ def smallest_p(a: Scores, b: Scores, known: Comparison) -> float | None:
     return statistics.smallest_p(len(a.seeds), len(b.seeds))
 
 
-def improvement(a: Scores, b: Scores) -> Cell | None:
-    """Probability that a run of a scores higher than one of b; None with one seed each, of which it says nothing."""
-    if max(len(a.seeds), len(b.seeds)) == 1:
+def improvement(a: Sequence[Scores], b: Sequence[Scores]) -> Cell | None:
+    """Probability that a run of a scores higher than one of b, in a cell drawn at random.
+
+    None where every row has one seed: of two runs it says nothing.
+
+    Args:
+        a, b: one metric in each cell, the cells in the same order.
+    """
+    if max(len(scores.seeds) for scores in (*a, *b)) == 1:
         return None
-    found = statistics.probability_of_improvement(statistics.run_scores([a]), statistics.run_scores([b]), resamples=1)
+    found = statistics.probability_of_improvement(statistics.run_scores(a), statistics.run_scores(b), resamples=1)
     return Cell(float(found.value[0]), float(found.low[0]), float(found.high[0]))
+
+
+def overall_iqm(cells: Sequence[Scores], *, resamples: int) -> Cell:
+    """Interquartile mean over the runs of several cells, one metric; without an interval where they are too few."""
+    if sum(len(scores.seeds) for scores in cells) < statistics.FEWEST_RUNS:
+        return Cell(float(statistics.iqm(np.concatenate(statistics.run_scores(cells)))[0]))
+    return share_of(statistics.iqm_interval(cells, resamples=resamples), 0)
 
 
 def detectable_difference(a: Scores, b: Scores) -> float | None:

@@ -19,6 +19,9 @@ from rlbench.errors import BadInput, nearest
 CELL = ("experiment", "dataset", "model", "label")
 """Columns that runs of one row share."""
 
+SFT: Where = {"label": ("sft",)}
+"""The baseline that specs name by `sft`."""
+
 PLACEHOLDER = re.compile(r"{([^{}]*)}")
 
 
@@ -230,27 +233,29 @@ def _absent(lookup: Lookup, spec: TableSpec, found: set[int]) -> list[str]:
         if set(row.where) == {"stage"} and set(row.where["stage"]) <= set(STAGES):
             continue
         if i not in found:
-            wanted = ", ".join(f"{key} {' or '.join(map(as_text, values))}" for key, values in row.where.items())
-            absent.append(f"{wanted}{_close(lookup, row.where)}")
+            absent.append(in_words(row.where))
             continue
         for key, values in row.where.items():
             known = lookup.values(lookup.runs, key)
-            absent += [
-                f"{key} {as_text(value)}{_close(lookup, {key: (value,)})}"
-                for value in values
-                if not any(same(one, value) for one in known)
-            ]
+            absent += [in_words({key: (value,)}) for value in values if not any(same(one, value) for one in known)]
     return absent
 
 
-def _close(lookup: Lookup, where: Where) -> str:
-    """A value that was perhaps meant."""
-    for key, values in where.items():
-        known = [as_text(value) for value in lookup.values(lookup.runs, key)]
-        for value in values:
-            if as_text(value) not in known and (close := nearest(as_text(value), known)):
-                return close.rstrip()
-    return ""
+def in_words(where: Where) -> str:
+    """algorithm grpo or gspo, reward dcg."""
+    return ", ".join(f"{key} {' or '.join(map(as_text, values))}" for key, values in where.items())
+
+
+def suggestions(lookup: Lookup, spec: TableSpec) -> list[str]:
+    """What each row entry asks for, with the values that were perhaps meant."""
+    told = []
+    for row in spec.rows:
+        close = ""
+        for key, values in row.where.items():
+            known = [as_text(value) for value in lookup.values(lookup.runs, key)]
+            close += "".join(nearest(as_text(value), known) for value in values if as_text(value) not in known)
+        told.append(f"{in_words(row.where)}.{close}" if close else in_words(row.where))
+    return told
 
 
 def _headings(groups: Set[tuple[str, ...]], spec: TableSpec) -> dict[tuple[str, ...], str]:
@@ -312,7 +317,12 @@ def _names(lookup: Lookup, spec: TableSpec, rows: Sequence[tuple[RowSpec, pd.Dat
 
 
 def _name(lookup: Lookup, spec: TableSpec, row: RowSpec, run: pd.Series) -> str:
-    template = row.name or (SHARED_STAGES[run["stage"]] if run["stage"] != "rl" else "{algorithm} · {reward}")
+    template = row.name
+    if not template and run["stage"] == "rl":
+        template = "{algorithm} · {reward}"
+    elif not template:
+        _, at, variant = str(run["label"]).partition("@")
+        template = SHARED_STAGES[run["stage"]] + (f" @ {variant}" if at else "")
     return filled(template, lambda key: word(spec.names, key, lookup.value(run, key)))
 
 
@@ -330,13 +340,17 @@ def word(names: Mapping[str, Mapping[str, str]], key: str, value: Any) -> str:
 def baseline_of(lookup: Lookup, group: Sequence[Part], where: Where) -> Part | None:
     """The one row of a group that fits; None where none does.
 
+    `sft` alone is the row of that label, or else the only one of that stage.
+
     Raises:
         BadInput: where several do.
     """
     found = [part for part in group if fits(lookup, part.first, where)]
+    if not found and where == SFT:
+        of_stage = [part for part in group if part.stage == "sft"]
+        return of_stage[0] if len(of_stage) == 1 else None
     if len(found) > 1:
-        wanted = ", ".join(f"{key} {' or '.join(map(as_text, values))}" for key, values in where.items())
         names = ", ".join(part.name for part in found)
         heading = f" under {group[0].group}" if group[0].group else ""
-        raise BadInput(f"baseline {wanted}: several rows fit{heading} ({names}); name one of them")
+        raise BadInput(f"baseline {in_words(where)}: several rows fit{heading} ({names}); name one of them")
     return found[0] if found else None

@@ -99,6 +99,8 @@ class TableSpec:
         profiles: metrics of the figure of performance profiles.
         seeds: that every RL row should have; empty for those that any RL row under its heading has.
         method: header of the rows' names.
+        overall: heading of a last group, of what is the same over all groups: interquartile means and probabilities
+            of improvement, with rows of one name as one; "" for none.
     """
 
     title: str
@@ -112,6 +114,7 @@ class TableSpec:
     profiles: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     method: str = "Method"
+    overall: str = ""
 
 
 def read_spec(path: Path) -> TableSpec:
@@ -170,6 +173,7 @@ class _Reader:
             profiles=self._compared(spec, "profiles", needs_baseline=False),
             seeds=self._seeds(spec.get("seeds", [])),
             method=self._text(spec.get("method", "Method"), "method"),
+            overall=self._text(spec.get("overall", ""), "overall"),
         )
 
     def _say(self, problem: str) -> None:

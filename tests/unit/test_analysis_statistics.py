@@ -11,6 +11,7 @@ from analysis.statistics import (
     Scores,
     context_sums,
     critical_value,
+    intervals,
     mean_interval,
     paired_difference,
     satterthwaite,
@@ -236,3 +237,11 @@ def test_speed() -> None:
     mean_interval(scores, resamples=2_000)
     paired_difference(scores, scores, resamples=2_000)
     assert time.perf_counter() - started < 2
+
+
+def test_resamples_that_rows_share_are_those_of_one_generator() -> None:
+    for _ in range(2):  # drawn, then remembered
+        weights, rng = intervals._drawn_contexts(30, 20, 3)
+        expected = np.random.default_rng(3)
+        assert np.array_equal(weights, intervals.resample_weights(30, 20, expected))
+        assert np.array_equal(rng.random(5), expected.random(5))

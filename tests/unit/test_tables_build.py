@@ -22,11 +22,13 @@ from analysis.tables import (
     Cell,
     Folder,
     Table,
+    TableSpec,
     Versus,
     build,
     comparisons_csv,
     comparisons_sheet,
     parse_spec,
+    profile_scores,
     runs_json,
     sheet_to_markdown,
     to_csv,
@@ -81,18 +83,21 @@ def add(
     ]
 
 
-def made(
-    *folders: Path, rows: Sequence[Any] = RL, columns: Sequence[Any] = ("ndcg@10",), title: str = "T", **spec: Any
-) -> Table:
+def _parsed(
+    *, rows: Sequence[Any] = RL, columns: Sequence[Any] = ("ndcg@10",), title: str = "T", **spec: Any
+) -> TableSpec:
+    return parse_spec({"title": title, "rows": list(rows), "columns": list(columns), **spec}, "spec")
+
+
+def _folders(*folders: Path) -> list[Folder]:
+    return [Folder(str(folder) if len(folders) > 1 else "", collect(folder)) for folder in folders]
+
+
+def made(*folders: Path, **spec: Any) -> Table:
     """The table of a spec; 200 resamples."""
-    parsed = parse_spec({"title": title, "rows": list(rows), "columns": list(columns), **spec}, "spec")
-    collections = [collect(folder) for folder in folders]
-    folders = [
-        Folder(str(folder) if len(folders) > 1 else "", collection)
-        for folder, collection in zip(folders, collections, strict=True)
-    ]
-    problems = [problem for collection in collections for problem in collection.problems]
-    return build(folders, parsed, problems=problems, resamples=200)
+    found = _folders(*folders)
+    problems = [problem for folder in found for problem in folder.collection.problems]
+    return build(found, _parsed(**spec), problems=problems, resamples=200)
 
 
 def refused(*folders: Path, **spec: Any) -> str:
@@ -183,11 +188,9 @@ def test_what_no_run_fits_is_named(runs: Path) -> None:
     add(runs, "grpo-dcg", [0.2])
     table = made(runs, rows=[{"where": {"algorithm": ["grpo", "gpso"]}}, {"where": {"algorithm": "gspo"}}, *RL])
     (note,) = [note for note in table.notes if note.startswith("No finished run")]
-    assert (
-        note
-        == "No finished run is there for: algorithm gpso Did you mean 'grpo'?; algorithm gspo Did you mean 'grpo'?."
-    )
-    assert "no run fits any of the rows: algorithm gspo" in refused(runs, rows=[{"where": {"algorithm": "gspo"}}])
+    assert note == "No finished run is there for: algorithm gpso; algorithm gspo."
+    told = refused(runs, rows=[{"where": {"algorithm": "gpro"}}])
+    assert told == "no run fits any of the rows: algorithm gpro. Did you mean 'grpo'?"
 
 
 # Groups and folders.
@@ -246,12 +249,19 @@ def test_rows_of_other_samples_are_not_compared(runs: Path) -> None:
 def test_folders_are_joined(tmp_path: Path) -> None:
     levels = [0.20, 0.22, 0.19, 0.21]
     add(tmp_path / "all", "grpo-dcg", levels)
-    add(tmp_path / "a", "grpo-dcg", levels[:2])
-    add(tmp_path / "b", "grpo-dcg", levels[2:], seeds=[2, 3])
-    joined, whole = made(tmp_path / "b", tmp_path / "a"), made(tmp_path / "all")
+    add(tmp_path / "a", "grpo-dcg", levels[::2], seeds=[0, 2])
+    add(tmp_path / "b", "grpo-dcg", levels[1::2], seeds=[1, 3])
+    add(tmp_path / "all", "sft", [0.1], spent=budget(5))
+    add(tmp_path / "a", "sft", [0.1], spent=budget(5))
+    rows = [{"where": {"stage": ["rl", "sft"]}}]
+    spec: dict[str, Any] = {"rows": rows, "baseline": "sft", "columns": ["ndcg@10", {"improvement": "ndcg@10"}]}
+    joined, whole = made(tmp_path / "b", tmp_path / "a", **spec), made(tmp_path / "all", **spec)
     assert joined.rows[0].cells == whole.rows[0].cells
+    scores = [profile_scores(_folders(*where), _parsed(profiles="ndcg@10", rows=rows))["ndcg@10"][0].scores
+              for where in ([tmp_path / "b", tmp_path / "a"], [tmp_path / "all"])]  # fmt: skip
+    assert np.array_equal(scores[0].values, scores[1].values)
     assert joined.rows[0].seeds == (0, 1, 2, 3)
-    assert [run.folder for run in joined.rows[0].made] == [str(tmp_path / name) for name in "aabb"]
+    assert [run.folder for run in joined.rows[0].made] == [str(tmp_path / name) for name in "abab"]
 
 
 def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:
@@ -278,6 +288,31 @@ def test_the_interquartile_mean_is_over_runs(runs: Path) -> None:
     assert cell(table, "grpo · dcg", "ndcg@10_iqm").mean == pytest.approx(0.21)
     assert any(note.startswith("IQM: interquartile mean of the run scores") for note in table.notes)
     assert not table.rows[0].bold
+
+
+def test_an_overall_group_pools_the_runs_of_all_groups(runs: Path) -> None:
+    levels = {"big": [0.30, 0.32, 0.31], "tiny": [0.20, 0.90, 0.21]}
+    for model, own in levels.items():
+        add(runs, "a-dcg", [0.25] * 3, group=f"mini/mini-{model}")
+        add(runs, "b-dcg", own, group=f"mini/mini-{model}")
+    add(runs, "c-dcg", [0.2], group="mini/mini-big")
+    table = made(
+        runs,
+        columns=["ndcg@10", {"metric": "ndcg@10", "statistic": "iqm"}, {"improvement": "ndcg@10"}, "seeds"],
+        group_by="model",
+        overall="Both",
+        baseline={"algorithm": "a"},
+    )
+    a, b = table.rows[-2:]
+    assert [(row.group, row.name) for row in (a, b)] == [("Both", "a · dcg"), ("Both", "b · dcg")]
+    assert b.cells["ndcg@10"] is None and b.cells["seeds"] == 6 and len(b.made) == 6
+    iqm, better = b.cells["ndcg@10_iqm"], b.cells["ndcg@10_beats_a"]
+    assert isinstance(iqm, Cell) and isinstance(better, Cell)
+    assert iqm.mean == pytest.approx(stats.trim_mean(levels["big"] + levels["tiny"], 0.25))
+    assert iqm.low < iqm.mean < iqm.high
+    assert better.mean == pytest.approx((1 + 1 / 3) / 2)
+    assert a.cells["ndcg@10_beats_a"] is None
+    assert "**Both**" in to_markdown(table) and r"\textit{Both}" in to_latex(table)
 
 
 def test_validation_has_intervals_over_seeds_alone(runs: Path) -> None:
@@ -352,7 +387,7 @@ def test_bold_is_corrected_for_the_columns(runs: Path) -> None:
     assert 0.05 / 4 < p < 0.05, "the case must lie between the two"
     assert [row.bold for row in one.rows] == [frozenset(), frozenset({"ndcg@10"})]
     assert not any(row.bold for row in many.rows)
-    assert any("corrected by Holm over the 1 such differences" in note for note in one.notes)
+    assert any("corrected by Holm over the 1 such difference " in note for note in one.notes)
     assert any("over the 4 such differences" in note and note.endswith("holds in no column.") for note in many.notes)
 
 
@@ -543,6 +578,23 @@ def test_comparisons_in_csv(runs: Path) -> None:
     assert float(lines[1][7]) == pytest.approx(0.11)
 
 
+def test_sft_is_the_row_of_that_label_or_the_only_one_of_the_stage(runs: Path) -> None:
+    add(runs, "a-dcg", [0.2, 0.21])
+    for path in add(runs, "sft", [0.1], spent=budget(5)):
+        edit_result(path, label="sft@none")
+    rows = [{"where": {"stage": "sft"}}, *RL]
+    spec: dict[str, Any] = {"rows": rows, "columns": ["ndcg@10", {"difference": "ndcg@10"}], "baseline": "sft"}
+    table = made(runs, **spec)
+    assert [row.name for row in table.rows] == ["SFT @ none", "a · dcg"]
+    assert table.columns[1].header == "Δ NDCG@10 to SFT @ none"
+    assert cell(table, "a · dcg", "ndcg@10_minus_sft").mean == pytest.approx(0.105)
+    for path in add(runs, "sft", [0.12], spent=budget(5), seeds=[1]):
+        edit_result(path, label="sft@half")
+    told = made(runs, **spec)
+    assert [column.key for column in told.columns] == ["ndcg@10"]
+    assert any(note.startswith("There is no one SFT row") for note in told.notes)
+
+
 def test_a_baseline_is_one_row(runs: Path) -> None:
     for label in ("a-dcg", "a-hit", "b-dcg"):
         add(runs, label, [0.2, 0.21])
@@ -551,3 +603,5 @@ def test_a_baseline_is_one_row(runs: Path) -> None:
     table = made(runs, baseline="sft", columns=["ndcg@10", {"difference": "ndcg@10"}], comparisons="ndcg@10")
     assert [column.key for column in table.columns] == ["ndcg@10"] and not table.comparisons
     assert "There is no finished SFT run, so no difference to it can be given." in table.notes
+    table = made(runs, baseline={"algorithm": "x"}, columns=["ndcg@10", {"difference": "ndcg@10"}])
+    assert "There is no finished run of x, so no difference to it can be given." in table.notes

@@ -180,3 +180,11 @@ def test_a_panel_for_each_group_and_metric(tmp_path: Path) -> None:
     ]
     assert {ax.get_xlim()[1] for ax in figure.axes[:2]} == {figure.axes[0].get_xlim()[1]}
     assert draw_profiles({}) is None
+
+
+def test_as_a_command_without_torch() -> None:
+    code = "import sys, analysis.tables.__main__ as m; assert 'torch' not in sys.modules; m.main(['--help'])"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    for word in ("RUNS [RUNS ...]", "--spec FILE", "--runs-of ROW COLUMN", "comparison, paper", "exit code"):
+        assert word in told.stdout
