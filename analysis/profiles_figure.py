@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import statistics
-from analysis.curves import GREY, STYLE, WIDTH, styles
 from analysis.figures.lines import REFERENCE
+from analysis.figures.style import GREY, STYLE, WIDTH, styles
 from analysis.statistics import Floats
 from analysis.tables.build import Profile
 from analysis.tables.numbers import metric_title

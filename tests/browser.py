@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
@@ -39,16 +40,35 @@ class Opened:
         page: as opened.
         said: messages of its console, and errors.
         asked: what it asked for beside its own file; none of it is answered.
+        counted: whether `computed` is to be known.
     """
 
-    def __init__(self, browser: Browser, file: Path, *, width: int = 1280, height: int = 900, **context: object):
+    def __init__(
+        self,
+        browser: Browser,
+        file: Path,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        counted: bool = False,
+        **context: Any,
+    ):
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page: Page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
         self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
         self.page.route("**/*", lambda route: self._answer(route, file))
+        self._counter = self.page.context.new_cdp_session(self.page) if counted else None
+        if self._counter is not None:
+            self._counter.send("Performance.enable", {"timeDomain": "threadTicks"})
         self.page.goto(file.as_uri())
+
+    def computed(self) -> float:
+        """Seconds that the page's main thread has computed; of a page that is `counted`."""
+        assert self._counter is not None
+        found = self._counter.send("Performance.getMetrics")["metrics"]
+        return next(float(one["value"]) for one in found if one["name"] == "TaskDuration")
 
     def _answer(self, route: Route, file: Path) -> None:
         if route.request.url == file.as_uri():

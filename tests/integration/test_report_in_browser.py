@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -312,4 +313,7 @@ def test_the_page_of_200_runs_is_small_and_opens_fast(tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(make(tmp_path / "runs")[0], encoding="utf-8")
     assert file.stat().st_size < LIMIT_BYTES
-    assert opening(file, 3) < LIMIT_SECONDS
+    seconds, computed = zip(*opening(file, 5), strict=True)
+    assert min(computed) < LIMIT_SECONDS / 3
+    if os.getloadavg()[0] < (os.cpu_count() or 1):  # else the browser waits for others' work
+        assert min(seconds) < LIMIT_SECONDS
