@@ -7,7 +7,7 @@ from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.local import LocalLauncher, threads_of
 from rlbench.launching.placement import VISIBLE
-from rlbench.launching.sweepers import combinations
+from rlbench.launching.sweepers import combinations, merged
 from rlbench.runs import locate
 from rlbench.validation import validate
 from tests.conftest import SMALL, composed
@@ -82,3 +82,9 @@ def test_cells_without_sft_wait_for_none(tmp_path):
     after, without = made(), made("trainer.rl.start=base")
     assert missing_shared_stages([without]) == {}
     assert missing_shared_stages([after, without]) == {locate(after.config, "sft").root: [after]}
+
+
+def test_a_command_takes_the_place_of_what_a_recorded_sweep_sets() -> None:
+    params = {"+method": "grpo,gspo", "seed": "0,1,2", "model": "tiny"}
+    found = merged(OverridesParser.create(), params, ["+table1=mini", "seed=7", "+method=grpo"])
+    assert [override.input_line for override in found] == ["model=tiny", "+table1=mini", "seed=7", "+method=grpo"]
