@@ -11,7 +11,7 @@ import pytest
 
 from analysis import reproduce
 from rlbench import plan
-from rlbench.cli import EXPERIMENTS, groups
+from rlbench.cli import EXPERIMENTS
 from rlbench.launching.recorded import RecordedCell, recorded_cells, recorded_sweeps
 from rlbench.runner import run
 from rlbench.runs import locate
