@@ -216,3 +216,34 @@ def in_bins(values: Floats, bins: int) -> tuple[Floats, list[Sequence[int]]]:
     with np.errstate(invalid="ignore"):
         means = [np.ma.masked_invalid(values[:, part]).mean(axis=1).filled(np.nan) for part in parts]
     return np.stack(means, axis=1), [part.tolist() for part in parts]
+
+
+def own_curves(
+    group: Collection, split: str, metric: str, *, against: str = "updates"
+) -> dict[str, list[tuple[Floats, Floats]]]:
+    """Each seed's own curve, places and values where they are finite, for the RL rows of which every seed has one.
+
+    Args:
+        against: as in `all_series`.
+
+    Returns:
+        label to (P,) places, ascending, and (P,) values of each seed, in the order of `rl_rows`.
+    """
+    curves = group.curves[(group.curves["split"] == split) & (group.curves["metric"] == metric)]
+    of_run = {run: part.sort_values("step") for run, part in curves.groupby("run")}
+    spending = dict(list(group.spending.groupby("run")))
+    found = {}
+    for label, rows in rl_rows(group).items():
+        own = []
+        for run in rows["run"]:
+            if run not in of_run or (against != "updates" and run not in spending):
+                break
+            x, y = (of_run[run][name].to_numpy(float) for name in ("step", "value"))
+            x = x if against == "updates" else spent_at(spending[run], against, x)
+            finite = np.isfinite(x) & np.isfinite(y)
+            x, y = x[finite], y[finite]
+            last = np.append(np.diff(x) > 0, True)[: len(x)]
+            own.append((x[last], y[last]))
+        if len(own) == len(rows) and all(len(x) for x, _ in own):
+            found[label] = own
+    return found

@@ -24,10 +24,10 @@ SCALE = "cividis"
 
 RANK_METRICS = {
     "reward@k": "Return of the rank",
-    "hits@k": "Lists with a hit at the rank (share)",
-    "advantage_mean@k": "Advantage of the rank, mean",
-    "advantage_std@k": "Advantage of the rank, deviation",
-    "rank_hit_rate@k": "Validation lists with a hit at the rank (share)",
+    "hits@k": "Lists with a hit\nat the rank (share)",
+    "advantage_mean@k": "Advantage of the rank,\nmean",
+    "advantage_std@k": "Advantage of the rank,\ndeviation",
+    "rank_hit_rate@k": "Validation lists with a hit\nat the rank (share)",
 }
 """Metrics that a list has one of for each rank, with the label of their colours."""
 
@@ -70,7 +70,7 @@ def draw_ranks(group: Collection, metric: str, *, against: str = "updates") -> F
         axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=divisor == 1))
         finish_grid(list(axes), len(maps), across, axis)
         figure.supylabel("Rank", fontsize=STYLE["axes.labelsize"])
-        own = " (own units of each reward)" if metric == "reward@k" and several_rewards(group) else ""
+        own = "\n(own units of each reward)" if metric == "reward@k" and several_rewards(group) else ""
         colour_bar(figure, ScalarMappable(norm, SCALE), RANK_METRICS[metric] + own)
         legend_below(figure, {}, _note(maps, {len(runs) for runs in rl_rows(group).values()}) + common)
     return figure

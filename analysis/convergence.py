@@ -1,0 +1,583 @@
+"""`python -m analysis.convergence runs/mini`: which method learns faster, and how sure that is.
+
+Two measures, both over the range that all rows cover, 0 .. H:
+
+- **area**: the mean height of the validation curve (trapezoid, divided by its length). It needs no threshold, and
+  noise of single evaluations does not bias it.
+- **time to a threshold**: where a seed's curve passes it. A noisy curve passes too early: the first evaluation above
+  is the luckiest. So the passage is that of the curve's isotonic regression, the rising curve nearest to it (least
+  squares; Barlow, Bartholomew, Bremner & Brunk 1972), linear between evaluations. A seed that rises above and falls
+  back for good has not passed. One that has not passed by H is censored there, and its row's mean is the restricted
+  mean, E[min(T, H)] (Irwin 1949; Royston & Parmar 2013): all seeds are censored at H alone, so that the mean of
+  min(T, H) over seeds estimates it without a model.
+
+Intervals are over seeds, as in `analysis.statistics`; those of restricted means and of their ratios are on the log
+scale, each mean linearised (the delta method), since times are skewed. `benchmarks.convergence` measures how often they
+hold the truth.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from analysis.collect import Collection, collect
+from analysis.command import make_parser, refuse, show_problems, show_written, terminal
+from analysis.figures.style import axis_unit
+from analysis.series import AXES, measured, own_curves, rl_rows, row_names
+from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
+from analysis.tables import group_title, markdown_page, metric_title, share, signed
+from rlbench.errors import BadInput, nearest
+
+Curve = tuple[Floats, Floats]
+
+FINAL = "final"
+
+UNITS = {"updates": "updates", "completions": "completions", "generated_tokens": "generated tokens", "seconds": "s"}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval over seeds, NaN where there is none.
+
+    Attributes:
+        p: two-sided, of no difference; corrected over rows by Holm. NaN where nothing is compared.
+    """
+
+    mean: float
+    low: float = np.nan
+    high: float = np.nan
+    p: float = np.nan
+
+
+@dataclass(frozen=True)
+class Passage:
+    """How one row comes to one threshold.
+
+    Attributes:
+        times: (S,) of each seed; infinite where it is not reached by the horizon.
+        mean: restricted mean of the times.
+        ratio: of its restricted mean to the baseline's; NaN where either was reached by no seed or is 0, None for the
+            baseline.
+        fell_back: seeds that were above at two evaluations in a row and do not count as having passed.
+    """
+
+    times: Floats
+    mean: Interval
+    ratio: Interval | None
+    fell_back: int
+
+    @property
+    def reached(self) -> int:
+        return int(np.isfinite(self.times).sum())
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A value of the metric, and how each row comes to it.
+
+    Attributes:
+        asked: as it was asked for: "final", "50%" or a number.
+        value: of the metric.
+        rows: label to its passage.
+    """
+
+    asked: str
+    value: float
+    rows: dict[str, Passage]
+
+
+@dataclass(frozen=True)
+class Area:
+    """Mean height of one row's curve, and its difference to the baseline's; None for the baseline."""
+
+    mean: Interval
+    difference: Interval | None
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Everything that is said of one group of runs.
+
+    Attributes:
+        title: of the group.
+        metric: on validation.
+        against: of `series.AXES`.
+        horizon: H, in the unit of `against`.
+        baseline: its label.
+        names: label to the row's name.
+        seeds: label to its seeds.
+        start: value of the metric where the baseline starts, mean over its seeds.
+        thresholds, areas: the two measures; areas by label.
+        stopped: labels of rows with a run that stopped before H, whose last value stands from there on.
+    """
+
+    title: str
+    metric: str
+    against: str
+    horizon: float
+    baseline: str
+    names: dict[str, str]
+    seeds: dict[str, tuple[int, ...]]
+    start: float
+    thresholds: tuple[Threshold, ...]
+    areas: dict[str, Area]
+    stopped: tuple[str, ...]
+
+
+def passage_time(curve: Curve, threshold: float, horizon: float) -> float:
+    """Where the isotonic regression of a curve first is at a threshold; infinite where it is not by the horizon.
+
+    Args:
+        curve: (P,) ascending places and (P,) values.
+    """
+    x, y = curve
+    rising = isotonic_regression(y).x
+    above = int(np.searchsorted(rising, threshold))
+    if above == len(rising):
+        return np.inf
+    if above == 0:
+        return float(x[0])
+    share_of_step = (threshold - rising[above - 1]) / (rising[above] - rising[above - 1])
+    time = float(x[above - 1] + share_of_step * (x[above] - x[above - 1]))
+    return time if time <= horizon else np.inf
+
+
+def area(curve: Curve, horizon: float) -> float:
+    """Mean height of a curve from its first place to the horizon, straight between its points."""
+    x, y = curve
+    inside = np.append(x[x < horizon], horizon)
+    return float(np.trapezoid(np.interp(inside, x, y), inside) / (horizon - x[0]))
+
+
+def restricted_interval(times: Floats) -> Estimate:
+    """Log of the mean over seeds of (S, M) times with positive means, with its interval."""
+    return seed_interval(_logs(times))
+
+
+def ratio_interval(a: Floats, b: Floats, seeds_a: Sequence[int], seeds_b: Sequence[int]) -> Estimate:
+    """Log of the ratio of two means over seeds, with interval and p. Rows with the same seeds are paired.
+
+    Args:
+        a, b: (S, M) and (S', M) positive values; M ratios at once.
+    """
+    return _difference(_logs(a), _logs(b), seeds_a, seeds_b)
+
+
+def _logs(values: Floats) -> Floats:
+    """(S, M) values whose mean is the log of the mean, linearised about it."""
+    mean = values.mean(axis=0)
+    return np.log(mean) + values / mean - 1
+
+
+def _difference(a: Floats, b: Floats, seeds_a: Sequence[int], seeds_b: Sequence[int]) -> Estimate:
+    """Difference of means over seeds: the test samples are one context."""
+    one = np.zeros(1, dtype=np.int64)
+    return paired_difference(Scores(a[:, None], one, tuple(seeds_a)), Scores(b[:, None], one, tuple(seeds_b)))
+
+
+def _mean_height(heights: Floats) -> Interval:
+    """Mean of (S,) values; without an interval where there is one seed or all are alike."""
+    if len(heights) < 2 or np.ptp(heights) == 0:
+        return Interval(float(heights.mean()))
+    found = seed_interval(heights[:, None])
+    return Interval(float(heights.mean()), float(found.low[0]), float(found.high[0]))
+
+
+def _restricted_mean(times: Floats, horizon: float) -> Interval:
+    """Mean of (S,) times of at most the horizon; without an interval where there is one seed or all are alike."""
+    if len(times) < 2 or np.ptp(times) == 0:
+        return Interval(float(times.mean()))
+    found = restricted_interval(times[:, None])
+    return Interval(float(times.mean()), float(np.exp(found.low[0])), min(float(np.exp(found.high[0])), horizon))
+
+
+def compare(
+    group: Collection,
+    metric: str,
+    *,
+    baseline: str,
+    thresholds: Sequence[str] = (FINAL,),
+    against: str = "updates",
+) -> Convergence:
+    """Times to thresholds and areas of all RL rows, against a baseline.
+
+    Args:
+        metric: on validation.
+        baseline: label of an RL row that has the metric.
+        thresholds: "final" (the baseline's last value, mean over seeds), "50%" (so much of the way from where the
+            baseline starts to its last value) or a number.
+        against: of `series.AXES`.
+    """
+    curves = own_curves(group, "validation", metric, against=against)
+    rows = {label: runs for label, runs in rl_rows(group).items() if label in curves}
+    ends = {label: runs["stopped_update"].notna().to_list() for label, runs in rows.items()}
+    last = [x[-1] for label, own in curves.items() for (x, _), early in zip(own, ends[label], strict=True) if not early]
+    horizon = float(min(last or [x[-1] for own in curves.values() for x, _ in own]))
+    held = {label: [_held(curve, horizon) for curve in own] for label, own in curves.items()}
+    start, final = (float(np.mean([y[place] for _, y in curves[baseline]])) for place in (0, -1))
+    seeds = {label: tuple(int(seed) for seed in runs["seed"]) for label, runs in rows.items()}
+    return Convergence(
+        title=group_title(group),
+        metric=metric,
+        against=against,
+        horizon=horizon,
+        baseline=baseline,
+        names={label: name for label, name in row_names(group).items() if label in rows},
+        seeds=seeds,
+        start=start,
+        thresholds=tuple(
+            Threshold(asked, value, _passages(held, value, horizon, baseline, seeds))
+            for asked in thresholds
+            for value in [threshold_value(asked, start, final)]
+        ),
+        areas=_areas(held, horizon, baseline, seeds),
+        stopped=tuple(
+            label
+            for label, own in curves.items()
+            if any(early and x[-1] < horizon for (x, _), early in zip(own, ends[label], strict=True))
+        ),
+    )
+
+
+def _held(curve: Curve, horizon: float) -> Curve:
+    """A curve whose last value stands until the horizon: a run that stopped before gives that policy."""
+    x, y = curve
+    return curve if x[-1] >= horizon else (np.append(x, horizon), np.append(y, y[-1]))
+
+
+def threshold_value(asked: str, start: float, final: float) -> float:
+    """What a threshold that was asked for is.
+
+    Raises:
+        BadInput: where it is none.
+    """
+    if asked == FINAL:
+        return final
+    try:
+        return start + float(asked[:-1]) / 100 * (final - start) if asked.endswith("%") else float(asked)
+    except ValueError:
+        raise BadInput(
+            f"--threshold {asked}: give {FINAL}, a share of the way like 50%, or a number like 0.13"
+        ) from None
+
+
+def _passages(
+    curves: dict[str, list[Curve]], value: float, horizon: float, baseline: str, seeds: dict[str, tuple[int, ...]]
+) -> dict[str, Passage]:
+    times = {label: np.array([passage_time(curve, value, horizon) for curve in own]) for label, own in curves.items()}
+    restricted = {label: np.minimum(own, horizon) for label, own in times.items()}
+    base = restricted[baseline]
+    ratios = {}
+    for label, own in restricted.items():
+        if label == baseline:
+            continue
+        if any(not np.isfinite(times[row]).any() or restricted[row].mean() == 0 for row in (label, baseline)):
+            ratios[label] = Interval(np.nan)
+            continue
+        ratio = float(own.mean() / base.mean())
+        if len(own) > 1 and len(base) > 1 and np.ptp(own) + np.ptp(base) > 0:
+            found = ratio_interval(own[:, None], base[:, None], seeds[label], seeds[baseline])
+            low, high = (float(np.exp(bound[0])) for bound in (found.low, found.high))
+            ratios[label] = Interval(ratio, low, high, float(found.p[0]))
+        else:
+            ratios[label] = Interval(ratio)
+    corrected = _holm(ratios)
+    return {
+        label: Passage(
+            own,
+            _restricted_mean(restricted[label], horizon),
+            corrected.get(label),
+            sum(_fell_back(curve, time, value) for curve, time in zip(curves[label], own, strict=True)),
+        )
+        for label, own in times.items()
+    }
+
+
+def _fell_back(curve: Curve, time: float, value: float) -> bool:
+    above = curve[1] >= value
+    return bool(not np.isfinite(time) and (above[1:] & above[:-1]).any())
+
+
+def _areas(
+    curves: dict[str, list[Curve]], horizon: float, baseline: str, seeds: dict[str, tuple[int, ...]]
+) -> dict[str, Area]:
+    heights = {label: np.array([area(curve, horizon) for curve in own]) for label, own in curves.items()}
+    base = heights[baseline]
+    differences = {}
+    for label, own in heights.items():
+        if label == baseline:
+            continue
+        mean = float(own.mean() - base.mean())
+        if len(own) > 1 and len(base) > 1 and np.ptp(own) + np.ptp(base) > 0:
+            found = _difference(own[:, None], base[:, None], seeds[label], seeds[baseline])
+            differences[label] = Interval(mean, float(found.low[0]), float(found.high[0]), float(found.p[0]))
+        else:
+            differences[label] = Interval(mean)
+    corrected = _holm(differences)
+    return {label: Area(_mean_height(own), corrected.get(label)) for label, own in heights.items()}
+
+
+def _holm(intervals: dict[str, Interval]) -> dict[str, Interval]:
+    """The same with p corrected over the rows that have one."""
+    known = [label for label, one in intervals.items() if np.isfinite(one.p)]
+    corrected = holm(np.array([intervals[label].p for label in known]))
+    p = dict(zip(known, corrected.tolist(), strict=True))
+    return {label: Interval(one.mean, one.low, one.high, p.get(label, np.nan)) for label, one in intervals.items()}
+
+
+def sentences(found: Convergence) -> list[str]:
+    """What was found, a sentence for each row and threshold."""
+    said = []
+    base = found.names[found.baseline]
+    for threshold in found.thresholds:
+        if threshold.value <= found.start:
+            said.append(
+                f"The threshold {threshold.asked} ({share(threshold.value)}) is not above where {base} starts "
+                f"({share(found.start)}), so that times to it say nothing of speed; see the areas."
+            )
+            continue
+        for label, one in threshold.rows.items():
+            whose = "its own" if label == found.baseline else f"{base}'s"
+            goal = f"{whose} final {metric_title(found.metric)} ({share(threshold.value)})"
+            if threshold.asked.endswith("%"):
+                goal = f"{threshold.asked} of the way to {goal}"
+            elif threshold.asked != FINAL:
+                goal = f"{metric_title(found.metric)} of {share(threshold.value)}"
+            said.append(f"{found.names[label]} {_arrives(found, one, goal)}")
+    return said
+
+
+def _arrives(found: Convergence, one: Passage, goal: str) -> str:
+    divisor, _ = axis_unit(found.against, found.horizon)
+    all_of_it = f"{_amount(found.horizon / divisor)} {_unit(found.against, divisor)}"
+    seeds = f"{one.reached} of {len(one.times)} seed{'' if len(one.times) == 1 else 's'}"
+    if one.reached == 0:
+        return f"does not reach {goal} within {all_of_it} in any seed ({seeds})."
+    after = f"{_amount(one.mean.mean / divisor)}{_bounds(one.mean, divisor)} of {all_of_it}"
+    if one.reached == len(one.times):
+        return f"reaches {goal} after {after} in {seeds}."
+    return f"reaches {goal} in {seeds}, after {after} on average with the others counted as all of it."
+
+
+def _unit(against: str, divisor: float) -> str:
+    scaled = {1e3: "thousand ", 1e6: "million "}
+    return {60.0: "min", 3_600.0: "h"}.get(divisor, scaled.get(divisor, "") + UNITS[against])
+
+
+def _amount(value: float) -> str:
+    """Three digits."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _bounds(one: Interval, divisor: float = 1.0) -> str:
+    return "" if np.isnan(one.low) else f" [{_amount(one.low / divisor)}, {_amount(one.high / divisor)}]"
+
+
+def lines(found: Convergence) -> list[list[str]]:
+    """The table as text, its header first: a row of the comparison for each line."""
+    divisor, _ = axis_unit(found.against, found.horizon)
+    unit = _unit(found.against, divisor)
+    header = ["method", "seeds", f"area ({metric_title(found.metric)})", "Δ area", "p (Holm)"]
+    for threshold in found.thresholds:
+        header += [f"{unit} to {share(threshold.value)}", "reached", "ratio", "p (Holm)"]
+    text = [header]
+    for label, name in found.names.items():
+        one = found.areas[label]
+        line = [name, str(len(found.seeds[label])), f"{share(one.mean.mean)}{_share_bounds(one.mean)}"]
+        line += _compared(one.difference, signed)
+        for threshold in found.thresholds:
+            row = threshold.rows[label]
+            amount = f"{_amount(row.mean.mean / divisor)}{_bounds(row.mean, divisor)}"
+            line += [amount if row.reached else f"> {_amount(found.horizon / divisor)}"]
+            line += [f"{row.reached}/{len(row.times)}", *_compared(row.ratio, lambda value: f"{value:.2f}")]
+        text.append(line)
+    return text
+
+
+def _share_bounds(one: Interval) -> str:
+    return "" if np.isnan(one.low) else f" [{share(one.low)}, {share(one.high)}]"
+
+
+def _compared(one: Interval | None, show: Callable[[float], str]) -> list[str]:
+    """Difference or ratio with its interval, and p."""
+    if one is None or np.isnan(one.mean):
+        return ["", ""]
+    bounds = "" if np.isnan(one.low) else f" [{show(one.low)}, {show(one.high)}]"
+    return [f"{show(one.mean)}{bounds}", "" if np.isnan(one.p) else share(one.p) if one.p >= 0.001 else "< .001"]
+
+
+def notes(found: Convergence) -> list[str]:
+    """What a reader must know beside the table."""
+    divisor, _ = axis_unit(found.against, found.horizon)
+    said = [
+        f"Validation {metric_title(found.metric)}, 0 to {_amount(found.horizon / divisor)} "
+        f"{_unit(found.against, divisor)}, which all rows cover; baseline: {found.names[found.baseline]}.",
+        "Area: mean height of the curve. Time: where the isotonic regression of a seed's curve passes the threshold; a "
+        "seed that does not is counted as all of the range (restricted mean). Ratio: of the means, to the baseline's.",
+        "[95 % intervals] over seeds, given the threshold; p two-sided, corrected over the rows by Holm.",
+    ]
+    if any(len(seeds) == 1 for seeds in found.seeds.values()):
+        said.append("A row of one seed has no interval: how much trainings differ is not known from it.")
+    fell = [found.names[label] for t in found.thresholds for label, row in t.rows.items() if row.fell_back]
+    if fell:
+        said.append(
+            f"Above a threshold at two evaluations in a row, then below it for good, so not counted: a seed or more of "
+            f"{', '.join(dict.fromkeys(fell))}."
+        )
+    if found.stopped:
+        names = ", ".join(found.names[label] for label in found.stopped)
+        said.append(f"Runs of {names} stopped before the end; their last value stands from there on.")
+    return said
+
+
+def to_markdown(found: Convergence) -> str:
+    """Table, sentences and notes."""
+    return markdown_page(f"Convergence: {found.title}", lines(found), 1, [*sentences(found), *notes(found)])
+
+
+def to_csv(found: Convergence) -> str:
+    """Plain numbers in the unit of the axis, one line a row and threshold; an absent number is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for threshold in found.thresholds:
+        for label, row in threshold.rows.items():
+            one = found.areas[label]
+            numbers: list[float | None] = [threshold.value, row.reached, len(row.times), found.horizon]
+            for interval in (row.mean, row.ratio, one.mean, one.difference):
+                values = [interval.mean, interval.low, interval.high, interval.p] if interval else [None] * 4
+                numbers += values if interval in (row.ratio, one.difference) else values[:3]
+            shown = ["" if n is None or np.isnan(n) else f"{n:.10g}" for n in numbers]
+            each = " ".join("inf" if np.isinf(t) else f"{t:g}" for t in row.times)
+            seeds = " ".join(map(str, found.seeds[label]))
+            writer.writerow([label, found.metric, found.against, threshold.asked, *shown, seeds, each])
+    return text.getvalue()
+
+
+CSV_COLUMNS = (
+    *("label", "metric", "against", "threshold", "value", "reached", "seeds", "horizon"),
+    *("time", "time_lo", "time_hi", "ratio", "ratio_lo", "ratio_hi", "ratio_p"),
+    *("area", "area_lo", "area_hi", "difference", "difference_lo", "difference_hi", "difference_p"),
+    *("which_seeds", "times"),
+)
+
+
+def to_latex(found: Convergence) -> str:
+    """A booktabs table, to be \\input where a table is meant to stand."""
+    header, *rows = [[_in_latex(cell) for cell in line] for line in lines(found)]
+    body = "\n".join(" & ".join(line) + r" \\" for line in rows)
+    columns = "l" + "r" * (len(header) - 1)
+    caption = " ".join(_in_latex(note) for note in notes(found))
+    return (
+        "\\begin{table}\n\\centering\n\\small\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(header)} \\\\\n\\midrule\n{body}\n"
+        f"\\bottomrule\n\\end{{tabular}}\n\\caption{{{caption}}}\n\\end{{table}}\n"
+    )
+
+
+def _in_latex(text: str) -> str:
+    signs = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "·": r"$\cdot$", "Δ": r"$\Delta$", "−": "$-$", "<": "$<$"}
+    return "".join(signs.get(letter, letter) for letter in text.replace(">", "$>$"))
+
+
+DESCRIPTION = """\
+Say which method learns faster: time to a threshold of a validation metric, and area under its curve, against a
+baseline, with 95 % intervals over seeds.
+
+Writes to the --out folder:
+  convergence.md    table, a sentence for each row, notes
+  convergence.csv   plain numbers, with the time of each seed
+  convergence.tex   the table for a paper
+
+Time to a threshold: where the isotonic regression of a seed's curve passes it, so that one lucky evaluation is no
+passage. Seeds that do not pass are counted as the whole range (restricted mean), and said.
+"""
+EPILOG = """\
+example:  python -m analysis.convergence runs/mini
+          python -m analysis.convergence runs/mini --threshold final 50% 0.12 --against generated_tokens
+          python -m analysis.convergence runs/mini --baseline gspo-relevance --metric recall@10
+exit code: 0 written; 2 no such folder, no RL run in it, or an option that the runs cannot serve
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    console = terminal()
+    out = options.out if options.out is not None else Path("reports") / options.runs.resolve().name
+    try:
+        for asked in options.threshold:
+            threshold_value(asked, 0.0, 1.0)
+        collection = collect(options.runs)
+        groups = [group for group in collection.groups() if rl_rows(group)]
+        if not groups:
+            show_problems(console, options.runs, collection.problems)
+            raise BadInput(f"no finished RL run below {options.runs}: there is nothing to compare")
+        found = [_compare(group, options) for group in groups]
+    except BadInput as error:
+        return refuse("convergence", error)
+    written = []
+    for group, one in zip(groups, found, strict=True):
+        first = group.runs.iloc[0]
+        below = Path(first["experiment"]) / f"{first['dataset']}-{first['model']}"
+        folder = out if len(groups) == 1 else out / below
+        folder.mkdir(parents=True, exist_ok=True)
+        for sentence in sentences(one):
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        console.print()
+        for suffix, text in (("md", to_markdown(one)), ("csv", to_csv(one)), ("tex", to_latex(one))):
+            path = folder / f"convergence.{suffix}"
+            path.write_text(text, encoding="utf-8", newline="\n")
+            written.append(path)
+    show_problems(console, options.runs, collection.problems)
+    show_written(console, written)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("convergence", DESCRIPTION, EPILOG, "folder with run directories at any depth")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
+    parser.add_argument("--baseline", metavar="LABEL", help="an RL row (default: the first of algorithm grpo)")
+    parser.add_argument("--metric", help="on validation (default: NDCG at the largest cut-off)")
+    parser.add_argument(
+        "--threshold",
+        nargs="+",
+        default=[FINAL],
+        metavar="VALUE",
+        help="final: the baseline's last value, mean over seeds (default); 50%%: so much of the way from where it "
+        "starts to there; or a number",
+    )
+    parser.add_argument("--against", choices=list(AXES), default="updates", help="(default: %(default)s)")
+    return parser
+
+
+def _compare(group: Collection, options: argparse.Namespace) -> Convergence:
+    """Raises BadInput where the group has no such metric, baseline or axis."""
+    metric = options.metric or f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
+    known = measured(group, "validation")
+    if metric not in known:
+        raise BadInput(f"--metric {metric}: no RL run measured it on validation.{nearest(metric, known)}")
+    rows = list(own_curves(group, "validation", metric, against=options.against))
+    if not rows:
+        raise BadInput(
+            f"--against {options.against}: no row has budget.jsonl in all of its runs, so that what was spent by an "
+            "update is unknown; compare over updates"
+        )
+    labels = rl_rows(group)
+    grpo = [label for label in rows if labels[label].iloc[0]["algorithm"] == "grpo"]
+    baseline = options.baseline or (grpo[0] if grpo else None)
+    if baseline not in rows:
+        asked = f"--baseline {baseline}: no such row" if baseline else "no row is of algorithm grpo; give --baseline"
+        raise BadInput(f"{asked} (rows: {', '.join(rows)}).{nearest(baseline or '', rows)}")
+    return compare(group, metric, baseline=baseline, thresholds=options.threshold, against=options.against)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
