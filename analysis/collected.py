@@ -180,6 +180,7 @@ class Parts(Source):
 
     def __init__(self, folder: Path, records: Iterable[Record]):
         self._folder = folder
+        self.folder = _near(Path(json.loads((folder / MARKER).read_text(encoding="utf-8"))["runs"]))
         self._records = {record.name: record for record in records}
 
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -217,6 +218,11 @@ class Parts(Source):
         if not config:
             raise BadInput(f"{run} had no config.yaml that could be read when it was collected")
         return config
+
+
+def _near(folder: Path) -> Path:
+    """The folder as seen from the working directory, where it is below it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _metrics(run: Run) -> list[str]:

@@ -59,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = tables.build_table(group, resamples=options.resamples)
         written += write_report(group, table, folder, console)
         problems = of_group(group, collection)
-        written.append(write_page(group, table, folder, options.runs, problems, options.resamples))
+        written.append(write_page(group, table, folder, collection.source.folder, problems, options.resamples))
         if options.tracker != "none":
-            track_report(options.tracker, group, options.runs, folder)
+            track_report(options.tracker, group, collection.source.folder, folder)
     if len(groups) > 1:
-        written.append(write_index(groups, out, options.runs, collection))
+        written.append(write_index(groups, out, collection.source.folder, collection))
     show_problems(console, options.runs, collection.problems)
     show_written(console, written)
     return 0

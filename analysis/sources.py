@@ -19,7 +19,14 @@ from rlbench.errors import BadInput
 
 
 class Source(ABC):
-    """The large part of the runs of one folder, by their names."""
+    """The large part of the runs of one folder, by their names.
+
+    Attributes:
+        folder: that the run directories were read from. They may be gone from there: nothing here needs them but
+            `RunFolders`.
+    """
+
+    folder: Path
 
     @abstractmethod
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -47,6 +54,7 @@ class RunFolders(Source):
     """
 
     def __init__(self, folder: Path, results: Mapping[str, Mapping[str, Any]]):
+        self.folder = folder
         self._files = {run: folder / run / predictions_file(result) for run, result in results.items()}
 
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:

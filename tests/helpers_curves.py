@@ -45,6 +45,7 @@ class Frames(Source):
     """Curves and spending that are in memory, of runs without scores and settings."""
 
     def __init__(self, curves: pd.DataFrame, spending: pd.DataFrame):
+        self.folder = Path()
         self._curves, self._spending = curves, spending
 
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:

@@ -42,8 +42,12 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
         "verdicts": list(names.verdicts),
         "contexts": names.contexts,
         "seeds": [look.seeds[0] for look in looks],
-        "leftOut": _told(lists_left, "list") + _told(sampled_left, "sampled group"),
+        "leftOut": _gone(folder) + _told(lists_left, "list") + _told(sampled_left, "sampled group"),
     }
+
+
+def _gone(folder: Path) -> list[str]:
+    return [] if folder.is_dir() else [f"lists are in run directories, which are not at {folder.as_posix()}"]
 
 
 def _told(left_out: int, noun: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Curves: what is drawn is what was measured, and the figure says what its bands are."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,7 +217,7 @@ def test_kl_is_named_by_the_policy_that_it_is_to() -> None:
     for every, word in (({}, "initial"), ({"grpo-dcg": 1}, "reference"), ({"grpo-dcg": 1, "gspo-dcg": 4}, "previous")):
         group = collection({"grpo-dcg": [points], "gspo-dcg": [points]}, split="train", metric="kl")
         settings = {f"{label}/seed0": {"algorithm.reference.sync_every": n} for label, n in every.items()}
-        known = Collection(group.runs, group.queries, group.curves, settings=settings)
+        known = replace(group, settings=settings)
         figure = draw_training(known)
         assert figure is not None
         assert figure.axes[0].get_ylabel() == f"KL to the {word} policy\nper token (nats)"

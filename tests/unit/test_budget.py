@@ -14,7 +14,7 @@ from rlbench.git import git_state
 from rlbench.progress import Progress
 from rlbench.provenance import cpu_model
 from rlbench.runs import locate
-from rlbench.stages.demonstrations import _tokens
+from rlbench.stages.demonstrations import demonstration_tokens
 from rlbench.stages.sft import train_sft
 from rlbench.tracking import make_tracker
 from tests.conftest import SMALL, composed
@@ -130,7 +130,9 @@ def test_sft_trains_on_the_tokens_of_its_demonstrations(mini: RankedListDataset,
     tracker = make_tracker("none", directory=run.root, identity=None, config={})
     records = mini.splits["sft"]
     train_sft(config, run, tiny_folder, tokenizer, records, tracker, Progress("", 10, file=None, show=False), ledger)
-    assert ledger.counts["trained_tokens"] == sum(len(_tokens(record, tokenizer, 256)[1]) for record in records)
+    assert ledger.counts["trained_tokens"] == sum(
+        len(demonstration_tokens(record, tokenizer, 256)[1]) for record in records
+    )
     assert ledger.counts["prompts"] == 40
 
 
