@@ -25,8 +25,8 @@ bench: env       ## the embedded benchmark: table and curves in reports/mini
 	@$(BIN)/python run.py experiment=mini; status=$$?; \
 	$(BIN)/python -m analysis.report runs/mini --out reports/mini && exit $$status
 
-bench-full: env  ## the same with five seeds
-	@$(BIN)/python run.py experiment=mini seed=0,1,2,3,4; status=$$?; \
+bench-full: env  ## the same with five seeds and both rewards of the paper
+	@$(BIN)/python run.py experiment=mini reward=relevance,log_decay seed=0,1,2,3,4; status=$$?; \
 	$(BIN)/python -m analysis.report runs/mini --out reports/mini && exit $$status
 
 # Two at a time, one thread each: on two cores that is faster than one with both, and on more it takes no more memory.

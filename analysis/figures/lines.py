@@ -251,11 +251,20 @@ def _draw_together(
             below = by and place + across < len(shown) and shown[place + across] is not None
             beside = by and place % across
             ax.set(xlabel="" if below else axis, ylabel="" if beside else metric_label(group, panel.key))
+            _within_range(ax, metric_label(group, panel.key))
         note += _band_note({len(one.seeds) for panel in panels for one in panel.lines.values()}, bands=not crowded)
         if coloured is not None:
             colour_bar(figure, ScalarMappable(coloured.norm, coloured.cmap), coloured.label)
         legend_below(figure, {} if crowded else _entries(figure.axes, _names(group, by)), note)
     return figure
+
+
+def _within_range(ax: Axes, label: str) -> None:
+    """Show no more of a band than values can take: a share has an interval beyond 0 or 1 where seeds differ much."""
+    low, high = ax.get_ylim()
+    if label.endswith(("(share)", "(0 to 1)")):
+        margin = 0.03 * (min(high, 1.0) - max(low, 0.0))
+        ax.set_ylim(max(low, -margin), min(high, 1.0 + margin))
 
 
 def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], against: str) -> Figure:

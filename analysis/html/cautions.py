@@ -1,7 +1,7 @@
 """What a reader must know before believing a comparison, each found by a stated threshold."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def cautions(
         *_entropy(measured, trained),
         *_lists(group, trained),
         *_gaps(problems),
-        *_origin(origins),
+        *_origin(origins, {run for look in trained for run in look.runs}),
         *_checkpoints(group),
     ]
     return sorted(found, key=lambda caution: not caution.serious)
@@ -242,7 +242,8 @@ def _gaps(problems: Sequence[Problem]) -> list[Caution]:
     return [Caution("Gaps in curves", told, False)] if gaps else []
 
 
-def _origin(origins: Mapping[str, Origin]) -> list[Caution]:
+def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
+    """What runs were made with; hardware of `trained` alone, since shared stages have more threads."""
     known = [one for one in origins.values() if one.commit]
     found = []
     commits = Counter(one.commit[:12] for one in known)
@@ -254,7 +255,7 @@ def _origin(origins: Mapping[str, Origin]) -> list[Caution]:
         told = f"{many(dirty, 'run')} of {len(origins)} made with code that was not committed."
         found.append(Caution("Uncommitted code", told, False))
     for title, values in (
-        ("Different hardware", {one.hardware for one in origins.values() if one.hardware}),
+        ("Different hardware", {one.hardware for run, one in origins.items() if one.hardware and run in trained}),
         ("Different data", {one.data for one in origins.values() if one.data}),
     ):
         if len(values) > 1:
