@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from analysis.collect import collect
 from analysis.tables import build_table
 from rlbench.cli import CONF
-from rlbench.completions import read_completions
 from rlbench.config import Config
 from rlbench.errors import BadInput
+from rlbench.jsonl import read_rows
 from rlbench.runner import run
 from rlbench.runs import DONE, locate
 from tests.conftest import SMALL, composed
@@ -91,7 +91,7 @@ def test_sft_has_a_curve_from_the_untrained_to_the_last_model(folder, curve):
     assert validation(curve, "completion_tokens")[0] == validation(zero, "completion_tokens")[0]
     result = json.loads((curve.root / "result.json").read_text())
     assert found[6] == result["metrics"]["validation"]["ndcg@10"] and result["checkpoint"]["step"] == 6
-    rows = read_completions(curve.root / "completions.jsonl")
+    rows = read_rows(curve.root / "completions.jsonl")
     assert [(row["step"], row["split"]) for row in rows[::2]] == [(2, "validation"), (4, "validation")] + [
         (6, "validation"),
         (6, "test"),
