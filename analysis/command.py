@@ -28,19 +28,29 @@ def make_parser(
         runs: what RUNS is.
         several: whether there may be more than one.
     """
-    parser = argparse.ArgumentParser(
+    parser = plain_parser(name, description, epilog)
+    parser.add_argument("runs", type=Path, metavar="RUNS", nargs="+" if several else None, help=runs)
+    return parser
+
+
+def plain_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser without arguments; `make_parser` says what of."""
+    return argparse.ArgumentParser(
         prog=f"python -m analysis.{name}",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", type=Path, metavar="RUNS", nargs="+" if several else None, help=runs)
-    return parser
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     """--out and --resamples, for commands that write a folder of tables and figures."""
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
+    add_resamples(parser)
+
+
+def add_resamples(parser: argparse.ArgumentParser) -> None:
+    """--resamples."""
     parser.add_argument(
         "--resamples",
         type=positive,

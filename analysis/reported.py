@@ -1,11 +1,10 @@
 """`python -m analysis.reported --out figures/paper`: the curves that the paper reports, without any run."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.command import show_written, terminal
+from analysis.command import plain_parser, show_written, terminal
 from analysis.figures.reported import BACKBONES, REGIMES, draw_alone, reported_curves
 from analysis.figures.style import FORMATS, save
 
@@ -24,12 +23,7 @@ exit code: 0 written; 2 the paper reports no such curve, or an unknown name
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.reported",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = plain_parser("reported", DESCRIPTION, EPILOG)
     parser.add_argument("--out", type=Path, default=Path("figures/paper"), help="where to write (default: %(default)s)")
     parser.add_argument("--backbone", nargs="+", choices=list(BACKBONES.values()), help="(default: all)")
     parser.add_argument("--regime", nargs="+", choices=list(REGIMES.values()), help="(default: all)")

@@ -4,13 +4,11 @@ The rule is in docs/reproduction.md. What belongs to a reported row is what the 
 so that a row without runs has the command that fills it.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import statistics
-from analysis.command import positive, refuse, show_problems, show_written, terminal
+from analysis.command import add_resamples, plain_parser, refuse, show_problems, show_written, terminal
 from analysis.curves import save
 from analysis.reproduction import figure, table
 from analysis.reproduction.reported import EXPERIMENTS
@@ -47,23 +45,12 @@ def title(name: str, twin: str | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.reproduce",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = plain_parser("reproduce", DESCRIPTION, EPILOG)
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(known())}")
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="where the runs lie (default: runs/NAME)")
     parser.add_argument("--twin", choices=("mini", "redial"), help="the scaled-down twin instead of the paper's scale")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/reproduce)")
-    parser.add_argument(
-        "--resamples",
-        type=positive,
-        default=statistics.RESAMPLES,
-        metavar="N",
-        help="bootstrap resamples (%(default)s)",
-    )
+    add_resamples(parser)
     options = parser.parse_args(arguments)
     console = terminal()
     try:

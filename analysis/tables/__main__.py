@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from analysis import statistics, tables
+from analysis import tables
 from analysis.collect import Problem, collect
-from analysis.command import make_parser, positive, refuse, show_problems, show_written, terminal
+from analysis.command import add_out, make_parser, refuse, show_problems, show_written, terminal
 from analysis.profiles_figure import FORMATS, draw_profiles, save_profiles
 from analysis.tables.spec import SPECS
 from rlbench.errors import BadInput, nearest
@@ -73,14 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what the table shows: a YAML file, or the name of a spec that comes with the harness (default: "
         "%(default)s)",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
-    parser.add_argument(
-        "--resamples",
-        type=positive,
-        default=statistics.RESAMPLES,
-        metavar="N",
-        help="bootstrap resamples behind each interval (default: %(default)s)",
-    )
+    add_out(parser)
     parser.add_argument(
         "--runs-of",
         nargs=2,

@@ -26,6 +26,23 @@ def shared_arguments(config: Config) -> dict[str, Any]:
     }
 
 
+def rl_arguments(config: Config) -> dict[str, Any]:
+    """What the trainers of the RL stage are told about updates, their optimiser and their log."""
+    rl = config.trainer.rl
+    return {
+        "max_steps": rl.updates,
+        "learning_rate": rl.learning_rate,
+        "lr_scheduler_type": rl.schedule,
+        "warmup_steps": rl.warmup_updates,
+        "adam_beta2": rl.adam_beta2,
+        "weight_decay": 0.0,
+        "max_grad_norm": rl.max_grad_norm,
+        "logging_steps": 1,
+        "save_steps": rl.save_every,
+        "seed": config.seed,
+    }
+
+
 def warmup_steps(fraction: float, updates: int) -> int:
     """Warm-up updates of a schedule."""
     return math.ceil(fraction * updates)

@@ -34,7 +34,7 @@ from rlbench.rewards.scorer import ListScorer, score
 from rlbench.runs import Run
 from rlbench.safety import NoTuples
 from rlbench.seeding import evaluation_stream, order, stream_seed
-from rlbench.stages.common import shared_arguments
+from rlbench.stages.common import rl_arguments, shared_arguments
 from rlbench.stages.demonstrations import demonstration_tokens
 from rlbench.stages.evaluate import generate, prompt_ids
 from rlbench.stages.metered import Metered
@@ -473,18 +473,8 @@ def preference_arguments(config: Config, output_dir: Path) -> TrainingArguments:
     )
     return TrainingArguments(
         output_dir=str(output_dir),
-        max_steps=rl.updates,
         per_device_train_batch_size=at_once,
         gradient_accumulation_steps=accumulation,
-        learning_rate=rl.learning_rate,
-        lr_scheduler_type=rl.schedule,
-        warmup_steps=rl.warmup_updates,
-        adam_beta2=rl.adam_beta2,
-        weight_decay=0.0,
-        max_grad_norm=rl.max_grad_norm,
-        logging_steps=1,
-        save_steps=rl.save_every,
-        seed=config.seed,
         remove_unused_columns=False,
-        **shared_arguments(config) | parallel_arguments(config),
+        **rl_arguments(config) | shared_arguments(config) | parallel_arguments(config),
     )

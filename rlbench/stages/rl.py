@@ -35,7 +35,7 @@ from rlbench.stages.checkpoints import (
     train,
     writing_folder,
 )
-from rlbench.stages.common import quiet, shared_arguments
+from rlbench.stages.common import quiet, rl_arguments, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import Evaluation, eos_ids, evaluate
 from rlbench.stages.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
@@ -51,24 +51,14 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
     at_once, accumulation = on_each(rl.completions_per_update, rl.micro_batch_size, processes)
     return GRPOConfig(
         output_dir=str(output_dir),
-        max_steps=rl.updates,
         per_device_train_batch_size=at_once,
         gradient_accumulation_steps=accumulation,
         num_generations=rl.group_size,
         num_iterations=rl.num_iterations,
-        learning_rate=rl.learning_rate,
-        lr_scheduler_type=rl.schedule,
-        warmup_steps=rl.warmup_updates,
-        adam_beta2=rl.adam_beta2,
-        weight_decay=0.0,
-        max_grad_norm=rl.max_grad_norm,
         # With any coefficient TRL keeps a reference model; whose term it is, the objective decides.
         beta=reference_beta(config),
-        logging_steps=1,
-        save_steps=rl.save_every,
-        seed=config.seed,
         **rollout_arguments(config.generation),
-        **shared_arguments(config) | parallel_arguments(config),
+        **rl_arguments(config) | shared_arguments(config) | parallel_arguments(config),
     )
 
 
