@@ -15,7 +15,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -192,14 +192,15 @@ def _own_matching(source: Source) -> MatchingConfig:
 
 
 def _typed(config: Mapping[str, Any], key: str, schema: type) -> dict[str, Any]:
-    """A part of a config, if it is what the schema says.
+    """A part of a config, if it is what the schema says; keys that have a default may be absent.
 
     Raises:
         Unusable: where it is not.
     """
     wanted = {field.name for field in fields(schema)}
+    needed = {field.name for field in fields(schema) if field.default is MISSING and field.default_factory is MISSING}
     part = config.get(key)
-    if not isinstance(part, dict) or part.keys() != wanted:
+    if not isinstance(part, dict) or not needed <= part.keys() <= wanted:
         raise Unusable(f"config.yaml has under {key} not what this version of rlbench has: {', '.join(sorted(wanted))}")
     return part
 

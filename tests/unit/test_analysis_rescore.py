@@ -11,6 +11,7 @@ import ir_measures
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from ir_measures import R, nDCG
 
 from analysis import collected, report, rescore
@@ -258,6 +259,15 @@ def test_what_is_done_is_not_done_again(runs: Path, tmp_path: Path) -> None:
     _, problems = rescore.rescore(runs, [parse_protocol("exact")], tmp_path / "out")
     assert [problem.run for problem in problems] == [made[0].source.run.name]
     assert "is there and no re-scoring" in problems[0].reason
+
+
+def test_a_run_that_knows_fewer_settings_is_judged_with_their_defaults(runs: Path) -> None:
+    for path in runs.rglob("config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        del config["dataset"]["demonstrations_from"]
+        path.write_text(yaml.safe_dump(config))
+    comparison = rescore.compare(judged_by(runs, "own"))
+    assert len(comparison) > 50 and (comparison["old"] == comparison["new"]).all()
 
 
 def edit(path: Path, change: Callable[[dict], None]) -> None:
