@@ -251,7 +251,9 @@ def _draw_together(
             below = by and place + across < len(shown) and shown[place + across] is not None
             beside = by and place % across
             ax.set(xlabel="" if below else axis, ylabel="" if beside else metric_label(group, panel.key))
-            _within_range(ax, metric_label(group, panel.key))
+        for ax, panel in zip(axes, shown, strict=True):  # after all are drawn, since some share a scale
+            if panel is not None:
+                _within_range(ax, metric_label(group, panel.key))
         note += _band_note({len(one.seeds) for panel in panels for one in panel.lines.values()}, bands=not crowded)
         if coloured is not None:
             colour_bar(figure, ScalarMappable(coloured.norm, coloured.cmap), coloured.label)
