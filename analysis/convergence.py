@@ -28,7 +28,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from analysis.collect import Collection, collect
-from analysis.command import make_parser, refuse, show_problems, show_written, terminal
+from analysis.command import make_parser, out_folder, refuse, show_problems, show_written, terminal
 from analysis.figures.style import axis_unit
 from analysis.series import AXES, measured, own_curves, rl_rows, row_names
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
@@ -511,7 +511,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
-    out = options.out if options.out is not None else Path("reports") / options.runs.resolve().name
+    out = out_folder(options)
     try:
         for asked in options.threshold:
             threshold_value(asked, 0.0, 1.0)

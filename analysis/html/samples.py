@@ -11,6 +11,7 @@ from typing import Any
 
 from analysis.html.grid import many
 from analysis.html.rows import Look
+from rlbench.jsonl import read_rows
 
 GREEDY, GROUPS = "completions.jsonl", "rollouts.jsonl"
 
@@ -31,8 +32,8 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
         limit: bytes of either kind.
     """
     names = Names()
-    greedy = {row: _read(folder / look.runs[0] / GREEDY) for row, look in enumerate(looks)}
-    groups = {row: _read(folder / look.runs[0] / GROUPS) for row, look in enumerate(looks)}
+    greedy = {row: read_rows(folder / look.runs[0] / GREEDY) for row, look in enumerate(looks)}
+    groups = {row: read_rows(folder / look.runs[0] / GROUPS) for row, look in enumerate(looks)}
     lists, lists_left = bounded(greedy, lambda one: (one["split"], one["context_id"]), names.greedy, limit)
     sampled, sampled_left = bounded(groups, lambda one: one["prompt"], names.group, limit)
     return {
@@ -52,13 +53,6 @@ def _gone(folder: Path) -> list[str]:
 
 def _told(left_out: int, noun: str) -> list[str]:
     return [f"{many(left_out, noun)} left out to keep this page small"] if left_out else []
-
-
-def _read(file: Path) -> list[Sample]:
-    """Objects of a file of JSON lines; a last line that a kill cut short is left out, and a missing file has none."""
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
 
 
 class Names:

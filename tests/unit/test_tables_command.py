@@ -57,7 +57,6 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(sweep: Path, tmp_p
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
 
-@pytest.mark.skipif(not hasattr(collecting, "main"), reason="there is no analysis.collect command")
 def test_a_collection_gives_the_bytes_of_its_runs(sweep: Path, tmp_path: Path) -> None:
     assert collecting.main([str(sweep), "--out", str(tmp_path / "collected")]) == 0
     assert tables(sweep, "--out", tmp_path / "a") == tables(tmp_path / "collected", "--out", tmp_path / "b") == 0
@@ -135,7 +134,7 @@ def test_wrong_calls_end_with_2_and_write_nothing(
     assert not Path("reports").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # TeX is some hundred megabytes, which nothing but this test needs: neither CI nor a user installs it
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (texlive-latex-recommended)")
 def test_latex_compiles(sweep: Path, tmp_path: Path) -> None:
     assert tables(sweep, "--out", tmp_path) == 0
