@@ -32,7 +32,7 @@ from analysis.command import make_parser, out_folder, refuse, show_problems, sho
 from analysis.figures.style import axis_unit
 from analysis.series import AXES, measured, own_curves, rl_rows, row_names
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
-from analysis.tables import group_title, markdown_page, metric_title, share, signed
+from analysis.tables import group_folder, group_title, markdown_page, metric_title, share, signed
 from rlbench.errors import BadInput, nearest
 
 Curve = tuple[Floats, Floats]
@@ -525,9 +525,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse("convergence", error)
     written = []
     for group, one in zip(groups, found, strict=True):
-        first = group.runs.iloc[0]
-        below = Path(first["experiment"]) / f"{first['dataset']}-{first['model']}"
-        folder = out if len(groups) == 1 else out / below
+        folder = out if len(groups) == 1 else out / group_folder(group)
         folder.mkdir(parents=True, exist_ok=True)
         for sentence in sentences(one):
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)

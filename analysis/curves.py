@@ -26,6 +26,7 @@ from analysis.figures.style import (
     styles,
 )
 from analysis.series import AXES, measured, rl_rows, without_spending
+from analysis.tables import group_folder
 from rlbench.errors import BadInput, nearest
 
 __all__ = [
@@ -93,9 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse("curves", error)
     written: list[Path] = []
     for group in groups:
-        first = group.runs.iloc[0]
-        below = Path(first["experiment"]) / f"{first['dataset']}-{first['model']}"
-        folder = out if len(groups) == 1 else out / below
+        folder = out if len(groups) == 1 else out / group_folder(group)
         written += write_figures(group, folder, options, console)
     show_problems(console, options.runs, collection.problems)
     show_written(console, written)

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written = []
     groups = collection.groups()
     for group in groups:
-        folder = out if len(groups) == 1 else out / _folder(group)
+        folder = out if len(groups) == 1 else out / tables.group_folder(group)
         table = tables.build_table(group, resamples=options.resamples)
         written += write_report(group, table, folder, console)
         problems = of_group(group, collection)
@@ -79,11 +79,6 @@ def _parser() -> argparse.ArgumentParser:
         help="show table and figures as a run of job type report too: wandb, offline, tensorboard or trackio",
     )
     return parser
-
-
-def _folder(group: Collection) -> Path:
-    first = group.runs.iloc[0]
-    return Path(first["experiment"]) / f"{first['dataset']}-{first['model']}"
 
 
 def write_report(group: Collection, table: tables.Table, out: Path, console: Console) -> list[Path]:
@@ -148,7 +143,10 @@ def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection:
     """Write report.html of several groups, which leads to their pages."""
     path = out / PAGE
     told = {problem for group in groups for problem in of_group(group, collection)}
-    links = [(tables.group_title(group), f"{_folder(group).as_posix()}/{PAGE}", len(group.runs)) for group in groups]
+    links = [
+        (tables.group_title(group), f"{tables.group_folder(group).as_posix()}/{PAGE}", len(group.runs))
+        for group in groups
+    ]
     rest = [problem for problem in collection.problems if problem not in told]
     path.write_text(index_page(f"Reports of {runs.resolve().name}", links, rest), encoding="utf-8", newline="\n")
     return path
@@ -165,7 +163,7 @@ def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
     """
     first = group.runs.iloc[0]
     config = group.config(first["run"])
-    folder = _folder(group).as_posix()
+    folder = tables.group_folder(group).as_posix()
     identity = TrackerIdentity(
         experiment=first["experiment"],
         group=f"{folder}/report",

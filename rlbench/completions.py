@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlbench.data.record import Record
+from rlbench.data.record import Messages, Record
 from rlbench.jsonl import append_rows, keep_rows
 from rlbench.runs import Run
 from rlbench.tracking import Tracker
@@ -51,7 +51,7 @@ def sample_completions(
                 "step": step,
                 "split": split,
                 "context_id": record.context_id,
-                "prompt": shortened("\n".join(message["content"] for message in record.prompt)),
+                "prompt": shortened(record.prompt),
                 "relevant": [[title, year] for title, year in record.ground_truth],
                 "ranks": [[str(title), int(year), str(verdict)] for title, year, verdict in entries],
                 "text": str(row["text"]),
@@ -61,8 +61,9 @@ def sample_completions(
     return rows
 
 
-def shortened(prompt: str) -> str:
+def shortened(messages: Messages) -> str:
     """The end of a prompt, an ellipsis before it where something is left out."""
+    prompt = "\n".join(message["content"] for message in messages)
     return prompt if len(prompt) <= PROMPT_CHARACTERS else "…" + prompt[-PROMPT_CHARACTERS:]
 
 

@@ -59,9 +59,13 @@ class RolloutLog:
             _as_row(scored, reward, *of_ranks)
             for scored, reward, *of_ranks in zip(lists, rewards.tolist(), *rounded, strict=True)
         ]
-        prompt = "\n".join(message["content"] for message in row["prompt"])
         relevant = [[film["title"], film["year"]] for film in row["ground_truth"]]
-        group = {"step": step, "context_id": row["context_id"], "prompt": shortened(prompt), "relevant": relevant}
+        group = {
+            "step": step,
+            "context_id": row["context_id"],
+            "prompt": shortened(row["prompt"]),
+            "relevant": relevant,
+        }
         append_rows(self.file, [group | {"lists": shown}])
 
     def rewind(self, step: int) -> None:

@@ -50,9 +50,8 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
     """The part of a config that decides what a stage computes: its identity.
 
     Paths, tracker, progress, threads, how many checkpoints stay and how often the SFT stage is evaluated are no part of
-    it. The shared stages (oracle,
-    zero_shot, sft) depend neither on the algorithm nor on the run's seed, so that every cell of a sweep finds the same
-    one. RL without SFT depends on nothing of it.
+    it. The shared stages (oracle, zero_shot, sft) depend neither on the algorithm nor on the run's seed, so that every
+    cell of a sweep finds the same one. RL without SFT depends on nothing of it.
     """
     full = asdict(config)
     evaluation = dict(full["evaluation"])

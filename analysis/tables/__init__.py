@@ -9,6 +9,7 @@ from analysis.tables.build import ACCURACY, Profile, build, build_table, profile
 from analysis.tables.marks import (
     ONE_SEED_NOTE,
     checkpoint_note,
+    group_folder,
     group_title,
     intervals_text,
     sft_note,
@@ -90,6 +91,7 @@ __all__ = [
     "comparisons_sheet",
     "count",
     "duration",
+    "group_folder",
     "group_title",
     "in_markdown",
     "intervals_text",

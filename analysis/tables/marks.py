@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -46,6 +47,12 @@ def group_title(group: Collection) -> str:
     """Dataset, model and experiment of a group of runs."""
     first = group.runs.iloc[0]
     return f"{first['dataset']}, {first['model']} (experiment {first['experiment']})"
+
+
+def group_folder(group: Collection) -> Path:
+    """Where a group of runs has its files, where a command writes those of several."""
+    first = group.runs.iloc[0]
+    return Path(first["experiment"]) / f"{first['dataset']}-{first['model']}"
 
 
 def test_note(group: Collection, resamples: int) -> str:
