@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help env bench bench-full test test-slow test-slurm check format
+.PHONY: help env bench bench-full test test-slow test-slurm mutants check format
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ test-slow: env   ## the slow ones, about an hour
 test-slurm: env  ## a SLURM cluster on this machine (Debian, as root), about six minutes
 	tests/slurm/cluster.sh
 	$(BIN)/python -m pytest -m slurm tests/slurm; status=$$?; tests/slurm/cluster.sh stop; exit $$status
+
+mutants: env     ## plant bugs one at a time and see whether the tests notice, about half an hour
+	$(BIN)/python -m tests.mutants
 
 check: env       ## lint, format, types
 	$(BIN)/ruff check .

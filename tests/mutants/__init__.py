@@ -1,0 +1,1 @@
+"""Planted bugs. `make mutants` puts each one into the code, alone, and runs the tests that should notice it."""
