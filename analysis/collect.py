@@ -144,7 +144,7 @@ Make one collection of all runs below RUNS: tables that pandas, pyarrow and duck
 analysis takes in place of RUNS.
 
 Writes to the --out folder:
-  queries/       run, context_id, sample, metric, value: per-query scores on test, a part a run
+  queries/       run, context_id, sample, cluster_id, metric, value: per-query scores on test, a part a run
   curves/        run, step, split, metric, value: what was measured over training, a part a run
   runs.parquet   one row a run: result, budget, settings, provenance
   problems.json  what is left out or odd, and why

@@ -1,6 +1,6 @@
 """A collection: the runs of a folder as parquet, kept up to date run by run.
 
-    queries/<key>.parquet   run, context_id, sample, metric, value: a part a run, a row group a metric
+    queries/<key>.parquet   run, context_id, sample, cluster_id, metric, value: a part a run, a row group a metric
     curves/<key>.parquet    run, step, split, metric, value: a part a run; what it had spent is split "budget"
     runs.parquet            the run table
     problems.json           what is left out or odd, and why
@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from analysis.provenance import settings_and_provenance
 from analysis.reading import (
+    CLUSTER,
     KEYS,
     N_TRUTH,
     SPENDING,
@@ -58,7 +59,7 @@ from rlbench.files import (
     write_text,
 )
 
-FORM = 1
+FORM = 2
 """Version of this form; a collection of another is made anew."""
 MARKER = "collection.json"
 PARTS = ("queries", "curves")
@@ -71,10 +72,17 @@ BUDGET = "budget"
 READ = ("STATUS", "result.json", "identity.json", "config.yaml", "manifest.json", "metrics.jsonl", "budget.jsonl")
 """Files of a run that a collection is made of, beside its predictions on test."""
 
-STORED: Any = {"compression": "zstd", "use_dictionary": ["run", "context_id", "split", "metric", "value"]}
+STORED: Any = {"compression": "zstd", "use_dictionary": ["run", "context_id", "cluster_id", "split", "metric", "value"]}
 NAMES = pa.dictionary(pa.int32(), pa.string())
 QUERIES_SCHEMA = pa.schema(
-    [("run", NAMES), ("context_id", NAMES), ("sample", pa.int64()), ("metric", NAMES), ("value", pa.float64())]
+    [
+        ("run", NAMES),
+        ("context_id", NAMES),
+        ("sample", pa.int64()),
+        (CLUSTER, NAMES),
+        ("metric", NAMES),
+        ("value", pa.float64()),
+    ]
 )
 CURVES_SCHEMA = pa.schema(
     [("run", NAMES), ("step", pa.int64()), ("split", NAMES), ("metric", NAMES), ("value", pa.float64())]
@@ -188,9 +196,13 @@ class Parts(Source):
         assert record.run is not None
         file = pq.ParquetFile(self._folder / "queries" / f"{record.key}.parquet")
         place = {name: group for group, name in enumerate(_metrics(record.run))}
-        names = file.read_row_group(0, columns=list(KEYS))
+        names = file.read_row_group(0, columns=[*KEYS, CLUSTER])
         frame = pd.DataFrame(
-            {"context_id": names["context_id"].to_pandas().astype("str"), "sample": names["sample"].to_numpy()}
+            {
+                "context_id": names["context_id"].to_pandas().astype("str"),
+                "sample": names["sample"].to_numpy(),
+                CLUSTER: names[CLUSTER].to_pandas().astype("str"),
+            }
         )
         for name in columns:
             values = file.read_row_group(place[name], columns=["value"])["value"].to_numpy()
@@ -389,13 +401,12 @@ def write_queries(file: Path, run: Run, queries: pd.DataFrame) -> None:
         queries: as in `Content`.
     """
     size = len(queries)
-    codes, contexts = pd.factorize(queries["context_id"])
-    names = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array([str(name) for name in contexts]))
+    contexts, clusters = (_coded(queries[name]) for name in ("context_id", CLUSTER))
     samples = pa.array(queries["sample"].to_numpy(np.int64))
     with pq.ParquetWriter(file, QUERIES_SCHEMA, **STORED, column_encoding={"sample": "DELTA_BINARY_PACKED"}) as writer:
         for name in _metrics(run):
             values = pa.array(queries[name].to_numpy(np.float64))
-            columns = [_one_name(run.name, size), names, samples, _one_name(name, size), values]
+            columns = [_one_name(run.name, size), contexts, samples, clusters, _one_name(name, size), values]
             writer.write_table(pa.Table.from_arrays(columns, schema=QUERIES_SCHEMA), row_group_size=size)
 
 
@@ -418,6 +429,12 @@ def write_curves(file: Path, run: str, content: Content) -> None:
 
 def _one_name(name: str, size: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), pa.array([name]))
+
+
+def _coded(values: pd.Series) -> pa.DictionaryArray:
+    """Names as a dictionary array, in the order in which they first occur."""
+    codes, names = pd.factorize(values)
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array([str(name) for name in names]))
 
 
 def _names(values: pd.Series) -> pa.DictionaryArray:

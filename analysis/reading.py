@@ -24,6 +24,8 @@ SCHEMA = 1
 STAGES = ("oracle", "zero_shot", "sft", "rl")
 KEYS = ("context_id", "sample")
 """Columns that name a query."""
+CLUSTER = "cluster_id"
+"""Column of what intervals resample: queries that share it are not independent."""
 N_TRUTH = "n_truth"
 """Column of how many films are relevant; whole numbers, and no metric."""
 
@@ -92,7 +94,7 @@ class Run:
         identity: the settings that its hash was made from (identity.json), seed aside; None where there is none.
         metrics: names of the per-query metrics on test, in the order of the predictions.
         samples: how many test samples.
-        queries: digest of the test samples: their context_id, sample and n_truth.
+        queries: digest of the test samples: their context_id, sample, cluster_id and n_truth.
         notices: what the user should know though the run is used.
     """
 
@@ -129,8 +131,8 @@ class Content:
     """What is large of a run.
 
     Attributes:
-        queries: one row a test sample, sorted by it: context_id, sample, n_truth and the float column of each per-query
-            metric.
+        queries: one row a test sample, sorted by it: context_id, sample, cluster_id, n_truth and the float column of
+            each per-query metric.
         curves: metrics.jsonl: step, split, metric, value; for a step that was measured twice, the later value.
         spending: budget.jsonl: update and `SPENDING` until then, by update; empty where there is no such file.
     """
@@ -167,7 +169,7 @@ def read_run(path: Path, name: str) -> tuple[Run, Content]:
         name=name,
         result=result,
         identity=_without_seeds(_read_json(identity)) if identity.exists() else None,
-        metrics=tuple(name for name in queries.columns if name not in (*KEYS, N_TRUTH)),
+        metrics=tuple(name for name in queries.columns if name not in (*KEYS, CLUSTER, N_TRUTH)),
         samples=len(queries),
         queries=_digest(queries),
         notices=(*_stop_notices(result), *_nan_notices(content.curves)),
@@ -249,8 +251,8 @@ def predictions_file(result: Mapping[str, Any]) -> str:
 
 
 def read_scores(file: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """KEYS and these columns of a run's predictions, sorted by query."""
-    table = pq.read_table(file, columns=[*KEYS, *columns])
+    """KEYS, CLUSTER and these columns of a run's predictions, sorted by query."""
+    table = pq.read_table(file, columns=[*KEYS, CLUSTER, *columns])
     return table.to_pandas().sort_values(list(KEYS), kind="stable", ignore_index=True)
 
 
@@ -260,7 +262,7 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
     wanted = required_metrics(result["cutoffs"])
     try:
         schema = pq.read_schema(file)
-        absent = [name for name in [*KEYS, N_TRUTH, *wanted] if name not in schema.names]
+        absent = [name for name in [*KEYS, CLUSTER, N_TRUTH, *wanted] if name not in schema.names]
         if absent:
             raise Unusable(f"{file.name} has no column {', '.join(absent)}")
         metrics = [column.name for column in schema if pa.types.is_floating(column.type)]
@@ -271,12 +273,14 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
         raise Unusable(f"half-written: {file.name} is not parquet ({error})") from None
     if queries.empty:
         raise Unusable(f"{file.name} holds no sample")
-    if odd := [name for name in (*KEYS, N_TRUTH) if queries[name].isna().any()]:
+    if odd := [name for name in (*KEYS, CLUSTER, N_TRUTH) if queries[name].isna().any()]:
         raise Unusable(f"{file.name} has no {', '.join(odd)} in some rows")
     if odd := [name for name in ("sample", N_TRUTH) if not pa.types.is_integer(schema.field(name).type)]:
         raise Unusable(f"{file.name}: {', '.join(odd)} must hold whole numbers")
     if queries.duplicated(list(KEYS)).any():
         raise Unusable(f"{file.name} holds the same (context_id, sample) twice")
+    if (queries.groupby("context_id")[CLUSTER].nunique() > 1).any():
+        raise Unusable(f"{file.name} puts samples of one context_id into several {CLUSTER}")
     values = queries[metrics].to_numpy(float)
     if not np.isfinite(values).all():
         columns = [name for name, bad in zip(metrics, ~np.isfinite(values).all(axis=0), strict=True) if bad]
@@ -294,7 +298,9 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
 
 def _digest(queries: pd.DataFrame) -> str:
     """Of the samples that were judged, whatever their scores."""
-    digest = hashlib.sha256("\0".join(map(str, queries["context_id"])).encode())
+    digest = hashlib.sha256()
+    for name in ("context_id", CLUSTER):
+        digest.update("\0".join(map(str, queries[name])).encode())
     for name in ("sample", N_TRUTH):
         digest.update(queries[name].to_numpy("<i8").tobytes())
     return digest.hexdigest()[:16]

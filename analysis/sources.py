@@ -30,7 +30,7 @@ class Source(ABC):
 
     @abstractmethod
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
-        """context_id, sample and these columns (per-query metrics, n_truth), one row a test sample, sorted by it."""
+        """context_id, sample, cluster_id and these columns (per-query metrics, n_truth), one row a test sample, by query."""
 
     @abstractmethod
     def curves(self, run: str) -> pd.DataFrame:
@@ -110,7 +110,7 @@ class Queries:
         return [name for name in self._metrics[runs[0]] if all(name in names for names in have)] if runs else []
 
     def read(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
-        """context_id, sample and these columns (per-query metrics, n_truth) of one run, sorted by query.
+        """context_id, sample, cluster_id and these columns (per-query metrics, n_truth) of one run, sorted by query.
 
         Raises:
             KeyError: where the run is not one of these.

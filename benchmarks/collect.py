@@ -137,6 +137,7 @@ class Judged:
         columns = {
             "context_id": pa.array([f"test-{context:05d}" for context in self.contexts]),
             "sample": pa.array(np.arange(samples)),
+            "cluster_id": pa.array([f"test-{context:05d}" for context in self.contexts]),
             "text": pa.array([TEXTS[i] for i in rng.integers(0, len(TEXTS), samples)]),
             "n_truth": pa.array(self.n_truth),
             "finished": pa.array(lists.finished),

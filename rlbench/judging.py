@@ -71,6 +71,7 @@ def judge_answers(
         {
             "context_id": [record.context_id for record in records],
             "sample": range(len(records)),
+            "cluster_id": [record.cluster_id for record in records],
             "text": [answer.text for answer in of_sample],
             "titles": [[title for title, _ in read.films[:n]] for read in parsed],
             "years": [[year for _, year in read.films[:n]] for read in parsed],

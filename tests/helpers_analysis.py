@@ -12,13 +12,20 @@ GROUP = "mini/mini-tiny"
 """Folder of the runs below the runs folder: experiment, then dataset and model."""
 
 
-def queries(values: Mapping[str, Sequence[float]], contexts: Sequence[str], *, n_truth: int = 3) -> pd.DataFrame:
-    """A predictions table: one row a sample, with the given metric columns."""
+def queries(
+    values: Mapping[str, Sequence[float]],
+    contexts: Sequence[str],
+    *,
+    n_truth: int = 3,
+    clusters: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """A predictions table: one row a sample, with the given metric columns. Each context is a cluster by default."""
     n = len(contexts)
     frame = pd.DataFrame(
         {
             "context_id": list(contexts),
             "sample": np.arange(n),
+            "cluster_id": list(contexts if clusters is None else clusters),
             "text": ["Heat (1995)\n"] * n,
             "titles": [["Heat"]] * n,
             "years": [[1995]] * n,

@@ -38,7 +38,7 @@ from analysis.tables.model import (
 )
 from analysis.tables.numbers import many, metric_title, share
 from analysis.tables.prepare import Asked, Prepared
-from analysis.tables.scores import share_of
+from analysis.tables.scores import share_of, split_sizes
 from analysis.tables.select import Folder, Part, as_text
 from analysis.tables.spec import ColumnSpec, TableSpec, Where, read_spec
 
@@ -317,10 +317,10 @@ class _Builder(Prepared):
             return [f"Validation split at the checkpoint of each run: {how}."] if estimates else []
         said: dict[str, list[str]] = {}
         for group, parts in self.groups.items():
-            contexts = self.contexts.get(group)
-            if contexts is not None:
+            if group in self.contexts:
                 runs = pd.concat([part.runs for part in parts])
-                text = marks.judged("Test", len(contexts), int(contexts.max()) + 1, runs)
+                queries = self.folders[int(runs["source"].iloc[0])].collection.queries
+                text = marks.judged("Test", split_sizes(queries, str(runs["run"].iloc[0])), runs)
                 said.setdefault(text, []).append(group)
         several = len(said) > 1
         notes = [f"{text} ({'; '.join(groups)})." if several else f"{text}." for text, groups in said.items()]

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.collect import Collection
 from analysis.tables.model import BUDGET, MISSING, ONE_SEED, STOPPED, UNEQUAL
 from analysis.tables.numbers import many
-from analysis.tables.scores import row_scores
+from analysis.tables.scores import split_sizes
 
 NAMED = 8
 """Runs that a note names; more are counted."""
@@ -57,16 +57,18 @@ def group_folder(group: Collection) -> Path:
 
 def test_note(group: Collection, resamples: int) -> str:
     """What was judged, and what brackets are, of one group of runs."""
-    scores = row_scores(group.queries, group.runs.head(1), ["in_catalog"])
-    samples, contexts = scores.values.shape[1], int(scores.contexts.max()) + 1
-    return f"{judged('Test', samples, contexts, group.runs)}. Brackets: {intervals_text(resamples)}."
+    sizes = split_sizes(group.queries, str(group.runs["run"].iloc[0]))
+    return f"{judged('Test', sizes, group.runs)}. Brackets: {intervals_text(resamples)}."
 
 
-def judged(split: str, samples: int, contexts: int, runs: pd.DataFrame) -> str:
-    """What the numbers are of."""
+def judged(split: str, sizes: tuple[int, int, int], runs: pd.DataFrame) -> str:
+    """What the numbers are of; `sizes`: of `split_sizes`."""
+    samples, contexts, clusters = sizes
     lengths = " or ".join(str(length) for length in sorted(set(runs["list_length"])))
+    apart = f" in {many(clusters, 'cluster')}, which intervals resample whole" if clusters < contexts else ""
     return (
-        f"{split} split: {many(samples, 'sample')} of {many(contexts, 'context')}, lists of {lengths}, greedy decoding"
+        f"{split} split: {many(samples, 'sample')} of {many(contexts, 'context')}{apart}, lists of {lengths}, greedy "
+        "decoding"
     )
 
 

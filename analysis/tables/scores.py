@@ -8,26 +8,36 @@ import numpy as np
 import pandas as pd
 
 from analysis.collect import Queries
-from analysis.reading import N_TRUTH
+from analysis.reading import CLUSTER, N_TRUTH
 from analysis.statistics import Estimate, Scores
 from analysis.tables.model import Cell
 
 
 def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> Scores:
-    """Scores of the runs of one row, in their order; queries in the order of (context_id, sample), as read."""
+    """Scores of the runs of one row, in their order; queries in the order of (context_id, sample), as read.
+
+    What `Scores` calls contexts are the clusters here: a context each, unless the dataset says that several are not
+    independent of each other.
+    """
     parts = (queries.read(name, metrics) for name in runs["run"])
     first = next(parts)
-    contexts, _ = pd.factorize(first["context_id"], sort=True)
+    clusters, _ = pd.factorize(first[CLUSTER], sort=True)
     values = np.stack([part[list(metrics)].to_numpy(float) for part in chain([first], parts)])
-    return Scores(values, contexts, tuple(int(seed) for seed in runs["seed"]))
+    return Scores(values, clusters, tuple(int(seed) for seed in runs["seed"]))
 
 
 def samples_digest(queries: Queries, run: str) -> str:
-    """What runs that were judged on the same samples share: contexts, samples and how many films are relevant."""
+    """What runs judged on the same samples share: contexts, clusters, samples and how many films are relevant."""
     part = queries.read(run, [N_TRUTH])
-    digest = hashlib.sha256("\n".join(map(str, part["context_id"])).encode())
+    digest = hashlib.sha256("\n".join(map(str, (*part["context_id"], *part[CLUSTER]))).encode())
     digest.update(part[["sample", N_TRUTH]].to_numpy(np.int64).tobytes())
     return digest.hexdigest()
+
+
+def split_sizes(queries: Queries, run: str) -> tuple[int, int, int]:
+    """How many samples, contexts and clusters a run was judged on."""
+    part = queries.read(run, [])
+    return len(part), part["context_id"].nunique(), part[CLUSTER].nunique()
 
 
 def one_metric(scores: Scores, column: int) -> Scores:

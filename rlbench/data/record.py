@@ -21,13 +21,28 @@ SPLITS = ("sft", "train", "validation", "test")
 
 @dataclass(frozen=True)
 class Record:
-    """One sample in canonical form."""
+    """One sample in canonical form.
+
+    Attributes:
+        prompt: chat messages.
+        ground_truth: the relevant films.
+        seen_titles: titles that the dialogue has named.
+        context_id: shared by the samples that share a prompt.
+        completion: a demonstration, or None.
+        cluster_id: shared by the samples that are not independent of each other, such as the turns of one dialogue.
+            Intervals resample clusters. Default: `context_id`.
+    """
 
     prompt: Messages
     ground_truth: list[Film]
     seen_titles: list[str]
     context_id: str
     completion: Messages | None = None
+    cluster_id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.cluster_id == "":
+            object.__setattr__(self, "cluster_id", self.context_id)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -254,7 +254,13 @@ def _records(
         dropped["shortened"] += len(kept) < len(answer.turns)
         prompt = template.replace("{conversation}", _conversation(kept))
         digest = hashlib.sha256("\n".join(answer.turns).encode()).hexdigest()[:8]
-        yield Record([{"role": "user", "content": prompt}], truth, seen, f"{answer.dialogue}-{digest}")
+        yield Record(
+            [{"role": "user", "content": prompt}],
+            truth,
+            seen,
+            context_id=f"{answer.dialogue}-{digest}",
+            cluster_id=answer.dialogue,
+        )
 
 
 def _last_turns(turns: list[str], limit: int | None) -> list[str]:
@@ -314,5 +320,5 @@ def _demonstrations(train: Sequence[Record], dialogues: dict[str, set[Film]], li
             )
         text = "\n".join(f"{title} ({year})" for title, year in chosen)
         completion: Messages = [{"role": "assistant", "content": text}]
-        records.append(Record(record.prompt, record.ground_truth, record.seen_titles, record.context_id, completion))
+        records.append(replace(record, completion=completion))
     return records

@@ -54,6 +54,8 @@ def _record_problems(record: Record) -> Iterator[tuple[str, str]]:
         yield "seen_titles is no list of str", _shown(record.seen_titles)
     if not isinstance(record.context_id, str) or not record.context_id:
         yield "context_id is missing or empty", _shown(record.context_id)
+    if not isinstance(record.cluster_id, str) or not record.cluster_id:
+        yield "cluster_id is missing or empty", _shown(record.cluster_id)
 
 
 def _message_problems(field: str, messages: Any, role: str) -> Iterator[tuple[str, str]]:
@@ -145,9 +147,10 @@ def _without_completion(records: Sequence[Record]) -> Iterator[Finding]:
 
 
 def _context_problems(name: str, splits: Mapping[str, Sequence[Record]]) -> list[str]:
-    """Contexts that training shares with evaluation, and ids that stand for two different prompts."""
+    """Contexts that training shares with evaluation, and ids that stand for two prompts or lie in two clusters."""
     problems = []
     prompts: dict[str, Any] = {}
+    clusters: dict[str, str] = {}
     clashes: list[Finding] = []
     ids: defaultdict[str, set[str]] = defaultdict(set)
     for split, records in splits.items():
@@ -155,6 +158,8 @@ def _context_problems(name: str, splits: Mapping[str, Sequence[Record]]) -> list
             ids["train" if split == "sft" else split].add(record.context_id)
             if prompts.setdefault(record.context_id, record.prompt) != record.prompt:
                 clashes.append((row, f"split '{split}': context_id stands for another prompt too", record.context_id))
+            if clusters.setdefault(record.context_id, record.cluster_id) != record.cluster_id:
+                clashes.append((row, f"split '{split}': the context lies in two clusters", record.context_id))
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = sorted(ids[first] & ids[second])
         if shared:

@@ -193,6 +193,9 @@ GOOD_TEST = {"recall@5": 0.2, "recall@10": 0.4, "ndcg@5": 0.2, "ndcg@10": 0.3, "
         (rewrite(lambda frame: frame.drop(columns="ndcg@5")), "has no column ndcg@5"),
         (rewrite(lambda frame: frame.iloc[:0]), "holds no sample"),
         (rewrite(lambda frame: frame.assign(sample=0)), "the same (context_id, sample) twice"),
+        (rewrite(lambda frame: frame.drop(columns="cluster_id")), "has no column cluster_id"),
+        (rewrite(lambda frame: frame.assign(cluster_id=["x", "y", None])), "has no cluster_id in some rows"),
+        (rewrite(lambda frame: frame.assign(cluster_id=["x", "x", "y"])), "one context_id into several cluster_id"),
         (rewrite(lambda frame: frame.assign(eos=[1.0, math.nan, 1.0])), "eos NaN or infinite in 1 of 3 samples"),
         (write("metrics.jsonl", '{"step": 1, "split": "train", "met'), "line 1 of metrics.jsonl"),
         (write("metrics.jsonl", '{"step": 1, "split": "train", "metric": "kl", "value": null}\n'), "line 1 of metrics"),
@@ -294,7 +297,7 @@ def test_texts_and_titles_are_not_loaded(runs: Path, gather: Gather) -> None:
     collection = gather(runs)
     names = list(collection.runs["run"])
     assert collection.queries.metrics(names) == list(SCORES)
-    assert list(collection.queries.read(names[0], ["ndcg@5"])) == ["context_id", "sample", "ndcg@5"]
+    assert list(collection.queries.read(names[0], ["ndcg@5"])) == ["context_id", "sample", "cluster_id", "ndcg@5"]
 
 
 def test_integer_columns_are_no_metrics(runs: Path, gather: Gather) -> None:

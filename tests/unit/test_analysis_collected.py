@@ -90,7 +90,7 @@ def test_a_collection_is_the_runs(runs: Path, tmp_path: Path) -> None:
 def test_pandas_reads_one_long_table(runs: Path, tmp_path: Path) -> None:
     update(runs, tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out/queries")
-    assert list(table) == ["run", "context_id", "sample", "metric", "value"]
+    assert list(table) == ["run", "context_id", "sample", "cluster_id", "metric", "value"]
     assert len(table) == 4 * 3 * (len(METRICS) + 2)  # in_catalog and n_truth
     wide = table.pivot(index=["run", "context_id", "sample"], columns="metric", values="value")
     for path in sorted(runs.rglob("predictions-test-0.parquet")):
@@ -98,7 +98,7 @@ def test_pandas_reads_one_long_table(runs: Path, tmp_path: Path) -> None:
         truth = pd.read_parquet(path).set_index(["context_id", "sample"]).sort_index()
         for name in (*METRICS, "in_catalog", "n_truth"):
             assert own[name].tolist() == truth[name].tolist()
-    assert {str(dtype) for dtype in table[["run", "context_id", "metric"]].dtypes} == {"category"}
+    assert {str(dtype) for dtype in table[["run", "context_id", "cluster_id", "metric"]].dtypes} == {"category"}
     one = pd.read_parquet(tmp_path / "out/queries", filters=[("metric", "==", "ndcg@5")])
     assert one["value"].tolist() == table[table["metric"] == "ndcg@5"]["value"].tolist() and len(one) == 12
 
@@ -266,7 +266,7 @@ def test_a_collection_of_another_form_is_refused_and_made_anew(runs: Path, tmp_p
     update(runs, out)
     for file in (out / "collection.json", *(out / "index").iterdir()):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"form": 0}))
-    with pytest.raises(BadInput, match="form 0, and this code knows 1: collect the runs again"):
+    with pytest.raises(BadInput, match="form 0, and this code knows 2: collect the runs again"):
         collect(out)
     assert update(runs, out) == Update(4, 0, 0)
     same_collection(collect(runs), collect(out))

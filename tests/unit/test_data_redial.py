@@ -209,6 +209,7 @@ def test_the_record_of_an_answer(folder: Path) -> None:
     assert second.seen_titles == ["Alien", "Jaws", "Heat"]
     assert first.context_id != second.context_id
     assert first.context_id.startswith("d1-")
+    assert first.cluster_id == second.cluster_id == "d1", "turns of one dialogue are not independent"
 
 
 def test_the_last_turn_is_the_seekers_and_braces_of_the_text_stay(folder: Path) -> None:
@@ -233,6 +234,7 @@ def test_samples_of_one_context_share_its_id_and_dialogues_do_not(tmp_path: Path
     ]
     first, second, third = load(write(tmp_path, test=rows, **OTHERS)).splits["test"]
     assert first.context_id == second.context_id != third.context_id
+    assert first.cluster_id == second.cluster_id == "d1" and third.cluster_id == "d2"
 
 
 def test_a_remake_of_a_film_named_before_is_no_target(tmp_path: Path) -> None:
@@ -284,6 +286,9 @@ def test_demonstrations_put_the_truth_first_then_cooccurrence_then_popularity(fo
     assert texts[1] == ["Jaws (1975)", "Big (1988)", "Cars (2006)"], "Big goes with Alien, Cars is more popular"
     assert texts[2] == ["Cars (2006)", "Alien (1979)", "Jaws (1975)"], "nothing seen: by popularity, then by title"
     assert len(texts) == 5
+    assert {record.cluster_id for record in load(folder).splits["sft"]} == {
+        record.cluster_id for record in load(folder).splits["train"]
+    }
 
 
 def test_cooccurrence_counts_before_popularity(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def test_good_data_have_no_problems() -> None:
         ("seen_titles", [("Heat", 1995)], "seen_titles is no list of str"),
         ("context_id", "", "context_id is missing or empty"),
         ("context_id", None, "context_id is missing or empty"),
+        ("cluster_id", None, "cluster_id is missing or empty"),
+        ("cluster_id", 7, "cluster_id is missing or empty: 7"),
         ("completion", [], "completion is missing or empty"),
         ("completion", "Heat (1995)", "completion is no list of {role"),
         ("completion", [{"role": "user", "content": "x"}], "completion has no message with text of role 'assistant'"),
@@ -118,6 +120,18 @@ def test_a_context_id_with_two_prompts() -> None:
     assert problem == "dataset toy, row 1: split 'train': context_id stands for another prompt too: a"
 
 
+def test_a_record_is_its_own_cluster_unless_told_otherwise() -> None:
+    assert GOOD.cluster_id == GOOD.context_id == "a"
+    told = Record(GOOD.prompt, GOOD.ground_truth, GOOD.seen_titles, "a", cluster_id="dialogue")
+    assert (told.context_id, told.cluster_id) == ("a", "dialogue")
+    assert replace(told, completion=None).cluster_id == "dialogue"
+
+
+def test_a_context_in_two_clusters() -> None:
+    (problem,) = check_dataset(dataset(train=[GOOD, replace(GOOD, cluster_id="x")]), 3)
+    assert problem == "dataset toy, row 1: split 'train': the context lies in two clusters: a"
+
+
 def test_truth_outside_the_catalogue() -> None:
     outside = replace(GOOD, context_id="d", ground_truth=[("Nowhere", 1999)])
     assert share_outside_catalog([GOOD, outside], FILMS) == 0.5
@@ -140,6 +154,7 @@ def test_fingerprint_sees_every_part() -> None:
         fingerprint(dataset(test=[]).splits, FILMS),
         fingerprint(dataset(train=[replace(GOOD, seen_titles=[])]).splits, FILMS),
         fingerprint(dataset(sft=[replace(GOOD, completion=None)]).splits, FILMS),
+        fingerprint(dataset(train=[replace(GOOD, cluster_id="x")]).splits, FILMS),
     }
-    assert len(prints) == 5
+    assert len(prints) == 6
     assert fingerprint(dataset().splits, FILMS) in prints

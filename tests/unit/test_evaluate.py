@@ -80,6 +80,7 @@ def test_samples_of_one_context_share_its_list_and_have_their_own_truth():
     judge = Judge(CATALOG, N)
     table, means = judge_answers(records, answers, judge, film_facts(dataset_of(records), CATALOG), [1, N])
     assert table["context_id"].tolist() == ["a", "b", "a"] and table["sample"].tolist() == [0, 1, 2]
+    assert table["cluster_id"].tolist() == ["a", "b", "a"]
     assert table["titles"][0] == ["Taken", "Heat", "Alien"] and table["years"][0] == [2008, 1995, 1979]
     assert table["verdicts"][0] == ["miss", "miss", "hit"] and table["verdicts"][2] == ["miss", "hit", "miss"]
     assert table["recall@3"].tolist() == [1.0, 0.0, 0.5]

@@ -477,6 +477,27 @@ def scores_of(runs: Path, label: str) -> Scores:
     return Scores(np.stack([frame[["ndcg@10"]].to_numpy() for frame in frames]), contexts, tuple(range(len(files))))
 
 
+def test_intervals_resample_clusters_and_not_contexts(runs: Path) -> None:
+    """Four contexts a dialogue whose scores agree: by context the interval is half as wide as by dialogue."""
+    clusters = np.repeat(np.arange(10), 8)
+    contexts = np.repeat(np.arange(40), 2)
+    level = 0.2 + 0.1 * np.random.default_rng(3).normal(size=10)[clusters]
+    scores = {name: level for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
+    names = [f"c{context:02d}" for context in contexts]
+    for label, of in (("grpo-dcg", [f"d{cluster}" for cluster in clusters]), ("gspo-dcg", None)):
+        write_run(runs / label, label, 0, queries(scores, names, clusters=of))
+    wide, narrow = (
+        (table := made(runs / label)).rows[0].cells["ndcg@10"].high - table.rows[0].cells["ndcg@10"].mean
+        for label in ("grpo-dcg", "gspo-dcg")
+    )
+    expected = statistics.mean_interval(Scores(level[None, :, None], clusters, (0,)), resamples=200)
+    assert wide == pytest.approx(float(expected.high[0] - expected.mean[0]))
+    assert 1.7 < wide / narrow < 2.6
+    (note, *_) = made(runs / "grpo-dcg").notes
+    assert note.startswith("Test split: 80 samples of 40 contexts in 10 clusters, which intervals resample whole, ")
+    assert made(runs / "gspo-dcg").notes[0].startswith("Test split: 80 samples of 40 contexts, lists of 10")
+
+
 def compared(runs: Path, **spec: Any) -> dict[str, Versus]:
     table = made(
         runs,
