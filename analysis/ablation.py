@@ -1,8 +1,6 @@
 """`python -m analysis.ablation runs/mini_ablation`: which setting of a factorial sweep helps, and by how much."""
 
 import argparse
-import csv
-import io
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +40,7 @@ from analysis.tables import (
     Cell,
     Shown,
     checkpoint_note,
+    csv_text,
     group_title,
     in_markdown,
     markdown_page,
@@ -412,7 +411,7 @@ def grid_csv(ablation: Ablation) -> str:
         + [" ".join(row.runs)]
         for row in ablation.rows
     ]
-    return _csv([*header, "updates", "one_seed", "unequal_budget", "runs"], lines)
+    return csv_text([*header, "updates", "one_seed", "unequal_budget", "runs"], lines)
 
 
 def effects_csv(ablation: Ablation) -> str:
@@ -428,7 +427,7 @@ def effects_csv(ablation: Ablation) -> str:
         for effect in ablation.effects
     ]
     header += ["with_pairs_lo", "with_pairs_hi", "with_pairs_p", "with_pairs_p_holm"]
-    return _csv([*header, "one_seed", "unequal_budget"], lines)
+    return csv_text([*header, "one_seed", "unequal_budget"], lines)
 
 
 def _numbers(cell: Cell | None) -> list[str]:
@@ -437,12 +436,6 @@ def _numbers(cell: Cell | None) -> list[str]:
 
 def _chances(*values: float | None) -> list[str]:
     return ["" if p is None else f"{p:.6g}" for p in values]
-
-
-def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *lines])
-    return text.getvalue()
 
 
 def write(ablation: Ablation, out: Path) -> list[Path]:

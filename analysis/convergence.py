@@ -1,6 +1,7 @@
 """`python -m analysis.convergence runs/mini`: which method learns faster, and how sure that is.
 
-Two measures, both over the range that all rows cover, 0 .. H:
+Two measures, both over the range that all rows cover, up to its end H, the horizon. Every curve is cut at H before
+anything else is done with it, so that a run that continues past H changes no number:
 
 - **area**: the mean height of the validation curve (trapezoid, divided by its length). It needs no threshold, and
   noise of single evaluations does not bias it.
@@ -17,8 +18,6 @@ hold the truth.
 """
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from analysis.command import make_parser, out_folder, refuse, show_problems, sho
 from analysis.figures.style import axis_unit
 from analysis.series import AXES, measured, own_curves, rl_rows, row_names
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
-from analysis.tables import group_folder, group_title, markdown_page, metric_title, share, signed
+from analysis.tables import csv_text, group_folder, group_title, markdown_page, metric_title, share, signed
 from rlbench.errors import BadInput, nearest
 
 Curve = tuple[Floats, Floats]
@@ -132,12 +131,14 @@ class Convergence:
 
 
 def passage_time(curve: Curve, threshold: float, horizon: float) -> float:
-    """Where the isotonic regression of a curve first is at a threshold; infinite where it is not by the horizon.
+    """Where the isotonic regression of a curve up to the horizon first is at a threshold; infinite where it never is.
 
     Args:
         curve: (P,) ascending places and (P,) values.
     """
-    x, y = curve
+    x, y = cut(curve, horizon)
+    if not len(x):
+        return np.inf
     rising = isotonic_regression(y).x
     above = int(np.searchsorted(rising, threshold))
     if above == len(rising):
@@ -145,15 +146,28 @@ def passage_time(curve: Curve, threshold: float, horizon: float) -> float:
     if above == 0:
         return float(x[0])
     share_of_step = (threshold - rising[above - 1]) / (rising[above] - rising[above - 1])
-    time = float(x[above - 1] + share_of_step * (x[above] - x[above - 1]))
-    return time if time <= horizon else np.inf
+    return float(x[above - 1] + share_of_step * (x[above] - x[above - 1]))
+
+
+def cut(curve: Curve, horizon: float) -> Curve:
+    """A curve up to the horizon.
+
+    Where no evaluation was made at the horizon itself, its value there is read between the evaluations on both sides.
+    Later evaluations never matter. A curve that ends before the horizon is returned as it is.
+    """
+    x, y = curve
+    inside = x <= horizon
+    if inside.all() or not inside.any():
+        return x[inside], y[inside]
+    if x[inside][-1] == horizon:
+        return x[inside], y[inside]
+    return np.append(x[inside], horizon), np.append(y[inside], np.interp(horizon, x, y))
 
 
 def area(curve: Curve, horizon: float) -> float:
     """Mean height of a curve from its first place to the horizon, straight between its points."""
-    x, y = curve
-    inside = np.append(x[x < horizon], horizon)
-    return float(np.trapezoid(np.interp(inside, x, y), inside) / (horizon - x[0]))
+    x, y = cut(curve, horizon)
+    return float(np.trapezoid(y, x) / (horizon - x[0]))
 
 
 def restricted_interval(times: Floats) -> Estimate:
@@ -211,17 +225,26 @@ def compare(
     Args:
         metric: on validation.
         baseline: label of an RL row that has the metric.
-        thresholds: "final" (the baseline's last value, mean over seeds), "50%" (so much of the way from where the
-            baseline starts to its last value) or a number.
+        thresholds: "final" (the baseline's value at the horizon, mean over seeds), "50%" (so much of the way from
+            where the baseline starts to there) or a number.
         against: of `series.AXES`.
+
+    Raises:
+        BadInput: where the rows have no range in common.
     """
     curves = own_curves(group, "validation", metric, against=against)
     rows = {label: runs for label, runs in rl_rows(group).items() if label in curves}
     ends = {label: runs["stopped_update"].notna().to_list() for label, runs in rows.items()}
     last = [x[-1] for label, own in curves.items() for (x, _), early in zip(own, ends[label], strict=True) if not early]
     horizon = float(min(last or [x[-1] for own in curves.values() for x, _ in own]))
-    held = {label: [_held(curve, horizon) for curve in own] for label, own in curves.items()}
-    start, final = (float(np.mean([y[place] for _, y in curves[baseline]])) for place in (0, -1))
+    late = {label: max(x[0] for x, _ in own) for label, own in curves.items()}
+    if too_late := [label for label, first in late.items() if first >= horizon]:
+        raise BadInput(
+            f"--against {against}: {', '.join(too_late)} has no evaluation before {horizon:g}, where the shortest run "
+            "ends, so that there is no range to compare over; leave out that row or the shortest run"
+        )
+    held = {label: [_held(cut(curve, horizon), horizon) for curve in own] for label, own in curves.items()}
+    start, final = (float(np.mean([y[place] for _, y in held[baseline]])) for place in (0, -1))
     seeds = {label: tuple(int(seed) for seed in runs["seed"]) for label, runs in rows.items()}
     return Convergence(
         title=group_title(group),
@@ -444,21 +467,27 @@ def to_markdown(found: Convergence) -> str:
 
 def to_csv(found: Convergence) -> str:
     """Plain numbers in the unit of the axis, one line a row and threshold; an absent number is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for threshold in found.thresholds:
-        for label, row in threshold.rows.items():
-            one = found.areas[label]
-            numbers: list[float | None] = [threshold.value, row.reached, len(row.times), found.horizon]
-            for interval in (row.mean, row.ratio, one.mean, one.difference):
-                values = [interval.mean, interval.low, interval.high, interval.p] if interval else [None] * 4
-                numbers += values if interval in (row.ratio, one.difference) else values[:3]
-            shown = ["" if n is None or np.isnan(n) else f"{n:.10g}" for n in numbers]
-            each = " ".join("inf" if np.isinf(t) else f"{t:g}" for t in row.times)
-            seeds = " ".join(map(str, found.seeds[label]))
-            writer.writerow([label, found.metric, found.against, threshold.asked, *shown, seeds, each])
-    return text.getvalue()
+    rows = [_csv_row(found, threshold, label) for threshold in found.thresholds for label in threshold.rows]
+    return csv_text(CSV_COLUMNS, [[row[column] for column in CSV_COLUMNS] for row in rows])
+
+
+def _csv_row(found: Convergence, threshold: Threshold, label: str) -> dict[str, str]:
+    """One line of the CSV by the names of its columns."""
+    row, of_area = threshold.rows[label], found.areas[label]
+    numbers = {"value": threshold.value, "reached": row.reached, "seeds": len(row.times), "horizon": found.horizon}
+    numbers |= _bounded("time", row.mean) | _bounded("ratio", row.ratio, with_p=True)
+    numbers |= _bounded("area", of_area.mean) | _bounded("difference", of_area.difference, with_p=True)
+    words = {"label": label, "metric": found.metric, "against": found.against, "threshold": threshold.asked}
+    words["which_seeds"] = " ".join(map(str, found.seeds[label]))
+    words["times"] = " ".join("inf" if np.isinf(time) else f"{time:g}" for time in row.times)
+    return words | {name: "" if np.isnan(value) else f"{value:.10g}" for name, value in numbers.items()}
+
+
+def _bounded(name: str, one: Interval | None, *, with_p: bool = False) -> dict[str, float]:
+    """The columns of one interval; NaN in all of them for None."""
+    one = one or Interval(np.nan)
+    columns = {name: one.mean, f"{name}_lo": one.low, f"{name}_hi": one.high}
+    return columns | ({f"{name}_p": one.p} if with_p else {})
 
 
 CSV_COLUMNS = (
@@ -549,8 +578,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[FINAL],
         metavar="VALUE",
-        help="final: the baseline's last value, mean over seeds (default); 50%%: so much of the way from where it "
-        "starts to there; or a number",
+        help="final: the baseline's value at the end of the range that all rows cover, mean over seeds (default); "
+        "50%%: so much of the way from where it starts to there; or a number",
     )
     parser.add_argument("--against", choices=list(AXES), default="updates", help="(default: %(default)s)")
     return parser

@@ -38,7 +38,7 @@ from analysis.reproduction.runs import missing_sheet, read_groups, runs_of, sett
 from analysis.reproduction.sheets import Sheet, between, number, signed
 from analysis.reproduction.verdicts import FEW_SEEDS, MARGIN, NO_RUN, Level, interval_of_difference, judge, sign
 from analysis.statistics import Floats
-from analysis.tables import Cell
+from analysis.tables import Cell, csv_text
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
@@ -290,22 +290,21 @@ def _change_sheet(changes: Sequence[Change]) -> Sheet:
 
 
 def _csv(levels: Sequence[tuple[Curve, int, Level | None]], changes: Sequence[Change]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines: list[list[str]] = []
     names = ["kind", "regime", "backbone", "method", "metric", "step", "reported", "seeds"]
-    writer.writerow([*names, "difference", "difference_lo", "difference_hi", "verdict"])
+    names += ["difference", "difference_lo", "difference_hi", "verdict"]
     for curve, step, found in levels:
         said = [f"{v:.6f}" for v in (found.difference, found.low, found.high)] if found else ["", "", ""]
         seeds = curve.ours.shape[1] if curve.ours is not None and found else 0
         key = ["point", curve.regime, curve.backbone, curve.method, curve.metric, str(step)]
         value, verdict = f"{curve.points[step]:.6f}", found.verdict if found else NO_RUN
-        writer.writerow([*key, value, str(seeds), *said, verdict])
+        lines.append([*key, value, str(seeds), *said, verdict])
     for one in changes:
         curve = one.curve
         said = [f"{v:.6f}" for v in (one.ours.mean, one.ours.low, one.ours.high)] if one.ours else ["", "", ""]
         key = ["change", curve.regime, curve.backbone, curve.method, curve.measured, ""]
-        writer.writerow([*key, f"{one.reported:.6f}", str(one.seeds), *said, one.verdict])
-    return text.getvalue()
+        lines.append([*key, f"{one.reported:.6f}", str(one.seeds), *said, one.verdict])
+    return csv_text(names, lines)
 
 
 def _sheets_csv(sheets: Sequence[Sheet]) -> str:

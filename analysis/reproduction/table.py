@@ -1,7 +1,6 @@
 """A table of the paper beside our runs: levels, gains over SFT, and the order of methods."""
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from analysis.reproduction.runs import missing_sheet, read_groups, runs_of, sett
 from analysis.reproduction.sheets import Sheet, between, metric_name, number, percent, signed
 from analysis.reproduction.verdicts import FEW_SEEDS, MARGIN, NO_RUN, Level, level, sign
 from analysis.statistics import Scores
-from analysis.tables import Cell, cell_of, row_scores, share_of
+from analysis.tables import Cell, cell_of, csv_text, row_scores, share_of
 from rlbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -478,9 +477,7 @@ CSV_HEADER = [
 
 def to_csv(comparison: Comparison) -> str:
     """Plain numbers: a `level` has ours beside reported, a `gain` or `order` the difference to `other`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_HEADER)
+    lines: list[list[str]] = []
     for index, entry in enumerate(comparison.entries):
         names = METRICS if comparison.twin is None else comparison.metrics
         for metric in names:
@@ -490,7 +487,7 @@ def to_csv(comparison: Comparison) -> str:
             if entry.ours and metric in comparison.metrics:
                 cell = share_of(entry.ours.estimate, comparison.metrics.index(metric))
             verdict = found.verdict if found else ("" if entry.ours else NO_RUN)
-            writer.writerow(
+            lines.append(
                 [
                     *("level", entry.backbone, entry.method, "", metric, _plain(reported), *_plain_cell(cell)),
                     *(map(_plain, (found.difference, found.low, found.high)) if found else ("", "", "")),
@@ -499,7 +496,7 @@ def to_csv(comparison: Comparison) -> str:
             )
     for kind, contrasts in (("gain", comparison.gains), ("order", comparison.orderings)):
         for one in contrasts:
-            writer.writerow(
+            lines.append(
                 [
                     *(kind, one.backbone, one.better.method, one.worse.method, one.metric, _plain(one.reported)),
                     *("", "", ""),
@@ -508,7 +505,7 @@ def to_csv(comparison: Comparison) -> str:
                     *(str(one.better.ours.seeds if one.better.ours else 0), one.verdict),
                 ]
             )
-    return text.getvalue()
+    return csv_text(CSV_HEADER, lines)
 
 
 def _plain(value: float | None) -> str:

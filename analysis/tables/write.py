@@ -279,7 +279,7 @@ def to_csv(table: Table) -> str:
         line += [str(int(mark in row.marks)) for mark in (ONE_SEED, UNEQUAL)]
         line += [" ".join(map(str, seeds)) for seeds in (row.missing, row.stopped)]
         lines.append([*line, " ".join(sorted(row.bold)), " ".join(_path(run) for run in row.made)])
-    return _csv(header, lines)
+    return csv_text(header, lines)
 
 
 def comparisons_csv(table: Table) -> str:
@@ -298,7 +298,7 @@ def comparisons_csv(table: Table) -> str:
         + [" ".join(names[mark] for mark in MARKS if mark in versus.marks)]
         for versus in table.comparisons
     ]
-    return _csv(header, lines)
+    return csv_text(header, lines)
 
 
 def _numbers(cell: Cell | None) -> list[str]:
@@ -315,7 +315,16 @@ def _path(run: Made) -> str:
     return f"{run.folder}/{run.run}" if run.folder else run.run
 
 
-def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def csv_text(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A CSV.
+
+    Raises:
+        ValueError: where a line has more or fewer cells than the header, so that its numbers would stand in the wrong
+            columns.
+    """
+    for line in lines:
+        if len(line) != len(header):
+            raise ValueError(f"a line of a CSV has {len(line)} cells for {len(header)} columns: {line}")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *lines])
     return text.getvalue()

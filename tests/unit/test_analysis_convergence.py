@@ -1,5 +1,7 @@
 """Convergence: passages and areas against slow versions and known truth, and what is said of them."""
 
+import csv
+import io
 import math
 from pathlib import Path
 
@@ -36,6 +38,13 @@ def slow_isotonic(values: list[float]) -> list[float]:
 
 
 def slow_passage(places: list[float], values: list[float], threshold: float, horizon: float) -> float:
+    """The passage of the curve up to the horizon: what lies beyond it is thrown away first."""
+    if horizon < places[-1] and horizon not in places:
+        after = next(i for i, place in enumerate(places) if place > horizon)
+        share = (horizon - places[after - 1]) / (places[after] - places[after - 1])
+        at_horizon = values[after - 1] + share * (values[after] - values[after - 1])
+        places, values = [*places[:after], horizon], [*values[:after], at_horizon]
+    places, values = zip(*[(x, y) for x, y in zip(places, values, strict=True) if x <= horizon], strict=True)
     rising = slow_isotonic(values)
     if rising[0] >= threshold:
         return places[0]
@@ -43,8 +52,7 @@ def slow_passage(places: list[float], values: list[float], threshold: float, hor
         zip(places, rising, strict=True), zip(places[1:], rising[1:], strict=True), strict=False
     ):
         if y < threshold <= next_y:
-            time = x + (threshold - y) / (next_y - y) * (next_x - x)
-            return time if time <= horizon else math.inf
+            return x + (threshold - y) / (next_y - y) * (next_x - x)
     return math.inf
 
 
@@ -56,7 +64,7 @@ def slow_passage(places: list[float], values: list[float], threshold: float, hor
 )
 def test_a_passage_agrees_with_the_slow_version(values: list[int], threshold: int, horizon: int) -> None:
     places = [5.0 * i for i in range(len(values))]
-    limit = threshold / 2 + 0.1  # no mean of up to eight of these values
+    limit = threshold / 2 + math.pi / 100  # no mean of these values, which interpolation leaves rational
     found = passage_time((np.array(places), np.array(values, float)), limit, horizon)
     assert found == pytest.approx(slow_passage(places, [float(v) for v in values], limit, horizon))
 
@@ -237,6 +245,90 @@ def test_over_tokens_the_horizon_is_what_all_runs_spent() -> None:
     np.testing.assert_allclose(found.thresholds[0].rows["grpo-dcg"].times, [200, 400])
     np.testing.assert_allclose(found.thresholds[0].rows["rank_grpo-dcg"].times, [400, 800])
     assert found.areas["rank_grpo-dcg"].mean.mean == pytest.approx((0.125 + 0.1125) / 2)
+
+
+def noisy(row: int, seed: int, end: int, every: int) -> dict[int, float]:
+    """A curve that rises and is noisy; it is the same wherever it ends."""
+    rng = np.random.default_rng([row, seed])
+    steps = range(0, 401, every)
+    values = 0.1 + 0.0008 * np.arange(len(steps)) * every + rng.normal(0, 0.02, len(steps))
+    return {step: float(value) for step, value in zip(steps, values, strict=True) if step <= end}
+
+
+@pytest.mark.parametrize("continued", ["grpo-dcg", "rank_grpo-dcg"])
+@pytest.mark.parametrize("every", [10, 30])
+def test_a_run_that_continues_past_the_horizon_changes_no_number(continued: str, every: int) -> None:
+    """The shortest row ends at 100, which for every=30 lies between two evaluations of the others."""
+
+    def files(end: int) -> str:
+        rows = {"grpo-dcg": 120, "rank_grpo-dcg": 120} | {continued: end}
+        curves = {label: [noisy(i, s, last, every) for s in range(3)] for i, (label, last) in enumerate(rows.items())}
+        shortest = [noisy(7, seed, 100, 10) for seed in range(3)]
+        found = compare(
+            collection({**curves, "gspo-dcg": shortest}),
+            "ndcg@10",
+            baseline="grpo-dcg",
+            thresholds=["final", "50%", "0.15", "0.18"],
+        )
+        assert found.horizon == 100
+        return to_csv(found) + "\n".join([*sentences(found), *notes(found)])
+
+    assert files(120) == files(240) == files(400)
+
+
+def test_a_fall_after_the_horizon_is_no_fall_and_a_rise_after_it_no_passage() -> None:
+    """The isotonic fit of the whole curve would pool 60 with what follows, and pass later or not at all."""
+    falls_later = [{0: 0.1, 30: 0.2, 60: 0.3, 90: 0.0, 120: 0.0}] * 2
+    rises_later = [{0: 0.1, 30: 0.1, 60: 0.15, 90: 0.9, 120: 0.9}] * 2
+    short = [{0: 0.1, 60: 0.2}, {0: 0.1, 60: 0.22}]
+    rows = {"grpo-dcg": short, "gspo-dcg": falls_later, "dapo-dcg": rises_later}
+    found = compare(collection(rows), "ndcg@10", baseline="grpo-dcg", thresholds=["0.25"])
+    (threshold,) = found.thresholds
+    np.testing.assert_allclose(threshold.rows["gspo-dcg"].times, [45, 45])
+    assert threshold.rows["dapo-dcg"].reached == 0
+    assert [row.fell_back for row in threshold.rows.values()] == [0, 0, 0]
+
+
+def test_the_final_value_of_the_baseline_is_that_at_the_horizon() -> None:
+    """At 50 the baseline's seeds are at .15 and .25; later they are elsewhere."""
+    longer = [{0: 0.1, 50: 0.15, 100: 0.9}, {0: 0.1, 40: 0.2, 60: 0.3, 100: 0.9}]
+    found = compare(
+        collection({"grpo-dcg": longer, "gspo-dcg": [{0: 0.1, 50: 0.3}] * 2}),
+        "ndcg@10",
+        baseline="grpo-dcg",
+        thresholds=["final", "50%"],
+    )
+    assert [one.value for one in found.thresholds] == pytest.approx([0.2, 0.15])
+
+
+def test_rows_without_a_common_range_are_refused() -> None:
+    rows = {"grpo-dcg": [{0: 0.1, 20: 0.2}], "gspo-dcg": [{20: 0.1, 40: 0.2}]}
+    with pytest.raises(BadInput, match="gspo-dcg has no evaluation before 20, where the shortest run ends"):
+        compare(collection(rows), "ndcg@10", baseline="grpo-dcg")
+
+
+def test_each_number_of_the_csv_stands_under_its_name() -> None:
+    """Also where an interval equals another one: a mean time of 1 and a ratio of 1, an area and a difference of .1."""
+    rows = {"grpo-dcg": [{0: 0.0, 1: 0.0, 2: 0.0}], "gspo-dcg": [{0: 0.1, 1: 0.1, 2: 0.1}]}
+    even = {"grpo-dcg": [{0: 0.0, 1: 0.2, 2: 0.2}], "gspo-dcg": [{0: 0.0, 1: 0.2, 2: 0.2}]}
+    for points, thresholds in ((rows, ["0.05"]), (even, ["0.2"]), (even, ["0.1", "0.2", "0.3"])):
+        found = compare(collection(points), "ndcg@10", baseline="grpo-dcg", thresholds=thresholds)
+        lines = list(csv.reader(io.StringIO(to_csv(found))))
+        assert {len(line) for line in lines} == {len(lines[0])}
+        read = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+        expected = [(threshold, label) for threshold in found.thresholds for label in threshold.rows]
+        for line, (threshold, label) in zip(read, expected, strict=True):
+            row, of_area = threshold.rows[label], found.areas[label]
+            intervals = {"time": row.mean, "ratio": row.ratio, "area": of_area.mean, "difference": of_area.difference}
+            for name, one in intervals.items():
+                parts = [math.nan] * 4 if one is None else [one.mean, one.low, one.high, one.p]
+                columns = [name, f"{name}_lo", f"{name}_hi", f"{name}_p"]
+                for column, value in list(zip(columns, parts, strict=True))[: 4 if f"{name}_p" in line else 3]:
+                    assert line[column] == ("" if math.isnan(value) else f"{value:.10g}"), column
+            assert line["label"] == label and line["threshold"] == threshold.asked
+            assert line["which_seeds"] == "0" and float(line["horizon"]) == 2
+            assert line["times"] == ("inf" if row.reached == 0 else f"{row.times[0]:g}")
+            assert (line["reached"], line["seeds"]) == (str(row.reached), "1")
 
 
 def test_a_threshold_that_is_none_is_refused() -> None:

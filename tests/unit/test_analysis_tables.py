@@ -18,6 +18,7 @@ from analysis.tables import (
     Table,
     build_table,
     count,
+    csv_text,
     duration,
     share,
     signed,
@@ -287,3 +288,10 @@ def test_duration(value: float, text: str) -> None:
 )  # fmt: skip
 def test_count(value: float, text: str) -> None:
     assert count(value) == text
+
+
+def test_a_line_of_a_csv_that_would_shift_its_columns_is_refused() -> None:
+    assert csv_text(["a", "b"], [["1", "2"], ["", "x,y"]]) == 'a,b\n1,2\n,"x,y"\n'
+    for line in (["1"], ["1", "2", "3"]):
+        with pytest.raises(ValueError, match="for 2 columns"):
+            csv_text(["a", "b"], [["1", "2"], line])
