@@ -35,15 +35,20 @@ def budgets(group: Collection, looks: Sequence[Look]) -> Html:
     shown = [look for look in looks if spent[look.label].get("seconds", 0) >= SHOWN_SECONDS]
     if not shown:
         return section("budgets", "Budgets", tag("p", "No run of this group spent anything."))
-    note = unequal_note(runs) if unequal else "All trained rows had the same updates, prompts and completions."
+    note = unequal_note(runs) if unequal else _equal_note(sum(look.stage == "rl" for look in looks))
     return section(
         "budgets",
         "Budgets",
-        tag("p", note, class_="warn" if unequal else None),
+        tag("p", note, class_="warn" if unequal else None) if note else None,
         tag("p", "Means per run, of the row's own stage. Memory is the largest of its runs.", class_="note"),
         _bars(shown, spent),
         _table(shown, spent, unequal),
     )
+
+
+def _equal_note(trained: int) -> str:
+    """What is said of equal budgets; nothing where there are no two rows to compare."""
+    return "All trained rows had the same updates, prompts and completions." if trained > 1 else ""
 
 
 def _means(runs: pd.DataFrame) -> dict[str, float]:

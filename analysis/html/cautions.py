@@ -1,10 +1,11 @@
 """What a reader must know before believing a comparison, each found by a stated threshold."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from analysis.collect import Collection, Problem
 from analysis.html.curve_data import Measured
@@ -12,8 +13,8 @@ from analysis.html.grid import folded, lines, many, percent, section, words
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin
 from analysis.html.rows import Look
-from analysis.html.verdict import Verdict
-from analysis.tables import metric_title, share, unequal_budgets, unequal_note
+from analysis.html.verdict import Verdict, is_tie
+from analysis.tables import at_least, metric_title, unequal_budgets, unequal_note
 
 DEGENERATE = 0.5
 """Share of units without signal, on average over training, above which rows are named."""
@@ -147,13 +148,18 @@ def _power(verdict: Verdict | None) -> list[Caution]:
     largest = max(abs(one.mean) for one in verdict.differences)
     if largest >= verdict.detectable:
         return []
+    metric = metric_title(verdict.metric)
+    seen = f"All rows have the same {metric}" if is_tie(largest) else _largest(metric, largest)
     told = (
-        f"The largest difference to the leading row in {metric_title(verdict.metric)} is {share(largest)}; "
-        f"{many(verdict.seeds, 'seed')} and {many(verdict.contexts, 'test context')} find a true difference of "
-        f"{share(verdict.detectable)} in 80 % of the cases. That rows do not differ here does not show that they are "
-        "equal."
+        f"{seen}; {many(verdict.seeds, 'seed')} and {many(verdict.contexts, 'test context')} find a true difference of "
+        f"{at_least(verdict.detectable)} in 80 % of the cases. That rows do not differ here does not show that they "
+        "are equal."
     )
     return [Caution("Low power", told, True)]
+
+
+def _largest(metric: str, size: float) -> str:
+    return f"The largest difference to the leading row in {metric} is {at_least(size)}"
 
 
 def _means(measured: Measured, look: Look, metric: str) -> list[tuple[float, float, float]]:
@@ -195,44 +201,84 @@ def _entropy(measured: Measured, trained: Sequence[Look]) -> list[Caution]:
     return [Caution("Collapsed entropy", f"{told} {_worst(bad, shares, trained)}.", True)] if bad else []
 
 
+@dataclass(frozen=True)
+class ListCheck:
+    """A bound on a metric of lists on test.
+
+    Attributes:
+        metric: its name in result.json.
+        limit: the bound.
+        below: whether values below the limit are bad; else those above it.
+        title: of the caution.
+        told: what is wrong, as the sentence begins.
+        shown: a run's value in the words of `told`, which may be the share that is missing from 1.
+    """
+
+    metric: str
+    limit: float
+    below: bool
+    title: str
+    told: str
+    shown: Callable[[float], str]
+
+    def is_bad(self, values: pd.Series) -> pd.Series:
+        return values < self.limit if self.below else values > self.limit
+
+
+def _missing_share(value: float) -> str:
+    return percent(1 - value)
+
+
+def _list_checks(length: int) -> tuple[ListCheck, ...]:
+    short = f"Fewer than {percent(SHORT_LISTS)} of {length} entries"
+    invented = f"More than {percent(OUT_OF_CATALOGUE)} of the ranks out of the catalogue"
+    return (
+        ListCheck("list_length", SHORT_LISTS * length, True, "Short lists", short, lambda value: f"{value:.1f}"),
+        ListCheck(
+            "duplicates",
+            MANY_DUPLICATES,
+            False,
+            "Repetitive lists",
+            f"More than {percent(MANY_DUPLICATES)} duplicates",
+            percent,
+        ),
+        ListCheck("in_catalog", 1 - OUT_OF_CATALOGUE, True, "Invented films", invented, _missing_share),
+        ListCheck(
+            "eos",
+            1 - CUT_OFF,
+            True,
+            "Lists cut off",
+            f"More than {percent(CUT_OFF)} not ended by the model",
+            _missing_share,
+        ),
+    )
+
+
 def _lists(group: Collection, trained: Sequence[Look]) -> list[Caution]:
-    length = int(group.runs.iloc[0]["list_length"])
+    """Rows whose lists on test are bad, the worst first."""
     found = []
-    for metric, limit, below, title, told in (
-        (
-            "list_length",
-            SHORT_LISTS * length,
-            True,
-            "Short lists",
-            f"Fewer than {percent(SHORT_LISTS)} of {length} entries",
-        ),
-        ("duplicates", MANY_DUPLICATES, False, "Repetitive lists", f"More than {percent(MANY_DUPLICATES)} duplicates"),
-        (
-            "in_catalog",
-            1 - OUT_OF_CATALOGUE,
-            True,
-            "Invented films",
-            f"More than {percent(OUT_OF_CATALOGUE)} of the ranks out of the catalogue",
-        ),
-        ("eos", 1 - CUT_OFF, True, "Lists cut off", f"More than {percent(CUT_OFF)} not ended by the model"),
-    ):
-        column = f"test.{metric}"
-        if column not in group.runs:
+    runs = group.runs.set_index("run")
+    has_lengths = "test.list_length" in runs
+    for check in _list_checks(int(group.runs.iloc[0]["list_length"])):
+        column = f"test.{check.metric}"
+        if column not in runs:
             continue
-        values = group.runs.set_index("run")[column]
+        # The share of nothing counts as 0: lists without entries name no film out of the catalogue.
+        empty = (
+            set(runs.index[runs["test.list_length"] == 0]) if check.metric == "in_catalog" and has_lengths else set()
+        )
         bad = []
         for look in trained:
-            own = values[list(look.runs)].dropna()
-            wrong = own[own < limit] if below else own[own > limit]
+            own = runs.loc[[run for run in look.runs if run not in empty], column].dropna()
+            wrong = own[check.is_bad(own)]
             if len(wrong):
-                worst = float(wrong.min() if below else wrong.max())
-                shown = f"{worst:.1f}" if metric == "list_length" else percent(worst)
-                runs = f"{len(wrong)} of {many(len(own), 'run')}, " if len(own) > 1 else ""
-                bad.append((worst if below else -worst, look, f"{runs}{shown}"))
+                worst = float(wrong.min() if check.below else wrong.max())
+                of_runs = f"{len(wrong)} of {many(len(own), 'run')}, " if len(own) > 1 else ""
+                bad.append((worst if check.below else -worst, look, f"{of_runs}{check.shown(worst)}"))
         if bad:
             bad.sort(key=lambda one: one[0])
             named = _worst([look for _, look, _ in bad], [shown for _, _, shown in bad], trained)
-            found.append(Caution(title, f"{told} on test: {named}.", False))
+            found.append(Caution(check.title, f"{check.told} on test: {named}.", False))
     return found
 
 

@@ -15,11 +15,13 @@ from analysis import statistics
 from analysis.html.grid import many, p_value, words
 from analysis.html.rows import Look
 from analysis.statistics import Components, Scores
-from analysis.tables import metric_title, share, signed
+from analysis.tables import at_least, metric_title, share, signed
 
 ALPHA = 0.05
 NAMED = 6
 """Rows named in a sentence; more are counted."""
+TIE = 1e-9
+"""Means that differ by less than this are equal: the rest is the rounding of sums."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,25 @@ def sentences(verdict: Verdict, looks: Mapping[str, Look], unequal: Sequence[str
     score = f"{share(verdict.mean)} [{share(verdict.low)}, {share(verdict.high)}]"
     if verdict.second is None:
         return [f"{name} is the only trained row: {metric} on test {score}, {many(verdict.seeds, 'seed')}."]
-    told = [f"{name} has the highest {metric} on test: {score}, {many(verdict.seeds, 'seed')}."]
-    told.append(_lead(verdict, looks))
+    tied = [one.other for one in verdict.differences if is_tie(one.mean)]
+    if tied and abs(verdict.mean) < TIE:
+        return [f"{metric} on test is 0 in every trained row: no list has a hit, so nothing can be compared."]
+    if tied:
+        first = _names([verdict.leader, *tied], looks)
+        told = [f"{first} have the same {metric} on test, the highest: {score}. No row leads."]
+    else:
+        told = [f"{name} has the highest {metric} on test: {score}, {many(verdict.seeds, 'seed')}."]
+        told.append(_lead(verdict, looks))
     concerned = [label for label in (verdict.leader, verdict.second.other) if label in unequal]
     if concerned:
         told.append(f"Budgets are unequal ({_names(concerned, looks)} marked ‡), so this is no fair comparison.")
     told.append(_power(verdict))
     return told
+
+
+def is_tie(difference: float) -> bool:
+    """Whether two means are equal up to the rounding of sums."""
+    return abs(difference) < TIE
 
 
 def _lead(verdict: Verdict, looks: Mapping[str, Look]) -> str:
@@ -202,8 +216,13 @@ def _power(verdict: Verdict) -> str:
         return f"What {design} can detect is not known: it takes rows with the same two seeds or more."
     second = verdict.second
     assert second is not None
-    size = "smaller" if abs(second.mean) < verdict.detectable else "larger"
-    return (
-        f"With {design} a true difference of {share(verdict.detectable)} between two rows is found in 80 % of the "
-        f"cases (before correction); the lead seen here is {size}."
+    if verdict.detectable < TIE:
+        return "The rows compared here do not vary over seeds or contexts, so this design’s power is not known."
+    found = (
+        f"With {design} a true difference of {at_least(verdict.detectable)} between two rows is found in 80 % of the "
+        "cases (before correction)"
     )
+    if is_tie(second.mean):
+        return f"{found}."
+    size = "smaller" if abs(second.mean) < verdict.detectable else "no smaller"
+    return f"{found}; the lead seen here is {size}."

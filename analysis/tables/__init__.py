@@ -34,7 +34,7 @@ from analysis.tables.model import (
     Versus,
     shared_stage_name,
 )
-from analysis.tables.numbers import chance, count, metric_title, share, signed
+from analysis.tables.numbers import at_least, chance, count, metric_title, share, signed
 from analysis.tables.scores import cell_of, row_scores, share_of
 from analysis.tables.select import Folder
 from analysis.tables.spec import TableSpec, parse_spec, read_spec
@@ -82,6 +82,7 @@ __all__ = [
     "TableSpec",
     "UNEQUAL",
     "Versus",
+    "at_least",
     "build",
     "build_table",
     "cell_of",

@@ -13,6 +13,12 @@ def share(value: float, digits: int = DIGITS) -> str:
     return text[1:] if text.startswith("0.") else text
 
 
+def at_least(size: float, digits: int = DIGITS) -> str:
+    """A positive size as `share`; "less than .001" for one that would round to .000."""
+    smallest = 10.0**-digits
+    return f"less than {share(smallest, digits)}" if 0 < size < smallest / 2 else share(size, digits)
+
+
 def signed(value: float, digits: int = DIGITS) -> str:
     """+.035, −.035, .000."""
     rounded = round(value, digits)

@@ -1,0 +1,124 @@
+"""Sentences of a report about ties, zeros, rows that do not vary, and single rows."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.collect import collect
+from analysis.html.budgets import budgets
+from analysis.html.cautions import cautions
+from analysis.html.provenance import origins
+from analysis.html.rows import looks
+from analysis.html.verdict import Verdict, judge, sentences
+from analysis.statistics import Scores
+from analysis.tables import at_least
+from tests.helpers_analysis import edit_result
+from tests.helpers_report import write_full_sweep
+
+LABELS = ("grpo-relevance", "rank_grpo-relevance", "rank_grpo-log_decay")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("words") / "runs"
+    write_full_sweep(folder, dict.fromkeys(LABELS, 0.0), seeds=3, contexts=20, updates=20)
+    return folder
+
+
+def words_of(verdict: Verdict, runs: Path) -> str:
+    (group,) = collect(runs).groups()
+    return " ".join(sentences(verdict, {look.label: look for look in looks(group)}, []))
+
+
+def constant(value: float) -> Scores:
+    return Scores(np.full((3, 40, 1), value), np.arange(40), (0, 1, 2))
+
+
+def test_rows_without_a_hit_are_not_ranked(runs: Path) -> None:
+    told = words_of(judge(dict.fromkeys(LABELS, constant(0.0)), "ndcg@10", 50), runs)
+    assert told == "NDCG@10 on test is 0 in every trained row: no list has a hit, so nothing can be compared."
+
+
+def test_rows_that_tie_share_the_first_place(runs: Path) -> None:
+    scores = {LABELS[0]: constant(0.25), LABELS[1]: constant(0.25), LABELS[2]: constant(0.125)}
+    told = words_of(judge(scores, "ndcg@10", 50), runs)
+    first = "grpo · relevance and rank_grpo · relevance have the same NDCG@10 on test, the highest: .250 [.250, .250]"
+    assert told.startswith(f"{first}. No row leads. ")
+    assert told.endswith("do not vary over seeds or contexts, so this design’s power is not known.")
+    assert not re.search(r"lead over|larger|smaller|highest NDCG", told)
+
+
+def test_rows_of_equal_means_that_vary_tie_as_well(runs: Path) -> None:
+    values = np.random.default_rng(0).random((3, 40, 1))
+    scores = {
+        LABELS[0]: Scores(values, np.arange(40), (0, 1, 2)),
+        LABELS[1]: Scores(values[:, ::-1], np.arange(40), (0, 1, 2)),  # the sums differ by their rounding alone
+    }
+    told = words_of(judge(scores, "ndcg@10", 50), runs)
+    assert "No row leads. With 3 seeds and 40 test contexts a true difference of ." in told
+    assert told.endswith("is found in 80 % of the cases (before correction).")
+
+
+def test_a_lead_that_does_not_vary_says_nothing_of_power(runs: Path) -> None:
+    told = words_of(judge({LABELS[0]: constant(0.25), LABELS[1]: constant(0.2)}, "ndcg@10", 50), runs)
+    assert "grpo · relevance has the highest NDCG@10 on test: .250" in told
+    assert "larger" not in told and told.endswith("so this design’s power is not known.")
+
+
+def test_a_size_that_rounds_to_zero_is_not_zero() -> None:
+    assert [at_least(0.0), at_least(0.0004), at_least(0.0006), at_least(0.25)] == [
+        ".000",
+        "less than .001",
+        ".001",
+        ".250",
+    ]
+
+
+def told_of(runs: Path, title: str) -> str | None:
+    collection = collect(runs)
+    (group,) = collection.groups()
+    found = cautions(group, looks(group), origins(group, runs), None, collection.problems)
+    return next((caution.told for caution in found if caution.title == title), None)
+
+
+def set_test_metrics(run: Path, **values: float) -> None:
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    edit_result(run, metrics=metrics | {"test": metrics["test"] | values})
+    (file,) = run.glob("predictions-test-*.parquet")
+    table = pd.read_parquet(file)
+    table.assign(**{name: value for name, value in values.items() if name in table}).to_parquet(file)
+
+
+def test_shares_in_a_warning_are_of_what_it_names(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
+    (path,) = (runs / "mini/mini-tiny/grpo-relevance").iterdir()
+    set_test_metrics(path, in_catalog=0.0, eos=0.25, duplicates=0.5, list_length=7.5)
+    assert told_of(runs, "Invented films") == (
+        "More than 10\u00a0% of the ranks out of the catalogue on test: grpo · relevance (100\u00a0%)."
+    )
+    assert told_of(runs, "Lists cut off") == (
+        "More than 10\u00a0% not ended by the model on test: grpo · relevance (75\u00a0%)."
+    )
+    assert told_of(runs, "Repetitive lists") == "More than 20\u00a0% duplicates on test: grpo · relevance (50\u00a0%)."
+    assert told_of(runs, "Short lists") == "Fewer than 80\u00a0% of 10 entries on test: grpo · relevance (7.5)."
+
+
+def test_lists_without_entries_invent_no_film(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
+    (path,) = (runs / "mini/mini-tiny/grpo-relevance").iterdir()
+    set_test_metrics(path, in_catalog=0.0, list_length=0.0)
+    assert told_of(runs, "Invented films") is None
+    assert told_of(runs, "Short lists") == "Fewer than 80\u00a0% of 10 entries on test: grpo · relevance (0.0)."
+
+
+def test_the_budget_of_one_row_is_not_compared(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
+    (group,) = collect(runs).groups()
+    assert "All trained rows had the same" not in budgets(group, looks(group))
