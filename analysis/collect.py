@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis import collected
-from analysis.command import make_parser, refuse, show_problems, terminal
+from analysis.command import COLLECTED, add_folder, default_folder, make_parser, refuse, show_problems, terminal
 from analysis.reading import (
     KEYS,
     SPENDING,
@@ -162,10 +162,9 @@ exit code: 0 written or up to date (whatever was left out); 2 no such folder, or
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = make_parser("collect", DESCRIPTION, EPILOG, "folder with run directories at any depth")
-    where = "where to write (default: reports/<name of RUNS>/collected)"
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=where)
+    add_folder(parser, f"reports/<RUNS below runs/>/{COLLECTED}")
     options = parser.parse_args(arguments)
-    out = options.out or Path("reports") / options.runs.resolve().name / "collected"
+    out = options.out or default_folder(options.runs) / COLLECTED
     try:
         done = collected.update(options.runs, out)
         collection = collect(out)

@@ -12,6 +12,9 @@ from analysis import statistics
 from analysis.reading import Problem
 from rlbench.errors import BadInput
 
+COLLECTED = "collected"
+"""Name of the folder in which a collection of runs lies by default."""
+
 TERMINAL_WIDTH = 120
 """Columns assumed where output goes to a file."""
 
@@ -45,8 +48,13 @@ def plain_parser(name: str, description: str, epilog: str) -> argparse.ArgumentP
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     """--out and --resamples, for commands that write a folder of tables and figures."""
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
+    add_folder(parser)
     add_resamples(parser)
+
+
+def add_folder(parser: argparse.ArgumentParser, default: str = "reports/<RUNS below runs/>") -> None:
+    """--out; `default` describes what `default_folder` gives."""
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write (default: {default})")
 
 
 def add_resamples(parser: argparse.ArgumentParser) -> None:
@@ -61,8 +69,26 @@ def add_resamples(parser: argparse.ArgumentParser) -> None:
 
 
 def out_folder(options: argparse.Namespace) -> Path:
-    """Where a command writes."""
-    return options.out if options.out is not None else Path("reports") / options.runs.resolve().name
+    """Where a command writes: --out, or the default folder of its RUNS."""
+    return options.out if options.out is not None else default_folder(options.runs)
+
+
+def default_folder(runs: Path, top: str = "reports") -> Path:
+    """The folder for what is made from RUNS, such as reports/mini for runs/mini.
+
+    It follows the path of RUNS below the working folder, so that two RUNS of the same name do not share one. A leading
+    `runs` or `reports` is dropped, and so is `collected` at the end: a collection has the folder of its runs. RUNS
+    outside the working folder have the folder of their name.
+    """
+    whole, here = runs.resolve(), Path.cwd().resolve()
+    if not whole.is_relative_to(here) or whole == here:
+        return Path(top) / whole.name
+    parts = whole.relative_to(here).parts
+    if len(parts) > 1 and parts[-1] == COLLECTED:
+        parts = parts[:-1]
+    if len(parts) > 1 and parts[0] in ("runs", "reports"):
+        parts = parts[1:]
+    return Path(top, *parts)
 
 
 def positive(text: str) -> int:

@@ -21,13 +21,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from analysis.collect import Collection, collect
-from analysis.command import make_parser, out_folder, refuse, show_problems, show_written, terminal
+from analysis.command import add_folder, make_parser, out_folder, refuse, show_problems, show_written, terminal
 from analysis.figures.style import axis_unit
 from analysis.series import AXES, measured, own_curves, rl_rows, row_names
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
@@ -570,7 +569,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("convergence", DESCRIPTION, EPILOG, "folder with run directories at any depth")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/<name of RUNS>)")
+    add_folder(parser)
     parser.add_argument("--baseline", metavar="LABEL", help="an RL row (default: the first of algorithm grpo)")
     parser.add_argument("--metric", help="on validation (default: NDCG at the largest cut-off)")
     parser.add_argument(
@@ -591,7 +590,13 @@ def _compare(group: Collection, options: argparse.Namespace) -> Convergence:
     known = measured(group, "validation")
     if metric not in known:
         raise BadInput(f"--metric {metric}: no RL run measured it on validation.{nearest(metric, known)}")
-    rows = list(own_curves(group, "validation", metric, against=options.against))
+    curves = own_curves(group, "validation", metric, against=options.against)
+    rows = list(curves)
+    if single := [label for label, own in curves.items() if any(len(x) < 2 for x, _ in own)]:
+        raise BadInput(
+            f"{metric} was measured on validation once only in a run of {', '.join(single)}: a curve needs two points; "
+            "train with a smaller evaluation.every"
+        )
     if not rows:
         raise BadInput(
             f"--against {options.against}: no row has budget.jsonl in all of its runs, so that what was spent by an "

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from analysis.collect import Collection, collect
-from analysis.command import make_parser, refuse, show_problems, show_written, terminal
+from analysis.command import add_folder, default_folder, make_parser, refuse, show_problems, show_written, terminal
 from analysis.figures.lines import MANY, TRAINING, Key, draw_training, draw_validation
 from analysis.figures.ranks import RANK_METRICS, SHOWN, draw_ranks, rank_metrics
 from analysis.figures.reported import METRIC, Reported, beside
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
-    out = options.out if options.out is not None else Path("figures") / options.runs.resolve().name
+    out = options.out if options.out is not None else default_folder(options.runs, "figures")
     try:
         collection = collect(options.runs)
         groups = [group for group in collection.groups() if rl_rows(group)]
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("curves", DESCRIPTION, EPILOG, "folder with run directories at any depth")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: figures/<name of RUNS>)")
+    add_folder(parser, "figures/<RUNS below runs/>")
     parser.add_argument("--against", choices=list(AXES), default="updates", help="(default: %(default)s)")
     parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="see above")
     parser.add_argument("--by", metavar="KEY", help="see above")

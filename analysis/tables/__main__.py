@@ -11,7 +11,16 @@ from rich.console import Console
 
 from analysis import tables
 from analysis.collect import Problem, collect
-from analysis.command import add_out, make_parser, refuse, show_problems, show_written, terminal
+from analysis.command import (
+    add_folder,
+    add_resamples,
+    default_folder,
+    make_parser,
+    refuse,
+    show_problems,
+    show_written,
+    terminal,
+)
 from analysis.profiles_figure import FORMATS, draw_profiles, save_profiles
 from analysis.tables.spec import SPECS
 from rlbench.errors import BadInput, nearest
@@ -52,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drawn = tables.profile_scores(found, spec)
     except BadInput as error:
         return refuse("tables", error)
-    out = options.out if options.out is not None else Path("reports") / _name(options.runs)
+    out = options.out if options.out is not None else _default_folder(options.runs, options.spec)
     show(table, console)
     written = write(table, out, problems)
     written += _profiles(drawn, out, options.resamples)
@@ -73,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         help="what the table shows: a YAML file, or the name of a spec that comes with the harness (default: "
         "%(default)s)",
     )
-    add_out(parser)
+    add_folder(parser, "reports/<RUNS below runs/>/tables/<name of the spec>")
+    add_resamples(parser)
     parser.add_argument(
         "--runs-of",
         nargs=2,
@@ -83,8 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _name(folders: Sequence[Path]) -> str:
-    return "+".join(folder.resolve().name for folder in folders)
+def _default_folder(runs: Sequence[Path], spec: Path) -> Path:
+    """A folder for each spec, beside what other commands make of the same runs."""
+    first, *others = [default_folder(folder) for folder in runs]
+    beside = "+".join([first.name, *(folder.name for folder in others)])
+    return first.with_name(beside) / "tables" / spec.stem
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[tables.Folder], list[Problem]]:

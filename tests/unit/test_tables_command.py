@@ -98,11 +98,12 @@ def test_several_folders_are_named_with_their_runs(tmp_path: Path, monkeypatch: 
         )
     (path / "STATUS").write_text("running\n")
     assert tables("a", "b") == 0
-    text = (tmp_path / "reports/a+b/table.csv").read_text()
+    text = (tmp_path / "reports/a+b/tables/comparison/table.csv").read_text()
     assert " a/one/mini-tiny/grpo-dcg/seed0-" in text.replace(",", " ")
     assert "b/two/mini-tiny/sft/seed0-" in text
     assert (
-        "b/two/mini-tiny/grpo-dcg/seed0" in (tmp_path / "reports/a+b/table.md").read_text().split("Left out: 1 run.")[1]
+        "b/two/mini-tiny/grpo-dcg/seed0"
+        in (tmp_path / "reports/a+b/tables/comparison/table.md").read_text().split("Left out: 1 run.")[1]
     )
 
 
