@@ -3,17 +3,28 @@
 import hashlib
 import os
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-RUNS = ("run.py", "rlbench", "conf", "hydra_plugins")
-"""What decides how a run computes, below the repository."""
+OUTPUTS = ("runs", "reports", "figures", "multirun", "wandb", ".cache")
+"""Folders below the repository that our own commands write to."""
+CONFIGURATION = ("conf", "experiments")
+"""Folders whose YAML files Hydra composes into a run's configuration."""
+DATA_OF_CODE = ("rlbench", "hydra_plugins")
+"""Folders whose files of any kind may be read by a run, such as rlbench/data/films.csv."""
 
 
 def git_state(root: Path) -> dict[str, Any]:
-    """Commit, whether the tree differs from it, and the sha256 of the difference: `git diff HEAD`, and the files of
-    code and configuration (`RUNS`) that git neither tracks nor ignores. All null where there is no git, or no
-    repository."""
+    """The commit of the code below `root`, and how the files differ from it.
+
+    Counted are tracked files that were modified or deleted, and untracked files that a run could import or compose
+    (`affects_runs`). Files in the folders that our commands write to (`OUTPUTS`) never count.
+
+    Returns:
+        `commit`; `dirty`: whether any file counts; `changed`: their paths below `root`, sorted; `diff_sha256`: of
+        their differences to the commit, null where there are none. All null where there is no git, or where the
+        repository around `root` does not track its files (an installed copy).
+    """
 
     def ask(*arguments: str) -> bytes | None:
         try:
@@ -21,15 +32,45 @@ def git_state(root: Path) -> dict[str, Any]:
         except (OSError, subprocess.CalledProcessError):  # no git, or no repository (an installed copy)
             return None
 
-    commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
-    if commit is None or status is None:
-        return {"commit": None, "dirty": None, "diff_sha256": None}
-    if not status:
-        return {"commit": commit.decode().strip(), "dirty": False, "diff_sha256": None}
-    digest = hashlib.sha256(ask("diff", "HEAD", "--binary") or b"")
-    for name in sorted((ask("ls-files", "--others", "--exclude-standard", "-z", "--", *RUNS) or b"").split(b"\0")):
-        path = root / os.fsdecode(name)
-        if name and path.is_file():
+    commit, tracked = ask("rev-parse", "HEAD"), ask("ls-files", "-z")
+    if commit is None or not tracked:
+        return {"commit": None, "dirty": None, "changed": None, "diff_sha256": None}
+    outside = ["--", ".", *(f":(exclude){folder}" for folder in OUTPUTS)]
+    diff = ask("diff", "HEAD", "--binary", "--relative", *outside) or b""
+    changed = _names(ask("diff", "HEAD", "--name-only", "--relative", "-z", *outside))
+    untracked = [name for name in _names(ask("ls-files", "--others", "--exclude-standard", "-z")) if affects_runs(name)]
+    digest = hashlib.sha256(diff)
+    for name in untracked:
+        path = root / name
+        if path.is_file():
             with path.open("rb") as file:
-                digest.update(name + hashlib.file_digest(file, "sha256").digest())
-    return {"commit": commit.decode().strip(), "dirty": True, "diff_sha256": digest.hexdigest()}
+                digest.update(os.fsencode(name) + hashlib.file_digest(file, "sha256").digest())
+    names = sorted({*changed, *untracked})
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": bool(names),
+        "changed": names,
+        "diff_sha256": digest.hexdigest() if names else None,
+    }
+
+
+def affects_runs(name: str) -> bool:
+    """Whether a file could take part in a run without being named: imported, composed, or read as data of the code.
+
+    Args:
+        name: its path below the repository.
+    """
+    path = PurePosixPath(name)
+    top = path.parts[0]
+    if top in OUTPUTS:
+        return False
+    if top in DATA_OF_CODE:
+        return True
+    if path.suffix in (".yaml", ".yml"):
+        return top in CONFIGURATION
+    module = (*path.parent.parts, path.stem)
+    return path.suffix in (".py", ".so") and all(part.split(".")[0].isidentifier() for part in module)
+
+
+def _names(listed: bytes | None) -> list[str]:
+    return sorted(os.fsdecode(name) for name in (listed or b"").split(b"\0") if name)

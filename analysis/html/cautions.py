@@ -11,7 +11,7 @@ from analysis.collect import Collection, Problem
 from analysis.html.curve_data import Measured
 from analysis.html.grid import folded, lines, many, percent, section, words
 from analysis.html.markup import Html, breakable, join, tag
-from analysis.html.provenance import Origin
+from analysis.html.provenance import Origin, files
 from analysis.html.rows import Look
 from analysis.html.verdict import Verdict, is_tie
 from analysis.tables import at_least, metric_title, unequal_budgets, unequal_note
@@ -296,9 +296,11 @@ def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
     if len(commits) > 1:
         told = ", ".join(f"{commit} ({many(count, 'run')})" for commit, count in commits.most_common())
         found.append(Caution("Different code", f"Runs of this comparison were made at {told}.", True))
-    dirty = sum(one.dirty for one in known)
+    dirty = [one for one in known if one.dirty]
     if dirty:
-        told = f"{many(dirty, 'run')} of {len(origins)} made with code that was not committed."
+        changed = {name for one in dirty for name in one.changed}
+        named = f": {files(changed)}" if changed else ""
+        told = f"{many(len(dirty), 'run')} of {len(origins)} made with code that was not committed{named}."
         found.append(Caution("Uncommitted code", told, False))
     for title, values in (
         ("Different hardware", {one.hardware for run, one in origins.items() if one.hardware and run in trained}),

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections import Counter
+from collections.abc import Collection as Names
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.collect import Collection
-from analysis.html.grid import Head, folded, grid, lines, many, section, text
+from analysis.html.grid import Head, folded, grid, lines, many, section, text, words
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look
+
+NAMED = 8
+"""Files named in one sentence; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Origin:
     Attributes:
         commit: of the code; "" where there is no git.
         dirty: whether the code differed from it.
+        changed: files that differed; empty in manifests that do not name them.
         versions: of the packages that results hang on.
         hardware: machine, CPU, GPUs in words.
         data: name and digest of the data.
@@ -31,6 +36,7 @@ class Origin:
 
     commit: str = ""
     dirty: bool = False
+    changed: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: str = ""
     data: str = ""
@@ -52,6 +58,7 @@ def origin(run: Path) -> Origin:
     return Origin(
         commit=git.get("commit") or "",
         dirty=bool(git.get("dirty")),
+        changed=tuple(git.get("changed") or ()),
         versions=manifest.get("versions") or {},
         hardware=_hardware(manifest.get("hardware") or {}),
         data=f"{data['name']} (sha256 {str(data['sha256'])[:12]}…)" if data.get("sha256") else "",
@@ -130,7 +137,17 @@ def _each(values: Any) -> Html:
 def _commit(one: Origin) -> str:
     if not one.commit:
         return "not recorded"
-    return f"commit {one.commit[:12]}{' with changes that are not committed' if one.dirty else ''}"
+    if not one.dirty:
+        return f"commit {one.commit[:12]}"
+    named = f" ({files(one.changed)})" if one.changed else ""
+    return f"commit {one.commit[:12]} with changes that are not committed{named}"
+
+
+def files(names: Names[str]) -> str:
+    """The first files by name; more are counted."""
+    shown = sorted(names)[:NAMED]
+    more = [f"{many(len(names) - NAMED, 'more file')}"] if len(names) > NAMED else []
+    return words([*shown, *more])
 
 
 def _versions(one: Origin, names: Sequence[str]) -> str:
@@ -186,8 +203,8 @@ def combined(runs: Sequence[Mapping[str, str]]) -> str | None:
     if set(product(*values.values())) != wanted:
         return None
     swept = [key for key in keys if len(values[key]) > 1]
-    words = [f"{key}={','.join(values[key])}" for key in keys]
-    return " ".join(["python", "run.py", *(["-m"] if swept else []), *map(shlex.quote, words)])
+    settings = [f"{key}={','.join(values[key])}" for key in keys]
+    return " ".join(["python", "run.py", *(["-m"] if swept else []), *map(shlex.quote, settings)])
 
 
 def _line(one: Mapping[str, str]) -> list[str]:

@@ -1,7 +1,6 @@
 """What a run spends: phases, energy counters, peaks, totals of several attempts."""
 
 import json
-import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 from rlbench.budget import PHASES, Energy, EnergyCounter, Ledger, cpu_counters, gpu_counters, peak_memory
 from rlbench.data.record import RankedListDataset
-from rlbench.git import git_state
 from rlbench.progress import Progress
 from rlbench.provenance import cpu_model
 from rlbench.runs import locate
@@ -134,26 +132,6 @@ def test_sft_trains_on_the_tokens_of_its_demonstrations(mini: RankedListDataset,
         len(demonstration_tokens(record, tokenizer, 256)[1]) for record in records
     )
     assert ledger.counts["prompts"] == 40
-
-
-def test_a_changed_tree_has_a_hash_of_its_change(tmp_path):
-    def git(*arguments):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
-
-    assert git_state(tmp_path) == {"commit": None, "dirty": None, "diff_sha256": None}
-    (tmp_path / "rlbench").mkdir()
-    (tmp_path / "run.py").write_text("1\n")
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
-        git(*command)
-    clean = git_state(tmp_path)
-    assert len(clean["commit"]) == 40 and clean["dirty"] is False and clean["diff_sha256"] is None
-    seen = set()
-    for file, text in (("run.py", "2\n"), ("rlbench/new.py", "3\n"), ("rlbench/new.py", "4\n")):
-        (tmp_path / file).write_text(text)
-        state = git_state(tmp_path)
-        assert state["dirty"] and state["commit"] == clean["commit"] and state == git_state(tmp_path)
-        seen.add(state["diff_sha256"])
-    assert len(seen) == 3
 
 
 def test_the_processor_has_a_name(tmp_path):

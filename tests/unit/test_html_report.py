@@ -301,7 +301,7 @@ def test_warnings(tmp_path: Path) -> None:
         checkpoint={"rule": "best", "step": 20},
     )
     manifest = json.loads((paths[1] / "manifest.json").read_text())
-    manifest["git"] = {"commit": "f" * 40, "dirty": True}
+    manifest["git"] = {"commit": "f" * 40, "dirty": True, "changed": ["rlbench/trainer.py", "conf/new.yaml"]}
     manifest["versions"]["torch"] = "2.14.0"
     manifest["hardware"]["threads"] = 7
     (paths[1] / "manifest.json").write_text(json.dumps(manifest))
@@ -318,6 +318,7 @@ def test_warnings(tmp_path: Path) -> None:
         "Different versions", "Different checkpoint rules",
     }  # fmt: skip
     made = page(runs)
+    assert "made with code that was not committed: conf/new.yaml and rlbench/trainer.py." in made
     assert "no memory" in made and "stopped early at update 12" in made
 
 
