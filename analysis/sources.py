@@ -30,7 +30,7 @@ class Source(ABC):
 
     @abstractmethod
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
-        """context_id, sample, cluster_id and these columns (per-query metrics, n_truth), one row a test sample, by query."""
+        """context_id, sample, cluster_id and these columns (per-query metrics, n_truth), a row a test sample."""
 
     @abstractmethod
     def curves(self, run: str) -> pd.DataFrame:
