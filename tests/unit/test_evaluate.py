@@ -11,7 +11,7 @@ from rlbench import published
 from rlbench.catalog import Catalog
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.judging import Answer, judge_answers, sampled_metrics
+from rlbench.judging import Answer, choose_contexts, judge_answers, sampled_metrics
 from rlbench.lists import ListReader, UnitLayout
 from rlbench.metrics import union_recall
 from rlbench.models.loading import load_model, load_tokenizer
@@ -94,6 +94,43 @@ def test_samples_of_one_context_share_its_list_and_have_their_own_truth():
     assert all(math.isfinite(value) for value in means.values())
     per_query = table.select_dtypes("float").columns
     assert set(per_query) < set(means) and not {"sample", "n_truth", "finished"} & set(means)
+
+
+def test_a_list_that_several_answerers_share_recommends_once():
+    records = [record("a", ("Alien", 1979)), record("a", ("Heat", 1995)), record("b", ("Jaws", 1975))]
+    answers = {"a": answer("Alien (1979)"), "b": answer("Heat (1995)\nJaws (1975)")}
+    _, means = judge_answers(records, answers, Judge(CATALOG, N), film_facts(dataset_of(records), CATALOG), [1])
+    assert means["popularity"] == pytest.approx((1 / 3 + 1 / 3) / 2)
+    assert means["gini"] == pytest.approx(1 / 4)  # Alien, Heat and Jaws once each, Taken never
+    records = [record("a", ("Alien", 1979)), record("a", ("Alien", 1979)), record("b", ("Jaws", 1975))]
+    _, means = judge_answers(records, answers, Judge(CATALOG, N), film_facts(dataset_of(records), CATALOG), [1])
+    # Two of three training truths are Alien, one is Jaws: list a has 2/3, list b (0 + 1/3) / 2.
+    assert means["popularity"] == pytest.approx((2 / 3 + 1 / 6) / 2)
+
+
+def test_ranks_without_a_known_confidence_do_not_enter_calibration():
+    records = [record("a", ("Alien", 1979))]
+    judged = {"a": answer("Alien (1979)\nHeat (1995)", (0.5, math.nan, math.nan))}
+    _, means = judge_answers(records, judged, Judge(CATALOG, N), film_facts(dataset_of(records), CATALOG), [1])
+    assert means["brier"] == pytest.approx(0.25)
+
+
+def test_a_subset_of_contexts_is_spread_over_the_split():
+    records = [record(context, ("Alien", 1979)) for context in "aabbbcdefgh"]
+    kept = choose_contexts(records, 3)
+    assert [row.context_id for row in kept] == ["a", "a", "c", "f"]  # contexts 0, 2 and 5 of 8, every sample of them
+    assert choose_contexts(records, None) == choose_contexts(records, 8) == records
+    assert len(choose_contexts(records, 7)) < len(records)
+
+
+def test_each_sample_of_sampled_lists_has_its_own_seen_titles():
+    question = [{"role": "user", "content": "?"}]
+    records = [
+        Record(question, [("Alien", 1979)], ["Alien"], "a"),
+        Record(question, [("Alien", 1979)], ["Heat"], "b"),
+    ]
+    samples = pd.DataFrame([{"context_id": context, "list": 0, "text": "Alien (1979)"} for context in "ab"])
+    assert sampled_metrics(records, samples, Judge(CATALOG, N), 1, [1])["pass@1"].tolist() == [0, 1]
 
 
 def test_the_published_protocols_stand_beside_ours():

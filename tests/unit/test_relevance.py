@@ -45,6 +45,49 @@ def test_a_truth_outside_the_catalogue_is_no_hit_but_counts():
     assert judged("Gone (1990)", [("Gone", 1990)], judge=Judge(Catalog([]), N)).n_truth.tolist() == [1]
 
 
+def test_a_repeated_seen_film_is_a_duplicate():
+    """The first verdict that applies wins: out of catalogue, duplicate, seen, hit, miss."""
+    text = "Nowhere (2000)\nJaws (1975)\nNowhere (2000)\nJaws (1975)\nHeat (1995)\nHeat (1995)"
+    assert judged(text, [("Heat", 1995), ("Jaws", 1975)], ["Jaws"]).names(0) == [
+        Verdict.OUT_OF_CATALOG,
+        Verdict.SEEN,
+        Verdict.OUT_OF_CATALOG,
+        Verdict.DUPLICATE,
+        Verdict.HIT,
+        Verdict.DUPLICATE,
+    ]
+
+
+def test_a_truth_that_a_record_repeats_is_one_truth():
+    truth = [("Jaws", 1975), ("jaws ", 1975), ("Heat", 1995), ("Jaws", 1975), ("Alien", 1979)]
+    lists = judged("Alien (1979)\nHeat (1995)\nJaws (1975)", truth)
+    assert lists.n_truth.tolist() == [3]
+    assert lists.truths[0, :3].tolist() == [2, 1, 0]  # numbered without the repeats, which union_recall relies on
+
+
+def test_a_remake_outside_the_catalogue_is_another_truth():
+    assert judged("Heat (1995)", [("Gone", 1990), ("GONE", 1990), ("Gone", 2012)]).n_truth.tolist() == [2]
+
+
+def test_a_text_without_token_counts_is_taken_as_finished():
+    lists = judged("Heat (1995)", [("Heat", 1995)])
+    assert lists.finished.tolist() == [True] and lists.n_tokens.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "shifted"),
+    [
+        ("Alien (1979)\nHeat (1995)\nJaws (1975)", 0),
+        ("Here you go:\nAlien (1979)\nHeat (1995)", 2),
+        ("Alien (1979)\nand\nHeat (1995)\nJaws (1975)", 2),
+        ("Alien (1979)\nHeat (1995)\nand\nJaws (1975)\nTaken (2008)", 2),
+        ("", 0),
+    ],
+)
+def test_entries_below_a_line_without_one_are_shifted(text, shifted):
+    assert judged(text, [("Heat", 1995)]).n_shifted.tolist() == [shifted]
+
+
 def test_the_year_counts_as_far_as_the_policy_says():
     assert judged("Heat (1994)", [("Heat", 1995)]).names(0) == [Verdict.OUT_OF_CATALOG]
     tolerant = Judge(CATALOG.with_policy(MatchingPolicy(("nfkc", "spaces", "casefold"), 1)), N)

@@ -18,8 +18,10 @@ from rlbench.objective.pieces import baselines
 from rlbench.relevance import ABSENT, VERDICTS, JudgedLists, Verdict
 from rlbench.rewards.combine import COMBINERS, mean_of_power, solve_rate
 from rlbench.rewards.returns import tail_returns
+from rlbench.rewards.scorer import score
 from rlbench.rewards.success import SUCCESS, check_success, success
 from rlbench.rewards.terms import TERMS, FilmFacts, check_terms, list_term, percentiles, term_options
+from tests.conftest import composed
 
 N = 6
 COUNTS = [5, 0, 2, 2, 9, 0, 1]
@@ -322,7 +324,51 @@ def test_solve_rate_is_at_least_one_success():
     assert rate.tolist() == [0.25] * 4 + [0.75] * 4
 
 
+# -- totals
+
+
+def test_totals_and_features_by_hand():
+    """One rank term and one list term together; lists as in LISTS."""
+    reward = composed("reward=relevance").reward
+    reward.terms = {"relevance": {"weight": 2.0}, "length": {"weight": -0.5}}
+    batch = score(judged(), FACTS, reward)
+    hits, lengths = [2, 1, 0, 6, 0, 1], [1.0, -4 / 6, -1.0, -5 / 6, -1 / 6, -1 / 6]
+    assert batch.totals.tolist() == pytest.approx([2 * h - 0.5 * s for h, s in zip(hits, lengths, strict=True)])
+    assert batch.gains[:, 0].sum(1).tolist() == hits and batch.gains[:, 1].abs().sum() == 0
+    assert batch.scores[:, 1].tolist() == pytest.approx(lengths) and batch.scores[:, 0].abs().sum() == 0
+    features = {name: values.tolist() for name, values in batch.named_features().items()}
+    assert features["tokens"] == [60, 90, 1, 100, 101, 81] and features["entries"] == [6, 2, 0, 11, 7, 5]
+    assert features["in_catalog"] == pytest.approx([5 / 6, 1, 0, 1, 4 / 6, 1])
+    assert features["duplicates"] == pytest.approx([1 / 6, 0, 0, 0, 3 / 6, 1 / 5])
+
+    def mean_percentile(*films):
+        return sum(percentile(COUNTS, film) for film in films) / len(films)
+
+    # The mean is over the films that are in the catalogue, not over all entries.
+    assert features["popularity"] == pytest.approx(
+        [mean_percentile(0, 1, 2, 0, 3), mean_percentile(4, 6), 0]
+        + [mean_percentile(1, 2, 3, 4, 5, 6), mean_percentile(1, 1, 1, 1), mean_percentile(0, 0, 5, 5, 6)]
+    )
+
+
+def test_defaults_of_verdict_cost():
+    costs = TERMS["verdict_cost"].function(judged(), FACTS)
+    assert costs[0].tolist() == [1.0, 0.0, -1.25, -1.0, -1.0, 1.0] and costs[2].tolist() == [0.0] * N
+    costs = TERMS["verdict_cost"].function(judged(), FACTS, seen=-2.0, duplicate=-3.0)
+    assert costs[0].tolist() == [1.0, 0.0, -1.25, -2.0, -3.0, 1.0]
+
+
 # -- success
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"), [("recall_at_least", [0.5]), ("ndcg_at_least", [1 / math.log2(3)]), ("total_at_least", [0.5])]
+)
+def test_a_value_at_the_threshold_is_a_success_and_one_clearly_below_is_not(rule, values):
+    lists = judged([("miss:0 hit:1", 2 if rule == "recall_at_least" else 1, 2, 2, 9)])
+    totals = np.array(values)
+    for distance, expected in ((0.0, True), (1e-12, True), (1e-6, False), (1e-3, False)):
+        assert success(lists, totals, rule, values[0] + distance).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
