@@ -159,7 +159,8 @@ class Step:
         dataset, rl = load_dataset(config.dataset), config.trainer.rl
         with tempfile.TemporaryDirectory() as folder:
             source = locate_model(config.model, dataset, Path(folder))
-            tokenizer, self.model = load_tokenizer(source), load_model(source, config.model.dtype)
+            tokenizer = load_tokenizer(source, config.generation.template_date)
+            self.model = load_model(source, config.model.dtype)
         prompts = [record.prompt for record in dataset.splits["train"][: B // rl.group_size]]
         tokens = tokenizer.apply_chat_template(
             prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True

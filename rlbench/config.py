@@ -15,6 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlbench.errors import BadInput, nearest
 
+TEMPLATE_DATE = "2024-07-26"
+"""The date that chat templates get where a configuration names none: the one that Llama 3's template falls back to."""
+
 
 @dataclass
 class KLConfig:
@@ -379,9 +382,12 @@ class VLLMConfig:
 
 @dataclass
 class GenerationConfig:
-    """Rollout sampling, and the engine that does it; evaluation is greedy, by plain generate.
+    """How lists are decoded, and the engine of rollouts; evaluation is greedy, by plain generate.
 
-    `max_new_tokens` holds for both. `continuous` and `vllm` have an effect under their engines alone.
+    `temperature`, `top_p`, `top_k` and `min_p` act on sampled lists alone; `repetition_penalty`, `no_repeat_ngram_size`
+    and `max_new_tokens` on greedy ones too. `template_date` is the date, YYYY-MM-DD, that a chat template gets when it
+    asks for the current one. `continuous` and `vllm` have an effect under their engines alone. The last four have
+    defaults for the reason that `RLConfig.start` has.
     """
 
     engine: str
@@ -391,6 +397,10 @@ class GenerationConfig:
     max_new_tokens: int
     continuous: ContinuousConfig
     vllm: VLLMConfig
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    template_date: str = TEMPLATE_DATE
 
 
 @dataclass

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-from transformers import GenerationConfig as HFGenerationConfig
 from transformers.utils import logging as hf_logging
 
 from rlbench.cli import fail
@@ -24,6 +23,7 @@ from rlbench.data.facts import film_facts
 from rlbench.data.record import Record
 from rlbench.errors import BadInput
 from rlbench.lists import ListReader
+from rlbench.models.generation import generation_config
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
 from rlbench.objective.effective_rank import rank_features
@@ -101,7 +101,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     if not 0 <= prompt < len(records):
         raise BadInput(f"--prompt {prompt} is outside 0..{len(records) - 1}")
     record = records[prompt]
-    tokenizer, model = load_tokenizer(folder), load_model(folder, config.model.dtype)
+    tokenizer, model = load_tokenizer(folder, config.generation.template_date), load_model(folder, config.model.dtype)
     ends = eos_ids(model, tokenizer)
     reader = ListReader(tokenizer, config.dataset.list_length, ends)
     judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
@@ -112,15 +112,8 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     torch.manual_seed(seed)
     output = model.generate(
         **batch,
-        generation_config=HFGenerationConfig(
-            do_sample=True,
-            temperature=config.generation.temperature,
-            top_p=config.generation.top_p,
-            top_k=config.generation.top_k,
-            max_new_tokens=config.generation.max_new_tokens,
-            num_return_sequences=group_size,
-            eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
+        generation_config=generation_config(
+            config.generation, tokenizer, ends, sampled=True, num_return_sequences=group_size
         ),
     )[:, batch["input_ids"].size(1) :]
     is_end = torch.isin(output, torch.tensor(ends))

@@ -296,7 +296,9 @@ def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:
     for config in different.values():
         dataset = load_dataset(config.dataset)
         source = locate_model(config.model, dataset, Path(config.cache_dir))
-        found.append((config, estimate_run(config, dataset, source, load_tokenizer(source))))
+        found.append(
+            (config, estimate_run(config, dataset, source, load_tokenizer(source, config.generation.template_date)))
+        )
     return max(found, key=lambda pair: pair[1].peak)
 
 

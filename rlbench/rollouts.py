@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from rlbench.config import GenerationConfig, VLLMConfig
+from rlbench.decoding import NEUTRAL, sampling_identity
 from rlbench.errors import nearest
 
 ENGINES = ("transformers", "continuous", "vllm_colocate", "vllm_server")
 CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
-SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens")
 DECIDE_RESULTS = ("correction", "ratio_min", "ratio_max")
 """Keys of `generation.vllm` that decide what a run computes; the others say where the engine runs, in what memory."""
 PAGE_TOKENS = 256
@@ -39,13 +39,23 @@ def readable(generation: GenerationConfig, positions: int) -> int:
     return positions if own is None else min(positions, own)
 
 
-def rollout_arguments(generation: GenerationConfig) -> dict[str, Any]:
-    """Arguments of TRL's GRPOConfig for sampling and engine."""
+def rollout_arguments(generation: GenerationConfig, eos_token_ids: Sequence[int] = ()) -> dict[str, Any]:
+    """Arguments of TRL's GRPOConfig for sampling and engine.
+
+    Args:
+        generation: the run's settings.
+        eos_token_ids: every id that ends a list; vLLM is told them. TRL gives the other engines those of its model.
+    """
     arguments: dict[str, Any] = {
         "max_completion_length": generation.max_new_tokens,
         "temperature": generation.temperature,
         "top_p": generation.top_p,
         "top_k": generation.top_k,
+        "min_p": generation.min_p or None,  # 0 would make transformers sort every step's probabilities, to no effect
+        "repetition_penalty": generation.repetition_penalty,
+        "generation_kwargs": {"stop_token_ids": list(eos_token_ids)}
+        if uses_vllm(generation)
+        else NEUTRAL | {"no_repeat_ngram_size": generation.no_repeat_ngram_size},
     }
     if generation.engine == "continuous":
         return arguments | _continuous_arguments(generation)
@@ -96,7 +106,7 @@ def _vllm_arguments(engine: str, vllm: VLLMConfig) -> dict[str, Any]:
 
 def rollout_identity(generation: GenerationConfig) -> dict[str, Any]:
     """What of the generation decides a run's results; no engine is named where it is plain generate."""
-    identity: dict[str, Any] = {key: getattr(generation, key) for key in SAMPLING}
+    identity = sampling_identity(generation)
     if generation.engine == "transformers":
         return identity
     identity["engine"] = generation.engine

@@ -31,6 +31,7 @@ from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
 from rlbench.files import whole_file, write_json
 from rlbench.judging import Answer, choose_contexts, judge_answers
+from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
 from rlbench.objective.guards import caveats
 from rlbench.plugins import check_unchanged
@@ -91,7 +92,9 @@ def prepare(config: Config) -> Session:
     for caveat in caveats([config]):
         console.print(f"note: {caveat}", style="yellow", markup=False)
     source = locate_model(config.model, dataset, Path(config.cache_dir))
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, config.generation.template_date)
+    for notice in notices(source, config.generation):
+        console.print(f"note: {notice}", style="yellow", markup=False)
     positions = readable(config.generation, max_positions(source))
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
     problems += check_server(config, source)

@@ -19,6 +19,7 @@ import yaml
 from rlbench import attempts
 from rlbench.attempts import Attempt, reason_of
 from rlbench.config import Config
+from rlbench.decoding import greedy_identity, sampling_identity
 from rlbench.errors import BadInput
 from rlbench.files import (
     PARTIAL,
@@ -60,10 +61,10 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
     contexts = {key: evaluation[key] for key in ("validation_contexts", "test_contexts")}
     if stage == "oracle":
         return identity | {"evaluation": contexts}
-    identity |= {"model": full["model"], "max_new_tokens": full["generation"]["max_new_tokens"]}
+    identity |= {"model": full["model"], "decoding": greedy_identity(config.generation)}
     contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
     if evaluation["samples"]:
-        contexts |= {key: full["generation"][key] for key in ("temperature", "top_p", "top_k")}
+        contexts |= sampling_identity(config.generation)
         contexts["batch_size"] = evaluation["batch_size"]  # random numbers are drawn batch by batch
     if stage == "zero_shot":
         return identity | {"evaluation": contexts}

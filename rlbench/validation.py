@@ -20,6 +20,7 @@ from rlbench.config import (
     RLConfig,
     SafetyConfig,
 )
+from rlbench.decoding import check_decoding
 from rlbench.errors import nearest
 from rlbench.plugins import load_plugins
 from rlbench.preference.checks import check_preference
@@ -152,6 +153,7 @@ def validate(config: Config, processes: int = 1) -> list[str]:
     if share is not None and not 0 < share <= 1:
         problems.append(f"runtime.gpu_share = {share} must lie in (0, 1], or be null for all of the GPU's memory")
     problems += _parallel(config, processes) + check_generation(config.generation, processes)
+    problems += check_decoding(config.generation)
     if isinstance(config.algorithm, AlgorithmConfig):
         problems += _policy_optimisation(config) + check_algorithm(config.algorithm)
     if problems:

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import jinja2
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from rlbench.config import HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
+from rlbench.config import TEMPLATE_DATE, HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
 from rlbench.errors import BadInput
 from rlbench.models import tiny
+from rlbench.models.generation import forget_decoding
+from rlbench.models.templates import pin_date, random_parts
 
 
 def check_model(config: ModelConfig) -> list[str]:
@@ -40,11 +43,15 @@ def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Pat
     return str(Path(config.path).expanduser()) if _is_local(config.path) else config.path
 
 
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, padding on the left.
+def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, padding on the left; its chat template writes the same prompt on every day.
+
+    Args:
+        source: a folder or hub id.
+        template_date: the date, YYYY-MM-DD, that the template gets when it asks for the current one.
 
     Raises:
-        BadInput: where it has no chat template, or a hub id cannot be reached.
+        BadInput: where it has no chat template or one that draws at random, or a hub id cannot be reached.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), padding_side="left")
@@ -55,10 +62,32 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         ) from error
     if tokenizer.chat_template is None:
         raise BadInput(f"the tokenizer of '{source}' has no chat template; use an instruction-tuned model")
+    _fix_templates(tokenizer, source, template_date)
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         # SFT masks padding: were EOS the padding too, the model would never learn to stop.
         tokenizer.pad_token = _spare_token(tokenizer)
     return tokenizer
+
+
+def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date: str) -> None:
+    """Pin the date of a tokenizer's template, or of each of them where it has several by name.
+
+    Raises:
+        BadInput: where one draws at random, or cannot be read.
+    """
+    several = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {"": tokenizer.chat_template}
+    for template in several.values():
+        try:
+            drawn = random_parts(template)
+        except jinja2.TemplateSyntaxError as error:
+            raise BadInput(f"the chat template of '{source}' cannot be read: {error} (line {error.lineno})") from error
+        if drawn:
+            raise BadInput(
+                f"the chat template of '{source}' writes another prompt every time, by {' and '.join(drawn)}: no run "
+                "could be repeated. Remove that from its chat_template, or use another model"
+            )
+    pinned = {name: pin_date(template, date) for name, template in several.items()}
+    tokenizer.chat_template = pinned if isinstance(tokenizer.chat_template, dict) else pinned[""]
 
 
 def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -78,6 +107,11 @@ def max_positions(source: str | Path) -> int:
 
 
 def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
-    """All weights in the given dtype. float32 masters are the default: in bfloat16 steps of 1e-6 round to nothing."""
+    """All weights in the given dtype, without the decoding settings of the model's own files.
+
+    float32 masters are the default: in bfloat16 steps of 1e-6 round to nothing.
+    """
     unset_hf_deepspeed_config()  # what an earlier stage's trainer has set would shard them while they are loaded
-    return AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
+    forget_decoding(model)
+    return model

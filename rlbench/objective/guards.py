@@ -7,7 +7,7 @@ facts of pieces, never at the names of methods, so that it holds for pieces from
 
 from collections.abc import Callable, Sequence
 
-from rlbench import rollouts
+from rlbench import decoding, rollouts
 from rlbench.config import AlgorithmConfig, Config
 from rlbench.objective.pieces import Piece, baselines, credits, regularisers, surrogates
 from rlbench.rewards.terms import TERMS
@@ -201,13 +201,26 @@ def correction_of_lists(config: Config) -> str:
 def corrected_truncation(config: Config) -> str:
     """Sampling from the likeliest tokens, corrected by the probabilities of all."""
     generation = config.generation
-    if rollouts.correction_of(generation) == "none" or (generation.top_p == 1 and generation.top_k == 0):
+    if rollouts.correction_of(generation) == "none" or not decoding.changed(generation):
         return ""
     return (
-        f"generation.vllm.correction = '{generation.vllm.correction}' with generation.top_p = {generation.top_p} and "
-        f"top_k = {generation.top_k}: the engine's probabilities are of the tokens that are left, the policy's of all, "
-        "so that every ratio is below 1 and a list's far below; use generation.top_p=1 and top_k=0, or "
-        "generation.vllm.correction=none"
+        f"generation.vllm.correction = '{generation.vllm.correction}' with generation."
+        f"{decoding.changed(generation)}: the engine's probabilities are of the tokens that are left, the policy's of all, so that every ratio is below 1 "
+        "and a list's far below; use "
+        "generation.top_p=1, generation.top_k=0, generation.min_p=0 and generation.repetition_penalty=1"
+    )
+
+
+def other_than_sampled(config: Config) -> str:
+    """Lists that are drawn from another distribution than the one whose log-probabilities enter the loss."""
+    generation = config.generation
+    if not decoding.changed(generation) or rollouts.correction_of(generation) != "none":
+        return ""
+    return (
+        f"generation.{decoding.changed(generation)} changes the distribution that lists are sampled from; the loss "
+        "takes the log-probabilities of the policy itself, old and new, so that training is off-policy by the difference "
+        "(docs/generation.md); use generation.top_p=1, generation.top_k=0, generation.min_p=0, "
+        "generation.repetition_penalty=1 and generation.no_repeat_ngram_size=0"
     )
 
 
@@ -225,7 +238,7 @@ REFUSALS: tuple[Guard, ...] = (
     bonus_for_each_term,
     correction_of_lists,
 )
-CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns, corrected_truncation)
+CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns, corrected_truncation, other_than_sampled)
 
 
 def refusals(config: Config) -> list[str]:

@@ -48,7 +48,8 @@ def seeded_engine(args: GRPOConfig) -> Iterator[None]:
     make = vllm_generation.LLM
 
     def seeded(*, seed: int, **settings: Any) -> Any:
-        return make(seed=engine_seed(args.seed, seed), **settings)
+        # "vllm" keeps the engine from reading the model's generation_config.json: every request says all of it.
+        return make(seed=engine_seed(args.seed, seed), generation_config="vllm", **settings)
 
     vllm_generation.LLM = seeded
     try:

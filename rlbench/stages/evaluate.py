@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig as HFGenerationConfig
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlbench import processes
-from rlbench.config import Config
+from rlbench.config import Config, GenerationConfig
 from rlbench.data.record import Messages, Record
 from rlbench.judging import Answer, judge_answers, sampled_metrics
 from rlbench.lists import ListReader
+from rlbench.models.generation import generation_config
 from rlbench.objective.units import scatter_mean, unit_sizes
 from rlbench.relevance import Judge
 from rlbench.rewards.terms import FilmFacts
@@ -90,30 +90,23 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Messages],
     *,
-    max_new_tokens: int,
+    generation: GenerationConfig,
     batch_size: int,
     eos_token_ids: Sequence[int],
-    sampling: dict[str, float] | None = None,
+    sampled: bool = False,
     progress: Progress | None = None,
 ) -> list[Completion]:
-    """Completions of prompts, prompts of like length in one batch; greedy, or with `sampling` (temperature, ...).
+    """Completions of prompts, prompts of like length in one batch; greedy, or sampled.
 
     Greedy lists are made on all processes, which take turns by whole batches, so that each list is the one that a
-    single process makes; every process returns all. With `sampling` a process makes all lists itself.
+    single process makes; every process returns all. Sampled lists a process makes all itself.
     """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    config = HFGenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=sampling is not None,
-        eos_token_id=list(eos_token_ids),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        **(sampling or {}),
-    )
+    config = generation_config(generation, tokenizer, eos_token_ids, sampled=sampled)
     completions: dict[int, Completion] = {}
     starts = range(0, len(order), batch_size)
-    if sampling is None:
+    if not sampled:
         starts = starts[processes.index() :: processes.count()]
     was_training = model.training
     model.eval()
@@ -122,7 +115,7 @@ def generate(
         batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, padding_side="left", return_tensors="pt")
         batch = {key: value.to(model.device) for key, value in batch.items()}
         watch = _GreedyLogProbabilities()
-        processors = LogitsProcessorList([] if sampling else [watch])
+        processors = LogitsProcessorList([] if sampled else [watch])
         with torch.no_grad():
             # Its weights are all here: no other process need take part in a step.
             output = model.generate(**batch, generation_config=config, logits_processor=processors, synced_gpus=False)
@@ -133,7 +126,7 @@ def generate(
         if progress is not None:
             progress(min(start + batch_size, len(order)))
     model.train(was_training)
-    if sampling is None:
+    if not sampled:
         completions = {i: made for of_process in processes.gather(completions) for i, made in of_process.items()}
     return [completions[i] for i in range(len(ids))]
 
@@ -199,33 +192,28 @@ def evaluate(
     reader = ListReader(tokenizer, config.dataset.list_length, ends)
     of_context = {record.context_id: record.prompt for record in records}
 
-    def completions_of(prompts: Sequence[Messages], before: int, sampling: dict[str, float] | None) -> list[Completion]:
+    def completions_of(prompts: Sequence[Messages], before: int, sampled: bool) -> list[Completion]:
         return generate(
             model,
             tokenizer,
             prompts,
-            max_new_tokens=config.generation.max_new_tokens,
+            generation=config.generation,
             batch_size=config.evaluation.batch_size,
             eos_token_ids=ends,
-            sampling=sampling,
+            sampled=sampled,
             progress=None if progress is None else lambda done: progress(before + done),
         )
 
-    completions = completions_of(list(of_context.values()), 0, None)
+    completions = completions_of(list(of_context.values()), 0, False)
     answers = dict(zip(of_context, read_answers(completions, reader, judge), strict=True))
     predictions, means = judge_answers(records, answers, judge, facts, config.dataset.cutoffs)
     n_tokens = sum(len(completion.ids) for completion in completions)
     if not samples:
         return Evaluation(predictions, means, n_tokens, pd.DataFrame())
-    sampling = {
-        "temperature": config.generation.temperature,
-        "top_p": config.generation.top_p,
-        "top_k": config.generation.top_k,
-    }
     prompts = [prompt for prompt in of_context.values() for _ in range(samples)]
     with evaluation_stream(seed):
         # One stream runs through all batches, so that one process draws from it: the same lists however many there are.
-        drawn = processes.on_main(lambda: completions_of(prompts, len(of_context), sampling))
+        drawn = processes.on_main(lambda: completions_of(prompts, len(of_context), True))
     texts = reader.decode([completion.ids for completion in drawn])
     table = pd.DataFrame(
         {

@@ -121,14 +121,10 @@ class Lists:
                 policy,
                 self.scorer.reader.tokenizer,
                 [record.prompt for record in mine for _ in range(group)],
-                max_new_tokens=generation.max_new_tokens,
+                generation=generation,
                 batch_size=self.config.trainer.rl.completions_per_update // processes.count(),
                 eos_token_ids=self.scorer.reader.eos_token_ids,
-                sampling={
-                    "temperature": generation.temperature,
-                    "top_p": generation.top_p,
-                    "top_k": generation.top_k,
-                },
+                sampled=True,
                 progress=tell,
             )
         with ledger.phase("reward"):

@@ -45,8 +45,17 @@ from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
 
 
-def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOConfig:
-    """TRL's arguments for this config. Its loss settings are left alone: the objective replaces the loss."""
+def trl_arguments(
+    config: Config, output_dir: Path, processes: int = 1, eos_token_ids: Sequence[int] = ()
+) -> GRPOConfig:
+    """TRL's arguments for this config. Its loss settings are left alone: the objective replaces the loss.
+
+    Args:
+        config: of the run.
+        output_dir: where checkpoints are written.
+        processes: over how many the run is spread.
+        eos_token_ids: every id that ends a list; vLLM is told them.
+    """
     rl = config.trainer.rl
     at_once, accumulation = on_each(rl.completions_per_update, rl.micro_batch_size, processes)
     return GRPOConfig(
@@ -57,7 +66,7 @@ def trl_arguments(config: Config, output_dir: Path, processes: int = 1) -> GRPOC
         num_iterations=rl.num_iterations,
         # With any coefficient TRL keeps a reference model; whose term it is, the objective decides.
         beta=reference_beta(config),
-        **rollout_arguments(config.generation),
+        **rollout_arguments(config.generation, eos_token_ids),
         **rl_arguments(config) | shared_arguments(config) | parallel_arguments(config),
     )
 
@@ -256,7 +265,7 @@ def policy_trainer(
     rollouts: RolloutLog | None,
 ) -> RankedListTrainer:
     """The trainer of policy optimisation; `earlier` is the checkpoint that the run goes on from."""
-    args = trl_arguments(config, writing_folder(run.checkpoints), processes.count())
+    args = trl_arguments(config, writing_folder(run.checkpoints), processes.count(), scorer.reader.eos_token_ids)
     let_cpus_shard(args)
     trainer = RankedListTrainer(
         objective=Objective(config.policy_optimisation, config.reward, config.dataset.list_length),

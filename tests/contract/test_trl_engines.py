@@ -68,6 +68,7 @@ def test_the_seed_reaches_every_engine(engines, seed, tmp_path):
     with seeded_engine(arguments):
         make_engines(4, 2)
     assert [made["seed"] for made in engines] == [engine_seed(seed, group) for group in (0, 0, 1, 1)]
+    assert {made["generation_config"] for made in engines} == {"vllm"}  # not the model's own file
     assert {made["model"] for made in engines} == {"model"} and vllm_generation.LLM is Engine
 
 

@@ -60,7 +60,8 @@ def test_greedy_log_probabilities_are_the_model_s(policy, mini):
     model, tokenizer = policy
     prompts = [sample.prompt for sample in mini.splits["test"][:5]]
     ends = eos_ids(model, tokenizer)
-    done = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=3, eos_token_ids=ends)
+    generation = composed("generation.max_new_tokens=12").generation
+    done = generate(model, tokenizer, prompts, generation=generation, batch_size=3, eos_token_ids=ends)
     for prompt, completion in zip(prompts, done, strict=True):
         start = prompt_ids(tokenizer, prompt)
         with torch.no_grad():

@@ -135,7 +135,12 @@ CAUTIONED = {
     "corrected_truncation": (
         ["algorithm=grpo", COLOCATE, "generation.top_p=0.9"],
         ["generation.vllm.correction = 'sequence_mask'", "generation.top_p = 0.9"],
-        ["generation.vllm.correction=none"],
+        ["generation.top_p=1"],
+    ),
+    "other_than_sampled": (
+        ["algorithm=grpo", "generation.min_p=0.1", "generation.repetition_penalty=1.1"],
+        ["generation.min_p = 0.1 and repetition_penalty = 1.1"],
+        ["generation.min_p=0", "generation.repetition_penalty=1"],
     ),
 }
 """By caveat: overrides, what the sentence names, and what it advises."""

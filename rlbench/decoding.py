@@ -1,0 +1,149 @@
+"""Every setting that can change the text of a list, in one place, and nothing left to a model's own file.
+
+transformers fills what a passed `GenerationConfig` leaves unset from the model's `generation_config.json` (5.23,
+`_prepare_generation_config`). So each setting is given here: those that a run can choose (`DECODING`) from its
+configuration, all others (`NEUTRAL`) at the value that changes nothing. The same settings decode in evaluation, in
+rollouts and for preference lists. Importing this module loads neither torch nor transformers.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from rlbench.config import GenerationConfig
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+"""Settings of sampled lists alone."""
+SHAPING = ("repetition_penalty", "no_repeat_ngram_size")
+"""Settings that change greedy lists too."""
+LENGTH = ("max_new_tokens",)
+DECODING = SAMPLING + SHAPING + LENGTH
+"""Keys of `generation` that are fields of transformers' `GenerationConfig` by the same name."""
+PLAIN: dict[str, float] = {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "no_repeat_ngram_size": 0}
+"""Settings of a run at the values that leave the policy's distribution as it is, temperature aside."""
+NEUTRAL: dict[str, Any] = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "renormalize_logits": False,
+    "remove_invalid_values": False,
+    "token_healing": False,
+    "use_mtp": False,
+    "use_cache": True,
+    "guidance_scale": 1.0,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+}
+"""Fields of transformers' `GenerationConfig` at the values that change nothing."""
+ABSENT = (
+    "max_length",
+    "max_time",
+    "stop_strings",
+    "top_h",
+    "bad_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "exponential_decay_length_penalty",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "sequence_bias",
+    "watermarking_config",
+    "cache_implementation",
+    "cache_config",
+    "max_cache_len",
+    "decoder_start_token_id",
+    "is_assistant",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "assistant_confidence_threshold",
+    "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
+    "assistant_early_exit",
+    "assistant_lookbehind",
+    "target_lookbehind",
+    "assistant_ensemble_weight",
+    "speculation_type",
+    "low_memory",
+    "penalty_alpha",
+    "dola_layers",
+    "constraints",
+    "force_words_ids",
+    "prefill_chunk_size",
+)
+"""Fields that change nothing only where they are unset; `rlbench.models.generation` takes them from the model."""
+TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+"""Ids that belong to the model, and stay its own: several EOS ids all end a list."""
+
+
+def greedy_identity(generation: GenerationConfig) -> dict[str, Any]:
+    """What decides greedy lists, as part of a stage's identity: limits, penalties and the date in the prompt."""
+    return {key: getattr(generation, key) for key in (*SHAPING, *LENGTH, "template_date")}
+
+
+def sampling_identity(generation: GenerationConfig) -> dict[str, Any]:
+    """What decides sampled lists, as part of a stage's identity."""
+    return {key: getattr(generation, key) for key in SAMPLING} | greedy_identity(generation)
+
+
+def changed(generation: GenerationConfig) -> str:
+    """The settings by which tokens are drawn from another distribution than the policy's, temperature aside.
+
+    As text, such as "top_p = 0.9 and min_p = 0.1"; "" where there are none.
+    """
+    given = {key: getattr(generation, key) for key in PLAIN}
+    return " and ".join(f"{key} = {value}" for key, value in given.items() if value != PLAIN[key])
+
+
+def decoding_fields(generation: GenerationConfig, *, sampled: bool) -> dict[str, Any]:
+    """All fields of transformers' `GenerationConfig` for one kind of list, but for `TOKENS` and `ABSENT`.
+
+    Args:
+        generation: the run's settings.
+        sampled: whether lists are sampled; greedy ones otherwise, for which `SAMPLING` has no meaning.
+    """
+    fields = NEUTRAL | {key: getattr(generation, key) for key in (*SHAPING, *LENGTH)} | {"do_sample": sampled}
+    if sampled:
+        fields |= {key: getattr(generation, key) for key in SAMPLING}
+        if generation.min_p == 0:
+            fields.pop("min_p")  # 0 would make transformers sort every step's probabilities, to no effect
+    return fields
+
+
+def check_decoding(generation: GenerationConfig) -> list[str]:
+    """What is wrong with the settings, one sentence a problem, but for ranges that `validate` checks."""
+    problems = []
+    if not 0 <= generation.min_p < 1:
+        problems.append(f"generation.min_p = {generation.min_p} must lie in [0, 1); 0 turns it off")
+    if not generation.repetition_penalty > 0:
+        problems.append(
+            f"generation.repetition_penalty = {generation.repetition_penalty} must be positive; 1 turns it off"
+        )
+    if generation.no_repeat_ngram_size < 0:
+        problems.append(
+            f"generation.no_repeat_ngram_size = {generation.no_repeat_ngram_size} must be at least 0; 0 turns it off"
+        )
+    try:
+        datetime.fromisoformat(generation.template_date)
+    except ValueError:
+        problems.append(
+            f"generation.template_date = '{generation.template_date}' is no date; write YYYY-MM-DD, such as 2024-07-26"
+        )
+    unknown_to = {
+        "continuous": ("min_p", "repetition_penalty", "no_repeat_ngram_size"),
+        "vllm_colocate": ("no_repeat_ngram_size",),
+        "vllm_server": ("no_repeat_ngram_size",),
+    }
+    problems += [
+        f"generation.{key} = {getattr(generation, key)} cannot be done by generation.engine = '{generation.engine}', "
+        f"so that training and evaluation would decode differently; use {PLAIN[key]}, or generation=default"
+        for key in unknown_to.get(generation.engine, ())
+        if getattr(generation, key) != PLAIN[key]
+    ]
+    return problems
