@@ -18,8 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA = 1
-"""Version of result.json that this reader knows."""
+from rlbench.runs import SCHEMA
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
 KEYS = ("context_id", "sample")
@@ -209,7 +208,10 @@ def _read_result(path: Path) -> dict[str, Any]:
     """result.json, checked against the fields that every reader here relies on."""
     result = _read_json(path / "result.json")
     if result.get("schema") != SCHEMA:
-        raise Unusable(f"result.json is of schema version {result.get('schema')!r}; this reader knows {SCHEMA}")
+        raise Unusable(
+            f"result.json is of schema version {result.get('schema')!r} and this reader knows {SCHEMA}: read it with "
+            "the version of rlbench that made it, or make the run again"
+        )
     bad = [key for key, kind in RESULT_FIELDS.items() if not isinstance(result.get(key), kind)]
     if bad:
         raise Unusable(f"half-written: result.json lacks {', '.join(bad)}, or has another type there")

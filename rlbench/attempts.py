@@ -100,6 +100,12 @@ def reserved(root: Path) -> Attempt | None:
     return attempt if attempt.folder.is_dir() and not attempt.begun else None
 
 
+def reserved_root() -> Path | None:
+    """The run directory that a launcher has started this process for."""
+    named = os.environ.get(RESERVED)
+    return None if named is None else Path(named).resolve().parent.parent
+
+
 def started_for(root: Path) -> tuple[IO[bytes], dict[str, str]]:
     """Reserve the next attempt, for a launcher that starts a process for it.
 

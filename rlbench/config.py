@@ -8,11 +8,12 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlbench.digests import remembered_digest
 from rlbench.errors import BadInput, nearest
 
 TEMPLATE_DATE = "2024-07-26"
@@ -173,10 +174,24 @@ class DatasetConfig:
     list_length: int
     cutoffs: list[int]
 
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Keys that say where files lie. What is in the files counts, and not where they lie."""
+
     @property
     def demonstration_source(self) -> str:
         """What sets SFT rows apart by their demonstrations; "" where these are the dataset's usual ones."""
         return ""
+
+
+def _named_by_content(file: str | None) -> str:
+    """Name of a file of demonstrations in labels: two files of one name in different folders have two.
+
+    A file that is not there has its name alone; no run begins without it.
+    """
+    if file is None:
+        return ""
+    path = Path(file)
+    return f"{path.stem}-{remembered_digest(path)[:8]}" if path.is_file() else path.stem
 
 
 @dataclass
@@ -207,9 +222,11 @@ class RedialConfig(DatasetConfig):
     max_conversation_chars: int | None
     demonstrations_from: str | None = None
 
+    paths: ClassVar[tuple[str, ...]] = ("path", "demonstrations_from")
+
     @property
     def demonstration_source(self) -> str:
-        return Path(self.demonstrations_from).stem if self.demonstrations_from else ""
+        return _named_by_content(self.demonstrations_from)
 
 
 @dataclass
@@ -218,9 +235,11 @@ class RedditV2Config(DatasetConfig):
     catalog: str | None
     demonstrations_from: str | None = None
 
+    paths: ClassVar[tuple[str, ...]] = ("path", "catalog", "demonstrations_from")
+
     @property
     def demonstration_source(self) -> str:
-        return Path(self.demonstrations_from).stem if self.demonstrations_from else ""
+        return _named_by_content(self.demonstrations_from)
 
 
 DATASETS: dict[str, type[DatasetConfig]] = {"mini": MiniConfig, "redial": RedialConfig, "reddit_v2": RedditV2Config}
@@ -587,7 +606,7 @@ def resolve(cfg: DictConfig) -> Config:
     if problems:
         raise BadInput(*problems)
     for key, kind in _SCALARS.items():
-        if not isinstance(plain[key], kind):
+        if type(plain[key]) is not kind:  # True is an int to isinstance
             problems.append(f"{key} = {plain[key]!r} should be of type {kind.__name__}")
     sections: dict[str, type] = dict(_SECTIONS)
     for key, (tag, usual, kinds) in _VARIANTS.items():
@@ -603,7 +622,16 @@ def resolve(cfg: DictConfig) -> Config:
         parts[key] = _typed(key, kind, plain[key], problems)
     if problems:
         raise BadInput(*problems)
+    _in_order(parts["algorithm"], parts["reward"])
     return Config(**parts)
+
+
+def _in_order(algorithm: Method, reward: RewardConfig) -> None:
+    """Sort what is added up by name: a sum of floats depends on its order, and a run on none that someone typed."""
+    reward.terms = dict(sorted(reward.terms.items()))
+    if isinstance(algorithm, AlgorithmConfig):
+        algorithm.regularisers = dict(sorted(algorithm.regularisers.items()))
+        algorithm.options = dict(sorted(algorithm.options.items()))
 
 
 _known: dict[tuple[type, str], Any] = {}

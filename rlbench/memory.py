@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
+from rlbench import inputs
 from rlbench.budget import Ledger
 from rlbench.config import AlgorithmConfig, Config
-from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset
 from rlbench.errors import BadInput, OutOfMemory
 from rlbench.models.loading import load_tokenizer, locate_model
@@ -294,7 +294,7 @@ def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:
         different.setdefault(json.dumps(key), config)
     found = []
     for config in different.values():
-        dataset = load_dataset(config.dataset)
+        dataset = inputs.load(config.dataset)
         source = locate_model(config.model, dataset, Path(config.cache_dir))
         found.append(
             (config, estimate_run(config, dataset, source, load_tokenizer(source, config.generation.template_date)))

@@ -50,6 +50,11 @@ class Option:
 
     values: Values
     default: Any
+    kind: type = object
+
+    def typed(self, value: Any) -> Any:
+        """A value as its annotation has it: a whole number given for a float is one."""
+        return float(value) if self.kind is float and isinstance(value, int) else value
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
@@ -69,7 +74,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
                 "float, int, str, bool, Literal[...] or a type of rlbench.options, and no `from __future__ import "
                 "annotations`"
             )
-        found[name] = Option(values, None if p.default is inspect.Parameter.empty else p.default)
+        found[name] = Option(values, None if p.default is inspect.Parameter.empty else p.default, _kind(p.annotation))
     return found
 
 
@@ -78,13 +83,23 @@ def _values(annotation: Any) -> Values | None:
         return next((part for part in get_args(annotation) if isinstance(part, Values)), None)
     if get_origin(annotation) is Literal:
         choices = get_args(annotation)
-        return Values(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
+        return Values(
+            f"one of {', '.join(map(str, choices))}",
+            lambda value: value in choices and type(value) in map(type, choices),
+        )
     return _PLAIN.get(annotation) if isinstance(annotation, type) else None
 
 
+def _kind(annotation: Any) -> type:
+    """The type under an annotation; `object` for a choice."""
+    plain = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return plain if isinstance(plain, type) else object
+
+
 def filled(function: Callable[..., Any], given: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function with those of the given options that it has."""
-    return partial(function, **{name: value for name, value in given.items() if name in options_of(function)})
+    """The function with those of the given options that it has, each of the type that its annotation names."""
+    options = options_of(function)
+    return partial(function, **{name: options[name].typed(value) for name, value in given.items() if name in options})
 
 
 def check_options(options: Mapping[str, Option], given: Mapping[str, Any], also: tuple[str, ...] = ()) -> list[str]:

@@ -19,12 +19,11 @@ from datasets import disable_progress_bars
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench import memory, plan, preemption, processes
+from rlbench import attempts, inputs, memory, plan, preemption, processes
 from rlbench.attempts import Attempt, RunConsole, logged
 from rlbench.budget import Ledger
 from rlbench.completions import CompletionLog
 from rlbench.config import Config
-from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset
@@ -40,7 +39,7 @@ from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
 from rlbench.rollouts import readable
-from rlbench.runs import DONE, SCHEMA, Run, check_curve, differing_keys, locate, noted
+from rlbench.runs import DONE, SCHEMA, Run, check_curve, differing_keys, locate, note_unlocated, noted
 from rlbench.seeding import start_streams
 from rlbench.stages.common import on_cpu
 from rlbench.stages.engine_checks import check_engine, check_server
@@ -77,7 +76,7 @@ def prepare(config: Config) -> Session:
     problems = validate(config, processes.count()) + check_model(config.model) + check_engine(config)
     dataset: RankedListDataset | None = None
     try:
-        dataset = load_dataset(config.dataset)
+        dataset = inputs.load(config.dataset)
         problems += check_dataset(dataset, config.dataset.list_length)
         if not dataset.splits.get("sft") and ("sft" in config.stages or not problems and needs_demonstrations(config)):
             problems.append(
@@ -146,10 +145,34 @@ def run(config: Config) -> Run:
     if problems := processes.check_launch():
         raise BadInput(*problems)
     processes.join(on_cpu(config))
-    wanted = locate(config, config.stage)
+    inputs.forget()
+    wanted = _located(config)
     with noted(wanted) if processes.is_main() else nullcontext():
         _run_stages(config, wanted)
     return wanted
+
+
+def _located(config: Config) -> Run:
+    """The run of the cell.
+
+    Raises:
+        BadInput: where data or model cannot be read: with all else that is wrong with the config.
+    """
+    try:
+        wanted = processes.main_first(lambda: locate(config, config.stage))
+        reserved = attempts.reserved_root()
+        if reserved is not None and reserved != wanted.root.resolve():
+            raise BadInput(
+                f"the data or the model's files have changed since this run was scheduled as {reserved}: now it would "
+                f"be {wanted.root.resolve()}. Give the command of the sweep again"
+            )
+        return wanted
+    except BadInput as error:
+        found = validate(config, processes.count()) + check_model(config.model) + check_engine(config)
+        together = BadInput(*dict.fromkeys([*found, *error.problems]))
+        if processes.is_main():
+            note_unlocated(together)
+        raise together from error
 
 
 def _run_stages(config: Config, wanted: Run) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from rlbench import attempts
 from rlbench.attempts import Attempt, reason_of
-from rlbench.config import Config
+from rlbench.config import Config, TinyModelConfig
 from rlbench.decoding import greedy_identity, sampling_identity
 from rlbench.errors import BadInput
 from rlbench.files import (
@@ -31,11 +31,12 @@ from rlbench.files import (
     write_json,
     write_text,
 )
+from rlbench.inputs import inputs
 from rlbench.jsonl import append_rows, keep_rows, read_rows
 from rlbench.preemption import Preempted
 from rlbench.rollouts import rollout_identity
 
-SCHEMA = 1
+SCHEMA = 2
 RUNNING, DONE, FAILED = "running", "done", "failed"
 INTERRUPTED = "interrupted"
 """A run that was told to stop and did, after a checkpoint where it trained; STATUS' second line says when."""
@@ -47,8 +48,23 @@ SWEEP_FILE = "sweep.json"
 """In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 
 
+DESCRIPTION = ("title", "paper", "evidence")
+"""Keys of an algorithm or a reward that say what to call it and where it comes from."""
+INPUTS = "inputs"
+"""Key of an identity under which digests of what was read stand: data, and the model's source."""
+
+
 def stage_config(config: Config, stage: str) -> dict[str, Any]:
-    """The part of a config that decides what a stage computes: its identity.
+    """The identity of a stage: its settings, and digests of the data and of the model's files that it reads.
+
+    Raises:
+        BadInput: problems of the data or of the model's files.
+    """
+    return canonical(stage_settings(config, stage)) | {INPUTS: inputs(config).of(stage)}
+
+
+def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+    """The part of a config that decides what a stage computes.
 
     Paths, tracker, progress, threads, how many checkpoints stay and how often the SFT stage is evaluated are no part of
     it. The shared stages (oracle, zero_shot, sft) depend neither on the algorithm nor on the run's seed, so that every
@@ -58,10 +74,12 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
     evaluation = dict(full["evaluation"])
     identity: dict[str, Any] = {"stage": stage, "schema": SCHEMA, "dataset": _dataset(config, stage)}
     identity["matching"] = full["matching"]
+    described = {key: value for key, value in full["algorithm"].items() if key not in DESCRIPTION}
+    rewarded = {key: value for key, value in full["reward"].items() if key not in DESCRIPTION}
     contexts = {key: evaluation[key] for key in ("validation_contexts", "test_contexts")}
     if stage == "oracle":
         return identity | {"evaluation": contexts}
-    identity |= {"model": full["model"], "decoding": greedy_identity(config.generation)}
+    identity |= {"model": _model(config), "decoding": greedy_identity(config.generation)}
     contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
     if evaluation["samples"]:
         contexts |= sampling_identity(config.generation)
@@ -86,8 +104,8 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
         "evaluation": evaluation,
         "sft": sft,
         "rl": {key: value for key, value in rl.items() if key not in left_out},
-        "algorithm": full["algorithm"],
-        "reward": full["reward"],
+        "algorithm": described,
+        "reward": rewarded,
         "generation": rollout_identity(config.generation),
         "safety": full["safety"],
         "seed": config.seed,
@@ -96,10 +114,34 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
 
 
 def _dataset(config: Config, stage: str) -> dict[str, Any]:
-    """Without folders, and without demonstrations that are the usual ones, or that the stage does not read."""
-    own = {k: v for k, v in asdict(config.dataset).items() if k not in ("path", "demonstrations_from")}
-    read = config.dataset.demonstration_source if stage in ("sft", "rl") else ""
+    """Without paths, and without demonstrations that are the usual ones, or that the stage does not read."""
+    dataset = config.dataset
+    own = {k: v for k, v in asdict(dataset).items() if k not in (*dataset.paths, "demonstrations_from")}
+    read = stage in ("sft", "rl") and "demonstrations_from" not in dataset.paths and dataset.demonstration_source
     return own | ({"demonstrations_from": read} if read else {})
+
+
+def _model(config: Config) -> dict[str, Any]:
+    """Without its name. Of a model that is read from files the files count, whatever names them."""
+    model = config.model
+    if isinstance(model, TinyModelConfig):
+        return {key: value for key, value in asdict(model).items() if key != "name"}
+    return {"dtype": model.dtype}
+
+
+def canonical(value: Any) -> Any:
+    """A value as it stands in an identity: equal numbers are written alike, and tuples as lists.
+
+    Options whose schema is a function's signature come as they were written: 1 and 1.0 for a weight, say. What reads
+    them makes them the type that the signature names (`rlbench.options.filled`), so that both are one value.
+    """
+    if isinstance(value, Mapping):
+        return {key: canonical(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(entry) for entry in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # -0.0 too
+    return value
 
 
 def config_hash(identity: Mapping[str, Any]) -> str:
@@ -201,13 +243,23 @@ class Run:
         self.append_metrics(step, split, metrics)
 
 
-def locate(config: Config, stage: str) -> Run:
-    """The directory of a stage of this config."""
-    identity = stage_config(config, stage)
-    shared = stage != "rl"
+def label_of(config: Config, stage: str) -> str:
+    """Name of the row that a stage of a config belongs to."""
+    if stage == "rl":
+        return config.label
     read = config.dataset.demonstration_source if stage == "sft" else ""
-    label = (f"{stage}@{read}" if read else stage) if shared else config.label
-    seed = config.trainer.sft.seed if shared else config.seed
+    return f"{stage}@{read}" if read else stage
+
+
+def locate(config: Config, stage: str) -> Run:
+    """The directory of a stage of this config.
+
+    Raises:
+        BadInput: problems of the data or of the model's files, which the directory is named from.
+    """
+    identity = stage_config(config, stage)
+    label = label_of(config, stage)
+    seed = config.seed if stage == "rl" else config.trainer.sft.seed
     digest = config_hash(identity)
     return Run(config.group_dir / label / f"seed{seed}-{digest}", stage, label, seed, digest, identity)
 
@@ -358,6 +410,19 @@ def noted(run: Run) -> Iterator[None]:
         if full is not None and full is not error:
             raise full from error
         raise
+
+
+def note_unlocated(error: BadInput) -> None:
+    """Write why a run's directory could not be told into the attempt that a launcher reserved in it."""
+    root = attempts.reserved_root()
+    attempt = attempts.reserved(root) if root is not None else None
+    if root is None or attempt is None:
+        return
+    attempts.note_failure(attempt, error, FAILED)
+    with (root / ".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if status_of(root) != DONE:
+            write_text(root / "STATUS", f"{FAILED}\n{reason_of(error)}\n")
 
 
 def _say_failed(run: Run, reason: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlbench.runs import SCHEMA
+
 GROUP = "mini/mini-tiny"
 """Folder of the runs below the runs folder: experiment, then dataset and model."""
 
@@ -74,7 +76,7 @@ def write_run(
     dataset, model = cell.split("-", 1)
     means = predictions.select_dtypes("number").drop(columns=["sample", "n_truth"]).mean()
     result = {
-        "schema": 1,
+        "schema": SCHEMA,
         "experiment": experiment,
         "dataset": dataset,
         "model": model,

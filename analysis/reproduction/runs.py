@@ -79,12 +79,12 @@ def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dic
 
 def runs_of(cell: "RecordedCell", group: Collection) -> tuple[pd.DataFrame, list[Problem], list[str]]:
     """The runs of a cell's row, by seed; those of another row or table, left out; what else is not the sweep's."""
-    from rlbench.runs import locate
+    from rlbench.runs import canonical, label_of, stage_settings
 
     config = cell.config
-    target = locate(config, config.stage)
-    part = group.runs[(group.runs["model"] == config.model.name) & (group.runs["label"] == target.label)]
-    expected, usable = settings_of(target.identity), []
+    label = label_of(config, config.stage)
+    part = group.runs[(group.runs["model"] == config.model.name) & (group.runs["label"] == label)]
+    expected, usable = settings_of(canonical(stage_settings(config, config.stage))), []
     left_out: list[Problem] = []
     others: list[str] = []
     for run in part["run"]:
@@ -118,13 +118,14 @@ def settings_of(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
         if isinstance(value, Mapping):
             flat |= settings_of(value, f"{name}.")
         elif name not in ("seed", "sft.seed"):
-            flat[name] = list(value) if isinstance(value, tuple) else value
+            flat[name] = value
     return flat
 
 
 def _differing(expected: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run that are not as expected; nothing where they are not known."""
-    keys = {*expected, *there} if there else ()
+    """Settings of a run that are not as expected; nothing where they are not known. Digests of inputs are no settings:
+    whoever reads runs need not have the data."""
+    keys = {key for key in {*expected, *there} if not key.startswith("inputs.")} if there else ()
     return {key: there.get(key, "nothing") for key in sorted(keys) if expected.get(key) != there.get(key)}
 
 

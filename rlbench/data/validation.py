@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlbench.catalog import Catalog
@@ -178,3 +179,25 @@ def fingerprint(splits: Mapping[str, Sequence[Record]], catalog: Catalog) -> str
         for record in records:
             digest.update(repr(record).encode())
     return digest.hexdigest()
+
+
+def digests(dataset: RankedListDataset, demonstrations: bool) -> dict[str, str]:
+    """sha256 (hex) of each part of a dataset: catalogue, best lists where known, and every split by its name.
+
+    The order of the records counts: it decides batches, and which contexts a subset takes.
+
+    Args:
+        dataset: the data as loaded.
+        demonstrations: whether completions count; without, the split `sft` is left out too.
+    """
+    parts: dict[str, Any] = {"catalogue": dataset.catalog.films}
+    if dataset.oracle is not None:
+        parts["oracle"] = sorted(dataset.oracle.items())
+    found = {name: hashlib.sha256(repr(part).encode()).hexdigest() for name, part in parts.items()}
+    for split, records in dataset.splits.items():
+        if demonstrations or split != "sft":
+            digest = hashlib.sha256()
+            for record in records:
+                digest.update(repr(record if demonstrations else replace(record, completion=None)).encode())
+            found[f"split {split}"] = digest.hexdigest()
+    return found

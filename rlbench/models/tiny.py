@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlbench.config import TinyModelConfig
 from rlbench.data.record import RankedListDataset
+from rlbench.models.sources import texts_digest, tokenizer_texts
 
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 _CHAT_TEMPLATE = (
@@ -19,7 +20,6 @@ _CHAT_TEMPLATE = (
     "{% if m['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-_CATALOG_REPEATS = 8  # so that titles weigh as much as the words of the requests when pieces are merged
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -50,16 +50,15 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
 def build(config: TinyModelConfig, dataset: RankedListDataset, cache_dir: Path) -> Path:
     """Make tokenizer and randomly initialised model once, and return their folder.
 
-    The folder's name carries a hash of the model's settings and of the data, so that nothing stale is ever picked up;
-    it is written beside and renamed.
+    The name of the folder carries a hash of the settings and of the texts that the tokenizer is trained on, so that
+    nothing stale is ever picked up.
+    The folder is written beside and renamed.
     """
-    key = json.dumps([vars(config), dataset.fingerprint], sort_keys=True)
+    key = json.dumps([vars(config), texts_digest(dataset)], sort_keys=True)
     folder = cache_dir / f"tiny-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if folder.exists():
         return folder
-    texts = [message["content"] for record in dataset.splits["sft"] for message in record.prompt]
-    texts += [f"{title} ({year})\n" for title, year in dataset.catalog.films] * _CATALOG_REPEATS
-    tokenizer = train_tokenizer(texts, config.vocab_size)
+    tokenizer = train_tokenizer(tokenizer_texts(dataset), config.vocab_size)
     torch.manual_seed(config.seed)
     model = LlamaForCausalLM(
         LlamaConfig(

@@ -11,6 +11,7 @@ from rlbench.config import RewardConfig
 from rlbench.entries import Film, ParsedText
 from rlbench.lists import ListReader
 from rlbench.metrics import list_metrics
+from rlbench.options import filled
 from rlbench.relevance import Judge, JudgedLists, Verdict
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.success import success
@@ -32,7 +33,7 @@ def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig) -> RewardB
     b, n = lists.verdicts.shape
     gains, scores = np.zeros((b, len(reward.terms), n)), np.zeros((b, len(reward.terms)))
     for m, (name, options) in enumerate(reward.terms.items()):
-        values = TERMS[name].function(lists, facts, **term_options(options))
+        values = filled(TERMS[name].function, term_options(options))(lists, facts)
         if TERMS[name].scope == "rank":
             gains[:, m] = values
         else:

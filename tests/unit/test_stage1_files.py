@@ -96,6 +96,3 @@ def test_demonstrations_of_another_source_are_runs_and_rows_of_their_own(tmp_pat
         assert locate(other, shared).root == locate(plain, shared).root
     assert "demonstrations_from" not in locate(plain, "sft").identity["dataset"]
     assert locate(plain, "sft").label == "sft"
-    redial = [at("dataset=redial", f"dataset.demonstrations_from={name}") for name in ("x/a.jsonl", "y/a.jsonl")]
-    assert locate(redial[0], "sft").root == locate(redial[1], "sft").root  # where it lies is no part of a run
-    assert locate(redial[0], "sft").label == "sft@a"

