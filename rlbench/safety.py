@@ -41,10 +41,18 @@ class CannotGoOn(ArithmeticError):
 
 
 class NotFinite(CannotGoOn):
-    """A loss or a gradient is NaN or infinite; the update that it belongs to has not been applied."""
+    """A loss or a gradient is NaN or infinite; the update that it belongs to has not been applied.
 
-    def __init__(self, what: str, update: int, value: float):
-        super().__init__(f"the {what} of update {update} is {value}")
+    Args:
+        what: loss or gradient.
+        update: its number.
+        value: NaN or infinite.
+        first: what of its computation is not finite first; "" where that is not known.
+    """
+
+    def __init__(self, what: str, update: int, value: float, first: str = ""):
+        from_there = f" (not finite first: {first})" if first else ""
+        super().__init__(f"the {what} of update {update} is {value}{from_there}")
         self.stop = Stop(update - 1, f"{self}; it was not applied")
 
 

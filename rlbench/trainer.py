@@ -314,6 +314,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
         rows = gather(padded).view(len(counts), -1)
         return torch.cat([row[:count] for row, count in zip(rows, counts.tolist(), strict=True)])
 
+    def _not_finite(self, mask: torch.Tensor) -> str:
+        return self.objective.not_finite(mask)
+
     def _score_demonstrations(self, model: Any, size: int) -> dict[str, torch.Tensor]:
         """Log-probabilities of a batch of demonstrations, another one for every micro-batch of the run."""
         assert self.demonstrations is not None

@@ -1,6 +1,6 @@
 """An algorithm: the pieces that its configuration names, composed into advantages and a loss."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,6 +9,7 @@ from rlbench.config import AlgorithmConfig, RewardConfig
 from rlbench.lists import TokenUnits, UnitLayout
 from rlbench.objective.credit import CreditInputs
 from rlbench.objective.inputs import Group, LossInputs, Memory, Window, alone
+from rlbench.objective.outputs import first_not_finite, made_not_finite, shaped
 from rlbench.objective.pieces import (
     aggregations,
     baselines,
@@ -121,6 +122,8 @@ class Objective:
         self.rollout_scalars = [name for name in scalars if f"old_{name}" in self.needs]
         if a.entropy_quantile < 1:
             self.needs.add("entropy")
+        self.parts: list[tuple[str, torch.Tensor]] = []  # of the latest loss, by name
+        self.blamed = ""  # which piece made values of the latest rollout that are not finite
 
     @property
     def needs_reference(self) -> bool:
@@ -145,7 +148,16 @@ class Objective:
             rewards: of B completions, the G completions of a prompt next to each other.
             group_size: G.
         """
-        return self._of_terms(rewards, group_size, self.returns)
+        return self._of_terms(rewards, group_size, self._credited)
+
+    def _credited(self, term: CreditInputs) -> torch.Tensor:
+        """Returns of one reward term under this algorithm's credit, (B, C), checked."""
+        piece = f"credit '{self.algorithm.credit}'"
+        width = {"sequence": 1, "rank": self.units.list_length}
+        columns = sum(width[kind] for kind in self.credit.facts["columns"])
+        returns = shaped(piece, self.returns(term), (len(term.gains), columns))
+        self.blamed = self.blamed or made_not_finite(piece, returns, [term.gains, term.scores])
+        return returns
 
     def rank_returns(self, rewards: RewardBatch, group_size: int) -> torch.Tensor:
         """What each rank is worth whatever the credit: the terms' discounted tails, weighted and summed: (B, N).
@@ -171,6 +183,7 @@ class Objective:
 
     def unit_advantages(self, rollout: Rollout, group_size: int) -> torch.Tensor:
         """Advantages of the credited units, (B, C)."""
+        self.blamed = ""
         returns = self.unit_returns(rollout.rewards, group_size)
         shape = (-1, group_size, returns.size(2))
         counted = self._counted(rollout.rewards)
@@ -191,7 +204,11 @@ class Objective:
                 progress=rollout.progress,
                 memory=rollout.memory,
             )
-            return self.baseline(group).view_as(of_units)
+            piece = f"baseline '{self.algorithm.baseline}'"
+            made = shaped(piece, self.baseline(group), group.returns.shape)
+            given = [group.returns, group.unit_tokens, group.log_confidence, *group.features.values()]
+            self.blamed = self.blamed or made_not_finite(piece, made, given)
+            return made.view_as(of_units)
 
         combined = COMBINERS[self.reward.combine](returns, self.weights.to(returns), normalise, self.reward.power)
         return combined.to(torch.get_default_dtype())
@@ -238,14 +255,24 @@ class Objective:
 
     def kl_scales(self, success: torch.Tensor, group_size: int) -> torch.Tensor:
         """(B,) what each completion's KL is multiplied by, from (B,) bool success by the reward's rule."""
-        return self.kl_scale(success.view(-1, group_size).float().mean(dim=1)).repeat_interleave(group_size)
+        solved = success.view(-1, group_size).float().mean(dim=1)
+        piece = f"kl.scale '{self.algorithm.kl.scale}'"
+        scales = shaped(piece, self.kl_scale(solved), solved.shape)
+        self.blamed = self.blamed or made_not_finite(piece, scales, [solved])
+        return scales.repeat_interleave(group_size)
 
     def loss(self, inputs: LossInputs, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a micro-batch and what is logged of it (scalars, detached)."""
         algorithm, mask = self.algorithm, inputs.mask
-        log_ratio = self.ratio(inputs)
+        parts = [("the policy's log-probabilities", inputs.logps), ("the advantages", inputs.advantages)]
+
+        def part(piece: str, values: object, shape: Sequence[int]) -> torch.Tensor:
+            parts.append((piece, shaped(piece, values, shape)))
+            return parts[-1][1]
+
+        log_ratio = part(f"ratio '{algorithm.ratio}'", self.ratio(inputs), mask.shape)
         surrogate = self.surrogate(inputs, log_ratio)
-        per_token = surrogate.loss
+        per_token = part(f"surrogate '{algorithm.surrogate}'", surrogate.loss, mask.shape)
         if algorithm.entropy_quantile < 1:
             kept = entropy_mask(inputs, algorithm.entropy_quantile)
             per_token = per_token * kept
@@ -262,16 +289,27 @@ class Objective:
             "kl_rollout": (moved.expm1() - moved).sum() / mask.sum().clamp(min=1),
         }
         if algorithm.kl.beta > 0 and inputs.ref_logps is not None:
+            parts.append(("the reference policy's log-probabilities", inputs.ref_logps))
             kl = self.estimator(on_tokens(inputs.logps, mask), on_tokens(inputs.ref_logps, mask))
+            kl = part(f"kl.estimator '{algorithm.kl.estimator}'", kl, mask.shape)
             stats["kl"] = (kl.detach() * mask).sum() / mask.sum().clamp(min=1)
             if algorithm.kl.importance_weighted:
                 kl = kl * log_ratio.exp()
             if "kl_scale" in inputs.extras:
                 kl = kl * inputs.extras["kl_scale"].to(kl)[:, None]
             per_token = per_token + algorithm.kl.beta * kl
-        loss = self.aggregate(per_token, inputs, window)
+        loss = part(f"aggregation '{algorithm.aggregation}'", self.aggregate(per_token, inputs, window), ())
         for name, (weight, regulariser) in self.regularisers.items():
-            term = regulariser(inputs)
+            term = part(f"regulariser '{name}'", regulariser(inputs), ())
             stats[f"regulariser/{name}"] = term.detach()
             loss = loss + weight * term / window.accumulation_steps
+        self.parts = [(name, values.detach()) for name, values in parts]
         return loss, stats
+
+    def not_finite(self, mask: torch.Tensor) -> str:
+        """What of the latest rollout or loss is not finite first, in the order of their computation; "" for nothing.
+
+        Args:
+            mask: (B, T) of that micro-batch.
+        """
+        return self.blamed or first_not_finite(self.parts, mask)

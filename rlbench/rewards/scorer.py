@@ -16,6 +16,7 @@ from rlbench.relevance import Judge, JudgedLists, Verdict
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.success import success
 from rlbench.rewards.terms import TERMS, FilmFacts, term_options
+from rlbench.rewards.values import checked_totals, checked_values
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,29 @@ class ScoredList:
     finished: bool
 
 
-def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig) -> RewardBatch:
-    """Evaluate every term of a reward on B judged lists."""
+def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig, texts: Sequence[str] = ()) -> RewardBatch:
+    """Evaluate every term of a reward on B judged lists.
+
+    Args:
+        texts: the lists as text, for messages.
+
+    Raises:
+        BadInput: where a term gives what is no value (`checked_values`), or a total is not finite.
+    """
     b, n = lists.verdicts.shape
     gains, scores = np.zeros((b, len(reward.terms), n)), np.zeros((b, len(reward.terms)))
     for m, (name, options) in enumerate(reward.terms.items()):
-        values = filled(TERMS[name].function, term_options(options))(lists, facts)
-        if TERMS[name].scope == "rank":
+        term = TERMS[name]
+        made = filled(term.function, term_options(options))(lists, facts)
+        values = checked_values(name, term, made, lists, texts, negative=reward.combine != "power_mean")
+        if term.scope == "rank":
             gains[:, m] = values
         else:
             scores[:, m] = values
     weights = np.array([term["weight"] for term in reward.terms.values()], dtype=np.float64)
-    totals = (gains.sum(axis=2) + scores) @ weights
+    with np.errstate(over="ignore", invalid="ignore"):  # checked in the next line
+        totals = (gains.sum(axis=2) + scores) @ weights
+    checked_totals(totals, texts)
     correct = success(lists, totals, reward.success.rule, reward.success.threshold)
     measured = list_metrics(lists)
     inside = lists.films >= 0
@@ -114,5 +126,5 @@ class ListScorer:
         """
         truths = [[(film["title"], film["year"]) for film in films] for films in ground_truth]
         judged, self.lists = self.read(completion_ids, truths, seen_titles)
-        self.rewards = score(judged, self.facts, self.reward)
+        self.rewards = score(judged, self.facts, self.reward, [scored.text for scored in self.lists])
         return self.rewards.totals.tolist()

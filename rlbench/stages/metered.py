@@ -8,6 +8,7 @@ from accelerate.utils import DistributedType
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
+from rlbench import processes
 from rlbench.budget import Ledger
 from rlbench.safety import NotFinite
 from rlbench.stages.schedule import Factor
@@ -42,8 +43,13 @@ class Metered(Trainer):
         of_all = self.accelerator.reduce(torch.stack([loss.detach().double(), mask.sum().double()]), reduction="sum")
         value, tokens = of_all.tolist()
         if not math.isfinite(value):
-            raise NotFinite("loss", self.state.global_step + 1, value)
+            found = processes.gather("" if math.isfinite(float(loss.detach())) else self._not_finite(mask))
+            raise NotFinite("loss", self.state.global_step + 1, value, next(filter(None, found), ""))
         self.ledger.add(trained_tokens=int(tokens))
+
+    def _not_finite(self, mask: torch.Tensor) -> str:
+        """What of the latest loss's computation is not finite first; "" where a trainer cannot tell."""
+        return ""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with self.ledger.phase("checkpoint"):

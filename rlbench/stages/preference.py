@@ -189,14 +189,15 @@ class Lists:
         stage has cut it."""
         tokenizer, longest = self.scorer.reader.tokenizer, self.config.trainer.sft.max_length
         tokens = [demonstration_tokens(record, tokenizer, longest + 1) for record in records]
+        texts = [record.completion[-1]["content"] for record in records if record.completion]
         judged, _ = self.scorer.judge(
-            [record.completion[-1]["content"] for record in records if record.completion],
+            texts,
             [record.ground_truth for record in records],
             [record.seen_titles for record in records],
             [len(completion) for _, completion in tokens],
             [True] * len(records),
         )
-        rewards = score(judged, self.scorer.facts, self.scorer.reward).totals.tolist()
+        rewards = score(judged, self.scorer.facts, self.scorer.reward, texts).totals.tolist()
         return [
             (completion, reward if len(prompt) + len(completion) <= longest else -math.inf)
             for (prompt, completion), reward in zip(tokens, rewards, strict=True)

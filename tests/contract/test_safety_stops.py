@@ -86,6 +86,7 @@ def test_what_is_not_finite_is_never_applied(what, piece, sound, mini, repeater,
     run, trained, ledger = train(short(tmp_path, plugin, *pieces, piece), repeater, mini)
     assert trained.stop is not None and trained.stop.update == trained.updates == trained.step == 2
     assert f"the {what} of update 3 is " in trained.stop.reason and "not applied" in trained.stop.reason
+    assert ("baseline 'poisoned', which returned nan at" in trained.stop.reason) == (what == "loss")
     assert equal(weights(run), weights(sound))
     assert sorted(curve(run, "loss")) == [1, 2]
     assert sorted(curve(run, "in_catalog", "validation")) == [0, 2]
