@@ -10,9 +10,11 @@ from rlbench.cli import check_overrides, fail
 from rlbench.config import resolve
 from rlbench.errors import BadInput, OutOfMemory
 from rlbench.files import DiskFull
+from rlbench.places import check_places
 from rlbench.preemption import Preempted, install
-from rlbench.processes import ProcessFailed, is_main, leave, let_the_main_process_speak
+from rlbench.processes import ProcessFailed, count, is_main, leave, let_the_main_process_speak
 from rlbench.runs import PREEMPTED
+from rlbench.validation import check_values
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -20,7 +22,9 @@ def main(cfg: DictConfig) -> None:
     try:
         install()
         config = resolve(cfg)
-        from rlbench.runner import run  # it loads torch: not before the config has been checked
+        if problems := check_values(config, count()) + check_places(config, to_write=False):
+            raise BadInput(*problems)
+        from rlbench.runner import run  # it loads torch, which takes seconds: not before the values have been checked
 
         run(config)
         leave()

@@ -79,7 +79,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     texts = [argument for argument in _split(arguments)[1] if "=" in argument and not argument.startswith("-")]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
-    except HydraException as error:
+    except (HydraException, ValueError) as error:  # ValueError: an integer of thousands of digits
         raise BadInput(f"command line: {str(error).splitlines()[0]}") from error
     folder = config_dir(arguments)
     known, choices = groups(folder), []

@@ -5,6 +5,7 @@ transformers.
 """
 
 import copy
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -603,6 +604,7 @@ def resolve(cfg: DictConfig) -> Config:
         if key not in known and key not in _FEEDS_INTERPOLATION
     ]
     problems += [f"config key '{key}' is missing" for key in known if plain.get(key) is None]
+    problems += _too_large(plain)
     if problems:
         raise BadInput(*problems)
     for key, kind in _SCALARS.items():
@@ -632,6 +634,17 @@ def _in_order(algorithm: Method, reward: RewardConfig) -> None:
     if isinstance(algorithm, AlgorithmConfig):
         algorithm.regularisers = dict(sorted(algorithm.regularisers.items()))
         algorithm.options = dict(sorted(algorithm.options.items()))
+
+
+def _too_large(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    """Integers that no float holds, which OmegaConf fails on."""
+    problems = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            problems += _too_large(value, f"{prefix}{key}.")
+        elif isinstance(value, int) and abs(value) > sys.float_info.max:
+            problems.append(f"{prefix}{key} is an integer of more than 300 digits; give a smaller one")
+    return problems
 
 
 _known: dict[tuple[type, str], Any] = {}

@@ -117,18 +117,8 @@ def decoding_fields(generation: GenerationConfig, *, sampled: bool) -> dict[str,
 
 
 def check_decoding(generation: GenerationConfig) -> list[str]:
-    """What is wrong with the settings, one sentence a problem, but for ranges that `validate` checks."""
+    """What is wrong with the settings, one sentence a problem, but for ranges (`rlbench.bounds`)."""
     problems = []
-    if not 0 <= generation.min_p < 1:
-        problems.append(f"generation.min_p = {generation.min_p} must lie in [0, 1); 0 turns it off")
-    if not generation.repetition_penalty > 0:
-        problems.append(
-            f"generation.repetition_penalty = {generation.repetition_penalty} must be positive; 1 turns it off"
-        )
-    if generation.no_repeat_ngram_size < 0:
-        problems.append(
-            f"generation.no_repeat_ngram_size = {generation.no_repeat_ngram_size} must be at least 0; 0 turns it off"
-        )
     try:
         datetime.fromisoformat(generation.template_date)
     except ValueError:

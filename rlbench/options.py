@@ -5,7 +5,7 @@ a new one needs no schema of its own. Loads no torch.
 """
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +23,8 @@ class Values:
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value of a configuration is a finite number; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value of a configuration is a number that a float holds; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_whole(value: object) -> bool:

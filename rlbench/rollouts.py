@@ -10,7 +10,6 @@ from typing import Any
 
 from rlbench.config import GenerationConfig, VLLMConfig
 from rlbench.decoding import NEUTRAL, sampling_identity
-from rlbench.errors import nearest
 
 ENGINES = ("transformers", "continuous", "vllm_colocate", "vllm_server")
 CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
@@ -121,19 +120,13 @@ def rollout_identity(generation: GenerationConfig) -> dict[str, Any]:
 
 
 def check_generation(generation: GenerationConfig, processes: int) -> list[str]:
-    """What is wrong with engine and its settings, one sentence a problem.
+    """What is wrong with the settings of an engine, one sentence a problem; names and numbers are checked before.
 
     Args:
         processes: over how many processes the run is spread.
     """
-    problems = _choice("generation.engine", generation.engine, ENGINES)
-    problems += _choice("generation.vllm.correction", generation.vllm.correction, CORRECTIONS)
-    problems += _ranges(generation)
-    if problems:
-        return problems
     vllm = generation.vllm
-    if uses_vllm(generation):
-        problems += _bounds(vllm)
+    problems = _bounds(vllm) if uses_vllm(generation) else []
     if generation.engine == "vllm_colocate":
         if processes % vllm.tensor_parallel_size:
             problems.append(
@@ -160,40 +153,9 @@ def check_generation(generation: GenerationConfig, processes: int) -> list[str]:
     return problems
 
 
-def _ranges(generation: GenerationConfig) -> list[str]:
-    continuous, vllm = generation.continuous, generation.vllm
-    at_least_1 = {
-        "continuous.batch_tokens": continuous.batch_tokens,
-        "continuous.cache_tokens": continuous.cache_tokens,
-        "vllm.tensor_parallel_size": vllm.tensor_parallel_size,
-        "vllm.max_model_length": vllm.max_model_length,
-    }
-    problems = [
-        f"generation.{key} = {value} must be at least 1"
-        for key, value in at_least_1.items()
-        if value is not None and value < 1
-    ]
-    if not 0 < vllm.gpu_memory_utilization < 1:
-        problems.append(
-            f"generation.vllm.gpu_memory_utilization = {vllm.gpu_memory_utilization} must lie between 0 and 1"
-        )
-    if not vllm.server_timeout > 0:
-        problems.append(f"generation.vllm.server_timeout = {vllm.server_timeout} must be a positive number of seconds")
-    problems += [
-        f"generation.vllm.{key} = {port} is no port; ports are 1 to 65535"
-        for key, port in (("server_port", vllm.server_port), ("group_port", vllm.group_port))
-        if not 1 <= port <= 65535
-    ]
-    return problems
-
-
 def _bounds(vllm: VLLMConfig) -> list[str]:
     low, high = vllm.ratio_min, vllm.ratio_max
-    problems = [
-        f"generation.vllm.{key} = {value} must be a positive number, or null"
-        for key, value in (("ratio_min", low), ("ratio_max", high))
-        if value is not None and not value > 0
-    ]
+    problems = []
     if low is not None and high is not None and low >= high:
         problems.append(f"generation.vllm.ratio_min = {low} must be below generation.vllm.ratio_max = {high}")
     if vllm.correction.endswith("truncate") and low is None and high is None:
@@ -201,9 +163,3 @@ def _bounds(vllm: VLLMConfig) -> list[str]:
             f"generation.vllm.correction = '{vllm.correction}' truncates at nothing: give ratio_max (3.0) or ratio_min"
         )
     return problems
-
-
-def _choice(key: str, value: str, known: Sequence[str]) -> list[str]:
-    if value in known:
-        return []
-    return [f"{key} = '{value}' is unknown; known: {', '.join(known)}.{nearest(value, list(known))}"]

@@ -33,6 +33,7 @@ from rlbench.judging import Answer, choose_contexts, judge_answers
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
 from rlbench.objective.guards import caveats
+from rlbench.places import check_places
 from rlbench.plugins import check_unchanged
 from rlbench.progress import Progress
 from rlbench.provenance import manifest
@@ -73,7 +74,8 @@ def prepare(config: Config) -> Session:
     Raises:
         BadInput: every problem found, in one report.
     """
-    problems = validate(config, processes.count()) + check_model(config.model) + check_engine(config)
+    problems = validate(config, processes.count()) + check_places(config, to_write=True)
+    problems += check_model(config.model) + check_engine(config)
     dataset: RankedListDataset | None = None
     try:
         dataset = inputs.load(config.dataset)

@@ -17,9 +17,10 @@ from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.files import held, write_json
 from rlbench.launching.composing import compose_cells
+from rlbench.places import check_places
 from rlbench.plugins import check_unchanged
 from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, check_curve, locate
-from rlbench.validation import validate
+from rlbench.validation import check_values, validate
 
 RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
 
@@ -96,7 +97,8 @@ def make_cells(
     Raises:
         BadInput: every problem of every cell.
     """
-    cells, problems = [], []
+    cells: list[Cell] = []
+    problems: list[str] = []
     options = _options(sys.argv[1:])
     processes = composed.hydra.launcher.get("processes", 1)
     if not isinstance(processes, int) or processes < 1:
@@ -105,13 +107,17 @@ def make_cells(
     for overrides, of_cell in zip(job_overrides, configs, strict=True):
         try:
             config = resolve(of_cell)
+            wrong = check_values(config, processes) + check_places(config, to_write=False)
+            if wrong:  # told at once: what follows reads data and model, and loads torch
+                problems += wrong
+                continue
             try:
                 run = locate(config, config.stage)
             except BadInput:
                 problems += validate(config, processes)
                 raise
-            if run.status() != DONE:  # checks of what is to be run load torch, which takes seconds
-                problems += validate(config, processes)
+            if run.status() != DONE:
+                problems += check_places(config, to_write=True)
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
             problems += check_unchanged(run.root, config.plugins)
@@ -121,7 +127,11 @@ def make_cells(
     inputs.release()
     if problems:
         raise BadInput(*dict.fromkeys(problems))
-    if any(cell.run.status() != DONE for cell in cells):
+    todo = [cell.config for cell in cells if cell.run.status() != DONE]
+    problems = [problem for config in todo for problem in validate(config, processes)]  # loads torch, in seconds
+    if problems:
+        raise BadInput(*dict.fromkeys(problems))
+    if todo:
         from rlbench.objective.guards import caveats  # only here: it loads torch
 
         for caveat in caveats([cell.config for cell in cells]):

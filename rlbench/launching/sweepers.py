@@ -23,7 +23,9 @@ from rlbench.launching.cells import Cell, command_line, make_cells
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.search import Search, Settings, Study, alone, open_study, summarise
 from rlbench.launching.space import Space, read_space
+from rlbench.places import check_places
 from rlbench.runs import locate
+from rlbench.validation import check_values
 
 
 class _Sweeper(Sweeper):
@@ -125,6 +127,9 @@ class SearchSweeper(_Sweeper):
         console = self.launcher.console
         bases = [[*fixed, *space.seeds[:1]] for fixed in space.fixed]
         configs = [resolve(config) for config in compose_cells(self.hydra_context.config_loader, self.config, bases)]
+        found = [p for config in configs for p in check_values(config) + check_places(config, to_write=True)]
+        if found:
+            raise BadInput(*dict.fromkeys(found))
         if configs[0].stage != "rl":
             raise BadInput(f"stage = '{configs[0].stage}': a search looks at the RL stage; use stage=rl")
         if configs[0].runtime.dry_run:

@@ -7,28 +7,13 @@ CHOSEN = ("sampled", "demonstration")
 
 
 def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
-    """One sentence a problem."""
+    """One sentence a problem; numbers are checked before."""
     rl, problems = config.trainer.rl, []
     if method.chosen not in CHOSEN:
         problems.append(
             f"algorithm.chosen = '{method.chosen}' is unknown; known: {', '.join(CHOSEN)}."
             f"{nearest(method.chosen, list(CHOSEN))}"
         )
-    counts = {
-        "negatives": method.negatives,
-        "tuples_per_prompt": method.tuples_per_prompt,
-        "prompts": method.prompts,
-        "rounds": method.rounds,
-    }
-    problems += [
-        f"algorithm.{key} = {value} must be at least 1"
-        for key, value in counts.items()
-        if value is not None and value < 1
-    ]
-    if not method.beta > 0:
-        problems.append(f"algorithm.beta = {method.beta} must be positive")
-    if not 0 <= method.sft_share < 1:
-        problems.append(f"algorithm.sft_share = {method.sft_share} must lie in [0, 1)")
     if problems:
         return problems
     lists = 1 + method.negatives

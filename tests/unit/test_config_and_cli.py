@@ -85,7 +85,7 @@ def test_all_unknown_names_are_reported_at_once():
         (["trainer.rl.num_iterations=2", "trainer.rl.save_every=5"], "off a generation boundary"),
         (["trainer.rl.group_size=1"], "trainer.rl.group_size = 1 must be at least 2"),
         (["trainer.rl.learning_rate=-1"], "must be a positive number"),
-        (["trainer.rl.learning_rate=nan"], "must be a positive number"),
+        (["trainer.rl.learning_rate=nan"], "must be a finite number above 0"),
         (["algorithm.ratio=tokn"], "Did you mean 'token'?"),
         (["dataset.cutoffs=[5,50]"], "dataset.cutoffs holds 50"),
         (["reward.gamma=2"], "reward.gamma = 2.0 must lie in"),

@@ -210,8 +210,8 @@ def problem(*overrides) -> str:
 def test_what_is_refused():
     assert "did you mean 'sampled'" in problem("algorithm.chosen=sample").lower()
     for key in ("negatives", "tuples_per_prompt", "prompts", "rounds"):
-        assert problem(f"algorithm.{key}=0") == f"algorithm.{key} = 0 must be at least 1"
-    assert "must be positive" in problem("algorithm.beta=0")
+        assert problem(f"algorithm.{key}=0").startswith(f"algorithm.{key} = 0 must be at least 1")
+    assert "must be a positive number" in problem("algorithm.beta=0")
     assert "algorithm.sft_share = 1.0 must lie in [0, 1)" in problem("algorithm.sft_share=1")
     assert "make no tuple" in problem("algorithm.negatives=7", "trainer.rl.group_size=4")
     uneven = validate(composed("algorithm=dpo", "algorithm.negatives=2"))

@@ -1,0 +1,128 @@
+"""Numbers of a config: each has a range, and whatever a user writes ends in a message that names the key."""
+
+import copy
+import math
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from rlbench.bounds import BOUNDS, NULLABLE
+from rlbench.cli import CONF
+from rlbench.config import ALGORITHMS, DATASETS, MODELS, Config, resolve
+from rlbench.errors import BadInput
+from rlbench.validation import check_values
+
+VARIANTS = ("algorithm=grpo", "algorithm=dpo", "dataset=redial", "dataset=reddit_v2", "model=smollm2_135m")
+BAD = (math.nan, math.inf, -math.inf, -1, -1e300, 2**64, 10**400, True, "", "many", [1], {"a": 1})
+ANY_SIZE = {
+    "algorithm.length_shaping.early_stop",
+    "algorithm.length_shaping.overflow",
+    "algorithm.length_shaping.exact",
+    "reward.power",
+    "reward.success.threshold",
+    "dataset.genre_weight",
+    "dataset.era_weight",
+    "dataset.taste_weight",
+    "dataset.popularity_weight",
+}
+
+
+def plain(override: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = OmegaConf.to_container(compose("config", overrides=[override]), resolve=True)
+    assert isinstance(found, dict)
+    return found
+
+
+def numbers_of(kind: Any, prefix: str = "") -> set[str]:
+    """Keys of a schema's numbers."""
+    found: set[str] = set()
+    for name, hint in get_type_hints(kind).items():
+        options = {"algorithm": ALGORITHMS, "dataset": DATASETS, "model": MODELS}.get(name) if not prefix else None
+        for inner in options.values() if options else [hint]:
+            if is_dataclass(inner):
+                found |= numbers_of(inner, f"{prefix}{name}.")
+            elif {int, float} & {inner, *(get_args(inner) if get_origin(inner) is not dict else ())}:
+                found |= {f"{prefix}{name}"} if get_origin(inner) is not list else set()
+    return found
+
+
+def problems_of(values: dict[str, Any]) -> list[str]:
+    try:
+        return check_values(resolve(OmegaConf.create(values)))
+    except BadInput as error:
+        return error.problems
+
+
+def replaced(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    *path, last = key.split(".")
+    changed = copy.deepcopy(values)
+    node = changed
+    for part in path:
+        node = node[part]
+    node[last] = value
+    return changed
+
+
+def test_every_number_of_the_schema_has_a_range():
+    assert numbers_of(Config) == set(BOUNDS)
+    assert set(BOUNDS) > NULLABLE
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_bad_number_passes_or_raises_anything_else(variant):
+    values = plain(variant)
+    sound = problems_of(values)
+    assert sound == []
+    tried = 0
+    for key in BOUNDS:
+        node: Any = values
+        for part in key.split("."):
+            node = node.get(part, KeyError) if isinstance(node, dict) else KeyError
+        if node is KeyError:
+            continue
+        for bad in BAD:
+            if bad in (-1, -1e300, 2**64) and key in ANY_SIZE:
+                continue
+            found = problems_of(replaced(values, key, bad))
+            assert any(key.rsplit(".", 1)[-1] in problem for problem in found), (key, bad, found)
+            tried += 1
+    assert tried > 500
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("seed", 2**32, "seed = 4294967296 must be at most 4294967295"),
+        ("dataset.seed", 2**32, "dataset.seed = 4294967296 must be at most 4294967295"),
+        ("model.seed", 2**32, "model.seed = 4294967296 must be at most 4294967295"),
+        ("trainer.sft.seed", 2**32, "trainer.sft.seed = 4294967296 must be at most 4294967295"),
+        ("trainer.sft.seed", -1, "trainer.sft.seed = -1 must be at least 0"),
+        ("trainer.rl.adam_beta2", 1.0, "trainer.rl.adam_beta2 = 1.0 must lie in [0, 1)"),
+        ("dataset.contexts", {"train": 0, "validation": 1, "test": 1}, "dataset.contexts.train = 0 must lie in [1, "),
+        ("dataset.contexts", {"train": 9, "test": 1}, "dataset.contexts.validation is missing"),
+        ("dataset.contexts", {"train": 9, "test": 1, "validaton": 2}, "Did you mean 'validation'?"),
+        ("model.heads", 3, "model.hidden_size = 128 must be a multiple of twice model.heads = 3; use 132"),
+        ("model.vocab_size", 100, "model.vocab_size = 100 must lie in [260, 1000000]"),
+        ("runtime.device", "gpu", "runtime.device = 'gpu' is unknown; known: auto, cpu, cuda"),
+        ("runtime.threads", 0, "runtime.threads = 0 must lie in [1, 4096], or be null"),
+        ("dataset.cutoffs", [5, 5, 10], "dataset.cutoffs holds 5 2 times; once is enough"),
+        ("dataset.cutoffs", [2**70], "dataset.cutoffs holds 1180591620717411303424"),
+        ("trainer.rl.learning_rate_steps", {-1: 1e-4}, "names update -1; an update done is at least 1"),
+        ("trainer.rl.learning_rate_steps", {5: math.nan}, "must be a"),
+        ("generation.temperature", 1e300, "generation.temperature = 1e+300 must be at most 1000000"),
+    ],
+)
+def test_what_is_said(key, value, said):
+    found = problems_of(replaced(plain("algorithm=grpo"), key, value))
+    assert any(said in problem for problem in found), found
+
+
+def test_the_largest_seed_passes():
+    values = plain("algorithm=grpo")
+    for key in ("seed", "dataset.seed", "model.seed", "trainer.sft.seed"):
+        values = replaced(values, key, 2**32 - 1)
+    assert problems_of(values) == []
