@@ -210,7 +210,7 @@ def test_the_notice_names_field_and_both_values(asking, tiny_folder, tmp_path):
     ("overrides", "said"),
     [
         (["generation.min_p=1"], "generation.min_p = 1.0 must lie in [0, 1)"),
-        (["generation.repetition_penalty=0"], "generation.repetition_penalty = 0.0 must be positive"),
+        (["generation.repetition_penalty=0"], "generation.repetition_penalty = 0.0 must be a positive number"),
         (["generation.no_repeat_ngram_size=-1"], "generation.no_repeat_ngram_size = -1 must be at least 0"),
         (["generation.template_date=today"], "generation.template_date = 'today' is no date; write YYYY-MM-DD"),
         (["generation=continuous", "generation.min_p=0.1"], "cannot be done by generation.engine = 'continuous'"),
