@@ -103,19 +103,18 @@ def make_cells(
     processes = composed.hydra.launcher.get("processes", 1)
     if not isinstance(processes, int) or processes < 1:
         raise BadInput(f"hydra.launcher.processes = {processes} must be at least 1")
-    configs = compose_cells(context.config_loader, composed, job_overrides)
-    for overrides, of_cell in zip(job_overrides, configs, strict=True):
+    configs: list[Config] = []
+    for of_cell in compose_cells(context.config_loader, composed, job_overrides):
         try:
-            config = resolve(of_cell)
-            wrong = check_values(config, processes) + check_places(config, to_write=False)
-            if wrong:  # told at once: what follows reads data and model, and loads torch
-                problems += wrong
-                continue
-            try:
-                run = locate(config, config.stage)
-            except BadInput:
-                problems += validate(config, processes)
-                raise
+            configs.append(resolve(of_cell))
+            problems += check_values(configs[-1], processes) + check_places(configs[-1], to_write=False)
+        except BadInput as error:
+            problems += error.problems
+    if problems:  # told at once: what follows reads data and model, and loads torch
+        raise BadInput(*dict.fromkeys(problems))
+    for overrides, config in zip(job_overrides, configs, strict=True):
+        try:
+            run = locate(config, config.stage)
             if run.status() != DONE:
                 problems += check_places(config, to_write=True)
             if run.status() != DONE or run.stage == "sft":
@@ -123,7 +122,7 @@ def make_cells(
             problems += check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, list(overrides), config, run, processes))
         except BadInput as error:
-            problems += error.problems
+            problems += [*validate(config, processes), *error.problems]
     inputs.release()
     if problems:
         raise BadInput(*dict.fromkeys(problems))
