@@ -205,8 +205,8 @@ def corrected_truncation(config: Config) -> str:
         return ""
     return (
         f"generation.vllm.correction = '{generation.vllm.correction}' with generation."
-        f"{decoding.changed(generation)}: the engine's probabilities are of the tokens that are left, the policy's of all, so that every ratio is below 1 "
-        "and a list's far below; use "
+        f"{decoding.changed(generation)}: the engine's probabilities are of the tokens that are left, the policy's of "
+        "all, so that every ratio is below 1 and a list's far below; use "
         "generation.top_p=1, generation.top_k=0, generation.min_p=0 and generation.repetition_penalty=1"
     )
 
@@ -218,8 +218,8 @@ def other_than_sampled(config: Config) -> str:
         return ""
     return (
         f"generation.{decoding.changed(generation)} changes the distribution that lists are sampled from; the loss "
-        "takes the log-probabilities of the policy itself, old and new, so that training is off-policy by the difference "
-        "(docs/generation.md); use generation.top_p=1, generation.top_k=0, generation.min_p=0, "
+        "takes the log-probabilities of the policy itself, old and new, so that training is off-policy by the "
+        "difference (docs/generation.md); use generation.top_p=1, generation.top_k=0, generation.min_p=0, "
         "generation.repetition_penalty=1 and generation.no_repeat_ngram_size=0"
     )
 

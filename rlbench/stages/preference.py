@@ -225,6 +225,39 @@ class Lists:
         return {name: float(value) for name, value in sums.items()}
 
 
+def tuples_at(
+    places: Sequence[int],
+    one: Round,
+    compares: bool,
+    per_update: int,
+    of_tuple: int,
+    count: int,
+    seed: int,
+    order: Callable[..., list[int]] = order,
+) -> list[int]:
+    """Which of a round's tuples lie at some places of the run.
+
+    In each phase of a round all tuples come once in an order of their own, then all again in another order. An update
+    has as many lists in both phases. A place is one tuple where lists are compared. Where they are not, it is as many
+    chosen lists as a tuple has lists, each of another tuple.
+
+    Args:
+        places: counted over the whole run, `per_update` for each update.
+        one: the round.
+        compares: whether the places lie in the phase that compares lists.
+        per_update: tuples of an update.
+        of_tuple: lists of a tuple.
+        count: tuples of the round.
+        seed: of the run.
+        order: makes an order of `count` things from numbers.
+    """
+    first = one.preference if compares else one.first
+    offset, width = first * per_update, 1 if compares else of_tuple
+    numbers = [(place - offset) * width + i for place in places for i in range(width)]
+    turns = [divmod(number, count) for number in numbers]
+    return [order(count, seed, TUPLES, one.number, int(compares), turn)[place] for turn, place in turns]
+
+
 class PreferenceTrainer(Metered):
     """Training on tuples of lists.
 
@@ -367,21 +400,11 @@ class PreferenceTrainer(Metered):
         return [of_all[place] for place in rows]
 
     def _rows(self, places: list[int], one: Round, compares: bool) -> list[int]:
-        """Tuples at places: in a phase all come once in an order of their own, then all again in another.
-
-        An update has as many lists in both phases, so that a place is one tuple where lists are compared and as many
-        chosen lists, each of another tuple, where they are not.
-        """
+        """The tuples that lie at some places of the run."""
         assert self._tuples is not None
-        first = one.preference if compares else one.first
-        offset, width = first * self.per_update, 1 if compares else self.of_tuple
-        numbers = [(place - offset) * width + i for place in places for i in range(width)]
-        rows = []
-        for turn, place in (divmod(number, len(self._tuples)) for number in numbers):
-            rows.append(
-                self._order(len(self._tuples), self.config.seed, TUPLES, one.number, int(compares), turn)[place]
-            )
-        return rows
+        return tuples_at(
+            places, one, compares, self.per_update, self.of_tuple, len(self._tuples), self.config.seed, self._order
+        )
 
     def _batch(self, lists: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
         """(S, T) ids, mask and mask of completions, padded on the right."""

@@ -1,0 +1,70 @@
+"""What preference optimisation draws lists for, and in which order it looks at them."""
+
+import math
+
+from rlbench.data.facts import film_facts
+from rlbench.lists import ListReader
+from rlbench.models.loading import load_tokenizer
+from rlbench.preference.rounds import Round, make_rounds
+from rlbench.relevance import make_judge
+from rlbench.rewards.scorer import ListScorer
+from rlbench.runs import locate
+from rlbench.stages.demonstrations import demonstration_tokens
+from rlbench.stages.preference import Lists, tuples_at
+from tests.conftest import SMALL, composed
+
+ROUND = Round(number=1, first=4, preference=6, end=10, prompts=range(5))
+
+
+def lists_of(mini, tiny_folder, *overrides):
+    config = composed(*SMALL, "algorithm=sprec", *overrides)
+    tokenizer = load_tokenizer(tiny_folder)
+    n = config.dataset.list_length
+    judge = make_judge(config.matching, mini.catalog, n)
+    scorer = ListScorer(ListReader(tokenizer, n), judge, film_facts(mini, mini.catalog), config.reward)
+    return Lists(config, locate(config, "rl"), mini.splits["sft"], scorer), tokenizer
+
+
+def test_every_pass_over_prompts_has_an_order_of_its_own(mini, tiny_folder):
+    lists, _ = lists_of(mini, tiny_folder)
+    count = len(lists.records)
+    first, second = lists._places(range(count)), lists._places(range(count, 2 * count))
+    assert sorted(first) == sorted(second) == list(range(count)) and first != second
+    assert lists._places(range(count - 2, count + 2)) == first[-2:] + second[:2]
+
+
+def test_every_pass_over_tuples_has_an_order_of_its_own():
+    count, per_update = 7, 3
+    start = ROUND.preference * per_update
+    first = tuples_at(range(start, start + count), ROUND, True, per_update, 2, count, seed=0)
+    second = tuples_at(range(start + count, start + 2 * count), ROUND, True, per_update, 2, count, seed=0)
+    assert sorted(first) == sorted(second) == list(range(count)) and first != second
+    other_round = Round(number=2, first=4, preference=6, end=10, prompts=range(5))
+    assert tuples_at(range(start, start + count), other_round, True, per_update, 2, count, seed=0) != first
+    assert tuples_at(range(start, start + count), ROUND, True, per_update, 2, count, seed=1) != first
+
+
+def test_a_supervised_update_has_as_many_lists_as_one_that_compares():
+    count, per_update, of_tuple = 12, 2, 3
+    start = ROUND.first * per_update
+    rows = tuples_at(range(start, start + per_update), ROUND, False, per_update, of_tuple, count, seed=0)
+    assert len(rows) == per_update * of_tuple == len(set(rows))
+    everything = tuples_at(range(start, start + 4), ROUND, False, per_update, of_tuple, count, seed=0)
+    assert sorted(everything) == list(range(count)) and everything[: len(rows)] == rows
+
+
+def test_rounds_are_at_most_one_a_prompt():
+    config = composed("algorithm=sprec", "algorithm.prompts=2", "algorithm.rounds=5", "trainer.rl.updates=8")
+    rounds = make_rounds(config.algorithm, config.trainer.rl)
+    assert [len(one.prompts) for one in rounds] == [1, 1] and [one.end for one in rounds] == [4, 8]
+
+
+def test_a_demonstration_that_sft_cuts_is_never_chosen(mini, tiny_folder):
+    records = mini.splits["sft"][:8]
+    _, tokenizer = lists_of(mini, tiny_folder)
+    lengths = [sum(map(len, demonstration_tokens(record, tokenizer, 10_000))) for record in records]
+    longest = sorted(lengths)[4]
+    lists, _ = lists_of(mini, tiny_folder, f"trainer.sft.max_length={longest}")
+    found = lists._demonstrations(records)
+    assert [reward == -math.inf for _, reward in found] == [length > longest for length in lengths]
+    assert any(length == longest for length in lengths) and any(length > longest for length in lengths)
