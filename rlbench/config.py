@@ -64,12 +64,14 @@ class LengthShapingConfig:
 
 @dataclass
 class Method:
-    """What every algorithm has: its name in labels and folders, its title in tables, its source, how sure that is."""
+    """What every algorithm has: its name in labels and folders, its title in tables, its source, how sure that is, and
+    what is different from the source, a sentence each. `differs` is prose and no part of a run's identity."""
 
     name: str
     title: str
     paper: str
     evidence: str
+    differs: list[str] = field(default_factory=list, kw_only=True)
 
 
 @dataclass

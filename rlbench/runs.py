@@ -48,7 +48,7 @@ SWEEP_FILE = "sweep.json"
 """In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 
 
-DESCRIPTION = ("title", "paper", "evidence")
+DESCRIPTION = ("title", "paper", "evidence", "differs")
 """Keys of an algorithm or a reward that say what to call it and where it comes from."""
 INPUTS = "inputs"
 """Key of an identity under which digests of what was read stand: data, and the model's source."""

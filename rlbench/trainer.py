@@ -94,7 +94,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.memory: Memory = {}
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
-        asks = "hidden_states" in objective.needs or objective.scalars or objective.rollout_scalars
+        asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
         self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
@@ -150,6 +150,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         mine = slice(first, first + len(lists))
         output["advantages"] = self.objective.token_advantages(of_all[mine], tokens)
         output["correct"] = rewards.success[mine].float()
+        output["score"] = rewards.totals[mine]
         output["correct_ranks"] = rewards.hits[mine]
         output["kl_scale"] = self.objective.kl_scales(rewards.success, self.num_generations)[mine]
 
@@ -177,13 +178,14 @@ class RankedListTrainer(Metered, GRPOTrainer):
         mask, needs = output["completion_mask"], self.objective.needs
         logps = entropies = torch.zeros(mask.shape, device=mask.device)
         features: dict[str, torch.Tensor] = {}
-        of_tokens, hidden = self.objective.rollout_scalars, "hidden_states" in needs
+        of_tokens, hidden = self.objective.scalars_at_rollout(self.memory), "hidden_states" in needs
         if "old_logps" in needs or of_tokens or hidden:
             batch_size = self.args.per_device_train_batch_size
             with torch.no_grad():
                 scores = self._score(self.model, output, of_tokens, hidden=hidden, batch_size=batch_size)
             logps, entropies = scores.logps, scores.entropies
-            output |= {f"old_{name}": value for name, value in scores.scalars.items()}
+            output |= {f"old_{name}": scores.scalars[name] for name in self.objective.rollout_scalars}
+            self.objective.begin(scores.scalars, mask, self.memory, gather)
             if scores.hidden is not None:
                 features = rank_features(scores.hidden, output["unit_ids"], self.objective.units)
         return Rollout.of_tokens(
@@ -282,7 +284,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             / self.accelerator.num_processes,
             max_completion_length=self.max_completion_length,
         )
-        extras = {name: inputs[name] for name in ("correct", "correct_ranks", "kl_scale")}
+        extras = {name: inputs[name] for name in ("correct", "correct_ranks", "score", "kl_scale")}
         extras |= {f"old_{name}": inputs[f"old_{name}"] for name in self.objective.rollout_scalars}
         if self.demonstrations is not None:
             extras |= self._score_demonstrations(model, len(mask))

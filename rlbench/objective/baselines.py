@@ -43,9 +43,20 @@ Schedule = Literal[
 
 
 @baselines.piece(shift="invariant", scale="invariant")
-def group_std(group: Group, *, epsilon: Positive = STD_EPSILON) -> torch.Tensor:
-    """(R - mean) / (std + epsilon) over the group, std unbiased (GRPO, arXiv 2402.03300; Rank-GRPO, Eq. 7)."""
-    return _centred(group.returns, group.counted) / (_std(group.returns, group.counted) + epsilon)
+def group_std(
+    group: Group, *, epsilon: Positive = STD_EPSILON, deviation: Literal["sample", "population"] = "sample"
+) -> torch.Tensor:
+    """(R - mean) / (std + epsilon) over the group (GRPO, arXiv 2402.03300; Rank-GRPO, Eq. 7).
+
+    Args:
+        epsilon: guard against a zero standard deviation.
+        deviation: sample divides the sum of squares by n - 1 (TRL, verl), population by n (Humanline's code).
+    """
+    std = _std(group.returns, group.counted)
+    n = _size(group.counted).to(std)
+    if deviation == "population":
+        std = std * ((n - 1).clamp(min=0) / n.clamp(min=1)).sqrt()
+    return _centred(group.returns, group.counted) / (std + epsilon)
 
 
 @baselines.piece(shift="invariant", scale="equivariant")
@@ -238,26 +249,35 @@ def c2gspg(group: Group) -> torch.Tensor:
 def effective_rank(group: Group, *, kappa: AtLeastOne = 2.0, ema: Share = 0.3) -> torch.Tensor:
     """A + min(relu(phi), |A| / kappa), A of `group_std`, phi from the list's hidden states (VERL, arXiv 2509.23808).
 
-    Each of effective rank, its velocity and its acceleration is compared with its running mean over earlier updates,
-    d = clamp((m - mean) / (|mean| + 1e-8), -5, 5), and with gate = sigmoid(2 d_acceleration),
+    Effective rank, its velocity and its acceleration are each compared with a running mean,
+    d = clamp((m - mean) / (|mean| + 1e-8), -5, 5). With gate = sigmoid(2 d_acceleration),
     phi = gate tanh(d_effective_rank) + (1 - gate) tanh(d_velocity): a list that accelerates is rewarded for exploring,
     another for exploiting.
 
-    Inspired by: that the two weights are (1, 0) and (0, 1) is our reading. Adapted to lists: ranks are measured after
-    each entry, and every token has the bonus, where the published code gives it to the last.
+    The running means are those of the published code. They start at 0, and an update's own mean enters them one update
+    later. So the first update has no bonus. The second is compared with 0, where d is 5 or -5 unless m is 0. The third
+    is compared with ema times the mean of the first.
+
+    Adapted to lists: ranks are measured after each entry, and every token has the bonus. The published code measures
+    every 40 tokens and gives the bonus to the last token.
 
     Args:
         kappa: the bonus is at most this part of the advantage.
         ema: weight of the newest mean in the running one.
     """
     advantages = group_std(group)
-    distance = {}
+    distance, memory = {}, group.memory
+    begun = "effective_rank/last/effective_rank" in memory
     for name in ("effective_rank", "rank_velocity", "rank_acceleration"):
-        values, key = group.features[name].to(advantages), f"effective_rank/{name}"
-        mean = values.mean().item()
-        usual = group.memory.get(key, mean)
+        values = group.features[name].to(advantages)
+        running, last = f"effective_rank/{name}", f"effective_rank/last/{name}"
+        usual = memory.setdefault(running, 0.0)
         distance[name] = ((values - usual) / (abs(usual) + 1e-8)).clamp(-5, 5)
-        group.memory[key] = ema * mean + (1 - ema) * usual
+        if begun:
+            memory[running] = ema * memory[last] + (1 - ema) * usual
+        memory[last] = values.mean().item()
+    if not begun:
+        return advantages
     gate = torch.sigmoid(2 * distance["rank_acceleration"])
     phi = gate * distance["effective_rank"].tanh() + (1 - gate) * distance["rank_velocity"].tanh()
     return advantages + torch.min(phi.relu().unsqueeze(2), advantages.abs() / kappa)

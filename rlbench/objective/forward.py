@@ -35,30 +35,39 @@ def mean_logps(logps: torch.Tensor) -> torch.Tensor:
 
 @scalars.piece(differentiable=True)
 def top_p_entropy(logps: torch.Tensor) -> torch.Tensor:
-    """Entropy of the smallest set of most likely tokens with probability .8, at most 10,000 tokens, made to sum to 1
-    (SIREN, arXiv 2509.25133).
+    """Entropy of the most likely tokens whose probability together stays below .8, at most 10,000 tokens, made to sum
+    to 1 (SIREN, arXiv 2509.25133, as its code).
 
-    Tokens as likely as the last of the set belong to it.
+    The token that reaches .8 is left out, as in the published code. Where the first token reaches it alone, the set is
+    empty and the entropy 0. Tokens that are as likely as the last of the set share the places that are left for them:
+    the entropy is that of the published code, which gives the places, and so the gradient, to whichever come first.
     """
-    out = logps < _least_of_top_p(logps.detach())
-    kept = logps.masked_fill(out, -torch.inf)
-    normalised = kept - kept.logsumexp(dim=1, keepdim=True)
-    return -(normalised.exp() * normalised.masked_fill(out, 0.0)).sum(dim=1)
+    count, last = _top_p_set(logps.detach())
+    above, tied = logps.detach() > last, logps.detach() == last
+    left = (count - above.sum(dim=1, keepdim=True)).to(logps)  # places for the tied tokens
+    kept = above.to(logps) + tied * left / tied.sum(dim=1, keepdim=True).clamp(min=1)
+    some = count > 0
+    weights = torch.where(some, kept, 1.0)  # of an empty set any finite entropy will do: it is multiplied by 0
+    normalised = logps - (logps + weights.log()).logsumexp(dim=1, keepdim=True)
+    entropy = -(weights * normalised.exp() * normalised.masked_fill(weights == 0, 0.0)).sum(dim=1)
+    return entropy * some.squeeze(1)
 
 
-def _least_of_top_p(logps: torch.Tensor) -> torch.Tensor:
-    """(n, 1) log-probability of the last token of each position's set."""
+def _top_p_set(logps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 1) each: how many tokens each position's set has, and the log-probability of the last; infinity if empty."""
     limit = min(TOP_TOKENS, logps.size(1))
-    least = torch.empty_like(logps[:, :1])
+    count = torch.empty(len(logps), 1, dtype=torch.long, device=logps.device)
+    last = torch.full_like(logps[:, :1], torch.inf)
     rows, k = torch.arange(len(logps), device=logps.device), min(FIRST_TOKENS, limit)
     while len(rows):  # most positions need few tokens, and sorting the whole vocabulary is slow
         top = logps[rows].topk(k, dim=1).values
-        reached = top.exp().cumsum(dim=1) >= TOP_P
-        reached[:, -1] |= k == limit
-        found = reached[:, -1]
-        least[rows[found]] = top[found].gather(1, reached[found].long().argmax(dim=1, keepdim=True))
+        inside = (top.exp().cumsum(dim=1) < TOP_P).sum(dim=1, keepdim=True)
+        found = (inside.squeeze(1) < k) | (k == limit)
+        count[rows[found]] = inside[found]
+        of_last = top[found].gather(1, (inside[found] - 1).clamp(min=0))
+        last[rows[found]] = torch.where(inside[found] > 0, of_last, torch.inf)
         rows, k = rows[~found], min(k * 8, limit)
-    return least
+    return count, last
 
 
 class HiddenStates:

@@ -48,7 +48,8 @@ class LossInputs:
             sampled: the policy's probability at the rollout over the engine's, bounded; None where the two are one.
         extras: by name, what pieces asked for in their `needs`: entropy and the forward pass's scalars (B, T), also at
             the rollout under "old_" names; demonstration_logps and demonstration_mask (D, L) of D demonstrations.
-            Always there from the trainer: correct (B,), correct_ranks (B, N), kl_scale (B,).
+            Always there from the trainer: correct (B,), correct_ranks (B, N), score (B,) the lists' rewards, kl_scale
+            (B,).
         course: where in the run this is.
     """
 

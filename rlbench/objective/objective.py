@@ -11,6 +11,7 @@ from rlbench.objective.credit import CreditInputs
 from rlbench.objective.inputs import Group, LossInputs, Memory, Window, alone
 from rlbench.objective.outputs import first_not_finite, made_not_finite, shaped
 from rlbench.objective.pieces import (
+    Start,
     aggregations,
     baselines,
     choices,
@@ -120,10 +121,40 @@ class Objective:
         self.needs = {need for piece in used for need in piece.needs}
         self.scalars = [name for name in scalars if name in self.needs]
         self.rollout_scalars = [name for name in scalars if f"old_{name}" in self.needs]
+        self.starts: list[tuple[Start, Callable[..., float]]] = []
+        for name in self.regularisers:
+            start = regularisers[name].facts.get("start")
+            if start is not None:
+                self.starts.append((start, filled(start.function, options.get(name, {}))))
         if a.entropy_quantile < 1:
             self.needs.add("entropy")
         self.parts: list[tuple[str, torch.Tensor]] = []  # of the latest loss, by name
         self.blamed = ""  # which piece made values of the latest rollout that are not finite
+
+    def scalars_at_rollout(self, memory: Memory) -> list[str]:
+        """Names of the scalars to compute at the next rollout: those of every rollout, and those of the first one as
+        long as `memory` lacks what comes of them."""
+        first = {name for start, _ in self.starts if start.keeps not in memory for name in start.scalars}
+        return [name for name in scalars if name in self.rollout_scalars or name in first]
+
+    def begin(
+        self,
+        values: Mapping[str, torch.Tensor],
+        mask: torch.Tensor,
+        memory: Memory,
+        gather: Callable[[torch.Tensor], torch.Tensor] = alone,
+    ) -> None:
+        """Put into `memory` what pieces take from the first rollout; nothing that is there already is replaced.
+
+        Args:
+            values: (B, T) by name, all of `scalars_at_rollout`.
+            mask: (B, T), 0 on padding.
+            memory: changed in place.
+            gather: (B,) values of this process -> those of all processes.
+        """
+        for start, function in self.starts:
+            if start.keeps not in memory:
+                memory[start.keeps] = function({name: values[name] for name in start.scalars}, mask, gather)
 
     @property
     def needs_reference(self) -> bool:

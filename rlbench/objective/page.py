@@ -33,6 +33,12 @@ def preferences_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
     return _table(["method", *(f"`{key}`" for key in keys), "source", "evidence"], rows)
 
 
+def differences_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
+    """One row a method that is not in everything what its source is."""
+    rows = [[f"`{found['name']}`", " ".join(found["differs"])] for found in _algorithms(folder) if found.get("differs")]
+    return _table(["method", "different from its source"], rows)
+
+
 def _algorithms(folder: Path) -> list[dict[str, Any]]:
     return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yaml"))]
 
@@ -94,7 +100,12 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def render(page: str) -> str:
     """The page with its tables replaced by current ones."""
     pieces = "\n\n".join(pieces_table(place) for place in PLACES)
-    sections = {"methods": methods_table(), "preferences": preferences_table(), "pieces": pieces}
+    sections = {
+        "methods": methods_table(),
+        "differences": differences_table(),
+        "preferences": preferences_table(),
+        "pieces": pieces,
+    }
     for name, content in sections.items():
         begin, end = MARK.format(name), MARK.format(f"end of {name}")
         before, rest = page.split(begin)

@@ -46,6 +46,22 @@ class Piece:
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a piece takes from the run's first rollout, before any update; a fact of a piece, under `start`.
+
+    Attributes:
+        keeps: the name in `Memory` that holds it. While that is missing, the next rollout gives it.
+        scalars: names of the forward pass's scalars that it is made of.
+        function: ({name: (B, T)}, mask (B, T), gather, with the piece's options that it has) -> a number. gather takes
+            (B,) values of this process to those of all processes; the number must be the same on all.
+    """
+
+    keeps: str
+    scalars: tuple[str, ...]
+    function: Callable[..., float]
+
+
 class Place(Mapping[str, Piece]):
     """The choices in one place of the algebra.
 

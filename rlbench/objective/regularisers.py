@@ -6,17 +6,19 @@ other divergence. Multiplied by the ratio (`kl.importance_weighted`), each has o
 
 `kl_scales` multiply a completion's KL by something about its prompt: (P,) share of its lists that succeed -> (P,).
 
-`regularisers` are scalar terms of a micro-batch, to be minimised; their weights are applied outside. Fact of one:
+`regularisers` are scalar terms of a micro-batch, to be minimised; their weights are applied outside. Facts of one:
 
-leaves_out: it is about the tokens that `entropy_quantile` leaves out of the surrogate.
+leaves_out: it is about the tokens that `entropy_quantile` leaves out of the surrogate;
+start: what it takes from the run's first rollout (`rlbench.objective.pieces.Start`).
 """
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 
 from rlbench.objective.inputs import LossInputs
-from rlbench.objective.pieces import estimators, kl_scales, regularisers
+from rlbench.objective.pieces import Start, estimators, kl_scales, regularisers
 from rlbench.objective.ratios import on_tokens
 from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
 from rlbench.options import NonNegative, Share
@@ -104,25 +106,35 @@ def entropy_bonus(inputs: LossInputs) -> torch.Tensor:
     return -entropy.sum() / inputs.mask.sum().clamp(min=1)
 
 
-@regularisers.piece(needs=("top_p_entropy",))
-def siren(inputs: LossInputs, *, quantile: Share = 0.8) -> torch.Tensor:
-    """(H - anchor)^2, H the mean over completions of the mean top-p entropy of the tokens at or above its quantile.
-
-    SIREN (arXiv 2509.25133), weight .005 there. anchor is H at the first update, over its micro-batches and all
-    processes; during that update the term is 0. (The published code leaves padding in the quantile; we do not.)
-    """
-    entropy = on_tokens(inputs.extras["top_p_entropy"], inputs.mask)
-    seen = entropy.detach().float().masked_fill(inputs.mask == 0, torch.nan)
+def _peak_entropies(entropy: torch.Tensor, mask: torch.Tensor, quantile: float) -> torch.Tensor:
+    """(B,) mean top-p entropy of each completion's tokens above its quantile; 0 where none is above."""
+    entropy = on_tokens(entropy, mask)
+    seen = entropy.detach().float().masked_fill(mask == 0, torch.nan)
     bound = torch.nanquantile(seen, quantile, dim=1, keepdim=True)
-    peaks = seen >= bound  # a padding token is no number, which is at or above nothing
-    h, memory = masked_mean(entropy, peaks).mean(), inputs.course.memory
-    if inputs.course.update == 0:
-        everywhere = inputs.course.gather(h.detach().reshape(1)).mean().item()
-        seen_before = memory.get("siren/batches", 0.0)
-        memory["siren/anchor"] = (memory.get("siren/anchor", 0.0) * seen_before + everywhere) / (seen_before + 1)
-        memory["siren/batches"] = seen_before + 1
-        return 0.0 * h
-    return (h - memory["siren/anchor"]).square()
+    return masked_mean(entropy, seen > bound)  # a padding token is no number, which is above nothing
+
+
+def siren_anchor(
+    values: Mapping[str, torch.Tensor],
+    mask: torch.Tensor,
+    gather: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    quantile: Share = 0.8,
+) -> float:
+    """The entropy H of `siren` at the first rollout, over its completions on all processes."""
+    return gather(_peak_entropies(values["top_p_entropy"].detach(), mask, quantile)).mean().item()
+
+
+@regularisers.piece(needs=("top_p_entropy",), start=Start("siren/anchor", ("top_p_entropy",), siren_anchor))
+def siren(inputs: LossInputs, *, quantile: Share = 0.8) -> torch.Tensor:
+    """(H - anchor)^2, H the mean over completions of the mean top-p entropy of the tokens above its quantile.
+
+    SIREN (arXiv 2509.25133), weight .005 there. anchor is H over the whole first rollout, under the policy that wrote
+    it, so that the term acts from the first update on: each micro-batch is pulled towards the batch. A completion none
+    of whose tokens is above its quantile (all are equal) counts as 0, where the published code divides 0 by 0.
+    """
+    h = _peak_entropies(inputs.extras["top_p_entropy"], inputs.mask, quantile).mean()
+    return (h - inputs.course.memory["siren/anchor"]).square()
 
 
 @regularisers.piece(needs=("demonstrations",))

@@ -16,7 +16,7 @@ sequence).
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 
@@ -174,13 +174,13 @@ def vespo(
 
 @surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
 def dppo_tv(
-    inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.15, cap: Positive = 20.0
+    inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.15, cap: Positive = 10_000.0
 ) -> Surrogate:
     """-sg(min(w, cap)) A log pi, but 0 for tokens with |p - p_old| > threshold that A would push further.
 
-    Inspired by DPPO (arXiv 2602.04879), binary total variation: p is the probability of the sampled token. Certain:
-    mask, capped weight and numbers, which are those of verl's `dppo_tv` and its example script (read in copies). Ours:
-    one threshold where verl has one a side, and a weight at the chosen level of ratio.
+    DPPO (arXiv 2602.04879), binary total variation, as verl's `dppo_tv`: p is the probability of the sampled token.
+    The numbers are those of verl's example script, whose cap is meant to be out of reach; verl's own default is 20.
+    Ours: one threshold where verl has one a side, and a weight at the chosen level of ratio.
     """
     moved = _logps(inputs).detach().exp() - on_tokens(inputs.old_logps, inputs.mask).exp()
     return _masked_weight(inputs, log_ratio, moved, moved.abs() > threshold, cap)
@@ -188,11 +188,11 @@ def dppo_tv(
 
 @surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
 def dppo_kl(
-    inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.05, cap: Positive = 20.0
+    inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.05, cap: Positive = 10_000.0
 ) -> Surrogate:
     """As `dppo_tv` for tokens with KL(old || new) > threshold, between the Bernoullis of the sampled token.
 
-    Inspired by DPPO (arXiv 2602.04879), binary KL; certain and ours as in `dppo_tv`.
+    DPPO (arXiv 2602.04879), binary KL, as verl's `dppo_kl`; numbers and what is ours as in `dppo_tv`.
     """
     logps, old_logps = _logps(inputs).detach(), on_tokens(inputs.old_logps, inputs.mask)
     p, old_p = logps.exp(), old_logps.exp()
@@ -226,7 +226,7 @@ def clip_cov(
     """`clip`, and nothing from a share of the unclipped tokens whose covariance lies between cov_low and cov_high.
 
     Clip-Cov (arXiv 2505.22617), numbers and the floor of one token as in verl. There the tokens are drawn at random;
-    here they are those of largest covariance, so that a run can be repeated. They count as stopped from above.
+    here those of largest covariance are taken, so that a run can be repeated. They count as stopped from above.
     """
     clipped = clip(inputs, log_ratio, low=low, high=high)
     covariance = _covariance(inputs)
@@ -237,11 +237,12 @@ def clip_cov(
 
 @surrogates.piece(clips=False, uses_ratio=True, needs_reference=False)
 def kl_cov(
-    inputs: LossInputs, log_ratio: torch.Tensor, *, share: Share = 2e-4, coefficient: NonNegative = 1.0
+    inputs: LossInputs, log_ratio: torch.Tensor, *, share: Share = 0.002, coefficient: NonNegative = 1.0
 ) -> Surrogate:
     """-w A, plus coefficient |log w| on the share of tokens of largest covariance, at least one.
 
-    KL-Cov (arXiv 2505.22617), numbers and the penalty |log w| as in verl; nothing is drawn at random there either.
+    KL-Cov (arXiv 2505.22617), the penalty |log w| as in verl. The numbers are those of the authors' recipe for 7B; the
+    recipe for 32B has share 2e-4, and verl's default configuration share 2e-4 and coefficient .1.
     """
     chosen = _largest(_covariance(inputs), inputs.mask.bool(), share, inputs.mask)
     penalty = (coefficient * log_ratio.abs()).masked_fill(~chosen, 0.0)
@@ -264,15 +265,20 @@ def _largest(scores: torch.Tensor, eligible: torch.Tensor, share: float, mask: t
 
 
 @surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
-def topr(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
-    """-A log pi where A >= 0, -sg(min(w, 1)) A log pi where A < 0 (TOPR, arXiv 2503.14286).
+def topr(inputs: LossInputs, log_ratio: torch.Tensor, *, split: Literal["score", "advantage"] = "score") -> Surrogate:
+    """-A log pi for good lists, -sg(min(w, 1)) A log pi for bad ones (TOPR, arXiv 2503.14286).
 
     The paper's w is the product over the completion; ROLL's, with `ratio: token`, that of the token.
+
+    Args:
+        split: what tells good from bad. score: the list's reward is above 0 (ROLL), whatever its advantage. advantage:
+            it is at least 0.
     """
     ratio, advantages = log_ratio.exp().detach(), inputs.advantages
-    weight = torch.where(advantages < 0, ratio.clamp(max=1.0), 1.0)
+    bad = advantages < 0 if split == "advantage" else (inputs.extras["score"] <= 0)[:, None].expand_as(ratio)
+    weight = torch.where(bad, ratio.clamp(max=1.0), 1.0)
     nowhere = torch.zeros_like(ratio, dtype=torch.bool)
-    return Surrogate(-weight * advantages * _logps(inputs), nowhere, (ratio > 1) & (advantages < 0))
+    return Surrogate(-weight * advantages * _logps(inputs), nowhere, (ratio > 1) & bad & (advantages != 0))
 
 
 @surrogates.piece(clips=True, uses_ratio=False, needs_reference=True)
@@ -282,13 +288,14 @@ def humanline(
     *,
     log_epsilon_p: float = -1.0,
     log_epsilon_r: float = 1.5,
-    low: Positive = 0.2,
-    high: Positive = 0.2,
+    low: Positive = 0.15,
+    high: Positive = 0.15,
 ) -> Surrogate:
     """`clip` of w = exp(clamp(log pi - log pi_ref, log_epsilon_p, log_epsilon_r)) (Humanline, arXiv 2509.24207).
 
-    No gradient outside the clamp, whichever way A points; numbers of the clamp as in the published code. Meant with a
-    reference that follows the policy.
+    No gradient outside the clamp, whichever way A points. Numbers as in the published code, whose clip is .15 where
+    lists are sampled during training; its default of .01 is for lists that were sampled before. Meant with a reference
+    that follows the policy.
     """
     assert inputs.ref_logps is not None
     distance = on_tokens(inputs.logps - inputs.ref_logps, inputs.mask)

@@ -183,6 +183,10 @@ def std(values: Sequence[float]) -> float:
     return math.sqrt(sum((x - mean(values)) ** 2 for x in values) / (len(values) - 1))
 
 
+def population_std(values: Sequence[float]) -> float:
+    return math.sqrt(mean((x - mean(values)) ** 2 for x in values))
+
+
 def clip(x: float, low: float, high: float) -> float:
     return min(max(x, low), high)
 
@@ -223,6 +227,11 @@ def z_score(r: Sequence[float], eps: float = 1e-4) -> list[float]:
 
 def ppo(w: float, a: float, low: float, high: float) -> float:
     return min(w * a, clip(w, 1 - low, 1 + high) * a)
+
+
+def dual_ppo(w: float, a: float, low: float, high: float) -> float:
+    """PPO's clip, and at least 3 A where A < 0 (arXiv 1912.09729; verl)."""
+    return max(ppo(w, a, low, high), 3 * a) if a < 0 else ppo(w, a, low, high)
 
 
 def k3(b: Batch, pi: Policy, i: int, t: int) -> float:
@@ -448,15 +457,15 @@ def top_entropy(b: Batch) -> Loss:
 
 @method
 def siren(b: Batch) -> Loss:
-    """Dr. GRPO + .005 (H - anchor)^2, H the mean over lists of the mean top-p entropy of the tokens at or above its .8
+    """Dr. GRPO + .005 (H - anchor)^2, H the mean over lists of the mean top-p entropy of the tokens above its .8
     quantile in the list (arXiv 2509.25133)."""
     a = in_groups(rewards(b), centred)
 
     def peaks(pi, i):
         bound = quantile(b.pi.top_p_entropy[i], 0.8)
-        return mean(pi.top_p_entropy[i][t] for t in b.tokens(i) if b.pi.top_p_entropy[i][t] >= bound)
+        return mean(pi.top_p_entropy[i][t] for t in b.tokens(i) if b.pi.top_p_entropy[i][t] > bound)
 
-    surrogate = over_limit(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.28))
+    surrogate = over_limit(b, lambda pi, i, t: dual_ppo(w(b, pi, i, t), a[i], 0.2, 0.2))
     return lambda pi: surrogate(pi) + 0.005 * (mean(peaks(pi, i) for i in b.lists) - ANCHOR) ** 2
 
 
@@ -471,7 +480,7 @@ def canon(b: Batch) -> Loss:
         return [r[i] - mean(r[j] for j in (high if i in low else low)) for i in group]
 
     a = in_groups(b.lists, inter)
-    return over_limit(b, lambda pi, i, t: ppo(w(b, pi, i, t), a[i], 0.2, 0.28))
+    return over_limit(b, lambda pi, i, t: dual_ppo(w(b, pi, i, t), a[i], 0.2, 0.28))
 
 
 @method
@@ -562,33 +571,34 @@ def vespo(b: Batch) -> Loss:
 
 @method
 def topr(b: Batch) -> Loss:
-    """A log pi where A >= 0, sg(min(w, 1)) A log pi where A < 0, a mean over tokens (arXiv 2503.14286, ROLL)."""
-    a = in_groups(rewards(b), z_score)
-    return over_tokens(b, lambda pi, i, t: (1.0 if a[i] >= 0 else min(w(b, b.pi, i, t), 1.0)) * a[i] * pi.lp[i][t])
+    """A log pi where R > 0, sg(min(w, 1)) A log pi elsewhere, a mean over tokens (arXiv 2503.14286, ROLL)."""
+    r = rewards(b)
+    a = in_groups(r, z_score)
+    return over_tokens(b, lambda pi, i, t: (1.0 if r[i] > 0 else min(w(b, b.pi, i, t), 1.0)) * a[i] * pi.lp[i][t])
 
 
 def dppo_loss(b: Batch, too_far: Callable[[float, float], bool]) -> Loss:
-    """sg(min(w, 20)) A log pi, but for tokens whose p is too far from p_old and that A would push on, a mean over
-    tokens."""
-    a = in_groups(rewards(b), z_score)
+    """sg(min(w, 10000)) A log pi with A = R - mean, but 0 for tokens whose p is too far from p_old and that A would
+    push on; a sum over tokens, over B L_max."""
+    a = in_groups(rewards(b), centred)
 
     def of_token(pi, i, t):
         p, old = math.exp(b.pi.lp[i][t]), math.exp(b.old[i][t])
         left_out = too_far(p, old) and (p - old) * a[i] > 0
-        return 0.0 if left_out else min(w(b, b.pi, i, t), 20.0) * a[i] * pi.lp[i][t]
+        return 0.0 if left_out else min(w(b, b.pi, i, t), 10_000.0) * a[i] * pi.lp[i][t]
 
-    return over_tokens(b, lambda pi, i, t: of_token(pi, i, t) - 0.001 * k3(b, pi, i, t))
+    return over_limit(b, of_token)
 
 
 @method
 def dppo_tv(b: Batch) -> Loss:
-    """|p - p_old| > .15 (after arXiv 2602.04879 and verl)."""
+    """|p - p_old| > .15 (arXiv 2602.04879, verl)."""
     return dppo_loss(b, lambda p, old: abs(p - old) > 0.15)
 
 
 @method
 def dppo_kl(b: Batch) -> Loss:
-    """p_old log(p_old / p) + (1 - p_old) log((1 - p_old) / (1 - p)) > .05 (after arXiv 2602.04879 and verl)."""
+    """p_old log(p_old / p) + (1 - p_old) log((1 - p_old) / (1 - p)) > .05 (arXiv 2602.04879, verl)."""
 
     def divergence(p, old):
         return old * math.log(old / p) + (1 - old) * math.log((1 - old) / (1 - p))
@@ -612,28 +622,31 @@ def largest(scores: dict[tuple[int, int], float], share: float, count: int) -> s
 def clip_cov(b: Batch) -> Loss:
     """PPO's loss, but 0 for 2e-4 of the unclipped tokens whose covariance lies in (1, 5), the largest (arXiv 2505.22617
     draws them), a mean over tokens."""
+    return clip_cov_loss(b, largest(covered(b), 2e-4, len(covariances(b, in_groups(rewards(b), z_score)))))
+
+
+def covered(b: Batch) -> dict[tuple[int, int], float]:
+    """Clip-Cov's candidates: the unclipped tokens whose covariance lies in (1, 5), and that."""
     a = in_groups(rewards(b), z_score)
 
     def clipped(i, t):
-        return ppo(w(b, b.pi, i, t), a[i], 0.2, 0.26) < w(b, b.pi, i, t) * a[i]
+        return ppo(w(b, b.pi, i, t), a[i], 1.0, 1.0) < w(b, b.pi, i, t) * a[i]
 
-    found = covariances(b, a)
-    stopped = largest({u: c for u, c in found.items() if 1 < c < 5 and not clipped(*u)}, 2e-4, len(found))
+    return {u: c for u, c in covariances(b, a).items() if 1 < c < 5 and not clipped(*u)}
 
-    def of_token(pi, i, t):
-        surrogate = 0.0 if (i, t) in stopped else ppo(w(b, pi, i, t), a[i], 0.2, 0.26)
-        return surrogate - 0.001 * k3(b, pi, i, t)
 
-    return over_tokens(b, of_token)
+def clip_cov_loss(b: Batch, stopped: set[tuple[int, int]]) -> Loss:
+    a = in_groups(rewards(b), z_score)
+    return over_tokens(b, lambda pi, i, t: 0.0 if (i, t) in stopped else ppo(w(b, pi, i, t), a[i], 1.0, 1.0))
 
 
 @method
 def kl_cov(b: Batch) -> Loss:
-    """w A - |log w| on the 2e-4 of the tokens with the largest covariance, w A elsewhere, a mean over tokens (arXiv
+    """w A - |log w| on the .002 of the tokens with the largest covariance, w A elsewhere, a mean over tokens (arXiv
     2505.22617)."""
     a = in_groups(rewards(b), z_score)
     found = covariances(b, a)
-    held = largest(found, 2e-4, len(found))
+    held = largest(found, 0.002, len(found))
     return over_tokens(b, lambda pi, i, t: w(b, pi, i, t) * a[i] - ((i, t) in held) * abs(log_w(b, pi, i, t)))
 
 
@@ -653,13 +666,14 @@ def rover(b: Batch) -> Loss:
 
 @method
 def humanline(b: Batch) -> Loss:
-    """w = exp(clip(log pi - log pi_ref, -1, 1.5)), a mean over tokens; eps of the std is 1e-2 (arXiv 2509.24207)."""
-    a = in_groups(rewards(b), lambda r: z_score(r, 1e-2))
+    """w = exp(clip(log pi - log pi_ref, -1, 1.5)), a mean over tokens; the population's std, its eps 1e-2 (arXiv
+    2509.24207)."""
+    a = in_groups(rewards(b), lambda r: [(x - mean(r)) / (population_std(r) + 1e-2) for x in r])
 
     def ratio(pi, i, t):
         return math.exp(clip(pi.lp[i][t] - b.ref[i][t], -1.0, 1.5))
 
-    return over_tokens(b, lambda pi, i, t: ppo(ratio(pi, i, t), a[i], 0.2, 0.2) - 0.01 * k3(b, pi, i, t))
+    return over_tokens(b, lambda pi, i, t: ppo(ratio(pi, i, t), a[i], 0.15, 0.15) - 0.01 * k3(b, pi, i, t))
 
 
 @method
@@ -706,9 +720,11 @@ def paper_shaping(b: Batch, i: int) -> dict[int | str, float]:
     return {"overflow": -0.1, "text": 0.0, "eos": -0.1 if len(b.entries(i)) < N else 0.0}
 
 
-def of_ranks(b: Batch, r: Callable[[int, int], float]) -> list[dict[int | str, float]]:
+def of_ranks(
+    b: Batch, r: Callable[[int, int], float], formula: Callable[[Sequence[float]], list[float]] = z_score
+) -> list[dict[int | str, float]]:
     """A_ik = (r_ik - mean_i r_ik) / (std_i r_ik + eps) over the group at rank k (Eq. 7), beside `paper_shaping`."""
-    columns = {k: in_groups([r(i, k) for i in b.lists], z_score) for k in ranks()}
+    columns = {k: in_groups([r(i, k) for i in b.lists], formula) for k in ranks()}
     return [{**paper_shaping(b, i), **{k: columns[k][i] for k in ranks()}} for i in b.lists]
 
 
@@ -798,14 +814,14 @@ def rank_grpo_published(b: Batch) -> Loss:
 
 @method
 def rlmlr(b: Batch) -> Loss:
-    """A = .8 A_list + .2 A_rank of the token, under GRPO's loss (arXiv 2509.23040; ranks for states)."""
-    of_list, of_rank = in_groups(rewards(b), z_score), of_ranks(b, lambda i, k: log_decay(b, i, k))
+    """A = .8 A_list + .2 A_rank of the token, both R - mean, under verl's loss (arXiv 2509.23040; ranks for states)."""
+    of_list, of_rank = in_groups(rewards(b), centred), of_ranks(b, lambda i, k: log_decay(b, i, k), centred)
     unit = [paper_units(b, i) for i in b.lists]
 
     def a(i, t):
         return 0.8 * of_list[i] + 0.2 * of_rank[i][unit[i][t]]
 
-    return over_lists(b, lambda pi, i, t: ppo(w(b, pi, i, t), a(i, t), 0.2, 0.26) - 0.001 * k3(b, pi, i, t))
+    return over_tokens(b, lambda pi, i, t: dual_ppo(w(b, pi, i, t), a(i, t), 0.2, 0.2) - 0.001 * k3(b, pi, i, t))
 
 
 @method

@@ -113,7 +113,7 @@ class Case:
             padded(b.old_entropy, 0.0),
             units.count,
             hidden=rank_features(states, unit_ids, units),
-            memory={f"effective_rank/{name}": usual for name, usual in USUAL.items()},
+            memory={f"effective_rank/{part}{name}": usual for name, usual in USUAL.items() for part in ("", "last/")},
         )
         return self.objective.unit_advantages(rollout, G)
 
@@ -137,6 +137,7 @@ class Case:
                 "demonstration_mask": padded([[1] * len(row) for row in b.pi.demonstrations]),
                 "correct": rewards.success.double(),
                 "correct_ranks": rewards.hits,
+                "score": rewards.totals,
                 "kl_scale": self.objective.kl_scales(rewards.success, G),
             },
         )
@@ -234,6 +235,8 @@ SILENT = {
     ("clip_cov", "share"): "one token, the least there is",
     ("kl_cov", "share"): "one token, the least there is",
     ("clip_cov", "cov_high"): "no covariance is near it",
+    ("clip_cov", "cov_low"): "the largest covariance is far above it",
+    ("clip_cov", "low"): "no ratio is below 0, and none here below .2",
     ("clpo_kl", "hard_to"): "no prompt is near it",
     ("clpo_kl", "medium_to"): "medium and easy prompts have one coefficient",
     ("dppo_kl", "cap"): "no ratio is near it",

@@ -174,7 +174,7 @@ def as_it_is(batch):
 IDENTITIES = {
     "CANON of equal parts is Dr. GRPO": (
         ["canon", "options.conditional_split.mu=0.5"],
-        ["dr_grpo", "options.clip.high=0.28", "kl.beta=0.0"],
+        ["dr_grpo", "surrogate=dual_clip", "options.dual_clip={low: 0.2, high: 0.28}", "kl.beta=0.0"],
         as_it_is,
         1e-12,
     ),
@@ -190,7 +190,18 @@ IDENTITIES = {
         certain_of_nothing,
         1e-6,
     ),
-    "RLMLR of the list alone is GRPO": (["rlmlr", "options.hybrid.alpha=1.0"], ["grpo"], as_it_is, 1e-12),
+    "RLMLR of the list alone is GRPO with centred returns and verl's loss": (
+        ["rlmlr", "options.hybrid.alpha=1.0"],
+        [
+            "grpo",
+            "baseline=group_mean",
+            "surrogate=dual_clip",
+            "options.dual_clip={low: 0.2, high: 0.2}",
+            "aggregation=token_mean",
+        ],
+        as_it_is,
+        1e-12,
+    ),
     "RAPO is GRPO": (["rapo_scale"], ["grpo"], where_every_group_differs, 1e-12),
     "KL by difficulty of one coefficient is GRPO": (
         ["clpo_kl", "options.by_difficulty.hard=1.0"],
@@ -201,7 +212,7 @@ IDENTITIES = {
     "the 80/20 rule of all tokens is DAPO": (["top_entropy", "entropy_quantile=1.0"], ["dapo"], as_it_is, 1e-12),
     "SIREN without its term is Dr. GRPO": (
         ["siren", "regularisers.siren=0.0"],
-        ["dr_grpo", "options.clip.high=0.28", "kl.beta=0.0"],
+        ["dr_grpo", "surrogate=dual_clip", "options.dual_clip={low: 0.2, high: 0.2}", "kl.beta=0.0"],
         as_it_is,
         1e-12,
     ),

@@ -45,7 +45,7 @@ def random_group(size, seed=0, counted="some"):
 
 def baseline(name, group, **options):
     """As at the start of a run, or after an update with other hidden states."""
-    before = {f"effective_rank/{feature}": 2.0 for feature in OF_HIDDEN}
+    before = {f"effective_rank/{part}{feature}": 2.0 for feature in OF_HIDDEN for part in ("", "last/")}
     return baselines[name].function(replace(group, memory=before), **options)
 
 
@@ -113,8 +113,9 @@ def loop_group_mean(members):
     return [m.r - mean(rewards(members)) for m in members]
 
 
-def loop_group_std(members, epsilon=1e-4):
-    return [(m.r - mean(rewards(members))) / (std(rewards(members)) + epsilon) for m in members]
+def loop_group_std(members, epsilon=1e-4, deviation="sample"):
+    scale = statistics.pstdev(rewards(members)) if deviation == "population" else std(rewards(members))
+    return [(m.r - mean(rewards(members))) / (scale + epsilon) for m in members]
 
 
 def loop_leave_one_out(members):
@@ -260,7 +261,7 @@ OF_BATCHES = {
     "rapo_scale": loop_rapo_scale,
 }
 OPTIONS = {
-    "group_std": [{}, {"epsilon": 0.01}],
+    "group_std": [{}, {"epsilon": 0.01}, {"epsilon": 0.01, "deviation": "population"}],
     "risk_seeking": [{}, {"beta": 0.1}, {"beta": 20.0}],
     "unlikeliness": [{}, {"beta_rank": 0.0}, {"beta_rank": 1.0}],
     "pass_at_k": [{}, {"by_std": False}],
@@ -653,12 +654,26 @@ def test_what_needs_the_rollouts_log_probabilities_says_so():
     assert needing == {**of_logps, "effective_rank": ("hidden_states",)}
 
 
-def test_effective_rank_remembers_the_means_of_earlier_updates():
-    memory, group = {}, replace(random_group(6), memory={})
-    group = replace(group, memory=memory)
-    baselines["effective_rank"].function(group, ema=0.25)
-    first = group.features["rank_velocity"].mean().item()
-    assert memory["effective_rank/rank_velocity"] == pytest.approx(first)
-    later = replace(group, features={**group.features, "rank_velocity": group.features["rank_velocity"] + 4})
-    baselines["effective_rank"].function(later, ema=0.25)
-    assert memory["effective_rank/rank_velocity"] == pytest.approx(0.25 * (first + 4) + 0.75 * first)
+def test_running_means_of_effective_rank_start_at_0_and_lag_one_update():
+    """No bonus at first, then compared with 0, then with the update before last (the released code)."""
+    group = random_group(6, counted="all")
+    memory, given = {}, []
+    for shift in (1.0, 5.0, -3.0):
+        features = {**group.features, **{name: group.features[name] + shift for name in OF_HIDDEN}}
+        of_update = replace(group, features=features, memory=memory)
+        given.append((of_update, baselines["effective_rank"].function(of_update, ema=0.25)))
+    plain = looped("group_std", group, {})
+    means = [of_update.features["rank_velocity"].mean().item() for of_update, _ in given]
+    close(given[0][1], plain)
+    assert memory["effective_rank/rank_velocity"] == pytest.approx(0.25 * means[1] + 0.75 * (0.25 * means[0]))
+    assert memory["effective_rank/last/rank_velocity"] == pytest.approx(means[2])
+    for number, usual in ((1, lambda name: 0.0), (2, lambda name: 0.25 * given[0][0].features[name].mean().item())):
+        of_update, found = given[number]
+        far = {
+            name: ((of_update.features[name] - usual(name)) / (abs(usual(name)) + 1e-8)).clamp(-5, 5)
+            for name in OF_HIDDEN
+        }
+        gate = torch.sigmoid(2 * far["rank_acceleration"])
+        phi = gate * far["effective_rank"].tanh() + (1 - gate) * far["rank_velocity"].tanh()
+        close(found, plain + torch.minimum(phi.clamp(min=0)[..., None], plain.abs() / 2))
+    assert (given[2][1] - plain).abs().max() > 1e-3

@@ -157,11 +157,11 @@ def rewards(gains: torch.Tensor) -> RewardBatch:
 
 
 def slow_baseline(gains, states, ids, usual: dict[str, float], credit: str) -> list[list[float]]:
-    """(B, C), and `usual` brought up to date."""
+    """(B, C), and `usual` brought up to date: the running means, and under "last/" the means of the last update."""
     returns = [[sum(row)] if credit == "sequence" else row for row in gains.tolist()]
     features = [slow_features(row, units) for row, units in zip(states.numpy(), ids.tolist(), strict=True)]
-    for name in features[0]:
-        usual.setdefault(name, sum(of_list[name] for of_list in features) / len(features))
+    first = not usual
+    usual.update({name: 0.0 for name in features[0] if first})
     found = []
     for i, row in enumerate(returns):
         group = returns[i // G * G : i // G * G + G]
@@ -175,10 +175,11 @@ def slow_baseline(gains, states, ids, usual: dict[str, float], credit: str) -> l
         for c, value in enumerate(row):
             column = [other[c] for other in group]
             a = (value - np.mean(column)) / (np.std(column, ddof=1) + 1e-4)
-            found[-1].append(a + min(max(phi, 0.0), abs(a) / KAPPA))
-    for name in usual:
-        mean = sum(of_list[name] for of_list in features) / len(features)
-        usual[name] = EMA * mean + (1 - EMA) * usual[name]
+            found[-1].append(a if first else a + min(max(phi, 0.0), abs(a) / KAPPA))
+    for name in features[0]:
+        if not first:
+            usual[name] = EMA * usual[f"last/{name}"] + (1 - EMA) * usual[name]
+        usual[f"last/{name}"] = sum(of_list[name] for of_list in features) / len(features)
     return found
 
 

@@ -25,16 +25,14 @@ def slow_mean_logps(logits: np.ndarray) -> float:
 
 
 def slow_top_p_entropy(logits: np.ndarray, share: float = 0.8, at_most: int = 10_000) -> float:
-    """Tokens are taken from the likeliest on until their mass is reached, and with the last one all that equal it."""
+    """Tokens are taken from the likeliest on while their mass stays below the share; the one that reaches it is not."""
     p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    taken, last = 0.0, 1.0
+    kept: list[float] = []
     for value in sorted(p.tolist(), reverse=True)[:at_most]:
-        taken, last = taken + value, value
-        if taken >= share:
+        if sum(kept) + value >= share:
             break
-    kept = [value for value in p.tolist() if value >= last]
-    total = sum(kept)
-    return -sum(value / total * np.log(value / total) for value in kept)
+        kept.append(value)
+    return -sum(value / sum(kept) * np.log(value / sum(kept)) for value in kept)
 
 
 SLOW = {"mean_logps": slow_mean_logps, "top_p_entropy": slow_top_p_entropy}
@@ -68,11 +66,13 @@ def test_a_scalar_of_a_distribution(name):
 
 
 def test_values_that_are_known_by_hand():
-    assert top_p_entropy(torch.zeros(1, 7).log_softmax(1)).item() == pytest.approx(np.log(7), abs=1e-6)  # all are tied
-    three = logits_of(0.5, 0.2, 0.15, 0.1, 0.05)[None]
-    shares = [0.5 / 0.85, 0.2 / 0.85, 0.15 / 0.85]
+    # Five of seven equal tokens stay below .8, the sixth would pass it.
+    assert top_p_entropy(torch.zeros(1, 7).log_softmax(1)).item() == pytest.approx(np.log(5), abs=1e-6)
+    three = logits_of(0.5, 0.2, 0.15, 0.1, 0.05)[None]  # .15 passes .8 and is left out
+    shares = [0.5 / 0.7, 0.2 / 0.7]
     assert top_p_entropy(three).item() == pytest.approx(-sum(q * np.log(q) for q in shares))
-    assert top_p_entropy(logits_of(0.81, 0.19)[None]).item() == 0
+    assert top_p_entropy(logits_of(0.79, 0.11, 0.1)[None]).item() == 0  # one token is left
+    assert top_p_entropy(logits_of(0.81, 0.19)[None]).item() == 0  # none is
     assert mean_logps(torch.zeros(1, 8).log_softmax(1)).item() == pytest.approx(-np.log(8))
 
 
@@ -95,15 +95,23 @@ def test_no_more_tokens_than_the_limit(monkeypatch):
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_gradient_of_the_entropy_of_a_distribution(name):
-    """Written out: with the set held, dH / dlogit_v = -q_v (log q_v + H), 0 outside of it."""
+    """Written out: with the set held, dH / dlogit_v = -q_v (log q_v + H), 0 outside of it.
+
+    Of tokens that are tied across the end of the set, each has its share of that.
+    """
     logits = DISTRIBUTIONS[name].clone().requires_grad_()
     h = top_p_entropy(logits.log_softmax(0)[None]).sum()
     h.backward()
     p = logits.detach().softmax(0)
-    ordered = p.sort(descending=True).values
-    last = ordered[:10_000][min(int((ordered[:10_000].cumsum(0) < 0.8).sum()), len(ordered[:10_000]) - 1)]
-    q = torch.where(p >= last, p, 0.0) / p[p >= last].sum()
-    expected = torch.where(q > 0, -q * (q.clamp(min=1e-300).log() + h.detach()), 0.0)
+    ordered = p.sort(descending=True).values[:10_000]
+    count = int((ordered.cumsum(0) < 0.8).sum())
+    expected = torch.zeros_like(p)
+    if count:
+        last = ordered[count - 1]
+        weights = (p > last).double()
+        weights[p == last] = (count - int((p > last).sum())) / int((p == last).sum())
+        q = p / (weights * p).sum()
+        expected = -weights * q * (q.clamp(min=1e-300).log() + h.detach())
     torch.testing.assert_close(logits.grad, expected, atol=1e-12, rtol=0)
 
 
@@ -173,9 +181,9 @@ def test_gradients_of_a_forward_pass(positions, model, monkeypatch):
         logps = logps_of(model, given)
         ordered = logps.detach().sort(dim=-1, descending=True).values
         size = (ordered.exp().cumsum(-1) < 0.8).sum(-1, keepdim=True)
-        kept = logps >= ordered.gather(-1, size)
+        kept = logps > ordered.gather(-1, size)
         p = torch.where(kept, logps.exp(), 0.0)
-        q = p / p.sum(-1, keepdim=True)
+        q = p / p.sum(-1, keepdim=True).clamp(min=1e-300)
         return -(weights * torch.where(kept, q * q.clamp(min=1e-300).log(), 0.0).sum(-1)).sum()
 
     found, expected = gradients(model, ours), gradients(model, direct)

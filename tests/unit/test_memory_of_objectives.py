@@ -94,6 +94,8 @@ def with_all_extras(inputs):
 def test_objective_saves_tokens_or_units(name):
     config, inputs, memory = composed(f"algorithm={name}"), with_all_extras(loss_inputs()), {}
     objective = Objective(config.algorithm, config.reward, N)
+    first = {name: inputs.extras[name].detach() for name in objective.scalars_at_rollout(memory)}
+    objective.begin(first, inputs.mask, memory)
     for update in (0, 1):  # the first may only take notes
         with saved() as sizes:
             objective.loss(replace(inputs, course=Course(update, memory)), window(inputs))

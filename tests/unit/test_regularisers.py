@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlbench.objective.inputs import Course
+from rlbench.objective.inputs import Course, alone
 from rlbench.objective.pieces import estimators, kl_scales, regularisers
 from rlbench.objective.regularisers import (
     calibration,
@@ -20,6 +20,7 @@ from rlbench.objective.regularisers import (
     ntp,
     rank_calibration,
     siren,
+    siren_anchor,
 )
 from rlbench.options import check_options
 from tests.helpers_losses import N, Slow, gradient, loss_inputs, mean, numeric_gradient, polluted, trl_loss
@@ -124,7 +125,7 @@ def slow_siren(s, quantile):
     for i, length in enumerate(s.lengths):
         entropies = s.extras["top_p_entropy"][i][:length]
         bound = float(np.quantile(np.array(entropies, dtype=np.float32), quantile))
-        means.append(mean(h for h in entropies if np.float32(h) >= np.float32(bound)))
+        means.append(mean(h for h in entropies if np.float32(h) > np.float32(bound)))
     return (mean(means) - ANCHOR) ** 2
 
 
@@ -260,40 +261,62 @@ def test_masks_and_terms_of_no_tokens():
     assert ntp(replace(inputs, extras={**inputs.extras, "unused": nothing})) == 0
 
 
-def siren_at(inputs, update, memory, **options):
-    return siren(replace(inputs, course=replace(inputs.course, update=update, memory=memory)), **options)
+def siren_at(inputs, memory, **options):
+    return siren(replace(inputs, course=replace(inputs.course, memory=memory)), **options)
 
 
 def test_the_share_of_peaks_in_siren_is_counted_per_completion():
     inputs = loss_inputs()
     none = {"siren/anchor": 0.0}
     inputs.extras["top_p_entropy"][0] += 10.0  # one completion's peaks are no others'
-    shifted = siren_at(inputs, 1, none).sqrt()
+    shifted = siren_at(inputs, none).sqrt()
     inputs.extras["top_p_entropy"][0] -= 10.0
-    assert (shifted - siren_at(inputs, 1, none).sqrt()).item() == pytest.approx(10.0 / len(inputs.mask))
+    assert (shifted - siren_at(inputs, none).sqrt()).item() == pytest.approx(10.0 / len(inputs.mask))
 
 
-def test_the_anchor_of_siren_is_the_mean_over_the_micro_batches_of_the_first_update():
-    first, second = loss_inputs(0), loss_inputs(1)
-    heights = [siren_at(inputs, 1, {"siren/anchor": 0.0}).sqrt().item() for inputs in (first, second)]
-    memory = {}
-    for inputs in (first, second):
-        held = inputs.extras["top_p_entropy"].requires_grad_()
-        term_of_first = siren_at(inputs, 0, memory)
-        term_of_first.backward()
-        assert term_of_first == 0 and not held.grad.any()
-    assert memory["siren/anchor"] == pytest.approx(mean(heights))
-    assert siren_at(first, 1, memory).item() == pytest.approx((heights[0] - mean(heights)) ** 2)
+def test_the_anchor_of_siren_is_the_mean_over_the_completions_of_the_first_rollout():
+    """And so the term acts from the first update on: a micro-batch is not its batch."""
+    batches = [loss_inputs(0), loss_inputs(1)]
+    heights = [siren_at(inputs, {"siren/anchor": 0.0}).sqrt().item() for inputs in batches]
+    rollout = {"top_p_entropy": torch.cat([inputs.extras["top_p_entropy"] for inputs in batches])}
+    anchor = siren_anchor(rollout, torch.cat([inputs.mask for inputs in batches]), alone)
+    assert anchor == pytest.approx(mean(heights))
+    held = batches[0].extras["top_p_entropy"].requires_grad_()
+    term_of_first = siren_at(batches[0], {"siren/anchor": anchor})
+    term_of_first.backward()
+    assert term_of_first.item() == pytest.approx((heights[0] - mean(heights)) ** 2) and held.grad.any()
+
+
+def test_siren_takes_tokens_above_the_quantile_alone_and_none_where_all_are_equal():
+    inputs = loss_inputs()
+    entropy = torch.zeros_like(inputs.extras["top_p_entropy"])
+    entropy[0, 1:14] = torch.arange(13) / 10.0 + 0.1  # the .8 quantile of 14 tokens lies between the 11th and the 12th
+    entropy[1, 4] = 7.0
+    there = replace(inputs, extras={**inputs.extras, "top_p_entropy": entropy})
+    # Of the second completion the quantile is 0, and one token is above it; of the others none is.
+    expected = (mean([1.1, 1.2, 1.3]) + 7.0 + 0 + 0 + 0) / 5
+    assert siren_at(there, {"siren/anchor": 0.0}, quantile=0.8).sqrt().item() == pytest.approx(expected)
+    flat = replace(inputs, extras={**inputs.extras, "top_p_entropy": torch.ones_like(entropy)})
+    assert siren_at(flat, {"siren/anchor": 0.5}).item() == pytest.approx(0.25)
+
+
+def test_a_quantile_that_is_a_token_leaves_that_token_out():
+    inputs = loss_inputs()
+    mask = torch.zeros_like(inputs.mask)
+    mask[:, :6] = 1  # the .8 quantile of six tokens is the fifth
+    entropy = torch.arange(14.0, dtype=torch.float64).expand_as(inputs.logps)
+    there = replace(inputs, mask=mask, extras={**inputs.extras, "top_p_entropy": entropy})
+    assert siren_at(there, {"siren/anchor": 0.0}).sqrt().item() == pytest.approx(5.0)
 
 
 def test_processes_share_what_reaches_beyond_them():
     """The anchor and the threshold of highest entropy are those of all processes."""
     mine, other = loss_inputs(0), loss_inputs(1)
-    memory = {}
-    heights = [siren_at(inputs, 1, {"siren/anchor": 0.0}).sqrt().item() for inputs in (mine, other)]
-    course = Course(0, memory, lambda values: torch.cat([values, values.new_tensor([heights[1]])]))
-    siren(replace(mine, course=course))
-    assert memory["siren/anchor"] == pytest.approx(mean(heights))
+    heights = [siren_at(inputs, {"siren/anchor": 0.0}).sqrt().item() for inputs in (mine, other)]
+    values = [{"top_p_entropy": inputs.extras["top_p_entropy"]} for inputs in (mine, other)]
+    theirs = torch.full((len(other.mask),), heights[1], dtype=torch.float64)
+    found = siren_anchor(values[0], mine.mask, lambda mine_alone: torch.cat([mine_alone, theirs]))
+    assert found == pytest.approx(mean(heights))
     theirs = other.extras["entropy"][other.mask.bool()] + 5
     course = Course(0, {}, lambda values: torch.cat([values, theirs.to(values)]))
     assert not entropy_mask(replace(mine, course=course), 0.3).any()

@@ -116,9 +116,10 @@ def slow_kl_cov(s, i, t, share, coefficient):
     return -math.exp(d) * s.a[i][t] + (coefficient * abs(d) if chosen else 0.0)
 
 
-def slow_topr(s, i, t):
+def slow_topr(s, i, t, split):
     w, a = math.exp(s.frozen_log_ratio(i, t)), s.a[i][t]
-    return -(1.0 if a >= 0 else clamp(w, 0, 1)) * a * s.lp[i][t]
+    good = s.extras["score"][i] > 0 if split == "score" else a >= 0
+    return -(1.0 if good else clamp(w, 0, 1)) * a * s.lp[i][t]
 
 
 def slow_humanline(s, i, t, log_epsilon_p, log_epsilon_r, low, high):
@@ -149,7 +150,7 @@ CASES = {
     "dppo_kl": ({"threshold": 0.05, "cap": 2.0}, slow_dppo_kl),
     "clip_cov": ({**BOUNDS, "share": 0.08, "cov_low": 0.1, "cov_high": 5.0}, slow_clip_cov),
     "kl_cov": ({"share": 0.1, "coefficient": 0.7}, slow_kl_cov),
-    "topr": ({}, slow_topr),
+    "topr": ({"split": "score"}, slow_topr),
     "humanline": ({"log_epsilon_p": -1.0, "log_epsilon_r": 1.0, **BOUNDS}, slow_humanline),
     "rover": ({"rho": 0.8}, slow_rover),
     "reinforce": ({}, slow_reinforce),
@@ -233,7 +234,23 @@ def test_capped_weights_are_flagged():
     inputs = loss_inputs()
     ratio, advantages = inputs.log_ratio.exp() * inputs.mask, inputs.advantages
     assert torch.equal(applied("cispo", inputs).at_high, (ratio > 1.8) & (advantages != 0))
-    assert torch.equal(applied("topr", inputs).at_high, (ratio > 1) & (advantages < 0))
+    bad = (inputs.extras["score"] <= 0)[:, None]
+    assert torch.equal(applied("topr", inputs).at_high, (ratio > 1) & bad & (advantages != 0))
+    by_sign = surrogates["topr"].function(inputs, ratios["token"].function(inputs), split="advantage")
+    assert torch.equal(by_sign.at_high, (ratio > 1) & (advantages < 0))
+
+
+def test_topr_split_by_advantage_against_the_loop():
+    inputs = loss_inputs()
+    slow, found = Slow(inputs, "token"), surrogates["topr"].function(inputs, inputs.log_ratio, split="advantage")
+    for i, t in slow.tokens():
+        assert found.loss[i, t].item() == pytest.approx(slow_topr(slow, i, t, "advantage"), abs=1e-11)
+
+
+def test_topr_splits_by_the_score_by_default():
+    inputs = loss_inputs()
+    found = surrogates["topr"].function(inputs, inputs.log_ratio)
+    torch.testing.assert_close(found.loss, applied("topr", inputs).loss)
     assert not any(applied(name, inputs).at_low.any() for name in CAPS)
 
 
