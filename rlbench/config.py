@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlbench.digests import remembered_digest
+from rlbench.content import remembered_digest
 from rlbench.errors import BadInput, nearest
 
 TEMPLATE_DATE = "2024-07-26"

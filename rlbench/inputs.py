@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlbench import digests
+from rlbench import content
 from rlbench.config import Config, DatasetConfig, TinyModelConfig
 from rlbench.errors import BadInput
 
@@ -115,4 +115,4 @@ def forget() -> None:
     """Read data and model files again from now on."""
     for known in (_loaded, _found, _problems):
         known.clear()
-    digests.forget()
+    content.forget()

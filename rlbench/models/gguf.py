@@ -38,7 +38,7 @@ from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlbench.digests import file_digest
+from rlbench.content import file_digest
 from rlbench.errors import BadInput, nearest
 from rlbench.models.sources import converted_gguf, converted_name, installed_gguf
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rlbench.config import HubModelConfig, ModelConfig, WheelModelConfig
+from rlbench.content import SHOWN, combined, remembered_digest
 from rlbench.data.record import RankedListDataset
-from rlbench.digests import SHOWN, combined, remembered_digest
 from rlbench.errors import BadInput
 
 LAYOUT = 1

@@ -1,4 +1,4 @@
-"""sha256 of files and of values. Loads nothing of the package but its errors."""
+"""Content of files and values as sha256. Loads nothing else of the package."""
 
 import hashlib
 import json
