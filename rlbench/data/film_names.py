@@ -2,18 +2,26 @@
 
 "You should watch Police Academy (1984)" could name five films. The beginning is found in this order:
 
-1. the longest run of words before the year that is a film known, with that year, from a list of names;
-2. where none is known, the run of title-like words before the year: capitalised words and numbers, small words ("of",
-   "the") between them, back to the sentence's start; openers of a sentence ("Or", "Also", "Yes,") are left out;
-3. of such readings, one that merely lengthens another, more frequent reading of the same year is taken for it, so
-   that "Yes Black Hawk Down (2001)" adds no film where "Black Hawk Down (2001)" is read more often.
+1. A known film: the longest run of words before the year that a list of names has with that year.
+2. A reading, where none is known: the run of title-like words before the year, back to the start of the sentence.
+   Title-like are capitalised words and numbers, and small words ("of", "the") between them. Words that open a sentence
+   ("Or", "Also", "Yes,", "It's") are left out.
+3. A reading may be longer than the title. What stands before a possible beginning belongs to the title only if the
+   longer title is in the list of names (with any year or none), or is strictly better supported than the shorter one:
+
+   - The shorter title is read with the same year elsewhere ("Yes Black Hawk Down (2001)").
+   - Several readings of the year end in the same three words or more ("Mars 2036 Origin Unknown (2018)" and "In 2036
+     Origin Unknown (2018)").
+   - A word joins two films ("The Fifth Element and John Carter (2012)"): what stands before it, or after it, is a
+     title of its own elsewhere. Both sides must have two words or more: "The King and I (1999)" stays one film even
+     where "The King" is another.
 
 A year with nothing title-like before it names no film.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rlbench.catalog import normalise
@@ -29,11 +37,22 @@ _SMALL_WORD = re.compile(
     r"a|an|and|as|at|by|de|del|der|des|die|du|el|for|from|in|into|la|le|les|of|on|or|the|to|und|upon|vs?\.?|with|[&–+-]",
     re.IGNORECASE,
 )
+_JOINS_FILMS = re.compile(r"and|or|&", re.IGNORECASE)
+_JOINS_WORDS = re.compile(r"at|by|from|in|on|with", re.IGNORECASE)
+_SHARED_WORDS = 3
+"""So many last words make two readings of one year the same film; two words ("the Woman") may be of different ones."""
 _OPENER = re.compile(
-    r"(?:absolutely|actually|ah|also|and|but|definitely|either|have|hello|hey|hi|hmm|is|like|loved|maybe|nope|oh|ok|okay"
-    r"|or|perhaps|see|seen|so|sure|then|try|watched|well|yeah|yep),?|(?:no|yes),",
+    r"(?:absolutely|actually|ah|also|and|but|definitely|either|have|hello|hey|hi|hmm|is|like|loved|maybe|nope|oh"
+    r"|ok|okay|or|perhaps|see|seen|so|sure|then|try|watched|well|yeah|yep),?|(?:no|yes),",
     re.IGNORECASE,
 )
+_NAMES_IT = re.compile(r"(?:it|that|there)['’]s", re.IGNORECASE)
+_AFTER_I = re.compile(
+    r"(?:ai|am|can|could|did|do|does|dream|dreamed|hate|heart|know|like|love|married|never|once|only|remember|saw|see"
+    r"|served|shot|spit|still|think|walk|walked|want|wanted|was|will|wish|wo)(?:n?['’]t)?",
+    re.IGNORECASE,
+)
+"""Words that make an "I" before them a part of the title ("I Am Legend"), not of the sentence."""
 
 
 def split_film(name: str) -> Film | None:
@@ -80,10 +99,11 @@ def learn_film_names(names: Iterable[str], texts: Iterable[str]) -> FilmNames:
             most frequent spelling.
         texts: different texts; each is read for films that `names` lacks.
     """
+    listed = list(names)
     spellings: defaultdict[Film, Counter[str]] = defaultdict(Counter)
-    for film in filter(None, map(split_film, names)):
+    for film in filter(None, map(split_film, listed)):
         spellings[normalise(film[0]), film[1]][film[0]] += 1
-    readings: defaultdict[Film, Counter[str]] = defaultdict(Counter)
+    readings: Counter[Film] = Counter()  # as spelt
     known = unread = 0
     for text in texts:
         for before, year in _mentions(text):
@@ -93,11 +113,13 @@ def learn_film_names(names: Iterable[str], texts: Iterable[str]) -> FilmNames:
             elif (title := _read_title(before)) is None:
                 unread += 1
             else:
-                readings[normalise(title), year][title] += 1
-    counts = {key: counter.total() for key, counter in readings.items()}
-    spellings.update({key: counter for key, counter in readings.items() if not _lengthens(key, counts)})
+                readings[title, year] += 1
+    dated = Counter(normalise(film[0]) for film in map(split_film, listed) if film)
+    undated = Counter(normalise(name) for name in listed if not split_film(name))
+    for (title, year), count in _shortened(readings, dated, undated).items():
+        spellings[normalise(title), year][title] += count
     spelling = {key: max(sorted(counter), key=counter.__getitem__) for key, counter in spellings.items()}
-    return FilmNames(spelling, known, sum(counts.values()), unread)
+    return FilmNames(spelling, known, readings.total(), unread)
 
 
 def _mentions(text: str) -> Iterator[tuple[str, int]]:
@@ -135,15 +157,114 @@ def _read_title(before: str) -> str | None:
         return None
     title = words[begin:]
     while len(title) > 1 and (_opens_sentence(title) or title[0].islower()):
+        names_it = _NAMES_IT.fullmatch(title[0])
         title = title[1:]
+        if names_it and _begins_title(title[0]):  # "It's Hello, Dolly!": what follows is the title
+            break
     return None if title[0].islower() else " ".join(title).lstrip("\"'“‘(¡¿")
 
 
 def _opens_sentence(words: list[str]) -> bool:
-    return bool(_OPENER.fullmatch(words[0])) or words[0].casefold() == words[1].casefold() == "the"
+    first, second = words[0], words[1]
+    if first == "I":
+        return not _AFTER_I.fullmatch(second)
+    if _NAMES_IT.fullmatch(first):
+        return _begins_title(second)  # "It's a Wonderful Life" is a title
+    return bool(_OPENER.fullmatch(first)) or first.casefold() == second.casefold() == "the"
 
 
-def _lengthens(key: Film, counts: dict[Film, int]) -> bool:
-    """Whether a reading only puts words before a more frequent reading of the same year."""
-    title, year = key
-    return any(counts.get((ending, year), 0) > counts[key] for ending in _endings(title) if ending != title)
+def _shortened(readings: Mapping[Film, int], dated: Mapping[str, int], undated: Mapping[str, int]) -> Counter[Film]:
+    """Readings without what precedes the title, until nothing changes.
+
+    Args:
+        readings: (title as spelt, year) to the number of times it is read.
+        dated, undated: normalised title to the number of times that the list of names has it with a year, without one.
+    """
+    films = Counter(readings)
+    while True:
+        support = _Support(films, dated, undated)
+        changed: Counter[Film] = Counter()
+        for film, count in films.items():
+            changed[support.without_lead(film), film[1]] += count
+        if changed == films:
+            return films
+        films = changed
+
+
+class _Support:
+    """How often titles occur, as listed names and as readings.
+
+    Args:
+        films, dated, undated: as in `_shortened`.
+    """
+
+    def __init__(self, films: Mapping[Film, int], dated: Mapping[str, int], undated: Mapping[str, int]):
+        self.dated, self.undated = dated, undated
+        self.read: Counter[Film] = Counter()
+        """Readings by normalised title and year."""
+        self.of_title: Counter[str] = Counter()
+        """Readings by normalised title alone."""
+        self.parts: defaultdict[str, set[Film]] = defaultdict(set)
+        """Which readings have this normalised title beside a join: before "and", or after "in"."""
+        self.ending: defaultdict[Film, set[Film]] = defaultdict(set)
+        """Which readings of a year end in these normalised words."""
+        for (title, year), count in films.items():
+            key = normalise(title), year
+            self.read[key] += count
+            self.of_title[key[0]] += count
+            words = title.split()
+            for start in range(len(words) - _SHARED_WORDS + 1):
+                self.ending[normalise(" ".join(words[start:])), year].add(key)
+            for before, after, joins_films in _parts(title):
+                self.parts[normalise(before if joins_films else after)].add(key)
+
+    def without_lead(self, film: Film) -> str:
+        """The title of a reading without the words before it."""
+        title, year = film
+        key = normalise(title), year
+        if key[0] in self.dated or key[0] in self.undated:
+            return title
+        shorter = [ending for ending in _endings(title) if ending != title]
+        for ending in shorter:
+            if self.read[normalise(ending), year] >= self.read[key]:
+                return ending
+        for ending in shorter:
+            if _begins_title(ending) and len(self.ending[normalise(ending), year]) > len(self.ending[key]):
+                return ending
+        for before, after, joins_films in _parts(title):
+            if len(before.split()) > 1 and len(after.split()) > 1 and joins_films:
+                split = self._support(before, key) + self.undated.get(normalise(before), 0)
+            elif len(after.split()) > 1:
+                split = 0
+            else:
+                continue
+            if max(split, self._support(after, key)) >= self.read[key]:
+                return after
+        return title
+
+    def _support(self, part: str, of: Film) -> int:
+        """How often a part of a reading is a film elsewhere."""
+        title = normalise(part)
+        return self.dated.get(title, 0) + self.of_title[title] + len(self.parts[title] - {of})
+
+
+def _begins_title(text: str) -> bool:
+    return text[:1].isupper() or text[:1].isdigit()
+
+
+def _parts(title: str) -> Iterator[tuple[str, str, bool]]:
+    """(what stands before a join, what stands after it, whether it may join films) for each join inside a title.
+
+    What follows must look like a title's first word: "Butch Cassidy and the Sundance Kid" has no such join.
+    """
+    words = title.split()
+    for place in range(1, len(words)):
+        after = " ".join(words[place:])
+        if not _begins_title(after):
+            continue
+        if words[place - 1].endswith(","):
+            yield " ".join(words[:place]).removesuffix(","), after, True
+        elif place > 1 and _JOINS_FILMS.fullmatch(words[place - 1]):
+            yield " ".join(words[: place - 1]).removesuffix(","), after, True
+        elif place > 1 and _JOINS_WORDS.fullmatch(words[place - 1]):
+            yield " ".join(words[: place - 1]), after, False

@@ -37,7 +37,7 @@ from urllib.parse import unquote
 from rlbench.catalog import Catalog, normalise
 from rlbench.data.film_names import FilmNames, learn_film_names
 from rlbench.data.record import Film, Messages, RankedListDataset, Record
-from rlbench.data.validation import Finding, fingerprint, report
+from rlbench.data.validation import EXAMPLES, Finding, fingerprint, report
 from rlbench.errors import BadInput
 from rlbench.stage1.files import demonstrated
 
@@ -80,7 +80,7 @@ def load(
         demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) in place of `truth_then_cooccurrence`.
 
     Raises:
-        BadInput: all problems of options and files at once.
+        BadInput: all problems of options and files at once; a split without records, with the reason.
     """
     problems = _option_problems(prompt_template, validation_fraction, test_fraction)
     files = _find_files(path, problems)
@@ -105,6 +105,13 @@ def load(
         splits[split] = list(
             _records(part, names, prompt_template.replace("{n}", str(list_length)), max_conversation_chars, dropped)
         )
+    empty = [
+        _why_empty(files.get(split, next(iter(files.values()))), split, part, names)
+        for split, part in answers.items()
+        if not splits[split]
+    ]
+    if empty:
+        raise BadInput(*dict.fromkeys(empty))
     splits["sft"] = _demonstrations(splits["train"], _films_by_dialogue(answers["train"], names), list_length)
     catalog = Catalog(names.films)
     notices = [
@@ -125,6 +132,22 @@ def load(
         splits |= found[0]
         notices += found[1]
     return RankedListDataset("redial", catalog, splits, notices=notices, fingerprint=fingerprint(splits, catalog))
+
+
+def _why_empty(file: Path, split: str, answers: Sequence[_Answer], names: FilmNames) -> str:
+    """Why a split has no records, and what to do."""
+    if any(names.find(answer.text) for answer in answers):
+        return (
+            f"{file}: none of the {len(answers)} answers of '{split}' has a target: each must follow a turn and name a "
+            "film that was not named before"
+        )
+    if names.films:
+        return f"{file}: none of the {len(answers)} answers of '{split}' names a film as \"Title (Year)\""
+    named = list(dict.fromkeys(name for answer in answers for name in answer.names))[:EXAMPLES]
+    return (
+        f"{file}: no text and no name has a year (entity_name holds {', '.join(map(repr, named)) or 'nothing'}), and "
+        'films are read as "Title (Year)" only; add the year to every film in context, resp and entity_name'
+    )
 
 
 def _option_problems(prompt_template: str, validation_fraction: float, test_fraction: float) -> list[str]:
