@@ -1,4 +1,8 @@
-"""What a dataset says of its films beside their names: how many training truths name each, and their years."""
+"""What a dataset says of its films beside their names: how many training truths name each, and their years.
+
+Rewards may use the training split only: changing validation or test data changes no reward. Which films exist is not a
+fact of a split. The catalogue says it, and the catalogue belongs to the task.
+"""
 
 import numpy as np
 

@@ -13,8 +13,8 @@
    - Several readings of the year end in the same three words or more ("Mars 2036 Origin Unknown (2018)" and "In 2036
      Origin Unknown (2018)").
    - A word joins two films ("The Fifth Element and John Carter (2012)"): what stands before it, or after it, is a
-     title of its own elsewhere. Both sides must have two words or more: "The King and I (1999)" stays one film even
-     where "The King" is another.
+     title of its own elsewhere, or both begin with the same word ("Evil Dead or Evil Dead II (1987)"). Unless they do,
+     both sides must have two words or more: "The King and I (1999)" stays one film even where "The King" is another.
 
 A year with nothing title-like before it names no film.
 """
@@ -80,6 +80,10 @@ class FilmNames:
     def films(self) -> list[Film]:
         """All films in catalogue form, sorted."""
         return sorted((title, year) for (_, year), title in self.spelling.items())
+
+    def preferred_to(self, other: "FilmNames") -> "FilmNames":
+        """These films and those of another collection that these lack, with the other's counts."""
+        return FilmNames({**other.spelling, **self.spelling}, other.known, other.read, other.unread)
 
     def find(self, text: str) -> list[Film]:
         """The films that a text names with a year, in catalogue form and order of mention, repeats included."""
@@ -232,6 +236,8 @@ class _Support:
             if _begins_title(ending) and len(self.ending[normalise(ending), year]) > len(self.ending[key]):
                 return ending
         for before, after, joins_films in _parts(title):
+            if joins_films and _begin_alike(before, after):
+                return after
             if len(before.split()) > 1 and len(after.split()) > 1 and joins_films:
                 split = self._support(before, key) + self.undated.get(normalise(before), 0)
             elif len(after.split()) > 1:
@@ -246,6 +252,12 @@ class _Support:
         """How often a part of a reading is a film elsewhere."""
         title = normalise(part)
         return self.dated.get(title, 0) + self.of_title[title] + len(self.parts[title] - {of})
+
+
+def _begin_alike(first: str, second: str) -> bool:
+    """Whether two titles begin with the same word: "Evil Dead or Evil Dead II" names two films."""
+    words = [title.split()[0].casefold() for title in (first, second)]
+    return words[0] == words[1] and not _SMALL_WORD.fullmatch(words[0])
 
 
 def _begins_title(text: str) -> bool:

@@ -10,7 +10,9 @@ field `input` labels turns from the first one on, which is wrong wherever the re
 not used.) Empty turns are left out.
 
 **Films** stand as "Title (Year)". `rlbench.data.film_names` says how a title is told from the words before it. Films
-without a year are not considered.
+without a year are not considered. Train records are read with the films that the train split names, and no others, so
+that no other split can change a reward or a demonstration. Validation and test are read with the films of all splits,
+and the catalogue holds them all.
 
 **Truth** is what the answer names that the dialogue has not named before. Titles decide, since `seen_titles` holds no
 years: after "Jumanji (1995)" an answer "Jumanji (2017)" is no target. Answers without a target, and answers with
@@ -95,15 +97,19 @@ def load(
         (alone,) = answers.values()
         answers = _split_by_dialogue(alone, validation_fraction, test_fraction, seed)
     everything = [answer for part in answers.values() for answer in part]
-    names = learn_film_names(
-        (name for answer in everything for name in answer.names),
-        dict.fromkeys(text for answer in everything for text in (*answer.turns, answer.text)),
-    )
+    train_names = _film_names(answers["train"])
+    names = train_names.preferred_to(_film_names(everything))
     dropped: Counter[str] = Counter()
     splits: dict[str, list[Record]] = {"sft": []}
+
+    def names_of(split: str) -> FilmNames:
+        return train_names if split == "train" else names
+
     for split, part in answers.items():
         splits[split] = list(
-            _records(part, names, prompt_template.replace("{n}", str(list_length)), max_conversation_chars, dropped)
+            _records(
+                part, names_of(split), prompt_template.replace("{n}", str(list_length)), max_conversation_chars, dropped
+            )
         )
     empty = [
         _why_empty(files.get(split, next(iter(files.values()))), split, part, names)
@@ -112,7 +118,7 @@ def load(
     ]
     if empty:
         raise BadInput(*dict.fromkeys(empty))
-    splits["sft"] = _demonstrations(splits["train"], _films_by_dialogue(answers["train"], names), list_length)
+    splits["sft"] = _demonstrations(splits["train"], _films_by_dialogue(answers["train"], train_names), list_length)
     catalog = Catalog(names.films)
     notices = [
         f"{names.known} mentions of films are of a name in entity_name, {names.read} were read off the text, "
@@ -147,6 +153,13 @@ def _why_empty(file: Path, split: str, answers: Sequence[_Answer], names: FilmNa
     return (
         f"{file}: no text and no name has a year (entity_name holds {', '.join(map(repr, named)) or 'nothing'}), and "
         'films are read as "Title (Year)" only; add the year to every film in context, resp and entity_name'
+    )
+
+
+def _film_names(answers: Sequence[_Answer]) -> FilmNames:
+    return learn_film_names(
+        (name for answer in answers for name in answer.names),
+        dict.fromkeys(text for answer in answers for text in (*answer.turns, answer.text)),
     )
 
 

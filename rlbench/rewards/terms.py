@@ -32,15 +32,22 @@ SCALES = ("solve_rate",)
 """What a list term's score can be multiplied by, once groups are whole (`rlbench.rewards.combine`)."""
 
 
-def percentiles(values: Ints) -> Floats:
-    """(C,) share of the values that are smaller, plus half of those that are equal, itself included; in (0, 1)."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return ((counts.cumsum() - counts / 2) / len(values))[place]
+def percentiles(values: Ints, among: Ints) -> Floats:
+    """(C,) for each of C values the share of (A,) values `among` that are smaller, plus half of those that are equal.
+
+    In [0, 1]; 0 for all where A is 0.
+    """
+    ordered = np.sort(among)
+    smaller, not_larger = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    return (smaller + not_larger) / (2 * max(len(among), 1))
 
 
 @dataclass(frozen=True)
 class FilmFacts:
-    """What terms may know of the catalogue's films.
+    """What terms may know of the catalogue's films: facts of the training split only.
+
+    A percentile is taken among the films that training truths name. A catalogue that has more films, because other
+    splits name them, changes nothing for the films that it had.
 
     Args:
         counts: (C,) how many training truths name each film, at least 0.
@@ -66,13 +73,13 @@ class FilmFacts:
 
     @cached_property
     def popularity_percentile(self) -> Floats:
-        """(C,) in (0, 1), high for films that many truths name; ties share the mean."""
-        return percentiles(self.counts)
+        """(C,) in [0, 1), high for films that many truths name; ties share the mean; 0 where no truth names it."""
+        return percentiles(self.counts, self.counts[self.counts > 0])
 
     @cached_property
     def recency_percentile(self) -> Floats:
-        """(C,) in (0, 1), high for late years; ties share the mean."""
-        return percentiles(self.years)
+        """(C,) in [0, 1], high for late years; ties share the mean."""
+        return percentiles(self.years, self.years[self.counts > 0])
 
 
 @dataclass(frozen=True)

@@ -75,14 +75,22 @@ def slow_ranks(worth):
     return np.array(table)
 
 
-def percentile(values, place):
-    smaller = sum(other < values[place] for other in values)
-    equal = sum(other == values[place] for other in values)
-    return (smaller + equal / 2) / len(values)
+NAMED = [film for film, count in enumerate(COUNTS) if count]
+
+
+def among_named(values, film):
+    """Percentile among the films that a training truth names, in which the film need not be."""
+    smaller = sum(values[other] < values[film] for other in NAMED)
+    equal = sum(values[other] == values[film] for other in NAMED)
+    return (smaller + equal / 2) / len(NAMED)
 
 
 def rare(film):
-    return 1 - percentile(COUNTS, film)
+    return 1 - among_named(COUNTS, film)
+
+
+def recency(film):
+    return among_named(YEARS, film)
 
 
 def ideal(n_truth):
@@ -100,14 +108,14 @@ RANK_TERMS = {
     "duplicate": ({}, lambda v, f, k, t: v == "duplicate"),
     "seen": ({}, lambda v, f, k, t: v == "seen"),
     "verdict_cost": ({"hit": 2.0, "miss": -0.1, "out_of_catalog": -3.0}, lambda v, f, k, t: COSTS[v]),
-    "popularity": ({}, lambda v, f, k, t: 0 if f is None else percentile(COUNTS, f)),
+    "popularity": ({}, lambda v, f, k, t: 0 if f is None else among_named(COUNTS, f)),
     "novelty": ({}, lambda v, f, k, t: rare(f) if v in ("hit", "miss") else 0),
     "novelty of hits": ({"among": "hits"}, lambda v, f, k, t: rare(f) if v == "hit" else 0),
     "value": ({}, lambda v, f, k, t: 1 + rare(f) if v == "hit" else 0),
     "value, bounded": ({"alpha": 3.0}, lambda v, f, k, t: 1 + min(3 * rare(f), 1) if v == "hit" else 0),
     "value of recency": (
         {"of": "recency", "alpha": 0.5},
-        lambda v, f, k, t: 1 + 0.5 * percentile(YEARS, f) if v == "hit" else 0,
+        lambda v, f, k, t: 1 + 0.5 * recency(f) if v == "hit" else 0,
     ),
 }
 
@@ -216,9 +224,12 @@ def test_every_term_is_finite_and_of_its_scope_and_nothing_where_a_list_ends(row
 def test_facts():
     assert FACTS.popularity.sum() == pytest.approx(1)
     assert FACTS.popularity[4] == 9 / 19
-    np.testing.assert_allclose(FACTS.popularity_percentile, [percentile(COUNTS, i) for i in range(7)])
-    np.testing.assert_allclose(FACTS.recency_percentile, [percentile(YEARS, i) for i in range(7)])
-    assert percentiles(np.array([3, 3, 3])).tolist() == [0.5] * 3  # nothing is more popular than anything
+    np.testing.assert_allclose(FACTS.popularity_percentile, [among_named(COUNTS, i) for i in range(7)])
+    np.testing.assert_allclose(FACTS.recency_percentile, [recency(i) for i in range(7)])
+    threes = np.array([3, 3, 3])
+    assert percentiles(threes, threes).tolist() == [0.5] * 3  # nothing is more popular than anything
+    assert percentiles(np.array([2, 3, 4]), threes).tolist() == [0, 0.5, 1]
+    assert percentiles(threes, np.zeros(0, np.int64)).tolist() == [0, 0, 0]
     empty = FilmFacts(np.zeros(0, np.int64), np.zeros(0, np.int64))
     assert empty.popularity_percentile.shape == (0,)
     assert (TERMS["popularity"].function(judged([("out_of_catalog:-", 1, 1, 1, 9)]), empty) == 0).all()
@@ -342,7 +353,7 @@ def test_totals_and_features_by_hand():
     assert features["duplicates"] == pytest.approx([1 / 6, 0, 0, 0, 3 / 6, 1 / 5])
 
     def mean_percentile(*films):
-        return sum(percentile(COUNTS, film) for film in films) / len(films)
+        return sum(among_named(COUNTS, film) for film in films) / len(films)
 
     # The mean is over the films that are in the catalogue, not over all entries.
     assert features["popularity"] == pytest.approx(
