@@ -146,6 +146,7 @@ BOUNDS: Mapping[str, Bound] = {
     "generation.vllm.group_port": PORT,
     "evaluation.every": COUNT,
     "evaluation.batch_size": COUNT,
+    "evaluation.batch_tokens": COUNT,
     "evaluation.validation_contexts": COUNT,
     "evaluation.test_contexts": COUNT,
     "evaluation.samples": COUNT_OR_NONE,

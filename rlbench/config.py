@@ -429,6 +429,9 @@ class GenerationConfig:
 class EvaluationConfig:
     """`every` updates on validation; `contexts` limits how many validation and test contexts are used (null: all).
 
+    batch_size, batch_tokens: most lists that are generated together, and most tokens of them, padding and completions
+    at full length counted; batch_tokens has a default for the reason that `RLConfig.start` has.
+
     samples: lists drawn per test context at the end, with the rollout's sampling, beside the greedy one; 0 for none.
     pass_at: the k of pass@k and of the recall of k lists together, each at most `samples`.
     """
@@ -441,6 +444,7 @@ class EvaluationConfig:
     pass_at: list[int]
     checkpoint: str
     metric: str
+    batch_tokens: int = 131072
 
 
 @dataclass

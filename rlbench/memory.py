@@ -18,7 +18,7 @@ import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlbench import inputs
 from rlbench.budget import Ledger
@@ -68,22 +68,41 @@ class Shape:
 
 
 def shape_of(model: PretrainedConfig) -> Shape:
-    """Sizes of a model; no weights are made."""
+    """Sizes of a model of any architecture; no weights are made.
+
+    Raises:
+        ValueError, AttributeError, TypeError: where the config does not give them; for code from a model's own folder
+            anything.
+    """
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(model).parameters())
-    text = model.get_text_config()
-    sizes = text.to_dict()
-    heads = text.num_attention_heads
-    size = sizes.get("head_dim") or text.hidden_size // heads
+        made = AutoModelForCausalLM.from_config(model)
+    text = model.get_text_config()  # maps names such as GPT-2's n_embd to the usual ones
+    heads, size = text.num_attention_heads, getattr(text, "head_dim", None)
+    size = size or text.hidden_size // heads
     return Shape(
-        parameters,
+        sum(p.numel() for p in made.parameters()),
         text.num_hidden_layers,
         text.hidden_size,
-        text.intermediate_size,
+        _feed_forward(text, made),
         heads * size,
-        (sizes.get("num_key_value_heads") or heads) * size,
+        (getattr(text, "num_key_value_heads", None) or heads) * size,
         text.vocab_size,
     )
+
+
+FEED_FORWARD = ("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
+"""What configs call the width of the feed-forward part; that of a single expert first."""
+
+
+def _feed_forward(text: PretrainedConfig, model: PreTrainedModel) -> int:
+    """Width of the feed-forward part that a token passes through; with experts, of those that it is sent to."""
+    known = [width for name in FEED_FORWARD if (width := getattr(text, name, None))]
+    experts = max(getattr(text, "num_experts_per_tok", None) or 1, 1)
+    if known:
+        return known[0] * experts
+    # Under no known name: the widest matrix of a block, which is its feed-forward part or what makes up for it.
+    inside = [p for name, p in model.named_parameters() if p.dim() == 2 and re.search(r"\.\d+\.", name)]
+    return max(max(matrix.shape) for matrix in inside)
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,16 @@ class Estimate:
         return f"about {words(self.peak)}{of}, most in {self.phase}: {listed}"
 
 
+@dataclass(frozen=True)
+class NoEstimate:
+    """Why there is no estimate of a run's memory, which never stops it."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"no estimate: {self.reason}"
+
+
 def words(size: float) -> str:
     """1.23 GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
@@ -140,7 +169,7 @@ def estimate(config: Config, shape: Shape, prompt: int, contexts: int, on_gpu: b
     held = {"process": 0 if on_gpu else psutil.Process().memory_info().rss + RUNTIME, "weights": weights}
     trained = held | {"optimiser": 2 * weights}
     length = prompt + config.generation.max_new_tokens
-    lists = _generation(config, shape, prompt, min(config.evaluation.batch_size, contexts))
+    lists = _evaluation(config, shape, prompt, contexts)
     phases = {"evaluation": held | lists}
     if "sft" in config.stages:
         sft = config.trainer.sft
@@ -197,6 +226,18 @@ def _generation(config: Config, shape: Shape, prompt: int, rows: int) -> dict[st
         "prompts": first_pass,
         "logits": STEP_COPIES * rows * shape.vocabulary * FLOAT,
     }
+
+
+def _evaluation(config: Config, shape: Shape, prompt: int, contexts: int) -> dict[str, int]:
+    """Parts of the largest batch of an evaluation: few of the longest prompts, or many that just fill the batch."""
+    evaluation, new = config.evaluation, config.generation.max_new_tokens
+    rows = min(evaluation.batch_size, contexts)
+    few = max(min(rows, evaluation.batch_tokens // (prompt + new)), 1)
+    filling = min(prompt, max(evaluation.batch_tokens // rows - new, 1))
+    batches = [_generation(config, shape, prompt, few)]
+    if evaluation.batch_tokens >= rows * (1 + new):
+        batches.append(_generation(config, shape, filling, rows))
+    return max(batches, key=lambda parts: sum(parts.values()))
 
 
 def _rollout(config: Config, shape: Shape, prompt: int, rows: int, on_gpu: bool) -> dict[str, int]:
@@ -278,8 +319,24 @@ def estimate_run(
     return estimate(config, shape, prompt, contexts, not on_cpu(config), processes)
 
 
-def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:
+def estimate_or_reason(
+    config: Config,
+    dataset: RankedListDataset,
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    processes: int = 1,
+) -> Estimate | NoEstimate:
+    """`estimate_run`, or why there is none."""
+    try:
+        return estimate_run(config, dataset, source, tokenizer, processes)
+    except Exception as error:  # whatever a model's config and code raise: an estimate never stops a run
+        return NoEstimate(f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}")
+
+
+def largest(configs: Sequence[Config]) -> tuple[Config, Estimate | NoEstimate]:
     """Of several runs the one that needs most; those that memory cannot tell apart are estimated once.
+
+    A run without an estimate is returned only where no run has one.
 
     Raises:
         BadInput: where data or a model cannot be had.
@@ -296,16 +353,15 @@ def largest(configs: Sequence[Config]) -> tuple[Config, Estimate]:
     for config in different.values():
         dataset = inputs.load(config.dataset)
         source = locate_model(config.model, dataset, Path(config.cache_dir))
-        found.append(
-            (config, estimate_run(config, dataset, source, load_tokenizer(source, config.generation.template_date)))
-        )
-    return max(found, key=lambda pair: pair[1].peak)
+        tokenizer = load_tokenizer(source, config.generation.template_date)
+        found.append((config, estimate_or_reason(config, dataset, source, tokenizer)))
+    return max(found, key=lambda pair: pair[1].peak if isinstance(pair[1], Estimate) else -1)
 
 
-def tell(config: Config, expected: Estimate, console: Console) -> None:
+def tell(config: Config, expected: Estimate | NoEstimate, console: Console) -> None:
     """One line, and a warning with what to lower where it is more than there is."""
     console.print(f"memory: {expected}", style="dim", markup=False, soft_wrap=True)
-    if not expected.fits:
+    if isinstance(expected, Estimate) and not expected.fits:
         lower = ", ".join(settings_to_lower(config, expected.phase))
         console.print(
             f"warning: that is more than there is. To lower it, the first first: {lower}",
@@ -327,6 +383,9 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         config, expected = largest(configs)
     except BadInput as error:
         console.print(f"memory: unknown, since {error.problems[0]}", markup=False, soft_wrap=True)
+        return
+    if isinstance(expected, NoEstimate):
+        tell(config, expected, console)
         return
     names = list(dict.fromkeys(name for parts in expected.parts.values() for name in parts))
     table = Table("memory", *expected.parts, box=None, pad_edge=False)
@@ -366,6 +425,7 @@ def settings_to_lower(config: Config, phase: str | None) -> list[str]:
             section.micro_batch_size > 1
         ),
         f"evaluation.batch_size (it is {config.evaluation.batch_size})": config.evaluation.batch_size > 1,
+        f"evaluation.batch_tokens (it is {config.evaluation.batch_tokens})": True,
         "trainer.gradient_checkpointing=true": not trainer.gradient_checkpointing,
         "trainer.bf16=true": not trainer.bf16,
         f"generation.max_new_tokens (it is {config.generation.max_new_tokens})": True,
@@ -388,7 +448,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(config: Config, stage: str, ledger: Ledger, expected: Estimate) -> Iterator[None]:
+def explained(config: Config, stage: str, ledger: Ledger, expected: Estimate | NoEstimate) -> Iterator[None]:
     """Say of an error that is for want of memory what a user can do.
 
     Raises:
@@ -402,7 +462,7 @@ def explained(config: Config, stage: str, ledger: Ledger, expected: Estimate) ->
         phase = ledger.failed_in(error)
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OutOfMemory(
-            f"out of memory in the {stage} stage{f', phase {phase}' if phase else ''} ({said}). Expected were "
+            f"out of memory in the {stage} stage{f', phase {phase}' if phase else ''} ({said}). Expected: "
             f"{expected}. Lower, the first first: {', '.join(settings_to_lower(config, phase))}; then the same command "
             "goes on, or starts anew where the setting is part of the run's identity"
         ) from error

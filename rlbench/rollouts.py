@@ -28,14 +28,14 @@ def correction_of(generation: GenerationConfig) -> str:
     return generation.vllm.correction if uses_vllm(generation) else "none"
 
 
-def readable(generation: GenerationConfig, positions: int) -> int:
-    """How many tokens, prompt and completion together, model and engine can read.
+def readable(generation: GenerationConfig, positions: int | None) -> int | None:
+    """How many tokens, prompt and completion together, model and engine can read; None for no limit.
 
     Args:
-        positions: the model's.
+        positions: the model's own limit.
     """
     own = generation.vllm.max_model_length if generation.engine == "vllm_colocate" else None
-    return positions if own is None else min(positions, own)
+    return min((limit for limit in (positions, own) if limit is not None), default=None)
 
 
 def rollout_arguments(generation: GenerationConfig, eos_token_ids: Sequence[int] = ()) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Session:
     facts: FilmFacts
     validation: list[Record]
     test: list[Record]
-    memory: memory.Estimate
+    memory: memory.Estimate | memory.NoEstimate
 
 
 def prepare(config: Config) -> Session:
@@ -105,7 +105,7 @@ def prepare(config: Config) -> Session:
     if judge.catalog is not dataset.catalog:
         for notice in judge.catalog.report():
             console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False)
-    expected = memory.estimate_run(config, dataset, source, tokenizer, processes.count())
+    expected = memory.estimate_or_reason(config, dataset, source, tokenizer, processes.count())
     if not config.runtime.dry_run:
         memory.tell(config, expected, console)
     return Session(
@@ -122,17 +122,18 @@ def prepare(config: Config) -> Session:
 
 
 def check_lengths(
-    dataset: RankedListDataset, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int
+    dataset: RankedListDataset, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int | None
 ) -> list[str]:
-    """Whether the longest prompts leave room for a completion; only the longest texts are tokenised."""
+    """Whether the longest prompt of each split leaves room for a completion."""
     problems = []
-    for split, records in dataset.splits.items():
+    for split, records in dataset.splits.items() if positions is not None else ():
         longest = longest_prompt(records, tokenizer)
         if longest and longest + max_new_tokens > positions:
             problems.append(
                 f"{split}: the longest prompt has {longest} tokens; with generation.max_new_tokens = "
-                f"{max_new_tokens} that is more than the model's {positions} positions: shorten the prompts (for "
-                "example dataset.max_conversation_chars) or lower generation.max_new_tokens"
+                f"{max_new_tokens} that is more than the model's {positions} positions: limit prompts with "
+                "dataset.max_prompt_chars (dataset.long_prompts says what becomes of longer ones) or lower "
+                "generation.max_new_tokens"
             )
     return problems
 

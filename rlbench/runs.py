@@ -83,7 +83,7 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
     if evaluation["samples"]:
         contexts |= sampling_identity(config.generation)
-        contexts["batch_size"] = evaluation["batch_size"]  # random numbers are drawn batch by batch
+        contexts |= {key: evaluation[key] for key in ("batch_size", "batch_tokens")}  # numbers are drawn by batch
     if stage == "zero_shot":
         return identity | {"evaluation": contexts}
     rl = full["trainer"]["rl"]
@@ -97,7 +97,8 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     else:
         left_out.append("start")
     if not evaluation["samples"]:
-        evaluation.pop("batch_size")
+        for key in ("batch_size", "batch_tokens"):
+            evaluation.pop(key)
     if not rl["learning_rate_steps"]:
         left_out.append("learning_rate_steps")
     return identity | {

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import jinja2
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rlbench.config import TEMPLATE_DATE, HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
@@ -98,9 +105,22 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
     return candidates[0]
 
 
-def max_positions(source: str | Path) -> int:
-    """How many tokens, prompt and completion together, the model can read."""
-    return AutoConfig.from_pretrained(str(source)).get_text_config().max_position_embeddings
+def max_positions(source: str | Path) -> int | None:
+    """How many tokens, prompt and completion together, the model can read; None where its config sets no limit.
+
+    Raises:
+        BadInput: where no language model that writes on from a prompt can be made of the config.
+    """
+    try:
+        config = AutoConfig.from_pretrained(str(source))
+    except (OSError, ValueError, KeyError) as error:  # a file that is missing or no JSON; a model_type that is unknown
+        raise BadInput(f"the config.json of '{source}' cannot be used: {str(error).splitlines()[0]}") from error
+    if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BadInput(
+            f"'{source}' is a {config.model_type} model, which does not write on from a prompt (a causal language "
+            "model does); give another model.path"
+        )
+    return getattr(config.get_text_config(), "max_position_embeddings", None)  # ALiBi and recurrent models have none
 
 
 def load_model(source: str | Path, dtype: str) -> PreTrainedModel:

@@ -5,7 +5,7 @@ numbers and sampled ones draw from a stream of their own, so that evaluating mor
 training run.
 """
 
-import heapq
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,8 +30,10 @@ from rlbench.seeding import evaluation_stream
 Progress = Callable[[int], None]
 """Told how many lists are generated so far."""
 
-LONGEST_TEXTS = 64
-"""How many of a split's longest prompts are tokenised to find the one with most tokens."""
+PROMPTS_AT_ONCE = 256
+"""Prompts that are tokenised together."""
+SLACK_BYTES = 16
+"""What a tokenizer may put before a text, such as the mark of a word's beginning."""
 CONTEXTS_AT_ONCE = 512
 """Lists whose tokens are segmented together; bounds memory."""
 
@@ -69,9 +71,70 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int
 
 
 def longest_prompt(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest prompt; only the longest texts are tokenised."""
-    longest = heapq.nlargest(LONGEST_TEXTS, records, key=lambda record: sum(len(m["content"]) for m in record.prompt))
-    return max((len(prompt_ids(tokenizer, record.prompt)) for record in longest), default=0)
+    """Tokens of the longest prompt; 0 where there are no records.
+
+    A token stands for at least one byte of the text, so that prompts are tokenised in the order of their bytes, the
+    longest first, until no other can have more tokens than the longest found. A text of rare characters has a token a
+    byte, one of common words a token for four or five: the characters alone do not say which prompt is the longest.
+    """
+    prompts = list({record.context_id: record.prompt for record in records}.values())
+    bounds = _most_tokens(prompts, tokenizer)
+    order = sorted(range(len(prompts)), key=lambda i: -bounds[i])
+    longest = 0
+    for start in range(0, len(order), PROMPTS_AT_ONCE):
+        rows = order[start : start + PROMPTS_AT_ONCE]
+        if bounds[rows[0]] <= longest:
+            break
+        texts = [_rendered(tokenizer, prompts[i]) for i in rows]
+        longest = max(longest, *map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+    return longest
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> str:
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+
+
+def _most_tokens(prompts: Sequence[Messages], tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    """A bound on the tokens of each prompt: its bytes as the tokenizer normalises them, and those of the template.
+
+    What the template adds is measured on the first prompt of each sequence of roles. There is no bound for tokenizers
+    that are not written in Rust, whose normaliser is not known.
+    """
+    if not tokenizer.is_fast:
+        return [math.inf] * len(prompts)
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    normalised: Callable[[str], str] = (lambda text: text) if normalizer is None else normalizer.normalize_str
+    added: dict[tuple[str, ...], int] = {}
+    bounds: list[float] = []
+    for prompt in prompts:
+        size = sum(len(normalised(message["content"]).encode()) for message in prompt)
+        roles = tuple(message["role"] for message in prompt)
+        if roles not in added:
+            added[roles] = len(normalised(_rendered(tokenizer, prompt)).encode()) - size
+        bounds.append(size + max(added[roles], 0) + SLACK_BYTES)
+    return bounds
+
+
+def batches_of(lengths: Sequence[int], rows: int, tokens: int | None, new: int) -> list[list[int]]:
+    """Places of prompts by batch, prompts of like length together, the shortest first.
+
+    Args:
+        lengths: tokens of each prompt.
+        rows: most prompts of a batch.
+        tokens: most tokens of a batch, padding and completions counted; a prompt that has more is a batch of its own.
+            None for no limit.
+        new: tokens of a completion at most.
+    """
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        last = found[-1] if found else []
+        # The prompt is the longest of those before it: all rows are padded to its length.
+        fits = tokens is None or (len(last) + 1) * (lengths[i] + new) <= tokens
+        if last and len(last) < rows and fits:
+            last.append(i)
+        else:
+            found.append([i])
+    return found
 
 
 class _GreedyLogProbabilities(LogitsProcessor):
@@ -92,26 +155,27 @@ def generate(
     *,
     generation: GenerationConfig,
     batch_size: int,
+    batch_tokens: int | None = None,
     eos_token_ids: Sequence[int],
     sampled: bool = False,
     progress: Progress | None = None,
 ) -> list[Completion]:
-    """Completions of prompts, prompts of like length in one batch; greedy, or sampled.
+    """Completions of prompts, prompts of like length in one batch (`batches_of`); greedy, or sampled.
 
     Greedy lists are made on all processes, which take turns by whole batches, so that each list is the one that a
     single process makes; every process returns all. Sampled lists a process makes all itself.
     """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    batches = batches_of([len(row) for row in ids], batch_size, batch_tokens, generation.max_new_tokens)
+    ends = list(itertools.accumulate(map(len, batches)))
     config = generation_config(generation, tokenizer, eos_token_ids, sampled=sampled)
     completions: dict[int, Completion] = {}
-    starts = range(0, len(order), batch_size)
+    turns = list(zip(batches, ends, strict=True))
     if not sampled:
-        starts = starts[processes.index() :: processes.count()]
+        turns = turns[processes.index() :: processes.count()]
     was_training = model.training
     model.eval()
-    for start in starts:
-        rows = order[start : start + batch_size]
+    for rows, done in turns:
         batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, padding_side="left", return_tensors="pt")
         batch = {key: value.to(model.device) for key, value in batch.items()}
         watch = _GreedyLogProbabilities()
@@ -124,7 +188,7 @@ def generate(
             end = next((at for at, token in enumerate(row) if token in eos_token_ids), len(row) - 1)
             completions[i] = Completion(row[: end + 1], of_row[: end + 1])
         if progress is not None:
-            progress(min(start + batch_size, len(order)))
+            progress(done)
     model.train(was_training)
     if not sampled:
         completions = {i: made for of_process in processes.gather(completions) for i, made in of_process.items()}
@@ -199,6 +263,7 @@ def evaluate(
             prompts,
             generation=config.generation,
             batch_size=config.evaluation.batch_size,
+            batch_tokens=config.evaluation.batch_tokens,
             eos_token_ids=ends,
             sampled=sampled,
             progress=None if progress is None else lambda done: progress(before + done),

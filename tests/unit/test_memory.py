@@ -8,12 +8,24 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MixtralConfig,
+    OPTConfig,
+    Qwen2Config,
+    T5Config,
+)
 from trl.trainer.utils import add_fused_lm_head
 
 from rlbench import memory
@@ -21,6 +33,7 @@ from rlbench.budget import Ledger
 from rlbench.cli import CONF
 from rlbench.errors import OutOfMemory
 from rlbench.memory import _of_group, _saved_by_layer, estimate, is_out_of_memory, settings_to_lower, shape_of, words
+from rlbench.models.loading import load_tokenizer
 from rlbench.runs import locate
 from tests.conftest import SMALL, composed
 
@@ -52,6 +65,66 @@ def test_a_shape_is_that_of_the_model():
     assert shape.parameters == sum(p.numel() for p in LlamaForCausalLM(LLAMA).parameters())
     assert (shape.attention, shape.key_value, shape.layers) == (256, 64, 2)
     assert shape_of(Qwen2Config(hidden_size=64, num_attention_heads=4, num_hidden_layers=1)).attention == 64
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (GPT2Config(n_embd=64, n_layer=3, n_head=4, vocab_size=300), (3, 64, 256, 64, 64, 300)),
+        (GPT2Config(n_embd=64, n_layer=3, n_head=4, n_inner=100, vocab_size=300), (3, 64, 100, 64, 64, 300)),
+        (OPTConfig(hidden_size=64, ffn_dim=96, num_hidden_layers=2, num_attention_heads=4), (2, 64, 96, 64, 64, 50272)),
+        (BloomConfig(hidden_size=64, n_layer=2, n_head=4, vocab_size=300), (2, 64, 256, 64, 64, 300)),
+        (
+            MixtralConfig(
+                vocab_size=300,
+                hidden_size=64,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                num_local_experts=4,
+                num_experts_per_tok=2,
+            ),
+            (2, 64, 192, 64, 32, 300),
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_shape_of_any_architecture(model, expected):
+    """Layers, width, feed-forward part (of the experts of a token), attention, keys and values, vocabulary."""
+    shape = shape_of(model)
+    assert tuple(asdict(shape).values())[1:] == expected
+    assert shape.parameters == sum(p.numel() for p in AutoModelForCausalLM.from_config(model).parameters())
+
+
+def test_no_estimate_never_stops_a_run(mini, tiny_folder, tmp_path, monkeypatch):
+    """A model whose config says nothing of heads, and one that is no decoder: the reason is printed, that is all."""
+    config, tokenizer = composed(*SMALL), load_tokenizer(tiny_folder)
+    for model, said in [(T5Config(d_model=32, num_layers=1), "ValueError: "), (MambaConfig(), "AttributeError: ")]:
+        folder = tmp_path / model.model_type
+        model.save_pretrained(folder)
+        expected = memory.estimate_or_reason(config, mini, str(folder), tokenizer)
+        assert isinstance(expected, memory.NoEstimate) and expected.reason.startswith(said), expected
+        console = Console(record=True, width=300)
+        memory.tell(config, expected, console)
+        assert "memory: no estimate: " + said in console.export_text()
+    ended = pytest.raises(OutOfMemory, match="Expected: no estimate: AttributeError")
+    with ended, memory.explained(config, "rl", Ledger(), expected):
+        raise MemoryError
+    monkeypatch.setattr(memory, "estimate_or_reason", lambda *_: expected)
+    console = Console(record=True, width=300)
+    memory.show([composed(*SMALL, f"cache_dir={tmp_path}")], 2, console)
+    assert "memory: no estimate: AttributeError" in console.export_text()
+
+
+def test_few_long_prompts_are_no_reason_for_a_large_batch():
+    shape, config = memory.Shape(10**6, 4, 64, 128, 64, 32, 1000), composed(*SMALL, "generation.max_new_tokens=100")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "available_memory", lambda on_gpu: None)
+        long = estimate(config, shape, 30_000, 500, True).parts["evaluation"]
+        short = estimate(config, shape, 200, 500, True).parts["evaluation"]
+    assert long["KV cache"] == 2 * 4 * 32 * 4 * 30_100 * 4 + 2 * 32 * 4 * 30_100 * 4  # 4 rows of 131,072 tokens
+    assert short["logits"] == 4 * config.evaluation.batch_size * 1000 * 4
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -121,7 +194,7 @@ def test_what_helps_the_phase_comes_first():
     assert keys("evaluation")[0] == "evaluation.batch_size" and keys("rollout")[0] == "trainer.bf16"
     assert sorted(keys("rollout")) == sorted(keys("update")) == sorted(keys(None))
     done = composed(*SMALL, "trainer.rl.micro_batch_size=1", "trainer.bf16=true", "trainer.gradient_checkpointing=true")
-    assert len(settings_to_lower(done, "update")) == 2
+    assert len(settings_to_lower(done, "update")) == 3
 
 
 def test_errors_for_want_of_memory_are_known():
@@ -145,7 +218,7 @@ def test_the_message_names_phase_estimate_and_settings():
         ends()
     text = str(error.value)
     assert text.startswith("out of memory in the rl stage, phase reference (MemoryError)") and "\n" not in text
-    assert "Expected were about 1.00 GiB, most in update: weights 1.00 GiB" in text and "trainer.bf16=true" in text
+    assert "Expected: about 1.00 GiB, most in update: weights 1.00 GiB" in text and "trainer.bf16=true" in text
     with pytest.raises(ValueError, match="other"), memory.explained(config, "rl", ledger, expected):
         raise ValueError("other")
 
@@ -253,7 +326,7 @@ def test_a_run_without_memory_says_what_to_lower_and_that_helps(tmp_path):
     reason = target.note()
     assert re.match(r"OutOfMemory: out of memory in the rl stage, phase (reference|update) \(", reason)
     assert "DefaultCPUAllocator" in reason and "\n" not in reason
-    assert "Lower, the first first: trainer.rl.micro_batch_size (it is 128;" in reason and "Expected were" in reason
+    assert "Lower, the first first: trainer.rl.micro_batch_size (it is 128;" in reason and "Expected:" in reason
     enough = limited(500, narrow)
     assert enough.returncode == 0, enough.stderr
     assert locate(composed(*overrides, narrow), "rl").status() == "done"
