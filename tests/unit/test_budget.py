@@ -55,6 +55,20 @@ def test_attempts_add_up_and_peaks_do_not():
     assert report["energy_joules"]["gpu"] is None
 
 
+def test_points_of_the_budget_count_training_alone():
+    ledger = Ledger()
+    ledger.resume({"counts": {"prompts": 3, "evaluation_tokens": 50}, "seconds": {"total": 100.0}})
+    ledger.add(prompts=2, evaluation_tokens=7, trained_tokens=9)
+    point = ledger.so_far()
+    assert point.pop("seconds") == pytest.approx(100.0, abs=5.0) and point == {
+        "prompts": 5,
+        "completions": 0,
+        "generated_tokens": 0,
+        "trained_tokens": 9,
+    }
+    assert ledger.totals()["counts"]["evaluation_tokens"] == 57
+
+
 def test_a_failure_knows_its_phase():
     ledger = Ledger()
     with pytest.raises(MemoryError) as error, ledger.phase("update"), ledger.phase("reference"):

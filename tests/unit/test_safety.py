@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlbench.safety import Guard
+from rlbench.safety import Guard, NotFinite, NoTuples
 from rlbench.validation import validate
 from tests.conftest import SMALL, composed
 
@@ -50,6 +50,16 @@ def test_the_catalogue_rate_is_measured_against_the_start():
         assert watched.stop is None
     watched.validation(80, {"in_catalog": 0.19})
     assert watched.stop is not None and watched.stop.update == 80
+
+
+def test_a_stop_names_the_updates_that_are_in_the_weights():
+    """An update whose loss is not finite is not applied."""
+    error = NotFinite("loss", 7, float("nan"), "the log-probabilities")
+    assert error.stop.result == {
+        "update": 6,
+        "reason": "the loss of update 7 is nan (not finite first: the log-probabilities); it was not applied",
+    }
+    assert NoTuples(0, 5, 8).stop.update == 5
 
 
 def test_a_start_at_nothing_bounds_nothing():

@@ -3,6 +3,7 @@
 import pytest
 
 from rlbench.runs import locate, stage_config
+from rlbench.stages.common import rl_arguments, warmup_steps
 from rlbench.stages.schedule import stepped
 from rlbench.validation import validate
 from tests.conftest import composed
@@ -51,3 +52,37 @@ def test_steps_that_make_no_sense_are_refused(overrides: list[str], said: str) -
 
 def test_a_rate_that_falls_is_accepted() -> None:
     assert validate(composed("+trainer.rl.learning_rate_steps={40:1e-5,60:1e-6}")) == []
+
+
+@pytest.mark.parametrize(
+    ("fraction", "updates", "steps"),
+    [(0.0, 10, 0), (0.1, 10, 1), (0.05, 30, 2), (0.03, 100, 3), (0.1, 19, 2), (1.0, 7, 7)],
+)
+def test_warm_up_is_rounded_up(fraction: float, updates: int, steps: int) -> None:
+    """As transformers rounds warmup_ratio."""
+    assert warmup_steps(fraction, updates) == steps
+
+
+def test_the_optimiser_gets_what_the_config_says() -> None:
+    config = composed(
+        "trainer.rl.adam_beta2=0.9",
+        "trainer.rl.max_grad_norm=0.25",
+        "trainer.rl.updates=60",
+        "trainer.rl.warmup_updates=7",
+        "trainer.rl.learning_rate=3e-5",
+        "trainer.rl.schedule=cosine",
+        "trainer.rl.save_every=4",
+        "seed=11",
+    )
+    assert rl_arguments(config) == {
+        "max_steps": 60,
+        "learning_rate": 3e-5,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 7,
+        "adam_beta2": 0.9,
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.25,
+        "logging_steps": 1,
+        "save_steps": 4,
+        "seed": 11,
+    }

@@ -2,7 +2,7 @@
 
 import torch
 
-from rlbench.seeding import demonstration_order, evaluation_stream
+from rlbench.seeding import demonstration_order, evaluation_stream, order, stream_seed
 from rlbench.stages.evaluate import evaluate
 from rlbench.stages.rl import make_demonstrations
 from tests.conftest import SMALL, composed
@@ -44,3 +44,10 @@ def test_streams_of_numbers_are_what_they_were():
     assert demonstration_order(3, 2, 8) == [2, 3, 5, 7, 4, 0, 6, 1]
     with evaluation_stream(5):
         assert torch.randint(1000, (4,)).tolist() == [411, 814, 767, 885]
+
+
+def test_every_number_of_a_stream_matters():
+    numbers = [(0, 1, 2), (0, 1, 3), (0, 2, 2), (1, 1, 2), (0, 1), (2, 1, 0)]
+    assert len({stream_seed(*of_one) for of_one in numbers}) == len(numbers)
+    assert len({tuple(order(20, *of_one)) for of_one in numbers}) == len(numbers)
+    assert sorted(order(20, 0, 1, 2)) == list(range(20)) and order(20, 0, 1, 2) == order(20, 0, 1, 2)
