@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from rlbench.lists import UnitLayout
-from rlbench.objective.credit import CreditInputs, hybrid, rank, removal, sequence, shapley, spread_both, swap
+from rlbench.objective.credit import (
+    CreditInputs,
+    hybrid,
+    rank,
+    removal,
+    sequence,
+    shapley,
+    spread_both,
+    spread_phases,
+    swap,
+    two_phase,
+)
 
 
 def given(hits, n_truth, gamma=0.0):
@@ -71,3 +82,26 @@ def test_a_hybrid_is_the_list_beside_its_ranks():
     spread = spread_both(advantages, special, units, alpha=0.75)[0]
     assert spread[:4].tolist() == pytest.approx([7.75, 8.0, 8.25, 8.5])
     assert spread[units.overflow] == pytest.approx(7.5 - 0.025) and spread[units.padding] == 0
+
+
+def test_returns_of_the_list_and_of_its_ranks_by_hand():
+    """Rank-GRPO, Eqs. 8 and 9; a term that scores whole lists counts for the list, or for every rank."""
+    gains = torch.tensor([[1.0, 0.0, 0.5]], dtype=torch.float64)
+    inputs = CreditInputs(gains, torch.tensor([0.25]), gains, torch.tensor([2]), 0.5)
+    assert sequence(inputs).tolist() == [[1.75]]
+    assert rank(inputs).tolist() == [[1.0 + 0.25 * 0.5 + 0.25, 0.25 + 0.25, 0.5 + 0.25]]
+    exp_inf = CreditInputs(gains, torch.tensor([0.0]), gains, torch.tensor([2]), 0.0)
+    assert rank(exp_inf).tolist() == gains.tolist()
+
+
+def test_two_phases_by_hand():
+    inputs = given([1, 0, 1, 0, 0], 4)
+    coverage, utility = two_phase(inputs)[0].tolist()
+    assert coverage == pytest.approx(2 / 4 + 0.25)  # of four truths, not of five ranks
+    assert utility == pytest.approx(worth([1, 0, 1, 0, 0], range(5), 4) + 0.25)
+    units = UnitLayout(5)
+    advantages, special = torch.tensor([[10.0, 1.0]]), torch.tensor([[-0.1, 0.0, -0.2, 0.0]])
+    spread = spread_phases(advantages, special, units)[0]
+    assert spread[:5].tolist() == [10.0, 10.0, 10.0, 1.0, 1.0]  # half of five ranks is rounded up
+    assert spread[units.other] == 10.0 and spread[units.overflow] == pytest.approx(-0.1)
+    assert spread_phases(advantages, special, units, first_phase=0.2)[0, :5].tolist() == [10.0, 1.0, 1.0, 1.0, 1.0]

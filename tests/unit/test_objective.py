@@ -298,3 +298,52 @@ def test_advantages_have_the_dtype_of_the_model(reward):
     terms = len(chosen.reward.terms)
     gains = torch.rand(4, terms, N, dtype=torch.float64)
     assert chosen.unit_advantages(rollout(rewards(gains)), 2).dtype == torch.float32
+
+
+def test_the_token_limit_and_not_the_batch_divides_under_constant_aggregation(batch):
+    chosen = objective("algorithm=dr_grpo")
+    loss = chosen.loss(batch, window(batch))[0]
+    longer = chosen.loss(batch, Window(1, batch.mask.sum(), 4 * T))[0]
+    assert longer.item() == pytest.approx(loss.item() / 4)
+
+
+def test_a_kl_scaled_by_difficulty_by_hand(batch):
+    """Each completion's KL has its own factor; the surrogate has none."""
+    chosen = objective("algorithm=grpo", "algorithm.kl.beta=0.5", "algorithm.kl.importance_weighted=false")
+    scales = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
+
+    def of(scale):
+        return chosen.loss(replace(batch, extras={"kl_scale": scale}), window(batch))[0].item()
+
+    none, of_each = of(torch.zeros(B)), [of(torch.eye(B)[row]) for row in range(B)]
+    wanted = none + sum(scale * (kl - none) for scale, kl in zip(scales.tolist(), of_each, strict=True))
+    assert of(scales) == pytest.approx(wanted, abs=1e-9) and of(torch.ones(B)) != pytest.approx(none)
+    assert chosen.loss(batch, window(batch))[0].item() == pytest.approx(of(torch.ones(B)), abs=1e-9)
+
+
+def test_a_regulariser_counts_once_an_update(batch):
+    """Its weight does not grow with the micro-batches of an update."""
+    chosen = objective("algorithm=grpo", "+algorithm.regularisers.entropy_bonus=0.1")
+    extras = {"entropy": torch.rand(B, T, dtype=torch.float64) * batch.mask}
+    given = replace(batch, extras=extras)
+    one, four = (chosen.loss(given, window(batch, steps))[0].item() for steps in (1, 4))
+    assert four == pytest.approx(one / 4, abs=1e-12)
+    term = -(extras["entropy"].sum() / batch.mask.sum()).item()
+    without = objective("algorithm=grpo").loss(batch, window(batch))[0].item()
+    assert one == pytest.approx(without + 0.1 * term, abs=1e-7)
+
+
+def test_only_terms_that_ask_for_it_are_scaled_by_the_solve_rate():
+    chosen = objective("algorithm=grpo")
+    chosen.reward.terms = {
+        "relevance": {"weight": 1.0},
+        "tokens": {"weight": -1.0, "normaliser": 10.0, "scaled_by": "solve_rate"},
+    }
+    gains = torch.zeros(B, 2, N, dtype=torch.float64)
+    gains[0, 0, 0] = gains[1, 0, 1] = 1.0
+    scores = torch.stack([torch.zeros(B), torch.arange(B, dtype=torch.float64)], dim=1).double()
+    success = torch.tensor([True, True, False, False, False, False])
+    returns = chosen.unit_returns(rewards(gains, scores=scores, success=success), G)[:, :, 0]
+    assert returns[:, 0].tolist() == [1, 1, 0, 0, 0, 0]
+    rates = [2 / 3] * G + [1 / 3] * G  # an unsolved prompt counts as one success in G
+    assert returns[:, 1].tolist() == pytest.approx([rate * row for row, rate in enumerate(rates)])
