@@ -247,7 +247,8 @@ def c2gspg(group: Group) -> torch.Tensor:
 
 @baselines.piece(needs=("hidden_states",), shift="invariant", scale="invariant")
 def effective_rank(group: Group, *, kappa: AtLeastOne = 2.0, ema: Share = 0.3) -> torch.Tensor:
-    """A + min(relu(phi), |A| / kappa), A of `group_std`, phi from the list's hidden states (VERL, arXiv 2509.23808).
+    """A + min(relu(phi), |A| / kappa), A of `group_std` with epsilon 1e-6, phi from hidden states (VERL, arXiv
+    2509.23808).
 
     Effective rank, its velocity and its acceleration are each compared with a running mean,
     d = clamp((m - mean) / (|mean| + 1e-8), -5, 5). With gate = sigmoid(2 d_acceleration),
@@ -265,7 +266,7 @@ def effective_rank(group: Group, *, kappa: AtLeastOne = 2.0, ema: Share = 0.3) -
         kappa: the bonus is at most this part of the advantage.
         ema: weight of the newest mean in the running one.
     """
-    advantages = group_std(group)
+    advantages = group_std(group, epsilon=VERL_EPSILON)
     distance, memory = {}, group.memory
     begun = "effective_rank/last/effective_rank" in memory
     for name in ("effective_rank", "rank_velocity", "rank_acceleration"):

@@ -395,8 +395,15 @@ def effective_rank(states: Sequence[tuple[float, float]]) -> float:
 
 @method
 def verl_erank(b: Batch) -> Loss:
-    """A + min(relu(Phi), |A| / 2), Phi = g tanh(d_ER) + (1 - g) tanh(d_ERV), g = sigmoid(2 d_ERA), d = (m - usual) /
-    |usual| in [-5, 5]; m is measured after each of the first N entries (ours)."""
+    """A + min(relu(Phi), |A| / 2) under GRPO's loss."""
+    return grpo_loss(b, [x + y for x, y in zip(*erank_advantages(b), strict=True)])
+
+
+def erank_advantages(b: Batch) -> tuple[list[float], list[float]]:
+    """A with eps 1e-6, and its bonus min(relu(Phi), |A| / 2).
+
+    Phi = g tanh(d_ER) + (1 - g) tanh(d_ERV), g = sigmoid(2 d_ERA), d = (m - usual) / |usual| in [-5, 5]; m is measured
+    after each of the first N entries (ours)."""
 
     def measured(i):
         last = {line: t for t, line in enumerate(b.lines(i)) if b.letters(i)[t] in "hm"}
@@ -415,8 +422,8 @@ def verl_erank(b: Batch) -> Loss:
         gate = 1 / (1 + math.exp(-2 * d["rank_acceleration"]))
         return gate * math.tanh(d["effective_rank"]) + (1 - gate) * math.tanh(d["rank_velocity"])
 
-    a = in_groups(rewards(b), z_score)
-    return grpo_loss(b, [x + min(max(bonus(i), 0.0), abs(x) / 2) for i, x in enumerate(a)])
+    a = in_groups(rewards(b), lambda r: z_score(r, 1e-6))
+    return a, [min(max(bonus(i), 0.0), abs(x) / 2) for i, x in enumerate(a)]
 
 
 # Other surrogates and aggregations of the list's advantage.

@@ -117,13 +117,17 @@ class Case:
         )
         return self.objective.unit_advantages(rollout, G)
 
+    def token_advantages(self) -> torch.Tensor:
+        """(B, T)."""
+        return self.objective.token_advantages(self.unit_advantages(), self.tokens)
+
     def loss(self, pi: dict[str, torch.Tensor]) -> torch.Tensor:
         b, tokens, rewards, mask = self.batch, self.tokens, self.rewards, self.mask
         inputs = LossInputs(
             logps=pi["lp"],
             old_logps=padded(b.old, 0.0),
             ref_logps=padded(b.ref, 0.0) if self.objective.needs_reference else None,
-            advantages=self.objective.token_advantages(self.unit_advantages(), tokens),
+            advantages=self.token_advantages(),
             unit_ids=self.objective.token_units(tokens),
             mask=mask,
             units=self.objective.units,

@@ -230,7 +230,7 @@ def loop_rapo_scale(members):
 
 def loop_effective_rank(group, kappa=2.0, ema=0.3):
     """(P, G, C), after an update in which every mean was 2."""
-    plain = looped("group_std", group, {})
+    plain = looped("group_std", group, {"epsilon": 1e-6})
     advantages = plain.clone()
     for p, i, c in group.counted.nonzero().tolist():
         far = [max(min((group.features[f][p, i].item() - 2.0) / (2.0 + 1e-8), 5.0), -5.0) for f in OF_HIDDEN]
@@ -662,7 +662,7 @@ def test_running_means_of_effective_rank_start_at_0_and_lag_one_update():
         features = {**group.features, **{name: group.features[name] + shift for name in OF_HIDDEN}}
         of_update = replace(group, features=features, memory=memory)
         given.append((of_update, baselines["effective_rank"].function(of_update, ema=0.25)))
-    plain = looped("group_std", group, {})
+    plain = looped("group_std", group, {"epsilon": 1e-6})
     means = [of_update.features["rank_velocity"].mean().item() for of_update, _ in given]
     close(given[0][1], plain)
     assert memory["effective_rank/rank_velocity"] == pytest.approx(0.25 * means[1] + 0.75 * (0.25 * means[0]))

@@ -174,7 +174,7 @@ def slow_baseline(gains, states, ids, usual: dict[str, float], credit: str) -> l
         found.append([])
         for c, value in enumerate(row):
             column = [other[c] for other in group]
-            a = (value - np.mean(column)) / (np.std(column, ddof=1) + 1e-4)
+            a = (value - np.mean(column)) / (np.std(column, ddof=1) + 1e-6)
             found[-1].append(a if first else a + min(max(phi, 0.0), abs(a) / KAPPA))
     for name in features[0]:
         if not first:
