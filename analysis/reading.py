@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlbench.runs import SCHEMA
+from rlbench.runs import SCHEMA, config_hash
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
 KEYS = ("context_id", "sample")
@@ -162,12 +163,11 @@ def read_run(path: Path, name: str) -> tuple[Run, Content]:
         raise Unusable(_unfinished(status, reason.strip()))
     result = _read_result(path)
     content = Content(_read_queries(path, result), read_curves(path), read_spending(path))
-    identity = path / "identity.json"
     queries = content.queries
     return Run(
         name=name,
         result=result,
-        identity=_without_seeds(_read_json(identity)) if identity.exists() else None,
+        identity=_read_identity(path, result),
         metrics=tuple(name for name in queries.columns if name not in (*KEYS, CLUSTER, N_TRUTH)),
         samples=len(queries),
         queries=_digest(queries),
@@ -240,6 +240,27 @@ def _read_result(path: Path) -> dict[str, Any]:
     if bad:
         raise Unusable(f"half-written: result.json lacks {', '.join(bad)}, or has another type there")
     return result
+
+
+def _read_identity(path: Path, result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of a run, seeds aside; None where there is no identity.json.
+
+    Raises:
+        Unusable: where they are not what the run's hash was made from.
+    """
+    file = path / "identity.json"
+    if not file.exists():
+        return None
+    identity = _read_json(file)
+    made = config_hash(identity)
+    named = re.fullmatch(r"seed\d+-([0-9a-f]{8})", path.name)
+    for where, digest in (("result.json", result["hash"]), ("its folder's name", named[1] if named else made)):
+        if digest != made:
+            raise Unusable(
+                f"identity.json has been edited, or is another run's: its hash is {made}, and {where} says {digest}. "
+                "Put back the file that the run has written, or make the run again"
+            )
+    return _without_seeds(identity)
 
 
 def required_metrics(cutoffs: Sequence[int]) -> list[str]:

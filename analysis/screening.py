@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from analysis.reading import Problem, Run, flatten
+from rlbench.content import SHOWN
+from rlbench.runs import INPUTS
 
 
 def screened(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], tuple[Problem, ...]]:
@@ -97,7 +99,12 @@ def _difference(runs: Sequence[Run]) -> str:
     keys = sorted({key for settings in flat for key in settings})
     parts = []
     for key in keys:
-        values = list(dict.fromkeys(repr(settings.get(key)) for settings in flat))
+        values = list(dict.fromkeys(_shown(key, settings.get(key)) for settings in flat))
         if len(values) > 1:
             parts.append(f"{key}: {', '.join(values)}")
     return f" (they differ in {'; '.join(parts)})" if parts else ""
+
+
+def _shown(key: str, value: Any) -> str:
+    """A setting, or the first digits of a digest of what the run has read."""
+    return str(value)[:SHOWN] if key.startswith(f"{INPUTS}.") and value is not None else repr(value)

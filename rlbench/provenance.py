@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,24 @@ from rlbench.plugins import plugin_digests
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "hydra-core", "wandb", "numpy", "pandas", "scipy")
 
 
-def manifest(dataset: RankedListDataset, prompt_template: str | None, plugins: Sequence[str] = ()) -> dict[str, Any]:
-    """What a reader needs to tell whether two results can be compared."""
+def manifest(
+    dataset: RankedListDataset, prompt_template: str | None, model: Mapping[str, Any], plugins: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a reader needs to tell whether two results can be compared.
+
+    Args:
+        dataset: the data.
+        prompt_template: the dataset's, where it has one.
+        model: `rlbench.models.sources.model_facts`.
+        plugins: as in `rlbench.plugins.load_plugins`.
+    """
     return {
         "git": _git(),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "packages": packages(),
         "hardware": hardware(),
         "data": {"name": dataset.name, "sha256": dataset.fingerprint, "notices": list(dataset.notices)},
+        "model": dict(model),
         "plugins": plugin_digests(plugins),
         "prompt_sha256": hashlib.sha256((prompt_template or "").encode()).hexdigest(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

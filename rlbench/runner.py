@@ -32,6 +32,7 @@ from rlbench.files import whole_file, write_json
 from rlbench.judging import Answer, choose_contexts, judge_answers
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
+from rlbench.models.sources import differing_files, model_facts
 from rlbench.objective.guards import caveats
 from rlbench.places import check_places
 from rlbench.plugins import check_unchanged
@@ -40,7 +41,18 @@ from rlbench.provenance import manifest
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
 from rlbench.rollouts import readable
-from rlbench.runs import DONE, SCHEMA, Run, check_curve, differing_keys, locate, note_unlocated, noted
+from rlbench.runs import (
+    DONE,
+    SCHEMA,
+    Run,
+    check_curve,
+    check_recorded,
+    differing_keys,
+    locate,
+    note_unlocated,
+    noted,
+    superseded,
+)
 from rlbench.seeding import start_streams
 from rlbench.stages.common import on_cpu
 from rlbench.stages.engine_checks import check_engine, check_server
@@ -60,6 +72,7 @@ class Session:
     config: Config
     dataset: RankedListDataset
     model_source: str
+    model_files: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
     judge: Judge
     facts: FilmFacts
@@ -112,6 +125,7 @@ def prepare(config: Config) -> Session:
         config,
         dataset,
         source,
+        model_facts(config.model, source),
         tokenizer,
         judge,
         film_facts(dataset, judge.catalog),
@@ -183,6 +197,9 @@ def _run_stages(config: Config, wanted: Run) -> None:
         console.print(f"[green]done already[/green] {wanted.root}", soft_wrap=True)
         return
     session = processes.main_first(lambda: prepare(config))
+    for stage in (*config.stages, "oracle"):
+        for notice in superseded(locate(config, stage)):
+            console.print(f"note: {notice}", markup=False, soft_wrap=True)
     if config.runtime.dry_run:
         plan.show([config], 1, console)
         return
@@ -199,9 +216,10 @@ def _done_already(config: Config, wanted: Run) -> bool:
     """Whether there is nothing to do.
 
     Raises:
-        BadInput: where the run was made with other plugins, or needs a curve of an SFT stage that is done without.
+        BadInput: where the directory holds another run; where the run was made with other plugins, or needs a curve of
+            an SFT stage that is done without.
     """
-    problems = check_unchanged(wanted.root, config.plugins)
+    problems = check_recorded(wanted) + check_unchanged(wanted.root, config.plugins)
     if wanted.stage == "sft" or wanted.status() != DONE:
         problems += check_curve(config)
     if problems:
@@ -234,11 +252,12 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
         logged(attempt if processes.is_main() else None, console),
     ):
         if attempt is None:
+            _check_model_files(target, session.model_files)
             return target
         console.print(f"[bold]{stage}[/bold] {target.root}", soft_wrap=True)
         template = asdict(config.dataset).get("prompt_template")
         plugins = config.plugins if stage == "rl" else []  # the stages that cells share depend on none
-        origin = manifest(session.dataset, template, plugins) | processes.facts(config)
+        origin = manifest(session.dataset, template, session.model_files, plugins) | processes.facts(config)
         if processes.is_main():
             _note_origin(target, attempt, origin, "cpu" if on_cpu(config) else "cuda")
         identity = TrackerIdentity(
@@ -272,9 +291,30 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
     return target
 
 
+def _check_model_files(target: Run, now: dict[str, Any]) -> None:
+    """Compare the model's files with those that a run was begun with.
+
+    The hash has the source of a model. What is made of it, a converted GGUF or the weights of `tiny`, may come out
+    otherwise under other versions of libraries, or be damaged since.
+
+    Raises:
+        BadInput: where they differ.
+    """
+    path = target.root / "manifest.json"
+    if target.stage == "oracle" or not path.exists():
+        return
+    there = json.loads(path.read_text(encoding="utf-8")).get("model")
+    if there and (differing := differing_files(there["files"], now["files"])):
+        raise BadInput(
+            f"{target.root} was begun with other model files than those of {now['folder']}: {'; '.join(differing)}. "
+            "Put the files of then back, or move the run away, and the same command makes it again"
+        )
+
+
 def _note_origin(target: Run, attempt: Attempt, origin: dict[str, Any], device: str) -> None:
     """Write manifest.json, and into attempt.json on what it runs and what of that differs from the attempt before."""
     path = target.root / "manifest.json"
+    _check_model_files(target, origin["model"])
     compared = ("git", "versions", "hardware", "plugins")
     now: dict[str, Any] = {key: origin[key] for key in compared}
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now

@@ -19,6 +19,7 @@ import yaml
 from rlbench import attempts
 from rlbench.attempts import Attempt, reason_of
 from rlbench.config import Config, TinyModelConfig
+from rlbench.content import SHOWN
 from rlbench.decoding import greedy_identity, sampling_identity
 from rlbench.errors import BadInput
 from rlbench.files import (
@@ -292,15 +293,21 @@ def curve_problems(run: Run, every: int, missing: Sequence[int]) -> list[str]:
     ]
 
 
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ, each with both values."""
+def differing_keys(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "", shown: Callable[[Any], str] = repr
+) -> list[str]:
+    """Dotted keys whose values differ, each with both values.
+
+    Args:
+        shown: how a value is written.
+    """
     lines = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differing_keys(a, b, f"{prefix}{key}.")
+            lines += differing_keys(a, b, f"{prefix}{key}.", shown)
         elif a != b:
-            lines.append(f"{prefix}{key}: {a!r} there, {b!r} now")
+            lines.append(f"{prefix}{key}: {shown(a)} there, {shown(b)} now")
     return lines
 
 
@@ -323,10 +330,8 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             if waiting is not None:
                 waiting()
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if differences := differing_from_recorded(run):
-            raise BadInput(
-                f"{run.root} holds another run: {'; '.join(differences)}. Move it away or use another runs_dir."
-            )
+        if problems := check_recorded(run):
+            raise BadInput(*problems)
         if run.status() == DONE:
             yield None
             return
@@ -381,6 +386,41 @@ def _fail(run: Run, reason: str) -> None:
         if not is_disk_full(error):
             raise
         overwrite(run.root / "STATUS", f"{FAILED}\n{reason}\n")
+
+
+def check_recorded(run: Run) -> list[str]:
+    """One sentence where the identity.json of a run's directory is not of this run: edited, or of another one."""
+    differences = differing_from_recorded(run)
+    if not differences:
+        return []
+    return [f"{run.root} holds another run: {'; '.join(differences)}. Move it away or use another runs_dir."]
+
+
+def superseded(run: Run) -> list[str]:
+    """One sentence for each run of the same row and seed that was made with the same settings from other inputs."""
+    notices = []
+    for path in sorted(run.root.parent.glob(f"seed{run.seed}-*")):
+        recorded = path / "identity.json"
+        if path == run.root or not recorded.is_file():
+            continue
+        try:
+            there = json.loads(recorded.read_text(encoding="utf-8"))
+        except ValueError:
+            continue  # whoever uses that directory is told of it
+        now = json.loads(json.dumps(run.identity))
+        if not isinstance(there, dict) or not isinstance(there.get(INPUTS), dict):
+            continue
+        if {**there, INPUTS: None} == {**now, INPUTS: None}:
+            differences = differing_keys(there[INPUTS], now[INPUTS], shown=_shortened)
+            notices.append(
+                f"{path.name} is the same run on other inputs and stays where it is ({path}); this one is "
+                f"{run.root.name}: {'; '.join(differences)}"
+            )
+    return notices
+
+
+def _shortened(value: Any) -> str:
+    return str(value)[:SHOWN]
 
 
 def differing_from_recorded(run: Run) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlbench.runs import SCHEMA
+from rlbench.runs import SCHEMA, config_hash
 
 GROUP = "mini/mini-tiny"
 """Folder of the runs below the runs folder: experiment, then dataset and model."""
@@ -69,7 +69,8 @@ def write_run(
 ) -> Path:
     """Write one run directory and return it. A label with a hyphen is an RL run."""
     algorithm, _, reward = label.partition("-")
-    digest = digest or f"{abs(hash_of(label, seed)):08x}"
+    made = config_hash(identity) if identity is not None else f"{abs(hash_of(label, seed)):08x}"
+    digest = digest or made
     path = runs / group / label / f"seed{seed}-{digest}"
     path.mkdir(parents=True)
     experiment, cell = group.split("/")
@@ -106,6 +107,13 @@ def write_run(
 def hash_of(label: str, seed: int) -> int:
     """A small stable number for a directory's name."""
     return sum((i + 1) * ord(c) for i, c in enumerate(label)) * 1_000 + seed
+
+
+def write_identity(path: Path, identity: Mapping[str, Any]) -> Path:
+    """Give a run other settings, and so another hash; returns its directory, whose name has changed."""
+    (path / "identity.json").write_text(json.dumps(identity))
+    edit_result(path, hash=config_hash(identity))
+    return path.rename(path.with_name(f"{path.name.split('-')[0]}-{config_hash(identity)}"))
 
 
 def edit_result(path: Path, **changes: Any) -> None:

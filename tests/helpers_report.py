@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.helpers_analysis import hash_of, write_sweep
+from tests.helpers_analysis import hash_of, write_identity, write_sweep
 
 HOSTILE = "</script><script>window.hurt = 1</script><!-- <img src=x onerror=hurt()> \u2028"
 """A film's title that a careless page would run."""
@@ -39,7 +39,7 @@ def write_full_sweep(
         write_lines(path / "completions.jsonl", [greedy(rng, step, c) for step in steps for c in range(samples)])
         if result["stage"] != "rl":
             continue
-        write_json(path / "identity.json", identity(result))
+        path = write_identity(path, identity(result))
         write_lines(path / "rollouts.jsonl", [group(rng, step) for step in steps[:-1]])
         write_lines(path / "budget.jsonl", [spending(update) for update in range(1, updates + 1)])
         ranked = [

@@ -19,7 +19,7 @@ from rlbench.files import held, write_json
 from rlbench.launching.composing import compose_cells
 from rlbench.places import check_places
 from rlbench.plugins import check_unchanged
-from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, check_curve, locate
+from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, check_curve, check_recorded, locate, superseded
 from rlbench.validation import check_values, validate
 
 RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
@@ -119,7 +119,7 @@ def make_cells(
                 problems += check_places(config, to_write=True)
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
-            problems += check_unchanged(run.root, config.plugins)
+            problems += check_recorded(run) + check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, list(overrides), config, run, processes))
         except BadInput as error:
             problems += [*validate(config, processes), *error.problems]
@@ -135,6 +135,8 @@ def make_cells(
 
         for caveat in caveats([cell.config for cell in cells]):
             console.print(f"[yellow]note:[/yellow] {caveat}")
+    for notice in dict.fromkeys(notice for cell in cells for notice in superseded(cell.run)):
+        console.print(f"note: {notice}", markup=False, soft_wrap=True)
     unique = {cell.run.root: cell for cell in cells}  # two lines of a sweep may name the same cell
     return list(unique.values())
 

@@ -98,9 +98,16 @@ def model_folder(path: str) -> Path:
     return folder
 
 
-def revision_of(path: str) -> str | None:
-    """The hub revision of a model that is on this machine; None for a local folder."""
-    return None if is_local(path) else model_folder(path).name
+def model_facts(config: ModelConfig, folder: str) -> dict[str, Any]:
+    """What manifest.json says of a model: name of its folder, sha256 of its files, and the hub's revision.
+
+    Args:
+        config: of the model.
+        folder: where it is loaded from.
+    """
+    path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
+    revision = Path(folder).name if path is not None and not is_local(path) else None
+    return {"folder": Path(folder).name, "files": folder_digests(Path(folder), folder), "revision": revision}
 
 
 def folder_digests(folder: Path, named: str) -> dict[str, str]:

@@ -15,7 +15,8 @@ import pytest
 from analysis.collect import Collection, collect, find_runs
 from analysis.collected import update
 from rlbench.errors import BadInput
-from tests.helpers_analysis import budget, edit_result, queries, write_run
+from rlbench.runs import config_hash
+from tests.helpers_analysis import budget, edit_result, queries, write_identity, write_run
 
 ROOT = Path(__file__).parents[2]
 CONTEXTS = ["b", "a", "a"]
@@ -227,9 +228,9 @@ def test_nan_in_a_curve_is_kept_and_told(runs: Path, gather: Gather) -> None:
 def test_duplicate_cells_are_all_left_out_and_say_what_differs(runs: Path, gather: Gather) -> None:
     settings = {"seed": 1, "rl": {"learning_rate": 1e-4, "updates": 100}}
     first = run_of(runs, "grpo-dcg", 1)
-    (first / "identity.json").write_text(json.dumps(settings))
+    first = write_identity(first, settings)
     settings["rl"] = {"learning_rate": 3e-4, "updates": 100}
-    second = write_run(runs, "grpo-dcg", 1, queries(SCORES, CONTEXTS), digest="ffffffff", identity=settings)
+    second = write_run(runs, "grpo-dcg", 1, queries(SCORES, CONTEXTS), identity=settings)
     collection = gather(runs)
     assert list(collection.runs["label"]) == ["grpo-dcg", "oracle", "sft"]
     names = [path.relative_to(runs).as_posix() for path in (first, second)]
@@ -240,10 +241,31 @@ def test_duplicate_cells_are_all_left_out_and_say_what_differs(runs: Path, gathe
     assert names[0] in str(collection.problems[0]) and names[1] in collection.problems[0].reason
 
 
+def test_runs_on_other_data_are_told_apart_by_what_differs(runs: Path, gather: Gather) -> None:
+    """One row and seed, made once before a file was edited and once after: neither is used, and the part is named."""
+    digests = [{"split train": "a" * 64, "split test": letter * 64} for letter in "bc"]
+    first, second = ({"seed": 1, "inputs": {"data": data, "model": "d" * 64}} for data in digests)
+    write_identity(run_of(runs, "grpo-dcg", 1), first)
+    write_run(runs, "grpo-dcg", 1, queries(SCORES, CONTEXTS), identity=second)
+    problems = gather(runs).problems
+    assert len(problems) == 2
+    shown = ("(they differ in inputs.data.split test: bbbbbbbbbbbb, cccccccccccc)", "cccccccccccc, bbbbbbbbbbbb)")
+    assert any(words in problems[0].reason for words in shown) and "split train" not in problems[0].reason
+
+
+def test_an_edited_identity_is_noticed(runs: Path, gather: Gather) -> None:
+    path = write_identity(run_of(runs, "grpo-dcg", 1), {"seed": 1, "rl": {"learning_rate": 1e-4}})
+    assert gather(runs).problems == ()
+    (path / "identity.json").write_text(json.dumps({"seed": 1, "rl": {"learning_rate": 3e-4}}))
+    assert "identity.json has been edited" in only_problem(gather(runs), path, runs)
+    edit_result(path, hash=config_hash({"seed": 1, "rl": {"learning_rate": 3e-4}}))  # the folder's name still tells
+    assert "its folder's name says" in only_problem(gather(runs), path, runs)
+
+
 def test_seeds_of_other_settings_are_not_averaged(runs: Path, gather: Gather) -> None:
     for seed, rate in ((0, 1e-4), (1, 3e-4)):
         settings = {"seed": seed, "sft": {"seed": seed, "updates": 5}, "rl": {"learning_rate": rate}}
-        (run_of(runs, "grpo-dcg", seed) / "identity.json").write_text(json.dumps(settings))
+        write_identity(run_of(runs, "grpo-dcg", seed), settings)
     collection = gather(runs)
     assert list(collection.runs["label"]) == ["oracle", "sft"]
     assert len(collection.problems) == 2
@@ -255,7 +277,7 @@ def test_seeds_of_other_settings_are_not_averaged(runs: Path, gather: Gather) ->
 def test_settings_that_differ_in_seeds_alone_are_one_row(runs: Path, gather: Gather) -> None:
     for seed in (0, 1):
         settings = {"seed": seed, "sft": {"seed": seed, "updates": 5}, "rl": {"learning_rate": 1e-4}}
-        (run_of(runs, "grpo-dcg", seed) / "identity.json").write_text(json.dumps(settings))
+        write_identity(run_of(runs, "grpo-dcg", seed), settings)
     assert gather(runs).problems == ()
 
 

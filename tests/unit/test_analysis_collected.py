@@ -29,11 +29,11 @@ SPENT = {"completions": 8, "prompts": 2, "generated_tokens": 90, "trained_tokens
 CONFIG = "dataset:\n  name: mini\n  cutoffs: [5, 10]\nseed: {seed}\ntracker: {{project: p, entity: null}}\n"
 
 
-def add_run(runs: Path, label: str, seed: int, **options: object) -> Path:
+def add_run(runs: Path, label: str, seed: int, rate: float = 1e-4, **options: object) -> Path:
     """A run with scores of its own, and with settings and provenance."""
     rng = np.random.default_rng([len(label), seed])
     scores = {name: rng.random(3) for name in (*METRICS, "in_catalog")}
-    identity = {"seed": seed, "rl": {"learning_rate": 1e-4}, "algorithm": {"name": label.split("-")[0]}}
+    identity = {"seed": seed, "rl": {"learning_rate": rate}, "algorithm": {"name": label.split("-")[0]}}
     path = write_run(runs, label, seed, queries(scores, CONTEXTS), curves=CURVES, identity=identity, **options)
     (path / "config.yaml").write_text(CONFIG.format(seed=seed))
     (path / "budget.jsonl").write_text(json.dumps({"update": 1, **SPENT}) + "\n")
@@ -218,7 +218,7 @@ def test_a_duplicate_takes_a_run_out_and_gives_it_back(runs: Path, tmp_path: Pat
     out = tmp_path / "out"
     update(runs, out)
     before = contents(out)
-    twin = add_run(runs, "gspo-dcg", 0, digest="ffffffff")
+    twin = add_run(runs, "gspo-dcg", 0, rate=3e-4)
     assert update(runs, out) == Update(1, 4, 0)
     assert len(collect(out).runs) == len(list((out / "queries").iterdir())) == 3
     assert sum("duplicate cell" in problem.reason for problem in collect(out).problems) == 2

@@ -12,7 +12,7 @@ from rlbench import inputs
 from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.models import sources
-from rlbench.runs import locate, stage_config, stage_settings
+from rlbench.runs import claim, locate, stage_config, stage_settings, superseded
 from tests.conftest import composed
 from tests.helpers_inputs import OF_REDIAL, write_model, write_redial
 
@@ -120,6 +120,25 @@ def test_data_that_are_not_there_are_told_with_the_model_that_is_not(tmp_path):
         with pytest.raises(BadInput) as error:
             locate(config, "rl")
         assert [str(tmp_path / "nowhere") in error.value.problems[0], len(error.value.problems)] == [True, 2]
+
+
+def test_a_run_on_other_inputs_is_named_with_both_digests(tmp_path):
+    """The earlier run stays where it is; the command says why it does not go on with it."""
+    config = redial(write_redial(tmp_path / "a"))
+    before = locate(config, "sft")
+    with claim(before, config):
+        pass
+    assert superseded(before) == []
+    shutil.rmtree(tmp_path / "a")
+    write_redial(tmp_path / "a", swap="test")
+    inputs.forget()
+    after = locate(config, "sft")
+    (notice,) = superseded(after)
+    there, now = (run.identity["inputs"]["data"]["split test"][:12] for run in (before, after))
+    assert f"split test: {there} there, {now} now" in notice and str(before.root) in notice
+    assert "split train" not in notice
+    other_settings = replace(config, trainer=replace(config.trainer, bf16=True))
+    assert superseded(locate(other_settings, "sft")) == []
 
 
 # Models.

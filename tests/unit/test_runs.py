@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from rlbench import runner
 from rlbench.errors import BadInput
-from rlbench.runs import DONE, FAILED, check_curve, claim, config_hash, locate, stage_config
+from rlbench.runs import DONE, FAILED, check_curve, check_recorded, claim, config_hash, locate, stage_config
 from tests.conftest import composed
 
 
@@ -64,6 +65,17 @@ def test_another_configuration_in_the_directory_is_refused(tmp_path):
     (run.root / "identity.json").write_text(json.dumps(recorded))
     with pytest.raises(BadInput, match=r"rl.learning_rate: 7.0 there, 0.\d+ now"), claim(run, config):
         pass
+
+
+def test_an_edited_identity_of_a_finished_run_is_refused_before_it_is_skipped(tmp_path):
+    config = at(tmp_path, "runtime.device=cpu")
+    run = locate(config, "rl")
+    with claim(run, config):
+        pass
+    assert check_recorded(run) == [] and run.status() == DONE
+    (run.root / "identity.json").write_text(json.dumps({**run.identity, "seed": 9}))
+    with pytest.raises(BadInput, match="holds another run: seed: 9 there, 0 now"):
+        runner.run(config)
 
 
 def test_metrics_cut_short_by_a_kill_are_read_and_rewound(tmp_path):
