@@ -1,18 +1,84 @@
 """The text side of a list: lines that read as "Title (Year)" are its entries. Loads no torch."""
 
 import re
-from collections.abc import Sequence
-from itertools import compress
+from collections.abc import Iterator, Sequence
+from itertools import compress, pairwise, zip_longest
 from typing import NamedTuple
 
 Film = tuple[str, int]
 """(title, year)."""
 
-_ORNAMENT = re.compile(r"^[\s>]*(?:(?:[0-9]{1,3}\s*[.)]|#\s*[0-9]{1,3}\s*[.)]?|[-*+•–—])\s+)?")
-_YEAR = re.compile(r"[(\[] {0,2}([0-9]{4}) {0,2}[)\]]")
-_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
+_OPEN, _CLOSE = "(\\[（［【〔", ")\\]）］】〕"
+_YEAR = re.compile(
+    rf"[{_OPEN}] {{0,2}}(?:(?P<alone>[0-9０-９]{{4}})|(?P<first>[0-9]{{4}})(?=[ ,;/–—-])[^{_OPEN}{_CLOSE}]{{1,60}}"
+    rf"|[^{_OPEN}{_CLOSE}]{{1,60}}, ?(?P<last>[0-9]{{4}})) {{0,2}}[{_CLOSE}]"
+)
+"""A year in brackets: alone, or before or after more words as in "(1999 film)" and "(dir. Wachowski, 1999)"."""
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "《": "》", "「": "」", "『": "』", "„": "“"}
+_WRAPPERS = {"(": ")", "[": "]", "（": "）", "［": "］", "【": "】", "<": ">"}
+_TAG = re.compile(r"</?(?:a|b|br|em|h[1-6]|i|li|ol|p|strong|td|tr|u|ul)(?: [^<>]{0,200})?/?>", re.IGNORECASE)
+_ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&nbsp;": " "}
+_LINK = re.compile(r"\[([^\[\]]+)\]\((?![0-9]{4}\))[^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)")
+_JSON_FILM = re.compile(
+    r"""["'](?:title|movie|film|name)["']\s*:\s*"((?:[^"\\]|\\.)+)"\s*,\s*["'](?:release_)?year["']\s*:\s*"?([0-9]{4})\b""",
+    re.IGNORECASE,
+)
+_JSON_START = re.compile(r"""[\[{,\s]*(?:["'](?:title|movie|film|name)["']\s*:\s*)?(?=["'])""", re.IGNORECASE)
+
+_JSON_STRING = re.compile(r"""(["'])(.+?)\1\s*[,\]}]""")
+
+_MARKER = re.compile(
+    r"[\s>]*"
+    r"(?P<marks>(?:#{1,6}\s+(?=\S))?"
+    r"(?:(?:[•●○◦▪■‣⁃►▶➤→✓✔✅★☆·]\s*|[-*+–—]\s+|[-–—](?=[^\W\d_]))(?:\[[ xX]?\]\s+)?)?"
+    r"(?:\W{0,2}[0-9]{1,3}\ufe0f?\u20e3\s*"  # keycaps
+    r"|[0-9]{1,3}\s*\\?(?:[.)]\s+|[.)](?=[^\W\d_]|[\"“'‘*_\[(《「])|[、．）]\s*|\s[-–—]\s+)"
+    r"|[(\[（][0-9]{1,2}[)\]）]\s*(?=\S)|[a-z]\)\s+"
+    r"|\#\s*[0-9]{1,3}(?:\s*[.):]|\s|\s[-–—])\s*"
+    r"|(?:no\.?|rank|movie|film|title|recommendation)\s?\#?[0-9]{1,3}\s*[:.)–—-]\s+|(?:movie|film|title)\s*:\s+)?"
+    r"(?:[-–—•]\s+)?)",
+    re.IGNORECASE,
+)
+"""What stands before an entry of a list: quote marks, heading, bullet, number, in this order."""
+_SENTENCE = re.compile(
+    "(?:"
+    + "|".join(
+        [
+            # of what the list is made
+            r"Based on (?:your|the|our|what|that)|(?:Considering|Given) (?:your|that|you)|Inspired by your",
+            r"(?:Since|Because|As|After) you|If you|After watching|In addition to|Looking for [a-z]+",
+            r"As (?:a fan|someone)|For (?:a |an )?(?:fans?|lovers?|someone|those)|Fans of|Lovers of",
+            r"Similar to|In the (?:style|vein|spirit)",
+            r"(?:Some |More |Other |Great |Similar |The best )*(?:[Mm]ovies|[Ff]ilms|[Tt]itles|[Rr]ecommendations)"
+            r" (?:like|similar|for|that|based|in the)",
+            # greetings and announcements
+            r"(?:Sure|Certainly|Absolutely|Of course|Great|Okay|OK|Yes|Hi|Hello)[,!.]+ (?:I [a-z]+|I['’]\w+ [a-z]+"
+            r"|[Aa]s|[Bb]ased|[Ff]or|[Gg]iven|[Hh]ere|[Ii]f|[Ll]et|[Ss]ince|[Tt]hese|[Yy]ou)",
+            r"(?:Great|Good|Excellent) choice|(?:Thanks|Thank you) for [a-z]+",
+            r"Here (?:are|is)|Here['’]s|Below are|(?:The )?[Ff]ollowing (?:films|movies|are)",
+            # what is said of the list and its reader
+            r"These (?:are|films|movies|should|all)|All (?:of )?these|Each of|Enjoy (?:the|these|your|watching)",
+            r"Let me know|Note(?: that)?:|Note that|Please note",
+            r"I (?:also recommend|chose|have|hope|know you|recommend|see|suggest|think you|understand|would)",
+            r"I['’](?:d|ll|ve) [a-z]+|I['’]m (?:glad|going|happy|sorry|sure)",
+            r"You (?:can|could|enjoyed|liked|loved|may|mentioned|might|said|seem|should|will|would)",
+        ]
+    )
+    + r")(?=\W)"
+)
+"""How a sentence around a list begins. Case counts: "Since you liked ..." is one, "Since You Went Away" a title."""
+_NAMES_A_FILM_LATER = re.compile(r".*[ \"“'‘*_][A-Z0-9]", re.DOTALL)
+_ANNOUNCES = re.compile(
+    r"\b(?:here (?:are|is)|here['’]s|(?:i|we)(?:['’](?:d|ll)| would| can| also)? (?:recommend|suggest)"
+    r"|you(?:['’](?:d|ll))? (?:(?:might|may|could|would|will|should|can) )?(?:also )?(?:like|enjoy|love|appreciate|try)"
+    r"|the following|(?:these|some|my|more|other) (?:\w+ )?(?:recommendations|suggestions|films|movies|titles))\b",
+    re.IGNORECASE,
+)
+"""What the part of a sentence behind a film says that leads to a list."""
 # A line without any ornament, which is what a trained policy writes: a letter first, no mark that `read_line` heeds.
-_CLEAN = re.compile(r"([^\W\d_](?:[^()\[\]*_\n]*[^()\[\]*_\s])?) \(([0-9]{4})\)")
+_CLEAN = re.compile(
+    r"([^\W\d_](?:[^()\[\]*_<>&|（）［］【】〔〕\n]*[^()\[\]*_<>&|（）［］【】〔〕\s,–—-])?) \(([0-9]{4})\)"
+)
 _LONGEST_REMEMBERED = 200  # characters; so that what is remembered stays small whatever a model writes
 _REMEMBERED = 1 << 17  # lines
 
@@ -46,36 +112,118 @@ class ParsedText(NamedTuple):
 def read_line(line: str) -> Film | None:
     """Read one line as (title, year), or None where it is no "Title (Year)".
 
-    Numbering ("7.", "7)", "#7"), bullets, paired Markdown emphasis and quotes around the title go; text after the year
-    goes; parentheses inside the title stay. The year has four digits in round or square brackets, and is the first
-    such after some title. A colon ends no numbering: "2001: A Space Odyssey (1968)" is a title.
+    Left out are the numbering ("7.", "7)", "#7", "7 -"), bullets, headings, Markdown emphasis and links, HTML tags,
+    quotes and brackets around the title or around the line, and text after the year. Parentheses inside the title stay.
+    The year has four digits in brackets, and is the first such after some title; words may stand beside it, as in
+    "(1999 film)". Rows of a table and JSON objects are read, too. A colon ends no numbering: "2001: A Space Odyssey
+    (1968)" is a title. A sentence that mentions a film and leads to a list, or follows one, is no entry.
     """
+    if "<" in line:
+        line = _TAG.sub("", line)
+    if "&" in line:
+        for entity, letter in _ENTITIES.items():
+            line = line.replace(entity, letter)
+    if "](" in line:
+        line = _LINK.sub(r"\1", line)
+    if line.lstrip().startswith("|"):
+        return _read_cells(line)
     for mark in ("**", "__"):
         if line.count(mark) % 2 == 0:  # an odd one belongs to a title ("Don't F**k with Cats")
             line = line.replace(mark, "")
-    line = _ORNAMENT.sub("", line, count=1).strip()
-    if len(line) > 1 and _QUOTES.get(line[0]) == line[-1]:
-        line = line[1:-1]
-    for year in _YEAR.finditer(line, 1):
-        title = _unmarked(line[: year.start()].strip(), line[year.end() :])
+    json_film = _JSON_FILM.search(line) if ":" in line else None
+    if json_film:
+        return json_film[1].replace('\\"', '"'), int(json_film[2])
+    marker = _MARKER.match(line)
+    marked = bool(marker and marker["marks"])
+    line = line[marker.end() if marker else 0 :].strip()
+    if not marked and (start := _JSON_START.match(line)) and start.end() and line[-1] in "\"'],}":
+        line = line[start.end() :]
+        first = _JSON_STRING.match(line)
+        line = first[2] if first else line
+    line = _unwrapped(line)
+    for match, year in _years(line):
+        title = _unmarked(line[: match.start()].strip(), line[match.end() :])
         if len(title) > 1 and _QUOTES.get(title[0]) == title[-1]:
             title = title[1:-1].strip()
         if title:
-            return title, int(year[1])
+            return None if not marked and _is_sentence(title, line[match.end() :]) else (title, year)
     return None
+
+
+def _read_cells(line: str) -> Film | None:
+    """A row of a table: the first cell with "Title (Year)", or else the first cell before one that is a year."""
+    cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+    films = (read_line(cell) for cell in cells if cell)
+    film = next((film for film in films if film), None)
+    if film is not None:
+        return film
+    if len(cells) > 2 and re.fullmatch(r"#?[0-9]{1,3}[.)]?", cells[0]):
+        cells = cells[1:]
+    for title, year in pairwise(cells):
+        title = _unwrapped(title.replace("**", "").strip("*_ "))
+        if title and re.fullmatch(r"[(]?[0-9]{4}[)]?", year):
+            return title, int(year.strip("()"))
+    return None
+
+
+def _unwrapped(line: str) -> str:
+    """A line without the quotes or brackets around all of it, and without a comma behind them."""
+    bare = line.rstrip(",; ")
+    if len(bare) > 1 and _QUOTES.get(bare[0]) == bare[-1]:
+        return bare[1:-1].strip()
+    for mark in ("*", "_"):
+        inner = bare[1:-1]
+        if len(bare) > 2 and bare[0] == bare[-1] == mark and mark not in inner and not inner[:1].isspace():
+            return inner.strip()
+    if len(bare) > 1 and _WRAPPERS.get(bare[0]) == bare[-1]:
+        inner = bare[1:-1]
+        depth = lowest = 0
+        for letter in inner:
+            depth += (letter in _OPEN + "<") - (letter in _CLOSE + ">")
+            lowest = min(lowest, depth)
+        if depth == 0 and lowest == 0 and _YEAR.search(inner, 1):
+            return inner.strip()
+    return line
+
+
+def _years(line: str) -> Iterator[tuple[re.Match[str], int]]:
+    """The brackets with a year, in order. "(1999 film) (2000)" is read as one, of the year that stands alone."""
+    found = list(_YEAR.finditer(line, 1))
+    for match, after in zip_longest(found, found[1:]):
+        alone = match["alone"]
+        if not alone and after and not line[match.end() : after.start()].strip():
+            alone = after["alone"]
+        yield match, int(alone or match["first"] or match["last"])
+
+
+def _is_sentence(title: str, rest: str) -> bool:
+    """Whether what was taken for a title is a sentence up to a film that it mentions; `rest` follows the year."""
+    opener = _SENTENCE.match(title)
+    if opener and _NAMES_A_FILM_LATER.match(title, opener.end()):
+        return True
+    goes_on = rest[:1] == "," or re.match(r"\s+[a-z]", rest) is not None
+    return goes_on and (_ANNOUNCES.search(rest) is not None or (opener is not None and rest.rstrip().endswith(":")))
 
 
 def _unmarked(title: str, rest: str) -> str:
     """A title without emphasis: marks at both ends, or at its left end and behind the year. "61*" keeps its star."""
     for mark in ("**", "__"):
         title = title.removeprefix(mark).removesuffix(mark)
+    mark = title[-1:]
+    if mark in ("*", "_") and len(title) > 1 and rest.startswith(mark):
+        title = title[:-1].rstrip()
     mark = title[:1]
     if mark in ("*", "_") and len(title) > 1:
         if title.endswith(mark):
             title = title[1:-1]
         elif mark in rest:
             title = title[1:]
-    return title.strip()
+    shorter = re.sub(r"(?:\s+[–—-]|,)$", "", title.strip())
+    return shorter.strip() or title.strip()
+
+
+_LOOK_AGAIN = re.compile(_SENTENCE.pattern + r"|(?i:no|rank|movie|film|title|recommendation)[\s0-9.#]*[:.)–—-]")
+"""Lines of letters that may be no title all the same."""
 
 
 class _Lines(dict[str, Film | tuple[()] | None]):
@@ -83,7 +231,7 @@ class _Lines(dict[str, Film | tuple[()] | None]):
     for a line that is no entry."""
 
     def __missing__(self, line: str) -> Film | tuple[()] | None:
-        clean = _CLEAN.fullmatch(line)
+        clean = None if _LOOK_AGAIN.match(line) else _CLEAN.fullmatch(line)
         read = (clean[1], int(clean[2])) if clean else read_line(line) if line.strip() else ()
         if len(line) <= _LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED:
