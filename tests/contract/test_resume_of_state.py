@@ -153,6 +153,9 @@ def test_what_a_checkpoint_keeps(whole):
     assert len({memory[of_hidden[0]] for memory in memories}) == 3
     values = {row["metric"] for row in whole.read_metrics()}
     assert {"regulariser/siren", "regulariser/sft", "kl"} <= values
+    # The anchor is of the first rollout, so that the term acts in the first update: micro-batches are not their batch.
+    of_siren = [row for row in whole.read_metrics() if row["metric"] == "regulariser/siren"]
+    assert min(of_siren, key=lambda row: row["step"])["value"] > 0
     references = [load_file(folder / REFERENCE_FILE) for folder in folders]
     assert not equal(references[0], references[1]) and not equal(references[1], references[2])
 
