@@ -19,7 +19,7 @@ from datasets import disable_progress_bars
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench import attempts, inputs, memory, plan, preemption, processes
+from rlbench import attempts, inputs, memory, plan, preemption, processes, sharing
 from rlbench.attempts import Attempt, RunConsole, logged
 from rlbench.budget import Ledger
 from rlbench.completions import CompletionLog
@@ -255,6 +255,9 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             _check_model_files(target, session.model_files)
             return target
         console.print(f"[bold]{stage}[/bold] {target.root}", soft_wrap=True)
+        if source := processes.on_main(lambda: _adopted(session, target)):
+            console.print(f"taken from {source}, which has finished it", soft_wrap=True, markup=False)
+            return target
         template = asdict(config.dataset).get("prompt_template")
         plugins = config.plugins if stage == "rl" else []  # the stages that cells share depend on none
         origin = manifest(session.dataset, template, session.model_files, plugins) | processes.facts(config)
@@ -289,6 +292,14 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
         _track_result(tracker, target, result)
         tracker.finish()
     return target
+
+
+def _adopted(session: Session, target: Run) -> Path | None:
+    """Where a stage was taken from that another experiment has finished; None where it is still to be done."""
+    source = sharing.find_finished(target, session.config, session.model_files["files"])
+    if source is not None:
+        sharing.adopt(target, source, session.config)
+    return source
 
 
 def _check_model_files(target: Run, now: dict[str, Any]) -> None:

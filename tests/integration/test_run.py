@@ -1,8 +1,10 @@
 """One cell from nothing to a report, by the real parts: data, SFT, RL, evaluation, tracking, analysis."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from rlbench.errors import BadInput
 from rlbench.jsonl import read_rows
 from rlbench.runner import prepare, run
 from rlbench.runs import DONE, FAILED, locate
+from rlbench.sharing import find_finished
 from tests.conftest import SMALL, composed
 from tests.helpers_tensorboard import open_attempt, read_scalars
 from tests.helpers_wandb import find_runs
@@ -52,6 +55,47 @@ def test_every_stage_leaves_a_whole_directory(finished):
         table = pd.read_parquet(target.root / f"predictions-test-{result['checkpoint']['step']}.parquet")
         assert table["ndcg@10"].mean() == pytest.approx(result["metrics"]["test"]["ndcg@10"], abs=1e-12)
         assert table["context_id"].nunique() == 6 and len(table) >= 6
+
+
+def test_another_experiment_takes_the_finished_stages(finished, capsys):
+    """Nothing is trained again, the weights are on the disk once, and the folder says where they came from."""
+    config, _ = finished
+    again = replace(config, experiment_name="another", stage="sft")
+    made, before = run(again), locate(config, "sft")
+    assert made.status() == DONE and made.root != before.root and made.hash == before.hash
+    assert capsys.readouterr().err.count("taken from") == 3
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (made.final_model / name).samefile(before.final_model / name)
+    assert made.metrics_file.read_bytes() == before.metrics_file.read_bytes()
+    assert not made.metrics_file.samefile(before.metrics_file)  # what is added to one is not added to the other
+    there, here = (json.loads((of.root / "result.json").read_text()) for of in (before, made))
+    place = here["budget"].pop("adopted_from")
+    assert Path(config.runs_dir, place) == before.root and here == there | {"experiment": "another"}
+    for name in ("budget.json", "manifest.json"):
+        assert json.loads((made.root / name).read_text())["adopted_from"] == place
+    found = collect(Path(config.runs_dir) / "another")
+    assert sorted(found.runs["label"]) == ["oracle", "sft", "zero_shot"] and found.problems == ()
+    shutil.rmtree(Path(config.runs_dir) / "another")
+
+
+def test_stages_that_differ_are_not_taken(finished):
+    """Another identity, an edited one, an unfinished one, one without the curve, or one of other model files."""
+    config, _ = finished
+    there = locate(config, "sft")
+    files = json.loads((there.root / "manifest.json").read_text())["model"]["files"]
+    other = replace(config, experiment_name="another")
+    target = locate(other, "sft")
+    assert find_finished(target, other, files) == there.root
+    assert find_finished(there, config, files) is None  # itself
+    assert find_finished(locate(other, "rl"), other, files) is None
+    assert find_finished(target, other, files | {"model.safetensors": "0"}) is None
+    curve = replace(other, trainer=replace(other.trainer, sft=replace(other.trainer.sft, evaluate_every=1)))
+    assert find_finished(target, curve, files) is None
+    for name, text in (("identity.json", "{}"), ("STATUS", "running\n"), ("identity.json", "damaged")):
+        kept = (there.root / name).read_text()
+        (there.root / name).write_text(text)
+        assert find_finished(target, other, files) is None
+        (there.root / name).write_text(kept)
 
 
 def test_its_own_rules_judge_every_stage_alike_again(finished, tmp_path):
