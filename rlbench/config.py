@@ -170,12 +170,16 @@ class MatchingConfig:
 class DatasetConfig:
     """What every dataset has; each dataset's own schema adds its loader's options.
 
-    What `demonstrations_from` names in some of them has a default for the reason that `RLConfig.start` has.
+    max_conversation_chars limits the characters of a conversation (null: no limit); long_prompts says what becomes of
+    longer ones (`rlbench.data.lengths`). They and `demonstrations_from` have defaults for the reason that
+    `RLConfig.start` has.
     """
 
     name: str
     list_length: int
     cutoffs: list[int]
+    max_conversation_chars: int | None = field(default=None, kw_only=True)
+    long_prompts: str = field(default="drop_oldest_turns", kw_only=True)
 
     paths: ClassVar[tuple[str, ...]] = ()
     """Keys that say where files lie. What is in the files counts, and not where they lie."""
@@ -222,7 +226,6 @@ class RedialConfig(DatasetConfig):
     validation_fraction: float
     test_fraction: float
     seed: int
-    max_conversation_chars: int | None
     demonstrations_from: str | None = None
 
     paths: ClassVar[tuple[str, ...]] = ("path", "demonstrations_from")

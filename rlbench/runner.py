@@ -145,8 +145,8 @@ def check_lengths(
         if longest and longest + max_new_tokens > positions:
             problems.append(
                 f"{split}: the longest prompt has {longest} tokens; with generation.max_new_tokens = "
-                f"{max_new_tokens} that is more than the model's {positions} positions: limit prompts with "
-                "dataset.max_prompt_chars (dataset.long_prompts says what becomes of longer ones) or lower "
+                f"{max_new_tokens} that is more than the model's {positions} positions: limit them with "
+                "dataset.max_conversation_chars (dataset.long_prompts says what becomes of longer ones), or lower "
                 "generation.max_new_tokens"
             )
     return problems

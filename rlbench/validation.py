@@ -42,6 +42,7 @@ STARTS = ("sft", "base")
 CHECKPOINT_RULES = ("last", "best")
 DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
+LONG_PROMPTS = ("drop_oldest_turns", "drop_sample")
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")
 SCHEDULES = ("constant", "linear", "cosine")
 MOST_CONTEXTS = 10**6
@@ -89,6 +90,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         ("reward.combine", config.reward.combine, COMBINERS),
         ("matching.rules", config.matching.rules, MATCHING_RULES),
         ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
+        ("dataset.long_prompts", config.dataset.long_prompts, LONG_PROMPTS),
         ("model.dtype", config.model.dtype, DTYPES),
         ("runtime.device", config.runtime.device, DEVICES),
         ("trainer.sft.schedule", sft.schedule, SCHEDULES),

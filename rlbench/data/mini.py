@@ -26,6 +26,7 @@ from importlib.resources import files
 import numpy as np
 
 from rlbench.catalog import Catalog
+from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.mini_teacher import Request, World, demonstrate
 from rlbench.data.record import SPLITS, Film, Messages, RankedListDataset, Record
 from rlbench.data.validation import fingerprint
@@ -107,6 +108,8 @@ def load(
     popularity_weight: float,
     prompt_template: str,
     demonstrations_from: str,
+    max_conversation_chars: int | None = None,
+    long_prompts: str = DROP_OLDEST_TURNS,
 ) -> RankedListDataset:
     """Generate the dataset.
 
@@ -120,6 +123,7 @@ def load(
         prompt_template: text with {conversation} and {n}.
         demonstrations_from: noisy, or a name in `stage1.scores.STEPS`. With these the first record of each validation
             context has a demonstration, too.
+        max_conversation_chars, long_prompts: as in `rlbench.data.lengths`; requests of mini are single turns.
 
     Raises:
         BadInput: where a list would be longer than the catalogue allows, or demonstrations come from nowhere.
@@ -166,8 +170,9 @@ def load(
                 oracle[context.context_id] = world.films_at(np.argsort(-w, kind="stable")[:list_length])
     if demonstrations_from != "noisy":
         _by_teacher(demonstrations_from, world, requests, splits, list_length, np.random.default_rng([seed, 1]))
-    catalog = Catalog(world.films)
-    return RankedListDataset("mini", catalog, splits, oracle, fingerprint=fingerprint(splits, catalog))
+    catalog, long = Catalog(world.films), LongPrompts(max_conversation_chars, long_prompts)
+    splits = long.applied(splits)
+    return RankedListDataset("mini", catalog, splits, oracle, long.notices(), fingerprint(splits, catalog))
 
 
 def _prompt(

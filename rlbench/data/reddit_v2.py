@@ -25,6 +25,7 @@ import datasets
 
 from rlbench.catalog import Catalog
 from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
+from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.record import Messages, RankedListDataset, Record
 from rlbench.data.validation import check_records, fingerprint, share_outside_catalog
 from rlbench.errors import BadInput
@@ -41,7 +42,13 @@ _BATCH = 4096
 
 
 def load(
-    *, path: str | None, list_length: int, catalog: str | None, demonstrations_from: str | None
+    *,
+    path: str | None,
+    list_length: int,
+    catalog: str | None,
+    demonstrations_from: str | None,
+    max_conversation_chars: int | None = None,
+    long_prompts: str = DROP_OLDEST_TURNS,
 ) -> RankedListDataset:
     """Load Reddit-v2.
 
@@ -50,6 +57,7 @@ def load(
         list_length: N; longer demonstrations are cut to their first N lines, and counted.
         catalog: a catalogue file to use instead of the folder's own.
         demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) in place of the published ones.
+        max_conversation_chars, long_prompts: as in `rlbench.data.lengths`.
 
     Raises:
         BadInput: all problems of the folder, of the catalogue and of the records at once.
@@ -73,6 +81,9 @@ def load(
     }
     if problems or films is None:
         raise BadInput(*problems)
+    long = LongPrompts(max_conversation_chars, long_prompts)
+    splits = long.applied(splits)
+    notices += long.notices()
     for split in ("validation", "test"):
         share = share_outside_catalog(splits[split], films)
         if share:

@@ -38,6 +38,7 @@ from urllib.parse import unquote
 
 from rlbench.catalog import Catalog, normalise
 from rlbench.data.film_names import FilmNames, learn_film_names
+from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.record import Film, Messages, RankedListDataset, Record
 from rlbench.data.validation import EXAMPLES, Finding, fingerprint, report
 from rlbench.errors import BadInput
@@ -66,8 +67,9 @@ def load(
     validation_fraction: float,
     test_fraction: float,
     seed: int,
-    max_conversation_chars: int | None,
     demonstrations_from: str | None,
+    max_conversation_chars: int | None = None,
+    long_prompts: str = DROP_OLDEST_TURNS,
 ) -> RankedListDataset:
     """Load ReDial.
 
@@ -77,9 +79,8 @@ def load(
         prompt_template: the user message; {conversation} and {n} are replaced.
         validation_fraction, test_fraction: shares of the dialogues, where one file is split.
         seed: of that split.
-        max_conversation_chars: the oldest turns are left out of the prompt until the rest is no longer than this
-            (the last turn always stays); null keeps all.
         demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) in place of `truth_then_cooccurrence`.
+        max_conversation_chars, long_prompts: as in `rlbench.data.lengths`.
 
     Raises:
         BadInput: all problems of options and files at once; a split without records, with the reason.
@@ -100,6 +101,7 @@ def load(
     train_names = _film_names(answers["train"])
     names = train_names.preferred_to(_film_names(everything))
     dropped: Counter[str] = Counter()
+    long = LongPrompts(max_conversation_chars, long_prompts)
     splits: dict[str, list[Record]] = {"sft": []}
 
     def names_of(split: str) -> FilmNames:
@@ -107,9 +109,7 @@ def load(
 
     for split, part in answers.items():
         splits[split] = list(
-            _records(
-                part, names_of(split), prompt_template.replace("{n}", str(list_length)), max_conversation_chars, dropped
-            )
+            _records(split, part, names_of(split), prompt_template.replace("{n}", str(list_length)), long, dropped)
         )
     empty = [
         _why_empty(files.get(split, next(iter(files.values()))), split, part, names)
@@ -131,8 +131,7 @@ def load(
         notices.append(f"{next(iter(files.values())).name} alone was split by dialogue with seed {seed}")
     if repaired:
         notices.append(f"{repaired} turns and names with percent-escapes such as %3F were decoded")
-    if dropped["shortened"]:
-        notices.append(f"{dropped['shortened']} conversations were cut to their last {max_conversation_chars} letters")
+    notices += long.notices()
     found = demonstrated(demonstrations_from, {k: splits[k] for k in ("train", "validation")}, list_length)
     if found is not None:
         splits |= found[0]
@@ -271,7 +270,12 @@ def _split_by_dialogue(
 
 
 def _records(
-    answers: Iterable[_Answer], names: FilmNames, template: str, limit: int | None, dropped: Counter[str]
+    split: str,
+    answers: Iterable[_Answer],
+    names: FilmNames,
+    template: str,
+    long: LongPrompts,
+    dropped: Counter[str],
 ) -> Iterator[Record]:
     """Records of the answers that have a context and a target; what is left out is added to `dropped`."""
     for answer in answers:
@@ -286,9 +290,10 @@ def _records(
         if not truth:
             dropped["no target"] += 1
             continue
-        kept = _last_turns(answer.turns, limit)
-        dropped["shortened"] += len(kept) < len(answer.turns)
-        prompt = template.replace("{conversation}", _conversation(kept))
+        first = long.first_turn(split, list(map(len, answer.turns)))
+        if first is None:
+            continue
+        prompt = template.replace("{conversation}", _conversation(answer.turns[first:]))
         digest = hashlib.sha256("\n".join(answer.turns).encode()).hexdigest()[:8]
         yield Record(
             [{"role": "user", "content": prompt}],
@@ -297,17 +302,6 @@ def _records(
             context_id=f"{answer.dialogue}-{digest}",
             cluster_id=answer.dialogue,
         )
-
-
-def _last_turns(turns: list[str], limit: int | None) -> list[str]:
-    """The newest turns of at most `limit` characters together; the last one whatever its length."""
-    if limit is None:
-        return turns
-    size, first = len(turns[-1]), len(turns) - 1
-    while first > 0 and size + len(turns[first - 1]) <= limit:
-        first -= 1
-        size += len(turns[first])
-    return turns[first:]
 
 
 def _conversation(turns: Sequence[str]) -> str:

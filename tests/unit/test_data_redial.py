@@ -337,7 +337,18 @@ def test_long_conversations_lose_their_oldest_turns(folder: Path) -> None:
     assert short.splits["test"][1].seen_titles == ["Alien", "Jaws", "Heat"]
     shortest = load(folder, max_conversation_chars=1)
     assert shortest.splits["test"][1].prompt[0]["content"] == f"Name 3 films.\nUser: {OPENING[2]}"
-    assert "1 conversations were cut to their last 1 letters" in shortest.notices
+    still = "are still longer, since the last turn stays"
+    assert [notice.split(" (dataset.")[0] for notice in shortest.notices if "than 1 characters" in notice] == [
+        f"{split}: {count} conversations of more than 1 characters {what}"
+        for split, count, what in [
+            ("train", 5, still),
+            ("validation", 1, still),
+            ("test", 2, still),
+            ("test", 1, "lost their oldest turns"),
+        ]
+    ]
+    left = load(folder, max_conversation_chars=len(OPENING[0]), long_prompts="drop_sample").splits
+    assert left["test"] == load(folder).splits["test"][:1]
     assert [r.context_id for r in short.splits["test"]] == [r.context_id for r in load(folder).splits["test"]]
 
 

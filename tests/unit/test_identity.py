@@ -43,6 +43,7 @@ PART = {
     "evaluation.samples": MODEL,
     "evaluation.pass_at": MODEL,
     "evaluation.batch_size": MODEL,
+    "evaluation.batch_tokens": MODEL,
     "evaluation.every": RL,
     "evaluation.checkpoint": RL,
     "evaluation.metric": RL,
@@ -77,6 +78,7 @@ OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "greedy evaluation": {
         "evaluation.batch_size": (),
+        "evaluation.batch_tokens": (),
         "generation.temperature": RL,
         "generation.top_p": RL,
         "generation.top_k": RL,

@@ -42,7 +42,7 @@ def test_the_longest_is_that_of_all_prompts(tiny_folder):
 def test_a_prompt_without_room_is_refused_with_keys_that_exist(mini, tiny_folder):
     tokenizer = load_tokenizer(tiny_folder)
     (*_, problem) = check_lengths(mini, tokenizer, 60, 64)
-    assert "dataset.max_prompt_chars" in problem and "generation.max_new_tokens = 60" in problem
+    assert "dataset.max_conversation_chars" in problem and "generation.max_new_tokens = 60" in problem
     assert check_lengths(mini, tokenizer, 60, None) == []
 
 
