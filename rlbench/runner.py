@@ -139,8 +139,10 @@ def check_lengths(
     dataset: RankedListDataset, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int | None
 ) -> list[str]:
     """Whether the longest prompt of each split leaves room for a completion."""
-    problems = []
-    for split, records in dataset.splits.items() if positions is not None else ():
+    problems: list[str] = []
+    if positions is None:
+        return problems
+    for split, records in dataset.splits.items():
         longest = longest_prompt(records, tokenizer)
         if longest and longest + max_new_tokens > positions:
             problems.append(
