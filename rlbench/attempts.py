@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
+from rlbench.errors import BadInput
 from rlbench.files import clear_partial, drop, write_json
 
 FOLDER = "attempts"
@@ -55,8 +56,17 @@ class Attempt:
         return self.folder / "output.txt"
 
     def read(self) -> dict[str, Any]:
-        """What attempt.json holds; nothing where a launcher started it and it never began."""
-        return json.loads((self.folder / "attempt.json").read_text(encoding="utf-8")) if self.begun else {}
+        """What attempt.json holds; nothing where a launcher started it and it never began.
+
+        An attempt decides nothing: where its file is damaged, that is its outcome.
+        """
+        if not self.begun:
+            return {}
+        try:
+            content = json.loads((self.folder / "attempt.json").read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            content = None
+        return content if isinstance(content, dict) else {"outcome": UNKNOWN, "reason": "attempt.json is damaged"}
 
     def note(self, **facts: Any) -> None:
         """Add to attempt.json."""
@@ -69,13 +79,19 @@ class Attempt:
 
 def attempts(root: Path) -> list[Attempt]:
     """The attempts at a run, the first one first."""
-    numbers = sorted(int(path.name) for path in (root / FOLDER).glob("*") if path.name.isdigit())
+    numbers = sorted(int(path.name) for path in (root / FOLDER).glob("*") if path.name.isdecimal() and path.is_dir())
     return [Attempt(root / FOLDER / str(number)) for number in numbers]
+
+
+def counts(root: Path) -> bool:
+    """Whether a run directory only counts its attempts, in a file."""
+    path = root / FOLDER
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").strip().isdecimal()
 
 
 def count(root: Path) -> int:
     """The number of the last attempt; run directories that only count their attempts keep it in a file."""
-    if (root / FOLDER).is_file():
+    if counts(root):
         return int((root / FOLDER).read_text(encoding="utf-8"))
     return max((attempt.number for attempt in attempts(root)), default=0)
 
@@ -85,6 +101,8 @@ def reserve(root: Path) -> Attempt:
     _unfold(root)
     while True:
         attempt = Attempt(root / FOLDER / str(count(root) + 1))
+        if attempt.folder.parent.is_file():
+            raise BadInput(f"{attempt.folder.parent} is a file, and a folder belongs there: move it away")
         attempt.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             attempt.folder.mkdir()
@@ -140,7 +158,7 @@ def begin(root: Path) -> Attempt:
 def _unfold(root: Path) -> None:
     """Make a folder of the file in which a run directory counted its attempts; the last one keeps its number."""
     path = root / FOLDER
-    if not path.is_file():
+    if not counts(root):
         return
     last, beside = count(root), root / f".{FOLDER}.partial"
     if beside.exists():
@@ -159,7 +177,17 @@ def last_update(root: Path) -> int | None:
         file.seek(max(path.stat().st_size - TAIL, 0))
         lines = file.read().split(b"\n")[:-1]  # what follows the last newline is empty, or cut short
         whole = lines if path.stat().st_size <= TAIL else lines[1:]
-    return max((json.loads(line)["step"] for line in whole), default=None)
+    return max((step for line in whole if (step := _step(line)) is not None), default=None)
+
+
+def _step(line: bytes) -> int | None:
+    """The update that a line tells of; None where it is damaged, which whoever relies on it will say."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if isinstance(step, int) else None
 
 
 class RunConsole(Console):
@@ -250,7 +278,7 @@ def failure(root: Path) -> tuple[str, Path | None]:
     for attempt in attempts(root)[-1:]:
         if reason := attempt.read().get("reason", ""):
             return reason.split("\n")[0], attempt.log_file
-        said = (root / "STATUS").read_text(encoding="utf-8").split("\n") if attempt.begun else []
+        said = (root / "STATUS").read_text(encoding="utf-8", errors="replace").split("\n") if attempt.begun else []
         if len(said) > 2:  # on a full disk the reason stands there alone
             return said[1], attempt.log_file
         if attempt.output_file.is_file():

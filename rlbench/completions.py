@@ -108,7 +108,3 @@ class CompletionLog:
         keep_rows(self.file, lambda row: (row["step"], row["split"]) != (step, split))
         append_rows(self.file, rows)
         self.tracker.log_table(f"completions/{split}", *as_table(rows), step)
-
-    def rewind(self, step: int) -> None:
-        """Drop the lists of evaluations after update `step`, since the resumed run will evaluate again."""
-        keep_rows(self.file, lambda row: row["step"] <= step)

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from rlbench.errors import BadInput
+
 PARTIAL = ".partial"
 """End of the names of what is being written; what a killed process left of it, `clear_partial` removes."""
 
@@ -38,8 +40,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; what is there at the end of the block takes the place of `path`.
 
     Raises:
+        BadInput: where `path` is a folder.
         OSError: from the block or from the disk; `path` is as it was, and nothing is left beside it.
     """
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder, and a file belongs there: move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
@@ -80,6 +85,27 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        path: the file.
+        remedy: what the user can do where it is damaged.
+
+    Raises:
+        BadInput: where it is missing, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path} is missing: {remedy}") from None
+    except (ValueError, RecursionError, IsADirectoryError):
+        raise BadInput(f"{path} is damaged, it cannot be read as JSON: {remedy}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} is damaged, it holds no JSON object: {remedy}")
+    return content
+
+
 def partial_folder(path: Path) -> Path:
     """Where the folder `path` is written before `publish` puts it into place."""
     return path.with_name(f".{path.name}{PARTIAL}")
@@ -96,11 +122,14 @@ def publish(made: Path, path: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    """Remove a folder: first its name, so that nobody takes what is left of it for the whole."""
+    """Remove a folder, or a file in its place: first its name, so that nobody takes what is left for the whole."""
     beside = folder.with_name(f".{folder.name}.dropped{PARTIAL}")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside.unlink() if beside.is_file() else shutil.rmtree(beside, ignore_errors=True)
     os.replace(folder, beside)
-    shutil.rmtree(beside)
+    if beside.is_dir():
+        shutil.rmtree(beside)
+    else:
+        beside.unlink()
 
 
 def clear_partial(folder: Path) -> None:

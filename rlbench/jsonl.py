@@ -5,17 +5,33 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlbench.errors import BadInput
 from rlbench.files import naming, write_text
 
 Row = Mapping[str, Any]
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file, none where there is no file; a last line that a kill cut short is left out."""
+    """The rows of a file, none where there is no file; a last line that a kill cut short is left out.
+
+    Raises:
+        BadInput: where a line holds no JSON object; names it.
+    """
     if not file.exists():
         return []
     # A kill may have cut the last line within a character.
-    return [json.loads(line) for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [_row(file, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _row(file: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise BadInput(f"{file} is damaged: line {number} holds no JSON object. Put the file back from a copy")
+    return row
 
 
 def append_rows(file: Path, rows: Sequence[Row]) -> None:

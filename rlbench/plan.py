@@ -1,7 +1,7 @@
 """What a command would do: its cells and the stages they share, what is there already, and what the rest may cost."""
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from rich.table import Column, Table
 
 from rlbench.config import Config
 from rlbench.durations import duration
+from rlbench.errors import BadInput
+from rlbench.files import read_object
 from rlbench.runs import DONE, Run, locate, status_of
 
 
@@ -45,9 +47,9 @@ def _rates(folder: Path) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for path in folder.glob("*/*/budget.json"):
         if status_of(path.parent) == DONE:
-            stage = json.loads((path.parent / "identity.json").read_text(encoding="utf-8"))["stage"]
-            budget = json.loads(path.read_text(encoding="utf-8"))
-            found.setdefault(stage, []).append(budget["seconds"]["total"] / max(budget["updates"], 1))
+            with suppress(BadInput, KeyError, TypeError):  # a run that is damaged tells of no rate
+                stage, budget = (read_object(file, "") for file in (path.with_name("identity.json"), path))
+                found.setdefault(stage["stage"], []).append(budget["seconds"]["total"] / max(budget["updates"], 1))
     return {stage: sum(seconds) / len(seconds) for stage, seconds in found.items()}
 
 

@@ -7,12 +7,13 @@ its own.
 import hashlib
 import importlib
 import importlib.util
-import json
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+
+from rlbench.files import read_object
 
 _failed: dict[str, str] = {}
 """What was wrong with a plugin by its key: what it entered before it failed could not be entered again."""
@@ -54,7 +55,10 @@ def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
     recorded = run / "manifest.json"
     if not recorded.exists() or load_plugins(names):
         return []
-    there, now = json.loads(recorded.read_text(encoding="utf-8"))["plugins"], plugin_digests(names)
+    there = read_object(recorded, "put it back from a copy, or move the run directory away").get("plugins")
+    if not isinstance(there, dict):
+        return [f"{recorded} is damaged, it has no 'plugins': put it back from a copy, or move the run directory away"]
+    now = plugin_digests(names)
     # A plugin that the run did not have gave it nothing: a sweep loads all for every cell.
     changed = [name for name, digest in now.items() if there.get(name, digest) != digest]
     if not changed:

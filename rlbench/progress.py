@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rlbench.errors import BadInput
 from rlbench.files import PARTIAL, naming
 
 WRITE_EVERY = 0.5  # seconds
@@ -54,6 +55,8 @@ class Progress:
                 "first": self._first,
                 "seconds": now - self._started,
             }
+            if self.file.is_dir():
+                raise BadInput(f"{self.file} is a folder, and a file belongs there: move it away")
             with naming(self.file):
                 beside.write_text(json.dumps(state), encoding="utf-8")
                 beside.replace(self.file)

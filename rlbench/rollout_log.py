@@ -68,10 +68,6 @@ class RolloutLog:
         }
         append_rows(self.file, [group | {"lists": shown}])
 
-    def rewind(self, step: int) -> None:
-        """Drop the groups sampled from update `step` on, since the resumed run will sample them again."""
-        keep_rows(self.file, lambda old: old["step"] < step)
-
 
 def _as_row(scored: ScoredList, reward: float, returns: list[float], advantages: list[float]) -> dict[str, Any]:
     entries = zip(scored.parsed.entries, scored.verdicts, returns, advantages, strict=False)

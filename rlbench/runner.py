@@ -3,7 +3,6 @@
 oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one makes it, every other finds it done.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.validation import check_dataset
 from rlbench.errors import BadInput
-from rlbench.files import whole_file, write_json
+from rlbench.files import read_object, whole_file, write_json
 from rlbench.judging import Answer, choose_contexts, judge_answers
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
@@ -46,6 +45,7 @@ from rlbench.runs import (
     SCHEMA,
     Run,
     check_curve,
+    check_done,
     check_recorded,
     differing_keys,
     locate,
@@ -54,6 +54,7 @@ from rlbench.runs import (
     superseded,
 )
 from rlbench.seeding import start_streams
+from rlbench.stages.checkpoints import rewind_logs
 from rlbench.stages.common import on_cpu
 from rlbench.stages.engine_checks import check_engine, check_server
 from rlbench.stages.evaluate import Evaluation, evaluate, longest_prompt
@@ -63,6 +64,9 @@ from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.validation import validate
 
 console = RunConsole(stderr=True, highlight=False, quiet=not processes.is_main())
+
+
+MANIFEST_REMEDY = "remove it, and give the same command again; it writes the file anew"
 
 
 @dataclass
@@ -218,15 +222,18 @@ def _done_already(config: Config, wanted: Run) -> bool:
     """Whether there is nothing to do.
 
     Raises:
-        BadInput: where the directory holds another run; where the run was made with other plugins, or needs a curve of
-            an SFT stage that is done without.
+        BadInput: where the directory holds another run; where the run was made with other plugins, needs a curve of an
+            SFT stage that is done without, or is done and damaged.
     """
     problems = check_recorded(wanted) + check_unchanged(wanted.root, config.plugins)
     if wanted.stage == "sft" or wanted.status() != DONE:
         problems += check_curve(config)
     if problems:
         raise BadInput(*problems)
-    return wanted.status() == DONE and not validate(config, processes.count())
+    if wanted.status() != DONE or validate(config, processes.count()):
+        return False
+    check_done(wanted.root)
+    return True
 
 
 def _settle(config: Config) -> None:
@@ -316,7 +323,9 @@ def _check_model_files(target: Run, now: dict[str, Any]) -> None:
     path = target.root / "manifest.json"
     if target.stage == "oracle" or not path.exists():
         return
-    there = json.loads(path.read_text(encoding="utf-8")).get("model")
+    there = read_object(path, MANIFEST_REMEDY).get("model")
+    if there and not (isinstance(there, dict) and isinstance(there.get("files"), dict)):
+        raise BadInput(f"{path} is damaged, its 'model' has no files: {MANIFEST_REMEDY}")
     if there and (differing := differing_files(there["files"], now["files"])):
         raise BadInput(
             f"{target.root} was begun with other model files than those of {now['folder']}: {'; '.join(differing)}. "
@@ -330,7 +339,7 @@ def _note_origin(target: Run, attempt: Attempt, origin: dict[str, Any], device: 
     _check_model_files(target, origin["model"])
     compared = ("git", "versions", "hardware", "plugins")
     now: dict[str, Any] = {key: origin[key] for key in compared}
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
+    before = read_object(path, MANIFEST_REMEDY) if path.exists() else now
     changed = differing_keys({key: before.get(key) for key in compared}, now)
     attempt.note(device=device, hardware=origin["hardware"], changed=changed)
     write_json(path, origin)
@@ -441,6 +450,8 @@ def _greedy(session: Session, target: Run, source: str | Path) -> Callable[[str,
 def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
     config, oracle = session.config, session.dataset.oracle
     assert oracle is not None
+    if processes.is_main():
+        rewind_logs(target, None)
 
     def lists(split: str, records: list[Record]) -> Evaluation:
         contexts = {record.context_id for record in records}
@@ -454,11 +465,13 @@ def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> 
 
 
 def _zero_shot(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
+    if processes.is_main():
+        rewind_logs(target, None)
     return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, ledger)
 
 
 def _validation_means(done: Run) -> dict[str, float]:
-    result: dict[str, Any] = json.loads((done.root / "result.json").read_text(encoding="utf-8"))
+    result = read_object(done.root / "result.json", f"move {done.root} away, and the same command makes it again")
     return dict(result["metrics"]["validation"])
 
 

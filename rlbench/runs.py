@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from rlbench import attempts
+from rlbench import attempts, digests
 from rlbench.attempts import Attempt, reason_of
 from rlbench.config import Config, TinyModelConfig
 from rlbench.content import SHOWN
@@ -28,6 +28,7 @@ from rlbench.files import (
     disk_full,
     is_disk_full,
     overwrite,
+    read_object,
     sync,
     write_json,
     write_text,
@@ -47,6 +48,14 @@ PRUNED = "pruned"
 """Stopped by a search that saw no use in it; the reason is in STATUS' second line."""
 SWEEP_FILE = "sweep.json"
 """In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
+
+MEASUREMENT: dict[str, type | tuple[type, ...]] = {"step": int, "split": str, "metric": str, "value": (int, float)}
+"""What a line of metrics.jsonl holds."""
+FOLDERS = ("attempts", "checkpoints", "model", "preferences")
+FILES = ("STATUS", ".lock", "*.json", "*.jsonl", "*.yaml", "*.parquet")
+"""What lies in a run directory, beside the folders of trackers."""
+UNLISTED = (digests.LIST_FILE, "progress.json")
+"""Files of a finished run whose content nobody relies on."""
 
 
 DESCRIPTION = ("title", "paper", "evidence", "differs")
@@ -154,7 +163,7 @@ def config_hash(identity: Mapping[str, Any]) -> str:
 def status_of(root: Path) -> str | None:
     """First line of the STATUS of a run directory, or None before the first start."""
     path = root / "STATUS"
-    return path.read_text(encoding="utf-8").split("\n", 1)[0] if path.exists() else None
+    return path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0] if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -191,6 +200,11 @@ class Run:
         return self.root / "metrics.jsonl"
 
     @property
+    def logs(self) -> list[Path]:
+        """Files that the run adds to while it goes on: metrics.jsonl and its like."""
+        return sorted(self.root.glob("*.jsonl"))
+
+    @property
     def name(self) -> str:
         return "/".join(self.root.parts[-3:])
 
@@ -201,7 +215,8 @@ class Run:
     def reason(self) -> str:
         """What STATUS says beside the status: why it failed or stopped; "" where nothing."""
         path = self.root / "STATUS"
-        return path.read_text(encoding="utf-8").partition("\n")[2].strip() if path.exists() else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return text.partition("\n")[2].strip()
 
     def set_status(self, status: str, reason: str = "") -> None:
         write_text(self.root / "STATUS", f"{status}\n{reason}".rstrip() + "\n")
@@ -229,12 +244,16 @@ class Run:
         )
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl; a last line that a kill cut short is left out."""
-        return read_rows(self.metrics_file)
+        """Rows of metrics.jsonl; a last line that a kill cut short is left out.
 
-    def rewind_metrics(self, step: int) -> None:
-        """Drop what was measured after update `step`, since the resumed run will measure it again."""
-        keep_rows(self.metrics_file, lambda row: row["step"] <= step)
+        Raises:
+            BadInput: where a line is no measurement.
+        """
+        rows = read_rows(self.metrics_file)
+        for number, row in enumerate(rows, start=1):
+            if not all(isinstance(row.get(key), kind) for key, kind in MEASUREMENT.items()):
+                raise BadInput(f"{self.metrics_file} is damaged: line {number} is no measurement: {row}")
+        return rows
 
     def replace_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """`append_metrics`, in place of what an interrupted attempt had written for the same step and split."""
@@ -319,10 +338,13 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
     goes with the process, so a killed run leaves a directory that says `running` but is free: it is resumed.
 
     Raises:
-        BadInput: where the directory holds a run of another configuration; says what differs.
+        BadInput: where the directory holds a run of another configuration; says what differs. Where something in it is
+            damaged; names it.
         DiskFull: where there was no room to write, in the block or for what is written here.
     """
     run.root.mkdir(parents=True, exist_ok=True)
+    if problems := misplaced(run.root):
+        raise BadInput(*problems)
     with (run.root / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -333,6 +355,7 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
         if problems := check_recorded(run):
             raise BadInput(*problems)
         if run.status() == DONE:
+            check_done(run.root)
             yield None
             return
         attempt = None
@@ -344,9 +367,9 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             run.set_status(RUNNING)
             yield attempt
             attempt.close(DONE, run.stopped_early(), attempts.last_update(run.root))
-            for path in (run.metrics_file, run.root):
-                if path.exists():
-                    sync(path)
+            for path in (*run.logs, run.root):
+                sync(path)
+            seal(run.root)
             run.set_status(DONE, run.stopped_early())
         except BaseException as error:
             full = _without_halves(run, error) if is_disk_full(error) else None
@@ -365,6 +388,41 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             if full is not None and full is not error:
                 raise full from error
             raise
+
+
+def misplaced(root: Path) -> list[str]:
+    """One sentence for each folder of a run directory where a file belongs, and each file where a folder does."""
+    folders = [path for path in (root / name for name in FOLDERS) if path.exists() and not path.is_dir()]
+    files = [path for pattern in FILES for path in root.glob(pattern) if path.is_dir()]
+    return [
+        f"{path} is a {is_a}, and a {wanted} belongs there: move it away"
+        for paths, is_a, wanted in ((folders, "file", "folder"), (files, "folder", "file"))
+        for path in paths
+        if path.name != attempts.FOLDER or not attempts.counts(root)
+    ]
+
+
+def seal(root: Path) -> None:
+    """Write the list of the files of a finished run that a later stage or the analysis reads; of its model, the list
+    of the model's files."""
+    found = {path for pattern in FILES[2:] for path in root.glob(pattern) if path.name not in UNLISTED}
+    model = root / "model" / digests.LIST_FILE
+    digests.seal(root, found | ({model} if model.is_file() else set()))
+
+
+def check_done(root: Path) -> None:
+    """Compare the files of a finished run with their list, but for its weights (`digests.check_model`).
+
+    Raises:
+        BadInput: where a file is not as it was written.
+    """
+    sealed = (root / digests.LIST_FILE).exists()
+    wrong = digests.damage(root) if sealed else "" if (root / "result.json").is_file() else "result.json is missing"
+    if wrong:
+        raise BadInput(
+            f"{root} says done, but {wrong}. Put the file back from a copy, or move the folder away, and the same "
+            "command makes it again"
+        )
 
 
 def _without_halves(run: Run, error: BaseException) -> OSError:
@@ -423,12 +481,35 @@ def _shortened(value: Any) -> str:
     return str(value)[:SHOWN]
 
 
+def read_cells(path: Path) -> dict[str, Any]:
+    """The cells of a `SWEEP_FILE`: directory below its folder to {"command": [...], "updates": n}.
+
+    Raises:
+        BadInput: where it is damaged.
+    """
+    remedy = "move it away, and the commands of its sweeps write it anew"
+    cells = read_object(path, remedy).get("cells")
+    if not isinstance(cells, dict):
+        raise BadInput(f"{path} is damaged, it has no 'cells': {remedy}")
+    for name, cell in cells.items():
+        below = Path(name)
+        if below.is_absolute() or ".." in below.parts or not isinstance(cell, dict) or not _is_cell(cell):
+            raise BadInput(f"{path} is damaged, '{name}' is no cell in it: {remedy}")
+    return cells
+
+
+def _is_cell(cell: Mapping[str, Any]) -> bool:
+    command = cell.get("command")
+    words = isinstance(command, list) and all(isinstance(word, str) for word in command)
+    return words and isinstance(cell.get("updates"), int)
+
+
 def differing_from_recorded(run: Run) -> list[str]:
     """How a directory's identity differs from the run's; nothing where it has none yet."""
     recorded = run.root / "identity.json"
     if not recorded.exists():
         return []
-    there = json.loads(recorded.read_text(encoding="utf-8"))
+    there = read_object(recorded, "remove it, and give the same command again; it writes the file anew")
     return differing_keys(there, json.loads(json.dumps(run.identity)))
 
 

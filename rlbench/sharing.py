@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from rlbench.config import Config
+from rlbench.digests import check_model
 from rlbench.files import partial_folder, publish, whole_file, write_json
 from rlbench.models.sources import differing_files
-from rlbench.runs import DONE, Run, curve_problems, status_of, unmeasured
+from rlbench.runs import DONE, Run, check_done, curve_problems, status_of, unmeasured
 
 OWN = ("STATUS", "identity.json", "config.yaml", "progress.json")
 """Files that are of a directory and not of what was computed."""
@@ -72,7 +73,12 @@ def adopt(run: Run, source: Path, config: Config) -> None:
         run: the stage here.
         source: its directory in the other experiment.
         config: the cell's.
+
+    Raises:
+        BadInput: where a file there is damaged.
     """
+    check_done(source)
+    check_model(source / MODEL)
     place = source.relative_to(config.runs_dir).as_posix()
     if (source / MODEL).is_dir():
         made = partial_folder(run.root / MODEL)

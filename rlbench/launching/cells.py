@@ -19,7 +19,18 @@ from rlbench.files import held, write_json
 from rlbench.launching.composing import compose_cells
 from rlbench.places import check_places
 from rlbench.plugins import check_unchanged
-from rlbench.runs import DONE, FAILED, INTERRUPTED, SWEEP_FILE, Run, check_curve, check_recorded, locate, superseded
+from rlbench.runs import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    SWEEP_FILE,
+    Run,
+    check_curve,
+    check_recorded,
+    locate,
+    read_cells,
+    superseded,
+)
 from rlbench.validation import check_values, validate
 
 RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
@@ -61,10 +72,11 @@ class Cell:
         """(updates done, what it is doing), from the file that the cell keeps."""
         try:
             state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            done, doing, note = int(state["done"]), str(state["description"]), str(state["note"])
+        except (OSError, ValueError, TypeError, KeyError):  # not yet there, or damaged: the next update writes it anew
             return 0, "starting"
-        if state["description"].endswith((f"seed {self.run.seed}", "training")):
-            return state["done"], state["note"]
+        if doing.endswith((f"seed {self.run.seed}", "training")):
+            return done, note
         return self.updates, "test"
 
     @property
@@ -163,7 +175,7 @@ def note_cells(cells: Sequence[Cell]) -> None:
     for folder, noted in by_folder.items():
         path = folder / SWEEP_FILE
         with held(folder / f".{SWEEP_FILE}.lock"):  # another launcher may be at it
-            earlier = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
+            earlier = read_cells(path) if path.exists() else {}
             write_json(path, {"cells": earlier | noted})
 
 

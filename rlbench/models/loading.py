@@ -16,6 +16,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rlbench.config import TEMPLATE_DATE, HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
+from rlbench.digests import check_model as check_model_files
 from rlbench.errors import BadInput
 from rlbench.models import tiny
 from rlbench.models.generation import forget_decoding
@@ -35,7 +36,7 @@ def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Pat
     """The folder that the model is loaded from; made, or fetched, and cached where need be.
 
     Raises:
-        BadInput: where it cannot be had.
+        BadInput: where it cannot be had, or what is cached of it is damaged.
     """
     if isinstance(config, TinyModelConfig):
         return str(tiny.build(config, dataset, cache_dir))
@@ -57,6 +58,7 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
     Raises:
         BadInput: where it has no chat template or one that draws at random, or a hub id cannot be reached.
     """
+    check_model_files(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), padding_side="left")
     except OSError as error:  # what transformers raises for an unknown or unreachable hub id
@@ -127,7 +129,11 @@ def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
     """All weights in the given dtype, without the decoding settings of the model's own files.
 
     float32 masters are the default: in bfloat16 steps of 1e-6 round to nothing.
+
+    Raises:
+        BadInput: where the files of a model that rlbench has saved are damaged.
     """
+    check_model_files(Path(source))
     unset_hf_deepspeed_config()  # what an earlier stage's trainer has set would shard them while they are loaded
     model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
     forget_decoding(model)

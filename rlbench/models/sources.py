@@ -17,9 +17,10 @@ from typing import Any
 from rlbench.config import HubModelConfig, ModelConfig, WheelModelConfig
 from rlbench.content import SHOWN, combined, remembered_digest
 from rlbench.data.record import RankedListDataset
+from rlbench.digests import check_cached
 from rlbench.errors import BadInput
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of what `rlbench.models.gguf.convert_gguf` writes; part of the cache folder's name."""
 WEIGHTS = (
     "model.safetensors",
@@ -199,14 +200,15 @@ def converted_gguf(package: str, version: str, member: str, digest: str | None, 
     """The finished folder in the cache; of the GGUF with this digest, or where that is None of any.
 
     Raises:
-        BadInput: where several would do.
+        BadInput: where several would do, or one is damaged.
     """
     pattern = converted_name(package, version, digest or "????????")
     found = []
-    for origin in sorted(cache_dir.glob(f"{pattern}/source.json")):
-        recorded = json.loads(origin.read_text(encoding="utf-8"))
+    for folder in sorted(cache_dir.glob(pattern)):
+        check_cached(folder)
+        recorded = json.loads((folder / "source.json").read_text(encoding="utf-8"))
         if recorded["member"] == member and digest in (None, recorded["sha256"]):
-            found.append(origin.parent)
+            found.append(folder)
     if len(found) > 1:
         names = ", ".join(folder.name for folder in found)
         raise BadInput(f"{cache_dir} holds different files that all call themselves {member}: {names}; keep one")

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlbench.config import TinyModelConfig
 from rlbench.data.record import RankedListDataset
+from rlbench.digests import check_cached, seal
 from rlbench.models.sources import texts_digest, tokenizer_texts
 
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -20,6 +21,8 @@ _CHAT_TEMPLATE = (
     "{% if m['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+CACHED = 2
+"""Version of what a cached folder holds; 2 has a list of its files."""
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -53,10 +56,14 @@ def build(config: TinyModelConfig, dataset: RankedListDataset, cache_dir: Path) 
     The name of the folder carries a hash of the settings and of the texts that the tokenizer is trained on, so that
     nothing stale is ever picked up.
     The folder is written beside and renamed.
+
+    Raises:
+        BadInput: where the cached folder is damaged.
     """
-    key = json.dumps([vars(config), texts_digest(dataset)], sort_keys=True)
+    key = json.dumps([vars(config), texts_digest(dataset), CACHED], sort_keys=True)
     folder = cache_dir / f"tiny-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if folder.exists():
+        check_cached(folder)
         return folder
     tokenizer = train_tokenizer(tokenizer_texts(dataset), config.vocab_size)
     torch.manual_seed(config.seed)
@@ -80,6 +87,7 @@ def build(config: TinyModelConfig, dataset: RankedListDataset, cache_dir: Path) 
     beside = Path(tempfile.mkdtemp(prefix=".tiny-", dir=cache_dir))
     tokenizer.save_pretrained(beside)
     model.save_pretrained(beside)
+    seal(beside)
     try:
         beside.rename(folder)
     except OSError:  # another process was first; its folder holds the same

@@ -6,7 +6,6 @@ moment that a resumed run does not come back to.
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from rlbench.files import whole_file
+from rlbench import digests
+from rlbench.errors import BadInput
+from rlbench.files import drop, whole_file
 from rlbench.preference.rounds import Round
 
 KEY = b"rlbench"
@@ -91,10 +92,33 @@ class Store:
         """Drop what policies after update `update` have made: the run makes them again, on a GPU not to the bit."""
         for one in rounds:
             if one.first > update:
-                shutil.rmtree(self.round(one.number), ignore_errors=True)
+                if self.round(one.number).exists():
+                    drop(self.round(one.number))
             elif one.preference > update:
                 for path in self.round(one.number).glob("reference-*"):
-                    path.unlink()
+                    drop(path)
+
+    def has(self, path: Path) -> bool:
+        """Whether a file of a round is there and complete: named in the list of its folder.
+
+        Raises:
+            BadInput: where the file or the list is damaged.
+        """
+        folder = path.parent
+        if not folder.exists():
+            return False
+        remedy = (
+            f"remove {self.folder} and {self.folder.parent / 'checkpoints'}, and the same command trains from the start"
+        )
+        try:
+            listed = digests.read_list(folder) if (folder / digests.LIST_FILE).exists() or folder.is_file() else {}
+        except digests.Damaged as error:
+            raise BadInput(f"{folder} is damaged: {error}; {remedy}") from None
+        if path.name not in listed or not path.exists():
+            return False
+        if wrong := digests.difference(path, path.name, listed[path.name]):
+            raise BadInput(f"{folder} is damaged: {wrong}; {remedy}")
+        return True
 
     def part(self, number: int, part: int) -> Path:
         """The file of a part of a round's tuples."""
@@ -103,8 +127,10 @@ class Store:
     def write(self, number: int, part: int, tuples: Sequence[Preference], drawn: Drawn) -> None:
         """Write a part."""
         table = pa.Table.from_pylist([asdict(row) for row in tuples], schema=SCHEMA)
-        with whole_file(self.part(number, part)) as beside:
+        path = self.part(number, part)
+        with whole_file(path) as beside:
             parquet.write_table(table.replace_schema_metadata({KEY: json.dumps(asdict(drawn))}), beside)
+        digests.add(self.round(number), path)
 
     def read(self, number: int, parts: int) -> tuple[pa.Table, Drawn]:
         """All tuples of a round, and what was drawn for them."""
@@ -119,8 +145,10 @@ class Store:
     def write_reference(self, number: int, part: int, logps: Sequence[list[list[float]]]) -> None:
         """Write a part: for each tuple those of the tokens of each of its lists."""
         table = pa.Table.from_pydict({"logps": logps}, schema=REFERENCE_SCHEMA)
-        with whole_file(self.reference(number, part)) as beside:
+        path = self.reference(number, part)
+        with whole_file(path) as beside:
             parquet.write_table(table, beside)
+        digests.add(self.round(number), path)
 
     def read_reference(self, number: int, parts: int) -> pa.Table:
         """All of a round."""

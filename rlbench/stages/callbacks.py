@@ -11,7 +11,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlbench import preemption
 from rlbench.budget import Ledger
-from rlbench.jsonl import append_rows, keep_rows
+from rlbench.jsonl import append_rows
 from rlbench.progress import Progress
 from rlbench.runs import Run
 from rlbench.safety import Guard
@@ -100,10 +100,6 @@ class SpendingLog(TrainerCallback):
 
     def __init__(self, run: Run, ledger: Ledger):
         self.file, self.ledger = run.root / SPENDING_FILE, ledger
-
-    def rewind(self, step: int) -> None:
-        """Drop what comes after update `step`, since the resumed run will make these updates again."""
-        keep_rows(self.file, lambda row: row["update"] <= step)
 
     def on_log(
         self,

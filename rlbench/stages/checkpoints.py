@@ -5,10 +5,9 @@ folder is listed (`files.json`), sent to the disk and renamed to `checkpoints/ch
 So what has the name of a checkpoint is one, unless the disk damaged it later, which its list tells.
 """
 
-import contextlib
-import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rlbench.digests import damage, difference, read_list, seal
+from rlbench.errors import BadInput
 from rlbench.files import (
     ADVICE,
     PARTIAL,
@@ -32,7 +33,6 @@ from rlbench.files import (
     publish,
     size_of,
     sync,
-    write_text,
 )
 from rlbench.runs import Run
 from rlbench.stages.metered import Metered
@@ -41,10 +41,6 @@ log = logging.getLogger(__name__)
 
 RESUME_FILE = "rlbench.json"
 """In a checkpoint: what transformers does not keep, as a stage's totals say."""
-LIST_FILE = "files.json"
-"""In a checkpoint: {"files": {path below it: {"bytes": n, "sha256": digest}}} of all others; digests of small files."""
-DIGEST_LIMIT = 1 << 24
-"""Bytes up to which a file's content is compared and not its size alone."""
 BEST = "best"
 SFT_KEPT = 2
 """Checkpoints that the SFT stage keeps: the last, and one to fall back to."""
@@ -63,57 +59,56 @@ def checkpoint_being_written(args: TrainingArguments, state: TrainerState) -> Pa
 def steps_of(folder: Path, prefix: str = PREFIX_CHECKPOINT_DIR) -> dict[int, Path]:
     """The checkpoints in a folder by update, the newest last; with `prefix` other folders named `<prefix>-<update>`."""
     found = {path.name.removeprefix(f"{prefix}-"): path for path in folder.glob(f"{prefix}-*")}
-    return {int(step): found[step] for step in sorted((s for s in found if s.isdigit()), key=int)}
-
-
-def seal(folder: Path) -> None:
-    """Write the list of a checkpoint's files."""
-    listed = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / LIST_FILE:
-            listed[path.relative_to(folder).as_posix()] = _entry(path)
-    write_text(folder / LIST_FILE, json.dumps({"files": listed}, indent=1) + "\n")
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    return {"bytes": size} | ({"sha256": _digest(path)} if size <= DIGEST_LIMIT else {})
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint, in a few words; "" where nothing is.
-
-    A folder without a list is whole where it has `RESUME_FILE`: so it is in run directories whose checkpoints were
-    written in place, that file last.
-    """
-    if not (folder / LIST_FILE).is_file():
-        return "" if (folder / RESUME_FILE).is_file() else f"{RESUME_FILE} and {LIST_FILE} are missing"
-    try:
-        listed = json.loads((folder / LIST_FILE).read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError):
-        return f"{LIST_FILE} cannot be read"
-    for name, entry in listed.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != entry["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
-        if "sha256" in entry and _digest(path) != entry["sha256"]:
-            return f"{name} has another content than was written"
-    return ""
+    return {int(step): found[step] for step in sorted((s for s in found if s.isdecimal()), key=int)}
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
-    """The newest whole checkpoint: its folder, its update and its totals. Damaged ones are named in a warning."""
+    """The newest whole checkpoint: its folder, its update and its totals. Damaged ones are named in a warning.
+
+    A checkpoint counts as damaged, too, where a log of its run (`metrics.jsonl` and its like) is not what it was then.
+
+    Args:
+        folder: `checkpoints` of a run.
+
+    Raises:
+        BadInput: where checkpoints are whole, but a log is damaged for all of them.
+    """
+    logs: dict[str, Path] = {}
     for step, path in reversed(steps_of(folder).items()):
-        if not (wrong := damage(path)):
+        wrong = damage(path)
+        if not wrong and (wrong := _damaged_log(path)):
+            logs.setdefault(wrong, path)
+        if not wrong:
             return path, step, json.loads((path / RESUME_FILE).read_text(encoding="utf-8"))
         log.warning("%s is damaged (%s): it is left out, and the one before it is taken, if there is one.", path, wrong)
+    if logs:
+        raise BadInput(
+            f"{folder.parent} cannot go on: {next(iter(logs))}, and no checkpoint is from before the damage. Put the "
+            f"file back from a copy, or remove {folder}, and the same command trains from the start"
+        )
     return None
+
+
+def _damaged_log(checkpoint: Path) -> str:
+    """Which log of the run is not what it was when the checkpoint was written; "" where all are."""
+    run = checkpoint.parent.parent
+    for name, wanted in read_list(checkpoint, "logs").items():
+        if wrong := difference(run / name, name, wanted, grows=True):
+            return wrong
+    return ""
+
+
+def rewind_logs(run: Run, checkpoint: Path | None) -> None:
+    """Cut the logs of a run back to what they were at a checkpoint; without one they go.
+
+    The resumed run makes the later updates again, and measures them again.
+    """
+    kept = {} if checkpoint is None else read_list(checkpoint, "logs")
+    for path in run.logs:
+        if path.name not in kept:
+            path.unlink()
+        elif path.stat().st_size > kept[path.name]["bytes"]:
+            os.truncate(path, kept[path.name]["bytes"])
 
 
 def train(trainer: Metered, checkpoint: Path | None) -> None:
@@ -122,8 +117,12 @@ def train(trainer: Metered, checkpoint: Path | None) -> None:
     transformers 5.23 makes one more update where the checkpoint is of the last one and the epoch has not ended; a run
     that was stopped between its last checkpoint and its end would not be the run that was never stopped.
     """
-    with trainer.ledger.phase("update"), contextlib.suppress(_NothingLeft):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with trainer.ledger.phase("update"):
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except _NothingLeft:
+            trainer.model.train()  # TRL keeps what it has measured by the model's mode
+            trainer.log({})  # what was measured since the last line, as at the end of a training
 
 
 class _NothingLeft(Exception):
@@ -196,9 +195,9 @@ class CheckpointWriter(TrainerCallback):
         PartialState().wait_for_everyone()  # every process writes its random numbers
         if is_main:
             with naming(place):
-                if self.run.metrics_file.exists():
-                    sync(self.run.metrics_file)  # a resumed run does not measure again what came before its checkpoint
-                seal(made)
+                for path in self.run.logs:
+                    sync(path)  # a resumed run does not measure again what came before its checkpoint
+                seal(made, logs=self.run.logs)
                 publish(made, place)
             self.needed = size_of(place)
             self._drop_others()
@@ -250,6 +249,19 @@ class BestKeeper:
         self.checkpoints, self.metric, self.trainer = run.checkpoints, metric, trainer
         self.values = validations(run, metric)
 
+    def check(self, update: int) -> None:
+        """Look at the weights that a run will need which goes on from `update`: now, and not when it has trained.
+
+        Those of the checkpoint before a damaged one may be gone: the run makes better ones again.
+
+        Raises:
+            BadInput: where they are not there, or damaged.
+        """
+        step = self.best()
+        newest = max(steps_of(self.checkpoints), default=0)
+        if step is not None and (update == newest or (self.checkpoints / f"{BEST}-{step}").exists()):
+            self.folder(step)
+
     def best(self) -> int | None:
         """The update of the best validation after the start; the earliest of equals."""
         return max(self.values, key=lambda step: (self.values[step], -step)) if self.values else None
@@ -258,13 +270,14 @@ class BestKeeper:
         """The weights of the best update.
 
         Raises:
-            RuntimeError: where they are not there.
+            BadInput: where they are not there, or damaged.
         """
         folder = self.checkpoints / f"{BEST}-{step}"
-        if not folder.is_dir():
-            raise RuntimeError(
-                f"{folder} is missing: the weights of the best validation. Remove {self.checkpoints}, and the same "
-                "command trains from the start"
+        wrong = damage(folder) if folder.is_dir() else "they are missing"
+        if wrong:
+            raise BadInput(
+                f"{folder} holds the weights of the best validation, and {wrong}: remove {self.checkpoints}, and the "
+                "same command trains from the start"
             )
         return folder
 
@@ -288,21 +301,8 @@ def validations(run: Run, metric: str) -> dict[int, float]:
     return {row["step"]: row["value"] for row in rows if row["step"] > 0}
 
 
-def adopt_best(run: Run, metric: str, first: int) -> None:
-    """Give the best weights of a run directory that keeps them in `best` the name that says whose they are.
-
-    Args:
-        first: the update that the run goes on from. Weights of a later one will be made again.
-    """
-    folder, values = run.checkpoints / BEST, validations(run, metric)
-    if folder.is_dir() and values:
-        step = max(values, key=lambda step: (values[step], -step))
-        if step <= first:
-            folder.rename(run.checkpoints / f"{BEST}-{step}")
-
-
 def save_model(trainer: Trainer, folder: Path) -> None:
-    """`trainer.save_model`, beside and renamed; all processes of a run call it together."""
+    """`trainer.save_model`, beside, with a list of its files, and renamed; all processes of a run call it together."""
     state, beside = PartialState(), partial_folder(folder)
     if state.is_main_process and beside.exists():
         shutil.rmtree(beside)
@@ -310,6 +310,7 @@ def save_model(trainer: Trainer, folder: Path) -> None:
     trainer.save_model(str(beside))
     state.wait_for_everyone()
     if state.is_main_process:
+        seal(beside)
         publish(beside, folder)
     state.wait_for_everyone()
 

@@ -22,7 +22,7 @@ from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.models.loading import load_model
 from rlbench.runs import Run
-from rlbench.stages.checkpoints import last_checkpoint
+from rlbench.stages.checkpoints import last_checkpoint, rewind_logs
 from rlbench.stages.metered import Metered
 
 
@@ -37,14 +37,15 @@ def on_each(batch_size: int, micro_batch_size: int, count: int) -> tuple[int, in
 
 
 def checkpoint_to_resume(config: Config, run: Run) -> tuple[Path, int, dict[str, Any]] | None:
-    """`last_checkpoint` of a run that goes on.
+    """`last_checkpoint` of a run that goes on, whose logs are cut back to it; for the main process.
 
     Raises:
-        BadInput: where it was written by another number of processes, or another strategy.
+        BadInput: where it was written by another number of processes, or another strategy, or logs are damaged.
     """
     found = last_checkpoint(run.checkpoints)
     if found and (problems := processes.check_resume(run, found[2], config)):
         raise BadInput(*problems)
+    rewind_logs(run, found[0] if found else None)
     return found
 
 

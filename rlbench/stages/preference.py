@@ -10,7 +10,7 @@ beginning of a round's comparisons, whose log-probabilities are computed there, 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rlbench import preemption, processes
 from rlbench.budget import Ledger
 from rlbench.config import Config, PreferenceConfig
 from rlbench.data.record import Record
+from rlbench.errors import BadInput
 from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
 from rlbench.preference.rounds import Round, make_rounds
 from rlbench.preference.store import Drawn, Preference, Store, preferences
@@ -72,7 +73,7 @@ class Lists:
 
     def drawn_before(self, one: Round) -> bool:
         """Whether all parts of a round are there."""
-        return all(self.store.part(one.number, part).is_file() for part in range(len(self.parts(one))))
+        return all(self.store.has(self.store.part(one.number, part)) for part in range(len(self.parts(one))))
 
     def read(self, one: Round) -> tuple[pa.Table, Drawn]:
         """The tuples of a round whose lists have been drawn, and what was drawn for them."""
@@ -96,7 +97,7 @@ class Lists:
             def lists(done: int, before: int = before) -> None:
                 tell(f"lists {before + done * processes.count()}/{len(one.prompts) * group}")
 
-            if not processes.on_main(self.store.part(one.number, part).is_file):
+            if not processes.on_main(partial(self.store.has, self.store.part(one.number, part))):
                 self._draw_part(one, part, prompts, policy, ledger, lists)
             if any(processes.gather(preemption.requested())):
                 raise preemption.Preempted(f"told to stop while lists were drawn; {preemption.GOES_ON}")
@@ -338,7 +339,7 @@ class PreferenceTrainer(Metered):
             if not processes.on_main(lambda: self.lists.drawn_before(one)):
                 with self.ledger.phase("rollout"), whole_policy(self, self.config, self.start) as policy:
                     self.lists.draw(one, policy, self.ledger, self.tell)
-        elif not self.lists.drawn_before(one):
+        elif not processes.on_main(lambda: self.lists.drawn_before(one)):
             raise self._gone(one, "lists")
         self._tuples, drawn = self.lists.read(one)
         self._round, self._reference = one, None
@@ -359,7 +360,7 @@ class PreferenceTrainer(Metered):
         store, number = self.lists.store, one.number
         assert self._tuples is not None
         parts = math.ceil(len(self._tuples) / TUPLES_OF_A_PART)
-        missing = processes.on_main(lambda: [i for i in range(parts) if not store.reference(number, i).is_file()])
+        missing = processes.on_main(lambda: [i for i in range(parts) if not store.has(store.reference(number, i))])
         if missing and self.state.global_step != one.preference:
             raise self._gone(one, "log-probabilities of the reference")
         for part in missing:
@@ -372,8 +373,8 @@ class PreferenceTrainer(Metered):
             processes.barrier()
         self._reference = store.read_reference(number, parts)
 
-    def _gone(self, one: Round, what: str) -> RuntimeError:
-        return RuntimeError(
+    def _gone(self, one: Round, what: str) -> BadInput:
+        return BadInput(
             f"{what} of round {one.number + 1} are missing in {self.lists.store.round(one.number)}: they were made at "
             f"an update that lies behind. Remove {self.lists.run.checkpoints}, and the same command trains from the "
             "start"

@@ -29,7 +29,6 @@ from rlbench.stages.callbacks import Evaluator, Recorder, ReferenceSync, Spendin
 from rlbench.stages.checkpoints import (
     BestKeeper,
     CheckpointWriter,
-    adopt_best,
     publish_copy,
     save_model,
     train,
@@ -178,16 +177,8 @@ def train_rl(
     spending = SpendingLog(run, ledger)
     rollouts = RolloutLog(run, rule.every, rl.num_iterations) if config.tracker.completions else None
     completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
-    if processes.is_main():
-        if earlier:
-            adopt_best(run, rule.metric, earlier[1])
-        run.rewind_metrics(earlier[1] if earlier else -1)
-        completions.rewind(earlier[1] if earlier else -1)
-        spending.rewind(earlier[1] if earlier else -1)
-        if rollouts is not None:
-            rollouts.rewind(earlier[1] if earlier else -1)
-        if not earlier:
-            run.append_metrics(0, "validation", initial)
+    if processes.is_main() and not earlier:
+        run.append_metrics(0, "validation", initial)
     processes.barrier()
     tracker.log({f"validation/{name}": value for name, value in initial.items()}, 0)
     guard = Guard(config.safety, initial.get("in_catalog", 0.0), totals.get("safety", {}))
@@ -209,6 +200,8 @@ def train_rl(
     trainer.add_callback(Recorder(run, tracker, progress, shown))
     trainer.add_callback(spending)
     chooser = BestKeeper(run, rule.metric, trainer)
+    if earlier is not None and rule.checkpoint == "best":
+        processes.on_main(lambda: chooser.check(earlier[1]))
     spread = processes.facts(config)
 
     def validate(step: int) -> None:

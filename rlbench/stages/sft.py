@@ -83,9 +83,6 @@ def train_sft(
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
     ledger.resume(earlier[2].get("budget", {}) if earlier else {})
     completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
-    if processes.is_main():
-        run.rewind_metrics(earlier[1] if earlier else -1)
-        completions.rewind(earlier[1] if earlier else -1)
     if validation is not None and earlier is not None:
         _check_evaluated(config, run, earlier[1])
     processes.barrier()

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from rlbench.budget import Ledger
+from rlbench.digests import LIST_FILE, damage
+from rlbench.errors import BadInput
 from rlbench.files import PARTIAL
 from rlbench.progress import Progress
 from rlbench.runs import Run, locate
 from rlbench.stages import checkpoints
-from rlbench.stages.checkpoints import LIST_FILE, RESUME_FILE, damage, last_checkpoint, steps_of
+from rlbench.stages.checkpoints import RESUME_FILE, last_checkpoint, steps_of
 from rlbench.stages.rl import train_rl
 from rlbench.stages.sft import train_sft
 from rlbench.tracking import make_tracker
@@ -211,22 +213,6 @@ def test_after_the_last_update_nothing_more_is_trained(stage, whole, trains, tmp
     assert names(run.checkpoints) == names(whole[stage].checkpoints)
 
 
-def test_run_directories_with_checkpoints_written_in_place(stopped, whole, trains, tmp_path):
-    """Without lists; what has no rlbench.json was being written; the best weights have no update in their name."""
-    for folder in steps_of(stopped.checkpoints).values():
-        (folder / LIST_FILE).unlink()
-        (folder / "window-0.json").unlink()
-    half = stopped.checkpoints / "checkpoint-5"
-    shutil.copytree(stopped.checkpoints / "checkpoint-4", half)
-    (half / RESUME_FILE).unlink()
-    rows = [r for r in stopped.read_metrics() if r["step"] <= 4]
-    (stopped.metrics_file).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (step,) = steps_of(stopped.checkpoints, "best")
-    (stopped.checkpoints / f"best-{step}").rename(stopped.checkpoints / "best")
-    assert_equal(trains("rl", tmp_path / "runs"), whole["rl"])
-    assert names(stopped.checkpoints) == names(whole["rl"].checkpoints)
-
-
 def test_the_best_of_the_checkpoint_stays_until_the_next(trains, tmp_path):
     """A later best does not take the place of the one that a resumed run may need."""
     config = composed(*RL, f"runs_dir={tmp_path}")
@@ -238,8 +224,11 @@ def test_the_best_of_the_checkpoint_stays_until_the_next(trains, tmp_path):
     for step, value in ((3, 0.2), (4, 0.4), (5, 0.5), (6, 0.5)):
         keeper.offer(step, value)
     assert list(steps_of(run.checkpoints, "best")) == [2, 5] and keeper.best() == 5
-    with pytest.raises(RuntimeError, match="best-9 is missing"):
+    with pytest.raises(BadInput, match="best-9 holds the weights of the best validation, and they are missing"):
         keeper.folder(9)
+    (run.checkpoints / "best-5" / "model").write_bytes(b"2")
+    with pytest.raises(BadInput, match="best-5 .* model has another content than was written: remove"):
+        keeper.check(6)
 
 
 class Saver:
@@ -300,6 +289,26 @@ def test_with_all_damaged_it_starts_again(stopped, whole, trains, tmp_path):
     for folder in steps_of(stopped.checkpoints).values():
         truncated(folder)
     assert_equal(trains("rl", tmp_path / "runs"), whole["rl"])
+
+
+LOGS = ("metrics.jsonl", "completions.jsonl", "budget.jsonl", "rollouts.jsonl")
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_a_damaged_log_is_noticed(log, stopped, trains, tmp_path):
+    """Without a checkpoint from before the damage, it is the user who decides to begin anew."""
+    path = stopped.root / log
+    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+    with pytest.raises(BadInput, match=rf"cannot go on: {log} has another content .* or remove .*checkpoints"):
+        trains("rl", tmp_path / "runs")
+
+
+def test_a_log_damaged_after_a_checkpoint_goes_back_to_it(stopped, whole, trains, tmp_path, caplog):
+    rows = (stopped.root / "metrics.jsonl").read_text().splitlines(keepends=True)
+    place = next(i for i, row in enumerate(rows) if json.loads(row)["step"] == 3)
+    (stopped.root / "metrics.jsonl").write_text("".join([*rows[:place], "{", *rows[place:]]))
+    assert_equal(trains("rl", tmp_path / "runs"), whole["rl"])
+    assert "checkpoint-4 is damaged (metrics.jsonl has another content" in caplog.text
 
 
 # Interrupted writing.

@@ -15,6 +15,7 @@ from trl import DPOConfig, DPOTrainer
 from rlbench import preemption
 from rlbench.budget import Ledger
 from rlbench.config import Config
+from rlbench.errors import BadInput
 from rlbench.preference.store import Store, preferences
 from rlbench.runs import Run, locate
 from rlbench.stages.preference import Lists, PreferenceTrainer
@@ -297,7 +298,7 @@ def test_lists_that_are_gone_are_told(method, mini, start, tmp_path):
     for step in (4, 6):
         shutil.rmtree(run.checkpoints / f"checkpoint-{step}")
     shutil.rmtree(run.root / "preferences")
-    with pytest.raises(RuntimeError, match=r"lists of round \d are missing in .*Remove .*checkpoints"):
+    with pytest.raises(BadInput, match=r"lists of round \d are missing in .*Remove .*checkpoints"):
         train(config, start, mini)
 
 

@@ -59,6 +59,7 @@ def test_a_run_made_with_other_code_is_neither_skipped_nor_resumed(tmp_path):
     made = locate(config, "rl")
     made.root.mkdir(parents=True)
     made.set_status(DONE)
+    (made.root / "result.json").write_text("{}")
     assert not load_plugins(config.plugins)
     (made.root / "manifest.json").write_text(json.dumps({"plugins": plugin_digests(config.plugins)}))
     assert run(config) == made  # skipped

@@ -78,15 +78,13 @@ def test_an_edited_identity_of_a_finished_run_is_refused_before_it_is_skipped(tm
         runner.run(config)
 
 
-def test_metrics_cut_short_by_a_kill_are_read_and_rewound(tmp_path):
+def test_metrics_cut_short_by_a_kill_are_read(tmp_path):
     run = locate(at(tmp_path), "rl")
     for step in (1, 2, 3):
         run.append_metrics(step, "train", {"loss": step / 10})
     with run.metrics_file.open("a") as file:
         file.write('{"step": 4, "spl')
     assert [row["step"] for row in run.read_metrics()] == [1, 2, 3]
-    run.rewind_metrics(2)
-    assert [row["step"] for row in run.read_metrics()] == [1, 2]
 
 
 def test_an_evaluation_measured_again_replaces_the_first(tmp_path):

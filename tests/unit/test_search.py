@@ -68,7 +68,7 @@ class Bench:
             while len(running) < at_once and (cell := search.next_cell(lambda cell: True)) is not None:
                 cell.run.root.mkdir(parents=True, exist_ok=True)
                 cell.run.set_status(RUNNING)
-                cell.run.rewind_metrics(-1)
+                cell.run.metrics_file.unlink(missing_ok=True)
                 self.ran.append(cell)
                 running.append((cell, 0))
             running = [(cell, step + EVERY) for cell, step in running]

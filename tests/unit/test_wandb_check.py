@@ -8,6 +8,7 @@ import pytest
 import wandb
 
 from analysis.wandb_check import main
+from rlbench.jsonl import keep_rows
 from rlbench.runs import Run
 from rlbench.tracking import TrackerIdentity, make_tracker
 
@@ -22,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     for attempt, updates in ((1, (1, 2)), (2, (2, 3))):
         identity = TrackerIdentity("mini", "group", "rl", "name", attempt=attempt)
         tracker = make_tracker(["offline"], directory=target.root, identity=identity, config={})
-        target.rewind_metrics(updates[0] - 1)
+        keep_rows(target.metrics_file, lambda row, first=updates[0]: row["step"] < first)
         for update in updates:
             metrics = {"reward": update / 3 + attempt, "kl": float("nan"), "advantage_mean@2": 0.1}
             target.append_metrics(update, "train", metrics)

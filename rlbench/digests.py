@@ -1,0 +1,148 @@
+"""Size and sha256 of files that are read again later, in a list beside them, so that damage is noticed.
+
+`files.json` lies in each checkpoint, each saved or cached model, each round of preferences and each finished run. It
+carries a digest of itself, so that a damaged list is noticed too. Importing this module loads no torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlbench.errors import BadInput
+from rlbench.files import write_text
+
+LIST_FILE = "files.json"
+"""{"files": {path below the folder: entry}, "logs": {name: entry}, "sha256": digest of the two}."""
+BLOCK = 1 << 20
+
+Entries = Mapping[str, Mapping[str, Any]]
+"""Path to {"bytes": n, "sha256": digest}."""
+
+
+class Damaged(Exception):
+    """A list that cannot be used; the message says why."""
+
+
+def entry(path: Path, size: int | None = None) -> dict[str, Any]:
+    """Size in bytes and sha256 of a file, or of its first `size` bytes."""
+    digest, left = hashlib.sha256(), path.stat().st_size if size is None else size
+    found = left
+    with path.open("rb") as file:
+        while left and (block := file.read(min(BLOCK, left))):
+            digest.update(block)
+            left -= len(block)
+    return {"bytes": found - left, "sha256": digest.hexdigest()}
+
+
+def seal(folder: Path, paths: Iterable[Path] | None = None, logs: Iterable[Path] = ()) -> None:
+    """Write the list of a folder.
+
+    Args:
+        folder: where the list goes.
+        paths: what it names, below the folder; None for every file there.
+        logs: files elsewhere that only grow: the list holds what they are now.
+    """
+    own = folder / LIST_FILE
+    named = (path for path in folder.rglob("*") if path.is_file() and path != own) if paths is None else paths
+    content: dict[str, Any] = {"files": {path.relative_to(folder).as_posix(): entry(path) for path in sorted(named)}}
+    content["logs"] = {path.name: entry(path) for path in sorted(logs)}
+    _write(folder, content)
+
+
+def add(folder: Path, path: Path) -> None:
+    """Put a file into the list of its folder, beside what that names already.
+
+    Raises:
+        Damaged: where the list is.
+    """
+    files, logs = (read_list(folder, part) if (folder / LIST_FILE).exists() else {} for part in ("files", "logs"))
+    _write(folder, {"files": {**files, path.name: entry(path)}, "logs": logs})
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    write_text(folder / LIST_FILE, json.dumps({**content, "sha256": _own_digest(content)}, indent=1) + "\n")
+
+
+def _own_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_list(folder: Path, part: str = "files") -> Entries:
+    """A part of the list of a folder: `files` or `logs`.
+
+    Raises:
+        Damaged: where there is none, or it is not as it was written.
+    """
+    path = folder / LIST_FILE
+    if not path.is_file():
+        raise Damaged(f"{LIST_FILE} is missing")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise Damaged(f"{LIST_FILE} cannot be read") from None
+    if not isinstance(content, dict) or content.pop("sha256", None) != _own_digest(content):
+        raise Damaged(f"{LIST_FILE} has another content than was written")
+    entries: Entries = content[part]
+    return entries
+
+
+def difference(path: Path, name: str, wanted: Mapping[str, Any], *, grows: bool = False) -> str:
+    """How a file differs from its entry, in a few words; "" where it does not.
+
+    Args:
+        path: the file.
+        name: what to call it.
+        wanted: its entry.
+        grows: whether more may have been added to it.
+    """
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    if size < wanted["bytes"] or (size > wanted["bytes"] and not grows):
+        return f"{name} has {size} bytes instead of {wanted['bytes']}"
+    return "" if entry(path, wanted["bytes"]) == wanted else f"{name} has another content than was written"
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with the files of a folder, in a few words; "" where they are as its list says."""
+    try:
+        listed = read_list(folder)
+    except Damaged as error:
+        return str(error)
+    return next((words for name, wanted in listed.items() if (words := difference(folder / name, name, wanted))), "")
+
+
+def check_cached(folder: Path) -> None:
+    """Compare a folder of the cache with its list.
+
+    Raises:
+        BadInput: where it is not as it was written.
+    """
+    if wrong := damage(folder):
+        raise BadInput(f"{folder} is damaged: {wrong}. Remove it, and the same command makes it again")
+
+
+_checked: dict[Path, tuple[tuple[str, int, int], ...]] = {}
+
+
+def check_model(folder: Path) -> None:
+    """Compare a model's files with their list, once per process; a folder without a list passes.
+
+    Raises:
+        BadInput: where a file is not as it was written.
+    """
+    if not (folder / LIST_FILE).exists():
+        return
+    found = ((path, path.stat()) for path in sorted(folder.rglob("*")))
+    state = tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in found)
+    if _checked.get(folder) == state:
+        return
+    if wrong := damage(folder):
+        run = folder.parent if (folder.parent / "STATUS").exists() else folder
+        raise BadInput(
+            f"the model in {folder} is damaged: {wrong}. Move {run} away, and the command that made it makes it again; "
+            f"if you changed the model on purpose, copy it elsewhere without {LIST_FILE}"
+        )
+    _checked[folder] = state
