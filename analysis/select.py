@@ -39,6 +39,20 @@ def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def check_comparable(runs: pd.DataFrame) -> None:
+    """Refuse runs whose scores cannot be averaged or compared.
+
+    Raises:
+        BadInput: where the runs are of several experiments, datasets or models.
+    """
+    for what in ("experiment", "dataset", "model"):
+        found = sorted(set(runs[what]))
+        if len(found) > 1:
+            raise BadInput(
+                f"the runs are of several {what}s ({', '.join(found)}); select from the folder of one of them"
+            )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.select", description=__doc__)
     parser.add_argument("runs", type=Path, help="folder of the sweep, for example runs/mini_learning_rates")
@@ -47,6 +61,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         collection = collect(arguments.runs)
+        check_comparable(collection.runs)
         table = scores(collection.runs, arguments.metric)
     except BadInput as error:
         return refuse("select", error)

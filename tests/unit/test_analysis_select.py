@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.select import scores
+from analysis.select import check_comparable, scores
 from rlbench.errors import BadInput
 from tests.conftest import composed
 
@@ -39,6 +39,15 @@ def test_no_such_metric_and_no_variants_are_said():
         scores(runs(), "recall@3")
     with pytest.raises(BadInput, match="no run has a variant"):
         scores(runs().assign(variant=None), "ndcg@10")
+
+
+def test_runs_of_several_datasets_or_models_are_not_averaged():
+    one = runs().assign(experiment="e", dataset="mini", model="tiny")
+    check_comparable(one)
+    for what in ("experiment", "dataset", "model"):
+        both = pd.concat([one, one.assign(**{what: "other"})])
+        with pytest.raises(BadInput, match=f"of several {what}s"):
+            check_comparable(both)
 
 
 def test_shipped_learning_rates_are_those_of_the_recorded_sweep():
