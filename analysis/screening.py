@@ -3,12 +3,15 @@
 Each screen names the runs to leave out. They need what `Run` holds and no scores.
 """
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from analysis.reading import Problem, Run, flatten
 from rlbench.content import SHOWN
+from rlbench.naming import value_text, variant
 from rlbench.runs import INPUTS
 
 
@@ -19,7 +22,8 @@ def screened(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run
         runs: all that could be read, sorted by name.
         problems: with those that could not.
     """
-    kept, found = list(runs), list(problems)
+    kept, said = _told_apart(runs)
+    found = [*problems, *said]
     for screen in (_duplicates, _mixed_settings, _other_protocols):
         refused = screen(kept)
         found += refused
@@ -34,6 +38,56 @@ def _by(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
     for run in runs:
         parts.setdefault(key(run), []).append(run)
     return parts
+
+
+def _told_apart(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
+    """Runs of one label whose settings differ in more than the seed become rows of their own, named by what differs.
+
+    Commands that differ in a setting and say no `variant=` make such runs; so do SFT models of several settings. Where
+    the settings of a run are not known, the row stays as it is, for the other screens to judge.
+
+    Returns:
+        The runs, in their order, and one notice for each row that was divided.
+    """
+    renamed: dict[str, Run] = {}
+    notices = []
+    for row in _by(runs, lambda run: run.row).values():
+        known = {run.name: flatten(run.identity) for run in row if run.identity is not None}
+        keys = _varying(known) if len(known) == len(row) else []
+        if not keys or "schema" in keys:
+            continue
+        for run in row:
+            name = variant({key: _short(key, known[run.name].get(key)) for key in keys})
+            renamed[run.name] = _under(run, name)
+        rows = list(dict.fromkeys(renamed[run.name].result["label"] for run in row))
+        notices.append(
+            Problem(
+                row[0].name,
+                f"the runs of {row[0].result['label']} differ in more than the seed{_difference(row)}, shown as "
+                f"{len(rows)} rows: {', '.join(rows)}; variant= gives them names",
+                left_out=False,
+            )
+        )
+    return [renamed.get(run.name, run) for run in runs], notices
+
+
+def _varying(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Keys whose values are not the same in all of these settings, sorted."""
+    keys = sorted({key for one in settings.values() for key in one})
+    return [key for key in keys if len({json.dumps(one.get(key), sort_keys=True) for one in settings.values()}) > 1]
+
+
+def _under(run: Run, name: str) -> Run:
+    """A run in the row that has this name beside its own."""
+    label, before = run.result["label"], run.result.get("variant")
+    return replace(
+        run,
+        result={
+            **run.result,
+            "label": f"{label}{'-' if '@' in label else '@'}{name}",
+            "variant": f"{before}-{name}" if before else name,
+        },
+    )
 
 
 def _duplicates(runs: Sequence[Run]) -> list[Problem]:
@@ -103,6 +157,11 @@ def _difference(runs: Sequence[Run]) -> str:
         if len(values) > 1:
             parts.append(f"{key}: {', '.join(values)}")
     return f" (they differ in {'; '.join(parts)})" if parts else ""
+
+
+def _short(key: str, value: Any) -> str:
+    """A setting in the name of a row; a digest of what the run has read by its first digits."""
+    return _shown(key, value) if key.startswith(f"{INPUTS}.") else value_text(value)
 
 
 def _shown(key: str, value: Any) -> str:

@@ -19,6 +19,7 @@ from rlbench import plan
 from rlbench.cli import fail
 from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell, make_cells, note_cells
+from rlbench.launching.rows import NOTHING_SWEPT
 from rlbench.processes import count
 from rlbench.runs import DONE
 
@@ -45,6 +46,9 @@ class SweepLauncher(Launcher):
     Args:
         jobs: how many cells run at once.
         processes: on how many processes each runs.
+
+    Attributes:
+        of_sweep: what the sweep varies; its sweeper sets it before the launch.
     """
 
     def __init__(self, jobs: int, processes: int = 1):
@@ -52,6 +56,7 @@ class SweepLauncher(Launcher):
         self.console = Console(stderr=True, highlight=False)
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
+        self.of_sweep = NOTHING_SWEPT
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
@@ -95,7 +100,7 @@ class SweepLauncher(Launcher):
                     "a sweep starts its cells itself: start it with python, and say with hydra.launcher.processes=N on "
                     "how many processes each cell runs"
                 )
-            cells = make_cells(self.context, self.config, job_overrides, self.console)
+            cells = make_cells(self.context, self.config, job_overrides, self.console, self.of_sweep)
             self.check(cells)
         except BadInput as error:
             fail(error)

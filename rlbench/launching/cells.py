@@ -3,10 +3,11 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
@@ -17,6 +18,7 @@ from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.files import held, write_json
 from rlbench.launching.composing import compose_cells
+from rlbench.launching.rows import NOTHING_SWEPT, Planned, Swept, named, naming_keys, one_each, override_of
 from rlbench.places import check_places
 from rlbench.plugins import check_unchanged
 from rlbench.runs import (
@@ -96,48 +98,55 @@ class Cell:
 
 
 def make_cells(
-    context: HydraContext, composed: DictConfig, job_overrides: Sequence[Sequence[str]], console: Console
+    context: HydraContext,
+    composed: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    console: Console,
+    of_sweep: Swept = NOTHING_SWEPT,
 ) -> list[Cell]:
-    """Compose every cell of a sweep, and check those that are not done.
+    """Compose every cell of a sweep, name its row, and check those that are not done.
 
     Args:
         context: Hydra's, which knows where configs lie.
         composed: the config of the whole sweep.
         job_overrides: of each cell.
         console: where caveats are printed.
+        of_sweep: what the sweep varies; the rows of cells are named by it.
 
     Raises:
-        BadInput: every problem of every cell.
+        BadInput: every problem of every cell, and of the sweep (`rows.one_each`).
     """
-    cells: list[Cell] = []
-    problems: list[str] = []
     options = _options(sys.argv[1:])
     processes = composed.hydra.launcher.get("processes", 1)
     if not isinstance(processes, int) or processes < 1:
         raise BadInput(f"hydra.launcher.processes = {processes} must be at least 1")
-    configs: list[Config] = []
-    for of_cell in compose_cells(context.config_loader, composed, job_overrides):
-        try:
-            configs.append(resolve(of_cell))
-            problems += check_values(configs[-1], processes) + check_places(configs[-1], to_write=False)
-        except BadInput as error:
-            problems += error.problems
-    if problems:  # told at once: what follows reads data and model, and loads torch
-        raise BadInput(*dict.fromkeys(problems))
-    for overrides, config in zip(job_overrides, configs, strict=True):
-        try:
+    planned = plan_cells(context.config_loader, composed, job_overrides, of_sweep, processes)
+    naming = naming_keys(planned) if of_sweep.naming is None else of_sweep.naming
+    cells: list[Cell] = []
+    problems: list[str] = []
+    for place, (overrides, cell) in enumerate(zip(job_overrides, planned, strict=True)):
+        own, config, run = list(overrides), cell.config, cell.run
+        if (name := named(cell, naming)) != config.variant:
+            config = replace(config, variant=name)
             run = locate(config, config.stage)
+            own.append(override_of(name))
+            planned[place] = replace(cell, config=config, run=run)
+        try:
             if run.status() != DONE:
                 problems += check_places(config, to_write=True)
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
             problems += check_recorded(run) + check_unchanged(run.root, config.plugins)
-            cells.append(Cell(options, list(overrides), config, run, processes))
+            cells.append(Cell(options, own, config, run, processes))
         except BadInput as error:
             problems += [*validate(config, processes), *error.problems]
     inputs.release()
     if problems:
         raise BadInput(*dict.fromkeys(problems))
+    kept, told = one_each(planned)
+    for sentence in told:
+        console.print(f"note: {sentence}", style="yellow", markup=False, soft_wrap=True)
+    cells = [cells[place] for place in kept]
     todo = [cell.config for cell in cells if cell.run.status() != DONE]
     problems = [problem for config in todo for problem in validate(config, processes)]  # loads torch, in seconds
     if problems:
@@ -149,8 +158,41 @@ def make_cells(
             console.print(f"[yellow]note:[/yellow] {caveat}")
     for notice in dict.fromkeys(notice for cell in cells for notice in superseded(cell.run)):
         console.print(f"note: {notice}", markup=False, soft_wrap=True)
-    unique = {cell.run.root: cell for cell in cells}  # two lines of a sweep may name the same cell
-    return list(unique.values())
+    return cells
+
+
+def plan_cells(
+    loader: ConfigLoader,
+    composed: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    of_sweep: Swept,
+    processes: int = 1,
+) -> list[Planned]:
+    """The cells of a sweep as their overrides give them, before their rows are named.
+
+    Raises:
+        BadInput: every problem of the values, and then of the data and the model's files, of every cell.
+    """
+    configs: list[Config] = []
+    problems: list[str] = []
+    for of_cell in compose_cells(loader, composed, job_overrides):
+        try:
+            configs.append(resolve(of_cell))
+            problems += check_values(configs[-1], processes) + check_places(configs[-1], to_write=False)
+        except BadInput as error:
+            problems += error.problems
+    if problems:  # told at once: what follows reads data and model, and loads torch
+        raise BadInput(*dict.fromkeys(problems))
+    planned: list[Planned] = []
+    for overrides, config in zip(job_overrides, configs, strict=True):
+        try:
+            planned.append(Planned(config, locate(config, config.stage), of_sweep.of(overrides)))
+        except BadInput as error:
+            problems += [*validate(config, processes), *error.problems]
+    if problems:
+        inputs.release()
+        raise BadInput(*dict.fromkeys(problems))
+    return planned
 
 
 def _options(arguments: Sequence[str]) -> list[str]:

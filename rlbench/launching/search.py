@@ -22,7 +22,9 @@ from rich.console import Console
 
 from rlbench.errors import BadInput, nearest
 from rlbench.launching.cells import Cell, note_cells
-from rlbench.launching.space import Choice, Dimension, Interval, grid, variant
+from rlbench.launching.rows import override_of
+from rlbench.launching.space import Choice, Dimension, Interval, grid
+from rlbench.naming import variant
 from rlbench.runs import DONE, PRUNED, config_hash
 
 if TYPE_CHECKING:
@@ -141,6 +143,7 @@ class Study:
         compose: makes a proposal's cells.
         name: of Optuna's study: what is searched, and a hash of all that decides results.
         study: Optuna's.
+        row: variant that tells its proposals apart from those of other searches of the same command.
     """
 
     fixed: tuple[str, ...]
@@ -150,6 +153,7 @@ class Study:
     compose: Compose
     name: str
     study: "optuna.Study"
+    row: str = ""
 
     def _made(self) -> "list[optuna.trial.FrozenTrial]":
         """Trials of all proposals, but for those that were left open and are made again."""
@@ -203,7 +207,8 @@ class Study:
     def overrides(self, params: Mapping[str, Any]) -> list[list[str]]:
         """Of the cells of a proposal."""
         texts = {key: _text(dimension, params[key]) for key, dimension in self.dimensions.items()}
-        own = [*self.fixed, *(f"{key}={text}" for key, text in texts.items()), f"variant='{variant(texts)}'"]
+        name = "-".join(part for part in (self.row, variant(texts)) if part)
+        own = [*self.fixed, *(f"{key}={text}" for key, text in texts.items()), override_of(name)]
         return [[*own, seed] for seed in self.seeds] or [own]
 
     def tell(self, proposal: Proposal) -> None:
@@ -306,6 +311,7 @@ def open_study(
     settings: Settings,
     compose: Compose,
     identity: Mapping[str, Any],
+    row: str = "",
 ) -> Study:
     """The study of a search in an experiment's folder: a new one, or the one that an earlier command began.
 
@@ -317,6 +323,7 @@ def open_study(
         settings: of the sweeper.
         compose: makes a proposal's cells.
         identity: what decides the results of a run, but for what is searched.
+        row: variant that tells its proposals apart from those of other searches of the same command.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -333,7 +340,7 @@ def open_study(
         load_if_exists=True,
         pruner=_pruner(settings),
     )
-    return Study(fixed, seeds, dimensions, settings, compose, name, study)
+    return Study(fixed, seeds, dimensions, settings, compose, name, study, row)
 
 
 @contextlib.contextmanager

@@ -62,11 +62,13 @@ class Space:
         dimensions: what is searched, by the key of its override (with its +, where it has one).
         seeds: overrides of the seeds that every proposal runs, one each; none where the config's own seed is meant.
         fixed: for each search, the overrides that it holds fixed.
+        varied: keys by which the searches differ.
     """
 
     dimensions: Mapping[str, Dimension]
     seeds: tuple[str, ...]
     fixed: tuple[tuple[str, ...], ...]
+    varied: tuple[str, ...] = ()
 
 
 def read_space(overrides: Sequence[Override]) -> Space:
@@ -104,7 +106,8 @@ def read_space(overrides: Sequence[Override]) -> Space:
         )
     if problems:
         raise BadInput(*problems)
-    return Space(dimensions, seeds, tuple(itertools.product(*lists)))
+    varied = tuple(texts[0].split("=", 1)[0] for texts in lists if len(set(texts)) > 1)
+    return Space(dimensions, seeds, tuple(itertools.product(*lists)), varied)
 
 
 def _dimension(override: Override) -> tuple[list[str], Dimension]:
@@ -128,23 +131,11 @@ def _dimension(override: Override) -> tuple[list[str], Dimension]:
     return problems, Interval(value.start, value.end, log)
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """What to call keys: as many of their last parts as tell them apart."""
-    parts = {key: key.lstrip("+").replace("/", ".").split(".") for key in keys}
-    names = {}
-    for key, own in parts.items():
-        lengths = range(1, len(own) + 1)
-        others = [other for name, other in parts.items() if name != key]
-        length = next((n for n in lengths if not any(other[-n:] == own[-n:] for other in others)), len(own))
-        names[key] = ".".join(own[-length:])
-    return names
-
-
-def variant(texts: Mapping[str, str]) -> str:
-    """What a proposal is called in tables and directories, from its values by key."""
-    names = short_names(list(texts))
-    shown = ",".join(f"{names[key]}={text}" for key, text in texts.items())
-    return "".join(character for character in shown if character.isalnum() or character in ".,=+-_[]")
+def ends(dimension: Dimension) -> tuple[str, ...]:
+    """Values that are apart, as overrides have them: the ends of an interval, all of a set."""
+    if isinstance(dimension, Choice):
+        return dimension.texts
+    return dimension.text(dimension.low), dimension.text(dimension.high)
 
 
 def grid(dimensions: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:

@@ -3,9 +3,11 @@
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -16,13 +18,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlbench.cli import fail
-from rlbench.config import resolve
+from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.launching.base import SweepLauncher
-from rlbench.launching.cells import Cell, command_line, make_cells
+from rlbench.launching.cells import Cell, command_line, make_cells, plan_cells
 from rlbench.launching.composing import compose_cells
+from rlbench.launching.rows import Planned, Swept, named, naming_keys, one_each, swept
 from rlbench.launching.search import Search, Settings, Study, alone, open_study, summarise
-from rlbench.launching.space import Space, read_space
+from rlbench.launching.space import Space, ends, read_space
 from rlbench.places import check_places
 from rlbench.runs import locate
 from rlbench.validation import check_values
@@ -79,7 +82,9 @@ class PlainSweeper(_Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         try:
-            batches = combinations(self.overrides(arguments), self.max_batch_size)
+            overrides = self.overrides(arguments)
+            batches = combinations(overrides, self.max_batch_size)
+            self.launcher.of_sweep = of_batches(self.hydra_context.config_loader, self.config, overrides, batches)
         except BadInput as error:
             fail(error)
         returns, started = [], 0
@@ -87,6 +92,21 @@ class PlainSweeper(_Sweeper):
             returns.append(self.launcher.launch(batch, initial_job_idx=started))
             started += len(batch)
         return returns
+
+
+def of_batches(
+    loader: ConfigLoader, composed: DictConfig, overrides: list[Override], batches: Sequence[Sequence[Sequence[str]]]
+) -> Swept:
+    """What a sweep varies; where its cells are composed in several batches, rows are named as all cells ask for.
+
+    Raises:
+        BadInput: every problem of every cell, where there are several batches.
+    """
+    of_sweep = swept(overrides)
+    if len(batches) < 2 or not of_sweep.keys:
+        return of_sweep
+    cells = plan_cells(loader, composed, [cell for batch in batches for cell in batch], of_sweep)
+    return replace(of_sweep, naming=naming_keys(cells))
 
 
 def combinations(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
@@ -141,6 +161,7 @@ class SearchSweeper(_Sweeper):
             )
             console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
             return
+        rows = self._rows(space, bases, configs)
         folders = [config.group_dir.parent for config in configs]
         for folder in dict.fromkeys(folders):
             held.enter_context(alone(folder))
@@ -153,10 +174,41 @@ class SearchSweeper(_Sweeper):
                 self.settings,
                 self._compose,
                 locate(config, "rl").identity,
+                row,
             )
-            for folder, fixed, config in zip(folders, space.fixed, configs, strict=True)
+            for folder, fixed, config, row in zip(folders, space.fixed, configs, rows, strict=True)
         ]
         self._run(studies, max(len(space.seeds), 1))
+
+    def _rows(self, space: Space, bases: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[str]:
+        """Of each search the variant that tells it apart from the others.
+
+        Raises:
+            BadInput: where searches, or what is searched, differ in nothing that a run computes.
+        """
+        of_lists = Swept(space.varied)
+        searches = [Planned(c, locate(c, "rl"), of_lists.of(base)) for c, base in zip(configs, bases, strict=True)]
+        naming = naming_keys(searches)
+        rows = [named(search, naming) for search in searches]
+        one_each([replace(s, config=replace(s.config, variant=row)) for s, row in zip(searches, rows, strict=True)])
+        problems = [
+            f"{key.lstrip('+')} is searched, but it is no part of what a run computes: all proposals would be one run"
+            for key, dimension in space.dimensions.items()
+            if len(values := ends(dimension)) > 1 and self._same_run([[*bases[0], f"{key}={v}"] for v in values])
+        ]
+        if problems:
+            raise BadInput(*problems)
+        return rows
+
+    def _same_run(self, cells: Sequence[Sequence[str]]) -> bool:
+        """Whether cells are one and the same run; False where one of them cannot be, which its proposal says."""
+        try:
+            configs = [
+                resolve(config) for config in compose_cells(self.hydra_context.config_loader, self.config, cells)
+            ]
+            return len({locate(config, "rl").hash for config in configs}) == 1
+        except BadInput:
+            return False
 
     def _compose(self, overrides: Sequence[Sequence[str]]) -> list[Cell]:
         return make_cells(self.hydra_context, self.config, overrides, Console(quiet=True))

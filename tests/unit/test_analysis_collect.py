@@ -267,11 +267,40 @@ def test_seeds_of_other_settings_are_not_averaged(runs: Path, gather: Gather) ->
         settings = {"seed": seed, "sft": {"seed": seed, "updates": 5}, "rl": {"learning_rate": rate}}
         write_identity(run_of(runs, "grpo-dcg", seed), settings)
     collection = gather(runs)
-    assert list(collection.runs["label"]) == ["oracle", "sft"]
-    assert len(collection.problems) == 2
-    assert "differ in more than the seed (they differ in rl.learning_rate: 0.0001, 0.0003)" in (
-        collection.problems[0].reason
-    )
+    rows = ["grpo-dcg@learning_rate=0.0001", "grpo-dcg@learning_rate=0.0003"]
+    assert list(collection.runs["label"]) == [*rows, "oracle", "sft"]
+    assert list(collection.runs["reward"])[:2] == ["dcg @ learning_rate=0.0001", "dcg @ learning_rate=0.0003"]
+    (notice,) = collection.problems
+    assert not notice.left_out
+    assert "differ in more than the seed (they differ in rl.learning_rate: 0.0001, 0.0003)" in notice.reason
+    assert f"shown as 2 rows: {', '.join(rows)}" in notice.reason
+
+
+def test_commands_that_differ_in_a_setting_are_rows_of_their_own(runs: Path, gather: Gather) -> None:
+    """With the same seeds and no variant; and untrained models of several settings."""
+    for rate, digest in ((1e-4, "aaaaaaaa"), (3e-4, "bbbbbbbb")):
+        for seed in (0, 1):
+            settings = {"seed": seed, "rl": {"learning_rate": rate}, "inputs": {"data": "0123456789abcdef" * 4}}
+            write_run(runs, "gspo-dcg", seed, queries(SCORES, CONTEXTS), digest=digest, identity=settings)
+    for data, digest in (("0" * 64, "cccccccc"), ("1" * 64, "dddddddd")):
+        write_run(runs, "zero_shot", 0, queries(SCORES, CONTEXTS), digest=digest, identity={"inputs": {"data": data}})
+    found = gather(runs).runs
+    assert found[found["algorithm"] == "gspo"].groupby("label")["seed"].apply(list).to_dict() == {
+        "gspo-dcg@learning_rate=0.0001": [0, 1],
+        "gspo-dcg@learning_rate=0.0003": [0, 1],
+    }
+    assert list(found[found["stage"] == "zero_shot"]["label"]) == [
+        "zero_shot@data=000000000000",
+        "zero_shot@data=111111111111",
+    ]
+
+
+def test_runs_whose_settings_are_of_another_form_are_left_out(runs: Path, gather: Gather) -> None:
+    for seed in (0, 1):
+        settings = {"seed": seed, "schema": 1 + seed, "rl": {"learning_rate": 1e-4 + seed}}
+        (run_of(runs, "grpo-dcg", seed) / "identity.json").write_text(json.dumps(settings))
+    collection = gather(runs)
+    assert list(collection.runs["label"]) == ["oracle", "sft"] and len(collection.problems) == 2
 
 
 def test_settings_that_differ_in_seeds_alone_are_one_row(runs: Path, gather: Gather) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,8 @@ from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.search import JOURNAL, REFUSED, Search, Settings, Study, alone, open_study, summarise
-from rlbench.launching.space import Choice, Interval, Space, read_space, short_names, variant
+from rlbench.launching.space import Choice, Interval, Space, read_space
+from rlbench.naming import short_names, variant
 from rlbench.runs import DONE, PRUNED, RUNNING, SWEEP_FILE, locate, write_json
 from rlbench.validation import validate
 
@@ -166,7 +168,9 @@ def test_a_proposal_is_a_short_number_inside_its_interval(ends, log, where):
 def test_names_are_as_short_as_tells_them_apart():
     keys = ["trainer.rl.learning_rate", "trainer.sft.learning_rate", "+algorithm.kl.beta"]
     assert list(short_names(keys).values()) == ["rl.learning_rate", "sft.learning_rate", "beta"]
-    assert variant({"trainer.rl.learning_rate": "1e-4", "reward": "a/b c"}) == "learning_rate=1e-4,reward=abc"
+    assert variant({"trainer.rl.learning_rate": "1e-4", "reward": "a.b"}) == "learning_rate=1e-4,reward=a.b"
+    assert re.fullmatch(r"reward=abc-[0-9a-f]{6}", variant({"reward": "a/b c"}))
+    assert variant({"reward": "a/b c"}) != variant({"reward": "ab/c"})
 
 
 def test_the_best_on_validation_is_found_and_said(bench):
@@ -324,3 +328,13 @@ def test_the_command_line_of_a_search_passes():
     check_overrides(["-m", "hydra/sweeper=optuna", "hydra.sweeper.trials=5", RATE, "algorithm=rank_grpo", "seed=0,1"])
     with pytest.raises(BadInput, match="there is no such algorithm"):
         check_overrides(["-m", "hydra/sweeper=optuna", "algorithm=interval(0, 1)"])
+
+
+def test_searches_that_differ_in_a_setting_have_rows_of_their_own(bench):
+    """A plain list beside the space makes a search of each value; its proposals must not share a row with another's."""
+    wanted = space(RATE, "trainer.rl.num_iterations=1,2", "algorithm=grpo,gspo", "seed=0")
+    assert wanted.varied == ("trainer.rl.num_iterations", "algorithm")
+    (study, *_) = bench.studies((RATE,))
+    study.row = "num_iterations=2"
+    (cell,) = study.overrides({"trainer.rl.learning_rate": 1e-4})
+    assert cell[-1] == "variant='num_iterations=2-learning_rate=0.0001'"
