@@ -218,6 +218,22 @@ class RunConsole(Console):
             self._copies.remove(copy)
 
 
+class Once(logging.Filter):
+    """Lets each warning of other packages through once; trainers repeat theirs at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("rlbench"):
+            return True
+        key = (record.name, record.getMessage())
+        new = key not in self._seen
+        self._seen.add(key)
+        return new
+
+
 @contextlib.contextmanager
 def logged(attempt: Attempt | None, console: RunConsole) -> Iterator[None]:
     """Write the attempt's log.txt while the block runs: console, logging, warnings, and the traceback of what ends it.
@@ -232,8 +248,12 @@ def logged(attempt: Attempt | None, console: RunConsole) -> Iterator[None]:
         handler = logging.StreamHandler(log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         added: list[logging.Handler] = [handler]
-        if not root.handlers and logging.lastResort is not None:
-            added.append(logging.lastResort)  # it speaks only where there is no other
+        handler.addFilter(Once())
+        if not root.handlers:
+            shown_too = logging.StreamHandler()
+            shown_too.setLevel(logging.WARNING)
+            shown_too.addFilter(Once())
+            added.append(shown_too)  # without a handler logging would write warnings to stderr itself
         level, shown = ours.level, warnings.showwarning
 
         def show(message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None) -> None:

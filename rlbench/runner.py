@@ -56,8 +56,10 @@ from rlbench.runs import (
 from rlbench.seeding import start_streams
 from rlbench.stages.checkpoints import rewind_logs
 from rlbench.stages.common import on_cpu
+from rlbench.stages.demonstrations import check_ends
 from rlbench.stages.engine_checks import check_engine, check_server
 from rlbench.stages.evaluate import Evaluation, evaluate, longest_prompt
+from rlbench.stages.made import cannot_update, without_signal
 from rlbench.stages.rl import needs_demonstrations, train_rl
 from rlbench.stages.sft import Validation, train_sft
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
@@ -101,6 +103,8 @@ def prepare(config: Config) -> Session:
             problems.append(
                 f"{config.dataset.name} has no demonstrations (split sft), which stage={config.stage} needs"
             )
+        elif not problems:
+            problems += cannot_update(config, len(dataset.splits["train"]), len(dataset.splits.get("sft", [])))
     except BadInput as error:
         problems += error.problems
     if dataset is None or problems:
@@ -116,6 +120,8 @@ def prepare(config: Config) -> Session:
     positions = readable(config.generation, max_positions(source))
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
     problems += check_server(config, source)
+    if "sft" in config.stages or needs_demonstrations(config):
+        problems += check_ends(dataset.splits["sft"], tokenizer, config.trainer.sft.max_length, source)
     if problems:
         raise BadInput(*problems)
     judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
@@ -237,14 +243,22 @@ def _done_already(config: Config, wanted: Run) -> bool:
 
 
 def _settle(config: Config) -> None:
-    hf_logging.set_verbosity_error()
+    # Warnings of trainers go the way of ours, which ends in the log of the attempt: some say that no work was done.
+    hf_logging.set_verbosity_warning()
+    hf_logging.disable_default_handler()
+    hf_logging.enable_propagation()
+    logging.getLogger("transformers.generation.utils").addFilter(_not_of_zeros)
     hf_logging.disable_progress_bar()
     disable_progress_bars()
     # TRL 1.16 sets an argument by a name that transformers 5.23 calls deprecated; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)
+
+
+def _not_of_zeros(record: logging.LogRecord) -> bool:
+    """Leave out what transformers says of two settings of 0, which ask for nothing; decoding sets them by name."""
+    return "`min_new_tokens` (=0) and `min_length`(=0)" not in record.getMessage()
 
 
 Work = Callable[[Session, Run, Tracker, Ledger], dict[str, Any]]
@@ -486,7 +500,7 @@ def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dic
     config, updates = session.config, session.config.trainer.sft.updates
     start_streams(config.trainer.sft.seed)
     progress = _progress(session, target, "training", updates, "update")
-    train_sft(
+    kept = train_sft(
         config,
         target,
         Path(session.model_source),
@@ -499,7 +513,8 @@ def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dic
     )
     progress.close()
     lists = _greedy(session, target, target.final_model)
-    return _finish(session, target, tracker, lists, updates, "last", ledger, updates)
+    result = _finish(session, target, tracker, lists, updates, "last", ledger, updates)
+    return result | {"demonstrations": kept.result}
 
 
 def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
@@ -507,6 +522,8 @@ def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict
     before = locate(config, config.stages[-2])
     start = before.final_model if before.stage == "sft" else Path(session.model_source)
     updates = config.trainer.rl.updates
+    if found := without_signal(_validation_means(before), config.evaluation.metric):
+        console.print(f"note: RL begins without a signal: {before.label} ends where {found}", style="yellow")
     start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
     trained = train_rl(

@@ -66,6 +66,11 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
             f"model.path = '{source}' cannot be loaded: {str(error).splitlines()[0]} "
             "Give a local folder with model.path=FOLDER, or go online and log in to the hub."
         ) from error
+    if tokenizer.eos_token_id is None:
+        raise BadInput(
+            f"the tokenizer of '{source}' has no EOS token: lists could neither end nor be taught to; set eos_token in "
+            "its tokenizer_config.json"
+        )
     if tokenizer.chat_template is None:
         raise BadInput(f"the tokenizer of '{source}' has no chat template; use an instruction-tuned model")
     _fix_templates(tokenizer, source, template_date)

@@ -1,8 +1,10 @@
 """Demonstrations as tokens: batches beside RL, for algorithms whose loss has a supervised term, and the loss of a
 policy on those that it is not trained on."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,6 +95,83 @@ def _log_likelihood(policy: PreTrainedModel, batch: DemonstrationBatch) -> float
     logps = logits[:, -length - 1 : -1].float().log_softmax(dim=-1)
     of_tokens = logps.gather(2, batch.completion_ids.unsqueeze(2)).squeeze(2)
     return float((of_tokens.double() * batch.completion_mask).sum())
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a limit on their length leaves of demonstrations.
+
+    Attributes:
+        count: of all demonstrations.
+        at_limit: those that are as long as the limit, most of which were cut.
+        without_end: those without a token that ends them, from which a model does not learn to stop.
+    """
+
+    count: int
+    at_limit: int
+    without_end: int
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[int]], max_length: int, ends: Sequence[int]) -> "Kept":
+        """Of tokenised demonstrations, cut already.
+
+        Args:
+            rows: ids of prompt and completion.
+            max_length: the limit.
+            ends: ids that end a completion. Templates may write a line break after them.
+        """
+        without = sum(not set(row[-TAIL:]) & set(ends) for row in rows)
+        return cls(len(rows), sum(len(row) >= max_length for row in rows), without)
+
+    @property
+    def result(self) -> dict[str, int]:
+        """`demonstrations` of result.json."""
+        return {"count": self.count, "at_limit": self.at_limit, "without_end": self.without_end}
+
+    def words(self, max_length: int) -> str:
+        """The sentence for the log."""
+        return (
+            f"{self.without_end:,} of {self.count:,} demonstrations lose their end to trainer.sft.max_length = "
+            f"{max_length}: from these the model does not learn to stop"
+        )
+
+
+TAIL = 4
+"""Tokens at the end of a demonstration in which EOS is looked for: a template may write a line break after it."""
+
+
+def check_ends(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, source: str | Path
+) -> list[str]:
+    """A sentence where no demonstration would keep the token that ends it; nothing otherwise.
+
+    Records are tokenised from the shortest on, until one keeps its end: one or two, unless all are refused.
+
+    Args:
+        records: each with a completion.
+        source: where the model comes from, for the message.
+    """
+    written = False
+    for record in sorted(records, key=_characters):
+        prompt, completion = demonstration_tokens(record, tokenizer, sys.maxsize)
+        ends = tokenizer.eos_token_id in completion[-TAIL:]
+        written = written or ends
+        if ends and tokenizer.eos_token_id in completion[: max(max_length - len(prompt), 0)][-TAIL:]:
+            return []
+    if not written:
+        return [
+            f"the chat template of '{source}' never writes the EOS token {tokenizer.eos_token!r} after a list: "
+            "the model would never learn to end a list. Use a template, or an eos_token, that fit each other"
+        ]
+    return [
+        f"trainer.sft.max_length = {max_length} keeps the end of none of the {len(records):,} demonstrations: the "
+        "model would never learn to end a list; use a larger one"
+    ]
+
+
+def _characters(record: Record) -> int:
+    """Of prompt and completion."""
+    return sum(len(message["content"]) for message in [*record.prompt, *(record.completion or [])])
 
 
 def demonstration_tokens(

@@ -146,7 +146,8 @@ class SpreadSFTTrainer(Metered, SFTTrainer):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, tokens = super().get_batch_samples(*args, **kwargs)
-        self.ledger.add(trained_tokens=int(tokens))
+        rows = sum(int((batch["labels"] != -100).any(dim=1).sum()) for batch in batches)
+        self.ledger.add(trained_tokens=int(tokens), prompts=sum(processes.gather(rows)))
         return batches, tokens
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:

@@ -1,5 +1,6 @@
 """The RL stage: policy or preference optimisation from the shared SFT checkpoint, or from the untrained model."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import FilmFacts
 from rlbench.rollout_log import RolloutLog
 from rlbench.rollouts import rollout_arguments
-from rlbench.runs import Run
+from rlbench.runs import Run, unmeasured
 from rlbench.safety import CannotGoOn, Guard, Stop
 from rlbench.stages.callbacks import Evaluator, Recorder, ReferenceSync, SpendingLog, Stopper, StopTraining
 from rlbench.stages.checkpoints import (
@@ -37,11 +38,14 @@ from rlbench.stages.checkpoints import (
 from rlbench.stages.common import quiet, rl_arguments, shared_arguments
 from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.evaluate import Evaluation, eos_ids, evaluate
+from rlbench.stages.made import check_made, planned, without_signal
 from rlbench.stages.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
 from rlbench.stages.preference import Lists, PreferenceTrainer, preference_arguments
 from rlbench.stages.schedule import stepped
 from rlbench.tracking import Tracker
 from rlbench.trainer import RankedListTrainer
+
+log = logging.getLogger(__name__)
 
 
 def trl_arguments(
@@ -213,6 +217,8 @@ def train_rl(
         with ledger.phase("checkpoint"):
             chooser.offer(step, result.means[rule.metric])
         guard.validation(step, result.means)
+        if found := without_signal(result.means, rule.metric):
+            log.warning("%s, update %d: %s", run.name, step, found)
 
     trainer.add_callback(Evaluator(rule.every, validate))
     trainer.add_callback(StopTraining(guard))
@@ -229,6 +235,10 @@ def train_rl(
             stop = guard.stop
         except CannotGoOn as error:
             stop = error.stop
+    if stop is None:
+        made = {name: ledger.counts[name] for name in ("prompts", "completions")}
+        check_made({"updates": trainer.state.global_step, **made}, planned(config))
+        processes.on_main(lambda: _check_evaluated(run, [*range(rule.every, rl.updates, rule.every), rl.updates]))
     updates = stop.update if stop else rl.updates
     if stop and not processes.on_main(lambda: _is_validated(run, updates)):
         validate(updates)
@@ -305,6 +315,12 @@ def preference_trainer(
     )
     quiet(trainer)
     return trainer
+
+
+def _check_evaluated(run: Run, steps: Sequence[int]) -> None:
+    """Raises NotMade where a planned evaluation is not in metrics.jsonl."""
+    missing = unmeasured(run, steps)
+    check_made({"evaluations": len(steps) - len(missing)}, {"evaluations": len(steps)})
 
 
 def _is_validated(run: Run, update: int) -> bool:

@@ -4,6 +4,7 @@ With `trainer.sft.evaluate_every` it is evaluated on validation while it trains.
 random number, so that the weights are the same with evaluations and without.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,9 @@ from rlbench.runs import Run, curve_problems, unmeasured
 from rlbench.stages.callbacks import Evaluator, Recorder, Stopper
 from rlbench.stages.checkpoints import SFT_KEPT, CheckpointWriter, save_model, train, writing_folder
 from rlbench.stages.common import quiet, shared_arguments, warmup_steps
-from rlbench.stages.demonstrations import Demonstrations
-from rlbench.stages.evaluate import evaluate
+from rlbench.stages.demonstrations import Demonstrations, Kept
+from rlbench.stages.evaluate import eos_ids, evaluate
+from rlbench.stages.made import check_made
 from rlbench.stages.parallel import (
     SpreadSFTTrainer,
     checkpoint_to_resume,
@@ -38,6 +40,8 @@ from rlbench.stages.parallel import (
     whole_policy,
 )
 from rlbench.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def train_sft(
     progress: Progress,
     ledger: Ledger,
     validation: Validation | None = None,
-) -> None:
-    """Train, and save the model to `run.final_model`.
+) -> Kept:
+    """Train, and save the model to `run.final_model`; returns what `max_length` has left of the demonstrations.
 
     Args:
         start: folder of the model to start from.
@@ -113,6 +117,9 @@ def train_sft(
     )
     trainer.ledger = ledger
     quiet(trainer)
+    kept = Kept.of_rows(trainer.train_dataset["input_ids"][: len(records)], sft.max_length, eos_ids(model, tokenizer))
+    if kept.without_end:
+        log.warning("%s: %s", run.name, kept.words(sft.max_length))
     if validation is not None:
         trainer.add_callback(_make_curve(config, run, start, tokenizer, validation, trainer, tracker, completions))
     spread = processes.facts(config)
@@ -122,7 +129,8 @@ def train_sft(
         train(trainer, earlier[0] if earlier else None)
     with ledger.phase("checkpoint"):
         save_model(trainer, run.final_model)
-    ledger.counts["prompts"] = sft.updates * sft.batch_size
+    check_made({"updates": trainer.state.global_step}, {"updates": sft.updates})
+    return kept
 
 
 def _check_evaluated(config: Config, run: Run, step: int) -> None:

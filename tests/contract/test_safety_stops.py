@@ -197,7 +197,7 @@ def test_sft_fails_where_every_run_would_start_from_nothing(mini, repeater, tmp_
         "trainer.sft.updates=4",
         "trainer.sft.batch_size=8",
         "trainer.sft.micro_batch_size=8",
-        "trainer.sft.learning_rate=1e30",
+        "trainer.sft.learning_rate=1e9",
         "trainer.sft.warmup_fraction=0",
     )
     run, tokenizer = locate(config, "sft"), load(repeater)[0]
