@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlbench.content import remembered_digest
 from rlbench.errors import BadInput, nearest
+from rlbench.texts import broken_texts
 
 TEMPLATE_DATE = "2024-07-26"
 """The date that chat templates get where a configuration names none: the one that Llama 3's template falls back to."""
@@ -614,6 +615,7 @@ def resolve(cfg: DictConfig) -> Config:
     ]
     problems += [f"config key '{key}' is missing" for key in known if plain.get(key) is None]
     problems += _too_large(plain)
+    problems += [f"config: {ascii(text)} holds half a character (a lone surrogate)" for text in broken_texts(plain)]
     if problems:
         raise BadInput(*problems)
     for key, kind in _SCALARS.items():

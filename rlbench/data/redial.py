@@ -43,6 +43,7 @@ from rlbench.data.record import Film, Messages, RankedListDataset, Record
 from rlbench.data.validation import EXAMPLES, Finding, fingerprint, report
 from rlbench.errors import BadInput
 from rlbench.stage1.files import demonstrated
+from rlbench.texts import broken_texts
 
 FILES = {"train": "train.jsonl", "validation": "valid.jsonl", "test": "test.jsonl"}
 _ESCAPES = re.compile(r"(?:%[0-9A-F]{2})+")
@@ -238,6 +239,8 @@ def _row_problems(row: Any) -> Iterator[tuple[str, str]]:
         "dialog_id": isinstance(row.get("dialog_id"), str | int),
     }
     for field, expected in _FIELDS.items():
+        if broken := broken_texts(row.get(field)):
+            yield f"{field} holds half a character (a lone surrogate)", ascii(broken[0])[:80]
         if not fits[field]:
             yield f"{field} should be {expected}", repr(row.get(field))[:80] if field in row else "it is missing"
     if row.get("is_user") not in (0, 1):

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlbench.catalog import Catalog
 from rlbench.data.record import SPLITS, RankedListDataset, Record
+from rlbench.texts import broken_texts
 
 EXAMPLES = 5
 """How many examples of one kind of problem are spelt out; the rest is counted."""
@@ -47,6 +48,8 @@ def check_records(records: Sequence[Record], where: str) -> list[str]:
 
 
 def _record_problems(record: Record) -> Iterator[tuple[str, str]]:
+    if broken := broken_texts(list(vars(record).values())):
+        yield "a text holds half a character (a lone surrogate)", ascii(broken[0])[:120]
     yield from _message_problems("prompt", record.prompt, role="user")
     if record.completion is not None:
         yield from _message_problems("completion", record.completion, role="assistant")

@@ -19,6 +19,7 @@ from rlbench.entries import parse_line
 from rlbench.errors import BadInput
 from rlbench.files import write_text
 from rlbench.stage1.scores import RATINGS
+from rlbench.texts import broken_texts
 
 MARK = "####"
 """Between a film and its rating."""
@@ -47,10 +48,13 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
             findings.append((number, "no JSON", str(error)))
             continue
         if not isinstance(row, dict):
-            findings.append((number, "no JSON object", repr(row)[:80]))
+            findings.append((number, "no JSON object", ascii(row)[:80]))
             continue
         wrong = [(name, kind) for name, kind in fields.items() if type(row.get(name)) is not kind]
-        findings += [(number, f"{name} should be a {kind.__name__}", repr(row.get(name))[:80]) for name, kind in wrong]
+        findings += [(number, f"{name} should be a {kind.__name__}", ascii(row.get(name))[:80]) for name, kind in wrong]
+        broken = [name for name in fields if broken_texts(row.get(name))]
+        kind_of_break = "holds half a character (a lone surrogate)"
+        findings += [(number, f"{name} {kind_of_break}", ascii(row[name])[:80]) for name in broken]
         rows.append(row)
     if findings:
         raise BadInput(*report(str(path), findings, "line"))
