@@ -47,6 +47,7 @@ from rlbench.runs import (
     check_curve,
     check_done,
     check_recorded,
+    check_start,
     differing_keys,
     locate,
     note_unlocated,
@@ -232,6 +233,8 @@ def _done_already(config: Config, wanted: Run) -> bool:
             SFT stage that is done without, or is done and damaged.
     """
     problems = check_recorded(wanted) + check_unchanged(wanted.root, config.plugins)
+    if wanted.status() != DONE:
+        problems += check_start(config)
     if wanted.stage == "sft" or wanted.status() != DONE:
         problems += check_curve(config)
     if problems:

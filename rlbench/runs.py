@@ -299,6 +299,20 @@ def check_curve(config: Config) -> list[str]:
     return curve_problems(run, every, unmeasured(run, config.trainer.sft.evaluated))
 
 
+def check_start(config: Config) -> list[str]:
+    """Whether the model is there that RL starts from, where its SFT stage is done; one sentence where it is not."""
+    if config.stages[-2:] != ("sft", "rl"):
+        return []
+    run = locate(config, "sft")
+    there = (run.final_model / "config.json").is_file() and any(run.final_model.glob("*.safetensors"))
+    if run.status() != DONE or there:
+        return []
+    return [
+        f"{run.final_model} is gone, and RL starts from it: put it back, or move {run.root} away, and the same command "
+        "trains that stage again"
+    ]
+
+
 def curve_problems(run: Run, every: int, missing: Sequence[int]) -> list[str]:
     """One sentence where an SFT run has passed updates at which it was to be evaluated."""
     if not missing:

@@ -29,6 +29,7 @@ from rlbench.runs import (
     Run,
     check_curve,
     check_recorded,
+    check_start,
     locate,
     read_cells,
     superseded,
@@ -133,7 +134,7 @@ def make_cells(
             planned[place] = replace(cell, config=config, run=run)
         try:
             if run.status() != DONE:
-                problems += check_places(config, to_write=True)
+                problems += check_places(config, to_write=True) + check_start(config)
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
             problems += check_recorded(run) + check_unchanged(run.root, config.plugins)
