@@ -1,6 +1,7 @@
 """What `run.py` does around a config: checks names before Hydra does, and prints what is wrong in one report."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,12 +15,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from rlbench.config import POLICY_OPTIMISATION, of_another_family
-from rlbench.errors import BadInput, nearest
+from rlbench.errors import BadInput, nearest, nearest_key
 from rlbench.processes import let_the_main_process_speak
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 EXPERIMENTS = CONF.parent / "experiments"
 """Sweeps of paper tables, which Hydra finds behind `conf/`: `+table1=sweep`."""
+
+NO_SETTINGS = ("hydra", "tuned")
+"""Sections of a composed config that hold no setting of a run."""
+MISTYPED = 0.7
+"""How like a key of its level a name must be to count as that key, mistyped."""
 
 
 def fail(error: BadInput) -> NoReturn:
@@ -167,6 +173,18 @@ def _unknown_to_others(name: str, algorithms: Sequence[str]) -> list[str]:
     return [sentence for sentence in said if sentence][:1]
 
 
+def _keys(node: DictConfig, prefix: str = "") -> list[str]:
+    """The dotted keys of settings below a node."""
+    found = []
+    for key in map(str, node):
+        if not prefix and key in NO_SETTINGS:
+            continue
+        found.append(f"{prefix}{key}")
+        if not OmegaConf.is_interpolation(node, key) and isinstance(node._get_node(key), DictConfig):
+            found += _keys(node[key], f"{prefix}{key}.") if node[key] is not None else []
+    return found
+
+
 def _unknown_key(composed: DictConfig, name: str, known: dict[str, list[str]]) -> list[str]:
     node: object = composed
     parts = name.split(".")
@@ -177,7 +195,10 @@ def _unknown_key(composed: DictConfig, name: str, known: dict[str, list[str]]) -
             if depth and (said := of_another_family(parts[0], ".".join(parts[1:]), composed[parts[0]])):
                 return [said]
             where = ".".join(parts[:depth]) or "the config"
-            return [f"{name}: {where} has no key '{part}'.{nearest(part, keys)}"]
+            # What has the nearest name on its own level was mistyped; else it may stand somewhere else.
+            near = difflib.get_close_matches(part, keys, n=1, cutoff=MISTYPED)
+            said = nearest(part, keys) if near else nearest_key(name, _keys(composed)) or nearest(part, keys)
+            return [f"{name}: {where} has no key '{part}'.{said}"]
         if OmegaConf.is_interpolation(node, part) or OmegaConf.is_missing(node, part):
             return []
         node = node[part]

@@ -18,6 +18,8 @@ from rlbench.content import remembered_digest
 from rlbench.errors import BadInput, nearest
 from rlbench.texts import broken_texts
 
+CUTOFFS_STEP = 5
+"""Ranks between two cut-offs where a configuration names none."""
 TEMPLATE_DATE = "2024-07-26"
 """The date that chat templates get where a configuration names none: the one that Llama 3's template falls back to."""
 
@@ -607,6 +609,7 @@ def resolve(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise BadInput(f"config: {_first_line(error)}") from error
     assert isinstance(plain, dict)
+    _fill_cutoffs(plain.get("dataset"))
     known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
     problems = [
         f"config key '{key}' is unknown.{nearest(key, known)}"
@@ -656,6 +659,18 @@ def _too_large(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
         elif isinstance(value, int) and abs(value) > sys.float_info.max:
             problems.append(f"{prefix}{key} is an integer of more than 300 digits; give a smaller one")
     return problems
+
+
+def cutoffs_of(list_length: int) -> list[int]:
+    """The cut-offs K of metrics where a configuration names none: every fifth rank, and the last."""
+    return sorted({*range(CUTOFFS_STEP, list_length + 1, CUTOFFS_STEP), list_length})
+
+
+def _fill_cutoffs(dataset: Any) -> None:
+    """Give a dataset's settings cut-offs that follow its list length, where they are null."""
+    if isinstance(dataset, dict) and "cutoffs" in dataset and dataset["cutoffs"] is None:
+        length = dataset.get("list_length")
+        dataset["cutoffs"] = cutoffs_of(length) if isinstance(length, int) else []
 
 
 _known: dict[tuple[type, str], Any] = {}

@@ -58,11 +58,36 @@ def test_smoke_and_experiments_compose():
         (["trainer.rl.lerning_rate=1"], "Did you mean 'learning_rate'?"),
         (["algoritm=grpo"], "Did you mean 'algorithm'?"),
         (["algorithm.surogate=clip"], "Did you mean 'surrogate'?"),
+        (["learning_rate=1e-4"], "Did you mean 'trainer.sft.learning_rate' or 'trainer.rl.learning_rate'?"),
+        (["rl.learning_rate=1e-4"], "Did you mean 'trainer.rl.learning_rate'?"),
+        (["lerning_rates=1e-4"], "Did you mean 'trainer.sft.learning_rate' or 'trainer.rl.learning_rate'?"),
+        (["list_length=5"], "Did you mean 'dataset.list_length'?"),
+        (["trainer.learning_rate=1"], "Did you mean 'trainer.sft.learning_rate' or 'trainer.rl.learning_rate'?"),
+        (["trainer.rl.temperature=1"], "Did you mean 'generation.temperature'?"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(arguments, said):
     with pytest.raises(BadInput, match=said.replace("?", r"\?")):
         check_overrides(arguments)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cutoffs", "metric"),
+    [
+        (["dataset=mini"], [5, 10], "ndcg@10"),
+        (["dataset=redial", "dataset.path=x"], [5, 10, 15, 20], "ndcg@20"),
+        (["dataset=reddit_v2", "dataset.path=x"], [5, 10, 15, 20], "ndcg@20"),
+        (["dataset.list_length=20"], [5, 10, 15, 20], "ndcg@20"),
+        (["dataset.list_length=12"], [5, 10, 12], "ndcg@12"),
+        (["dataset.list_length=3"], [3], "ndcg@3"),
+        (["dataset.list_length=20", "dataset.cutoffs=[1,20]"], [1, 20], "ndcg@20"),
+        (["dataset.list_length=20", "evaluation.metric=recall@5"], [5, 10, 15, 20], "recall@5"),
+    ],
+)
+def test_cutoffs_and_the_metric_follow_the_list_length_unless_they_are_set(overrides, cutoffs, metric):
+    config = composed(*overrides)
+    assert config.dataset.cutoffs == cutoffs and config.evaluation.metric == metric
+    assert not [problem for problem in validate(config) if "cutoffs" in problem or "evaluation.metric" in problem]
 
 
 def test_good_command_lines_pass():
