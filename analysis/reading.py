@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlbench.names import odd_name
 from rlbench.runs import SCHEMA, config_hash
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
@@ -43,6 +44,8 @@ RESULT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
     "budget": dict,
 }
+NAMES = ("experiment", "dataset", "model", "label", "hash")
+"""Fields that become parts of paths, or are shown as names."""
 BUDGET_FIELDS = ("prompts", "completions", "generated_tokens", "updates")
 LATER_BUDGET_FIELDS = (
     ("trained_tokens",),
@@ -217,6 +220,8 @@ def _read_result(path: Path) -> dict[str, Any]:
         raise Unusable(f"half-written: result.json lacks {', '.join(bad)}, or has another type there")
     if result["stage"] not in STAGES:
         raise Unusable(f"result.json names the stage '{result['stage']}', which is none of {', '.join(STAGES)}")
+    if odd := [f"{key} = {result[key]!r} {why}" for key in NAMES if (why := odd_name(result[key]))]:
+        raise Unusable(f"result.json has names that are none: {'; '.join(odd)}")
     if not result["cutoffs"]:
         raise Unusable("result.json has no cut-offs")
     budget = result["budget"]

@@ -4,16 +4,17 @@ import os
 from pathlib import Path
 
 from rlbench.config import Config
+from rlbench.names import check_names
 
 
 def check_places(config: Config, *, to_write: bool) -> list[str]:
-    """What is wrong with `runs_dir` and `cache_dir`, one sentence a problem; nothing is made.
+    """What is wrong with `runs_dir`, `cache_dir` and names of folders, one sentence a problem; nothing is made.
 
     Args:
         to_write: whether something will be written there, which a finished run does not need.
     """
     places = {"runs_dir": config.runs_dir, "cache_dir": config.cache_dir}
-    return [said for key, folder in places.items() if (said := _unusable(key, folder, to_write))]
+    return check_names(config) + [said for key, folder in places.items() if (said := _unusable(key, folder, to_write))]
 
 
 def _unusable(key: str, folder: str, to_write: bool) -> str:
