@@ -282,17 +282,17 @@ def family_rates(seeds: int, rows: int, trials: int, *, seed: int = 0) -> tuple[
 
 
 def power_at_detectable(
-    seeds: int, contexts: int, mix: Mix, trials: int, *, kind: Kind = NORMAL, seed: int = 0
+    seeds: int, contexts: int, mix: Mix, trials: int, *, kind: Kind = NORMAL, seed: int = 0, level: float = 0.95
 ) -> float:
-    """How often the interval excludes 0 at the minimum detectable difference of 80 %."""
+    """How often the interval of a level excludes 0 at the minimum detectable difference of 80 %."""
     parts = np.array(mix) * [seeds, contexts, seeds * contexts]
     components = Components(*(np.array([part]) for part in parts))
-    true = float(statistics.minimum_detectable_difference(components, seeds, contexts)[0])
+    true = float(statistics.minimum_detectable_difference(components, seeds, contexts, level=level)[0])
 
     def trial(rng: np.random.Generator, stream: int) -> Floats:
         scores = simulate(rng, seeds, contexts, mix, kind=kind)
         moved = Scores(scores.values + true, scores.contexts, scores.seeds)
-        return 1 - holds(statistics.mean_interval(moved, resamples=RESAMPLES, stream=stream))
+        return 1 - holds(statistics.mean_interval(moved, resamples=RESAMPLES, level=level, stream=stream))
 
     return rate(trial, trials, seed)
 

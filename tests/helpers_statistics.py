@@ -61,11 +61,12 @@ def slow_interval(
         kept = max(total - own, 0) / total
         among = sum(v for v, _ in variances) ** 2 / sum(v**2 / df for v, df in variances)
         of_seeds = sum(v for v, _ in variances)
-        variance = kept * variance + of_seeds
+        floored = max(of_seeds, min(own, total))
+        variance = kept * variance + floored
         share = of_seeds / variance
         quantiles = [stats.norm.ppf((r + 0.5) / resamples) for r in range(resamples)]
         noise = rng.permuted(np.array([[q] * metrics for q in quantiles]), axis=0)[:, metric]
-        draws = [point + kept**0.5 * (d - point) + of_seeds**0.5 * e for d, e in zip(draws, noise, strict=True)]
+        draws = [point + kept**0.5 * (d - point) + floored**0.5 * e for d, e in zip(draws, noise, strict=True)]
 
     def critical(p: float) -> float:
         weight = share**SHARPNESS
@@ -75,4 +76,5 @@ def slow_interval(
     stretch = critical(0.05) / stats.norm.ppf(0.975)
     t = abs(point) / variance**0.5
     p = optimize.brentq(lambda p: critical(p) - t, 1e-12, 1 - 1e-12, xtol=1e-15)
-    return point, point + stretch * (low - point), point + stretch * (high - point), p
+    low, high = point + stretch * (low - point), point + stretch * (high - point)
+    return point, low, high, min(p, np.nextafter(0.05, 0)) if low > 0 or high < 0 else max(p, 0.05)

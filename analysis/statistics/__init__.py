@@ -22,6 +22,7 @@ from analysis.statistics.intervals import (
     Estimate,
     Floats,
     Scores,
+    compared_seeds,
     context_sums,
     critical_value,
     mean_interval,
@@ -33,6 +34,7 @@ from analysis.statistics.intervals import (
 )
 from analysis.statistics.power import (
     Components,
+    detectable_range,
     detection_power,
     difference,
     minimum_detectable_difference,
@@ -59,7 +61,9 @@ __all__ = [
     "STREAM",
     "Scores",
     "compare",
+    "compared_seeds",
     "context_sums",
+    "detectable_range",
     "detection_power",
     "difference",
     "critical_value",

@@ -28,6 +28,7 @@ from analysis.statistics.intervals import (
     Estimate,
     Floats,
     Scores,
+    compared_seeds,
     context_sums,
     paired_difference,
     require_same_queries,
@@ -162,6 +163,7 @@ def permutation_test(a: Scores, b: Scores, *, drawn: int = DRAWN, stream: int = 
         ValueError: where the two rows are not of the same queries.
     """
     require_same_queries(a, b)
+    a, b = compared_seeds(a, b)
     sums_a, sizes = context_sums(a)
     sums_b, _ = context_sums(b)
     fewer, more = sorted((len(a.seeds), len(b.seeds)))

@@ -11,7 +11,8 @@ two independent parts that hold each of the three once:
 
 - **seeds**: the seed means about their mean. Their variance over S estimates σ²_seed / S + σ²_own / (S·C). Resampled by
   a bootstrap with normal multipliers of that variance, since the few means that S seeds can be resampled to are no
-  distribution.
+  distribution. The variance is never taken for less than σ²_own / (S·C), which it cannot truly be: two seeds that agree
+  by luck would otherwise give a narrower interval than the same two models held fixed.
 - **contexts**: contexts drawn with replacement, each with all its samples and for every seed at once (the pairs cluster
   bootstrap: Davison & Hinkley 1997, section 3.8; one draw for all seeds because seeds and contexts are crossed: Owen,
   "The pigeonhole bootstrap", 2007), applied to the mean over seeds. What varies there is σ²_context / C and, once more,
@@ -43,6 +44,11 @@ STREAM = 20_150
 
 SHARPNESS = 1.2
 """Power of the seeds' share in `critical_value`, chosen for coverage (`python -m benchmarks.coverage`)."""
+
+LEAST_COMMON = 3
+"""Rows with different seeds are compared on their common seeds only where there are this many, ..."""
+COMMON_SHARE = 0.75
+"""... and where they are at least this share of the seeds of either row."""
 
 BISECTIONS = 60
 """Steps in which p is found, to the last digit."""
@@ -81,6 +87,7 @@ class Estimate:
         among: (M,) degrees of freedom among seeds.
         contexts: degrees of freedom among contexts.
         contexts_only: no seed could be resampled, so the interval leaves out the variation between trainings.
+        level: of the interval.
     """
 
     mean: Floats
@@ -91,10 +98,23 @@ class Estimate:
     among: Floats
     contexts: float
     contexts_only: bool
+    level: float = LEVEL
 
     @property
     def p(self) -> Floats:
-        """(M,) two-sided p of a mean of 0: where `critical_value` is mean / error. It goes with the interval."""
+        """(M,) two-sided p of a mean of 0: where `critical_value` is mean / error.
+
+        It is below 1 - level exactly where the interval excludes 0. The interval follows the resampled means, which
+        may be skewed, and this formula does not, so near the edge the two can differ by the error of resampling. The
+        interval decides there.
+        """
+        edge = round(1 - self.level, 12)
+        excludes = (self.low > 0) | (self.high < 0)
+        found = self._p()
+        return np.where(excludes, np.minimum(found, np.nextafter(edge, 0)), np.maximum(found, edge))
+
+    def _p(self) -> Floats:
+        """(M,) where `critical_value` is mean / error."""
         size = np.abs(self.mean)
         t = np.divide(size, self.error, out=np.where(size > 0, np.inf, 0.0), where=self.error > 0)
         contexts, seeds = 2 * special.stdtr(self.contexts, -t), 2 * special.stdtr(self.among, -t)
@@ -164,19 +184,43 @@ def paired_difference(
 ) -> Estimate:
     """Mean of a - b, with its interval; contexts are resampled for both at once.
 
-    Seeds pair where both rows have the same ones. A single seed on one side (the SFT checkpoint that all RL runs start
-    from) is held fixed. Otherwise the seeds of each row are resampled by themselves.
+    Seeds pair as `compared_seeds` says. A single seed on one side (the SFT checkpoint that all RL runs start from) is
+    held fixed. Otherwise the seeds of each row are resampled by themselves.
 
     Raises:
         ValueError: where the two rows are not of the same queries.
     """
     require_same_queries(a, b)
+    a, b = compared_seeds(a, b)
     sums_a, sizes = context_sums(a)
     sums_b, _ = context_sums(b)
     together = a.seeds == b.seeds or 1 in (len(a.seeds), len(b.seeds))
     rows = [sums_a - sums_b] if together else [sums_a, sums_b]
     parts = [_row_part(sums, sizes) for sums in rows]
     return _interval(sums_a.mean(axis=0) - sums_b.mean(axis=0), sizes, parts, resamples, level, stream)
+
+
+def compared_seeds(a: Scores, b: Scores) -> tuple[Scores, Scores]:
+    """The runs of two rows that a comparison uses.
+
+    Rows with the same seeds pair, whatever their order. Rows with different seeds are reduced to their common seeds,
+    which pair, where there are at least `LEAST_COMMON` and they are at least `COMMON_SHARE` of the seeds of either
+    row. Otherwise all runs are used, and none pair. A row of one seed is held fixed against all runs of the other. The
+    rule looks at seeds alone, never at scores.
+    """
+    if a.seeds == b.seeds or 1 in (len(a.seeds), len(b.seeds)):
+        return a, b
+    common = tuple(seed for seed in a.seeds if seed in b.seeds)
+    longer = max(len(a.seeds), len(b.seeds))
+    if len(common) == longer or (len(common) >= LEAST_COMMON and len(common) >= COMMON_SHARE * longer):
+        return of_seeds(a, common), of_seeds(b, common)
+    return a, b
+
+
+def of_seeds(scores: Scores, seeds: Sequence[int]) -> Scores:
+    """The scores of some seeds, in their order."""
+    places = [scores.seeds.index(seed) for seed in seeds]
+    return Scores(scores.values[places], scores.contexts, tuple(seeds))
 
 
 def seed_interval(values: Floats, *, level: float = LEVEL) -> Estimate:
@@ -187,7 +231,7 @@ def seed_interval(values: Floats, *, level: float = LEVEL) -> Estimate:
     half = special.stdtrit(max(seeds - 1, 1), (1 + level) / 2) * error
     among = np.full_like(mean, max(seeds - 1, 1))
     share = np.full_like(mean, float(seeds > 1))
-    return Estimate(mean, mean - half, mean + half, error, share, among, contexts=1.0, contexts_only=seeds == 1)
+    return Estimate(mean, mean - half, mean + half, error, share, among, 1.0, contexts_only=seeds == 1, level=level)
 
 
 def require_same_queries(a: Scores, b: Scores) -> None:
@@ -305,9 +349,11 @@ def combine(
         own = np.minimum(np.sum([part.own for part in parts], axis=0), total)
         shared = np.divide(total - own, total, out=np.zeros_like(mean), where=total > 0)
         seeds = np.sum([part.variance for part in parts], axis=0)
+        floored = np.maximum(seeds, own)
         replicates = mean + np.sqrt(shared) * (replicates - mean)
-        variance = shared * variance + seeds
-        replicates = replicates + np.sqrt(seeds) * normal_deviations(len(replicates), len(mean), rng)
+        variance = shared * variance + floored
+        replicates = replicates + np.sqrt(floored) * normal_deviations(len(replicates), len(mean), rng)
+        # What the floor adds is known with many degrees of freedom, so it has no part in the seeds' share.
         share = np.divide(seeds, variance, out=np.zeros_like(mean), where=variance > 0)
         freedoms = np.stack([np.broadcast_to(part.freedom, mean.shape) for part in parts])
         among = satterthwaite(np.stack([part.variance for part in parts]), freedoms)
@@ -323,6 +369,7 @@ def combine(
         among=among,
         contexts=contexts,
         contexts_only=not parts,
+        level=level,
     )
 
 

@@ -5,10 +5,10 @@ does not. Its power at a true difference δ, with S seeds and C contexts, is
 
     P(|δ + Z √V| > t √(A + B)),   V = σ²_seed / S + σ²_context / C + σ²_own / (S·C),   B = σ²_context / C,
 
-with A the variance found among the seeds, (V - B) χ²/(S-1) on S - 1 degrees of freedom, and t the
-`critical_value` at the share A / (A + B) that was found. Given A that is a normal probability; it is averaged over A,
-and the minimum detectable difference is the δ at which the average is 0.8. With many seeds it is the textbook's
-(t(1 - α/2) + t(0.8)) √V (Bloom 1995).
+with A the variance found among the seeds, (V - B) χ²/(S-1) on S - 1 degrees of freedom and never below
+σ²_own / (S·C), and t the `critical_value` at the seeds' share that was found. Given A that is a normal probability; it
+is averaged over A, and the minimum detectable difference is the δ at which the average is 0.8. With many seeds it
+is the textbook's (t(1 - α/2) + t(0.8)) √V (Bloom 1995).
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from analysis.statistics.intervals import (
     LEVEL,
     Floats,
     Scores,
+    compared_seeds,
     context_influences,
     context_sums,
     critical_value,
@@ -30,6 +31,9 @@ from analysis.statistics.intervals import (
 )
 
 POWER = 0.8
+
+CERTAINTY = 0.8
+"""Of the range of a detectable difference."""
 
 QUANTILES = 2_000
 """Points over which the seeds' variance is averaged."""
@@ -58,12 +62,13 @@ class Components:
 
 
 def difference(a: Scores, b: Scores) -> Scores:
-    """Scores of a - b by seed; a single seed on one side is held fixed.
+    """Scores of a - b by seed, on the seeds that `compared_seeds` takes; a single seed on one side is held fixed.
 
     Raises:
-        ValueError: where rows are not of the same queries, or have different seeds.
+        ValueError: where rows are not of the same queries, or their seeds do not pair.
     """
     require_same_queries(a, b)
+    a, b = compared_seeds(a, b)
     if a.seeds != b.seeds and 1 not in (len(a.seeds), len(b.seeds)):
         raise ValueError(f"seeds {a.seeds} do not pair with {b.seeds}")
     return Scores(a.values - b.values, a.contexts, max(a.seeds, b.seeds, key=len))
@@ -105,7 +110,7 @@ def detection_power(
     context = components.context / contexts
     among = components.variance(seeds, contexts) - context
     found = among * _found_over_true(seeds)[:, None]
-    estimated = found + context
+    estimated = np.maximum(found, components.own / (seeds * contexts)) + context
     share = np.divide(found, estimated, out=np.zeros_like(found), where=estimated > 0)
     reach = critical_value(1 - level, share, np.full_like(share, seeds - 1), max(contexts - 1, 1)) * np.sqrt(estimated)
     error = np.sqrt(among + context)
@@ -130,3 +135,28 @@ def minimum_detectable_difference(
     result = np.zeros_like(error)
     result[varies] = high
     return result
+
+
+def detectable_range(
+    components: Components,
+    seeds: int,
+    contexts: int,
+    *,
+    power: float = POWER,
+    level: float = LEVEL,
+    certainty: float = CERTAINTY,
+) -> tuple[Floats, Floats, Floats]:
+    """(M,) the minimum detectable difference, and the ends of its range for components that are estimates.
+
+    What S seeds vary is known on S - 1 degrees of freedom. The ends are those of its central range by χ², with
+    σ²_own and σ²_context as they were found. Where the seeds were found to vary no more than σ²_own makes them, the
+    lower end is the difference itself.
+    """
+    own = components.own / (seeds * contexts)
+    among = components.seed / seeds + own
+    found = [minimum_detectable_difference(components, seeds, contexts, power=power, level=level)]
+    for tail in ((1 + certainty) / 2, (1 - certainty) / 2):
+        end = among * (seeds - 1) / stats.chi2.ppf(tail, seeds - 1)
+        moved = Components(np.maximum(end - own, 0) * seeds, components.context, components.own)
+        found.append(minimum_detectable_difference(moved, seeds, contexts, power=power, level=level))
+    return found[0], found[1], found[2]

@@ -264,20 +264,40 @@ def test_the_interval_has_the_variance_of_the_components(rng: np.random.Generato
 
 
 def test_differences_by_seed(rng: np.random.Generator) -> None:
-    rows = rows_of(rng, (3, 3, 1, 4), (0, 1, 0, 0))
+    rows = rows_of(rng, (3, 3, 1, 4, 5), (0, 1, 0, 0, 0))
     np.testing.assert_array_equal(
         statistics.difference(rows["r1"], rows["r0"]).values, rows["r1"].values - rows["r0"].values
     )
     against_one = statistics.difference(rows["r1"], rows["r2"])
     assert against_one.seeds == (0, 1, 2)
+    common = statistics.difference(rows["r0"], rows["r3"])  # three of four seeds are common, which is enough
+    np.testing.assert_array_equal(common.values, rows["r0"].values - rows["r3"].values[:3])
     with pytest.raises(ValueError, match="do not pair"):
-        statistics.difference(rows["r0"], rows["r3"])
+        statistics.difference(rows["r0"], rows["r4"])
 
 
 @pytest.mark.parametrize("mix", ["seeds only", "contexts only", "all alike"])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_the_detectable_difference_is_found_8_times_in_10(seeds: int, mix: str) -> None:
     assert 0.76 <= coverage.power_at_detectable(seeds, 60, coverage.MIXES[mix], 1_500, seed=6) <= 0.84
+
+
+def test_the_range_of_a_detectable_difference_by_chi_squared() -> None:
+    """Seeds only: the difference is in proportion to their standard deviation, hence so are the ends."""
+    none = np.zeros(1)
+    found, low, high = statistics.detectable_range(Components(np.ones(1), none, none), 5, 1_000)
+    np.testing.assert_allclose(low, found * (4 / stats.chi2.ppf(0.9, 4)) ** 0.5, rtol=1e-4)
+    np.testing.assert_allclose(high, found * (4 / stats.chi2.ppf(0.1, 4)) ** 0.5, rtol=1e-4)
+    own = Components(none, none, np.ones(1))
+    found, low, high = statistics.detectable_range(own, 5, 1_000)
+    assert low == found < high
+
+
+def test_a_stricter_level_detects_less() -> None:
+    components = Components(*(np.array([part]) for part in (1e-4, 2e-2, 1e-2)))
+    plain, strict = (statistics.minimum_detectable_difference(components, 5, 300, level=x)[0] for x in (0.95, 0.99))
+    assert strict > 1.3 * plain
+    assert coverage.power_at_detectable(5, 60, coverage.MIXES["all alike"], 1_000, seed=6, level=0.99) > 0.75
 
 
 def test_the_detectable_difference_is_the_textbooks_where_that_is_exact() -> None:

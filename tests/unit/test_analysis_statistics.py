@@ -9,6 +9,7 @@ from scipy import stats
 from analysis.statistics import (
     Estimate,
     Scores,
+    compared_seeds,
     context_sums,
     critical_value,
     intervals,
@@ -114,6 +115,39 @@ def test_rows_of_other_seeds_are_resampled_by_themselves(rng: np.random.Generato
     np.testing.assert_allclose(numbers(estimate), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "used"),
+    [
+        ((0, 1, 2, 3, 4), (0, 1, 2, 3), ((0, 1, 2, 3), (0, 1, 2, 3))),  # one is missing: the four common ones pair
+        ((0, 1, 2), (2, 0, 1), ((0, 1, 2), (0, 1, 2))),  # the same in another order
+        ((1, 0), (0, 1), ((1, 0), (1, 0))),
+        ((0, 1, 2, 3, 4), (0, 1, 2), ((0, 1, 2, 3, 4), (0, 1, 2))),  # three of five: too many would be lost
+        ((0, 1, 2), (0, 1), ((0, 1, 2), (0, 1))),  # two common ones are too few
+        ((0, 1, 2), (3, 4, 5), ((0, 1, 2), (3, 4, 5))),
+        ((0, 1, 2), (7,), ((0, 1, 2), (7,))),  # one checkpoint is held fixed
+    ],
+)
+def test_which_runs_a_comparison_uses(
+    rng: np.random.Generator, first: tuple[int, ...], second: tuple[int, ...], used: tuple[tuple[int, ...], ...]
+) -> None:
+    a, b = random_scores(rng, first), random_scores(rng, second)
+    found = compared_seeds(a, b)
+    assert tuple(one.seeds for one in found) == used
+    for whole, part in zip((a, b), found, strict=True):
+        for place, seed in enumerate(part.seeds):
+            np.testing.assert_array_equal(part.values[place], whole.values[whole.seeds.index(seed)])
+    estimate, other = paired_difference(a, b), paired_difference(*found)
+    np.testing.assert_array_equal(estimate.low, other.low)
+
+
+def test_a_missing_seed_costs_one_pair_and_not_all_pairing(rng: np.random.Generator) -> None:
+    """Seeds that matter alike to both rows: unpaired, their spread would hide the difference."""
+    of_seed = rng.normal(size=(5, 1, 1))
+    a = Scores(of_seed + 0.1 + 0.01 * rng.normal(size=(5, 40, 1)), np.arange(40), (0, 1, 2, 3, 4))
+    b = Scores(of_seed[1:] + 0.01 * rng.normal(size=(4, 40, 1)), np.arange(40), (1, 2, 3, 4))
+    assert paired_difference(a, b).p[0] < 0.001
+
+
 def test_the_same_stream_gives_the_same_digits_and_another_does_not(rng: np.random.Generator) -> None:
     scores = random_scores(rng, (0, 1, 2))
     first, second = mean_interval(scores), mean_interval(scores)
@@ -163,7 +197,7 @@ def test_seed_interval_has_the_width_of_a_t_interval(rng: np.random.Generator) -
 def test_the_interval_holds_the_truth_about_95_times_in_100(seeds: int, mix: str) -> None:
     held = coverage.mean_coverage(seeds, 60, coverage.MIXES[mix], 1_000, seed=11)
     low, high = (0.91, 0.987) if seeds == 2 else (0.93, 0.97)  # two seeds: 93.2 to 97.2 %, less or more 3 errors
-    assert low <= held <= high
+    assert low <= held <= (0.995 if "own" in mix else high)  # where own is much of it, the floor makes intervals wide
 
 
 def test_with_one_seed_the_interval_is_over_contexts() -> None:
@@ -174,7 +208,8 @@ def test_with_one_seed_the_interval_is_over_contexts() -> None:
 @pytest.mark.parametrize("seeds", [(3, 3), (3, 5)])
 @pytest.mark.parametrize("shift", [0, 100], ids=["paired by seed", "seeds that do not pair"])
 def test_equal_methods_are_called_different_about_5_times_in_100(seeds: tuple[int, int], mix: str, shift: int) -> None:
-    assert 0.93 <= coverage.difference_coverage(seeds, 60, coverage.MIXES[mix], 1_000, shift=shift, seed=12) <= 0.975
+    held = coverage.difference_coverage(seeds, 60, coverage.MIXES[mix], 1_000, shift=shift, seed=12)
+    assert 0.93 <= held <= (0.99 if mix == "own only" else 0.975)  # the floor makes intervals wide there
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
@@ -204,10 +239,38 @@ def test_p_goes_with_the_interval() -> None:
     scores = coverage.simulate(rng, 3, 80, (0.3, 0.3, 0.4))
     estimate = mean_interval(scores)
     excluded = (estimate.low > 0) | (estimate.high < 0)
-    assert (excluded == (estimate.p < 0.05)).mean() > 0.98
+    assert (excluded == (estimate.p < 0.05)).all()
     t = np.abs(estimate.mean) / estimate.error
     back = critical_value(estimate.p, estimate.share, estimate.among, estimate.contexts)
-    np.testing.assert_allclose(back, t, rtol=1e-9)
+    same = np.isclose(back, t, rtol=1e-9, atol=0)
+    assert same.mean() > 0.95
+    assert np.abs(estimate.p[~same] - 0.05).max(initial=0) < 1e-9  # the interval decides at the edge, and there alone
+
+
+def test_p_and_the_interval_agree_at_the_edge() -> None:
+    """Skewed contexts: the resampled interval is not where the formula for p would have it."""
+    apart = 0
+    for stream in range(4):
+        rng = np.random.default_rng(stream)
+        values = rng.exponential(size=(1, 30, 2_000)) - 0.62
+        estimate = mean_interval(Scores(values, np.arange(30), (0,)), resamples=200, stream=stream)
+        excluded = (estimate.low > 0) | (estimate.high < 0)
+        assert (excluded == (estimate.p < 0.05)).all()
+        apart += int((excluded != (estimate._p() < 0.05)).sum())
+    assert apart > 50, "without the rule they disagree"
+
+
+def test_seeds_that_agree_by_luck_are_no_surer_than_fixed_models() -> None:
+    """Two trainings whose means agree exactly: what contexts alone say of these two models is the least uncertainty."""
+    rng = np.random.default_rng(4)
+    own = rng.normal(size=(2, 80, 1))
+    own -= own.mean(axis=1, keepdims=True)
+    scores = Scores(0.1 + own + 0.3 * rng.normal(size=(80, 1)), np.arange(80), (0, 1))
+    estimate = mean_interval(scores)
+    fixed = mean_interval(Scores(scores.values.mean(axis=0, keepdims=True), scores.contexts, (0,)))
+    assert np.ptp(scores.values.mean(axis=1)) < 1e-12
+    np.testing.assert_allclose(estimate.error, fixed.error, rtol=0.02)
+    np.testing.assert_allclose(estimate.high - estimate.low, fixed.high - fixed.low, rtol=0.05)
 
 
 def test_own_variance_is_what_seeds_do_not_share() -> None:
