@@ -16,6 +16,8 @@ from analysis.statistics.comparisons import (
     smallest_p,
 )
 from analysis.statistics.intervals import (
+    COMMON_SHARE,
+    LEAST_COMMON,
     LEVEL,
     RESAMPLES,
     STREAM,
@@ -50,10 +52,12 @@ from analysis.statistics.profiles import (
 
 __all__ = [
     "Comparison",
+    "COMMON_SHARE",
     "Components",
     "Estimate",
     "FEWEST_RUNS",
     "Floats",
+    "LEAST_COMMON",
     "LEVEL",
     "Permutation",
     "Probability",

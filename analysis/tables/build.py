@@ -15,13 +15,20 @@ from analysis.collect import Collection, Problem
 from analysis.statistics import Scores
 from analysis.tables import marks, select
 from analysis.tables.compare import (
-    LEVEL,
+    Family,
+    Found,
     Side,
-    against_baselines,
-    best_holds,
     comparison_notes,
+    correct,
+    family_note,
+    find,
+    find_lead,
     improvement,
+    lead_of,
     overall_iqm,
+    pairing_note,
+    untested,
+    versus_of,
 )
 from analysis.tables.model import (
     MARKS,
@@ -30,17 +37,21 @@ from analysis.tables.model import (
     UNEQUAL,
     Cell,
     Column,
+    Lead,
     Made,
     Row,
     Table,
     Value,
     Versus,
 )
-from analysis.tables.numbers import many, metric_title, share
+from analysis.tables.numbers import metric_title
 from analysis.tables.prepare import Asked, Prepared
 from analysis.tables.scores import share_of, split_sizes
 from analysis.tables.select import Folder, Part, as_text
 from analysis.tables.spec import ColumnSpec, TableSpec, Where, read_spec
+
+Against = dict[tuple[str, str], dict[int, Versus]]
+"""(which row rows are compared with, metric) to the comparisons, by id of the row."""
 
 ACCURACY = ("recall", "ndcg", "hit_rate", "mrr", "map", "pass", "union_recall", "published_")
 """How metrics begin of which more is better, so that there is a best row."""
@@ -76,12 +87,12 @@ class _Builder(Prepared):
     def __init__(self, folders: Sequence[Folder], spec: TableSpec, resamples: int):
         super().__init__(folders, spec)
         self.resamples = resamples
-        self.against: dict[tuple[str, str], dict[int, Versus]] = {}
+        self.best = [each.column for each in self.shown if self._has_best(each)]
+        self.against, self.bold, self.leads, self.family = self._compare()
 
     def table(self, problems: Sequence[Problem]) -> Table:
         """Put it together."""
         rows = [self._row(part) for part in self.parts]
-        rows, tests = self._bold(rows)
         rows += self._overall(rows) if self.spec.overall else []
         kept = [
             each.column
@@ -99,13 +110,24 @@ class _Builder(Prepared):
             cutoffs=self.cutoffs,
             columns=tuple(kept),
             rows=tuple(rows),
-            notes=tuple(self._notes(rows, kept, tests, problems)),
+            notes=tuple(self._notes(rows, kept, problems)),
             headline=self.compared[0] if self.compared else "",
             baseline=baseline,
             comparisons=tuple(comparisons),
             comparison_notes=tuple(
-                comparison_notes(comparisons, baseline, self.spec.split, self.resamples) if comparisons else ()
+                comparison_notes(
+                    comparisons,
+                    baseline,
+                    self.spec.split,
+                    self.resamples,
+                    self.family,
+                    checkpoint=self._is_one_checkpoint(self.spec.baseline or {}),
+                )
+                if comparisons
+                else ()
             ),
+            leads=tuple(self.leads),
+            family=self._family_note(),
             method=self.spec.method,
         )
 
@@ -140,6 +162,7 @@ class _Builder(Prepared):
             missing=self._missing(part),
             stopped=tuple(seed for seed, _ in self._stops(part)),
             marks=self._marks(part),
+            bold=self.bold.get(part.id, frozenset()),
             against={
                 each.column.key: self._made(base)
                 for each in self.shown
@@ -233,57 +256,57 @@ class _Builder(Prepared):
 
     def _against(self, to: Where, metric: str) -> dict[int, Versus]:
         """Trained rows by id against the baseline of their group."""
-        key = (repr(to), metric)
-        if key not in self.against:
-            pairs = [
-                (self.sides[part.id], self.sides[base.id])
-                for group, base in self._baselines(to).items()
-                for part in self.groups[group]
-                if part.trained and part.id != base.id and self._both_have(part, base, metric)
-            ]
-            self.against[key] = against_baselines(pairs, metric, resamples=self.resamples) if pairs else {}
-        return self.against[key]
+        return self.against[repr(to), metric]
 
-    def _both_have(self, part: Part, base: Part, metric: str) -> bool:
-        return all(metric in self.sides[one.id].metrics for one in (part, base))
-
-    def _bold(self, rows: Sequence[Row]) -> tuple[list[Row], int | None]:
-        """Rows with the best of each column marked where that holds, and over how many tests it was corrected.
-
-        None where no column can have a best row.
-        """
-        columns = [each.column for each in self.shown if _has_best(each)]
-        tests: dict[tuple[int, str], tuple[Scores, Scores]] = {}
-        for parts in self.groups.values():
-            for column in columns:
-                pair = self._best_two([part for part in parts if part.stage == "rl"], rows, column)
-                if pair is not None:
-                    best, second = pair
-                    tests[best.id, column.key] = (best.metric(column.of), second.metric(column.of))
-        holds, count = best_holds(tests, resamples=self.resamples)
-        marked = [
-            replace(row, bold=frozenset(key for place, key in holds if place == part.id))
-            for row, part in zip(rows, self.parts, strict=True)
+    def _compare(
+        self,
+    ) -> tuple[dict[tuple[str, str], dict[int, Versus]], dict[int, frozenset[str]], list[Lead], Family]:
+        """All comparisons, the columns in which a row (by id) is shown to be the best, who leads, and the family."""
+        tested = [(self.spec.baseline or {}, metric) for metric in self.compared]
+        tested += [(each.to, each.column.of) for each in self.shown if each.to is not None and each.column.p]
+        wanted = tested + [(each.to, each.column.of) for each in self.shown if each.to is not None]
+        in_family = {(repr(to), metric) for to, metric in tested}
+        found: list[Found] = []
+        keys: list[tuple[str, str]] = []
+        for key, (to, metric) in {(repr(to), metric): (to, metric) for to, metric in wanted}.items():
+            for row, base in self._pairs(to, metric):
+                reason = untested(row, base) or ("" if key in in_family else "shown, not tested")
+                found.append(find(row, base, metric, reason, resamples=self.resamples))
+                keys.append(key)
+        leads = [
+            lead
+            for parts in self.groups.values()
+            for column in self.best
+            if (lead := find_lead(self._rl_sides(parts, column), column.key, column.of, resamples=self.resamples))
         ]
-        return marked, count if columns else None
+        family = correct(found, leads)
+        against: dict[tuple[str, str], dict[int, Versus]] = {(repr(to), metric): {} for to, metric in wanted}
+        for i, (key, one) in enumerate(zip(keys, found, strict=True)):
+            against[key][one.row.id] = versus_of(one, family.versus.get(i), family)
+        led = [lead_of(one, family.best.get(i), family) for i, one in enumerate(leads)]
+        bold: dict[int, frozenset[str]] = {}
+        for one, lead in zip(leads, led, strict=True):
+            if lead.holds:
+                bold[one.leader.id] = bold.get(one.leader.id, frozenset()) | {lead.column}
+        return against, bold, led, family
 
-    def _best_two(self, parts: Sequence[Part], rows: Sequence[Row], column: Column) -> tuple[Side, Side] | None:
-        """The two best rows of a column, where they can be compared: budgets equal, two seeds or more."""
-        means = {part.id: cell.mean for part in parts if isinstance(cell := rows[part.id].cells[column.key], Cell)}
-        if len(means) < 2:
-            return None
-        best, second = sorted(means, key=lambda place: (-means[place], place))[:2]
-        if min(len(rows[best].seeds), len(rows[second].seeds)) < 2:
-            return None
-        if len(marks.budgets(pd.concat([self.parts[place].runs for place in (best, second)]))) > 1:
-            return None
-        return self.sides[best], self.sides[second]
+    def _pairs(self, to: Where, metric: str) -> list[tuple[Side, Side]]:
+        """Trained rows that have a metric, each with the baseline of its group, which has it too."""
+        return [
+            (self.sides[part.id], self.sides[base.id])
+            for group, base in self._baselines(to).items()
+            for part in self.groups[group]
+            if part.trained and part.id != base.id and all(metric in self.sides[one.id].metrics for one in (part, base))
+        ]
+
+    def _rl_sides(self, parts: Sequence[Part], column: Column) -> list[Side]:
+        """RL rows that have the metric of a column."""
+        sides = [self.sides[part.id] for part in parts if part.stage == "rl"]
+        return [side for side in sides if column.of in side.metrics]
 
     # Notes.
 
-    def _notes(
-        self, rows: Sequence[Row], columns: Sequence[Column], tests: int | None, problems: Sequence[Problem]
-    ) -> list[str]:
+    def _notes(self, rows: Sequence[Row], columns: Sequence[Column], problems: Sequence[Problem]) -> list[str]:
         stages = {row.stage for row in rows}
         notes = [*self._judged_notes(columns)]
         if "oracle" in stages:
@@ -291,13 +314,13 @@ class _Builder(Prepared):
         if "rl" in stages:
             notes += self._baseline_notes(columns)
             notes.append(marks.checkpoint_note(self.runs))
-            if tests is not None:
-                over = f", corrected by Holm over the {many(tests, 'such difference')} of this table" if tests else ""
+            if self.best:
                 notes.append(
-                    "Bold: the best RL row of a column, only where its paired difference to the second best holds "
-                    f"(p below {share(LEVEL, 2)}{over}), both have two seeds or more and equal budgets"
-                    + ("." if any(row.bold for row in rows) else "; that holds in no column.")
+                    "Bold: the RL row with the highest mean of a column, where it is shown to be above every RL row "
+                    "with three seeds or more and its budget" + ("." if self.bold else "; that holds in no column.")
                 )
+            if self.family.size or self.compared or self.best:
+                notes.append(self._family_note())
         if any(column.kind == "value" and column.of in SPENT for column in columns):
             notes.append("Updates, time and tokens are means per run of the row's own stage.")
         if any(ONE_SEED in row.marks for row in rows):
@@ -352,16 +375,34 @@ class _Builder(Prepared):
             lacking = [group for group in self.groups if group not in found]
             under = f" under {'; '.join(lacking)}" if found and lacking else ""
             if found:
-                notes.append(
-                    f"Δ to {name}: paired difference on the same contexts; seeds pair where both rows have the same."
-                )
+                notes.append(f"Δ to {name}: paired difference on the same contexts. {pairing_note()}")
             if lacking:
                 notes.append(f"There is no finished run of {name}{under}, so no difference to it can be given.")
         if any(column.p for column in columns):
-            notes.append("p of a difference: that of its interval, corrected by Holm over the rows of its column.")
+            notes.append("p of a difference: that of its interval, corrected as said below; none without a verdict.")
         if any(column.kind == "improvement" for column in columns):
             notes.append("P(above): probability that a run of the row scores higher than one of the other row.")
         return notes
+
+    def _is_one_checkpoint(self, to: Where) -> bool:
+        """Whether a baseline is one SFT training in some group."""
+        return any(part.stage == "sft" and len(part.runs) == 1 for part in self._baselines(to).values())
+
+    def _family_note(self) -> str:
+        tested = {repr(each.to): each.to for each in self.shown if each.to is not None and each.column.p}
+        if self.compared:
+            tested[repr(self.spec.baseline or {})] = self.spec.baseline or {}
+        return family_note(self.family, " and ".join(dict.fromkeys(map(self._baseline_name, tested.values()))))
+
+    def _has_best(self, shown: Asked) -> bool:
+        """Whether a column may have a bold row: as the spec says, else those of compared metrics, of which more is
+        better; all such metrics where nothing is compared."""
+        column = shown.column
+        if column.kind != "mean":
+            return False
+        if shown.spec.bold is not None:
+            return shown.spec.bold
+        return column.of.startswith(ACCURACY) and (not self.compared or column.of in self.compared)
 
     def _marked_notes(self, rows: Sequence[Row]) -> list[str]:
         notes = []
@@ -376,12 +417,6 @@ class _Builder(Prepared):
 
 def _full_name(row: Row) -> str:
     return f"{row.name} ({row.group})" if row.group else row.name
-
-
-def _has_best(shown: Asked) -> bool:
-    if shown.column.kind != "mean":
-        return False
-    return shown.column.of.startswith(ACCURACY) if shown.spec.bold is None else shown.spec.bold
 
 
 @dataclass(frozen=True)

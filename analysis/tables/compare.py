@@ -1,21 +1,35 @@
-"""Rows against the baseline of their group: estimates, tests, what the design could find, and what that comes to."""
+"""The comparisons of a table: estimates, tests, one correction for all of them, and what each comes to.
 
-from collections.abc import Callable, Mapping, Sequence
+One table makes one family of tests, which Holm's correction covers:
+
+- each trained row against the baseline, on each compared metric;
+- in each column whose best row may be bold: that the row with the highest mean is the best.
+
+The second is one test however many rows there are: its p is the largest of the p of the leading row's differences to
+the others. A wrong claim needs the leading row to be significantly above a row that is truly as good, so this is valid
+though the leading row was picked by its score (Gutmann & Maymin 1987).
+
+A comparison is tested only where seeds and budgets allow a verdict (`untested`): three seeds on each side, or a fixed
+checkpoint on one of them. What is tested is decided before any score is read. Everything else of a report (headline,
+leader table, bold cells) prints what is found here.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis import statistics
-from analysis.statistics import Comparison, Scores
-from analysis.tables.model import MARKS, ONE_SEED, UNEQUAL, Cell, Versus
-from analysis.tables.numbers import share
+from analysis.statistics import Components, Estimate, Permutation, Scores
+from analysis.tables.model import MARKS, ONE_SEED, UNEQUAL, Cell, Lead, Over, Versus
+from analysis.tables.numbers import at_least, many, share
 from analysis.tables.scores import cell_of, one_metric, share_of
 
 LEVEL = 0.05
 """Corrected p below which a difference holds."""
 
-FEW_SEEDS = 2
-"""With so many seeds p is too small where it is small, and Holm's correction does not hold (docs/statistics.md)."""
+FEWEST_SEEDS = 3
+"""With fewer, tests are too often wrong to be called a verdict (docs/statistics.md)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,9 @@ class Side:
 
     Attributes:
         id: of the row.
-        group, name, label: of the row.
+        group, name, label, stage: of the row.
+        seeds: of its runs.
+        budgets: what its runs have spent, as `model.BUDGET`; empty outside RL rows.
         marks: of the row.
         metrics: that its runs have.
         load: reads their scores, in the order of `metrics`.
@@ -34,6 +50,9 @@ class Side:
     group: str
     name: str
     label: str
+    stage: str
+    seeds: tuple[int, ...]
+    budgets: frozenset[tuple[int, ...]]
     marks: tuple[str, ...]
     metrics: tuple[str, ...]
     load: Callable[[], Scores]
@@ -42,66 +61,204 @@ class Side:
         """Its scores on one metric."""
         return one_metric(self.load(), self.metrics.index(name))
 
+    @property
+    def fixed(self) -> bool:
+        """A single checkpoint that RL rows start from or are measured by, and no method to be judged."""
+        return self.stage != "rl" and len(self.seeds) == 1
 
-def against_baselines(pairs: Sequence[tuple[Side, Side]], metric: str, *, resamples: int) -> dict[int, Versus]:
-    """Rows by id against the baseline each is paired with; p corrected by Holm over all of them.
 
-    Args:
-        pairs: (row, baseline), both with the metric, on the same queries.
+def untested(row: Side, base: Side) -> str:
+    """Why a comparison of two rows gives no verdict; "" where it gives one. Seeds and budgets decide, never scores."""
+    fewest = min((len(side.seeds) for side in (row, base) if not side.fixed), default=1)
+    if fewest == 1:
+        return "one seed: of two models, not of methods"
+    if fewest < FEWEST_SEEDS:
+        return f"{fewest} seeds: too few for a verdict on methods"
+    if UNEQUAL in row.marks or UNEQUAL in base.marks:
+        return "unequal budgets: no fair comparison"
+    return ""
+
+
+def not_rivals(leader: Side, other: Side) -> str:
+    """As `untested`, of the leading row and another RL row, whose budgets must be the same."""
+    fewest = min(len(leader.seeds), len(other.seeds))
+    if fewest < FEWEST_SEEDS:
+        return many(fewest, "seed")
+    return "another budget" if leader.budgets != other.budgets or len(leader.budgets) > 1 else ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A comparison before correction.
+
+    Attributes:
+        row, base: compared, in this order.
+        metric: they are compared on.
+        a, b: scores of the runs that the comparison uses.
+        estimate: of row minus base.
+        permutation, permuted: the permutation test that the seeds allow, and what it rearranges.
+        reason: why it is not tested; "" where it is.
     """
-    found: dict[int, tuple[Side, Side, Comparison]] = {}
-    for baseline in {base.id: base for _, base in pairs}.values():
-        rows = {str(row.id): row.metric(metric) for row, base in pairs if base.id == baseline.id}
-        known = statistics.compare(rows | {"": baseline.metric(metric)}, "", resamples=resamples)
-        for row, base in pairs:
-            if base.id == baseline.id:
-                found[row.id] = (row, base, known[str(row.id)])
-    p = statistics.holm(np.array([float(known.estimate.p[0]) for _, _, known in found.values()]))
-    permuted = statistics.holm(np.array([float(known.permutation.p[0]) for _, _, known in found.values()]))
-    return {
-        place: _versus(row, base, metric, known, float(p[i]), float(permuted[i]), len(found))
-        for i, (place, (row, base, known)) in enumerate(found.items())
-    }
+
+    row: Side
+    base: Side
+    metric: str
+    a: Scores
+    b: Scores
+    estimate: Estimate
+    permutation: Permutation
+    permuted: str
+    reason: str
+
+    @property
+    def difference(self) -> Cell:
+        """With its own p, not corrected."""
+        return replace(cell_of(self.estimate, 0), p=float(self.estimate.p[0]))
 
 
-def _versus(
-    row: Side, base: Side, metric: str, known: Comparison, p_holm: float, permuted_holm: float, rows: int
-) -> Versus:
-    a, b = row.metric(metric), base.metric(metric)
-    cell = cell_of(known.estimate, 0)
-    smallest = smallest_p(a, b, known)
-    detectable = detectable_difference(a, b)
+@dataclass(frozen=True)
+class FoundLead:
+    """The leading row of a column against all others, before correction.
+
+    Attributes:
+        column: its key.
+        leader: the row with the highest mean, the first of several.
+        over: the leader minus each other row, the nearest first.
+    """
+
+    column: str
+    leader: Side
+    over: tuple[Found, ...]
+
+    @property
+    def rivals(self) -> tuple[Found, ...]:
+        """Differences to the rows that it can be compared with."""
+        return tuple(one for one in self.over if not one.reason)
+
+
+def find(row: Side, base: Side, metric: str, reason: str, *, resamples: int) -> Found:
+    """Compare two rows on the same queries."""
+    a, b = statistics.compared_seeds(row.metric(metric), base.metric(metric))
+    estimate = statistics.paired_difference(a, b, resamples=resamples)
+    permutation, permuted = statistics.permutation_test(a, b)
+    return Found(row, base, metric, a, b, estimate, permutation, permuted, reason)
+
+
+def find_lead(sides: Sequence[Side], column: str, metric: str, *, resamples: int) -> FoundLead | None:
+    """Who leads among RL rows of one group, and by what; None for fewer than two rows."""
+    if len(sides) < 2:
+        return None
+    means = {side.id: float(side.metric(metric).values.mean()) for side in sides}
+    leader, *others = sorted(sides, key=lambda side: (-means[side.id], side.id))
+    over = [find(leader, other, metric, not_rivals(leader, other), resamples=resamples) for other in others]
+    return FoundLead(column, leader, tuple(over))
+
+
+@dataclass(frozen=True)
+class Family:
+    """All tests of a table, corrected together.
+
+    Attributes:
+        against, leads: how many tests are of rows against the baseline, and of leading rows.
+        versus: (place in the comparisons) to p and permutation p, corrected; those that are not tested are absent.
+        best: the same of leads.
+    """
+
+    against: int
+    leads: int
+    versus: dict[int, tuple[float, float]]
+    best: dict[int, tuple[float, float]]
+
+    @property
+    def size(self) -> int:
+        return self.against + self.leads
+
+    @property
+    def level(self) -> float:
+        """Of an interval that decides the first step of Holm's correction: 0.95 for one test."""
+        return 1 - LEVEL / max(self.size, 1)
+
+
+def correct(found: Sequence[Found], leads: Sequence[FoundLead]) -> Family:
+    """Holm's correction over all comparisons and leads that are tested."""
+    tested = [i for i, one in enumerate(found) if not one.reason]
+    led = [i for i, one in enumerate(leads) if one.rivals]
+    p = [float(found[i].estimate.p[0]) for i in tested]
+    p += [max(float(one.estimate.p[0]) for one in leads[i].rivals) for i in led]
+    permuted = [float(found[i].permutation.p[0]) for i in tested]
+    permuted += [max(float(one.permutation.p[0]) for one in leads[i].rivals) for i in led]
+    both = list(zip(*(statistics.holm(np.array(one)).tolist() for one in (p, permuted)), strict=True))
+    return Family(
+        len(tested), len(led), dict(zip(tested, both, strict=False)), dict(zip(led, both[len(tested) :], strict=True))
+    )
+
+
+def versus_of(found: Found, corrected: tuple[float, float] | None, family: Family) -> Versus:
+    """A comparison with the baseline as the table has it."""
+    row, base = found.row, found.base
+    p_holm, permuted_holm = corrected or (None, None)
     versus = Versus(
         group=row.group,
         row=row.name,
         label=row.label,
         baseline=base.name,
-        metric=metric,
-        seeds=a.seeds,
-        baseline_seeds=b.seeds,
-        difference=replace(cell, p=float(known.estimate.p[0])),
+        metric=found.metric,
+        seeds=found.a.seeds,
+        baseline_seeds=found.b.seeds,
+        difference=found.difference,
         p_holm=p_holm,
-        permutation_p=float(known.permutation.p[0]),
+        permutation_p=float(found.permutation.p[0]),
         permutation_holm=permuted_holm,
-        permuted=known.permuted,
-        smallest_p=smallest,
-        improvement=improvement([a], [b]),
-        detectable=detectable,
-        holds=False,
+        permuted=found.permuted,
+        smallest_p=smallest_p(found),
+        improvement=improvement([found.a], [found.b]),
+        detectable=None if found.reason else detectable([found], family),
+        holds=p_holm is not None and p_holm < LEVEL,
         reading="",
         marks=tuple(mark for mark in MARKS if mark in row.marks or (mark in base.marks and mark != ONE_SEED)),
     )
-    versus = replace(versus, holds=holds(versus))
-    return replace(versus, reading=reading(versus, rows))
+    return replace(versus, reading=found.reason or reading(versus, base, family))
 
 
-def smallest_p(a: Scores, b: Scores, known: Comparison) -> float | None:
+def lead_of(found: FoundLead, corrected: tuple[float, float] | None, family: Family) -> Lead:
+    """The leading row of a column as the table has it."""
+    rivals = found.rivals
+    leader = found.leader
+    return Lead(
+        group=leader.group,
+        column=found.column,
+        metric=found.over[0].metric,
+        row=leader.name,
+        label=leader.label,
+        seeds=leader.seeds,
+        over=tuple(
+            Over(
+                row=one.base.name,
+                label=one.base.label,
+                difference=one.difference,
+                wins=None if one.reason else _superiority(one),
+                reason=one.reason,
+            )
+            for one in found.over
+        ),
+        p=max((float(one.estimate.p[0]) for one in rivals), default=None),
+        p_holm=None if corrected is None else corrected[0],
+        holds=corrected is not None and corrected[0] < LEVEL and all(one.difference.mean > 0 for one in rivals),
+        tests=family.size,
+        detectable=detectable(rivals, family),
+    )
+
+
+def _superiority(found: Found) -> float:
+    return float(statistics.superiority(*(one.values.mean(axis=1) for one in (found.a, found.b)))[0])
+
+
+def smallest_p(found: Found) -> float | None:
     """Smallest p that the permutation test over seeds could have had; None where it is over contexts, or is drawn."""
-    if known.permuted == "contexts" or not known.permutation.exact:
+    if found.permuted == "contexts" or not found.permutation.exact:
         return None
-    if known.permuted == "seeds":
-        return statistics.smallest_p(max(len(a.seeds), len(b.seeds)))
-    return statistics.smallest_p(len(a.seeds), len(b.seeds))
+    counts = len(found.a.seeds), len(found.b.seeds)
+    return statistics.smallest_p(max(counts)) if found.permuted == "seeds" else statistics.smallest_p(*counts)
 
 
 def improvement(a: Sequence[Scores], b: Sequence[Scores]) -> Cell | None:
@@ -125,68 +282,108 @@ def overall_iqm(cells: Sequence[Scores], *, resamples: int) -> Cell:
     return share_of(statistics.iqm_interval(cells, resamples=resamples), 0)
 
 
-def detectable_difference(a: Scores, b: Scores) -> float | None:
-    """Minimum detectable difference for the seeds that both rows have (all, where one is a single checkpoint)."""
-    if 1 not in (len(a.seeds), len(b.seeds)) and a.seeds != b.seeds:
-        common = tuple(seed for seed in a.seeds if seed in b.seeds)
-        a, b = (_of_seeds(scores, common) for scores in (a, b))
-    seeds = max(len(a.seeds), len(b.seeds))
-    if seeds < 2 or not min(len(a.seeds), len(b.seeds)):
+def detectable(found: Sequence[Found], family: Family) -> Cell | None:
+    """True difference found in 8 of 10 cases at the first step of the correction, with its range.
+
+    From variance components averaged over those comparisons whose seeds pair; None where none do.
+    """
+    paired = [one for one in found if one.a.seeds == one.b.seeds or 1 in (len(one.a.seeds), len(one.b.seeds))]
+    if not paired:
         return None
-    components = statistics.variance_components(statistics.difference(a, b))
-    return float(statistics.minimum_detectable_difference(components, seeds, int(a.contexts.max()) + 1)[0])
+    parts = [statistics.variance_components(statistics.difference(one.a, one.b)) for one in paired]
+    pooled = Components(
+        *(np.mean(kind, axis=0) for kind in zip(*((p.seed, p.context, p.own) for p in parts), strict=True))
+    )
+    seeds = max(len(paired[0].a.seeds), len(paired[0].b.seeds))
+    ends = statistics.detectable_range(pooled, seeds, int(paired[0].a.contexts.max()) + 1, level=family.level)
+    return Cell(*(float(end[0]) for end in ends))
 
 
-def _of_seeds(scores: Scores, seeds: Sequence[int]) -> Scores:
-    places = [scores.seeds.index(seed) for seed in seeds]
-    return Scores(scores.values[places], scores.contexts, tuple(seeds))
+def detectable_text(cell: Cell) -> str:
+    """.021 (.015 to .039)."""
+    return f"{at_least(cell.mean)} ({at_least(cell.low)} to {at_least(cell.high)})"
 
 
-def holds(versus: Versus) -> bool:
-    """Whether the methods differ: shown by the interval, after correction, with several seeds and equal budgets."""
-    several = max(len(versus.seeds), len(versus.baseline_seeds)) > 1
-    return several and UNEQUAL not in versus.marks and versus.p_holm < LEVEL
-
-
-def reading(versus: Versus, rows: int) -> str:
-    """What a comparison comes to, in words; `rows` is how many p was corrected for."""
-    seeds = [len(side) for side in (versus.seeds, versus.baseline_seeds) if len(side) > 1]
-    if not seeds:
-        return "one seed: of two models, not of methods"
-    if UNEQUAL in versus.marks:
-        return "unequal budgets: no fair comparison"
+def reading(versus: Versus, base: Side, family: Family) -> str:
+    """What a tested comparison comes to, in words."""
     if not versus.holds:
-        end = "" if versus.detectable is None else f"; this design finds differences from {share(versus.detectable)} on"
+        known = versus.detectable is not None and versus.detectable.mean > 0
+        end = f"; this design finds differences from {detectable_text(versus.detectable)} on" if known else ""
         return f"not shown{end}"
-    found = f"{'higher' if versus.difference.mean > 0 else 'lower'}: holds"
-    if min(seeds) <= FEW_SEEDS:
-        return f"{found} by the interval, but two seeds are few"
-    if versus.permutation_holm < LEVEL:
+    checkpoint = " than this checkpoint" if base.fixed and base.stage == "sft" else ""
+    found = f"{'higher' if versus.difference.mean > 0 else 'lower'}{checkpoint}: holds"
+    if versus.permutation_holm is not None and versus.permutation_holm < LEVEL:
         return f"{found} by both tests"
-    if versus.smallest_p is not None and versus.smallest_p * rows >= LEVEL:
+    if versus.smallest_p is not None and versus.smallest_p * family.size >= LEVEL:
         return f"{found} by the interval; too few seeds to permute"
     return f"{found} by the interval, not by permutation"
 
 
-def comparison_notes(found: Sequence[Versus], baseline: str, split: str, resamples: int) -> list[str]:
-    """Sentences below the comparisons."""
-    tests = len({(versus.group, versus.label, versus.row) for versus in found})
+def family_note(family: Family, baseline: str) -> str:
+    """What is tested in a table, and how it is corrected."""
+    parts = []
+    if family.against:
+        parts.append(f"{many(family.against, 'difference')} to {baseline}")
+    if family.leads:
+        parts.append(f"{many(family.leads, 'column')} with a best row")
+    if not parts:
+        return (
+            "Nothing is tested: a verdict takes three seeds in each row (or a fixed checkpoint on one side) and equal "
+            "budgets."
+        )
+    tests = many(family.size, "test")
+    return (
+        f"Tested: {' and '.join(parts)}. p of these {tests} is corrected by Holm over all of them; a difference holds "
+        f"where it is below {share(LEVEL, 2)}. All other numbers are shown, not tested. A verdict takes three seeds in "
+        "each row (or a fixed checkpoint on one side) and equal budgets."
+    )
+
+
+def comparison_notes(
+    found: Sequence[Versus], baseline: str, split: str, resamples: int, family: Family, *, checkpoint: bool
+) -> list[str]:
+    """Sentences below the comparisons.
+
+    Args:
+        checkpoint: whether the baseline is one trained checkpoint.
+    """
     notes = [
-        f"Δ: the row minus {baseline}, paired on the same contexts of the {split} split, and by seed where both rows "
-        f"have the same; a single checkpoint is held fixed. Brackets: 95 % interval ({resamples:,} resamples).",
-        f"p: of no difference, two-sided, by that interval. Permutation: {_rearranged(found)}. Both corrected by Holm "
-        f"for the {tests} row{'' if tests == 1 else 's'} of this table, each metric by itself.",
+        f"Δ: the row minus {baseline}, paired on the same contexts of the {split} split. {pairing_note()} Brackets: "
+        f"95 % interval, not corrected ({resamples:,} resamples).",
+        f"p: of no difference, two-sided, by that interval. Permutation: {_rearranged(found)}. Both are corrected by "
+        f"Holm over the {many(family.size, 'test')} of this table.",
         "Better: probability that a run of the row scores higher than one of the baseline, on these samples, with its "
         "95 % interval.",
-        "Detectable: true difference that the interval tells from 0 in 8 of 10 repetitions, with the seeds and "
-        "contexts at hand.",
+        "Detectable: true difference that is found in 8 of 10 repetitions at the first step of that correction, with "
+        "the seeds and contexts at hand. In parentheses: its 80 % range, since the variance between seeds is an "
+        "estimate.",
         f"Holds: p below {share(LEVEL, 2)} after the correction.",
     ]
+    if checkpoint:
+        notes.append(checkpoint_baseline_note(baseline))
     for kind in sorted({versus.permuted for versus in found}):
         beyond = {v.smallest_p for v in found if v.permuted == kind and (v.smallest_p or 0.0) >= LEVEL}
         if ends := " or ".join(share(smallest) for smallest in sorted(filter(None, beyond))):
             notes.append(f"With so few seeds the test of {_words(kind)} cannot reach a p below {ends}.")
     return notes
+
+
+def pairing_note() -> str:
+    """Which runs of two rows a comparison uses."""
+    return (
+        "Rows with the same seeds pair by seed. Rows with different seeds are compared on their common seeds where "
+        f"these are at least {statistics.LEAST_COMMON} and at least {statistics.COMMON_SHARE:.0%} of either row’s; "
+        "otherwise on all runs, unpaired."
+    ).replace("75%", "75 %")
+
+
+def checkpoint_baseline_note(baseline: str) -> str:
+    """What a difference to one trained checkpoint is about."""
+    return (
+        f"{baseline} is one training and is held fixed. So a difference to it is about this checkpoint, which RL rows "
+        f"start from, and not about {baseline} as a method: another training of it would score differently, by an "
+        "amount that one training does not show."
+    )
 
 
 def _words(permuted: str) -> str:
@@ -196,23 +393,3 @@ def _words(permuted: str) -> str:
 def _rearranged(found: Sequence[Versus]) -> str:
     kinds = sorted({versus.permuted for versus in found})
     return "p of the test of " + " or ".join(_words(kind) for kind in kinds)
-
-
-def best_holds(
-    tests: Mapping[tuple[int, str], tuple[Scores, Scores]], *, resamples: int
-) -> tuple[set[tuple[int, str]], int]:
-    """Which (row, column) is shown to be above the second best of its column; over how many tests that is corrected.
-
-    Args:
-        tests: (best row, column) to the scores of the best and of the second best row, one metric each.
-    """
-    if not tests:
-        return set(), 0
-    estimates = [statistics.paired_difference(a, b, resamples=resamples) for a, b in tests.values()]
-    p = statistics.holm(np.array([float(estimate.p[0]) for estimate in estimates]))
-    holds = {
-        cell
-        for cell, estimate, corrected in zip(tests, estimates, p, strict=True)
-        if estimate.mean[0] > 0 and corrected < LEVEL
-    }
-    return holds, len(tests)

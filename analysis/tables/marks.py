@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.collect import Collection
+from analysis.tables.compare import checkpoint_baseline_note, pairing_note
 from analysis.tables.model import BUDGET, MISSING, ONE_SEED, STOPPED, UNEQUAL
 from analysis.tables.numbers import many
 from analysis.tables.scores import split_sizes
@@ -77,11 +78,9 @@ def sft_note(runs: pd.DataFrame, metric: str) -> str:
     sft = runs[runs["stage"] == "sft"]
     if sft.empty:
         return "There is no finished SFT run, so no difference to it can be given."
-    return f"Δ {metric} to SFT: paired difference on the same contexts. " + (
-        "SFT is the one checkpoint that RL starts from, so the interval leaves out its own training."
-        if not sft.duplicated(["experiment", "dataset", "model"]).any()
-        else "Seeds pair where both rows have the same ones."
-    )
+    one_checkpoint = not sft.duplicated(["experiment", "dataset", "model"]).any()
+    what = checkpoint_baseline_note("SFT") if one_checkpoint else pairing_note()
+    return f"Δ {metric} to SFT: paired difference on the same contexts. {what}"
 
 
 def checkpoint_note(runs: pd.DataFrame) -> str:
@@ -107,7 +106,7 @@ def missing_note(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     for name, seeds in rows:
         lacking.setdefault(seeds, []).append(name)
     told = "; ".join(f"{', '.join(map(str, seeds))} of {', '.join(names)}" for seeds, names in lacking.items())
-    return f"{MISSING} Missing seeds: {told}. Rows with other seeds are not paired by seed."
+    return f"{MISSING} Missing seeds: {told}."
 
 
 def stopped_note(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:

@@ -153,15 +153,16 @@ class Versus:
         group, row, label: of the row; its heading, its name and its label.
         baseline: name of the baseline's row.
         metric: per-query metric.
-        seeds, baseline_seeds: of either row.
+        seeds, baseline_seeds: of the runs compared (`statistics.compared_seeds`).
         difference: row minus baseline; its `p` is that of the interval, not corrected.
-        p_holm: `difference.p`, corrected for all rows of the table on this metric.
+        p_holm: `difference.p`, corrected for all tests of the table; None where seeds or budgets allow no verdict.
         permutation_p, permutation_holm: of the permutation test that the seeds allow, by itself and corrected.
         permuted: what that test rearranges: "labels" of runs, "seeds" in pairs, or "contexts" of two models.
         smallest_p: the smallest p that it could have had; None where it looks at a sample of the arrangements.
         improvement: probability that a run of the row scores higher than one of the baseline; None with one seed each.
-        detectable: true difference that this design finds in 8 of 10 cases; None where fewer than two seeds pair.
-        holds: whether the methods differ, by `p_holm`, with several seeds and equal budgets.
+        detectable: true difference that this design finds in 8 of 10 cases after the correction, with its 80 % range;
+            None where nothing is tested, or no seeds pair.
+        holds: whether a difference is shown, by `p_holm`.
         reading: the same in words.
         marks: of the row, and of the baseline all but ONE_SEED.
     """
@@ -174,16 +175,70 @@ class Versus:
     seeds: tuple[int, ...]
     baseline_seeds: tuple[int, ...]
     difference: Cell
-    p_holm: float
+    p_holm: float | None
     permutation_p: float
-    permutation_holm: float
+    permutation_holm: float | None
     permuted: str
     smallest_p: float | None
     improvement: Cell | None
-    detectable: float | None
+    detectable: Cell | None
     holds: bool
     reading: str
     marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Over:
+    """The leading row of a column minus another row.
+
+    Attributes:
+        row, label: of the other row.
+        difference: with its interval and p, not corrected.
+        wins: probability that a run of the leading row scores higher than one of the other; None where they are not
+            compared.
+        reason: why the two cannot be compared (seeds, budgets); "" where they can.
+    """
+
+    row: str
+    label: str
+    difference: Cell
+    wins: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The RL row with the highest mean in a column of its group.
+
+    Attributes:
+        group, column: where; the heading, and the column's key.
+        metric: of the column.
+        row, label, seeds: of the leading row.
+        over: its differences to the other RL rows, the nearest first.
+        p: largest p of the differences to the rows that it can be compared with; None where there is none.
+        p_holm: the same, corrected for all tests of the table.
+        holds: whether it is shown to be the best of the rows that can be compared.
+        tests: how many tests `p_holm` is corrected for.
+        detectable: as of `Versus`, averaged over those rows.
+    """
+
+    group: str
+    column: str
+    metric: str
+    row: str
+    label: str
+    seeds: tuple[int, ...]
+    over: tuple[Over, ...]
+    p: float | None
+    p_holm: float | None
+    holds: bool
+    tests: int
+    detectable: Cell | None
+
+    @property
+    def left_out(self) -> tuple[Over, ...]:
+        """Rows that the leading row cannot be compared with."""
+        return tuple(one for one in self.over if one.reason)
 
 
 @dataclass(frozen=True)
@@ -201,6 +256,8 @@ class Table:
         baseline: what rows are compared with, in words; "" for nothing.
         comparisons: every trained row against its baseline, metric by metric; empty without a baseline.
         comparison_notes: sentences below them.
+        leads: the leading row of each column that is tested for one, group after group.
+        family: what is tested, and how it is corrected: one sentence or more.
         method: header of the rows' names.
     """
 
@@ -214,4 +271,6 @@ class Table:
     baseline: str = ""
     comparisons: tuple[Versus, ...] = ()
     comparison_notes: tuple[str, ...] = ()
+    leads: tuple[Lead, ...] = ()
+    family: str = ""
     method: str = "Method"

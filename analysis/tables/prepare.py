@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from analysis.statistics import Scores
 from analysis.tables import marks, select
 from analysis.tables.compare import Side
-from analysis.tables.model import MISSING, ONE_SEED, STOPPED, UNEQUAL, Column
+from analysis.tables.model import BUDGET, MISSING, ONE_SEED, STOPPED, UNEQUAL, Column
 from analysis.tables.numbers import metric_title
 from analysis.tables.scores import row_scores, samples_digest
 from analysis.tables.select import Folder, Lookup, Part, as_text
@@ -155,7 +155,20 @@ class Prepared:
         for part in self.parts:
             names = self._metrics_of(part, wanted)
             load = partial(self.loaded, part.id, names)
-            sides[part.id] = Side(part.id, part.group, part.name, part.label, self._marks(part), names, load)
+            seeds = tuple(int(seed) for seed in part.runs["seed"])
+            spent = frozenset(tuple(map(int, one)) for one in part.runs[list(BUDGET)].to_numpy())
+            sides[part.id] = Side(
+                id=part.id,
+                group=part.group,
+                name=part.name,
+                label=part.label,
+                stage=part.stage,
+                seeds=seeds,
+                budgets=spent if part.stage == "rl" else frozenset(),
+                marks=self._marks(part),
+                metrics=names,
+                load=load,
+            )
         return sides
 
     def _metrics_of(self, part: Part, wanted: Sequence[str]) -> tuple[str, ...]:

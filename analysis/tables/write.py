@@ -31,7 +31,7 @@ from analysis.tables.model import (
     Table,
     Value,
 )
-from analysis.tables.numbers import chance, count, metric_title, share, signed
+from analysis.tables.numbers import at_least, chance, count, metric_title, share, signed
 from rlbench.durations import duration
 
 
@@ -126,7 +126,13 @@ def comparisons_sheet(table: Table) -> Sheet:
                     NOTHING
                     if better is None
                     else Shown(share(better.mean, 2), _brackets(better, share, 2), below=False),
-                    NOTHING if versus.detectable is None else Shown(share(versus.detectable)),
+                    NOTHING
+                    if versus.detectable is None
+                    else Shown(
+                        at_least(versus.detectable.mean),
+                        f"({at_least(versus.detectable.low)} to {at_least(versus.detectable.high)})",
+                        below=False,
+                    ),
                     Shown(versus.reading),
                 ),
                 group,
@@ -287,14 +293,15 @@ def comparisons_csv(table: Table) -> str:
     header = ["metric", "group", "row", "label", "baseline", "seeds", "baseline_seeds"]
     header += ["difference", "difference_lo", "difference_hi", "p", "p_holm"]
     header += ["permutation_p", "permutation_p_holm", "permuted", "smallest_permutation_p"]
-    header += ["improvement", "improvement_lo", "improvement_hi", "detectable", "reading", "marks"]
+    header += ["improvement", "improvement_lo", "improvement_hi"]
+    header += ["detectable", "detectable_lo", "detectable_hi", "holds", "reading", "marks"]
     names = {ONE_SEED: "one_seed", UNEQUAL: "unequal_budget", MISSING: "missing_seeds", STOPPED: "stopped_early"}
     lines = [
         [versus.metric, versus.group, versus.row, versus.label, versus.baseline]
         + [str(len(versus.seeds)), str(len(versus.baseline_seeds)), *_numbers(versus.difference)]
         + [_plain(versus.difference.p), _plain(versus.p_holm)]
         + [_plain(versus.permutation_p), _plain(versus.permutation_holm), versus.permuted, _plain(versus.smallest_p)]
-        + [*_numbers(versus.improvement), _plain(versus.detectable), versus.reading]
+        + [*_numbers(versus.improvement), *_numbers(versus.detectable), str(int(versus.holds)), versus.reading]
         + [" ".join(names[mark] for mark in MARKS if mark in versus.marks)]
         for versus in table.comparisons
     ]

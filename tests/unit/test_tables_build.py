@@ -387,8 +387,9 @@ def test_bold_is_corrected_for_the_columns(runs: Path) -> None:
     assert 0.05 / 4 < p < 0.05, "the case must lie between the two"
     assert [row.bold for row in one.rows] == [frozenset(), frozenset({"ndcg@10"})]
     assert not any(row.bold for row in many.rows)
-    assert any("corrected by Holm over the 1 such difference " in note for note in one.notes)
-    assert any("over the 4 such differences" in note and note.endswith("holds in no column.") for note in many.notes)
+    assert any(note.startswith("Tested: 1 column with a best row. p of these 1 test is") for note in one.notes)
+    assert any(note.startswith("Tested: 4 columns with a best row. p of these 4 tests is") for note in many.notes)
+    assert [lead.p_holm for lead in one.leads] == pytest.approx([p])
 
 
 def test_bold_may_be_switched_off_and_on(runs: Path) -> None:
@@ -533,8 +534,11 @@ def test_comparisons_against_slow_ones(runs: Path) -> None:
         components = statistics.variance_components(
             statistics.difference(scores_of(runs, f"{name}-dcg"), scores_of(runs, "a-dcg"))
         )
-        least = statistics.minimum_detectable_difference(components, 4, CONTEXTS)
-        assert versus.detectable == pytest.approx(float(least[0]))
+        ends = statistics.detectable_range(components, 4, CONTEXTS, level=1 - 0.05 / 2)  # the first of Holm's two steps
+        assert versus.detectable is not None
+        assert (versus.detectable.mean, versus.detectable.low, versus.detectable.high) == pytest.approx(
+            tuple(float(end[0]) for end in ends)
+        )
     small, large = sorted(found.values(), key=lambda versus: versus.difference.p or 0)
     assert small.p_holm == pytest.approx(2 * (small.difference.p or 0))
     assert large.p_holm == pytest.approx(max(large.difference.p or 0, small.p_holm))
@@ -542,27 +546,95 @@ def test_comparisons_against_slow_ones(runs: Path) -> None:
     assert found["b"].holds and found["b"].reading == "higher: holds by the interval; too few seeds to permute"
     shown = found["c"].reading
     assert not found["c"].holds and shown.startswith("not shown; this design finds differences from .0")
-    assert shown.endswith(" on")
+    assert shown.endswith(") on") and " to .0" in shown
 
 
-def test_seeds_that_do_not_pair_have_the_detectable_difference_of_those_that_do(runs: Path) -> None:
-    add(runs, "a-dcg", [0.20, 0.21, 0.19])
-    add(runs, "b-dcg", [0.20, 0.23, 0.22], seeds=[1, 2, 3])
-    add(runs, "c-dcg", [0.20, 0.23], seeds=[7, 8])
+def test_rows_of_other_seeds_are_compared_on_the_common_ones(runs: Path) -> None:
+    add(runs, "a-dcg", [0.20, 0.21, 0.19, 0.20])
+    add(runs, "b-dcg", [0.20, 0.23, 0.22, 0.21], seeds=[1, 2, 3, 4])
+    add(runs, "c-dcg", [0.20, 0.23, 0.21], seeds=[7, 8, 9])
     found = compared(runs)
+    assert found["b"].seeds == found["b"].baseline_seeds == (1, 2, 3)
+    assert found["b"].difference.mean == pytest.approx((0.20 + 0.23 + 0.22 - 0.21 - 0.19 - 0.20) / 3)
     a, b = scores_of(runs, "a-dcg"), scores_of(runs, "b-dcg")
-    of = statistics.variance_components(
-        statistics.difference(Scores(a.values[1:], a.contexts, (1, 2)), Scores(b.values[:2], b.contexts, (1, 2)))
-    )
-    assert found["b"].detectable == pytest.approx(float(statistics.minimum_detectable_difference(of, 2, CONTEXTS)[0]))
+    of = statistics.variance_components(Scores(b.values[:3] - a.values[1:], a.contexts, (1, 2, 3)))
+    ends = statistics.detectable_range(of, 3, CONTEXTS, level=1 - 0.05 / 2)
+    assert found["b"].detectable is not None and found["b"].detectable.mean == pytest.approx(float(ends[0][0]))
+    assert (found["c"].seeds, found["c"].baseline_seeds) == ((7, 8, 9), (0, 1, 2, 3))
     assert found["c"].detectable is None and found["c"].reading == "not shown"
+
+
+def test_one_family_covers_the_baseline_the_lead_and_bold(runs: Path) -> None:
+    """Three rows against SFT and one leader: four tests, one correction, and what is bold is what the lead says."""
+    add(runs, "sft", [0.1], spent=budget(5))
+    levels = {"a": [0.20, 0.21, 0.19, 0.20], "b": [0.30, 0.32, 0.29, 0.31], "c": [0.11, 0.08, 0.12, 0.10]}
+    for name, one in levels.items():
+        add(runs, f"{name}-dcg", one)
+    table = made(
+        runs,
+        rows=[{"where": {"stage": "sft"}}, {"where": {"stage": "rl"}, "name": "{algorithm}"}],
+        columns=[{"metric": "ndcg@10"}, {"metric": "recall@10"}, {"difference": "ndcg@10", "p": True}],
+        baseline="sft",
+        comparisons="ndcg@10",
+    )
+    scores = {name: scores_of(runs, label) for name, label in [("sft", "sft"), *((n, f"{n}-dcg") for n in levels)]}
+
+    def p(x: str, y: str) -> float:
+        return float(statistics.paired_difference(scores[x], scores[y], resamples=200).p[0])
+
+    raw = [p("a", "sft"), p("b", "sft"), p("c", "sft"), max(p("b", "a"), p("b", "c"))]
+    expected = {}
+    for i, one in enumerate(sorted(raw)):  # Holm by hand
+        expected[one] = max([min(1.0, one * (4 - i)), *expected.values()])
+    assert [versus.p_holm for versus in table.comparisons] == pytest.approx([expected[one] for one in raw[:3]])
+    (lead,) = table.leads
+    assert (lead.row, lead.p, lead.p_holm) == ("b", pytest.approx(raw[3]), pytest.approx(expected[raw[3]]))
+    assert lead.tests == 4 and lead.holds and [one.row for one in lead.over] == ["a", "c"]
+    assert [(row.name, sorted(row.bold)) for row in table.rows if row.bold] == [("b", ["ndcg@10"])]
+    shown = {row.name: row.cells["ndcg@10_minus_sft"] for row in table.rows if row.name != "SFT"}
+    assert [one.p for one in shown.values()] == pytest.approx([expected[one] for one in raw[:3]])
+    assert any("p of these 4 tests is corrected by Holm over all of them" in note for note in table.notes)
+    assert any("SFT is one training and is held fixed." in note for note in table.comparison_notes)
+    assert table.comparisons[1].reading.startswith("higher than this checkpoint: holds")
+
+
+def test_rows_that_cannot_be_compared_are_in_no_family(runs: Path) -> None:
+    """One seed, two seeds and another budget: told apart by design, before any score is read."""
+    add(runs, "sft", [0.1], spent=budget(5))
+    add(runs, "a-dcg", [0.30, 0.31, 0.30])
+    add(runs, "b-dcg", [0.20, 0.21, 0.20])
+    add(runs, "one-dcg", [0.20])
+    add(runs, "two-dcg", [0.20, 0.20])
+    add(runs, "more-dcg", [0.25, 0.25, 0.25], spent=budget(300, 2_400, 19_200))
+    found = compared(runs, baseline="sft")
+    assert {name: versus.p_holm is None for name, versus in found.items()} == {
+        "a": False, "b": False, "more": True, "one": True, "two": True,
+    }  # fmt: skip
+    assert not any(found[name].holds or found[name].detectable for name in ("more", "one", "two"))
+    assert found["one"].reading == "one seed: of two models, not of methods"
+    table = made(runs, rows=[{"where": {"stage": "rl"}, "name": "{algorithm}"}])
+    (lead,) = table.leads
+    assert lead.row == "a" and lead.holds and lead.tests == 1
+    assert {one.row: one.reason for one in lead.over} == {
+        "b": "", "one": "1 seed", "two": "2 seeds", "more": "another budget",
+    }  # fmt: skip
+    assert [one.row for one in lead.left_out] == ["more", "one", "two"]
+
+
+def test_five_seeds_against_one_is_no_verdict_whichever_way(runs: Path) -> None:
+    """A row of one seed beside a baseline of five was called different in 25 % of equal methods."""
+    add(runs, "a-dcg", [0.2, 0.2001, 0.2002, 0.1999, 0.1998])
+    add(runs, "b-dcg", [0.3])
+    assert not compared(runs)["b"].holds and compared(runs)["b"].p_holm is None
+    turned = compared(runs, baseline={"algorithm": "b"})["a"]
+    assert not turned.holds and turned.reading == "one seed: of two models, not of methods"
 
 
 @pytest.mark.parametrize(
     ("levels", "options", "reading"),
     [
         ([0.3], {}, "one seed: of two models, not of methods"),
-        ([0.30, 0.30], {}, "higher: holds by the interval, but two seeds are few"),
+        ([0.30, 0.30], {}, "2 seeds: too few for a verdict on methods"),
         ([0.10, 0.11, 0.10, 0.09, 0.10, 0.11], {}, "lower: holds by both tests"),
         ([0.30, 0.31, 0.30], {"spent": budget(1, 2, 3)}, "unequal budgets: no fair comparison"),
     ],
