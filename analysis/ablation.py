@@ -43,6 +43,7 @@ from analysis.tables import (
     csv_text,
     group_title,
     in_markdown,
+    many,
     markdown_page,
     metric_title,
     sft_note,
@@ -60,8 +61,8 @@ Reads every finished RL run below RUNS, finds by itself in which settings the ru
 and writes to the --out folder:
   grid.md, grid.csv           one row a combination, best first: the metric on test and its difference to SFT
   effects.md, effects.csv     one row a level: difference to the factor's reference level, averaged over all pairs
-                              of runs that agree in everything else; 95 % intervals over contexts and seeds, and
-                              over contexts and pairs; p-values corrected by Holm
+                              of runs that agree in everything else; 95 % intervals over contexts and seeds (with
+                              one seed: and pairs); p-values from three seeds on, corrected by Holm
   effects.png, effects.svg    the effects as a forest plot
 The grid need not be full: what is missing is named, and only pairs that are there are compared. Runs that are
 not done or not sound are left out and named, as analysis.report does. Needs no model and no GPU.
@@ -241,15 +242,13 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
         f"Δ {title}: the level minus the factor's reference level on test, averaged over all pairs of runs that agree "
         f"in every other factor (of {', '.join(factor.name for factor in design.factors)}) and in the seed; every pair "
         "weighs the same.",
-        f"Brackets after Δ: 95 % interval, {resamples:,} bootstrap resamples of contexts, all samples of a context "
-        f"together and for all pairs at once{', with a normal deviation for the seeds' if several else ''}. Intervals "
-        "are not corrected for their number.",
-        "p: two-sided, of no difference, by the standard error of the same resamples (Student's t), corrected by Holm "
-        f"for the {tests} effects of this table.",
-        "With pairs: 95 % interval of the same mean, and its corrected p, where single pairs are resampled beside "
-        "contexts, hence trainings and settings of the other factors. Better: pairs in which the level is above its "
-        "reference.",
-        f"Bold: both corrected p below {share(CLEAR).rstrip('0')}, and equal budgets"
+        f"Brackets: 95 % interval over contexts and {'seeds' if several else 'pairs'} ({resamples:,} bootstrap "
+        "resamples of contexts, all samples of a context together and for all pairs at once), not corrected for the "
+        "number of effects. Better: pairs in which the level is above its reference.",
+        f"p: two-sided, of no difference, corrected by Holm for the {many(tests, 'effect')} with a p. It takes "
+        "three seeds. It is about the average over the settings of the other factors that this sweep has, and says "
+        "nothing of other settings: where pairs disagree, the level helps in some settings only.",
+        f"Bold: corrected p below {share(CLEAR).rstrip('0')}, and equal budgets"
         f"{'.' if any(effect.clear for effect in found) else '; that holds for no effect.'}",
     ]
     for factor in design.factors:
@@ -260,7 +259,7 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
             notes.append(f"{factor.key} varies, too, and is equal within every pair.")
     if design.constant:
         notes.append(f"The same in every finished run, hence without an effect here: {', '.join(design.constant)}.")
-    if not tests:
+    if not any(effect.singles for effect in found):
         notes.append(
             "No two runs differ in one factor alone, so no effect can be given. With --factors, settings that differ "
             "along with those that it names are taken as one with them."
@@ -268,8 +267,8 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
     marks = {mark for effect in found for mark in effect.marks}
     if ONE_SEED in marks:
         notes.append(
-            f"{ONE_SEED} One seed: Δ's interval and p are over contexts only and leave out how much trainings differ. "
-            "What is with pairs has it in it: go by that."
+            f"{ONE_SEED} One seed: the interval is over contexts and single pairs, and leaves out what a factor does "
+            "under other seeds. So no p is given, and no effect is called shown."
         )
     if UNEQUAL in marks:
         notes.append(f"{UNEQUAL} Pairs of unequal budgets, not a fair comparison: see the grid.")
@@ -330,15 +329,12 @@ def effects_sheet(ablation: Ablation) -> Sheet:
         first = i == 0 or ablation.effects[i - 1].factor != effect.factor
         if first and i:
             sections.add(i - 1)
-        wider = effect.with_pairs
         rows.append(
             (
                 Shown(names[effect.factor] if first else ""),
                 Shown(f"{effect.level} vs. {effect.reference}"),
                 _valued(effect.change, signed, effect.clear),
                 Shown(chance(effect.p_holm)),
-                NOTHING if wider is None else Shown(f"[{signed(wider.low)}, {signed(wider.high)}]"),
-                Shown(chance(effect.with_pairs_p_holm)),
                 Shown(f"{len(effect.singles)}{_marked(effect.marks, ONE_SEED, UNEQUAL)}"),
                 Shown(f"{effect.above} of {len(effect.singles)}") if effect.singles else NOTHING,
             )
@@ -346,7 +342,7 @@ def effects_sheet(ablation: Ablation) -> Sheet:
     delta = f"Δ {metric_title(ablation.metric)}"
     return Sheet(
         title=f"Main effects: {ablation.title}",
-        header=("Factor", "Level", delta, "p (Holm)", "With pairs", "p (Holm)", "Pairs", "Better"),
+        header=("Factor", "Level", delta, "p (Holm)", "Pairs", "Better"),
         names=2,
         rows=tuple(rows),
         notes=ablation.effect_notes,
@@ -357,7 +353,7 @@ def effects_sheet(ablation: Ablation) -> Sheet:
 def _valued(cell: Cell | None, reads: Callable[[float], str], bold: bool = False) -> Shown:
     if cell is None:
         return NOTHING
-    return Shown(reads(cell.mean), f"[{reads(cell.low)}, {reads(cell.high)}]", bold)
+    return Shown(reads(cell.mean), f"[{reads(cell.low)}, {reads(cell.high)}]" if cell.has_interval else "", bold)
 
 
 def _marked(marks: Sequence[str], *which: str) -> str:
@@ -421,17 +417,16 @@ def effects_csv(ablation: Ablation) -> str:
     lines = [
         [effect.factor, effect.level, effect.reference, *_numbers(effect.change)]
         + _chances(effect.p, effect.p_holm)
-        + [str(len(effect.singles)), str(effect.above), *_numbers(effect.with_pairs)[1:]]
-        + _chances(effect.with_pairs_p, effect.with_pairs_p_holm)
+        + [str(len(effect.singles)), str(effect.above), str(effect.seeds)]
         + [str(int(mark in effect.marks)) for mark in (ONE_SEED, UNEQUAL)]
         for effect in ablation.effects
     ]
-    header += ["with_pairs_lo", "with_pairs_hi", "with_pairs_p", "with_pairs_p_holm"]
-    return csv_text([*header, "one_seed", "unequal_budget"], lines)
+    return csv_text([*header, "seeds", "one_seed", "unequal_budget"], lines)
 
 
 def _numbers(cell: Cell | None) -> list[str]:
-    return ["", "", ""] if cell is None else [f"{value:.6f}" for value in (cell.mean, cell.low, cell.high)]
+    values = () if cell is None else (cell.mean, cell.low, cell.high)
+    return ["" if math.isnan(value) else f"{value:.6f}" for value in values] or ["", "", ""]
 
 
 def _chances(*values: float | None) -> list[str]:
@@ -469,8 +464,8 @@ NARROWEST = 0.004
 HEAD = 1.3
 """Height of the line with a factor's name; that of a level is 1."""
 
-BESIDE = (84, 116, 164, 190)
-"""Right ends of the numbers beside the axes, in points: difference, p, p with pairs, pairs."""
+BESIDE = (84, 116, 142)
+"""Right ends of the numbers beside the axes, in points: difference, p, pairs."""
 
 
 def draw_effects(ablation: Ablation) -> Figure | None:
@@ -486,7 +481,7 @@ def draw_effects(ablation: Ablation) -> Figure | None:
         ax = figure.subplots()
         ax.set(xlim=_limits(drawn), ylim=(height + 0.2, 0.2), xlabel=f"Δ {title} on test to the reference level")
         ax.axvline(0, color=GREY, linewidth=0.8, zorder=1.5)
-        _beside(ax, 0.1, (f"Δ {title} [95 %]", "p", "p with pairs", "Pairs"), color=GREY)
+        _beside(ax, 0.1, (f"Δ {title} [95 %]", "p", "Pairs"), color=GREY)
         ticks: dict[float, tuple[str, str]] = {}
         y = 0.0
         for factor, colour, marker in zip(factors, cycle(COLOURS), cycle(MARKERS)):
@@ -511,7 +506,7 @@ def draw_effects(ablation: Ablation) -> Figure | None:
 def _limits(drawn: Sequence[Effect]) -> tuple[float, float]:
     """Ends of the horizontal axis: everything, as far as REACH lets, and not less than NARROWEST."""
     singles = [single for effect in drawn for single in effect.singles]
-    cells = [cell for effect in drawn for cell in (effect.change, effect.with_pairs) if cell is not None]
+    cells = [effect.change for effect in drawn if effect.change is not None and effect.change.has_interval]
     ends = [end for cell in cells for end in (cell.low, cell.high)]
     most = max(REACH * max(map(abs, singles)), NARROWEST)
     low, high = max(min(*singles, *ends, -NARROWEST), -most), min(max(*singles, *ends, NARROWEST), most)
@@ -519,30 +514,26 @@ def _limits(drawn: Sequence[Effect]) -> tuple[float, float]:
 
 
 def _draw_effect(ax: Axes, effect: Effect, y: float, colour: str, marker: str) -> None:
-    """Mean, both intervals, each pair as a faint dot below them, and the numbers beside the axes."""
-    cell, wider = effect.change, effect.with_pairs
+    """Mean, interval, each pair as a faint dot below them, and the numbers beside the axes."""
+    cell = effect.change
     if cell is None:
         return
-    ends = [(cell.low, cell.high)]
+    low, high = (cell.low, cell.high) if cell.has_interval else (cell.mean, cell.mean)
     below = [y + 0.33] * len(effect.singles)
     ax.plot(effect.singles, below, "o", color=colour, alpha=0.4, markersize=2.4, markeredgewidth=0)
-    if wider is not None:
-        ends.append((wider.low, wider.high))
-        ax.plot([wider.low, wider.high], [y, y], color=colour, linewidth=0.9)
-    ax.plot([cell.low, cell.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
+    ax.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
     ax.plot(cell.mean, y, marker, color=colour, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5)
     left, right = ax.get_xlim()
     for edge, arrow, beyond in (
-        (left, "<", min(low for low, _ in ends) < left),
-        (right, ">", max(high for _, high in ends) > right),
+        (left, "<", low < left),
+        (right, ">", high > right),
     ):
         if beyond:
             ax.plot(edge, y, arrow, color=colour, markersize=4, clip_on=False)
     weight = "bold" if effect.clear else "normal"
     numbers = (
-        f"{signed(cell.mean)} [{signed(cell.low)}, {signed(cell.high)}]",
+        f"{signed(cell.mean)} [{signed(low)}, {signed(high)}]" if cell.has_interval else signed(cell.mean),
         chance(effect.p_holm),
-        chance(effect.with_pairs_p_holm),
         f"{len(effect.singles)}{_marked(effect.marks, UNEQUAL)}",
     )
     _beside(ax, y, numbers, weight=weight)
@@ -568,15 +559,14 @@ def _beside(ax: Axes, y: float, texts: Sequence[str], *, color: str = "black", w
 def _explain(figure: Figure, ablation: Ablation) -> None:
     """Legend below the axes."""
     one = all(ONE_SEED in effect.marks for effect in ablation.effects if effect.singles)
-    over = "contexts (one seed)" if one else "contexts and seeds"
+    over = "contexts and pairs (one seed)" if one else "contexts and seeds"
     mean = Line2D([], [], color=GREY, linewidth=2.4, marker="o", markersize=4.5, markeredgecolor="white")
-    wider = Line2D([], [], color=GREY, linewidth=0.9)
     single = Line2D([], [], color=GREY, linestyle="", marker="o", markersize=2.4, alpha=0.6, markeredgewidth=0)
     figure.legend(
-        [mean, wider, single],
-        [f"mean, 95 % interval over {over}", "over contexts and pairs", "one pair of runs"],
+        [mean, single],
+        [f"mean, 95 % interval over {over}", "one pair of runs"],
         loc="outside lower center",
-        ncols=3,
+        ncols=2,
         frameon=False,
         handlelength=3.2,
         title=f"p: of either interval, corrected by Holm. Bold: both below {share(CLEAR).rstrip('0')}.",

@@ -30,7 +30,16 @@ from analysis.command import add_folder, make_parser, out_folder, refuse, show_p
 from analysis.figures.style import axis_unit
 from analysis.series import AXES, measured, own_curves, rl_rows, row_names
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
-from analysis.tables import csv_text, group_folder, group_title, markdown_page, metric_title, share, signed
+from analysis.tables import (
+    FEWEST_SEEDS,
+    csv_text,
+    group_folder,
+    group_title,
+    markdown_page,
+    metric_title,
+    share,
+    signed,
+)
 from rlbench.errors import BadInput, nearest
 
 Curve = tuple[Floats, Floats]
@@ -307,7 +316,7 @@ def _passages(
         if len(own) > 1 and len(base) > 1 and np.ptp(own) + np.ptp(base) > 0:
             found = ratio_interval(own[:, None], base[:, None], seeds[label], seeds[baseline])
             low, high = (float(np.exp(bound[0])) for bound in (found.low, found.high))
-            ratios[label] = Interval(ratio, low, high, float(found.p[0]))
+            ratios[label] = Interval(ratio, low, high, _p(found, own, base))
         else:
             ratios[label] = Interval(ratio)
     corrected = _holm(ratios)
@@ -320,6 +329,11 @@ def _passages(
         )
         for label, own in times.items()
     }
+
+
+def _p(found: Estimate, own: Floats, base: Floats) -> float:
+    """p of a comparison; NaN where a row has too few seeds for a verdict."""
+    return float(found.p[0]) if min(len(own), len(base)) >= FEWEST_SEEDS else np.nan
 
 
 def _fell_back(curve: Curve, time: float, value: float) -> bool:
@@ -339,7 +353,7 @@ def _areas(
         mean = float(own.mean() - base.mean())
         if len(own) > 1 and len(base) > 1 and np.ptp(own) + np.ptp(base) > 0:
             found = _difference(own[:, None], base[:, None], seeds[label], seeds[baseline])
-            differences[label] = Interval(mean, float(found.low[0]), float(found.high[0]), float(found.p[0]))
+            differences[label] = Interval(mean, float(found.low[0]), float(found.high[0]), _p(found, own, base))
         else:
             differences[label] = Interval(mean)
     corrected = _holm(differences)
@@ -447,6 +461,8 @@ def notes(found: Convergence) -> list[str]:
     ]
     if any(len(seeds) == 1 for seeds in found.seeds.values()):
         said.append("A row of one seed has no interval: how much trainings differ is not known from it.")
+    if any(len(seeds) < FEWEST_SEEDS for seeds in found.seeds.values()):
+        said.append("A comparison has a p from three seeds in both rows on; with fewer, tests are too often wrong.")
     fell = [found.names[label] for t in found.thresholds for label, row in t.rows.items() if row.fell_back]
     if fell:
         said.append(

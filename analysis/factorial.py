@@ -4,11 +4,11 @@ The effect of a factor's level is the mean, over all pairs of runs that agree in
 the run with that level minus the run with the factor's reference level. Cells that are missing only cost pairs: nothing
 is filled in, and no model is fitted.
 
-An effect has two intervals, each with its p. The first is over contexts, and over seeds where there are several: would
-other dialogues say the same of these models? `Effect.with_pairs` resamples single pairs beside contexts: would other
-trainings, and other settings of the other factors? With one seed only the latter has the noise of training in it: over
-contexts alone, two settings that are equally good differ beyond doubt as often as their trainings differ. With several
-seeds only the former knows that all pairs of a seed share its data order. An effect is called clear where both say so.
+An effect has one interval. With several seeds it is over contexts and seeds (`pooled_interval`), where all pairs of a
+seed count together, since they share its data order and a factor may do more under one seed than under another. With
+one seed nothing can tell that, and the interval is over contexts and pairs: it has the noise of single trainings in it,
+which an interval over contexts alone leaves out. p is given from three seeds on, as for all verdicts. What a p is of is
+the average over the settings of the other factors that the sweep has. It says nothing of settings that it has not.
 """
 
 import itertools
@@ -25,6 +25,7 @@ from analysis.collect import Collection
 from analysis.statistics import Estimate, Floats, Scores, holm, pooled_interval
 from analysis.tables import (
     BUDGET,
+    FEWEST_SEEDS,
     ONE_SEED,
     UNEQUAL,
     Cell,
@@ -39,7 +40,7 @@ ABSENT = "absent"
 """Level of a run that has no such setting."""
 
 CLEAR = 0.05
-"""Corrected p below which an effect is beyond doubt."""
+"""Corrected p below which an effect is shown."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,10 @@ class Effect:
     Attributes:
         factor: its key.
         singles: difference of each pair, mean over samples.
-        change: their mean with its interval over contexts and seeds (`pooled_interval`); None without a pair.
-        p, p_holm: of no change, for itself and corrected for all effects of the table; None without a pair.
-        with_pairs: the same mean with its interval over contexts and pairs; None below two pairs.
-        with_pairs_p, with_pairs_p_holm: as p and p_holm, for that interval.
+        seeds: how many different seeds the pairs have.
+        change: their mean with its interval: over contexts and seeds or, with one seed, over contexts and pairs (none
+            for a single pair); None without a pair.
+        p, p_holm: of no change, for itself and corrected for all effects that have one; None below three seeds.
         marks: of ONE_SEED and UNEQUAL (pairs whose two runs have unequal budgets).
     """
 
@@ -150,12 +151,10 @@ class Effect:
     level: str
     reference: str
     singles: tuple[float, ...] = ()
+    seeds: int = 0
     change: Cell | None = None
     p: float | None = None
     p_holm: float | None = None
-    with_pairs: Cell | None = None
-    with_pairs_p: float | None = None
-    with_pairs_p_holm: float | None = None
     marks: tuple[str, ...] = ()
 
     @property
@@ -165,10 +164,8 @@ class Effect:
 
     @property
     def clear(self) -> bool:
-        """Beyond doubt by both intervals, after correction, at equal budgets."""
-        if self.p_holm is None or self.with_pairs_p_holm is None:
-            return False
-        return max(self.p_holm, self.with_pairs_p_holm) < CLEAR and UNEQUAL not in self.marks
+        """Shown, after correction, at equal budgets."""
+        return self.p_holm is not None and self.p_holm < CLEAR and UNEQUAL not in self.marks
 
 
 # What varies.
@@ -420,30 +417,21 @@ def _measure(
     """The effect with its numbers, from the (Q,) scores of each run; at least one pair."""
     differences = np.stack([values[pair.run] - values[pair.reference] for pair in pairs])
     scores = Scores(differences[:, :, None], contexts, tuple(pair.seed for pair in pairs))
+    seeds = len(set(scores.seeds))
+    if seeds == 1:  # each pair for itself
+        scores = replace(scores, seeds=tuple(range(len(pairs))))
     estimate = pooled_interval(scores, resamples=resamples)
-    wider = pooled_interval(replace(scores, seeds=tuple(range(len(pairs)))), resamples=resamples)
     return replace(
         effect,
         singles=tuple(differences.mean(axis=1).tolist()),
-        change=cell_of(estimate, 0),
-        p=float(estimate.p[0]),
-        with_pairs=cell_of(wider, 0) if len(pairs) > 1 else None,
-        with_pairs_p=float(wider.p[0]) if len(pairs) > 1 else None,
-        marks=(ONE_SEED,) if estimate.contexts_only else (),
+        seeds=seeds,
+        change=cell_of(estimate, 0) if len(pairs) > 1 else Cell(float(estimate.mean[0])),
+        p=float(estimate.p[0]) if seeds >= FEWEST_SEEDS else None,
+        marks=(ONE_SEED,) if seeds == 1 else (),
     )
 
 
 def _corrected(found: Sequence[Effect]) -> list[Effect]:
-    """The effects with Holm's p, each kind corrected by itself."""
-    first = _holm_where([effect.p for effect in found])
-    second = _holm_where([effect.with_pairs_p for effect in found])
-    return [
-        replace(effect, p_holm=one, with_pairs_p_holm=two)
-        for effect, one, two in zip(found, first, second, strict=True)
-    ]
-
-
-def _holm_where(p: Sequence[float | None]) -> list[float | None]:
-    """Corrected p where there is one."""
-    corrected = iter(holm(np.array([value for value in p if value is not None])).tolist())
-    return [None if value is None else next(corrected) for value in p]
+    """The effects with Holm's p, over those that have one."""
+    corrected = iter(holm(np.array([effect.p for effect in found if effect.p is not None])).tolist())
+    return [effect if effect.p is None else replace(effect, p_holm=next(corrected)) for effect in found]

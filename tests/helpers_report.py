@@ -2,11 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from analysis import statistics
+from analysis.html.verdict import Verdict
+from analysis.statistics import Scores
+from analysis.tables import share_of
+from analysis.tables.compare import Side, correct, find_lead, lead_of
 from tests.helpers_analysis import hash_of, write_identity, write_sweep
 
 HOSTILE = "</script><script>window.hurt = 1</script><!-- <img src=x onerror=hurt()> \u2028"
@@ -129,3 +135,33 @@ def spending(update: int) -> dict[str, float]:
         "trained_tokens": 5_000 * update,
         "seconds": 1.5 * update,
     }
+
+
+def verdict(
+    scores: Mapping[str, Scores], resamples: int, budgets: Mapping[str, tuple[int, ...]] | None = None
+) -> Verdict:
+    """The headline's verdict over RL rows whose scores on ndcg@10 are given, as a table of these rows alone has it."""
+    metric = "ndcg@10"
+    sides = [
+        Side(
+            id=i,
+            group="",
+            name=label,
+            label=label,
+            stage="rl",
+            seeds=one.seeds,
+            budgets=frozenset([(budgets or {}).get(label, (1, 2, 3))]),
+            marks=(),
+            metrics=(metric,),
+            load=partial(scores.__getitem__, label),
+        )
+        for i, (label, one) in enumerate(scores.items())
+    ]
+    found = find_lead(sides, metric, metric, resamples=resamples)
+    lead = None
+    if found is not None:
+        family = correct([], [found])
+        lead = lead_of(found, family.best.get(0), family)
+    leader = next(iter(scores)) if lead is None else lead.label
+    cell = share_of(statistics.mean_interval(scores[leader], resamples=resamples), 0)
+    return Verdict(metric, leader, cell, len(scores[leader].seeds), int(scores[leader].contexts.max()) + 1, lead)

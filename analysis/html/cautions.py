@@ -14,7 +14,7 @@ from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin, files
 from analysis.html.rows import Look
 from analysis.html.verdict import Verdict, is_tie
-from analysis.tables import at_least, metric_title, unequal_budgets, unequal_note
+from analysis.tables import at_least, detectable_text, metric_title, pairing_note, unequal_budgets, unequal_note
 
 DEGENERATE = 0.5
 """Share of units without signal, on average over training, above which rows are named."""
@@ -104,10 +104,10 @@ def _seeds(trained: Sequence[Look]) -> list[Caution]:
     few = [look for look in trained if TOO_FEW_SEEDS <= len(look.seeds) < FEW_SEEDS]
     found = []
     if single:
-        told = "Intervals are over contexts only, and say nothing of how much trainings differ."
+        told = "Intervals are over contexts only, and say nothing of how much trainings differ. No verdict is given."
         found.append(Caution("One seed", f"{_capital(_every(single, trained))}. {told}", True))
     if fewer:
-        told = "Only large differences can show, and a permutation test over seeds cannot go below p = .33."
+        told = "That is too few for a verdict on methods, so none is given; intervals are wide."
         found.append(Caution("Two seeds", f"{_capital(_every(fewer, trained))}. {told}", True))
     if few:
         counts = sorted({len(look.seeds) for look in few})
@@ -126,7 +126,7 @@ def _missing_seeds(trained: Sequence[Look]) -> list[Caution]:
     if not lacking:
         return []
     missing = [", ".join(str(seed) for seed in every if seed not in look.seeds) for look in lacking]
-    told = f"Without a seed that other rows have: {_named(lacking, missing)}. Such rows do not pair by seed."
+    told = f"Without a seed that other rows have: {_named(lacking, missing)}. {pairing_note()}"
     return [Caution("Missing seeds", told, True)]
 
 
@@ -143,17 +143,17 @@ def _stopped(group: Collection, trained: Sequence[Look]) -> list[Caution]:
 
 
 def _power(verdict: Verdict | None) -> list[Caution]:
-    if verdict is None or verdict.detectable is None or not verdict.differences:
+    if verdict is None or verdict.detectable is None or not verdict.over:
         return []
-    largest = max(abs(one.mean) for one in verdict.differences)
-    if largest >= verdict.detectable:
+    largest = max(abs(one.difference.mean) for one in verdict.over)
+    if largest >= verdict.detectable.mean:
         return []
     metric = metric_title(verdict.metric)
     seen = f"All rows have the same {metric}" if is_tie(largest) else _largest(metric, largest)
     told = (
         f"{seen}; {many(verdict.seeds, 'seed')} and {many(verdict.contexts, 'test context')} find a true difference of "
-        f"{at_least(verdict.detectable)} in 80 % of the cases. That rows do not differ here does not show that they "
-        "are equal."
+        f"{detectable_text(verdict.detectable)} in 80 % of the cases, after the correction. That rows do not differ "
+        "here does not show that they are equal."
     )
     return [Caution("Low power", told, True)]
 

@@ -25,7 +25,7 @@ from analysis.html.results import every_run, results
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
-from analysis.html.verdict import ALPHA, Verdict, judge, sentences
+from analysis.html.verdict import Verdict, sentences, verdict_of
 from analysis.tables import Table, metric_title, row_scores, unequal_budgets
 
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
@@ -67,8 +67,8 @@ def group_page(
     by_label = {look.label: look for look in rows}
     parts = {look.label: group.runs[group.runs["run"].isin(look.runs)].sort_values("seed") for look in rows}
     scores = {label: row_scores(group.queries, part, [headline]) for label, part in parts.items()}
-    trained = {look.label: scores[look.label] for look in rows if look.stage == "rl"}
-    verdict = judge(trained, headline, resamples) if trained else None
+    contexts = int(next(iter(scores.values())).contexts.max()) + 1
+    verdict = verdict_of(table, headline, contexts)
     found = origins(group, folder)
     curves = curve_data(group, rows)
     samples = sample_data(rows, folder)
@@ -80,7 +80,7 @@ def group_page(
         "samples": samples,
     }
     body = {
-        "summary": _summary(group, headline, rows, verdict),
+        "summary": _summary(group, table, headline, rows, verdict),
         "warnings": caution_section(cautions(group, rows, found, verdict, problems), problems),
         "results": results(table, headline, by_label, verdict),
         "curves": _drawn("curves", "Curves") if curves["series"] else None,
@@ -116,7 +116,7 @@ def _drawn(name: str, title: str) -> Html:
     )
 
 
-def _summary(group: Collection, headline: str, rows: Sequence[Look], verdict: Verdict | None) -> Html:
+def _summary(group: Collection, table: Table, headline: str, rows: Sequence[Look], verdict: Verdict | None) -> Html:
     runs = group.runs
     trained = [look for look in rows if look.stage == "rl"]
     first = runs.iloc[0]
@@ -138,11 +138,12 @@ def _summary(group: Collection, headline: str, rows: Sequence[Look], verdict: Ve
     metric = metric_title(headline)
     rule = [
         f"Rows are ranked by their mean {metric} on test over seeds and samples; the highest leads.",
-        "A lead holds where p of the paired difference, times the number of pairs of rows (Bonferroni), is at most "
-        f"{ALPHA}, and both rows have two seeds or more. The correction covers that the row was picked by its score.",
-        "What the design can detect: the true difference that the paired interval tells from 0 in 80 % of the cases, "
-        "by the variance components of the leading row’s differences to rows with the same seeds, averaged.",
-        "One metric, fixed beforehand. The other columns are shown, not tested.",
+        "The leading row is shown to be better than the others where the largest p of its paired differences to them "
+        "is below .05 after the correction. Taking the largest covers that the row was picked by its score.",
+        table.family,
+        "What the design can detect: the true difference that is found in 80 % of the cases at the first step of the "
+        "correction, by the variance components of the leading row’s differences to rows with the same seeds, "
+        "averaged; in parentheses its 80 % range.",
     ]
     return section(
         "summary",

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.collect import Collection, required_metrics
-from analysis.html.grid import MISSING, Cell, Head, grid, lines, number, p_value, section, text
+from analysis.html.grid import MISSING, Cell, Head, grid, lines, many, number, p_value, section, text
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin
 from analysis.html.rows import Look, ink, named
 from analysis.html.verdict import Verdict
 from analysis.tables import Cell as Interval
-from analysis.tables import Row, Table, count, duration, metric_title, share, signed
+from analysis.tables import Lead, Row, Table, chance, count, detectable_text, duration, metric_title, share, signed
 
 PLOT = (132, 16)
 """Width and height of an interval's drawing."""
@@ -38,7 +38,7 @@ def results(
         _comparison(table, headline, looks),
         lines([join(note) for note in table.notes], class_="notes"),
         _against_baseline(table, looks) if table.comparisons else None,
-        _against_leader(verdict, looks) if verdict is not None and verdict.differences else None,
+        _against_leader(verdict, verdict.lead, looks) if verdict is not None and verdict.lead is not None else None,
     )
 
 
@@ -130,12 +130,12 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
         Head("Method", number=False),
         Head(f"Δ {metric}", "Row minus baseline, paired on the same contexts, with its 95 % interval"),
         Head("p", "Of the interval: two-sided, of a difference of 0"),
-        Head("p, Holm", "Corrected for all rows of this table"),
+        Head("p, Holm", "Corrected for all tests of this report; none where no verdict can be given"),
         Head("p permuted", "Of a permutation test: exact, or 10,000 arrangements"),
-        Head("permuted, Holm", "Corrected for all rows of this table"),
+        Head("permuted, Holm", "Corrected in the same way"),
         Head("Rearranged", "What the permutation test deals out anew", number=False),
         Head("Better", "Probability that a run of the row scores higher than one of the baseline"),
-        Head("Detectable", "True difference that this design finds in 80 % of the cases"),
+        Head("Detectable", "True difference that this design finds in 80 % of the cases, with its 80 % range"),
         Head("Reading", number=False),
     ]
     rows = []
@@ -148,7 +148,7 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
                 *(_p(value) for value in (difference.p, one.p_holm, one.permutation_p, one.permutation_holm)),
                 text(PERMUTED[one.permuted]),
                 MISSING if one.improvement is None else _interval(one.improvement, share),
-                MISSING if one.detectable is None else number(one.detectable, share(one.detectable)),
+                MISSING if one.detectable is None else number(one.detectable.mean, detectable_text(one.detectable)),
                 text(one.reading, kind="reading"),
             ]
         )
@@ -163,28 +163,40 @@ def _p(p: float | None) -> Cell:
     return MISSING if p is None else number(p, p_value(p))
 
 
-def _against_leader(verdict: Verdict, looks: Mapping[str, Look]) -> Html:
+def _against_leader(verdict: Verdict, lead: Lead, looks: Mapping[str, Look]) -> Html:
     metric = metric_title(verdict.metric)
     heads = [
         Head("Method", number=False),
         Head(f"Lead in {metric}", "Of the leading row over this one, with its 95 % interval"),
-        Head("p", "Of the interval: two-sided, of a difference of 0"),
-        Head("p, corrected", "Times the number of pairs of rows (Bonferroni)"),
+        Head("p, uncorrected", "Of the interval: two-sided, of a difference of 0"),
         Head("P(run wins)", "Probability that a run of the leading row scores higher than a run of this one"),
-        Head("Holds", "p corrected at most .05, and two seeds or more on both sides", number=False),
+        Head("Compared", "Whether seeds and budgets allow it", number=False),
     ]
     rows = [
         [
-            text(named(looks[one.other]), looks[one.other].name),
-            number(one.mean, signed(one.mean), f"[{signed(one.low)}, {signed(one.high)}]", strong=one.holds),
-            number(one.p, p_value(one.p)),
-            number(one.corrected, p_value(one.corrected)),
-            number(one.wins, "" if one.wins is None else share(one.wins)),
-            text("yes" if one.holds else "no"),
+            text(named(looks[one.label]), looks[one.label].name),
+            number(
+                one.difference.mean,
+                signed(one.difference.mean),
+                f"[{signed(one.difference.low)}, {signed(one.difference.high)}]",
+                strong=lead.holds and not one.reason,
+            ),
+            _p(one.difference.p),
+            MISSING if one.wins is None else number(one.wins, share(one.wins)),
+            text(f"no: {one.reason}" if one.reason else "yes"),
         ]
-        for one in verdict.differences
+        for one in lead.over
     ]
-    return grid("against-leader", f"Lead of {looks[verdict.leader].name} in {metric} on test", heads, rows)
+    if lead.p_holm is None:
+        said = "No row can be compared with the leading one."
+    else:
+        said = (
+            f"The test is of all these differences together: {looks[lead.label].name} is "
+            f"{'' if lead.holds else 'not '}shown to be better than each row compared. Its p is the largest of theirs, "
+            f"{chance(lead.p)}, and {chance(lead.p_holm)} corrected for {many(lead.tests, 'test')} in this report."
+        )
+    caption = f"Lead of {looks[verdict.leader].name} in {metric} on test; bold where it holds"
+    return join(grid("against-leader", caption, heads, rows), lines([join(said)], class_="notes"))
 
 
 def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str, Origin]) -> Html:

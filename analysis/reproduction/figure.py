@@ -8,7 +8,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,18 @@ from analysis.reproduction.reported import (
 )
 from analysis.reproduction.runs import missing_sheet, read_groups, runs_of, settings_notes
 from analysis.reproduction.sheets import Sheet, between, number, signed
-from analysis.reproduction.verdicts import FEW_SEEDS, MARGIN, NO_RUN, Level, interval_of_difference, judge, sign
+from analysis.reproduction.verdicts import (
+    FEW_SEEDS,
+    MARGIN,
+    NO_RUN,
+    TOO_FEW_SEEDS,
+    Level,
+    interval_of_difference,
+    judge,
+    sign,
+)
 from analysis.statistics import Floats
-from analysis.tables import Cell, csv_text
+from analysis.tables import FEWEST_SEEDS, Cell, csv_text
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
@@ -231,19 +240,14 @@ class Change:
 
 
 def _changes(curves: Sequence[Curve]) -> list[Change]:
-    """Changes with p corrected for all curves of a metric."""
-    found: list[Change] = []
-    for metric in dict.fromkeys(curve.metric for curve in curves):
-        raw = [_change(curve) for curve in curves if curve.metric == metric]
-        several = [one for one in raw if one.seeds > 1]
-        corrected = statistics.holm(np.array([one.p for one in several])) if several else np.ones(0)
-        of = {id(one): float(p) for one, p in zip(several, corrected, strict=True)}
-        for one in raw:
-            p, verdict = of.get(id(one), one.p), one.verdict
-            if one.ours and one.seeds > 1:
-                verdict = sign(one.reported, one.ours.mean, p)
-            found.append(Change(one.curve, one.reported, one.ours, one.seeds, p, verdict))
-    return found
+    """Changes with p corrected by Holm for all curves that have the seeds for a verdict."""
+    raw = [_change(curve) for curve in curves]
+    tested = [i for i, one in enumerate(raw) if one.seeds >= FEWEST_SEEDS]
+    p = dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested])).tolist(), strict=True))
+    return [
+        replace(one, p=p[i], verdict=sign(one.reported, one.ours.mean, p[i])) if one.ours and i in p else one
+        for i, one in enumerate(raw)
+    ]
 
 
 def _change(curve: Curve) -> Change:
@@ -255,7 +259,7 @@ def _change(curve: Curve) -> Change:
     estimate = statistics.seed_interval(values[:, None])
     ours = Cell(float(estimate.mean[0]), float(estimate.low[0]), float(estimate.high[0]))
     p = float(estimate.p[0]) if len(values) > 1 else 1.0
-    return Change(curve, reported, ours, len(values), p, FEW_SEEDS)
+    return Change(curve, reported, ours, len(values), p, TOO_FEW_SEEDS)
 
 
 def _point_sheet(levels: Sequence[tuple[Curve, int, Level | None]]) -> Sheet:

@@ -25,9 +25,19 @@ from analysis.reproduction.reported import (
 )
 from analysis.reproduction.runs import missing_sheet, read_groups, runs_of, settings_notes, shared
 from analysis.reproduction.sheets import Sheet, between, metric_name, number, percent, signed
-from analysis.reproduction.verdicts import FEW_SEEDS, MARGIN, NO_RUN, Level, level, sign
+from analysis.reproduction.verdicts import (
+    DIFFERS,
+    MARGIN,
+    NO_RUN,
+    REPRODUCED,
+    TOO_FEW_SEEDS,
+    UNDECIDED,
+    Level,
+    level,
+    sign,
+)
 from analysis.statistics import Scores
-from analysis.tables import Cell, cell_of, csv_text, row_scores, share_of
+from analysis.tables import FEWEST_SEEDS, Cell, cell_of, csv_text, row_scores, share_of
 from rlbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -94,7 +104,7 @@ class Contrast:
         reported: better - worse.
         clear: whether the reported difference is more than its own standard errors.
         ours: better - worse; None where a row has no run.
-        p: corrected for all contrasts of the backbone and metric.
+        p: corrected for all contrasts of the table that have the seeds for a verdict.
     """
 
     backbone: str
@@ -265,23 +275,31 @@ def _level(entry: Entry, metrics: Sequence[str], metric: str, dataset: str) -> L
 
 
 def _contrasts(entries: Sequence[Entry], metrics: Sequence[str], dataset: str, resamples: int) -> list[Contrast]:
-    """Gains over SFT and differences between methods, on the headline metrics; p corrected within each backbone."""
-    found = []
+    """Gains over SFT and differences between methods, on the headline metrics.
+
+    p is corrected by Holm over all of them, in every backbone and metric, that have the seeds for a verdict.
+    """
+    raw = []
     for backbone in dict.fromkeys(entry.backbone for entry in entries):
         of_backbone = [entry for entry in entries if entry.backbone == backbone]
         for column, name in enumerate(METRIC_COLUMN):
             reported_metric = f"{name}@{max(int(key.split('@')[1]) for key in of_backbone[0].reported)}"
             metric = metrics[column] if metrics else reported_metric
-            raw = [
+            raw += [
                 _contrast(backbone, a, b, metric, reported_metric, column, dataset, resamples)
                 for a, b in _pairs(of_backbone, reported_metric)
             ]
-            tested = [index for index, contrast in enumerate(raw) if contrast.ours]
-            corrected = (
-                dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested])), strict=True)) if tested else {}
-            )
-            found += [_judged(one, float(corrected.get(index, one.p))) for index, one in enumerate(raw)]
-    return found
+    tested = [index for index, contrast in enumerate(raw) if contrast.ours and not _too_few_seeds(contrast)]
+    p = dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested])).tolist(), strict=True))
+    return [_judged(one, p.get(index, one.p)) for index, one in enumerate(raw)]
+
+
+def _too_few_seeds(contrast: Contrast) -> bool:
+    """Whether a side has too few seeds for a verdict; one SFT checkpoint is held fixed."""
+    sides = [side.ours for side in (contrast.better, contrast.worse) if side.ours and side.ours.trained]
+    if contrast.worse.method == "sft" and contrast.worse.ours and contrast.worse.ours.seeds == 1:
+        sides = [side for side in sides if side is not contrast.worse.ours]
+    return any(side.seeds < FEWEST_SEEDS for side in sides)
 
 
 def _pairs(entries: Sequence[Entry], metric: str) -> Iterator[tuple[Entry, Entry]]:
@@ -325,9 +343,8 @@ def _one_metric(scores: Scores, column: int) -> Scores:
 def _judged(contrast: Contrast, p: float) -> Contrast:
     if contrast.ours is None or not (contrast.better.ours and contrast.worse.ours):
         return contrast
-    sides = [contrast.better] if contrast.worse.method == "sft" else [contrast.better, contrast.worse]
-    if any(side.ours and side.ours.trained and side.ours.seeds < 2 for side in sides):
-        return replace(contrast, p=p, verdict=FEW_SEEDS)
+    if _too_few_seeds(contrast):
+        return replace(contrast, p=p, verdict=TOO_FEW_SEEDS)
     return replace(contrast, p=p, verdict=sign(contrast.reported, contrast.ours.mean, p))
 
 
@@ -415,7 +432,8 @@ def order_sheet(comparison: Comparison) -> Sheet:
 
 SIGN_NOTE = (
     "Verdicts on signs: shown where the paired difference over seeds and contexts has p ≤ .05 after Holm's correction "
-    "for all gains and orders of the backbone and metric; a row of one seed shows nothing."
+    "for all gains and orders of this table together; rows of fewer than three seeds show nothing. SFT, where it is "
+    "one checkpoint, is held fixed: a gain is over that checkpoint."
 )
 
 
@@ -466,7 +484,23 @@ def tally(comparison: Comparison) -> list[str]:
         if verdicts:
             counts = Counter(verdicts)
             lines.append(f"{title}: {', '.join(f'{count} {verdict}' for verdict, count in counts.most_common())}")
+    judged = [found.verdict for found in comparison.levels.values()]
+    if expected := by_chance(judged):
+        lines.append(expected)
     return lines
+
+
+def by_chance(verdicts: Sequence[str]) -> str:
+    """How many false "differs" chance predicts among verdicts on numbers, each of which is at 5 % by itself."""
+    judged = sum(verdict in (REPRODUCED, DIFFERS, UNDECIDED) for verdict in verdicts)
+    if not judged:
+        return ""
+    return (
+        f"by chance: each number is judged at 5 % by itself, so were all {judged} truly as reported, up to "
+        f"{0.05 * judged:.1f} would still be said to differ, on average; there are "
+        f"{sum(verdict == DIFFERS for verdict in verdicts)}. Metrics of one row go together, so several may be one "
+        "chance"
+    )
 
 
 CSV_HEADER = [

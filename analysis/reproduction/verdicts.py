@@ -18,6 +18,8 @@ MARGIN = 0.15
 REPRODUCED, DIFFERS, UNDECIDED, NO_RUN = "reproduced", "differs", "undecided", "no run"
 SAME_SIGN, OPPOSITE, NOT_SHOWN = "same sign, shown", "opposite, shown", "not shown"
 FEW_SEEDS = "undecided: one seed"
+TOO_FEW_SEEDS = "undecided: fewer than three seeds"
+"""Of a difference between two methods."""
 
 
 @dataclass(frozen=True)

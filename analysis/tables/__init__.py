@@ -6,6 +6,7 @@ bytes for the same runs. docs/tables.md is the reference.
 """
 
 from analysis.tables.build import ACCURACY, Profile, build, build_table, profile_scores
+from analysis.tables.compare import FEWEST_SEEDS, detectable_text, pairing_note
 from analysis.tables.marks import (
     ONE_SEED_NOTE,
     checkpoint_note,
@@ -36,7 +37,7 @@ from analysis.tables.model import (
     Versus,
     shared_stage_name,
 )
-from analysis.tables.numbers import at_least, chance, count, metric_title, share, signed
+from analysis.tables.numbers import at_least, chance, count, many, metric_title, share, signed
 from analysis.tables.scores import cell_of, row_scores, share_of
 from analysis.tables.select import Folder
 from analysis.tables.spec import TableSpec, parse_spec, read_spec
@@ -66,6 +67,7 @@ __all__ = [
     "BUDGET",
     "Cell",
     "Column",
+    "FEWEST_SEEDS",
     "Lead",
     "Over",
     "MARKS",
@@ -97,13 +99,16 @@ __all__ = [
     "csv_text",
     "comparisons_sheet",
     "count",
+    "detectable_text",
     "duration",
     "group_folder",
     "group_title",
     "in_markdown",
     "intervals_text",
+    "many",
     "markdown_page",
     "metric_title",
+    "pairing_note",
     "parse_spec",
     "profile_scores",
     "read_spec",

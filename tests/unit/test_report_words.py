@@ -13,11 +13,11 @@ from analysis.html.budgets import budgets
 from analysis.html.cautions import cautions
 from analysis.html.provenance import origins
 from analysis.html.rows import looks
-from analysis.html.verdict import Verdict, judge, sentences
+from analysis.html.verdict import Verdict, sentences
 from analysis.statistics import Scores
 from analysis.tables import at_least
 from tests.helpers_analysis import edit_result
-from tests.helpers_report import write_full_sweep
+from tests.helpers_report import verdict, write_full_sweep
 
 LABELS = ("grpo-relevance", "rank_grpo-relevance", "rank_grpo-log_decay")
 
@@ -29,9 +29,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words_of(verdict: Verdict, runs: Path) -> str:
+def words_of(found: Verdict, runs: Path) -> str:
     (group,) = collect(runs).groups()
-    return " ".join(sentences(verdict, {look.label: look for look in looks(group)}, []))
+    return " ".join(sentences(found, {look.label: look for look in looks(group)}, []))
 
 
 def constant(value: float) -> Scores:
@@ -39,13 +39,13 @@ def constant(value: float) -> Scores:
 
 
 def test_rows_without_a_hit_are_not_ranked(runs: Path) -> None:
-    told = words_of(judge(dict.fromkeys(LABELS, constant(0.0)), "ndcg@10", 50), runs)
+    told = words_of(verdict(dict.fromkeys(LABELS, constant(0.0)), 50), runs)
     assert told == "NDCG@10 on test is 0 in every trained row: no list has a hit, so nothing can be compared."
 
 
 def test_rows_that_tie_share_the_first_place(runs: Path) -> None:
     scores = {LABELS[0]: constant(0.25), LABELS[1]: constant(0.25), LABELS[2]: constant(0.125)}
-    told = words_of(judge(scores, "ndcg@10", 50), runs)
+    told = words_of(verdict(scores, 50), runs)
     first = "grpo · relevance and rank_grpo · relevance have the same NDCG@10 on test, the highest: .250 [.250, .250]"
     assert told.startswith(f"{first}. No row leads. ")
     assert told.endswith("do not vary over seeds or contexts, so this design’s power is not known.")
@@ -58,13 +58,13 @@ def test_rows_of_equal_means_that_vary_tie_as_well(runs: Path) -> None:
         LABELS[0]: Scores(values, np.arange(40), (0, 1, 2)),
         LABELS[1]: Scores(values[:, ::-1], np.arange(40), (0, 1, 2)),  # the sums differ by their rounding alone
     }
-    told = words_of(judge(scores, "ndcg@10", 50), runs)
+    told = words_of(verdict(scores, 50), runs)
     assert "No row leads. With 3 seeds and 40 test contexts a true difference of ." in told
-    assert told.endswith("is found in 80 % of the cases (before correction).")
+    assert told.endswith("is found in 80 % of the cases, after the correction.")
 
 
 def test_a_lead_that_does_not_vary_says_nothing_of_power(runs: Path) -> None:
-    told = words_of(judge({LABELS[0]: constant(0.25), LABELS[1]: constant(0.2)}, "ndcg@10", 50), runs)
+    told = words_of(verdict({LABELS[0]: constant(0.25), LABELS[1]: constant(0.2)}, 50), runs)
     assert "grpo · relevance has the highest NDCG@10 on test: .250" in told
     assert "larger" not in told and told.endswith("so this design’s power is not known.")
 

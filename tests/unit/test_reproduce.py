@@ -12,21 +12,23 @@ from analysis import reproduce
 from analysis.reproduction.reported import EXPERIMENTS, read_rows, standard_error
 from analysis.reproduction.runs import gpu_hours
 from analysis.reproduction.sheets import number
-from analysis.reproduction.table import compare
+from analysis.reproduction.table import Entry, Ours, _contrast, _contrasts, by_chance, compare
 from analysis.reproduction.verdicts import (
     DIFFERS,
     FEW_SEEDS,
+    NO_RUN,
     NOT_SHOWN,
     OPPOSITE,
     REPRODUCED,
     SAME_SIGN,
+    TOO_FEW_SEEDS,
     UNDECIDED,
     interval_of_difference,
     judge,
     level,
     sign,
 )
-from analysis.statistics import Scores, mean_interval
+from analysis.statistics import Scores, holm, mean_interval
 from benchmarks.reproduction import simulate
 
 
@@ -94,6 +96,34 @@ def test_equal_methods_are_told_apart_no_more_often_than_one_time_in_twenty(
     seeds: int, shared: float, spread: float
 ) -> None:
     assert simulate(seeds, spread, shared, 0.0, 4000).differs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_what_chance_predicts_is_said() -> None:
+    told = by_chance([DIFFERS, DIFFERS, REPRODUCED, UNDECIDED, FEW_SEEDS, NO_RUN] + [REPRODUCED] * 36)
+    assert "were all 40 truly as reported, up to 2.0 would still be said to differ, on average; there are 2." in told
+    assert by_chance([NO_RUN, FEW_SEEDS]) == ""
+
+
+def ours(seeds: int, level: float, stream: int, trained: bool = True) -> Ours:
+    values = level + 0.001 * np.random.default_rng(stream).normal(size=(seeds, 60, 2))
+    found = Scores(values, np.arange(60), tuple(range(seeds)))
+    return Ours(found, mean_interval(found), trained)
+
+
+def test_signs_of_a_table_are_one_family_and_take_three_seeds() -> None:
+    entries = [
+        Entry("big", "sft", {"recall@20": 0.1, "ndcg@20": 0.1}, None, ours(1, 0.1, 0)),
+        Entry("big", "grpo", {"recall@20": 0.2, "ndcg@20": 0.2}, None, ours(3, 0.2, 1)),
+        Entry("big", "gspo", {"recall@20": 0.3, "ndcg@20": 0.3}, None, ours(2, 0.3, 2)),
+        Entry("big", "dapo", {"recall@20": 0.4, "ndcg@20": 0.4}, None, ours(1, 0.4, 3)),
+    ]
+    found = {(one.better.method, one.worse.method, one.metric): one for one in _contrasts(entries, (), "redial", 100)}
+    shown = [key for key, one in found.items() if one.verdict == SAME_SIGN]
+    assert shown == [("grpo", "sft", "recall@20"), ("grpo", "sft", "ndcg@20")]
+    assert {one.verdict for key, one in found.items() if key not in shown} == {TOO_FEW_SEEDS}
+    names = ("recall@20", "ndcg@20")
+    raw = [_contrast("big", entries[1], entries[0], name, name, i, "redial", 100).p for i, name in enumerate(names)]
+    np.testing.assert_allclose([found[key].p for key in shown], holm(np.array(raw)))
 
 
 def test_methods_that_differ_by_the_margin_are_rarely_called_reproduced_and_far_ones_differ() -> None:

@@ -503,7 +503,14 @@ def compared(runs: Path, **spec: Any) -> dict[str, Versus]:
     table = made(
         runs,
         rows=[{"where": {"stage": "sft"}}, {"where": {"stage": "rl"}, "name": "{algorithm}"}],
-        **({"baseline": {"algorithm": "a"}, "comparisons": "ndcg@10"} | spec),
+        **(
+            {
+                "baseline": {"algorithm": "a"},
+                "comparisons": "ndcg@10",
+                "columns": [{"metric": "ndcg@10", "bold": False}],
+            }
+            | spec
+        ),
     )
     return {versus.row: versus for versus in table.comparisons}
 
