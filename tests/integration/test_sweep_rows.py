@@ -15,6 +15,7 @@ RUN = [
     "trainer.sft.updates=1",
     "trainer.sft.save_every=1",
     "trainer.rl.updates=1",
+    "trainer.rl.num_iterations=1",
     "trainer.rl.save_every=1",
     "evaluation.every=1",
     "trainer.rl.completions_per_update=8",
