@@ -4,7 +4,7 @@ import torch
 
 from rlbench.seeding import demonstration_order, evaluation_stream, order, stream_seed
 from rlbench.stages.evaluate import evaluate
-from rlbench.stages.rl import make_demonstrations
+from rlbench.stages.rl import make_demonstrations, updates_of_an_epoch
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_scorer, make_trainer
 
@@ -51,3 +51,25 @@ def test_every_number_of_a_stream_matters():
     assert len({stream_seed(*of_one) for of_one in numbers}) == len(numbers)
     assert len({tuple(order(20, *of_one)) for of_one in numbers}) == len(numbers)
     assert sorted(order(20, 0, 1, 2)) == list(range(20)) and order(20, 0, 1, 2) == order(20, 0, 1, 2)
+
+
+def test_prompts_of_a_resumed_run_are_in_the_order_of_the_epoch_that_it_is_in(mini, tiny_folder, tmp_path):
+    config = composed(*SMALL, "trainer.rl.completions_per_update=8")
+    tokenizer, model = load(tiny_folder)
+    trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
+    sampler = trainer._get_train_sampler()
+    epochs = [list(sampler) for _ in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    for done in range(3):
+        trainer.epochs_done = done
+        assert list(trainer._get_train_sampler()) == epochs[done]
+
+
+def test_an_epoch_of_rollouts_has_more_updates_where_rollouts_are_used_twice():
+    once, twice = (
+        composed("trainer.rl.completions_per_update=16", "trainer.rl.group_size=4", f"trainer.rl.num_iterations={mu}")
+        for mu in (1, 2)
+    )
+    # Four prompts a rollout: ten rollouts of 40 prompts; a rest of three prompts is no rollout.
+    assert updates_of_an_epoch(once, 40) == updates_of_an_epoch(once, 43) == 10
+    assert updates_of_an_epoch(twice, 40) == updates_of_an_epoch(twice, 43) == 20
