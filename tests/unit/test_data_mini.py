@@ -1,5 +1,6 @@
 """The embedded dataset: its oracle really is the ceiling, and it has the form of the real data."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -95,3 +96,14 @@ def test_the_noise_makes_demonstrations_worse_than_the_oracle():
         return scores(data, lists, "train")["recall@10"]
 
     assert recall(1.0) < 0.1 < recall(0.5) < recall(0.0)
+
+
+def test_demonstrations_are_in_the_order_of_popularity():
+    """So that a policy can learn an order at all: pairs of films stand in one order in every demonstration."""
+    dataset = load_dataset(composed("dataset.demonstrations=60").dataset)
+    before: set[tuple[str, str]] = set()
+    for record in dataset.splits["sft"]:
+        assert record.completion is not None
+        films = record.completion[-1]["content"].split("\n")
+        before |= set(itertools.combinations(films, 2))
+    assert before and not any((second, first) in before for first, second in before)
