@@ -274,6 +274,14 @@ def test_the_record_of_an_answer(folder: Path) -> None:
     assert first.cluster_id == second.cluster_id == "d1", "turns of one dialogue are not independent"
 
 
+def test_a_title_that_was_named_before_in_other_letters_is_no_target(tmp_path: Path) -> None:
+    """Films of one title are spelt by year; recommending a title that the dialogue has named is no hit."""
+    names = ["HEAT (1986)", "Heat (1995)", "Up (2009)"]
+    rows = [line("d", ["i like HEAT (1986)"], "Heat (1995) and Up (2009)", names)]
+    (record,) = load(write(tmp_path, test=rows, **OTHERS)).splits["test"]
+    assert record.seen_titles == ["HEAT"] and record.ground_truth == [("Up", 2009)]
+
+
 def test_the_last_turn_is_the_seekers_and_braces_of_the_text_stay(folder: Path) -> None:
     first, second = load(folder).splits["test"]
     assert first.prompt == [{"role": "user", "content": f"Name 3 films.\nUser: {OPENING[0]}"}]

@@ -7,7 +7,7 @@ import pytest
 
 from rlbench.catalog import Catalog
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.data.validation import check_dataset, check_records, fingerprint, report, share_outside_catalog
+from rlbench.data.validation import check_dataset, check_records, digests, fingerprint, report, share_outside_catalog
 
 GOOD = Record([{"role": "user", "content": "films?"}], [("Heat", 1995)], ["Alien"], "a")
 ANSWER = [{"role": "assistant", "content": "Heat (1995)"}]
@@ -158,3 +158,39 @@ def test_fingerprint_sees_every_part() -> None:
     }
     assert len(prints) == 6
     assert fingerprint(dataset().splits, FILMS) in prints
+
+
+def changed(base: RankedListDataset, other: RankedListDataset, demonstrations: bool = True) -> set[str]:
+    """Names of the parts whose digests differ."""
+    first, second = digests(base, demonstrations), digests(other, demonstrations)
+    return {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
+
+
+def test_every_part_of_a_dataset_has_a_digest_of_its_own() -> None:
+    base = dataset()
+    records = [replace(GOOD, context_id=letter) for letter in "xyz"]
+    for split in ("train", "validation", "test"):
+        assert changed(base, dataset(**{split: records})) == {f"split {split}"}
+    assert changed(base, replace(base, catalog=Catalog([("Heat", 1995), ("Alien", 1979), ("Jaws", 1976)]))) == {
+        "catalogue"
+    }
+    assert changed(base, replace(base, oracle={"b": [("Heat", 1995)]})) == {"oracle"}
+    other = [{"role": "assistant", "content": "Jaws (1975)"}]
+    assert changed(base, dataset(sft=[replace(GOOD, completion=other)])) == {"split sft"}
+    assert changed(base, dataset(sft=[replace(GOOD, completion=other)]), demonstrations=False) == set()
+    assert changed(dataset(train=records), dataset(train=records[::-1])) == {"split train"}  # batches follow the order
+
+
+@pytest.mark.parametrize("demonstrations", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": [{"role": "user", "content": "others?"}]},
+        {"ground_truth": [("Heat", 1996)]},
+        {"seen_titles": ["Jaws"]},
+        {"context_id": "z"},
+        {"cluster_id": "z"},
+    ],
+)
+def test_every_field_of_a_record_counts(change: dict[str, Any], demonstrations: bool) -> None:
+    assert changed(dataset(), dataset(train=[replace(GOOD, **change)]), demonstrations) == {"split train"}

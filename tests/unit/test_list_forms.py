@@ -277,6 +277,14 @@ NO_ENTRY = [
 ]
 
 
+def test_a_numbered_line_is_an_entry_whatever_its_title_begins_with() -> None:
+    """Models number their entries and not their sentences."""
+    line = "If you only knew Maria (1946)"
+    assert read_line(line) is None
+    for marker in ("1. ", "- ", "#3 ", "12) "):
+        assert read_line(marker + line) == ("If you only knew Maria", 1946)
+
+
 @pytest.mark.parametrize("line", OF_THE_MATRIX)
 def test_a_form_of_an_entry(line: str) -> None:
     assert read_line(line) == MATRIX

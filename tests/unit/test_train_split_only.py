@@ -88,6 +88,7 @@ TRAIN = [
     ("t2", "I like Heat (1995)", "Alien (1979) or Up (2009)", ["Alien (1979)", "Up (2009)"]),
     ("t3", "hi", "isle of dogs (2018), Up (2009)", ["isle of dogs (2018)", "Up (2009)"]),
     ("t4", "I like Up (2009)", "Try Blade Runner 2049 (2017)", []),
+    ("t5", "hi", "try paterson (2016) or Up (2009)", ["Up (2009)"]),
 ]
 OTHERS = {
     "plain": [("v1", "hi", "Up (2009)", ["Up (2009)"])],
@@ -100,6 +101,7 @@ OTHERS = {
         ),
         ("v2", "hi", "Isle of Dogs (2018) Isle of Dogs (2018)", ["Isle of Dogs (2018)"] * 3),
         ("v3", "hi", "2049 (2017)", ["2049 (2017)"]),
+        ("v5", "hi", "Paterson (2016)", ["Paterson (2016)"]),
         ("v4", "hi", "Heat (1995), Big (1988), Saw (2004)", ["Heat (1995)", "Big (1988)", "Saw (2004)"]),
     ],
 }
@@ -116,6 +118,15 @@ def redial(
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return load_dataset(config("dataset=redial", f"dataset.path={folder}", "dataset.list_length=3").dataset)
+
+
+def test_a_film_that_only_other_files_name_is_not_read_in_train(config: Callable[..., Config], tmp_path: Path) -> None:
+    """ "2049" alone is a film of the test file; train's text names Blade Runner 2049."""
+    dataset = redial(config, tmp_path / "telling", OTHERS["telling"])
+    assert {film for film in films_of(dataset, "train") if film[1] == 2017} == {("Blade Runner 2049", 2017)}
+    assert ("2049", 2017) in films_of(dataset, "test")
+    # Small letters are a film only to those who know its name from a list.
+    assert "Paterson" in {title for title, _ in films_of(dataset, "test")} - {t for t, _ in films_of(dataset, "train")}
 
 
 def test_redial_with_other_validation_and_test_files(config: Callable[..., Config], tmp_path: Path) -> None:
