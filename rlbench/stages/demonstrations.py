@@ -112,16 +112,18 @@ class Kept:
     without_end: int
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Sequence[int]], max_length: int, ends: Sequence[int]) -> "Kept":
+    def of_rows(cls, rows: Sequence[Sequence[int]], max_length: int, ends: Sequence[int], dropped: int = 0) -> "Kept":
         """Of tokenised demonstrations, cut already.
 
         Args:
             rows: ids of prompt and completion.
             max_length: the limit.
             ends: ids that end a completion. Templates may write a line break after them.
+            dropped: further demonstrations that TRL leaves out, since nothing of their completion is left.
         """
         without = sum(not set(row[-TAIL:]) & set(ends) for row in rows)
-        return cls(len(rows), sum(len(row) >= max_length for row in rows), without)
+        at_limit = sum(len(row) >= max_length for row in rows)
+        return cls(len(rows) + dropped, at_limit + dropped, without + dropped)
 
     @property
     def result(self) -> dict[str, int]:

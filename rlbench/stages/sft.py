@@ -117,7 +117,8 @@ def train_sft(
     )
     trainer.ledger = ledger
     quiet(trainer)
-    kept = Kept.of_rows(trainer.train_dataset["input_ids"][: len(records)], sft.max_length, eos_ids(model, tokenizer))
+    rows = trainer.train_dataset["input_ids"][: trainer.rows]  # blank rows follow where there are several processes
+    kept = Kept.of_rows(rows, sft.max_length, eos_ids(model, tokenizer), dropped=len(records) - trainer.rows)
     if kept.without_end:
         log.warning("%s: %s", run.name, kept.words(sft.max_length))
     if validation is not None:

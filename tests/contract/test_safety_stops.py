@@ -203,6 +203,6 @@ def test_sft_fails_where_every_run_would_start_from_nothing(mini, repeater, tmp_
     run, tokenizer = locate(config, "sft"), load(repeater)[0]
     tracker = make_tracker("none", directory=run.root, identity=None, config={})
     progress = Progress("", 4, file=None, show=False)
-    with pytest.raises(NotFinite, match="the gradient of update 2 is nan"):
+    with pytest.raises(NotFinite, match="the gradient of update 3 is nan"):
         train_sft(config, run, repeater, tokenizer, mini.splits["sft"][:8], tracker, progress, Ledger())
     assert not run.final_model.exists()

@@ -107,6 +107,8 @@ def test_cut_demonstrations_are_counted() -> None:
     end, line = 9, 8
     kept = Kept.of_rows([[1, 2, end], [1, 2, end, line], [1, 2, 3, 4], [1, 2, 3]], 4, [end])
     assert kept.result == {"count": 4, "at_limit": 2, "without_end": 2}
+    dropped = Kept.of_rows([[1, 2, end]], 4, [end], dropped=3)
+    assert dropped.result == {"count": 4, "at_limit": 3, "without_end": 3}
     assert kept.words(4).startswith("2 of 4 demonstrations lose their end to trainer.sft.max_length = 4")
 
 
