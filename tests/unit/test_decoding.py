@@ -51,12 +51,14 @@ ASKED = {
 """Each changes lists, of one kind or of both."""
 SETTINGS = [*SMALL, "generation.max_new_tokens=12", "trainer.rl.group_size=4"]
 ROLLOUT = ["trainer.rl.completions_per_update=16", "trainer.rl.micro_batch_size=16"]
+WITHOUT_DIGESTS = shutil.ignore_patterns("files.json")
+"""A copy that is changed on purpose goes without the list of what the files held."""
 CLOCK_TEMPLATE = "\n{{ 'Today is ' + strftime_now('%d %b %Y, %H:%M:%S.%f') + '\\n' }}"
 
 
 def changed_folder(folder: Path, to: Path, **asked: object) -> Path:
     """A copy of a model's folder whose generation config asks for more."""
-    shutil.copytree(folder, to)
+    shutil.copytree(folder, to, ignore=WITHOUT_DIGESTS)
     path = to / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | asked))
     return to
@@ -198,7 +200,7 @@ def test_the_notice_names_field_and_both_values(asking, tiny_folder, tmp_path):
     agreed = composed("generation.repetition_penalty=1.1", "generation.temperature=0.6").generation
     assert notices(same, agreed) == []
     old = tmp_path / "old"  # without the file, transformers reads config.json
-    shutil.copytree(tiny_folder, old)
+    shutil.copytree(tiny_folder, old, ignore=WITHOUT_DIGESTS)
     (old / "generation_config.json").unlink()
     config = json.loads((old / "config.json").read_text())
     (old / "config.json").write_text(json.dumps(config | {"repetition_penalty": 1.3}))
@@ -298,7 +300,7 @@ def clock(monkeypatch):
 def dated(tiny_folder, tmp_path) -> Path:
     """A model whose template asks for the date."""
     folder = tmp_path / "dated"
-    shutil.copytree(tiny_folder, folder)
+    shutil.copytree(tiny_folder, folder, ignore=WITHOUT_DIGESTS)
     path = folder / "chat_template.jinja"
     path.write_text(CLOCK_TEMPLATE + path.read_text())
     return folder
@@ -369,7 +371,7 @@ def test_a_template_without_a_clock_is_left_alone(tiny_folder):
 )
 def test_a_template_that_draws_at_random_is_refused(part, said, tiny_folder, tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(tiny_folder, folder)
+    shutil.copytree(tiny_folder, folder, ignore=WITHOUT_DIGESTS)
     path = folder / "chat_template.jinja"
     path.write_text(path.read_text() + part)
     with pytest.raises(BadInput, match=said):
@@ -379,7 +381,7 @@ def test_a_template_that_draws_at_random_is_refused(part, said, tiny_folder, tmp
 
 def test_a_template_that_is_none_is_refused(tiny_folder, tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(tiny_folder, folder)
+    shutil.copytree(tiny_folder, folder, ignore=WITHOUT_DIGESTS)
     (folder / "chat_template.jinja").write_text("{% for %}")
     with pytest.raises(BadInput, match="cannot be read"):
         load_tokenizer(folder)
