@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from analysis import statistics
@@ -297,6 +298,307 @@ def power_at_detectable(
     return rate(trial, trials, seed)
 
 
+# Whole reports. All methods are equal. A score is context + method × context + seed + seed × context + own, the parts
+# without the seeds' with a total variance of 1; one to six samples a context. Trials are the metrics of one call.
+
+VARIANCES = {"context": 0.5, "method": 0.1, "crossed": 0.1, "own": 0.3}
+SPREADS = (0.05, 0.15, 0.4)
+"""Standard deviations of trainings that are simulated."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What the rows of one simulated report share.
+
+    Attributes:
+        index: (Q,) context of each sample.
+        context: (C, M) part of the contexts.
+        spread: standard deviation of trainings.
+        alike: correlation of the effects of runs with the same seed.
+        of_seed: (20, 1, M) the part of them that is the seed's.
+    """
+
+    index: NDArray[np.int64]
+    context: Floats
+    spread: float
+    alike: float
+    of_seed: Floats
+
+
+def world(rng: np.random.Generator, spread: float, *, contexts: int = 100, alike: float = 0.3) -> World:
+    index = np.repeat(np.arange(contexts), rng.integers(1, 7, size=contexts))
+    return World(index, skewed(rng, (contexts, CHUNK)), spread, alike, rng.standard_normal((20, 1, CHUNK)))
+
+
+def row_of(rng: np.random.Generator, shared: World, seeds: Sequence[int], *, varies: bool = True) -> Scores:
+    """One method under some seeds; `varies`: whether its trainings do."""
+    n, (contexts, trials) = len(seeds), shared.context.shape
+    part = {name: value**0.5 for name, value in VARIANCES.items()}
+    of_run = shared.alike**0.5 * shared.of_seed[list(seeds)]
+    of_run = of_run + (1 - shared.alike) ** 0.5 * rng.standard_normal((n, 1, trials))
+    values = part["context"] * shared.context + part["method"] * peaked(rng, (contexts, trials))
+    values = values + part["crossed"] * peaked(rng, (n, contexts, trials)) + varies * shared.spread * of_run
+    # The mean of a context's samples is all that counts: its own part shrinks with their number.
+    sizes = np.bincount(shared.index)
+    values = values + part["own"] * peaked(rng, (n, contexts, trials)) / np.sqrt(sizes)[:, None]
+    return Scores(values[:, shared.index], shared.index, tuple(seeds))
+
+
+def report_rates(
+    rl: Sequence[Sequence[int]], spread: float, trials: int, *, sft_varies: bool = False, fewest: int = 3, seed: int = 0
+) -> tuple[float, float, float]:
+    """How often a report of equal rows claims a difference to SFT, a best row, or anything at all.
+
+    The family is that of `analysis.tables.compare`: rows against SFT, and the largest p of the leading row's
+    differences.
+
+    Args:
+        rl: seeds of each RL row.
+        sft_varies: SFT's one checkpoint is a draw as well: a claim is taken to be about SFT as a method.
+        fewest: seeds from which a row is tested; 1 shows what would come of no such rule.
+    """
+    rng = np.random.default_rng(seed)
+    claims: list[Floats] = []
+    for stream in range(-(-trials // CHUNK)):
+        shared = world(rng, spread)
+        sft = row_of(rng, shared, [19], varies=sft_varies)
+        rows = [row for row in (row_of(rng, shared, own) for own in rl) if len(row.seeds) >= fewest]
+        if not rows:
+            claims.append(np.zeros((3, CHUNK)))
+            continue
+        options: dict[str, int] = {"resamples": RESAMPLES, "stream": stream}
+        tests = [statistics.paired_difference(row, sft, **options).p for row in rows]
+        if len(rows) > 1:
+            pairs = np.ones((len(rows), len(rows), CHUNK))
+            for i, j in itertools.combinations(range(len(rows)), 2):
+                pairs[i, j] = pairs[j, i] = statistics.paired_difference(rows[i], rows[j], **options).p
+            leader = np.argmax([row.values.mean(axis=(0, 1)) for row in rows], axis=0)
+            of_leader = pairs[leader, :, np.arange(CHUNK)]
+            of_leader[np.arange(CHUNK), leader] = 0
+            tests.append(of_leader.max(axis=1))
+        holds = np.apply_along_axis(statistics.holm, 0, np.stack(tests)) < 0.05
+        against = holds[: len(rows)].any(axis=0)
+        best = holds[len(rows) :].any(axis=0)
+        claims.append(np.stack([against, best, against | best]).astype(float))
+    return tuple(np.concatenate(claims, axis=1).mean(axis=1).tolist())  # type: ignore[return-value]
+
+
+def pair_rates(a: Sequence[int], b: Sequence[int], spread: float, trials: int, *, seed: int = 0) -> float:
+    """How often two equal methods have p < .05."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for stream in range(-(-trials // CHUNK)):
+        shared = world(rng, spread)
+        rows = [row_of(rng, shared, seeds) for seeds in (a, b)]
+        found.append(statistics.paired_difference(*rows, resamples=RESAMPLES, stream=stream).p < 0.05)
+    return float(np.mean(found))
+
+
+def unequal_seeds_power(alike: float, how: str, trials: int, *, spread: float = 0.15, seed: int = 0) -> float:
+    """How often a difference of one spread is found between a row of five seeds and one of which one is missing.
+
+    Args:
+        alike: correlation of runs with the same seed.
+        how: "all five", "rule" (`compared_seeds`: the four common ones) or "unpaired".
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for stream in range(-(-trials // CHUNK)):
+        shared = world(rng, spread, alike=alike)
+        a, b = (row_of(rng, shared, range(5)) for _ in range(2))
+        a = Scores(a.values + spread, a.contexts, a.seeds)
+        if how != "all five":
+            seeds = (0, 1, 2, 3) if how == "rule" else (10, 11, 12, 13)
+            b = Scores(b.values[:4], b.contexts, seeds)
+        found.append(statistics.paired_difference(a, b, resamples=RESAMPLES, stream=stream).p < 0.05)
+    return float(np.mean(found))
+
+
+def cluster_coverage(
+    turns: int, share: float, seeds: int, trials: int, *, clustered: bool, difference: bool = False, seed: int = 0
+) -> float:
+    """Coverage where dialogues have several turns, each a context of its own, resampled by dialogue or by turn.
+
+    Args:
+        share: of the dialogue in the variance of a turn.
+        difference: of two rows rather than the mean of one; the dialogue's part is each method's then.
+    """
+    rng = np.random.default_rng(seed)
+    dialogues = 80
+    dialogue = np.repeat(np.arange(dialogues), rng.integers(1, 2 * turns, size=dialogues))
+
+    def row() -> Floats:
+        values = share**0.5 * skewed(rng, (dialogues, CHUNK))[dialogue]
+        values = values + (1 - share) ** 0.5 * peaked(rng, (len(dialogue), CHUNK))
+        return (
+            values
+            + 0.3 * rng.standard_normal((seeds, len(dialogue), CHUNK))
+            + 0.02 * rng.standard_normal((seeds, 1, CHUNK))
+        )
+
+    index = dialogue if clustered else np.arange(len(dialogue))
+    held = []
+    for stream in range(-(-trials // CHUNK)):
+        values = row() - (row() if difference else 0)
+        scores = Scores(values, index, tuple(range(seeds)))
+        held.append(holds(statistics.mean_interval(scores, resamples=RESAMPLES, stream=stream)))
+    return float(np.mean(held))
+
+
+def ablation_rate(
+    seeds: int,
+    how: str,
+    trials: int,
+    *,
+    training: float = 0.05,
+    by_seed: float = 0.0,
+    interaction: float = 0.0,
+    seed: int = 0,
+) -> float:
+    """How often a factor of no effect, in a factorial of twelve settings of the others, has p < .05.
+
+    Args:
+        how: "seeds" (what is shown from three seeds on), "contexts" (one seed) or "pairs": what is resampled.
+        training: standard deviation of single trainings.
+        by_seed: of what the factor does under a seed, the same in all settings.
+        interaction: of what it does in a setting, the same under all seeds; settings are a draw, so that a rejection
+            is false where p is read as if it were of other settings.
+    """
+    rng = np.random.default_rng(seed)
+    contexts, settings = 80, 12
+    found = []
+    for stream in range(-(-trials // CHUNK)):
+        values = 0.3 * peaked(rng, (contexts, CHUNK)) + 0.3 * peaked(rng, (seeds * settings, contexts, CHUNK))
+        values = values + 2**0.5 * training * rng.standard_normal((seeds * settings, 1, CHUNK))
+        values = values + by_seed * np.repeat(rng.standard_normal((seeds, 1, CHUNK)), settings, axis=0)
+        values = values + interaction * np.tile(rng.standard_normal((settings, 1, CHUNK)), (seeds, 1, 1))
+        names = {"seeds": np.repeat(np.arange(seeds), settings), "pairs": np.arange(seeds * settings)}
+        of = names.get(how, np.zeros(seeds * settings, int))
+        scores = Scores(values, np.arange(contexts), tuple(of.tolist()))
+        found.append(statistics.pooled_interval(scores, resamples=RESAMPLES, stream=stream).p < 0.05)
+    return float(np.mean(found))
+
+
+def floor_rates(seeds: int, spread: float, trials: int, *, seed: int = 0) -> tuple[float, float]:
+    """How often two equal methods have p < .05, in all trials and in those whose seeds were found not to vary."""
+    rng = np.random.default_rng(seed)
+    rejected, lucky = [], []
+    for stream in range(-(-trials // CHUNK)):
+        shared = world(rng, spread)
+        a, b = (row_of(rng, shared, range(seeds)) for _ in range(2))
+        rejected.append(statistics.paired_difference(a, b, resamples=RESAMPLES, stream=stream).p < 0.05)
+        lucky.append(statistics.variance_components(statistics.difference(a, b)).seed == 0)
+    every, some = np.concatenate(rejected), np.concatenate(lucky)
+    return float(every.mean()), float(every[some].mean()) if some.any() else float("nan")
+
+
+def show_reports(trials: int) -> None:
+    """Tables of whole reports."""
+    header = ("design", *(f"sd {spread}" for spread in SPREADS))
+    designs: dict[str, Sequence[Sequence[int]]] = {
+        "6 rows of 5 seeds": [range(5)] * 6,
+        "6 rows of 3 seeds": [range(3)] * 6,
+        "10 rows of 3 seeds": [range(3)] * 10,
+        "5 rows of 5 seeds, one of 4": [*[range(5)] * 5, range(4)],
+        "5 rows of 5 seeds, one of 1": [*[range(5)] * 5, [0]],
+        "6 rows of 2 seeds": [range(2)] * 6,
+    }
+    show(
+        "Reports of equal methods: any claim (against SFT or of a best row), in %; SFT is as good as the methods:",
+        header,
+        ((name, *(percent(report_rates(rl, x, trials)[2]) for x in SPREADS)) for name, rl in designs.items()),
+    )
+    show(
+        "The same without the rule of three seeds:",
+        header,
+        (
+            (name, *(percent(report_rates(rl, x, trials, fewest=n)[2]) for x in SPREADS))
+            for name, rl, n in (
+                ("6 rows of 2 seeds", designs["6 rows of 2 seeds"], 2),
+                ("6 rows of 1 seed", [[0]] * 6, 1),
+            )
+        ),
+    )
+    show(
+        "Claims against SFT if SFT's one checkpoint varies as trainings do, and claims are read as of SFT the method:",
+        header,
+        (
+            (name, *(percent(report_rates(rl, x, trials, sft_varies=True)[0]) for x in SPREADS))
+            for name, rl in (("1 row of 5 seeds", [range(5)]), ("6 rows of 5 seeds", [range(5)] * 6))
+        ),
+    )
+    show(
+        "Two equal methods, p < .05 in %:",
+        header,
+        (
+            (name, *(percent(pair_rates(a, b, x, trials)) for x in SPREADS))
+            for name, a, b in (
+                ("one seed and five (no verdict)", [0], range(5)),
+                ("two seeds (no verdict)", range(2), range(2)),
+                ("three seeds", range(3), range(3)),
+                ("five seeds", range(5), range(5)),
+                ("five and four: the common four", range(5), range(4)),
+                ("five and three: unpaired", range(5), range(3)),
+            )
+        ),
+    )
+    show(
+        "The same where seeds were found not to vary at all (variance component 0):",
+        ("seeds", *(f"sd {spread}" for spread in SPREADS)),
+        ((n, *(percent(floor_rates(n, x, trials)[1]) for x in SPREADS)) for n in (2, 3, 5)),
+    )
+    alike = (0.0, 0.3, 0.6, 0.9)
+    show(
+        "Power at a difference of one sd (.15), five seeds and five of which one is missing, by correlation:",
+        ("compared", *(f"{x:g}" for x in alike)),
+        (
+            (name, *(percent(unequal_seeds_power(x, how, trials)) for x in alike))
+            for name, how in (
+                ("none missing", "all five"),
+                ("common four (the rule)", "rule"),
+                ("unpaired", "unpaired"),
+            )
+        ),
+    )
+    show(
+        "Dialogues of 1 to 7 turns: coverage in %, by the dialogue's share in the variance:",
+        ("resampled", "0.1", "0.3", "0.6"),
+        (
+            (
+                f"{what}, by {unit}",
+                *(
+                    percent(
+                        cluster_coverage(4, x, 3, trials, clustered=unit == "dialogue", difference=what == "difference")
+                    )
+                    for x in (0.1, 0.3, 0.6)
+                ),
+            )
+            for what in ("mean", "difference")
+            for unit in ("turn", "dialogue")
+        ),
+    )
+    show(
+        "A factor of no effect among 12 settings: p < .05 in %:",
+        ("resampled", "noise of trainings", "effect varies by seed", "effect varies by setting"),
+        (
+            (
+                name,
+                *(
+                    percent(ablation_rate(n, how, trials, by_seed=b, interaction=i))
+                    for b, i in ((0, 0), (0.1, 0), (0, 0.1))
+                ),
+            )
+            for name, n, how in (
+                ("one seed: contexts", 1, "contexts"),
+                ("one seed: pairs", 1, "pairs"),
+                ("three seeds: pairs", 3, "pairs"),
+                ("three seeds: seeds (shown)", 3, "seeds"),
+                ("five seeds: seeds (shown)", 5, "seeds"),
+            )
+        ),
+    )
+
+
 # Tables.
 
 
@@ -317,7 +619,12 @@ SIZES = tuple(itertools.product((2, 3, 5, 10), (50, 300))) + ((3, 2_050), (5, 2_
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--trials", type=int, default=2_000, help="simulations of one number (default 2000)")
-    trials = parser.parse_args().trials
+    parser.add_argument("--reports", action="store_true", help="only the tables of whole reports")
+    options = parser.parse_args()
+    trials = options.trials
+    show_reports(trials)
+    if options.reports:
+        return
     sizes = [f"{s} × {c:,}" for s, c in SIZES]
 
     shares = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
