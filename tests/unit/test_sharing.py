@@ -1,0 +1,109 @@
+"""Finished stages of other experiments: which are taken, and what taking one leaves in both folders."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlbench import digests
+from rlbench.config import Config
+from rlbench.errors import BadInput
+from rlbench.files import write_json
+from rlbench.runs import DONE, RUNNING, Run, claim, locate
+from rlbench.sharing import adopt, find_finished
+from tests.conftest import SMALL, composed
+
+FILES = {"model.safetensors": "a" * 64}
+"""Digests of the model that the stage began with."""
+
+
+def made(config: Config, stage: str) -> Run:
+    """A finished stage, as if it had been computed."""
+    run = locate(config, stage)
+    with claim(run, config):
+        write_json(run.root / "result.json", {"experiment": config.experiment_name, "budget": {"updates": 3}})
+        write_json(run.root / "budget.json", {"updates": 3})
+        write_json(run.root / "manifest.json", {"model": {"files": FILES}})
+        (run.root / "progress.json").write_text("{}")
+        run.append_metrics(3, "validation", {"ndcg@10": 0.1})
+        run.final_model.mkdir()
+        (run.final_model / "model.safetensors").write_bytes(b"weights")
+        digests.seal(run.final_model)
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Config:
+    return composed(*SMALL, f"runs_dir={tmp_path}", "experiment_name=here", "trainer.sft.updates=3")
+
+
+@pytest.fixture
+def there(here: Config) -> Run:
+    return made(replace(here, experiment_name="there"), "sft")
+
+
+def test_a_finished_stage_of_another_experiment_is_found(here: Config, there: Run) -> None:
+    assert find_finished(locate(here, "sft"), here, FILES) == there.root
+    assert find_finished(there, replace(here, experiment_name="there"), FILES) is None  # itself
+    assert find_finished(locate(here, "sft"), here, {"model.safetensors": "b" * 64}) is None
+    assert find_finished(locate(here, "zero_shot"), here, FILES) is None
+
+
+def test_an_oracle_has_no_model(here: Config) -> None:
+    oracle = made(replace(here, experiment_name="there"), "oracle")
+    assert find_finished(locate(here, "oracle"), here, {}) == oracle.root
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_rl_is_never_taken(here: Config, stage: str) -> None:
+    made(replace(here, experiment_name="there"), stage)
+    assert (find_finished(locate(here, stage), here, FILES) is None) == (stage == "rl")
+
+
+@pytest.mark.parametrize("status", [RUNNING, "failed", "interrupted"])
+def test_an_unfinished_stage_is_not_taken(here: Config, there: Run, status: str) -> None:
+    there.set_status(status)
+    assert find_finished(locate(here, "sft"), here, FILES) is None
+
+
+def test_an_edited_stage_is_not_taken(here: Config, there: Run) -> None:
+    (there.root / "identity.json").write_text(json.dumps({**there.identity, "schema": 0}))
+    assert find_finished(locate(here, "sft"), here, FILES) is None
+
+
+def test_a_stage_without_the_curve_is_not_taken(here: Config, there: Run) -> None:
+    sft = replace(here.trainer.sft, evaluate_every=1)
+    curve = replace(here, trainer=replace(here.trainer, sft=sft))
+    assert find_finished(locate(curve, "sft"), curve, FILES) is None
+    for step in (0, 1, 2):
+        there.append_metrics(step, "validation", {"ndcg@10": 0.1})
+    assert find_finished(locate(curve, "sft"), curve, FILES) == there.root
+
+
+def test_weights_are_linked_and_all_else_is_copied(here: Config, there: Run) -> None:
+    before = {path: path.read_bytes() for path in there.root.rglob("*") if path.is_file()}
+    run = locate(here, "sft")
+    with claim(run, here):
+        written = {name: (run.root / name).read_bytes() for name in ("identity.json", "config.yaml", "STATUS")}
+        adopt(run, there.root, here)
+        assert {name: (run.root / name).read_bytes() for name in written} == written
+        assert not (run.root / "progress.json").exists()
+    assert {path: path.read_bytes() for path in before} == before
+    assert (run.final_model / "model.safetensors").samefile(there.final_model / "model.safetensors")
+    assert not run.metrics_file.samefile(there.metrics_file)
+    assert run.metrics_file.read_bytes() == there.metrics_file.read_bytes() and run.status() == DONE
+    place = there.root.relative_to(here.runs_dir).as_posix()
+    result = json.loads((run.root / "result.json").read_text())
+    assert result == {"experiment": "here", "budget": {"updates": 3, "adopted_from": place}}
+    for name in ("budget.json", "manifest.json"):
+        assert json.loads((run.root / name).read_text())["adopted_from"] == place
+
+
+@pytest.mark.parametrize(("name", "said"), [("result.json", "result.json"), ("model/model.safetensors", "the model")])
+def test_a_damaged_stage_is_refused(here: Config, there: Run, name: str, said: str) -> None:
+    file = there.root / name
+    file.write_bytes(b"X" + file.read_bytes()[1:])
+    run = locate(here, "sft")
+    with pytest.raises(BadInput, match=said), claim(run, here):
+        adopt(run, there.root, here)
