@@ -14,7 +14,6 @@ from rlbench.stages.checkpoints import (
     RESUME_FILE,
     BestKeeper,
     CheckpointWriter,
-    adopt_best,
     last_checkpoint,
     seal,
     steps_of,
@@ -70,14 +69,6 @@ def test_weights_are_kept_where_a_validation_is_the_best(run: Run) -> None:
     assert there(run) == ["best-10", "best-40", "checkpoint-20"]
     kept.offer(50, 0.4)
     assert kept.best() == 40 and there(run) == ["best-10", "best-40", "checkpoint-20"]
-
-
-@pytest.mark.parametrize(("first", "name"), [(20, "best"), (40, "best-40"), (60, "best-40")])
-def test_weights_of_an_update_that_is_made_again_are_not_adopted(run: Run, first: int, name: str) -> None:
-    measured(run, {20: 0.1, 40: 0.3, 60: 0.3})
-    folders(run, "best")
-    adopt_best(run, "ndcg@10", first)
-    assert there(run) == [name]
 
 
 def test_checkpoints_are_in_the_order_of_their_updates(run: Run) -> None:

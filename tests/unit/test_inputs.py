@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import inputs
+from rlbench import digests, inputs
 from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.models import sources
@@ -233,6 +233,7 @@ def test_the_wheel_counts_by_its_gguf(tmp_path, data):
         folder = tmp_path / "cache" / sources.converted_name(config.model.package, config.model.version, sha)
         folder.mkdir(parents=True)
         (folder / "source.json").write_text(json.dumps({"member": config.model.member, "sha256": sha}))
+        digests.seal(folder)
         inputs.forget()
         return locate(config, "sft").hash
 
