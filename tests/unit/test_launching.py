@@ -5,10 +5,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell, missing_shared_stages
-from rlbench.launching.local import LocalLauncher, threads_of
+from rlbench.launching.local import LocalLauncher, _stage_of, threads_of
 from rlbench.launching.placement import VISIBLE
 from rlbench.launching.sweepers import combinations, merged
-from rlbench.runs import locate
+from rlbench.runs import DONE, locate
 from rlbench.validation import validate
 from tests.conftest import SMALL, composed
 
@@ -88,3 +88,24 @@ def test_a_command_takes_the_place_of_what_a_recorded_sweep_sets() -> None:
     params = {"+method": "grpo,gspo", "seed": "0,1,2", "model": "tiny"}
     found = merged(OverridesParser.create(), params, ["+table1=mini", "seed=7", "+method=grpo"])
     assert [override.input_line for override in found] == ["model=tiny", "+table1=mini", "seed=7", "+method=grpo"]
+
+
+def test_finished_cells_need_no_gpus_and_their_stage_is_not_made_again(cell, monkeypatch):
+    monkeypatch.setenv(VISIBLE, "4")
+    cell.processes = 2
+    assert cell.gpus == 2 and threads_of(cell, 8) == 1  # runtime.threads=1
+    cell.config.runtime.threads = None
+    assert threads_of(cell, 8) == 4
+    with pytest.raises(BadInput, match="a cell needs 2 GPUs, and there are 1"):
+        launcher().check([cell])
+    assert list(missing_shared_stages([cell])) == [locate(cell.config, "sft").root]
+    for stage in ("sft", "rl"):
+        locate(cell.config, stage).set_status(DONE)
+    launcher().check([cell])
+    assert missing_shared_stages([cell]) == {}
+
+
+def test_a_shared_stage_is_a_cell_of_its_own(cell):
+    stage = _stage_of(cell)
+    assert stage.run == locate(cell.config, "sft") and stage.overrides == ["stage=sft"]
+    assert (stage.config.stage, stage.updates) == ("sft", cell.config.trainer.sft.updates)

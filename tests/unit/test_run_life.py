@@ -1,0 +1,203 @@
+"""Statuses, locks and lists of a run directory, and what is left in it by earlier commands."""
+
+import fcntl
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from rlbench import attempts, runs
+from rlbench.attempts import RunConsole, failure, last_update, logged, reserve
+from rlbench.config import Config
+from rlbench.errors import BadInput
+from rlbench.files import write_json
+from rlbench.runs import (
+    DONE,
+    FAILED,
+    RUNNING,
+    Run,
+    canonical,
+    claim,
+    config_hash,
+    differing_keys,
+    label_of,
+    locate,
+    noted,
+    read_cells,
+    status_of,
+    unmeasured,
+)
+from tests.conftest import SMALL, composed
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return composed(*SMALL, f"runs_dir={tmp_path}")
+
+
+@pytest.fixture
+def run(config: Config) -> Run:
+    return locate(config, "rl")
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in the block when the time is over."""
+
+    def over(number: int, frame: object) -> NoReturn:
+        raise TimeoutError
+
+    earlier = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+
+
+def test_numbers_at_any_depth_are_written_alike() -> None:
+    assert json.dumps(canonical({"a": [1.0, {"b": (2.0, 0.5)}]})) == '{"a": [1, {"b": [2, 0.5]}]}'
+
+
+def test_the_hash_is_eight_digits_of_sha256() -> None:
+    assert config_hash({}) == "44136fa3"
+    assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
+
+
+def test_differences_name_the_whole_key_and_both_sides() -> None:
+    found = differing_keys({"gone": 1, "b": {"c": 1}}, {"b": {"c": 2}, "new": 3})
+    assert found == ["b.c: 1 there, 2 now", "gone: 1 there, None now", "new: None there, 3 now"]
+
+
+def test_rows_are_named_by_all_that_sets_them_apart() -> None:
+    overrides = ["variant=slow", "trainer.rl.start=base", "dataset.demonstrations_from=teacher"]
+    config = composed(*SMALL, *overrides, "algorithm=grpo", "reward=dcg")
+    assert config.label == "grpo-dcg@slow-teacher-base"
+    assert (label_of(config, "sft"), label_of(config, "zero_shot")) == ("sft@teacher", "zero_shot")
+    assert config.group_dir.name == "mini-tiny"
+
+
+def test_cells_do_not_share_what_can_be_changed() -> None:
+    composed(*SMALL).reward.terms["planted"] = {}
+    assert "planted" not in composed(*SMALL).reward.terms
+
+
+def test_a_status_is_its_first_line_and_a_reason_the_rest(run: Run) -> None:
+    run.set_status(FAILED, "why\nmore")
+    assert (run.status(), run.reason()) == (FAILED, "why\nmore")
+    run.set_status(DONE)
+    assert (run.status(), run.reason()) == (DONE, "")
+
+
+def test_done_is_written_last(run: Run, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str | None] = []
+    monkeypatch.setattr(runs, "seal", lambda root: found.append(status_of(root)))
+    with claim(run, config):
+        pass
+    assert found == [RUNNING] and run.status() == DONE
+
+
+def test_a_run_that_stopped_early_says_so(run: Run, config: Config) -> None:
+    with claim(run, config):
+        write_json(run.root / "result.json", {"stopped": {"update": 4, "reason": "collapsed"}})
+    assert (run.status(), run.reason()) == (DONE, "stopped early at update 4: collapsed")
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", "config.yaml", "model/files.json"])
+def test_damage_of_a_finished_run_is_noticed(run: Run, config: Config, name: str) -> None:
+    with claim(run, config):
+        write_json(run.root / "result.json", {"updates": 1})
+        write_json(run.root / "model" / "files.json", {"files": {}})
+        run.append_metrics(1, "test", {"ndcg@10": 0.5})
+    text = (run.root / name).read_text()
+    (run.root / name).write_text(text.replace(text[-3], "#"))
+    with pytest.raises(BadInput, match=f"says done, but {name}"), claim(run, config):
+        pass
+
+
+def test_what_a_killed_attempt_was_writing_is_removed(run: Run, config: Config) -> None:
+    run.root.mkdir(parents=True)
+    (run.root / ".result.json.0.partial").write_text("{")
+    with claim(run, config):
+        assert not list(run.root.glob(".*.partial"))
+
+
+def test_a_command_says_that_it_waits_and_waits(run: Run, config: Config) -> None:
+    run.root.mkdir(parents=True)
+    said: list[str] = []
+    with (run.root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError), at_most(0.3), claim(run, config, lambda: said.append("waiting")):
+            said.append("entered")
+    assert said == ["waiting"] and run.status() is None
+
+
+def test_a_measurement_replaces_that_of_its_split(run: Run) -> None:
+    run.append_metrics(3, "validation", {"ndcg@10": 0.1})
+    run.replace_metrics(3, "test", {"ndcg@10": 0.2})
+    assert [(row["split"], row["value"]) for row in run.read_metrics()] == [("validation", 0.1), ("test", 0.2)]
+
+
+def test_training_is_no_evaluation(run: Run) -> None:
+    run.append_metrics(1, "train", {"loss": 0.1})
+    run.append_metrics(2, "validation", {"ndcg@10": 0.1})
+    assert unmeasured(run, [1, 2, 3]) == [1, 3]
+
+
+def test_a_finished_run_does_not_fail_by_a_later_command(run: Run, config: Config, monkeypatch) -> None:
+    with claim(run, config):
+        pass
+    monkeypatch.setenv(attempts.RESERVED, str(reserve(run.root).folder))
+    with pytest.raises(BadInput), noted(run):
+        raise BadInput("no such folder")
+    assert run.status() == DONE
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x"])
+def test_cells_lie_below_their_experiment(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "sweep.json"
+    write_json(file, {"cells": {"a/b": {"command": ["python"], "updates": 3}}})
+    assert read_cells(file)["a/b"]["updates"] == 3
+    write_json(file, {"cells": {name: {"command": ["python"], "updates": 3}}})
+    with pytest.raises(BadInput, match="is no cell in it"):
+        read_cells(file)
+
+
+def test_attempts_are_in_the_order_of_their_numbers_and_the_last_tells(tmp_path: Path) -> None:
+    for number in range(1, 12):
+        assert reserve(tmp_path).number == number
+        attempts.attempts(tmp_path)[-1].note(reason=f"reason {number}")
+    assert [attempt.number for attempt in attempts.attempts(tmp_path)] == list(range(1, 12))
+    assert failure(tmp_path)[0] == "reason 11"
+    (tmp_path / "attempts" / "3" / "attempt.json").unlink()
+    (tmp_path / "attempts" / "3").rmdir()
+    assert reserve(tmp_path).number == 12
+
+
+def test_an_attempt_is_reserved_for_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = reserve(tmp_path / "a"), reserve(tmp_path / "b")
+    monkeypatch.setenv(attempts.RESERVED, str(mine.folder))
+    assert attempts.reserved(tmp_path / "a") == mine
+    assert attempts.reserved(tmp_path / "b") is None and other.number == mine.number
+
+
+def test_the_furthest_update_counts_and_no_line_that_was_cut(run: Run) -> None:
+    for step in (7, 9, 2):
+        run.append_metrics(step, "test", {"loss": 0.1})
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 20}')
+    assert last_update(run.root) == 9
+
+
+def test_logging_is_as_it_was_after_an_attempt(tmp_path: Path) -> None:
+    logger = logging.getLogger()
+    before = list(logger.handlers)
+    with logged(reserve(tmp_path), RunConsole(quiet=True)):
+        assert len(logger.handlers) > len(before)
+    assert logger.handlers == before
