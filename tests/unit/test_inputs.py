@@ -159,6 +159,20 @@ def test_a_model_counts_by_its_content(tmp_path, data):
     assert roots(hub(first, data)) == roots(hub(again, data))
 
 
+def test_two_models_of_one_process_are_two_runs(tmp_path, data):
+    first, other = write_model(tmp_path / "a"), write_model(tmp_path / "b")
+    (other / "model.safetensors").write_text("other weights")
+    assert all(a != b for a, b in zip(roots(hub(first, data)), roots(hub(other, data)), strict=True))
+
+
+def test_one_dataset_at_a_time_is_in_memory(tmp_path, data):
+    first, other = redial(data), redial(write_redial(tmp_path / "b"))
+    loaded = inputs.load(first.dataset)
+    assert inputs.load(first.dataset) is loaded
+    inputs.load(other.dataset)
+    assert inputs.load(first.dataset) is not loaded
+
+
 @pytest.mark.parametrize(
     "name",
     [

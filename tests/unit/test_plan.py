@@ -58,3 +58,21 @@ def test_rl_without_sft_waits_for_no_sft(tmp_path):
     base = cells(tmp_path, "trainer.rl.start=base")
     assert [step.run.stage for step in steps(base)] == ["zero_shot", "rl", "rl"]
     assert [step.run.stage for step in steps(base + cells(tmp_path))] == ["zero_shot", "sft", *["rl"] * 4]
+
+
+def test_shared_stages_are_expected_one_after_another_and_cells_side_by_side(tmp_path):
+    """200 s of two cells take 100 s with two at once; the SFT stage before them takes its 160 s."""
+    finished(cells(tmp_path, "trainer.sft.updates=8")[0], "sft", 8, 80.0)
+    finished(cells(tmp_path, "trainer.rl.start=base")[0], "rl", 40, 100.0)
+    configs = cells(tmp_path, "trainer.sft.updates=16")
+    finished(configs[0], "zero_shot", 0, 10.0)
+    console = Console(record=True, width=160)
+    show(configs, 2, console)
+    assert "expected: about 4 min 20 s with 2 at once" in console.export_text()
+
+
+def test_runs_that_are_under_way_tell_of_no_rate(tmp_path):
+    other = cells(tmp_path, "trainer.rl.start=base")[0]
+    finished(other, "rl", 40, 100.0)
+    locate(other, "rl").set_status("running")
+    assert all(step.seconds is None for step in steps(cells(tmp_path)))

@@ -58,6 +58,14 @@ def test_a_training_without_a_signal_ends_as_ever(installed):
     with preemption.training() as training:
         pass
     assert training.stopped_at is None
+    with pytest.raises(Preempted, match="^SIGTERM; "):  # outside training again, it ends the run where it is
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_training_that_another_process_stopped_ends_the_run(installed):
+    said = "^another process was told to stop at update 3; "
+    with pytest.raises(Preempted, match=said), preemption.training() as training:
+        training.stopped_at = 3
 
 
 @pytest.mark.parametrize(

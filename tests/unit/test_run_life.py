@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from rlbench import attempts, runs
+from rlbench import attempts, processes, runs
 from rlbench.attempts import RunConsole, failure, last_update, logged, reserve
 from rlbench.config import Config
 from rlbench.errors import BadInput
@@ -201,3 +201,16 @@ def test_logging_is_as_it_was_after_an_attempt(tmp_path: Path) -> None:
     with logged(reserve(tmp_path), RunConsole(quiet=True)):
         assert len(logger.handlers) > len(before)
     assert logger.handlers == before
+
+
+def test_a_lone_process_is_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert processes.is_main() and processes.check_launch() == []
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert processes.index() == 3 and not processes.is_main()
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        with monkeypatch.context() as own:
+            own.setenv(name, "true")
+            (said,) = processes.check_launch()
+            assert said.startswith(f"{name}=true")
