@@ -285,9 +285,10 @@ class _Builder(Prepared):
             against[key][one.row.id] = versus_of(one, family.versus.get(i), family)
         led = [lead_of(one, family.best.get(i), family) for i, one in enumerate(leads)]
         bold: dict[int, frozenset[str]] = {}
-        for one, lead in zip(leads, led, strict=True):
-            if lead.holds:
-                bold[one.leader.id] = bold.get(one.leader.id, frozenset()) | {lead.column}
+        for before, lead_found in zip(leads, led, strict=True):
+            if lead_found.holds:
+                place = before.leader.id
+                bold[place] = bold.get(place, frozenset()) | {lead_found.column}
         return against, bold, led, family
 
     def _pairs(self, to: Where, metric: str) -> list[tuple[Side, Side]]:

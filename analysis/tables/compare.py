@@ -307,9 +307,10 @@ def detectable_text(cell: Cell) -> str:
 def reading(versus: Versus, base: Side, family: Family) -> str:
     """What a tested comparison comes to, in words."""
     if not versus.holds:
-        known = versus.detectable is not None and versus.detectable.mean > 0
-        end = f"; this design finds differences from {detectable_text(versus.detectable)} on" if known else ""
-        return f"not shown{end}"
+        least = versus.detectable
+        if least is None or least.mean <= 0:
+            return "not shown"
+        return f"not shown; this design finds differences from {detectable_text(least)} on"
     checkpoint = " than this checkpoint" if base.fixed and base.stage == "sft" else ""
     found = f"{'higher' if versus.difference.mean > 0 else 'lower'}{checkpoint}: holds"
     if versus.permutation_holm is not None and versus.permutation_holm < LEVEL:

@@ -327,3 +327,68 @@ def test_more_seeds_and_contexts_detect_less() -> None:
     assert detectable(3, 300) > detectable(5, 300) > detectable(5, 2_050) > detectable(10, 2_050)
     with pytest.raises(ValueError, match="two seeds"):
         detectable(1, 300)
+
+
+# By hand.
+
+
+def test_the_interval_of_the_iqm_is_yuens_by_hand() -> None:
+    """Eight runs that differ, contexts that do not: trimmed mean ± t(h - 1) · sqrt((n - 1) s_w² / (h (h - 1)))."""
+    runs = np.array([0.05, 0.20, 0.21, 0.22, 0.24, 0.25, 0.26, 0.90])
+    scores = Scores(np.repeat(runs[:, None, None], 40, axis=1), np.arange(40), tuple(range(8)))
+    found = statistics.iqm_interval([scores], resamples=4_000)
+    winsorised = np.array([0.21, 0.21, 0.21, 0.22, 0.24, 0.25, 0.25, 0.25])  # two at either end moved to the next
+    kept = np.array([0.21, 0.22, 0.24, 0.25])
+    half = stats.t.ppf(0.975, 3) * (7 * winsorised.var(ddof=1) / (4 * 3)) ** 0.5
+    assert found.mean[0] == pytest.approx(kept.mean())
+    assert found.high[0] - kept.mean() == pytest.approx(half, rel=2e-3)
+    assert kept.mean() - found.low[0] == pytest.approx(half, rel=2e-3)
+
+
+def test_a_drawn_permutation_test_never_has_p_0() -> None:
+    pairs = np.ones((20, 1))
+    assert statistics.sign_flip_test(pairs, drawn=99).p[0] == 1 / 100
+    a, b = np.ones((12, 1)) + 1e-3 * np.arange(12)[:, None], np.zeros((12, 1))
+    assert statistics.label_test(a, b, drawn=99).p[0] == 1 / 100
+
+
+def test_a_pair_of_rows_compared_on_common_seeds_is_permuted_on_them() -> None:
+    rng = np.random.default_rng(2)
+    contexts = np.arange(10)
+    a = Scores(rng.random((5, 10, 1)), contexts, (0, 1, 2, 3, 4))
+    b = Scores(rng.random((4, 10, 1)), contexts, (1, 2, 3, 4))
+    test, permuted = statistics.permutation_test(a, b)
+    assert permuted == "labels" and test.arrangements == 70  # 8 over 4
+
+
+# Whole reports: what docs/statistics.md says of them, at small size.
+
+
+def test_a_report_of_equal_rows_claims_something_in_at_most_5_percent() -> None:
+    against, best, any_claim = coverage.report_rates([range(3)] * 4, 0.15, 250, seed=3)
+    assert max(against, best) <= any_claim <= 0.05 + 3 * (0.05 * 0.95 / 250) ** 0.5
+    assert coverage.report_rates([range(2)] * 3 + [[0]], 0.4, 250) == (0.0, 0.0, 0.0)
+    assert coverage.report_rates([[0]] * 4, 0.4, 250, fewest=1)[2] > 0.5, "why one seed gives no verdict"
+
+
+def test_a_claim_against_one_checkpoint_is_about_that_checkpoint() -> None:
+    fixed, method = (coverage.report_rates([range(5)], 0.4, 250, sft_varies=varies)[0] for varies in (False, True))
+    assert fixed < 0.1 < 0.2 < method
+
+
+def test_dialogues_are_resampled_whole() -> None:
+    by_turn, by_dialogue = (
+        coverage.cluster_coverage(4, 0.5, 3, 250, clustered=clustered) for clustered in (False, True)
+    )
+    assert by_turn < 0.88 and by_dialogue > 0.91
+
+
+def test_common_seeds_find_more_where_seeds_matter_alike() -> None:
+    rule, unpaired = (coverage.unequal_seeds_power(0.9, how, 250) for how in ("rule", "unpaired"))
+    assert rule > 2 * unpaired
+
+
+def test_p_of_an_ablation_holds_over_seeds_where_it_does_not_over_pairs() -> None:
+    over_seeds, over_pairs = (coverage.ablation_rate(3, how, 250, by_seed=0.1) for how in ("seeds", "pairs"))
+    assert over_seeds <= 0.1 and over_pairs > 0.15
+    assert coverage.ablation_rate(1, "contexts", 250, by_seed=0.1) > 0.4

@@ -605,6 +605,25 @@ def test_one_family_covers_the_baseline_the_lead_and_bold(runs: Path) -> None:
     assert table.comparisons[1].reading.startswith("higher than this checkpoint: holds")
 
 
+def test_the_family_covers_all_groups_of_a_table(runs: Path) -> None:
+    """Two models in one table: one correction over the differences and the leading rows of both."""
+    for model, base in (("big", 0.3), ("tiny", 0.2)):
+        add(runs, "a-dcg", [base, base + 0.01, base - 0.005], group=f"mini/mini-{model}")
+        add(runs, "b-dcg", [base + 0.03, base + 0.05, base + 0.02], group=f"mini/mini-{model}")
+    table = made(
+        runs,
+        group_by=["model"],
+        rows=[{"where": {"stage": "rl"}, "name": "{algorithm}"}],
+        baseline={"algorithm": "a"},
+        comparisons="ndcg@10",
+    )
+    raw = [versus.difference.p or 0.0 for versus in table.comparisons] + [lead.p or 0.0 for lead in table.leads]
+    assert len(raw) == 4 and [lead.group for lead in table.leads] == ["big", "tiny"]
+    corrected = [versus.p_holm for versus in table.comparisons] + [lead.p_holm for lead in table.leads]
+    np.testing.assert_allclose(corrected, statistics.holm(np.array(raw)))
+    assert {lead.tests for lead in table.leads} == {4}
+
+
 def test_rows_that_cannot_be_compared_are_in_no_family(runs: Path) -> None:
     """One seed, two seeds and another budget: told apart by design, before any score is read."""
     add(runs, "sft", [0.1], spent=budget(5))
