@@ -171,9 +171,14 @@ def with_settings(args: GRPOConfig, **changes: Any) -> GRPOConfig:
 
 
 def assert_same(a: Trained, b: Trained) -> None:
-    """Losses, gradients and final weights to 1e-6."""
+    """Losses, gradients and final weights to 1e-6.
+
+    TRL rounds advantages to float32. Where they multiply log-probabilities, as in VESPO, that rounding is enlarged by
+    the mean -log pi, which is the entropy; what is sampled, and with it the size of a loss, depends on the processor.
+    """
     assert len(a.losses) == len(b.losses) > 0
-    assert a.losses == pytest.approx(b.losses, abs=1e-6)
+    for row, mine, other in zip(a.log, a.losses, b.losses, strict=True):
+        assert mine == pytest.approx(other, abs=1e-6 * max(1.0, row.get("entropy", 1.0)))
     assert max(gradient.abs().max() for gradient in b.gradients) > 1e-2  # a comparison of zeros would prove nothing
     for mine, other in zip(a.gradients, b.gradients, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
