@@ -84,8 +84,10 @@ def test_rows_are_named_by_all_that_sets_them_apart() -> None:
 
 
 def test_cells_do_not_share_what_can_be_changed() -> None:
-    composed(*SMALL).reward.terms["planted"] = {}
-    assert "planted" not in composed(*SMALL).reward.terms
+    for _ in range(3):  # the first is read from its YAML, later ones from what is known
+        terms = composed(*SMALL).reward.terms
+        assert "planted" not in terms
+        terms["planted"] = {}
 
 
 def test_a_status_is_its_first_line_and_a_reason_the_rest(run: Run) -> None:

@@ -138,6 +138,7 @@ def test_the_space_is_what_hydra_says():
         ("seed=0,1", "nothing to search"),
         ("seed=choice(0,1)", "seeds are not searched"),
         ("a=interval(2, 1)", "the lower end comes first"),
+        ("a=interval(1, 1)", "the lower end comes first"),
         ("a=tag(log, interval(0, 1))", "lies above 0"),
         ("a=tag(lgo, interval(1, 2))", "the tag 'lgo' is unknown"),
         ("a=tag(log, choice(1, 2))", "goes with an interval"),
