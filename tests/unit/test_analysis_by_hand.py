@@ -1,0 +1,162 @@
+"""Numbers of the analysis against formulas written out here, and against scipy."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis import statistics
+from analysis.collect import collect
+from analysis.convergence import area
+from analysis.factorial import Effect
+from analysis.figures.lines import draw_training, draw_validation
+from analysis.html.cautions import _power
+from analysis.reproduction.table import Entry, _contrast
+from analysis.statistics import Scores
+from analysis.tables import Cell
+from analysis.tables.build import build
+from analysis.tables.compare import Family, Side, find, versus_of
+from analysis.tables.scores import samples_digest
+from analysis.tables.select import Folder
+from analysis.tables.spec import parse_spec
+from tests.helpers_analysis import queries, write_run
+from tests.helpers_curves import collection
+from tests.helpers_report import verdict
+
+
+def one_context(values: list[float]) -> Scores:
+    """Runs that are judged on one sample, so that only seeds vary."""
+    return Scores(np.array(values)[:, None, None], np.zeros(1, dtype=np.int64), tuple(range(len(values))))
+
+
+def test_the_p_of_drawn_labels_counts_the_observed_arrangement() -> None:
+    """18 runs have 48,620 arrangements. Of 99 drawn ones none is as far out as rows that do not overlap."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(9, 2)), rng.normal(size=(9, 2))
+    far = statistics.label_test(a + 100, b, drawn=99)
+    assert not far.exact and far.arrangements == 100
+    np.testing.assert_array_equal(far.p, 1 / 100)
+    assert (statistics.label_test(a, a, drawn=99).p == 1).all()
+
+
+def test_p_of_drawn_labels_is_near_that_of_scipy() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0.5, 1, size=(9, 2)), rng.normal(size=(9, 2))
+    exact = stats.permutation_test(
+        (a, b), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), n_resamples=9_999, axis=0, rng=rng
+    )
+    np.testing.assert_allclose(statistics.label_test(a, b).p, exact.pvalue, atol=0.02)
+
+
+def test_yuens_interval_by_hand() -> None:
+    """Of eight runs four are kept. SE² = (n - 1) s_w² / (h (h - 1)), with h - 1 degrees of freedom."""
+    values = [0.9, 0.21, 0.25, 0.22, 0.02, 0.27, 0.24, 0.20]
+    winsorised = np.clip(values, 0.21, 0.25)
+    error = np.sqrt(7 * winsorised.var(ddof=1) / (4 * 3))
+    mean = (0.21 + 0.22 + 0.24 + 0.25) / 4
+    found = statistics.iqm_interval([one_context(values)])
+    assert (found.mean[0], found.error[0], found.among[0]) == pytest.approx((mean, error, 3))
+    half = stats.t.ppf(0.975, 3) * error
+    assert (found.low[0], found.high[0]) == pytest.approx((mean - half, mean + half), rel=2e-3)
+
+
+def test_a_profile_counts_scores_above_a_threshold_and_not_at_it() -> None:
+    scores = Scores(np.array([[[0.0], [0.5], [1.0]]]), np.arange(3), (0,))
+    found = statistics.performance_profile(scores, np.array([0.0, 0.5, 1.0]), resamples=50)
+    np.testing.assert_allclose(found.mean, [2 / 3, 1 / 3, 0])
+
+
+def test_the_largest_difference_is_none_of_the_others() -> None:
+    """Two rows near the leader and one far below: the far one is seen, so that power is no reason for doubt."""
+    rng = np.random.default_rng(0)
+
+    def row(level: float) -> Scores:
+        return Scores(level + 0.01 * rng.normal(size=(3, 40, 1)), np.arange(40), (0, 1, 2))
+
+    near = verdict({"a": row(0.300), "b": row(0.2999), "c": row(0.2998)}, 200)
+    assert near.detectable is not None
+    (caution,) = _power(near)
+    largest = max(abs(one.difference.mean) for one in near.over)
+    assert f"The largest difference to the leading row in NDCG@10 is {statistics_text(largest)}" in caution.told
+    detectable = near.detectable.mean
+    far = verdict({"a": row(0.300), "b": row(0.300), "c": row(0.300), "d": row(0.300 - 1.8 * detectable)}, 200)
+    assert far.detectable is not None and far.detectable.mean < 1.7 * detectable
+    assert _power(far) == []
+
+
+def statistics_text(size: float) -> str:
+    return f"{size:.3f}".removeprefix("0") if size >= 0.0005 else "less than .001"
+
+
+ZIGZAG = {step: float(step % 2) for step in range(60)}
+
+
+def test_validation_curves_are_never_smoothed() -> None:
+    """A smoothed zigzag is its middle."""
+    group = collection({"grpo-dcg": [ZIGZAG, ZIGZAG]})
+    figure = draw_validation(group)
+    assert figure is not None
+    np.testing.assert_array_equal(figure.axes[0].get_lines()[0].get_ydata(), list(ZIGZAG.values()))
+    train = collection({"grpo-dcg": [ZIGZAG, ZIGZAG]}, split="train", metric="reward")
+    smooth = draw_training(train)
+    assert smooth is not None
+    assert np.ptp(np.asarray(smooth.axes[0].get_lines()[0].get_ydata(), float)[2:-2]) < 0.2
+
+
+def test_an_area_is_divided_by_the_length_that_it_covers() -> None:
+    """From update 20 to 60, not from 0."""
+    assert area((np.array([20.0, 40.0, 80.0]), np.array([1.0, 3.0, 7.0])), 60.0) == pytest.approx((2 + 4) / 2)
+
+
+def test_an_effect_is_clear_by_its_corrected_p() -> None:
+    assert Effect("ratio", "rank", "token", p=0.01, p_holm=0.04).clear
+    assert not Effect("ratio", "rank", "token", p=0.01, p_holm=0.06).clear
+
+
+def test_a_difference_holds_by_its_corrected_p() -> None:
+    rng = np.random.default_rng(0)
+    sides = [
+        Side(i, "", name, name, "rl", (0, 1, 2), frozenset([(1, 2, 3)]), (), ("ndcg@10",), partial(Scores, *one))
+        for i, (name, one) in enumerate(
+            (name, (level + 0.01 * rng.normal(size=(3, 40, 1)), np.arange(40), (0, 1, 2)))
+            for name, level in (("a", 0.3), ("b", 0.2))
+        )
+    ]
+    found = find(sides[0], sides[1], "ndcg@10", "", resamples=100)
+    assert found.estimate.p[0] < 0.05
+    family = Family(1, 0, {}, {})
+    assert versus_of(found, (0.04, 0.04), family).holds
+    assert not versus_of(found, (0.06, 0.06), family).holds
+
+
+def test_a_reported_difference_is_clear_by_the_errors_of_both_sides() -> None:
+    """1.96 · sqrt(2) · .0035 = .0097."""
+
+    def clear(difference: float) -> bool:
+        rows = [Entry("big", name, {"recall@20": 0.1 + more}) for name, more in (("a", difference), ("b", 0.0))]
+        return _contrast("big", rows[0], rows[1], "recall@20", "recall@20", 0, "reddit_v2", 10).clear
+
+    assert [clear(0.008), clear(0.0098)] == [False, True]
+
+
+def test_rows_judged_by_other_numbers_of_relevant_films_are_other_samples(tmp_path: Path) -> None:
+    scores = {name: [0.1, 0.2] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
+    for label, truth in (("grpo-dcg", 3), ("gspo-dcg", 2)):
+        write_run(tmp_path / label, label, 0, queries(scores, ["a", "b"], n_truth=truth))
+    digests = []
+    for label in ("grpo-dcg", "gspo-dcg"):
+        found = collect(tmp_path / label)
+        digests.append(samples_digest(found.queries, found.runs["run"][0]))
+    assert digests[0] != digests[1]
+
+
+def test_a_table_of_validation_shows_validation(tmp_path: Path) -> None:
+    scores = {name: [0.1, 0.2] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
+    for seed in (0, 1):
+        write_run(tmp_path, "grpo-dcg", seed, queries(scores, ["a", "b"]), validation={"ndcg@10": 0.7})
+    spec = {"title": "T", "rows": [{"where": {"stage": "rl"}}], "columns": ["ndcg@10"], "split": "validation"}
+    table = build([Folder("", collect(tmp_path))], parse_spec(spec, "spec"), resamples=50)
+    cell = table.rows[0].cells["ndcg@10"]
+    assert isinstance(cell, Cell) and cell.mean == pytest.approx(0.7)
