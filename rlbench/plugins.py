@@ -4,7 +4,6 @@ Loading one runs its decorators (`@baselines.piece`, `@rank_term`, ...); it is l
 its own.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from rlbench.content import SHOWN, combined, file_digest
 from rlbench.files import read_object
 
 _failed: dict[str, str] = {}
@@ -45,8 +45,9 @@ def load_plugins(names: Sequence[str]) -> list[str]:
 def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
     """Whether a run that was started earlier was made with the same plugins; a sentence where it was not.
 
-    Code from outside is no part of a run's identity, so that its directory says nothing of it. Of plugins that cannot
-    be loaded nothing is said here.
+    Code from outside is no part of a run's identity, so its directory says nothing of it. What counts is the content of
+    plugins, under whatever name. A sweep loads all its plugins for every cell, so a plugin that only comes or only goes
+    is let pass; one that goes while another comes has been replaced. Nothing is said of plugins that cannot be loaded.
 
     Args:
         run: the run directory, there or not.
@@ -59,19 +60,32 @@ def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
     if not isinstance(there, dict):
         return [f"{recorded} is damaged, it has no 'plugins': put it back from a copy, or move the run directory away"]
     now = plugin_digests(names)
-    # A plugin that the run did not have gave it nothing: a sweep loads all for every cell.
-    changed = [name for name, digest in now.items() if there.get(name, digest) != digest]
+    lost = [name for name, digest in there.items() if digest not in now.values()]
+    new = [name for name, digest in now.items() if digest not in there.values()]
+    changed = sorted({*lost, *new}) if lost and new else []
     if not changed:
         return []
+    sides = [
+        f"{name}: sha256 {str(there.get(name, 'none'))[:SHOWN]} there, {now.get(name, 'none')[:SHOWN]} now"
+        for name in changed
+    ]
     return [
-        f"{run} was made with another version of plugins {', '.join(changed)}: move it away, or give the new one a row "
-        "of its own with variant=NAME"
+        f"{run} was made with other code of plugins ({'; '.join(sides)}): move it away, or give the new code a row of "
+        "its own with variant=NAME"
     ]
 
 
 def plugin_digests(names: Sequence[str]) -> dict[str, str]:
-    """sha256 of each plugin's file, by the name it was loaded by."""
-    return {name: hashlib.sha256(Path(str(_load(name).__file__)).read_bytes()).hexdigest() for name in names}
+    """sha256 of each plugin by the name it was loaded by: of its file, or of all Python files of a package."""
+    return {name: _digest(_load(name)) for name in names}
+
+
+def _digest(module: ModuleType) -> str:
+    folders = [Path(folder) for folder in getattr(module, "__path__", ())]
+    if not folders:
+        return file_digest(Path(str(module.__file__)))
+    files = {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
+    return combined({name: file_digest(path) for name, path in files.items()})
 
 
 def _key(name: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from rlbench.errors import BadInput
 from rlbench.objective.pieces import Place
 from rlbench.options import options_of
-from rlbench.plugins import load_plugins, plugin_digests
+from rlbench.plugins import check_unchanged, load_plugins, plugin_digests
 from rlbench.runner import run
 from rlbench.runs import DONE, locate
 from tests.conftest import SMALL, composed
@@ -66,5 +66,45 @@ def test_a_run_made_with_other_code_is_neither_skipped_nor_resumed(tmp_path):
     plugin.write_text("STRENGTH = 2\n")
     for status in (DONE, "running"):
         made.set_status(status)
-        with pytest.raises(BadInput, match="another version of plugins .*mine.py: move it away"):
+        with pytest.raises(BadInput, match="other code of plugins .*mine.py: sha256 .* there, .* now.*: move it away"):
             run(config)
+
+
+def made_with(folder, plugins):
+    """A run directory whose manifest names plugins."""
+    root = folder / "run"
+    root.mkdir()
+    (root / "manifest.json").write_text(json.dumps({"plugins": plugin_digests(plugins)}))
+    return root
+
+
+def files(folder, **content):
+    paths = {}
+    for name, text in content.items():
+        (folder / f"{name}.py").write_text(text)
+        paths[name] = str(folder / f"{name}.py")
+    return paths
+
+
+def test_code_under_another_name_is_other_code(tmp_path):
+    """A replacement in a new file is noticed; a file that is only called otherwise is the same plugin."""
+    name = files(tmp_path, old="A = 1\n", replacement="A = 2\n", renamed="A = 1\n", further="B = 1\n")
+    run = made_with(tmp_path, [name["old"]])
+    (problem,) = check_unchanged(run, [name["replacement"]])
+    assert "old.py: sha256 " in problem and "replacement.py: sha256 none there, " in problem
+    (problem,) = check_unchanged(run, [name["replacement"], name["further"]])
+    assert "further.py" in problem
+    for same in (["old"], ["renamed"], ["old", "further"], ["further", "renamed"], []):
+        assert check_unchanged(run, [name[one] for one in same]) == [], same
+
+
+def test_a_package_counts_with_all_its_modules(tmp_path, monkeypatch):
+    package = tmp_path / "pieces_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("from pieces_of_mine import shape\n")
+    (package / "shape.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = made_with(tmp_path, ["pieces_of_mine"])
+    assert check_unchanged(run, ["pieces_of_mine"]) == []
+    (package / "shape.py").write_text("A = 2\n")
+    assert len(check_unchanged(run, ["pieces_of_mine"])) == 1
