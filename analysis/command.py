@@ -10,10 +10,14 @@ from rich.markup import escape
 
 from analysis import statistics
 from analysis.reading import Problem
+from rlbench.arguments import whole
 from rlbench.errors import BadInput
 
 COLLECTED = "collected"
 """Name of the folder in which a collection of runs lies by default."""
+
+MOST_RESAMPLES = 10**6
+"""More change no digit that is shown, and fill the memory."""
 
 TERMINAL_WIDTH = 120
 """Columns assumed where output goes to a file."""
@@ -61,7 +65,7 @@ def add_resamples(parser: argparse.ArgumentParser) -> None:
     """--resamples."""
     parser.add_argument(
         "--resamples",
-        type=positive,
+        type=whole(1, MOST_RESAMPLES),
         default=statistics.RESAMPLES,
         metavar="N",
         help="bootstrap resamples behind each interval (default: %(default)s)",
@@ -89,14 +93,6 @@ def default_folder(runs: Path, top: str = "reports") -> Path:
     if len(parts) > 1 and parts[0] in ("runs", "reports"):
         parts = parts[1:]
     return Path(top, *parts)
-
-
-def positive(text: str) -> int:
-    """An option's whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
 
 
 def terminal(width: int = TERMINAL_WIDTH) -> Console:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from rlbench.names import odd_name
 from rlbench.runs import SCHEMA, config_hash
+from rlbench.user_files import BAD_JSON
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
 KEYS = ("context_id", "sample")
@@ -161,7 +162,7 @@ def read_run(path: Path, name: str) -> tuple[Run, Content]:
     Raises:
         Unusable: where it is not done, half-written, of another schema version or holds NaN test metrics.
     """
-    status, _, reason = (path / "STATUS").read_text(encoding="utf-8").partition("\n")
+    status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status != "done":
         raise Unusable(_unfinished(status, reason.strip()))
     result = _read_result(path)
@@ -200,7 +201,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Unusable(f"half-written: says done but has no {path.name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (*BAD_JSON, OSError) as error:
         raise Unusable(f"half-written: {path.name} is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise Unusable(f"half-written: {path.name} holds no object")
@@ -342,7 +343,7 @@ def read_curves(path: Path) -> pd.DataFrame:
         try:
             row = json.loads(line)
             rows.append((int(row["step"]), str(row["split"]), str(row["metric"]), float(row["value"])))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        except (*BAD_JSON, KeyError, TypeError, OverflowError):
             raise Unusable(f"half-written: line {number} of metrics.jsonl is not a measurement") from None
     kinds = {"step": "int64", "split": "str", "metric": "str", "value": "float64"}
     frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
@@ -358,7 +359,7 @@ def read_spending(path: Path) -> pd.DataFrame:
         try:
             row = json.loads(line)
             rows.append((int(row["update"]), *(float(row[key]) for key in SPENDING)))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        except (*BAD_JSON, KeyError, TypeError, OverflowError):
             raise Unusable(f"half-written: line {number} of budget.jsonl is not what an update had spent") from None
     kinds = {"update": "int64"} | dict.fromkeys(SPENDING, "float64")
     frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)

@@ -42,6 +42,7 @@ from rlbench.judging import Answer, choose_contexts, judge_answers, sampled_metr
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import DONE, config_hash, status_of
+from rlbench.user_files import BAD_YAML
 from rlbench.validation import check_matching
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -230,8 +231,8 @@ def _mapping(file: Path) -> Mapping[str, Any]:
         content = parse_json(text) if file.suffix == ".json" else yaml.safe_load(text)
     except FileNotFoundError:
         raise Unusable(f"half-written: says done but has no {file.name}") from None
-    except (json.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Unusable(f"half-written: {file.name} cannot be read ({str(error).splitlines()[0]})") from None
+    except (*BAD_YAML, OSError) as error:
+        raise Unusable(f"half-written: {file.name} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise Unusable(f"half-written: {file.name} holds no object")
     return content

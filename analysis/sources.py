@@ -16,6 +16,7 @@ from pandas.api.types import is_string_dtype, union_categoricals
 
 from analysis.reading import SPENDING, flatten, predictions_file, read_curves, read_scores, read_spending
 from rlbench.errors import BadInput
+from rlbench.user_files import BAD_YAML, LONGEST_REASON, read_user_text
 
 
 class Source(ABC):
@@ -70,6 +71,10 @@ class RunFolders(Source):
         return read_config(self._files[run].parent)
 
 
+DEEP = 5000
+"""Characters that may begin a level of YAML; a config has a few hundred."""
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A run's config.yaml, dotted key to value.
 
@@ -77,13 +82,15 @@ def read_config(path: Path) -> dict[str, Any]:
         BadInput: where there is none, or it is no mapping in YAML.
     """
     file = path / "config.yaml"
-    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    if not file.exists():
+        raise BadInput(f"{path} has no config.yaml")
+    text = read_user_text(file)
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
-    except FileNotFoundError:
-        raise BadInput(f"{path} has no config.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} is not YAML ({str(error).splitlines()[0]})") from None
+        # The C loader is fast, and crashes the process where mappings or lists are nested some ten thousand deep.
+        fast = yaml.__with_libyaml__ and sum(map(text.count, "[{:-?")) < DEEP
+        content = yaml.load(text, Loader=yaml.CSafeLoader if fast else yaml.SafeLoader)
+    except BAD_YAML as error:
+        raise BadInput(f"{file} is not YAML ({' '.join(str(error).split())[:LONGEST_REASON]})") from None
     if not isinstance(content, dict):
         raise BadInput(f"{file} holds no settings")
     return flatten(content)

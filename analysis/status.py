@@ -119,7 +119,7 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         command: what a sweep started it with; None to look in its manifest.
         now: seconds since the epoch.
     """
-    status, _, reason = (path / "STATUS").read_text(encoding="utf-8").partition("\n")
+    status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status == RUNNING and not _is_held(path / ".lock"):
         status = INTERRUPTED
     progress = path / "progress.json"

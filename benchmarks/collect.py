@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from analysis import collected, tables
 from analysis.collect import collect
+from rlbench.arguments import count
 
 SEEDS = 5
 MAY_GROW = 1.5
@@ -176,10 +177,10 @@ def measured(what: str, folder: Path, out: Path, resamples: int) -> tuple[float,
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.collect", description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--updates", type=int, default=100, help="of each run; 40 metrics are logged at each")
-    parser.add_argument("--resamples", type=int, default=50, help="of each interval of the table")
+    parser.add_argument("--runs", type=count, default=200)
+    parser.add_argument("--samples", type=count, default=2000)
+    parser.add_argument("--updates", type=count, default=100, help="of each run; 40 metrics are logged at each")
+    parser.add_argument("--resamples", type=count, default=50, help="of each interval of the table")
     parser.add_argument("--where", type=Path, help="folder for temporary files (default: the system's)")
     for inner in ("--work", "--folder", "--out"):  # how it calls itself
         parser.add_argument(inner, help=argparse.SUPPRESS)

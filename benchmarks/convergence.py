@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.convergence import passage_time, ratio_interval, restricted_interval
 from analysis.statistics import Floats
+from rlbench.arguments import count
 
 SPREAD_OF_GAIN, SPREAD_OF_RATE = 0.12, 0.35
 """Standard deviations between seeds of g, and of log k."""
@@ -166,7 +167,7 @@ def table_line(cells: Sequence[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convergence", description=__doc__)
-    parser.add_argument("--trials", type=int, default=1_000, help="simulations a number (default: %(default)s)")
+    parser.add_argument("--trials", type=count, default=1_000, help="simulations a number (default: %(default)s)")
     trials = parser.parse_args().trials
     print("Bias of the restricted mean, in hundredths of the range, for evaluations, noise:\n")
     print("\n".join(bias_table(trials)))

@@ -18,6 +18,7 @@ from scipy import stats
 
 from analysis import statistics
 from analysis.statistics import Components, Estimate, Floats, Scores
+from rlbench.arguments import count
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
 Mix = tuple[float, float, float]
@@ -618,7 +619,7 @@ SIZES = tuple(itertools.product((2, 3, 5, 10), (50, 300))) + ((3, 2_050), (5, 2_
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
-    parser.add_argument("--trials", type=int, default=2_000, help="simulations of one number (default 2000)")
+    parser.add_argument("--trials", type=count, default=2_000, help="simulations of one number (default 2000)")
     parser.add_argument("--reports", action="store_true", help="only the tables of whole reports")
     options = parser.parse_args()
     trials = options.trials

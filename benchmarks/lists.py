@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import plain_lists as plain
+from rlbench.arguments import count
 from rlbench.catalog import Catalog
 from rlbench.data.mini import read_films
 from rlbench.entries import forget_lines
@@ -230,7 +231,7 @@ def memory(n_lists: int) -> list[tuple[str, int, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lists", description=__doc__)
-    parser.add_argument("--turns", type=int, default=5, help="turns of each; the best counts (default 5)")
+    parser.add_argument("--turns", type=count, default=5, help="turns of each; the best counts (default 5)")
     turns = parser.parse_args().turns
     torch.set_num_threads(1)
     results = [segmentation(384, 195, turns), *rewards(4000, turns), metrics(20_000, turns)]

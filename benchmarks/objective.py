@@ -31,6 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from rlbench.arguments import count
 from rlbench.cli import CONF, methods
 from rlbench.config import POLICY_OPTIMISATION, Config, resolve
 from rlbench.data import load_dataset
@@ -217,7 +218,7 @@ def main() -> None:
     known = methods(POLICY_OPTIMISATION)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.objective", description=__doc__)
     parser.add_argument("--algorithm", choices=known, metavar="NAME", help="only this one; default: all")
-    parser.add_argument("--repeats", type=int, default=5, help="steps timed, and turns of each method (default 5)")
+    parser.add_argument("--repeats", type=count, default=5, help="steps timed, and turns of each method (default 5)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     disable_progress_bar()

@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
+from rlbench.arguments import count
 from rlbench.cli import CONF, groups
 from rlbench.config import resolve
 from rlbench.runs import Run, claim, locate, write_json
@@ -114,7 +115,7 @@ def start_of_a_run(folder: Path, turns: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--turns", type=int, default=3, help="turns of each; the best counts (default 3)")
+    parser.add_argument("--turns", type=count, default=3, help="turns of each; the best counts (default 3)")
     turns = parser.parse_args().turns
     cells = ALGORITHMS * SEEDS
     with tempfile.TemporaryDirectory() as folder:

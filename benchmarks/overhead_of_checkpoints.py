@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlbench import runner
+from rlbench.arguments import count
 from rlbench.cli import CONF
 from rlbench.config import Config, resolve
 from rlbench.runs import Run, locate
@@ -146,8 +147,8 @@ def train(session: runner.Session, folder: Path, watch: Stopwatch | None) -> flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead_of_checkpoints", description=__doc__)
-    parser.add_argument("--updates", type=int, default=40, help="of each run (default 40; a mini run has 100)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (default 3)")
+    parser.add_argument("--updates", type=count, default=40, help="of each run (default 40; a mini run has 100)")
+    parser.add_argument("--repeats", type=count, default=3, help="runs of each kind (default 3)")
     parser.add_argument("--folder", type=Path, help="keep the SFT stage there, for another time (default: nowhere)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

@@ -16,6 +16,7 @@ from pathlib import Path
 from analysis.collect import collect
 from analysis.html import group_page
 from analysis.tables import build_table
+from rlbench.arguments import count
 from tests.browser import Opened, chromium
 from tests.helpers_report import write_full_sweep
 
@@ -53,10 +54,10 @@ def opening(page: Path, times: int) -> list[tuple[float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=300)
-    parser.add_argument("--times", type=int, default=5, help="how often the page is opened")
+    parser.add_argument("--rows", type=count, default=40)
+    parser.add_argument("--seeds", type=count, default=5)
+    parser.add_argument("--updates", type=count, default=300)
+    parser.add_argument("--times", type=count, default=5, help="how often the page is opened")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs, file = Path(folder) / "runs", Path(folder) / "report.html"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.reproduction.verdicts import MARGIN, interval_of_difference
+from rlbench.arguments import count
 
 STREAM = 7
 CONTEXTS = 2050
@@ -77,5 +78,5 @@ def main(trials: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=20_000)
+    parser.add_argument("--trials", type=count, default=20_000)
     main(parser.parse_args().trials)

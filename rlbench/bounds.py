@@ -183,6 +183,21 @@ NULLABLE = {
 """Keys that may be null, which a message then offers."""
 
 
+def number_problem(value: Any, bound: Bound, *, is_whole: bool = True) -> str:
+    """What a setting outside the config must be; "" where it is that.
+
+    Args:
+        value: of any type.
+        bound: its range.
+        is_whole: whether fractions are refused.
+    """
+    kind = "whole number" if is_whole else "number"
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
+        return f"must be a {kind} of at least {bound.low}"
+    wrong = bound.problem(value) if is_finite(value) else f"must be a finite number of at least {bound.low}"
+    return wrong.replace("must be at least", f"must be a {kind} of at least")
+
+
 def check_numbers(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Numbers outside their range, wherever they stand, one sentence a problem.
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlbench.config import POLICY_OPTIMISATION, of_another_family
 from rlbench.errors import BadInput, nearest, nearest_key
 from rlbench.processes import let_the_main_process_speak
+from rlbench.user_files import read_user_yaml
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 EXPERIMENTS = CONF.parent / "experiments"
@@ -139,11 +140,10 @@ def _unreadable(group: Path, options: Iterator[str]) -> list[str]:
     problems = []
     for path in (group / f"{option}.yaml" for option in options):
         try:
-            if path.is_file():
-                yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            problems.append(f"{path} is no YAML: {error.problem} (line {line})")
+            if path.exists() or path.is_symlink():
+                read_user_yaml(path)
+        except BadInput as error:
+            problems += error.problems
     return problems
 
 

@@ -624,6 +624,13 @@ def resolve(cfg: DictConfig) -> Config:
     for key, kind in _SCALARS.items():
         if type(plain[key]) is not kind:  # True is an int to isinstance
             problems.append(f"{key} = {plain[key]!r} should be of type {kind.__name__}")
+    problems += [
+        f"{key} = {ascii(plain[key])[:80]} should be a section, with settings of its own"
+        for key in (*_SECTIONS, *_VARIANTS)
+        if not isinstance(plain[key], dict)
+    ]
+    if problems:
+        raise BadInput(*problems)
     sections: dict[str, type] = dict(_SECTIONS)
     for key, (tag, usual, kinds) in _VARIANTS.items():
         name = str(plain[key].get(tag, usual))

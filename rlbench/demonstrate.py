@@ -9,7 +9,6 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from rich.console import Console
-from transformers.utils import logging as hf_logging
 
 from rlbench.cli import CONF
 from rlbench.config import Config, resolve
@@ -23,6 +22,7 @@ from rlbench.stage1.encoder import load_encoder
 from rlbench.stage1.files import contexts_of, named, read_ratings, read_rows, read_texts, write_rows
 from rlbench.stage1.pipeline import Conversation, Stage1, without_instructions
 from rlbench.stage1.scores import STEPS
+from rlbench.validation import check_values
 
 console = Console(stderr=True, highlight=False)
 
@@ -41,7 +41,6 @@ exit codes: 0 done, 2 input that has to be mended"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    hf_logging.disable_progress_bar()
     try:
         _demonstrate(options)
     except BadInput as error:
@@ -82,15 +81,19 @@ def _demonstrate(options: argparse.Namespace) -> None:
             config = resolve(compose("config", overrides=options.overrides))
         except HydraException as error:
             raise BadInput(str(error)) from error
+    if problems := check_values(config):
+        raise BadInput(*problems)
     dataset = load_dataset(config.dataset)
     rows = read_rows(options.lists, {"context_id": str, "response": str})
     lists = [(row["context_id"], list(parse_text(row["response"]).films)) for row in rows]
     conversations = _conversations(options.lists, lists, dataset)
     steps = STEPS[options.steps]
+    films = read_texts(options.films) if options.films else {}
+    ratings, unread = _ratings(options.ratings) if options.ratings else ({}, 0)
     if steps or options.candidates:
         judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
         encode = load_encoder(options.encoder, options.trust_remote_code)
-        stage = Stage1(judge.catalog, conversations, encode, read_texts(options.films) if options.films else {})
+        stage = Stage1(judge.catalog, conversations, encode, films)
         if options.candidates:
             ids = (c.context_id for c in conversations)
             offered = zip(ids, stage.candidates(), strict=True)
@@ -101,7 +104,7 @@ def _demonstrate(options: argparse.Namespace) -> None:
     if not steps:
         made = [list(c.named)[: config.dataset.list_length] for c in conversations]
     else:
-        made = _made(stage, steps, options, config)
+        made = _made(stage, steps, options, config, ratings, unread)
     shown = zip(conversations, made, strict=True)
     write_rows(options.out, ({"context_id": c.context_id, "completion": "\n".join(named(m))} for c, m in shown))
     console.print(f"{len(made)} demonstrations: {options.out}", markup=False)
@@ -164,9 +167,15 @@ def _conversations(
     ]
 
 
-def _made(stage: Stage1, steps: Sequence[str], options: argparse.Namespace, config: Config) -> list[list[Film]]:
+def _made(
+    stage: Stage1,
+    steps: Sequence[str],
+    options: argparse.Namespace,
+    config: Config,
+    ratings: Mapping[str, Mapping[Film, int]],
+    unread: int,
+) -> list[list[Film]]:
     if "reflect" in steps:
-        ratings, unread = _ratings(options.ratings)
         outside = stage.reflect(ratings)
         console.print(
             f"{sum(map(len, ratings.values()))} ratings, {outside} of them of films outside the catalogue; {unread} "
@@ -185,8 +194,16 @@ def _made(stage: Stage1, steps: Sequence[str], options: argparse.Namespace, conf
 
 
 def _ratings(file: Path) -> tuple[Mapping[str, Mapping[Film, int]], int]:
-    ratings, unread = {}, 0
-    for row in read_rows(file, {"context_id": str, "response": str}):
+    ratings: dict[str, Mapping[Film, int]] = {}
+    unread = 0
+    rows = read_rows(file, {"context_id": str, "response": str})
+    repeated = [context for context, count in Counter(row["context_id"] for row in rows).items() if count > 1]
+    if repeated:
+        raise BadInput(
+            f"{file}: {len(repeated)} contexts have several lines of ratings: {', '.join(repeated[:EXAMPLES])}; keep "
+            "one line of each"
+        )
+    for row in rows:
         ratings[row["context_id"]], more = read_ratings(row["response"])
         unread += more
     return ratings, unread

@@ -1,221 +1,98 @@
 """Shows one group as the algorithm sees it: prompt, completion, entries, hits, and what each rank is credited with.
 
 `python -m rlbench.inspect RUN_DIRECTORY` samples G completions for one training prompt from the run's model and
-prints them with the parse, the verdicts, the returns and the advantages that an update would use.
+prints them with the parse, the verdicts, the returns and the advantages that an update would use. What is wrong with
+the command line, the run directory or its config is told before torch is loaded.
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
-from transformers.utils import logging as hf_logging
 
+from rlbench import arguments
 from rlbench.cli import fail
 from rlbench.config import AlgorithmConfig, Config, resolve
-from rlbench.data import load_dataset
-from rlbench.data.facts import film_facts
-from rlbench.data.record import Record
 from rlbench.errors import BadInput
-from rlbench.lists import ListReader
-from rlbench.models.generation import generation_config
-from rlbench.models.loading import load_model, load_tokenizer
-from rlbench.objective import Objective
-from rlbench.objective.effective_rank import rank_features
-from rlbench.objective.objective import Rollout
-from rlbench.relevance import Verdict, make_judge
-from rlbench.rewards.scorer import ListScorer, ScoredList
-from rlbench.stages.checkpoints import last_checkpoint
-from rlbench.stages.evaluate import eos_ids
-from rlbench.validation import validate
-
-COLOURS = {
-    Verdict.HIT: "bold green",
-    Verdict.MISS: "",
-    Verdict.OUT_OF_CATALOG: "red",
-    Verdict.SEEN: "yellow",
-    Verdict.DUPLICATE: "magenta",
-}
-
-
-@dataclass(frozen=True)
-class Group:
-    """One prompt's G completions: what was read, (G, C) returns (of the terms, weighted and summed) and advantages,
-    (G, T) token units and their advantages."""
-
-    record: Record
-    lists: list[ScoredList]
-    returns: torch.Tensor
-    advantages: torch.Tensor
-    tokens: list[list[str]]
-    unit_ids: torch.Tensor
-    token_advantages: torch.Tensor
+from rlbench.inputs import load
+from rlbench.user_files import read_user_yaml
+from rlbench.validation import check_values, validate
 
 
 def read_config(run: Path) -> Config:
     """The config of a run directory.
 
     Raises:
-        BadInput: where the folder is no run directory.
+        BadInput: where the folder is not a run directory, or its config.yaml is damaged.
     """
     path = run / "config.yaml"
     if not path.is_file():
         raise BadInput(f"{run} is no run directory: it has no config.yaml; give a folder such as runs/mini/*/*/seed*")
-    loaded = OmegaConf.load(path)
+    content = read_user_yaml(path)
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} is damaged: it holds no settings")
+    try:
+        loaded = OmegaConf.create(content)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     assert isinstance(loaded, DictConfig)
-    return resolve(loaded)
+    try:
+        return resolve(loaded)
+    except BadInput as error:
+        raise BadInput(*(f"{path}: {problem}" for problem in error.problems)) from error
 
 
-def model_folder(run: Path) -> Path:
-    """The final model of a run, or its last whole checkpoint.
-
-    Raises:
-        BadInput: where it has neither.
-    """
-    if (run / "model").is_dir():
-        return run / "model"
-    checkpoint = last_checkpoint(run / "checkpoints")
-    if checkpoint is None:
-        raise BadInput(f"{run} has neither a final model nor a checkpoint yet")
-    return checkpoint[0]
-
-
-def sample_group(config: Config, folder: Path, prompt: int, group_size: int, seed: int) -> Group:
-    """Sample completions for training prompt number `prompt` and work out their advantages.
+def check(config: Config, options: argparse.Namespace) -> int:
+    """What can be found without the model; the group size G.
 
     Raises:
-        BadInput: where there is no such prompt, or the algorithm has no advantages.
+        BadInput: for an algorithm without advantages, a run without a model, and numbers outside the run's range.
     """
+    if problems := check_values(config):
+        raise BadInput(*(f"{options.run}: {problem}" for problem in problems))
     if not isinstance(config.algorithm, AlgorithmConfig):
         raise BadInput(
             f"{config.label} has no advantages: {config.algorithm.name} compares whole lists. Its tuples are in the "
             "run's folder preferences/ (docs/results-schema.md)"
         )
-    dataset = load_dataset(config.dataset)
-    records = dataset.splits["train"]
-    if not 0 <= prompt < len(records):
-        raise BadInput(f"--prompt {prompt} is outside 0..{len(records) - 1}")
-    record = records[prompt]
-    tokenizer, model = load_tokenizer(folder, config.generation.template_date), load_model(folder, config.model.dtype)
-    ends = eos_ids(model, tokenizer)
-    reader = ListReader(tokenizer, config.dataset.list_length, ends)
-    judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
-    scorer = ListScorer(reader, judge, film_facts(dataset, judge.catalog), config.reward)
-    batch = tokenizer.apply_chat_template(
-        record.prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-    )
-    torch.manual_seed(seed)
-    output = model.generate(
-        **batch,
-        generation_config=generation_config(
-            config.generation, tokenizer, ends, sampled=True, num_return_sequences=group_size
-        ),
-    )[:, batch["input_ids"].size(1) :]
-    is_end = torch.isin(output, torch.tensor(ends))
-    mask = (is_end.cumsum(1) - is_end.long() == 0).long()  # up to and with the first EOS
-    ids = [row[kept.bool()].tolist() for row, kept in zip(output, mask, strict=True)]
-    truth = [{"title": title, "year": year} for title, year in record.ground_truth]
-    scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
-    assert scorer.rewards is not None
-    objective = Objective(config.policy_optimisation, config.reward, config.dataset.list_length)
-    tokens = reader.segment(
-        output, mask, [scored.parsed.lines for scored in scorer.lists], config.policy_optimisation.layout
-    )
-    full = torch.cat([batch["input_ids"].expand(group_size, -1), output], dim=1)
-    with torch.no_grad():
-        seen = model(full, output_hidden_states=True)
-        logits = seen.logits[:, batch["input_ids"].size(1) - 1 : -1].float() / config.generation.temperature
-    all_logps = logits.log_softmax(-1)
-    unit_ids = objective.token_units(tokens)
-    rollout = Rollout.of_tokens(
-        scorer.rewards,
-        unit_ids,
-        mask,
-        all_logps.gather(2, output[:, :, None]).squeeze(2),
-        -(all_logps.exp() * all_logps).sum(2),
-        objective.units.count,
-        rank_features(seen.hidden_states[-1][:, -output.size(1) :], unit_ids, objective.units),
-    )
-    advantages = objective.unit_advantages(rollout, group_size)
-    return Group(
-        record,
-        scorer.lists,
-        objective.weighted(objective.unit_returns(scorer.rewards, group_size)),
-        advantages,
-        [tokenizer.convert_ids_to_tokens(row) for row in ids],
-        unit_ids,
-        objective.token_advantages(advantages, tokens),
-    )
-
-
-def show(group: Group, config: Config, which: int, console: Console) -> None:
-    """Print the prompt and completion number `which` of the group."""
-    prompt = "\n".join(f"[{message['role']}] {message['content']}" for message in group.record.prompt)
-    console.print(Panel(Text(prompt), title=f"prompt of context {group.record.context_id}", title_align="left"))
-    truth = ", ".join(f"{title} ({year})" for title, year in group.record.ground_truth)
-    console.print(f"relevant: {truth}", markup=False)
-    scored = group.lists[which]
-    ended = "ends with EOS" if scored.finished else "cut off at the token limit"
-    title = f"completion {which + 1} of {len(group.lists)}, {ended}"
-    console.print(Panel(Text(scored.text), title=title, title_align="left"))
-    by_rank = group.advantages.size(1) > 1
-    table = Table("rank", "entry", "verdict", "tokens", "return", "advantage", title=f"{config.label}: credit by rank")
-    for rank, (entry, verdict) in enumerate(zip(scored.parsed.entries, scored.verdicts, strict=False)):
-        column = rank if by_rank else 0
-        table.add_row(
-            str(rank + 1),
-            f"{entry.title} ({entry.year})",
-            Text(str(verdict), style=COLOURS[verdict]),
-            str(int((group.unit_ids[which] == rank).sum())),
-            f"{group.returns[which, column]:.3f}",
-            f"{group.advantages[which, column]:+.3f}",
-        )
-    console.print(table)
-    spread = [
-        f"{token}/{unit}/{advantage:+.2f}"
-        for token, unit, advantage in zip(
-            group.tokens[which],
-            group.unit_ids[which].tolist(),
-            group.token_advantages[which].tolist(),
-            strict=False,
-        )
-    ]
-    n = config.dataset.list_length
-    legend = f"token/unit/advantage (units 0..{n - 1} ranks, {n} overflow, {n + 1} other, {n + 2} EOS)"
-    console.print(Panel(Text(" ".join(spread)), title=legend, title_align="left"))
-    hits = [sum(verdict is Verdict.HIT for verdict in other.verdicts) for other in group.lists]
-    console.print(f"hits of the group's lists: {hits}", markup=False)
+    size = config.trainer.rl.group_size if options.group_size is None else options.group_size
+    if options.completion is not None and options.completion >= size:
+        problems.append(f"--completion {options.completion} is outside 0..{size - 1}")
+    if not (options.run / "model").is_dir() and not any((options.run / "checkpoints").glob("*")):
+        problems.append(f"{options.run} has neither a final model nor a checkpoint yet")
+    prompts = len(load(config.dataset).splits["train"])
+    if options.prompt >= prompts:
+        problems.append(f"--prompt {options.prompt} is outside 0..{prompts - 1}")
+    if problems:
+        raise BadInput(*problems)
+    return size
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlbench.inspect", description=__doc__)
     parser.add_argument("run", type=Path, help="a run directory, finished or not")
-    parser.add_argument("--prompt", type=int, default=0, help="number of the training prompt (default 0)")
-    parser.add_argument("--completion", type=int, help="which completion to show (default: the one with most hits)")
-    parser.add_argument("--group-size", type=int, help="G (default: the run's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
-    arguments = parser.parse_args()
-    hf_logging.disable_progress_bar()
+    parser.add_argument("--prompt", type=arguments.index, default=0, help="number of the training prompt (default 0)")
+    parser.add_argument(
+        "--completion", type=arguments.index, help="which completion to show (default: the one with most hits)"
+    )
+    parser.add_argument(
+        "--group-size", type=arguments.whole(2), help="G, at least 2: advantages compare lists (default: the run's)"
+    )
+    parser.add_argument("--seed", type=arguments.seed, default=0, help="seed of the sampling (default 0)")
+    options = parser.parse_args()
     try:
-        config = read_config(arguments.run)
+        config = read_config(options.run)
+        size = check(config, options)
+        from rlbench.inspection import best, model_folder, sample_group, show  # only here: it loads torch
+
         if problems := validate(config):
             raise BadInput(*problems)
-        size = config.trainer.rl.group_size if arguments.group_size is None else arguments.group_size
-        if size < 2:
-            raise BadInput(f"--group-size {size} must be at least 2: advantages compare the lists of a group")
-        group = sample_group(config, model_folder(arguments.run), arguments.prompt, size, arguments.seed)
-        hits = [sum(verdict is Verdict.HIT for verdict in scored.verdicts) for scored in group.lists]
-        which = hits.index(max(hits)) if arguments.completion is None else arguments.completion
-        if not 0 <= which < size:
-            raise BadInput(f"--completion {which} is outside 0..{size - 1}")
+        group = sample_group(config, model_folder(options.run), options.prompt, size, options.seed)
     except BadInput as error:
         fail(error)
-    show(group, config, which, Console())
+    show(group, config, best(group) if options.completion is None else options.completion, Console())
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlbench.errors import BadInput, nearest
+from rlbench.user_files import read_user_yaml
 
 SPECS = Path(__file__).parents[1] / "specs"
 """Folder of the specs that come with the harness."""
@@ -125,15 +124,11 @@ def read_spec(path: Path) -> TableSpec:
     """
     shipped = SPECS / f"{path.name}.yaml"
     file = shipped if not path.exists() and path.parent == Path() and shipped.exists() else path
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+    if not file.is_file():
         known = sorted(spec.stem for spec in SPECS.glob("*.yaml"))
         close = nearest(path.stem, known)
-        raise BadInput(f"--spec {path}: there is no such file.{close} Specs by name: {', '.join(known)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    return parse_spec(content, str(file))
+        raise BadInput(f"--spec {path}: there is no such file.{close} Specs by name: {', '.join(known)}")
+    return parse_spec(read_user_yaml(file), str(file))
 
 
 def parse_spec(content: Any, source: str) -> TableSpec:

@@ -7,7 +7,6 @@ follows them knows no name of any module. What comes out is checked like the oth
 
 import csv
 import io
-import json
 import pickle
 import pickletools
 import re
@@ -20,6 +19,7 @@ from rlbench.catalog import Catalog
 from rlbench.data.record import Film
 from rlbench.data.validation import Finding, report
 from rlbench.errors import BadInput
+from rlbench.user_files import read_user_bytes, read_user_json, read_user_text
 
 SUFFIXES = (".pkl", ".json", ".csv")
 
@@ -69,9 +69,9 @@ _shown.maxstring = _shown.maxother = 80
 
 
 def integer_year(value: object) -> int | None:
-    """The year as int, from an int or a string of up to 9 digits; None where it is neither."""
+    """The year as int, from an int or a string, of up to 9 digits; None where it is neither."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
+        return value if abs(value) < 10**_LONGEST_YEAR else None
     if isinstance(value, str) and re.fullmatch(rf"\s*\d{{1,{_LONGEST_YEAR}}}\s*", value):
         return int(value)
     return None
@@ -90,8 +90,6 @@ def read_catalog(path: str | Path) -> tuple[Catalog, list[str]]:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise BadInput(f"catalogue {path}: the file's ending must be one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise BadInput(f"catalogue {path}: there is no such file")
     read = {".pkl": _read_pickle, ".json": _read_json, ".csv": _read_csv}[path.suffix]
     rows = read(path)
     where, unit = f"catalogue {path}", {".csv": "line"}.get(path.suffix, "entry")
@@ -165,7 +163,7 @@ def _fault(name: str, argument: Any, size: int) -> str | None:
 
 
 def _read_pickle(path: Path) -> list[tuple[int, Any]]:
-    data = path.read_bytes()
+    data = read_user_bytes(path, f"catalogue {path}")
     try:
         _check_instructions(data)
         rows = _PlainUnpickler(io.BytesIO(data)).load()
@@ -178,11 +176,7 @@ def _read_pickle(path: Path) -> list[tuple[int, Any]]:
 
 
 def _read_json(path: Path) -> list[tuple[int, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # malformed JSON, bytes that are no UTF-8, lists in lists in lists
-        raise BadInput(f"catalogue {path}: no JSON: {error}") from error
-    return _numbered(path, rows)
+    return _numbered(path, read_user_json(path, f"catalogue {path}"))
 
 
 def _numbered(path: Path, rows: Any) -> list[tuple[int, Any]]:
@@ -193,13 +187,11 @@ def _numbered(path: Path, rows: Any) -> list[tuple[int, Any]]:
 
 def _read_csv(path: Path) -> list[tuple[int, Any]]:
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        reader = csv.DictReader(io.StringIO(read_user_text(path, f"catalogue {path}"), newline=""))
         missing = {"title", "year"} - set(reader.fieldnames or ())
         if missing:
             columns = " and ".join(sorted(missing))
-            raise BadInput(f"catalogue {path}: column {columns} is missing in {reader.fieldnames}")
+            raise BadInput(f"catalogue {path}: column {columns} is missing in {_shown.repr(reader.fieldnames)}")
         return [(reader.line_num, (row["title"], row["year"])) for row in reader]
-    except UnicodeDecodeError as error:
-        raise BadInput(f"catalogue {path}: no UTF-8: {error}") from error
     except csv.Error as error:
         raise BadInput(f"catalogue {path}: no CSV: {error}") from error

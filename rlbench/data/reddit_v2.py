@@ -19,9 +19,7 @@ that have the same prompt share their context.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from rlbench.catalog import Catalog
 from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
@@ -31,6 +29,9 @@ from rlbench.data.validation import check_records, fingerprint, share_outside_ca
 from rlbench.errors import BadInput
 from rlbench.stage1.files import demonstrated
 
+if TYPE_CHECKING:
+    import datasets
+
 PARTS = {
     "sft": "sft_dataset/train",
     "train": "grpo/grpo_dataset/train",
@@ -39,6 +40,8 @@ PARTS = {
 }
 _COLUMNS = ("prompt", "seen_titles", "groundtruth_with_release_year")
 _BATCH = 4096
+BROKEN_TABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What `datasets` and pyarrow raise on files that are missing, cut short, or hold other JSON than they should."""
 
 
 def load(
@@ -153,13 +156,15 @@ def _records(
     return records
 
 
-def _open(folder: Path, part: str, problems: list[str]) -> datasets.Dataset | None:
+def _open(folder: Path, part: str, problems: list[str]) -> "datasets.Dataset | None":
     if not folder.is_dir():
         problems.append(f"{folder}: there is no such folder; expected a dataset written by datasets.save_to_disk")
         return None
+    import datasets  # only here: it takes seconds to import
+
     try:
         table = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:  # state or info file missing or malformed, Arrow file cut short
+    except BROKEN_TABLE as error:  # state or info file missing or malformed, Arrow file cut short
         problems.append(f"{folder}: no dataset written by datasets.save_to_disk: {error}")
         return None
     except IndexError:  # what `load_from_disk` makes of a dataset saved without rows: it has no Arrow file
@@ -194,7 +199,9 @@ def _truth(pairs: Any) -> tuple[Any, int]:
 
 def _first_lines(completion: Messages | None, count: int) -> Messages | None:
     """The completion with each message cut to its first `count` lines; what is malformed is left as it is."""
-    if completion is None or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in completion):
+    if not isinstance(completion, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("content"), str) for m in completion
+    ):
         return completion
     return [{**message, "content": "\n".join(message["content"].split("\n")[:count])} for message in completion]
 

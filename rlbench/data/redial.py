@@ -26,7 +26,6 @@ dialogues, then the films of most train dialogues. They are made of and for trai
 """
 
 import hashlib
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +43,7 @@ from rlbench.data.validation import EXAMPLES, Finding, fingerprint, report
 from rlbench.errors import BadInput
 from rlbench.stage1.files import demonstrated
 from rlbench.texts import broken_texts
+from rlbench.user_files import read_user_lines
 
 FILES = {"train": "train.jsonl", "validation": "valid.jsonl", "test": "test.jsonl"}
 _ESCAPES = re.compile(r"(?:%[0-9A-F]{2})+")
@@ -203,13 +203,14 @@ def _read(file: Path, problems: list[str]) -> tuple[list[_Answer], int, int]:
     answers: list[_Answer] = []
     findings: list[Finding] = []
     of_seeker = repaired = 0
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # malformed JSON, or bytes that are no UTF-8
-            findings.append((number, "no JSON", str(error)))
+    try:
+        lines = list(read_user_lines(file))
+    except BadInput as error:
+        problems += error.problems
+        return [], 0, 0
+    for number, row, wrong_json in lines:
+        if wrong_json:
+            findings.append((number, "no JSON", wrong_json))
             continue
         wrong = list(_row_problems(row))
         if wrong:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlbench import attempts, inputs
+from rlbench.bounds import COUNT, number_problem
 from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
@@ -119,8 +120,8 @@ def make_cells(
     """
     options = _options(sys.argv[1:])
     processes = composed.hydra.launcher.get("processes", 1)
-    if not isinstance(processes, int) or processes < 1:
-        raise BadInput(f"hydra.launcher.processes = {processes} must be at least 1")
+    if wrong := number_problem(processes, COUNT):
+        raise BadInput(f"hydra.launcher.processes = {processes} {wrong}")
     planned = plan_cells(context.config_loader, composed, job_overrides, of_sweep, processes)
     naming = naming_keys(planned) if of_sweep.naming is None else of_sweep.naming
     cells: list[Cell] = []

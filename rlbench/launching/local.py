@@ -19,6 +19,7 @@ from omegaconf import ListConfig
 from rich.console import Console
 
 from rlbench import attempts
+from rlbench.bounds import MOST, Bound, number_problem
 from rlbench.errors import BadInput
 from rlbench.launching.base import Feed, SweepLauncher
 from rlbench.launching.board import Board
@@ -224,7 +225,7 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
     """What is wrong with `hydra.launcher`, one sentence a problem."""
 
     def whole(value: Any, least: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        return not number_problem(value, Bound(least, MOST))
 
     problems = []
     if jobs != "auto" and not whole(jobs, 1):

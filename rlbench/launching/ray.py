@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlbench import attempts
+from rlbench.bounds import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, number_problem
 from rlbench.cli import fail
 from rlbench.errors import BadInput
 from rlbench.launching.base import SweepLauncher
@@ -81,12 +82,16 @@ class RayLauncher(SweepLauncher):
 
     def problems(self) -> list[str]:
         """What is wrong with the settings, one sentence a problem."""
-        least = {"jobs": (self.jobs, 1), "cpus": (self.cpus, 1), "gpus": (self.gpus, 0)}
-        least["max_requeues"] = (self.max_requeues, 0)
+        ranges = {
+            "jobs": (self.jobs, COUNT, True),
+            "cpus": (self.cpus, COUNT, True),
+            "gpus": (self.gpus, NOT_NEGATIVE, False),
+            "max_requeues": (self.max_requeues, COUNT_OR_NONE, True),
+        }
         found = [
-            f"hydra.launcher.{name} = {value} must be at least {bound}"
-            for name, (value, bound) in least.items()
-            if not value >= bound
+            f"hydra.launcher.{name} = {value} {wrong}"
+            for name, (value, bound, is_whole) in ranges.items()
+            if (wrong := number_problem(value, bound, is_whole=is_whole))
         ]
         if importlib.util.find_spec("ray") is None:
             found.append(f"hydra/launcher=ray needs ray, which is not installed: {INSTALL}")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from rlbench.bounds import COUNT, COUNT_OR_NONE, SEED, number_problem
 from rlbench.errors import BadInput, nearest
 from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.rows import override_of
@@ -69,11 +70,11 @@ class Settings:
                     f"hydra.sweeper.{key} = '{value}' is unknown; known: {', '.join(known)}."
                     f"{nearest(str(value), list(known))}"
                 )
-        bounds = {"trials": 1, "seed": 0, "startup_trials": 1, "warmup_updates": 0}
-        for key, least in bounds.items():
+        bounds = {"trials": COUNT, "seed": SEED, "startup_trials": COUNT, "warmup_updates": COUNT_OR_NONE}
+        for key, bound in bounds.items():
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                problems.append(f"hydra.sweeper.{key} = {value} must be a whole number of at least {least}")
+            if wrong := number_problem(value, bound):
+                problems.append(f"hydra.sweeper.{key} = {value} {wrong}")
         if importlib.util.find_spec("optuna") is None:
             problems.append(
                 "hydra/sweeper=optuna needs Optuna: python -m pip install -r requirements-search.txt -c constraints.txt"

@@ -27,6 +27,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from rlbench import attempts
+from rlbench.bounds import COUNT, COUNT_OR_NONE, POSITIVE, Bound, number_problem
 from rlbench.cli import fail
 from rlbench.errors import BadInput
 from rlbench.launching.base import SweepLauncher
@@ -75,21 +76,21 @@ class SlurmSettings:
 
     def problems(self, jobs: int) -> list[str]:
         """What is wrong with them, one sentence a problem."""
-        least: dict[str, tuple[float | None, float]] = {
-            "jobs": (jobs, 1),
-            "minutes": (self.minutes, 1),
-            "gpus": (self.gpus, 0),
-            "cpus": (self.cpus, 1),
-            "signal_seconds": (self.signal_seconds, 1),
-            "max_requeues": (self.max_requeues, 0),
-            "poll_seconds": (self.poll_seconds, 0.1),
+        ranges: dict[str, tuple[Any, Bound, bool]] = {
+            "jobs": (jobs, COUNT, True),
+            "minutes": (self.minutes, COUNT, True),
+            "gpus": (self.gpus, COUNT_OR_NONE, True),
+            "cpus": (self.cpus, COUNT, True),
+            "signal_seconds": (self.signal_seconds, COUNT, True),
+            "max_requeues": (self.max_requeues, COUNT_OR_NONE, True),
+            "poll_seconds": (self.poll_seconds, Bound(0.1, 86400), False),
         }
         found = [
-            f"hydra.launcher.{name} = {value} must be a number of at least {bound}"
-            for name, (value, bound) in least.items()
-            if not isinstance(value, int | float) or isinstance(value, bool) or not value >= bound
+            f"hydra.launcher.{name} = {value} {wrong}"
+            for name, (value, bound, is_whole) in ranges.items()
+            if (wrong := number_problem(value, bound, is_whole=is_whole))
         ]
-        if self.memory_gb is not None and not self.memory_gb > 0:
+        if self.memory_gb is not None and number_problem(self.memory_gb, POSITIVE, is_whole=False):
             found.append(f"hydra.launcher.memory_gb = {self.memory_gb} must be positive, or null for the cluster's own")
         if not found and self.signal_seconds >= self.minutes * 60:
             found.append(

@@ -17,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
+from rlbench.bounds import COUNT, number_problem
 from rlbench.cli import fail
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
@@ -82,6 +83,8 @@ class PlainSweeper(_Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         try:
+            if self.max_batch_size is not None and (wrong := number_problem(self.max_batch_size, COUNT)):
+                raise BadInput(f"hydra.sweeper.max_batch_size = {self.max_batch_size} {wrong}, or be null")
             overrides = self.overrides(arguments)
             batches = combinations(overrides, self.max_batch_size)
             self.launcher.of_sweep = of_batches(self.hydra_context.config_loader, self.config, overrides, batches)

@@ -19,6 +19,7 @@ from rlbench.content import SHOWN, combined, remembered_digest
 from rlbench.data.record import RankedListDataset
 from rlbench.digests import check_cached
 from rlbench.errors import BadInput
+from rlbench.user_files import read_user_json
 
 LAYOUT = 2
 """Version of what `rlbench.models.gguf.convert_gguf` writes; part of the cache folder's name."""
@@ -139,8 +140,8 @@ def _weight_files(folder: Path, named: str) -> list[str]:
     if not found.endswith(".index.json"):
         return [found]
     try:
-        shards = sorted(set(json.loads((folder / found).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        shards = sorted(set(read_user_json(folder / found)["weight_map"].values()))
+    except (BadInput, KeyError, AttributeError, TypeError) as error:
         raise BadInput(f"{folder / found} names no shards of weights ({error}): fetch the model again") from error
     absent = [shard for shard in shards if not (folder / str(shard)).is_file()]
     if absent:

@@ -33,7 +33,10 @@ def load_encoder(source: str | None, trust_remote_code: bool = False) -> Encoder
             f"encoding texts needs {' and '.join(missing)}, not installed here: "
             "pip install -r requirements-stage1.txt -c constraints.txt"
         )
-    from sentence_transformers import SentenceTransformer  # only here: an optional package
+    from sentence_transformers import SentenceTransformer  # only here: an optional package, which loads torch
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
 
     if source is None:
         found = importlib.util.find_spec(BUNDLED)

@@ -8,7 +8,8 @@ demonstrations    {"context_id": "...", "completion": "Title (Year)\\n..."}
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlbench.errors import BadInput
 from rlbench.files import write_text
 from rlbench.stage1.scores import RATINGS
 from rlbench.texts import broken_texts
+from rlbench.user_files import read_user_lines
 
 MARK = "####"
 """Between a film and its rating."""
@@ -35,17 +37,11 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
     Raises:
         BadInput: where there is no such file or no row, or rows lack a field; all problems at once.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: there is no such file")
     rows: list[dict[str, Any]] = []
     findings: list[Finding] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            findings.append((number, "no JSON", str(error)))
+    for number, row, wrong_json in read_user_lines(path):
+        if wrong_json:
+            findings.append((number, "no JSON", wrong_json))
             continue
         if not isinstance(row, dict):
             findings.append((number, "no JSON object", ascii(row)[:80]))
@@ -64,9 +60,24 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
 
 
 def read_texts(path: Path) -> dict[Film, str]:
-    """What films are about; of several lines for a film the last counts."""
+    """What films are about.
+
+    Raises:
+        BadInput: problems of the file; a film with several different texts.
+    """
     rows = read_rows(path, {"title": str, "year": int, "text": str})
-    return {(row["title"], row["year"]): row["text"] for row in rows}
+    texts: dict[Film, str] = {}
+    several = [
+        f"{row['title']} ({row['year']})"
+        for row in rows
+        if texts.setdefault((row["title"], row["year"]), row["text"]) != row["text"]
+    ]
+    if several:
+        raise BadInput(
+            f"{path}: {len(several)} films have several different texts: {', '.join(several[:EXAMPLES])}; keep one "
+            "text of each"
+        )
+    return texts
 
 
 def read_ratings(response: str) -> tuple[dict[Film, int], int]:
@@ -116,7 +127,8 @@ def demonstrated(
         list_length: N; longer completions are cut to their first N lines.
 
     Raises:
-        BadInput: problems of the file; contexts that are in neither split; no line of a train context.
+        BadInput: problems of the file; contexts that are in neither split; no line of a train context; a line that is
+            there twice; two lines of one validation context.
     """
     if file is None:
         return None
@@ -132,6 +144,7 @@ def demonstrated(
     made["validation"] = [replace(record, completion=None) for record in splits["validation"]]
     unknown: list[str] = []
     cut = 0
+    _check_repeats(file, rows, held_out=set(first["validation"]) - {c for split in sources for c in first[split]})
     for row in rows:
         context, lines = row["context_id"], row["completion"].strip().split("\n")
         cut += len(lines) > list_length
@@ -154,6 +167,30 @@ def demonstrated(
     held_out = sum(record.completion is not None for record in made["validation"])
     notice = f"{len(made['sft'])} demonstrations of train and {held_out} of validation are those of {Path(file).name}"
     return made, [notice, *([f"{cut} of them were cut to their first {list_length} lines"] if cut else [])]
+
+
+def _check_repeats(file: str, rows: Sequence[Mapping[str, Any]], held_out: Collection[str]) -> None:
+    """Refuse lines that would count twice or hide each other.
+
+    A train context may have several different demonstrations, since several people may answer one request.
+
+    Raises:
+        BadInput: names the contexts.
+    """
+    pairs = Counter((row["context_id"], row["completion"]) for row in rows)
+    counts = Counter(row["context_id"] for row in rows)
+    same = list(dict.fromkeys(context for (context, _), count in pairs.items() if count > 1))
+    hidden = [context for context, count in counts.items() if count > 1 and context in held_out and context not in same]
+    problems = [
+        f"{file}: {len(contexts)} contexts {words}: {', '.join(contexts[:EXAMPLES])}; keep one line of each"
+        for contexts, words in (
+            (same, "have the same demonstration more than once"),
+            (hidden, "of validation have several demonstrations, of which one can be used"),
+        )
+        if contexts
+    ]
+    if problems:
+        raise BadInput(*problems)
 
 
 def contexts_of(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:

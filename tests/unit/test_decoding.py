@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers.utils import chat_template_utils
 
-from rlbench import inspect
+from rlbench import inspection
 from rlbench.budget import Ledger
 from rlbench.decoding import ABSENT, DECODING, NEUTRAL, TOKENS, check_decoding, decoding_fields
 from rlbench.errors import BadInput
@@ -120,7 +120,7 @@ class Paths:
         return seen
 
     def inspect(self, folder: Path) -> list[list[str]]:
-        return inspect.sample_group(self.config(), folder, prompt=0, group_size=4, seed=0).tokens
+        return inspection.sample_group(self.config(), folder, prompt=0, group_size=4, seed=0).tokens
 
 
 PATHS = ("evaluation", "samples", "rollout", "continuous", "preference", "inspect")
@@ -319,7 +319,7 @@ def test_a_template_that_asks_for_the_date_writes_the_same_on_every_day(dated, t
             longest_prompt(mini.splits["test"], tokenizer),
             demonstration_tokens(record, tokenizer, 512),
             by_trl[0],
-            inspect.sample_group(composed(*SETTINGS), dated, prompt=0, group_size=2, seed=0).tokens,
+            inspection.sample_group(composed(*SETTINGS), dated, prompt=0, group_size=2, seed=0).tokens,
         ]
 
     clock(2031, 12, 9, 3, 4, 5)

@@ -1,11 +1,14 @@
 """A slip on a command line is told before anything slow is loaded, and places that cannot be used before any work."""
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlbench.cli import CONF
 from rlbench.places import check_places
@@ -65,6 +68,62 @@ def test_a_runs_dir_that_is_a_file(tmp_path):
     said = refused(RUN, f"runs_dir={tmp_path / 'file'}", "seed=-1")
     assert f"runs_dir = {tmp_path / 'file'}: it is no folder" in said and "seed = -1" in said
     assert "it is no folder" in refused(RUN, "-m", "seed=0,1", f"runs_dir={tmp_path / 'file'}")
+
+
+def test_a_search_with_bad_values(tmp_path):
+    space = "trainer.rl.learning_rate=interval(1e-5,1e-3)"
+    search = ("-m", "hydra/sweeper=optuna", space, f"runs_dir={tmp_path}")
+    said = refused(RUN, *search, "seed=-1", "trainer.rl.group_size=1")
+    assert "seed = -1" in said and "trainer.rl.group_size = 1 must be at least 2" in said
+    said = refused(RUN, *search, "hydra.sweeper.trials=0", "hydra.sweeper.seed=4294967296")
+    assert "hydra.sweeper.trials = 0 must be a whole number of at least 1" in said
+    assert "hydra.sweeper.seed = 4294967296 must be at most 4294967295" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("launcher.processes=1.5", "hydra.launcher.processes = 1.5 must be a whole number of at least 1"),
+        ("launcher.processes=true", "hydra.launcher.processes = True must be a whole number of at least 1"),
+        ("sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size = 0 must be a whole number of at least 1"),
+    ],
+)
+def test_a_sweep_with_bad_numbers_of_its_launcher_or_sweeper(option, words, tmp_path):
+    assert words in refused(RUN, "-m", "seed=0,1", f"hydra.{option}", f"runs_dir={tmp_path}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def a_run(tmp_path):
+    """A run directory as far as `inspect` reads it before it loads the model."""
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    text = yaml.safe_dump(asdict(composed()), sort_keys=False)
+    (tmp_path / "run" / "config.yaml").write_text(text, encoding="utf-8")
+    return tmp_path / "run"
+
+
+def test_inspect_with_bad_values(a_run):
+    inspect = ("rlbench.inspect", str(a_run))
+    said = refused(*inspect, "--prompt", "1000000", "--completion", "1000")
+    assert "--prompt 1000000 is outside 0.." in said and "--completion 1000 is outside 0.." in said
+    assert "argument --seed: 4294967296 must be at most 4294967295" in refused(*inspect, "--seed", "4294967296")
+    assert "argument --group-size: 1 must be at least 2" in refused(*inspect, "--group-size", "1")
+    text = (a_run / "config.yaml").read_text(encoding="utf-8")
+    (a_run / "config.yaml").write_text(text.replace("group_size:", "group_sise:"), encoding="utf-8")
+    assert "group_sise" in refused(*inspect)
+    (a_run / "config.yaml").write_text("dataset: 3\n")
+    assert "config.yaml: config key 'stage' is missing" in refused(*inspect)
+    (a_run / "config.yaml").write_text(re.sub(r"^dataset:\n(  .*\n)+", "dataset: 3\n", text, flags=re.M))
+    assert "config.yaml: dataset = 3 should be a section" in refused(*inspect)
+    assert "has no config.yaml" in refused("rlbench.inspect", str(a_run / "model"))
+
+
+def test_demonstrate_with_bad_values(tmp_path):
+    command = ("rlbench.demonstrate", str(tmp_path / "lists.jsonl"), "--out", str(tmp_path / "out.jsonl"))
+    assert "lists.jsonl: there is no such file" in refused(*command, "--steps", "teacher", "dataset=mini")
+    said = refused(*command, "--steps", "teacher", "dataset=mini", "dataset.list_length=0")
+    assert "dataset.list_length = 0 must be at least 1" in said
 
 
 @pytest.mark.parametrize("key", ["runs_dir", "cache_dir"])
