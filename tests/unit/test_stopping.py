@@ -29,7 +29,7 @@ from pathlib import Path
 root, kind = Path(sys.argv[1]), sys.argv[2]
 
 def told(number, frame):
-    time.sleep(0.3)  # a checkpoint
+    time.sleep(1.2 if kind == "slow" else 0.1)  # a checkpoint
     (root / "told").touch()
     sys.exit(75)
 
@@ -128,7 +128,7 @@ def test_cells_have_a_gpu_each_and_their_part_of_the_threads(tmp_path, monkeypat
 
 def test_all_cells_are_told_to_stop_and_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "POLL_SECONDS", 0.05)
-    cells = [scripted(tmp_path, name, "waits") for name in ("a", "b")]
+    cells = [scripted(tmp_path, "a", "waits"), scripted(tmp_path, "b", "slow")]
 
     def interrupt() -> None:
         await_all(*(cell.run.root / "up" for cell in cells))
