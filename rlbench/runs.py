@@ -430,9 +430,7 @@ def check_done(root: Path) -> None:
     Raises:
         BadInput: where a file is not as it was written.
     """
-    sealed = (root / digests.LIST_FILE).exists()
-    wrong = digests.damage(root) if sealed else "" if (root / "result.json").is_file() else "result.json is missing"
-    if wrong:
+    if wrong := digests.damage(root):
         raise BadInput(
             f"{root} says done, but {wrong}. Put the file back from a copy, or move the folder away, and the same "
             "command makes it again"

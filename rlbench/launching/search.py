@@ -334,6 +334,7 @@ def open_study(
     digest = config_hash({"identity": identity, "space": space, "seeds": list(seeds)})
     name = f"{' '.join(fixed)} {digest}".strip()
     folder.mkdir(parents=True, exist_ok=True)
+    check_journal(folder / JOURNAL)
     study = optuna.create_study(
         study_name=name,
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
@@ -342,6 +343,29 @@ def open_study(
         pruner=_pruner(settings),
     )
     return Study(fixed, seeds, dimensions, settings, compose, name, study, row)
+
+
+def check_journal(path: Path) -> None:
+    """Check that each line of Optuna's journal is whole; Optuna itself fails later, and without naming the file.
+
+    Raises:
+        BadInput: names the first line that is not.
+    """
+    remedy = (
+        "put it back from a copy, or move it away, and the search begins anew; runs that are done are not done again"
+    )
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise BadInput(f"{path} is damaged, it is a folder: {remedy}")
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        whole = isinstance(entry, dict) and isinstance(entry.get("op_code"), int)
+        if not (whole and isinstance(entry.get("worker_id"), str) and line.endswith(b"\n")):
+            raise BadInput(f"{path} is damaged in line {number}: {remedy}")
 
 
 @contextlib.contextmanager

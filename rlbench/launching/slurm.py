@@ -10,7 +10,6 @@ without accounting do not have.
 import contextlib
 import fcntl
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -30,6 +29,7 @@ from rlbench import attempts
 from rlbench.bounds import COUNT, COUNT_OR_NONE, POSITIVE, Bound, number_problem
 from rlbench.cli import fail
 from rlbench.errors import BadInput
+from rlbench.files import read_object
 from rlbench.launching.base import SweepLauncher
 from rlbench.launching.board import Board
 from rlbench.launching.cells import RUN_PY, Cell, missing_shared_stages
@@ -147,9 +147,19 @@ def last_state(job: str) -> str:
 
 
 def noted_job(run: Run) -> str | None:
-    """The last job that a run was submitted as."""
+    """The last job that a run was submitted as; None where it never was.
+
+    Raises:
+        BadInput: where the file that says so is damaged.
+    """
     path = run.root / JOB_FILE
-    return json.loads(path.read_text(encoding="utf-8"))["job"] if path.exists() else None
+    if not path.exists():
+        return None
+    remedy = "cancel the jobs of this run if it has any (scancel), move the file away, and give the command again"
+    job = read_object(path, remedy).get("job")
+    if not isinstance(job, str):
+        raise BadInput(f"{path} is damaged, its 'job' is no job id: {remedy}")
+    return job
 
 
 def last_traceback(log: Path) -> str:

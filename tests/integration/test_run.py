@@ -345,15 +345,15 @@ def test_a_failing_cell_never_stops_the_others(finished, tmp_path):
     sweep = ["seed=0,1", "hydra.launcher.jobs=2", "-m"]
     bad = locate(cell(tmp_path, "seed=0"), "rl")
     bad.root.mkdir(parents=True)
-    (bad.root / "identity.json").write_text('{"planted": true}')
+    (bad.root / "result.json").mkdir()  # seen when the directory is claimed, not before the sweep starts
     result = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
-    assert "1 of 2 cells failed" in result.stderr and "holds another run" in result.stderr
+    assert "1 of 2 cells failed" in result.stderr and "is a folder, and a file belongs there" in result.stderr
     assert locate(cell(tmp_path, "seed=1"), "rl").status() == DONE
     (attempt,) = attempts(bad.root)
-    assert "holds another run" in attempt.output_file.read_text() and "Traceback" in attempt.log_file.read_text()
-    assert attempt.read()["outcome"] == FAILED and bad.status() is None
-    (bad.root / "identity.json").unlink()
+    assert "a file belongs there" in attempt.output_file.read_text() and "Traceback" in attempt.log_file.read_text()
+    assert attempt.read()["outcome"] == FAILED and bad.status() == FAILED
+    (bad.root / "result.json").rmdir()
     again = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "1 done already, 1 to run" in again.stderr and bad.status() == DONE

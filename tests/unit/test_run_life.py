@@ -16,6 +16,8 @@ from rlbench.attempts import RunConsole, failure, last_update, logged, reserve
 from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.files import write_json
+from rlbench.launching.search import check_journal
+from rlbench.launching.slurm import JOB_FILE, noted_job
 from rlbench.runs import (
     DONE,
     FAILED,
@@ -123,6 +125,14 @@ def test_damage_of_a_finished_run_is_noticed(run: Run, config: Config, name: str
         pass
 
 
+def test_a_finished_run_without_its_list_is_refused(run: Run, config: Config) -> None:
+    with claim(run, config):
+        write_json(run.root / "result.json", {"updates": 1})
+    (run.root / "files.json").unlink()
+    with pytest.raises(BadInput, match="says done, but files.json is missing. Put the file back"), claim(run, config):
+        pass
+
+
 def test_what_a_killed_attempt_was_writing_is_removed(run: Run, config: Config) -> None:
     run.root.mkdir(parents=True)
     (run.root / ".result.json.0.partial").write_text("{")
@@ -216,3 +226,38 @@ def test_a_lone_process_is_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None
             own.setenv(name, "true")
             (said,) = processes.check_launch()
             assert said.startswith(f"{name}=true")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a": 1}', '{"job": 12}'])
+def test_a_damaged_job_file_of_slurm_is_named(run: Run, text: str) -> None:
+    run.root.mkdir(parents=True)
+    (run.root / JOB_FILE).write_text(text)
+    with pytest.raises(BadInput, match=f"{run.root / JOB_FILE} is damaged.*scancel"):
+        noted_job(run)
+
+
+def test_the_job_of_a_run_is_read(run: Run) -> None:
+    assert noted_job(run) is None
+    write_json(run.root / JOB_FILE, {"job": "12_0"})
+    assert noted_job(run) == "12_0"
+
+
+WHOLE = '{"op_code": 0, "worker_id": "w"}\n'
+
+
+@pytest.mark.parametrize(
+    "line", ["\n", "{\n", "[]\n", "null\n", '{"a": 1}\n', '{"op_code": "0", "worker_id": "w"}\n', WHOLE[:-1]]
+)
+def test_a_damaged_line_of_the_journal_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "search.journal"
+    check_journal(path)
+    path.write_text(WHOLE)
+    check_journal(path)
+    path.write_text(WHOLE + line)
+    with pytest.raises(BadInput, match=f"{path} is damaged in line 2: put it back"):
+        check_journal(path)
+
+
+def test_a_folder_in_place_of_the_journal_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="it is a folder"):
+        check_journal(tmp_path)
