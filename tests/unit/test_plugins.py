@@ -9,7 +9,7 @@ from rlbench.objective.pieces import Place
 from rlbench.options import options_of
 from rlbench.plugins import check_unchanged, load_plugins, plugin_digests
 from rlbench.runner import run
-from rlbench.runs import DONE, locate
+from rlbench.runs import DONE, locate, seal
 from tests.conftest import SMALL, composed
 
 
@@ -58,6 +58,7 @@ def test_a_run_made_with_other_code_is_neither_skipped_nor_resumed(tmp_path):
     config = composed(*SMALL, f"plugins=[{plugin}]", f"runs_dir={tmp_path}/runs")
     made = locate(config, "rl")
     made.root.mkdir(parents=True)
+    seal(made.root)
     made.set_status(DONE)
     (made.root / "result.json").write_text("{}")
     assert not load_plugins(config.plugins)
