@@ -1,6 +1,10 @@
 """What preference optimisation draws lists for, and in which order it looks at them."""
 
 import math
+from types import SimpleNamespace
+
+import pytest
+import torch
 
 from rlbench.data.facts import film_facts
 from rlbench.lists import ListReader
@@ -10,8 +14,10 @@ from rlbench.relevance import make_judge
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs import locate
 from rlbench.stages.demonstrations import demonstration_tokens
-from rlbench.stages.preference import Lists, tuples_at
+from rlbench.stages.evaluate import prompt_ids
+from rlbench.stages.preference import Lists, PreferenceTrainer, tuples_at
 from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_preference_trainer
 
 ROUND = Round(number=1, first=4, preference=6, end=10, prompts=range(5))
 
@@ -68,3 +74,46 @@ def test_a_demonstration_that_sft_cuts_is_never_chosen(mini, tiny_folder):
     found = lists._demonstrations(records)
     assert [reward == -math.inf for _, reward in found] == [length > longest for length in lengths]
     assert any(length == longest for length in lengths) and any(length > longest for length in lengths)
+
+
+def test_what_is_measured_of_drawn_lists(mini, tiny_folder):
+    lists, tokenizer = lists_of(mini, tiny_folder)
+    (title, year), truth = mini.catalog.films[0], mini.catalog.films[0]
+    text = tokenizer(f"{title} ({year})", add_special_tokens=False)["input_ids"]
+    ids = [[*text, tokenizer.eos_token_id], text, text]
+    films = [[{"title": truth[0], "year": truth[1]}]] * 3
+    totals = lists.scorer(completion_ids=ids, ground_truth=films, seen_titles=[[]] * 3)
+    sums = lists._measured(ids, totals)
+    assert sums["truncated"] == 2 and sums["list_length"] == 3 and sums["hits"] == 3 == sums["hits@1"]
+    assert sums["completion_length"] == 3 * len(text) + 1 and sums["success"] == 3 and sums["hits@2"] == 0
+
+
+def test_implicit_rewards_by_hand():
+    """A tuple counts as right where the chosen list is above each rejected one."""
+    trainer = SimpleNamespace(method=SimpleNamespace(beta=0.5))
+    ratios = torch.tensor([[1.0, 3.0, -5.0], [2.0, 1.0, 0.0]])
+    found = {name: value.item() for name, value in PreferenceTrainer._compared(trainer, ratios).items()}
+    assert found == {
+        "implicit_reward_chosen": 0.75,
+        "implicit_reward_rejected": pytest.approx(0.5 * (3 - 5 + 1 + 0) / 4),
+        "implicit_reward_margin": pytest.approx(0.5 * ((1 - 3) + (1 + 5) + (2 - 1) + (2 - 0)) / 4),
+        "implicit_reward_accuracy": 0.5,
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["sprec", "dpo"])
+def test_the_kl_is_measured_on_lists_that_the_policy_drew(algorithm, mini, tiny_folder, tmp_path):
+    config = composed(*SMALL, f"algorithm={algorithm}", "algorithm.negatives=1", f"runs_dir={tmp_path}")
+    tokenizer, model = load(tiny_folder)
+    trainer = make_preference_trainer(config, mini, tokenizer, model, tiny_folder)
+    prompt = prompt_ids(tokenizer, mini.splits["train"][0].prompt)
+    lists = [[10, 11, 12], [13, 14], [15], [16, 17, 18, 19]]
+    batch = trainer._batch([(prompt, ids) for ids in lists])
+    with torch.no_grad():
+        logps, counted, _ = trainer._scores(trainer.model, batch)
+        reference = (logps - torch.rand(logps.shape, generator=torch.Generator().manual_seed(0))) * counted
+        trainer.compute_loss(trainer.model, batch | {"reference": reference})
+    drawn = [1, 3] if algorithm == "sprec" else [0, 1, 2, 3]  # 0 and 2 are demonstrations
+    squares = (logps - reference).square() / 2
+    wanted = squares[drawn].sum() / counted[drawn].sum()
+    assert trainer._metrics["train"]["kl"] == [pytest.approx(wanted.item(), rel=1e-5)]
