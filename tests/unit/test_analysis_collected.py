@@ -218,7 +218,7 @@ def test_a_duplicate_takes_a_run_out_and_gives_it_back(runs: Path, tmp_path: Pat
     out = tmp_path / "out"
     update(runs, out)
     before = contents(out)
-    twin = add_run(runs, "gspo-dcg", 0, rate=3e-4)
+    twin = shutil.copytree(run_of(runs, "gspo-dcg"), runs / "copy" / run_of(runs, "gspo-dcg").name)
     assert update(runs, out) == Update(1, 4, 0)
     assert len(collect(out).runs) == len(list((out / "queries").iterdir())) == 3
     assert sum("duplicate cell" in problem.reason for problem in collect(out).problems) == 2
