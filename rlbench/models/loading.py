@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jinja2
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -14,6 +15,7 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from rlbench.bounds import COUNT, number_problem
 from rlbench.config import TEMPLATE_DATE, HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
 from rlbench.digests import check_model as check_model_files
@@ -22,6 +24,7 @@ from rlbench.models import tiny
 from rlbench.models.generation import forget_decoding
 from rlbench.models.sources import is_local, model_folder
 from rlbench.models.templates import pin_date, random_parts
+from rlbench.user_files import read_user_json
 
 
 def check_model(config: ModelConfig) -> list[str]:
@@ -59,6 +62,7 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
         BadInput: where it has no chat template or one that draws at random, or a hub id cannot be reached.
     """
     check_model_files(Path(source))
+    _check_tokenizer_files(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), padding_side="left")
     except OSError as error:  # what transformers raises for an unknown or unreachable hub id
@@ -78,6 +82,26 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
         # SFT masks padding: were EOS the padding too, the model would never learn to stop.
         tokenizer.pad_token = _spare_token(tokenizer)
     return tokenizer
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    """Refuse JSON of a tokenizer in a local folder that cannot be read, which transformers does not name.
+
+    Raises:
+        BadInput: names every such file.
+    """
+    problems = []
+    for file in (folder / name for name in TOKENIZER_FILES):
+        try:
+            if file.is_file() and not isinstance(read_user_json(file), dict):
+                problems.append(f"{file}: it holds no JSON object")
+        except BadInput as error:
+            problems += error.problems
+    if problems:
+        raise BadInput(*(f"{problem}; fetch the model again" for problem in problems))
 
 
 def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date: str) -> None:
@@ -112,22 +136,37 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
     return candidates[0]
 
 
+def _one_line(error: Exception) -> str:
+    """An error's first line, and the next where the first ends in a colon."""
+    first, *others = str(error).splitlines() or [type(error).__name__]
+    return f"{first} {others[0].strip()}" if first.endswith(":") and others else first
+
+
 def max_positions(source: str | Path) -> int | None:
     """How many tokens, prompt and completion together, the model can read; None where its config sets no limit.
 
     Raises:
-        BadInput: where no language model that writes on from a prompt can be made of the config.
+        BadInput: where no language model that writes on from a prompt can be made of the config, or its limit is not
+            a whole number.
     """
     try:
         config = AutoConfig.from_pretrained(str(source))
-    except (OSError, ValueError, KeyError) as error:  # a file that is missing or no JSON; a model_type that is unknown
-        raise BadInput(f"the config.json of '{source}' cannot be used: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        # A file that is missing or no JSON; a model_type that is unknown; a value of the wrong type.
+        raise BadInput(f"the config.json of '{source}' cannot be used: {_one_line(error)}") from error
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BadInput(
             f"'{source}' is a {config.model_type} model, which does not write on from a prompt (a causal language "
             "model does); give another model.path"
         )
-    return getattr(config.get_text_config(), "max_position_embeddings", None)  # ALiBi and recurrent models have none
+    # ALiBi and recurrent models have none; a model of several kinds of input keeps it in its text_config.
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and number_problem(limit, COUNT):
+        raise BadInput(
+            f"the config.json of '{source}' has max_position_embeddings = {limit!r}, which must be a whole number of "
+            "at least 1: put the file back as it was published"
+        )
+    return limit
 
 
 def load_model(source: str | Path, dtype: str) -> PreTrainedModel:

@@ -1,5 +1,6 @@
 """How long prompts are, and which are generated together."""
 
+import json
 import random
 
 import pytest
@@ -56,6 +57,24 @@ def test_models_without_a_limit_and_models_that_do_not_write(tmp_path):
     (tmp_path / "bad" / "config.json").write_text('{"model_type": "no_such"}')
     with pytest.raises(BadInput, match=r"the config\.json of .*bad' cannot be used"):
         max_positions(tmp_path / "bad")
+
+
+def test_limits_that_are_no_whole_numbers_and_limits_of_a_part(tmp_path):
+    for value in ("many", 2048.5, 0, -1, True, [2048]):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": value}))
+        with pytest.raises(BadInput, match=f"{tmp_path}.*max_position_embeddings"):
+            max_positions(tmp_path)
+    parts = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "max_position_embeddings": 77}}
+    (tmp_path / "config.json").write_text(json.dumps(parts))
+    assert max_positions(tmp_path) == 77
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\x00\x01", "3"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_named(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=rf"{tmp_path / name}: .*; fetch the model again"):
+        load_tokenizer(tmp_path)
 
 
 def test_batches_hold_few_long_prompts_and_many_short_ones():
