@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import importlib.util
 import json
+import os
 import shlex
 import time
 from collections import Counter
@@ -348,6 +349,8 @@ def open_study(
 def check_journal(path: Path) -> None:
     """Check that each line of Optuna's journal is whole; Optuna itself fails later, and without naming the file.
 
+    A last line that a kill cut short is removed: Optuna would skip it and append the next record to it.
+
     Raises:
         BadInput: names the first line that is not.
     """
@@ -358,14 +361,17 @@ def check_journal(path: Path) -> None:
         return
     if not path.is_file():
         raise BadInput(f"{path} is damaged, it is a folder: {remedy}")
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    content = path.read_bytes()
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             entry = json.loads(line)
         except ValueError:
             entry = None
         whole = isinstance(entry, dict) and isinstance(entry.get("op_code"), int)
-        if not (whole and isinstance(entry.get("worker_id"), str) and line.endswith(b"\n")):
+        if not (whole and isinstance(entry.get("worker_id"), str)):
             raise BadInput(f"{path} is damaged in line {number}: {remedy}")
+    if not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager

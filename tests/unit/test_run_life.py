@@ -245,9 +245,7 @@ def test_the_job_of_a_run_is_read(run: Run) -> None:
 WHOLE = '{"op_code": 0, "worker_id": "w"}\n'
 
 
-@pytest.mark.parametrize(
-    "line", ["\n", "{\n", "[]\n", "null\n", '{"a": 1}\n', '{"op_code": "0", "worker_id": "w"}\n', WHOLE[:-1]]
-)
+@pytest.mark.parametrize("line", ["\n", "{\n", "[]\n", "null\n", '{"a": 1}\n', '{"op_code": "0", "worker_id": "w"}\n'])
 def test_a_damaged_line_of_the_journal_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "search.journal"
     check_journal(path)
@@ -256,6 +254,16 @@ def test_a_damaged_line_of_the_journal_is_named(tmp_path: Path, line: str) -> No
     path.write_text(WHOLE + line)
     with pytest.raises(BadInput, match=f"{path} is damaged in line 2: put it back"):
         check_journal(path)
+
+
+@pytest.mark.parametrize("half", [WHOLE[:-1], "{", WHOLE[:9]])
+def test_a_line_that_a_kill_cut_short_is_removed_from_the_journal(tmp_path: Path, half: str) -> None:
+    """Optuna would append the next record to it, and lose both."""
+    path = tmp_path / "search.journal"
+    for before in ("", WHOLE, WHOLE + WHOLE):
+        path.write_text(before + half)
+        check_journal(path)
+        assert path.read_text() == before
 
 
 def test_a_folder_in_place_of_the_journal_is_named(tmp_path: Path) -> None:
