@@ -33,6 +33,7 @@ from analysis.reading import (
     CLUSTER,
     KEYS,
     N_TRUTH,
+    RESULT_FIELDS,
     SPENDING,
     Content,
     Problem,
@@ -45,6 +46,7 @@ from analysis.reading import (
 )
 from analysis.screening import screened
 from analysis.sources import Source
+from rlbench.digests import LIST_FILE
 from rlbench.errors import BadInput
 from rlbench.files import (
     PARTIAL,
@@ -53,6 +55,7 @@ from rlbench.files import (
     held,
     partial_folder,
     publish,
+    read_object,
     sync,
     whole_file,
     write_json,
@@ -69,7 +72,16 @@ CONTENT = {*FOLDERS, MARKER, "runs.parquet", "problems.json"}
 BUDGET = "budget"
 """Split of the rows of `curves` that hold `SPENDING`."""
 
-READ = ("STATUS", "result.json", "identity.json", "config.yaml", "manifest.json", "metrics.jsonl", "budget.jsonl")
+READ = (
+    "STATUS",
+    "result.json",
+    "identity.json",
+    "config.yaml",
+    "manifest.json",
+    "metrics.jsonl",
+    "budget.jsonl",
+    LIST_FILE,
+)
 """Files of a run that a collection is made of, beside its predictions on test."""
 
 STORED: Any = {"compression": "zstd", "use_dictionary": ["run", "context_id", "cluster_id", "split", "metric", "value"]}
@@ -87,6 +99,8 @@ QUERIES_SCHEMA = pa.schema(
 CURVES_SCHEMA = pa.schema(
     [("run", NAMES), ("step", pa.int64()), ("split", NAMES), ("metric", NAMES), ("value", pa.float64())]
 )
+
+REMEDY = "remove the collection, and collect the runs again"
 
 Fingerprint = dict[str, list[int]]
 """File to its size in bytes and its time of change in ns."""
@@ -151,7 +165,7 @@ def load_records(folder: Path) -> list[Record]:
     Raises:
         BadInput: where it is of another form.
     """
-    form = json.loads((folder / MARKER).read_text(encoding="utf-8")).get("form")
+    form = _marker(folder).get("form")
     if form != FORM:
         raise BadInput(f"{folder} is a collection of form {form!r}, and this code knows {FORM}: collect the runs again")
     return _sorted(_records(folder))
@@ -161,12 +175,45 @@ def _records(folder: Path) -> dict[str, Record]:
     """Run to what is known of it in this form; nothing where the folder is not there."""
     records = {}
     for file in (folder / "index").glob("*.json"):
-        content = parse_json(file.read_text(encoding="utf-8"))
-        if content["form"] == FORM:
+        content = read_object(file, REMEDY)
+        if content.get("form") == FORM:
+            _check_record(file, content)
             known = content["run"]
             run = None if known is None else Run(**known | {key: tuple(known[key]) for key in ("metrics", "notices")})
             records[content["name"]] = Record(content["name"], content["fingerprint"], run, content["reason"])
     return records
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    """What a collection says of itself.
+
+    Raises:
+        BadInput: where that is damaged.
+    """
+    content = read_object(folder / MARKER, REMEDY)
+    if not isinstance(content.get("runs"), str):
+        raise BadInput(f"{folder / MARKER} is damaged, it does not say under 'runs' whose collection it is: {REMEDY}")
+    return content
+
+
+def _check_record(file: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a record of a run that a collection has not written.
+
+    Raises:
+        BadInput: names the file and its odd keys.
+    """
+    kinds = {"name": str, "reason": str, "fingerprint": dict, "columns": dict, "run": dict | None}
+    odd = [key for key, kind in kinds.items() if key not in content or not isinstance(content[key], kind)]
+    known = content.get("run")
+    if isinstance(known, dict):
+        parts: dict[str, Any] = {"name": str, "result": dict, "identity": dict | None, "metrics": list, "samples": int}
+        parts |= {"queries": str, "notices": list}
+        odd += [f"run.{key}" for key, kind in parts.items() if not isinstance(known.get(key), kind)]
+        odd += [f"run.{key}" for key in known.keys() - parts.keys()]
+        if not odd and any(not isinstance(known["result"].get(key), kind) for key, kind in RESULT_FIELDS.items()):
+            odd.append("run.result")
+    if odd:
+        raise BadInput(f"{file} is damaged, it lacks {', '.join(odd)}, or has another type there: {REMEDY}")
 
 
 def _columns(folder: Path, run: str) -> dict[str, Any]:
@@ -188,7 +235,7 @@ class Parts(Source):
 
     def __init__(self, folder: Path, records: Iterable[Record]):
         self._folder = folder
-        self.folder = _near(Path(json.loads((folder / MARKER).read_text(encoding="utf-8"))["runs"]))
+        self.folder = _near(Path(_marker(folder)["runs"]))
         self._records = {record.name: record for record in records}
 
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -281,7 +328,7 @@ def _not_ours(out: Path, runs: Path) -> list[str]:
     if foreign := sorted(there - CONTENT):
         return [f"--out {out} holds {', '.join(foreign)} beside a collection: move it elsewhere"]
     if there:
-        known = json.loads((out / MARKER).read_text(encoding="utf-8")).get("runs")
+        known = _marker(out)["runs"]
         if known != str(runs.resolve()):
             return [f"--out {out} is the collection of {known}: name another folder, or remove it"]
     return []

@@ -1,13 +1,13 @@
 """Settings and provenance of a run as columns of the run table."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.reading import flatten
+from analysis.reading import Unusable, flatten, read_json
 from analysis.sources import read_config
+from rlbench.attempts import attempts as starts
 from rlbench.errors import BadInput
 
 MANIFEST = ("git", "versions", "hardware", "data", "prompt_sha256", "plugins", "processes", "strategy")
@@ -44,16 +44,12 @@ def _object(file: Path) -> tuple[Mapping[str, Any], list[str]]:
     if not file.exists():
         return {}, []
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        return {}, [f"{file.name} is not in the run table: it is not JSON ({error})"]
-    return (content, []) if isinstance(content, dict) else ({}, [f"{file.name} is not in the run table: no object"])
+        return read_json(file), []
+    except Unusable as error:
+        return {}, [f"{file.name} is not in the run table: {error}"]
 
 
 def _times(attempts: Path) -> dict[str, Any]:
     """When the first attempt started and the last ended, in UTC."""
-    files = sorted(attempts.glob("*/attempt.json"), key=lambda file: file.parent.name.zfill(9))
-    if not files:
-        return {}
-    first, last = (json.loads(file.read_text(encoding="utf-8")) for file in (files[0], files[-1]))
-    return {"started": first.get("started"), "ended": last.get("ended")}
+    made = [attempt.read() for attempt in starts(attempts.parent) if attempt.begun]
+    return {"started": made[0].get("started"), "ended": made[-1].get("ended")} if made else {}

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlbench.digests import LIST_FILE, Damaged, difference, read_list
 from rlbench.names import odd_name
 from rlbench.runs import SCHEMA, config_hash
 from rlbench.user_files import BAD_JSON
@@ -160,11 +161,12 @@ def read_run(path: Path, name: str) -> tuple[Run, Content]:
     """Read one run directory.
 
     Raises:
-        Unusable: where it is not done, half-written, of another schema version or holds NaN test metrics.
+        Unusable: where it is not done, damaged, half-written, of another schema version or holds NaN test metrics.
     """
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status != "done":
         raise Unusable(_unfinished(status, reason.strip()))
+    check_files(path)
     result = _read_result(path)
     content = Content(_read_queries(path, result), read_curves(path), read_spending(path))
     queries = content.queries
@@ -191,26 +193,91 @@ def _unfinished(status: str, reason: str) -> str:
     return f"STATUS says '{status}', which is none of running, interrupted, done, failed, pruned"
 
 
+def check_files(path: Path) -> None:
+    """Compare the files of a finished run with the list that it wrote when it ended.
+
+    Folders in it (its model, its checkpoints) are not read by the analysis and may be gone. A run without a list passes
+    here: it may have been made, or published, without one.
+
+    Raises:
+        Unusable: names the first file that is not as it was written.
+    """
+    if not (path / LIST_FILE).exists():
+        return
+    try:
+        listed = read_list(path)
+    except Damaged as error:
+        wrong = str(error)
+    else:
+        own = {name: wanted for name, wanted in listed.items() if "/" not in name}
+        wrong = next((words for name, wanted in own.items() if (words := difference(path / name, name, wanted))), "")
+    if wrong:
+        raise Unusable(
+            f"damaged: {wrong}. Put the file back from a copy, or move the folder away, and the command that made it "
+            "makes it again"
+        )
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of a finished run.
+
+    Raises:
+        Unusable: where there is none.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Unusable(f"half-written: says done but has no {path.name}") from None
+    except IsADirectoryError:
+        raise Unusable(f"{path.name} is a folder, and a file belongs there") from None
+    except UnicodeDecodeError as error:
+        raise Unusable(f"half-written: {path.name} is not text in UTF-8 ({error})") from None
+
+
+def whole_number(value: object) -> bool:
+    """Whether a value is a whole number from 0 on that 64 bits hold; True and False are none."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def finite(value: object) -> bool:
+    """Whether a value is a number that a float holds; NaN, infinities, True and False are none."""
+    if type(value) is int:
+        return abs(value) < 2**1023
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text that can be written: no half of a character (a lone surrogate) in it."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def parse_json(text: str) -> Any:
     """`json.loads`; keys that many runs share are in memory once."""
     return json.loads(text, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a finished run holds.
+
+    Raises:
+        Unusable: where there is none, or text in it cannot be written.
+    """
+    text = read_text(path)
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Unusable(f"half-written: says done but has no {path.name}") from None
-    except (*BAD_JSON, OSError) as error:
+        content = parse_json(text)
+        halves = not is_text(json.dumps(content, ensure_ascii=False))
+    except BAD_JSON as error:
         raise Unusable(f"half-written: {path.name} is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise Unusable(f"half-written: {path.name} holds no object")
+    if halves:
+        raise Unusable(f"{path.name} holds half a character (a lone surrogate): put the file back from a copy")
     return content
 
 
 def _read_result(path: Path) -> dict[str, Any]:
     """result.json, checked against the fields that every reader here relies on."""
-    result = _read_json(path / "result.json")
+    result = read_json(path / "result.json")
     if result.get("schema") != SCHEMA:
         raise Unusable(
             f"result.json is of schema version {result.get('schema')!r} and this reader knows {SCHEMA}: read it with "
@@ -226,26 +293,59 @@ def _read_result(path: Path) -> dict[str, Any]:
     if not result["cutoffs"]:
         raise Unusable("result.json has no cut-offs")
     budget = result["budget"]
-    bad = [f"budget.{key}" for key in BUDGET_FIELDS if not isinstance(budget.get(key), NUMBER)]
+    bad = [key for key in ("seed", "list_length") if not whole_number(result[key])]
+    bad += [] if all(whole_number(k) and k for k in result["cutoffs"]) else ["cutoffs"]
+    bad += [f"budget.{key}" for key in BUDGET_FIELDS if not finite(budget.get(key))]
     seconds = budget.get("seconds")
-    if not isinstance(seconds, dict) or not isinstance(seconds.get("total"), NUMBER):
+    if not isinstance(seconds, dict) or not finite(seconds.get("total")):
         bad.append("budget.seconds.total")
-    if not isinstance(result["checkpoint"].get("step"), int):
-        bad.append("checkpoint.step")
-    for key in ("algorithm", "reward") if result["stage"] == "rl" else ():
-        if not isinstance(result.get(key), str):
+    else:
+        bad += [f"budget.seconds.{key}" for key, value in seconds.items() if not (value is None or finite(value))]
+    bad += ["budget." + ".".join(keys) for keys in LATER_BUDGET_FIELDS if not _later(budget, keys)]
+    checkpoint = result["checkpoint"]
+    bad += [] if whole_number(checkpoint.get("step")) else ["checkpoint.step"]
+    bad += [] if isinstance(checkpoint.get("rule"), str | None) else ["checkpoint.rule"]
+    for key in ("algorithm", "reward", "variant"):
+        needed = result["stage"] == "rl" and key != "variant"
+        if not isinstance(result.get(key), str if needed else str | None):
             bad.append(key)
+    stopped = result.get("stopped")
+    if stopped is not None and not (
+        isinstance(stopped, dict) and whole_number(stopped.get("update")) and isinstance(stopped.get("reason"), str)
+    ):
+        bad.append("stopped")
     metrics = result["metrics"]
     for split in ("validation", "test"):
         values = metrics.get(split, {})
-        wanted = required_metrics(result["cutoffs"]) if split == "test" else []
+        if not isinstance(values, dict):
+            bad.append(f"metrics.{split}")
+            continue
+        wanted = required_metrics(result["cutoffs"]) if split == "test" and "cutoffs" not in bad else []
         bad += [f"metrics.{split}.{name}" for name in wanted if not isinstance(values.get(name), NUMBER)]
-        nan = [name for name, value in values.items() if isinstance(value, NUMBER) and not math.isfinite(value)]
+        bad += [f"metrics.{split}.{name}" for name, value in values.items() if not _mean(value)]
+        nan = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
         if nan:
             raise Unusable(f"{split} metrics that are NaN or infinite in result.json: {', '.join(sorted(nan))}")
     if bad:
-        raise Unusable(f"half-written: result.json lacks {', '.join(bad)}, or has another type there")
+        raise Unusable(f"half-written: result.json lacks {', '.join(dict.fromkeys(bad))}, or has another type there")
     return result
+
+
+def _mean(value: object) -> bool:
+    """Whether a value can be a metric: a number, or null where there is nothing to measure."""
+    return value is None or isinstance(value, float) or finite(value)
+
+
+def _later(budget: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether what a budget has at a path of keys is a number, null or absent."""
+    found: Any = budget
+    for key in keys:
+        if found is None:
+            return True
+        if not isinstance(found, dict):
+            return False
+        found = found.get(key)
+    return found is None or finite(found)
 
 
 def _read_identity(path: Path, result: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -257,7 +357,7 @@ def _read_identity(path: Path, result: Mapping[str, Any]) -> dict[str, Any] | No
     file = path / "identity.json"
     if not file.exists():
         return None
-    identity = _read_json(file)
+    identity = read_json(file)
     made = config_hash(identity)
     named = re.fullmatch(r"seed\d+-([0-9a-f]{8})", path.name)
     for where, digest in (("result.json", result["hash"]), ("its folder's name", named[1] if named else made)):
@@ -291,21 +391,27 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
     wanted = required_metrics(result["cutoffs"])
     try:
         schema = pq.read_schema(file)
+        if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+            raise Unusable(f"{file.name} has several columns {', '.join(twice)}")
         absent = [name for name in [*KEYS, CLUSTER, N_TRUTH, *wanted] if name not in schema.names]
         if absent:
             raise Unusable(f"{file.name} has no column {', '.join(absent)}")
+        if odd := [name for name in ("context_id", CLUSTER) if not _is_name(schema.field(name).type)]:
+            raise Unusable(f"{file.name}: {', '.join(odd)} must hold text")
+        if odd := [name for name in ("sample", N_TRUTH) if not pa.types.is_integer(schema.field(name).type)]:
+            raise Unusable(f"{file.name}: {', '.join(odd)} must hold whole numbers")
+        if odd := [name for name in wanted if not pa.types.is_floating(schema.field(name).type)]:
+            raise Unusable(f"{file.name}: {', '.join(odd)} must hold numbers (floating-point)")
         metrics = [column.name for column in schema if pa.types.is_floating(column.type)]
         queries = read_scores(file, [N_TRUTH, *metrics])
     except FileNotFoundError:
         raise Unusable(f"half-written: says done but has no {file.name}") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise Unusable(f"half-written: {file.name} is not parquet ({error})") from None
     if queries.empty:
         raise Unusable(f"{file.name} holds no sample")
     if odd := [name for name in (*KEYS, CLUSTER, N_TRUTH) if queries[name].isna().any()]:
         raise Unusable(f"{file.name} has no {', '.join(odd)} in some rows")
-    if odd := [name for name in ("sample", N_TRUTH) if not pa.types.is_integer(schema.field(name).type)]:
-        raise Unusable(f"{file.name}: {', '.join(odd)} must hold whole numbers")
     if queries.duplicated(list(KEYS)).any():
         raise Unusable(f"{file.name} holds the same (context_id, sample) twice")
     if (queries.groupby("context_id")[CLUSTER].nunique() > 1).any():
@@ -325,6 +431,12 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
     return queries
 
 
+def _is_name(kind: pa.DataType) -> bool:
+    """Whether a column of this type can name a query: text, as it is or as a dictionary."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
 def _digest(queries: pd.DataFrame) -> str:
     """Of the samples that were judged, whatever their scores."""
     digest = hashlib.sha256()
@@ -339,28 +451,40 @@ def read_curves(path: Path) -> pd.DataFrame:
     """metrics.jsonl as step, split, metric, value; empty where the run measured nothing."""
     file = path / "metrics.jsonl"
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else (), start=1):
-        try:
-            row = json.loads(line)
-            rows.append((int(row["step"]), str(row["split"]), str(row["metric"]), float(row["value"])))
-        except (*BAD_JSON, KeyError, TypeError, OverflowError):
-            raise Unusable(f"half-written: line {number} of metrics.jsonl is not a measurement") from None
+    for number, row in enumerate(_read_lines(file), start=1):
+        value = row.get("value")
+        named = is_text(row.get("split")) and is_text(row.get("metric"))
+        if not (whole_number(row.get("step")) and named and (isinstance(value, float) or finite(value))):
+            raise Unusable(f"half-written: line {number} of metrics.jsonl is not a measurement")
+        rows.append((row["step"], row["split"], row["metric"], float(row["value"])))
     kinds = {"step": "int64", "split": "str", "metric": "str", "value": "float64"}
     frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
     keys = ["split", "metric", "step"]
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable", ignore_index=True)
 
 
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects of a file of one a line, {} where a line holds none; nothing where there is no file."""
+    lines = read_text(file).split("\n") if file.exists() else [""]
+    return [_line(line) for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _line(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except BAD_JSON:
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
 def read_spending(path: Path) -> pd.DataFrame:
     """budget.jsonl as update and `SPENDING`; empty where there is none. Of two lines of an update the later counts."""
     file = path / "budget.jsonl"
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else (), start=1):
-        try:
-            row = json.loads(line)
-            rows.append((int(row["update"]), *(float(row[key]) for key in SPENDING)))
-        except (*BAD_JSON, KeyError, TypeError, OverflowError):
-            raise Unusable(f"half-written: line {number} of budget.jsonl is not what an update had spent") from None
+    for number, row in enumerate(_read_lines(file), start=1):
+        if not (whole_number(row.get("update")) and all(finite(row.get(key)) for key in SPENDING)):
+            raise Unusable(f"half-written: line {number} of budget.jsonl is not what an update had spent")
+        rows.append((row["update"], *(float(row[key]) for key in SPENDING)))
     kinds = {"update": "int64"} | dict.fromkeys(SPENDING, "float64")
     frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
     return frame.drop_duplicates("update", keep="last").sort_values("update", ignore_index=True)

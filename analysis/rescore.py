@@ -30,7 +30,17 @@ from tqdm import tqdm
 
 from analysis.collected import is_collection
 from analysis.command import make_parser, refuse, show_problems, show_written, terminal
-from analysis.reading import Problem, Run, Unusable, find_runs, parse_json, read_run, required_metrics
+from analysis.reading import (
+    Problem,
+    Run,
+    Unusable,
+    find_runs,
+    parse_json,
+    read_json,
+    read_run,
+    read_text,
+    required_metrics,
+)
 from rlbench.config import DATASETS, MatchingConfig
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -41,7 +51,7 @@ from rlbench.git import git_state
 from rlbench.judging import Answer, choose_contexts, judge_answers, sampled_metrics
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
-from rlbench.runs import DONE, config_hash, status_of
+from rlbench.runs import DONE, config_hash, seal, status_of
 from rlbench.user_files import BAD_YAML
 from rlbench.validation import check_matching
 
@@ -227,11 +237,8 @@ def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
 
 def _mapping(file: Path) -> Mapping[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-        content = parse_json(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise Unusable(f"half-written: says done but has no {file.name}") from None
-    except (*BAD_YAML, OSError) as error:
+        content = read_json(file) if file.suffix == ".json" else yaml.safe_load(read_text(file))
+    except BAD_YAML as error:
         raise Unusable(f"half-written: {file.name} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise Unusable(f"half-written: {file.name} holds no object")
@@ -447,6 +454,7 @@ def write_rescored(
         "rescored": {"hash": result["hash"], "protocol": protocol.name},
     }
     write_json(beside / "result.json", {**result, **changed})
+    seal(beside)
     (beside / "STATUS").write_bytes((source.path / "STATUS").read_bytes())
     publish(beside, target)
 
@@ -454,7 +462,7 @@ def write_rescored(
 def _measurements(file: Path, means: Mapping[str, Mapping[str, float]], step: int) -> Iterator[str]:
     """Lines of metrics.jsonl: those of training as they are, and what was judged again."""
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        if json.loads(line)["split"] == "train":
+        if json.loads(line)["split"] == "train":  # the reader of the source has checked each line
             yield f"{line}\n"
     for split, values in means.items():
         for name, value in values.items():

@@ -93,7 +93,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise BadInput(f"{file} is not YAML ({' '.join(str(error).split())[:LONGEST_REASON]})") from None
     if not isinstance(content, dict):
         raise BadInput(f"{file} holds no settings")
-    return flatten(content)
+    try:
+        return flatten(content)
+    except RecursionError:
+        raise BadInput(f"{file} holds a mapping that contains itself") from None
 
 
 class Queries:

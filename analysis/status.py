@@ -1,7 +1,6 @@
 """`python -m analysis.status runs/mini`: how far every cell of an experiment is, and what would complete it."""
 
 import fcntl
-import json
 import shlex
 import time
 from collections import Counter
@@ -16,10 +15,12 @@ from rich.table import Table
 
 from analysis.collect import find_runs
 from analysis.command import make_parser, refuse, terminal
+from analysis.reading import finite, is_text
 from analysis.tables import duration
 from rlbench.attempts import UNKNOWN, Attempt, attempts
 from rlbench.errors import BadInput
-from rlbench.runs import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, SWEEP_FILE
+from rlbench.files import read_object
+from rlbench.runs import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, SWEEP_FILE, read_cells
 
 DESCRIPTION = """\
 Say how far every cell of an experiment is.
@@ -41,6 +42,7 @@ exit code: 0 all done or pruned; 1 something is not; 2 no such folder, or no run
 """
 WIDTH = 160
 """Columns where output goes to a file: the names of cells are long."""
+REMEDY = "put the file back from a copy, or move the folder away and run its command again"
 STATES = (DONE, RUNNING, INTERRUPTED, FAILED, PRUNED, "missing")
 ENDED = (DONE, PRUNED)
 """States of cells that nothing is to be done about."""
@@ -120,13 +122,15 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         now: seconds since the epoch.
     """
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
+    if status not in STATES:
+        raise BadInput(f"{path / 'STATUS'} says {status[:40]!r}, which is none of {', '.join(STATES)}: {REMEDY}")
     if status == RUNNING and not _is_held(path / ".lock"):
         status = INTERRUPTED
     progress = path / "progress.json"
     state: dict[str, Any] = {}
     silent = None
     if progress.is_file():
-        state = json.loads(progress.read_text(encoding="utf-8"))
+        state = _read_progress(progress)
         silent = max(now - progress.stat().st_mtime, 0.0)
     done, total = state.get("done", 0), state.get("total", 0)
     advanced = done - state.get("first", 0)
@@ -146,6 +150,21 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
     )
 
 
+def _read_progress(file: Path) -> dict[str, Any]:
+    """What a run last wrote of its progress.
+
+    Raises:
+        BadInput: where the file is damaged.
+    """
+    remedy = "remove it, and the run writes it anew"
+    state = read_object(file, remedy)
+    odd = [key for key in ("done", "total", "first", "seconds") if not finite(state.get(key, 0))]
+    odd += [] if is_text(state.get("description", "")) else ["description"]
+    if odd:
+        raise BadInput(f"{file} is damaged, it has another type under {', '.join(odd)}: {remedy}")
+    return state
+
+
 def _attempt(attempt: Attempt, status: str) -> str:
     """An attempt in a few words: its number, how it ended, and between which updates it was at work."""
     facts = attempt.read()
@@ -161,7 +180,7 @@ def _planned(folder: Path) -> dict[str, Mapping[str, Any]]:
     """The cells of all sweeps below a folder, by directory below it."""
     cells = {}
     for path in sorted(folder.rglob(SWEEP_FILE)):
-        for name, cell in json.loads(path.read_text(encoding="utf-8"))["cells"].items():
+        for name, cell in read_cells(path).items():
             cells[(path.parent / name).relative_to(folder).as_posix()] = cell
     return cells
 
@@ -170,7 +189,10 @@ def _recorded_command(path: Path) -> tuple[str, ...] | None:
     manifest = path / "manifest.json"
     if not manifest.is_file():
         return None
-    return ("python", *json.loads(manifest.read_text(encoding="utf-8"))["command"])
+    command = read_object(manifest, REMEDY).get("command")
+    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+        raise BadInput(f"{manifest} is damaged, its 'command' is no list of words: {REMEDY}")
+    return ("python", *command)
 
 
 def _is_held(lock: Path) -> bool:

@@ -80,12 +80,22 @@ def read_list(folder: Path, part: str = "files") -> Entries:
         raise Damaged(f"{LIST_FILE} is missing")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Damaged(f"{LIST_FILE} cannot be read") from None
     if not isinstance(content, dict) or content.pop("sha256", None) != _own_digest(content):
         raise Damaged(f"{LIST_FILE} has another content than was written")
-    entries: Entries = content[part]
+    entries = content.get(part)
+    if not isinstance(entries, dict) or not all(_is_entry(name, wanted) for name, wanted in entries.items()):
+        raise Damaged(f"{LIST_FILE} does not say under '{part}' which files there are")
     return entries
+
+
+def _is_entry(name: str, wanted: object) -> bool:
+    """Whether this is a file below the folder, with its size and digest."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not isinstance(wanted, dict):
+        return False
+    return type(wanted.get("bytes")) is int and wanted["bytes"] >= 0 and isinstance(wanted.get("sha256"), str)
 
 
 def difference(path: Path, name: str, wanted: Mapping[str, Any], *, grows: bool = False) -> str:

@@ -1,6 +1,5 @@
 """Where a group's numbers come from: code, versions, machines, data and dates, and the commands that made the runs."""
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Collection as Names
@@ -14,6 +13,8 @@ from analysis.collect import Collection
 from analysis.html.grid import Head, folded, grid, lines, many, section, text, words
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look
+from analysis.reading import Unusable, is_text, read_json, whole_number
+from rlbench.attempts import attempts
 
 NAMED = 8
 """Files named in one sentence; more are counted."""
@@ -47,31 +48,43 @@ class Origin:
 
 def origin(run: Path) -> Origin:
     """What one run's directory says of its origin."""
-    attempts = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(run.glob("attempts/*/attempt.json"))]
-    started = [one["started"] for one in attempts if one["started"]]
-    ended = [one["ended"] for one in attempts if one["ended"]]
+    facts = [attempt.read() for attempt in attempts(run)]
+    started = [one["started"] for one in facts if one.get("started") and is_text(one["started"])]
+    ended = [one["ended"] for one in facts if one.get("ended") and is_text(one["ended"])]
     file = run / "manifest.json"
-    if not file.exists():
-        return Origin(started=min(started, default=""), ended=max(ended, default=""))
-    manifest = json.loads(file.read_text(encoding="utf-8"))
-    git, data = manifest.get("git") or {}, manifest.get("data") or {}
+    try:
+        manifest = read_json(file) if file.exists() else {}
+    except Unusable:
+        manifest = {}  # the collection has said so
+    git, data = _part(manifest, "git"), _part(manifest, "data")
     return Origin(
-        commit=git.get("commit") or "",
+        commit=str(git.get("commit") or ""),
         dirty=bool(git.get("dirty")),
-        changed=tuple(git.get("changed") or ()),
-        versions=manifest.get("versions") or {},
-        hardware=_hardware(manifest.get("hardware") or {}),
-        data=f"{data['name']} (sha256 {str(data['sha256'])[:12]}…)" if data.get("sha256") else "",
+        changed=_texts(git.get("changed")),
+        versions={name: str(value) for name, value in _part(manifest, "versions").items()},
+        hardware=_hardware(_part(manifest, "hardware")),
+        data=f"{data.get('name')} (sha256 {str(data['sha256'])[:12]}…)" if data.get("sha256") else "",
         started=min(started, default=""),
         ended=max(ended, default=""),
-        command=tuple(manifest.get("command") or ()),
+        command=_texts(manifest.get("command")),
     )
 
 
+def _part(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object in a manifest; empty where it holds something else."""
+    found = content.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(found: object) -> tuple[str, ...]:
+    """The entries of a list as text; none where it is no list."""
+    return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
 def _hardware(hardware: Mapping[str, Any]) -> str:
-    gpus = Counter(hardware.get("gpus") or ())
+    gpus = Counter(_texts(hardware.get("gpus")))
     parts = [str(hardware[key]) for key in ("cpu", "machine") if hardware.get(key)][:1]
-    parts += [many(hardware["threads"], "thread")] if hardware.get("threads") else []
+    parts += [many(hardware["threads"], "thread")] if whole_number(hardware.get("threads")) else []
     parts += [f"{count} × {name}" for name, count in sorted(gpus.items())] or ["no GPU"]
     return ", ".join(parts)
 

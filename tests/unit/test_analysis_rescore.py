@@ -24,7 +24,7 @@ from rlbench.errors import BadInput
 from rlbench.files import write_json
 from rlbench.judging import Answer, judge_answers, sampled_metrics
 from rlbench.relevance import make_judge
-from rlbench.runs import SCHEMA, claim, locate
+from rlbench.runs import SCHEMA, claim, locate, seal
 from tests.conftest import SMALL, composed
 
 ROOT = Path(__file__).parents[2]
@@ -248,11 +248,12 @@ def test_what_is_done_is_not_done_again(runs: Path, tmp_path: Path) -> None:
     (made[0].target / "STATUS").unlink()  # as if it had been killed
     with (made[1].source.path / "budget.jsonl").open("w") as file:
         file.write("")  # the run has changed
+    seal(made[1].source.path)
     judged_by(runs, "exact")
     changed = {path for path in files if path.is_file() and path.stat().st_ino != files[path]}
     assert {path.parent for path in changed} == {one.target for one in made}
     after = contents(tmp_path / "out")
-    same = [name for name in before if "manifest" not in name]
+    same = [name for name in before if not name.endswith(("manifest.json", "files.json"))]
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
     shutil.rmtree(made[0].target)
     made[0].target.mkdir()
@@ -266,6 +267,7 @@ def test_a_run_that_knows_fewer_settings_is_judged_with_their_defaults(runs: Pat
         config = yaml.safe_load(path.read_text())
         del config["dataset"]["demonstrations_from"]
         path.write_text(yaml.safe_dump(config))
+        seal(path.parent)
     comparison = rescore.compare(judged_by(runs, "own"))
     assert len(comparison) > 50 and (comparison["old"] == comparison["new"]).all()
 
@@ -279,16 +281,19 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 def test_runs_that_cannot_be_judged_again_are_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = sorted(path.parent for path in runs.rglob("STATUS"))
     edit(first / "manifest.json", lambda manifest: manifest["data"].update(sha256="0" * 64))
+    seal(first)
     assert main([str(runs), "--protocol", "exact"]) == 1
     out = capsys.readouterr().out
     assert "judged on other data: manifest.json has sha256 000000000000" in out and "--data mini.path=FOLDER" in out
     assert first.name in out and runs.with_name("runs-rescored").is_dir()
     table = pd.read_parquet(second / f"predictions-validation-{STEP}.parquet")
     table.drop(columns="text").to_parquet(second / f"predictions-validation-{STEP}.parquet")
+    seal(second)
     assert main([str(runs), "--protocol", "fuzzy"]) == 2
     said = capsys.readouterr()
     assert "has no column text, which re-scoring needs" in said.out and "could be judged again" in said.err
     table.iloc[1:].to_parquet(second / f"predictions-validation-{STEP}.parquet")
+    seal(second)
     assert main([str(runs), "--protocol", "fuzzy"]) == 2
     assert "samples that its settings choose from validation" in capsys.readouterr().out
 

@@ -1,0 +1,310 @@
+"""Damaged run directories, and ones made by others: a run is left out and its file named, or the command refuses."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import collected, status
+from analysis.collect import collect
+from analysis.html.provenance import origin
+from analysis.reading import Unusable, read_run
+from analysis.sources import read_config
+from rlbench import digests
+from rlbench.errors import BadInput
+from rlbench.runs import seal
+from tests.helpers_analysis import budget, edit_result, queries, write_run
+
+COLUMNS = {name: [0.25, 0.75] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
+DEEP = "[" * 100_000
+HUGE = "1" + "0" * 5_000
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """One good run, and seed 1, to be damaged."""
+    for seed in (0, 1):
+        curves = [(1, "validation", "ndcg@10", 0.5)]
+        write_run(tmp_path / "runs", "grpo-hits", seed, queries(COLUMNS, ["a", "b"]), curves=curves, step=3)
+    return tmp_path / "runs"
+
+
+def second(runs: Path) -> Path:
+    return next(runs.rglob("seed1-*"))
+
+
+def left_out(runs: Path, file: str) -> str:
+    """The notice of the damaged run; requires that the other is read as ever."""
+    found = collect(runs)
+    assert list(found.runs["seed"]) == [0]
+    (problem,) = found.problems
+    assert problem.left_out and file in problem.reason and problem.run.endswith(second(runs).name)
+    return problem.reason
+
+
+LISTED = ("result.json", "predictions-test-3.parquet", "metrics.jsonl", "budget.json")
+
+
+@pytest.mark.parametrize("file", LISTED)
+@pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
+def test_a_file_that_differs_from_the_list_of_a_finished_run_leaves_the_run_out(
+    runs: Path, file: str, kind: str
+) -> None:
+    seal(second(runs))
+    path = second(runs) / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    if kind != "gone":
+        path.write_bytes(content if kind == "flipped" else content[:-1])
+    reason = left_out(runs, file)
+    assert reason.startswith("damaged: ") and "Put the file back from a copy, or move the folder away" in reason
+
+
+def test_an_edited_value_that_reads_well_is_noticed(runs: Path) -> None:
+    """No other check sees it: a digest is the only thing that differs."""
+    seal(second(runs))
+    edit_result(second(runs), budget=budget(updates=9))
+    assert "result.json" in left_out(runs, "result.json")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", DEEP, '{"files": {}, "sha256": "0"}'])
+def test_a_damaged_list_leaves_the_run_out(runs: Path, content: str) -> None:
+    (second(runs) / digests.LIST_FILE).write_text(content)
+    left_out(runs, digests.LIST_FILE)
+
+
+@pytest.mark.parametrize(
+    "files", [[], {"../x": {"bytes": 0, "sha256": ""}}, {"/x": {"bytes": 0, "sha256": ""}}, {"x": 1}, {"x": {}}]
+)
+def test_a_list_of_odd_content_with_the_right_digest_leaves_the_run_out(runs: Path, files: Any) -> None:
+    digests._write(second(runs), {"files": files, "logs": {}})
+    left_out(runs, digests.LIST_FILE)
+
+
+def test_a_whole_run_with_a_list_is_read_and_its_model_may_be_gone(runs: Path) -> None:
+    model = second(runs) / "model"
+    model.mkdir()
+    (model / "weights").write_text("w")
+    digests.seal(model)
+    seal(second(runs))
+    (model / digests.LIST_FILE).unlink()
+    found = collect(runs)
+    assert list(found.runs["seed"]) == [0, 1] and found.problems == ()
+
+
+ODD_RESULTS: list[tuple[str, Any]] = [
+    ("seed", True),
+    ("seed", -1),
+    ("seed", 10**400),
+    ("list_length", True),
+    ("cutoffs", [{}]),
+    ("cutoffs", [True]),
+    ("checkpoint", {"rule": None, "step": True}),
+    ("checkpoint", {"rule": [], "step": 3}),
+    ("checkpoint", {"rule": None, "step": "../../x"}),
+    ("metrics", {"test": [], "validation": {}}),
+    ("metrics", {"test": {}, "validation": []}),
+    ("budget", budget() | {"updates": True}),
+    ("budget", budget() | {"updates": float("inf")}),
+    ("budget", budget() | {"prompts": 10**400}),
+    ("budget", budget() | {"seconds": {"total": 1, "rollout": []}}),
+    ("budget", budget() | {"energy_joules": {"cpu": "much"}}),
+    ("budget", budget() | {"peak_memory_bytes": [1]}),
+    ("variant", []),
+    ("algorithm", {}),
+    ("reward", None),
+    ("stopped", [1]),
+    ("stopped", {"update": "1", "reason": "x"}),
+    ("label", "../x"),
+    ("label", "\ud800"),
+    ("note", "\ud800"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), ODD_RESULTS)
+def test_a_result_with_another_type_leaves_the_run_out(runs: Path, key: str, value: Any) -> None:
+    edit_result(second(runs), **{key: value})
+    left_out(runs, "result.json")
+
+
+def test_further_keys_of_a_result_do_no_harm(runs: Path) -> None:
+    edit_result(second(runs), more={"a": [1]})
+    assert collect(runs).problems == ()
+
+
+@pytest.mark.parametrize("file", ["result.json", "identity.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", DEEP.encode(), f'{{"a": {HUGE}}}'.encode()])
+def test_json_that_cannot_be_read_leaves_the_run_out(runs: Path, file: str, content: bytes) -> None:
+    (second(runs) / file).write_bytes(content)
+    left_out(runs, file)
+
+
+@pytest.mark.parametrize("file", ["result.json", "metrics.jsonl"])
+def test_a_folder_in_place_of_a_file_leaves_the_run_out(runs: Path, file: str) -> None:
+    (second(runs) / file).unlink()
+    (second(runs) / file).mkdir()
+    left_out(runs, file)
+
+
+def measurement(**changes: Any) -> str:
+    return json.dumps({"step": 1, "split": "train", "metric": "kl", "value": 0.5} | changes)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "1",
+        "{}",
+        DEEP,
+        measurement(step=-1),
+        measurement(step="1"),
+        measurement(step=1.5),
+        measurement(step=True),
+        measurement(step=float("nan")),
+        measurement(step=float("inf")),
+        measurement(step=2**70),
+        measurement(split=1),
+        measurement(metric="\ud800"),
+        measurement(value="0.5"),
+        measurement(value=True),
+        measurement(value=10**400),
+    ],
+)
+def test_a_line_that_is_no_measurement_leaves_the_run_out(runs: Path, line: str) -> None:
+    with (second(runs) / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    left_out(runs, "line 2 of metrics.jsonl")
+
+
+def test_line_separators_within_a_name_do_not_cut_a_line(runs: Path) -> None:
+    with (second(runs) / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 1, "split": "train", "metric": "a\u2028b", "value": 1}\n')
+    assert "a\u2028b" in set(read_run(second(runs), "x")[1].curves["metric"])
+
+
+def without(name: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda table: table.drop(columns=name)
+
+
+def with_values(name: str, values: list[Any]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda table: table.assign(**{name: values})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(without(name) for name in ("context_id", "sample", "cluster_id", "n_truth", "recall@5")),
+        with_values("context_id", [["a"], ["b"]]),
+        with_values("context_id", [{"a": 1}, {"a": 2}]),
+        with_values("cluster_id", [["a"], ["b"]]),
+        with_values("sample", ["0", "1"]),
+        with_values("sample", [[0], [1]]),
+        with_values("n_truth", [[0], [1]]),
+        with_values("recall@5", [1, 0]),
+        with_values("recall@5", ["0.25", "0.75"]),
+        with_values("recall@5", [[0.25], [0.75]]),
+        with_values("recall@5", [0.25, float("inf")]),
+    ],
+)
+def test_predictions_of_another_form_leave_the_run_out(
+    runs: Path, change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    path = second(runs) / "predictions-test-3.parquet"
+    change(pd.read_parquet(path)).to_parquet(path)
+    left_out(runs, path.name)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1"])
+def test_predictions_that_are_no_parquet_leave_the_run_out(runs: Path, content: bytes) -> None:
+    path = second(runs) / "predictions-test-3.parquet"
+    path.write_bytes(content)
+    left_out(runs, path.name)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "a", "!!python/object:os.system {}", "a: 2001-99-99", "a: &a {b: *a}", "[" * 3_000, "\x00"]
+)
+def test_settings_that_are_no_mapping_are_refused(runs: Path, content: str) -> None:
+    (second(runs) / "config.yaml").write_text(content)
+    with pytest.raises(BadInput, match=r"config\.yaml"):
+        read_config(second(runs))
+    assert any("config.yaml" in notice for notice in collected.settings_and_provenance(second(runs))[1])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", DEEP, '{"git": [], "versions": 1, "hardware": {"gpus": 3}, "data": "x"}']
+)
+def test_origins_of_odd_content_are_empty(runs: Path, content: str) -> None:
+    (second(runs) / "manifest.json").write_text(content)
+    (second(runs) / "attempts/1").mkdir(parents=True)
+    (second(runs) / "attempts/1/attempt.json").write_text(content)
+    found = origin(second(runs))
+    assert (found.commit, found.started, found.versions, found.command) == ("", "", {}, ())
+    collected.settings_and_provenance(second(runs))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(
+            ("progress.json", text)
+            for text in ("", "[]", DEEP, '{"done": "1"}', '{"total": true}', '{"description": 1}')
+        ),
+        *(("manifest.json", text) for text in ("", "[]", DEEP, "{}", '{"command": "x"}', '{"command": [1]}')),
+        *(("STATUS", text) for text in ("", "odd\n", "\x00")),
+        *(("../sweep.json", text) for text in ("", "[]", DEEP, "{}", '{"cells": []}', '{"cells": {"../x": {}}}')),
+    ],
+)
+def test_status_refuses_odd_files_by_name(
+    runs: Path, file: str, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (second(runs) / file).write_text(content)
+    assert status.main([str(runs)]) == 2
+    assert Path(file).name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[]", DEEP, '{"form": 2}', '{"form": 2, "name": 1, "run": []}'])
+def test_a_record_of_odd_content_in_a_collection_is_refused(runs: Path, tmp_path: Path, content: str) -> None:
+    out = tmp_path / "collection"
+    collected.update(runs, out)
+    file = sorted((out / "index").glob("*.json"))[0]
+    file.write_text(content)
+    if content == '{"form": 2}' or "name" in content:
+        file.write_text(content.replace("2", str(collected.FORM)))
+    with pytest.raises(BadInput, match=file.name):
+        collect(out)
+
+
+@pytest.mark.parametrize("content", ["", "[]", DEEP])
+def test_a_marker_of_odd_content_is_refused(runs: Path, tmp_path: Path, content: str) -> None:
+    out = tmp_path / "collection"
+    collected.update(runs, out)
+    (out / collected.MARKER).write_text(content)
+    with pytest.raises(BadInput, match=collected.MARKER):
+        collect(out)
+
+
+def test_a_collection_notices_that_the_list_of_a_run_has_changed(runs: Path, tmp_path: Path) -> None:
+    seal(second(runs))
+    collected.update(runs, tmp_path / "collection")
+    (second(runs) / digests.LIST_FILE).write_text("{}")
+    assert collected.update(runs, tmp_path / "collection").read == 1
+    assert len(collect(tmp_path / "collection").runs) == 1
+
+
+def test_reading_runs_and_their_lists_loads_no_torch() -> None:
+    code = "import sys, analysis.collect, analysis.status, rlbench.digests; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unreadable_status_leaves_the_run_out(runs: Path) -> None:
+    (second(runs) / "STATUS").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(Unusable, match="STATUS says"):
+        read_run(second(runs), "x")
