@@ -124,4 +124,4 @@ def test_as_a_command() -> None:
         assert word in told.stdout
     wrong = subprocess.run([*command, "runs", "--resamples", "0"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2
-    assert "0 is not at least 1" in wrong.stderr
+    assert "0 must be at least 1" in wrong.stderr
