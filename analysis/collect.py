@@ -53,7 +53,8 @@ class Collection:
 
     Attributes:
         runs: one row a run: run, experiment, dataset, model, stage, label, algorithm, reward, seed, hash, list_length,
-            cutoffs (tuple), checkpoint_rule, checkpoint_step, stopped_update (NaN unless it stopped early), the budget
+            cutoffs (tuple), checkpoint_rule, checkpoint_step, stopped_update (NaN unless it stopped early),
+            demonstrations_count and demonstrations_without_end (NaN where none were used), the budget
             (prompts, completions, generated_tokens, updates; seconds and seconds_<phase>; trained_tokens,
             evaluation_tokens, attempts, peak_memory_bytes_<of>, energy_joules_<of>, each NaN where it is unknown) and
             validation.<metric>, test.<metric>. Sorted by name.

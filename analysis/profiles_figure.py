@@ -66,7 +66,7 @@ def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int =
                 ends.get(metric, 0.0), *(_draw(ax, row, looks[row.label], resamples) for row in of_panel)
             )
             title = metric_title(metric)
-            ax.set(xlabel=f"τ ({title})", ylabel=f"Share with {title} > τ", ylim=(0, None))
+            ax.set(xlabel=f"τ ({title})", ylabel=f"Share with {title} > τ", ylim=(0, 1.03))
             if group:
                 ax.set_title(group)
         for ax, (metric, _, _) in zip(axes, panels, strict=False):

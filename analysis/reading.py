@@ -536,6 +536,7 @@ def run_row(run: Run) -> dict[str, Any]:
     row |= {"cutoffs": tuple(result["cutoffs"]), "checkpoint_rule": result["checkpoint"].get("rule")}
     row |= {"checkpoint_step": result["checkpoint"]["step"]} | {key: budget[key] for key in BUDGET_FIELDS}
     row["stopped_update"] = (result.get("stopped") or {}).get("update", math.nan)
+    row |= {f"demonstrations_{name}": _number(result, ("demonstrations", name)) for name in ("count", "without_end")}
     row |= {"_".join(path): _number(budget, path) for path in LATER_BUDGET_FIELDS}
     seconds = budget["seconds"]
     row |= {"seconds": seconds["total"]} | {f"seconds_{k}": v for k, v in seconds.items() if k != "total"}

@@ -574,6 +574,11 @@ def parse_moved(texts: Sequence[str]) -> dict[tuple[str, str], str]:
     return moved
 
 
+def default_out(runs: Path) -> Path:
+    """Where re-scored runs go when nobody says: a folder beside the runs."""
+    return runs.resolve().with_name(f"{runs.resolve().name}-rescored")
+
+
 DESCRIPTION = """\
 Judge the lists of finished runs again by other rules, without a model.
 
@@ -595,7 +600,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
-    out = options.out or options.runs.resolve().with_name(f"{options.runs.resolve().name}-rescored")
+    out = options.out or default_out(options.runs)
     try:
         problems, protocols, moved = [], [], {}
         for text in options.protocol:

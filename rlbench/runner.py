@@ -547,4 +547,5 @@ def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict
     progress.close()
     lists, rule = _greedy(session, target, target.final_model), config.evaluation.checkpoint
     result = _finish(session, target, tracker, lists, trained.step, rule, ledger, trained.updates)
-    return result | {"stopped": trained.stop.result if trained.stop else None}
+    used = {} if trained.kept is None else {"demonstrations": trained.kept.result}
+    return result | used | {"stopped": trained.stop.result if trained.stop else None}

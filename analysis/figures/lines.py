@@ -24,7 +24,18 @@ from matplotlib.ticker import MaxNLocator
 from analysis.collect import Collection
 from analysis.figures.grid import VARIANT, across_for, colour_bar, finish_grid, short_names, title_size, wrapped
 from analysis.figures.reported import Reported, draw_beside
-from analysis.figures.style import FAINT, GREY, STYLE, WIDTH, axis_unit, legend_below, styles
+from analysis.figures.style import (
+    FAINT,
+    GREY,
+    SAME,
+    STYLE,
+    WIDTH,
+    axis_unit,
+    legend_below,
+    show_constant,
+    styles,
+    value_range,
+)
 from analysis.series import INTERVAL_SEEDS, Series, all_series, measured, rl_rows, row_names, smoothing_points
 from analysis.tables import SHARED_STAGES, share
 
@@ -148,7 +159,8 @@ def draw_training(
     if not any(split == "train" for split, _ in drawn):
         return None
     longest = max(len(one.x) for key, lines in drawn.items() if key[0] == "train" for one in lines.values())
-    note = f"Smoothed: moving mean of {smoothing_points(longest, SMOOTHING)} points. "
+    points = smoothing_points(longest, SMOOTHING)
+    note = f"Smoothed: moving mean of {points} points. " if points > 1 else ""
     panels = _panels(group, drawn, by)
     across = len(panels) // len(drawn) if by else min(3, len(panels))
     return _draw_together(group, panels, across=across, height=1.6 if by else 1.85, against=against, by=by, note=note)
@@ -254,6 +266,8 @@ def _draw_together(
         for ax, panel in zip(axes, shown, strict=True):  # after all are drawn, since some share a scale
             if panel is not None:
                 _within_range(ax, metric_label(group, panel.key))
+        if any(_coincide(panel.lines) for panel in panels):
+            note += "Equal curves lie on each other: the last is seen.\n"
         note += _band_note({len(one.seeds) for panel in panels for one in panel.lines.values()}, bands=not crowded)
         if coloured is not None:
             colour_bar(figure, ScalarMappable(coloured.norm, coloured.cmap), coloured.label)
@@ -261,8 +275,19 @@ def _draw_together(
     return figure
 
 
+def _coincide(lines: Mapping[str, Series]) -> bool:
+    """Whether a curve hides another."""
+    curves = list(lines.values())
+    return any(
+        np.array_equal(one.x, other.x) and np.allclose(one.mean, other.mean, rtol=SAME, atol=SAME, equal_nan=True)
+        for place, one in enumerate(curves)
+        for other in curves[:place]
+    )
+
+
 def _within_range(ax: Axes, label: str) -> None:
     """Show no more of a band than values can take: a share has an interval beyond 0 or 1 where seeds differ much."""
+    show_constant(ax)
     low, high = ax.get_ylim()
     if label.endswith(("(share)", "(0 to 1)")):
         margin = 0.03 * (min(high, 1.0) - max(low, 0.0))
@@ -287,6 +312,7 @@ def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], aga
             ax.set_title(wrapped(names[label], across), loc="left", linespacing=1.0)
             for value in _levels(group.runs, "sft", key[1]):
                 ax.axhline(value, color=GREY, linestyle=REFERENCE["sft"], linewidth=0.8, zorder=1.5)
+        show_constant(axes[0])  # the axes share it
         finish_grid(list(axes), len(lines), across, axis)
         figure.supylabel(metric_label(group, key), fontsize=STYLE["axes.labelsize"])
         note = f"In colour: the row that a panel names. Grey: all {len(lines)} rows. Dashed: SFT.{common}\n"
@@ -311,7 +337,7 @@ def _by_quality(group: Collection, labels: Iterable[str]) -> Quality:
     values = {label: float(found[label].mean[-1]) if label in found else np.nan for label in labels}
     known = [value for value in values.values() if np.isfinite(value)] or [0.0, 1.0]
     label = metric_label(group, ("validation", metric)) + " at the end"
-    return Quality(values, Normalize(min(known), max(known)), matplotlib.colormaps["cividis"], label)
+    return Quality(values, Normalize(*value_range(min(known), max(known))), matplotlib.colormaps["cividis"], label)
 
 
 def _draw_crowd(ax: Axes, panel: Panel, quality: Quality, divisor: float) -> None:
@@ -365,6 +391,7 @@ def _references(ax: Axes, runs: pd.DataFrame, metric: str, *, name_ceiling: bool
     An oracle far above the curves is at most named above the axes, so that the curves keep the space.
     """
     highest = ax.dataLim.y1
+    beside: dict[float, list[str]] = {}
     for stage, dashes in REFERENCE.items():
         for value in _levels(runs, stage, metric):
             if stage == "oracle" and value > OFF_SCALE * highest:
@@ -372,8 +399,10 @@ def _references(ax: Axes, runs: pd.DataFrame, metric: str, *, name_ceiling: bool
                     ax.set_title(f"oracle {share(value)}, above this scale ↑", loc="right", color=GREY, fontsize=7)
             else:
                 ax.axhline(value, color=GREY, linestyle=dashes, linewidth=1.1, zorder=1.5)
-                beside = ax.get_yaxis_transform()  # x in axes, y in data
-                ax.text(1.01, value, SHARED_STAGES[stage], transform=beside, color=GREY, fontsize=7, va="center")
+                beside.setdefault(value, []).append(SHARED_STAGES[stage])
+    for value, names in beside.items():
+        place = ax.get_yaxis_transform()  # x in axes, y in data
+        ax.text(1.01, value, ", ".join(names), transform=place, color=GREY, fontsize=7, va="center")
 
 
 def _by_metric(panels: Sequence[Panel]) -> dict[Key, list[Panel]]:

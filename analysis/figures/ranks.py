@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.collect import Collection
 from analysis.figures.grid import across_for, colour_bar, finish_grid, short_names, title_size, wrapped
 from analysis.figures.lines import many_seeds, several_rewards
-from analysis.figures.style import STYLE, WIDTH, axis_unit, legend_below
+from analysis.figures.style import STYLE, WIDTH, axis_unit, legend_below, value_range
 from analysis.series import RankMap, in_bins, measured, rank_maps, rl_rows, row_names
 from analysis.statistics import Floats
 
@@ -57,7 +57,7 @@ def draw_ranks(group: Collection, metric: str, *, against: str = "updates") -> F
     common, names = short_names(row_names(group))
     divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in maps.values()))
     everything = np.concatenate([values.ravel() for _, values in binned.values()])
-    norm = Normalize(float(np.nanmin(everything)), float(np.nanmax(everything)))
+    norm = Normalize(*value_range(float(np.nanmin(everything)), float(np.nanmax(everything))))
     with matplotlib.rc_context(STYLE | {"axes.titlesize": title_size(across), "axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 0.35 + (1.7 if across <= 3 else 1.35) * down), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.series import AXES
@@ -52,6 +54,32 @@ THOUSANDS, MILLIONS = 20_000, 2_000_000
 """From where on an axis counts in thousands, and in millions."""
 MINUTES, HOURS = 300, 10_800
 """From how many seconds on an axis counts in minutes, and in hours."""
+
+
+SAME = 1e-9
+"""Values that differ by less than this share of their size are equal: the rest is the rounding of sums."""
+
+
+def value_range(low: float, high: float) -> tuple[float, float]:
+    """Ends of a scale of values; values that do not vary get a range around them that says something.
+
+    A constant has a tenth of its size below and above it. A constant 0 is at the lower end of 0 to 1, so that nothing
+    negative is shown of what cannot be negative.
+    """
+    if high - low > SAME * max(abs(low), abs(high), 1e-3):
+        return low, high
+    size = max(abs(low), abs(high))
+    return (0.0, 1.0) if size < SAME else (low - size / 10, high + size / 10)
+
+
+def show_constant(ax: Axes) -> None:
+    """Give axes whose data do not vary a range that says something; leave other axes as they are."""
+    (x0, y0), (x1, y1) = ax.dataLim.min, ax.dataLim.max
+    if np.isfinite([y0, y1]).all() and value_range(y0, y1) != (y0, y1):
+        low, high = value_range(y0, y1)
+        ax.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    if np.isfinite([x0, x1]).all() and x0 == x1:
+        ax.set_xlim(x0 - 1, x0 + 1)
 
 
 def styles(runs: pd.DataFrame, by: str | None = None) -> dict[str, dict[str, Any]]:

@@ -70,6 +70,7 @@ def cautions(
         *_missing_seeds(trained),
         *_budgets(group),
         *_stopped(group, trained),
+        *_demonstrations(group, looks),
         *_power(verdict),
         *_degenerate(measured, trained),
         *_entropy(measured, trained),
@@ -140,6 +141,21 @@ def _stopped(group: Collection, trained: Sequence[Look]) -> list[Caution]:
     rows = [look for look in trained if any(run in stopped for run in look.runs)]
     at = [", ".join(f"update {stopped[run]:.0f}" for run in look.runs if run in stopped) for look in rows]
     return [Caution("Stopped early", f"{_named(rows, at)}.", True)] if rows else []
+
+
+def _demonstrations(group: Collection, looks: Sequence[Look]) -> list[Caution]:
+    """Rows that were trained on demonstrations without an end."""
+    cut = group.runs[group.runs["demonstrations_without_end"] > 0].set_index("run")
+    rows = [look for look in looks if any(run in cut.index for run in look.runs)]
+    shown = []
+    for look in rows:
+        worst = (
+            cut.loc[[run for run in look.runs if run in cut.index]].nlargest(1, "demonstrations_without_end").iloc[0]
+        )
+        shown.append(f"{worst['demonstrations_without_end']:,.0f} of {worst['demonstrations_count']:,.0f}")
+    told = "Demonstrations that lost their end to trainer.sft.max_length:"
+    why = "A model does not learn to stop from them, and a preference method never chooses them."
+    return [Caution("Cut demonstrations", f"{told} {_named(rows, shown)}. {why}", True)] if rows else []
 
 
 def _power(verdict: Verdict | None) -> list[Caution]:

@@ -28,6 +28,9 @@ from analysis.tables.scores import cell_of, one_metric, share_of
 LEVEL = 0.05
 """Corrected p below which a difference holds."""
 
+TIE = 1e-9
+"""Sizes below this are 0: the rest is the rounding of sums."""
+
 FEWEST_SEEDS = 3
 """With fewer, tests are too often wrong to be called a verdict (docs/statistics.md)."""
 
@@ -217,7 +220,12 @@ def versus_of(found: Found, corrected: tuple[float, float] | None, family: Famil
         reading="",
         marks=tuple(mark for mark in MARKS if mark in row.marks or (mark in base.marks and mark != ONE_SEED)),
     )
-    return replace(versus, reading=found.reason or reading(versus, base, family))
+    varies = versus.detectable is not None and versus.detectable.mean >= TIE
+    return replace(
+        versus,
+        reading=found.reason or reading(versus, base, family),
+        detectable=versus.detectable if varies else None,  # a size of 0 would say that any difference is found
+    )
 
 
 def lead_of(found: FoundLead, corrected: tuple[float, float] | None, family: Family) -> Lead:
@@ -307,10 +315,11 @@ def detectable_text(cell: Cell) -> str:
 def reading(versus: Versus, base: Side, family: Family) -> str:
     """What a tested comparison comes to, in words."""
     if not versus.holds:
-        least = versus.detectable
-        if least is None or least.mean <= 0:
+        if versus.detectable is None:
             return "not shown"
-        return f"not shown; this design finds differences from {detectable_text(least)} on"
+        if versus.detectable.mean < TIE:
+            return "not shown; the difference does not vary, so this design’s power is not known"
+        return f"not shown; this design finds differences from {detectable_text(versus.detectable)} on"
     checkpoint = " than this checkpoint" if base.fixed and base.stage == "sft" else ""
     found = f"{'higher' if versus.difference.mean > 0 else 'lower'}{checkpoint}: holds"
     if versus.permutation_holm is not None and versus.permutation_holm < LEVEL:

@@ -137,6 +137,27 @@ class Kept:
             f"{max_length}: from these the model does not learn to stop"
         )
 
+    def words_of_pairs(self, max_length: int) -> str:
+        """The sentence for the log where demonstrations are the chosen lists of preference tuples."""
+        return (
+            f"{self.without_end:,} of {self.count:,} demonstrations lose their end to trainer.sft.max_length = "
+            f"{max_length}: these are never chosen as the better list"
+        )
+
+
+def kept_of(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, ends: Sequence[int]
+) -> Kept:
+    """What a limit leaves of the demonstrations that RL uses, in a supervised term or as chosen lists.
+
+    Args:
+        records: each with a completion.
+        ends: ids that end a completion.
+    """
+    tokens = [demonstration_tokens(record, tokenizer, max_length) for record in records]
+    rows = [prompt + completion for prompt, completion in tokens if completion]
+    return Kept.of_rows(rows, max_length, ends, dropped=len(tokens) - len(rows))
+
 
 TAIL = 4
 """Tokens at the end of a demonstration in which EOS is looked for: a template may write a line break after it."""

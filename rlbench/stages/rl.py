@@ -36,7 +36,7 @@ from rlbench.stages.checkpoints import (
     writing_folder,
 )
 from rlbench.stages.common import quiet, rl_arguments, shared_arguments
-from rlbench.stages.demonstrations import Demonstrations
+from rlbench.stages.demonstrations import Demonstrations, Kept, kept_of
 from rlbench.stages.evaluate import Evaluation, eos_ids, evaluate
 from rlbench.stages.made import check_made, planned, without_signal
 from rlbench.stages.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
@@ -137,11 +137,13 @@ class Trained:
         updates: updates that were made.
         step: the update whose weights were chosen by `evaluation.checkpoint`.
         stop: set where it ended before its time.
+        kept: what `trainer.sft.max_length` has left of the demonstrations; None where the algorithm uses none.
     """
 
     updates: int
     step: int
     stop: Stop | None
+    kept: Kept | None = None
 
 
 def train_rl(
@@ -189,6 +191,7 @@ def train_rl(
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
     scorer = ListScorer(reader, judge, facts, config.reward)
+    kept = _kept(config, run, reader, demonstrations)
     trainer: RankedListTrainer | PreferenceTrainer
     if isinstance(config.algorithm, PreferenceConfig):
         shown = "implicit_reward_accuracy"
@@ -252,7 +255,19 @@ def train_rl(
         with ledger.phase("checkpoint"):
             save_model(trainer, run.final_model)
     processes.barrier()  # the others read what the main process has written
-    return Trained(updates, step, stop)
+    return Trained(updates, step, stop, kept)
+
+
+def _kept(config: Config, run: Run, reader: ListReader, records: Sequence[Record]) -> Kept | None:
+    """Count the demonstrations that `trainer.sft.max_length` cuts, and log it where it cuts any."""
+    if not needs_demonstrations(config):
+        return None
+    longest = config.trainer.sft.max_length
+    kept = kept_of(records, reader.tokenizer, longest, reader.eos_token_ids)
+    if kept.without_end:
+        pairs = isinstance(config.algorithm, PreferenceConfig)
+        log.warning("%s: %s", run.name, kept.words_of_pairs(longest) if pairs else kept.words(longest))
+    return kept
 
 
 def policy_trainer(

@@ -18,6 +18,7 @@ from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.preference.store import Store, preferences
 from rlbench.runs import Run, locate
+from rlbench.stages.demonstrations import Kept
 from rlbench.stages.preference import Lists, PreferenceTrainer
 from rlbench.stages.rl import Trained
 from rlbench.validation import validate
@@ -188,7 +189,7 @@ def test_sprec_trains_on_demonstrations_and_then_against_its_own_lists(mini, sta
         assert tokenizer.decode(row["chosen"], skip_special_tokens=True).strip() == text
         assert row["chosen_reward"] > max(row["rejected_rewards"])
     assert {tuple(row["rejected"][0]) for row in first}.isdisjoint(tuple(row["rejected"][0]) for row in second)
-    assert trained == Trained(UPDATES, UPDATES, None)
+    assert trained == Trained(UPDATES, UPDATES, None, Kept(40, 0, 0))
 
 
 SPREC = ["algorithm=sprec", "algorithm.rounds=2", "algorithm.sft_share=0.34", "trainer.sft.max_length=400"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from analysis import report, rescore, status
 from analysis.collect import collect
@@ -23,6 +24,8 @@ from rlbench.jsonl import read_rows
 from rlbench.runner import prepare, run
 from rlbench.runs import DONE, FAILED, locate
 from rlbench.sharing import find_finished
+from rlbench.stages import rl
+from rlbench.stages.made import NotMade
 from tests.conftest import SMALL, composed
 from tests.helpers_tensorboard import open_attempt, read_scalars
 from tests.helpers_wandb import find_runs
@@ -338,6 +341,39 @@ def test_a_training_that_stops_early_is_done_and_named(finished, tmp_path, capsy
     assert not problem.left_out and problem.reason == target.reason()
     assert status.main([str(folder / "runs" / "stops")]) == 0
     assert f"stopped early at update {update}" in capsys.readouterr().out
+
+
+class EndsEarly(TrainerCallback):
+    """Ends a training after its first update, and says nothing to anybody."""
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = True
+
+
+def test_a_training_that_ends_short_of_its_plan_fails(finished, tmp_path, monkeypatch, capsys):
+    """The trainer stops by itself: the run is failed, both counts are named, and the report takes nothing from it."""
+    config, _ = finished
+    real = rl.quiet
+
+    def quiet_and_short(trainer):
+        real(trainer)
+        trainer.add_callback(EndsEarly())
+
+    monkeypatch.setattr(rl, "quiet", quiet_and_short)
+    short = replace(config, experiment_name="short")
+    with pytest.raises(NotMade, match="ended after 1 of 2 updates, 2 of 4 prompts, 8 of 16 completions"):
+        run(short)
+    target = locate(short, "rl")
+    assert target.status() == FAILED and not (target.root / "result.json").exists()
+    assert "ended after 1 of 2 updates" in target.reason()
+    (attempt,) = attempts(target.root)
+    assert attempt.read()["outcome"] == FAILED
+    capsys.readouterr()
+    folder = Path(config.runs_dir) / "short"
+    assert report.main([str(folder), "--out", str(tmp_path / "report"), "--resamples", "20"]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "ended after 1 of 2 updates" in page and "Left out of every number here (1)" in page
+    assert not set(collect(folder).runs["stage"]) & {"rl"}
 
 
 def test_a_failing_cell_never_stops_the_others(finished, tmp_path):

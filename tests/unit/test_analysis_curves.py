@@ -15,7 +15,7 @@ from analysis.curves import draw_ranks, draw_training, draw_validation, figures,
 from analysis.figures.grid import across_for, short_names, wrapped
 from analysis.figures.ranks import column_edges
 from analysis.figures.reported import CURVES, METHODS, beside, draw_alone, reported_curves
-from analysis.figures.style import COLOURS, axis_unit
+from analysis.figures.style import COLOURS, axis_unit, value_range
 from analysis.reported import main as reported_main
 from tests.helpers_analysis import queries, write_run, write_sweep
 from tests.helpers_curves import collection, write_measurements, write_spending
@@ -108,7 +108,8 @@ def test_an_oracle_within_reach_is_drawn(tmp_path: Path) -> None:
     [
         (
             {"grpo-dcg": 2, "gspo-dcg": 2},
-            "Lines: mean over 2 seeds. Bands: smallest to largest. | grpo · dcg | gspo · dcg",
+            "Equal curves lie on each other: the last is seen.\nLines: mean over 2 seeds. Bands: smallest to "
+            "largest. | grpo · dcg | gspo · dcg",
         ),
         (
             {"grpo-dcg": 3, "gspo-dcg": 2},
@@ -432,3 +433,46 @@ def test_without_rl_runs_there_is_nothing_to_draw_and_it_says_so(
     write_sweep(tmp_path / "runs", {}, seeds=1, contexts=20)
     assert main([str(tmp_path / "runs")]) == 2
     assert "no finished RL run below" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0.0, 0.0), (0.0, 1.0)),
+        ((0.0, 1e-17), (0.0, 1.0)),
+        ((0.25, 0.25), (0.225, 0.275)),
+        ((0.25, 0.25 + 1e-16), (0.225, 0.275)),
+        ((-2.0, -2.0), (-2.2, -1.8)),
+        ((0.25, 0.26), (0.25, 0.26)),
+        ((0.0, 1e-4), (0.0, 1e-4)),
+    ],
+)
+def test_a_scale_of_constant_values_says_something(ends: tuple[float, float], expected: tuple[float, float]) -> None:
+    assert value_range(*ends) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("value", "limits"), [(0.0, (-0.03, 1.03)), (0.25, (0.2235, 0.2765))])
+def test_axes_of_constant_curves(value: float, limits: tuple[float, float], tmp_path: Path) -> None:
+    """No negative values of a zero, no offsets, one name for levels that are equal, and a hint that curves coincide."""
+    group = sweep(tmp_path)
+    group.runs[[name for name in group.runs if name.startswith("validation.")]] = value
+    group.curves["value"] = value * (1 + 1e-16 * np.arange(len(group.curves)) % 3)
+    for figure in (draw_validation(group), draw_training(group)):
+        assert figure is not None
+        figure.canvas.draw()
+        for ax in figure.axes:
+            assert ax.get_ylim() == pytest.approx(limits, abs=1e-9)
+            assert ax.yaxis.get_major_formatter().get_offset() == ""
+        assert "Equal curves lie on each other" in words(figure)
+    figure = draw_validation(group)
+    assert figure is not None and [text.get_text() for text in figure.axes[0].texts] == ["SFT, oracle"]
+
+
+def test_a_curve_of_one_point_stands_in_the_middle(tmp_path: Path) -> None:
+    figure = draw_validation(sweep(tmp_path, updates=6, every=25))
+    assert figure is not None and figure.axes[0].get_xlim() == (-1, 1)
+
+
+def test_what_is_not_smoothed_is_not_said_to_be(tmp_path: Path) -> None:
+    figure = draw_training(sweep(tmp_path, updates=10))
+    assert figure is not None and "moving mean" not in words(figure)

@@ -1,14 +1,16 @@
 """Where commands write when nobody says: no two of them write the same file with different content."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from analysis import ablation, collect, convergence, curves, report, reported
+from analysis import ablation, collect, convergence, curves, report, reported, reproduce, rescore, select
 from analysis.command import default_folder
 from analysis.tables.__main__ import main as tables
+from tests.helpers_analysis import edit_result
 from tests.helpers_report import write_full_sweep
 
 
@@ -63,6 +65,8 @@ def test_no_two_commands_write_the_same_file(tmp_path: Path, monkeypatch: pytest
         "curves": lambda: curves.main(["runs/mini", "--metrics", "ndcg@10"]),
         "reported": lambda: reported.main(["--backbone", "Qwen2.5-0.5B"]),
         "collect": lambda: collect.main(["runs/mini"]),
+        "reproduce": lambda: reproduce.main(["table1", *few]),
+        "reproduce, the twin": lambda: reproduce.main(["table1", "--twin", "mini", *few]),
         "tables of the collection": lambda: tables([collection, "--spec", "comparison", *few]),
     }
     Path("mine.yaml").write_text("title: Mine\nrows:\n  - where: {stage: rl}\ncolumns:\n  - metric: recall@5\n")
@@ -75,3 +79,24 @@ def test_no_two_commands_write_the_same_file(tmp_path: Path, monkeypatch: pytest
         assert name == "tables of the collection" or after.keys() > before.keys(), name
         before = after
     assert {"reports/mini/table.csv", "reports/mini/tables/comparison/table.csv"} <= before.keys()
+
+
+def test_rescored_runs_lie_beside_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert rescore.default_out(Path("runs/mini")) == tmp_path / "runs/mini-rescored"
+    assert rescore.default_out(Path("runs/other")) == tmp_path / "runs/other-rescored"
+    assert rescore.default_out(Path(".")) == tmp_path.with_name(f"{tmp_path.name}-rescored")
+
+
+def test_select_writes_nothing_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lr = {f"grpo-relevance-lr{rate}": 0.02 for rate in (1, 2)}
+    write_full_sweep(Path("runs/mini"), lr, seeds=1, contexts=8, updates=6)
+    for path in sorted(Path("runs/mini").rglob("result.json")):
+        label = json.loads(path.read_text())["label"]
+        if "lr" in label:
+            edit_result(path.parent, reward="relevance", variant=label.rpartition("-")[2])
+    before = digests(tmp_path)
+    monkeypatch.setattr("sys.argv", ["select", "runs/mini"])
+    assert select.main() == 0
+    assert digests(tmp_path) == before

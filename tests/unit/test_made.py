@@ -9,7 +9,7 @@ from rlbench.attempts import Once
 from rlbench.errors import BadInput
 from rlbench.models.loading import load_tokenizer
 from rlbench.runner import prepare
-from rlbench.stages.demonstrations import Kept, check_ends, demonstration_tokens
+from rlbench.stages.demonstrations import Demonstrations, Kept, check_ends, demonstration_tokens, kept_of
 from rlbench.stages.made import NotMade, cannot_update, check_made, planned, without_signal
 from tests.conftest import SMALL, composed
 
@@ -110,6 +110,24 @@ def test_cut_demonstrations_are_counted() -> None:
     dropped = Kept.of_rows([[1, 2, end]], 4, [end], dropped=3)
     assert dropped.result == {"count": 4, "at_limit": 3, "without_end": 3}
     assert kept.words(4).startswith("2 of 4 demonstrations lose their end to trainer.sft.max_length = 4")
+
+
+def test_demonstrations_that_rl_cuts_are_counted(mini, tiny_folder) -> None:
+    tokenizer = load_tokenizer(tiny_folder, "2026-01-01")
+    records = mini.splits["sft"]
+    tokens = [demonstration_tokens(record, tokenizer, 10_000) for record in records]
+    lengths = sorted(len(prompt) + len(completion) for prompt, completion in tokens)
+    ends = [tokenizer.eos_token_id]
+    assert kept_of(records, tokenizer, lengths[-1] + 1, ends) == Kept(len(records), 0, 0)
+    limit = lengths[len(lengths) // 2] - 4  # far enough below that EOS is cut, too
+    longer = sum(length >= limit for length in lengths)
+    kept = kept_of(records, tokenizer, limit, ends)
+    assert 0 < kept.without_end <= kept.at_limit == longer and kept.count == len(records)
+    shortest = min(len(prompt) for prompt, _ in tokens) + 1  # leaves something of few completions
+    kept = kept_of(records, tokenizer, shortest, ends)
+    assert kept.without_end == kept.count == len(records)
+    assert len(Demonstrations(records, tokenizer, shortest, 0).rows) < len(records)
+    assert "never chosen as the better list" in kept.words_of_pairs(shortest)
 
 
 def test_warnings_of_trainers_are_said_once_and_ours_each_time() -> None:

@@ -1,5 +1,6 @@
 """Sentences of a report about ties, zeros, rows that do not vary, and single rows."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import report
 from analysis.collect import collect
 from analysis.html.budgets import budgets
 from analysis.html.cautions import cautions
@@ -16,6 +18,7 @@ from analysis.html.rows import looks
 from analysis.html.verdict import Verdict, sentences
 from analysis.statistics import Scores
 from analysis.tables import at_least
+from analysis.tables.__main__ import main as tables
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import verdict, write_full_sweep
 
@@ -122,3 +125,81 @@ def test_the_budget_of_one_row_is_not_compared(tmp_path: Path) -> None:
     write_full_sweep(runs, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
     (group,) = collect(runs).groups()
     assert "All trained rows had the same" not in budgets(group, looks(group))
+
+
+def test_demonstrations_without_an_end_are_a_warning(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
+    (sft,) = (runs / "mini/mini-tiny/sft").iterdir()
+    edit_result(sft, demonstrations={"count": 4000, "at_limit": 9, "without_end": 0})
+    assert told_of(runs, "Cut demonstrations") is None
+    edit_result(sft, demonstrations={"count": 4000, "at_limit": 1500, "without_end": 1200})
+    told = told_of(runs, "Cut demonstrations")
+    assert told is not None and told.startswith(
+        "Demonstrations that lost their end to trainer.sft.max_length: SFT (1,200 of 4,000)."
+    )
+
+
+def make_constant(runs: Path, value: float) -> None:
+    """Give every metric of every run, sample and curve one value."""
+    for path in sorted(file.parent for file in runs.rglob("result.json")):
+        metrics = json.loads((path / "result.json").read_text())["metrics"]
+        edit_result(path, metrics={split: dict.fromkeys(means, value) for split, means in metrics.items()})
+        (file,) = path.glob("predictions-test-*.parquet")
+        table = pd.read_parquet(file)
+        table.assign(
+            **dict.fromkeys([name for name in table if "@" in name or name in LIST_METRICS], value)
+        ).to_parquet(file)
+        rows = [json.loads(line) | {"value": value} for line in (path / "metrics.jsonl").read_text().splitlines()]
+        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+LIST_METRICS = ("in_catalog", "duplicates", "list_length")
+FORBIDDEN = (
+    r"\.000 \(\.000 to \.000\)",
+    r"from [−-]?\.000[^.]* on",
+    r"highest[^.]*: \.000",
+    r"\bnan\b",
+    r"[−-]\.000",
+    r"More than \d+\s%[^.]*\(0\s%\)",
+    r"mean of 1 points",
+    r"\d e-1\d",
+)
+UNKNOWN_POWER = "not shown; the difference does not vary, so this design’s power is not known"
+
+
+@pytest.mark.parametrize(
+    ("value", "labels", "seeds", "told"),
+    [
+        (0.0, LABELS, 3, ["NDCG@10 on test is 0 in every trained row", UNKNOWN_POWER]),
+        (0.25, LABELS, 3, ["have the same NDCG@10 on test, the highest: .250 [.250, .250]", UNKNOWN_POWER]),
+        (
+            0.0,
+            LABELS[:1],
+            1,
+            ["is the only trained row: NDCG@10 on test .000", "one seed: of two models, not of methods"],
+        ),
+        (None, LABELS[:1], 3, ["is the only trained row"]),
+        (None, LABELS, 1, ["With one seed this compares trained models"]),
+    ],
+)
+def test_reports_and_tables_of_degenerate_data(
+    value: float | None, labels: tuple[str, ...], seeds: int, told: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, dict.fromkeys(labels, 0.02), seeds=seeds, contexts=12, updates=10)
+    if value is not None:
+        make_constant(runs, value)
+    assert report.main([str(runs), "--out", str(tmp_path / "report"), "--resamples", "20"]) == 0
+    assert tables([str(runs), "--out", str(tmp_path / "tables"), "--resamples", "20"]) == 0
+    page = re.sub(
+        r"<script.*?</script>|<style.*?</style>", "", (tmp_path / "report/report.html").read_text(), flags=re.S
+    )
+    shown = [html.unescape(re.sub(r"<[^>]+>", " ", page))]
+    shown += [file.read_text() for file in sorted(tmp_path.glob("*/*.md"))]
+    text = re.sub(r"[ \n]+", " ", "\n".join(shown))
+    for forbidden in FORBIDDEN:
+        assert not re.search(forbidden, text), re.findall(f".{{60}}{forbidden}.{{20}}", text)
+    for words in told:
+        assert words in text, words

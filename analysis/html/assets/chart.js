@@ -21,6 +21,13 @@ function tickText(value, step) {
   return value.toFixed(Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)))).replace("-", "−");
 }
 
+// Value and name of each level that references have, so that equal references share a line and a name.
+function referenceNames(references) {
+  const levels = new Map();
+  references.forEach(([name, value]) => levels.set(value, [...(levels.get(value) || []), name]));
+  return [...levels].map(([value, names]) => [value, `${names.join(", ")} ${written(value)}`]);
+}
+
 class Chart {
   constructor(panel, data) {
     this.data = data;
@@ -74,7 +81,8 @@ class Chart {
     this.width = Math.max(280, this.box.clientWidth || 800);
     this.height = Math.round(Math.min(430, Math.max(250, this.width * 0.46)));
     const references = this.visibleReferences(series);
-    const longest = Math.max(0, ...references.drawn.map((one) => this.referenceName(one).length));
+    const names = referenceNames(references.drawn.map(([row, value]) => [this.data.rows[row].name, value]));
+    const longest = Math.max(0, ...names.map(([, name]) => name.length));
     const right = longest ? 12 + 6.9 * longest : 14;
     this.frame = { left: 52, right: this.width - right, top: 24, bottom: this.height - 42 };
     this.scale(series, references.drawn);
@@ -90,7 +98,8 @@ class Chart {
     svg.append(drawing("defs", {}, clip), ...this.axes(references));
     const inside = drawing("g", { "clip-path": "url(#frame)" });
     series.filter((one) => one.band).forEach((one) => inside.append(this.bandOf(one, series.length)));
-    references.drawn.forEach((one) => svg.append(...this.referenceOf(one)));
+    references.drawn.forEach((one) => svg.append(this.referenceOf(one)));
+    names.forEach(([value, name]) => svg.append(drawing("text", { x: end + 5, y: this.py(value) + 4 }, name)));
     this.lines = new Map();
     series.forEach((one) => {
       const line = drawing("g", { "data-row": one.row, stroke: inkOf(this.data.rows[one.row].colour) }, this.lineOf(one));
@@ -132,7 +141,9 @@ class Chart {
     this.cut = lowest < low || highest > high;
     const least = means.length ? Math.min(...means) : 0;
     if (least >= 0 && (low < 0 || low < 0.4 * high)) low = 0;
-    if (high - low < 1e-12) [low, high] = [low - 0.5 * (Math.abs(low) || 1), high + 0.5 * (Math.abs(high) || 1)];
+    const size = Math.max(Math.abs(low), Math.abs(high));
+    if (size < 1e-9) [low, high] = [0, 1];
+    else if (high - low < 1e-9 * size) [low, high] = [low - size / 10, high + size / 10];
     const pad = low === 0 ? [0, 0.05] : [0.05, 0.05];
     this.y = [low - pad[0] * (high - low), high + pad[1] * (high - low)];
     this.x = xs.length ? [Math.min(...xs), Math.max(...xs)] : [0, 1];
@@ -212,9 +223,8 @@ class Chart {
   referenceOf([row, value]) {
     const { left, right } = this.frame;
     const y = this.py(value);
-    const line = drawing("line", { x1: left, x2: right, y1: y, y2: y, stroke: this.data.rows[row].colour,
+    return drawing("line", { x1: left, x2: right, y1: y, y2: y, stroke: this.data.rows[row].colour,
       "stroke-dasharray": dashesOf(this.data.rows[row], 1.2), "stroke-width": 1.2 });
-    return [line, drawing("text", { x: right + 5, y: y + 4 }, this.referenceName([row, value]))];
   }
 
   emphasise(row) {
