@@ -14,6 +14,7 @@ from rlbench.data.record import RankedListDataset, Record
 from rlbench.judging import Answer, choose_contexts, judge_answers, sampled_metrics
 from rlbench.lists import ListReader, UnitLayout
 from rlbench.metrics import union_recall
+from rlbench.models.generation import generation_config
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.relevance import Judge
 from rlbench.stages.evaluate import Completion, eos_ids, evaluate, generate, prompt_ids, read_answers
@@ -90,6 +91,13 @@ def test_a_batch_of_unequal_prompts_is_one_at_a_time(policy, mini):
         together = generate(model, tokenizer, prompts, batch_size=3, eos_token_ids=ends, **options)
         assert [completion.ids for completion in together] == alone and model.training == training
     model.eval()
+
+
+def test_every_eos_of_a_model_ends_a_list(policy):
+    _, tokenizer = policy
+    generation = composed().generation
+    for sampled in (False, True):
+        assert generation_config(generation, tokenizer, [3, 7], sampled=sampled).eos_token_id == [3, 7]
 
 
 def test_a_completion_ends_with_its_first_eos(policy, mini):
