@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 VARIANT = " @ "
 """Between the reward and the variant in a row's name."""
 
+MOST_LINES = 3
+"""Lines of a panel's title."""
 LETTERS = {1: 90, 2: 50, 3: 34, 4: 24, 6: 18}
 """How many letters fit over a panel, by the number of panels beside each other."""
 
@@ -42,12 +44,17 @@ def short_names(names: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def wrapped(name: str, across: int) -> str:
-    """A title in lines that fit over a panel, broken after spaces and hyphens."""
+    """A title in lines that fit over a panel, broken after spaces, hyphens and commas; what is longer is cut.
+
+    More lines would leave no room for the panel.
+    """
     lines = [""]
-    for word in name.replace("-", "-\0").replace(" ", " \0").split("\0"):
+    for word in name.replace("-", "-\0").replace(",", ",\0").replace(" ", " \0").split("\0"):
         if lines[-1] and len(lines[-1] + word.rstrip()) > LETTERS[across]:
             lines.append("")
         lines[-1] += word
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1].rstrip()[: LETTERS[across] - 1]}…"]
     return "\n".join(line.rstrip() for line in lines)
 
 
