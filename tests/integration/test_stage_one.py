@@ -98,9 +98,9 @@ def test_sft_has_a_curve_from_the_untrained_to_the_last_model(folder, curve):
     ]
 
 
-def test_evaluations_leave_the_weights_and_are_paid_for(folder, curve):
+def test_evaluations_leave_the_weights_and_are_paid_for(folder, curve, tmp_path):
     """They draw no random number; their tokens and seconds are counted as evaluation."""
-    plain = run(cell(folder, *LONGER, "experiment_name=plain"))
+    plain = run(cell(tmp_path, *LONGER, "experiment_name=plain"))  # in one runs_dir it would take the stage over
     assert same_weights(plain, curve) and plain.hash == curve.hash
     assert list(validation(plain, "ndcg@10")) == [6]
     budgets = [json.loads((target.root / "budget.json").read_text()) for target in (plain, curve)]
@@ -111,14 +111,14 @@ def test_evaluations_leave_the_weights_and_are_paid_for(folder, curve):
     assert budgets[1]["seconds"]["evaluation"] > budgets[0]["seconds"]["evaluation"]
 
 
-def test_a_curve_that_is_asked_for_too_late_is_refused(folder, curve):
-    late = cell(folder, *LONGER, "experiment_name=late")
+def test_a_curve_that_is_asked_for_too_late_is_refused(folder, curve, tmp_path):
+    late = cell(tmp_path, *LONGER, "experiment_name=late")
     target = run(late)
-    again = cell(folder, *CURVE, "experiment_name=late")
+    again = cell(tmp_path, *CURVE, "experiment_name=late")
     with pytest.raises(BadInput, match=r"at 3 of the updates .*\(0, 2, 4\).*move it away"):
         run(again)
     with pytest.raises(BadInput, match="move it away"):  # a cell that needs the stage
-        run(cell(folder, *CURVE, "experiment_name=late", "stage=rl"))
+        run(cell(tmp_path, *CURVE, "experiment_name=late", "stage=rl"))
     assert target.status() == DONE and run(late).root == target.root
     assert run(cell(folder, *CURVE, "experiment_name=curve")).root == curve.root
 
