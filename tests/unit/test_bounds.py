@@ -72,6 +72,7 @@ def test_every_number_of_the_schema_has_a_range():
     assert set(BOUNDS) > NULLABLE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_bad_number_passes_or_raises_anything_else(variant):
     values = plain(variant)
