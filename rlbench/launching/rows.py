@@ -37,9 +37,9 @@ class Swept:
     naming: tuple[str, ...] | None = None
 
     def of(self, overrides: Sequence[str]) -> dict[str, str]:
-        """The values of these keys in a cell's overrides; of several for one key the first, which is the sweep's."""
-        texts = [override.split("=", 1) for override in overrides if "=" in override]
-        return {key: next(text for name, text in texts if name == key) for key in self.keys}
+        """The values of these keys in a cell's overrides, where Hydra's sweeper writes each key once."""
+        texts = dict(override.split("=", 1) for override in overrides if "=" in override)
+        return {key: texts[key] for key in self.keys}
 
 
 NOTHING_SWEPT = Swept(())

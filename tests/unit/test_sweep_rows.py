@@ -99,6 +99,14 @@ def test_one_value_written_in_two_ways_is_one_cell(sweep):
     assert labels(sweep("trainer.rl.learning_rate=1.0e-4,1e-3")) == labels(sweep(RATES))
 
 
+def test_the_last_override_of_a_key_wins(sweep):
+    """As for one run. A list that a later value replaces is no sweep."""
+    fixed = "trainer.rl.learning_rate=5e-5"
+    (cell,) = sweep(RATES, fixed)
+    assert cell.config.trainer.rl.learning_rate == 5e-5 and cell.run.label == "rank_grpo-relevance"
+    assert len(sweep(fixed, RATES)) == 2
+
+
 @pytest.mark.parametrize("key", ["tracker=none,offline", "trainer.rl.keep_checkpoints=1,2", "runtime.threads=1,2"])
 @pytest.mark.parametrize("beside", [[], [RATES], ["variant=t${trainer.rl.keep_checkpoints}"]])
 def test_settings_that_are_no_part_of_a_run_are_not_swept(sweep, key, beside):
