@@ -13,6 +13,8 @@ from rlbench.options import is_finite
 
 MOST = 2**31 - 1
 """Largest count: what fits into the 32-bit integers of libraries."""
+LONGEST_LIST = 10_000
+"""Largest `dataset.list_length`: cut-offs, ranks and columns are listed one by one."""
 LARGEST_SEED = 2**32 - 1
 """numpy takes no larger seed."""
 
@@ -87,7 +89,7 @@ BOUNDS: Mapping[str, Bound] = {
     "reward.success.threshold": FINITE,
     "matching.year_tolerance": COUNT_OR_NONE,
     "matching.fuzzy_threshold": _interval(0, 100, open_low=True),
-    "dataset.list_length": COUNT,
+    "dataset.list_length": Bound(1, LONGEST_LIST),
     "dataset.seed": SEED,
     "dataset.demonstrations": COUNT_OR_NONE,
     "dataset.demonstration_noise": SHARE,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlbench.bounds import LONGEST_LIST
 from rlbench.content import remembered_digest
 from rlbench.errors import BadInput, nearest
 from rlbench.texts import broken_texts
@@ -621,9 +622,6 @@ def resolve(cfg: DictConfig) -> Config:
     problems += [f"config: {ascii(text)} holds half a character (a lone surrogate)" for text in broken_texts(plain)]
     if problems:
         raise BadInput(*problems)
-    for key, kind in _SCALARS.items():
-        if type(plain[key]) is not kind:  # True is an int to isinstance
-            problems.append(f"{key} = {plain[key]!r} should be of type {kind.__name__}")
     problems += [
         f"{key} = {ascii(plain[key])[:80]} should be a section, with settings of its own"
         for key in (*_SECTIONS, *_VARIANTS)
@@ -631,6 +629,11 @@ def resolve(cfg: DictConfig) -> Config:
     ]
     if problems:
         raise BadInput(*problems)
+    problems += [
+        f"{key} = {plain[key]!r} should be of type {kind.__name__}"
+        for key, kind in _SCALARS.items()
+        if type(plain[key]) is not kind  # True is an int to isinstance
+    ]
     sections: dict[str, type] = dict(_SECTIONS)
     for key, (tag, usual, kinds) in _VARIANTS.items():
         name = str(plain[key].get(tag, usual))
@@ -677,7 +680,9 @@ def _fill_cutoffs(dataset: Any) -> None:
     """Give a dataset's settings cut-offs that follow its list length, where they are null."""
     if isinstance(dataset, dict) and "cutoffs" in dataset and dataset["cutoffs"] is None:
         length = dataset.get("list_length")
-        dataset["cutoffs"] = cutoffs_of(length) if isinstance(length, int) else []
+        # A length out of range is refused later, with the other values. Its cut-offs would fill the memory.
+        fits = type(length) is int and length <= LONGEST_LIST
+        dataset["cutoffs"] = cutoffs_of(length) if fits else []
 
 
 _known: dict[tuple[type, str], Any] = {}
@@ -687,15 +692,23 @@ _known: dict[tuple[type, str], Any] = {}
 def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> Any:
     if (kind, repr(values)) in _known:
         return copy.deepcopy(_known[kind, repr(values)])
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), values)
-    except OmegaConfBaseException as error:
-        where = error.full_key or ""
-        last, known = where.rsplit(".", 1)[-1], [f.name for f in fields(kind)]
-        problems.append(
-            of_another_family(key, where, values)
-            or f"{key}.{where}: {_first_line(error)}.{'' if last in known else nearest(last, known)}"
-        )
+    found: list[str] = []
+    merged, left = None, copy.deepcopy(values)
+    while merged is None:
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(kind), left)
+        except OmegaConfBaseException as error:
+            where = error.full_key or ""
+            last, known = where.rsplit(".", 1)[-1], [f.name for f in fields(kind)]
+            found.append(
+                of_another_family(key, where, values)
+                or f"{key}.{where}: {_first_line(error)}.{'' if last in known else nearest(last, known)}"
+            )
+            # OmegaConf stops at the first bad value: without it, the next one is found.
+            if not _removed(left, where):
+                break
+    if found:
+        problems += found
         return None
     missing = sorted(OmegaConf.missing_keys(merged))
     problems += [f"{key}.{name} is missing" for name in missing]
@@ -704,6 +717,17 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
     typed = OmegaConf.to_object(merged)
     _known[kind, repr(values)] = copy.deepcopy(typed)
     return typed
+
+
+def _removed(values: Any, path: str) -> bool:
+    """Take the value at a dotted path out of nested values; of a list's item, the list. False if nothing is there."""
+    *above, last = path.split("[")[0].split(".")
+    for part in above:
+        values = values.get(part) if isinstance(values, dict) else None
+    if not isinstance(values, dict) or last not in values:
+        return False
+    del values[last]
+    return True
 
 
 def of_another_family(section: str, key: str, values: Mapping[str, Any]) -> str:
