@@ -229,10 +229,11 @@ def _done_already(config: Config, wanted: Run) -> bool:
     """Whether there is nothing to do.
 
     Raises:
-        BadInput: where the directory holds another run; where the run was made with other plugins, needs a curve of an
-            SFT stage that is done without, or is done and damaged.
+        BadInput: where the directory of one of the stages holds another run; where the run was made with other plugins,
+            needs a curve of an SFT stage that is done without, or is done and damaged.
     """
-    problems = check_recorded(wanted) + check_unchanged(wanted.root, config.plugins)
+    problems = [said for stage in config.stages for said in check_recorded(locate(config, stage))]
+    problems += check_unchanged(wanted.root, config.plugins)
     if wanted.status() != DONE:
         problems += check_start(config)
     if wanted.stage == "sft" or wanted.status() != DONE:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlbench.config import Config
 from rlbench.digests import check_model
-from rlbench.files import partial_folder, publish, whole_file, write_json
+from rlbench.files import partial_folder, publish, read_object, whole_file, write_json
 from rlbench.models.sources import differing_files
 from rlbench.runs import DONE, Run, check_done, curve_problems, status_of, unmeasured
 
@@ -30,6 +30,9 @@ def find_finished(run: Run, config: Config, model_files: Mapping[str, str]) -> P
         run: oracle, zero_shot or sft; nothing is found for an RL run.
         config: the cell's.
         model_files: file to sha256 of the model that is loaded here; a stage that began with others is not taken.
+
+    Raises:
+        BadInput: where the same stage is there and one of its files is damaged.
     """
     if run.stage == "rl":
         return None
@@ -40,10 +43,8 @@ def find_finished(run: Run, config: Config, model_files: Mapping[str, str]) -> P
             continue
         if not (path / "identity.json").is_file() or _read(path / "identity.json") != wanted:
             continue
-        manifest = _read(path / "manifest.json") if (path / "manifest.json").is_file() else None
-        if not isinstance(manifest, dict) or "model" not in manifest:
-            continue
-        if run.stage != "oracle" and differing_files(manifest["model"]["files"], model_files):
+        check_done(path)  # what follows reads its files
+        if run.stage != "oracle" and differing_files(_files_of_model(path), model_files):
             continue
         if not _lacks_curve(Run(path, run.stage, run.label, run.seed, run.hash, run.identity), config):
             return path
@@ -55,6 +56,13 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None  # damaged: whoever uses that directory is told
+
+
+def _files_of_model(root: Path) -> Mapping[str, Any]:
+    """The files of the model that a finished run began with; empty where its manifest, as it was written, has none."""
+    model = read_object(root / "manifest.json", f"move {root} away").get("model")
+    files = model.get("files") if isinstance(model, dict) else None
+    return files if isinstance(files, dict) else {}
 
 
 def _lacks_curve(there: Run, config: Config) -> bool:
@@ -89,7 +97,7 @@ def adopt(run: Run, source: Path, config: Config) -> None:
             with whole_file(run.root / path.name) as beside:
                 shutil.copyfile(path, beside)
     for name in ("result.json", "budget.json", "manifest.json"):
-        content = _read(run.root / name)
+        content = read_object(run.root / name, f"move {source} away")
         if name == "result.json":
             content |= {"experiment": config.experiment_name, "budget": content["budget"] | {"adopted_from": place}}
         else:

@@ -138,7 +138,8 @@ def make_cells(
                 problems += check_places(config, to_write=True) + check_start(config)
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
-            problems += check_recorded(run) + check_unchanged(run.root, config.plugins)
+            problems += [said for stage in config.stages for said in check_recorded(locate(config, stage))]
+            problems += check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, own, config, run, processes))
         except BadInput as error:
             problems += [*validate(config, processes), *error.problems]

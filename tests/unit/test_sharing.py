@@ -10,7 +10,7 @@ from rlbench import digests
 from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.files import write_json
-from rlbench.runs import DONE, RUNNING, Run, claim, locate
+from rlbench.runs import DONE, RUNNING, Run, claim, locate, seal
 from rlbench.sharing import adopt, find_finished
 from tests.conftest import SMALL, composed
 
@@ -78,6 +78,7 @@ def test_a_stage_without_the_curve_is_not_taken(here: Config, there: Run) -> Non
     assert find_finished(locate(curve, "sft"), curve, FILES) is None
     for step in (0, 1, 2):
         there.append_metrics(step, "validation", {"ndcg@10": 0.1})
+    seal(there.root)
     assert find_finished(locate(curve, "sft"), curve, FILES) == there.root
 
 
@@ -107,3 +108,27 @@ def test_a_damaged_stage_is_refused(here: Config, there: Run, name: str, said: s
     run = locate(here, "sft")
     with pytest.raises(BadInput, match=said), claim(run, here):
         adopt(run, there.root, here)
+
+
+@pytest.mark.parametrize("content", ['{"model": "x"}', '{"model": {"files": 3}}', "[]", "", "{}"])
+def test_a_stage_with_a_damaged_manifest_is_refused_when_it_is_found(here: Config, there: Run, content: str) -> None:
+    """Nothing in it is read before its files have been compared with their list."""
+    (there.root / "manifest.json").write_text(content)
+    with pytest.raises(BadInput, match=f"{there.root} says done, but manifest.json has .* move the folder away"):
+        find_finished(locate(here, "sft"), here, FILES)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "budget.json"])
+def test_a_damaged_stage_is_refused_when_it_is_found(here: Config, there: Run, name: str) -> None:
+    with (there.root / name).open("a") as file:
+        file.write("x")
+    with pytest.raises(BadInput, match=f"{there.root} says done, but {name} has"):
+        find_finished(locate(here, "sft"), here, FILES)
+
+
+@pytest.mark.parametrize("content", ['{"model": "x"}', '{"model": {"files": 3}}', "{}"])
+def test_a_stage_that_does_not_say_what_it_began_with_is_not_taken(here: Config, there: Run, content: str) -> None:
+    """Its manifest is as it was written, by whatever wrote it."""
+    (there.root / "manifest.json").write_text(content)
+    seal(there.root)
+    assert find_finished(locate(here, "sft"), here, FILES) is None

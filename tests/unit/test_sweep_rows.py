@@ -1,5 +1,6 @@
 """Rows of a sweep: cells that differ have names and directories of their own, and what is one run is not made twice."""
 
+import json
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from rlbench.launching.recorded import recorded_cells
 from rlbench.launching.rows import Planned, naming_keys, override_of
 from rlbench.launching.sweepers import combinations, merged, of_batches
 from rlbench.naming import value_text, variant
-from rlbench.runs import locate
+from rlbench.runs import DONE, RUNNING, claim, locate
 from tests.conftest import SMALL, composed
 
 RATES = "trainer.rl.learning_rate=1e-4,1e-3"
@@ -141,6 +142,20 @@ def test_a_row_of_several_settings_is_refused(sweep):
     """A variant that the user wrote may give two settings one name."""
     with pytest.raises(BadInput, match=r"cells of the row rank_grpo-relevance@112 differ in more than the seed"):
         sweep("trainer.rl.updates=1,11", "evaluation.every=12,2", "variant=${trainer.rl.updates}${evaluation.every}")
+
+
+@pytest.mark.parametrize("stage", ["rl", "sft"])
+def test_an_edited_run_that_is_done_is_refused_with_the_sweep(sweep, stage):
+    """Else its numbers would stand for the cell; an edited SFT stage would be found after others had been made."""
+    (cell,) = sweep("algorithm=grpo")
+    run = locate(cell.config, stage)
+    with claim(run, cell.config):
+        pass
+    run.set_status(DONE if stage == "rl" else RUNNING)
+    sweep("algorithm=grpo")
+    (run.root / "identity.json").write_text(json.dumps({**run.identity, "stage": "other"}))
+    with pytest.raises(BadInput, match=f"{run.root} holds another run: stage: 'other' there, '{stage}' now"):
+        sweep("algorithm=grpo")
 
 
 def test_a_names_quotes_survive_the_command_line():
