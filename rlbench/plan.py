@@ -7,12 +7,19 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from rlbench import inputs
 from rlbench.config import Config
 from rlbench.durations import duration
 from rlbench.errors import BadInput
 from rlbench.files import read_object
-from rlbench.runs import DONE, Run, locate, status_of
+from rlbench.models.sources import folder_digests
+from rlbench.runs import DONE, INPUTS, Run, locate, status_of
+from rlbench.sharing import find_finished
+
+ORACLE = "oracle"
+"""The part of a dataset's digests that stands for its best lists; without it there is no oracle stage."""
 
 
 @dataclass(frozen=True)
@@ -22,24 +29,48 @@ class Step:
     Attributes:
         run: its directory.
         status: done, running, interrupted, failed, or None before its first start.
+        source: directory of the same stage in another experiment, finished, which would be taken; else None.
         seconds: what it is expected to take, from finished runs of its kind; None where there is none.
     """
 
     run: Run
     status: str | None
+    source: Path | None
     seconds: float | None
+
+    @property
+    def to_run(self) -> bool:
+        return self.status != DONE and self.source is None
 
 
 def steps(configs: Sequence[Config]) -> list[Step]:
-    """Every stage that the configs need, each once: the shared ones first."""
+    """Every stage that the configs need, each once: the shared ones first.
+
+    Raises:
+        BadInput: where a stage of another experiment that would be taken is damaged.
+    """
     wanted: dict[Path, tuple[Run, Config]] = {}
-    for stage in ("zero_shot", "sft", "rl"):
+    for stage in ("oracle", "zero_shot", "sft", "rl"):
         for config in configs:
-            if stage in config.stages:
-                run = locate(config, stage)
+            run = locate(config, stage)
+            if stage in config.stages or stage == "oracle" and ORACLE in run.identity[INPUTS]["data"]:
                 wanted.setdefault(run.root, (run, config))
     rates = {folder: _rates(folder) for folder in {config.group_dir for _, config in wanted.values()}}
-    return [Step(run, run.status(), _expected(run, config, rates[config.group_dir])) for run, config in wanted.values()]
+    return [_step(run, config, rates[config.group_dir]) for run, config in wanted.values()]
+
+
+def _step(run: Run, config: Config, rates: Mapping[str, float]) -> Step:
+    status = run.status()
+    source = None if status == DONE else find_finished(run, config, lambda: _model_files(config))
+    return Step(run, status, source, _expected(run, config, rates))
+
+
+def _model_files(config: Config) -> dict[str, str]:
+    """File to sha256 of the model that a config's runs load."""
+    from rlbench.models.loading import locate_model  # only here: it loads torch
+
+    folder = locate_model(config.model, inputs.load(config.dataset), Path(config.cache_dir))
+    return folder_digests(Path(folder), folder)
 
 
 def _rates(folder: Path) -> dict[str, float]:
@@ -68,20 +99,34 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         configs: the cells.
         jobs: how many cells run side by side.
         console: where to.
+
+    Raises:
+        BadInput: as `steps`.
     """
     table = Table(
-        "stage", Column("row", overflow="fold"), "seed", "hash", "status", "expected", box=None, pad_edge=False
+        "stage",
+        Column("row", overflow="fold"),
+        "seed",
+        "hash",
+        Column("status", overflow="fold"),
+        "expected",
+        box=None,
+        pad_edge=False,
     )
     found = steps(configs)
     for step in found:
-        expected = "" if step.status == DONE else _expectation(step.seconds)
-        table.add_row(
-            step.run.stage, step.run.label, str(step.run.seed), step.run.hash, step.status or "to run", expected
-        )
+        row = (step.run.stage, step.run.label, str(step.run.seed), step.run.hash)
+        status = f"taken from {_place(step.source, configs[0])}" if step.source else step.status or "to run"
+        table.add_row(*row, Text(status), _expectation(step.seconds) if step.to_run else "")
     console.print(table)
-    todo = [step for step in found if step.status != DONE]
+    todo = [step for step in found if step.to_run]
     known = [step.seconds for step in todo if step.seconds is not None]
-    console.print(f"{len(found)} stages of {len(configs)} cells, {len(found) - len(todo)} done, {len(todo)} to run")
+    done = sum(step.status == DONE for step in found)
+    taken = len(found) - done - len(todo)
+    console.print(
+        f"{len(found)} stages of {len(configs)} cells, {done} done, "
+        f"{f'{taken} taken from other experiments, ' if taken else ''}{len(todo)} to run"
+    )
     if todo and len(known) == len(todo):
         shared = sum(s.seconds or 0.0 for s in todo if s.run.stage != "rl")
         own = sum(s.seconds or 0.0 for s in todo if s.run.stage == "rl")
@@ -95,6 +140,11 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
 
         memory.show(configs, jobs, console)
     console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
+
+
+def _place(root: Path, config: Config) -> str:
+    """A run directory below `runs_dir`."""
+    return root.relative_to(config.runs_dir).as_posix()
 
 
 def _expectation(seconds: float | None) -> str:

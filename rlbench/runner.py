@@ -232,7 +232,7 @@ def _done_already(config: Config, wanted: Run) -> bool:
         BadInput: where the directory of one of the stages holds another run; where the run was made with other plugins,
             needs a curve of an SFT stage that is done without, or is done and damaged.
     """
-    problems = [said for stage in config.stages for said in check_recorded(locate(config, stage))]
+    problems = [said for stage in (*config.stages, "oracle") for said in check_recorded(locate(config, stage))]
     problems += check_unchanged(wanted.root, config.plugins)
     if wanted.status() != DONE:
         problems += check_start(config)
@@ -323,7 +323,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
 
 def _adopted(session: Session, target: Run) -> Path | None:
     """Where a stage was taken from that another experiment has finished; None where it is still to be done."""
-    source = sharing.find_finished(target, session.config, session.model_files["files"])
+    source = sharing.find_finished(target, session.config, lambda: session.model_files["files"])
     if source is not None:
         sharing.adopt(target, source, session.config)
     return source

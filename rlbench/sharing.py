@@ -8,7 +8,7 @@ for: two commands that start together each make their own. Loads no torch.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ OWN = ("STATUS", "identity.json", "config.yaml", "progress.json")
 MODEL = "model"
 
 
-def find_finished(run: Run, config: Config, model_files: Mapping[str, str]) -> Path | None:
+def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[str, str]]) -> Path | None:
     """Where another experiment of the same `runs_dir` has finished the same stage; None where none has.
 
     Args:
         run: oracle, zero_shot or sft; nothing is found for an RL run.
         config: the cell's.
-        model_files: file to sha256 of the model that is loaded here; a stage that began with others is not taken.
+        model_files: gives file to sha256 of the model that is loaded here; a stage that began with others is not taken.
+            Called only where there is a stage to compare with.
 
     Raises:
         BadInput: where the same stage is there and one of its files is damaged.
@@ -44,7 +45,7 @@ def find_finished(run: Run, config: Config, model_files: Mapping[str, str]) -> P
         if not (path / "identity.json").is_file() or _read(path / "identity.json") != wanted:
             continue
         check_done(path)  # what follows reads its files
-        if run.stage != "oracle" and differing_files(_files_of_model(path), model_files):
+        if run.stage != "oracle" and differing_files(_files_of_model(path), model_files()):
             continue
         if not _lacks_curve(Run(path, run.stage, run.label, run.seed, run.hash, run.identity), config):
             return path

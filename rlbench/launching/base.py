@@ -102,12 +102,12 @@ class SweepLauncher(Launcher):
                 )
             cells = make_cells(self.context, self.config, job_overrides, self.console, self.of_sweep)
             self.check(cells)
+            if cells[0].config.runtime.dry_run:
+                plan.show([cell.config for cell in cells], self.at_once(cells), self.console)
+                self.show_plan(cells)
+                return [_nothing() for _ in job_overrides]
         except BadInput as error:
             fail(error)
-        if cells[0].config.runtime.dry_run:
-            plan.show([cell.config for cell in cells], self.at_once(cells), self.console)
-            self.show_plan(cells)
-            return [_nothing() for _ in job_overrides]
         note_cells(cells)
         todo = [cell for cell in cells if cell.run.status() != DONE]
         self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")

@@ -138,7 +138,7 @@ def make_cells(
                 problems += check_places(config, to_write=True) + check_start(config)
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
-            problems += [said for stage in config.stages for said in check_recorded(locate(config, stage))]
+            problems += [said for stage in (*config.stages, "oracle") for said in check_recorded(locate(config, stage))]
             problems += check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, own, config, run, processes))
         except BadInput as error:

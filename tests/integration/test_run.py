@@ -88,16 +88,16 @@ def test_stages_that_differ_are_not_taken(finished):
     files = json.loads((there.root / "manifest.json").read_text())["model"]["files"]
     other = replace(config, experiment_name="another")
     target = locate(other, "sft")
-    assert find_finished(target, other, files) == there.root
-    assert find_finished(there, config, files) is None  # itself
-    assert find_finished(locate(other, "rl"), other, files) is None
-    assert find_finished(target, other, files | {"model.safetensors": "0"}) is None
+    assert find_finished(target, other, lambda: files) == there.root
+    assert find_finished(there, config, lambda: files) is None  # itself
+    assert find_finished(locate(other, "rl"), other, lambda: files) is None
+    assert find_finished(target, other, lambda: files | {"model.safetensors": "0"}) is None
     curve = replace(other, trainer=replace(other.trainer, sft=replace(other.trainer.sft, evaluate_every=1)))
-    assert find_finished(target, curve, files) is None
+    assert find_finished(target, curve, lambda: files) is None
     for name, text in (("identity.json", "{}"), ("STATUS", "running\n"), ("identity.json", "damaged")):
         kept = (there.root / name).read_text()
         (there.root / name).write_text(text)
-        assert find_finished(target, other, files) is None
+        assert find_finished(target, other, lambda: files) is None
         (there.root / name).write_text(kept)
 
 

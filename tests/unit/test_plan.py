@@ -1,13 +1,22 @@
 """A dry run says what a command would do and does nothing."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from rlbench import inputs
+from rlbench.errors import BadInput
+from rlbench.files import write_json
+from rlbench.models.loading import locate_model
+from rlbench.models.sources import folder_digests
 from rlbench.plan import show, steps
 from rlbench.runner import run
-from rlbench.runs import DONE, locate
+from rlbench.runs import DONE, claim, locate, seal
 from tests.conftest import SMALL, composed
+from tests.helpers_inputs import OF_REDIAL, write_redial
 
 
 def finished(config, stage, updates, seconds):
@@ -25,8 +34,8 @@ def cells(tmp_path, *more):
 def test_shared_stages_stand_once_and_expectations_come_from_what_has_finished(tmp_path):
     configs = cells(tmp_path)
     found = steps(configs)
-    assert [step.run.stage for step in found] == ["zero_shot", "sft", "rl", "rl"]
-    assert all(step.status is None and step.seconds is None for step in found)
+    assert [step.run.stage for step in found] == ["oracle", "zero_shot", "sft", "rl", "rl"]
+    assert all(step.status is None and step.seconds is None and step.source is None for step in found)
     finished(configs[0], "rl", updates=40, seconds=100.0)
     longer = cells(tmp_path, "trainer.rl.updates=80")
     assert [step.seconds for step in steps(longer) if step.run.stage == "rl"] == [200.0, 200.0]
@@ -39,12 +48,12 @@ def test_the_plan_is_shown(tmp_path):
     console = Console(record=True, width=160)
     show(configs, 2, console)
     text = console.export_text()
-    assert "4 stages of 2 cells, 1 done, 3 to run" in text
+    assert "5 stages of 2 cells, 1 done, 4 to run" in text
     assert "expected: unknown" in text and "1 min 40 s" in text
-    for stage, updates, seconds in (("zero_shot", 0, 10.0), ("sft", 8, 20.0)):
+    for stage, updates, seconds in (("oracle", 0, 1.0), ("zero_shot", 0, 10.0), ("sft", 8, 20.0)):
         finished(configs[0], stage, updates, seconds)
     show(configs, 1, console)
-    assert "3 done, 1 to run" in (text := console.export_text())
+    assert "4 done, 1 to run" in (text := console.export_text())
     assert "expected: about 1 min 40 s with 1 at once" in text
 
 
@@ -56,8 +65,8 @@ def test_a_dry_run_makes_no_run_directory(tmp_path):
 
 def test_rl_without_sft_waits_for_no_sft(tmp_path):
     base = cells(tmp_path, "trainer.rl.start=base")
-    assert [step.run.stage for step in steps(base)] == ["zero_shot", "rl", "rl"]
-    assert [step.run.stage for step in steps(base + cells(tmp_path))] == ["zero_shot", "sft", *["rl"] * 4]
+    assert [step.run.stage for step in steps(base)] == ["oracle", "zero_shot", "rl", "rl"]
+    assert [step.run.stage for step in steps(base + cells(tmp_path))] == ["oracle", "zero_shot", "sft", *["rl"] * 4]
 
 
 def test_shared_stages_are_expected_one_after_another_and_cells_side_by_side(tmp_path):
@@ -65,6 +74,7 @@ def test_shared_stages_are_expected_one_after_another_and_cells_side_by_side(tmp
     finished(cells(tmp_path, "trainer.sft.updates=8")[0], "sft", 8, 80.0)
     finished(cells(tmp_path, "trainer.rl.start=base")[0], "rl", 40, 100.0)
     configs = cells(tmp_path, "trainer.sft.updates=16")
+    finished(configs[0], "oracle", 0, 1.0)
     finished(configs[0], "zero_shot", 0, 10.0)
     console = Console(record=True, width=160)
     show(configs, 2, console)
@@ -76,3 +86,52 @@ def test_runs_that_are_under_way_tell_of_no_rate(tmp_path):
     finished(other, "rl", 40, 100.0)
     locate(other, "rl").set_status("running")
     assert all(step.seconds is None for step in steps(cells(tmp_path)))
+
+
+def shared_elsewhere(config):
+    """The shared stages of a config, finished in another experiment as its command would have made them."""
+    there = replace(config, experiment_name="there")
+    folder = locate_model(config.model, inputs.load(config.dataset), Path(config.cache_dir))
+    for stage in ("oracle", "zero_shot", "sft"):
+        made = locate(there, stage)
+        with claim(made, there):
+            write_json(made.root / "result.json", {"budget": {}})
+            write_json(made.root / "manifest.json", {"model": {"files": folder_digests(Path(folder), folder)}})
+            write_json(made.root / "budget.json", {"updates": 8, "seconds": {"total": 80.0}})
+    return there
+
+
+def test_stages_of_another_experiment_are_shown_as_taken(tmp_path):
+    configs = cells(tmp_path, f"cache_dir={tmp_path / 'cache'}")
+    there = shared_elsewhere(configs[0])
+    found = steps(configs)
+    assert [step.source for step in found[:3]] == [locate(there, step.run.stage).root for step in found[:3]]
+    assert [(step.run.stage, step.to_run) for step in found[2:]] == [("sft", False), ("rl", True), ("rl", True)]
+    console = Console(record=True, width=200)
+    show(configs, 1, console)
+    text = console.export_text()
+    for stage in ("oracle", "zero_shot", "sft"):
+        assert f"taken from there/mini-tiny/{stage}/{locate(there, stage).root.name}" in text
+    assert "5 stages of 2 cells, 0 done, 3 taken from other experiments, 2 to run" in text
+    assert not (tmp_path / configs[0].experiment_name).exists()
+
+
+def test_only_what_would_be_taken_is_shown_as_taken(tmp_path):
+    """A stage that is done here, one that began with other model files, and a damaged one."""
+    config = cells(tmp_path, f"cache_dir={tmp_path / 'cache'}")[0]
+    there = shared_elsewhere(config)
+    finished(config, "zero_shot", 0, 10.0)
+    sft = locate(there, "sft")
+    write_json(sft.root / "manifest.json", {"model": {"files": {"model.safetensors": "0" * 64}}})
+    seal(sft.root)
+    taken = {step.run.stage: step.source is not None for step in steps([config])}
+    assert taken == {"oracle": True, "zero_shot": False, "sft": False, "rl": False}
+    (sft.root / "manifest.json").write_text("{}")
+    with pytest.raises(BadInput, match=f"{sft.root} says done, but manifest.json has"):
+        steps([config])
+
+
+def test_data_without_best_lists_have_no_oracle_stage(tmp_path):
+    config = composed(*OF_REDIAL, f"runs_dir={tmp_path / 'runs'}")
+    config.dataset.path = str(write_redial(tmp_path / "data"))
+    assert [step.run.stage for step in steps([config])] == ["zero_shot", "sft", "rl"]

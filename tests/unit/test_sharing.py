@@ -44,42 +44,42 @@ def there(here: Config) -> Run:
 
 
 def test_a_finished_stage_of_another_experiment_is_found(here: Config, there: Run) -> None:
-    assert find_finished(locate(here, "sft"), here, FILES) == there.root
-    assert find_finished(there, replace(here, experiment_name="there"), FILES) is None  # itself
-    assert find_finished(locate(here, "sft"), here, {"model.safetensors": "b" * 64}) is None
-    assert find_finished(locate(here, "zero_shot"), here, FILES) is None
+    assert find_finished(locate(here, "sft"), here, lambda: FILES) == there.root
+    assert find_finished(there, replace(here, experiment_name="there"), lambda: FILES) is None  # itself
+    assert find_finished(locate(here, "sft"), here, lambda: {"model.safetensors": "b" * 64}) is None
+    assert find_finished(locate(here, "zero_shot"), here, lambda: FILES) is None
 
 
 def test_an_oracle_has_no_model(here: Config) -> None:
     oracle = made(replace(here, experiment_name="there"), "oracle")
-    assert find_finished(locate(here, "oracle"), here, {}) == oracle.root
+    assert find_finished(locate(here, "oracle"), here, dict) == oracle.root
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])
 def test_rl_is_never_taken(here: Config, stage: str) -> None:
     made(replace(here, experiment_name="there"), stage)
-    assert (find_finished(locate(here, stage), here, FILES) is None) == (stage == "rl")
+    assert (find_finished(locate(here, stage), here, lambda: FILES) is None) == (stage == "rl")
 
 
 @pytest.mark.parametrize("status", [RUNNING, "failed", "interrupted"])
 def test_an_unfinished_stage_is_not_taken(here: Config, there: Run, status: str) -> None:
     there.set_status(status)
-    assert find_finished(locate(here, "sft"), here, FILES) is None
+    assert find_finished(locate(here, "sft"), here, lambda: FILES) is None
 
 
 def test_an_edited_stage_is_not_taken(here: Config, there: Run) -> None:
     (there.root / "identity.json").write_text(json.dumps({**there.identity, "schema": 0}))
-    assert find_finished(locate(here, "sft"), here, FILES) is None
+    assert find_finished(locate(here, "sft"), here, lambda: FILES) is None
 
 
 def test_a_stage_without_the_curve_is_not_taken(here: Config, there: Run) -> None:
     sft = replace(here.trainer.sft, evaluate_every=1)
     curve = replace(here, trainer=replace(here.trainer, sft=sft))
-    assert find_finished(locate(curve, "sft"), curve, FILES) is None
+    assert find_finished(locate(curve, "sft"), curve, lambda: FILES) is None
     for step in (0, 1, 2):
         there.append_metrics(step, "validation", {"ndcg@10": 0.1})
     seal(there.root)
-    assert find_finished(locate(curve, "sft"), curve, FILES) == there.root
+    assert find_finished(locate(curve, "sft"), curve, lambda: FILES) == there.root
 
 
 def test_weights_are_linked_and_all_else_is_copied(here: Config, there: Run) -> None:
@@ -115,7 +115,7 @@ def test_a_stage_with_a_damaged_manifest_is_refused_when_it_is_found(here: Confi
     """Nothing in it is read before its files have been compared with their list."""
     (there.root / "manifest.json").write_text(content)
     with pytest.raises(BadInput, match=f"{there.root} says done, but manifest.json has .* move the folder away"):
-        find_finished(locate(here, "sft"), here, FILES)
+        find_finished(locate(here, "sft"), here, lambda: FILES)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "budget.json"])
@@ -123,7 +123,7 @@ def test_a_damaged_stage_is_refused_when_it_is_found(here: Config, there: Run, n
     with (there.root / name).open("a") as file:
         file.write("x")
     with pytest.raises(BadInput, match=f"{there.root} says done, but {name} has"):
-        find_finished(locate(here, "sft"), here, FILES)
+        find_finished(locate(here, "sft"), here, lambda: FILES)
 
 
 @pytest.mark.parametrize("content", ['{"model": "x"}', '{"model": {"files": 3}}', "{}"])
@@ -131,4 +131,4 @@ def test_a_stage_that_does_not_say_what_it_began_with_is_not_taken(here: Config,
     """Its manifest is as it was written, by whatever wrote it."""
     (there.root / "manifest.json").write_text(content)
     seal(there.root)
-    assert find_finished(locate(here, "sft"), here, FILES) is None
+    assert find_finished(locate(here, "sft"), here, lambda: FILES) is None
