@@ -25,6 +25,14 @@ def chosen(bugs: list[Bug], areas: list[str], ids: list[str]) -> list[Bug]:
     return [bug for bug in bugs if (not areas or bug.area in areas) and (not ids or bug.id in ids)]
 
 
+def by_file(bugs: list[Bug]) -> list[tuple[str, ...]]:
+    """The tests of bugs, those of one file together; the file alone where a bug asks for all of it."""
+    files: dict[str, set[str]] = {}
+    for test in (test for bug in bugs for test in bug.tests):
+        files.setdefault(test.partition("::")[0], set()).add(test)
+    return [(file,) if file in tests else tuple(sorted(tests)) for file, tests in sorted(files.items())]
+
+
 def report(rows: list[tuple[Bug, Outcome]], least: float) -> Iterator[str]:
     """One line an area, then one a survivor."""
     yield f"{'area':<14}{'bugs':>6}{'caught':>8}{'equivalent':>12}{'share':>8}"
@@ -76,11 +84,12 @@ def main(argv: list[str] | None = None) -> int:
         )
         with pool:
             if not options.no_baseline:
-                distinct = sorted({test for bug in bugs for test in bug.tests})
-                started = {t: pool.submit(unchanged, (t,), 3 * options.timeout, options.slow) for t in distinct}
+                started = {
+                    tests: pool.submit(unchanged, tests, 3 * options.timeout, options.slow) for tests in by_file(bugs)
+                }
                 failing = {t: run.result() for t, run in started.items() if run.result().status != SURVIVED}
-                for test, outcome in failing.items():
-                    print(f"without any bug, {test} is {outcome.status}: {outcome.by}", file=sys.stderr)
+                for tests, outcome in failing.items():
+                    print(f"without any bug, {tests[0]} is {outcome.status}: {outcome.by}", file=sys.stderr)
                 if failing:
                     return 2
             runs = [pool.submit(plant, bug, options.timeout, options.slow) for bug in bugs]

@@ -1,5 +1,7 @@
 """Numbers of the analysis against formulas written out here, and against scipy."""
 
+import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,16 +14,19 @@ from analysis.collect import collect
 from analysis.convergence import area
 from analysis.factorial import Effect
 from analysis.figures.lines import draw_training, draw_validation
+from analysis.html.budgets import budgets
 from analysis.html.cautions import _power
+from analysis.html.results import _scale
+from analysis.html.rows import looks
 from analysis.reproduction.table import Entry, _contrast
 from analysis.statistics import Scores
-from analysis.tables import Cell
-from analysis.tables.build import build
-from analysis.tables.compare import Family, Side, find, versus_of
+from analysis.tables import UNEQUAL, Cell, chance
+from analysis.tables.build import build, build_table
+from analysis.tables.compare import Family, Side, correct, find, find_lead, versus_of
 from analysis.tables.scores import samples_digest
 from analysis.tables.select import Folder
 from analysis.tables.spec import parse_spec
-from tests.helpers_analysis import queries, write_run
+from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_curves import collection
 from tests.helpers_report import verdict
 
@@ -115,20 +120,62 @@ def test_an_effect_is_clear_by_its_corrected_p() -> None:
     assert not Effect("ratio", "rank", "token", p=0.01, p_holm=0.06).clear
 
 
+def test_equal_pairs_are_not_above() -> None:
+    assert Effect("ratio", "rank", "token", singles=(0.1, 0.0, -0.1, 0.2)).above == 2
+
+
+def test_an_effect_of_unequal_budgets_is_never_clear() -> None:
+    assert not Effect("ratio", "rank", "token", p=0.01, p_holm=0.01, marks=(UNEQUAL,)).clear
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(None, "–"), (float("nan"), "–"), (0.0, "<.001"), (0.00049, "<.001"), (0.0006, ".001"), (1.0, "1.000")],
+)
+def test_how_a_p_reads(p: float | None, text: str) -> None:
+    """Never as .000."""
+    assert chance(p) == text
+
+
+def sides(rows: Mapping[str, Scores]) -> list[Side]:
+    """RL rows of one group and one budget, judged by NDCG@10."""
+    return [
+        Side(
+            i,
+            "",
+            name,
+            name,
+            "rl",
+            one.seeds,
+            frozenset([(1, 2, 3)]),
+            (),
+            ("ndcg@10",),
+            partial(rows.__getitem__, name),
+        )
+        for i, (name, one) in enumerate(rows.items())
+    ]
+
+
 def test_a_difference_holds_by_its_corrected_p() -> None:
     rng = np.random.default_rng(0)
-    sides = [
-        Side(i, "", name, name, "rl", (0, 1, 2), frozenset([(1, 2, 3)]), (), ("ndcg@10",), partial(Scores, *one))
-        for i, (name, one) in enumerate(
-            (name, (level + 0.01 * rng.normal(size=(3, 40, 1)), np.arange(40), (0, 1, 2)))
-            for name, level in (("a", 0.3), ("b", 0.2))
-        )
-    ]
-    found = find(sides[0], sides[1], "ndcg@10", "", resamples=100)
+    a, b = (Scores(level + 0.01 * rng.normal(size=(3, 40, 1)), np.arange(40), (0, 1, 2)) for level in (0.3, 0.2))
+    row, base = sides({"a": a, "b": b})
+    found = find(row, base, "ndcg@10", "", resamples=100)
     assert found.estimate.p[0] < 0.05
     family = Family(1, 0, {}, {})
     assert versus_of(found, (0.04, 0.04), family).holds
     assert not versus_of(found, (0.06, 0.06), family).holds
+
+
+def test_the_p_of_a_lead_is_the_largest_of_both_tests() -> None:
+    """Of the 20 deals of two rows' runs 6 are as far apart as a and b, and 2 as a and c."""
+    rows = sides(
+        {"a": one_context([0.30, 0.31, 0.32]), "b": one_context([0.31, 0.29, 0.28]), "c": one_context([0.1] * 3)}
+    )
+    lead = find_lead(rows, "ndcg@10", "ndcg@10", resamples=50)
+    assert lead is not None
+    assert [one.permutation.p[0] for one in lead.over] == pytest.approx([0.3, 0.1])
+    assert correct([], [lead]).best[0] == pytest.approx((max(float(one.estimate.p[0]) for one in lead.over), 0.3))
 
 
 def test_a_reported_difference_is_clear_by_the_errors_of_both_sides() -> None:
@@ -160,3 +207,32 @@ def test_a_table_of_validation_shows_validation(tmp_path: Path) -> None:
     table = build([Folder("", collect(tmp_path))], parse_spec(spec, "spec"), resamples=50)
     cell = table.rows[0].cells["ndcg@10"]
     assert isinstance(cell, Cell) and cell.mean == pytest.approx(0.7)
+
+
+TWO_CONTEXTS = {name: [0.1, 0.2] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
+
+
+def test_each_row_of_a_report_has_its_own_budget(tmp_path: Path) -> None:
+    """Means over its own runs, and the largest memory."""
+    for label, per_seed in (("grpo-dcg", [100, 300]), ("gspo-dcg", [500, 700])):
+        for seed, completions in enumerate(per_seed):
+            spent = budget(10, 10, completions, 1_000, 60.0) | {"peak_memory_bytes": {"process": completions * 2**20}}
+            write_run(tmp_path, label, seed, queries(TWO_CONTEXTS, ["a", "b"]), spent=spent)
+    (group,) = collect(tmp_path).groups()
+    shown = [(row[3], row[-1]) for row in rows_of(budgets(group, looks(group)), "budget-table")]
+    assert shown == [("200", "0.29"), ("600", "0.68")]
+
+
+def rows_of(page: str, name: str) -> list[list[str]]:
+    """The texts of a table's cells, without its head."""
+    body = page.split(f'id="{name}"')[1].split("<tbody>")[1].split("</tbody>")[0]
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("</tr>")[:-1]]
+    return [[re.sub("<[^>]*>", "", cell) for cell in row] for row in cells]
+
+
+def test_the_mark_of_drawn_intervals_is_sft(tmp_path: Path) -> None:
+    for label, score in (("zero_shot", 0.1), ("sft", 0.3), ("grpo-dcg", 0.4)):
+        scores = {name: [score, score] for name in TWO_CONTEXTS}
+        write_run(tmp_path, label, 0, queries(scores, ["a", "b"]))
+    (group,) = collect(tmp_path).groups()
+    assert _scale(build_table(group, resamples=50), "ndcg@10").mark == pytest.approx(0.3)

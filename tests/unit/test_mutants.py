@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants.__main__ import by_file
 from tests.mutants.bugs import BadBug, Bug, read_bugs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,11 @@ def test_ids_and_keys_are_checked(tmp_path: Path) -> None:
     (tmp_path / "two.toml").write_text(entry.format("other") + "extra = 1\n")
     with pytest.raises(BadBug, match="unknown keys \\['extra'\\]"):
         read_bugs(tmp_path)
+
+
+def test_tests_of_one_file_run_together_without_any_bug() -> None:
+    bugs = [bug(tests=("a.py::one", "b.py")), bug(tests=("a.py::two", "b.py::one"))]
+    assert by_file(bugs) == [("a.py::one", "a.py::two"), ("b.py",)]
 
 
 @pytest.mark.slow

@@ -695,6 +695,20 @@ def test_comparisons_in_csv(runs: Path) -> None:
     assert [line[0] for line in lines[1:]] == ["ndcg@10", "recall@5", "recall@10"]
     assert lines[1][1:7] == ["", "b · dcg", "b-dcg", "a · dcg", "3", "3"]
     assert float(lines[1][7]) == pytest.approx(0.11)
+    for line, versus in zip(lines[1:], table.comparisons, strict=True):
+        written = dict(zip(lines[0], line, strict=True))
+        assert versus.improvement is not None and versus.detectable is not None
+        wanted = {
+            "p": versus.difference.p,
+            "p_holm": versus.p_holm,
+            "permutation_p": versus.permutation_p,
+            "permutation_p_holm": versus.permutation_holm,
+            "smallest_permutation_p": versus.smallest_p,
+            "difference_lo": versus.difference.low,
+            "improvement": versus.improvement.mean,
+            "detectable_hi": versus.detectable.high,
+        }
+        assert {name: float(written[name]) for name in wanted} == pytest.approx(wanted, rel=1e-3)
 
 
 def test_sft_is_the_row_of_that_label_or_the_only_one_of_the_stage(runs: Path) -> None:
