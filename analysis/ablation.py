@@ -32,6 +32,7 @@ from analysis.factorial import (
     grid,
     missing_cells,
 )
+from analysis.figures.style import SAME
 from analysis.tables import (
     NOTHING,
     ONE_SEED,
@@ -73,6 +74,7 @@ example:  python -m analysis.ablation runs/mini_ablation --out reports/mini_abla
 exit code: 0 written (whatever was left out); 2 no such folder, no two finished RL runs that differ, or a name
 that the runs do not have
 """
+NO_P = "No effect has a p, and none is shown: that takes pairs of three seeds."
 NAMED = 40
 """Missing combinations that are listed; more are counted."""
 
@@ -201,7 +203,7 @@ def build_ablation(
     used = used.assign(label=used["run"].map({run: design.name(run) for run in settings}).fillna(used["label"]))
     marks = {mark for row in rows for mark in row.marks}
     grid_notes = [test_note(group, resamples), sft_note(used, metric_title(metric)), checkpoint_note(used)]
-    grid_notes.append(f"Sorted by the test metric: that the first of {len(rows)} combinations is first is partly luck.")
+    grid_notes.append(_order_note([row.score.mean for row in rows], metric_title(metric)))
     grid_notes += [ONE_SEED_NOTE] if ONE_SEED in marks else []
     grid_notes += [unequal_note(used)] if UNEQUAL in marks else []
     return Ablation(
@@ -214,6 +216,19 @@ def build_ablation(
         grid_notes=(*grid_notes, *shared),
         effect_notes=(*_effect_notes(design, found, metric, resamples), *shared),
     )
+
+
+def _order_note(means: Sequence[float], title: str) -> str:
+    """What the order of the grid's rows says, the best first."""
+    equal = [math.isclose(mean, means[0], rel_tol=SAME, abs_tol=SAME) for mean in means]
+    if all(equal):
+        return f"All {len(means)} combinations have the same {title}, so their order says nothing."
+    if sum(equal) > 1:
+        return (
+            f"Sorted by the test metric. The first {sum(equal)} of {len(means)} combinations have the same {title}, so "
+            "their order says nothing."
+        )
+    return f"Sorted by the test metric: that the first of {len(means)} combinations is first is partly luck."
 
 
 def _missing(design: Design) -> str:
@@ -241,16 +256,26 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
     notes = [
         f"Δ {title}: the level minus the factor's reference level on test, averaged over all pairs of runs that agree "
         f"in every other factor (of {', '.join(factor.name for factor in design.factors)}) and in the seed; every pair "
-        "weighs the same.",
-        f"Brackets: 95 % interval over contexts and {'seeds' if several else 'pairs'} ({resamples:,} bootstrap "
-        "resamples of contexts, all samples of a context together and for all pairs at once), not corrected for the "
-        "number of effects. Better: pairs in which the level is above its reference.",
-        f"p: two-sided, of no difference, corrected by Holm for the {many(tests, 'effect')} with a p. It takes "
-        "three seeds. It is about the average over the settings of the other factors that this sweep has, and says "
-        "nothing of other settings: where pairs disagree, the level helps in some settings only.",
-        f"Bold: corrected p below {share(CLEAR).rstrip('0')}, and equal budgets"
-        f"{'.' if any(effect.clear for effect in found) else '; that holds for no effect.'}",
+        "weighs the same. Better: pairs in which the level is above its reference.",
     ]
+    if any(effect.change is not None and effect.change.has_interval for effect in found):
+        notes.append(
+            f"Brackets: 95 % interval over contexts and {'seeds' if several else 'pairs'} ({resamples:,} bootstrap "
+            "resamples of contexts, all samples of a context together and for all pairs at once), not corrected for "
+            "the number of effects."
+        )
+    if any(len(effect.singles) == 1 for effect in found):
+        notes.append("An effect of a single pair has no interval.")
+    if tests:
+        notes += [
+            f"p: two-sided, of no difference, corrected by Holm for the {many(tests, 'effect')} with a p. It takes "
+            "three seeds. It is about the average over the settings of the other factors that this sweep has, and says "
+            "nothing of other settings: where pairs disagree, the level helps in some settings only.",
+            f"Bold: corrected p below {share(CLEAR).rstrip('0')}, and equal budgets"
+            f"{'.' if any(effect.clear for effect in found) else '; that holds for no effect.'}",
+        ]
+    else:
+        notes.append(NO_P)
     for factor in design.factors:
         if factor.followers:
             along = ", ".join(factor.followers)
@@ -267,8 +292,7 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
     marks = {mark for effect in found for mark in effect.marks}
     if ONE_SEED in marks:
         notes.append(
-            f"{ONE_SEED} One seed: the interval is over contexts and single pairs, and leaves out what a factor does "
-            "under other seeds. So no p is given, and no effect is called shown."
+            f"{ONE_SEED} One seed: what a factor does under other seeds is not known, and intervals leave it out."
         )
     if UNEQUAL in marks:
         notes.append(f"{UNEQUAL} Pairs of unequal budgets, not a fair comparison: see the grid.")
@@ -558,18 +582,21 @@ def _beside(ax: Axes, y: float, texts: Sequence[str], *, color: str = "black", w
 
 def _explain(figure: Figure, ablation: Ablation) -> None:
     """Legend below the axes."""
-    one = all(ONE_SEED in effect.marks for effect in ablation.effects if effect.singles)
+    drawn = [effect for effect in ablation.effects if effect.change is not None]
+    one = all(ONE_SEED in effect.marks for effect in drawn)
     over = "contexts and pairs (one seed)" if one else "contexts and seeds"
-    mean = Line2D([], [], color=GREY, linewidth=2.4, marker="o", markersize=4.5, markeredgecolor="white")
+    intervals = any(effect.change.has_interval for effect in drawn if effect.change is not None)
+    tested = any(effect.p is not None for effect in drawn)
+    mean = Line2D([], [], color=GREY, linewidth=2.4 * intervals, marker="o", markersize=4.5, markeredgecolor="white")
     single = Line2D([], [], color=GREY, linestyle="", marker="o", markersize=2.4, alpha=0.6, markeredgewidth=0)
     figure.legend(
         [mean, single],
-        [f"mean, 95 % interval over {over}", "one pair of runs"],
+        [f"mean, 95 % interval over {over}" if intervals else "mean", "one pair of runs"],
         loc="outside lower center",
         ncols=2,
         frameon=False,
         handlelength=3.2,
-        title=f"p: of either interval, corrected by Holm. Bold: both below {share(CLEAR).rstrip('0')}.",
+        title=f"p: corrected by Holm. Bold: p below {share(CLEAR).rstrip('0')}, equal budgets." if tested else NO_P,
         title_fontsize=7,
     )
 

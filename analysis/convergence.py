@@ -27,11 +27,12 @@ from scipy.optimize import isotonic_regression
 
 from analysis.collect import Collection, collect
 from analysis.command import add_folder, make_parser, out_folder, refuse, show_problems, show_written, terminal
-from analysis.figures.style import axis_unit
+from analysis.figures.style import SAME, axis_unit
 from analysis.series import AXES, measured, own_curves, rl_rows, row_names
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
 from analysis.tables import (
     FEWEST_SEEDS,
+    NOTHING,
     csv_text,
     group_folder,
     group_title,
@@ -148,13 +149,18 @@ def passage_time(curve: Curve, threshold: float, horizon: float) -> float:
     if not len(x):
         return np.inf
     rising = isotonic_regression(y).x
-    above = int(np.searchsorted(rising, threshold))
+    above = int(np.searchsorted(rising, at_least(threshold)))
     if above == len(rising):
         return np.inf
     if above == 0:
         return float(x[0])
     share_of_step = (threshold - rising[above - 1]) / (rising[above] - rising[above - 1])
-    return float(x[above - 1] + share_of_step * (x[above] - x[above - 1]))
+    return float(x[above - 1] + min(share_of_step, 1.0) * (x[above] - x[above - 1]))
+
+
+def at_least(threshold: float) -> float:
+    """From where on a value is at a threshold: just below it, since a mean of equal values is rounded either way."""
+    return threshold - SAME * abs(threshold)
 
 
 def cut(curve: Curve, horizon: float) -> Curve:
@@ -313,8 +319,8 @@ def _passages(
             ratios[label] = Interval(np.nan)
             continue
         ratio = float(own.mean() / base.mean())
-        if len(own) > 1 and len(base) > 1 and np.ptp(own) + np.ptp(base) > 0:
-            found = ratio_interval(own[:, None], base[:, None], seeds[label], seeds[baseline])
+        found = ratio_interval(own[:, None], base[:, None], seeds[label], seeds[baseline])
+        if len(own) > 1 and len(base) > 1 and found.error[0] > SAME:
             low, high = (float(np.exp(bound[0])) for bound in (found.low, found.high))
             ratios[label] = Interval(ratio, low, high, _p(found, own, base))
         else:
@@ -337,7 +343,7 @@ def _p(found: Estimate, own: Floats, base: Floats) -> float:
 
 
 def _fell_back(curve: Curve, time: float, value: float) -> bool:
-    above = curve[1] >= value
+    above = curve[1] >= at_least(value)
     return bool(not np.isfinite(time) and (above[1:] & above[:-1]).any())
 
 
@@ -351,8 +357,8 @@ def _areas(
         if label == baseline:
             continue
         mean = float(own.mean() - base.mean())
-        if len(own) > 1 and len(base) > 1 and np.ptp(own) + np.ptp(base) > 0:
-            found = _difference(own[:, None], base[:, None], seeds[label], seeds[baseline])
+        found = _difference(own[:, None], base[:, None], seeds[label], seeds[baseline])
+        if len(own) > 1 and len(base) > 1 and found.error[0] > SAME * max(abs(own).max(), abs(base).max()):
             differences[label] = Interval(mean, float(found.low[0]), float(found.high[0]), _p(found, own, base))
         else:
             differences[label] = Interval(mean)
@@ -373,7 +379,7 @@ def sentences(found: Convergence) -> list[str]:
     said = []
     base = found.names[found.baseline]
     for threshold in found.thresholds:
-        if threshold.value <= found.start:
+        if not _is_above_start(found, threshold):
             said.append(
                 f"The threshold {threshold.asked} ({share(threshold.value)}) is not above where {base} starts "
                 f"({share(found.start)}), so that times to it say nothing of speed; see the areas."
@@ -390,16 +396,30 @@ def sentences(found: Convergence) -> list[str]:
     return said
 
 
+def _is_above_start(found: Convergence, threshold: Threshold) -> bool:
+    """Whether the baseline has a way to go to the threshold, so that times to it say something."""
+    return at_least(threshold.value) > found.start
+
+
 def _arrives(found: Convergence, one: Passage, goal: str) -> str:
     divisor, _ = axis_unit(found.against, found.horizon)
-    all_of_it = f"{_amount(found.horizon / divisor)} {_unit(found.against, divisor)}"
+    all_of_it = _range(found)
     seeds = f"{one.reached} of {len(one.times)} seed{'' if len(one.times) == 1 else 's'}"
     if one.reached == 0:
         return f"does not reach {goal} within {all_of_it} in any seed ({seeds})."
+    if not one.times.any():
+        return f"is at {goal} from the start in {seeds}."
     after = f"{_amount(one.mean.mean / divisor)}{_bounds(one.mean, divisor)} of {all_of_it}"
     if one.reached == len(one.times):
         return f"reaches {goal} after {after} in {seeds}."
     return f"reaches {goal} in {seeds}, after {after} on average with the others counted as all of it."
+
+
+def _range(found: Convergence) -> str:
+    """The horizon with its unit: 50 updates, 1 update, 2.5 h."""
+    divisor, _ = axis_unit(found.against, found.horizon)
+    amount, unit = _amount(found.horizon / divisor), _unit(found.against, divisor)
+    return f"{amount} {unit.removesuffix('s') if amount == '1' and unit != 's' else unit}"
 
 
 def _unit(against: str, divisor: float) -> str:
@@ -429,6 +449,9 @@ def lines(found: Convergence) -> list[list[str]]:
         line = [name, str(len(found.seeds[label])), f"{share(one.mean.mean)}{_share_bounds(one.mean)}"]
         line += _compared(one.difference, signed)
         for threshold in found.thresholds:
+            if not _is_above_start(found, threshold):
+                line += [NOTHING.value] * 4
+                continue
             row = threshold.rows[label]
             amount = f"{_amount(row.mean.mean / divisor)}{_bounds(row.mean, divisor)}"
             line += [amount if row.reached else f"> {_amount(found.horizon / divisor)}"]
@@ -449,19 +472,40 @@ def _compared(one: Interval | None, show: Callable[[float], str]) -> list[str]:
     return [f"{show(one.mean)}{bounds}", "" if np.isnan(one.p) else share(one.p) if one.p >= 0.001 else "< .001"]
 
 
+def _shown(found: Convergence) -> list[tuple[Interval, Interval | None]]:
+    """Every mean of a row of several seeds, with its comparison."""
+    areas = [(label, (one.mean, one.difference)) for label, one in found.areas.items()]
+    passages = [
+        (label, (one.mean, one.ratio))
+        for threshold in found.thresholds
+        if _is_above_start(found, threshold)
+        for label, one in threshold.rows.items()
+        if one.reached
+    ]
+    return [pair for label, pair in areas + passages if len(found.seeds[label]) > 1]
+
+
 def notes(found: Convergence) -> list[str]:
     """What a reader must know beside the table."""
-    divisor, _ = axis_unit(found.against, found.horizon)
     said = [
-        f"Validation {metric_title(found.metric)}, 0 to {_amount(found.horizon / divisor)} "
-        f"{_unit(found.against, divisor)}, which all rows cover; baseline: {found.names[found.baseline]}.",
+        f"Validation {metric_title(found.metric)}, 0 to {_range(found)}, which all rows cover; baseline: "
+        f"{found.names[found.baseline]}.",
         "Area: mean height of the curve. Time: where the isotonic regression of a seed's curve passes the threshold; a "
         "seed that does not is counted as all of the range (restricted mean). Ratio: of the means, to the baseline's.",
-        "[95 % intervals] over seeds, given the threshold; p two-sided, corrected over the rows by Holm.",
     ]
+    if len(found.names) == 1:
+        said.append("There is one row, so nothing is compared.")
+    shown = [one for pair in _shown(found) for one in pair if one is not None]
+    if any(not np.isnan(one.low) for one in shown):
+        compared = "; p two-sided, corrected over the rows by Holm" if any(np.isfinite(one.p) for one in shown) else ""
+        said.append(f"[95 % intervals] over seeds, given the threshold{compared}.")
+    if any(len(seeds) > 1 for seeds in found.seeds.values()) and any(
+        np.isnan(one.low) and not np.isnan(one.mean) for one in shown
+    ):
+        said.append("A number on which all seeds agree has neither interval nor p.")
     if any(len(seeds) == 1 for seeds in found.seeds.values()):
         said.append("A row of one seed has no interval: how much trainings differ is not known from it.")
-    if any(len(seeds) < FEWEST_SEEDS for seeds in found.seeds.values()):
+    if len(found.names) > 1 and any(len(seeds) < FEWEST_SEEDS for seeds in found.seeds.values()):
         said.append("A comparison has a p from three seeds in both rows on; with fewer, tests are too often wrong.")
     fell = [found.names[label] for t in found.thresholds for label, row in t.rows.items() if row.fell_back]
     if fell:

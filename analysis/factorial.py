@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.collect import Collection
+from analysis.figures.style import SAME
 from analysis.statistics import Estimate, Floats, Scores, holm, pooled_interval
 from analysis.tables import (
     BUDGET,
@@ -159,8 +160,8 @@ class Effect:
 
     @property
     def above(self) -> int:
-        """Pairs in which the level is better than the reference."""
-        return sum(single > 0 for single in self.singles)
+        """Pairs in which the level is better than the reference, by more than the rounding of sums."""
+        return sum(single > SAME for single in self.singles)
 
     @property
     def clear(self) -> bool:

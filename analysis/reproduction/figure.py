@@ -23,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import statistics
 from analysis.collect import Collection, Problem
 from analysis.curves import COLOURS, GREY, STYLE, WIDTH
+from analysis.figures.style import SAME, show_constant
 from analysis.reproduction.page import Page
 from analysis.reproduction.reported import (
     DIGITISING,
@@ -40,6 +41,8 @@ from analysis.reproduction.verdicts import (
     FEW_SEEDS,
     MARGIN,
     NO_RUN,
+    ONE_EVALUATION,
+    SEEDS_AGREE,
     TOO_FEW_SEEDS,
     Level,
     interval_of_difference,
@@ -47,7 +50,7 @@ from analysis.reproduction.verdicts import (
     sign,
 )
 from analysis.statistics import Floats
-from analysis.tables import FEWEST_SEEDS, Cell, csv_text
+from analysis.tables import FEWEST_SEEDS, NOTHING, Cell, chance, csv_text
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
@@ -228,22 +231,23 @@ class Change:
     """From the first point of a curve to its last: reported, and ours over our own updates.
 
     Attributes:
-        ours: None where there is no run.
+        ours: None where there is no run; without an interval for one seed, and where all seeds agree.
+        p: corrected; None where the change is not tested.
     """
 
     curve: Curve
     reported: float
     ours: Cell | None
     seeds: int
-    p: float
+    p: float | None
     verdict: str
 
 
 def _changes(curves: Sequence[Curve]) -> list[Change]:
     """Changes with p corrected by Holm for all curves that have the seeds for a verdict."""
     raw = [_change(curve) for curve in curves]
-    tested = [i for i, one in enumerate(raw) if one.seeds >= FEWEST_SEEDS]
-    p = dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested])).tolist(), strict=True))
+    tested = [i for i, one in enumerate(raw) if one.p is not None]
+    p = dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested], float)).tolist(), strict=True))
     return [
         replace(one, p=p[i], verdict=sign(one.reported, one.ours.mean, p[i])) if one.ours and i in p else one
         for i, one in enumerate(raw)
@@ -253,13 +257,19 @@ def _changes(curves: Sequence[Curve]) -> list[Change]:
 def _change(curve: Curve) -> Change:
     steps = sorted(curve.points)
     reported = curve.points[steps[-1]] - curve.points[steps[0]]
-    if curve.ours is None or len(curve.ours) < 2:
-        return Change(curve, reported, None, 0, 1.0, NO_RUN)
+    if curve.ours is None:
+        return Change(curve, reported, None, 0, None, NO_RUN)
+    seeds = curve.ours.shape[1]
+    if len(curve.ours) < 2:
+        return Change(curve, reported, None, seeds, None, ONE_EVALUATION)
     values = (curve.ours.iloc[-1] - curve.ours.iloc[0]).to_numpy(float)
     estimate = statistics.seed_interval(values[:, None])
+    if seeds < 2 or estimate.error[0] <= SAME * abs(values).max():
+        agree = SEEDS_AGREE if seeds >= FEWEST_SEEDS else TOO_FEW_SEEDS
+        return Change(curve, reported, Cell(float(estimate.mean[0])), seeds, None, agree)
     ours = Cell(float(estimate.mean[0]), float(estimate.low[0]), float(estimate.high[0]))
-    p = float(estimate.p[0]) if len(values) > 1 else 1.0
-    return Change(curve, reported, ours, len(values), p, TOO_FEW_SEEDS)
+    p = float(estimate.p[0]) if seeds >= FEWEST_SEEDS else None
+    return Change(curve, reported, ours, seeds, p, TOO_FEW_SEEDS)
 
 
 def _point_sheet(levels: Sequence[tuple[Curve, int, Level | None]]) -> Sheet:
@@ -284,11 +294,12 @@ def _change_sheet(changes: Sequence[Change]) -> Sheet:
     for one in changes:
         ours = between(one.ours, signed) if one.ours else "–"
         metric = f"{one.curve.metric} / {one.curve.measured}"
-        lines.append((one.curve.title, metric, signed(one.reported), ours, str(one.seeds), f"{one.p:.3f}", one.verdict))
+        lines.append((one.curve.title, metric, signed(one.reported), ours, str(one.seeds), chance(one.p), one.verdict))
     header = ("Method", "Metric, theirs / ours", "Reported change", "Our change", "Seeds", "p", "Verdict")
     notes = (
         "From the first point to the last, on validation; ours over seeds. Another dataset, model and training than "
-        "the paper's: only the sign is compared. p after Holm's correction for the curves of a metric.",
+        "the paper's: only the sign is compared. p after Holm's correction for all curves with one; it takes three "
+        "seeds that do not all agree.",
     )
     return Sheet("Change over the training", header, tuple(lines), notes)
 
@@ -305,7 +316,8 @@ def _csv(levels: Sequence[tuple[Curve, int, Level | None]], changes: Sequence[Ch
         lines.append([*key, value, str(seeds), *said, verdict])
     for one in changes:
         curve = one.curve
-        said = [f"{v:.6f}" for v in (one.ours.mean, one.ours.low, one.ours.high)] if one.ours else ["", "", ""]
+        cell = (one.ours.mean, one.ours.low, one.ours.high) if one.ours else (math.nan,) * 3
+        said = ["" if math.isnan(v) else f"{v:.6f}" for v in cell]
         key = ["change", curve.regime, curve.backbone, curve.method, curve.measured, ""]
         lines.append([*key, f"{one.reported:.6f}", str(one.seeds), *said, one.verdict])
     return csv_text(names, lines)
@@ -348,7 +360,7 @@ def _own(
             top = max(cell.config.dataset.cutoffs)
             metrics = [*WITHOUT_NUMBERS[name], f"published_ndcg@{top}"]
             ends = [measured_curve(group, runs, "validation", metric) for metric in metrics]
-            shown = [f"{end.iloc[-1].mean():.4f}" if end is not None else "–" for end in ends]
+            shown = [number(end.iloc[-1].mean()) if end is not None else NOTHING.value for end in ends]
             lines.append((model, title, str(len(runs)), *shown))
     if not lines:
         return [], None, missing
@@ -406,13 +418,17 @@ def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
             ax.set_title(place if comparable else "twin", color=GREY)
             ax.set(xlabel="Updates", ylabel=f"Validation {metric if comparable else of_panel[0].measured}")
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            show_constant(ax)
         for ax in axes[len(panels) :]:
             ax.remove()
         entries: dict[str, Artist] = {}
         for ax in axes[: len(panels)]:
             entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         note = "Dashed: read off the paper. " if comparable else ""
-        if any(curve.ours is not None for curve in curves):
+        ours = {curve.ours.shape[1] for curve in curves if curve.ours is not None}
+        if ours == {1}:
+            note += "Solid: ours, one seed each."
+        elif ours:
             note += "Solid: ours, mean over seeds; bands from the smallest to the largest."
         figure.legend(
             list(entries.values()),
@@ -436,7 +452,8 @@ def _draw_curve(ax: Axes, curve: Curve, colour: str, comparable: bool) -> None:
     if curve.ours is not None:
         updates, measured = curve.ours.index.to_numpy(float), curve.ours.to_numpy(float)
         ax.fill_between(updates, measured.min(axis=1), measured.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-        ax.plot(updates, measured.mean(axis=1), color=colour, label=f"{curve.title}, ours")
+        point = "o" if len(updates) == 1 else ""  # no line is drawn through one point
+        ax.plot(updates, measured.mean(axis=1), color=colour, marker=point, label=f"{curve.title}, ours")
 
 
 def draw_ranks(profiles: Mapping[str, tuple[Floats, Floats]]) -> Figure:
@@ -451,7 +468,9 @@ def draw_ranks(profiles: Mapping[str, tuple[Floats, Floats]]) -> Figure:
             ax.plot(ranks, start, color=GREY, linestyle=(0, (4, 2)), label="first tenth of the updates")
             ax.plot(ranks, end, color=COLOURS[0], marker="o", markersize=2.5, label="last tenth")
             ax.set_title(title, color=GREY)
-            ax.set(xlabel="Rank", ylabel="Mean return", ylim=(0, None))
+            ax.axhline(0, color=GREY, linewidth=0.6, zorder=1.5)  # keeps 0 on the scale
+            ax.set(xlabel="Rank", ylabel="Mean return")
+            show_constant(ax)
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for ax in axes[len(profiles) :]:
             ax.remove()

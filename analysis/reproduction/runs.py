@@ -64,7 +64,7 @@ def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dic
         pairs = {(cell.config.dataset.name, cell.config.model.name) for cell in cells}
         frame = collection.runs
         wanted = [pair in pairs for pair in zip(frame["dataset"], frame["model"], strict=True)]
-        frame = frame[wanted].reset_index(drop=True)
+        frame = frame.loc[wanted].reset_index(drop=True)  # .loc: an empty list would select columns
         experiments = sorted(set(frame["experiment"]))
         if len(experiments) > 1:
             raise BadInput(
@@ -170,8 +170,9 @@ def missing_sheet(
     notes = [f"All at once: {'; '.join(sweep_command(name, sweep) for sweep in sweeps)}"]
     if total:
         notes += [
-            f"GPU-hours: at most {total:,.0f} for one seed of all that is missing; a verdict takes two seeds or more "
-            "(seed=3407,3408,3409). An upper bound, inferred: a port logged 5.5 to 5.7 s for 48 completions of 0.5B on "
-            "two H800; 384 completions are eight times that, other backbones by parameters, SFT by updates.",
+            f"GPU-hours: at most {total:,.0f} for one seed of all that is missing; a verdict on a number takes two "
+            "seeds, one on a difference three (seed=3407,3408,3409). An upper bound, inferred: a port logged 5.5 to "
+            "5.7 s for 48 completions of 0.5B on two H800; 384 completions are eight times that, other backbones by "
+            "parameters, SFT by updates.",
         ]
     return Sheet("No run yet", ("Backbone", "Method", "GPU-hours", COMMAND), tuple(lines), tuple(notes))

@@ -1,5 +1,6 @@
 """Tables as text, the same for Markdown, LaTeX and the terminal; and how their numbers read."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from analysis.tables import Cell
+from analysis import tables as of_tables
+from analysis.tables import NOTHING, Cell, share
 
 COMMAND = "Command"
 """The last column's header where a table lists commands, which stand below it in the terminal and not in LaTeX."""
@@ -31,24 +33,32 @@ class Sheet:
     names: int = 2
 
 
+DIGITS = 4
+"""As many as the paper has."""
+
+
 def number(value: float) -> str:
-    """.0945; four digits, as the paper has them."""
-    text = f"{value:.4f}"
-    return text[1:] if text.startswith("0.") else text
+    """.0945, −.0945; – for a number that was not measured."""
+    if math.isnan(value):
+        return NOTHING.value
+    rounded = round(value, DIGITS)
+    return f"{'−' if rounded < 0 else ''}{share(abs(rounded), DIGITS)}"
 
 
 def signed(value: float) -> str:
-    """+.0134, −.0134."""
-    return f"{'+' if value >= 0 else '−'}{number(abs(value))}"
+    """+.0134, −.0134, .0000."""
+    return of_tables.signed(value, DIGITS)
 
 
 def between(cell: Cell, show: Callable[[float], str]) -> str:
-    return f"{show(cell.mean)} [{show(cell.low)}, {show(cell.high)}]"
+    """A mean with its interval, where it has one."""
+    return f"{show(cell.mean)} [{show(cell.low)}, {show(cell.high)}]" if cell.has_interval else show(cell.mean)
 
 
 def percent(value: float) -> str:
-    """+53.4 %."""
-    return f"{'+' if value >= 0 else '−'}{abs(100 * value):.1f} %"
+    """+53.4 %, −53.4 %, 0.0 %."""
+    rounded = round(100 * value, 1)
+    return f"{'+' if rounded > 0 else '−' if rounded < 0 else ''}{abs(rounded):.1f} %"
 
 
 def metric_name(metric: str) -> str:

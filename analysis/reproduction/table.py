@@ -37,7 +37,7 @@ from analysis.reproduction.verdicts import (
     sign,
 )
 from analysis.statistics import Scores
-from analysis.tables import FEWEST_SEEDS, Cell, cell_of, csv_text, row_scores, share_of
+from analysis.tables import FEWEST_SEEDS, Cell, cell_of, chance, csv_text, row_scores, share_of
 from rlbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Contrast:
         reported: better - worse.
         clear: whether the reported difference is more than its own standard errors.
         ours: better - worse; None where a row has no run.
-        p: corrected for all contrasts of the table that have the seeds for a verdict.
+        p: corrected for all contrasts of the table that have the seeds for a verdict; None for the others.
     """
 
     backbone: str
@@ -115,7 +115,7 @@ class Contrast:
     reported: float
     clear: bool
     ours: Cell | None
-    p: float
+    p: float | None
     verdict: str
 
     @property
@@ -290,8 +290,8 @@ def _contrasts(entries: Sequence[Entry], metrics: Sequence[str], dataset: str, r
                 for a, b in _pairs(of_backbone, reported_metric)
             ]
     tested = [index for index, contrast in enumerate(raw) if contrast.ours and not _too_few_seeds(contrast)]
-    p = dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested])).tolist(), strict=True))
-    return [_judged(one, p.get(index, one.p)) for index, one in enumerate(raw)]
+    p = dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested], float)).tolist(), strict=True))
+    return [_judged(one, p.get(index)) for index, one in enumerate(raw)]
 
 
 def _too_few_seeds(contrast: Contrast) -> bool:
@@ -328,7 +328,7 @@ def _contrast(
     reported = a.reported[reported_metric] - b.reported[reported_metric]
     errors = [standard_error(dataset, reported_metric, entry.reported[reported_metric]) for entry in (a, b)]
     clear = abs(reported) > 1.96 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
-    ours, p = None, 1.0
+    ours, p = None, None
     if a.ours and b.ours:
         left, right = (_one_metric(entry.ours.scores, column) for entry in (a, b) if entry.ours)
         estimate = statistics.paired_difference(left, right, resamples=resamples)
@@ -340,11 +340,12 @@ def _one_metric(scores: Scores, column: int) -> Scores:
     return Scores(scores.values[:, :, [column]], scores.contexts, scores.seeds)
 
 
-def _judged(contrast: Contrast, p: float) -> Contrast:
-    if contrast.ours is None or not (contrast.better.ours and contrast.worse.ours):
+def _judged(contrast: Contrast, p: float | None) -> Contrast:
+    """The contrast with its corrected p, None where it is not tested, and its verdict."""
+    if contrast.ours is None:
         return contrast
-    if _too_few_seeds(contrast):
-        return replace(contrast, p=p, verdict=TOO_FEW_SEEDS)
+    if p is None:
+        return replace(contrast, p=None, verdict=TOO_FEW_SEEDS)
     return replace(contrast, p=p, verdict=sign(contrast.reported, contrast.ours.mean, p))
 
 
@@ -410,7 +411,9 @@ def gain_sheet(comparison: Comparison, *, absolute: bool) -> Sheet:
         lines.append((one.backbone, one.better.title, metric, percent(reported), *shown, one.verdict))
     difference = ("Ours − our SFT",) if absolute else ()
     header = ("Backbone", "Method", "Metric", "Reported gain", "Our gain", *difference, "Verdict")
-    return Sheet("Gain over SFT", header, tuple(lines), (SIGN_NOTE,), names=3)
+    no_share = any(one.ours and one.relative[1] is None for one in comparison.gains)
+    notes = (SIGN_NOTE, *([NO_SHARE] if no_share else []))
+    return Sheet("Gain over SFT", header, tuple(lines), notes, names=3)
 
 
 def order_sheet(comparison: Comparison) -> Sheet:
@@ -419,9 +422,8 @@ def order_sheet(comparison: Comparison) -> Sheet:
     for one in comparison.orderings:
         reported = signed(one.reported) + ("" if one.clear else " ~")
         shown = between(one.ours, signed) if one.ours else "–"
-        p = f"{one.p:.3f}" if one.ours else "–"
         pair = f"{one.better.title} > {one.worse.title}"
-        lines.append((one.backbone, pair, metric_name(one.metric), reported, shown, p, one.verdict))
+        lines.append((one.backbone, pair, metric_name(one.metric), reported, shown, chance(one.p), one.verdict))
     header = ("Backbone", "Reported order", "Metric", "Reported difference", "Our difference", "p", "Verdict")
     notes = (
         "~: the reported difference is within 1.96 of its own standard errors (two numbers, samples independent), so "
@@ -430,10 +432,12 @@ def order_sheet(comparison: Comparison) -> Sheet:
     return Sheet("Order of methods", header, tuple(lines), notes, names=3)
 
 
+NO_SHARE = "Our gain is – where our SFT scores 0: there is nothing that it could be a share of."
+
 SIGN_NOTE = (
     "Verdicts on signs: shown where the paired difference over seeds and contexts has p ≤ .05 after Holm's correction "
-    "for all gains and orders of this table together; rows of fewer than three seeds show nothing. SFT, where it is "
-    "one checkpoint, is held fixed: a gain is over that checkpoint."
+    "for all gains and orders of this table together; rows of fewer than three seeds have no p and show nothing. SFT, "
+    "where it is one checkpoint, is held fixed: a gain is over that checkpoint."
 )
 
 
@@ -445,7 +449,13 @@ def replication_sheet(name: str) -> Sheet | None:
     if not found:
         return None
     lines = tuple(
-        (line["backbone"], line["method"], line["source"], *(number(float(line[m])) for m in METRICS)) for line in found
+        (
+            line["backbone"],
+            TITLES.get(line["method"], line["method"]),
+            line["source"],
+            *(number(float(line[m])) for m in METRICS),
+        )
+        for line in found
     )
     notes = tuple(dict.fromkeys(f"{line['source']}: {line['note']}" for line in found))
     return Sheet("Independent runs", ("Backbone", "Method", "By", *map(metric_name, METRICS)), lines, notes, names=3)
@@ -535,7 +545,7 @@ def to_csv(comparison: Comparison) -> str:
                     *(kind, one.backbone, one.better.method, one.worse.method, one.metric, _plain(one.reported)),
                     *("", "", ""),
                     *_plain_cell(one.ours),
-                    _plain(one.p if one.ours else None),
+                    _plain(one.p),
                     *(str(one.better.ours.seeds if one.better.ours else 0), one.verdict),
                 ]
             )

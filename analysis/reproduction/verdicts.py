@@ -20,6 +20,9 @@ SAME_SIGN, OPPOSITE, NOT_SHOWN = "same sign, shown", "opposite, shown", "not sho
 FEW_SEEDS = "undecided: one seed"
 TOO_FEW_SEEDS = "undecided: fewer than three seeds"
 """Of a difference between two methods."""
+ONE_EVALUATION = "undecided: one evaluation"
+SEEDS_AGREE = "undecided: all seeds agree"
+"""Of a change over a training: without a second evaluation, and where seeds say nothing of how much it varies."""
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ def test_one_seed_and_two_give_no_p_and_nothing_bold(runs: Path) -> None:
     assert all(effect.p is effect.p_holm is None and not effect.clear for effect in ablation.effects)
     credit = effect_of(ablation, "credit", "sequence")
     assert credit.change is not None and credit.change.has_interval and credit.change.high < 0
-    assert any("no p is given" in note for note in ablation.effect_notes)
+    assert any("No effect has a p" in note for note in ablation.effect_notes)
 
 
 def test_an_effect_that_varies_by_seed_is_judged_over_seeds() -> None:
