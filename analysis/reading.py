@@ -25,6 +25,12 @@ from rlbench.runs import SCHEMA, config_hash
 from rlbench.user_files import BAD_JSON
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
+READ = (
+    *("result.json", "identity.json", "config.yaml", "manifest.json", "budget.json"),
+    *("metrics.jsonl", "budget.jsonl", "completions.jsonl", "rollouts.jsonl"),
+    *("predictions-*.parquet", "samples-*.parquet"),
+)
+"""Files of a finished run that some part of the analysis reads; the run's list must name each that is there."""
 KEYS = ("context_id", "sample")
 """Columns that name a query."""
 CLUSTER = "cluster_id"
@@ -196,14 +202,11 @@ def _unfinished(status: str, reason: str) -> str:
 def check_files(path: Path) -> None:
     """Compare the files of a finished run with the list that it wrote when it ended.
 
-    Folders in it (its model, its checkpoints) are not read by the analysis and may be gone. A run without a list passes
-    here: it may have been made, or published, without one.
+    Folders in it (its model, its checkpoints) are not read by the analysis and may be gone.
 
     Raises:
-        Unusable: names the first file that is not as it was written.
+        Unusable: names the first file that is not as it was written, or that is not in the list; or there is no list.
     """
-    if not (path / LIST_FILE).exists():
-        return
     try:
         listed = read_list(path)
     except Damaged as error:
@@ -211,6 +214,9 @@ def check_files(path: Path) -> None:
     else:
         own = {name: wanted for name, wanted in listed.items() if "/" not in name}
         wrong = next((words for name, wanted in own.items() if (words := difference(path / name, name, wanted))), "")
+        found = sorted(file.name for pattern in READ for file in path.glob(pattern))
+        if added := [] if wrong else [name for name in found if name not in own]:
+            wrong = f"{added[0]} was not there when the run ended ({LIST_FILE} does not name it)"
     if wrong:
         raise Unusable(
             f"damaged: {wrong}. Put the file back from a copy, or move the folder away, and the command that made it "

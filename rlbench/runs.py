@@ -54,8 +54,8 @@ MEASUREMENT: dict[str, type | tuple[type, ...]] = {"step": int, "split": str, "m
 FOLDERS = ("attempts", "checkpoints", "model", "preferences")
 FILES = ("STATUS", ".lock", "*.json", "*.jsonl", "*.yaml", "*.parquet")
 """What lies in a run directory, beside the folders of trackers."""
-UNLISTED = (digests.LIST_FILE, "progress.json")
-"""Files of a finished run whose content nobody relies on."""
+UNLISTED = (digests.LIST_FILE, "progress.json", "slurm.json")
+"""Files of a finished run whose content nobody relies on; a launcher may write them after its end."""
 
 
 DESCRIPTION = ("title", "paper", "evidence", "differs")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlbench.runs import SCHEMA, config_hash
+from rlbench.runs import SCHEMA, config_hash, seal
 
 GROUP = "mini/mini-tiny"
 """Folder of the runs below the runs folder: experiment, then dataset and model."""
@@ -101,7 +101,14 @@ def write_run(
     if identity is not None:
         (path / "identity.json").write_text(json.dumps(identity))
     (path / "STATUS").write_text(status)
+    seal(path)
     return path
+
+
+def reseal(folder: Path) -> None:
+    """Write the lists of all runs below a folder anew, as if they had ended with what is in them now."""
+    for status in folder.rglob("STATUS"):
+        seal(status.parent)
 
 
 def hash_of(label: str, seed: int) -> int:
@@ -117,9 +124,10 @@ def write_identity(path: Path, identity: Mapping[str, Any]) -> Path:
 
 
 def edit_result(path: Path, **changes: Any) -> None:
-    """Overwrite top-level fields of result.json."""
+    """Overwrite top-level fields of result.json, as if the run had written them."""
     file = path / "result.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    seal(path)
 
 
 def write_sweep(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.collect import SPENDING, Collection, Queries
 from analysis.sources import Source
+from rlbench.runs import seal
 
 Points = Mapping[int, float]
 
@@ -75,6 +76,7 @@ def write_spending(run: Path, updates: Sequence[int], factor: float = 1.0) -> No
         for update in updates
     ]
     (run / "budget.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seal(run)
 
 
 def write_measurements(run: Path, rows: Sequence[tuple[int, str, str, float]]) -> None:
@@ -82,3 +84,4 @@ def write_measurements(run: Path, rows: Sequence[tuple[int, str, str, float]]) -
     with (run / "metrics.jsonl").open("a") as file:
         for step, split, metric, value in rows:
             file.write(json.dumps({"step": step, "split": split, "metric": metric, "value": value}) + "\n")
+    seal(run)

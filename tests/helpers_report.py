@@ -13,7 +13,7 @@ from analysis.html.verdict import Verdict
 from analysis.statistics import Scores
 from analysis.tables import share_of
 from analysis.tables.compare import Side, correct, find_lead, lead_of
-from tests.helpers_analysis import hash_of, write_identity, write_sweep
+from tests.helpers_analysis import hash_of, reseal, write_identity, write_sweep
 
 HOSTILE = "</script><script>window.hurt = 1</script><!-- <img src=x onerror=hurt()> \u2028"
 """A film's title that a careless page would run."""
@@ -56,6 +56,7 @@ def write_full_sweep(
         ]
         with (path / "metrics.jsonl").open("a") as file:
             file.writelines(f"{json.dumps(line)}\n" for line in ranked)
+    reseal(runs)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

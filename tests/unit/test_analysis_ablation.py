@@ -25,6 +25,7 @@ from analysis.factorial import (
 from analysis.statistics import Scores, holm, mean_interval, pooled_interval
 from analysis.tables import ONE_SEED, UNEQUAL
 from rlbench.errors import BadInput
+from rlbench.runs import seal
 from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_statistics import slow_interval
 
@@ -503,6 +504,7 @@ def test_runs_without_identity_are_left_out_by_name(runs: Path) -> None:
     write_cells(runs, helps)
     path = next(runs.glob("*/*/rank_grpo-relevance@rank-token/seed0-*"))
     (path / "identity.json").unlink()
+    seal(path)
     ablation = built(runs)
     assert len(ablation.rows) == 5
     assert any("without identity.json" in note and path.name in note for note in ablation.grid_notes)

@@ -17,7 +17,7 @@ from analysis.collect import Collection, collect, find_runs
 from analysis.collected import update
 from rlbench.errors import BadInput
 from rlbench.runs import config_hash
-from tests.helpers_analysis import budget, edit_result, queries, write_identity, write_run
+from tests.helpers_analysis import budget, edit_result, queries, reseal, write_identity, write_run
 
 ROOT = Path(__file__).parents[2]
 CONTEXTS = ["b", "a", "a"]
@@ -55,13 +55,21 @@ Gather = Callable[[Path], Collection]
 
 @pytest.fixture(params=["folders", "collection"])
 def gather(request: pytest.FixtureRequest, tmp_path: Path) -> Gather:
-    """Runs by either way: their folders, or a collection of them that is brought up to date each time."""
+    """Runs by either way: their folders, or a collection of them that is brought up to date each time.
+
+    What a test has changed in a run counts as written by the run, so that its content is what is checked.
+    """
+
+    def from_folders(runs: Path) -> Collection:
+        reseal(runs)
+        return collect(runs)
 
     def through_a_collection(runs: Path) -> Collection:
+        reseal(runs)
         update(runs, tmp_path / "collected")
         return collect(tmp_path / "collected")
 
-    return collect if request.param == "folders" else through_a_collection
+    return from_folders if request.param == "folders" else through_a_collection
 
 
 def run_of(runs: Path, label: str, seed: int = 0) -> Path:

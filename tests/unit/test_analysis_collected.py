@@ -19,7 +19,8 @@ from analysis import ablation, collected, report
 from analysis.collect import Collection, collect, main
 from analysis.collected import Update, update
 from rlbench.errors import BadInput
-from tests.helpers_analysis import edit_result, queries, write_run
+from rlbench.runs import seal
+from tests.helpers_analysis import edit_result, queries, reseal, write_run
 
 ROOT = Path(__file__).parents[2]
 CONTEXTS = ["b", "a", "a"]
@@ -49,6 +50,7 @@ def add_run(runs: Path, label: str, seed: int, rate: float = 1e-4, **options: ob
         (path / "attempts" / str(number)).mkdir(parents=True)
         times = {"started": f"s{number}", "ended": f"e{number}"}
         (path / "attempts" / str(number) / "attempt.json").write_text(json.dumps(times))
+    seal(path)
     return path
 
 
@@ -128,6 +130,7 @@ def test_a_metric_is_a_row_group_sorted_by_query(runs: Path, tmp_path: Path) -> 
 
 def test_the_run_table_has_settings_and_provenance(runs: Path, tmp_path: Path) -> None:
     (run_of(runs, "gspo-dcg") / "config.yaml").write_text("seed: [1]\n")
+    reseal(runs)
     update(runs, tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out/runs.parquet").set_index("run")
     assert list(table["label"]) == ["grpo-dcg", "grpo-dcg", "gspo-dcg", "sft"]
@@ -158,6 +161,7 @@ def test_a_broken_config_is_told_and_the_run_used(runs: Path, tmp_path: Path) ->
     path = run_of(runs, "sft")
     (path / "config.yaml").write_text("a: [1")
     (path / "manifest.json").write_text("{")
+    seal(path)
     update(runs, tmp_path / "out")
     collection = collect(tmp_path / "out")
     said = [problem.reason for problem in collection.problems if "sft" in problem.run]
@@ -187,6 +191,7 @@ def test_only_what_changed_is_read_again(runs: Path, tmp_path: Path) -> None:
     path = run_of(runs, "grpo-dcg", 1)
     changed = pd.read_parquet(path / "predictions-test-0.parquet").assign(eos=[1.0, 0.0, 1.0])
     changed.to_parquet(path / "predictions-test-0.parquet")
+    seal(path)
     shutil.rmtree(run_of(runs, "sft"))
     add_run(runs, "gspo-dcg", 1)
     assert update(runs, out) == Update(2, 2, 1)

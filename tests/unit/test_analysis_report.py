@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.report import main
+from rlbench.runs import seal
 from tests.helpers_analysis import budget, queries, write_run, write_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,7 @@ def test_problems_that_leave_nothing_out_are_told_apart(
     path = next((runs / "mini/mini-tiny/grpo-relevance").glob("seed1-*"))
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "split": "train", "metric": "grad_norm", "value": NaN}\n')
+    seal(path)
     assert report(runs, tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "Used, but note" in shown and "Left out" not in shown

@@ -22,6 +22,7 @@ from analysis.series import (
     without_spending,
 )
 from analysis.statistics import seed_interval
+from rlbench.runs import seal
 from tests.helpers_analysis import queries, write_run
 from tests.helpers_curves import collection, write_measurements, write_spending
 
@@ -186,6 +187,7 @@ def test_spending_and_ranks_are_read_from_run_directories(tmp_path: Path) -> Non
 def test_a_damaged_record_of_spending_leaves_the_run_out(tmp_path: Path) -> None:
     run = write_run(tmp_path, "grpo-dcg", 0, queries(SCORES, ["a"]), cutoffs=[10])
     (run / "budget.jsonl").write_text('{"update": 1, "completions": 64}\n')
+    seal(run)
     (problem,) = collect(tmp_path).problems
     assert problem.left_out and "line 1 of budget.jsonl is not what an update had spent" in problem.reason
 

@@ -47,6 +47,12 @@ def left_out(runs: Path, file: str) -> str:
     return problem.reason
 
 
+def left_out_for_content(runs: Path, file: str) -> str:
+    """`left_out` of a run whose list agrees with its files: only what they hold is wrong."""
+    seal(second(runs))
+    return left_out(runs, file)
+
+
 LISTED = ("result.json", "predictions-test-3.parquet", "metrics.jsonl", "budget.json")
 
 
@@ -55,7 +61,6 @@ LISTED = ("result.json", "predictions-test-3.parquet", "metrics.jsonl", "budget.
 def test_a_file_that_differs_from_the_list_of_a_finished_run_leaves_the_run_out(
     runs: Path, file: str, kind: str
 ) -> None:
-    seal(second(runs))
     path = second(runs) / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -68,9 +73,28 @@ def test_a_file_that_differs_from_the_list_of_a_finished_run_leaves_the_run_out(
 
 def test_an_edited_value_that_reads_well_is_noticed(runs: Path) -> None:
     """No other check sees it: a digest is the only thing that differs."""
-    seal(second(runs))
-    edit_result(second(runs), budget=budget(updates=9))
-    assert "result.json" in left_out(runs, "result.json")
+    file = second(runs) / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"budget": budget(updates=9)}))
+    left_out(runs, "result.json")
+
+
+def test_a_finished_run_without_a_list_is_left_out(runs: Path) -> None:
+    """The runner refuses it too: nothing says whether its files are what it wrote."""
+    (second(runs) / digests.LIST_FILE).unlink()
+    reason = left_out(runs, "files.json is missing")
+    assert "Put the file back from a copy, or move the folder away" in reason
+
+
+@pytest.mark.parametrize("file", ["budget.jsonl", "config.yaml", "completions.jsonl", "predictions-test-9.parquet"])
+def test_a_file_that_the_list_does_not_name_leaves_the_run_out(runs: Path, file: str) -> None:
+    (second(runs) / file).write_text("")
+    left_out(runs, f"{file} was not there when the run ended")
+
+
+def test_files_that_nothing_reads_may_be_added_to_a_run(runs: Path) -> None:
+    for name in ("notes.txt", "mine.json", "slurm.json", "progress.json"):
+        (second(runs) / name).write_text("mine")
+    assert collect(runs).problems == ()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", DEEP, '{"files": {}, "sha256": "0"}'])
@@ -142,7 +166,7 @@ def test_further_keys_of_a_result_do_no_harm(runs: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", DEEP.encode(), f'{{"a": {HUGE}}}'.encode()])
 def test_json_that_cannot_be_read_leaves_the_run_out(runs: Path, file: str, content: bytes) -> None:
     (second(runs) / file).write_bytes(content)
-    left_out(runs, file)
+    left_out_for_content(runs, file)
 
 
 @pytest.mark.parametrize("file", ["result.json", "metrics.jsonl"])
@@ -180,12 +204,13 @@ def measurement(**changes: Any) -> str:
 def test_a_line_that_is_no_measurement_leaves_the_run_out(runs: Path, line: str) -> None:
     with (second(runs) / "metrics.jsonl").open("a") as file:
         file.write(line + "\n")
-    left_out(runs, "line 2 of metrics.jsonl")
+    left_out_for_content(runs, "line 2 of metrics.jsonl")
 
 
 def test_line_separators_within_a_name_do_not_cut_a_line(runs: Path) -> None:
     with (second(runs) / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 1, "split": "train", "metric": "a\u2028b", "value": 1}\n')
+    seal(second(runs))
     assert "a\u2028b" in set(read_run(second(runs), "x")[1].curves["metric"])
 
 
@@ -218,14 +243,14 @@ def test_predictions_of_another_form_leave_the_run_out(
 ) -> None:
     path = second(runs) / "predictions-test-3.parquet"
     change(pd.read_parquet(path)).to_parquet(path)
-    left_out(runs, path.name)
+    left_out_for_content(runs, path.name)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1"])
 def test_predictions_that_are_no_parquet_leave_the_run_out(runs: Path, content: bytes) -> None:
     path = second(runs) / "predictions-test-3.parquet"
     path.write_bytes(content)
-    left_out(runs, path.name)
+    left_out_for_content(runs, path.name)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from analysis.html.verdict import sentences
 from analysis.report import main
 from analysis.statistics import Scores
 from analysis.tables import build_table
+from rlbench.runs import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import verdict, write_full_sweep
 
@@ -346,6 +347,7 @@ def test_warnings(tmp_path: Path) -> None:
     ]
     with (paths[1] / "metrics.jsonl").open("a") as file:
         file.writelines([*lines, '{"step": 3, "split": "train", "metric": "loss", "value": NaN}\n'])
+    seal(paths[1])
     (paths[2] / "STATUS").write_text("failed\nno memory\n")
     assert titles(runs) == {
         "Two seeds", "Few seeds", "Missing seeds", "Unequal budgets", "Stopped early", "Degenerate groups",

@@ -19,6 +19,7 @@ from analysis.html.verdict import Verdict, sentences
 from analysis.statistics import Scores
 from analysis.tables import at_least
 from analysis.tables.__main__ import main as tables
+from rlbench.runs import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import verdict, write_full_sweep
 
@@ -94,6 +95,7 @@ def set_test_metrics(run: Path, **values: float) -> None:
     (file,) = run.glob("predictions-test-*.parquet")
     table = pd.read_parquet(file)
     table.assign(**{name: value for name, value in values.items() if name in table}).to_parquet(file)
+    seal(run)
 
 
 def test_shares_in_a_warning_are_of_what_it_names(tmp_path: Path) -> None:
@@ -152,6 +154,7 @@ def make_constant(runs: Path, value: float) -> None:
         ).to_parquet(file)
         rows = [json.loads(line) | {"value": value} for line in (path / "metrics.jsonl").read_text().splitlines()]
         (path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        seal(path)
 
 
 LIST_METRICS = ("in_catalog", "duplicates", "list_length")
