@@ -1,7 +1,7 @@
 """Aggregation: how per-token losses become one number.
 
-A piece takes per_token (B, T), finite on padding too, and returns a scalar which, summed over the micro-batches of an
-accumulation window, is the loss of one optimiser update.
+A piece takes per_token (B, T), which is finite even on padding, and returns a scalar. The sum of these scalars over the
+micro-batches of an accumulation window is the loss of one optimiser update.
 """
 
 import torch
@@ -22,7 +22,7 @@ def sequence_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -
 def rank_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """1/(B N) sum over completions and units of the unit's token mean (Rank-GRPO, Eq. 6).
 
-    Every rank weighs 1/N however long its title; a special unit that has tokens weighs as much as one rank.
+    Every rank has weight 1/N, however long its title. A special unit with tokens has the weight of one rank.
     """
     of_unit = scatter_mean(per_token, inputs.unit_ids, inputs.mask, inputs.units.count)
     return of_unit.sum(1).mean() / inputs.units.list_length / window.accumulation_steps
@@ -50,7 +50,7 @@ def constant(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> tor
 
 @aggregations.piece
 def sequence_sum(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
-    """Sum over tokens, mean over completions (LUSPO, arXiv 2602.05261, as TRL 1.16; meant with a sequence ratio)."""
+    """Sum over tokens, mean over completions (LUSPO, arXiv 2602.05261, as TRL 1.16); intended for a sequence ratio."""
     return (per_token * inputs.mask.to(per_token.dtype)).sum(1).mean() / window.accumulation_steps
 
 
@@ -65,8 +65,8 @@ def segment_weights(
 ) -> torch.Tensor:
     """Weighted sum of the token means of preamble and answer, mean over completions.
 
-    Inspired by E2C (arXiv 2509.23946), which multiplies the loss of exploration tokens by a factor above 1; the mean
-    inside each segment is that of GRPO-MA (arXiv 2509.24494). The preamble is the unit `other`.
+    Inspired by E2C (arXiv 2509.23946), which multiplies the loss of exploration tokens by a factor above 1. The mean
+    within each segment follows GRPO-MA (arXiv 2509.24494). The preamble is the unit `other`.
     """
     block = (inputs.unit_ids != inputs.units.other).long()
     of_block = scatter_mean(per_token, block, inputs.mask, 2)

@@ -1,21 +1,22 @@
 """Baselines: from returns to advantages, relative to the group or to the batch.
 
-Each takes a `Group` (P prompts, G completions a prompt, C columns: 1 under sequence credit, N under rank credit) and
-gives advantages (P, G, C). What is not counted has advantage 0, and nothing depends on it: n below is how many of a
-column of a prompt are counted. Where formulas are written for one reward a completion, a column takes its place, which
-is adapted to lists.
+A piece takes a `Group` (P prompts, G completions per prompt, C columns: 1 under sequence credit, N under rank credit)
+and returns advantages (P, G, C). Returns that are not counted get advantage 0 and affect nothing else. Below, n is the
+number of counted returns in one column of one prompt. Formulas published for one reward per completion are applied to
+each column; this adapts them to lists.
 
-What is subtracted belongs to one column. `batch_std`, `reinforce_pp`, `reinforce_pp_baseline` and `rapo_scale` alone
-take a scale from several prompts, and at C > 1 it is one for all columns: with a scale for each, a rank at which one
-prompt of P differs would have its advantages grow by sqrt(P) or more, to the size of ranks that differ everywhere.
+The subtracted baseline is computed per column. Only `batch_std`, `reinforce_pp`, `reinforce_pp_baseline` and
+`rapo_scale` take a scale from several prompts; with C > 1 all columns share that scale. With one scale per column, a
+rank at which only one of P prompts varies would have its advantages grow by sqrt(P) or more, to the size of ranks that
+vary everywhere.
 
-Facts of a piece say what becomes of a prompt's advantages when all of that prompt's returns are changed alike, defaults
-taken and the guard in a denominator aside:
+The facts of a piece say how a prompt's advantages react when all returns of that prompt change alike. They hold for the
+default options and ignore the guard in a denominator:
 
-shift: "invariant" where adding a number changes nothing, else "other";
-scale: under multiplication by a positive number, "invariant" where nothing changes, "equivariant" where the advantages
-are multiplied too, else "other";
-needs_positive: returns may not be negative; false if not given.
+shift: "invariant" if adding a number changes nothing, else "other";
+scale: under multiplication by a positive number, "invariant" if nothing changes, "equivariant" if the advantages are
+multiplied too, else "other";
+needs_positive: returns must not be negative; default false.
 """
 
 import math
@@ -28,7 +29,7 @@ from rlbench.objective.pieces import baselines
 from rlbench.options import AtLeastOne, Positive, Share
 
 STD_EPSILON = 1e-4  # TRL's guard against a zero standard deviation; the published Rank-GRPO code keeps it
-VERL_EPSILON = 1e-6  # verl's guard; Rewarding the Unlikely and the code of C2GSPG, which build on it, have the same
+VERL_EPSILON = 1e-6  # verl's guard, also in Rewarding the Unlikely and the code of C2GSPG, which build on verl
 WHITEN_EPSILON = 1e-8  # verl's masked_whiten adds it to the variance
 COSINE_WARM_UP, COSINE_CYCLES = 0.2, 3  # CANON's code: 30 of 150 steps, then three cycles
 
@@ -67,7 +68,7 @@ def group_mean(group: Group) -> torch.Tensor:
 
 @baselines.piece(shift="invariant", scale="equivariant")
 def leave_one_out(group: Group) -> torch.Tensor:
-    """R_i - mean of the others, which is n / (n - 1) times R_i - mean (RLOO, arXiv 2402.14740)."""
+    """R_i - mean of the others, which equals n / (n - 1) times R_i - mean (RLOO, arXiv 2402.14740)."""
     n = _size(group.counted)
     return _centred(group.returns, group.counted) * n / (n - 1).clamp(min=1)
 
@@ -77,7 +78,7 @@ def batch_std(group: Group) -> torch.Tensor:
     """(R - mean over the group) / (std of all R + 1e-4), std unbiased (TRL's scale_rewards="batch", after arXiv
     2508.08221).
 
-    One std for all columns is adapted to lists.
+    Adapted to lists: all columns share one std.
     """
     every = group.returns[group.counted]
     std = every.std() if every.numel() > 1 else every.new_zeros(())
@@ -88,7 +89,7 @@ def batch_std(group: Group) -> torch.Tensor:
 def reinforce_pp(group: Group) -> torch.Tensor:
     """(R - mean) / sqrt(var + 1e-8) over the tokens of the batch, no group (REINFORCE++, arXiv 2501.03262).
 
-    Its KL penalty inside of R is the loss's KL term here. A mean for each column is adapted to lists.
+    The paper puts a KL penalty inside R; here it is the loss's KL term. Adapted to lists: each column has its own mean.
     """
     return _whitened(group.returns, group)
 
@@ -97,7 +98,7 @@ def reinforce_pp(group: Group) -> torch.Tensor:
 def reinforce_pp_baseline(group: Group) -> torch.Tensor:
     """R - mean over the group, then normalised as in `reinforce_pp` (REINFORCE++ with baseline, arXiv 2501.03262).
 
-    The mean over tokens is not that over completions, so that a group of equal returns keeps a small advantage.
+    The mean over tokens differs from the mean over completions, so a group of equal returns keeps a small advantage.
     """
     return _whitened(_centred(group.returns, group.counted), group)
 
@@ -106,7 +107,8 @@ def reinforce_pp_baseline(group: Group) -> torch.Tensor:
 def opo(group: Group) -> torch.Tensor:
     """R - sum(l R) / sum(l), l the tokens of the unit (OPO, arXiv 2505.23585).
 
-    The baseline of least variance where squared gradients grow with length; a rank's own tokens are adapted to lists.
+    This baseline has the least variance if squared gradients grow with length. Adapted to lists: l of a rank is the
+    number of its own tokens.
     """
     weights = _kept(group.unit_tokens.to(group.returns.dtype), group.counted)
     baseline = _weighted_mean(_kept(group.returns, group.counted), weights, dim=(1,))
@@ -118,7 +120,7 @@ def opo(group: Group) -> torch.Tensor:
 def ordinal(group: Group) -> torch.Tensor:
     """2 - 4 (rho - 1) / (n - 1), rho the rank of R in the group, best first (GOPO, arXiv 2602.03876).
 
-    Adapted to lists: ties share their mean rank. The published code orders them by position, which gives a group
+    Adapted to lists: ties share their mean rank. The published code orders ties by position, which gives a group
     without hits advantages between -2 and 2.
     """
     last = _size(group.counted) - 1
@@ -129,8 +131,8 @@ def ordinal(group: Group) -> torch.Tensor:
 def risk_seeking(group: Group, *, beta: Positive = 2.0) -> torch.Tensor:
     """(exp(beta R) / mean exp(beta R) - 1) / beta (RS-GRPO, arXiv 2509.24261; beta = 2 is its choice).
 
-    beta to 0 is `group_mean`; a large beta rewards the best alone. Written with d = exp(beta (R - max R)) - 1, which
-    neither overflows nor cancels: (d - mean d) / (beta (1 + mean d)).
+    As beta goes to 0 this becomes `group_mean`. A large beta rewards only the best. It is computed as
+    (d - mean d) / (beta (1 + mean d)) with d = exp(beta (R - max R)) - 1, which avoids overflow and cancellation.
     """
     best = group.returns.masked_fill(~group.counted, -math.inf).amax(dim=1, keepdim=True)
     d = _kept((beta * (group.returns - best)).expm1(), group.counted)
@@ -142,8 +144,8 @@ def unlikeliness(group: Group, *, beta_rank: Share = 0.25) -> torch.Tensor:
     """`group_std`, with epsilon 1e-6, of R_i (1 - beta_rank rank_i / n), where rank_i = 0 .. n - 1 orders the group by
     mean log-probability, the likeliest last (Rewarding the Unlikely, arXiv 2506.02355).
 
-    Adapted to lists: the order at a rank is that of its own tokens, units without tokens stand outside of it, and ties
-    share their mean rank (the published code orders them by position).
+    Adapted to lists: each rank is ordered by the log-probability of its own tokens, units without tokens are left out
+    of the order, and ties share their mean rank. The published code orders ties by position.
     """
     ranked = group.counted & (group.unit_tokens > 0)
     rank = _kept(_mean_rank(group.log_confidence, ranked), ranked)
@@ -162,23 +164,23 @@ def conditional_split(
     weighted: Literal["high", "low"] = "high",
 ) -> torch.Tensor:
     """mu (R - mean of the other half) + (1 - mu) (R - mean of the own half), where a metric of the lists splits the
-    group in halves of high and low values (CANON, arXiv 2509.23962, Eq. 5).
+    group into halves of high and low values (CANON, arXiv 2509.23962, Eq. 5).
 
-    mu = 1 compares the halves (CANON-Inter), 0 compares inside of them (CANON-Intra), 1/2 is `group_mean`. alpha < 1
-    pushes away from a half (Eq. 9): in the comparison of halves, R counts alpha times there. With metric=tokens it
-    shortens lists.
+    mu = 1 compares the halves (CANON-Inter), mu = 0 compares within them (CANON-Intra), mu = 1/2 is `group_mean`.
+    alpha < 1 pushes away from one half (Eq. 9): its R is multiplied by alpha in the comparison of halves. With
+    metric=tokens and weighted=high this shortens lists.
 
-    Adapted to lists: the metrics beside tokens and entropy; and halves are equal always, as Theorem 1 of the paper
-    wants them: a middle member belongs to both by half, and members tied across the middle share what is left of each.
-    (The published code gives the middle to the high half and orders ties by position.)
+    Adapted to lists: the metrics other than tokens and entropy. The halves are always equal, as Theorem 1 of the paper
+    requires: a middle member belongs half to each, and members tied across the middle share the remaining places. The
+    published code puts the middle member into the high half and orders ties by position.
 
     Args:
-        metric: in `Group.features`.
-        mu: weight of the comparison of halves where schedule=constant.
-        schedule: first_inter_later_intra is mu = 1 - share of successful lists of the batch, first_intra_later_inter
-            the share itself (section 5.2); cosine_* follow `Group.progress`, see `_between_halves`.
+        metric: a name in `Group.features`.
+        mu: weight of the comparison of halves if schedule=constant.
+        schedule: first_inter_later_intra sets mu = 1 - share of successful lists in the batch, first_intra_later_inter
+            sets mu to that share (section 5.2). cosine_* follow `Group.progress`, see `_between_halves`.
         alpha: weight of R in one half.
-        weighted: which half alpha belongs to; the published code has high for length and low for entropy.
+        weighted: the half that alpha applies to. The published code uses high for length and low for entropy.
     """
     returns = _kept(group.returns, group.counted)
     values = group.features[metric].to(returns.dtype).unsqueeze(-1).expand_as(returns)
@@ -197,7 +199,7 @@ def max_rl(group: Group) -> torch.Tensor:
     """(R - mean) / mean over the group, 0 where the mean is 0 (MaxRL, arXiv 2602.02710; prime-rl's max_rl).
 
     Raises:
-        ValueError: where a return is negative, since a negative mean would turn the advantages round.
+        ValueError: a return is negative. A negative mean would reverse the signs of the advantages.
     """
     if (group.returns[group.counted] < 0).any():
         raise ValueError(f"max_rl needs returns that are not negative, got {group.returns[group.counted].min().item()}")
@@ -207,8 +209,8 @@ def max_rl(group: Group) -> torch.Tensor:
 
 @baselines.piece(shift="invariant", scale="invariant")
 def pass_at_k(group: Group, *, by_std: bool = True) -> torch.Tensor:
-    """The best of the group has its distance to the second best, all others 0; of several best, so have these (verl's
-    grpo_passk, after arXiv 2503.19595).
+    """The best of the group gets its distance to the second best, all others 0; if several tie for best, all get 0
+    (verl's grpo_passk, after arXiv 2503.19595).
 
     Args:
         by_std: whether to divide by the group's standard deviation + 1e-6, as verl does by default.
@@ -223,10 +225,10 @@ def pass_at_k(group: Group, *, by_std: bool = True) -> torch.Tensor:
 
 @baselines.piece(shift="invariant", scale="invariant")
 def rapo_scale(group: Group) -> torch.Tensor:
-    """`group_std` times groups / groups whose returns differ (RAPO, arXiv 2509.24107).
+    """`group_std` times the number of groups / the number of groups whose returns differ (RAPO, arXiv 2509.24107).
 
-    So that an update keeps its size however many groups are without signal. Adapted to lists: each column of a prompt
-    is a group, and all have one factor.
+    This keeps the size of an update, however many groups have no signal. Adapted to lists: each column of a prompt is a
+    group, and all share one factor.
     """
     best = group.returns.masked_fill(~group.counted, -math.inf).amax(dim=1)
     worst = group.returns.masked_fill(~group.counted, math.inf).amin(dim=1)
@@ -237,9 +239,10 @@ def rapo_scale(group: Group) -> torch.Tensor:
 @baselines.piece(needs=("old_logps",), shift="invariant", scale="equivariant")
 def c2gspg(group: Group) -> torch.Tensor:
     """(R - mean) / (1 - c + 1e-6), c = exp(mean log-probability) of the unit under the rollout policy (C2GSPG, arXiv
-    2509.23129; formula of a descendant's code).
+    2509.23129; formula from a descendant's code).
 
-    c to 0 is `group_mean`. A rank's own c is adapted to lists; units without tokens have c = 0.
+    As c goes to 0 this becomes `group_mean`. Adapted to lists: each rank has its own c. Units without tokens have
+    c = 0.
     """
     confidence = _kept(group.log_confidence.exp(), group.unit_tokens > 0)
     return _kept(_centred(group.returns, group.counted) / (1 - confidence + VERL_EPSILON), group.counted)
@@ -250,21 +253,21 @@ def effective_rank(group: Group, *, kappa: AtLeastOne = 2.0, ema: Share = 0.3) -
     """A + min(relu(phi), |A| / kappa), A of `group_std` with epsilon 1e-6, phi from hidden states (VERL, arXiv
     2509.23808).
 
-    Effective rank, its velocity and its acceleration are each compared with a running mean,
+    Effective rank, its velocity and its acceleration are each compared with a running mean:
     d = clamp((m - mean) / (|mean| + 1e-8), -5, 5). With gate = sigmoid(2 d_acceleration),
-    phi = gate tanh(d_effective_rank) + (1 - gate) tanh(d_velocity): a list that accelerates is rewarded for exploring,
-    another for exploiting.
+    phi = gate tanh(d_effective_rank) + (1 - gate) tanh(d_velocity). An accelerating list is rewarded for exploring, any
+    other for exploiting.
 
-    The running means are those of the published code. They start at 0, and an update's own mean enters them one update
-    later. So the first update has no bonus. The second is compared with 0, where d is 5 or -5 unless m is 0. The third
-    is compared with ema times the mean of the first.
+    The running means follow the published code. They start at 0, and an update's own mean enters them one update later.
+    So the first update has no bonus. The second is compared with 0, where d is 5 or -5 unless m is 0. The third is
+    compared with ema times the mean of the first.
 
-    Adapted to lists: ranks are measured after each entry, and every token has the bonus. The published code measures
+    Adapted to lists: ranks are measured after each entry, and every token gets the bonus. The published code measures
     every 40 tokens and gives the bonus to the last token.
 
     Args:
-        kappa: the bonus is at most this part of the advantage.
-        ema: weight of the newest mean in the running one.
+        kappa: the bonus is at most |A| / kappa.
+        ema: weight of the newest mean in the running mean.
     """
     advantages = group_std(group, epsilon=VERL_EPSILON)
     distance, memory = {}, group.memory
@@ -285,32 +288,32 @@ def effective_rank(group: Group, *, kappa: AtLeastOne = 2.0, ema: Share = 0.3) -
 
 
 def _kept(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(P, G, C) with 0 for what is not counted."""
+    """(P, G, C) values, with 0 where not counted."""
     return values.masked_fill(~counted, 0.0)
 
 
 def _size(counted: torch.Tensor) -> torch.Tensor:
-    """(P, 1, C) n, how many are counted."""
+    """(P, 1, C) n, the number of counted returns."""
     return counted.sum(dim=1, keepdim=True)
 
 
 def _mean(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(P, 1, C) mean over the counted of a group; 0 where none is."""
+    """(P, 1, C) mean over the counted values of a group; 0 if none is counted."""
     if counted.all():
         return values.mean(dim=1, keepdim=True)
     return _kept(values, counted).sum(dim=1, keepdim=True) / _size(counted).clamp(min=1)
 
 
 def _centred(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(P, G, C) distance to the mean over the counted of the group; exactly 0 where all of them are equal."""
-    # From a member's value on: the mean of equal numbers, summed and divided, need not be that number.
+    """(P, G, C) distance to the mean of the group's counted values; exactly 0 if all of them are equal."""
+    # Subtract one member's value first: a rounded mean of equal numbers may differ from that number.
     first = values.gather(1, counted.long().argmax(dim=1, keepdim=True))
     apart = _kept(values - first, counted)
     return _kept(apart - _mean(apart, counted), counted)
 
 
 def _std(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(P, 1, C) unbiased standard deviation over the counted of a group; 0 where fewer than two are."""
+    """(P, 1, C) unbiased standard deviation of a group's counted values; 0 if fewer than two are counted."""
     if counted.all() and values.size(1) > 1:
         return values.std(dim=1, keepdim=True)
     squares = _centred(values, counted).square().sum(dim=1, keepdim=True)
@@ -318,16 +321,16 @@ def _std(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
 
 
 def _weighted_mean(values: torch.Tensor, weights: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
-    """sum(w x) / sum(w) over dimensions that are kept; 0 where nothing weighs."""
+    """sum(w x) / sum(w) over `dim`, with the dimensions kept; 0 where all weights are 0."""
     total = weights.sum(dim=dim, keepdim=True)
     return (values * weights).sum(dim=dim, keepdim=True) / torch.where(total > 0, total, 1.0)
 
 
 def _whitened(values: torch.Tensor, group: Group) -> torch.Tensor:
-    """(P, G, C) values less their column's mean, over the deviation of all; every token of a unit weighs the same.
+    """(P, G, C) values minus their column's mean, divided by one deviation for all columns; each token weighs the same.
 
-    Later ranks have smaller returns, so that one mean for all columns would push every first rank up and every last
-    one down, whatever was written there.
+    Later ranks have smaller returns. With one mean for all columns, every first rank would be pushed up and every last
+    rank down, whatever their entries.
     """
     weights = _kept(group.unit_tokens.to(values.dtype), group.counted)
     has_tokens = weights.sum(dim=(0, 1), keepdim=True) > 0  # a column without tokens has nothing to train
@@ -338,32 +341,33 @@ def _whitened(values: torch.Tensor, group: Group) -> torch.Tensor:
 
 
 def _below_and_tied(values: torch.Tensor, counted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(P, G, C) each: how many of the counted of a group are smaller than this one, and how many equal it."""
+    """(P, G, C) each: number of the group's counted values below this one, and number equal to it."""
     mine, others = values.unsqueeze(2), values.unsqueeze(1)
     below, tied = (others < mine) & counted.unsqueeze(1), (others == mine) & counted.unsqueeze(1)
     return below.sum(dim=2).to(values.dtype), tied.sum(dim=2).to(values.dtype)
 
 
 def _mean_rank(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(P, G, C) rank among the counted of a group, 0 the smallest; ties share their mean rank. Else meaningless."""
+    """(P, G, C) rank among the group's counted values, 0 for the smallest; ties share their mean rank. Meaningless
+    where not counted."""
     below, tied = _below_and_tied(values, counted)
     return below + (tied - 1) / 2
 
 
 def _share_of_high_half(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(P, G, C) in [0, 1], to how much of it each of the counted belongs to the half with high values.
+    """(P, G, C) in [0, 1]: share of each counted member that belongs to the half with high values.
 
-    Ties stand on `tied` places from `below` on, and have in common what of these lies above n / 2.
+    Tied members occupy `tied` places from `below` upwards. They share equally the places above n / 2.
     """
     below, tied = _below_and_tied(values, counted)
     return ((below + tied - _size(counted) / 2) / tied.clamp(min=1)).clamp(0, 1)
 
 
 def _between_halves(schedule: Schedule, group: Group) -> float:
-    """mu of a schedule that is not constant (CANON, section 5.2; numbers of the cosines from its code).
+    """mu of a schedule that is not constant (CANON, section 5.2; the cosines' numbers are from its code).
 
-    cosine_first_inter_later_intra falls from 1 to 0.4 in each cycle. cosine_first_intra_later_inter is the complement
-    of what falls from 0.6 to 0.
+    cosine_first_inter_later_intra falls from 1 to 0.4 in each cycle. cosine_first_intra_later_inter is 1 minus a cosine
+    that falls from 0.6 to 0.
     """
     successful = group.success.double().mean().item()
     return {
@@ -375,9 +379,9 @@ def _between_halves(schedule: Schedule, group: Group) -> float:
 
 
 def _cosine_with_restarts(progress: float, high: float, low: float) -> float:
-    """Rises to `high` in a straight line, then falls to `low` along half a cosine, again and again."""
+    """Linear warm-up to `high`, then repeated falls to `low` along half a cosine."""
     if progress < COSINE_WARM_UP:
         return high * progress / COSINE_WARM_UP
     cycles = (progress - COSINE_WARM_UP) / (1 - COSINE_WARM_UP) * COSINE_CYCLES
-    phase = round(cycles, 9) % 1  # binary fractions can fall just short of the step at which a cycle begins
+    phase = round(cycles, 9) % 1  # rounding errors can land just short of the step at which a cycle begins
     return low + (high - low) * (1 + math.cos(math.pi * phase)) / 2

@@ -1,4 +1,4 @@
-"""What is wrong with an algorithm's configuration, found without data or model."""
+"""Checks of an algorithm's configuration that need neither data nor a model."""
 
 from rlbench.config import AlgorithmConfig
 from rlbench.errors import nearest
@@ -7,10 +7,10 @@ from rlbench.options import Option, check_options
 
 
 def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
-    """Every unknown piece and wrong option, one sentence a problem."""
+    """Every unknown piece and wrong option, one sentence each."""
     chosen = choices(algorithm)
     problems = [problem for place, name in chosen for problem in place.check(name)]
-    options: dict[str, dict[str, Option]] = {}  # pieces of two places may share a name, and what is given under it
+    options: dict[str, dict[str, Option]] = {}  # pieces of two places may share a name and its options
     for place, name in chosen:
         if name in place:
             options.setdefault(name, {}).update(place[name].options)

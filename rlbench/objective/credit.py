@@ -1,12 +1,12 @@
-"""Credit: which unit an advantage belongs to, what that unit's return is, and how the advantage reaches its tokens.
+"""Credit: which unit an advantage belongs to, what the return of that unit is, and how its tokens get the advantage.
 
 A piece gives the returns of B lists under one reward term, (B, C). Facts of a piece:
 
-columns: what the C columns are, in order: "sequence" for one column that is about the whole list, "rank" for N;
-spread: how advantages come back to unit codes;
-within: a factor of every token beside its unit's advantage, or None;
-reads: "gains" where returns are made of the reward's gains, "hits" where they are made of relevance alone;
-signed: returns may be negative where the reward's are not; false if not given.
+columns: the meaning of the C columns, in order: "sequence" is one column for the whole list, "rank" is N columns;
+spread: the function that maps the columns' advantages to unit codes;
+within: a function that gives a factor for every token on top of its unit's advantage, or None;
+reads: "gains" if returns come from the reward's gains, "hits" if they come from relevance alone;
+signed: returns may be negative even if the reward's are not; default false.
 """
 
 import math
@@ -26,10 +26,10 @@ class CreditInputs:
     """One reward term of B lists.
 
     Attributes:
-        gains: (B, N) what each rank is worth.
-        scores: (B,) what the list is worth beside its ranks.
+        gains: (B, N) gain of each rank.
+        scores: (B,) score of the whole list, on top of its ranks' gains.
         hits: (B, N) relevance.
-        n_truth: (B,) different relevant films.
+        n_truth: (B,) number of distinct relevant films.
         gamma: the reward's discount over later ranks.
     """
 
@@ -47,14 +47,14 @@ Within = Callable[..., torch.Tensor]
 
 
 def spread_sequence(advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout) -> torch.Tensor:
-    """(B, 1) -> (B, U): every unit of the completion carries the list's advantage."""
+    """(B, 1) -> (B, U): every unit of the completion gets the list's advantage."""
     spread = advantages.expand(-1, units.count).clone()
     spread[:, units.padding] = 0.0
     return spread
 
 
 def spread_rank(advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout) -> torch.Tensor:
-    """(B, N) -> (B, U): ranks carry their own advantage, the special units what length shaping gives them."""
+    """(B, N) -> (B, U): ranks keep their advantages, and special units get theirs from length shaping."""
     return torch.cat([advantages, special], dim=1)
 
 
@@ -69,7 +69,7 @@ def spread_both(
 def spread_phases(
     advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout, *, first_phase: Share = 0.5
 ) -> torch.Tensor:
-    """(B, 2) -> (B, U): preamble and the first ranks carry the first advantage, later ranks the second."""
+    """(B, 2) -> (B, U): the preamble and the first ranks get the first advantage, later ranks the second."""
     n = units.list_length
     second = torch.arange(n, device=advantages.device) >= math.floor(first_phase * n + 0.5)
     of_ranks = torch.where(second, advantages[:, 1:], advantages[:, :1])
@@ -79,17 +79,17 @@ def spread_phases(
 
 
 def decay_to_end(unit_ids: torch.Tensor, mask: torch.Tensor, units: UnitLayout, *, decay: Share = 0.9) -> torch.Tensor:
-    """(B, T) decay^d, d how many tokens of its rank come after a token; 1 in special units."""
+    """(B, T) decay^d, where d is the number of later tokens in the token's rank; 1 in special units."""
     last = torch.nn.functional.pad(unit_ids[:, 1:] != unit_ids[:, :-1], (0, 1), value=True)
     positions = torch.arange(unit_ids.size(1), device=unit_ids.device).expand_as(unit_ids)
-    # The tokens of a rank stand together, so that its end is the next change of unit.
+    # The tokens of a rank are contiguous, so the rank ends at the next change of unit.
     end = positions.masked_fill(~last, unit_ids.size(1)).flip(1).cummin(dim=1).values.flip(1)
     return torch.where((unit_ids < units.list_length) & mask.bool(), decay ** (end - positions), 1.0)
 
 
 @credits.piece(columns=("sequence",), spread=spread_sequence, within=None, reads="gains")
 def sequence(given: CreditInputs) -> torch.Tensor:
-    """(B, 1) the list's total gain; gamma plays no part, since the whole list is one unit (GRPO)."""
+    """(B, 1) the list's total gain; gamma has no effect, since the whole list is one unit (GRPO)."""
     return given.gains.sum(dim=1, keepdim=True) + given.scores[:, None]
 
 
@@ -101,32 +101,32 @@ def rank(given: CreditInputs) -> torch.Tensor:
 
 @credits.piece(columns=("sequence", "rank"), spread=spread_both, within=None, reads="gains")
 def hybrid(given: CreditInputs, *, alpha: Share = 0.8) -> torch.Tensor:
-    """(B, 1 + N) the list's return beside those of its ranks; advantages are mixed alpha to 1 - alpha.
+    """(B, 1 + N) the list's return next to the returns of its ranks; advantages are mixed alpha to 1 - alpha.
 
-    RLMLR (arXiv 2509.23040) mixes outcome and state advantages so, with alpha = .8; ranks for states are adapted to
-    lists.
+    RLMLR (arXiv 2509.23040) mixes outcome and state advantages in this way, with alpha = .8. Adapted to lists: ranks
+    replace states.
     """
     return torch.cat([sequence(given), rank(given)], dim=1)
 
 
 @credits.piece(columns=("rank",), spread=spread_rank, within=decay_to_end, reads="gains")
 def token(given: CreditInputs, *, decay: Share = 0.9) -> torch.Tensor:
-    """(B, N) as `rank`; a token's advantage is that of its rank times decay^d, d the tokens of the rank after it.
+    """(B, N) as `rank`; a token's advantage is that of its rank times decay^d, d the later tokens of the rank.
 
-    What the return is where every token is an action, an entry's gain comes with its last token, and later gains are
-    discounted by decay for each token up to the end of the entry. Tokens at one place of different titles have nothing
-    in common, so that the baseline is the rank's. decay = 1 is `rank`. Ours.
+    This is the return if every token is an action, an entry's gain comes with its last token, and decay discounts later
+    gains for each token up to the end of the entry. Tokens at the same position in different titles are not comparable,
+    so the baseline is the rank's. decay = 1 is `rank`. Ours.
     """
     return rank(given)
 
 
 @credits.piece(columns=("sequence", "sequence"), spread=spread_phases, within=None, reads="hits")
 def two_phase(given: CreditInputs, *, first_phase: Share = 0.5) -> torch.Tensor:
-    """(B, 2) the list's recall of all truths, whose order does not matter, beside its NDCG@N.
+    """(B, 2) the list's recall of all truths, whose order does not matter, next to its NDCG@N.
 
-    The first share of the ranks, and a preamble, are judged by the set they open, the rest by the order they end in;
-    each phase is compared with the group's by itself. Inspired by F-GRPO (arXiv 2605.12995), where one rollout writes
-    a set of candidates and then ranks it: coverage rewards the one phase, utility by position the other.
+    Recall judges the preamble and the first share of the ranks; NDCG judges the rest. Each phase has its own baseline.
+    Inspired by F-GRPO (arXiv 2605.12995), where one rollout writes a set of candidates and then ranks it: coverage
+    rewards the first phase, utility by position the second.
     """
     weights = _discounts(given.gains.size(1), given.hits)
     coverage = given.hits.sum(dim=1) / given.n_truth.clamp(min=1)
@@ -136,11 +136,11 @@ def two_phase(given: CreditInputs, *, first_phase: Share = 0.5) -> torch.Tensor:
 
 @credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
 def swap(given: CreditInputs) -> torch.Tensor:
-    """(B, N) what the list's NDCG@N loses when rank k changes places with a later rank, mean over these; 0 for rank N.
+    """(B, N) drop of the list's NDCG@N if rank k is swapped with a later rank, mean over these; 0 for rank N.
 
-    With w the discounts, (rel_k - rel_j)(w_k - w_j) for each j > k: a miss is worth minus what the hits below it would
-    gain in its place. Inspired by FlexRec (arXiv 2603.11901), whose counterfactual exchanges an item with the rest of
-    the pool.
+    With discounts w, this is (rel_k - rel_j)(w_k - w_j) for each j > k. A miss costs what the hits below it would gain
+    in its place. Inspired by FlexRec (arXiv 2603.11901), whose counterfactual exchanges an item with the rest of the
+    pool.
     """
     n = given.gains.size(1)
     weights = _discounts(n, given.hits)
@@ -154,46 +154,46 @@ def swap(given: CreditInputs) -> torch.Tensor:
 
 
 def _sum_of_later(values: torch.Tensor) -> torch.Tensor:
-    """(B, N) sum over the ranks after each."""
+    """(B, N) sum over the later ranks."""
     return torch.cat([values[:, 1:].flip(1).cumsum(1).flip(1), torch.zeros_like(values[:, :1])], dim=1)
 
 
 @credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
 def removal(given: CreditInputs) -> torch.Tensor:
-    """(B, N) what the list's NDCG@N loses without rank k, later ranks moving up (leave-one-out; ours).
+    """(B, N) drop of the list's NDCG@N if rank k is removed and later ranks move up (leave-one-out; ours).
 
-    A miss is worth minus what it costs the hits below it. Exact: sum over later hits of the discount they would gain.
+    A miss has minus the value that it takes from the hits below it. Exact: the discount they would gain, summed.
     """
     n = given.gains.size(1)
     weights = _discounts(n + 1, given.hits)
     ideal = _ideal(given.n_truth, weights[:n])
     own = given.hits * weights[:n]
     steps = torch.cat([weights.new_zeros(1), weights[: n - 1] - weights[1:n]])
-    below = _sum_of_later(given.hits * steps)  # what each later hit would gain, if it moved up one rank
+    below = _sum_of_later(given.hits * steps)  # gain of the later hits if they moved up one rank
     return (own - below) / ideal[:, None] + given.scores[:, None]
 
 
 @credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
 def shapley(given: CreditInputs) -> torch.Tensor:
-    """(B, N) Shapley value of rank k, where a coalition of ranks is worth the NDCG@N of its list with the gaps closed
-    (after ShapE-GRPO, arXiv 2603.29871; inspired by: its set-level reward is another).
+    """(B, N) Shapley value of rank k, where the value of a coalition of ranks is the NDCG@N of its list with the gaps
+    closed (after ShapE-GRPO, arXiv 2603.29871; inspired by: its set-level reward is another).
 
-    Exact in O(N^2) a list: in a random order of arrival, hit j finds m of the j - 1 ranks before it with probability
-    1/j each, m = 0..j-1, and whoever comes before it in the list and later in the order moves it down.
+    Exact in O(N^2) per list. In a random order of arrival, hit j finds m of the j - 1 ranks before it with probability
+    1/j for each m = 0..j-1. A rank that is above hit j in the list but arrives later moves it down.
     """
     n = given.gains.size(1)
     weights = _discounts(n, given.hits)
     ranks = torch.arange(1, n + 1, device=weights.device, dtype=weights.dtype)
-    # A hit at rank j (0-based) is worth, when it joins, the mean of w over the 1 + m places it may take.
+    # When a hit at rank j (0-based) joins, its value is the mean of w over the 1 + m places it may take.
     own = weights.cumsum(0) / ranks
-    # Rank k < j joins after hit j, with a of the other j - 1 ranks above j there: hit j falls from 1 + a to 2 + a.
-    # Its place among the j + 1 ranks (k, j and the j - 1 others) is any, and j must come earlier.
+    # Rank k < j joins after hit j. If a of the other j - 1 ranks above j have joined, hit j falls from 1 + a to 2 + a.
+    # Any arrival order of these j + 1 ranks (k, j and the j - 1 others) is equally likely, and j must precede k.
     fall = torch.zeros(n, dtype=weights.dtype, device=weights.device)
     for j in range(1, n):
         drops = weights[:j] - weights[1 : j + 1]  # a = 0 .. j - 1
         chance = torch.arange(1, j + 1, device=weights.device, dtype=weights.dtype) / (j * (j + 1))
         fall[j] = (drops * chance).sum()
-    cost = given.hits * fall  # what every rank above hit j takes from it
+    cost = given.hits * fall  # what each rank above hit j takes from it
     return (given.hits * own - _sum_of_later(cost)) / _ideal(given.n_truth, weights)[:, None] + given.scores[:, None]
 
 

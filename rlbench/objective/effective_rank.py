@@ -1,6 +1,6 @@
-"""Effective rank of hidden states along a list, and how it moves (VERL, arXiv 2509.23808).
+"""Effective rank of hidden states along a list, with its velocity and acceleration (VERL, arXiv 2509.23808).
 
-The published code measures every 40 tokens; lists are short, so here it is measured after each entry.
+The published code measures every 40 tokens. Lists are short, so here it is measured after each entry.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from rlbench.lists import UnitLayout
 
 SMALLEST = 1e-12
-"""Shares of the spectrum below this count as none; so does a spectrum that is all zero."""
+"""Shares of the spectrum below this count as zero. A spectrum of zeros has no shares above it."""
 
 
 def effective_ranks(hidden: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -16,15 +16,15 @@ def effective_ranks(hidden: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
     Args:
         hidden: (B, T, H).
-        ends: (B, K) how many tokens each prefix has, at least 0; 0 gives 0.
+        ends: (B, K) number of tokens in each prefix, possibly 0. The result for 0 is 0.
     """
     states = hidden.double()
-    # Any origin gives the same; from a near one, less is lost when a prefix's own mean is taken out.
+    # The origin does not affect the result. A near origin loses less precision when a prefix's mean is subtracted.
     states = states - states.mean(dim=1, keepdim=True)
-    gram = states @ states.transpose(1, 2)  # (B, T, T): with its eigenvalues come the squared singular values
+    gram = states @ states.transpose(1, 2)  # (B, T, T); its eigenvalues are the squared singular values
     positions = torch.arange(hidden.size(1), device=hidden.device)
     found = torch.zeros(ends.shape, dtype=torch.double, device=hidden.device)
-    for k in range(ends.size(1)):  # one prefix a list at a time: (B, T, T) is all that is kept
+    for k in range(ends.size(1)):  # one prefix of each list at a time, to keep only (B, T, T) in memory
         length = int(ends[:, k].max())
         if not length:
             continue
@@ -35,7 +35,7 @@ def effective_ranks(hidden: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         of_row = masked.sum(dim=2, keepdim=True) / n
         centred = masked - of_row - of_row.transpose(1, 2) + masked.sum(dim=(1, 2), keepdim=True) / n.square()
         squares = torch.linalg.eigvalsh(centred * inside)
-        # A zero comes out as rounding of the largest numbers; its root would be no rounding any more.
+        # A zero eigenvalue comes out as rounding noise of the largest. Its root would be too large to ignore.
         noise = masked.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True) * torch.finfo(torch.double).eps * length
         singular = squares.masked_fill(squares <= noise, 0.0).sqrt()
         shares = singular / singular.sum(dim=1, keepdim=True).clamp(min=SMALLEST)
@@ -45,10 +45,10 @@ def effective_ranks(hidden: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
 
 def rank_features(hidden: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayout) -> dict[str, torch.Tensor]:
-    """Three numbers a list (B,), from the effective ranks m_1 .. m_J after each of its J entries that have tokens.
+    """Three numbers per list, each (B,), from the effective ranks m_1 .. m_J after each of its J entries with tokens.
 
-    effective_rank: m_J. velocity: mean over j > 1 of delta_j = m_j - mean(m_1 .. m_{j-1}). acceleration: mean over
-    j > 2 of delta_j - delta_{j-1}. 0 where a list is too short for them.
+    effective_rank: m_J. rank_velocity: mean over j > 1 of delta_j = m_j - mean(m_1 .. m_{j-1}). rank_acceleration: mean
+    over j > 2 of delta_j - delta_{j-1}. 0 if a list is too short for them.
 
     Args:
         hidden: (B, T, H) last hidden states of the completion's tokens.
@@ -59,7 +59,7 @@ def rank_features(hidden: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayou
     positions = torch.arange(1, unit_ids.size(1) + 1, device=unit_ids.device)
     of_rank = unit_ids.unsqueeze(1) == ranks[:, None]  # (B, N, T)
     ends = (of_rank * positions).amax(dim=2)  # 0 for a rank without tokens
-    # Later ranks end later; those without tokens, which may stand between others, go to the end.
+    # Later ranks end later. Ranks without tokens may lie between others; sorting moves them to the end.
     entries, beyond = (ends > 0).sum(dim=1), unit_ids.size(1) + 1
     ends = ends.masked_fill(ends == 0, beyond).sort(dim=1).values
     measured = effective_ranks(hidden, ends.masked_fill(ends == beyond, 0))

@@ -1,10 +1,10 @@
-"""Scalars of the next-token distribution, position by position, for pieces that ask for one by name.
+"""Scalars of the next-token distribution at every position, for pieces that request one by name.
 
-TRL's fused LM head gives log-probabilities and entropies and keeps no logits. What else a piece needs is computed here
-from the last hidden states, a tile of positions at a time, so that no (B, T, V) tensor exists; where gradients are
-wanted a tile's logits are computed again in the backward pass.
+TRL's fused LM head gives log-probabilities and entropies and keeps no logits. Other scalars are computed here from the
+last hidden states, one tile of positions at a time, so no (B, T, V) tensor exists. If gradients are needed, the
+backward pass computes a tile's logits again.
 
-A scalar takes log-probabilities of the whole vocabulary (n, V) of n positions and gives (n,). Fact of a scalar:
+A scalar takes log-probabilities of the whole vocabulary (n, V) at n positions and gives (n,). Fact of a scalar:
 
 differentiable: whether gradients flow through it.
 """
@@ -20,11 +20,11 @@ from rlbench.errors import BadInput
 from rlbench.objective.pieces import scalars
 
 TILE_ELEMENTS = 2**24
-"""Logits that are in memory at once."""
+"""Maximum number of logits in memory at once."""
 TOP_P, TOP_TOKENS = 0.8, 10_000  # SIREN, arXiv 2509.25133
-FIRST_TOKENS = 64  # how many of the most likely tokens are looked at first
+FIRST_TOKENS = 64  # number of most likely tokens to try first
 ADJUSTS_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-"""What a model's configuration may do to logits behind its LM head."""
+"""Keys of a model's configuration that change logits after its LM head."""
 
 
 @scalars.piece(differentiable=False)
@@ -35,26 +35,26 @@ def mean_logps(logps: torch.Tensor) -> torch.Tensor:
 
 @scalars.piece(differentiable=True)
 def top_p_entropy(logps: torch.Tensor) -> torch.Tensor:
-    """Entropy of the most likely tokens whose probability together stays below .8, at most 10,000 tokens, made to sum
-    to 1 (SIREN, arXiv 2509.25133, as its code).
+    """Entropy of the most likely tokens whose probability together stays below .8, at most 10,000 tokens, renormalised
+    to sum to 1 (SIREN, arXiv 2509.25133, as its code).
 
-    The token that reaches .8 is left out, as in the published code. Where the first token reaches it alone, the set is
-    empty and the entropy 0. Tokens that are as likely as the last of the set share the places that are left for them:
-    the entropy is that of the published code, which gives the places, and so the gradient, to whichever come first.
+    The token that reaches .8 is left out, as in the published code. If the first token alone reaches it, the set is
+    empty and the entropy is 0. Tokens tied with the last token of the set share the remaining places. The published
+    code gives these places, and so the gradient, to whichever tokens come first; the entropy is the same.
     """
     count, last = _top_p_set(logps.detach())
     above, tied = logps.detach() > last, logps.detach() == last
     left = (count - above.sum(dim=1, keepdim=True)).to(logps)  # places for the tied tokens
     kept = above.to(logps) + tied * left / tied.sum(dim=1, keepdim=True).clamp(min=1)
     some = count > 0
-    weights = torch.where(some, kept, 1.0)  # of an empty set any finite entropy will do: it is multiplied by 0
+    weights = torch.where(some, kept, 1.0)  # for an empty set, any finite entropy works: it is multiplied by 0
     normalised = logps - (logps + weights.log()).logsumexp(dim=1, keepdim=True)
     entropy = -(weights * normalised.exp() * normalised.masked_fill(weights == 0, 0.0)).sum(dim=1)
     return entropy * some.squeeze(1)
 
 
 def _top_p_set(logps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, 1) each: how many tokens each position's set has, and the log-probability of the last; infinity if empty."""
+    """(n, 1) each: number of tokens in each position's set, and the log-probability of the last one; inf if empty."""
     limit = min(TOP_TOKENS, logps.size(1))
     count = torch.empty(len(logps), 1, dtype=torch.long, device=logps.device)
     last = torch.full_like(logps[:, :1], torch.inf)
@@ -71,14 +71,14 @@ def _top_p_set(logps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class HiddenStates:
-    """Catches what a model's backbone gives, to compute scalars of the same forward pass that gave log-probabilities.
+    """Captures the backbone's hidden states, to compute scalars from the forward pass that gives log-probabilities.
 
     Args:
         model: the causal language model, before anything wraps it.
-        temperature: what logits are divided by.
+        temperature: divisor of the logits.
 
     Raises:
-        BadInput: where the model changes logits behind its LM head, which is not imitated here.
+        BadInput: the model changes logits after its LM head, which is not reproduced here.
     """
 
     def __init__(self, model: PreTrainedModel, temperature: float):
@@ -91,7 +91,7 @@ class HiddenStates:
 
     @contextmanager
     def caught(self) -> Iterator[list[torch.Tensor]]:
-        """A list that fills with the last hidden states (B', L, H) of each forward pass within."""
+        """A list that collects the last hidden states (B', L, H) of each forward pass in the block."""
         found: list[torch.Tensor] = []
         backbone = self.model.base_model
         handle = backbone.register_forward_hook(lambda module, args, output: found.append(output.last_hidden_state))
@@ -102,16 +102,16 @@ class HiddenStates:
 
     @staticmethod
     def before_tokens(found: list[torch.Tensor], length: int) -> torch.Tensor:
-        """(B, T, H) the states that predict the last `length` = T tokens."""
+        """(B, T, H) hidden states that predict the last `length` = T tokens."""
         return torch.cat([states[:, -length - 1 : -1] for states in found])
 
     @staticmethod
     def at_tokens(found: list[torch.Tensor], length: int) -> torch.Tensor:
-        """(B, T, H) the states at the last `length` = T tokens."""
+        """(B, T, H) hidden states at the last `length` = T tokens."""
         return torch.cat([states[:, -length:] for states in found])
 
     def scalar(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
-        """(B, T) a scalar of every position, from hidden states (B, T, H)."""
+        """(B, T) a scalar at every position, from hidden states (B, T, H)."""
         head, piece = self.model.get_output_embeddings(), scalars[name]
 
         def of_tile(states: torch.Tensor) -> torch.Tensor:

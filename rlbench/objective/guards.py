@@ -1,8 +1,8 @@
-"""Combinations that make no sense, found when a configuration is composed: why, and the nearest sensible setting.
+"""Checks for combinations of settings that make no sense: the reason, and the nearest sensible setting.
 
-A guard is one function of a configuration that gives a sentence, or "" where nothing is wrong. `REFUSALS` stop a run;
-`CAVEATS` are printed and the run goes on, since what they say may be just what is to be measured. A guard looks at
-facts of pieces, never at the names of methods, so that it holds for pieces from outside too.
+A guard is a function of a configuration. It returns a sentence, or "" if it finds no problem. `REFUSALS` stop a run.
+`CAVEATS` are printed and the run goes on, since such a combination may be what the user wants to measure. Guards use
+facts of pieces, never names of methods, so they also hold for pieces from plugins.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def _uses_ratio(config: Config) -> bool:
 
 
 def ratio_without_effect(config: Config) -> str:
-    """A level of ratio that nothing looks at."""
+    """A ratio that nothing uses."""
     algorithm = config.policy_optimisation
     if _uses_ratio(config) or algorithm.ratio in ("token", "none"):
         return ""
@@ -36,7 +36,7 @@ def ratio_without_effect(config: Config) -> str:
 
 
 def sum_without_sequence_ratio(config: Config) -> str:
-    """LUSPO's sum over tokens under a ratio of a part of the sequence."""
+    """LUSPO's sum over tokens with a ratio over only part of the sequence."""
     algorithm = config.policy_optimisation
     if algorithm.aggregation != "sequence_sum" or not _uses_ratio(config):
         return ""
@@ -50,7 +50,7 @@ def sum_without_sequence_ratio(config: Config) -> str:
 
 
 def scale_that_cancels(config: Config) -> str:
-    """A factor that is one for a prompt's whole group, under a baseline that divides by the group's scale."""
+    """A factor shared by a prompt's whole group, under a baseline that divides by the group's scale."""
     baseline, reward = config.policy_optimisation.baseline, config.reward
     weighed = {name: term for name, term in reward.terms.items() if term["weight"]}
     scaled = [name for name, term in weighed.items() if term.get("scaled_by")]
@@ -58,7 +58,7 @@ def scale_that_cancels(config: Config) -> str:
         return ""
     one_by_one = reward.combine == "normalise_then_sum" or (reward.combine == "power_mean" and reward.power == 0)
     if not one_by_one and len(scaled) < len(weighed):
-        return ""  # beside a term that is not scaled, the factor is the weight between the two
+        return ""  # next to an unscaled term, the factor changes the balance between the two
     return (
         f"reward.terms.{scaled[0]}.scaled_by = '{weighed[scaled[0]]['scaled_by']}' is one number for a prompt's whole "
         f"group, and algorithm.baseline = '{baseline}' divides by the group's own scale: it cancels; use "
@@ -89,7 +89,7 @@ def kl_without_gradient(config: Config) -> str:
 
 
 def kl_scale_without_kl(config: Config) -> str:
-    """A factor on a KL of coefficient 0."""
+    """A factor on a KL term with coefficient 0."""
     kl = config.policy_optimisation.kl
     if kl.beta > 0 or kl.scale == "constant":
         return ""
@@ -99,7 +99,7 @@ def kl_scale_without_kl(config: Config) -> str:
 
 
 def sync_without_reference(config: Config) -> str:
-    """A reference that follows the policy and is never looked at."""
+    """A reference that follows the policy but is never used."""
     algorithm = config.policy_optimisation
     if not algorithm.reference.sync_every or algorithm.kl.beta > 0 or _surrogate(config).facts["needs_reference"]:
         return ""
@@ -110,7 +110,7 @@ def sync_without_reference(config: Config) -> str:
 
 
 def credit_that_reads_hits(config: Config) -> str:
-    """Credit made of relevance alone under a reward of something else."""
+    """Credit based on relevance alone, under a reward with other terms."""
     credit, terms = config.policy_optimisation.credit, config.reward.terms
     plain = list(terms) == ["relevance"] and config.reward.gamma == 0
     if credits[credit].facts["reads"] == "gains" or plain:
@@ -123,7 +123,7 @@ def credit_that_reads_hits(config: Config) -> str:
 
 
 def negative_returns(config: Config) -> str:
-    """A division by the mean return where it may be negative."""
+    """Division by a mean return that may be negative."""
     baseline, credit, reward = config.policy_optimisation.baseline, config.policy_optimisation.credit, config.reward
     if not baselines[baseline].facts.get("needs_positive"):
         return ""
@@ -141,7 +141,7 @@ def negative_returns(config: Config) -> str:
 
 
 def left_out_tokens(config: Config) -> str:
-    """A term about the tokens that the surrogate leaves out, where it leaves out none."""
+    """A regulariser on the tokens that the surrogate leaves out, when it leaves out none."""
     algorithm = config.policy_optimisation
     about = [n for n, weight in algorithm.regularisers.items() if weight and regularisers[n].facts.get("leaves_out")]
     if not about or algorithm.entropy_quantile < 1:
@@ -153,7 +153,7 @@ def left_out_tokens(config: Config) -> str:
 
 
 def bonus_for_each_term(config: Config) -> str:
-    """A baseline that adds something to each of several normalised terms."""
+    """A baseline with a bonus, which would be added once for each normalised term."""
     baseline = config.policy_optimisation.baseline
     if config.reward.combine != "normalise_then_sum" or "hidden_states" not in baselines[baseline].needs:
         return ""
@@ -165,7 +165,7 @@ def bonus_for_each_term(config: Config) -> str:
 
 
 def reference_that_stays(config: Config) -> str:
-    """Humanline's clamp around the SFT policy."""
+    """Humanline's clamp around a fixed SFT policy."""
     algorithm = config.policy_optimisation
     if not _surrogate(config).facts["needs_reference"] or algorithm.reference.sync_every:
         return ""
@@ -176,7 +176,7 @@ def reference_that_stays(config: Config) -> str:
 
 
 def divided_centred_returns(config: Config) -> str:
-    """ROVER's target divided by a standard deviation."""
+    """ROVER's target, divided by a standard deviation."""
     algorithm = config.policy_optimisation
     if not _surrogate(config).facts.get("regression") or baselines[algorithm.baseline].facts["scale"] != "invariant":
         return ""
@@ -187,7 +187,7 @@ def divided_centred_returns(config: Config) -> str:
 
 
 def correction_of_lists(config: Config) -> str:
-    """VESPO's weight of a list, corrected list by list."""
+    """VESPO's list weight, corrected list by list."""
     correction = rollouts.correction_of(config.generation)
     if not correction.startswith("sequence") or not _surrogate(config).facts.get("corrects_sampling"):
         return ""
@@ -199,7 +199,7 @@ def correction_of_lists(config: Config) -> str:
 
 
 def corrected_truncation(config: Config) -> str:
-    """Sampling from the likeliest tokens, corrected by the probabilities of all."""
+    """Truncated sampling, corrected with probabilities of the full vocabulary."""
     generation = config.generation
     if rollouts.correction_of(generation) == "none" or not decoding.changed(generation):
         return ""
@@ -212,7 +212,7 @@ def corrected_truncation(config: Config) -> str:
 
 
 def other_than_sampled(config: Config) -> str:
-    """Lists that are drawn from another distribution than the one whose log-probabilities enter the loss."""
+    """Lists sampled from a distribution other than the one whose log-probabilities enter the loss."""
     generation = config.generation
     if not decoding.changed(generation) or rollouts.correction_of(generation) != "none":
         return ""
@@ -242,21 +242,21 @@ CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns, cor
 
 
 def refusals(config: Config) -> list[str]:
-    """What is refused about a configuration whose pieces and options are known to exist; nothing of other families."""
+    """Refusals for a configuration whose pieces and options are known to exist. Other algorithm families have none."""
     if not isinstance(config.algorithm, AlgorithmConfig):
         return []
     return [sentence for guard in REFUSALS if (sentence := guard(config))]
 
 
 def caveats(configs: Sequence[Config]) -> list[str]:
-    """What to know of the cells of a sweep, or of one run; each sentence once."""
+    """Caveats for the cells of a sweep or for one run, each sentence once."""
     configs = [config for config in configs if isinstance(config.algorithm, AlgorithmConfig)]
     found = [sentence for config in configs for guard in CAVEATS if (sentence := guard(config))]
     return list(dict.fromkeys(found + ratios_on_policy(configs)))
 
 
 def ratios_on_policy(configs: Sequence[Config]) -> list[str]:
-    """A sweep over levels of ratio where no update has a stale policy."""
+    """A sweep over ratios in which the policy is never stale."""
     fresh = [config for config in configs if config.trainer.rl.num_iterations == 1 and _uses_ratio(config)]
     levels = list(dict.fromkeys(config.policy_optimisation.ratio for config in fresh))
     if len(levels) < 2:

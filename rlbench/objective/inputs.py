@@ -1,4 +1,4 @@
-"""What pieces are given. Shapes: B completions, T tokens, U units, P prompts, G completions a prompt, C columns."""
+"""Inputs of the pieces. Shapes: B completions, T tokens, U units, P prompts, G completions per prompt, C columns."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,22 +8,22 @@ import torch
 from rlbench.lists import UnitLayout
 
 Memory = dict[str, float]
-"""What pieces carry from update to update, by names of their own; saved and resumed with the run. Each process has its
-own, so that what is put in must be the same on all."""
+"""Numbers that pieces carry from update to update, under names they choose. Saved and resumed with the run. Each
+process has its own copy, so the values must be the same on all processes."""
 
 
 def alone(values: torch.Tensor) -> torch.Tensor:
-    """The values of all processes, where there is one."""
+    """Gather for a single process: returns the values unchanged."""
     return values
 
 
 @dataclass(frozen=True)
 class Course:
-    """Where in the run a micro-batch is, for pieces that look beyond it.
+    """Position of a micro-batch in the run, for pieces that need more than the micro-batch.
 
     Attributes:
-        update: optimiser updates that are done.
-        memory: what pieces keep; the only thing that a piece may change.
+        update: number of finished optimiser updates.
+        memory: the pieces' memory. It is the only thing that a piece may change.
         gather: (n,) values of this process -> those of all processes, without gradients.
     """
 
@@ -34,23 +34,23 @@ class Course:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One micro-batch at the loss; all tensors (B, T) where not said otherwise.
+    """One micro-batch at the loss. All tensors are (B, T) unless stated otherwise.
 
     Attributes:
         logps: log-probabilities of the tokens under the policy, differentiable.
-        old_logps: under the rollout policy.
-        ref_logps: under the reference policy; None where no piece asks for it.
+        old_logps: log-probabilities under the rollout policy.
+        ref_logps: log-probabilities under the reference policy, or None if no piece needs them.
         advantages: the tokens' advantages; 0 on padding.
-        unit_ids: the tokens' units, codes of the layout.
+        unit_ids: the unit code of each token.
         mask: 0 on padding.
         units: the layout.
-        sampling_ratio: (B, T) or (B, 1), what each token's loss is multiplied by where another engine than the policy
-            sampled: the policy's probability at the rollout over the engine's, bounded; None where the two are one.
-        extras: by name, what pieces asked for in their `needs`: entropy and the forward pass's scalars (B, T), also at
-            the rollout under "old_" names; demonstration_logps and demonstration_mask (D, L) of D demonstrations.
-            Always there from the trainer: correct (B,), correct_ranks (B, N), score (B,) the lists' rewards, kl_scale
-            (B,).
-        course: where in the run this is.
+        sampling_ratio: (B, T) or (B, 1) factor on each token's loss when a separate engine sampled: the policy's
+            probability at the rollout over the engine's, bounded. None if the policy itself sampled.
+        extras: inputs that pieces requested in `needs`, by name: entropy and the forward pass's scalars (B, T), also
+            those at the rollout under "old_" names; demonstration_logps and demonstration_mask (D, L) of D
+            demonstrations. The trainer always adds correct (B,), correct_ranks (B, N), score (B,) with the lists'
+            rewards, and kl_scale (B,).
+        course: position in the run.
     """
 
     logps: torch.Tensor
@@ -72,20 +72,20 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class Group:
-    """Returns at the rollout, and what a baseline may look at beside them.
+    """Returns at the rollout, with everything else that a baseline may use.
 
     Attributes:
-        returns: (P, G, C), C = 1 under sequence credit, N under rank credit.
-        counted: (P, G, C) bool, the returns that a baseline may look at; the others get advantage 0.
-        unit_tokens: (P, G, C) how many tokens the credited unit has, at least 0.
-        log_confidence: (P, G, C) mean log-probability of the unit's tokens under the rollout policy, 0 without tokens;
-            all 0 where no piece needs old_logps.
+        returns: (P, G, C); C = 1 under sequence credit, N under rank credit.
+        counted: (P, G, C) bool mask of the returns that a baseline may use. The others get advantage 0.
+        unit_tokens: (P, G, C) number of tokens in the credited unit, possibly 0.
+        log_confidence: (P, G, C) mean log-probability of the unit's tokens under the rollout policy. 0 for a unit
+            without tokens, and 0 everywhere if no piece needs old_logps.
         success: (P, G) bool, by the reward's success rule.
-        features: (P, G) numbers of each list by name: tokens, entries, entropy, confidence, popularity, in_catalog,
-            duplicates; where a piece needs hidden_states also effective_rank and its velocity and acceleration
+        features: (P, G) properties of each list by name: tokens, entries, entropy, confidence, popularity, in_catalog,
+            duplicates. If a piece needs hidden_states, also effective_rank, rank_velocity and rank_acceleration
             (`rlbench.objective.effective_rank`).
-        progress: share of the run's updates that are done, in [0, 1].
-        memory: what pieces keep from update to update.
+        progress: finished share of the run's updates, in [0, 1].
+        memory: numbers that pieces carry from update to update.
     """
 
     returns: torch.Tensor
@@ -100,13 +100,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Window:
-    """What an aggregation may know of the accumulation window around its micro-batch.
+    """The accumulation window around a micro-batch, for aggregations.
 
     Attributes:
-        accumulation_steps: micro-batches an update.
-        tokens: completion tokens of the whole window, over all processes and divided by their number (gradients are
-            averaged over processes).
-        max_completion_length: the token limit of a completion.
+        accumulation_steps: micro-batches per update.
+        tokens: completion tokens in the whole window, summed over processes and divided by their number, because
+            gradients are averaged over processes.
+        max_completion_length: token limit of a completion.
     """
 
     accumulation_steps: int

@@ -1,4 +1,4 @@
-"""An algorithm: the pieces that its configuration names, composed into advantages and a loss."""
+"""Composes the pieces that a configuration names into advantages and a loss."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,16 +36,16 @@ from rlbench.rewards.returns import tail_returns
 
 @dataclass(frozen=True)
 class Rollout:
-    """What is known of B completions when they have been generated, over all processes.
+    """Facts about B generated completions, over all processes.
 
     Attributes:
         rewards: their rewards.
-        unit_tokens: (B, U) tokens of each unit, with EOS as the algorithm counts it.
-        unit_logps: (B, U) sum of the rollout policy's log-probabilities over each unit; zeros where no piece asks.
-        entropy: (B,) mean entropy of each list's tokens; zeros where no piece asks.
-        progress: share of the run's updates that are done.
-        hidden: (B,) numbers made of hidden states, by name; none where no piece asks.
-        memory: what pieces keep from update to update.
+        unit_tokens: (B, U) tokens of each unit, with EOS in the unit where the algorithm puts it.
+        unit_logps: (B, U) sum of the rollout policy's log-probabilities over each unit; zeros if no piece needs it.
+        entropy: (B,) mean entropy of each list's tokens; zeros if no piece needs it.
+        progress: finished share of the run's updates.
+        hidden: (B,) numbers computed from hidden states, by name; empty if no piece needs them.
+        memory: numbers that pieces carry from update to update.
     """
 
     rewards: RewardBatch
@@ -70,7 +70,7 @@ class Rollout:
         memory: Memory | None = None,
         gather: Callable[[torch.Tensor], torch.Tensor] = alone,
     ) -> "Rollout":
-        """From this process's tokens, all (B', T); `rewards` are gathered already."""
+        """Build from this process's tokens, all (B', T). `rewards` are gathered already."""
         tokens = unit_sizes(unit_ids, mask, count)
         sums = scatter_mean(logps, unit_ids, mask, count) * tokens
         of_hidden = {name: gather(values) for name, values in (hidden or {}).items()}
@@ -79,23 +79,23 @@ class Rollout:
         return cls(rewards, gather(tokens), gather(sums), mean_entropy, progress, of_hidden, kept)
 
     def features(self) -> dict[str, torch.Tensor]:
-        """(B,) numbers of each list by name."""
+        """(B,) properties of each list, by name."""
         confidence = (self.unit_logps.sum(1) / self.unit_tokens.sum(1).clamp(min=1)).exp()
         return {**self.rewards.named_features(), "entropy": self.entropy, "confidence": confidence, **self.hidden}
 
 
 class Objective:
-    """The algorithm of a configuration, with the reward's part that needs whole groups: returns and their combination.
+    """The algorithm of a configuration, with the parts of the reward that need whole groups: returns and combiner.
 
     Args:
-        algorithm: the point in the algebra, as in `conf/algorithm/`.
-        reward: its terms' weights, discount and combiner, as in `conf/reward/`.
+        algorithm: the algorithm's choices, as in `conf/algorithm/`.
+        reward: weights of its terms, discount and combiner, as in `conf/reward/`.
         list_length: N.
 
     Attributes:
-        needs: what its pieces ask the trainer for (`rlbench.objective.pieces.known_needs`).
-        scalars: names of the forward pass's scalars among it, at the loss.
-        rollout_scalars: names of those at the rollout, without "old_".
+        needs: inputs that its pieces request from the trainer (`rlbench.objective.pieces.known_needs`).
+        scalars: names of the forward pass's scalars that the loss needs.
+        rollout_scalars: names of those needed at the rollout, without "old_".
     """
 
     def __init__(self, algorithm: AlgorithmConfig, reward: RewardConfig, list_length: int):
@@ -128,12 +128,12 @@ class Objective:
                 self.starts.append((start, filled(start.function, options.get(name, {}))))
         if a.entropy_quantile < 1:
             self.needs.add("entropy")
-        self.parts: list[tuple[str, torch.Tensor]] = []  # of the latest loss, by name
-        self.blamed = ""  # which piece made values of the latest rollout that are not finite
+        self.parts: list[tuple[str, torch.Tensor]] = []  # named parts of the latest loss
+        self.blamed = ""  # the piece that made values of the latest rollout not finite
 
     def scalars_at_rollout(self, memory: Memory) -> list[str]:
-        """Names of the scalars to compute at the next rollout: those of every rollout, and those of the first one as
-        long as `memory` lacks what comes of them."""
+        """Names of the scalars to compute at the next rollout: those needed at every rollout, and those of the first
+        rollout while `memory` lacks the numbers computed from them."""
         first = {name for start, _ in self.starts if start.keeps not in memory for name in start.scalars}
         return [name for name in scalars if name in self.rollout_scalars or name in first]
 
@@ -144,10 +144,10 @@ class Objective:
         memory: Memory,
         gather: Callable[[torch.Tensor], torch.Tensor] = alone,
     ) -> None:
-        """Put into `memory` what pieces take from the first rollout; nothing that is there already is replaced.
+        """Put the numbers that pieces compute from the first rollout into `memory`. Existing entries stay.
 
         Args:
-            values: (B, T) by name, all of `scalars_at_rollout`.
+            values: (B, T) by name, for all of `scalars_at_rollout`.
             mask: (B, T), 0 on padding.
             memory: changed in place.
             gather: (B,) values of this process -> those of all processes.
@@ -158,25 +158,25 @@ class Objective:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss compares with a reference policy."""
+        """Whether the loss compares the policy with a reference policy."""
         return self.algorithm.kl.beta > 0 or surrogates[self.algorithm.surrogate].facts["needs_reference"]
 
     @property
     def weights(self) -> torch.Tensor:
-        """(M,) the weights of the reward's terms."""
+        """(M,) weights of the reward's terms."""
         return torch.tensor([float(term["weight"]) for term in self.reward.terms.values()])
 
     def weighted(self, returns: torch.Tensor) -> torch.Tensor:
-        """(B, M, C) -> (B, C): the terms' weighted sum."""
+        """(B, M, C) -> (B, C): weighted sum over the terms."""
         return weighted_sum(returns, self.weights.to(returns))
 
     def unit_returns(self, rewards: RewardBatch, group_size: int) -> torch.Tensor:
-        """Returns of the credited units, one reward term beside the other, unweighted: (B, M, C), in float64.
+        """Unweighted returns of the credited units for each reward term: (B, M, C), in float64.
 
-        C = 1 under sequence credit, N under rank credit, where a term that scores whole lists counts for every rank.
+        C = 1 under sequence credit, N under rank credit. There a term that scores whole lists counts for every rank.
 
         Args:
-            rewards: of B completions, the G completions of a prompt next to each other.
+            rewards: rewards of B completions; the G completions of a prompt are adjacent.
             group_size: G.
         """
         return self._of_terms(rewards, group_size, self._credited)
@@ -191,16 +191,16 @@ class Objective:
         return returns
 
     def rank_returns(self, rewards: RewardBatch, group_size: int) -> torch.Tensor:
-        """What each rank is worth whatever the credit: the terms' discounted tails, weighted and summed: (B, N).
+        """Value of each rank, whatever the credit: the terms' discounted tail returns, weighted and summed: (B, N).
 
-        A term that scores whole lists has no part in it. Arguments as of `unit_returns`.
+        Terms that score whole lists are excluded. Arguments as for `unit_returns`.
         """
         return self.weighted(self._of_terms(rewards, group_size, lambda term: tail_returns(term.gains, term.gamma)))
 
     def _of_terms(
         self, rewards: RewardBatch, group_size: int, returns_of: Callable[[CreditInputs], torch.Tensor]
     ) -> torch.Tensor:
-        """Returns of each term, scaled by the solve rate where the term asks for it: (B, M, C)."""
+        """Returns of each term, scaled by the solve rate if the term says so: (B, M, C)."""
         solved = solve_rate(rewards.success, group_size)
         of_terms = []
         for m, term in enumerate(self.reward.terms.values()):
@@ -223,7 +223,7 @@ class Objective:
         features = {name: values.view(rows) for name, values in rollout.features().items()}
 
         def normalise(of_units: torch.Tensor) -> torch.Tensor:
-            # Rounded only now, so that what is equal but for the order of a sum is equal.
+            # Round only now, so that sums that differ only in their order become equal.
             of_units = of_units.to(torch.get_default_dtype())
             group = Group(
                 returns=of_units.view(shape),
@@ -245,20 +245,20 @@ class Objective:
         return combined.to(torch.get_default_dtype())
 
     def _counted(self, rewards: RewardBatch) -> torch.Tensor:
-        """(B, C) which returns a baseline may look at."""
+        """(B, C) bool mask of the returns a baseline may use."""
         whole = torch.ones_like(rewards.present[:, :1])
         of_ranks = rewards.present if self.algorithm.missing_rank == "excluded" else torch.ones_like(rewards.present)
         parts = {"sequence": whole, "rank": of_ranks}
         return torch.cat([parts[kind] for kind in self.credit.facts["columns"]], dim=1)
 
     def _of_columns(self, of_units: torch.Tensor) -> torch.Tensor:
-        """(B, U) sums over units -> (B, C) sums over what each column credits."""
+        """(B, U) sums over units -> (B, C) sums over the units that each column credits."""
         real = of_units[:, : self.units.padding]
         parts = {"sequence": real.sum(dim=1, keepdim=True), "rank": of_units[:, : self.units.list_length]}
         return torch.cat([parts[kind] for kind in self.credit.facts["columns"]], dim=1)
 
     def token_units(self, tokens: TokenUnits) -> torch.Tensor:
-        """Unit of every token as this algorithm sees it, (B, T): EOS may belong to the last rank."""
+        """Unit of every token under this algorithm, (B, T). EOS may belong to the last rank."""
         absorbed = SHAPINGS[self.algorithm.length_shaping.rule].absorbed(tokens, self.units)
         return tokens.unit_ids.masked_fill(absorbed, self.units.list_length - 1)
 
@@ -274,18 +274,18 @@ class Objective:
         return self.spread(unit_advantages, special, self.units)
 
     def token_advantages(self, unit_advantages: torch.Tensor, tokens: TokenUnits) -> torch.Tensor:
-        """Advantages of the credited units (B, C) -> of tokens, (B, T)."""
+        """Advantages of the credited units (B, C) -> advantages of tokens (B, T)."""
         spread = self.spread_advantages(unit_advantages, tokens.n_units)
         unit_ids = self.token_units(tokens)
         advantages = spread.gather(1, unit_ids)
         if self.within is not None:
             advantages = advantages * self.within(unit_ids, unit_ids != self.units.padding, self.units)
-        # Under the published layout EOS shares the unit, and so the ratio, of its line, but not that line's advantage.
+        # Under the published layout EOS is in the unit of its line. It shares that unit's ratio, but not its advantage.
         apart = tokens.is_eos & ~SHAPINGS[self.algorithm.length_shaping.rule].absorbed(tokens, self.units)
         return torch.where(apart, spread[:, self.units.eos, None], advantages)
 
     def kl_scales(self, success: torch.Tensor, group_size: int) -> torch.Tensor:
-        """(B,) what each completion's KL is multiplied by, from (B,) bool success by the reward's rule."""
+        """(B,) factor on each completion's KL, from (B,) bool success by the reward's rule."""
         solved = success.view(-1, group_size).float().mean(dim=1)
         piece = f"kl.scale '{self.algorithm.kl.scale}'"
         scales = shaped(piece, self.kl_scale(solved), solved.shape)
@@ -293,7 +293,7 @@ class Objective:
         return scales.repeat_interleave(group_size)
 
     def loss(self, inputs: LossInputs, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of a micro-batch and what is logged of it (scalars, detached)."""
+        """The loss of a micro-batch, and detached scalars to log."""
         algorithm, mask = self.algorithm, inputs.mask
         parts = [("the policy's log-probabilities", inputs.logps), ("the advantages", inputs.advantages)]
 
@@ -316,7 +316,7 @@ class Objective:
             "clip_low": at_low,
             "clip_high": at_high,
             "max_abs_log_ratio": moved.abs().max(),
-            # From the rollout policy to this one, the estimator k3 on samples of the former.
+            # KL from the rollout policy to this one: estimator k3 on samples of the rollout policy.
             "kl_rollout": (moved.expm1() - moved).sum() / mask.sum().clamp(min=1),
         }
         if algorithm.kl.beta > 0 and inputs.ref_logps is not None:
@@ -338,7 +338,7 @@ class Objective:
         return loss, stats
 
     def not_finite(self, mask: torch.Tensor) -> str:
-        """What of the latest rollout or loss is not finite first, in the order of their computation; "" for nothing.
+        """The first part of the latest rollout or loss, in the order of computation, that is not finite; "" if none.
 
         Args:
             mask: (B, T) of that micro-batch.

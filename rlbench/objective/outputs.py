@@ -1,8 +1,8 @@
-"""Checks of what an algorithm's pieces return, where it enters the computation.
+"""Checks of the values that an algorithm's pieces return.
 
-A piece may come from a plugin. Shapes are checked always, which costs nothing: a tensor of another shape might be
-broadcast, or laid out anew, and train something else. Values are looked at once a rollout, and in the loss only after
-it turned out not to be finite, since looking waits for the GPU.
+Pieces may come from plugins. Shapes are always checked, which is free: a tensor of another shape might be broadcast or
+reshaped, and silently train something else. Values are checked once per rollout. In the loss they are checked only
+after it was not finite, because reading them waits for the GPU.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,15 +13,15 @@ from rlbench.errors import BadInput
 
 
 def shaped(piece: str, values: object, shape: Sequence[int]) -> torch.Tensor:
-    """The values of a piece.
+    """The returned values, after checks of type, shape and dtype.
 
     Args:
-        piece: place and name, as "baseline 'group_median'".
-        values: what its function returned.
-        shape: what it has to have; () for a scalar.
+        piece: place and name, e.g. "baseline 'group_median'".
+        values: the function's return value.
+        shape: the required shape; () for a scalar.
 
     Raises:
-        BadInput: where it returned no tensor of floating-point numbers of this shape.
+        BadInput: the return value is not a floating-point tensor of this shape.
     """
     if not isinstance(values, torch.Tensor):
         raise BadInput(f"{piece} returned {type(values).__name__} instead of a tensor of shape {tuple(shape)}")
@@ -33,12 +33,12 @@ def shaped(piece: str, values: object, shape: Sequence[int]) -> torch.Tensor:
 
 
 def made_not_finite(piece: str, values: torch.Tensor, made_of: Iterable[torch.Tensor]) -> str:
-    """A clause that blames a piece for values that are not finite; "" where it is not to blame.
+    """A clause that blames a piece for values that are not finite, or "" if the piece is not to blame.
 
     Args:
         piece: place and name.
-        values: what its function returned.
-        made_of: what it was given. Where that is not finite already, the piece is not to blame.
+        values: the function's return value.
+        made_of: the function's inputs. If one of them is not finite, the piece is not to blame.
     """
     known = values.isfinite()
     if known.all() or not all(given.isfinite().all() for given in made_of):
@@ -51,11 +51,11 @@ def made_not_finite(piece: str, values: torch.Tensor, made_of: Iterable[torch.Te
 
 
 def first_not_finite(parts: Iterable[tuple[str, torch.Tensor]], mask: torch.Tensor) -> str:
-    """The first of a loss's parts, in the order of their computation, that is not finite; "" where all are.
+    """Name of the first part of a loss, in the order of computation, that is not finite; "" if all are finite.
 
     Args:
-        parts: name and values, (B, T) or of any other shape.
-        mask: (B, T); values of that shape count where it is not 0.
+        parts: name and values, (B, T) or any other shape.
+        mask: (B, T). Values of this shape are checked only where it is not 0.
     """
     for name, values in parts:
         counted = values[mask.bool()] if values.shape == mask.shape else values

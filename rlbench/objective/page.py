@@ -17,13 +17,13 @@ MARK = "<!-- {}: written by python -m rlbench.objective.page -->"
 
 
 def methods_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
-    """One row a method: the piece it chooses in every place, and where it comes from."""
+    """One row per method: its piece in every place, and its source."""
     head = ["method", "credit", "baseline", "ratio", "surrogate", "aggregation", "KL", "else", "source", "evidence"]
     return _table(head, [_method(found) for found in _algorithms(folder) if "family" not in found])
 
 
 def preferences_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
-    """One row a method of preference optimisation."""
+    """One row per method of preference optimisation."""
     keys = ["chosen", "negatives", "beta", "rounds", "sft_share"]
     rows = [
         [f"`{found['name']}`", *(_number(found[key]) for key in keys), found["paper"], found["evidence"]]
@@ -34,7 +34,7 @@ def preferences_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
 
 
 def differences_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
-    """One row a method that is not in everything what its source is."""
+    """One row per method that departs from its source."""
     rows = [[f"`{found['name']}`", " ".join(found["differs"])] for found in _algorithms(folder) if found.get("differs")]
     return _table(["method", "different from its source"], rows)
 
@@ -76,7 +76,7 @@ def _number(value: object) -> str:
 
 
 def pieces_table(place: Place) -> str:
-    """One row a piece: its options with their defaults, and the first sentence of its docstring."""
+    """One row per piece: its options with their defaults, and the first paragraph of its docstring."""
     rows = []
     for name, piece in place.items():
         options = ", ".join(

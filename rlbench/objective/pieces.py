@@ -1,11 +1,11 @@
-"""Registries of the algebra's pieces: one pure function a choice, its options its keyword-only parameters.
+"""Registries of the algebra's pieces. A choice is one pure function; its keyword-only parameters are its options.
 
-A piece is entered by a decorator, so that a package outside rlbench adds one in the same way:
+A decorator registers a piece. Packages outside rlbench register theirs in the same way:
 
     @surrogates.piece
     def mine(inputs: LossInputs, log_ratio: torch.Tensor, *, strength: Positive = 1.0) -> Surrogate: ...
 
-Its options are given in the algorithm's YAML under `options.mine`, whichever place it stands in.
+The algorithm's YAML sets its options under `options.mine`, for every place.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,19 +25,19 @@ NEEDS = {
     "hidden_states": "of the completions' tokens at the rollout, for the rank features of `Group.features`",
     "demonstrations": "log-probabilities of a batch of demonstrations, differentiable",
 }
-"""What a piece may ask for beyond what every update has; beside these, every name in `scalars`, and that name after
-"old_" for its values at the rollout."""
+"""Inputs that a piece may request beyond those of every update. It may also request every name in `scalars`, and that
+name with the prefix "old_" for its values at the rollout."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A choice in one place.
+    """One choice for one place.
 
     Attributes:
-        function: what it computes.
+        function: the pure function.
         options: its options by name.
-        needs: names in `known_needs()`.
-        facts: what else a place wants to know of its pieces, e.g. whether a surrogate clips.
+        needs: inputs that it requests, each in `known_needs()`.
+        facts: other properties that its place requires, e.g. whether a surrogate clips.
     """
 
     function: Callable[..., Any]
@@ -48,13 +48,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Start:
-    """What a piece takes from the run's first rollout, before any update; a fact of a piece, under `start`.
+    """A number that a piece computes from the run's first rollout, before any update. It is the piece's fact `start`.
 
     Attributes:
-        keeps: the name in `Memory` that holds it. While that is missing, the next rollout gives it.
-        scalars: names of the forward pass's scalars that it is made of.
-        function: ({name: (B, T)}, mask (B, T), gather, with the piece's options that it has) -> a number. gather takes
-            (B,) values of this process to those of all processes; the number must be the same on all.
+        keeps: the key in `Memory` that holds it. While the key is missing, the next rollout computes it.
+        scalars: names of the forward pass's scalars that it is computed from.
+        function: ({name: (B, T)}, mask (B, T), gather, options of the piece that it declares) -> a number. gather takes
+            (B,) values of this process and returns those of all processes. The number must be the same on all.
     """
 
     keeps: str
@@ -63,11 +63,11 @@ class Start:
 
 
 class Place(Mapping[str, Piece]):
-    """The choices in one place of the algebra.
+    """The choices for one place of the algebra.
 
     Args:
-        name: the key of the algorithm's YAML that chooses.
-        facts: what each of its pieces has to say of itself; the place's module says what they mean.
+        name: the key in the algorithm's YAML that selects a piece.
+        facts: facts that every piece must declare. The place's module defines them.
     """
 
     def __init__(self, name: str, facts: tuple[str, ...] = ()):
@@ -89,10 +89,10 @@ class Place(Mapping[str, Piece]):
     @overload
     def piece(self, *, needs: Iterable[str] = (), **facts: Any) -> Callable[[Function], Function]: ...
     def piece(self, function: Any = None, *, needs: Iterable[str] = (), **facts: Any) -> Any:
-        """Enter a function under its name.
+        """Register a function under its own name.
 
         Raises:
-            ValueError: where the place has a piece of this name, a need is unknown, or a fact is left out.
+            ValueError: the place already has a piece of this name, a need is unknown, or a fact is missing.
         """
 
         def enter(function: Function) -> Function:
@@ -115,20 +115,20 @@ class Place(Mapping[str, Piece]):
     def chosen(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
         """The function of a piece with its options filled in from an algorithm's `options`.
 
-        Pieces of two places may have one name, and then share what is given under it.
+        Pieces of two places may share a name. They then share the options given under it.
         """
         piece = self[name]
         return filled(piece.function, options.get(name, {}))
 
     def check(self, name: str) -> list[str]:
-        """What is wrong with a choice: a sentence that begins with the key, or nothing."""
+        """Problems with a choice: one sentence that begins with the key, or an empty list."""
         if name in self:
             return []
         return [f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{nearest(name, list(self))}"]
 
 
 scalars = Place("scalars", ("differentiable",))
-"""Numbers that the forward pass gives at every position; no algorithm chooses one, pieces ask for them."""
+"""Numbers that the forward pass gives at every position. Pieces request them; algorithms do not choose them."""
 credits = Place("credit", ("columns", "spread", "within", "reads"))
 baselines = Place("baseline", ("shift", "scale"))
 ratios = Place("ratio")
@@ -138,11 +138,11 @@ estimators = Place("kl.estimator")
 kl_scales = Place("kl.scale")
 regularisers = Place("regularisers")
 PLACES = (credits, baselines, ratios, surrogates, aggregations, estimators, kl_scales, regularisers)
-"""Where an algorithm chooses, in the order of the loss."""
+"""The places where an algorithm makes a choice, in the order of the loss."""
 
 
 def choices(algorithm: AlgorithmConfig) -> list[tuple[Place, str]]:
-    """What an algorithm chooses, place by place; every regulariser that it names, whatever its weight."""
+    """An algorithm's choices, place by place. Includes every regulariser that it names, even with weight 0."""
     return [
         (credits, algorithm.credit),
         (baselines, algorithm.baseline),
@@ -156,10 +156,10 @@ def choices(algorithm: AlgorithmConfig) -> list[tuple[Place, str]]:
 
 
 def known_needs() -> set[str]:
-    """What a piece may ask for."""
+    """Every input that a piece may request."""
     return {*NEEDS, *scalars, *(f"old_{name}" for name in scalars)}
 
 
 def pieces_by_name() -> set[str]:
-    """Names of all pieces of all places."""
+    """Names of all pieces in all places."""
     return {name for place in PLACES for name in place}

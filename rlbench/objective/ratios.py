@@ -1,6 +1,6 @@
-"""Importance ratios: at which unit pi/pi_old is taken.
+"""Importance ratios: the unit over which pi/pi_old is taken.
 
-A piece gives the log of the ratio that each token uses, (B, T), differentiable; on padding it is any finite number.
+A piece gives the log of each token's ratio, (B, T), differentiable. On padding it may be any finite number.
 """
 
 import torch
@@ -11,19 +11,19 @@ from rlbench.objective.units import masked_mean, scatter_mean
 
 
 def on_tokens(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B, T) x with 0 on padding, where x may be infinite or no number; no gradient reaches it there."""
+    """(B, T) x with 0 on padding, where x may be infinite or NaN. No gradient flows through padding."""
     return x.masked_fill(mask == 0, 0.0)
 
 
 @ratios.piece
 def token(inputs: LossInputs) -> torch.Tensor:
-    """Each token its own ratio (PPO, GRPO)."""
+    """One ratio per token (PPO, GRPO)."""
     return on_tokens(inputs.log_ratio, inputs.mask)
 
 
 @ratios.piece
 def rank(inputs: LossInputs) -> torch.Tensor:
-    """Geometric mean inside the unit (Rank-GRPO, Eq. 6); all tokens of a special unit share one ratio too."""
+    """Geometric mean over the unit (Rank-GRPO, Eq. 6). The tokens of a special unit share one ratio too."""
     of_unit = scatter_mean(token(inputs), inputs.unit_ids, inputs.mask, inputs.units.count)
     return of_unit.gather(1, inputs.unit_ids)
 
@@ -42,7 +42,7 @@ def product(inputs: LossInputs) -> torch.Tensor:
 
 @ratios.piece
 def sequence_token(inputs: LossInputs) -> torch.Tensor:
-    """Value of `sequence`, gradient of the token's own log-probability (GSPO-token, arXiv 2507.18071, Eq. 13)."""
+    """Value of `sequence` with the gradient of the token's log-probability (GSPO-token, arXiv 2507.18071, Eq. 13)."""
     return sequence(inputs).detach() + none(inputs)
 
 
@@ -50,7 +50,7 @@ def sequence_token(inputs: LossInputs) -> torch.Tensor:
 def segment(inputs: LossInputs) -> torch.Tensor:
     """Geometric mean over each of two blocks: preamble and answer.
 
-    The preamble is the unit `other`, which also holds blank lines and lines between entries that are none.
+    The preamble is the unit `other`. It also holds blank lines and the lines between entries that are not entries.
     """
     block = (inputs.unit_ids != inputs.units.other).long()
     return scatter_mean(token(inputs), block, inputs.mask, 2).gather(1, block)
@@ -58,6 +58,6 @@ def segment(inputs: LossInputs) -> torch.Tensor:
 
 @ratios.piece
 def none(inputs: LossInputs) -> torch.Tensor:
-    """Ratio 1 with the gradient of the token's own log-probability: no correction for an older rollout policy."""
+    """Ratio 1 with the gradient of the token's log-probability: no correction for an older rollout policy."""
     logps = on_tokens(inputs.logps, inputs.mask)
     return logps - logps.detach()

@@ -1,15 +1,15 @@
-"""Regularisers: what is added to the loss beside the surrogate.
+"""Regularisers: terms of the loss other than the surrogate.
 
-`estimators` are estimates of a KL divergence, token by token, for tokens sampled from pi: (logps, ref_logps) -> (B, T).
-Their value and their gradient are two things: the expectation of the gradient of k1 is 0, and that of k3 belongs to the
-other divergence. Multiplied by the ratio (`kl.importance_weighted`), each has on policy the gradient of its value.
+`estimators` estimate a KL divergence token by token, for tokens sampled from pi: (logps, ref_logps) -> (B, T). Their
+value and their gradient estimate different things: the expected gradient of k1 is 0, and that of k3 belongs to the
+other divergence. Multiplied by the ratio (`kl.importance_weighted`), each has the gradient of its value on policy.
 
-`kl_scales` multiply a completion's KL by something about its prompt: (P,) share of its lists that succeed -> (P,).
+`kl_scales` give a factor on a completion's KL, from the success rate of its prompt's lists: (P,) -> (P,).
 
-`regularisers` are scalar terms of a micro-batch, to be minimised; their weights are applied outside. Facts of one:
+`regularisers` are scalar terms of a micro-batch, to be minimised. Their weights are applied outside. Facts of one:
 
-leaves_out: it is about the tokens that `entropy_quantile` leaves out of the surrogate;
-start: what it takes from the run's first rollout (`rlbench.objective.pieces.Start`).
+leaves_out: it covers the tokens that `entropy_quantile` leaves out of the surrogate;
+start: a number from the run's first rollout (`rlbench.objective.pieces.Start`).
 """
 
 import math
@@ -56,7 +56,8 @@ def k3(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
 def forward(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
     """d exp(d) - exp(d) + 1 with d = log pi_ref - log pi, never negative: k3 with the two policies exchanged.
 
-    Expectation: KL(pi_ref || pi). Expected gradient: that of E_ref[d^2] / 2, which is KL(pi_ref || pi) to second order.
+    Expectation: KL(pi_ref || pi). Expected gradient: that of E_ref[d^2] / 2, which equals KL(pi_ref || pi) to second
+    order.
     """
     d = ref_logps - logps
     return d * d.exp() - d.exp() + 1
@@ -78,19 +79,20 @@ def by_difficulty(
     hard_to: Share = 0.3,
     medium_to: Share = 0.7,
 ) -> torch.Tensor:
-    """A factor by the share of a prompt's lists that are successful: `hard` up to .3, `medium` up to .7, then `easy`.
+    """A factor by the share of a prompt's lists that succeed: `hard` up to .3, `medium` up to .7, then `easy`.
 
-    CLPO (arXiv 2509.25004): those bounds, and half the coefficient where it has rewritten a hard prompt. Adapted to
-    lists: prompts are not rewritten, and hard ones have it.
+    CLPO (arXiv 2509.25004) has these bounds, and halves the coefficient where it has rewritten a hard prompt. Adapted
+    to lists: prompts are not rewritten, and every hard prompt gets half the coefficient.
     """
     levels = solve_rate.new_tensor([hard, medium, easy])
     return levels[(solve_rate > hard_to).long() + (solve_rate > medium_to).long()]
 
 
 def entropy_mask(inputs: LossInputs, quantile: float) -> torch.Tensor:
-    """(B, T) bool, tokens among the share `quantile` with the highest entropy of this micro-batch on all processes.
+    """(B, T) bool mask of the share `quantile` of tokens with the highest entropy in this micro-batch.
 
-    The 80/20 rule (arXiv 2506.01939, quantile .2), as TRL 1.16's top_entropy_quantile.
+    Micro-batches of all processes count together. The 80/20 rule (arXiv 2506.01939, quantile .2), as TRL 1.16's
+    top_entropy_quantile.
     """
     entropy, tokens = inputs.extras["entropy"].detach().float(), inputs.mask.bool()
     everywhere = inputs.course.gather(entropy[tokens])
@@ -107,11 +109,11 @@ def entropy_bonus(inputs: LossInputs) -> torch.Tensor:
 
 
 def _peak_entropies(entropy: torch.Tensor, mask: torch.Tensor, quantile: float) -> torch.Tensor:
-    """(B,) mean top-p entropy of each completion's tokens above its quantile; 0 where none is above."""
+    """(B,) mean top-p entropy of each completion's tokens above its quantile; 0 if none is above."""
     entropy = on_tokens(entropy, mask)
     seen = entropy.detach().float().masked_fill(mask == 0, torch.nan)
     bound = torch.nanquantile(seen, quantile, dim=1, keepdim=True)
-    return masked_mean(entropy, seen > bound)  # a padding token is no number, which is above nothing
+    return masked_mean(entropy, seen > bound)  # padding is NaN, which is never above the bound
 
 
 def siren_anchor(
@@ -129,9 +131,9 @@ def siren_anchor(
 def siren(inputs: LossInputs, *, quantile: Share = 0.8) -> torch.Tensor:
     """(H - anchor)^2, H the mean over completions of the mean top-p entropy of the tokens above its quantile.
 
-    SIREN (arXiv 2509.25133), weight .005 there. anchor is H over the whole first rollout, under the policy that wrote
-    it, so that the term acts from the first update on: each micro-batch is pulled towards the batch. A completion none
-    of whose tokens is above its quantile (all are equal) counts as 0, where the published code divides 0 by 0.
+    SIREN (arXiv 2509.25133), weight .005 there. The anchor is H over the whole first rollout, under the policy that
+    wrote it. So the term acts from the first update: it pulls each micro-batch towards the batch. A completion whose
+    tokens all have equal entropy has none above its quantile. It counts as 0; the published code divides 0 by 0.
     """
     h = _peak_entropies(inputs.extras["top_p_entropy"], inputs.mask, quantile).mean()
     return (h - inputs.course.memory["siren/anchor"]).square()
@@ -139,10 +141,10 @@ def siren(inputs: LossInputs, *, quantile: Share = 0.8) -> torch.Tensor:
 
 @regularisers.piece(needs=("demonstrations",))
 def sft(inputs: LossInputs) -> torch.Tensor:
-    """Minus the mean log-probability of the tokens of demonstrations that each micro-batch draws, as many as it has
+    """Minus the mean log-probability of demonstration tokens; each micro-batch draws as many demonstrations as it has
     completions (UniAPL, arXiv 2509.25148, whose weights are not published; inspired by).
 
-    At the rollout's temperature: it is the loss of the SFT stage where that is 1.
+    It uses the rollout's temperature. With temperature 1 it is the loss of the SFT stage.
     """
     mask = inputs.extras["demonstration_mask"]
     logps = on_tokens(inputs.extras["demonstration_logps"], mask)
@@ -161,7 +163,7 @@ def ntp(inputs: LossInputs) -> torch.Tensor:
 def calibration(inputs: LossInputs) -> torch.Tensor:
     """Binary cross-entropy between a completion's confidence c = exp(mean log pi) and whether it is correct.
 
-    C2GSPG (arXiv 2509.23129), weight .01 there; read in a descendant of its code. extras: correct (B,) in [0, 1].
+    C2GSPG (arXiv 2509.23129), weight .01 there; read in the code of a descendant. extras: correct (B,) in [0, 1].
     """
     log_confidence = masked_mean(on_tokens(inputs.logps, inputs.mask), inputs.mask)
     return _cross_entropy(log_confidence, inputs.extras["correct"], inputs.mask.bool().any(1))
@@ -169,9 +171,9 @@ def calibration(inputs: LossInputs) -> torch.Tensor:
 
 @regularisers.piece
 def rank_calibration(inputs: LossInputs) -> torch.Tensor:
-    """`calibration` rank by rank: the confidence of an entry's tokens against its relevance; adapted to lists.
+    """`calibration` for each rank: the confidence of an entry's tokens against its relevance; adapted to lists.
 
-    The mean is over all ranks that have tokens. extras: correct_ranks (B, N) in [0, 1].
+    The mean is over all ranks with tokens. extras: correct_ranks (B, N) in [0, 1].
     """
     logps, n, count = on_tokens(inputs.logps, inputs.mask), inputs.units.list_length, inputs.units.count
     log_confidence = scatter_mean(logps, inputs.unit_ids, inputs.mask, count)[:, :n]
@@ -180,7 +182,7 @@ def rank_calibration(inputs: LossInputs) -> torch.Tensor:
 
 
 def _cross_entropy(log_confidence: torch.Tensor, correct: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Mean over what is counted of -(y log c + (1 - y) log(1 - c)), c clamped to 1e-8 from both ends as C2GSPG."""
+    """Mean of -(y log c + (1 - y) log(1 - c)) over the counted; c is clamped to [1e-8, 1 - 1e-8], as in C2GSPG."""
     log_c = log_confidence.clamp(math.log(1e-8), -1e-8)
     log_not_c = torch.log(-torch.expm1(log_c))  # 1 - 1e-8 is 1 in float32
     correct = correct.to(log_c)

@@ -1,17 +1,17 @@
-"""Surrogates: what is made of ratio and advantage, token by token.
+"""Surrogates: per-token losses from ratio and advantage.
 
-A piece takes log_ratio (B, T), the log of the ratio that each token uses, and returns a `Surrogate`. Below, w is the
-ratio, A the advantage, sg stops gradients. Facts of a piece:
+A piece takes log_ratio (B, T), the log of each token's ratio, and returns a `Surrogate`. Below, w is the ratio, A the
+advantage, and sg stops gradients. Facts of a piece:
 
-clips: it has bounds, so that `at_low` and `at_high` can hold;
-uses_ratio: it looks at log_ratio, so that the choice of `ratio` matters;
+clips: it has bounds, so `at_low` and `at_high` can be true;
+uses_ratio: it uses log_ratio, so the choice of `ratio` matters;
 needs_reference: it compares with the reference policy;
-regression: it fits log-ratios to a target, where others follow a policy gradient; false if not given;
-corrects_sampling: it uses `LossInputs.sampling_ratio` itself, token by token, and its loss is not weighed by it; false
-    if not given.
+regression: it fits log-ratios to a target instead of following a policy gradient; default false;
+corrects_sampling: it applies `LossInputs.sampling_ratio` itself, token by token, so its loss is not multiplied by it;
+    default false.
 
-Options that bound a ratio from both sides have no default: their scale is that of the ratio (.2 of a token, 3e-4 of a
-sequence).
+Options that bound a ratio from both sides have no default, because the scale depends on the ratio (.2 for a token, 3e-4
+for a sequence).
 """
 
 import math
@@ -31,13 +31,13 @@ AboveOne = Annotated[float, Values("a finite number above 1", lambda value: is_f
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Per-token losses and where bounds act; all (B, T).
+    """Per-token losses, and the tokens on which a bound acts. All tensors are (B, T).
 
     Attributes:
-        loss: to be minimised.
+        loss: the loss to minimise.
         at_low: bool, tokens whose gradient the lower bound stops.
-        at_high: bool, tokens whose gradient the upper bound stops; under `cispo` and `topr`, which cap a weight and
-            stop nothing, tokens whose weight is capped.
+        at_high: bool, tokens whose gradient the upper bound stops. `cispo` and `topr` cap a weight and stop no
+            gradient; there it marks the tokens whose weight is capped.
     """
 
     loss: torch.Tensor
@@ -46,7 +46,7 @@ class Surrogate:
 
 
 def clip_shares(surrogate: Surrogate, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shares of tokens on which the lower and the upper bound act, two scalars."""
+    """Shares of tokens on which the lower and the upper bound act; two scalars."""
     total = mask.sum().clamp(min=1)
     return (surrogate.at_low & mask.bool()).sum() / total, (surrogate.at_high & mask.bool()).sum() / total
 
@@ -61,7 +61,7 @@ def _logps(inputs: LossInputs) -> torch.Tensor:
 
 
 def _chosen(condition: torch.Tensor, yes: float, no: float, like: torch.Tensor) -> torch.Tensor:
-    """One of two numbers by condition, in the precision of `like`."""
+    """One of two numbers, chosen by the condition, in the precision of `like`."""
     return torch.where(condition, like.new_full((), yes), like.new_full((), no))
 
 
@@ -80,9 +80,9 @@ def clip(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Po
 def clip_delta(
     inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Positive, delta: AboveOne = 4.0
 ) -> Surrogate:
-    """-min(min(w, delta) A, clamp(w, 1 - low, 1 + high) A): negative advantages are bounded from above too.
+    """-min(min(w, delta) A, clamp(w, 1 - low, 1 + high) A): the ratio is also bounded where A < 0.
 
-    Two-sided clipping of INTELLECT-2 (arXiv 2505.07291), as TRL 1.16. With delta >= 1 + high it is `dual_clip` with
+    Two-sided clipping of INTELLECT-2 (arXiv 2505.07291), as TRL 1.16. With delta >= 1 + high it equals `dual_clip` with
     dual = delta.
     """
     ratio, advantages = log_ratio.exp(), inputs.advantages
@@ -98,7 +98,7 @@ def clip_delta(
 def dual_clip(
     inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Positive, dual: AboveOne = 3.0
 ) -> Surrogate:
-    """`clip`, and where A < 0 at most -dual A (dual-clip PPO, arXiv 1912.09729; dual = 3 there and in verl)."""
+    """`clip`, with loss at most -dual A where A < 0 (dual-clip PPO, arXiv 1912.09729; dual = 3 there and in verl)."""
     clipped = clip(inputs, log_ratio, low=low, high=high)
     ratio, advantages = log_ratio.exp(), inputs.advantages
     return Surrogate(
@@ -110,9 +110,9 @@ def dual_clip(
 
 @surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
 def cispo(inputs: LossInputs, log_ratio: torch.Tensor, *, high: Positive = 5.0) -> Surrogate:
-    """-sg(min(w, high)) A log pi: weights are capped, no gradient is stopped (CISPO, arXiv 2506.13585, as TRL 1.16).
+    """-sg(min(w, high)) A log pi: caps weights and stops no gradient (CISPO, arXiv 2506.13585, as TRL 1.16).
 
-    high is the bound itself, not its distance from 1; 5 is what ScaleRL (arXiv 2510.13786) recommends.
+    high is the bound itself, not its distance from 1. ScaleRL (arXiv 2510.13786) recommends 5.
     """
     ratio = log_ratio.exp().detach()
     loss = -ratio.clamp(max=high) * inputs.advantages * _logps(inputs)
@@ -123,7 +123,7 @@ def cispo(inputs: LossInputs, log_ratio: torch.Tensor, *, high: Positive = 5.0) 
 def sapo(
     inputs: LossInputs, log_ratio: torch.Tensor, *, temperature_pos: Positive = 1.0, temperature_neg: Positive = 1.05
 ) -> Surrogate:
-    """-4 / tau sigmoid(tau (w - 1)) A, a soft gate; tau by the sign of A (SAPO, arXiv 2511.20347, as TRL 1.16)."""
+    """-4 / tau sigmoid(tau (w - 1)) A, a soft gate; tau depends on A's sign (SAPO, arXiv 2511.20347, as TRL 1.16)."""
     advantages = inputs.advantages
     tau = _chosen(advantages > 0, temperature_pos, temperature_neg, log_ratio)
     return _unbounded(-torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau * advantages)
@@ -131,10 +131,10 @@ def sapo(
 
 @surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
 def gmpo(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive = 0.4, high: Positive = 0.4) -> Surrogate:
-    """-A times the geometric mean over the completion of ratios that are clipped token by token, in log space.
+    """-A times the geometric mean over the completion of token ratios, each clipped in log space.
 
-    GMPO (arXiv 2507.20673). Under `sequence_mean` and one advantage a completion it is the loss of TRL 1.16's
-    GMPOTrainer. Tokens with advantages of their own keep them and are clipped by their own sign; that is ours.
+    GMPO (arXiv 2507.20673). With `sequence_mean` and one advantage per completion it is the loss of TRL 1.16's
+    GMPOTrainer. If tokens have different advantages, each is clipped by the sign of its own advantage; that is ours.
     """
     advantages = inputs.advantages
     clipped = torch.where(advantages > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=-low))
@@ -157,12 +157,12 @@ def vespo(
 ) -> Surrogate:
     """-sg(phi) A log pi, phi = e^lambda W^k e^(-lambda W), W the product of the completion's token ratios.
 
-    VESPO (arXiv 2602.10693), as TRL 1.16: k and lambda by the sign of A, and its clamps of log W. It takes the token
-    ratios whichever `ratio` is chosen. Where another engine sampled, W goes on to that engine's probabilities.
+    VESPO (arXiv 2602.10693), as TRL 1.16: k and lambda depend on the sign of A, and log W is clamped. It uses token
+    ratios whatever `ratio` is. If a separate engine sampled, W is relative to that engine's probabilities.
     """
     token_log_ratio = on_tokens(inputs.log_ratio.detach(), inputs.mask).clamp(-20.0, 20.0)
     log_weight = token_log_ratio.sum(1, keepdim=True)
-    if inputs.sampling_ratio is not None:  # from the rollout policy on to the engine that sampled
+    if inputs.sampling_ratio is not None:  # from the rollout policy to the engine that sampled
         from_engine = inputs.sampling_ratio.log().clamp(math.log(1e-8), 20.0)
         log_weight = log_weight + on_tokens(from_engine, inputs.mask).sum(1, keepdim=True)
     log_weight = log_weight.clamp(math.log(1e-8), 20.0)
@@ -178,9 +178,9 @@ def dppo_tv(
 ) -> Surrogate:
     """-sg(min(w, cap)) A log pi, but 0 for tokens with |p - p_old| > threshold that A would push further.
 
-    DPPO (arXiv 2602.04879), binary total variation, as verl's `dppo_tv`: p is the probability of the sampled token.
-    The numbers are those of verl's example script, whose cap is meant to be out of reach; verl's own default is 20.
-    Ours: one threshold where verl has one a side, and a weight at the chosen level of ratio.
+    DPPO (arXiv 2602.04879), binary total variation, as verl's `dppo_tv`. p is the probability of the sampled token.
+    The numbers are from verl's example script, whose cap is meant never to be reached; verl's own default is 20.
+    Ours: one threshold where verl has one for each side, and the weight uses the chosen `ratio`.
     """
     moved = _logps(inputs).detach().exp() - on_tokens(inputs.old_logps, inputs.mask).exp()
     return _masked_weight(inputs, log_ratio, moved, moved.abs() > threshold, cap)
@@ -190,13 +190,13 @@ def dppo_tv(
 def dppo_kl(
     inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.05, cap: Positive = 10_000.0
 ) -> Surrogate:
-    """As `dppo_tv` for tokens with KL(old || new) > threshold, between the Bernoullis of the sampled token.
+    """As `dppo_tv`, for tokens whose Bernoulli distributions have KL(old || new) > threshold.
 
-    DPPO (arXiv 2602.04879), binary KL, as verl's `dppo_kl`; numbers and what is ours as in `dppo_tv`.
+    DPPO (arXiv 2602.04879), binary KL, as verl's `dppo_kl`. For the numbers and for what is ours see `dppo_tv`.
     """
     logps, old_logps = _logps(inputs).detach(), on_tokens(inputs.old_logps, inputs.mask)
     p, old_p = logps.exp(), old_logps.exp()
-    others = ((1 - old_p + 1e-8) / (1 - p + 1e-8)).log()  # 1e-8 as verl: a certain token leaves nothing for the others
+    others = ((1 - old_p + 1e-8) / (1 - p + 1e-8)).log()  # 1e-8 as verl, for a token of probability 1
     divergence = old_p * (old_logps - logps) + (1 - old_p) * others
     return _masked_weight(inputs, log_ratio, p - old_p, divergence > threshold, cap)
 
@@ -204,7 +204,7 @@ def dppo_kl(
 def _masked_weight(
     inputs: LossInputs, log_ratio: torch.Tensor, moved: torch.Tensor, too_far: torch.Tensor, cap: float
 ) -> Surrogate:
-    """-sg(min(w, cap)) A log pi, but 0 where `too_far` (B, T) bool and A pushes on along `moved` (B, T)."""
+    """-sg(min(w, cap)) A log pi, but 0 where `too_far` (B, T, bool) and A pushes further along `moved` (B, T)."""
     advantages = inputs.advantages
     at_low = too_far & (moved < 0) & (advantages < 0)
     at_high = too_far & (moved > 0) & (advantages > 0)
@@ -223,10 +223,10 @@ def clip_cov(
     cov_low: float = 1.0,
     cov_high: float = 5.0,
 ) -> Surrogate:
-    """`clip`, and nothing from a share of the unclipped tokens whose covariance lies between cov_low and cov_high.
+    """`clip`, with loss 0 for a share of the unclipped tokens whose covariance lies between cov_low and cov_high.
 
-    Clip-Cov (arXiv 2505.22617), numbers and the floor of one token as in verl. There the tokens are drawn at random;
-    here those of largest covariance are taken, so that a run can be repeated. They count as stopped from above.
+    Clip-Cov (arXiv 2505.22617). The numbers and the minimum of one token are verl's. verl draws the tokens at random;
+    here those with the largest covariance are taken, so that a run can be repeated. They count as `at_high`.
     """
     clipped = clip(inputs, log_ratio, low=low, high=high)
     covariance = _covariance(inputs)
@@ -239,10 +239,10 @@ def clip_cov(
 def kl_cov(
     inputs: LossInputs, log_ratio: torch.Tensor, *, share: Share = 0.002, coefficient: NonNegative = 1.0
 ) -> Surrogate:
-    """-w A, plus coefficient |log w| on the share of tokens of largest covariance, at least one.
+    """-w A, plus coefficient |log w| on the share of tokens with the largest covariance, at least one.
 
-    KL-Cov (arXiv 2505.22617), the penalty |log w| as in verl. The numbers are those of the authors' recipe for 7B; the
-    recipe for 32B has share 2e-4, and verl's default configuration share 2e-4 and coefficient .1.
+    KL-Cov (arXiv 2505.22617), with verl's penalty |log w|. The numbers are from the authors' recipe for 7B. Their
+    recipe for 32B has share 2e-4, and verl's default configuration has share 2e-4 and coefficient .1.
     """
     chosen = _largest(_covariance(inputs), inputs.mask.bool(), share, inputs.mask)
     penalty = (coefficient * log_ratio.abs()).masked_fill(~chosen, 0.0)
@@ -250,7 +250,7 @@ def kl_cov(
 
 
 def _covariance(inputs: LossInputs) -> torch.Tensor:
-    """(B, T) (A - mean A)(log pi - mean log pi) over the tokens of the micro-batch; 0 on padding, no gradient."""
+    """(B, T) (A - mean A)(log pi - mean log pi), means over the micro-batch's tokens; 0 on padding, no gradient."""
     total = inputs.mask.sum().clamp(min=1)
     advantages, logps = on_tokens(inputs.advantages, inputs.mask), _logps(inputs).detach()
     covariance = (advantages - advantages.sum() / total) * (logps - logps.sum() / total)
@@ -258,7 +258,8 @@ def _covariance(inputs: LossInputs) -> torch.Tensor:
 
 
 def _largest(scores: torch.Tensor, eligible: torch.Tensor, share: float, mask: torch.Tensor) -> torch.Tensor:
-    """(B, T) bool, the eligible tokens of largest score: `share` of all tokens, at least one; earlier ones first."""
+    """(B, T) bool mask of the eligible tokens with the largest scores: `share` of all tokens, at least one. Ties go to
+    earlier tokens."""
     count = (share * mask.sum()).floor().clamp(min=1)
     order = scores.masked_fill(~eligible, -torch.inf).flatten().argsort(descending=True, stable=True)
     return (order.argsort().view_as(scores) < count) & eligible
@@ -268,11 +269,11 @@ def _largest(scores: torch.Tensor, eligible: torch.Tensor, share: float, mask: t
 def topr(inputs: LossInputs, log_ratio: torch.Tensor, *, split: Literal["score", "advantage"] = "score") -> Surrogate:
     """-A log pi for good lists, -sg(min(w, 1)) A log pi for bad ones (TOPR, arXiv 2503.14286).
 
-    The paper's w is the product over the completion; ROLL's, with `ratio: token`, that of the token.
+    w is the product over the completion in the paper, and the token's ratio in ROLL (`ratio: token`).
 
     Args:
-        split: what tells good from bad. score: the list's reward is above 0 (ROLL), whatever its advantage. advantage:
-            it is at least 0.
+        split: which lists are good. score: those with a reward above 0 (ROLL), whatever the advantage. advantage: those
+            with an advantage of at least 0.
     """
     ratio, advantages = log_ratio.exp().detach(), inputs.advantages
     bad = advantages < 0 if split == "advantage" else (inputs.extras["score"] <= 0)[:, None].expand_as(ratio)
@@ -293,9 +294,9 @@ def humanline(
 ) -> Surrogate:
     """`clip` of w = exp(clamp(log pi - log pi_ref, log_epsilon_p, log_epsilon_r)) (Humanline, arXiv 2509.24207).
 
-    No gradient outside the clamp, whichever way A points. Numbers as in the published code, whose clip is .15 where
-    lists are sampled during training; its default of .01 is for lists that were sampled before. Meant with a reference
-    that follows the policy.
+    There is no gradient outside the clamp, whatever the sign of A. The numbers are from the published code, which clips
+    at .15 when lists are sampled during training. Its default of .01 is for lists sampled beforehand. Intended for a
+    reference that follows the policy.
     """
     assert inputs.ref_logps is not None
     distance = on_tokens(inputs.logps - inputs.ref_logps, inputs.mask)
@@ -318,8 +319,9 @@ def humanline(
 def rover(inputs: LossInputs, log_ratio: torch.Tensor, *, rho: Positive = 1.0) -> Surrogate:
     """(Q_t - sg(target_t))^2, Q_t = rho (log pi - log pi_old), target_t = A_t + V_{t+1} (ROVER, arXiv 2509.24981).
 
-    V is the value of the next state under the uniform policy, rho times the vocabulary's mean of log pi - log pi_old at
-    the next position, 0 after the last token. Meant with centred returns, without division by a standard deviation.
+    V is the value of the next state under the uniform policy: rho times the mean over the vocabulary of
+    log pi - log pi_old at the next position, and 0 after the last token. Intended for centred returns that are not
+    divided by a standard deviation.
     """
     q = rho * on_tokens(inputs.log_ratio, inputs.mask)
     means = inputs.extras["mean_logps"] - inputs.extras["old_mean_logps"]
@@ -338,6 +340,6 @@ def reinforce(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
 def log_confidence(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
     """-A log c, c = exp(mean log pi) the completion's confidence (C2GSPG, arXiv 2509.23129).
 
-    Token by token it is `reinforce`; `sequence_mean` makes it the mean log-probability.
+    Per token it equals `reinforce`; `sequence_mean` turns it into the mean log-probability.
     """
     return reinforce(inputs, log_ratio)

@@ -1,4 +1,4 @@
-"""Blocks of tokens: means inside a block, and values spread from blocks back to tokens."""
+"""Means over units, that is, over blocks of tokens."""
 
 import torch
 
@@ -9,8 +9,8 @@ def scatter_mean(x: torch.Tensor, unit_ids: torch.Tensor, mask: torch.Tensor, co
     Args:
         x: (B, T).
         unit_ids: (B, T) int64 in [0, count).
-        mask: (B, T), 0 leaves a token out.
-        count: U, how many unit codes there are.
+        mask: (B, T); tokens with 0 are ignored.
+        count: U, the number of unit codes.
 
     Returns:
         (B, U); 0 for a unit without tokens.
@@ -21,13 +21,13 @@ def scatter_mean(x: torch.Tensor, unit_ids: torch.Tensor, mask: torch.Tensor, co
 
 
 def unit_sizes(unit_ids: torch.Tensor, mask: torch.Tensor, count: int) -> torch.Tensor:
-    """(B, U) how many unmasked tokens each unit has."""
+    """(B, U) number of unmasked tokens in each unit."""
     return torch.zeros(unit_ids.size(0), count, dtype=torch.long, device=unit_ids.device).scatter_add(
         1, unit_ids, mask.long()
     )
 
 
 def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B,) mean of x (B, T) over the unmasked tokens of each row; 0 for a row without any."""
+    """(B,) mean of x (B, T) over the unmasked tokens of each row; 0 for a row without unmasked tokens."""
     weights = mask.to(x.dtype)
     return (x * weights).sum(1) / weights.sum(1).clamp(min=1.0)
