@@ -42,7 +42,7 @@ def make_runs(folder: Path, runs: int, samples: int, updates: int) -> None:
     """Finished run directories below folder/first (a quarter of them) and folder/rest."""
     from hydra import compose, initialize_config_dir
 
-    from rlbench import provenance
+    from rlbench import provenance, versions
     from rlbench.cli import CONF
     from rlbench.config import resolve
     from rlbench.files import write_json
@@ -53,7 +53,7 @@ def make_runs(folder: Path, runs: int, samples: int, updates: int) -> None:
         plain = resolve(compose("config", overrides=["algorithm=grpo", "reward=relevance"]))
     origin = {
         "git": git_state(CONF.parent),
-        "versions": {name: provenance.version(name) for name in provenance.PACKAGES},
+        "versions": versions.present(),
         "packages": provenance.packages(),
         "hardware": provenance.hardware(),
         "data": {"name": plain.dataset.name, "sha256": "0" * 64, "notices": []},

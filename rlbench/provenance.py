@@ -6,19 +6,18 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from rlbench import versions
 from rlbench.budget import gpu_driver
 from rlbench.data.record import RankedListDataset
 from rlbench.git import git_state
 from rlbench.plugins import plugin_digests
-
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "hydra-core", "wandb", "numpy", "pandas", "scipy")
 
 
 def manifest(
@@ -34,7 +33,7 @@ def manifest(
     """
     return {
         "git": _git(),
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": versions.present(),
         "packages": packages(),
         "hardware": hardware(),
         "data": {"name": dataset.name, "sha256": dataset.fingerprint, "notices": list(dataset.notices)},

@@ -5,7 +5,7 @@ oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one m
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from datasets import disable_progress_bars
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from rlbench import attempts, inputs, memory, plan, preemption, processes, sharing
+from rlbench import attempts, inputs, memory, plan, preemption, processes, sharing, versions
 from rlbench.attempts import Attempt, RunConsole, logged
 from rlbench.budget import Ledger
 from rlbench.completions import CompletionLog
@@ -208,8 +208,10 @@ def _located(config: Config) -> Run:
 def _run_stages(config: Config, wanted: Run) -> None:
     if processes.on_main(lambda: _done_already(config, wanted)):
         console.print(f"[green]done already[/green] {wanted.root}", soft_wrap=True)
+        _note_versions(locate(config, stage).root for stage in (*config.stages, "oracle"))
         return
     session = processes.main_first(lambda: prepare(config))
+    _note_versions(processes.on_main(lambda: _used(session)))
     for stage in (*config.stages, "oracle"):
         for notice in superseded(locate(config, stage)):
             console.print(f"note: {notice}", markup=False, soft_wrap=True)
@@ -223,6 +225,26 @@ def _run_stages(config: Config, wanted: Run) -> None:
     for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):
         if stage in config.stages:
             _stage(session, stage, work)
+
+
+def _used(session: Session) -> list[Path]:
+    """Directories of the cell's stages that are done or begun, here or, where one would be taken, elsewhere.
+
+    Raises:
+        BadInput: where one that would be taken is damaged.
+    """
+    targets = [locate(session.config, stage) for stage in (*session.config.stages, "oracle")]
+    return [target.root if target.status() == DONE else _found(session, target) or target.root for target in targets]
+
+
+def _found(session: Session, target: Run) -> Path | None:
+    """Where another experiment has finished a stage; None where none has."""
+    return sharing.find_finished(target, session.config, lambda: session.model_files["files"])
+
+
+def _note_versions(roots: Iterable[Path]) -> None:
+    if said := versions.notice(roots):
+        console.print(f"note: {said}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _done_already(config: Config, wanted: Run) -> bool:
@@ -323,7 +345,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
 
 def _adopted(session: Session, target: Run) -> Path | None:
     """Where a stage was taken from that another experiment has finished; None where it is still to be done."""
-    source = sharing.find_finished(target, session.config, lambda: session.model_files["files"])
+    source = _found(session, target)
     if source is not None:
         sharing.adopt(target, source, session.config)
     return source

@@ -11,7 +11,7 @@ from analysis.collect import Collection, Problem
 from analysis.html.curve_data import Measured
 from analysis.html.grid import folded, lines, many, percent, section, words
 from analysis.html.markup import Html, breakable, join, tag
-from analysis.html.provenance import Origin, files
+from analysis.html.provenance import Origin, by_versions, files, short
 from analysis.html.rows import Look
 from analysis.html.verdict import Verdict, is_tie
 from analysis.tables import at_least, detectable_text, metric_title, pairing_note, unequal_budgets, unequal_note
@@ -324,14 +324,26 @@ def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
     ):
         if len(values) > 1:
             found.append(Caution(title, f"{'; '.join(sorted(values))}.", title == "Different data"))
-    differ = sorted(
-        name
-        for name in {name for one in origins.values() for name in one.versions}
-        if len({one.versions.get(name) for one in origins.values() if one.versions}) > 1
-    )
-    if differ:
-        found.append(Caution("Different versions", f"Of {words(differ)}, between runs of this comparison.", False))
+    parts = by_versions(origins)
+    if parts:
+        told = "; ".join(
+            f"{versions}: {_runs(runs, last=place == len(parts) - 1)}" for place, (versions, runs) in enumerate(parts)
+        )
+        found.append(Caution("Different versions", f"{told}. All are named under Provenance.", False))
+    resumed = {run: one.changes for run, one in origins.items() if one.changes}
+    if resumed:
+        told = "; ".join(f"{short(run)} ({', '.join(changes)})" for run, changes in list(resumed.items())[:NAMED])
+        more = f"; and {many(len(resumed) - NAMED, 'more run')}" if len(resumed) > NAMED else ""
+        found.append(Caution("Versions changed during a run", f"An attempt went on with others: {told}{more}.", False))
     return found
+
+
+def _runs(runs: Sequence[str], *, last: bool) -> str:
+    """The first runs by name; of the versions that most runs have, where they are many, the number alone."""
+    if last and len(runs) > NAMED:
+        return f"the other {many(len(runs), 'run')}"
+    more = [f"{many(len(runs) - NAMED, 'more run')}"] if len(runs) > NAMED else []
+    return words([*map(short, runs[:NAMED]), *more])
 
 
 def _checkpoints(group: Collection) -> list[Caution]:

@@ -18,6 +18,8 @@ from rlbench.attempts import attempts
 
 NAMED = 8
 """Files named in one sentence; more are counted."""
+OF_VERSIONS = "versions."
+"""Beginning of the lines in an attempt's `changed` that tell of versions."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Origin:
         dirty: whether the code differed from it.
         changed: files that differed; empty in manifests that do not name them.
         versions: of the packages that results hang on.
+        changes: versions that were others in an earlier attempt, a line each.
         hardware: machine, CPU, GPUs in words.
         data: name and digest of the data.
         started, ended: UTC, of the first start and the last end; "" where unknown.
@@ -39,6 +42,7 @@ class Origin:
     dirty: bool = False
     changed: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
     hardware: str = ""
     data: str = ""
     started: str = ""
@@ -62,6 +66,12 @@ def origin(run: Path) -> Origin:
         dirty=bool(git.get("dirty")),
         changed=_texts(git.get("changed")),
         versions={name: str(value) for name, value in _part(manifest, "versions").items()},
+        changes=tuple(
+            line.removeprefix(OF_VERSIONS)
+            for one in facts
+            for line in _texts(one.get("changed"))
+            if line.startswith(OF_VERSIONS) and is_text(line)
+        ),
         hardware=_hardware(_part(manifest, "hardware")),
         data=f"{data.get('name')} (sha256 {str(data['sha256'])[:12]}…)" if data.get("sha256") else "",
         started=min(started, default=""),
@@ -92,6 +102,31 @@ def _hardware(hardware: Mapping[str, Any]) -> str:
 def origins(group: Collection, folder: Path) -> dict[str, Origin]:
     """Of each run of a group."""
     return {str(run): origin(folder / str(run)) for run in group.runs["run"]}
+
+
+def by_versions(found: Mapping[str, Origin]) -> list[tuple[str, list[str]]]:
+    """The versions that differ between runs, with the runs that have them, fewest runs first; empty where none differ.
+
+    A package counts where two runs have recorded different versions of it.
+
+    Args:
+        found: of each run.
+    """
+    recorded: dict[str, set[str]] = {}
+    for one in found.values():
+        for name, value in one.versions.items():
+            recorded.setdefault(name, set()).add(value)
+    differ = sorted(name for name, values in recorded.items() if len(values) > 1)
+    runs: dict[str, list[str]] = {}
+    for run, one in found.items() if differ else ():
+        versions = ", ".join(f"{name} {one.versions.get(name, 'not recorded')}" for name in differ)
+        runs.setdefault(versions, []).append(run)
+    return sorted(runs.items(), key=lambda part: (len(part[1]), part[0]))
+
+
+def short(run: str) -> str:
+    """Row, seed and hash of a run: the end of its directory."""
+    return "/".join(Path(run).parts[-2:])
 
 
 def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) -> Html:
@@ -133,7 +168,17 @@ def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) 
         )
         if packages
         else None,
+        _runs_by_versions(found),
     )
+
+
+def _runs_by_versions(found: Mapping[str, Origin]) -> Html | None:
+    """Every run with its versions, where they differ."""
+    parts = by_versions(found)
+    rows = [[text(versions, versions), text(breakable(run), run)] for versions, runs in parts for run in runs]
+    heads = [Head("Versions that differ", number=False), Head("Run", number=False)]
+    table = grid("runs-by-versions", "Which runs were made with which versions", heads, rows)
+    return folded(f"Runs by versions ({len(rows)})", table) if rows else None
 
 
 def _each(values: Any) -> Html:

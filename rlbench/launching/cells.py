@@ -12,7 +12,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlbench import attempts, inputs
+from rlbench import attempts, inputs, versions
 from rlbench.bounds import COUNT, number_problem
 from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
@@ -161,6 +161,8 @@ def make_cells(
             console.print(f"[yellow]note:[/yellow] {caveat}")
     for notice in dict.fromkeys(notice for cell in cells for notice in superseded(cell.run)):
         console.print(f"note: {notice}", markup=False, soft_wrap=True)
+    if said := versions.notice(cell.run.root for cell in cells if cell.run.status() == DONE):
+        console.print(f"note: {said}", style="yellow", markup=False, soft_wrap=True)
     return cells
 
 

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +22,10 @@ from rlbench.attempts import attempts
 from rlbench.cli import CONF, groups
 from rlbench.config import Config
 from rlbench.errors import BadInput
+from rlbench.files import write_json
 from rlbench.jsonl import read_rows
 from rlbench.runner import prepare, run
-from rlbench.runs import DONE, FAILED, locate
+from rlbench.runs import DONE, FAILED, Run, locate, seal
 from rlbench.sharing import find_finished
 from rlbench.stages import rl
 from rlbench.stages.made import NotMade
@@ -64,21 +67,48 @@ def test_another_experiment_takes_the_finished_stages(finished, capsys):
     """Nothing is trained again, the weights are on the disk once, and the folder says where they came from."""
     config, _ = finished
     again = replace(config, experiment_name="another", stage="sft")
-    made, before = run(again), locate(config, "sft")
+    with edited(locate(config, "sft"), "manifest.json", versions={"torch": "2.0.0", "python": "3.9.1"}) as before:
+        made = run(again)
     assert made.status() == DONE and made.root != before.root and made.hash == before.hash
-    assert capsys.readouterr().err.count("taken from") == 3
+    said = capsys.readouterr().err
+    assert said.count("taken from") == 3
+    (note,) = (line for line in said.splitlines() if "other versions of packages" in line)
+    assert f"sft/{before.root.name} (torch 2.0.0 there, " in note and "python 3.9.1 there" in note
     for name in ("model.safetensors", "tokenizer.json"):
         assert (made.final_model / name).samefile(before.final_model / name)
     assert made.metrics_file.read_bytes() == before.metrics_file.read_bytes()
     assert not made.metrics_file.samefile(before.metrics_file)  # what is added to one is not added to the other
     there, here = (json.loads((of.root / "result.json").read_text()) for of in (before, made))
     place = here["budget"].pop("adopted_from")
+    assert json.loads((made.root / "manifest.json").read_text())["versions"]["torch"] == "2.0.0"  # what made it
     assert Path(config.runs_dir, place) == before.root and here == there | {"experiment": "another"}
     for name in ("budget.json", "manifest.json"):
         assert json.loads((made.root / name).read_text())["adopted_from"] == place
     found = collect(Path(config.runs_dir) / "another")
     assert sorted(found.runs["label"]) == ["oracle", "sft", "zero_shot"] and found.problems == ()
     shutil.rmtree(Path(config.runs_dir) / "another")
+
+
+@contextmanager
+def edited(stage: Run, name: str, **changes: object) -> Iterator[Run]:
+    """A finished stage with another content of one of its files in JSON, and a list that agrees with it."""
+    kept = {file: (stage.root / file).read_bytes() for file in (name, "files.json")}
+    write_json(stage.root / name, json.loads(kept[name]) | changes)
+    seal(stage.root)
+    yield stage
+    for file, content in kept.items():
+        (stage.root / file).write_bytes(content)
+
+
+def test_a_damaged_stage_of_another_experiment_is_told_before_anything_is_computed(finished):
+    config, _ = finished
+    file = locate(config, "sft").root / "budget.json"
+    kept = file.read_bytes()
+    file.write_bytes(kept + b" ")
+    with pytest.raises(BadInput, match=f"{file.parent} says done, but budget.json has"):
+        run(replace(config, experiment_name="another"))
+    file.write_bytes(kept)
+    assert not (Path(config.runs_dir) / "another").exists()
 
 
 def test_stages_that_differ_are_not_taken(finished):

@@ -359,6 +359,42 @@ def test_warnings(tmp_path: Path) -> None:
     assert "no memory" in made and "stopped early at update 12" in made
 
 
+def test_runs_of_different_versions_are_named(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, {"grpo-relevance": 0.02, "rank_grpo-relevance": 0.09}, seeds=2, contexts=10, updates=10)
+    odd = sorted((runs / "mini/mini-tiny/grpo-relevance").iterdir())[0]
+    older = sorted((runs / "mini/mini-tiny/sft").iterdir())[0]
+
+    def put(run: Path, **versions: str) -> None:
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["versions"] |= versions
+        (run / "manifest.json").write_text(json.dumps(manifest))
+
+    def told() -> dict[str, str]:
+        collection = collect(runs)
+        (group,) = collection.groups()
+        found = cautions(group, looks(group), origins(group, runs), None, collection.problems)
+        return {caution.title: caution.told for caution in found if "ersions" in caution.title}
+
+    put(older, tokenizers="0.22.0")  # the others have not recorded it
+    assert told() == {}
+    put(odd, torch="2.14.0", tokenizers="0.22.0")
+    assert told()["Different versions"] == (
+        f"torch 2.14.0: grpo-relevance/{odd.name}; torch 2.13.0+cpu: the other 6 runs. All are named under Provenance."
+    )
+    put(older, torch="2.12.0")
+    assert f"torch 2.12.0: sft/{older.name}; torch 2.14.0: grpo-rel" in told()["Different versions"]
+    made = page(runs)
+    table = made[made.index('id="runs-by-versions"') :]
+    assert table[: table.index("</table>")].count("<tr") == 8  # a head and seven runs
+    (odd / "attempts/2").mkdir()
+    changed = ["git.commit: 'a' there, 'b' now", "versions.torch: '2.14.0' there, '2.15.0' now"]
+    (odd / "attempts/2/attempt.json").write_text(json.dumps({"number": 2, "changed": changed}))
+    assert told()["Versions changed during a run"] == (
+        f"An attempt went on with others: grpo-relevance/{odd.name} (torch: '2.14.0' there, '2.15.0' now)."
+    )
+
+
 # The command.
 
 

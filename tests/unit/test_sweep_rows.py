@@ -11,8 +11,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
+from rlbench import versions
 from rlbench.cli import CONF
 from rlbench.errors import BadInput
+from rlbench.files import write_json
 from rlbench.launching.cells import Cell, make_cells
 from rlbench.launching.recorded import recorded_cells
 from rlbench.launching.rows import Planned, naming_keys, override_of
@@ -156,6 +158,18 @@ def test_an_edited_run_that_is_done_is_refused_with_the_sweep(sweep, stage):
     (run.root / "identity.json").write_text(json.dumps({**run.identity, "stage": "other"}))
     with pytest.raises(BadInput, match=f"{run.root} holds another run: stage: 'other' there, '{stage}' now"):
         sweep("algorithm=grpo")
+
+
+def test_done_cells_of_other_versions_are_named(sweep, console):
+    cells = sweep("algorithm=grpo,gspo")
+    for cell, torch in zip(cells, ("2.0.0", versions.present()["torch"]), strict=True):
+        with claim(cell.run, cell.config):
+            write_json(cell.run.root / "manifest.json", {"versions": {"torch": torch}, "plugins": {}})
+    assert "other versions" not in console.export_text()
+    sweep("algorithm=grpo,gspo")
+    said = console.export_text()
+    assert said.count("other versions of packages") == 1
+    assert f"grpo-relevance/{cells[0].run.root.name} (torch 2.0.0 there, " in said and "gspo" not in said
 
 
 def test_a_names_quotes_survive_the_command_line():
