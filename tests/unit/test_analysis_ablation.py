@@ -481,6 +481,16 @@ def test_a_random_search_has_no_end_of_missing_cells_and_is_shown_at_once(runs: 
     assert re.search(r"^Missing [\d,]+ of [\d,]+ cells .*; and [\d,]+ more\.$", built(runs).missing)
 
 
+def test_one_pair_of_unequal_budgets_marks_an_effect(runs: Path) -> None:
+    odd = {"credit": "rank", "ratio": "token"}
+    write_cells(runs, helps, contexts=10, spent=lambda levels: budget(90 if levels == odd else 60))
+    assert {(one.factor, one.level): UNEQUAL in one.marks for one in built(runs).effects} == {
+        ("algorithm.credit", "sequence"): True,
+        ("algorithm.ratio", "sequence"): False,
+        ("algorithm.ratio", "token"): True,
+    }
+
+
 def test_unequal_budgets_are_marked(runs: Path) -> None:
     write_cells(runs, helps, spent=lambda levels: budget(90 if levels["ratio"] == "token" else 60))
     ablation = built(runs)

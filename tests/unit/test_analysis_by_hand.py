@@ -19,6 +19,7 @@ from analysis.html.cautions import _power
 from analysis.html.results import _scale
 from analysis.html.rows import looks
 from analysis.reproduction.table import Entry, _contrast
+from analysis.series import all_series, own_curves
 from analysis.statistics import Scores
 from analysis.tables import UNEQUAL, Cell, chance
 from analysis.tables.build import build, build_table
@@ -236,3 +237,28 @@ def test_the_mark_of_drawn_intervals_is_sft(tmp_path: Path) -> None:
         write_run(tmp_path, label, 0, queries(scores, ["a", "b"]))
     (group,) = collect(tmp_path).groups()
     assert _scale(build_table(group, resamples=50), "ndcg@10").mark == pytest.approx(0.3)
+
+
+def test_a_curve_is_of_its_own_split(tmp_path: Path) -> None:
+    curves = [
+        (step, split, "ndcg@10", level + step)
+        for split, level in (("train", 10), ("validation", 20))
+        for step in (0, 1)
+    ]
+    write_run(tmp_path, "grpo-dcg", 0, queries(TWO_CONTEXTS, ["a", "b"]), curves=curves)
+    (group,) = collect(tmp_path).groups()
+    for split, values in (("train", [10, 11]), ("validation", [20, 21])):
+        ((_, own),) = own_curves(group, split, "ndcg@10")["grpo-dcg"]
+        assert list(own) == list(all_series(group, split, "ndcg@10")["grpo-dcg"].mean) == values
+
+
+def test_validation_beside_training_is_not_smoothed(tmp_path: Path) -> None:
+    keys = [("train", "reward"), ("validation", "ndcg@10")]
+    curves = [(step, *key, value) for key in keys for step, value in ZIGZAG.items()]
+    write_run(tmp_path, "grpo-dcg", 0, queries(TWO_CONTEXTS, ["a", "b"]), curves=curves)
+    (group,) = collect(tmp_path).groups()
+    figure = draw_training(group, keys=keys)
+    assert figure is not None
+    train, validation = (np.asarray(axes.get_lines()[0].get_ydata(), float) for axes in figure.axes[:2])
+    assert np.ptp(train[2:-2]) < 0.2
+    np.testing.assert_array_equal(validation, list(ZIGZAG.values()))

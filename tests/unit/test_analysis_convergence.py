@@ -205,6 +205,16 @@ def test_p_values_are_corrected_over_the_rows() -> None:
     assert both.areas[smallest].difference.p == pytest.approx(2 * single[smallest])
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_p_takes_three_seeds(seeds: int) -> None:
+    rows = {"grpo-dcg": rising([0.08, 0.1, 0.13][:seeds]), "a-dcg": rising([0.15, 0.2, 0.22][:seeds])}
+    found = compare(collection(rows), "ndcg@10", baseline="grpo-dcg")
+    passage, area = found.thresholds[0].rows["a-dcg"].ratio, found.areas["a-dcg"].difference
+    assert passage is not None and area is not None
+    assert [math.isnan(one.p) for one in (passage, area)] == [seeds < 3] * 2
+    assert not math.isnan(passage.low) and not math.isnan(area.low)
+
+
 def test_one_seed_has_no_interval() -> None:
     rows = {"grpo-dcg": rising([0.1]), "rank_grpo-dcg": rising([0.2])}
     found = compare(collection(rows), "ndcg@10", baseline="grpo-dcg")
@@ -215,12 +225,12 @@ def test_one_seed_has_no_interval() -> None:
 
 
 def test_a_run_that_stopped_early_keeps_its_last_value() -> None:
-    rows = {"grpo-dcg": rising([0.08, 0.12]), "gspo-dcg": [{0: 0.1, 40: 0.12}, {0: 0.1, 40: 0.3}]}
+    rows = {"grpo-dcg": rising([0.08, 0.12]), "gspo-dcg": [{0: 0.1, 20: 0.14, 40: 0.12}, {0: 0.1, 40: 0.3}]}
     group = collection(rows, stopped={("gspo-dcg", 0): 40, ("gspo-dcg", 1): 40})
     found = compare(group, "ndcg@10", baseline="grpo-dcg")
     assert found.horizon == 100 and found.stopped == ("gspo-dcg",)
     np.testing.assert_allclose(found.thresholds[0].rows["gspo-dcg"].times, [math.inf, 20])
-    heights = 0.4 * 0.11 + 0.6 * 0.12, 0.4 * 0.2 + 0.6 * 0.3
+    heights = 0.2 * 0.12 + 0.2 * 0.13 + 0.6 * 0.12, 0.4 * 0.2 + 0.6 * 0.3
     assert found.areas["gspo-dcg"].mean.mean == pytest.approx(np.mean(heights))
     assert any("stopped before the end" in note for note in notes(found))
 

@@ -34,6 +34,19 @@ def test_the_best_mean_over_seeds_is_chosen():
     assert chosen["mean"].tolist() == pytest.approx([0.3, 0.1])
 
 
+def test_each_reward_of_an_algorithm_has_its_own_choice():
+    one = runs()
+    other = one.assign(**{"reward": "dcg @ " + one["variant"], "validation.ndcg@10": 1 - one["validation.ndcg@10"]})
+    table = scores(pd.concat([one, other]), "ndcg@10")
+    chosen = table[table["chosen"]]
+    assert list(zip(chosen["algorithm"], chosen["reward"], chosen["variant"], strict=True)) == [
+        ("grpo", "dcg", "lr2"),
+        ("grpo", "relevance", "lr1"),
+        ("gspo", "dcg", "lr1"),
+        ("gspo", "relevance", "lr1"),
+    ]
+
+
 def test_no_such_metric_and_no_variants_are_said():
     with pytest.raises(BadInput, match="known: ndcg@10"):
         scores(runs(), "recall@3")
