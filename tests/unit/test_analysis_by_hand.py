@@ -1,23 +1,27 @@
 """Numbers of the analysis against formulas written out here, and against scipy."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis import statistics
-from analysis.collect import collect
+from analysis.collect import SPENDING, collect
 from analysis.convergence import area
 from analysis.factorial import Effect
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.html.budgets import budgets
-from analysis.html.cautions import _power
-from analysis.html.results import _scale
-from analysis.html.rows import looks
+from analysis.html.cautions import _entropy, _lists, _power, _seeds
+from analysis.html.curve_data import Axes, Measured, curve_data
+from analysis.html.results import _against_leader, _scale
+from analysis.html.rows import Look, looks
+from analysis.html.verdict import _power as power_sentence
 from analysis.reproduction.table import Entry, _contrast
 from analysis.series import all_series, own_curves
 from analysis.statistics import Scores
@@ -224,11 +228,11 @@ def test_each_row_of_a_report_has_its_own_budget(tmp_path: Path) -> None:
     assert shown == [("200", "0.29"), ("600", "0.68")]
 
 
-def rows_of(page: str, name: str) -> list[list[str]]:
-    """The texts of a table's cells, without its head."""
+def rows_of(page: str, name: str, *, tags: bool = False) -> list[list[str]]:
+    """The cells of a table without its head: their texts, or with tags all that they hold."""
     body = page.split(f'id="{name}"')[1].split("<tbody>")[1].split("</tbody>")[0]
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("</tr>")[:-1]]
-    return [[re.sub("<[^>]*>", "", cell) for cell in row] for row in cells]
+    return cells if tags else [[re.sub("<[^>]*>", "", cell) for cell in row] for row in cells]
 
 
 def test_the_mark_of_drawn_intervals_is_sft(tmp_path: Path) -> None:
@@ -262,3 +266,78 @@ def test_validation_beside_training_is_not_smoothed(tmp_path: Path) -> None:
     train, validation = (np.asarray(axes.get_lines()[0].get_ydata(), float) for axes in figure.axes[:2])
     assert np.ptp(train[2:-2]) < 0.2
     np.testing.assert_array_equal(validation, list(ZIGZAG.values()))
+
+
+def look(runs: Sequence[str]) -> Look:
+    """A row of a page with these runs, seeds 0, 1, ..."""
+    return Look("grpo-dcg", "rl", "grpo", "grpo · dcg", "#000000", (), tuple(runs), tuple(range(len(runs))))
+
+
+def measured(values: Mapping[str, Sequence[float]], split: str, metric: str) -> pd.DataFrame:
+    """Curves of runs, from update 0 on."""
+    rows = [(run, step, split, metric, value) for run, own in values.items() for step, value in enumerate(own)]
+    return pd.DataFrame(rows, columns=["run", "step", "split", "metric", "value"])
+
+
+def test_a_page_smooths_training_and_not_validation() -> None:
+    zigzag = list(ZIGZAG.values())
+    parts = [measured({"a": zigzag}, split, "loss") for split in ("train", "validation")]
+    page = SimpleNamespace(
+        runs=pd.DataFrame({"run": ["a"], "cutoffs": [(5, 10)]}),
+        curves=pd.concat(parts),
+        spending=pd.DataFrame(columns=["run", "update"]),
+    )
+    series = curve_data(page, [look(["a"])])["series"]  # type: ignore[arg-type]
+    assert series["validation/loss"][0][2] == zigzag
+    assert np.ptp(series["train/loss"][0][2][2:-2]) < 0.2
+
+
+def test_a_page_puts_a_row_at_the_mean_of_what_its_seeds_spent() -> None:
+    spending = pd.DataFrame([("a", 10, 100.0), ("b", 10, 300.0)], columns=["run", "update", "generated_tokens"])
+    spending = spending.assign(**dict.fromkeys(set(SPENDING) - {"generated_tokens"}, 0.0))
+    axes = Axes(spending, [("a", "b")])
+    assert axes.xs[axes.index(0, np.array([0.0, 5.0, 10.0]))]["generated_tokens"] == [0, 100, 200]
+
+
+def test_entropy_that_rises_has_not_collapsed() -> None:
+    falling = np.linspace(1, 0.01, 20)
+    found = Measured(measured({"a": list(falling), "b": list(falling[::-1])}, "train", "entropy"))
+    assert _entropy(found, [look(["b"])]) == []
+    (caution,) = _entropy(found, [look(["a", "b"])])
+    ends = [falling[-2:].mean() / falling[:2].mean()]
+    assert caution.told.endswith(f"grpo (1 of 2 runs, down to {100 * ends[0]:.0f}\u00a0%).")
+
+
+def test_a_verdict_takes_three_seeds() -> None:
+    assert [_seeds([look("abcde"[:n])])[0].title for n in range(1, 5)] == [
+        "One seed", "Two seeds", "Few seeds", "Few seeds",
+    ]  # fmt: skip
+    assert _seeds([look("abcde")]) == []
+
+
+def test_a_warning_of_lists_names_the_worst_run(tmp_path: Path) -> None:
+    for seed, share in enumerate((0.8, 0.5, 0.95)):
+        scores = TWO_CONTEXTS | {"in_catalog": [share, share]}
+        write_run(tmp_path, "grpo-dcg", seed, queries(scores, ["a", "b"]))
+    (group,) = collect(tmp_path).groups()
+    (row,) = looks(group)
+    assert row.seeds == (0, 1, 2) and row.runs == tuple(group.runs.sort_values("seed")["run"])
+    (caution,) = _lists(group, [row])
+    assert caution.told.endswith("(2 of 3 runs, 50\u00a0%).")
+
+
+@pytest.mark.parametrize(("gap", "size"), [(0.001, "smaller"), (0.1, "no smaller")])
+def test_a_lead_is_set_beside_what_the_design_finds(gap: float, size: str) -> None:
+    rng = np.random.default_rng(0)
+    rows = {
+        name: Scores(level + 0.01 * rng.normal(size=(3, 40, 1)), np.arange(40), (0, 1, 2))
+        for name, level in (("a", 0.3 + gap), ("b", 0.3))
+    }
+    found = verdict(rows, 200)
+    assert found.lead is not None and found.detectable is not None
+    assert 0.001 < found.detectable.mean < 0.1
+    assert power_sentence(found, found.lead).endswith(f"the lead seen here is {size}.")
+    bold = rows_of(
+        _against_leader(found, found.lead, {name: look("abc") for name in rows}), "against-leader", tags=True
+    )
+    assert ("<strong>" in bold[0][1]) == found.lead.holds == (size == "no smaller")
