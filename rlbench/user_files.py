@@ -98,7 +98,7 @@ def read_user_json(path: Path, name: str = "") -> Any:
     try:
         return json.loads(text)
     except BAD_JSON as error:
-        raise BadInput(f"{name}: it is not JSON: {_reason(error)}") from error
+        raise BadInput(f"{name}: it is not JSON: {one_line(error)}") from error
 
 
 def read_user_yaml(path: Path, name: str = "") -> Any:
@@ -118,7 +118,7 @@ def read_user_yaml(path: Path, name: str = "") -> Any:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
         raise BadInput(f"{name} is not YAML: {error.problem}{line}") from error
     except BAD_YAML as error:
-        raise BadInput(f"{name} is not YAML: {_reason(error)}") from error
+        raise BadInput(f"{name} is not YAML: {one_line(error)}") from error
 
 
 def read_user_lines(path: Path, name: str = "") -> Iterator[tuple[int, Any, str]]:
@@ -136,10 +136,10 @@ def read_user_lines(path: Path, name: str = "") -> Iterator[tuple[int, Any, str]
             try:
                 yield number, json.loads(line.decode("utf-8")), ""
             except BAD_JSON as error:
-                yield number, None, _reason(error)
+                yield number, None, one_line(error)
 
 
-def _reason(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """A parser's own words on one line."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."

@@ -28,6 +28,7 @@ from rlbench.data.record import Messages, RankedListDataset, Record
 from rlbench.data.validation import check_records, fingerprint, share_outside_catalog
 from rlbench.errors import BadInput
 from rlbench.stage1.files import demonstrated
+from rlbench.user_files import one_line
 
 if TYPE_CHECKING:
     import datasets
@@ -40,7 +41,7 @@ PARTS = {
 }
 _COLUMNS = ("prompt", "seen_titles", "groundtruth_with_release_year")
 _BATCH = 4096
-BROKEN_TABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+BROKEN_TABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, NotImplementedError)
 """What `datasets` and pyarrow raise on files that are missing, cut short, or hold other JSON than they should."""
 
 
@@ -164,8 +165,10 @@ def _open(folder: Path, part: str, problems: list[str]) -> "datasets.Dataset | N
 
     try:
         table = datasets.load_from_disk(str(folder))
+        if isinstance(table, datasets.Dataset):
+            table.data.validate(full=True)  # offsets and UTF-8: reading a damaged Arrow file may end the process
     except BROKEN_TABLE as error:  # state or info file missing or malformed, Arrow file cut short
-        problems.append(f"{folder}: no dataset written by datasets.save_to_disk: {error}")
+        problems.append(f"{folder}: no dataset written by datasets.save_to_disk: {one_line(error)}")
         return None
     except IndexError:  # what `load_from_disk` makes of a dataset saved without rows: it has no Arrow file
         problems.append(f"{folder}: it holds no records")

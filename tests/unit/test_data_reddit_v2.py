@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +207,90 @@ def test_a_truncated_arrow_file_is_refused(root: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     (problem,) = refusal(root)
     assert problem.startswith(f"{root / 'sft_dataset/test'}: no dataset")
+
+
+ARROW = "data-00000-of-00001.arrow"
+WHOLE_JSON = ("3", "null", '"x"', "[]", "[3]", '{"a": [}', "", '{"a"', "[" * 100_000, "9" * 5000)
+
+
+def one_refusal(root: Path, content: bytes, name: str) -> str:
+    """The one problem of a folder whose test split has this content in a file."""
+    (root / "sft_dataset/test" / name).write_bytes(content)
+    (problem,) = refusal(root)
+    assert problem.startswith(f"{root / 'sft_dataset/test'}: ") and "\n" not in problem and len(problem) < 500
+    return problem
+
+
+def test_arrow_files_of_any_damage_are_refused(root: Path) -> None:
+    whole = (root / "sft_dataset/test" / ARROW).read_bytes()
+    for length in (0, 1, 8, len(whole) // 4, len(whole) // 2, len(whole) - 1):
+        one_refusal(root, whole[:length], ARROW)
+    for content in (b"hello\n" * 50, b"PAR1" + bytes(100), bytes(len(whole)), b"\xff" * len(whole)):
+        one_refusal(root, content, ARROW)
+    (root / "sft_dataset/test" / ARROW).unlink()
+    (problem,) = refusal(root)
+    assert problem.startswith(f"{root / 'sft_dataset/test'}: ")
+
+
+@pytest.mark.parametrize("text", [b"\xed\xa0\x80t", b"\xff\xfeat", b"He\xc3t"], ids=["surrogate", "utf-16", "half"])
+def test_text_in_an_arrow_file_that_is_no_utf_8_is_refused(root: Path, text: bytes) -> None:
+    """It ended in a UnicodeDecodeError."""
+    whole = (root / "sft_dataset/test" / ARROW).read_bytes()
+    assert "UTF8" in one_refusal(root, whole.replace(b"Heat", text, 1), ARROW)
+
+
+def test_flipped_bytes_of_an_arrow_file_end_in_data_or_one_refusal(root: Path) -> None:
+    """A damaged offset ended the process: rows were read from anywhere in memory."""
+    file = root / "sft_dataset/test" / ARROW
+    whole = file.read_bytes()
+    draws = random.Random(1)
+    refused = 0
+    for _ in range(30):
+        damaged = bytearray(whole)
+        damaged[draws.randrange(len(whole))] ^= draws.randrange(1, 256)
+        file.write_bytes(bytes(damaged))
+        try:
+            load(root)
+        except BadInput as error:
+            refused += 1
+            assert all(problem.startswith(f"{root / 'sft_dataset/test'}") for problem in error.problems)
+    assert refused > 15
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+def test_json_of_a_saved_dataset_that_is_cut_or_of_another_kind_is_refused(root: Path, name: str) -> None:
+    for content in WHOLE_JSON:
+        one_refusal(root, content.encode(), name)
+    one_refusal(root, b'{"a": "\xe9"}', name)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *(("state.json", {"_data_files": value}) for value in (3, [], [3], [{}], [{"filename": 3}])),
+        ("state.json", {"_data_files": [{"filename": "gone.arrow"}]}),
+        *(("state.json", {key: "none"}) for key in ("_format_type", "_format_columns")),
+        *(("state.json", {key: 3}) for key in ("_format_kwargs", "_split")),
+        *(("dataset_info.json", {"features": v}) for v in (3, {}, {"prompt": 3}, {"prompt": {"_type": "None"}})),
+        ("dataset_info.json", {"features": {"prompt": {"dtype": "int64", "_type": "Value"}}}),
+        *(("dataset_info.json", {key: 3}) for key in ("splits", "version")),
+    ],
+)
+def test_values_of_a_saved_dataset_of_the_wrong_type_are_refused(root: Path, name: str, changes: dict) -> None:
+    file = root / "sft_dataset/test" / name
+    one_refusal(root, json.dumps(json.loads(file.read_text()) | changes).encode(), name)
+
+
+@pytest.mark.parametrize("column", ["prompt", "completion", "seen_titles", "groundtruth_with_release_year"])
+def test_columns_of_other_types_are_refused_row_by_row(root: Path, column: str) -> None:
+    """Numbers, bytes, and lists of other depth: each in an Arrow file that is sound."""
+    values: list[Any] = [3, "x", [3], [["x"]], [[["x"]]], {"a": 1}, [None], b"\xff"]
+    where = root / "sft_dataset/test"
+    field = "ground_truth" if column.startswith("ground") else column
+    for value in values:
+        save(root, "sft_dataset/test", [row("any?", [["Heat", "1995"]], LIST) | {column: value}])
+        problems = refusal(root)
+        assert all(problem.startswith(f"{where}, row 0: {field} ") for problem in problems), problems
 
 
 def test_bad_records_are_named_with_file_row_field_and_reason(root: Path) -> None:
