@@ -1,4 +1,4 @@
-"""Numbers on the command lines of the tools, checked when they are read. Loads no torch."""
+"""Integer types for the tools' command lines, with range checks. Loads no torch."""
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -6,21 +6,17 @@ from collections.abc import Callable
 from rlbench.bounds import LARGEST_SEED, MOST, Bound
 
 LONGEST_SHOWN = 40
-"""Characters of a wrong number that are shown."""
+"""Maximum number of characters of a wrong number to show in an error."""
 
 
 def whole(low: int, high: int = MOST) -> Callable[[str], int]:
-    """An argparse type: a whole number of a range.
-
-    Args:
-        low, high: its ends, which belong to it.
-    """
+    """Return an argparse type for an integer between `low` and `high`, both inclusive."""
     bound = Bound(low, high)
 
     def read(text: str) -> int:
         try:
             number = int(text)
-        except ValueError:  # no number, or one of thousands of digits
+        except ValueError:  # not a number, or one with thousands of digits
             shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
             raise ArgumentTypeError(f"{shown!r} must be a whole number of at least {low}") from None
         if wrong := bound.problem(number):
@@ -31,8 +27,8 @@ def whole(low: int, high: int = MOST) -> Callable[[str], int]:
 
 
 count = whole(1)
-"""A whole number from 1 on."""
+"""An integer of at least 1."""
 index = whole(0)
-"""A whole number from 0 on."""
+"""An integer of at least 0."""
 seed = whole(0, LARGEST_SEED)
-"""A seed that numpy and torch take."""
+"""A seed in the range that numpy and torch accept."""

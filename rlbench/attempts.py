@@ -1,8 +1,11 @@
-"""Attempts at a run: a folder for each start, with what was said and what became of it.
+"""The attempts of a run: each start gets a folder with its log and its outcome.
 
-`attempts/<n>/` holds `attempt.json` (when, from where, how far, how it ended), `log.txt` (the run's own lines, logging,
-warnings, and the traceback of what ended it), and `output.txt` (all that its process printed) where a launcher started
-it. Importing this module loads no torch.
+`attempts/<n>/` contains:
+- `attempt.json`: start, end, command, first and last update, outcome.
+- `log.txt`: the run's own lines, logging, warnings, and the traceback of the error that ended the attempt.
+- `output.txt`: everything the process printed; only if a launcher started it.
+
+Importing this module loads no torch.
 """
 
 import contextlib
@@ -26,11 +29,11 @@ from rlbench.files import clear_partial, drop, write_json
 
 FOLDER = "attempts"
 RESERVED = "RLBENCH_ATTEMPT"
-"""Environment variable in which a launcher names the folder that it has reserved for the attempt it starts."""
+"""Environment variable with the attempt folder that a launcher reserved for the process it starts."""
 RUNNING, UNKNOWN = "running", "unknown"
-"""Outcomes beside the words of STATUS; unknown: killed, or the machine went down."""
+"""Outcomes besides the words used in STATUS. `unknown` means the process was killed or the machine went down."""
 TAIL = 1 << 18
-"""Bytes from the end of metrics.jsonl in which the last update is looked for."""
+"""Number of trailing bytes of metrics.jsonl to search for the last update."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,9 @@ class Attempt:
         return self.folder / "output.txt"
 
     def read(self) -> dict[str, Any]:
-        """What attempt.json holds; nothing where a launcher started it and it never began.
+        """Return the content of attempt.json, or an empty dict if the attempt never began.
 
-        An attempt decides nothing: where its file is damaged, that is its outcome.
+        A damaged file is reported as an outcome, not raised: no decision depends on an attempt.
         """
         if not self.begun:
             return {}
@@ -69,35 +72,35 @@ class Attempt:
         return content if isinstance(content, dict) else {"outcome": UNKNOWN, "reason": "attempt.json is damaged"}
 
     def note(self, **facts: Any) -> None:
-        """Add to attempt.json."""
+        """Add fields to attempt.json."""
         write_json(self.folder / "attempt.json", self.read() | facts)
 
     def close(self, outcome: str, reason: str, reached: int | None) -> None:
-        """Write how it ended."""
+        """Write the outcome."""
         self.note(outcome=outcome, reason=reason, reached_update=reached, ended=_now())
 
 
 def attempts(root: Path) -> list[Attempt]:
-    """The attempts at a run, the first one first."""
+    """Return the attempts of a run, oldest first."""
     numbers = sorted(int(path.name) for path in (root / FOLDER).glob("*") if path.name.isdecimal() and path.is_dir())
     return [Attempt(root / FOLDER / str(number)) for number in numbers]
 
 
 def counts(root: Path) -> bool:
-    """Whether a run directory only counts its attempts, in a file."""
+    """Whether `attempts` is a file that only stores the attempt count (older run directories)."""
     path = root / FOLDER
     return path.is_file() and path.read_text(encoding="utf-8", errors="replace").strip().isdecimal()
 
 
 def count(root: Path) -> int:
-    """The number of the last attempt; run directories that only count their attempts keep it in a file."""
+    """Return the number of the last attempt, or 0. Older run directories store it in a file."""
     if counts(root):
         return int((root / FOLDER).read_text(encoding="utf-8"))
     return max((attempt.number for attempt in attempts(root)), default=0)
 
 
 def reserve(root: Path) -> Attempt:
-    """Make the folder of the next attempt; of two launchers at the same time each has its own."""
+    """Create the folder of the next attempt. Two concurrent launchers get different folders."""
     _unfold(root)
     while True:
         attempt = Attempt(root / FOLDER / str(count(root) + 1))
@@ -110,7 +113,7 @@ def reserve(root: Path) -> Attempt:
 
 
 def reserved(root: Path) -> Attempt | None:
-    """The attempt at this run that a launcher has started this process for, if it has not begun yet."""
+    """Return the attempt of this run that a launcher reserved for this process, unless it has already begun."""
     named = os.environ.get(RESERVED)
     if named is None or Path(named).resolve().parent != (root / FOLDER).resolve():
         return None
@@ -119,23 +122,26 @@ def reserved(root: Path) -> Attempt | None:
 
 
 def reserved_root() -> Path | None:
-    """The run directory that a launcher has started this process for."""
+    """Return the run directory for which a launcher started this process, or None."""
     named = os.environ.get(RESERVED)
     return None if named is None else Path(named).resolve().parent.parent
 
 
 def started_for(root: Path) -> tuple[IO[bytes], dict[str, str]]:
-    """Reserve the next attempt, for a launcher that starts a process for it.
+    """Reserve the next attempt for a process that a launcher is about to start.
 
     Returns:
-        The open file that gets what the process prints, and what its environment has more.
+        The open file for the process's output, and the environment variables to add.
     """
     attempt = reserve(root)
     return attempt.output_file.open("ab"), {RESERVED: str(attempt.folder.resolve())}
 
 
 def begin(root: Path) -> Attempt:
-    """Start the next attempt, by a process that holds the run; one that ended without a word is closed as unknown."""
+    """Begin the next attempt. The process must hold the run.
+
+    An earlier attempt that is still marked as running is closed as unknown.
+    """
     for earlier in attempts(root):
         clear_partial(earlier.folder)
         if earlier.read().get("outcome") == RUNNING:
@@ -156,7 +162,7 @@ def begin(root: Path) -> Attempt:
 
 
 def _unfold(root: Path) -> None:
-    """Make a folder of the file in which a run directory counted its attempts; the last one keeps its number."""
+    """Replace the file that stores the attempt count by a folder; the last attempt keeps its number."""
     path = root / FOLDER
     if not counts(root):
         return
@@ -169,19 +175,19 @@ def _unfold(root: Path) -> None:
 
 
 def last_update(root: Path) -> int | None:
-    """The last update of which metrics.jsonl tells; None where it tells of none."""
+    """Return the last update recorded in metrics.jsonl, or None."""
     path = root / "metrics.jsonl"
     if not path.is_file():
         return None
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - TAIL, 0))
-        lines = file.read().split(b"\n")[:-1]  # what follows the last newline is empty, or cut short
+        lines = file.read().split(b"\n")[:-1]  # the part after the last newline is empty or truncated
         whole = lines if path.stat().st_size <= TAIL else lines[1:]
     return max((step for line in whole if (step := _step(line)) is not None), default=None)
 
 
 def _step(line: bytes) -> int | None:
-    """The update that a line tells of; None where it is damaged, which whoever relies on it will say."""
+    """Return the update of one line, or None if the line is damaged. Readers that need the line report the damage."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -191,7 +197,7 @@ def _step(line: bytes) -> int | None:
 
 
 class RunConsole(Console):
-    """A console whose lines also go to the logs of attempts: those of the attempt that is running, and from before."""
+    """A console that also writes to the log of the current attempt, including lines printed before it began."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -207,7 +213,7 @@ class RunConsole(Console):
 
     @contextlib.contextmanager
     def copied_to(self, file: io.TextIOBase) -> Iterator[None]:
-        """Repeat there what was said before any attempt, and copy what is said in the block."""
+        """Write all earlier lines to the file, then copy every line printed inside the block."""
         copy = Console(file=cast(IO[str], file), highlight=False, soft_wrap=True, no_color=True)
         for objects, options in self._said:
             copy.print(*objects, **options)
@@ -219,7 +225,7 @@ class RunConsole(Console):
 
 
 class Once(logging.Filter):
-    """Lets each warning of other packages through once; trainers repeat theirs at every step."""
+    """Pass each warning from other packages only once. Trainers repeat theirs at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,9 +242,9 @@ class Once(logging.Filter):
 
 @contextlib.contextmanager
 def logged(attempt: Attempt | None, console: RunConsole) -> Iterator[None]:
-    """Write the attempt's log.txt while the block runs: console, logging, warnings, and the traceback of what ends it.
+    """Write the attempt's log.txt while the block runs: console, logging, warnings, and the traceback of an error.
 
-    What goes to the terminal stays as it is. None logs nothing.
+    Terminal output is unchanged. With None nothing is logged.
     """
     if attempt is None:
         yield
@@ -253,7 +259,7 @@ def logged(attempt: Attempt | None, console: RunConsole) -> Iterator[None]:
             shown_too = logging.StreamHandler()
             shown_too.setLevel(logging.WARNING)
             shown_too.addFilter(Once())
-            added.append(shown_too)  # without a handler logging would write warnings to stderr itself
+            added.append(shown_too)  # without a handler, logging itself would print warnings to stderr
         level, shown = ours.level, warnings.showwarning
 
         def show(message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None) -> None:
@@ -278,7 +284,7 @@ def logged(attempt: Attempt | None, console: RunConsole) -> Iterator[None]:
 
 
 class LogFile(io.TextIOBase):
-    """A text file to append to, unbuffered. A full disk cuts it short: the run's own files tell of that."""
+    """An unbuffered text file opened for appending. It drops writes that fail, for example on a full disk."""
 
     def __init__(self, path: Path):
         self._file = path.open("ab", buffering=0)
@@ -294,12 +300,12 @@ class LogFile(io.TextIOBase):
 
 
 def failure(root: Path) -> tuple[str, Path | None]:
-    """Why the last attempt at a run failed, in a line, and the file that tells more; ("", None) where nothing tells."""
+    """Return one line on why the last attempt failed and the file with details, or ("", None) if unknown."""
     for attempt in attempts(root)[-1:]:
         if reason := attempt.read().get("reason", ""):
             return reason.split("\n")[0], attempt.log_file
         said = (root / "STATUS").read_text(encoding="utf-8", errors="replace").split("\n") if attempt.begun else []
-        if len(said) > 2:  # on a full disk the reason stands there alone
+        if len(said) > 2:  # on a full disk it contains only the reason
             return said[1], attempt.log_file
         if attempt.output_file.is_file():
             lines = attempt.output_file.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
@@ -308,7 +314,7 @@ def failure(root: Path) -> tuple[str, Path | None]:
 
 
 def note_failure(attempt: Attempt, error: BaseException, outcome: str) -> None:
-    """Write log.txt and attempt.json of an attempt that failed before its run was begun."""
+    """Write log.txt and attempt.json for an attempt that failed before its run began."""
     attempt.log_file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     attempt.note(
         number=attempt.number,
@@ -322,7 +328,7 @@ def note_failure(attempt: Attempt, error: BaseException, outcome: str) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception as STATUS names it."""
+    """Return the text for an exception in STATUS."""
     return f"{type(error).__name__}: {error}"
 
 

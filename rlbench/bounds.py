@@ -1,7 +1,7 @@
-"""The range of every number in a config. Loads no torch.
+"""The valid range of every number in a config. Loads no torch.
 
-An upper bound that no sensible run reaches is there all the same: a number beyond it overflows, or fills the memory,
-somewhere deep in a library, with an error that names no key.
+Every number has an upper bound that no sensible run reaches. Larger numbers would overflow or exhaust memory deep
+inside a library, with an error that names no key.
 """
 
 import math
@@ -12,11 +12,11 @@ from typing import Any
 from rlbench.options import is_finite
 
 MOST = 2**31 - 1
-"""Largest count: what fits into the 32-bit integers of libraries."""
+"""Largest count. Libraries store counts as 32-bit integers."""
 LONGEST_LIST = 10_000
-"""Largest `dataset.list_length`: cut-offs, ranks and columns are listed one by one."""
+"""Largest `dataset.list_length`. Cut-offs, ranks and columns are listed one by one."""
 LARGEST_SEED = 2**32 - 1
-"""numpy takes no larger seed."""
+"""numpy accepts no larger seed."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Bound:
     """A range of numbers.
 
     Attributes:
-        low, high: its ends.
-        open_low, open_high: whether the end itself is outside.
-        interval: whether both ends mean something, so that a message names both.
+        low, high: the ends.
+        open_low, open_high: whether the end itself is excluded.
+        interval: whether messages name both ends.
     """
 
     low: float = -math.inf
@@ -36,7 +36,7 @@ class Bound:
     interval: bool = False
 
     def problem(self, value: float) -> str:
-        """What the number must be; "" where it is that."""
+        """Return what the number must be, or "" if it is valid."""
         if self.interval:
             inside = (self.low < value or (not self.open_low and self.low == value)) and (
                 value < self.high or (not self.open_high and self.high == value)
@@ -67,7 +67,7 @@ POSITIVE = Bound(0, 10**9, open_low=True)
 INSIDE = _interval(0, 1, open_low=True, open_high=True)
 PORT = _interval(1, 65535)
 LOG_WEIGHT = _interval(-100, 100)
-"""Of the preference model of `mini`, which takes the exponential of a sum of four of them."""
+"""Range of the weights of `mini`'s preference model, which takes the exponential of a sum of four of them."""
 
 BOUNDS: Mapping[str, Bound] = {
     "seed": SEED,
@@ -162,7 +162,7 @@ BOUNDS: Mapping[str, Bound] = {
     "runtime.threads": _interval(1, 4096),
     "runtime.gpu_share": _interval(0, 1, open_low=True),
 }
-"""By key. Lists, mappings of numbers and options of pieces and terms are checked on their own."""
+"""Range for each key. Lists, mappings of numbers, and options of pieces and terms are checked elsewhere."""
 
 NULLABLE = {
     "algorithm.prompts",
@@ -182,15 +182,15 @@ NULLABLE = {
     "runtime.threads",
     "runtime.gpu_share",
 }
-"""Keys that may be null, which a message then offers."""
+"""Keys that may be null. The error message says so."""
 
 
 def number_problem(value: Any, bound: Bound, *, is_whole: bool = True) -> str:
-    """What a setting outside the config must be; "" where it is that.
+    """Return what a setting outside the config must be, or "" if it is valid.
 
     Args:
-        value: of any type.
-        bound: its range.
+        value: any type.
+        bound: the valid range.
         is_whole: whether fractions are refused.
     """
     kind = "whole number" if is_whole else "number"
@@ -201,11 +201,11 @@ def number_problem(value: Any, bound: Bound, *, is_whole: bool = True) -> str:
 
 
 def check_numbers(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Numbers outside their range, wherever they stand, one sentence a problem.
+    """Return one sentence for each number outside its range, at any depth.
 
     Args:
         values: a config as nested mappings.
-        prefix: what stands before their keys.
+        prefix: prefix of the keys in messages.
     """
     problems = []
     for key, value in values.items():

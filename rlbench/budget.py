@@ -1,8 +1,7 @@
-"""What a run spends: counts, seconds by phase, peak memory, energy; all attempts of a run together.
+"""Records what a run spends over all its attempts: counts, seconds per phase, peak memory and energy.
 
-Phases nest, and a moment belongs to the innermost one alone, so that they never sum to more than the total. Times are
-taken where the program is, without waiting for a GPU: work that a phase has queued there and that nobody has asked for
-yet counts for the phase that asks.
+Phases nest. Time counts only for the innermost phase, so phases never sum to more than the total. Times are taken on
+the CPU without waiting for the GPU: queued GPU work counts for the phase that waits for its result.
 """
 
 import math
@@ -22,16 +21,16 @@ COUNTS = ("prompts", "completions", "generated_tokens", "trained_tokens", "evalu
 PHASES = ("rollout", "reward", "reference", "update", "evaluation", "checkpoint")
 POWERCAP = Path("/sys/class/powercap")
 SAMPLE_SECONDS = 1.0
-"""Energy counters are read where a phase begins or ends, at most this often: RAPL's wrap within the hour."""
+"""Minimum seconds between readings of the energy counters at phase changes. RAPL counters wrap within an hour."""
 
 
 class EnergyCounter:
-    """Joules since it was made, of one counter of the machine that only grows, and may wrap.
+    """Joules since creation, from a hardware counter that only increases and may wrap.
 
     Args:
-        read: the counter; None, or an OSError, where it cannot be read.
-        joules: what one step of it is worth.
-        wraps: where it begins again at 0; infinite where it never does.
+        read: returns the counter; None or an OSError means unreadable.
+        joules: joules per counter step.
+        wraps: value at which the counter restarts at 0; infinite if it never wraps.
     """
 
     def __init__(self, read: Callable[[], float | None], joules: float, wraps: float = math.inf):
@@ -41,11 +40,11 @@ class EnergyCounter:
     def _value(self) -> float | None:
         try:
             return self._read()
-        except OSError:  # RAPL may be read by root alone
+        except OSError:  # only root may read RAPL
             return None
 
     def sample(self) -> None:
-        """Read the counter; it must be done at least once in the time that it takes to wrap."""
+        """Read the counter. Must be called at least once per wrap period."""
         value = self._value()
         if value is not None and self._last is not None:
             self._sum += value - self._last if value >= self._last else value - self._last + self._wraps
@@ -57,7 +56,7 @@ class EnergyCounter:
 
 
 def cpu_counters(powercap: Path = POWERCAP) -> list[EnergyCounter]:
-    """Intel's RAPL (AMD's has the same form): one counter a package, over everything that runs on it."""
+    """Return Intel RAPL counters, one per package, covering everything that runs on it. AMD uses the same format."""
     packages = [
         folder
         for folder in sorted(powercap.glob("intel-rapl:*"))
@@ -74,10 +73,12 @@ def cpu_counters(powercap: Path = POWERCAP) -> list[EnergyCounter]:
 
 
 def gpu_counters(devices: int) -> list[EnergyCounter]:
-    """NVML's energy counters of the first `devices` visible GPUs; empty where NVML or a counter is not there."""
+    """Return NVML energy counters of the first `devices` visible GPUs, or an empty list if NVML or a counter is
+    missing.
+    """
     if not devices:
         return []
-    import pynvml  # only here: not every machine has a GPU
+    import pynvml  # not every machine has a GPU
 
     def reader(handle: Any) -> Callable[[], float]:
         return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
@@ -87,13 +88,13 @@ def gpu_counters(devices: int) -> list[EnergyCounter]:
         uuids = [f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in range(devices)]
         readers = [reader(pynvml.nvmlDeviceGetHandleByUUID(uuid)) for uuid in uuids]
         return [EnergyCounter(read, joules=1e-3) for read in readers if read() >= 0]
-    except pynvml.NVMLError:  # another maker's GPU, a part of a GPU, or one older than the counter
+    except pynvml.NVMLError:  # another vendor's GPU, a partition of a GPU, or a GPU older than the counter
         return []
 
 
 def gpu_driver() -> str | None:
-    """Version of NVIDIA's driver; None where there is none."""
-    import pynvml  # only here: not every machine has a GPU
+    """Return the version of the NVIDIA driver, or None."""
+    import pynvml  # not every machine has a GPU
 
     try:
         pynvml.nvmlInit()
@@ -103,14 +104,14 @@ def gpu_driver() -> str | None:
 
 
 class Energy:
-    """Joules by kind of device since it was made; None for a kind without a readable counter."""
+    """Joules per kind of device since creation; None for a kind without a readable counter."""
 
     def __init__(self, counters: Mapping[str, list[EnergyCounter]]):
         self._counters = counters
         self._sampled = time.monotonic()
 
     def sample(self) -> None:
-        """Read all counters, unless that was done a moment ago."""
+        """Read all counters, unless they were read less than `SAMPLE_SECONDS` ago."""
         if time.monotonic() - self._sampled >= SAMPLE_SECONDS:
             self._read()
 
@@ -125,18 +126,18 @@ class Energy:
 
 
 def _sum(parts: list[float | None]) -> float | None:
-    """None where there are no parts, or one is unknown."""
+    """Return the sum, or None if there are no parts or any part is unknown."""
     known = [part for part in parts if part is not None]
     return sum(known) if parts and len(known) == len(parts) else None
 
 
 def peak_memory(on_gpu: bool) -> dict[str, int | None]:
-    """Bytes: the largest resident set of this process, and the most that torch held on its GPU, since the reset."""
+    """Return the peaks since the last reset, in bytes: resident memory of this process, torch memory on its GPU."""
     return {"process": _peak_resident(), "gpu": torch.cuda.max_memory_allocated() if on_gpu else None}
 
 
 def reset_peak_memory(on_gpu: bool) -> None:
-    """Begin the peaks anew. Where the system cannot, that of the process stays what it was since it began."""
+    """Reset the peaks. Where the system does not support it, the process keeps its peak since it started."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if on_gpu:
@@ -145,7 +146,7 @@ def reset_peak_memory(on_gpu: bool) -> None:
 
 def _peak_resident() -> int:
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the process was before exec, which may be a larger parent
+    if status.exists():  # getrusage would include the process before exec, which may be a larger parent
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         if found:
             return int(found[1]) * 1024
@@ -154,13 +155,13 @@ def _peak_resident() -> int:
 
 
 class Ledger:
-    """What one stage has spent, this attempt and those before it.
+    """What one stage has spent, in this attempt and all earlier ones.
 
     Args:
-        on_gpu: whether the stage computes on GPUs. Their energy is that of all GPUs that the run uses on this machine.
+        on_gpu: whether the stage computes on GPUs. The energy covers all GPUs that the run uses on this machine.
 
     Attributes:
-        counts: `COUNTS`, exact.
+        counts: exact counts for each name in `COUNTS`.
     """
 
     def __init__(self, on_gpu: bool = False):
@@ -176,19 +177,18 @@ class Ledger:
         reset_peak_memory(on_gpu)
 
     def resume(self, totals: Mapping[str, Any]) -> None:
-        """Go on from the `totals` of an earlier attempt; empty where there was none."""
+        """Continue from the `totals` of an earlier attempt; an empty mapping means there was none."""
         self._earlier = totals
         for name, count in totals.get("counts", {}).items():
             self.counts[name] += count
 
     def add(self, **counts: int) -> None:
-        """Add to `counts`."""
         for name, count in counts.items():
             self.counts[name] += count
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time within belongs to this phase, and not to one around it."""
+        """Count the time inside the block for this phase and not for an enclosing one."""
         self._settle()
         self._open.append(name)
         try:
@@ -209,18 +209,18 @@ class Ledger:
         self._energy.sample()
 
     def failed_in(self, error: BaseException) -> str | None:
-        """The innermost phase that an error came out of; None where it came out of none."""
+        """Return the innermost phase that raised the error, or None."""
         return self._failure[1] if self._failure is not None and self._failure[0] is error else None
 
     def so_far(self) -> dict[str, float]:
-        """Counts without those of evaluations, and seconds in all, of all attempts: a point of `budget.jsonl`."""
+        """Return counts without evaluation and total seconds over all attempts: one point of `budget.jsonl`."""
         self._settle()
         seconds = self._mark - self._started + self._earlier.get("seconds", {}).get("total", 0.0)
         trained = {name: count for name, count in self.counts.items() if name != "evaluation_tokens"}
         return {**trained, "seconds": round(seconds, 3)}
 
     def totals(self) -> dict[str, Any]:
-        """Everything so far, as JSON, for `resume`."""
+        """Return everything so far as JSON, in the form that `resume` takes."""
         self._settle()
         seconds = {"total": self._mark - self._started, **self._seconds}
         earlier = self._earlier
@@ -238,11 +238,11 @@ class Ledger:
         }
 
     def report(self, updates: int, attempts: int) -> dict[str, Any]:
-        """budget.json (docs/results-schema.md).
+        """Return the content of budget.json (docs/results-schema.md).
 
         Args:
-            updates: optimiser updates that are in the weights.
-            attempts: how often the stage has been started.
+            updates: number of optimiser updates in the weights.
+            attempts: number of times the stage was started.
         """
         totals = self.totals()
         return {**totals.pop("counts"), "updates": updates, "attempts": attempts, **totals}

@@ -1,4 +1,4 @@
-"""What `run.py` does around a config: checks names before Hydra does, and prints what is wrong in one report."""
+"""Command-line checks for `run.py`: checks names before Hydra does and reports all problems at once."""
 
 import argparse
 import difflib
@@ -21,16 +21,16 @@ from rlbench.user_files import read_user_yaml
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 EXPERIMENTS = CONF.parent / "experiments"
-"""Sweeps of paper tables, which Hydra finds behind `conf/`: `+table1=sweep`."""
+"""Sweeps for the paper's tables. Hydra finds them after `conf/`: `+table1=sweep`."""
 
 NO_SETTINGS = ("hydra", "tuned")
-"""Sections of a composed config that hold no setting of a run."""
+"""Sections of a composed config that hold no run settings."""
 MISTYPED = 0.7
-"""How like a key of its level a name must be to count as that key, mistyped."""
+"""Minimum similarity to a key of the same level at which a name counts as a typo of that key."""
 
 
 def fail(error: BadInput) -> NoReturn:
-    """Print every problem, on one process, and exit with 2."""
+    """Print all problems once (main process only) and exit with code 2."""
     let_the_main_process_speak()
     count = len(error.problems)
     print(f"rlbench: {count} problem{'s' if count > 1 else ''}, nothing was run:", file=sys.stderr)
@@ -40,7 +40,7 @@ def fail(error: BadInput) -> NoReturn:
 
 
 def groups(more: Path | None = None) -> dict[str, list[str]]:
-    """Config groups and their options, as found in `conf/`, `experiments/` and a folder of the same shape."""
+    """Return the config groups and their options from `conf/`, `experiments/` and an optional folder of the same shape."""
     found: dict[str, list[str]] = {}
     for folder in [CONF, EXPERIMENTS, *([more] if more else [])]:
         for path in sorted(folder.rglob("*.yaml")):
@@ -51,16 +51,16 @@ def groups(more: Path | None = None) -> dict[str, list[str]]:
 
 
 def methods(family: str) -> list[str]:
-    """The algorithms of `conf/` that are of a family."""
+    """Return the names of the algorithms in `conf/` that belong to a family."""
     texts = {name: (CONF / "algorithm" / f"{name}.yaml").read_text(encoding="utf-8") for name in groups()["algorithm"]}
     return [name for name, text in texts.items() if yaml.safe_load(text).get("family", POLICY_OPTIMISATION) == family]
 
 
 def config_dir(arguments: Sequence[str]) -> Path | None:
-    """The folder that `--config-dir` names, where a user keeps configurations of their own.
+    """Return the folder given with `--config-dir`, which holds the user's own configs, or None.
 
     Raises:
-        BadInput: where there is no such folder.
+        BadInput: if the folder does not exist.
     """
     named = _split(arguments)[0]
     if named is not None and not named.is_dir():
@@ -69,24 +69,24 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
 
 
 def _split(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The folder that `--config-dir` names, and the other arguments."""
+    """Return the folder given with `--config-dir`, and the remaining arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd", type=Path)
-    parser.add_argument("--cfg", "-c")  # Hydra's too: argparse would take it for a short -cd
+    parser.add_argument("--cfg", "-c")  # a Hydra flag; without it argparse would read it as an abbreviated -cd
     found, others = parser.parse_known_args(arguments)
     return found.config_dir, others
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
-    """Check the names on a command line: groups, options and config keys; and the files of a folder of one's own.
+    """Check the groups, options and config keys on a command line, and the files of a user's config folder.
 
     Raises:
-        BadInput: for every unknown name, with the nearest valid one, and every file that could not be used.
+        BadInput: for every unknown name, with the nearest valid one, and for every unusable file.
     """
     texts = [argument for argument in _split(arguments)[1] if "=" in argument and not argument.startswith("-")]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
-    except (HydraException, ValueError) as error:  # ValueError: an integer of thousands of digits
+    except (HydraException, ValueError) as error:  # ValueError: an integer with thousands of digits
         raise BadInput(f"command line: {str(error).splitlines()[0]}") from error
     folder = config_dir(arguments)
     known, choices = groups(folder), []
@@ -126,7 +126,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def _hidden(folder: Path) -> list[str]:
-    """Files of a folder that Hydra would pass over for those of the same name in `conf/`."""
+    """Report files of a folder that Hydra would ignore because `conf/` has a file of the same name."""
     files = (path.relative_to(folder) for path in sorted(folder.rglob("*.yaml")))
     return [
         f"--config-dir {folder}: conf/ has a file {file.as_posix()} too, and that one would be taken; rename yours"
@@ -136,7 +136,7 @@ def _hidden(folder: Path) -> list[str]:
 
 
 def _unreadable(group: Path, options: Iterator[str]) -> list[str]:
-    """What is wrong with the YAML of options that a folder of one's own has."""
+    """Report YAML errors in the selected options of a user's config folder."""
     problems = []
     for path in (group / f"{option}.yaml" for option in options):
         try:
@@ -162,7 +162,7 @@ def _first_choice(override: Override) -> str:
 
 
 def _unknown_to_others(name: str, algorithms: Sequence[str]) -> list[str]:
-    """What is wrong with a setting for the further algorithms of a sweep, the first of which has been composed."""
+    """Report a setting that is unknown to one of the further algorithms of a sweep. The first is checked when composed."""
     section, _, key = name.partition(".")
     files = [CONF / "algorithm" / f"{algorithm}.yaml" for algorithm in algorithms]
     said = [
@@ -174,7 +174,7 @@ def _unknown_to_others(name: str, algorithms: Sequence[str]) -> list[str]:
 
 
 def _keys(node: DictConfig, prefix: str = "") -> list[str]:
-    """The dotted keys of settings below a node."""
+    """Return the dotted keys of the settings below a node."""
     found = []
     for key in map(str, node):
         if not prefix and key in NO_SETTINGS:
@@ -195,7 +195,7 @@ def _unknown_key(composed: DictConfig, name: str, known: dict[str, list[str]]) -
             if depth and (said := of_another_family(parts[0], ".".join(parts[1:]), composed[parts[0]])):
                 return [said]
             where = ".".join(parts[:depth]) or "the config"
-            # What has the nearest name on its own level was mistyped; else it may stand somewhere else.
+            # If the name is similar to a key of the same level, it is a typo; otherwise it may belong to another level.
             near = difflib.get_close_matches(part, keys, n=1, cutoff=MISTYPED)
             said = nearest(part, keys) if near else nearest_key(name, _keys(composed)) or nearest(part, keys)
             return [f"{name}: {where} has no key '{part}'.{said}"]

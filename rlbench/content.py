@@ -1,4 +1,4 @@
-"""Content of files and values as sha256. Loads nothing else of the package."""
+"""sha256 digests of files and values. Imports nothing else from the package."""
 
 import hashlib
 import json
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = 12
-"""Digits of a digest that a message shows."""
+"""Number of digest digits shown in messages."""
 
 _of_files: dict[Path, str] = {}
 
 
 def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file's content."""
+    """Return the sha256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remembered_digest(path: Path) -> str:
-    """`file_digest`, read once a process: what a process has started with stays what it goes on with."""
+    """Return `file_digest`, computed once per process, so that a process keeps the digest it started with."""
     key = path.resolve()
     if key not in _of_files:
         _of_files[key] = file_digest(key)
@@ -27,10 +27,10 @@ def remembered_digest(path: Path) -> str:
 
 
 def combined(parts: Mapping[str, Any]) -> str:
-    """sha256 (hex) of named parts; their order does not matter."""
+    """Return the sha256 of named parts, in hex; their order does not matter."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def forget() -> None:
-    """Read every file again from now on."""
+    """Read every file again at its next use."""
     _of_files.clear()

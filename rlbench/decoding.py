@@ -1,9 +1,9 @@
-"""Every setting that can change the text of a list, in one place, and nothing left to a model's own file.
+"""All settings that can change the text of a list; none is left to a model's own file.
 
-transformers fills what a passed `GenerationConfig` leaves unset from the model's `generation_config.json` (5.23,
-`_prepare_generation_config`). So each setting is given here: those that a run can choose (`DECODING`) from its
-configuration, all others (`NEUTRAL`) at the value that changes nothing. The same settings decode in evaluation, in
-rollouts and for preference lists. Importing this module loads neither torch nor transformers.
+transformers fills unset fields of a passed `GenerationConfig` from the model's `generation_config.json` (5.23,
+`_prepare_generation_config`). Therefore every field is set here: a run's settings (`DECODING`) from its config, all
+others (`NEUTRAL`) to the value without effect. Evaluation, rollouts and preference lists use the same settings.
+Importing this module loads neither torch nor transformers.
 """
 
 from datetime import datetime
@@ -12,14 +12,14 @@ from typing import Any
 from rlbench.config import GenerationConfig
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
-"""Settings of sampled lists alone."""
+"""Settings that affect only sampled lists."""
 SHAPING = ("repetition_penalty", "no_repeat_ngram_size")
-"""Settings that change greedy lists too."""
+"""Settings that also affect greedy lists."""
 LENGTH = ("max_new_tokens",)
 DECODING = SAMPLING + SHAPING + LENGTH
-"""Keys of `generation` that are fields of transformers' `GenerationConfig` by the same name."""
+"""Keys of `generation` that are fields of the same name in transformers' `GenerationConfig`."""
 PLAIN: dict[str, float] = {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "no_repeat_ngram_size": 0}
-"""Settings of a run at the values that leave the policy's distribution as it is, temperature aside."""
+"""Values at which a run's settings leave the policy's distribution unchanged. Temperature is not included."""
 NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
     "num_return_sequences": 1,
@@ -41,7 +41,7 @@ NEUTRAL: dict[str, Any] = {
     "num_beam_groups": 1,
     "diversity_penalty": 0.0,
 }
-"""Fields of transformers' `GenerationConfig` at the values that change nothing."""
+"""Fields of transformers' `GenerationConfig`, at the values without effect."""
 ABSENT = (
     "max_length",
     "max_time",
@@ -77,47 +77,48 @@ ABSENT = (
     "force_words_ids",
     "prefill_chunk_size",
 )
-"""Fields that change nothing only where they are unset; `rlbench.models.generation` takes them from the model."""
+"""Fields that have no effect only when unset. `rlbench.models.generation` removes them from the model's config."""
 TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
-"""Ids that belong to the model, and stay its own: several EOS ids all end a list."""
+"""Token ids, which stay the model's own. Each of several EOS ids ends a list."""
 
 
 def greedy_identity(generation: GenerationConfig) -> dict[str, Any]:
-    """What decides greedy lists, as part of a stage's identity: limits, penalties and the date in the prompt."""
+    """Return what determines greedy lists, for a stage's identity: limits, penalties and the date in the prompt."""
     return {key: getattr(generation, key) for key in (*SHAPING, *LENGTH, "template_date")}
 
 
 def sampling_identity(generation: GenerationConfig) -> dict[str, Any]:
-    """What decides sampled lists, as part of a stage's identity."""
+    """Return what determines sampled lists, for a stage's identity."""
     return {key: getattr(generation, key) for key in SAMPLING} | greedy_identity(generation)
 
 
 def changed(generation: GenerationConfig) -> str:
-    """The settings by which tokens are drawn from another distribution than the policy's, temperature aside.
+    """Describe the settings that make the sampling distribution differ from the policy's, apart from temperature.
 
-    As text, such as "top_p = 0.9 and min_p = 0.1"; "" where there are none.
+    Returns:
+        Text such as "top_p = 0.9 and min_p = 0.1", or "" if there are none.
     """
     given = {key: getattr(generation, key) for key in PLAIN}
     return " and ".join(f"{key} = {value}" for key, value in given.items() if value != PLAIN[key])
 
 
 def decoding_fields(generation: GenerationConfig, *, sampled: bool) -> dict[str, Any]:
-    """All fields of transformers' `GenerationConfig` for one kind of list, but for `TOKENS` and `ABSENT`.
+    """Return all fields of transformers' `GenerationConfig` for one kind of list, except `TOKENS` and `ABSENT`.
 
     Args:
         generation: the run's settings.
-        sampled: whether lists are sampled; greedy ones otherwise, for which `SAMPLING` has no meaning.
+        sampled: whether lists are sampled. Greedy lists ignore `SAMPLING`.
     """
     fields = NEUTRAL | {key: getattr(generation, key) for key in (*SHAPING, *LENGTH)} | {"do_sample": sampled}
     if sampled:
         fields |= {key: getattr(generation, key) for key in SAMPLING}
         if generation.min_p == 0:
-            fields.pop("min_p")  # 0 would make transformers sort every step's probabilities, to no effect
+            fields.pop("min_p")  # 0 would make transformers sort the probabilities at every step without effect
     return fields
 
 
 def check_decoding(generation: GenerationConfig) -> list[str]:
-    """What is wrong with the settings, one sentence a problem, but for ranges (`rlbench.bounds`)."""
+    """Return one sentence per invalid setting. `rlbench.bounds` checks the ranges."""
     problems = []
     try:
         datetime.fromisoformat(generation.template_date)

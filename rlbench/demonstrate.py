@@ -1,4 +1,4 @@
-"""Demonstrations for SFT from a teacher's lists, by Stage 1 of the Rank-GRPO paper (docs/stage1.md)."""
+"""Make SFT demonstrations from a teacher's lists, using Stage 1 of the Rank-GRPO paper (docs/stage1.md)."""
 
 import argparse
 import sys
@@ -132,10 +132,11 @@ def _written(options: argparse.Namespace) -> list[Path]:
 def _conversations(
     file: Path, lists: Sequence[tuple[str, list[Film]]], dataset: RankedListDataset
 ) -> list[Conversation]:
-    """Those of the lists, in their order.
+    """Return the conversations of the lists, in the same order.
 
     Raises:
-        BadInput: a context that is neither in train nor in validation, or twice there; no list with a film.
+        BadInput: if a context is neither in train nor in validation, if a context occurs twice, or if no list has a
+            film.
     """
     train = dict(contexts_of([*dataset.splits["train"], *dataset.splits.get("sft", [])]))
     known: dict[str, list[Record]] = dict(contexts_of(dataset.splits["validation"])) | train

@@ -1,8 +1,8 @@
-"""How long something takes, as people read it: one form for plans, states and tables."""
+"""Formats durations for plans, states and tables."""
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min 17 s, 1 h 05 min: from an hour on without seconds."""
+    """Return a duration such as "12 s", "3 min 17 s" or "1 h 05 min"; seconds are dropped from one hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

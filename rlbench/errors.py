@@ -1,16 +1,16 @@
-"""Errors that a user is meant to read: each names the file or key, the value, and what to do."""
+"""Errors for users. Each names the file or key, the value, and what to do."""
 
 import difflib
 
 KEYS_SHOWN = 3
-"""Most keys that a suggestion names."""
+"""Maximum number of keys in a suggestion."""
 
 
 class BadInput(ValueError):
-    """Input that the user can mend.
+    """Input that the user can correct.
 
     Args:
-        problems: one sentence a problem; all that could be found are reported at once.
+        problems: one sentence per problem. All problems found are reported together.
     """
 
     def __init__(self, *problems: str):
@@ -19,13 +19,13 @@ class BadInput(ValueError):
 
 
 class OutOfMemory(RuntimeError):
-    """A run needed more memory than there is; the message says where, what was expected and which settings to lower."""
+    """A run ran out of memory. The message says where, what was expected, and which settings to lower."""
 
 
 def nearest_key(name: str, known: list[str]) -> str:
-    """Return " Did you mean 'a.b.c'?" for the closest of dotted keys, or "" where none is close.
+    """Return " Did you mean 'a.b.c'?" for the closest dotted key, or "" if none is close.
 
-    A key that ends in the name comes first, whatever stands before it; then one whose last part is close to the name's.
+    Keys that end in the name come first, then keys with the same last part, then keys with a similar last part.
     """
     last = name.rsplit(".", 1)[-1]
     ending = [key for key in known if key == name or key.endswith(f".{name}")]
@@ -38,6 +38,6 @@ def nearest_key(name: str, known: list[str]) -> str:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest of `known`, or "" where none is close."""
+    """Return " Did you mean 'x'?" for the closest of `known`, or "" if none is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""

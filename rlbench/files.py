@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all, and what to say where the disk is full.
+"""Atomic writing of files and folders, and messages for a full disk.
 
-What is written is made beside its place, sent to the disk (fsync) and renamed into place, so that a process killed at
-any moment, and a machine that goes down, leave the old content or the new one. Importing this module loads no torch.
+Content is written under a temporary name, synced to disk (fsync) and renamed. After a kill or a crash, either the old
+or the new content is there. Importing this module loads no torch.
 """
 
 import contextlib
@@ -19,29 +19,29 @@ from typing import Any
 from rlbench.errors import BadInput
 
 PARTIAL = ".partial"
-"""End of the names of what is being written; what a killed process left of it, `clear_partial` removes."""
+"""Suffix of unfinished files. `clear_partial` removes those left by a killed process."""
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk is full, the user's quota is used up, or the file is larger than may be."""
+"""Disk full, user quota exceeded, or file too large."""
 
 TORCH_WRITES = ("PytorchStreamWriter failed writing", "unexpected pos ", "iostream error")
-"""How `torch.save` says that a write failed: in a RuntimeError without the system's reason."""
+"""Texts of the RuntimeError that `torch.save` raises for a failed write. It omits the system's reason."""
 
 
 SYNCS_AT_ONCE = 8
 
 
 class DiskFull(OSError):
-    """A run could not write; its text names what, how much was free, and what to do."""
+    """A run could not write. The message names the file, the free space, and what to do."""
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; what is there at the end of the block takes the place of `path`.
+    """Yield a temporary path beside `path`; at the end of the block its content replaces `path`.
 
     Raises:
-        BadInput: where `path` is a folder.
-        OSError: from the block or from the disk; `path` is as it was, and nothing is left beside it.
+        BadInput: if `path` is a folder.
+        OSError: from the block or the disk. `path` is then unchanged and the temporary file removed.
     """
     if path.is_dir():
         raise BadInput(f"{path} is a folder, and a file belongs there: move it away")
@@ -59,7 +59,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let a failure of the system in the block name the file or folder that was written."""
+    """Add the path to an OSError raised in the block."""
     try:
         yield
     except OSError as error:
@@ -68,32 +68,32 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def overwrite(path: Path, text: str) -> None:
-    """Write into a file itself, in the block that it has: for a disk without room for another."""
+    """Write into the existing file and its disk block. Works on a full disk, where a second file does not fit."""
     with path.open("r+", encoding="utf-8") as file:
         file.write(text)
         file.truncate()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside and rename: a reader sees the old file or the whole new one."""
+    """Write atomically: readers see either the old or the complete new file."""
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_text` of indented JSON with sorted keys; NaN is refused."""
+    """Write indented JSON with sorted keys, atomically. NaN is refused."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Args:
         path: the file.
-        remedy: what the user can do where it is damaged.
+        remedy: what the user can do if the file is damaged.
 
     Raises:
-        BadInput: where it is missing, or holds something else.
+        BadInput: if the file is missing or holds no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -107,13 +107,13 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def partial_folder(path: Path) -> Path:
-    """Where the folder `path` is written before `publish` puts it into place."""
+    """Return the temporary folder in which to write `path` before `publish` moves it into place."""
     return path.with_name(f".{path.name}{PARTIAL}")
 
 
 def publish(made: Path, path: Path) -> None:
-    """Send a finished folder to the disk and give it the name `path`, in place of what may be there."""
-    with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:  # a file system writes its journal once for all who wait for it
+    """Sync a finished folder to disk and move it to `path`, replacing what is there."""
+    with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:  # the file system commits its journal once for all waiting threads
         list(pool.map(sync, [*made.rglob("*"), made]))
     if path.exists():
         drop(path)
@@ -122,7 +122,7 @@ def publish(made: Path, path: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    """Remove a folder, or a file in its place: first its name, so that nobody takes what is left for the whole."""
+    """Remove a folder or file. It is renamed first, so that a partly deleted folder is never read as complete."""
     beside = folder.with_name(f".{folder.name}.dropped{PARTIAL}")
     beside.unlink() if beside.is_file() else shutil.rmtree(beside, ignore_errors=True)
     os.replace(folder, beside)
@@ -133,13 +133,13 @@ def drop(folder: Path) -> None:
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove what was being written in a folder, not below it, by processes that are gone."""
+    """Remove unfinished files directly in a folder (not in subfolders), left by processes that have ended."""
     for path in folder.glob(f".*{PARTIAL}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Send a file, or the names in a folder, to the disk."""
+    """Sync a file, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -149,7 +149,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def held(lock: Path) -> Iterator[None]:
-    """Let one process at a time into the block; the lock goes with the process."""
+    """Allow one process at a time into the block. The lock is released when the process ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -157,16 +157,16 @@ def held(lock: Path) -> Iterator[None]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes that the files below a folder take on the disk, its blocks being filled or not."""
+    """Return the bytes that the files below a folder take on disk, counting partly filled blocks in full."""
     found = (path.stat() for path in folder.rglob("*") if path.is_file())
     return sum(max(of_file.st_size, of_file.st_blocks * 512) for of_file in found)
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an exception, or what it was raised from, says that there was no room to write.
+    """Whether an exception, or its cause, reports a full disk.
 
-    Python, pandas and the standard library raise OSError with the system's number; libraries in Rust (safetensors,
-    tokenizers) write that number into the text of an exception of their own; torch's writer names no reason.
+    Python and pandas raise OSError with the system's error number. Rust libraries (safetensors, tokenizers) put that
+    number into the text of their own exception. torch's writer gives no reason.
     """
     if error is None or isinstance(error, DiskFull):
         return error is not None
@@ -180,12 +180,12 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def disk_full(error: BaseException, folder: Path, what: str) -> DiskFull:
-    """What to raise where `is_disk_full`.
+    """Return the exception to raise for an error for which `is_disk_full` holds.
 
     Args:
-        error: what was raised.
-        folder: where was written; it or a folder above it exists.
-        what: the file or folder that could not be written, where the error itself does not name it.
+        error: the original error.
+        folder: the folder being written. It or one of its parents exists.
+        what: the file or folder that could not be written, used if the error does not name it.
     """
     if isinstance(error, DiskFull):
         return error
@@ -202,7 +202,7 @@ ADVICE = (
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that a user may still write on the disk of a folder, or of the nearest folder above it that exists."""
+    """Return the bytes available to the user on the disk of a folder or of its nearest existing parent."""
     return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
 
 

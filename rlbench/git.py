@@ -1,4 +1,4 @@
-"""The state of the code in git. Loads no torch."""
+"""The git state of the code. Loads no torch."""
 
 import hashlib
 import os
@@ -7,29 +7,29 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 OUTPUTS = ("runs", "reports", "figures", "multirun", "wandb", ".cache")
-"""Folders below the repository that our own commands write to."""
+"""Folders in the repository that our commands write to."""
 CONFIGURATION = ("conf", "experiments")
-"""Folders whose YAML files Hydra composes into a run's configuration."""
+"""Folders with YAML files that Hydra composes into a run's config."""
 DATA_OF_CODE = ("rlbench", "hydra_plugins")
-"""Folders whose files of any kind may be read by a run, such as rlbench/data/films.csv."""
+"""Folders in which a run may read files of any type, such as rlbench/data/films.csv."""
 
 
 def git_state(root: Path) -> dict[str, Any]:
-    """The commit of the code below `root`, and how the files differ from it.
+    """Return the commit of the code below `root`, and how the files differ from it.
 
-    Counted are tracked files that were modified or deleted, and untracked files that a run could import or compose
-    (`affects_runs`). Files in the folders that our commands write to (`OUTPUTS`) never count.
+    Two kinds of files count: tracked files that were modified or deleted, and untracked files that a run could import
+    or compose (`affects_runs`). Files in `OUTPUTS` never count.
 
     Returns:
-        `commit`; `dirty`: whether any file counts; `changed`: their paths below `root`, sorted; `diff_sha256`: of
-        their differences to the commit, null where there are none. All null where there is no git, or where the
-        repository around `root` does not track its files (an installed copy).
+        `commit`; `dirty`: whether any file counts; `changed`: their sorted paths below `root`; `diff_sha256`: digest of
+        the differences, None if there are none. All are None without git, or if the repository does not track the files
+        (an installed copy).
     """
 
     def ask(*arguments: str) -> bytes | None:
         try:
             return subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):  # no git, or no repository (an installed copy)
+        except (OSError, subprocess.CalledProcessError):  # git is missing, or this is no repository (an installed copy)
             return None
 
     commit, tracked = ask("rev-parse", "HEAD"), ask("ls-files", "-z")
@@ -55,10 +55,10 @@ def git_state(root: Path) -> dict[str, Any]:
 
 
 def affects_runs(name: str) -> bool:
-    """Whether a file could take part in a run without being named: imported, composed, or read as data of the code.
+    """Whether a file could affect a run without being named: by import, by composition, or as data of the code.
 
     Args:
-        name: its path below the repository.
+        name: path relative to the repository.
     """
     path = PurePosixPath(name)
     top = path.parts[0]

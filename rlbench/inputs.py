@@ -1,7 +1,7 @@
-"""What a run reads beside its config: data and model files, as digests that go into its identity.
+"""Digests of the data and model files that a run reads. They are part of the run's identity.
 
-A process loads a dataset and reads a model's files once, and stays with what it has seen then, however long it runs:
-`forget` lets it look again. Importing this module loads neither torch nor the datasets.
+A process reads a dataset and a model's files once and keeps the result until `forget` is called. Importing this module
+loads neither torch nor the datasets.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Digests of what the stages of a config read: sha256 in hex.
+    """sha256 digests, in hex, of what the stages of a config read.
 
     Attributes:
-        questions: of the data without demonstrations, by part (catalogue, `split test`, ...).
-        data: of all data, by part.
-        model: of the model's source (`rlbench.models.sources`).
+        questions: digests of the data without demonstrations, by part (catalogue, `split test`, ...).
+        data: digests of all data, by part.
+        model: digest of the model's source (`rlbench.models.sources`).
     """
 
     questions: Mapping[str, str]
@@ -32,28 +32,28 @@ class Inputs:
     model: str
 
     def of(self, stage: str) -> dict[str, Any]:
-        """What a stage reads.
+        """Return the digests of what a stage reads.
 
-        Every stage is evaluated on validation and test, and judged with facts from train. Demonstrations, and what is
-        made with them, are read by SFT and RL alone.
+        Every stage is evaluated on validation and test and uses facts from train. Only SFT and RL read demonstrations
+        and what is made from them.
         """
         data = dict(self.data if stage in ("sft", "rl") else self.questions)
         return {"data": data} if stage == "oracle" else {"data": data, "model": self.model}
 
 
 _loaded: dict[str, "RankedListDataset"] = {}
-"""The dataset that was asked for last."""
+"""The most recently loaded dataset."""
 _found: dict[str, Inputs] = {}
 _problems: dict[str, list[str]] = {}
 
 
 def load(config: DatasetConfig) -> "RankedListDataset":
-    """`rlbench.data.load_dataset`; the dataset that was asked for last is not loaded again.
+    """Load a dataset; the most recent one is cached.
 
     Raises:
-        BadInput: all problems of the files at once.
+        BadInput: all problems of the files together.
     """
-    from rlbench.data import load_dataset  # only here: it takes a second to import
+    from rlbench.data import load_dataset  # importing it takes a second
 
     key = repr(config)
     if key not in _loaded:
@@ -63,10 +63,10 @@ def load(config: DatasetConfig) -> "RankedListDataset":
 
 
 def inputs(config: Config) -> Inputs:
-    """The digests of what a config's stages read.
+    """Return the digests of what a config's stages read.
 
     Raises:
-        BadInput: problems of the data, or of the model's files.
+        BadInput: problems of the data or of the model's files.
     """
     key = repr([asdict(config.dataset), asdict(config.model), config.cache_dir])
     if key in _problems:
@@ -107,12 +107,12 @@ def _read(config: Config) -> Inputs:
 
 
 def release() -> None:
-    """Let go of the dataset in memory; its digests stay known."""
+    """Free the dataset's memory. Its digests stay cached."""
     _loaded.clear()
 
 
 def forget() -> None:
-    """Read data and model files again from now on."""
+    """Read data and model files again at their next use."""
     for known in (_loaded, _found, _problems):
         known.clear()
     content.forget()

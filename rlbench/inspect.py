@@ -1,8 +1,8 @@
-"""Shows one group as the algorithm sees it: prompt, completion, entries, hits, and what each rank is credited with.
+"""Show one group as the algorithm sees it: prompt, completion, entries, hits, and the credit of each rank.
 
-`python -m rlbench.inspect RUN_DIRECTORY` samples G completions for one training prompt from the run's model and
-prints them with the parse, the verdicts, the returns and the advantages that an update would use. What is wrong with
-the command line, the run directory or its config is told before torch is loaded.
+`python -m rlbench.inspect RUN_DIRECTORY` samples G completions for one training prompt from the run's model. It prints
+the parsed list, the verdicts, and the returns and advantages that an update would use. Problems with the command line,
+the run directory or its config are reported before torch is loaded.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from rlbench.validation import check_values, validate
 
 
 def read_config(run: Path) -> Config:
-    """The config of a run directory.
+    """Return the config of a run directory.
 
     Raises:
-        BadInput: where the folder is not a run directory, or its config.yaml is damaged.
+        BadInput: if the folder is not a run directory, or its config.yaml is damaged.
     """
     path = run / "config.yaml"
     if not path.is_file():
@@ -45,10 +45,10 @@ def read_config(run: Path) -> Config:
 
 
 def check(config: Config, options: argparse.Namespace) -> int:
-    """What can be found without the model; the group size G.
+    """Check everything that does not need the model, and return the group size G.
 
     Raises:
-        BadInput: for an algorithm without advantages, a run without a model, and numbers outside the run's range.
+        BadInput: for an algorithm without advantages, a run without a model, or a number out of range.
     """
     if problems := check_values(config):
         raise BadInput(*(f"{options.run}: {problem}" for problem in problems))
@@ -85,7 +85,7 @@ def main() -> None:
     try:
         config = read_config(options.run)
         size = check(config, options)
-        from rlbench.inspection import best, model_folder, sample_group, show  # only here: it loads torch
+        from rlbench.inspection import best, model_folder, sample_group, show  # loads torch
 
         if problems := validate(config):
             raise BadInput(*problems)

@@ -1,4 +1,4 @@
-"""The group that `rlbench.inspect` shows: sampled, judged and given its advantages. Loads torch."""
+"""Samples, judges and scores the group that `rlbench.inspect` shows. Loads torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,14 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt's G completions: what was read, (G, C) returns (of the terms, weighted and summed) and advantages,
-    (G, T) token units and their advantages."""
+    """The G completions of one prompt.
+
+    Attributes:
+        returns: (G, C) weighted sums of the reward terms.
+        advantages: (G, C).
+        unit_ids: (G, T) the unit of each token.
+        token_advantages: (G, T).
+    """
 
     record: Record
     lists: list[ScoredList]
@@ -50,10 +56,10 @@ class Group:
 
 
 def model_folder(run: Path) -> Path:
-    """The final model of a run, or its last whole checkpoint.
+    """Return the folder of a run's final model, or of its last complete checkpoint.
 
     Raises:
-        BadInput: where it has neither.
+        BadInput: if the run has neither.
     """
     if (run / "model").is_dir():
         return run / "model"
@@ -64,14 +70,14 @@ def model_folder(run: Path) -> Path:
 
 
 def sample_group(config: Config, folder: Path, prompt: int, group_size: int, seed: int) -> Group:
-    """Sample completions for training prompt number `prompt` and work out their advantages.
+    """Sample completions for one training prompt and compute their advantages.
 
     Args:
-        config: of a run of policy optimisation.
-        folder: of its model.
-        prompt: from 0 to the number of training prompts - 1.
+        config: config of a policy-optimisation run.
+        folder: folder of the model.
+        prompt: index of the training prompt.
         group_size: G, at least 2.
-        seed: of the sampling.
+        seed: sampling seed.
     """
     hf_logging.disable_progress_bar()
     dataset = load(config.dataset)
@@ -92,7 +98,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
         ),
     )[:, batch["input_ids"].size(1) :]
     is_end = torch.isin(output, torch.tensor(ends))
-    mask = (is_end.cumsum(1) - is_end.long() == 0).long()  # up to and with the first EOS
+    mask = (is_end.cumsum(1) - is_end.long() == 0).long()  # up to and including the first EOS
     ids = [row[kept.bool()].tolist() for row, kept in zip(output, mask, strict=True)]
     truth = [{"title": title, "year": year} for title, year in record.ground_truth]
     scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
@@ -129,13 +135,13 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
 
 
 def best(group: Group) -> int:
-    """Number of the completion with the most hits; the first of several."""
+    """Return the index of the completion with the most hits; ties go to the first."""
     hits = [sum(verdict is Verdict.HIT for verdict in scored.verdicts) for scored in group.lists]
     return hits.index(max(hits))
 
 
 def show(group: Group, config: Config, which: int, console: Console) -> None:
-    """Print the prompt and completion number `which` of the group."""
+    """Print the prompt and the completion with index `which`."""
     prompt = "\n".join(f"[{message['role']}] {message['content']}" for message in group.record.prompt)
     console.print(Panel(Text(prompt), title=f"prompt of context {group.record.context_id}", title_align="left"))
     truth = ", ".join(f"{title} ({year})" for title, year in group.record.ground_truth)

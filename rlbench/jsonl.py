@@ -1,4 +1,4 @@
-"""Files of one JSON object a line that a run appends to while it goes on, and takes back to where it resumes from."""
+"""JSONL files that a running run appends to and truncates to its checkpoint when it resumes."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +12,14 @@ Row = Mapping[str, Any]
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file, none where there is no file; a last line that a kill cut short is left out.
+    """Return the rows of a file, or none if it does not exist. A truncated last line is skipped.
 
     Raises:
-        BadInput: where a line holds no JSON object; names it.
+        BadInput: names the first line that holds no JSON object.
     """
     if not file.exists():
         return []
-    # A kill may have cut the last line within a character.
+    # A kill may have truncated the last line within a character.
     lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     return [_row(file, number, line) for number, line in enumerate(lines, start=1)]
 
@@ -35,14 +35,14 @@ def _row(file: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def append_rows(file: Path, rows: Sequence[Row]) -> None:
-    """Add rows at the end."""
+    """Append rows."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with naming(file), file.open("a", encoding="utf-8") as opened:
         opened.write(_lines(rows))
 
 
 def keep_rows(file: Path, wanted: Callable[[Row], bool]) -> None:
-    """Rewrite the file where something in it is not wanted, or its last line is cut short."""
+    """Remove unwanted rows and a truncated last line. The file is rewritten only if something changes."""
     kept = _lines([row for row in read_rows(file) if wanted(row)])
     if file.exists() and file.read_text(encoding="utf-8", errors="replace") != kept:
         write_text(file, kept)
