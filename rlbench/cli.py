@@ -40,7 +40,7 @@ def fail(error: BadInput) -> NoReturn:
 
 
 def groups(more: Path | None = None) -> dict[str, list[str]]:
-    """Return the config groups and their options from `conf/`, `experiments/` and an optional folder of the same shape."""
+    """Return the config groups and their options of `conf/`, `experiments/` and an optional third folder."""
     found: dict[str, list[str]] = {}
     for folder in [CONF, EXPERIMENTS, *([more] if more else [])]:
         for path in sorted(folder.rglob("*.yaml")):
@@ -162,7 +162,7 @@ def _first_choice(override: Override) -> str:
 
 
 def _unknown_to_others(name: str, algorithms: Sequence[str]) -> list[str]:
-    """Report a setting that is unknown to one of the further algorithms of a sweep. The first is checked when composed."""
+    """Report a setting unknown to a later algorithm of a sweep. Composing the config checks the first."""
     section, _, key = name.partition(".")
     files = [CONF / "algorithm" / f"{algorithm}.yaml" for algorithm in algorithms]
     said = [

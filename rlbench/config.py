@@ -1,7 +1,6 @@
-"""The schema under every YAML in `conf/`; `resolve` turns a composed Hydra config into a typed `Config`.
+"""The schema of every YAML in `conf/`. `resolve` turns a composed Hydra config into a typed `Config`.
 
-What is wrong with the values of one, `rlbench.validation` says. Importing this module loads neither torch nor
-transformers.
+`rlbench.validation` checks the values. Importing this module loads neither torch nor transformers.
 """
 
 import copy
@@ -20,9 +19,9 @@ from rlbench.errors import BadInput, nearest
 from rlbench.texts import broken_texts
 
 CUTOFFS_STEP = 5
-"""Ranks between two cut-offs where a configuration names none."""
+"""Distance between default cut-offs, in ranks."""
 TEMPLATE_DATE = "2024-07-26"
-"""The date that chat templates get where a configuration names none: the one that Llama 3's template falls back to."""
+"""Default date for chat templates; it is the fallback date of Llama 3's template."""
 
 
 @dataclass
@@ -160,9 +159,9 @@ class PreferenceConfig(Method):
 
 
 POLICY_OPTIMISATION = "policy_optimisation"
-"""The family of an algorithm that names none."""
+"""The default family."""
 ALGORITHMS: dict[str, type[Method]] = {POLICY_OPTIMISATION: AlgorithmConfig, "preference": PreferenceConfig}
-"""Schemas of `algorithm` by family."""
+"""Schema of `algorithm` for each family."""
 
 
 @dataclass
@@ -243,18 +242,18 @@ class DatasetConfig:
     long_prompts: str = field(default="drop_oldest_turns", kw_only=True)
 
     paths: ClassVar[tuple[str, ...]] = ()
-    """Keys that say where files lie. What is in the files counts, and not where they lie."""
+    """Keys that hold file locations. Identity depends on the content of the files, not on their location."""
 
     @property
     def demonstration_source(self) -> str:
-        """What sets SFT rows apart by their demonstrations; "" where these are the dataset's usual ones."""
+        """Name of the demonstrations in SFT row labels, or "" for the dataset's default ones."""
         return ""
 
 
 def _named_by_content(file: str | None) -> str:
-    """Name of a file of demonstrations in labels: two files of one name in different folders have two.
+    """Return the label of a demonstration file: its stem and a digest of its content.
 
-    A file that is not there has its name alone; no run begins without it.
+    The digest separates files of the same name. A missing file gets its stem only; no run starts without the file.
     """
     if file is None:
         return ""
@@ -451,7 +450,7 @@ class SFTConfig:
 
     @property
     def evaluated(self) -> list[int]:
-        """The updates at which `evaluate_every` asks for an evaluation; none where it is null."""
+        """The updates at which `evaluate_every` requests an evaluation; empty if it is null."""
         return [*range(0, self.updates, self.evaluate_every), self.updates] if self.evaluate_every else []
 
 
@@ -754,7 +753,7 @@ class Config:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that the cell is made of, in their order; the last is the cell itself."""
+        """The stages of the cell in order. The last one is the cell itself."""
         if self.stage == "zero_shot":
             return ("zero_shot",)
         return (
@@ -765,16 +764,16 @@ class Config:
 
     @property
     def row_variant(self) -> str:
-        """What sets the row of an RL run apart from others of its algorithm and reward; "" where nothing does."""
+        """What separates this RL row from others of the same algorithm and reward; "" if nothing does."""
         start = "" if self.trainer.rl.start == "sft" else self.trainer.rl.start
         return "-".join(part for part in (self.variant, self.dataset.demonstration_source, start) if part)
 
     @property
     def policy_optimisation(self) -> AlgorithmConfig:
-        """The algorithm, where it is one of policy optimisation.
+        """The algorithm, if it is a policy-optimisation algorithm.
 
         Raises:
-            TypeError: where it is of another family.
+            TypeError: if it belongs to another family.
         """
         if not isinstance(self.algorithm, AlgorithmConfig):
             raise TypeError(f"{self.algorithm.name} is no algorithm of policy optimisation")
@@ -782,12 +781,12 @@ class Config:
 
     @property
     def label(self) -> str:
-        """Name of the cell's row in a table."""
+        """The name of the cell's table row."""
         return f"{self.algorithm.name}-{self.reward.name}" + (f"@{self.row_variant}" if self.row_variant else "")
 
     @property
     def group_dir(self) -> Path:
-        """Where all runs of this dataset and model lie."""
+        """The folder of all runs of this dataset and model."""
         return Path(self.runs_dir) / self.experiment_name / f"{self.dataset.name}-{self.model.name}"
 
 
@@ -815,7 +814,7 @@ _VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "dataset": ("name", None, DATASETS),
     "model": ("kind", None, MODELS),
 }
-"""Sections of several schemas: the key that says which, what it is where it is not given, and the schemas."""
+"""Sections with several schemas: the key that selects one, its default, and the schemas."""
 _FEEDS_INTERPOLATION = ("tuned",)
 
 
@@ -823,7 +822,7 @@ def resolve(cfg: DictConfig) -> Config:
     """Turn a composed config into a `Config`.
 
     Raises:
-        BadInput: for unknown keys, missing values and values of a wrong type, all at once.
+        BadInput: for unknown keys, missing values and values of a wrong type, all together.
     """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
@@ -852,7 +851,7 @@ def resolve(cfg: DictConfig) -> Config:
     problems += [
         f"{key} = {plain[key]!r} should be of type {kind.__name__}"
         for key, kind in _SCALARS.items()
-        if type(plain[key]) is not kind  # True is an int to isinstance
+        if type(plain[key]) is not kind  # isinstance would accept True as an int
     ]
     sections: dict[str, type] = dict(_SECTIONS)
     for key, (tag, usual, kinds) in _VARIANTS.items():
@@ -873,7 +872,7 @@ def resolve(cfg: DictConfig) -> Config:
 
 
 def _in_order(algorithm: Method, reward: RewardConfig) -> None:
-    """Sort what is added up by name: a sum of floats depends on its order, and a run on none that someone typed."""
+    """Sort summands by name: a float sum depends on their order, but the order in a config must not matter."""
     reward.terms = dict(sorted(reward.terms.items()))
     if isinstance(algorithm, AlgorithmConfig):
         algorithm.regularisers = dict(sorted(algorithm.regularisers.items()))
@@ -881,7 +880,7 @@ def _in_order(algorithm: Method, reward: RewardConfig) -> None:
 
 
 def _too_large(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
-    """Integers that no float holds, which OmegaConf fails on."""
+    """Report integers too large for a float, on which OmegaConf fails."""
     problems = []
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -892,21 +891,21 @@ def _too_large(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
 
 
 def cutoffs_of(list_length: int) -> list[int]:
-    """The cut-offs K of metrics where a configuration names none: every fifth rank, and the last."""
+    """Return the default cut-offs K of metrics: every fifth rank, and the last."""
     return sorted({*range(CUTOFFS_STEP, list_length + 1, CUTOFFS_STEP), list_length})
 
 
 def _fill_cutoffs(dataset: Any) -> None:
-    """Give a dataset's settings cut-offs that follow its list length, where they are null."""
+    """Set null cut-offs of a dataset from its list length."""
     if isinstance(dataset, dict) and "cutoffs" in dataset and dataset["cutoffs"] is None:
         length = dataset.get("list_length")
-        # A length out of range is refused later, with the other values. Its cut-offs would fill the memory.
+        # A length out of range is refused later, with the other values. Its cut-offs would exhaust the memory.
         fits = type(length) is int and length <= LONGEST_LIST
         dataset["cutoffs"] = cutoffs_of(length) if fits else []
 
 
 _known: dict[tuple[type, str], Any] = {}
-"""Sections by their kind and values: those of a sweep's cells are mostly the same."""
+"""Typed sections by type and values. The cells of a sweep share most sections."""
 
 
 def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> Any:
@@ -924,7 +923,7 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
                 of_another_family(key, where, values)
                 or f"{key}.{where}: {_first_line(error)}.{'' if last in known else nearest(last, known)}"
             )
-            # OmegaConf stops at the first bad value: without it, the next one is found.
+            # OmegaConf stops at the first bad value. Removing it reveals the next.
             if not _removed(left, where):
                 break
     if found:
@@ -940,7 +939,7 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
 
 
 def _removed(values: Any, path: str) -> bool:
-    """Take the value at a dotted path out of nested values; of a list's item, the list. False if nothing is there."""
+    """Delete the value at a dotted path; for a list item, delete the list. Returns False if nothing was there."""
     *above, last = path.split("[")[0].split(".")
     for part in above:
         values = values.get(part) if isinstance(values, dict) else None
@@ -951,12 +950,12 @@ def _removed(values: Any, path: str) -> bool:
 
 
 def of_another_family(section: str, key: str, values: Mapping[str, Any]) -> str:
-    """What to say of a setting of an algorithm that only another family of algorithms has; "" where none has it.
+    """Return an error for an algorithm setting that only another family has, or "".
 
     Args:
-        section: where the key stands; nothing is said of others than `algorithm`.
-        key: below it.
-        values: of the section, with its name and family.
+        section: the section of the key. Only `algorithm` is checked.
+        key: the key within the section.
+        values: the section's values, including its name and family.
     """
     if section != "algorithm":
         return ""

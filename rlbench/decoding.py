@@ -77,7 +77,7 @@ ABSENT = (
     "force_words_ids",
     "prefill_chunk_size",
 )
-"""Fields that have no effect only when unset. `rlbench.models.generation` removes them from the model's config."""
+"""Fields that must stay unset to have no effect. `rlbench.models.generation` clears them in the model's config."""
 TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Token ids, which stay the model's own. Each of several EOS ids ends a list."""
 

@@ -1,8 +1,7 @@
-"""How much memory a run will need, from its config and the model's, before anything is loaded; and what to say when it
-was not enough.
+"""Estimates a run's memory from its config and its model's config before loading, and explains out-of-memory errors.
 
-The estimate is of one process at the longest prompt and the longest completions, which few batches have. What it counts
-and how far off it is: docs/budget-and-safety.md.
+The estimate is for one process at the longest prompt and the longest completions, which few batches reach.
+docs/budget-and-safety.md says what is counted and how accurate it is.
 """
 
 import errno
@@ -29,18 +28,19 @@ from rlbench.models.loading import load_tokenizer, locate_model
 from rlbench.stages.common import on_cpu
 from rlbench.stages.evaluate import longest_prompt
 
-FLOAT, HALF = 4, 2  # bytes of a number
+FLOAT, HALF = 4, 2  # bytes per number
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-"""TRL's fused LM head computes logits in tiles of this many tokens and entries of the vocabulary (trl/kernels)."""
+"""Tile size, in tokens and vocabulary entries, in which TRL's fused LM head computes logits (trl/kernels)."""
 TILE_COPIES = 5
-"""Tensors of a tile's size that it holds at once on a CPU; a GPU's kernel works in place."""
+"""Number of tile-sized tensors that it holds at once on a CPU. The GPU kernel works in place."""
 RUNTIME = 64 * 2**20
-"""What a process on a CPU holds besides, once it trains: kernels, threads, batches."""
+"""Bytes that a CPU process needs in addition once it trains: kernels, threads, batches."""
 HEAP = 1.35
-"""How much more than what is in use a CPU's allocator takes for tensors that come and go: freed room stays with the
-process, in holes that fit a later tensor or do not."""
+"""Ratio of memory taken by a CPU's allocator to memory in use, for temporary tensors. Freed memory stays with the
+process in gaps that may not fit later tensors.
+"""
 STEP_COPIES = 4
-"""Tensors over the vocabulary that sampling a token makes of the logits."""
+"""Number of vocabulary-sized copies of the logits that sampling a token makes."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -49,13 +49,13 @@ class Shape:
     """Sizes of a decoder, from its configuration.
 
     Attributes:
-        parameters: numbers in its weights, tied ones once.
-        layers: blocks.
+        parameters: number of weights; tied weights count once.
+        layers: number of blocks.
         hidden: width of the residual stream.
         intermediate: width of the feed-forward part.
-        attention: heads times their size.
+        attention: number of heads times head size.
         key_value: the same for keys and values.
-        vocabulary: entries of the LM head.
+        vocabulary: number of entries of the LM head.
     """
 
     parameters: int
@@ -68,11 +68,11 @@ class Shape:
 
 
 def shape_of(model: PretrainedConfig) -> Shape:
-    """Sizes of a model of any architecture; no weights are made.
+    """Return the sizes of a model of any architecture, without creating weights.
 
     Raises:
-        ValueError, AttributeError, TypeError: where the config does not give them; for code from a model's own folder
-            anything.
+        ValueError, AttributeError, TypeError: if the config does not contain them. Code from a model's own folder may
+            raise anything.
     """
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(model)
@@ -91,16 +91,16 @@ def shape_of(model: PretrainedConfig) -> Shape:
 
 
 FEED_FORWARD = ("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
-"""What configs call the width of the feed-forward part; that of a single expert first."""
+"""Names that configs use for the width of the feed-forward part. The width of a single expert comes first."""
 
 
 def _feed_forward(text: PretrainedConfig, model: PreTrainedModel) -> int:
-    """Width of the feed-forward part that a token passes through; with experts, of those that it is sent to."""
+    """Return the feed-forward width for one token; with experts, the sum over the experts it is routed to."""
     known = [width for name in FEED_FORWARD if (width := getattr(text, name, None))]
     experts = max(getattr(text, "num_experts_per_tok", None) or 1, 1)
     if known:
         return known[0] * experts
-    # Under no known name: the widest matrix of a block, which is its feed-forward part or what makes up for it.
+    # No known name: use the widest matrix of a block, which is its feed-forward part or its equivalent.
     inside = [p for name, p in model.named_parameters() if p.dim() == 2 and re.search(r"\.\d+\.", name)]
     return max(max(matrix.shape) for matrix in inside)
 
@@ -110,9 +110,9 @@ class Estimate:
     """Bytes that a run needs.
 
     Attributes:
-        parts: by phase and what takes it; a phase's parts are there at once.
-        available: what there is for them, by the machine; None where that is unknown.
-        on_gpu: whether it is a GPU's memory.
+        parts: bytes by phase and component. All components of a phase exist at the same time.
+        available: bytes available on the machine, or None if unknown.
+        on_gpu: whether this is GPU memory.
     """
 
     parts: Mapping[str, Mapping[str, int]]
@@ -121,7 +121,7 @@ class Estimate:
 
     @property
     def phase(self) -> str:
-        """The one that needs most."""
+        """The phase that needs most."""
         return max(self.parts, key=lambda phase: sum(self.parts[phase].values()))
 
     @property
@@ -141,7 +141,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class NoEstimate:
-    """Why there is no estimate of a run's memory, which never stops it."""
+    """Why there is no memory estimate. This never stops a run."""
 
     reason: str
 
@@ -150,20 +150,20 @@ class NoEstimate:
 
 
 def words(size: float) -> str:
-    """1.23 GiB."""
+    """Format bytes, such as 1.23 GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def estimate(config: Config, shape: Shape, prompt: int, contexts: int, on_gpu: bool, processes: int = 1) -> Estimate:
-    """What one process of a run needs at its peak.
+    """Estimate the peak memory of one process of a run.
 
     Args:
         config: the run, up to `config.stage`.
-        shape: of its model.
+        shape: sizes of its model.
         prompt: tokens of the longest prompt.
-        contexts: how many lists an evaluation generates.
+        contexts: number of lists that an evaluation generates.
         on_gpu: whether it computes on a GPU.
-        processes: over how many processes the run is spread; each is taken to hold all weights.
+        processes: number of processes of the run; each is assumed to hold all weights.
     """
     weights = shape.parameters * (HALF if config.model.dtype == "bfloat16" else FLOAT)
     held = {"process": 0 if on_gpu else psutil.Process().memory_info().rss + RUNTIME, "weights": weights}
@@ -190,15 +190,15 @@ def estimate(config: Config, shape: Shape, prompt: int, contexts: int, on_gpu: b
 
 
 LASTING = ("process", "weights", "optimiser", "reference", "gradients")
-"""Parts that are there for as long as the phase, or longer, in few large pieces."""
+"""Components that exist for at least the whole phase, in a few large allocations."""
 
 
 def _heap(parts: Mapping[str, int], generating: Mapping[str, int]) -> dict[str, int]:
-    """What a CPU's allocator adds: holes, and what lists generated before have left behind.
+    """Return the CPU allocator's overhead: gaps, and memory left over from generating lists earlier.
 
     Args:
-        parts: of the phase.
-        generating: of a phase that generates lists.
+        parts: components of the phase.
+        generating: components of a phase that generates lists.
     """
     passing = sum(size for name, size in parts.items() if name not in LASTING)
     left = 0 if "KV cache" in parts else sum(size for name, size in generating.items() if name not in LASTING)
@@ -207,19 +207,19 @@ def _heap(parts: Mapping[str, int], generating: Mapping[str, int]) -> dict[str, 
 
 def needs_reference(config: Config) -> bool:
     """Whether the RL stage keeps a reference model."""
-    from rlbench.objective import Objective  # only here: dry runs of other stages need no algorithm
+    from rlbench.objective import Objective  # dry runs of other stages do not need it
 
     if not isinstance(config.algorithm, AlgorithmConfig):
-        return False  # the reference's log-probabilities are kept, not the model
+        return False  # it stores the reference's log-probabilities, not the model
     return Objective(config.algorithm, config.reward, config.dataset.list_length).needs_reference
 
 
 def _generation(config: Config, shape: Shape, prompt: int, rows: int) -> dict[str, int]:
-    """Parts of plain generate, for `rows` lists at once: its cache, the first pass over prompts, a step's logits."""
+    """Return the memory of plain generate for `rows` lists: KV cache, forward pass over prompts, logits of a step."""
     number = HALF if config.trainer.bf16 or config.model.dtype == "bfloat16" else FLOAT
     tokens = rows * (prompt + config.generation.max_new_tokens)
     cache = 2 * shape.layers * shape.key_value * tokens * number
-    one_layer = cache // shape.layers  # grown by copying, a layer at a time
+    one_layer = cache // shape.layers  # the cache grows by copying one layer at a time
     first_pass = rows * prompt * (3 * shape.intermediate + 4 * shape.hidden + prompt) * number
     return {
         "KV cache": cache + one_layer,
@@ -229,7 +229,7 @@ def _generation(config: Config, shape: Shape, prompt: int, rows: int) -> dict[st
 
 
 def _evaluation(config: Config, shape: Shape, prompt: int, contexts: int) -> dict[str, int]:
-    """Parts of the largest batch of an evaluation: few of the longest prompts, or many that just fill the batch."""
+    """Return the memory of the largest evaluation batch: few of the longest prompts, or many that just fill it."""
     evaluation, new = config.evaluation, config.generation.max_new_tokens
     rows = min(evaluation.batch_size, contexts)
     few = max(min(rows, evaluation.batch_tokens // (prompt + new)), 1)
@@ -241,7 +241,7 @@ def _evaluation(config: Config, shape: Shape, prompt: int, contexts: int) -> dic
 
 
 def _rollout(config: Config, shape: Shape, prompt: int, rows: int, on_gpu: bool) -> dict[str, int]:
-    """Parts of a rollout of `rows` completions, by the engine that makes it."""
+    """Return the memory of a rollout of `rows` completions with the configured engine."""
     if config.generation.engine == "vllm_server":
         return {}
     if config.generation.engine == "vllm_colocate" and on_gpu:
@@ -251,16 +251,16 @@ def _rollout(config: Config, shape: Shape, prompt: int, rows: int, on_gpu: bool)
 
 
 def _update(config: Config, shape: Shape, rows: int, length: int, on_gpu: bool, weights: int) -> dict[str, int]:
-    """Parts of an update's largest moment: the end of the forward pass of a micro-batch of `rows` times `length`."""
+    """Return an update's peak, at the end of the forward pass of a micro-batch of `rows` times `length` tokens."""
     tokens = rows * length
     number = HALF if config.trainer.bf16 else FLOAT
     layers = shape.layers * tokens * _saved_by_layer(config, shape, length)
     if config.trainer.gradient_checkpointing:
         layers = tokens * (shape.layers * shape.hidden * FLOAT + _saved_by_layer(config, shape, length))
-    backward = tokens * (3 * shape.intermediate + 2 * shape.hidden) * number  # one block's gradients of these
+    backward = tokens * (3 * shape.intermediate + 2 * shape.hidden) * number  # gradients of one block's activations
     width = TILE_VOCABULARY if on_gpu else min(shape.vocabulary, TILE_VOCABULARY)
     tile = min(tokens, TILE_TOKENS) * width * (number if on_gpu else FLOAT * TILE_COPIES)
-    head = (shape.vocabulary + tokens) * shape.hidden * FLOAT  # gradients of the LM head and of what it reads
+    head = (shape.vocabulary + tokens) * shape.hidden * FLOAT  # gradients of the LM head and of its input
     return {
         "gradients": weights,
         "activations": layers + 3 * tokens * shape.hidden * FLOAT + backward,
@@ -270,11 +270,11 @@ def _update(config: Config, shape: Shape, rows: int, length: int, on_gpu: bool, 
 
 
 def _saved_by_layer(config: Config, shape: Shape, length: int) -> int:
-    """Bytes a token that a block keeps for the backward pass, counted on Llama and Qwen2.
+    """Return the bytes per token that a block keeps for the backward pass, measured on Llama and Qwen2.
 
-    In float32: six vectors of the residual stream's width (two norms: what goes in, normalised, what comes out), query,
-    key, value and result of the attention (key and value repeated for all heads), four of the feed-forward part (gate,
-    its activation, up, product), and a row of the attention mask. Under autocast the norms stay in float32.
+    In float32 these are six vectors of the residual width (input, normalised and output of two norms); query, key,
+    value and output of the attention, with key and value repeated for all heads; four of the feed-forward part (gate,
+    its activation, up, product); and a row of the attention mask. Under autocast the norms stay in float32.
     """
     if config.trainer.bf16 or config.model.dtype == "bfloat16":
         return 20 * shape.hidden + 14 * shape.attention + 4 * shape.intermediate * HALF + length * HALF
@@ -282,7 +282,9 @@ def _saved_by_layer(config: Config, shape: Shape, length: int) -> int:
 
 
 def available_memory(on_gpu: bool) -> int | None:
-    """Bytes that this process may take beside what it holds, and on a CPU with it; the least of what limits it."""
+    """Return the bytes that this process may use under the tightest limit; on a CPU this includes what it already
+    holds.
+    """
     if on_gpu:
         return torch.cuda.mem_get_info()[0]
     process = psutil.Process().memory_info()
@@ -295,7 +297,7 @@ def available_memory(on_gpu: bool) -> int | None:
 
 
 def _of_group(folder: Path = CGROUP) -> int | None:
-    """Bytes that are left to the control group (containers, Slurm); None where it has no limit."""
+    """Return the bytes left in the control group (containers, Slurm), or None if it has no limit."""
     limit, used = folder / "memory.max", folder / "memory.current"
     if not limit.is_file() or (text := limit.read_text().strip()) == "max":
         return None
@@ -309,7 +311,7 @@ def estimate_run(
     tokenizer: PreTrainedTokenizerBase,
     processes: int = 1,
 ) -> Estimate:
-    """The estimate of a run whose data and tokenizer are there."""
+    """Estimate a run whose data and tokenizer are available."""
     prompt = max(longest_prompt(records, tokenizer) for records in dataset.splits.values() if records)
     judged = {split: {record.context_id for record in dataset.splits[split]} for split in ("validation", "test")}
     limits = {"validation": config.evaluation.validation_contexts, "test": config.evaluation.test_contexts}
@@ -326,20 +328,20 @@ def estimate_or_reason(
     tokenizer: PreTrainedTokenizerBase,
     processes: int = 1,
 ) -> Estimate | NoEstimate:
-    """`estimate_run`, or why there is none."""
+    """Return `estimate_run`, or the reason why it failed."""
     try:
         return estimate_run(config, dataset, source, tokenizer, processes)
-    except Exception as error:  # whatever a model's config and code raise: an estimate never stops a run
+    except Exception as error:  # a model's config and code may raise anything; an estimate never stops a run
         return NoEstimate(f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}")
 
 
 def largest(configs: Sequence[Config]) -> tuple[Config, Estimate | NoEstimate]:
-    """Of several runs the one that needs most; those that memory cannot tell apart are estimated once.
+    """Return the run that needs most memory. Runs with the same memory needs are estimated once.
 
-    A run without an estimate is returned only where no run has one.
+    A run without an estimate is returned only if no run has one.
 
     Raises:
-        BadInput: where data or a model cannot be had.
+        BadInput: if data or a model is not available.
     """
     different: dict[str, Config] = {}
     for config in configs:
@@ -359,7 +361,7 @@ def largest(configs: Sequence[Config]) -> tuple[Config, Estimate | NoEstimate]:
 
 
 def tell(config: Config, expected: Estimate | NoEstimate, console: Console) -> None:
-    """One line, and a warning with what to lower where it is more than there is."""
+    """Print the estimate, and a warning with settings to lower if it exceeds the available memory."""
     console.print(f"memory: {expected}", style="dim", markup=False, soft_wrap=True)
     if isinstance(expected, Estimate) and not expected.fits:
         lower = ", ".join(settings_to_lower(config, expected.phase))
@@ -372,12 +374,12 @@ def tell(config: Config, expected: Estimate | NoEstimate, console: Console) -> N
 
 
 def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
-    """The table of a dry run: the parts of each phase of the run that needs most.
+    """Print a dry run's table: the components of each phase, for the run that needs most memory.
 
     Args:
         configs: the runs.
-        jobs: how many of them run side by side.
-        console: where to.
+        jobs: number of runs side by side.
+        console: where to print.
     """
     try:
         config, expected = largest(configs)
@@ -407,15 +409,15 @@ LOWERS = {
     "evaluation": ("evaluation.", "trainer.bf16", "generation."),
     "update": ("trainer.", "generation.max_new_tokens"),
 }
-"""What takes memory from a phase, by the beginnings of keys."""
+"""Prefixes of the keys that reduce the memory of a phase."""
 
 
 def settings_to_lower(config: Config, phase: str | None) -> list[str]:
-    """What to change where memory is short, the gentlest first; what has no effect on the phase comes last.
+    """Return settings to change when memory is short, mildest first. Those without effect on the phase come last.
 
     Args:
         config: the run.
-        phase: where memory ends, of an `Estimate` or of a `Ledger`; None where that is unknown.
+        phase: phase of an `Estimate` or of a `Ledger` that ran out of memory; None if unknown.
     """
     trainer = config.trainer
     name, section = ("rl", trainer.rl) if config.stage == "rl" else ("sft", trainer.sft)
@@ -439,7 +441,7 @@ ENDED = re.compile(r"out of memory|not enough memory|can.t allocate memory|canno
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left: a GPU's, or that of the machine."""
+    """Whether an error reports that GPU or host memory is exhausted."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, OSError):
@@ -449,10 +451,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explained(config: Config, stage: str, ledger: Ledger, expected: Estimate | NoEstimate) -> Iterator[None]:
-    """Say of an error that is for want of memory what a user can do.
+    """Replace out-of-memory errors by one that tells the user what to do.
 
     Raises:
-        OutOfMemory: in place of it.
+        OutOfMemory: instead of the original error.
     """
     try:
         yield

@@ -1,13 +1,13 @@
-"""Names that become parts of paths: of experiments, rows, data sets and models. Loads no torch."""
+"""Checks names that become parts of paths: experiments, rows, datasets and models. Loads no torch."""
 
 from rlbench.config import Config
 
 LONGEST = 255
-"""Bytes that a file system allows for one name."""
+"""Maximum bytes of one name in a file system."""
 
 
 def odd_name(name: str) -> str:
-    """Why a text cannot be the name of a folder; "" where it can."""
+    """Return why a text cannot be a folder name, or "" if it can."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -24,7 +24,7 @@ def odd_name(name: str) -> str:
 
 
 def check_names(config: Config) -> list[str]:
-    """What is wrong with the names of a config, one sentence a problem."""
+    """Return one sentence per invalid name in a config."""
     names = {
         "experiment_name": config.experiment_name,
         "variant": config.variant or "none",

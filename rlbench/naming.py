@@ -1,6 +1,6 @@
-"""What settings are called in the name of a row: readable, safe as a folder's name, and never the same for two values.
+"""Row names made from settings: readable, safe as a folder name, and different for different values.
 
-`learning_rate=0.0001,group_size=4`. Searches, sweeps and the analysis name rows by the same rules.
+Example: `learning_rate=0.0001,group_size=4`. Searches, sweeps and the analysis use the same rules.
 """
 
 import hashlib
@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LONGEST = 100
-"""Most characters of a name; folders take 255 bytes, and algorithm, reward and more stand beside it."""
+"""Maximum characters of a name. A folder name may have 255 bytes and also holds algorithm, reward and more."""
 DIGITS = 6
-"""Hex digits of the digest that stands for what a name leaves out."""
+"""Hex digits of the digest that replaces omitted text."""
 _PUNCTUATION = ".,=+-_[]"
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """What to call dotted keys: as many of their last parts as tell them apart."""
+    """Return a short name for each dotted key: as many trailing parts as needed to be unique."""
     parts = {key: key.lstrip("+").replace("/", ".").split(".") for key in keys}
     names = {}
     for key, own in parts.items():
@@ -28,9 +28,9 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def variant(texts: Mapping[str, str]) -> str:
-    """The name of a row, from the values by key of what sets it apart.
+    """Return a row name from the values that define it, by key.
 
-    A name that would leave out characters, or be too long, ends in a digest of what it stands for.
+    If characters are dropped or the name is too long, it ends in a digest of the full text.
     """
     names = short_names(list(texts))
     whole = ",".join(f"{names[key]}={text}" for key, text in texts.items())
@@ -42,7 +42,7 @@ def variant(texts: Mapping[str, str]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """One text for one value, whether it was written 1e-4, 1.0e-4 or 0.0001, 1 or 1.0."""
+    """Return one text per value, regardless of notation: 1e-4, 1.0e-4 and 0.0001 are equal, as are 1 and 1.0."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:

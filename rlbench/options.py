@@ -1,7 +1,7 @@
-"""Options of pluggable functions: keyword-only parameters, whose annotations say what a configuration may give.
+"""Options of pluggable functions, read from the annotations of their keyword-only parameters.
 
-A reward term or a piece of the objective is one function; what can be set about it is read from its signature, so that
-a new one needs no schema of its own. Loads no torch.
+A reward term or a piece of the objective is one function. Its options are read from its signature, so it needs no
+schema. Loads no torch.
 """
 
 import inspect
@@ -16,14 +16,14 @@ from rlbench.errors import nearest
 
 @dataclass(frozen=True)
 class Values:
-    """What an option can hold: `accepts` decides, `wanted` says it."""
+    """Valid values of an option: `accepts` checks a value, `wanted` describes them in messages."""
 
     wanted: str
     accepts: Callable[[Any], bool]
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value of a configuration is a number that a float holds; True and False are none."""
+    """Whether a config value is a number that fits a float. True and False are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -46,22 +46,22 @@ Share = Annotated[float, Values("a number in [0, 1]", lambda value: is_finite(va
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a function; `default` is None where a configuration has to give it."""
+    """An option of a function. A `default` of None means that the config must give it."""
 
     values: Values
     default: Any
     kind: type = object
 
     def typed(self, value: Any) -> Any:
-        """A value as its annotation has it: a whole number given for a float is one."""
+        """Convert a value to the annotated type: an int given for a float becomes a float."""
         return float(value) if self.kind is float and isinstance(value, int) else value
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
-    """The options of a function by name, in the order of its parameters.
+    """Return a function's options by name, in the order of its parameters.
 
     Raises:
-        TypeError: where an annotation does not say what the option can hold.
+        TypeError: if an annotation does not say which values are valid.
     """
     found = {}
     for name, p in inspect.signature(function).parameters.items():
@@ -91,24 +91,24 @@ def _values(annotation: Any) -> Values | None:
 
 
 def _kind(annotation: Any) -> type:
-    """The type under an annotation; `object` for a choice."""
+    """Return the type inside an annotation, or `object` for a choice."""
     plain = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     return plain if isinstance(plain, type) else object
 
 
 def filled(function: Callable[..., Any], given: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function with those of the given options that it has, each of the type that its annotation names."""
+    """Bind the given options that the function has, converted to their annotated types."""
     options = options_of(function)
     return partial(function, **{name: options[name].typed(value) for name, value in given.items() if name in options})
 
 
 def check_options(options: Mapping[str, Option], given: Mapping[str, Any], also: tuple[str, ...] = ()) -> list[str]:
-    """What is wrong with the options given, one sentence a problem; each begins with the option's name.
+    """Return one sentence per problem with the given options, each starting with the option's name.
 
     Args:
-        options: what there is.
-        given: what a configuration gives.
-        also: further keys that may be named in a message as known; they are not checked here.
+        options: the known options.
+        given: the options in the config.
+        also: further valid keys to name in messages; not checked here.
     """
     known = [*also, *options]
     problems = []

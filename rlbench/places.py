@@ -1,4 +1,4 @@
-"""Whether the files and folders that a config names can be read or written. Loads no torch."""
+"""Checks that the files and folders named in a config can be read or written. Loads no torch."""
 
 import os
 from pathlib import Path
@@ -8,17 +8,17 @@ from rlbench.names import check_names
 
 
 def check_places(config: Config, *, to_write: bool) -> list[str]:
-    """What is wrong with `runs_dir`, `cache_dir` and names of folders, one sentence a problem; nothing is made.
+    """Return one sentence per problem with `runs_dir`, `cache_dir` and folder names. Creates nothing.
 
     Args:
-        to_write: whether something will be written there, which a finished run does not need.
+        to_write: whether files will be written there. A finished run needs no write access.
     """
     places = {"runs_dir": config.runs_dir, "cache_dir": config.cache_dir}
     return check_names(config) + [said for key, folder in places.items() if (said := _unusable(key, folder, to_write))]
 
 
 def _unusable(key: str, folder: str, to_write: bool) -> str:
-    """Why a folder is not there and cannot be made; "" where it is or can be."""
+    """Return why a folder does not exist and cannot be created, or "" if it exists or can be."""
     if not folder.strip() or "\0" in folder:
         return f"{key} = {folder!r} names no folder; give one, such as {key}=runs"
     path = Path(folder)

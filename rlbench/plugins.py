@@ -1,7 +1,7 @@
-"""Code from outside the package: modules or Python files that enter pieces of algorithms or terms of rewards.
+"""Loads user code: modules or Python files that register pieces of algorithms or reward terms.
 
-Loading one runs its decorators (`@baselines.piece`, `@rank_term`, ...); it is loaded once a process. Loads no torch of
-its own.
+Loading a plugin runs its decorators (`@baselines.piece`, `@rank_term`, ...), once per process. This module itself loads
+no torch.
 """
 
 import importlib
@@ -16,14 +16,14 @@ from rlbench.content import SHOWN, combined, file_digest
 from rlbench.files import read_object
 
 _failed: dict[str, str] = {}
-"""What was wrong with a plugin by its key: what it entered before it failed could not be entered again."""
+"""Error of each failed plugin, by key. It is not loaded again, because its first pieces are already registered."""
 
 
 def load_plugins(names: Sequence[str]) -> list[str]:
-    """Load plugins; what is wrong with them, one sentence a problem.
+    """Load plugins and return one sentence per problem.
 
     Args:
-        names: dotted modules, or paths that end in .py, taken from the working directory.
+        names: dotted modules, or paths ending in .py, relative to the working directory.
     """
     problems = []
     for name in names:
@@ -37,20 +37,20 @@ def load_plugins(names: Sequence[str]) -> list[str]:
         else:
             try:
                 _load(name)
-            except (Exception, SystemExit) as error:  # whatever someone else's code raises is theirs to mend
+            except (Exception, SystemExit) as error:  # user code may raise anything
                 problems.append(_failed.setdefault(_key(name), _sentence(name, error)))
     return list(dict.fromkeys(problems))
 
 
 def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
-    """Whether a run that was started earlier was made with the same plugins; a sentence where it was not.
+    """Return an error if an existing run was made with different plugin code.
 
-    Code from outside is no part of a run's identity, so its directory says nothing of it. What counts is the content of
-    plugins, under whatever name. A sweep loads all its plugins for every cell, so a plugin that only comes or only goes
-    is let pass; one that goes while another comes has been replaced. Nothing is said of plugins that cannot be loaded.
+    Plugins are not part of a run's identity, so the directory name does not reflect them. Their content is compared,
+    not their names. A sweep loads all its plugins for every cell, so added or removed plugins are allowed on their own.
+    One added and one removed together count as a replacement. Plugins that fail to load are not reported here.
 
     Args:
-        run: the run directory, there or not.
+        run: the run directory; it may not exist.
         names: as in `load_plugins`.
     """
     recorded = run / "manifest.json"
@@ -76,7 +76,7 @@ def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
 
 
 def plugin_digests(names: Sequence[str]) -> dict[str, str]:
-    """sha256 of each plugin by the name it was loaded by: of its file, or of all Python files of a package."""
+    """Return the sha256 of each plugin, by the name it was loaded with: of its file, or of a package's Python files."""
     return {name: _digest(_load(name)) for name in names}
 
 
@@ -89,7 +89,7 @@ def _digest(module: ModuleType) -> str:
 
 
 def _key(name: str) -> str:
-    """The name of a plugin's module in this process."""
+    """Return the module name of a plugin in this process."""
     return f"rlbench_plugin:{Path(name).resolve()}" if name.endswith(".py") else name
 
 
@@ -112,7 +112,7 @@ def _load(name: str) -> ModuleType:
 
 
 def _sentence(name: str, error: BaseException) -> str:
-    """What loading a plugin has raised, and where in its file."""
+    """Describe the error raised by a plugin, with its line number."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
         return f"plugins: {name} cannot be imported ({error}); install it, or give the path of a .py file"
     path = str(Path(name).resolve())
