@@ -119,6 +119,7 @@ def test_rows_of_other_seeds_are_resampled_by_themselves(rng: np.random.Generato
     ("first", "second", "used"),
     [
         ((0, 1, 2, 3, 4), (0, 1, 2, 3), ((0, 1, 2, 3), (0, 1, 2, 3))),  # one is missing: the four common ones pair
+        ((0, 1, 2, 3), (3, 1, 2), ((1, 2, 3), (1, 2, 3))),  # three of four
         ((0, 1, 2), (2, 0, 1), ((0, 1, 2), (0, 1, 2))),  # the same in another order
         ((1, 0), (0, 1), ((1, 0), (1, 0))),
         ((0, 1, 2, 3, 4), (0, 1, 2), ((0, 1, 2, 3, 4), (0, 1, 2))),  # three of five: too many would be lost
