@@ -1,4 +1,4 @@
-"""The film catalogue, and the policy that decides which of its films a title and a year name. Loads no torch."""
+"""The film catalogue, and the matching policy by which a title and a year name one of its films. Loads no torch."""
 
 import re
 import unicodedata
@@ -14,16 +14,16 @@ from rapidfuzz import fuzz, process
 Film = tuple[str, int]
 
 NOT_FOUND = -1
-"""What a look-up gives for a film or a title that the catalogue lacks."""
+"""Result of a look-up for a film or a title that the catalogue lacks."""
 LAX_YEARS = 2
-"""How far off a year may be for `Catalog.has_lax`, and how near two years are that `Catalog.report` calls close."""
+"""Largest difference in years for `Catalog.has_lax`, and for years that `Catalog.report` calls close."""
 EXAMPLES = 3
-"""How many films of one kind `Catalog.report` names; all are counted."""
+"""Number of films of one kind that `Catalog.report` names. It counts all."""
 
 _ARTICLES = ("the", "a", "an")
 _LEADING_ARTICLES = re.compile(r"\s*(?:(?:the|an?)\s+)+(?=\S)", re.IGNORECASE)
 _REMEMBERED = 100_000
-_LONGEST_REMEMBERED = 200  # characters; so that what is remembered stays small whatever a model writes
+_LONGEST_REMEMBERED = 200  # characters; bounds the memory, whatever a model writes
 _LONGEST_SHOWN = 80
 
 
@@ -32,7 +32,7 @@ def _is_hidden(character: str) -> bool:
 
 
 def _unless_blank(left: str, title: str) -> str:
-    """What is left of a title, or the title where that is nothing but white space."""
+    """The shortened title, or the original if only white space is left."""
     return left if left.strip() else title
 
 
@@ -42,26 +42,27 @@ def _nfkc(title: str) -> str:
 
 
 def _spaces(title: str) -> str:
-    """Runs of white space made one space, trimmed."""
+    """Collapses white space to single spaces and trims."""
     return " ".join(title.split())
 
 
 def _accents(title: str) -> str:
-    """Without combining marks: "Amélie" is "Amelie". Letters that Unicode does not take apart, such as ø, stay."""
+    """Without combining marks: "Amélie" becomes "Amelie". Letters that Unicode does not decompose, such as ø, stay."""
     apart = unicodedata.normalize("NFD", title)
     bare = "".join(character for character in apart if not unicodedata.combining(character))
     return _unless_blank(unicodedata.normalize("NFC", bare), title)
 
 
 def _punctuation(title: str) -> str:
-    """Without punctuation and symbols (Unicode categories P and S): "Face/Off" is "FaceOff", "$" stays."""
+    """Without punctuation and symbols (Unicode categories P and S): "Face/Off" becomes "FaceOff"; "$" alone stays."""
     return _unless_blank("".join(c for c in title if unicodedata.category(c)[0] not in "PS"), title)
 
 
 def _articles(title: str) -> str:
-    """Without leading the, a, an and without the same after a last comma: "The Matrix", "Matrix, The" are "Matrix".
+    """Without leading the, a, an, and without the same after a last comma: "The Matrix" and "Matrix, The" become
+    "Matrix".
 
-    Without a comma a last word is no article: "Plan A" stays.
+    A last word without a comma before it is not an article: "Plan A" stays.
     """
     parts = title.split(",")
     while len(parts) > 1 and parts[-1].strip().casefold() in _ARTICLES:
@@ -72,7 +73,7 @@ def _articles(title: str) -> str:
 
 
 def _invisible(title: str) -> str:
-    """Without control and format characters (Unicode categories Cc and Cf); a tab or newline becomes a space."""
+    """Without control and format characters (Unicode categories Cc and Cf). A tab or newline becomes a space."""
     spaced = (" " if character.isspace() else character for character in title)
     return _unless_blank("".join(c for c in spaced if not _is_hidden(c)), title)
 
@@ -86,7 +87,7 @@ NORMALISERS: dict[str, Callable[[str], str]] = {
     "articles": _articles,
     "invisible": _invisible,
 }
-"""Steps of a policy. Applied again a step changes nothing; one that drops characters keeps a title it would empty."""
+"""Steps of a policy. Each is idempotent. A step that drops characters leaves a title unchanged that it would empty."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,12 @@ class MatchingPolicy:
 
     Args:
         normalisers: names in `NORMALISERS`, applied in this order to both titles before they are compared.
-        year_tolerance: by how many years the year may be off.
-        fuzzy_threshold: least `rapidfuzz.fuzz.ratio` (0 to 100) of the normalised titles of two films that are taken
-            for one where no title is equal; None: titles must be equal.
+        year_tolerance: largest difference in years.
+        fuzzy_threshold: smallest `rapidfuzz.fuzz.ratio` (0 to 100) of two normalised titles that count as the same,
+            used only if no title is equal. None: titles must be equal.
 
     Raises:
-        ValueError: an unknown normaliser, a negative tolerance, a threshold that is not above 0 and at most 100.
+        ValueError: an unknown normaliser, a negative tolerance, or a threshold that is not above 0 and at most 100.
     """
 
     normalisers: tuple[str, ...]
@@ -117,7 +118,7 @@ class MatchingPolicy:
             raise ValueError(f"fuzzy_threshold must be above 0 and at most 100, got {self.fuzzy_threshold}")
 
     def normalise(self, title: str) -> str:
-        """The title as this policy compares it."""
+        """The title in the form that this policy compares."""
         for name in self.normalisers:
             title = NORMALISERS[name](title)
         return title
@@ -125,19 +126,18 @@ class MatchingPolicy:
 
 EXACT = MatchingPolicy(())
 CASEFOLD = MatchingPolicy(("nfkc", "spaces", "casefold"))
-# Articles go before punctuation, which would take the comma of "Matrix, The"; spaces last, as the others leave some.
+# Articles come before punctuation, which would remove the comma of "Matrix, The". Spaces come last, to clean up.
 LOOSE = MatchingPolicy(("nfkc", "invisible", "casefold", "accents", "articles", "punctuation", "spaces"))
 POLICIES: dict[str, MatchingPolicy] = {"exact": EXACT, "casefold": CASEFOLD, "loose": LOOSE}
 
 
 def normalise(title: str) -> str:
-    """The title as `CASEFOLD` compares it: Unicode NFKC, runs of white space made one space, trimmed, case-folded."""
+    """The title as `CASEFOLD` compares it: Unicode NFKC, white space collapsed and trimmed, case-folded."""
     return CASEFOLD.normalise(title)
 
 
 class _Memo(dict[Any, Any]):
-    """A look-up of films or titles that remembers: what is asked for again costs one access to a dict. Forgets all when
-    full."""
+    """Cache of film or title look-ups: a repeated question costs one dict access. It is emptied when full."""
 
     def __init__(self, look_up: Callable[[Any], Any]):
         self._look_up = look_up
@@ -161,7 +161,7 @@ class Catalog:
     Attributes:
         films: the C films in their order.
         policy: the matching policy.
-        title_ids: (C,) id of each film's normalised title; ids count titles by first appearance.
+        title_ids: (C,) id of each film's normalised title; ids number titles by first appearance.
     """
 
     def __init__(self, films: Iterable[Film], policy: MatchingPolicy = CASEFOLD):
@@ -182,7 +182,7 @@ class Catalog:
         self._found = _Memo(self._look_up)
         self._found_title = _Memo(self._look_up_title)
         self._found_and_lax = _Memo(self._look_up_and_lax)
-        # A film spelt as the catalogue spells it, which is most of what a trained policy writes, is found at once.
+        # Most films that a trained policy writes are spelt as in the catalogue. These are cached from the start.
         spelt = dict(zip(self.films[:_REMEMBERED], first, strict=False))
         self._found.update(spelt)
         self._found_and_lax.update({film: (index << 1) | True for film, index in spelt.items()})
@@ -200,14 +200,14 @@ class Catalog:
     def find(self, title: str, year: int) -> int:
         """Index of the film that title and year name, or `NOT_FOUND`.
 
-        Films of the same normalised title come first; only where none lies within the year tolerance, and the policy
-        has a threshold, the title with the highest ratio is taken. Of several films the one of the nearest year is
-        meant, then the older, then the first in the file.
+        Films with the same normalised title come first. Only if none lies within the year tolerance, and the policy has
+        a threshold, the title with the highest ratio is taken. Ties go to the nearest year, then the older film, then
+        the first in the file.
         """
         return self._found[title, year]
 
     def find_all(self, films: Sequence[Film]) -> NDArray[np.int64]:
-        """Index of each film, or `NOT_FOUND`; `find` for many, (n,)."""
+        """`find` for many films: index of each, or `NOT_FOUND`, (n,)."""
         return np.fromiter(map(self._found.__getitem__, films), dtype=np.int64, count=len(films))
 
     def find_title(self, title: str) -> int:
@@ -217,17 +217,17 @@ class Catalog:
     def has_lax(self, title: str, year: int) -> bool:
         """Whether a film has this title in lower case and a year at most two off, whatever the policy.
 
-        The published code counts what is in the catalogue in this way.
+        The published code counts catalogue membership in this way.
         """
         return year in self._lax.get(_lower(title), ())
 
     def find_all_and_lax(self, films: Sequence[Film]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """`find` and `has_lax` of many films at the cost of one look-up, (n,) each."""
+        """`find` and `has_lax` of many films for the cost of one look-up, (n,) each."""
         codes = np.fromiter(map(self._found_and_lax.__getitem__, films), dtype=np.int64, count=len(films))
         return codes >> 1, (codes & 1).astype(np.bool_)
 
     def find_titles(self, titles: Sequence[str]) -> NDArray[np.int64]:
-        """`find_title` for many, (n,)."""
+        """`find_title` for many titles, (n,)."""
         return np.fromiter(map(self._found_title.__getitem__, titles), dtype=np.int64, count=len(titles))
 
     def _look_up(self, film: Film) -> int:
@@ -246,7 +246,7 @@ class Catalog:
         return NOT_FOUND if best is None else candidates[best][1]
 
     def _look_up_and_lax(self, film: Film) -> int:
-        """Both in one number: the index, and in the last bit whether `has_lax`."""
+        """Both in one number: the index, and `has_lax` in the last bit."""
         return (self._look_up(film) << 1) | self.has_lax(*film)
 
     def _look_up_title(self, title: str) -> int:
@@ -257,19 +257,19 @@ class Catalog:
         return NOT_FOUND if best is None else best
 
     def _near(self, years: Iterable[int], year: int) -> list[int]:
-        """Those of the years that lie within the tolerance, the nearest first, of two as near the older first."""
+        """The years within the tolerance, nearest first; of two equally near, the older first."""
         near = [known for known in years if abs(known - year) <= self.policy.year_tolerance]
         return sorted(near, key=lambda known: (abs(known - year), known))
 
     def _most_similar(self, title: str, candidates: Sequence[str]) -> int | None:
-        """Place of the most similar normalised title, the first of several as similar; None below the threshold."""
+        """Position of the most similar normalised title, the first if tied; None if below the threshold."""
         best = process.extractOne(title, candidates, scorer=fuzz.ratio, score_cutoff=self.policy.fuzzy_threshold)
         return None if best is None else best[2]
 
     def report(self) -> list[str]:
-        """What is odd about the catalogue under its policy, one sentence for each kind there is.
+        """Oddities of the catalogue under its policy, one sentence for each kind found.
 
-        Kinds: films equal to an earlier one, films of one title whose years lie close, years without four digits,
+        Kinds: films equal to an earlier one, films of one title whose years are close, years without four digits,
         titles without a visible character.
         """
         apart = max(self.policy.year_tolerance, LAX_YEARS)
@@ -285,7 +285,7 @@ class Catalog:
         return [f"{len(named)} {kind}: {', '.join(named[:EXAMPLES])}" for kind, named in kinds.items() if named]
 
     def _repeats(self) -> list[str]:
-        """Each film that equals an earlier one, and which."""
+        """Each film that equals an earlier one, with that one."""
         return [
             f"{_shown(film)} = {_shown(self.films[first])}"
             for index, film in enumerate(self.films)
@@ -293,7 +293,7 @@ class Catalog:
         ]
 
     def _close(self, apart: int) -> list[str]:
-        """For each title the first two of its films that lie at most so many years apart."""
+        """For each title, the first two of its films that are at most `apart` years apart."""
         named = []
         for films in self._of_title.values():
             close = [(older, newer) for older, newer in pairwise(sorted(films)) if newer - older <= apart]
@@ -302,12 +302,12 @@ class Catalog:
 
 
 def _lower(title: str) -> str:
-    """The title as the published code compares it."""
+    """The title in the form that the published code compares."""
     return " ".join(title.lower().split())
 
 
 def _shown(film: Film) -> str:
-    """The film in a sentence: what cannot be printed is escaped, what is long is cut."""
+    """The film for a sentence: unprintable characters are escaped, long titles are cut."""
     title, year = film
     text = title[:_LONGEST_SHOWN] + "..." * (len(title) > _LONGEST_SHOWN)
     number = str(year) if abs(year) < 10**9 else hex(year)[:12] + "..."  # Python refuses decimals of 4,300 digits

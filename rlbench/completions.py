@@ -1,7 +1,7 @@
-"""Sample completions: the lists of the same few contexts at every evaluation, for people who read them.
+"""Sample completions: the lists of the same few contexts at every evaluation, for people to read.
 
-They are taken from the predictions of an evaluation that is made anyway: no list is generated for them, and no random
-number drawn.
+They come from the predictions of an evaluation that runs anyway. No list is generated for them, and no random number is
+drawn.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from rlbench.tracking import Tracker
 
 FILE = "completions.jsonl"
 PROMPT_CHARACTERS = 600
-"""Of a prompt, so many from its end are shown."""
+"""Number of trailing prompt characters to show."""
 
 
 def evenly_spread(records: Sequence[Record], count: int) -> list[int]:
@@ -31,15 +31,15 @@ def evenly_spread(records: Sequence[Record], count: int) -> list[int]:
 def sample_completions(
     records: Sequence[Record], predictions: pd.DataFrame, count: int, list_length: int, split: str, step: int
 ) -> list[dict[str, Any]]:
-    """The lists of `count` contexts, as they stand in `completions.jsonl`.
+    """The lists of `count` contexts, in the format of `completions.jsonl`.
 
     Args:
-        records: the samples that were evaluated.
-        predictions: one row a sample, in the order of the records (docs/results-schema.md).
-        count: how many contexts; the first sample of each is shown.
-        list_length: N, of which ndcg@N is shown.
-        split: what was evaluated.
-        step: the update at which it was.
+        records: the evaluated samples.
+        predictions: one row per sample, in the order of the records (docs/results-schema.md).
+        count: number of contexts; the first sample of each is shown.
+        list_length: N; ndcg@N is shown.
+        split: the evaluated split.
+        step: the update at which it was evaluated.
     """
     metric = f"ndcg@{list_length}"
     rows = []
@@ -62,13 +62,13 @@ def sample_completions(
 
 
 def shortened(messages: Messages) -> str:
-    """The end of a prompt, an ellipsis before it where something is left out."""
+    """The end of a prompt, with an ellipsis before it if something is cut."""
     prompt = "\n".join(message["content"] for message in messages)
     return prompt if len(prompt) <= PROMPT_CHARACTERS else "…" + prompt[-PROMPT_CHARACTERS:]
 
 
 def as_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str | float]]]:
-    """Columns and rows for a tracker; films one a line, each rank with its verdict."""
+    """Columns and rows for a tracker: one film per line, each rank with its verdict."""
     if not rows:
         return [], []
     metric = list(rows[0])[-1]
@@ -91,9 +91,9 @@ class CompletionLog:
     """`completions.jsonl` of a run, and the same rows as tables of its tracker.
 
     Args:
-        run: whose file it is.
+        run: the run that the file belongs to.
         tracker: gets a table `completions/<split>` at each evaluation.
-        count: how many contexts (`tracker.completions`); 0 for no file and no table.
+        count: number of contexts (`tracker.completions`); 0 for no file and no table.
         list_length: N.
     """
 
@@ -101,7 +101,7 @@ class CompletionLog:
         self.file, self.tracker, self.count, self.list_length = run.root / FILE, tracker, count, list_length
 
     def add(self, step: int, split: str, records: Sequence[Record], predictions: pd.DataFrame) -> None:
-        """Record the lists of an evaluation, in place of what an interrupted attempt had written of the same one."""
+        """Record the lists of an evaluation. They replace what an interrupted attempt wrote for the same evaluation."""
         if not self.count:
             return
         rows = sample_completions(records, predictions, self.count, self.list_length, split, step)

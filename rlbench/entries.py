@@ -1,4 +1,4 @@
-"""The text side of a list: lines that read as "Title (Year)" are its entries. Loads no torch."""
+"""Parses the text of a list: lines that read as "Title (Year)" are its entries. Loads no torch."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ _YEAR = re.compile(
     rf"[{_OPEN}] {{0,2}}(?:(?P<alone>[0-9０-９]{{4}})|(?P<first>[0-9]{{4}})(?=[ ,;/–—-])[^{_OPEN}{_CLOSE}]{{1,60}}"
     rf"|[^{_OPEN}{_CLOSE}]{{1,60}}, ?(?P<last>[0-9]{{4}})) {{0,2}}[{_CLOSE}]"
 )
-"""A year in brackets: alone, or before or after more words as in "(1999 film)" and "(dir. Wachowski, 1999)"."""
+"""A year in brackets: alone, or next to other words as in "(1999 film)" and "(dir. Wachowski, 1999)"."""
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "《": "》", "「": "」", "『": "』", "„": "“"}
 _WRAPPERS = {"(": ")", "[": "]", "（": "）", "［": "］", "【": "】", "<": ">"}
 _TAG = re.compile(r"</?(?:a|b|br|em|h[1-6]|i|li|ol|p|strong|td|tr|u|ul)(?: [^<>]{0,200})?/?>", re.IGNORECASE)
@@ -39,12 +39,12 @@ _MARKER = re.compile(
     r"(?:[-–—•]\s+)?)",
     re.IGNORECASE,
 )
-"""What stands before an entry of a list: quote marks, heading, bullet, number, in this order."""
+"""The marks in front of a list's entry: quote marks, heading, bullet, number, in this order."""
 _SENTENCE = re.compile(
     "(?:"
     + "|".join(
         [
-            # of what the list is made
+            # the basis of the list
             r"Based on (?:your|the|our|what|that)|(?:Considering|Given) (?:your|that|you)|Inspired by your",
             r"(?:Since|Because|As|After) you|If you|After watching|In addition to|Looking for [a-z]+",
             r"As (?:a fan|someone)|For (?:a |an )?(?:fans?|lovers?|someone|those)|Fans of|Lovers of",
@@ -56,7 +56,7 @@ _SENTENCE = re.compile(
             r"|[Aa]s|[Bb]ased|[Ff]or|[Gg]iven|[Hh]ere|[Ii]f|[Ll]et|[Ss]ince|[Tt]hese|[Yy]ou)",
             r"(?:Great|Good|Excellent) choice|(?:Thanks|Thank you) for [a-z]+",
             r"Here (?:are|is)|Here['’]s|Below are|(?:The )?[Ff]ollowing (?:films|movies|are)",
-            # what is said of the list and its reader
+            # remarks about the list and its reader
             r"These (?:are|films|movies|should|all)|All (?:of )?these|Each of|Enjoy (?:the|these|your|watching)",
             r"Let me know|Note(?: that)?:|Note that|Please note",
             r"I (?:also recommend|chose|have|hope|know you|recommend|see|suggest|think you|understand|would)",
@@ -66,7 +66,7 @@ _SENTENCE = re.compile(
     )
     + r")(?=\W)"
 )
-"""How a sentence around a list begins. Case counts: "Since you liked ..." is one, "Since You Went Away" a title."""
+"""Openings of a sentence around a list. Case matters: "Since you liked" is one, "Since You Went Away" is a title."""
 _NAMES_A_FILM_LATER = re.compile(r".*[ \"“'‘*_][A-Z0-9]", re.DOTALL)
 _ANNOUNCES = re.compile(
     r"\b(?:here (?:are|is)|here['’]s|(?:i|we)(?:['’](?:d|ll)| would| can| also)? (?:recommend|suggest)"
@@ -74,17 +74,17 @@ _ANNOUNCES = re.compile(
     r"|the following|(?:these|some|my|more|other) (?:\w+ )?(?:recommendations|suggestions|films|movies|titles))\b",
     re.IGNORECASE,
 )
-"""What the part of a sentence behind a film says that leads to a list."""
-# A line without any ornament, which is what a trained policy writes: a letter first, no mark that `read_line` heeds.
+"""Phrases after a film, in a sentence that introduces a list."""
+# A line without ornaments, as a trained policy writes it: a letter first, and no mark that `read_line` looks for.
 _CLEAN = re.compile(
     r"([^\W\d_](?:[^()\[\]*_<>&|（）［］【】〔〕\n]*[^()\[\]*_<>&|（）［］【】〔〕\s,–—-])?) \(([0-9]{4})\)"
 )
-_LONGEST_REMEMBERED = 200  # characters; so that what is remembered stays small whatever a model writes
+_LONGEST_REMEMBERED = 200  # characters; bounds the memory, whatever a model writes
 _REMEMBERED = 1 << 17  # lines
 
 
 class Entry(NamedTuple):
-    """One parsed line: the film it names and the line (0-based) it stands in."""
+    """One parsed line: the film it names, and its line number (from 0)."""
 
     title: str
     year: int
@@ -92,12 +92,12 @@ class Entry(NamedTuple):
 
 
 class ParsedText(NamedTuple):
-    """A completion as read.
+    """A parsed completion.
 
     Attributes:
-        films: the film of each entry in order, those past rank N included.
-        lines: the line (0-based) of each.
-        n_lines: how many lines are not blank.
+        films: the film of each entry in order, including those past rank N.
+        lines: the line number (from 0) of each entry.
+        n_lines: number of lines that are not blank.
     """
 
     films: Sequence[Film]
@@ -110,13 +110,13 @@ class ParsedText(NamedTuple):
 
 
 def read_line(line: str) -> Film | None:
-    """Read one line as (title, year), or None where it is no "Title (Year)".
+    """Read one line as (title, year), or None if it is not "Title (Year)".
 
-    Left out are the numbering ("7.", "7)", "#7", "7 -"), bullets, headings, Markdown emphasis and links, HTML tags,
-    quotes and brackets around the title or around the line, and text after the year. Parentheses inside the title stay.
-    The year has four digits in brackets, and is the first such after some title; words may stand beside it, as in
-    "(1999 film)". Rows of a table and JSON objects are read, too. A colon ends no numbering: "2001: A Space Odyssey
-    (1968)" is a title. A sentence that mentions a film and leads to a list, or follows one, is no entry.
+    These are removed: numbering ("7.", "7)", "#7", "7 -"), bullets, headings, Markdown emphasis and links, HTML tags,
+    quotes and brackets around the title or the line, and text after the year. Parentheses inside the title stay. The
+    year has four digits in brackets, and is the first one after some title; the brackets may hold other words, as in
+    "(1999 film)". Table rows and JSON objects are read too. A colon does not end a numbering: "2001: A Space Odyssey
+    (1968)" is a title. A sentence that mentions a film and introduces or follows a list is not an entry.
     """
     if "<" in line:
         line = _TAG.sub("", line)
@@ -128,7 +128,7 @@ def read_line(line: str) -> Film | None:
     if line.lstrip().startswith("|"):
         return _read_cells(line)
     for mark in ("**", "__"):
-        if line.count(mark) % 2 == 0:  # an odd one belongs to a title ("Don't F**k with Cats")
+        if line.count(mark) % 2 == 0:  # an odd mark belongs to a title ("Don't F**k with Cats")
             line = line.replace(mark, "")
     json_film = _JSON_FILM.search(line) if ":" in line else None
     if json_film:
@@ -151,7 +151,7 @@ def read_line(line: str) -> Film | None:
 
 
 def _read_cells(line: str) -> Film | None:
-    """A row of a table: the first cell with "Title (Year)", or else the first cell before one that is a year."""
+    """A table row: the first cell with "Title (Year)", otherwise the first cell followed by a year."""
     cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
     films = (read_line(cell) for cell in cells if cell)
     film = next((film for film in films if film), None)
@@ -167,7 +167,7 @@ def _read_cells(line: str) -> Film | None:
 
 
 def _unwrapped(line: str) -> str:
-    """A line without the quotes or brackets around all of it, and without a comma behind them."""
+    """A line without the quotes or brackets around all of it, and without a comma after them."""
     bare = line.rstrip(",; ")
     if len(bare) > 1 and _QUOTES.get(bare[0]) == bare[-1]:
         return bare[1:-1].strip()
@@ -187,7 +187,7 @@ def _unwrapped(line: str) -> str:
 
 
 def _years(line: str) -> Iterator[tuple[re.Match[str], int]]:
-    """The brackets with a year, in order. "(1999 film) (2000)" is read as one, of the year that stands alone."""
+    """The brackets with a year, in order. "(1999 film) (2000)" counts as one, with the year that stands alone."""
     found = list(_YEAR.finditer(line, 1))
     for match, after in zip_longest(found, found[1:]):
         alone = match["alone"]
@@ -197,7 +197,7 @@ def _years(line: str) -> Iterator[tuple[re.Match[str], int]]:
 
 
 def _is_sentence(title: str, rest: str) -> bool:
-    """Whether what was taken for a title is a sentence up to a film that it mentions; `rest` follows the year."""
+    """Whether an apparent title is really the start of a sentence that mentions a film; `rest` follows the year."""
     opener = _SENTENCE.match(title)
     if opener and _NAMES_A_FILM_LATER.match(title, opener.end()):
         return True
@@ -206,7 +206,7 @@ def _is_sentence(title: str, rest: str) -> bool:
 
 
 def _unmarked(title: str, rest: str) -> str:
-    """A title without emphasis: marks at both ends, or at its left end and behind the year. "61*" keeps its star."""
+    """A title without emphasis marks at both ends, or at its left end and after the year. "61*" keeps its star."""
     for mark in ("**", "__"):
         title = title.removeprefix(mark).removesuffix(mark)
     mark = title[-1:]
@@ -223,12 +223,12 @@ def _unmarked(title: str, rest: str) -> str:
 
 
 _LOOK_AGAIN = re.compile(_SENTENCE.pattern + r"|(?i:no|rank|movie|film|title|recommendation)[\s0-9.#]*[:.)–—-]")
-"""Lines of letters that may be no title all the same."""
+"""Lines that look clean but may not be titles."""
 
 
 class _Lines(dict[str, Film | tuple[()] | None]):
-    """Lines as read, remembered, since lists of one rollout share most of theirs: a film, () for a blank line, or None
-    for a line that is no entry."""
+    """Cache of parsed lines, since the lists of one rollout share most lines: a film, () for a blank line, or None for
+    a line that is not an entry."""
 
     def __missing__(self, line: str) -> Film | tuple[()] | None:
         clean = None if _LOOK_AGAIN.match(line) else _CLEAN.fullmatch(line)
@@ -244,17 +244,17 @@ _lines = _Lines()
 
 
 def forget_lines() -> None:
-    """Empty the memory of lines."""
+    """Empty the cache of lines."""
     _lines.clear()
 
 
 def parse_line(line: str) -> Film | None:
-    """`read_line`, remembered."""
+    """`read_line`, cached."""
     return _lines[line] or None
 
 
 def parse_text(text: str) -> ParsedText:
-    """Read a completion; lines end at "\\n" and nowhere else."""
+    """Parse a completion. Lines end only at "\\n"."""
     read = list(map(_lines.__getitem__, text.split("\n")))
     if all(read):
         return ParsedText(read, range(len(read)), len(read))  # type: ignore[arg-type]
@@ -263,5 +263,5 @@ def parse_text(text: str) -> ParsedText:
 
 
 def parse_list(text: str) -> list[Entry]:
-    """Return the entries of a completion in order, those past rank N included."""
+    """Return the entries of a completion in order, including those past rank N."""
     return parse_text(text).entries

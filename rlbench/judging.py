@@ -1,7 +1,6 @@
-"""Judging texts: per-query metrics, predictions and means, from the answers to the contexts of a split.
+"""Judges texts: per-query metrics, predictions and means, from the answers to the contexts of a split.
 
-The one place where a report's numbers are made, be it after generation or from texts that a run has kept. Loads no
-torch.
+All numbers of a report are made here, after generation or from texts that a run has kept. Loads no torch.
 """
 
 import math
@@ -21,13 +20,13 @@ from rlbench.rewards.terms import FilmFacts
 
 @dataclass(frozen=True)
 class Answer:
-    """A context's list as text, with what its tokens tell beside the text.
+    """A context's list as text, with properties of its tokens.
 
     Attributes:
         text: the completion.
-        finished: it ends with EOS.
-        n_tokens: its tokens, EOS included.
-        confidence: (N,) for each rank exp of the mean log-probability of its tokens; NaN where there is no such rank.
+        finished: whether it ends with EOS.
+        n_tokens: number of its tokens, EOS included.
+        confidence: (N,) exp of the mean log-probability of each rank's tokens; NaN if the rank is absent.
     """
 
     text: str
@@ -37,7 +36,7 @@ class Answer:
 
 
 def choose_contexts(records: Sequence[Record], limit: int | None) -> list[Record]:
-    """Records of at most `limit` contexts, evenly spaced over the split in its own order; all where limit is None."""
+    """Records of at most `limit` contexts, evenly spaced over the split in its own order. All if limit is None."""
     contexts = list(dict.fromkeys(record.context_id for record in records))
     if limit is None or limit >= len(contexts):
         return list(records)
@@ -48,7 +47,7 @@ def choose_contexts(records: Sequence[Record], limit: int | None) -> list[Record
 def judge_answers(
     records: Sequence[Record], answers: dict[str, Answer], judge: Judge, facts: FilmFacts, cutoffs: Sequence[int]
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Predictions, one row a sample, and means from answers by context_id."""
+    """Predictions, one row per sample, and means, from answers by context_id."""
     of_sample = [answers[record.context_id] for record in records]
     truths = [record.ground_truth for record in records]
     seen = [record.seen_titles for record in records]
@@ -88,14 +87,14 @@ def judge_answers(
 
 
 def mean_metrics(predictions: pd.DataFrame) -> dict[str, float]:
-    """Mean of every per-query metric, which are the columns of floats, over samples."""
+    """Mean of every per-query metric over samples. Metrics are the columns of floats."""
     return {str(name): float(values.mean()) for name, values in predictions.select_dtypes("float").items()}
 
 
 def _of_the_split(
     records: Sequence[Record], answers: Sequence[Answer], lists: JudgedLists, judge: Judge, facts: FilmFacts
 ) -> dict[str, float]:
-    """Metrics that only the split as a whole has: per rank, of the catalogue, of confidence."""
+    """Metrics of the split as a whole: hit rates per rank, metrics of the catalogue, and calibration."""
     contexts = [record.context_id for record in records]
     first = np.zeros(len(contexts), dtype=np.bool_)
     first[list({context: row for row, context in reversed(list(enumerate(contexts)))}.values())] = True
@@ -108,7 +107,7 @@ def _of_the_split(
 def sampled_metrics(
     records: Sequence[Record], samples: pd.DataFrame, judge: Judge, n: int, pass_at: Sequence[int]
 ) -> dict[str, NDArray[np.float64]]:
-    """pass@k (a list with a hit) and the recall of k lists together, for each sample, from n lists a context."""
+    """pass@k (a list with a hit) and the recall of the union of k lists, per sample, from n lists per context."""
     texts = samples.groupby("context_id", sort=False)["text"].agg(list)
     judged, _ = judge(
         [text for record in records for text in texts[record.context_id]],

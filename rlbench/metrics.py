@@ -1,11 +1,11 @@
-"""Metrics of ranked lists, numpy only: accuracy, the form of lists, what they recommend together, and calibration.
+"""Metrics of ranked lists: accuracy, list form, properties of all lists together, and calibration. Numpy only.
 
 The protocol is `standard`: textbook DCG, ranks kept, lists truncated before anything is dropped. docs/metrics.md has
 every definition with its source.
 
-Shapes: Q queries (a dialogue with one answerer's truth), N ranks a list, C films in the catalogue, n lists sampled for
-a query. `hits` is (Q, N), 1.0 where rank k is relevant and no repeat, else 0.0; `n_truth` is (Q,), how many different
-films are relevant, at least 1. Sums over ranks run from rank 1 on, so that a query's value depends on its own row only,
+Shapes: Q queries (a dialogue with one answerer's truth), N ranks per list, C films in the catalogue, n lists sampled
+per query. `hits` is (Q, N), 1.0 if rank k is relevant and no repeat, else 0.0. `n_truth` is (Q,), the number of
+distinct relevant films, at least 1. Sums over ranks start at rank 1, so a query's value depends only on its own row,
 bit for bit.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # rewards are made of these functions, and judging need not be loaded for them
+if TYPE_CHECKING:  # rewards use these functions and must not load the judging
     from rlbench.relevance import JudgedLists
 
 Floats = NDArray[np.float64]
@@ -24,7 +24,7 @@ Bools = NDArray[np.bool_]
 
 
 def _refuse(queries: Bools, problem: str) -> None:
-    """Raise ValueError with the first query (0-based) of `queries` (Q,) that is True."""
+    """Raise ValueError naming the first True query (0-based) of `queries` (Q,), if any."""
     if queries.any():
         raise ValueError(f"query {int(queries.argmax())}: {problem}")
 
@@ -58,7 +58,7 @@ def discounts(n: int) -> Floats:
 
 
 def _first(running: Floats, k: int) -> Floats:
-    """(Q,) running sums (Q, N) after rank k; a list ends at N."""
+    """(Q,) running sums (Q, N) after rank k, or after rank N if k is larger."""
     return running[:, min(k, running.shape[1]) - 1]
 
 
@@ -68,7 +68,7 @@ def _running_gain(hits: Floats) -> Floats:
 
 
 def dcg(hits: Floats, k: int) -> Floats:
-    """(Q,) discounted hits of the first k ranks, summed; ValueError where k < 1."""
+    """(Q,) sum of the discounted hits of the first k ranks; ValueError if k < 1."""
     _check_cutoffs([k])
     return _first(_running_gain(hits), k)
 
@@ -77,7 +77,7 @@ def ideal_dcg(n_truth: Ints, k: int) -> Floats:
     """(Q,) DCG@k of a list that begins with all relevant films: min(n_truth, k) hits.
 
     Raises:
-        ValueError: where k or an n_truth is below 1.
+        ValueError: k or an n_truth is below 1.
     """
     _check_cutoffs([k])
     _check_truths(n_truth)
@@ -85,19 +85,19 @@ def ideal_dcg(n_truth: Ints, k: int) -> Floats:
 
 
 def recall(hits: Floats, n_truth: Ints, k: int) -> Floats:
-    """(Q,) share of the relevant films found in the first k ranks; refuses what `ranking_metrics` refuses."""
+    """(Q,) share of the relevant films found in the first k ranks. Raises as `ranking_metrics`."""
     _check(hits, n_truth, [k])
     return _first(hits.cumsum(axis=1), k) / n_truth
 
 
 def ndcg(hits: Floats, n_truth: Ints, k: int) -> Floats:
-    """(Q,) DCG@k over that of an ideal list; refuses what `ranking_metrics` refuses."""
+    """(Q,) DCG@k over the DCG@k of an ideal list. Raises as `ranking_metrics`."""
     _check(hits, n_truth, [k])
     return dcg(hits, k) / ideal_dcg(n_truth, k)
 
 
 def hit_rate(hits: Floats, k: int) -> Floats:
-    """(Q,) 1 where the first k ranks hold a hit; ValueError where k < 1."""
+    """(Q,) 1 if the first k ranks contain a hit; ValueError if k < 1."""
     _check_cutoffs([k])
     return np.any(hits[:, :k] > 0, axis=1).astype(np.float64)
 
@@ -105,23 +105,23 @@ def hit_rate(hits: Floats, k: int) -> Floats:
 def ranking_metrics(hits: Floats, n_truth: Ints, cutoffs: Sequence[int]) -> dict[str, Floats]:
     """Accuracy of each list at every cut-off k, which may exceed N.
 
-    - `recall@k`: hits of the first k ranks / n_truth.
+    - `recall@k`: hits in the first k ranks / n_truth.
     - `ndcg@k`: DCG@k / ideal DCG@k (Järvelin & Kekäläinen 2002).
-    - `hit_rate@k`: 1 where the first k ranks hold a hit (trec_eval: success).
-    - `mrr@k`: 1 / rank of the first hit, 0 where it is not in the first k ranks (Voorhees 1999).
-    - `map@k`: precisions at the hits of the first k ranks, summed / n_truth, also where n_truth > k (trec_eval:
+    - `hit_rate@k`: 1 if the first k ranks contain a hit (trec_eval: success).
+    - `mrr@k`: 1 / rank of the first hit, 0 if it is not in the first k ranks (Voorhees 1999).
+    - `map@k`: sum of the precisions at the hits in the first k ranks / n_truth, even if n_truth > k (trec_eval:
       map_cut).
 
     Args:
-        hits: (Q, N), 0 or 1, at most n_truth a query.
+        hits: (Q, N), 0 or 1, at most n_truth hits per query.
         n_truth: (Q,), at least 1.
-        cutoffs: the k, at least 1.
+        cutoffs: the values of k, at least 1.
 
     Returns:
-        One (Q,) array a metric and cut-off, each in [0, 1].
+        One (Q,) array per metric and cut-off, each in [0, 1].
 
     Raises:
-        ValueError: where an argument is not as above; it names the first such query.
+        ValueError: an argument violates these conditions. The message names the first such query.
     """
     _check(hits, n_truth, cutoffs)
     ranks = np.arange(1, hits.shape[1] + 1)
@@ -143,19 +143,19 @@ def list_metrics(lists: "JudgedLists") -> dict[str, Floats]:
     """Form of each list, whatever is relevant. Present ranks are the entries among the first N.
 
     - `in_catalog`, `in_catalog_lax`, `duplicates`, `seen`: share of the present ranks that are in the catalogue, are in
-      it by the published ratio's lax rule, repeat a film, name a film that the dialogue has seen.
-    - `list_length`: entries, those past N included. `overflow`: 1 where they are more than N; `exact_length`: 1 where
-      they are N.
-    - `eos`: 1 where the completion ends with EOS.
-    - `parse_failures`: share of the lines that are not blank and no entry.
-    - `misaligned`: share of the present ranks whose line is not their rank, so that `layout: published` credits them
-      with another line's tokens.
+      it by the published ratio's lax rule, repeat a film, or name a film that the dialogue has seen.
+    - `list_length`: entries, including those past N. `overflow`: 1 if there are more than N. `exact_length`: 1 if there
+      are exactly N.
+    - `eos`: 1 if the completion ends with EOS.
+    - `parse_failures`: share of the non-blank lines that are not entries.
+    - `misaligned`: share of the present ranks whose line number differs from their rank, so that `layout: published`
+      credits them to another line's tokens.
     - `completion_tokens`: tokens, EOS included.
 
-    A share of nothing is 0: without entries `in_catalog` is 0, and without lines nothing fails to parse.
+    A share of nothing is 0: `in_catalog` is 0 without entries, and `parse_failures` is 0 without lines.
 
     Returns:
-        One (Q,) array a metric.
+        One (Q,) array per metric.
     """
     n_present = lists.present.sum(axis=1)
     list_length = lists.verdicts.shape[1]
@@ -179,13 +179,13 @@ def list_metrics(lists: "JudgedLists") -> dict[str, Floats]:
 
 
 def _ratio(part: Ints | Floats, whole: Ints) -> Floats:
-    """part / whole; 0 where both are."""
+    """part / whole; 0 if both are 0."""
     return part / np.maximum(whole, 1)
 
 
 def gini(counts: Ints) -> float:
-    """Gini coefficient of non-negative counts (C,): 0 where all are equal or none is positive, 1 - 1/C where one has
-    all. It is half the mean absolute difference of two counts over their mean (Gini 1912), from the sorted counts.
+    """Gini coefficient of non-negative counts (C,): 0 if all are equal or none is positive, 1 - 1/C if one has all.
+    It is half the mean absolute difference of two counts over their mean (Gini 1912), computed from sorted counts.
     """
     total, n = int(counts.sum()), len(counts)
     if total == 0:
@@ -194,31 +194,31 @@ def gini(counts: Ints) -> float:
 
 
 def pool_metrics(lists: "JudgedLists", n_films: int, film_counts: Ints, first: Bools) -> dict[str, float]:
-    """What the lists of a whole split do together.
+    """Metrics of all lists of a split together.
 
     Over all queries:
 
     - `rank_hit_rate@k`, k = 1..N: share of the queries whose rank k is a hit.
 
-    Over the lists that `first` marks, and their ranks inside the catalogue (a repeat counts again, a seen film counts):
+    Over the lists that `first` marks, at their ranks inside the catalogue (repeats and seen films count too):
 
     - `coverage`: share of the catalogue that is recommended at least once.
-    - `gini`: Gini coefficient of how often each film of the catalogue is recommended, 0 times included.
-    - `popularity`: average recommendation popularity (Yin et al. 2012), a film's popularity being its share of the
-      training truths: the mean within each list, then over lists.
+    - `gini`: Gini coefficient of how often each film of the catalogue is recommended, zeros included.
+    - `popularity`: average recommendation popularity (Yin et al. 2012): the mean within each list, then over lists. A
+      film's popularity is its share of the training truths.
     - `novelty`: self-information -log2 p in bits (Zhou et al. 2010), p = (count + 1) / (total + C), averaged likewise.
 
-    A list without a film of the catalogue is left out of the last two; where no list has one, all four are 0.
+    Lists without a film of the catalogue are left out of the last two. If no list has one, all four are 0.
 
     Args:
         lists: Q judged lists.
         n_films: C, at least 1.
-        film_counts: (C,) how many training truths name each film of the catalogue.
-        first: (Q,) bool, True at one sample of each list. Several answerers of a dialogue share one list, which
-            recommends once; relevance is each sample's own.
+        film_counts: (C,) number of training truths that name each film of the catalogue.
+        first: (Q,) bool, True for one sample of each list. Several answerers of a dialogue share one list, which
+            recommends once; relevance belongs to each sample.
 
     Raises:
-        ValueError: where there is no query or no film, no list is marked, shapes differ or a film is not below C.
+        ValueError: there is no query or no film, no list is marked, shapes differ, or a film is not below C.
     """
     if first.shape != (len(lists),) or not first.any():
         raise ValueError(f"first must mark one sample or more of {len(lists)}, got shape {first.shape}")
@@ -242,7 +242,7 @@ def pool_metrics(lists: "JudgedLists", n_films: int, film_counts: Ints, first: B
 
 
 def _mean_of_lists(values: Floats, films: Ints, inside: Bools) -> float:
-    """Mean over lists of the mean of values (C,) over each list's films `inside`; lists without any are left out."""
+    """Mean over lists of the mean of values (C,) over each list's films `inside`. Lists without any are left out."""
     n_inside = inside.sum(axis=1)
     if not n_inside.any():
         return 0.0
@@ -251,11 +251,11 @@ def _mean_of_lists(values: Floats, films: Ints, inside: Bools) -> float:
 
 
 def _miss_probability(n: int, k: int) -> Floats:
-    """(n + 1,) C(n - m, k) / C(n, k) for m = 0..n: the chance that k of n lists, drawn without replacement, hold none
-    of m given ones. As a product, so that no binomial overflows; a factor of it is 0 where n - m < k.
+    """(n + 1,) C(n - m, k) / C(n, k) for m = 0..n: the chance that k of n lists, drawn without replacement, contain
+    none of m given ones. Computed as a product to avoid overflow of binomials. A factor is 0 if n - m < k.
 
     Raises:
-        ValueError: where k is outside 1..n.
+        ValueError: k is outside 1..n.
     """
     if not 1 <= k <= n:
         raise ValueError(f"k must lie in 1..{n}, got {k}")
@@ -264,15 +264,16 @@ def _miss_probability(n: int, k: int) -> Floats:
 
 
 def pass_at_k(n_correct: Ints, n: int, k: int) -> Floats:
-    """(Q,) chance that k of a query's n lists hold a correct one: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, Eq. 1).
+    """(Q,) chance that k of a query's n lists include a correct one: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021,
+    Eq. 1).
 
     Args:
-        n_correct: (Q,) c, how many of the n lists are correct.
-        n: lists a query.
+        n_correct: (Q,) c, number of correct lists among the n.
+        n: lists per query.
         k: in 1..n.
 
     Raises:
-        ValueError: where k is outside 1..n or an n_correct outside 0..n.
+        ValueError: k is outside 1..n, or an n_correct is outside 0..n.
     """
     miss = _miss_probability(n, k)
     _refuse((n_correct < 0) | (n_correct > n), f"n_correct must lie in 0..{n}")
@@ -280,18 +281,18 @@ def pass_at_k(n_correct: Ints, n: int, k: int) -> Floats:
 
 
 def union_recall(truths: Ints, n_truth: Ints, k: int) -> Floats:
-    """(Q,) expected recall of k of a query's n lists together, drawn without replacement.
+    """(Q,) expected recall of the union of k of a query's n lists, drawn without replacement.
 
-    A truth that m of the n lists hit is in the union with probability 1 - C(n - m, k) / C(n, k); the mean is over
-    truths. With one truth a query this is `pass_at_k`, with k = 1 the mean recall.
+    A truth that m of the n lists hit is in the union with probability 1 - C(n - m, k) / C(n, k). The result is the mean
+    over truths. With one truth per query it equals `pass_at_k`, with k = 1 the mean recall.
 
     Args:
-        truths: (Q, n, N) which of the query's truths each rank of each list hits, -1 for none.
+        truths: (Q, n, N) index of the query's truth that each rank of each list hits, -1 for none.
         n_truth: (Q,), at least 1.
         k: in 1..n.
 
     Raises:
-        ValueError: where shapes differ, k is outside 1..n, an n_truth is below 1 or a truth outside -1..n_truth - 1.
+        ValueError: shapes differ, k is outside 1..n, an n_truth is below 1, or a truth is outside -1..n_truth - 1.
     """
     if truths.ndim != 3 or n_truth.shape != truths.shape[:1]:
         raise ValueError(f"truths must be (Q, n, N) and n_truth (Q,), got {truths.shape} and {n_truth.shape}")
@@ -300,7 +301,7 @@ def union_recall(truths: Ints, n_truth: Ints, k: int) -> Floats:
     _check_truths(n_truth)
     beyond = np.any((truths < -1) | (truths >= n_truth[:, None, None]), axis=(1, 2))
     _refuse(beyond, "a truth outside -1..n_truth - 1")
-    # Truth t of query q is place start[q] + t of one flat array. Each list counts once a truth.
+    # Truth t of query q has position start[q] + t in one flat array. Each list counts once per truth.
     start = n_truth.cumsum() - n_truth
     query, sample, rank = np.nonzero(truths >= 0)
     places = np.unique((start[query] + truths[query, sample, rank]) * n + sample) // n
@@ -310,12 +311,12 @@ def union_recall(truths: Ints, n_truth: Ints, k: int) -> Floats:
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram's bins, each (bins,); an empty bin has zeros.
+    """Bins of a reliability diagram, each (bins,). An empty bin has zeros.
 
     Attributes:
         confidence: mean confidence of the ranks in each bin.
-        hit_share: share of them that are hits.
-        n_ranks: how many they are.
+        hit_share: share of these ranks that are hits.
+        n_ranks: number of these ranks.
     """
 
     confidence: Floats
@@ -326,16 +327,16 @@ class Reliability(NamedTuple):
 def reliability(confidence: Floats, hits: Floats, present: Bools, bins: int = 10) -> Reliability:
     """Confidence against hits in equal-width bins over the present ranks of all lists (Guo et al. 2017, Section 2).
 
-    Bin m = 1..bins is ((m - 1) / bins, m / bins], as there; 0 is in the first.
+    Bin m = 1..bins is ((m - 1) / bins, m / bins], as in the paper; 0 belongs to the first bin.
 
     Args:
         confidence: (Q, N), in [0, 1] where present.
         hits: (Q, N), 0 or 1.
         present: (Q, N) bool, whether the list has rank k.
-        bins: how many, at least 1.
+        bins: number of bins, at least 1.
 
     Raises:
-        ValueError: where an argument is not as above; it names the first such query.
+        ValueError: an argument violates these conditions. The message names the first such query.
     """
     _check_confidence(confidence, hits, present)
     if bins < 1:
@@ -349,16 +350,16 @@ def reliability(confidence: Floats, hits: Floats, present: Bools, bins: int = 10
 
 
 def calibration(confidence: Floats, hits: Floats, present: Bools, bins: int = 10) -> dict[str, float]:
-    """How well per-rank confidence tells hits, over the present ranks of all lists; arguments as for `reliability`.
+    """Calibration of per-rank confidence over the present ranks of all lists. Arguments as for `reliability`.
 
     - `ece`: |mean confidence - hit share| of each bin, weighted by its ranks (Guo et al. 2017, Eq. 3).
     - `brier`: mean squared difference of confidence and hit (Brier 1950).
 
     Returns:
-        Both, or nothing where no rank is present.
+        Both, or an empty dictionary if no rank is present.
 
     Raises:
-        ValueError: as `reliability`.
+        ValueError: as for `reliability`.
     """
     table = reliability(confidence, hits, present, bins)
     total = table.n_ranks.sum()

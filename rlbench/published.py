@@ -1,9 +1,9 @@
-"""The published Rank-GRPO code's rules for a completion: parse, match, reward, metrics and token segments.
+"""The published Rank-GRPO code's rules for a completion: parsing, matching, reward, metrics and token segments.
 
 Written from a description of that code and its outputs (`tests/golden/data`), for two uses only: parity with the
-published numbers, and showing what the rules of this package change (docs/published-rules.md). The training reward and
-the evaluation do not agree with each other; both are here. Years are int throughout: a catalogue with string years
-holds none of the parsed entries, so every reward is 0, as in the published code.
+published numbers, and showing what the rules of this package change (docs/published-rules.md). The published training
+reward and evaluation disagree with each other, so both are here. Years are always int: with string years in the
+catalogue no parsed entry would match, and every reward would be 0, as in the published code.
 """
 
 import re
@@ -21,7 +21,7 @@ Film = tuple[str, int]
 Floats = NDArray[np.float64]
 
 YEAR_TOLERANCE = 2
-"""A recommendation matches a truth of the same title whose year is at most this far off."""
+"""Largest difference in years at which a recommendation matches a truth of the same title."""
 
 _BULLET = re.compile(r"(?:[-*+•>]|#+)\s+")
 _NUMBERING = re.compile(r"\d+[.)][*_]*\s+")
@@ -32,11 +32,11 @@ _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
 
 
 def parse_line(line: str) -> Film | None:
-    """Read one line as (title, year), or None where the published parser drops it.
+    """Read one line as (title, year), or None if the published parser drops it.
 
-    A bullet or heading mark, numbering, emphasis marks at the edges and one pair of quotes go. The first "(YYYY)" ends
-    the title; what follows it is ignored. Square brackets hold no year. Parentheses inside the title go with their
-    content ("Birdman or" is a film of the published catalogue).
+    A bullet or heading mark, numbering, emphasis marks at the edges and one pair of quotes are removed. The first
+    "(YYYY)" ends the title, and the text after it is ignored. Square brackets hold no year. Parentheses inside the
+    title are removed with their content ("Birdman or" is a film of the published catalogue).
     """
     line = _without(_NUMBERING, _without(_BULLET, line.strip()).lstrip(_EMPHASIS))
     line = _unquoted(line)
@@ -50,7 +50,7 @@ def parse_line(line: str) -> Film | None:
 
 
 def parse_list(text: str) -> list[Entry]:
-    """Return the entries of a completion in order, uncapped; blank lines and lines that are no entry leave no gap."""
+    """Return all entries of a completion in order. Blank lines and lines that are not entries leave no gap."""
     films = ((index, parse_line(line)) for index, line in enumerate(text.split("\n")))
     return [Entry(*film, line=index) for index, film in films if film is not None]
 
@@ -72,19 +72,20 @@ def training_matches(
     in_catalog: Container[Film],
     list_length: int,
 ) -> list[int]:
-    """Which truth each rank hits by the training reward's rule.
+    """The truth that each rank hits by the training reward's rule.
+
+    Entries outside the catalogue and seen ones keep their rank. Titles are compared with white space collapsed and case
+    folded. Among several truths within the year tolerance, the nearest is used up.
 
     Args:
         entries: the parsed list; entries past rank N are ignored.
         ground_truth: relevant films; each is used up by the first entry that matches it.
-        seen_titles: an entry with exactly one of these titles is no hit.
+        seen_titles: an entry with exactly one of these titles is not a hit.
         in_catalog: the catalogue as (title, int year), compared exactly.
         list_length: N.
 
     Returns:
-        N places in ground_truth, -1 for no hit. Entries outside the catalogue and seen ones keep their rank. Titles are
-        compared with white space collapsed and case folded; of several truths within the year tolerance the nearest
-        is used up.
+        N positions in ground_truth, -1 for no hit.
     """
     seen = set(seen_titles)
     left = {place: (_folded(title), year) for place, (title, year) in enumerate(ground_truth)}
@@ -128,17 +129,17 @@ def reward_log_decay(hits: Sequence[int]) -> list[float]:
         return []
     gains = np.asarray(hits, dtype=np.float64) / np.log2(np.arange(2, len(hits) + 2))
     earlier = np.concatenate([[0.0], gains.cumsum()[:-1]])
-    return (gains.sum() - earlier).tolist()  # a sum from the end differs in the last digit
+    return (gains.sum() - earlier).tolist()  # a reversed cumulative sum differs in the last digit
 
 
 class _Matched(NamedTuple):
-    """A list by the evaluation's rule.
+    """A list matched by the evaluation's rule.
 
     Attributes:
-        ranks: 0-based rank in the list of each of the S surviving entries.
-        found: S + 1 numbers, how many of the first s survivors are hits.
+        ranks: 0-based original rank of each of the S surviving entries.
+        found: S + 1 numbers, the hits among the first s survivors.
         dcg: S + 1 numbers, the DCG of the first s survivors.
-        n_truth: how many truths the sample names, repeats included.
+        n_truth: number of truths of the sample, repeats included.
     """
 
     ranks: list[int]
@@ -162,7 +163,7 @@ def _match(
 
 
 def _dcg(hits: Sequence[int]) -> list[float]:
-    """DCG of the first 0, 1, ..., len(hits) entries: the first hit, and to that the sum of the discounted others."""
+    """DCG of the first 0, 1, ..., len(hits) entries: the first hit undiscounted plus the others discounted."""
     if not hits:
         return [0.0]
     others = (np.asarray(hits[1:]) / np.log2(np.arange(3, len(hits) + 2))).cumsum()
@@ -193,9 +194,9 @@ def recall_ndcg(
 ) -> tuple[float, float]:
     """Recall@k and NDCG@k by the evaluation's rule.
 
-    Entries outside the catalogue and seen ones are removed, later ones move up. For each truth the first entry of that
-    exact title (case included), within the year tolerance, becomes a hit; two truths may share one. Recall divides by
-    all truths. The ideal list is no longer than what survives of the list, so one entry that is a hit scores NDCG 1.
+    Entries outside the catalogue and seen ones are removed, and later ones move up. For each truth the first entry of
+    exactly that title (same case), within the year tolerance, becomes a hit; two truths may share one. Recall divides
+    by all truths. The ideal list is no longer than the surviving list, so a single entry that is a hit scores NDCG 1.
 
     Args:
         entries: the parsed list, uncut.
@@ -203,8 +204,8 @@ def recall_ndcg(
         seen_titles: titles whose entries are removed, compared exactly.
         in_catalog: the catalogue as (title, int year), compared exactly.
         k: cut-off, at least 1.
-        truncate_first: cut the list to k entries before removing any, one of the repairs of the metric that the
-            published scripts import and never define (`published_truncate_first`); otherwise after.
+        truncate_first: whether to cut the list to k entries before removing any instead of after. This is one possible
+            repair of the metric that the published scripts import but never define (`published_truncate_first`).
     """
     return _recall_ndcg(_match(entries, ground_truth, seen_titles, in_catalog), k, truncate_first)
 
@@ -233,10 +234,10 @@ def ranking_metrics(
 
 
 def segment_of_tokens(newlines_per_token: Sequence[int]) -> list[int]:
-    """Return each token's segment: how many newlines the tokens before it hold.
+    """Return each token's segment: the number of newlines in the tokens before it.
 
-    Blank lines and lines that are no entry count like any other, so a line before the list shifts all of it by one,
-    and a newline after the last line starts one more segment.
+    Blank lines and lines that are not entries count like any other. So a line before the list shifts the whole list by
+    one, and a newline after the last line starts another segment.
     """
     segments, newlines = [], 0
     for count in newlines_per_token:

@@ -1,7 +1,7 @@
-"""What a list says, rank by rank: hit, miss, out of catalogue, seen or duplicate. Reward and report both read this.
+"""Judges a list rank by rank: hit, miss, out of catalogue, seen or duplicate. Reward and report both use this.
 
-Texts become entries (`rlbench.lists`), entries become catalogue indices (`rlbench.catalog`), and everything after that
-is arithmetic on arrays of B lists by N ranks. Ranks are kept: an entry that is no hit keeps its place.
+Texts become entries (`rlbench.lists`), and entries become catalogue indices (`rlbench.catalog`). Everything after that
+is arithmetic on arrays of B lists by N ranks. Ranks are kept: an entry that is not a hit keeps its position.
 """
 
 from bisect import bisect_left
@@ -32,30 +32,30 @@ class Verdict(StrEnum):
 
 
 VERDICTS = tuple(Verdict)
-"""The code of a verdict is its place here."""
+"""The code of a verdict is its position here."""
 HIT, MISS, OUT_OF_CATALOG, SEEN, DUPLICATE = range(len(VERDICTS))
 ABSENT = -1
-"""Code of a rank that a short list has not."""
+"""Code of a rank that a short list lacks."""
 NO_FILM = -1
 """Catalogue index of an absent rank and of a film outside the catalogue."""
 
 
 @dataclass(frozen=True)
 class JudgedLists:
-    """B lists of N ranks as arrays; what stands past rank N is counted and otherwise left out.
+    """B lists of N ranks as arrays. Entries past rank N are counted and otherwise ignored.
 
     Attributes:
         verdicts: (B, N) int8 codes into `VERDICTS`, `ABSENT` past the end of a short list.
-        films: (B, N) index into the catalogue's films, `NO_FILM` where there is none.
-        truths: (B, N) which of the sample's different truths rank k hits, -1 for none; a truth is hit once a list.
+        films: (B, N) index into the catalogue's films, or `NO_FILM`.
+        truths: (B, N) index of the sample's distinct truth that rank k hits, -1 for none; a list hits a truth once.
         lax: (B, N) bool, in the catalogue by lower-case title and a year within two (the published in-catalogue ratio).
-        n_truth: (B,) how many different films are relevant.
+        n_truth: (B,) number of distinct relevant films.
         n_entries: (B,) entries of the whole list, overflow included.
         n_lines: (B,) lines that are not blank.
-        n_shifted: (B,) entries of the first N that stand in another line than their rank: the published code credits
-            the tokens of another line with their reward.
+        n_shifted: (B,) entries among the first N whose line number differs from their rank. The published code gives
+            their reward to the tokens of another line.
         n_tokens: (B,) tokens of the completion, EOS included.
-        finished: (B,) bool, it ends with EOS.
+        finished: (B,) bool, whether it ends with EOS.
     """
 
     verdicts: NDArray[np.int8]
@@ -74,7 +74,7 @@ class JudgedLists:
 
     @cached_property
     def hits(self) -> NDArray[np.float64]:
-        """(B, N) 1.0 where rank k is relevant and no repeat (paper, section 2.1: rel_k)."""
+        """(B, N) 1.0 if rank k is relevant and no repeat, else 0.0 (paper, section 2.1: rel_k)."""
         return (self.verdicts == HIT).astype(np.float64)
 
     @cached_property
@@ -83,27 +83,27 @@ class JudgedLists:
         return self.verdicts != ABSENT
 
     def of_verdict(self, name: str) -> Bools:
-        """(B, N) where the verdict is this one."""
+        """(B, N) mask of the ranks with this verdict."""
         return self.verdicts == VERDICTS.index(Verdict(name))
 
     def names(self, row: int) -> list[Verdict]:
-        """The verdicts of one list, absent ranks left out."""
+        """The verdicts of one list, without absent ranks."""
         return [VERDICTS[code] for code in self.verdicts[row].tolist() if code != ABSENT]
 
 
 class Judge:
     """Judges completions against truths by this project's own rules.
 
-    An entry is looked up in the catalogue; from then on it is that catalogue film. It is, by the first that applies:
-    out of catalogue, a duplicate of an earlier entry, a film of a title that the dialogue has seen, a hit, a miss.
-    A truth outside the catalogue counts as relevant and cannot be hit.
+    An entry is looked up in the catalogue and counts as the film found there. Its verdict is the first that applies:
+    out of catalogue, duplicate of an earlier entry, film whose title the dialogue has seen, hit, miss. A truth outside
+    the catalogue counts as relevant and cannot be hit.
 
     Args:
         catalog: the films that may be recommended, with its matching policy.
         list_length: N.
 
     Attributes:
-        exact: the catalogue's films as they are spelt, which is what the published rules compare with.
+        exact: the catalogue's films exactly as spelt, for the published rules.
     """
 
     def __init__(self, catalog: Catalog, list_length: int):
@@ -127,12 +127,12 @@ class Judge:
         Args:
             texts: the completions.
             ground_truth: relevant films of each.
-            seen_titles: titles of each dialogue; recommending one of them is no hit.
-            n_tokens: tokens of each completion (default: not known, 0).
+            seen_titles: titles that each dialogue has seen; recommending one of them is not a hit.
+            n_tokens: tokens of each completion (default: unknown, 0).
             finished: whether each ends with EOS (default: yes).
 
         Returns:
-            The verdicts as arrays, and each list as read, overflow included.
+            The verdicts as arrays, and each parsed list, overflow included.
         """
         of_text = {text: self.parse(text) for text in dict.fromkeys(texts)}
         parsed = [of_text[text] for text in texts]
@@ -164,7 +164,7 @@ class Judge:
         n = min(len(lines), self.list_length)
         if n == 0 or lines[n - 1] == n - 1:
             return 0
-        # Lines only grow: from the first that stands further down than its rank on, all do.
+        # Line numbers only increase, so all entries after the first shifted one are shifted too.
         return n - bisect_left(range(n), True, key=lambda rank: lines[rank] > rank)
 
     def _look_up(self, parsed: Sequence[ParsedText], present: Bools) -> tuple[Ints, Bools]:
@@ -183,7 +183,7 @@ class Judge:
         ground_truth: Sequence[Sequence[Film]],
         seen_titles: Sequence[Sequence[str]],
     ) -> tuple[Ints, Ints]:
-        """(B, N) which truth each rank hits, -1 for none; (B,) how many different truths there are."""
+        """(B, N) index of the truth that each rank hits, -1 for none; (B,) number of distinct truths."""
         found = _rows(self.catalog.find_all(list(chain.from_iterable(ground_truth))), ground_truth)
         inside = (found >= 0) & ~_repeats(found)
         n_truth = inside.sum(axis=1)
@@ -201,16 +201,16 @@ class Judge:
 
     def _seen(self, films: Ints, seen_titles: Sequence[Sequence[str]]) -> Bools:
         seen = _rows(self.catalog.find_titles(list(chain.from_iterable(seen_titles))), seen_titles)
-        titles = np.append(self.catalog.title_ids, NOTHING - 1)[films]  # the last is that of no film, -1
+        titles = np.append(self.catalog.title_ids, NOTHING - 1)[films]  # the appended value serves NO_FILM, index -1
         return _position(titles, np.where(seen >= 0, seen, NOTHING))[1]
 
 
 NOTHING = -2
-"""Fills the rows of a table up; equal to no index and no code of an index."""
+"""Padding for the rows of a table; differs from every index and every code."""
 
 
 def _rows(values: Ints, rows: Sequence[Sequence[object]]) -> Ints:
-    """Values one row after the other as a table (B, longest row), filled up with `NOTHING`."""
+    """Flat values as a table (B, longest row), padded with `NOTHING`."""
     sizes = np.array([len(row) for row in rows], dtype=np.int64)
     table = np.full((len(rows), max(int(sizes.max(initial=0)), 1)), NOTHING, dtype=np.int64)
     table[np.arange(table.shape[1]) < sizes[:, None]] = values
@@ -218,7 +218,7 @@ def _rows(values: Ints, rows: Sequence[Sequence[object]]) -> Ints:
 
 
 def _position(values: Ints, table: Ints) -> tuple[Ints, Bools]:
-    """For each of values (B, N) its first place in its row of table (B, W), and whether it is there."""
+    """First position of each of values (B, N) in its row of table (B, W), and whether it occurs there."""
     place, there = np.zeros(values.shape, dtype=np.int64), np.zeros(values.shape, dtype=np.bool_)
     for column in reversed(range(table.shape[1])):  # W is small, so this is faster than (B, N, W) at once
         same = values == table[:, column, None]
@@ -228,7 +228,7 @@ def _position(values: Ints, table: Ints) -> tuple[Ints, Bools]:
 
 
 def _repeats(films: Ints) -> Bools:
-    """(B, N) whether the film of this rank stands at an earlier rank too."""
+    """(B, N) whether the film of this rank also has an earlier rank."""
     order = np.argsort(films, axis=1, kind="stable")
     ordered = np.take_along_axis(films, order, axis=1)
     again = np.zeros(films.shape, dtype=np.bool_)
@@ -241,8 +241,8 @@ def _repeats(films: Ints) -> Bools:
 class PublishedJudge(Judge):
     """Reads and judges lists as the published code's training reward does (docs/published-rules.md).
 
-    Its hits come from its own rules, and every answer counts as a truth of its own. The other verdicts say why an entry
-    is no hit: not an exact catalogue entry, a repeat of an earlier entry, a title exactly as seen, or a miss.
+    Hits follow the published rules, and every answer counts as a separate truth. The other verdicts say why an entry is
+    not a hit: not an exact catalogue entry, a repeat of an earlier entry, exactly a seen title, or a miss.
     """
 
     def parse(self, text: str) -> ParsedText:

@@ -1,6 +1,6 @@
-"""Sample rollouts: one sampled group of the training now and then, with what each rank was worth and was credited with.
+"""Sample rollouts: one sampled group every few updates, with each rank's return and advantage.
 
-They are groups that the training samples anyway: nothing is generated for them, and no random number drawn.
+These groups are part of the training anyway. Logging them generates no text and draws no random number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ class RolloutLog:
     """`rollouts.jsonl` of a run (docs/results-schema.md).
 
     Args:
-        run: whose file it is.
-        every: the first rollout at or after each multiple of so many updates is recorded.
-        num_iterations: updates on one rollout.
+        run: the run that the file belongs to.
+        every: the first rollout at or after each multiple of this many updates is recorded.
+        num_iterations: updates per rollout.
     """
 
     def __init__(self, run: Run, every: int, num_iterations: int):
@@ -43,15 +43,15 @@ class RolloutLog:
         rewards: torch.Tensor,
         advantages: torch.Tensor,
     ) -> None:
-        """Record a group, in place of what an interrupted attempt had written of the same update.
+        """Record a group. It replaces the rows that an interrupted attempt wrote for the same update.
 
         Args:
-            step: updates made before it.
-            row: of the training data: prompt, ground_truth, context_id.
+            step: number of updates before it.
+            row: a row of the training data: prompt, ground_truth, context_id.
             lists: G lists.
-            returns: (G, N) what each rank is worth.
-            rewards: (G,) what each list is worth.
-            advantages: (G, N) of the ranks.
+            returns: (G, N) return of each rank.
+            rewards: (G,) reward of each list.
+            advantages: (G, N) advantage of each rank.
         """
         keep_rows(self.file, lambda old: old["step"] != step)
         rounded = [[[round(x, DIGITS) for x in row] for row in part.tolist()] for part in (returns, advantages)]

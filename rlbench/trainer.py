@@ -1,9 +1,9 @@
-"""The only subclass of TRL's `GRPOTrainer`: few overrides, none of which knows which algorithm runs.
+"""The only subclass of TRL's `GRPOTrainer`. It has few overrides, and none knows which algorithm runs.
 
 TRL keeps the rollout, the reference model, the buffering over iterations, accumulation and distribution. This class
-closes what TRL leaves open of rollout engines (`rlbench.stages.engines`) and adds units: it scores ranks, writes
-per-token advantages and unit ids into the batch, and hands the loss to an `Objective`, with whatever else the
-objective's pieces ask for.
+makes rollout engines reproducible (`rlbench.stages.engines`) and adds units. It scores ranks, writes per-token
+advantages and unit ids into the batch, and passes the loss to an `Objective`, with the inputs that the objective's
+pieces request.
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ from rlbench.stages.demonstrations import Demonstrations
 from rlbench.stages.engines import repeatable_batches, seeded_engine, seeded_requests
 from rlbench.stages.metered import Metered
 
-ZERO_VARIANCE = 1e-6  # above what GDPO's z-score over the batch leaves of units without signal
+ZERO_VARIANCE = 1e-6  # above the residue of GDPO's z-score over the batch for units without signal
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one pass of the policy says of completions.
+    """Results of one pass of the policy over completions.
 
     Attributes:
-        logps: (B, T) of their tokens.
-        entropies: (B, T) at their tokens.
-        scalars: (B, T) each, those that were asked for, by name.
-        hidden: (B, T, H) last hidden states at their tokens; None where they were not asked for.
+        logps: (B, T) log-probabilities of their tokens.
+        entropies: (B, T) entropies at their tokens.
+        scalars: (B, T) each, the requested scalars by name.
+        hidden: (B, T, H) last hidden states at their tokens; None if not requested.
     """
 
     logps: torch.Tensor
@@ -54,19 +54,19 @@ class RankedListTrainer(Metered, GRPOTrainer):
     Args:
         objective: the algorithm.
         scorer: the reward function; also passed to TRL as its only one.
-        demonstrations: where batches of demonstrations come from, for an objective that needs them.
-        ledger: what the run spends; one of its own where none is given.
-        rollout_log: where sampled groups are recorded; None for nowhere.
+        demonstrations: source of demonstration batches, for an objective that needs them.
+        ledger: the run's budget account; by default a new one.
+        rollout_log: records sampled groups; None to record none.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
-        ledger: what the run spends.
-        memory: what the objective's pieces keep from update to update.
-        epochs_done: how many epochs of prompts lie behind the checkpoint that the run goes on from.
+        ledger: the run's budget account.
+        memory: numbers that the objective's pieces carry from update to update.
+        epochs_done: finished epochs of prompts before the checkpoint from which the run resumes.
 
     Raises:
-        BadInput: where the objective needs scalars of a model that computes its logits in an unusual way.
-        ValueError: where the objective needs demonstrations and there are none.
+        BadInput: the objective needs scalars of a model that changes logits after its LM head.
+        ValueError: the objective needs demonstrations and there are none.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         return rewards
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        # A resumed run has a new sampler, which TRL's generator would let begin with the order of the first epoch.
+        # A resumed run has a new sampler. Without these draws TRL's generator would repeat the first epoch's order.
         sampler = super()._get_train_sampler(dataset)
         for _ in range(self.epochs_done):
             torch.randperm(sampler.num_samples, generator=sampler.generator)
@@ -132,7 +132,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             return self._make_batch(inputs)
 
     def _make_batch(self, inputs: Any) -> dict[str, Any]:
-        """TRL's batch with what the objective needs."""
+        """TRL's batch plus the objective's inputs."""
         output = super()._generate_and_score_completions(inputs)
         rewards, lists = self._gathered, self.scorer.lists
         assert rewards is not None
@@ -174,7 +174,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         return gather(entries.to(self.accelerator.device)).mean().item()
 
     def _rollout(self, output: dict[str, Any], rewards: RewardBatch) -> Rollout:
-        """What baselines may look at, gathered over processes; puts the rollout's scalars into the batch."""
+        """The inputs of baselines, gathered over processes. Also puts the rollout's scalars into the batch."""
         mask, needs = output["completion_mask"], self.objective.needs
         logps = entropies = torch.zeros(mask.shape, device=mask.device)
         features: dict[str, torch.Tensor] = {}
@@ -213,11 +213,11 @@ class RankedListTrainer(Metered, GRPOTrainer):
         """Run the policy over completions.
 
         Args:
-            model: the policy, wrapped as it may be.
+            model: the policy, possibly wrapped.
             batch: prompts and completions.
             wanted: names of scalars.
-            hidden: whether hidden states are wanted.
-            batch_size: how many at a time; None for all.
+            hidden: whether to return hidden states.
+            batch_size: number of completions at a time; None for all.
         """
         length = batch["completion_ids"].size(1)
         states = self._states if wanted or hidden else None
@@ -240,13 +240,13 @@ class RankedListTrainer(Metered, GRPOTrainer):
     def _log_rollout(
         self, advantages: torch.Tensor, spread: torch.Tensor, returns: torch.Tensor, rollout: Rollout
     ) -> None:
-        """One set of names whatever the method.
+        """Log a rollout, with the same metric names for every method.
 
         Args:
             advantages: (B, C) of the credited units.
             spread: (B, U) of all units.
-            returns: (B, N) what each rank is worth.
-            rollout: what they were made of.
+            returns: (B, N) value of each rank.
+            rollout: the rollout that they were computed from.
         """
         metrics, rewards = self._metrics["train"], rollout.rewards
         groups = advantages.view(-1, self.num_generations, advantages.size(1))
@@ -272,7 +272,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         mask = inputs["completion_mask"]
         scores = self._score(model, inputs, self.objective.scalars)
-        # TRL leaves the old log-probabilities out where no update lies between rollout and loss; they are the current.
+        # If no update lies between rollout and loss, TRL omits the old log-probabilities: they equal the current ones.
         old_logps = inputs["old_per_token_logps"] if "old_per_token_logps" in inputs else scores.logps.detach()
         accumulation = self.current_gradient_accumulation_steps
         window = Window(
@@ -310,7 +310,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         return loss
 
     def _gather_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """(n,) of this process, n its own -> those of all processes."""
+        """(n,) values of this process -> those of all processes; n may differ between processes."""
         counts = gather(torch.tensor([len(values)], device=values.device))
         padded = torch.nn.functional.pad(values.detach(), (0, int(counts.max()) - len(values)))
         rows = gather(padded).view(len(counts), -1)
@@ -320,10 +320,10 @@ class RankedListTrainer(Metered, GRPOTrainer):
         return self.objective.not_finite(mask)
 
     def _score_demonstrations(self, model: Any, size: int) -> dict[str, torch.Tensor]:
-        """Log-probabilities of a batch of demonstrations, another one for every micro-batch of the run."""
+        """Log-probabilities of a batch of demonstrations, a different one for every micro-batch of the run."""
         assert self.demonstrations is not None
         steps = self.args.gradient_accumulation_steps
-        # Counted from the update, which a resumed run knows; TRL's own count of micro-batches begins anew.
+        # Counted from the update number, which a resumed run knows. TRL's own count of micro-batches restarts.
         of_run = self.state.global_step * steps + self._step % steps
         number = of_run * self.accelerator.num_processes + self.accelerator.process_index
         batch = self.demonstrations.batch(number, size, self.accelerator.device)
@@ -337,5 +337,5 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
 
 def effective_units(advantages: torch.Tensor) -> torch.Tensor:
-    """(sum |A|)^2 / sum A^2, a scalar: over how many of the units (B, C) the signal is spread; 0 without any."""
+    """(sum |A|)^2 / sum A^2, a scalar: the number of units (B, C) over which the signal is spread; 0 without signal."""
     return advantages.abs().sum().square() / advantages.square().sum().clamp(min=torch.finfo(advantages.dtype).tiny)

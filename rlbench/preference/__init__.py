@@ -1,11 +1,11 @@
 """Preference optimisation: DPO, S-DPO and SPRec on ranked lists.
 
-The other family of algorithms. Where policy optimisation makes advantages of the lists of a rollout, these make tuples
-of them, one chosen list and one or several rejected ones, and classify them:
+This is the second family of algorithms. Policy optimisation turns the lists of a rollout into advantages. Preference
+optimisation turns them into tuples of one chosen list and one or several rejected ones, and classifies them:
 
-- `rounds`: which updates belong to which round, and which prompts it draws lists for;
-- `tuples`: which lists of a prompt make a tuple;
-- `losses`: what a tuple costs;
-- `store`: the lists of a round on the disk;
+- `rounds`: which updates belong to each round, and for which prompts it draws lists;
+- `tuples`: which lists of a prompt form a tuple;
+- `losses`: the loss of a tuple;
+- `store`: the lists of a round on disk;
 - `rlbench.stages.preference`: the trainer.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration of preference optimisation, found without data or model."""
+"""Checks of a configuration of preference optimisation that need neither data nor a model."""
 
 from rlbench.config import Config, PreferenceConfig
 from rlbench.errors import nearest
@@ -7,7 +7,7 @@ CHOSEN = ("sampled", "demonstration")
 
 
 def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
-    """One sentence a problem; numbers are checked before."""
+    """Every problem, one sentence each. Numbers are checked before."""
     rl, problems = config.trainer.rl, []
     if method.chosen not in CHOSEN:
         problems.append(

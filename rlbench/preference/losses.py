@@ -1,6 +1,7 @@
 """Losses of preference optimisation. Shapes: B tuples of one chosen and L rejected lists.
 
-A log-ratio is log pi(y|x) - log pi_ref(y|x), summed over the tokens of a list; beta times it is the implicit reward.
+A log-ratio is log pi(y|x) - log pi_ref(y|x), summed over the tokens of a list. Multiplied by beta it is the implicit
+reward.
 """
 
 import torch
@@ -22,11 +23,11 @@ def softmax_dpo(chosen: torch.Tensor, rejected: torch.Tensor, beta: float) -> to
 
 
 def mean_negative_log_likelihood(logps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """-log pi(y|x) / |y|, so that every list counts alike however an update is cut into micro-batches.
+    """-log pi(y|x) / |y|. Every list has the same weight, however an update is split into micro-batches.
 
     Args:
         logps: (B,) log-probabilities of lists.
-        tokens: (B,) how many tokens they have.
+        tokens: (B,) their numbers of tokens.
 
     Returns:
         (B,) losses.

@@ -1,4 +1,4 @@
-"""Which updates belong to which round, and for which prompts it draws lists."""
+"""Rounds: the updates of each round, and the prompts for which it draws lists."""
 
 import math
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from rlbench.config import PreferenceConfig, RLConfig
 
 @dataclass(frozen=True)
 class Round:
-    """One round; updates are counted from 0, `end` is the first of the next round.
+    """One round. Updates are counted from 0.
 
     Attributes:
         number: from 0.
         first: lists are drawn before this update.
-        preference: updates from here on compare lists, and the reference is the policy before this one; those before
-            it are of the chosen lists alone.
-        end: updates up to here.
+        preference: first update that compares lists; the reference is the policy before it. Earlier updates of the
+            round train on the chosen lists alone.
+        end: first update of the next round.
         prompts: numbers of the prompts, counted over all rounds.
     """
 
@@ -27,13 +27,14 @@ class Round:
 
 
 def prompts_drawn(method: PreferenceConfig, rl: RLConfig) -> int:
-    """How many prompts lists are drawn for; where it is not said, those of policy optimisation's rollouts."""
+    """Number of prompts for which lists are drawn; by default, as many as the rollouts of policy optimisation use."""
     rollouts = math.ceil(rl.updates / rl.num_iterations)
     return method.prompts or rollouts * rl.completions_per_update // rl.group_size
 
 
 def make_rounds(method: PreferenceConfig, rl: RLConfig) -> list[Round]:
-    """Rounds of as many updates and prompts as can be, at most one an update and one a prompt."""
+    """Rounds of nearly equal numbers of updates and prompts; each has at least one update and one prompt,
+    so there may be fewer than `method.rounds`."""
     prompts = prompts_drawn(method, rl)
     count = min(method.rounds, rl.updates, prompts)
     rounds = []

@@ -1,8 +1,8 @@
-"""The lists of a round on the disk: `preferences/round-<r>/` in a run directory.
+"""The lists of a round on disk: `preferences/round-<r>/` in a run directory.
 
-Lists are drawn in parts, each a file that is there whole or not at all, so that a run that was stopped while it drew
-goes on with the next part. Beside them lie the reference's log-probabilities, since the reference is the policy of a
-moment that a resumed run does not come back to.
+Lists are drawn in parts. Each part is a file that is either complete or absent, so a run that stopped while drawing
+continues with the next part. The folder also holds the reference's log-probabilities, because the reference is the
+policy at one moment, to which a resumed run does not return.
 """
 
 import json
@@ -37,7 +37,7 @@ REFERENCE_SCHEMA = pa.schema({"logps": pa.list_(pa.list_(pa.float32()))})
 
 @dataclass(frozen=True)
 class Preference:
-    """One chosen list and the rejected ones, as token ids, EOS included; rewards as they were judged."""
+    """One chosen list and the rejected ones, as token ids with EOS, and their rewards as judged."""
 
     context_id: str
     prompt: list[int]
@@ -54,12 +54,12 @@ class Preference:
 
 @dataclass
 class Drawn:
-    """What was drawn to make tuples of.
+    """Counts of what was drawn to form tuples.
 
     Attributes:
-        prompts, completions, generated_tokens: as the budget counts them.
-        without_tuple: prompts of which no tuple was made, since no list was worth enough more than others.
-        sums: of what is measured of each list, by the names of metrics.
+        prompts, completions, generated_tokens: as counted by the budget.
+        without_tuple: prompts without a tuple, because no list had a high enough reward compared with the others.
+        sums: sums over lists, by the names of metrics.
     """
 
     prompts: int = 0
@@ -74,7 +74,7 @@ class Drawn:
         return Drawn(**{name: getattr(self, name) + getattr(other, name) for name in names}, sums=sums)
 
     def means(self) -> dict[str, float]:
-        """`sums` by list."""
+        """`sums` per list."""
         return {name: value / max(self.completions, 1) for name, value in self.sums.items()}
 
 
@@ -89,7 +89,7 @@ class Store:
         return self.folder / f"round-{number}"
 
     def rewind(self, rounds: Sequence[Round], update: int) -> None:
-        """Drop what policies after update `update` have made: the run makes them again, on a GPU not to the bit."""
+        """Delete files made by policies after update `update`. The run makes them again; on a GPU not bit for bit."""
         for one in rounds:
             if one.first > update:
                 if self.round(one.number).exists():
@@ -99,10 +99,10 @@ class Store:
                     drop(path)
 
     def has(self, path: Path) -> bool:
-        """Whether a file of a round is there and complete: named in the list of its folder.
+        """Whether a file of a round exists and is complete, that is, named in its folder's list.
 
         Raises:
-            BadInput: where the file or the list is damaged.
+            BadInput: the file or the list is damaged.
         """
         folder = path.parent
         if not folder.exists():
@@ -121,7 +121,7 @@ class Store:
         return True
 
     def part(self, number: int, part: int) -> Path:
-        """The file of a part of a round's tuples."""
+        """The file with one part of a round's tuples."""
         return self.round(number) / f"part-{part:05}.parquet"
 
     def write(self, number: int, part: int, tuples: Sequence[Preference], drawn: Drawn) -> None:
@@ -133,17 +133,17 @@ class Store:
         digests.add(self.round(number), path)
 
     def read(self, number: int, parts: int) -> tuple[pa.Table, Drawn]:
-        """All tuples of a round, and what was drawn for them."""
+        """All tuples of a round, and the counts of what was drawn for them."""
         tables = [parquet.read_table(self.part(number, part)) for part in range(parts)]
         drawn = (Drawn(**json.loads(table.schema.metadata[KEY])) for table in tables)
         return pa.concat_tables([table.replace_schema_metadata() for table in tables]), sum(drawn, Drawn())
 
     def reference(self, number: int, part: int) -> Path:
-        """The file of a part of the reference's log-probabilities of a round's lists."""
+        """The file with one part of the reference's log-probabilities for a round's lists."""
         return self.round(number) / f"reference-{part:05}.parquet"
 
     def write_reference(self, number: int, part: int, logps: Sequence[list[list[float]]]) -> None:
-        """Write a part: for each tuple those of the tokens of each of its lists."""
+        """Write a part: for each tuple, the log-probabilities of the tokens of each of its lists."""
         table = pa.Table.from_pydict({"logps": logps}, schema=REFERENCE_SCHEMA)
         path = self.reference(number, part)
         with whole_file(path) as beside:
@@ -151,10 +151,10 @@ class Store:
         digests.add(self.round(number), path)
 
     def read_reference(self, number: int, parts: int) -> pa.Table:
-        """All of a round."""
+        """All log-probabilities of a round."""
         return pa.concat_tables([parquet.read_table(self.reference(number, part)) for part in range(parts)])
 
 
 def preferences(table: pa.Table, rows: Sequence[int]) -> list[Preference]:
-    """Rows of a table of tuples."""
+    """Some rows of a table of tuples."""
     return [Preference(**row) for row in table.take(list(rows)).to_pylist()]

@@ -1,1 +1,1 @@
-"""What a list and its ranks are worth: weighted terms, their discounted tail sums (returns), and their combination."""
+"""Rewards of a list and its ranks: weighted terms, their discounted tail sums (returns), and their combination."""

@@ -1,4 +1,4 @@
-"""What the scorer hands to the objective: each reward term's gains and scores, as tensors that can be gathered."""
+"""The scorer's output for the objective: gains and scores of each reward term, as tensors that can be gathered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -6,25 +6,25 @@ from dataclasses import dataclass, fields
 import torch
 
 FEATURES = ("tokens", "entries", "in_catalog", "duplicates", "popularity")
-"""Tokens and entries of a list, shares of its entries, and the mean popularity percentile of its films."""
+"""Tokens and entries of a list, shares of its entries, and mean popularity percentile of its films."""
 
 
 @dataclass(frozen=True)
 class RewardBatch:
     """Rewards of B completions under M terms, unweighted.
 
-    Gains, scores and totals are float64: lists that are worth the same in different ways must come out the same, since
-    a baseline divides what is left between them by as little as 1e-4.
+    Gains, scores and totals are float64. Lists with the same value in different ways must get equal numbers, because a
+    baseline divides the remaining difference by as little as 1e-4.
 
     Attributes:
-        gains: (B, M, N) what each rank is worth; 0 for a term that scores whole lists.
-        scores: (B, M) what each list is worth; 0 for a term that scores ranks.
+        gains: (B, M, N) gain of each rank; 0 for a term that scores whole lists.
+        scores: (B, M) score of each list; 0 for a term that scores ranks.
         hits: (B, N) relevance.
-        n_truth: (B,) different relevant films.
+        n_truth: (B,) number of distinct relevant films.
         present: (B, N) bool, whether the list has rank k.
-        totals: (B,) each list's terms, weighted and summed over its ranks; without scaling by the solve rate.
-        success: (B,) bool, the reward's success rule.
-        features: (B, F) what else a baseline may compare lists by, in the order of `FEATURES`.
+        totals: (B,) weighted sum of each list's terms over its ranks, not scaled by the solve rate.
+        success: (B,) bool, by the reward's success rule.
+        features: (B, F) other properties by which a baseline may compare lists, in the order of `FEATURES`.
     """
 
     gains: torch.Tensor
@@ -41,5 +41,5 @@ class RewardBatch:
         return dict(zip(FEATURES, self.features.unbind(dim=1), strict=True))
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "RewardBatch":
-        """The batch with every tensor changed, e.g. moved to a device or gathered over processes."""
+        """The batch with the function applied to every tensor, e.g. to move or gather them."""
         return RewardBatch(**{field.name: function(getattr(self, field.name)) for field in fields(self)})

@@ -1,7 +1,7 @@
-"""From the returns of several reward terms to one advantage a unit. Runs where groups are whole, after gathering.
+"""Combines the returns of several reward terms into one advantage per unit. Runs after gathering, on whole groups.
 
-Shapes: B completions, the G of a prompt next to each other; M terms; C columns, 1 under sequence credit and N under
-rank credit. `normalise` is the algorithm's baseline, (B, C) -> (B, C); results keep the dtype of the returns.
+Shapes: B completions, the G completions of a prompt adjacent; M terms; C columns, 1 under sequence credit and N under
+rank credit. `normalise` is the algorithm's baseline, (B, C) -> (B, C). Results keep the dtype of the returns.
 """
 
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from collections.abc import Callable
 import torch
 
 BATCH_EPSILON = 1e-4  # TRL's guard against a zero standard deviation
-LARGEST_POWER = 1e6  # farther from 0, the limit is closer than what overflow leaves of the formula
-SMALLEST_POWER = 1e-8  # nearer to 0, the limit is closer than what rounding leaves of the formula
+LARGEST_POWER = 1e6  # beyond this the limit is more accurate than the formula, which overflows
+SMALLEST_POWER = 1e-8  # below this the limit is more accurate than the formula, which suffers from rounding
 
 Normalise = Callable[[torch.Tensor], torch.Tensor]
 Combiner = Callable[[torch.Tensor, torch.Tensor, Normalise, float], torch.Tensor]
 
 
 def solve_rate(success: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Share of correct completions in the group of each, at least 1/G (ALP, arXiv 2506.05256: max(p_solved, 1/K)).
+    """Share of correct completions in each one's group, at least 1/G (ALP, arXiv 2506.05256: max(p_solved, 1/K)).
 
     Args:
         success: (B,) bool.
         group_size: G.
 
     Returns:
-        (B,) float64, the same for the members of a group.
+        (B,) float64, the same for all members of a group.
     """
     shares = success.view(-1, group_size).double().mean(dim=1)
     return shares.clamp(min=1 / group_size).repeat_interleave(group_size)
@@ -38,7 +38,7 @@ def weighted_sum(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 def sum_then_normalise(
     returns: torch.Tensor, weights: torch.Tensor, normalise: Normalise, power: float
 ) -> torch.Tensor:
-    """normalise(sum_m w_m r_m): terms are added in their own units, as GRPO does."""
+    """normalise(sum_m w_m r_m): adds the terms in their own units, as GRPO does."""
     return normalise(weighted_sum(returns, weights))
 
 
@@ -49,8 +49,8 @@ def normalise_then_sum(
 
     At C = 1 it is TRL 1.16's `multi_objective_aggregation="normalize_then_sum"`: unbiased standard deviation, epsilon
     1e-4. The paper has one column. At C > 1 the z-score has one mean and one standard deviation for all of (B, C).
-    A z-score of each column would bring ranks with few hits in the batch to the scale of the others: where one group of
-    P differs at a rank, its advantages would grow by sqrt(P).
+    A z-score per column would bring ranks with few hits in the batch to the scale of the others: if only one of P
+    groups varies at a rank, its advantages would grow by sqrt(P).
     """
     sums = weighted_sum(torch.stack([normalise(of_term) for of_term in returns.unbind(dim=1)], dim=1), weights)
     spread = sums.std() if sums.numel() > 1 else torch.zeros_like(sums)
@@ -63,10 +63,10 @@ def power_mean(returns: torch.Tensor, weights: torch.Tensor, normalise: Normalis
 
 
 def mean_of_power(values: torch.Tensor, weights: torch.Tensor, power: float) -> torch.Tensor:
-    """(sum_m w_m s_m^p)^(1/p), weights made to sum to 1.
+    """(sum_m w_m s_m^p)^(1/p), with weights normalised to sum to 1.
 
-    p = 0 is its limit, the weighted geometric mean, p = inf the largest and p = -inf the smallest of the terms whose
-    weight is positive. Where one of these is 0 and p <= 0, the mean is 0.
+    p = 0 gives the limit, the weighted geometric mean; p = inf gives the largest and p = -inf the smallest of the terms
+    with positive weight. If one of these terms is 0 and p <= 0, the mean is 0.
 
     Args:
         values: (B, M, C), not negative.
@@ -77,7 +77,7 @@ def mean_of_power(values: torch.Tensor, weights: torch.Tensor, power: float) -> 
         (B, C), computed in float64.
 
     Raises:
-        ValueError: where a value or a weight is negative, or all weights are 0.
+        ValueError: a value or a weight is negative, or all weights are 0.
     """
     if (values < 0).any():
         raise ValueError(f"the power mean needs terms that are not negative, got {values.min().item()}")
@@ -85,7 +85,7 @@ def mean_of_power(values: torch.Tensor, weights: torch.Tensor, power: float) -> 
         raise ValueError(f"the power mean needs weights that are not negative and not all 0, got {weights.tolist()}")
     used = weights > 0
     share = (weights[used] / weights[used].sum()).double()[:, None]
-    # Logarithms keep large powers from overflowing; log 0 = -inf gives the limits that are wanted.
+    # Logarithms keep large powers from overflowing. log 0 = -inf gives the correct limits.
     logs = values[:, used].double().log()
     if abs(power) < SMALLEST_POWER:
         mean = (share * logs).sum(dim=1)

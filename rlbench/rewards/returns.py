@@ -17,7 +17,7 @@ def tail_returns(gains: torch.Tensor, gamma: float) -> torch.Tensor:
         (B, N).
 
     Raises:
-        ValueError: where gamma is outside [0, 1].
+        ValueError: gamma is outside [0, 1].
     """
     if not 0.0 <= gamma <= 1.0:
         raise ValueError(f"gamma must lie in [0, 1], got {gamma}")

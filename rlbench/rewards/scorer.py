@@ -1,4 +1,4 @@
-"""The reward function that TRL calls: it reads each completion, judges it and gives its ranks their gains."""
+"""The reward function that TRL calls. It reads each completion, judges it and computes the gains of its ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from rlbench.rewards.values import checked_totals, checked_values
 
 @dataclass(frozen=True)
 class ScoredList:
-    """One completion as read and judged; `parsed` holds overflow too, `verdicts` the first N ranks."""
+    """One completion, read and judged. `parsed` includes overflow, `verdicts` covers the first N ranks."""
 
     text: str
     parsed: ParsedText
@@ -36,7 +36,7 @@ def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig, texts: Seq
         texts: the lists as text, for messages.
 
     Raises:
-        BadInput: where a term gives what is no value (`checked_values`), or a total is not finite.
+        BadInput: a term returns an invalid value (`checked_values`), or a total is not finite.
     """
     b, n = lists.verdicts.shape
     gains, scores = np.zeros((b, len(reward.terms), n)), np.zeros((b, len(reward.terms)))
@@ -76,17 +76,17 @@ def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig, texts: Seq
 
 
 class ListScorer:
-    """Scores completions and keeps what it found for the trainer.
+    """Scores completions and keeps the results for the trainer.
 
     Args:
-        reader: how completions are read.
-        judge: how lists are judged.
-        facts: what the terms may know of the films.
+        reader: reads the completions.
+        judge: judges the lists.
+        facts: facts about the films that the terms may use.
         reward: the terms and their weights.
 
     Attributes:
-        lists: what was read in the latest call, one a completion.
-        rewards: every term's gains and scores in the latest call, for the objective.
+        lists: the lists of the latest call, one per completion.
+        rewards: gains and scores of every term in the latest call, for the objective.
     """
 
     __name__ = "list_gain"  # the name under which TRL logs this reward
@@ -122,7 +122,7 @@ class ListScorer:
     ) -> list[float]:
         """TRL's reward interface: return each list's weighted total, and keep lists, gains and scores.
 
-        The total leaves the scaling by solve rate out, which needs whole groups; TRL only logs it.
+        The total is not scaled by the solve rate, which needs whole groups. TRL only logs it.
         """
         truths = [[(film["title"], film["year"]) for film in films] for films in ground_truth]
         judged, self.lists = self.read(completion_ids, truths, seen_titles)

@@ -1,7 +1,7 @@
-"""When a list counts as correct: one rule, shared by every method that asks. Loads no torch.
+"""The rule for when a list counts as correct, shared by all methods that need one. Loads no torch.
 
-Methods made for verifiable answers need it (the solve rate of ALP, filters and difficulty of samplers); for lists it is
-an adaptation, whichever rule is chosen.
+Methods for verifiable answers need such a rule (the solve rate of ALP, the filters and difficulty of samplers). For
+lists, every rule is an adaptation.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from rlbench import metrics
 from rlbench.errors import nearest
 from rlbench.options import is_finite
 
-if TYPE_CHECKING:  # the schema of the configuration loads this module, and needs no judging
+if TYPE_CHECKING:  # the configuration's schema loads this module and needs no judging
     from rlbench.relevance import JudgedLists
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 TOLERANCE = 1e-9
-"""How far below a threshold still reaches it: NDCG and totals are sums, and a perfect list's may be 1 - 1e-16."""
+"""A value this far below a threshold still reaches it. NDCG and totals are sums; a perfect list may have 1 - 1e-16."""
 
 
 def any_hit(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
@@ -36,7 +36,7 @@ def first_hit(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
 
 
 def all_hits(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
-    """As many ranks are hits as an ideal list has, min(n_truth, N); a truth outside the catalogue cannot be hit."""
+    """The list has as many hits as an ideal list, min(n_truth, N). A truth outside the catalogue cannot be hit."""
     return lists.hits.sum(axis=1) >= np.minimum(lists.n_truth, lists.verdicts.shape[1])
 
 
@@ -57,11 +57,11 @@ def total_at_least(lists: "JudgedLists", totals: Floats, threshold: float) -> Bo
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule.
+    """A success rule.
 
     Attributes:
         function: (lists, totals (B,), threshold) -> (B,) bool.
-        threshold: what it has to be: 0 for a rule that reads none, a share in (0, 1], or any number.
+        threshold: the valid thresholds: 0 for a rule that uses none, a share in (0, 1], or any number.
     """
 
     function: Callable[["JudgedLists", Floats, float], Bools]
@@ -83,9 +83,9 @@ def success(lists: "JudgedLists", totals: Floats, rule: str, threshold: float) -
 
     Args:
         lists: the judged lists.
-        totals: (B,) each list's reward: its terms, weighted and summed over ranks, without scaling by the solve rate.
+        totals: (B,) each list's reward: weighted sum of its terms over ranks, not scaled by the solve rate.
         rule: name in `SUCCESS`.
-        threshold: what the rule compares with.
+        threshold: the threshold of the rule.
 
     Returns:
         (B,) bool.
@@ -94,7 +94,7 @@ def success(lists: "JudgedLists", totals: Floats, rule: str, threshold: float) -
 
 
 def check_success(rule: str, threshold: float) -> list[str]:
-    """Everything that is wrong with a rule and its threshold, one sentence a problem, without its full stop."""
+    """Every problem of a rule and its threshold, one sentence each, without its full stop."""
     problems = []
     if rule not in SUCCESS:
         problems.append(

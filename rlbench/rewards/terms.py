@@ -1,11 +1,11 @@
-"""Reward terms: what the ranks of a list, or the list, are worth before weights. Loads no torch.
+"""Reward terms: values of a list's ranks, or of the whole list, before weights. Loads no torch.
 
-A term is one function of judged lists and of facts about films. `rank_term` and `list_term` enter it in `TERMS` under
-its name; its keyword-only parameters are its options in `conf/reward/`, and their annotations say what these can hold.
+A term is one function of judged lists and of facts about films. `rank_term` and `list_term` register it in `TERMS`
+under its name. Its keyword-only parameters are its options in `conf/reward/`; their annotations say which values are
+valid.
 
-Shapes: B lists, N ranks, C films in the catalogue. rel_k is 1 where rank k is relevant and no repeat, else 0
-(Rank-GRPO, arXiv 2510.20150, section 2.1). A rank that a short list has not is worth 0 in every rank term. All values
-are finite.
+Shapes: B lists, N ranks, C films in the catalogue. rel_k is 1 if rank k is relevant and no repeat, else 0 (Rank-GRPO,
+arXiv 2510.20150, section 2.1). Ranks that a short list lacks have value 0 in every rank term. All values are finite.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,22 +20,22 @@ from rlbench import metrics
 from rlbench.errors import nearest
 from rlbench.options import NonNegative, Option, Positive, PositiveInt, check_options, is_finite, options_of
 
-if TYPE_CHECKING:  # the schema of the configuration loads this module, and needs no judging
+if TYPE_CHECKING:  # the configuration's schema loads this module and needs no judging
     from rlbench.relevance import JudgedLists
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 COMMON_KEYS = ("weight", "scaled_by")
-"""Keys of a term in a reward's configuration that are no options of its function."""
+"""Keys of a term in a reward's configuration that are not options of its function."""
 SCALES = ("solve_rate",)
-"""What a list term's score can be multiplied by, once groups are whole (`rlbench.rewards.combine`)."""
+"""Possible factors on a list term's score, applied to whole groups (`rlbench.rewards.combine`)."""
 
 
 def percentiles(values: Ints, among: Ints) -> Floats:
-    """(C,) for each of C values the share of (A,) values `among` that are smaller, plus half of those that are equal.
+    """(C,) for each of C values: the share of the (A,) values `among` that are smaller, plus half the share of equals.
 
-    In [0, 1]; 0 for all where A is 0.
+    In [0, 1]; all 0 if A is 0.
     """
     ordered = np.sort(among)
     smaller, not_larger = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
@@ -44,17 +44,17 @@ def percentiles(values: Ints, among: Ints) -> Floats:
 
 @dataclass(frozen=True)
 class FilmFacts:
-    """What terms may know of the catalogue's films: facts of the training split only.
+    """Facts about the catalogue's films that terms may use; from the training split only.
 
-    A percentile is taken among the films that training truths name. A catalogue that has more films, because other
-    splits name them, changes nothing for the films that it had.
+    Percentiles are taken among the films that training truths name. Films that a catalogue contains only because other
+    splits name them change nothing for the rest.
 
     Args:
-        counts: (C,) how many training truths name each film, at least 0.
+        counts: (C,) number of training truths that name each film, possibly 0.
         years: (C,) year of each film.
 
     Raises:
-        ValueError: where the two differ in length, or a count is negative.
+        ValueError: the two differ in length, or a count is negative.
     """
 
     counts: Ints
@@ -68,12 +68,12 @@ class FilmFacts:
 
     @cached_property
     def popularity(self) -> Floats:
-        """(C,) share of the training truths that name each film; 0 for all where there are no truths."""
+        """(C,) share of the training truths that name each film; all 0 if there are no truths."""
         return self.counts / max(int(self.counts.sum()), 1)
 
     @cached_property
     def popularity_percentile(self) -> Floats:
-        """(C,) in [0, 1), high for films that many truths name; ties share the mean; 0 where no truth names it."""
+        """(C,) in [0, 1), high for films that many truths name; ties share the mean; 0 if no truth names the film."""
         return percentiles(self.counts, self.counts[self.counts > 0])
 
     @cached_property
@@ -84,13 +84,13 @@ class FilmFacts:
 
 @dataclass(frozen=True)
 class Term:
-    """A term.
+    """A reward term.
 
     Attributes:
         function: (lists, facts, **options) -> values.
-        scope: "rank" where it gives (B, N), "list" where it gives (B,).
+        scope: "rank" if it gives (B, N), "list" if it gives (B,).
         options: by name, in the order of the function's parameters.
-        signed: whether a value may be negative, which a power mean does not take.
+        signed: whether a value may be negative. A power mean does not accept such terms.
     """
 
     function: Callable[..., Floats]
@@ -105,12 +105,12 @@ Function = TypeVar("Function", bound=Callable[..., Floats])
 
 
 def rank_term(*, signed: bool = False) -> Callable[[Function], Function]:
-    """Enter a function that gives (B, N) in `TERMS`; `signed` where a value may be negative."""
+    """Register a function that gives (B, N) in `TERMS`; `signed` if a value may be negative."""
     return _entering("rank", signed)
 
 
 def list_term(*, signed: bool = False) -> Callable[[Function], Function]:
-    """Enter a function that gives (B,) in `TERMS`; `signed` where a value may be negative."""
+    """Register a function that gives (B,) in `TERMS`; `signed` if a value may be negative."""
     return _entering("list", signed)
 
 
@@ -125,7 +125,7 @@ def _entering(scope: Literal["rank", "list"], signed: bool) -> Callable[[Functio
 
 
 def _of_films(values: Floats, films: Ints) -> Floats:
-    """(B, N) the value of the film at each rank; 0 where there is none, whose index is -1 (`NO_FILM`)."""
+    """(B, N) the value of the film at each rank; 0 if there is none, which has index -1 (`NO_FILM`)."""
     return np.append(values, 0.0)[films]
 
 
@@ -137,44 +137,44 @@ def relevance(lists: "JudgedLists", facts: FilmFacts) -> Floats:
 
 @rank_term()
 def dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """rel_k / log2(k + 1): a list's sum is DCG@N, a tail sum is Rank-GRPO's log-decay (Eq. 8)."""
+    """rel_k / log2(k + 1). A list's sum is DCG@N; a tail sum is Rank-GRPO's log-decay (Eq. 8)."""
     return lists.hits * metrics.discounts(lists.verdicts.shape[1])
 
 
 @rank_term()
 def ndcg_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """rel_k / log2(k + 1) over the DCG of an ideal list, so that a list's sum is NDCG@N."""
+    """rel_k / log2(k + 1) over the DCG of an ideal list, so a list's sum is NDCG@N."""
     n = lists.verdicts.shape[1]
     return lists.hits * metrics.discounts(n) / metrics.ideal_dcg(lists.n_truth, n)[:, None]
 
 
 @rank_term()
 def recall_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """rel_k / n_truth, so that a list's sum is Recall@N."""
+    """rel_k / n_truth, so a list's sum is Recall@N."""
     return lists.hits / lists.n_truth[:, None]
 
 
 @rank_term()
 def in_catalog(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """1 for an entry that names a film of the catalogue, repeats and seen films included."""
+    """1 for an entry that names a film of the catalogue, including repeats and seen films."""
     return (lists.present & ~lists.of_verdict("out_of_catalog")).astype(np.float64)
 
 
 @rank_term()
 def out_of_catalog(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """1 for an entry outside the catalogue; to be weighted negatively."""
+    """1 for an entry outside the catalogue; intended for a negative weight."""
     return lists.of_verdict("out_of_catalog").astype(np.float64)
 
 
 @rank_term()
 def duplicate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """1 for an entry that repeats an earlier one; to be weighted negatively."""
+    """1 for an entry that repeats an earlier one; intended for a negative weight."""
     return lists.of_verdict("duplicate").astype(np.float64)
 
 
 @rank_term()
 def seen(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """1 for an entry that names a film which the dialogue has seen; to be weighted negatively."""
+    """1 for an entry whose title is among the dialogue's seen titles; intended for a negative weight."""
     return lists.of_verdict("seen").astype(np.float64)
 
 
@@ -190,8 +190,8 @@ def verdict_cost(
     duplicate: float = -1.0,
 ) -> Floats:
     """The value of an entry's verdict. SemanticShield (arXiv 2509.24961) gives +1 for a right answer, -1 for a wrong
-    one and -1.25 for the costlier kind of wrong; verdicts in their place are an adaptation to lists, and so is 0 for a
-    miss, which most ranks of a good list are.
+    one and -1.25 for the more costly kind of wrong answer. Adapted to lists: verdicts replace answers, and a miss has
+    value 0, since most ranks of a good list are misses.
     """
     values = {"hit": hit, "miss": miss, "out_of_catalog": out_of_catalog, "seen": seen, "duplicate": duplicate}
     table = np.zeros(lists.verdicts.shape)
@@ -202,7 +202,7 @@ def verdict_cost(
 
 @rank_term()
 def popularity(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """Popularity percentile of an entry's film; to be weighted negatively against popularity bias."""
+    """Popularity percentile of an entry's film; intended for a negative weight, against popularity bias."""
     return _of_films(facts.popularity_percentile, lists.films)
 
 
@@ -210,9 +210,9 @@ def popularity(lists: "JudgedLists", facts: FilmFacts) -> Floats:
 def novelty(
     lists: "JudgedLists", facts: FilmFacts, *, among: Literal["recommendable", "hits"] = "recommendable"
 ) -> Floats:
-    """1 - popularity percentile of a hit or a miss, or of a hit only.
+    """1 - popularity percentile of a hit or a miss, or only of a hit.
 
-    A repeat or a seen film is never novel: otherwise one rare film, written N times, would be the best list.
+    A repeat or a seen film is never novel. Otherwise a list that names one rare film N times would be best.
     """
     counted = lists.of_verdict("hit")
     if among == "recommendable":
@@ -230,8 +230,9 @@ def value(
 ) -> Floats:
     """rel_k * (1 + min(alpha * v, 1)), v in [0, 1] the value of rank k's film (RLEV, arXiv 2510.20187).
 
-    RLEV values prompts, which is a factor of a whole group and cancels under a group's standard deviation. A value of
-    films is an adaptation to lists and does not cancel: 1 - popularity percentile, or recency percentile.
+    RLEV values prompts. That is one factor for a whole group, which cancels when dividing by the group's standard
+    deviation. Adapted to lists: films have values, which do not cancel: 1 - popularity percentile, or recency
+    percentile.
     """
     of_film = 1 - facts.popularity_percentile if of == "rarity" else facts.recency_percentile
     return lists.hits * (1 + np.minimum(alpha * _of_films(of_film, lists.films), 1))
@@ -257,19 +258,19 @@ def list_dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
 
 @list_term()
 def hit_rate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """1 where one of the N ranks is a hit, as reported."""
+    """1 if one of the N ranks is a hit, as reported."""
     return metrics.hit_rate(lists.hits, lists.verdicts.shape[1])
 
 
 @list_term()
 def in_catalog_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """Share of the entries among the first N that are in the catalogue, as reported; 0 for no entries."""
+    """Share of the entries among the first N that are in the catalogue, as reported; 0 without entries."""
     return metrics.list_metrics(lists)["in_catalog"]
 
 
 @list_term()
 def format(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """Share of the lines, blank ones left out, that are entries; 0 for no lines."""
+    """Share of the lines that are entries, ignoring blank lines; 0 without lines."""
     return lists.n_entries / np.maximum(lists.n_lines, 1)
 
 
@@ -283,9 +284,9 @@ def length(lists: "JudgedLists", facts: FilmFacts) -> Floats:
 
 @list_term()
 def tokens(lists: "JudgedLists", facts: FilmFacts, *, normaliser: Positive) -> Floats:
-    """Tokens of the completion, EOS included, over `normaliser`; to be weighted negatively.
+    """Tokens of the completion, EOS included, over `normaliser`; intended for a negative weight.
 
-    Weighted with -beta and scaled by the solve rate it is the penalty of ALP (arXiv 2506.05256):
+    With weight -beta and scaled by the solve rate, it is the penalty of ALP (arXiv 2506.05256):
     beta * length / normaliser * max(p_solved, 1/K).
     """
     return lists.n_tokens / normaliser
@@ -293,23 +294,23 @@ def tokens(lists: "JudgedLists", facts: FilmFacts, *, normaliser: Positive) -> F
 
 @list_term(signed=True)
 def soft_overlong(lists: "JudgedLists", facts: FilmFacts, *, max_tokens: PositiveInt, cache: PositiveInt) -> Floats:
-    """DAPO's penalty of long completions (arXiv 2503.14476, Eq. 13), in [-1, 0].
+    """DAPO's penalty for long completions (arXiv 2503.14476, Eq. 13), in [-1, 0].
 
-    0 up to max_tokens - cache tokens, from there linear down to -1 at max_tokens, and -1 beyond.
+    0 up to max_tokens - cache tokens, then falling linearly to -1 at max_tokens, and -1 beyond.
     """
     return np.clip((max_tokens - cache - lists.n_tokens) / cache, -1.0, 0.0)
 
 
 def term_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A term's options as its reward gives them: its keys without weight and scaled_by."""
+    """A term's options: its keys in the reward without weight and scaled_by."""
     return {name: value for name, value in given.items() if name not in COMMON_KEYS}
 
 
 def check_terms(terms: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with the terms of a reward, one sentence a problem, without its full stop.
+    """Every problem of a reward's terms, one sentence each, without its full stop.
 
     Args:
-        terms: by name in `TERMS`, each a mapping with weight, perhaps scaled_by, and the term's options.
+        terms: by name in `TERMS`, each a mapping with weight, optionally scaled_by, and the term's options.
     """
     if not terms:
         return [f"terms is empty; known: {', '.join(TERMS)}"]
@@ -325,7 +326,7 @@ def check_terms(terms: Mapping[str, Any]) -> list[str]:
 
 
 def _term_problems(term: Term, given: Mapping[str, Any]) -> list[str]:
-    """What is wrong with one term; each sentence begins with the key."""
+    """Problems of one term; each sentence begins with the key."""
     problems = []
     if "weight" not in given:
         problems.append("weight is missing")

@@ -1,7 +1,7 @@
-"""Checks of what a reward term returns, where its values enter a reward. Loads no torch.
+"""Checks of the values that a reward term returns, before they enter a reward. Loads no torch.
 
-A term may come from a plugin. A value that is not finite would end the training much later and name nothing. An array
-of another shape might be broadcast, and the run would train on other rewards than its configuration says.
+Terms may come from plugins. A value that is not finite would stop the training much later, without naming its source.
+An array of another shape might be broadcast, and the run would train on other rewards than its configuration says.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlbench.rewards.terms import Term
 
 SHOWN = 200
-"""Characters of a list's text in a message."""
+"""Characters of a list's text to show in a message."""
 
 
 def checked_values(
@@ -26,16 +26,16 @@ def checked_values(
     """A term's values as float64.
 
     Args:
-        name: of the term.
-        term: what it is said to give: (B, N) for ranks, (B,) for lists.
-        values: what its function returned for `lists`.
+        name: the term's name.
+        term: the term; its scope gives the shape: (B, N) for ranks, (B,) for lists.
+        values: the function's return value for `lists`.
         lists: B judged lists.
-        texts: their texts, for messages; empty where they are not at hand.
+        texts: their texts, for messages; empty if not available.
         negative: whether values below 0 are accepted.
 
     Raises:
         BadInput: values of another type or shape, NaN or infinite values, a value other than 0 at a rank that a list
-            does not have, or a negative value where none is accepted. It names the term, the list and the value.
+            does not have, or a negative value when none is accepted. It names the term, the list and the value.
     """
     key = f"reward term '{name}'"
     wanted = lists.verdicts.shape if term.scope == "rank" else lists.verdicts.shape[:1]
@@ -61,14 +61,14 @@ def checked_totals(totals: NDArray[np.float64], texts: Sequence[str]) -> NDArray
     """(B,) weighted totals of lists.
 
     Raises:
-        BadInput: where a sum of finite terms is too large for a number.
+        BadInput: a sum of finite terms is too large for a number.
     """
     _refuse("the reward's total", ~np.isfinite(totals), totals, texts, "lower the weights of its terms")
     return totals
 
 
 def _refuse(key: str, bad: NDArray[np.bool_], values: NDArray[np.float64], texts: Sequence[str], remedy: str) -> None:
-    """Raise BadInput for the first bad value, if there is one."""
+    """Raise BadInput for the first bad value, if any."""
     if not bad.any():
         return
     place = tuple(int(i) for i in np.argwhere(bad)[0])
