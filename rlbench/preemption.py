@@ -1,8 +1,8 @@
-"""A run that is told to stop: by a scheduler that takes its machine back, by a time limit, by `kill -TERM`.
+"""Handles signals that tell a run to stop: from a scheduler, a time limit, or `kill -TERM`.
 
-Outside training there is nothing to save, and the signal ends the run where it is. In training the run goes on to the
-next update from which it can go on exactly, writes a checkpoint there and ends. Either way it leaves its directory with
-the status `interrupted`, and the process with the exit code `runs.PREEMPTED`; the same command goes on from there.
+Outside training the signal ends the run at once, because there is nothing to save. During training the run continues to
+the next update from which it can resume exactly, writes a checkpoint and ends. In both cases the directory gets the
+status `interrupted` and the process exits with `runs.PREEMPTED`. The same command resumes the run.
 
 Importing this module loads neither torch nor transformers.
 """
@@ -14,24 +14,25 @@ from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
-"""What schedulers send before they take a machine back: SLURM SIGTERM when it preempts, and ahead of the time limit
-the signal that was asked for (submitit asks for SIGUSR2)."""
+"""Signals that schedulers send in advance: SLURM sends SIGTERM on preemption, and before the time limit the requested
+signal (submitit requests SIGUSR2).
+"""
 GOES_ON = "the same command goes on from there"
 
 
 class Preempted(BaseException):
     """The run was told to stop.
 
-    Not an `Exception`, for the reason for which KeyboardInterrupt is none: no handler of errors may keep the run going.
+    Like KeyboardInterrupt this is not an `Exception`, so that error handlers cannot keep the run going.
     """
 
 
 class _State:
-    """Of this process.
+    """State of this process.
 
     Attributes:
-        signal: name of the first signal that came, None before it.
-        training: whether a training is under way, which stops by itself at an update.
+        signal: name of the first signal received, or None.
+        training: whether training is in progress. It stops by itself after an update.
     """
 
     def __init__(self) -> None:
@@ -43,10 +44,10 @@ _state = _State()
 
 
 def install() -> None:
-    """Let `SIGNALS` end this process as a run ends.
+    """Make `SIGNALS` stop the run in this process.
 
     Raises:
-        RuntimeError: outside the main thread, which alone receives signals.
+        RuntimeError: outside the main thread, the only one that can handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("signals of a run are handled in the main thread")
@@ -56,7 +57,7 @@ def install() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     if _state.signal is not None:
-        return  # it is ending already
+        return  # already ending
     _state.signal = signal.Signals(number).name
     if not _state.training:
         raise Preempted(f"{_state.signal}; {GOES_ON}")
@@ -68,23 +69,22 @@ def requested() -> bool:
 
 
 def check() -> None:
-    """End the run if it was told to stop.
+    """Stop the run if it was told to. Called between stages.
 
-    An exception out of a signal handler is lost where it strikes in a finaliser; so it is asked for again between
-    stages.
+    Needed because an exception raised by the signal handler is lost if it occurs inside a finaliser.
 
     Raises:
-        Preempted: if so.
+        Preempted: if the run was told to stop.
     """
     if _state.signal is not None and not _state.training:
         raise Preempted(f"{_state.signal}; {GOES_ON}")
 
 
 class Training:
-    """How far a training came.
+    """Progress of a training.
 
     Attributes:
-        stopped_at: the update at which it stopped because it was told to; None where it was not.
+        stopped_at: the update at which it stopped because it was told to, or None.
     """
 
     stopped_at: int | None = None
@@ -92,10 +92,10 @@ class Training:
 
 @contextlib.contextmanager
 def training() -> Iterator[Training]:
-    """Within the block a signal is only noted; who trains asks `requested` after every update and stops by itself.
+    """Only record signals inside the block. The training loop calls `requested` after every update and stops itself.
 
     Raises:
-        Preempted: at the end of the block, where a signal came.
+        Preempted: at the end of the block, if a signal arrived.
     """
     check()
     _state.training = True
@@ -112,10 +112,10 @@ def training() -> Iterator[Training]:
 
 @contextlib.contextmanager
 def children_deaf_to(*signals: signal.Signals) -> Iterator[None]:
-    """Processes that are started within the block never receive these signals; what comes meanwhile is not lost.
+    """Block these signals in processes started inside the block. Signals to this process are delayed, not lost.
 
-    A signal to a group of processes (Ctrl-C in a terminal, a job's time limit) reaches helpers too, which must live on
-    until the run has ended.
+    A signal to a process group (Ctrl-C in a terminal, a job's time limit) also reaches helper processes, which must
+    live until the run has ended.
     """
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:

@@ -1,10 +1,10 @@
-"""One run on several processes: who they are, what they agree on, and how one that fails ends all.
+"""One run on several processes: their identity, their shared decisions, and how one failure ends all.
 
-The processes are started by `torchrun` or `accelerate launch`, which tell each its number in RANK and how many there
-are in WORLD_SIZE. The first one, the main process, alone claims directories, writes, prints and tracks; the others do
-what it has decided. Gradients and rollouts are exchanged by accelerate and TRL; here is only what a runner has to say.
+`torchrun` or `accelerate launch` starts the processes with RANK and WORLD_SIZE. Only the first, the main process,
+claims directories, writes, prints and tracks; the others follow its decisions. accelerate and TRL exchange gradients
+and rollouts.
 
-Importing this module loads no torch: a config is checked, and refused, before.
+Importing this module loads no torch, so that bad configs are refused before.
 """
 
 import os
@@ -28,22 +28,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the main one, which may wait for a stage that another command is making."""
+"""How long a process waits for the main one, which may wait for a stage that another command computes."""
 
 GRACE_SECONDS = 10.0
-"""How long a process that has nothing to say of a failure waits for the one that has; launchers end all at once."""
+"""Seconds that a process without a message waits for the failing one to report, since launchers end all processes at
+once.
+"""
 
 _runner: list["ProcessGroup"] = []
-"""The group that the functions below use: over gloo, beside the one that exchanges gradients."""
+"""The gloo process group used below, separate from the one that exchanges gradients."""
 
 
 def count() -> int:
-    """How many processes run this command."""
+    """Return the number of processes that run this command."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def index() -> int:
-    """Number of this process, from 0."""
+    """Return the index of this process, from 0."""
     return int(os.environ.get("RANK", "0")) if count() > 1 else 0
 
 
@@ -53,7 +55,7 @@ def is_main() -> bool:
 
 
 def check_launch() -> list[str]:
-    """What is wrong with how the processes were started, seen from one of them before it has met the others."""
+    """Return launch errors that one process can detect before it connects to the others."""
     if count() > 1:
         return [
             f"{name}=true, from accelerate's own configuration: how a run is sharded is said by trainer=fsdp2 or "
@@ -71,14 +73,14 @@ def check_launch() -> list[str]:
 
 
 def join(cpu: bool) -> None:
-    """Meet the other processes, once; alone there is nothing to do.
+    """Connect to the other processes, once. With one process this does nothing.
 
     Args:
-        cpu: whether the run computes on the CPU, where gradients go over gloo.
+        cpu: whether the run computes on the CPU, where gradients use gloo.
     """
     if count() == 1 or _runner:
         return
-    from accelerate import PartialState  # only here: it loads torch
+    from accelerate import PartialState  # loads torch
     from torch import distributed
 
     PartialState(cpu=cpu)
@@ -86,15 +88,15 @@ def join(cpu: bool) -> None:
 
 
 def let_the_main_process_speak() -> None:
-    """Wait, on the other processes, until the launcher ends this one because the main process has ended."""
+    """On other processes, wait for the launcher to end this one after the main process has ended."""
     if not is_main():
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)  # there is nothing to save, and nothing to say
+            signal.signal(number, signal.SIG_DFL)  # nothing to save and nothing to report
         time.sleep(GRACE_SECONDS)
 
 
 def leave() -> None:
-    """Part from the other processes, where all of them have finished."""
+    """Disconnect from the other processes after all have finished."""
     if _runner:
         from torch import distributed
 
@@ -103,7 +105,7 @@ def leave() -> None:
 
 
 def gather(value: T) -> list[T]:
-    """What every process has, in their order, on every process; anything that can be pickled."""
+    """Return the values of all processes, in process order. Values must be picklable."""
     if count() == 1:
         return [value]
     from torch import distributed
@@ -119,11 +121,11 @@ def barrier() -> None:
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """Do something on the main process alone; every process has what it returned.
+    """Run `work` on the main process only, and return its result on every process.
 
     Raises:
-        BadInput: what the main process has raised, on every process.
-        ProcessFailed: on the others, where it has raised something else, which it goes on to raise.
+        BadInput: on every process, if the main process raised it.
+        ProcessFailed: on the other processes, if the main process raised another error.
     """
     if count() == 1:
         return work()
@@ -131,18 +133,18 @@ def on_main(work: Callable[[], T]) -> T:
     if is_main():
         try:
             said = (work(), None)
-        except Exception as error:  # the others wait for an answer, whatever it is
+        except Exception as error:  # the others wait for an answer in any case
             said = (None, error)
     _raise_first([said[1]])
     return gather(said[0])[0]
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """Do something on every process, once the main one has done it: it may leave files that the others then find.
+    """Run `work` on the main process first, then on the others, which can use files that it created.
 
     Raises:
-        BadInput: what any process has raised, on every process.
-        ProcessFailed: where another process has raised something else.
+        BadInput: on every process, if any process raised it.
+        ProcessFailed: if another process raised another error.
     """
     if count() == 1:
         return work()
@@ -159,11 +161,11 @@ def main_first(work: Callable[[], T]) -> T:
 
 
 class ProcessFailed(Exception):
-    """Another process of this run has failed, and has said why."""
+    """Another process of this run has failed and has reported why."""
 
 
 def _raise_first(own: list[Exception | None]) -> None:
-    """Raise where any process has failed: there the error itself, elsewhere what is known of it."""
+    """Raise if any process has failed: its own error there, a summary on the others."""
     error = own[0]
     said = gather(error.problems if isinstance(error, BadInput) else reason_of(error) if error else None)
     if error is not None:
@@ -174,16 +176,16 @@ def _raise_first(own: list[Exception | None]) -> None:
 
 
 def facts(config: "Config") -> dict[str, Any]:
-    """What is recorded of how a run is spread: it decides nothing but rounding, and which checkpoint fits."""
+    """Return how a run is distributed. This affects only rounding and which checkpoints fit."""
     strategy = config.trainer.parallel.strategy if count() > 1 else None
     return {"processes": count(), "strategy": strategy}
 
 
 def check_resume(run: Run, totals: Mapping[str, Any], config: "Config") -> list[str]:
-    """Whether a checkpoint can be resumed as this command is spread: it holds random states and shards by process.
+    """Return an error if a checkpoint does not fit this launch. It holds random states and shards per process.
 
     Args:
-        totals: what the checkpoint's `rlbench.json` holds.
+        totals: content of the checkpoint's `rlbench.json`.
     """
     there = {"processes": totals.get("processes", 1), "strategy": totals.get("strategy")}
     here = facts(config)
@@ -201,13 +203,13 @@ def _spread(found: Mapping[str, Any]) -> str:
 
 @contextmanager
 def claim_together(run: Run, config: "Config", waiting: Callable[[], None]) -> Iterator[Attempt | None]:
-    """`runs.claim` for all processes: the main one holds the directory, all do the work or none does.
+    """`runs.claim` for all processes. The main process holds the directory; either all processes work or none.
 
-    A process that fails says why in STATUS, before the launcher ends the others; those then fail too, having lost it,
-    and leave what is said.
+    A failing process writes the reason to STATUS before the launcher ends the others. Those fail too when they lose the
+    connection, and keep what is written.
 
     Raises:
-        BadInput: as `runs.claim`.
+        BadInput: as in `runs.claim`.
     """
     if count() == 1:
         with claim(run, config, waiting) as attempt:
@@ -217,9 +219,9 @@ def claim_together(run: Run, config: "Config", waiting: Callable[[], None]) -> I
         attempt = on_main(lambda: held.enter_context(claim(run, config, waiting)))
         try:
             yield attempt
-            barrier()  # only then is the run done
+            barrier()  # the run is done only after this
         except Exception as error:
-            # Another attempt may hold the directory where this process has outlived the main one.
+            # If this process outlived the main one, another attempt may hold the directory by now.
             if attempt is not None and not is_main() and run.status() == RUNNING and run.attempt() == attempt:
                 run.set_status(FAILED, f"process {index()}: {reason_of(error)}")
             raise

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on the terminal and a small file that a launcher in another process can read."""
+"""Shows progress as a terminal bar and in a small file that a launcher in another process can read."""
 
 import json
 import sys
@@ -14,15 +14,15 @@ WRITE_EVERY = 0.5  # seconds
 
 
 class Progress:
-    """One bar.
+    """One progress bar.
 
     Args:
-        description: shown left of the bar.
+        description: text left of the bar.
         total: units of work.
-        file: where to keep {"description", "done", "total", "note", "first", "seconds"}; None for nowhere. first: what
-            was done already when this attempt began; seconds: how long it has been at it.
+        file: file for {"description", "done", "total", "note", "first", "seconds"}; None for no file. `first` is the
+            work already done when this attempt began, `seconds` the time since.
         show: whether to draw the bar on stderr.
-        unit: what is counted.
+        unit: name of the unit.
     """
 
     def __init__(self, description: str, total: int, *, file: Path | None, show: bool, unit: str = "update"):
@@ -35,12 +35,12 @@ class Progress:
         self.to(0)
 
     def start_at(self, done: int) -> None:
-        """Say how much an earlier attempt had done."""
+        """Set the work done by an earlier attempt."""
         self._started, self._first = time.monotonic(), done
         self.to(done)
 
     def to(self, done: int, note: str = "") -> None:
-        """Set how much is done; `note` stands right of the bar."""
+        """Set the work done. `note` appears right of the bar."""
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Rollout engines as settings: as TRL's arguments, as part of a run's identity, and what is wrong with them.
+"""Rollout engine settings: as TRL arguments, as part of a run's identity, and their checks.
 
 Importing this module loads neither torch nor transformers.
 """
@@ -14,9 +14,9 @@ from rlbench.decoding import NEUTRAL, sampling_identity
 ENGINES = ("transformers", "continuous", "vllm_colocate", "vllm_server")
 CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 DECIDE_RESULTS = ("correction", "ratio_min", "ratio_max")
-"""Keys of `generation.vllm` that decide what a run computes; the others say where the engine runs, in what memory."""
+"""Keys of `generation.vllm` that affect results. The others say where the engine runs and how much memory it gets."""
 PAGE_TOKENS = 256
-"""Tokens of a page of the key-value cache, transformers' own size."""
+"""Page size of transformers' KV cache, in tokens."""
 
 
 def uses_vllm(generation: GenerationConfig) -> bool:
@@ -24,12 +24,12 @@ def uses_vllm(generation: GenerationConfig) -> bool:
 
 
 def correction_of(generation: GenerationConfig) -> str:
-    """The correction that acts: "none" where the engine has none."""
+    """Return the active correction, or "none" if the engine has none."""
     return generation.vllm.correction if uses_vllm(generation) else "none"
 
 
 def readable(generation: GenerationConfig, positions: int | None) -> int | None:
-    """How many tokens, prompt and completion together, model and engine can read; None for no limit.
+    """Return the maximum number of tokens, prompt plus completion, for model and engine; None for no limit.
 
     Args:
         positions: the model's own limit.
@@ -39,18 +39,18 @@ def readable(generation: GenerationConfig, positions: int | None) -> int | None:
 
 
 def rollout_arguments(generation: GenerationConfig, eos_token_ids: Sequence[int] = ()) -> dict[str, Any]:
-    """Arguments of TRL's GRPOConfig for sampling and engine.
+    """Return the arguments of TRL's GRPOConfig for sampling and engine.
 
     Args:
         generation: the run's settings.
-        eos_token_ids: every id that ends a list; vLLM is told them. TRL gives the other engines those of its model.
+        eos_token_ids: every id that ends a list, passed to vLLM. For other engines TRL uses the model's own.
     """
     arguments: dict[str, Any] = {
         "max_completion_length": generation.max_new_tokens,
         "temperature": generation.temperature,
         "top_p": generation.top_p,
         "top_k": generation.top_k,
-        "min_p": generation.min_p or None,  # 0 would make transformers sort every step's probabilities, to no effect
+        "min_p": generation.min_p or None,  # 0 would make transformers sort probabilities at every step without effect
         "repetition_penalty": generation.repetition_penalty,
         "generation_kwargs": {"stop_token_ids": list(eos_token_ids)}
         if uses_vllm(generation)
@@ -67,7 +67,7 @@ def _continuous_arguments(generation: GenerationConfig) -> dict[str, Any]:
     continuous = generation.continuous
     settings: dict[str, Any] = {
         "max_batch_tokens": continuous.batch_tokens,
-        # Without being told, transformers takes FlashAttention wherever it is installed.
+        # By default transformers uses FlashAttention wherever it is installed.
         "auto_switch_to_flash": continuous.flash_attention,
     }
     if continuous.cache_tokens is not None:
@@ -104,7 +104,7 @@ def _vllm_arguments(engine: str, vllm: VLLMConfig) -> dict[str, Any]:
 
 
 def rollout_identity(generation: GenerationConfig) -> dict[str, Any]:
-    """What of the generation decides a run's results; no engine is named where it is plain generate."""
+    """Return the generation settings that affect a run's results. Plain generate adds no engine name."""
     identity = sampling_identity(generation)
     if generation.engine == "transformers":
         return identity
@@ -114,16 +114,16 @@ def rollout_identity(generation: GenerationConfig) -> dict[str, Any]:
     decides = {key: getattr(generation.vllm, key) for key in DECIDE_RESULTS}
     if generation.vllm.correction == "none":
         decides = {"correction": "none"}
-    if generation.engine == "vllm_colocate":  # one stream of random numbers an engine
+    if generation.engine == "vllm_colocate":  # each engine has its own random stream
         decides["tensor_parallel_size"] = generation.vllm.tensor_parallel_size
     return identity | {"vllm": decides}
 
 
 def check_generation(generation: GenerationConfig, processes: int) -> list[str]:
-    """What is wrong with the settings of an engine, one sentence a problem; names and numbers are checked before.
+    """Return one sentence per problem with the engine's settings. Names and numbers were checked before.
 
     Args:
-        processes: over how many processes the run is spread.
+        processes: number of processes of the run.
     """
     vllm = generation.vllm
     problems = _bounds(vllm) if uses_vllm(generation) else []

@@ -1,7 +1,7 @@
-"""Early stop of a training that has collapsed: bounds on what is measured anyway, and what a stop says.
+"""Early stopping of collapsed trainings: bounds on measured values, and the reason given for a stop.
 
-A bound has to be broken for several measurements in a row. All values are those of the whole run, not of a process, and
-what is counted from update to update goes into checkpoints, so that every process and every attempt decides the same.
+A bound must be broken in several consecutive measurements. All values are those of the whole run, and counters are
+saved in checkpoints, so that every process and every attempt decides the same.
 """
 
 import math
@@ -14,10 +14,10 @@ from rlbench.config import SafetyConfig
 
 @dataclass(frozen=True)
 class Stop:
-    """Where a training ended before its time.
+    """Where and why a training stopped early.
 
     Attributes:
-        update: updates that are in the weights.
+        update: number of updates in the weights.
         reason: one clause.
     """
 
@@ -26,7 +26,7 @@ class Stop:
 
     @property
     def result(self) -> dict[str, Any]:
-        """`stopped` of result.json."""
+        """The value of `stopped` in result.json."""
         return {"update": self.update, "reason": self.reason}
 
 
@@ -34,20 +34,20 @@ class CannotGoOn(ArithmeticError):
     """A training has to end before its next update.
 
     Attributes:
-        stop: what is said of it.
+        stop: where and why.
     """
 
     stop: Stop
 
 
 class NotFinite(CannotGoOn):
-    """A loss or a gradient is NaN or infinite; the update that it belongs to has not been applied.
+    """A loss or a gradient is NaN or infinite. Its update has not been applied.
 
     Args:
-        what: loss or gradient.
-        update: its number.
+        what: "loss" or "gradient".
+        update: number of the update.
         value: NaN or infinite.
-        first: what of its computation is not finite first; "" where that is not known.
+        first: the first non-finite value in its computation, or "" if unknown.
     """
 
     def __init__(self, what: str, update: int, value: float, first: str = ""):
@@ -57,7 +57,7 @@ class NotFinite(CannotGoOn):
 
 
 class NoTuples(CannotGoOn):
-    """No list of a round is worth more than another one: there is nothing to prefer."""
+    """In a round, no list scores higher than another of the same prompt, so there are no preferences."""
 
     def __init__(self, number: int, update: int, prompts: int):
         super().__init__(f"in round {number + 1} none of the lists of {prompts} prompts is worth more than others")
@@ -69,9 +69,9 @@ class Bound:
     """One bound on one metric.
 
     Attributes:
-        metric: its name on its split.
-        words: what it is called in a reason.
-        limit: the largest value, or the smallest share of the value at the start, that is sound; None for no bound.
+        metric: name of the metric on its split.
+        words: name of the metric in messages.
+        limit: largest valid value, or smallest valid share of the initial value; None for no bound.
         share: whether the limit is such a share.
     """
 
@@ -82,16 +82,16 @@ class Bound:
 
 
 class Guard:
-    """Watches a training.
+    """Checks the bounds during training.
 
     Args:
         config: the bounds.
-        catalogue_rate: that of the policy before the first update, on validation.
-        state: what `state` gave when the run was last saved; empty at its start.
+        catalogue_rate: catalogue rate of the initial policy on validation.
+        state: `state` from the last checkpoint; empty at the start.
 
     Attributes:
         stop: set once a bound has been broken for `patience` measurements.
-        state: counters and values at the start, by metric, as JSON.
+        state: counters and initial values by metric, as JSON.
     """
 
     def __init__(self, config: SafetyConfig, catalogue_rate: float, state: Mapping[str, Any]):
@@ -107,20 +107,20 @@ class Guard:
         self.state.setdefault("in_catalog", {"sum": catalogue_rate, "count": 1, "streak": 0})
 
     def train(self, update: int, metrics: Mapping[str, float]) -> None:
-        """Look at what an update measured; metrics that it did not measure leave their counters as they are."""
+        """Check the metrics of an update. Counters of metrics that it did not measure stay unchanged."""
         for bound in self._train:
             if bound.metric in metrics:
                 self._look(bound, update, metrics[bound.metric])
 
     def validation(self, update: int, metrics: Mapping[str, float]) -> None:
-        """Look at the means of an evaluation."""
+        """Check the means of an evaluation."""
         for bound in self._validation:
             self._look(bound, update, metrics[bound.metric])
 
     def _look(self, bound: Bound, update: int, value: float) -> None:
         state = self.state.setdefault(bound.metric, {"sum": 0.0, "count": 0, "streak": 0})
         if update <= self.config.warmup or not state["count"]:
-            if bound in self._train and math.isfinite(value):  # of the value at the start
+            if bound in self._train and math.isfinite(value):  # accumulate the initial value
                 state["sum"], state["count"] = state["sum"] + value, state["count"] + 1
             return
         start = state["sum"] / state["count"]

@@ -1,4 +1,4 @@
-"""Text that can be written to a file. Loads no torch."""
+"""Finds text that cannot be written as UTF-8. Loads no torch."""
 
 import re
 from typing import Any
@@ -7,12 +7,12 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def is_broken(text: str) -> bool:
-    """Whether a text holds half a character (a lone surrogate), as JSON's \\ud800 makes one; UTF-8 has none."""
+    """Whether a text holds half a character (a lone surrogate, such as JSON's \\ud800), which UTF-8 cannot encode."""
     return _SURROGATE.search(text) is not None
 
 
 def broken_texts(value: Any) -> list[str]:
-    """The texts that hold half a character, anywhere in lists, tuples and dicts, keys included."""
+    """Return all texts with half a character in nested lists, tuples and dicts, including keys."""
     if isinstance(value, str):
         return [value] if is_broken(value) else []
     if isinstance(value, dict):

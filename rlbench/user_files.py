@@ -1,4 +1,4 @@
-"""Files that a user has made, read so that a bad one ends in one sentence that names it. Loads no torch."""
+"""Reads files made by users. A bad file causes one error that names it. Loads no torch."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import yaml
 from rlbench.errors import BadInput
 
 BOM = b"\xef\xbb\xbf"
-"""Mark of UTF-8 that some editors write at the start of a file; it is no part of the text."""
+"""UTF-8 byte order mark, which some editors write at the start of a file. It is not part of the text."""
 
 OTHER_FORMATS = {
     b"\x1f\x8b": "is compressed with gzip; unpack it",
@@ -22,27 +22,27 @@ OTHER_FORMATS = {
     b"\xff\xfe": "is text in UTF-16; save it in UTF-8",
     b"\xfe\xff": "is text in UTF-16; save it in UTF-8",
 }
-"""First bytes of files that people give in place of text, and what to say of them."""
+"""First bytes of other formats that users give instead of text, and the message for each."""
 
 BAD_JSON = (ValueError, RecursionError)
-"""What `json.loads` raises: malformed text, bytes that are no UTF-8, too many digits; or lists in lists in lists."""
+"""Errors of `json.loads`: malformed text, invalid UTF-8, too many digits, or too deep nesting."""
 
 BAD_YAML = (yaml.YAMLError, ValueError, RecursionError, AttributeError, IndexError, KeyError, TypeError)
-"""What `yaml.safe_load` raises: besides its own errors, whatever its makers of dates and numbers raise."""
+"""Errors of `yaml.safe_load`: its own, and those of its date and number constructors."""
 
 LONGEST_REASON = 200
-"""Characters of a parser's own words that are shown."""
+"""Maximum number of characters to show of a parser's message."""
 
 
 def read_user_bytes(path: Path, name: str = "") -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Args:
         path: the file.
-        name: what messages call it; its path where this is empty.
+        name: name of the file in messages; empty for its path.
 
     Raises:
-        BadInput: where it is missing, is a folder, or cannot be read.
+        BadInput: if the file is missing, is a folder, or cannot be read.
     """
     name = name or str(path)
     try:
@@ -56,10 +56,10 @@ def read_user_bytes(path: Path, name: str = "") -> bytes:
 
 
 def _as_text(data: bytes, name: str) -> bytes:
-    """The bytes of a text without its mark.
+    """Return text bytes without the byte order mark.
 
     Raises:
-        BadInput: where they are those of another format.
+        BadInput: if they are in another format.
     """
     for start, words in OTHER_FORMATS.items():
         if data.startswith(start):
@@ -68,13 +68,13 @@ def _as_text(data: bytes, name: str) -> bytes:
 
 
 def read_user_text(path: Path, name: str = "") -> str:
-    """The text of a file in UTF-8, with or without a mark at its start.
+    """Return the text of a UTF-8 file, with or without a byte order mark.
 
     Args:
         path, name: as in `read_user_bytes`.
 
     Raises:
-        BadInput: where it cannot be read or is not UTF-8.
+        BadInput: if it cannot be read or is not UTF-8.
     """
     name = name or str(path)
     data = _as_text(read_user_bytes(path, name), name)
@@ -85,13 +85,13 @@ def read_user_text(path: Path, name: str = "") -> str:
 
 
 def read_user_json(path: Path, name: str = "") -> Any:
-    """What a JSON file holds.
+    """Return the value in a JSON file.
 
     Args:
         path, name: as in `read_user_bytes`.
 
     Raises:
-        BadInput: where it cannot be read or is not JSON.
+        BadInput: if it cannot be read or is not JSON.
     """
     name = name or str(path)
     text = read_user_text(path, name)
@@ -102,13 +102,13 @@ def read_user_json(path: Path, name: str = "") -> Any:
 
 
 def read_user_yaml(path: Path, name: str = "") -> Any:
-    """What a YAML file holds.
+    """Return the value in a YAML file.
 
     Args:
         path, name: as in `read_user_bytes`.
 
     Raises:
-        BadInput: where it cannot be read or is not YAML.
+        BadInput: if it cannot be read or is not YAML.
     """
     name = name or str(path)
     text = read_user_text(path, name)
@@ -122,13 +122,13 @@ def read_user_yaml(path: Path, name: str = "") -> Any:
 
 
 def read_user_lines(path: Path, name: str = "") -> Iterator[tuple[int, Any, str]]:
-    """The lines of a JSONL file that are not empty: number from 1 on, value, and "" or what is wrong with the line.
+    """Yield line number (from 1), value, and error text or "" for each non-empty line of a JSONL file.
 
     Args:
         path, name: as in `read_user_bytes`.
 
     Raises:
-        BadInput: where the file cannot be read.
+        BadInput: if the file cannot be read.
     """
     name = name or str(path)
     for number, line in enumerate(_as_text(read_user_bytes(path, name), name).splitlines(), start=1):
@@ -140,6 +140,6 @@ def read_user_lines(path: Path, name: str = "") -> Iterator[tuple[int, Any, str]
 
 
 def one_line(error: BaseException) -> str:
-    """A parser's own words on one line."""
+    """Return a parser's message on one line."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."

@@ -1,6 +1,6 @@
-"""What is wrong with a config: everything that can be found without data and model, one sentence a problem.
+"""Checks a config as far as possible without data and model. Returns one sentence per problem.
 
-Importing this module loads neither torch nor transformers; `validate` does, for the pieces of the algorithm.
+Importing this module loads neither torch nor transformers. `validate` loads torch for the algorithm's pieces.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ from rlbench.rewards.terms import TERMS, check_terms
 from rlbench.rollouts import CORRECTIONS, ENGINES, check_generation
 from rlbench.tracking import check_modes
 
-# A contract test keeps these equal to the registries of functions.
+# A contract test keeps these equal to the registries.
 LAYOUTS = ("aligned", "published")
 SHAPINGS = ("none", "paper", "published")
 MISSING_RANKS = ("zero", "excluded")
@@ -56,18 +56,18 @@ def _choice(problems: list[str], key: str, value: str, known: Sequence[str]) -> 
 
 
 def validate(config: Config, processes: int = 1) -> list[str]:
-    """Everything that is wrong with a config, found without data or model; one sentence a problem.
+    """Return all problems of a config that can be found without data or model, one sentence each.
 
     Args:
-        processes: over how many processes the run is spread.
+        processes: number of processes of the run.
     """
     problems = load_plugins(config.plugins)
     if problems:
-        return problems  # what they would have entered would be unknown below
+        return problems  # without its plugins, their names would be reported as unknown
     problems = check_values(config, processes)
     if config.plugins:
         problems += _reward(config.reward)
-    from rlbench.objective.checks import check_algorithm  # only here: it loads torch
+    from rlbench.objective.checks import check_algorithm  # loads torch
     from rlbench.objective.guards import refusals
 
     if isinstance(config.algorithm, AlgorithmConfig):
@@ -76,12 +76,12 @@ def validate(config: Config, processes: int = 1) -> list[str]:
 
 
 def check_values(config: Config, processes: int = 1) -> list[str]:
-    """What of `validate` is found without torch and without plugins, so that a slip is told at once.
+    """Run the checks of `validate` that need neither torch nor plugins, so that mistakes are reported at once.
 
-    Terms of the reward may come from plugins: with plugins they are left to `validate`.
+    Plugins may define reward terms. With plugins, reward terms are checked in `validate` only.
 
     Args:
-        processes: over how many processes the run is spread.
+        processes: number of processes of the run.
     """
     rl, sft = config.trainer.rl, config.trainer.sft
     problems: list[str] = []
@@ -123,7 +123,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     if isinstance(config.algorithm, AlgorithmConfig):
         problems += _policy_optimisation(config)
     if problems:
-        # The checks below divide by, and look up, what the checks above may have refused.
+        # The checks below divide by or look up values that the checks above may have refused.
         return list(dict.fromkeys(problems))
     if isinstance(config.algorithm, PreferenceConfig):
         problems += check_preference(config.algorithm, config)
@@ -150,7 +150,7 @@ def _contexts_of_mini(dataset: MiniConfig) -> list[str]:
 
 
 def _heads_of_tiny(model: TinyModelConfig) -> list[str]:
-    """Rotary positions turn pairs of numbers, so that each head has an even number of them."""
+    """Rotary embeddings rotate pairs of numbers, so the head size must be even."""
     if model.heads < 1 or model.hidden_size % (2 * model.heads) == 0:
         return []
     return [
@@ -160,7 +160,7 @@ def _heads_of_tiny(model: TinyModelConfig) -> list[str]:
 
 
 def _policy_optimisation(config: Config) -> list[str]:
-    """What is wrong with an algorithm of policy optimisation, but for its pieces."""
+    """Check a policy-optimisation algorithm except for its pieces."""
     algorithm = config.policy_optimisation
     problems: list[str] = []
     for key, value, known in [
@@ -180,7 +180,7 @@ def _policy_optimisation(config: Config) -> list[str]:
 
 
 def _steps(rl: RLConfig) -> list[str]:
-    """What is wrong with a learning rate that falls in steps."""
+    """Check a learning rate that falls in steps."""
     key, problems = "trainer.rl.learning_rate_steps", []
     if rl.learning_rate_steps and rl.schedule != "constant":
         problems.append(f"{key} = {rl.learning_rate_steps} needs trainer.rl.schedule=constant, not '{rl.schedule}'")
@@ -230,7 +230,7 @@ def _reward(reward: RewardConfig) -> list[str]:
 
 
 def check_matching(matching: MatchingConfig) -> list[str]:
-    """What is wrong with a matching policy."""
+    """Check a matching policy."""
     problems = [
         f"matching.normalisers holds '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
         f"{nearest(name, list(NORMALISERS))}"
@@ -279,7 +279,8 @@ def _batches(config: Config, processes: int) -> list[str]:
         ("rl.completions_per_update", rl.completions_per_update, "rl.micro_batch_size", rl.micro_batch_size),
         ("sft.batch_size", sft.batch_size, "sft.micro_batch_size", sft.micro_batch_size),
     ):
-        # A process takes less at once where its share of several is less; a single one is told of the odd size.
+        # With several processes, a share smaller than the micro-batch is one micro-batch. One process must match
+        # exactly.
         least = at_once if processes == 1 else min(at_once, max(size // processes, 1))
         if size % (least * processes):
             problems.append(
