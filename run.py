@@ -1,4 +1,4 @@
-"""rlbench's one entry point: `python run.py algorithm=rank_grpo reward=relevance dataset=mini model=tiny`."""
+"""Entry point of rlbench: `python run.py algorithm=rank_grpo reward=relevance dataset=mini model=tiny`."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
         config = resolve(cfg)
         if problems := check_values(config, count()) + check_places(config, to_write=False):
             raise BadInput(*problems)
-        from rlbench.runner import run  # it loads torch, which takes seconds: not before the values have been checked
+        from rlbench.runner import run  # loads torch, which takes seconds, so after the checks
 
         run(config)
         leave()

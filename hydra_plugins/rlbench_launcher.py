@@ -1,4 +1,4 @@
-"""Where Hydra looks for launchers: it takes them from the package `hydra_plugins` alone."""
+"""Registers the local launcher. Hydra searches only the package `hydra_plugins`."""
 
 from rlbench.launching.local import LocalLauncher as _LocalLauncher
 

@@ -1,4 +1,4 @@
-"""Where Hydra finds `hydra/launcher=ray`."""
+"""Registers `hydra/launcher=ray` with Hydra."""
 
 from rlbench.launching.ray import RayLauncher as _RayLauncher
 

@@ -1,4 +1,4 @@
-"""Where Hydra finds `hydra/launcher=slurm`."""
+"""Registers `hydra/launcher=slurm` with Hydra."""
 
 from rlbench.launching.slurm import SlurmLauncher as _SlurmLauncher
 

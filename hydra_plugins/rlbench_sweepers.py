@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers: it takes them from the package `hydra_plugins` alone."""
+"""Registers the sweepers. Hydra searches only the package `hydra_plugins`."""
 
 from rlbench.launching.sweepers import PlainSweeper as _PlainSweeper
 from rlbench.launching.sweepers import SearchSweeper as _SearchSweeper

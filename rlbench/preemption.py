@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
-"""Signals that schedulers send in advance: SLURM sends SIGTERM on preemption, and before the time limit the requested
-signal (submitit requests SIGUSR2).
+"""Signals that schedulers send in advance.
+
+SLURM sends SIGTERM on preemption, and the requested signal before the time limit (submitit requests SIGUSR2).
 """
 GOES_ON = "the same command goes on from there"
 

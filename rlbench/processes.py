@@ -31,9 +31,7 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the main one, which may wait for a stage that another command computes."""
 
 GRACE_SECONDS = 10.0
-"""Seconds that a process without a message waits for the failing one to report, since launchers end all processes at
-once.
-"""
+"""Seconds that other processes wait for the failing one to report. Then the launcher ends them all."""
 
 _runner: list["ProcessGroup"] = []
 """The gloo process group used below, separate from the one that exchanges gradients."""

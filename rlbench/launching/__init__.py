@@ -1,1 +1,1 @@
-"""What `-m` does with the cells of a sweep: one module a launcher, and what all launchers share."""
+"""Launchers, which run the cells of a sweep under `-m`: one module per launcher, and the code they share."""

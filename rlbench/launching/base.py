@@ -1,7 +1,7 @@
-"""What every launcher does around the running of cells.
+"""Code shared by all launchers.
 
-A failing cell never stops the others. All cells are checked before the first is started, and what is done already is
-left alone. Which cells have failed and why is said at the end.
+All cells are checked before the first one starts. Finished cells are skipped, and a failing cell does not stop the
+others. The failed cells and their reasons are printed at the end.
 """
 
 from abc import abstractmethod
@@ -25,30 +25,30 @@ from rlbench.runs import DONE
 
 
 class Feed(Protocol):
-    """Where a launcher takes cells from, one after another, and whom it tells how they are."""
+    """Source of cells for a launcher, which reports their progress back to it."""
 
     def next_cell(self, has_room: Callable[[Cell], bool]) -> Cell | None:
-        """A cell to start for which there is room; None where there is none at present."""
+        """Return a cell to start for which there is room, or None if there is none at the moment."""
 
     def over(self) -> bool:
-        """Whether no cell will come any more."""
+        """Whether no more cells will come."""
 
     def watch(self, running: Sequence[Cell]) -> Mapping[Path, str]:
-        """Look at the cells that run; those that are to be stopped, by run directory, with the reason."""
+        """Check the running cells. Return the run directories of those to stop, with the reasons."""
 
     def ended(self, cell: Cell, succeeded: bool) -> None:
-        """Hear that a cell has ended."""
+        """Record that a cell has ended."""
 
 
 class SweepLauncher(Launcher):
-    """A launcher of cells; a subclass says in `run_cells` how they run.
+    """Base class of launchers. Subclasses define in `run_cells` how cells run.
 
     Args:
-        jobs: how many cells run at once.
-        processes: on how many processes each runs.
+        jobs: number of cells that run at once.
+        processes: number of processes per cell.
 
     Attributes:
-        of_sweep: what the sweep varies; its sweeper sets it before the launch.
+        of_sweep: what the sweep varies. The sweeper sets it before the launch.
     """
 
     def __init__(self, jobs: int, processes: int = 1):
@@ -63,32 +63,32 @@ class SweepLauncher(Launcher):
 
     @abstractmethod
     def run_cells(self, cells: list[Cell]) -> list[Cell]:
-        """Run cells that are not done, and the shared stages that they need; return those that failed."""
+        """Run unfinished cells and the shared stages that they need. Return the cells that failed."""
 
     def show_plan(self, cells: list[Cell]) -> None:
-        """Print what a dry run should say of the launcher itself."""
+        """Print the launcher's part of a dry run."""
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """Whether this launcher can run these cells.
+        """Check that this launcher can run these cells.
 
         Raises:
-            BadInput: what stands in the way.
+            BadInput: if it cannot.
         """
 
     def at_once(self, cells: Sequence[Cell]) -> int:
-        """How many of these cells run at once."""
+        """Return how many of these cells run at once."""
         return self.jobs
 
     def run_feed(self, feed: Feed, first: Sequence[Cell], total: int) -> None:
-        """Run what a search asks for, until it is over.
+        """Run the cells that a search requests, until it is over.
 
         Args:
             feed: the search.
-            first: the cells that it begins with.
-            total: how many cells there are at most.
+            first: its first cells.
+            total: maximum number of cells.
 
         Raises:
-            BadInput: where this launcher cannot.
+            BadInput: if this launcher does not support searches.
         """
         raise BadInput("hydra/sweeper=optuna looks at its cells while they run: use hydra/launcher=local")
 
@@ -119,7 +119,7 @@ class SweepLauncher(Launcher):
         return [_nothing() for _ in job_overrides]
 
     def _name_stopped(self, cells: Sequence[Cell]) -> None:
-        """Say which cells are done and have stopped early."""
+        """Print the finished cells that stopped early."""
         stopped = [cell for cell in cells if cell.run.status() == DONE and cell.run.reason()]
         if stopped:
             self.console.print(f"[yellow]{len(stopped)} of {len(cells)} cells stopped early[/yellow]:")
@@ -128,7 +128,7 @@ class SweepLauncher(Launcher):
             self.console.print(f"    {cell.run.reason()}", soft_wrap=True, markup=False)
 
     def report(self, failed: Sequence[Cell], total: int) -> None:
-        """Say which cells failed and why."""
+        """Print which cells failed and why."""
         self.console.print(f"[red]{len(failed)} of {total} cells failed[/red]; the same command tries them again:")
         for cell in failed:
             self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
@@ -136,7 +136,7 @@ class SweepLauncher(Launcher):
 
 
 def _nothing() -> JobReturn:
-    """What Hydra wants of every cell."""
+    """Return the result that Hydra expects for every cell."""
     finished = JobReturn(status=JobStatus.COMPLETED)
     finished.return_value = None
     return finished

@@ -1,4 +1,4 @@
-"""The bars of a sweep."""
+"""Progress bars of a sweep."""
 
 import time
 from pathlib import Path
@@ -11,17 +11,16 @@ from rlbench.launching.cells import Cell
 from rlbench.runs import DONE, FAILED, PRUNED
 
 COLOURS = {DONE: "green", FAILED: "red", PRUNED: "yellow"}
-PLAIN_EVERY = 15.0  # seconds between progress lines where there is no terminal to draw on
+PLAIN_EVERY = 15.0  # seconds between progress lines without a terminal
 
 
 class Board:
-    """The bars of a sweep: one over all updates, one for each running cell; plain lines where there is no terminal.
+    """Progress of a sweep: a bar over all updates and one per running cell, or plain lines without a terminal.
 
     Args:
-        console: where they are drawn.
-        cells: how many there are at most.
-        updates: of all of them together.
-
+        console: where to draw.
+        cells: maximum number of cells.
+        updates: total number of updates.
     """
 
     def __init__(self, console: Console, cells: int, updates: int):
@@ -65,7 +64,7 @@ class Board:
             self.console.print(f"{sum(self.done.values())}/{self.total} updates | {' | '.join(notes)}", soft_wrap=True)
 
     def finish(self, cell: Cell, word: str) -> None:
-        """Take a cell's bar away, and say how it ended: done, failed or pruned."""
+        """Remove a cell's bar and print whether it is done, failed or pruned."""
         self.done[cell.run.root] = cell.updates
         if cell.run.root in self.of_cell:
             self.bars.remove_task(self.of_cell.pop(cell.run.root))

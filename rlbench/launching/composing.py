@@ -1,7 +1,7 @@
-"""Configs of many cells: what Hydra would compose for each, at the price of one composition for each choice of groups.
+"""Composes the configs of many cells quickly: Hydra runs once per choice of config groups.
 
-Cells of a sweep differ in few groups and many plain values. Hydra puts plain values over what the groups have composed,
-so that cells with the same choice of groups share that part; the rest is a copy and the values of the cell.
+The cells of a sweep differ in few groups and many plain values. Hydra applies plain values on top of the composed
+groups. Cells with the same groups therefore share that part, and each gets a copy with its own values.
 """
 
 import copy
@@ -19,20 +19,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 def compose_cells(
     loader: ConfigLoader, composed: DictConfig, job_overrides: Sequence[Sequence[str]]
 ) -> Iterator[DictConfig]:
-    """The config of each cell without its `hydra` node: equal to `loader.load_sweep_config` of the same overrides.
+    """Yield the config of each cell without its `hydra` node, equal to `loader.load_sweep_config` of its overrides.
 
     Args:
-        loader: Hydra's.
+        loader: Hydra's config loader.
         composed: the config of the whole sweep, with its `hydra` node.
-        job_overrides: of each cell.
+        job_overrides: the overrides of each cell.
 
     Raises:
-        HydraException: where an override cannot be applied.
+        HydraException: if an override cannot be applied.
     """
     own = OmegaConf.to_container(composed.hydra.overrides.hydra)
     assert isinstance(own, list)
     name = composed.hydra.job.config_name
-    plain: dict[tuple[str, bool], bool] = {}  # (key, whether its value is a dict) -> whether it chooses no group
+    plain: dict[tuple[str, bool], bool] = {}  # (key, whether its value is a dict) -> whether it sets a plain value
     shared: dict[tuple[str, ...], DictConfig] = {}
     for texts in job_overrides:
         overrides = [_parse(text) for text in texts]
@@ -58,5 +58,5 @@ def _parse(text: str) -> Override:
 
 
 def _kind(override: Override) -> tuple[str, bool]:
-    """What decides whether Hydra takes an override for the choice of a group or for a value."""
+    """Return the properties by which Hydra decides whether an override chooses a group or sets a value."""
     return override.key_or_group, isinstance(override.value(), dict)

@@ -1,7 +1,7 @@
-"""Cells of a sweep on this machine: every one in a process of its own, several at a time, a bar over all of them.
+"""Runs the cells of a sweep on this machine, each in its own process, several at a time.
 
-What cells share (the SFT stage) is made once, before they start: one after another with all cores, or side by side
-where there are GPUs for it. Ctrl-C, or SIGTERM, lets what runs end with a checkpoint.
+Shared SFT stages run once before the cells: one after another with all cores, or side by side on several GPUs. On
+Ctrl-C or SIGTERM running cells write a checkpoint and end.
 """
 
 import contextlib
@@ -31,20 +31,20 @@ from rlbench.runs import DONE, FAILED, PRUNED, locate
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0
-"""How long cells that are to stop may take to reach an update at which they write a checkpoint."""
+"""Seconds that stopped cells may take to reach an update at which they write a checkpoint."""
 
 
 @dataclass
 class _Process:
-    """A cell that runs.
+    """A running cell.
 
     Attributes:
-        cell: which.
-        process: of its command.
-        log: the open file that its output goes to.
-        gpus: names of the GPUs that it has.
-        stop_at: when it is killed, on the monotonic clock; None while it may run.
-        reason: why it is to stop.
+        cell: the cell.
+        process: the process of its command.
+        log: the open file for its output.
+        gpus: names of its GPUs.
+        stop_at: when to kill it, on the monotonic clock; None while it may run.
+        reason: why it is being stopped.
     """
 
     cell: Cell
@@ -55,23 +55,23 @@ class _Process:
     reason: str = ""
 
     def stop(self, reason: str) -> None:
-        """Ask it, once, to stop."""
+        """Ask it to stop; later calls have no effect."""
         if self.stop_at is None:
             self.stop_at, self.reason = time.monotonic() + GRACE_SECONDS, reason
             self.tell()
 
     def tell(self) -> None:
-        """Tell it to stop."""
+        """Send the stop signal."""
         tell(self.process.pid, processes=self.cell.processes)
 
     def kill_if_late(self) -> None:
-        """Kill it where it has been asked to stop too long ago."""
+        """Kill it if its time to stop has run out."""
         if self.stop_at is not None and time.monotonic() > self.stop_at:
             self.process.kill()
 
 
 class Queue:
-    """The cells of a plain sweep, in their order, but for those that the places have no room for yet."""
+    """The cells of a plain sweep in order. Cells without room are skipped until there is room."""
 
     def __init__(self, cells: Sequence[Cell]):
         self.waiting = list(cells)
@@ -95,14 +95,14 @@ class Queue:
 
 
 class LocalLauncher(SweepLauncher):
-    """Runs the cells of a sweep on this machine; GPUs are given to them, and CPU threads shared between them.
+    """Runs the cells of a sweep on this machine, assigns GPUs to them and divides the CPU threads.
 
     Args:
-        jobs: cells at once, or auto for as many as the GPUs have room for (one without GPUs).
-        processes: of each cell, each of which has a GPU where there are any.
-        gpus: auto, or the numbers of the GPUs that may be used.
-        cells_per_gpu: how many cells may share a GPU.
-        gpu_share: share of a GPU's memory that each of those may use; None for an equal one.
+        jobs: number of cells at once, or auto for as many as fit on the GPUs (one without GPUs).
+        processes: processes per cell. Each has its own GPU if there are any.
+        gpus: auto, or the numbers of the GPUs to use.
+        cells_per_gpu: number of cells that may share a GPU.
+        gpu_share: share of a GPU's memory for each of these cells; None divides it equally.
     """
 
     def __init__(self, jobs: Any, processes: int, gpus: Any, cells_per_gpu: Any, gpu_share: Any):
@@ -112,7 +112,7 @@ class LocalLauncher(SweepLauncher):
 
     @cached_property
     def gpus(self) -> tuple[str, ...]:
-        """Names of the GPUs that cells are given."""
+        """Names of the GPUs available to cells."""
         allowed = visible(os.environ)
         return choose_gpus(self.wanted, allowed, list_gpus() if allowed is None and self.wanted == "auto" else ())
 
@@ -140,7 +140,7 @@ class LocalLauncher(SweepLauncher):
         return failed + self._run_all([cell for cell in cells if cell not in failed])
 
     def _shared_stages(self, cells: list[Cell]) -> list[Cell]:
-        """Make each SFT stage that the cells need; return the cells whose stage failed."""
+        """Run each SFT stage that the cells need. Return the cells whose stage failed."""
         missing = missing_shared_stages(cells)
         for root, waiting in missing.items():
             self.console.print(f"shared SFT stage for {len(waiting)} cells: {root}")
@@ -152,7 +152,7 @@ class LocalLauncher(SweepLauncher):
         return [cell for root in broken for cell in missing[root]]
 
     def _run_alone(self, stage: Cell) -> int:
-        """Run a shared stage with all cores and a bar of its own; its exit code."""
+        """Run a shared stage with all cores and its own bar. Return its exit code."""
         places = Places(self.gpus, 1)
         environment = os.environ | environment_of(places.take(self._gpus_of(stage)))
         with children_deaf_to(signal.SIGINT):
@@ -173,12 +173,12 @@ class LocalLauncher(SweepLauncher):
     def run_feed(self, feed: Feed, first: Sequence[Cell], total: int) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         self.check(first)
-        self._shared_stages(list(first))  # cells that find one missing make it themselves, and say what went wrong
+        self._shared_stages(list(first))  # a cell that still misses its stage computes it and reports errors
         updates = total * max(cell.updates for cell in first)
         self._run(feed, Board(self.console, total, updates), min(self.at_once(first), total))
 
     def _run(self, feed: Feed, board: Board, at_once: int) -> None:
-        """Run what a feed gives until it is over, so many cells at once."""
+        """Run the cells of a feed until it is over, with at most `at_once` at a time."""
         threads = max((os.cpu_count() or 1) // at_once, 1)
         places = Places(self.gpus, self.cells_per_gpu)
         running: dict[Path, _Process] = {}
@@ -215,14 +215,14 @@ class LocalLauncher(SweepLauncher):
             _wait([held.process for held in running.values()], self.console)
 
     def _share(self, chosen: Sequence[str]) -> float | None:
-        """The share of its GPU's memory that a cell may use; None for all of it."""
+        """Return the share of GPU memory that a cell may use, or None for all of it."""
         if len(chosen) != 1 or (self.cells_per_gpu == 1 and self.gpu_share is None):
             return None
         return self.gpu_share if self.gpu_share is not None else 1 / self.cells_per_gpu
 
 
 def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> list[str]:
-    """What is wrong with `hydra.launcher`, one sentence a problem."""
+    """Return one sentence per invalid setting in `hydra.launcher`."""
 
     def whole(value: Any, least: int) -> bool:
         return not number_problem(value, Bound(least, MOST))
@@ -244,13 +244,13 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
 
 
 def threads_of(cell: Cell, share: int) -> int:
-    """CPU threads of each process of a cell: its part of the cell's share, or less by `runtime.threads`."""
+    """Return the CPU threads per process of a cell: the cell's share divided by processes, at most `runtime.threads`."""
     part = max(share // cell.processes, 1)
     return min(part, cell.config.runtime.threads or part)
 
 
 def _stage_of(cell: Cell) -> Cell:
-    """The SFT stage of a cell, as a cell of its own."""
+    """Return the SFT stage of a cell as its own cell."""
     config = replace(cell.config, stage="sft")
     return Cell(cell.options, [*cell.overrides, "stage=sft"], config, locate(config, "sft"), cell.processes)
 
@@ -261,13 +261,15 @@ def _start(cell: Cell, threads: int, gpus: tuple[str, ...], share: float | None)
     environment = os.environ | reserved | {"OMP_NUM_THREADS": str(threads)} | environment_of(gpus)
     own = ["runtime.progress=false", f"runtime.threads={threads}"]
     command = cell.command(*own, *([f"runtime.gpu_share={share}"] if share is not None else []))
-    with children_deaf_to(signal.SIGINT):  # a terminal sends Ctrl-C to cells, too; the launcher says when they stop
+    with children_deaf_to(
+        signal.SIGINT
+    ):  # Ctrl-C also reaches child processes, but the launcher decides when they stop
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     return _Process(cell, process, log, gpus)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], console: Console) -> NoReturn:
-    """Wait for runs that were told to stop, kill those that take too long, or all at another Ctrl-C; end with 130."""
+    """Wait for stopped runs and exit with 130. Runs that take too long, or all runs on another Ctrl-C, are killed."""
     console.print(
         f"interrupted: what runs stops at its next checkpoint, within {GRACE_SECONDS:.0f} s (Ctrl-C: at once)"
     )

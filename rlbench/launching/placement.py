@@ -1,6 +1,6 @@
-"""Which GPUs a cell runs on: which there are, and for each cell a share of one, or several whole ones.
+"""Assigns GPUs to cells: a share of one GPU, or several whole ones.
 
-Loads no torch: a launcher starts many processes and should hold no GPU itself.
+Loads no torch: a launcher starts many processes and should not use a GPU itself.
 """
 
 import re
@@ -16,11 +16,11 @@ _MIG = re.compile(r"^\s+MIG .*\(UUID: (\S+)\)")
 
 
 class Places:
-    """GPUs, and how many cells each has room for. A GPU that a cell has beside others is its alone.
+    """GPUs and the free room on each. A multi-GPU cell does not share its GPUs.
 
     Args:
-        gpus: names of the GPUs, as CUDA_VISIBLE_DEVICES has them.
-        per_gpu: cells that may share one.
+        gpus: names of the GPUs, as in CUDA_VISIBLE_DEVICES.
+        per_gpu: number of cells that may share a GPU.
     """
 
     def __init__(self, gpus: Sequence[str], per_gpu: int):
@@ -28,15 +28,15 @@ class Places:
         self.taken = dict.fromkeys(self.gpus, 0)
 
     def at_once(self, count: int) -> int:
-        """How many cells that need `count` GPUs each have room at once; `count` is 1 or more."""
+        """Return how many cells with `count` GPUs each fit at once; `count` is at least 1."""
         return len(self.gpus) * self.per_gpu if count == 1 else len(self.gpus) // count
 
     def has_room(self, count: int) -> bool:
-        """Whether a cell that needs `count` GPUs could be started."""
+        """Whether a cell that needs `count` GPUs fits now."""
         return len(self._free(count)) >= count
 
     def take(self, count: int) -> tuple[str, ...]:
-        """Give a cell `count` GPUs, the emptiest; there must be room."""
+        """Assign the `count` least used GPUs to a cell. There must be room."""
         free = self._free(count)
         assert len(free) >= count
         chosen = tuple(sorted(free, key=self.taken.__getitem__)[:count])
@@ -45,7 +45,7 @@ class Places:
         return chosen
 
     def give_back(self, chosen: Sequence[str]) -> None:
-        """Free what `take` gave."""
+        """Release GPUs assigned by `take`."""
         for gpu in chosen:
             self.taken[gpu] -= self._weight(len(chosen))
 
@@ -53,12 +53,12 @@ class Places:
         return [gpu for gpu in self.gpus if self.taken[gpu] + self._weight(count) <= self.per_gpu]
 
     def _weight(self, count: int) -> int:
-        """How many cells' room a cell takes on each of its `count` GPUs."""
+        """Return the number of places that a cell takes on each of its `count` GPUs."""
         return 1 if count == 1 else self.per_gpu
 
 
 def list_gpus() -> tuple[str, ...]:
-    """Names of this machine's GPUs, or of its MIG instances; none where nvidia-smi is not there or finds none."""
+    """Return the names of this machine's GPUs or MIG instances; empty if nvidia-smi is missing or finds none."""
     try:
         result = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def list_gpus() -> tuple[str, ...]:
 
 
 def parse_list(text: str) -> tuple[str, ...]:
-    """GPUs in what `nvidia-smi -L` prints: indices in the order of the bus; of a GPU that is cut up, its instances."""
+    """Parse `nvidia-smi -L`: GPU indices in bus order; for a partitioned GPU, its MIG instances."""
     found: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         if gpu := _GPU.match(line):
@@ -78,26 +78,26 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 
 def visible(environment: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, as it names them; None where it is not set."""
+    """Return the GPUs in CUDA_VISIBLE_DEVICES by name, or None if it is not set."""
     if VISIBLE not in environment:
         return None
     names = [name.strip() for name in environment[VISIBLE].split(",")]
-    refused = [number for number, name in enumerate(names) if name in ("", "-1")]  # CUDA stops reading at these
+    refused = [number for number, name in enumerate(names) if name in ("", "-1")]  # CUDA ignores everything after these
     return tuple(names[: min(refused, default=len(names))])
 
 
 def choose_gpus(
     wanted: list[int] | Literal["auto"], allowed: tuple[str, ...] | None, there: Sequence[str]
 ) -> tuple[str, ...]:
-    """The GPUs that a launcher may use.
+    """Return the GPUs that a launcher may use.
 
     Args:
-        wanted: numbers of GPUs, counted among those allowed where any are named; or auto.
-        allowed: what `visible` says.
-        there: what `list_gpus` says; looked at under auto alone, where nothing is allowed by name.
+        wanted: GPU numbers, or auto. If `allowed` is given, the numbers index into it.
+        allowed: result of `visible`.
+        there: result of `list_gpus`; used only with auto and if `allowed` is None.
 
     Raises:
-        BadInput: where a number is named twice, or is outside of what is allowed.
+        BadInput: if a number occurs twice or is out of range.
     """
     if wanted == "auto":
         return tuple(there) if allowed is None else allowed
@@ -114,5 +114,5 @@ def choose_gpus(
 
 
 def environment_of(chosen: Sequence[str]) -> dict[str, str]:
-    """What the environment of a cell says of its GPUs."""
+    """Return the environment variables that assign GPUs to a cell."""
     return {VISIBLE: ",".join(chosen), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if chosen else {}

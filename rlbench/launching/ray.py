@@ -1,7 +1,7 @@
-"""Cells of a sweep as tasks of Ray, on this machine or on a Ray cluster: `hydra/launcher=ray`.
+"""Runs the cells of a sweep as Ray tasks, on this machine or on a cluster: `hydra/launcher=ray`.
 
-Ray places them by the CPUs and GPUs that they ask for. Shared SFT stages run first. A run that was told to stop, or
-whose node went away, is run again and goes on from its checkpoint.
+Ray places cells by the CPUs and GPUs they request. Shared SFT stages run first. A run that was told to stop or lost its
+node is started again and resumes from its checkpoint.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ from rlbench.runs import DONE, FAILED
 
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 60.0
-"""How long a stopped sweep waits for its runs to reach an update at which they write a checkpoint."""
+"""Seconds that a stopped sweep waits for its runs to reach an update at which they write a checkpoint."""
 Show = Callable[[Sequence[Path], Mapping[Path, bool]], None]
 INSTALL = "python -m pip install -r requirements-ray.txt -c constraints.txt"
 
@@ -33,14 +33,14 @@ INSTALL = "python -m pip install -r requirements-ray.txt -c constraints.txt"
 def run_command(
     command: Sequence[str], folder: Path, root: Path, environment: Mapping[str, str], processes: int
 ) -> int:
-    """A task: run `run.py` in a process of its own, and stop it as a run is stopped where the task is cancelled.
+    """Run `run.py` in its own process, as a Ray task. If the task is cancelled, the run is told to stop.
 
     Args:
-        command: with its arguments.
-        folder: in which to run it.
-        root: of the run, whose attempt gets what it prints.
-        environment: variables beside those of the worker, to which Ray has given its GPUs.
-        processes: of the run.
+        command: the command with its arguments.
+        folder: working directory.
+        root: run directory; its attempt stores the output.
+        environment: variables added to the worker's, in which Ray has set the GPUs.
+        processes: number of processes of the run.
 
     Returns:
         The exit code.
@@ -56,7 +56,7 @@ def run_command(
             start_new_session=True,
         )
         try:
-            while process.poll() is None:  # a cancellation does not end a wait
+            while process.poll() is None:  # polled, since a cancellation does not interrupt wait()
                 time.sleep(0.2)
         except KeyboardInterrupt:
             tell(process.pid, processes=processes)
@@ -68,12 +68,12 @@ class RayLauncher(SweepLauncher):
     """Runs the cells of a sweep on Ray.
 
     Args:
-        jobs: how many cells run at once, where the resources suffice.
-        processes: of each cell.
-        address: of a Ray cluster ("auto", "HOST:PORT"); None starts Ray on this machine for the sweep.
-        cpus: of a cell; also its CPU threads.
-        gpus: of a cell; a fraction puts several on one GPU.
-        max_requeues: how often a cell is run again that was told to stop or lost its node.
+        jobs: maximum number of cells at once, if resources suffice.
+        processes: processes per cell.
+        address: address of a Ray cluster ("auto", "HOST:PORT"); None starts Ray on this machine for the sweep.
+        cpus: CPUs per cell, which are also its CPU threads.
+        gpus: GPUs per cell; a fraction puts several cells on one GPU.
+        max_requeues: how often a cell that was told to stop or lost its node is started again.
     """
 
     def __init__(self, jobs: int, processes: int, address: str | None, cpus: int, gpus: float, max_requeues: int):
@@ -81,7 +81,7 @@ class RayLauncher(SweepLauncher):
         self.address, self.cpus, self.gpus, self.max_requeues = address, cpus, gpus, max_requeues
 
     def problems(self) -> list[str]:
-        """What is wrong with the settings, one sentence a problem."""
+        """Return one sentence per invalid setting."""
         ranges = {
             "jobs": (self.jobs, COUNT, True),
             "cpus": (self.cpus, COUNT, True),
@@ -102,7 +102,7 @@ class RayLauncher(SweepLauncher):
             fail(BadInput(*problems))
         import ray
 
-        # The workers import this module from here, whatever folder the command was given in.
+        # Workers must import this module from here, whatever the working directory.
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(RUN_PY.parent), *_python_path()])}}
         alone = {"include_dashboard": False} if self.address is None else {}
         ray.init(self.address, runtime_env=environment, log_to_driver=False, **alone)
@@ -116,7 +116,7 @@ class RayLauncher(SweepLauncher):
             ray.shutdown()
 
     def _shared_stages(self, cells: list[Cell]) -> list[Cell]:
-        """Make the SFT stages that cells need, side by side; return the cells whose stage failed."""
+        """Run the SFT stages that cells need, side by side. Return the cells whose stage failed."""
         waiting = missing_shared_stages(cells)
         for root, of_stage in waiting.items():
             self.console.print(f"shared SFT stage for {len(of_stage)} cells: {root}", soft_wrap=True)
@@ -141,14 +141,14 @@ class RayLauncher(SweepLauncher):
         return cell.command("runtime.progress=false", f"runtime.threads={max(self.cpus // self.processes, 1)}", *more)
 
     def _run(self, commands: Mapping[Path, list[str]], show: Show | None = None) -> list[Path]:
-        """Run commands, each for the run in a directory.
+        """Run commands, each for one run directory.
 
         Args:
-            commands: by directory.
-            show: told now and then which runs are under way, and which have ended and whether well.
+            commands: commands by run directory.
+            show: called regularly with the running runs, and with the ended ones and whether each succeeded.
 
         Returns:
-            The directories of those that failed.
+            The directories of the failed runs.
         """
         import ray
 
@@ -192,7 +192,7 @@ def _python_path() -> list[str]:
 
 
 def _exit_code(reference: Any) -> int:
-    """Of the command of a task; 1 where Ray gave the task up, since its node went away too often."""
+    """Return the exit code of a task's command, or 1 if Ray gave up because its node was lost too often."""
     import ray
 
     try:

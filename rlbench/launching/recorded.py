@@ -1,4 +1,4 @@
-"""The cells of a sweep that is recorded in `experiments/`, composed without running anything: `+table1=sweep`."""
+"""Composes the cells of a sweep in `experiments/` without running them: `+table1=sweep`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class RecordedCell:
     """One cell of a recorded sweep.
 
     Attributes:
-        overrides: what its command says, in the order of the command.
-        choices: the sweep's keys (without +) to their values in this cell.
-        config: composed and typed; not validated.
+        overrides: the overrides of its command, in order.
+        choices: values of the swept keys (without +) in this cell.
+        config: composed and typed, but not validated.
     """
 
     overrides: tuple[str, ...]
@@ -32,7 +32,7 @@ class RecordedCell:
 
 
 def recorded_sweeps() -> dict[str, list[str]]:
-    """Folders of `experiments/` with a sweep to their sweeps."""
+    """Return the sweeps in each folder of `experiments/` that has any."""
     found: dict[str, list[str]] = {}
     for path in sorted(EXPERIMENTS.glob("*/*.yaml")):
         if (path.parent / "README.md").is_file():
@@ -41,10 +41,10 @@ def recorded_sweeps() -> dict[str, list[str]]:
 
 
 def recorded_cells(experiment: str, sweep: str, overrides: Sequence[str] = ()) -> list[RecordedCell]:
-    """Every cell, as `python run.py +EXPERIMENT=SWEEP OVERRIDES` makes them.
+    """Return every cell of `python run.py +EXPERIMENT=SWEEP OVERRIDES`.
 
     Raises:
-        BadInput: where there is no such sweep, or it cannot be composed.
+        BadInput: if the sweep does not exist or cannot be composed.
     """
     known = recorded_sweeps()
     if sweep not in known.get(experiment, []):

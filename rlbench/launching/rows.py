@@ -1,7 +1,7 @@
-"""Rows of a sweep: cells that differ are different rows, and no two of them share a run directory.
+"""Names the rows of a sweep, so that different cells are different rows and never share a run directory.
 
-A row is named by algorithm and reward. What else a sweep varies becomes the row's variant, as in a search
-(`rlbench.naming`). A setting that is no part of a run's identity makes no rows: two of its values would be one run.
+A row is named by algorithm and reward. Other swept settings become the row's variant, as in a search
+(`rlbench.naming`). A setting outside a run's identity makes no rows, because all its values would be the same run.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ NEVER_NAMED = (
     *("algorithm", "reward", "seed", "dataset", "model", "experiment", "experiment_name", "runs_dir", "stage"),
     "variant",
 )
-"""Keys that never become a variant: they are in a run's path by themselves."""
+"""Keys that never become part of a variant, because the run's path already contains them."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Swept:
     """What a sweep varies.
 
     Attributes:
-        keys: those with several values (with their +, where they have one).
-        naming: those of them that are said in the names of rows; None where the cells at hand decide (`naming_keys`).
+        keys: keys with several values, including a leading + if given.
+        naming: the keys that appear in row names; None if the cells decide (`naming_keys`).
     """
 
     keys: tuple[str, ...]
     naming: tuple[str, ...] | None = None
 
     def of(self, overrides: Sequence[str]) -> dict[str, str]:
-        """The values of these keys in a cell's overrides, where Hydra's sweeper writes each key once."""
+        """Return the values of these keys in a cell's overrides. Hydra's sweeper writes each key once."""
         texts = dict(override.split("=", 1) for override in overrides if "=" in override)
         return {key: texts[key] for key in self.keys}
 
@@ -46,19 +46,19 @@ NOTHING_SWEPT = Swept(())
 
 
 def swept(overrides: Sequence[Override]) -> Swept:
-    """What the overrides of a command vary."""
+    """Return what the overrides of a command vary."""
     lists = [override for override in overrides if override.is_sweep_override() and override.is_discrete_sweep()]
     return Swept(tuple(each.get_key_element() for each in lists if len(set(each.sweep_string_iterator())) > 1))
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell before it is known whether it is a run of its own.
+    """A cell before duplicates are removed.
 
     Attributes:
-        config: of the cell.
+        config: its config.
         run: the directory of its last stage.
-        values: of the keys that the sweep varies, as its overrides have them.
+        values: values of the swept keys, as in its overrides.
     """
 
     config: Config
@@ -66,20 +66,21 @@ class Planned:
     values: Mapping[str, str]
 
     def apart(self, other: "Planned") -> list[str]:
-        """Swept keys whose values differ."""
+        """Return the swept keys whose values differ."""
         return [key for key, value in self.values.items() if value != other.values.get(key)]
 
     @property
     def place(self) -> tuple[Any, ...]:
-        """What two cells share that are one run; names that the user sweeps tell them apart all the same."""
+        """Key that is equal for cells that are the same run. A swept `variant` separates them in any case."""
         return self.config.group_dir, self.run.stage, self.run.hash, self.values.get("variant")
 
 
 def naming_keys(cells: Sequence[Planned]) -> tuple[str, ...]:
-    """The swept keys that rows must be named by: two of its values, all else equal, give one row two settings.
+    """Return the swept keys that row names must contain.
 
-    A variant that refers to the key tells rows apart by itself, and so does a start of RL, or a group of methods that
-    sets the algorithm.
+    A key is needed if two of its values, all else equal, would put two settings into one row. It is not needed if a
+    variant refers to it, or if the row name already reflects it (start of RL, or a method group that sets the
+    algorithm).
     """
     found = []
     for key in cells[0].values if cells else ():
@@ -94,7 +95,7 @@ def naming_keys(cells: Sequence[Planned]) -> tuple[str, ...]:
 
 
 def named(cell: Planned, naming: Sequence[str]) -> str:
-    """The variant of a cell: the one that it was given, and its values of these keys; "" for neither."""
+    """Return the variant of a cell: its given variant plus its values of these keys, or ""."""
     if cell.run.stage != "rl" or not naming:
         return cell.config.variant
     settings = asdict(cell.config)
@@ -103,7 +104,7 @@ def named(cell: Planned, naming: Sequence[str]) -> str:
 
 
 def _value(config: Mapping[str, Any], key: str, text: str) -> str:
-    """The value of a key as one text for one value; of a group the name of its option, which the override says."""
+    """Return a key's value as text, equal for equal values. For a config group it is the option name in the override."""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
@@ -113,15 +114,15 @@ def _value(config: Mapping[str, Any], key: str, text: str) -> str:
 
 
 def override_of(name: str) -> str:
-    """The override that gives a cell its variant."""
+    """Return the override that sets a cell's variant."""
     return f"variant={QuotedString(name, Quote.single).with_quotes()}"
 
 
 def one_each(cells: Sequence[Planned]) -> tuple[list[int], list[str]]:
-    """(places of the cells that are runs of their own, what to say of the others).
+    """Return the positions of cells that are separate runs, and notes about the others.
 
     Raises:
-        BadInput: where a swept key makes no difference to any run, or one row would hold several settings.
+        BadInput: if a swept key does not affect any run, or if one row would contain several settings.
     """
     first: dict[tuple[Any, ...], int] = {}
     for number, cell in enumerate(cells):
@@ -137,7 +138,7 @@ def one_each(cells: Sequence[Planned]) -> tuple[list[int], list[str]]:
 
 
 def _without_effect(cells: Sequence[Planned], twins: Sequence[tuple[Planned, Planned]]) -> list[str]:
-    """Swept keys by which cells differ that are one run, where the key makes no difference anywhere in the sweep."""
+    """Report swept keys that have no effect anywhere in the sweep although cells differ in them."""
     suspects = {key for one, other in twins if one.run.stage == "rl" for key in one.apart(other)}
     effective = set()
     for key in suspects:
@@ -155,7 +156,7 @@ def _without_effect(cells: Sequence[Planned], twins: Sequence[tuple[Planned, Pla
 
 
 def _notes(twins: Sequence[tuple[Planned, Planned]]) -> list[str]:
-    """One sentence for each kind of cells that are the same run as another, though their settings differ."""
+    """Return one sentence per kind of cells that are the same run as another despite different settings."""
     counts = Counter((one.run.stage, tuple(one.apart(other))) for one, other in twins)
     return [
         f"{count} of the cells {'is' if count == 1 else 'are'} the same {stage} run as another one, which does not "
@@ -165,7 +166,7 @@ def _notes(twins: Sequence[tuple[Planned, Planned]]) -> list[str]:
 
 
 def _same_row(cells: Sequence[Planned]) -> list[str]:
-    """Rows whose cells differ in more than the seed; those of shared stages the analysis tells apart."""
+    """Report rows whose cells differ in more than the seed. The analysis separates shared stages by itself."""
     first: dict[tuple[Path, str], Planned] = {}
     found: dict[str, list[str]] = {}
     for cell in cells:
