@@ -244,7 +244,7 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
 
 
 def threads_of(cell: Cell, share: int) -> int:
-    """Return the CPU threads per process of a cell: the cell's share divided by processes, at most `runtime.threads`."""
+    """Return the CPU threads per process: the cell's share over its processes, at most `runtime.threads`."""
     part = max(share // cell.processes, 1)
     return min(part, cell.config.runtime.threads or part)
 
@@ -261,9 +261,7 @@ def _start(cell: Cell, threads: int, gpus: tuple[str, ...], share: float | None)
     environment = os.environ | reserved | {"OMP_NUM_THREADS": str(threads)} | environment_of(gpus)
     own = ["runtime.progress=false", f"runtime.threads={threads}"]
     command = cell.command(*own, *([f"runtime.gpu_share={share}"] if share is not None else []))
-    with children_deaf_to(
-        signal.SIGINT
-    ):  # Ctrl-C also reaches child processes, but the launcher decides when they stop
+    with children_deaf_to(signal.SIGINT):  # Ctrl-C reaches child processes too, but the launcher decides when they stop
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     return _Process(cell, process, log, gpus)
 

@@ -104,7 +104,7 @@ def named(cell: Planned, naming: Sequence[str]) -> str:
 
 
 def _value(config: Mapping[str, Any], key: str, text: str) -> str:
-    """Return a key's value as text, equal for equal values. For a config group it is the option name in the override."""
+    """Return a key's value as text, equal for equal values; for a config group, its option in the override."""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:

@@ -1,9 +1,9 @@
-"""Search over hyperparameters: Optuna proposes, cells run what it proposes, and what is hopeless is stopped early.
+"""Hyperparameter search: Optuna proposes settings, cells run them, and poor proposals are stopped early.
 
-A proposal is a variant: one cell for each seed, ordinary run directories that tables and `analysis.select` read. It is
-worth the mean over seeds of `evaluation.metric` on validation, at the checkpoint that `evaluation.checkpoint` chooses;
-the test split is never looked at. While a proposal runs, the validation curve of its first seed decides whether it is
-pruned. What was proposed and found is kept in Optuna's journal, so that the same command goes on with it.
+A proposal is a variant with one cell per seed. Its runs are ordinary run directories that tables and `analysis.select`
+read. Its value is the mean over seeds of `evaluation.metric` on validation, at the checkpoint chosen by
+`evaluation.checkpoint`. The test split is never used. Pruning looks at the validation curve of the first seed. Optuna's
+journal stores all proposals and results, so the same command resumes the search.
 """
 
 import contextlib
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "search.journal"
-"""In an experiment's folder: Optuna's journal of all searches of the experiment."""
+"""File in an experiment's folder: Optuna's journal of all its searches."""
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "halving", "none")
 REST = 20
-"""For how many times as long as it took to look at all running cells nothing is looked at again."""
+"""Pause between checks of the running cells, as a multiple of the time that a check takes."""
 REFUSED = "refused"
-"""Attribute of a trial that could not be run: why."""
+"""Trial attribute with the reason why it could not be run."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`hydra.sweeper` of a search.
+    """The `hydra.sweeper` settings of a search.
 
     Attributes:
-        trials: proposals of each search.
-        sampler: of SAMPLERS.
-        seed: of the sampler.
-        startup_trials: finished proposals before tpe stops drawing at random, and before median prunes.
-        pruner: of PRUNERS.
+        trials: number of proposals per search.
+        sampler: one of SAMPLERS.
+        seed: seed of the sampler.
+        startup_trials: number of finished proposals before tpe stops sampling at random and before median prunes.
+        pruner: one of PRUNERS.
         warmup_updates: no proposal is pruned before this update.
     """
 
@@ -63,7 +63,7 @@ class Settings:
     warmup_updates: int
 
     def check(self) -> None:
-        """Raises BadInput where something is wrong."""
+        """Raise BadInput if any setting is invalid."""
         problems = []
         for key, value, known in (("sampler", self.sampler, SAMPLERS), ("pruner", self.pruner, PRUNERS)):
             if value not in known:
@@ -86,7 +86,7 @@ class Settings:
 
 @dataclass(eq=False)
 class Proposal:
-    """A trial and its cells, the first seed's first."""
+    """A trial and its cells. The first cell is that of the first seed."""
 
     study: "Study"
     trial: "optuna.Trial"
@@ -99,7 +99,7 @@ class Proposal:
         return self.cells[0]
 
     def curve(self) -> list[tuple[int, float]]:
-        """(update, metric on validation) of the first seed, without the start."""
+        """Return (update, validation metric) of the first seed, without update 0."""
         metric = self.first.config.evaluation.metric
         rows = self.first.run.read_metrics()
         return [
@@ -109,7 +109,7 @@ class Proposal:
         ]
 
     def report(self) -> str:
-        """Tell Optuna what the curve has come to; why to prune it, or "" for not."""
+        """Report new points of the curve to Optuna. Return why to prune the proposal, or ""."""
         for step, value in self.curve():
             if step <= self.reported:
                 continue
@@ -121,7 +121,7 @@ class Proposal:
         return ""
 
     def value(self) -> float:
-        """Mean over seeds of the metric on validation at the chosen checkpoint."""
+        """Return the mean over seeds of the validation metric at the chosen checkpoint."""
         found = []
         for cell in self.cells:
             result = json.loads((cell.run.root / "result.json").read_text(encoding="utf-8"))
@@ -130,22 +130,22 @@ class Proposal:
 
 
 Compose = Callable[[Sequence[Sequence[str]]], list[Cell]]
-"""Cells from their overrides; raises BadInput where one makes no sense."""
+"""Builds cells from their overrides. Raises BadInput if one is invalid."""
 
 
 @dataclass
 class Study:
-    """One search: what it holds fixed, its space, and Optuna's study of it.
+    """One search: its fixed settings, its space and its Optuna study.
 
     Attributes:
-        fixed: overrides of every proposal.
-        seeds: overrides of the seeds, one each.
+        fixed: overrides shared by every proposal.
+        seeds: one override per seed.
         dimensions: the space.
-        settings: of the sweeper.
-        compose: makes a proposal's cells.
-        name: of Optuna's study: what is searched, and a hash of all that decides results.
-        study: Optuna's.
-        row: variant that tells its proposals apart from those of other searches of the same command.
+        settings: settings of the sweeper.
+        compose: builds a proposal's cells.
+        name: name of the Optuna study: its fixed overrides and a hash of everything that affects results.
+        study: the Optuna study.
+        row: variant that separates its proposals from those of other searches in the same command.
     """
 
     fixed: tuple[str, ...]
@@ -158,7 +158,7 @@ class Study:
     row: str = ""
 
     def _made(self) -> "list[optuna.trial.FrozenTrial]":
-        """Trials of all proposals, but for those that were left open and are made again."""
+        """Return the trials of all proposals, except unfinished ones that are run again."""
         from optuna.trial import TrialState
 
         left = (TrialState.FAIL, TrialState.WAITING)
@@ -166,11 +166,11 @@ class Study:
         return [trial for trial in trials if trial.state not in left or REFUSED in trial.user_attrs]
 
     def proposed(self) -> int:
-        """How many proposals there are."""
+        """Return the number of proposals made."""
         return len(self._made())
 
     def take_up(self) -> None:
-        """Make what an earlier command had begun the next proposals."""
+        """Queue the unfinished proposals of an earlier command as the next ones."""
         from optuna.trial import TrialState
 
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
@@ -178,16 +178,16 @@ class Study:
             self.study.enqueue_trial(trial.params)
 
     def wanted(self) -> int:
-        """How many proposals there will be."""
+        """Return the total number of proposals to make."""
         if self.settings.sampler != "grid":
             return self.settings.trials
         return min(self.settings.trials, len(list(grid(self.dimensions))))
 
     def ask(self) -> Proposal | None:
-        """The next proposal, or None where it could not be run; its number alone decides what the sampler draws.
+        """Return the next proposal, or None if it cannot be run. Only its number determines the sampler's seed.
 
         Raises:
-            BadInput: where the very first one cannot be run.
+            BadInput: if the very first proposal cannot be run.
         """
         from optuna.trial import TrialState
 
@@ -207,14 +207,14 @@ class Study:
             return None
 
     def overrides(self, params: Mapping[str, Any]) -> list[list[str]]:
-        """Of the cells of a proposal."""
+        """Return the overrides of a proposal's cells."""
         texts = {key: _text(dimension, params[key]) for key, dimension in self.dimensions.items()}
         name = "-".join(part for part in (self.row, variant(texts)) if part)
         own = [*self.fixed, *(f"{key}={text}" for key, text in texts.items()), override_of(name)]
         return [[*own, seed] for seed in self.seeds] or [own]
 
     def tell(self, proposal: Proposal) -> None:
-        """Tell Optuna how a proposal has ended: all of it is done, or it was pruned."""
+        """Report the end of a proposal to Optuna: either all of it is done, or it was pruned."""
         from optuna.trial import TrialState
 
         proposal.report()
@@ -225,10 +225,10 @@ class Study:
 
 
 class Search:
-    """The feed of a launcher: proposals of one or several studies, in turn.
+    """Feeds a launcher with proposals from one or several studies in turn.
 
     Args:
-        studies: with what they have found so far.
+        studies: the studies, with their earlier results.
     """
 
     def __init__(self, studies: Sequence[Study]):
@@ -241,7 +241,7 @@ class Search:
             study.take_up()
 
     def first_cells(self) -> list[Cell]:
-        """Cells of the next proposal, which stays the next one; none where all is done."""
+        """Return the cells of the next proposal without starting it; empty if all is done."""
         self._fill()
         return list(self.waiting)
 
@@ -280,7 +280,7 @@ class Search:
         self._settle()
 
     def _settle(self) -> None:
-        """Tell the studies of proposals that have come to an end."""
+        """Report finished proposals to their studies."""
         for proposal in list(self.open):
             statuses = [cell.run.status() for cell in proposal.cells]
             if proposal.stopped or PRUNED in statuses or all(status == DONE for status in statuses):
@@ -288,7 +288,7 @@ class Search:
                 self.open.remove(proposal)
 
     def _fill(self) -> None:
-        """Ask for proposals until one has something to run, or there are enough."""
+        """Request proposals until one has cells to run, or all proposals are made."""
         while not self.waiting:
             left = {id(study): study.wanted() - study.proposed() for study in self.studies}
             study = max(self.studies, key=lambda study: left[id(study)])
@@ -315,17 +315,17 @@ def open_study(
     identity: Mapping[str, Any],
     row: str = "",
 ) -> Study:
-    """The study of a search in an experiment's folder: a new one, or the one that an earlier command began.
+    """Open the study of a search in an experiment's folder, new or from an earlier command.
 
     Args:
-        folder: the experiment's.
-        fixed: overrides of every proposal.
-        seeds: overrides of the seeds, one each.
+        folder: the experiment's folder.
+        fixed: overrides shared by every proposal.
+        seeds: one override per seed.
         dimensions: the space.
-        settings: of the sweeper.
-        compose: makes a proposal's cells.
-        identity: what decides the results of a run, but for what is searched.
-        row: variant that tells its proposals apart from those of other searches of the same command.
+        settings: settings of the sweeper.
+        compose: builds a proposal's cells.
+        identity: everything that affects a run's results, except what is searched.
+        row: variant that separates its proposals from those of other searches in the same command.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -347,12 +347,12 @@ def open_study(
 
 
 def check_journal(path: Path) -> None:
-    """Check that each line of Optuna's journal is whole; Optuna itself fails later, and without naming the file.
+    """Check every line of Optuna's journal. Optuna itself would fail later without naming the file.
 
-    A last line that a kill cut short is removed: Optuna would skip it and append the next record to it.
+    A last line truncated by a kill is removed. Optuna would skip it and append the next record to it.
 
     Raises:
-        BadInput: names the first line that is not.
+        BadInput: names the first damaged line.
     """
     remedy = (
         "put it back from a copy, or move it away, and the search begins anew; runs that are done are not done again"
@@ -376,10 +376,10 @@ def check_journal(path: Path) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the searches of an experiment alone: two commands would take up each other's proposals.
+    """Lock the searches of an experiment. Otherwise two commands would resume each other's proposals.
 
     Raises:
-        BadInput: where another process holds them.
+        BadInput: if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".search.lock").open("w") as lock:
@@ -391,11 +391,11 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def summarise(studies: Sequence[Study], command: Callable[[list[str]], list[str]], console: Console) -> None:
-    """Print of each study its best proposal, the command that runs it, and how many were pruned.
+    """Print each study's best proposal, the command to run it, and the number of pruned proposals.
 
     Args:
-        command: the command line of a run, or after -m of several, from its overrides.
-        console: where to.
+        command: builds a command line from overrides, for one run or after -m for several.
+        console: where to print.
     """
     from optuna.trial import TrialState
 
@@ -439,7 +439,7 @@ def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistributio
 
 
 def _sampler(settings: Settings, number: int) -> "optuna.samplers.BaseSampler":
-    """The sampler of one proposal: with a seed of its own, so that it draws the same after a restart."""
+    """Return the sampler of one proposal. It has its own seed, so that a restart draws the same."""
     from optuna.samplers import RandomSampler, TPESampler
 
     seed = settings.seed * 1_000_003 + number

@@ -1,10 +1,9 @@
-"""Cells of a sweep as jobs of a SLURM cluster, submitted through submitit: `hydra/launcher=slurm`.
+"""Runs the cells of a sweep as SLURM jobs, submitted through submitit: `hydra/launcher=slurm`.
 
-Cells become job arrays, a shared SFT stage a job of its own on which its cells' array depends, so that no GPU waits.
-The launching process only submits and watches. Which job a run is in stands in its directory (`slurm.json`), so that
-the same command, after the launcher was stopped or killed, attaches to jobs that live and submits the others. What a
-job has come to is read from the run directory first, and from squeue and scontrol; never from sacct, which clusters
-without accounting do not have.
+Cells become job arrays. A shared SFT stage is its own job, and the array of its cells depends on it, so no GPU waits.
+The launcher only submits and watches. Each run directory records its job (`slurm.json`). If the launcher stops or is
+killed, the same command attaches to live jobs and submits the rest. The state of a job is read from the run directory
+first, then from squeue and scontrol. sacct is not used, because it needs accounting, which some clusters lack.
 """
 
 import contextlib
@@ -36,29 +35,29 @@ from rlbench.launching.cells import RUN_PY, Cell, missing_shared_stages
 from rlbench.runs import DONE, FAILED, Run, locate, write_json
 
 JOB_FILE = "slurm.json"
-"""In a run directory: {"job": id}, the last job that the run was submitted as."""
+"""File in a run directory with the run's last job: {"job": id}."""
 FOLDER = ".slurm"
-"""Below runs_dir: submitit's files, and the lock of those who submit."""
+"""Folder below runs_dir for submitit's files and the submission lock."""
 LOST = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "")
-"""Ends of a job (or none that SLURM remembers) after which its run is submitted again: the run is not to blame."""
+"""Final job states after which a run is resubmitted, because they are not its fault. "" means SLURM forgot the job."""
 INSTALL = "python -m pip install -r requirements-slurm.txt -c constraints.txt"
 
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What a job asks SLURM for; no part of a run's identity.
+    """What a job requests from SLURM. Not part of a run's identity.
 
     Attributes:
-        partition, account, qos: sbatch's; None for the cluster's own.
-        minutes: time limit of a job. A run that takes longer goes on in the same job, put back into the queue.
-        gpus, cpus: of a cell. cpus is also how many threads it computes with.
-        memory_gb: of a cell; None for the cluster's own.
+        partition, account, qos: sbatch options; None for the cluster's default.
+        minutes: time limit of a job. A longer run is requeued and continues in the same job.
+        gpus, cpus: per cell. cpus is also the number of CPU threads.
+        memory_gb: per cell; None for the cluster's default.
         signal_seconds: how long before the time limit a run is told to stop.
-        max_requeues: how often a run is put back because of the time limit, and how often it is submitted again after
+        max_requeues: how often a run is requeued because of the time limit, and how often it is submitted again after
             SLURM ended its job without a checkpoint.
-        setup: lines of shell before a run starts (modules, environments).
-        sbatch: further options of sbatch, without the dashes.
-        poll_seconds: between two looks at the queue.
+        setup: shell lines before a run starts (modules, environments).
+        sbatch: further sbatch options, without dashes.
+        poll_seconds: seconds between checks of the queue.
     """
 
     partition: str | None
@@ -75,7 +74,7 @@ class SlurmSettings:
     poll_seconds: float
 
     def problems(self, jobs: int) -> list[str]:
-        """What is wrong with them, one sentence a problem."""
+        """Return one sentence per invalid setting."""
         ranges: dict[str, tuple[Any, Bound, bool]] = {
             "jobs": (jobs, COUNT, True),
             "minutes": (self.minutes, COUNT, True),
@@ -104,7 +103,7 @@ class SlurmSettings:
         return found
 
     def parameters(self, jobs: int) -> dict[str, Any]:
-        """Parameters of submitit's SlurmExecutor."""
+        """Return the parameters of submitit's SlurmExecutor."""
         asked = {
             "partition": self.partition,
             "account": self.account,
@@ -117,12 +116,12 @@ class SlurmSettings:
             "mem": None if self.memory_gb is None else f"{round(self.memory_gb * 1024)}M",
             "signal_delay_s": self.signal_seconds,
             "array_parallelism": jobs,
-            # The job imports rlbench from here, whatever folder the command was given in.
+            # The job must import rlbench from here, whatever the working directory.
             "setup": [
                 f'export PYTHONPATH={shlex.quote(str(RUN_PY.parent))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
                 *self.setup,
             ],
-            # From SLURM 22.05 on srun does not take it over from sbatch.
+            # Since SLURM 22.05 srun does not inherit it from sbatch.
             "srun_args": [f"--cpus-per-task={self.cpus}"],
             "additional_parameters": {"requeue": True, **self.sbatch},
         }
@@ -130,7 +129,7 @@ class SlurmSettings:
 
 
 def squeue() -> dict[str, tuple[str, str]] | None:
-    """(name, state) of this user's jobs that SLURM has not finished with, by id; None where SLURM does not answer."""
+    """Return (name, state) of this user's unfinished jobs by id, or None if SLURM does not answer."""
     command = ["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%j"]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
@@ -140,17 +139,17 @@ def squeue() -> dict[str, tuple[str, str]] | None:
 
 
 def last_state(job: str) -> str:
-    """What a job that has left the queue came to, e.g. TIMEOUT; "" where SLURM has forgotten it (MinJobAge)."""
+    """Return the state of a job that left the queue, e.g. TIMEOUT, or "" if SLURM forgot it (MinJobAge)."""
     answer = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True)
     found = re.search(r"\bJobState=(\w+)", answer.stdout)
     return found[1] if found else ""
 
 
 def noted_job(run: Run) -> str | None:
-    """The last job that a run was submitted as; None where it never was.
+    """Return the last job that a run was submitted as, or None.
 
     Raises:
-        BadInput: where the file that says so is damaged.
+        BadInput: if the file with the job is damaged.
     """
     path = run.root / JOB_FILE
     if not path.exists():
@@ -163,7 +162,7 @@ def noted_job(run: Run) -> str | None:
 
 
 def last_traceback(log: Path) -> str:
-    """The last traceback in a log, else ""."""
+    """Return the last traceback in a log, or ""."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     start = text.rfind("Traceback (most recent call last)")
     return text[start:].rstrip() if start >= 0 else ""
@@ -173,8 +172,8 @@ class SlurmLauncher(SweepLauncher):
     """Runs the cells of a sweep on a SLURM cluster.
 
     Args:
-        jobs: how many cells of an array run at once.
-        processes: of each cell.
+        jobs: number of cells of an array that run at once.
+        processes: processes per cell.
         settings: the fields of `SlurmSettings`.
     """
 
@@ -219,7 +218,7 @@ class SlurmLauncher(SweepLauncher):
             raise SystemExit(130) from None
 
     def _submit(self, cells: Sequence[Cell], jobs: dict[Path, str]) -> None:
-        """Submit cells that are in no living job, after the shared stages that they need; note all jobs in `jobs`."""
+        """Submit cells without a live job, after the shared stages that they need. Record all jobs in `jobs`."""
         with self._alone():
             queue = squeue()
             if queue is None:
@@ -256,11 +255,11 @@ class SlurmLauncher(SweepLauncher):
 
     @property
     def _threads(self) -> int:
-        """CPU threads of each process."""
+        """CPU threads per process."""
         return max(self.settings.cpus // self.processes, 1)
 
     def _sbatch(self, work: Sequence[tuple[Run, list[str]]], after: str | None) -> list[str]:
-        """Submit runs as one array, and note the jobs in their directories; returns the ids."""
+        """Submit runs as one array, record the jobs in their directories, and return the job ids."""
         import submitit
 
         from rlbench.launching.slurm_job import RunJob
@@ -272,7 +271,7 @@ class SlurmLauncher(SweepLauncher):
             parameters["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
         executor.update_parameters(**parameters)
         jobs: list[submitit.Job] = []
-        # A launcher that is itself in a job must not hand on what SLURM set for that job.
+        # A launcher inside a job must not pass on that job's SLURM variables.
         outside = submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext()
         try:
             with outside, executor.batch():
@@ -286,19 +285,19 @@ class SlurmLauncher(SweepLauncher):
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep two launchers from submitting the same cell at once."""
+        """Prevent two launchers from submitting the same cell."""
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _watch(self, cells: Sequence[Cell], jobs: dict[Path, str]) -> list[Cell]:
-        """Wait until every cell is done or has failed; returns those that failed."""
+        """Wait until every cell is done or has failed. Return the failed cells."""
         left, failed = {cell.run.root: cell for cell in cells}, []
         gone: set[Path] = set()
         again: Counter[Path] = Counter()
         with Board(self.console, len(cells), sum(cell.updates for cell in cells)) as board:
             while left:
-                queue = squeue()  # before the run directories are read, which may be done by then
+                queue = squeue()  # read before the run directories, which may be done by then
                 if queue is None:
                     time.sleep(self.settings.poll_seconds)
                     continue
@@ -312,7 +311,7 @@ class SlurmLauncher(SweepLauncher):
                         if queue[jobs[root]][1] == "RUNNING":
                             running.append(cell)
                     elif root not in gone:
-                        gone.add(root)  # once more: a shared file system may show what a job wrote a little later
+                        gone.add(root)  # check again: a shared file system may show a job's files late
                     elif (reason := self._why_lost(cell, jobs[root])) is None and (
                         again[root] < self.settings.max_requeues
                     ):
@@ -336,7 +335,7 @@ class SlurmLauncher(SweepLauncher):
         return failed
 
     def _why_lost(self, cell: Cell, job: str) -> str | None:
-        """Why a cell whose job has ended is not done and will not be; None where it is only to be submitted again."""
+        """Return why a cell whose job ended cannot finish, or None if it should be submitted again."""
         if cell.run.status() == FAILED:
             return "it failed"
         stage = locate(cell.config, "sft")
@@ -352,7 +351,7 @@ class SlurmLauncher(SweepLauncher):
 
 
 def missing_software() -> list[str]:
-    """What this machine lacks to submit jobs, one sentence a problem."""
+    """Return one sentence per program or package that this machine lacks to submit jobs."""
     problems = []
     if importlib.util.find_spec("submitit") is None:
         problems.append(f"hydra/launcher=slurm needs submitit, which is not installed: {INSTALL}")

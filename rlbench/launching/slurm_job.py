@@ -1,7 +1,7 @@
-"""What runs in a SLURM job: one run of `run.py`, which goes back into the queue where it was told to stop.
+"""Code inside a SLURM job: one run of `run.py`, requeued if it was told to stop.
 
-submitit starts it, counts time limits and puts the job back (`scontrol requeue`: the same job id). Its own handler does
-so at once and in the middle of things; here the run first ends at an update from which it goes on exactly.
+submitit starts it, counts timeouts and requeues the job (`scontrol requeue` keeps the job id). submitit's own handler
+would do so immediately. Here the run first ends at an update from which it can resume exactly.
 """
 
 import os
@@ -21,27 +21,27 @@ from rlbench.preemption import SIGNALS
 
 
 class RunFailed(Exception):
-    """The run did not end well; jobs that wait for it must know."""
+    """The run failed. Jobs that depend on it must know."""
 
 
 class RunJob(Checkpointable):
-    """Runs a command, to whose process signals are passed on.
+    """Runs a command and passes signals on to its process.
 
     Args:
-        command: of `run.py`.
-        root: of the run, whose attempt gets what it prints.
-        threads: CPU threads that each of its processes may use.
-        processes: of the run.
+        command: a `run.py` command.
+        root: run directory; its attempt stores the output.
+        threads: CPU threads per process.
+        processes: number of processes of the run.
     """
 
     def __init__(self, command: Sequence[str], root: Path, threads: int, processes: int):
         self.command, self.root, self.threads, self.processes = list(command), root, threads, processes
 
     def __call__(self) -> None:
-        """Run it.
+        """Run the command.
 
         Raises:
-            RunFailed: it ended otherwise than with 0, and not because it was told to stop.
+            RunFailed: on a nonzero exit code, unless the run was told to stop.
         """
         warning = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
         put_back = signal.getsignal(warning)
@@ -62,7 +62,7 @@ class RunJob(Checkpointable):
             for number in received:
                 tell(process.pid, number, self.processes)
             code = process.wait()
-        # A signal in its first moments, before it handles any, kills it.
+        # A signal kills the process if it arrives before handlers are installed.
         stopped = was_told(self.root, code) or -code in received
         if stopped and state_of_this_job() == "RUNNING":
             assert callable(put_back)
@@ -72,7 +72,7 @@ class RunJob(Checkpointable):
 
 
 def state_of_this_job() -> str:
-    """RUNNING, unless SLURM has decided: a job that it puts back, or that a user cancelled, is COMPLETING."""
+    """Return this job's state. It is RUNNING unless SLURM is requeueing or cancelling it (COMPLETING)."""
     job = os.environ["SLURM_JOB_ID"]
     shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, check=True).stdout
     found = re.search(r"\bJobState=(\w+)", shown)

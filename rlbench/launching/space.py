@@ -1,8 +1,8 @@
-"""The space of a search, as the command line gives it in Hydra's own words.
+"""The space of a search, parsed from Hydra's sweep syntax.
 
-`interval(low, high)` and `tag(log, interval(low, high))` are continuous (whole numbers where both ends are);
-`choice(a, b)` and `range(start, stop, step)` are sets. Plain lists `a,b` are no part of the space: `seed=0,1` are the
-seeds of every proposal, and any other list makes a search of its own for each of its values.
+`interval(low, high)` and `tag(log, interval(low, high))` are continuous, or integers if both ends are. `choice(a, b)`
+and `range(start, stop, step)` are sets. Plain lists `a,b` are not searched: `seed=0,1` gives the seeds of every
+proposal, and any other list starts one search per value.
 """
 
 import itertools
@@ -16,14 +16,14 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from rlbench.errors import BadInput
 
 STEPS = 1000
-"""Into how many steps a linear interval is cut: a proposal is a short number, which its command repeats exactly."""
+"""Number of steps in a linear interval. Proposals are thus short numbers that a command reproduces exactly."""
 DIGITS = 3
 """Significant digits of a proposal from a logarithmic interval."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers between two ends, which belong to it; whole ones where both ends are."""
+    """Numbers between two inclusive ends; integers if both ends are integers."""
 
     low: float
     high: float
@@ -34,7 +34,7 @@ class Interval:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def text(self, value: float) -> str:
-        """A value as an override has it: rounded to what a reader can take in, inside the interval."""
+        """Return a value as an override: rounded to a short number inside the interval."""
         if self.whole:
             return str(int(value))
         if self.log:
@@ -46,7 +46,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choice:
-    """Values of any kind, as overrides have them."""
+    """Values of any type, as texts of overrides."""
 
     texts: tuple[str, ...]
 
@@ -56,13 +56,13 @@ Dimension = Interval | Choice
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, and around what.
+    """What is searched, and what is fixed.
 
     Attributes:
-        dimensions: what is searched, by the key of its override (with its +, where it has one).
-        seeds: overrides of the seeds that every proposal runs, one each; none where the config's own seed is meant.
-        fixed: for each search, the overrides that it holds fixed.
-        varied: keys by which the searches differ.
+        dimensions: searched values, by override key (including a leading + if given).
+        seeds: one seed override per seed that every proposal runs; empty to use the config's seed.
+        fixed: the fixed overrides of each search.
+        varied: keys in which the searches differ.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -72,10 +72,10 @@ class Space:
 
 
 def read_space(overrides: Sequence[Override]) -> Space:
-    """The space in a command line's overrides; of several for one key the last counts.
+    """Parse the space from a command line's overrides. The last override of a key wins.
 
     Raises:
-        BadInput: where nothing is searched, or an override of the space makes no sense.
+        BadInput: if nothing is searched, or an override of the space is invalid.
     """
     dimensions: dict[str, Dimension] = {}
     seeds: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ def read_space(overrides: Sequence[Override]) -> Space:
 
 
 def _dimension(override: Override) -> tuple[list[str], Dimension]:
-    """(what is wrong with an override of the space, the dimension)."""
+    """Return the errors of an override of the space, and its dimension."""
     value, said = override.value(), override.input_line
     assert isinstance(value, IntervalSweep | RangeSweep | ChoiceSweep)
     problems = [f"{said}: the tag '{tag}' is unknown; known: log" for tag in sorted(value.tags - {"log"})]
@@ -132,17 +132,17 @@ def _dimension(override: Override) -> tuple[list[str], Dimension]:
 
 
 def ends(dimension: Dimension) -> tuple[str, ...]:
-    """Values that are apart, as overrides have them: the ends of an interval, all of a set."""
+    """Return distinct values as override texts: the ends of an interval, or all values of a set."""
     if isinstance(dimension, Choice):
         return dimension.texts
     return dimension.text(dimension.low), dimension.text(dimension.high)
 
 
 def grid(dimensions: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
-    """Every combination of sets.
+    """Return all combinations of sets.
 
     Raises:
-        BadInput: where an interval is among them.
+        BadInput: if a dimension is an interval.
     """
     for key, dimension in dimensions.items():
         if isinstance(dimension, Interval):

@@ -1,4 +1,4 @@
-"""How launchers tell runs to stop, and know that they have."""
+"""How launchers tell runs to stop, and detect that they did."""
 
 import signal
 from pathlib import Path
@@ -9,13 +9,13 @@ from rlbench.runs import INTERRUPTED, PREEMPTED, status_of
 
 
 def tell(pid: int, number: int = signal.SIGTERM, processes: int = 1) -> None:
-    """Send a signal to a run; nothing happens where it has ended.
+    """Send a signal to a run, if it is still running.
 
     Args:
-        pid: of the process that was started.
-        number: of the signal.
-        processes: of the run. Several are told themselves, since torchrun, which started them, would kill after half a
-            minute what has not reached an update at which it stops.
+        pid: process id of the started process.
+        number: signal number.
+        processes: number of processes of the run. If there are several, each gets the signal directly, because torchrun
+            kills its processes after half a minute, possibly before they reach an update at which they can stop.
     """
     try:
         started = psutil.Process(pid)
@@ -26,10 +26,10 @@ def tell(pid: int, number: int = signal.SIGTERM, processes: int = 1) -> None:
 
 
 def was_told(root: Path, code: int) -> bool:
-    """Whether a run that ended with an exit code was told to stop, and goes on where it stopped.
+    """Whether a run ended because it was told to stop and can be resumed.
 
     Args:
-        root: its directory. Of a run of several processes this alone knows: torchrun has one code for all failures.
-        code: of the process that was started.
+        root: run directory. For several processes only its status tells, since torchrun uses one code for all failures.
+        code: exit code of the started process.
     """
     return code == PREEMPTED or (code != 0 and status_of(root) == INTERRUPTED)

@@ -1,4 +1,4 @@
-"""What `-m` makes cells from: plain sweeps over lists and ranges, and searches."""
+"""Sweepers, which turn `-m` commands into cells: plain sweeps over lists and ranges, and searches."""
 
 import contextlib
 import sys
@@ -33,10 +33,10 @@ from rlbench.validation import check_values
 
 
 class _Sweeper(Sweeper):
-    """What both share: the launcher that the command names, and overrides of an experiment before those of the command.
+    """Base class: creates the launcher and applies an experiment's overrides before those of the command.
 
     Args:
-        params: the experiment's.
+        params: the experiment's overrides.
     """
 
     hydra_context: HydraContext
@@ -54,13 +54,13 @@ class _Sweeper(Sweeper):
         self.hydra_context, self.config, self.launcher = hydra_context, config, launcher
 
     def overrides(self, arguments: Sequence[str]) -> list[Override]:
-        """All overrides, of the experiment and of the command, which wins where both set a key."""
+        """Return all overrides. The command's take precedence over the experiment's."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         return merged(parser, self.params, arguments)
 
 
 def merged(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[Override]:
-    """Overrides of an experiment, without those whose key the command sets, and those of the command."""
+    """Combine overrides. Those of the experiment whose key the command sets are dropped."""
     of_command = parser.parse_overrides(list(arguments))
     set_by_command = {override.key_or_group for override in of_command}
     own = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
@@ -68,13 +68,13 @@ def merged(parser: OverridesParser, params: Mapping[str, str], arguments: Sequen
 
 
 class PlainSweeper(_Sweeper):
-    """Every combination of lists and ranges, as Hydra's own sweeper makes them.
+    """All combinations of lists and ranges, as in Hydra's basic sweeper.
 
-    That one composes each cell to see whether it can be, and launchers compose it again; here the launcher alone does.
+    Hydra's sweeper composes each cell to check it, and the launcher composes it again. Here only the launcher does.
 
     Args:
-        max_batch_size: cells that are composed and started together; None for all.
-        params: sweeps of an experiment.
+        max_batch_size: number of cells composed and started together; None for all.
+        params: the experiment's sweeps.
     """
 
     def __init__(self, max_batch_size: int | None = None, params: Mapping[str, str] | None = None):
@@ -100,10 +100,10 @@ class PlainSweeper(_Sweeper):
 def of_batches(
     loader: ConfigLoader, composed: DictConfig, overrides: list[Override], batches: Sequence[Sequence[Sequence[str]]]
 ) -> Swept:
-    """What a sweep varies; where its cells are composed in several batches, rows are named as all cells ask for.
+    """Return what a sweep varies. With several batches, row names take all cells into account.
 
     Raises:
-        BadInput: every problem of every cell, where there are several batches.
+        BadInput: all problems of all cells, if there are several batches.
     """
     of_sweep = swept(overrides)
     if len(batches) < 2 or not of_sweep.keys:
@@ -113,10 +113,10 @@ def of_batches(
 
 
 def combinations(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
-    """Batches of cells, each a list of overrides.
+    """Return batches of cells, each a list of overrides.
 
     Raises:
-        BadInput: where an interval is among them.
+        BadInput: if any override is an interval.
     """
     continuous = [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
     if continuous:
@@ -126,11 +126,11 @@ def combinations(overrides: list[Override], max_batch_size: int | None) -> list[
 
 
 class SearchSweeper(_Sweeper):
-    """Search with Optuna, by cells that the launcher runs.
+    """Search with Optuna. The launcher runs the proposed cells.
 
     Args:
-        params: overrides of an experiment, before those of the command line.
-        settings: as `Settings`.
+        params: the experiment's overrides; those of the command take precedence.
+        settings: the fields of `Settings`.
     """
 
     def __init__(self, params: Mapping[str, str] | None = None, **settings: Any):
@@ -184,10 +184,10 @@ class SearchSweeper(_Sweeper):
         self._run(studies, max(len(space.seeds), 1))
 
     def _rows(self, space: Space, bases: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[str]:
-        """Of each search the variant that tells it apart from the others.
+        """Return the variant that distinguishes each search from the others.
 
         Raises:
-            BadInput: where searches, or what is searched, differ in nothing that a run computes.
+            BadInput: if a searched key, or the difference between searches, does not affect any run.
         """
         of_lists = Swept(space.varied)
         searches = [Planned(c, locate(c, "rl"), of_lists.of(base)) for c, base in zip(configs, bases, strict=True)]
@@ -204,7 +204,7 @@ class SearchSweeper(_Sweeper):
         return rows
 
     def _same_run(self, cells: Sequence[Sequence[str]]) -> bool:
-        """Whether cells are one and the same run; False where one of them cannot be, which its proposal says."""
+        """Whether all cells are the same run. False if one is invalid; its proposal reports the error."""
         try:
             configs = [
                 resolve(config) for config in compose_cells(self.hydra_context.config_loader, self.config, cells)

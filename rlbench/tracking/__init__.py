@@ -1,13 +1,13 @@
-"""Trackers: a view of a run for people who watch many of them. The run directory stays the truth.
+"""Trackers: views of a run in Weights & Biases (online or offline), TensorBoard or Trackio.
 
 A tracker receives what the runner has already written to its own files: curves over updates, tables, final values,
-figures. It may show them in several places at once: Weights & Biases (online or offline), TensorBoard, Trackio.
+figures. The run directory remains the authoritative record.
 
-Whatever becomes of such a place (no login, no network, a full disk, a killed service, a server that never answers), the
-run goes on, waits for nothing, and loses nothing but the view: each place is a `Backend` behind a queue and a thread of
-its own (`rlbench.tracking.worker`); one that fails says so once and does nothing from then on.
+A failing tracker never stops, delays or damages a run, be it a missing login, no network, a full disk, or a killed or
+unresponsive service. Each view is a `Backend` with its own queue and thread (`rlbench.tracking.worker`). If it fails,
+it logs one warning and is not used again.
 
-Importing this package loads no tracking library, and no torch.
+Importing this package loads no tracking library and no torch.
 """
 
 from rlbench.tracking.identity import TrackerIdentity

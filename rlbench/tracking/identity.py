@@ -1,4 +1,4 @@
-"""What a run is called, and what every backend must be able to do with it."""
+"""The identity of a tracked run, and the interface of tracking backends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Protocol
 
 Scalar = str | float | int | bool | None
-"""A cell of a table."""
+"""A table cell."""
 
 
 @dataclass(frozen=True)
 class TrackerIdentity:
-    """What a tracker calls a run.
+    """Names of a run in trackers.
 
     Args:
-        experiment: name of the experiment (sweep) that the run belongs to.
-        group: the run identity without the attempt, for example `mini-tiny/rank_grpo-relevance/seed0-1a2b3c4d`.
-        job_type: the stage: oracle, zero_shot, sft or rl; or report.
-        name: the label that a person reads; later attempts get their number after it.
-        tags: short words to filter by; longer than 64 characters are cut.
+        experiment: name of the run's experiment (sweep).
+        group: identity of the run without the attempt, for example `mini-tiny/rank_grpo-relevance/seed0-1a2b3c4d`.
+        job_type: the stage (oracle, zero_shot, sft or rl), or report.
+        name: label for readers; later attempts append their number.
+        tags: short words to filter by. W&B tags are cut to 64 characters.
         attempt: 1 for the first start of this run, 2 for the next, ...
         project: W&B or Trackio project.
         entity: W&B user or team; None is the account's default.
@@ -35,24 +35,24 @@ class TrackerIdentity:
 
     @property
     def display_name(self) -> str:
-        """The name with the attempt, where it is not the first."""
+        """The name, with the attempt number from the second attempt on."""
         return self.name if self.attempt == 1 else f"{self.name} (attempt {self.attempt})"
 
 
 class Backend(Protocol):
     """One place where a run is shown.
 
-    All methods but `prepare` and `abandon` are called by one thread, in the order of the calls on the tracker, `start`
-    first. Any of them may raise: the backend is then abandoned and called no more.
+    One thread calls all methods except `prepare` and `abandon`, in the order of the calls on the tracker, starting with
+    `start`. Any method may raise; the backend is then abandoned and not called again.
     """
 
     name: str
-    """What a person calls it."""
+    """Name for readers."""
     remedy: str
-    """What a person can do where it has failed; a sentence, or ""."""
+    """What a user can do if it fails: a sentence, or ""."""
 
     def prepare(self) -> None:
-        """What must be done in the thread that makes the tracker, and waits for nothing."""
+        """Do the part of the setup that must run in the thread that creates the tracker. Must not wait."""
 
     def start(self) -> None:
         """Open the view."""
@@ -73,4 +73,4 @@ class Backend(Protocol):
         """Close the view."""
 
     def abandon(self) -> None:
-        """Let go of everything at once; may be called from another thread while one of the other methods hangs."""
+        """Release everything at once. May be called from another thread while another method hangs."""

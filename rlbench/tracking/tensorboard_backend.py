@@ -1,8 +1,8 @@
-"""TensorBoard: one event file an attempt, in `<run directory>/tensorboard/attempt<k>/`.
+"""TensorBoard: one event file per attempt, in `<run directory>/tensorboard/attempt<k>/`.
 
-The file is written through the package `tensorboard` alone, without torch or TensorFlow. Curves are scalars over
-updates, tables are Markdown under "Text", figures are images; config and final values are what the "HParams" page
-compares runs by. `tensorboard --logdir runs/<experiment>` shows a sweep.
+Only the package `tensorboard` is needed, neither torch nor TensorFlow. Curves are scalars over updates, tables are
+Markdown under "Text", figures are images. The "HParams" page compares runs by config and final values. `tensorboard
+--logdir runs/<experiment>` shows a sweep.
 """
 
 import json
@@ -20,11 +20,11 @@ FOLDER = "tensorboard"
 FLUSH_SECONDS = 5.0
 PNG_HEADER = struct.Struct(">8s4x4sII")
 PNG_RGBA = 4
-"""TensorBoard's number for the colours of an image."""
+"""TensorBoard's code for RGBA images."""
 
 
 class TensorBoardBackend:
-    """One event file; see `make_tracker` for the arguments."""
+    """One event file. `make_tracker` documents the arguments."""
 
     name = "TensorBoard"
     remedy = ""
@@ -42,7 +42,7 @@ class TensorBoardBackend:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        # The names of several starts sort by time; TensorBoard reads the files of a folder in that order.
+        # TensorBoard reads the files of a folder in name order, so names start with the time.
         path = self._folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
         self._file = path.open("wb")
         self._writer = RecordWriter(self._file)
@@ -100,7 +100,7 @@ class TensorBoardBackend:
         self._file.close()
 
     def abandon(self) -> None:
-        pass  # the file is closed with the process; closing would write once more
+        pass  # the file closes with the process; closing it here would write again
 
     def _text(self, name: str, text: str, step: int) -> None:
         from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
@@ -130,7 +130,7 @@ class TensorBoardBackend:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values that are no mapping."""
+    """Flatten nested settings to dotted keys."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -138,7 +138,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _hparam(value: Any) -> tuple[str, Any]:
-    """The field of protobuf's Value for a setting, and its content."""
+    """Return the field of protobuf's Value for a setting, and its content."""
     if isinstance(value, bool):
         return "bool_value", value
     if isinstance(value, int | float):
@@ -147,7 +147,7 @@ def _hparam(value: Any) -> tuple[str, Any]:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[Scalar]]) -> str:
-    """A table in Markdown; line breaks in a cell become <br>."""
+    """Return a Markdown table. Line breaks in cells become <br>."""
 
     def line(cells: Sequence[Scalar]) -> str:
         return "| " + " | ".join(_cell(cell) for cell in cells) + " |"

@@ -1,4 +1,4 @@
-"""The tracker that the runner holds: checks what it is given, and hands it to every backend."""
+"""The tracker used by the runner. It checks its input and passes it to every backend."""
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from rlbench.tracking.wandb_backend import WandbBackend
 from rlbench.tracking.worker import Worker
 
 PER_RANK = ("advantage_mean@", "advantage_std@", "reward@", "hits@", "rank_hit_rate@")
-"""Beginnings of metrics of which a list has one a rank; their curves have a section of their own."""
+"""Prefixes of metrics with one value per rank. Their curves get a separate section."""
 
 Factory = Callable[[Path, Path, TrackerIdentity, Mapping[str, Any]], Backend]
 BACKENDS: dict[str, Factory] = {
@@ -22,22 +22,22 @@ BACKENDS: dict[str, Factory] = {
     "tensorboard": lambda directory, shared, identity, config: TensorBoardBackend(directory, identity, config),
     "trackio": lambda directory, shared, identity, config: TrackioBackend(shared, identity, config),
 }
-"""Mode to what makes its backend from run directory, folder of many runs, identity and config."""
+"""For each mode, a function that creates its backend from run directory, shared folder, identity and config."""
 MODES = (*BACKENDS, "none")
 
 PACKAGES = {
     "tensorboard": ("tensorboard", "pip install -r requirements.txt -c constraints.txt"),
     "trackio": ("trackio", "pip install -r requirements-trackio.txt"),
 }
-"""Mode to its package, where importing rlbench does not show that it is there, and the command that installs it."""
+"""For each mode with a package that may be missing: the package and the command to install it."""
 
 
 class Tracker:
-    """A run as several backends show it. No method waits for one of them, but `finish`; none raises for their troubles.
+    """A run shown in several backends. Only `finish` waits for them, and no method raises because of their errors.
 
     Args:
-        backends: where the run is shown; none of them is a tracker that does nothing.
-        directory: the run directory, named where a backend fails.
+        backends: where to show the run; with none, the tracker does nothing.
+        directory: the run directory, named in warnings.
     """
 
     def __init__(self, backends: Sequence[Backend], directory: Path):
@@ -46,7 +46,7 @@ class Tracker:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one point at update `step` to each named curve, for example `validation/ndcg@10` or `train/reward`.
 
-        Metrics of one rank appear in a section of their own: `validation/rank_hit_rate@3` as
+        Metrics of one rank get their own section: `validation/rank_hit_rate@3` becomes
         `validation_by_rank/rank_hit_rate@3`.
         """
         points = {curve_name(name): float(value) for name, value in metrics.items()}
@@ -56,10 +56,10 @@ class Tracker:
     def log_table(
         self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Scalar]], step: int | None = None
     ) -> None:
-        """Add a table that belongs to update `step`, where it belongs to one.
+        """Add a table, optionally for update `step`.
 
         Raises:
-            ValueError: a row has more or fewer cells than there are columns.
+            ValueError: if a row's length differs from the number of columns.
         """
         copied = [tuple(row) for row in rows]
         for number, row in enumerate(copied):
@@ -69,10 +69,10 @@ class Tracker:
             worker.call("log_table", name, tuple(columns), copied, step or 0)
 
     def log_image(self, name: str, file: Path, step: int | None = None) -> None:
-        """Add a PNG file, which must stay until `finish`.
+        """Add a PNG file. It must exist until `finish`.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: if the file does not exist.
         """
         if not file.is_file():
             raise FileNotFoundError(f"there is no image {file}")
@@ -86,10 +86,10 @@ class Tracker:
             worker.call("summary", copied)
 
     def finish(self, *, failed: bool = False) -> None:
-        """Close the tracker; calls after this do nothing. `failed` marks the run as failed in the view.
+        """Close the tracker; later calls do nothing. `failed` marks the run as failed in the view.
 
-        Waits at most `worker.FINISH_SECONDS` for what is still on its way. W&B's service may still be writing the end
-        of its file when this returns; it ends with the process.
+        Waits at most `worker.FINISH_SECONDS` for pending calls. W&B's service may still be writing the end of its file
+        when this returns; it ends with the process.
         """
         workers, self._workers = self._workers, []
         for worker in workers:
@@ -104,13 +104,13 @@ class NoTracker(Tracker):
 
 
 def curve_name(name: str) -> str:
-    """Under what name a curve is shown: `<split>/<metric>`, or `<split>_by_rank/<metric>` for a metric of one rank."""
+    """Return the displayed name of a curve: `<split>/<metric>`, or `<split>_by_rank/<metric>` for one rank's metric."""
     split, _, metric = name.partition("/")
     return f"{split}_by_rank/{metric}" if metric.startswith(PER_RANK) else name
 
 
 def check_modes(mode: str, also: Sequence[str]) -> list[str]:
-    """What is wrong with `tracker.mode` and `tracker.also`, their packages included; one sentence a problem."""
+    """Return one sentence per problem with `tracker.mode` and `tracker.also`, including missing packages."""
     known = ", ".join(MODES)
     problems = [
         f"{key} = '{name}' is unknown; known: {known}.{nearest(name, list(MODES))}"
@@ -138,19 +138,19 @@ def make_tracker(
     config: Mapping[str, Any],
     shared: Path | None = None,
 ) -> Tracker:
-    """Return a tracker whose backends are starting.
+    """Return a tracker and start its backends in the background.
 
     Args:
-        modes: one or several, each `wandb` (online where the user is logged in, else offline), `offline`,
-            `tensorboard`, `trackio` or `none`.
-        directory: the run directory; W&B writes below `directory/wandb`, TensorBoard below `directory/tensorboard`.
+        modes: one or several of `wandb` (online if the user is logged in, else offline), `offline`, `tensorboard`,
+            `trackio` and `none`.
+        directory: the run directory. W&B writes below `directory/wandb`, TensorBoard below `directory/tensorboard`.
         identity: names of the run; also stored in the tracked config under the key `identity`.
         config: the resolved config, made of plain dicts, lists, strings, numbers, bools and None.
-        shared: folder for what backends keep of many runs together: Trackio writes below `shared/trackio`, unless
-            TRACKIO_DIR says where. Default: `directory`.
+        shared: folder for data of many runs. Trackio writes below `shared/trackio`, or to TRACKIO_DIR if set. Default:
+            `directory`.
 
     Raises:
-        BadInput: what `check_modes` finds.
+        BadInput: the problems found by `check_modes`.
     """
     first, *also = [modes] if isinstance(modes, str) else modes
     if problems := check_modes(first, also):

@@ -1,9 +1,9 @@
-"""Trackio: one database for many runs, in the folder that TRACKIO_DIR names, else `<runs_dir>/trackio`.
+"""Trackio: one database for many runs, in TRACKIO_DIR or else `<runs_dir>/trackio`.
 
-Trackio 0.43 fixes its folder when it is imported (which TRL does wherever it is installed), prints to standard output,
-asks the Hugging Face Hub who the user is, and turns its failures into warnings. It is therefore used in a process of
-its own (`rlbench.tracking.trackio_process`), whose environment keeps it to this machine and its words to itself; calls
-go to it as lines of JSON. It starts no server: `TRACKIO_DIR=runs/trackio trackio show` does.
+Trackio 0.43 fixes its folder when imported (TRL imports it wherever it is installed), prints to standard output,
+contacts the Hugging Face Hub, and turns failures into warnings. Therefore it runs in a separate process
+(`rlbench.tracking.trackio_process`), whose environment keeps data on this machine and whose output is discarded. Calls
+are sent as JSON lines. No server is started; `TRACKIO_DIR=runs/trackio trackio show` starts one.
 """
 
 import json
@@ -19,15 +19,15 @@ from rlbench.tracking.identity import Scalar, TrackerIdentity
 
 FOLDER = "trackio"
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
-"""Variables by which Trackio would send what it is given away from this machine."""
+"""Environment variables that would make Trackio send data to other machines."""
 
 
 class TrackioError(Exception):
-    """What Trackio complained of, which it does by warnings."""
+    """A failure that Trackio reported as a warning."""
 
 
 class TrackioBackend:
-    """One Trackio run; see `make_tracker` for the arguments."""
+    """One Trackio run. `make_tracker` documents the arguments."""
 
     name = "Trackio"
     remedy = ""
@@ -52,7 +52,7 @@ class TrackioBackend:
             stderr=subprocess.DEVNULL,
             env=environment,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the run, which then closes its trackers
+            start_new_session=True,  # Ctrl-C must reach only the run, which then closes its trackers
         )
         identity = asdict(self._identity)
         self._send(
@@ -74,7 +74,7 @@ class TrackioBackend:
         self._send("image", name=name, file=str(file.absolute()), step=step)
 
     def summary(self, values: Mapping[str, float]) -> None:
-        self._send("log", metrics=dict(values), step=self._last_step)  # Trackio has no final values beside its curves
+        self._send("log", metrics=dict(values), step=self._last_step)  # Trackio stores only curves, no final values
 
     def finish(self, failed: bool) -> None:
         assert self._process is not None

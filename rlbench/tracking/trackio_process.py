@@ -1,7 +1,7 @@
-"""The process that `trackio_backend` starts: hands calls, which are lines of JSON, to Trackio; writes its complaints.
+"""The process started by `trackio_backend`: passes JSON lines on to Trackio as calls, and prints its complaints.
 
-It is run as a script, so that neither rlbench nor torch is loaded. The first complaint ends it: Trackio itself would go
-on without the data.
+It runs as a script so that neither rlbench nor torch is loaded. It ends at the first complaint, because Trackio itself
+would continue without the data.
 """
 
 import json
@@ -13,29 +13,29 @@ from typing import Any
 
 
 def main() -> int:
-    """Serve calls until "finish" or the end of the input; 1 where Trackio complained."""
+    """Serve calls until "finish" or the end of the input. Return 1 if Trackio complained."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    sys.stdout = sys.stderr  # Trackio prints
+    sys.stdout = sys.stderr  # Trackio prints to stdout
     sys.path.remove(str(Path(__file__).parent))
     try:
         with warnings.catch_warnings(record=True) as complaints:
             warnings.simplefilter("default")
             serve(complaints)
-    except Exception as error:  # the process has no other way to say what it was
+    except Exception as error:  # the only way to report the error
         print(f"{type(error).__name__}: {error}", file=answers, flush=True)
         return 1
     return 0
 
 
 def serve(complaints: list[warnings.WarningMessage]) -> None:
-    """Do what the lines of the input say.
+    """Execute the calls on standard input.
 
     Raises:
         RuntimeError: with Trackio's first complaint.
     """
     import trackio
 
-    complaints.clear()  # of the imports
+    complaints.clear()  # drop warnings of the imports
     run: Any = None
     for line in sys.stdin:
         call = json.loads(line)

@@ -1,6 +1,7 @@
-"""Weights & Biases: each attempt at a run is a W&B run of its own; the attempts share a group, the run identity.
+"""Weights & Biases: each attempt of a run is a separate W&B run. The attempts share a group, the run's identity.
 
-An offline W&B run can be neither resumed nor merged. `wandb` is imported only where a W&B tracker is made.
+The attempts are separate because offline W&B runs can be neither resumed nor merged. `wandb` is imported only when a
+W&B tracker is created.
 """
 
 import contextlib
@@ -23,28 +24,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("rlbench.tracking")
 
 STEP = "update"
-"""The history column that holds the optimiser update, the x axis of every curve."""
+"""History column with the optimiser update, the x axis of every curve."""
 SECTIONS = ("train", "validation", "test")
-"""Splits, of which each has curves under its own name and under `<split>_by_rank`."""
+"""Splits. Each has curves under its own name and under `<split>_by_rank`."""
 
 ONLINE_START_SECONDS = 20.0
-"""How long an online run may wait for the W&B server before it is tracked offline instead."""
+"""Seconds that an online run may wait for the W&B server before it is tracked offline."""
 FINISH_SECONDS = 60.0
-"""How long the end of an online run may wait for uploads; the rest stays on disk, for `wandb sync`."""
+"""Seconds that the end of an online run may wait for uploads. The rest stays on disk for `wandb sync`."""
 SERVICE_SECONDS = 5.0
-"""How long a service that is given up may take to write what it has, before it is killed."""
+"""Seconds that an abandoned service may take to write its data before it is killed."""
 TAG_LENGTH = 64
-"""W&B refuses longer tags."""
+"""Maximum length of W&B tags."""
 
 
 class WandbBackend:
-    """One W&B run; see `make_tracker` for the arguments. Asked to be online, it is offline where that cannot be."""
+    """One W&B run. `make_tracker` documents the arguments. An online run falls back to offline if it cannot start."""
 
     name = "W&B"
     remedy = "`wandb sync --include-online` can send what W&B has under wandb/ there."
 
     _unreachable = False
-    """Set once the server could not be reached, for all later runs of this process."""
+    """Set once the server could not be reached; applies to all later runs of this process."""
 
     def __init__(
         self,
@@ -58,12 +59,12 @@ class WandbBackend:
         self._run: wandb.Run | None = None
 
     def prepare(self) -> None:
-        """Start wandb's service, and set its variables: both change the environment, which threads must not."""
+        """Start wandb's service and set its environment variables. Threads must not change the environment."""
         # wandb 0.31 sends usage counts and errors to its servers even from an offline run. This is its documented
-        # switch, read when its service starts; a user who has set it keeps the choice.
+        # switch, read when its service starts. A value set by the user is kept.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        # wandb would move to the system's temporary folder without a word (it is made silent below); a run whose view
-        # lies elsewhere is worse than a warning.
+        # Without this check wandb would silently use the system's temporary folder. A view in an unknown place is worse
+        # than a warning.
         self._directory.mkdir(parents=True, exist_ok=True)
         if not os.access(self._directory, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._directory))
@@ -73,7 +74,7 @@ class WandbBackend:
         wandb.setup(wandb.Settings(silent=True))
 
     def start(self) -> None:
-        # From the system's source and not from the seeded generators: two attempts must differ.
+        # Uses the system's random source, not the seeded generators: two attempts must differ.
         run_id = secrets.token_hex(4)
         if self._mode == "online" and not WandbBackend._unreachable and _logged_in():
             try:
@@ -83,7 +84,7 @@ class WandbBackend:
             except wandb_failures() as error:
                 WandbBackend._unreachable = True
                 _say_once(f"W&B could not be reached, so this run is tracked offline: {error}")
-                # The service still holds the id of the run that did not start, and still tries.
+                # The service still holds the id of the run that did not start, and keeps trying.
                 _forget_service()
                 import wandb
 
@@ -92,14 +93,14 @@ class WandbBackend:
         self._run = _init("offline", run_id, self._directory, self._identity, self._config)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        # The update is a column and not W&B's own step, which must grow with every call: a validation point may follow
-        # the training point of the same update.
+        # The update is a separate column, because W&B's own step must increase with every call: a validation point may
+        # follow the training point of the same update.
         self._history({**metrics, STEP: step})
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Scalar]], step: int) -> None:
         import wandb
 
-        # Mixed types: a column of numbers may hold "-" or None where a run has no value.
+        # Mixed types, because a column of numbers may contain "-" or None for missing values.
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
         self._history({name: table, STEP: step})
 
@@ -128,7 +129,7 @@ class WandbBackend:
 
 @functools.cache
 def wandb_failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions by which wandb 0.31 says that an online run cannot be started."""
+    """Return the exceptions that wandb 0.31 raises if an online run cannot be started."""
     import wandb
     from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
@@ -145,9 +146,9 @@ def wandb_failures() -> tuple[type[Exception], ...]:
 
 
 def _logged_in() -> bool:
-    """Return whether wandb finds credentials (WANDB_API_KEY, its settings file, netrc), without asking or connecting.
+    """Whether wandb finds credentials (WANDB_API_KEY, its settings file, netrc), without asking or connecting.
 
-    `wandb.login(prompt=False)` also answers False where WANDB_MODE asks for offline.
+    `wandb.login(prompt=False)` also returns False if WANDB_MODE requests offline.
     """
     import wandb
 
@@ -171,7 +172,7 @@ def _init(
     identity: TrackerIdentity,
     config: Mapping[str, Any],
 ) -> "wandb.Run":
-    """Start a W&B run whose curves are drawn over updates."""
+    """Start a W&B run with curves over updates."""
     import wandb
 
     run = wandb.init(
@@ -185,25 +186,25 @@ def _init(
         name=identity.display_name,
         tags=[tag[:TAG_LENGTH] for tag in identity.tags if tag],
         config={**config, "identity": asdict(identity)},
-        # A sweep in one process makes one run after another, and leaves any run of the user's own alone.
+        # A sweep in one process creates several runs in turn. The user's own runs are left alone.
         reinit="create_new",
         settings=wandb.Settings(
-            # Nothing on the terminal, and nothing of the terminal in W&B: both belong to the runner.
+            # Print nothing to the terminal and do not capture it: both are the runner's job.
             silent=True,
             console="off",
-            # No code, no git state, no packages, no host: manifest.json has what a reader needs of them.
+            # No code, git state, packages or host: manifest.json records what is needed.
             save_code=False,
             disable_code=True,
             disable_git=True,
             label_disable=True,
             x_save_requirements=False,
             x_disable_machine_info=True,
-            # No samples of this machine's load every 15 s: budget.json has the times that a comparison needs.
+            # No samples of the machine's load every 15 s: budget.json has the times for comparisons.
             x_disable_stats=True,
-            # A run directory that can be copied: no links, and a folder whose name is always the same.
+            # Keep the run directory easy to copy: no links, and a fixed folder name.
             symlink=False,
             use_dot_wandb=False,
-            # Bounds on what a lost network may cost. A finish that takes longer raises, and is reported.
+            # Limit the delay caused by a lost network. A finish that takes longer raises and is reported.
             init_timeout=ONLINE_START_SECONDS,
             finish_timeout=FINISH_SECONDS,
             finish_timeout_raises=True,
@@ -217,14 +218,14 @@ def _init(
 
 
 _staged: str | None = None
-"""What `_stage_in` has set WANDB_DATA_DIR to."""
+"""The value that `_stage_in` set WANDB_DATA_DIR to."""
 
 
 def _stage_in(folder: Path) -> None:
-    """Have W&B keep its copies of tables in a folder, unless the user chose another.
+    """Make W&B keep its copies of tables in a folder, unless the user chose another one.
 
-    wandb stages a table under its data folder, by default in the home directory, and an offline run refers to that
-    copy until it is synced, so it must live as long as the run directory does.
+    wandb stages tables under its data folder, by default in the home directory. An offline run refers to that copy
+    until it is synced, so the copy must live as long as the run directory.
     """
     global _staged
     if os.environ.get("WANDB_DATA_DIR") in (None, _staged):
@@ -234,13 +235,14 @@ def _stage_in(folder: Path) -> None:
 def _forget_service() -> None:
     """Drop wandb's service process, so that the next run of this process gets a new one.
 
-    The service may be dead, or hang. `wandb.teardown`, which wandb also calls at the end of this process, waits for it
-    without end, so it is killed where it does not go; and calls `sys.exit` where it ended with an error.
+    The service may be dead or hang. `wandb.teardown`, which wandb also calls when this process ends, waits for it
+    without limit. Therefore the service is killed if it does not end in time. `teardown` also calls `sys.exit` if the
+    service ended with an error.
     """
     import wandb
     from wandb.sdk import wandb_setup
 
-    singleton = wandb_setup._singleton  # wandb 0.31 has no other way to its process
+    singleton = wandb_setup._singleton  # wandb 0.31 gives no other access to its process
     connection = singleton._connection if singleton else None
     process = connection._proc._process if connection and connection._proc else None
     timer = threading.Timer(SERVICE_SECONDS, lambda: process and process.kill())
@@ -252,5 +254,5 @@ def _forget_service() -> None:
 
 @functools.cache
 def _say_once(message: str) -> None:
-    """Log a warning the first time that this process has cause for it; a sweep has the same cause in every cell."""
+    """Log a warning once per process; every cell of a sweep would repeat it."""
     log.warning(message)

@@ -1,10 +1,10 @@
-"""Reads the `.wandb` file of an offline W&B run; wandb 0.31 ships no reader in Python.
+"""Reads the `.wandb` file of an offline W&B run, for which wandb 0.31 has no Python reader.
 
-The file is 7 bytes of header (`:W&B`, the number 0xBEE1 in two bytes, little-endian, a version byte of 0) and then a
-log framed as LevelDB frames its own: blocks of 32 KiB, the header counting in the first; in a block, chunks of
-checksum (4 bytes), length (2), type (1) and data, little-endian; fewer than 7 bytes left in a block are padding. The
-type says whether a chunk is a whole record or its first, a middle or its last part. The checksum is the plain CRC-32 of
-type and data (LevelDB's own is a masked CRC-32C). A record is a serialised `wandb_internal.Record`.
+The file has a 7-byte header (`:W&B`, the number 0xBEE1 in two bytes, little-endian, and a version byte of 0), followed
+by a log with LevelDB's framing. Blocks have 32 KiB, and the header counts towards the first. A block contains chunks of
+checksum (4 bytes), length (2), type (1) and data, little-endian; a remainder of fewer than 7 bytes is padding. The type
+says whether a chunk is a whole record or its first, a middle or its last part. The checksum is the plain CRC-32 of type
+and data (LevelDB uses a masked CRC-32C). A record is a serialised `wandb_internal.Record`.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
-# The message classes are made when the module is imported, so that a type checker does not see them.
+# The message classes are created at import, so a type checker does not see them.
 Record: Any = vars(wandb_internal_pb2)["Record"]
 FILE_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 CHUNK_HEADER = struct.Struct("<IHB")
@@ -26,12 +26,12 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 class CutShort(ValueError):
-    """The file ends inside a record: its process was killed, or its disk was full."""
+    """The file ends inside a record: its process was killed, or the disk was full."""
 
 
 @dataclass
 class OfflineRun:
-    """What an offline run holds; `history` has one dict a call of `run.log`, in order. `whole`: the file is not cut."""
+    """Content of an offline run. `history` has a dict per call of `run.log`; `whole` is False if truncated."""
 
     id: str = ""
     started: int = 0  # nanoseconds
@@ -58,8 +58,8 @@ def read_payloads(data: bytes) -> Iterator[bytes]:
     """Yield the records of a file's content.
 
     Raises:
-        CutShort: after the last whole record, where another one begins.
-        ValueError: header, framing or checksum are wrong.
+        CutShort: after the last whole record, if the file ends inside another one.
+        ValueError: if header, framing or checksum are wrong.
     """
     if data[: len(FILE_HEADER)] != FILE_HEADER:
         raise ValueError(f"not a W&B file: it begins with {data[: len(FILE_HEADER)]!r}")
@@ -91,7 +91,7 @@ def read_payloads(data: bytes) -> Iterator[bytes]:
 
 
 def _items(items: Any) -> dict[str, Any]:
-    """Return repeated key/JSON items as a dict; an item with several keys lies in a dict within it."""
+    """Return repeated key/JSON items as a dict. Nested keys become nested dicts."""
     tree: dict[str, Any] = {}
     for item in items:
         *outer, last = item.nested_key or [item.key]
@@ -103,10 +103,10 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> OfflineRun:
-    """Return the content of one `.wandb` file, as far as it goes.
+    """Return the content of one `.wandb` file, up to where it is truncated.
 
     Raises:
-        ValueError: as `read_payloads`, but for files that are cut short.
+        ValueError: as in `read_payloads`, except for truncated files.
     """
     run = OfflineRun()
     try:
@@ -118,7 +118,7 @@ def read_run(path: Path) -> OfflineRun:
 
 
 def _add(run: OfflineRun, record: Any) -> None:
-    """Take a record into what is known of a run."""
+    """Add a record to a run."""
     kind = record.WhichOneof("record_type")
     run.kinds.add(str(kind))
     if kind == "run":

@@ -1,4 +1,4 @@
-"""A backend behind a queue and a thread of its own, so that nothing it does or suffers reaches the run."""
+"""Runs a backend in its own thread behind a queue, so that its failures and delays do not affect the run."""
 
 import logging
 import threading
@@ -12,11 +12,11 @@ from rlbench.tracking.identity import Backend
 log = logging.getLogger("rlbench.tracking")
 
 QUEUE_LENGTH = 10_000
-"""Calls that wait for a slow backend, some tens of MB at most; later ones are dropped."""
+"""Maximum number of waiting calls for a slow backend, at most some tens of MB. Later calls are dropped."""
 FINISH_SECONDS = 75.0
-"""How long the end of a run waits for a backend; what is written by then is kept."""
+"""Seconds that the end of a run waits for a backend. What is written by then is kept."""
 FAILED_SECONDS = 10.0
-"""The same where the run has failed or was interrupted, which may have to go at once."""
+"""The same for a failed or interrupted run, which may have to end at once."""
 
 
 DOING = {
@@ -26,15 +26,15 @@ DOING = {
     "log_image": "log an image",
     "summary": "write the summary",
 }
-"""What a method does, where its name does not say it."""
+"""What a method does, if its name does not say it."""
 
 
 class Worker:
-    """Hands calls to a backend in the background.
+    """Passes calls to a backend in the background.
 
     Args:
-        backend: what is called; no other thread may.
-        directory: the run directory, named where the backend fails.
+        backend: the backend; no other thread may call it.
+        directory: the run directory, named in warnings.
     """
 
     def __init__(self, backend: Backend, directory: Path):
@@ -47,7 +47,7 @@ class Worker:
         self.call("start")
 
     def call(self, method: str, *arguments: Any) -> None:
-        """Leave a call of the backend's method to the thread; never waits."""
+        """Queue a call of the backend's method. Never waits."""
         if self._lost:
             return
         try:
@@ -64,7 +64,7 @@ class Worker:
                 )
 
     def finish(self, failed: bool) -> None:
-        """Let the backend take what waits for it and close; gives up after FINISH_SECONDS (FAILED_SECONDS)."""
+        """Let the backend finish its queue and close. Give up after FINISH_SECONDS, or FAILED_SECONDS if failed."""
         seconds = FAILED_SECONDS if failed else FINISH_SECONDS
         deadline = time.monotonic() + seconds
         try:
@@ -86,13 +86,13 @@ class Worker:
             return
         try:
             getattr(self._backend, method)(*arguments)
-        # Everything: a view must not end the run that it shows, whatever a library and its dependencies raise. Mistakes
-        # of our own in the arguments do not get here: the tracker checks them where they are made.
+        # Catches everything: a view must not end its run, whatever a library raises. Our own wrong arguments do not get
+        # here, because the tracker checks them first.
         except Exception as error:
             self._lose(method, error)
 
     def _lose(self, method: str, error: Exception) -> None:
-        """Say once what has failed, and have nothing to do with the backend from then on."""
+        """Log the failure once and stop using the backend."""
         if self._lost:
             return
         self._lost = True
