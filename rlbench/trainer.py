@@ -55,12 +55,12 @@ class RankedListTrainer(Metered, GRPOTrainer):
         objective: the algorithm.
         scorer: the reward function; also passed to TRL as its only one.
         demonstrations: source of demonstration batches, for an objective that needs them.
-        ledger: the run's budget account; by default a new one.
+        ledger: records the run's spending; by default a new one.
         rollout_log: records sampled groups; None to record none.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
-        ledger: the run's budget account.
+        ledger: records the run's spending.
         memory: numbers that the objective's pieces carry from update to update.
         epochs_done: finished epochs of prompts before the checkpoint from which the run resumes.
 

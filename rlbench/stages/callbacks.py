@@ -1,4 +1,4 @@
-"""Callbacks that the training stages hang on their trainer: metrics, progress, evaluation, a following reference."""
+"""Callbacks of the training stages: metrics, progress, evaluation, and a reference that follows the policy."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from rlbench.sharding import fill, whole
 from rlbench.stages.checkpoints import checkpoint_being_written
 from rlbench.tracking import Tracker
 
-# TRL's and transformers' names -> ours. What is not named here is not recorded.
+# TRL's and transformers' names -> ours. Other names are not recorded.
 TRAIN_METRICS = {
     "loss": "loss",
     "grad_norm": "grad_norm",
@@ -58,8 +58,7 @@ TRAIN_METRICS = {
 }
 
 FAMILIES = ("term/", "regulariser/", "advantage_mean@", "advantage_std@", "reward@", "hits@")
-"""Beginnings of names of which there are as many as the reward has terms, the algorithm regularisers, the list ranks;
-these are recorded under the names they have."""
+"""Prefixes of names that exist once per reward term, regulariser or list rank. They are recorded unchanged."""
 
 SPENDING_FILE = "budget.jsonl"
 
@@ -93,9 +92,9 @@ class Recorder(TrainerCallback):
 
 
 class SpendingLog(TrainerCallback):
-    """`budget.jsonl`: what the run has spent by each logged update, all attempts together.
+    """`budget.jsonl`: the run's spending by each logged update, over all attempts.
 
-    It is beside metrics.jsonl since seconds are never the same twice.
+    It is separate from metrics.jsonl because seconds differ between repeated runs.
     """
 
     def __init__(self, run: Run, ledger: Ledger):
@@ -125,14 +124,14 @@ class Evaluator(TrainerCallback):
 
 
 class Stopper(TrainerCallback):
-    """Ends a training whose process was told to stop, at the next update from which it goes on exactly.
+    """Ends a training whose process was told to stop, at the next update from which it can resume exactly.
 
-    That is a boundary between generations, and between two lines of the log, which are means over the updates between
-    them. All processes of a run stop where any of them was told to.
+    This is a boundary both between generations and between two lines of the log, which are means over the updates
+    between them. All processes of a run stop if any of them was told to.
 
     Args:
-        training: where to note the update.
-        num_iterations: updates on one generation.
+        training: records the update.
+        num_iterations: updates per generation.
     """
 
     def __init__(self, training: preemption.Training, num_iterations: int):
@@ -154,8 +153,8 @@ class Stopper(TrainerCallback):
 
 
 class StopTraining(TrainerCallback):
-    """Ends a training that its guard finds collapsed, and writes no checkpoint of that update: what resumes from an
-    earlier one comes to the same end. At the last update there is nothing left to stop."""
+    """Ends a training that its guard finds collapsed, without a checkpoint of that update: a run that resumes from an
+    earlier one ends in the same way. After the last update there is nothing to stop."""
 
     def __init__(self, guard: Guard):
         self.guard = guard
@@ -180,17 +179,17 @@ REFERENCE_FILE = "reference.safetensors"
 
 
 class ReferenceSync(TrainerCallback):
-    """Lets the reference policy follow the policy (TR-DPO, arXiv 2404.09656; every update in Humanline, 2509.24207).
+    """Makes the reference policy follow the policy (TR-DPO, arXiv 2404.09656; every update in Humanline, 2509.24207).
 
-    It takes the weights from before an update, as Humanline's code does, so that the update after it compares with
-    another policy even where the reference follows at every update. What it holds is kept beside each checkpoint.
+    It copies the weights from before an update, as Humanline's code does. So the next update compares with a different
+    policy even if the reference follows at every update. The reference's weights are saved with each checkpoint.
 
     Args:
         policy: the model that is trained.
         reference: the model that follows.
         every: updates between two syncs.
-        mixup: share of the policy in the mixture of weights that the reference becomes.
-        start: folder of the checkpoint that the run goes on from, if it does.
+        mixup: share of the policy's weights in the new reference.
+        start: folder of the checkpoint to resume from, or None.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
-"""Checkpoints of the training stages: written beside, renamed into place, checked before they are loaded.
+"""Checkpoints of the training stages. They are written in a temporary folder, renamed, and checked before loading.
 
-transformers writes into `checkpoints/.writing.partial/checkpoint-N`. When all is there, what callbacks add too, the
-folder is listed (`files.json`), sent to the disk and renamed to `checkpoints/checkpoint-N`; only then do older ones go.
-So what has the name of a checkpoint is one, unless the disk damaged it later, which its list tells.
+transformers writes into `checkpoints/.writing.partial/checkpoint-N`. When everything is written, including the files of
+callbacks, the folder is listed (`files.json`), synced to disk and renamed to `checkpoints/checkpoint-N`. Only then are
+older ones deleted. So a folder named like a checkpoint is complete, unless the disk damaged it later. Its list shows
+such damage.
 """
 
 import json
@@ -40,38 +41,38 @@ from rlbench.stages.metered import Metered
 log = logging.getLogger(__name__)
 
 RESUME_FILE = "rlbench.json"
-"""In a checkpoint: what transformers does not keep, as a stage's totals say."""
+"""File in a checkpoint with data that transformers does not keep: the stage's totals."""
 BEST = "best"
 SFT_KEPT = 2
-"""Checkpoints that the SFT stage keeps: the last, and one to fall back to."""
+"""Number of checkpoints that the SFT stage keeps: the last, and one as a fallback."""
 
 
 def writing_folder(checkpoints: Path) -> Path:
-    """Where transformers writes: its `output_dir`."""
+    """The folder into which transformers writes: its `output_dir`."""
     return checkpoints / f".writing{PARTIAL}"
 
 
 def checkpoint_being_written(args: TrainingArguments, state: TrainerState) -> Path:
-    """The folder of the checkpoint of this update, for callbacks that add to it in `on_save`."""
+    """The folder of this update's checkpoint, for callbacks that add files in `on_save`."""
     return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def steps_of(folder: Path, prefix: str = PREFIX_CHECKPOINT_DIR) -> dict[int, Path]:
-    """The checkpoints in a folder by update, the newest last; with `prefix` other folders named `<prefix>-<update>`."""
+    """The checkpoints in a folder by update, newest last. With `prefix`, other folders named `<prefix>-<update>`."""
     found = {path.name.removeprefix(f"{prefix}-"): path for path in folder.glob(f"{prefix}-*")}
     return {int(step): found[step] for step in sorted((s for s in found if s.isdecimal()), key=int)}
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
-    """The newest whole checkpoint: its folder, its update and its totals. Damaged ones are named in a warning.
+    """The newest complete checkpoint: its folder, its update and its totals. A warning names damaged ones.
 
-    A checkpoint counts as damaged, too, where a log of its run (`metrics.jsonl` and its like) is not what it was then.
+    A checkpoint also counts as damaged if a log of its run (such as `metrics.jsonl`) has changed since.
 
     Args:
         folder: `checkpoints` of a run.
 
     Raises:
-        BadInput: where checkpoints are whole, but a log is damaged for all of them.
+        BadInput: complete checkpoints exist, but a log is damaged for all of them.
     """
     logs: dict[str, Path] = {}
     for step, path in reversed(steps_of(folder).items()):
@@ -90,7 +91,7 @@ def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
 
 
 def _damaged_log(checkpoint: Path) -> str:
-    """Which log of the run is not what it was when the checkpoint was written; "" where all are."""
+    """The difference of the first log that no longer matches the checkpoint; "" if all match."""
     run = checkpoint.parent.parent
     for name, wanted in read_list(checkpoint, "logs").items():
         if wrong := difference(run / name, name, wanted, grows=True):
@@ -99,9 +100,9 @@ def _damaged_log(checkpoint: Path) -> str:
 
 
 def rewind_logs(run: Run, checkpoint: Path | None) -> None:
-    """Cut the logs of a run back to what they were at a checkpoint; without one they go.
+    """Truncate the logs of a run to their state at a checkpoint. Without a checkpoint they are deleted.
 
-    The resumed run makes the later updates again, and measures them again.
+    The resumed run repeats the later updates and their measurements.
     """
     kept = {} if checkpoint is None else read_list(checkpoint, "logs")
     for path in run.logs:
@@ -112,35 +113,35 @@ def rewind_logs(run: Run, checkpoint: Path | None) -> None:
 
 
 def train(trainer: Metered, checkpoint: Path | None) -> None:
-    """`trainer.train`, from a checkpoint where there is one.
+    """`trainer.train`, from a checkpoint if there is one.
 
-    transformers 5.23 makes one more update where the checkpoint is of the last one and the epoch has not ended; a run
-    that was stopped between its last checkpoint and its end would not be the run that was never stopped.
+    If the checkpoint is of the last update and the epoch has not ended, transformers 5.23 makes one more update. Then a
+    run that stopped between its last checkpoint and its end would differ from a run that never stopped.
     """
     with trainer.ledger.phase("update"):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except _NothingLeft:
-            trainer.model.train()  # TRL keeps what it has measured by the model's mode
-            trainer.log({})  # what was measured since the last line, as at the end of a training
+            trainer.model.train()  # TRL files its measurements by the model's mode
+            trainer.log({})  # everything measured since the last line, as at the end of a training
 
 
 class _NothingLeft(Exception):
-    """Raised when the checkpoint has been loaded, weights and all, and was of the last update."""
+    """Raised after the checkpoint has been loaded, with its weights, if it is of the last update."""
 
 
 class CheckpointWriter(TrainerCallback):
-    """Completes each checkpoint that transformers has written, puts it into place, and drops what is too many.
+    """Completes each checkpoint that transformers has written, publishes it, and deletes surplus ones.
 
-    It must be the last callback of its trainer: what others add in `on_save` has to be there, and what they ask for in
-    `on_step_end` has to be asked.
+    It must be the last callback of its trainer, after all others have added files in `on_save` and set their requests
+    in `on_step_end`.
 
     Args:
-        run: whose checkpoints.
-        trainer: what is trained.
-        totals: what is kept in `RESUME_FILE`, as JSON: the budget so far, and what else a stage resumes from.
-        keep: how many checkpoints stay.
-        best: the update of the best validation so far, whose weights stay too; None before the first.
+        run: the run.
+        trainer: its trainer.
+        totals: the JSON content of `RESUME_FILE`: the budget so far, and other state that the stage resumes from.
+        keep: number of checkpoints to keep.
+        best: the update of the best validation so far, whose weights are kept too; None before the first.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class CheckpointWriter(TrainerCallback):
     ):
         self.run, self.trainer, self.totals, self.keep, self.best = run, trainer, totals, keep, best
         self.needed = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
-        """Bytes of the next checkpoint: as the last, and before that at least the weights."""
+        """Estimated bytes of the next checkpoint: those of the last, or at first the size of the weights."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = self.run.checkpoints
@@ -192,18 +193,18 @@ class CheckpointWriter(TrainerCallback):
             self._keep_window(made)
             if is_main:
                 (made / RESUME_FILE).write_text(json.dumps(self.totals(), indent=2, sort_keys=True), encoding="utf-8")
-        PartialState().wait_for_everyone()  # every process writes its random numbers
+        PartialState().wait_for_everyone()  # every process writes its random states
         if is_main:
             with naming(place):
                 for path in self.run.logs:
-                    sync(path)  # a resumed run does not measure again what came before its checkpoint
+                    sync(path)  # a resumed run does not repeat measurements from before its checkpoint
                 seal(made, logs=self.run.logs)
                 publish(made, place)
             self.needed = size_of(place)
             self._drop_others()
 
     def _drop_others(self) -> None:
-        """Keep the last checkpoints, and the best weights of those so far."""
+        """Keep the last checkpoints, and the best weights so far."""
         too_many = list(steps_of(self.run.checkpoints).values())[: -self.keep]
         best = self.best()
         for path in too_many + [p for n, p in steps_of(self.run.checkpoints, BEST).items() if n != best]:
@@ -217,7 +218,7 @@ class CheckpointWriter(TrainerCallback):
         return folder / f"window-{PartialState().process_index}.json"
 
     def _keep_window(self, folder: Path) -> None:
-        """Keep what has been measured since metrics were last logged, where they are not logged at every update."""
+        """Save everything measured since the last log line, for runs that do not log every update."""
         trainer = self.trainer
         window = {
             "loss": trainer._tr_loss.item(),
@@ -237,12 +238,13 @@ class CheckpointWriter(TrainerCallback):
 class BestKeeper:
     """Keeps the weights of the best validation so far, in `checkpoints/best-<update>`.
 
-    Those of the best at the last checkpoint stay until the next one, since a run that resumes there may need them.
+    The best weights at the last checkpoint are kept until the next checkpoint, because a run that resumes there may
+    need them.
 
     Args:
-        run: whose metrics tell of the validations so far, up to the update that it goes on from.
-        metric: what is best where it is highest.
-        trainer: whose weights.
+        run: its metrics contain the validations so far, up to the update that it resumes from.
+        metric: the metric to compare; higher is better.
+        trainer: the trainer of the weights.
     """
 
     def __init__(self, run: Run, metric: str, trainer: Trainer):
@@ -250,12 +252,13 @@ class BestKeeper:
         self.values = validations(run, metric)
 
     def check(self, update: int) -> None:
-        """Look at the weights that a run will need which goes on from `update`: now, and not when it has trained.
+        """Check the weights needed by a run that resumes from `update` now, instead of after training.
 
-        Those of the checkpoint before a damaged one may be gone: the run makes better ones again.
+        If the newest checkpoint is damaged and the run resumes from an earlier one, these weights may be gone. The run
+        then makes better ones again.
 
         Raises:
-            BadInput: where they are not there, or damaged.
+            BadInput: they are missing or damaged.
         """
         step = self.best()
         newest = max(steps_of(self.checkpoints), default=0)
@@ -263,14 +266,14 @@ class BestKeeper:
             self.folder(step)
 
     def best(self) -> int | None:
-        """The update of the best validation after the start; the earliest of equals."""
+        """The update of the best validation after the start; the earliest if tied."""
         return max(self.values, key=lambda step: (self.values[step], -step)) if self.values else None
 
     def folder(self, step: int) -> Path:
         """The weights of the best update.
 
         Raises:
-            BadInput: where they are not there, or damaged.
+            BadInput: they are missing or damaged.
         """
         folder = self.checkpoints / f"{BEST}-{step}"
         wrong = damage(folder) if folder.is_dir() else "they are missing"
@@ -282,7 +285,7 @@ class BestKeeper:
         return folder
 
     def offer(self, step: int, value: float) -> None:
-        """Save the current weights if the validation of this update is the best; for all processes together."""
+        """Save the current weights if this update's validation is the best. All processes call it together."""
         self.values[step] = value
         (chosen,) = broadcast_object_list([self.best() == step])
         if not chosen:
@@ -302,7 +305,7 @@ def validations(run: Run, metric: str) -> dict[int, float]:
 
 
 def save_model(trainer: Trainer, folder: Path) -> None:
-    """`trainer.save_model`, beside, with a list of its files, and renamed; all processes of a run call it together."""
+    """`trainer.save_model` into a temporary folder, which is listed and renamed. All processes call it together."""
     state, beside = PartialState(), partial_folder(folder)
     if state.is_main_process and beside.exists():
         shutil.rmtree(beside)
@@ -316,7 +319,7 @@ def save_model(trainer: Trainer, folder: Path) -> None:
 
 
 def publish_copy(source: Path, folder: Path) -> None:
-    """Copy a folder, beside and renamed."""
+    """Copy a folder under a temporary name, then rename it."""
     beside = partial_folder(folder)
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(source, beside)

@@ -1,4 +1,4 @@
-"""What the training stages share."""
+"""Code shared by the training stages."""
 
 import math
 from typing import Any
@@ -10,12 +10,12 @@ from rlbench.config import Config
 
 
 def on_cpu(config: Config) -> bool:
-    """Whether the run computes on the CPU: asked for, or `auto` without a GPU."""
+    """Whether the run computes on the CPU: because it asks for it, or because `auto` finds no GPU."""
     return config.runtime.device == "cpu" or (config.runtime.device == "auto" and not torch.cuda.is_available())
 
 
 def shared_arguments(config: Config) -> dict[str, Any]:
-    """What both trainers are told about precision, device and printing; they report to nobody but our callbacks."""
+    """Arguments of both trainers for precision, device and printing. They report only to our own callbacks."""
     return {
         "bf16": config.trainer.bf16,
         "gradient_checkpointing": config.trainer.gradient_checkpointing,
@@ -27,7 +27,7 @@ def shared_arguments(config: Config) -> dict[str, Any]:
 
 
 def rl_arguments(config: Config) -> dict[str, Any]:
-    """What the trainers of the RL stage are told about updates, their optimiser and their log."""
+    """Arguments of the RL stage's trainers for updates, optimiser and log."""
     rl = config.trainer.rl
     return {
         "max_steps": rl.updates,
@@ -44,14 +44,14 @@ def rl_arguments(config: Config) -> dict[str, Any]:
 
 
 def warmup_steps(fraction: float, updates: int) -> int:
-    """Warm-up updates of a schedule."""
+    """Number of warm-up updates of a schedule."""
     return math.ceil(fraction * updates)
 
 
 def quiet(trainer: Trainer) -> None:
-    """Take away what transformers and TRL do for people: metrics go to files, and there is one progress bar.
+    """Turn off transformers' and TRL's own output: metrics go to files, and there is one progress bar.
 
-    TRL writes a model card at every checkpoint, beside it and in a tenth of a second, for models that are published.
+    TRL would also write a model card next to every checkpoint, which takes a tenth of a second.
     """
     trainer.create_model_card = lambda **_: None
     trainer.remove_callback(PrinterCallback)

@@ -1,5 +1,5 @@
-"""Demonstrations as tokens: batches beside RL, for algorithms whose loss has a supervised term, and the loss of a
-policy on those that it is not trained on."""
+"""Demonstrations as tokens: batches for algorithms whose loss has a supervised term, and a policy's loss on held-out
+demonstrations."""
 
 import sys
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ class DemonstrationBatch:
 
 
 class Demonstrations:
-    """Draws demonstrations, each as often as any other; the batch of a number is always the same.
+    """Draws demonstrations equally often. A batch depends only on its number.
 
     Args:
         records: each with a completion.
-        tokenizer: its chat template writes them, as in the SFT stage.
-        max_length: tokens of prompt and completion together, cut from the end, as in the SFT stage; what has nothing
-            left of its completion is left out.
-        seed: of the order.
+        tokenizer: its chat template formats them, as in the SFT stage.
+        max_length: tokens of prompt and completion together, cut at the end, as in the SFT stage. Demonstrations whose
+            completion is cut completely are left out.
+        seed: seed of the order.
 
     Raises:
-        BadInput: where nothing is left of any completion.
+        BadInput: every completion is cut completely.
     """
 
     def __init__(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int):
@@ -51,20 +51,20 @@ class Demonstrations:
             )
 
     def batch(self, number: int, size: int, device: torch.device) -> DemonstrationBatch:
-        """Batch `number` of `size` demonstrations, drawn in rounds: in a round each comes once, in a new order."""
+        """Batch `number` of `size` demonstrations. Each round uses every demonstration once, in a new order."""
         places = [divmod(place, len(self.rows)) for place in range(number * size, (number + 1) * size)]
         orders = {turn: demonstration_order(self.seed, turn, len(self.rows)) for turn, _ in places}
         return self._batch([self.rows[orders[turn][place]] for turn, place in places], device)
 
     def loss(self, policy: PreTrainedModel, batch_size: int) -> float:
-        """Mean negative log-likelihood of a token of the completions, EOS among them, in nats.
+        """Mean negative log-likelihood per token of the completions, EOS included, in nats.
 
-        Every token counts the same, so that it does not depend on the batches. Processes take turns by whole batches,
-        and every process returns the mean over all.
+        Every token has the same weight, so the result does not depend on the batches. Processes share the work by whole
+        batches, and every process returns the mean over all.
 
         Args:
-            policy: with all its weights on this process; comes back in the mode it had.
-            batch_size: demonstrations at once.
+            policy: with all its weights on this process; its mode is restored afterwards.
+            batch_size: number of demonstrations at a time.
         """
         was_training = policy.training
         policy.eval()
@@ -99,12 +99,12 @@ def _log_likelihood(policy: PreTrainedModel, batch: DemonstrationBatch) -> float
 
 @dataclass(frozen=True)
 class Kept:
-    """What a limit on their length leaves of demonstrations.
+    """Effect of a length limit on demonstrations.
 
     Attributes:
-        count: of all demonstrations.
-        at_limit: those that are as long as the limit, most of which were cut.
-        without_end: those without a token that ends them, from which a model does not learn to stop.
+        count: number of all demonstrations.
+        at_limit: number that are as long as the limit; most of these were cut.
+        without_end: number without an end token; from these a model does not learn to stop.
     """
 
     count: int
@@ -113,13 +113,13 @@ class Kept:
 
     @classmethod
     def of_rows(cls, rows: Sequence[Sequence[int]], max_length: int, ends: Sequence[int], dropped: int = 0) -> "Kept":
-        """Of tokenised demonstrations, cut already.
+        """From tokenised demonstrations that have already been cut.
 
         Args:
             rows: ids of prompt and completion.
             max_length: the limit.
             ends: ids that end a completion. Templates may write a line break after them.
-            dropped: further demonstrations that TRL leaves out, since nothing of their completion is left.
+            dropped: additional demonstrations that TRL leaves out, because their completion is cut completely.
         """
         without = sum(not set(row[-TAIL:]) & set(ends) for row in rows)
         at_limit = sum(len(row) >= max_length for row in rows)
@@ -127,7 +127,7 @@ class Kept:
 
     @property
     def result(self) -> dict[str, int]:
-        """`demonstrations` of result.json."""
+        """`demonstrations` in result.json."""
         return {"count": self.count, "at_limit": self.at_limit, "without_end": self.without_end}
 
     def words(self, max_length: int) -> str:
@@ -138,7 +138,7 @@ class Kept:
         )
 
     def words_of_pairs(self, max_length: int) -> str:
-        """The sentence for the log where demonstrations are the chosen lists of preference tuples."""
+        """The sentence for the log if demonstrations are the chosen lists of preference tuples."""
         return (
             f"{self.without_end:,} of {self.count:,} demonstrations lose their end to trainer.sft.max_length = "
             f"{max_length}: these are never chosen as the better list"
@@ -148,7 +148,7 @@ class Kept:
 def kept_of(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, ends: Sequence[int]
 ) -> Kept:
-    """What a limit leaves of the demonstrations that RL uses, in a supervised term or as chosen lists.
+    """Effect of a length limit on the demonstrations that RL uses, in a supervised term or as chosen lists.
 
     Args:
         records: each with a completion.
@@ -160,19 +160,19 @@ def kept_of(
 
 
 TAIL = 4
-"""Tokens at the end of a demonstration in which EOS is looked for: a template may write a line break after it."""
+"""Number of tokens at the end of a demonstration to search for EOS. A template may write a line break after EOS."""
 
 
 def check_ends(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, source: str | Path
 ) -> list[str]:
-    """A sentence where no demonstration would keep the token that ends it; nothing otherwise.
+    """A sentence if no demonstration would keep its end token, otherwise nothing.
 
-    Records are tokenised from the shortest on, until one keeps its end: one or two, unless all are refused.
+    Records are tokenised from the shortest upwards until one keeps its end. That takes one or two, unless all fail.
 
     Args:
         records: each with a completion.
-        source: where the model comes from, for the message.
+        source: the model's source, for the message.
     """
     written = False
     for record in sorted(records, key=_characters):
@@ -193,7 +193,7 @@ def check_ends(
 
 
 def _characters(record: Record) -> int:
-    """Of prompt and completion."""
+    """Number of characters in prompt and completion."""
     return sum(len(message["content"]) for message in [*record.prompt, *(record.completion or [])])
 
 

@@ -1,4 +1,4 @@
-"""Whether this machine has what a rollout engine needs, found before compute is spent."""
+"""Checks that this machine meets the needs of a rollout engine, before compute is spent."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ RETRY_SECONDS = 1.0
 
 
 def check_engine(config: Config) -> list[str]:
-    """What a run's rollout engine lacks on this machine, one sentence a problem; nothing where no rollout is made."""
+    """What a run's rollout engine lacks on this machine, one sentence each. Empty if the run makes no rollouts."""
     if config.stage != "rl":
         return []
     if config.generation.engine == "continuous":
@@ -73,10 +73,10 @@ def _vllm(config: Config) -> list[str]:
 
 
 def check_server(config: Config, source: str) -> list[str]:
-    """Whether the vLLM server that a run asks for answers, and as TRL needs it; nothing without a server.
+    """Check that the requested vLLM server answers and has the settings that TRL needs. Empty without a server.
 
     Args:
-        source: the folder or hub id of the model, for the command that starts the server.
+        source: folder or hub id of the model, for the command that starts the server.
     """
     if config.stage != "rl" or config.generation.engine != "vllm_server":
         return []
@@ -93,7 +93,7 @@ def check_server(config: Config, source: str) -> list[str]:
 
 
 def _wait(url: str, seconds: float) -> str:
-    """ "" once the address answers, else why it does not."""
+    """ "" once the address answers, otherwise the failure."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -107,7 +107,7 @@ def _wait(url: str, seconds: float) -> str:
 
 
 def _settings(address: str, vllm: VLLMConfig) -> list[str]:
-    """What the server was started without, as its own account of its settings says."""
+    """Problems of the server's settings, as the server itself reports them."""
     try:
         settings = _read(f"{address}/server_info?config_format=json")["vllm_config"]
     except urllib.error.HTTPError as error:

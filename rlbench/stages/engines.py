@@ -1,12 +1,12 @@
-"""What rollout engines need around TRL's own code: the run's seed, an order of requests that repeats, weights kept.
+"""Additions to TRL's code for rollout engines: the run's seed, a repeatable order of requests, unchanged weights.
 
-TRL 1.16 drives the engines. Three things it leaves open, and they are closed here without a copy of its methods:
+TRL 1.16 drives the engines. It leaves three problems, which are solved here without copying its methods:
 
-- A colocated vLLM engine is seeded with the number of its tensor-parallel group whatever the run's seed, and a request
-  to a vLLM server has no seed.
-- transformers' `generate_batch` starts its thread before it hands over the requests, so that how many of them are in
-  the first batches, and with it who gets which random number, depends on the timing of two threads.
-- In mixed precision, continuous batching casts the model that is trained to half precision for good.
+- A colocated vLLM engine is seeded with the number of its tensor-parallel group, whatever the run's seed. Requests to a
+  vLLM server have no seed.
+- transformers' `generate_batch` starts its thread before it submits the requests. So the size of the first batches, and
+  with it the assignment of random numbers, depends on the timing of two threads.
+- In mixed precision, continuous batching permanently casts the trained model to half precision.
 """
 
 import copy
@@ -25,30 +25,30 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 from trl import GRPOConfig
 from trl.generation import vllm_generation
 
-REQUESTS_AT_ONCE = 64  # as TRL's client
+REQUESTS_AT_ONCE = 64  # as in TRL's client
 STOP_SECONDS = 5  # how long transformers waits for its thread to end
 
 
 def engine_seed(seed: int, group: int) -> int:
-    """Seed of the vLLM engine of a tensor-parallel group, in 32 bits (NumPy takes no more)."""
+    """Seed of the vLLM engine of a tensor-parallel group, in 32 bits (NumPy's limit)."""
     return int(np.random.SeedSequence([seed, group]).generate_state(1, np.uint32)[0])
 
 
 def request_seed(seed: int, update: int, prompt: int) -> int:
-    """Seed of a prompt's request to a vLLM server; 62 bits, since vLLM counts on from it completion by completion."""
+    """Seed of a prompt's request to a vLLM server. 62 bits, because vLLM adds 1 to it for each further completion."""
     return int(np.random.SeedSequence([seed, update, prompt]).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
 @contextmanager
 def seeded_engine(args: GRPOConfig) -> Iterator[None]:
-    """Within, a colocated vLLM engine that TRL makes has the run's seed; all processes of a group have the same."""
+    """Give the run's seed to a colocated vLLM engine that TRL creates in this block. A group's processes share it."""
     if not args.use_vllm or args.vllm_mode != "colocate":
         yield
         return
     make = vllm_generation.LLM
 
     def seeded(*, seed: int, **settings: Any) -> Any:
-        # "vllm" keeps the engine from reading the model's generation_config.json: every request says all of it.
+        # "vllm" keeps the engine from reading the model's generation_config.json: every request states all settings.
         return make(seed=engine_seed(args.seed, seed), generation_config="vllm", **settings)
 
     vllm_generation.LLM = seeded
@@ -59,15 +59,15 @@ def seeded_engine(args: GRPOConfig) -> Iterator[None]:
 
 
 def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[], int]) -> Callable[..., Any]:
-    """`VLLMClient.generate` with one request a prompt, each with a seed of its own.
+    """`VLLMClient.generate` with one request per prompt, each with its own seed.
 
-    In TRL's single request all prompts would share their random numbers. The seeds follow from the run's seed, the
-    update and the prompt's place alone, so that a resumed run goes on with the same.
+    In TRL's single request all prompts would share their random numbers. A seed depends only on the run's seed, the
+    update and the prompt's position, so a resumed run continues with the same seeds.
 
     Args:
-        generate: the client's own.
-        seed: the run's.
-        update: how many updates are done.
+        generate: the client's own method.
+        seed: the run's seed.
+        update: returns the number of finished updates.
     """
 
     def seeded(prompts: Sequence[Any], generation_kwargs: dict[str, Any] | None = None, **settings: Any) -> Any:
@@ -86,7 +86,7 @@ def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[]
 
 @contextmanager
 def repeatable_batches(model: PreTrainedModel) -> Iterator[None]:
-    """Within, `model.generate_batch` is `generate_all_at_once`, and afterwards the weights are what they were."""
+    """In this block `model.generate_batch` is `generate_all_at_once`. Afterwards the weights are restored."""
     with weights_kept(model):
         model.generate_batch = partial(generate_all_at_once, model)
         try:
@@ -97,7 +97,7 @@ def repeatable_batches(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def weights_kept(model: PreTrainedModel) -> Iterator[None]:
-    """Give parameters and buffers back the tensors they had, whatever they are cast to within."""
+    """Restore the tensors of parameters and buffers afterwards, whatever they are cast to in this block."""
     parameters = [(parameter, parameter.data) for parameter in model.parameters()]
     buffers = [(m, name, buffer) for m in model.modules() for name, buffer in m.named_buffers(recurse=False)]
     try:
@@ -116,13 +116,13 @@ def generate_all_at_once(
     continuous_batching_config: ContinuousBatchingConfig,
     progress_bar: bool = False,
 ) -> dict[str, GenerationOutput]:
-    """As `model.generate_batch`, but every request is there before the first batch is made.
+    """As `model.generate_batch`, but all requests are submitted before the first batch is formed.
 
-    The random numbers are then given out in the same order every time. Where the configuration leaves the cache's size
-    open it has room for all requests at full length, instead of a share of the memory that happens to be free.
+    So random numbers are always assigned in the same order. If the configuration leaves the cache's size open, the
+    cache has room for all requests at full length, instead of a share of the currently free memory.
 
     Raises:
-        RuntimeError: where a request fails; `model.generate_batch` would leave it out.
+        RuntimeError: a request fails. `model.generate_batch` would omit it.
     """
     limit = generation_config.max_new_tokens
     manager = model.init_continuous_batching(
@@ -153,7 +153,7 @@ def generate_all_at_once(
 
 
 def with_room(config: ContinuousBatchingConfig, lengths: Sequence[int]) -> ContinuousBatchingConfig:
-    """The configuration with a cache for requests of these lengths (prompt and completion), unless it says its size."""
+    """The configuration with a cache for requests of these lengths (prompt plus completion), unless it sets a size."""
     if config.num_blocks is not None:
         return config
     sized = copy.copy(config)

@@ -1,8 +1,7 @@
-"""Lists on a split: generation, judging, per-query metrics, predictions.
+"""Evaluates a model on a split: generation, judging, per-query metrics, predictions.
 
 Contexts shared by several samples are generated once and judged against each answerer. Greedy lists draw no random
-numbers and sampled ones draw from a stream of their own, so that evaluating more or less often does not change a
-training run.
+numbers, and sampled lists use a stream of their own, so the frequency of evaluations does not change a training run.
 """
 
 import itertools
@@ -28,19 +27,19 @@ from rlbench.rewards.terms import FilmFacts
 from rlbench.seeding import evaluation_stream
 
 Progress = Callable[[int], None]
-"""Told how many lists are generated so far."""
+"""Called with the number of lists generated so far."""
 
 PROMPTS_AT_ONCE = 256
-"""Prompts that are tokenised together."""
+"""Number of prompts tokenised together."""
 SLACK_BYTES = 16
-"""What a tokenizer may put before a text, such as the mark of a word's beginning."""
+"""Bytes that a tokenizer may put in front of a text, such as a word-start marker."""
 CONTEXTS_AT_ONCE = 512
-"""Lists whose tokens are segmented together; bounds memory."""
+"""Number of lists whose tokens are segmented together; bounds memory."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated completion: its ids up to and with EOS, and each token's log-probability (greedy lists only)."""
+    """One generated completion: its ids including EOS, and each token's log-probability (greedy lists only)."""
 
     ids: list[int]
     logps: list[float]
@@ -51,10 +50,10 @@ class Evaluation:
     """Result of one evaluation.
 
     Attributes:
-        predictions: one row a sample, the columns that docs/results-schema.md names.
+        predictions: one row per sample, with the columns in docs/results-schema.md.
         means: mean of every per-query metric over samples, and the metrics of the split as a whole.
         generated_tokens: tokens generated, EOS included.
-        samples: the sampled lists, one row a context and list: context_id, list, text; empty where none were asked for.
+        samples: the sampled lists, one row per context and list: context_id, list, text. Empty if none were requested.
     """
 
     predictions: pd.DataFrame
@@ -64,18 +63,18 @@ class Evaluation:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:
-    """Token ids of a prompt in the model's chat template, up to where the answer begins."""
+    """Token ids of a prompt in the model's chat template, up to the start of the answer."""
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
         "input_ids"
     ]
 
 
 def longest_prompt(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest prompt; 0 where there are no records.
+    """Tokens of the longest prompt; 0 without records.
 
-    A token stands for at least one byte of the text, so that prompts are tokenised in the order of their bytes, the
-    longest first, until no other can have more tokens than the longest found. A text of rare characters has a token a
-    byte, one of common words a token for four or five: the characters alone do not say which prompt is the longest.
+    A token stands for at least one byte of text. So prompts are tokenised in descending order of bytes, until no other
+    can have more tokens than the longest found. Characters alone do not show which prompt is longest: rare characters
+    take one token per byte, common words one token per four or five.
     """
     prompts = list({record.context_id: record.prompt for record in records}.values())
     bounds = _most_tokens(prompts, tokenizer)
@@ -95,10 +94,10 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> str:
 
 
 def _most_tokens(prompts: Sequence[Messages], tokenizer: PreTrainedTokenizerBase) -> list[float]:
-    """A bound on the tokens of each prompt: its bytes as the tokenizer normalises them, and those of the template.
+    """An upper bound on the tokens of each prompt: its bytes after the tokenizer's normaliser, plus the template's.
 
-    What the template adds is measured on the first prompt of each sequence of roles. There is no bound for tokenizers
-    that are not written in Rust, whose normaliser is not known.
+    The template's share is measured on the first prompt of each sequence of roles. Tokenizers that are not written in
+    Rust have no bound, because their normaliser is not known.
     """
     if not tokenizer.is_fast:
         return [math.inf] * len(prompts)
@@ -116,19 +115,19 @@ def _most_tokens(prompts: Sequence[Messages], tokenizer: PreTrainedTokenizerBase
 
 
 def batches_of(lengths: Sequence[int], rows: int, tokens: int | None, new: int) -> list[list[int]]:
-    """Places of prompts by batch, prompts of like length together, the shortest first.
+    """Positions of prompts by batch. Prompts of similar length share a batch, shortest first.
 
     Args:
         lengths: tokens of each prompt.
-        rows: most prompts of a batch.
-        tokens: most tokens of a batch, padding and completions counted; a prompt that has more is a batch of its own.
-            None for no limit.
-        new: tokens of a completion at most.
+        rows: largest number of prompts in a batch.
+        tokens: largest number of tokens in a batch, with padding and completions. A longer prompt gets a batch of its
+            own. None for no limit.
+        new: largest number of tokens in a completion.
     """
     found: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         last = found[-1] if found else []
-        # The prompt is the longest of those before it: all rows are padded to its length.
+        # This prompt is the longest so far: all rows of the batch are padded to its length.
         fits = tokens is None or (len(last) + 1) * (lengths[i] + new) <= tokens
         if last and len(last) < rows and fits:
             last.append(i)
@@ -138,7 +137,7 @@ def batches_of(lengths: Sequence[int], rows: int, tokens: int | None, new: int) 
 
 
 class _GreedyLogProbabilities(LogitsProcessor):
-    """Notes the log-probability of the likeliest token at every step, and changes nothing."""
+    """Records the log-probability of the most likely token at every step, and changes nothing."""
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
@@ -160,10 +159,10 @@ def generate(
     sampled: bool = False,
     progress: Progress | None = None,
 ) -> list[Completion]:
-    """Completions of prompts, prompts of like length in one batch (`batches_of`); greedy, or sampled.
+    """Completions of prompts, greedy or sampled. Prompts of similar length share a batch (`batches_of`).
 
-    Greedy lists are made on all processes, which take turns by whole batches, so that each list is the one that a
-    single process makes; every process returns all. Sampled lists a process makes all itself.
+    Greedy lists are distributed over all processes by whole batches, so each list equals that of a single process.
+    Every process returns all lists. Sampled lists are all generated by the calling process.
     """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     batches = batches_of([len(row) for row in ids], batch_size, batch_tokens, generation.max_new_tokens)
@@ -181,7 +180,7 @@ def generate(
         watch = _GreedyLogProbabilities()
         processors = LogitsProcessorList([] if sampled else [watch])
         with torch.no_grad():
-            # Its weights are all here: no other process need take part in a step.
+            # All weights are on this process, so no other process needs to take part in a step.
             output = model.generate(**batch, generation_config=config, logits_processor=processors, synced_gpus=False)
         logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(rows)
         for i, row, of_row in zip(rows, output[:, batch["input_ids"].size(1) :].tolist(), logps, strict=True):
@@ -196,14 +195,14 @@ def generate(
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a completion: the tokenizer's and those the model's generation config declares."""
+    """Every id that ends a completion: the tokenizer's own, and those declared by the model's generation config."""
     declared = model.generation_config.eos_token_id
     ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
     return list(dict.fromkeys([tokenizer.eos_token_id, *ids]))
 
 
 def read_answers(completions: Sequence[Completion], reader: ListReader, judge: Judge) -> list[Answer]:
-    """Texts of completions and the confidence in each of their ranks."""
+    """Texts of completions, with the confidence in each of their ranks."""
     answers: list[Answer] = []
     for start in range(0, len(completions), CONTEXTS_AT_ONCE):
         chunk = completions[start : start + CONTEXTS_AT_ONCE]
@@ -220,7 +219,7 @@ def read_answers(completions: Sequence[Completion], reader: ListReader, judge: J
 def rank_confidence(
     completions: Sequence[Completion], lines: Sequence[Sequence[int]], reader: ListReader
 ) -> NDArray[np.float64]:
-    """(B, N) exp of the mean log-probability of each rank's tokens (C2GSPG's confidence, taken rank by rank)."""
+    """(B, N) exp of the mean log-probability of each rank's tokens (C2GSPG's confidence, per rank)."""
     width = max((len(completion.ids) for completion in completions), default=0)
     ids, mask = (torch.zeros(len(completions), width, dtype=torch.long) for _ in range(2))
     logps = torch.zeros(len(completions), width, dtype=torch.float64)
@@ -246,11 +245,11 @@ def evaluate(
     samples: int = 0,
     seed: int = 0,
 ) -> Evaluation:
-    """Generate one greedy list a context and judge it against every sample of the context.
+    """Generate one greedy list per context and judge it against every sample of the context.
 
     Args:
-        samples: how many further lists are drawn for each context, for pass@k and the recall of k lists together.
-        seed: of those.
+        samples: number of additional sampled lists per context, for pass@k and the recall of the union of k lists.
+        seed: seed of the sampled lists.
     """
     ends = eos_ids(model, tokenizer)
     reader = ListReader(tokenizer, config.dataset.list_length, ends)
@@ -277,7 +276,7 @@ def evaluate(
         return Evaluation(predictions, means, n_tokens, pd.DataFrame())
     prompts = [prompt for prompt in of_context.values() for _ in range(samples)]
     with evaluation_stream(seed):
-        # One stream runs through all batches, so that one process draws from it: the same lists however many there are.
+        # One process draws all lists from one stream, so that the number of processes does not change them.
         drawn = processes.on_main(lambda: completions_of(prompts, len(of_context), True))
     texts = reader.decode([completion.ids for completion in drawn])
     table = pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Whether a stage can do the work that is planned, and whether it has done it. Loads no torch."""
+"""Checks that a stage can do its planned work, and that it has done it. Loads no torch."""
 
 import math
 from collections.abc import Mapping
@@ -7,25 +7,25 @@ from rlbench.config import Config, PreferenceConfig
 from rlbench.preference.rounds import prompts_drawn
 
 NEARLY_NONE = 0.01
-"""Share of entries in the catalogue, on validation, up to which there is no signal for RL."""
+"""Share of validation entries in the catalogue up to which RL has no signal."""
 
 
 class NotMade(RuntimeError):
-    """A stage ended without an error, but has not done what was planned."""
+    """A stage ended without an error, but has not done its planned work."""
 
 
 def cannot_update(config: Config, prompts: int, demonstrations: int) -> list[str]:
-    """Stages of a config that could not make one whole update, one sentence a problem.
+    """Stages of a config that could not make one whole update, one sentence each.
 
     Args:
-        prompts: training prompts of the dataset.
-        demonstrations: demonstrations of the dataset.
+        prompts: number of training prompts in the dataset.
+        demonstrations: number of demonstrations in the dataset.
     """
     rl, sft, problems = config.trainer.rl, config.trainer.sft, []
     of_update = rl.completions_per_update // rl.group_size
     drawn_together = "rl" in config.stages and not isinstance(config.algorithm, PreferenceConfig)
     if drawn_together and prompts < of_update:
-        # TRL's sampler drops what does not fill an update: it would train on nothing, and say so in a warning.
+        # TRL's sampler drops prompts that do not fill an update. It would train on nothing and only print a warning.
         problems.append(
             f"trainer.rl.completions_per_update = {rl.completions_per_update} takes {of_update} prompts of "
             f"trainer.rl.group_size = {rl.group_size} completions each, and {config.dataset.name} has {prompts} for "
@@ -40,7 +40,7 @@ def cannot_update(config: Config, prompts: int, demonstrations: int) -> list[str
 
 
 def planned(config: Config) -> dict[str, int]:
-    """Updates, prompts and completions of the RL stage, where nothing stops it early."""
+    """Updates, prompts and completions of the RL stage if nothing stops it early."""
     rl = config.trainer.rl
     if isinstance(config.algorithm, PreferenceConfig):
         prompts = prompts_drawn(config.algorithm, rl)
@@ -51,10 +51,10 @@ def planned(config: Config) -> dict[str, int]:
 
 
 def check_made(made: Mapping[str, int], wanted: Mapping[str, int]) -> None:
-    """Compare what a stage has done with what was planned.
+    """Compare the work of a stage with its plan.
 
     Raises:
-        NotMade: where a count differs; names all that do.
+        NotMade: a count differs. Names all counts that do.
     """
     differ = [f"{made.get(name, 0):,} of {count:,} {name}" for name, count in wanted.items() if made.get(name) != count]
     if differ:
@@ -65,11 +65,11 @@ def check_made(made: Mapping[str, int], wanted: Mapping[str, int]) -> None:
 
 
 def without_signal(means: Mapping[str, float], metric: str) -> str:
-    """Why RL from, or at, a policy with these validation means has hardly anything to learn from; "" where it has.
+    """Why RL at a policy with these validation means has hardly anything to learn from, or "" if it has.
 
     Args:
         means: by metric.
-        metric: the one that checkpoints are chosen by.
+        metric: the metric that selects checkpoints.
     """
     in_catalog = means.get("in_catalog", 1.0)
     if in_catalog <= NEARLY_NONE:

@@ -1,4 +1,4 @@
-"""What trainers do around transformers' loop: time, counts, rates that fall in steps, finite losses and gradients."""
+"""Additions to transformers' training loop: times, counts, stepped learning rates, checks for finite values."""
 
 import math
 from typing import Any
@@ -15,11 +15,11 @@ from rlbench.stages.schedule import Factor
 
 
 class Metered(Trainer):
-    """Stands before a trainer of transformers.
+    """Mixin placed before a trainer of transformers.
 
     Attributes:
-        ledger: what the run spends.
-        rate: factor on the learning rate once so many updates are done, in place of the schedule of the arguments.
+        ledger: records the run's spending.
+        rate: maps the number of finished updates to a factor on the learning rate; replaces the arguments' schedule.
     """
 
     ledger: Ledger
@@ -35,10 +35,10 @@ class Metered(Trainer):
         return self.lr_scheduler
 
     def _account(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
-        """Count the tokens of a micro-batch (B, T) of every process.
+        """Count the tokens of a micro-batch (B, T) over all processes.
 
         Raises:
-            NotFinite: on all processes, where the loss of one is not, before any gradient is taken of it.
+            NotFinite: the loss of one process is not finite. Raised on all processes, before any gradient is computed.
         """
         of_all = self.accelerator.reduce(torch.stack([loss.detach().double(), mask.sum().double()]), reduction="sum")
         value, tokens = of_all.tolist()
@@ -48,7 +48,7 @@ class Metered(Trainer):
         self.ledger.add(trained_tokens=int(tokens))
 
     def _not_finite(self, mask: torch.Tensor) -> str:
-        """What of the latest loss's computation is not finite first; "" where a trainer cannot tell."""
+        """The first part of the latest loss's computation that is not finite; "" if the trainer cannot tell."""
         return ""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -59,7 +59,7 @@ class Metered(Trainer):
         """Called after a window's last backward pass and before the optimiser's step.
 
         Raises:
-            NotFinite: where the gradient is not.
+            NotFinite: the gradient is not finite.
         """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         value, update = float(norm), self.state.global_step + 1

@@ -1,6 +1,6 @@
-"""How a stage is spread over processes: what trainers are told, batches on each device, whole weights to evaluate.
+"""Distributes a stage over processes: trainer arguments, batches on each device, whole weights for evaluation.
 
-Whatever the number of processes, an update is of the same prompts, completions and demonstrations.
+An update has the same prompts, completions and demonstrations, whatever the number of processes.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ from rlbench.stages.metered import Metered
 
 
 def on_each(batch_size: int, micro_batch_size: int, count: int) -> tuple[int, int]:
-    """(rows that a process takes at once, how often it does so for an update), for `count` processes.
+    """(rows that a process takes at once, number of times per update), for `count` processes.
 
-    A micro-batch is the most that a device takes; where its share of an update is less it takes that.
+    A micro-batch is the maximum for a device. If the device's share of an update is smaller, it takes only that.
     """
     share = batch_size // count
     at_once = min(micro_batch_size, share)
@@ -37,10 +37,10 @@ def on_each(batch_size: int, micro_batch_size: int, count: int) -> tuple[int, in
 
 
 def checkpoint_to_resume(config: Config, run: Run) -> tuple[Path, int, dict[str, Any]] | None:
-    """`last_checkpoint` of a run that goes on, whose logs are cut back to it; for the main process.
+    """`last_checkpoint` of a run that resumes. Also truncates its logs to that point. For the main process.
 
     Raises:
-        BadInput: where it was written by another number of processes, or another strategy, or logs are damaged.
+        BadInput: another number of processes or another strategy wrote the checkpoint, or logs are damaged.
     """
     found = last_checkpoint(run.checkpoints)
     if found and (problems := processes.check_resume(run, found[2], config)):
@@ -50,7 +50,7 @@ def checkpoint_to_resume(config: Config, run: Run) -> tuple[Path, int, dict[str,
 
 
 def parallel_arguments(config: Config) -> dict[str, Any]:
-    """What transformers is told of how weights and gradients are spread; nothing where one process runs alone."""
+    """Arguments of transformers for distributing weights and gradients. Empty for a single process."""
     parallel, trainer = config.trainer.parallel, config.trainer
     if processes.count() == 1:
         return {}
@@ -63,7 +63,7 @@ def parallel_arguments(config: Config) -> dict[str, Any]:
                 "version": 2,
                 "reshard_after_forward": parallel.reshard_after_forward,
                 "cpu_offload": parallel.cpu_offload,
-                # In place of gradient_checkpointing, which would gather weights a second time.
+                # Instead of gradient_checkpointing, which would gather weights a second time.
                 "activation_checkpointing": trainer.gradient_checkpointing,
             },
             "gradient_checkpointing": False,
@@ -72,7 +72,7 @@ def parallel_arguments(config: Config) -> dict[str, Any]:
 
 
 def deepspeed_config(config: Config) -> dict[str, Any]:
-    """DeepSpeed's own form; "auto" is filled in by transformers from its arguments."""
+    """DeepSpeed's own configuration. transformers fills in "auto" from its arguments."""
     parallel = config.trainer.parallel
     zero: dict[str, Any] = {"stage": parallel.zero_stage}
     if parallel.zero_stage == 3:
@@ -92,9 +92,9 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
 
 
 def let_cpus_shard(args: TrainingArguments) -> None:
-    """Make FSDP2 and DeepSpeed work on CPUs, over gloo; accelerate 1.15 leaves FSDP2 out there in silence.
+    """Make FSDP2 and DeepSpeed work on CPUs, over gloo. accelerate 1.15 silently skips FSDP2 there.
 
-    To be called between the making of arguments and trainer: that is where accelerate looks.
+    Call it after creating the arguments and before creating the trainer: accelerate reads them there.
     """
     if args.fsdp and args.use_cpu:
         args.distributed_state.distributed_type = DistributedType.MULTI_GPU
@@ -106,16 +106,16 @@ def let_cpus_shard(args: TrainingArguments) -> None:
 
 @contextmanager
 def whole_policy(trainer: Trainer, config: Config, start: Path) -> Iterator[PreTrainedModel]:
-    """The policy with all its weights on every process, to generate from without the others.
+    """The policy with all its weights on every process, so that each can generate without the others.
 
     Args:
-        trainer: holds the policy, wrapped and sharded as it may be.
-        config: says how it is sharded.
+        trainer: holds the policy, possibly wrapped and sharded.
+        config: defines the sharding.
         start: folder of a model of the same shape.
     """
     parallel = config.trainer.parallel
     if trainer.is_fsdp_enabled:
-        # A copy, since sharded weights would be gathered anew for every token.
+        # A copy, since sharded weights would be gathered again for every token.
         options = StateDictOptions(full_state_dict=True)
         weights = get_model_state_dict(trainer.model, options=options)
         model = load_model(start, config.model.dtype).to(trainer.accelerator.device)
@@ -129,8 +129,8 @@ def whole_policy(trainer: Trainer, config: Config, start: Path) -> Iterator[PreT
 
 
 class SpreadSFTTrainer(Metered, SFTTrainer):
-    """TRL's trainer, whose steps at the end of an epoch have the rows of one process however many there are; it counts
-    the tokens that it trains on."""
+    """TRL's SFT trainer, which also counts the tokens it trains on. The last steps of an epoch use the same rows,
+    whatever the number of processes."""
 
     train_dataset: Dataset
 
@@ -157,13 +157,13 @@ class SpreadSFTTrainer(Metered, SFTTrainer):
 
 
 class PaddedSampler(Sampler[int]):
-    """An epoch of rows in the order that one process has, and after them as many blank rows as fill the last step.
+    """An epoch of rows in the order of a single process, followed by blank rows that fill the last step.
 
-    accelerate would fill it with rows of the epoch's beginning, which would then count twice.
+    accelerate would fill it with rows from the beginning of the epoch, which would then count twice.
 
     Args:
-        rows: how many rows the dataset has, without the blank ones that follow them.
-        padded: with these.
+        rows: rows of the dataset, without the blank ones at its end.
+        padded: rows of the dataset, with them.
     """
 
     def __init__(self, rows: int, padded: int):

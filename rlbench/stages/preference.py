@@ -1,10 +1,10 @@
-"""Preference optimisation in the RL stage: lists drawn from the policy, tuples made of them, and a trainer.
+"""Preference optimisation in the RL stage: lists drawn from the policy, tuples formed from them, and a trainer.
 
-TRL's `DPOTrainer` compares two lists of a dataset that is there at the start. Here a tuple has as many rejected lists
-as the method wants, and rounds draw their lists from the policy of that moment; so the trainer is transformers' own,
-with TRL's fused LM head. Of a batch the data loader knows only places; what lies there is looked up when it is needed,
-after the policy that draws it has been trained. No reference model is kept: the reference is the policy at the
-beginning of a round's comparisons, whose log-probabilities are computed there, once, and kept on the disk.
+TRL's `DPOTrainer` compares two lists of a dataset that exists at the start. Here a tuple has any number of rejected
+lists, and each round draws its lists from the policy of that moment. So the trainer is transformers' own, with TRL's
+fused LM head. The data loader yields only positions. They are looked up when needed, after the training of the policy
+that draws the lists. No reference model is kept: the reference is the policy at the start of a round's comparisons. Its
+log-probabilities are computed once at that point and stored on disk.
 """
 
 import math
@@ -42,20 +42,20 @@ from rlbench.stages.metered import Metered
 from rlbench.stages.parallel import on_each, parallel_arguments, whole_policy
 
 LISTS_OF_A_PART = 1024
-"""About how many lists are drawn between two moments at which a run can stop and go on."""
+"""Approximate number of lists drawn between two points at which a run can stop and resume."""
 TUPLES_OF_A_PART = 1024
-"""Of how many tuples the reference's log-probabilities stand in one file."""
+"""Number of tuples whose reference log-probabilities share one file."""
 PROMPTS, LISTS, TUPLES = range(3)
-"""Which stream of random numbers of a seed."""
+"""Streams of random numbers of a seed."""
 
 
 class Lists:
-    """Draws the lists of a round, and makes tuples of them.
+    """Draws the lists of a round and forms tuples from them.
 
     Args:
-        config: how they are drawn and judged.
-        run: whose folder keeps them.
-        records: what prompts are drawn from; each with a demonstration where that is what is chosen.
+        config: how to draw and judge them.
+        run: the run that stores them.
+        records: source of the prompts. Each has a demonstration if demonstrations are the chosen lists.
         scorer: the reward.
     """
 
@@ -72,23 +72,23 @@ class Lists:
         return [one.prompts[start : start + size] for start in range(0, len(one.prompts), size)]
 
     def drawn_before(self, one: Round) -> bool:
-        """Whether all parts of a round are there."""
+        """Whether all parts of a round exist."""
         return all(self.store.has(self.store.part(one.number, part)) for part in range(len(self.parts(one))))
 
     def read(self, one: Round) -> tuple[pa.Table, Drawn]:
-        """The tuples of a round whose lists have been drawn, and what was drawn for them."""
+        """The tuples of a round whose lists have been drawn, and the counts of what was drawn."""
         return self.store.read(one.number, len(self.parts(one)))
 
     def draw(self, one: Round, policy: PreTrainedModel, ledger: Ledger, tell: Callable[[str], None]) -> None:
-        """Draw what is missing of the lists of a round; for all processes together.
+        """Draw the missing lists of a round. All processes call it together.
 
         Args:
             policy: with all its weights on every process.
-            ledger: where the time is counted.
-            tell: told how far it is.
+            ledger: records the time spent.
+            tell: called with the progress.
 
         Raises:
-            Preempted: between two parts, where a process was told to stop.
+            Preempted: between two parts, if a process was told to stop.
         """
         group, parts = self.config.trainer.rl.group_size, self.parts(one)
         for part, prompts in enumerate(parts):
@@ -139,13 +139,13 @@ class Lists:
         )
 
     def _places(self, prompts: range) -> list[int]:
-        """Records of prompts: all once in an order of their own, then all again in another."""
+        """Records of the prompts: all records once in random order, then all again in another order."""
         turns = [divmod(number, len(self.records)) for number in prompts]
         orders = {turn: order(len(self.records), self.config.seed, PROMPTS, turn) for turn in {t for t, _ in turns}}
         return [orders[turn][place] for turn, place in turns]
 
     def _make(self, records: Sequence[Record], ids: list[list[int]]) -> tuple[list[list[Preference]], Drawn]:
-        """The tuples of each record from its lists, which stand next to each other; and what was measured."""
+        """The tuples of each record from its adjacent lists, and sums of what was measured."""
         group, tokenizer = self.config.trainer.rl.group_size, self.scorer.reader.tokenizer
         if not records:
             return [], Drawn()
@@ -186,8 +186,8 @@ class Lists:
         return tuples, drawn
 
     def _demonstrations(self, records: Sequence[Record]) -> list[tuple[list[int], float]]:
-        """Tokens and reward of each record's demonstration; minus infinity, so that it is never chosen, where the SFT
-        stage has cut it."""
+        """Tokens and reward of each record's demonstration. Demonstrations that the SFT stage cuts have reward minus
+        infinity, so they are never chosen."""
         tokenizer, longest = self.scorer.reader.tokenizer, self.config.trainer.sft.max_length
         tokens = [demonstration_tokens(record, tokenizer, longest + 1) for record in records]
         texts = [record.completion[-1]["content"] for record in records if record.completion]
@@ -205,7 +205,7 @@ class Lists:
         ]
 
     def _measured(self, ids: Sequence[Sequence[int]], totals: Sequence[float]) -> dict[str, float]:
-        """Sums over lists of what the RL stage records of rollouts, by the names of `metrics.jsonl`."""
+        """Sums over lists of the RL stage's rollout measures, by their names in `metrics.jsonl`."""
         rewards, lists = self.scorer.rewards, self.scorer.lists
         assert rewards is not None
         sums = {
@@ -236,21 +236,21 @@ def tuples_at(
     seed: int,
     order: Callable[..., list[int]] = order,
 ) -> list[int]:
-    """Which of a round's tuples lie at some places of the run.
+    """Indices of the tuples at some positions of the run.
 
-    In each phase of a round all tuples come once in an order of their own, then all again in another order. An update
-    has as many lists in both phases. A place is one tuple where lists are compared. Where they are not, it is as many
-    chosen lists as a tuple has lists, each of another tuple.
+    Each phase of a round uses all tuples once in random order, then all again in another order. Both phases have the
+    same number of lists per update. In the phase that compares lists, a position is one tuple. In the other phase, it
+    is as many chosen lists as a tuple has lists, each from a different tuple.
 
     Args:
-        places: counted over the whole run, `per_update` for each update.
+        places: positions counted over the whole run, `per_update` for each update.
         one: the round.
-        compares: whether the places lie in the phase that compares lists.
-        per_update: tuples of an update.
-        of_tuple: lists of a tuple.
+        compares: whether the positions lie in the phase that compares lists.
+        per_update: tuples per update.
+        of_tuple: lists per tuple.
         count: tuples of the round.
-        seed: of the run.
-        order: makes an order of `count` things from numbers.
+        seed: the run's seed.
+        order: makes an order of `count` items from numbers.
     """
     first = one.preference if compares else one.first
     offset, width = first * per_update, 1 if compares else of_tuple
@@ -263,18 +263,18 @@ class PreferenceTrainer(Metered):
     """Training on tuples of lists.
 
     Args:
-        lists: where they come from.
-        config: the run's.
-        start: folder of the model that the policy starts from.
-        updates_done: those of the checkpoint that the run goes on from; 0 at its start.
-        ledger: what the run spends.
-        tell: told of how far the drawing of lists is.
+        lists: source of the lists.
+        config: the run's configuration.
+        start: folder of the policy's initial model.
+        updates_done: updates of the checkpoint to resume from; 0 at the start.
+        ledger: records the run's spending.
+        tell: called with the progress of drawing lists.
         **kwargs: as for transformers' `Trainer`, without data.
 
     Attributes:
-        ledger: what the run spends.
+        ledger: records the run's spending.
         scorer: the reward.
-        memory: nothing; what a checkpoint keeps of other algorithms.
+        memory: empty; checkpoints of other algorithms store their memory under this name.
     """
 
     def __init__(
@@ -299,7 +299,7 @@ class PreferenceTrainer(Metered):
         super().__init__(data_collator=_places, train_dataset=range(places), **kwargs)
         disable_dropout_in_model(self.model)
         add_fused_lm_head(self.model, outputs=("log_probs", "entropy"))
-        self.model_accepts_loss_kwargs = False  # micro-batches are of one size, and each loss is a mean over it
+        self.model_accepts_loss_kwargs = False  # all micro-batches have one size, and each loss is a mean over it
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list)}
         self._round: Round | None = None
         self._tuples: pa.Table | None = None
@@ -313,7 +313,7 @@ class PreferenceTrainer(Metered):
         return SequentialSampler(self.train_dataset)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Places in the run -> the tuples that lie there, as tensors."""
+        """Positions in the run -> the tuples at these positions, as tensors."""
         update = self.state.global_step
         if self._round is None or update >= self._round.end:
             self._begin(next(one for one in self.lists.rounds if update < one.end))
@@ -356,7 +356,7 @@ class PreferenceTrainer(Metered):
             raise NoTuples(one.number, update, drawn.prompts)
 
     def _begin_comparing(self, one: Round) -> None:
-        """Have the reference's log-probabilities of the round's lists."""
+        """Load the reference's log-probabilities of the round's lists, computing missing ones."""
         store, number = self.lists.store, one.number
         assert self._tuples is not None
         parts = math.ceil(len(self._tuples) / TUPLES_OF_A_PART)
@@ -382,8 +382,8 @@ class PreferenceTrainer(Metered):
 
     @torch.no_grad()
     def _logps_of(self, rows: range) -> list[list[list[float]]]:
-        """The policy's log-probabilities of the lists of tuples, of each token; processes take turns, in as many steps
-        each, as sharded weights need it."""
+        """The policy's log-probabilities of each token of the tuples' lists. Processes take turns with equal numbers of
+        steps, as sharded weights require."""
         assert self._tuples is not None
         size, index, count = self.args.per_device_train_batch_size, processes.index(), processes.count()
         mine: dict[int, list[list[float]]] = {}
@@ -401,14 +401,14 @@ class PreferenceTrainer(Metered):
         return [of_all[place] for place in rows]
 
     def _rows(self, places: list[int], one: Round, compares: bool) -> list[int]:
-        """The tuples that lie at some places of the run."""
+        """Indices of the tuples at some positions of the run."""
         assert self._tuples is not None
         return tuples_at(
             places, one, compares, self.per_update, self.of_tuple, len(self._tuples), self.config.seed, self._order
         )
 
     def _batch(self, lists: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
-        """(S, T) ids, mask and mask of completions, padded on the right."""
+        """(S, T) ids, mask, and mask of completions, padded on the right."""
         longest = max(len(prompt) + len(ids) for prompt, ids in lists)
         padding = self.scorer.reader.tokenizer.pad_token_id
         shape = (len(lists), longest)
@@ -427,7 +427,7 @@ class PreferenceTrainer(Metered):
         }
 
     def _scores(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(S, T - 1) log-probabilities of tokens, 0 outside completions, their mask, and the mean entropy there."""
+        """(S, T - 1) log-probabilities of tokens, 0 outside completions; their mask; and the mean entropy there."""
         mask = batch["completion_mask"]
         outputs = model(
             input_ids=batch["input_ids"],
@@ -452,7 +452,7 @@ class PreferenceTrainer(Metered):
             drawn = counted.clone().view(-1, self.of_tuple, counted.size(1))
             if self.method.chosen == "demonstration":
                 drawn[:, 0] = 0
-            # k2 (Schulman 2020), since the policy's own lists would have to be drawn for an unbiased estimate
+            # k2 (Schulman 2020): an unbiased estimate would need lists drawn from the current policy.
             of_tokens = moved.detach().square() / 2 * drawn.view_as(counted)
             stats["kl"] = of_tokens.sum() / drawn.sum().clamp(min=1)
         else:
@@ -463,7 +463,7 @@ class PreferenceTrainer(Metered):
         return loss
 
     def _compared(self, ratios: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What is recorded of (B, 1 + L) log-ratios; an implicit reward is beta times one (arXiv 2305.18290)."""
+        """Statistics of (B, 1 + L) log-ratios. An implicit reward is beta times a log-ratio (arXiv 2305.18290)."""
         chosen, rejected = self.method.beta * ratios[:, 0], self.method.beta * ratios[:, 1:]
         return {
             "implicit_reward_chosen": chosen.mean(),
@@ -473,7 +473,7 @@ class PreferenceTrainer(Metered):
         }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of what was measured since the last line."""
+        """Add the means of everything measured since the last line."""
         metrics = self._metrics["train"]
         logs |= {name: sum(values) / len(values) for name, values in metrics.items()}
         metrics.clear()

@@ -51,13 +51,13 @@ log = logging.getLogger(__name__)
 def trl_arguments(
     config: Config, output_dir: Path, processes: int = 1, eos_token_ids: Sequence[int] = ()
 ) -> GRPOConfig:
-    """TRL's arguments for this config. Its loss settings are left alone: the objective replaces the loss.
+    """TRL's arguments for this config. Its loss settings keep their defaults, because the objective replaces the loss.
 
     Args:
-        config: of the run.
-        output_dir: where checkpoints are written.
-        processes: over how many the run is spread.
-        eos_token_ids: every id that ends a list; vLLM is told them.
+        config: the run's configuration.
+        output_dir: folder for checkpoints.
+        processes: number of processes of the run.
+        eos_token_ids: every id that ends a list, for vLLM.
     """
     rl = config.trainer.rl
     at_once, accumulation = on_each(rl.completions_per_update, rl.micro_batch_size, processes)
@@ -67,7 +67,7 @@ def trl_arguments(
         gradient_accumulation_steps=accumulation,
         num_generations=rl.group_size,
         num_iterations=rl.num_iterations,
-        # With any coefficient TRL keeps a reference model; whose term it is, the objective decides.
+        # With any coefficient above 0 TRL keeps a reference model. The objective decides which terms use it.
         beta=reference_beta(config),
         **rollout_arguments(config.generation, eos_token_ids),
         **rl_arguments(config) | shared_arguments(config) | parallel_arguments(config),
@@ -75,25 +75,25 @@ def trl_arguments(
 
 
 def updates_of_an_epoch(config: Config, prompts: int) -> int:
-    """How many updates so many prompts make; TRL leaves out what fills no generation."""
+    """Number of updates that this many prompts make. TRL drops prompts that do not fill a generation."""
     rl = config.trainer.rl
     return max(prompts * rl.group_size // rl.completions_per_update, 1) * rl.num_iterations
 
 
 def reference_beta(config: Config) -> float:
-    """TRL's KL coefficient: what it does with it is replaced, but above 0 it keeps the reference model."""
+    """TRL's KL coefficient. Above 0 it makes TRL keep the reference model; its own use of it is replaced."""
     needed = Objective(config.policy_optimisation, config.reward, config.dataset.list_length).needs_reference
     return (config.policy_optimisation.kl.beta or 1.0) if needed else 0.0
 
 
 def reference_sync(trainer: RankedListTrainer, config: Config, start: Path | None) -> ReferenceSync:
-    """The callback that lets the trainer's reference follow its policy."""
+    """The callback that makes the trainer's reference follow its policy."""
     unwrap, reference = trainer.accelerator.unwrap_model, config.policy_optimisation.reference
     return ReferenceSync(unwrap(trainer.model), unwrap(trainer.ref_model), reference.sync_every, reference.mixup, start)
 
 
 def needs_demonstrations(config: Config) -> bool:
-    """Whether the algorithm learns from demonstrations too: in a supervised term, or as chosen lists."""
+    """Whether the algorithm also learns from demonstrations: in a supervised term, or as chosen lists."""
     if config.stage != "rl":
         return False
     if isinstance(config.algorithm, PreferenceConfig):
@@ -104,10 +104,10 @@ def needs_demonstrations(config: Config) -> bool:
 def make_demonstrations(
     config: Config, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
 ) -> Demonstrations | None:
-    """Batches of the demonstrations, where the algorithm asks for them.
+    """Batches of demonstrations, or None if the algorithm does not need them.
 
     Args:
-        records: the SFT stage's.
+        records: those of the SFT stage.
     """
     if not needs_demonstrations(config):
         return None
@@ -131,13 +131,13 @@ def prompt_dataset(records: Sequence[Record]) -> Dataset:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended.
+    """The end of a training.
 
     Attributes:
-        updates: updates that were made.
-        step: the update whose weights were chosen by `evaluation.checkpoint`.
-        stop: set where it ended before its time.
-        kept: what `trainer.sft.max_length` has left of the demonstrations; None where the algorithm uses none.
+        updates: number of updates made.
+        step: the update whose weights `evaluation.checkpoint` selects.
+        stop: why it ended early, or None.
+        kept: the part of the demonstrations that `trainer.sft.max_length` leaves; None if the algorithm uses none.
     """
 
     updates: int
@@ -161,17 +161,17 @@ def train_rl(
     progress: Progress,
     ledger: Ledger | None = None,
 ) -> Trained:
-    """Train from the model in `start`, save the chosen model to `run.final_model`.
+    """Train from the model in `start` and save the selected model to `run.final_model`.
 
     Args:
-        start: folder, or hub id, of the first policy; also the reference of the KL term.
-        records: what prompts are drawn from.
+        start: folder or hub id of the first policy, which is also the reference of the KL term.
+        records: source of the prompts.
         demonstrations: those of the SFT stage, for algorithms with a supervised term.
-        judge: how lists are judged, in training and evaluation.
-        facts: what reward terms and metrics may know of the films.
-        validation: the records that every evaluation during training uses.
-        initial: validation metrics of the first policy: the curves' point at update 0.
-        ledger: what the stage spends.
+        judge: judges lists in training and evaluation.
+        facts: facts about the films that reward terms and metrics may use.
+        validation: the records for every evaluation during training.
+        initial: validation metrics of the first policy, the curves' point at update 0.
+        ledger: records the stage's spending.
     """
     rl, rule = config.trainer.rl, config.evaluation
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
@@ -254,12 +254,12 @@ def train_rl(
     else:
         with ledger.phase("checkpoint"):
             save_model(trainer, run.final_model)
-    processes.barrier()  # the others read what the main process has written
+    processes.barrier()  # the others read files that the main process has written
     return Trained(updates, step, stop, kept)
 
 
 def _kept(config: Config, run: Run, reader: ListReader, records: Sequence[Record]) -> Kept | None:
-    """Count the demonstrations that `trainer.sft.max_length` cuts, and log it where it cuts any."""
+    """Count the demonstrations that `trainer.sft.max_length` cuts, and log a warning if it cuts any."""
     if not needs_demonstrations(config):
         return None
     longest = config.trainer.sft.max_length
@@ -282,7 +282,7 @@ def policy_trainer(
     earlier: tuple[Path, int, dict[str, Any]] | None,
     rollouts: RolloutLog | None,
 ) -> RankedListTrainer:
-    """The trainer of policy optimisation; `earlier` is the checkpoint that the run goes on from."""
+    """The trainer of policy optimisation; `earlier` is the checkpoint to resume from."""
     args = trl_arguments(config, writing_folder(run.checkpoints), processes.count(), scorer.reader.eos_token_ids)
     let_cpus_shard(args)
     trainer = RankedListTrainer(
@@ -314,7 +314,7 @@ def preference_trainer(
     earlier: tuple[Path, int, dict[str, Any]] | None,
     progress: Progress,
 ) -> PreferenceTrainer:
-    """The trainer of preference optimisation; `earlier` is the checkpoint that the run goes on from."""
+    """The trainer of preference optimisation; `earlier` is the checkpoint to resume from."""
     args = preference_arguments(config, writing_folder(run.checkpoints))
     let_cpus_shard(args)
     trainer = PreferenceTrainer(
@@ -333,7 +333,7 @@ def preference_trainer(
 
 
 def _check_evaluated(run: Run, steps: Sequence[int]) -> None:
-    """Raises NotMade where a planned evaluation is not in metrics.jsonl."""
+    """Raises NotMade if a planned evaluation is missing in metrics.jsonl."""
     missing = unmeasured(run, steps)
     check_made({"evaluations": len(steps) - len(missing)}, {"evaluations": len(steps)})
 

@@ -1,4 +1,4 @@
-"""Learning rates that fall in steps, as published runs lower them by hand: a rate, and from some updates on another."""
+"""Learning rates that fall in steps, as published runs lower them by hand."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,13 +6,13 @@ Factor = Callable[[int], float]
 
 
 def stepped(rate: float, steps: Mapping[int, float]) -> Factor | None:
-    """The factor on `rate` once so many updates are done: 1, and from each update of `steps` on its rate over `rate`.
+    """The factor on `rate` by finished updates: 1 at first; from each update in `steps` on, its rate over `rate`.
 
-    None where there are no steps: the trainer's own schedule then holds.
+    None without steps: the trainer's own schedule applies.
 
     Args:
-        rate: of the first update.
-        steps: updates done to the learning rate from then on.
+        rate: learning rate of the first update.
+        steps: finished updates -> learning rate from then on.
     """
 
     def factor(done: int) -> float:

@@ -1,7 +1,7 @@
-"""The SFT stage: TRL's `SFTTrainer` on the dataset's demonstrations; trained once and shared by a sweep.
+"""The SFT stage: TRL's `SFTTrainer` on the dataset's demonstrations. Trained once and shared by a sweep.
 
-With `trainer.sft.evaluate_every` it is evaluated on validation while it trains. Lists are greedy and losses draw no
-random number, so that the weights are the same with evaluations and without.
+With `trainer.sft.evaluate_every` it is evaluated on validation during training. Greedy lists and losses draw no random
+numbers, so evaluations do not change the weights.
 """
 
 import logging
@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Validation:
-    """What the stage is evaluated on while it trains.
+    """Data for the evaluations of the stage during training.
 
     Attributes:
-        records: of the validation split; those with a completion give the validation loss.
-        judge: how lists are judged.
-        facts: what metrics may know of the films.
-        initial: metrics of the untrained model on these records: the curves' point at update 0.
+        records: records of the validation split; those with a completion give the validation loss.
+        judge: judges the lists.
+        facts: facts about the films that metrics may use.
+        initial: metrics of the untrained model on these records, the curves' point at update 0.
     """
 
     records: Sequence[Record]
@@ -72,16 +72,16 @@ def train_sft(
     ledger: Ledger,
     validation: Validation | None = None,
 ) -> Kept:
-    """Train, and save the model to `run.final_model`; returns what `max_length` has left of the demonstrations.
+    """Train, and save the model to `run.final_model`. Returns the part of the demonstrations that `max_length` leaves.
 
     Args:
         start: folder of the model to start from.
         records: demonstrations, each with a completion.
-        ledger: what the stage spends.
-        validation: for the evaluations that `trainer.sft.evaluate_every` asks for; None where it asks for none.
+        ledger: records the stage's spending.
+        validation: data for the evaluations of `trainer.sft.evaluate_every`; None without evaluations.
 
     Raises:
-        BadInput: where the run goes on from a checkpoint and lacks an evaluation before it.
+        BadInput: the run resumes from a checkpoint and lacks an earlier evaluation.
     """
     sft = config.trainer.sft
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
@@ -117,7 +117,7 @@ def train_sft(
     )
     trainer.ledger = ledger
     quiet(trainer)
-    rows = trainer.train_dataset["input_ids"][: trainer.rows]  # blank rows follow where there are several processes
+    rows = trainer.train_dataset["input_ids"][: trainer.rows]  # with several processes, blank rows follow
     kept = Kept.of_rows(rows, sft.max_length, eos_ids(model, tokenizer), dropped=len(records) - trainer.rows)
     if kept.without_end:
         log.warning("%s: %s", run.name, kept.words(sft.max_length))
@@ -142,7 +142,7 @@ def _check_evaluated(config: Config, run: Run, step: int) -> None:
 
 
 class _Curve(Evaluator):
-    """Evaluates before the first update, too."""
+    """Also evaluates before the first update."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step == 0:
@@ -159,9 +159,9 @@ def _make_curve(
     tracker: Tracker,
     completions: CompletionLog,
 ) -> _Curve:
-    """The callback that measures the curve's points: lists, but for the first and the last update's, and losses.
+    """The callback that measures the points of the curve: losses at each, and lists at all but the first and the last.
 
-    Those of the untrained model are known, and those of the last one are made from the weights that have been saved.
+    The lists of the untrained model are known. Those of the last update are generated from the saved weights.
     """
     sft, every = config.trainer.sft, config.trainer.sft.evaluate_every
     assert every is not None
