@@ -1,13 +1,12 @@
-"""What a collection of many runs costs: seconds and peak memory, for a quarter of the runs and for all of them.
+"""Cost of collecting many runs: seconds and peak memory for a quarter of the runs and for all of them.
 
     python -m benchmarks.collect [--runs 200] [--samples 2000] [--updates 100] [--resamples 50]
     python -m benchmarks.collect --runs 1000 --samples 11000     # a large sweep on a large test set: 4 GB of disk
 
-Run directories are made in a temporary folder by rlbench's own code (names, identity, STATUS, metrics, attempts), with
-random verdicts in place of a model's lists and short texts. Then, each in a process of its own: a full collection, one
-with nothing changed, one with one run changed, a table of the comparison from the collection, and the same table from
-the run directories. Exit code 1 where the peak memory of a collection grows with the number of runs, or where the
-tables differ.
+rlbench's own code creates run directories in a temporary folder (names, identity, STATUS, metrics, attempts), with
+random verdicts and short texts instead of a model's lists. Separate processes then make a full collection, one with
+nothing changed, one with one run changed, a comparison table from the collection, and the same table from the run
+directories. Exit code 1 if the peak memory of a collection grows with the number of runs, or if the tables differ.
 """
 
 import argparse
@@ -34,12 +33,12 @@ from rlbench.arguments import count
 
 SEEDS = 5
 MAY_GROW = 1.5
-"""How much more memory a collection of all runs may take than one of a quarter of them, both less what imports take."""
+"""Maximum ratio of a collection's peak memory for all runs to that for a quarter, without imports."""
 TEXTS = [f"Film {i} (19{i % 90 + 10})\nFilm {i + 1} (1999)\n" for i in range(1000)]
 
 
 def make_runs(folder: Path, runs: int, samples: int, updates: int) -> None:
-    """Finished run directories below folder/first (a quarter of them) and folder/rest."""
+    """Create finished run directories below folder/first (a quarter of them) and folder/rest."""
     from hydra import compose, initialize_config_dir
 
     from rlbench import provenance, versions
@@ -101,7 +100,7 @@ TRAINED = [f"metric_{i}" for i in range(40)]
 
 
 class Judged:
-    """Lists with random verdicts: their samples belong to contexts of 1 to 4 samples."""
+    """Lists with random verdicts. Each context has 1 to 4 samples."""
 
     def __init__(self, samples: int, list_length: int):
         rng = np.random.default_rng(7)
@@ -113,7 +112,7 @@ class Judged:
     def predictions(
         self, rng: np.random.Generator, cutoffs: list[int], level: float
     ) -> tuple[pa.Table, dict[str, float]]:
-        """A predictions table with the metrics of random lists, a share `level` of whose ranks are hits."""
+        """Return a predictions table with the metrics of random lists, in which a share `level` of ranks are hits."""
         from rlbench.metrics import list_metrics, ranking_metrics
         from rlbench.relevance import HIT, MISS, JudgedLists
 
@@ -151,14 +150,14 @@ PUBLISHED = ("published", "published_truncate_first")
 
 
 def peak_memory() -> int:
-    """Bytes of the largest resident size of this process so far."""
+    """Return the peak resident memory of this process in bytes."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
 
 
 def work(what: str, folder: Path, out: Path, resamples: int) -> str:
-    """Do one thing in this process; a table's text, else ""."""
+    """Do one task in this process. Return the text of a table, or ""."""
     if what == "collect":
         collected.update(folder, out)
     if what == "table":
@@ -168,7 +167,7 @@ def work(what: str, folder: Path, out: Path, resamples: int) -> str:
 
 
 def measured(what: str, folder: Path, out: Path, resamples: int) -> tuple[float, int, str]:
-    """(seconds without imports, bytes of peak memory, what came out) of a process that does it."""
+    """Run a task in its own process. Return (seconds without imports, peak memory in bytes, text)."""
     command = [sys.executable, "-m", "benchmarks.collect", "--work", what, "--folder", str(folder), "--out", str(out)]
     done = subprocess.run([*command, "--resamples", str(resamples)], stdout=subprocess.PIPE, text=True, check=True)
     told = json.loads(done.stdout)
@@ -182,7 +181,7 @@ def main() -> None:
     parser.add_argument("--updates", type=count, default=100, help="of each run; 40 metrics are logged at each")
     parser.add_argument("--resamples", type=count, default=50, help="of each interval of the table")
     parser.add_argument("--where", type=Path, help="folder for temporary files (default: the system's)")
-    for inner in ("--work", "--folder", "--out"):  # how it calls itself
+    for inner in ("--work", "--folder", "--out"):  # internal: used to call itself
         parser.add_argument(inner, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -196,7 +195,7 @@ def main() -> None:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> int:
-    """Measure and show; the exit code."""
+    """Measure and print. Return the exit code."""
     runs = folder / "runs"
     make_runs(runs, options.runs, options.samples, options.updates)
     quarter, n = runs / "first", options.runs

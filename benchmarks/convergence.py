@@ -1,8 +1,8 @@
-"""`python -m benchmarks.convergence`: how well `analysis.convergence` finds a truth that is known.
+"""`python -m benchmarks.convergence`: how well `analysis.convergence` recovers a known truth.
 
-A simulated seed learns along g (1 - exp(-k t)), t from 0 to 1, with its own g (normal about 1) and k (log-normal), and
-is evaluated at a few times with noise. Its true passage is known in closed form, and so is the truth that a row's
-restricted mean estimates: that of a million seeds. Prints the tables of docs/curves.md; about two minutes on one core.
+A simulated seed learns along g (1 - exp(-k t)) for t from 0 to 1, with its own g (normal around 1) and k (log-normal).
+It is evaluated at a few times with noise. Its true passage time has a closed form. The true restricted mean of a row is
+that of a million seeds. Prints the tables of docs/curves.md; takes about two minutes on one core.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from analysis.statistics import Floats
 from rlbench.arguments import count
 
 SPREAD_OF_GAIN, SPREAD_OF_RATE = 0.12, 0.35
-"""Standard deviations between seeds of g, and of log k."""
+"""Standard deviations between seeds of g and of log k."""
 
 POPULATION = 1_000_000
 
@@ -26,31 +26,31 @@ Rule = Callable[[tuple[Floats, Floats], float, float], float]
 
 @dataclass(frozen=True)
 class Learner:
-    """A method: its median rate k and the threshold that its seeds are to pass."""
+    """A method: its median rate k, and the threshold to reach."""
 
     rate: float
     threshold: float = 0.8
 
     def draw(self, rng: np.random.Generator, seeds: int, shared: Floats | None = None) -> tuple[Floats, Floats]:
-        """(seeds,) g and k; `shared` (seeds, 2) standard normal deviations make half of the variance."""
+        """Return (seeds,) g and k. `shared`, (seeds, 2) standard normal, contributes half of the variance."""
         own = rng.standard_normal((seeds, 2))
         deviations = own if shared is None else (own + shared) / 2**0.5
         return 1 + SPREAD_OF_GAIN * deviations[:, 0], self.rate * np.exp(SPREAD_OF_RATE * deviations[:, 1])
 
     def passages(self, gains: Floats, rates: Floats) -> Floats:
-        """(seeds,) true times; infinite where the threshold is above g."""
+        """Return (seeds,) true times, infinite if the threshold exceeds g."""
         left = 1 - self.threshold / gains
         return np.where(left > 0, -np.log(np.where(left > 0, left, 1.0)) / rates, np.inf)
 
     def truth(self) -> tuple[float, float]:
-        """Restricted mean, and share of seeds that are censored."""
+        """Return the restricted mean, and the share of censored seeds."""
         times = self.passages(*self.draw(np.random.default_rng(1), POPULATION))
         return float(np.minimum(times, 1).mean()), float((times > 1).mean())
 
     def measured(
         self, rng: np.random.Generator, gains: Floats, rates: Floats, evaluations: int, noise: float
     ) -> Floats:
-        """(seeds, evaluations) what evaluations show; the start is the same model for all, and has no noise."""
+        """Return (seeds, evaluations) measured values. The start is the same model for all and has no noise."""
         t = np.linspace(0, 1, evaluations)
         curves = gains[:, None] * -np.expm1(-rates[:, None] * t)
         curves[:, 1:] += noise * rng.standard_normal((len(gains), evaluations - 1))
@@ -63,16 +63,16 @@ LEARNERS = {
     "middling": Learner(4.0),
     "slow": Learner(2.0),
 }
-"""The seeds of "sure" pass as good as always; of "fast" nearly all pass early and the others never."""
+"""Seeds of "sure" almost always reach the threshold; those of "fast" nearly all do so early, or else never."""
 
 
 def first_passage(curve: tuple[Floats, Floats], threshold: float, horizon: float) -> float:
-    """Where a curve is first at a threshold, noise and all."""
+    """Return when a curve first reaches a threshold, including noise."""
     return _crossing(curve, np.flatnonzero(curve[1] >= threshold), threshold)
 
 
 def kept_passage(curve: tuple[Floats, Floats], threshold: float, horizon: float) -> float:
-    """The same, only where the next evaluation is there too."""
+    """The same, but only if the next evaluation is also at or above the threshold."""
     above = curve[1] >= threshold
     return _crossing(curve, np.flatnonzero(above[:-1] & above[1:]), threshold)
 
@@ -95,13 +95,13 @@ RULES: dict[str, Rule] = {
 
 
 def restricted(learner: Learner, curves: Floats, rule: Rule) -> Floats:
-    """(seeds,) times that a rule finds, at most 1."""
+    """Return (seeds,) times found by a rule, at most 1."""
     t = np.linspace(0, 1, curves.shape[1])
     return np.array([min(rule((t, curve), learner.threshold, 1.0), 1.0) for curve in curves])
 
 
 def bias(rule: Rule, learner: Learner, evaluations: int, noise: float, trials: int) -> float:
-    """Mean of what a rule finds, minus the truth."""
+    """Return the mean of a rule's results minus the truth."""
     rng = np.random.default_rng(7)
     curves = learner.measured(rng, *learner.draw(rng, trials), evaluations, noise)
     return float(restricted(learner, curves, rule).mean() - learner.truth()[0])
@@ -110,9 +110,9 @@ def bias(rule: Rule, learner: Learner, evaluations: int, noise: float, trials: i
 def coverage(
     row: Learner, baseline: Learner, seeds: int, evaluations: int, noise: float, *, paired: bool, trials: int
 ) -> tuple[float, float]:
-    """Share of trials whose interval holds the truth: of the row's restricted mean, and of its ratio to the baseline's.
+    """Return coverage of the row's restricted mean, and of its ratio to the baseline's.
 
-    A row whose seeds are all censored has no interval and is not counted.
+    Rows whose seeds are all censored have no interval and are not counted.
     """
     rng = np.random.default_rng(11)
     times = []

@@ -1,10 +1,9 @@
-"""`python -m benchmarks.coverage`: how often the intervals of analysis.statistics hold a truth that is known, how often
-its tests find a difference where there is none, and how often they find one that is there.
+"""`python -m benchmarks.coverage`: error rates and power of analysis.statistics in simulations with known truth.
 
-Simulated scores are y = truth + seed + context + own, for S seeds and C contexts. A mix (0.2, 0.5, 0.3) gives the
-share of each part in the variance of the mean over seeds and contexts, so that every mix occurs at every size. Prints
-the tables of docs/statistics.md; about three minutes on one core. The trials of one table row are the metrics of one
-call.
+Measures how often intervals contain the truth, and how often tests find false and true differences. Simulated scores
+are y = truth + seed + context + own, for S seeds and C contexts. A mix such as (0.2, 0.5, 0.3) gives the share of each
+part in the variance of the mean over seeds and contexts, so every mix occurs at every size. Prints the tables of
+docs/statistics.md; takes about three minutes on one core. The trials of one table row are the metrics of one call.
 """
 
 import argparse
@@ -24,7 +23,7 @@ Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
 Mix = tuple[float, float, float]
 
 CHUNK = 250
-"""Trials of one call; each has resamples of its own."""
+"""Trials per call. Each call has its own resamples."""
 
 RESAMPLES = 1_000
 
@@ -34,18 +33,18 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 
 
 def skewed(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Mean 0, variance 1, skewness 2: most below the mean and few far above, as scores of lists that mostly miss."""
+    """Mean 0, variance 1, skewness 2: most values below the mean, few far above, like scores with few hits."""
     return rng.exponential(size=shape) - 1
 
 
 def peaked(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Mean 0, variance 1, kurtosis 6: most near 0 and few far off, as differences of lists that mostly agree."""
+    """Mean 0, variance 1, kurtosis 6: most values near 0, few far off, like differences of lists that mostly agree."""
     return rng.laplace(scale=0.5**0.5, size=shape)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the parts of simulated scores are drawn from; sizes: samples of a context, 1 to so many."""
+    """Distributions of the parts of simulated scores. A context has 1 to `sizes` samples."""
 
     seed: Draw = normal
     context: Draw = normal
@@ -81,10 +80,10 @@ def simulate(
     kind: Kind = NORMAL,
     shared: Floats | None = None,
 ) -> Scores:
-    """Scores of `trials` independent experiments, one a metric, with truth 0 and a mean of variance about 1.
+    """Return scores of `trials` independent experiments, one per metric, with truth 0 and variance of the mean about 1.
 
     Args:
-        shared: (contexts, trials) the context part, to be the same in several rows; else drawn.
+        shared: (contexts, trials) a context part shared by several rows; drawn if None.
     """
     of_seed, of_context, of_own = np.sqrt(mix) * np.sqrt([seeds, contexts, seeds * contexts])
     part = kind.context(rng, (contexts, trials)) if shared is None else shared
@@ -101,12 +100,12 @@ def simulate(
 
 
 def holds(estimate: Estimate, truth: float = 0.0) -> Floats:
-    """(M,) 1 where the interval holds the truth."""
+    """(M,) 1 if the interval contains the truth."""
     return ((estimate.low <= truth) & (truth <= estimate.high)).astype(float)
 
 
 def rate(trial: Callable[[np.random.Generator, int], Floats], trials: int, seed: int) -> float:
-    """Mean of what `trial(rng, stream)` gives, over chunks of CHUNK trials."""
+    """Return the mean of `trial(rng, stream)` over chunks of CHUNK trials."""
     rng = np.random.default_rng(seed)
     return float(np.mean([trial(rng, stream) for stream in range(-(-trials // CHUNK))]))
 
@@ -115,11 +114,11 @@ def rate(trial: Callable[[np.random.Generator, int], Floats], trials: int, seed:
 
 
 def known_coverage(seeds: int, share: float, how: str, level: float = 0.95) -> float:
-    """Coverage where contexts are so many that their part is known: integrated over the seeds' variance, no simulation.
+    """Return the coverage for infinitely many contexts, integrated over the seeds' variance without simulation.
 
     Args:
         share: true share of the seeds in the variance.
-        how: "Satterthwaite", "Cochran", or "used": `critical_value`.
+        how: "Satterthwaite", "Cochran", or "used" for `critical_value`.
     """
     among = seeds - 1.0
     found = share * stats.chi2.ppf((np.arange(20_000) + 0.5) / 20_000, among) / among
@@ -148,7 +147,7 @@ def mean_coverage(seeds: int, contexts: int, mix: Mix, trials: int, *, kind: Kin
 def difference_coverage(
     seeds: tuple[int, int], contexts: int, mix: Mix, trials: int, *, shift: int = 0, kind: Kind = NORMAL, seed: int = 0
 ) -> float:
-    """Coverage of `paired_difference` of two equal methods on the same contexts: 1 - its false-positive rate.
+    """Coverage of `paired_difference` for two equal methods on the same contexts, which is 1 - false-positive rate.
 
     Args:
         shift: added to the second row's seeds, so that they do not pair.
@@ -157,7 +156,7 @@ def difference_coverage(
     def trial(rng: np.random.Generator, stream: int) -> Floats:
         shared = kind.context(rng, (contexts, CHUNK))
         rows = [simulate(rng, n, contexts, mix, kind=kind, shared=shared) for n in seeds]
-        # The methods differ in contexts, too, by as much as one of them varies over them.
+        # The methods also differ by context, by as much as one of them varies over contexts.
         own = 0.5 * mix[1] ** 0.5 * contexts**0.5 * kind.own(rng, (contexts, CHUNK))
         a = Scores(rows[0].values + own, rows[0].contexts, rows[0].seeds)
         b = Scores(rows[1].values, rows[1].contexts, tuple(s + shift for s in rows[1].seeds))
@@ -179,7 +178,8 @@ def iqm_coverage(
 ) -> float:
     """Coverage of `iqm_interval` (or of rliable's bootstrap) over cells `apart` standard errors from each other.
 
-    Cells share their contexts. Parts and the places of cells are symmetric about 0, and so is their interquartile mean.
+    Cells share their contexts. All parts and the cells' positions are symmetric around 0, and so is the interquartile
+    mean.
     """
 
     def trial(rng: np.random.Generator, stream: int) -> Floats:
@@ -200,7 +200,7 @@ def iqm_coverage(
 def probability_coverage(
     seeds: tuple[int, int], cells: int, truth: float, trials: int, *, plain: bool = False, seed: int = 0
 ) -> float:
-    """Coverage of the interval of a probability of improvement (or of rliable's bootstrap); normal run scores."""
+    """Coverage for the probability of improvement (or of rliable's bootstrap), with normal run scores."""
     shift = 2**0.5 * stats.norm.ppf(truth)
 
     def trial(rng: np.random.Generator, stream: int) -> Floats:
@@ -213,7 +213,7 @@ def probability_coverage(
 
 
 def profile_coverage(seeds: int, contexts: int, threshold: float, trials: int, *, seed: int = 0) -> float:
-    """Coverage of a profile's band at one threshold; a score is the normal distribution function of all parts."""
+    """Coverage of a profile's band at one threshold. A score is the normal CDF of the sum of all parts."""
     truth = 1 - threshold
 
     def trial(rng: np.random.Generator, stream: int) -> Floats:
@@ -224,7 +224,7 @@ def profile_coverage(seeds: int, contexts: int, threshold: float, trials: int, *
         )
         above = (stats.norm.cdf(latent) > threshold).astype(float)
         scores = Scores(above, np.arange(contexts), tuple(range(seeds)))
-        # The indicator is what `performance_profile` averages at this threshold; trials stand in for thresholds here.
+        # `performance_profile` averages this indicator at the threshold. Trials take the place of thresholds here.
         return holds(statistics.mean_interval(scores, resamples=RESAMPLES, stream=stream), truth)
 
     return rate(trial, trials, seed)
@@ -246,7 +246,7 @@ def flip_rate(pairs: int, trials: int, *, draw: Draw = peaked, seed: int = 0) ->
 def label_rate(
     seeds: tuple[int, int], trials: int, *, paired: float = 0.0, draw: Draw = normal, seed: int = 0
 ) -> float:
-    """How often `label_test` on equal methods gives p ≤ .05; `paired`: correlation of runs with the same seed."""
+    """How often `label_test` on equal methods gives p ≤ .05. `paired` is the correlation of runs with the same seed."""
 
     def trial(rng: np.random.Generator, stream: int) -> Floats:
         common = draw(rng, (max(seeds), CHUNK))
@@ -257,7 +257,7 @@ def label_rate(
 
 
 def flips_as_if_methods(seeds: int, contexts: int, mix: Mix, trials: int, *, seed: int = 0) -> float:
-    """How often a test on contexts calls two equally good methods different: why it is of models only."""
+    """How often a test on contexts finds equal methods different. It compares models, not methods, for this reason."""
 
     def trial(rng: np.random.Generator, stream: int) -> Floats:
         differences = simulate(rng, seeds, contexts, mix).values.mean(axis=0)
@@ -267,9 +267,9 @@ def flips_as_if_methods(seeds: int, contexts: int, mix: Mix, trials: int, *, see
 
 
 def family_rates(seeds: int, rows: int, trials: int, *, seed: int = 0) -> tuple[float, float]:
-    """How often any of `rows` methods equal to the baseline has p ≤ .05: as it is, and corrected by Holm.
+    """How often any of `rows` methods equal to the baseline has p ≤ .05, uncorrected and with Holm's correction.
 
-    All of them differ from one baseline, whose seeds are in every difference.
+    All differences share one baseline and its seeds.
     """
     rng = np.random.default_rng(seed)
     plain, corrected = [], []
@@ -286,7 +286,7 @@ def family_rates(seeds: int, rows: int, trials: int, *, seed: int = 0) -> tuple[
 def power_at_detectable(
     seeds: int, contexts: int, mix: Mix, trials: int, *, kind: Kind = NORMAL, seed: int = 0, level: float = 0.95
 ) -> float:
-    """How often the interval of a level excludes 0 at the minimum detectable difference of 80 %."""
+    """How often an interval at the given level excludes 0 at the minimum detectable difference for 80 % power."""
     parts = np.array(mix) * [seeds, contexts, seeds * contexts]
     components = Components(*(np.array([part]) for part in parts))
     true = float(statistics.minimum_detectable_difference(components, seeds, contexts, level=level)[0])
@@ -299,12 +299,12 @@ def power_at_detectable(
     return rate(trial, trials, seed)
 
 
-# Whole reports. All methods are equal. A score is context + method × context + seed + seed × context + own, the parts
-# without the seeds' with a total variance of 1; one to six samples a context. Trials are the metrics of one call.
+# Whole reports of equal methods. A score is context + method × context + seed + seed × context + own. The parts without
+# the seed have a total variance of 1. A context has one to six samples. Trials are the metrics of one call.
 
 VARIANCES = {"context": 0.5, "method": 0.1, "crossed": 0.1, "own": 0.3}
 SPREADS = (0.05, 0.15, 0.4)
-"""Standard deviations of trainings that are simulated."""
+"""Simulated standard deviations of trainings."""
 
 
 @dataclass(frozen=True)
@@ -313,10 +313,10 @@ class World:
 
     Attributes:
         index: (Q,) context of each sample.
-        context: (C, M) part of the contexts.
+        context: (C, M) context part.
         spread: standard deviation of trainings.
         alike: correlation of the effects of runs with the same seed.
-        of_seed: (20, 1, M) the part of them that is the seed's.
+        of_seed: (20, 1, M) the part of these effects that belongs to the seed.
     """
 
     index: NDArray[np.int64]
@@ -332,14 +332,14 @@ def world(rng: np.random.Generator, spread: float, *, contexts: int = 100, alike
 
 
 def row_of(rng: np.random.Generator, shared: World, seeds: Sequence[int], *, varies: bool = True) -> Scores:
-    """One method under some seeds; `varies`: whether its trainings do."""
+    """Return the scores of one method under some seeds. `varies` says whether its trainings differ."""
     n, (contexts, trials) = len(seeds), shared.context.shape
     part = {name: value**0.5 for name, value in VARIANCES.items()}
     of_run = shared.alike**0.5 * shared.of_seed[list(seeds)]
     of_run = of_run + (1 - shared.alike) ** 0.5 * rng.standard_normal((n, 1, trials))
     values = part["context"] * shared.context + part["method"] * peaked(rng, (contexts, trials))
     values = values + part["crossed"] * peaked(rng, (n, contexts, trials)) + varies * shared.spread * of_run
-    # The mean of a context's samples is all that counts: its own part shrinks with their number.
+    # Only the mean of a context's samples matters: its own part shrinks with their number.
     sizes = np.bincount(shared.index)
     values = values + part["own"] * peaked(rng, (n, contexts, trials)) / np.sqrt(sizes)[:, None]
     return Scores(values[:, shared.index], shared.index, tuple(seeds))
@@ -348,15 +348,15 @@ def row_of(rng: np.random.Generator, shared: World, seeds: Sequence[int], *, var
 def report_rates(
     rl: Sequence[Sequence[int]], spread: float, trials: int, *, sft_varies: bool = False, fewest: int = 3, seed: int = 0
 ) -> tuple[float, float, float]:
-    """How often a report of equal rows claims a difference to SFT, a best row, or anything at all.
+    """How often a report of equal rows claims a difference to SFT, a best row, or either.
 
-    The family is that of `analysis.tables.compare`: rows against SFT, and the largest p of the leading row's
+    The family of tests is that of `analysis.tables.compare`: rows against SFT, and the largest p of the leading row's
     differences.
 
     Args:
         rl: seeds of each RL row.
-        sft_varies: SFT's one checkpoint is a draw as well: a claim is taken to be about SFT as a method.
-        fewest: seeds from which a row is tested; 1 shows what would come of no such rule.
+        sft_varies: whether SFT's one checkpoint is also random. A claim is then about SFT as a method.
+        fewest: minimum seeds of a tested row; 1 shows the result without such a rule.
     """
     rng = np.random.default_rng(seed)
     claims: list[Floats] = []
@@ -396,11 +396,11 @@ def pair_rates(a: Sequence[int], b: Sequence[int], spread: float, trials: int, *
 
 
 def unequal_seeds_power(alike: float, how: str, trials: int, *, spread: float = 0.15, seed: int = 0) -> float:
-    """How often a difference of one spread is found between a row of five seeds and one of which one is missing.
+    """Power for a difference of one spread between a row of five seeds and a row with one seed missing.
 
     Args:
         alike: correlation of runs with the same seed.
-        how: "all five", "rule" (`compared_seeds`: the four common ones) or "unpaired".
+        how: "all five", "rule" (`compared_seeds`: the four common seeds) or "unpaired".
     """
     rng = np.random.default_rng(seed)
     found = []
@@ -418,11 +418,11 @@ def unequal_seeds_power(alike: float, how: str, trials: int, *, spread: float = 
 def cluster_coverage(
     turns: int, share: float, seeds: int, trials: int, *, clustered: bool, difference: bool = False, seed: int = 0
 ) -> float:
-    """Coverage where dialogues have several turns, each a context of its own, resampled by dialogue or by turn.
+    """Coverage for dialogues with several turns, each its own context, resampled by dialogue or by turn.
 
     Args:
-        share: of the dialogue in the variance of a turn.
-        difference: of two rows rather than the mean of one; the dialogue's part is each method's then.
+        share: share of the dialogue in the variance of a turn.
+        difference: whether two rows are compared, with separate dialogue parts, instead of the mean of one.
     """
     rng = np.random.default_rng(seed)
     dialogues = 80
@@ -456,14 +456,14 @@ def ablation_rate(
     interaction: float = 0.0,
     seed: int = 0,
 ) -> float:
-    """How often a factor of no effect, in a factorial of twelve settings of the others, has p < .05.
+    """How often a factor without effect has p < .05 in a factorial with twelve settings of the other factors.
 
     Args:
-        how: "seeds" (what is shown from three seeds on), "contexts" (one seed) or "pairs": what is resampled.
+        how: what is resampled: "seeds" (the method used from three seeds on), "contexts" (one seed) or "pairs".
         training: standard deviation of single trainings.
-        by_seed: of what the factor does under a seed, the same in all settings.
-        interaction: of what it does in a setting, the same under all seeds; settings are a draw, so that a rejection
-            is false where p is read as if it were of other settings.
+        by_seed: standard deviation of the factor's effect between seeds, equal in all settings.
+        interaction: standard deviation of its effect between settings, equal under all seeds. Settings are random, so a
+            rejection is false if p is read as a statement about other settings.
     """
     rng = np.random.default_rng(seed)
     contexts, settings = 80, 12
@@ -481,7 +481,7 @@ def ablation_rate(
 
 
 def floor_rates(seeds: int, spread: float, trials: int, *, seed: int = 0) -> tuple[float, float]:
-    """How often two equal methods have p < .05, in all trials and in those whose seeds were found not to vary."""
+    """How often two equal methods have p < .05: in all trials, and in those with a seed variance estimated as 0."""
     rng = np.random.default_rng(seed)
     rejected, lucky = [], []
     for stream in range(-(-trials // CHUNK)):
@@ -494,7 +494,7 @@ def floor_rates(seeds: int, spread: float, trials: int, *, seed: int = 0) -> tup
 
 
 def show_reports(trials: int) -> None:
-    """Tables of whole reports."""
+    """Print the tables of whole reports."""
     header = ("design", *(f"sd {spread}" for spread in SPREADS))
     designs: dict[str, Sequence[Sequence[int]]] = {
         "6 rows of 5 seeds": [range(5)] * 6,

@@ -1,10 +1,9 @@
-"""Speed of reading, judging, scoring and measuring lists, as ratios to the plain loops of `plain_lists.py`.
+"""Speed of reading, judging, scoring and measuring lists, relative to the plain loops of `plain_lists.py`.
 
     python -m benchmarks.lists
 
-Both sides run in one process on one thread, on the same input, turn about; the best of several turns counts. Results
-are compared before anything is timed. Exit code 1 where a ratio is below what is promised, or memory grows faster than
-the batch.
+Both sides run in one process on one thread, alternating on the same input. The best of several turns counts. Results
+are compared before timing. Exit code 1 if a ratio is below the promised one, or if memory grows faster than the batch.
 """
 
 import argparse
@@ -35,19 +34,19 @@ from rlbench.rewards.terms import TERMS, FilmFacts
 N = 20
 CUTOFFS = (5, 10, 15, 20)
 CATALOG_SIZE = 7404
-"""That of the published Reddit-v2 catalogue."""
+"""Size of the published Reddit-v2 catalogue."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "tokens": {"normaliser": 1024.0},
     "soft_overlong": {"max_tokens": 200, "cache": 50},
 }
 COUNTS = ("lax", "n_shifted")
-"""What judging says beside verdicts, and both sides work out."""
+"""Results of judging besides verdicts, computed by both sides."""
 TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True)
 class World:
-    """Films, and lists over them as a policy in training writes them: mostly known films, some lines of other kinds."""
+    """Films, and lists as a policy in training writes them: mostly known films, some lines of other kinds."""
 
     catalog: Catalog
     facts: FilmFacts
@@ -58,7 +57,7 @@ class World:
 
 
 def make_world(n_lists: int, rng: np.random.Generator) -> World:
-    """Lists of about N lines; films follow Zipf's law, as recommendations do."""
+    """Create lists of about N lines. Film frequencies follow Zipf's law, as in recommendations."""
     words = sorted({word for title, _, _ in read_films() for word in title.split()})
     titles = [" ".join(rng.choice(words, size=rng.integers(1, 5))) for _ in range(CATALOG_SIZE)]
     films = [(title, int(year)) for title, year in zip(titles, rng.integers(1930, 2024, CATALOG_SIZE), strict=True)]
@@ -93,7 +92,7 @@ def make_world(n_lists: int, rng: np.random.Generator) -> World:
 
 
 def best_of(turns: int, *functions: Callable[[], object]) -> list[float]:
-    """Shortest wall time of each, turn about, so that a busy moment hits all; without garbage collection, as timeit."""
+    """Return the shortest wall times, alternating so that load affects all, without garbage collection."""
     times = [float("inf")] * len(functions)
     for _ in range(turns):
         for i, function in enumerate(functions):
@@ -115,7 +114,7 @@ class Result:
 
 
 def segmentation(rows: int, width: int, turns: int) -> Result:
-    """Token ids of `rows` completions to unit ids."""
+    """Convert the token ids of `rows` completions to unit ids."""
     rng = np.random.default_rng(0)
     films = [f"{title} ({year})" for title, year, _ in read_films()]
     tokenizer = train_tokenizer(films * 4, 900)
@@ -139,7 +138,7 @@ def segmentation(rows: int, width: int, turns: int) -> Result:
 def plain_rewards(
     world: World, index: dict[tuple[str, int], int], titles: dict[str, list[int]], popularity: list[float]
 ) -> dict[str, list[Any]]:
-    """Parse, match and every term, list by list."""
+    """Parse, match and compute every term, list by list."""
     table: dict[str, list[Any]] = {name: [] for name in (*TERMS, *COUNTS)}
     for text, truth, seen, n_tokens in zip(world.texts, world.truths, world.seen, world.n_tokens, strict=True):
         entries, n_lines = plain.parse(text)
@@ -158,14 +157,14 @@ def plain_rewards(
 
 
 def fast_rewards(world: World, catalog: Catalog) -> dict[str, np.ndarray]:
-    """The same through the judge and the terms."""
+    """The same with the judge and the terms."""
     lists, _ = Judge(catalog, N)(world.texts, world.truths, world.seen, world.n_tokens)
     values = {name: term.function(lists, world.facts, **OPTIONS.get(name, {})) for name, term in TERMS.items()}
     return values | {"lax": lists.lax, "n_shifted": lists.n_shifted}
 
 
 def rewards(n_lists: int, turns: int) -> list[Result]:
-    """Texts to every term's values: with an empty memory of lines and titles, and as in the middle of a run."""
+    """Time from texts to all terms, with empty caches of lines and titles, and in the middle of a run."""
     world = make_world(n_lists, np.random.default_rng(1))
     index, titles = plain.catalog_index(world.catalog), plain.lax_titles(world.catalog)
     popularity = world.facts.popularity_percentile.tolist()
@@ -173,7 +172,7 @@ def rewards(n_lists: int, turns: int) -> list[Result]:
     for name, values in fast_values.items():
         np.testing.assert_allclose(values, np.array(slow_values[name]), atol=TOLERANCE, rtol=0, err_msg=name)
 
-    unused = [Catalog(world.catalog.films) for _ in range(turns)]  # a catalogue remembers what it was asked
+    unused = [Catalog(world.catalog.films) for _ in range(turns)]  # a catalogue caches lookups
 
     def cold() -> None:
         forget_lines()
@@ -187,7 +186,7 @@ def rewards(n_lists: int, turns: int) -> list[Result]:
 
 
 def metrics(n_lists: int, turns: int) -> Result:
-    """Every ranking metric at four cut-offs."""
+    """Time every ranking metric at four cut-offs."""
     rng = np.random.default_rng(2)
     n_truth = rng.integers(1, 10, n_lists)
     hits = ((rng.random((n_lists, N)) < 0.1).cumsum(1) <= n_truth[:, None]) & (rng.random((n_lists, N)) < 0.1)
@@ -205,7 +204,7 @@ def metrics(n_lists: int, turns: int) -> Result:
 
 
 def peak_memory(function: Callable[[], object]) -> int:
-    """Bytes that Python and numpy held at most while the function ran."""
+    """Return the peak memory of Python and numpy while the function runs, in bytes."""
     tracemalloc.start()
     function()
     peak = tracemalloc.get_traced_memory()[1]
@@ -214,10 +213,10 @@ def peak_memory(function: Callable[[], object]) -> int:
 
 
 def memory(n_lists: int) -> list[tuple[str, int, int]]:
-    """(what, peak for a batch, peak for four times the batch), in bytes."""
+    """Return (what, peak for a batch, peak for four times the batch), in bytes."""
     one, four = (make_world(size, np.random.default_rng(3)) for size in (n_lists, 4 * n_lists))
     for world in (one, four):
-        fast_rewards(world, world.catalog)  # what is remembered of lines and titles is bounded and no part of a batch
+        fast_rewards(world, world.catalog)  # the cache of lines and titles is bounded and not part of a batch
     of_rewards = [peak_memory(lambda world=world: fast_rewards(world, world.catalog)) for world in (one, four)]
     sizes = (n_lists * 5, n_lists * 20)
     of_metrics = [

@@ -1,14 +1,14 @@
-"""Cost of the objective, as a share of a training step of `tiny`, for every method of `conf/algorithm`.
+"""Cost of the objective as a share of a training step of `tiny`, for every method in `conf/algorithm`.
 
     python -m benchmarks.objective [--algorithm NAME] [--repeats 5]
 
-Objective: forward and backward of the loss of 384 x 195 tokens, log-probabilities and all other inputs given. Step: the
-model of dataset=mini model=tiny on the same completions behind prompts of mini: log-probabilities and entropies as TRL
-computes them, backward and update, in the micro-batches of those settings. Generation, reference model and rewards are
-left out, so that the share is the largest that a run could show.
+Objective: forward and backward pass of the loss of 384 x 195 tokens, given log-probabilities and all other inputs.
+Step: the model of dataset=mini model=tiny on the same completions after prompts of mini, with log-probabilities and
+entropies as in TRL, backward pass and update, in the configured micro-batches. Generation, reference model and rewards
+are left out, so the share is an upper bound.
 
-One process, one thread, turn about; medians count. Losses and gradients are checked before anything is timed. Exit code
-1 where a share is above what is promised.
+Runs in one process and one thread, alternating, and reports medians. Losses and gradients are checked before timing.
+Exit code 1 if a share exceeds the promised one.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from rlbench.progress import Progress
 B, T, N = 384, 195, 20
 PROMISED = 0.03
 OBJECTIVES_A_STEP = 3
-"""How often an objective is timed between two steps; it takes milliseconds where a step takes seconds."""
+"""Number of times to time an objective between two steps. It takes milliseconds, a step seconds."""
 
 
 log_probabilities = getattr(
@@ -54,16 +54,16 @@ log_probabilities = getattr(
 
 
 def composed(*overrides: str) -> Config:
-    """The config of a command line."""
+    """Return the config of a command line."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolve(compose("config", overrides=list(overrides)))
 
 
 def make_units(generator: torch.Generator) -> torch.Tensor:
-    """(B, T) units of lists as a policy in training writes them.
+    """Return (B, T) units of lists as a policy in training writes them.
 
-    Mostly N ranks of about 9 tokens and EOS; one list in four stops early, one in four goes on past rank N or to the
-    token limit, one in ten has a preamble.
+    Most have N ranks of about 9 tokens and EOS. One list in four stops early, one in four continues past rank N or to
+    the token limit, and one in ten has a preamble.
     """
     units = UnitLayout(N)
 
@@ -83,7 +83,7 @@ def make_units(generator: torch.Generator) -> torch.Tensor:
 
 
 def make_inputs(generator: torch.Generator) -> LossInputs:
-    """What the trainer gives a piece, whatever it asks for; a little off policy. Leaves that gradients may reach."""
+    """Return all inputs that any piece can request, slightly off-policy. Inputs with gradients are leaves."""
     units, unit_ids = UnitLayout(N), make_units(generator)
     mask = (unit_ids != units.padding).long()
 
@@ -117,12 +117,12 @@ def make_inputs(generator: torch.Generator) -> LossInputs:
 
 
 def objective_update(name: str, inputs: LossInputs) -> Callable[[], torch.Tensor]:
-    """Loss and its gradient under an algorithm; what is called returns the loss."""
+    """Return a function that computes an algorithm's loss and gradient, and returns the loss."""
     config = composed(f"algorithm={name}")
     objective = Objective(config.algorithm, config.reward, N)
     window = Window(accumulation_steps=1, tokens=inputs.mask.sum(), max_completion_length=T)
     memory: dict[str, float] = {}
-    objective.loss(replace(inputs, course=Course(0, memory)), window)  # the first update may only take notes
+    objective.loss(replace(inputs, course=Course(0, memory)), window)  # the first update may only collect statistics
     inputs = replace(inputs, course=Course(1, memory))
     leaves = [inputs.logps, *(values for values in inputs.extras.values() if values.requires_grad)]
 
@@ -137,10 +137,10 @@ def objective_update(name: str, inputs: LossInputs) -> Callable[[], torch.Tensor
 
 
 def check(name: str, update: Callable[[], torch.Tensor], inputs: LossInputs) -> None:
-    """That there is something to time: a finite loss with a gradient, which leaves padding alone.
+    """Check that the loss is finite and its gradient nonzero, finite, and zero on padding.
 
     Raises:
-        ValueError: where it is not so.
+        ValueError: if it is not so.
     """
     loss, gradient = update(), inputs.logps.grad
     if not (loss.isfinite() and gradient.isfinite().all() and gradient.any() and not gradient[inputs.mask == 0].any()):
@@ -148,11 +148,11 @@ def check(name: str, update: Callable[[], torch.Tensor], inputs: LossInputs) -> 
 
 
 class Step:
-    """A training step of `tiny` without rollout and with the cheapest of losses.
+    """A training step of `tiny` without rollout, with a minimal loss.
 
     Args:
-        inputs: whose completions and advantages are taken.
-        generator: draws the completions' token ids, on which no time depends.
+        inputs: provides completions and advantages.
+        generator: draws token ids, which do not affect the time.
     """
 
     def __init__(self, inputs: LossInputs, generator: torch.Generator):
@@ -189,7 +189,7 @@ class Step:
         return f"{size:,} parameters, prompts of {self.prompt_length} tokens, micro-batches of {self.micro_batch_size}"
 
     def micro_batch(self, first: int) -> None:
-        """Forward and backward of one micro-batch."""
+        """Forward and backward pass of one micro-batch."""
         rows = slice(first, first + self.micro_batch_size)
         logps, _, _ = log_probabilities(
             self.trainer, self.model, self.ids[rows], self.mask[rows], T, compute_entropy=True
@@ -205,7 +205,7 @@ class Step:
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Wall time in seconds, without garbage collection, as timeit."""
+    """Return the wall time in seconds, without garbage collection, as in timeit."""
     gc.disable()
     started = time.perf_counter()
     function()
@@ -230,9 +230,9 @@ def main() -> None:
     for name, update in updates.items():
         check(name, update, inputs)
     step = Step(inputs, generator)
-    step.micro_batch(0)  # the first is slower
+    step.micro_batch(0)  # the first one is slower
     gc.collect()
-    gc.freeze()  # what has been loaded need not be gone through again
+    gc.freeze()  # exclude loaded objects from later collections
 
     steps: list[float] = []
     objectives: dict[str, list[float]] = {name: [] for name in names}

@@ -1,14 +1,14 @@
-"""What the harness costs around the training: a finished sweep that is asked for again, and the start of a run.
+"""Overhead of the harness outside training: repeating a finished sweep, and starting a run.
 
     python -m benchmarks.overhead
 
-Two measurements, each the best of several turns, by the commands that a user would give:
+There are two measurements with ordinary user commands. Each reports the best of several turns.
 
-- `run.py -m` over 100 cells (20 algorithms, five seeds) that are done, beside a program that does nothing in each of
-  100 jobs of the same sweep under Hydra's own sweeper and launcher;
-- from the command of a `tiny` run, whose shared stages are done, to its first update.
+- `run.py -m` over 100 finished cells (20 algorithms, five seeds), compared with a program that does nothing in the same
+  100 jobs under Hydra's basic sweeper and launcher;
+- the time from the command of a `tiny` run with finished shared stages to its first update.
 
-Exit code 1 where either takes longer than is promised.
+Exit code 1 if either takes longer than promised.
 """
 
 import argparse
@@ -38,13 +38,13 @@ SHORT = ("+debug=smoke", "runtime.progress=false", "runtime.device=cpu")
 
 
 def sweep_arguments(runs: Path, algorithms: int, seeds: int) -> list[str]:
-    """The sweep, as a user would write it."""
+    """Return the sweep's command-line arguments."""
     names = ",".join(groups()["algorithm"][:algorithms])
     return [f"algorithm={names}", f"seed={','.join(map(str, range(seeds)))}", f"runs_dir={runs}"]
 
 
 def finish_cells(runs: Path, algorithms: int, seeds: int) -> list[Run]:
-    """Run directories of all cells, done: what a command reads of a finished run before it leaves it alone."""
+    """Create finished run directories of all cells, with the files that a command reads before it skips a run."""
     finished = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for name in groups()["algorithm"][:algorithms]:
@@ -59,10 +59,10 @@ def finish_cells(runs: Path, algorithms: int, seeds: int) -> list[Run]:
 
 
 def seconds_of(command: list[str], said: str) -> float:
-    """Seconds that a command takes, from its start to its end.
+    """Return the seconds that a command takes.
 
     Raises:
-        RuntimeError: where it fails, or does not say on stderr what it should.
+        RuntimeError: if it fails, or if stderr does not contain the expected text.
     """
     started = time.perf_counter()
     result = subprocess.run(command, cwd=RUN_PY.parent, capture_output=True, text=True)
@@ -73,7 +73,7 @@ def seconds_of(command: list[str], said: str) -> float:
 
 
 def finished_sweep(folder: Path, algorithms: int, seeds: int, turns: int) -> tuple[float, float]:
-    """(rlbench, Hydra): seconds of a finished sweep's command, and of a program without jobs' work."""
+    """Return the seconds (rlbench, Hydra) of a finished sweep's command, and of a program that does nothing."""
     cells = algorithms * seeds
     arguments = sweep_arguments(folder / "runs", algorithms, seeds)
     finish_cells(folder / "runs", algorithms, seeds)
@@ -88,10 +88,10 @@ def finished_sweep(folder: Path, algorithms: int, seeds: int, turns: int) -> tup
 
 
 def start_of_a_run(folder: Path, turns: int) -> float:
-    """Seconds from a command to the first update of its run, where the shared stages are done.
+    """Return the seconds from a command to the first update of its run, with finished shared stages.
 
     Raises:
-        RuntimeError: where the run fails.
+        RuntimeError: if the run fails.
     """
     shared = [*SHORT, f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     subprocess.run([sys.executable, str(RUN_PY), *shared, "stage=sft"], check=True, capture_output=True)

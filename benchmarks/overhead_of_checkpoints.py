@@ -1,13 +1,13 @@
-"""What checkpoints and logging cost beside the training of `dataset=mini model=tiny`.
+"""Cost of checkpoints and logging in the training of `dataset=mini model=tiny`.
 
     python -m benchmarks.overhead_of_checkpoints [--updates 40] [--repeats 3]
 
-The RL stage with the settings of those two, checkpoints, best weights, metrics, progress and an offline W&B run as
-configured, turn about with the same stage without any of it; one process, one thread, one SFT model. Two numbers come
-out: the share of the runs with them that is spent inside of them, by part, measured in the run; and how much longer
-these took than the runs without, where the machine's noise is in it too.
+Runs the RL stage with checkpoints, best weights, metrics, progress and an offline W&B run as configured, alternating
+with the same stage without any of them, in one process and one thread with one SFT model. Reports two numbers: the
+share of time spent inside them, by part, and how much longer these runs took than those without, which includes the
+machine's noise.
 
-Exit code 1 where the share is above what is promised.
+Exit code 1 if the share exceeds the promised one.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from rlbench.trainer import RankedListTrainer
 
 PROMISED = 0.05
 SFT_UPDATES = 60
-"""Enough that lists have the form that they have in training."""
+"""Enough for lists to have the same form as in training."""
 
 PARTS: dict[str, list[tuple[type, str]]] = {
     "checkpoints": [
@@ -54,13 +54,13 @@ PARTS: dict[str, list[tuple[type, str]]] = {
 
 
 def composed(*overrides: str) -> Config:
-    """The config of a command line."""
+    """Return the config of a command line."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolve(compose("config", overrides=list(overrides)))
 
 
 class Stopwatch:
-    """Seconds inside of the parts; what one calls of another counts for the other alone."""
+    """Seconds spent in each part. A nested call counts only for the inner part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -86,7 +86,7 @@ class Stopwatch:
 
 @contextmanager
 def replaced(make: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Put something in the place of every method of the parts."""
+    """Replace every method of the parts inside the block."""
     before = [(kind, name, getattr(kind, name)) for methods in PARTS.values() for kind, name in methods]
     for part, methods in PARTS.items():
         for kind, name in methods:
@@ -99,10 +99,10 @@ def replaced(make: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> I
 
 
 def train(session: runner.Session, folder: Path, watch: Stopwatch | None) -> float:
-    """Train the RL stage, and return the seconds of it; without a stopwatch nothing is written."""
+    """Train the RL stage and return the seconds it took. Without a stopwatch nothing is written."""
     config = session.config
     target, sft = locate(config, "rl"), locate(config, "sft")
-    # A run directory of its own: the SFT stage lies where it was made.
+    # Separate run directory; the SFT stage stays where it was made.
     target = Run(folder, *(getattr(target, name) for name in ("stage", "label", "seed", "hash", "identity")))
 
     def timed(part: str, method: Callable[..., Any]) -> Callable[..., Any]:

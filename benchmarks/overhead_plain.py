@@ -1,4 +1,4 @@
-"""A program under Hydra that does nothing: what `benchmarks.overhead` compares with."""
+"""A Hydra program that does nothing, for comparison in `benchmarks.overhead`."""
 
 import hydra
 from omegaconf import DictConfig

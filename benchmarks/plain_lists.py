@@ -1,7 +1,7 @@
-"""The plain way to read, judge, score and measure lists: a loop over tokens, over lines and over ranks.
+"""Reference implementation of reading, judging, scoring and measuring lists: loops over tokens, lines and ranks.
 
-It says the same as `rlbench` in the most obvious code. `benchmarks/lists.py` times both and stops where they disagree;
-`tests/unit/test_plain_lists.py` compares them on every run of the tests.
+It computes the same as `rlbench` in the most obvious way. `benchmarks/lists.py` times both and stops if they disagree.
+`tests/unit/test_plain_lists.py` compares them in every test run.
 """
 
 import math
@@ -14,11 +14,11 @@ from rlbench.lists import UnitLayout
 
 Film = tuple[str, int]
 VERDICT_COSTS = {"hit": 1.0, "miss": 0.0, "out_of_catalog": -1.25, "seen": -1.0, "duplicate": -1.0}
-"""The defaults of the term `verdict_cost`."""
+"""Defaults of the term `verdict_cost`."""
 
 
 def parse(text: str) -> tuple[list[Entry], int]:
-    """Entries, and how many lines are not blank; every line is read afresh."""
+    """Return the entries and the number of nonblank lines. Every line is parsed anew."""
     entries, n_lines = [], 0
     for index, line in enumerate(text.split("\n")):
         film = read_line(line)
@@ -32,7 +32,7 @@ def parse(text: str) -> tuple[list[Entry], int]:
 def segment(
     tokenizer: Any, completion_ids: list[list[int]], entries: list[list[Entry]], list_length: int, width: int
 ) -> list[list[int]]:
-    """Unit of every token; each token is decoded to see its newlines, as the published code does."""
+    """Return the unit of every token. Each token is decoded to find newlines, as in the published code."""
     units = UnitLayout(list_length)
     rows = []
     for ids, of_row in zip(completion_ids, entries, strict=True):
@@ -49,7 +49,7 @@ def segment(
 
 
 def catalog_index(catalog: Catalog) -> dict[Film, int]:
-    """Normalised (title, year) to the place of the first such film."""
+    """Map normalised (title, year) to the index of the first such film."""
     index: dict[Film, int] = {}
     for i, (title, year) in enumerate(catalog.films):
         index.setdefault((normalise(title), year), i)
@@ -57,7 +57,7 @@ def catalog_index(catalog: Catalog) -> dict[Film, int]:
 
 
 def lax_titles(catalog: Catalog) -> dict[str, list[int]]:
-    """Lower-case title to the years of its films."""
+    """Map lower-case titles to the years of their films."""
     titles: dict[str, list[int]] = {}
     for title, year in catalog.films:
         titles.setdefault(" ".join(title.lower().split()), []).append(year)
@@ -65,7 +65,7 @@ def lax_titles(catalog: Catalog) -> dict[str, list[int]]:
 
 
 def form(entries: Sequence[Entry], titles: dict[str, list[int]], list_length: int) -> tuple[list[bool], int]:
-    """Of the first N entries: which the lax catalogue test lets in; how many stand in another line than their rank."""
+    """For the first N entries, return which pass the lax catalogue test, and how many are off their rank's line."""
     lax, shifted = [], 0
     for rank, entry in enumerate(entries[:list_length]):
         years = titles.get(" ".join(entry.title.lower().split()), [])
@@ -77,7 +77,7 @@ def form(entries: Sequence[Entry], titles: dict[str, list[int]], list_length: in
 def judge(
     entries: Sequence[Entry], truth: Sequence[Film], seen: Sequence[str], index: dict[Film, int], list_length: int
 ) -> tuple[list[str], list[int]]:
-    """Verdict and catalogue index of each of the first N entries; -1 outside the catalogue."""
+    """Return verdict and catalogue index of each of the first N entries; -1 is outside the catalogue."""
     relevant = {(normalise(title), year) for title, year in truth}
     seen_keys = {normalise(title) for title in seen}
     earlier: set[Film] = set()
@@ -120,7 +120,7 @@ def average_precision(hits: Sequence[float], n_truth: int, k: int) -> float:
 
 
 def ranking_metrics(hits: Sequence[float], n_truth: int, cutoffs: Sequence[int]) -> dict[str, float]:
-    """All metrics of one list."""
+    """Return all metrics of one list."""
     table = {}
     for k in cutoffs:
         table[f"recall@{k}"] = sum(hits[:k]) / n_truth
@@ -134,7 +134,7 @@ def ranking_metrics(hits: Sequence[float], n_truth: int, cutoffs: Sequence[int])
 def rank_terms(
     verdicts: Sequence[str], films: Sequence[int], n_truth: int, popularity: Sequence[float], n: int
 ) -> dict[str, list[float]]:
-    """Every term of ranks, with its default options, of one list of N ranks."""
+    """Return every rank term with default options for one list of N ranks."""
     names = ("in_catalog", "out_of_catalog", "duplicate", "seen", "verdict_cost", "popularity", "novelty", "value")
     table = {name: [0.0] * n for name in ("relevance", "dcg", "ndcg_share", "recall_share", *names)}
     ideal = dcg([1.0] * n_truth, n)
@@ -160,7 +160,7 @@ def rank_terms(
 def list_terms(
     hits: Sequence[float], verdicts: Sequence[str], n_truth: int, n_entries: int, n_lines: int, n: int
 ) -> dict[str, float]:
-    """Every term of lists that needs no option, of one list of N ranks."""
+    """Return every list term without options for one list of N ranks."""
     inside = sum(verdict != "out_of_catalog" for verdict in verdicts)
     measured = ranking_metrics(hits, n_truth, [n])
     return {

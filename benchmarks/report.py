@@ -1,9 +1,9 @@
-"""`python -m benchmarks.report`: making and opening the page of 200 runs (docs/report.md has the numbers).
+"""`python -m benchmarks.report`: time to make and open the page of 200 runs (numbers in docs/report.md).
 
-40 rows of 5 seeds with everything that real runs write, made up: curves of 300 updates, sample lists, sampled groups,
-spending. Prints how long the page takes to make, its size, how long Chromium takes from the command to open it to the
-end of its scripts, and how much of that its main thread computed, which does not hang on what else the machine does. It
-takes some minutes, mostly to write the runs.
+The 200 runs are 40 synthetic rows of 5 seeds with everything that real runs write: curves of 300 updates, sample lists,
+sampled groups, spending. Prints the time to make the page, its size, the time from opening it in Chromium to the end of
+its scripts, and the compute time of the main thread, which does not depend on other load. Takes some minutes, mostly to
+write the runs.
 """
 
 import argparse
@@ -24,13 +24,13 @@ LIMIT_BYTES, LIMIT_SECONDS = 10_000_000, 3.0
 
 
 def made_up(folder: Path, rows: int, seeds: int, updates: int) -> None:
-    """Run directories of that many rows."""
+    """Create run directories of the given number of rows."""
     gains = {f"method{i // 2:02d}-{('relevance', 'log_decay')[i % 2]}": 0.01 + 0.002 * i for i in range(rows)}
     write_full_sweep(folder, gains, seeds=seeds, updates=updates, contexts=150, samples=8)
 
 
 def make(runs: Path) -> tuple[str, float, float]:
-    """The page, seconds to collect the runs, and seconds to make the page."""
+    """Return the page, the seconds to collect the runs, and the seconds to make the page."""
     start = time.perf_counter()
     collection = collect(runs)
     collected = time.perf_counter()
@@ -40,7 +40,7 @@ def make(runs: Path) -> tuple[str, float, float]:
 
 
 def opening(page: Path, times: int) -> list[tuple[float, float]]:
-    """Seconds that a browser takes to open a page and run its scripts, and those that its main thread computes."""
+    """Return the seconds until a browser has opened a page and run its scripts, and its main thread's compute time."""
     taken = []
     with chromium() as browser:
         for _ in range(times):

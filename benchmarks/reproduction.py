@@ -1,8 +1,8 @@
-"""Error rates of the rule of `analysis.reproduction.verdicts`, on simulated trainings whose truth is known.
+"""Error rates of the rule in `analysis.reproduction.verdicts`, on simulated trainings with known truth.
 
-`python -m benchmarks.reproduction` prints the tables of docs/reproduction.md. A simulated method has a true score;
-a training deviates from it normally, and a test set moves both the reported training's and ours, by as much as they
-share it. The reported number states a standard error that counts samples as independent and is therefore too small.
+`python -m benchmarks.reproduction` prints the tables of docs/reproduction.md. A simulated method has a true score, and
+a training deviates from it normally. Test-set noise affects both the reported training and ours, correlated as far as
+the two share the test set. The reported standard error treats samples as independent and is therefore too small.
 """
 
 import argparse
@@ -16,28 +16,28 @@ from rlbench.arguments import count
 STREAM = 7
 CONTEXTS = 2050
 STATED, CLUSTERED = 0.0025, 0.0035
-"""Standard errors of NDCG@20 on Reddit-v2: as stated, and with the samples of a context together."""
+"""Standard errors of NDCG@20 on Reddit-v2: as stated, and clustered by context."""
 SCORE = 0.1079
-"""Reported NDCG@20 of Rank-GRPO exp∞ with 0.5B: what the margin is a share of."""
+"""Reported NDCG@20 of Rank-GRPO exp∞ with 0.5B, to which the margin is relative."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of the verdicts over simulated comparisons."""
+    """Shares of verdicts over simulated comparisons."""
 
     reproduced: float
     differs: float
 
 
 def simulate(seeds: int, spread: float, shared: float, offset: float, trials: int, margin: float = MARGIN) -> Rates:
-    """Verdicts where ours is truly `offset` above the reported method.
+    """Return the verdicts if our method is truly `offset` better than the reported one.
 
     Args:
-        seeds: of ours; the reported number is one training.
+        seeds: number of our seeds; the reported number is one training.
         spread: standard deviation of trainings.
-        shared: correlation of both sides' test-set noise: 1 on the same samples with the same lists, 0 on others.
+        shared: correlation of both sides' test-set noise; 1 for the same samples and lists, 0 for different samples.
         offset: true difference.
-        trials: simulated comparisons.
+        trials: number of simulated comparisons.
         margin: share of the reported number.
     """
     rng = np.random.default_rng(STREAM)
