@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help env bench bench-full test test-slow test-slurm mutants check format
+.PHONY: help env bench bench-full test test-slow test-slurm mutants check format docs
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,3 +52,10 @@ check: env       ## lint, format, types
 format: env      ## put the code in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DOCS_READY)  ## the documentation site, in site/; broken links and anchors are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+$(DOCS_READY): $(READY) requirements-docs.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-docs.txt -c constraints.txt
+	touch $@

@@ -1,0 +1,75 @@
+"""The reference of config keys in the documentation follows the schema and `conf/`."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from typing import get_type_hints
+
+import pytest
+
+from docs.hooks import config_keys
+from rlbench.bounds import BOUNDS, NULLABLE, Bound
+from rlbench.config import ALGORITHMS, DATASETS, MODELS, Config
+from tests.helpers import ROOT
+
+SCHEMAS = {"algorithm": ALGORITHMS, "dataset": DATASETS, "model": MODELS}
+
+
+def leaves(kind, prefix=""):
+    for name, hint in get_type_hints(kind).items():
+        if name not in {field.name for field in fields(kind)}:
+            continue  # a class variable
+        variants = SCHEMAS[name].values() if kind is Config and name in SCHEMAS else [hint]
+        for found in variants:
+            if is_dataclass(found):
+                yield from leaves(found, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return [key for section in config_keys.sections().values() for key in section]
+
+
+def test_every_setting_of_the_schema_is_listed_and_nothing_else(found):
+    assert {key.name for key in found} == set(leaves(Config))
+
+
+def test_every_setting_has_a_meaning(found):
+    assert not [key.name for key in found if len(key.meaning) < 10]
+
+
+def test_ranges_and_null_are_those_that_are_checked(found):
+    numbers = {key.name: key for key in found if key.bound}
+    assert set(BOUNDS) <= set(numbers)
+    assert {name for name, key in numbers.items() if key.kind.endswith("or null")} == NULLABLE
+
+
+@pytest.mark.parametrize(
+    ("bound", "shown"),
+    [
+        (Bound(0, 1, open_low=True), "(0, 1]"),
+        (Bound(), "(−∞, ∞)"),
+        (Bound(2, 2**31 - 1), "[2, 2³¹ − 1]"),
+        (Bound(0, 1, open_high=True), "[0, 1)"),
+    ],
+)
+def test_intervals(bound, shown):
+    assert config_keys.interval(bound) == shown
+
+
+def test_a_row_of_the_page():
+    page = config_keys.page()
+    assert (
+        "| `trainer.rl.num_iterations` | int | `1`<br>`mini-tiny`: 2 | `[1, 2³¹ − 1]` | "
+        "Updates on each rollout, the paper's mu; 1 is on-policy. |" in page
+    )
+    widths = {len(re.split(r"(?<!\\)\|", line)) for line in page.splitlines() if line.startswith("|")}
+    assert widths == {7}  # five cells: no value ends one early
+
+
+def test_the_page_is_made_without_torch():
+    code = "import sys; from docs.hooks import config_keys; config_keys.page(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
