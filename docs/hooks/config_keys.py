@@ -169,8 +169,8 @@ def page() -> str:
     """The reference as Markdown."""
     lines = [
         "# Config keys\n",
-        "This page is generated from the schema. `python run.py --cfg job` prints all keys with their values. Set a key "
-        "on the command line with `key=value`, or choose an option of a group with `group=option`.\n",
+        "This page is generated from the schema. `python run.py --cfg job` prints all keys with their values. Set a "
+        "key on the command line with `key=value`, or choose an option of a group with `group=option`.\n",
         "The default is the value in `conf/`. A second line in this column is the default for one dataset with one "
         "model (`conf/settings/`). Ranges are intervals: `[` and `]` include the end, `(` and `)` exclude it. A key "
         "that can be null has `null` in its type.\n",
@@ -192,7 +192,7 @@ def page() -> str:
             for file, values in special.items():
                 if values.get(key.name, key.default) != key.default:
                     default += f"<br>`{file}`: {cell(values[key.name])}"
-            bound = f"`{key.bound}`" if key.bound else ""
+            bound = key.bound.replace(" ", "\N{NO-BREAK SPACE}")
             lines.append(f"| `{key.name}` | {key.kind} | {default} | {bound} | {cell(sentence(key.meaning))} |")
         lines.append("")
     return "\n".join(lines)
