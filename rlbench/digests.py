@@ -1,7 +1,7 @@
-"""Size and sha256 of files that are read again later, in a list beside them, so that damage is noticed.
+"""Lists with size and sha256 of files that are read again later, so that damage is noticed.
 
-`files.json` lies in each checkpoint, each saved or cached model, each round of preferences and each finished run. It
-carries a digest of itself, so that a damaged list is noticed too. Importing this module loads no torch.
+A `files.json` is in each checkpoint, saved or cached model, round of preferences, and finished run. It contains a
+digest of itself, so damage to the list is noticed too. Importing this module loads no torch.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from rlbench.errors import BadInput
 from rlbench.files import write_text
 
 LIST_FILE = "files.json"
-"""{"files": {path below the folder: entry}, "logs": {name: entry}, "sha256": digest of the two}."""
+"""{"files": {path below the folder: entry}, "logs": {name: entry}, "sha256": digest of both}."""
 BLOCK = 1 << 20
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -22,11 +22,11 @@ Entries = Mapping[str, Mapping[str, Any]]
 
 
 class Damaged(Exception):
-    """A list that cannot be used; the message says why."""
+    """A list that cannot be used. The message says why."""
 
 
 def entry(path: Path, size: int | None = None) -> dict[str, Any]:
-    """Size in bytes and sha256 of a file, or of its first `size` bytes."""
+    """Return size in bytes and sha256 of a file, or of its first `size` bytes."""
     digest, left = hashlib.sha256(), path.stat().st_size if size is None else size
     found = left
     with path.open("rb") as file:
@@ -40,9 +40,9 @@ def seal(folder: Path, paths: Iterable[Path] | None = None, logs: Iterable[Path]
     """Write the list of a folder.
 
     Args:
-        folder: where the list goes.
-        paths: what it names, below the folder; None for every file there.
-        logs: files elsewhere that only grow: the list holds what they are now.
+        folder: folder of the list.
+        paths: listed files below the folder; None lists every file.
+        logs: files elsewhere that only grow. The list stores their current content.
     """
     own = folder / LIST_FILE
     named = (path for path in folder.rglob("*") if path.is_file() and path != own) if paths is None else paths
@@ -52,10 +52,10 @@ def seal(folder: Path, paths: Iterable[Path] | None = None, logs: Iterable[Path]
 
 
 def add(folder: Path, path: Path) -> None:
-    """Put a file into the list of its folder, beside what that names already.
+    """Add a file to the list of its folder.
 
     Raises:
-        Damaged: where the list is.
+        Damaged: if the list is damaged.
     """
     files, logs = (read_list(folder, part) if (folder / LIST_FILE).exists() else {} for part in ("files", "logs"))
     _write(folder, {"files": {**files, path.name: entry(path)}, "logs": logs})
@@ -70,10 +70,10 @@ def _own_digest(content: Mapping[str, Any]) -> str:
 
 
 def read_list(folder: Path, part: str = "files") -> Entries:
-    """A part of the list of a folder: `files` or `logs`.
+    """Return a part of a folder's list: `files` or `logs`.
 
     Raises:
-        Damaged: where there is none, or it is not as it was written.
+        Damaged: if the list is missing or has changed.
     """
     path = folder / LIST_FILE
     if not path.is_file():
@@ -99,13 +99,13 @@ def _is_entry(name: str, wanted: object) -> bool:
 
 
 def difference(path: Path, name: str, wanted: Mapping[str, Any], *, grows: bool = False) -> str:
-    """How a file differs from its entry, in a few words; "" where it does not.
+    """Describe how a file differs from its entry, or return "".
 
     Args:
         path: the file.
-        name: what to call it.
+        name: name in the message.
         wanted: its entry.
-        grows: whether more may have been added to it.
+        grows: whether more data may have been appended.
     """
     if not path.is_file():
         return f"{name} is missing"
@@ -116,7 +116,7 @@ def difference(path: Path, name: str, wanted: Mapping[str, Any], *, grows: bool 
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with the files of a folder, in a few words; "" where they are as its list says."""
+    """Describe the first damaged file of a folder, or return "" if all match its list."""
     try:
         listed = read_list(folder)
     except Damaged as error:
@@ -125,10 +125,10 @@ def damage(folder: Path) -> str:
 
 
 def check_cached(folder: Path) -> None:
-    """Compare a folder of the cache with its list.
+    """Compare a cache folder with its list.
 
     Raises:
-        BadInput: where it is not as it was written.
+        BadInput: if a file has changed.
     """
     if wrong := damage(folder):
         raise BadInput(f"{folder} is damaged: {wrong}. Remove it, and the same command makes it again")
@@ -138,10 +138,10 @@ _checked: dict[Path, tuple[tuple[str, int, int], ...]] = {}
 
 
 def check_model(folder: Path) -> None:
-    """Compare a model's files with their list, once per process; a folder without a list passes.
+    """Compare a model's files with their list, once per process. A folder without a list passes.
 
     Raises:
-        BadInput: where a file is not as it was written.
+        BadInput: if a file has changed.
     """
     if not (folder / LIST_FILE).exists():
         return

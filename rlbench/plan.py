@@ -1,4 +1,4 @@
-"""What a command would do: its cells and the stages they share, what is there already, and what the rest may cost."""
+"""Prints what a command would do: cells, shared stages, finished work, and the expected cost of the rest."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,18 +19,18 @@ from rlbench.runs import DONE, INPUTS, Run, locate, status_of
 from rlbench.sharing import find_finished
 
 ORACLE = "oracle"
-"""The part of a dataset's digests that stands for its best lists; without it there is no oracle stage."""
+"""Part of a dataset's digests for its best lists. Without it there is no oracle stage."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of a cell, in the order in which it would be run.
+    """A stage of a cell, in execution order.
 
     Attributes:
         run: its directory.
-        status: done, running, interrupted, failed, or None before its first start.
-        source: directory of the same stage in another experiment, finished, which would be taken; else None.
-        seconds: what it is expected to take, from finished runs of its kind; None where there is none.
+        status: done, running, interrupted, failed, or None before the first start.
+        source: directory of the same finished stage in another experiment that would be reused, or None.
+        seconds: expected duration from finished runs of the same kind, or None.
     """
 
     run: Run
@@ -44,10 +44,10 @@ class Step:
 
 
 def steps(configs: Sequence[Config]) -> list[Step]:
-    """Every stage that the configs need, each once: the shared ones first.
+    """Return every stage that the configs need, each once, shared stages first.
 
     Raises:
-        BadInput: where a stage of another experiment that would be taken is damaged.
+        BadInput: if a reusable stage of another experiment is damaged.
     """
     wanted: dict[Path, tuple[Run, Config]] = {}
     for stage in ("oracle", "zero_shot", "sft", "rl"):
@@ -66,26 +66,26 @@ def _step(run: Run, config: Config, rates: Mapping[str, float]) -> Step:
 
 
 def _model_files(config: Config) -> dict[str, str]:
-    """File to sha256 of the model that a config's runs load."""
-    from rlbench.models.loading import locate_model  # only here: it loads torch
+    """Return the sha256 of each file of the model that a config's runs load."""
+    from rlbench.models.loading import locate_model  # loads torch
 
     folder = locate_model(config.model, inputs.load(config.dataset), Path(config.cache_dir))
     return folder_digests(Path(folder), folder)
 
 
 def _rates(folder: Path) -> dict[str, float]:
-    """Mean seconds an update, or of all of a stage without updates, of the finished runs in a folder, by stage."""
+    """Return the mean seconds per update of a folder's finished runs, by stage; without updates, per run."""
     found: dict[str, list[float]] = {}
     for path in folder.glob("*/*/budget.json"):
         if status_of(path.parent) == DONE:
-            with suppress(BadInput, KeyError, TypeError):  # a run that is damaged tells of no rate
+            with suppress(BadInput, KeyError, TypeError):  # skip damaged runs
                 stage, budget = (read_object(file, "") for file in (path.with_name("identity.json"), path))
                 found.setdefault(stage["stage"], []).append(budget["seconds"]["total"] / max(budget["updates"], 1))
     return {stage: sum(seconds) / len(seconds) for stage, seconds in found.items()}
 
 
 def _expected(run: Run, config: Config, rates: Mapping[str, float]) -> float | None:
-    """Seconds in proportion to updates; None where no run of the stage has finished."""
+    """Return expected seconds, proportional to updates, or None if no run of the stage has finished."""
     if run.stage not in rates:
         return None
     updates = {"rl": config.trainer.rl.updates, "sft": config.trainer.sft.updates}.get(run.stage, 1)
@@ -97,11 +97,11 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
 
     Args:
         configs: the cells.
-        jobs: how many cells run side by side.
-        console: where to.
+        jobs: number of cells side by side.
+        console: where to print.
 
     Raises:
-        BadInput: as `steps`.
+        BadInput: as in `steps`.
     """
     table = Table(
         "stage",
@@ -136,14 +136,14 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
     elif todo:
         console.print("expected: unknown for stages of which no run has finished here yet")
     if todo:
-        from rlbench import memory  # only here: it loads torch
+        from rlbench import memory  # loads torch
 
         memory.show(configs, jobs, console)
     console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
 
 
 def _place(root: Path, config: Config) -> str:
-    """A run directory below `runs_dir`."""
+    """Return a run directory relative to `runs_dir`."""
     return root.relative_to(config.runs_dir).as_posix()
 
 

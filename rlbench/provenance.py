@@ -1,4 +1,4 @@
-"""Where a result came from: code, versions, hardware, data and prompt."""
+"""Records the origin of a result: code, versions, hardware, data and prompt."""
 
 import hashlib
 import os
@@ -23,12 +23,12 @@ from rlbench.plugins import plugin_digests
 def manifest(
     dataset: RankedListDataset, prompt_template: str | None, model: Mapping[str, Any], plugins: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What a reader needs to tell whether two results can be compared.
+    """Return what a reader needs to decide whether two results are comparable.
 
     Args:
         dataset: the data.
-        prompt_template: the dataset's, where it has one.
-        model: `rlbench.models.sources.model_facts`.
+        prompt_template: the dataset's template, or None.
+        model: result of `rlbench.models.sources.model_facts`.
         plugins: as in `rlbench.plugins.load_plugins`.
     """
     return {
@@ -45,13 +45,13 @@ def manifest(
 
 
 def packages() -> dict[str, str]:
-    """Every installed distribution and its version, in the order of their names."""
+    """Return every installed distribution and its version, sorted by name."""
     found = {str(each.metadata["Name"]): each.version for each in distributions()}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, as far as speed and rounding may depend on it; nothing that names it."""
+    """Describe the machine as far as speed and rounding may depend on it, without identifying it."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "machine": platform.machine(),
@@ -67,7 +67,7 @@ def hardware() -> dict[str, Any]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as Linux gives it; elsewhere what Python knows."""
+    """Return the processor's name from Linux, or else from Python."""
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
     return found[1].strip() if found else platform.processor()
 

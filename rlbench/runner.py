@@ -1,6 +1,6 @@
-"""Runs one cell: checks everything first, then the stages it needs, each in its own run directory.
+"""Runs one cell: checks everything first, then runs its stages, each in its own run directory.
 
-oracle, zero-shot and SFT are shared: the first cell of a sweep that needs one makes it, every other finds it done.
+Oracle, zero-shot and SFT stages are shared: the first cell of a sweep that needs one runs it, and the others reuse it.
 """
 
 import logging
@@ -74,7 +74,7 @@ MANIFEST_REMEDY = "remove it, and give the same command again; it writes the fil
 
 @dataclass
 class Session:
-    """What all stages of a cell share once everything has been checked."""
+    """What all stages of a cell share after the checks."""
 
     config: Config
     dataset: RankedListDataset
@@ -89,10 +89,10 @@ class Session:
 
 
 def prepare(config: Config) -> Session:
-    """Check the config, load data and tokenizer; spend no compute.
+    """Check the config, and load data and tokenizer. Spends no compute.
 
     Raises:
-        BadInput: every problem found, in one report.
+        BadInput: all problems found, in one report.
     """
     problems = validate(config, processes.count()) + check_places(config, to_write=True)
     problems += check_model(config.model) + check_engine(config)
@@ -149,7 +149,7 @@ def prepare(config: Config) -> Session:
 def check_lengths(
     dataset: RankedListDataset, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int | None
 ) -> list[str]:
-    """Whether the longest prompt of each split leaves room for a completion."""
+    """Check that the longest prompt of each split leaves room for a completion."""
     problems: list[str] = []
     if positions is None:
         return problems
@@ -166,7 +166,7 @@ def check_lengths(
 
 
 def run(config: Config) -> Run:
-    """Run the cell up to `config.stage`; what is done already is not done again.
+    """Run the cell up to `config.stage`. Finished stages are skipped.
 
     Returns:
         The run of that stage.
@@ -183,10 +183,10 @@ def run(config: Config) -> Run:
 
 
 def _located(config: Config) -> Run:
-    """The run of the cell.
+    """Return the run of the cell.
 
     Raises:
-        BadInput: where data or model cannot be read: with all else that is wrong with the config.
+        BadInput: if data or model cannot be read, together with all other problems of the config.
     """
     try:
         wanted = processes.main_first(lambda: locate(config, config.stage))
@@ -228,17 +228,17 @@ def _run_stages(config: Config, wanted: Run) -> None:
 
 
 def _used(session: Session) -> list[Path]:
-    """Directories of the cell's stages that are done or begun, here or, where one would be taken, elsewhere.
+    """Return the directories of the cell's started or finished stages, or of stages to be adopted from elsewhere.
 
     Raises:
-        BadInput: where one that would be taken is damaged.
+        BadInput: if a stage to be adopted is damaged.
     """
     targets = [locate(session.config, stage) for stage in (*session.config.stages, "oracle")]
     return [target.root if target.status() == DONE else _found(session, target) or target.root for target in targets]
 
 
 def _found(session: Session, target: Run) -> Path | None:
-    """Where another experiment has finished a stage; None where none has."""
+    """Return where another experiment has finished a stage, or None."""
     return sharing.find_finished(target, session.config, lambda: session.model_files["files"])
 
 
@@ -251,8 +251,8 @@ def _done_already(config: Config, wanted: Run) -> bool:
     """Whether there is nothing to do.
 
     Raises:
-        BadInput: where the directory of one of the stages holds another run; where the run was made with other plugins,
-            needs a curve of an SFT stage that is done without, or is done and damaged.
+        BadInput: if a stage's directory holds another run, or if the run was made with other plugins, needs a curve of
+            a finished SFT stage that has none, or is done but damaged.
     """
     problems = [said for stage in (*config.stages, "oracle") for said in check_recorded(locate(config, stage))]
     problems += check_unchanged(wanted.root, config.plugins)
@@ -269,21 +269,21 @@ def _done_already(config: Config, wanted: Run) -> bool:
 
 
 def _settle(config: Config) -> None:
-    # Warnings of trainers go the way of ours, which ends in the log of the attempt: some say that no work was done.
+    # Send warnings of trainers to our logging, and so to the attempt's log. Some say that no work was done.
     hf_logging.set_verbosity_warning()
     hf_logging.disable_default_handler()
     hf_logging.enable_propagation()
     logging.getLogger("transformers.generation.utils").addFilter(_not_of_zeros)
     hf_logging.disable_progress_bar()
     disable_progress_bars()
-    # TRL 1.16 sets an argument by a name that transformers 5.23 calls deprecated; nothing a user could do about it.
+    # TRL 1.16 uses an argument name that transformers 5.23 has deprecated. Users cannot change that.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)
 
 
 def _not_of_zeros(record: logging.LogRecord) -> bool:
-    """Leave out what transformers says of two settings of 0, which ask for nothing; decoding sets them by name."""
+    """Drop transformers' message about two settings that decoding explicitly sets to 0, where they have no effect."""
     return "`min_new_tokens` (=0) and `min_length`(=0)" not in record.getMessage()
 
 
@@ -291,7 +291,7 @@ Work = Callable[[Session, Run, Tracker, Ledger], dict[str, Any]]
 
 
 def _stage(session: Session, stage: str, work: Work) -> Run:
-    """Do one stage in its directory, unless it is done."""
+    """Run one stage in its directory, unless it is done."""
     config = session.config
     target = locate(config, stage)
     preemption.check()
@@ -308,7 +308,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             console.print(f"taken from {source}, which has finished it", soft_wrap=True, markup=False)
             return target
         template = asdict(config.dataset).get("prompt_template")
-        plugins = config.plugins if stage == "rl" else []  # the stages that cells share depend on none
+        plugins = config.plugins if stage == "rl" else []  # shared stages do not depend on plugins
         origin = manifest(session.dataset, template, session.model_files, plugins) | processes.facts(config)
         if processes.is_main():
             _note_origin(target, attempt, origin, "cpu" if on_cpu(config) else "cuda")
@@ -344,7 +344,7 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
 
 
 def _adopted(session: Session, target: Run) -> Path | None:
-    """Where a stage was taken from that another experiment has finished; None where it is still to be done."""
+    """Adopt a stage that another experiment has finished. Return its directory, or None if there is none."""
     source = _found(session, target)
     if source is not None:
         sharing.adopt(target, source, session.config)
@@ -352,13 +352,13 @@ def _adopted(session: Session, target: Run) -> Path | None:
 
 
 def _check_model_files(target: Run, now: dict[str, Any]) -> None:
-    """Compare the model's files with those that a run was begun with.
+    """Compare the model's files with those at the start of a run.
 
-    The hash has the source of a model. What is made of it, a converted GGUF or the weights of `tiny`, may come out
-    otherwise under other versions of libraries, or be damaged since.
+    The hash contains only the model's source. Files made from it (a converted GGUF, or the weights of `tiny`) may
+    differ with other library versions or be damaged later.
 
     Raises:
-        BadInput: where they differ.
+        BadInput: if they differ.
     """
     path = target.root / "manifest.json"
     if target.stage == "oracle" or not path.exists():
@@ -374,7 +374,7 @@ def _check_model_files(target: Run, now: dict[str, Any]) -> None:
 
 
 def _note_origin(target: Run, attempt: Attempt, origin: dict[str, Any], device: str) -> None:
-    """Write manifest.json, and into attempt.json on what it runs and what of that differs from the attempt before."""
+    """Write manifest.json. Add to attempt.json the hardware, and changes since the previous attempt."""
     path = target.root / "manifest.json"
     _check_model_files(target, origin["model"])
     compared = ("git", "versions", "hardware", "plugins")
@@ -437,7 +437,7 @@ def _finish(
     ledger: Ledger,
     updates: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate on validation and test, write predictions and curves' last points, and make the result."""
+    """Evaluate on validation and test, write predictions and the last points of curves, and return the result."""
     metrics = {}
     completions = CompletionLog(target, tracker, session.config.tracker.completions, session.config.dataset.list_length)
     for split, records in (("validation", session.validation), ("test", session.test)):
@@ -452,7 +452,7 @@ def _finish(
         if len(evaluation.samples):
             with whole_file(target.root / f"samples-{split}-{step}.parquet") as beside:
                 evaluation.samples.to_parquet(beside)
-        if split == "test" or target.stage != "rl":  # the RL stage has recorded its validation while it trained
+        if split == "test" or target.stage != "rl":  # the RL stage recorded its validation during training
             target.replace_metrics(step, split, evaluation.means)
             tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)
             completions.add(step, split, records, evaluation.predictions)

@@ -1,8 +1,8 @@
-"""Run directories: identity, life and files of one cell.
+"""Run directories: identity, life cycle and files of one cell.
 
-A run's directory is named from its configuration, never from a clock:
-`runs/<experiment>/<dataset>-<model>/<label>/seed<k>-<hash8>`. `STATUS` says how far it is; `done` is written last and
-atomically, so that a directory either is finished or is not.
+The name of a run directory depends only on its config, never on time:
+`runs/<experiment>/<dataset>-<model>/<label>/seed<k>-<hash8>`. `STATUS` holds its state. `done` is written last and
+atomically, so a directory is either finished or not.
 """
 
 import contextlib
@@ -41,31 +41,31 @@ from rlbench.rollouts import rollout_identity
 SCHEMA = 2
 RUNNING, DONE, FAILED = "running", "done", "failed"
 INTERRUPTED = "interrupted"
-"""A run that was told to stop and did, after a checkpoint where it trained; STATUS' second line says when."""
+"""Status of a run that was told to stop, after a checkpoint if it was training. STATUS says when."""
 PREEMPTED = 75
-"""Exit code of such a run: EX_TEMPFAIL of sysexits.h, "try again"."""
+"""Exit code of such a run: EX_TEMPFAIL in sysexits.h ("try again")."""
 PRUNED = "pruned"
-"""Stopped by a search that saw no use in it; the reason is in STATUS' second line."""
+"""Status of a run stopped as hopeless by a search. STATUS gives the reason."""
 SWEEP_FILE = "sweep.json"
-"""In an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
+"""File in an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
 
 MEASUREMENT: dict[str, type | tuple[type, ...]] = {"step": int, "split": str, "metric": str, "value": (int, float)}
-"""What a line of metrics.jsonl holds."""
+"""Fields of a line in metrics.jsonl."""
 FOLDERS = ("attempts", "checkpoints", "model", "preferences")
 FILES = ("STATUS", ".lock", "*.json", "*.jsonl", "*.yaml", "*.parquet")
 """What lies in a run directory, beside the folders of trackers."""
 UNLISTED = (digests.LIST_FILE, "progress.json", "slurm.json")
-"""Files of a finished run whose content nobody relies on; a launcher may write them after its end."""
+"""Files of a finished run that nothing relies on. A launcher may write them after the run's end."""
 
 
 DESCRIPTION = ("title", "paper", "evidence", "differs")
-"""Keys of an algorithm or a reward that say what to call it and where it comes from."""
+"""Descriptive keys of algorithms and rewards: names and sources."""
 INPUTS = "inputs"
-"""Key of an identity under which digests of what was read stand: data, and the model's source."""
+"""Key in an identity for the digests of inputs: data and the model's source."""
 
 
 def stage_config(config: Config, stage: str) -> dict[str, Any]:
-    """The identity of a stage: its settings, and digests of the data and of the model's files that it reads.
+    """Return the identity of a stage: its settings, and digests of the data and model files that it reads.
 
     Raises:
         BadInput: problems of the data or of the model's files.
@@ -74,11 +74,11 @@ def stage_config(config: Config, stage: str) -> dict[str, Any]:
 
 
 def stage_settings(config: Config, stage: str) -> dict[str, Any]:
-    """The part of a config that decides what a stage computes.
+    """Return the part of a config that affects a stage's results.
 
-    Paths, tracker, progress, threads, how many checkpoints stay and how often the SFT stage is evaluated are no part of
-    it. The shared stages (oracle, zero_shot, sft) depend neither on the algorithm nor on the run's seed, so that every
-    cell of a sweep finds the same one. RL without SFT depends on nothing of it.
+    Paths, tracker, progress, threads, the number of kept checkpoints and the frequency of SFT evaluations are left out.
+    The shared stages (oracle, zero_shot, sft) depend neither on the algorithm nor on the run's seed, so all cells of a
+    sweep share them. RL without SFT does not depend on SFT settings, except the demonstrations' maximum length.
     """
     full = asdict(config)
     evaluation = dict(full["evaluation"])
@@ -93,7 +93,7 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
     if evaluation["samples"]:
         contexts |= sampling_identity(config.generation)
-        contexts |= {key: evaluation[key] for key in ("batch_size", "batch_tokens")}  # numbers are drawn by batch
+        contexts |= {key: evaluation[key] for key in ("batch_size", "batch_tokens")}  # numbers are drawn per batch
     if stage == "zero_shot":
         return identity | {"evaluation": contexts}
     rl = full["trainer"]["rl"]
@@ -103,7 +103,7 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
         return identity | {"evaluation": contexts, "sft": sft, **shared}
     left_out = ["keep_checkpoints"]
     if rl["start"] == "base":
-        sft = {"max_length": sft["max_length"]}  # of demonstrations in the loss; no SFT stage comes before
+        sft = {"max_length": sft["max_length"]}  # for demonstrations in the loss; there is no SFT stage
     else:
         left_out.append("start")
     if not evaluation["samples"]:
@@ -125,7 +125,7 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
 
 
 def _dataset(config: Config, stage: str) -> dict[str, Any]:
-    """Without paths, and without demonstrations that are the usual ones, or that the stage does not read."""
+    """Dataset settings without paths. Demonstrations count only if read by the stage and not the default."""
     dataset = config.dataset
     own = {k: v for k, v in asdict(dataset).items() if k not in (*dataset.paths, "demonstrations_from")}
     read = stage in ("sft", "rl") and "demonstrations_from" not in dataset.paths and dataset.demonstration_source
@@ -133,7 +133,7 @@ def _dataset(config: Config, stage: str) -> dict[str, Any]:
 
 
 def _model(config: Config) -> dict[str, Any]:
-    """Without its name. Of a model that is read from files the files count, whatever names them."""
+    """Model settings without the name. For a model read from files, the digest of the files identifies it."""
     model = config.model
     if isinstance(model, TinyModelConfig):
         return {key: value for key, value in asdict(model).items() if key != "name"}
@@ -141,27 +141,27 @@ def _model(config: Config) -> dict[str, Any]:
 
 
 def canonical(value: Any) -> Any:
-    """A value as it stands in an identity: equal numbers are written alike, and tuples as lists.
+    """Normalise a value for an identity: equal numbers get one form, and tuples become lists.
 
-    Options whose schema is a function's signature come as they were written: 1 and 1.0 for a weight, say. What reads
-    them makes them the type that the signature names (`rlbench.options.filled`), so that both are one value.
+    Options defined by a function's signature keep the form in the config, for example 1 or 1.0.
+    `rlbench.options.filled` converts them to the annotated type, so both are the same value.
     """
     if isinstance(value, Mapping):
         return {key: canonical(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [canonical(entry) for entry in value]
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # -0.0 too
+        return int(value)  # also for -0.0
     return value
 
 
 def config_hash(identity: Mapping[str, Any]) -> str:
-    """First 8 hex digits of the sha256 of the identity, key order aside."""
+    """Return the first 8 hex digits of the identity's sha256, independent of key order."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def status_of(root: Path) -> str | None:
-    """First line of the STATUS of a run directory, or None before the first start."""
+    """Return the first line of a run directory's STATUS, or None before the first start."""
     path = root / "STATUS"
     return path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0] if path.is_file() else None
 
@@ -173,10 +173,10 @@ class Run:
     Attributes:
         root: the directory.
         stage: oracle, zero_shot, sft or rl.
-        label: the row it belongs to.
+        label: its table row.
         seed: the seed in its name.
         hash: the hash in its name.
-        identity: what the hash was made from.
+        identity: the content of the hash.
     """
 
     root: Path
@@ -192,7 +192,7 @@ class Run:
 
     @property
     def final_model(self) -> Path:
-        """Weights and tokenizer that the next stage, or a user, loads."""
+        """Weights and tokenizer for the next stage or for users."""
         return self.root / "model"
 
     @property
@@ -201,7 +201,7 @@ class Run:
 
     @property
     def logs(self) -> list[Path]:
-        """Files that the run adds to while it goes on: metrics.jsonl and its like."""
+        """Files that a running run appends to: metrics.jsonl and similar."""
         return sorted(self.root.glob("*.jsonl"))
 
     @property
@@ -209,11 +209,11 @@ class Run:
         return "/".join(self.root.parts[-3:])
 
     def status(self) -> str | None:
-        """First line of STATUS, or None before the first start."""
+        """Return the first line of STATUS, or None before the first start."""
         return status_of(self.root)
 
     def reason(self) -> str:
-        """What STATUS says beside the status: why it failed or stopped; "" where nothing."""
+        """Return the reason in STATUS for a failure or stop, or ""."""
         path = self.root / "STATUS"
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         return text.partition("\n")[2].strip()
@@ -228,26 +228,26 @@ class Run:
         return f"stopped early at update {stopped['update']}: {stopped['reason']}" if stopped else ""
 
     def attempts(self) -> int:
-        """How many times this run has been started."""
+        """Return the number of times this run was started."""
         return attempts.count(self.root)
 
     def attempt(self) -> Attempt | None:
-        """The attempt that is running; None where the directory is not claimed."""
+        """Return the running attempt, or None if the directory is not claimed."""
         last = attempts.attempts(self.root)[-1:]
         return last[0] if last and last[0].read().get("outcome") == attempts.RUNNING else None
 
     def append_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Add one line a metric to metrics.jsonl."""
+        """Append one line per metric to metrics.jsonl."""
         append_rows(
             self.metrics_file,
             [{"step": step, "split": split, "metric": name, "value": value} for name, value in metrics.items()],
         )
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl; a last line that a kill cut short is left out.
+        """Return the rows of metrics.jsonl. A truncated last line is skipped.
 
         Raises:
-            BadInput: where a line is no measurement.
+            BadInput: if a line is no measurement.
         """
         rows = read_rows(self.metrics_file)
         for number, row in enumerate(rows, start=1):
@@ -256,7 +256,7 @@ class Run:
         return rows
 
     def replace_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """`append_metrics`, in place of what an interrupted attempt had written for the same step and split."""
+        """Append metrics, and remove those that an interrupted attempt wrote for the same step and split."""
         keep_rows(
             self.metrics_file,
             lambda row: (row["step"], row["split"]) != (step, split) or row["metric"] not in metrics,
@@ -265,7 +265,7 @@ class Run:
 
 
 def label_of(config: Config, stage: str) -> str:
-    """Name of the row that a stage of a config belongs to."""
+    """Return the name of a stage's table row."""
     if stage == "rl":
         return config.label
     read = config.dataset.demonstration_source if stage == "sft" else ""
@@ -273,10 +273,10 @@ def label_of(config: Config, stage: str) -> str:
 
 
 def locate(config: Config, stage: str) -> Run:
-    """The directory of a stage of this config.
+    """Return the directory of a stage.
 
     Raises:
-        BadInput: problems of the data or of the model's files, which the directory is named from.
+        BadInput: problems of the data or of the model's files, on which the directory's name depends.
     """
     identity = stage_config(config, stage)
     label = label_of(config, stage)
@@ -286,13 +286,13 @@ def locate(config: Config, stage: str) -> Run:
 
 
 def unmeasured(run: Run, steps: Iterable[int]) -> list[int]:
-    """Those of the updates at which the run has not been evaluated on validation."""
+    """Return the given updates at which the run has no validation measurements."""
     measured = {row["step"] for row in run.read_metrics() if row["split"] == "validation"}
     return [step for step in steps if step not in measured]
 
 
 def check_curve(config: Config) -> list[str]:
-    """What the SFT stage of a config cannot give of the curve that is asked for, since it is done without it."""
+    """Return an error if a finished SFT stage lacks evaluations that the config requests."""
     run, every = locate(config, "sft"), config.trainer.sft.evaluate_every
     if "sft" not in config.stages or every is None or run.status() != DONE:
         return []
@@ -300,7 +300,7 @@ def check_curve(config: Config) -> list[str]:
 
 
 def check_start(config: Config) -> list[str]:
-    """Whether the model is there that RL starts from, where its SFT stage is done; one sentence where it is not."""
+    """Return an error if RL starts from a finished SFT stage whose model is missing."""
     if config.stages[-2:] != ("sft", "rl"):
         return []
     run = locate(config, "sft")
@@ -314,7 +314,7 @@ def check_start(config: Config) -> list[str]:
 
 
 def curve_problems(run: Run, every: int, missing: Sequence[int]) -> list[str]:
-    """One sentence where an SFT run has passed updates at which it was to be evaluated."""
+    """Return an error if an SFT run has passed updates at which it should have been evaluated."""
     if not missing:
         return []
     first = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
@@ -329,10 +329,10 @@ def curve_problems(run: Run, every: int, missing: Sequence[int]) -> list[str]:
 def differing_keys(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "", shown: Callable[[Any], str] = repr
 ) -> list[str]:
-    """Dotted keys whose values differ, each with both values.
+    """Return the dotted keys whose values differ, with both values.
 
     Args:
-        shown: how a value is written.
+        shown: formats a value.
     """
     lines = []
     for key in sorted({*old, *new}):
@@ -346,15 +346,16 @@ def differing_keys(
 
 @contextlib.contextmanager
 def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -> Iterator[Attempt | None]:
-    """Hold a run directory alone; yields the attempt that begins, and None where the run is done.
+    """Lock a run directory. Yields the new attempt, or None if the run is done.
 
-    A second process that wants the same directory waits (`waiting` is called once) and then finds it done. The lock
-    goes with the process, so a killed run leaves a directory that says `running` but is free: it is resumed.
+    A second process that needs the same directory waits (`waiting` is called once), then finds it done. The lock is
+    released when the process ends. A killed run therefore leaves a directory that says `running` but is free, and it is
+    resumed.
 
     Raises:
-        BadInput: where the directory holds a run of another configuration; says what differs. Where something in it is
-            damaged; names it.
-        DiskFull: where there was no room to write, in the block or for what is written here.
+        BadInput: if the directory holds a run with another config (says what differs), or if something in it is damaged
+            (names it).
+        DiskFull: if the disk was full in the block or while writing here.
     """
     run.root.mkdir(parents=True, exist_ok=True)
     if problems := misplaced(run.root):
@@ -387,9 +388,9 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             run.set_status(DONE, run.stopped_early())
         except BaseException as error:
             full = _without_halves(run, error) if is_disk_full(error) else None
-            # Where a disk is so full that not even this is written, the directory says `running` and is free.
+            # If the disk is too full even for this, the directory says `running` and is free.
             with contextlib.suppress(OSError) if full else contextlib.nullcontext():
-                # Of several processes the one that failed first has said why; the others fail for having lost it.
+                # Of several processes, the first to fail has written the reason. The others fail because they lost it.
                 said = run.reason() if attempt is not None and run.status() == FAILED else ""
                 if isinstance(error, Exception) and not said:
                     _fail(run, reason_of(full or error))
@@ -417,8 +418,10 @@ def misplaced(root: Path) -> list[str]:
 
 
 def seal(root: Path) -> None:
-    """Write the list of the files of a finished run that a later stage or the analysis reads; of its model, the list
-    of the model's files."""
+    """Write the list of a finished run's files that a later stage or the analysis reads.
+
+    For the model it includes only the list of the model's files.
+    """
     found = {path for pattern in FILES[2:] for path in root.glob(pattern) if path.name not in UNLISTED}
     model = root / "model" / digests.LIST_FILE
     digests.seal(root, found | ({model} if model.is_file() else set()))
@@ -438,7 +441,7 @@ def check_done(root: Path) -> None:
 
 
 def _without_halves(run: Run, error: BaseException) -> OSError:
-    """What to raise where the disk was full; removes what was being written, and names it."""
+    """Return the error for a full disk, naming the unfinished file or folder, and remove unfinished files."""
     halves = [half for folder in (run.checkpoints, run.root) for half in folder.glob(f".*{PARTIAL}") if half.is_dir()]
     places = [run.checkpoints / path.name for half in halves for path in half.glob("checkpoint-*")]
     places += [half.with_name(half.name[1:].removesuffix(PARTIAL)) for half in halves]
@@ -449,7 +452,7 @@ def _without_halves(run: Run, error: BaseException) -> OSError:
 
 
 def _fail(run: Run, reason: str) -> None:
-    """Set the status to failed, be there no room for a second STATUS."""
+    """Set the status to failed, even if the disk is full."""
     try:
         run.set_status(FAILED, reason)
     except OSError as error:
@@ -459,7 +462,7 @@ def _fail(run: Run, reason: str) -> None:
 
 
 def check_recorded(run: Run) -> list[str]:
-    """One sentence where the identity.json of a run's directory is not of this run: edited, or of another one."""
+    """Return an error if the directory's identity.json is not this run's: edited, or of another run."""
     differences = differing_from_recorded(run)
     if not differences:
         return []
@@ -467,7 +470,7 @@ def check_recorded(run: Run) -> list[str]:
 
 
 def superseded(run: Run) -> list[str]:
-    """One sentence for each run of the same row and seed that was made with the same settings from other inputs."""
+    """Return a notice for each run of the same row, seed and settings that was made from other inputs."""
     notices = []
     for path in sorted(run.root.parent.glob(f"seed{run.seed}-*")):
         recorded = path / "identity.json"
@@ -494,10 +497,10 @@ def _shortened(value: Any) -> str:
 
 
 def read_cells(path: Path) -> dict[str, Any]:
-    """The cells of a `SWEEP_FILE`: directory below its folder to {"command": [...], "updates": n}.
+    """Return the cells of a `SWEEP_FILE`: directory below its folder to {"command": [...], "updates": n}.
 
     Raises:
-        BadInput: where it is damaged.
+        BadInput: if it is damaged.
     """
     remedy = "move it away, and the commands of its sweeps write it anew"
     cells = read_object(path, remedy).get("cells")
@@ -517,7 +520,7 @@ def _is_cell(cell: Mapping[str, Any]) -> bool:
 
 
 def differing_from_recorded(run: Run) -> list[str]:
-    """How a directory's identity differs from the run's; nothing where it has none yet."""
+    """Return how the recorded identity differs from the run's; empty if none is recorded yet."""
     recorded = run.root / "identity.json"
     if not recorded.exists():
         return []
@@ -527,11 +530,10 @@ def differing_from_recorded(run: Run) -> list[str]:
 
 @contextlib.contextmanager
 def noted(run: Run) -> Iterator[None]:
-    """Write what goes wrong before a run is begun, or in a stage that it needs, into the attempt that a launcher
-    reserved for it.
+    """Record failures before a run begins, or in a stage that it needs, in the attempt that a launcher reserved.
 
     Raises:
-        DiskFull: in place of what the block raised where there was no room to write.
+        DiskFull: instead of the block's error, if the disk was full.
     """
     try:
         yield
@@ -547,7 +549,7 @@ def noted(run: Run) -> Iterator[None]:
 
 
 def note_unlocated(error: BadInput) -> None:
-    """Write why a run's directory could not be told into the attempt that a launcher reserved in it."""
+    """Record why a run directory could not be determined, in the attempt that a launcher reserved."""
     root = attempts.reserved_root()
     attempt = attempts.reserved(root) if root is not None else None
     if root is None or attempt is None:
@@ -560,7 +562,7 @@ def note_unlocated(error: BadInput) -> None:
 
 
 def _say_failed(run: Run, reason: str) -> None:
-    """Set the status of a run that nobody holds, that is not done and whose directory is not another's."""
+    """Set the status to failed if nobody holds the run, it is not done, and the directory is not another run's."""
     with (run.root / ".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if run.status() != DONE and not differing_from_recorded(run):

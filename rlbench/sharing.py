@@ -1,8 +1,8 @@
-"""Finished shared stages of other experiments: found by their identity, and taken into this experiment's folder.
+"""Finds finished shared stages of other experiments by identity, and adopts them into this experiment's folder.
 
-An experiment's folder stays complete for the analysis, and nothing is computed twice. Weights are linked where the file
-system can (no second copy on the disk), all else is copied. A stage that another command is still making is not waited
-for: two commands that start together each make their own. Loads no torch.
+The experiment's folder stays complete for the analysis, and nothing is computed twice. Weights are hard-linked if the
+file system supports it, so they take no extra space; other files are copied. A stage still running in another
+experiment is not awaited: two commands that start together each compute their own. Loads no torch.
 """
 
 import json
@@ -19,21 +19,21 @@ from rlbench.models.sources import differing_files
 from rlbench.runs import DONE, Run, check_done, curve_problems, status_of, unmeasured
 
 OWN = ("STATUS", "identity.json", "config.yaml", "progress.json")
-"""Files that are of a directory and not of what was computed."""
+"""Files that belong to a directory and not to the result."""
 MODEL = "model"
 
 
 def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[str, str]]) -> Path | None:
-    """Where another experiment of the same `runs_dir` has finished the same stage; None where none has.
+    """Return the directory of the same finished stage in another experiment of `runs_dir`, or None.
 
     Args:
-        run: oracle, zero_shot or sft; nothing is found for an RL run.
-        config: the cell's.
-        model_files: gives file to sha256 of the model that is loaded here; a stage that began with others is not taken.
-            Called only where there is a stage to compare with.
+        run: an oracle, zero_shot or sft stage. RL runs are never found.
+        config: the cell's config.
+        model_files: returns the sha256 of each file of the model loaded here. Stages with other model files are not
+            adopted. Called only if there is a candidate.
 
     Raises:
-        BadInput: where the same stage is there and one of its files is damaged.
+        BadInput: if a candidate has a damaged file.
     """
     if run.stage == "rl":
         return None
@@ -44,7 +44,7 @@ def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[st
             continue
         if not (path / "identity.json").is_file() or _read(path / "identity.json") != wanted:
             continue
-        check_done(path)  # what follows reads its files
+        check_done(path)  # its files are read below
         if run.stage != "oracle" and differing_files(_files_of_model(path), model_files()):
             continue
         if not _lacks_curve(Run(path, run.stage, run.label, run.seed, run.hash, run.identity), config):
@@ -60,7 +60,7 @@ def _read(path: Path) -> Any:
 
 
 def _files_of_model(root: Path) -> Mapping[str, Any]:
-    """The files of the model that a finished run began with; empty where its manifest, as it was written, has none."""
+    """Return the model files of a finished run, or an empty mapping if its manifest has none."""
     model = read_object(root / "manifest.json", f"move {root} away").get("model")
     files = model.get("files") if isinstance(model, dict) else None
     return files if isinstance(files, dict) else {}
@@ -109,5 +109,5 @@ def adopt(run: Run, source: Path, config: Config) -> None:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # different file systems, or no hard links
         shutil.copyfile(source, target)

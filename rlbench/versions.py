@@ -1,7 +1,7 @@
-"""Versions of Python and of the packages that results depend on: the present ones, and those of earlier runs.
+"""Versions of Python and of the packages that affect results, now and in earlier runs.
 
-They are no part of a run's identity, since few changes of version change a result. So a command that uses a run which
-other versions have made says so. Importing this module loads no torch.
+Versions are not part of a run's identity, because few version changes alter a result. Instead, a command that uses a
+run made with other versions prints a notice. Importing this module loads no torch.
 """
 
 import platform
@@ -26,32 +26,32 @@ PACKAGES = (
     "scipy",
 )
 NAMED = 3
-"""Runs that a notice names; more are counted."""
+"""Maximum number of runs that a notice names. Others are counted."""
 REMEDY = "put it back from a copy, or move the run directory away"
 
 
 def present() -> dict[str, str]:
-    """Package to version, and python."""
+    """Return the version of each package and of Python."""
     return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
 def differing(root: Path) -> tuple[str, ...]:
-    """Packages whose versions were others when a run was made, each with both versions.
+    """Return the packages whose versions differ from those of a run, each with both versions.
 
-    Nothing is said of packages whose version the run has not recorded, nor where it has no manifest.json yet.
+    Packages without a recorded version are skipped. Without a manifest.json the result is empty.
 
     Args:
         root: the run directory.
 
     Raises:
-        BadInput: where its manifest.json cannot be read.
+        BadInput: if manifest.json cannot be read.
     """
     path = root / "manifest.json"
     if not path.exists():
         return ()
     manifest = read_object(path, REMEDY)
     there: dict[str, object] = {}
-    for key in ("packages", "versions"):  # of all that was installed, and of what counts, which has python too
+    for key in ("packages", "versions"):  # all installed packages, then the relevant ones and Python
         part = manifest.get(key)
         there |= part if isinstance(part, dict) else {}
     now = present()
@@ -61,15 +61,15 @@ def differing(root: Path) -> tuple[str, ...]:
 
 
 def _word(value: object) -> str:
-    """A version as a line can show it, whatever stands in a manifest that someone else has made."""
+    """Return a version as printable ASCII, whatever a foreign manifest contains."""
     return value if isinstance(value, str) and value.isascii() and value.isprintable() else ascii(value)
 
 
 def notice(roots: Iterable[Path]) -> str:
-    """One sentence on the runs that other versions have made or begun; "" where there are none.
+    """Return one sentence on the runs made with other versions, or "".
 
     Raises:
-        BadInput: as `differing`.
+        BadInput: as in `differing`.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for root in roots:

@@ -1,4 +1,4 @@
-"""The cells of a sweep: composed and checked before any of them is started."""
+"""Composes and checks the cells of a sweep before any of them starts."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
 
 @dataclass
 class Cell:
-    """One job of a sweep; `options` are the command's own, which every cell repeats, on so many `processes`."""
+    """One job of a sweep. `options` are the command's options, repeated by every cell; `processes` is per cell."""
 
     options: list[str]
     overrides: list[str]
@@ -63,21 +63,21 @@ class Cell:
 
     @property
     def gpus(self) -> int:
-        """How many GPUs it needs where there are any."""
+        """Number of GPUs that it needs if there are any."""
         return 0 if self.config.runtime.device == "cpu" else self.processes
 
     @property
     def updates(self) -> int:
-        """Of its last stage, whose directory is its own."""
+        """Number of updates of its last stage, which is not shared."""
         updates = {"rl": self.config.trainer.rl.updates, "sft": self.config.trainer.sft.updates}
         return updates.get(self.config.stage, 0)
 
     def progress(self) -> tuple[int, str]:
-        """(updates done, what it is doing), from the file that the cell keeps."""
+        """Return (updates done, current activity) from the cell's progress file."""
         try:
             state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
             done, doing, note = int(state["done"]), str(state["description"]), str(state["note"])
-        except (OSError, ValueError, TypeError, KeyError):  # not yet there, or damaged: the next update writes it anew
+        except (OSError, ValueError, TypeError, KeyError):  # missing or damaged; the next update rewrites it
             return 0, "starting"
         if doing.endswith((f"seed {self.run.seed}", "training")):
             return done, note
@@ -85,11 +85,11 @@ class Cell:
 
     @property
     def log_path(self) -> Path:
-        """The file with the traceback of its failure, or else with all that its process printed."""
+        """The file with the traceback of its failure, or else with the output of its process."""
         return self._failure()[1] or self.run.root
 
     def reason(self) -> str:
-        """Why it failed or stopped, in a line."""
+        """Return one line on why it failed or stopped."""
         said = self.run.reason().split("\n")[0] if self.run.status() in (FAILED, INTERRUPTED) else ""
         return said or self._failure()[0] or "it ended without a word: killed, perhaps for its memory"
 
@@ -106,17 +106,17 @@ def make_cells(
     console: Console,
     of_sweep: Swept = NOTHING_SWEPT,
 ) -> list[Cell]:
-    """Compose every cell of a sweep, name its row, and check those that are not done.
+    """Compose every cell of a sweep, name its row, and check unfinished cells.
 
     Args:
-        context: Hydra's, which knows where configs lie.
-        composed: the config of the whole sweep.
-        job_overrides: of each cell.
-        console: where caveats are printed.
-        of_sweep: what the sweep varies; the rows of cells are named by it.
+        context: Hydra's context with the config locations.
+        composed: config of the whole sweep.
+        job_overrides: overrides of each cell.
+        console: where to print caveats.
+        of_sweep: what the sweep varies; determines row names.
 
     Raises:
-        BadInput: every problem of every cell, and of the sweep (`rows.one_each`).
+        BadInput: all problems of all cells, and of the sweep (`rows.one_each`).
     """
     options = _options(sys.argv[1:])
     processes = composed.hydra.launcher.get("processes", 1)
@@ -155,7 +155,7 @@ def make_cells(
     if problems:
         raise BadInput(*dict.fromkeys(problems))
     if todo:
-        from rlbench.objective.guards import caveats  # only here: it loads torch
+        from rlbench.objective.guards import caveats  # loads torch
 
         for caveat in caveats([cell.config for cell in cells]):
             console.print(f"[yellow]note:[/yellow] {caveat}")
@@ -173,10 +173,10 @@ def plan_cells(
     of_sweep: Swept,
     processes: int = 1,
 ) -> list[Planned]:
-    """The cells of a sweep as their overrides give them, before their rows are named.
+    """Return the cells of a sweep as given by their overrides, before their rows are named.
 
     Raises:
-        BadInput: every problem of the values, and then of the data and the model's files, of every cell.
+        BadInput: all problems of the values, or else of the data and the model's files, for all cells.
     """
     configs: list[Config] = []
     problems: list[str] = []
@@ -186,7 +186,7 @@ def plan_cells(
             problems += check_values(configs[-1], processes) + check_places(configs[-1], to_write=False)
         except BadInput as error:
             problems += error.problems
-    if problems:  # told at once: what follows reads data and model, and loads torch
+    if problems:  # report before data and model are read and torch is loaded
         raise BadInput(*dict.fromkeys(problems))
     planned: list[Planned] = []
     for overrides, config in zip(job_overrides, configs, strict=True):
@@ -201,7 +201,7 @@ def plan_cells(
 
 
 def _options(arguments: Sequence[str]) -> list[str]:
-    """What every cell repeats of a command's options."""
+    """Return the options of a command that every cell repeats."""
     folder = config_dir(arguments)
     return ["--config-dir", str(folder)] if folder else []
 
@@ -221,13 +221,13 @@ def note_cells(cells: Sequence[Cell]) -> None:
         by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.updates}
     for folder, noted in by_folder.items():
         path = folder / SWEEP_FILE
-        with held(folder / f".{SWEEP_FILE}.lock"):  # another launcher may be at it
+        with held(folder / f".{SWEEP_FILE}.lock"):  # another launcher may write at the same time
             earlier = read_cells(path) if path.exists() else {}
             write_json(path, {"cells": earlier | noted})
 
 
 def missing_shared_stages(cells: Sequence[Cell]) -> dict[Path, list[Cell]]:
-    """The SFT stages that are still to be made, each with the cells that wait for it."""
+    """Return the missing SFT stages, each with the cells that wait for it."""
     waiting: dict[Path, list[Cell]] = {}
     for cell in cells:
         stage = locate(cell.config, "sft")
