@@ -1,4 +1,4 @@
-"""Datasets: each loads to the canonical record of `rlbench.data.record`."""
+"""Datasets. Each loads to the canonical record of `rlbench.data.record`."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +12,7 @@ LOADERS: dict[str, Callable[..., RankedListDataset]] = {
     "redial": redial.load,
     "reddit_v2": reddit_v2.load,
 }
-"""One loader a dataset; its arguments are the keys of `conf/dataset/<name>.yaml` but name and cutoffs."""
+"""One loader per dataset. Its arguments are the keys of `conf/dataset/<name>.yaml` except name and cutoffs."""
 
 
 def load_dataset(config: DatasetConfig) -> RankedListDataset:

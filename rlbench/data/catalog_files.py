@@ -1,8 +1,8 @@
 """Catalogues in files: a pickled list, JSON or CSV of (title, year).
 
-A pickle is a program and can run code while it is loaded. Here its instructions are read first, without following
-them, and a file with any that lists, tuples, strings and integers do not need is refused; the unpickler that then
-follows them knows no name of any module. What comes out is checked like the other forms.
+A pickle is a program and can run code while it loads. So its instructions are read first, without executing them. A
+file is refused if any of them is not needed for lists, tuples, strings and integers. The unpickler that then executes
+them cannot import any name. The result is checked like the other formats.
 """
 
 import csv
@@ -34,10 +34,10 @@ _BROKEN_PICKLE = (
     OverflowError,
     MemoryError,
 )
-"""What the unpickler raises on bytes that are no (whole) pickle."""
+"""Errors that the unpickler raises on bytes that are not a complete pickle."""
 
 _GLOBALS = {"GLOBAL", "STACK_GLOBAL", "INST"}
-"""Instructions that name something of a module. The unpickler stops at the first, and says which name it is."""
+"""Instructions that import a name from a module. The unpickler stops at the first and reports the name."""
 _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 _TEXT = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"}
 _INTEGER = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
@@ -57,7 +57,7 @@ _REFUSED = {
     **dict.fromkeys(["PERSID", "BINPERSID"], "an object kept outside the file"),
     **dict.fromkeys(["EXT1", "EXT2", "EXT4"], "an object of Python's extension registry"),
 }
-"""What the instructions make that a user is likely to meet; any other is told by its own name."""
+"""Objects that a user is likely to meet, by the instruction that makes them. Others are reported by instruction."""
 _LONGEST_INTEGER = 64  # bits
 _LONGEST_YEAR = 9  # digits
 
@@ -69,7 +69,7 @@ _shown.maxstring = _shown.maxother = 80
 
 
 def integer_year(value: object) -> int | None:
-    """The year as int, from an int or a string, of up to 9 digits; None where it is neither."""
+    """The year as int, from an int or a string of up to 9 digits; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value if abs(value) < 10**_LONGEST_YEAR else None
     if isinstance(value, str) and re.fullmatch(rf"\s*\d{{1,{_LONGEST_YEAR}}}\s*", value):
@@ -81,7 +81,7 @@ def read_catalog(path: str | Path) -> tuple[Catalog, list[str]]:
     """Read a catalogue: .pkl (list of (title, year)), .json (list of [title, year]) or .csv (columns title, year).
 
     Returns:
-        The catalogue, in the file's order, and notices: how many years were strings, and what `Catalog.report` says.
+        The catalogue, in the file's order, and notices: the number of years given as strings, and `Catalog.report`.
 
     Raises:
         BadInput: no such file, an unknown ending, a malformed file, a pickle that holds anything but lists, tuples,
@@ -118,24 +118,25 @@ def _problems(rows: list[tuple[int, Any]]) -> Iterator[Finding]:
 
 
 def _repairs(path: Path, rows: list[tuple[int, Any]]) -> list[str]:
-    """What was repaired: years given as strings. In a CSV every year is text."""
+    """Repairs that were made: years given as strings. In a CSV every year is text, so none is reported."""
     converted = sum(isinstance(year, str) for _, (_, year) in rows) if path.suffix != ".csv" else 0
     return [f"{converted} years given as strings were converted"] if converted else []
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Has no module to take a name from."""
+    """An unpickler that cannot import names."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def _check_instructions(data: bytes) -> None:
-    """Refuse a pickle with an instruction that lists, tuples, strings and integers do not need; nothing is built.
+    """Refuse a pickle with an instruction that lists, tuples, strings and integers do not need. Builds no object.
 
     Raises:
-        pickle.UnpicklingError: with what the instruction makes and the place, as a byte and the text before it.
-        ValueError: the bytes are no pickle.
+        pickle.UnpicklingError: names the object that the instruction makes and its position, as a byte and the text
+            before it.
+        ValueError: the bytes are not a pickle.
     """
     text = None
     for instruction, argument, position in pickletools.genops(data):
@@ -150,14 +151,14 @@ def _check_instructions(data: bytes) -> None:
 
 
 def _fault(name: str, argument: Any, size: int) -> str | None:
-    """What is wrong with an instruction of a pickle of that many bytes; None if nothing is."""
+    """The problem of one instruction in a pickle of `size` bytes; None if there is none."""
     if name not in _ALLOWED:
         return f"it holds {_REFUSED[name]}" if name in _REFUSED else f"it uses the instruction {name}"
     if isinstance(argument, bool):  # the oldest protocols write True as the integer 01
         return "it holds a bool"
     if name in _INTEGER and argument.bit_length() > _LONGEST_INTEGER:
         return f"it holds an integer of {argument.bit_length()} bits"
-    if name in _MEMO and argument > size:  # the unpickler makes room for all numbers up to this one
+    if name in _MEMO and argument > size:  # the unpickler allocates memory for all numbers up to this one
         return f"it gives an object the number {argument}"
     return None
 

@@ -1,20 +1,20 @@
-"""Finding films in free text, where they stand as "Title (Year)" with nothing that marks where the title begins.
+"""Finds films in free text, written as "Title (Year)" with nothing that marks where the title begins.
 
 "You should watch Police Academy (1984)" could name five films. The beginning is found in this order:
 
-1. A known film: the longest run of words before the year that a list of names has with that year.
-2. A reading, where none is known: the run of title-like words before the year, back to the start of the sentence.
+1. A known film: the longest run of words before the year that a list of names contains with that year.
+2. A reading, if none is known: the run of title-like words before the year, back to the start of the sentence.
    Title-like are capitalised words and numbers, and small words ("of", "the") between them. Words that open a sentence
    ("Or", "Also", "Yes,", "It's") are left out.
-3. A reading may be longer than the title. What stands before a possible beginning belongs to the title only if the
-   longer title is in the list of names (with any year or none), or is strictly better supported than the shorter one:
+3. A reading may be longer than the title. Words before a possible beginning belong to the title only if the longer
+   title is in the list of names (with any year or none), or has strictly more support than the shorter one:
 
    - The shorter title is read with the same year elsewhere ("Yes Black Hawk Down (2001)").
    - Several readings of the year end in the same three words or more ("Mars 2036 Origin Unknown (2018)" and "In 2036
      Origin Unknown (2018)").
-   - A word joins two films ("The Fifth Element and John Carter (2012)"): what stands before it, or after it, is a
-     title of its own elsewhere, or both begin with the same word ("Evil Dead or Evil Dead II (1987)"). Unless they do,
-     both sides must have two words or more: "The King and I (1999)" stays one film even where "The King" is another.
+   - A word joins two films ("The Fifth Element and John Carter (2012)"): the part before it, or after it, is a separate
+     title elsewhere, or both begin with the same word ("Evil Dead or Evil Dead II (1987)"). Unless they do, both parts
+     need two words or more: "The King and I (1999)" stays one film even if "The King" is another.
 
 A year with nothing title-like before it names no film.
 """
@@ -40,7 +40,7 @@ _SMALL_WORD = re.compile(
 _JOINS_FILMS = re.compile(r"and|or|&", re.IGNORECASE)
 _JOINS_WORDS = re.compile(r"at|by|from|in|on|with", re.IGNORECASE)
 _SHARED_WORDS = 3
-"""So many last words make two readings of one year the same film; two words ("the Woman") may be of different ones."""
+"""Number of shared last words that make two readings of a year the same film. Two words ("the Woman") do not."""
 _OPENER = re.compile(
     r"(?:absolutely|actually|ah|also|and|but|definitely|either|have|hello|hey|hi|hmm|is|like|loved|maybe|nope|oh"
     r"|ok|okay|or|perhaps|see|seen|so|sure|then|try|watched|well|yeah|yep),?|(?:no|yes),",
@@ -52,7 +52,7 @@ _AFTER_I = re.compile(
     r"|served|shot|spit|still|think|walk|walked|want|wanted|was|will|wish|wo)(?:n?['’]t)?",
     re.IGNORECASE,
 )
-"""Words that make an "I" before them a part of the title ("I Am Legend"), not of the sentence."""
+"""Words that make a preceding "I" part of the title ("I Am Legend") instead of the sentence."""
 
 
 def split_film(name: str) -> Film | None:
@@ -63,12 +63,12 @@ def split_film(name: str) -> Film | None:
 
 @dataclass(frozen=True)
 class FilmNames:
-    """The films that text is searched for.
+    """The films to search for in text.
 
     Attributes:
         spelling: (normalised title, year) to the title as the catalogue spells it.
-        known, read, unread: how many mentions in the texts it was learned from name a film known from the list of
-            names, a film read off the text, and no film.
+        known, read, unread: number of mentions in the source texts that name a film from the list of names, that name a
+            film read from the text, and that name no film.
     """
 
     spelling: dict[Film, str]
@@ -82,11 +82,11 @@ class FilmNames:
         return sorted((title, year) for (_, year), title in self.spelling.items())
 
     def preferred_to(self, other: "FilmNames") -> "FilmNames":
-        """These films and those of another collection that these lack, with the other's counts."""
+        """These films, plus those that only the other collection has, with the other's counts."""
         return FilmNames({**other.spelling, **self.spelling}, other.known, other.read, other.unread)
 
     def find(self, text: str) -> list[Film]:
-        """The films that a text names with a year, in catalogue form and order of mention, repeats included."""
+        """The films that a text names with a year, in catalogue form, in order of mention, repeats included."""
         films = []
         for before, year in _mentions(text):
             key = _longest_known(before, year, self.spelling)
@@ -101,7 +101,7 @@ def learn_film_names(names: Iterable[str], texts: Iterable[str]) -> FilmNames:
     Args:
         names: names of any kind; those of the form "Title (Year)" are films. A film spelt in several ways gets its
             most frequent spelling.
-        texts: different texts; each is read for films that `names` lacks.
+        texts: different texts; each is searched for films that `names` lacks.
     """
     listed = list(names)
     spellings: defaultdict[Film, Counter[str]] = defaultdict(Counter)
@@ -127,7 +127,7 @@ def learn_film_names(names: Iterable[str], texts: Iterable[str]) -> FilmNames:
 
 
 def _mentions(text: str) -> Iterator[tuple[str, int]]:
-    """(text between the last mention and this one's year, year) for every "(dddd)"."""
+    """(text between the previous mention and this one's year, year) for every "(dddd)"."""
     start = 0
     for match in _YEAR.finditer(text):
         yield text[start : match.start()].strip(), int(match[1])
@@ -135,7 +135,7 @@ def _mentions(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _endings(text: str) -> list[str]:
-    """The text from each of its last words on, longest first."""
+    """The text from each of its last words onwards, longest first."""
     return [text[match.start() :] for match in _WORD_START.finditer(text)][-_MAX_WORDS:]
 
 
@@ -145,7 +145,7 @@ def _longest_known(before: str, year: int, films: Container[Film]) -> Film | Non
 
 
 def _read_title(before: str) -> str | None:
-    """The run of title-like words that ends a text, or None."""
+    """The run of title-like words at the end of a text, or None."""
     words = before.split()
     begin = None
     for index in range(len(words) - 1, -1, -1):
@@ -163,7 +163,7 @@ def _read_title(before: str) -> str | None:
     while len(title) > 1 and (_opens_sentence(title) or title[0].islower()):
         names_it = _NAMES_IT.fullmatch(title[0])
         title = title[1:]
-        if names_it and _begins_title(title[0]):  # "It's Hello, Dolly!": what follows is the title
+        if names_it and _begins_title(title[0]):  # "It's Hello, Dolly!": the rest is the title
             break
     return None if title[0].islower() else " ".join(title).lstrip("\"'“‘(¡¿")
 
@@ -178,11 +178,11 @@ def _opens_sentence(words: list[str]) -> bool:
 
 
 def _shortened(readings: Mapping[Film, int], dated: Mapping[str, int], undated: Mapping[str, int]) -> Counter[Film]:
-    """Readings without what precedes the title, until nothing changes.
+    """Readings without the words before the title, shortened until nothing changes.
 
     Args:
-        readings: (title as spelt, year) to the number of times it is read.
-        dated, undated: normalised title to the number of times that the list of names has it with a year, without one.
+        readings: (title as spelt, year) to the number of readings.
+        dated, undated: normalised title to the number of times the list of names has it with or without a year.
     """
     films = Counter(readings)
     while True:
@@ -209,9 +209,9 @@ class _Support:
         self.of_title: Counter[str] = Counter()
         """Readings by normalised title alone."""
         self.parts: defaultdict[str, set[Film]] = defaultdict(set)
-        """Which readings have this normalised title beside a join: before "and", or after "in"."""
+        """Readings that have this normalised title next to a join: before "and", or after "in"."""
         self.ending: defaultdict[Film, set[Film]] = defaultdict(set)
-        """Which readings of a year end in these normalised words."""
+        """Readings of a year that end in these normalised words."""
         for (title, year), count in films.items():
             key = normalise(title), year
             self.read[key] += count
@@ -265,9 +265,9 @@ def _begins_title(text: str) -> bool:
 
 
 def _parts(title: str) -> Iterator[tuple[str, str, bool]]:
-    """(what stands before a join, what stands after it, whether it may join films) for each join inside a title.
+    """(text before a join, text after it, whether it may join films) for each join inside a title.
 
-    What follows must look like a title's first word: "Butch Cassidy and the Sundance Kid" has no such join.
+    The text after it must look like the start of a title: "Butch Cassidy and the Sundance Kid" has no such join.
     """
     words = title.split()
     for place in range(1, len(words)):

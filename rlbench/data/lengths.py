@@ -1,7 +1,7 @@
-"""What becomes of long conversations, for every dataset alike (docs/data.md).
+"""Shortening of long conversations, the same for every dataset (docs/data.md).
 
-The limit counts characters, since the data are part of a run's identity and must not depend on its tokenizer. Whether
-the model can read what is left is checked in tokens, of every prompt, before anything runs.
+The limit counts characters, because the data are part of a run's identity and must not depend on its tokenizer. Whether
+the model can read the shortened prompts is checked in tokens, for every prompt, before anything runs.
 """
 
 from collections import Counter
@@ -19,9 +19,9 @@ class LongPrompts:
     """The rule of `dataset.long_prompts`, and how often it was used.
 
     Attributes:
-        limit: most characters of a conversation's turns together; None for no limit.
+        limit: largest number of characters of a conversation's turns together; None for no limit.
         rule: a name in `LONG_PROMPTS`.
-        counts: samples by split and what became of them.
+        counts: number of samples by split and effect.
     """
 
     limit: int | None
@@ -29,11 +29,11 @@ class LongPrompts:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def first_turn(self, split: str, sizes: Sequence[int]) -> int | None:
-        """The oldest turn that a sample keeps; None where the sample is left out.
+        """Index of the oldest turn that a sample keeps; None if the sample is left out.
 
         Args:
-            split: where the sample belongs, for the count.
-            sizes: characters of its turns, the oldest first. The last turn always stays.
+            split: the sample's split, for the count.
+            sizes: characters of its turns, oldest first. The last turn always stays.
         """
         if self.limit is None or sum(sizes) <= self.limit:
             return 0
@@ -51,7 +51,7 @@ class LongPrompts:
         return first
 
     def applied(self, splits: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
-        """The splits after the rule; each message of a prompt is a turn, but for those of the system, which stay."""
+        """The splits after the rule. Each message of a prompt is a turn, except system messages, which stay."""
         kept: dict[str, list[Record]] = {}
         for split, records in splits.items():
             prompts = [(record, self._prompt(split, record.prompt)) for record in records]
@@ -69,7 +69,7 @@ class LongPrompts:
         return [message for message in prompt if message["role"] == "system"] + turns[first:]
 
     def notices(self) -> list[str]:
-        """What was done, one sentence for each split and kind."""
+        """The effects of the rule, one sentence for each split and kind."""
         return [
             f"{split}: {count} conversations of more than {self.limit} characters {what} "
             "(dataset.max_conversation_chars, dataset.long_prompts)"

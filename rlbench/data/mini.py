@@ -1,20 +1,20 @@
 """The embedded dataset: Reddit-like requests for films, generated from a seed by a known preference model.
 
 A context is a person who wants a genre of an era and has liked one to three films. Every film has a hidden taste
-coordinate and a popularity; the weight of film f for context c is
+coordinate and a popularity. The weight of film f for context c is
 
     w_f = exp(g [genre matches] + e [era matches] + t (1 - |taste_c - taste_f|) + p popularity_f)
 
-where taste_c is the mean taste of the liked films. Several answerers reply to a context: each draws 1 to 8 films
-without replacement in proportion to w, liked films left out. Since the number of films does not depend on which
-films they are, the list sorted by w has the highest expected Recall and NDCG at every cut-off of all lists: it is the
-oracle, the ceiling shown in every table.
+where taste_c is the mean taste of the liked films. Several answerers reply to a context. Each draws 1 to 8 films,
+without the liked ones, without replacement and in proportion to w. The number of films does not depend on which films
+they are. So among all lists, the one sorted by w has the highest expected Recall and NDCG at every cut-off. It is the
+oracle, the ceiling in every table.
 
-Contexts come in time order; train, validation and test are consecutive stretches of it. Demonstrations for the SFT
-stage are noisy: each film is drawn from w with probability 1 - noise and from the whole catalogue otherwise, and they
-stand in order of popularity, not of fit. So they teach the form and a little of the content and leave RL room to
-climb, in what is listed and in its order. Other demonstrations come from a simulated teacher, by Stage 1 of the
-Rank-GRPO paper or a part of it (`rlbench.data.mini_teacher`); all else is the same.
+Contexts are in time order; train, validation and test are consecutive stretches. Demonstrations for the SFT stage are
+noisy: each film is drawn from w with probability 1 - noise and from the whole catalogue otherwise. They are ordered by
+popularity, not by fit. So they teach the form and a little of the content, and leave RL room to improve both content
+and order. Other demonstrations come from a simulated teacher, by all or some steps of Stage 1 of the Rank-GRPO paper
+(`rlbench.data.mini_teacher`). Everything else is the same.
 """
 
 import csv
@@ -44,11 +44,11 @@ _REQUESTS = (
 )
 _ERA_WORDS = {"before 1980": "the old days", "1980s": "the 80s", "1990s": "the 90s", "after 2000": "this century"}
 _TRUTH_SIZES = np.array([0.46, 0.2, 0.12, 0.08, 0.05, 0.04, 0.03, 0.02])
-"""Shares of answerers who name 1, 2, ..., 8 films; most name one, as in Reddit-v2."""
+"""Shares of answerers who name 1, 2, ..., 8 films. Most name one, as in Reddit-v2."""
 _ANSWERERS = np.array([0.35, 0.25, 0.18, 0.12, 0.1])
 """Shares of contexts with 1, 2, ..., 5 answerers."""
 MOST_LIKED = 3
-"""How many liked films a request names at most."""
+"""Largest number of liked films in a request."""
 NOBODY = np.array([], dtype=np.int64)
 """No liked films."""
 
@@ -77,7 +77,7 @@ class _World:
         return [self.films[i] for i in indices]
 
     def preference(self, genre: int, era: int, liked: np.ndarray) -> np.ndarray:
-        """(films,) w of a context, 0 for the liked films; taste plays no part where nothing is liked yet."""
+        """(films,) w of a context, 0 for the liked films. Without liked films, taste has no effect."""
         scale = self.weights
         score = (
             scale["genre"] * (self.genre == genre)
@@ -115,18 +115,18 @@ def load(
 
     Args:
         list_length: N, length of the demonstrations and of the oracle lists.
-        seed: fixes everything; no other source of randomness is used.
-        contexts: how many contexts train, validation and test have.
-        demonstrations: how many demonstrations the `sft` split has, over train contexts.
+        seed: determines everything; there is no other source of randomness.
+        contexts: number of contexts in train, validation and test.
+        demonstrations: number of demonstrations in the `sft` split, over train contexts.
         demonstration_noise: share of demonstrated ranks drawn from the whole catalogue.
         genre_weight, era_weight, taste_weight, popularity_weight: g, e, t, p of the preference model.
         prompt_template: text with {conversation} and {n}.
         demonstrations_from: noisy, or a name in `stage1.scores.STEPS`. With these the first record of each validation
-            context has a demonstration, too.
+            context has a demonstration too.
         max_conversation_chars, long_prompts: as in `rlbench.data.lengths`; requests of mini are single turns.
 
     Raises:
-        BadInput: where a list would be longer than the catalogue allows, or demonstrations come from nowhere.
+        BadInput: the list length does not fit the catalogue, or `demonstrations_from` is unknown.
     """
     sources = ["noisy", *STEPS]
     if demonstrations_from not in sources:
@@ -146,7 +146,7 @@ def load(
     splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     oracle: dict[str, list[Film]] = {}
     requests: dict[str, Request] = {}
-    shows = -(-demonstrations // contexts["train"])  # demonstrations a train context, rounded up
+    shows = -(-demonstrations // contexts["train"])  # demonstrations per train context, rounded up
     for split in ("train", "validation", "test"):
         for index in range(contexts[split]):
             genre, era = int(rng.integers(len(world.genres))), int(rng.integers(len(ERAS)))
@@ -203,9 +203,9 @@ def _by_teacher(
     list_length: int,
     rng: np.random.Generator,
 ) -> None:
-    """Put the teacher's demonstrations in place of those of `sft`, and give the validation contexts one each.
+    """Replace the demonstrations of `sft` by the teacher's, and give one to each validation context.
 
-    Stage 1 is fitted to the truth of the train contexts that are demonstrated.
+    Stage 1 is fitted to the truth of the demonstrated train contexts.
     """
     place = {film: index for index, film in enumerate(world.films)}
     truths: defaultdict[str, list[int]] = defaultdict(list)

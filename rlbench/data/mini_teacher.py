@@ -1,17 +1,16 @@
-"""Demonstrations of `mini` from a simulated teacher, as they are or after steps of Stage 1 (`rlbench.stage1`).
+"""Demonstrations of `mini` from a simulated teacher, unchanged or after steps of Stage 1 (`rlbench.stage1`).
 
-The teacher stands for a large model that knows films but not the catalogue. It sees what a request says, its genre and
-its era, and how popular films are, but not the taste that decides which of them the person likes. It draws its list
-without replacement in proportion to
+The teacher stands for a large model that knows films but not the catalogue. It sees a request's genre and era, and the
+popularity of films, but not the taste that decides which of them the person likes. It draws its list without
+replacement in proportion to
 
     exp(g [genre matches] + e [era matches] + p popularity)
 
-in the order drawn, and gives a share of its ranks to films outside the catalogue: a year that is off, or a sequel that
-was never made. Asked to rate a film it gives 2 points for the genre, 1 for the era, 1 for being among the more popular
-half, less 2.
+in the order drawn. It gives a share of its ranks to films outside the catalogue: with a wrong year, or a sequel that
+was never made. Its rating of a film is 2 points for the genre, 1 for the era, 1 for the more popular half, minus 2.
 
-What a film is about are its genre and its year: two films have the similarity ([genre same] + cos(2π Δyear / 100)) / 2.
-A conversation is about the genre that it asks for and the mean year of the era's films.
+The content of a film is its genre and its year: two films have the similarity ([genre same] + cos(2π Δyear / 100)) / 2.
+The content of a conversation is the requested genre and the mean year of the era's films.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +33,9 @@ from rlbench.stage1.scores import (
 )
 
 OUTSIDE = 0.3
-"""Share of the ranks that the teacher gives to films outside the catalogue."""
+"""Share of the teacher's ranks with films outside the catalogue."""
 PERIOD = 100.0
-"""Years in which similarity comes round; the films span 98."""
+"""Period of the similarity in years; the films span 98."""
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -44,7 +43,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class World:
-    """What the teacher knows of C films: title and year, genre, era and popularity, and what weighs how much."""
+    """The teacher's knowledge of C films: title and year, genre, era and popularity, and the weights of these."""
 
     films: Sequence[Film]
     genre: Indices
@@ -59,7 +58,7 @@ class World:
 
 @dataclass(frozen=True)
 class Request:
-    """What a conversation says: genre and era, and the films it names, as places in the catalogue."""
+    """The content of a conversation: genre and era, and the films it names, as positions in the catalogue."""
 
     genre: int
     era: int
@@ -68,7 +67,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Named:
-    """A film that the teacher names: its place in the catalogue, or -1, and what it is about."""
+    """A film that the teacher names: its position in the catalogue, or -1, and its genre."""
 
     film: Film
     place: int
@@ -79,8 +78,8 @@ class Teacher:
     """The simulated teacher.
 
     Args:
-        world: what it knows.
-        rng: what it draws from.
+        world: its knowledge.
+        rng: its source of randomness.
     """
 
     def __init__(self, world: World, rng: np.random.Generator):
@@ -88,7 +87,7 @@ class Teacher:
         self._known = set(world.films)
 
     def list_of(self, request: Request, count: int) -> list[Named]:
-        """`count` different films, the first first; none that the request names."""
+        """`count` different films in rank order, without those that the request names."""
         world, scale = self.world, self.world.weights
         w = np.exp(
             scale["genre"] * (world.genre == request.genre)
@@ -112,7 +111,7 @@ class Teacher:
         return self._inside(place) if film in self._known else Named(film, -1, int(self.world.genre[place]))
 
     def ratings(self, request: Request, places: Indices) -> Indices:
-        """Of films of the catalogue, in -2..2."""
+        """Ratings of films of the catalogue, in -2..2."""
         world = self.world
         popular = world.popularity > np.median(world.popularity)
         points = 2 * (world.genre == request.genre) + 1 * (world.era == request.era) + 1 * popular - 2
@@ -120,7 +119,7 @@ class Teacher:
 
 
 def similarity(genres: Indices, years: Array, others: Indices, other_years: Array) -> Array:
-    """([genre same] + cos(2π Δyear / `PERIOD`)) / 2 of each of the first with each of the others."""
+    """([genre same] + cos(2π Δyear / `PERIOD`)) / 2 between each of the first films and each of the others."""
     apart = years[:, None] - other_years[None, :]
     return ((genres[:, None] == others[None, :]) + np.cos(2 * np.pi * apart / PERIOD)) / 2
 
@@ -137,11 +136,12 @@ def demonstrate(
 
     Args:
         source: a name in `scores.STEPS`.
-        world: what is known of the films.
+        world: the teacher's knowledge of the films.
         requests: B conversations.
-        truths: of the first len(truths) of them, which are of train, the films of the truth as places in the catalogue.
+        truths: films of the truth, as positions in the catalogue, for the first len(truths) conversations. These are
+            the train conversations.
         count: N.
-        rng: what the teacher draws from.
+        rng: the teacher's source of randomness.
     """
     teacher = Teacher(world, rng)
     lists = [teacher.list_of(request, count) for request in requests]

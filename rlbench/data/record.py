@@ -1,7 +1,7 @@
-"""The canonical record: what every dataset loads to, and what every later stage may rely on.
+"""The canonical record: the form to which every dataset loads, and on which every later stage may rely.
 
-One `Record` is one answerer's truth for one dialogue. Samples that share a dialogue share `context_id`:
-a list is generated once for the context and judged against each of its answerers.
+One `Record` is one answerer's truth for one dialogue. Samples that share a dialogue share `context_id`: one list is
+generated for the context and judged against each of its answerers.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Messages = list[dict[str, str]]
 """Chat messages, each {"role": ..., "content": ...}."""
 
 SPLITS = ("sft", "train", "validation", "test")
-"""`sft` holds demonstrations (records with a completion); `train` is what RL samples prompts from."""
+"""`sft` holds demonstrations (records with a completion). RL samples its prompts from `train`."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class RankedListDataset:
     Attributes:
         name: the dataset's name, as in `conf/dataset/`.
         catalog: the films that may be recommended.
-        splits: records by split name (`SPLITS`; `sft` may be absent where there are no demonstrations).
-        oracle: for each context_id of validation and test the best possible list under the dataset's known
-            preference model; None where the truth is not known (any real dataset).
-        notices: repairs made while loading, one sentence each (e.g. years given as strings, converted and counted).
-        fingerprint: sha256 (hex) of the data as loaded; goes into the manifest.
+        splits: records by split name (`SPLITS`; `sft` may be absent if there are no demonstrations).
+        oracle: the best possible list for each context_id of validation and test, under the dataset's known preference
+            model. None if the model is unknown, as for every real dataset.
+        notices: repairs made while loading, one sentence each (e.g. the number of converted years).
+        fingerprint: sha256 (hex) of the data as loaded, for the manifest.
     """
 
     name: str

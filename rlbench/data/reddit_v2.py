@@ -1,4 +1,4 @@
-"""Reddit-v2 in the form in which it is published with the Rank-GRPO paper (arXiv 2510.20150).
+"""Reddit-v2 in the form published with the Rank-GRPO paper (arXiv 2510.20150).
 
 A folder with four datasets written by `datasets.save_to_disk`, and the catalogue:
 
@@ -12,8 +12,8 @@ Columns: `prompt` and `completion` (lists of {role, content}), `seen_titles` (li
 `groundtruth_with_release_year` (list of [title, year], years as strings: converted and counted). Prompts are used as
 published; they ask for 20 films.
 
-Several people answer one request and each is a sample of its own. The data name no request, so samples of one split
-that have the same prompt share their context.
+Several people answer one request, and each answer is a separate sample. The data do not identify requests, so samples
+of one split with the same prompt share their context.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ PARTS = {
 _COLUMNS = ("prompt", "seen_titles", "groundtruth_with_release_year")
 _BATCH = 4096
 BROKEN_TABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, NotImplementedError)
-"""What `datasets` and pyarrow raise on files that are missing, cut short, or hold other JSON than they should."""
+"""Errors of `datasets` and pyarrow for files that are missing, truncated, or hold unexpected JSON."""
 
 
 def load(
@@ -60,7 +60,7 @@ def load(
         path: the folder described above.
         list_length: N; longer demonstrations are cut to their first N lines, and counted.
         catalog: a catalogue file to use instead of the folder's own.
-        demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) in place of the published ones.
+        demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) to use instead of the published ones.
         max_conversation_chars, long_prompts: as in `rlbench.data.lengths`.
 
     Raises:
@@ -121,7 +121,7 @@ def _catalog(root: Path, option: str | None, problems: list[str], notices: list[
 def _records(
     folder: Path, part: str, split: str, list_length: int, problems: list[str], notices: list[str]
 ) -> list[Record]:
-    """The records of one part; problems and notices are added to the lists given."""
+    """The records of one part. Adds problems and notices to the given lists."""
     table = _open(folder, part, problems)
     if table is None:
         return []
@@ -167,10 +167,10 @@ def _open(folder: Path, part: str, problems: list[str]) -> "datasets.Dataset | N
         table = datasets.load_from_disk(str(folder))
         if isinstance(table, datasets.Dataset):
             table.data.validate(full=True)  # offsets and UTF-8: reading a damaged Arrow file may end the process
-    except BROKEN_TABLE as error:  # state or info file missing or malformed, Arrow file cut short
+    except BROKEN_TABLE as error:  # state or info file missing or malformed, Arrow file truncated
         problems.append(f"{folder}: no dataset written by datasets.save_to_disk: {one_line(error)}")
         return None
-    except IndexError:  # what `load_from_disk` makes of a dataset saved without rows: it has no Arrow file
+    except IndexError:  # from `load_from_disk` for a dataset saved without rows, which has no Arrow file
         problems.append(f"{folder}: it holds no records")
         return None
     if not isinstance(table, datasets.Dataset):
@@ -185,7 +185,7 @@ def _open(folder: Path, part: str, problems: list[str]) -> "datasets.Dataset | N
 
 
 def _truth(pairs: Any) -> tuple[Any, int]:
-    """([(title, year)], how many years were strings); what cannot be converted is left for `check_records`."""
+    """([(title, year)], number of years given as strings). Values that cannot be converted stay for `check_records`."""
     if not isinstance(pairs, list):
         return pairs, 0
     films: list[Any] = []
@@ -201,7 +201,7 @@ def _truth(pairs: Any) -> tuple[Any, int]:
 
 
 def _first_lines(completion: Messages | None, count: int) -> Messages | None:
-    """The completion with each message cut to its first `count` lines; what is malformed is left as it is."""
+    """The completion with each message cut to its first `count` lines. Malformed messages stay unchanged."""
     if not isinstance(completion, list) or not all(
         isinstance(m, dict) and isinstance(m.get("content"), str) for m in completion
     ):
@@ -210,7 +210,7 @@ def _first_lines(completion: Messages | None, count: int) -> Messages | None:
 
 
 def _same_wording(split: str, splits: dict[str, list[Record]]) -> list[str]:
-    """Contexts are kept apart by split; where two requests read the same, that is worth knowing."""
+    """Notice about requests with equal wording in this split and in training, which are separate contexts."""
 
     def digests(names: Sequence[str]) -> set[str]:
         return {record.context_id.split("-", 1)[1] for name in names for record in splits[name]}

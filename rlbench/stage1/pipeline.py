@@ -1,4 +1,4 @@
-"""Stage 1 on a real dataset: a teacher's lists, an encoder and the teacher's ratings make demonstrations."""
+"""Stage 1 on a real dataset: makes demonstrations from a teacher's lists, an encoder and the teacher's ratings."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,19 @@ from rlbench.stage1.scores import (
 )
 
 AT_ONCE = 2048
-"""Conversations whose scores are in float64 at once; all of them are kept in float32."""
+"""Number of conversations whose scores are in float64 at once. All scores are stored in float32."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What Stage 1 reads of a context.
+    """A context as input of Stage 1.
 
     Attributes:
         context_id: its id.
-        text: what is said in it.
-        seen_titles: films it names.
-        truth: films of all answers, for those of train; empty for the others, to which nothing is fitted.
-        named: what the teacher recommends, by rank.
+        text: the text of the conversation.
+        seen_titles: titles that it names.
+        truth: films of all answers, for train contexts. Empty for others, which are not used for fitting.
+        named: the teacher's recommendations, by rank.
     """
 
     context_id: str
@@ -46,7 +46,7 @@ class Conversation:
 
 
 def without_instructions(prompts: Sequence[str]) -> list[str]:
-    """The prompts without what all of them begin and end with; a single one, or several that are the same, as it is."""
+    """The prompts without their common beginning and end. A single prompt, or several equal ones, stay unchanged."""
     if len(set(prompts)) < 2:
         return list(prompts)
     head = len(os.path.commonprefix(list(prompts)))
@@ -56,16 +56,17 @@ def without_instructions(prompts: Sequence[str]) -> list[str]:
 
 
 class Stage1:
-    """The steps on B conversations and the C films of a catalogue.
+    """The steps of Stage 1 on B conversations and the C films of a catalogue.
 
     Args:
         catalog: the films, and how a name finds one.
         conversations: B of them.
-        encode: makes vectors of texts.
-        texts: what films are about, those outside the catalogue too; others are known by "Title (Year)" alone.
+        encode: maps texts to vectors.
+        texts: texts about films, including those outside the catalogue. A film without one is encoded as
+            "Title (Year)".
 
     Attributes:
-        scores: (B, C) float32, of the last step.
+        scores: (B, C) float32, after the last step.
         excluded: (B, C) films that a conversation names.
     """
 
@@ -100,14 +101,14 @@ class Stage1:
         self.scores = np.concatenate(parts)
 
     def candidates(self, count: int = RATED) -> list[list[Film]]:
-        """For each conversation the films to be rated, at most `count`, the best first."""
+        """The films to be rated for each conversation, at most `count`, best first."""
         return self._films(min(count, self._fewest_left))
 
     def reflect(self, ratings: Mapping[str, Mapping[Film, int]]) -> int:
         """Add the teacher's ratings, by context and film.
 
         Returns:
-            How many ratings are of films outside the catalogue, which are left out.
+            Number of ratings for films outside the catalogue, which are ignored.
         """
         outside = 0
         for row, conversation in enumerate(self.conversations):
@@ -121,10 +122,10 @@ class Stage1:
         return outside
 
     def adjust(self) -> None:
-        """Fit w and b to the truth, and apply them to all.
+        """Fit w and b to the truth, and apply them to all conversations.
 
         Raises:
-            ValueError: where no conversation has a truth that is in the catalogue.
+            ValueError: no conversation has a truth in the catalogue.
         """
         found = [self.catalog.find_all(list(c.truth)) for c in self.conversations]
         found = [films[films != NOT_FOUND] for films in found]
@@ -134,7 +135,7 @@ class Stage1:
         )
 
     def lists(self, count: int) -> list[list[Film]]:
-        """The demonstrations: for each conversation the `count` films of highest score."""
+        """The demonstrations: the `count` films with the highest scores for each conversation."""
         return self._films(count)
 
     @property

@@ -4,9 +4,9 @@ B conversations, C films of the catalogue, T items that the teacher names, in th
 
     remap    s_remap = p (S + I) + λ s_conv         p: 1/√k for the teacher's item of rank k
     reflect  s_reflect = s_remap + γ r              r: the teacher's ratings, -2 to 2, of the first candidates
-    adjust   s_final = w ⊙ s_reflect + b            w, b: one number a film, fitted to the truth of train
+    adjust   s_final = w ⊙ s_reflect + b            w, b: one number per film, fitted to the truth of train
 
-A demonstration is the films of highest score.
+A demonstration lists the films with the highest scores.
 """
 
 from collections.abc import Sequence
@@ -24,28 +24,28 @@ STEPS: dict[str, tuple[str, ...]] = {
     "remap_adjust": ("remap", "adjust"),
     "remap_reflect_adjust": ("remap", "reflect", "adjust"),
 }
-"""What may be done to a teacher's lists, by name; the first leaves them as they are."""
+"""Steps applied to a teacher's lists, by name. The first name leaves the lists unchanged."""
 CONVERSATION_WEIGHT = 1.0
 """λ."""
 RATING_WEIGHT = 0.5
 """γ."""
 RATINGS = range(-2, 3)
 RATED = 100
-"""N_r: how many candidates the teacher rates."""
+"""N_r, the number of candidates that the teacher rates."""
 RIDGE = 0.01
 """λ_w and λ_b."""
 TOLERANCE = 1e-5
-"""Largest slope, a target, at which the fit has converged."""
+"""Largest slope per target at which the fit has converged."""
 FAILED = 1e-3
-"""Largest slope, a target, with which a fit that went no further is taken."""
+"""Largest slope per target at which a fit that made no further progress is accepted."""
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
-"""Of any precision; float64 where it is mixed with others."""
+"""Arrays of any float precision; arithmetic that mixes precisions is in float64."""
 
 
 def rank_weights(lists: Sequence[Sequence[int]], items: int) -> sparse.csr_array:
-    """(B, T) p: 1/√k where an item stands at rank k of a conversation's list, for a repeated one its first rank.
+    """(B, T) p: 1/√k if an item has rank k in a conversation's list. A repeated item counts at its first rank.
 
     Args:
         lists: items by rank, each in 0..T-1.
@@ -65,7 +65,7 @@ def membership(catalogued: Sequence[int], films: int) -> sparse.csr_array:
     """(T, C) I: 1 where an item is that film of the catalogue.
 
     Args:
-        catalogued: of each item its film, in 0..C-1, or -1 outside the catalogue.
+        catalogued: the film of each item, in 0..C-1, or -1 outside the catalogue.
         films: C.
     """
     found = np.asarray(catalogued, dtype=np.int64)
@@ -83,10 +83,10 @@ def remap(
     """(B, C) scores of Eq. 10.
 
     Args:
-        weights: (B, T) p, of `rank_weights`.
-        similarity: (T, C) cosine of what an item and a film are about.
-        inside: (T, C) I, of `membership`.
-        conversation: (B, C) cosine of a conversation and a film.
+        weights: (B, T) p, from `rank_weights`.
+        similarity: (T, C) cosine between the texts of an item and a film.
+        inside: (T, C) I, from `membership`.
+        conversation: (B, C) cosine between a conversation and a film.
         conversation_weight: λ.
     """
     own = weights @ inside
@@ -97,8 +97,8 @@ def reflect(scores: Floats, ratings: NDArray[np.int64], weight: float = RATING_W
     """(B, C) scores of Eq. 11.
 
     Args:
-        scores: (B, C) of `remap`.
-        ratings: (B, C) in `RATINGS`, 0 for films that were not rated.
+        scores: (B, C) from `remap`.
+        ratings: (B, C) in `RATINGS`, 0 for unrated films.
         weight: γ.
 
     Raises:
@@ -123,14 +123,14 @@ class Adjustment:
 
 @dataclass(frozen=True)
 class AdjustmentLoss:
-    """What the adjustment minimises (Eq. 13): minus the multinomial log-likelihood of the truth, and two ridges.
+    """The loss of the adjustment (Eq. 13): negative multinomial log-likelihood of the truth, plus two ridge terms.
 
         -Σ log softmax(w ⊙ s + b)[film of the truth] + ridge_weight ‖w - 1‖² + ridge_bias ‖b‖²
 
-    The sum is over all films of the truth of all conversations. It is convex in w and b together.
+    The sum is over all films of the truth of all conversations. It is convex in w and b jointly.
 
     Attributes:
-        scores: (B, C) of `reflect`, or of `remap`; any float, sums are in float64.
+        scores: (B, C) from `reflect` or `remap`; any float type, sums are in float64.
         rows, films: (M,) the conversation and the film of each target.
         ridge_weight, ridge_bias: λ_w, λ_b.
         at_once: conversations in memory at once as float64.
@@ -166,7 +166,7 @@ class AdjustmentLoss:
 
     @cached_property
     def _wanted(self) -> tuple[Array, Array, Array]:
-        """(B,) and (C,) how many targets a conversation and a film have, (C,) the sum of scores of a film's targets."""
+        """(B,) and (C,) number of targets per conversation and per film; (C,) sum of the scores of a film's targets."""
         conversations, films = self.scores.shape
         scores = np.asarray(self.scores[self.rows, self.films], dtype=np.float64)
         return (
@@ -180,8 +180,8 @@ def fit_adjustment(loss: AdjustmentLoss) -> Adjustment:
     """w and b that minimise the loss, by L-BFGS from w = 1 and b = 0.
 
     Raises:
-        ValueError: without a target.
-        RuntimeError: where the search ends far from a minimum.
+        ValueError: there is no target.
+        RuntimeError: the search ends far from a minimum.
     """
     films, targets = loss.scores.shape[1], len(loss.rows)
     if not targets:
@@ -201,15 +201,15 @@ def fit_adjustment(loss: AdjustmentLoss) -> Adjustment:
 
 
 def top_films(scores: Array, count: int, excluded: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(B, count) films of highest score, best first; of equals the first in the catalogue.
+    """(B, count) films with the highest scores, best first; ties go to the first in the catalogue.
 
     Args:
         scores: (B, C).
-        count: how many.
-        excluded: (B, C) films that may not stand there, as those the conversation names.
+        count: number of films.
+        excluded: (B, C) films that are not allowed, such as those that the conversation names.
 
     Raises:
-        ValueError: where too few films are left.
+        ValueError: too few films are left.
     """
     if scores.size and (scores.shape[1] - excluded.sum(axis=1)).min() < count:
         raise ValueError(f"a conversation leaves fewer than {count} films")
