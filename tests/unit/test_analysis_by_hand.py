@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,10 @@ from analysis.html.curve_data import Axes, Measured, curve_data
 from analysis.html.results import _against_leader, _scale
 from analysis.html.rows import Look, looks
 from analysis.html.verdict import _power as power_sentence
+from analysis.reading import Run, read_run
+from analysis.reproduction.runs import settings_of
 from analysis.reproduction.table import Entry, _contrast
+from analysis.screening import screened
 from analysis.series import all_series, own_curves
 from analysis.statistics import Scores
 from analysis.tables import UNEQUAL, Cell, chance
@@ -202,6 +206,35 @@ def test_rows_judged_by_other_numbers_of_relevant_films_are_other_samples(tmp_pa
         found = collect(tmp_path / label)
         digests.append(samples_digest(found.queries, found.runs["run"][0]))
     assert digests[0] != digests[1]
+
+
+def test_runs_that_were_judged_on_other_samples_have_another_digest(tmp_path: Path) -> None:
+    odd: list[dict[str, Any]] = [{}, {"contexts": ["a", "c"]}, {"n_truth": 2}, {"clusters": ["x", "x"]}]
+    found = []
+    for seed, changes in enumerate([*odd, {}]):
+        scores = {name: [0.1 * seed, 0.2] for name in TWO_CONTEXTS}
+        path = write_run(tmp_path, "grpo-dcg", seed, queries(scores, **({"contexts": ["a", "b"]} | changes)))
+        found.append(read_run(path, "run")[0].queries)
+    assert len(set(found)) == len(odd) and found[0] == found[-1]
+
+
+def test_seeds_are_no_settings_of_a_row() -> None:
+    identity = {"seed": 1, "sft": {"seed": 2, "updates": 3}, "rl": {"seed": 4}}
+    assert settings_of(identity) == {"sft.updates": 3, "rl.seed": 4}
+
+
+def test_a_row_of_mixed_settings_is_left_out_where_some_are_unknown() -> None:
+    """Were all of them known, it would be divided into rows."""
+    result = {"experiment": "e", "dataset": "mini", "model": "tiny", "stage": "rl", "label": "grpo-dcg"}
+    result |= {"list_length": 10, "cutoffs": [5, 10]}
+
+    def left_out(*rates: float | None) -> list[str]:
+        settings = [None if rate is None else {"rl": {"learning_rate": rate}} for rate in rates]
+        runs = [Run(f"run{i}", {**result, "seed": i}, one, (), 2, "q") for i, one in enumerate(settings)]
+        return [problem.run for problem in screened(runs, ())[1] if problem.left_out]
+
+    assert left_out(1e-4, 1e-4, None) == []
+    assert left_out(1e-4, 3e-4, None) == ["run0", "run1", "run2"]
 
 
 def test_a_table_of_validation_shows_validation(tmp_path: Path) -> None:
