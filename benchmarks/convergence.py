@@ -63,7 +63,7 @@ LEARNERS = {
     "middling": Learner(4.0),
     "slow": Learner(2.0),
 }
-"""Seeds of "sure" almost always reach the threshold; those of "fast" nearly all do so early, or else never."""
+"""Seeds of "sure" almost always reach the threshold; seeds of "fast" do so early or never."""
 
 
 def first_passage(curve: tuple[Floats, Floats], threshold: float, horizon: float) -> float:

@@ -45,7 +45,7 @@ class KLConfig:
 
 @dataclass
 class ReferenceConfig:
-    """The reference policy. It starts as the policy that RL starts from.
+    """The reference policy. At the start of RL it equals the policy.
 
     Attributes:
         sync_every: updates after which the reference moves towards the policy; 0 keeps it fixed.
@@ -75,7 +75,7 @@ class LengthShapingConfig:
 
 @dataclass
 class Method:
-    """What every algorithm has.
+    """Fields of every algorithm.
 
     Attributes:
         name: name in labels and folders.
@@ -94,23 +94,23 @@ class Method:
 
 @dataclass
 class AlgorithmConfig(Method):
-    """An algorithm of policy optimisation: one piece of `rlbench.objective` in each place.
+    """A policy-optimisation algorithm: a combination of pieces of `rlbench.objective`.
 
     Attributes:
-        credit: piece that gives returns to ranks or lists.
+        credit: piece that assigns returns to ranks or lists.
         layout: how tokens are assigned to ranks: aligned or published.
         missing_rank: how the baseline of rank k treats a list without rank k: as a return of 0 (zero), or not at all
             (excluded).
         baseline: piece that turns returns into advantages.
         ratio: piece that computes the importance ratio.
         surrogate: piece that computes the loss of a token from ratio and advantage.
-        aggregation: piece that reduces the losses of tokens to one number.
+        aggregation: piece that reduces token losses to one number.
         options: options of pieces, by the piece's name. Options of a piece that is not chosen have no effect, so that a
             sweep over pieces needs no other settings.
         kl: KL term to the reference policy.
         reference: the reference policy.
         regularisers: weights of regularisers, by name.
-        entropy_quantile: share of the tokens, those of highest entropy, that the loss uses; 1 uses all tokens.
+        entropy_quantile: share of tokens that the loss uses, by highest entropy; 1 uses all tokens.
         length_shaping: advantages of EOS and of entries past rank N.
     """
 
@@ -131,7 +131,7 @@ class AlgorithmConfig(Method):
 
 @dataclass
 class PreferenceConfig(Method):
-    """An algorithm of preference optimisation on lists drawn before the updates: DPO, S-DPO or SPRec.
+    """A preference-optimisation algorithm on lists drawn before the updates: DPO, S-DPO or SPRec.
 
     A tuple is one chosen list and several rejected lists of one prompt (docs/algorithms.md).
 
@@ -139,9 +139,9 @@ class PreferenceConfig(Method):
         family: family of the algorithm; selects this schema.
         chosen: source of the chosen list. sampled: the best of a prompt's lists by the reward, and the worst are
             rejected. demonstration: the prompt's demonstration, and sampled lists are rejected in the order drawn.
-        negatives: rejected lists of a tuple.
-        tuples_per_prompt: most tuples made of one prompt's lists.
-        prompts: prompts drawn in all; null draws as many as policy optimisation would use.
+        negatives: number of rejected lists per tuple.
+        tuples_per_prompt: maximum number of tuples per prompt.
+        prompts: total number of prompts; null uses as many as policy optimisation would.
         beta: weight of the log-ratios to the reference policy.
         rounds: how many times lists are drawn, each time from the current policy.
         sft_share: share of each round's updates, the first ones, that only maximise the likelihood of the chosen lists.
@@ -166,11 +166,11 @@ ALGORITHMS: dict[str, type[Method]] = {POLICY_OPTIMISATION: AlgorithmConfig, "pr
 
 @dataclass
 class SuccessConfig:
-    """When a list counts as correct, for every method that asks.
+    """When a list counts as correct, for all methods that need it.
 
     Attributes:
         rule: name of the criterion in `rlbench.rewards.success`.
-        threshold: least recall, NDCG or total that counts as success, under the rules that compare one.
+        threshold: minimum recall, NDCG or total for success, under rules that compare one of them.
     """
 
     rule: str
@@ -209,8 +209,8 @@ class MatchingConfig:
         rules: ours, or published: read and judge lists as the published code's reward does. published has its own
             comparison, and the three settings below stay at their defaults.
         normalisers: steps that normalise a title, in order.
-        year_tolerance: largest difference of years that still matches.
-        fuzzy_threshold: least rapidfuzz ratio, 0 to 100, that counts as the same title; null requires equality.
+        year_tolerance: maximum difference between matching years.
+        fuzzy_threshold: minimum rapidfuzz ratio, 0 to 100, of matching titles; null requires equality.
     """
 
     name: str
@@ -222,16 +222,16 @@ class MatchingConfig:
 
 @dataclass
 class DatasetConfig:
-    """What every dataset has. Each dataset's own schema adds the options of its loader.
+    """Fields of every dataset. Each dataset's schema adds the options of its loader.
 
     `max_conversation_chars`, `long_prompts` and `demonstrations_from` have defaults so that the config.yaml of an older
     run directory can still be read.
 
     Attributes:
         name: the dataset; selects the schema.
-        list_length: N, films of a list.
+        list_length: N, films per list.
         cutoffs: values of K in Recall@K and NDCG@K; null uses every fifth rank and the last.
-        max_conversation_chars: most characters of a conversation; null sets no limit.
+        max_conversation_chars: maximum number of characters of a conversation; null sets no limit.
         long_prompts: what happens to longer conversations: drop_oldest_turns or drop_sample.
     """
 
@@ -267,8 +267,8 @@ class MiniConfig(DatasetConfig):
 
     Attributes:
         seed: seed of the data, the same for every run.
-        contexts: contexts of each split: train, validation and test.
-        demonstrations: demonstrations for SFT.
+        contexts: number of contexts per split: train, validation and test.
+        demonstrations: number of demonstrations for SFT.
         demonstration_noise: share of the demonstrated ranks drawn from the whole catalogue, under `noisy`.
         genre_weight: weight of the genre in the preference model.
         era_weight: weight of the era in the preference model.
@@ -300,10 +300,10 @@ class RedialConfig(DatasetConfig):
     """ReDial, real conversations about films (docs/data.md).
 
     Attributes:
-        path: folder with train.jsonl, valid.jsonl and test.jsonl, or with one of them.
+        path: folder with train.jsonl, valid.jsonl and test.jsonl, or with only one of them.
         prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
-        validation_fraction: share of the dialogues for validation, where the folder has one file.
-        test_fraction: share of the dialogues for the test, where the folder has one file.
+        validation_fraction: share of dialogues for validation, if the folder has one file.
+        test_fraction: share of dialogues for the test, if the folder has one file.
         seed: seed of that split.
         demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
     """
@@ -348,7 +348,7 @@ DATASETS: dict[str, type[DatasetConfig]] = {"mini": MiniConfig, "redial": Redial
 
 @dataclass
 class ModelConfig:
-    """What every model has.
+    """Fields of every model.
 
     Attributes:
         name: name in labels and folders.
@@ -371,7 +371,7 @@ class TinyModelConfig(ModelConfig):
         intermediate_size: width of the feed-forward layers.
         layers: transformer blocks.
         heads: attention heads.
-        max_positions: most tokens of prompt and completion together.
+        max_positions: maximum number of tokens of prompt and completion together.
         initializer_range: standard deviation of the initial weights.
         seed: seed of the initial weights.
     """
@@ -428,12 +428,12 @@ class SFTConfig:
         learning_rate: peak learning rate.
         schedule: shape of the learning rate: constant, linear or cosine.
         warmup_fraction: share of the updates over which the learning rate rises.
-        batch_size: demonstrations of an update.
-        micro_batch_size: demonstrations of a forward pass.
-        max_length: most tokens of prompt and demonstration.
+        batch_size: demonstrations per update.
+        micro_batch_size: demonstrations per forward pass.
+        max_length: maximum number of tokens of prompt and demonstration.
         save_every: updates between two checkpoints.
         seed: seed of the stage, shared by all runs of a sweep.
-        evaluate_every: updates between two evaluations on validation, the untrained and the last model included; null
+        evaluate_every: updates between evaluations on validation, including the untrained and the last model; null
             evaluates only the last model. It does not change what the stage computes.
     """
 
@@ -465,14 +465,14 @@ class RLConfig:
         learning_rate: peak learning rate.
         schedule: shape of the learning rate: constant, linear or cosine.
         warmup_updates: updates over which the learning rate rises.
-        completions_per_update: completions of an update; a multiple of `group_size`.
-        group_size: completions of a prompt.
-        micro_batch_size: completions of a forward pass.
+        completions_per_update: completions per update; a multiple of `group_size`.
+        group_size: completions per prompt.
+        micro_batch_size: completions per forward pass.
         num_iterations: updates on each rollout, the paper's mu; 1 is on-policy.
         adam_beta2: second decay rate of Adam.
         max_grad_norm: norm to which gradients are clipped.
         save_every: updates between two checkpoints; a multiple of `num_iterations`.
-        keep_checkpoints: how many of the last checkpoints are kept. The best weights on validation are kept as well.
+        keep_checkpoints: number of latest checkpoints to keep. The best weights on validation are kept as well.
         learning_rate_steps: new learning rates by number of finished updates, under schedule=constant; empty keeps one
             rate.
         start: the model where RL starts, which is also the reference policy: the SFT model (sft) or the untrained model
@@ -536,7 +536,7 @@ class ContinuousConfig:
     """Continuous batching of transformers, in each process.
 
     Attributes:
-        batch_tokens: most tokens of one forward pass.
+        batch_tokens: maximum number of tokens per forward pass.
         cache_tokens: size of the key-value cache in tokens; null has room for every completion of a rollout at full
             length.
         flash_attention: use FlashAttention in rollouts, with weights in half precision; false uses the attention of
@@ -550,7 +550,7 @@ class ContinuousConfig:
 
 @dataclass
 class VLLMConfig:
-    """vLLM, in the processes of the training or as a server.
+    """vLLM, in the training processes or as a server.
 
     Attributes:
         correction: how a token's loss is weighted by policy probability over engine probability: by token or by list,
@@ -559,7 +559,8 @@ class VLLMConfig:
         ratio_max: upper bound of that ratio; null sets none.
         tensor_parallel_size: processes of one engine, under vllm_colocate.
         gpu_memory_utilization: share of the GPU's memory for the engine, under vllm_colocate.
-        max_model_length: most tokens of prompt and completion, under vllm_colocate; null uses the model's limit.
+        max_model_length: maximum number of tokens of prompt and completion, under vllm_colocate; null uses the model's
+            limit.
         enable_sleep_mode: free the engine's memory during updates, under vllm_colocate.
         server_host: address of the server.
         server_port: port of the server.
@@ -582,7 +583,7 @@ class VLLMConfig:
 
 @dataclass
 class GenerationConfig:
-    """How lists are decoded, and which engine generates rollouts. Evaluation uses greedy, plain generate.
+    """How lists are decoded, and which engine generates rollouts. Evaluation decodes greedily with plain generate.
 
     The last four fields have defaults so that the config.yaml of an older run directory can still be read.
 
@@ -591,11 +592,11 @@ class GenerationConfig:
         temperature: sampling temperature, for sampled lists only.
         top_p: probability mass of the tokens to sample from, for sampled lists only; 1 sets no limit.
         top_k: number of likeliest tokens to sample from, for sampled lists only; 0 sets no limit.
-        max_new_tokens: most tokens of a list.
+        max_new_tokens: maximum number of tokens of a list.
         continuous: settings of engine=continuous.
         vllm: settings of engine=vllm_colocate and engine=vllm_server.
-        min_p: least probability of a sampled token relative to the likeliest token, for sampled lists only; 0 sets no
-            limit.
+        min_p: minimum probability of a sampled token relative to the most likely one, for sampled lists only; 0 sets
+            no limit.
         repetition_penalty: penalty of repeated tokens, for sampled and greedy lists; 1 sets none.
         no_repeat_ngram_size: length of token sequences that must not repeat, for sampled and greedy lists; 0 sets no
             limit.
@@ -623,14 +624,15 @@ class EvaluationConfig:
 
     Attributes:
         every: updates between two evaluations on validation.
-        batch_size: most lists generated together.
+        batch_size: maximum number of lists generated together.
         validation_contexts: validation contexts to use; null uses all.
         test_contexts: test contexts to use; null uses all.
         samples: lists sampled per test context at the end, besides the greedy list; 0 samples none.
         pass_at: values of k in pass@k and in the recall of k lists together, each at most `samples`.
         checkpoint: weights to test: last, or best on validation by `metric`.
         metric: metric that chooses the best checkpoint.
-        batch_tokens: most tokens of the lists generated together, counted with padding and completions at full length.
+        batch_tokens: maximum number of tokens of lists generated together, counting padding and completions at full
+            length.
     """
 
     every: int
@@ -649,15 +651,15 @@ class SafetyConfig:
     """When a collapsed RL training is stopped. A loss or gradient that is not finite always stops it.
 
     Attributes:
-        max_kl: largest KL to the reference policy, in nats a token, where the algorithm has one; null sets no bound.
-        min_entropy_share: least entropy, as a share of its mean over the warm-up (of the first update's without a
-            warm-up); null sets no bound.
-        min_list_length_share: least list length, as a share of its mean over the warm-up; null sets no bound.
-        min_catalogue_rate_share: least share of entries in the catalogue on validation, relative to the first policy's;
-            null sets no bound.
+        max_kl: maximum KL to the reference policy in nats per token, if the algorithm has one; null sets no bound.
+        min_entropy_share: minimum entropy, as a share of its mean over the warm-up (or of its value at the first update
+            without a warm-up); null sets no bound.
+        min_list_length_share: minimum list length, as a share of its mean over the warm-up; null sets no bound.
+        min_catalogue_rate_share: minimum share of entries in the catalogue on validation, relative to the initial
+            policy's; null sets no bound.
         patience: consecutive measurements that must break a bound: updates for KL and entropy, rollouts for the list
             length, evaluations for the catalogue rate.
-        warmup: updates before anything counts.
+        warmup: updates before any bound applies.
     """
 
     max_kl: float | None
@@ -675,7 +677,7 @@ class TrackerConfig:
     Attributes:
         mode: wandb, offline, tensorboard, trackio or none.
         also: further trackers to use at the same time.
-        completions: contexts whose lists are kept for reading at each evaluation; 0 keeps none.
+        completions: number of contexts whose lists are kept for reading at each evaluation; 0 keeps none.
         project: project of W&B or Trackio that receives the runs.
         entity: W&B user or team that owns the project; null uses the account's default.
     """
@@ -694,7 +696,7 @@ class RuntimeConfig:
     Attributes:
         device: auto, cpu or cuda.
         threads: CPU threads; null uses all cores.
-        gpu_share: share of a GPU's memory that PyTorch may take; null allows all of it. A launcher that puts several
+        gpu_share: share of a GPU's memory that PyTorch may use; null allows all of it. A launcher that puts several
             cells on one GPU sets it.
         progress: show progress.
         dry_run: check the configuration, print what would be done, and stop.
@@ -713,7 +715,7 @@ class Config:
 
     Attributes:
         experiment_name: first folder below `runs_dir`.
-        variant: name that tells rows of the same algorithm and reward apart. A sweep adds what else it varies.
+        variant: name that separates rows of the same algorithm and reward. A sweep adds further swept settings.
         seed: seed of the RL stage.
         stage: last stage to run: zero_shot, sft or rl.
         runs_dir: folder of all runs.

@@ -31,7 +31,7 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the main one, which may wait for a stage that another command computes."""
 
 GRACE_SECONDS = 10.0
-"""Seconds that other processes wait for the failing one to report. Then the launcher ends them all."""
+"""Seconds that a process waits for the main one to report a failure. Launchers end all processes when one ends."""
 
 _runner: list["ProcessGroup"] = []
 """The gloo process group used below, separate from the one that exchanges gradients."""

@@ -374,7 +374,7 @@ def _check_model_files(target: Run, now: dict[str, Any]) -> None:
 
 
 def _note_origin(target: Run, attempt: Attempt, origin: dict[str, Any], device: str) -> None:
-    """Write manifest.json. Add to attempt.json the hardware, and changes since the previous attempt."""
+    """Write manifest.json. Add device, hardware and changes since the previous attempt to attempt.json."""
     path = target.root / "manifest.json"
     _check_model_files(target, origin["model"])
     compared = ("git", "versions", "hardware", "plugins")

@@ -2,7 +2,7 @@
 
 Trackio 0.43 fixes its folder when imported (TRL imports it wherever it is installed), prints to standard output,
 contacts the Hugging Face Hub, and turns failures into warnings. Therefore it runs in a separate process
-(`rlbench.tracking.trackio_process`), whose environment keeps data on this machine and whose output is discarded. Calls
+(`rlbench.tracking.trackio_process`), whose environment keeps data on this machine and whose prints are discarded. Calls
 are sent as JSON lines. No server is started; `TRACKIO_DIR=runs/trackio trackio show` starts one.
 """
 
