@@ -87,7 +87,7 @@ NORMALISERS: dict[str, Callable[[str], str]] = {
     "articles": _articles,
     "invisible": _invisible,
 }
-"""Steps of a policy. Each is idempotent. A step that drops characters leaves a title unchanged that it would empty."""
+"""Steps of a policy. Each is idempotent. A step that drops characters leaves a title unchanged if it would empty it."""
 
 
 @dataclass(frozen=True)

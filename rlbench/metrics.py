@@ -143,7 +143,7 @@ def list_metrics(lists: "JudgedLists") -> dict[str, Floats]:
     """Form of each list, whatever is relevant. Present ranks are the entries among the first N.
 
     - `in_catalog`, `in_catalog_lax`, `duplicates`, `seen`: share of the present ranks that are in the catalogue, are in
-      it by the published ratio's lax rule, repeat a film, or name a film that the dialogue has seen.
+      it by the published ratio's lax rule, repeat a film, or name a film that the dialogue has named before.
     - `list_length`: entries, including those past N. `overflow`: 1 if there are more than N. `exact_length`: 1 if there
       are exactly N.
     - `eos`: 1 if the completion ends with EOS.

@@ -95,7 +95,7 @@ class Judge:
     """Judges completions against truths by this project's own rules.
 
     An entry is looked up in the catalogue and counts as the film found there. Its verdict is the first that applies:
-    out of catalogue, duplicate of an earlier entry, film whose title the dialogue has seen, hit, miss. A truth outside
+    out of catalogue, duplicate of an earlier entry, film whose title the dialogue has named, hit, miss. A truth outside
     the catalogue counts as relevant and cannot be hit.
 
     Args:
@@ -127,7 +127,7 @@ class Judge:
         Args:
             texts: the completions.
             ground_truth: relevant films of each.
-            seen_titles: titles that each dialogue has seen; recommending one of them is not a hit.
+            seen_titles: titles that each dialogue has named; recommending one of them is not a hit.
             n_tokens: tokens of each completion (default: unknown, 0).
             finished: whether each ends with EOS (default: yes).
 

@@ -40,7 +40,7 @@ _SMALL_WORD = re.compile(
 _JOINS_FILMS = re.compile(r"and|or|&", re.IGNORECASE)
 _JOINS_WORDS = re.compile(r"at|by|from|in|on|with", re.IGNORECASE)
 _SHARED_WORDS = 3
-"""Number of shared last words that make two readings of a year the same film. Two words ("the Woman") do not."""
+"""Number of shared last words that make two readings of a year the same film. Two ("the Woman") are not enough."""
 _OPENER = re.compile(
     r"(?:absolutely|actually|ah|also|and|but|definitely|either|have|hello|hey|hi|hmm|is|like|loved|maybe|nope|oh"
     r"|ok|okay|or|perhaps|see|seen|so|sure|then|try|watched|well|yeah|yep),?|(?:no|yes),",
@@ -182,7 +182,7 @@ def _shortened(readings: Mapping[Film, int], dated: Mapping[str, int], undated: 
 
     Args:
         readings: (title as spelt, year) to the number of readings.
-        dated, undated: normalised title to the number of times the list of names has it with or without a year.
+        dated, undated: normalised title to its number of occurrences in the list of names, with and without a year.
     """
     films = Counter(readings)
     while True:

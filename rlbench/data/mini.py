@@ -203,7 +203,7 @@ def _by_teacher(
     list_length: int,
     rng: np.random.Generator,
 ) -> None:
-    """Replace the demonstrations of `sft` by the teacher's, and give one to each validation context.
+    """Replace the demonstrations of `sft` with the teacher's, and give one to each validation context.
 
     Stage 1 is fitted to the truth of the demonstrated train contexts.
     """

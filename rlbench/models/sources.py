@@ -34,7 +34,7 @@ BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 """Endings of the other files: configuration, generation config, tokenizer, chat templates."""
 TEMPLATES = "additional_chat_templates"
 ABOUT = ("readme", "license", "notice", "use_policy", "requirements")
-"""Prefixes of the names of files for people."""
+"""Name prefixes of files written for people."""
 DOWNLOADED = [f"*{end}" for end in BESIDE_WEIGHTS]
 ELSEWHERE = ["original/*", "onnx/*", "*/*.safetensors", "*/*.bin"]
 """Files of a hub repository that transformers does not read."""

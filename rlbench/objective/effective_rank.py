@@ -8,7 +8,7 @@ import torch
 from rlbench.lists import UnitLayout
 
 SMALLEST = 1e-12
-"""Shares of the spectrum below this count as zero. A spectrum of zeros has no shares above it."""
+"""Shares of the spectrum below this count as zero, and so does a spectrum of zeros."""
 
 
 def effective_ranks(hidden: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

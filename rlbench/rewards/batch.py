@@ -13,8 +13,8 @@ FEATURES = ("tokens", "entries", "in_catalog", "duplicates", "popularity")
 class RewardBatch:
     """Rewards of B completions under M terms, unweighted.
 
-    Gains, scores and totals are float64. Lists with the same value in different ways must get equal numbers, because a
-    baseline divides the remaining difference by as little as 1e-4.
+    Gains, scores and totals are float64. Lists of equal value must get equal numbers, however they reach that value,
+    because a baseline divides the remaining difference by as little as 1e-4.
 
     Attributes:
         gains: (B, M, N) gain of each rank; 0 for a term that scores whole lists.

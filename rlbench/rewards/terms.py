@@ -174,7 +174,7 @@ def duplicate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
 
 @rank_term()
 def seen(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """1 for an entry whose title is among the dialogue's seen titles; intended for a negative weight."""
+    """1 for an entry whose title the dialogue has named (`seen_titles`); intended for a negative weight."""
     return lists.of_verdict("seen").astype(np.float64)
 
 

@@ -2,9 +2,9 @@
 
 TRL's `DPOTrainer` compares two lists of a dataset that exists at the start. Here a tuple has any number of rejected
 lists, and each round draws its lists from the policy of that moment. So the trainer is transformers' own, with TRL's
-fused LM head. The data loader yields only positions. They are looked up when needed, after the training of the policy
-that draws the lists. No reference model is kept: the reference is the policy at the start of a round's comparisons. Its
-log-probabilities are computed once at that point and stored on disk.
+fused LM head. The data loader yields only positions. The tuples at these positions are looked up when they are
+needed: only then has the policy that draws their lists been trained. No reference model is kept: the reference is the
+policy at the start of a round's comparisons. Its log-probabilities are computed once at that point and stored on disk.
 """
 
 import math

@@ -6,7 +6,7 @@ Factor = Callable[[int], float]
 
 
 def stepped(rate: float, steps: Mapping[int, float]) -> Factor | None:
-    """The factor on `rate` by finished updates: 1 at first; from each update in `steps` on, its rate over `rate`.
+    """Factor on `rate` as a function of finished updates: 1, and from each update in `steps` its rate over `rate`.
 
     None without steps: the trainer's own schedule applies.
 
