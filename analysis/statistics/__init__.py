@@ -1,7 +1,7 @@
-"""Statistics for S trainings judged on the same Q samples of C contexts; docs/statistics.md says when to use which.
+"""Statistics for S trained runs scored on the same Q samples of C contexts; docs/statistics.md says when to use which.
 
-Intervals of means and differences (`intervals`) and of the interquartile mean over several cells (`aggregates`), tests
-of differences (`comparisons`), whole distributions (`profiles`), and what a design can detect (`power`).
+Intervals of means and differences (`intervals`), intervals of the interquartile mean over several cells
+(`aggregates`), tests of differences (`comparisons`), whole distributions (`profiles`) and statistical power (`power`).
 """
 
 from analysis.statistics.aggregates import FEWEST_RUNS, iqm, iqm_interval, run_scores, stratified_bootstrap

@@ -1,19 +1,19 @@
 """The interquartile mean over the runs of several cells, and rliable's stratified bootstrap.
 
 The interquartile mean (IQM) is the mean without the lowest and the highest quarter (Agarwal et al., "Deep reinforcement
-learning at the edge of the statistical precipice", 2021): one seed that collapsed does not decide it, as it would the
-mean, and it wastes less than the median. It is taken over **run scores**, the mean of one run over all its samples,
-pooled over seeds and cells (dataset-model pairs, say). It is not taken over samples: most lists hit nothing, so that
-trimming the upper quarter of the samples would trim the hits, which are what is measured. Below four runs nothing is
+learning at the edge of the statistical precipice", 2021). One collapsed seed does not dominate it, as it would the
+mean, and it discards less data than the median. It is taken over **run scores**, pooled over seeds and cells (for
+example dataset-model pairs). A run score is the mean of one run over all its samples. The IQM is not taken over
+samples: most lists contain no hit, so trimming the upper quarter would trim the hits. Below four runs nothing is
 trimmed.
 
 Two intervals:
 
-- `iqm_interval`, over seeds and contexts, as `intervals.mean_interval` for means. What the seeds bring is the standard
+- `iqm_interval` covers seeds and contexts, as `intervals.mean_interval` does for means. Its seed part is the standard
   error of a trimmed mean, from winsorised scores (Tukey & McLaughlin 1963; Yuen 1974), within cells.
-- `stratified_bootstrap`, the percentile interval of rliable, for any statistic of run scores: over seeds within each
-  cell, with the test samples as given. With few seeds it is too narrow, since percentiles of a few resampled values
-  make no allowance for their being few: docs/statistics.md has how much.
+- `stratified_bootstrap` is rliable's percentile interval for any statistic of run scores. It resamples seeds within
+  each cell and keeps the test samples fixed. With few seeds it is too narrow, because percentiles of a few resampled
+  values do not account for the small number; docs/statistics.md gives the size of the effect.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,10 +39,10 @@ from analysis.statistics.intervals import (
 )
 
 TRIM = 0.25
-"""Share that the interquartile mean leaves out at either end."""
+"""Share of values that the interquartile mean drops at each end."""
 
 FEWEST_RUNS = 6
-"""Below so many runs in several cells no interval of their interquartile mean is given."""
+"""Smallest total number of runs for an interval of the interquartile mean over several cells."""
 
 
 def iqm(values: Floats, axis: int = 0) -> Floats:
@@ -51,12 +51,12 @@ def iqm(values: Floats, axis: int = 0) -> Floats:
 
 
 def run_scores(cells: Sequence[Scores]) -> list[Floats]:
-    """(S, M) mean over queries of each run, of each cell."""
+    """(S, M) run scores of each cell: the mean of each run over its queries."""
     return [seed_means(*context_sums(cell)) for cell in cells]
 
 
 def stratified_draws(sizes: Sequence[int], resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """(resamples, N) indices into N runs that lie cell after cell: each cell's runs drawn among themselves."""
+    """(resamples, N) indices into N runs ordered by cell. Runs are resampled within their cell."""
     starts = np.cumsum([0, *sizes[:-1]])
     return np.concatenate(
         [start + rng.integers(n, size=(resamples, n)) for start, n in zip(starts, sizes, strict=True)], axis=1
@@ -75,10 +75,10 @@ def stratified_bootstrap(
 
     Args:
         cells: (S, M) run scores of each cell.
-        statistic: of (..., N, M) run scores of all cells, over the last axis but one.
+        statistic: reduces the second-to-last axis of (..., N, M) run scores of all cells.
 
     Returns:
-        the statistic and the two ends, (M,) each.
+        the statistic and the lower and upper end of its interval, (M,) each.
     """
     rng = np.random.default_rng(stream)
     pooled = np.concatenate(cells)
@@ -92,15 +92,15 @@ def iqm_interval(
 ) -> Estimate:
     """Interquartile mean of the run scores of all cells, with its interval over seeds and contexts.
 
-    Every run weighs the same. Cells with the same queries (several models on one test set) have their contexts
-    resampled together. A cell with one run has no part in what seeds vary.
+    Every run has the same weight. Cells with the same queries (several models on one test set) have their contexts
+    resampled together. A cell with one run contributes nothing to the variance between seeds.
 
     Args:
         cells: scores of the same metrics; their queries may differ.
 
     Raises:
-        ValueError: for several cells with fewer than six runs in all. Of four or five runs two or three are kept, and
-            what is within cells cannot be told from what is between them.
+        ValueError: for several cells with fewer than six runs in total. Trimming keeps only two or three of four or
+            five runs, too few to separate variation within cells from variation between them.
     """
     if len(cells) > 1 and sum(len(cell.seeds) for cell in cells) < FEWEST_RUNS:
         raise ValueError(f"the interquartile mean of several cells needs {FEWEST_RUNS} runs for an interval")
@@ -133,7 +133,7 @@ def iqm_interval(
 
 
 def trim_weights(values: Floats) -> Floats:
-    """(N, M) what each of (N, M) values weighs in their interquartile mean: 1/kept, or 0 where it is left out."""
+    """(N, M) weight of each of (N, M) values in the interquartile mean: 1 / number kept, or 0 if trimmed."""
     n = len(values)
     cut = int(TRIM * n)
     rank = values.argsort(axis=0, kind="stable").argsort(axis=0)
@@ -141,7 +141,7 @@ def trim_weights(values: Floats) -> Floats:
 
 
 def _test_sets(cells: Sequence[Scores]) -> list[list[int]]:
-    """Places of the cells that were judged on the same queries."""
+    """Indices of the cells, grouped by the queries they were scored on."""
     sets: list[list[int]] = []
     for place, cell in enumerate(cells):
         for known in sets:
@@ -156,7 +156,7 @@ def _test_sets(cells: Sequence[Scores]) -> list[list[int]]:
 def _seed_part(
     sums: Sequence[tuple[Floats, Floats]], pooled: Floats, weights: Floats, sizes: Sequence[int]
 ) -> SeedPart:
-    """What seeds bring into the variance of the interquartile mean of (N, M) run scores."""
+    """Variance between seeds of the interquartile mean of (N, M) run scores."""
     n, kept = len(pooled), int(round(1 / weights.max()))
     low = np.where(weights > 0, pooled, np.inf).min(axis=0)
     high = np.where(weights > 0, pooled, -np.inf).max(axis=0)

@@ -2,16 +2,17 @@
 
 Which test says what:
 
-- `sign_flip_test` on contexts asks of **two models** (two trained checkpoints): were their lists dealt out at random,
-  would their means differ so much? Null hypothesis: on every context the two are exchangeable. It says nothing of the
-  methods that trained them: of two equally good methods the one with the luckier seed is found better beyond doubt.
-- `label_test` on seeds asks of **two methods**: were the labels of their runs dealt out at random, would their means
-  differ so much? Null hypothesis: both methods' run scores have one distribution, on this test set.
-- `sign_flip_test` on seeds asks it of methods paired by seed: exchangeable within each pair. It is what a single,
-  fixed baseline (SFT) leaves, and then asks whether run scores are distributed symmetrically about the baseline's.
+- `sign_flip_test` on contexts compares **two models** (two trained checkpoints). Null hypothesis: the two are
+  exchangeable on every context. It does not compare the methods that trained them: of two equally good methods, the
+  one with the luckier seed comes out clearly better.
+- `label_test` on seeds compares **two methods**. Null hypothesis: the run scores of both methods have the same
+  distribution on this test set.
+- `sign_flip_test` on seeds compares methods paired by seed. Null hypothesis: runs are exchangeable within each pair.
+  It is the only test possible against a single fixed baseline (SFT). It then tests whether run scores are distributed
+  symmetrically around the baseline's score.
 
-With few seeds a permutation test cannot reach a small p at all (`smallest_p`); the t test that goes with the interval
-can, and buys it by supposing that seed means are about normal.
+With few seeds a permutation test cannot reach a small p (`smallest_p`). The t test behind the interval can, because it
+assumes approximately normal seed means.
 """
 
 import itertools
@@ -36,16 +37,16 @@ from analysis.statistics.intervals import (
 )
 
 EXACT = 10_000
-"""Up to so many rearrangements all of them are looked at."""
+"""Enumerate all permutations up to this many."""
 
 DRAWN = 10_000
-"""Rearrangements drawn where there are more."""
+"""Number of permutations drawn if there are more."""
 
 SAME = 1e-9
-"""Statistics that differ by less than this share are the same: equal sums added in another order."""
+"""Statistics within this relative difference count as equal: they are equal sums added in another order."""
 
 ROUND = 512
-"""Rearrangements worked on at a time, for memory."""
+"""Permutations per batch, to limit memory."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Permutation:
     """A permutation test.
 
     Attributes:
-        p: (M,) two-sided, the observed arrangement counted (so never 0).
-        arrangements: how many were looked at, the observed one included.
-        exact: they are all that there are.
+        p: (M,) two-sided; counts the observed arrangement, so it is never 0.
+        arrangements: number of arrangements evaluated, including the observed one.
+        exact: whether these are all possible arrangements.
     """
 
     p: Floats
@@ -68,11 +69,11 @@ class Comparison:
     """A row against the baseline.
 
     Attributes:
-        estimate: row minus baseline, with interval and its p.
-        p_holm: (M,) `estimate.p`, corrected for all rows.
-        permutation: the test that the seeds allow.
-        permuted: what it rearranged: "labels" of seeds, "seeds" in pairs, or "contexts" of two models.
-        permutation_holm: (M,) its p, corrected for all rows.
+        estimate: row minus baseline, with interval and p.
+        p_holm: (M,) `estimate.p`, Holm-corrected over all rows.
+        permutation: the permutation test that the seeds allow.
+        permuted: what the test permutes: "labels" of seeds, "seeds" in pairs, or "contexts" of two models.
+        permutation_holm: (M,) p of the permutation test, Holm-corrected over all rows.
     """
 
     estimate: Estimate
@@ -83,13 +84,13 @@ class Comparison:
 
 
 def sign_flip_test(differences: Floats, *, drawn: int = DRAWN, stream: int = STREAM) -> Permutation:
-    """Whether the sum of paired differences is farther from 0 than with signs at random.
+    """Whether the sum of paired differences is farther from 0 than with random signs.
 
-    All 2^n signs where there are at most `EXACT`; otherwise `drawn` of them, and p is (1 + as far) / (1 + drawn),
-    without which a p of a drawn test would be too small (Phipson & Smyth 2010).
+    Enumerates all 2^n sign vectors if there are at most `EXACT`. Otherwise it draws `drawn` of them, and
+    p = (1 + number as far from 0) / (1 + drawn). Without the added 1, p would be too small (Phipson & Smyth 2010).
 
     Args:
-        differences: (n, M), one row a pair: of contexts (summed over their queries) or of seeds.
+        differences: (n, M), one row per pair: a context (summed over its queries) or a seed.
     """
     n = len(differences)
     observed = np.abs(differences.sum(axis=0))
@@ -105,16 +106,16 @@ def sign_flip_test(differences: Floats, *, drawn: int = DRAWN, stream: int = STR
 
 
 def label_test(a: Floats, b: Floats, *, drawn: int = DRAWN, stream: int = STREAM) -> Permutation:
-    """Whether the means of two rows' runs are farther apart than with their labels dealt out at random.
+    """Whether the mean run scores of two rows are farther apart than with randomly assigned labels.
 
-    All assignments where there are at most `EXACT`, otherwise drawn as in `sign_flip_test`.
+    Enumerates all assignments if there are at most `EXACT`; otherwise draws them, as in `sign_flip_test`.
 
     Args:
-        a, b: (S, M) run scores of either row.
+        a, b: (S, M) run scores of each row.
     """
     pooled = np.concatenate([a, b])
     n, first = len(pooled), len(a)
-    centred = pooled - pooled.mean(axis=0)  # the mean of either row then says all: they sum to 0
+    centred = pooled - pooled.mean(axis=0)  # all runs then sum to 0, so the sum of one row determines the difference
     observed = np.abs(centred[:first].sum(axis=0))
     arrangements = math.comb(n, first)
     if arrangements <= EXACT:
@@ -129,15 +130,15 @@ def label_test(a: Floats, b: Floats, *, drawn: int = DRAWN, stream: int = STREAM
 
 
 def _as_far(rearranged: Floats, observed: Floats) -> Floats:
-    """(M,) how many of (R, M) statistics are as far from 0 as the observed."""
+    """(M,) number of the (R, M) statistics that are at least as far from 0 as the observed one."""
     return np.asarray((np.abs(rearranged) >= observed * (1 - SAME)).sum(axis=0), float)
 
 
 def smallest_p(seeds: int, others: int | None = None) -> float:
-    """Smallest two-sided p of an exact test: of pairs of seeds, or of the labels of `seeds` and `others` runs.
+    """Smallest two-sided p of an exact test of seed pairs, or of the labels of `seeds` and `others` runs.
 
-    The mirrored arrangement is as far out as the observed one, so there are two of that distance, except where rows
-    have different sizes and cannot be mirrored.
+    The mirrored arrangement is as extreme as the observed one, so at least two arrangements count. Rows of different
+    sizes cannot be mirrored, so there only one counts.
     """
     if others is None:
         return 2 / 2**seeds
@@ -145,7 +146,7 @@ def smallest_p(seeds: int, others: int | None = None) -> float:
 
 
 def holm(p: Floats) -> Floats:
-    """(E,) p-values corrected for E tests (Holm 1979): the i-th smallest times E - i + 1, in order."""
+    """(E,) p-values corrected for E tests (Holm 1979): the i-th smallest times E - i + 1, kept in ascending order."""
     order = np.argsort(p, kind="stable")
     corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     result = np.empty_like(corrected)
@@ -154,13 +155,13 @@ def holm(p: Floats) -> Floats:
 
 
 def permutation_test(a: Scores, b: Scores, *, drawn: int = DRAWN, stream: int = STREAM) -> tuple[Permutation, str]:
-    """The permutation test of a - b that the seeds allow, and what it rearranges.
+    """The permutation test of a - b that the seeds allow, and what it permutes.
 
-    "labels" where both rows have several seeds, "seeds" where one of them has a single one (held fixed), "contexts"
-    where both have: then it compares the two models only.
+    It permutes "labels" if both rows have several seeds, and "seeds" if one row has a single seed (held fixed). If both
+    rows have one seed it permutes "contexts", which compares only the two models.
 
     Raises:
-        ValueError: where the two rows are not of the same queries.
+        ValueError: if the rows do not cover the same queries.
     """
     require_same_queries(a, b)
     a, b = compared_seeds(a, b)
@@ -183,10 +184,10 @@ def compare(
     drawn: int = DRAWN,
     stream: int = STREAM,
 ) -> dict[str, Comparison]:
-    """Every other row against the baseline; p corrected over the rows, for each metric by itself.
+    """Compare every other row with the baseline. Each metric's p-values are corrected over the rows.
 
     Raises:
-        ValueError: where there is no such row, or rows are not of the same queries.
+        ValueError: if no row is named `baseline`, or the rows do not cover the same queries.
     """
     if baseline not in rows:
         raise ValueError(f"baseline {baseline!r} is no row; the rows are {', '.join(rows)}")

@@ -1,29 +1,30 @@
 """Means with 95 % intervals over seeds and contexts, and paired differences.
 
-A row of a table is S runs (seeds) judged on the same Q samples, and samples of one dialogue share one generated list:
-they are not independent, and neither are the S answers to one dialogue. With C contexts the mean varies by three
-parts,
+A table row is S runs (seeds) scored on the same Q samples. Samples of one dialogue share one generated list, so they
+are not independent. Neither are the S answers to one dialogue. With C contexts the variance of the mean has three
+terms,
 
     variance = σ²_seed / S + σ²_context / C + σ²_own / (S·C),
 
-where σ²_own is what one training makes of one context beside what seed and context make of it alone. The interval has
-two independent parts that hold each of the three once:
+where σ²_own is the interaction of seed and context. The interval adds two independent parts, which together count each
+term once:
 
-- **seeds**: the seed means about their mean. Their variance over S estimates σ²_seed / S + σ²_own / (S·C). Resampled by
-  a bootstrap with normal multipliers of that variance, since the few means that S seeds can be resampled to are no
-  distribution. The variance is never taken for less than σ²_own / (S·C), which it cannot truly be: two seeds that agree
-  by luck would otherwise give a narrower interval than the same two models held fixed.
-- **contexts**: contexts drawn with replacement, each with all its samples and for every seed at once (the pairs cluster
-  bootstrap: Davison & Hinkley 1997, section 3.8; one draw for all seeds because seeds and contexts are crossed: Owen,
-  "The pigeonhole bootstrap", 2007), applied to the mean over seeds. What varies there is σ²_context / C and, once more,
-  σ²_own / (S·C), so that the deviations are shrunk to the former: the covariance between different seeds of one
-  context.
+- **seeds**: the deviations of the seed means from their mean. Their variance over S estimates
+  σ²_seed / S + σ²_own / (S·C). A bootstrap with normal multipliers draws this part, because S seeds allow too few
+  distinct resampled means. The estimated variance is never taken to be less than σ²_own / (S·C), its true minimum.
+  Otherwise two seeds that agree by luck would give a narrower interval than the same two models held fixed.
+- **contexts**: contexts drawn with replacement and applied to the mean over seeds. Each context keeps all its samples
+  (the pairs cluster bootstrap: Davison & Hinkley 1997, section 3.8). All seeds share one draw because seeds and
+  contexts are crossed (Owen, "The pigeonhole bootstrap", 2007). This part varies by σ²_context / C plus a second
+  σ²_own / (S·C). The deviations are shrunk so that only σ²_context / C remains, the covariance between different seeds
+  of one context.
 
-A percentile interval takes estimated variances for known ones. It is stretched about the mean by `critical_value` / z,
-between Student's t of few seeds and that of many contexts. With one seed the interval is over contexts only and says
-nothing of the variation between trainings. Sources and measured coverage: docs/statistics.md.
+A percentile interval treats estimated variances as known. It is therefore stretched around the mean by
+`critical_value` / z, which lies between Student's t for few seeds and that for many contexts. With one seed the
+interval covers contexts only and ignores the variation between trained runs. Sources and measured coverage:
+docs/statistics.md.
 
-Everything is computed from sums per context, so that a resample is one row of a product of matrices.
+Everything is computed from sums per context, so a resample is one row of a matrix product.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,15 +44,15 @@ STREAM = 20_150
 """Seed of the resampling: the same runs give the same digits, and all rows the same resampled contexts."""
 
 SHARPNESS = 1.2
-"""Power of the seeds' share in `critical_value`, chosen for coverage (`python -m benchmarks.coverage`)."""
+"""Exponent of the seeds' share in `critical_value`, chosen for coverage (`python -m benchmarks.coverage`)."""
 
 LEAST_COMMON = 3
-"""Rows with different seeds are compared on their common seeds only where there are this many, ..."""
+"""Rows with different seeds are compared on their common seeds only if there are at least this many, ..."""
 COMMON_SHARE = 0.75
-"""... and where they are at least this share of the seeds of either row."""
+"""... and they are at least this share of each row's seeds."""
 
 BISECTIONS = 60
-"""Steps in which p is found, to the last digit."""
+"""Bisection steps for p, enough for the last digit."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Scores:
 
     Attributes:
         values: (S, Q, M) metric m of query q under seed s.
-        contexts: (Q,) the context that query q belongs to, as an index 0..C-1, every one of which occurs.
+        contexts: (Q,) context index of query q, 0..C-1. Every index occurs.
         seeds: S seeds, in the order of `values`.
     """
 
@@ -81,13 +82,13 @@ class Estimate:
     """Means with their intervals, one for each metric.
 
     Attributes:
-        mean, low, high: (M,).
+        mean, low, high: (M,) the mean and the ends of its interval.
         error: (M,) standard error of the mean.
-        share: (M,) of the seeds in the variance, `error`².
+        share: (M,) share of the variance `error`² that comes from seeds.
         among: (M,) degrees of freedom among seeds.
         contexts: degrees of freedom among contexts.
-        contexts_only: no seed could be resampled, so the interval leaves out the variation between trainings.
-        level: of the interval.
+        contexts_only: whether no seed could be resampled, so the interval excludes variation between trained runs.
+        level: confidence level of the interval.
     """
 
     mean: Floats
@@ -102,11 +103,11 @@ class Estimate:
 
     @property
     def p(self) -> Floats:
-        """(M,) two-sided p of a mean of 0: where `critical_value` is mean / error.
+        """(M,) two-sided p for a true mean of 0: the p at which `critical_value` equals |mean| / error.
 
         It is below 1 - level exactly where the interval excludes 0. The interval follows the resampled means, which
-        may be skewed, and this formula does not, so near the edge the two can differ by the error of resampling. The
-        interval decides there.
+        may be skewed; this formula does not. Near the threshold the two can disagree by the resampling error, and the
+        interval decides.
         """
         edge = round(1 - self.level, 12)
         excludes = (self.low > 0) | (self.high < 0)
@@ -114,13 +115,13 @@ class Estimate:
         return np.where(excludes, np.minimum(found, np.nextafter(edge, 0)), np.maximum(found, edge))
 
     def _p(self) -> Floats:
-        """(M,) where `critical_value` is mean / error."""
+        """(M,) the p at which `critical_value` equals |mean| / error."""
         size = np.abs(self.mean)
         t = np.divide(size, self.error, out=np.where(size > 0, np.inf, 0.0), where=self.error > 0)
         contexts, seeds = 2 * special.stdtr(self.contexts, -t), 2 * special.stdtr(self.among, -t)
         if not ((self.share > 0) & (self.share < 1)).any():
             return np.where(self.share > 0, seeds, contexts)
-        low, high = np.minimum(contexts, seeds), np.maximum(contexts, seeds)  # the value of a mixture lies between
+        low, high = np.minimum(contexts, seeds), np.maximum(contexts, seeds)  # the mixture's p lies between the two
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             beyond = t > critical_value(middle, self.share, self.among, self.contexts)
@@ -130,11 +131,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class SeedPart:
-    """What the seeds of one row bring into the variance of an estimate.
+    """The seeds' part of the variance of an estimate, for one row.
 
     Attributes:
-        variance: (M,) of the estimate, from the variation between seeds; σ²_own / (S·C) is in it.
-        freedom: (M,) or a number, degrees of freedom of `variance`.
+        variance: (M,) variance of the estimate between seeds, including σ²_own / (S·C).
+        freedom: degrees of freedom of `variance`, (M,) or one number.
         own: (M,) σ²_own / (S·C) alone.
     """
 
@@ -146,7 +147,7 @@ class SeedPart:
 def mean_interval(
     scores: Scores, *, resamples: int = RESAMPLES, level: float = LEVEL, stream: int = STREAM
 ) -> Estimate:
-    """Mean over seeds and queries, with its interval; every query weighs the same."""
+    """Mean over seeds and queries, with its interval. Every query has the same weight."""
     sums, sizes = context_sums(scores)
     return _interval(sums.mean(axis=0), sizes, [_row_part(sums, sizes)], resamples, level, stream)
 
@@ -154,11 +155,11 @@ def mean_interval(
 def pooled_interval(
     scores: Scores, *, resamples: int = RESAMPLES, level: float = LEVEL, stream: int = STREAM
 ) -> Estimate:
-    """Mean over parts (pairs of runs, say) and queries, where `scores.seeds` may name a seed more than once.
+    """Mean over parts (for example pairs of runs) and queries; `scores.seeds` may repeat a seed.
 
-    Every part weighs the same, and the parts of a seed are resampled together. Seeds may have different numbers of
-    parts: what a seed contributes is what the mean loses without it (the jackknife), so that a seed with most of the
-    parts weighs as much in the interval as it does in the mean. With one part a seed this is `mean_interval`.
+    Every part has the same weight, and the parts of a seed are resampled together. Seeds may have different numbers of
+    parts. A seed's contribution is the change of the mean without it (the jackknife), so a seed with most of the parts
+    has the same influence on the interval as on the mean. With one part per seed this is `mean_interval`.
     """
     sums, sizes = context_sums(scores)
     means = seed_means(sums, sizes)
@@ -182,13 +183,13 @@ def pooled_interval(
 def paired_difference(
     a: Scores, b: Scores, *, resamples: int = RESAMPLES, level: float = LEVEL, stream: int = STREAM
 ) -> Estimate:
-    """Mean of a - b, with its interval; contexts are resampled for both at once.
+    """Mean of a - b, with its interval. Both rows share the resampled contexts.
 
-    Seeds pair as `compared_seeds` says. A single seed on one side (the SFT checkpoint that all RL runs start from) is
-    held fixed. Otherwise the seeds of each row are resampled by themselves.
+    `compared_seeds` decides which seeds pair. A single seed on one side (the SFT checkpoint that all RL runs start
+    from) is held fixed. Unpaired seeds are resampled separately for each row.
 
     Raises:
-        ValueError: where the two rows are not of the same queries.
+        ValueError: if the rows do not cover the same queries.
     """
     require_same_queries(a, b)
     a, b = compared_seeds(a, b)
@@ -203,10 +204,10 @@ def paired_difference(
 def compared_seeds(a: Scores, b: Scores) -> tuple[Scores, Scores]:
     """The runs of two rows that a comparison uses.
 
-    Rows with the same seeds pair, whatever their order. Rows with different seeds are reduced to their common seeds,
-    which pair, where there are at least `LEAST_COMMON` and they are at least `COMMON_SHARE` of the seeds of either
-    row. Otherwise all runs are used, and none pair. A row of one seed is held fixed against all runs of the other. The
-    rule looks at seeds alone, never at scores.
+    Rows with the same seeds pair, in any order. Rows with different seeds are reduced to their common seeds, which
+    pair, if there are at least `LEAST_COMMON` of them and they are at least `COMMON_SHARE` of each row's seeds.
+    Otherwise all runs are used unpaired. A row with one seed is held fixed against all runs of the other row. The rule
+    depends on seeds only, never on scores.
     """
     if a.seeds == b.seeds or 1 in (len(a.seeds), len(b.seeds)):
         return a, b
@@ -218,13 +219,13 @@ def compared_seeds(a: Scores, b: Scores) -> tuple[Scores, Scores]:
 
 
 def of_seeds(scores: Scores, seeds: Sequence[int]) -> Scores:
-    """The scores of some seeds, in their order."""
+    """The scores of the given seeds, in the given order."""
     places = [scores.seeds.index(seed) for seed in seeds]
     return Scores(scores.values[places], scores.contexts, tuple(seeds))
 
 
 def seed_interval(values: Floats, *, level: float = LEVEL) -> Estimate:
-    """Mean and Student's t interval of (S, M) values over seeds alone, for curves; NaN where a seed has NaN."""
+    """Mean and Student's t interval of (S, M) values over seeds only, for curves. NaN where a seed has NaN."""
     seeds = len(values)
     mean = values.mean(axis=0)
     error = values.std(axis=0, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros_like(mean)
@@ -235,13 +236,13 @@ def seed_interval(values: Floats, *, level: float = LEVEL) -> Estimate:
 
 
 def require_same_queries(a: Scores, b: Scores) -> None:
-    """Raises ValueError where the two rows are not of the same queries."""
+    """Raise ValueError if the rows do not cover the same queries."""
     if not np.array_equal(a.contexts, b.contexts):
         raise ValueError("a paired difference needs the same queries in both rows")
 
 
 def context_sums(scores: Scores) -> tuple[Floats, Floats]:
-    """(S, C, M) sums over the queries of each context, and (C,) how many queries it has."""
+    """(S, C, M) sums over the queries of each context, and (C,) number of queries of each context."""
     sizes = np.bincount(scores.contexts).astype(float)
     order = np.argsort(scores.contexts, kind="stable")
     starts = np.concatenate([[0], sizes.cumsum()[:-1]]).astype(int)
@@ -254,23 +255,23 @@ def seed_means(sums: Floats, sizes: Floats) -> Floats:
 
 
 def context_influences(sums: Floats, sizes: Floats) -> Floats:
-    """(S, C, M) what each context adds to its seed's mean, times C: the mean of a ratio, linearised.
+    """(S, C, M) influence of each context on its seed's mean, times C: the linearised ratio.
 
-    Over contexts they sum to 0; the variance of a seed's mean over contexts is their variance over C.
+    The influences sum to 0 over contexts. Their variance divided by C is the variance over contexts of a seed's mean.
     """
     about = sums - sizes[:, None] * seed_means(sums, sizes)[:, None]
     return np.asarray(about * (len(sizes) / sizes.sum()))
 
 
 def own_variance(contributions: Floats, weights: Floats) -> Floats:
-    """(M,) part of the variance over contexts of a sum over seeds that is not shared between seeds.
+    """(M,) part of the variance over contexts of a weighted sum over seeds that seeds do not share.
 
-    Analysis of variance: seeds that answer a context alike covary over contexts, and what exceeds that covariance is
-    each seed's own.
+    This is an analysis of variance. The covariance between seeds over contexts is the shared part; the rest is each
+    seed's own.
 
     Args:
-        contributions: (S, C, M) of seeds to the sum, with mean 0 over contexts.
-        weights: (S,) of the seeds in the sum, which add up to 1.
+        contributions: (S, C, M) contribution of each seed to the sum, with mean 0 over contexts.
+        weights: (S,) weight of each seed in the sum; they add up to 1.
     """
     divisor = max(contributions.shape[1] - 1, 1)
     total = (contributions.sum(axis=0) ** 2).sum(axis=0) / divisor
@@ -280,12 +281,12 @@ def own_variance(contributions: Floats, weights: Floats) -> Floats:
 
 
 def resample_weights(n: int, resamples: int, rng: np.random.Generator) -> Floats:
-    """(resamples, n) how often each of n things is drawn when n are drawn with replacement."""
+    """(resamples, n) number of times each of n items occurs in n draws with replacement."""
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
 
 def _drawn_contexts(n: int, resamples: int, stream: int) -> tuple[Floats, np.random.Generator]:
-    """The resamples of n contexts that every row of a table shares, and the generator that has drawn them."""
+    """The resamples of n contexts that all rows of a table share, and the generator in its state after the draw."""
     weights, state = _drawn(n, resamples, stream)
     rng = np.random.default_rng(stream)
     rng.bit_generator.state = state
@@ -294,7 +295,7 @@ def _drawn_contexts(n: int, resamples: int, stream: int) -> tuple[Floats, np.ran
 
 @lru_cache(maxsize=2)
 def _drawn(n: int, resamples: int, stream: int) -> tuple[Floats, Mapping[str, Any]]:
-    """Resamples, and the state of their generator after them; drawing them takes longer than all else."""
+    """Resamples, and the generator's state after them. Cached because drawing is the slowest step."""
     rng = np.random.default_rng(stream)
     weights = resample_weights(n, resamples, rng)
     weights.flags.writeable = False
@@ -316,7 +317,7 @@ def _row_part(sums: Floats, sizes: Floats) -> SeedPart | None:
 def _interval(
     sums: Floats, sizes: Floats, parts: Sequence[SeedPart | None], resamples: int, level: float, stream: int
 ) -> Estimate:
-    """Interval from (C, M) sums over contexts (mean over seeds) and the independent seed parts."""
+    """Interval from (C, M) sums per context (mean over seeds) and the independent seed parts."""
     weights, rng = _drawn_contexts(len(sizes), resamples, stream)
     replicates = (weights @ sums) / (weights @ sizes)[:, None]
     total = (context_influences(sums[None], sizes)[0] ** 2).sum(axis=0) / max(len(sizes) - 1, 1) / len(sizes)
@@ -338,9 +339,9 @@ def combine(
     Args:
         mean: (M,) the estimate.
         replicates: (R, M) the estimate on resampled contexts.
-        total: (M,) its variance over contexts with all that is the seeds' own.
+        total: (M,) variance of the estimate over contexts, including the seeds' own part.
         contexts: degrees of freedom of `total`.
-        parts: of the rows that have several seeds.
+        parts: seed parts of the rows with several seeds.
         rng: draws the seeds' deviations.
     """
     share, among = np.zeros_like(mean), np.ones_like(mean)
@@ -353,7 +354,7 @@ def combine(
         replicates = mean + np.sqrt(shared) * (replicates - mean)
         variance = shared * variance + floored
         replicates = replicates + np.sqrt(floored) * normal_deviations(len(replicates), len(mean), rng)
-        # What the floor adds is known with many degrees of freedom, so it has no part in the seeds' share.
+        # The part that the floor adds has many degrees of freedom, so the seeds' share excludes it.
         share = np.divide(seeds, variance, out=np.zeros_like(mean), where=variance > 0)
         freedoms = np.stack([np.broadcast_to(part.freedom, mean.shape) for part in parts])
         among = satterthwaite(np.stack([part.variance for part in parts]), freedoms)
@@ -374,26 +375,27 @@ def combine(
 
 
 def normal_deviations(resamples: int, metrics: int, rng: np.random.Generator) -> Floats:
-    """(resamples, metrics) standard normal deviations: each column the distribution's own quantiles, in random order.
+    """(resamples, metrics) standard normal deviations: in each column the normal quantiles, in random order.
 
-    So that the seed part is exactly normal, not as far as so many draws are.
+    Random draws would be only approximately normal; quantiles make the seed part exactly normal.
     """
     quantiles = special.ndtri((np.arange(resamples) + 0.5) / resamples)
     return rng.permuted(np.tile(quantiles[:, None], metrics), axis=0)
 
 
 def critical_value(p: Floats | float, share: Floats, among: Floats, contexts: float) -> Floats:
-    """(M,) how many standard errors a two-sided p reaches, of a sum of a seed part with few degrees of freedom and a
+    """(M,) critical value at two-sided p, in standard errors, for a seed part with few degrees of freedom plus a
     context part with many.
 
-    Cochran (1964) weights the two values of Student's t by the parts' shares in the variance; that is exact where one
-    part has all of it and wide in between, for two seeds by more than coverage of 97 %. With the seeds' share to the
-    power of `SHARPNESS`, coverage is between 93.2 and 97.2 % for two seeds whatever the share, and nearer to 95 % for
-    more. Satterthwaite's degrees of freedom (1946) will not do here: the seeds' share is estimated low exactly when
-    their variance is, and coverage falls to 87 % with two seeds and to 92 % with three (docs/statistics.md).
+    Cochran (1964) weights the two critical values of Student's t by the parts' shares of the variance. That is exact
+    if one part has the whole variance. In between it is too wide: for two seeds coverage exceeds 97 %. With the seeds'
+    share raised to the power `SHARPNESS`, coverage for two seeds is between 93.2 and 97.2 % at any share, and closer
+    to 95 % for more seeds. Satterthwaite's degrees of freedom (1946) do not work here: whenever the seeds' variance is
+    estimated too low, so is their share. Coverage falls to 87 % with two seeds and to 92 % with three
+    (docs/statistics.md).
 
     Args:
-        share: (M,) of the seeds in the variance, 0 to 1.
+        share: (M,) share of the variance that comes from seeds, 0 to 1.
         among: (M,) degrees of freedom among seeds.
         contexts: degrees of freedom among contexts.
     """
@@ -403,9 +405,9 @@ def critical_value(p: Floats | float, share: Floats, among: Floats, contexts: fl
 
 
 def satterthwaite(variances: Floats, freedom: Floats | NDArray[np.int64]) -> Floats:
-    """(M,) degrees of freedom of a sum of independent variances (P, M), of which part p has freedom[p].
+    """(M,) degrees of freedom of a sum of P independent variances (P, M), where part p has freedom[p].
 
-    Infinite where nothing varies.
+    Infinite where all variances are 0.
     """
     total = variances.sum(axis=0) ** 2
     spread = (variances**2 / freedom.reshape(len(variances), -1)).sum(axis=0)

@@ -1,14 +1,14 @@
-"""What a design can detect: variance components of a difference, and the difference that is found 8 times in 10.
+"""Statistical power: variance components of a difference, and the difference that is detected with power 0.8.
 
-The test meant is that of `intervals.paired_difference` with rows paired by seed: no difference lies in the interval or
-does not. Its power at a true difference δ, with S seeds and C contexts, is
+The test is that of `intervals.paired_difference` with rows paired by seed: it detects a difference if the interval
+excludes 0. Its power at a true difference δ, with S seeds and C contexts, is
 
-    P(|δ + Z √V| > t √(A + B)),   V = σ²_seed / S + σ²_context / C + σ²_own / (S·C),   B = σ²_context / C,
+    P(|δ + Z √V| > t √(A + B)),   V = σ²_seed / S + σ²_context / C + σ²_own / (S·C),   B = σ²_context / C.
 
-with A the variance found among the seeds, (V - B) χ²/(S-1) on S - 1 degrees of freedom and never below
-σ²_own / (S·C), and t the `critical_value` at the seeds' share that was found. Given A that is a normal probability; it
-is averaged over A, and the minimum detectable difference is the δ at which the average is 0.8. With many seeds it
-is the textbook's (t(1 - α/2) + t(0.8)) √V (Bloom 1995).
+A is the estimated variance between seeds: (V - B) χ²/(S-1) with S - 1 degrees of freedom, and never below
+σ²_own / (S·C). t is the `critical_value` at the estimated share of the seeds. Given A, the power is a normal
+probability; it is averaged over A. The minimum detectable difference is the δ at which the average is 0.8. With many
+seeds it is the textbook's (t(1 - α/2) + t(0.8)) √V (Bloom 1995).
 """
 
 from dataclasses import dataclass
@@ -33,13 +33,13 @@ from analysis.statistics.intervals import (
 POWER = 0.8
 
 CERTAINTY = 0.8
-"""Of the range of a detectable difference."""
+"""Confidence level of the range of a detectable difference."""
 
 QUANTILES = 2_000
-"""Points over which the seeds' variance is averaged."""
+"""Number of quantiles in the average over the seeds' variance."""
 
 HALVINGS = 60
-"""Steps of bisection for the detectable difference."""
+"""Bisection steps for the detectable difference."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Components:
     """Variance components of (S, C) scores, or of their differences.
 
     Attributes:
-        seed: (M,) between trainings.
-        context: (M,) between contexts, alike for all seeds.
-        own: (M,) what one training makes of one context beside both, samples' noise included.
+        seed: (M,) between trained runs.
+        context: (M,) between contexts, shared by all seeds.
+        own: (M,) interaction of seed and context, including the noise of samples.
     """
 
     seed: Floats
@@ -57,15 +57,15 @@ class Components:
     own: Floats
 
     def variance(self, seeds: int, contexts: int) -> Floats:
-        """(M,) of the mean over that many seeds and contexts."""
+        """(M,) variance of the mean over this many seeds and contexts."""
         return self.seed / seeds + self.context / contexts + self.own / (seeds * contexts)
 
 
 def difference(a: Scores, b: Scores) -> Scores:
-    """Scores of a - b by seed, on the seeds that `compared_seeds` takes; a single seed on one side is held fixed.
+    """Scores of a - b per seed, on the seeds that `compared_seeds` selects. A single seed on one side is held fixed.
 
     Raises:
-        ValueError: where rows are not of the same queries, or their seeds do not pair.
+        ValueError: if the rows do not cover the same queries, or their seeds do not pair.
     """
     require_same_queries(a, b)
     a, b = compared_seeds(a, b)
@@ -75,10 +75,10 @@ def difference(a: Scores, b: Scores) -> Scores:
 
 
 def variance_components(scores: Scores) -> Components:
-    """Components by analysis of variance, none below 0. Contexts weigh by their samples, as they do in the mean.
+    """Variance components by analysis of variance, at least 0. Contexts are weighted by their number of samples.
 
     Raises:
-        ValueError: for one seed, which cannot tell what is a context's from what is its own.
+        ValueError: for one seed, where the context part and the interaction cannot be separated.
     """
     sums, sizes = context_sums(scores)
     n, contexts = len(sums), len(sizes)
@@ -93,17 +93,17 @@ def variance_components(scores: Scores) -> Components:
 
 @lru_cache
 def _found_over_true(seeds: int) -> Floats:
-    """(QUANTILES,) what a variance among seeds is found to be, over what it is."""
+    """(QUANTILES,) quantiles of the estimated variance between seeds divided by the true one."""
     return np.asarray(stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, seeds - 1) / (seeds - 1))
 
 
 def detection_power(
     components: Components, seeds: int, contexts: int, true: Floats | float, *, level: float = LEVEL
 ) -> Floats:
-    """(M,) how likely the interval excludes 0 where the true difference is `true`; two seeds or more.
+    """(M,) probability that the interval excludes 0 if the true difference is `true`, for at least two seeds.
 
     Raises:
-        ValueError: for one seed: its interval has no variation between trainings in it.
+        ValueError: for one seed, whose interval excludes the variation between trained runs.
     """
     if seeds < 2:
         raise ValueError("the power of a comparison of methods needs two seeds or more")
@@ -121,7 +121,7 @@ def detection_power(
 def minimum_detectable_difference(
     components: Components, seeds: int, contexts: int, *, power: float = POWER, level: float = LEVEL
 ) -> Floats:
-    """(M,) true difference that the interval tells from 0 with the given power; 0 where nothing varies."""
+    """(M,) true difference at which the interval excludes 0 with the given power; 0 where nothing varies."""
     error = np.sqrt(components.variance(seeds, contexts))
     varies = error > 0
     kept = Components(*(part[varies] for part in (components.seed, components.context, components.own)))
@@ -146,11 +146,11 @@ def detectable_range(
     level: float = LEVEL,
     certainty: float = CERTAINTY,
 ) -> tuple[Floats, Floats, Floats]:
-    """(M,) the minimum detectable difference, and the ends of its range for components that are estimates.
+    """(M,) the minimum detectable difference and the ends of its range, given that the components are estimates.
 
-    What S seeds vary is known on S - 1 degrees of freedom. The ends are those of its central range by χ², with
-    σ²_own and σ²_context as they were found. Where the seeds were found to vary no more than σ²_own makes them, the
-    lower end is the difference itself.
+    The variance between S seeds has S - 1 degrees of freedom. The ends come from its central χ² range, with the
+    estimated σ²_own and σ²_context kept. If σ²_own explains all variation between seeds, the lower end is the
+    difference itself.
     """
     own = components.own / (seeds * contexts)
     among = components.seed / seeds + own

@@ -1,4 +1,4 @@
-"""Beyond the mean: how likely one method beats another, and the whole distribution of scores.
+"""Beyond the mean: the probability that one method beats another, and the whole distribution of scores.
 
 Both follow Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021.
 """
@@ -13,15 +13,15 @@ from analysis.statistics.aggregates import stratified_draws
 from analysis.statistics.intervals import LEVEL, RESAMPLES, STREAM, Estimate, Floats, Scores, mean_interval
 
 HALVINGS = 50
-"""Steps of bisection: the interval's ends are right to the last digit."""
+"""Bisection steps for the interval's ends, enough for the last digit."""
 
 
 @dataclass(frozen=True)
 class Probability:
-    """How likely a run of one method scores higher than a run of the other.
+    """Probability that a run of one method scores higher than a run of the other.
 
     Attributes:
-        value: (M,) mean over cells of U / (m·n), ties half.
+        value: (M,) mean over cells of U / (m·n); ties count half.
         low, high: (M,) the interval of `probability_interval`.
         bootstrap_low, bootstrap_high: (M,) rliable's percentile interval, seeds resampled within cells.
     """
@@ -34,9 +34,9 @@ class Probability:
 
 
 def superiority(a: Floats, b: Floats) -> Floats:
-    """(..., M) share of the pairs of (..., m, M) and (..., n, M) run scores in which a is higher; ties count half.
+    """(..., M) share of pairs of (..., m, M) and (..., n, M) run scores in which a is higher; ties count half.
 
-    The Mann-Whitney statistic U / (m·n).
+    This is the Mann-Whitney statistic U / (m·n).
     """
     signs = np.sign(a[..., :, None, :] - b[..., None, :, :])
     return np.asarray((1 + signs.mean(axis=(-3, -2))) / 2)
@@ -50,13 +50,13 @@ def probability_of_improvement(
     level: float = LEVEL,
     stream: int = STREAM,
 ) -> Probability:
-    """Probability that a run of a scores higher than a run of b, in a cell drawn at random; test samples as given.
+    """Probability that a run of a scores higher than a run of b in a random cell, with the test samples fixed.
 
     Args:
-        a, b: (S, M) run scores of each cell, the cells in the same order.
+        a, b: (S, M) run scores of each cell, with the cells in the same order.
 
     Raises:
-        ValueError: where the two have different numbers of cells.
+        ValueError: if a and b have different numbers of cells.
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} cells against {len(b)}: both methods need the same cells")
@@ -75,19 +75,19 @@ def probability_of_improvement(
 def probability_interval(
     value: Floats, sizes: Sequence[tuple[int, int]], *, level: float = LEVEL
 ) -> tuple[Floats, Floats]:
-    """Interval of a probability of improvement: all that the data do not contradict (Newcombe 2006, method 5).
+    """Score interval of a probability of improvement (Newcombe 2006, method 5).
 
-    A probability θ is in it where |value - θ| is at most z times the standard error that value would have were θ the
-    truth,
+    It contains every probability θ for which |value - θ| is at most z times the standard error of `value` under θ. The
+    variance is Hanley and McNeil's (1982),
 
         variance = θ(1-θ) (1 + N (1-θ)/(2-θ) + N θ/(1+θ)) / (m·n),   N = (m + n)/2 - 1,
 
-    Hanley and McNeil's variance (1982), averaged over cells. Unlike a bootstrap it does not shrink to a point where all
-    runs of one method beat all of the other.
+    for one cell, carried over to the mean of cells. Unlike a bootstrap interval it does not shrink to a point if all
+    runs of one method beat all runs of the other.
 
     Args:
         value: (M,) mean over cells.
-        sizes: (m, n) runs of either method in each cell.
+        sizes: (m, n) number of runs of each method in each cell.
     """
     z = stats.norm.ppf((1 + level) / 2)
 
@@ -120,12 +120,13 @@ def performance_profile(
 ) -> Estimate:
     """Share of runs × samples that score above each threshold, with pointwise bands over seeds and contexts.
 
-    The area under the profile of a score between 0 and 1 is its mean, and every point is a mean, so that the band is
-    `mean_interval`'s, cut to 0..1. A row whose profile is nowhere below another's is better whatever the utility.
+    For a score between 0 and 1 the area under the profile is its mean. Every point is a mean too, so the band is that
+    of `mean_interval`, clipped to 0..1. A row whose profile is nowhere below another's is at least as good under every
+    utility.
 
     Args:
         thresholds: (T,).
-        metric: which of the scores' metrics.
+        metric: index of the metric.
 
     Returns:
         an estimate whose "metrics" are the thresholds.
