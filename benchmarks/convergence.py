@@ -2,7 +2,7 @@
 
 A simulated seed learns along g (1 - exp(-k t)) for t from 0 to 1, with its own g (normal around 1) and k (log-normal).
 It is evaluated at a few times with noise. Its true passage time has a closed form. The true restricted mean of a row is
-that of a million seeds. Prints the tables of docs/curves.md; takes about two minutes on one core.
+that of a million seeds. Prints the tables of docs/validation.md; takes about two minutes on one core.
 """
 
 import argparse

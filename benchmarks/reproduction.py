@@ -1,6 +1,6 @@
 """Error rates of the rule in `analysis.reproduction.verdicts`, on simulated trainings with known truth.
 
-`python -m benchmarks.reproduction` prints the tables of docs/reproduction.md. A simulated method has a true score, and
+`python -m benchmarks.reproduction` prints the tables of docs/validation.md. A simulated method has a true score, and
 a training deviates from it normally. Test-set noise affects both the reported training and ours, correlated as far as
 the two share the test set. The reported standard error treats samples as independent and is therefore too small.
 """
