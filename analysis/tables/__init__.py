@@ -1,8 +1,8 @@
-"""Tables from run directories: which rows and columns, their numbers, and what a reader must know beside them.
+"""Tables from run directories: rows, columns, numbers and the notes below them.
 
-A spec (`spec`, YAML) says what is shown; `select` and `prepare` find the runs, `build` makes the numbers, `compare`
-tests rows against a baseline, `marks` says where a comparison would be unfair, and `write` lays it out, in the same
-bytes for the same runs. docs/tables.md is the reference.
+A YAML spec (`spec`) defines what is shown. `select` and `prepare` find the runs, `build` computes the numbers,
+`compare` tests rows against a baseline, `marks` flags unfair comparisons, and `write` formats the table. The same runs
+give the same bytes. Reference: docs/tables.md.
 """
 
 from analysis.tables.build import ACCURACY, Profile, build, build_table, profile_scores

@@ -1,4 +1,4 @@
-"""`python -m analysis.tables RUNS... --spec table.yaml --out FOLDER`: tables from run directories, as a spec says."""
+"""`python -m analysis.tables RUNS... --spec table.yaml --out FOLDER`: write the tables that a spec describes."""
 
 import argparse
 import json
@@ -48,7 +48,7 @@ exit code: 0 written (whatever was left out); 2 no such folder, no finished run 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
     try:
@@ -94,17 +94,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _default_folder(runs: Sequence[Path], spec: Path) -> Path:
-    """A folder for each spec, beside what other commands make of the same runs."""
+    """Default output folder: one per spec, next to the output of other commands for the same runs."""
     first, *others = [default_folder(folder) for folder in runs]
     beside = "+".join([first.name, *(folder.name for folder in others)])
     return first.with_name(beside) / "tables" / spec.stem
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[tables.Folder], list[Problem]]:
-    """The runs of all folders; where there are several, runs are named with their folder.
+    """The runs of all folders. With several folders, run names include their folder.
 
     Raises:
-        BadInput: with every folder that does not exist, or where there is no finished run in any.
+        BadInput: names every folder that does not exist; also if no folder has a finished run.
     """
     wrong = [f"there is no folder {folder}" for folder in folders if not folder.is_dir()]
     if wrong:
@@ -125,10 +125,10 @@ def _read(folders: Sequence[Path]) -> tuple[list[tables.Folder], list[Problem]]:
 
 
 def runs_of(table: tables.Table, name: str, column: str) -> list[dict[str, object]]:
-    """The runs behind a cell; one entry for each group that has such a row.
+    """The runs behind a cell, one entry for each group with such a row.
 
     Raises:
-        BadInput: where there is no such row or column.
+        BadInput: if there is no such row or column.
     """
     rows = [row for row in table.rows if name in (row.name, row.label)]
     columns = [one for one in table.columns if column in (one.key, one.header)]
@@ -154,7 +154,7 @@ def show(table: tables.Table, console: Console) -> None:
 
 
 def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[Path]:
-    """Write both tables and the list of runs; returns the files written."""
+    """Write both tables and the list of runs. Returns the files written."""
     out.mkdir(parents=True, exist_ok=True)
     sheet = tables.table_sheet(table)
     texts = {
@@ -168,7 +168,7 @@ def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[P
         against = tables.comparisons_sheet(table)
         made = (tables.sheet_to_markdown(against), tables.comparisons_csv(table), tables.sheet_to_latex(against))
         texts |= dict(zip(names, made, strict=True))
-    else:  # of an earlier table, which would pass for this one's
+    else:  # files of an earlier table would look like this table's
         for name in names:
             (out / name).unlink(missing_ok=True)
     for name, text in texts.items():

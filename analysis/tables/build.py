@@ -1,6 +1,6 @@
-"""Numbers of a table from runs and a spec.
+"""Compute the numbers of a table from runs and a spec.
 
-Every metric is estimated by itself, so that a number is the same in every table that shows it, whatever stands beside.
+Each metric is estimated separately, so a number is the same in every table that shows it.
 """
 
 from collections.abc import Sequence
@@ -51,14 +51,14 @@ from analysis.tables.select import Folder, Part, as_text
 from analysis.tables.spec import ColumnSpec, TableSpec, Where, read_spec
 
 Against = dict[tuple[str, str], dict[int, Versus]]
-"""(which row rows are compared with, metric) to the comparisons, by id of the row."""
+"""(baseline, metric) to the comparisons by row id."""
 
 ACCURACY = ("recall", "ndcg", "hit_rate", "mrr", "map", "pass", "union_recall", "published_")
-"""How metrics begin of which more is better, so that there is a best row."""
+"""Prefixes of metrics where higher is better. Only these have a best row by default."""
 
 
 def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> Table:
-    """The comparison table (specs/comparison.yaml) of one group of runs (`Collection.groups`), which holds a run."""
+    """The comparison table (specs/comparison.yaml) of one non-empty group of runs (`Collection.groups`)."""
     return build([Folder("", group)], read_spec(Path("comparison")), resamples=resamples)
 
 
@@ -69,14 +69,14 @@ def build(
     problems: Sequence[Problem] = (),
     resamples: int = statistics.RESAMPLES,
 ) -> Table:
-    """The table that a spec makes of runs.
+    """Build the table that a spec describes.
 
     Args:
-        folders: folders of runs; at least one run in all.
-        problems: of these folders; those that leave a run out are named in the notes.
+        folders: folders of runs, with at least one run in total.
+        problems: problems of these folders; the notes name the excluded runs.
 
     Raises:
-        BadInput: where the spec names what the runs do not have, or no run fits it.
+        BadInput: if the spec names something that the runs lack, or no run matches it.
     """
     return _Builder(folders, spec, resamples).table(problems)
 
@@ -91,7 +91,7 @@ class _Builder(Prepared):
         self.against, self.bold, self.leads, self.family = self._compare()
 
     def table(self, problems: Sequence[Problem]) -> Table:
-        """Put it together."""
+        """Assemble the table."""
         rows = [self._row(part) for part in self.parts]
         rows += self._overall(rows) if self.spec.overall else []
         kept = [
@@ -171,7 +171,7 @@ class _Builder(Prepared):
         )
 
     def _overall(self, rows: Sequence[Row]) -> list[Row]:
-        """One row for each name that an RL row has under every heading, of what can be said over all of them."""
+        """One row over all groups for each RL row name that occurs exactly once under every heading."""
         named: dict[str, list[Part]] = {}
         for part in self.parts:
             if part.stage == "rl":
@@ -244,7 +244,7 @@ class _Builder(Prepared):
         return share_of(statistics.mean_interval(scores, resamples=self.resamples), 0)
 
     def _value(self, part: Part, name: str) -> Value:
-        """Mean over the runs of a number, else the different values."""
+        """Mean over runs if the value is a number in the run table, else the distinct values as text."""
         if name == "seeds":
             return float(len(part.runs)) if part.trained else None
         values = [self.lookup.value(run, name) for _, run in part.runs.iterrows()]
@@ -255,13 +255,13 @@ class _Builder(Prepared):
         return ", ".join(dict.fromkeys(as_text(value) for value in values))
 
     def _against(self, to: Where, metric: str) -> dict[int, Versus]:
-        """Trained rows by id against the baseline of their group."""
+        """Comparisons of trained rows with the baseline of their group, by row id."""
         return self.against[repr(to), metric]
 
     def _compare(
         self,
     ) -> tuple[dict[tuple[str, str], dict[int, Versus]], dict[int, frozenset[str]], list[Lead], Family]:
-        """All comparisons, the columns in which a row (by id) is shown to be the best, who leads, and the family."""
+        """All comparisons, the bold columns by row id, the leading rows, and the family of tests."""
         tested = [(self.spec.baseline or {}, metric) for metric in self.compared]
         tested += [(each.to, each.column.of) for each in self.shown if each.to is not None and each.column.p]
         wanted = tested + [(each.to, each.column.of) for each in self.shown if each.to is not None]
@@ -292,7 +292,7 @@ class _Builder(Prepared):
         return against, bold, led, family
 
     def _pairs(self, to: Where, metric: str) -> list[tuple[Side, Side]]:
-        """Trained rows that have a metric, each with the baseline of its group, which has it too."""
+        """Pairs of a trained row and the baseline of its group, where both have the metric."""
         return [
             (self.sides[part.id], self.sides[base.id])
             for group, base in self._baselines(to).items()
@@ -301,7 +301,7 @@ class _Builder(Prepared):
         ]
 
     def _rl_sides(self, parts: Sequence[Part], column: Column) -> list[Side]:
-        """RL rows that have the metric of a column."""
+        """RL rows with the metric of a column."""
         sides = [self.sides[part.id] for part in parts if part.stage == "rl"]
         return [side for side in sides if column.of in side.metrics]
 
@@ -359,7 +359,7 @@ class _Builder(Prepared):
         return notes
 
     def _baseline_notes(self, columns: Sequence[Column]) -> list[str]:
-        """What differences are, for every row that some are to."""
+        """Notes on the meaning of differences, one for every baseline."""
         notes = []
         wanted = {repr(each.to): each for each in self.shown if each.to is not None}
         for each in wanted.values():
@@ -386,7 +386,7 @@ class _Builder(Prepared):
         return notes
 
     def _is_one_checkpoint(self, to: Where) -> bool:
-        """Whether a baseline is one SFT training in some group."""
+        """Whether the baseline of some group is a single SFT run."""
         return any(part.stage == "sft" and len(part.runs) == 1 for part in self._baselines(to).values())
 
     def _family_note(self) -> str:
@@ -396,8 +396,11 @@ class _Builder(Prepared):
         return family_note(self.family, " and ".join(dict.fromkeys(map(self._baseline_name, tested.values()))))
 
     def _has_best(self, shown: Asked) -> bool:
-        """Whether a column may have a bold row: as the spec says, else those of compared metrics, of which more is
-        better; all such metrics where nothing is compared."""
+        """Whether a column may have a bold row.
+
+        The spec decides. By default, compared metrics where higher is better may have one; if nothing is compared, all
+        metrics where higher is better.
+        """
         column = shown.column
         if column.kind != "mean":
             return False
@@ -425,8 +428,8 @@ class Profile:
     """A trained row's scores on one metric.
 
     Attributes:
-        name, label, group, stage, algorithm, reward: as of a `Row`.
-        scores: one metric.
+        name, label, group, stage, algorithm, reward: as in `Row`.
+        scores: on one metric.
     """
 
     name: str
@@ -439,7 +442,7 @@ class Profile:
 
 
 def profile_scores(folders: Sequence[Folder], spec: TableSpec) -> dict[str, list[Profile]]:
-    """Metric of the spec's profiles to the trained rows of the table that have it, group after group."""
+    """Each metric of the spec's profiles to the trained rows with that metric, ordered by group."""
     columns = tuple(ColumnSpec("metric", metric) for metric in spec.profiles)
     prepared = Prepared(folders, replace(spec, columns=columns, comparisons=(), split="test"))
     return {

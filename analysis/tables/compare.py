@@ -1,17 +1,17 @@
-"""The comparisons of a table: estimates, tests, one correction for all of them, and what each comes to.
+"""The comparisons of a table: estimates, tests, one correction for all of them, and a verdict for each.
 
-One table makes one family of tests, which Holm's correction covers:
+The tests of one table form one family under Holm's correction:
 
 - each trained row against the baseline, on each compared metric;
-- in each column whose best row may be bold: that the row with the highest mean is the best.
+- in each column that may have a bold row: whether the row with the highest mean is the best.
 
-The second is one test however many rows there are: its p is the largest of the p of the leading row's differences to
-the others. A wrong claim needs the leading row to be significantly above a row that is truly as good, so this is valid
-though the leading row was picked by its score (Gutmann & Maymin 1987).
+The second kind is one test for any number of rows. Its p is the largest p of the leading row's differences to the
+others. A false claim requires the leading row to be significantly above a row that is truly as good. The test is
+therefore valid although the leading row was selected by its score (Gutmann & Maymin 1987).
 
-A comparison is tested only where seeds and budgets allow a verdict (`untested`): three seeds on each side, or a fixed
-checkpoint on one of them. What is tested is decided before any score is read. Everything else of a report (headline,
-leader table, bold cells) prints what is found here.
+A comparison is tested only if seeds and budgets allow a verdict (`untested`): three seeds on each side, or a fixed
+checkpoint on one side. This is decided before any score is read. The rest of a report (headline, leader table, bold
+cells) prints the results of this module.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,10 +29,10 @@ LEVEL = 0.05
 """Corrected p below which a difference holds."""
 
 TIE = 1e-9
-"""Sizes below this are 0: the rest is the rounding of sums."""
+"""Sizes below this count as 0: they are rounding errors of sums."""
 
 FEWEST_SEEDS = 3
-"""With fewer, tests are too often wrong to be called a verdict (docs/statistics.md)."""
+"""Fewest seeds for a verdict. With fewer, tests are wrong too often (docs/statistics.md)."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Side:
         id: of the row.
         group, name, label, stage: of the row.
         seeds: of its runs.
-        budgets: what its runs have spent, as `model.BUDGET`; empty outside RL rows.
+        budgets: budgets of its runs, each as `model.BUDGET`; empty if it is not an RL row.
         marks: of the row.
-        metrics: that its runs have.
-        load: reads their scores, in the order of `metrics`.
+        metrics: metrics of its runs.
+        load: reads the scores, in the order of `metrics`.
     """
 
     id: int
@@ -61,17 +61,17 @@ class Side:
     load: Callable[[], Scores]
 
     def metric(self, name: str) -> Scores:
-        """Its scores on one metric."""
+        """Scores on one metric."""
         return one_metric(self.load(), self.metrics.index(name))
 
     @property
     def fixed(self) -> bool:
-        """A single checkpoint that RL rows start from or are measured by, and no method to be judged."""
+        """Whether the row is a single checkpoint (a start or reference of RL rows) rather than a method."""
         return self.stage != "rl" and len(self.seeds) == 1
 
 
 def untested(row: Side, base: Side) -> str:
-    """Why a comparison of two rows gives no verdict; "" where it gives one. Seeds and budgets decide, never scores."""
+    """Why a comparison of two rows gives no verdict, or "". Depends on seeds and budgets, never on scores."""
     fewest = min((len(side.seeds) for side in (row, base) if not side.fixed), default=1)
     if fewest == 1:
         return "one seed: of two models, not of methods"
@@ -83,7 +83,7 @@ def untested(row: Side, base: Side) -> str:
 
 
 def not_rivals(leader: Side, other: Side) -> str:
-    """As `untested`, of the leading row and another RL row, whose budgets must be the same."""
+    """Why the leading row cannot be compared with another RL row, or "". Their budgets must be equal."""
     fewest = min(len(leader.seeds), len(other.seeds))
     if fewest < FEWEST_SEEDS:
         return many(fewest, "seed")
@@ -95,12 +95,12 @@ class Found:
     """A comparison before correction.
 
     Attributes:
-        row, base: compared, in this order.
-        metric: they are compared on.
-        a, b: scores of the runs that the comparison uses.
-        estimate: of row minus base.
-        permutation, permuted: the permutation test that the seeds allow, and what it rearranges.
-        reason: why it is not tested; "" where it is.
+        row, base: the compared rows.
+        metric: the compared metric.
+        a, b: scores of the runs of `row` and `base` that the comparison uses.
+        estimate: row minus base.
+        permutation, permuted: the permutation test that the seeds allow, and what it permutes.
+        reason: why it is not tested, or "".
     """
 
     row: Side
@@ -115,7 +115,7 @@ class Found:
 
     @property
     def difference(self) -> Cell:
-        """With its own p, not corrected."""
+        """The difference with its uncorrected p."""
         return replace(cell_of(self.estimate, 0), p=float(self.estimate.p[0]))
 
 
@@ -124,9 +124,9 @@ class FoundLead:
     """The leading row of a column against all others, before correction.
 
     Attributes:
-        column: its key.
-        leader: the row with the highest mean, the first of several.
-        over: the leader minus each other row, the nearest first.
+        column: key of the column.
+        leader: the row with the highest mean; the first one if several tie.
+        over: the leader minus each other row, closest mean first.
     """
 
     column: str
@@ -135,7 +135,7 @@ class FoundLead:
 
     @property
     def rivals(self) -> tuple[Found, ...]:
-        """Differences to the rows that it can be compared with."""
+        """Differences to the comparable rows."""
         return tuple(one for one in self.over if not one.reason)
 
 
@@ -148,7 +148,7 @@ def find(row: Side, base: Side, metric: str, reason: str, *, resamples: int) -> 
 
 
 def find_lead(sides: Sequence[Side], column: str, metric: str, *, resamples: int) -> FoundLead | None:
-    """Who leads among RL rows of one group, and by what; None for fewer than two rows."""
+    """The leading RL row of a group and its differences to the others; None for fewer than two rows."""
     if len(sides) < 2:
         return None
     means = {side.id: float(side.metric(metric).values.mean()) for side in sides}
@@ -162,9 +162,9 @@ class Family:
     """All tests of a table, corrected together.
 
     Attributes:
-        against, leads: how many tests are of rows against the baseline, and of leading rows.
-        versus: (place in the comparisons) to p and permutation p, corrected; those that are not tested are absent.
-        best: the same of leads.
+        against, leads: number of tests of rows against the baseline, and of leading rows.
+        versus: index of each tested comparison to its corrected p and corrected permutation p.
+        best: the same for the tested leads.
     """
 
     against: int
@@ -178,7 +178,7 @@ class Family:
 
     @property
     def level(self) -> float:
-        """Of an interval that decides the first step of Holm's correction: 0.95 for one test."""
+        """Confidence level of the interval at the first step of Holm's correction: 0.95 for one test."""
         return 1 - LEVEL / max(self.size, 1)
 
 
@@ -197,7 +197,7 @@ def correct(found: Sequence[Found], leads: Sequence[FoundLead]) -> Family:
 
 
 def versus_of(found: Found, corrected: tuple[float, float] | None, family: Family) -> Versus:
-    """A comparison with the baseline as the table has it."""
+    """A comparison with the baseline, as the table shows it."""
     row, base = found.row, found.base
     p_holm, permuted_holm = corrected or (None, None)
     versus = Versus(
@@ -224,12 +224,12 @@ def versus_of(found: Found, corrected: tuple[float, float] | None, family: Famil
     return replace(
         versus,
         reading=found.reason or reading(versus, base, family),
-        detectable=versus.detectable if varies else None,  # a size of 0 would say that any difference is found
+        detectable=versus.detectable if varies else None,  # 0 would claim that any difference is detected
     )
 
 
 def lead_of(found: FoundLead, corrected: tuple[float, float] | None, family: Family) -> Lead:
-    """The leading row of a column as the table has it."""
+    """The leading row of a column, as the table shows it."""
     rivals = found.rivals
     leader = found.leader
     return Lead(
@@ -262,7 +262,7 @@ def _superiority(found: Found) -> float:
 
 
 def smallest_p(found: Found) -> float | None:
-    """Smallest p that the permutation test over seeds could have had; None where it is over contexts, or is drawn."""
+    """Smallest p that the permutation test over seeds can reach; None if it permutes contexts or is not exact."""
     if found.permuted == "contexts" or not found.permutation.exact:
         return None
     counts = len(found.a.seeds), len(found.b.seeds)
@@ -270,12 +270,12 @@ def smallest_p(found: Found) -> float | None:
 
 
 def improvement(a: Sequence[Scores], b: Sequence[Scores]) -> Cell | None:
-    """Probability that a run of a scores higher than one of b, in a cell drawn at random.
+    """Probability that a run of a scores higher than one of b, in a random cell.
 
-    None where every row has one seed: of two runs it says nothing.
+    None if every row has one seed: two single runs say nothing about the probability.
 
     Args:
-        a, b: one metric in each cell, the cells in the same order.
+        a, b: scores on one metric for each cell, with the cells in the same order.
     """
     if max(len(scores.seeds) for scores in (*a, *b)) == 1:
         return None
@@ -284,16 +284,16 @@ def improvement(a: Sequence[Scores], b: Sequence[Scores]) -> Cell | None:
 
 
 def overall_iqm(cells: Sequence[Scores], *, resamples: int) -> Cell:
-    """Interquartile mean over the runs of several cells, one metric; without an interval where they are too few."""
+    """Interquartile mean over the runs of several cells, for one metric. No interval if there are too few runs."""
     if sum(len(scores.seeds) for scores in cells) < statistics.FEWEST_RUNS:
         return Cell(float(statistics.iqm(np.concatenate(statistics.run_scores(cells)))[0]))
     return share_of(statistics.iqm_interval(cells, resamples=resamples), 0)
 
 
 def detectable(found: Sequence[Found], family: Family) -> Cell | None:
-    """True difference found in 8 of 10 cases at the first step of the correction, with its range.
+    """True difference detected with power 0.8 at the first step of the correction, with its range.
 
-    From variance components averaged over those comparisons whose seeds pair; None where none do.
+    Uses variance components averaged over the comparisons with paired seeds; None if no seeds pair.
     """
     paired = [one for one in found if one.a.seeds == one.b.seeds or 1 in (len(one.a.seeds), len(one.b.seeds))]
     if not paired:
@@ -313,7 +313,7 @@ def detectable_text(cell: Cell) -> str:
 
 
 def reading(versus: Versus, base: Side, family: Family) -> str:
-    """What a tested comparison comes to, in words."""
+    """The verdict of a tested comparison, in words."""
     if not versus.holds:
         if versus.detectable is None:
             return "not shown"
@@ -330,7 +330,7 @@ def reading(versus: Versus, base: Side, family: Family) -> str:
 
 
 def family_note(family: Family, baseline: str) -> str:
-    """What is tested in a table, and how it is corrected."""
+    """Note on the tests of a table and their correction."""
     parts = []
     if family.against:
         parts.append(f"{many(family.against, 'difference')} to {baseline}")
@@ -352,7 +352,7 @@ def family_note(family: Family, baseline: str) -> str:
 def comparison_notes(
     found: Sequence[Versus], baseline: str, split: str, resamples: int, family: Family, *, checkpoint: bool
 ) -> list[str]:
-    """Sentences below the comparisons.
+    """Notes below the comparisons.
 
     Args:
         checkpoint: whether the baseline is one trained checkpoint.
@@ -379,7 +379,7 @@ def comparison_notes(
 
 
 def pairing_note() -> str:
-    """Which runs of two rows a comparison uses."""
+    """Note on which runs of two rows a comparison uses."""
     return (
         "Rows with the same seeds pair by seed. Rows with different seeds are compared on their common seeds where "
         f"these are at least {statistics.LEAST_COMMON} and at least {statistics.COMMON_SHARE:.0%} of either row’s; "
@@ -388,7 +388,7 @@ def pairing_note() -> str:
 
 
 def checkpoint_baseline_note(baseline: str) -> str:
-    """What a difference to one trained checkpoint is about."""
+    """Note on the meaning of a difference to one trained checkpoint."""
     return (
         f"{baseline} is one training and is held fixed. So a difference to it is about this checkpoint, which RL rows "
         f"start from, and not about {baseline} as a method: another training of it would score differently, by an "

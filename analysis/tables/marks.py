@@ -1,4 +1,4 @@
-"""Where a comparison would be unfair, and the sentences below a table."""
+"""Marks for unfair comparisons, and the notes below a table."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from analysis.tables.numbers import many
 from analysis.tables.scores import split_sizes
 
 NAMED = 8
-"""Runs that a note names; more are counted."""
+"""Maximum number of runs that a note names; further runs are only counted."""
 
 ONE_SEED_NOTE = f"{ONE_SEED} One seed: the interval is over contexts only and leaves out how much trainings differ."
 
 
 def budgets(runs: pd.DataFrame) -> dict[tuple[int, ...], list[str]]:
-    """Budget to the labels of the RL rows with a run of it, most runs first."""
+    """Budget to the labels of the RL rows with such a run, most frequent budget first."""
     counts = Counter(tuple(int(value) for value in budget) for budget in runs[list(BUDGET)].to_numpy())
     ordered = sorted(counts, key=lambda budget: (-counts[budget], budget))
     same = [(runs[list(BUDGET)] == list(budget)).all(axis=1) for budget in ordered]
@@ -27,7 +27,7 @@ def budgets(runs: pd.DataFrame) -> dict[tuple[int, ...], list[str]]:
 
 
 def unequal_budgets(runs: pd.DataFrame) -> set[str]:
-    """RL rows with another budget than most RL runs; all of them where no budget has a majority."""
+    """RL rows whose budget differs from that of most RL runs; all of them if no budget has a majority."""
     found = budgets(runs)
     if len(found) < 2:
         return set()
@@ -37,7 +37,7 @@ def unequal_budgets(runs: pd.DataFrame) -> set[str]:
 
 
 def intervals_text(resamples: int) -> str:
-    """How an interval over seeds and contexts is made."""
+    """How an interval over seeds and contexts is computed, in words."""
     return (
         f"95 % interval over contexts and seeds: {resamples:,} resamples of contexts, all samples of a context and all "
         "seeds together, with a normal deviation for the mean over seeds; stretched for few seeds"
@@ -51,19 +51,19 @@ def group_title(group: Collection) -> str:
 
 
 def group_folder(group: Collection) -> Path:
-    """Where a group of runs has its files, where a command writes those of several."""
+    """Subfolder for the files of a group, when a command writes several groups."""
     first = group.runs.iloc[0]
     return Path(first["experiment"]) / f"{first['dataset']}-{first['model']}"
 
 
 def test_note(group: Collection, resamples: int) -> str:
-    """What was judged, and what brackets are, of one group of runs."""
+    """Note on the test samples of one group of runs and the meaning of brackets."""
     sizes = split_sizes(group.queries, str(group.runs["run"].iloc[0]))
     return f"{judged('Test', sizes, group.runs)}. Brackets: {intervals_text(resamples)}."
 
 
 def judged(split: str, sizes: tuple[int, int, int], runs: pd.DataFrame) -> str:
-    """What the numbers are of; `sizes`: of `split_sizes`."""
+    """The split, sample sizes (from `split_sizes`), list lengths and decoding, in words."""
     samples, contexts, clusters = sizes
     lengths = " or ".join(str(length) for length in sorted(set(runs["list_length"])))
     apart = f" in {many(clusters, 'cluster')}, which intervals resample whole" if clusters < contexts else ""
@@ -74,7 +74,7 @@ def judged(split: str, sizes: tuple[int, int, int], runs: pd.DataFrame) -> str:
 
 
 def sft_note(runs: pd.DataFrame, metric: str) -> str:
-    """What a difference to SFT is."""
+    """Note on the meaning of a difference to SFT."""
     sft = runs[runs["stage"] == "sft"]
     if sft.empty:
         return "There is no finished SFT run, so no difference to it can be given."
@@ -84,14 +84,14 @@ def sft_note(runs: pd.DataFrame, metric: str) -> str:
 
 
 def checkpoint_note(runs: pd.DataFrame) -> str:
-    """Which weights RL rows are judged at."""
+    """Note on the checkpoint at which RL rows are scored."""
     rules = sorted({str(rule) for rule in runs[runs["stage"] == "rl"]["checkpoint_rule"]})
     of_validation = " on validation" if rules == ["best"] else ""
     return f"RL rows are judged at the {' or '.join(rules)} checkpoint{of_validation}."
 
 
 def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
-    """The budgets of RL rows, which are not the same."""
+    """Note on the unequal budgets of RL rows."""
     spent = "; ".join(
         f"{', '.join(labels)}: {' / '.join(f'{value:,}' for value in budget)}"
         for budget, labels in budgets(runs[runs["stage"] == "rl"]).items()
@@ -101,7 +101,7 @@ def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
 
 
 def missing_note(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
-    """Rows and the seeds that they lack."""
+    """Note on rows with missing seeds."""
     lacking: dict[tuple[int, ...], list[str]] = {}
     for name, seeds in rows:
         lacking.setdefault(seeds, []).append(name)
@@ -110,7 +110,7 @@ def missing_note(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
 
 
 def stopped_note(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:
-    """Rows and where their runs stopped, as (seed, update)."""
+    """Note on runs that stopped early; each row comes with its (seed, update) pairs."""
     told = "; ".join(
         f"{name}: {', '.join(f'seed {seed} at update {update:,}' for seed, update in stops)}" for name, stops in rows
     )
@@ -118,7 +118,7 @@ def stopped_note(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str
 
 
 def left_out_note(problems: Sequence[tuple[str, str]]) -> str:
-    """Runs that are in no number of the table, with the reason."""
+    """Note on runs excluded from the table, with the reason."""
     told = "; ".join(f"{run}: {reason}" for run, reason in problems[:NAMED])
     more = f"; and {len(problems) - NAMED:,} more, in table.runs.json" if len(problems) > NAMED else ""
     return f"Left out: {many(len(problems), 'run')}. {told}{more}."

@@ -1,21 +1,21 @@
-"""What a table is made of: plain numbers with what they stand for, laid out by `write` and by reports."""
+"""The parts of a table: plain numbers with their meaning. `write` and the reports format them."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SHARED_STAGES = {"oracle": "oracle", "zero_shot": "zero-shot", "sft": "SFT"}
-"""Names of the rows above the algorithms, in their order."""
+"""Names of the rows above the algorithms, in order."""
 
 
 def shared_stage_name(stage: str, label: str) -> str:
-    """What a row of a shared stage is called; an SFT row that says in its label what it learnt from, with that."""
+    """Name of a shared stage's row. If the label has a variant after `@` (SFT training data), the name includes it."""
     _, at, variant = label.partition("@")
     return SHARED_STAGES[stage] + (f" @ {variant}" if at else "")
 
 
 BUDGET = ("updates", "prompts", "completions")
-"""What RL rows must have spent alike to be compared."""
+"""Budget that RL rows must share to be compared."""
 
 SPENT = (*BUDGET, "generated_tokens", "seconds")
 
@@ -28,9 +28,9 @@ class Cell:
     """A number with its 95 % interval.
 
     Attributes:
-        mean: the number: a mean, an interquartile mean, a difference or a probability.
-        low, high: its interval; NaN where there is none.
-        p: of a difference of 0, corrected as the table's notes say; None where nothing was tested.
+        mean: a mean, an interquartile mean, a difference or a probability.
+        low, high: ends of the interval, or NaN without one.
+        p: p-value for a difference of 0, corrected as the table's notes say; None if not tested.
     """
 
     mean: float
@@ -48,7 +48,7 @@ class Cell:
 
 
 Value = Cell | float | str | None
-"""What a cell of a table holds: an estimate, a mean of a count or a setting over runs, words, or nothing."""
+"""Content of a table cell: an estimate, the mean of a count or setting over runs, text, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Column:
     """A column after the row's name.
 
     Attributes:
-        key: names it in `Row.cells` and in CSV: ndcg@10, ndcg@10_iqm, ndcg@10_minus_sft, ndcg@10_beats_sft, updates.
+        key: name in `Row.cells` and CSV: ndcg@10, ndcg@10_iqm, ndcg@10_minus_sft, ndcg@10_beats_sft, updates.
         header: as shown.
         kind: mean, iqm, difference, improvement or value.
         of: per-query metric; for a value: column of the run table, or a setting.
-        to: label of the baseline that a difference or an improvement is to, else "".
-        digits: after the point.
-        interval: how an interval shows: brackets, plus_minus or none.
-        p: whether p of a difference shows.
+        to: label of the baseline of a difference or an improvement, else "".
+        digits: number of decimals.
+        interval: style of the interval: brackets, plus_minus or none.
+        p: whether to show p of a difference.
     """
 
     key: str
@@ -81,7 +81,7 @@ class Made:
     """A run behind a cell.
 
     Attributes:
-        run: its directory, below the folder that was searched.
+        run: its directory, relative to the folder that was searched.
         folder: that folder.
         seed, hash: of the run.
     """
@@ -99,20 +99,20 @@ class Row:
     Attributes:
         name: as shown.
         label: as in the run directory.
-        group: heading that the row stands under; "" in a table without groups.
+        group: heading above the row; "" in a table without groups.
         stage: oracle, zero_shot, sft or rl.
         algorithm, reward: of an RL row, else "".
         experiment, dataset, model: of its runs.
         made: its runs, by seed.
-        cells: column's key to what it holds.
+        cells: column key to content.
         metrics: per-query metric to its mean over seeds and samples, for every column of means.
-        difference: this row minus the table's baseline on the table's headline; None where that was not compared.
-        spent: SPENT to its mean per run of the row's own stage.
-        missing: seeds that other RL rows of its group, or the spec, have and this row has not.
+        difference: this row minus the baseline on the table's headline metric; None if not compared.
+        spent: quantities of SPENT, each as the mean per run of the row's own stage.
+        missing: seeds that the spec or other RL rows of its group have, but this row lacks.
         stopped: seeds whose training stopped early.
-        marks: of MARKS.
+        marks: a subset of MARKS.
         bold: keys of the columns in which this row is shown to be the best RL row.
-        against: key of a column that compares to the runs of the row that it compares with.
+        against: key of a comparing column to the runs of the baseline row.
     """
 
     name: str
@@ -141,7 +141,7 @@ class Row:
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """Directories of the runs, in the order of `seeds`."""
+        """Run directories, in the order of `seeds`."""
         return tuple(run.run for run in self.made)
 
 
@@ -150,21 +150,21 @@ class Versus:
     """A row against the baseline of its group, on one metric.
 
     Attributes:
-        group, row, label: of the row; its heading, its name and its label.
-        baseline: name of the baseline's row.
+        group, row, label: heading, name and label of the row.
+        baseline: name of the baseline row.
         metric: per-query metric.
-        seeds, baseline_seeds: of the runs compared (`statistics.compared_seeds`).
-        difference: row minus baseline; its `p` is that of the interval, not corrected.
-        p_holm: `difference.p`, corrected for all tests of the table; None where seeds or budgets allow no verdict.
-        permutation_p, permutation_holm: of the permutation test that the seeds allow, by itself and corrected.
-        permuted: what that test rearranges: "labels" of runs, "seeds" in pairs, or "contexts" of two models.
-        smallest_p: the smallest p that it could have had; None where it looks at a sample of the arrangements.
+        seeds, baseline_seeds: seeds of the compared runs (`statistics.compared_seeds`).
+        difference: row minus baseline; its `p` belongs to the interval and is not corrected.
+        p_holm: `difference.p`, Holm-corrected over all tests of the table; None if seeds or budgets allow no verdict.
+        permutation_p, permutation_holm: p of the permutation test that the seeds allow, uncorrected and corrected.
+        permuted: what that test permutes: "labels" of runs, "seeds" in pairs, or "contexts" of two models.
+        smallest_p: smallest p that the test can reach; None if it permutes contexts or draws its permutations.
         improvement: probability that a run of the row scores higher than one of the baseline; None with one seed each.
-        detectable: true difference that this design finds in 8 of 10 cases after the correction, with its 80 % range;
-            None where nothing is tested, or no seeds pair.
+        detectable: true difference that this design detects with power 0.8 after the correction, with its 80 % range;
+            None if nothing is tested or no seeds pair.
         holds: whether a difference is shown, by `p_holm`.
-        reading: the same in words.
-        marks: of the row, and of the baseline all but ONE_SEED.
+        reading: the verdict in words.
+        marks: marks of the row, and those of the baseline except ONE_SEED.
     """
 
     group: str
@@ -193,10 +193,10 @@ class Over:
 
     Attributes:
         row, label: of the other row.
-        difference: with its interval and p, not corrected.
-        wins: probability that a run of the leading row scores higher than one of the other; None where they are not
-            compared.
-        reason: why the two cannot be compared (seeds, budgets); "" where they can.
+        difference: with its interval and uncorrected p.
+        wins: probability that a run of the leading row scores higher than one of the other row; None if they cannot
+            be compared.
+        reason: why the two cannot be compared (seeds, budgets), or "".
     """
 
     row: str
@@ -211,15 +211,15 @@ class Lead:
     """The RL row with the highest mean in a column of its group.
 
     Attributes:
-        group, column: where; the heading, and the column's key.
+        group, column: heading of the group and key of the column.
         metric: of the column.
         row, label, seeds: of the leading row.
-        over: its differences to the other RL rows, the nearest first.
-        p: largest p of the differences to the rows that it can be compared with; None where there is none.
-        p_holm: the same, corrected for all tests of the table.
-        holds: whether it is shown to be the best of the rows that can be compared.
-        tests: how many tests `p_holm` is corrected for.
-        detectable: as of `Versus`, averaged over those rows.
+        over: its differences to the other RL rows, closest mean first.
+        p: largest p of its differences to comparable rows; None if no row is comparable.
+        p_holm: the same p, Holm-corrected over all tests of the table.
+        holds: whether it is shown to be the best of the comparable rows.
+        tests: number of tests in the correction of `p_holm`.
+        detectable: as in `Versus`, averaged over the comparable rows.
     """
 
     group: str
@@ -243,22 +243,22 @@ class Lead:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order to be shown, and what a reader must know beside them.
+    """Rows in display order, with notes and comparisons.
 
     Attributes:
         title: as shown.
-        key: the same as one word, for a LaTeX label.
-        cutoffs: of all runs, ascending.
-        columns: after the row's name.
-        rows: group after group.
+        key: one word for a LaTeX label, from experiment, dataset and model.
+        cutoffs: cut-offs of all runs, ascending.
+        columns: columns after the row's name.
+        rows: ordered by group.
         notes: sentences below the table; a note on marked rows starts with its mark.
-        headline: metric that `Row.difference` is of; "" where nothing is compared.
-        baseline: what rows are compared with, in words; "" for nothing.
-        comparisons: every trained row against its baseline, metric by metric; empty without a baseline.
-        comparison_notes: sentences below them.
-        leads: the leading row of each column that is tested for one, group after group.
-        family: what is tested, and how it is corrected: one sentence or more.
-        method: header of the rows' names.
+        headline: metric of `Row.difference`; "" if nothing is compared.
+        baseline: name of the baseline, or "".
+        comparisons: every trained row against its baseline, ordered by metric; empty without a baseline.
+        comparison_notes: sentences below the comparisons.
+        leads: leading row of each column tested for a best row, ordered by group.
+        family: sentences on what is tested and how it is corrected.
+        method: header of the column of row names.
     """
 
     title: str

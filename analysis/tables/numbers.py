@@ -1,4 +1,4 @@
-"""How numbers and metrics read."""
+"""Formatting of numbers and metric names."""
 
 import math
 
@@ -14,7 +14,7 @@ def share(value: float, digits: int = DIGITS) -> str:
 
 
 def at_least(size: float, digits: int = DIGITS) -> str:
-    """A positive size as `share`; "less than .001" for one that would round to .000."""
+    """A positive size as `share`, or "less than .001" if it would round to .000."""
     smallest = 10.0**-digits
     return f"less than {share(smallest, digits)}" if 0 < size < smallest / 2 else share(size, digits)
 
@@ -26,14 +26,14 @@ def signed(value: float, digits: int = DIGITS) -> str:
 
 
 def chance(p: float | None) -> str:
-    """p as .034, or <.001 below; – for none."""
+    """p as .034, or <.001; – if there is none."""
     if p is None or math.isnan(p):
         return "–"
     return "<.001" if p < 0.0005 else share(p)
 
 
 def count(value: float) -> str:
-    """812, 12.3 k, 4.56 M: three digits, or all of them below 1,000."""
+    """A count as 812, 12.3 k or 4.56 M: three significant digits, or all digits below 1,000."""
     units = iter(("", " k", " M", " G"))
     unit = next(units)
     while value >= 999.5 and unit != " G":
@@ -43,11 +43,11 @@ def count(value: float) -> str:
 
 
 def many(number: int, noun: str) -> str:
-    """1 seed, 1,200 samples."""
+    """A number with its noun: 1 seed, 1,200 samples."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def metric_title(metric: str) -> str:
-    """NDCG@10 for ndcg@10; a metric without a title of its own has its name."""
+    """NDCG@10 for ndcg@10. A metric without a title keeps its name."""
     name, at, k = metric.partition("@")
     return f"{TITLES.get(name, name)}{at}{k}"

@@ -1,4 +1,4 @@
-"""What a table is made of before any number is: the rows, columns and scores that a spec asks of runs."""
+"""Prepare a table before numbers are computed: the rows, columns and scores that a spec selects from runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +19,17 @@ from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where
 from rlbench.errors import BadInput, nearest
 
 ROWS_HELD = 64
-"""Rows whose scores are in memory at a time; those of others are read again where they are needed."""
+"""Number of rows whose scores stay in memory; others are read again when needed."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A column with what made it.
+    """A column with its spec.
 
     Attributes:
         column: as in the table.
-        spec: of it.
-        to: which row it is to; None for a column that compares nothing.
+        spec: entry of the spec that defines it.
+        to: baseline of the column; None if it compares nothing.
     """
 
     column: Column
@@ -41,7 +41,7 @@ class Prepared:
     """Rows, columns and scores of a table, checked against the runs.
 
     Raises:
-        BadInput: where the spec names what the runs do not have, or no run fits it.
+        BadInput: if the spec names something that the runs lack, or no run matches it.
     """
 
     def __init__(self, folders: Sequence[Folder], spec: TableSpec):
@@ -73,10 +73,14 @@ class Prepared:
             self._check_samples()
         self.sides = self._sides()
 
-    # What is asked for.
+    # Metrics and columns.
 
     def metrics(self, names: Sequence[str], said: str) -> list[str]:
-        """Metrics with their cut-offs filled in."""
+        """Metrics with @all and @largest replaced by the runs' cut-offs.
+
+        Raises:
+            BadInput: lists the metrics that no run has; `said` is their place in the spec.
+        """
         found: list[str] = []
         for name in names:
             stem, at, k = name.partition("@")
@@ -134,12 +138,12 @@ class Prepared:
         return Column(key, spec.header or header, kind, metric, word, _digits(spec), interval=spec.interval, p=spec.p)
 
     def _baseline_name(self, to: Where) -> str:
-        """The name of the baseline's rows; in words of the spec where they have several, or there is none."""
+        """Name of the baseline rows; the spec's values if the rows have several names or do not exist."""
         found = {part.name for part in self._baselines(to).values()}
         return found.pop() if len(found) == 1 else " ".join(as_text(v) for values in to.values() for v in values)
 
     def _baselines(self, to: Where) -> dict[str, Part]:
-        """Group to the row that others are compared with; groups without one are absent."""
+        """Group to its baseline row. Groups without one are absent."""
         if repr(to) not in self.baselines:
             found = {group: select.baseline_of(self.lookup, parts, to) for group, parts in self.groups.items()}
             self.baselines[repr(to)] = {group: part for group, part in found.items() if part is not None}
@@ -148,7 +152,7 @@ class Prepared:
     # Scores.
 
     def _sides(self) -> dict[int, Side]:
-        """Every row that has metrics of the table."""
+        """Every row by id, with those metrics of the table that it has."""
         wanted = [each.column.of for each in self.shown if each.column.kind != "value"]
         wanted = list(dict.fromkeys([*wanted, *self.compared]))
         sides = {}
@@ -172,10 +176,10 @@ class Prepared:
         return sides
 
     def _metrics_of(self, part: Part, wanted: Sequence[str]) -> tuple[str, ...]:
-        """Those of some metrics that all runs of a row have.
+        """The wanted metrics that all runs of a row have.
 
         Raises:
-            BadInput: where one is of the whole split.
+            BadInput: for a metric of the whole split, which single samples do not have.
         """
         prefix = self.spec.split
         has = part.runs.reindex(columns=[f"{prefix}.{name}" for name in wanted]).notna().all(axis=0)
@@ -194,7 +198,7 @@ class Prepared:
         return found
 
     def _check_samples(self) -> None:
-        """Raises BadInput where rows of a group were not judged on the same samples."""
+        """Raise BadInput if rows of a group were scored on different samples."""
         problems = []
         for group, parts in self.groups.items():
             runs = pd.concat([part.runs for part in parts])
@@ -229,7 +233,7 @@ class Prepared:
     # Marks.
 
     def _rl(self, parts: Sequence[Part]) -> pd.DataFrame:
-        """Runs of the RL rows of a group, with the rows' names for labels."""
+        """Runs of the RL rows of a group, with row names as labels."""
         found = [part.runs.assign(label=part.name) for part in parts if part.stage == "rl"]
         return pd.concat(found, ignore_index=True) if found else self.runs.iloc[:0]
 

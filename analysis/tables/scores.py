@@ -1,4 +1,4 @@
-"""Scores of a row's runs, and the numbers that tables take from estimates."""
+"""Scores of a row's runs, and table cells from estimates."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from analysis.tables.model import Cell
 
 
 def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> Scores:
-    """Scores of the runs of one row, in their order; queries in the order of (context_id, sample), as read.
+    """Scores of the runs of one row, in their order. Queries keep the order of (context_id, sample).
 
-    What `Scores` calls contexts are the clusters here: a context each, unless the dataset says that several are not
-    independent of each other.
+    The contexts of the returned `Scores` are clusters. A cluster is one context, unless the dataset declares several
+    contexts as dependent.
     """
     parts = (queries.read(name, metrics) for name in runs["run"])
     first = next(parts)
@@ -27,7 +27,10 @@ def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> 
 
 
 def samples_digest(queries: Queries, run: str) -> str:
-    """What runs judged on the same samples share: contexts, clusters, samples and how many films are relevant."""
+    """Digest of a run's samples: contexts, clusters, sample numbers and number of relevant films.
+
+    It is equal for runs scored on the same samples.
+    """
     part = queries.read(run, [N_TRUTH])
     digest = hashlib.sha256("\n".join(map(str, (*part["context_id"], *part[CLUSTER]))).encode())
     digest.update(part[["sample", N_TRUTH]].to_numpy(np.int64).tobytes())
@@ -35,13 +38,13 @@ def samples_digest(queries: Queries, run: str) -> str:
 
 
 def split_sizes(queries: Queries, run: str) -> tuple[int, int, int]:
-    """How many samples, contexts and clusters a run was judged on."""
+    """Number of samples, contexts and clusters that a run was scored on."""
     part = queries.read(run, [])
     return len(part), part["context_id"].nunique(), part[CLUSTER].nunique()
 
 
 def one_metric(scores: Scores, column: int) -> Scores:
-    """One metric alone: what is drawn for it then does not depend on which others are shown."""
+    """One metric alone, so that its resampling does not depend on the other metrics shown."""
     return Scores(scores.values[:, :, [column]], scores.contexts, scores.seeds)
 
 
@@ -51,6 +54,6 @@ def cell_of(estimate: Estimate, column: int) -> Cell:
 
 
 def share_of(estimate: Estimate, column: int) -> Cell:
-    """A cell of a metric that lies in 0..1, and so does its interval."""
+    """A cell of a metric in 0..1, with its interval clipped to 0..1."""
     found = cell_of(estimate, column)
     return Cell(found.mean, max(found.low, 0.0), min(found.high, 1.0))

@@ -1,4 +1,4 @@
-"""Which runs a table shows, and as which rows: a spec's words looked up in the run table and in the runs' settings."""
+"""Select the runs of a table and group them into rows, by looking up the spec's values in run table and settings."""
 
 import json
 import math
@@ -17,10 +17,10 @@ from analysis.tables.spec import RowSpec, TableSpec, Where
 from rlbench.errors import BadInput, nearest
 
 CELL = ("experiment", "dataset", "model", "label")
-"""Columns that runs of one row share."""
+"""Columns that all runs of a row have in common."""
 
 SFT: Where = {"label": ("sft",)}
-"""The baseline that specs name by `sft`."""
+"""The baseline that a spec calls `sft`."""
 
 PLACEHOLDER = re.compile(r"{([^{}]*)}")
 
@@ -30,8 +30,8 @@ class Folder:
     """Runs of one folder.
 
     Attributes:
-        name: as the user gave it; "" where it is the only one.
-        collection: what was read there.
+        name: as the user gave it; "" if it is the only one.
+        collection: the runs read from it.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Part:
     """The runs of one row.
 
     Attributes:
-        id: place of the row in the table.
+        id: index of the row in the table.
         group: values of `group_by`, as shown.
         name: as shown.
-        runs: their lines of the run table, by seed; `source` says which of the folders they are from.
+        runs: lines of the run table, by seed; `source` is the index of the folder.
     """
 
     id: int
@@ -56,13 +56,13 @@ class Part:
 
     @property
     def by_source(self) -> list[tuple[int, pd.DataFrame]]:
-        """Its runs by the source they are from."""
+        """The runs grouped by source folder."""
         places = list(dict.fromkeys(int(place) for place in self.runs["source"]))
         return [(place, self.runs[self.runs["source"] == place]) for place in places]
 
     @cached_property
     def first(self) -> pd.Series:
-        """Its first run."""
+        """The first run."""
         return self.runs.iloc[0]
 
     @property
@@ -79,10 +79,10 @@ class Part:
 
 
 class Lookup:
-    """Values of runs by the name of a column of the run table or of a setting.
+    """Values of runs by the name of a run-table column or a setting.
 
     A setting may be named as in the config (trainer.rl.num_iterations), as in identity.json (rl.num_iterations), or by
-    an end that only one setting has (num_iterations).
+    any suffix that is unique (num_iterations).
     """
 
     def __init__(self, folders: Sequence[Folder]):
@@ -95,7 +95,7 @@ class Lookup:
         self._found: dict[str, tuple[bool, str]] = {}
 
     def resolve(self, name: str, said: str) -> str:
-        """ "" where runs have such a value, else what is wrong with the name; `said` is where it was said."""
+        """Resolve a name. Returns "" on success, else a message; `said` is the place in the spec that uses the name."""
         if name in self._columns:
             self._found[name] = (True, name)
             return ""
@@ -110,7 +110,7 @@ class Lookup:
         return f"{said}: runs have no column and no setting '{name}'.{nearest(name, [*self._columns, *self._keys])}"
 
     def value(self, run: pd.Series, name: str) -> Any:
-        """The value of a resolved name; None where the run has none."""
+        """The value of a resolved name, or None if the run has none."""
         column, key = self._found[name]
         if not column:
             return self._settings[int(run["source"])].get(run["run"], {}).get(key)
@@ -120,7 +120,7 @@ class Lookup:
         return None if isinstance(value, float) and math.isnan(value) else value
 
     def values(self, runs: pd.DataFrame, name: str) -> list[Any]:
-        """The different values of runs, in their order."""
+        """The distinct values of runs, in order of first occurrence."""
         return list({as_text(value): value for value in (self.value(run, name) for _, run in runs.iterrows())}.values())
 
 
@@ -130,13 +130,13 @@ def as_text(value: Any) -> str:
 
 
 def same(value: Any, wanted: Any) -> bool:
-    """Whether a run's value is the one that a spec names: the same number, or the same text."""
+    """Whether a run's value equals the one in a spec, as a number or as text."""
     one, other = as_text(value), as_text(wanted)
     return one == other or (not math.isnan(number := as_number(value)) and number == as_number(wanted))
 
 
 def as_number(value: Any) -> float:
-    """A number, or a text that is one (YAML reads 1e-5 as text); NaN for all else, truths among it."""
+    """A number, or text that is a number (YAML reads 1e-5 as text); NaN for anything else, including booleans."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:
@@ -146,15 +146,16 @@ def as_number(value: Any) -> float:
 
 
 def fits(lookup: Lookup, run: pd.Series, where: Where) -> bool:
-    """Whether a run has one of the values of every key."""
+    """Whether a run matches every key, with one of its values."""
     return all(any(same(lookup.value(run, key), wanted) for wanted in values) for key, values in where.items())
 
 
 def check_join(lookup: Lookup, folders: Sequence[Folder]) -> None:
-    """What may not be in two folders at once.
+    """Check that several folders can be combined.
 
     Raises:
-        BadInput: where one cell is in two folders, or a row's runs in several folders differ in more than the seed.
+        BadInput: if two folders have the same cell and seed, or a row's runs in several folders differ in more than
+            the seed.
     """
     problems = []
     for cell, runs in lookup.runs.groupby(list(CELL), sort=True):
@@ -180,7 +181,7 @@ def check_join(lookup: Lookup, folders: Sequence[Folder]) -> None:
 
 
 def named_values(spec: TableSpec) -> list[tuple[str, str]]:
-    """Every column or setting that a spec names, with where it does."""
+    """Every column or setting that a spec names, with its place in the spec."""
     found = [(key, f"group_by: {key}") for key in spec.group_by]
     found += [(key, "names") for key in spec.names]
     for i, row in enumerate(spec.rows):
@@ -195,9 +196,9 @@ def named_values(spec: TableSpec) -> list[tuple[str, str]]:
 
 
 def parts(lookup: Lookup, spec: TableSpec) -> tuple[list[Part], list[str]]:
-    """The rows of a table, group after group, and what the spec asks for that no run is.
+    """The rows of a table, ordered by group, and the parts of the spec that match no run.
 
-    A run is in the first row entry that it fits.
+    A run belongs to the first row entry that it matches.
     """
     runs = lookup.runs
     entry_of = [
@@ -227,7 +228,7 @@ def parts(lookup: Lookup, spec: TableSpec) -> tuple[list[Part], list[str]]:
 
 
 def _absent(lookup: Lookup, spec: TableSpec, found: set[int]) -> list[str]:
-    """Row entries, and values of them, that no run fits; shared stages aside, which not every sweep has."""
+    """Row entries, and values in them, that match no run. Entries for stages are skipped: a sweep may lack a stage."""
     absent = []
     for i, row in enumerate(spec.rows):
         if set(row.where) == {"stage"} and set(row.where["stage"]) <= set(STAGES):
@@ -242,12 +243,12 @@ def _absent(lookup: Lookup, spec: TableSpec, found: set[int]) -> list[str]:
 
 
 def in_words(where: Where) -> str:
-    """algorithm grpo or gspo, reward dcg."""
+    """A condition in words: algorithm grpo or gspo, reward dcg."""
     return ", ".join(f"{key} {' or '.join(map(as_text, values))}" for key, values in where.items())
 
 
 def suggestions(lookup: Lookup, spec: TableSpec) -> list[str]:
-    """What each row entry asks for, with the values that were perhaps meant."""
+    """The condition of each row entry, with suggestions for values that no run has."""
     told = []
     for row in spec.rows:
         close = ""
@@ -259,8 +260,8 @@ def suggestions(lookup: Lookup, spec: TableSpec) -> list[str]:
 
 
 def _headings(groups: Set[tuple[str, ...]], spec: TableSpec) -> dict[tuple[str, ...], str]:
-    """Group to its heading, in the order of `names`, then of numbers, then of texts; keys that do not vary are left
-    out of the headings."""
+    """Group to its heading, ordered by `names`, then numbers by size, then text. Headings omit keys that do not
+    vary."""
     varying = [i for i in range(len(spec.group_by)) if len({group[i] for group in groups}) > 1]
     orders = [list(spec.names.get(key, {})) for key in spec.group_by]
 
@@ -277,13 +278,13 @@ def _headings(groups: Set[tuple[str, ...]], spec: TableSpec) -> dict[tuple[str, 
 
 
 def natural(value: Any) -> tuple[int, float, str]:
-    """A key to sort by: numbers by size, then texts."""
+    """Sort key: numbers by size, then text."""
     number = as_number(value)
     return (1, 0.0, as_text(value)) if math.isnan(number) else (0, number, "")
 
 
 def _place(lookup: Lookup, part: pd.DataFrame, row: RowSpec) -> tuple[Any, ...]:
-    """Where a row stands among those of its entry."""
+    """Sort key of a row among the rows of its entry."""
     first = part.iloc[0]
     by_values = tuple(
         next(i for i, wanted in enumerate(values) if same(lookup.value(first, key), wanted))
@@ -305,7 +306,7 @@ def _place(lookup: Lookup, part: pd.DataFrame, row: RowSpec) -> tuple[Any, ...]:
 
 
 def _names(lookup: Lookup, spec: TableSpec, rows: Sequence[tuple[RowSpec, pd.DataFrame]]) -> list[str]:
-    """Names of the rows of one group; rows of one name have beside it what they differ in."""
+    """Names of the rows of one group. Equal names are extended by a value in which their runs differ."""
     names = [_name(lookup, spec, row, part.iloc[0]) for row, part in rows]
     for key in ("experiment", "model", "dataset", "label"):
         for name in {name for name in names if names.count(name) > 1}:
@@ -324,23 +325,23 @@ def _name(lookup: Lookup, spec: TableSpec, row: RowSpec, run: pd.Series) -> str:
 
 
 def filled(template: str, words: Callable[[str], str]) -> str:
-    """A template with each {column} replaced."""
+    """A template with each {column} replaced by `words(column)`."""
     return PLACEHOLDER.sub(lambda match: words(match.group(1)), template)
 
 
 def word(names: Mapping[str, Mapping[str, str]], key: str, value: Any) -> str:
-    """What is shown for a value of a column."""
+    """Display name of a value of a column."""
     text = as_text(value)
     return names.get(key, {}).get(text, text)
 
 
 def baseline_of(lookup: Lookup, group: Sequence[Part], where: Where) -> Part | None:
-    """The one row of a group that fits; None where none does.
+    """The one row of a group that matches, or None.
 
-    `sft` alone is the row of that label, or else the only one of that stage.
+    `sft` means the row with that label, else the group's only SFT row.
 
     Raises:
-        BadInput: where several do.
+        BadInput: if several rows match.
     """
     found = [part for part in group if fits(lookup, part.first, where)]
     if not found and where == SFT:

@@ -1,7 +1,6 @@
-"""What a table shows, as a YAML file says it: docs/tables.md has every key.
+"""Table specs in YAML; docs/tables.md lists every key.
 
-`read_spec` reports everything that is wrong at once. What can only be known beside runs (is there such a metric, such a
-setting, such a row) is checked by `build`.
+`read_spec` reports all problems at once. `build` checks what depends on runs: whether a metric, setting or row exists.
 """
 
 from collections.abc import Mapping
@@ -13,13 +12,13 @@ from rlbench.errors import BadInput, nearest
 from rlbench.user_files import read_user_yaml
 
 SPECS = Path(__file__).parents[1] / "specs"
-"""Folder of the specs that come with the harness."""
+"""Folder of the specs shipped with the harness."""
 
 SPLITS = ("test", "validation")
 STATISTICS = ("mean", "iqm")
 INTERVALS = ("brackets", "plus_minus", "none")
 KINDS = ("metric", "difference", "improvement", "value")
-"""Keys of which a column has one: what it shows."""
+"""A column has exactly one of these keys: what it shows."""
 
 VALUES = {
     "seeds": "Seeds",
@@ -31,12 +30,12 @@ VALUES = {
     "seconds": "Time",
     "checkpoint_step": "Checkpoint",
 }
-"""Values that a column may name by a word alone, with their headers."""
+"""Values that a column may name by a single word, with their headers."""
 
 MOST_DIGITS = 6
 
 Where = Mapping[str, tuple[Any, ...]]
-"""Column of the run table, or setting, to the values that are meant."""
+"""Column of the run table, or setting, to the accepted values."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class RowSpec:
     """Rows that one entry selects.
 
     Attributes:
-        where: which runs; with several keys all must fit. Rows stand in the order of these values.
-        name: as shown, `{column}` standing for the row's value of it; "" for the shared stage's name, or
-            "{algorithm} · {reward}".
-        order: columns to sort by, after the order of `where`; a leading "-" for the largest first.
+        where: runs to select; all keys must match. Rows follow the order of the values.
+        name: as shown; `{column}` is replaced by the row's value. "" means the shared stage's name, or
+            "{algorithm} · {reward}" for an RL row.
+        order: columns to sort by, after the order of `where`; a leading "-" sorts in descending order.
     """
 
     where: Where
@@ -60,15 +59,16 @@ class ColumnSpec:
     """A column, or several where the metric ends in @all.
 
     Attributes:
-        kind: of KINDS.
-        of: metric, ending in @<K>, @all or @largest where it has cut-offs; for a value: column or setting.
-        statistic: of a metric: mean or iqm (over the row's runs).
-        to: which row a difference or an improvement is to; None for the spec's baseline.
-        header: as shown; "" for a title made of the metric.
-        digits: after the point; None for 3, and 2 of an improvement.
+        kind: one of KINDS.
+        of: metric, with the suffix @<K>, @all or @largest if it has cut-offs; for a value: column or setting.
+        statistic: for a metric: mean or iqm (over the row's runs).
+        to: baseline row of a difference or an improvement; None for the spec's baseline.
+        header: as shown; "" for a title built from the metric.
+        digits: number of decimals; None means 3, or 2 for an improvement.
         interval: brackets, plus_minus or none.
         p: whether a difference shows its p.
-        bold: whether the best RL row may be bold; None where the metric is one of accuracy.
+        bold: whether the best RL row may be bold; None means only for compared accuracy metrics, or for all accuracy
+            metrics if the spec compares none.
     """
 
     kind: str
@@ -87,19 +87,19 @@ class TableSpec:
     """A table.
 
     Attributes:
-        title: as shown, `{column}` standing for its values.
-        rows, columns: in their order.
-        split: test, or validation (one number a run, hence intervals over seeds alone).
-        group_by: columns of the run table or settings; runs that agree in them stand under one heading, and only rows
-            under one heading are compared.
-        names: column to value to the word that is shown for it; in its order groups stand.
-        baseline: the row, one under each heading, that rows are compared with.
-        comparisons: metrics of the second table, `columns`' spelling; the first is the table's headline.
-        profiles: metrics of the figure of performance profiles.
-        seeds: that every RL row should have; empty for those that any RL row under its heading has.
-        method: header of the rows' names.
-        overall: heading of a last group, of what is the same over all groups: interquartile means and probabilities
-            of improvement, with rows of one name as one; "" for none.
+        title: as shown; `{column}` is replaced by the column's values.
+        rows, columns: in display order.
+        split: test or validation. Validation has one number per run, so its intervals cover seeds only.
+        group_by: columns of the run table or settings. Runs with equal values share a heading, and only rows under one
+            heading are compared.
+        names: column to value to display name. Groups follow this order.
+        baseline: the row that others are compared with; one under each heading.
+        comparisons: metrics of the second table, spelled as in `columns`; the first is the table's headline.
+        profiles: metrics of the performance-profile figure.
+        seeds: seeds that every RL row should have; empty for the seeds of any RL row under its heading.
+        method: header of the column of row names.
+        overall: heading of a final group over all groups, with interquartile means and probabilities of improvement.
+            Rows with the same name are pooled. "" for none.
     """
 
     title: str
@@ -117,10 +117,10 @@ class TableSpec:
 
 
 def read_spec(path: Path) -> TableSpec:
-    """Read a spec: a file, or the name of one that comes with the harness.
+    """Read a spec from a file, or by the name of one shipped with the harness.
 
     Raises:
-        BadInput: with every problem, where it cannot be read or says what no table can show.
+        BadInput: lists every problem if the file cannot be read or the spec is invalid.
     """
     shipped = SPECS / f"{path.name}.yaml"
     file = shipped if not path.exists() and path.parent == Path() and shipped.exists() else path
@@ -132,7 +132,7 @@ def read_spec(path: Path) -> TableSpec:
 
 
 def parse_spec(content: Any, source: str) -> TableSpec:
-    """A spec from what its YAML holds; `source` names it in messages."""
+    """Parse the content of a YAML spec; `source` names it in messages."""
     reader = _Reader(source)
     spec = reader.table(content)
     if reader.problems:
@@ -141,7 +141,7 @@ def parse_spec(content: Any, source: str) -> TableSpec:
 
 
 class _Reader:
-    """Reads a spec and keeps what is wrong; what it returns counts only where nothing is."""
+    """Reads a spec and collects problems. The result is valid only if there are none."""
 
     def __init__(self, source: str):
         self.source = source
@@ -298,7 +298,7 @@ class _Reader:
         return metrics
 
     def _seeds(self, content: Any) -> tuple[int, ...]:
-        """A list of seeds, or how many from 0 on."""
+        """A list of seeds, or the number of seeds starting at 0."""
         if type(content) is int and content > 0:
             return tuple(range(content))
         if isinstance(content, list) and all(type(seed) is int for seed in content):

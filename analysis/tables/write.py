@@ -1,6 +1,6 @@
-"""Lays tables out: Markdown, CSV, LaTeX, terminal, and the list of the runs behind each cell.
+"""Format tables as Markdown, CSV, LaTeX and terminal output, and list the runs behind each cell.
 
-A table and its comparisons first become a `Sheet` of texts, which every format but CSV and JSON shares.
+Every format except CSV and JSON first turns a table and its comparisons into a `Sheet` of text.
 """
 
 import csv
@@ -37,7 +37,7 @@ from rlbench.durations import duration
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell as text: value, interval ("" where it has none), whether bold, whether the interval may stand below."""
+    """A cell as text: value, interval ("" for none), whether bold, whether the interval may go below the value."""
 
     value: str
     interval: str = ""
@@ -53,10 +53,10 @@ class Line:
     """A row as text.
 
     Attributes:
-        names: the cells on the left, which are words.
-        cells: all others.
-        group: heading it stands under, or "".
-        ruled: whether a rule stands above it.
+        names: the text cells on the left.
+        cells: all other cells.
+        group: heading above the row, or "".
+        ruled: whether there is a rule above it.
     """
 
     names: tuple[str, ...]
@@ -72,10 +72,10 @@ class Sheet:
     Attributes:
         title: heading.
         key: one word, for a LaTeX label.
-        header: of all columns.
+        header: headers of all columns.
         lines: rows.
-        notes: below it.
-        words: places in `Line.cells` that hold words.
+        notes: notes below the table.
+        words: indices of text cells in `Line.cells`.
     """
 
     title: str
@@ -87,12 +87,12 @@ class Sheet:
 
     @property
     def names(self) -> int:
-        """How many columns, from the left, are names."""
+        """Number of name columns on the left."""
         return len(self.header) - len(self.lines[0].cells)
 
 
 def table_sheet(table: Table) -> Sheet:
-    """The table itself."""
+    """The table as a sheet."""
     lines = []
     previous: Row | None = None
     for row in table.rows:
@@ -108,7 +108,7 @@ def table_sheet(table: Table) -> Sheet:
 
 
 def comparisons_sheet(table: Table) -> Sheet:
-    """Every row against the baseline."""
+    """The comparisons with the baseline as a sheet."""
     several = len({versus.metric for versus in table.comparisons}) > 1
     lines = []
     for versus in table.comparisons:
@@ -150,7 +150,7 @@ def comparisons_sheet(table: Table) -> Sheet:
 
 
 def marked(name: str, marks: Sequence[str]) -> str:
-    """A name with its marks."""
+    """A name followed by its marks."""
     return " ".join([name, "".join(marks)]).strip()
 
 
@@ -164,7 +164,7 @@ def shown(value: Value, column: Column, bold: bool = False) -> Shown:
 
 
 def number(value: float, of: str, digits: int) -> str:
-    """A count, a time or a setting as text; – for a count of nothing."""
+    """A count, time or setting as text; – for a count of 0."""
     if of == "seeds" or of.endswith("_step"):
         return f"{value:,.0f}"
     if of.startswith(("test.", "validation.")):
@@ -200,7 +200,7 @@ def _brackets(cell: Cell, reads: Any, digits: int = 3) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A GitHub table with the notes below it; columns line up in the source, too."""
+    """A GitHub table with notes below. Columns are aligned in the source too."""
     return sheet_to_markdown(table_sheet(table))
 
 
@@ -224,11 +224,11 @@ def markdown_page(
     notes: Sequence[str],
     words: frozenset[int] | set[int] = frozenset(),
 ) -> str:
-    """A heading, a table whose first line is its header, and notes.
+    """A heading, a table and notes. The first line of the table is its header.
 
     Args:
-        names: how many columns, from the left, are left-aligned.
-        words: places of further columns that are.
+        names: number of left-aligned columns on the left.
+        words: indices of further left-aligned columns.
     """
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
     left = [i < names or i in words for i in range(len(widths))]
@@ -257,10 +257,10 @@ def _escaped(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Plain numbers: an estimate has the columns <key>, <key>_lo and <key>_hi; an absent number is empty.
+    """The table as CSV. An estimate has the columns <key>, <key>_lo and <key>_hi; an absent number is empty.
 
-    A difference has its corrected p in <key>_p. `<mark>` columns are 0 or 1; `missing_seeds` and `stopped_seeds` name
-    seeds; `runs` names the directories that made the row.
+    The corrected p of a difference is in <key>_p. The columns `one_seed` and `unequal_budget` are 0 or 1.
+    `missing_seeds` and `stopped_seeds` list seeds; `runs` lists the run directories of the row.
     """
     estimates = [column for column in table.columns if column.kind != "value"]
     values = [column for column in table.columns if column.kind == "value" and column.of not in ("seeds", *SPENT)]
@@ -289,7 +289,7 @@ def to_csv(table: Table) -> str:
 
 
 def comparisons_csv(table: Table) -> str:
-    """Every row against the baseline in plain numbers; an absent number is empty."""
+    """The comparisons with the baseline as CSV. An absent number is empty."""
     header = ["metric", "group", "row", "label", "baseline", "seeds", "baseline_seeds"]
     header += ["difference", "difference_lo", "difference_hi", "p", "p_holm"]
     header += ["permutation_p", "permutation_p_holm", "permuted", "smallest_permutation_p"]
@@ -326,8 +326,7 @@ def csv_text(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A CSV.
 
     Raises:
-        ValueError: where a line has more or fewer cells than the header, so that its numbers would stand in the wrong
-            columns.
+        ValueError: if a line has more or fewer cells than the header.
     """
     for line in lines:
         if len(line) != len(header):
@@ -338,7 +337,7 @@ def csv_text(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def cell_runs(row: Row, column: Column) -> dict[str, Any]:
-    """The runs behind one cell: those of the row and, of a difference or an improvement, those of the other row."""
+    """The runs behind one cell: the row's and, for a difference or an improvement, the baseline's."""
 
     def listed(made: Sequence[Made]) -> list[dict[str, Any]]:
         return [{"run": _path(run), "seed": run.seed, "hash": run.hash} for run in made]
@@ -355,7 +354,7 @@ def cell_runs(row: Row, column: Column) -> dict[str, Any]:
 
 
 def runs_json(table: Table, problems: Sequence[Problem]) -> str:
-    """The runs behind every cell, and those that are left out."""
+    """The runs behind every cell and the excluded runs, as JSON."""
     content = {
         "title": table.title,
         "cells": [cell_runs(row, column) for row in table.rows for column in table.columns],
@@ -407,7 +406,7 @@ LATEX = {
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs table; an interval in brackets stands below its value. Needs the packages booktabs and graphicx."""
+    """A booktabs table with bracketed intervals below the values. Needs the packages booktabs and graphicx."""
     return sheet_to_latex(table_sheet(table))
 
 
@@ -465,7 +464,7 @@ def _latex_interval(cell: Shown) -> str:
 
 
 GAP = 2
-"""Spaces between columns of the terminal's table: the padding of 1 and the box's own divider."""
+"""Spaces between columns of the terminal table: padding of 1 plus the box's divider."""
 
 
 def to_rich(table: Table, width: int) -> RenderableType:
@@ -474,7 +473,7 @@ def to_rich(table: Table, width: int) -> RenderableType:
 
 
 def sheet_to_rich(sheet: Sheet, width: int) -> RenderableType:
-    """A sheet for a terminal of `width` characters: as many tables below each other as it takes to fit."""
+    """A sheet for a terminal of `width` characters, split into several tables if needed."""
     names = [line.names[0] for line in sheet.lines]
     headings = [line.group for line in sheet.lines]
     first = max(map(len, [sheet.header[0], *names, *headings]))
