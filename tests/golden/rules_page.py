@@ -38,36 +38,36 @@ class Example(NamedTuple):
 
 
 EXAMPLES = [
-    Example("A clean list", "Alien (1979)\nRonin (1998)\nHeat (1995)", "All agree but on EOS."),
+    Example("A clean list", "Alien (1979)\nRonin (1998)\nHeat (1995)", "All rules agree, except on EOS."),
     Example(
         "A preamble",
         "My picks:\nAlien (1979)\nRonin (1998)\nHeat (1995)",
-        "Each reward goes to the line before; the last hit is punished as overflow.",
+        "Each reward goes to the previous line. The last hit is penalised as overflow.",
     ),
     Example(
         "A blank line",
         "Alien (1979)\n\nRonin (1998)\nHeat (1995)",
-        "The same from the blank line on (where a tokenizer fuses the two newlines, no token gets rank 2's reward).",
+        "The same from the blank line on. If a tokenizer joins the two newlines, no token gets the reward of rank 2.",
     ),
     Example(
         "A trailing newline",
         "Alien (1979)\nRonin (1998)\nHeat (1995)\n",
-        "EOS after a complete list is punished, for standing in a fourth segment.",
+        "EOS after a complete list is penalised, because it is in a fourth segment.",
     ),
     Example(
         "One film short, with a trailing newline",
         "Alien (1979)\nRonin (1998)\n",
-        "EOS stands in segment 3, so the short list is rewarded for its length.",
+        "EOS is in segment 3, so the short list is rewarded for its length.",
     ),
     Example(
         "Films outside the catalogue",
         "Star Quest (1990)\nMoon Race (2001)\nAlien (1979)",
-        "In training they keep their ranks; in the evaluation they vanish, and a hit at rank 3 becomes a perfect list.",
+        "In training they keep their ranks. The evaluation removes them, and a hit at rank 3 becomes a perfect list.",
     ),
     Example(
         "Fewer films than truths",
         "Alien (1979)",
-        "The ideal list is as short as what survives: NDCG 1 for one film of four.",
+        "The ideal list is as short as the remaining list: NDCG 1 for one film of four.",
         [("Alien", 1979), ("Brazil", 1985), ("Fargo", 1996), ("Heat", 1995)],
     ),
     Example(
@@ -78,28 +78,29 @@ EXAMPLES = [
     Example(
         "A duplicate",
         "Alien (1979)\nAlien (1979)\nHeat (1995)",
-        "A truth is used up, or found at its first entry; nobody is rewarded twice.",
+        "A truth counts once under both rules, so no film is rewarded twice.",
     ),
     Example(
         "A year off by one",
         "Alien (1980)\nRonin (1998)\nHeat (1995)",
-        "The list's year must be the catalogue's, so the tolerance of two years only forgives the truth's (here Heat, "
-        "1996). `matching=tolerant` forgives both.",
+        "The year in the list must be the catalogue's, so the tolerance of two years only applies to the truth (here "
+        "Heat, 1996). `matching=tolerant` applies it to both.",
         [("Alien", 1979), ("Heat", 1996)],
     ),
     Example(
         "Years in square brackets, other case",
         "Alien [1979]\nRonin (1998)\nHEAT (1995)",
-        "The bracketed line is dropped, so Ronin is rank 1 of the rewards and line 2 of the tokens; HEAT is not in the "
+        "The bracketed line is dropped, so Ronin is rank 1 of the rewards but line 2 of the tokens. HEAT is not in the "
         "catalogue.",
     ),
 ]
 
 HEAD = """# The published rules and ours
 
-What the published Rank-GRPO code does to a list differs from the paper, and its training reward differs from its own
-evaluation. `rlbench/published.py` reproduces both to the last digit on 300 completions (`tests/golden`). Ours are the
-default; theirs are for parity. This page is written by `python -m tests.golden.rules_page`; a test keeps it current.
+The published Rank-GRPO code treats lists differently from the paper, and its training reward differs from its own
+evaluation. `rlbench/published.py` reproduces both exactly on 300 completions (`tests/golden`). Our rules are the
+default. Use the published rules for comparisons with the published code. `python -m tests.golden.rules_page` writes
+this page, and a test keeps it current.
 """
 
 MATCHING, METRICS = "`matching=published`", "metrics `published_*`"
@@ -108,42 +109,42 @@ RULES = [
     ("---", "---", "---", "---"),
     (
         "parse",
-        "Title (YYYY); parentheses inside the title go, [YYYY] is no year",
-        "parentheses stay, [YYYY] is a year",
+        "Title (YYYY); removes parentheses inside the title; [YYYY] is not a year",
+        "keeps parentheses; [YYYY] is a year",
         MATCHING,
     ),
-    ("rank of an entry", "its place among the entries", "the same", ""),
+    ("rank of an entry", "its position among the entries", "the same", ""),
     (
         "rank of a token",
-        "newlines before it, whatever the lines hold",
-        "that of its entry; other lines have none",
+        "number of newlines before it",
+        "rank of its entry; other lines have none",
         "`algorithm.layout=published`",
     ),
     ("in the catalogue", "same title, same year", "same up to case, spacing, Unicode form; same year", MATCHING),
     ("seen", "same title", "same up to case, spacing, Unicode form", MATCHING),
     (
         "hit, training",
-        "title up to case and spacing, year within 2, the nearest truth is used up",
-        "the truth's catalogue film, not named before",
+        "same title up to case and spacing, year within 2; uses up the nearest truth",
+        "the catalogue film of a truth, not named before",
         MATCHING,
     ),
-    ("hit, evaluation", "same title, year within 2, two truths may share a film", "as in training", METRICS),
+    ("hit, evaluation", "same title, year within 2; two truths may share a film", "as in training", METRICS),
     (
         "not in the catalogue, or seen",
-        "training: rank kept, no hit; evaluation: removed, later films move up",
-        "rank kept, no hit",
+        "training: keeps its rank, no hit; evaluation: removed, later films move up",
+        "keeps its rank, no hit",
         METRICS,
     ),
-    ("ideal list of NDCG@k", "min(truths, k, films that survive)", "min(truths, k)", METRICS),
+    ("ideal list of NDCG@k", "min(truths, k, remaining films)", "min(truths, k)", METRICS),
     (
         "cut at k",
-        "after removing (a metric that the code lacks can also be read as: before)",
+        "after removing (a metric missing in the code can also be read as: before)",
         "nothing is removed",
         "`published_truncate_first_*`",
     ),
     (
         "EOS",
-        "+0.1 after N segments, -0.1 after fewer or more; shares the ratio of its segment",
+        "+0.1 after N segments, -0.1 after fewer or more; has the ratio of its segment",
         "part of rank N after N entries, -0.1 after fewer",
         "`algorithm.length_shaping.rule=published`, `.exact=0.1`",
     ),
@@ -241,12 +242,15 @@ def measured() -> str:
     )
     kept = np.array([case.hits[:K] for case in cases], dtype=np.float64)
     textbook = ranking_metrics(kept, np.array([len(case.ground_truth) for case in cases]), [K])[f"ndcg@{K}"].mean()
-    intro = f"On the {len(cases)} completions of `tests/golden`, random and far messier than a trained model's:\n\n"
+    intro = (
+        f"On the {len(cases)} completions of `tests/golden`, which are random and far messier than those of a trained "
+        "model:\n\n"
+    )
     findings = [
-        f"- {sum(map(any, astray))} lists have an entry whose reward goes to another line's tokens; of {n_hits} hits, "
-        f"{n_astray} do.",
-        f"- Mean NDCG@{K} is {cut_after:.3f} as published, {cut_before:.3f} truncated first, and {textbook:.3f} from "
-        "the training hits with ranks kept and the textbook ideal list.",
+        f"- {sum(map(any, astray))} lists have an entry whose reward goes to the tokens of another line. This affects "
+        f"{n_astray} of {n_hits} hits.",
+        f"- Mean NDCG@{K} is {cut_after:.3f} as published, {cut_before:.3f} if truncated first, and {textbook:.3f} "
+        "from the training hits with kept ranks and the textbook ideal list.",
         "- In a run, `misaligned` is the share of ranks that `layout=published` credits to another line.",
     ]
     return intro + "\n".join(map(wrapped, findings))
@@ -262,13 +266,13 @@ def render() -> str:
     """The page."""
     films, truths = (", ".join(f"{title} ({year})" for title, year in some) for some in (FILMS, TRUTHS))
     setting = (
-        f"N = {N}; the catalogue holds {films}; relevant are {truths} unless said otherwise. The reward of a rank is "
-        "its hit (exp∞). Signed numbers are advantages set by length shaping instead of rewards."
+        f"N = {N}. The catalogue holds {films}. Relevant films are {truths}, unless stated otherwise. The reward of a "
+        "rank is its hit (exp∞). Signed numbers are advantages from length shaping, not rewards."
     )
     parts = [
         HEAD + "\n" + rules_table(),
-        "Every evaluation reports all three protocols, whatever was trained on.",
-        "## The measured effect",
+        "Every evaluation reports all three protocols, whichever rules a run trains with.",
+        "## Measured effect",
         measured(),
         "## Case by case",
         wrapped(setting),
