@@ -7,8 +7,11 @@ from typing import Any
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlbench.bounds import COUNT_OR_NONE, number_problem
 from rlbench.config import GenerationConfig
 from rlbench.decoding import ABSENT, DECODING, NEUTRAL, TOKENS, decoding_fields
+from rlbench.errors import BadInput
+from rlbench.user_files import read_user_json
 
 _SAID_OF_ABSENT = "not used"
 _CLOCK_AND_CACHE = ("use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size")
@@ -54,13 +57,32 @@ def requested(source: str | Path) -> dict[str, Any]:
     """The decoding settings in a model's folder or hub repository that would change a list.
 
     transformers reads them from `generation_config.json`, or without that file from `config.json`.
+
+    Raises:
+        BadInput: the file holds no JSON object, or EOS ids that are no whole numbers.
     """
+    file = Path(source) / "generation_config.json"
+    if file.is_file():
+        _check_file(file)
     try:
         found = HFGenerationConfig.from_pretrained(str(source))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise BadInput(f"{file}: transformers cannot use it: {error}; fetch the model again") from error
     except OSError:
         found = HFGenerationConfig.from_pretrained(str(source), config_file_name="config.json", _from_model_config=True)
     given = {key: getattr(found, key) for key in (*DECODING, *NEUTRAL, *ABSENT) if key not in _CLOCK_AND_CACHE}
     return {key: value for key, value in given.items() if value is not None and value != NEUTRAL.get(key)}
+
+
+def _check_file(file: Path) -> None:
+    """Refuse a file that holds no JSON object, or ids of EOS that are no whole numbers."""
+    values = read_user_json(file)
+    if not isinstance(values, dict):
+        raise BadInput(f"{file}: it holds no JSON object; fetch the model again")
+    ids = values.get("eos_token_id")
+    for one in ids if isinstance(ids, list) else [ids]:
+        if one is not None and number_problem(one, COUNT_OR_NONE):
+            raise BadInput(f"{file}: eos_token_id = {ids!r} must be the number of a token; fetch the model again")
 
 
 def notices(source: str | Path, generation: GenerationConfig) -> list[str]:

@@ -5,17 +5,19 @@ from pathlib import Path
 import jinja2
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from tokenizers import Tokenizer
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from rlbench.bounds import COUNT, number_problem
+from rlbench.bounds import COUNT, Bound, number_problem
 from rlbench.config import TEMPLATE_DATE, HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
 from rlbench.digests import check_model as check_model_files
@@ -65,11 +67,16 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
     _check_tokenizer_files(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), padding_side="left")
+        tokenizer("1. Heat (1995)")  # some values are first used here
     except OSError as error:  # transformers raises it for an unknown or unreachable hub id
         raise BadInput(
             f"model.path = '{source}' cannot be loaded: {str(error).splitlines()[0]} "
             "Give a local folder with model.path=FOLDER, or go online and log in to the hub."
         ) from error
+    except Exception as error:  # `tokenizers` raises bare ones; transformers raises whatever a wrong value leads to
+        if Path(source).is_dir():
+            _load_config(source)
+        raise BadInput(_wrong_tokenizer_file(Path(source), error)) from error
     if tokenizer.eos_token_id is None:
         raise BadInput(
             f"the tokenizer of '{source}' has no EOS token: lists could neither end nor be taught to; set eos_token in "
@@ -102,6 +109,18 @@ def _check_tokenizer_files(folder: Path) -> None:
             problems += error.problems
     if problems:
         raise BadInput(*(f"{problem}; fetch the model again" for problem in problems))
+
+
+def _wrong_tokenizer_file(folder: Path, error: Exception) -> str:
+    """Which file of a tokenizer that could not be loaded is wrong: its vocabulary, or else what says how to use it."""
+    named, reason = f"{folder / 'tokenizer.json'}", error
+    try:
+        Tokenizer.from_file(named)
+    except Exception as own:  # see `load_tokenizer`
+        reason = own
+    else:
+        named = f"{folder / 'tokenizer_config.json'} and tokenizer.json"
+    return f"{named}: no tokenizer can be made of that: {_one_line(reason)}; fetch the model again"
 
 
 def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date: str) -> None:
@@ -148,11 +167,7 @@ def max_positions(source: str | Path) -> int | None:
     Raises:
         BadInput: the config cannot be used, is not of a causal language model, or its limit is not a whole number.
     """
-    try:
-        config = AutoConfig.from_pretrained(str(source))
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        # A missing file or invalid JSON; an unknown model_type; a value of the wrong type.
-        raise BadInput(f"the config.json of '{source}' cannot be used: {_one_line(error)}") from error
+    config = _load_config(source)
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BadInput(
             f"'{source}' is a {config.model_type} model, which does not write on from a prompt (a causal language "
@@ -168,16 +183,54 @@ def max_positions(source: str | Path) -> int | None:
     return limit
 
 
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+"""What configs call the number of layers; they list something for each, so that a huge number fills the memory."""
+MOST_LAYERS = 10_000
+BROKEN_CONFIG = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError),
+    *(IndexError, ArithmeticError, AssertionError, RecursionError),
+)
+"""What transformers raises, beside its own errors, on a config.json that is missing, no JSON, or of wrong values."""
+
+
+def _load_config(source: str | Path) -> PretrainedConfig:
+    """The config of a model.
+
+    Raises:
+        BadInput: where its config.json cannot be used.
+    """
+    file = Path(source) / "config.json"
+    if file.is_file():
+        values = read_user_json(file)
+        if not isinstance(values, dict):
+            raise BadInput(f"{file}: it holds no JSON object; fetch the model again")
+        for key in LAYERS:
+            if values.get(key) is not None and (wrong := number_problem(values[key], Bound(1, MOST_LAYERS))):
+                raise BadInput(f"the config.json of '{source}' has {key} = {values[key]!r}, which {wrong}")
+    try:
+        return AutoConfig.from_pretrained(str(source))
+    except (*BROKEN_CONFIG, StrictDataclassError) as error:
+        raise BadInput(f"the config.json of '{source}' cannot be used: {_one_line(error)}") from error
+
+
 def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
     """All weights in the given dtype, without the decoding settings of the model's own files.
 
     float32 master weights are the default: in bfloat16, steps of 1e-6 round to nothing.
 
     Raises:
-        BadInput: the files of a model that rlbench has saved are damaged.
+        BadInput: the files of a model that rlbench has saved are damaged, or no model can be made of the files.
     """
     check_model_files(Path(source))
+    config = _load_config(source)
     unset_hf_deepspeed_config()  # with an earlier stage's setting, the weights would be sharded while loading
-    model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(source), config=config, dtype=getattr(torch, dtype))
+    except torch.OutOfMemoryError:
+        raise
+    except (*BROKEN_CONFIG, StrictDataclassError, RuntimeError) as error:
+        raise BadInput(
+            f"no model can be made of the config.json and the weights of '{source}': {_one_line(error)}"
+        ) from error
     forget_decoding(model)
     return model
