@@ -3,7 +3,7 @@
 Measures how often intervals contain the truth, and how often tests find false and true differences. Simulated scores
 are y = truth + seed + context + own, for S seeds and C contexts. A mix such as (0.2, 0.5, 0.3) gives the share of each
 part in the variance of the mean over seeds and contexts, so every mix occurs at every size. Prints the tables of
-docs/statistics.md; takes about three minutes on one core. The trials of one table row are the metrics of one call.
+docs/validation.md; takes about three minutes on one core. The trials of one table row are the metrics of one call.
 """
 
 import argparse
