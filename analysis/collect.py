@@ -56,7 +56,9 @@ class Collection:
             cutoffs (tuple), checkpoint_rule, checkpoint_step, stopped_update (NaN unless it stopped early),
             demonstrations_count and demonstrations_without_end (NaN where none were used), the budget
             (prompts, completions, generated_tokens, updates; seconds and seconds_<phase>; trained_tokens,
-            evaluation_tokens, attempts, peak_memory_bytes_<of>, energy_joules_<of>, each NaN where it is unknown) and
+            evaluation_tokens, attempts, peak_memory_bytes_<of>, energy_joules_<of>, each NaN where it is unknown;
+            adopted_from: directory of the run of another experiment that has spent it, else None; totals count it once,
+            `analysis.costs`) and
             validation.<metric>, test.<metric>. Sorted by name.
         queries: per-query scores on test, read run by run (`analysis.tables.row_scores`).
         source: what scores and curves are read from.

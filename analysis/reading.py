@@ -308,6 +308,7 @@ def _read_result(path: Path) -> dict[str, Any]:
     else:
         bad += [f"budget.seconds.{key}" for key, value in seconds.items() if not (value is None or finite(value))]
     bad += ["budget." + ".".join(keys) for keys in LATER_BUDGET_FIELDS if not _later(budget, keys)]
+    bad += [] if isinstance(budget.get("adopted_from"), str | None) else ["budget.adopted_from"]
     checkpoint = result["checkpoint"]
     bad += [] if whole_number(checkpoint.get("step")) else ["checkpoint.step"]
     bad += [] if isinstance(checkpoint.get("rule"), str | None) else ["checkpoint.rule"]
@@ -544,6 +545,7 @@ def run_row(run: Run) -> dict[str, Any]:
     row["stopped_update"] = (result.get("stopped") or {}).get("update", math.nan)
     row |= {f"demonstrations_{name}": _number(result, ("demonstrations", name)) for name in ("count", "without_end")}
     row |= {"_".join(path): _number(budget, path) for path in LATER_BUDGET_FIELDS}
+    row["adopted_from"] = budget.get("adopted_from")
     seconds = budget["seconds"]
     row |= {"seconds": seconds["total"]} | {f"seconds_{k}": v for k, v in seconds.items() if k != "total"}
     for split in ("validation", "test"):

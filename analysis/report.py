@@ -12,7 +12,9 @@ from analysis import curves, tables
 from analysis.collect import Collection, Problem, collect
 from analysis.command import add_out, make_parser, out_folder, refuse, show_problems, show_written, terminal
 from analysis.html import group_page, index_page
+from analysis.html.budgets import cost_note
 from rlbench.errors import BadInput
+from rlbench.names import odd_name, odd_project
 from rlbench.tracking import TrackerIdentity, check_modes, make_tracker
 
 DESCRIPTION = """\
@@ -50,10 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if collection.runs.empty:
             show_problems(console, options.runs, collection.problems)
             raise BadInput(f"no finished run below {options.runs}: there is nothing to report")
+        groups = collection.groups()
+        if options.tracker != "none" and (wrong := [said for group in groups for said in check_project(group)]):
+            raise BadInput(*wrong)
     except BadInput as error:
         return refuse("report", error)
     written = []
-    groups = collection.groups()
     for group in groups:
         folder = out if len(groups) == 1 else out / tables.group_folder(group)
         table = tables.build_table(group, resamples=options.resamples)
@@ -148,8 +152,21 @@ def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection:
         for group in groups
     ]
     rest = [problem for problem in collection.problems if problem not in told]
-    path.write_text(index_page(f"Reports of {runs.resolve().name}", links, rest), encoding="utf-8", newline="\n")
+    cost = f"{cost_note(collection.runs, runs)} A stage that experiments share counts once."
+    page = index_page(f"Reports of {runs.resolve().name}", links, cost, rest)
+    path.write_text(page, encoding="utf-8", newline="\n")
     return path
+
+
+def check_project(group: Collection) -> list[str]:
+    """What is wrong with the tracker's project and entity that a group's first run names; one sentence a problem."""
+    run = group.runs.iloc[0]["run"]
+    config, where = group.config(run), f"config.yaml of {run}"
+    project, entity = config.get("tracker.project"), config.get("tracker.entity")
+    odd = odd_project(project) if isinstance(project, str) else "is no name"
+    problems = [f"{where}: tracker.project = {ascii(project)} {odd}: report without --tracker"] if odd else []
+    odd = "" if entity is None else odd_name(entity) if isinstance(entity, str) else "is no name"
+    return problems + ([f"{where}: tracker.entity = {ascii(entity)} {odd}: report without --tracker"] if odd else [])
 
 
 def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
@@ -160,6 +177,8 @@ def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
         group: the runs of the report.
         runs: the folder that was searched.
         out: where the report was written.
+
+    The project must be a name (`check_project`).
     """
     first = group.runs.iloc[0]
     config = group.config(first["run"])
@@ -171,7 +190,7 @@ def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
         name=f"{folder} report",
         tags=(first["dataset"], first["model"], "report"),
         project=config["tracker.project"],
-        entity=config["tracker.entity"],
+        entity=config.get("tracker.entity"),
     )
     made_of = {"runs": sorted(group.runs["run"]), "folder": str(runs)}
     tracker = make_tracker([mode], directory=out, identity=identity, config=made_of)

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from analysis.collected import is_collection
 from analysis.command import make_parser, refuse, show_problems, show_written, terminal
+from analysis.costs import place_of
 from analysis.reading import (
     Problem,
     Run,
@@ -430,9 +431,11 @@ def write_rescored(
     for split, (predictions, _, _) in judged.items():
         predictions.to_parquet(beside / f"predictions-{split}-{step}.parquet")
     means = {split: of_split for split, (_, of_split, _) in judged.items()}
-    for name in ("config.yaml", "budget.json", "budget.jsonl"):
+    for name in ("config.yaml", "budget.jsonl"):
         if (source.path / name).exists():
             (beside / name).write_bytes((source.path / name).read_bytes())
+    budget = {"adopted_from": place_of(source.path.parent, source.path.name)} | result["budget"]
+    write_json(beside / "budget.json", budget)
     write_text(beside / "metrics.jsonl", "".join(_measurements(source.path / "metrics.jsonl", means, step)))
     write_json(beside / "identity.json", identity)
     note = {
@@ -451,6 +454,7 @@ def write_rescored(
         "list_length": rules.list_length,
         "cutoffs": list(rules.cutoffs),
         "metrics": means,
+        "budget": budget,
         "rescored": {"hash": result["hash"], "protocol": protocol.name},
     }
     write_json(beside / "result.json", {**result, **changed})

@@ -253,12 +253,16 @@ class DatasetConfig:
 def _named_by_content(file: str | None) -> str:
     """Return the label of a demonstration file: its stem and a digest of its content.
 
-    The digest separates files of the same name. A missing file gets its stem only; no run starts without the file.
+    The digest separates files of the same name. A file that is missing or unreadable gets its stem only; no run starts
+    without the file.
     """
     if file is None:
         return ""
     path = Path(file)
-    return f"{path.stem}-{remembered_digest(path)[:8]}" if path.is_file() else path.stem
+    try:
+        return f"{path.stem}-{remembered_digest(path)[:8]}" if path.is_file() else path.stem
+    except OSError:
+        return path.stem
 
 
 @dataclass

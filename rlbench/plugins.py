@@ -14,7 +14,10 @@ from types import ModuleType
 
 from rlbench.content import SHOWN, combined, file_digest
 from rlbench.files import read_object
+from rlbench.names import odd_path
 
+SHOWN_NAME = 255
+"""Maximum characters of an invalid plugin name that a message shows."""
 _failed: dict[str, str] = {}
 """Error of each failed plugin, by key. It is not loaded again, because its first pieces are already registered."""
 
@@ -27,8 +30,10 @@ def load_plugins(names: Sequence[str]) -> list[str]:
     """
     problems = []
     for name in names:
-        if not isinstance(name, str):
-            problems.append(f"plugins holds {name!r}, which is neither a module nor the path of a .py file")
+        if not _is_name(name):
+            problems.append(
+                f"plugins holds {ascii(name)[:SHOWN_NAME]}, which is neither a module nor the path of a .py file"
+            )
         elif name.endswith(".py") and not Path(name).is_file():
             where = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
             problems.append(f"plugins: there is no file {name}{where}")
@@ -36,7 +41,8 @@ def load_plugins(names: Sequence[str]) -> list[str]:
             problems.append(_failed[_key(name)])
         else:
             try:
-                _load(name)
+                if not _has_files(_load(name)):
+                    problems.append(f"plugins: {name} is built into Python and registers nothing; remove it")
             except (Exception, SystemExit) as error:  # user code may raise anything
                 problems.append(_failed.setdefault(_key(name), _sentence(name, error)))
     return list(dict.fromkeys(problems))
@@ -78,6 +84,17 @@ def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
 def plugin_digests(names: Sequence[str]) -> dict[str, str]:
     """Return the sha256 of each plugin, by the name it was loaded with: of its file, or of a package's Python files."""
     return {name: _digest(_load(name)) for name in names}
+
+
+def _is_name(name: object) -> bool:
+    """Return whether a value is a dotted module name or a valid path of a Python file. The file need not exist."""
+    if not isinstance(name, str):
+        return False
+    return not odd_path(name) if name.endswith(".py") else all(part.isidentifier() for part in name.split("."))
+
+
+def _has_files(module: ModuleType) -> bool:
+    return bool(getattr(module, "__path__", None) or getattr(module, "__file__", None))
 
 
 def _digest(module: ModuleType) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rlbench.config import Config
 from rlbench.digests import check_model
+from rlbench.errors import BadInput
 from rlbench.files import partial_folder, publish, read_object, whole_file, write_json
 from rlbench.models.sources import differing_files
 from rlbench.runs import DONE, Run, check_done, curve_problems, status_of, unmeasured
@@ -39,7 +40,7 @@ def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[st
         return None
     below = run.root.relative_to(config.group_dir.parent)
     wanted = json.loads(json.dumps(run.identity))
-    for path in sorted(Path(config.runs_dir).glob(f"*/{below.as_posix()}")):
+    for path in (experiment / below for experiment in sorted(Path(config.runs_dir).glob("*"))):
         if path.resolve() == run.root.resolve() or status_of(path) != DONE or not (path / "result.json").is_file():
             continue
         if not (path / "identity.json").is_file() or _read(path / "identity.json") != wanted:
@@ -76,7 +77,7 @@ def adopt(run: Run, source: Path, config: Config) -> None:
     """Take a finished stage into a directory that this process holds.
 
     `result.json` gets this experiment's name. `result.json`, `budget.json` and `manifest.json` say where the stage was
-    made (`adopted_from`), so that its cost can be counted once.
+    made (`adopted_from`), so that its cost is counted once.
 
     Args:
         run: the stage here.
@@ -84,26 +85,48 @@ def adopt(run: Run, source: Path, config: Config) -> None:
         config: the cell's.
 
     Raises:
-        BadInput: where a file there is damaged.
+        BadInput: where a file there is damaged; nothing has been taken then.
     """
     check_done(source)
     check_model(source / MODEL)
-    place = source.relative_to(config.runs_dir).as_posix()
+    noted = _noted(source, source.relative_to(config.runs_dir).as_posix(), config.experiment_name)
     if (source / MODEL).is_dir():
         made = partial_folder(run.root / MODEL)
         shutil.copytree(source / MODEL, made, copy_function=_link)
         publish(made, run.root / MODEL)
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name not in OWN and not path.name.startswith("."):
+        if path.is_file() and path.name not in (*OWN, *noted) and not path.name.startswith("."):
             with whole_file(run.root / path.name) as beside:
                 shutil.copyfile(path, beside)
-    for name in ("result.json", "budget.json", "manifest.json"):
-        content = read_object(run.root / name, f"move {source} away")
-        if name == "result.json":
-            content |= {"experiment": config.experiment_name, "budget": content["budget"] | {"adopted_from": place}}
-        else:
-            content |= {"adopted_from": place}
+    for name, content in noted.items():
         write_json(run.root / name, content)
+
+
+def _noted(source: Path, place: str, experiment: str) -> dict[str, dict[str, Any]]:
+    """The files that say where a stage was made, with that said in them.
+
+    A stage that the source has taken from somewhere else keeps the place that it was made in.
+
+    Args:
+        source: directory of the finished stage.
+        place: the same below `runs_dir`.
+        experiment: name of the experiment that takes it.
+
+    Raises:
+        BadInput: where one of the files holds something else.
+    """
+    remedy = f"move {source} away, and the same command makes the stage here"
+    result, budget, manifest = (
+        read_object(source / f"{name}.json", remedy) for name in ("result", "budget", "manifest")
+    )
+    if not isinstance(result.get("budget"), dict):
+        raise BadInput(f"{source / 'result.json'} is damaged, it has no 'budget': {remedy}")
+    origin = {"adopted_from": place}
+    return {
+        "result.json": {**result, "experiment": experiment, "budget": origin | result["budget"]},
+        "budget.json": origin | budget,
+        "manifest.json": origin | manifest,
+    }
 
 
 def _link(source: str, target: str) -> None:

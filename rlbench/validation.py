@@ -24,6 +24,7 @@ from rlbench.config import (
 )
 from rlbench.decoding import check_decoding
 from rlbench.errors import nearest
+from rlbench.names import check_paths
 from rlbench.plugins import load_plugins
 from rlbench.preference.checks import check_preference
 from rlbench.rewards.success import check_success
@@ -84,7 +85,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         processes: number of processes of the run.
     """
     rl, sft = config.trainer.rl, config.trainer.sft
-    problems: list[str] = []
+    problems = check_paths(config)
     for key, value, known in [
         ("stage", config.stage, STAGES),
         ("reward.combine", config.reward.combine, COMBINERS),

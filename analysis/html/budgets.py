@@ -1,13 +1,16 @@
 """What each row spent: bars of seconds by phase, and a table."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from analysis.collect import Collection
-from analysis.html.grid import MISSING, Cell, Head, grid, number, percent, section, text
+from analysis.costs import total_cost
+from analysis.html.grid import MISSING, Cell, Head, grid, many, number, percent, section, text, words
 from analysis.html.markup import Html, tag
+from analysis.html.provenance import short
 from analysis.html.rows import Look, named
 from analysis.tables import UNEQUAL, count, duration, unequal_budgets, unequal_note
 
@@ -23,6 +26,8 @@ PHASES = {
 """Phases of a run in the order of the bars, with their colours; what total has beside them is the rest."""
 
 
+NAMED = 4
+"""Runs of other experiments that are named; more are counted."""
 SHOWN_SECONDS = 0.5
 """A row that took less has no bar: the oracle, which writes its lists without a model."""
 
@@ -41,8 +46,29 @@ def budgets(group: Collection, looks: Sequence[Look]) -> Html:
         "Budgets",
         tag("p", note, class_="warn" if unequal else None) if note else None,
         tag("p", "Means per run, of the row's own stage. Memory is the largest of its runs.", class_="note"),
+        tag("p", cost_note(runs, group.source.folder), class_="note"),
         _bars(shown, spent),
         _table(shown, spent, unequal),
+    )
+
+
+def cost_note(runs: pd.DataFrame, folder: Path) -> str:
+    """What runs have cost together, and which of them another experiment has paid for.
+
+    Args:
+        runs: as `Collection.runs`.
+        folder: that their names are below.
+    """
+    cost = total_cost(runs, folder)
+    energy = f", {cost.joules / 3600:.3g} Wh" if cost.joules else ""
+    told = f"All runs together: {duration(cost.seconds)}{energy}."
+    if not cost.shared:
+        return told
+    named = [f"{short(run)} (from {maker})" for run, maker in cost.shared[:NAMED]]
+    more = [many(len(cost.shared) - NAMED, "more run")] if len(cost.shared) > NAMED else []
+    return (
+        f"{told} Of that, {duration(cost.shared_seconds)} was spent by other experiments, and counts there too: "
+        f"{words([*named, *more])}."
     )
 
 

@@ -187,12 +187,13 @@ def _assets(*names: str) -> str:
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
-def index_page(title: str, groups: Sequence[tuple[str, str, int]], problems: Sequence[Problem] = ()) -> str:
+def index_page(title: str, groups: Sequence[tuple[str, str, int]], cost: str, problems: Sequence[Problem] = ()) -> str:
     """A page of links to several groups' pages.
 
     Args:
         title: of the page.
         groups: name, path of the page from here, and number of runs of each.
+        cost: what the runs of all groups have cost together.
         problems: of runs that belong to no group.
     """
     entries = [tag("li", tag("a", name, href=quote(path)), f": {many(count, 'run')}") for name, path, count in groups]
@@ -202,7 +203,7 @@ def index_page(title: str, groups: Sequence[tuple[str, str, int]], problems: Seq
         tag("header", tag("h1", breakable(title))),
         tag(
             "main",
-            section("groups", many(len(groups), "comparison"), tag("ul", entries, class_="groups")),
+            section("groups", many(len(groups), "comparison"), tag("ul", entries, class_="groups"), tag("p", cost)),
             section("left-out", "Runs that belong to none of them", lines(left)) if left else None,
         ),
     )

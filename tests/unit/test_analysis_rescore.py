@@ -16,6 +16,7 @@ from ir_measures import R, nDCG
 
 from analysis import collected, report, rescore
 from analysis.collect import collect
+from analysis.costs import total_cost
 from analysis.rescore import main, parse_protocol
 from rlbench.config import Config
 from rlbench.data.facts import film_facts
@@ -237,6 +238,22 @@ def test_the_trees_are_run_directories(runs: Path, tmp_path: Path) -> None:
     assert len(collect(tmp_path / "collected").runs) == 4
     (again, problems) = rescore.rescore(tmp_path / "out", [parse_protocol("own")], tmp_path / "twice")
     assert again == [] and all("is a re-scoring itself" in problem.reason for problem in problems)
+
+
+def test_judging_again_costs_nothing(runs: Path) -> None:
+    (made, _) = judged_by(runs, "own")
+    result, spent = (json.loads((made.target / name).read_text()) for name in ("result.json", "budget.json"))
+    assert (
+        result["budget"]
+        == spent
+        == made.source.run.result["budget"] | {"adopted_from": made.source.path.relative_to(runs).as_posix()}
+    )
+    frames = [
+        collect(folder).runs.assign(run=lambda frame, folder=folder: f"{folder.name}/" + frame["run"])
+        for folder in (runs, runs.parent / "out")
+    ]
+    together = pd.concat(frames, ignore_index=True)
+    assert len(together) == 4 and total_cost(together, runs.parent).seconds == 2.0
 
 
 def test_what_is_done_is_not_done_again(runs: Path, tmp_path: Path) -> None:

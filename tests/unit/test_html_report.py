@@ -415,6 +415,6 @@ def test_the_command_writes_a_page_a_group_and_one_that_leads_to_them(tmp_path: 
 
 
 def test_an_index_names_runs_that_belong_nowhere() -> None:
-    made = index_page("Reports", [("mini, <tiny>", "mini/a b/report.html", 3)], [Problem("lost/run", "failed")])
+    made = index_page("Reports", [("mini, <tiny>", "mini/a b/report.html", 3)], "cost", [Problem("lost/run", "failed")])
     assert "mini, &lt;tiny&gt;" in made and 'href="mini/a%20b/report.html"' in made and "3 runs" in made
     assert "failed" in made

@@ -1,14 +1,21 @@
 """Names are names: they lead no path elsewhere."""
 
+import copy
 import json
 
 import pytest
+import yaml
 
+from analysis import report
 from analysis.collect import collect
+from rlbench.errors import BadInput
 from rlbench.names import check_names, odd_name
 from rlbench.places import check_places
+from rlbench.runs import locate
+from rlbench.validation import check_values
 from tests.conftest import composed
-from tests.helpers_analysis import GROUP, edit_result, queries, write_run
+from tests.helpers_analysis import GROUP, edit_result, queries, reseal, write_run
+from tests.helpers_inputs import OF_REDIAL, write_redial
 
 ODD = {
     "": "is empty",
@@ -42,9 +49,117 @@ def test_every_name_of_a_config_is_checked(tmp_path):
         setattr(owner, key, "../x")
     for part in ("algorithm", "reward", "dataset", "model"):
         getattr(config, part).name = "a/b"
+    config.tracker.project = config.tracker.entity = "a\nb"
     problems = check_names(config)
-    assert len(problems) == 6 and problems[0].startswith("experiment_name = '../x' holds a separator of paths; give")
+    assert len(problems) == 8 and problems[0].startswith("experiment_name = '../x' holds a separator of paths; give")
     assert set(problems) <= set(check_places(config, to_write=False))
+
+
+@pytest.mark.parametrize("project", [*ODD, "a/b", "a#b", "a%b", "a:b", "a?b", "x" * 129])
+def test_a_project_is_a_name_that_trackers_take(project):
+    """W&B refuses some of these when a run starts, and Trackio makes a file of the name."""
+    config = composed()
+    for good in ("rlbench", "my project", "x" * 128):
+        config.tracker.project = good
+        assert check_names(config) == []
+    config.tracker.project = project
+    (problem,) = check_places(config, to_write=False)
+    assert problem.startswith("tracker.project = ") and problem.endswith("give a name, such as tracker.project=mine")
+    assert "\n" not in problem and "\0" not in problem
+
+
+ODD_PATHS = {
+    "": "is empty",
+    " ": "is empty",
+    "a\nb": "control character",
+    "a\0.jsonl": "control character",
+    "a\udc80": "surrogate",
+    "x" * 256: "a name that is longer than 255 bytes",
+    "é" * 128 + "/x": "a name that is longer than 255 bytes",
+    "x/" * 2048: "longer than 4095 bytes",
+}
+PATHS = {
+    "dataset=redial": ("dataset.path", "dataset.demonstrations_from"),
+    "dataset=reddit_v2": ("dataset.path", "dataset.catalog", "dataset.demonstrations_from"),
+    "model=qwen2.5_0.5b": ("model.path",),
+    "model=smollm2_135m": ("model.path",),
+    "stage=rl": ("runs_dir", "cache_dir"),
+}
+
+
+def put(config, key, value):
+    """A config with another value of one key."""
+    config = copy.deepcopy(config)
+    section, _, name = key.rpartition(".")
+    setattr(getattr(config, section) if section else config, name, value)
+    return config
+
+
+@pytest.mark.parametrize("override", PATHS)
+def test_what_is_no_path_is_refused_for_every_path(override):
+    """Each ended in a traceback, or in a message without the key."""
+    config = composed(override)
+    for key in PATHS[override]:
+        for path, why in ODD_PATHS.items():
+            (problem,) = check_values(put(config, key, path))
+            assert problem.startswith(f"{key} = ") and why in problem and len(problem) < 400
+            assert check_names(put(config, key, path)) == []  # said once; no file is looked for
+        for path in ("../x", "..", "/dev/zero", "/proc/self/mem", "a b.jsonl", "x" * 255):
+            assert check_values(put(config, key, path)) == []
+    assert all(f"dataset.{key}" in PATHS.get(override, ()) for key in config.dataset.paths) or "dataset" not in override
+
+
+def test_a_home_is_written_out():
+    for override, keys in PATHS.items():
+        for key in keys:
+            problems = check_values(put(composed(override), key, "~/x"))
+            assert problems == ([] if key == "model.path" else [f"{key} = ~/x: ~ is not replaced by your home; write "
+                                                                "the whole path"])  # fmt: skip
+    (problem,) = check_values(put(composed("model=qwen2.5_0.5b"), "model.path", "~nobody-of-this-name/x"))
+    assert problem.startswith("model.path = ~nobody-of-this-name/x: there is no user of that name")
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "/tmp/x", "a\nb", "x" * 300])
+def test_demonstrations_of_mini_are_a_name_that_is_known(name):
+    """It becomes part of the row's name. Of other data sets it is a path, and the file's name becomes part of that."""
+    config = put(composed(), "dataset.demonstrations_from", name)
+    assert bool(check_names(config)) == bool(odd_name(config.label))
+    with pytest.raises(BadInput, match="(?s)demonstrations_from = .* is unknown; known: noisy"):
+        locate(config, "rl")
+
+
+@pytest.mark.parametrize("name", ["../up.jsonl", "..", "/dev/zero", "/proc/self/mem", "deeper/x.jsonl"])
+def test_demonstrations_from_a_path_lead_no_row_elsewhere(name, tmp_path, monkeypatch):
+    """Whatever the path: a row's name has the file's name alone, and files that cannot be read are refused."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = put(composed(*OF_REDIAL), "dataset.path", str(write_redial(tmp_path / "data")))
+    config = put(config, "dataset.demonstrations_from", name)
+    assert "/" not in config.label and odd_name(config.label) == ""
+    with pytest.raises(BadInput):
+        locate(config, "rl")
+
+
+def test_a_row_name_that_a_file_makes_too_long_says_so(tmp_path):
+    config = put(composed("dataset=redial"), "dataset.demonstrations_from", str(tmp_path / f"{'x' * 240}.jsonl"))
+    (problem,) = check_names(config)
+    assert "is longer than 255 bytes; give another with variant=NAME or give the file of dataset.demon" in problem
+
+
+@pytest.mark.parametrize("value", [None, 3, "a/b", ""])
+def test_a_report_is_tracked_in_a_project_that_is_a_name(value, tmp_path, capsys):
+    columns = {f"{metric}@{k}": [0.5, 0.25] for metric in ("recall", "ndcg") for k in (5, 10)} | {
+        "in_catalog": [1.0, 1.0]
+    }
+    path = write_run(tmp_path / "runs", "sft", 0, queries(columns, ["a", "b"]))
+    tracker = {} if value is None else {"project": value, "entity": "me"}
+    (path / "config.yaml").write_text(yaml.safe_dump({"tracker": tracker}))
+    reseal(path)
+    command = [str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--tracker", "offline"]
+    assert report.main(command) == 2
+    said = capsys.readouterr().err
+    assert f"tracker.project = {value!r}" in said and "report without --tracker" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("key", ["experiment", "dataset", "model", "label"])

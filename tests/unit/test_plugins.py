@@ -109,3 +109,30 @@ def test_a_package_counts_with_all_its_modules(tmp_path, monkeypatch):
     assert check_unchanged(run, ["pieces_of_mine"]) == []
     (package / "shape.py").write_text("A = 2\n")
     assert len(check_unchanged(run, ["pieces_of_mine"])) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", ".", "..", ".x", "../x", "/", "/tmp/x", "a\nb", "a\0b", "a b", "-x", "json.", "json..tool", "http://x/y",
+     3, "a\n.py", "a\0.py", "x" * 300 + ".py", "x/" * 3000 + ".py"],
+)  # fmt: skip
+def test_what_is_no_name_of_a_plugin(name):
+    (problem,) = load_plugins([name])
+    assert problem.startswith("plugins holds ") and problem.endswith("neither a module nor the path of a .py file")
+    assert problem.isprintable() and len(problem) < 400
+
+
+@pytest.mark.parametrize("name", ["sys", "builtins", "itertools"])
+def test_modules_without_a_file_are_refused(name):
+    """They have no code to take a digest of, and enter nothing."""
+    assert load_plugins([name]) == [f"plugins: {name} is built into Python and registers nothing; remove it"]
+
+
+def test_a_path_may_lead_anywhere(tmp_path, monkeypatch):
+    """It names a file of the user's; nothing is named by it but in manifest.json."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.chdir(tmp_path / "below")
+    assert load_plugins(["../mine.py", str(tmp_path / "mine.py")]) == []
+    assert len(set(plugin_digests(["../mine.py", str(tmp_path / "mine.py")]).values())) == 1
+    assert load_plugins(["../other.py"]) == [f"plugins: there is no file ../other.py in {tmp_path / 'below'}"]

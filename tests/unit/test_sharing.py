@@ -50,6 +50,13 @@ def test_a_finished_stage_of_another_experiment_is_found(here: Config, there: Ru
     assert find_finished(locate(here, "zero_shot"), here, lambda: FILES) is None
 
 
+def test_names_are_no_patterns(here: Config) -> None:
+    model = replace(here.model, name="a[bc]*?")
+    there = made(replace(here, experiment_name="there", model=model), "sft")
+    config = replace(here, model=model)
+    assert find_finished(locate(config, "sft"), config, lambda: FILES) == there.root
+
+
 def test_an_oracle_has_no_model(here: Config) -> None:
     oracle = made(replace(here, experiment_name="there"), "oracle")
     assert find_finished(locate(here, "oracle"), here, dict) == oracle.root
@@ -99,6 +106,32 @@ def test_weights_are_linked_and_all_else_is_copied(here: Config, there: Run) -> 
     assert result == {"experiment": "here", "budget": {"updates": 3, "adopted_from": place}}
     for name in ("budget.json", "manifest.json"):
         assert json.loads((run.root / name).read_text())["adopted_from"] == place
+
+
+def test_a_stage_that_was_taken_before_names_who_made_it(here: Config, there: Run) -> None:
+    """Also where the experiment in between is gone later."""
+    third = replace(here, experiment_name="third")
+    for config, source in ((here, there), (third, locate(here, "sft"))):
+        run = locate(config, "sft")
+        with claim(run, config):
+            adopt(run, source.root, config)
+    place = there.root.relative_to(here.runs_dir).as_posix()
+    contents = [json.loads((run.root / f"{name}.json").read_text()) for name in ("budget", "manifest", "result")]
+    assert [content.get("adopted_from", content.get("budget", {}).get("adopted_from")) for content in contents] == [
+        place
+    ] * 3
+    assert contents[2]["experiment"] == "third"
+
+
+@pytest.mark.parametrize("content", [{}, {"budget": 3}])
+def test_a_result_without_a_budget_is_named_before_anything_is_taken(here: Config, there: Run, content: object) -> None:
+    """It is as it was written, by whatever wrote it."""
+    write_json(there.root / "result.json", content)
+    seal(there.root)
+    run = locate(here, "sft")
+    with pytest.raises(BadInput, match=r"result.json is damaged, it has no 'budget': move .* away"), claim(run, here):
+        adopt(run, there.root, here)
+    assert not run.final_model.exists() and not (run.root / "result.json").exists()
 
 
 @pytest.mark.parametrize(("name", "said"), [("result.json", "result.json"), ("model/model.safetensors", "the model")])
