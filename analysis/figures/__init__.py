@@ -1,1 +1,1 @@
-"""Figures for print: how they look (`style`), curves (`lines`), and what the ranks learn (`ranks`)."""
+"""Figures for print: appearance (`style`), curves (`lines`) and heat maps of ranks (`ranks`)."""

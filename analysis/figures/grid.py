@@ -1,4 +1,4 @@
-"""Many small panels, one a row: how many fit beside each other, and what is written over them."""
+"""Grids of small panels, one per table row: number of panels per grid row, and panel titles."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,31 +9,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 VARIANT = " @ "
-"""Between the reward and the variant in a row's name."""
+"""Separator between reward and variant in a row's name."""
 
 MOST_LINES = 3
-"""Lines of a panel's title."""
+"""Maximum lines of a panel title."""
 LETTERS = {1: 90, 2: 50, 3: 34, 4: 24, 6: 18}
-"""How many letters fit over a panel, by the number of panels beside each other."""
+"""Characters per line of a panel title, by the number of panels per grid row."""
 
 BAR = 0.1
-"""Inches: how thick a colour bar is."""
+"""Thickness of a colour bar, in inches."""
 
 
 def across_for(panels: int) -> int:
-    """How many panels stand beside each other."""
+    """Number of panels per grid row."""
     return next(across for across, most in ((panels, 3), (3, 9), (4, 16), (6, panels)) if panels <= most)
 
 
 def title_size(across: int) -> float:
-    """Points of a panel's title."""
+    """Font size of a panel title, in points."""
     return 8.0 if across <= 2 else 7.0 if across <= 4 else 5.5
 
 
 def short_names(names: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """A sentence on what all names of rows begin with, and the names without it; "" and the names where it is nothing.
+    """A sentence with the common prefix of all row names, and the names without it.
 
-    What is taken away ends with a space and leaves something of every name.
+    Without a common prefix: "" and the unchanged names. The prefix ends with a space and is never a whole name.
     """
     whole = list(names.values())
     common = os.path.commonprefix(whole).rpartition(" ")[0]
@@ -44,9 +44,9 @@ def short_names(names: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def wrapped(name: str, across: int) -> str:
-    """A title in lines that fit over a panel, broken after spaces, hyphens and commas; what is longer is cut.
+    """A title wrapped to the panel width, broken after spaces, hyphens and commas.
 
-    More lines would leave no room for the panel.
+    It is cut after `MOST_LINES` lines, to leave room for the panel.
     """
     lines = [""]
     for word in name.replace("-", "-\0").replace(",", ",\0").replace(" ", " \0").split("\0"):
@@ -59,7 +59,7 @@ def wrapped(name: str, across: int) -> str:
 
 
 def finish_grid(axes: Sequence[Axes], panels: int, across: int, label: str) -> None:
-    """Take the empty axes at the end away, and label the x axes that have nothing below them."""
+    """Remove the empty axes at the end, and label the x axes with no panel below."""
     for place, ax in enumerate(axes):
         if place >= panels:
             ax.remove()
@@ -69,7 +69,7 @@ def finish_grid(axes: Sequence[Axes], panels: int, across: int, label: str) -> N
 
 
 def colour_bar(figure: Figure, scale: Any, label: str) -> None:
-    """A colour bar to the right of all axes."""
+    """Add a colour bar to the right of all axes."""
     height = figure.get_size_inches()[1]
     with matplotlib.rc_context({"axes.grid": False}):
         bar = figure.colorbar(scale, ax=list(figure.axes), label=label, aspect=0.9 * height / BAR, pad=0.02)

@@ -1,9 +1,8 @@
-"""Curves over training: validation quality, and what training looked like.
+"""Curves over training: validation quality and training metrics.
 
-A line is the mean over the seeds of a row, drawn where all of them were measured; a band says how far the seeds are
-apart, and the figure says what band it is. Up to `MANY` rows share a panel. More cannot be told apart there: on
-validation each then has a panel of its own with the others behind it, and in training metrics a line's colour says how
-good its row became.
+A line is the mean over the seeds of a row, at the points that all seeds measured. A band shows the spread of the seeds;
+the figure states its kind. Up to `MANY` rows share a panel, since more cannot be told apart. With more rows, each row
+gets its own validation panel with the others in grey, and training curves are coloured by the row's final quality.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,19 +42,19 @@ Key = tuple[str, str]
 """Split and metric."""
 
 MANY = 9
-"""So many rows share a panel at most."""
+"""Maximum number of rows in one panel."""
 
 REFERENCE = {"sft": (0, (4, 3)), "oracle": (0, (1.5, 2))}
-"""Dashes of the horizontal lines."""
+"""Dash patterns of the horizontal reference lines."""
 
 OFF_SCALE = 1.6
-"""A ceiling so many times higher than the highest curve is named above the axes instead of drawn."""
+"""An oracle value above this multiple of the highest curve is named above the axes instead of drawn."""
 
 FEW_POINTS = 25
-"""Curves of more points have markers on some of them only."""
+"""Curves with more points than this get markers on some points only."""
 
 SMOOTHING = 0.05
-"""Width of the moving mean over training metrics, as a share of the run."""
+"""Window of the moving mean over training metrics, as a share of the run."""
 
 TRAINING: dict[Key, str] = {
     ("train", "reward"): "Reward per list",
@@ -68,7 +67,7 @@ TRAINING: dict[Key, str] = {
     ("train", "list_length"): "Entries per list",
     ("train", "frac_zero_variance_units"): "Units without signal (share)",
 }
-"""Panels of a training figure that is asked for no metrics, where a run logged them, with their axis labels."""
+"""Default panels of a training figure, with axis labels. Metrics that no run logged are skipped."""
 
 LABELS: dict[str, str] = {
     "reward_std": "Reward per list, deviation",
@@ -89,7 +88,7 @@ LABELS: dict[str, str] = {
     "coverage": "Catalogue that is listed (share)",
     "eos": "Lists that end (share)",
 }
-"""Axis labels of further metrics; others are named as they are logged."""
+"""Axis labels of further metrics. Other metrics keep the name under which they are logged."""
 
 TITLES = {"recall": "Recall", "ndcg": "NDCG", "hit_rate": "Hit rate", "mrr": "MRR", "map": "MAP"}
 UNITS = {"recall": " (share)", "hit_rate": " (share)", "ndcg": " (0 to 1)", "mrr": " (0 to 1)", "map": " (0 to 1)"}
@@ -101,9 +100,9 @@ class Panel:
 
     Attributes:
         key: split and metric.
-        lines: the curves in colour, by label.
-        behind: the curves in grey.
-        title: over the axes.
+        lines: coloured curves, by label.
+        behind: grey curves.
+        title: panel title.
     """
 
     key: Key
@@ -120,14 +119,14 @@ def draw_validation(
     by: str | None = None,
     reported: Sequence[Reported] = (),
 ) -> Figure | None:
-    """Validation metrics; None where no RL run has a curve of any.
+    """Draw validation metrics; None if no RL run has a curve for any of them.
 
     Args:
-        metrics: names on validation; None for Recall and NDCG at the largest cut-off. Where each of more than `MANY`
-            rows has panels of its own, the last of them alone.
-        against: of `series.AXES`.
-        by: a panel for each value of this: algorithm, reward, or a setting (`rows_by`); None for all rows together.
-        reported: curves of the paper to be drawn beside, over updates.
+        metrics: validation metrics; None for Recall and NDCG at the largest cut-off. With more than `MANY` rows and no
+            `by`, only the last metric that was measured is drawn, one panel per row.
+        against: x axis, one of `series.AXES`.
+        by: one panel per value of an algorithm, reward or setting (`rows_by`); None for all rows together.
+        reported: curves of the paper to add, over updates.
     """
     top = max(group.runs.iloc[0]["cutoffs"])
     names = list(metrics) if metrics is not None else [f"recall@{top}", f"ndcg@{top}"]
@@ -145,10 +144,10 @@ def draw_validation(
 def draw_training(
     group: Collection, *, keys: Sequence[Key] | None = None, against: str = "updates", by: str | None = None
 ) -> Figure | None:
-    """Small multiples of training metrics, smoothed; None where no RL run logged any.
+    """Draw smoothed training metrics, one panel each; None if no RL run logged any.
 
     Args:
-        keys: split and metric of each panel; None for those of `TRAINING`.
+        keys: split and metric of each panel; None for `TRAINING`.
         against, by: as in `draw_validation`.
     """
     drawn = {}
@@ -167,11 +166,11 @@ def draw_training(
 
 
 def rows_by(group: Collection, by: str | None) -> dict[str, list[str]]:
-    """Labels of the RL rows for each value of algorithm, reward, model or another column of `Collection.runs`, or of a
-    setting by its dotted key; one unnamed value where `by` is None.
+    """Labels of the RL rows for each value of a column of `Collection.runs` (algorithm, reward, model, ...) or of a
+    setting given by its dotted key. If `by` is None, all rows under "".
 
     Raises:
-        KeyError: where neither a column nor a setting of every row has that name.
+        KeyError: if `by` is neither a column nor a setting of every row.
     """
     if by is None:
         return {"": list(rl_rows(group))}
@@ -184,7 +183,7 @@ def rows_by(group: Collection, by: str | None) -> dict[str, list[str]]:
 
 
 def metric_label(group: Collection, key: Key) -> str:
-    """What an axis says of a metric, with its unit."""
+    """Axis label of a metric, with its unit."""
     split, metric = key
     if key in TRAINING:
         return TRAINING[key].format(reference=_reference(group)) + _own_units(group, metric)
@@ -196,7 +195,7 @@ def metric_label(group: Collection, key: Key) -> str:
 
 
 def _reference(group: Collection) -> str:
-    """To which policy the KL of the RL rows is."""
+    """Name of the policy that the KL of the RL rows refers to: initial, previous, or reference if rows differ."""
     runs = group.runs.loc[group.runs["stage"] == "rl", "run"]
     every = {bool(group.settings.get(run, {}).get("algorithm.reference.sync_every", 0)) for run in runs}
     return "reference" if len(every) > 1 else "previous" if every == {True} else "initial"
@@ -207,13 +206,13 @@ def _own_units(group: Collection, metric: str) -> str:
 
 
 def several_rewards(group: Collection) -> bool:
-    """Whether RL rows have different rewards, variants aside."""
+    """Whether RL rows have different rewards, ignoring variants."""
     rewards = group.runs.loc[group.runs["stage"] == "rl", "reward"]
     return bool(rewards.str.split(VARIANT).str[0].nunique() > 1)
 
 
 def _panels(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], by: str | None) -> list[Panel]:
-    """A panel for each metric, or for each metric and each value of `by`."""
+    """One panel per metric, or per metric and value of `by`."""
     panels = []
     for key, lines in drawn.items():
         for value, labels in rows_by(group, by).items():
@@ -233,7 +232,7 @@ def _draw_together(
     reported: Sequence[Reported] = (),
     note: str = "",
 ) -> Figure:
-    """Panels with their rows' curves beside each other; the rows of the figure that are of one metric share a scale."""
+    """Draw panels that each hold the curves of several rows. Panels of one metric share a scale."""
     across = min(across, 4) if by else across
     shown: list[Panel | None] = []
     for _, of_metric in _by_metric(panels).items() if by else [(None, list(panels))]:
@@ -263,7 +262,7 @@ def _draw_together(
             below = by and place + across < len(shown) and shown[place + across] is not None
             beside = by and place % across
             ax.set(xlabel="" if below else axis, ylabel="" if beside else metric_label(group, panel.key))
-        for ax, panel in zip(axes, shown, strict=True):  # after all are drawn, since some share a scale
+        for ax, panel in zip(axes, shown, strict=True):  # after drawing, since some axes share a scale
             if panel is not None:
                 _within_range(ax, metric_label(group, panel.key))
         if any(_coincide(panel.lines) for panel in panels):
@@ -276,7 +275,7 @@ def _draw_together(
 
 
 def _coincide(lines: Mapping[str, Series]) -> bool:
-    """Whether a curve hides another."""
+    """Whether one curve hides another."""
     curves = list(lines.values())
     return any(
         np.array_equal(one.x, other.x) and np.allclose(one.mean, other.mean, rtol=SAME, atol=SAME, equal_nan=True)
@@ -286,7 +285,7 @@ def _coincide(lines: Mapping[str, Series]) -> bool:
 
 
 def _within_range(ax: Axes, label: str) -> None:
-    """Show no more of a band than values can take: a share has an interval beyond 0 or 1 where seeds differ much."""
+    """Limit the y axis of a share to its possible values. Its band can exceed 0..1 if seeds differ widely."""
     show_constant(ax)
     low, high = ax.get_ylim()
     if label.endswith(("(share)", "(0 to 1)")):
@@ -295,7 +294,7 @@ def _within_range(ax: Axes, label: str) -> None:
 
 
 def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], against: str) -> Figure:
-    """A panel for each row, which is in colour, with all others behind it."""
+    """Draw one panel per row, with the row in colour and all others in grey."""
     ((key, lines),) = drawn.items()
     across = across_for(len(lines))
     down = -(-len(lines) // across)
@@ -312,7 +311,7 @@ def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], aga
             ax.set_title(wrapped(names[label], across), loc="left", linespacing=1.0)
             for value in _levels(group.runs, "sft", key[1]):
                 ax.axhline(value, color=GREY, linestyle=REFERENCE["sft"], linewidth=0.8, zorder=1.5)
-        show_constant(axes[0])  # the axes share it
+        show_constant(axes[0])  # the axes share one scale
         finish_grid(list(axes), len(lines), across, axis)
         figure.supylabel(metric_label(group, key), fontsize=STYLE["axes.labelsize"])
         note = f"In colour: the row that a panel names. Grey: all {len(lines)} rows. Dashed: SFT.{common}\n"
@@ -322,7 +321,7 @@ def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], aga
 
 @dataclass(frozen=True)
 class Quality:
-    """How good rows became, as a scale of colours."""
+    """Final quality of each row, as a colour scale."""
 
     values: Mapping[str, float]
     norm: Normalize
@@ -331,7 +330,7 @@ class Quality:
 
 
 def _by_quality(group: Collection, labels: Iterable[str]) -> Quality:
-    """The rows' last NDCG on validation at the largest cut-off; NaN for a row without."""
+    """The rows' final validation NDCG at the largest cut-off; NaN if a row has none."""
     metric = f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
     found = all_series(group, "validation", metric)
     values = {label: float(found[label].mean[-1]) if label in found else np.nan for label in labels}
@@ -341,7 +340,7 @@ def _by_quality(group: Collection, labels: Iterable[str]) -> Quality:
 
 
 def _draw_crowd(ax: Axes, panel: Panel, quality: Quality, divisor: float) -> None:
-    """More rows than can be told apart: the colour of a line is its row's quality."""
+    """Draw more rows than can be told apart, coloured by quality."""
     for label, one in sorted(panel.lines.items(), key=lambda item: quality.values[item[0]]):
         value = quality.values[label]
         colour = quality.cmap(quality.norm(value)) if np.isfinite(value) else FAINT
@@ -353,7 +352,7 @@ def _draw_crowd(ax: Axes, panel: Panel, quality: Quality, divisor: float) -> Non
 def _draw(
     ax: Axes, lines: Mapping[str, Series], names: Mapping[str, str], looks: Mapping[str, Any], divisor: float
 ) -> None:
-    """Draw the rows' curves with their bands, and a marker on every point of a short one, else on a few."""
+    """Draw the rows' curves with bands. Short curves have a marker on every point, long ones on a few."""
     shade = 0.16 if len(lines) <= 4 else 0.09
     for label, one in lines.items():
         every = max(1, len(one.x) // 6) if len(one.x) > FEW_POINTS else 1
@@ -365,7 +364,7 @@ def _draw(
 
 
 def _names(group: Collection, by: str | None = None) -> dict[str, str]:
-    """The rows' names in the legend: without what a panel's title says, and with seeds where rows differ in them."""
+    """Names in the legend, without the part in the panel title. Seed counts are added if rows differ in them."""
     rows = rl_rows(group)
     said = {"algorithm": "reward", "reward": "algorithm"}.get(by or "")
     names = {label: str(runs.iloc[0][said]) for label, runs in rows.items()} if said else row_names(group)
@@ -380,15 +379,16 @@ def many_seeds(seeds: int) -> str:
 
 
 def _levels(runs: pd.DataFrame, stage: str, metric: str) -> list[float]:
-    """The validation value of a shared stage, where there is one."""
+    """The mean validation value of a shared stage, or nothing if there is none."""
     values = runs[runs["stage"] == stage].get(f"validation.{metric}", pd.Series(dtype=float)).dropna()
     return [] if values.empty else [float(values.mean())]
 
 
 def _references(ax: Axes, runs: pd.DataFrame, metric: str, *, name_ceiling: bool) -> None:
-    """Horizontal lines at the validation values of SFT and oracle, named beside the axes.
+    """Draw horizontal lines at the validation values of SFT and oracle, labelled at the right.
 
-    An oracle far above the curves is at most named above the axes, so that the curves keep the space.
+    An oracle far above the curves is not drawn, to keep the curves large. With `name_ceiling` it is named above the
+    axes.
     """
     highest = ax.dataLim.y1
     beside: dict[float, list[str]] = {}
@@ -422,7 +422,7 @@ def _share_scales(axes: Sequence[Axes], shown: Sequence[Panel | None]) -> None:
 
 
 def _entries(axes: Iterable[Axes], names: Mapping[str, str]) -> dict[str, Artist]:
-    """What each label of a legend stands for, once: rows in their order, then the paper's curves."""
+    """Legend labels with their lines, each label once: rows in order, then the paper's curves."""
     entries: dict[str, Artist] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -436,7 +436,7 @@ def _largest(panels: Iterable[Panel]) -> float:
 
 
 def _band_note(seeds: set[int], *, bands: bool) -> str:
-    """What lines and bands are, for the numbers of seeds that occur."""
+    """Note on the meaning of lines and bands, given the numbers of seeds that occur."""
     if seeds == {1}:
         return f"Lines: one seed each{', hence no bands' if bands else ''}."
     over = many_seeds(min(seeds)) if len(seeds) == 1 else "seeds"

@@ -1,4 +1,4 @@
-"""What each rank of the list learns: a map of rank by update for each row, all on one scale of colours."""
+"""Heat maps of what each list rank learns: rank by update, one map per row, all on one colour scale."""
 
 from collections.abc import Mapping
 
@@ -17,10 +17,10 @@ from analysis.series import RankMap, in_bins, measured, rank_maps, rl_rows, row_
 from analysis.statistics import Floats
 
 COLUMNS = 24
-"""A map has at most so many columns; each is the mean over its measurements."""
+"""Maximum number of columns of a map. A column is the mean over its measurements."""
 
 SCALE = "cividis"
-"""Perceptually uniform, the same to colour-blind readers, and rising in lightness for print."""
+"""Colour map: perceptually uniform, safe for colour-blind readers, and increasing in lightness for print."""
 
 RANK_METRICS = {
     "reward@k": "Return of the rank",
@@ -29,25 +29,25 @@ RANK_METRICS = {
     "advantage_std@k": "Advantage of the rank,\ndeviation",
     "rank_hit_rate@k": "Validation lists with a hit\nat the rank (share)",
 }
-"""Metrics that a list has one of for each rank, with the label of their colours."""
+"""Metrics per rank, with the label of their colour bar."""
 
 SHOWN = ("reward@k", "hits@k", "advantage_std@k")
-"""Maps that are drawn where none is asked for."""
+"""Maps drawn by default."""
 
 
 def split_of(metric: str) -> str:
-    """Where a metric of `RANK_METRICS` is measured."""
+    """Split on which a metric of `RANK_METRICS` is measured."""
     return "validation" if metric == "rank_hit_rate@k" else "train"
 
 
 def rank_metrics(group: Collection) -> list[str]:
-    """Those of `RANK_METRICS` that an RL run measured."""
+    """The metrics of `RANK_METRICS` that an RL run measured."""
     known = {split: measured(group, split) for split in ("train", "validation")}
     return [name for name in RANK_METRICS if f"{name[:-1]}1" in known[split_of(name)]]
 
 
 def draw_ranks(group: Collection, metric: str, *, against: str = "updates") -> Figure | None:
-    """A map for each row of a metric of `RANK_METRICS`, rank 1 at the top; None where no RL run measured it."""
+    """Draw a metric of `RANK_METRICS` as one map per row, rank 1 on top; None if no RL run measured it."""
     maps = rank_maps(group, split_of(metric), metric, against=against)
     if not maps:
         return None
@@ -65,7 +65,7 @@ def draw_ranks(group: Collection, metric: str, *, against: str = "updates") -> F
             ranks = np.arange(len(values) + 1) + 0.5
             ax.pcolormesh(edges / divisor, ranks, values, norm=norm, cmap=SCALE, rasterized=True)
             ax.set_title(wrapped(names[label], across), loc="left", linespacing=1.0)
-        axes[0].invert_yaxis()  # the axes share it
+        axes[0].invert_yaxis()  # the axes share one scale
         axes[0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=divisor == 1))
         finish_grid(list(axes), len(maps), across, axis)
@@ -77,17 +77,19 @@ def draw_ranks(group: Collection, metric: str, *, against: str = "updates") -> F
 
 
 def _bins(one: RankMap) -> tuple[Floats, Floats]:
-    """(B + 1,) edges of a map's columns and (K, B) their values."""
+    """(B + 1,) edges of a map's columns and (K, B) values."""
     values, parts = in_bins(one.values, COLUMNS)
     return column_edges(one.x, [(part[0], part[-1]) for part in parts]), values
 
 
 def column_edges(x: Floats, parts: list[tuple[int, int]]) -> Floats:
-    """(B + 1,) midway between the last measurement of a column and the first of the next, and as far out at the ends.
+    """(B + 1,) edges midway between the last measurement of a column and the first of the next.
+
+    The outer edges are half a mean step beyond the first and last measurement.
 
     Args:
-        x: (T,) ascending places of measurements.
-        parts: the first and last measurement of each column.
+        x: (T,) ascending positions of measurements.
+        parts: indices of the first and last measurement of each column.
     """
     between = [(x[last] + x[first]) / 2 for (_, last), (first, _) in zip(parts, parts[1:], strict=False)]
     step = float(np.diff(x).mean()) if len(x) > 1 else 1.0

@@ -1,4 +1,4 @@
-"""Curves that a paper reports: read off its figures, dashed and with open markers, alone or beside runs of theirs.
+"""Curves read off a paper's figures, drawn dashed with open markers, alone or next to our runs.
 
 The numbers are in experiments/reported/curves.csv.
 """
@@ -21,10 +21,10 @@ from analysis.statistics import Floats
 
 CURVES = Path(__file__).parents[2] / "experiments" / "reported" / "curves.csv"
 PAPER = "paper figure"
-"""How the source of a curve of the Rank-GRPO paper (arXiv 2510.20150) begins; others are independent runs."""
+"""Prefix of the source of curves from the Rank-GRPO paper (arXiv 2510.20150). Other sources are independent runs."""
 
 METRIC = "ndcg@20"
-"""What the paper draws over updates."""
+"""Metric that the paper plots over updates."""
 
 SOURCE = "Reported in arXiv 2510.20150, read off its figures (to about 0.0003); one seed each."
 
@@ -33,10 +33,10 @@ BACKBONES = {
     "llama3.2_1b": "Llama-3.2-1B",
     "llama3.2_3b": "Llama-3.2-3B",
 }
-"""The paper's name of each model of conf/model."""
+"""The paper's names of the models in conf/model."""
 
 REGIMES = {1: "on-policy", 2: "mu=2"}
-"""The paper's name of each number of updates on the lists of one rollout."""
+"""The paper's names for the number of updates per rollout."""
 
 DASHES = (0, (2.5, 1.5))
 
@@ -46,9 +46,10 @@ class Method:
     """A method of the paper.
 
     Attributes:
-        title: its name in words.
-        algorithms: of conf/algorithm that are this method.
-        rewards: of conf/reward that give its advantages. A list's reward is DCG@N under `dcg` and `log_decay` alike.
+        title: display name.
+        algorithms: entries of conf/algorithm that implement this method.
+        rewards: entries of conf/reward that give its advantages. The list reward is DCG@N under both `dcg` and
+            `log_decay`.
     """
 
     title: str
@@ -62,7 +63,7 @@ METHODS = {
     "rank_grpo_log_decay": Method("Rank-GRPO (log)", ("rank_grpo", "rank_grpo_published"), ("log_decay",)),
     "rank_grpo_exp_inf": Method("Rank-GRPO (exp∞)", ("rank_grpo", "rank_grpo_published"), ("relevance",)),
 }
-"""The paper's methods by their names in experiments/reported."""
+"""The paper's methods, by their names in experiments/reported."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ class Reported:
     """One reported curve.
 
     Attributes:
-        method: of `METHODS`.
+        method: key of `METHODS`.
         metric: as in a run directory.
         backbone, regime: the paper's names.
         x: (T,) updates, ascending.
-        y: (T,) the metric.
+        y: (T,) values of the metric.
     """
 
     method: str
@@ -106,7 +107,7 @@ def reported_curves(
 
 
 def beside(group: Collection) -> list[Reported]:
-    """The paper's curves of the dataset, model and regime of a group of runs; none where it reports no such curve."""
+    """The paper's curves for the dataset, model and regime of a group of runs; empty if it reports none."""
     first = group.runs.iloc[0]
     backbone = BACKBONES.get(first["model"])
     iterations = {settings.get("rl.num_iterations") for settings in group.settings.values()}
@@ -117,7 +118,7 @@ def beside(group: Collection) -> list[Reported]:
 
 
 def row_of(group: Collection, method: str) -> str | None:
-    """Label of the RL row that is a method of the paper, the first where there are several."""
+    """Label of the RL row with a method of the paper, or None. If several match, the first label."""
     known = METHODS[method]
     rl = group.runs[group.runs["stage"] == "rl"]
     same = rl[rl["algorithm"].isin(known.algorithms) & rl["reward"].isin(known.rewards)]
@@ -125,25 +126,25 @@ def row_of(group: Collection, method: str) -> str | None:
 
 
 def name(curve: Reported) -> str:
-    """A curve's name in a legend."""
+    """Name of a curve in a legend."""
     return f"{METHODS[curve.method].title}, paper{', μ = 2' if curve.regime == REGIMES[2] else ''}"
 
 
 def draw_beside(
     ax: Axes, group: Collection, curves: Sequence[Reported], looks: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Add curves to those of runs, in the colours of the rows that they belong to, else in grey."""
+    """Add the paper's curves to axes with runs, in the colour of the matching row, else in grey."""
     for curve in curves:
         row = row_of(group, curve.method)
         _plot(ax, curve, looks[row]["color"] if row else GREY, name(curve))
 
 
 def draw_alone(curves: Sequence[Reported], label: str) -> Figure:
-    """A panel for each backbone and regime, on one scale.
+    """Draw one panel per backbone and regime, all on one scale.
 
     Args:
-        curves: of one metric, at least one.
-        label: of the metric, on the axis.
+        curves: at least one curve, all of one metric.
+        label: axis label of the metric.
     """
     panels = sorted(
         {(curve.regime, curve.backbone) for curve in curves},

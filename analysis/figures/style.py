@@ -1,7 +1,7 @@
-"""How figures look, and the files they become.
+"""Appearance and files of figures.
 
-Colours are Okabe & Ito's, which colour-blind readers can tell apart; markers and dashes say the same without colour.
-Files are byte-identical for the same figure.
+Colours are Okabe & Ito's, which colour-blind readers can tell apart. Markers and dashes carry the same information.
+The same figure gives byte-identical files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,25 +46,25 @@ STYLE: Any = {
 }
 
 WIDTH = 6.9
-"""Inches: the text width of a two-column page."""
+"""Text width of a two-column page, in inches."""
 
 FORMATS = ("png", "svg", "pdf")
 
 THOUSANDS, MILLIONS = 20_000, 2_000_000
-"""From where on an axis counts in thousands, and in millions."""
+"""Smallest maximum of an axis in thousands, and of one in millions."""
 MINUTES, HOURS = 300, 10_800
-"""From how many seconds on an axis counts in minutes, and in hours."""
+"""Smallest maximum, in seconds, of an axis in minutes, and of one in hours."""
 
 
 SAME = 1e-9
-"""Values that differ by less than this share of their size are equal: the rest is the rounding of sums."""
+"""Values within this relative difference count as equal: they differ by rounding errors of sums."""
 
 
 def value_range(low: float, high: float) -> tuple[float, float]:
-    """Ends of a scale of values; values that do not vary get a range around them that says something.
+    """Ends of a value scale. Constant values get a useful range.
 
-    A constant has a tenth of its size below and above it. A constant 0 is at the lower end of 0 to 1, so that nothing
-    negative is shown of what cannot be negative.
+    A constant gets a range of ±10 % of its size. A constant 0 gets the range 0 to 1, since most metrics cannot be
+    negative.
     """
     if high - low > SAME * max(abs(low), abs(high), 1e-3):
         return low, high
@@ -73,7 +73,7 @@ def value_range(low: float, high: float) -> tuple[float, float]:
 
 
 def show_constant(ax: Axes) -> None:
-    """Give axes whose data do not vary a range that says something; leave other axes as they are."""
+    """Give axes with constant data a useful range. Leave other axes unchanged."""
     (x0, y0), (x1, y1) = ax.dataLim.min, ax.dataLim.max
     if np.isfinite([y0, y1]).all() and value_range(y0, y1) != (y0, y1):
         low, high = value_range(y0, y1)
@@ -85,9 +85,9 @@ def show_constant(ax: Axes) -> None:
 def styles(runs: pd.DataFrame, by: str | None = None) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes of each RL row.
 
-    Colour and marker say the algorithm, dashes the reward; with one reward, dashes say the algorithm as well. Where
-    there is one algorithm, or panels are by algorithm, colour and marker say the reward; where panels are by reward,
-    dashes say the algorithm.
+    Colour and marker show the algorithm, dashes the reward. With one reward, dashes also show the algorithm. With one
+    algorithm, or one panel per algorithm, colour and marker show the reward. With one panel per reward, dashes show the
+    algorithm.
     """
     rl = runs[runs["stage"] == "rl"]
     rows = rl[["label", "algorithm", "reward"]].drop_duplicates().sort_values(["algorithm", "reward"])
@@ -110,7 +110,7 @@ def styles(runs: pd.DataFrame, by: str | None = None) -> dict[str, dict[str, Any
 
 
 def axis_unit(against: str, largest: float) -> tuple[float, str]:
-    """What the values of an axis of `AXES` are divided by, and the axis's label with its unit."""
+    """Divisor for the values of an axis of `AXES`, and the axis label with its unit."""
     name = AXES[against]
     if against == "seconds":
         for start, size, unit in ((HOURS, 3_600.0, "h"), (MINUTES, 60.0, "min")):
@@ -124,7 +124,7 @@ def axis_unit(against: str, largest: float) -> tuple[float, str]:
 
 
 def legend_columns(labels: Sequence[str]) -> int:
-    """How many of these labels fit beside each other below the axes, in rows as even as can be."""
+    """Number of legend columns that fit below the axes, with rows filled as evenly as possible."""
     entry = max(map(len, labels)) * STYLE["legend.fontsize"] * 0.52 + 42  # points: letters, then handle and gaps
     fit = max(1, int(WIDTH * 72 / entry))
     rows = -(-len(labels) // fit)
@@ -132,11 +132,11 @@ def legend_columns(labels: Sequence[str]) -> int:
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Any], note: str) -> None:
-    """Legend and note below the axes; the figure grows by what they need.
+    """Put a note and a legend below the axes. The figure grows to make room.
 
     Args:
-        entries: label to what stands for it; may be empty.
-        note: one sentence or more over the legend.
+        entries: label to legend handle; may be empty.
+        note: sentences above the legend.
     """
     across = legend_columns(list(entries)) if entries else 1
     lines = -(-len(entries) // across) + 1 + note.count("\n")
@@ -156,9 +156,9 @@ def legend_below(figure: Figure, entries: Mapping[str, Any], note: str) -> None:
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Write <path>.<format> for each of `FORMATS` that is asked for, without dates; returns what was written.
+    """Write <path>.<format> for each requested format, without dates. Returns the files written.
 
-    PNG has 200 dots an inch; PDF has its letters as TrueType.
+    PNG has 200 dots per inch; PDF embeds TrueType fonts.
     """
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},

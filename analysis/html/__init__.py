@@ -1,4 +1,4 @@
-"""Reports as HTML pages that need nothing but a browser: `group_page` and `index_page`."""
+"""Reports as self-contained HTML pages: `group_page` and `index_page`."""
 
 from analysis.html.page import group_page, index_page
 

@@ -1,4 +1,4 @@
-"""What each row spent: bars of seconds by phase, and a table."""
+"""What each row spent: bars of seconds per phase, and a table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,17 +23,17 @@ PHASES = {
     "checkpoint": "#56B4E9",
     "rest": "#8a8a8a",
 }
-"""Phases of a run in the order of the bars, with their colours; what total has beside them is the rest."""
+"""Phases of a run in the order of the bars, with their colours. `rest` is the total minus all other phases."""
 
 
 NAMED = 4
 """Runs of other experiments that are named; more are counted."""
 SHOWN_SECONDS = 0.5
-"""A row that took less has no bar: the oracle, which writes its lists without a model."""
+"""A row that took less time has no bar. This is the oracle, which needs no model."""
 
 
 def budgets(group: Collection, looks: Sequence[Look]) -> Html:
-    """The section."""
+    """The section on budgets."""
     runs = group.runs
     unequal = unequal_budgets(runs[runs["stage"] == "rl"])
     spent = {look.label: _means(runs[runs["run"].isin(look.runs)]) for look in looks}
@@ -73,7 +73,7 @@ def cost_note(runs: pd.DataFrame, folder: Path) -> str:
 
 
 def _equal_note(trained: int) -> str:
-    """What is said of equal budgets; nothing where there are no two rows to compare."""
+    """Note on equal budgets; "" if there are fewer than two trained rows."""
     return "All trained rows had the same updates, prompts and completions." if trained > 1 else ""
 
 
@@ -97,7 +97,7 @@ EXTRAS = ("peak_memory_bytes_process", "peak_memory_bytes_gpu", "energy_joules_c
 
 
 def phases(spent: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of each phase that took any, and the rest of the total."""
+    """Seconds of each phase that took time, plus the rest if it exceeds 0.5 % of the total."""
     known = {name: spent.get(f"seconds_{name}", np.nan) for name in PHASES if name != "rest"}
     known = {name: value for name, value in known.items() if np.isfinite(value) and value > 0}
     rest = spent["seconds"] - sum(known.values())

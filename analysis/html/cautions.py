@@ -1,4 +1,4 @@
-"""What a reader must know before believing a comparison, each found by a stated threshold."""
+"""Warnings about a comparison, each raised by a stated threshold."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -17,37 +17,37 @@ from analysis.html.verdict import Verdict, is_tie
 from analysis.tables import at_least, detectable_text, metric_title, pairing_note, unequal_budgets, unequal_note
 
 DEGENERATE = 0.5
-"""Share of units without signal, on average over training, above which rows are named."""
+"""Rows are named above this share of units without signal, on average over training."""
 
 FEW_SEEDS = 5
 TOO_FEW_SEEDS = 3
 
 COLLAPSED_ENTROPY = 0.1
-"""Entropy over the last tenth of training, as a share of that over the first tenth, below which it has collapsed."""
+"""Entropy has collapsed if its mean over the last tenth of training is below this share of that over the first."""
 
 SHORT_LISTS = 0.8
-"""Entries a list on validation at the end, as a share of N, below which lists are short."""
+"""Test lists are short if their mean number of entries is below this share of N."""
 
 MANY_DUPLICATES = 0.2
 OUT_OF_CATALOGUE = 0.1
 CUT_OFF = 0.1
-"""Shares on test above which lists are repetitive, invented, or not ended by the model."""
+"""Shares on test above which lists are repetitive, invented, or cut off before the model ends them."""
 
 END = 0.1
-"""Of the training, what counts as its start and its end."""
+"""Share of training that counts as its start, and as its end."""
 
 NAMED = 4
-"""Rows named in one caution; more are counted."""
+"""Maximum number of rows named in one caution; further rows are only counted."""
 
 
 @dataclass(frozen=True)
 class Caution:
-    """One thing to know.
+    """One warning.
 
     Attributes:
-        title: in a few words.
-        told: the sentence: which rows, by how much, what follows.
-        serious: a comparison does not hold without it; else a note.
+        title: short title.
+        told: the text: which rows, by how much, and what follows.
+        serious: whether it can invalidate a comparison; otherwise it is a note.
     """
 
     title: str
@@ -62,7 +62,7 @@ def cautions(
     verdict: Verdict | None,
     problems: Sequence[Problem],
 ) -> list[Caution]:
-    """All that apply, the serious ones first."""
+    """All cautions that apply, serious ones first."""
     trained = [look for look in looks if look.stage == "rl"]
     measured = Measured(group.curves)
     found = [
@@ -83,14 +83,14 @@ def cautions(
 
 
 def _named(rows: Sequence[Look], values: Sequence[str] = ()) -> str:
-    """The first rows by name, each with its value where there are values."""
+    """The names of the first rows, with their values if given."""
     shown = [f" ({value})" for value in values] or [""] * len(rows)
     names = [look.name + value for look, value in zip(rows, shown, strict=True)]
     return words(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
 
 
 def _worst(rows: Sequence[Look], values: Sequence[str], trained: Sequence[Look]) -> str:
-    """How many of the trained rows, then those of them that come first."""
+    """The number of affected trained rows, then the names of the first ones."""
     share = f"{len(rows)} of {len(trained)} trained rows: " if len(trained) > 1 else ""
     return share + _named(rows, values)
 
@@ -144,7 +144,7 @@ def _stopped(group: Collection, trained: Sequence[Look]) -> list[Caution]:
 
 
 def _demonstrations(group: Collection, looks: Sequence[Look]) -> list[Caution]:
-    """Rows that were trained on demonstrations without an end."""
+    """Caution on rows trained on demonstrations that lost their end."""
     cut = group.runs[group.runs["demonstrations_without_end"] > 0].set_index("run")
     rows = [look for look in looks if any(run in cut.index for run in look.runs)]
     shown = []
@@ -179,7 +179,7 @@ def _largest(metric: str, size: float) -> str:
 
 
 def _means(measured: Measured, look: Look, metric: str) -> list[tuple[float, float, float]]:
-    """Of each run: mean over the training, over its first and over its last tenth, where they are known."""
+    """Mean over training, over its first tenth and over its last tenth, for each run with finite values."""
     found = []
     for run in look.runs:
         _, values = measured.series.get((run, "train", metric), (np.empty(0), np.empty(0)))
@@ -224,10 +224,10 @@ class ListCheck:
     Attributes:
         metric: its name in result.json.
         limit: the bound.
-        below: whether values below the limit are bad; else those above it.
-        title: of the caution.
-        told: what is wrong, as the sentence begins.
-        shown: a run's value in the words of `told`, which may be the share that is missing from 1.
+        below: whether values below the limit are bad; otherwise values above it are.
+        title: title of the caution.
+        told: beginning of the sentence that states the problem.
+        shown: formats a run's value to match `told`; it may show 1 minus the value.
     """
 
     metric: str
@@ -271,7 +271,7 @@ def _list_checks(length: int) -> tuple[ListCheck, ...]:
 
 
 def _lists(group: Collection, trained: Sequence[Look]) -> list[Caution]:
-    """Rows whose lists on test are bad, the worst first."""
+    """Cautions on bad test lists, worst row first."""
     found = []
     runs = group.runs.set_index("run")
     has_lengths = "test.list_length" in runs
@@ -279,7 +279,7 @@ def _lists(group: Collection, trained: Sequence[Look]) -> list[Caution]:
         column = f"test.{check.metric}"
         if column not in runs:
             continue
-        # The share of nothing counts as 0: lists without entries name no film out of the catalogue.
+        # Lists without entries have a catalogue share of 0, but invent no film.
         empty = (
             set(runs.index[runs["test.list_length"] == 0]) if check.metric == "in_catalog" and has_lengths else set()
         )
@@ -305,7 +305,7 @@ def _gaps(problems: Sequence[Problem]) -> list[Caution]:
 
 
 def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
-    """What runs were made with; hardware of `trained` alone, since shared stages have more threads."""
+    """Cautions on code, versions and hardware. Hardware counts for `trained` only: shared stages use more threads."""
     known = [one for one in origins.values() if one.commit]
     found = []
     commits = Counter(one.commit[:12] for one in known)
@@ -339,7 +339,7 @@ def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
 
 
 def _runs(runs: Sequence[str], *, last: bool) -> str:
-    """The first runs by name; of the versions that most runs have, where they are many, the number alone."""
+    """The names of the first runs. If `last` and there are many, only their number."""
     if last and len(runs) > NAMED:
         return f"the other {many(len(runs), 'run')}"
     more = [f"{many(len(runs) - NAMED, 'more run')}"] if len(runs) > NAMED else []
@@ -353,7 +353,7 @@ def _checkpoints(group: Collection) -> list[Caution]:
 
 
 def caution_section(found: Sequence[Caution], problems: Sequence[Problem]) -> Html:
-    """The section: what was found, runs that are left out or odd, and the thresholds."""
+    """The section of warnings: cautions, excluded or unusual runs, and the thresholds."""
     left_out = [problem for problem in problems if problem.left_out]
     odd = [problem for problem in problems if not problem.left_out]
     shown = [

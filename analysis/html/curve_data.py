@@ -1,10 +1,9 @@
-"""The numbers behind a page's curves and heat maps, thinned so that a page of many runs stays small.
+"""Data of a page's curves and heat maps, thinned so that a page of many runs stays small.
 
-A curve is the mean over a row's seeds at the updates that all of them measured, its band the 95 % interval over seeds
-from three seeds on and the range of two; training metrics are smoothed within each run before that: all as in figures.
-Then at most so many points are kept, evenly spread, each as it is: nothing between points is made up. `analysis.series`
-has the same curves for figures, a metric at a time; a page has every metric of hundreds of runs, and reads the frame
-once.
+A curve is the mean over a row's seeds at the updates that all of them measured. Its band is the 95 % interval over
+seeds, or the range of two seeds. Training metrics are first smoothed within each run. All this is as in figures. Then
+an evenly spread subset of points is kept unchanged, without interpolation. `analysis.series` has the same curves for
+figures, one metric at a time; a page shows every metric of hundreds of runs and reads the frame once.
 """
 
 import re
@@ -23,13 +22,13 @@ from analysis.statistics import Floats, seed_interval
 from analysis.tables import metric_title
 
 NUMBERS = 300_000
-"""Of one page's training curves, at most."""
+"""Maximum total of numbers in the training curves of one page."""
 
 POINTS = (40, 200)
-"""A training curve keeps no fewer points than the first for the sake of size, and no more than the second."""
+"""Bounds on the number of points of a training curve: thinning stops at the first; the second is never exceeded."""
 
 HEAT_COLUMNS = 60
-"""A heat map's columns, at most: means over updates that follow each other."""
+"""Maximum number of columns of a heat map. A column is the mean over consecutive updates."""
 
 DIGITS = 5
 """Significant digits of a number in a page."""
@@ -63,10 +62,10 @@ TITLES = {
 
 HEADLINE = ("ndcg", "recall", "hit_rate", "mrr", "map")
 FIRST_TRAINING = ("reward", "hits", "entropy", "kl", "frac_zero_variance_units", "list_length")
-"""First in the lists of metrics, in this order."""
+"""Metrics that come first in the lists of metrics, in this order."""
 
 RANKED = re.compile(r"(reward|hits|advantage_mean|advantage_std|rank_hit_rate)@(\d+)")
-"""Metrics of one rank: a heat map's row."""
+"""Metrics of one rank, which form one row of a heat map."""
 
 HEAT_TITLES = {
     "train/reward": "Reward of each rank (mean return)",
@@ -79,7 +78,7 @@ HEAT_TITLES = {
 
 @dataclass(frozen=True)
 class Band:
-    """A curve: (T,) steps, mean, low and high; low and high are the mean where there is one seed."""
+    """A curve: (T,) steps, mean, low and high. With one seed, low and high equal the mean."""
 
     steps: Floats
     mean: Floats
@@ -88,7 +87,7 @@ class Band:
 
 
 class Measured:
-    """Measurements by run, split and metric; one pass over the frame."""
+    """Measurements by run, split and metric, from one pass over the frame."""
 
     def __init__(self, frame: pd.DataFrame):
         """`frame`: as in `Collection.curves`."""
@@ -102,7 +101,7 @@ class Measured:
         self.names = sorted({(split, metric) for _, split, metric in self.series})
 
     def wide(self, runs: Sequence[str], split: str, metric: str) -> tuple[Floats, Floats] | None:
-        """(T,) updates that all of these runs measured and (S, T) values; None where there is none."""
+        """(T,) updates that all of these runs measured, and (S, T) values; None if there are none."""
         parts = [self.series.get((run, split, metric)) for run in runs]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
@@ -124,14 +123,14 @@ def band(steps: Floats, values: Floats) -> Band:
 
 
 def thinned(length: int, points: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Positions of at most `points` of `length` points, evenly spread, the first and the last among them."""
+    """Indices of at most `points` of `length` points, evenly spread, including the first and the last."""
     if length <= points:
         return np.arange(length)
     return np.unique(np.linspace(0, length - 1, points).round().astype(np.int64))
 
 
 def number(value: float) -> float | None:
-    """Rounded to `DIGITS` digits; None for NaN and infinity."""
+    """A value rounded to `DIGITS` significant digits; None for NaN and infinity."""
     return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
 
 
@@ -180,11 +179,11 @@ def curve_data(group: Collection, looks: Sequence[Look]) -> dict[str, Any]:
 
 
 class Axes:
-    """What curves are drawn against: updates, and what had been spent by them (the mean over the seeds of a row).
+    """The x axes of curves: updates, and the amounts spent by then (mean over the seeds of a row).
 
     Args:
         spending: as in `Collection`.
-        runs: of each row.
+        runs: runs of each row.
     """
 
     def __init__(self, spending: pd.DataFrame, runs: Sequence[Sequence[str]]):
@@ -194,7 +193,7 @@ class Axes:
         self._known: dict[tuple[int, bytes], int] = {}
 
     def index(self, row: int, steps: Floats) -> int:
-        """Which entry of `xs` belongs to a row's curve at these updates."""
+        """Index in `xs` of the x values of a row's curve at these updates."""
         key = (row, steps.tobytes())
         if key not in self._known:
             self._known[key] = len(self.xs)
@@ -208,12 +207,12 @@ class Axes:
         return self._known[key]
 
     def titles(self) -> dict[str, str]:
-        """Axes that every curve has: all, where each run recorded what it spent."""
+        """Titles of the axes that every curve has. All axes, if every run recorded what it spent."""
         return {axis: title for axis, title in AXES.items() if all(axis in at for at in self.xs)}
 
 
 def title_of(metric: str) -> str:
-    """A metric's title; one without has its name."""
+    """Title of a metric, or its name if it has no title."""
     name, at, k = metric.partition("@")
     return f"{TITLES[name]}{at}{k}" if name in TITLES else metric_title(metric)
 
@@ -227,7 +226,7 @@ def _order(key: str, cutoffs: Sequence[int]) -> tuple[Any, ...]:
 
 
 def _references(group: Collection, looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
-    """Row and value of SFT, zero-shot and oracle on validation, for each metric that has curves."""
+    """Row and validation value of SFT, zero-shot and oracle, for each metric with curves."""
     runs, found = group.runs, {}
     for key in keys:
         split, _, metric = key.partition("/")
@@ -240,7 +239,7 @@ def _references(group: Collection, looks: Sequence[Look], keys: Mapping[str, Any
 
 
 def _heat(measured: Measured, looks: Sequence[Look], trained: Sequence[int]) -> list[dict[str, Any]]:
-    """Heat maps: for each metric of ranks its rows, each with the last update of every column and (ranks, columns)."""
+    """Heat maps, one per metric of ranks. Each row has the update span of every column and (ranks, columns) values."""
     kinds: dict[tuple[str, str], list[int]] = {}
     for split, metric in measured.names:
         if found := RANKED.fullmatch(metric):
@@ -267,7 +266,7 @@ def _heat(measured: Measured, looks: Sequence[Look], trained: Sequence[int]) -> 
 
 
 def _binned(steps: Floats, values: Floats) -> tuple[list[list[float | None]], list[list[float | None]]]:
-    """First and last update of each column, and (ranks, columns) means over the measured updates of a column."""
+    """First and last update of each column, and (ranks, columns) means over the finite values of a column."""
     edges = np.linspace(0, len(steps), min(HEAT_COLUMNS, len(steps)) + 1).round().astype(int)
     parts = list(zip(edges[:-1], edges[1:], strict=True))
     spans = [[number(steps[a]), number(steps[b - 1])] for a, b in parts]

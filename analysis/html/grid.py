@@ -1,4 +1,4 @@
-"""Tables that a page's reader can sort: plain HTML with a sort key in every cell, so that they read without scripts."""
+"""Sortable tables: plain HTML with a sort key in every cell, readable without scripts."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ class Head:
     """A column.
 
     Attributes:
-        title: short.
-        about: what it holds, shown on hover; "" where the title says all.
-        number: sorted by size from the largest on, and set to the right.
+        title: short title.
+        about: explanation, shown on hover, or "".
+        number: whether the column is numeric: sorted in descending order and right-aligned.
     """
 
     title: Child
@@ -28,11 +28,11 @@ class Cell:
 
     Attributes:
         shown: its text.
-        key: what it is sorted by; None where the value is missing, which is last either way.
+        key: sort key; None for a missing value, which always sorts last.
         below: a second line, such as an interval.
-        strong: set in bold.
-        about: shown on hover.
-        kind: a class of the style sheet.
+        strong: whether it is bold.
+        about: text shown on hover.
+        kind: CSS class.
     """
 
     shown: Child
@@ -47,28 +47,28 @@ MISSING = Cell("–")
 
 
 def number(value: float | None, shown: str, below: str = "", *, strong: bool = False) -> Cell:
-    """A number's cell; missing where it is None or NaN."""
+    """A number cell; a missing cell if the value is None, NaN or infinite."""
     if value is None or not math.isfinite(value):
         return MISSING
     return Cell(shown, float(value), below, strong)
 
 
 def text(shown: Child, key: str | None = None, *, about: str = "", kind: str = "") -> Cell:
-    """A text's cell."""
+    """A text cell."""
     return Cell(shown, key if key is not None else str(shown), about=about, kind=kind)
 
 
 def grid(
     name: str, caption: Child, heads: Sequence[Head], rows: Sequence[Sequence[Cell]], *, kinds: Sequence[str] = ()
 ) -> Html:
-    """A table in a box that scrolls by itself where it is too wide; the first cell of a row heads it.
+    """A table in a box that scrolls if it is too wide. The first cell of a row is its header.
 
     Args:
         name: id of the table.
-        caption: above it.
-        heads: of the columns.
-        rows: as many cells each as there are heads.
-        kinds: a class for each row; () for none.
+        caption: caption above it.
+        heads: columns.
+        rows: cells of each row, one per column.
+        kinds: CSS class of each row; () for none.
     """
     top = tag("tr", [_head(head) for head in heads])
     body = [
@@ -100,37 +100,37 @@ def _cell(cell: Cell, head: Head, *, first: bool) -> Html:
 
 
 def folded(title: Child, *content: Child) -> Html:
-    """Content behind a line that opens it."""
+    """Content that opens on a click on its title."""
     return tag("details", tag("summary", title), *content)
 
 
 def section(name: str, title: str, *content: Child) -> Html:
-    """A section of the page with a heading that the page's list of contents points to."""
+    """A section of the page, with a heading and an id for links."""
     return tag("section", tag("h2", title, id=f"{name}-title"), *content, id=name, aria_labelledby=f"{name}-title")
 
 
 def lines(items: Sequence[Child], **attributes: str) -> Html:
-    """A list."""
+    """A bullet list."""
     return tag("ul", [tag("li", item) for item in items], **attributes)
 
 
 def words(parts: Sequence[str], last: str = "and") -> str:
-    """a; a and b; a, b and c."""
+    """Join parts: a; a and b; a, b and c."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}" if parts else ""
 
 
 def many(count: int, noun: str) -> str:
-    """one run, 2 runs."""
+    """A count with its noun: one run, 2 runs."""
     return f"one {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def percent(share: float) -> str:
-    """12 % for .12, unbreakable."""
+    """12 % for .12, with a non-breaking space."""
     return f"{100 * share:.0f}\u00a0%"
 
 
 def p_value(p: float) -> str:
-    """.031; < .001 below."""
+    """p as .031, or < .001."""
     if p < 0.001:
         return "< .001"
     return "1.00" if p >= 0.995 else f"{p:.3f}"[1:]

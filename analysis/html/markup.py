@@ -1,4 +1,4 @@
-"""HTML from nested calls. Text is escaped where it becomes part of an element, so no caller can forget to."""
+"""HTML from nested calls. Text is escaped when it is added to an element, so callers cannot forget it."""
 
 import html
 import json
@@ -8,7 +8,7 @@ VOID = frozenset({"br", "col", "hr", "input", "link", "meta", "wbr"})
 
 
 class Html(str):
-    """Markup; every other string is text."""
+    """Markup. Any other string is text and gets escaped."""
 
 
 Child = str | int | float | None
@@ -18,10 +18,10 @@ def tag(name: str, /, *children: "Child | list[Html]", **attributes: str | int |
     """One element.
 
     Args:
-        name: of the element.
-        children: text is escaped, `Html` is not; None is left out.
-        attributes: `class_` is class, and an underscore within a name a hyphen; False and None leave one out, True
-            writes its name alone.
+        name: element name.
+        children: text is escaped, `Html` is not, None is skipped.
+        attributes: `class_` becomes class, other underscores become hyphens. False and None omit an attribute; True
+            writes only its name.
     """
     opened = name
     for key, value in attributes.items():
@@ -33,7 +33,7 @@ def tag(name: str, /, *children: "Child | list[Html]", **attributes: str | int |
 
 
 def join(*children: "Child | list[Html]") -> Html:
-    """Children beside each other."""
+    """Concatenate children."""
     return Html("".join(_markup(child) for child in children))
 
 
@@ -46,7 +46,7 @@ def _markup(child: "Child | list[Html]") -> str:
 
 
 def breakable(text: str) -> Html:
-    """Text that may be broken after each of . _ - / @ and ="""
+    """Text with line-break opportunities after each of . _ - / @ and ="""
     pieces, word = [], ""
     for character in text:
         word += character
@@ -57,14 +57,14 @@ def breakable(text: str) -> Html:
 
 
 ESCAPED = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-"""What must not stand in a script element, as JSON's strings may write it. Outside of strings JSON has none of them."""
+"""JSON escapes for characters that must not occur in a script element. In JSON they occur only inside strings."""
 
 
 def json_block(name: str, data: Any) -> Html:
     """Data for the page's scripts: `JSON.parse(document.getElementById(name).textContent)`.
 
     Raises:
-        ValueError: where a number is NaN or infinite, which JSON has no word for.
+        ValueError: if a number is NaN or infinite, which JSON cannot represent.
     """
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(ESCAPED)
     return Html(f'<script type="application/json" id="{name}">{text}</script>')

@@ -1,8 +1,8 @@
-"""One page out of one group of runs: everything in one file, which loads nothing and runs only its own script.
+"""One page per group of runs: a single file that loads nothing and runs only its own script.
 
-What a reader sees without scripts (tables, warnings, settings, budgets) is HTML that Python wrote. Curves, heat maps
-and lists are drawn by the scripts in `assets` from one JSON block. A content security policy names the script by its
-hash and forbids everything else, so that nothing in a title or a completion can run or be fetched.
+Python writes the HTML that works without scripts (tables, warnings, settings, budgets). The scripts in `assets` draw
+curves, heat maps and lists from one JSON block. A content security policy allows only the script with the given hash,
+so nothing in a title or a completion can run or load anything.
 """
 
 import base64
@@ -56,11 +56,11 @@ def group_page(
     """The page of one group of runs (`Collection.groups`).
 
     Args:
-        group: with one run at least.
-        table: of the group (`analysis.tables.build_table`).
-        folder: that the runs' names are below.
-        problems: of runs that belong here.
-        resamples: behind the intervals.
+        group: runs, at least one.
+        table: table of the group (`analysis.tables.build_table`).
+        folder: folder that contains the runs.
+        problems: problems of runs of this group.
+        resamples: number of resamples behind the intervals.
     """
     headline = f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
     rows = looks(group)
@@ -107,7 +107,7 @@ def _command(folder: Path) -> str:
 
 
 def _drawn(name: str, title: str) -> Html:
-    """A section that scripts fill."""
+    """A section filled by scripts."""
     return section(
         name,
         title,
@@ -155,7 +155,7 @@ def _summary(group: Collection, table: Table, headline: str, rows: Sequence[Look
 
 
 def document(title: str, *content: Html, data: Html | None = None) -> str:
-    """A whole page; with the scripts where there are data for them."""
+    """A complete page. It includes the scripts only if there are data for them."""
     script = Html(_assets(*SCRIPTS)) if data is not None else None
     digest = base64.b64encode(hashlib.sha256((script or "").encode()).digest()).decode()
     policy = "; ".join(
@@ -188,13 +188,13 @@ def _assets(*names: str) -> str:
 
 
 def index_page(title: str, groups: Sequence[tuple[str, str, int]], cost: str, problems: Sequence[Problem] = ()) -> str:
-    """A page of links to several groups' pages.
+    """A page of links to the pages of several groups.
 
     Args:
-        title: of the page.
-        groups: name, path of the page from here, and number of runs of each.
-        cost: what the runs of all groups have cost together.
-        problems: of runs that belong to no group.
+        title: title of the page.
+        groups: name, relative path of the page, and number of runs of each group.
+        cost: total cost of the runs of all groups.
+        problems: problems of runs that belong to no group.
     """
     entries = [tag("li", tag("a", name, href=quote(path)), f": {many(count, 'run')}") for name, path, count in groups]
     left = [join(tag("code", breakable(problem.run)), ": ", problem.reason) for problem in problems]

@@ -1,4 +1,4 @@
-"""Where a group's numbers come from: code, versions, machines, data and dates, and the commands that made the runs."""
+"""Provenance of a group's numbers: code, versions, machines, data, dates, and the commands behind the runs."""
 
 import shlex
 from collections import Counter
@@ -17,25 +17,25 @@ from analysis.reading import Unusable, is_text, read_json, whole_number
 from rlbench.attempts import attempts
 
 NAMED = 8
-"""Files named in one sentence; more are counted."""
+"""Maximum number of files named in one sentence; further files are only counted."""
 OF_VERSIONS = "versions."
-"""Beginning of the lines in an attempt's `changed` that tell of versions."""
+"""Prefix of the lines on versions in an attempt's `changed`."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """manifest.json and attempts of one run, as far as they are there.
+    """Content of one run's manifest.json and attempts, as far as they exist.
 
     Attributes:
-        commit: of the code; "" where there is no git.
-        dirty: whether the code differed from it.
-        changed: files that differed; empty in manifests that do not name them.
-        versions: of the packages that results hang on.
-        changes: versions that were others in an earlier attempt, a line each.
-        hardware: machine, CPU, GPUs in words.
+        commit: commit of the code; "" without git.
+        dirty: whether the code differed from the commit.
+        changed: files that differed; empty if the manifest does not list them.
+        versions: versions of the packages that affect results.
+        changes: versions that differed in an earlier attempt, one line each.
+        hardware: machine, CPU and GPUs in words.
         data: name and digest of the data.
-        started, ended: UTC, of the first start and the last end; "" where unknown.
-        command: what started it.
+        started, ended: UTC times of the first start and the last end; "" if unknown.
+        command: the command that started the run.
     """
 
     commit: str = ""
@@ -51,7 +51,7 @@ class Origin:
 
 
 def origin(run: Path) -> Origin:
-    """What one run's directory says of its origin."""
+    """Read the origin of one run from its directory."""
     facts = [attempt.read() for attempt in attempts(run)]
     started = [one["started"] for one in facts if one.get("started") and is_text(one["started"])]
     ended = [one["ended"] for one in facts if one.get("ended") and is_text(one["ended"])]
@@ -59,7 +59,7 @@ def origin(run: Path) -> Origin:
     try:
         manifest = read_json(file) if file.exists() else {}
     except Unusable:
-        manifest = {}  # the collection has said so
+        manifest = {}  # the collection already reports this
     git, data = _part(manifest, "git"), _part(manifest, "data")
     return Origin(
         commit=str(git.get("commit") or ""),
@@ -81,13 +81,13 @@ def origin(run: Path) -> Origin:
 
 
 def _part(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """An object in a manifest; empty where it holds something else."""
+    """An object in a manifest; empty if the value is not an object."""
     found = content.get(key)
     return found if isinstance(found, dict) else {}
 
 
 def _texts(found: object) -> tuple[str, ...]:
-    """The entries of a list as text; none where it is no list."""
+    """The entries of a list as text; empty if the value is not a list."""
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
@@ -100,17 +100,17 @@ def _hardware(hardware: Mapping[str, Any]) -> str:
 
 
 def origins(group: Collection, folder: Path) -> dict[str, Origin]:
-    """Of each run of a group."""
+    """The origin of each run of a group."""
     return {str(run): origin(folder / str(run)) for run in group.runs["run"]}
 
 
 def by_versions(found: Mapping[str, Origin]) -> list[tuple[str, list[str]]]:
-    """The versions that differ between runs, with the runs that have them, fewest runs first; empty where none differ.
+    """The versions that differ between runs, with their runs, fewest runs first; empty if none differ.
 
-    A package counts where two runs have recorded different versions of it.
+    A package counts if two runs recorded different versions of it.
 
     Args:
-        found: of each run.
+        found: origin of each run.
     """
     recorded: dict[str, set[str]] = {}
     for one in found.values():
@@ -125,16 +125,16 @@ def by_versions(found: Mapping[str, Origin]) -> list[tuple[str, list[str]]]:
 
 
 def short(run: str) -> str:
-    """Row, seed and hash of a run: the end of its directory."""
+    """Row, seed and hash of a run: the last parts of its directory."""
     return "/".join(Path(run).parts[-2:])
 
 
 def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) -> Html:
-    """The section.
+    """The section on provenance.
 
     Args:
-        found: of each run.
-        report: the command that makes the page.
+        found: origin of each run.
+        report: the command that creates the page.
     """
     values = [*found.values()]
     facts: list[tuple[str, Html]] = [
@@ -173,7 +173,7 @@ def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) 
 
 
 def _runs_by_versions(found: Mapping[str, Origin]) -> Html | None:
-    """Every run with its versions, where they differ."""
+    """Every run with its versions; None if no versions differ."""
     parts = by_versions(found)
     rows = [[text(versions, versions), text(breakable(run), run)] for versions, runs in parts for run in runs]
     heads = [Head("Versions that differ", number=False), Head("Run", number=False)]
@@ -182,7 +182,7 @@ def _runs_by_versions(found: Mapping[str, Origin]) -> Html | None:
 
 
 def _each(values: Any) -> Html:
-    """Each different value, with its number of runs where there are several."""
+    """The distinct values, with their number of runs if there are several."""
     counts = Counter(values)
     several = len(counts) > 1
     shown = [
@@ -202,7 +202,7 @@ def _commit(one: Origin) -> str:
 
 
 def files(names: Names[str]) -> str:
-    """The first files by name; more are counted."""
+    """The first files by name, and the number of further files."""
     shown = sorted(names)[:NAMED]
     more = [f"{many(len(names) - NAMED, 'more file')}"] if len(names) > NAMED else []
     return words([*shown, *more])
@@ -225,11 +225,11 @@ def _minute(moment: str) -> str:
 
 
 OWN = ("hydra.mode=", "runs_dir=", "runtime.", "tracker")
-"""Arguments that say where and how a run was made, and nothing of its result."""
+"""Prefixes of arguments that do not affect results."""
 
 
 def _commands(found: Mapping[str, Origin], looks: Sequence[Look]) -> list[Html]:
-    """One command where it makes exactly these runs, else one for each row."""
+    """One command if it reproduces exactly these runs, else the commands of each row."""
     by_row = {
         look.label: [_arguments(found[run].command) for run in look.runs if found[run].command]
         for look in looks
@@ -246,13 +246,13 @@ def _commands(found: Mapping[str, Origin], looks: Sequence[Look]) -> list[Html]:
 
 
 def _arguments(command: Sequence[str]) -> dict[str, str]:
-    """Settings of a run's command, by key; `-m` and what is only of that machine left out."""
+    """Settings of a run's command, by key, without `-m` and settings of that machine."""
     settings = [word for word in command if "=" in word and not word.startswith(OWN)]
     return {key: value for key, _, value in (word.partition("=") for word in settings)}
 
 
 def combined(runs: Sequence[Mapping[str, str]]) -> str | None:
-    """The one command whose product of values is exactly these runs; None where no product is."""
+    """A sweep command whose product of values gives exactly these runs; None if there is none."""
     keys = list(dict.fromkeys(key for one in runs for key in one))
     if any(key not in one for one in runs for key in keys):
         return None

@@ -1,4 +1,4 @@
-"""The tables of results: rows with intervals, rows against SFT and against the row that leads, and every run."""
+"""Tables of results: rows with intervals, rows against the baseline and against the leading row, and all runs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from analysis.tables import Cell as Interval
 from analysis.tables import Lead, Row, Table, chance, count, detectable_text, duration, metric_title, share, signed
 
 PLOT = (132, 16)
-"""Width and height of an interval's drawing."""
+"""Width and height of a drawn interval, in pixels."""
 
 
 def results(
@@ -25,11 +25,11 @@ def results(
     looks: Mapping[str, Look],
     verdict: Verdict | None,
 ) -> Html:
-    """The section.
+    """The section of results.
 
     Args:
         headline: metric that is drawn and tested.
-        looks: of each row, by label.
+        looks: rows by label.
         verdict: None without a trained row.
     """
     return section(
@@ -79,7 +79,7 @@ def _interval(cell: Interval, reads: Callable[[float], str], *, strong: bool = F
 
 @dataclass(frozen=True)
 class Scale:
-    """Of the drawn intervals: its ends, and the value of SFT as a mark, where there is one."""
+    """Scale of the drawn intervals: its ends, and the value of SFT as a mark, if there is one."""
 
     low: float
     high: float
@@ -87,7 +87,7 @@ class Scale:
 
 
 def _scale(table: Table, headline: str) -> Scale:
-    """Over SFT and the trained rows; over all rows where there is none of them."""
+    """A scale over SFT and RL rows, or over all rows if there are neither."""
     shown = [row for row in table.rows if row.stage in ("sft", "rl")] or list(table.rows)
     cells = [row.metrics[headline] for row in shown]
     sft = [row.metrics[headline].mean for row in table.rows if row.stage == "sft"]
@@ -95,7 +95,7 @@ def _scale(table: Table, headline: str) -> Scale:
 
 
 def _drawn(cell: Interval, look: Look, scale: Scale) -> Html:
-    """Mean and interval on a scale that all rows share; an arrow where the mean lies beyond."""
+    """Mean and interval on the scale that all rows share, or an arrow if the mean is off the scale."""
     width, height = PLOT
     span = (scale.high - scale.low) or 1.0
 
@@ -124,7 +124,7 @@ PERMUTED = {
 
 
 def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
-    """Trained rows against the table's baseline, as the table compared them."""
+    """Trained rows against the table's baseline, with the table's own comparisons."""
     metric = metric_title(table.comparisons[0].metric)
     heads = [
         Head("Method", number=False),
@@ -200,7 +200,7 @@ def _against_leader(verdict: Verdict, lead: Lead, looks: Mapping[str, Look]) -> 
 
 
 def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str, Origin]) -> Html:
-    """The section with a line for each run, which a reader can filter."""
+    """The section with one line per run, which readers can filter."""
     cutoffs = sorted(group.runs.iloc[0]["cutoffs"])
     tests = [f"test.{metric}" for metric in required_metrics(cutoffs)]
     top = f"validation.ndcg@{cutoffs[-1]}"

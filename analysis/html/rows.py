@@ -1,4 +1,4 @@
-"""The rows of a report: how each is named and drawn, in the page's tables, curves and lists alike."""
+"""Names and line styles of a report's rows, shared by the page's tables, curves and lists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ class Look:
     Attributes:
         label: as in the run directory.
         stage: oracle, zero_shot, sft or rl.
-        name: without what all RL rows share.
+        name: display name, without parts that all RL rows share.
         full: algorithm, reward and variant.
-        colour: as #rrggbb; grey outside RL rows.
-        dashes: lengths of dash and gap in line widths, by turns; empty for a solid line.
-        runs: directories, in the order of `seeds`.
-        seeds: of the runs.
+        colour: as #rrggbb; grey if it is not an RL row.
+        dashes: alternating dash and gap lengths, in line widths; empty for a solid line.
+        runs: run directories, in the order of `seeds`.
+        seeds: seeds of the runs.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Look:
     seeds: tuple[int, ...]
 
     def as_data(self) -> dict[str, Any]:
-        """For the page's scripts."""
+        """The row as data for the page's scripts."""
         return {
             "name": self.name,
             "full": self.full,
@@ -55,7 +55,7 @@ REFERENCE_DASHES = {"oracle": (1.5, 2.0), "zero_shot": (6.0, 2.0, 1.5, 2.0), "sf
 
 
 def looks(group: Collection) -> list[Look]:
-    """Every row: oracle, zero-shot, SFT, then RL rows by algorithm and reward."""
+    """All rows: oracle, zero-shot, SFT, then RL rows by algorithm and reward."""
     styles = _styles(group.runs)
     runs = group.runs.sort_values(["label", "seed"], kind="stable")
     found = []
@@ -81,7 +81,7 @@ def looks(group: Collection) -> list[Look]:
 
 
 def _styles(runs: Any) -> dict[str, dict[str, Any]]:
-    """As in the figures; where they draw two rows alike (variants of one algorithm), each row has a line of its own."""
+    """Line styles as in figures. Where two rows would look alike (variants of one algorithm), all get new ones."""
     styles = line_styles(runs)
     if len({(style["color"], style["linestyle"]) for style in styles.values()}) == len(styles):
         return styles
@@ -97,19 +97,19 @@ def _full(run: Any) -> str:
 
 
 def _dashes(linestyle: Any) -> tuple[float, ...]:
-    """matplotlib's "-" or (offset, lengths)."""
+    """Dash lengths from matplotlib's "-" or (offset, lengths)."""
     return SOLID if linestyle == "-" else tuple(float(length) for length in linestyle[1])
 
 
 def _parts(run: Any) -> tuple[str, str, str]:
-    """Algorithm, reward and variant; `runs.reward` names the variant behind the reward."""
+    """Algorithm, reward and variant. The column `reward` contains the variant too; it is removed here."""
     variant = run["variant"] if isinstance(run["variant"], str) else ""
     reward = str(run["reward"]).removesuffix(f" @ {variant}") if variant else str(run["reward"])
     return str(run["algorithm"]), reward, variant
 
 
 def _named(found: Sequence[Look], runs: Any) -> list[Look]:
-    """RL rows named by the parts in which they differ."""
+    """Rows, with RL rows named by the parts in which they differ."""
     firsts = {label: part.iloc[0] for label, part in runs[runs["stage"] == "rl"].groupby("label")}
     parts = {label: _parts(first) for label, first in firsts.items()}
     differ = [len({part[i] for part in parts.values()}) > 1 for i in range(3)]
@@ -125,7 +125,7 @@ def _named(found: Sequence[Look], runs: Any) -> list[Look]:
 
 
 def shared_words(found: Sequence[Look], runs: Any) -> str:
-    """What all RL rows share and their names leave out: "algorithm grpo, reward relevance"; "" for one row or none."""
+    """Parts that all RL rows share and their names omit: "algorithm grpo, reward relevance"; "" for fewer than two."""
     firsts = [part.iloc[0] for _, part in runs[runs["stage"] == "rl"].groupby("label")]
     if len(firsts) < 2:
         return ""
@@ -138,7 +138,7 @@ def shared_words(found: Sequence[Look], runs: Any) -> str:
 
 
 def swatch(look: Look) -> Html:
-    """A piece of the row's line, as in the curves."""
+    """A sample of the row's line, as in the curves."""
     dashes = " ".join(f"{2 * length:g}" for length in look.dashes)
     line = tag(
         "line", x1=0, y1=5, x2=26, y2=5, stroke=ink(look.colour), stroke_width=2.5, stroke_dasharray=dashes or None
@@ -147,11 +147,11 @@ def swatch(look: Look) -> Html:
 
 
 def ink(colour: str) -> str:
-    """Black turns with the page's ink, so that it shows on a dark page."""
+    """The colour, with black replaced by the page's text colour so that it shows on a dark page."""
     return "currentColor" if colour.lower() == "#000000" else colour
 
 
 def named(look: Look, marks: str = "") -> Html:
-    """Swatch and name, for a table's first cell."""
+    """Swatch and name, for the first cell of a table row."""
     name = tag("span", breakable(look.name), f" {marks}" if marks else None, title=look.full)
     return tag("span", swatch(look), name, class_="named")

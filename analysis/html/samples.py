@@ -1,7 +1,7 @@
-"""Sample lists for people who read them: greedy lists at evaluations, and sampled groups of training with advantages.
+"""Sample lists for human readers: greedy lists from evaluations, and sampled training groups with advantages.
 
-Of each row those of its lowest seed. A page holds so many bytes of either at most. What is taken first is spread over
-contexts and updates alike, for all rows or for none, so that rows stand beside each other whatever is left out.
+Each row shows its lowest seed. A page has a size limit for each kind. Samples are chosen evenly over contexts and
+updates, and always for all rows or none, so that rows stay comparable.
 """
 
 import json
@@ -16,10 +16,10 @@ from rlbench.jsonl import read_rows
 GREEDY, GROUPS = "completions.jsonl", "rollouts.jsonl"
 
 BYTES = 2_000_000
-"""Of either kind of sample in a page, at most."""
+"""Maximum bytes of each kind of sample in a page."""
 
 TEXT = 400
-"""Characters of a completion that is shown as written, at most."""
+"""Maximum number of characters of a raw completion."""
 
 Sample = dict[str, Any]
 
@@ -28,8 +28,8 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
     """Both kinds of samples, for the page's scripts.
 
     Args:
-        folder: that the runs' names are below.
-        limit: bytes of either kind.
+        folder: folder that contains the runs.
+        limit: maximum bytes of each kind.
     """
     names = Names()
     greedy = {row: read_rows(folder / look.runs[0] / GREEDY) for row, look in enumerate(looks)}
@@ -56,7 +56,7 @@ def _told(left_out: int, noun: str) -> list[str]:
 
 
 class Names:
-    """Titles, verdicts and contexts that samples refer to by number, each stored once."""
+    """Titles, verdicts and contexts, each stored once. Samples refer to them by index."""
 
     def __init__(self) -> None:
         self.titles: dict[str, int] = {}
@@ -103,7 +103,7 @@ class Names:
 
 
 def _text(text: str, ranks: Sequence[Sequence[Any]]) -> str | None:
-    """What was written, where it is not just these ranks one a line."""
+    """The completion (cut to `TEXT` characters), or None if it is just these ranks, one per line."""
     if text.strip() == "\n".join(f"{rank[0]} ({rank[1]})" for rank in ranks):
         return None
     return text if len(text) <= TEXT else text[:TEXT] + "…"
@@ -119,13 +119,13 @@ def bounded(
     as_data: Callable[[int, Sample], list[Any]],
     limit: int,
 ) -> tuple[list[list[Any]], int]:
-    """Samples within so many bytes, and how many are left out.
+    """Samples within a size limit, and the number of omitted samples.
 
     Args:
-        samples: of each row.
-        place: what is to be the same beside each other (a context).
-        as_data: a row's sample as it stands in the page.
-        limit: bytes of JSON.
+        samples: samples of each row.
+        place: key by which rows are matched (a context).
+        as_data: converts a row's sample to data for the page.
+        limit: maximum bytes of JSON.
     """
     rows_of: dict[tuple[int, Hashable], list[tuple[int, Sample]]] = {}
     for row, own in samples.items():
@@ -147,7 +147,7 @@ def bounded(
 
 
 def spread(keys: Iterable[tuple[int, Hashable]]) -> list[tuple[int, Hashable]]:
-    """Keys (step, place) by importance: places in their order, steps from both ends to the middle, both by turns."""
+    """Keys (step, place), most important first. Steps run from both ends inwards and places in order, alternating."""
     listed = list(keys)
     steps = sorted({step for step, _ in listed})
     by_importance = _halved(len(steps))
@@ -164,7 +164,7 @@ def spread(keys: Iterable[tuple[int, Hashable]]) -> list[tuple[int, Hashable]]:
 
 
 def _halved(length: int) -> list[int]:
-    """Positions 0 .. length - 1: the last, the first, then ever finer between."""
+    """Indices 0 .. length - 1: the last, the first, then a finer and finer grid between."""
     order: list[int] = []
     parts = 1
     while len(order) < length:

@@ -1,4 +1,4 @@
-"""In which settings the trained rows differ, and which they share."""
+"""Settings in which the trained rows differ, and settings that they share."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from analysis.html.rows import Look, named
 
 ABSENT = "–"
 NAMING = ("algorithm.evidence", "algorithm.paper", "algorithm.title", "reward.title")
-"""Settings that describe and do nothing: named beside the others, but no difference by themselves."""
+"""Settings that only describe. They are shown, but do not count as differences."""
 
 
 def differing(settings: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], dict[str, Any]]:
-    """Keys in which rows differ, and the settings that all share; both sorted by key.
+    """Keys in which rows differ, and the settings that all rows share, both sorted by key.
 
     Args:
-        settings: row to its settings, dotted key to value; a key that a row has not counts as a value of its own.
+        settings: row to its settings, dotted key to value. A missing key counts as a value of its own.
     """
     keys = sorted({key for one in settings.values() for key in one})
     written = {key: [shown(one[key]) if key in one else None for one in settings.values()] for key in keys}
@@ -28,12 +28,12 @@ def differing(settings: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], dic
 
 
 def shown(value: Any) -> str:
-    """A setting as YAML would write it on one line."""
+    """A setting as one line of YAML."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def config_differences(group: Collection, looks: Sequence[Look]) -> Html:
-    """The section."""
+    """The section on settings."""
     trained = [look for look in looks if look.stage == "rl"]
     known = {
         look.label: next((group.settings[run] for run in look.runs if run in group.settings), None) for look in trained

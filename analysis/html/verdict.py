@@ -1,6 +1,6 @@
-"""The headline in words: which row leads, whether it is shown to be the best, and what the design could have told.
+"""The headline in words: which row leads, whether it is shown to be the best, and what the design can detect.
 
-Nothing is tested here. The leading row, its differences and the correction are those of the table (`Table.leads`).
+Nothing is tested here. The leading row, its differences and the correction come from the table (`Table.leads`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from analysis.html.rows import Look
 from analysis.tables import Cell, Lead, Over, Table, detectable_text, metric_title, share, signed
 
 NAMED = 6
-"""Rows named in a sentence; more are counted."""
+"""Maximum number of rows named in a sentence; further rows are only counted."""
 TIE = 1e-9
-"""Means that differ by less than this are equal: the rest is the rounding of sums."""
+"""Means that differ by less than this count as equal: they differ by rounding errors of sums."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who leads, and by what.
+    """The leading row and its lead.
 
     Attributes:
-        metric: what rows are ranked by.
+        metric: the ranking metric.
         leader: label of the row with the highest mean.
         score: its mean, with the interval.
-        seeds: of the leader.
-        contexts: of the test split.
-        lead: over the other RL rows; None where there are none.
+        seeds: number of seeds of the leader.
+        contexts: number of contexts (clusters) of the test split.
+        lead: lead over the other RL rows; None if there are none.
     """
 
     metric: str
@@ -38,21 +38,21 @@ class Verdict:
 
     @property
     def over(self) -> tuple[Over, ...]:
-        """The other RL rows, the nearest first."""
+        """The other RL rows, closest mean first."""
         return self.lead.over if self.lead is not None else ()
 
     @property
     def detectable(self) -> Cell | None:
-        """As of the lead."""
+        """Detectable difference, as in `Lead`."""
         return self.lead.detectable if self.lead is not None else None
 
 
 def verdict_of(table: Table, metric: str, contexts: int) -> Verdict | None:
-    """The verdict on one metric of a table of one group; None without an RL row.
+    """The verdict on one metric of a table with one group; None without an RL row.
 
     Args:
-        metric: of a column of means.
-        contexts: of the test split.
+        metric: metric of a column of means.
+        contexts: number of contexts (clusters) of the test split.
     """
     trained = {row.label: row for row in table.rows if row.stage == "rl"}
     if not trained:
@@ -66,8 +66,8 @@ def sentences(verdict: Verdict, looks: Mapping[str, Look], unequal: Sequence[str
     """The headline in words.
 
     Args:
-        looks: of each row, by label.
-        unequal: labels of rows whose budget is not the others'.
+        looks: rows by label.
+        unequal: labels of rows with a different budget.
     """
     name, metric, cell = looks[verdict.leader].name, metric_title(verdict.metric), verdict.score
     score = f"{share(cell.mean)} [{share(cell.low)}, {share(cell.high)}]"
@@ -91,7 +91,7 @@ def sentences(verdict: Verdict, looks: Mapping[str, Look], unequal: Sequence[str
 
 
 def is_tie(difference: float) -> bool:
-    """Whether two means are equal up to the rounding of sums."""
+    """Whether two means are equal up to rounding errors."""
     return abs(difference) < TIE
 
 
@@ -113,7 +113,7 @@ def _lead(lead: Lead, looks: Mapping[str, Look]) -> str:
 
 
 def _left_out(lead: Lead, looks: Mapping[str, Look]) -> str:
-    """Which rows the leading row cannot be compared with, and why."""
+    """Rows that cannot be compared with the leading row, with the reason."""
     reasons: dict[str, list[str]] = {}
     for one in lead.left_out:
         reasons.setdefault(one.reason, []).append(one.label)
