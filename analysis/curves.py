@@ -1,4 +1,4 @@
-"""`python -m analysis.curves runs/mini --out figures/mini`: figures of curves, from run directories."""
+"""`python -m analysis.curves runs/mini --out figures/mini`: draw curves from run directories."""
 
 import argparse
 import sys
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 PAGE = 5
-"""Metrics of a training figure where each has panels for the values of --by: what fits on a page."""
+"""Number of metrics in a training figure with --by, so that it fits on a page."""
 
 DESCRIPTION = f"""\
 Draw the curves of an experiment from its run directories, as PNG (200 dots an inch), SVG and PDF.
@@ -79,7 +79,7 @@ exit code: 0 written; 2 no such folder, no RL run in it, or an option that the r
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
     out = options.out if options.out is not None else default_folder(options.runs, "figures")
@@ -112,10 +112,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(groups: Sequence[Collection], options: argparse.Namespace) -> None:
-    """Refuse what no group can serve.
+    """Check the options against the groups.
 
     Raises:
-        BadInput: all of it at once.
+        BadInput: lists all options that no group supports.
     """
     problems = []
     if options.metrics is not None:
@@ -143,7 +143,7 @@ def _check(groups: Sequence[Collection], options: argparse.Namespace) -> None:
 
 
 def _known_metrics(group: Collection) -> list[str]:
-    """Everything that --metrics takes for a group."""
+    """All names that --metrics accepts for a group."""
     train = [f"train.{name}" for name in measured(group, "train")]
     validation = measured(group, "validation")
     return [*validation, *(f"validation.{name}" for name in validation), *train, *rank_metrics(group)]
@@ -157,10 +157,10 @@ def figures(
     by: str | None = None,
     reported: Sequence[Reported] = (),
 ) -> dict[str, Figure]:
-    """The figures of one group that it has measurements for, by the name of their file.
+    """The figures of one group, by file name. Figures without measurements are omitted.
 
     Args:
-        metrics: as --metrics; None for what is drawn where none is asked for.
+        metrics: as --metrics; None for the default figures.
         against, by, reported: as in `lines.draw_validation`.
     """
     lines, ranks = _lines_and_ranks(group, metrics)
@@ -183,7 +183,7 @@ def figures(
 
 
 def _lines_and_ranks(group: Collection, metrics: Sequence[str] | None) -> tuple[list[Key] | None, list[str]]:
-    """Split and metric of the curves, None for those of either figure; and the maps."""
+    """Split and metric of the curves to draw (None for the default curves), and the heat maps to draw."""
     if metrics is None:
         return None, list(SHOWN)
     known = [name for name in metrics if name in _known_metrics(group)]
@@ -194,7 +194,7 @@ def _lines_and_ranks(group: Collection, metrics: Sequence[str] | None) -> tuple[
 
 
 def write_figures(group: Collection, out: Path, options: argparse.Namespace, console: Console) -> list[Path]:
-    """Write the figures of one group, say what is not in them, and return the files written."""
+    """Write the figures of one group, print what they omit, and return the files written."""
     if options.against != "updates" and (without := without_spending(group)):
         console.print(
             f"[yellow]Not drawn against {options.against}:[/] {', '.join(without)} (runs without budget.jsonl)"

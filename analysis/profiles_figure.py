@@ -1,8 +1,8 @@
 """Performance profiles as a figure: the share of runs and samples that score above each threshold, with bands.
 
-One row of panels a metric, one panel a group of the table. Curves and bands are `statistics.performance_profile`; the
-area under a curve is the row's mean score. Colours, markers and dashes are those of the other curves. Files are
-byte-identical for the same runs.
+There is one row of panels per metric and one panel per group of the table. Curves and bands come from
+`statistics.performance_profile`; the area under a curve is the row's mean score. Colours, markers and dashes are those
+of the other curves. The same runs give byte-identical files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,24 +25,24 @@ from analysis.tables.numbers import metric_title
 
 THRESHOLDS: Floats = np.linspace(0, 1, 101)
 ACROSS = 3
-"""Panels beside each other."""
+"""Number of panels per grid row."""
 NOTHING = 0.005
-"""A profile below this is not seen on paper."""
+"""A profile below this is invisible on paper."""
 MARKED = 12
-"""A marker stands at each so manieth threshold."""
+"""Number of thresholds from one marker to the next."""
 FORMATS: dict[str, Any] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None},
 }
-"""Suffix to the metadata that would differ from call to call."""
+"""Suffix to the metadata to drop, because it would differ between calls."""
 
 
 def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int = statistics.RESAMPLES) -> Figure | None:
-    """One panel for each metric and group; None where no row was trained.
+    """Draw one panel per metric and group; None if no row was trained.
 
     Args:
-        profiles: metric to the rows of the table, group after group (`tables.profile_scores`).
+        profiles: metric to the rows of the table, ordered by group (`tables.profile_scores`).
     """
     panels = [
         (metric, group, [row for row in rows if row.group == group])
@@ -79,7 +79,7 @@ def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int =
 
 
 def _looks(rows: Sequence[Profile]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dashes by label: those of the curves, and grey for SFT."""
+    """Colour, marker and dashes by label, as in the curves; grey for SFT."""
     columns = ("stage", "label", "algorithm", "reward")
     frame = pd.DataFrame([[getattr(row, column) for column in columns] for row in rows], columns=list(columns))
     others = {row.label: {"color": GREY, "linestyle": REFERENCE["sft"]} for row in rows if row.stage != "rl"}
@@ -87,7 +87,7 @@ def _looks(rows: Sequence[Profile]) -> dict[str, dict[str, Any]]:
 
 
 def _draw(ax: Axes, row: Profile, look: Mapping[str, Any], resamples: int) -> float:
-    """Draw a row; returns the threshold from which on its profile is as good as 0, rounded up to a tenth."""
+    """Draw a row. Returns the threshold beyond which its profile is practically 0, rounded up to a tenth."""
     found = statistics.performance_profile(row.scores, THRESHOLDS, resamples=resamples)
     ax.fill_between(THRESHOLDS, found.low, found.high, color=look["color"], alpha=0.12, linewidth=0, step="post")
     marked = (MARKED // 2, MARKED)
@@ -97,7 +97,7 @@ def _draw(ax: Axes, row: Profile, look: Mapping[str, Any], resamples: int) -> fl
 
 
 def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str], *, one_seed: bool) -> None:
-    """Names and a note below the axes; the figure grows by what they need."""
+    """Put a legend and a note below the axes. The figure grows to make room."""
     handles: dict[str, Artist] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -121,7 +121,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str], *, one_s
 
 
 def save_profiles(figure: Figure, path: Path) -> list[Path]:
-    """Write <path>.png (200 dpi), .svg and .pdf without dates; returns what was written."""
+    """Write <path>.png (200 dpi), .svg and .pdf without dates. Returns the files written."""
     with matplotlib.rc_context(STYLE):
         files = []
         for suffix, metadata in FORMATS.items():

@@ -1,7 +1,8 @@
-"""`python -m analysis.reproduce table1`: ours beside the paper's numbers, with a verdict by a stated rule.
+"""`python -m analysis.reproduce table1`: our numbers next to the paper's, with verdicts by the rule in
+docs/reproduction.md.
 
-The rule is in docs/reproduction.md. What belongs to a reported row is what the table's sweep in experiments/ would run,
-so that a row without runs has the command that fills it.
+The table's sweep in experiments/ defines which runs belong to a reported row. A row without runs shows the command that
+produces them.
 """
 
 import sys
@@ -34,12 +35,12 @@ exit code: 0 written (with runs or without); 2 no such table or folder, or runs 
 
 
 def known() -> list[str]:
-    """Folders of experiments/ with reported numbers, or with a figure of which none are known."""
+    """Folders in experiments/ with an expected.csv."""
     return sorted(path.parent.name for path in EXPERIMENTS.glob("*/expected.csv"))
 
 
 def title(name: str, twin: str | None) -> str:
-    """What a folder is, in words."""
+    """Title of a folder, in words."""
     words = name.replace("table", "Table ").replace("figure_", "Figure: ").replace("_", " ")
     return f"{words} of arXiv 2510.20150" + (f", twin on {twin}" if twin else "")
 

@@ -20,7 +20,7 @@ def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
         columns algorithm, reward, variant, seeds, mean, low, high (over seeds), chosen.
 
     Raises:
-        BadInput: where the runs have no variants or no such metric.
+        BadInput: if the runs have no variants or no such metric.
     """
     column = f"validation.{metric}"
     if column not in runs:
@@ -40,10 +40,10 @@ def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def check_comparable(runs: pd.DataFrame) -> None:
-    """Refuse runs whose scores cannot be averaged or compared.
+    """Check that the scores of the runs can be averaged and compared.
 
     Raises:
-        BadInput: where the runs are of several experiments, datasets or models.
+        BadInput: if the runs belong to several experiments, datasets or models.
     """
     for what in ("experiment", "dataset", "model"):
         found = sorted(set(runs[what]))

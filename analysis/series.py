@@ -1,8 +1,8 @@
-"""Curves as data: what every figure, page and table of curves draws from, so that all show the same numbers.
+"""Curves as data. Every figure, page and table of curves uses this module, so all show the same numbers.
 
-A row (a method) has one curve for each metric: its seeds at common places, their mean, and a band. Places are updates,
-or what had been spent by then. Updates are the same for all seeds; what is spent may not be, and each seed is then
-interpolated linearly between its own measurements, within what all seeds of the row cover and never beyond.
+A row (a method) has one curve per metric: its seeds at common x values, their mean, and a band. The x axis is updates
+or the amount spent by then. All seeds share the same updates, but the amount spent may differ. Then each seed is
+interpolated linearly between its own measurements, within the range that all seeds of the row cover.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ AXES = {
     "generated_tokens": "Generated tokens",
     "seconds": "Wall-clock time",
 }
-"""What curves can be drawn against, with its name on an axis."""
+"""Possible x axes of curves, with their axis labels."""
 
 INTERVAL_SEEDS = 3
-"""From how many seeds on a band is an interval; with fewer it is the range."""
+"""Fewest seeds for which a band is an interval; with fewer it is the range."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Series:
     """One curve of one row.
 
     Attributes:
-        x: (T,) ascending; in the unit of the axis (updates, lists, tokens, seconds).
-        values: (S, T) of each seed; NaN where a run wrote NaN.
-        mean: (T,) over seeds.
-        low, high: (T,) the band: from `INTERVAL_SEEDS` seeds on the 95 % interval of the mean, else the range.
+        x: (T,) ascending, in the unit of the axis (updates, lists, tokens, seconds).
+        values: (S, T) values of each seed; NaN where a run wrote NaN.
+        mean: (T,) mean over seeds.
+        low, high: (T,) the band: the 95 % interval of the mean with at least `INTERVAL_SEEDS` seeds, else the range.
         seeds: S seeds, ascending, in the order of `values`.
-        runs: their directories, in the same order.
+        runs: run directories, in the same order.
     """
 
     x: Floats
@@ -55,7 +55,7 @@ class RankMap:
     Attributes:
         x: (T,) as in `Series`.
         ranks: (K,) 1 .. K.
-        values: (K, T) mean over seeds; NaN where one of them has no measurement.
+        values: (K, T) mean over seeds; NaN where a seed has no measurement.
     """
 
     x: Floats
@@ -64,25 +64,25 @@ class RankMap:
 
 
 def rl_rows(group: Collection) -> dict[str, pd.DataFrame]:
-    """The runs of each RL row by seed, by label."""
+    """Label of each RL row to its runs, sorted by seed."""
     rl = group.runs[group.runs["stage"] == "rl"].sort_values(["label", "seed"], kind="stable")
     return {str(label): runs for label, runs in rl.groupby("label", sort=True)}
 
 
 def row_names(group: Collection) -> dict[str, str]:
-    """The name of each RL row in words, by label."""
+    """Label of each RL row to its name in words."""
     return {label: f"{runs.iloc[0]['algorithm']} · {runs.iloc[0]['reward']}" for label, runs in rl_rows(group).items()}
 
 
 def measured(group: Collection, split: str) -> list[str]:
-    """Names of the metrics that an RL run measured on a split, sorted."""
+    """Sorted names of the metrics that any RL run measured on a split."""
     rl = group.runs.loc[group.runs["stage"] == "rl", "run"]
     curves = group.curves
     return sorted(curves.loc[(curves["split"] == split) & curves["run"].isin(set(rl)), "metric"].unique())
 
 
 def without_spending(group: Collection) -> list[str]:
-    """Labels of RL rows with a run that has no budget.jsonl, so that its curves are over updates only."""
+    """Labels of RL rows with a run without budget.jsonl. Their curves can only be drawn over updates."""
     recorded = set(group.spending["run"])
     return [label for label, runs in rl_rows(group).items() if not recorded.issuperset(runs["run"])]
 
@@ -90,10 +90,10 @@ def without_spending(group: Collection) -> list[str]:
 def all_series(
     group: Collection, split: str, metric: str, *, against: str = "updates", window: float = 0.0
 ) -> dict[str, Series]:
-    """The curve of each RL row that has one, by label.
+    """The curves of the RL rows, by label. Rows without a curve are absent.
 
     Args:
-        against: of `AXES`. Rows of `without_spending` have curves over updates only.
+        against: one of `AXES`. Rows in `without_spending` have curves over updates only.
         window: width of a centred moving mean over each run, as a share of its points; 0 for none.
     """
     curves = group.curves[(group.curves["split"] == split) & (group.curves["metric"] == metric)]
@@ -119,14 +119,14 @@ def all_series(
 
 
 def smoothed(values: Floats, window: float) -> Floats:
-    """(S, T) mean of each curve, straight between its points, over a centred window; NaN where there was NaN.
+    """(S, T) mean of each piecewise linear curve over a centred window; NaN where the input is NaN.
 
-    The mean of a line that goes up and down from point to point is then its middle, with a window of any width: what is
-    logged at every update zigzags where several updates follow one rollout.
+    With linear interpolation, a zigzag line averages to its middle for any window width. Metrics logged at every update
+    zigzag if several updates use one rollout.
 
     Args:
         values: (S, T).
-        window: as a share of the points; 0 for none.
+        window: width as a share of the points; 0 for none.
     """
     half = smoothing_points(values.shape[1], window) // 2
     if not half:
@@ -142,7 +142,7 @@ def smoothed(values: Floats, window: float) -> Floats:
 
 
 def smoothing_points(length: int, window: float) -> int:
-    """An odd number of points, at least 1."""
+    """Number of points in the window: odd, and at least 1."""
     return 2 * int(length * window / 2) + 1
 
 
@@ -156,12 +156,12 @@ def _series(x: Floats, values: Floats, rows: pd.DataFrame) -> Series:
 
 
 def spent_at(spending: pd.DataFrame, kind: str, steps: Floats) -> Floats:
-    """(T,) what one run had spent by each of T updates: nothing by update 0, linear between logged updates.
+    """(T,) amount that one run had spent by each of T updates: 0 at update 0, linear between logged updates.
 
     Args:
-        spending: of one run, as in `Collection`, by update.
-        kind: of `AXES`, but updates.
-        steps: (T,) updates; NaN comes back for one after the last that was logged.
+        spending: spending of one run, as in `Collection`, sorted by update.
+        kind: one of `AXES` except updates.
+        steps: (T,) updates; the result is NaN after the last logged update.
     """
     updates = np.concatenate([[0.0], spending["update"].to_numpy(float)])
     spent = np.concatenate([[0.0], spending[kind].to_numpy(float)])
@@ -169,18 +169,18 @@ def spent_at(spending: pd.DataFrame, kind: str, steps: Floats) -> Floats:
 
 
 def on_common_grid(places: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Curves of S seeds at common places.
+    """Curves of S seeds at common x values.
 
-    Where all seeds were measured at the same places these are kept as they are. Otherwise the grid is the mean over
-    seeds of where each measurement fell, within what all seeds cover, and each seed is interpolated linearly. Of
-    several measurements at one place (updates on the lists of one rollout) the last counts.
+    If all seeds were measured at the same x values, these are kept. Otherwise the grid is the mean over seeds of the
+    x value of each measurement, clipped to the range that all seeds cover, and each seed is interpolated linearly. Of
+    several measurements at one x value (updates on one rollout) the last counts.
 
     Args:
-        places: (S, T) ascending in each row; NaN where unknown.
+        places: (S, T) x values, ascending in each row; NaN where unknown.
         values: (S, T).
 
     Returns:
-        (P,) places, ascending, and (S, P) values there; P is 0 where the seeds have no range in common.
+        (P,) ascending x values and (S, P) values there; P is 0 if the seeds have no common range.
     """
     known = np.isfinite(places).all(axis=0)
     places, values = places[:, known], values[:, known]
@@ -195,16 +195,16 @@ def on_common_grid(places: Floats, values: Floats) -> tuple[Floats, Floats]:
 
 
 def interpolate(grid: Floats, places: Floats, values: Floats) -> Floats:
-    """(P,) a curve at the places of a grid within its range; NaN beside a NaN. Of equal places the last counts."""
+    """(P,) values of a curve on a grid within its range; NaN next to a NaN. Of equal x values the last counts."""
     last = np.append(np.diff(places) > 0, True)
     return np.interp(grid, places[last], values[last])
 
 
 def rank_maps(group: Collection, split: str, metric: str, *, against: str = "updates") -> dict[str, RankMap]:
-    """The map of each RL row that has one, by label.
+    """The rank maps of the RL rows, by label. Rows without one are absent.
 
     Args:
-        metric: with k for the rank, as in `reward@k`.
+        metric: name with k for the rank, as in `reward@k`.
     """
     stem = metric.removesuffix("k")
     names = [name for name in measured(group, split) if name.startswith(stem) and name[len(stem) :].isdigit()]
@@ -218,7 +218,7 @@ def rank_maps(group: Collection, split: str, metric: str, *, against: str = "upd
 
 
 def _rank_map(ranks: Mapping[int, Series]) -> RankMap:
-    """Of ranks that were measured at different places, all places; NaN where a rank has no measurement."""
+    """A map over the union of the ranks' x values; NaN where a rank has no measurement."""
     x = np.unique(np.concatenate([series.x for series in ranks.values()]))
     values = np.full((max(ranks), len(x)), np.nan)
     for rank, series in ranks.items():
@@ -227,7 +227,10 @@ def _rank_map(ranks: Mapping[int, Series]) -> RankMap:
 
 
 def in_bins(values: Floats, bins: int) -> tuple[Floats, list[Sequence[int]]]:
-    """(K, B) means of neighbouring columns of (K, T), and which they were: at most `bins`, as even as can be."""
+    """(K, B) means over groups of neighbouring columns of (K, T), and the columns of each group.
+
+    There are at most `bins` groups, of sizes as equal as possible.
+    """
     parts = np.array_split(np.arange(values.shape[1]), min(bins, values.shape[1]))
     with np.errstate(invalid="ignore"):
         means = [np.ma.masked_invalid(values[:, part]).mean(axis=1).filled(np.nan) for part in parts]
@@ -237,13 +240,13 @@ def in_bins(values: Floats, bins: int) -> tuple[Floats, list[Sequence[int]]]:
 def own_curves(
     group: Collection, split: str, metric: str, *, against: str = "updates"
 ) -> dict[str, list[tuple[Floats, Floats]]]:
-    """Each seed's own curve, places and values where they are finite, for the RL rows of which every seed has one.
+    """The finite points of each seed's own curve, for RL rows in which every seed has a curve.
 
     Args:
         against: as in `all_series`.
 
     Returns:
-        label to (P,) places, ascending, and (P,) values of each seed, in the order of `rl_rows`.
+        label to (P,) ascending x values and (P,) values of each seed, in the order of `rl_rows`.
     """
     curves = group.curves[(group.curves["split"] == split) & (group.curves["metric"] == metric)]
     of_run = {run: part.sort_values("step") for run, part in curves.groupby("run")}

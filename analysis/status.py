@@ -1,4 +1,4 @@
-"""`python -m analysis.status runs/mini`: how far every cell of an experiment is, and what would complete it."""
+"""`python -m analysis.status runs/mini`: progress of every cell of an experiment, and the commands to complete it."""
 
 import fcntl
 import shlex
@@ -41,11 +41,11 @@ example:  python -m analysis.status runs/mini
 exit code: 0 all done or pruned; 1 something is not; 2 no such folder, or no run in it
 """
 WIDTH = 160
-"""Columns where output goes to a file: the names of cells are long."""
+"""Line width when output goes to a file. Cell names are long."""
 REMEDY = "put the file back from a copy, or move the folder away and run its command again"
 STATES = (DONE, RUNNING, INTERRUPTED, FAILED, PRUNED, "missing")
 ENDED = (DONE, PRUNED)
-"""States of cells that nothing is to be done about."""
+"""States of cells that need no further action."""
 COLOURS = {
     "done": "green",
     "running": "cyan",
@@ -58,19 +58,19 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class CellState:
-    """How far one cell is.
+    """Progress of one cell.
 
     Attributes:
-        run: its directory, below the folder that was searched.
-        state: of STATES.
-        doing: what it is at, e.g. "seed 0".
-        done: units of that which are done; total: all of them.
-        remaining: seconds to the end of that at the rate of this attempt; None where nothing is known.
-        silent: seconds since it last wrote its progress; None where it has written none.
-        reason: why it failed or was pruned, or that it stopped early and why, in a line, else "".
-        command: what completes it; None where nothing is recorded.
-        attempts: its starts, the first one first, each as the user reads it.
-        log: of its last attempt; None where there is none.
+        run: its directory, relative to the folder that was searched.
+        state: one of STATES.
+        doing: current activity, e.g. "seed 0".
+        done: finished units of the activity; total: all units.
+        remaining: seconds until the activity ends at the rate of this attempt; None if unknown.
+        silent: seconds since it last wrote its progress; None if it wrote none.
+        reason: one line on why it failed, was pruned or stopped early, or "".
+        command: command that completes it; None if none is recorded.
+        attempts: its attempts in order, each as text.
+        log: log of its last attempt; None if there is none.
     """
 
     run: str
@@ -87,14 +87,14 @@ class CellState:
 
 
 def survey(folder: Path, now: float) -> list[CellState]:
-    """The state of every run below a folder and of every cell that a sweep planned there, in the order of their names.
+    """The state of every run below a folder and of every cell that a sweep planned there, sorted by name.
 
     Args:
-        folder: an experiment's folder, or one above.
+        folder: an experiment's folder, or one above it.
         now: seconds since the epoch.
 
     Raises:
-        BadInput: where there is no such folder, or nothing in it.
+        BadInput: if there is no such folder, or it has neither runs nor sweeps.
     """
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}")
@@ -116,9 +116,9 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
     """The state of one run directory.
 
     Args:
-        path: the directory, with STATUS in it.
-        name: what to call it.
-        command: what a sweep started it with; None to look in its manifest.
+        path: the run directory with its STATUS.
+        name: name to show.
+        command: command of the sweep; None to read it from the manifest.
         now: seconds since the epoch.
     """
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
@@ -151,10 +151,10 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
 
 
 def _read_progress(file: Path) -> dict[str, Any]:
-    """What a run last wrote of its progress.
+    """The progress that a run last wrote.
 
     Raises:
-        BadInput: where the file is damaged.
+        BadInput: if the file is damaged.
     """
     remedy = "remove it, and the run writes it anew"
     state = read_object(file, remedy)
@@ -166,7 +166,7 @@ def _read_progress(file: Path) -> dict[str, Any]:
 
 
 def _attempt(attempt: Attempt, status: str) -> str:
-    """An attempt in a few words: its number, how it ended, and between which updates it was at work."""
+    """An attempt in a few words: its number, its outcome, and its first and last update."""
     facts = attempt.read()
     outcome = facts.get("outcome", "never began")
     if outcome == RUNNING and status != RUNNING:
@@ -177,7 +177,7 @@ def _attempt(attempt: Attempt, status: str) -> str:
 
 
 def _planned(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The cells of all sweeps below a folder, by directory below it."""
+    """The cells of all sweeps below a folder, by relative directory."""
     cells = {}
     for path in sorted(folder.rglob(SWEEP_FILE)):
         for name, cell in read_cells(path).items():
@@ -196,7 +196,7 @@ def _recorded_command(path: Path) -> tuple[str, ...] | None:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether a process holds the run."""
+    """Whether a process holds the run's lock."""
     if not lock.is_file():
         return False
     with lock.open() as file:
@@ -208,7 +208,7 @@ def _is_held(lock: Path) -> bool:
 
 
 def commands(states: Sequence[CellState]) -> list[str]:
-    """What completes the cells that have not ended and are not running, as lines for a shell; each once."""
+    """Shell commands that complete the cells that have neither ended nor are running, without repetitions."""
     wanted = [state.command for state in states if state.state not in (*ENDED, RUNNING) and state.command]
     return [shlex.join(command) for command in dict.fromkeys(wanted)]
 
@@ -249,7 +249,7 @@ def _note(state: CellState) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = make_parser("status", DESCRIPTION, EPILOG, "an experiment's folder, or one above")
     parser.add_argument("--all", action="store_true", help="show the cells that are done, too, and all attempts")
     parser.add_argument("--commands", action="store_true", help="print the commands alone, a line each")

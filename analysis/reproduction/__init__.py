@@ -1,1 +1,1 @@
-"""Ours beside the paper's: `python -m analysis.reproduce` shows it, docs/reproduction.md says by which rule."""
+"""Our results next to the paper's, for `python -m analysis.reproduce`. The rule is in docs/reproduction.md."""

@@ -1,6 +1,6 @@
-"""A figure of the paper beside our runs: verdicts at the points that were read off it, and both curves drawn.
+"""A figure of the paper next to our runs: verdicts at the points read off the figure, and a plot of both curves.
 
-Figures of which no numbers are known show ours alone.
+For figures without known numbers, only our results are shown.
 """
 
 import csv
@@ -56,37 +56,37 @@ if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
 
 SWEEPS = {"on-policy": "sweep", "sft": "sweep", "mu=2": "sweep_mu2"}
-"""Regimes of reported curves to the sweep that makes ours."""
+"""Regime of reported curves to the sweep that produces ours."""
 
 VALIDATION = 9421
 """Samples of Reddit-v2's validation split."""
 
 SINGLE_POINTS = ("loss",)
-"""Metrics of which the points are no curve: the smallest validation loss, and that of checkpoint 1,500."""
+"""Metrics with single points instead of a curve: the smallest validation loss, and the loss of checkpoint 1,500."""
 
 AT_ENDS = 0.1
-"""Share of a training's updates that its start and its end are averaged over, where single updates are noisy."""
+"""Share of updates averaged for the start, and for the end, of training, because single updates are noisy."""
 
 SHOWN_RANKS = (1, 2, 5, 10, 15, 20)
-"""Ranks with a column."""
+"""Ranks that get a column."""
 
 WITHOUT_NUMBERS: dict[str, tuple[str, ...]] = {
     "figure_overflow_penalty": ("overflow", "exact_length", "list_length"),
     "figure_rank_rewards": (),
 }
-"""Figures of which no numbers are known, with what is shown of ours on validation."""
+"""Figures without known numbers, with the validation metrics that we show instead."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One reported curve, and ours.
+    """One reported curve and ours.
 
     Attributes:
         regime, backbone, method, metric: as in the figure.
         points: update to reported value.
-        measured: the name of our metric.
-        cell: of the sweep, one seed; None where it has none.
-        ours: (T, S) by update and run; None where there is no run.
+        measured: name of our metric.
+        cell: cell of the sweep for one seed; None if the sweep has none.
+        ours: (T, S) values by update and run; None without runs.
     """
 
     regime: str
@@ -104,17 +104,17 @@ class Curve:
 
     @property
     def full_title(self) -> str:
-        """With the regime, where there are several."""
+        """Title with the regime, except for SFT."""
         return self.title if self.regime == "sft" else f"{self.title}, {self.regime}"
 
 
 def make_page(name: str, twin: str | None, runs: Path | None) -> Page:
-    """A figure beside our runs.
+    """Compare a figure with our runs.
 
     Raises:
-        BadInput: where there is no such folder, or it holds runs of several experiments.
+        BadInput: if there is no such folder, or it has runs of several experiments.
     """
-    from rlbench.launching.recorded import recorded_cells, recorded_sweeps  # only here: it loads Hydra
+    from rlbench.launching.recorded import recorded_cells, recorded_sweeps  # imported here because it loads Hydra
 
     names = [twin] if twin else sorted({sweep for sweep in SWEEPS.values() if sweep in recorded_sweeps()[name]})
     cells = {sweep: recorded_cells(name, sweep) for sweep in names}
@@ -150,7 +150,7 @@ def _curves(
     groups: Mapping[str, Collection],
     twin: str | None,
 ) -> tuple[list[Curve], list[Problem], list[str]]:
-    """Reported curves with ours; runs that are none of them; notes on settings."""
+    """Reported curves with ours, problems of runs that match no curve, and notes on settings."""
     by_curve: dict[tuple[str, str, str, str], dict[int, float]] = {}
     for point in points:
         of_twin = point.backbone == SMALLEST and point.regime != "mu=2" and point.metric not in SINGLE_POINTS
@@ -177,7 +177,7 @@ def _curves(
 
 
 def our_metric(metric: str, cutoffs: Sequence[int]) -> str:
-    """The name of our metric for a reported one, at the largest cut-off there is up to the reported."""
+    """Name of our metric for a reported one, at our largest cut-off that does not exceed the reported one."""
     if "@" in metric:
         name, k = metric.split("@")
         return f"published_{name}@{max([c for c in cutoffs if c <= int(k)] or [min(cutoffs)])}"
@@ -185,7 +185,7 @@ def our_metric(metric: str, cutoffs: Sequence[int]) -> str:
 
 
 def measured_curve(group: Collection, runs: Sequence[str], split: str, metric: str) -> pd.DataFrame | None:
-    """(T, S) by update and run, where all runs were measured; None where there is no such update."""
+    """(T, S) values by update and run, for updates that all runs measured; None if there are none."""
     curves = group.curves
     part = curves[(curves["split"] == split) & (curves["metric"] == metric) & curves["run"].isin(list(runs))]
     wide = part.pivot(index="step", columns="run", values="value").dropna()
@@ -193,7 +193,7 @@ def measured_curve(group: Collection, runs: Sequence[str], split: str, metric: s
 
 
 def _level(curve: Curve, step: int) -> Level | None:
-    """The verdict at one point; None where it was not measured."""
+    """The verdict at one point; None if we have no measurement there."""
     if curve.ours is None or step not in curve.ours.index:
         return None
     values, reported = curve.ours.loc[step].to_numpy(float), curve.points[step]
@@ -201,7 +201,7 @@ def _level(curve: Curve, step: int) -> Level | None:
 
 
 def point_error(metric: str, value: float) -> float:
-    """What a point of a reported curve may be off by: its samples, and how it was read."""
+    """Standard error of a point of a reported curve, from sampling and from reading it off the figure."""
     if metric == "loss":
         return DIGITISING
     name = metric.split("@")[0]
@@ -210,12 +210,12 @@ def point_error(metric: str, value: float) -> float:
 
 
 def point_level(values: Floats, reported: float, error: float, *, trained: bool, shared: bool) -> Level:
-    """The rule at one point of a curve, whose samples count with the reported error alone.
+    """Apply the rule at one point of a curve. Sampling error enters only through the reported error.
 
     Args:
-        values: (S,) of our runs.
-        trained: whether a training made the point.
-        shared: whether all runs begin there, so that S of them are one.
+        values: (S,) values of our runs.
+        trained: whether the point comes after training.
+        shared: whether all runs start at this point, so that the S values are one.
     """
     seeds, mean = len(values), float(values.mean())
     variance = values.var(ddof=1) / seeds if seeds > 1 else 0.0
@@ -228,11 +228,11 @@ def point_level(values: Floats, reported: float, error: float, *, trained: bool,
 
 @dataclass(frozen=True)
 class Change:
-    """From the first point of a curve to its last: reported, and ours over our own updates.
+    """Change from the first to the last point of a curve: the reported one, and ours over our own updates.
 
     Attributes:
-        ours: None where there is no run; without an interval for one seed, and where all seeds agree.
-        p: corrected; None where the change is not tested.
+        ours: None without runs; no interval for one seed or if all seeds agree.
+        p: corrected p; None if the change is not tested.
     """
 
     curve: Curve
@@ -244,7 +244,7 @@ class Change:
 
 
 def _changes(curves: Sequence[Curve]) -> list[Change]:
-    """Changes with p corrected by Holm for all curves that have the seeds for a verdict."""
+    """Changes of all curves. p is Holm-corrected over the curves with enough seeds for a verdict."""
     raw = [_change(curve) for curve in curves]
     tested = [i for i, one in enumerate(raw) if one.p is not None]
     p = dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested], float)).tolist(), strict=True))
@@ -331,13 +331,13 @@ def _sheets_csv(sheets: Sequence[Sheet]) -> str:
     return text.getvalue()
 
 
-# Figures of which no numbers are known.
+# Figures without known numbers.
 
 
 def _own(
     name: str, cells: "Sequence[RecordedCell]", groups: Mapping[str, Collection]
 ) -> tuple[list[Sheet], Figure | None, "list[tuple[str, str, RecordedCell | None]]"]:
-    """Our numbers for such a figure, the figure where ranks are shown, and what is missing."""
+    """Our numbers for a figure without known numbers, a plot if it shows ranks, and the cells without runs."""
     rows: dict[tuple[str, str], RecordedCell] = {}
     for cell in cells:
         rows.setdefault((cell.config.model.name, cell.config.label), cell)
@@ -380,7 +380,7 @@ def _own_title(cell: "RecordedCell") -> str:
 
 
 def rank_profile(group: Collection, runs: Sequence[str], length: int) -> tuple[Floats, Floats]:
-    """Mean return of ranks 1..N over the first and the last tenth of the updates; NaN where it was not measured."""
+    """Mean return of ranks 1..N over the first and the last tenth of the updates; NaN if not measured."""
     start, end = np.full(length, np.nan), np.full(length, np.nan)
     for k in range(1, length + 1):
         curve = measured_curve(group, runs, "train", f"reward@{k}")
@@ -394,10 +394,10 @@ def rank_profile(group: Collection, runs: Sequence[str], length: int) -> tuple[F
 
 
 def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
-    """Reported curves dashed, ours solid with the range over seeds; one panel a regime, backbone and metric.
+    """Plot reported curves dashed and ours solid with the range over seeds, one panel per regime, backbone and metric.
 
     Args:
-        comparable: whether ours are of the paper's data; else reported curves are left out.
+        comparable: whether our runs use the paper's data; otherwise reported curves are omitted.
     """
     panels: dict[tuple[str, str, str], list[Curve]] = {}
     for curve in curves:
@@ -452,12 +452,12 @@ def _draw_curve(ax: Axes, curve: Curve, colour: str, comparable: bool) -> None:
     if curve.ours is not None:
         updates, measured = curve.ours.index.to_numpy(float), curve.ours.to_numpy(float)
         ax.fill_between(updates, measured.min(axis=1), measured.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-        point = "o" if len(updates) == 1 else ""  # no line is drawn through one point
+        point = "o" if len(updates) == 1 else ""  # a single point has no line
         ax.plot(updates, measured.mean(axis=1), color=colour, marker=point, label=f"{curve.title}, ours")
 
 
 def draw_ranks(profiles: Mapping[str, tuple[Floats, Floats]]) -> Figure:
-    """Mean return of every rank at the start (dashed) and at the end of the training; one panel a row."""
+    """Plot the mean return of every rank at the start (dashed) and the end of training, one panel per row."""
     across = min(3, len(profiles))
     down = -(-len(profiles) // across)
     with matplotlib.rc_context(STYLE):
@@ -468,7 +468,7 @@ def draw_ranks(profiles: Mapping[str, tuple[Floats, Floats]]) -> Figure:
             ax.plot(ranks, start, color=GREY, linestyle=(0, (4, 2)), label="first tenth of the updates")
             ax.plot(ranks, end, color=COLOURS[0], marker="o", markersize=2.5, label="last tenth")
             ax.set_title(title, color=GREY)
-            ax.axhline(0, color=GREY, linewidth=0.6, zorder=1.5)  # keeps 0 on the scale
+            ax.axhline(0, color=GREY, linewidth=0.6, zorder=1.5)  # forces 0 onto the scale
             ax.set(xlabel="Rank", ylabel="Mean return")
             show_constant(ax)
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -1,4 +1,4 @@
-"""What a comparison with the paper comes to: tables, lines, plain numbers and perhaps a figure."""
+"""Result of a comparison with the paper: tables, sentences, CSV and optionally a figure."""
 
 from dataclasses import dataclass, field
 
@@ -16,9 +16,9 @@ class Page:
         short: tables for the terminal.
         full: tables for files.
         csv: plain numbers.
-        lines: sentences, such as how many verdicts there are of each kind.
-        problems: of runs.
-        figure: of a figure; else None.
+        lines: sentences, such as the number of verdicts of each kind.
+        problems: problems of runs.
+        figure: the plot for a figure of the paper, or None.
     """
 
     short: list[Sheet]

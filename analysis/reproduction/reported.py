@@ -1,4 +1,4 @@
-"""The paper's numbers as the project keeps them (experiments/reported/), and what each may be off by."""
+"""The paper's numbers (experiments/reported/) and their errors."""
 
 import csv
 import math
@@ -15,16 +15,16 @@ MODELS = {
     "Llama-3.2-3B": "llama3.2_3b",
     "Qwen2.5-7B": "qwen2.5_7b",
 }
-"""Backbones as the paper calls them to options of `model`."""
+"""The paper's backbone names to options of `model`."""
 
 SMALLEST = "Qwen2.5-0.5B"
-"""The backbone that the signs of a twin, whose model is no backbone of the paper's, are held against."""
+"""Backbone whose signs a twin is compared with. A twin's model is not one of the paper's backbones."""
 
 BESIDE = {
     "rank_grpo_published_log_decay": "rank_grpo_log_decay",
     "rank_grpo_published_exp_inf": "rank_grpo_exp_inf",
 }
-"""Rows of our own to the reported row that they stand beside: which loss made the reported numbers is not known."""
+"""Rows of our own to the reported row next to them. Which loss produced the reported numbers is not known."""
 
 TITLES = {
     "zero_shot": "zero-shot",
@@ -44,13 +44,13 @@ TITLES = {
 }
 
 LARGEST_ERROR = {"recall": 0.0035, "ndcg": 0.0025}
-"""Upper ends of the standard errors that the paper states for Reddit-v2."""
+"""Upper bounds of the standard errors that the paper states for Reddit-v2."""
 
 REDIAL_TEST = 2613
 """Conversations of ReDial's test split (appendix D.7), for which the paper states no standard errors."""
 
 DIGITISING = 0.0003
-"""How far a point that was read off a figure may be off."""
+"""Error of a point read off a figure."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Row:
 
     Attributes:
         regime: on-policy or mu=2.
-        backbone: as the paper calls it; "" for a system that is no backbone of the paper's.
+        backbone: the paper's name; "" for a system without one of the paper's backbones.
         method: an option of `method`, or the name of such a system.
         values: recall@k and ndcg@k.
     """
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a reported curve, read off a figure."""
+    """One point read off a reported curve."""
 
     metric: str
     backbone: str
@@ -87,7 +87,7 @@ class Point:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """A table in the form of experiments/reported/results.csv."""
+    """Read a table in the format of experiments/reported/results.csv."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
             Row(
@@ -101,7 +101,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_points(path: Path) -> list[Point]:
-    """Curves in the form of experiments/reported/curves.csv."""
+    """Read curves in the format of experiments/reported/curves.csv."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
             Point(
@@ -117,10 +117,10 @@ def read_points(path: Path) -> list[Point]:
 
 
 def standard_error(dataset: str, metric: str, value: float) -> float:
-    """What a reported number may be off by for its samples.
+    """Standard error of a reported number over samples.
 
-    Of Reddit-v2 the upper end of what the paper states. Of ReDial the bound of any score in 0..1 with that mean,
-    sqrt(p (1 - p) / n).
+    For Reddit-v2 it is the upper bound that the paper states. For ReDial it is the bound for any score in 0..1 with
+    mean p, sqrt(p (1 - p) / n).
     """
     if dataset == "reddit_v2":
         return LARGEST_ERROR[metric.split("@")[0]]
@@ -128,6 +128,6 @@ def standard_error(dataset: str, metric: str, value: float) -> float:
 
 
 def methods_in_order(rows: Sequence[Row]) -> list[str]:
-    """Methods of reported rows and of our own rows beside them, as the table has them."""
+    """Methods of the reported rows, then those of our own rows next to them, in table order."""
     names = list(dict.fromkeys(row.method for row in rows))
     return names + [own for own, beside in BESIDE.items() if beside in names]

@@ -1,4 +1,4 @@
-"""Our runs beside a recorded sweep: which belong to which cell, what is missing, what that costs."""
+"""Match our runs to the cells of a recorded sweep, and list missing cells with their cost."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
 
 HOURS_AN_UPDATE = 2 * 8 * 5.6 / 3600
-"""GPU-hours of an update of 384 completions by 0.5B, an upper bound: a port's log has 5.5 to 5.7 s for 48 completions
-on two H800, and 384 are eight times as many."""
+"""Upper bound on GPU-hours per update of 384 completions with a 0.5B model. A port's log shows 5.5 to 5.7 s for 48
+completions on two H800; 384 are eight times as many."""
 
 BILLIONS = {"qwen2.5_0.5b": 0.494, "llama3.2_1b": 1.236, "llama3.2_3b": 3.213, "qwen2.5_7b": 7.616}
-"""Parameters; cost is taken to be in proportion."""
+"""Billions of parameters. Cost is assumed to be proportional."""
 
 DEFINING = ("rl.num_iterations", "rl.start", "dataset.demonstrations_from")
-"""Settings by which one row or table differs from another: a run with another value is none of this one."""
+"""Settings that define a row or table. A run with another value does not belong to it."""
 
 NAMED = 8
-"""Settings that are named where runs have others than the sweep."""
+"""Maximum number of settings named when runs differ from the sweep."""
 
 
 def shared(cell: "RecordedCell", stage: str) -> "RecordedCell":
-    """The cell of a stage that cells share: its command, without what they do not share."""
+    """The cell of a shared stage: a cell without its method and seed, with the stage as method."""
     own = ("method", "seed")
     kept = [text for text in cell.overrides if text.lstrip("+").split("=")[0] not in own]
     choices = {key: value for key, value in cell.choices.items() if key not in own} | {"method": stage}
@@ -43,13 +43,13 @@ def shared(cell: "RecordedCell", stage: str) -> "RecordedCell":
 
 
 def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dict[str, Collection], list[Problem]]:
-    """The runs of a sweep's datasets and models, by the experiment of its cells; and what is wrong with some.
+    """The runs of a sweep's datasets and models, by the experiment of its cells, and problems of runs.
 
     Args:
-        runs: a folder of runs, or of folders of experiments; None for where the cells write.
+        runs: a folder of runs, or of experiment folders; None for the folders that the cells write to.
 
     Raises:
-        BadInput: where there is no such folder, or one holds runs of several experiments.
+        BadInput: if there is no such folder, or a folder has runs of several experiments.
     """
     if runs is not None and not runs.is_dir():
         raise BadInput(f"--runs {runs}: there is no such folder")
@@ -64,7 +64,7 @@ def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dic
         pairs = {(cell.config.dataset.name, cell.config.model.name) for cell in cells}
         frame = collection.runs
         wanted = [pair in pairs for pair in zip(frame["dataset"], frame["model"], strict=True)]
-        frame = frame.loc[wanted].reset_index(drop=True)  # .loc: an empty list would select columns
+        frame = frame.loc[wanted].reset_index(drop=True)  # .loc, because [] with an empty list selects columns
         experiments = sorted(set(frame["experiment"]))
         if len(experiments) > 1:
             raise BadInput(
@@ -78,7 +78,7 @@ def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dic
 
 
 def runs_of(cell: "RecordedCell", group: Collection) -> tuple[pd.DataFrame, list[Problem], list[str]]:
-    """The runs of a cell's row, by seed; those of another row or table, left out; what else is not the sweep's."""
+    """The runs of a cell's row by seed, problems of runs that belong elsewhere, and other settings that differ."""
     from rlbench.runs import canonical, label_of, stage_settings
 
     config = cell.config
@@ -101,7 +101,7 @@ def runs_of(cell: "RecordedCell", group: Collection) -> tuple[pd.DataFrame, list
 
 
 def settings_notes(others: Sequence[str]) -> list[str]:
-    """What to say of settings that are not the sweep's."""
+    """Note on settings that differ from the sweep's."""
     if not others:
         return []
     counts = Counter(others)
@@ -111,7 +111,7 @@ def settings_notes(others: Sequence[str]) -> list[str]:
 
 
 def settings_of(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A run's settings by dotted keys, seeds of training left out, as `Collection.settings` has them."""
+    """A run's settings by dotted key, without training seeds, as in `Collection.settings`."""
     flat: dict[str, Any] = {}
     for key, value in identity.items():
         name = f"{prefix}{key}"
@@ -123,14 +123,16 @@ def settings_of(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 
 
 def _differing(expected: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run that are not as expected; nothing where they are not known. Digests of inputs are no settings:
-    whoever reads runs need not have the data."""
+    """Settings of a run that differ from the expected ones; empty if the run's settings are unknown.
+
+    Input digests are ignored, because whoever reads runs need not have the data.
+    """
     keys = {key for key in {*expected, *there} if not key.startswith("inputs.")} if there else ()
     return {key: there.get(key, "nothing") for key in sorted(keys) if expected.get(key) != there.get(key)}
 
 
 def gpu_hours(cell: "RecordedCell") -> float | None:
-    """An upper bound on GPU-hours of a cell's own stage; None for models without an estimate, and without training."""
+    """Upper bound on GPU-hours of a cell's own stage; None if the model has no estimate or the stage trains nothing."""
     config = cell.config
     updates = {"rl": config.trainer.rl.updates, "sft": config.trainer.sft.updates}.get(config.stage)
     if updates is None or config.model.name not in BILLIONS:
@@ -139,24 +141,24 @@ def gpu_hours(cell: "RecordedCell") -> float | None:
 
 
 def command(cell: "RecordedCell") -> str:
-    """The command of all seeds of a cell, as a user writes it."""
+    """The command for all seeds of a cell, as a user types it."""
     first, *rest = (text for text in cell.overrides if not text.startswith("seed="))
     return " ".join(["python run.py", first, *([] if first.endswith("=mini") else ["dataset.path=FOLDER"]), *rest])
 
 
 def sweep_command(name: str, sweep: str) -> str:
-    """The command of a whole sweep."""
+    """The command for a whole sweep."""
     return f"python run.py +{name}={sweep}{'' if sweep == 'mini' else ' dataset.path=FOLDER'}"
 
 
 def missing_sheet(
     missing: Sequence[tuple[str, str, "RecordedCell | None"]], name: str, sweeps: Sequence[str]
 ) -> Sheet | None:
-    """What is not run, with the commands that fill it; None where there is nothing.
+    """Rows without runs, with the commands that produce them; None if none are missing.
 
     Args:
         missing: backbone, title and cell of each row.
-        name: folder of experiments/.
+        name: folder in experiments/.
         sweeps: its sweeps.
     """
     if not missing:

@@ -1,4 +1,4 @@
-"""Tables as text, the same for Markdown, LaTeX and the terminal; and how their numbers read."""
+"""Tables as text for Markdown, LaTeX and the terminal, and formatting of their numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from analysis import tables as of_tables
 from analysis.tables import NOTHING, Cell, share
 
 COMMAND = "Command"
-"""The last column's header where a table lists commands, which stand below it in the terminal and not in LaTeX."""
+"""Header of a last column with commands. The terminal prints them below the table; LaTeX omits the table."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Sheet:
     """A table as text.
 
     Attributes:
-        title, notes: above and below.
-        header, lines: cells; the first `names` columns are words.
+        title, notes: text above and below.
+        header, lines: cells; the first `names` columns are text.
     """
 
     title: str
@@ -34,11 +34,11 @@ class Sheet:
 
 
 DIGITS = 4
-"""As many as the paper has."""
+"""Number of decimals, as in the paper."""
 
 
 def number(value: float) -> str:
-    """.0945, −.0945; – for a number that was not measured."""
+    """.0945, −.0945; – for NaN."""
     if math.isnan(value):
         return NOTHING.value
     rounded = round(value, DIGITS)
@@ -51,7 +51,7 @@ def signed(value: float) -> str:
 
 
 def between(cell: Cell, show: Callable[[float], str]) -> str:
-    """A mean with its interval, where it has one."""
+    """A mean, with its interval if it has one."""
     return f"{show(cell.mean)} [{show(cell.low)}, {show(cell.high)}]" if cell.has_interval else show(cell.mean)
 
 
@@ -62,13 +62,13 @@ def percent(value: float) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """R@5, N@20: as the paper's tables have them."""
+    """R@5, N@20, as in the paper's tables."""
     kind, k = metric.split("@")
     return f"{'R' if kind == 'recall' else 'N'}@{k}"
 
 
 def to_markdown(heading: str, parts: Sequence[Sheet], lines: Sequence[str]) -> str:
-    """A page."""
+    """A Markdown page."""
     text = [f"# {heading}", "", *(f"- {line}" for line in lines), *([""] if lines else [])]
     for sheet in parts:
         rows = [sheet.header, *(tuple(cell.replace("|", "\\|") for cell in line) for line in sheet.lines)]
@@ -93,7 +93,7 @@ def in_latex(text: str) -> str:
 
 
 def to_latex(heading: str, parts: Sequence[Sheet]) -> str:
-    """A booktabs table for each sheet but that of commands. Needs booktabs, graphicx and longtable-free space."""
+    """A booktabs table for each sheet, except sheets of commands. Needs the packages booktabs and graphicx."""
     text = ["% Needs booktabs and graphicx."]
     for sheet in parts:
         if COMMAND in sheet.header:
@@ -130,7 +130,7 @@ def show(console: Console, heading: str, parts: Sequence[Sheet], lines: Sequence
 
 
 def write(path: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write a file for each suffix; returns their paths."""
+    """Write one file per suffix. Returns their paths."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files = {path.with_name(f"{path.name}.{suffix}"): text for suffix, text in texts.items()}
     for file, text in files.items():

@@ -1,4 +1,4 @@
-"""A table of the paper beside our runs: levels, gains over SFT, and the order of methods."""
+"""A table of the paper next to our runs: levels, gains over SFT, and the order of methods."""
 
 import csv
 from collections import Counter
@@ -47,20 +47,20 @@ METRICS = tuple(f"{name}@{k}" for name in ("recall", "ndcg") for k in (5, 10, 15
 """Columns of the paper's tables."""
 
 PROTOCOL = "published_"
-"""Before the name of a metric: the published evaluation's rules, which made the reported numbers."""
+"""Prefix of metrics under the published evaluation's rules, which produced the reported numbers."""
 
 METRIC_COLUMN = {"recall": 0, "ndcg": 1}
-"""Columns of the headline metrics in `Ours` scores: they stand first."""
+"""Indices of the headline metrics in the scores of `Ours`. They come first."""
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What our runs say of one reported row.
+    """Our results for one reported row.
 
     Attributes:
-        scores: of the metrics, in order.
+        scores: scores on the metrics, in order.
         estimate: their means.
-        trained: whether a training made it.
+        trained: whether the row is a trained model.
     """
 
     scores: Scores
@@ -78,9 +78,9 @@ class Entry:
 
     Attributes:
         backbone, method: as in the table.
-        reported: the numbers of the reported row, of a row of our own those of the row that it stands beside.
-        cell: what would run it, of one seed; None for a system that this project does not run.
-        ours: None where there is no run.
+        reported: numbers of the reported row; for a row of our own, of the reported row next to it.
+        cell: cell that runs it, for one seed; None for a system that this project does not run.
+        ours: our results; None without runs.
     """
 
     backbone: str
@@ -99,12 +99,12 @@ class Contrast:
     """A difference between two rows of one backbone.
 
     Attributes:
-        better, worse: rows; of a gain `worse` is SFT.
-        metric: of ours; `reported_metric` of the reported difference.
-        reported: better - worse.
-        clear: whether the reported difference is more than its own standard errors.
-        ours: better - worse; None where a row has no run.
-        p: corrected for all contrasts of the table that have the seeds for a verdict; None for the others.
+        better, worse: the rows; for a gain, `worse` is SFT.
+        metric: metric of our difference; `reported_metric` is that of the reported difference.
+        reported: reported better - worse.
+        clear: whether the reported difference exceeds 1.96 of its own standard errors.
+        ours: our better - worse; None if a row has no runs.
+        p: corrected over all contrasts of the table with enough seeds for a verdict; None for the others.
     """
 
     backbone: str
@@ -120,7 +120,7 @@ class Contrast:
 
     @property
     def relative(self) -> tuple[float, Cell | None]:
-        """The reported difference and ours, as shares of the worse row's number."""
+        """The reported difference and ours, each relative to the worse row's number."""
         reported = self.reported / self.worse.reported[self.reported_metric]
         if self.ours is None or self.worse.ours is None:
             return reported, None
@@ -132,19 +132,19 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is said of one table.
+    """The complete comparison with one table.
 
     Attributes:
-        name: of the folder in experiments/.
+        name: folder in experiments/.
         twin: mini, redial or None.
-        dataset: of the reported numbers.
-        metrics: of ours, headline ones first.
-        entries: rows in the paper's order, then our own.
+        dataset: dataset of the reported numbers.
+        metrics: our metrics, headline metrics first.
+        entries: rows in the paper's order, each followed by our own rows next to it.
         elsewhere: reported rows of systems that are not run here.
-        levels: of (entry, metric), where there are runs and no twin.
+        levels: level of each (entry, metric) with runs; empty for a twin.
         gains, orderings: contrasts with SFT, and between methods.
-        problems: of runs.
-        notes: on runs.
+        problems: problems of runs.
+        notes: notes on runs.
     """
 
     name: str
@@ -167,17 +167,17 @@ class Comparison:
 def compare(
     name: str, twin: str | None = None, runs: Path | None = None, *, resamples: int = statistics.RESAMPLES
 ) -> Comparison:
-    """Put runs beside a reported table.
+    """Compare runs with a reported table.
 
     Args:
-        name: folder of experiments/.
-        twin: mini, redial or None for the paper's own scale.
-        runs: where runs lie; None for the folder that the sweep writes to.
+        name: folder in experiments/.
+        twin: mini, redial, or None for the paper's own scale.
+        runs: folder of runs; None for the folder that the sweep writes to.
 
     Raises:
-        BadInput: where there is no such table or folder, or it holds runs of several experiments.
+        BadInput: if there is no such table or folder, or it has runs of several experiments.
     """
-    from rlbench.launching.recorded import recorded_cells  # only here: it loads Hydra
+    from rlbench.launching.recorded import recorded_cells  # imported here because it loads Hydra
 
     rows = read_rows(EXPERIMENTS / name / "expected.csv")
     cells = recorded_cells(name, twin or "sweep")
@@ -216,7 +216,7 @@ def _dataset_of(name: str) -> str:
 
 
 def _entries(rows: Sequence[Row], cells: "Sequence[RecordedCell]", twin: str | None) -> list[Entry]:
-    """Rows that the sweep's cells make, in the paper's order, each followed by our own beside it."""
+    """Rows that the sweep's cells produce, in the paper's order, each followed by our own rows next to it."""
     by_key: dict[tuple[str, str], RecordedCell] = {}
     for cell in cells:
         model = cell.config.model.name
@@ -238,7 +238,7 @@ def _entries(rows: Sequence[Row], cells: "Sequence[RecordedCell]", twin: str | N
 def _with_runs(
     entries: Sequence[Entry], groups: Mapping[str, Collection], problems: Sequence[Problem], resamples: int
 ) -> tuple[list[Entry], tuple[str, ...], list[Problem], list[str]]:
-    """The entries with what the runs say of them; the metrics; problems and notes."""
+    """The entries with our results, the metrics, problems of runs, and notes."""
     cutoffs = sorted(next(iter(groups.values())).runs.iloc[0]["cutoffs"])
     top = cutoffs[-1]
     headline = [f"recall@{top}", f"ndcg@{top}"]
@@ -277,7 +277,7 @@ def _level(entry: Entry, metrics: Sequence[str], metric: str, dataset: str) -> L
 def _contrasts(entries: Sequence[Entry], metrics: Sequence[str], dataset: str, resamples: int) -> list[Contrast]:
     """Gains over SFT and differences between methods, on the headline metrics.
 
-    p is corrected by Holm over all of them, in every backbone and metric, that have the seeds for a verdict.
+    p is Holm-corrected over all contrasts with enough seeds for a verdict, across backbones and metrics.
     """
     raw = []
     for backbone in dict.fromkeys(entry.backbone for entry in entries):
@@ -295,7 +295,7 @@ def _contrasts(entries: Sequence[Entry], metrics: Sequence[str], dataset: str, r
 
 
 def _too_few_seeds(contrast: Contrast) -> bool:
-    """Whether a side has too few seeds for a verdict; one SFT checkpoint is held fixed."""
+    """Whether a side has too few seeds for a verdict. A single SFT checkpoint is held fixed and does not count."""
     sides = [side.ours for side in (contrast.better, contrast.worse) if side.ours and side.ours.trained]
     if contrast.worse.method == "sft" and contrast.worse.ours and contrast.worse.ours.seeds == 1:
         sides = [side for side in sides if side is not contrast.worse.ours]
@@ -303,9 +303,9 @@ def _too_few_seeds(contrast: Contrast) -> bool:
 
 
 def _pairs(entries: Sequence[Entry], metric: str) -> Iterator[tuple[Entry, Entry]]:
-    """(reported better, reported worse): each trained row with SFT, then methods with each other.
+    """Pairs (reported better, reported worse): each trained row with SFT, then methods with each other.
 
-    Rows of our own are compared with reported ones but those of the same family of rows.
+    Rows of our own are compared with reported rows, except those of the same family.
     """
     sft = next((entry for entry in entries if entry.method == "sft"), None)
     methods = [entry for entry in entries if entry.method not in ("zero_shot", "sft")]
@@ -341,7 +341,7 @@ def _one_metric(scores: Scores, column: int) -> Scores:
 
 
 def _judged(contrast: Contrast, p: float | None) -> Contrast:
-    """The contrast with its corrected p, None where it is not tested, and its verdict."""
+    """The contrast with its verdict and corrected p (None if not tested)."""
     if contrast.ours is None:
         return contrast
     if p is None:
@@ -350,7 +350,7 @@ def _judged(contrast: Contrast, p: float | None) -> Contrast:
 
 
 def reported_sheet(comparison: Comparison) -> Sheet:
-    """The table as the paper has it."""
+    """The table as in the paper."""
     own = set(BESIDE)
     rows: list[tuple[str, str, Mapping[str, float]]] = [("", row.title, row.values) for row in comparison.elsewhere]
     rows += [(entry.backbone, entry.title, entry.reported) for entry in comparison.entries if entry.method not in own]
@@ -360,7 +360,7 @@ def reported_sheet(comparison: Comparison) -> Sheet:
 
 
 def level_sheet(comparison: Comparison, metrics: Sequence[str]) -> Sheet:
-    """Ours beside reported, one line a row and metric."""
+    """Our numbers next to the reported ones, one line per row and metric."""
     lines = []
     for index, entry in enumerate(comparison.entries):
         for metric in metrics:
@@ -385,7 +385,7 @@ def level_sheet(comparison: Comparison, metrics: Sequence[str]) -> Sheet:
 
 
 def own_sheet(comparison: Comparison, count: int) -> Sheet:
-    """What a twin's runs scored in the first `count` metrics."""
+    """Scores of a twin's runs on the first `count` metrics."""
     lines, metrics = [], comparison.metrics[:count]
     for entry in comparison.entries:
         if entry.ours:
@@ -399,7 +399,7 @@ def own_sheet(comparison: Comparison, count: int) -> Sheet:
 
 
 def gain_sheet(comparison: Comparison, *, absolute: bool) -> Sheet:
-    """Gains over SFT, as shares of it; with `absolute` also as they are."""
+    """Gains over SFT, relative to SFT; with `absolute` also as differences."""
     lines = []
     for one in comparison.gains:
         reported, ours = one.relative
@@ -442,7 +442,7 @@ SIGN_NOTE = (
 
 
 def replication_sheet(name: str) -> Sheet | None:
-    """Independent runs that are published, where there are any of this table."""
+    """Published independent runs for this table; None if there are none."""
     path = REPORTED / "replications.csv"
     with path.open(encoding="utf-8", newline="") as file:
         found = [line for line in csv.DictReader(file) if line["table"] == name]
@@ -462,7 +462,7 @@ def replication_sheet(name: str) -> Sheet | None:
 
 
 def sheets(comparison: Comparison, *, all_metrics: bool) -> list[Sheet]:
-    """Everything that is shown; with `all_metrics` levels of every cut-off, else of the largest."""
+    """All tables. Levels cover every cut-off with `all_metrics`, otherwise only the largest."""
     shown: list[Sheet | None] = []
     if comparison.twin is None:
         top = [metric for metric in METRICS if metric.endswith("@20")]
@@ -484,7 +484,7 @@ def sheets(comparison: Comparison, *, all_metrics: bool) -> list[Sheet]:
 
 
 def tally(comparison: Comparison) -> list[str]:
-    """How many of each verdict."""
+    """Sentences with the number of each verdict."""
     lines = []
     for title, verdicts in (
         ("numbers", [found.verdict for found in comparison.levels.values()]),
@@ -501,7 +501,7 @@ def tally(comparison: Comparison) -> list[str]:
 
 
 def by_chance(verdicts: Sequence[str]) -> str:
-    """How many false "differs" chance predicts among verdicts on numbers, each of which is at 5 % by itself."""
+    """Sentence on the expected number of false "differs". Each number is judged at 5 % without correction."""
     judged = sum(verdict in (REPRODUCED, DIFFERS, UNDECIDED) for verdict in verdicts)
     if not judged:
         return ""
@@ -520,7 +520,7 @@ CSV_HEADER = [
 
 
 def to_csv(comparison: Comparison) -> str:
-    """Plain numbers: a `level` has ours beside reported, a `gain` or `order` the difference to `other`."""
+    """The comparison as CSV. A `level` has our and the reported value, a `gain` or `order` differences to `other`."""
     lines: list[list[str]] = []
     for index, entry in enumerate(comparison.entries):
         names = METRICS if comparison.twin is None else comparison.metrics
@@ -561,7 +561,7 @@ def _plain_cell(cell: Cell | None) -> list[str]:
 
 
 def make_page(name: str, twin: str | None, runs: Path | None, resamples: int) -> Page:
-    """A table beside our runs.
+    """Compare a table with our runs.
 
     Raises:
         BadInput: as `compare`.

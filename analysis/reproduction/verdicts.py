@@ -1,9 +1,10 @@
-"""Whether a reported number is reproduced: the rule, its margin, and what a reported number may be off by.
+"""Whether a reported number is reproduced: the rule, its margin, and the error of a reported number.
 
-A reported number is one training on one test set, with a standard error that counts samples alone. So the difference
-ours - reported varies by our seeds, by the reported training's own (as much as one of ours), and by the test samples
-of either side: ours from our contexts, the reported by its standard error, or as ours where that is more, since samples
-of one context are not independent. docs/reproduction.md has the rule in words, and its measured error rates.
+A reported number comes from one training run on one test set. Its standard error covers samples only. The difference
+ours - reported therefore varies by our seeds, by the single reported run (as much as one of ours), and by the test
+samples of both sides. Our sampling variance comes from our contexts. The reported one is its squared standard error,
+or ours if that is larger, because samples of one context are not independent. docs/reproduction.md states the rule in
+words and its measured error rates.
 """
 
 from dataclasses import dataclass
@@ -13,21 +14,21 @@ import numpy as np
 from analysis.statistics import LEVEL, Estimate, critical_value
 
 MARGIN = 0.15
-"""A difference below this share of the reported number counts as none."""
+"""A difference below this share of the reported number counts as no difference."""
 
 REPRODUCED, DIFFERS, UNDECIDED, NO_RUN = "reproduced", "differs", "undecided", "no run"
 SAME_SIGN, OPPOSITE, NOT_SHOWN = "same sign, shown", "opposite, shown", "not shown"
 FEW_SEEDS = "undecided: one seed"
 TOO_FEW_SEEDS = "undecided: fewer than three seeds"
-"""Of a difference between two methods."""
+"""Verdict on a difference between two methods."""
 ONE_EVALUATION = "undecided: one evaluation"
 SEEDS_AGREE = "undecided: all seeds agree"
-"""Of a change over a training: without a second evaluation, and where seeds say nothing of how much it varies."""
+"""Verdict on a change over training if there is no second evaluation, or if the seeds show no variation."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """Ours beside a reported number.
+    """Our number next to a reported one.
 
     Attributes:
         difference: ours - reported.
@@ -49,17 +50,17 @@ def interval_of_difference(
     contexts: float,
     error: float,
 ) -> np.ndarray:
-    """Half the width of the 95 % interval of ours - reported; every array is elementwise.
+    """Half the width of the 95 % interval of ours - reported, elementwise for arrays.
 
     Args:
-        ours: mean over seeds, for the shape.
-        seeds_variance: of that mean, from the variation between seeds (s² / S); 0 where nothing is trained.
-        seeds: S.
-        contexts_variance: of that mean, from the variation between contexts.
-        contexts: degrees of freedom of the latter.
-        error: standard error of the reported number, over samples.
+        ours: mean over seeds; only its shape is used.
+        seeds_variance: variance of that mean between seeds (s² / S); 0 if nothing is trained.
+        seeds: number of seeds S.
+        contexts_variance: variance of that mean between contexts.
+        contexts: degrees of freedom of `contexts_variance`.
+        error: standard error of the reported number over samples.
     """
-    # s² / S of ours and s² of the reported training, which is one
+    # s² / S for ours plus s² for the single reported run
     trainings = seeds_variance * (seeds + 1)
     variance = trainings + contexts_variance + np.maximum(contexts_variance, error**2)
     share = np.divide(trainings, variance, out=np.zeros_like(ours, dtype=float), where=variance > 0)
@@ -70,11 +71,11 @@ def level(estimate: Estimate, column: int, seeds: int, reported: float, error: f
     """The verdict on one number.
 
     Args:
-        estimate: of our mean.
-        column: the metric's.
-        seeds: how many it is of.
+        estimate: estimate of our mean.
+        column: index of the metric.
+        seeds: number of seeds behind the estimate.
         error: standard error of the reported number.
-        trained: whether a training made it, so that one seed says nothing of others.
+        trained: whether the row is trained, in which case one seed gives no verdict.
     """
     mean = float(estimate.mean[column])
     variance = float(estimate.error[column]) ** 2
@@ -90,18 +91,18 @@ def level(estimate: Estimate, column: int, seeds: int, reported: float, error: f
 
 
 def judge(low: float, high: float, margin: float) -> str:
-    """DIFFERS where 0 lies outside, REPRODUCED where all of the interval lies within the margin, else UNDECIDED."""
+    """DIFFERS if the interval excludes 0, REPRODUCED if it lies entirely within the margin, else UNDECIDED."""
     if low > 0 or high < 0:
         return DIFFERS
     return REPRODUCED if -margin <= low and high <= margin else UNDECIDED
 
 
 def sign(reported: float, ours: float, p: float) -> str:
-    """Whether a difference between two methods has the reported sign, and whether the runs show it.
+    """Whether our runs show a difference between two methods, and whether it has the reported sign.
 
     Args:
-        reported, ours: the difference there and here.
-        p: of ours, corrected for the comparisons beside it.
+        reported, ours: the reported difference and ours.
+        p: p of our difference, corrected over the table's comparisons.
     """
     if p > 1 - LEVEL or ours == 0:
         return NOT_SHOWN
