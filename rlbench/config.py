@@ -905,9 +905,10 @@ def _fill_cutoffs(dataset: Any) -> None:
     """Set null cut-offs of a dataset from its list length."""
     if isinstance(dataset, dict) and "cutoffs" in dataset and dataset["cutoffs"] is None:
         length = dataset.get("list_length")
-        # A length out of range is refused later, with the other values. Its cut-offs would exhaust the memory.
-        fits = type(length) is int and length <= LONGEST_LIST
-        dataset["cutoffs"] = cutoffs_of(length) if fits else []
+        dataset["cutoffs"] = []
+        # A length out of range is refused later, with the other values. Its cut-offs would fill the memory.
+        if isinstance(length, int) and not isinstance(length, bool) and length <= LONGEST_LIST:
+            dataset["cutoffs"] = cutoffs_of(length)
 
 
 _known: dict[tuple[type, str], Any] = {}
