@@ -61,30 +61,39 @@ def test_ids_and_keys_are_checked(tmp_path: Path) -> None:
         read_bugs(tmp_path)
 
 
-def test_tests_of_one_file_run_together_without_any_bug() -> None:
-    bugs = [bug(tests=("a.py::one", "b.py")), bug(tests=("a.py::two", "b.py::one"))]
-    assert by_file(bugs) == [("a.py::one", "a.py::two"), ("b.py",)]
+def test_tests_of_one_file_run_together() -> None:
+    assert by_file(["b.py", "a.py::two", "a.py::one", "a.py::two"]) == [("a.py::one", "a.py::two"), ("b.py",)]
 
 
-@pytest.mark.slow
-def test_the_command_tells_caught_from_survived(tmp_path: Path) -> None:
-    root, planted = tmp_path / "project", tmp_path / "planted"
+def project(folder: Path, test: str) -> list[str]:
+    """A repository with two functions, a test and a planted bug in each function; the command that plants them."""
+    root, planted = folder / "project", folder / "planted"
     planted.mkdir()
     (root / "tests").mkdir(parents=True)
     (root / "sums.py").write_text("def add(a, b):\n    return a + b\n\n\ndef double(a):\n    return 2 * a\n")
-    (root / "tests" / "test_sums.py").write_text(
-        "from sums import add\n\n\ndef test_add():\n    assert add(1, 2) == 3\n"
-    )
+    (root / "tests" / "test_sums.py").write_text(test)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     shutil.copy(ROOT / "pyproject.toml", root)
     line = '[[bug]]\nid = "{}"\nfile = "sums.py"\nold = "{}"\nnew = "{}"\n'
     line += 'consequence = "c"\ntests = ["tests/test_sums.py"]\n'
     (planted / "sums.toml").write_text(line.format("minus", "a + b", "a - b") + line.format("thrice", "2 * a", "3 * a"))
-    command = [sys.executable, "-m", "tests.mutants", "--root", str(root), "--bugs", str(planted), "--jobs", "1"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out.json")], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    options = ["--root", str(root), "--bugs", str(planted), "--jobs", "1", "--out", str(folder / "out.json")]
+    return [sys.executable, "-m", "tests.mutants", *options]
+
+
+@pytest.mark.slow
+def test_the_command_tells_caught_from_survived(tmp_path: Path) -> None:
+    command = project(tmp_path, "from sums import add\n\n\ndef test_add():\n    assert add(1, 2) == 3\n")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     statuses = {row["id"]: row["status"] for row in json.loads((tmp_path / "out.json").read_text())}
     assert statuses == {"minus": "caught", "thrice": "survived"}
     assert "sums               2       1           0   50.0%  too few" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_test_that_always_fails_has_caught_nothing(tmp_path: Path) -> None:
+    command = project(tmp_path, "from sums import add\n\n\ndef test_add():\n    assert add(1, 2) == 4\n")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "a test that caught a bug fails without any, too: tests/test_sums.py::test_add" in done.stderr
