@@ -298,11 +298,12 @@ def threshold_value(asked: str, start: float, final: float) -> float:
     if asked == FINAL:
         return final
     try:
-        return start + float(asked[:-1]) / 100 * (final - start) if asked.endswith("%") else float(asked)
+        number = float(asked.removesuffix("%"))
     except ValueError:
-        raise BadInput(
-            f"--threshold {asked}: give {FINAL}, a share of the way like 50%, or a number like 0.13"
-        ) from None
+        number = np.nan
+    if not np.isfinite(number):
+        raise BadInput(f"--threshold {asked}: give {FINAL}, a share of the way like 50%, or a number like 0.13")
+    return start + number / 100 * (final - start) if asked.endswith("%") else number
 
 
 def _passages(

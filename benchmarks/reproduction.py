@@ -59,7 +59,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def main(trials: int) -> None:
+def show(trials: int) -> None:
     seeds, spreads = (2, 3, 5, 10), (0.001, 0.002, 0.004)
     for title, offset, of in (
         ("Equal methods: false *differs* in %", 0.0, "differs"),
@@ -76,7 +76,11 @@ def main(trials: int) -> None:
                 print(f"| {name} | {spread} | {' | '.join(map(percent, cells))} |")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=count, default=20_000)
-    main(parser.parse_args().trials)
+    show(parser.parse_args().trials)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,15 +7,16 @@ import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from rlbench.bounds import LONGEST_LIST
 from rlbench.content import remembered_digest
-from rlbench.errors import BadInput, nearest
+from rlbench.errors import BadInput, nearest, nearest_key
 from rlbench.texts import broken_texts
 
 CUTOFFS_STEP = 5
@@ -838,7 +839,7 @@ def resolve(cfg: DictConfig) -> Config:
     _fill_cutoffs(plain.get("dataset"))
     known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
     problems = [
-        f"config key '{key}' is unknown.{nearest(key, known)}"
+        f"config key '{key}' is unknown.{_meant(key, plain, known)}"
         for key in map(str, plain)
         if key not in known and key not in _FEEDS_INTERPOLATION
     ]
@@ -901,6 +902,28 @@ def cutoffs_of(list_length: int) -> list[int]:
     return sorted({*range(CUTOFFS_STEP, list_length + 1, CUTOFFS_STEP), list_length})
 
 
+MISTYPED = 0.7
+"""How like a section or value of the top level a name must be to count as that, mistyped."""
+
+
+def _meant(key: str, plain: dict[str, Any], known: list[str]) -> str:
+    """What an unknown key of the top level may have meant: one like it, or a setting of that name in a section."""
+    if get_close_matches(key, known, n=1, cutoff=MISTYPED):
+        return nearest(key, known)
+    (name, *_) = dotted({key: plain.get(key)})
+    settings = dotted({section: values for section, values in plain.items() if section in known})
+    return nearest_key(name, settings) or nearest(key, known)
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of all values in nested mappings."""
+    found = []
+    for key, value in values.items():
+        inner = dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else []
+        found += inner or [f"{prefix}{key}"]
+    return found
+
+
 def _fill_cutoffs(dataset: Any) -> None:
     """Set null cut-offs of a dataset from its list length."""
     if isinstance(dataset, dict) and "cutoffs" in dataset and dataset["cutoffs"] is None:
@@ -925,10 +948,10 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
             merged = OmegaConf.merge(OmegaConf.structured(kind), left)
         except OmegaConfBaseException as error:
             where = error.full_key or ""
-            last, known = where.rsplit(".", 1)[-1], [f.name for f in fields(kind)]
             found.append(
                 of_another_family(key, where, values)
-                or f"{key}.{where}: {_first_line(error)}.{'' if last in known else nearest(last, known)}"
+                or f"{key}.{where}: {_first_line(error)}."
+                + (_meant_key(key, where, values) if isinstance(error, ConfigKeyError) else "")
             )
             # OmegaConf stops at the first bad value. Removing it reveals the next.
             if not _removed(left, where):
@@ -943,6 +966,14 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
     typed = OmegaConf.to_object(merged)
     _known[kind, repr(values)] = copy.deepcopy(typed)
     return typed
+
+
+def _meant_key(section: str, where: str, values: dict[str, Any]) -> str:
+    """What an unknown key of a section may have meant: a key beside it, or else any of the section's."""
+    others = [f"{section}.{key}" for key in dotted(values) if key != where and not key.startswith(f"{where}.")]
+    name = f"{section}.{where}"
+    beside = [key for key in others if key.rpartition(".")[0] == name.rpartition(".")[0]]
+    return nearest_key(name, beside) or nearest_key(name, others)
 
 
 def _removed(values: Any, path: str) -> bool:

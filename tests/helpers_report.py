@@ -165,4 +165,5 @@ def verdict(
         lead = lead_of(found, family.best.get(0), family)
     leader = next(iter(scores)) if lead is None else lead.label
     cell = share_of(statistics.mean_interval(scores[leader], resamples=resamples), 0)
-    return Verdict(metric, leader, cell, len(scores[leader].seeds), int(scores[leader].contexts.max()) + 1, lead)
+    contexts = int(scores[leader].contexts.max()) + 1
+    return Verdict(metric, leader, cell, len(scores[leader].seeds), contexts, contexts, lead)

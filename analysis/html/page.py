@@ -27,6 +27,7 @@ from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
 from analysis.html.verdict import Verdict, sentences, verdict_of
 from analysis.tables import Table, metric_title, row_scores, unequal_budgets
+from analysis.tables.scores import split_sizes
 
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
 STYLE = "style.css"
@@ -67,8 +68,8 @@ def group_page(
     by_label = {look.label: look for look in rows}
     parts = {look.label: group.runs[group.runs["run"].isin(look.runs)].sort_values("seed") for look in rows}
     scores = {label: row_scores(group.queries, part, [headline]) for label, part in parts.items()}
-    contexts = int(next(iter(scores.values())).contexts.max()) + 1
-    verdict = verdict_of(table, headline, contexts)
+    _, contexts, clusters = split_sizes(group.queries, str(group.runs["run"].iloc[0]))
+    verdict = verdict_of(table, headline, contexts, clusters)
     found = origins(group, folder)
     curves = curve_data(group, rows)
     samples = sample_data(rows, folder)

@@ -25,7 +25,7 @@ class Verdict:
         leader: label of the row with the highest mean.
         score: its mean, with the interval.
         seeds: number of seeds of the leader.
-        contexts: number of contexts (clusters) of the test split.
+        contexts, clusters: of the test split. Intervals resample clusters: dialogues, or the contexts themselves.
         lead: lead over the other RL rows; None if there are none.
     """
 
@@ -34,6 +34,7 @@ class Verdict:
     score: Cell
     seeds: int
     contexts: int
+    clusters: int
     lead: Lead | None
 
     @property
@@ -47,19 +48,19 @@ class Verdict:
         return self.lead.detectable if self.lead is not None else None
 
 
-def verdict_of(table: Table, metric: str, contexts: int) -> Verdict | None:
+def verdict_of(table: Table, metric: str, contexts: int, clusters: int) -> Verdict | None:
     """The verdict on one metric of a table with one group; None without an RL row.
 
     Args:
         metric: metric of a column of means.
-        contexts: number of contexts (clusters) of the test split.
+        contexts, clusters: of the test split. Intervals resample clusters: dialogues, or the contexts themselves.
     """
     trained = {row.label: row for row in table.rows if row.stage == "rl"}
     if not trained:
         return None
     lead = next((lead for lead in table.leads if lead.column == metric), None)
     row = next(iter(trained.values())) if lead is None else trained[lead.label]
-    return Verdict(metric, row.label, row.metrics[metric], len(row.seeds), contexts, lead)
+    return Verdict(metric, row.label, row.metrics[metric], len(row.seeds), contexts, clusters, lead)
 
 
 def sentences(verdict: Verdict, looks: Mapping[str, Look], unequal: Sequence[str]) -> list[str]:
@@ -132,6 +133,8 @@ def _equals(p: float) -> str:
 
 def _power(verdict: Verdict, lead: Lead) -> str:
     design = f"{many(verdict.seeds, 'seed')} and {many(verdict.contexts, 'test context')}"
+    if verdict.clusters < verdict.contexts:
+        design += f" in {many(verdict.clusters, 'cluster')}"
     found, second = verdict.detectable, lead.over[0].difference.mean
     if found is None:
         return f"What {design} can detect is not known: it takes rows with the same three seeds or more."

@@ -30,7 +30,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, combinations
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -93,6 +94,7 @@ def load(
     for split, file in files.items():
         answers[split], of_seeker, escapes = _read(file, problems)
         skipped, repaired = skipped + of_seeker, repaired + escapes
+    problems += _shared_dialogues(answers, files)
     if problems:
         raise BadInput(*problems)
     if len(answers) == 1:
@@ -246,6 +248,38 @@ def _row_problems(row: Any) -> Iterator[tuple[str, str]]:
             yield f"{field} should be {expected}", repr(row.get(field))[:80] if field in row else "it is missing"
     if row.get("is_user") not in (0, 1):
         yield "is_user should be 0 or 1", repr(row.get("is_user"))[:80]
+
+
+SAME_START = 80
+"""Characters that two dialogues must have in common from the start to count as one; greetings are shorter."""
+
+
+def _shared_dialogues(answers: dict[str, list[_Answer]], files: dict[str, Path]) -> list[str]:
+    """One sentence for each two files that have dialogues in common.
+
+    Files may number their dialogues from the start each, so the same `dialog_id` is not enough: the texts must have the
+    same start.
+    """
+    longest: dict[str, dict[str, str]] = {}
+    for split, part in answers.items():
+        texts = longest.setdefault(split, {})
+        for answer in part:
+            text = "\n".join([*answer.turns, answer.text])
+            texts[answer.dialogue] = max(texts.get(answer.dialogue, ""), text, key=len)
+    problems = []
+    for one, other in combinations(longest, 2):
+        shared = [
+            dialogue
+            for dialogue in longest[one].keys() & longest[other].keys()
+            if len(commonprefix([longest[one][dialogue], longest[other][dialogue]])) >= SAME_START
+        ]
+        if shared:
+            problems.append(
+                f"{files[one]} and {files[other].name}: {len(shared)} dialogues are in both, for example dialog_id "
+                f"{', '.join(sorted(shared)[:EXAMPLES])}. '{one}' and '{other}' would not be independent: keep each "
+                "dialogue in one file"
+            )
+    return problems
 
 
 def _is_texts(value: Any) -> bool:

@@ -229,7 +229,7 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
 
     problems = []
     if jobs != "auto" and not whole(jobs, 1):
-        problems.append(f"hydra.launcher.jobs = {jobs} must be a whole number above 0, or auto")
+        problems.append(f"hydra.launcher.jobs = {jobs} must be a whole number from 1 to {MOST}, or auto")
     if gpus != "auto" and not (isinstance(gpus, list) and all(whole(gpu, 0) for gpu in gpus)):
         problems.append(f"hydra.launcher.gpus = {gpus} must be auto, or a list of numbers such as [0,1]")
     if not whole(cells_per_gpu, 1):

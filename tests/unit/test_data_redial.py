@@ -433,6 +433,33 @@ def test_two_of_three_files_are_refused(tmp_path: Path) -> None:
     assert "holds train.jsonl and test.jsonl" in problem
 
 
+LONG = [
+    "Hi, I am looking for something exciting to see with my two sisters tonight",
+    "What about Heat (1995)? It has a chase and a robbery",
+    "Seen it, thanks",
+]
+
+
+def test_a_dialogue_in_two_files_is_refused(tmp_path: Path) -> None:
+    """As a split by answers leaves it: the test answer goes on from an answer of the train file."""
+    train = [*OTHERS["train"], line("d7", LONG[:1], LONG[1], ["Heat (1995)"])]
+    test = [*DIALOGUE, line("d7", LONG, "Then Jaws (1975)", ["Jaws (1975)"])]
+    (problem,) = refusal(write(tmp_path, train=train, valid=OTHERS["valid"], test=test))
+    assert problem == (
+        f"{tmp_path / 'train.jsonl'} and test.jsonl: 1 dialogues are in both, for example dialog_id d7. 'train' and "
+        "'test' would not be independent: keep each dialogue in one file"
+    )
+
+
+def test_files_may_each_number_their_dialogues_from_the_start(tmp_path: Path) -> None:
+    train = [*OTHERS["train"], line("d7", LONG[:1], LONG[1], ["Heat (1995)"])]
+    other = ["Hi, I am looking for a quiet drama, please, nothing with cars", *LONG[1:]]
+    test = [*DIALOGUE, line("d7", other, "Then Jaws (1975)", ["Jaws (1975)"])]
+    greeting = [line("t3", ["hi"], "Heat (1995)", ["Heat (1995)"])]
+    data = load(write(tmp_path, train=train, valid=[*OTHERS["valid"], *greeting], test=test))
+    assert len(data.splits["test"]) == 3 and len(data.splits["validation"]) == 2
+
+
 def test_options_and_lines_are_refused_together(folder: Path) -> None:
     rows = [json.dumps(row) for row in DIALOGUE]
     bad = [

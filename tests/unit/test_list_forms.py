@@ -274,6 +274,13 @@ NO_ENTRY = [
     "The Matrix (99)",
     "The Matrix (19990)",
     "The Matrix (١٩٩٩)",
+    # a year in front: nothing says where the title ends
+    "(1999) The Matrix",
+    "1. (1999) The Matrix",
+    "1. (1999) The Matrix - a hacker learns the truth",
+    "- **[1999]** The Matrix",
+    "1999 - The Matrix",
+    "1999: The Matrix",
 ]
 
 

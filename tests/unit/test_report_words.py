@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,30 @@ def test_a_lead_that_does_not_vary_says_nothing_of_power(runs: Path) -> None:
     told = words_of(verdict({LABELS[0]: constant(0.25), LABELS[1]: constant(0.2)}, 50), runs)
     assert "grpo · relevance has the highest NDCG@10 on test: .250" in told
     assert "larger" not in told and told.endswith("so this design’s power is not known.")
+
+
+def test_contexts_that_are_not_independent_are_counted_with_their_clusters(runs: Path) -> None:
+    """Of ReDial the independent units are dialogues; the headline called them contexts."""
+    values = np.random.default_rng(1).random((2, 3, 40, 1))
+    found = verdict({LABELS[i]: Scores(values[i], np.arange(40), (0, 1, 2)) for i in (0, 1)}, 50)
+    assert "With 3 seeds and 40 test contexts a true difference" in words_of(found, runs)
+    turns = replace(found, contexts=95)
+    assert "With 3 seeds and 95 test contexts in 40 clusters a true difference" in words_of(turns, runs)
+    alone = replace(turns, lead=replace(found.lead, detectable=None))
+    assert "What 3 seeds and 95 test contexts in 40 clusters can detect is not known" in words_of(alone, runs)
+
+
+def test_a_report_names_contexts_and_clusters_of_its_test_split(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_full_sweep(runs, dict.fromkeys(LABELS[:2], 0.02), seeds=3, contexts=12, updates=10)
+    for file in runs.rglob("predictions-test-*.parquet"):
+        table = pd.read_parquet(file)
+        clusters = "d" + (table["context_id"].str[1:].astype(int) // 2).astype(str)
+        table.assign(cluster_id=clusters).to_parquet(file)
+        seal(file.parent)
+    assert report.main([str(runs), "--out", str(tmp_path / "report"), "--resamples", "20"]) == 0
+    page = (tmp_path / "report/report.html").read_text()
+    assert re.search(r"3\sseeds and 12\stest contexts in 6\sclusters", page)
 
 
 def test_a_size_that_rounds_to_zero_is_not_zero() -> None:
