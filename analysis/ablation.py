@@ -1,4 +1,4 @@
-"""`python -m analysis.ablation runs/mini_ablation`: which setting of a factorial sweep helps, and by how much."""
+"""`python -m analysis.ablation runs/mini_ablation`: effects of the settings of a factorial sweep."""
 
 import argparse
 import math
@@ -76,7 +76,7 @@ that the runs do not have
 """
 NO_P = "No effect has a p, and none is shown: that takes pairs of three seeds."
 NAMED = 40
-"""Missing combinations that are listed; more are counted."""
+"""Maximum number of missing combinations to list; further ones are only counted."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Ablation:
 
     Attributes:
         title: dataset, model and experiment.
-        metric: per-query metric that all numbers are of.
+        metric: per-query metric of all numbers.
         rows: combinations, best first.
-        effects: by factor.
-        missing: one sentence on the cells that lack a run; "" for a full grid.
+        effects: effects, ordered by factor.
+        missing: one sentence on cells without a run; "" for a full grid.
         grid_notes, effect_notes: sentences below the two tables.
     """
 
@@ -103,7 +103,7 @@ class Ablation:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     console, out = terminal(), out_folder(options)
     try:
@@ -182,7 +182,7 @@ def build_ablation(
         factors, references: as in `find_design`.
 
     Raises:
-        BadInput: where there are no two RL runs that differ, or a name is not known.
+        BadInput: if no two RL runs differ, or a name is unknown.
     """
     rl = group.runs[group.runs["stage"] == "rl"]
     settings = {run: group.settings[run] for run in rl["run"] if run in group.settings}
@@ -219,7 +219,7 @@ def build_ablation(
 
 
 def _order_note(means: Sequence[float], title: str) -> str:
-    """What the order of the grid's rows says, the best first."""
+    """Note on the order of the grid's rows; `means` are sorted, best first."""
     equal = [math.isclose(mean, means[0], rel_tol=SAME, abs_tol=SAME) for mean in means]
     if all(equal):
         return f"All {len(means)} combinations have the same {title}, so their order says nothing."
@@ -232,7 +232,7 @@ def _order_note(means: Sequence[float], title: str) -> str:
 
 
 def _missing(design: Design) -> str:
-    """Which cells of the grid have no finished run."""
+    """Note on the cells of the grid without a finished run."""
     seeds = set(design.seeds.values())
     full = len(seeds) * math.prod(len(factor.levels) for factor in design.factors)
     absent = full - len(design.levels)
@@ -307,10 +307,10 @@ class Sheet:
     """A table as text.
 
     Attributes:
-        header: one a column.
-        names: how many columns, from the left, are words.
-        rows: cells, as many as the header has.
-        sections: indices of rows that a section ends with.
+        header: one header per column.
+        names: number of text columns on the left.
+        rows: cells, one per column.
+        sections: indices of the last row of each section.
     """
 
     title: str
@@ -322,7 +322,7 @@ class Sheet:
 
 
 def grid_sheet(ablation: Ablation) -> Sheet:
-    """One row a combination."""
+    """The grid, one row per combination."""
     title = metric_title(ablation.metric)
     to_sft = any(row.difference is not None for row in ablation.rows)
     names = tuple(factor.name for factor in ablation.design.factors)
@@ -346,7 +346,7 @@ def grid_sheet(ablation: Ablation) -> Sheet:
 
 
 def effects_sheet(ablation: Ablation) -> Sheet:
-    """One row a level that is not a reference."""
+    """The effects, one row per level that is not a reference."""
     names = {factor.key: factor.name for factor in ablation.design.factors}
     rows, sections = [], set()
     for i, effect in enumerate(ablation.effects):
@@ -381,26 +381,26 @@ def _valued(cell: Cell | None, reads: Callable[[float], str], bold: bool = False
 
 
 def _marked(marks: Sequence[str], *which: str) -> str:
-    """ " †" for the marks of `which` that are there, else ""."""
+    """The marks of `which` that are present, such as " †", or ""."""
     found = "".join(mark for mark in which if mark in marks)
     return f" {found}" if found else ""
 
 
 def chance(p: float | None) -> str:
-    """.034 for 0.0342; <.001 below; – for none."""
+    """p as .034, or <.001; – if there is none."""
     if p is None:
         return NOTHING.value
     return "<.001" if p < 0.0005 else share(p)
 
 
 def to_markdown(sheet: Sheet) -> str:
-    """A GitHub table with the notes below it."""
+    """A GitHub table with notes below."""
     lines = [list(sheet.header), *([in_markdown(cell) for cell in row] for row in sheet.rows)]
     return markdown_page(sheet.title, lines, sheet.names, sheet.notes)
 
 
 def to_rich(ablation: Ablation) -> RenderableType:
-    """Both tables for a terminal; notes that they share come once."""
+    """Both tables for a terminal. Shared notes are printed once."""
     first, second = grid_sheet(ablation), effects_sheet(ablation)
     parts: list[RenderableType] = []
     for sheet, said in ((first, ablation.effect_notes), (second, ())):
@@ -420,7 +420,7 @@ def _rich_cell(cell: Shown) -> Text:
 
 
 def grid_csv(ablation: Ablation) -> str:
-    """Plain numbers: factors by their keys, <metric>, <metric>_lo, <metric>_hi; an absent number is empty."""
+    """The grid as CSV: factors by key, <metric>, <metric>_lo, <metric>_hi. An absent number is empty."""
     keys = [factor.key for factor in ablation.design.factors]
     header = [*keys, "seeds"]
     for name in (ablation.metric, f"{ablation.metric}_minus_sft"):
@@ -435,7 +435,7 @@ def grid_csv(ablation: Ablation) -> str:
 
 
 def effects_csv(ablation: Ablation) -> str:
-    """Plain numbers; an absent number is empty."""
+    """The effects as CSV. An absent number is empty."""
     metric = f"{ablation.metric}_difference"
     header = ["factor", "level", "reference", metric, f"{metric}_lo", f"{metric}_hi", "p", "p_holm", "pairs", "better"]
     lines = [
@@ -458,7 +458,7 @@ def _chances(*values: float | None) -> list[str]:
 
 
 def write(ablation: Ablation, out: Path) -> list[Path]:
-    """Write tables and picture; returns the files written."""
+    """Write tables and figure. Returns the files written."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in (
@@ -472,28 +472,28 @@ def write(ablation: Ablation, out: Path) -> list[Path]:
     figure = draw_effects(ablation)
     if figure is not None:
         return written + save(figure, out / "effects")
-    for suffix in ("png", "svg"):  # of an earlier sweep, which would pass for this one's
+    for suffix in ("png", "svg"):  # a figure of an earlier sweep would look like this one's
         (out / f"effects.{suffix}").unlink(missing_ok=True)
     return written
 
 
-# Picture.
+# Figure.
 
 REACH = 2.5
-"""The axis ends at so many times the largest difference of a pair; an interval that goes on ends in an arrow."""
+"""The axis ends at this multiple of the largest pair difference. A longer interval ends in an arrow."""
 
 NARROWEST = 0.004
-"""The axis goes at least so far to both sides: as far as three digits say something."""
+"""Minimum extent of the axis to each side, so that three digits are meaningful."""
 
 HEAD = 1.3
-"""Height of the line with a factor's name; that of a level is 1."""
+"""Height of a line with a factor's name, where a line with a level has height 1."""
 
 BESIDE = (84, 116, 142)
-"""Right ends of the numbers beside the axes, in points: difference, p, pairs."""
+"""Right ends of the number columns next to the axes, in points: difference, p, pairs."""
 
 
 def draw_effects(ablation: Ablation) -> Figure | None:
-    """A forest plot: one line an effect, grouped by factor; None where no effect has a pair."""
+    """A forest plot with one line per effect, grouped by factor; None if no effect has a pair."""
     drawn = [effect for effect in ablation.effects if effect.change is not None]
     if not drawn:
         return None
@@ -528,7 +528,7 @@ def draw_effects(ablation: Ablation) -> Figure | None:
 
 
 def _limits(drawn: Sequence[Effect]) -> tuple[float, float]:
-    """Ends of the horizontal axis: everything, as far as REACH lets, and not less than NARROWEST."""
+    """Ends of the horizontal axis: the data range, limited by REACH and at least NARROWEST to each side."""
     singles = [single for effect in drawn for single in effect.singles]
     cells = [effect.change for effect in drawn if effect.change is not None and effect.change.has_interval]
     ends = [end for cell in cells for end in (cell.low, cell.high)]
@@ -538,7 +538,7 @@ def _limits(drawn: Sequence[Effect]) -> tuple[float, float]:
 
 
 def _draw_effect(ax: Axes, effect: Effect, y: float, colour: str, marker: str) -> None:
-    """Mean, interval, each pair as a faint dot below them, and the numbers beside the axes."""
+    """Draw mean and interval, each pair as a faint dot below, and the numbers next to the axes."""
     cell = effect.change
     if cell is None:
         return
@@ -564,7 +564,7 @@ def _draw_effect(ax: Axes, effect: Effect, y: float, colour: str, marker: str) -
 
 
 def _beside(ax: Axes, y: float, texts: Sequence[str], *, color: str = "black", weight: str = "normal") -> None:
-    """Texts right of the axes, at a height in data."""
+    """Draw texts right of the axes, at height `y` in data coordinates."""
     for x, text in zip(BESIDE, texts, strict=True):
         ax.annotate(
             text,
@@ -581,7 +581,7 @@ def _beside(ax: Axes, y: float, texts: Sequence[str], *, color: str = "black", w
 
 
 def _explain(figure: Figure, ablation: Ablation) -> None:
-    """Legend below the axes."""
+    """Draw the legend below the axes."""
     drawn = [effect for effect in ablation.effects if effect.change is not None]
     one = all(ONE_SEED in effect.marks for effect in drawn)
     over = "contexts and pairs (one seed)" if one else "contexts and seeds"

@@ -1,20 +1,19 @@
-"""`python -m analysis.convergence runs/mini`: which method learns faster, and how sure that is.
+"""`python -m analysis.convergence runs/mini`: which method learns faster, with intervals.
 
-Two measures, both over the range that all rows cover, up to its end H, the horizon. Every curve is cut at H before
-anything else is done with it, so that a run that continues past H changes no number:
+There are two measures over the range that all rows cover. Its end H is the horizon. Every curve is first cut at H, so a
+run that continues past H changes no number:
 
-- **area**: the mean height of the validation curve (trapezoid, divided by its length). It needs no threshold, and
-  noise of single evaluations does not bias it.
-- **time to a threshold**: where a seed's curve passes it. A noisy curve passes too early: the first evaluation above
-  is the luckiest. So the passage is that of the curve's isotonic regression, the rising curve nearest to it (least
-  squares; Barlow, Bartholomew, Bremner & Brunk 1972), linear between evaluations. A seed that rises above and falls
-  back for good has not passed. One that has not passed by H is censored there, and its row's mean is the restricted
-  mean, E[min(T, H)] (Irwin 1949; Royston & Parmar 2013): all seeds are censored at H alone, so that the mean of
+- **area**: the mean height of the validation curve (trapezoid rule, divided by its length). It needs no threshold, and
+  the noise of single evaluations does not bias it.
+- **time to a threshold**: when a seed's curve crosses it. A noisy curve crosses too early, because the first evaluation
+  above is a lucky one. The crossing is therefore taken from the curve's isotonic regression, the closest increasing
+  curve (least squares; Barlow, Bartholomew, Bremner & Brunk 1972), linear between evaluations. A seed that rises above
+  and permanently falls back has not crossed. A seed that has not crossed by H is censored there. The row's mean is the
+  restricted mean E[min(T, H)] (Irwin 1949; Royston & Parmar 2013). Seeds are censored only at H, so the mean of
   min(T, H) over seeds estimates it without a model.
 
-Intervals are over seeds, as in `analysis.statistics`; those of restricted means and of their ratios are on the log
-scale, each mean linearised (the delta method), since times are skewed. `benchmarks.convergence` measures how often they
-hold the truth.
+Intervals are over seeds, as in `analysis.statistics`. Times are skewed, so intervals of restricted means and their
+ratios use the log scale, with each mean linearised (delta method). `benchmarks.convergence` measures their coverage.
 """
 
 import argparse
@@ -52,10 +51,10 @@ UNITS = {"updates": "updates", "completions": "completions", "generated_tokens":
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval over seeds, NaN where there is none.
+    """A mean with its 95 % interval over seeds; NaN without an interval.
 
     Attributes:
-        p: two-sided, of no difference; corrected over rows by Holm. NaN where nothing is compared.
+        p: two-sided p for no difference, Holm-corrected over rows; NaN if nothing is compared.
     """
 
     mean: float
@@ -66,14 +65,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Passage:
-    """How one row comes to one threshold.
+    """Times of one row to one threshold.
 
     Attributes:
-        times: (S,) of each seed; infinite where it is not reached by the horizon.
+        times: (S,) time of each seed; infinite if it is not reached by the horizon.
         mean: restricted mean of the times.
-        ratio: of its restricted mean to the baseline's; NaN where either was reached by no seed or is 0, None for the
-            baseline.
-        fell_back: seeds that were above at two evaluations in a row and do not count as having passed.
+        ratio: its restricted mean divided by the baseline's. NaN if one of the two is 0 or no seed of that row reached
+            the threshold; None for the baseline.
+        fell_back: number of seeds above the threshold at two consecutive evaluations that still do not count as
+            crossed.
     """
 
     times: Floats
@@ -88,11 +88,11 @@ class Passage:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A value of the metric, and how each row comes to it.
+    """A value of the metric, and the times of each row to it.
 
     Attributes:
-        asked: as it was asked for: "final", "50%" or a number.
-        value: of the metric.
+        asked: the user's spelling: "final", "50%" or a number.
+        value: value of the metric.
         rows: label to its passage.
     """
 
@@ -103,7 +103,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Area:
-    """Mean height of one row's curve, and its difference to the baseline's; None for the baseline."""
+    """Mean height of one row's curve, and its difference to the baseline's (None for the baseline)."""
 
     mean: Interval
     difference: Interval | None
@@ -111,19 +111,19 @@ class Area:
 
 @dataclass(frozen=True)
 class Convergence:
-    """Everything that is said of one group of runs.
+    """The convergence comparison of one group of runs.
 
     Attributes:
-        title: of the group.
-        metric: on validation.
-        against: of `series.AXES`.
+        title: title of the group.
+        metric: validation metric.
+        against: x axis, one of `series.AXES`.
         horizon: H, in the unit of `against`.
-        baseline: its label.
+        baseline: label of the baseline.
         names: label to the row's name.
         seeds: label to its seeds.
-        start: value of the metric where the baseline starts, mean over its seeds.
+        start: first value of the baseline's curve, mean over its seeds.
         thresholds, areas: the two measures; areas by label.
-        stopped: labels of rows with a run that stopped before H, whose last value stands from there on.
+        stopped: labels of rows with a run that stopped before H; its last value is held until H.
     """
 
     title: str
@@ -140,10 +140,10 @@ class Convergence:
 
 
 def passage_time(curve: Curve, threshold: float, horizon: float) -> float:
-    """Where the isotonic regression of a curve up to the horizon first is at a threshold; infinite where it never is.
+    """First x at which the isotonic regression of a curve up to the horizon reaches a threshold; infinite if never.
 
     Args:
-        curve: (P,) ascending places and (P,) values.
+        curve: (P,) ascending x values and (P,) values.
     """
     x, y = cut(curve, horizon)
     if not len(x):
@@ -159,15 +159,15 @@ def passage_time(curve: Curve, threshold: float, horizon: float) -> float:
 
 
 def at_least(threshold: float) -> float:
-    """From where on a value is at a threshold: just below it, since a mean of equal values is rounded either way."""
+    """Smallest value that counts as reaching a threshold: slightly below it, to tolerate rounding of means."""
     return threshold - SAME * abs(threshold)
 
 
 def cut(curve: Curve, horizon: float) -> Curve:
     """A curve up to the horizon.
 
-    Where no evaluation was made at the horizon itself, its value there is read between the evaluations on both sides.
-    Later evaluations never matter. A curve that ends before the horizon is returned as it is.
+    Without an evaluation at the horizon, the value there is interpolated between the evaluations on both sides.
+    Later evaluations do not matter. A curve that ends before the horizon is unchanged.
     """
     x, y = curve
     inside = x <= horizon
@@ -179,13 +179,13 @@ def cut(curve: Curve, horizon: float) -> Curve:
 
 
 def area(curve: Curve, horizon: float) -> float:
-    """Mean height of a curve from its first place to the horizon, straight between its points."""
+    """Mean height of a curve from its first point to the horizon, linear between points."""
     x, y = cut(curve, horizon)
     return float(np.trapezoid(y, x) / (horizon - x[0]))
 
 
 def restricted_interval(times: Floats) -> Estimate:
-    """Log of the mean over seeds of (S, M) times with positive means, with its interval."""
+    """Log of the mean over seeds of (S, M) times, with its interval. The means must be positive."""
     return seed_interval(_logs(times))
 
 
@@ -193,25 +193,25 @@ def ratio_interval(a: Floats, b: Floats, seeds_a: Sequence[int], seeds_b: Sequen
     """Log of the ratio of two means over seeds, with interval and p. Rows with the same seeds are paired.
 
     Args:
-        a, b: (S, M) and (S', M) positive values; M ratios at once.
+        a, b: (S, M) and (S', M) positive values, for M ratios.
     """
     return _difference(_logs(a), _logs(b), seeds_a, seeds_b)
 
 
 def _logs(values: Floats) -> Floats:
-    """(S, M) values whose mean is the log of the mean, linearised about it."""
+    """(S, M) values whose mean is the log of the mean: the log linearised around it."""
     mean = values.mean(axis=0)
     return np.log(mean) + values / mean - 1
 
 
 def _difference(a: Floats, b: Floats, seeds_a: Sequence[int], seeds_b: Sequence[int]) -> Estimate:
-    """Difference of means over seeds: the test samples are one context."""
+    """Difference of means over seeds, with all samples as one context."""
     one = np.zeros(1, dtype=np.int64)
     return paired_difference(Scores(a[:, None], one, tuple(seeds_a)), Scores(b[:, None], one, tuple(seeds_b)))
 
 
 def _mean_height(heights: Floats) -> Interval:
-    """Mean of (S,) values; without an interval where there is one seed or all are alike."""
+    """Mean of (S,) values. No interval for one seed or equal values."""
     if len(heights) < 2 or np.ptp(heights) == 0:
         return Interval(float(heights.mean()))
     found = seed_interval(heights[:, None])
@@ -219,7 +219,7 @@ def _mean_height(heights: Floats) -> Interval:
 
 
 def _restricted_mean(times: Floats, horizon: float) -> Interval:
-    """Mean of (S,) times of at most the horizon; without an interval where there is one seed or all are alike."""
+    """Mean of (S,) times, each at most the horizon. No interval for one seed or equal times."""
     if len(times) < 2 or np.ptp(times) == 0:
         return Interval(float(times.mean()))
     found = restricted_interval(times[:, None])
@@ -237,8 +237,8 @@ def compare(
     """Times to thresholds and areas of all RL rows, against a baseline.
 
     Args:
-        metric: on validation.
-        baseline: label of an RL row that has the metric.
+        metric: validation metric.
+        baseline: label of an RL row with the metric.
         thresholds: "final" (the baseline's value at the horizon, mean over seeds), "50%" (so much of the way from
             where the baseline starts to there) or a number.
         against: of `series.AXES`.
@@ -284,16 +284,16 @@ def compare(
 
 
 def _held(curve: Curve, horizon: float) -> Curve:
-    """A curve whose last value stands until the horizon: a run that stopped before gives that policy."""
+    """A curve whose last value is held until the horizon, because a run that stopped early yields that policy."""
     x, y = curve
     return curve if x[-1] >= horizon else (np.append(x, horizon), np.append(y, y[-1]))
 
 
 def threshold_value(asked: str, start: float, final: float) -> float:
-    """What a threshold that was asked for is.
+    """Value of a threshold from the user's spelling.
 
     Raises:
-        BadInput: where it is none.
+        BadInput: if it is not a valid threshold.
     """
     if asked == FINAL:
         return final
@@ -339,7 +339,7 @@ def _passages(
 
 
 def _p(found: Estimate, own: Floats, base: Floats) -> float:
-    """p of a comparison; NaN where a row has too few seeds for a verdict."""
+    """p of a comparison; NaN if a row has too few seeds for a verdict."""
     return float(found.p[0]) if min(len(own), len(base)) >= FEWEST_SEEDS else np.nan
 
 
@@ -368,7 +368,7 @@ def _areas(
 
 
 def _holm(intervals: dict[str, Interval]) -> dict[str, Interval]:
-    """The same with p corrected over the rows that have one."""
+    """The intervals with p Holm-corrected over the rows with a p."""
     known = [label for label, one in intervals.items() if np.isfinite(one.p)]
     corrected = holm(np.array([intervals[label].p for label in known]))
     p = dict(zip(known, corrected.tolist(), strict=True))
@@ -376,7 +376,7 @@ def _holm(intervals: dict[str, Interval]) -> dict[str, Interval]:
 
 
 def sentences(found: Convergence) -> list[str]:
-    """What was found, a sentence for each row and threshold."""
+    """The findings, one sentence per row and threshold."""
     said = []
     base = found.names[found.baseline]
     for threshold in found.thresholds:
@@ -398,7 +398,7 @@ def sentences(found: Convergence) -> list[str]:
 
 
 def _is_above_start(found: Convergence, threshold: Threshold) -> bool:
-    """Whether the baseline has a way to go to the threshold, so that times to it say something."""
+    """Whether the threshold is above the baseline's start, so that times to it are meaningful."""
     return at_least(threshold.value) > found.start
 
 
@@ -429,7 +429,7 @@ def _unit(against: str, divisor: float) -> str:
 
 
 def _amount(value: float) -> str:
-    """Three digits."""
+    """A number with three significant digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -438,7 +438,7 @@ def _bounds(one: Interval, divisor: float = 1.0) -> str:
 
 
 def lines(found: Convergence) -> list[list[str]]:
-    """The table as text, its header first: a row of the comparison for each line."""
+    """The table as text, header first."""
     divisor, _ = axis_unit(found.against, found.horizon)
     unit = _unit(found.against, divisor)
     header = ["method", "seeds", f"area ({metric_title(found.metric)})", "Δ area", "p (Holm)"]
@@ -474,7 +474,7 @@ def _compared(one: Interval | None, show: Callable[[float], str]) -> list[str]:
 
 
 def _shown(found: Convergence) -> list[tuple[Interval, Interval | None]]:
-    """Every mean of a row of several seeds, with its comparison."""
+    """Every mean of a row with several seeds, and its comparison."""
     areas = [(label, (one.mean, one.difference)) for label, one in found.areas.items()]
     passages = [
         (label, (one.mean, one.ratio))
@@ -487,7 +487,7 @@ def _shown(found: Convergence) -> list[tuple[Interval, Interval | None]]:
 
 
 def notes(found: Convergence) -> list[str]:
-    """What a reader must know beside the table."""
+    """Notes below the table."""
     said = [
         f"Validation {metric_title(found.metric)}, 0 to {_range(found)}, which all rows cover; baseline: "
         f"{found.names[found.baseline]}.",
@@ -526,13 +526,13 @@ def to_markdown(found: Convergence) -> str:
 
 
 def to_csv(found: Convergence) -> str:
-    """Plain numbers in the unit of the axis, one line a row and threshold; an absent number is empty."""
+    """CSV in the unit of the axis, one line per row and threshold. An absent number is empty."""
     rows = [_csv_row(found, threshold, label) for threshold in found.thresholds for label in threshold.rows]
     return csv_text(CSV_COLUMNS, [[row[column] for column in CSV_COLUMNS] for row in rows])
 
 
 def _csv_row(found: Convergence, threshold: Threshold, label: str) -> dict[str, str]:
-    """One line of the CSV by the names of its columns."""
+    """One line of the CSV, by column name."""
     row, of_area = threshold.rows[label], found.areas[label]
     numbers = {"value": threshold.value, "reached": row.reached, "seeds": len(row.times), "horizon": found.horizon}
     numbers |= _bounded("time", row.mean) | _bounded("ratio", row.ratio, with_p=True)
@@ -544,7 +544,7 @@ def _csv_row(found: Convergence, threshold: Threshold, label: str) -> dict[str, 
 
 
 def _bounded(name: str, one: Interval | None, *, with_p: bool = False) -> dict[str, float]:
-    """The columns of one interval; NaN in all of them for None."""
+    """The columns of one interval; all NaN for None."""
     one = one or Interval(np.nan)
     columns = {name: one.mean, f"{name}_lo": one.low, f"{name}_hi": one.high}
     return columns | ({f"{name}_p": one.p} if with_p else {})
@@ -559,7 +559,7 @@ CSV_COLUMNS = (
 
 
 def to_latex(found: Convergence) -> str:
-    """A booktabs table, to be \\input where a table is meant to stand."""
+    """A booktabs table for use with \\input."""
     header, *rows = [[_in_latex(cell) for cell in line] for line in lines(found)]
     body = "\n".join(" & ".join(line) + r" \\" for line in rows)
     columns = "l" + "r" * (len(header) - 1)
@@ -597,7 +597,7 @@ exit code: 0 written; 2 no such folder, no RL run in it, or an option that the r
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
     out = out_folder(options)
@@ -646,7 +646,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(group: Collection, options: argparse.Namespace) -> Convergence:
-    """Raises BadInput where the group has no such metric, baseline or axis."""
+    """Compare the rows of a group. Raises BadInput if it lacks the metric, baseline or axis."""
     metric = options.metric or f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
     known = measured(group, "validation")
     if metric not in known:

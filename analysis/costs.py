@@ -1,4 +1,4 @@
-"""What runs have cost together, where a stage that several experiments share counts once."""
+"""Total cost of runs, where a stage shared by several experiments counts once."""
 
 import os
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 PLACE_PARTS = 4
-"""Experiment, dataset and model, row, seed and hash: what names a run below `runs_dir`."""
+"""Number of path parts of a run below `runs_dir`: experiment; dataset and model; row; seed and hash."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,11 @@ class Cost:
     """A total over runs.
 
     Attributes:
-        seconds: wall-clock time of all runs; of what several experiments share, once.
-        joules: energy of CPU and GPU, as far as it is known; 0 where it is not.
-        shared: runs whose cost another experiment has spent, each with that run's directory; only those whose maker is
-            not among these runs.
-        shared_seconds: what these took, as part of `seconds`.
+        seconds: wall-clock time of all runs; shared stages count once.
+        joules: energy of CPU and GPU; unknown energy counts as 0.
+        shared: runs adopted from another experiment whose original is not among these runs, each with the original's
+            directory.
+        shared_seconds: their part of `seconds`.
     """
 
     seconds: float
@@ -29,19 +29,19 @@ class Cost:
 
 
 def total_cost(runs: pd.DataFrame, folder: Path) -> Cost:
-    """What runs have cost together.
+    """Total cost of runs.
 
-    A stage that was taken from another experiment has that experiment's budget. It counts once: with the run that made
-    it, or by itself where that run is not among these.
+    A stage adopted from another experiment has the budget of the original run. It counts once: with the original, or
+    by itself if the original is not among these runs.
 
     Args:
         runs: as `Collection.runs`.
-        folder: that the runs' names are below.
+        folder: folder that contains the runs.
     """
     own = pd.Series([place_of(folder, run) for run in runs["run"]], index=runs.index)
     taken = runs["adopted_from"].notna()
     made = runs.assign(taken=taken, maker=runs["adopted_from"].where(taken, own)).sort_values("taken", kind="stable")
-    # Runs of one name in two folders of runs are two: each has its own seconds.
+    # Runs with the same name in two folders are different runs, with different seconds.
     counted = made.drop_duplicates(["maker", "seconds"])
     shared = counted[counted["taken"]]
     return Cost(
@@ -53,5 +53,5 @@ def total_cost(runs: pd.DataFrame, folder: Path) -> Cost:
 
 
 def place_of(folder: Path, run: str) -> str:
-    """A run's directory as `adopted_from` names it: below the folder of all experiments."""
+    """A run's directory as in `adopted_from`: relative to the folder of all experiments."""
     return "/".join(Path(os.path.abspath(folder / run)).parts[-PLACE_PARTS:])

@@ -1,14 +1,14 @@
-"""Main effects of a full or partial factorial sweep: what varies, which runs pair, and what each setting changes.
+"""Main effects of a full or partial factorial sweep: the factors, the matched pairs of runs, and the effects.
 
-The effect of a factor's level is the mean, over all pairs of runs that agree in every other factor and in the seed, of
-the run with that level minus the run with the factor's reference level. Cells that are missing only cost pairs: nothing
-is filled in, and no model is fitted.
+The effect of a level is a mean paired difference: the run with that level minus the run with the factor's reference
+level. It averages all pairs of runs that agree in the seed and in every other factor. Missing cells only reduce the
+number of pairs. Nothing is imputed and no model is fitted.
 
-An effect has one interval. With several seeds it is over contexts and seeds (`pooled_interval`), where all pairs of a
-seed count together, since they share its data order and a factor may do more under one seed than under another. With
-one seed nothing can tell that, and the interval is over contexts and pairs: it has the noise of single trainings in it,
-which an interval over contexts alone leaves out. p is given from three seeds on, as for all verdicts. What a p is of is
-the average over the settings of the other factors that the sweep has. It says nothing of settings that it has not.
+Each effect has one interval. With several seeds it covers contexts and seeds (`pooled_interval`). All pairs of a seed
+count together, because they share its data order and an effect may depend on the seed. One seed cannot show this
+dependence, so its interval covers contexts and pairs. That includes the noise of single training runs, unlike an
+interval over contexts only. p needs three seeds, as for all verdicts. An effect is the average over the settings of
+the other factors in this sweep and says nothing about other settings.
 """
 
 import itertools
@@ -38,7 +38,7 @@ from analysis.tables import (
 from rlbench.errors import BadInput, nearest
 
 ABSENT = "absent"
-"""Level of a run that has no such setting."""
+"""Level of a run without the setting."""
 
 CLEAR = 0.05
 """Corrected p below which an effect is shown."""
@@ -49,11 +49,11 @@ class Factor:
     """A setting that varies.
 
     Attributes:
-        key: the setting, dotted, as in identity.json.
-        name: the shortest name that no other factor has.
-        levels: its values as text, the reference first.
-        followers: settings that differ only along with it, so that its effects are theirs as well.
-        held: pairs must agree in it, but its own effects were not asked for.
+        key: dotted key of the setting, as in identity.json.
+        name: its last part if that is unique, else the key.
+        levels: its values as text, reference first.
+        followers: settings that vary only together with it, so its effects are also theirs.
+        held: whether pairs must agree in it without its own effects being requested.
     """
 
     key: str
@@ -69,13 +69,13 @@ class Factor:
 
 @dataclass(frozen=True)
 class Design:
-    """Which cell of the grid each run is.
+    """The grid cell of each run.
 
     Attributes:
-        factors: those asked for, then those held.
+        factors: requested factors, then held ones.
         levels: run to its level of each factor, in the order of `factors`.
         seeds: run to its seed.
-        constant: settings asked for that are the same in every run, so far.
+        constant: requested settings that are the same in all current runs.
     """
 
     factors: tuple[Factor, ...]
@@ -84,12 +84,12 @@ class Design:
     constant: tuple[str, ...] = ()
 
     def name(self, run: str) -> str:
-        """A run's combination in words."""
+        """The combination of a run, in words."""
         return " · ".join(self.levels[run])
 
     @property
     def combinations(self) -> list[tuple[str, ...]]:
-        """Combinations that have a run, in the order of the levels."""
+        """Combinations with a run, in the order of the levels."""
         orders = [{level: i for i, level in enumerate(factor.levels)} for factor in self.factors]
         places = {
             tuple(order[level] for order, level in zip(orders, levels, strict=True)): levels
@@ -103,8 +103,8 @@ class Pair:
     """Two runs that differ in one factor only.
 
     Attributes:
-        run, reference: their names.
-        seed: of both.
+        run, reference: names of the two runs.
+        seed: their common seed.
     """
 
     run: str
@@ -117,12 +117,12 @@ class Combination:
     """One row of the grid.
 
     Attributes:
-        levels: one a factor.
-        runs: their names, in the order of `seeds`.
-        score: the metric, mean over seeds and samples.
-        difference: to SFT; None without an SFT run.
-        updates: mean per run.
-        marks: of ONE_SEED and UNEQUAL.
+        levels: one level per factor.
+        runs: run names, in the order of `seeds`.
+        score: mean of the metric over seeds and samples.
+        difference: difference to SFT; None without an SFT run.
+        updates: mean number of updates per run.
+        marks: ONE_SEED, UNEQUAL, both or none.
     """
 
     levels: tuple[str, ...]
@@ -136,16 +136,16 @@ class Combination:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a level changes against its factor's reference level.
+    """Effect of a level relative to its factor's reference level.
 
     Attributes:
-        factor: its key.
+        factor: key of the factor.
         singles: difference of each pair, mean over samples.
-        seeds: how many different seeds the pairs have.
-        change: their mean with its interval: over contexts and seeds or, with one seed, over contexts and pairs (none
-            for a single pair); None without a pair.
-        p, p_holm: of no change, for itself and corrected for all effects that have one; None below three seeds.
-        marks: of ONE_SEED and UNEQUAL (pairs whose two runs have unequal budgets).
+        seeds: number of distinct seeds among the pairs.
+        change: mean of `singles` with its interval, over contexts and seeds. With one seed the interval is over
+            contexts and pairs, and a single pair has none. None without a pair.
+        p, p_holm: p for no change, uncorrected and Holm-corrected over all effects with a p; None below three seeds.
+        marks: ONE_SEED, and UNEQUAL if a pair has unequal budgets.
     """
 
     factor: str
@@ -160,12 +160,12 @@ class Effect:
 
     @property
     def above(self) -> int:
-        """Pairs in which the level is better than the reference, by more than the rounding of sums."""
+        """Number of pairs in which the level beats the reference by more than rounding errors."""
         return sum(single > SAME for single in self.singles)
 
     @property
     def clear(self) -> bool:
-        """Shown, after correction, at equal budgets."""
+        """Whether the effect is shown after correction, at equal budgets."""
         return self.p_holm is not None and self.p_holm < CLEAR and UNEQUAL not in self.marks
 
 
@@ -178,7 +178,7 @@ def level_name(value: Any) -> str:
 
 
 def _ordered(values: Sequence[Any]) -> tuple[str, ...]:
-    """The different values as text: numbers by size, then all others by name."""
+    """The distinct values as text: numbers by size, then all others by name."""
     by_name = {level_name(value): value for value in values}
 
     def place(name: str) -> tuple[bool, float, str]:
@@ -197,16 +197,16 @@ def varying(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, .
 
 
 def determined(levels: Mapping[str, Sequence[str]], key: str, by: Sequence[str]) -> bool:
-    """Whether runs that agree in all settings of `by` agree in `key`, too."""
+    """Whether runs that agree in all settings of `by` also agree in `key`."""
     cells = list(zip(*(levels[other] for other in by), strict=True))
     return len(set(cells)) == len(set(zip(cells, levels[key], strict=True)))
 
 
 def leaders(levels: Mapping[str, Sequence[str]], keys: Sequence[str]) -> dict[str, list[str]]:
-    """Settings that vary on their own, each with its followers.
+    """Settings that vary independently, each with its followers.
 
-    A setting follows an earlier one that it always changes together with, and a `name` (of an algorithm, of a reward)
-    that says what it is.
+    A setting follows an earlier setting with which it always changes, and any `name` (of an algorithm or a reward) that
+    determines it.
     """
     found: dict[str, list[str]] = {}
     for key in sorted(keys, key=lambda key: (not key.endswith(".name"), keys.index(key))):
@@ -226,13 +226,13 @@ def leaders(levels: Mapping[str, Sequence[str]], keys: Sequence[str]) -> dict[st
 
 
 def resolve(name: str, keys: Sequence[str], constant: Sequence[str], option: str) -> str:
-    """The key that a user names: all of it, or an unambiguous end, or as in the config (trainer.rl.x for rl.x).
+    """Resolve a setting named by its key, an unambiguous suffix, or its config path (trainer.rl.x for rl.x).
 
     Args:
-        keys: settings that vary; `constant` ones are looked at where none of these fits.
+        keys: settings that vary; the `constant` ones are tried if none of these matches.
 
     Raises:
-        BadInput: where there is none, or several.
+        BadInput: if no setting matches, or several do.
     """
     for known in (keys, constant):
         fitting = [key for key in known if key == name] or [
@@ -256,16 +256,16 @@ def find_design(
     factors: Sequence[str] = (),
     references: Mapping[str, str] | None = None,
 ) -> Design:
-    """The grid that runs make.
+    """The grid formed by the runs.
 
     Args:
         settings: run to its settings, dotted key to value.
         seeds: run to its seed.
-        factors: names of those whose effects are asked for, in the order to be shown; empty for all that vary.
-        references: factor's name to its reference level, in place of the first by size or name.
+        factors: factors whose effects are requested, in display order; empty for all that vary.
+        references: factor name to its reference level; the default is the first level by size or name.
 
     Raises:
-        BadInput: where nothing varies, or a name or level is not known.
+        BadInput: if nothing varies, or a name or level is unknown.
     """
     if len(settings) < 2:
         raise BadInput(f"an ablation needs two finished RL runs that differ; there is {len(settings)}")
@@ -306,7 +306,7 @@ def find_design(
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """credit for algorithm.credit, algorithm for algorithm.name; the key itself where another has that name."""
+    """Short name: credit for algorithm.credit, algorithm for algorithm.name; the full key if that is not unique."""
     names = [(other.removesuffix(".name")).split(".")[-1] for other in keys]
     name = names[keys.index(key)]
     return name if names.count(name) == 1 else key
@@ -329,13 +329,13 @@ def _refuse_twins(cells: Mapping[str, tuple[str, ...]], seeds: Mapping[str, int]
             raise BadInput(f"{twin} and {run} have the same settings and the same seed: move one of them away")
 
 
-# What is there, and what pairs.
+# Missing cells and matched pairs.
 
 
 def missing_cells(design: Design) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Combinations of the levels that lack a run, each with the seeds that it lacks (of those that occur).
+    """Combinations of levels with missing runs, each with the missing seeds (among the seeds that occur).
 
-    One by one, since a random search has far more combinations than runs.
+    A generator, since a random search has far more combinations than runs.
     """
     present = {(levels, design.seeds[run]) for run, levels in design.levels.items()}
     seeds = sorted(set(design.seeds.values()))
@@ -346,7 +346,7 @@ def missing_cells(design: Design) -> Iterator[tuple[tuple[str, ...], tuple[int, 
 
 
 def matched_pairs(design: Design, place: int, level: str) -> list[Pair]:
-    """Pairs for a level of factor number `place`: the other factors and the seed equal, against the reference."""
+    """Pairs of a level of factor number `place` with the reference, with equal seed and other factors."""
     run_of = {(levels, design.seeds[run]): run for run, levels in design.levels.items()}
     pairs = []
     for (levels, seed), run in run_of.items():
@@ -361,7 +361,7 @@ def matched_pairs(design: Design, place: int, level: str) -> list[Pair]:
 
 
 def grid(group: Collection, design: Design, metric: str, *, resamples: int = statistics.RESAMPLES) -> list[Combination]:
-    """Every combination that has a run, the best first."""
+    """Every combination with a run, best first."""
     runs = group.runs[group.runs["run"].isin(list(design.levels))]
     runs = runs.assign(label=[design.name(run) for run in runs["run"]])
     unequal = unequal_budgets(runs)
@@ -388,13 +388,13 @@ def grid(group: Collection, design: Design, metric: str, *, resamples: int = sta
 
 
 def _score(scores: Scores, estimate: Estimate) -> Cell:
-    """A mean whose interval, where scores are shares, stays within 0 and 1."""
+    """A mean with its interval, clipped to 0..1 if all scores lie in 0..1."""
     shares = scores.values.min() >= 0 and scores.values.max() <= 1
     return share_of(estimate, 0) if shares else cell_of(estimate, 0)
 
 
 def effects(group: Collection, design: Design, metric: str, *, resamples: int = statistics.RESAMPLES) -> list[Effect]:
-    """Effects of all levels but the references, by factor; p corrected over those that have a pair."""
+    """Effects of all levels except references, by factor. p is corrected over all effects with a p."""
     runs = group.runs[group.runs["run"].isin(list(design.levels))]
     scores = row_scores(group.queries, runs, [metric])
     values = dict(zip(runs["run"], scores.values[:, :, 0], strict=True))
@@ -415,11 +415,11 @@ def effects(group: Collection, design: Design, metric: str, *, resamples: int = 
 def _measure(
     effect: Effect, pairs: Sequence[Pair], values: Mapping[str, Floats], contexts: NDArray[np.int64], resamples: int
 ) -> Effect:
-    """The effect with its numbers, from the (Q,) scores of each run; at least one pair."""
+    """The effect with its numbers, from the (Q,) scores of each run. Needs at least one pair."""
     differences = np.stack([values[pair.run] - values[pair.reference] for pair in pairs])
     scores = Scores(differences[:, :, None], contexts, tuple(pair.seed for pair in pairs))
     seeds = len(set(scores.seeds))
-    if seeds == 1:  # each pair for itself
+    if seeds == 1:  # each pair is its own unit
         scores = replace(scores, seeds=tuple(range(len(pairs))))
     estimate = pooled_interval(scores, resamples=resamples)
     return replace(
@@ -433,6 +433,6 @@ def _measure(
 
 
 def _corrected(found: Sequence[Effect]) -> list[Effect]:
-    """The effects with Holm's p, over those that have one."""
+    """The effects with Holm-corrected p, over the effects with a p."""
     corrected = iter(holm(np.array([effect.p for effect in found if effect.p is not None])).tolist())
     return [effect if effect.p is None else replace(effect, p_holm=next(corrected)) for effect in found]

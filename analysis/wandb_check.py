@@ -1,4 +1,4 @@
-"""`python -m analysis.wandb_check runs/mini`: whether W&B's files hold what the run directories hold."""
+"""`python -m analysis.wandb_check runs/mini`: check that W&B's files match the run directories."""
 
 import json
 import math
@@ -28,20 +28,20 @@ example:  python -m analysis.wandb_check runs/mini
 exit code: 0 all is there; 1 something is missing or differs; 2 no such folder, or no W&B files in it
 """
 SHOWN = 3
-"""Points that are named where some are missing or differ."""
+"""Maximum number of missing or differing points to name."""
 
 Points = dict[tuple[str, int], float]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What the W&B files of one run hold.
+    """Result of checking the W&B files of one run.
 
     Attributes:
-        run: its directory, below the folder that was searched.
-        attempts: W&B runs.
-        points: of metrics.jsonl.
-        problems: what is missing or differs, a sentence each.
+        run: its directory, relative to the folder that was searched.
+        attempts: number of W&B runs.
+        points: number of points in metrics.jsonl.
+        problems: one sentence per missing or differing item.
     """
 
     run: str
@@ -51,7 +51,7 @@ class Checked:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = make_parser("wandb_check", DESCRIPTION, EPILOG, "folder with run directories at any depth").parse_args(
         arguments
     )
@@ -93,7 +93,7 @@ def check(directory: Path, files: Sequence[Path], name: str) -> Checked:
     tracked, local = joined([run for run, _ in attempts]), measured(directory / "metrics.jsonl")
     problems = _points("missing in W&B", [point for point in local if point not in tracked])
     problems += _points("not the same", [p for p in local if p in tracked and not _same(local[p], tracked[p])])
-    if problems:  # else a later attempt has measured again what a killed one lost
+    if problems:  # otherwise a later attempt measured again what a killed one lost
         problems += damaged
     problems += [
         f"{file.parent.name} names the table {entry}, which is not there"
@@ -105,7 +105,7 @@ def check(directory: Path, files: Sequence[Path], name: str) -> Checked:
 
 
 def joined(attempts: Sequence[OfflineRun]) -> Points:
-    """(curve, update) to value over the attempts at a run, oldest first; the later one counts."""
+    """(curve, update) to value over the attempts of a run, oldest first; later attempts override earlier ones."""
     points: Points = {}
     for run in attempts:
         for row in run.history:
@@ -114,15 +114,15 @@ def joined(attempts: Sequence[OfflineRun]) -> Points:
 
 
 def measured(file: Path) -> Points:
-    """(curve, update) to value of a metrics.jsonl; of two lines for the same point the later counts."""
+    """(curve, update) to value of a metrics.jsonl. The last line for a point counts."""
     if not file.exists():
         return {}
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]  # the last may be cut
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]  # the last line may be cut
     return {(curve_name(f"{row['split']}/{row['metric']}"), row["step"]): row["value"] for row in rows}
 
 
 def tables(run: OfflineRun) -> list[str]:
-    """Files of the tables of a run, below its folder `files`."""
+    """Table files of a run, relative to its folder `files`."""
     values = [value for row in run.history for value in row.values() if isinstance(value, dict)]
     return [value["path"] for value in values if value.get("_type") == "table-file"]
 
