@@ -1,7 +1,7 @@
-"""The runs of a folder as one `Collection`, and `python -m analysis.collect`, which keeps them as parquet.
+"""The runs of a folder as one `Collection`, and `python -m analysis.collect`, which stores them as parquet.
 
-A run that cannot be averaged with the others is left out whole and reported; nothing is mended here. Small facts are in
-memory, per-query scores and curves are read when they are asked for. The form of a run directory is in
+A run that cannot be averaged with the others is excluded entirely and reported; nothing is repaired. Small facts are
+kept in memory; per-query scores and curves are read on demand. The format of a run directory is in
 docs/results-schema.md.
 """
 
@@ -52,19 +52,18 @@ class Collection:
     """Every usable run below a folder.
 
     Attributes:
-        runs: one row a run: run, experiment, dataset, model, stage, label, algorithm, reward, seed, hash, list_length,
-            cutoffs (tuple), checkpoint_rule, checkpoint_step, stopped_update (NaN unless it stopped early),
-            demonstrations_count and demonstrations_without_end (NaN where none were used), the budget
-            (prompts, completions, generated_tokens, updates; seconds and seconds_<phase>; trained_tokens,
-            evaluation_tokens, attempts, peak_memory_bytes_<of>, energy_joules_<of>, each NaN where it is unknown;
-            adopted_from: directory of the run of another experiment that has spent it, else None; totals count it once,
-            `analysis.costs`) and
-            validation.<metric>, test.<metric>. Sorted by name.
-        queries: per-query scores on test, read run by run (`analysis.tables.row_scores`).
-        source: what scores and curves are read from.
-        problems: what is left out or odd, by run.
-        settings: run to the settings that its hash was made from, dotted key to value, without seeds of training; a run
-            without identity.json is absent.
+        runs: one row per run, sorted by name: run, experiment, dataset, model, stage, label, algorithm, reward, seed,
+            hash, list_length, cutoffs (tuple), checkpoint_rule, checkpoint_step, stopped_update (NaN unless it stopped
+            early), demonstrations_count and demonstrations_without_end (NaN if none were used), the budget (prompts,
+            completions, generated_tokens, updates; seconds and seconds_<phase>; trained_tokens, evaluation_tokens,
+            attempts, peak_memory_bytes_<of>, energy_joules_<of>, each NaN if unknown), adopted_from (directory of the
+            run of another experiment that spent the budget, else None; totals count it once, see `analysis.costs`),
+            validation.<metric> and test.<metric>.
+        queries: per-query test scores, read one run at a time (`analysis.tables.row_scores`).
+        source: source of scores and curves.
+        problems: excluded or unusual runs.
+        settings: run to the settings in its hash, dotted key to value, without training seeds; a run without
+            identity.json is absent.
     """
 
     runs: pd.DataFrame
@@ -75,25 +74,27 @@ class Collection:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row a run and measurement: run, step, split, metric, value (NaN where the run wrote NaN)."""
+        """One row per run and measurement: run, step, split, metric, value (NaN where the run wrote NaN)."""
         return stack([(run, self.source.curves(run)) for run in self.runs["run"]], CURVES)
 
     @cached_property
     def spending(self) -> pd.DataFrame:
-        """One row a run and logged update: run, update and `SPENDING` from the start of training to it; a run without
-        budget.jsonl is absent."""
+        """One row per run and logged update: run, update and `SPENDING` since the start of training.
+
+        A run without budget.jsonl is absent.
+        """
         return stack([(run, self.source.spending(run)) for run in self.runs["run"]], SPENT)
 
     def config(self, run: str) -> Mapping[str, Any]:
         """config.yaml of a run, dotted key to value.
 
         Raises:
-            BadInput: where there is none, or it is no mapping in YAML.
+            BadInput: if there is none, or it is not a YAML mapping.
         """
         return self.source.config(run)
 
     def groups(self) -> "list[Collection]":
-        """One collection for each experiment, dataset and model, in the order of their names; without problems."""
+        """One collection per experiment, dataset and model, in order of name, without problems."""
         parts = []
         for _, runs in self.runs.groupby(["experiment", "dataset", "model"], sort=True):
             settings = {run: self.settings[run] for run in runs["run"] if run in self.settings}
@@ -103,10 +104,10 @@ class Collection:
 
 
 def collect(folder: Path) -> Collection:
-    """Every run below a folder, or of a collection of such a folder (`analysis.collected`).
+    """Read every run below a folder, or in a stored collection of such a folder (`analysis.collected`).
 
     Raises:
-        BadInput: where there is no such folder, or it is a collection of another form.
+        BadInput: if there is no such folder, or it is a collection with another format version.
     """
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}")
@@ -124,12 +125,12 @@ def collect(folder: Path) -> Collection:
 
 
 def assemble(runs: Sequence[Run], problems: Sequence[Problem], source: Source) -> Collection:
-    """A collection of the runs that can stand beside each other.
+    """A collection of the runs that can be compared.
 
     Args:
-        runs: all that could be read, sorted by name.
-        problems: with those that could not.
-        source: of all runs.
+        runs: all readable runs, sorted by name.
+        problems: problems of the other runs.
+        source: source of all runs.
     """
     kept, said = screened(runs, problems)
     columns = ["run", "experiment", "dataset", "model", "stage", "label", "algorithm", "reward", "seed"]
@@ -163,7 +164,7 @@ exit code: 0 written or up to date (whatever was left out); 2 no such folder, or
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = make_parser("collect", DESCRIPTION, EPILOG, "folder with run directories at any depth")
     add_folder(parser, f"reports/<RUNS below runs/>/{COLLECTED}")
     options = parser.parse_args(arguments)

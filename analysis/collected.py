@@ -1,15 +1,15 @@
 """A collection: the runs of a folder as parquet, kept up to date run by run.
 
-    queries/<key>.parquet   run, context_id, sample, cluster_id, metric, value: a part a run, a row group a metric
-    curves/<key>.parquet    run, step, split, metric, value: a part a run; what it had spent is split "budget"
+    queries/<key>.parquet   run, context_id, sample, cluster_id, metric, value: one file per run, a row group per metric
+    curves/<key>.parquet    run, step, split, metric, value: one file per run; spending has the split "budget"
     runs.parquet            the run table
-    problems.json           what is left out or odd, and why
-    index/<key>.json        what is known of each run, used or not, and of which files it is known
-    collection.json         the form of all this, and the folder that was searched
+    problems.json           excluded or unusual runs, with the reason
+    index/<key>.json        record of each run, used or not, with the fingerprint of its files
+    collection.json         format version, and the folder that was searched
 
-`update` reads the runs whose files have changed, one at a time, takes everything else over as it is (a hard link where
-the file system has them), and puts the whole folder into place at the end. What an interrupted update had read lies in
-the folder beside it, and the next one goes on from there.
+`update` reads the runs whose files have changed, one at a time. It keeps all other parts unchanged (as hard links if
+the file system supports them) and moves the complete folder into place at the end. An interrupted update leaves its
+work in a folder next to the collection, and the next update continues from there.
 """
 
 import hashlib
@@ -63,14 +63,14 @@ from rlbench.files import (
 )
 
 FORM = 2
-"""Version of this form; a collection of another is made anew."""
+"""Format version. A collection with another version is rebuilt."""
 MARKER = "collection.json"
 PARTS = ("queries", "curves")
 FOLDERS = ("index", *PARTS)
 CONTENT = {*FOLDERS, MARKER, "runs.parquet", "problems.json"}
-"""All that lies in a collection."""
+"""All files and folders in a collection."""
 BUDGET = "budget"
-"""Split of the rows of `curves` that hold `SPENDING`."""
+"""Split of the rows in `curves` with `SPENDING`."""
 
 READ = (
     "STATUS",
@@ -82,7 +82,7 @@ READ = (
     "budget.jsonl",
     LIST_FILE,
 )
-"""Files of a run that a collection is made of, beside its predictions on test."""
+"""Files of a run that a collection reads, in addition to its test predictions."""
 
 STORED: Any = {"compression": "zstd", "use_dictionary": ["run", "context_id", "cluster_id", "split", "metric", "value"]}
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -103,18 +103,18 @@ CURVES_SCHEMA = pa.schema(
 REMEDY = "remove the collection, and collect the runs again"
 
 Fingerprint = dict[str, list[int]]
-"""File to its size in bytes and its time of change in ns."""
+"""File to its size in bytes and its modification time in ns."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a collection knows of one run.
+    """Record of one run in a collection.
 
     Attributes:
-        name: its directory, below the folder that was searched.
-        fingerprint: of the files it was read from.
-        run: as read; None where it cannot be used.
-        reason: why not; "" where it can.
+        name: its directory, relative to the folder that was searched.
+        fingerprint: fingerprint of the files it was read from.
+        run: as read; None if it cannot be used.
+        reason: why it cannot be used, or "".
     """
 
     name: str
@@ -129,7 +129,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did: runs that were read, taken over as they were, and gone since the last."""
+    """Result of an update: number of runs that were read, kept unchanged, and gone since the last update."""
 
     read: int
     kept: int
@@ -142,12 +142,12 @@ def is_collection(folder: Path) -> bool:
 
 
 def key_of(run: str) -> str:
-    """Name of a run's parts."""
+    """File name (without suffix) of a run's parts."""
     return hashlib.sha256(run.encode()).hexdigest()[:16]
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Of the files of a run that a collection is made of."""
+    """Fingerprint of those files of a run that a collection reads."""
     found = {}
     for entry in os.scandir(path):
         if entry.name in READ or (entry.name.startswith("predictions-test-") and entry.name.endswith(".parquet")):
@@ -160,10 +160,10 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def load_records(folder: Path) -> list[Record]:
-    """Everything that a collection knows, sorted by run.
+    """All records of a collection, sorted by run.
 
     Raises:
-        BadInput: where it is of another form.
+        BadInput: if it has another format version.
     """
     form = _marker(folder).get("form")
     if form != FORM:
@@ -172,7 +172,7 @@ def load_records(folder: Path) -> list[Record]:
 
 
 def _records(folder: Path) -> dict[str, Record]:
-    """Run to what is known of it in this form; nothing where the folder is not there."""
+    """Run to its record in this format version; empty if there is no folder."""
     records = {}
     for file in (folder / "index").glob("*.json"):
         content = read_object(file, REMEDY)
@@ -185,10 +185,10 @@ def _records(folder: Path) -> dict[str, Record]:
 
 
 def _marker(folder: Path) -> dict[str, Any]:
-    """What a collection says of itself.
+    """Content of a collection's collection.json.
 
     Raises:
-        BadInput: where that is damaged.
+        BadInput: if it is damaged.
     """
     content = read_object(folder / MARKER, REMEDY)
     if not isinstance(content.get("runs"), str):
@@ -197,10 +197,10 @@ def _marker(folder: Path) -> dict[str, Any]:
 
 
 def _check_record(file: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a record of a run that a collection has not written.
+    """Check that a record has the keys and types of a collection.
 
     Raises:
-        BadInput: names the file and its odd keys.
+        BadInput: names the file and its bad keys.
     """
     kinds = {"name": str, "reason": str, "fingerprint": dict, "columns": dict, "run": dict | None}
     odd = [key for key, kind in kinds.items() if key not in content or not isinstance(content[key], kind)]
@@ -217,7 +217,7 @@ def _check_record(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def _columns(folder: Path, run: str) -> dict[str, Any]:
-    """Further columns of a run in the run table: its settings and provenance."""
+    """Additional columns of a run in the run table: settings and provenance."""
     return parse_json((folder / "index" / f"{key_of(run)}.json").read_text(encoding="utf-8"))["columns"]
 
 
@@ -229,8 +229,8 @@ class Parts(Source):
     """The parts of a collection.
 
     Args:
-        folder: of the collection.
-        records: of the runs that can be asked for.
+        folder: folder of the collection.
+        records: records of the available runs.
     """
 
     def __init__(self, folder: Path, records: Iterable[Record]):
@@ -280,17 +280,17 @@ class Parts(Source):
 
 
 def _near(folder: Path) -> Path:
-    """The folder as seen from the working directory, where it is below it."""
+    """The folder, relative to the working directory if it is below it."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _metrics(run: Run) -> list[str]:
-    """What the rows of a run's part of `queries` are of, in their order."""
+    """Metrics in a run's part of `queries`, in order."""
     return sorted((*run.metrics, N_TRUTH))
 
 
 def told(records: Iterable[Record]) -> tuple[list[Run], list[Problem]]:
-    """The runs that could be read, and why others could not."""
+    """The runs that could be read, and a problem for each of the others."""
     known = list(records)
     return (
         [record.run for record in known if record.run is not None],
@@ -298,15 +298,15 @@ def told(records: Iterable[Record]) -> tuple[list[Run], list[Problem]]:
     )
 
 
-# Making one.
+# Updating a collection.
 
 
 def update(runs: Path, out: Path) -> Update:
-    """Make the collection of a folder of runs, or bring it up to date.
+    """Create or update the collection of a folder of runs.
 
     Raises:
-        BadInput: where there is no folder of runs, or `out` holds something else.
-        OSError: of the disk; an earlier collection is as it was.
+        BadInput: if there is no folder of runs, or `out` has other content.
+        OSError: on a disk error; an earlier collection stays unchanged.
     """
     problems = [f"there is no folder {runs}"] if not runs.is_dir() else []
     if is_collection(runs):
@@ -319,7 +319,7 @@ def update(runs: Path, out: Path) -> Update:
 
 
 def _not_ours(out: Path, runs: Path) -> list[str]:
-    """Why a folder must not be replaced by the collection of these runs."""
+    """Reasons why a folder must not be replaced by the collection of these runs."""
     if not out.exists():
         return []
     there = {path.name for path in out.iterdir()} if out.is_dir() else {""}
@@ -362,7 +362,7 @@ def _update(runs: Path, out: Path) -> Update:
         _take_over(f"index/{record.key}.json", out, beside)
         parts = [f"{part}/{record.key}.parquet" for part in PARTS]
         if record.name in names and not all(_take_over(part, out, beside) for part in parts):
-            lacking[record.name] = paths[record.name], record.fingerprint  # it was left out until now
+            lacking[record.name] = paths[record.name], record.fingerprint  # it was excluded until now
     _read_all(lacking, beside)
     _keep_only(beside, {record.key for record in ordered}, ("index",))
     _keep_only(beside, {key_of(name) for name in names}, PARTS)
@@ -376,9 +376,9 @@ def _update(runs: Path, out: Path) -> Update:
 
 
 def _read_all(found: Mapping[str, tuple[Path, Fingerprint]], folder: Path) -> dict[str, Record]:
-    """Read runs one at a time and write their parts, and when these are on the disk what is known of the run.
+    """Read runs one at a time and write their parts, then, once these are on disk, their records.
 
-    While the next run is read, others go to the disk: to wait for each takes far longer than to read it.
+    Parts are synced to disk while the next run is read, because syncing takes far longer than reading.
     """
     records = {}
     with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
@@ -392,7 +392,7 @@ def _read_all(found: Mapping[str, tuple[Path, Fingerprint]], folder: Path) -> di
 
 
 def _read(path: Path, of: Fingerprint, name: str, folder: Path) -> tuple[Record, list[Path], str]:
-    """Read a run and write its parts; what is known of it, the files that were written, and the text of its record."""
+    """Read a run and write its parts. Returns its record, the files written, and the record as text."""
     columns: dict[str, Any] = {}
     made = []
     try:
@@ -410,7 +410,7 @@ def _read(path: Path, of: Fingerprint, name: str, folder: Path) -> tuple[Record,
 
 
 def _settle(made: Sequence[Path], index: Path, known: str) -> None:
-    """Send the parts of a run to the disk and into place, then its record."""
+    """Sync the parts of a run to disk and move them into place, then write its record."""
     for beside in made:
         sync(beside)
         os.replace(beside, beside.with_name(beside.name[1:].removesuffix(PARTIAL)))
@@ -418,7 +418,7 @@ def _settle(made: Sequence[Path], index: Path, known: str) -> None:
 
 
 def _take_over(part: str, there: Path, here: Path) -> bool:
-    """Whether a part is here, or could be taken from there: linked, or copied where the file system has no links."""
+    """Whether a part is already here, or could be linked (or else copied) from there."""
     if (here / part).exists():
         return True
     try:
@@ -432,7 +432,7 @@ def _take_over(part: str, there: Path, here: Path) -> bool:
 
 
 def _keep_only(folder: Path, keys: set[str], parts: Sequence[str]) -> None:
-    """Remove all other files of these parts of a collection."""
+    """Remove the files of these parts whose key is not in `keys`."""
     for part in parts:
         for file in (folder / part).iterdir():
             if file.stem not in keys:
@@ -440,11 +440,11 @@ def _keep_only(folder: Path, keys: set[str], parts: Sequence[str]) -> None:
 
 
 def write_queries(file: Path, run: Run, queries: pd.DataFrame) -> None:
-    """Write a run's part of `queries`: one row group a metric, in the order of their names, each sorted by query.
+    """Write a run's part of `queries`: one row group per metric, in order of name, each sorted by query.
 
     Args:
-        file: where to.
-        run: whose they are.
+        file: output file.
+        run: the run.
         queries: as in `Content`.
     """
     size = len(queries)
@@ -458,7 +458,7 @@ def write_queries(file: Path, run: Run, queries: pd.DataFrame) -> None:
 
 
 def write_curves(file: Path, run: str, content: Content) -> None:
-    """Write a run's part of `curves`, sorted by split, metric and step; what it had spent is of split `BUDGET`."""
+    """Write a run's part of `curves`, sorted by split, metric and step. Spending has the split `BUDGET`."""
     spent = content.spending.melt("update", var_name="metric", value_name="value").rename(columns={"update": "step"})
     rows = pd.concat([spent.assign(split=BUDGET), content.curves], ignore_index=True)
     rows = rows.sort_values(["split", "metric", "step"], kind="stable")
@@ -479,7 +479,7 @@ def _one_name(name: str, size: int) -> pa.DictionaryArray:
 
 
 def _coded(values: pd.Series) -> pa.DictionaryArray:
-    """Names as a dictionary array, in the order in which they first occur."""
+    """Names as a dictionary array, in order of first occurrence."""
     codes, names = pd.factorize(values)
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array([str(name) for name in names]))
 
@@ -490,10 +490,10 @@ def _names(values: pd.Series) -> pa.DictionaryArray:
 
 
 def run_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows under each other, columns in the order in which they first occur.
+    """A table of these rows, with columns in order of first occurrence.
 
-    A column holds whole numbers, numbers, booleans or text; cut-offs are lists of whole numbers; what is anything else
-    somewhere (a list, say, or a number here and text there) is JSON everywhere. What a row has not is null.
+    A column contains integers, numbers, booleans or text; cut-offs are lists of integers. A column with other values
+    (such as lists, or both numbers and text) becomes JSON text. Missing values are null.
     """
     columns: dict[str, list[Any]] = {}
     seen: dict[str, str] = {}

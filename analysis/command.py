@@ -1,4 +1,4 @@
-"""What the commands of `analysis` share: their options, their terminal, and how they say what is wrong."""
+"""Shared parts of the commands in `analysis`: options, terminal and error messages."""
 
 import argparse
 import sys
@@ -14,26 +14,25 @@ from rlbench.arguments import whole
 from rlbench.errors import BadInput
 
 COLLECTED = "collected"
-"""Name of the folder in which a collection of runs lies by default."""
+"""Default folder name of a collection of runs."""
 
 MOST_RESAMPLES = 10**6
-"""More change no digit that is shown, and fill the memory."""
+"""Maximum number of resamples. More change no displayed digit and fill the memory."""
 
 TERMINAL_WIDTH = 120
-"""Columns assumed where output goes to a file."""
+"""Line width when output goes to a file."""
 
 
 def make_parser(
     name: str, description: str, epilog: str, runs: str, *, several: bool = False
 ) -> argparse.ArgumentParser:
-    """A parser with RUNS.
+    """A parser with the argument RUNS.
 
     Args:
-        name: of the module in `analysis`.
-        description: shown as it is written.
-        epilog: the same.
-        runs: what RUNS is.
-        several: whether there may be more than one.
+        name: name of the module in `analysis`.
+        description, epilog: shown verbatim.
+        runs: help text of RUNS.
+        several: whether RUNS may be repeated.
     """
     parser = plain_parser(name, description, epilog)
     parser.add_argument("runs", type=Path, metavar="RUNS", nargs="+" if several else None, help=runs)
@@ -41,7 +40,7 @@ def make_parser(
 
 
 def plain_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser without arguments; `make_parser` says what of."""
+    """A parser without arguments; the parameters are as in `make_parser`."""
     return argparse.ArgumentParser(
         prog=f"python -m analysis.{name}",
         description=description,
@@ -51,18 +50,18 @@ def plain_parser(name: str, description: str, epilog: str) -> argparse.ArgumentP
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
-    """--out and --resamples, for commands that write a folder of tables and figures."""
+    """Add --out and --resamples, for commands that write a folder of tables and figures."""
     add_folder(parser)
     add_resamples(parser)
 
 
 def add_folder(parser: argparse.ArgumentParser, default: str = "reports/<RUNS below runs/>") -> None:
-    """--out; `default` describes what `default_folder` gives."""
+    """Add --out; `default` describes the result of `default_folder`."""
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write (default: {default})")
 
 
 def add_resamples(parser: argparse.ArgumentParser) -> None:
-    """--resamples."""
+    """Add --resamples."""
     parser.add_argument(
         "--resamples",
         type=whole(1, MOST_RESAMPLES),
@@ -73,16 +72,16 @@ def add_resamples(parser: argparse.ArgumentParser) -> None:
 
 
 def out_folder(options: argparse.Namespace) -> Path:
-    """Where a command writes: --out, or the default folder of its RUNS."""
+    """Output folder: --out, or the default folder of RUNS."""
     return options.out if options.out is not None else default_folder(options.runs)
 
 
 def default_folder(runs: Path, top: str = "reports") -> Path:
-    """The folder for what is made from RUNS, such as reports/mini for runs/mini.
+    """Default output folder for RUNS, such as reports/mini for runs/mini.
 
-    It follows the path of RUNS below the working folder, so that two RUNS of the same name do not share one. A leading
-    `runs` or `reports` is dropped, and so is `collected` at the end: a collection has the folder of its runs. RUNS
-    outside the working folder have the folder of their name.
+    It follows the path of RUNS below the working folder, so that two RUNS with the same name do not share a folder. A
+    leading `runs` or `reports` is dropped. So is a trailing `collected`, so that a collection shares the folder of its
+    runs. RUNS outside the working folder use only their name.
     """
     whole, here = runs.resolve(), Path.cwd().resolve()
     if not whole.is_relative_to(here) or whole == here:
@@ -96,18 +95,18 @@ def default_folder(runs: Path, top: str = "reports") -> Path:
 
 
 def terminal(width: int = TERMINAL_WIDTH) -> Console:
-    """The terminal, or `width` columns where output goes elsewhere."""
+    """The terminal, or a console of `width` columns if output goes to a file."""
     return Console() if sys.stdout.isatty() else Console(width=width)
 
 
 def refuse(name: str, error: BadInput) -> int:
-    """Say what is wrong; the exit code."""
+    """Print the error and return the exit code."""
     print(f"analysis.{name}: {error}", file=sys.stderr)
     return 2
 
 
 def show_problems(console: Console, folder: Path, problems: Sequence[Problem]) -> None:
-    """Name the runs that are left out, then those that are used but odd."""
+    """Print the excluded runs, then the unusual runs that are used."""
     for left_out, heading in ((True, "Left out"), (False, "Used, but note")):
         concerned = [problem for problem in problems if problem.left_out == left_out]
         if concerned:
@@ -118,7 +117,7 @@ def show_problems(console: Console, folder: Path, problems: Sequence[Problem]) -
 
 
 def show_written(console: Console, paths: Sequence[Path]) -> None:
-    """Name the files that were written."""
+    """Print the files that were written."""
     console.print("Wrote")
     for path in paths:
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)

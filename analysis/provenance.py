@@ -11,15 +11,15 @@ from rlbench.attempts import attempts as starts
 from rlbench.errors import BadInput
 
 MANIFEST = ("git", "versions", "hardware", "data", "prompt_sha256", "plugins", "processes", "strategy")
-"""Keys of manifest.json that are columns; the list of all installed packages is in the run directory alone."""
+"""Keys of manifest.json that become columns. The list of all installed packages stays in the run directory."""
 
 
 def settings_and_provenance(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Columns of a run, and which of its files could not be read; a file that is absent has no columns.
+    """Columns of a run, and notes on files that could not be read. A missing file gives no columns.
 
-    Columns are `config.<key>` (config.yaml), `identity.<key>` (identity.json: what the run's hash is made of),
-    `git.<key>`, `versions.<package>`, `hardware.<key>`, `data.<key>`, ... and `command` (manifest.json), and `started`
-    of the first attempt and `ended` of the last.
+    Columns are `config.<key>` (config.yaml), `identity.<key>` (identity.json, the input of the run's hash),
+    `git.<key>`, `versions.<package>`, `hardware.<key>`, `data.<key>`, ... and `command` (manifest.json), `started` of
+    the first attempt and `ended` of the last.
     """
     columns: dict[str, Any] = {}
     odd = []
@@ -40,7 +40,7 @@ def settings_and_provenance(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _object(file: Path) -> tuple[Mapping[str, Any], list[str]]:
-    """An object in JSON, or why there is none."""
+    """The object in a JSON file, and a note if it could not be read."""
     if not file.exists():
         return {}, []
     try:
@@ -50,6 +50,6 @@ def _object(file: Path) -> tuple[Mapping[str, Any], list[str]]:
 
 
 def _times(attempts: Path) -> dict[str, Any]:
-    """When the first attempt started and the last ended, in UTC."""
+    """Start of the first attempt and end of the last, in UTC."""
     made = [attempt.read() for attempt in starts(attempts.parent) if attempt.begun]
     return {"started": made[0].get("started"), "ended": made[-1].get("ended")} if made else {}

@@ -1,6 +1,6 @@
-"""One run directory: what it says, checked; or why it cannot be used.
+"""Read and check one run directory, or say why it cannot be used.
 
-The form of a run directory is in docs/results-schema.md. Nothing is mended here.
+The format of a run directory is in docs/results-schema.md. Nothing is repaired.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ READ = (
     *("metrics.jsonl", "budget.jsonl", "completions.jsonl", "rollouts.jsonl"),
     *("predictions-*.parquet", "samples-*.parquet"),
 )
-"""Files of a finished run that some part of the analysis reads; the run's list must name each that is there."""
+"""Files of a finished run that the analysis reads. The run's file list must name each one that exists."""
 KEYS = ("context_id", "sample")
-"""Columns that name a query."""
+"""Columns that identify a query."""
 CLUSTER = "cluster_id"
-"""Column of what intervals resample: queries that share it are not independent."""
+"""Column of the unit that intervals resample. Queries in one cluster are not independent."""
 N_TRUTH = "n_truth"
-"""Column of how many films are relevant; whole numbers, and no metric."""
+"""Column with the number of relevant films: integers, not a metric."""
 
 RESULT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "experiment": str,
@@ -53,7 +53,7 @@ RESULT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "budget": dict,
 }
 NAMES = ("experiment", "dataset", "model", "label", "hash")
-"""Fields that become parts of paths, or are shown as names."""
+"""Fields that become parts of paths or are shown as names."""
 BUDGET_FIELDS = ("prompts", "completions", "generated_tokens", "updates")
 LATER_BUDGET_FIELDS = (
     ("trained_tokens",),
@@ -64,23 +64,23 @@ LATER_BUDGET_FIELDS = (
     ("energy_joules", "cpu"),
     ("energy_joules", "gpu"),
 )
-"""Paths in a budget that not every run of the schema has, or that may be null: NaN there."""
+"""Paths in a budget that may be absent or null, and are then NaN."""
 SPENDING = ("completions", "prompts", "generated_tokens", "trained_tokens", "seconds")
-"""What budget.jsonl counts, from the start of training to an update."""
+"""Quantities in budget.jsonl, counted from the start of training to an update."""
 SPLITS = ("train", "validation", "test")
 NUMBER = (int, float)
 MEAN_TOLERANCE = 1e-6
-"""How far result.json may be from the mean of the predictions, for rounding."""
+"""Allowed difference between result.json and the mean of the predictions, due to rounding."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a user must know about one run.
+    """A problem of one run.
 
     Attributes:
-        run: its directory, below the folder that was searched.
-        reason: what is wrong and, where there is something to do, what.
-        left_out: whether the run is left out of every table and curve.
+        run: its directory, relative to the folder that was searched.
+        reason: what is wrong, and what to do about it if anything.
+        left_out: whether the run is excluded from all tables and curves.
     """
 
     run: str
@@ -100,13 +100,13 @@ class Run:
     """One finished run, without its per-query scores and curves (`Content`).
 
     Attributes:
-        name: its directory, below the folder that was searched.
+        name: its directory, relative to the folder that was searched.
         result: result.json.
-        identity: the settings that its hash was made from (identity.json), seed aside; None where there is none.
-        metrics: names of the per-query metrics on test, in the order of the predictions.
-        samples: how many test samples.
+        identity: the settings in its hash (identity.json), without training seeds; None without the file.
+        metrics: names of the per-query test metrics, in the order of the predictions.
+        samples: number of test samples.
         queries: digest of the test samples: their context_id, sample, cluster_id and n_truth.
-        notices: what the user should know though the run is used.
+        notices: warnings about a run that is still used.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Run:
 
     @property
     def cell(self) -> tuple[Any, ...]:
-        """What may occur once: a seed of a row of a table."""
+        """Table row and seed. Only one run may have them."""
         return (*self.row, self.result["seed"])
 
     @property
@@ -128,24 +128,24 @@ class Run:
 
     @property
     def group(self) -> tuple[str, ...]:
-        """What one table shows together."""
+        """Experiment, dataset and model: runs that share a table."""
         return tuple(self.result[key] for key in ("experiment", "dataset", "model"))
 
     @property
     def protocol(self) -> tuple[Any, ...]:
-        """What two runs must share for their test numbers to be compared: lists, cut-offs, and the queries."""
+        """What two runs must share for a comparison of test numbers: list length, cut-offs and queries."""
         return self.result["list_length"], tuple(self.result["cutoffs"]), self.samples, self.queries
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is large of a run.
+    """The large parts of a run.
 
     Attributes:
-        queries: one row a test sample, sorted by it: context_id, sample, cluster_id, n_truth and the float column of
-            each per-query metric.
-        curves: metrics.jsonl: step, split, metric, value; for a step that was measured twice, the later value.
-        spending: budget.jsonl: update and `SPENDING` until then, by update; empty where there is no such file.
+        queries: one row per test sample, sorted by context_id and sample: context_id, sample, cluster_id, n_truth and
+            one float column per per-query metric.
+        curves: metrics.jsonl: step, split, metric, value; for a step measured twice, the later value.
+        spending: budget.jsonl: update and `SPENDING` until then, sorted by update; empty without the file.
     """
 
     queries: pd.DataFrame
@@ -154,7 +154,7 @@ class Content:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Directories that hold STATUS, at any depth, in the order of their names; none is searched inside a run."""
+    """Sorted directories with a STATUS file, at any depth. Run directories are not searched for further runs."""
     found = []
     for directory, below, files in os.walk(folder):
         if "STATUS" in files:
@@ -167,7 +167,7 @@ def read_run(path: Path, name: str) -> tuple[Run, Content]:
     """Read one run directory.
 
     Raises:
-        Unusable: where it is not done, damaged, half-written, of another schema version or holds NaN test metrics.
+        Unusable: if it is not done, is damaged or half-written, has another schema version, or has NaN test metrics.
     """
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status != "done":
@@ -200,12 +200,12 @@ def _unfinished(status: str, reason: str) -> str:
 
 
 def check_files(path: Path) -> None:
-    """Compare the files of a finished run with the list that it wrote when it ended.
+    """Compare the files of a finished run with the list that it wrote at its end.
 
-    Folders in it (its model, its checkpoints) are not read by the analysis and may be gone.
+    Folders in it (model, checkpoints) may be gone, because the analysis does not read them.
 
     Raises:
-        Unusable: names the first file that is not as it was written, or that is not in the list; or there is no list.
+        Unusable: names the first file that has changed or is not in the list; also if there is no list.
     """
     try:
         listed = read_list(path)
@@ -228,7 +228,7 @@ def read_text(path: Path) -> str:
     """The text of a file of a finished run.
 
     Raises:
-        Unusable: where there is none.
+        Unusable: if there is no such file, or it is not text in UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -241,32 +241,32 @@ def read_text(path: Path) -> str:
 
 
 def whole_number(value: object) -> bool:
-    """Whether a value is a whole number from 0 on that 64 bits hold; True and False are none."""
+    """Whether a value is a non-negative integer that fits into 64 bits. Booleans do not count."""
     return type(value) is int and 0 <= value < 2**63
 
 
 def finite(value: object) -> bool:
-    """Whether a value is a number that a float holds; NaN, infinities, True and False are none."""
+    """Whether a value is a finite number that fits into a float. Booleans do not count."""
     if type(value) is int:
         return abs(value) < 2**1023
     return isinstance(value, float) and math.isfinite(value)
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is text that can be written: no half of a character (a lone surrogate) in it."""
+    """Whether a value is text that can be written, without lone surrogates."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def parse_json(text: str) -> Any:
-    """`json.loads`; keys that many runs share are in memory once."""
+    """`json.loads` with interned keys, so that keys shared by many runs are stored once."""
     return json.loads(text, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file of a finished run holds.
+    """The object in a JSON file of a finished run.
 
     Raises:
-        Unusable: where there is none, or text in it cannot be written.
+        Unusable: if there is none, or it has text that cannot be written.
     """
     text = read_text(path)
     try:
@@ -282,7 +282,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_result(path: Path) -> dict[str, Any]:
-    """result.json, checked against the fields that every reader here relies on."""
+    """result.json, with all fields that the analysis relies on checked."""
     result = read_json(path / "result.json")
     if result.get("schema") != SCHEMA:
         raise Unusable(
@@ -339,12 +339,12 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 def _mean(value: object) -> bool:
-    """Whether a value can be a metric: a number, or null where there is nothing to measure."""
+    """Whether a value can be a metric: a number, or null if there was nothing to measure."""
     return value is None or isinstance(value, float) or finite(value)
 
 
 def _later(budget: Mapping[str, Any], keys: Sequence[str]) -> bool:
-    """Whether what a budget has at a path of keys is a number, null or absent."""
+    """Whether the value at a path of keys in a budget is a number, null or absent."""
     found: Any = budget
     for key in keys:
         if found is None:
@@ -356,10 +356,10 @@ def _later(budget: Mapping[str, Any], keys: Sequence[str]) -> bool:
 
 
 def _read_identity(path: Path, result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of a run, seeds aside; None where there is no identity.json.
+    """The settings of a run, without training seeds; None without identity.json.
 
     Raises:
-        Unusable: where they are not what the run's hash was made from.
+        Unusable: if they do not match the run's hash.
     """
     file = path / "identity.json"
     if not file.exists():
@@ -377,12 +377,12 @@ def _read_identity(path: Path, result: Mapping[str, Any]) -> dict[str, Any] | No
 
 
 def required_metrics(cutoffs: Sequence[int]) -> list[str]:
-    """Per-query metrics that every run must have on test."""
+    """Per-query test metrics that every run must have."""
     return [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in cutoffs] + ["in_catalog"]
 
 
 def predictions_file(result: Mapping[str, Any]) -> str:
-    """Name of the predictions on test at the checkpoint that the result is of."""
+    """Name of the file of test predictions at the checkpoint of the result."""
     return f"predictions-test-{result['checkpoint']['step']}.parquet"
 
 
@@ -393,7 +393,7 @@ def read_scores(file: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
-    """Per-query metrics on test, checked."""
+    """The test predictions, checked."""
     file = path / predictions_file(result)
     wanted = required_metrics(result["cutoffs"])
     try:
@@ -413,7 +413,7 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
         queries = read_scores(file, [N_TRUTH, *metrics])
     except FileNotFoundError:
         raise Unusable(f"half-written: says done but has no {file.name}") from None
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: not UTF-8
         raise Unusable(f"half-written: {file.name} is not parquet ({error})") from None
     if queries.empty:
         raise Unusable(f"{file.name} holds no sample")
@@ -439,13 +439,13 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _is_name(kind: pa.DataType) -> bool:
-    """Whether a column of this type can name a query: text, as it is or as a dictionary."""
+    """Whether a column of this type can identify a query: text, plain or dictionary-encoded."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _digest(queries: pd.DataFrame) -> str:
-    """Of the samples that were judged, whatever their scores."""
+    """Digest of the scored samples, independent of their scores."""
     digest = hashlib.sha256()
     for name in ("context_id", CLUSTER):
         digest.update("\0".join(map(str, queries[name])).encode())
@@ -455,7 +455,7 @@ def _digest(queries: pd.DataFrame) -> str:
 
 
 def read_curves(path: Path) -> pd.DataFrame:
-    """metrics.jsonl as step, split, metric, value; empty where the run measured nothing."""
+    """metrics.jsonl as step, split, metric, value; empty if the run measured nothing."""
     file = path / "metrics.jsonl"
     rows = []
     for number, row in enumerate(_read_lines(file), start=1):
@@ -471,7 +471,7 @@ def read_curves(path: Path) -> pd.DataFrame:
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects of a file of one a line, {} where a line holds none; nothing where there is no file."""
+    """The objects of a JSON Lines file, with {} for a line that is not an object; empty if there is no file."""
     lines = read_text(file).split("\n") if file.exists() else [""]
     return [_line(line) for line in (lines if lines[-1] else lines[:-1])]
 
@@ -485,7 +485,7 @@ def _line(line: str) -> dict[str, Any]:
 
 
 def read_spending(path: Path) -> pd.DataFrame:
-    """budget.jsonl as update and `SPENDING`; empty where there is none. Of two lines of an update the later counts."""
+    """budget.jsonl as update and `SPENDING`; empty without the file. The last line of an update counts."""
     file = path / "budget.jsonl"
     rows = []
     for number, row in enumerate(_read_lines(file), start=1):
@@ -503,7 +503,7 @@ def _stop_notices(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _nan_notices(curves: pd.DataFrame) -> tuple[str, ...]:
-    """One sentence for each curve that is not finite somewhere."""
+    """One sentence per curve with values that are not finite."""
     keys = ["split", "metric"]
     odd = curves[~np.isfinite(curves["value"])]
     if odd.empty:
@@ -517,7 +517,7 @@ def _nan_notices(curves: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _without_seeds(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What the runs of one row must share: all settings but the seeds of training."""
+    """All settings except training seeds, which the runs of one row must share."""
     shared = {key: value for key, value in identity.items() if key != "seed"}
     if isinstance(shared.get("sft"), dict):
         shared["sft"] = {key: value for key, value in shared["sft"].items() if key != "seed"}
@@ -554,7 +554,7 @@ def run_row(run: Run) -> dict[str, Any]:
 
 
 def _number(values: Mapping[str, Any], path: Sequence[str]) -> float:
-    """The number at a path of keys; NaN where there is none."""
+    """The number at a path of keys, or NaN."""
     found: Any = values
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None

@@ -1,4 +1,4 @@
-"""`python -m analysis.report runs/mini --out reports/mini`: table, curves and a page of it all from runs."""
+"""`python -m analysis.report runs/mini --out reports/mini`: write table, curves and an HTML page for runs."""
 
 import argparse
 import sys
@@ -42,7 +42,7 @@ exit code: 0 written (whatever was left out); 2 no such folder, or no finished r
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     console, out = terminal(), out_folder(options)
     try:
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def write_report(group: Collection, table: tables.Table, out: Path, console: Console) -> list[Path]:
-    """Write the table and the figures of one group, show the table, and return the files written."""
+    """Write the table and figures of one group, print the table, and return the files written."""
     out.mkdir(parents=True, exist_ok=True)
     console.print(tables.to_rich(table, console.width))
     console.print()
@@ -105,7 +105,7 @@ def write_report(group: Collection, table: tables.Table, out: Path, console: Con
     ):
         if figure is None:
             console.print(f"[yellow]No {name}.png:[/] {lacking}.")
-            for suffix in ("png", "svg"):  # of an earlier report, which would pass for this one's
+            for suffix in ("png", "svg"):  # a figure of an earlier report would look like this one's
                 (out / f"{name}.{suffix}").unlink(missing_ok=True)
         else:
             written += curves.save(figure, out / name)
@@ -113,7 +113,7 @@ def write_report(group: Collection, table: tables.Table, out: Path, console: Con
 
 
 def of_group(group: Collection, collection: Collection) -> list[Problem]:
-    """Problems of the runs that lie beside those of a group; all of them where there is no other group."""
+    """Problems of runs in the same folders as a group's runs; all problems if there is no other group."""
     if len(collection.runs) == len(group.runs):
         return list(collection.problems)
     beside = {cell_folder(run) for run in group.runs["run"]}
@@ -121,7 +121,7 @@ def of_group(group: Collection, collection: Collection) -> list[Problem]:
 
 
 def cell_folder(run: str) -> str:
-    """The folder of a run's dataset and model, in which all rows of one table lie."""
+    """The folder of a run's dataset and model, which contains all rows of one table."""
     return (Path(run).parent.parent).as_posix()
 
 
@@ -131,11 +131,11 @@ def write_page(
     """Write report.html of one group.
 
     Args:
-        table: of the group.
+        table: table of the group.
         out: folder to write to.
         runs: the folder that was searched.
-        problems: of runs that belong to the group.
-        resamples: behind intervals that the table has not.
+        problems: problems of runs that belong to the group.
+        resamples: number of resamples for intervals that are not in the table.
     """
     path = out / PAGE
     page = group_page(group, table, runs, problems, resamples=resamples)
@@ -144,7 +144,7 @@ def write_page(
 
 
 def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection: Collection) -> Path:
-    """Write report.html of several groups, which leads to their pages."""
+    """Write report.html for several groups, with links to their pages."""
     path = out / PAGE
     told = {problem for group in groups for problem in of_group(group, collection)}
     links = [
@@ -159,7 +159,7 @@ def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection:
 
 
 def check_project(group: Collection) -> list[str]:
-    """What is wrong with the tracker's project and entity that a group's first run names; one sentence a problem."""
+    """Problems of the tracker project and entity in the config of a group's first run, one sentence each."""
     run = group.runs.iloc[0]["run"]
     config, where = group.config(run), f"config.yaml of {run}"
     project, entity = config.get("tracker.project"), config.get("tracker.entity")
@@ -170,15 +170,15 @@ def check_project(group: Collection) -> list[str]:
 
 
 def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
-    """Show a written report in a tracker, in the project of the runs; the tracker's files lie in the report's folder.
+    """Upload a written report to a tracker, in the project of the runs. The tracker's files go to the report's folder.
 
     Args:
-        mode: of the tracker.
+        mode: mode of the tracker.
         group: the runs of the report.
         runs: the folder that was searched.
-        out: where the report was written.
+        out: folder of the report.
 
-    The project must be a name (`check_project`).
+    The project must have a valid name (`check_project`).
     """
     first = group.runs.iloc[0]
     config = group.config(first["run"])

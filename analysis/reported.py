@@ -1,4 +1,4 @@
-"""`python -m analysis.reported --out figures/paper`: the curves that the paper reports, without any run."""
+"""`python -m analysis.reported --out figures/paper`: draw the curves that the paper reports, without any run."""
 
 import sys
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ exit code: 0 written; 2 the paper reports no such curve, or an unknown name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = plain_parser("reported", DESCRIPTION, EPILOG)
     parser.add_argument("--out", type=Path, default=Path("figures/paper"), help="where to write (default: %(default)s)")
     parser.add_argument("--backbone", nargs="+", choices=list(BACKBONES.values()), help="(default: all)")

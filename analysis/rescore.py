@@ -1,13 +1,12 @@
-"""`python -m analysis.rescore runs/mini --protocol tolerant`: other metrics over finished runs, without a model.
+"""`python -m analysis.rescore runs/mini --protocol tolerant`: re-score finished runs, without a model.
 
-A run keeps the text of every list that it was judged by. A protocol says how texts are read and compared with the
-catalogue (`conf/matching/`), how long a list is and where it is cut; judging them again by another one needs the texts
-and the dataset alone. The old runs are left as they are: each protocol makes a tree of run directories of its own,
-which every command of `analysis` reads.
+A run stores the text of every list that it was scored on. A protocol defines how texts are parsed and matched with the
+catalogue (`conf/matching/`), the list length and the cut-offs. Re-scoring needs only the texts and the dataset. The old
+runs stay unchanged. Each protocol writes its own tree of run directories, which every command of `analysis` reads.
 
-What a protocol cannot change is taken over: tokens, whether the model ended the list, confidence, budget, training
-curves. A rank that the run did not list has no confidence that was kept; where there is such a rank, `ece` and `brier`
-are left out. Of validation over training only the checkpoint that the result is of has texts, hence only that point.
+Values that a protocol cannot change are copied: tokens, whether the model ended the list, confidence, budget, training
+curves. Confidence is stored only for ranks that the run parsed; if a new rank has none, `ece` and `brier` are omitted.
+On validation only the checkpoint of the result has texts, so the validation curve has only that point.
 """
 
 import argparse
@@ -59,22 +58,22 @@ from rlbench.validation import check_matching
 ROOT = Path(__file__).resolve().parents[1]
 MATCHING = ROOT / "conf" / "matching"
 OWN = "own"
-"""Name of the protocol that leaves each run its own matching rules."""
+"""Name of the protocol that keeps each run's own matching rules."""
 SPLITS = ("validation", "test")
 KEPT_COLUMNS = ("context_id", "sample", "text", "confidence", "finished", "completion_tokens")
-"""What re-scoring needs of predictions."""
+"""Columns of predictions that re-scoring needs."""
 OF_CONFIDENCE = ("ece", "brier")
 PATHS = ("path", "catalog")
-"""Keys of a dataset's configuration that say where its files are."""
+"""Keys of a dataset's configuration that are file paths."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How lists are judged.
+    """How lists are scored.
 
     Attributes:
         name: as the user wrote it.
-        matching: how titles are read and compared; None for each run's own.
+        matching: matching rules for titles; None for each run's own.
         list_length: N; None for each run's own.
         cutoffs: K of the metrics; None for each run's own.
     """
@@ -96,7 +95,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Source:
-    """A run that can be judged again.
+    """A run that can be re-scored.
 
     Attributes:
         path: its directory.
@@ -117,7 +116,7 @@ class Source:
 
 
 def matching_names() -> list[str]:
-    """Names of `conf/matching/`."""
+    """Names of the rules in `conf/matching/`."""
     return sorted(path.stem for path in MATCHING.glob("*.yaml"))
 
 
@@ -128,7 +127,7 @@ def parse_protocol(text: str) -> Protocol:
     normalisers (nfkc+casefold), year_tolerance, fuzzy_threshold.
 
     Raises:
-        BadInput: everything that is wrong with it.
+        BadInput: lists all problems of the protocol.
     """
     name, *parts = text.split(",")
     known = [*matching_names(), OWN]
@@ -184,10 +183,10 @@ _FORMS = {
 
 
 def rules_of(protocol: Protocol, source: Source) -> Rules:
-    """A protocol with what it leaves to the run.
+    """A protocol with missing parts taken from the run.
 
     Raises:
-        Unusable: where lists would be cut behind their end, or the run's own rules are not known.
+        Unusable: if a cut-off exceeds the list length, or the run's own rules are unknown.
     """
     result = source.run.result
     length = protocol.list_length or result["list_length"]
@@ -204,10 +203,10 @@ def _own_matching(source: Source) -> MatchingConfig:
 
 
 def _typed(config: Mapping[str, Any], key: str, schema: type) -> dict[str, Any]:
-    """A part of a config, if it is what the schema says; keys that have a default may be absent.
+    """A part of a config that matches the schema. Keys with a default may be absent.
 
     Raises:
-        Unusable: where it is not.
+        Unusable: if it does not match.
     """
     wanted = {field.name for field in fields(schema)}
     needed = {field.name for field in fields(schema) if field.default is MISSING and field.default_factory is MISSING}
@@ -221,7 +220,7 @@ def _typed(config: Mapping[str, Any], key: str, schema: type) -> dict[str, Any]:
 
 
 def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
-    """The runs below a folder that can be judged again, and why others cannot."""
+    """The runs below a folder that can be re-scored, and a problem for each of the others."""
     sources, problems = [], []
     for path in find_runs(folder):
         name = path.relative_to(folder).as_posix()
@@ -247,10 +246,10 @@ def _mapping(file: Path) -> Mapping[str, Any]:
 
 
 class Data:
-    """Datasets, one at a time in memory, with their judges.
+    """Datasets with their judges, one dataset in memory at a time.
 
     Args:
-        moved: (dataset, key of `PATHS`) to where the files are now.
+        moved: (dataset, key of `PATHS`) to the new path of the files.
     """
 
     def __init__(self, moved: Mapping[tuple[str, str], str]):
@@ -263,7 +262,7 @@ class Data:
         """The dataset of a run.
 
         Raises:
-            Unusable: where it cannot be loaded, or is not what the run was judged on.
+            Unusable: if it cannot be loaded, or differs from the data that the run was scored on.
         """
         name = source.run.result["dataset"]
         if name not in DATASETS:
@@ -291,7 +290,7 @@ class Data:
         return self._dataset
 
     def judge(self, dataset: RankedListDataset, rules: Rules) -> tuple[Judge, FilmFacts]:
-        """The judge of some rules on the dataset that was asked for last, and facts of its films."""
+        """The judge for these rules on the given dataset, which must be the one loaded last, and its film facts."""
         key = json.dumps([asdict(rules.matching), rules.list_length])
         if key not in self._judges:
             judge = make_judge(rules.matching, dataset.catalog, rules.list_length)
@@ -299,21 +298,21 @@ class Data:
         return self._judges[key]
 
 
-# Judging again.
+# Re-scoring.
 
 
 def confidence_by_line(
     text: str, kept: NDArray[np.float64], old: Judge, new: Judge
 ) -> tuple[NDArray[np.float64], bool]:
-    """Confidence of the ranks as another judge reads them: a rank is a line, and a line's tokens stay the same.
+    """Confidence of the ranks as another judge parses them. A rank is a line, and the tokens of a line do not change.
 
     Args:
         text: the completion.
-        kept: confidence in the entries as the run read them.
+        kept: confidence of the entries as the run parsed them.
         old, new: judges.
 
     Returns:
-        (N,) by rank, NaN where there is no such rank or nothing was kept; and whether something was missing.
+        (N,) by rank, NaN if there is no such rank or its confidence was not stored; and whether any was missing.
     """
     of_line = dict(zip(old.parse(text).lines, kept.tolist(), strict=False))
     lines = list(new.parse(text).lines)[: new.list_length]
@@ -325,10 +324,10 @@ def confidence_by_line(
 def judge_again(
     source: Source, split: str, rules: Rules, dataset: RankedListDataset, data: Data
 ) -> tuple[pd.DataFrame, dict[str, float], bool]:
-    """Predictions and means of one split by other rules, and whether a confidence was missing.
+    """Predictions and means of one split under other rules, and whether any confidence was missing.
 
     Raises:
-        Unusable: where the predictions cannot be read, lack a column or are not of these samples.
+        Unusable: if the predictions cannot be read, lack a column or cover other samples.
     """
     result, evaluation = source.run.result, source.config["evaluation"]
     file = source.path / f"predictions-{split}-{result['checkpoint']['step']}.parquet"
@@ -369,7 +368,7 @@ def _read_predictions(file: Path) -> pd.DataFrame:
 
 
 def _sampled(source: Source, records: Sequence[Record], judge: Judge) -> dict[str, NDArray[np.float64]]:
-    """pass@k and the recall of k lists together, from the sampled lists that were kept."""
+    """pass@k and the recall of the union of k lists, from the stored sampled lists."""
     file = source.path / f"samples-test-{source.run.result['checkpoint']['step']}.parquet"
     if not file.exists():
         raise Unusable(f"half-written: its settings ask for sampled lists, and there is no {file.name}")
@@ -388,7 +387,7 @@ def target_of(out: Path, source: Source, protocol: Protocol, rules: Rules) -> tu
 
 
 def digests(source: Source) -> dict[str, str]:
-    """File to sha256 of what a re-scoring is made from."""
+    """File to sha256, for the input files of a re-scoring."""
     step = source.run.result["checkpoint"]["step"]
     names = ["result.json", "config.yaml", "identity.json", "manifest.json", "metrics.jsonl", "budget.jsonl"]
     names += [f"{kind}-{split}-{step}.parquet" for kind in ("predictions", "samples") for split in SPLITS]
@@ -401,10 +400,10 @@ def digests(source: Source) -> dict[str, str]:
 
 
 def is_done(target: Path, made_from: Mapping[str, str]) -> bool:
-    """Whether a re-scored run is there and made from these files.
+    """Whether a finished re-scored run from exactly these files exists.
 
     Raises:
-        Unusable: where the directory holds something else.
+        Unusable: if the directory has other content.
     """
     if not target.exists():
         return False
@@ -418,10 +417,10 @@ def is_done(target: Path, made_from: Mapping[str, str]) -> bool:
 def write_rescored(
     source: Source, protocol: Protocol, rules: Rules, data: Data, target: Path, identity: Mapping[str, Any]
 ) -> None:
-    """Judge a run again and write its directory.
+    """Re-score a run and write its directory.
 
     Raises:
-        Unusable: where it cannot be judged again.
+        Unusable: if it cannot be re-scored.
     """
     dataset = data.of(source)
     judged = {split: judge_again(source, split, rules, dataset, data) for split in SPLITS}
@@ -464,9 +463,9 @@ def write_rescored(
 
 
 def _measurements(file: Path, means: Mapping[str, Mapping[str, float]], step: int) -> Iterator[str]:
-    """Lines of metrics.jsonl: those of training as they are, and what was judged again."""
+    """Lines of metrics.jsonl: the unchanged training lines, then the re-scored means."""
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        if json.loads(line)["split"] == "train":  # the reader of the source has checked each line
+        if json.loads(line)["split"] == "train":  # each line was checked when the source was read
             yield f"{line}\n"
     for split, values in means.items():
         for name, value in values.items():
@@ -478,7 +477,7 @@ def _measurements(file: Path, means: Mapping[str, Mapping[str, float]], step: in
 
 @dataclass(frozen=True)
 class Rescored:
-    """One run by one protocol: where it came from and where it lies."""
+    """One run under one protocol, with its source and its directory."""
 
     source: Source
     protocol: Protocol
@@ -491,13 +490,13 @@ class Rescored:
 def rescore(
     runs: Path, protocols: Sequence[Protocol], out: Path, moved: Mapping[tuple[str, str], str] | None = None
 ) -> tuple[list[Rescored], list[Problem]]:
-    """Judge every finished run below a folder again; what is done already is not done again.
+    """Re-score every finished run below a folder. Finished re-scorings are skipped.
 
     Returns:
-        what is there at the end, and what could not be done, by run.
+        all re-scored runs, including earlier ones, and problems by run.
 
     Raises:
-        BadInput: where `runs` is no folder of runs, or `out` lies in it.
+        BadInput: if `runs` is not a folder of runs, or contains `out`.
     """
     problems = [] if runs.is_dir() else [f"there is no folder {runs}"]
     if is_collection(runs):
@@ -524,7 +523,7 @@ def rescore(
 
 
 def compare(made: Iterable[Rescored]) -> pd.DataFrame:
-    """run, protocol, label, seed, split, metric, old, new: every mean before and after, NaN where there is none."""
+    """run, protocol, label, seed, split, metric, old, new: every mean before and after; NaN if it does not exist."""
     rows = []
     for one in made:
         old, new = one.source.run.result, one.result()
@@ -537,7 +536,7 @@ def compare(made: Iterable[Rescored]) -> pd.DataFrame:
 
 
 def show(comparison: pd.DataFrame, console: Console) -> None:
-    """Old and new means on test of each row, mean over its runs."""
+    """Print the old and new test means of each row, averaged over its runs."""
     test = comparison[comparison["split"] == "test"]
     for protocol, part in test.groupby("protocol", sort=False):
         cutoffs = sorted(
@@ -559,10 +558,10 @@ def _shown(value: float) -> str:
 
 
 def parse_moved(texts: Sequence[str]) -> dict[tuple[str, str], str]:
-    """--data options DATASET.KEY=PATH.
+    """Parse --data options of the form DATASET.KEY=PATH.
 
     Raises:
-        BadInput: those that are not of this form.
+        BadInput: lists the options that do not have this form.
     """
     moved, problems = {}, []
     for text in texts:
@@ -579,7 +578,7 @@ def parse_moved(texts: Sequence[str]) -> dict[tuple[str, str], str]:
 
 
 def default_out(runs: Path) -> Path:
-    """Where re-scored runs go when nobody says: a folder beside the runs."""
+    """Default folder of re-scored runs, next to the runs."""
     return runs.resolve().with_name(f"{runs.resolve().name}-rescored")
 
 
@@ -601,7 +600,7 @@ exit code: 0 all done; 1 some runs could not be judged again; 2 nothing could be
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
     out = options.out or default_out(options.runs)

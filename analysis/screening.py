@@ -1,6 +1,6 @@
-"""Which runs can stand beside each other: what only shows when all runs of a folder are known.
+"""Decide which runs can be compared, from checks that need all runs of a folder.
 
-Each screen names the runs to leave out. They need what `Run` holds and no scores.
+Each check names the runs to exclude. It needs only `Run`, no scores.
 """
 
 import json
@@ -16,11 +16,11 @@ from rlbench.runs import INPUTS
 
 
 def screened(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], tuple[Problem, ...]]:
-    """The runs that can stand beside each other, and everything to be said: what is left out first, by run.
+    """The runs that can be compared, and all problems: excluded runs first, sorted by run.
 
     Args:
-        runs: all that could be read, sorted by name.
-        problems: with those that could not.
+        runs: all readable runs, sorted by name.
+        problems: problems of the other runs.
     """
     kept, said = _told_apart(runs)
     found = [*problems, *said]
@@ -41,13 +41,13 @@ def _by(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
 
 
 def _told_apart(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
-    """Runs of one label whose settings differ in more than the seed become rows of their own, named by what differs.
+    """Split runs with one label whose settings differ in more than the seed into rows named by the difference.
 
-    Commands that differ in a setting and say no `variant=` make such runs; so do SFT models of several settings. Where
-    the settings of a run are not known, the row stays as it is, for the other screens to judge.
+    Such runs come from commands that change a setting without `variant=`, and from SFT models with different settings.
+    If the settings of a run are unknown, its row is not split; the other checks decide.
 
     Returns:
-        The runs, in their order, and one notice for each row that was divided.
+        The runs, in order, and one notice per split row.
     """
     renamed: dict[str, Run] = {}
     notices = []
@@ -72,13 +72,13 @@ def _told_apart(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
 
 
 def _varying(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Keys whose values are not the same in all of these settings, sorted."""
+    """Sorted keys whose values differ between these settings."""
     keys = sorted({key for one in settings.values() for key in one})
     return [key for key in keys if len({json.dumps(one.get(key), sort_keys=True) for one in settings.values()}) > 1]
 
 
 def _under(run: Run, name: str) -> Run:
-    """A run in the row that has this name beside its own."""
+    """A run moved to the row with this name appended to its label and variant."""
     label, before = run.result["label"], run.result.get("variant")
     return replace(
         run,
@@ -91,7 +91,7 @@ def _under(run: Run, name: str) -> Run:
 
 
 def _duplicates(runs: Sequence[Run]) -> list[Problem]:
-    """Runs of one label and seed: which of them is meant, only the user knows."""
+    """Problems of runs with the same label and seed. Only the user knows which one is meant."""
     problems = []
     for same in _by(runs, lambda run: run.cell).values():
         for run in same if len(same) > 1 else ():
@@ -125,7 +125,7 @@ def _mixed_settings(runs: Sequence[Run]) -> list[Problem]:
 
 
 def _other_protocols(runs: Sequence[Run]) -> list[Problem]:
-    """Runs that were judged on other queries, lists or cut-offs than most runs beside them."""
+    """Problems of runs scored on other queries, list lengths or cut-offs than most runs of their group."""
     problems = []
     for group in _by(runs, lambda run: run.group).values():
         counts = Counter(run.protocol for run in group)
@@ -148,7 +148,7 @@ def _words(protocol: tuple[Any, ...]) -> str:
 
 
 def _difference(runs: Sequence[Run]) -> str:
-    """ " (they differ in a.b: 1, 2)" where the settings are known and differ, else ""."""
+    """ " (they differ in a.b: 1, 2)" if the known settings differ, else ""."""
     flat = [flatten(run.identity) for run in runs if run.identity is not None]
     keys = sorted({key for settings in flat for key in settings})
     parts = []
@@ -160,10 +160,10 @@ def _difference(runs: Sequence[Run]) -> str:
 
 
 def _short(key: str, value: Any) -> str:
-    """A setting in the name of a row; a digest of what the run has read by its first digits."""
+    """A setting as part of a row name; for a digest of the run's inputs, its first digits."""
     return _shown(key, value) if key.startswith(f"{INPUTS}.") else value_text(value)
 
 
 def _shown(key: str, value: Any) -> str:
-    """A setting, or the first digits of a digest of what the run has read."""
+    """A setting, or the first digits of a digest of the run's inputs."""
     return str(value)[:SHOWN] if key.startswith(f"{INPUTS}.") and value is not None else repr(value)

@@ -1,7 +1,7 @@
-"""Where the large part of runs comes from: per-query scores, curves and spending, read when they are asked for.
+"""Sources of the large parts of runs (per-query scores, curves and spending), read on demand.
 
-A thousand runs of ten thousand samples do not fit into memory, and no table needs all of them at once. `Queries` is
-what a table reads from: it holds names, and reads the columns of one run at a time.
+A thousand runs of ten thousand samples do not fit into memory, and no table needs all of them at once. Tables read from
+`Queries`, which stores names only and reads the columns of one run at a time.
 """
 
 from abc import ABC, abstractmethod
@@ -20,18 +20,17 @@ from rlbench.user_files import BAD_YAML, LONGEST_REASON, read_user_text
 
 
 class Source(ABC):
-    """The large part of the runs of one folder, by their names.
+    """The large parts of the runs of one folder, by run name.
 
     Attributes:
-        folder: that the run directories were read from. They may be gone from there: nothing here needs them but
-            `RunFolders`.
+        folder: folder from which the run directories were read. Only `RunFolders` needs them to exist still.
     """
 
     folder: Path
 
     @abstractmethod
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
-        """context_id, sample, cluster_id and these columns (per-query metrics, n_truth), a row a test sample."""
+        """context_id, sample, cluster_id and these columns (per-query metrics, n_truth), one row per test sample."""
 
     @abstractmethod
     def curves(self, run: str) -> pd.DataFrame:
@@ -39,7 +38,7 @@ class Source(ABC):
 
     @abstractmethod
     def spending(self, run: str) -> pd.DataFrame:
-        """update and `SPENDING` until then, sorted by update; empty where the run wrote none."""
+        """update and `SPENDING` until then, sorted by update; empty if the run wrote none."""
 
     @abstractmethod
     def config(self, run: str) -> Mapping[str, Any]:
@@ -50,8 +49,8 @@ class RunFolders(Source):
     """Run directories below a folder.
 
     Args:
-        folder: that was searched.
-        results: run to its result.json, of the runs that can be asked for.
+        folder: the folder that was searched.
+        results: result.json of each available run.
     """
 
     def __init__(self, folder: Path, results: Mapping[str, Mapping[str, Any]]):
@@ -72,21 +71,21 @@ class RunFolders(Source):
 
 
 DEEP = 5000
-"""Characters that may begin a level of YAML; a config has a few hundred."""
+"""Limit on characters that may open a YAML nesting level. A config has a few hundred."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """A run's config.yaml, dotted key to value.
 
     Raises:
-        BadInput: where there is none, or it is no mapping in YAML.
+        BadInput: if there is none, or it is not a YAML mapping.
     """
     file = path / "config.yaml"
     if not file.exists():
         raise BadInput(f"{path} has no config.yaml")
     text = read_user_text(file)
     try:
-        # The C loader is fast, and crashes the process where mappings or lists are nested some ten thousand deep.
+        # The C loader is fast, but crashes the process on mappings or lists nested about ten thousand levels deep.
         fast = yaml.__with_libyaml__ and sum(map(text.count, "[{:-?")) < DEEP
         content = yaml.load(text, Loader=yaml.CSafeLoader if fast else yaml.SafeLoader)
     except BAD_YAML as error:
@@ -100,10 +99,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 class Queries:
-    """Per-query scores on test of some runs; holds none of them.
+    """Per-query test scores of some runs, not kept in memory.
 
     Args:
-        source: what they are read from.
+        source: source of the scores.
         metrics: run to the names of its per-query metrics.
     """
 
@@ -111,11 +110,11 @@ class Queries:
         self._source, self._metrics = source, metrics
 
     def of(self, runs: Iterable[str]) -> "Queries":
-        """The same of some of the runs."""
+        """Scores of a subset of the runs."""
         return Queries(self._source, {run: self._metrics[run] for run in runs})
 
     def metrics(self, runs: Sequence[str]) -> list[str]:
-        """Per-query metrics that all of these runs have, in the order of the first."""
+        """Per-query metrics that all these runs have, in the order of the first run."""
         have = [set(self._metrics[run]) for run in runs]
         return [name for name in self._metrics[runs[0]] if all(name in names for names in have)] if runs else []
 
@@ -123,7 +122,7 @@ class Queries:
         """context_id, sample, cluster_id and these columns (per-query metrics, n_truth) of one run, sorted by query.
 
         Raises:
-            KeyError: where the run is not one of these.
+            KeyError: if there is no such run.
         """
         if run not in self._metrics:
             raise KeyError(run)
@@ -131,11 +130,11 @@ class Queries:
 
 
 def stack(parts: Sequence[tuple[str, pd.DataFrame]], columns: Sequence[str]) -> pd.DataFrame:
-    """Frames of runs under each other, the column `run` first; names are categories, which take little memory.
+    """Concatenate frames of runs, with `run` as first column. Names are categories, to save memory.
 
     Args:
-        parts: run and frame; empty frames are left out.
-        columns: of the frames.
+        parts: run and frame; empty frames are skipped.
+        columns: columns of the frames.
     """
     full = [(run, frame) for run, frame in parts if len(frame)]
     if not full:
