@@ -239,12 +239,12 @@ def compare(
     Args:
         metric: validation metric.
         baseline: label of an RL row with the metric.
-        thresholds: "final" (the baseline's value at the horizon, mean over seeds), "50%" (so much of the way from
-            where the baseline starts to there) or a number.
-        against: of `series.AXES`.
+        thresholds: "final" (the baseline's value at the horizon, mean over seeds), "50%" (half of the way from the
+            baseline's start to its final value) or a number.
+        against: x axis, one of `series.AXES`.
 
     Raises:
-        BadInput: where the rows have no range in common.
+        BadInput: if the rows have no common range.
     """
     curves = own_curves(group, "validation", metric, against=against)
     rows = {label: runs for label, runs in rl_rows(group).items() if label in curves}

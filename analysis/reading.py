@@ -92,7 +92,7 @@ class Problem:
 
 
 class Unusable(Exception):
-    """A run that cannot be used; the message says why."""
+    """Raised for a run that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)

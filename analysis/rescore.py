@@ -86,7 +86,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Rules:
-    """A protocol as it applies to one run."""
+    """The rules of a protocol for one run, with every part known."""
 
     matching: MatchingConfig
     list_length: int

@@ -108,7 +108,7 @@ def _duplicates(runs: Sequence[Run]) -> list[Problem]:
 
 
 def _mixed_settings(runs: Sequence[Run]) -> list[Problem]:
-    """Runs of one label whose settings differ in more than the seed: their mean would be of nothing."""
+    """Problems of runs with one label whose settings differ in more than the seed, so their mean is meaningless."""
     problems = []
     for row in _by(runs, lambda run: run.row).values():
         known = [run for run in row if run.identity is not None]

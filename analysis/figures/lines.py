@@ -374,7 +374,7 @@ def _names(group: Collection, by: str | None = None) -> dict[str, str]:
 
 
 def many_seeds(seeds: int) -> str:
-    """ "1 seed", "2 seeds"."""
+    """A number of seeds in words: 1 seed, 2 seeds."""
     return f"{seeds} seed{'' if seeds == 1 else 's'}"
 
 
@@ -413,7 +413,7 @@ def _by_metric(panels: Sequence[Panel]) -> dict[Key, list[Panel]]:
 
 
 def _share_scales(axes: Sequence[Axes], shown: Sequence[Panel | None]) -> None:
-    """One scale for all panels of a metric."""
+    """Give all panels of a metric the same scale."""
     first: dict[Key, Axes] = {}
     for ax, panel in zip(axes, shown, strict=True):
         if panel is not None and first.setdefault(panel.key, ax) is not ax:
@@ -453,6 +453,6 @@ def _band_note(seeds: set[int], *, bands: bool) -> str:
 
 
 def unknown_metrics(group: Collection, names: Iterable[str]) -> list[str]:
-    """Those of some metrics (`train.entropy`, `ndcg@5`) that no RL run measured."""
+    """The given metrics (`train.entropy`, `ndcg@5`) that no RL run measured."""
     known = {f"{split}.{name}" for split in ("train", "validation") for name in measured(group, split)}
     return [name for name in names if name not in known]

@@ -53,11 +53,11 @@ def budgets(group: Collection, looks: Sequence[Look]) -> Html:
 
 
 def cost_note(runs: pd.DataFrame, folder: Path) -> str:
-    """What runs have cost together, and which of them another experiment has paid for.
+    """Note on the total cost of runs, and on the runs whose cost another experiment spent.
 
     Args:
         runs: as `Collection.runs`.
-        folder: that their names are below.
+        folder: folder that contains the runs.
     """
     cost = total_cost(runs, folder)
     energy = f", {cost.joules / 3600:.3g} Wh" if cost.joules else ""

@@ -80,15 +80,15 @@ class Names:
         return self._contexts[key]
 
     def greedy(self, row: int, sample: Sample) -> list[Any]:
-        """[row, step, context, NDCG, ranks as [title, verdict] each, text unless it is just the ranks]"""
+        """[row, step, context, NDCG, ranks, text]. A rank is [title, verdict]; text is None if it is just the ranks."""
         score = next((value for name, value in sample.items() if name.startswith("ndcg@")), None)
         ranks = [[self.title(rank), self.verdict(rank[2])] for rank in sample["ranks"]]
         written = _text(sample["text"], sample["ranks"])
         return [row, sample["step"], self.context(sample, sample["split"]), _rounded(score), ranks, written]
 
     def group(self, row: int, sample: Sample) -> list[Any]:
-        """[row, step, context, lists], a list as [reward, hits, finished, ranks, text], and a rank as
-        [title, verdict, return, advantage]"""
+        """[row, step, context, lists]. A list is [reward, hits, finished, ranks, text]; a rank is
+        [title, verdict, return, advantage]."""
         lists = [
             [
                 _rounded(one["reward"]),

@@ -46,7 +46,7 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """+.0134, −.0134, .0000."""
+    """A number with its sign: +.0134, −.0134, .0000."""
     return of_tables.signed(value, DIGITS)
 
 
@@ -56,7 +56,7 @@ def between(cell: Cell, show: Callable[[float], str]) -> str:
 
 
 def percent(value: float) -> str:
-    """+53.4 %, −53.4 %, 0.0 %."""
+    """A share as a signed percentage: +53.4 %, −53.4 %, 0.0 %."""
     rounded = round(100 * value, 1)
     return f"{'+' if rounded > 0 else '−' if rounded < 0 else ''}{abs(rounded):.1f} %"
 

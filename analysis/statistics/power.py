@@ -85,7 +85,7 @@ def variance_components(scores: Scores) -> Components:
     if n == 1:
         raise ValueError("variance components need two seeds or more")
     influences = context_influences(sums, sizes) / n
-    own = own_variance(influences, np.full(n, 1 / n))  # of the mean over seeds
+    own = own_variance(influences, np.full(n, 1 / n))  # for the mean over seeds
     total = (influences.sum(axis=0) ** 2).sum(axis=0) / max(contexts - 1, 1)
     seed = seed_means(sums, sizes).var(axis=0, ddof=1) - n * own / contexts
     return Components(np.maximum(seed, 0), total - own, n * own)

@@ -183,7 +183,7 @@ class Family:
 
 
 def correct(found: Sequence[Found], leads: Sequence[FoundLead]) -> Family:
-    """Holm's correction over all comparisons and leads that are tested."""
+    """Apply Holm's correction over all tested comparisons and leads."""
     tested = [i for i, one in enumerate(found) if not one.reason]
     led = [i for i, one in enumerate(leads) if one.rivals]
     p = [float(found[i].estimate.p[0]) for i in tested]
@@ -308,7 +308,7 @@ def detectable(found: Sequence[Found], family: Family) -> Cell | None:
 
 
 def detectable_text(cell: Cell) -> str:
-    """.021 (.015 to .039)."""
+    """A detectable difference with its range: .021 (.015 to .039)."""
     return f"{at_least(cell.mean)} ({at_least(cell.low)} to {at_least(cell.high)})"
 
 

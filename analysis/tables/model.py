@@ -237,7 +237,7 @@ class Lead:
 
     @property
     def left_out(self) -> tuple[Over, ...]:
-        """Rows that the leading row cannot be compared with."""
+        """Rows that cannot be compared with the leading row."""
         return tuple(one for one in self.over if one.reason)
 
 

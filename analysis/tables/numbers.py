@@ -8,7 +8,7 @@ DIGITS = 3
 
 
 def share(value: float, digits: int = DIGITS) -> str:
-    """.183 for 0.1834; 1.000 for 1."""
+    """A number without its leading zero: .183 for 0.1834, 1.000 for 1."""
     text = f"{value:.{digits}f}"
     return text[1:] if text.startswith("0.") else text
 
@@ -20,7 +20,7 @@ def at_least(size: float, digits: int = DIGITS) -> str:
 
 
 def signed(value: float, digits: int = DIGITS) -> str:
-    """+.035, −.035, .000."""
+    """A number with its sign: +.035, −.035, .000."""
     rounded = round(value, digits)
     return share(0.0, digits) if rounded == 0 else f"{'+' if value > 0 else '−'}{share(abs(rounded), digits)}"
 

@@ -56,7 +56,7 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """A column, or several where the metric ends in @all.
+    """A column, or several columns if the metric ends in @all.
 
     Attributes:
         kind: one of KINDS.
@@ -199,7 +199,7 @@ class _Reader:
         return content
 
     def _texts(self, content: Any, where: str) -> tuple[str, ...]:
-        """A text, or a list of them."""
+        """One text, or a list of texts."""
         if isinstance(content, str):
             return (content,)
         return tuple(self._text(entry, f"{where}[{i}]") for i, entry in enumerate(self._list(content, where)))
@@ -245,7 +245,7 @@ class _Reader:
         return found
 
     def _where_or_label(self, content: Any, where: str) -> Where:
-        """A mapping, or the label of a row alone."""
+        """A mapping, or just the label of a row."""
         return {"label": (content,)} if isinstance(content, str) else self._where(content, where)
 
     def _row(self, content: Any, where: str) -> RowSpec:

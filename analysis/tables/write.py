@@ -205,7 +205,7 @@ def to_markdown(table: Table) -> str:
 
 
 def sheet_to_markdown(sheet: Sheet) -> str:
-    """A heading, a GitHub table and the notes."""
+    """A sheet as a heading, a GitHub table and notes."""
     lines = [list(sheet.header)]
     previous = ""
     for line in sheet.lines:

@@ -1,5 +1,5 @@
-// Curves: mean and band of each row, against updates or what had been spent by then. The reading line goes to the
-// measured point that is nearest, by pointer or arrow keys; between points nothing is made up.
+// Curves: mean and band of each row, against updates or the amount spent by then. The reading line moves to the nearest
+// measured point, by pointer or arrow keys. Values between points are not interpolated.
 
 const OFF_SCALE = 1; // a reference farther from the curves than so many times their range is named instead of drawn
 const BAND_ROOM = 3; // a band may widen the frame to so many times the range of the lines on either side, and is cut there
@@ -21,7 +21,7 @@ function tickText(value, step) {
   return value.toFixed(Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)))).replace("-", "−");
 }
 
-// Value and name of each level that references have, so that equal references share a line and a name.
+// Value and name of each reference line. Equal references share one line and one name.
 function referenceNames(references) {
   const levels = new Map();
   references.forEach(([name, value]) => levels.set(value, [...(levels.get(value) || []), name]));
@@ -270,7 +270,7 @@ class Chart {
     this.read(null);
   }
 
-  // Values of every shown row at a place: the row's own measured point that is nearest to it.
+  // Values of every visible row at x: the row's own measured point closest to it.
   valuesAt(x) {
     return this.series.map((one) => {
       let best = null;
@@ -282,7 +282,7 @@ class Chart {
     }).filter(Boolean).sort((a, b) => b.mean - a.mean || a.row - b.row);
   }
 
-  // Put the reading line at a place (an index, null for none); `height` is where the pointer is.
+  // Put the reading line at a place (an index, or null for none); `height` is the height of the pointer.
   read(place, height = null) {
     this.cross.replaceChildren();
     this.tip.hidden = place === null;
@@ -321,7 +321,7 @@ class Chart {
     this.tip.replaceChildren(element("b", {}, `${unit}: ${written(x)}`), element("ul", {}, items));
   }
 
-  // Beside the reading line, on the side with more room; below the plot where neither has enough.
+  // Put the box next to the reading line, right if it fits, else left, else below the plot.
   place(at) {
     const box = this.box.clientWidth;
     const zoom = box / this.width;

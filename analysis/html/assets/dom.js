@@ -1,5 +1,5 @@
 "use strict";
-// Elements from nested calls. Text is always a text node: no string of the data is ever read as markup.
+// Elements from nested calls. Text always becomes a text node, so no string of the data is parsed as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -29,7 +29,7 @@ function choice(label, options, chosen, changed) {
   return element("label", {}, label, select);
 }
 
-// Numbers as the tables of the page write them: .131 for shares, else four digits.
+// Numbers as in the tables of the page: .131 for shares, otherwise four digits.
 function written(value) {
   if (value === null) return "–";
   const size = Math.abs(value);

@@ -1,4 +1,4 @@
-// Heat maps of what each rank got over training: rank down, updates across, one map a row, one scale for all.
+// Heat maps of ranks over training: ranks down, updates across, one map per row, one scale for all maps.
 
 const SEQUENTIAL = [[0, 32, 77], [49, 68, 107], [102, 105, 112], [149, 143, 120], [202, 185, 105], [255, 234, 70]];
 const DIVERGING = [[0, 90, 150], [120, 180, 215], [245, 245, 245], [240, 160, 105], [190, 75, 0]];

@@ -1,4 +1,4 @@
-// Sample lists: what rows recommended for one context beside each other, and sampled groups with their advantages.
+// Sample lists: the recommendations of all rows for one context, and sampled groups with their advantages.
 
 const VERDICTS = {
   hit: ["●", "hit"], miss: ["○", "miss"], out_of_catalog: ["⊘", "out of catalogue"], seen: ["↺", "already seen"],
@@ -58,7 +58,7 @@ class Lists {
     return text === null ? null : element("details", {}, element("summary", {}, "as written"), element("pre", {}, text));
   }
 
-  // Greedy lists: one context, one update, a card a row.
+  // Greedy lists: one context, one update, one card per row.
   greedy(panel) {
     const all = this.samples.greedy;
     const contexts = unique(all.map((one) => one[2]));

@@ -1,4 +1,4 @@
-// Bring the page to life: what scripts add to what is there, each part by itself.
+// Start the interactive parts of the page.
 
 function start() {
   document.documentElement.classList.add("scripted");

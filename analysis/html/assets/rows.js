@@ -1,4 +1,4 @@
-// How rows look, and the legend that shows and hides them.
+// Line styles of rows, and the legend that shows and hides rows.
 
 const FIRST_SHOWN = 8;
 const ALL_SHOWN = 10;
@@ -18,14 +18,14 @@ function swatchOf(row) {
   return drawing("svg", { class: "swatch", width: 26, height: 10, "aria-hidden": "true" }, line);
 }
 
-// The rows with the highest scores, `count` of them, in the order of the page.
+// The `count` rows with the highest scores, in page order.
 function bestRows(data, candidates, count) {
   const ranked = [...candidates].sort((a, b) => data.score[b] - data.score[a] || a - b);
   return ranked.slice(0, count).sort((a, b) => a - b);
 }
 
-// Buttons that show and hide rows. `shown` is the set of those shown; `pointed(row or null)` is told of a pointer or the
-// keyboard on a button.
+// Buttons that show and hide rows. `shown` is the set of visible rows. `pointed(row or null)` is called when the pointer or
+// keyboard focus is on a button.
 function legend(data, candidates, shown, changed, pointed) {
   const buttons = new Map();
   const mark = () => buttons.forEach((button, row) => button.setAttribute("aria-pressed", String(shown.has(row))));
@@ -59,7 +59,7 @@ function legend(data, candidates, shown, changed, pointed) {
   return box;
 }
 
-// Which rows a panel shows at first: all where they are few.
+// The rows that a panel shows at first: all rows if there are few, otherwise the best ones.
 function firstRows(data, candidates, few = ALL_SHOWN, many = FIRST_SHOWN) {
   return new Set(candidates.length <= few ? candidates : bestRows(data, candidates, many));
 }

@@ -1,5 +1,5 @@
-// Tables that sort by a click, or by Enter and Space, on a column's header. A cell is sorted by its data-v; one without
-// has no value and stays last either way. Equal cells keep their order.
+// Tables that sort on a click, Enter or Space on a column header. The sort key of a cell is its data-v. A cell without one
+// has no value and always sorts last. Equal cells keep their order.
 
 function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells];
@@ -28,7 +28,7 @@ function sortBy(table, heads, column) {
   body.append(...present.concat(missing).map((one) => one.row));
 }
 
-// Rows of a table that hold every word of a search box.
+// Show only the table rows that contain every word of a search box.
 function makeFilter(input, table, status) {
   const texts = new Map([...table.tBodies[0].rows].map((row) => [row, row.textContent.toLowerCase()]));
   input.addEventListener("input", () => {
