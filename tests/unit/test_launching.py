@@ -8,7 +8,7 @@ from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.local import LocalLauncher, _stage_of, threads_of
 from rlbench.launching.placement import VISIBLE
 from rlbench.launching.sweepers import combinations, merged
-from rlbench.runs import DONE, locate
+from rlbench.runs import DONE, PRUNED, RUNNING, locate
 from rlbench.validation import validate
 from tests.conftest import SMALL, composed
 
@@ -18,6 +18,13 @@ def cell(tmp_path) -> Cell:
     """One that takes a GPU where there is one."""
     config = composed(*SMALL, "runtime.device=auto", f"runs_dir={tmp_path}")
     return Cell([], [], config, locate(config, "rl"))
+
+
+@pytest.mark.parametrize("status", [PRUNED, DONE, RUNNING])
+def test_what_an_earlier_command_left_is_no_reason(cell, status):
+    """A process that was killed before its run began leaves STATUS as it was."""
+    cell.run.set_status(status, "stopped early at update 4")
+    assert cell.reason().startswith("it ended without a word")
 
 
 def launcher(jobs="auto", gpus="auto", cells_per_gpu=1, gpu_share=None) -> LocalLauncher:
