@@ -63,8 +63,8 @@ SAME = 1e-9
 def value_range(low: float, high: float) -> tuple[float, float]:
     """Ends of a value scale. Constant values get a useful range.
 
-    A constant gets a range of ±10 % of its size. A constant 0 gets the range 0 to 1, since most metrics cannot be
-    negative.
+    A constant gets a range of ±10 % of its size. A constant 0 gets the range 0 to 1, to avoid negative values
+    on the scale of a metric that cannot be negative.
     """
     if high - low > SAME * max(abs(low), abs(high), 1e-3):
         return low, high

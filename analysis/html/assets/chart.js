@@ -1,9 +1,9 @@
 // Curves: mean and band of each row, against updates or the amount spent by then. The reading line moves to the nearest
 // measured point, by pointer or arrow keys. Values between points are not interpolated.
 
-const OFF_SCALE = 1; // a reference farther from the curves than so many times their range is named instead of drawn
-const BAND_ROOM = 3; // a band may widen the frame to so many times the range of the lines on either side, and is cut there
-const MARKED = 26; // curves of at most so many points have a marker on each
+const OFF_SCALE = 1; // a reference farther from the curves than this multiple of their range is named, not drawn
+const BAND_ROOM = 3; // a band widens the frame by at most this multiple of the lines' range on each side, and is cut there
+const MARKED = 26; // curves with at most this many points have a marker on each
 
 function niceTicks(low, high, count) {
   const raw = (high - low) / Math.max(1, count);

@@ -40,7 +40,7 @@ class HeatMaps {
     const rows = this.map.rows.filter(([row]) => this.shown.has(row));
     const values = this.map.rows.flatMap(([, , means]) => means.flat()).filter((value) => value !== null);
     const signedMap = values.some((value) => value < 0);
-    const most = Math.max(...values.map(Math.abs), 0) || 1; // of a map of zeros: 0 to 1
+    const most = Math.max(...values.map(Math.abs), 0) || 1; // a map of zeros gets the scale 0 to 1
     const [low, high] = signedMap ? [-most, most] : [0, most];
     const ramp = signedMap ? DIVERGING : SEQUENTIAL;
     const bar = element("i");
