@@ -74,18 +74,18 @@ def _lacks_curve(there: Run, config: Config) -> bool:
 
 
 def adopt(run: Run, source: Path, config: Config) -> None:
-    """Take a finished stage into a directory that this process holds.
+    """Copy or link a finished stage into a directory that this process holds.
 
-    `result.json` gets this experiment's name. `result.json`, `budget.json` and `manifest.json` say where the stage was
-    made (`adopted_from`), so that its cost is counted once.
+    `result.json` gets this experiment's name. `result.json`, `budget.json` and `manifest.json` record where the stage
+    was computed (`adopted_from`), so that its cost is counted once.
 
     Args:
-        run: the stage here.
+        run: the stage in this experiment.
         source: its directory in the other experiment.
-        config: the cell's.
+        config: the cell's config.
 
     Raises:
-        BadInput: where a file there is damaged; nothing has been taken then.
+        BadInput: if a source file is damaged. Nothing is adopted then.
     """
     check_done(source)
     check_model(source / MODEL)
@@ -103,17 +103,17 @@ def adopt(run: Run, source: Path, config: Config) -> None:
 
 
 def _noted(source: Path, place: str, experiment: str) -> dict[str, dict[str, Any]]:
-    """The files that say where a stage was made, with that said in them.
+    """Return the contents of the files that record where a stage was computed.
 
-    A stage that the source has taken from somewhere else keeps the place that it was made in.
+    If the source itself was adopted, its recorded origin is kept.
 
     Args:
         source: directory of the finished stage.
-        place: the same below `runs_dir`.
-        experiment: name of the experiment that takes it.
+        place: the same directory relative to `runs_dir`.
+        experiment: name of the adopting experiment.
 
     Raises:
-        BadInput: where one of the files holds something else.
+        BadInput: if one of the files has invalid content.
     """
     remedy = f"move {source} away, and the same command makes the stage here"
     result, budget, manifest = (
