@@ -20,7 +20,7 @@ from rich.text import Text
 
 from analysis import statistics
 from analysis.collect import Collection, collect
-from analysis.command import add_out, make_parser, out_folder, refuse, show_problems, show_written, terminal
+from analysis.command import add_out, make_parser, out_folder, refuse, refusing, show_problems, show_written, terminal
 from analysis.curves import COLOURS, GREY, MARKERS, STYLE, WIDTH, save
 from analysis.factorial import (
     CLEAR,
@@ -54,6 +54,7 @@ from analysis.tables import (
     unequal_note,
 )
 from rlbench.errors import BadInput, nearest
+from rlbench.files import write_text
 
 DESCRIPTION = """\
 Say which settings of a sweep help: the grid of combinations, and the main effect of each setting.
@@ -102,6 +103,7 @@ class Ablation:
     effect_notes: tuple[str, ...]
 
 
+@refusing("ablation")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -467,7 +469,7 @@ def write(ablation: Ablation, out: Path) -> list[Path]:
         ("effects.md", to_markdown(effects_sheet(ablation))),
         ("effects.csv", effects_csv(ablation)),
     ):
-        (out / name).write_text(text, encoding="utf-8", newline="\n")
+        write_text(out / name, text)
         written.append(out / name)
     figure = draw_effects(ablation)
     if figure is not None:

@@ -16,7 +16,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis import collected
-from analysis.command import COLLECTED, add_folder, default_folder, make_parser, refuse, show_problems, terminal
+from analysis.command import (
+    COLLECTED,
+    add_folder,
+    default_folder,
+    make_parser,
+    refuse,
+    refusing,
+    show_problems,
+    terminal,
+)
 from analysis.reading import (
     KEYS,
     SPENDING,
@@ -163,6 +172,7 @@ exit code: 0 written or up to date (whatever was left out); 2 no such folder, or
 """
 
 
+@refusing("collect")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = make_parser("collect", DESCRIPTION, EPILOG, "folder with run directories at any depth")

@@ -4,7 +4,7 @@
     curves/<key>.parquet    run, step, split, metric, value: one file per run; spending has the split "budget"
     runs.parquet            the run table
     problems.json           excluded or unusual runs, with the reason
-    index/<key>.json        record of each run, used or not, with the fingerprint of its files
+    index/<key>.json        record of each run, used or not, with the fingerprint of its files and digests of its parts
     collection.json         format version, and the folder that was searched
 
 `update` reads the runs whose files have changed, one at a time. It keeps all other parts unchanged (as hard links if
@@ -40,13 +40,12 @@ from analysis.reading import (
     Run,
     Unusable,
     find_runs,
-    parse_json,
     read_run,
     run_row,
 )
 from analysis.screening import screened
 from analysis.sources import Source
-from rlbench.digests import LIST_FILE
+from rlbench.digests import LIST_FILE, Entries, difference, entry, is_entry, own_digest
 from rlbench.errors import BadInput
 from rlbench.files import (
     PARTIAL,
@@ -62,7 +61,7 @@ from rlbench.files import (
     write_text,
 )
 
-FORM = 2
+FORM = 3
 """Format version. A collection with another version is rebuilt."""
 MARKER = "collection.json"
 PARTS = ("queries", "curves")
@@ -115,12 +114,14 @@ class Record:
         fingerprint: fingerprint of the files it was read from.
         run: as read; None if it cannot be used.
         reason: why it cannot be used, or "".
+        parts: size and sha256 of its files in `PARTS`; empty if it cannot be used.
     """
 
     name: str
     fingerprint: Fingerprint
     run: Run | None
     reason: str
+    parts: Entries
 
     @property
     def key(self) -> str:
@@ -149,10 +150,10 @@ def key_of(run: str) -> str:
 def fingerprint(path: Path) -> Fingerprint:
     """Fingerprint of those files of a run that a collection reads."""
     found = {}
-    for entry in os.scandir(path):
-        if entry.name in READ or (entry.name.startswith("predictions-test-") and entry.name.endswith(".parquet")):
-            stat = entry.stat()
-            found[entry.name] = [stat.st_size, stat.st_mtime_ns]
+    for file in os.scandir(path):
+        if file.name in READ or (file.name.startswith("predictions-test-") and file.name.endswith(".parquet")):
+            stat = file.stat()
+            found[file.name] = [stat.st_size, stat.st_mtime_ns]
     return dict(sorted(found.items()))
 
 
@@ -177,10 +178,14 @@ def _records(folder: Path) -> dict[str, Record]:
     for file in (folder / "index").glob("*.json"):
         content = read_object(file, REMEDY)
         if content.get("form") == FORM:
+            if content.pop("sha256", None) != own_digest(content):
+                raise BadInput(f"{file} is damaged, it has another content than was written: {REMEDY}")
             _check_record(file, content)
             known = content["run"]
             run = None if known is None else Run(**known | {key: tuple(known[key]) for key in ("metrics", "notices")})
-            records[content["name"]] = Record(content["name"], content["fingerprint"], run, content["reason"])
+            records[content["name"]] = Record(
+                content["name"], content["fingerprint"], run, content["reason"], content["parts"]
+            )
     return records
 
 
@@ -202,7 +207,7 @@ def _check_record(file: Path, content: Mapping[str, Any]) -> None:
     Raises:
         BadInput: names the file and its bad keys.
     """
-    kinds = {"name": str, "reason": str, "fingerprint": dict, "columns": dict, "run": dict | None}
+    kinds = {"name": str, "reason": str, "fingerprint": dict, "columns": dict, "parts": dict, "run": dict | None}
     odd = [key for key, kind in kinds.items() if key not in content or not isinstance(content[key], kind)]
     known = content.get("run")
     if isinstance(known, dict):
@@ -212,13 +217,15 @@ def _check_record(file: Path, content: Mapping[str, Any]) -> None:
         odd += [f"run.{key}" for key in known.keys() - parts.keys()]
         if not odd and any(not isinstance(known["result"].get(key), kind) for key, kind in RESULT_FIELDS.items()):
             odd.append("run.result")
+        if not odd:
+            odd += [f"parts.{part}" for part in PARTS if not is_entry(part, content["parts"].get(part))]
     if odd:
         raise BadInput(f"{file} is damaged, it lacks {', '.join(odd)}, or has another type there: {REMEDY}")
 
 
 def _columns(folder: Path, run: str) -> dict[str, Any]:
     """Additional columns of a run in the run table: settings and provenance."""
-    return parse_json((folder / "index" / f"{key_of(run)}.json").read_text(encoding="utf-8"))["columns"]
+    return read_object(folder / "index" / f"{key_of(run)}.json", REMEDY)["columns"]
 
 
 def _sorted(records: Mapping[str, Record]) -> list[Record]:
@@ -237,11 +244,26 @@ class Parts(Source):
         self._folder = folder
         self.folder = _near(Path(_marker(folder)["runs"]))
         self._records = {record.name: record for record in records}
+        self._checked: set[Path] = set()
+
+    def _part(self, run: str, part: str) -> Path:
+        """The file of a part of a run, compared with its digest when it is first asked for.
+
+        Raises:
+            BadInput: where it is not as it was written.
+        """
+        record = self._records[run]
+        file = self._folder / part / f"{record.key}.parquet"
+        if file not in self._checked:
+            if wrong := difference(file, f"{file} ({run})", record.parts[part]):
+                raise BadInput(f"{wrong}: {REMEDY}")
+            self._checked.add(file)
+        return file
 
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
         record = self._records[run]
         assert record.run is not None
-        file = pq.ParquetFile(self._folder / "queries" / f"{record.key}.parquet")
+        file = pq.ParquetFile(self._part(run, "queries"))
         place = {name: group for group, name in enumerate(_metrics(record.run))}
         names = file.read_row_group(0, columns=[*KEYS, CLUSTER])
         frame = pd.DataFrame(
@@ -266,10 +288,8 @@ class Parts(Source):
         return wide.reindex(columns=list(SPENDING)).rename_axis(index="update", columns=None).reset_index()
 
     def _curves(self, run: str) -> pd.DataFrame:
-        file = self._folder / "curves" / f"{self._records[run].key}.parquet"
-        return (
-            pq.read_table(file, columns=CURVES_SCHEMA.names[1:]).to_pandas().astype({"split": "str", "metric": "str"})
-        )
+        rows = pq.read_table(self._part(run, "curves"), columns=CURVES_SCHEMA.names[1:]).to_pandas()
+        return rows.astype({"split": "str", "metric": "str"})
 
     def config(self, run: str) -> Mapping[str, Any]:
         columns = _columns(self._folder, run).items()
@@ -398,15 +418,16 @@ def _read(path: Path, of: Fingerprint, name: str, folder: Path) -> tuple[Record,
     try:
         run, content = read_run(path, name)
     except Unusable as error:
-        record = Record(name, of, None, str(error))
+        record = Record(name, of, None, str(error), {})
     else:
         columns, odd = settings_and_provenance(path)
-        record = Record(name, of, replace(run, notices=(*run.notices, *odd)), "")
-        made = [folder / part / f".{record.key}.parquet{PARTIAL}" for part in PARTS]
+        made = [folder / part / f".{key_of(name)}.parquet{PARTIAL}" for part in PARTS]
         write_queries(made[0], run, content.queries)
         write_curves(made[1], name, content)
-    known = {"form": FORM, "columns": columns} | asdict(record)
-    return record, made, json.dumps(known, default=str) + "\n"
+        parts = {part: entry(file) for part, file in zip(PARTS, made, strict=True)}
+        record = Record(name, of, replace(run, notices=(*run.notices, *odd)), "", parts)
+    known = json.loads(json.dumps({"form": FORM, "columns": columns} | asdict(record), default=str))
+    return record, made, json.dumps({**known, "sha256": own_digest(known)}) + "\n"
 
 
 def _settle(made: Sequence[Path], index: Path, known: str) -> None:
@@ -519,7 +540,7 @@ def _column(name: str, values: Sequence[Any]) -> pa.Array:
         ({int, float}, pa.float64()),
         ({str}, pa.string()),
     ):
-        if kinds and kinds <= allowed:
+        if kinds and kinds <= allowed and all(abs(value) < 2**63 for value in values if type(value) is int):
             return pa.array(values, kind, from_pandas=True)
     as_text = [None if value is None else json.dumps(value, sort_keys=True, default=str) for value in values]
     return pa.array(as_text, pa.string())

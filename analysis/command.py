@@ -1,18 +1,20 @@
 """Shared parts of the commands in `analysis`: options, terminal and error messages."""
 
 import argparse
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from analysis import statistics
-from analysis.reading import Problem
+from analysis.reading import Problem, Unusable, printable
 from rlbench.arguments import whole
 from rlbench.errors import BadInput
 
+Command = Callable[..., int]
 COLLECTED = "collected"
 """Default folder name of a collection of runs."""
 
@@ -94,14 +96,46 @@ def default_folder(runs: Path, top: str = "reports") -> Path:
     return Path(top, *parts)
 
 
+def make_folder(folder: Path, out: Path) -> Path:
+    """Make a folder in --out, such as that of one experiment.
+
+    Raises:
+        BadInput: where a link in it leads out of --out.
+    """
+    if not folder.resolve().is_relative_to(out.resolve()):
+        raise BadInput(f"{folder} leads out of {out} by a link: remove the link, or name another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def terminal(width: int = TERMINAL_WIDTH) -> Console:
     """The terminal, or a console of `width` columns if output goes to a file."""
     return Console() if sys.stdout.isatty() else Console(width=width)
 
 
-def refuse(name: str, error: BadInput) -> int:
+def refusing(name: str) -> Callable[[Command], Command]:
+    """Let a command refuse bad input that it meets after its start, such as a damaged part of a collection.
+
+    Args:
+        name: of the command.
+    """
+
+    def wrapped(main: Command) -> Command:
+        @functools.wraps(main)
+        def guarded(arguments: Sequence[str] | None = None) -> int:
+            try:
+                return main(arguments)
+            except (BadInput, Unusable) as error:
+                return refuse(name, error)
+
+        return guarded
+
+    return wrapped
+
+
+def refuse(name: str, error: BadInput | Unusable) -> int:
     """Print the error and return the exit code."""
-    print(f"analysis.{name}: {error}", file=sys.stderr)
+    print(printable(f"analysis.{name}: {error}"), file=sys.stderr)
     return 2
 
 

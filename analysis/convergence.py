@@ -25,7 +25,17 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from analysis.collect import Collection, collect
-from analysis.command import add_folder, make_parser, out_folder, refuse, show_problems, show_written, terminal
+from analysis.command import (
+    add_folder,
+    make_folder,
+    make_parser,
+    out_folder,
+    refuse,
+    refusing,
+    show_problems,
+    show_written,
+    terminal,
+)
 from analysis.figures.style import SAME, axis_unit
 from analysis.series import AXES, measured, own_curves, rl_rows, row_names
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
@@ -41,6 +51,7 @@ from analysis.tables import (
     signed,
 )
 from rlbench.errors import BadInput, nearest
+from rlbench.files import write_text
 
 Curve = tuple[Floats, Floats]
 
@@ -573,7 +584,8 @@ def to_latex(found: Convergence) -> str:
 
 def _in_latex(text: str) -> str:
     signs = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "·": r"$\cdot$", "Δ": r"$\Delta$", "−": "$-$", "<": "$<$"}
-    return "".join(signs.get(letter, letter) for letter in text.replace(">", "$>$"))
+    signs |= {">": "$>$", "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "^": r"\^{}"}
+    return "".join(signs.get(letter, letter) for letter in text)
 
 
 DESCRIPTION = """\
@@ -596,6 +608,7 @@ exit code: 0 written; 2 no such folder, no RL run in it, or an option that the r
 """
 
 
+@refusing("convergence")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -614,14 +627,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse("convergence", error)
     written = []
     for group, one in zip(groups, found, strict=True):
-        folder = out if len(groups) == 1 else out / group_folder(group)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(out if len(groups) == 1 else out / group_folder(group), out)
         for sentence in sentences(one):
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         console.print()
         for suffix, text in (("md", to_markdown(one)), ("csv", to_csv(one)), ("tex", to_latex(one))):
             path = folder / f"convergence.{suffix}"
-            path.write_text(text, encoding="utf-8", newline="\n")
+            write_text(path, text)
             written.append(path)
     show_problems(console, options.runs, collection.problems)
     show_written(console, written)

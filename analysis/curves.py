@@ -9,7 +9,17 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from analysis.collect import Collection, collect
-from analysis.command import add_folder, default_folder, make_parser, refuse, show_problems, show_written, terminal
+from analysis.command import (
+    add_folder,
+    default_folder,
+    make_folder,
+    make_parser,
+    refuse,
+    refusing,
+    show_problems,
+    show_written,
+    terminal,
+)
 from analysis.figures.lines import MANY, TRAINING, Key, draw_training, draw_validation
 from analysis.figures.ranks import RANK_METRICS, SHOWN, draw_ranks, rank_metrics
 from analysis.figures.reported import METRIC, Reported, beside
@@ -78,6 +88,7 @@ exit code: 0 written; 2 no such folder, no RL run in it, or an option that the r
 """
 
 
+@refusing("curves")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -94,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse("curves", error)
     written: list[Path] = []
     for group in groups:
-        folder = out if len(groups) == 1 else out / group_folder(group)
+        folder = make_folder(out if len(groups) == 1 else out / group_folder(group), out)
         written += write_figures(group, folder, options, console)
     show_problems(console, options.runs, collection.problems)
     show_written(console, written)

@@ -22,6 +22,7 @@ from analysis.figures.style import GREY, STYLE, WIDTH, styles
 from analysis.statistics import Floats
 from analysis.tables.build import Profile
 from analysis.tables.numbers import metric_title
+from rlbench.files import whole_file
 
 THRESHOLDS: Floats = np.linspace(0, 1, 101)
 ACROSS = 3
@@ -126,5 +127,6 @@ def save_profiles(figure: Figure, path: Path) -> list[Path]:
         files = []
         for suffix, metadata in FORMATS.items():
             files.append(path.with_suffix(f".{suffix}"))
-            figure.savefig(files[-1], dpi=200, metadata=metadata)
+            with whole_file(files[-1]) as beside:
+                figure.savefig(beside, format=suffix, dpi=200, metadata=metadata)
     return files

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.reading import Unusable, flatten, read_json
+from analysis.reading import Unusable, flatten, is_text, read_json
 from analysis.sources import read_config
 from rlbench.attempts import attempts as starts
 from rlbench.errors import BadInput
@@ -52,4 +52,7 @@ def _object(file: Path) -> tuple[Mapping[str, Any], list[str]]:
 def _times(attempts: Path) -> dict[str, Any]:
     """Start of the first attempt and end of the last, in UTC."""
     made = [attempt.read() for attempt in starts(attempts.parent) if attempt.begun]
-    return {"started": made[0].get("started"), "ended": made[-1].get("ended")} if made else {}
+    if not made:
+        return {}
+    times = {"started": made[0].get("started"), "ended": made[-1].get("ended")}
+    return {name: time for name, time in times.items() if is_text(time)}

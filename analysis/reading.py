@@ -13,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlbench.bounds import LONGEST_LIST
 from rlbench.digests import LIST_FILE, Damaged, difference, read_list
 from rlbench.names import odd_name
-from rlbench.runs import SCHEMA, config_hash
+from rlbench.runs import SCHEMA, config_hash, foreign_links
 from rlbench.user_files import BAD_JSON
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
@@ -69,6 +71,10 @@ SPENDING = ("completions", "prompts", "generated_tokens", "trained_tokens", "sec
 """Quantities in budget.jsonl, counted from the start of training to an update."""
 SPLITS = ("train", "validation", "test")
 NUMBER = (int, float)
+SHOWN = 40
+"""Characters of an odd value that are shown."""
+NESTED = 100
+"""Levels of lists and objects that a JSON file of a run may have; real ones have ten."""
 MEAN_TOLERANCE = 1e-6
 """Allowed difference between result.json and the mean of the predictions, due to rounding."""
 
@@ -88,7 +94,19 @@ class Problem:
     left_out: bool = True
 
     def __str__(self) -> str:
-        return f"{self.run}: {self.reason}"
+        return printable(f"{self.run}: {self.reason}")
+
+
+CONTROL = ("Cc", "Cf", "Cs")
+"""Unicode categories of what a terminal obeys or cannot show: control, format, half a character."""
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: control characters are written as escapes, so that a name cannot move the cursor."""
+    return "".join(
+        letter.encode("unicode_escape").decode() if letter != "\n" and category(letter) in CONTROL else letter
+        for letter in text
+    )
 
 
 class Unusable(Exception):
@@ -169,6 +187,8 @@ def read_run(path: Path, name: str) -> tuple[Run, Content]:
     Raises:
         Unusable: if it is not done, is damaged or half-written, has another schema version, or has NaN test metrics.
     """
+    if links := foreign_links(path):
+        raise Unusable(f"{links[0].relative_to(path)} is a link that leads out of the run: put the file itself there")
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status != "done":
         raise Unusable(_unfinished(status, reason.strip()))
@@ -196,7 +216,7 @@ def _unfinished(status: str, reason: str) -> str:
         return f"interrupted{f' ({reason})' if reason else ''}; the command that started it resumes it"
     if status == "pruned":
         return reason
-    return f"STATUS says '{status}', which is none of running, interrupted, done, failed, pruned"
+    return f"STATUS says '{status[:SHOWN]}', which is none of running, interrupted, done, failed, pruned"
 
 
 def check_files(path: Path) -> None:
@@ -257,6 +277,22 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
+def is_deep(content: Any) -> bool:
+    """Whether lists and objects lie in each other more than `NESTED` levels deep."""
+    level = [content]
+    for _ in range(NESTED):
+        inner = [value for one in level for value in (one.values() if isinstance(one, dict) else one)]
+        level = [value for value in inner if isinstance(value, dict | list)]
+    return bool(level)
+
+
+def is_measurement(row: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl says what it must."""
+    value = row.get("value")
+    named = is_text(row.get("split")) and is_text(row.get("metric"))
+    return whole_number(row.get("step")) and named and (isinstance(value, float) or finite(value))
+
+
 def parse_json(text: str) -> Any:
     """`json.loads` with interned keys, so that keys shared by many runs are stored once."""
     return json.loads(text, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
@@ -276,6 +312,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise Unusable(f"half-written: {path.name} is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise Unusable(f"half-written: {path.name} holds no object")
+    if is_deep(content):
+        raise Unusable(f"{path.name} is nested more than {NESTED} levels deep: put the file back from a copy")
     if halves:
         raise Unusable(f"{path.name} holds half a character (a lone surrogate): put the file back from a copy")
     return content
@@ -300,7 +338,8 @@ def _read_result(path: Path) -> dict[str, Any]:
         raise Unusable("result.json has no cut-offs")
     budget = result["budget"]
     bad = [key for key in ("seed", "list_length") if not whole_number(result[key])]
-    bad += [] if all(whole_number(k) and k for k in result["cutoffs"]) else ["cutoffs"]
+    bad += [] if all(whole_number(k) and 0 < k <= LONGEST_LIST for k in result["cutoffs"]) else ["cutoffs"]
+    bad += [] if "list_length" in bad or result["list_length"] <= LONGEST_LIST else ["list_length"]
     bad += [f"budget.{key}" for key in BUDGET_FIELDS if not finite(budget.get(key))]
     seconds = budget.get("seconds")
     if not isinstance(seconds, dict) or not finite(seconds.get("total")):
@@ -403,7 +442,7 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
         absent = [name for name in [*KEYS, CLUSTER, N_TRUTH, *wanted] if name not in schema.names]
         if absent:
             raise Unusable(f"{file.name} has no column {', '.join(absent)}")
-        if odd := [name for name in ("context_id", CLUSTER) if not _is_name(schema.field(name).type)]:
+        if odd := [name for name in ("context_id", CLUSTER) if not is_name(schema.field(name).type)]:
             raise Unusable(f"{file.name}: {', '.join(odd)} must hold text")
         if odd := [name for name in ("sample", N_TRUTH) if not pa.types.is_integer(schema.field(name).type)]:
             raise Unusable(f"{file.name}: {', '.join(odd)} must hold whole numbers")
@@ -438,7 +477,7 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
     return queries
 
 
-def _is_name(kind: pa.DataType) -> bool:
+def is_name(kind: pa.DataType) -> bool:
     """Whether a column of this type can identify a query: text, plain or dictionary-encoded."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
@@ -459,9 +498,7 @@ def read_curves(path: Path) -> pd.DataFrame:
     file = path / "metrics.jsonl"
     rows = []
     for number, row in enumerate(_read_lines(file), start=1):
-        value = row.get("value")
-        named = is_text(row.get("split")) and is_text(row.get("metric"))
-        if not (whole_number(row.get("step")) and named and (isinstance(value, float) or finite(value))):
+        if not is_measurement(row):
             raise Unusable(f"half-written: line {number} of metrics.jsonl is not a measurement")
         rows.append((row["step"], row["split"], row["metric"], float(row["value"])))
     kinds = {"step": "int64", "split": "str", "metric": "str", "value": "float64"}

@@ -10,10 +10,21 @@ from rich.console import Console
 
 from analysis import curves, tables
 from analysis.collect import Collection, Problem, collect
-from analysis.command import add_out, make_parser, out_folder, refuse, show_problems, show_written, terminal
+from analysis.command import (
+    add_out,
+    make_folder,
+    make_parser,
+    out_folder,
+    refuse,
+    refusing,
+    show_problems,
+    show_written,
+    terminal,
+)
 from analysis.html import group_page, index_page
 from analysis.html.budgets import cost_note
 from rlbench.errors import BadInput
+from rlbench.files import write_text
 from rlbench.names import odd_name, odd_project
 from rlbench.tracking import TrackerIdentity, check_modes, make_tracker
 
@@ -41,6 +52,7 @@ exit code: 0 written (whatever was left out); 2 no such folder, or no finished r
 """
 
 
+@refusing("report")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -59,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse("report", error)
     written = []
     for group in groups:
-        folder = out if len(groups) == 1 else out / tables.group_folder(group)
+        folder = make_folder(out if len(groups) == 1 else out / tables.group_folder(group), out)
         table = tables.build_table(group, resamples=options.resamples)
         written += write_report(group, table, folder, console)
         problems = of_group(group, collection)
@@ -97,7 +109,7 @@ def write_report(group: Collection, table: tables.Table, out: Path, console: Con
         ("tex", tables.to_latex(table)),
     ):
         path = out / f"table.{suffix}"
-        path.write_text(text, encoding="utf-8", newline="\n")
+        write_text(path, text)
         written.append(path)
     for name, figure, lacking in (
         ("curves", curves.draw_validation(group), "no RL run has validation metrics"),
@@ -139,7 +151,7 @@ def write_page(
     """
     path = out / PAGE
     page = group_page(group, table, runs, problems, resamples=resamples)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    write_text(path, page)
     return path
 
 
@@ -153,8 +165,7 @@ def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection:
     ]
     rest = [problem for problem in collection.problems if problem not in told]
     cost = f"{cost_note(collection.runs, runs)} A stage that experiments share counts once."
-    page = index_page(f"Reports of {runs.resolve().name}", links, cost, rest)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    write_text(path, index_page(f"Reports of {runs.resolve().name}", links, cost, rest))
     return path
 
 
@@ -193,6 +204,9 @@ def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
         entity=config.get("tracker.entity"),
     )
     made_of = {"runs": sorted(group.runs["run"]), "folder": str(runs)}
+    for views in ("wandb", "tensorboard"):
+        if (out / views).exists():
+            make_folder(out / views, out)
     tracker = make_tracker([mode], directory=out, identity=identity, config=made_of)
     table = pd.read_csv(out / "table.csv")
     rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()

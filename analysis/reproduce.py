@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.command import add_resamples, plain_parser, refuse, show_problems, show_written, terminal
+from analysis.command import add_resamples, plain_parser, refuse, refusing, show_problems, show_written, terminal
 from analysis.curves import save
 from analysis.reproduction import figure, table
 from analysis.reproduction.reported import EXPERIMENTS
@@ -45,6 +45,7 @@ def title(name: str, twin: str | None) -> str:
     return f"{words} of arXiv 2510.20150" + (f", twin on {twin}" if twin else "")
 
 
+@refusing("reproduce")
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = plain_parser("reproduce", DESCRIPTION, EPILOG)
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(known())}")

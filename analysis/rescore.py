@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 from rich.console import Console
@@ -35,16 +37,18 @@ from analysis.reading import (
     Run,
     Unusable,
     find_runs,
-    parse_json,
+    is_name,
     read_json,
     read_run,
     read_text,
     required_metrics,
 )
-from rlbench.config import DATASETS, MatchingConfig
+from analysis.tables.write import as_text
+from rlbench.config import DATASETS, EvaluationConfig, MatchingConfig, wrong_types
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
+from rlbench.digests import damage
 from rlbench.errors import BadInput, nearest
 from rlbench.files import partial_folder, publish, write_json, write_text
 from rlbench.git import git_state
@@ -52,7 +56,7 @@ from rlbench.judging import Answer, choose_contexts, judge_answers, sampled_metr
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import DONE, config_hash, seal, status_of
-from rlbench.user_files import BAD_YAML
+from rlbench.user_files import parse_yaml
 from rlbench.validation import check_matching
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,8 +64,18 @@ MATCHING = ROOT / "conf" / "matching"
 OWN = "own"
 """Name of the protocol that keeps each run's own matching rules."""
 SPLITS = ("validation", "test")
-KEPT_COLUMNS = ("context_id", "sample", "text", "confidence", "finished", "completion_tokens")
-"""Columns of predictions that re-scoring needs."""
+Kind = Callable[[pa.DataType], bool]
+KEPT_COLUMNS: dict[str, Kind] = {
+    "context_id": is_name,
+    "sample": pa.types.is_integer,
+    "text": is_name,
+    "confidence": lambda kind: pa.types.is_list(kind) and pa.types.is_floating(kind.value_type),
+    "finished": pa.types.is_boolean,
+    "completion_tokens": lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
+}
+"""What re-scoring needs of predictions."""
+SAMPLE_COLUMNS: dict[str, Kind] = {"context_id": is_name, "text": is_name}
+"""What it needs of the sampled lists."""
 OF_CONFIDENCE = ("ece", "brier")
 PATHS = ("path", "catalog")
 """Keys of a dataset's configuration that are file paths."""
@@ -199,7 +213,10 @@ def rules_of(protocol: Protocol, source: Source) -> Rules:
 
 
 def _own_matching(source: Source) -> MatchingConfig:
-    return MatchingConfig(**_typed(source.config, "matching", MatchingConfig))
+    matching = MatchingConfig(**_typed(source.config, "matching", MatchingConfig))
+    if problems := check_matching(matching):
+        raise Unusable(f"config.yaml: {'; '.join(problems)}")
+    return matching
 
 
 def _typed(config: Mapping[str, Any], key: str, schema: type) -> dict[str, Any]:
@@ -213,6 +230,8 @@ def _typed(config: Mapping[str, Any], key: str, schema: type) -> dict[str, Any]:
     part = config.get(key)
     if not isinstance(part, dict) or not needed <= part.keys() <= wanted:
         raise Unusable(f"config.yaml has under {key} not what this version of rlbench has: {', '.join(sorted(wanted))}")
+    if problems := wrong_types(key, schema, part):
+        raise Unusable(f"config.yaml: {'; '.join(problems)}")
     return part
 
 
@@ -237,9 +256,9 @@ def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
 
 def _mapping(file: Path) -> Mapping[str, Any]:
     try:
-        content = read_json(file) if file.suffix == ".json" else yaml.safe_load(read_text(file))
-    except BAD_YAML as error:
-        raise Unusable(f"half-written: {file.name} cannot be read ({' '.join(str(error).split())})") from None
+        content = read_json(file) if file.suffix == ".json" else parse_yaml(read_text(file), file.name)
+    except BadInput as error:
+        raise Unusable(f"half-written: {error}") from None
     if not isinstance(content, dict):
         raise Unusable(f"half-written: {file.name} holds no object")
     return content
@@ -280,7 +299,8 @@ class Data:
                     f"their place by --data {name}.path=FOLDER)"
                 ) from None
             self._options = options
-        recorded = source.manifest.get("data", {}).get("sha256")
+        data = source.manifest.get("data")
+        recorded = data.get("sha256") if isinstance(data, dict) else None
         if recorded != self._dataset.fingerprint:
             raise Unusable(
                 f"it was judged on other data: manifest.json has sha256 {str(recorded)[:12]}, {name} is "
@@ -329,9 +349,9 @@ def judge_again(
     Raises:
         Unusable: if the predictions cannot be read, lack a column or cover other samples.
     """
-    result, evaluation = source.run.result, source.config["evaluation"]
+    result, evaluation = source.run.result, _typed(source.config, "evaluation", EvaluationConfig)
     file = source.path / f"predictions-{split}-{result['checkpoint']['step']}.parquet"
-    old = _read_predictions(file)
+    old = _read_table(file, KEPT_COLUMNS)
     records = choose_contexts(dataset.splits[split], evaluation[f"{split}_contexts"])
     if old["context_id"].tolist() != [record.context_id for record in records]:
         raise Unusable(f"{file.name} is not of the {len(records)} samples that its settings choose from {split}")
@@ -355,16 +375,27 @@ def judge_again(
     return predictions, means, missing
 
 
-def _read_predictions(file: Path) -> pd.DataFrame:
+def _read_table(file: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    """Columns of a parquet file.
+
+    Raises:
+        Unusable: where it is none, lacks a column, or a column is of another kind or empty somewhere.
+    """
     try:
-        table = pd.read_parquet(file)
+        schema = pq.read_schema(file)
+        if absent := [name for name in kinds if name not in schema.names]:
+            raise Unusable(f"{file.name} has no column {', '.join(absent)}, which re-scoring needs")
+        if odd := [name for name, is_kind in kinds.items() if not is_kind(schema.field(name).type)]:
+            raise Unusable(f"{file.name} holds another kind of value under {', '.join(odd)} than re-scoring needs")
+        table = pq.read_table(file, columns=list(kinds))
     except FileNotFoundError:
         raise Unusable(f"half-written: says done but has no {file.name}") from None
-    except (OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise Unusable(f"half-written: {file.name} is not parquet ({error})") from None
-    if absent := [name for name in KEPT_COLUMNS if name not in table]:
-        raise Unusable(f"{file.name} has no column {', '.join(absent)}, which re-scoring needs")
-    return table
+    frame = table.to_pandas()
+    if odd := [name for name in kinds if frame[name].isna().any()]:
+        raise Unusable(f"{file.name} has no {', '.join(odd)} in some rows")
+    return frame
 
 
 def _sampled(source: Source, records: Sequence[Record], judge: Judge) -> dict[str, NDArray[np.float64]]:
@@ -372,8 +403,14 @@ def _sampled(source: Source, records: Sequence[Record], judge: Judge) -> dict[st
     file = source.path / f"samples-test-{source.run.result['checkpoint']['step']}.parquet"
     if not file.exists():
         raise Unusable(f"half-written: its settings ask for sampled lists, and there is no {file.name}")
-    evaluation = source.config["evaluation"]
-    return sampled_metrics(records, pd.read_parquet(file), judge, evaluation["samples"], evaluation["pass_at"])
+    evaluation = _typed(source.config, "evaluation", EvaluationConfig)
+    samples = _read_table(file, SAMPLE_COLUMNS)
+    counts = samples["context_id"].value_counts()
+    if any(counts.get(record.context_id) != evaluation["samples"] for record in records):
+        raise Unusable(
+            f"{file.name} does not hold {evaluation['samples']} lists of each context of test, as its settings say"
+        )
+    return sampled_metrics(records, samples, judge, evaluation["samples"], evaluation["pass_at"])
 
 
 # Writing.
@@ -400,18 +437,21 @@ def digests(source: Source) -> dict[str, str]:
 
 
 def is_done(target: Path, made_from: Mapping[str, str]) -> bool:
-    """Whether a finished re-scored run from exactly these files exists.
+    """Whether an undamaged finished re-scored run from exactly these files exists. A damaged one is made again.
 
     Raises:
-        Unusable: if the directory has other content.
+        Unusable: if the directory has other content, or does not say what it is.
     """
     if not target.exists():
         return False
     manifest = target / "manifest.json"
-    note = parse_json(manifest.read_text(encoding="utf-8")).get("rescoring") if manifest.exists() else None
-    if note is None:
+    try:
+        note = read_json(manifest).get("rescoring") if manifest.exists() else None
+    except Unusable as error:
+        raise Unusable(f"{target}: {error}. Move it away, or name another --out") from None
+    if not isinstance(note, dict):
         raise Unusable(f"{target} is there and no re-scoring: move it away, or name another --out")
-    return status_of(target) == DONE and note["made_from"] == made_from
+    return status_of(target) == DONE and note.get("made_from") == made_from and not damage(target)
 
 
 def write_rescored(
@@ -464,7 +504,7 @@ def write_rescored(
 
 def _measurements(file: Path, means: Mapping[str, Mapping[str, float]], step: int) -> Iterator[str]:
     """Lines of metrics.jsonl: the unchanged training lines, then the re-scored means."""
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    for line in file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else ():
         if json.loads(line)["split"] == "train":  # each line was checked when the source was read
             yield f"{line}\n"
     for split, values in means.items():
@@ -484,7 +524,7 @@ class Rescored:
     target: Path
 
     def result(self) -> Mapping[str, Any]:
-        return parse_json((self.target / "result.json").read_text(encoding="utf-8"))
+        return read_json(self.target / "result.json")
 
 
 def rescore(
@@ -528,7 +568,7 @@ def compare(made: Iterable[Rescored]) -> pd.DataFrame:
     for one in made:
         old, new = one.source.run.result, one.result()
         for split in SPLITS:
-            before, after = old["metrics"][split], new["metrics"][split]
+            before, after = old["metrics"].get(split, {}), new["metrics"].get(split, {})
             for name in dict.fromkeys([*before, *after]):
                 values = before.get(name, np.nan), after.get(name, np.nan)
                 rows.append((one.source.run.name, one.protocol.name, old["label"], old["seed"], split, name, *values))
@@ -625,7 +665,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse("rescore", BadInput(f"no run below {options.runs} could be judged again"))
     comparison = compare(made)
     show(comparison, console)
-    write_text(out / "comparison.csv", comparison.to_csv(index=False))
+    names = {name: comparison[name].map(as_text) for name in ("run", "protocol", "label", "metric")}
+    write_text(out / "comparison.csv", comparison.assign(**names).to_csv(index=False))
     show_written(console, [*sorted({out / one.protocol.name for one in made}), out / "comparison.csv"])
     return 1 if told else 0
 

@@ -10,7 +10,9 @@ from rich.table import Table
 
 from analysis.collect import collect
 from analysis.command import refuse
+from analysis.tables.write import as_text
 from rlbench.errors import BadInput
+from rlbench.files import write_text
 
 
 def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -75,8 +77,8 @@ def main() -> int:
         shown.add_row(*names, f"{row.mean:.4f}", spread, chosen)
     Console().print(shown)
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(arguments.out, index=False, float_format="%.6f")
+        texts = {name: table[name].map(as_text) for name in ("algorithm", "reward", "variant")}
+        write_text(arguments.out, table.assign(**texts).to_csv(index=False, float_format="%.6f"))
     return 0
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from pandas.api.types import is_string_dtype, union_categoricals
 
 from analysis.reading import SPENDING, flatten, predictions_file, read_curves, read_scores, read_spending
 from rlbench.errors import BadInput
-from rlbench.user_files import BAD_YAML, LONGEST_REASON, read_user_text
+from rlbench.user_files import read_user_yaml
 
 
 class Source(ABC):
@@ -70,10 +69,6 @@ class RunFolders(Source):
         return read_config(self._files[run].parent)
 
 
-DEEP = 5000
-"""Limit on characters that may open a YAML nesting level. A config has a few hundred."""
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """A run's config.yaml, dotted key to value.
 
@@ -83,19 +78,13 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.yaml"
     if not file.exists():
         raise BadInput(f"{path} has no config.yaml")
-    text = read_user_text(file)
-    try:
-        # The C loader is fast, but crashes the process on mappings or lists nested about ten thousand levels deep.
-        fast = yaml.__with_libyaml__ and sum(map(text.count, "[{:-?")) < DEEP
-        content = yaml.load(text, Loader=yaml.CSafeLoader if fast else yaml.SafeLoader)
-    except BAD_YAML as error:
-        raise BadInput(f"{file} is not YAML ({' '.join(str(error).split())[:LONGEST_REASON]})") from None
+    content = read_user_yaml(file)
     if not isinstance(content, dict):
         raise BadInput(f"{file} holds no settings")
     try:
         return flatten(content)
     except RecursionError:
-        raise BadInput(f"{file} holds a mapping that contains itself") from None
+        raise BadInput(f"{file} is nested too deeply") from None
 
 
 class Queries:

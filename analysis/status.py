@@ -20,7 +20,7 @@ from analysis.tables import duration
 from rlbench.attempts import UNKNOWN, Attempt, attempts
 from rlbench.errors import BadInput
 from rlbench.files import read_object
-from rlbench.runs import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, SWEEP_FILE, read_cells
+from rlbench.runs import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, SWEEP_FILE, foreign_links, read_cells
 
 DESCRIPTION = """\
 Say how far every cell of an experiment is.
@@ -121,6 +121,8 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         command: command of the sweep; None to read it from the manifest.
         now: seconds since the epoch.
     """
+    if links := foreign_links(path):
+        raise BadInput(f"{links[0]} is a link that leads out of the run: put the file itself there")
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status not in STATES:
         raise BadInput(f"{path / 'STATUS'} says {status[:40]!r}, which is none of {', '.join(STATES)}: {REMEDY}")

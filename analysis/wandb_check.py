@@ -1,18 +1,20 @@
 """`python -m analysis.wandb_check runs/mini`: check that W&B's files match the run directories."""
 
-import json
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from analysis.collect import find_runs
 from analysis.command import make_parser, refuse, terminal
+from analysis.reading import is_measurement, whole_number
 from rlbench.errors import BadInput
+from rlbench.jsonl import read_rows
 from rlbench.tracking import curve_name
 from rlbench.tracking.wandb_file import OfflineRun, read_run
 
@@ -61,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         if not found:
             raise BadInput(f"no run below {options.runs} has W&B files (tracker=offline or tracker=wandb writes them)")
+        checked = [check(path, files, path.relative_to(options.runs).as_posix()) for path, files in found]
     except BadInput as error:
         return refuse("wandb_check", error)
-    checked = [check(path, files, path.relative_to(options.runs).as_posix()) for path, files in found]
     table = Table("run", "attempts", "points", "W&B has", box=None)
     for one in checked:
         verdict = "[red]not all[/]" if one.problems else "[green]all[/]"
@@ -109,22 +111,35 @@ def joined(attempts: Sequence[OfflineRun]) -> Points:
     points: Points = {}
     for run in attempts:
         for row in run.history:
-            points |= {(name, row["update"]): value for name, value in row.items() if isinstance(value, int | float)}
+            step: Any = row.get("update")
+            if not whole_number(step):
+                continue
+            points |= {(name, step): value for name, value in row.items() if isinstance(value, int | float)}
     return points
 
 
 def measured(file: Path) -> Points:
-    """(curve, update) to value of a metrics.jsonl. The last line for a point counts."""
+    """(curve, update) to value of a metrics.jsonl. The last line for a point counts.
+
+    Raises:
+        BadInput: if a line is no measurement.
+    """
     if not file.exists():
         return {}
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]  # the last line may be cut
+    rows = read_rows(file)
+    for number, row in enumerate(rows, start=1):
+        if not is_measurement(row):
+            raise BadInput(
+                f"{file} is damaged: line {number} is no measurement. Put the file back from a copy, or move the run "
+                "away, and the command that made it makes it again"
+            )
     return {(curve_name(f"{row['split']}/{row['metric']}"), row["step"]): row["value"] for row in rows}
 
 
 def tables(run: OfflineRun) -> list[str]:
     """Table files of a run, relative to its folder `files`."""
     values = [value for row in run.history for value in row.values() if isinstance(value, dict)]
-    return [value["path"] for value in values if value.get("_type") == "table-file"]
+    return [str(value.get("path")) for value in values if value.get("_type") == "table-file"]
 
 
 def _same(one: float, other: float) -> bool:

@@ -25,7 +25,7 @@ from typing import IO, Any, cast
 from rich.console import Console
 
 from rlbench.errors import BadInput
-from rlbench.files import clear_partial, drop, write_json
+from rlbench.files import clear_partial, drop, leads_outside, write_json
 
 FOLDER = "attempts"
 RESERVED = "RLBENCH_ATTEMPT"
@@ -106,6 +106,8 @@ def reserve(root: Path) -> Attempt:
         attempt = Attempt(root / FOLDER / str(count(root) + 1))
         if attempt.folder.parent.is_file():
             raise BadInput(f"{attempt.folder.parent} is a file, and a folder belongs there: move it away")
+        if leads_outside(attempt.folder.parent, root):
+            raise BadInput(f"{attempt.folder.parent} is a link that leads out of {root}: put the folder itself there")
         attempt.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             attempt.folder.mkdir()

@@ -938,6 +938,20 @@ _known: dict[tuple[type, str], Any] = {}
 """Typed sections by type and values. The cells of a sweep share most sections."""
 
 
+def wrong_types(key: str, kind: Any, values: dict[str, Any]) -> list[str]:
+    """What is wrong with the keys and types of a section of a config that was written by an earlier command.
+
+    Args:
+        key: of the section.
+        kind: its dataclass.
+        values: what the config has there.
+    """
+    problems = _too_large(values, f"{key}.")
+    if not problems:
+        _typed(key, kind, values, problems)
+    return problems
+
+
 def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> Any:
     if (kind, repr(values)) in _known:
         return copy.deepcopy(_known[kind, repr(values)])

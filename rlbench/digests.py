@@ -62,10 +62,11 @@ def add(folder: Path, path: Path) -> None:
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    write_text(folder / LIST_FILE, json.dumps({**content, "sha256": _own_digest(content)}, indent=1) + "\n")
+    write_text(folder / LIST_FILE, json.dumps({**content, "sha256": own_digest(content)}, indent=1) + "\n")
 
 
-def _own_digest(content: Mapping[str, Any]) -> str:
+def own_digest(content: Mapping[str, Any]) -> str:
+    """sha256 of an object in JSON, key order aside."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -82,15 +83,15 @@ def read_list(folder: Path, part: str = "files") -> Entries:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         raise Damaged(f"{LIST_FILE} cannot be read") from None
-    if not isinstance(content, dict) or content.pop("sha256", None) != _own_digest(content):
+    if not isinstance(content, dict) or content.pop("sha256", None) != own_digest(content):
         raise Damaged(f"{LIST_FILE} has another content than was written")
     entries = content.get(part)
-    if not isinstance(entries, dict) or not all(_is_entry(name, wanted) for name, wanted in entries.items()):
+    if not isinstance(entries, dict) or not all(is_entry(name, wanted) for name, wanted in entries.items()):
         raise Damaged(f"{LIST_FILE} does not say under '{part}' which files there are")
     return entries
 
 
-def _is_entry(name: str, wanted: object) -> bool:
+def is_entry(name: str, wanted: object) -> bool:
     """Whether this is a file below the folder, with its size and digest."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or not isinstance(wanted, dict):

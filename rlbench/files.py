@@ -57,6 +57,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def leads_outside(path: Path, folder: Path) -> bool:
+    """Whether a path is a symbolic link to a place that is not below a folder."""
+    return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Add the path to an OSError raised in the block."""
@@ -99,7 +104,7 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path} is missing: {remedy}") from None
-    except (ValueError, RecursionError, IsADirectoryError):
+    except (ValueError, RecursionError, OSError):
         raise BadInput(f"{path} is damaged, it cannot be read as JSON: {remedy}") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path} is damaged, it holds no JSON object: {remedy}")
@@ -149,9 +154,12 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def held(lock: Path) -> Iterator[None]:
-    """Allow one process at a time into the block. The lock is released when the process ends."""
+    """Allow one process at a time into the block. The lock is released when the process ends.
+
+    The file is opened for appending. Otherwise a link in its place would empty the file that it points to.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

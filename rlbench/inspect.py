@@ -7,6 +7,7 @@ the run directory or its config are reported before torch is loaded.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +17,7 @@ from rlbench import arguments
 from rlbench.cli import fail
 from rlbench.config import AlgorithmConfig, Config, resolve
 from rlbench.errors import BadInput
+from rlbench.files import leads_outside
 from rlbench.inputs import load
 from rlbench.user_files import read_user_yaml
 from rlbench.validation import check_values, validate
@@ -30,11 +32,13 @@ def read_config(run: Path) -> Config:
     path = run / "config.yaml"
     if not path.is_file():
         raise BadInput(f"{run} is no run directory: it has no config.yaml; give a folder such as runs/mini/*/*/seed*")
+    if leads_outside(path, run):
+        raise BadInput(f"{path} is a link that leads out of the run: put the file itself there")
     content = read_user_yaml(path)
     if not isinstance(content, dict):
         raise BadInput(f"{path} is damaged: it holds no settings")
     try:
-        loaded = OmegaConf.create(content)
+        loaded = OmegaConf.create(_literal(content))
     except OmegaConfBaseException as error:
         raise BadInput(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     assert isinstance(loaded, DictConfig)
@@ -42,6 +46,15 @@ def read_config(run: Path) -> Config:
         return resolve(loaded)
     except BadInput as error:
         raise BadInput(*(f"{path}: {problem}" for problem in error.problems)) from error
+
+
+def _literal(value: Any) -> Any:
+    """Values of a run's config, which is resolved: `${...}` in a text is text, and asks for nothing."""
+    if isinstance(value, dict):
+        return {key: _literal(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_literal(one) for one in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def check(config: Config, options: argparse.Namespace) -> int:

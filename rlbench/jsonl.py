@@ -15,10 +15,12 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a file, or none if it does not exist. A truncated last line is skipped.
 
     Raises:
-        BadInput: names the first line that holds no JSON object.
+        BadInput: if the file is a folder; or names the first line that holds no JSON object.
     """
     if not file.exists():
         return []
+    if file.is_dir():
+        raise BadInput(f"{file} is a folder, and a file belongs there: move it away")
     # A kill may have truncated the last line within a character.
     lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     return [_row(file, number, line) for number, line in enumerate(lines, start=1)]

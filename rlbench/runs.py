@@ -27,6 +27,7 @@ from rlbench.files import (
     clear_partial,
     disk_full,
     is_disk_full,
+    leads_outside,
     overwrite,
     read_object,
     sync,
@@ -47,13 +48,14 @@ PREEMPTED = 75
 PRUNED = "pruned"
 """Status of a run stopped as hopeless by a search. STATUS gives the reason."""
 SWEEP_FILE = "sweep.json"
-"""File in an experiment's folder: {"cells": {directory below it: {"command": [...], "updates": n}}}."""
+"""File in an experiment's folder: {"cells": {folder below it: {"command": [...], "updates": n}}, "sha256": digest}."""
 
 MEASUREMENT: dict[str, type | tuple[type, ...]] = {"step": int, "split": str, "metric": str, "value": (int, float)}
 """Fields of a line in metrics.jsonl."""
 FOLDERS = ("attempts", "checkpoints", "model", "preferences")
 FILES = ("STATUS", ".lock", "*.json", "*.jsonl", "*.yaml", "*.parquet")
 """What lies in a run directory, beside the folders of trackers."""
+ATTEMPT_FILES = (attempts.FOLDER, f"{attempts.FOLDER}/*", f"{attempts.FOLDER}/*/*")
 UNLISTED = (digests.LIST_FILE, "progress.json", "slurm.json")
 """Files of a finished run that nothing relies on. A launcher may write them after the run's end."""
 
@@ -222,10 +224,21 @@ class Run:
         write_text(self.root / "STATUS", f"{status}\n{reason}".rstrip() + "\n")
 
     def stopped_early(self) -> str:
-        """The note of a run whose result says that its training stopped early; "" for any other."""
+        """The note of a run whose result says that its training stopped early; "" for any other.
+
+        Raises:
+            BadInput: where the result is damaged.
+        """
         path = self.root / "result.json"
-        stopped = json.loads(path.read_text(encoding="utf-8")).get("stopped") if path.exists() else None
-        return f"stopped early at update {stopped['update']}: {stopped['reason']}" if stopped else ""
+        if not path.exists():
+            return ""
+        remedy = f"move {self.root} away, and the same command makes it again"
+        stopped = read_object(path, remedy).get("stopped")
+        if stopped is None:
+            return ""
+        if not (isinstance(stopped, dict) and isinstance(stopped.get("reason"), str)):
+            raise BadInput(f"{path} is damaged, its 'stopped' has no reason: {remedy}")
+        return f"stopped early at update {stopped.get('update')}: {stopped['reason']}"
 
     def attempts(self) -> int:
         """Return the number of times this run was started."""
@@ -360,7 +373,7 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
     run.root.mkdir(parents=True, exist_ok=True)
     if problems := misplaced(run.root):
         raise BadInput(*problems)
-    with (run.root / ".lock").open("w") as lock:
+    with (run.root / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -405,8 +418,20 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             raise
 
 
+def foreign_links(root: Path) -> list[Path]:
+    """The files of a run directory, and its attempts, that are links to places outside it.
+
+    A run directory may come from others. Such a link would make a reader show, or a run write to, any file of the user.
+    """
+    found = [path for pattern in (*FILES, *ATTEMPT_FILES) for path in root.glob(pattern)]
+    return [path for path in found if leads_outside(path, root)]
+
+
 def misplaced(root: Path) -> list[str]:
-    """One sentence for each folder of a run directory where a file belongs, and each file where a folder does."""
+    """One sentence for each folder of a run directory where a file belongs, each file where a folder does, and each
+    link that leads out of it."""
+    if links := foreign_links(root):
+        return [f"{path} is a link that leads out of {root}: put the file itself there" for path in links]
     folders = [path for path in (root / name for name in FOLDERS) if path.exists() and not path.is_dir()]
     files = [path for pattern in FILES for path in root.glob(pattern) if path.is_dir()]
     return [
@@ -433,6 +458,8 @@ def check_done(root: Path) -> None:
     Raises:
         BadInput: where a file is not as it was written.
     """
+    if links := foreign_links(root):
+        raise BadInput(f"{links[0]} is a link that leads out of {root}: put the file itself there")
     if wrong := digests.damage(root):
         raise BadInput(
             f"{root} says done, but {wrong}. Put the file back from a copy, or move the folder away, and the same "
@@ -478,7 +505,7 @@ def superseded(run: Run) -> list[str]:
             continue
         try:
             there = json.loads(recorded.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # whoever uses that directory is told of it
         now = json.loads(json.dumps(run.identity))
         if not isinstance(there, dict) or not isinstance(there.get(INPUTS), dict):
@@ -503,7 +530,10 @@ def read_cells(path: Path) -> dict[str, Any]:
         BadInput: if it is damaged.
     """
     remedy = "move it away, and the commands of its sweeps write it anew"
-    cells = read_object(path, remedy).get("cells")
+    content = read_object(path, remedy)
+    if content.pop("sha256", None) != digests.own_digest(content):
+        raise BadInput(f"{path} is damaged, it has another content than was written: {remedy}")
+    cells = content.get("cells")
     if not isinstance(cells, dict):
         raise BadInput(f"{path} is damaged, it has no 'cells': {remedy}")
     for name, cell in cells.items():
@@ -511,6 +541,12 @@ def read_cells(path: Path) -> dict[str, Any]:
         if below.is_absolute() or ".." in below.parts or not isinstance(cell, dict) or not _is_cell(cell):
             raise BadInput(f"{path} is damaged, '{name}' is no cell in it: {remedy}")
     return cells
+
+
+def write_cells(path: Path, cells: Mapping[str, Any]) -> None:
+    """Write a `SWEEP_FILE`."""
+    content = {"cells": dict(cells)}
+    write_json(path, content | {"sha256": digests.own_digest(content)})
 
 
 def _is_cell(cell: Mapping[str, Any]) -> bool:
@@ -555,7 +591,7 @@ def note_unlocated(error: BadInput) -> None:
     if root is None or attempt is None:
         return
     attempts.note_failure(attempt, error, FAILED)
-    with (root / ".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+    with (root / ".lock").open("a") as lock, contextlib.suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if status_of(root) != DONE:
             write_text(root / "STATUS", f"{FAILED}\n{reason_of(error)}\n")
@@ -563,7 +599,7 @@ def note_unlocated(error: BadInput) -> None:
 
 def _say_failed(run: Run, reason: str) -> None:
     """Set the status to failed if nobody holds the run, it is not done, and the directory is not another run's."""
-    with (run.root / ".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+    with (run.root / ".lock").open("a") as lock, contextlib.suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if run.status() != DONE and not differing_from_recorded(run):
             run.set_status(FAILED, reason)

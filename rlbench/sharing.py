@@ -56,7 +56,7 @@ def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[st
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # damaged: whoever uses that directory is told
 
 

@@ -30,6 +30,15 @@ BAD_JSON = (ValueError, RecursionError)
 BAD_YAML = (yaml.YAMLError, ValueError, RecursionError, AttributeError, IndexError, KeyError, TypeError)
 """Errors of `yaml.safe_load`: its own, and those of its date and number constructors."""
 
+YAML_VALUES = 100_000
+"""Values that a YAML file may hold once its aliases are written out; a config has a few hundred.
+
+With aliases, ten lines can stand for billions of values, and whatever walks through them would not end.
+"""
+
+YAML_DEEP = 5000
+"""Characters that may begin a level of YAML, for the fast loader."""
+
 LONGEST_REASON = 200
 """Maximum number of characters to show of a parser's message."""
 
@@ -111,14 +120,72 @@ def read_user_yaml(path: Path, name: str = "") -> Any:
         BadInput: if it cannot be read or is not YAML.
     """
     name = name or str(path)
-    text = read_user_text(path, name)
+    return parse_yaml(read_user_text(path, name), name)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """What a text in YAML holds.
+
+    Args:
+        text: the text.
+        name: what messages call it. They quote nothing of it.
+
+    Raises:
+        BadInput: where it is not YAML, its aliases stand for too many values, a value contains itself, or text in it
+            cannot be written.
+    """
+    # The C loader is fast, and crashes the process where mappings or lists are nested some ten thousand deep.
+    fast = yaml.__with_libyaml__ and sum(map(text.count, "[{:-?")) < YAML_DEEP
     try:
-        return yaml.safe_load(text)
+        loader = (yaml.CSafeLoader if fast else yaml.SafeLoader)(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            # Before anything is made of the nodes: merging (<<) writes aliases out.
+            if (size := _written_out(node, {}, name)) > YAML_VALUES:
+                raise BadInput(
+                    f"{name}: its aliases (*name) stand for {size:,} values, and {YAML_VALUES:,} are the most: write "
+                    "out what is needed"
+                )
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except BadInput:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise BadInput(f"{name} is not YAML: {error.problem}{line}") from error
+        raise BadInput(f"{name} is not YAML: {error.problem}{line}") from None
     except BAD_YAML as error:
-        raise BadInput(f"{name} is not YAML: {one_line(error)}") from error
+        raise BadInput(f"{name} is not YAML: {one_line(error)}") from None
+
+
+_BEGUN = -1
+
+
+def _written_out(node: Any, known: dict[int, int], name: str) -> int:
+    """How many values a node of YAML stands for, with each alias written out.
+
+    Args:
+        node: scalar, sequence or mapping.
+        known: identity of a node to its number; `_BEGUN` while it is counted.
+        name: what messages call the file.
+
+    Raises:
+        BadInput: where the node contains itself, or holds half a character.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        if any("\ud800" <= letter <= "\udfff" for letter in node.value):
+            raise BadInput(f"{name} holds half a character (a lone surrogate): write the whole character")
+        return 1
+    if (found := known.get(id(node))) is not None:
+        if found == _BEGUN:
+            raise BadInput(f"{name} holds a list or mapping that contains itself: write out what is needed")
+        return found
+    known[id(node)] = _BEGUN
+    inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
+    known[id(node)] = 1 + sum(_written_out(one, known, name) for one in inner)
+    return known[id(node)]
 
 
 def read_user_lines(path: Path, name: str = "") -> Iterator[tuple[int, Any, str]]:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.series import AXES
+from rlbench.files import whole_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -169,6 +170,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg")) ->
     with matplotlib.rc_context(STYLE):
         for kind in formats:
             file = path.with_name(f"{path.name}.{kind}")
-            figure.savefig(file, dpi=200, metadata=metadata[kind])
+            with whole_file(file) as beside:
+                figure.savefig(beside, format=kind, dpi=200, metadata=metadata[kind])
             written.append(file)
     return written

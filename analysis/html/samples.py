@@ -5,12 +5,16 @@ updates, and always for all rows or none, so that rows stay comparable.
 """
 
 import json
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.html.grid import many
 from analysis.html.rows import Look
+from analysis.reading import finite, is_text, whole_number
+from rlbench.errors import BadInput
+from rlbench.files import leads_outside
 from rlbench.jsonl import read_rows
 
 GREEDY, GROUPS = "completions.jsonl", "rollouts.jsonl"
@@ -32,8 +36,9 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
         limit: maximum bytes of each kind.
     """
     names = Names()
-    greedy = {row: read_rows(folder / look.runs[0] / GREEDY) for row, look in enumerate(looks)}
-    groups = {row: read_rows(folder / look.runs[0] / GROUPS) for row, look in enumerate(looks)}
+    damaged: list[str] = []
+    greedy = {row: _read(folder, look.runs[0], GREEDY, is_greedy, damaged) for row, look in enumerate(looks)}
+    groups = {row: _read(folder, look.runs[0], GROUPS, is_group, damaged) for row, look in enumerate(looks)}
     lists, lists_left = bounded(greedy, lambda one: (one["split"], one["context_id"]), names.greedy, limit)
     sampled, sampled_left = bounded(groups, lambda one: one["prompt"], names.group, limit)
     return {
@@ -43,8 +48,73 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
         "verdicts": list(names.verdicts),
         "contexts": names.contexts,
         "seeds": [look.seeds[0] for look in looks],
-        "leftOut": _gone(folder) + _told(lists_left, "list") + _told(sampled_left, "sampled group"),
+        "leftOut": _gone(folder) + damaged + _told(lists_left, "list") + _told(sampled_left, "sampled group"),
     }
+
+
+def _read(folder: Path, run: str, file: str, is_one: Callable[[Any], bool], damaged: list[str]) -> list[Sample]:
+    """The samples in a run's file; none where it is damaged, and a sentence more in `damaged`.
+
+    The files of a finished run are as it wrote them (`analysis.reading.check_files`), but where a collection stands for
+    the runs they may have changed since, and a run may come from others.
+    """
+    path = folder / run / file
+    remedy = "Put the file back from a copy, or make the run again"
+    try:
+        if leads_outside(path, path.parent):
+            raise BadInput(f"{path} is a link that leads out of the run. {remedy}")
+        rows = read_rows(path)
+        for number, row in enumerate(rows, start=1):
+            if not is_one(row):
+                raise BadInput(f"{path} is damaged: line {number} is no sample. {remedy}")
+    except BadInput as error:
+        damaged.append(f"lists of {run} left out: {error}")
+        return []
+    return rows
+
+
+def is_greedy(row: Mapping[str, Any]) -> bool:
+    """Whether a line of completions.jsonl holds what a page shows of it."""
+    scores = [value for name, value in row.items() if name.startswith("ndcg@")]
+    ranks = row.get("ranks")
+    return (
+        _is_prompted(row)
+        and is_text(row.get("split"))
+        and is_text(row.get("text"))
+        and all(map(_is_number, scores))
+        and isinstance(ranks, list)
+        and all(_is_film(rank, 3) and is_text(rank[2]) for rank in ranks)
+    )
+
+
+def is_group(row: Mapping[str, Any]) -> bool:
+    """Whether a line of rollouts.jsonl holds what a page shows of it."""
+    lists = row.get("lists")
+    return _is_prompted(row) and isinstance(lists, list) and all(map(_is_sampled, lists))
+
+
+def _is_sampled(one: object) -> bool:
+    if not isinstance(one, dict) or not isinstance(ranks := one.get("ranks"), list):
+        return False
+    credited = all(_is_film(rank, 5) and is_text(rank[2]) and all(map(_is_number, rank[3:])) for rank in ranks)
+    known = _is_number(one.get("reward")) and whole_number(one.get("hits")) and isinstance(one.get("finished"), bool)
+    return credited and known and is_text(one.get("text"))
+
+
+def _is_prompted(row: Mapping[str, Any]) -> bool:
+    named = row.get("context_id") is None or is_text(row["context_id"])
+    relevant = row.get("relevant")
+    films = isinstance(relevant, list) and all(_is_film(entry, 2) for entry in relevant)
+    return whole_number(row.get("step")) and "context_id" in row and named and is_text(row.get("prompt")) and films
+
+
+def _is_film(entry: object, length: int) -> bool:
+    """Whether an entry begins with a title and a year."""
+    return isinstance(entry, list) and len(entry) == length and is_text(entry[0]) and whole_number(entry[1])
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, float) or finite(value)
 
 
 def _gone(folder: Path) -> list[str]:
@@ -110,7 +180,7 @@ def _text(text: str, ranks: Sequence[Sequence[Any]]) -> str | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or value != value else round(float(value), 4)
+    return None if value is None or not math.isfinite(value) else round(float(value), 4)
 
 
 def bounded(

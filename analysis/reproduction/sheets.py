@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 from analysis import tables as of_tables
 from analysis.tables import NOTHING, Cell, share
+from rlbench.files import write_text
 
 COMMAND = "Command"
 """Header of a last column with commands. The terminal prints them below the table; LaTeX omits the table."""
@@ -85,7 +86,7 @@ def to_markdown(heading: str, parts: Sequence[Sheet], lines: Sequence[str]) -> s
 
 
 LATEX = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "−": "$-$", "–": "--", "∞": r"$\infty$", ">": "$>$"}
-LATEX |= {"~": r"$\sim$", "≤": r"$\leq$", "→": r"$\to$"}
+LATEX |= {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "~": r"$\sim$", "≤": r"$\leq$", "→": r"$\to$"}
 
 
 def in_latex(text: str) -> str:
@@ -134,5 +135,5 @@ def write(path: Path, texts: Mapping[str, str]) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     files = {path.with_name(f"{path.name}.{suffix}"): text for suffix, text in texts.items()}
     for file, text in files.items():
-        file.write_text(text, encoding="utf-8")
+        write_text(file, text)
     return list(files)

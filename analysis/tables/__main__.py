@@ -17,6 +17,7 @@ from analysis.command import (
     default_folder,
     make_parser,
     refuse,
+    refusing,
     show_problems,
     show_written,
     terminal,
@@ -24,6 +25,7 @@ from analysis.command import (
 from analysis.profiles_figure import FORMATS, draw_profiles, save_profiles
 from analysis.tables.spec import SPECS
 from rlbench.errors import BadInput, nearest
+from rlbench.files import write_text
 
 DESCRIPTION = f"""\
 Make a table from finished runs, and a second one of every row against a baseline.
@@ -47,6 +49,7 @@ exit code: 0 written (whatever was left out); 2 no such folder, no finished run 
 """
 
 
+@refusing("tables")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -172,7 +175,7 @@ def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[P
         for name in names:
             (out / name).unlink(missing_ok=True)
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8", newline="\n")
+        write_text(out / name, text)
     return [out / name for name in texts]
 
 

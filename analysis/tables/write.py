@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -230,17 +231,23 @@ def markdown_page(
         names: number of left-aligned columns on the left.
         words: indices of further left-aligned columns.
     """
+    lines = [[no_markup(cell) for cell in line] for line in lines]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
     left = [i < names or i in words for i in range(len(widths))]
     rules = [f":{'-' * (w - 1)}" if is_left else f"{'-' * (w - 1)}:" for w, is_left in zip(widths, left, strict=True)]
-    text = [f"## {title}", ""]
+    text = [f"## {no_markup(title)}", ""]
     for line in (lines[0], rules, *lines[1:]):
         cells = [
             content.ljust(width) if is_left else content.rjust(width)
             for content, width, is_left in zip(line, widths, left, strict=True)
         ]
         text.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*text, "", *(f"- {note}" for note in notes), ""])
+    return "\n".join([*text, "", *(f"- {no_markup(note)}" for note in notes), ""])
+
+
+def no_markup(text: str) -> str:
+    """Text for Markdown in which no name is taken for HTML."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text)
 
 
 def in_markdown(cell: Shown) -> str:
@@ -322,6 +329,24 @@ def _path(run: Made) -> str:
     return f"{run.folder}/{run.run}" if run.folder else run.run
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of cells that spreadsheets take for formulas."""
+
+
+def as_text(cell: str) -> str:
+    """A cell of CSV that no spreadsheet runs: one that would pass for a formula begins with an apostrophe.
+
+    Numbers are left as they are, with their sign. The rule is OWASP's (CSV injection).
+    """
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def csv_text(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A CSV.
 
@@ -332,7 +357,7 @@ def csv_text(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         if len(line) != len(header):
             raise ValueError(f"a line of a CSV has {len(line)} cells for {len(header)} columns: {line}")
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *lines])
+    csv.writer(text, lineterminator="\n").writerows([map(as_text, line) for line in (header, *lines)])
     return text.getvalue()
 
 

@@ -17,7 +17,7 @@ from rlbench.bounds import COUNT, number_problem
 from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
-from rlbench.files import held, write_json
+from rlbench.files import held
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.rows import NOTHING_SWEPT, Planned, Swept, named, naming_keys, one_each, override_of
 from rlbench.places import check_places
@@ -34,6 +34,7 @@ from rlbench.runs import (
     locate,
     read_cells,
     superseded,
+    write_cells,
 )
 from rlbench.validation import check_values, validate
 
@@ -77,8 +78,8 @@ class Cell:
         try:
             state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
             done, doing, note = int(state["done"]), str(state["description"]), str(state["note"])
-        except (OSError, ValueError, TypeError, KeyError):  # missing or damaged; the next update rewrites it
-            return 0, "starting"
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return 0, "starting"  # missing or damaged; the next update rewrites it
         if doing.endswith((f"seed {self.run.seed}", "training")):
             return done, note
         return self.updates, "test"
@@ -223,7 +224,7 @@ def note_cells(cells: Sequence[Cell]) -> None:
         path = folder / SWEEP_FILE
         with held(folder / f".{SWEEP_FILE}.lock"):  # another launcher may write at the same time
             earlier = read_cells(path) if path.exists() else {}
-            write_json(path, {"cells": earlier | noted})
+            write_cells(path, earlier | noted)
 
 
 def missing_shared_stages(cells: Sequence[Cell]) -> dict[Path, list[Cell]]:

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from rlbench.bounds import COUNT, COUNT_OR_NONE, SEED, number_problem
 from rlbench.errors import BadInput, nearest
+from rlbench.files import read_object
 from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.rows import override_of
 from rlbench.launching.space import Choice, Dimension, Interval, grid
@@ -38,6 +39,11 @@ SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "halving", "none")
 REST = 20
 """Pause between checks of the running cells, as a multiple of the time that a check takes."""
+REMEDY = "Put it back from a copy, or move it away, and the search begins anew; runs that are done are not done again"
+BAD_JOURNAL = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
+"""Exceptions that Optuna raises on records that are JSON but hold values that it did not write."""
+SHOWN = 120
+"""Number of characters of such an exception that a message shows."""
 REFUSED = "refused"
 """Trial attribute with the reason why it could not be run."""
 
@@ -100,13 +106,7 @@ class Proposal:
 
     def curve(self) -> list[tuple[int, float]]:
         """Return (update, validation metric) of the first seed, without update 0."""
-        metric = self.first.config.evaluation.metric
-        rows = self.first.run.read_metrics()
-        return [
-            (row["step"], row["value"])
-            for row in rows
-            if row["split"] == "validation" and row["metric"] == metric and row["step"] > 0
-        ]
+        return _curve(self.first)
 
     def report(self) -> str:
         """Report new points of the curve to Optuna. Return why to prune the proposal, or ""."""
@@ -121,12 +121,40 @@ class Proposal:
         return ""
 
     def value(self) -> float:
-        """Return the mean over seeds of the validation metric at the chosen checkpoint."""
-        found = []
-        for cell in self.cells:
-            result = json.loads((cell.run.root / "result.json").read_text(encoding="utf-8"))
-            found.append(result["metrics"]["validation"][cell.config.evaluation.metric])
-        return sum(found) / len(found)
+        """Return the mean over seeds of the validation metric at the chosen checkpoint.
+
+        Raises:
+            BadInput: if a result is damaged.
+        """
+        return _mean(self.cells)
+
+
+def _mean(cells: Sequence[Cell]) -> float:
+    """Return the mean validation metric of the cells."""
+    found = [_value(cell) for cell in cells]
+    return sum(found) / len(found)
+
+
+def _curve(cell: Cell) -> list[tuple[int, float]]:
+    """Return (update, validation metric) of a cell, without update 0."""
+    metric = cell.config.evaluation.metric
+    return [
+        (row["step"], row["value"])
+        for row in cell.run.read_metrics()
+        if row["split"] == "validation" and row["metric"] == metric and row["step"] > 0
+    ]
+
+
+def _value(cell: Cell) -> float:
+    """Return the validation metric of a finished cell at its checkpoint."""
+    path, metric = cell.run.root / "result.json", cell.config.evaluation.metric
+    remedy = f"move {cell.run.root} away, and the same command makes it again"
+    metrics = read_object(path, remedy).get("metrics")
+    means = metrics.get("validation") if isinstance(metrics, dict) else None
+    value = means.get(metric) if isinstance(means, dict) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise BadInput(f"{path} is damaged, it has no {metric} on validation: {remedy}")
+    return float(value)
 
 
 Compose = Callable[[Sequence[Sequence[str]]], list[Cell]]
@@ -146,6 +174,7 @@ class Study:
         name: name of the Optuna study: its fixed overrides and a hash of everything that affects results.
         study: the Optuna study.
         row: variant that separates its proposals from those of other searches in the same command.
+        journal: the file of the Optuna study.
     """
 
     fixed: tuple[str, ...]
@@ -156,6 +185,7 @@ class Study:
     name: str
     study: "optuna.Study"
     row: str = ""
+    journal: Path = Path(JOURNAL)
 
     def _made(self) -> "list[optuna.trial.FrozenTrial]":
         """Return the trials of all proposals, except unfinished ones that are run again."""
@@ -170,12 +200,41 @@ class Study:
         return len(self._made())
 
     def take_up(self) -> None:
-        """Queue the unfinished proposals of an earlier command as the next ones."""
+        """Queue the unfinished proposals of an earlier command as the next ones.
+
+        Raises:
+            BadInput: if the journal disagrees with the runs of a finished proposal.
+        """
         from optuna.trial import TrialState
 
+        if problems := self._unlike_their_runs():
+            raise BadInput(*problems)
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
             self.study.tell(trial.number, state=TrialState.FAIL)
             self.study.enqueue_trial(trial.params)
+
+    def _unlike_their_runs(self) -> list[str]:
+        """One sentence for each proposal that has ended and of which the journal says something else than its runs.
+
+        The journal has no digest, and a changed digit in it would choose other proposals, or another best one.
+        """
+        from optuna.trial import TrialState
+
+        ended = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
+        if odd := [trial.number for trial in ended if trial.params.keys() != self.dimensions.keys()]:
+            return [f"{self.journal} is damaged, proposal {odd[0]} is of another space. {REMEDY}"]
+        texts = [self.overrides(trial.params) for trial in ended]
+        try:
+            cells = iter(self.compose([cell for own in texts for cell in own])) if ended else iter(())
+        except BadInput as error:
+            return [
+                f"{self.journal} holds a proposal that cannot be: {problem}. {REMEDY}" for problem in error.problems
+            ]
+        problems = []
+        for trial, own in zip(ended, texts, strict=True):
+            if words := _difference(trial, [next(cells) for _ in own]):
+                problems.append(f"{self.journal} does not fit the runs in proposal {trial.number}: {words}. {REMEDY}")
+        return problems
 
     def wanted(self) -> int:
         """Return the total number of proposals to make."""
@@ -222,6 +281,28 @@ class Study:
             self.study.tell(proposal.trial, proposal.value())
         else:
             self.study.tell(proposal.trial, state=TrialState.PRUNED)
+
+
+def _difference(trial: "optuna.trial.FrozenTrial", cells: list[Cell]) -> str:
+    """How a proposal that has ended differs between the journal and its runs, in a sentence; "" where it does not."""
+    statuses = [cell.run.status() for cell in cells]
+    first, metric = cells[0], cells[0].config.evaluation.metric
+    if (trial.state.name == "COMPLETE") != all(status == DONE for status in statuses):
+        ended = "done" if trial.state.name == "COMPLETE" else "pruned"
+        names = ", ".join(
+            f"{cell.run.root} says {status or 'nothing'}" for cell, status in zip(cells, statuses, strict=True)
+        )
+        return f"it is {ended} there with {trial.params}, and {names}"
+    if first.run.status() is None:
+        return ""  # pruned, and removed since
+    if trial.state.name == "COMPLETE" and (value := _mean(cells)) != trial.value:
+        return f"{metric} on validation is {trial.value} there and {value} in {first.run.root / 'result.json'}"
+    curve = dict(_curve(first))
+    for step, value in trial.intermediate_values.items():
+        if curve.get(step) != value:
+            there = f"{value} at update {step} there and {curve.get(step, 'not measured')}"
+            return f"{metric} on validation is {there} in {first.run.metrics_file}"
+    return ""
 
 
 class Search:
@@ -336,14 +417,19 @@ def open_study(
     name = f"{' '.join(fixed)} {digest}".strip()
     folder.mkdir(parents=True, exist_ok=True)
     check_journal(folder / JOURNAL)
-    study = optuna.create_study(
-        study_name=name,
-        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        direction="maximize",
-        load_if_exists=True,
-        pruner=_pruner(settings),
-    )
-    return Study(fixed, seeds, dimensions, settings, compose, name, study, row)
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+            direction="maximize",
+            load_if_exists=True,
+            pruner=_pruner(settings),
+        )
+        study.get_trials(deepcopy=False)
+    except BAD_JOURNAL as error:
+        said = f"{type(error).__name__}: {error}"[:SHOWN]
+        raise BadInput(f"{folder / JOURNAL} is damaged, Optuna cannot read it ({said}). {REMEDY}") from error
+    return Study(fixed, seeds, dimensions, settings, compose, name, study, row, folder / JOURNAL)
 
 
 def check_journal(path: Path) -> None:
@@ -354,9 +440,7 @@ def check_journal(path: Path) -> None:
     Raises:
         BadInput: names the first damaged line.
     """
-    remedy = (
-        "put it back from a copy, or move it away, and the search begins anew; runs that are done are not done again"
-    )
+    remedy = REMEDY[0].lower() + REMEDY[1:]
     if not path.exists():
         return
     if not path.is_file():
@@ -382,7 +466,7 @@ def alone(folder: Path) -> Iterator[None]:
         BadInput: if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".search.lock").open("w") as lock:
+    with (folder / ".search.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

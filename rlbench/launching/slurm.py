@@ -286,7 +286,7 @@ class SlurmLauncher(SweepLauncher):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Prevent two launchers from submitting the same cell."""
-        with (self.folder / "lock").open("w") as lock:
+        with (self.folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

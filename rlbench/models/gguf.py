@@ -142,7 +142,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """Hold a lock file and yield its descriptor; waits for another holder. The lock ends with the process."""
-    with path.open("w") as lock:
+    with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
 

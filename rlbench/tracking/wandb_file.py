@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from wandb.proto import wandb_internal_pb2
 
 # The message classes are created at import, so a type checker does not see them.
@@ -106,7 +107,7 @@ def read_run(path: Path) -> OfflineRun:
     """Return the content of one `.wandb` file, up to where it is truncated.
 
     Raises:
-        ValueError: as in `read_payloads`, except for truncated files.
+        ValueError: as in `read_payloads`, except for truncated files; or if a record is not what W&B writes.
     """
     run = OfflineRun()
     try:
@@ -114,6 +115,8 @@ def read_run(path: Path) -> OfflineRun:
             _add(run, Record.FromString(payload))
     except CutShort:
         run.whole = False
+    except (DecodeError, RecursionError, TypeError, AttributeError) as error:
+        raise ValueError(f"a record is not what W&B writes ({type(error).__name__})") from None
     return run
 
 

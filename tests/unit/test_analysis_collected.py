@@ -271,7 +271,7 @@ def test_a_collection_of_another_form_is_refused_and_made_anew(runs: Path, tmp_p
     update(runs, out)
     for file in (out / "collection.json", *(out / "index").iterdir()):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"form": 0}))
-    with pytest.raises(BadInput, match="form 0, and this code knows 2: collect the runs again"):
+    with pytest.raises(BadInput, match="form 0, and this code knows 3: collect the runs again"):
         collect(out)
     assert update(runs, out) == Update(4, 0, 0)
     same_collection(collect(runs), collect(out))

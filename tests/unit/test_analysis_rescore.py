@@ -315,6 +315,124 @@ def test_runs_that_cannot_be_judged_again_are_named(runs: Path, capsys: pytest.C
     assert "samples that its settings choose from validation" in capsys.readouterr().out
 
 
+def one_run(runs: Path) -> Path:
+    """The first run; the others are gone, so that what is told is of it."""
+    run, *others = sorted(path.parent for path in runs.rglob("STATUS"))
+    for other in others:
+        shutil.rmtree(other)
+    return run
+
+
+def change(file: Path, **columns: object) -> None:
+    """Put other columns into a parquet file, or take those out that are None."""
+    table = pd.read_parquet(file)
+    gone = [name for name, value in columns.items() if value is None]
+    table.assign(**{name: value for name, value in columns.items() if name not in gone}).drop(columns=gone).to_parquet(
+        file
+    )
+
+
+def test_damaged_predictions_are_named(runs: Path) -> None:
+    run = one_run(runs)
+    file = run / f"predictions-validation-{STEP}.parquet"
+    content = file.read_bytes()
+    size = len(pd.read_parquet(file))
+    for columns in (
+        {"text": None},
+        {"text": [1] * size},
+        {"text": [None, *["x"] * (size - 1)]},
+        {"context_id": [["a"]] * size},
+        {"confidence": [0.5] * size},
+        {"confidence": [["a"]] * size},
+        {"finished": ["yes"] * size},
+        {"completion_tokens": ["1"] * size},
+        {"completion_tokens": [float("nan")] * size},
+    ):
+        file.write_bytes(content)
+        change(file, **columns)
+        assert file.name in refused(run), columns
+    for damaged in (b"", content[: len(content) // 2], bytes(range(256))):
+        file.write_bytes(damaged)
+        assert file.name in refused(run)
+
+
+def test_damaged_sampled_lists_are_named(tmp_path: Path, mini: RankedListDataset) -> None:
+    folder = tmp_path / "runs"
+    make_run(folder, mini, messy, "evaluation.samples=2", "evaluation.pass_at=[1,2]")
+    run = one_run(folder)
+    file = run / f"samples-test-{STEP}.parquet"
+    content = file.read_bytes()
+    size = len(pd.read_parquet(file))
+    for columns in (
+        {"text": None},
+        {"text": [1] * size},
+        {"context_id": [["a"]] * size},
+        {"context_id": ["a"] * size},
+    ):
+        file.write_bytes(content)
+        change(file, **columns)
+        assert file.name in refused(run), columns
+    for damaged in (b"", content[: len(content) // 2], bytes(range(256))):
+        file.write_bytes(damaged)
+        assert file.name in refused(run)
+    file.unlink()
+    assert f"there is no {file.name}" in refused(run)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("matching", "year_tolerance", "x"),
+        ("matching", "normalisers", ["no such"]),
+        ("matching", "fuzzy_threshold", 10**400),
+        ("evaluation", "samples", "many"),
+        ("evaluation", "test_contexts", [1]),
+        ("dataset", "list_length", [10]),
+    ],
+)
+def test_odd_settings_of_a_run_are_named(runs: Path, section: str, key: str, value: object) -> None:
+    run = one_run(runs)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config[section][key] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    said = refused(run)
+    assert "config.yaml" in said and (key in said or str(value) in said)
+
+
+def test_a_manifest_without_its_data_is_named(runs: Path) -> None:
+    run = one_run(runs)
+    edit(run / "manifest.json", lambda manifest: manifest.update(data=[1]))
+    assert "judged on other data: manifest.json has sha256 None" in refused(run)
+
+
+def refused(run: Path) -> str:
+    """What is told of the only run of a folder, which cannot be judged again."""
+    seal(run)
+    runs = run.parents[3]
+    made, (problem,) = rescore.rescore(runs, [parse_protocol("own")], runs.with_name("out"))
+    assert made == []
+    return problem.reason
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"rescoring": 1}', "[" * 100_000])
+def test_a_damaged_manifest_of_a_re_scoring_is_named(runs: Path, content: str) -> None:
+    one_run(runs)
+    (made,) = judged_by(runs, "exact")
+    (made.target / "manifest.json").write_text(content)
+    again, (problem,) = rescore.rescore(runs, [parse_protocol("exact")], runs.with_name("out"))
+    assert again == [] and str(made.target) in problem.reason and "or name another --out" in problem.reason
+
+
+def test_a_damaged_re_scoring_is_made_again(runs: Path) -> None:
+    one_run(runs)
+    (made,) = judged_by(runs, "exact")
+    for name in ("result.json", f"predictions-test-{STEP}.parquet", "files.json"):
+        good = (made.target / name).read_bytes()
+        (made.target / name).write_bytes(good[:-3])
+        (again,) = judged_by(runs, "exact")
+        assert (again.target / name).read_bytes() == good
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

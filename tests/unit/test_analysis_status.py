@@ -8,6 +8,7 @@ import pytest
 
 from analysis.status import commands, main, survey
 from rlbench.errors import BadInput
+from rlbench.runs import write_cells
 
 SWEEP = {
     "cells": {
@@ -34,7 +35,7 @@ def make(folder, name, status, **progress):
 @pytest.fixture
 def experiment(tmp_path):
     """done, running, interrupted, failed; and one that was never started."""
-    (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
+    write_cells(tmp_path / "sweep.json", SWEEP["cells"])
     make(tmp_path, "grpo", "done\n", description="test", done=500, total=500, first=0, seconds=9.0)
     running = make(tmp_path, "gspo", "running\n", description="seed 0", done=20, total=40, first=10, seconds=30.0)
     make(tmp_path, "dapo", "running\n", description="seed 0", done=5, total=40, first=0, seconds=10.0)

@@ -11,13 +11,19 @@ import pandas as pd
 import pytest
 
 from analysis import collected, status
+from analysis import report as report_command
 from analysis.collect import collect
 from analysis.html.provenance import origin
-from analysis.reading import Unusable, read_run
+from analysis.html.samples import is_greedy, is_group
+from analysis.reading import NESTED, Problem, Unusable, read_run
 from analysis.sources import read_config
-from rlbench import digests
+from analysis.wandb_check import measured
+from rlbench import digests, inspect
+from rlbench.attempts import reserve
 from rlbench.errors import BadInput
-from rlbench.runs import seal
+from rlbench.files import held
+from rlbench.runs import Run, check_done, misplaced, seal
+from rlbench.user_files import parse_yaml
 from tests.helpers_analysis import budget, edit_result, queries, write_run
 
 COLUMNS = {name: [0.25, 0.75] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
@@ -148,6 +154,9 @@ ODD_RESULTS: list[tuple[str, Any]] = [
     ("label", "../x"),
     ("label", "\ud800"),
     ("note", "\ud800"),
+    ("note", json.loads("[" * NESTED + "]" * NESTED)),
+    ("list_length", 10**12),
+    ("cutoffs", [10**12]),
 ]
 
 
@@ -290,6 +299,9 @@ def test_origins_of_odd_content_are_empty(runs: Path, content: str) -> None:
 def test_status_refuses_odd_files_by_name(
     runs: Path, file: str, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if file == "../sweep.json" and content.startswith("{"):
+        cells = json.loads(content)
+        content = json.dumps(cells | {"sha256": digests.own_digest(cells)})
     (second(runs) / file).write_text(content)
     assert status.main([str(runs)]) == 2
     assert Path(file).name in capsys.readouterr().err
@@ -333,3 +345,184 @@ def test_an_unreadable_status_leaves_the_run_out(runs: Path) -> None:
     (second(runs) / "STATUS").write_bytes(b"\xff\xfe\n")
     with pytest.raises(Unusable, match="STATUS says"):
         read_run(second(runs), "x")
+
+
+# Links that lead out of a run.
+
+SECRET = "root:x:0:0:secret:/root:/bin/sh"
+
+
+def link_out(run: Path, file: str) -> Path:
+    """Put a link in place of a file of a run, to a file elsewhere, and seal the run; returns the file elsewhere."""
+    elsewhere = run.parents[3] / "elsewhere"
+    elsewhere.write_text(f"{SECRET}\n")
+    (run / file).parent.mkdir(parents=True, exist_ok=True)
+    (run / file).unlink(missing_ok=True)
+    (run / file).symlink_to(elsewhere)
+    seal(run)
+    return elsewhere
+
+
+LINKS = [
+    *("STATUS", "result.json", "identity.json", "config.yaml", "manifest.json", "metrics.jsonl", "budget.jsonl"),
+    *("completions.jsonl", "rollouts.jsonl", "predictions-test-3.parquet", "attempts/1/attempt.json", "files.json"),
+]
+
+
+@pytest.mark.parametrize("file", LINKS)
+def test_a_file_that_is_a_link_out_of_the_run_is_not_read(
+    runs: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if file == "files.json":
+        seal(second(runs))
+        elsewhere = second(runs).parents[3] / "elsewhere"
+        (second(runs) / file).rename(elsewhere)
+        (second(runs) / file).symlink_to(elsewhere)
+    else:
+        link_out(second(runs), file)
+    assert SECRET not in left_out(runs, f"{file} is a link that leads out of the run: put the file itself there")
+    collected.update(runs, runs.parent / "collection")
+    assert list(collect(runs.parent / "collection").runs["seed"]) == [0]
+    assert status.main([str(runs)]) == 2
+    told = capsys.readouterr()
+    assert file in told.err and "secret" not in told.out + told.err
+    with pytest.raises(BadInput, match=f"{file} is a link that leads out"):
+        check_done(second(runs))
+
+
+def test_a_run_writes_through_no_link(runs: Path) -> None:
+    """Neither to its lock, which it would empty, nor to its logs."""
+    for file in (".lock", "metrics.jsonl"):
+        elsewhere = link_out(second(runs), file)
+        (problem,) = misplaced(second(runs))
+        assert f"{file} is a link that leads out of" in problem and elsewhere.read_text() == f"{SECRET}\n"
+        with held(second(runs) / file):
+            assert elsewhere.read_text() == f"{SECRET}\n"
+        (second(runs) / file).unlink()
+    (second(runs) / "attempts").symlink_to(runs.parent)
+    with pytest.raises(BadInput, match="attempts is a link that leads out of"):
+        reserve(second(runs))
+
+
+def test_links_within_a_run_and_to_whole_runs_are_read(runs: Path, tmp_path: Path) -> None:
+    (second(runs) / "manifest.json").write_text("{}")
+    (second(runs) / "budget.jsonl").symlink_to(second(runs) / "metrics.jsonl")
+    assert misplaced(second(runs)) == []
+    (second(runs) / "budget.jsonl").unlink()
+    seal(second(runs))
+    (tmp_path / "linked").symlink_to(runs)
+    assert list(collect(tmp_path / "linked").runs["seed"]) == [0, 1]
+
+
+def test_inspection_reads_no_link_and_resolves_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", SECRET)
+    (second(runs) / "config.yaml").write_text("experiment_name: ${oc.env:SECRET}\nseed: a\n")
+    with pytest.raises(BadInput) as caught:
+        inspect.read_config(second(runs))
+    assert SECRET not in str(caught.value)
+    assert inspect._literal({"a": ["${b}", 1]}) == {"a": ["\\${b}", 1]}
+    link_out(second(runs), "config.yaml")
+    with pytest.raises(BadInput, match="config.yaml is a link that leads out"):
+        inspect.read_config(second(runs))
+
+
+def test_messages_quote_nothing_of_a_yaml_file_and_move_no_cursor() -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_yaml("secret: word: more", "config.yaml")
+    assert str(caught.value) == "config.yaml is not YAML: mapping values are not allowed in this context (line 1)"
+    assert str(Problem("a\x1b[2Jb\u202e", "c\nd\u00a0e")) == "a\\x1b[2Jb\\u202e: c\nd\u00a0e"
+
+
+# Readers beside the tables.
+
+FILM = ["Heat", 1995]
+GREEDY = {
+    **{"step": 1, "split": "validation", "context_id": "a", "prompt": "?", "relevant": [FILM], "text": "Heat (1995)"},
+    **{"ranks": [[*FILM, "hit"]], "ndcg@10": 0.5},
+}
+LIST = {"ranks": [[*FILM, "hit", 1.0, None]], "reward": 0.5, "hits": 1, "finished": True, "text": "Heat (1995)"}
+GROUP = {"step": 1, "context_id": None, "prompt": "?", "relevant": [FILM], "lists": [LIST]}
+
+
+@pytest.mark.parametrize("key", GREEDY)
+@pytest.mark.parametrize("value", [{}, [1], [["x"]], "\ud800", True])
+def test_a_sample_list_has_its_types(key: str, value: Any) -> None:
+    assert is_greedy(GREEDY) and is_greedy(GREEDY | {"context_id": None, "ndcg@10": float("nan")})
+    assert not is_greedy(GREEDY | {key: value})
+    assert key.startswith("ndcg") or not is_greedy({name: one for name, one in GREEDY.items() if name != key})
+
+
+@pytest.mark.parametrize("key", [*GROUP, *LIST])
+@pytest.mark.parametrize("value", [{}, [1], [["x"]], "\ud800", -1])
+def test_a_sampled_group_has_its_types(key: str, value: Any) -> None:
+    assert is_group(GROUP)
+    if (key, value) != ("reward", -1):
+        assert not is_group(GROUP | ({"lists": [LIST | {key: value}]} if key in LIST else {key: value}))
+
+
+@pytest.mark.parametrize("content", [b"\n", b"[]\n", b"\xff\n", b'{"step": 1}\n', DEEP.encode() + b"\n"])
+def test_damaged_samples_are_left_out_of_a_page_by_name(runs: Path, tmp_path: Path, content: bytes) -> None:
+    for name, good in (("completions.jsonl", GREEDY), ("rollouts.jsonl", GROUP)):
+        (first(runs) / name).write_bytes(f"{json.dumps(good)}\n".encode() + content)
+        seal(first(runs))
+    assert report_command.main([str(runs), "--out", str(tmp_path / "out"), "--resamples", "20"]) == 0
+    page = (tmp_path / "out/report.html").read_text()
+    for name in ("completions.jsonl", "rollouts.jsonl"):
+        assert f"{first(runs).name}/{name} is damaged: line 2" in page
+
+
+def first(runs: Path) -> Path:
+    return next(runs.rglob("seed0-*"))
+
+
+@pytest.mark.parametrize("content", ["[]\n", "\n", '{"step": 1}\n', measurement(value="x") + "\n", DEEP + "\n"])
+def test_the_check_of_wandb_names_a_damaged_file(runs: Path, content: str) -> None:
+    file = second(runs) / "metrics.jsonl"
+    file.write_text(measurement() + "\n" + content + '{"cut sho')
+    with pytest.raises(BadInput, match=r"metrics\.jsonl is damaged: line 2"):
+        measured(file)
+
+
+@pytest.mark.parametrize("content", ["", "[]", DEEP, '{"stopped": 1}', '{"stopped": {"update": 3}}'])
+def test_the_note_of_an_early_stop_names_a_damaged_result(runs: Path, content: str) -> None:
+    (second(runs) / "result.json").write_text(content)
+    with pytest.raises(BadInput, match=r"result\.json is damaged.*makes it again"):
+        Run(second(runs), "rl", "grpo-hits", 1, "0" * 8, {}).stopped_early()
+
+
+@pytest.mark.parametrize("part", collected.PARTS)
+@pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "gone"])
+def test_a_damaged_part_of_a_collection_is_refused(
+    runs: Path, tmp_path: Path, part: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "collection"
+    collected.update(runs, out)
+    file = sorted((out / part).iterdir())[0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.unlink()
+    if kind != "gone":
+        file.write_bytes({"flipped": content, "cut": content[:-1], "empty": b""}[kind])
+    assert report_command.main([str(out), "--out", str(tmp_path / "report"), "--resamples", "20"]) == 2
+    told = capsys.readouterr().err
+    assert file.name in told and "remove the collection, and collect the runs again" in told
+
+
+def test_an_edited_record_of_a_collection_is_refused(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "collection"
+    collected.update(runs, out)
+    file = sorted((out / "index").glob("*.json"))[0]
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 7').replace('"seed": 1', '"seed": 7'))
+    with pytest.raises(BadInput, match=f"{file.name} is damaged, it has another content than was written"):
+        collect(out)
+
+
+def test_odd_settings_and_numbers_fit_into_the_run_table(runs: Path, tmp_path: Path) -> None:
+    edit_result(second(runs), budget=budget() | {"prompts": 10**30})
+    (second(runs) / "config.yaml").write_text(f"seed: {2**70}\na: [1]\n")
+    (second(runs) / "attempts/1").mkdir(parents=True)
+    (second(runs) / "attempts/1/attempt.json").write_text('{"started": "\\ud800", "ended": [1]}')
+    seal(second(runs))
+    collected.update(runs, tmp_path / "collection")
+    table = pd.read_parquet(tmp_path / "collection/runs.parquet")
+    assert table["prompts"].tolist() == ["0", str(10**30)] and table["config.seed"].tolist()[1] == str(2**70)

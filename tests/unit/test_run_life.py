@@ -33,6 +33,7 @@ from rlbench.runs import (
     read_cells,
     status_of,
     unmeasured,
+    write_cells,
 )
 from tests.conftest import SMALL, composed
 
@@ -174,11 +175,21 @@ def test_a_finished_run_does_not_fail_by_a_later_command(run: Run, config: Confi
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x"])
 def test_cells_lie_below_their_experiment(tmp_path: Path, name: str) -> None:
     file = tmp_path / "sweep.json"
-    write_json(file, {"cells": {"a/b": {"command": ["python"], "updates": 3}}})
+    write_cells(file, {"a/b": {"command": ["python"], "updates": 3}})
     assert read_cells(file)["a/b"]["updates"] == 3
-    write_json(file, {"cells": {name: {"command": ["python"], "updates": 3}}})
+    write_cells(file, {name: {"command": ["python"], "updates": 3}})
     with pytest.raises(BadInput, match="is no cell in it"):
         read_cells(file)
+
+
+def test_a_changed_letter_in_the_cells_of_a_sweep_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.json"
+    write_cells(file, {"a/b": {"command": ["python", "seed=1"], "updates": 3}})
+    good = file.read_text()
+    for old, new in (("seed=1", "seed=2"), ("3", "4"), ("a/b", "a/c"), ("sha256", "sha257")):
+        file.write_text(good.replace(old, new))
+        with pytest.raises(BadInput, match=r"sweep\.json is damaged, .*: move it away, and the commands of its sweeps"):
+            read_cells(file)
 
 
 def test_attempts_are_in_the_order_of_their_numbers_and_the_last_tells(tmp_path: Path) -> None:

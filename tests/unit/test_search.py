@@ -22,7 +22,7 @@ from rlbench.config import Config, resolve
 from rlbench.errors import BadInput
 from rlbench.launching.cells import Cell
 from rlbench.launching.composing import compose_cells
-from rlbench.launching.search import JOURNAL, REFUSED, Search, Settings, Study, alone, open_study, summarise
+from rlbench.launching.search import JOURNAL, REFUSED, REMEDY, Search, Settings, Study, alone, open_study, summarise
 from rlbench.launching.space import Choice, Interval, Space, read_space
 from rlbench.naming import short_names, variant
 from rlbench.runs import DONE, PRUNED, RUNNING, SWEEP_FILE, locate, write_json
@@ -229,6 +229,70 @@ def test_a_finished_search_does_nothing_and_a_longer_one_goes_on(bench):
     assert again.first_cells() == [] and again.over() and states(again.studies[0]) == [TrialState.COMPLETE] * 6
     bench.run(Search(bench.studies((RATE,), trials=8)), closeness)
     assert len(bench.ran) == 8
+
+
+def test_a_changed_number_in_the_journal_is_noticed(bench):
+    """Every line still reads well: only the runs can tell."""
+    searched = ("trainer.rl.learning_rate=choice(1e-4,1e-2)", "seed=0,1")
+    usual = {"sampler": "grid", "pruner": "median"}
+    bench.run(Search(bench.studies(searched, **usual)), closeness)
+    journal = bench.folder / "default" / JOURNAL
+    good = journal.read_text()
+    lines = [json.loads(line) for line in good.splitlines()]
+    value = next(line for line in lines if line.get("values"))
+    reported = next(line for line in lines if "intermediate_value" in line and line["step"] == 4)
+    (result,) = {c.run.root / "result.json" for c in bench.ran[:1]}
+    for line, key, number, said in (
+        (value, "values", [0.5], f"ndcg@10 on validation is 0.5 there and 1.0 in {result}"),
+        (reported, "intermediate_value", 0.25, "is 0.25 at update 4 there and 0.5 in"),
+    ):
+        journal.write_text(good.replace(json.dumps(line, separators=(",", ":")), json.dumps({**line, key: number})))
+        with pytest.raises(BadInput) as caught:
+            Search(bench.studies(searched, **usual))
+        (problem,) = caught.value.problems
+        assert f"{journal} does not fit the runs in proposal 0: " in problem and said in problem
+        assert problem.endswith(f". {REMEDY}")
+    journal.write_text(good)
+    assert Search(bench.studies(searched, **usual)).over()
+
+
+@pytest.mark.slow
+def test_records_that_optuna_did_not_write_are_named(bench):
+    searched = ("trainer.rl.learning_rate=choice(1e-4,1e-2)",)
+    bench.run(Search(bench.studies(searched, sampler="grid")), closeness)
+    journal = bench.folder / "default" / JOURNAL
+    good = journal.read_text()
+    lines = [json.loads(line) for line in good.splitlines()]
+    for number, line in enumerate(lines):
+        for key in line.keys() - {"worker_id", "op_code"}:
+            for value in (None, "x", 97):
+                odd = [*lines[:number], line | {key: value}, *lines[number + 1 :]]
+                journal.write_text("".join(f"{json.dumps(one)}\n" for one in odd))
+                try:
+                    Search(bench.studies(searched, sampler="grid"))
+                except BadInput as error:
+                    assert str(journal) in str(error) and "away" in str(error)
+
+
+@pytest.mark.parametrize("old", [DONE, PRUNED])
+def test_a_proposal_whose_run_has_not_ended_as_the_journal_says_is_named(bench, old):
+    searched = ("trainer.rl.learning_rate=choice(1e-4,1e-2)",)
+    bench.run(Search(bench.studies(searched, sampler="grid", pruner="median")), closeness)
+    (cell,) = [cell for cell in bench.ran if cell.run.status() == old]
+    cell.run.set_status(PRUNED if old == DONE else DONE)
+    with pytest.raises(BadInput, match=f"it is {old} there .* and {cell.run.root} says"):
+        Search(bench.studies(searched, sampler="grid", pruner="median"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"metrics": []}', '{"metrics": {"validation": {"ndcg@10": "1"}}}']
+)
+def test_a_damaged_result_of_a_proposal_is_named(bench, content):
+    bench.run(Search(bench.studies((RATE,))), closeness)
+    path = bench.ran[0].run.root / "result.json"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=r"result\.json is damaged.*makes it again"):
+        Search(bench.studies((RATE,)))
 
 
 def test_what_is_hopeless_is_pruned_and_stays_so(bench):

@@ -21,6 +21,14 @@ from rlbench.plugins import load_plugins
 from rlbench.stage1.files import demonstrated, read_rows, read_texts
 from rlbench.user_files import read_user_json, read_user_lines, read_user_text, read_user_yaml
 
+
+def laughs(alias: str) -> bytes:
+    """A thousand bytes of YAML that stand for some 10^18 values; `alias` holds LAST nine times."""
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{i}: &a{i} " + alias.replace("LAST", ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 20)]
+    return "\n".join(lines).encode()
+
+
 PROMPT = [{"role": "user", "content": "?"}]
 SPLITS = {
     "train": [Record(PROMPT, [("Heat", 1995)], [], "t")],
@@ -81,6 +89,9 @@ CONTENTS = {
     "no month": b"title: 2020-13-45\n",
     "no date": b"title: !!timestamp x\n",
     "no integer": b"title: !!int ''\n",
+    "aliases": laughs("[LAST]"),
+    "merged aliases": laughs("{<<: [LAST]}"),
+    "a loop": b"title: &a {rows: [*a]}\n",
     "unclosed": b'{"title": "Heat"',
 }
 """Content that none of the readers takes."""
@@ -98,6 +109,7 @@ TAKES = (
 def refused(name: str, file: Path) -> str:
     with pytest.raises(BadInput) as caught:
         READERS[name](file)
+    assert "secret" not in str(caught.value)
     said = str(caught.value)
     assert file.name in said or str(file.parent) in said, said
     assert all(problem.strip() and "\n" not in problem and len(problem) < 1000 for problem in caught.value.problems)
