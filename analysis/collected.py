@@ -247,10 +247,10 @@ class Parts(Source):
         self._checked: set[Path] = set()
 
     def _part(self, run: str, part: str) -> Path:
-        """The file of a part of a run, compared with its digest when it is first asked for.
+        """Return the file of a part of a run. Its digest is checked on first use.
 
         Raises:
-            BadInput: where it is not as it was written.
+            BadInput: if the file has changed since it was written.
         """
         record = self._records[run]
         file = self._folder / part / f"{record.key}.parquet"

@@ -97,10 +97,10 @@ def default_folder(runs: Path, top: str = "reports") -> Path:
 
 
 def make_folder(folder: Path, out: Path) -> Path:
-    """Make a folder in --out, such as that of one experiment.
+    """Create a folder in --out, for example the folder of one experiment.
 
     Raises:
-        BadInput: where a link in it leads out of --out.
+        BadInput: if a link in its path leads out of --out.
     """
     if not folder.resolve().is_relative_to(out.resolve()):
         raise BadInput(f"{folder} leads out of {out} by a link: remove the link, or name another --out")
@@ -114,10 +114,10 @@ def terminal(width: int = TERMINAL_WIDTH) -> Console:
 
 
 def refusing(name: str) -> Callable[[Command], Command]:
-    """Let a command refuse bad input that it meets after its start, such as a damaged part of a collection.
+    """Make a command report bad input that it meets late, such as a damaged part of a collection.
 
     Args:
-        name: of the command.
+        name: name of the command.
     """
 
     def wrapped(main: Command) -> Command:

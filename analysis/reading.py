@@ -72,9 +72,9 @@ SPENDING = ("completions", "prompts", "generated_tokens", "trained_tokens", "sec
 SPLITS = ("train", "validation", "test")
 NUMBER = (int, float)
 SHOWN = 40
-"""Characters of an odd value that are shown."""
+"""Number of characters of an invalid value that a message shows."""
 NESTED = 100
-"""Levels of lists and objects that a JSON file of a run may have; real ones have ten."""
+"""Largest nesting depth of a run's JSON files. Real ones have about ten levels."""
 MEAN_TOLERANCE = 1e-6
 """Allowed difference between result.json and the mean of the predictions, due to rounding."""
 
@@ -98,11 +98,11 @@ class Problem:
 
 
 CONTROL = ("Cc", "Cf", "Cs")
-"""Unicode categories of what a terminal obeys or cannot show: control, format, half a character."""
+"""Unicode categories that a terminal obeys or cannot show: control, format, lone surrogate."""
 
 
 def printable(text: str) -> str:
-    """A text for a terminal: control characters are written as escapes, so that a name cannot move the cursor."""
+    """Escape control characters for a terminal, so that a name cannot move the cursor."""
     return "".join(
         letter.encode("unicode_escape").decode() if letter != "\n" and category(letter) in CONTROL else letter
         for letter in text
@@ -278,7 +278,7 @@ def is_text(value: object) -> bool:
 
 
 def is_deep(content: Any) -> bool:
-    """Whether lists and objects lie in each other more than `NESTED` levels deep."""
+    """Return whether lists and objects are nested deeper than `NESTED` levels."""
     level = [content]
     for _ in range(NESTED):
         inner = [value for one in level for value in (one.values() if isinstance(one, dict) else one)]
@@ -287,7 +287,7 @@ def is_deep(content: Any) -> bool:
 
 
 def is_measurement(row: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics.jsonl says what it must."""
+    """Return whether a line of metrics.jsonl has all fields with the right types."""
     value = row.get("value")
     named = is_text(row.get("split")) and is_text(row.get("metric"))
     return whole_number(row.get("step")) and named and (isinstance(value, float) or finite(value))

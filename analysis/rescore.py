@@ -73,9 +73,9 @@ KEPT_COLUMNS: dict[str, Kind] = {
     "finished": pa.types.is_boolean,
     "completion_tokens": lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
 }
-"""What re-scoring needs of predictions."""
+"""Columns of the predictions that re-scoring needs, with a check of their type."""
 SAMPLE_COLUMNS: dict[str, Kind] = {"context_id": is_name, "text": is_name}
-"""What it needs of the sampled lists."""
+"""Columns of the sampled lists that re-scoring needs."""
 OF_CONFIDENCE = ("ece", "brier")
 PATHS = ("path", "catalog")
 """Keys of a dataset's configuration that are file paths."""
@@ -376,10 +376,10 @@ def judge_again(
 
 
 def _read_table(file: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
-    """Columns of a parquet file.
+    """Read columns of a parquet file.
 
     Raises:
-        Unusable: where it is none, lacks a column, or a column is of another kind or empty somewhere.
+        Unusable: if it is not parquet, lacks a column, or a column has another type or empty cells.
     """
     try:
         schema = pq.read_schema(file)

@@ -939,12 +939,15 @@ _known: dict[tuple[type, str], Any] = {}
 
 
 def wrong_types(key: str, kind: Any, values: dict[str, Any]) -> list[str]:
-    """What is wrong with the keys and types of a section of a config that was written by an earlier command.
+    """Check the keys and types of a section of a config that an earlier command wrote.
 
     Args:
-        key: of the section.
+        key: key of the section.
         kind: its dataclass.
-        values: what the config has there.
+        values: its values.
+
+    Returns:
+        one sentence per problem.
     """
     problems = _too_large(values, f"{key}.")
     if not problems:

@@ -66,7 +66,7 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def own_digest(content: Mapping[str, Any]) -> str:
-    """sha256 of an object in JSON, key order aside."""
+    """Return the sha256 of an object as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -58,7 +58,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def leads_outside(path: Path, folder: Path) -> bool:
-    """Whether a path is a symbolic link to a place that is not below a folder."""
+    """Return whether a path is a symbolic link to a target outside a folder."""
     return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
 
 

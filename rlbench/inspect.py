@@ -49,7 +49,7 @@ def read_config(run: Path) -> Config:
 
 
 def _literal(value: Any) -> Any:
-    """Values of a run's config, which is resolved: `${...}` in a text is text, and asks for nothing."""
+    """Escape `${...}` in the values of a config. A run's config is resolved, so these are plain text."""
     if isinstance(value, dict):
         return {key: _literal(one) for key, one in value.items()}
     if isinstance(value, list):

@@ -419,9 +419,9 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
 
 
 def foreign_links(root: Path) -> list[Path]:
-    """The files of a run directory, and its attempts, that are links to places outside it.
+    """Return the files of a run directory, including its attempts, that are links to targets outside it.
 
-    A run directory may come from others. Such a link would make a reader show, or a run write to, any file of the user.
+    A run directory may come from someone else. Such a link could expose or overwrite any file of the user.
     """
     found = [path for pattern in (*FILES, *ATTEMPT_FILES) for path in root.glob(pattern)]
     return [path for path in found if leads_outside(path, root)]
@@ -544,7 +544,7 @@ def read_cells(path: Path) -> dict[str, Any]:
 
 
 def write_cells(path: Path, cells: Mapping[str, Any]) -> None:
-    """Write a `SWEEP_FILE`."""
+    """Write a `SWEEP_FILE` with its digest."""
     content = {"cells": dict(cells)}
     write_json(path, content | {"sha256": digests.own_digest(content)})
 

@@ -31,13 +31,13 @@ BAD_YAML = (yaml.YAMLError, ValueError, RecursionError, AttributeError, IndexErr
 """Errors of `yaml.safe_load`: its own, and those of its date and number constructors."""
 
 YAML_VALUES = 100_000
-"""Values that a YAML file may hold once its aliases are written out; a config has a few hundred.
+"""Largest number of values in a YAML file with all aliases expanded. A config has a few hundred.
 
-With aliases, ten lines can stand for billions of values, and whatever walks through them would not end.
+With aliases, ten lines can stand for billions of values. Code that visits all of them would never end.
 """
 
 YAML_DEEP = 5000
-"""Characters that may begin a level of YAML, for the fast loader."""
+"""Largest number of characters that can start a nested level, for the fast loader."""
 
 LONGEST_REASON = 200
 """Maximum number of characters to show of a parser's message."""
@@ -124,15 +124,15 @@ def read_user_yaml(path: Path, name: str = "") -> Any:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """What a text in YAML holds.
+    """Parse a text in YAML.
 
     Args:
         text: the text.
-        name: what messages call it. They quote nothing of it.
+        name: name of the file in messages. They quote nothing of its content.
 
     Raises:
-        BadInput: where it is not YAML, its aliases stand for too many values, a value contains itself, or text in it
-            cannot be written.
+        BadInput: if it is not YAML, its aliases stand for too many values, a value contains itself, or it holds a lone
+            surrogate.
     """
     # The C loader is fast, and crashes the process where mappings or lists are nested some ten thousand deep.
     fast = yaml.__with_libyaml__ and sum(map(text.count, "[{:-?")) < YAML_DEEP
@@ -142,7 +142,7 @@ def parse_yaml(text: str, name: str) -> Any:
             node = loader.get_single_node()
             if node is None:
                 return None
-            # Before anything is made of the nodes: merging (<<) writes aliases out.
+            # Checked before the values are built, since merge keys (<<) expand aliases.
             if (size := _written_out(node, {}, name)) > YAML_VALUES:
                 raise BadInput(
                     f"{name}: its aliases (*name) stand for {size:,} values, and {YAML_VALUES:,} are the most: write "
@@ -164,15 +164,15 @@ _BEGUN = -1
 
 
 def _written_out(node: Any, known: dict[int, int], name: str) -> int:
-    """How many values a node of YAML stands for, with each alias written out.
+    """Count the values of a YAML node with every alias expanded.
 
     Args:
         node: scalar, sequence or mapping.
-        known: identity of a node to its number; `_BEGUN` while it is counted.
-        name: what messages call the file.
+        known: counts by the identity of a node; `_BEGUN` while it is being counted.
+        name: name of the file in messages.
 
     Raises:
-        BadInput: where the node contains itself, or holds half a character.
+        BadInput: if the node contains itself or holds a lone surrogate.
     """
     if isinstance(node, yaml.ScalarNode):
         if any("\ud800" <= letter <= "\udfff" for letter in node.value):

@@ -53,10 +53,10 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
 
 
 def _read(folder: Path, run: str, file: str, is_one: Callable[[Any], bool], damaged: list[str]) -> list[Sample]:
-    """The samples in a run's file; none where it is damaged, and a sentence more in `damaged`.
+    """Read the samples of a run. If the file is damaged, return none and append a sentence to `damaged`.
 
-    The files of a finished run are as it wrote them (`analysis.reading.check_files`), but where a collection stands for
-    the runs they may have changed since, and a run may come from others.
+    `analysis.reading.check_files` has compared the file with its digest. But a collection may be older than the damage,
+    and a run may come from someone else.
     """
     path = folder / run / file
     remedy = "Put the file back from a copy, or make the run again"
@@ -74,7 +74,7 @@ def _read(folder: Path, run: str, file: str, is_one: Callable[[Any], bool], dama
 
 
 def is_greedy(row: Mapping[str, Any]) -> bool:
-    """Whether a line of completions.jsonl holds what a page shows of it."""
+    """Return whether a line of completions.jsonl has every field that a page shows, with the right type."""
     scores = [value for name, value in row.items() if name.startswith("ndcg@")]
     ranks = row.get("ranks")
     return (
@@ -88,7 +88,7 @@ def is_greedy(row: Mapping[str, Any]) -> bool:
 
 
 def is_group(row: Mapping[str, Any]) -> bool:
-    """Whether a line of rollouts.jsonl holds what a page shows of it."""
+    """Return whether a line of rollouts.jsonl has every field that a page shows, with the right type."""
     lists = row.get("lists")
     return _is_prompted(row) and isinstance(lists, list) and all(map(_is_sampled, lists))
 
@@ -109,7 +109,7 @@ def _is_prompted(row: Mapping[str, Any]) -> bool:
 
 
 def _is_film(entry: object, length: int) -> bool:
-    """Whether an entry begins with a title and a year."""
+    """Return whether an entry is a list of this length that starts with a title and a year."""
     return isinstance(entry, list) and len(entry) == length and is_text(entry[0]) and whole_number(entry[1])
 
 

@@ -246,7 +246,7 @@ def markdown_page(
 
 
 def no_markup(text: str) -> str:
-    """Text for Markdown in which no name is taken for HTML."""
+    """Escape text for Markdown so that no name is read as HTML."""
     return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text)
 
 
@@ -330,13 +330,13 @@ def _path(run: Made) -> str:
 
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""First characters of cells that spreadsheets take for formulas."""
+"""First characters that make a spreadsheet read a cell as a formula."""
 
 
 def as_text(cell: str) -> str:
-    """A cell of CSV that no spreadsheet runs: one that would pass for a formula begins with an apostrophe.
+    """Prefix a CSV cell with an apostrophe if a spreadsheet would run it as a formula.
 
-    Numbers are left as they are, with their sign. The rule is OWASP's (CSV injection).
+    Numbers keep their sign. The rule follows OWASP's advice on CSV injection.
     """
     if not cell.startswith(FORMULA):
         return cell

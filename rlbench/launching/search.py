@@ -214,9 +214,9 @@ class Study:
             self.study.enqueue_trial(trial.params)
 
     def _unlike_their_runs(self) -> list[str]:
-        """One sentence for each proposal that has ended and of which the journal says something else than its runs.
+        """Return one sentence per finished proposal for which the journal and the runs disagree.
 
-        The journal has no digest, and a changed digit in it would choose other proposals, or another best one.
+        The journal has no digest. A changed digit in it would lead to other proposals or another best one.
         """
         from optuna.trial import TrialState
 
@@ -284,7 +284,7 @@ class Study:
 
 
 def _difference(trial: "optuna.trial.FrozenTrial", cells: list[Cell]) -> str:
-    """How a proposal that has ended differs between the journal and its runs, in a sentence; "" where it does not."""
+    """Return in one sentence how the journal and the runs of a finished proposal disagree, or ""."""
     statuses = [cell.run.status() for cell in cells]
     first, metric = cells[0], cells[0].config.evaluation.metric
     if (trial.state.name == "COMPLETE") != all(status == DONE for status in statuses):

@@ -1,6 +1,8 @@
 """A damaged file of an interrupted run is repaired, or named in one message; it never changes a result."""
 
+import functools
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from analysis.status import survey
 from rlbench import runner
 from rlbench.config import Config
 from rlbench.errors import BadInput
 from rlbench.preemption import Preempted
 from rlbench.progress import Progress
-from rlbench.runs import INTERRUPTED, locate
+from rlbench.runs import INTERRUPTED, SWEEP_FILE, locate, read_cells, write_cells
 from rlbench.stages.checkpoints import steps_of
 from tests.conftest import SMALL, composed
 
@@ -25,8 +28,14 @@ UPDATES, STOP = 3, 2
 """RL ends during update 2, with the checkpoint of update 1."""
 
 
+FAMILIES = {"policy": (), "preference": ("algorithm=dpo", "trainer.sft.max_length=400")}
+"""The settings of each family of methods, beside those that both share."""
+
+
 def cell(folder: Path) -> Config:
+    """The cell of a folder, which lies in one with the name of its family."""
     return composed(
+        *FAMILIES[folder.parent.name],
         *SMALL,
         "+debug=smoke",
         "evaluation.validation_contexts=null",
@@ -49,18 +58,30 @@ class StopsInRl(Progress):
         super().to(done, note)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """The folder of a run that nothing stopped."""
-    folder = tmp_path_factory.mktemp("whole")
-    runner.run(cell(folder))
-    return folder
+Make = Callable[[str], Path]
+"""Gives the folder of a family's run; it is made once."""
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> Path:
-    """The folder of a run that was stopped in RL."""
-    folder = tmp_path_factory.mktemp("stopped")
+def whole(tmp_path_factory) -> Make:
+    """Runs that nothing stopped."""
+
+    @functools.cache
+    def made(family: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole") / family / "run"
+        runner.run(cell(folder))
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Make:
+    """Runs that were stopped in RL."""
+    return functools.cache(lambda family: stop(tmp_path_factory.mktemp("stopped") / family / "run"))
+
+
+def stop(folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "Progress", StopsInRl)
         with pytest.raises(Preempted):
@@ -153,50 +174,73 @@ def difference(folder: Path, other: Path) -> str:
     return ""
 
 
-def outcome(case: Case, stopped: Path, whole: Path, folder: Path) -> str:
-    """What the same command makes of a damaged copy: "identical", "refused", or else what went wrong."""
+REMEDIES = ("Put ", "put ", "Move ", "move ", "Remove ", "remove ")
+"""With which words a message says what to do."""
+
+
+def outcome(family: str, case: Case, stopped: Path, whole: Make, folder: Path) -> str:
+    """What the same command makes of a damaged copy.
+
+    "identical": the result of the run that nothing stopped; "refused": one problem, which names the file in its folder,
+    or a folder above it, and says what to do; else what went wrong.
+    """
+    folder = folder / family / "run"
     shutil.copytree(stopped, folder)
     path = folder / case.file
     {**ANY, **OF_JSON}[case.damage](path)
-    places = [str(place) for place in (path, *path.parents) if folder in place.parents]
+    above = [str(place) for place in path.parents if folder in place.parents][:2]
     try:
         runner.run(cell(folder))
-        return difference(folder, whole) or "identical"
+        return difference(folder, whole(family)) or "identical"
     except BadInput as error:
-        named = any(place in str(error) for place in places[:3])
-        return "refused" if named else f"another file is named: {error}"
+        said = str(error)
+        named = path.name in said and any(place in said for place in above)
+        if len(error.problems) == 1 and named and any(word in said for word in REMEDIES):
+            return "refused"
+        return f"not one problem that names the file and says what to do: {error.problems}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.parent)
 
 
-FAST = [
-    ("runs/**/sft*/*/STATUS", "first byte", "identical"),
-    ("runs/**/sft*/*/files.json", "deleted", "refused"),
-    ("runs/**/sft*/*/result.json", "middle byte", "refused"),
-    ("runs/**/zero_shot*/*/metrics.jsonl", "half", "refused"),
-    ("runs/**/sft*/*/model/model.safetensors", "middle byte", "refused"),
-    ("runs/**/sft*/*/model/config.json", "null", "refused"),
-    ("runs/**/checkpoint-1/files.json", "list", "identical"),
-    ("runs/**/rank_grpo*/*/identity.json", "other keys", "refused"),
-    ("cache/**/model.safetensors", "last byte", "refused"),
-    ("cache/**/config.json", "empty", "refused"),
+FEW = [
+    *(
+        pytest.param(*case, "refused")
+        for case in (
+            ("runs/**/sft*/*/files.json", "deleted"),
+            ("runs/**/zero_shot*/*/metrics.jsonl", "half"),
+            ("runs/**/sft*/*/model/model.safetensors", "middle byte"),
+            ("cache/**/config.json", "empty"),
+        )
+    ),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            ("runs/**/sft*/*/STATUS", "first byte", "identical"),
+            ("runs/**/sft*/*/result.json", "middle byte", "refused"),
+            ("runs/**/sft*/*/model/config.json", "null", "refused"),
+            ("runs/**/checkpoint-1/files.json", "list", "identical"),
+            ("runs/**/rank_grpo*/*/identity.json", "other keys", "refused"),
+            ("cache/**/model.safetensors", "last byte", "refused"),
+        )
+    ),
 ]
 
 
-@pytest.mark.parametrize(("pattern", "damage", "expected"), FAST)
+@pytest.mark.parametrize(("pattern", "damage", "expected"), FEW)
 def test_damage_is_repaired_or_named(pattern, damage, expected, stopped, whole, tmp_path):
-    path = next(stopped.glob(pattern))
-    case = Case(path.relative_to(stopped).as_posix(), damage)
-    assert outcome(case, stopped, whole, tmp_path / "copy") in (expected, "identical")
+    folder = stopped("policy")
+    case = Case(next(folder.glob(pattern)).relative_to(folder).as_posix(), damage)
+    assert outcome("policy", case, folder, whole, tmp_path) == expected
 
 
 @pytest.mark.slow
-def test_without_damage_the_run_goes_on_to_the_same_result(stopped, whole, tmp_path):
-    shutil.copytree(stopped, tmp_path / "copy")
-    runner.run(cell(tmp_path / "copy"))
-    assert difference(tmp_path / "copy", whole) == ""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_damage_the_run_goes_on_to_the_same_result(family, stopped, whole, tmp_path):
+    shutil.copytree(stopped(family), tmp_path / family / "run")
+    runner.run(cell(tmp_path / family / "run"))
+    assert difference(tmp_path / family / "run", whole(family)) == ""
 
 
 CHUNKS = 16
@@ -205,6 +249,34 @@ CHUNKS = 16
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_each_damage_of_each_file_is_repaired_or_named(chunk, stopped, whole, tmp_path):
-    found = {case: outcome(case, stopped, whole, tmp_path / "copy") for case in cases(stopped)[chunk::CHUNKS]}
+    expect_repaired_or_named("policy", cases(stopped("policy"))[chunk::CHUNKS], stopped, whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_damage_of_what_preference_optimisation_keeps_is_repaired_or_named(stopped, whole, tmp_path):
+    """A sample of the cases of its own files: those of the other stages are the same as above."""
+    own = [case for case in cases(stopped("preference")) if "/dpo" in case.file]
+    assert any("/preferences/" in case.file for case in own)
+    chosen = random.Random(0).sample(own, 20)
+    expect_repaired_or_named("preference", chosen, stopped, whole, tmp_path)
+
+
+def expect_repaired_or_named(family, wanted, stopped, whole, tmp_path):
+    found = {case: outcome(family, case, stopped(family), whole, tmp_path) for case in wanted}
     print(pd.Series(found.values()).where(lambda s: s.isin(["identical", "refused"]), "other").value_counts().to_dict())
     assert {case: said for case, said in found.items() if said not in ("identical", "refused")} == {}
+
+
+@pytest.mark.parametrize("damage", [*ANY, *OF_JSON])
+def test_damage_of_the_cells_of_a_sweep_is_named(damage, tmp_path):
+    """`analysis.status` and the next sweep say so; where the file is gone the next sweep begins anew."""
+    file = tmp_path / SWEEP_FILE
+    write_cells(file, {"mini-tiny/sft/seed0-00000000": {"command": ["python", "run.py", "seed=1"], "updates": 3}})
+    {**ANY, **OF_JSON}[damage](file)
+    if damage == "deleted":
+        with pytest.raises(BadInput, match="no run below"):
+            survey(tmp_path, 0.0)
+        return
+    for read in (lambda: read_cells(file), lambda: survey(tmp_path, 0.0)):
+        with pytest.raises(BadInput, match=f"{file} is damaged.*: move it away, and the commands of its sweeps"):
+            read()

@@ -369,6 +369,7 @@ def test_runs_of_different_versions_are_named(tmp_path: Path) -> None:
         manifest = json.loads((run / "manifest.json").read_text())
         manifest["versions"] |= versions
         (run / "manifest.json").write_text(json.dumps(manifest))
+        seal(run)
 
     def told() -> dict[str, str]:
         collection = collect(runs)
