@@ -2,7 +2,7 @@
 
 A run that cannot be averaged with the others is excluded entirely and reported; nothing is repaired. Small facts are
 kept in memory; per-query scores and curves are read on demand. The format of a run directory is in
-docs/results-schema.md.
+docs/results-schema.md, the form of a collection in docs/collections.md.
 """
 
 import sys
