@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: time to make and open the page of 200 runs (numbers in docs/report.md).
+"""`python -m benchmarks.report`: time to make and open the page of 200 runs (numbers in docs/development.md).
 
 The 200 runs are 40 synthetic rows of 5 seeds with everything that real runs write: curves of 300 updates, sample lists,
 sampled groups, spending. Prints the time to make the page, its size, the time from opening it in Chromium to the end of
