@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, stats
 
-from analysis.statistics.intervals import SHARPNESS, resample_weights
+from analysis.statistics.intervals import NARROWING, SHARPNESS, resample_weights
 
 Part = tuple[int, dict]
 """A run or a pair of runs: its seed, and context -> scores of one metric."""
@@ -69,7 +69,7 @@ def slow_interval(
         draws = [point + kept**0.5 * (d - point) + floored**0.5 * e for d, e in zip(draws, noise, strict=True)]
 
     def critical(p: float) -> float:
-        weight = share**SHARPNESS
+        weight = share ** (SHARPNESS * min(1.0, p / 0.05) ** (NARROWING / among**1.5))
         return weight * stats.t.isf(p / 2, among) + (1 - weight) * stats.t.isf(p / 2, count - 1)
 
     low, high = np.quantile(draws, [0.025, 0.975])
