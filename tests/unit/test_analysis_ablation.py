@@ -284,7 +284,7 @@ def test_p_is_at_its_level() -> None:
         scores = Scores(values[:, contexts], contexts, (0, 1, 2, 3))
         p.append(pooled_interval(scores, resamples=200, stream=stream).p)
     assert 0.02 <= (np.concatenate(p) < 0.05).mean() <= 0.06
-    assert 0.002 <= (np.concatenate(p) < 0.01).mean() <= 0.016
+    assert 0.001 <= (np.concatenate(p) < 0.01).mean() <= 0.012  # nominal at the worst share of the seeds, so lower here
 
 
 def test_p_where_nothing_varies() -> None:
