@@ -1,4 +1,4 @@
-"""A baseline from outside the package (docs/adding-an-algorithm.md)."""
+"""A baseline outside the package (docs/adding-an-algorithm.md)."""
 
 import torch
 
@@ -9,10 +9,10 @@ from rlbench.options import Share
 
 @baselines.piece(shift="invariant", scale="equivariant")
 def group_median(group: Group, *, quantile: Share = 0.5) -> torch.Tensor:
-    """R - median over the group, or another quantile of it.
+    """R - median over the group, or another quantile.
 
-    Where most of a group misses, the median is 0: misses are left alone, and the rare hit is pushed up by all it is
-    worth. A mean lies between the two, so that every miss is pushed down for a hit that another list has.
+    If most of a group misses, the median is 0. Misses then get no gradient, and a rare hit keeps its full return. A
+    mean would penalise every miss for a hit of another list.
     """
     returns = group.returns.masked_fill(~group.counted, torch.nan)
     return (returns - returns.nanquantile(quantile, dim=1, keepdim=True)).masked_fill(~group.counted, 0.0)
