@@ -1,6 +1,6 @@
 """The valid range of every number in a config. Loads no torch.
 
-Every number has an upper bound that no sensible run reaches. Larger numbers would overflow or exhaust memory deep
+Most ranges have an upper bound that no sensible run reaches. Larger numbers would overflow or exhaust memory deep
 inside a library, with an error that names no key.
 """
 
