@@ -92,7 +92,7 @@ def read_list(folder: Path, part: str = "files") -> Entries:
 
 
 def is_entry(name: str, wanted: object) -> bool:
-    """Whether this is a file below the folder, with its size and digest."""
+    """Whether this is the entry of a file below the folder, with its size and digest."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or not isinstance(wanted, dict):
         return False

@@ -54,7 +54,7 @@ MEASUREMENT: dict[str, type | tuple[type, ...]] = {"step": int, "split": str, "m
 """Fields of a line in metrics.jsonl."""
 FOLDERS = ("attempts", "checkpoints", "model", "preferences")
 FILES = ("STATUS", ".lock", "*.json", "*.jsonl", "*.yaml", "*.parquet")
-"""What lies in a run directory, beside the folders of trackers."""
+"""Contents of a run directory, except the folders of trackers."""
 ATTEMPT_FILES = (attempts.FOLDER, f"{attempts.FOLDER}/*", f"{attempts.FOLDER}/*/*")
 UNLISTED = (digests.LIST_FILE, "progress.json", "slurm.json")
 """Files of a finished run that nothing relies on. A launcher may write them after the run's end."""
@@ -224,10 +224,10 @@ class Run:
         write_text(self.root / "STATUS", f"{status}\n{reason}".rstrip() + "\n")
 
     def stopped_early(self) -> str:
-        """The note of a run whose result says that its training stopped early; "" for any other.
+        """Return the note of a run whose training stopped early according to its result, or "".
 
         Raises:
-            BadInput: where the result is damaged.
+            BadInput: if the result is damaged.
         """
         path = self.root / "result.json"
         if not path.exists():
@@ -428,8 +428,7 @@ def foreign_links(root: Path) -> list[Path]:
 
 
 def misplaced(root: Path) -> list[str]:
-    """One sentence for each folder of a run directory where a file belongs, each file where a folder does, and each
-    link that leads out of it."""
+    """Return an error for each folder in place of a file, each file in place of a folder, and each link to outside."""
     if links := foreign_links(root):
         return [f"{path} is a link that leads out of {root}: put the file itself there" for path in links]
     folders = [path for path in (root / name for name in FOLDERS) if path.exists() and not path.is_dir()]
@@ -453,10 +452,10 @@ def seal(root: Path) -> None:
 
 
 def check_done(root: Path) -> None:
-    """Compare the files of a finished run with their list, but for its weights (`digests.check_model`).
+    """Compare a finished run's files with their list. `digests.check_model` compares the weights.
 
     Raises:
-        BadInput: where a file is not as it was written.
+        BadInput: if a file has changed, or is a link to a target outside the directory.
     """
     if links := foreign_links(root):
         raise BadInput(f"{links[0]} is a link that leads out of {root}: put the file itself there")
@@ -506,7 +505,7 @@ def superseded(run: Run) -> list[str]:
         try:
             there = json.loads(recorded.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
-            continue  # whoever uses that directory is told of it
+            continue  # reported when that directory is used
         now = json.loads(json.dumps(run.identity))
         if not isinstance(there, dict) or not isinstance(there.get(INPUTS), dict):
             continue

@@ -57,7 +57,7 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        return None  # damaged: whoever uses that directory is told
+        return None  # damaged: reported when that directory is used
 
 
 def _files_of_model(root: Path) -> Mapping[str, Any]:

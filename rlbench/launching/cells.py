@@ -213,7 +213,7 @@ def command_line(arguments: Sequence[str], overrides: Sequence[str]) -> list[str
 
 
 def note_cells(cells: Sequence[Cell]) -> None:
-    """Add the cells to `SWEEP_FILE` of their experiments, where `analysis.status` finds what was never started."""
+    """Add the cells to `SWEEP_FILE` of their experiments, so that `analysis.status` finds cells that never started."""
     by_folder: dict[Path, dict[str, Any]] = {}
     for cell in cells:
         folder = cell.config.group_dir.parent
