@@ -1,55 +1,6 @@
 """Entry point of rlbench: `python run.py algorithm=rank_grpo reward=relevance dataset=mini model=tiny`."""
 
-import os
-import sys
-
-import hydra
-from omegaconf import DictConfig
-
-from rlbench.cli import check_overrides, fail
-from rlbench.config import resolve
-from rlbench.errors import BadInput, OutOfMemory
-from rlbench.files import DiskFull
-from rlbench.places import check_places
-from rlbench.preemption import Preempted, install
-from rlbench.processes import ProcessFailed, count, is_main, leave, let_the_main_process_speak
-from rlbench.runs import PREEMPTED
-from rlbench.validation import check_values
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    try:
-        install()
-        config = resolve(cfg)
-        if problems := check_values(config, count()) + check_places(config, to_write=False):
-            raise BadInput(*problems)
-        from rlbench.runner import run  # loads torch, which takes seconds, so after the checks
-
-        run(config)
-        leave()
-    except BadInput as error:
-        fail(error)
-    except (DiskFull, OutOfMemory) as error:
-        print(f"rlbench: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except ProcessFailed as error:
-        let_the_main_process_speak()
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        if is_main():
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
-    except Preempted as stop:
-        if is_main():
-            print(f"interrupted: {stop}", file=sys.stderr)
-        raise SystemExit(PREEMPTED) from None
-
+from rlbench.run import start
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        check_overrides(sys.argv[1:])
-    except BadInput as error:
-        fail(error)
-    main()
+    start()

@@ -13,6 +13,7 @@ from analysis import statistics
 from analysis.reading import Problem, Unusable, printable
 from rlbench.arguments import whole
 from rlbench.errors import BadInput
+from rlbench.program import as_started
 
 Command = Callable[..., int]
 COLLECTED = "collected"
@@ -44,9 +45,9 @@ def make_parser(
 def plain_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """A parser without arguments; the parameters are as in `make_parser`."""
     return argparse.ArgumentParser(
-        prog=f"python -m analysis.{name}",
-        description=description,
-        epilog=epilog,
+        prog=as_started(f"python -m analysis.{name}"),
+        description=as_started(description),
+        epilog=as_started(epilog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -135,8 +136,13 @@ def refusing(name: str) -> Callable[[Command], Command]:
 
 def refuse(name: str, error: BadInput | Unusable) -> int:
     """Print the error and return the exit code."""
-    print(printable(f"analysis.{name}: {error}"), file=sys.stderr)
+    print(printable(f"{spoken(name)}: {error}"), file=sys.stderr)
     return 2
+
+
+def spoken(name: str) -> str:
+    """The name of a command in front of its messages."""
+    return as_started(f"python -m analysis.{name}").removeprefix("python -m ")
 
 
 def show_problems(console: Console, folder: Path, problems: Sequence[Problem]) -> None:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.command import plain_parser, show_written, terminal
+from analysis.command import plain_parser, show_written, spoken, terminal
 from analysis.figures.reported import BACKBONES, REGIMES, draw_alone, reported_curves
 from analysis.figures.style import FORMATS, save
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     curves = reported_curves(backbones=options.backbone, regimes=options.regime)
     if not curves:
         asked = f"{', '.join(options.backbone)} with {', '.join(options.regime)}"
-        print(f"analysis.reported: the paper draws no curve of {asked}", file=sys.stderr)
+        print(f"{spoken('reported')}: the paper draws no curve of {asked}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     figure = draw_alone(curves, "Validation NDCG@20 (0 to 1)")

@@ -51,16 +51,16 @@ from rlbench.data.record import RankedListDataset, Record
 from rlbench.digests import damage
 from rlbench.errors import BadInput, nearest
 from rlbench.files import partial_folder, publish, write_json, write_text
-from rlbench.git import git_state
+from rlbench.git import code_state
 from rlbench.judging import Answer, choose_contexts, judge_answers, sampled_metrics
+from rlbench.program import CONF
 from rlbench.relevance import Judge, make_judge
 from rlbench.rewards.terms import FilmFacts
 from rlbench.runs import DONE, config_hash, seal, status_of
 from rlbench.user_files import parse_yaml
 from rlbench.validation import check_matching
 
-ROOT = Path(__file__).resolve().parents[1]
-MATCHING = ROOT / "conf" / "matching"
+MATCHING = CONF / "matching"
 OWN = "own"
 """Name of the protocol that keeps each run's own matching rules."""
 SPLITS = ("validation", "test")
@@ -483,7 +483,7 @@ def write_rescored(
         "rules": asdict(rules),
         "left_out": list(OF_CONFIDENCE) if any(missing for _, _, missing in judged.values()) else [],
         "made_from": digests(source),
-        "git": git_state(ROOT),
+        "git": code_state(),
         "versions": {name: version(name) for name in ("numpy", "pandas", "pyarrow", "rapidfuzz")},
     }
     write_json(beside / "manifest.json", {**source.manifest, "rescoring": note})

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.collect import collect
-from analysis.command import refuse
+from analysis.command import refuse, spoken
 from analysis.tables.write import as_text
 from rlbench.errors import BadInput
 from rlbench.files import write_text
+from rlbench.program import as_started
 
 
 def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -56,7 +57,7 @@ def check_comparable(runs: pd.DataFrame) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis.select", description=__doc__)
+    parser = argparse.ArgumentParser(prog=as_started("python -m analysis.select"), description=as_started(str(__doc__)))
     parser.add_argument("runs", type=Path, help="folder of the sweep, for example runs/mini_learning_rates")
     parser.add_argument("--metric", default="ndcg@10", help="validation metric (default ndcg@10)")
     parser.add_argument("--out", type=Path, help="also write the table to this CSV file")
@@ -68,7 +69,7 @@ def main() -> int:
     except BadInput as error:
         return refuse("select", error)
     for problem in collection.problems:
-        print(f"analysis.select: {problem}", file=sys.stderr)
+        print(f"{spoken('select')}: {problem}", file=sys.stderr)
     shown = Table("algorithm", "reward", "variant", "seeds", f"validation {arguments.metric}", "over seeds", "")
     for row in table.itertuples(index=False):
         spread = f"{row.low:.4f} to {row.high:.4f}"

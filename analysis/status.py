@@ -194,7 +194,7 @@ def _recorded_command(path: Path) -> tuple[str, ...] | None:
     command = read_object(manifest, REMEDY).get("command")
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise BadInput(f"{manifest} is damaged, its 'command' is no list of words: {REMEDY}")
-    return ("python", *command)
+    return ("python", *command) if command[:1] and command[0].endswith(".py") else tuple(command)
 
 
 def _is_held(lock: Path) -> bool:

@@ -3,11 +3,12 @@
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from rlbench.cli import EXPERIMENTS
+from rlbench.program import CONF, EXPERIMENTS
 
 
 class ExperimentsSearchPath(SearchPathPlugin):
-    """Adds the folder after `conf/`, independent of the working directory."""
+    """Adds the folder after `conf/`, independent of the working directory; adds nothing to other programs."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("rlbench", f"file://{EXPERIMENTS}")
+        if any(element.path in (str(CONF), f"file://{CONF}") for element in search_path.get_path()):
+            search_path.append("rlbench", f"file://{EXPERIMENTS}")

@@ -13,7 +13,6 @@ import io
 import json
 import logging
 import os
-import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from rich.console import Console
 
 from rlbench.errors import BadInput
 from rlbench.files import clear_partial, drop, leads_outside, write_json
+from rlbench.program import own_words
 
 FOLDER = "attempts"
 RESERVED = "RLBENCH_ATTEMPT"
@@ -157,7 +157,7 @@ def begin(root: Path) -> Attempt:
         reason="",
         from_update=None,
         reached_update=None,
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=own_words(),
         pid=os.getpid(),
     )
     return attempt
@@ -324,7 +324,7 @@ def note_failure(attempt: Attempt, error: BaseException, outcome: str) -> None:
         ended=_now(),
         outcome=outcome,
         reason=reason_of(error),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=own_words(),
         pid=os.getpid(),
     )
 

@@ -17,11 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from rlbench.config import POLICY_OPTIMISATION, of_another_family
 from rlbench.errors import BadInput, nearest, nearest_key
 from rlbench.processes import let_the_main_process_speak
+from rlbench.program import CONF, EXPERIMENTS
 from rlbench.user_files import read_user_yaml
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
-EXPERIMENTS = CONF.parent / "experiments"
-"""Sweeps for the paper's tables. Hydra finds them after `conf/`: `+table1=sweep`."""
 
 NO_SETTINGS = ("hydra", "tuned")
 """Sections of a composed config that hold no run settings."""

@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from rich.console import Console
 
-from rlbench.cli import CONF
 from rlbench.config import Config, resolve
 from rlbench.data import load_dataset
 from rlbench.data.record import Film, RankedListDataset, Record
 from rlbench.data.validation import EXAMPLES
 from rlbench.entries import parse_text
 from rlbench.errors import BadInput
+from rlbench.program import CONF, as_started
 from rlbench.relevance import make_judge
 from rlbench.stage1.encoder import load_encoder
 from rlbench.stage1.files import contexts_of, named, read_ratings, read_rows, read_texts, write_rows
@@ -52,13 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m rlbench.demonstrate",
+        prog=as_started("python -m rlbench.demonstrate"),
         description=__doc__,
-        epilog=EPILOG,
+        epilog=as_started(EPILOG),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("lists", type=Path, metavar="LISTS", help="JSONL of the teacher's lists: context_id, response")
-    parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="what names the dataset, as for run.py")
+    parser.add_argument(
+        "overrides", nargs="+", metavar="KEY=VALUE", help=as_started("what names the dataset, as for run.py")
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="demonstrations to write; its name names the SFT row")
     parser.add_argument("--candidates", type=Path, metavar="FILE", help="films for the teacher to rate, to write")
     parser.add_argument("--ratings", type=Path, metavar="FILE", help="JSONL of ratings: context_id, response")

@@ -6,12 +6,16 @@ import subprocess
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rlbench import __version__, program
+from rlbench.content import combined, file_digest
+
 OUTPUTS = ("runs", "reports", "figures", "multirun", "wandb", ".cache")
 """Folders in the repository that our commands write to."""
 CONFIGURATION = ("conf", "experiments")
 """Folders with YAML files that Hydra composes into a run's config."""
 DATA_OF_CODE = ("rlbench", "hydra_plugins")
 """Folders in which a run may read files of any type, such as rlbench/data/films.csv."""
+NO_COMMIT = {"commit": None, "dirty": None, "changed": None, "diff_sha256": None}
 
 
 def git_state(root: Path) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def git_state(root: Path) -> dict[str, Any]:
 
     commit, tracked = ask("rev-parse", "HEAD"), ask("ls-files", "-z")
     if commit is None or not tracked:
-        return {"commit": None, "dirty": None, "changed": None, "diff_sha256": None}
+        return dict(NO_COMMIT)
     outside = ["--", ".", *(f":(exclude){folder}" for folder in OUTPUTS)]
     diff = ask("diff", "HEAD", "--binary", "--relative", *outside) or b""
     changed = _names(ask("diff", "HEAD", "--name-only", "--relative", "-z", *outside))
@@ -52,6 +56,19 @@ def git_state(root: Path) -> dict[str, Any]:
         "changed": names,
         "diff_sha256": digest.hexdigest() if names else None,
     }
+
+
+def code_state() -> dict[str, Any]:
+    """The state of the code of this process: `git_state` of the checkout.
+
+    An installed copy has no commit. It has two more keys: `version` of the package, and `sha256` of its files, since
+    two copies of one version may have been made from different commits.
+    """
+    if not program.INSTALLED:
+        return git_state(program.ROOT)
+    files = [path for folder in program.FOLDERS for path in sorted(folder.rglob("*")) if path.is_file()]
+    digests = {path.relative_to(program.ROOT).as_posix(): file_digest(path) for path in files if path.suffix != ".pyc"}
+    return NO_COMMIT | {"version": __version__, "sha256": combined(digests)}
 
 
 def affects_runs(name: str) -> bool:

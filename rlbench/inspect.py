@@ -19,6 +19,7 @@ from rlbench.config import AlgorithmConfig, Config, resolve
 from rlbench.errors import BadInput
 from rlbench.files import leads_outside
 from rlbench.inputs import load
+from rlbench.program import as_started
 from rlbench.user_files import read_user_yaml
 from rlbench.validation import check_values, validate
 
@@ -84,7 +85,7 @@ def check(config: Config, options: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m rlbench.inspect", description=__doc__)
+    parser = argparse.ArgumentParser(prog=as_started("python -m rlbench.inspect"), description=as_started(str(__doc__)))
     parser.add_argument("run", type=Path, help="a run directory, finished or not")
     parser.add_argument("--prompt", type=arguments.index, default=0, help="number of the training prompt (default 0)")
     parser.add_argument(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rlbench.attempts import Attempt, reason_of
 from rlbench.errors import BadInput
 from rlbench.preemption import SIGNALS
+from rlbench.program import as_started
 from rlbench.runs import FAILED, RUNNING, Run, claim
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ def check_launch() -> list[str]:
             if os.environ.get(name, "").lower() == "true"
         ]
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ:
-        return [
+        said = (
             "accelerate launch --cpu starts one process whatever --num_processes says; on CPU start several with "
             "torchrun --standalone --nproc_per_node N run.py ..., or accelerate launch --multi_gpu --num_processes N "
             "run.py ... runtime.device=cpu"
-        ]
+        )
+        return [as_started(said)]
     return []
 
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 import platform
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 from rlbench import versions
 from rlbench.budget import gpu_driver
 from rlbench.data.record import RankedListDataset
-from rlbench.git import git_state
+from rlbench.git import code_state
 from rlbench.plugins import plugin_digests
+from rlbench.program import own_words
 
 
 def manifest(
@@ -32,7 +32,7 @@ def manifest(
         plugins: as in `rlbench.plugins.load_plugins`.
     """
     return {
-        "git": _git(),
+        "git": code_state(),
         "versions": versions.present(),
         "packages": packages(),
         "hardware": hardware(),
@@ -40,7 +40,7 @@ def manifest(
         "model": dict(model),
         "plugins": plugin_digests(plugins),
         "prompt_sha256": hashlib.sha256((prompt_template or "").encode()).hexdigest(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": own_words(),
     }
 
 
@@ -70,7 +70,3 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return the processor's name from Linux, or else from Python."""
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
     return found[1].strip() if found else platform.processor()
-
-
-def _git() -> dict[str, Any]:
-    return git_state(Path(__file__).resolve().parent.parent)

@@ -27,6 +27,7 @@ from rlbench.errors import nearest
 from rlbench.names import check_paths
 from rlbench.plugins import load_plugins
 from rlbench.preference.checks import check_preference
+from rlbench.program import by_name, install
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
 from rlbench.rollouts import CORRECTIONS, ENGINES, check_generation
@@ -251,16 +252,17 @@ def check_matching(matching: MatchingConfig) -> list[str]:
 def _parallel(config: Config, processes: int) -> list[str]:
     parallel, problems = config.trainer.parallel, []
     sharded = parallel.strategy in ("fsdp2", "deepspeed")
+    script = "-m rlbench run" if by_name() else "run.py"
     if sharded and processes == 1:
         problems.append(
             f"trainer.parallel.strategy = '{parallel.strategy}' shards over several processes and there is one: start "
-            "run.py with accelerate launch --num_processes N or torchrun, a sweep with hydra.launcher.processes=N, or "
-            "use trainer=default"
+            f"{script} with accelerate launch --num_processes N or torchrun, a sweep with hydra.launcher.processes=N, "
+            "or use trainer=default"
         )
     if parallel.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         problems.append(
             "trainer.parallel.strategy = 'deepspeed' needs the package deepspeed, which is not installed: "
-            "pip install -r requirements-deepspeed.txt -c constraints.txt, or use trainer=fsdp2"
+            f"{install('deepspeed')}, or use trainer=fsdp2"
         )
     if parallel.cpu_offload and not sharded:
         problems.append("trainer.parallel.cpu_offload = True has no effect under strategy 'ddp'; set it to false")

@@ -5,7 +5,6 @@ The numbers are in experiments/reported/curves.csv.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,8 +17,9 @@ from analysis.figures.grid import finish_grid
 from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH, legend_below
 from analysis.series import AXES
 from analysis.statistics import Floats
+from rlbench.program import EXPERIMENTS
 
-CURVES = Path(__file__).parents[2] / "experiments" / "reported" / "curves.csv"
+CURVES = EXPERIMENTS / "reported" / "curves.csv"
 PAPER = "paper figure"
 """Prefix of the source of curves from the Rank-GRPO paper (arXiv 2510.20150). Other sources are independent runs."""
 

@@ -306,9 +306,9 @@ def _gaps(problems: Sequence[Problem]) -> list[Caution]:
 
 def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
     """Cautions on code, versions and hardware. Hardware counts for `trained` only: shared stages use more threads."""
-    known = [one for one in origins.values() if one.commit]
+    known = [one for one in origins.values() if one.commit or one.copy]
     found = []
-    commits = Counter(one.commit[:12] for one in known)
+    commits = Counter(one.commit[:12] or one.copy for one in known)
     if len(commits) > 1:
         told = ", ".join(f"{commit} ({many(count, 'run')})" for commit, count in commits.most_common())
         found.append(Caution("Different code", f"Runs of this comparison were made at {told}.", True))

@@ -28,6 +28,7 @@ from analysis.html.settings import config_differences
 from analysis.html.verdict import Verdict, sentences, verdict_of
 from analysis.tables import Table, metric_title, row_scores, unequal_budgets
 from analysis.tables.scores import split_sizes
+from rlbench.program import as_started
 
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
 STYLE = "style.css"
@@ -104,7 +105,7 @@ def group_page(
 
 
 def _command(folder: Path) -> str:
-    return f"python -m analysis.report {shlex.quote(folder.as_posix())}"
+    return as_started("python -m analysis.report") + f" {shlex.quote(folder.as_posix())}"
 
 
 def _drawn(name: str, title: str) -> Html:

@@ -15,6 +15,7 @@ from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look
 from analysis.reading import Unusable, is_text, read_json, whole_number
 from rlbench.attempts import attempts
+from rlbench.program import run_words
 
 NAMED = 8
 """Maximum number of files named in one sentence; further files are only counted."""
@@ -28,6 +29,7 @@ class Origin:
 
     Attributes:
         commit: commit of the code; "" without git.
+        copy: version and digest of an installed copy of the code, which has no commit; "" for a checkout.
         dirty: whether the code differed from the commit.
         changed: files that differed; empty if the manifest does not list them.
         versions: versions of the packages that affect results.
@@ -39,6 +41,7 @@ class Origin:
     """
 
     commit: str = ""
+    copy: str = ""
     dirty: bool = False
     changed: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +66,7 @@ def origin(run: Path) -> Origin:
     git, data = _part(manifest, "git"), _part(manifest, "data")
     return Origin(
         commit=str(git.get("commit") or ""),
+        copy=f"version {git['version']} ({str(git['sha256'])[:12]})" if {"version", "sha256"} <= git.keys() else "",
         dirty=bool(git.get("dirty")),
         changed=_texts(git.get("changed")),
         versions={name: str(value) for name, value in _part(manifest, "versions").items()},
@@ -194,7 +198,7 @@ def _each(values: Any) -> Html:
 
 def _commit(one: Origin) -> str:
     if not one.commit:
-        return "not recorded"
+        return one.copy or "not recorded"
     if not one.dirty:
         return f"commit {one.commit[:12]}"
     named = f" ({files(one.changed)})" if one.changed else ""
@@ -262,8 +266,8 @@ def combined(runs: Sequence[Mapping[str, str]]) -> str | None:
         return None
     swept = [key for key in keys if len(values[key]) > 1]
     settings = [f"{key}={','.join(values[key])}" for key in keys]
-    return " ".join(["python", "run.py", *(["-m"] if swept else []), *map(shlex.quote, settings)])
+    return " ".join([*run_words(), *(["-m"] if swept else []), *map(shlex.quote, settings)])
 
 
 def _line(one: Mapping[str, str]) -> list[str]:
-    return ["python", "run.py", *(shlex.quote(f"{key}={value}") for key, value in one.items())]
+    return [*run_words(), *(shlex.quote(f"{key}={value}") for key, value in one.items())]

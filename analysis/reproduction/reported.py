@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+from rlbench.program import EXPERIMENTS
+
 REPORTED = EXPERIMENTS / "reported"
 
 MODELS = {

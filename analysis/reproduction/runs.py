@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.collect import Collection, Problem, collect
 from analysis.reproduction.sheets import COMMAND, Sheet
 from rlbench.errors import BadInput
+from rlbench.program import run_words
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
@@ -143,12 +144,12 @@ def gpu_hours(cell: "RecordedCell") -> float | None:
 def command(cell: "RecordedCell") -> str:
     """The command for all seeds of a cell, as a user types it."""
     first, *rest = (text for text in cell.overrides if not text.startswith("seed="))
-    return " ".join(["python run.py", first, *([] if first.endswith("=mini") else ["dataset.path=FOLDER"]), *rest])
+    return " ".join([*run_words(), first, *([] if first.endswith("=mini") else ["dataset.path=FOLDER"]), *rest])
 
 
 def sweep_command(name: str, sweep: str) -> str:
     """The command for a whole sweep."""
-    return f"python run.py +{name}={sweep}{'' if sweep == 'mini' else ' dataset.path=FOLDER'}"
+    return f"{' '.join(run_words())} +{name}={sweep}{'' if sweep == 'mini' else ' dataset.path=FOLDER'}"
 
 
 def missing_sheet(

@@ -12,7 +12,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlbench import attempts, inputs, versions
+from rlbench import attempts, inputs, program, versions
 from rlbench.bounds import COUNT, number_problem
 from rlbench.cli import config_dir
 from rlbench.config import Config, resolve
@@ -38,8 +38,6 @@ from rlbench.runs import (
 )
 from rlbench.validation import check_values, validate
 
-RUN_PY = Path(__file__).resolve().parents[2] / "run.py"
-
 
 @dataclass
 class Cell:
@@ -52,15 +50,15 @@ class Cell:
     processes: int = 1
 
     def command(self, *more: str) -> list[str]:
-        return [sys.executable, *self.started(str(RUN_PY)), *more]
+        """What a launcher starts."""
+        return [*program.started(self.processes), *self._arguments(), *more]
 
-    def started(self, run_py: str) -> list[str]:
-        """What follows `python` on the command line that runs this cell."""
-        cell = [run_py, *self.options, *self.overrides, "hydra.mode=RUN"]
-        if self.processes == 1:
-            return cell
-        # What accelerate launch starts too; with --standalone the processes of each cell meet at a port that is theirs.
-        return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", *cell]
+    def written(self) -> list[str]:
+        """The same as a user writes it."""
+        return [*program.written(self.processes), *self._arguments()]
+
+    def _arguments(self) -> list[str]:
+        return [*self.options, *self.overrides, "hydra.mode=RUN"]
 
     @property
     def gpus(self) -> int:
@@ -209,7 +207,7 @@ def _options(arguments: Sequence[str]) -> list[str]:
 
 def command_line(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """The command of overrides, beside the options of another command's arguments, as a user writes it."""
-    return ["python", RUN_PY.name, *_options(arguments), *overrides]
+    return [*program.run_words(), *_options(arguments), *overrides]
 
 
 def note_cells(cells: Sequence[Cell]) -> None:
@@ -218,8 +216,7 @@ def note_cells(cells: Sequence[Cell]) -> None:
     for cell in cells:
         folder = cell.config.group_dir.parent
         name = cell.run.root.relative_to(folder).as_posix()
-        command = ["python", *cell.started(RUN_PY.name)]
-        by_folder.setdefault(folder, {})[name] = {"command": command, "updates": cell.updates}
+        by_folder.setdefault(folder, {})[name] = {"command": cell.written(), "updates": cell.updates}
     for folder, noted in by_folder.items():
         path = folder / SWEEP_FILE
         with held(folder / f".{SWEEP_FILE}.lock"):  # another launcher may write at the same time

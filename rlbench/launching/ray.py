@@ -19,15 +19,15 @@ from rlbench.cli import fail
 from rlbench.errors import BadInput
 from rlbench.launching.base import SweepLauncher
 from rlbench.launching.board import Board
-from rlbench.launching.cells import RUN_PY, Cell, missing_shared_stages
+from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.stopping import tell, was_told
+from rlbench.program import import_path, install
 from rlbench.runs import DONE, FAILED
 
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 60.0
 """Seconds that a stopped sweep waits for its runs to reach an update at which they write a checkpoint."""
 Show = Callable[[Sequence[Path], Mapping[Path, bool]], None]
-INSTALL = "python -m pip install -r requirements-ray.txt -c constraints.txt"
 
 
 def run_command(
@@ -94,7 +94,7 @@ class RayLauncher(SweepLauncher):
             if (wrong := number_problem(value, bound, is_whole=is_whole))
         ]
         if importlib.util.find_spec("ray") is None:
-            found.append(f"hydra/launcher=ray needs ray, which is not installed: {INSTALL}")
+            found.append(f"hydra/launcher=ray needs ray, which is not installed: {install('ray')}")
         return found
 
     def run_cells(self, cells: list[Cell]) -> list[Cell]:
@@ -103,7 +103,7 @@ class RayLauncher(SweepLauncher):
         import ray
 
         # Workers must import this module from here, whatever the working directory.
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(RUN_PY.parent), *_python_path()])}}
+        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([*import_path(), *_python_path()])}}
         alone = {"include_dashboard": False} if self.address is None else {}
         ray.init(self.address, runtime_env=environment, log_to_driver=False, **alone)
         try:

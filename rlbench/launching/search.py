@@ -28,6 +28,7 @@ from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.rows import override_of
 from rlbench.launching.space import Choice, Dimension, Interval, grid
 from rlbench.naming import variant
+from rlbench.program import install
 from rlbench.runs import DONE, PRUNED, config_hash
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ class Settings:
             if wrong := number_problem(value, bound):
                 problems.append(f"hydra.sweeper.{key} = {value} {wrong}")
         if importlib.util.find_spec("optuna") is None:
-            problems.append(
-                "hydra/sweeper=optuna needs Optuna: python -m pip install -r requirements-search.txt -c constraints.txt"
-            )
+            problems.append(f"hydra/sweeper=optuna needs Optuna: {install('search')}")
         if problems:
             raise BadInput(*problems)
 

@@ -31,7 +31,8 @@ from rlbench.errors import BadInput
 from rlbench.files import read_object
 from rlbench.launching.base import SweepLauncher
 from rlbench.launching.board import Board
-from rlbench.launching.cells import RUN_PY, Cell, missing_shared_stages
+from rlbench.launching.cells import Cell, missing_shared_stages
+from rlbench.program import import_path, install
 from rlbench.runs import DONE, FAILED, Run, locate, write_json
 
 JOB_FILE = "slurm.json"
@@ -40,7 +41,6 @@ FOLDER = ".slurm"
 """Folder below runs_dir for submitit's files and the submission lock."""
 LOST = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "")
 """Final job states after which a run is resubmitted, because they are not its fault. "" means SLURM forgot the job."""
-INSTALL = "python -m pip install -r requirements-slurm.txt -c constraints.txt"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class SlurmSettings:
             "array_parallelism": jobs,
             # The job must import rlbench from here, whatever the working directory.
             "setup": [
-                f'export PYTHONPATH={shlex.quote(str(RUN_PY.parent))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+                *(f'export PYTHONPATH={shlex.quote(path)}"${{PYTHONPATH:+:$PYTHONPATH}}"' for path in import_path()),
                 *self.setup,
             ],
             # Since SLURM 22.05 srun does not inherit it from sbatch.
@@ -354,7 +354,7 @@ def missing_software() -> list[str]:
     """Return one sentence per program or package that this machine lacks to submit jobs."""
     problems = []
     if importlib.util.find_spec("submitit") is None:
-        problems.append(f"hydra/launcher=slurm needs submitit, which is not installed: {INSTALL}")
+        problems.append(f"hydra/launcher=slurm needs submitit, which is not installed: {install('slurm')}")
     absent = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
     if absent:
         problems.append(f"hydra/launcher=slurm needs SLURM's commands; not found here: {', '.join(absent)}")

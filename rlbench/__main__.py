@@ -1,0 +1,61 @@
+"""The command `rlbench`: each subcommand is `run.py` or a module that `python -m` runs too."""
+
+import importlib
+import sys
+
+from rlbench import __version__
+from rlbench.errors import nearest
+
+COMMANDS = {
+    "run": ("rlbench.run", "start", "run one cell or a sweep (zero-shot, SFT, RL, test); skips what is done"),
+    "status": ("analysis.status", "main", "how far each cell of a sweep is, and the commands that complete it"),
+    "report": ("analysis.report", "main", "table, figures and report.html of a folder of runs"),
+    "tables": ("analysis.tables.__main__", "main", "tables by a spec, with tests against a baseline"),
+    "curves": ("analysis.curves", "main", "figures of learning curves for print"),
+    "convergence": ("analysis.convergence", "main", "which method learns faster, with intervals"),
+    "ablation": ("analysis.ablation", "main", "what each setting of a factorial sweep changes"),
+    "select": ("analysis.select", "main", "the best variant of each algorithm on validation"),
+    "rescore": ("analysis.rescore", "main", "other metric protocols over finished runs, without a model"),
+    "collect": ("analysis.collect", "main", "the runs of a folder as parquet, for pandas and other commands"),
+    "reproduce": ("analysis.reproduce", "main", "our runs beside a table or figure of the paper"),
+    "reported": ("analysis.reported", "main", "the curves that the paper reports, without any run"),
+    "inspect": ("rlbench.inspect", "main", "one group of completions, rank by rank"),
+    "demonstrate": ("rlbench.demonstrate", "main", "SFT demonstrations from a teacher's lists"),
+    "wandb-check": ("analysis.wandb_check", "main", "whether W&B's files hold what the run directories hold"),
+}
+"""Subcommand to its module, the function that runs it, and what it is for."""
+
+HELP = """\
+rlbench compares GRPO variants on ranked-list generation.
+
+usage: rlbench COMMAND ...
+
+{commands}
+
+rlbench COMMAND --help describes one. A first run, in seconds, and then the small benchmark with its report:
+  rlbench run +debug=smoke
+  rlbench run experiment=mini
+  rlbench report runs/mini
+Paths are relative to the folder in which you type the command; runs go to runs/, reports to reports/."""
+
+
+def main() -> int | None:
+    """Run a subcommand; returns its exit code."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(HELP.format(commands="\n".join(f"  {each:<13}{said}" for each, (_, _, said) in COMMANDS.items())))
+        return 0
+    if name == "--version":
+        print(f"rlbench {__version__}")
+        return 0
+    if name not in COMMANDS:
+        hint = nearest(name, list(COMMANDS))
+        print(f"rlbench: there is no command '{name}'.{hint} rlbench --help lists them all.", file=sys.stderr)
+        return 2
+    module, function, _ = COMMANDS[name]
+    sys.argv = [f"rlbench {name}", *arguments]  # rlbench.program.by_name
+    return getattr(importlib.import_module(module), function)()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
