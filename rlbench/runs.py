@@ -492,7 +492,10 @@ def check_recorded(run: Run) -> list[str]:
     differences = differing_from_recorded(run)
     if not differences:
         return []
-    return [f"{run.root} holds another run: {'; '.join(differences)}. Move it away or use another runs_dir."]
+    return [
+        f"{run.root} holds another run: {'; '.join(differences)} (identity.json). Move the folder away or use another "
+        "runs_dir."
+    ]
 
 
 def superseded(run: Run) -> list[str]:

@@ -28,7 +28,16 @@ UPDATES, STOP = 3, 2
 """RL ends during update 2, with the checkpoint of update 1."""
 
 
-FAMILIES = {"policy": (), "preference": ("algorithm=dpo", "trainer.sft.max_length=400")}
+FAMILIES = {
+    "policy": (),
+    "preference": (
+        "algorithm=dpo",
+        "+reward.terms.tokens={weight:1.0,normaliser:24.0}",  # lists without a hit differ too, so that there are pairs
+        "trainer.rl.completions_per_update=16",
+        "trainer.rl.micro_batch_size=4",
+        "trainer.sft.max_length=400",
+    ),
+}
 """The settings of each family of methods, beside those that both share."""
 
 
