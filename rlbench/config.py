@@ -906,7 +906,7 @@ MISTYPED = 0.7
 """How like a section or value of the top level a name must be to count as that, mistyped."""
 
 
-def _meant(key: str, plain: dict[str, Any], known: list[str]) -> str:
+def _meant(key: str, plain: Mapping[Any, Any], known: list[str]) -> str:
     """What an unknown key of the top level may have meant: one like it, or a setting of that name in a section."""
     if get_close_matches(key, known, n=1, cutoff=MISTYPED):
         return nearest(key, known)
