@@ -44,10 +44,11 @@ test-slurm: env  ## a SLURM cluster on this machine (Debian, as root), about six
 mutants: env     ## plant bugs one at a time and see whether the tests notice, about half an hour
 	$(BIN)/python -m tests.mutants
 
-check: env       ## lint, format, types
+check: env       ## lint, format, types, imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: env      ## put the code in form
 	$(BIN)/ruff check --fix .

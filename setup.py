@@ -1,7 +1,7 @@
 """Which folders are installed, and where; all else about the package is in pyproject.toml.
 
 conf/ and experiments/ go inside the package rlbench, because their own names are too common for a shared folder of
-packages. rlbench/program.py finds them there.
+packages. rlbench/base/program.py finds them there.
 """
 
 import tempfile

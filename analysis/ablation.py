@@ -53,8 +53,8 @@ from analysis.tables import (
     test_note,
     unequal_note,
 )
-from rlbench.errors import BadInput, nearest
-from rlbench.files import write_text
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.files import write_text
 
 DESCRIPTION = """\
 Say which settings of a sweep help: the grid of combinations, and the main effect of each setting.

@@ -41,7 +41,7 @@ from analysis.reading import (
 )
 from analysis.screening import screened
 from analysis.sources import CURVES, SPENT, Queries, RunFolders, Source, stack
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 
 __all__ = [
     "KEYS",

@@ -45,9 +45,9 @@ from analysis.reading import (
 )
 from analysis.screening import screened
 from analysis.sources import Source
-from rlbench.digests import LIST_FILE, Entries, difference, entry, is_entry, own_digest
-from rlbench.errors import BadInput
-from rlbench.files import (
+from rlbench.base.digests import LIST_FILE, Entries, difference, entry, is_entry, own_digest
+from rlbench.base.errors import BadInput
+from rlbench.base.files import (
     PARTIAL,
     SYNCS_AT_ONCE,
     clear_partial,

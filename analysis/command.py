@@ -11,9 +11,9 @@ from rich.markup import escape
 
 from analysis import statistics
 from analysis.reading import Problem, Unusable, printable
-from rlbench.arguments import whole
-from rlbench.errors import BadInput
-from rlbench.program import as_started
+from rlbench.base.errors import BadInput
+from rlbench.base.program import as_started
+from rlbench.config.arguments import whole
 
 Command = Callable[..., int]
 COLLECTED = "collected"

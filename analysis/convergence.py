@@ -50,8 +50,8 @@ from analysis.tables import (
     share,
     signed,
 )
-from rlbench.errors import BadInput, nearest
-from rlbench.files import write_text
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.files import write_text
 
 Curve = tuple[Floats, Floats]
 

@@ -37,7 +37,7 @@ from analysis.figures.style import (
 )
 from analysis.series import AXES, measured, rl_rows, without_spending
 from analysis.tables import group_folder
-from rlbench.errors import BadInput, nearest
+from rlbench.base.errors import BadInput, nearest
 
 __all__ = [
     "COLOURS",

@@ -35,7 +35,7 @@ from analysis.tables import (
     share_of,
     unequal_budgets,
 )
-from rlbench.errors import BadInput, nearest
+from rlbench.base.errors import BadInput, nearest
 
 ABSENT = "absent"
 """Level of a run without the setting."""

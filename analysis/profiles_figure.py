@@ -22,7 +22,7 @@ from analysis.figures.style import GREY, STYLE, WIDTH, styles
 from analysis.statistics import Floats
 from analysis.tables.build import Profile
 from analysis.tables.numbers import metric_title
-from rlbench.files import whole_file
+from rlbench.base.files import whole_file
 
 THRESHOLDS: Floats = np.linspace(0, 1, 101)
 ACROSS = 3

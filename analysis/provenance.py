@@ -7,8 +7,8 @@ from typing import Any
 
 from analysis.reading import Unusable, flatten, is_text, read_json
 from analysis.sources import read_config
-from rlbench.attempts import attempts as starts
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.runs.attempts import attempts as starts
 
 MANIFEST = ("git", "versions", "hardware", "data", "prompt_sha256", "plugins", "processes", "strategy")
 """Keys of manifest.json that become columns. The list of all installed packages stays in the run directory."""

@@ -20,11 +20,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlbench.bounds import LONGEST_LIST
-from rlbench.digests import LIST_FILE, Damaged, difference, read_list
-from rlbench.names import odd_name
-from rlbench.runs import SCHEMA, config_hash, foreign_links
-from rlbench.user_files import BAD_JSON
+from rlbench.base.digests import LIST_FILE, Damaged, difference, read_list
+from rlbench.base.user_files import BAD_JSON
+from rlbench.config.bounds import LONGEST_LIST
+from rlbench.config.names import odd_name
+from rlbench.runs.directory import SCHEMA, config_hash, foreign_links
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
 READ = (

@@ -23,9 +23,9 @@ from analysis.command import (
 )
 from analysis.html import group_page, index_page
 from analysis.html.budgets import cost_note
-from rlbench.errors import BadInput
-from rlbench.files import write_text
-from rlbench.names import odd_name, odd_project
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_text
+from rlbench.config.names import odd_name, odd_project
 from rlbench.tracking import TrackerIdentity, check_modes, make_tracker
 
 DESCRIPTION = """\

@@ -14,7 +14,7 @@ from analysis.curves import save
 from analysis.reproduction import figure, table
 from analysis.reproduction.reported import EXPERIMENTS
 from analysis.reproduction.sheets import show, to_latex, to_markdown, write
-from rlbench.errors import BadInput, nearest
+from rlbench.base.errors import BadInput, nearest
 
 DESCRIPTION = """\
 Put our runs beside a table or figure of the paper (arXiv 2510.20150) and say what is reproduced.

@@ -44,21 +44,21 @@ from analysis.reading import (
     required_metrics,
 )
 from analysis.tables.write import as_text
-from rlbench.config import DATASETS, EvaluationConfig, MatchingConfig, wrong_types
+from rlbench.base.digests import damage
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.files import partial_folder, publish, write_json, write_text
+from rlbench.base.git import code_state
+from rlbench.base.program import CONF
+from rlbench.base.user_files import parse_yaml
+from rlbench.config.schema import DATASETS, EvaluationConfig, MatchingConfig, wrong_types
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.digests import damage
-from rlbench.errors import BadInput, nearest
-from rlbench.files import partial_folder, publish, write_json, write_text
-from rlbench.git import code_state
-from rlbench.judging import Answer, choose_contexts, judge_answers, sampled_metrics
-from rlbench.program import CONF
-from rlbench.relevance import Judge, make_judge
-from rlbench.rewards.terms import FilmFacts
-from rlbench.runs import DONE, config_hash, seal, status_of
-from rlbench.user_files import parse_yaml
-from rlbench.validation import check_matching
+from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers, sampled_metrics
+from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.relevance import Judge, make_judge
+from rlbench.running.checks import check_matching
+from rlbench.runs.directory import DONE, config_hash, seal, status_of
 
 MATCHING = CONF / "matching"
 OWN = "own"

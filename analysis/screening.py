@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.reading import Problem, Run, flatten
-from rlbench.content import SHOWN
-from rlbench.naming import value_text, variant
-from rlbench.runs import INPUTS
+from rlbench.base.content import SHOWN
+from rlbench.config.row_names import value_text, variant
+from rlbench.runs.directory import INPUTS
 
 
 def screened(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], tuple[Problem, ...]]:

@@ -11,9 +11,9 @@ from rich.table import Table
 from analysis.collect import collect
 from analysis.command import refuse, spoken
 from analysis.tables.write import as_text
-from rlbench.errors import BadInput
-from rlbench.files import write_text
-from rlbench.program import as_started
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_text
+from rlbench.base.program import as_started
 
 
 def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -14,8 +14,8 @@ import pandas as pd
 from pandas.api.types import is_string_dtype, union_categoricals
 
 from analysis.reading import SPENDING, flatten, predictions_file, read_curves, read_scores, read_spending
-from rlbench.errors import BadInput
-from rlbench.user_files import read_user_yaml
+from rlbench.base.errors import BadInput
+from rlbench.base.user_files import read_user_yaml
 
 
 class Source(ABC):

@@ -17,10 +17,10 @@ from analysis.collect import find_runs
 from analysis.command import make_parser, refuse, terminal
 from analysis.reading import finite, is_text
 from analysis.tables import duration
-from rlbench.attempts import UNKNOWN, Attempt, attempts
-from rlbench.errors import BadInput
-from rlbench.files import read_object
-from rlbench.runs import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, SWEEP_FILE, foreign_links, read_cells
+from rlbench.base.errors import BadInput
+from rlbench.base.files import read_object
+from rlbench.runs.attempts import UNKNOWN, Attempt, attempts
+from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, SWEEP_FILE, foreign_links, read_cells
 
 DESCRIPTION = """\
 Say how far every cell of an experiment is.

@@ -13,8 +13,8 @@ from rich.table import Table
 from analysis.collect import find_runs
 from analysis.command import make_parser, refuse, terminal
 from analysis.reading import is_measurement, whole_number
-from rlbench.errors import BadInput
-from rlbench.jsonl import read_rows
+from rlbench.base.errors import BadInput
+from rlbench.base.jsonl import read_rows
 from rlbench.tracking import curve_name
 from rlbench.tracking.wandb_file import OfflineRun, read_run
 

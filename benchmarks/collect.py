@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from analysis import collected, tables
 from analysis.collect import collect
-from rlbench.arguments import count
+from rlbench.config.arguments import count
 
 SEEDS = 5
 MAY_GROW = 1.5
@@ -41,12 +41,12 @@ def make_runs(folder: Path, runs: int, samples: int, updates: int) -> None:
     """Create finished run directories below folder/first (a quarter of them) and folder/rest."""
     from hydra import compose, initialize_config_dir
 
-    from rlbench import provenance, versions
-    from rlbench.cli import CONF
-    from rlbench.config import resolve
-    from rlbench.files import write_json
-    from rlbench.git import git_state
-    from rlbench.runs import SCHEMA, claim, locate
+    from rlbench.base.files import write_json
+    from rlbench.base.git import git_state
+    from rlbench.config.schema import resolve
+    from rlbench.running.cli import CONF
+    from rlbench.runs import provenance, versions
+    from rlbench.runs.directory import SCHEMA, claim, locate
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = resolve(compose("config", overrides=["algorithm=grpo", "reward=relevance"]))
@@ -113,8 +113,8 @@ class Judged:
         self, rng: np.random.Generator, cutoffs: list[int], level: float
     ) -> tuple[pa.Table, dict[str, float]]:
         """Return a predictions table with the metrics of random lists, in which a share `level` of ranks are hits."""
-        from rlbench.metrics import list_metrics, ranking_metrics
-        from rlbench.relevance import HIT, MISS, JudgedLists
+        from rlbench.lists.metrics import list_metrics, ranking_metrics
+        from rlbench.lists.relevance import HIT, MISS, JudgedLists
 
         samples, n = self.shape
         hits = rng.random(self.shape) < level

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.convergence import passage_time, ratio_interval, restricted_interval
 from analysis.statistics import Floats
-from rlbench.arguments import count
+from rlbench.config.arguments import count
 
 SPREAD_OF_GAIN, SPREAD_OF_RATE = 0.12, 0.35
 """Standard deviations between seeds of g and of log k."""

@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis import statistics
 from analysis.statistics import Components, Estimate, Floats, Scores
-from rlbench.arguments import count
+from rlbench.config.arguments import count
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
 Mix = tuple[float, float, float]

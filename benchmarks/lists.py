@@ -21,15 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import plain_lists as plain
-from rlbench.arguments import count
-from rlbench.catalog import Catalog
+from rlbench.config.arguments import count
 from rlbench.data.mini import read_films
-from rlbench.entries import forget_lines
-from rlbench.lists import ListReader
-from rlbench.metrics import ranking_metrics
+from rlbench.lists.catalog import Catalog
+from rlbench.lists.entries import forget_lines
+from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.metrics import ranking_metrics
+from rlbench.lists.reader import ListReader
+from rlbench.lists.relevance import Judge
 from rlbench.models.tiny import train_tokenizer
-from rlbench.relevance import Judge
-from rlbench.rewards.terms import TERMS, FilmFacts
+from rlbench.rewards.terms import TERMS
 
 N = 20
 CUTOFFS = (5, 10, 15, 20)

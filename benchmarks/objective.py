@@ -31,15 +31,15 @@ from transformers.utils.logging import disable_progress_bar
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from rlbench.arguments import count
-from rlbench.cli import CONF, methods
-from rlbench.config import POLICY_OPTIMISATION, Config, resolve
+from rlbench.base.progress import Progress
+from rlbench.config.arguments import count
+from rlbench.config.schema import POLICY_OPTIMISATION, Config, resolve
 from rlbench.data import load_dataset
-from rlbench.lists import UnitLayout
+from rlbench.lists.reader import UnitLayout
 from rlbench.models.loading import load_model, load_tokenizer, locate_model
 from rlbench.objective import Course, LossInputs, Objective, Window
 from rlbench.objective.pieces import scalars
-from rlbench.progress import Progress
+from rlbench.running.cli import CONF, methods
 
 B, T, N = 384, 195, 20
 PROMISED = 0.03

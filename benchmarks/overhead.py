@@ -23,10 +23,10 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
-from rlbench.arguments import count
-from rlbench.cli import CONF, groups
-from rlbench.config import resolve
-from rlbench.runs import Run, claim, locate, write_json
+from rlbench.config.arguments import count
+from rlbench.config.schema import resolve
+from rlbench.running.cli import CONF, groups
+from rlbench.runs.directory import Run, claim, locate, write_json
 
 RUN_PY = CONF.parent / "run.py"
 ALGORITHMS, SEEDS = 20, 5

@@ -27,15 +27,15 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
-from rlbench import runner
-from rlbench.arguments import count
-from rlbench.cli import CONF
-from rlbench.config import Config, resolve
-from rlbench.runs import Run, locate
-from rlbench.stages.callbacks import Recorder
-from rlbench.stages.checkpoints import BestKeeper, CheckpointWriter
+from rlbench.config.arguments import count
+from rlbench.config.schema import Config, resolve
+from rlbench.running import runner
+from rlbench.running.cli import CONF
+from rlbench.runs.directory import Run, locate
 from rlbench.tracking import NoTracker, Tracker
-from rlbench.trainer import RankedListTrainer
+from rlbench.training.callbacks import Recorder
+from rlbench.training.checkpoints import BestKeeper, CheckpointWriter
+from rlbench.training.trainer import RankedListTrainer
 
 PROMISED = 0.05
 SFT_UPDATES = 60

@@ -8,9 +8,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rlbench.catalog import Catalog, normalise
-from rlbench.entries import Entry, read_line
-from rlbench.lists import UnitLayout
+from rlbench.lists.catalog import Catalog, normalise
+from rlbench.lists.entries import Entry, read_line
+from rlbench.lists.reader import UnitLayout
 
 Film = tuple[str, int]
 VERDICT_COSTS = {"hit": 1.0, "miss": 0.0, "out_of_catalog": -1.25, "seen": -1.0, "duplicate": -1.0}

@@ -16,7 +16,7 @@ from pathlib import Path
 from analysis.collect import collect
 from analysis.html import group_page
 from analysis.tables import build_table
-from rlbench.arguments import count
+from rlbench.config.arguments import count
 from tests.browser import Opened, chromium
 from tests.helpers_report import write_full_sweep
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.reproduction.verdicts import MARGIN, interval_of_difference
-from rlbench.arguments import count
+from rlbench.config.arguments import count
 
 STREAM = 7
 CONTEXTS = 2050

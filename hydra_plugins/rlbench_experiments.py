@@ -3,7 +3,7 @@
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from rlbench.program import CONF, EXPERIMENTS
+from rlbench.base.program import CONF, EXPERIMENTS
 
 
 class ExperimentsSearchPath(SearchPathPlugin):

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from rlbench import __version__
-from rlbench.errors import nearest
+from rlbench.base.errors import nearest
 
 COMMANDS = {
     "run": ("rlbench.run", "start", "run one cell or a sweep (zero-shot, SFT, RL, test); skips what is done"),
@@ -53,7 +53,7 @@ def main() -> int | None:
         print(f"rlbench: there is no command '{name}'.{hint} rlbench --help lists them all.", file=sys.stderr)
         return 2
     module, function, _ = COMMANDS[name]
-    sys.argv = [f"rlbench {name}", *arguments]  # rlbench.program.by_name
+    sys.argv = [f"rlbench {name}", *arguments]  # rlbench.base.program.by_name
     return getattr(importlib.import_module(module), function)()
 
 

@@ -10,19 +10,19 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from rich.console import Console
 
-from rlbench.config import Config, resolve
+from rlbench.base.errors import BadInput
+from rlbench.base.program import CONF, as_started
+from rlbench.config.schema import Config, resolve
 from rlbench.data import load_dataset
+from rlbench.data.checks import EXAMPLES
 from rlbench.data.record import Film, RankedListDataset, Record
-from rlbench.data.validation import EXAMPLES
-from rlbench.entries import parse_text
-from rlbench.errors import BadInput
-from rlbench.program import CONF, as_started
-from rlbench.relevance import make_judge
-from rlbench.stage1.encoder import load_encoder
-from rlbench.stage1.files import contexts_of, named, read_ratings, read_rows, read_texts, write_rows
-from rlbench.stage1.pipeline import Conversation, Stage1, without_instructions
-from rlbench.stage1.scores import STEPS
-from rlbench.validation import check_values
+from rlbench.data.stage1.encoder import load_encoder
+from rlbench.data.stage1.files import contexts_of, named, read_ratings, read_rows, read_texts, write_rows
+from rlbench.data.stage1.pipeline import Conversation, Stage1, without_instructions
+from rlbench.data.stage1.scores import STEPS
+from rlbench.lists.entries import parse_text
+from rlbench.lists.relevance import make_judge
+from rlbench.running.checks import check_values
 
 console = Console(stderr=True, highlight=False)
 

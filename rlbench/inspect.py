@@ -13,15 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from rlbench import arguments
-from rlbench.cli import fail
-from rlbench.config import AlgorithmConfig, Config, resolve
-from rlbench.errors import BadInput
-from rlbench.files import leads_outside
-from rlbench.inputs import load
-from rlbench.program import as_started
-from rlbench.user_files import read_user_yaml
-from rlbench.validation import check_values, validate
+from rlbench.base.errors import BadInput
+from rlbench.base.files import leads_outside
+from rlbench.base.program import as_started
+from rlbench.base.user_files import read_user_yaml
+from rlbench.config import arguments
+from rlbench.config.schema import AlgorithmConfig, Config, resolve
+from rlbench.running.checks import check_values, validate
+from rlbench.running.cli import fail
+from rlbench.runs.inputs import load
 
 
 def read_config(run: Path) -> Config:
@@ -99,7 +99,7 @@ def main() -> None:
     try:
         config = read_config(options.run)
         size = check(config, options)
-        from rlbench.inspection import best, model_folder, sample_group, show  # loads torch
+        from rlbench.commands.inspection import best, model_folder, sample_group, show  # loads torch
 
         if problems := validate(config):
             raise BadInput(*problems)

@@ -8,16 +8,16 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from rlbench.cli import check_overrides, fail
-from rlbench.config import resolve
-from rlbench.errors import BadInput, OutOfMemory
-from rlbench.files import DiskFull
-from rlbench.places import check_places
-from rlbench.preemption import Preempted, install
-from rlbench.processes import ProcessFailed, count, is_main, leave, let_the_main_process_speak
-from rlbench.program import CONF, as_started, by_name
-from rlbench.runs import PREEMPTED
-from rlbench.validation import check_values
+from rlbench.base.errors import BadInput, OutOfMemory
+from rlbench.base.files import DiskFull
+from rlbench.base.preemption import Preempted, install
+from rlbench.base.program import CONF, as_started, by_name
+from rlbench.config.places import check_places
+from rlbench.config.schema import resolve
+from rlbench.running.checks import check_values
+from rlbench.running.cli import check_overrides, fail
+from rlbench.runs.directory import PREEMPTED
+from rlbench.runs.processes import ProcessFailed, count, is_main, leave, let_the_main_process_speak
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         config = resolve(cfg)
         if problems := check_values(config, count()) + check_places(config, to_write=False):
             raise BadInput(*problems)
-        from rlbench.runner import run  # loads torch, which takes seconds, so after the checks
+        from rlbench.running.runner import run  # loads torch, which takes seconds, so after the checks
 
         run(config)
         leave()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlbench.runs import SCHEMA, config_hash, seal
+from rlbench.runs.directory import SCHEMA, config_hash, seal
 
 GROUP = "mini/mini-tiny"
 """Folder of the runs below the runs folder: experiment, then dataset and model."""

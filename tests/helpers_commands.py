@@ -14,9 +14,9 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from rlbench.cli import CONF
-from rlbench.config import Config
-from rlbench.runs import Run, locate
+from rlbench.config.schema import Config
+from rlbench.running.cli import CONF
+from rlbench.runs.directory import Run, locate
 from tests.conftest import SMALL, composed
 
 RUN_PY = CONF.parent / "run.py"

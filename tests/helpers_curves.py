@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.collect import SPENDING, Collection, Queries
 from analysis.sources import Source
-from rlbench.runs import seal
+from rlbench.runs.directory import seal
 
 Points = Mapping[int, float]
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.lists.reader import UnitLayout
 from rlbench.objective.inputs import Course, LossInputs, Window
 
 N, T = 4, 14

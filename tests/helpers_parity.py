@@ -13,12 +13,12 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.gmpo import GMPOTrainer
 
-from rlbench.config import Config
+from rlbench.config.schema import Config
 from rlbench.data.record import RankedListDataset
 from rlbench.objective import Objective
 from rlbench.rewards.scorer import ListScorer
-from rlbench.stages.rl import prompt_dataset, trl_arguments
-from rlbench.trainer import RankedListTrainer
+from rlbench.training.rl import prompt_dataset, trl_arguments
+from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_scorer
 

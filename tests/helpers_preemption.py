@@ -11,8 +11,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from rlbench.cli import CONF
-from rlbench.runs import Run
+from rlbench.running.cli import CONF
+from rlbench.runs.directory import Run
 from tests.conftest import SMALL
 
 RUN_PY = CONF.parent / "run.py"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed, multiprocessing
 
-from rlbench.config import Config
+from rlbench.config.schema import Config
 from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset
 from tests.conftest import SMALL, composed

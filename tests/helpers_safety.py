@@ -6,17 +6,17 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from rlbench.budget import Ledger
-from rlbench.config import Config
+from rlbench.base.progress import Progress
+from rlbench.config.schema import Config
 from rlbench.data.record import RankedListDataset
-from rlbench.judging import choose_contexts
+from rlbench.evaluation.evaluate import evaluate
+from rlbench.evaluation.judging import choose_contexts
 from rlbench.models.loading import load_model
-from rlbench.progress import Progress
-from rlbench.runs import Run, locate
-from rlbench.stages.evaluate import evaluate
-from rlbench.stages.rl import Trained, train_rl
+from rlbench.running.checks import validate
+from rlbench.runs.budget import Ledger
+from rlbench.runs.directory import Run, locate
 from rlbench.tracking import make_tracker
-from rlbench.validation import validate
+from rlbench.training.rl import Trained, train_rl
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_scorer
 

@@ -4,21 +4,21 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlbench.budget import Ledger
-from rlbench.config import Config
+from rlbench.base.progress import Progress
+from rlbench.config.schema import Config
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset
-from rlbench.lists import ListReader
+from rlbench.evaluation.evaluate import eos_ids
+from rlbench.lists.reader import ListReader
+from rlbench.lists.relevance import make_judge
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
-from rlbench.progress import Progress
-from rlbench.relevance import make_judge
 from rlbench.rewards.scorer import ListScorer
-from rlbench.runs import locate
-from rlbench.stages.evaluate import eos_ids
-from rlbench.stages.preference import PreferenceTrainer
-from rlbench.stages.rl import make_demonstrations, preference_trainer, prompt_dataset, trl_arguments
-from rlbench.trainer import RankedListTrainer
+from rlbench.runs.budget import Ledger
+from rlbench.runs.directory import locate
+from rlbench.training.preference import PreferenceTrainer
+from rlbench.training.rl import make_demonstrations, preference_trainer, prompt_dataset, trl_arguments
+from rlbench.training.trainer import RankedListTrainer
 
 
 def make_scorer(

@@ -17,7 +17,7 @@ from analysis.figures.grid import finish_grid
 from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH, legend_below
 from analysis.series import AXES
 from analysis.statistics import Floats
-from rlbench.program import EXPERIMENTS
+from rlbench.base.program import EXPERIMENTS
 
 CURVES = EXPERIMENTS / "reported" / "curves.csv"
 PAPER = "paper figure"

@@ -28,7 +28,7 @@ from analysis.html.settings import config_differences
 from analysis.html.verdict import Verdict, sentences, verdict_of
 from analysis.tables import Table, metric_title, row_scores, unequal_budgets
 from analysis.tables.scores import split_sizes
-from rlbench.program import as_started
+from rlbench.base.program import as_started
 
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
 STYLE = "style.css"

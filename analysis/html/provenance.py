@@ -14,8 +14,8 @@ from analysis.html.grid import Head, folded, grid, lines, many, section, text, w
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look
 from analysis.reading import Unusable, is_text, read_json, whole_number
-from rlbench.attempts import attempts
-from rlbench.program import run_words
+from rlbench.base.program import run_words
+from rlbench.runs.attempts import attempts
 
 NAMED = 8
 """Maximum number of files named in one sentence; further files are only counted."""

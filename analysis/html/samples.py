@@ -13,9 +13,9 @@ from typing import Any
 from analysis.html.grid import many
 from analysis.html.rows import Look
 from analysis.reading import finite, is_text, whole_number
-from rlbench.errors import BadInput
-from rlbench.files import leads_outside
-from rlbench.jsonl import read_rows
+from rlbench.base.errors import BadInput
+from rlbench.base.files import leads_outside
+from rlbench.base.jsonl import read_rows
 
 GREEDY, GROUPS = "completions.jsonl", "rollouts.jsonl"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlbench.program import EXPERIMENTS
+from rlbench.base.program import EXPERIMENTS
 
 REPORTED = EXPERIMENTS / "reported"
 

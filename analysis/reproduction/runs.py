@@ -10,8 +10,8 @@ import pandas as pd
 
 from analysis.collect import Collection, Problem, collect
 from analysis.reproduction.sheets import COMMAND, Sheet
-from rlbench.errors import BadInput
-from rlbench.program import run_words
+from rlbench.base.errors import BadInput
+from rlbench.base.program import run_words
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
@@ -80,7 +80,7 @@ def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dic
 
 def runs_of(cell: "RecordedCell", group: Collection) -> tuple[pd.DataFrame, list[Problem], list[str]]:
     """The runs of a cell's row by seed, problems of runs that belong elsewhere, and other settings that differ."""
-    from rlbench.runs import canonical, label_of, stage_settings
+    from rlbench.runs.directory import canonical, label_of, stage_settings
 
     config = cell.config
     label = label_of(config, config.stage)

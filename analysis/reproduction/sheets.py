@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from analysis import tables as of_tables
 from analysis.tables import NOTHING, Cell, share
-from rlbench.files import write_text
+from rlbench.base.files import write_text
 
 COMMAND = "Command"
 """Header of a last column with commands. The terminal prints them below the table; LaTeX omits the table."""

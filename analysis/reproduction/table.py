@@ -38,7 +38,7 @@ from analysis.reproduction.verdicts import (
 )
 from analysis.statistics import Scores
 from analysis.tables import FEWEST_SEEDS, Cell, cell_of, chance, csv_text, row_scores, share_of
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell

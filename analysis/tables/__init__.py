@@ -60,7 +60,7 @@ from analysis.tables.write import (
     to_markdown,
     to_rich,
 )
-from rlbench.durations import duration
+from rlbench.base.durations import duration
 
 __all__ = [
     "ACCURACY",

@@ -24,8 +24,8 @@ from analysis.command import (
 )
 from analysis.profiles_figure import FORMATS, draw_profiles, save_profiles
 from analysis.tables.spec import SPECS
-from rlbench.errors import BadInput, nearest
-from rlbench.files import write_text
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.files import write_text
 
 DESCRIPTION = f"""\
 Make a table from finished runs, and a second one of every row against a baseline.

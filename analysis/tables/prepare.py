@@ -16,7 +16,7 @@ from analysis.tables.numbers import metric_title
 from analysis.tables.scores import row_scores, samples_digest
 from analysis.tables.select import Folder, Lookup, Part, as_text
 from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where
-from rlbench.errors import BadInput, nearest
+from rlbench.base.errors import BadInput, nearest
 
 ROWS_HELD = 64
 """Number of rows whose scores stay in memory; others are read again when needed."""

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.collect import STAGES, Collection
 from analysis.tables.model import shared_stage_name
 from analysis.tables.spec import RowSpec, TableSpec, Where
-from rlbench.errors import BadInput, nearest
+from rlbench.base.errors import BadInput, nearest
 
 CELL = ("experiment", "dataset", "model", "label")
 """Columns that all runs of a row have in common."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rlbench.errors import BadInput, nearest
-from rlbench.user_files import read_user_yaml
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.user_files import read_user_yaml
 
 SPECS = Path(__file__).parents[1] / "specs"
 """Folder of the specs shipped with the harness."""

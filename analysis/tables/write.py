@@ -33,7 +33,7 @@ from analysis.tables.model import (
     Value,
 )
 from analysis.tables.numbers import at_least, chance, count, metric_title, share, signed
-from rlbench.durations import duration
+from rlbench.base.durations import duration
 
 
 @dataclass(frozen=True)

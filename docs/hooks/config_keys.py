@@ -14,8 +14,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from rlbench.bounds import BOUNDS, FINITE, LARGEST_SEED, MOST, Bound
-from rlbench.config import ALGORITHMS, DATASETS, MODELS, Config
+from rlbench.config.bounds import BOUNDS, FINITE, LARGEST_SEED, MOST, Bound
+from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VARIANTS: dict[str, dict[str, Any]] = {"algorithm": ALGORITHMS, "dataset": DATASETS, "model": MODELS}

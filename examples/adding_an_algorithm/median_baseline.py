@@ -2,9 +2,9 @@
 
 import torch
 
+from rlbench.config.options import Share
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
-from rlbench.options import Share
 
 
 @baselines.piece(shift="invariant", scale="equivariant")

@@ -1,9 +1,12 @@
-"""Datasets. Each loads to the canonical record of `rlbench.data.record`."""
+"""Datasets: records, loaders, checks, and the demonstrations of Stage 1.
+
+Imports `base`, `config` and `lists`. Loads no torch, except for the sentence encoder of Stage 1.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict
 
-from rlbench.config import DatasetConfig
+from rlbench.config.schema import DatasetConfig
 from rlbench.data import mini, reddit_v2, redial
 from rlbench.data.record import RankedListDataset
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rlbench.catalog import Catalog
+from rlbench.base.errors import BadInput
+from rlbench.base.user_files import read_user_bytes, read_user_json, read_user_text
+from rlbench.data.checks import Finding, report
 from rlbench.data.record import Film
-from rlbench.data.validation import Finding, report
-from rlbench.errors import BadInput
-from rlbench.user_files import read_user_bytes, read_user_json, read_user_text
+from rlbench.lists.catalog import Catalog
 
 SUFFIXES = (".pkl", ".json", ".csv")
 

@@ -6,9 +6,9 @@ fact of a split. The catalogue defines it, and the catalogue belongs to the task
 
 import numpy as np
 
-from rlbench.catalog import Catalog
 from rlbench.data.record import RankedListDataset
-from rlbench.rewards.terms import FilmFacts
+from rlbench.lists.catalog import Catalog
+from rlbench.lists.film_facts import FilmFacts
 
 
 def film_facts(dataset: RankedListDataset, catalog: Catalog) -> FilmFacts:

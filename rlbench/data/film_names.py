@@ -24,8 +24,8 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from rlbench.catalog import normalise
 from rlbench.data.record import Film
+from rlbench.lists.catalog import normalise
 
 _YEAR = re.compile(r"\(\s*(\d{4})\s*\)")
 _FILM = re.compile(r"(.*\S)\s*\(\s*(\d{4})\s*\)\s*")

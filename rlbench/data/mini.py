@@ -25,13 +25,13 @@ from importlib.resources import files
 
 import numpy as np
 
-from rlbench.catalog import Catalog
+from rlbench.base.errors import BadInput, nearest
+from rlbench.data.checks import fingerprint
 from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.mini_teacher import Request, World, demonstrate
 from rlbench.data.record import SPLITS, Film, Messages, RankedListDataset, Record
-from rlbench.data.validation import fingerprint
-from rlbench.errors import BadInput, nearest
-from rlbench.stage1.scores import STEPS
+from rlbench.data.stage1.scores import STEPS
+from rlbench.lists.catalog import Catalog
 
 ERAS = (("before 1980", 0, 1979), ("1980s", 1980, 1989), ("1990s", 1990, 1999), ("after 2000", 2000, 9999))
 

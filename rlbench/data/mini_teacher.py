@@ -1,4 +1,4 @@
-"""Demonstrations of `mini` from a simulated teacher, unchanged or after steps of Stage 1 (`rlbench.stage1`).
+"""Demonstrations of `mini` from a simulated teacher, unchanged or after steps of Stage 1 (`rlbench.data.stage1`).
 
 The teacher stands for a large model that knows films but not the catalogue. It sees a request's genre and era, and the
 popularity of films, but not the taste that decides which of them the person likes. It draws its list without
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlbench.data.record import Film
-from rlbench.stage1.scores import (
+from rlbench.data.stage1.scores import (
     RATED,
     STEPS,
     AdjustmentLoss,

@@ -7,7 +7,7 @@ generated for the context and judged against each of its answerers.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rlbench.catalog import Catalog
+from rlbench.lists.catalog import Catalog
 
 Film = tuple[str, int]
 """(title, year)."""

@@ -21,14 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlbench.catalog import Catalog
+from rlbench.base.errors import BadInput
+from rlbench.base.user_files import one_line
 from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
+from rlbench.data.checks import check_records, fingerprint, share_outside_catalog
 from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.record import Messages, RankedListDataset, Record
-from rlbench.data.validation import check_records, fingerprint, share_outside_catalog
-from rlbench.errors import BadInput
-from rlbench.stage1.files import demonstrated
-from rlbench.user_files import one_line
+from rlbench.data.stage1.files import demonstrated
+from rlbench.lists.catalog import Catalog
 
 if TYPE_CHECKING:
     import datasets
@@ -60,7 +60,7 @@ def load(
         path: the folder described above.
         list_length: N; longer demonstrations are cut to their first N lines, and counted.
         catalog: a catalogue file to use instead of the folder's own.
-        demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) to use instead of the published ones.
+        demonstrations_from: JSONL of demonstrations (`rlbench.data.stage1.files`) to use instead of the published ones.
         max_conversation_chars, long_prompts: as in `rlbench.data.lengths`.
 
     Raises:

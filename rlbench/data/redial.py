@@ -36,15 +36,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from rlbench.catalog import Catalog, normalise
+from rlbench.base.errors import BadInput
+from rlbench.base.texts import broken_texts
+from rlbench.base.user_files import read_user_lines
+from rlbench.data.checks import EXAMPLES, Finding, fingerprint, report
 from rlbench.data.film_names import FilmNames, learn_film_names
 from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.record import Film, Messages, RankedListDataset, Record
-from rlbench.data.validation import EXAMPLES, Finding, fingerprint, report
-from rlbench.errors import BadInput
-from rlbench.stage1.files import demonstrated
-from rlbench.texts import broken_texts
-from rlbench.user_files import read_user_lines
+from rlbench.data.stage1.files import demonstrated
+from rlbench.lists.catalog import Catalog, normalise
 
 FILES = {"train": "train.jsonl", "validation": "valid.jsonl", "test": "test.jsonl"}
 _ESCAPES = re.compile(r"(?:%[0-9A-F]{2})+")
@@ -81,7 +81,7 @@ def load(
         prompt_template: the user message; {conversation} and {n} are replaced.
         validation_fraction, test_fraction: shares of the dialogues if a single file is split.
         seed: seed of that split.
-        demonstrations_from: JSONL of demonstrations (`rlbench.stage1.files`) instead of `truth_then_cooccurrence`.
+        demonstrations_from: JSONL of demonstrations (`rlbench.data.stage1.files`) instead of `truth_then_cooccurrence`.
         max_conversation_chars, long_prompts: as in `rlbench.data.lengths`.
 
     Raises:

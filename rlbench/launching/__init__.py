@@ -1,1 +1,4 @@
-"""Launchers, which run the cells of a sweep under `-m`: one module per launcher, and the code they share."""
+"""Launchers of sweeps (local, Ray, SLURM), searches, and the rows and cells that they share.
+
+Imports `running` and the rooms above it.
+"""

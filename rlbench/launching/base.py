@@ -15,13 +15,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlbench import plan
-from rlbench.cli import fail
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.launching.cells import Cell, make_cells, note_cells
 from rlbench.launching.rows import NOTHING_SWEPT
-from rlbench.processes import count
-from rlbench.runs import DONE
+from rlbench.running import plan
+from rlbench.running.cli import fail
+from rlbench.runs.directory import DONE
+from rlbench.runs.processes import count
 
 
 class Feed(Protocol):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rlbench.launching.cells import Cell
-from rlbench.runs import DONE, FAILED, PRUNED
+from rlbench.runs.directory import DONE, FAILED, PRUNED
 
 COLOURS = {DONE: "green", FAILED: "red", PRUNED: "yellow"}
 PLAIN_EVERY = 15.0  # seconds between progress lines without a terminal

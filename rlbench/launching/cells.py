@@ -12,17 +12,19 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlbench import attempts, inputs, program, versions
-from rlbench.bounds import COUNT, number_problem
-from rlbench.cli import config_dir
-from rlbench.config import Config, resolve
-from rlbench.errors import BadInput
-from rlbench.files import held
+from rlbench.base import program
+from rlbench.base.errors import BadInput
+from rlbench.base.files import held
+from rlbench.config.bounds import COUNT, number_problem
+from rlbench.config.places import check_places
+from rlbench.config.plugins import check_unchanged
+from rlbench.config.schema import Config, resolve
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.rows import NOTHING_SWEPT, Planned, Swept, named, naming_keys, one_each, override_of
-from rlbench.places import check_places
-from rlbench.plugins import check_unchanged
-from rlbench.runs import (
+from rlbench.running.checks import check_values, validate
+from rlbench.running.cli import config_dir
+from rlbench.runs import attempts, inputs, versions
+from rlbench.runs.directory import (
     DONE,
     FAILED,
     INTERRUPTED,
@@ -36,7 +38,6 @@ from rlbench.runs import (
     superseded,
     write_cells,
 )
-from rlbench.validation import check_values, validate
 
 
 @dataclass

@@ -18,16 +18,16 @@ from typing import IO, Any, NoReturn
 from omegaconf import ListConfig
 from rich.console import Console
 
-from rlbench import attempts
-from rlbench.bounds import MOST, Bound, number_problem
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.base.preemption import children_deaf_to
+from rlbench.config.bounds import MOST, Bound, number_problem
 from rlbench.launching.base import Feed, SweepLauncher
 from rlbench.launching.board import Board
 from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.placement import Places, choose_gpus, environment_of, list_gpus, visible
 from rlbench.launching.stopping import tell
-from rlbench.preemption import children_deaf_to
-from rlbench.runs import DONE, FAILED, PRUNED, locate
+from rlbench.runs import attempts
+from rlbench.runs.directory import DONE, FAILED, PRUNED, locate
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _GPU = re.compile(r"^GPU (\d+):")

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlbench import attempts
-from rlbench.bounds import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, number_problem
-from rlbench.cli import fail
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.base.program import import_path, install
+from rlbench.config.bounds import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, number_problem
 from rlbench.launching.base import SweepLauncher
 from rlbench.launching.board import Board
 from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.stopping import tell, was_told
-from rlbench.program import import_path, install
-from rlbench.runs import DONE, FAILED
+from rlbench.running.cli import fail
+from rlbench.runs import attempts
+from rlbench.runs.directory import DONE, FAILED
 
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 60.0

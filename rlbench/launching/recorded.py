@@ -9,11 +9,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from rlbench.config import Config, resolve
-from rlbench.errors import BadInput, nearest
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.program import CONF, EXPERIMENTS
+from rlbench.config.schema import Config, resolve
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.sweepers import combinations, merged
-from rlbench.program import CONF, EXPERIMENTS
 
 
 @dataclass(frozen=True)

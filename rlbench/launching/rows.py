@@ -1,7 +1,8 @@
 """Names the rows of a sweep, so that different cells are different rows and never share a run directory.
 
 A row is named by algorithm and reward. Other swept settings become the row's variant, as in a search
-(`rlbench.naming`). A setting outside a run's identity makes no rows, because all its values would be the same run.
+(`rlbench.config.row_names`). A setting outside a run's identity makes no rows, because all its values would be the same
+run.
 """
 
 from collections import Counter
@@ -12,10 +13,10 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
-from rlbench.config import Config
-from rlbench.errors import BadInput
-from rlbench.naming import value_text, variant
-from rlbench.runs import Run, differing_keys
+from rlbench.base.errors import BadInput
+from rlbench.config.row_names import value_text, variant
+from rlbench.config.schema import Config
+from rlbench.runs.directory import Run, differing_keys
 
 NEVER_NAMED = (
     *("algorithm", "reward", "seed", "dataset", "model", "experiment", "experiment_name", "runs_dir", "stage"),

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from rlbench.bounds import COUNT, COUNT_OR_NONE, SEED, number_problem
-from rlbench.errors import BadInput, nearest
-from rlbench.files import read_object
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.files import read_object
+from rlbench.base.program import install
+from rlbench.config.bounds import COUNT, COUNT_OR_NONE, SEED, number_problem
+from rlbench.config.row_names import variant
 from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.rows import override_of
 from rlbench.launching.space import Choice, Dimension, Interval, grid
-from rlbench.naming import variant
-from rlbench.program import install
-from rlbench.runs import DONE, PRUNED, config_hash
+from rlbench.runs.directory import DONE, PRUNED, config_hash
 
 if TYPE_CHECKING:
     import optuna

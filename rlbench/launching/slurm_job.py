@@ -15,9 +15,9 @@ from types import FrameType
 from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable
 
-from rlbench import attempts
+from rlbench.base.preemption import SIGNALS
 from rlbench.launching.stopping import tell, was_told
-from rlbench.preemption import SIGNALS
+from rlbench.runs import attempts
 
 
 class RunFailed(Exception):

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, ValueType
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 
 STEPS = 1000
 """Number of steps in a linear interval. Proposals are thus short numbers that a command reproduces exactly."""

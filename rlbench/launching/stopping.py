@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from rlbench.runs import INTERRUPTED, PREEMPTED, status_of
+from rlbench.runs.directory import INTERRUPTED, PREEMPTED, status_of
 
 
 def tell(pid: int, number: int = signal.SIGTERM, processes: int = 1) -> None:

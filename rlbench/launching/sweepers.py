@@ -17,19 +17,19 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlbench.bounds import COUNT, number_problem
-from rlbench.cli import fail
-from rlbench.config import Config, resolve
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.config.bounds import COUNT, number_problem
+from rlbench.config.places import check_places
+from rlbench.config.schema import Config, resolve
 from rlbench.launching.base import SweepLauncher
 from rlbench.launching.cells import Cell, command_line, make_cells, plan_cells
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.rows import Planned, Swept, named, naming_keys, one_each, swept
 from rlbench.launching.search import Search, Settings, Study, alone, open_study, summarise
 from rlbench.launching.space import Space, ends, read_space
-from rlbench.places import check_places
-from rlbench.runs import locate
-from rlbench.validation import check_values
+from rlbench.running.checks import check_values
+from rlbench.running.cli import fail
+from rlbench.runs.directory import locate
 
 
 class _Sweeper(Sweeper):

@@ -1,1 +1,4 @@
-"""Models: sources of weights and tokenizers."""
+"""Weights, tokenizers, chat templates and decoding settings of models.
+
+Imports `data` and the rooms above it.
+"""

@@ -7,11 +7,11 @@ from typing import Any
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlbench.bounds import COUNT_OR_NONE, number_problem
-from rlbench.config import GenerationConfig
-from rlbench.decoding import ABSENT, DECODING, NEUTRAL, TOKENS, decoding_fields
-from rlbench.errors import BadInput
-from rlbench.user_files import read_user_json
+from rlbench.base.errors import BadInput
+from rlbench.base.user_files import read_user_json
+from rlbench.config.bounds import COUNT_OR_NONE, number_problem
+from rlbench.config.decoding import ABSENT, DECODING, NEUTRAL, TOKENS, decoding_fields
+from rlbench.config.schema import GenerationConfig
 
 _SAID_OF_ABSENT = "not used"
 _CLOCK_AND_CACHE = ("use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size")

@@ -38,9 +38,9 @@ from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlbench.content import file_digest
-from rlbench.digests import seal
-from rlbench.errors import BadInput, nearest
+from rlbench.base.content import file_digest
+from rlbench.base.digests import seal
+from rlbench.base.errors import BadInput, nearest
 from rlbench.models.sources import converted_gguf, converted_name, installed_gguf
 
 CHAT_TEMPLATE = (

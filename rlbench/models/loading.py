@@ -17,16 +17,16 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from rlbench.bounds import COUNT, Bound, number_problem
-from rlbench.config import TEMPLATE_DATE, HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
+from rlbench.base.digests import check_model as check_model_files
+from rlbench.base.errors import BadInput
+from rlbench.base.user_files import read_user_json
+from rlbench.config.bounds import COUNT, Bound, number_problem
+from rlbench.config.schema import TEMPLATE_DATE, HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
-from rlbench.digests import check_model as check_model_files
-from rlbench.errors import BadInput
 from rlbench.models import tiny
 from rlbench.models.generation import forget_decoding
 from rlbench.models.sources import is_local, model_folder
 from rlbench.models.templates import pin_date, random_parts
-from rlbench.user_files import read_user_json
 
 
 def check_model(config: ModelConfig) -> list[str]:

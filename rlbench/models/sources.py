@@ -14,12 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlbench.config import HubModelConfig, ModelConfig, WheelModelConfig
-from rlbench.content import SHOWN, combined, remembered_digest
+from rlbench.base.content import SHOWN, combined, remembered_digest
+from rlbench.base.digests import check_cached
+from rlbench.base.errors import BadInput
+from rlbench.base.user_files import read_user_json
+from rlbench.config.schema import HubModelConfig, ModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
-from rlbench.digests import check_cached
-from rlbench.errors import BadInput
-from rlbench.user_files import read_user_json
 
 LAYOUT = 2
 """Version of the output of `rlbench.models.gguf.convert_gguf`; part of the cache folder's name."""

@@ -10,9 +10,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlbench.config import TinyModelConfig
+from rlbench.base.digests import check_cached, seal
+from rlbench.config.schema import TinyModelConfig
 from rlbench.data.record import RankedListDataset
-from rlbench.digests import check_cached, seal
 from rlbench.models.sources import texts_digest, tokenizer_texts
 
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"

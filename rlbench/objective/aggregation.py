@@ -6,10 +6,10 @@ micro-batches of an accumulation window is the loss of one optimiser update.
 
 import torch
 
+from rlbench.config.options import NonNegative
 from rlbench.objective.inputs import LossInputs, Window
 from rlbench.objective.pieces import aggregations
 from rlbench.objective.units import masked_mean, scatter_mean
-from rlbench.options import NonNegative
 
 
 @aggregations.piece

@@ -24,9 +24,9 @@ from typing import Literal
 
 import torch
 
+from rlbench.config.options import AtLeastOne, Positive, Share
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
-from rlbench.options import AtLeastOne, Positive, Share
 
 STD_EPSILON = 1e-4  # TRL's guard against a zero standard deviation; the published Rank-GRPO code keeps it
 VERL_EPSILON = 1e-6  # verl's guard, also in Rewarding the Unlikely and the code of C2GSPG, which build on verl

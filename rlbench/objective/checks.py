@@ -1,9 +1,9 @@
 """Checks of an algorithm's configuration that need neither data nor a model."""
 
-from rlbench.config import AlgorithmConfig
-from rlbench.errors import nearest
+from rlbench.base.errors import nearest
+from rlbench.config.options import Option, check_options
+from rlbench.config.schema import AlgorithmConfig
 from rlbench.objective.pieces import choices, pieces_by_name
-from rlbench.options import Option, check_options
 
 
 def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.config.options import Share
+from rlbench.lists.reader import UnitLayout
 from rlbench.objective.pieces import credits
-from rlbench.options import Share
 from rlbench.rewards.returns import tail_returns
 
 

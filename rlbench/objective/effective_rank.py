@@ -5,7 +5,7 @@ The published code measures every 40 tokens. Lists are short, so here it is meas
 
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.lists.reader import UnitLayout
 
 SMALLEST = 1e-12
 """Shares of the spectrum below this count as zero, and so does a spectrum of zeros."""

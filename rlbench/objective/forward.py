@@ -16,7 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.objective.pieces import scalars
 
 TILE_ELEMENTS = 2**24

@@ -7,8 +7,9 @@ facts of pieces, never names of methods, so they also hold for pieces from plugi
 
 from collections.abc import Callable, Sequence
 
-from rlbench import decoding, rollouts
-from rlbench.config import AlgorithmConfig, Config
+from rlbench.config import decoding
+from rlbench.config import engines as rollouts
+from rlbench.config.schema import AlgorithmConfig, Config
 from rlbench.objective.pieces import Piece, baselines, credits, regularisers, surrogates
 from rlbench.rewards.terms import TERMS
 

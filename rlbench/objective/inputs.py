@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.lists.reader import UnitLayout
 
 Memory = dict[str, float]
 """Numbers that pieces carry from update to update, under names they choose. Saved and resumed with the run. Each

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from rlbench.config import AlgorithmConfig, RewardConfig
-from rlbench.lists import TokenUnits, UnitLayout
+from rlbench.config.options import filled
+from rlbench.config.schema import AlgorithmConfig, RewardConfig
+from rlbench.lists.reader import TokenUnits, UnitLayout
 from rlbench.objective.credit import CreditInputs
 from rlbench.objective.inputs import Group, LossInputs, Memory, Window, alone
 from rlbench.objective.outputs import first_not_finite, made_not_finite, shaped
@@ -28,7 +29,6 @@ from rlbench.objective.regularisers import entropy_mask
 from rlbench.objective.shaping import SHAPINGS
 from rlbench.objective.surrogates import clip_shares
 from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
-from rlbench.options import filled
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.combine import COMBINERS, solve_rate, weighted_sum
 from rlbench.rewards.returns import tail_returns

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 
 
 def shaped(piece: str, values: object, shape: Sequence[int]) -> torch.Tensor:

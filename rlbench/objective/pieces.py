@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from rlbench.config import AlgorithmConfig
-from rlbench.errors import nearest
-from rlbench.options import Option, filled, options_of
+from rlbench.base.errors import nearest
+from rlbench.config.options import Option, filled, options_of
+from rlbench.config.schema import AlgorithmConfig
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

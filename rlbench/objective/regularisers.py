@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from rlbench.config.options import NonNegative, Share
 from rlbench.objective.inputs import LossInputs
 from rlbench.objective.pieces import Start, estimators, kl_scales, regularisers
 from rlbench.objective.ratios import on_tokens
 from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
-from rlbench.options import NonNegative, Share
 
 
 @estimators.piece

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rlbench.config import LengthShapingConfig
-from rlbench.lists import TokenUnits, UnitLayout
+from rlbench.config.schema import LengthShapingConfig
+from rlbench.lists.reader import TokenUnits, UnitLayout
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from typing import Annotated, Literal
 
 import torch
 
+from rlbench.config.options import NonNegative, Positive, Share, Values, is_finite
 from rlbench.objective.inputs import LossInputs
 from rlbench.objective.pieces import surrogates
 from rlbench.objective.ratios import on_tokens
 from rlbench.objective.units import masked_mean
-from rlbench.options import NonNegative, Positive, Share, Values, is_finite
 
 AboveOne = Annotated[float, Values("a finite number above 1", lambda value: is_finite(value) and value > 1)]
 

@@ -7,5 +7,5 @@ optimisation turns them into tuples of one chosen list and one or several reject
 - `tuples`: which lists of a prompt form a tuple;
 - `losses`: the loss of a tuple;
 - `store`: the lists of a round on disk;
-- `rlbench.stages.preference`: the trainer.
+- `rlbench.training.preference`: the trainer.
 """

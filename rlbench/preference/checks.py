@@ -1,7 +1,7 @@
 """Checks of a configuration of preference optimisation that need neither data nor a model."""
 
-from rlbench.config import Config, PreferenceConfig
-from rlbench.errors import nearest
+from rlbench.base.errors import nearest
+from rlbench.config.schema import Config, PreferenceConfig
 
 CHOSEN = ("sampled", "demonstration")
 

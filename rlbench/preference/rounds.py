@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from rlbench.config import PreferenceConfig, RLConfig
+from rlbench.config.schema import PreferenceConfig, RLConfig
 
 
 @dataclass(frozen=True)

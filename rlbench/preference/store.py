@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from rlbench import digests
-from rlbench.errors import BadInput
-from rlbench.files import drop, whole_file
+from rlbench.base import digests
+from rlbench.base.errors import BadInput
+from rlbench.base.files import drop, whole_file
 from rlbench.preference.rounds import Round
 
 KEY = b"rlbench"

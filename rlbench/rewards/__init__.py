@@ -1,1 +1,4 @@
-"""Rewards of a list and its ranks: weighted terms, their discounted tail sums (returns), and their combination."""
+"""Reward terms, success rules, and their combination into rewards of ranks and lists.
+
+Imports `lists` and the rooms above it.
+"""

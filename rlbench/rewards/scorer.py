@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlbench.config import RewardConfig
-from rlbench.entries import Film, ParsedText
-from rlbench.lists import ListReader
-from rlbench.metrics import list_metrics
-from rlbench.options import filled
-from rlbench.relevance import Judge, JudgedLists, Verdict
+from rlbench.config.options import filled
+from rlbench.config.schema import RewardConfig
+from rlbench.lists.entries import Film, ParsedText
+from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.metrics import list_metrics
+from rlbench.lists.reader import ListReader
+from rlbench.lists.relevance import Judge, JudgedLists, Verdict
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.success import success
-from rlbench.rewards.terms import TERMS, FilmFacts, term_options
+from rlbench.rewards.terms import TERMS, term_options
 from rlbench.rewards.values import checked_totals, checked_values
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlbench import metrics
-from rlbench.errors import nearest
-from rlbench.options import is_finite
+from rlbench.base.errors import nearest
+from rlbench.config.options import is_finite
+from rlbench.lists import metrics
 
 if TYPE_CHECKING:  # the configuration's schema loads this module and needs no judging
-    from rlbench.relevance import JudgedLists
+    from rlbench.lists.relevance import JudgedLists
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -10,76 +10,25 @@ arXiv 2510.20150, section 2.1). Ranks that a short list lacks have value 0 in ev
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlbench import metrics
-from rlbench.errors import nearest
-from rlbench.options import NonNegative, Option, Positive, PositiveInt, check_options, is_finite, options_of
+from rlbench.base.errors import nearest
+from rlbench.config.options import NonNegative, Option, Positive, PositiveInt, check_options, is_finite, options_of
+from rlbench.lists import metrics
+from rlbench.lists.film_facts import FilmFacts, Floats
 
 if TYPE_CHECKING:  # the configuration's schema loads this module and needs no judging
-    from rlbench.relevance import JudgedLists
+    from rlbench.lists.relevance import JudgedLists
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 COMMON_KEYS = ("weight", "scaled_by")
 """Keys of a term in a reward's configuration that are not options of its function."""
 SCALES = ("solve_rate",)
 """Possible factors on a list term's score, applied to whole groups (`rlbench.rewards.combine`)."""
-
-
-def percentiles(values: Ints, among: Ints) -> Floats:
-    """(C,) for each of C values: the share of the (A,) values `among` that are smaller, plus half the share of equals.
-
-    In [0, 1]; all 0 if A is 0.
-    """
-    ordered = np.sort(among)
-    smaller, not_larger = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    return (smaller + not_larger) / (2 * max(len(among), 1))
-
-
-@dataclass(frozen=True)
-class FilmFacts:
-    """Facts about the catalogue's films that terms may use; from the training split only.
-
-    Percentiles are taken among the films that training truths name. Films that a catalogue contains only because other
-    splits name them change nothing for the rest.
-
-    Args:
-        counts: (C,) number of training truths that name each film, possibly 0.
-        years: (C,) year of each film.
-
-    Raises:
-        ValueError: the two differ in length, or a count is negative.
-    """
-
-    counts: Ints
-    years: Ints
-
-    def __post_init__(self) -> None:
-        if self.counts.shape != self.years.shape or self.counts.ndim != 1:
-            raise ValueError(f"counts and years must be (C,), got {self.counts.shape} and {self.years.shape}")
-        if (self.counts < 0).any():
-            raise ValueError(f"film {int(self.counts.argmin())}: count {self.counts.min()} is negative")
-
-    @cached_property
-    def popularity(self) -> Floats:
-        """(C,) share of the training truths that name each film; all 0 if there are no truths."""
-        return self.counts / max(int(self.counts.sum()), 1)
-
-    @cached_property
-    def popularity_percentile(self) -> Floats:
-        """(C,) in [0, 1), high for films that many truths name; ties share the mean; 0 if no truth names the film."""
-        return percentiles(self.counts, self.counts[self.counts > 0])
-
-    @cached_property
-    def recency_percentile(self) -> Floats:
-        """(C,) in [0, 1], high for late years; ties share the mean."""
-        return percentiles(self.years, self.years[self.counts > 0])
 
 
 @dataclass(frozen=True)

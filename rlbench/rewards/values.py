@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 
 if TYPE_CHECKING:
-    from rlbench.relevance import JudgedLists
+    from rlbench.lists.relevance import JudgedLists
     from rlbench.rewards.terms import Term
 
 SHOWN = 200

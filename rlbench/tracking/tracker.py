@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlbench.errors import BadInput, nearest
-from rlbench.program import install
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.program import install
 from rlbench.tracking.identity import Backend, Scalar, TrackerIdentity
 from rlbench.tracking.tensorboard_backend import TensorBoardBackend
 from rlbench.tracking.trackio_backend import TrackioBackend

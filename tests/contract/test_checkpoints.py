@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlbench.budget import Ledger
-from rlbench.digests import LIST_FILE, damage
-from rlbench.errors import BadInput
-from rlbench.files import PARTIAL
-from rlbench.progress import Progress
-from rlbench.runs import Run, locate
-from rlbench.stages import checkpoints
-from rlbench.stages.checkpoints import RESUME_FILE, last_checkpoint, steps_of
-from rlbench.stages.rl import train_rl
-from rlbench.stages.sft import train_sft
+from rlbench.base.digests import LIST_FILE, damage
+from rlbench.base.errors import BadInput
+from rlbench.base.files import PARTIAL
+from rlbench.base.progress import Progress
+from rlbench.runs.budget import Ledger
+from rlbench.runs.directory import Run, locate
 from rlbench.tracking import make_tracker
+from rlbench.training import checkpoints
+from rlbench.training.checkpoints import RESUME_FILE, last_checkpoint, steps_of
+from rlbench.training.rl import train_rl
+from rlbench.training.sft import train_sft
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_scorer
 

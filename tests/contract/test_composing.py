@@ -9,9 +9,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from rlbench.cli import CONF, methods
-from rlbench.config import POLICY_OPTIMISATION, resolve
+from rlbench.config.schema import POLICY_OPTIMISATION, resolve
 from rlbench.launching.composing import compose_cells
+from rlbench.running.cli import CONF, methods
 
 KINDS = [
     ["seed=3"],

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlbench.cli import methods
-from rlbench.config import POLICY_OPTIMISATION
+from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.objective.pieces import credits
 from rlbench.rewards.scorer import ListScorer
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.running.cli import methods
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_preference_trainer, make_trainer
 

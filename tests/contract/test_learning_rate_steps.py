@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlbench.runs import Run
+from rlbench.runs.directory import Run
 from tests.conftest import composed
 from tests.contract.test_resume_of_state import SHORT, Stopped, StopsAt, equal, train, weights
 

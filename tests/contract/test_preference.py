@@ -12,16 +12,16 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from rlbench import preemption
-from rlbench.budget import Ledger
-from rlbench.config import Config
-from rlbench.errors import BadInput
+from rlbench.base import preemption
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config
 from rlbench.preference.store import Store, preferences
-from rlbench.runs import Run, locate
-from rlbench.stages.demonstrations import Kept
-from rlbench.stages.preference import Lists, PreferenceTrainer
-from rlbench.stages.rl import Trained
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.runs.budget import Ledger
+from rlbench.runs.directory import Run, locate
+from rlbench.training.demonstrations import Kept
+from rlbench.training.preference import Lists, PreferenceTrainer
+from rlbench.training.rl import Trained
 from tests.conftest import SMALL, composed
 from tests.helpers_safety import curve, totals, train
 from tests.helpers_training import load, make_preference_trainer
@@ -277,7 +277,7 @@ def test_what_was_drawn_is_not_drawn_again(method, mini, start, tmp_path, monkey
 def test_stopped_while_lists_are_drawn(method, mini, start, tmp_path, monkeypatch):
     """In parts of two prompts: told to stop after the first, the run goes on with the second."""
     overrides, _ = method
-    monkeypatch.setattr("rlbench.stages.preference.LISTS_OF_A_PART", 8)
+    monkeypatch.setattr("rlbench.training.preference.LISTS_OF_A_PART", 8)
     whole = train(small(tmp_path / "whole", *overrides), start, mini)[0]
     config = small(tmp_path / "stopped", *overrides)
     asked = []
@@ -330,7 +330,7 @@ def test_what_is_not_finite_is_never_applied(mini, start, tmp_path, monkeypatch)
         seen.append(1)
         return (chosen + rejected.sum(1)) * (torch.nan if len(seen) == 5 else 1.0)
 
-    monkeypatch.setattr("rlbench.stages.preference.softmax_dpo", broken)
+    monkeypatch.setattr("rlbench.training.preference.softmax_dpo", broken)
     run, trained, _ = train(small(tmp_path, "algorithm=dpo"), start, mini)
     assert trained.stop.update == trained.step == 2 and "the loss of update 3 is nan" in trained.stop.reason
     assert sorted(curve(run, "loss")) == [1, 2]

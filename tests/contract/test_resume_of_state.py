@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from rlbench import digests
-from rlbench.config import Config
-from rlbench.progress import Progress
-from rlbench.runs import Run, locate
-from rlbench.stages.callbacks import REFERENCE_FILE
-from rlbench.stages.checkpoints import RESUME_FILE
-from rlbench.stages.rl import reference_sync, train_rl
+from rlbench.base import digests
+from rlbench.base.progress import Progress
+from rlbench.config.schema import Config
+from rlbench.running.checks import validate
+from rlbench.runs.directory import Run, locate
 from rlbench.tracking import make_tracker
-from rlbench.validation import validate
+from rlbench.training.callbacks import REFERENCE_FILE
+from rlbench.training.checkpoints import RESUME_FILE
+from rlbench.training.rl import reference_sync, train_rl
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_scorer, make_trainer
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from rlbench.budget import Ledger
+from rlbench.base.progress import Progress
 from rlbench.objective.pieces import PLACES
-from rlbench.progress import Progress
-from rlbench.runs import locate
-from rlbench.safety import NotFinite
-from rlbench.stages.sft import train_sft
+from rlbench.runs.budget import Ledger
+from rlbench.runs.directory import locate
 from rlbench.tracking import make_tracker
+from rlbench.training.safety import NotFinite
+from rlbench.training.sft import train_sft
 from tests.helpers_safety import curve, short, totals, train, write_repeater
 from tests.helpers_training import load
 

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
-from rlbench.stages.engines import engine_seed, request_seed, seeded_engine, seeded_requests
-from rlbench.stages.rl import trl_arguments
+from rlbench.training.engines import engine_seed, request_seed, seeded_engine, seeded_requests
+from rlbench.training.rl import trl_arguments
 from tests.conftest import SMALL, composed
 from tests.helpers_engine import NoisyEngine, noisy_engine  # noqa: F401
 from tests.helpers_training import load, make_trainer

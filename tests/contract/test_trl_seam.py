@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from trl import GRPOTrainer
 
-from rlbench.trainer import RankedListTrainer
+from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_trainer
 

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 import torch
 
-from rlbench.config import Config
+from rlbench.config.schema import Config
 from tests.helpers_parity import CASES, UPDATES, assert_same, parity_config
 from tests.helpers_processes import Job, on_processes
 

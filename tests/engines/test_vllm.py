@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlbench.stages.engine_checks import check_server
-from rlbench.stages.engines import engine_seed, seeded_requests
+from rlbench.training.engine_checks import check_server
+from rlbench.training.engines import engine_seed, seeded_requests
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load
 

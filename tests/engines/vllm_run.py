@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from rlbench import runner
-from rlbench.trainer import RankedListTrainer
+from rlbench.running import runner
+from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 
 WIDE = ["model.hidden_size=64", "model.heads=2"]  # vLLM's attention on the CPU takes heads of 32 and more

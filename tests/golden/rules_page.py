@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rlbench import published
-from rlbench.catalog import Catalog
-from rlbench.config import LengthShapingConfig
-from rlbench.lists import TokenUnits, UnitLayout
-from rlbench.metrics import ranking_metrics
+from rlbench.config.schema import LengthShapingConfig
+from rlbench.lists import published
+from rlbench.lists.catalog import Catalog
+from rlbench.lists.metrics import ranking_metrics
+from rlbench.lists.reader import TokenUnits, UnitLayout
+from rlbench.lists.relevance import Judge
 from rlbench.objective.shaping import SHAPINGS
-from rlbench.relevance import Judge
 from tests.golden.figures import COMMITTED, MEMBERSHIP, Film, read_cases, read_membership
 from tests.helpers import ROOT
 
@@ -98,7 +98,7 @@ EXAMPLES = [
 HEAD = """# The published rules and ours
 
 The published Rank-GRPO code treats lists differently from the paper, and its training reward differs from its own
-evaluation. `rlbench/published.py` reproduces both exactly on 300 completions (`tests/golden`). Our rules are the
+evaluation. `rlbench/lists/published.py` reproduces both exactly on 300 completions (`tests/golden`). Our rules are the
 default. Use the published rules for comparisons with the published code. `python -m tests.golden.rules_page` writes
 this page, and a test keeps it current.
 """

@@ -11,9 +11,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from rlbench.cli import CONF, methods
-from rlbench.config import POLICY_OPTIMISATION, AlgorithmConfig, RewardConfig
-from rlbench.lists import LAYOUTS, TokenUnits
+from rlbench.config.schema import POLICY_OPTIMISATION, AlgorithmConfig, RewardConfig
+from rlbench.lists.reader import LAYOUTS, TokenUnits
 from rlbench.objective import LossInputs, Objective, Window
 from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.inputs import Course
@@ -21,6 +20,7 @@ from rlbench.objective.objective import Rollout
 from rlbench.objective.pieces import PLACES
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.terms import TERMS
+from rlbench.running.cli import CONF, methods
 from tests.conftest import composed
 from tests.golden.methods import ANCHOR, FILE, L_MAX, METHODS, STEP, TOKENS, USUAL, Batch, G, N, drawn, row
 

@@ -1,4 +1,4 @@
-"""`rlbench.published` gives what the published code gives, to the last digit, and the oddities that are known of it."""
+"""`rlbench.lists.published` equals the published code to the last digit, including its known oddities."""
 
 import json
 import math
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlbench import published
 from rlbench.data.catalog_files import read_catalog
-from rlbench.entries import Entry
+from rlbench.lists import published
+from rlbench.lists.entries import Entry
 from tests.golden.figures import MEMBERSHIP, Case, Film, golden_folder, membership, read_cases, read_membership
 from tests.helpers import shared_data
 

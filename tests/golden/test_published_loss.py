@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.lists.reader import UnitLayout
 from rlbench.objective import LossInputs, Objective, Window
 from tests.conftest import composed
 from tests.golden.figures import golden_folder

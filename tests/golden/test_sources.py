@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from rlbench.cli import CONF
+from rlbench.running.cli import CONF
 from tests.golden.methods import (
     METHODS,
     STEP,

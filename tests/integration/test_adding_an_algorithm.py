@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlbench.cli import CONF, check_overrides
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.running.cli import CONF, check_overrides
 from tests.conftest import SMALL, composed
 
 ROOT = CONF.parent
@@ -29,7 +29,7 @@ EXAMPLE = "examples/adding_an_algorithm"
 OWN, PLUGIN = f"{EXAMPLE}/conf", f"{EXAMPLE}/median_baseline.py"
 SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "rlbench.runner", "tests.conftest"])
+FORKS.set_forkserver_preload(["pytest", "rlbench.running.runner", "tests.conftest"])
 
 
 def blocks(language: str, text: str = PAGE) -> list[str]:
@@ -148,7 +148,7 @@ def median_against_the_standard_library() -> None:
 
     from rlbench.objective import Objective, Rollout
     from rlbench.rewards.batch import FEATURES, RewardBatch
-    from rlbench.validation import validate
+    from rlbench.running.checks import validate
 
     size, n, b = 5, 4, 15
     own = [f"hydra.searchpath=[file://{ROOT / OWN}]", f"plugins=[{PLUGIN}]", "algorithm=median_grpo"]

@@ -12,12 +12,12 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
-from rlbench.lists import ListReader
-from rlbench.runner import run
-from rlbench.runs import Run, locate
-from rlbench.stages.checkpoints import RESUME_FILE
-from rlbench.stages.engines import generate_all_at_once, repeatable_batches, weights_kept, with_room
-from rlbench.stages.evaluate import eos_ids, prompt_ids
+from rlbench.evaluation.evaluate import eos_ids, prompt_ids
+from rlbench.lists.reader import ListReader
+from rlbench.running.runner import run
+from rlbench.runs.directory import Run, locate
+from rlbench.training.checkpoints import RESUME_FILE
+from rlbench.training.engines import generate_all_at_once, repeatable_batches, weights_kept, with_room
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load
 

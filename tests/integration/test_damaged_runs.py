@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from analysis.status import survey
-from rlbench import runner
-from rlbench.config import Config
-from rlbench.errors import BadInput
-from rlbench.preemption import Preempted
-from rlbench.progress import Progress
-from rlbench.runs import INTERRUPTED, SWEEP_FILE, locate, read_cells, write_cells
-from rlbench.stages.checkpoints import steps_of
+from rlbench.base.errors import BadInput
+from rlbench.base.preemption import Preempted
+from rlbench.base.progress import Progress
+from rlbench.config.schema import Config
+from rlbench.running import runner
+from rlbench.runs.directory import INTERRUPTED, SWEEP_FILE, locate, read_cells, write_cells
+from rlbench.training.checkpoints import steps_of
 from tests.conftest import SMALL, composed
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")

@@ -7,7 +7,7 @@ import pytest
 
 from rlbench import demonstrate
 from rlbench.data import load_dataset
-from rlbench.data.validation import check_dataset
+from rlbench.data.checks import check_dataset
 from tests.conftest import composed
 from tests.helpers import shared_data
 

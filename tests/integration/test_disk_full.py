@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from analysis.status import survey
-from rlbench.attempts import attempts
-from rlbench.cli import CONF
-from rlbench.config import Config
-from rlbench.files import PARTIAL, DiskFull, free_bytes
-from rlbench.runner import run
-from rlbench.runs import DONE, FAILED, RUNNING, Run, locate
-from rlbench.stages.checkpoints import damage, steps_of
+from rlbench.base.files import PARTIAL, DiskFull, free_bytes
+from rlbench.config.schema import Config
+from rlbench.running.cli import CONF
+from rlbench.running.runner import run
+from rlbench.runs.attempts import attempts
+from rlbench.runs.directory import DONE, FAILED, RUNNING, Run, locate
+from rlbench.training.checkpoints import damage, steps_of
 from tests.conftest import SMALL, composed
 
 RUN_PY = CONF.parent / "run.py"

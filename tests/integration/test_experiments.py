@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from analysis import reproduce
-from rlbench import plan
-from rlbench.cli import EXPERIMENTS
 from rlbench.launching.recorded import RecordedCell, recorded_cells, recorded_sweeps
-from rlbench.runner import run
-from rlbench.runs import canonical, config_hash, label_of, locate, stage_settings
-from rlbench.validation import validate
+from rlbench.running import plan
+from rlbench.running.checks import validate
+from rlbench.running.cli import EXPERIMENTS
+from rlbench.running.runner import run
+from rlbench.runs.directory import canonical, config_hash, label_of, locate, stage_settings
 from tests.conftest import SMALL
 
 SHARED = EXPERIMENTS.parent.parent / "shared" / "paper"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rlbench.cli import CONF
+from rlbench.running.cli import CONF
 from tests.conftest import SMALL
 
 RUN_PY = CONF.parent / "run.py"

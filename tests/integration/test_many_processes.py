@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from rlbench.runs import DONE, FAILED
+from rlbench.runs.directory import DONE, FAILED
 from tests.helpers_commands import (
     ACCELERATE,
     ALONE,
@@ -101,7 +101,7 @@ def test_bad_input_is_printed_once(tmp_path):
 PLANTED = """
 import os
 
-from rlbench.trainer import RankedListTrainer
+from rlbench.training.trainer import RankedListTrainer
 
 generate = RankedListTrainer._generate_single_turn
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis.status import survey
-from rlbench.config import Config
-from rlbench.runs import DONE, INTERRUPTED, PREEMPTED, Run, locate
+from rlbench.config.schema import Config
+from rlbench.runs.directory import DONE, INTERRUPTED, PREEMPTED, Run, locate
 from tests.conftest import composed
 from tests.helpers_preemption import LONG, STATEFUL, assert_same, folders, start, updates_done, wait_for
 from tests.helpers_wandb import find_runs

@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
-from rlbench.config import Config
-from rlbench.runs import DONE, Run, locate
+from rlbench.config.schema import Config
+from rlbench.runs.directory import DONE, Run, locate
 from tests.conftest import SMALL, composed
 from tests.helpers_commands import (
     ALONE,

@@ -6,8 +6,8 @@ import signal
 import psutil
 import pytest
 
-from rlbench.attempts import attempts
-from rlbench.runs import DONE, FAILED, INTERRUPTED, Run, locate
+from rlbench.runs.attempts import attempts
+from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, Run, locate
 from tests.conftest import SMALL, composed
 from tests.helpers_preemption import PLUGIN, folders, start, updates_done, wait_for
 

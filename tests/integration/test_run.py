@@ -18,17 +18,17 @@ from transformers import TrainerCallback
 from analysis import report, rescore, status
 from analysis.collect import collect
 from rlbench import inspect
-from rlbench.attempts import attempts
-from rlbench.cli import CONF, groups
-from rlbench.config import Config
-from rlbench.errors import BadInput
-from rlbench.files import write_json
-from rlbench.jsonl import read_rows
-from rlbench.runner import prepare, run
-from rlbench.runs import DONE, FAILED, Run, locate, seal
-from rlbench.sharing import find_finished
-from rlbench.stages import rl
-from rlbench.stages.made import NotMade
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
+from rlbench.base.jsonl import read_rows
+from rlbench.config.schema import Config
+from rlbench.running.cli import CONF, groups
+from rlbench.running.runner import prepare, run
+from rlbench.runs.attempts import attempts
+from rlbench.runs.directory import DONE, FAILED, Run, locate, seal
+from rlbench.runs.sharing import find_finished
+from rlbench.training import rl
+from rlbench.training.made import NotMade
 from tests.conftest import SMALL, composed
 from tests.helpers_tensorboard import open_attempt, read_scalars
 from tests.helpers_wandb import find_runs

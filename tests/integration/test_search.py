@@ -12,8 +12,8 @@ import pytest
 
 from analysis.collect import collect
 from analysis.status import survey
-from rlbench.cli import CONF
-from rlbench.runs import PRUNED
+from rlbench.running.cli import CONF
+from rlbench.runs.directory import PRUNED
 from tests.conftest import SMALL
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from analysis.collect import collect
 from analysis.tables import build_table
-from rlbench.cli import CONF
-from rlbench.config import Config
-from rlbench.errors import BadInput
-from rlbench.jsonl import read_rows
-from rlbench.runner import run
-from rlbench.runs import DONE, locate
+from rlbench.base.errors import BadInput
+from rlbench.base.jsonl import read_rows
+from rlbench.config.schema import Config
+from rlbench.running.cli import CONF
+from rlbench.running.runner import run
+from rlbench.runs.directory import DONE, locate
 from tests.conftest import SMALL, composed
 
 SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
@@ -153,7 +153,7 @@ def test_a_run_that_goes_on_lacks_no_point_of_its_curve(tmp_path, monkeypatch):
         raise Told
 
     with monkeypatch.context() as patch, pytest.raises(Told):
-        patch.setattr("rlbench.stages.sft.save_model", stop)
+        patch.setattr("rlbench.training.sft.save_model", stop)
         run(config)
     with pytest.raises(BadInput, match=r"at 4 of the updates .*\(0, 2, 4, \.\.\.\)"):
         run(cell(tmp_path, *CURVE))

@@ -13,11 +13,11 @@ import pytest
 from safetensors.torch import load_file
 
 from analysis.status import survey
-from rlbench.attempts import attempts
-from rlbench.cli import CONF
-from rlbench.config import Config
-from rlbench.files import PARTIAL
-from rlbench.runs import DONE, Run, locate
+from rlbench.base.files import PARTIAL
+from rlbench.config.schema import Config
+from rlbench.running.cli import CONF
+from rlbench.runs.attempts import attempts
+from rlbench.runs.directory import DONE, Run, locate
 from tests.conftest import SMALL, composed
 
 pytestmark = pytest.mark.slow

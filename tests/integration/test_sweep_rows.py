@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlbench.cli import CONF
+from rlbench.running.cli import CONF
 from tests.conftest import SMALL
 
 RUN = [

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from analysis import report, wandb_check
-from rlbench.cli import CONF
-from rlbench.completions import as_table
-from rlbench.jsonl import read_rows
-from rlbench.runs import DONE, locate
+from rlbench.base.jsonl import read_rows
+from rlbench.running.cli import CONF
+from rlbench.runs.completions import as_table
+from rlbench.runs.directory import DONE, locate
 from rlbench.tracking.wandb_file import read_run
 from tests.conftest import SMALL, composed
 from tests.helpers_wandb_server import ARTIFACTS, WandbServer, wandb_server

@@ -5,7 +5,7 @@ What is sampled cannot be the same, since every process draws from a stream of i
 
 import random
 
-from rlbench.trainer import RankedListTrainer
+from rlbench.training.trainer import RankedListTrainer
 
 
 def _hashed_lists(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):

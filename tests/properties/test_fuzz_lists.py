@@ -16,15 +16,16 @@ import pytest
 import torch
 
 from benchmarks import plain_lists as plain
-from rlbench import metrics, published
-from rlbench.catalog import Catalog
-from rlbench.entries import forget_lines, parse_line, read_line
-from rlbench.lists import LAYOUTS, ListReader, TokenUnits, UnitLayout
+from rlbench.lists import metrics, published
+from rlbench.lists.catalog import Catalog
+from rlbench.lists.entries import forget_lines, parse_line, read_line
+from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.reader import LAYOUTS, ListReader, TokenUnits, UnitLayout
+from rlbench.lists.relevance import ABSENT, HIT, NO_FILM, OUT_OF_CATALOG, VERDICTS, Judge, make_judge
 from rlbench.objective import Objective, Rollout
-from rlbench.relevance import ABSENT, HIT, NO_FILM, OUT_OF_CATALOG, VERDICTS, Judge, make_judge
 from rlbench.rewards.combine import solve_rate
 from rlbench.rewards.scorer import score
-from rlbench.rewards.terms import TERMS, FilmFacts
+from rlbench.rewards.terms import TERMS
 from tests.conftest import CONF, composed
 from tests.properties.lists import FILMS, FORMS, NOISE
 from tests.properties.tokenizers import KINDS, tokenizer_of

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlbench import published
-from rlbench.entries import parse_line, parse_list, parse_text, read_line
-from rlbench.errors import BadInput
-from rlbench.lists import ListReader, UnitLayout
+from rlbench.base.errors import BadInput
+from rlbench.lists import published
+from rlbench.lists.entries import parse_line, parse_list, parse_text, read_line
+from rlbench.lists.reader import ListReader, UnitLayout
 from rlbench.models.gguf import materialise_wheel_gguf
 from rlbench.models.loading import load_tokenizer
 from tests.conftest import composed

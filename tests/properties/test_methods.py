@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlbench.cli import methods
-from rlbench.config import POLICY_OPTIMISATION
+from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.objective import baselines as baselines_module
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
+from rlbench.running.cli import methods
 from tests.golden.methods import PROMPTS, G, drawn
 from tests.golden.test_methods import Case, double_precision, objective
 

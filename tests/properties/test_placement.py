@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.launching.local import Queue, check_settings
 from rlbench.launching.placement import VISIBLE, Places, choose_gpus, environment_of, list_gpus, parse_list, visible
 

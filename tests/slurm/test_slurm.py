@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rlbench.config import Config
+from rlbench.config.schema import Config
 from rlbench.launching.slurm import last_state, noted_job, squeue
-from rlbench.runs import DONE, FAILED, INTERRUPTED, Run, locate
+from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, Run, locate
 from tests.conftest import SMALL, composed
 from tests.helpers_preemption import PLUGIN, assert_same, folders, start, updates_done, wait_for
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rlbench.config.options import check_options
 from rlbench.objective.aggregation import (
     constant,
     rank_mean,
@@ -13,7 +14,6 @@ from rlbench.objective.aggregation import (
 )
 from rlbench.objective.pieces import aggregations, ratios
 from rlbench.objective.surrogates import clip
-from rlbench.options import check_options
 from tests.helpers_losses import (
     B,
     N,

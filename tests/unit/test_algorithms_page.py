@@ -1,8 +1,8 @@
 """docs/algorithms.md says what the code and the YAMLs say."""
 
-from rlbench.cli import groups
 from rlbench.objective.page import PAGE, render
 from rlbench.objective.pieces import PLACES
+from rlbench.running.cli import groups
 
 
 def test_the_page_is_current():

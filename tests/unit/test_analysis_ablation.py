@@ -24,8 +24,8 @@ from analysis.factorial import (
 )
 from analysis.statistics import Scores, holm, mean_interval, pooled_interval
 from analysis.tables import ONE_SEED, UNEQUAL
-from rlbench.errors import BadInput
-from rlbench.runs import seal
+from rlbench.base.errors import BadInput
+from rlbench.runs.directory import seal
 from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_statistics import slow_interval
 

@@ -15,8 +15,8 @@ import pytest
 
 from analysis.collect import Collection, collect, find_runs
 from analysis.collected import update
-from rlbench.errors import BadInput
-from rlbench.runs import config_hash
+from rlbench.base.errors import BadInput
+from rlbench.runs.directory import config_hash
 from tests.helpers_analysis import budget, edit_result, queries, reseal, write_identity, write_run
 
 ROOT = Path(__file__).parents[2]

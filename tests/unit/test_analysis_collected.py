@@ -18,8 +18,8 @@ import pytest
 from analysis import ablation, collected, report
 from analysis.collect import Collection, collect, main
 from analysis.collected import Update, update
-from rlbench.errors import BadInput
-from rlbench.runs import seal
+from rlbench.base.errors import BadInput
+from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result, queries, reseal, write_run
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from analysis.convergence import (
     to_csv,
 )
 from benchmarks.convergence import LEARNERS, bias, coverage, first_passage
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from tests.helpers_analysis import write_sweep
 from tests.helpers_curves import collection, write_spending
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.report import main
-from rlbench.runs import seal
+from rlbench.runs.directory import seal
 from tests.helpers_analysis import budget, queries, write_run, write_sweep
 
 ROOT = Path(__file__).parents[2]

@@ -18,14 +18,14 @@ from analysis import collected, report, rescore
 from analysis.collect import collect
 from analysis.costs import total_cost
 from analysis.rescore import main, parse_protocol
-from rlbench.config import Config
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
+from rlbench.config.schema import Config
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.errors import BadInput
-from rlbench.files import write_json
-from rlbench.judging import Answer, judge_answers, sampled_metrics
-from rlbench.relevance import make_judge
-from rlbench.runs import SCHEMA, claim, locate, seal
+from rlbench.evaluation.judging import Answer, judge_answers, sampled_metrics
+from rlbench.lists.relevance import make_judge
+from rlbench.runs.directory import SCHEMA, claim, locate, seal
 from tests.conftest import SMALL, composed
 
 ROOT = Path(__file__).parents[2]

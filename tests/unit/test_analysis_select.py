@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis.select import check_comparable, scores
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from tests.conftest import composed
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "mini_learning_rates" / "results.csv"

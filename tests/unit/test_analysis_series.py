@@ -22,7 +22,7 @@ from analysis.series import (
     without_spending,
 )
 from analysis.statistics import seed_interval
-from rlbench.runs import seal
+from rlbench.runs.directory import seal
 from tests.helpers_analysis import queries, write_run
 from tests.helpers_curves import collection, write_measurements, write_spending
 

@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from analysis.status import commands, main, survey
-from rlbench.errors import BadInput
-from rlbench.runs import write_cells
+from rlbench.base.errors import BadInput
+from rlbench.runs.directory import write_cells
 
 SWEEP = {
     "cells": {

@@ -8,10 +8,10 @@ import warnings
 
 import pytest
 
-from rlbench import attempts
-from rlbench.attempts import RunConsole, begin, failure, last_update, logged, reserve
-from rlbench.errors import BadInput
-from rlbench.runs import DONE, FAILED, claim, locate, noted
+from rlbench.base.errors import BadInput
+from rlbench.runs import attempts
+from rlbench.runs.attempts import RunConsole, begin, failure, last_update, logged, reserve
+from rlbench.runs.directory import DONE, FAILED, claim, locate, noted
 from tests.conftest import composed
 
 
@@ -53,7 +53,7 @@ def test_interrupted_by_hand(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rlbench.runs import claim, locate
+from rlbench.runs.directory import claim, locate
 from tests.conftest import composed
 config = composed(f"runs_dir={sys.argv[1]}")
 run = locate(config, "rl")
@@ -166,7 +166,7 @@ def test_the_last_update_is_found_from_the_end(rows, tmp_path):
 ONE_AFTER_THE_OTHER = """
 import sys, time
 from pathlib import Path
-from rlbench.runs import claim, locate
+from rlbench.runs.directory import claim, locate
 from tests.conftest import composed
 folder, fails = Path(sys.argv[1]), sys.argv[2] == "fails"
 config = composed(f"runs_dir={folder}")

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from analysis import convergence
-from rlbench.cli import check_overrides
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.launching.local import check_settings
 from rlbench.launching.ray import RayLauncher
+from rlbench.running.cli import check_overrides
 from tests.conftest import composed
 
 RAY = {"jobs": 2, "processes": 1, "address": None, "cpus": 1, "gpus": 0.5, "max_requeues": 0}

@@ -10,11 +10,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from rlbench.bounds import BOUNDS, LONGEST_LIST, NULLABLE
-from rlbench.cli import CONF
-from rlbench.config import ALGORITHMS, DATASETS, MODELS, Config, resolve
-from rlbench.errors import BadInput
-from rlbench.validation import check_values
+from rlbench.base.errors import BadInput
+from rlbench.config.bounds import BOUNDS, LONGEST_LIST, NULLABLE
+from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config, resolve
+from rlbench.running.checks import check_values
+from rlbench.running.cli import CONF
 
 VARIANTS = ("algorithm=grpo", "algorithm=dpo", "dataset=redial", "dataset=reddit_v2", "model=smollm2_135m")
 BAD = (math.nan, math.inf, -math.inf, -1, -1e300, 2**64, 10**400, True, "", "many", [1], {"a": 1})

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlbench.budget import PHASES, Energy, EnergyCounter, Ledger, cpu_counters, gpu_counters, peak_memory
+from rlbench.base.progress import Progress
 from rlbench.data.record import RankedListDataset
-from rlbench.progress import Progress
-from rlbench.provenance import cpu_model
-from rlbench.runs import locate
-from rlbench.stages.demonstrations import demonstration_tokens
-from rlbench.stages.sft import train_sft
+from rlbench.runs.budget import PHASES, Energy, EnergyCounter, Ledger, cpu_counters, gpu_counters, peak_memory
+from rlbench.runs.directory import locate
+from rlbench.runs.provenance import cpu_model
 from rlbench.tracking import make_tracker
+from rlbench.training.demonstrations import demonstration_tokens
+from rlbench.training.sft import train_sft
 from tests.conftest import SMALL, composed
 from tests.helpers_safety import short, train
 from tests.helpers_training import load

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from rlbench import catalog as module
-from rlbench.catalog import (
+from rlbench.lists import catalog as module
+from rlbench.lists.catalog import (
     CASEFOLD,
     EXACT,
     LOOSE,
@@ -370,7 +370,7 @@ def test_the_published_catalogue_under_every_policy() -> None:
 
 
 def test_loads_no_torch() -> None:
-    code = "import sys, rlbench.catalog; assert 'torch' not in sys.modules"
+    code = "import sys, rlbench.lists.catalog; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rlbench.base.errors import BadInput
 from rlbench.data import catalog_files
 from rlbench.data.catalog_files import integer_year, read_catalog
-from rlbench.entries import read_line
-from rlbench.errors import BadInput
+from rlbench.lists.entries import read_line
 from tests.helpers import shared_data
 
 FILMS = [("Heat", 1995), ("Amélie", 2001), ("Girl, Interrupted", 1999)]

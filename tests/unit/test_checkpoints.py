@@ -8,16 +8,9 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from rlbench.budget import Ledger
-from rlbench.runs import Run, locate
-from rlbench.stages.checkpoints import (
-    RESUME_FILE,
-    BestKeeper,
-    CheckpointWriter,
-    last_checkpoint,
-    seal,
-    steps_of,
-)
+from rlbench.runs.budget import Ledger
+from rlbench.runs.directory import Run, locate
+from rlbench.training.checkpoints import RESUME_FILE, BestKeeper, CheckpointWriter, last_checkpoint, seal, steps_of
 from tests.conftest import composed
 
 

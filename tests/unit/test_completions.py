@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlbench.completions import FILE, CompletionLog, as_table, evenly_spread, sample_completions
-from rlbench.config import Config
+from rlbench.base.jsonl import read_rows
+from rlbench.config.schema import Config
 from rlbench.data.record import Record
-from rlbench.jsonl import read_rows
-from rlbench.runs import Run
+from rlbench.runs.completions import FILE, CompletionLog, as_table, evenly_spread, sample_completions
+from rlbench.runs.directory import Run
 from rlbench.tracking import NoTracker
 from tests.conftest import SMALL
 
@@ -139,7 +139,7 @@ def test_none_are_kept_where_none_are_asked_for(tmp_path: Path) -> None:
 
 def test_they_are_no_part_of_a_run(config: Callable[..., Config], tmp_path: Path) -> None:
     """Another tracker or number of lists is the same run: the same directory."""
-    from rlbench.runs import locate
+    from rlbench.runs.directory import locate
 
     base = locate(config(*SMALL), "rl")
     assert (

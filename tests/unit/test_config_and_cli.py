@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import validation as schema
-from rlbench.cli import CONF, check_overrides, groups
-from rlbench.errors import BadInput
-from rlbench.lists import LAYOUTS
+from rlbench.base.errors import BadInput
+from rlbench.lists.reader import LAYOUTS
 from rlbench.objective.shaping import SHAPINGS
 from rlbench.rewards.combine import COMBINERS
-from rlbench.validation import validate
+from rlbench.running import checks as schema
+from rlbench.running.checks import validate
+from rlbench.running.cli import CONF, check_overrides, groups
 from tests.conftest import composed
 
 RUN_PY = CONF.parent / "run.py"
@@ -133,7 +133,7 @@ def test_wrong_types_and_unknown_sections_are_refused_together():
 
 
 def test_config_imports_no_torch():
-    modules = "sys, rlbench.validation, rlbench.cli"
+    modules = "sys, rlbench.running.checks, rlbench.running.cli"
     code = f"import {modules}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=RUN_PY.parent).returncode == 0
 

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from rlbench.content import combined, file_digest, forget, remembered_digest
+from rlbench.base.content import combined, file_digest, forget, remembered_digest
 
 
 def test_parts_count_by_name_and_not_by_order() -> None:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.lists.reader import UnitLayout
 from rlbench.objective.credit import (
     CreditInputs,
     hybrid,

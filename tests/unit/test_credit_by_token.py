@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlbench.lists import TokenUnits, UnitLayout
+from rlbench.lists.reader import TokenUnits, UnitLayout
 from rlbench.objective import Objective
 from rlbench.objective.credit import CreditInputs, decay_to_end, spread_phases, two_phase
 from rlbench.objective.objective import Rollout

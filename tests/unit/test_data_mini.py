@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from rlbench.data import load_dataset, mini
+from rlbench.data.checks import check_dataset
 from rlbench.data.facts import film_facts
-from rlbench.data.validation import check_dataset
-from rlbench.judging import Answer, judge_answers
-from rlbench.lists import parse_list
-from rlbench.relevance import Judge
+from rlbench.evaluation.judging import Answer, judge_answers
+from rlbench.lists.reader import parse_list
+from rlbench.lists.relevance import Judge
 from tests.conftest import SMALL, composed
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import datasets
 import pytest
 
-from rlbench.config import Config
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config
 from rlbench.data import load_dataset, reddit_v2
+from rlbench.data.checks import check_dataset
 from rlbench.data.record import RankedListDataset
-from rlbench.data.validation import check_dataset
-from rlbench.errors import BadInput
 from tests.helpers import shared_data
 
 FILMS = [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975), ("The Wall", 201)]

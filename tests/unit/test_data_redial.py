@@ -10,14 +10,14 @@ from urllib.parse import unquote
 
 import pytest
 
-from rlbench.catalog import normalise
-from rlbench.config import Config
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config
 from rlbench.data import load_dataset, redial
+from rlbench.data.checks import check_dataset, share_outside_catalog
 from rlbench.data.film_names import learn_film_names, split_film
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.data.validation import check_dataset, share_outside_catalog
-from rlbench.errors import BadInput
-from rlbench.lists import parse_line, parse_list
+from rlbench.lists.catalog import normalise
+from rlbench.lists.reader import parse_line, parse_list
 from tests.helpers import shared_data
 
 TEMPLATE = "Name {n} films.\n{conversation}"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from rlbench.catalog import Catalog
+from rlbench.data.checks import check_dataset, check_records, digests, fingerprint, report, share_outside_catalog
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.data.validation import check_dataset, check_records, digests, fingerprint, report, share_outside_catalog
+from rlbench.lists.catalog import Catalog
 
 GOOD = Record([{"role": "user", "content": "films?"}], [("Heat", 1995)], ["Alien"], "a")
 ANSWER = [{"role": "assistant", "content": "Heat (1995)"}]

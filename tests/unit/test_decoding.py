@@ -12,21 +12,21 @@ from transformers import AutoTokenizer
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers.utils import chat_template_utils
 
-from rlbench import inspection
-from rlbench.budget import Ledger
-from rlbench.decoding import ABSENT, DECODING, NEUTRAL, TOKENS, check_decoding, decoding_fields
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.base.seeding import evaluation_stream
+from rlbench.commands import inspection
+from rlbench.config.decoding import ABSENT, DECODING, NEUTRAL, TOKENS, check_decoding, decoding_fields
+from rlbench.evaluation.evaluate import Completion, eos_ids, generate, longest_prompt, prompt_ids
 from rlbench.models.generation import notices, requested
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.models.templates import pin_date, random_parts
 from rlbench.objective.guards import caveats
-from rlbench.runs import locate
-from rlbench.seeding import evaluation_stream
-from rlbench.stages.demonstrations import demonstration_tokens
-from rlbench.stages.evaluate import Completion, eos_ids, generate, longest_prompt, prompt_ids
-from rlbench.stages.preference import Lists
-from rlbench.stages.rl import trl_arguments
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.runs.budget import Ledger
+from rlbench.runs.directory import locate
+from rlbench.training.demonstrations import demonstration_tokens
+from rlbench.training.preference import Lists
+from rlbench.training.rl import trl_arguments
 from tests.conftest import SMALL, composed
 from tests.helpers_training import make_scorer, make_trainer
 

@@ -2,7 +2,7 @@
 
 import shutil
 
-from rlbench.runs import DONE, check_start, locate
+from rlbench.runs.directory import DONE, check_start, locate
 from tests.conftest import SMALL, composed
 
 

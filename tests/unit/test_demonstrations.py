@@ -8,8 +8,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from rlbench.errors import BadInput
-from rlbench.stages.demonstrations import Demonstrations
+from rlbench.base.errors import BadInput
+from rlbench.training.demonstrations import Demonstrations
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_trainer
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import digests
-from rlbench.digests import LIST_FILE, Damaged, add, check_cached, check_model, damage, read_list, seal
-from rlbench.errors import BadInput
+from rlbench.base import digests
+from rlbench.base.digests import LIST_FILE, Damaged, add, check_cached, check_model, damage, read_list, seal
+from rlbench.base.errors import BadInput
 
 
 @pytest.fixture

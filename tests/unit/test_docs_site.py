@@ -9,8 +9,8 @@ from typing import get_type_hints
 import pytest
 
 from docs.hooks import config_keys
-from rlbench.bounds import BOUNDS, NULLABLE, Bound
-from rlbench.config import ALGORITHMS, DATASETS, MODELS, Config
+from rlbench.config.bounds import BOUNDS, NULLABLE, Bound
+from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config
 from tests.helpers import ROOT
 
 SCHEMAS = {"algorithm": ALGORITHMS, "dataset": DATASETS, "model": MODELS}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlbench.lists import UnitLayout
+from rlbench.lists.reader import UnitLayout
 from rlbench.objective import Objective
 from rlbench.objective.effective_rank import effective_ranks, rank_features
 from rlbench.objective.objective import Rollout

@@ -7,17 +7,17 @@ import pandas as pd
 import pytest
 import torch
 
-from rlbench import published
-from rlbench.catalog import Catalog
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.judging import Answer, choose_contexts, judge_answers, sampled_metrics
-from rlbench.lists import ListReader, UnitLayout
-from rlbench.metrics import union_recall
+from rlbench.evaluation.evaluate import Completion, eos_ids, evaluate, generate, prompt_ids, read_answers
+from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers, sampled_metrics
+from rlbench.lists import published
+from rlbench.lists.catalog import Catalog
+from rlbench.lists.metrics import union_recall
+from rlbench.lists.reader import ListReader, UnitLayout
+from rlbench.lists.relevance import Judge
 from rlbench.models.generation import generation_config
 from rlbench.models.loading import load_model, load_tokenizer
-from rlbench.relevance import Judge
-from rlbench.stages.evaluate import Completion, eos_ids, evaluate, generate, prompt_ids, read_answers
 from tests.conftest import SMALL, composed
 
 N = 3

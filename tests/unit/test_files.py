@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import files
+from rlbench.base import files
 
 
 def test_a_file_takes_its_place_in_one_step(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.objective import forward
 from rlbench.objective.forward import ADJUSTS_LOGITS, HiddenStates, mean_logps, top_p_entropy
 from rlbench.objective.pieces import scalars, surrogates

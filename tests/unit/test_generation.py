@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from rlbench.cli import groups
-from rlbench.config import Config
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.config.engines import ENGINES, check_generation, readable, rollout_arguments
+from rlbench.config.schema import Config
 from rlbench.objective.guards import caveats
-from rlbench.rollouts import ENGINES, check_generation, readable, rollout_arguments
-from rlbench.runner import prepare
-from rlbench.runs import locate, stage_config
-from rlbench.stages import engine_checks
-from rlbench.stages.engine_checks import check_engine, check_server
-from rlbench.stages.engines import engine_seed, request_seed, seeded_requests
-from rlbench.stages.rl import trl_arguments
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.running.cli import groups
+from rlbench.running.runner import prepare
+from rlbench.runs.directory import locate, stage_config
+from rlbench.training import engine_checks
+from rlbench.training.engine_checks import check_engine, check_server
+from rlbench.training.engines import engine_seed, request_seed, seeded_requests
+from rlbench.training.rl import trl_arguments
 from tests.conftest import SMALL, composed
 
 COLOCATE, SERVER = "generation=vllm_colocate", "generation=vllm_server"
@@ -316,5 +316,5 @@ class TestServer:
 
 
 def test_no_torch_for_settings():
-    code = "import sys, rlbench.rollouts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, rlbench.config.engines; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlbench.git import affects_runs, git_state
+from rlbench.base.git import affects_runs, git_state
 
 NOTHING = {"commit": None, "dirty": None, "changed": None, "diff_sha256": None}
 

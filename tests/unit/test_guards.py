@@ -7,16 +7,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from rlbench.cli import CONF, groups, methods
-from rlbench.config import POLICY_OPTIMISATION, AlgorithmConfig, Config, RewardConfig
-from rlbench.lists import UnitLayout
+from rlbench.config.schema import POLICY_OPTIMISATION, AlgorithmConfig, Config, RewardConfig
+from rlbench.lists.reader import UnitLayout
 from rlbench.objective import Objective, guards
 from rlbench.objective.guards import CAVEATS, REFUSALS, caveats, ratios_on_policy, refusals
 from rlbench.objective.objective import Rollout
 from rlbench.objective.pieces import ratios, surrogates
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.terms import TERMS
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.running.cli import CONF, groups, methods
 from tests.conftest import composed
 from tests.helpers_losses import loss_inputs, on_policy
 

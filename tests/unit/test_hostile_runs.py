@@ -18,12 +18,13 @@ from analysis.html.samples import is_greedy, is_group
 from analysis.reading import NESTED, Problem, Unusable, read_run
 from analysis.sources import read_config
 from analysis.wandb_check import measured
-from rlbench import digests, inspect
-from rlbench.attempts import reserve
-from rlbench.errors import BadInput
-from rlbench.files import held
-from rlbench.runs import Run, check_done, misplaced, seal
-from rlbench.user_files import parse_yaml
+from rlbench import inspect
+from rlbench.base import digests
+from rlbench.base.errors import BadInput
+from rlbench.base.files import held
+from rlbench.base.user_files import parse_yaml
+from rlbench.runs.attempts import reserve
+from rlbench.runs.directory import Run, check_done, misplaced, seal
 from tests.helpers_analysis import budget, edit_result, queries, write_run
 
 COLUMNS = {name: [0.25, 0.75] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
@@ -337,7 +338,7 @@ def test_a_collection_notices_that_the_list_of_a_run_has_changed(runs: Path, tmp
 
 
 def test_reading_runs_and_their_lists_loads_no_torch() -> None:
-    code = "import sys, analysis.collect, analysis.status, rlbench.digests; sys.exit('torch' in sys.modules)"
+    code = "import sys, analysis.collect, analysis.status, rlbench.base.digests; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -24,7 +24,7 @@ from analysis.html.verdict import sentences
 from analysis.report import main
 from analysis.statistics import Scores
 from analysis.tables import build_table
-from rlbench.runs import seal
+from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import verdict, write_full_sweep
 
@@ -337,7 +337,7 @@ def test_warnings(tmp_path: Path) -> None:
         checkpoint={"rule": "best", "step": 20},
     )
     manifest = json.loads((paths[1] / "manifest.json").read_text())
-    manifest["git"] = {"commit": "f" * 40, "dirty": True, "changed": ["rlbench/trainer.py", "conf/new.yaml"]}
+    manifest["git"] = {"commit": "f" * 40, "dirty": True, "changed": ["rlbench/training/trainer.py", "conf/new.yaml"]}
     manifest["versions"]["torch"] = "2.14.0"
     manifest["hardware"]["threads"] = 7
     (paths[1] / "manifest.json").write_text(json.dumps(manifest))
@@ -355,7 +355,7 @@ def test_warnings(tmp_path: Path) -> None:
         "Different versions", "Different checkpoint rules",
     }  # fmt: skip
     made = page(runs)
-    assert "made with code that was not committed: conf/new.yaml and rlbench/trainer.py." in made
+    assert "made with code that was not committed: conf/new.yaml and rlbench/training/trainer.py." in made
     assert "no memory" in made and "stopped early at update 12" in made
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
-from rlbench.cli import CONF
-from rlbench.config import ALGORITHMS, DATASETS, MODELS, Config
-from rlbench.errors import BadInput
-from rlbench.options import filled, options_of
-from rlbench.runs import canonical, config_hash, stage_settings
+from rlbench.base.errors import BadInput
+from rlbench.config.options import filled, options_of
+from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config
+from rlbench.running.cli import CONF
+from rlbench.runs.directory import canonical, config_hash, stage_settings
 from tests.conftest import composed
 from tests.helpers import ROOT
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import digests, inputs
-from rlbench.config import Config
-from rlbench.errors import BadInput
+from rlbench.base import digests
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config
 from rlbench.models import sources
-from rlbench.runs import claim, locate, stage_config, stage_settings, superseded
+from rlbench.runs import inputs
+from rlbench.runs.directory import claim, locate, stage_config, stage_settings, superseded
 from tests.conftest import composed
 from tests.helpers_inputs import OF_REDIAL, write_model, write_redial
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rlbench.errors import BadInput
-from rlbench.jsonl import append_rows, keep_rows, read_rows
+from rlbench.base.errors import BadInput
+from rlbench.base.jsonl import append_rows, keep_rows, read_rows
 
 
 def test_rows_are_added_at_the_end(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.local import LocalLauncher, _stage_of, threads_of
 from rlbench.launching.placement import VISIBLE
 from rlbench.launching.sweepers import combinations, merged
-from rlbench.runs import DONE, PRUNED, RUNNING, locate
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.runs.directory import DONE, PRUNED, RUNNING, locate
 from tests.conftest import SMALL, composed
 
 

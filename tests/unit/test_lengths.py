@@ -6,11 +6,11 @@ import random
 import pytest
 from transformers import BloomConfig, GPT2Config, T5Config
 
+from rlbench.base.errors import BadInput
 from rlbench.data.record import Record
-from rlbench.errors import BadInput
+from rlbench.evaluation.evaluate import batches_of, eos_ids, generate, longest_prompt, prompt_ids
 from rlbench.models.loading import load_model, load_tokenizer, max_positions
-from rlbench.runner import check_lengths
-from rlbench.stages.evaluate import batches_of, eos_ids, generate, longest_prompt, prompt_ids
+from rlbench.running.runner import check_lengths
 from tests.conftest import composed
 
 

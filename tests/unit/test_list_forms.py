@@ -7,8 +7,8 @@ parsers of such lists. The films are examples. `None` says that a line is no ent
 import pytest
 import torch
 
-from rlbench.entries import Film, forget_lines, parse_line, parse_text, read_line
-from rlbench.lists import ListReader, UnitLayout
+from rlbench.lists.entries import Film, forget_lines, parse_line, parse_text, read_line
+from rlbench.lists.reader import ListReader, UnitLayout
 from rlbench.models.tiny import train_tokenizer
 
 MATRIX = ("The Matrix", 1999)

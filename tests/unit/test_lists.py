@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlbench.lists import LAYOUTS, ListReader, UnitLayout, parse_line, parse_list, parse_text
+from rlbench.lists.reader import LAYOUTS, ListReader, UnitLayout, parse_line, parse_list, parse_text
 from rlbench.models.loading import load_tokenizer
 from rlbench.models.tiny import train_tokenizer
 

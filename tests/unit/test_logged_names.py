@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from rlbench.jsonl import read_rows
+from rlbench.base.jsonl import read_rows
+from rlbench.base.progress import Progress
 from rlbench.objective import Objective
-from rlbench.progress import Progress
 from rlbench.rewards.scorer import ListScorer
-from rlbench.rollout_log import RolloutLog
-from rlbench.runs import locate
-from rlbench.stages.callbacks import FAMILIES, Recorder
-from rlbench.stages.rl import make_demonstrations, prompt_dataset, trl_arguments
+from rlbench.running.checks import validate
+from rlbench.runs.directory import locate
 from rlbench.tracking import make_tracker
-from rlbench.trainer import ZERO_VARIANCE, effective_units
-from rlbench.validation import validate
+from rlbench.training.callbacks import FAMILIES, Recorder
+from rlbench.training.rl import make_demonstrations, prompt_dataset, trl_arguments
+from rlbench.training.rollout_log import RolloutLog
+from rlbench.training.trainer import ZERO_VARIANCE, effective_units
 from tests.conftest import SMALL, composed
 from tests.helpers import ROOT
 from tests.helpers_parity import HashedLists

@@ -2,10 +2,10 @@
 
 import pytest
 
-from rlbench import validation
 from rlbench.data import LOADERS, load_dataset
 from rlbench.data.lengths import DROP_OLDEST_TURNS, DROP_SAMPLE, LONG_PROMPTS, LongPrompts
 from rlbench.data.record import Record
+from rlbench.running import checks as validation
 from tests.conftest import SMALL, composed
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from rlbench.attempts import Once
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.models.loading import load_tokenizer
-from rlbench.runner import prepare
-from rlbench.stages.demonstrations import Demonstrations, Kept, check_ends, demonstration_tokens, kept_of
-from rlbench.stages.made import NotMade, cannot_update, check_made, planned, without_signal
+from rlbench.running.runner import prepare
+from rlbench.runs.attempts import Once
+from rlbench.training.demonstrations import Demonstrations, Kept, check_ends, demonstration_tokens, kept_of
+from rlbench.training.made import NotMade, cannot_update, check_made, planned, without_signal
 from tests.conftest import SMALL, composed
 
 

@@ -28,13 +28,21 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from rlbench import memory
-from rlbench.budget import Ledger
-from rlbench.cli import CONF
-from rlbench.errors import OutOfMemory
-from rlbench.memory import _of_group, _saved_by_layer, estimate, is_out_of_memory, settings_to_lower, shape_of, words
+from rlbench.base.errors import OutOfMemory
 from rlbench.models.loading import load_tokenizer
-from rlbench.runs import locate
+from rlbench.running import memory
+from rlbench.running.cli import CONF
+from rlbench.running.memory import (
+    _of_group,
+    _saved_by_layer,
+    estimate,
+    is_out_of_memory,
+    settings_to_lower,
+    shape_of,
+    words,
+)
+from rlbench.runs.budget import Ledger
+from rlbench.runs.directory import locate
 from tests.conftest import SMALL, composed
 
 LLAMA = LlamaConfig(
@@ -294,8 +302,8 @@ def test_the_estimate_is_near_what_is_measured(model, completions, micro_batch, 
 LIMITED = """
 import resource, sys
 import psutil
-from rlbench.cli import fail
-from rlbench.runner import run
+from rlbench.running.cli import fail
+from rlbench.running.runner import run
 from tests.conftest import composed
 
 allowed = psutil.Process().memory_info().vms + int(sys.argv[1]) * 2**20

@@ -11,10 +11,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlbench.cli import methods
-from rlbench.config import POLICY_OPTIMISATION
+from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.objective import Course, Objective
 from rlbench.objective.pieces import scalars
+from rlbench.running.cli import methods
 from tests.conftest import SMALL, composed
 from tests.helpers_losses import B, N, T, loss_inputs, window
 from tests.helpers_training import load, make_trainer

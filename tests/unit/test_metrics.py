@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlbench.metrics import (
+from rlbench.lists.metrics import (
     calibration,
     dcg,
     discounts,
@@ -25,7 +25,7 @@ from rlbench.metrics import (
     reliability,
     union_recall,
 )
-from rlbench.relevance import ABSENT, DUPLICATE, HIT, MISS, NO_FILM, OUT_OF_CATALOG, SEEN, JudgedLists
+from rlbench.lists.relevance import ABSENT, DUPLICATE, HIT, MISS, NO_FILM, OUT_OF_CATALOG, SEEN, JudgedLists
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 QUERIES, N, CUTOFFS = 300, 12, [1, 3, 5, 10, 12, 20]

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from rlbench.base.errors import BadInput
 from rlbench.data import load_dataset
-from rlbench.data.validation import check_dataset
-from rlbench.entries import parse_text
-from rlbench.errors import BadInput
-from rlbench.stage1.scores import STEPS
+from rlbench.data.checks import check_dataset
+from rlbench.data.stage1.scores import STEPS
+from rlbench.lists.entries import parse_text
 from tests.conftest import composed
 
 SIZE = ["dataset.contexts={train:400,validation:200,test:6}", "dataset.demonstrations=400"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from rlbench import runner
-from rlbench.errors import BadInput
-from rlbench.files import write_json
-from rlbench.runner import MANIFEST_REMEDY, Session, prepare
-from rlbench.runs import DONE, FAILED, locate
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
+from rlbench.running import runner
+from rlbench.running.runner import MANIFEST_REMEDY, Session, prepare
+from rlbench.runs.directory import DONE, FAILED, locate
 from tests.conftest import SMALL, composed
 
 RESULT: dict[str, Any] = {"metrics": {"validation": {}, "test": {}}, "budget": {"updates": 0}}

@@ -19,7 +19,7 @@ from gguf.quants import dequantize, quantize
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.models.gguf import convert_gguf, materialise_wheel_gguf
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>"]

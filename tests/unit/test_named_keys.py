@@ -8,8 +8,8 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from rlbench.cli import CONF
-from rlbench.config import _SCALARS, _SECTIONS, _VARIANTS
+from rlbench.config.schema import _SCALARS, _SECTIONS, _VARIANTS
+from rlbench.running.cli import CONF
 
 ROOT = CONF.parent
 SOURCES = ("rlbench", "analysis", "hydra_plugins")

@@ -8,11 +8,11 @@ import yaml
 
 from analysis import report
 from analysis.collect import collect
-from rlbench.errors import BadInput
-from rlbench.names import check_names, odd_name
-from rlbench.places import check_places
-from rlbench.runs import locate
-from rlbench.validation import check_values
+from rlbench.base.errors import BadInput
+from rlbench.config.names import check_names, odd_name
+from rlbench.config.places import check_places
+from rlbench.running.checks import check_values
+from rlbench.runs.directory import locate
 from tests.conftest import composed
 from tests.helpers_analysis import GROUP, edit_result, queries, reseal, write_run
 from tests.helpers_inputs import OF_REDIAL, write_redial

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlbench.lists import TokenUnits, UnitLayout
+from rlbench.lists.reader import TokenUnits, UnitLayout
 from rlbench.objective import LossInputs, Objective
 from rlbench.objective.inputs import Window
 from rlbench.objective.objective import Rollout

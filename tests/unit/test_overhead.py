@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.overhead import finish_cells, finished_sweep, seconds_of, sweep_arguments
-from rlbench.runs import DONE
+from rlbench.runs.directory import DONE
 
 
 def test_cells_are_done_and_the_sweep_finds_them_so(tmp_path):

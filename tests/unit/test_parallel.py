@@ -3,11 +3,11 @@
 import pytest
 from trl import SFTConfig
 
-from rlbench import processes
-from rlbench.config import Config
-from rlbench.runs import FAILED, claim, locate
-from rlbench.stages.parallel import PaddedSampler, deepspeed_config, on_each, parallel_arguments
-from rlbench.validation import validate
+from rlbench.config.schema import Config
+from rlbench.running.checks import validate
+from rlbench.runs import processes
+from rlbench.runs.directory import FAILED, claim, locate
+from rlbench.training.parallel import PaddedSampler, deepspeed_config, on_each, parallel_arguments
 from tests.conftest import composed
 
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")

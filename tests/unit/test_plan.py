@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlbench import inputs
-from rlbench.errors import BadInput
-from rlbench.files import write_json
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
 from rlbench.models.loading import locate_model
 from rlbench.models.sources import folder_digests
-from rlbench.plan import show, steps
-from rlbench.runner import run
-from rlbench.runs import DONE, claim, locate, seal
+from rlbench.running.plan import show, steps
+from rlbench.running.runner import run
+from rlbench.runs import inputs
+from rlbench.runs.directory import DONE, claim, locate, seal
 from tests.conftest import SMALL, composed
 from tests.helpers_inputs import OF_REDIAL, write_redial
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.config.options import options_of
+from rlbench.config.plugins import check_unchanged, load_plugins, plugin_digests
 from rlbench.objective.pieces import Place
-from rlbench.options import options_of
-from rlbench.plugins import check_unchanged, load_plugins, plugin_digests
-from rlbench.runner import run
-from rlbench.runs import DONE, locate, seal
+from rlbench.running.runner import run
+from rlbench.runs.directory import DONE, locate, seal
 from tests.conftest import SMALL, composed
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import distributed, multiprocessing
 from transformers import TrainerControl, TrainerState
 
-from rlbench import preemption
-from rlbench.preemption import SIGNALS, Preempted
-from rlbench.runs import INTERRUPTED, claim, locate
-from rlbench.stages.callbacks import Stopper
+from rlbench.base import preemption
+from rlbench.base.preemption import SIGNALS, Preempted
+from rlbench.runs.directory import INTERRUPTED, claim, locate
+from rlbench.training.callbacks import Stopper
 from tests.conftest import SMALL, composed
 
 

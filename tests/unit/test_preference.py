@@ -8,16 +8,16 @@ from itertools import product
 import pytest
 import torch
 
-from rlbench.cli import check_overrides, groups, methods
-from rlbench.config import ALGORITHMS, POLICY_OPTIMISATION
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.base.seeding import order, stream_seed
+from rlbench.config.schema import ALGORITHMS, POLICY_OPTIMISATION
 from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
 from rlbench.preference.rounds import make_rounds, prompts_drawn
 from rlbench.preference.store import Drawn, Preference, Store, preferences
 from rlbench.preference.tuples import below, best_and_worst
-from rlbench.runs import locate, stage_config
-from rlbench.seeding import order, stream_seed
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.running.cli import check_overrides, groups, methods
+from rlbench.runs.directory import locate, stage_config
 from tests.conftest import composed
 
 # Losses.

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from rlbench.data.facts import film_facts
-from rlbench.lists import ListReader
+from rlbench.evaluation.evaluate import prompt_ids
+from rlbench.lists.reader import ListReader
+from rlbench.lists.relevance import make_judge
 from rlbench.models.loading import load_tokenizer
 from rlbench.preference.rounds import Round, make_rounds
-from rlbench.relevance import make_judge
 from rlbench.rewards.scorer import ListScorer
-from rlbench.runs import locate
-from rlbench.stages.demonstrations import demonstration_tokens
-from rlbench.stages.evaluate import prompt_ids
-from rlbench.stages.preference import Lists, PreferenceTrainer, tuples_at
+from rlbench.runs.directory import locate
+from rlbench.training.demonstrations import demonstration_tokens
+from rlbench.training.preference import Lists, PreferenceTrainer, tuples_at
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_preference_trainer
 

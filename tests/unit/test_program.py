@@ -15,10 +15,10 @@ import rlbench
 from analysis.html.provenance import origin
 from analysis.status import commands, survey
 from hydra_plugins.rlbench_experiments import ExperimentsSearchPath
-from rlbench import program
 from rlbench.__main__ import COMMANDS, main
-from rlbench.files import write_json
-from rlbench.git import NO_COMMIT, code_state, git_state
+from rlbench.base import program
+from rlbench.base.files import write_json
+from rlbench.base.git import NO_COMMIT, code_state, git_state
 from tests.helpers import ROOT
 
 NOT_FOR_USERS = {"__main__", "page", "trackio_process"}

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from rlbench.progress import Progress
+from rlbench.base.progress import Progress
 
 
 def state(file: Path) -> dict:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlbench.cli import CONF
-from rlbench.places import check_places
+from rlbench.config.places import check_places
+from rlbench.running.cli import CONF
 from tests.conftest import composed
 
 ROOT = CONF.parent

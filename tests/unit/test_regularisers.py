@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlbench.config.options import check_options
 from rlbench.objective.inputs import Course, alone
 from rlbench.objective.pieces import estimators, kl_scales, regularisers
 from rlbench.objective.regularisers import (
@@ -22,7 +23,6 @@ from rlbench.objective.regularisers import (
     siren,
     siren_anchor,
 )
-from rlbench.options import check_options
 from tests.helpers_losses import N, Slow, gradient, loss_inputs, mean, numeric_gradient, polluted, trl_loss
 
 ANCHOR = loss_inputs().course.memory["siren/anchor"]

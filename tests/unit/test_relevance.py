@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import plain_lists
-from rlbench import published
-from rlbench.catalog import EXACT, Catalog, MatchingPolicy
-from rlbench.relevance import ABSENT, NO_FILM, VERDICTS, Judge, PublishedJudge, Verdict, make_judge
+from rlbench.lists import published
+from rlbench.lists.catalog import EXACT, Catalog, MatchingPolicy
+from rlbench.lists.relevance import ABSENT, NO_FILM, VERDICTS, Judge, PublishedJudge, Verdict, make_judge
 from tests.conftest import composed
 from tests.properties.lists import FILMS, films, texts
 

@@ -20,7 +20,7 @@ from analysis.html.verdict import Verdict, sentences
 from analysis.statistics import Scores
 from analysis.tables import at_least
 from analysis.tables.__main__ import main as tables
-from rlbench.runs import seal
+from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import verdict, write_full_sweep
 

@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from rlbench.lists.film_facts import FilmFacts, percentiles
+from rlbench.lists.relevance import ABSENT, VERDICTS, JudgedLists, Verdict
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
-from rlbench.relevance import ABSENT, VERDICTS, JudgedLists, Verdict
 from rlbench.rewards.combine import COMBINERS, mean_of_power, solve_rate
 from rlbench.rewards.returns import tail_returns
 from rlbench.rewards.scorer import score
 from rlbench.rewards.success import SUCCESS, check_success, success
-from rlbench.rewards.terms import TERMS, FilmFacts, check_terms, list_term, percentiles, term_options
+from rlbench.rewards.terms import TERMS, check_terms, list_term, term_options
 from tests.conftest import composed
 
 N = 6

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from rlbench.entries import parse_text
-from rlbench.relevance import Verdict
+from rlbench.lists.entries import parse_text
+from rlbench.lists.relevance import Verdict
 from rlbench.rewards.scorer import ScoredList
-from rlbench.rollout_log import RolloutLog
-from rlbench.runs import locate
+from rlbench.runs.directory import locate
+from rlbench.training.rollout_log import RolloutLog
 from tests.conftest import composed
 
 

@@ -11,14 +11,15 @@ from typing import NoReturn
 
 import pytest
 
-from rlbench import attempts, processes, runs
-from rlbench.attempts import RunConsole, failure, last_update, logged, reserve
-from rlbench.config import Config
-from rlbench.errors import BadInput
-from rlbench.files import write_json
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
+from rlbench.config.schema import Config
 from rlbench.launching.search import check_journal
 from rlbench.launching.slurm import JOB_FILE, noted_job
-from rlbench.runs import (
+from rlbench.runs import attempts, processes
+from rlbench.runs import directory as runs
+from rlbench.runs.attempts import RunConsole, failure, last_update, logged, reserve
+from rlbench.runs.directory import (
     DONE,
     FAILED,
     RUNNING,

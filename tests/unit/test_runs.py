@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from rlbench import runner
-from rlbench.errors import BadInput
-from rlbench.runs import DONE, FAILED, check_curve, check_recorded, claim, config_hash, locate, stage_config
+from rlbench.base.errors import BadInput
+from rlbench.running import runner
+from rlbench.runs.directory import DONE, FAILED, check_curve, check_recorded, claim, config_hash, locate, stage_config
 from tests.conftest import composed
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from rlbench.safety import Guard, NotFinite, NoTuples
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.training.safety import Guard, NotFinite, NoTuples
 from tests.conftest import SMALL, composed
 
 DEFAULT = composed(*SMALL).safety

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from rlbench.cli import CONF, methods
-from rlbench.config import POLICY_OPTIMISATION
+from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.objective import Objective
 from rlbench.objective.pieces import surrogates
+from rlbench.running.cli import CONF, methods
 from tests.conftest import composed
 from tests.helpers_losses import B, N, T, gradient, loss_inputs, window
 

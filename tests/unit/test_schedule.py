@@ -2,10 +2,10 @@
 
 import pytest
 
-from rlbench.runs import locate, stage_config
-from rlbench.stages.common import rl_arguments, warmup_steps
-from rlbench.stages.schedule import stepped
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.runs.directory import locate, stage_config
+from rlbench.training.arguments import rl_arguments, warmup_steps
+from rlbench.training.schedule import stepped
 from tests.conftest import composed
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import attempts, inputs
-from rlbench.attempts import Attempt
-from rlbench.config import Config
-from rlbench.errors import BadInput
-from rlbench.runner import run
-from rlbench.runs import DONE, FAILED, RUNNING, Run, locate
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config
+from rlbench.running.runner import run
+from rlbench.runs import attempts, inputs
+from rlbench.runs.attempts import Attempt
+from rlbench.runs.directory import DONE, FAILED, RUNNING, Run, locate
 from tests.conftest import composed
 from tests.helpers_inputs import OF_REDIAL, write_redial
 

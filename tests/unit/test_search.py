@@ -17,16 +17,16 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 from rich.console import Console
 
-from rlbench.cli import CONF, check_overrides
-from rlbench.config import Config, resolve
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.config.row_names import short_names, variant
+from rlbench.config.schema import Config, resolve
 from rlbench.launching.cells import Cell
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.search import JOURNAL, REFUSED, REMEDY, Search, Settings, Study, alone, open_study, summarise
 from rlbench.launching.space import Choice, Interval, Space, read_space
-from rlbench.naming import short_names, variant
-from rlbench.runs import DONE, PRUNED, RUNNING, SWEEP_FILE, locate, write_json
-from rlbench.validation import validate
+from rlbench.running.checks import validate
+from rlbench.running.cli import CONF, check_overrides
+from rlbench.runs.directory import DONE, PRUNED, RUNNING, SWEEP_FILE, locate, write_json
 
 RATE = "trainer.rl.learning_rate=tag(log, interval(1e-6, 1e-2))"
 UPDATES, EVERY = 8, 2

@@ -2,9 +2,9 @@
 
 import torch
 
-from rlbench.seeding import demonstration_order, evaluation_stream, order, stream_seed
-from rlbench.stages.evaluate import evaluate
-from rlbench.stages.rl import make_demonstrations, updates_of_an_epoch
+from rlbench.base.seeding import demonstration_order, evaluation_stream, order, stream_seed
+from rlbench.evaluation.evaluate import evaluate
+from rlbench.training.rl import make_demonstrations, updates_of_an_epoch
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_scorer, make_trainer
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import digests
-from rlbench.config import Config
-from rlbench.errors import BadInput
-from rlbench.files import write_json
-from rlbench.runs import DONE, RUNNING, Run, claim, locate, seal
-from rlbench.sharing import adopt, find_finished
+from rlbench.base import digests
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
+from rlbench.config.schema import Config
+from rlbench.runs.directory import DONE, RUNNING, Run, claim, locate, seal
+from rlbench.runs.sharing import adopt, find_finished
 from tests.conftest import SMALL, composed
 
 FILES = {"model.safetensors": "a" * 64}

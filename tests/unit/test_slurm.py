@@ -8,7 +8,7 @@ import pytest
 
 from rlbench.launching.cells import Cell
 from rlbench.launching.slurm import SlurmSettings, last_traceback, missing_software
-from rlbench.runs import FAILED, locate
+from rlbench.runs.directory import FAILED, locate
 from tests.conftest import SMALL, composed
 from tests.helpers_preemption import RUN_PY
 

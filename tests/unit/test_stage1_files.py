@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from rlbench.base.errors import BadInput
 from rlbench.data.record import Record
-from rlbench.errors import BadInput
-from rlbench.runs import locate
-from rlbench.stage1.files import demonstrated, read_ratings, read_rows, read_texts
-from rlbench.stage1.pipeline import without_instructions
+from rlbench.data.stage1.files import demonstrated, read_ratings, read_rows, read_texts
+from rlbench.data.stage1.pipeline import without_instructions
+from rlbench.runs.directory import locate
 from tests.conftest import composed
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize
 from scipy.special import log_softmax, softmax
 
-from rlbench.stage1.scores import (
+from rlbench.data.stage1.scores import (
     Adjustment,
     AdjustmentLoss,
     fit_adjustment,

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlbench.attempts import started_for
 from rlbench.launching import local
 from rlbench.launching.board import Board
 from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.local import LocalLauncher, Queue, _Process
 from rlbench.launching.stopping import tell, was_told
-from rlbench.runs import DONE, FAILED, INTERRUPTED, PREEMPTED, PRUNED, SWEEP_FILE, Run, locate
+from rlbench.runs.attempts import started_for
+from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, PREEMPTED, PRUNED, SWEEP_FILE, Run, locate
 from tests.conftest import SMALL, composed
 
 PROCESS = """

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rlbench.config.options import check_options
 from rlbench.objective.aggregation import global_token_mean, sequence_mean, token_mean
 from rlbench.objective.pieces import ratios, surrogates
 from rlbench.objective.surrogates import Surrogate, clip_shares
-from rlbench.options import check_options
 from tests.helpers_losses import (
     B,
     Slow,

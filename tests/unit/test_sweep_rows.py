@@ -11,16 +11,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from rlbench import versions
-from rlbench.cli import CONF
-from rlbench.errors import BadInput
-from rlbench.files import write_json
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
+from rlbench.config.row_names import value_text, variant
 from rlbench.launching.cells import Cell, make_cells
 from rlbench.launching.recorded import recorded_cells
 from rlbench.launching.rows import Planned, naming_keys, override_of
 from rlbench.launching.sweepers import combinations, merged, of_batches
-from rlbench.naming import value_text, variant
-from rlbench.runs import DONE, RUNNING, claim, locate
+from rlbench.running.cli import CONF
+from rlbench.runs import versions
+from rlbench.runs.directory import DONE, RUNNING, claim, locate
 from tests.conftest import SMALL, composed
 
 RATES = "trainer.rl.learning_rate=1e-4,1e-3"

@@ -35,7 +35,7 @@ from analysis.tables import (
     to_latex,
     to_markdown,
 )
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from tests.helpers_analysis import budget, edit_result, queries, write_run
 
 SPENT = budget(150, 1_200, 9_600, 864_000, 197.4)

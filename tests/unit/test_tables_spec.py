@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from analysis.tables.spec import SPECS, ColumnSpec, RowSpec, parse_spec, read_spec
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 
 LEAST: dict[str, Any] = {"title": "T", "rows": [{"where": {"stage": "rl"}}], "columns": ["ndcg@10"]}
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from rlbench.base.errors import BadInput
+from rlbench.base.texts import broken_texts
+from rlbench.data.checks import check_records
 from rlbench.data.record import Record
 from rlbench.data.redial import load
-from rlbench.data.validation import check_records
-from rlbench.errors import BadInput
-from rlbench.stage1.files import read_rows
-from rlbench.texts import broken_texts
+from rlbench.data.stage1.files import read_rows
 from tests.conftest import composed
 
 HALF = "\ud83c"

@@ -16,13 +16,13 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from rlbench.config import Config
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config
+from rlbench.running.checks import validate
 from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, check_modes, make_tracker, worker
 from rlbench.tracking import tracker as tracker_module
 from rlbench.tracking.wandb_backend import WandbBackend, _forget_service
 from rlbench.tracking.wandb_file import BLOCK, CutShort, read_payloads, read_run
-from rlbench.validation import validate
 from tests.helpers_tensorboard import open_attempt, read_scalars
 from tests.helpers_wandb import find_runs
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlbench.catalog import Catalog
-from rlbench.config import Config, RewardConfig
+from rlbench.config.schema import Config, RewardConfig
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import Film, RankedListDataset, Record
-from rlbench.relevance import Judge
+from rlbench.lists.catalog import Catalog
+from rlbench.lists.relevance import Judge
 from rlbench.rewards.scorer import score
 from rlbench.rewards.terms import TERMS
 

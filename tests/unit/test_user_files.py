@@ -11,15 +11,15 @@ import pytest
 from analysis.sources import read_config as read_run_config
 from analysis.tables.spec import read_spec
 from rlbench import demonstrate, inspect
-from rlbench.cli import check_overrides
+from rlbench.base.errors import BadInput
+from rlbench.base.user_files import read_user_json, read_user_lines, read_user_text, read_user_yaml
+from rlbench.config.plugins import load_plugins
 from rlbench.data import redial
 from rlbench.data.catalog_files import read_catalog
 from rlbench.data.record import Record
-from rlbench.errors import BadInput
+from rlbench.data.stage1.files import demonstrated, read_rows, read_texts
 from rlbench.models.sources import _weight_files
-from rlbench.plugins import load_plugins
-from rlbench.stage1.files import demonstrated, read_rows, read_texts
-from rlbench.user_files import read_user_json, read_user_lines, read_user_text, read_user_yaml
+from rlbench.running.cli import check_overrides
 
 
 def laughs(alias: str) -> bytes:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rlbench import versions
-from rlbench.cli import CONF
-from rlbench.errors import BadInput
-from rlbench.files import write_json
-from rlbench.runner import run
-from rlbench.runs import claim, locate
-from rlbench.versions import differing, notice, present
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
+from rlbench.running.cli import CONF
+from rlbench.running.runner import run
+from rlbench.runs import versions
+from rlbench.runs.directory import claim, locate
+from rlbench.runs.versions import differing, notice, present
 from tests.conftest import SMALL, composed
 
 NOW = present()
@@ -89,7 +89,7 @@ def test_a_skipped_run_names_the_stages_that_others_have_made(tmp_path: Path, ca
 
 
 def test_looking_at_versions_loads_no_torch() -> None:
-    code = "import sys, rlbench.versions as v; v.present(); assert 'torch' not in sys.modules"
+    code = "import sys, rlbench.runs.versions as v; v.present(); assert 'torch' not in sys.modules"
     environment = os.environ | {"PYTHONPATH": str(CONF.parent)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 

@@ -8,8 +8,8 @@ import pytest
 import wandb
 
 from analysis.wandb_check import main
-from rlbench.jsonl import keep_rows
-from rlbench.runs import Run
+from rlbench.base.jsonl import keep_rows
+from rlbench.runs.directory import Run
 from rlbench.tracking import TrackerIdentity, make_tracker
 
 

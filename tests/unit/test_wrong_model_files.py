@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
 from rlbench.models.generation import requested
 from rlbench.models.loading import load_model, load_tokenizer, max_positions
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from rlbench.config import RewardConfig, SuccessConfig
-from rlbench.errors import BadInput
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import RewardConfig, SuccessConfig
 from rlbench.objective.pieces import aggregations, baselines, credits, estimators, kl_scales, ratios, regularisers
 from rlbench.objective.pieces import surrogates as surrogate_pieces
 from rlbench.objective.surrogates import Surrogate
 from rlbench.rewards.scorer import score
 from rlbench.rewards.terms import TERMS, list_term, rank_term
-from rlbench.safety import NotFinite
+from rlbench.training.safety import NotFinite
 from tests.unit.test_objective import B, N, P, batch, objective, rewards, rollout, window  # noqa: F401
 from tests.unit.test_rewards import FACTS, LISTS, judged
 

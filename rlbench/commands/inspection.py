@@ -1,0 +1,179 @@
+"""Samples, judges and scores the group that `rlbench.inspect` shows. Loads torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from transformers.utils import logging as hf_logging
+
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config
+from rlbench.data.facts import film_facts
+from rlbench.data.record import Record
+from rlbench.evaluation.evaluate import eos_ids
+from rlbench.lists.reader import ListReader
+from rlbench.lists.relevance import Verdict, make_judge
+from rlbench.models.generation import generation_config
+from rlbench.models.loading import load_model, load_tokenizer
+from rlbench.objective import Objective
+from rlbench.objective.effective_rank import rank_features
+from rlbench.objective.objective import Rollout
+from rlbench.rewards.scorer import ListScorer, ScoredList
+from rlbench.runs.inputs import load
+from rlbench.training.checkpoints import last_checkpoint
+
+COLOURS = {
+    Verdict.HIT: "bold green",
+    Verdict.MISS: "",
+    Verdict.OUT_OF_CATALOG: "red",
+    Verdict.SEEN: "yellow",
+    Verdict.DUPLICATE: "magenta",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The G completions of one prompt.
+
+    Attributes:
+        returns: (G, C) weighted sums of the reward terms.
+        advantages: (G, C).
+        unit_ids: (G, T) the unit of each token.
+        token_advantages: (G, T).
+    """
+
+    record: Record
+    lists: list[ScoredList]
+    returns: torch.Tensor
+    advantages: torch.Tensor
+    tokens: list[list[str]]
+    unit_ids: torch.Tensor
+    token_advantages: torch.Tensor
+
+
+def model_folder(run: Path) -> Path:
+    """Return the folder of a run's final model, or of its last complete checkpoint.
+
+    Raises:
+        BadInput: if the run has neither.
+    """
+    if (run / "model").is_dir():
+        return run / "model"
+    checkpoint = last_checkpoint(run / "checkpoints")
+    if checkpoint is None:
+        raise BadInput(f"{run} has neither a final model nor a checkpoint yet")
+    return checkpoint[0]
+
+
+def sample_group(config: Config, folder: Path, prompt: int, group_size: int, seed: int) -> Group:
+    """Sample completions for one training prompt and compute their advantages.
+
+    Args:
+        config: config of a policy-optimisation run.
+        folder: folder of the model.
+        prompt: index of the training prompt.
+        group_size: G, at least 2.
+        seed: sampling seed.
+    """
+    hf_logging.disable_progress_bar()
+    dataset = load(config.dataset)
+    record = dataset.splits["train"][prompt]
+    tokenizer, model = load_tokenizer(folder, config.generation.template_date), load_model(folder, config.model.dtype)
+    ends = eos_ids(model, tokenizer)
+    reader = ListReader(tokenizer, config.dataset.list_length, ends)
+    judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
+    scorer = ListScorer(reader, judge, film_facts(dataset, judge.catalog), config.reward)
+    batch = tokenizer.apply_chat_template(
+        record.prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    torch.manual_seed(seed)
+    output = model.generate(
+        **batch,
+        generation_config=generation_config(
+            config.generation, tokenizer, ends, sampled=True, num_return_sequences=group_size
+        ),
+    )[:, batch["input_ids"].size(1) :]
+    is_end = torch.isin(output, torch.tensor(ends))
+    mask = (is_end.cumsum(1) - is_end.long() == 0).long()  # up to and including the first EOS
+    ids = [row[kept.bool()].tolist() for row, kept in zip(output, mask, strict=True)]
+    truth = [{"title": title, "year": year} for title, year in record.ground_truth]
+    scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
+    assert scorer.rewards is not None
+    objective = Objective(config.policy_optimisation, config.reward, config.dataset.list_length)
+    tokens = reader.segment(
+        output, mask, [scored.parsed.lines for scored in scorer.lists], config.policy_optimisation.layout
+    )
+    full = torch.cat([batch["input_ids"].expand(group_size, -1), output], dim=1)
+    with torch.no_grad():
+        seen = model(full, output_hidden_states=True)
+        logits = seen.logits[:, batch["input_ids"].size(1) - 1 : -1].float() / config.generation.temperature
+    all_logps = logits.log_softmax(-1)
+    unit_ids = objective.token_units(tokens)
+    rollout = Rollout.of_tokens(
+        scorer.rewards,
+        unit_ids,
+        mask,
+        all_logps.gather(2, output[:, :, None]).squeeze(2),
+        -(all_logps.exp() * all_logps).sum(2),
+        objective.units.count,
+        rank_features(seen.hidden_states[-1][:, -output.size(1) :], unit_ids, objective.units),
+    )
+    advantages = objective.unit_advantages(rollout, group_size)
+    return Group(
+        record,
+        scorer.lists,
+        objective.weighted(objective.unit_returns(scorer.rewards, group_size)),
+        advantages,
+        [tokenizer.convert_ids_to_tokens(row) for row in ids],
+        unit_ids,
+        objective.token_advantages(advantages, tokens),
+    )
+
+
+def best(group: Group) -> int:
+    """Return the index of the completion with the most hits; ties go to the first."""
+    hits = [sum(verdict is Verdict.HIT for verdict in scored.verdicts) for scored in group.lists]
+    return hits.index(max(hits))
+
+
+def show(group: Group, config: Config, which: int, console: Console) -> None:
+    """Print the prompt and the completion with index `which`."""
+    prompt = "\n".join(f"[{message['role']}] {message['content']}" for message in group.record.prompt)
+    console.print(Panel(Text(prompt), title=f"prompt of context {group.record.context_id}", title_align="left"))
+    truth = ", ".join(f"{title} ({year})" for title, year in group.record.ground_truth)
+    console.print(f"relevant: {truth}", markup=False)
+    scored = group.lists[which]
+    ended = "ends with EOS" if scored.finished else "cut off at the token limit"
+    title = f"completion {which + 1} of {len(group.lists)}, {ended}"
+    console.print(Panel(Text(scored.text), title=title, title_align="left"))
+    by_rank = group.advantages.size(1) > 1
+    table = Table("rank", "entry", "verdict", "tokens", "return", "advantage", title=f"{config.label}: credit by rank")
+    for rank, (entry, verdict) in enumerate(zip(scored.parsed.entries, scored.verdicts, strict=False)):
+        column = rank if by_rank else 0
+        table.add_row(
+            str(rank + 1),
+            f"{entry.title} ({entry.year})",
+            Text(str(verdict), style=COLOURS[verdict]),
+            str(int((group.unit_ids[which] == rank).sum())),
+            f"{group.returns[which, column]:.3f}",
+            f"{group.advantages[which, column]:+.3f}",
+        )
+    console.print(table)
+    spread = [
+        f"{token}/{unit}/{advantage:+.2f}"
+        for token, unit, advantage in zip(
+            group.tokens[which],
+            group.unit_ids[which].tolist(),
+            group.token_advantages[which].tolist(),
+            strict=False,
+        )
+    ]
+    n = config.dataset.list_length
+    legend = f"token/unit/advantage (units 0..{n - 1} ranks, {n} overflow, {n + 1} other, {n + 2} EOS)"
+    console.print(Panel(Text(" ".join(spread)), title=legend, title_align="left"))
+    hits = [sum(verdict is Verdict.HIT for verdict in other.verdicts) for other in group.lists]
+    console.print(f"hits of the group's lists: {hits}", markup=False)

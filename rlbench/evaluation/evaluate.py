@@ -1,0 +1,292 @@
+"""Evaluates a model on a split: generation, judging, per-query metrics, predictions.
+
+Contexts shared by several samples are generated once and judged against each answerer. Greedy lists draw no random
+numbers, and sampled lists use a stream of their own, so the frequency of evaluations does not change a training run.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlbench.base.seeding import evaluation_stream
+from rlbench.config.schema import Config, GenerationConfig
+from rlbench.data.record import Messages, Record
+from rlbench.evaluation.judging import Answer, judge_answers, sampled_metrics
+from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.reader import ListReader
+from rlbench.lists.relevance import Judge
+from rlbench.models.generation import generation_config
+from rlbench.objective.units import scatter_mean, unit_sizes
+from rlbench.runs import processes
+
+Progress = Callable[[int], None]
+"""Called with the number of lists generated so far."""
+
+PROMPTS_AT_ONCE = 256
+"""Number of prompts tokenised together."""
+SLACK_BYTES = 16
+"""Bytes that a tokenizer may put in front of a text, such as a word-start marker."""
+CONTEXTS_AT_ONCE = 512
+"""Number of lists whose tokens are segmented together; bounds memory."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated completion: its ids including EOS, and each token's log-probability (greedy lists only)."""
+
+    ids: list[int]
+    logps: list[float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of one evaluation.
+
+    Attributes:
+        predictions: one row per sample, with the columns in docs/results-schema.md.
+        means: mean of every per-query metric over samples, and the metrics of the split as a whole.
+        generated_tokens: tokens generated, EOS included.
+        samples: the sampled lists, one row per context and list: context_id, list, text. Empty if none were requested.
+    """
+
+    predictions: pd.DataFrame
+    means: dict[str, float]
+    generated_tokens: int
+    samples: pd.DataFrame
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:
+    """Token ids of a prompt in the model's chat template, up to the start of the answer."""
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
+        "input_ids"
+    ]
+
+
+def longest_prompt(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest prompt; 0 without records.
+
+    A token stands for at least one byte of text. So prompts are tokenised in descending order of bytes, until no other
+    can have more tokens than the longest found. Characters alone do not show which prompt is longest: rare characters
+    take one token per byte, common words one token per four or five.
+    """
+    prompts = list({record.context_id: record.prompt for record in records}.values())
+    bounds = _most_tokens(prompts, tokenizer)
+    order = sorted(range(len(prompts)), key=lambda i: -bounds[i])
+    longest = 0
+    for start in range(0, len(order), PROMPTS_AT_ONCE):
+        rows = order[start : start + PROMPTS_AT_ONCE]
+        if bounds[rows[0]] <= longest:
+            break
+        texts = [_rendered(tokenizer, prompts[i]) for i in rows]
+        longest = max(longest, *map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+    return longest
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> str:
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+
+
+def _most_tokens(prompts: Sequence[Messages], tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    """An upper bound on the tokens of each prompt: its bytes after the tokenizer's normaliser, plus the template's.
+
+    The template's share is measured on the first prompt of each sequence of roles. Tokenizers that are not written in
+    Rust have no bound, because their normaliser is not known.
+    """
+    if not tokenizer.is_fast:
+        return [math.inf] * len(prompts)
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    normalised: Callable[[str], str] = (lambda text: text) if normalizer is None else normalizer.normalize_str
+    added: dict[tuple[str, ...], int] = {}
+    bounds: list[float] = []
+    for prompt in prompts:
+        size = sum(len(normalised(message["content"]).encode()) for message in prompt)
+        roles = tuple(message["role"] for message in prompt)
+        if roles not in added:
+            added[roles] = len(normalised(_rendered(tokenizer, prompt)).encode()) - size
+        bounds.append(size + max(added[roles], 0) + SLACK_BYTES)
+    return bounds
+
+
+def batches_of(lengths: Sequence[int], rows: int, tokens: int | None, new: int) -> list[list[int]]:
+    """Positions of prompts by batch. Prompts of similar length share a batch, shortest first.
+
+    Args:
+        lengths: tokens of each prompt.
+        rows: largest number of prompts in a batch.
+        tokens: largest number of tokens in a batch, with padding and completions. A longer prompt gets a batch of its
+            own. None for no limit.
+        new: largest number of tokens in a completion.
+    """
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        last = found[-1] if found else []
+        # This prompt is the longest so far: all rows of the batch are padded to its length.
+        fits = tokens is None or (len(last) + 1) * (lengths[i] + new) <= tokens
+        if last and len(last) < rows and fits:
+            last.append(i)
+        else:
+            found.append([i])
+    return found
+
+
+class _GreedyLogProbabilities(LogitsProcessor):
+    """Records the log-probability of the most likely token at every step, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
+        return scores
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    *,
+    generation: GenerationConfig,
+    batch_size: int,
+    batch_tokens: int | None = None,
+    eos_token_ids: Sequence[int],
+    sampled: bool = False,
+    progress: Progress | None = None,
+) -> list[Completion]:
+    """Completions of prompts, greedy or sampled. Prompts of similar length share a batch (`batches_of`).
+
+    Greedy lists are distributed over all processes by whole batches, so each list equals that of a single process.
+    Every process returns all lists. Sampled lists are all generated by the calling process.
+    """
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    batches = batches_of([len(row) for row in ids], batch_size, batch_tokens, generation.max_new_tokens)
+    ends = list(itertools.accumulate(map(len, batches)))
+    config = generation_config(generation, tokenizer, eos_token_ids, sampled=sampled)
+    completions: dict[int, Completion] = {}
+    turns = list(zip(batches, ends, strict=True))
+    if not sampled:
+        turns = turns[processes.index() :: processes.count()]
+    was_training = model.training
+    model.eval()
+    for rows, done in turns:
+        batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, padding_side="left", return_tensors="pt")
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        watch = _GreedyLogProbabilities()
+        processors = LogitsProcessorList([] if sampled else [watch])
+        with torch.no_grad():
+            # All weights are on this process, so no other process needs to take part in a step.
+            output = model.generate(**batch, generation_config=config, logits_processor=processors, synced_gpus=False)
+        logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(rows)
+        for i, row, of_row in zip(rows, output[:, batch["input_ids"].size(1) :].tolist(), logps, strict=True):
+            end = next((at for at, token in enumerate(row) if token in eos_token_ids), len(row) - 1)
+            completions[i] = Completion(row[: end + 1], of_row[: end + 1])
+        if progress is not None:
+            progress(done)
+    model.train(was_training)
+    if not sampled:
+        completions = {i: made for of_process in processes.gather(completions) for i, made in of_process.items()}
+    return [completions[i] for i in range(len(ids))]
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every id that ends a completion: the tokenizer's own, and those declared by the model's generation config."""
+    declared = model.generation_config.eos_token_id
+    ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *ids]))
+
+
+def read_answers(completions: Sequence[Completion], reader: ListReader, judge: Judge) -> list[Answer]:
+    """Texts of completions, with the confidence in each of their ranks."""
+    answers: list[Answer] = []
+    for start in range(0, len(completions), CONTEXTS_AT_ONCE):
+        chunk = completions[start : start + CONTEXTS_AT_ONCE]
+        texts = reader.decode([completion.ids for completion in chunk])
+        finished = reader.is_finished([completion.ids for completion in chunk])
+        confidence = rank_confidence(chunk, [judge.parse(text).lines for text in texts], reader)
+        answers += [
+            Answer(text, end, len(completion.ids), of_list)
+            for text, end, completion, of_list in zip(texts, finished, chunk, confidence, strict=True)
+        ]
+    return answers
+
+
+def rank_confidence(
+    completions: Sequence[Completion], lines: Sequence[Sequence[int]], reader: ListReader
+) -> NDArray[np.float64]:
+    """(B, N) exp of the mean log-probability of each rank's tokens (C2GSPG's confidence, per rank)."""
+    width = max((len(completion.ids) for completion in completions), default=0)
+    ids, mask = (torch.zeros(len(completions), width, dtype=torch.long) for _ in range(2))
+    logps = torch.zeros(len(completions), width, dtype=torch.float64)
+    for row, completion in enumerate(completions):
+        length = len(completion.ids)
+        ids[row, :length] = torch.tensor(completion.ids, dtype=torch.long)
+        logps[row, :length] = torch.tensor(completion.logps, dtype=torch.float64)
+        mask[row, :length] = 1
+    unit_ids = reader.segment(ids, mask, lines).unit_ids
+    means = scatter_mean(logps, unit_ids, mask, reader.units.count)[:, : reader.units.list_length]
+    has_tokens = unit_sizes(unit_ids, mask, reader.units.count)[:, : reader.units.list_length] > 0
+    return means.exp().masked_fill(~has_tokens, math.nan).numpy()
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    judge: Judge,
+    facts: FilmFacts,
+    config: Config,
+    progress: Progress | None = None,
+    samples: int = 0,
+    seed: int = 0,
+) -> Evaluation:
+    """Generate one greedy list per context and judge it against every sample of the context.
+
+    Args:
+        samples: number of additional sampled lists per context, for pass@k and the recall of the union of k lists.
+        seed: seed of the sampled lists.
+    """
+    ends = eos_ids(model, tokenizer)
+    reader = ListReader(tokenizer, config.dataset.list_length, ends)
+    of_context = {record.context_id: record.prompt for record in records}
+
+    def completions_of(prompts: Sequence[Messages], before: int, sampled: bool) -> list[Completion]:
+        return generate(
+            model,
+            tokenizer,
+            prompts,
+            generation=config.generation,
+            batch_size=config.evaluation.batch_size,
+            batch_tokens=config.evaluation.batch_tokens,
+            eos_token_ids=ends,
+            sampled=sampled,
+            progress=None if progress is None else lambda done: progress(before + done),
+        )
+
+    completions = completions_of(list(of_context.values()), 0, False)
+    answers = dict(zip(of_context, read_answers(completions, reader, judge), strict=True))
+    predictions, means = judge_answers(records, answers, judge, facts, config.dataset.cutoffs)
+    n_tokens = sum(len(completion.ids) for completion in completions)
+    if not samples:
+        return Evaluation(predictions, means, n_tokens, pd.DataFrame())
+    prompts = [prompt for prompt in of_context.values() for _ in range(samples)]
+    with evaluation_stream(seed):
+        # One process draws all lists from one stream, so that the number of processes does not change them.
+        drawn = processes.on_main(lambda: completions_of(prompts, len(of_context), True))
+    texts = reader.decode([completion.ids for completion in drawn])
+    table = pd.DataFrame(
+        {
+            "context_id": [context for context in of_context for _ in range(samples)],
+            "list": list(range(samples)) * len(of_context),
+            "text": texts,
+        }
+    )
+    together = sampled_metrics(records, table, judge, samples, config.evaluation.pass_at)
+    predictions = predictions.assign(**together)
+    means |= {name: float(values.mean()) for name, values in together.items()}
+    return Evaluation(predictions, means, n_tokens + sum(len(completion.ids) for completion in drawn), table)

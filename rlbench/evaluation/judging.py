@@ -1,0 +1,123 @@
+"""Judges texts: per-query metrics, predictions and means, from the answers to the contexts of a split.
+
+All numbers of a report are made here, after generation or from texts that a run has kept. Loads no torch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rlbench.data.record import Record
+from rlbench.lists import published
+from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.metrics import calibration, list_metrics, pass_at_k, pool_metrics, ranking_metrics, union_recall
+from rlbench.lists.relevance import Judge, JudgedLists
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A context's list as text, with properties of its tokens.
+
+    Attributes:
+        text: the completion.
+        finished: whether it ends with EOS.
+        n_tokens: number of its tokens, EOS included.
+        confidence: (N,) exp of the mean log-probability of each rank's tokens; NaN if the rank is absent.
+    """
+
+    text: str
+    finished: bool
+    n_tokens: int
+    confidence: NDArray[np.float64]
+
+
+def choose_contexts(records: Sequence[Record], limit: int | None) -> list[Record]:
+    """Records of at most `limit` contexts, evenly spaced over the split in its own order. All if limit is None."""
+    contexts = list(dict.fromkeys(record.context_id for record in records))
+    if limit is None or limit >= len(contexts):
+        return list(records)
+    kept = {contexts[math.floor(i * len(contexts) / limit)] for i in range(limit)}
+    return [record for record in records if record.context_id in kept]
+
+
+def judge_answers(
+    records: Sequence[Record], answers: dict[str, Answer], judge: Judge, facts: FilmFacts, cutoffs: Sequence[int]
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Predictions, one row per sample, and means, from answers by context_id."""
+    of_sample = [answers[record.context_id] for record in records]
+    truths = [record.ground_truth for record in records]
+    seen = [record.seen_titles for record in records]
+    lists, parsed = judge(
+        [answer.text for answer in of_sample],
+        truths,
+        seen,
+        [answer.n_tokens for answer in of_sample],
+        [answer.finished for answer in of_sample],
+    )
+    metrics = ranking_metrics(lists.hits, lists.n_truth, cutoffs)
+    for protocol, truncate_first in (("published", False), ("published_truncate_first", True)):
+        theirs = published.ranking_metrics(
+            [answer.text for answer in of_sample], truths, seen, judge.exact, cutoffs, truncate_first
+        )
+        metrics |= {f"{protocol}_{name}": values for name, values in theirs.items()}
+    metrics |= list_metrics(lists)
+    n = judge.list_length
+    table = pd.DataFrame(
+        {
+            "context_id": [record.context_id for record in records],
+            "sample": range(len(records)),
+            "cluster_id": [record.cluster_id for record in records],
+            "text": [answer.text for answer in of_sample],
+            "titles": [[title for title, _ in read.films[:n]] for read in parsed],
+            "years": [[year for _, year in read.films[:n]] for read in parsed],
+            "verdicts": [[str(verdict) for verdict in lists.names(row)] for row in range(len(records))],
+            "confidence": [
+                answer.confidence[: len(read.films)] for answer, read in zip(of_sample, parsed, strict=True)
+            ],
+            "n_truth": lists.n_truth,
+            "finished": lists.finished,
+            **metrics,
+        }
+    )
+    return table, mean_metrics(table) | _of_the_split(records, of_sample, lists, judge, facts)
+
+
+def mean_metrics(predictions: pd.DataFrame) -> dict[str, float]:
+    """Mean of every per-query metric over samples. Metrics are the columns of floats."""
+    return {str(name): float(values.mean()) for name, values in predictions.select_dtypes("float").items()}
+
+
+def _of_the_split(
+    records: Sequence[Record], answers: Sequence[Answer], lists: JudgedLists, judge: Judge, facts: FilmFacts
+) -> dict[str, float]:
+    """Metrics of the split as a whole: hit rates per rank, metrics of the catalogue, and calibration."""
+    contexts = [record.context_id for record in records]
+    first = np.zeros(len(contexts), dtype=np.bool_)
+    first[list({context: row for row, context in reversed(list(enumerate(contexts)))}.values())] = True
+    means = pool_metrics(lists, len(judge.catalog), facts.counts, first)
+    confidence = np.stack([answer.confidence for answer in answers])
+    known = lists.present & ~np.isnan(confidence)
+    return means | calibration(confidence, lists.hits, known)
+
+
+def sampled_metrics(
+    records: Sequence[Record], samples: pd.DataFrame, judge: Judge, n: int, pass_at: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """pass@k (a list with a hit) and the recall of the union of k lists, per sample, from n lists per context."""
+    texts = samples.groupby("context_id", sort=False)["text"].agg(list)
+    judged, _ = judge(
+        [text for record in records for text in texts[record.context_id]],
+        [record.ground_truth for record in records for _ in range(n)],
+        [record.seen_titles for record in records for _ in range(n)],
+    )
+    correct = judged.hits.any(axis=1).reshape(-1, n).sum(axis=1)
+    truths, n_truth = judged.truths.reshape(len(records), n, -1), judged.n_truth[::n]
+    metrics = {}
+    for k in pass_at:
+        metrics[f"pass@{k}"] = pass_at_k(correct, n, k)
+        metrics[f"union_recall@{k}"] = union_recall(truths, n_truth, k)
+    return metrics

@@ -1,0 +1,246 @@
+"""The published Rank-GRPO code's rules for a completion: parsing, matching, reward, metrics and token segments.
+
+Written from a description of that code and its outputs (`tests/golden/data`), for two uses only: parity with the
+published numbers, and showing what the rules of this package change (docs/published-rules.md). The published training
+reward and evaluation disagree with each other, so both are here. Years are always int: with string years in the
+catalogue no parsed entry would match, and every reward would be 0, as in the published code.
+"""
+
+import re
+from collections.abc import Container, Iterable, Sequence
+from functools import cache
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlbench.lists.entries import Entry
+
+Film = tuple[str, int]
+Floats = NDArray[np.float64]
+
+YEAR_TOLERANCE = 2
+"""Largest difference in years at which a recommendation matches a truth of the same title."""
+
+_BULLET = re.compile(r"(?:[-*+•>]|#+)\s+")
+_NUMBERING = re.compile(r"\d+[.)][*_]*\s+")
+_YEAR = re.compile(r"\((\d{4})\)")
+_INNER_PARENTHESES = re.compile(r"\([^()]*\)")
+_EMPHASIS = "*_` \t"
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
+
+
+def parse_line(line: str) -> Film | None:
+    """Read one line as (title, year), or None if the published parser drops it.
+
+    A bullet or heading mark, numbering, emphasis marks at the edges and one pair of quotes are removed. The first
+    "(YYYY)" ends the title, and the text after it is ignored. Square brackets hold no year. Parentheses inside the
+    title are removed with their content ("Birdman or" is a film of the published catalogue).
+    """
+    line = _without(_NUMBERING, _without(_BULLET, line.strip()).lstrip(_EMPHASIS))
+    line = _unquoted(line)
+    year = _YEAR.search(line)
+    if year is None:
+        return None
+    title = _unquoted(line[: year.start()].strip().strip(_EMPHASIS)).strip(_EMPHASIS)
+    if "(" in title:
+        title = " ".join(_INNER_PARENTHESES.sub("", title).split())
+    return (title, int(year[1])) if title else None
+
+
+def parse_list(text: str) -> list[Entry]:
+    """Return all entries of a completion in order. Blank lines and lines that are not entries leave no gap."""
+    films = ((index, parse_line(line)) for index, line in enumerate(text.split("\n")))
+    return [Entry(*film, line=index) for index, film in films if film is not None]
+
+
+def _without(prefix: re.Pattern[str], line: str) -> str:
+    match = prefix.match(line)
+    return line[match.end() :] if match else line
+
+
+def _unquoted(text: str) -> str:
+    paired = len(text) > 1 and _QUOTES.get(text[0]) == text[-1]
+    return text[1:-1].strip() if paired else text
+
+
+def training_matches(
+    entries: Sequence[Entry],
+    ground_truth: Sequence[Film],
+    seen_titles: Iterable[str],
+    in_catalog: Container[Film],
+    list_length: int,
+) -> list[int]:
+    """The truth that each rank hits by the training reward's rule.
+
+    Entries outside the catalogue and seen ones keep their rank. Titles are compared with white space collapsed and case
+    folded. Among several truths within the year tolerance, the nearest is used up.
+
+    Args:
+        entries: the parsed list; entries past rank N are ignored.
+        ground_truth: relevant films; each is used up by the first entry that matches it.
+        seen_titles: an entry with exactly one of these titles is not a hit.
+        in_catalog: the catalogue as (title, int year), compared exactly.
+        list_length: N.
+
+    Returns:
+        N positions in ground_truth, -1 for no hit.
+    """
+    seen = set(seen_titles)
+    left = {place: (_folded(title), year) for place, (title, year) in enumerate(ground_truth)}
+    matches = [-1] * list_length
+    for rank, entry in enumerate(entries[:list_length]):
+        if (entry.title, entry.year) not in in_catalog or entry.title in seen:
+            continue
+        title = _folded(entry.title)
+        off = {place: abs(year - entry.year) for place, (name, year) in left.items() if name == title}
+        near = [place for place, years in off.items() if years <= YEAR_TOLERANCE]
+        if near:
+            matches[rank] = min(near, key=off.__getitem__)
+            del left[matches[rank]]
+    return matches
+
+
+def training_hits(
+    entries: Sequence[Entry],
+    ground_truth: Sequence[Film],
+    seen_titles: Iterable[str],
+    in_catalog: Container[Film],
+    list_length: int,
+) -> list[int]:
+    """1 for each of the N ranks that hits a truth by `training_matches`, else 0."""
+    matches = training_matches(entries, ground_truth, seen_titles, in_catalog, list_length)
+    return [int(place >= 0) for place in matches]
+
+
+def _folded(title: str) -> str:
+    return " ".join(title.split()).casefold()
+
+
+def reward_exp_inf(hits: Sequence[int]) -> list[float]:
+    """Return rank k's reward under exp_inf (paper, Eq. 9 with an infinite base): its own hit."""
+    return [float(hit) for hit in hits]
+
+
+def reward_log_decay(hits: Sequence[int]) -> list[float]:
+    """Return rank k's reward under log_decay (paper, Eq. 8): the sum of hit_j / log2(j + 1) over j >= k."""
+    if not hits:
+        return []
+    gains = np.asarray(hits, dtype=np.float64) / np.log2(np.arange(2, len(hits) + 2))
+    earlier = np.concatenate([[0.0], gains.cumsum()[:-1]])
+    return (gains.sum() - earlier).tolist()  # a reversed cumulative sum differs in the last digit
+
+
+class _Matched(NamedTuple):
+    """A list matched by the evaluation's rule.
+
+    Attributes:
+        ranks: 0-based original rank of each of the S surviving entries.
+        found: S + 1 numbers, the hits among the first s survivors.
+        dcg: S + 1 numbers, the DCG of the first s survivors.
+        n_truth: number of truths of the sample, repeats included.
+    """
+
+    ranks: list[int]
+    found: list[int]
+    dcg: list[float]
+    n_truth: int
+
+
+def _match(
+    entries: Sequence[Entry], ground_truth: Sequence[Film], seen_titles: Iterable[str], in_catalog: Container[Film]
+) -> _Matched:
+    seen = set(seen_titles)
+    ranks = [i for i, e in enumerate(entries) if (e.title, e.year) in in_catalog and e.title not in seen]
+    hits = [0] * len(ranks)
+    for title, year in ground_truth:
+        for place, rank in enumerate(ranks):
+            if entries[rank].title == title and abs(entries[rank].year - year) <= YEAR_TOLERANCE:
+                hits[place] = 1
+                break
+    return _Matched(ranks, list(accumulate(hits, initial=0)), _dcg(hits), len(ground_truth))
+
+
+def _dcg(hits: Sequence[int]) -> list[float]:
+    """DCG of the first 0, 1, ..., len(hits) entries: the first hit undiscounted plus the others discounted."""
+    if not hits:
+        return [0.0]
+    others = (np.asarray(hits[1:]) / np.log2(np.arange(3, len(hits) + 2))).cumsum()
+    return [0.0, float(hits[0]), *(hits[0] + others).tolist()]
+
+
+@cache
+def _ideal_dcg(n: int) -> float:
+    return _dcg([1] * n)[-1]
+
+
+def _recall_ndcg(matched: _Matched, k: int, truncate_first: bool) -> tuple[float, float]:
+    survivors = sum(rank < k for rank in matched.ranks) if truncate_first else len(matched.ranks)
+    if not (survivors and matched.n_truth):
+        return 0.0, 0.0
+    kept = min(k, survivors)
+    recall = matched.found[kept] / matched.n_truth
+    return recall, matched.dcg[kept] / _ideal_dcg(min(matched.n_truth, kept))
+
+
+def recall_ndcg(
+    entries: Sequence[Entry],
+    ground_truth: Sequence[Film],
+    seen_titles: Iterable[str],
+    in_catalog: Container[Film],
+    k: int,
+    truncate_first: bool = False,
+) -> tuple[float, float]:
+    """Recall@k and NDCG@k by the evaluation's rule.
+
+    Entries outside the catalogue and seen ones are removed, and later ones move up. For each truth the first entry of
+    exactly that title (same case), within the year tolerance, becomes a hit; two truths may share one. Recall divides
+    by all truths. The ideal list is no longer than the surviving list, so a single entry that is a hit scores NDCG 1.
+
+    Args:
+        entries: the parsed list, uncut.
+        ground_truth: relevant films; with none both values are 0.
+        seen_titles: titles whose entries are removed, compared exactly.
+        in_catalog: the catalogue as (title, int year), compared exactly.
+        k: cut-off, at least 1.
+        truncate_first: whether to cut the list to k entries before removing any instead of after. This is one possible
+            repair of the metric that the published scripts import but never define (`published_truncate_first`).
+    """
+    return _recall_ndcg(_match(entries, ground_truth, seen_titles, in_catalog), k, truncate_first)
+
+
+def ranking_metrics(
+    texts: Sequence[str],
+    truths: Sequence[Sequence[Film]],
+    seen: Sequence[Iterable[str]],
+    in_catalog: Container[Film],
+    cutoffs: Sequence[int],
+    truncate_first: bool = False,
+) -> dict[str, Floats]:
+    """`recall_ndcg` of B completions at every cut-off, keyed "recall@k" and "ndcg@k"; (B,) each.
+
+    Raises:
+        ValueError: the first three sequences differ in length.
+    """
+    lists = {text: parse_list(text) for text in dict.fromkeys(texts)}
+    samples = zip(texts, truths, seen, strict=True)
+    matched = [_match(lists[text], truth, titles, in_catalog) for text, truth, titles in samples]
+    table: dict[str, Floats] = {}
+    for k in cutoffs:
+        values = np.array([_recall_ndcg(one, k, truncate_first) for one in matched], dtype=np.float64).reshape(-1, 2)
+        table[f"recall@{k}"], table[f"ndcg@{k}"] = values.T.copy()
+    return table
+
+
+def segment_of_tokens(newlines_per_token: Sequence[int]) -> list[int]:
+    """Return each token's segment: the number of newlines in the tokens before it.
+
+    Blank lines and lines that are not entries count like any other. So a line before the list shifts the whole list by
+    one, and a newline after the last line starts another segment.
+    """
+    segments, newlines = [], 0
+    for count in newlines_per_token:
+        segments.append(newlines)
+        newlines += count
+    return segments

@@ -1,0 +1,319 @@
+"""Checks a config as far as possible without data and model. Returns one sentence per problem.
+
+Importing this module loads neither torch nor transformers. `validate` loads torch for the algorithm's pieces.
+"""
+
+import importlib.util
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rlbench.base.errors import nearest
+from rlbench.base.program import by_name, install
+from rlbench.config.bounds import check_numbers
+from rlbench.config.decoding import check_decoding
+from rlbench.config.engines import CORRECTIONS, ENGINES, check_generation
+from rlbench.config.names import check_paths
+from rlbench.config.plugins import load_plugins
+from rlbench.config.schema import (
+    AlgorithmConfig,
+    Config,
+    LengthShapingConfig,
+    MatchingConfig,
+    MiniConfig,
+    PreferenceConfig,
+    RewardConfig,
+    RLConfig,
+    TinyModelConfig,
+)
+from rlbench.lists.catalog import NORMALISERS
+from rlbench.preference.checks import check_preference
+from rlbench.rewards.success import check_success
+from rlbench.rewards.terms import TERMS, check_terms
+from rlbench.tracking import check_modes
+
+# A contract test keeps these equal to the registries.
+LAYOUTS = ("aligned", "published")
+SHAPINGS = ("none", "paper", "published")
+MISSING_RANKS = ("zero", "excluded")
+COMBINERS = ("sum_then_normalise", "normalise_then_sum", "power_mean")
+MATCHING_RULES = ("ours", "published")
+STAGES = ("zero_shot", "sft", "rl")
+STARTS = ("sft", "base")
+CHECKPOINT_RULES = ("last", "best")
+DTYPES = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
+LONG_PROMPTS = ("drop_oldest_turns", "drop_sample")
+STRATEGIES = ("ddp", "fsdp2", "deepspeed")
+SCHEDULES = ("constant", "linear", "cosine")
+MOST_CONTEXTS = 10**6
+METRICS = ("recall", "ndcg", "hit_rate", "mrr", "map")
+PUBLISHED = ("recall", "ndcg")
+
+
+def _choice(problems: list[str], key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        problems.append(f"{key} = '{value}' is unknown; known: {', '.join(known)}.{nearest(value, list(known))}")
+
+
+def validate(config: Config, processes: int = 1) -> list[str]:
+    """Return all problems of a config that can be found without data or model, one sentence each.
+
+    Args:
+        processes: number of processes of the run.
+    """
+    problems = load_plugins(config.plugins)
+    if problems:
+        return problems  # without its plugins, their names would be reported as unknown
+    problems = check_values(config, processes)
+    if config.plugins:
+        problems += _reward(config.reward)
+    from rlbench.objective.checks import check_algorithm  # loads torch
+    from rlbench.objective.guards import refusals
+
+    if isinstance(config.algorithm, AlgorithmConfig):
+        problems += check_algorithm(config.algorithm)
+    return problems or refusals(config)
+
+
+def check_values(config: Config, processes: int = 1) -> list[str]:
+    """Run the checks of `validate` that need neither torch nor plugins, so that mistakes are reported at once.
+
+    Plugins may define reward terms. With plugins, reward terms are checked in `validate` only.
+
+    Args:
+        processes: number of processes of the run.
+    """
+    rl, sft = config.trainer.rl, config.trainer.sft
+    problems = check_paths(config)
+    for key, value, known in [
+        ("stage", config.stage, STAGES),
+        ("reward.combine", config.reward.combine, COMBINERS),
+        ("matching.rules", config.matching.rules, MATCHING_RULES),
+        ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
+        ("dataset.long_prompts", config.dataset.long_prompts, LONG_PROMPTS),
+        ("model.dtype", config.model.dtype, DTYPES),
+        ("runtime.device", config.runtime.device, DEVICES),
+        ("trainer.sft.schedule", sft.schedule, SCHEDULES),
+        ("trainer.rl.schedule", rl.schedule, SCHEDULES),
+        ("trainer.rl.start", rl.start, STARTS),
+        ("trainer.parallel.strategy", config.trainer.parallel.strategy, STRATEGIES),
+        ("generation.engine", config.generation.engine, ENGINES),
+        ("generation.vllm.correction", config.generation.vllm.correction, CORRECTIONS),
+    ]:
+        _choice(problems, key, value, known)
+    problems += check_modes(config.tracker.mode, config.tracker.also)
+    problems += check_numbers({key: value for key, value in asdict(config).items() if key != "matching"})
+    problems += [
+        f"evaluation.pass_at holds {k}, outside 1..evaluation.samples = {config.evaluation.samples}"
+        for k in config.evaluation.pass_at
+        if not 1 <= k <= config.evaluation.samples
+    ]
+    problems += _repeated("evaluation.pass_at", config.evaluation.pass_at)
+    problems += _repeated("dataset.cutoffs", config.dataset.cutoffs)
+    problems += _steps(rl) + check_matching(config.matching)
+    if not config.plugins:
+        problems += _reward(config.reward)
+    if config.generation.top_p == 0:
+        problems.append("generation.top_p = 0 leaves no token to sample")
+    if isinstance(config.dataset, MiniConfig):
+        problems += _contexts_of_mini(config.dataset)
+    if isinstance(config.model, TinyModelConfig):
+        problems += _heads_of_tiny(config.model)
+    problems += _parallel(config, processes) + check_decoding(config.generation)
+    if isinstance(config.algorithm, AlgorithmConfig):
+        problems += _policy_optimisation(config)
+    if problems:
+        # The checks below divide by or look up values that the checks above may have refused.
+        return list(dict.fromkeys(problems))
+    if isinstance(config.algorithm, PreferenceConfig):
+        problems += check_preference(config.algorithm, config)
+    return problems + check_generation(config.generation, processes) + _batches(config, processes) + _cutoffs(config)
+
+
+def _repeated(key: str, numbers: Sequence[int]) -> list[str]:
+    return [f"{key} holds {k} {count} times; once is enough" for k, count in Counter(numbers).items() if count > 1]
+
+
+def _contexts_of_mini(dataset: MiniConfig) -> list[str]:
+    splits, given = ("train", "validation", "test"), dataset.contexts
+    problems = [
+        f"dataset.contexts.{name} is unknown; known: {', '.join(splits)}.{nearest(str(name), list(splits))}"
+        for name in given
+        if name not in splits
+    ]
+    problems += [f"dataset.contexts.{name} is missing" for name in splits if name not in given]
+    return problems + [
+        f"dataset.contexts.{name} = {count} must lie in [1, {MOST_CONTEXTS}]"
+        for name, count in given.items()
+        if not 1 <= count <= MOST_CONTEXTS
+    ]
+
+
+def _heads_of_tiny(model: TinyModelConfig) -> list[str]:
+    """Rotary embeddings rotate pairs of numbers, so the head size must be even."""
+    if model.heads < 1 or model.hidden_size % (2 * model.heads) == 0:
+        return []
+    return [
+        f"model.hidden_size = {model.hidden_size} must be a multiple of twice model.heads = {model.heads}; use "
+        f"{math.ceil(model.hidden_size / (2 * model.heads)) * 2 * model.heads}"
+    ]
+
+
+def _policy_optimisation(config: Config) -> list[str]:
+    """Check a policy-optimisation algorithm except for its pieces."""
+    algorithm = config.policy_optimisation
+    problems: list[str] = []
+    for key, value, known in [
+        ("algorithm.layout", algorithm.layout, LAYOUTS),
+        ("algorithm.missing_rank", algorithm.missing_rank, MISSING_RANKS),
+        ("algorithm.length_shaping.rule", algorithm.length_shaping.rule, SHAPINGS),
+    ]:
+        _choice(problems, key, value, known)
+    problems += _length_shaping(algorithm.length_shaping)
+    parallel, every = config.trainer.parallel, algorithm.reference.sync_every
+    if parallel.strategy == "deepspeed" and parallel.zero_stage == 3 and every > 0:
+        problems.append(
+            f"algorithm.reference.sync_every = {every}: a reference that follows the policy is not kept in checkpoints "
+            "where DeepSpeed shards weights; use trainer.parallel.zero_stage=2 or trainer=fsdp2"
+        )
+    return problems
+
+
+def _steps(rl: RLConfig) -> list[str]:
+    """Check a learning rate that falls in steps."""
+    key, problems = "trainer.rl.learning_rate_steps", []
+    if rl.learning_rate_steps and rl.schedule != "constant":
+        problems.append(f"{key} = {rl.learning_rate_steps} needs trainer.rl.schedule=constant, not '{rl.schedule}'")
+    for update, rate in rl.learning_rate_steps.items():
+        if update < 1:
+            problems.append(f"{key} names update {update}; an update done is at least 1")
+        elif update % rl.num_iterations:
+            problems.append(
+                f"{key} names update {update}, amid trainer.rl.num_iterations = {rl.num_iterations} updates "
+                "on one rollout; use a multiple"
+            )
+        if not 0 < rate < math.inf:
+            problems.append(f"{key} gives update {update} the rate {rate}, which must be a positive number")
+    return problems
+
+
+def _length_shaping(shaping: LengthShapingConfig) -> list[str]:
+    unused = {"none": ("early_stop", "overflow", "exact"), "paper": ("exact",)}.get(shaping.rule, ())
+    problems = [
+        f"algorithm.length_shaping.{name} = {value} has no effect under rule '{shaping.rule}'; set it to 0"
+        for name in unused
+        if (value := getattr(shaping, name)) != 0
+    ]
+    return problems
+
+
+def _reward(reward: RewardConfig) -> list[str]:
+    problems = [f"reward.{problem}" for problem in check_terms(reward.terms)]
+    problems += [f"reward.{problem}" for problem in check_success(reward.success.rule, reward.success.threshold)]
+    if reward.combine == "power_mean":
+        known = {} if problems else reward.terms
+        problems += [
+            f"reward.terms.{name}.weight = {term['weight']} must not be negative under combine=power_mean"
+            for name, term in known.items()
+            if term["weight"] < 0
+        ]
+        problems += [
+            f"reward.terms.{name} may be negative, of which combine=power_mean makes no mean"
+            for name in known
+            if TERMS[name].signed
+        ]
+        if known and not any(term["weight"] > 0 for term in known.values()):
+            problems.append("reward.terms: one weight must be positive under combine=power_mean")
+    elif reward.power != 1:
+        problems.append(f"reward.power = {reward.power} has no effect under combine={reward.combine}; set it to 1")
+    return problems
+
+
+def check_matching(matching: MatchingConfig) -> list[str]:
+    """Check a matching policy."""
+    problems = [
+        f"matching.normalisers holds '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
+        f"{nearest(name, list(NORMALISERS))}"
+        for name in matching.normalisers
+        if name not in NORMALISERS
+    ]
+    problems += check_numbers(asdict(matching), "matching.")
+    own = (matching.normalisers, matching.year_tolerance, matching.fuzzy_threshold)
+    if matching.rules == "published" and own != ([], 0, None):
+        problems.append(
+            "matching.rules = 'published' compares titles in its own way; leave normalisers empty, year_tolerance 0 "
+            "and fuzzy_threshold null (matching=published sets all of it)"
+        )
+    return problems
+
+
+def _parallel(config: Config, processes: int) -> list[str]:
+    parallel, problems = config.trainer.parallel, []
+    sharded = parallel.strategy in ("fsdp2", "deepspeed")
+    script = "-m rlbench run" if by_name() else "run.py"
+    if sharded and processes == 1:
+        problems.append(
+            f"trainer.parallel.strategy = '{parallel.strategy}' shards over several processes and there is one: start "
+            f"{script} with accelerate launch --num_processes N or torchrun, a sweep with hydra.launcher.processes=N, "
+            "or use trainer=default"
+        )
+    if parallel.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        problems.append(
+            "trainer.parallel.strategy = 'deepspeed' needs the package deepspeed, which is not installed: "
+            f"{install('deepspeed')}, or use trainer=fsdp2"
+        )
+    if parallel.cpu_offload and not sharded:
+        problems.append("trainer.parallel.cpu_offload = True has no effect under strategy 'ddp'; set it to false")
+    return problems
+
+
+def _batches(config: Config, processes: int) -> list[str]:
+    rl, sft = config.trainer.rl, config.trainer.sft
+    problems = []
+    if rl.completions_per_update % rl.group_size:
+        problems.append(
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} is no multiple of "
+            f"trainer.rl.group_size = {rl.group_size}: a group would be cut; use "
+            f"{math.ceil(rl.completions_per_update / rl.group_size) * rl.group_size}"
+        )
+    for batch, size, micro, at_once in (
+        ("rl.completions_per_update", rl.completions_per_update, "rl.micro_batch_size", rl.micro_batch_size),
+        ("sft.batch_size", sft.batch_size, "sft.micro_batch_size", sft.micro_batch_size),
+    ):
+        # With several processes, a share smaller than the micro-batch is one micro-batch. One process must match
+        # exactly.
+        least = at_once if processes == 1 else min(at_once, max(size // processes, 1))
+        if size % (least * processes):
+            problems.append(
+                f"trainer.{batch} = {size} is no multiple of trainer.{micro} = {least} times {processes} processes"
+            )
+    for key, every in (("trainer.rl.save_every", rl.save_every), ("evaluation.every", config.evaluation.every)):
+        if every % rl.num_iterations:
+            problems.append(
+                f"{key} = {every} is off a generation boundary: completions are reused for "
+                f"trainer.rl.num_iterations = {rl.num_iterations} updates, and resume is exact only between "
+                f"generations; use {math.ceil(every / rl.num_iterations) * rl.num_iterations}"
+            )
+    return problems
+
+
+def _cutoffs(config: Config) -> list[str]:
+    dataset = config.dataset
+    problems = [
+        f"dataset.cutoffs holds {k}, outside 1..dataset.list_length = {dataset.list_length}"
+        for k in dataset.cutoffs
+        if not 1 <= k <= dataset.list_length
+    ]
+    if not dataset.cutoffs:
+        problems.append("dataset.cutoffs is empty")
+    known = [
+        f"{protocol}{metric}@{k}"
+        for protocol, metrics in (("", METRICS), ("published_", PUBLISHED), ("published_truncate_first_", PUBLISHED))
+        for metric in metrics
+        for k in dataset.cutoffs
+    ]
+    if config.evaluation.metric not in known:
+        problems.append(f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}")
+    return problems

@@ -1,0 +1,151 @@
+"""Prints what a command would do: cells, shared stages, finished work, and the expected cost of the rest."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from rlbench.base.durations import duration
+from rlbench.base.errors import BadInput
+from rlbench.base.files import read_object
+from rlbench.config.schema import Config
+from rlbench.models.sources import folder_digests
+from rlbench.runs import inputs
+from rlbench.runs.directory import DONE, INPUTS, Run, locate, status_of
+from rlbench.runs.sharing import find_finished
+
+ORACLE = "oracle"
+"""Part of a dataset's digests for its best lists. Without it there is no oracle stage."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a cell, in execution order.
+
+    Attributes:
+        run: its directory.
+        status: done, running, interrupted, failed, or None before the first start.
+        source: directory of the same finished stage in another experiment that would be reused, or None.
+        seconds: expected duration from finished runs of the same kind, or None.
+    """
+
+    run: Run
+    status: str | None
+    source: Path | None
+    seconds: float | None
+
+    @property
+    def to_run(self) -> bool:
+        return self.status != DONE and self.source is None
+
+
+def steps(configs: Sequence[Config]) -> list[Step]:
+    """Return every stage that the configs need, each once, shared stages first.
+
+    Raises:
+        BadInput: if a reusable stage of another experiment is damaged.
+    """
+    wanted: dict[Path, tuple[Run, Config]] = {}
+    for stage in ("oracle", "zero_shot", "sft", "rl"):
+        for config in configs:
+            run = locate(config, stage)
+            if stage in config.stages or stage == "oracle" and ORACLE in run.identity[INPUTS]["data"]:
+                wanted.setdefault(run.root, (run, config))
+    rates = {folder: _rates(folder) for folder in {config.group_dir for _, config in wanted.values()}}
+    return [_step(run, config, rates[config.group_dir]) for run, config in wanted.values()]
+
+
+def _step(run: Run, config: Config, rates: Mapping[str, float]) -> Step:
+    status = run.status()
+    source = None if status == DONE else find_finished(run, config, lambda: _model_files(config))
+    return Step(run, status, source, _expected(run, config, rates))
+
+
+def _model_files(config: Config) -> dict[str, str]:
+    """Return the sha256 of each file of the model that a config's runs load."""
+    from rlbench.models.loading import locate_model  # loads torch
+
+    folder = locate_model(config.model, inputs.load(config.dataset), Path(config.cache_dir))
+    return folder_digests(Path(folder), folder)
+
+
+def _rates(folder: Path) -> dict[str, float]:
+    """Return the mean seconds per update of a folder's finished runs, by stage; without updates, per run."""
+    found: dict[str, list[float]] = {}
+    for path in folder.glob("*/*/budget.json"):
+        if status_of(path.parent) == DONE:
+            with suppress(BadInput, KeyError, TypeError):  # skip damaged runs
+                stage, budget = (read_object(file, "") for file in (path.with_name("identity.json"), path))
+                found.setdefault(stage["stage"], []).append(budget["seconds"]["total"] / max(budget["updates"], 1))
+    return {stage: sum(seconds) / len(seconds) for stage, seconds in found.items()}
+
+
+def _expected(run: Run, config: Config, rates: Mapping[str, float]) -> float | None:
+    """Return expected seconds, proportional to updates, or None if no run of the stage has finished."""
+    if run.stage not in rates:
+        return None
+    updates = {"rl": config.trainer.rl.updates, "sft": config.trainer.sft.updates}.get(run.stage, 1)
+    return updates * rates[run.stage]
+
+
+def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
+    """Print the plan.
+
+    Args:
+        configs: the cells.
+        jobs: number of cells side by side.
+        console: where to print.
+
+    Raises:
+        BadInput: as in `steps`.
+    """
+    table = Table(
+        "stage",
+        Column("row", overflow="fold"),
+        "seed",
+        "hash",
+        Column("status", overflow="fold"),
+        "expected",
+        box=None,
+        pad_edge=False,
+    )
+    found = steps(configs)
+    for step in found:
+        row = (step.run.stage, step.run.label, str(step.run.seed), step.run.hash)
+        status = f"taken from {_place(step.source, configs[0])}" if step.source else step.status or "to run"
+        table.add_row(*row, Text(status), _expectation(step.seconds) if step.to_run else "")
+    console.print(table)
+    todo = [step for step in found if step.to_run]
+    known = [step.seconds for step in todo if step.seconds is not None]
+    done = sum(step.status == DONE for step in found)
+    taken = len(found) - done - len(todo)
+    console.print(
+        f"{len(found)} stages of {len(configs)} cells, {done} done, "
+        f"{f'{taken} taken from other experiments, ' if taken else ''}{len(todo)} to run"
+    )
+    if todo and len(known) == len(todo):
+        shared = sum(s.seconds or 0.0 for s in todo if s.run.stage != "rl")
+        own = sum(s.seconds or 0.0 for s in todo if s.run.stage == "rl")
+        console.print(
+            f"expected: about {duration(shared + own / jobs)} with {jobs} at once, from finished runs beside them"
+        )
+    elif todo:
+        console.print("expected: unknown for stages of which no run has finished here yet")
+    if todo:
+        from rlbench.running import memory  # loads torch
+
+        memory.show(configs, jobs, console)
+    console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
+
+
+def _place(root: Path, config: Config) -> str:
+    """Return a run directory relative to `runs_dir`."""
+    return root.relative_to(config.runs_dir).as_posix()
+
+
+def _expectation(seconds: float | None) -> str:
+    return "?" if seconds is None else duration(seconds)

@@ -1,0 +1,110 @@
+"""Sample completions: the lists of the same few contexts at every evaluation, for people to read.
+
+They come from the predictions of an evaluation that runs anyway. No list is generated for them, and no random number is
+drawn.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from rlbench.data.record import Messages, Record
+from rlbench.base.jsonl import append_rows, keep_rows
+from rlbench.runs.directory import Run
+from rlbench.tracking import Tracker
+
+FILE = "completions.jsonl"
+PROMPT_CHARACTERS = 600
+"""Number of trailing prompt characters to show."""
+
+
+def evenly_spread(records: Sequence[Record], count: int) -> list[int]:
+    """Positions of the first samples of at most `count` contexts, evenly spread over the records in their order."""
+    first: dict[str, int] = {}
+    for position, record in enumerate(records):
+        first.setdefault(record.context_id, position)
+    positions = list(first.values())
+    return [positions[i * len(positions) // count] for i in range(count)] if count < len(positions) else positions
+
+
+def sample_completions(
+    records: Sequence[Record], predictions: pd.DataFrame, count: int, list_length: int, split: str, step: int
+) -> list[dict[str, Any]]:
+    """The lists of `count` contexts, in the format of `completions.jsonl`.
+
+    Args:
+        records: the evaluated samples.
+        predictions: one row per sample, in the order of the records (docs/results-schema.md).
+        count: number of contexts; the first sample of each is shown.
+        list_length: N; ndcg@N is shown.
+        split: the evaluated split.
+        step: the update at which it was evaluated.
+    """
+    metric = f"ndcg@{list_length}"
+    rows = []
+    for position in evenly_spread(records, count):
+        record, row = records[position], predictions.iloc[position]
+        entries = zip(row["titles"], row["years"], row["verdicts"], strict=True)
+        rows.append(
+            {
+                "step": step,
+                "split": split,
+                "context_id": record.context_id,
+                "prompt": shortened(record.prompt),
+                "relevant": [[title, year] for title, year in record.ground_truth],
+                "ranks": [[str(title), int(year), str(verdict)] for title, year, verdict in entries],
+                "text": str(row["text"]),
+                metric: float(row[metric]),
+            }
+        )
+    return rows
+
+
+def shortened(messages: Messages) -> str:
+    """The end of a prompt, with an ellipsis before it if something is cut."""
+    prompt = "\n".join(message["content"] for message in messages)
+    return prompt if len(prompt) <= PROMPT_CHARACTERS else "…" + prompt[-PROMPT_CHARACTERS:]
+
+
+def as_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str | float]]]:
+    """Columns and rows for a tracker: one film per line, each rank with its verdict."""
+    if not rows:
+        return [], []
+    metric = list(rows[0])[-1]
+    table: list[list[str | float]] = [
+        [
+            row["step"],
+            row["context_id"],
+            row["prompt"],
+            "\n".join(f"{title} ({year})" for title, year in row["relevant"]),
+            "\n".join(f"{k}. {title} ({year}): {verdict}" for k, (title, year, verdict) in enumerate(row["ranks"], 1)),
+            row["text"],
+            row[metric],
+        ]
+        for row in rows
+    ]
+    return ["update", "context_id", "prompt", "relevant", "list", "text", metric], table
+
+
+class CompletionLog:
+    """`completions.jsonl` of a run, and the same rows as tables of its tracker.
+
+    Args:
+        run: the run that the file belongs to.
+        tracker: gets a table `completions/<split>` at each evaluation.
+        count: number of contexts (`tracker.completions`); 0 for no file and no table.
+        list_length: N.
+    """
+
+    def __init__(self, run: Run, tracker: Tracker, count: int, list_length: int):
+        self.file, self.tracker, self.count, self.list_length = run.root / FILE, tracker, count, list_length
+
+    def add(self, step: int, split: str, records: Sequence[Record], predictions: pd.DataFrame) -> None:
+        """Record the lists of an evaluation. They replace what an interrupted attempt wrote for the same evaluation."""
+        if not self.count:
+            return
+        rows = sample_completions(records, predictions, self.count, self.list_length, split, step)
+        keep_rows(self.file, lambda row: (row["step"], row["split"]) != (step, split))
+        append_rows(self.file, rows)
+        self.tracker.log_table(f"completions/{split}", *as_table(rows), step)

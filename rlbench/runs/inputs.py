@@ -1,0 +1,118 @@
+"""Digests of the data and model files that a run reads. They are part of the run's identity.
+
+A process reads a dataset and a model's files once and keeps the result until `forget` is called. Importing this module
+loads neither torch nor the datasets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlbench.base import content
+from rlbench.config.schema import Config, DatasetConfig, TinyModelConfig
+from rlbench.base.errors import BadInput
+
+if TYPE_CHECKING:
+    from rlbench.data.record import RankedListDataset
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """sha256 digests, in hex, of what the stages of a config read.
+
+    Attributes:
+        questions: digests of the data without demonstrations, by part (catalogue, `split test`, ...).
+        data: digests of all data, by part.
+        model: digest of the model's source (`rlbench.models.sources`).
+    """
+
+    questions: Mapping[str, str]
+    data: Mapping[str, str]
+    model: str
+
+    def of(self, stage: str) -> dict[str, Any]:
+        """Return the digests of what a stage reads.
+
+        Every stage is evaluated on validation and test and uses facts from train. Only SFT and RL read demonstrations
+        and what is made from them.
+        """
+        data = dict(self.data if stage in ("sft", "rl") else self.questions)
+        return {"data": data} if stage == "oracle" else {"data": data, "model": self.model}
+
+
+_loaded: dict[str, "RankedListDataset"] = {}
+"""The most recently loaded dataset."""
+_found: dict[str, Inputs] = {}
+_problems: dict[str, list[str]] = {}
+
+
+def load(config: DatasetConfig) -> "RankedListDataset":
+    """Load a dataset; the most recent one is cached.
+
+    Raises:
+        BadInput: all problems of the files together.
+    """
+    from rlbench.data import load_dataset  # importing it takes a second
+
+    key = repr(config)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_dataset(config)
+    return _loaded[key]
+
+
+def inputs(config: Config) -> Inputs:
+    """Return the digests of what a config's stages read.
+
+    Raises:
+        BadInput: problems of the data or of the model's files.
+    """
+    key = repr([asdict(config.dataset), asdict(config.model), config.cache_dir])
+    if key in _problems:
+        raise BadInput(*_problems[key])
+    if key not in _found:
+        try:
+            _found[key] = _read(config)
+        except BadInput as error:
+            _problems[key] = error.problems
+            raise
+    return _found[key]
+
+
+def _read(config: Config) -> Inputs:
+    from rlbench.data.checks import digests as digests_of
+    from rlbench.models.sources import source_digest, texts_digest
+
+    problems: list[str] = []
+    dataset, model = None, None
+    try:
+        dataset = load(config.dataset)
+    except BadInput as error:
+        problems += error.problems
+    try:
+        if not isinstance(config.model, TinyModelConfig):
+            model = source_digest(config.model, Path(config.cache_dir))
+        elif dataset is not None:
+            model = texts_digest(dataset)
+    except BadInput as error:
+        problems += error.problems
+    if dataset is None or model is None:
+        raise BadInput(*problems)
+    return Inputs(
+        questions=digests_of(dataset, demonstrations=False),
+        data=digests_of(dataset, demonstrations=True),
+        model=model,
+    )
+
+
+def release() -> None:
+    """Free the dataset's memory. Its digests stay cached."""
+    _loaded.clear()
+
+
+def forget() -> None:
+    """Read data and model files again at their next use."""
+    for known in (_loaded, _found, _problems):
+        known.clear()
+    content.forget()

@@ -1,0 +1,72 @@
+"""Records the origin of a result: code, versions, hardware, data and prompt."""
+
+import hashlib
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from rlbench.runs import versions
+from rlbench.runs.budget import gpu_driver
+from rlbench.data.record import RankedListDataset
+from rlbench.base.git import code_state
+from rlbench.config.plugins import plugin_digests
+from rlbench.base.program import own_words
+
+
+def manifest(
+    dataset: RankedListDataset, prompt_template: str | None, model: Mapping[str, Any], plugins: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what a reader needs to decide whether two results are comparable.
+
+    Args:
+        dataset: the data.
+        prompt_template: the dataset's template, or None.
+        model: result of `rlbench.models.sources.model_facts`.
+        plugins: as in `rlbench.config.plugins.load_plugins`.
+    """
+    return {
+        "git": code_state(),
+        "versions": versions.present(),
+        "packages": packages(),
+        "hardware": hardware(),
+        "data": {"name": dataset.name, "sha256": dataset.fingerprint, "notices": list(dataset.notices)},
+        "model": dict(model),
+        "plugins": plugin_digests(plugins),
+        "prompt_sha256": hashlib.sha256((prompt_template or "").encode()).hexdigest(),
+        "command": own_words(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Return every installed distribution and its version, sorted by name."""
+    found = {str(each.metadata["Name"]): each.version for each in distributions()}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def hardware() -> dict[str, Any]:
+    """Describe the machine as far as speed and rounding may depend on it, without identifying it."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": gpus,
+        "gpu_driver": gpu_driver() if gpus else None,
+        "cuda": torch.version.cuda,
+    }
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name from Linux, or else from Python."""
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return found[1].strip() if found else platform.processor()

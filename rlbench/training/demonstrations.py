@@ -1,0 +1,217 @@
+"""Demonstrations as tokens: batches for algorithms whose loss has a supervised term, and a policy's loss on held-out
+demonstrations."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlbench.base.errors import BadInput
+from rlbench.base.seeding import demonstration_order
+from rlbench.data.record import Record
+from rlbench.runs import processes
+
+
+@dataclass(frozen=True)
+class DemonstrationBatch:
+    """D demonstrations: prompts padded on the left, completions on the right; all (D, length), masks 0 on padding."""
+
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+    completion_mask: torch.Tensor
+
+
+class Demonstrations:
+    """Draws demonstrations equally often. A batch depends only on its number.
+
+    Args:
+        records: each with a completion.
+        tokenizer: its chat template formats them, as in the SFT stage.
+        max_length: tokens of prompt and completion together, cut at the end, as in the SFT stage. Demonstrations whose
+            completion is cut completely are left out.
+        seed: seed of the order.
+
+    Raises:
+        BadInput: every completion is cut completely.
+    """
+
+    def __init__(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int):
+        self.padding = tokenizer.pad_token_id
+        self.seed = seed
+        rows = [demonstration_tokens(record, tokenizer, max_length) for record in records]
+        self.rows = [(prompt, completion) for prompt, completion in rows if completion]
+        if not self.rows:
+            raise BadInput(
+                f"trainer.sft.max_length = {max_length} leaves nothing of the completions of {len(rows)} "
+                "demonstrations; use a larger one"
+            )
+
+    def batch(self, number: int, size: int, device: torch.device) -> DemonstrationBatch:
+        """Batch `number` of `size` demonstrations. Each round uses every demonstration once, in a new order."""
+        places = [divmod(place, len(self.rows)) for place in range(number * size, (number + 1) * size)]
+        orders = {turn: demonstration_order(self.seed, turn, len(self.rows)) for turn, _ in places}
+        return self._batch([self.rows[orders[turn][place]] for turn, place in places], device)
+
+    def loss(self, policy: PreTrainedModel, batch_size: int) -> float:
+        """Mean negative log-likelihood per token of the completions, EOS included, in nats.
+
+        Every token has the same weight, so the result does not depend on the batches. Processes share the work by whole
+        batches, and every process returns the mean over all.
+
+        Args:
+            policy: with all its weights on this process; its mode is restored afterwards.
+            batch_size: number of demonstrations at a time.
+        """
+        was_training = policy.training
+        policy.eval()
+        starts = range(0, len(self.rows), batch_size)[processes.index() :: processes.count()]
+        batches = [(start, self.rows[start : start + batch_size]) for start in starts]
+        own = {start: _log_likelihood(policy, self._batch(rows, policy.device)) for start, rows in batches}
+        policy.train(was_training)
+        of_all = {start: value for part in processes.gather(own) for start, value in part.items()}
+        tokens = sum(len(completion) for _, completion in self.rows)
+        return -sum(of_all[start] for start in sorted(of_all)) / tokens
+
+    def _batch(self, rows: Sequence[tuple[list[int], list[int]]], device: torch.device) -> DemonstrationBatch:
+        prompt_ids, prompt_mask = _padded([prompt for prompt, _ in rows], self.padding, left=True)
+        completion_ids, completion_mask = _padded([completion for _, completion in rows], self.padding, left=False)
+        return DemonstrationBatch(
+            prompt_ids.to(device), prompt_mask.to(device), completion_ids.to(device), completion_mask.to(device)
+        )
+
+
+@torch.no_grad()
+def _log_likelihood(policy: PreTrainedModel, batch: DemonstrationBatch) -> float:
+    """Sum over the tokens of all completions."""
+    ids = torch.cat([batch.prompt_ids, batch.completion_ids], dim=1)
+    mask = torch.cat([batch.prompt_mask, batch.completion_mask], dim=1)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    logits = policy(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    length = batch.completion_ids.size(1)
+    logps = logits[:, -length - 1 : -1].float().log_softmax(dim=-1)
+    of_tokens = logps.gather(2, batch.completion_ids.unsqueeze(2)).squeeze(2)
+    return float((of_tokens.double() * batch.completion_mask).sum())
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Effect of a length limit on demonstrations.
+
+    Attributes:
+        count: number of all demonstrations.
+        at_limit: number that are as long as the limit; most of these were cut.
+        without_end: number without an end token; from these a model does not learn to stop.
+    """
+
+    count: int
+    at_limit: int
+    without_end: int
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[int]], max_length: int, ends: Sequence[int], dropped: int = 0) -> "Kept":
+        """From tokenised demonstrations that have already been cut.
+
+        Args:
+            rows: ids of prompt and completion.
+            max_length: the limit.
+            ends: ids that end a completion. Templates may write a line break after them.
+            dropped: additional demonstrations that TRL leaves out, because their completion is cut completely.
+        """
+        without = sum(not set(row[-TAIL:]) & set(ends) for row in rows)
+        at_limit = sum(len(row) >= max_length for row in rows)
+        return cls(len(rows) + dropped, at_limit + dropped, without + dropped)
+
+    @property
+    def result(self) -> dict[str, int]:
+        """`demonstrations` in result.json."""
+        return {"count": self.count, "at_limit": self.at_limit, "without_end": self.without_end}
+
+    def words(self, max_length: int) -> str:
+        """The sentence for the log."""
+        return (
+            f"{self.without_end:,} of {self.count:,} demonstrations lose their end to trainer.sft.max_length = "
+            f"{max_length}: from these the model does not learn to stop"
+        )
+
+    def words_of_pairs(self, max_length: int) -> str:
+        """The sentence for the log if demonstrations are the chosen lists of preference tuples."""
+        return (
+            f"{self.without_end:,} of {self.count:,} demonstrations lose their end to trainer.sft.max_length = "
+            f"{max_length}: these are never chosen as the better list"
+        )
+
+
+def kept_of(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, ends: Sequence[int]
+) -> Kept:
+    """Effect of a length limit on the demonstrations that RL uses, in a supervised term or as chosen lists.
+
+    Args:
+        records: each with a completion.
+        ends: ids that end a completion.
+    """
+    tokens = [demonstration_tokens(record, tokenizer, max_length) for record in records]
+    rows = [prompt + completion for prompt, completion in tokens if completion]
+    return Kept.of_rows(rows, max_length, ends, dropped=len(tokens) - len(rows))
+
+
+TAIL = 4
+"""Number of tokens at the end of a demonstration to search for EOS. A template may write a line break after EOS."""
+
+
+def check_ends(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, source: str | Path
+) -> list[str]:
+    """A sentence if no demonstration would keep its end token, otherwise nothing.
+
+    Records are tokenised from the shortest upwards until one keeps its end. That takes one or two, unless all fail.
+
+    Args:
+        records: each with a completion.
+        source: the model's source, for the message.
+    """
+    written = False
+    for record in sorted(records, key=_characters):
+        prompt, completion = demonstration_tokens(record, tokenizer, sys.maxsize)
+        ends = tokenizer.eos_token_id in completion[-TAIL:]
+        written = written or ends
+        if ends and tokenizer.eos_token_id in completion[: max(max_length - len(prompt), 0)][-TAIL:]:
+            return []
+    if not written:
+        return [
+            f"the chat template of '{source}' never writes the EOS token {tokenizer.eos_token!r} after a list: "
+            "the model would never learn to end a list. Use a template, or an eos_token, that fit each other"
+        ]
+    return [
+        f"trainer.sft.max_length = {max_length} keeps the end of none of the {len(records):,} demonstrations: the "
+        "model would never learn to end a list; use a larger one"
+    ]
+
+
+def _characters(record: Record) -> int:
+    """Number of characters in prompt and completion."""
+    return sum(len(message["content"]) for message in [*record.prompt, *(record.completion or [])])
+
+
+def demonstration_tokens(
+    record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[int], list[int]]:
+    """Prompt and completion as the SFT stage tokenises them."""
+    prompt = tokenizer.apply_chat_template(record.prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    whole = tokenizer.apply_chat_template([*record.prompt, *(record.completion or [])], return_dict=True)["input_ids"]
+    start = next((place for place, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+    return whole[:start], whole[start:max_length]
+
+
+def _padded(rows: list[list[int]], padding: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask."""
+    longest = max(map(len, rows))
+    ids, mask = torch.full((len(rows), longest), padding), torch.zeros(len(rows), longest, dtype=torch.long)
+    for row, found in enumerate(rows):
+        where = slice(longest - len(found), longest) if left else slice(0, len(found))
+        ids[row, where], mask[row, where] = torch.tensor(found, dtype=torch.long), 1
+    return ids, mask

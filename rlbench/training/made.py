@@ -1,0 +1,82 @@
+"""Checks that a stage can do its planned work, and that it has done it. Loads no torch."""
+
+import math
+from collections.abc import Mapping
+
+from rlbench.config.schema import Config, PreferenceConfig
+from rlbench.preference.rounds import prompts_drawn
+
+NEARLY_NONE = 0.01
+"""Share of validation entries in the catalogue up to which RL has no signal."""
+
+
+class NotMade(RuntimeError):
+    """A stage ended without an error, but has not done its planned work."""
+
+
+def cannot_update(config: Config, prompts: int, demonstrations: int) -> list[str]:
+    """Stages of a config that could not make one whole update, one sentence each.
+
+    Args:
+        prompts: number of training prompts in the dataset.
+        demonstrations: number of demonstrations in the dataset.
+    """
+    rl, sft, problems = config.trainer.rl, config.trainer.sft, []
+    of_update = rl.completions_per_update // rl.group_size
+    drawn_together = "rl" in config.stages and not isinstance(config.algorithm, PreferenceConfig)
+    if drawn_together and prompts < of_update:
+        # TRL's sampler drops prompts that do not fill an update. It would train on nothing and only print a warning.
+        problems.append(
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} takes {of_update} prompts of "
+            f"trainer.rl.group_size = {rl.group_size} completions each, and {config.dataset.name} has {prompts} for "
+            f"training: no update could be made; use at most {prompts * rl.group_size}"
+        )
+    if "sft" in config.stages and demonstrations < sft.batch_size:
+        problems.append(
+            f"trainer.sft.batch_size = {sft.batch_size} is more than the {demonstrations} demonstrations of "
+            f"{config.dataset.name}: no update could be of a whole batch; use at most {demonstrations}"
+        )
+    return problems
+
+
+def planned(config: Config) -> dict[str, int]:
+    """Updates, prompts and completions of the RL stage if nothing stops it early."""
+    rl = config.trainer.rl
+    if isinstance(config.algorithm, PreferenceConfig):
+        prompts = prompts_drawn(config.algorithm, rl)
+        return {"updates": rl.updates, "prompts": prompts, "completions": prompts * rl.group_size}
+    rollouts = math.ceil(rl.updates / rl.num_iterations)
+    completions = rollouts * rl.completions_per_update
+    return {"updates": rl.updates, "prompts": completions // rl.group_size, "completions": completions}
+
+
+def check_made(made: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+    """Compare the work of a stage with its plan.
+
+    Raises:
+        NotMade: a count differs. Names all counts that do.
+    """
+    differ = [f"{made.get(name, 0):,} of {count:,} {name}" for name, count in wanted.items() if made.get(name) != count]
+    if differ:
+        raise NotMade(
+            f"the stage ended after {', '.join(differ)}. Its numbers would not be of the run that was asked for; "
+            "log.txt of this attempt holds what the trainer said"
+        )
+
+
+def without_signal(means: Mapping[str, float], metric: str) -> str:
+    """Why RL at a policy with these validation means has hardly anything to learn from, or "" if it has.
+
+    Args:
+        means: by metric.
+        metric: the metric that selects checkpoints.
+    """
+    in_catalog = means.get("in_catalog", 1.0)
+    if in_catalog <= NEARLY_NONE:
+        return (
+            f"{100 * in_catalog:.1f} % of the listed entries are in the catalogue on validation: hardly any list can "
+            "have a hit, so that rewards give no signal"
+        )
+    if means.get(metric) == 0:
+        return f"{metric} is 0 on validation: no list has a hit, so that rewards give hardly any signal"
+    return ""

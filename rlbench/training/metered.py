@@ -1,0 +1,70 @@
+"""Additions to transformers' training loop: times, counts, stepped learning rates, checks for finite values."""
+
+import math
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+
+from rlbench.runs import processes
+from rlbench.runs.budget import Ledger
+from rlbench.training.safety import NotFinite
+from rlbench.training.schedule import Factor
+
+
+class Metered(Trainer):
+    """Mixin placed before a trainer of transformers.
+
+    Attributes:
+        ledger: records the run's spending.
+        rate: maps the number of finished updates to a factor on the learning rate; replaces the arguments' schedule.
+    """
+
+    ledger: Ledger
+    rate: Factor | None = None
+    lr_scheduler: Any
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.rate is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _account(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
+        """Count the tokens of a micro-batch (B, T) over all processes.
+
+        Raises:
+            NotFinite: the loss of one process is not finite. Raised on all processes, before any gradient is computed.
+        """
+        of_all = self.accelerator.reduce(torch.stack([loss.detach().double(), mask.sum().double()]), reduction="sum")
+        value, tokens = of_all.tolist()
+        if not math.isfinite(value):
+            found = processes.gather("" if math.isfinite(float(loss.detach())) else self._not_finite(mask))
+            raise NotFinite("loss", self.state.global_step + 1, value, next(filter(None, found), ""))
+        self.ledger.add(trained_tokens=int(tokens))
+
+    def _not_finite(self, mask: torch.Tensor) -> str:
+        """The first part of the latest loss's computation that is not finite; "" if the trainer cannot tell."""
+        return ""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.ledger.phase("checkpoint"):
+            super()._save_checkpoint(model, trial)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called after a window's last backward pass and before the optimiser's step.
+
+        Raises:
+            NotFinite: the gradient is not finite.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value, update = float(norm), self.state.global_step + 1
+        if not math.isfinite(value):
+            if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+                raise RuntimeError(f"the gradient of update {update} is {value}, and DeepSpeed has applied it already")
+            raise NotFinite("gradient", update, value)
+        return norm

@@ -1,0 +1,180 @@
+"""Distributes a stage over processes: trainer arguments, batches on each device, whole weights for evaluation.
+
+An update has the same prompts, completions and demonstrations, whatever the number of processes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import DistributedType
+from accelerate.data_loader import SeedableRandomSampler
+from datasets import Dataset, concatenate_datasets
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from trl import SFTTrainer
+from trl.models import unwrap_model_for_generation
+
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config
+from rlbench.models.loading import load_model
+from rlbench.runs import processes
+from rlbench.runs.directory import Run
+from rlbench.training.checkpoints import last_checkpoint, rewind_logs
+from rlbench.training.metered import Metered
+
+
+def on_each(batch_size: int, micro_batch_size: int, count: int) -> tuple[int, int]:
+    """(rows that a process takes at once, number of times per update), for `count` processes.
+
+    A micro-batch is the maximum for a device. If the device's share of an update is smaller, it takes only that.
+    """
+    share = batch_size // count
+    at_once = min(micro_batch_size, share)
+    return at_once, share // at_once
+
+
+def checkpoint_to_resume(config: Config, run: Run) -> tuple[Path, int, dict[str, Any]] | None:
+    """`last_checkpoint` of a run that resumes. Also truncates its logs to that point. For the main process.
+
+    Raises:
+        BadInput: another number of processes or another strategy wrote the checkpoint, or logs are damaged.
+    """
+    found = last_checkpoint(run.checkpoints)
+    if found and (problems := processes.check_resume(run, found[2], config)):
+        raise BadInput(*problems)
+    rewind_logs(run, found[0] if found else None)
+    return found
+
+
+def parallel_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of transformers for distributing weights and gradients. Empty for a single process."""
+    parallel, trainer = config.trainer.parallel, config.trainer
+    if processes.count() == 1:
+        return {}
+    if parallel.strategy == "ddp":
+        return {"ddp_find_unused_parameters": False}  # every loss reaches all weights
+    if parallel.strategy == "fsdp2":
+        return {
+            "fsdp": True,
+            "fsdp_config": {
+                "version": 2,
+                "reshard_after_forward": parallel.reshard_after_forward,
+                "cpu_offload": parallel.cpu_offload,
+                # Instead of gradient_checkpointing, which would gather weights a second time.
+                "activation_checkpointing": trainer.gradient_checkpointing,
+            },
+            "gradient_checkpointing": False,
+        }
+    return {"deepspeed": deepspeed_config(config)}
+
+
+def deepspeed_config(config: Config) -> dict[str, Any]:
+    """DeepSpeed's own configuration. transformers fills in "auto" from its arguments."""
+    parallel = config.trainer.parallel
+    zero: dict[str, Any] = {"stage": parallel.zero_stage}
+    if parallel.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if parallel.cpu_offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if parallel.zero_stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": "auto"},
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+    }
+
+
+def let_cpus_shard(args: TrainingArguments) -> None:
+    """Make FSDP2 and DeepSpeed work on CPUs, over gloo. accelerate 1.15 silently skips FSDP2 there.
+
+    Call it after creating the arguments and before creating the trainer: accelerate reads them there.
+    """
+    if args.fsdp and args.use_cpu:
+        args.distributed_state.distributed_type = DistributedType.MULTI_GPU
+    if args.deepspeed and args.use_cpu:
+        import deepspeed  # only here: an optional package
+
+        deepspeed.init_distributed("gloo")
+
+
+@contextmanager
+def whole_policy(trainer: Trainer, config: Config, start: Path) -> Iterator[PreTrainedModel]:
+    """The policy with all its weights on every process, so that each can generate without the others.
+
+    Args:
+        trainer: holds the policy, possibly wrapped and sharded.
+        config: defines the sharding.
+        start: folder of a model of the same shape.
+    """
+    parallel = config.trainer.parallel
+    if trainer.is_fsdp_enabled:
+        # A copy, since sharded weights would be gathered again for every token.
+        options = StateDictOptions(full_state_dict=True)
+        weights = get_model_state_dict(trainer.model, options=options)
+        model = load_model(start, config.model.dtype).to(trainer.accelerator.device)
+        model.load_state_dict(weights)
+        yield model
+    elif trainer.is_deepspeed_enabled and parallel.zero_stage == 3:
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+            yield model
+    else:
+        yield trainer.accelerator.unwrap_model(trainer.model)
+
+
+class SpreadSFTTrainer(Metered, SFTTrainer):
+    """TRL's SFT trainer, which also counts the tokens it trains on. The last steps of an epoch use the same rows,
+    whatever the number of processes."""
+
+    train_dataset: Dataset
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.rows = len(self.train_dataset)
+        step = self.args.per_device_train_batch_size * processes.count()
+        if processes.count() > 1 and self.rows % step:
+            blank = {"input_ids": [self.processing_class.pad_token_id], "labels": [-100]}
+            rows = self.train_dataset.select_columns(list(blank))
+            filling = Dataset.from_list([blank] * (-self.rows % step), features=rows.features)
+            self.train_dataset = concatenate_datasets([rows, filling])
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, tokens = super().get_batch_samples(*args, **kwargs)
+        rows = sum(int((batch["labels"] != -100).any(dim=1).sum()) for batch in batches)
+        self.ledger.add(trained_tokens=int(tokens), prompts=sum(processes.gather(rows)))
+        return batches, tokens
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
+        if processes.count() == 1:
+            return super()._get_train_sampler(train_dataset)
+        return PaddedSampler(self.rows, len(self.train_dataset))
+
+
+class PaddedSampler(Sampler[int]):
+    """An epoch of rows in the order of a single process, followed by blank rows that fill the last step.
+
+    accelerate would fill it with rows from the beginning of the epoch, which would then count twice.
+
+    Args:
+        rows: rows of the dataset, without the blank ones at its end.
+        padded: rows of the dataset, with them.
+    """
+
+    def __init__(self, rows: int, padded: int):
+        self.order, self.rows, self.padded = SeedableRandomSampler(range(rows)), rows, padded
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.order
+        yield from range(self.rows, self.padded)
+
+    def __len__(self) -> int:
+        return self.padded

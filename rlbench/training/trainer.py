@@ -1,0 +1,341 @@
+"""The only subclass of TRL's `GRPOTrainer`. It has few overrides, and none knows which algorithm runs.
+
+TRL keeps the rollout, the reference model, the buffering over iterations, accumulation and distribution. This class
+makes rollout engines reproducible (`rlbench.training.engines`) and adds units. It scores ranks, writes per-token
+advantages and unit ids into the batch, and passes the loss to an `Objective`, with the inputs that the objective's
+pieces request.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from trl import GRPOTrainer
+
+from rlbench.objective import Course, LossInputs, Objective
+from rlbench.objective.effective_rank import rank_features
+from rlbench.objective.forward import HiddenStates
+from rlbench.objective.inputs import Memory, Window
+from rlbench.objective.objective import Rollout
+from rlbench.rewards.batch import RewardBatch
+from rlbench.rewards.scorer import ListScorer
+from rlbench.runs.budget import Ledger
+from rlbench.training.demonstrations import Demonstrations
+from rlbench.training.engines import repeatable_batches, seeded_engine, seeded_requests
+from rlbench.training.metered import Metered
+from rlbench.training.rollout_log import RolloutLog
+
+ZERO_VARIANCE = 1e-6  # above the residue of GDPO's z-score over the batch for units without signal
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Results of one pass of the policy over completions.
+
+    Attributes:
+        logps: (B, T) log-probabilities of their tokens.
+        entropies: (B, T) entropies at their tokens.
+        scalars: (B, T) each, the requested scalars by name.
+        hidden: (B, T, H) last hidden states at their tokens; None if not requested.
+    """
+
+    logps: torch.Tensor
+    entropies: torch.Tensor
+    scalars: dict[str, torch.Tensor]
+    hidden: torch.Tensor | None
+
+
+class RankedListTrainer(Metered, GRPOTrainer):
+    """GRPO-family training on ranked lists.
+
+    Args:
+        objective: the algorithm.
+        scorer: the reward function; also passed to TRL as its only one.
+        demonstrations: source of demonstration batches, for an objective that needs them.
+        ledger: records the run's spending; by default a new one.
+        rollout_log: records sampled groups; None to record none.
+        **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
+
+    Attributes:
+        ledger: records the run's spending.
+        memory: numbers that the objective's pieces carry from update to update.
+        epochs_done: finished epochs of prompts before the checkpoint from which the run resumes.
+
+    Raises:
+        BadInput: the objective needs scalars of a model that changes logits after its LM head.
+        ValueError: the objective needs demonstrations and there are none.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        scorer: ListScorer,
+        demonstrations: Demonstrations | None = None,
+        ledger: Ledger | None = None,
+        rollout_log: RolloutLog | None = None,
+        **kwargs: Any,
+    ):
+        with seeded_engine(kwargs["args"]):
+            super().__init__(reward_funcs=[scorer], **kwargs)
+        if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
+            client = self.vllm_generation.vllm_client
+            client.generate = seeded_requests(client.generate, self.args.seed, lambda: self.state.global_step)
+        if "demonstrations" in objective.needs and demonstrations is None:
+            raise ValueError("the objective needs demonstrations")
+        self.objective = objective
+        self.scorer = scorer
+        self.demonstrations = demonstrations
+        self.ledger = ledger or Ledger()
+        self.rollout_log = rollout_log
+        self.memory: Memory = {}
+        self.epochs_done = 0
+        self._gathered: RewardBatch | None = None
+        asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
+        self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        assert self.scorer.rewards is not None
+        # Gathered for the same reason as TRL gathers rewards: a group may be spread over processes.
+        self._gathered = self.scorer.rewards.map(lambda tensor: gather(tensor.to(self.accelerator.device)))
+        return rewards
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        # A resumed run has a new sampler. Without these draws TRL's generator would repeat the first epoch's order.
+        sampler = super()._get_train_sampler(dataset)
+        for _ in range(self.epochs_done):
+            torch.randperm(sampler.num_samples, generator=sampler.generator)
+        return sampler
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        with self.ledger.phase("rollout"):
+            return super()._generate(prompts)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        with self.ledger.phase("reference"):
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
+        if not self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(*args, **kwargs)
+        with repeatable_batches(self.accelerator.unwrap_model(self.model)):
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        with self.ledger.phase("reward"):
+            return self._make_batch(inputs)
+
+    def _make_batch(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch plus the objective's inputs."""
+        output = super()._generate_and_score_completions(inputs)
+        rewards, lists = self._gathered, self.scorer.lists
+        assert rewards is not None
+        tokens = self.scorer.reader.segment(
+            output["completion_ids"],
+            output["completion_mask"],
+            [scored.parsed.lines for scored in lists],
+            self.objective.algorithm.layout,
+        )
+        output["unit_ids"] = self.objective.token_units(tokens)
+        rollout = self._rollout(output, rewards)
+        of_all = self.objective.unit_advantages(rollout, self.num_generations)
+        spread = self.objective.spread_advantages(of_all, gather(tokens.n_units.to(of_all.device)))
+        first = self.accelerator.process_index * len(lists)
+        mine = slice(first, first + len(lists))
+        output["advantages"] = self.objective.token_advantages(of_all[mine], tokens)
+        output["correct"] = rewards.success[mine].float()
+        output["score"] = rewards.totals[mine]
+        output["correct_ranks"] = rewards.hits[mine]
+        output["kl_scale"] = self.objective.kl_scales(rewards.success, self.num_generations)[mine]
+
+        returns = self.objective.rank_returns(rewards, self.num_generations)
+        self._log_rollout(of_all, spread, returns, rollout)
+        step = self.state.global_step
+        if self.rollout_log is not None and self.accelerator.is_main_process and self.rollout_log.is_due(step):
+            group = slice(min(self.num_generations, len(lists)))
+            ranks = spread[group, : returns.size(1)]
+            self.rollout_log.add(step, inputs[0], lists[group], returns[group], rewards.totals[group], ranks)
+        self._metrics["train"]["list_length"].append(self._mean_entries())
+        self.ledger.add(
+            completions=len(of_all),
+            prompts=len(of_all) // self.num_generations,
+            generated_tokens=int(output["num_items_in_batch"]),
+        )
+        return output
+
+    def _mean_entries(self) -> float:
+        entries = torch.tensor([float(len(scored.parsed.films)) for scored in self.scorer.lists])
+        return gather(entries.to(self.accelerator.device)).mean().item()
+
+    def _rollout(self, output: dict[str, Any], rewards: RewardBatch) -> Rollout:
+        """The inputs of baselines, gathered over processes. Also puts the rollout's scalars into the batch."""
+        mask, needs = output["completion_mask"], self.objective.needs
+        logps = entropies = torch.zeros(mask.shape, device=mask.device)
+        features: dict[str, torch.Tensor] = {}
+        of_tokens, hidden = self.objective.scalars_at_rollout(self.memory), "hidden_states" in needs
+        if "old_logps" in needs or of_tokens or hidden:
+            batch_size = self.args.per_device_train_batch_size
+            with torch.no_grad():
+                scores = self._score(self.model, output, of_tokens, hidden=hidden, batch_size=batch_size)
+            logps, entropies = scores.logps, scores.entropies
+            output |= {f"old_{name}": scores.scalars[name] for name in self.objective.rollout_scalars}
+            self.objective.begin(scores.scalars, mask, self.memory, gather)
+            if scores.hidden is not None:
+                features = rank_features(scores.hidden, output["unit_ids"], self.objective.units)
+        return Rollout.of_tokens(
+            rewards,
+            output["unit_ids"],
+            mask,
+            logps,
+            entropies,
+            self.objective.units.count,
+            features,
+            self.state.global_step / self.args.max_steps,
+            self.memory,
+            gather,
+        )
+
+    def _score(
+        self,
+        model: Any,
+        batch: dict[str, Any],
+        wanted: Sequence[str],
+        *,
+        hidden: bool = False,
+        batch_size: int | None = None,
+    ) -> Scores:
+        """Run the policy over completions.
+
+        Args:
+            model: the policy, possibly wrapped.
+            batch: prompts and completions.
+            wanted: names of scalars.
+            hidden: whether to return hidden states.
+            batch_size: number of completions at a time; None for all.
+        """
+        length = batch["completion_ids"].size(1)
+        states = self._states if wanted or hidden else None
+        catching: AbstractContextManager[list[torch.Tensor]] = nullcontext([]) if states is None else states.caught()
+        with catching as found:
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
+                model,
+                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                length,
+                batch_size=batch_size,
+                compute_entropy=True,
+            )
+        if states is None:
+            return Scores(logps, entropies, {}, None)
+        before = states.before_tokens(found, length)
+        of_positions = {name: states.scalar(name, before) for name in wanted}
+        return Scores(logps, entropies, of_positions, states.at_tokens(found, length) if hidden else None)
+
+    def _log_rollout(
+        self, advantages: torch.Tensor, spread: torch.Tensor, returns: torch.Tensor, rollout: Rollout
+    ) -> None:
+        """Log a rollout, with the same metric names for every method.
+
+        Args:
+            advantages: (B, C) of the credited units.
+            spread: (B, U) of all units.
+            returns: (B, N) value of each rank.
+            rollout: the rollout that they were computed from.
+        """
+        metrics, rewards = self._metrics["train"], rollout.rewards
+        groups = advantages.view(-1, self.num_generations, advantages.size(1))
+        metrics["frac_zero_variance_units"].append((groups.abs().amax(1) < ZERO_VARIANCE).float().mean().item())
+        metrics["effective_units"].append(effective_units(advantages).item())
+        metrics["advantage_mean"].append(advantages.mean().item())
+        metrics["advantage_std"].append(advantages.std().item())
+        for k in range(self.objective.units.list_length):
+            there = spread[rollout.unit_tokens[:, k] > 0, k]
+            if len(there):
+                metrics[f"advantage_mean@{k + 1}"].append(there.mean().item())
+                metrics[f"advantage_std@{k + 1}"].append(there.std(correction=0).item())
+        for name, of_ranks in (("reward", returns), ("hits", rewards.hits)):
+            for k, value in enumerate(of_ranks.double().mean(0).tolist(), start=1):
+                metrics[f"{name}@{k}"].append(value)
+        metrics["hits"].append(rewards.hits.sum(1).mean().item())
+        metrics["success"].append(rewards.success.float().mean().item())
+        if len(self.objective.reward.terms) > 1:
+            totals = (rewards.gains.sum(2) + rewards.scores).mean(0).tolist()
+            for name, value in zip(self.objective.reward.terms, totals, strict=True):
+                metrics[f"term/{name}"].append(value)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        mask = inputs["completion_mask"]
+        scores = self._score(model, inputs, self.objective.scalars)
+        # If no update lies between rollout and loss, TRL omits the old log-probabilities: they equal the current ones.
+        old_logps = inputs["old_per_token_logps"] if "old_per_token_logps" in inputs else scores.logps.detach()
+        accumulation = self.current_gradient_accumulation_steps
+        window = Window(
+            accumulation_steps=accumulation,
+            # TRL's count spans the whole generation batch; a window is `accumulation` of its micro-batches.
+            tokens=inputs["num_items_in_batch"]
+            * accumulation
+            / self.args.steps_per_generation
+            / self.accelerator.num_processes,
+            max_completion_length=self.max_completion_length,
+        )
+        extras = {name: inputs[name] for name in ("correct", "correct_ranks", "score", "kl_scale")}
+        extras |= {f"old_{name}": inputs[f"old_{name}"] for name in self.objective.rollout_scalars}
+        if self.demonstrations is not None:
+            extras |= self._score_demonstrations(model, len(mask))
+        loss, stats = self.objective.loss(
+            LossInputs(
+                logps=scores.logps,
+                old_logps=old_logps,
+                ref_logps=inputs.get("ref_per_token_logps"),
+                advantages=inputs["advantages"],
+                unit_ids=inputs["unit_ids"],
+                mask=mask,
+                units=self.objective.units,
+                sampling_ratio=inputs.get("importance_sampling_ratio"),
+                extras={"entropy": scores.entropies, **scores.scalars, **extras},
+                course=Course(self.state.global_step, self.memory, self._gather_rows),
+            ),
+            window,
+        )
+        stats["entropy"] = (scores.entropies * mask).sum() / mask.sum().clamp(min=1)
+        for name, value in stats.items():
+            self._metrics["train"][name].append(self.accelerator.reduce(value.detach(), reduction="mean").item())
+        self._account(loss, mask)
+        return loss
+
+    def _gather_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """(n,) values of this process -> those of all processes; n may differ between processes."""
+        counts = gather(torch.tensor([len(values)], device=values.device))
+        padded = torch.nn.functional.pad(values.detach(), (0, int(counts.max()) - len(values)))
+        rows = gather(padded).view(len(counts), -1)
+        return torch.cat([row[:count] for row, count in zip(rows, counts.tolist(), strict=True)])
+
+    def _not_finite(self, mask: torch.Tensor) -> str:
+        return self.objective.not_finite(mask)
+
+    def _score_demonstrations(self, model: Any, size: int) -> dict[str, torch.Tensor]:
+        """Log-probabilities of a batch of demonstrations, a different one for every micro-batch of the run."""
+        assert self.demonstrations is not None
+        steps = self.args.gradient_accumulation_steps
+        # Counted from the update number, which a resumed run knows. TRL's own count of micro-batches restarts.
+        of_run = self.state.global_step * steps + self._step % steps
+        number = of_run * self.accelerator.num_processes + self.accelerator.process_index
+        batch = self.demonstrations.batch(number, size, self.accelerator.device)
+        logps, _, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([batch.prompt_ids, batch.completion_ids], dim=1),
+            torch.cat([batch.prompt_mask, batch.completion_mask], dim=1),
+            batch.completion_ids.size(1),
+        )
+        return {"demonstration_logps": logps, "demonstration_mask": batch.completion_mask}
+
+
+def effective_units(advantages: torch.Tensor) -> torch.Tensor:
+    """(sum |A|)^2 / sum A^2, a scalar: the number of units (B, C) over which the signal is spread; 0 without signal."""
+    return advantages.abs().sum().square() / advantages.square().sum().clamp(min=torch.finfo(advantages.dtype).tiny)
