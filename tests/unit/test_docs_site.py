@@ -73,3 +73,46 @@ def test_a_row_of_the_page():
 def test_the_page_is_made_without_torch():
     code = "import sys; from docs.hooks import config_keys; config_keys.page(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+PAGES = [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/tutorial/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def named_paths(text):
+    """Paths of this repository that a text names; `conf/dataset/NAME.yaml` ends before its placeholder."""
+    found = re.findall(
+        r"(?<![\w/])((?:rlbench|analysis|tests|conf|examples|experiments|benchmarks|docs)/[\w./-]*)", text
+    )
+    return {re.split(r"[A-Z]{4}\.", path)[0].rstrip(".") for path in found}
+
+
+def named_modules(text):
+    """Dotted names that begin as a package of this repository, without names of files."""
+    found = re.findall(r"(?<![\w/])((?:rlbench|analysis|benchmarks)(?:\.[a-z_]\w*)+)", text)
+    return {name for name in found if not name.endswith((".json", ".md"))}
+
+
+def is_there(module):
+    """Whether a dotted name is a module, or a name in one."""
+    folder, *parts = [ROOT / module.split(".")[0], *module.split(".")[1:]]
+    for part in parts:
+        if (folder / f"{part}.py").exists():
+            return True
+        if not (folder / part).is_dir():
+            return part in (folder / "__init__.py").read_text(encoding="utf-8")
+        folder /= part
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_modules_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    # The `*` stands for what follows a "{" or "<", at which the pattern stops.
+    assert not [path for path in named_paths(text) if not list(ROOT.glob(f"{path}*" if path[-1] != "/" else path))]
+    assert not [module for module in named_modules(text) if not is_there(module)]
+
+
+def test_a_file_or_module_that_is_not_there_is_found():
+    text = "`rlbench/lists/none.py` `rlbench.lists.none` `rlbench.lists.metrics` `conf/dataset/NAME.yaml` `mine/conf/a`"
+    assert [path for path in named_paths(text) if not list(ROOT.glob(f"{path}*"))] == ["rlbench/lists/none.py"]
+    assert [module for module in named_modules(text) if not is_there(module)] == ["rlbench.lists.none"]
