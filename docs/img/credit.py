@@ -10,11 +10,9 @@ PANEL, GAP = 190, 24
 INK, SOFT, GOOD, BAD, LIST = "#1f2933", "#667785", "#2a7f62", "#b4433a", "#8a6d1f"
 
 
-def text(
-    x: float, y: float, content: str, *, size: int = 15, fill: str = INK, anchor: str = "start", bold: bool = False
-):
+def text(x: float, y: float, content: str, *, size: int = 15, fill: str = INK, bold: bool = False) -> str:
     weight = ' font-weight="600"' if bold else ""
-    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{fill}" text-anchor="{anchor}"{weight}>{content}</text>'
+    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{fill}"{weight}>{content}</text>'
 
 
 def box(x: float, y: float, width: float, height: float, colour: str) -> str:
