@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from rlbench.data.record import Messages, Record
 from rlbench.base.jsonl import append_rows, keep_rows
+from rlbench.data.record import Messages, Record
 from rlbench.runs.directory import Run
 from rlbench.tracking import Tracker
 

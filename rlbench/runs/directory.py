@@ -16,18 +16,29 @@ from typing import Any
 
 import yaml
 
-from rlbench.runs import attempts
 from rlbench.base import digests
-from rlbench.runs.attempts import Attempt, reason_of
-from rlbench.config.schema import Config, TinyModelConfig
 from rlbench.base.content import SHOWN
-from rlbench.config.decoding import greedy_identity, sampling_identity
 from rlbench.base.errors import BadInput
-from rlbench.base.files import (PARTIAL, clear_partial, disk_full, is_disk_full, leads_outside, overwrite, read_object, sync, write_json, write_text)
-from rlbench.runs.inputs import inputs
+from rlbench.base.files import (
+    PARTIAL,
+    clear_partial,
+    disk_full,
+    is_disk_full,
+    leads_outside,
+    overwrite,
+    read_object,
+    sync,
+    write_json,
+    write_text,
+)
 from rlbench.base.jsonl import append_rows, keep_rows, read_rows
 from rlbench.base.preemption import Preempted
+from rlbench.config.decoding import greedy_identity, sampling_identity
 from rlbench.config.engines import rollout_identity
+from rlbench.config.schema import Config, TinyModelConfig
+from rlbench.runs import attempts
+from rlbench.runs.attempts import Attempt, reason_of
+from rlbench.runs.inputs import inputs
 
 SCHEMA = 2
 RUNNING, DONE, FAILED = "running", "done", "failed"

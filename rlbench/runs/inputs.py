@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlbench.base import content
-from rlbench.config.schema import Config, DatasetConfig, TinyModelConfig
 from rlbench.base.errors import BadInput
+from rlbench.config.schema import Config, DatasetConfig, TinyModelConfig
 
 if TYPE_CHECKING:
     from rlbench.data.record import RankedListDataset

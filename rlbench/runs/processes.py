@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rlbench.runs.attempts import Attempt, reason_of
 from rlbench.base.errors import BadInput
 from rlbench.base.preemption import SIGNALS
 from rlbench.base.program import as_started
+from rlbench.runs.attempts import Attempt, reason_of
 from rlbench.runs.directory import FAILED, RUNNING, Run, claim
 
 if TYPE_CHECKING:

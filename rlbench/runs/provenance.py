@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 import torch
 
+from rlbench.base.git import code_state
+from rlbench.base.program import own_words
+from rlbench.config.plugins import plugin_digests
+from rlbench.data.record import RankedListDataset
 from rlbench.runs import versions
 from rlbench.runs.budget import gpu_driver
-from rlbench.data.record import RankedListDataset
-from rlbench.base.git import code_state
-from rlbench.config.plugins import plugin_digests
-from rlbench.base.program import own_words
 
 
 def manifest(

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlbench.config.schema import Config
 from rlbench.base.digests import check_model
 from rlbench.base.errors import BadInput
 from rlbench.base.files import partial_folder, publish, read_object, whole_file, write_json
+from rlbench.config.schema import Config
 from rlbench.models.sources import differing_files
 from rlbench.runs.directory import DONE, Run, check_done, curve_problems, status_of, unmeasured
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -298,7 +299,10 @@ LOGS = ("metrics.jsonl", "completions.jsonl", "budget.jsonl", "rollouts.jsonl")
 def test_a_damaged_log_is_noticed(log, stopped, trains, tmp_path):
     """Without a checkpoint from before the damage, it is the user who decides to begin anew."""
     path = stopped.root / log
-    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+    first, rest = path.read_text(encoding="utf-8").split("\n", 1)  # before the first checkpoint
+    digit = re.search(r"\d", first)
+    damaged = first[: digit.start()] + str((int(digit[0]) + 1) % 10) + first[digit.end() :]
+    path.write_text(f"{damaged}\n{rest}", encoding="utf-8")
     with pytest.raises(BadInput, match=rf"cannot go on: {log} has another content .* or remove .*checkpoints"):
         trains("rl", tmp_path / "runs")
 
