@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,19 +26,24 @@ def test_schema_knows_every_registered_piece():
     assert set(schema.COMBINERS) == set(COMBINERS)
 
 
+@cache
+def chosen(group, option):
+    return composed(f"{group}={option}")
+
+
 @pytest.mark.parametrize("group", ["algorithm", "reward", "matching", "dataset", "model", "tracker"])
 def test_every_option_composes(group):
     for option in groups()[group]:
-        config = composed(f"{group}={option}")
+        config = chosen(group, option)
         if option == "trackio" and find_spec("trackio") is None:
             continue  # refused, by a message of its own: tests/unit/test_tracking.py
         assert not validate(config), (group, option)
 
 
 def test_every_algorithm_sets_its_own_namespace_only():
-    plain = composed("algorithm=grpo")
+    plain = chosen("algorithm", "grpo")
     for name in groups()["algorithm"]:
-        other = composed(f"algorithm={name}")
+        other = chosen("algorithm", name)
         assert other.trainer.sft == plain.trainer.sft and other.generation == plain.generation
         assert other.reward == plain.reward and other.evaluation == plain.evaluation
 

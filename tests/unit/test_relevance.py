@@ -1,5 +1,7 @@
 """Judging: verdicts, ranks and counts, against the plain loop and by hand."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -137,12 +139,18 @@ def test_batches_against_the_plain_loop(batch):
         assert len(hit) == len(set(hit.tolist())) == lists.hits[row].sum() <= lists.n_truth[row]
 
 
-@given(text=texts, truth=truths, seen=seen_titles)
-@settings(max_examples=150, deadline=None)
-def test_the_published_judge_has_the_published_hits(text, truth, seen):
+@cache
+def published_judge():
     catalog = Catalog(FILMS[::2])
     judge = make_judge(composed("matching=published").matching, catalog, N)
     assert isinstance(judge, PublishedJudge)
+    return catalog, judge
+
+
+@given(text=texts, truth=truths, seen=seen_titles)
+@settings(max_examples=150, deadline=None)
+def test_the_published_judge_has_the_published_hits(text, truth, seen):
+    catalog, judge = published_judge()
     lists, parsed = judge([text], [truth], [seen])
     assert parsed[0].entries == published.parse_list(text)
     assert lists.hits[0].tolist() == published.training_hits(
