@@ -41,7 +41,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from rlbench.base.content import file_digest
 from rlbench.base.digests import seal
 from rlbench.base.errors import BadInput, nearest
-from rlbench.models.sources import converted_gguf, converted_name, installed_gguf
+from rlbench.models.wheels import converted_gguf, converted_name, installed_gguf
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

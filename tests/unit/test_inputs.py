@@ -11,7 +11,7 @@ import pytest
 from rlbench.base import digests
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
-from rlbench.models import sources
+from rlbench.models import sources, wheels
 from rlbench.runs import inputs
 from rlbench.runs.directory import claim, locate, stage_config, stage_settings, superseded
 from tests.conftest import composed
@@ -245,7 +245,7 @@ def test_the_wheel_counts_by_its_gguf(tmp_path, data):
     def digest_with(sha: str) -> str:
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         config = replace(redial(data, "model=smollm2_135m"), cache_dir=str(tmp_path / "cache"))
-        folder = tmp_path / "cache" / sources.converted_name(config.model.package, config.model.version, sha)
+        folder = tmp_path / "cache" / wheels.converted_name(config.model.package, config.model.version, sha)
         folder.mkdir(parents=True)
         (folder / "source.json").write_text(json.dumps({"member": config.model.member, "sha256": sha}))
         digests.seal(folder)
