@@ -331,7 +331,7 @@ def test_a_run_without_memory_says_what_to_lower_and_that_helps(tmp_path):
     target = locate(composed(*overrides, wide), "rl")
     assert short.returncode != 0 and target.status() == "failed", short.stderr
     assert "warning: that is more than there is" in short.stderr
-    reason = target.note()
+    reason = target.reason()
     assert re.match(r"OutOfMemory: out of memory in the rl stage, phase (reference|update) \(", reason)
     assert "DefaultCPUAllocator" in reason and "\n" not in reason
     assert "Lower, the first first: trainer.rl.micro_batch_size (it is 128;" in reason and "Expected:" in reason
