@@ -54,7 +54,7 @@ from analysis.tables import (
     unequal_note,
 )
 from rlbench.base.errors import BadInput, nearest
-from rlbench.base.files import write_text
+from rlbench.base.files import new_folder, write_text
 
 DESCRIPTION = """\
 Say which settings of a sweep help: the grid of combinations, and the main effect of each setting.
@@ -461,7 +461,7 @@ def _chances(*values: float | None) -> list[str]:
 
 def write(ablation: Ablation, out: Path) -> list[Path]:
     """Write tables and figure. Returns the files written."""
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out, "--out")
     written = []
     for name, text in (
         ("grid.md", to_markdown(grid_sheet(ablation))),

@@ -12,6 +12,7 @@ from rich.markup import escape
 from analysis import statistics
 from analysis.reading import Problem, Unusable, printable
 from rlbench.base.errors import BadInput
+from rlbench.base.files import new_folder
 from rlbench.base.program import as_started
 from rlbench.config.arguments import whole
 
@@ -101,12 +102,11 @@ def make_folder(folder: Path, out: Path) -> Path:
     """Create a folder in --out, for example the folder of one experiment.
 
     Raises:
-        BadInput: if a link in its path leads out of --out.
+        BadInput: if a link in its path leads out of --out, or the folder cannot be created.
     """
     if not folder.resolve().is_relative_to(out.resolve()):
         raise BadInput(f"{folder} leads out of {out} by a link: remove the link, or name another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return new_folder(folder, "--out")
 
 
 def terminal(width: int = TERMINAL_WIDTH) -> Console:

@@ -38,6 +38,7 @@ from analysis.figures.style import (
 from analysis.series import AXES, measured, rl_rows, without_spending
 from analysis.tables import group_folder
 from rlbench.base.errors import BadInput, nearest
+from rlbench.base.files import new_folder
 
 __all__ = [
     "COLOURS",
@@ -219,7 +220,7 @@ def write_figures(group: Collection, out: Path, options: argparse.Namespace, con
                 f"[yellow]No curve of the paper beside {first['dataset']} with {first['model']}:[/] it reports "
                 f"{METRIC} on validation of reddit_v2 with Qwen2.5-0.5B, Llama-3.2-1B and Llama-3.2-3B."
             )
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out, "--out")
     written = []
     drawn = figures(group, metrics=options.metrics, against=options.against, by=options.by, reported=reported)
     for name, figure in drawn.items():

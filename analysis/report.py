@@ -24,7 +24,7 @@ from analysis.command import (
 from analysis.html import group_page, index_page
 from analysis.html.budgets import cost_note
 from rlbench.base.errors import BadInput
-from rlbench.base.files import write_text
+from rlbench.base.files import new_folder, write_text
 from rlbench.config.names import odd_name, odd_project
 from rlbench.tracking import TrackerIdentity, check_modes, make_tracker
 
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def write_report(group: Collection, table: tables.Table, out: Path, console: Console) -> list[Path]:
     """Write the table and figures of one group, print the table, and return the files written."""
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out, "--out")
     console.print(tables.to_rich(table, console.width))
     console.print()
     written = []

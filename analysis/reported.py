@@ -4,9 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.command import plain_parser, show_written, spoken, terminal
+from analysis.command import plain_parser, refusing, show_written, spoken, terminal
 from analysis.figures.reported import BACKBONES, REGIMES, draw_alone, reported_curves
 from analysis.figures.style import FORMATS, save
+from rlbench.base.files import new_folder
 
 DESCRIPTION = """\
 Draw the validation NDCG@20 over updates that the Rank-GRPO paper (arXiv 2510.20150) reports on Reddit-v2, as it was
@@ -21,6 +22,7 @@ exit code: 0 written; 2 the paper reports no such curve, or an unknown name
 """
 
 
+@refusing("reported")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = plain_parser("reported", DESCRIPTION, EPILOG)
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = f"{', '.join(options.backbone)} with {', '.join(options.regime)}"
         print(f"{spoken('reported')}: the paper draws no curve of {asked}", file=sys.stderr)
         return 2
-    options.out.mkdir(parents=True, exist_ok=True)
+    new_folder(options.out, "--out")
     figure = draw_alone(curves, "Validation NDCG@20 (0 to 1)")
     show_written(terminal(), save(figure, options.out / "paper", FORMATS))
     return 0

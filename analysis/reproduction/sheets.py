@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from analysis import tables as of_tables
 from analysis.tables import NOTHING, Cell, share
-from rlbench.base.files import write_text
+from rlbench.base.files import new_folder, write_text
 
 COMMAND = "Command"
 """Header of a last column with commands. The terminal prints them below the table; LaTeX omits the table."""
@@ -132,7 +132,7 @@ def show(console: Console, heading: str, parts: Sequence[Sheet], lines: Sequence
 
 def write(path: Path, texts: Mapping[str, str]) -> list[Path]:
     """Write one file per suffix. Returns their paths."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    new_folder(path.parent, "--out")
     files = {path.with_name(f"{path.name}.{suffix}"): text for suffix, text in texts.items()}
     for file, text in files.items():
         write_text(file, text)

@@ -25,7 +25,7 @@ from analysis.command import (
 from analysis.profiles_figure import FORMATS, draw_profiles, save_profiles
 from analysis.tables.spec import SPECS
 from rlbench.base.errors import BadInput, nearest
-from rlbench.base.files import write_text
+from rlbench.base.files import new_folder, write_text
 
 DESCRIPTION = f"""\
 Make a table from finished runs, and a second one of every row against a baseline.
@@ -158,7 +158,7 @@ def show(table: tables.Table, console: Console) -> None:
 
 def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[Path]:
     """Write both tables and the list of runs. Returns the files written."""
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out, "--out")
     sheet = tables.table_sheet(table)
     texts = {
         "table.md": tables.sheet_to_markdown(sheet),

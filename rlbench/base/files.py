@@ -157,9 +157,16 @@ def held(lock: Path) -> Iterator[None]:
     """Allow one process at a time into the block. The lock is released when the process ends.
 
     The file is opened for appending. Otherwise a link in its place would empty the file that it points to.
+
+    Raises:
+        BadInput: if the file cannot be created.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
+    new_folder(lock.parent, "folder")
+    try:
+        file = lock.open("a")
+    except PermissionError as error:
+        raise BadInput(f"{lock.parent}: you may not write there; name another folder") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -216,3 +223,20 @@ def free_bytes(folder: Path) -> int:
 
 def megabytes(count: float) -> str:
     return f"{count / 1e6:,.2f} MB"
+
+
+def new_folder(folder: Path, named: str) -> Path:
+    """Create a folder for results, with the folders above it.
+
+    Args:
+        named: what gave its name, for example `--out`.
+
+    Raises:
+        BadInput: if a file has that name, or the folder cannot be created there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError, PermissionError) as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else (error.strerror or "").lower()
+        raise BadInput(f"{named} = {folder}: the folder cannot be created ({reason}); name another one") from error
+    return folder

@@ -204,3 +204,13 @@ def digests(dataset: RankedListDataset, demonstrations: bool) -> dict[str, str]:
                 digest.update(repr(record if demonstrations else replace(record, completion=None)).encode())
             found[f"split {split}"] = digest.hexdigest()
     return found
+
+
+def same_wording(split: str, splits: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Notice about prompts of a split that also stand in training word for word, as contexts of another id."""
+
+    def wordings(names: Sequence[str]) -> set[str]:
+        return {"\n".join(message["content"] for message in record.prompt) for name in names for record in splits[name]}
+
+    shared = wordings([split]) & wordings(["sft", "train"])
+    return [f"{split}: {len(shared)} prompts also stand in the train data word for word"] if shared else []

@@ -17,14 +17,13 @@ of one split with the same prompt share their context.
 """
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import one_line
 from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
-from rlbench.data.checks import check_records, fingerprint, share_outside_catalog
+from rlbench.data.checks import check_records, fingerprint, same_wording, share_outside_catalog
 from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.record import Messages, RankedListDataset, Record
 from rlbench.data.stage1.files import demonstrated
@@ -92,7 +91,7 @@ def load(
         share = share_outside_catalog(splits[split], films)
         if share:
             notices.append(f"{split}: {share:.2%} of the ground-truth films are not in the catalogue and cannot be hit")
-        notices += _same_wording(split, splits)
+        notices += same_wording(split, splits)
     found = demonstrated(demonstrations_from, {k: splits[k] for k in ("train", "sft", "validation")}, list_length)
     if found is not None:
         splits |= found[0]
@@ -207,13 +206,3 @@ def _first_lines(completion: Messages | None, count: int) -> Messages | None:
     ):
         return completion
     return [{**message, "content": "\n".join(message["content"].split("\n")[:count])} for message in completion]
-
-
-def _same_wording(split: str, splits: dict[str, list[Record]]) -> list[str]:
-    """Notice about requests with equal wording in this split and in training, which are separate contexts."""
-
-    def digests(names: Sequence[str]) -> set[str]:
-        return {record.context_id.split("-", 1)[1] for name in names for record in splits[name]}
-
-    shared = digests([split]) & digests(["sft", "train"])
-    return [f"{split}: {len(shared)} prompts also stand in the train data word for word"] if shared else []

@@ -25,6 +25,7 @@ from rlbench.base.files import (
     disk_full,
     is_disk_full,
     leads_outside,
+    new_folder,
     overwrite,
     read_object,
     sync,
@@ -371,7 +372,7 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
             (names it).
         DiskFull: if the disk was full in the block or while writing here.
     """
-    run.root.mkdir(parents=True, exist_ok=True)
+    new_folder(run.root, "runs_dir")
     if problems := misplaced(run.root):
         raise BadInput(*problems)
     with (run.root / ".lock").open("a") as lock:

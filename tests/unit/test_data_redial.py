@@ -676,3 +676,13 @@ def test_targets_and_seen_titles_of_the_whole_file_agree_with_the_audit(
 def test_every_film_of_the_catalogue_is_one_that_the_audit_knows(real: RankedListDataset, listed: set[str]) -> None:
     known = listed | set(map(plain, UNLISTED))
     assert [film for film in real.catalog.films if plain(film[0]) not in known] == []
+
+
+def test_prompts_that_stand_in_training_word_for_word_are_counted(tmp_path: Path) -> None:
+    """Copies of a dialogue with other ids are other dialogues to the split; the notice says that training has them."""
+    train = [*OTHERS["train"], line("d7", LONG[:1], LONG[1], ["Heat (1995)"])]
+    test = [*DIALOGUE, line("d8", LONG[:1], LONG[1], ["Heat (1995)"])]
+    data = load(write(tmp_path, train=train, valid=OTHERS["valid"], test=test))
+    said = [notice for notice in data.notices if "word for word" in notice]
+    rest = "1 prompts also stand in the train data word for word"
+    assert said == [f"validation: {rest}", f"test: {rest}"]
