@@ -485,7 +485,7 @@ def _compared(one: Interval | None, show: Callable[[float], str]) -> list[str]:
 
 
 def _shown(found: Convergence) -> list[tuple[Interval, Interval | None]]:
-    """Every mean of a row with several seeds, and its comparison."""
+    """The mean and the comparison of each row with several seeds."""
     areas = [(label, (one.mean, one.difference)) for label, one in found.areas.items()]
     passages = [
         (label, (one.mean, one.ratio))

@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "soft_overlong": {"max_tokens": 200, "cache": 50},
 }
 COUNTS = ("lax", "n_shifted")
-"""Results of judging besides verdicts, computed by both sides."""
+"""Fields of the judged lists, besides verdicts, on which both implementations must agree."""
 TOLERANCE = 1e-12
 
 

@@ -153,6 +153,32 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def _refused_if_impossible(folder: Path, named: str) -> Iterator[None]:
+    """Turn an error of creating something in a folder into BadInput; a full disk keeps its error."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        reason = "it is a file" if isinstance(error, FileExistsError) else (error.strerror or "").lower()
+        raise BadInput(f"{named} = {folder}: the folder cannot be created ({reason}); name another one") from error
+
+
+def new_folder(folder: Path, named: str) -> Path:
+    """Create a folder for results, with the folders above it.
+
+    Args:
+        named: what gave its name, for example `--out`.
+
+    Raises:
+        BadInput: if a file has that name, or the folder cannot be created there.
+    """
+    with _refused_if_impossible(folder, named):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
 def held(lock: Path) -> Iterator[None]:
     """Allow one process at a time into the block. The lock is released when the process ends.
 
@@ -162,10 +188,8 @@ def held(lock: Path) -> Iterator[None]:
         BadInput: if the file cannot be created.
     """
     new_folder(lock.parent, "folder")
-    try:
+    with _refused_if_impossible(lock.parent, "folder"):
         file = lock.open("a")
-    except PermissionError as error:
-        raise BadInput(f"{lock.parent}: you may not write there; name another folder") from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -223,20 +247,3 @@ def free_bytes(folder: Path) -> int:
 
 def megabytes(count: float) -> str:
     return f"{count / 1e6:,.2f} MB"
-
-
-def new_folder(folder: Path, named: str) -> Path:
-    """Create a folder for results, with the folders above it.
-
-    Args:
-        named: what gave its name, for example `--out`.
-
-    Raises:
-        BadInput: if a file has that name, or the folder cannot be created there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, FileNotFoundError, PermissionError) as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else (error.strerror or "").lower()
-        raise BadInput(f"{named} = {folder}: the folder cannot be created ({reason}); name another one") from error
-    return folder

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -206,11 +206,22 @@ def digests(dataset: RankedListDataset, demonstrations: bool) -> dict[str, str]:
     return found
 
 
-def same_wording(split: str, splits: Mapping[str, Sequence[Record]]) -> list[str]:
-    """Notice about prompts of a split that also stand in training word for word, as contexts of another id."""
+def wordings(*splits: Sequence[Record]) -> set[bytes]:
+    """Digests of the prompts in splits. A large training split has gigabytes of text, so the texts are not kept."""
+    return {
+        hashlib.sha256("\n".join(message["content"] for message in record.prompt).encode()).digest()
+        for records in splits
+        for record in records
+    }
 
-    def wordings(names: Sequence[str]) -> set[str]:
-        return {"\n".join(message["content"] for message in record.prompt) for name in names for record in splits[name]}
 
-    shared = wordings([split]) & wordings(["sft", "train"])
+def same_wording(split: str, records: Sequence[Record], training: Set[bytes]) -> list[str]:
+    """Notice about prompts of a split that also stand in training word for word, as contexts of another id.
+
+    Args:
+        split: its name.
+        records: of that split.
+        training: `wordings` of the training splits.
+    """
+    shared = wordings(records) & training
     return [f"{split}: {len(shared)} prompts also stand in the train data word for word"] if shared else []

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import one_line
 from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
-from rlbench.data.checks import check_records, fingerprint, same_wording, share_outside_catalog
+from rlbench.data.checks import check_records, fingerprint, same_wording, share_outside_catalog, wordings
 from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.record import Messages, RankedListDataset, Record
 from rlbench.data.stage1.files import demonstrated
@@ -41,7 +41,10 @@ PARTS = {
 _COLUMNS = ("prompt", "seen_titles", "groundtruth_with_release_year")
 _BATCH = 4096
 BROKEN_TABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, NotImplementedError)
-"""Errors of `datasets` and pyarrow for files that are missing, truncated, or hold unexpected JSON."""
+"""Errors of `datasets` and pyarrow for files that are missing, truncated, or hold unexpected JSON.
+
+`datasets` uses the values of state.json and dataset_info.json without checking them, so any of these may come up. The
+list is caught only where a table is opened."""
 
 
 def load(
@@ -87,11 +90,12 @@ def load(
     long = LongPrompts(max_conversation_chars, long_prompts)
     splits = long.applied(splits)
     notices += long.notices()
+    training = wordings(splits["sft"], splits["train"])
     for split in ("validation", "test"):
         share = share_outside_catalog(splits[split], films)
         if share:
             notices.append(f"{split}: {share:.2%} of the ground-truth films are not in the catalogue and cannot be hit")
-        notices += same_wording(split, splits)
+        notices += same_wording(split, splits[split], training)
     found = demonstrated(demonstrations_from, {k: splits[k] for k in ("train", "sft", "validation")}, list_length)
     if found is not None:
         splits |= found[0]

@@ -39,7 +39,7 @@ from urllib.parse import unquote
 from rlbench.base.errors import BadInput
 from rlbench.base.texts import broken_texts
 from rlbench.base.user_files import read_user_lines
-from rlbench.data.checks import EXAMPLES, Finding, fingerprint, report, same_wording
+from rlbench.data.checks import EXAMPLES, Finding, fingerprint, report, same_wording, wordings
 from rlbench.data.film_names import FilmNames, learn_film_names
 from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
 from rlbench.data.record import Film, Messages, RankedListDataset, Record
@@ -135,8 +135,9 @@ def load(
     if repaired:
         notices.append(f"{repaired} turns and names with percent-escapes such as %3F were decoded")
     notices += long.notices()
+    training = wordings(splits["sft"], splits["train"])
     for split in ("validation", "test"):
-        notices += same_wording(split, splits)
+        notices += same_wording(split, splits[split], training)
     found = demonstrated(demonstrations_from, {k: splits[k] for k in ("train", "validation")}, list_length)
     if found is not None:
         splits |= found[0]

@@ -207,7 +207,7 @@ class Catalog:
         return self._found[title, year]
 
     def find_all(self, films: Sequence[Film]) -> NDArray[np.int64]:
-        """`find` for many films: index of each, or `NOT_FOUND`, (n,)."""
+        """(n,) index of each film, or `NOT_FOUND`, as `find` gives it."""
         return np.fromiter(map(self._found.__getitem__, films), dtype=np.int64, count=len(films))
 
     def find_title(self, title: str) -> int:

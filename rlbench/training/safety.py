@@ -1,7 +1,7 @@
 """Early stopping of collapsed trainings: bounds on measured values, and the reason given for a stop.
 
-A bound must be broken in several consecutive measurements. All values are those of the whole run, and counters are
-saved in checkpoints, so that every process and every attempt decides the same.
+A training stops if a bound is broken in several consecutive measurements. Every process sees the values of the whole
+run, and checkpoints hold the counters, so every process and every attempt decides the same.
 """
 
 import math

@@ -406,7 +406,7 @@ def test_a_manifest_without_its_data_is_named(runs: Path) -> None:
 
 
 def refused(run: Path) -> str:
-    """What is told of the only run of a folder, which cannot be judged again."""
+    """Reason why the only run of a folder cannot be re-scored."""
     seal(run)
     runs = run.parents[3]
     made, (problem,) = rescore.rescore(runs, [parse_protocol("own")], runs.with_name("out"))

@@ -89,7 +89,7 @@ def test_what_is_measured_of_drawn_lists(mini, tiny_folder):
 
 
 def test_implicit_rewards_by_hand():
-    """A tuple counts as right where the chosen list is above each rejected one."""
+    """A tuple is ranked correctly if its chosen list is above every rejected one."""
     trainer = SimpleNamespace(method=SimpleNamespace(beta=0.5))
     ratios = torch.tensor([[1.0, 3.0, -5.0], [2.0, 1.0, 0.0]])
     found = {name: value.item() for name, value in PreferenceTrainer._compared(trainer, ratios).items()}
