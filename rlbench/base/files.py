@@ -90,6 +90,10 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+PUT_BACK = "put it back from a copy, or move the run directory away"
+"""Remedy for a damaged file of a run that nothing writes anew."""
+
+
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
     """Return the object in a JSON file.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rlbench.base.content import SHOWN, combined, file_digest
-from rlbench.base.files import read_object
+from rlbench.base.files import PUT_BACK, read_object
 from rlbench.config.names import odd_path
 
 SHOWN_NAME = 255
@@ -62,9 +62,9 @@ def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
     recorded = run / "manifest.json"
     if not recorded.exists() or load_plugins(names):
         return []
-    there = read_object(recorded, "put it back from a copy, or move the run directory away").get("plugins")
+    there = read_object(recorded, PUT_BACK).get("plugins")
     if not isinstance(there, dict):
-        return [f"{recorded} is damaged, it has no 'plugins': put it back from a copy, or move the run directory away"]
+        return [f"{recorded} is damaged, it has no 'plugins': {PUT_BACK}"]
     now = plugin_digests(names)
     lost = [name for name, digest in there.items() if digest not in now.values()]
     new = [name for name, digest in now.items() if digest not in there.values()]

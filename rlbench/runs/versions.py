@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from rlbench.base.files import read_object
+from rlbench.base.files import PUT_BACK, read_object
 
 PACKAGES = (
     "torch",
@@ -27,7 +27,6 @@ PACKAGES = (
 )
 NAMED = 3
 """Maximum number of runs that a notice names. Others are counted."""
-REMEDY = "put it back from a copy, or move the run directory away"
 
 
 def present() -> dict[str, str]:
@@ -49,7 +48,7 @@ def differing(root: Path) -> tuple[str, ...]:
     path = root / "manifest.json"
     if not path.exists():
         return ()
-    manifest = read_object(path, REMEDY)
+    manifest = read_object(path, PUT_BACK)
     there: dict[str, object] = {}
     for key in ("packages", "versions"):  # all installed packages, then the relevant ones and Python
         part = manifest.get(key)

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ir_measures
@@ -332,12 +332,23 @@ def change(file: Path, **columns: object) -> None:
     )
 
 
+def assert_damage_is_named(run: Path, file: Path, damage: Sequence[Mapping[str, list | None]]) -> None:
+    """Assert that the refusal names a table with other columns, and one that is no whole table."""
+    content = file.read_bytes()
+    for columns in damage:
+        file.write_bytes(content)
+        change(file, **columns)
+        assert file.name in refused(run), columns
+    for damaged in (b"", content[: len(content) // 2], bytes(range(256))):
+        file.write_bytes(damaged)
+        assert file.name in refused(run)
+
+
 def test_damaged_predictions_are_named(runs: Path) -> None:
     run = one_run(runs)
     file = run / f"predictions-validation-{STEP}.parquet"
-    content = file.read_bytes()
     size = len(pd.read_parquet(file))
-    for columns in (
+    damage = (
         {"text": None},
         {"text": [1] * size},
         {"text": [None, *["x"] * (size - 1)]},
@@ -347,13 +358,8 @@ def test_damaged_predictions_are_named(runs: Path) -> None:
         {"finished": ["yes"] * size},
         {"completion_tokens": ["1"] * size},
         {"completion_tokens": [float("nan")] * size},
-    ):
-        file.write_bytes(content)
-        change(file, **columns)
-        assert file.name in refused(run), columns
-    for damaged in (b"", content[: len(content) // 2], bytes(range(256))):
-        file.write_bytes(damaged)
-        assert file.name in refused(run)
+    )
+    assert_damage_is_named(run, file, damage)
 
 
 def test_damaged_sampled_lists_are_named(tmp_path: Path, mini: RankedListDataset) -> None:
@@ -361,20 +367,14 @@ def test_damaged_sampled_lists_are_named(tmp_path: Path, mini: RankedListDataset
     make_run(folder, mini, messy, "evaluation.samples=2", "evaluation.pass_at=[1,2]")
     run = one_run(folder)
     file = run / f"samples-test-{STEP}.parquet"
-    content = file.read_bytes()
     size = len(pd.read_parquet(file))
-    for columns in (
+    damage = (
         {"text": None},
         {"text": [1] * size},
         {"context_id": [["a"]] * size},
         {"context_id": ["a"] * size},
-    ):
-        file.write_bytes(content)
-        change(file, **columns)
-        assert file.name in refused(run), columns
-    for damaged in (b"", content[: len(content) // 2], bytes(range(256))):
-        file.write_bytes(damaged)
-        assert file.name in refused(run)
+    )
+    assert_damage_is_named(run, file, damage)
     file.unlink()
     assert f"there is no {file.name}" in refused(run)
 
