@@ -2,10 +2,13 @@
 
 import os
 
-os.environ.setdefault("WANDB_MODE", "offline")
+for name in [name for name in os.environ if name.startswith("WANDB_")]:
+    del os.environ[name]
+os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Callable  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -36,6 +39,20 @@ def composed(*overrides: str) -> Config:
     """The config of a command line."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolve(compose("config", overrides=list(overrides)))
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_left() -> Iterator[None]:
+    """End the W&B service that a test started, and remove what was set for it in the environment.
+
+    Otherwise a test that first deletes WANDB_SERVICE and then ends the service would put back the address of a dead
+    one, and no later test of this process could track a run.
+    """
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_MODE"]:
+        del os.environ[name]
 
 
 @pytest.fixture

@@ -70,8 +70,14 @@ class WandbBackend:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._directory))
         _stage_in(self._directory / "wandb")
         import wandb
+        from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
 
-        wandb.setup(wandb.Settings(silent=True))
+        try:
+            wandb.setup(wandb.Settings(silent=True))
+        except WandbServiceConnectionError:
+            # WANDB_SERVICE comes from a process whose service has ended, for example a notebook's.
+            os.environ.pop("WANDB_SERVICE", None)
+            wandb.setup(wandb.Settings(silent=True))
 
     def start(self) -> None:
         # Uses the system's random source, not the seeded generators: two attempts must differ.

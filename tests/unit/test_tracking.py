@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,17 +43,13 @@ def identity(attempt: int = 1, **changes: object) -> TrackerIdentity:
 
 
 @pytest.fixture(autouse=True)
-def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No login, an empty home directory, and no W&B service left from another test."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
+def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mode, no login and an empty home directory."""
+    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setattr(WandbBackend, "_unreachable", False)
-    yield
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
 
 
 def offline(directory: Path, attempt: int = 1, config: dict | None = None, **changes: object) -> Tracker:
@@ -307,6 +303,16 @@ def test_killed_service_is_one_warning_and_the_next_run_is_tracked(
     use_everything(offline(tmp_path / "second"))
     assert warnings_in(caplog) == [message]
     assert find_runs(tmp_path / "second")[0].curve("train/reward") == [(1, 1.0)]
+
+
+def test_a_service_that_is_gone_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A notebook, for example, hands on the address of its service, which may have ended."""
+    monkeypatch.setenv("WANDB_SERVICE", f"3-1-unix-{tmp_path}/socket")
+    use_everything(offline(tmp_path / "run"))
+    assert not warnings_in(caplog)
+    assert find_runs(tmp_path / "run")[0].curve("train/reward") == [(1, 1.0)]
 
 
 def test_service_that_ends_with_an_error_does_not_end_the_run(tmp_path: Path) -> None:

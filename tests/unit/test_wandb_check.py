@@ -1,7 +1,6 @@
 """`analysis.wandb_check`: what it finds in W&B's files, and what it takes no offence at."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ from rlbench.tracking import TrackerIdentity, make_tracker
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of two attempts: the first has measured update 2, and so has the second, which rewound to 1."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_MODE")
     target = Run(tmp_path / "runs" / "seed0", "rl", "grpo-relevance", 0, "0" * 8, {})
     target.set_status("done")
     for attempt, updates in ((1, (1, 2)), (2, (2, 3))):
@@ -30,8 +29,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
             tracker.log({f"train/{name}": value for name, value in metrics.items()}, update)
         tracker.log_table("completions/test", ["text"], [["Heat (1995)"]], 2)
         tracker.finish()
-    wandb.teardown()
-    yield target
+    wandb.teardown()  # waits until the files are complete
+    return target
 
 
 def files(run: Run) -> list[Path]:
