@@ -24,7 +24,9 @@ from rlbench.base.digests import LIST_FILE, Damaged, difference, read_list
 from rlbench.base.user_files import BAD_JSON
 from rlbench.config.bounds import LONGEST_LIST
 from rlbench.config.names import odd_name
-from rlbench.runs.directory import SCHEMA, config_hash, foreign_links
+from rlbench.runs.directory import foreign_links
+from rlbench.runs.identity import config_hash
+from rlbench.runs.record import SCHEMA
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
 READ = (

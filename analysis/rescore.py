@@ -58,7 +58,8 @@ from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers, s
 from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.relevance import Judge, make_judge
 from rlbench.running.checks import check_matching
-from rlbench.runs.directory import DONE, config_hash, seal, status_of
+from rlbench.runs.directory import DONE, seal, status_of
+from rlbench.runs.identity import config_hash
 
 MATCHING = CONF / "matching"
 OWN = "own"

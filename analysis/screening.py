@@ -12,7 +12,7 @@ from typing import Any
 from analysis.reading import Problem, Run, flatten
 from rlbench.base.content import SHOWN
 from rlbench.config.row_names import value_text, variant
-from rlbench.runs.directory import INPUTS
+from rlbench.runs.identity import INPUTS
 
 
 def screened(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], tuple[Problem, ...]]:

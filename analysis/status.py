@@ -20,7 +20,15 @@ from analysis.tables import duration
 from rlbench.base.errors import BadInput
 from rlbench.base.files import read_object
 from rlbench.runs.attempts import UNKNOWN, Attempt, attempts
-from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, SWEEP_FILE, foreign_links, read_cells
+from rlbench.runs.directory import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    PRUNED,
+    RUNNING,
+    foreign_links,
+)
+from rlbench.runs.sweep_file import SWEEP_FILE, read_cells
 
 DESCRIPTION = """\
 Say how far every cell of an experiment is.

@@ -46,7 +46,9 @@ def make_runs(folder: Path, runs: int, samples: int, updates: int) -> None:
     from rlbench.config.schema import resolve
     from rlbench.running.cli import CONF
     from rlbench.runs import provenance, versions
-    from rlbench.runs.directory import SCHEMA, claim, locate
+    from rlbench.runs.claiming import claim
+    from rlbench.runs.directory import locate
+    from rlbench.runs.record import SCHEMA
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = resolve(compose("config", overrides=["algorithm=grpo", "reward=relevance"]))

@@ -23,10 +23,12 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
+from rlbench.base.files import write_json
 from rlbench.config.arguments import count
 from rlbench.config.schema import resolve
 from rlbench.running.cli import CONF, groups
-from rlbench.runs.directory import Run, claim, locate, write_json
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import Run, locate
 
 RUN_PY = CONF.parent / "run.py"
 ALGORITHMS, SEEDS = 20, 5

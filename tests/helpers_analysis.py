@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlbench.runs.directory import SCHEMA, config_hash, seal
+from rlbench.runs.directory import seal
+from rlbench.runs.identity import config_hash
+from rlbench.runs.record import SCHEMA
 
 GROUP = "mini/mini-tiny"
 """Folder of the runs below the runs folder: experiment, then dataset and model."""

@@ -80,7 +80,8 @@ def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dic
 
 def runs_of(cell: "RecordedCell", group: Collection) -> tuple[pd.DataFrame, list[Problem], list[str]]:
     """The runs of a cell's row by seed, problems of runs that belong elsewhere, and other settings that differ."""
-    from rlbench.runs.directory import canonical, label_of, stage_settings
+    from rlbench.runs.directory import label_of
+    from rlbench.runs.identity import canonical, stage_settings
 
     config = cell.config
     label = label_of(config, config.stage)

@@ -28,16 +28,16 @@ from rlbench.runs.directory import (
     DONE,
     FAILED,
     INTERRUPTED,
-    SWEEP_FILE,
     Run,
+    locate,
+)
+from rlbench.runs.existing import (
     check_curve,
     check_recorded,
     check_start,
-    locate,
-    read_cells,
     superseded,
-    write_cells,
 )
+from rlbench.runs.sweep_file import SWEEP_FILE, read_cells, write_cells
 
 
 @dataclass

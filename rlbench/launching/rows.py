@@ -16,7 +16,8 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from rlbench.base.errors import BadInput
 from rlbench.config.row_names import value_text, variant
 from rlbench.config.schema import Config
-from rlbench.runs.directory import Run, differing_keys
+from rlbench.runs.directory import Run
+from rlbench.runs.identity import differing_keys
 
 NEVER_NAMED = (
     *("algorithm", "reward", "seed", "dataset", "model", "experiment", "experiment_name", "runs_dir", "stage"),

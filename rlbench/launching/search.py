@@ -29,7 +29,8 @@ from rlbench.config.row_names import variant
 from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.rows import override_of
 from rlbench.launching.space import Choice, Dimension, Interval, grid
-from rlbench.runs.directory import DONE, PRUNED, config_hash
+from rlbench.runs.directory import DONE, PRUNED
+from rlbench.runs.identity import config_hash
 
 if TYPE_CHECKING:
     import optuna

@@ -25,7 +25,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from rlbench.base.errors import BadInput
-from rlbench.base.files import read_object
+from rlbench.base.files import read_object, write_json
 from rlbench.base.program import import_path, install
 from rlbench.config.bounds import COUNT, COUNT_OR_NONE, POSITIVE, Bound, number_problem
 from rlbench.launching.base import SweepLauncher
@@ -33,7 +33,12 @@ from rlbench.launching.board import Board
 from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.running.cli import fail
 from rlbench.runs import attempts
-from rlbench.runs.directory import DONE, FAILED, Run, locate, write_json
+from rlbench.runs.directory import (
+    DONE,
+    FAILED,
+    Run,
+    locate,
+)
 
 JOB_FILE = "slurm.json"
 """File in a run directory with the run's last job: {"job": id}."""

@@ -15,7 +15,13 @@ from rlbench.base.files import read_object
 from rlbench.config.schema import Config
 from rlbench.models.sources import folder_digests
 from rlbench.runs import inputs
-from rlbench.runs.directory import DONE, INPUTS, Run, locate, status_of
+from rlbench.runs.directory import (
+    DONE,
+    Run,
+    locate,
+    status_of,
+)
+from rlbench.runs.identity import INPUTS
 from rlbench.runs.sharing import find_finished
 
 ORACLE = "oracle"

@@ -43,22 +43,23 @@ from rlbench.running.checks import validate
 from rlbench.runs import attempts, inputs, processes, sharing, versions
 from rlbench.runs.attempts import Attempt, RunConsole, logged
 from rlbench.runs.budget import Ledger
+from rlbench.runs.claiming import note_unlocated, noted
 from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import (
     DONE,
-    SCHEMA,
     Run,
-    check_curve,
     check_done,
+    locate,
+)
+from rlbench.runs.existing import (
+    check_curve,
     check_recorded,
     check_start,
-    differing_keys,
-    locate,
-    note_unlocated,
-    noted,
     superseded,
 )
+from rlbench.runs.identity import differing_keys
 from rlbench.runs.provenance import manifest
+from rlbench.runs.record import SCHEMA
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.training.arguments import on_cpu
 from rlbench.training.checkpoints import rewind_logs

@@ -19,7 +19,8 @@ from rlbench.base.errors import BadInput
 from rlbench.base.preemption import SIGNALS
 from rlbench.base.program import as_started
 from rlbench.runs.attempts import Attempt, reason_of
-from rlbench.runs.directory import FAILED, RUNNING, Run, claim
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import FAILED, RUNNING, Run
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

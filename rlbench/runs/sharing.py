@@ -17,7 +17,13 @@ from rlbench.base.errors import BadInput
 from rlbench.base.files import partial_folder, publish, read_object, whole_file, write_json
 from rlbench.config.schema import Config
 from rlbench.models.sources import differing_files
-from rlbench.runs.directory import DONE, Run, check_done, curve_problems, status_of, unmeasured
+from rlbench.runs.directory import (
+    DONE,
+    Run,
+    check_done,
+    status_of,
+)
+from rlbench.runs.existing import curve_problems, unmeasured
 
 OWN = ("STATUS", "identity.json", "config.yaml", "progress.json")
 """Files that belong to a directory and not to the result."""

@@ -25,7 +25,8 @@ from rlbench.rewards.scorer import ListScorer
 from rlbench.runs import processes
 from rlbench.runs.budget import Ledger
 from rlbench.runs.completions import CompletionLog
-from rlbench.runs.directory import Run, unmeasured
+from rlbench.runs.directory import Run
+from rlbench.runs.existing import unmeasured
 from rlbench.tracking import Tracker
 from rlbench.training.arguments import quiet, rl_arguments, shared_arguments
 from rlbench.training.callbacks import Evaluator, Recorder, ReferenceSync, SpendingLog, Stopper, StopTraining

@@ -26,7 +26,8 @@ from rlbench.models.loading import load_model
 from rlbench.runs import processes
 from rlbench.runs.budget import Ledger
 from rlbench.runs.completions import CompletionLog
-from rlbench.runs.directory import Run, curve_problems, unmeasured
+from rlbench.runs.directory import Run
+from rlbench.runs.existing import curve_problems, unmeasured
 from rlbench.tracking import Tracker
 from rlbench.training.arguments import quiet, shared_arguments, warmup_steps
 from rlbench.training.callbacks import Evaluator, Recorder, Stopper

@@ -19,7 +19,8 @@ from rlbench.base.preemption import Preempted
 from rlbench.base.progress import Progress
 from rlbench.config.schema import Config
 from rlbench.running import runner
-from rlbench.runs.directory import INTERRUPTED, SWEEP_FILE, locate, read_cells, write_cells
+from rlbench.runs.directory import INTERRUPTED, locate
+from rlbench.runs.sweep_file import SWEEP_FILE, read_cells, write_cells
 from rlbench.training.checkpoints import steps_of
 from tests.conftest import SMALL, composed
 

@@ -15,7 +15,8 @@ from rlbench.running import plan
 from rlbench.running.checks import validate
 from rlbench.running.cli import EXPERIMENTS
 from rlbench.running.runner import run
-from rlbench.runs.directory import canonical, config_hash, label_of, locate, stage_settings
+from rlbench.runs.directory import label_of, locate
+from rlbench.runs.identity import canonical, config_hash, stage_settings
 from tests.conftest import SMALL
 
 SHARED = EXPERIMENTS.parent.parent / "shared" / "paper"

@@ -16,7 +16,7 @@ import pytest
 from analysis.collect import Collection, collect, find_runs
 from analysis.collected import update
 from rlbench.base.errors import BadInput
-from rlbench.runs.directory import config_hash
+from rlbench.runs.identity import config_hash
 from tests.helpers_analysis import budget, edit_result, queries, reseal, write_identity, write_run
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,9 @@ from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Answer, judge_answers, sampled_metrics
 from rlbench.lists.relevance import make_judge
-from rlbench.runs.directory import SCHEMA, claim, locate, seal
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import locate, seal
+from rlbench.runs.record import SCHEMA
 from tests.conftest import SMALL, composed
 
 ROOT = Path(__file__).parents[2]

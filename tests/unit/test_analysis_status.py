@@ -8,7 +8,7 @@ import pytest
 
 from analysis.status import commands, main, survey
 from rlbench.base.errors import BadInput
-from rlbench.runs.directory import write_cells
+from rlbench.runs.sweep_file import write_cells
 
 SWEEP = {
     "cells": {

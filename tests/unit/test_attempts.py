@@ -11,7 +11,8 @@ import pytest
 from rlbench.base.errors import BadInput
 from rlbench.runs import attempts
 from rlbench.runs.attempts import RunConsole, begin, failure, last_update, logged, reserve
-from rlbench.runs.directory import DONE, FAILED, claim, locate, noted
+from rlbench.runs.claiming import claim, noted
+from rlbench.runs.directory import DONE, FAILED, locate
 from tests.conftest import composed
 
 
@@ -53,7 +54,8 @@ def test_interrupted_by_hand(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rlbench.runs.directory import claim, locate
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import locate
 from tests.conftest import composed
 config = composed(f"runs_dir={sys.argv[1]}")
 run = locate(config, "rl")
@@ -166,7 +168,8 @@ def test_the_last_update_is_found_from_the_end(rows, tmp_path):
 ONE_AFTER_THE_OTHER = """
 import sys, time
 from pathlib import Path
-from rlbench.runs.directory import claim, locate
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import locate
 from tests.conftest import composed
 folder, fails = Path(sys.argv[1]), sys.argv[2] == "fails"
 config = composed(f"runs_dir={folder}")

@@ -2,7 +2,8 @@
 
 import shutil
 
-from rlbench.runs.directory import DONE, check_start, locate
+from rlbench.runs.directory import DONE, locate
+from rlbench.runs.existing import check_start
 from tests.conftest import SMALL, composed
 
 

@@ -20,7 +20,8 @@ from rlbench.objective.guards import caveats
 from rlbench.running.checks import validate
 from rlbench.running.cli import groups
 from rlbench.running.runner import prepare
-from rlbench.runs.directory import locate, stage_config
+from rlbench.runs.directory import locate
+from rlbench.runs.identity import stage_config
 from rlbench.training import engine_checks
 from rlbench.training.engine_checks import check_engine, check_server
 from rlbench.training.engines import engine_seed, request_seed, seeded_requests

@@ -15,7 +15,7 @@ from rlbench.base.errors import BadInput
 from rlbench.config.options import filled, options_of
 from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config
 from rlbench.running.cli import CONF
-from rlbench.runs.directory import canonical, config_hash, stage_settings
+from rlbench.runs.identity import canonical, config_hash, stage_settings
 from tests.conftest import composed
 from tests.helpers import ROOT
 

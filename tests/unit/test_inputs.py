@@ -13,7 +13,10 @@ from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
 from rlbench.models import sources, wheels
 from rlbench.runs import inputs
-from rlbench.runs.directory import claim, locate, stage_config, stage_settings, superseded
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import locate
+from rlbench.runs.existing import superseded
+from rlbench.runs.identity import stage_config, stage_settings
 from tests.conftest import composed
 from tests.helpers_inputs import OF_REDIAL, write_model, write_redial
 

@@ -7,7 +7,8 @@ from trl import SFTConfig
 from rlbench.config.schema import Config
 from rlbench.running.checks import validate
 from rlbench.runs import processes
-from rlbench.runs.directory import FAILED, claim, locate
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import FAILED, locate
 from rlbench.training.parallel import PaddedSampler, deepspeed_config, on_each, parallel_arguments
 from tests.conftest import composed
 

@@ -14,7 +14,8 @@ from rlbench.models.sources import folder_digests
 from rlbench.running.plan import show, steps
 from rlbench.running.runner import run
 from rlbench.runs import inputs
-from rlbench.runs.directory import DONE, claim, locate, seal
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import DONE, locate, seal
 from tests.conftest import SMALL, composed
 from tests.helpers_inputs import OF_REDIAL, write_redial
 

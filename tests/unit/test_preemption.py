@@ -14,7 +14,8 @@ from transformers import TrainerControl, TrainerState
 
 from rlbench.base import preemption
 from rlbench.base.preemption import SIGNALS, Preempted
-from rlbench.runs.directory import INTERRUPTED, claim, locate
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import INTERRUPTED, locate
 from rlbench.training.callbacks import Stopper
 from tests.conftest import SMALL, composed
 

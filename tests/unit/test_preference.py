@@ -17,7 +17,8 @@ from rlbench.preference.store import Drawn, Preference, Store, preferences
 from rlbench.preference.tuples import below, best_and_worst
 from rlbench.running.checks import validate
 from rlbench.running.cli import check_overrides, groups, methods
-from rlbench.runs.directory import locate, stage_config
+from rlbench.runs.directory import locate
+from rlbench.runs.identity import stage_config
 from tests.conftest import composed
 
 # Losses.

@@ -16,26 +16,21 @@ from rlbench.base.files import write_json
 from rlbench.config.schema import Config
 from rlbench.launching.search import check_journal
 from rlbench.launching.slurm import JOB_FILE, noted_job
-from rlbench.runs import attempts, processes
-from rlbench.runs import directory as runs
+from rlbench.runs import attempts, claiming, processes
 from rlbench.runs.attempts import RunConsole, failure, last_update, logged, reserve
+from rlbench.runs.claiming import claim, noted
 from rlbench.runs.directory import (
     DONE,
     FAILED,
     RUNNING,
     Run,
-    canonical,
-    claim,
-    config_hash,
-    differing_keys,
     label_of,
     locate,
-    noted,
-    read_cells,
     status_of,
-    unmeasured,
-    write_cells,
 )
+from rlbench.runs.existing import unmeasured
+from rlbench.runs.identity import canonical, config_hash, differing_keys
+from rlbench.runs.sweep_file import read_cells, write_cells
 from tests.conftest import SMALL, composed
 
 
@@ -103,7 +98,7 @@ def test_a_status_is_its_first_line_and_a_reason_the_rest(run: Run) -> None:
 
 def test_done_is_written_last(run: Run, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[str | None] = []
-    monkeypatch.setattr(runs, "seal", lambda root: found.append(status_of(root)))
+    monkeypatch.setattr(claiming, "seal", lambda root: found.append(status_of(root)))
     with claim(run, config):
         pass
     assert found == [RUNNING] and run.status() == DONE

@@ -6,7 +6,10 @@ import pytest
 
 from rlbench.base.errors import BadInput
 from rlbench.running import runner
-from rlbench.runs.directory import DONE, FAILED, check_curve, check_recorded, claim, config_hash, locate, stage_config
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import DONE, FAILED, locate
+from rlbench.runs.existing import check_curve, check_recorded
+from rlbench.runs.identity import config_hash, stage_config
 from tests.conftest import composed
 
 

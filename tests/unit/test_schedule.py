@@ -3,7 +3,8 @@
 import pytest
 
 from rlbench.running.checks import validate
-from rlbench.runs.directory import locate, stage_config
+from rlbench.runs.directory import locate
+from rlbench.runs.identity import stage_config
 from rlbench.training.arguments import rl_arguments, warmup_steps
 from rlbench.training.schedule import stepped
 from tests.conftest import composed

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
 from rlbench.config.row_names import short_names, variant
 from rlbench.config.schema import Config, resolve
 from rlbench.launching.cells import Cell
@@ -26,7 +27,13 @@ from rlbench.launching.search import JOURNAL, REFUSED, REMEDY, Search, Settings,
 from rlbench.launching.space import Choice, Interval, Space, read_space
 from rlbench.running.checks import validate
 from rlbench.running.cli import CONF, check_overrides
-from rlbench.runs.directory import DONE, PRUNED, RUNNING, SWEEP_FILE, locate, write_json
+from rlbench.runs.directory import (
+    DONE,
+    PRUNED,
+    RUNNING,
+    locate,
+)
+from rlbench.runs.sweep_file import SWEEP_FILE
 
 RATE = "trainer.rl.learning_rate=tag(log, interval(1e-6, 1e-2))"
 UPDATES, EVERY = 8, 2

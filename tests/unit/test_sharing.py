@@ -10,7 +10,14 @@ from rlbench.base import digests
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json
 from rlbench.config.schema import Config
-from rlbench.runs.directory import DONE, RUNNING, Run, claim, locate, seal
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import (
+    DONE,
+    RUNNING,
+    Run,
+    locate,
+    seal,
+)
 from rlbench.runs.sharing import adopt, find_finished
 from tests.conftest import SMALL, composed
 

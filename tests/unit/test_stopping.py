@@ -19,7 +19,16 @@ from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.local import LocalLauncher, Queue, _Process
 from rlbench.launching.stopping import tell, was_told
 from rlbench.runs.attempts import started_for
-from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, PREEMPTED, PRUNED, SWEEP_FILE, Run, locate
+from rlbench.runs.directory import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    PREEMPTED,
+    PRUNED,
+    Run,
+    locate,
+)
+from rlbench.runs.sweep_file import SWEEP_FILE
 from tests.conftest import SMALL, composed
 
 PROCESS = """

@@ -20,7 +20,8 @@ from rlbench.launching.rows import Planned, naming_keys, override_of
 from rlbench.launching.sweepers import combinations, merged, of_batches
 from rlbench.running.cli import CONF
 from rlbench.runs import versions
-from rlbench.runs.directory import DONE, RUNNING, claim, locate
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import DONE, RUNNING, locate
 from tests.conftest import SMALL, composed
 
 RATES = "trainer.rl.learning_rate=1e-4,1e-3"

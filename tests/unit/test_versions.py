@@ -12,7 +12,8 @@ from rlbench.base.files import write_json
 from rlbench.running.cli import CONF
 from rlbench.running.runner import run
 from rlbench.runs import versions
-from rlbench.runs.directory import claim, locate
+from rlbench.runs.claiming import claim
+from rlbench.runs.directory import locate
 from rlbench.runs.versions import differing, notice, present
 from tests.conftest import SMALL, composed
 

@@ -1,0 +1,135 @@
+"""Identity of a run: everything that can change its result, and the hash of it.
+
+Equal settings on equal inputs give the same hash, and so the same directory.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rlbench.config.decoding import greedy_identity, sampling_identity
+from rlbench.config.engines import rollout_identity
+from rlbench.config.schema import Config, TinyModelConfig
+from rlbench.runs.inputs import inputs
+from rlbench.runs.record import SCHEMA
+
+DESCRIPTION = ("title", "paper", "evidence", "differs")
+"""Descriptive keys of algorithms and rewards: names and sources."""
+INPUTS = "inputs"
+"""Key in an identity for the digests of inputs: data and the model's source."""
+
+
+def stage_config(config: Config, stage: str) -> dict[str, Any]:
+    """Return the identity of a stage: its settings, and digests of the data and model files that it reads.
+
+    Raises:
+        BadInput: problems of the data or of the model's files.
+    """
+    return canonical(stage_settings(config, stage)) | {INPUTS: inputs(config).of(stage)}
+
+
+def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+    """Return the part of a config that affects a stage's results.
+
+    Paths, tracker, progress, threads, the number of kept checkpoints and the frequency of SFT evaluations are left out.
+    The shared stages (oracle, zero_shot, sft) depend neither on the algorithm nor on the run's seed, so all cells of a
+    sweep share them. RL without SFT does not depend on SFT settings, except the demonstrations' maximum length.
+    """
+    full = asdict(config)
+    evaluation = dict(full["evaluation"])
+    identity: dict[str, Any] = {"stage": stage, "schema": SCHEMA, "dataset": _dataset(config, stage)}
+    identity["matching"] = full["matching"]
+    described = {key: value for key, value in full["algorithm"].items() if key not in DESCRIPTION}
+    rewarded = {key: value for key, value in full["reward"].items() if key not in DESCRIPTION}
+    contexts = {key: evaluation[key] for key in ("validation_contexts", "test_contexts")}
+    if stage == "oracle":
+        return identity | {"evaluation": contexts}
+    identity |= {"model": _model(config), "decoding": greedy_identity(config.generation)}
+    contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
+    if evaluation["samples"]:
+        contexts |= sampling_identity(config.generation)
+        contexts |= {key: evaluation[key] for key in ("batch_size", "batch_tokens")}  # numbers are drawn per batch
+    if stage == "zero_shot":
+        return identity | {"evaluation": contexts}
+    rl = full["trainer"]["rl"]
+    sft = {key: value for key, value in full["trainer"]["sft"].items() if key != "evaluate_every"}
+    shared = {"bf16": full["trainer"]["bf16"]}
+    if stage == "sft":
+        return identity | {"evaluation": contexts, "sft": sft, **shared}
+    left_out = ["keep_checkpoints"]
+    if rl["start"] == "base":
+        sft = {"max_length": sft["max_length"]}  # for demonstrations in the loss; there is no SFT stage
+    else:
+        left_out.append("start")
+    if not evaluation["samples"]:
+        for key in ("batch_size", "batch_tokens"):
+            evaluation.pop(key)
+    if not rl["learning_rate_steps"]:
+        left_out.append("learning_rate_steps")
+    return identity | {
+        "evaluation": evaluation,
+        "sft": sft,
+        "rl": {key: value for key, value in rl.items() if key not in left_out},
+        "algorithm": described,
+        "reward": rewarded,
+        "generation": rollout_identity(config.generation),
+        "safety": full["safety"],
+        "seed": config.seed,
+        **shared,
+    }
+
+
+def _dataset(config: Config, stage: str) -> dict[str, Any]:
+    """Dataset settings without paths. Demonstrations count only if read by the stage and not the default."""
+    dataset = config.dataset
+    own = {k: v for k, v in asdict(dataset).items() if k not in (*dataset.paths, "demonstrations_from")}
+    read = stage in ("sft", "rl") and "demonstrations_from" not in dataset.paths and dataset.demonstration_source
+    return own | ({"demonstrations_from": read} if read else {})
+
+
+def _model(config: Config) -> dict[str, Any]:
+    """Model settings without the name. For a model read from files, the digest of the files identifies it."""
+    model = config.model
+    if isinstance(model, TinyModelConfig):
+        return {key: value for key, value in asdict(model).items() if key != "name"}
+    return {"dtype": model.dtype}
+
+
+def canonical(value: Any) -> Any:
+    """Normalise a value for an identity: equal numbers get one form, and tuples become lists.
+
+    Options defined by a function's signature keep the form in the config, for example 1 or 1.0.
+    `rlbench.config.options.filled` converts them to the annotated type, so both are the same value.
+    """
+    if isinstance(value, Mapping):
+        return {key: canonical(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(entry) for entry in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # also for -0.0
+    return value
+
+
+def config_hash(identity: Mapping[str, Any]) -> str:
+    """Return the first 8 hex digits of the identity's sha256, independent of key order."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def differing_keys(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "", shown: Callable[[Any], str] = repr
+) -> list[str]:
+    """Return the dotted keys whose values differ, with both values.
+
+    Args:
+        shown: formats a value.
+    """
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differing_keys(a, b, f"{prefix}{key}.", shown)
+        elif a != b:
+            lines.append(f"{prefix}{key}: {shown(a)} there, {shown(b)} now")
+    return lines
