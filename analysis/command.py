@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import statistics
-from analysis.reading import Problem, Unusable, printable
+from analysis.collection.reading import Problem, Unusable, printable
 from rlbench.base.errors import BadInput
 from rlbench.base.files import new_folder
 from rlbench.base.program import as_started

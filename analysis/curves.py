@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from analysis.collect import Collection, collect
+from analysis.collection import Collection, collect
 from analysis.command import (
     add_folder,
     default_folder,
@@ -23,19 +23,8 @@ from analysis.command import (
 from analysis.figures.lines import MANY, TRAINING, Key, draw_training, draw_validation
 from analysis.figures.ranks import RANK_METRICS, SHOWN, draw_ranks, rank_metrics
 from analysis.figures.reported import METRIC, Reported, beside
-from analysis.figures.style import (
-    COLOURS,
-    DASHES,
-    FORMATS,
-    GREY,
-    MARKERS,
-    STYLE,
-    WIDTH,
-    legend_columns,
-    save,
-    styles,
-)
-from analysis.series import AXES, measured, rl_rows, without_spending
+from analysis.figures.series import AXES, measured, rl_rows, without_spending
+from analysis.figures.style import COLOURS, DASHES, FORMATS, GREY, MARKERS, STYLE, WIDTH, legend_columns, save, styles
 from analysis.tables import group_folder
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import new_folder

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from analysis import curves, tables
-from analysis.collect import Collection, Problem, collect
+from analysis import tables
+from analysis.collection import Collection, Problem, collect
 from analysis.command import (
     add_out,
     make_folder,
@@ -21,6 +21,8 @@ from analysis.command import (
     show_written,
     terminal,
 )
+from analysis.figures.lines import draw_training, draw_validation
+from analysis.figures.style import save
 from analysis.html import group_page, index_page
 from analysis.html.budgets import cost_note
 from rlbench.base.errors import BadInput
@@ -112,15 +114,15 @@ def write_report(group: Collection, table: tables.Table, out: Path, console: Con
         write_text(path, text)
         written.append(path)
     for name, figure, lacking in (
-        ("curves", curves.draw_validation(group), "no RL run has validation metrics"),
-        ("training", curves.draw_training(group), "no RL run has training metrics"),
+        ("curves", draw_validation(group), "no RL run has validation metrics"),
+        ("training", draw_training(group), "no RL run has training metrics"),
     ):
         if figure is None:
             console.print(f"[yellow]No {name}.png:[/] {lacking}.")
             for suffix in ("png", "svg"):  # a figure of an earlier report would look like this one's
                 (out / f"{name}.{suffix}").unlink(missing_ok=True)
         else:
-            written += curves.save(figure, out / name)
+            written += save(figure, out / name)
     return written
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.command import add_resamples, plain_parser, refuse, refusing, show_problems, show_written, terminal
-from analysis.curves import save
-from analysis.reproduction import figure, table
-from analysis.reproduction.reported import EXPERIMENTS
-from analysis.reproduction.sheets import show, to_latex, to_markdown, write
+from analysis.figures.style import save
+from analysis.papers import figure, table
+from analysis.papers.reported import EXPERIMENTS
+from analysis.papers.sheets import show, to_latex, to_markdown, write
 from rlbench.base.errors import BadInput, nearest
 
 DESCRIPTION = """\

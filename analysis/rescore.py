@@ -29,10 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from analysis.collected import is_collection
-from analysis.command import make_parser, refuse, show_problems, show_written, terminal
-from analysis.costs import place_of
-from analysis.reading import (
+from analysis.collection.costs import place_of
+from analysis.collection.reading import (
     Problem,
     Run,
     Unusable,
@@ -43,6 +41,8 @@ from analysis.reading import (
     read_text,
     required_metrics,
 )
+from analysis.collection.stored import is_collection
+from analysis.command import make_parser, refuse, show_problems, show_written, terminal
 from analysis.tables.write import as_text
 from rlbench.base.digests import damage
 from rlbench.base.errors import BadInput, nearest

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from analysis.collect import collect
+from analysis.collection import collect
 from analysis.command import refuse, spoken
 from analysis.tables.write import as_text
 from rlbench.base.errors import BadInput

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.collect import find_runs
+from analysis.collection import find_runs
+from analysis.collection.reading import finite, is_text
 from analysis.command import make_parser, refuse, terminal
-from analysis.reading import finite, is_text
 from analysis.tables import duration
 from rlbench.base.errors import BadInput
 from rlbench.base.files import read_object

@@ -10,9 +10,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.collect import find_runs
+from analysis.collection import find_runs
+from analysis.collection.reading import is_measurement, whole_number
 from analysis.command import make_parser, refuse, terminal
-from analysis.reading import is_measurement, whole_number
 from rlbench.base.errors import BadInput
 from rlbench.base.jsonl import read_rows
 from rlbench.tracking import curve_name

@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from analysis import collected, tables
-from analysis.collect import collect
+from analysis import tables
+from analysis.collection import collect
+from analysis.collection import stored as collected
 from rlbench.config.arguments import count
 
 SEEDS = 5

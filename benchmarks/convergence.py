@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.convergence import passage_time, ratio_interval, restricted_interval
 from analysis.statistics import Floats
+from analysis.studies.convergence import passage_time, ratio_interval, restricted_interval
 from rlbench.config.arguments import count
 
 SPREAD_OF_GAIN, SPREAD_OF_RATE = 0.12, 0.35

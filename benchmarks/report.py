@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from analysis.collect import collect
+from analysis.collection import collect
 from analysis.html import group_page
 from analysis.tables import build_table
 from rlbench.config.arguments import count

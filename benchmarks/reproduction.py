@@ -1,4 +1,4 @@
-"""Error rates of the rule in `analysis.reproduction.verdicts`, on simulated trainings with known truth.
+"""Error rates of the rule in `analysis.papers.verdicts`, on simulated trainings with known truth.
 
 `python -m benchmarks.reproduction` prints the tables of docs/validation.md. A simulated method has a true score, and
 a training deviates from it normally. Test-set noise affects both the reported training and ours, correlated as far as
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.reproduction.verdicts import MARGIN, interval_of_difference
+from analysis.papers.verdicts import MARGIN, interval_of_difference
 from rlbench.config.arguments import count
 
 STREAM = 7

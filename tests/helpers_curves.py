@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.collect import SPENDING, Collection, Queries
-from analysis.sources import Source
+from analysis.collection import SPENDING, Collection, Queries
+from analysis.collection.sources import Source
 from rlbench.runs.directory import seal
 
 Points = Mapping[int, float]

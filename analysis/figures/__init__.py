@@ -1,1 +1,4 @@
-"""Figures for print: appearance (`style`), curves (`lines`) and heat maps of ranks (`ranks`)."""
+"""Figures of curves and of ranks, and the style that all figures share.
+
+Imports `collection` and `statistics`.
+"""

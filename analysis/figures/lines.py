@@ -20,9 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.collect import Collection
+from analysis.collection import Collection
+from analysis.collection.stages import SHARED_STAGES
 from analysis.figures.grid import VARIANT, across_for, colour_bar, finish_grid, short_names, title_size, wrapped
 from analysis.figures.reported import Reported, draw_beside
+from analysis.figures.series import INTERVAL_SEEDS, Series, all_series, measured, rl_rows, row_names, smoothing_points
 from analysis.figures.style import (
     FAINT,
     GREY,
@@ -35,8 +37,7 @@ from analysis.figures.style import (
     styles,
     value_range,
 )
-from analysis.series import INTERVAL_SEEDS, Series, all_series, measured, rl_rows, row_names, smoothing_points
-from analysis.tables import SHARED_STAGES, share
+from analysis.render.numbers import share
 
 Key = tuple[str, str]
 """Split and metric."""

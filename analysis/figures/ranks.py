@@ -9,11 +9,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.collect import Collection
+from analysis.collection import Collection
 from analysis.figures.grid import across_for, colour_bar, finish_grid, short_names, title_size, wrapped
 from analysis.figures.lines import many_seeds, several_rewards
+from analysis.figures.series import RankMap, in_bins, measured, rank_maps, rl_rows, row_names
 from analysis.figures.style import STYLE, WIDTH, axis_unit, legend_below, value_range
-from analysis.series import RankMap, in_bins, measured, rank_maps, rl_rows, row_names
 from analysis.statistics import Floats
 
 COLUMNS = 24

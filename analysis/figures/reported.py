@@ -12,10 +12,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.collect import Collection
+from analysis.collection import Collection
 from analysis.figures.grid import finish_grid
+from analysis.figures.series import AXES
 from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH, legend_below
-from analysis.series import AXES
 from analysis.statistics import Floats
 from rlbench.base.program import EXPERIMENTS
 

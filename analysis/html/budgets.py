@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.collect import Collection
-from analysis.costs import total_cost
+from analysis.collection import Collection
+from analysis.collection.costs import total_cost
 from analysis.html.grid import MISSING, Cell, Head, grid, many, number, percent, section, text, words
 from analysis.html.markup import Html, tag
 from analysis.html.provenance import short

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.collect import Collection, Problem
+from analysis.collection import Collection, Problem
 from analysis.html.curve_data import Measured
 from analysis.html.grid import folded, lines, many, percent, section, words
 from analysis.html.markup import Html, breakable, join, tag

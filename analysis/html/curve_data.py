@@ -2,8 +2,8 @@
 
 A curve is the mean over a row's seeds at the updates that all of them measured. Its band is the 95 % interval over
 seeds, or the range of two seeds. Training metrics are first smoothed within each run. All this is as in figures. Then
-an evenly spread subset of points is kept unchanged, without interpolation. `analysis.series` has the same curves for
-figures, one metric at a time; a page shows every metric of hundreds of runs and reads the frame once.
+an evenly spread subset of points is kept unchanged, without interpolation. `analysis.figures.series` has the same
+curves for figures, one metric at a time; a page shows every metric of hundreds of runs and reads the frame once.
 """
 
 import re
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.collect import Collection
+from analysis.collection import Collection
 from analysis.figures.lines import SMOOTHING
+from analysis.figures.series import AXES, INTERVAL_SEEDS, smoothed, smoothing_points, spent_at
 from analysis.html.rows import Look
-from analysis.series import AXES, INTERVAL_SEEDS, smoothed, smoothing_points, spent_at
 from analysis.statistics import Floats, seed_interval
 from analysis.tables import metric_title
 

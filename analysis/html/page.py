@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from analysis import statistics
-from analysis.collect import Collection, Problem
+from analysis.collection import Collection, Problem
 from analysis.html.budgets import budgets
 from analysis.html.cautions import caution_section, cautions
 from analysis.html.curve_data import curve_data

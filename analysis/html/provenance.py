@@ -9,11 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from analysis.collect import Collection
+from analysis.collection import Collection
+from analysis.collection.reading import Unusable, is_text, read_json, whole_number
 from analysis.html.grid import Head, folded, grid, lines, many, section, text, words
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look
-from analysis.reading import Unusable, is_text, read_json, whole_number
 from rlbench.base.program import run_words
 from rlbench.runs.attempts import attempts
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.collect import Collection, required_metrics
+from analysis.collection import Collection, required_metrics
 from analysis.html.grid import MISSING, Cell, Head, grid, lines, many, number, p_value, section, text
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from analysis.collect import Collection
+from analysis.collection import Collection
+from analysis.collection.stages import SHARED_STAGES, shared_stage_name
 from analysis.figures.style import COLOURS, DASHES
 from analysis.figures.style import styles as line_styles
 from analysis.html.markup import Html, breakable, tag
-from analysis.tables import SHARED_STAGES, shared_stage_name
 
 SOLID: tuple[float, ...] = ()
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.collection.reading import finite, is_text, whole_number
 from analysis.html.grid import many
 from analysis.html.rows import Look
-from analysis.reading import finite, is_text, whole_number
 from rlbench.base.errors import BadInput
 from rlbench.base.files import leads_outside
 from rlbench.base.jsonl import read_rows
@@ -55,8 +55,8 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
 def _read(folder: Path, run: str, file: str, is_one: Callable[[Any], bool], damaged: list[str]) -> list[Sample]:
     """Read the samples of a run. If the file is damaged, return none and append a sentence to `damaged`.
 
-    `analysis.reading.check_files` has compared the file with its digest. But a collection may be older than the damage,
-    and a run may come from someone else.
+    `collection.reading.check_files` has compared the file with its digest. But a collection may be older than the
+    damage, and a run may come from someone else.
     """
     path = folder / run / file
     remedy = "Put the file back from a copy, or make the run again"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.collect import Collection
+from analysis.collection import Collection
 from analysis.html.grid import Cell, Head, folded, grid, lines, many, section, text
 from analysis.html.markup import Html, breakable, tag
 from analysis.html.rows import Look, named

@@ -5,6 +5,7 @@ A YAML spec (`spec`) defines what is shown. `select` and `prepare` find the runs
 give the same bytes. Reference: docs/tables.md.
 """
 
+from analysis.render.numbers import at_least, chance, count, many, metric_title, share, signed
 from analysis.tables.build import ACCURACY, Profile, build, build_table, profile_scores
 from analysis.tables.compare import FEWEST_SEEDS, detectable_text, pairing_note
 from analysis.tables.marks import (
@@ -23,7 +24,6 @@ from analysis.tables.model import (
     MARKS,
     MISSING,
     ONE_SEED,
-    SHARED_STAGES,
     SPENT,
     STOPPED,
     UNEQUAL,
@@ -35,9 +35,7 @@ from analysis.tables.model import (
     Row,
     Table,
     Versus,
-    shared_stage_name,
 )
-from analysis.tables.numbers import at_least, chance, count, many, metric_title, share, signed
 from analysis.tables.scores import cell_of, row_scores, share_of
 from analysis.tables.select import Folder
 from analysis.tables.spec import TableSpec, parse_spec, read_spec
@@ -78,8 +76,6 @@ __all__ = [
     "ONE_SEED_NOTE",
     "Profile",
     "Row",
-    "SHARED_STAGES",
-    "shared_stage_name",
     "SPENT",
     "STOPPED",
     "Shown",

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis import tables
-from analysis.collect import Problem, collect
+from analysis.collection import Problem, collect
 from analysis.command import (
     add_folder,
     add_resamples,
@@ -22,7 +22,7 @@ from analysis.command import (
     show_written,
     terminal,
 )
-from analysis.profiles_figure import FORMATS, draw_profiles, save_profiles
+from analysis.tables.profiles_figure import FORMATS, draw_profiles, save_profiles
 from analysis.tables.spec import SPECS
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import new_folder, write_text

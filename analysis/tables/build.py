@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.collect import Collection, Problem
+from analysis.collection import Collection, Problem
+from analysis.render.numbers import metric_title
 from analysis.statistics import Scores
 from analysis.tables import marks, select
 from analysis.tables.compare import (
@@ -30,21 +31,7 @@ from analysis.tables.compare import (
     untested,
     versus_of,
 )
-from analysis.tables.model import (
-    MARKS,
-    ONE_SEED,
-    SPENT,
-    UNEQUAL,
-    Cell,
-    Column,
-    Lead,
-    Made,
-    Row,
-    Table,
-    Value,
-    Versus,
-)
-from analysis.tables.numbers import metric_title
+from analysis.tables.model import MARKS, ONE_SEED, SPENT, UNEQUAL, Cell, Column, Lead, Made, Row, Table, Value, Versus
 from analysis.tables.prepare import Asked, Prepared
 from analysis.tables.scores import share_of, split_sizes
 from analysis.tables.select import Folder, Part, as_text

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis import statistics
+from analysis.render.numbers import at_least, many, share
 from analysis.statistics import Components, Estimate, Permutation, Scores
 from analysis.tables.model import MARKS, ONE_SEED, UNEQUAL, Cell, Lead, Over, Versus
-from analysis.tables.numbers import at_least, many, share
 from analysis.tables.scores import cell_of, one_metric, share_of
 
 LEVEL = 0.05

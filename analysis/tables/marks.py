@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.collect import Collection
+from analysis.collection import Collection
+from analysis.render.numbers import many
 from analysis.tables.compare import checkpoint_baseline_note, pairing_note
 from analysis.tables.model import BUDGET, MISSING, ONE_SEED, STOPPED, UNEQUAL
-from analysis.tables.numbers import many
 from analysis.tables.scores import split_sizes
 
 NAMED = 8

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.render.numbers import metric_title
 from analysis.statistics import Scores
 from analysis.tables import marks, select
 from analysis.tables.compare import Side
 from analysis.tables.model import BUDGET, MISSING, ONE_SEED, STOPPED, UNEQUAL, Column
-from analysis.tables.numbers import metric_title
 from analysis.tables.scores import row_scores, samples_digest
 from analysis.tables.select import Folder, Lookup, Part, as_text
 from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where

@@ -7,8 +7,8 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
-from analysis.collect import Queries
-from analysis.reading import CLUSTER, N_TRUTH
+from analysis.collection import Queries
+from analysis.collection.reading import CLUSTER, N_TRUTH
 from analysis.statistics import Estimate, Scores
 from analysis.tables.model import Cell
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.collect import STAGES, Collection
-from analysis.tables.model import shared_stage_name
+from analysis.collection import STAGES, Collection
+from analysis.collection.stages import shared_stage_name
 from analysis.tables.spec import RowSpec, TableSpec, Where
 from rlbench.base.errors import BadInput, nearest
 

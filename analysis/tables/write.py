@@ -17,7 +17,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis.collect import Problem
+from analysis.collection import Problem
+from analysis.render.numbers import at_least, chance, count, metric_title, share, signed
 from analysis.tables.model import (
     MARKS,
     MISSING,
@@ -32,7 +33,6 @@ from analysis.tables.model import (
     Table,
     Value,
 )
-from analysis.tables.numbers import at_least, chance, count, metric_title, share, signed
 from rlbench.base.durations import duration
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="pip install playwright (requirements.t
 
 from playwright.sync_api import Browser
 
-from analysis.collect import collect
+from analysis.collection import collect
 from analysis.html import group_page
 from analysis.tables import build_table
 from tests.browser import Opened, chromium

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from analysis import report, rescore, status
-from analysis.collect import collect
+from analysis.collection import collect
 from rlbench import inspect
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json

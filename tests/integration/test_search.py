@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.collect import collect
+from analysis.collection import collect
 from analysis.status import survey
 from rlbench.running.cli import CONF
 from rlbench.runs.directory import PRUNED

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from analysis.collect import collect
+from analysis.collection import collect
 from analysis.tables import build_table
 from rlbench.base.errors import BadInput
 from rlbench.base.jsonl import read_rows

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.ablation import Ablation, build_ablation, chance, draw_effects, main
-from analysis.collect import Collection, collect
-from analysis.factorial import (
+from analysis.ablation import Ablation, build_ablation, draw_effects, main
+from analysis.collection import Collection, collect
+from analysis.statistics import Scores, holm, mean_interval, pooled_interval
+from analysis.studies.ablation import chance
+from analysis.studies.factorial import (
     Effect,
     determined,
     find_design,
@@ -22,7 +24,6 @@ from analysis.factorial import (
     matched_pairs,
     missing_cells,
 )
-from analysis.statistics import Scores, holm, mean_interval, pooled_interval
 from analysis.tables import ONE_SEED, UNEQUAL
 from rlbench.base.errors import BadInput
 from rlbench.runs.directory import seal

@@ -13,22 +13,22 @@ import pytest
 from scipy import stats
 
 from analysis import statistics
-from analysis.collect import SPENDING, collect
-from analysis.convergence import area
-from analysis.factorial import Effect
+from analysis.collection import SPENDING, collect
+from analysis.collection.reading import Run, read_run
+from analysis.collection.screening import screened
 from analysis.figures.lines import draw_training, draw_validation
+from analysis.figures.series import all_series, own_curves
 from analysis.html.budgets import budgets
 from analysis.html.cautions import _entropy, _lists, _power, _seeds
 from analysis.html.curve_data import Axes, Measured, curve_data
 from analysis.html.results import _against_leader, _scale
 from analysis.html.rows import Look, looks
 from analysis.html.verdict import _power as power_sentence
-from analysis.reading import Run, read_run
-from analysis.reproduction.runs import settings_of
-from analysis.reproduction.table import Entry, _contrast
-from analysis.screening import screened
-from analysis.series import all_series, own_curves
+from analysis.papers.runs import settings_of
+from analysis.papers.table import Entry, _contrast
 from analysis.statistics import Scores
+from analysis.studies.convergence import area
+from analysis.studies.factorial import Effect
 from analysis.tables import UNEQUAL, Cell, chance
 from analysis.tables.build import build, build_table
 from analysis.tables.compare import Family, Side, correct, find, find_lead, versus_of

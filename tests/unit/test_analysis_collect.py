@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.collect import Collection, collect, find_runs
-from analysis.collected import update
+from analysis.collection import Collection, collect, find_runs
+from analysis.collection.stored import update
 from rlbench.base.errors import BadInput
 from rlbench.runs.identity import config_hash
 from tests.helpers_analysis import budget, edit_result, queries, reseal, write_identity, write_run

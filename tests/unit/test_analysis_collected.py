@@ -15,9 +15,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import ablation, collected, report
-from analysis.collect import Collection, collect, main
-from analysis.collected import Update, update
+from analysis import ablation, report
+from analysis.collect import main
+from analysis.collection import Collection, collect
+from analysis.collection import stored as collected
+from analysis.collection.stored import Update, update
 from rlbench.base.errors import BadInput
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result, queries, reseal, write_run

@@ -11,19 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.convergence import (
-    Convergence,
-    area,
-    compare,
-    lines,
-    main,
-    notes,
-    passage_time,
-    ratio_interval,
-    sentences,
-    threshold_value,
-    to_csv,
-)
+from analysis.convergence import Convergence, compare, main, sentences, threshold_value, to_csv
+from analysis.studies.convergence import area, passage_time, ratio_interval
+from analysis.studies.convergence_text import lines, notes
 from benchmarks.convergence import LEARNERS, bias, coverage, first_passage
 from rlbench.base.errors import BadInput
 from tests.helpers_analysis import write_sweep

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.collect import Collection, collect
+from analysis.collection import Collection, collect
 from analysis.curves import draw_ranks, draw_training, draw_validation, figures, legend_columns, main, save, styles
 from analysis.figures.grid import across_for, short_names, wrapped
 from analysis.figures.ranks import column_edges

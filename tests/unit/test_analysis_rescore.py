@@ -14,9 +14,10 @@ import pytest
 import yaml
 from ir_measures import R, nDCG
 
-from analysis import collected, report, rescore
-from analysis.collect import collect
-from analysis.costs import total_cost
+from analysis import report, rescore
+from analysis.collection import collect
+from analysis.collection import stored as collected
+from analysis.collection.costs import total_cost
 from analysis.rescore import main, parse_protocol
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.collect import collect
-from analysis.series import (
+from analysis.collection import collect
+from analysis.figures.series import (
     all_series,
     in_bins,
     measured,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis.collect import Collection, collect
+from analysis.collection import Collection, collect
 from analysis.tables import (
     ONE_SEED,
     UNEQUAL,

@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 
 from analysis import reproduce
-from analysis.ablation import NO_P, Ablation, build_ablation, draw_effects
-from analysis.collect import collect
-from analysis.convergence import Convergence, compare, lines, notes, passage_time, sentences, to_csv
-from analysis.reproduction.figure import Curve, _change, draw, draw_ranks
-from analysis.reproduction.sheets import between, number, percent, signed
-from analysis.reproduction.verdicts import ONE_EVALUATION, SEEDS_AGREE, TOO_FEW_SEEDS
+from analysis.ablation import Ablation, build_ablation, draw_effects
+from analysis.collection import collect
+from analysis.convergence import Convergence, compare, sentences, to_csv
+from analysis.papers.figure import Curve, _change, draw, draw_ranks
+from analysis.papers.sheets import between, number, percent, signed
+from analysis.papers.verdicts import ONE_EVALUATION, SEEDS_AGREE, TOO_FEW_SEEDS
+from analysis.studies.ablation import NO_P
+from analysis.studies.convergence import passage_time
+from analysis.studies.convergence_text import lines, notes
 from analysis.tables import Cell
 from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_curves import collection

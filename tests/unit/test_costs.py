@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.collect import Collection, collect
-from analysis.collected import update
-from analysis.costs import place_of, total_cost
+from analysis.collection import Collection, collect
+from analysis.collection.costs import place_of, total_cost
+from analysis.collection.stored import update
 from analysis.html.budgets import cost_note
 from analysis.report import main
 from tests.helpers_analysis import GROUP, budget, edit_result, queries, write_run

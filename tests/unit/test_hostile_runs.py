@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import collected, status
 from analysis import report as report_command
-from analysis.collect import collect
+from analysis import status
+from analysis.collection import collect
+from analysis.collection import stored as collected
+from analysis.collection.reading import NESTED, Problem, Unusable, read_run
+from analysis.collection.sources import read_config
 from analysis.html.provenance import origin
 from analysis.html.samples import is_greedy, is_group
-from analysis.reading import NESTED, Problem, Unusable, read_run
-from analysis.sources import read_config
 from analysis.wandb_check import measured
 from rlbench import inspect
 from rlbench.base import digests

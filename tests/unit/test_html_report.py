@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from analysis import statistics
-from analysis.collect import Problem, collect
+from analysis.collection import Problem, collect
 from analysis.html import group_page, index_page
 from analysis.html.cautions import cautions
 from analysis.html.curve_data import NUMBERS, Measured, band, curve_data, thinned

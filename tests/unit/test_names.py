@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from analysis import report
-from analysis.collect import collect
+from analysis.collection import collect
 from rlbench.base.errors import BadInput
 from rlbench.config.names import check_names, odd_name
 from rlbench.config.places import check_places

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import report
-from analysis.collect import collect
+from analysis.collection import collect
 from analysis.html.budgets import budgets
 from analysis.html.cautions import cautions
 from analysis.html.provenance import origins

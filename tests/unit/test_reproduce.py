@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from analysis import reproduce
-from analysis.reproduction.reported import EXPERIMENTS, read_rows, standard_error
-from analysis.reproduction.runs import gpu_hours
-from analysis.reproduction.sheets import number
-from analysis.reproduction.table import Entry, Ours, _contrast, _contrasts, by_chance, compare
-from analysis.reproduction.verdicts import (
+from analysis.papers.reported import EXPERIMENTS, read_rows, standard_error
+from analysis.papers.runs import gpu_hours
+from analysis.papers.sheets import number
+from analysis.papers.table import Entry, Ours, _contrast, _contrasts, by_chance, compare
+from analysis.papers.verdicts import (
     DIFFERS,
     FEW_SEEDS,
     NO_RUN,

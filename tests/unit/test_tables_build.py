@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from analysis import statistics
-from analysis.collect import collect
+from analysis.collection import collect
 from analysis.statistics import Scores
 from analysis.tables import (
     MISSING,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from analysis import collect as collecting
-from analysis.collect import collect
-from analysis.profiles_figure import THRESHOLDS, draw_profiles
+from analysis.collection import collect
 from analysis.tables import Folder, profile_scores, read_spec
 from analysis.tables.__main__ import main
+from analysis.tables.profiles_figure import THRESHOLDS, draw_profiles
 from tests.helpers_analysis import queries, write_run, write_sweep
 
 ROOT = Path(__file__).parents[2]

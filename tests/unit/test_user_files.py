@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.sources import read_config as read_run_config
+from analysis.collection.sources import read_config as read_run_config
 from analysis.tables.spec import read_spec
 from rlbench import demonstrate, inspect
 from rlbench.base.errors import BadInput

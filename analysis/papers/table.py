@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import statistics
-from analysis.collect import Collection, Problem
-from analysis.reproduction.page import Page
-from analysis.reproduction.reported import (
+from analysis.collection import Collection, Problem
+from analysis.papers.page import Page
+from analysis.papers.reported import (
     BESIDE,
     EXPERIMENTS,
     MODELS,
@@ -23,19 +23,9 @@ from analysis.reproduction.reported import (
     read_rows,
     standard_error,
 )
-from analysis.reproduction.runs import missing_sheet, read_groups, runs_of, settings_notes, shared
-from analysis.reproduction.sheets import Sheet, between, metric_name, number, percent, signed
-from analysis.reproduction.verdicts import (
-    DIFFERS,
-    MARGIN,
-    NO_RUN,
-    REPRODUCED,
-    TOO_FEW_SEEDS,
-    UNDECIDED,
-    Level,
-    level,
-    sign,
-)
+from analysis.papers.runs import missing_sheet, read_groups, runs_of, settings_notes, shared
+from analysis.papers.sheets import Sheet, between, metric_name, number, percent, signed
+from analysis.papers.verdicts import DIFFERS, MARGIN, NO_RUN, REPRODUCED, TOO_FEW_SEEDS, UNDECIDED, Level, level, sign
 from analysis.statistics import Scores
 from analysis.tables import FEWEST_SEEDS, Cell, cell_of, chance, csv_text, row_scores, share_of
 from rlbench.base.errors import BadInput

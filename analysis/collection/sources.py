@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_string_dtype, union_categoricals
 
-from analysis.reading import SPENDING, flatten, predictions_file, read_curves, read_scores, read_spending
+from analysis.collection.reading import SPENDING, flatten, predictions_file, read_curves, read_scores, read_spending
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_yaml
 

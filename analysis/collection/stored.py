@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from analysis.provenance import settings_and_provenance
-from analysis.reading import (
+from analysis.collection.provenance import settings_and_provenance
+from analysis.collection.reading import (
     CLUSTER,
     KEYS,
     N_TRUTH,
@@ -43,8 +43,8 @@ from analysis.reading import (
     read_run,
     run_row,
 )
-from analysis.screening import screened
-from analysis.sources import Source
+from analysis.collection.screening import screened
+from analysis.collection.sources import Source
 from rlbench.base.digests import LIST_FILE, Entries, difference, entry, is_entry, own_digest
 from rlbench.base.errors import BadInput
 from rlbench.base.files import (

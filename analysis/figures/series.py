@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.collect import Collection
+from analysis.collection import Collection
 from analysis.statistics import Floats, seed_interval
 
 AXES = {

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import statistics
-from analysis.collect import Collection
+from analysis.collection import Collection
 from analysis.figures.style import SAME
 from analysis.statistics import Estimate, Floats, Scores, holm, pooled_interval
 from analysis.tables import (

@@ -21,11 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import statistics
-from analysis.collect import Collection, Problem
-from analysis.curves import COLOURS, GREY, STYLE, WIDTH
-from analysis.figures.style import SAME, show_constant
-from analysis.reproduction.page import Page
-from analysis.reproduction.reported import (
+from analysis.collection import Collection, Problem
+from analysis.figures.style import COLOURS, GREY, SAME, STYLE, WIDTH, show_constant
+from analysis.papers.page import Page
+from analysis.papers.reported import (
     DIGITISING,
     EXPERIMENTS,
     LARGEST_ERROR,
@@ -35,9 +34,9 @@ from analysis.reproduction.reported import (
     Point,
     read_points,
 )
-from analysis.reproduction.runs import missing_sheet, read_groups, runs_of, settings_notes
-from analysis.reproduction.sheets import Sheet, between, number, signed
-from analysis.reproduction.verdicts import (
+from analysis.papers.runs import missing_sheet, read_groups, runs_of, settings_notes
+from analysis.papers.sheets import Sheet, between, number, signed
+from analysis.papers.verdicts import (
     FEW_SEEDS,
     MARGIN,
     NO_RUN,

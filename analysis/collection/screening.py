@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis.reading import Problem, Run, flatten
+from analysis.collection.reading import Problem, Run, flatten
 from rlbench.base.content import SHOWN
 from rlbench.config.row_names import value_text, variant
 from rlbench.runs.identity import INPUTS

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
-from analysis.collect import Problem
-from analysis.reproduction.sheets import Sheet
+from analysis.collection import Problem
+from analysis.papers.sheets import Sheet
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.reading import Unusable, flatten, is_text, read_json
-from analysis.sources import read_config
+from analysis.collection.reading import Unusable, flatten, is_text, read_json
+from analysis.collection.sources import read_config
 from rlbench.base.errors import BadInput
 from rlbench.runs.attempts import attempts as starts
 

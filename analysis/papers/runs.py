@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis.collect import Collection, Problem, collect
-from analysis.reproduction.sheets import COMMAND, Sheet
+from analysis.collection import Collection, Problem, collect
+from analysis.papers.sheets import COMMAND, Sheet
 from rlbench.base.errors import BadInput
 from rlbench.base.program import run_words
 

@@ -1,1 +1,0 @@
-"""Our results next to the paper's, for `python -m analysis.reproduce`. The rule is in docs/reproduction.md."""

@@ -1,0 +1,352 @@
+"""A factorial sweep as a grid of its combinations and a table of effects, with the notes below both."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from analysis import statistics
+from analysis.collection import Collection
+from analysis.figures.style import SAME
+from analysis.studies.factorial import CLEAR, Combination, Design, Effect, effects, find_design, grid, missing_cells
+from analysis.tables import (
+    NOTHING,
+    ONE_SEED,
+    ONE_SEED_NOTE,
+    UNEQUAL,
+    Cell,
+    Shown,
+    checkpoint_note,
+    csv_text,
+    group_title,
+    in_markdown,
+    many,
+    markdown_page,
+    metric_title,
+    sft_note,
+    share,
+    signed,
+    test_note,
+    unequal_note,
+)
+from rlbench.base.errors import BadInput, nearest
+
+NO_P = "No effect has a p, and none is shown: that takes pairs of three seeds."
+
+NAMED = 40
+"""Maximum number of missing combinations to list; further ones are only counted."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A sweep as grid and effects.
+
+    Attributes:
+        title: dataset, model and experiment.
+        metric: per-query metric of all numbers.
+        rows: combinations, best first.
+        effects: effects, ordered by factor.
+        missing: one sentence on cells without a run; "" for a full grid.
+        grid_notes, effect_notes: sentences below the two tables.
+    """
+
+    title: str
+    metric: str
+    design: Design
+    rows: tuple[Combination, ...]
+    effects: tuple[Effect, ...]
+    missing: str
+    grid_notes: tuple[str, ...]
+    effect_notes: tuple[str, ...]
+
+
+def build_ablation(
+    group: Collection,
+    metric: str,
+    *,
+    factors: Sequence[str] = (),
+    references: Mapping[str, str] | None = None,
+    resamples: int = statistics.RESAMPLES,
+) -> Ablation:
+    """Grid and effects of one group of runs (`Collection.groups`).
+
+    Args:
+        metric: name of a per-query metric.
+        factors, references: as in `find_design`.
+
+    Raises:
+        BadInput: if no two RL runs differ, or a name is unknown.
+    """
+    rl = group.runs[group.runs["stage"] == "rl"]
+    settings = {run: group.settings[run] for run in rl["run"] if run in group.settings}
+    seeds = {run: int(seed) for run, seed in zip(rl["run"], rl["seed"], strict=True)}
+    design = find_design(settings, seeds, factors=factors, references=references)
+    known = group.queries.metrics([*settings, *group.runs["run"][group.runs["stage"] == "sft"]])
+    if metric not in known:
+        close = nearest(metric, known)
+        raise BadInput(f"--metric {metric}: not every run has it on test.{close} All have: {', '.join(known)}")
+    rows = grid(group, design, metric, resamples=resamples)
+    found = effects(group, design, metric, resamples=resamples)
+    missing = _missing(design)
+    lacking = [run for run in rl["run"] if run not in settings]
+    shared = [missing] if missing else []
+    if lacking:
+        shared.append(f"Left out, since without identity.json their settings are not known: {', '.join(lacking)}.")
+    used = group.runs[(group.runs["stage"] != "rl") | group.runs["run"].isin(list(settings))]
+    used = used.assign(label=used["run"].map({run: design.name(run) for run in settings}).fillna(used["label"]))
+    marks = {mark for row in rows for mark in row.marks}
+    grid_notes = [test_note(group, resamples), sft_note(used, metric_title(metric)), checkpoint_note(used)]
+    grid_notes.append(_order_note([row.score.mean for row in rows], metric_title(metric)))
+    grid_notes += [ONE_SEED_NOTE] if ONE_SEED in marks else []
+    grid_notes += [unequal_note(used)] if UNEQUAL in marks else []
+    return Ablation(
+        title=group_title(group),
+        metric=metric,
+        design=design,
+        rows=tuple(rows),
+        effects=tuple(found),
+        missing=missing,
+        grid_notes=(*grid_notes, *shared),
+        effect_notes=(*_effect_notes(design, found, metric, resamples), *shared),
+    )
+
+
+def _order_note(means: Sequence[float], title: str) -> str:
+    """Note on the order of the grid's rows; `means` are sorted, best first."""
+    equal = [math.isclose(mean, means[0], rel_tol=SAME, abs_tol=SAME) for mean in means]
+    if all(equal):
+        return f"All {len(means)} combinations have the same {title}, so their order says nothing."
+    if sum(equal) > 1:
+        return (
+            f"Sorted by the test metric. The first {sum(equal)} of {len(means)} combinations have the same {title}, so "
+            "their order says nothing."
+        )
+    return f"Sorted by the test metric: that the first of {len(means)} combinations is first is partly luck."
+
+
+def _missing(design: Design) -> str:
+    """Note on the cells of the grid without a finished run."""
+    seeds = set(design.seeds.values())
+    full = len(seeds) * math.prod(len(factor.levels) for factor in design.factors)
+    absent = full - len(design.levels)
+    if not absent:
+        return ""
+    named = list(islice(missing_cells(design), NAMED))
+    names = [
+        " · ".join(levels) + (f" (seed {', '.join(map(str, lacks))})" if len(seeds) > 1 else "")
+        for levels, lacks in named
+    ]
+    rest = absent - sum(len(lacks) for _, lacks in named)
+    more = f"; and {rest:,} more" if rest else ""
+    order = " · ".join(factor.name for factor in design.factors)
+    return f"Missing {absent:,} of {full:,} cells ({order}): {'; '.join(names)}{more}."
+
+
+def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resamples: int) -> list[str]:
+    title = metric_title(metric)
+    tests = sum(effect.p is not None for effect in found)
+    several = len(set(design.seeds.values())) > 1
+    notes = [
+        f"Δ {title}: the level minus the factor's reference level on test, averaged over all pairs of runs that agree "
+        f"in every other factor (of {', '.join(factor.name for factor in design.factors)}) and in the seed; every pair "
+        "weighs the same. Better: pairs in which the level is above its reference.",
+    ]
+    if any(effect.change is not None and effect.change.has_interval for effect in found):
+        notes.append(
+            f"Brackets: 95 % interval over contexts and {'seeds' if several else 'pairs'} ({resamples:,} bootstrap "
+            "resamples of contexts, all samples of a context together and for all pairs at once), not corrected for "
+            "the number of effects."
+        )
+    if any(len(effect.singles) == 1 for effect in found):
+        notes.append("An effect of a single pair has no interval.")
+    if tests:
+        notes += [
+            f"p: two-sided, of no difference, corrected by Holm for the {many(tests, 'effect')} with a p. It takes "
+            "three seeds. It is about the average over the settings of the other factors that this sweep has, and says "
+            "nothing of other settings: where pairs disagree, the level helps in some settings only.",
+            f"Bold: corrected p below {share(CLEAR).rstrip('0')}, and equal budgets"
+            f"{'.' if any(effect.clear for effect in found) else '; that holds for no effect.'}",
+        ]
+    else:
+        notes.append(NO_P)
+    for factor in design.factors:
+        if factor.followers:
+            along = ", ".join(factor.followers)
+            notes.append(f"{factor.key}: along with it differ {along}, so that its effects are theirs as well.")
+        if factor.held:
+            notes.append(f"{factor.key} varies, too, and is equal within every pair.")
+    if design.constant:
+        notes.append(f"The same in every finished run, hence without an effect here: {', '.join(design.constant)}.")
+    if not any(effect.singles for effect in found):
+        notes.append(
+            "No two runs differ in one factor alone, so no effect can be given. With --factors, settings that differ "
+            "along with those that it names are taken as one with them."
+        )
+    marks = {mark for effect in found for mark in effect.marks}
+    if ONE_SEED in marks:
+        notes.append(
+            f"{ONE_SEED} One seed: what a factor does under other seeds is not known, and intervals leave it out."
+        )
+    if UNEQUAL in marks:
+        notes.append(f"{UNEQUAL} Pairs of unequal budgets, not a fair comparison: see the grid.")
+    return notes
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text.
+
+    Attributes:
+        header: one header per column.
+        names: number of text columns on the left.
+        rows: cells, one per column.
+        sections: indices of the last row of each section.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    names: int
+    rows: tuple[tuple[Shown, ...], ...]
+    notes: tuple[str, ...]
+    sections: frozenset[int] = frozenset()
+
+
+def grid_sheet(ablation: Ablation) -> Sheet:
+    """The grid, one row per combination."""
+    title = metric_title(ablation.metric)
+    to_sft = any(row.difference is not None for row in ablation.rows)
+    names = tuple(factor.name for factor in ablation.design.factors)
+    rows = [
+        (
+            *(Shown(level) for level in row.levels),
+            _valued(row.score, share),
+            *([_valued(row.difference, signed)] if to_sft else []),
+            Shown(f"{len(row.seeds)}{marked(row.marks, ONE_SEED)}"),
+            Shown(f"{row.updates:,.0f}{marked(row.marks, UNEQUAL)}"),
+        )
+        for row in ablation.rows
+    ]
+    return Sheet(
+        title=f"Combinations: {ablation.title}",
+        header=(*names, title, *([f"Δ {title} to SFT"] if to_sft else []), "Seeds", "Updates"),
+        names=len(names),
+        rows=tuple(rows),
+        notes=ablation.grid_notes,
+    )
+
+
+def effects_sheet(ablation: Ablation) -> Sheet:
+    """The effects, one row per level that is not a reference."""
+    names = {factor.key: factor.name for factor in ablation.design.factors}
+    rows, sections = [], set()
+    for i, effect in enumerate(ablation.effects):
+        first = i == 0 or ablation.effects[i - 1].factor != effect.factor
+        if first and i:
+            sections.add(i - 1)
+        rows.append(
+            (
+                Shown(names[effect.factor] if first else ""),
+                Shown(f"{effect.level} vs. {effect.reference}"),
+                _valued(effect.change, signed, effect.clear),
+                Shown(chance(effect.p_holm)),
+                Shown(f"{len(effect.singles)}{marked(effect.marks, ONE_SEED, UNEQUAL)}"),
+                Shown(f"{effect.above} of {len(effect.singles)}") if effect.singles else NOTHING,
+            )
+        )
+    delta = f"Δ {metric_title(ablation.metric)}"
+    return Sheet(
+        title=f"Main effects: {ablation.title}",
+        header=("Factor", "Level", delta, "p (Holm)", "Pairs", "Better"),
+        names=2,
+        rows=tuple(rows),
+        notes=ablation.effect_notes,
+        sections=frozenset(sections),
+    )
+
+
+def _valued(cell: Cell | None, reads: Callable[[float], str], bold: bool = False) -> Shown:
+    if cell is None:
+        return NOTHING
+    return Shown(reads(cell.mean), f"[{reads(cell.low)}, {reads(cell.high)}]" if cell.has_interval else "", bold)
+
+
+def marked(marks: Sequence[str], *which: str) -> str:
+    """The marks of `which` that are present, such as " †", or ""."""
+    found = "".join(mark for mark in which if mark in marks)
+    return f" {found}" if found else ""
+
+
+def chance(p: float | None) -> str:
+    """p as .034, or <.001; – if there is none."""
+    if p is None:
+        return NOTHING.value
+    return "<.001" if p < 0.0005 else share(p)
+
+
+def to_markdown(sheet: Sheet) -> str:
+    """A GitHub table with notes below."""
+    lines = [list(sheet.header), *([in_markdown(cell) for cell in row] for row in sheet.rows)]
+    return markdown_page(sheet.title, lines, sheet.names, sheet.notes)
+
+
+def to_rich(ablation: Ablation) -> RenderableType:
+    """Both tables for a terminal. Shared notes are printed once."""
+    first, second = grid_sheet(ablation), effects_sheet(ablation)
+    parts: list[RenderableType] = []
+    for sheet, said in ((first, ablation.effect_notes), (second, ())):
+        drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for i, header in enumerate(sheet.header):
+            drawn.add_column(header, justify="left" if i < sheet.names else "right")
+        for i, row in enumerate(sheet.rows):
+            drawn.add_row(*(_rich_cell(cell) for cell in row), end_section=i in sheet.sections)
+        notes = [Text(note, style="dim") for note in sheet.notes if note not in said]
+        parts += [Text(sheet.title, style="bold"), drawn, *notes, Text()]
+    return Group(*parts[:-1])
+
+
+def _rich_cell(cell: Shown) -> Text:
+    text = Text(cell.value, style="bold" if cell.bold else "")
+    return text.append(f" {cell.interval}", style="dim not bold") if cell.interval else text
+
+
+def grid_csv(ablation: Ablation) -> str:
+    """The grid as CSV: factors by key, <metric>, <metric>_lo, <metric>_hi. An absent number is empty."""
+    keys = [factor.key for factor in ablation.design.factors]
+    header = [*keys, "seeds"]
+    for name in (ablation.metric, f"{ablation.metric}_minus_sft"):
+        header += [name, f"{name}_lo", f"{name}_hi"]
+    lines = [
+        [*row.levels, str(len(row.seeds)), *_numbers(row.score), *_numbers(row.difference), f"{row.updates:.12g}"]
+        + [str(int(mark in row.marks)) for mark in (ONE_SEED, UNEQUAL)]
+        + [" ".join(row.runs)]
+        for row in ablation.rows
+    ]
+    return csv_text([*header, "updates", "one_seed", "unequal_budget", "runs"], lines)
+
+
+def effects_csv(ablation: Ablation) -> str:
+    """The effects as CSV. An absent number is empty."""
+    metric = f"{ablation.metric}_difference"
+    header = ["factor", "level", "reference", metric, f"{metric}_lo", f"{metric}_hi", "p", "p_holm", "pairs", "better"]
+    lines = [
+        [effect.factor, effect.level, effect.reference, *_numbers(effect.change)]
+        + _chances(effect.p, effect.p_holm)
+        + [str(len(effect.singles)), str(effect.above), str(effect.seeds)]
+        + [str(int(mark in effect.marks)) for mark in (ONE_SEED, UNEQUAL)]
+        for effect in ablation.effects
+    ]
+    return csv_text([*header, "seeds", "one_seed", "unequal_budget"], lines)
+
+
+def _numbers(cell: Cell | None) -> list[str]:
+    values = () if cell is None else (cell.mean, cell.low, cell.high)
+    return ["" if math.isnan(value) else f"{value:.6f}" for value in values] or ["", "", ""]
+
+
+def _chances(*values: float | None) -> list[str]:
+    return ["" if p is None else f"{p:.6g}" for p in values]
