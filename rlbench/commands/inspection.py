@@ -21,7 +21,7 @@ from rlbench.models.generation import generation_config
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
 from rlbench.objective.effective_rank import rank_features
-from rlbench.objective.objective import Rollout
+from rlbench.objective.objective import Rollout, RolloutTokens
 from rlbench.rewards.scorer import ListScorer, ScoredList
 from rlbench.runs.inputs import load
 from rlbench.training.checkpoints import last_checkpoint
@@ -112,13 +112,16 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
         seen = model(full, output_hidden_states=True)
         logits = seen.logits[:, batch["input_ids"].size(1) - 1 : -1].float() / config.generation.temperature
     all_logps = logits.log_softmax(-1)
-    unit_ids = objective.token_units(tokens)
+    units = objective.token_units(tokens)
+    unit_ids = units.unit_ids
     rollout = Rollout.of_tokens(
         scorer.rewards,
-        unit_ids,
-        mask,
-        all_logps.gather(2, output[:, :, None]).squeeze(2),
-        -(all_logps.exp() * all_logps).sum(2),
+        RolloutTokens(
+            unit_ids,
+            mask,
+            all_logps.gather(2, output[:, :, None]).squeeze(2),
+            -(all_logps.exp() * all_logps).sum(2),
+        ),
         objective.units.count,
         rank_features(seen.hidden_states[-1][:, -output.size(1) :], unit_ids, objective.units),
     )
@@ -130,7 +133,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
         advantages,
         [tokenizer.convert_ids_to_tokens(row) for row in ids],
         unit_ids,
-        objective.token_advantages(advantages, tokens),
+        objective.token_advantages(objective.spread_advantages(advantages, units.n_units), units),
     )
 
 

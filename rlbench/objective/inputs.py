@@ -19,7 +19,7 @@ def alone(values: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Course:
-    """Position of a micro-batch in the run, for pieces that need more than the micro-batch.
+    """Position in the run and its memory, for pieces that need more than a rollout or a micro-batch.
 
     Attributes:
         update: number of finished optimiser updates.

@@ -9,7 +9,7 @@ from rlbench.config.options import filled
 from rlbench.config.schema import AlgorithmConfig, RewardConfig
 from rlbench.lists.reader import TokenUnits, UnitLayout
 from rlbench.objective.credit import CreditInputs
-from rlbench.objective.inputs import Group, LossInputs, Memory, Window, alone
+from rlbench.objective.inputs import Course, Group, LossInputs, Memory, Window, alone
 from rlbench.objective.outputs import first_not_finite, made_not_finite, shaped
 from rlbench.objective.pieces import (
     Start,
@@ -32,6 +32,23 @@ from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.combine import COMBINERS, solve_rate, weighted_sum
 from rlbench.rewards.returns import tail_returns
+
+
+@dataclass(frozen=True)
+class RolloutTokens:
+    """Tokens of this process's completions, as sampled. All tensors are (B', T).
+
+    Attributes:
+        unit_ids: the unit of each token (`Objective.token_units`).
+        mask: 0 on padding.
+        logps: log-probabilities under the rollout policy; zeros if no piece needs them.
+        entropies: entropies at the tokens; zeros if no piece needs them.
+    """
+
+    unit_ids: torch.Tensor
+    mask: torch.Tensor
+    logps: torch.Tensor
+    entropies: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -60,23 +77,34 @@ class Rollout:
     def of_tokens(
         cls,
         rewards: RewardBatch,
-        unit_ids: torch.Tensor,
-        mask: torch.Tensor,
-        logps: torch.Tensor,
-        entropies: torch.Tensor,
+        tokens: RolloutTokens,
         count: int,
         hidden: Mapping[str, torch.Tensor] | None = None,
         progress: float = 0.0,
-        memory: Memory | None = None,
-        gather: Callable[[torch.Tensor], torch.Tensor] = alone,
+        course: Course | None = None,
     ) -> "Rollout":
-        """Build from this process's tokens, all (B', T). `rewards` are gathered already."""
-        tokens = unit_sizes(unit_ids, mask, count)
-        sums = scatter_mean(logps, unit_ids, mask, count) * tokens
-        of_hidden = {name: gather(values) for name, values in (hidden or {}).items()}
-        mean_entropy = gather(masked_mean(entropies, mask))
-        kept = {} if memory is None else memory
-        return cls(rewards, gather(tokens), gather(sums), mean_entropy, progress, of_hidden, kept)
+        """Build from this process's tokens.
+
+        Args:
+            rewards: gathered over processes already.
+            tokens: of the B' completions of this process.
+            count: number of units, U.
+            hidden: (B',) numbers computed from hidden states, by name.
+            progress: finished share of the run's updates.
+            course: memory, and how to gather rows over processes. Default: an empty memory, and a single process.
+        """
+        course = course or Course()
+        sizes = unit_sizes(tokens.unit_ids, tokens.mask, count)
+        sums = scatter_mean(tokens.logps, tokens.unit_ids, tokens.mask, count) * sizes
+        return cls(
+            rewards,
+            course.gather(sizes),
+            course.gather(sums),
+            course.gather(masked_mean(tokens.entropies, tokens.mask)),
+            progress,
+            {name: course.gather(values) for name, values in (hidden or {}).items()},
+            course.memory,
+        )
 
     def features(self) -> dict[str, torch.Tensor]:
         """(B,) properties of each list, by name."""
@@ -257,10 +285,11 @@ class Objective:
         parts = {"sequence": real.sum(dim=1, keepdim=True), "rank": of_units[:, : self.units.list_length]}
         return torch.cat([parts[kind] for kind in self.credit.facts["columns"]], dim=1)
 
-    def token_units(self, tokens: TokenUnits) -> torch.Tensor:
-        """Unit of every token under this algorithm, (B, T). EOS may belong to the last rank."""
+    def token_units(self, tokens: TokenUnits) -> TokenUnits:
+        """The units under this algorithm. An EOS that it counts to rank N gets that unit and is no EOS any more."""
         absorbed = SHAPINGS[self.algorithm.length_shaping.rule].absorbed(tokens, self.units)
-        return tokens.unit_ids.masked_fill(absorbed, self.units.list_length - 1)
+        unit_ids = tokens.unit_ids.masked_fill(absorbed, self.units.list_length - 1)
+        return replace(tokens, unit_ids=unit_ids, is_eos=tokens.is_eos & ~absorbed)
 
     def spread_advantages(self, unit_advantages: torch.Tensor, n_units: torch.Tensor) -> torch.Tensor:
         """Advantages of the credited units (B, C) -> of all units (B, U), with length shaping.
@@ -273,16 +302,18 @@ class Objective:
         special = SHAPINGS[shaping.rule].special(n_units, self.units, shaping).to(unit_advantages)
         return self.spread(unit_advantages, special, self.units)
 
-    def token_advantages(self, unit_advantages: torch.Tensor, tokens: TokenUnits) -> torch.Tensor:
-        """Advantages of the credited units (B, C) -> advantages of tokens (B, T)."""
-        spread = self.spread_advantages(unit_advantages, tokens.n_units)
-        unit_ids = self.token_units(tokens)
-        advantages = spread.gather(1, unit_ids)
+    def token_advantages(self, spread: torch.Tensor, units: TokenUnits) -> torch.Tensor:
+        """Advantages of all units (B, U) -> advantages of tokens (B, T).
+
+        Args:
+            spread: result of `spread_advantages`.
+            units: result of `token_units`.
+        """
+        advantages = spread.gather(1, units.unit_ids)
         if self.within is not None:
-            advantages = advantages * self.within(unit_ids, unit_ids != self.units.padding, self.units)
+            advantages = advantages * self.within(units.unit_ids, units.unit_ids != self.units.padding, self.units)
         # Under the published layout EOS is in the unit of its line. It shares that unit's ratio, but not its advantage.
-        apart = tokens.is_eos & ~SHAPINGS[self.algorithm.length_shaping.rule].absorbed(tokens, self.units)
-        return torch.where(apart, spread[:, self.units.eos, None], advantages)
+        return torch.where(units.is_eos, spread[:, self.units.eos, None], advantages)
 
     def kl_scales(self, success: torch.Tensor, group_size: int) -> torch.Tensor:
         """(B,) factor on each completion's KL, from (B,) bool success by the reward's rule."""

@@ -19,7 +19,7 @@ from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.forward import HiddenStates
 from rlbench.objective.inputs import Memory, Window
-from rlbench.objective.objective import Rollout
+from rlbench.objective.objective import Rollout, RolloutTokens
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
@@ -142,13 +142,14 @@ class RankedListTrainer(Metered, GRPOTrainer):
             [scored.parsed.lines for scored in lists],
             self.objective.algorithm.layout,
         )
-        output["unit_ids"] = self.objective.token_units(tokens)
+        units = self.objective.token_units(tokens)
+        output["unit_ids"] = units.unit_ids
         rollout = self._rollout(output, rewards)
         of_all = self.objective.unit_advantages(rollout, self.num_generations)
-        spread = self.objective.spread_advantages(of_all, gather(tokens.n_units.to(of_all.device)))
+        spread = self.objective.spread_advantages(of_all, gather(units.n_units.to(of_all.device)))
         first = self.accelerator.process_index * len(lists)
         mine = slice(first, first + len(lists))
-        output["advantages"] = self.objective.token_advantages(of_all[mine], tokens)
+        output["advantages"] = self.objective.token_advantages(spread[mine], units)
         output["correct"] = rewards.success[mine].float()
         output["score"] = rewards.totals[mine]
         output["correct_ranks"] = rewards.hits[mine]
@@ -190,15 +191,11 @@ class RankedListTrainer(Metered, GRPOTrainer):
                 features = rank_features(scores.hidden, output["unit_ids"], self.objective.units)
         return Rollout.of_tokens(
             rewards,
-            output["unit_ids"],
-            mask,
-            logps,
-            entropies,
+            RolloutTokens(output["unit_ids"], mask, logps, entropies),
             self.objective.units.count,
             features,
             self.state.global_step / self.args.max_steps,
-            self.memory,
-            gather,
+            Course(self.state.global_step, self.memory, gather),
         )
 
     def _score(

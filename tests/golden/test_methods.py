@@ -16,7 +16,7 @@ from rlbench.lists.reader import LAYOUTS, TokenUnits
 from rlbench.objective import LossInputs, Objective, Window
 from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.inputs import Course
-from rlbench.objective.objective import Rollout
+from rlbench.objective.objective import Rollout, RolloutTokens
 from rlbench.objective.pieces import PLACES
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.terms import TERMS
@@ -70,13 +70,13 @@ class Case:
         return padded([[1] * len(self.batch.tokens(i)) for i in self.batch.lists])
 
     @cached_property
-    def tokens(self) -> TokenUnits:
+    def units(self) -> TokenUnits:
         b, mask, units = self.batch, self.mask, self.objective.units
         is_eos = padded([[letter == "." for letter in b.letters(i)] for i in b.lists]).bool()
         line = padded([b.lines(i) for i in b.lists])
         layout = LAYOUTS[self.objective.algorithm.layout]
         unit_ids, n_units = layout(line, is_eos, mask, [b.entry_lines(i) for i in b.lists], units)
-        return TokenUnits(unit_ids.masked_fill(mask == 0, units.padding), is_eos, n_units)
+        return self.objective.token_units(TokenUnits(unit_ids.masked_fill(mask == 0, units.padding), is_eos, n_units))
 
     @cached_property
     def rewards(self) -> RewardBatch:
@@ -101,34 +101,36 @@ class Case:
 
     def unit_advantages(self) -> torch.Tensor:
         """(B, C)."""
-        b, units, unit_ids = self.batch, self.objective.units, self.objective.token_units(self.tokens)
+        b, units, unit_ids = self.batch, self.objective.units, self.units.unit_ids
         nowhere = (0.0, 0.0)
         width = unit_ids.size(1)
         states = torch.tensor([[*row, *[nowhere] * (width - len(row))] for row in b.states])
         rollout = Rollout.of_tokens(
             self.rewards,
-            unit_ids,
-            self.mask,
-            padded(b.old, 0.0),
-            padded(b.old_entropy, 0.0),
+            RolloutTokens(unit_ids, self.mask, padded(b.old, 0.0), padded(b.old_entropy, 0.0)),
             units.count,
             hidden=rank_features(states, unit_ids, units),
-            memory={f"effective_rank/{part}{name}": usual for name, usual in USUAL.items() for part in ("", "last/")},
+            course=Course(
+                memory={
+                    f"effective_rank/{part}{name}": usual for name, usual in USUAL.items() for part in ("", "last/")
+                }
+            ),
         )
         return self.objective.unit_advantages(rollout, G)
 
     def token_advantages(self) -> torch.Tensor:
         """(B, T)."""
-        return self.objective.token_advantages(self.unit_advantages(), self.tokens)
+        spread = self.objective.spread_advantages(self.unit_advantages(), self.units.n_units)
+        return self.objective.token_advantages(spread, self.units)
 
     def loss(self, pi: dict[str, torch.Tensor]) -> torch.Tensor:
-        b, tokens, rewards, mask = self.batch, self.tokens, self.rewards, self.mask
+        b, rewards, mask = self.batch, self.rewards, self.mask
         inputs = LossInputs(
             logps=pi["lp"],
             old_logps=padded(b.old, 0.0),
             ref_logps=padded(b.ref, 0.0) if self.objective.needs_reference else None,
             advantages=self.token_advantages(),
-            unit_ids=self.objective.token_units(tokens),
+            unit_ids=self.units.unit_ids,
             mask=mask,
             units=self.objective.units,
             course=Course(update=1, memory={"siren/anchor": ANCHOR}),

@@ -23,6 +23,7 @@ from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.reader import LAYOUTS, ListReader, TokenUnits, UnitLayout
 from rlbench.lists.relevance import ABSENT, HIT, NO_FILM, OUT_OF_CATALOG, VERDICTS, Judge, make_judge
 from rlbench.objective import Objective, Rollout
+from rlbench.objective.objective import RolloutTokens
 from rlbench.rewards.combine import solve_rate
 from rlbench.rewards.scorer import score
 from rlbench.rewards.terms import TERMS
@@ -259,11 +260,13 @@ def chain(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_
             of_layout = tokens[rules, config.algorithm.layout]
             zeros = torch.zeros(mask.shape)
             blocks = objective.token_units(of_layout)
-            rollout = Rollout.of_tokens(rewards, blocks, mask, zeros, zeros, objective.units.count)
+            sampled = RolloutTokens(blocks.unit_ids, mask, zeros, zeros)
+            rollout = Rollout.of_tokens(rewards, sampled, objective.units.count)
             of_units = objective.unit_advantages(rollout, group_size)
             numbers[f"{name}: units"] = of_units.numpy()
-            numbers[f"{name}: tokens"] = objective.token_advantages(of_units, of_layout).numpy()
-            numbers[f"{name}: blocks"] = blocks.numpy()
+            spread = objective.spread_advantages(of_units, blocks.n_units)
+            numbers[f"{name}: tokens"] = objective.token_advantages(spread, blocks).numpy()
+            numbers[f"{name}: blocks"] = blocks.unit_ids.numpy()
             numbers[f"{name}: totals"] = rewards.totals.numpy()
             numbers[f"{name}: solved"] = solve_rate(rewards.success, group_size).numpy()
         numbers |= {f"{rules}: {name}": values for name, values in measured(lists[rules], facts).items()}

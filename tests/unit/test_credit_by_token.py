@@ -9,7 +9,7 @@ import torch
 from rlbench.lists.reader import TokenUnits, UnitLayout
 from rlbench.objective import Objective
 from rlbench.objective.credit import CreditInputs, decay_to_end, spread_phases, two_phase
-from rlbench.objective.objective import Rollout
+from rlbench.objective.objective import Rollout, RolloutTokens
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from tests.conftest import composed
 
@@ -65,8 +65,10 @@ def objective(*overrides: str) -> Objective:
 
 def token_advantages(chosen: Objective, seed: int = 0) -> torch.Tensor:
     zeros = torch.zeros(B, T)
-    rollout = Rollout.of_tokens(rewards(seed), chosen.token_units(TOKENS), MASK, zeros, zeros, UNITS.count)
-    return chosen.token_advantages(chosen.unit_advantages(rollout, G), TOKENS)
+    units = chosen.token_units(TOKENS)
+    rollout = Rollout.of_tokens(rewards(seed), RolloutTokens(units.unit_ids, MASK, zeros, zeros), UNITS.count)
+    spread = chosen.spread_advantages(chosen.unit_advantages(rollout, G), units.n_units)
+    return chosen.token_advantages(spread, units)
 
 
 def test_token_credit_without_decay_is_rank_credit():
@@ -79,7 +81,7 @@ def test_token_credit_is_rank_credit_times_the_decay():
     """Under the paper's shaping, where the EOS of a complete list is the last token of rank N."""
     rank = token_advantages(objective("algorithm=rank_grpo"))
     chosen = objective("algorithm=rank_grpo", "algorithm.credit=token", "+algorithm.options.token={decay:0.5}")
-    found, units = token_advantages(chosen), chosen.token_units(TOKENS)
+    found, units = token_advantages(chosen), chosen.token_units(TOKENS).unit_ids
     assert units[2, len(LISTS[2]) - 1] == N - 1
     for i, row in enumerate(units.tolist()):
         for t, unit in enumerate(row):

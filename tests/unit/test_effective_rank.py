@@ -10,7 +10,8 @@ import torch
 from rlbench.lists.reader import UnitLayout
 from rlbench.objective import Objective
 from rlbench.objective.effective_rank import effective_ranks, rank_features
-from rlbench.objective.objective import Rollout
+from rlbench.objective.inputs import Course
+from rlbench.objective.objective import Rollout, RolloutTokens
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from tests.conftest import composed
 
@@ -198,13 +199,14 @@ def test_baseline_over_three_updates(credit, double):
     memory, usual, bonuses = {}, {}, 0
     for update in range(3):
         gains, states, ids = of_update(update)
-        make = partial(Rollout.of_tokens, rewards(gains), ids, ids != PADDING, torch.zeros(ids.shape))
-        rollout = make(torch.zeros(ids.shape), UNITS.count, rank_features(states, ids, UNITS), memory=memory)
+        tokens = RolloutTokens(ids, ids != PADDING, torch.zeros(ids.shape), torch.zeros(ids.shape))
+        make = partial(Rollout.of_tokens, rewards(gains), tokens, UNITS.count)
+        rollout = make(rank_features(states, ids, UNITS), course=Course(memory=memory))
         found = objective.unit_advantages(rollout, G)
         expected = slow_baseline(gains, states, ids, usual, credit)
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-8)
         assert memory == pytest.approx({f"effective_rank/{name}": value for name, value in usual.items()}, abs=1e-8)
-        plain = objective.unit_advantages(make(torch.zeros(ids.shape), UNITS.count, flat(ids), memory={}), G)
+        plain = objective.unit_advantages(make(flat(ids)), G)
         bonuses += int((found - plain > 1e-3).sum())
         assert (found - plain > -1e-12).all()
     assert bonuses > 3

@@ -187,6 +187,12 @@ def units_of(ids, n_units):
     return TokenUnits(ids, ids == units.eos, torch.tensor(n_units))
 
 
+def on_tokens(of_algorithm, advantages, tokens):
+    """Advantages of the credited units -> advantages of tokens."""
+    units = of_algorithm.token_units(tokens)
+    return of_algorithm.token_advantages(of_algorithm.spread_advantages(advantages, units.n_units), units)
+
+
 def test_sequence_credit_reaches_every_token_and_rank_credit_only_its_own():
     units = UnitLayout(N)
     tokens = units_of([[units.other, 0, 0, 1, units.overflow, units.eos, units.padding]] * 2, [2, 6])
@@ -194,12 +200,12 @@ def test_sequence_credit_reaches_every_token_and_rank_credit_only_its_own():
     grpo = objective("algorithm=grpo")
     of_list = grpo.unit_advantages(rollout(rewards(gains)), 2)
     assert of_list.shape == (2, 1)
-    spread = grpo.token_advantages(of_list, tokens)
+    spread = on_tokens(grpo, of_list, tokens)
     assert (spread[0, :-1] == of_list[0]).all() and spread[0, -1] == 0
     rank = objective("algorithm=rank_grpo")
     of_rank = rank.unit_advantages(rollout(rewards(gains)), 2)
     assert of_rank.shape == (2, N) and not of_rank[:, 1:].any()
-    spread = rank.token_advantages(of_rank, tokens)
+    spread = on_tokens(rank, of_rank, tokens)
     assert spread[0].tolist() == pytest.approx([0, of_rank[0, 0].item(), of_rank[0, 0].item(), 0, -0.1, -0.1, 0])
     assert spread[1, 5] == 0  # EOS of a list that is long enough
 
@@ -207,7 +213,7 @@ def test_sequence_credit_reaches_every_token_and_rank_credit_only_its_own():
 def test_eos_joins_the_last_rank_of_a_whole_list_only():
     eos = UnitLayout(N).eos
     folded = objective("algorithm=rank_grpo").token_units(units_of([[0, 1, 2, 3, eos]] * 3, [N, N - 1, N + 1]))
-    assert folded[:, -1].tolist() == [N - 1, eos, eos]
+    assert folded.unit_ids[:, -1].tolist() == [N - 1, eos, eos]
 
 
 PUBLISHED = ["algorithm=rank_grpo", "algorithm.length_shaping={rule:published,early_stop:-0.1,overflow:-0.2,exact:0.3}"]
@@ -219,13 +225,13 @@ def test_length_shaping_of_the_published_code():
     units = UnitLayout(N)
     rule = objective(*PUBLISHED)
     tokens = units_of([[0, 1, 2, 3, units.eos]] * 3, [N, N - 1, N + 1])
-    spread = rule.token_advantages(torch.full((3, N), 5.0), tokens)
+    spread = on_tokens(rule, torch.full((3, N), 5.0), tokens)
     assert spread[:, -1].tolist() == pytest.approx([0.3, -0.1, -0.2])
-    assert (rule.token_units(tokens)[:, -1] == units.eos).all()
+    assert (rule.token_units(tokens).unit_ids[:, -1] == units.eos).all()
     # Under the published layout EOS stands in the unit of its line and keeps its own advantage.
     lines = TokenUnits(torch.tensor([[0, 1, 2, 3, 3]]), torch.tensor([[False] * 4 + [True]]), torch.tensor([N]))
-    assert rule.token_units(lines)[0].tolist() == [0, 1, 2, 3, 3]
-    assert rule.token_advantages(torch.full((1, N), 5.0), lines)[0].tolist() == pytest.approx([5, 5, 5, 5, 0.3])
+    assert rule.token_units(lines).unit_ids[0].tolist() == [0, 1, 2, 3, 3]
+    assert on_tokens(rule, torch.full((1, N), 5.0), lines)[0].tolist() == pytest.approx([5, 5, 5, 5, 0.3])
 
 
 def test_without_length_shaping_special_units_have_no_advantage():
@@ -234,7 +240,7 @@ def test_without_length_shaping_special_units_have_no_advantage():
         "algorithm=rank_grpo", "algorithm.length_shaping={rule:none,early_stop:0.0,overflow:0.0,exact:0.0}"
     )
     tokens = units_of([[units.other, 0, units.overflow, units.eos]], [2])
-    assert plain.token_advantages(torch.full((1, N), 5.0), tokens)[0].tolist() == [0, 5, 0, 0]
+    assert on_tokens(plain, torch.full((1, N), 5.0), tokens)[0].tolist() == [0, 5, 0, 0]
 
 
 def test_missing_ranks_count_as_nothing_or_not_at_all():
