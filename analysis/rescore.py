@@ -55,6 +55,7 @@ from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers, sampled_metrics
+from rlbench.lists.entries import ParsedText
 from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.relevance import Judge, make_judge
 from rlbench.running.checks import check_matching
@@ -323,21 +324,21 @@ class Data:
 
 
 def confidence_by_line(
-    text: str, kept: NDArray[np.float64], old: Judge, new: Judge
+    kept: NDArray[np.float64], old: ParsedText, new: ParsedText, list_length: int
 ) -> tuple[NDArray[np.float64], bool]:
     """Confidence of the ranks as another judge parses them. A rank is a line, and the tokens of a line do not change.
 
     Args:
-        text: the completion.
         kept: confidence of the entries as the run parsed them.
-        old, new: judges.
+        old, new: the completion as the two judges parse it.
+        list_length: N.
 
     Returns:
         (N,) by rank, NaN if there is no such rank or its confidence was not stored; and whether any was missing.
     """
-    of_line = dict(zip(old.parse(text).lines, kept.tolist(), strict=False))
-    lines = list(new.parse(text).lines)[: new.list_length]
-    confidence = np.full(new.list_length, np.nan)
+    of_line = dict(zip(old.lines, kept.tolist(), strict=False))
+    lines = list(new.lines)[:list_length]
+    confidence = np.full(list_length, np.nan)
     confidence[: len(lines)] = [of_line.get(line, np.nan) for line in lines]
     return confidence, any(line not in of_line for line in lines)
 
@@ -363,8 +364,9 @@ def judge_again(
     first = old.drop_duplicates("context_id")
     columns = (first[name].tolist() for name in ("context_id", "text", "confidence", "finished", "completion_tokens"))
     for context, text, kept, finished, n_tokens in zip(*columns, strict=True):
-        confidence, lacks = confidence_by_line(text, kept, before, judge)
-        answers[context] = Answer(text, finished, int(n_tokens), confidence)
+        parsed = judge.parse(text)
+        confidence, lacks = confidence_by_line(kept, before.parse(text), parsed, judge.list_length)
+        answers[context] = Answer(text, parsed, finished, int(n_tokens), confidence)
         missing |= lacks and bool(np.isfinite(kept).any())
     predictions, means = judge_answers(records, answers, judge, facts, list(rules.cutoffs))
     if missing:

@@ -159,7 +159,8 @@ def plain_rewards(
 
 def fast_rewards(world: World, catalog: Catalog) -> dict[str, np.ndarray]:
     """The same with the judge and the terms."""
-    lists, _ = Judge(catalog, N)(world.texts, world.truths, world.seen, world.n_tokens)
+    judge = Judge(catalog, N)
+    lists = judge(judge.read(world.texts), world.truths, world.seen, world.n_tokens)
     values = {name: term.function(lists, world.facts, **OPTIONS.get(name, {})) for name, term in TERMS.items()}
     return values | {"lax": lists.lax, "n_shifted": lists.n_shifted}
 

@@ -202,17 +202,15 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def read_answers(completions: Sequence[Completion], reader: ListReader, judge: Judge) -> list[Answer]:
-    """Texts of completions, with the confidence in each of their ranks."""
+    """Texts of completions and their entries, with the confidence in each of their ranks."""
     answers: list[Answer] = []
     for start in range(0, len(completions), CONTEXTS_AT_ONCE):
         chunk = completions[start : start + CONTEXTS_AT_ONCE]
-        texts = reader.decode([completion.ids for completion in chunk])
-        finished = reader.is_finished([completion.ids for completion in chunk])
-        confidence = rank_confidence(chunk, [judge.parse(text).lines for text in texts], reader)
-        answers += [
-            Answer(text, end, len(completion.ids), of_list)
-            for text, end, completion, of_list in zip(texts, finished, chunk, confidence, strict=True)
-        ]
+        ids = [completion.ids for completion in chunk]
+        texts = reader.decode(ids)
+        parsed = judge.read(texts)
+        confidence = rank_confidence(chunk, [read.lines for read in parsed], reader)
+        answers += map(Answer, texts, parsed, reader.is_finished(ids), map(len, ids), confidence)
     return answers
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rlbench.data.record import Record
 from rlbench.lists import published
+from rlbench.lists.entries import ParsedText
 from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.metrics import calibration, list_metrics, pass_at_k, pool_metrics, ranking_metrics, union_recall
 from rlbench.lists.relevance import Judge, JudgedLists
@@ -20,16 +21,18 @@ from rlbench.lists.relevance import Judge, JudgedLists
 
 @dataclass(frozen=True)
 class Answer:
-    """A context's list as text, with properties of its tokens.
+    """A context's list, with properties of its tokens.
 
     Attributes:
         text: the completion.
+        parsed: its entries, as the judge parses them.
         finished: whether it ends with EOS.
         n_tokens: number of its tokens, EOS included.
         confidence: (N,) exp of the mean log-probability of each rank's tokens; NaN if the rank is absent.
     """
 
     text: str
+    parsed: ParsedText
     finished: bool
     n_tokens: int
     confidence: NDArray[np.float64]
@@ -51,18 +54,18 @@ def judge_answers(
     of_sample = [answers[record.context_id] for record in records]
     truths = [record.ground_truth for record in records]
     seen = [record.seen_titles for record in records]
-    lists, parsed = judge(
-        [answer.text for answer in of_sample],
+    texts, parsed = [answer.text for answer in of_sample], [answer.parsed for answer in of_sample]
+    lists = judge(
+        parsed,
         truths,
         seen,
         [answer.n_tokens for answer in of_sample],
         [answer.finished for answer in of_sample],
     )
     metrics = ranking_metrics(lists.hits, lists.n_truth, cutoffs)
+    entries = judge.published_entries(texts, parsed)
     for protocol, truncate_first in (("published", False), ("published_truncate_first", True)):
-        theirs = published.ranking_metrics(
-            [answer.text for answer in of_sample], truths, seen, judge.exact, cutoffs, truncate_first
-        )
+        theirs = published.ranking_metrics(entries, truths, seen, judge.exact, cutoffs, truncate_first)
         metrics |= {f"{protocol}_{name}": values for name, values in theirs.items()}
     metrics |= list_metrics(lists)
     n = judge.list_length
@@ -71,7 +74,7 @@ def judge_answers(
             "context_id": [record.context_id for record in records],
             "sample": range(len(records)),
             "cluster_id": [record.cluster_id for record in records],
-            "text": [answer.text for answer in of_sample],
+            "text": texts,
             "titles": [[title for title, _ in read.films[:n]] for read in parsed],
             "years": [[year for _, year in read.films[:n]] for read in parsed],
             "verdicts": [[str(verdict) for verdict in lists.names(row)] for row in range(len(records))],
@@ -109,8 +112,8 @@ def sampled_metrics(
 ) -> dict[str, NDArray[np.float64]]:
     """pass@k (a list with a hit) and the recall of the union of k lists, per sample, from n lists per context."""
     texts = samples.groupby("context_id", sort=False)["text"].agg(list)
-    judged, _ = judge(
-        [text for record in records for text in texts[record.context_id]],
+    judged = judge(
+        judge.read([text for record in records for text in texts[record.context_id]]),
         [record.ground_truth for record in records for _ in range(n)],
         [record.seen_titles for record in records for _ in range(n)],
     )

@@ -211,21 +211,19 @@ def recall_ndcg(
 
 
 def ranking_metrics(
-    texts: Sequence[str],
+    lists: Sequence[Sequence[Entry]],
     truths: Sequence[Sequence[Film]],
     seen: Sequence[Iterable[str]],
     in_catalog: Container[Film],
     cutoffs: Sequence[int],
     truncate_first: bool = False,
 ) -> dict[str, Floats]:
-    """`recall_ndcg` of B completions at every cut-off, keyed "recall@k" and "ndcg@k"; (B,) each.
+    """`recall_ndcg` of B parsed lists at every cut-off, keyed "recall@k" and "ndcg@k"; (B,) each.
 
     Raises:
         ValueError: the first three sequences differ in length.
     """
-    lists = {text: parse_list(text) for text in dict.fromkeys(texts)}
-    samples = zip(texts, truths, seen, strict=True)
-    matched = [_match(lists[text], truth, titles, in_catalog) for text, truth, titles in samples]
+    matched = [_match(*sample, in_catalog) for sample in zip(lists, truths, seen, strict=True)]
     table: dict[str, Floats] = {}
     for k in cutoffs:
         values = np.array([_recall_ndcg(one, k, truncate_first) for one in matched], dtype=np.float64).reshape(-1, 2)

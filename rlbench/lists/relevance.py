@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists import published
 from rlbench.lists.catalog import Catalog, MatchingPolicy
-from rlbench.lists.entries import Film, ParsedText, parse_text
+from rlbench.lists.entries import Entry, Film, ParsedText, parse_text
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -115,28 +115,33 @@ class Judge:
     def parse(self, text: str) -> ParsedText:
         return parse_text(text)
 
+    def read(self, texts: Sequence[str]) -> list[ParsedText]:
+        """Parse completions, each distinct text once."""
+        of_text = {text: self.parse(text) for text in dict.fromkeys(texts)}
+        return [of_text[text] for text in texts]
+
+    def published_entries(self, texts: Sequence[str], parsed: Sequence[ParsedText]) -> list[list[Entry]]:
+        """The entries of completions as the published code parses them; `parsed` is the result of `read`."""
+        of_text = {text: published.parse_list(text) for text in dict.fromkeys(texts)}
+        return [of_text[text] for text in texts]
+
     def __call__(
         self,
-        texts: Sequence[str],
+        parsed: Sequence[ParsedText],
         ground_truth: Sequence[Sequence[Film]],
         seen_titles: Sequence[Sequence[str]],
         n_tokens: Sequence[int] | None = None,
         finished: Sequence[bool] | None = None,
-    ) -> tuple[JudgedLists, list[ParsedText]]:
+    ) -> JudgedLists:
         """Judge B completions.
 
         Args:
-            texts: the completions.
+            parsed: the completions, as `read` parses them.
             ground_truth: relevant films of each.
             seen_titles: titles that each dialogue has named; recommending one of them is not a hit.
             n_tokens: tokens of each completion (default: unknown, 0).
             finished: whether each ends with EOS (default: yes).
-
-        Returns:
-            The verdicts as arrays, and each parsed list, overflow included.
         """
-        of_text = {text: self.parse(text) for text in dict.fromkeys(texts)}
-        parsed = [of_text[text] for text in texts]
         n_entries = np.array([len(read.films) for read in parsed], dtype=np.int64)
         present = np.arange(self.list_length) < n_entries[:, None]
         films, lax = self._look_up(parsed, present)
@@ -147,7 +152,7 @@ class Judge:
         )
         truths, n_truth = self._hits(parsed, films, missed == MISS, ground_truth, seen_titles)
         verdicts = np.where(truths >= 0, HIT, missed).astype(np.int8)
-        judged = JudgedLists(
+        return JudgedLists(
             verdicts=verdicts,
             films=films,
             truths=truths,
@@ -156,10 +161,9 @@ class Judge:
             n_entries=n_entries,
             n_lines=np.array([read.n_lines for read in parsed], dtype=np.int64),
             n_shifted=np.array([self._shifted(read.lines) for read in parsed], dtype=np.int64),
-            n_tokens=np.zeros(len(texts), np.int64) if n_tokens is None else np.asarray(n_tokens, dtype=np.int64),
-            finished=np.ones(len(texts), np.bool_) if finished is None else np.asarray(finished, dtype=np.bool_),
+            n_tokens=np.zeros(len(parsed), np.int64) if n_tokens is None else np.asarray(n_tokens, dtype=np.int64),
+            finished=np.ones(len(parsed), np.bool_) if finished is None else np.asarray(finished, dtype=np.bool_),
         )
-        return judged, parsed
 
     def _shifted(self, lines: Sequence[int]) -> int:
         n = min(len(lines), self.list_length)
@@ -249,7 +253,10 @@ class PublishedJudge(Judge):
     def parse(self, text: str) -> ParsedText:
         entries = published.parse_list(text)
         films = [(entry.title, entry.year) for entry in entries]
-        return ParsedText(films, [entry.line for entry in entries], parse_text(text).n_lines)
+        return ParsedText(films, [entry.line for entry in entries], sum(map(bool, map(str.strip, text.split("\n")))))
+
+    def published_entries(self, texts: Sequence[str], parsed: Sequence[ParsedText]) -> list[list[Entry]]:
+        return [read.entries for read in parsed]
 
     def _hits(
         self,

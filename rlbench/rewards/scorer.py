@@ -110,7 +110,8 @@ class ListScorer:
         texts = self.reader.decode(completion_ids)
         finished = self.reader.is_finished(completion_ids)
         n_tokens = [len(ids) for ids in completion_ids]
-        judged, parsed = self.judge(texts, ground_truth, seen_titles, n_tokens, finished)
+        parsed = self.judge.read(texts)
+        judged = self.judge(parsed, ground_truth, seen_titles, n_tokens, finished)
         rows = enumerate(zip(texts, parsed, finished, strict=True))
         return judged, [ScoredList(text, found, judged.names(row), end) for row, (text, found, end) in rows]
 

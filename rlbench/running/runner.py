@@ -500,7 +500,9 @@ def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> 
         contexts = {record.context_id for record in records}
         texts = {c: "\n".join(f"{title} ({year})" for title, year in oracle[c]) for c in contexts}
         unknown = np.full(config.dataset.list_length, np.nan)
-        answers = {context: Answer(text, True, 0, unknown) for context, text in texts.items()}
+        answers = {
+            context: Answer(text, session.judge.parse(text), True, 0, unknown) for context, text in texts.items()
+        }
         predictions, means = judge_answers(records, answers, session.judge, session.facts, config.dataset.cutoffs)
         return Evaluation(predictions, means, 0, pd.DataFrame())
 

@@ -38,6 +38,7 @@ from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import Run
 from rlbench.training.arguments import rl_arguments, shared_arguments
 from rlbench.training.demonstrations import demonstration_tokens
+from rlbench.training.measures import rollout_measures
 from rlbench.training.metered import Metered
 from rlbench.training.parallel import on_each, parallel_arguments, whole_policy
 from rlbench.training.safety import NoTuples
@@ -192,8 +193,8 @@ class Lists:
         tokenizer, longest = self.scorer.reader.tokenizer, self.config.trainer.sft.max_length
         tokens = [demonstration_tokens(record, tokenizer, longest + 1) for record in records]
         texts = [record.completion[-1]["content"] for record in records if record.completion]
-        judged, _ = self.scorer.judge(
-            texts,
+        judged = self.scorer.judge(
+            self.scorer.judge.read(texts),
             [record.ground_truth for record in records],
             [record.seen_titles for record in records],
             [len(completion) for _, completion in tokens],
@@ -206,25 +207,18 @@ class Lists:
         ]
 
     def _measured(self, ids: Sequence[Sequence[int]], totals: Sequence[float]) -> dict[str, float]:
-        """Sums over lists of the RL stage's rollout measures, by their names in `metrics.jsonl`."""
-        rewards, lists = self.scorer.rewards, self.scorer.lists
+        """Sums over lists of the rollout measures, by their names in `metrics.jsonl`."""
+        rewards, reward = self.scorer.rewards, self.scorer.reward
         assert rewards is not None
-        sums = {
-            "reward": sum(totals),
-            "hits": rewards.hits.sum().item(),
-            "success": rewards.success.sum().item(),
-            "list_length": sum(len(scored.parsed.films) for scored in lists),
-            "completion_length": sum(map(len, ids)),
-            "truncated": sum(not scored.finished for scored in lists),
+        weights = torch.tensor([term["weight"] for term in reward.terms.values()], dtype=torch.float64)
+        of_terms = torch.stack([tail_returns(gains, reward.gamma) for gains in rewards.gains.unbind(1)], 1)
+        returns = weighted_sum(of_terms, weights)
+        return {
+            "reward": float(sum(totals)),
+            "completion_length": float(sum(map(len, ids))),
+            "truncated": float(sum(not scored.finished for scored in self.scorer.lists)),
+            **rollout_measures(rewards, returns, list(reward.terms), partial(torch.sum, dim=0)),
         }
-        if len(self.scorer.reward.terms) > 1:
-            terms = (rewards.gains.sum(2) + rewards.scores).sum(0).tolist()
-            sums |= {f"term/{name}": value for name, value in zip(self.scorer.reward.terms, terms, strict=True)}
-        weights = torch.tensor([term["weight"] for term in self.scorer.reward.terms.values()], dtype=torch.float64)
-        returns = torch.stack([tail_returns(gains, self.scorer.reward.gamma) for gains in rewards.gains.unbind(1)], 1)
-        for name, of_ranks in (("reward", weighted_sum(returns, weights)), ("hits", rewards.hits)):
-            sums |= {f"{name}@{k}": value for k, value in enumerate(of_ranks.double().sum(0).tolist(), start=1)}
-        return {name: float(value) for name, value in sums.items()}
 
 
 def tuples_at(

@@ -9,6 +9,7 @@ pieces request.
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
 from rlbench.training.demonstrations import Demonstrations
 from rlbench.training.engines import repeatable_batches, seeded_engine, seeded_requests
+from rlbench.training.measures import rollout_measures
 from rlbench.training.metered import Metered
 from rlbench.training.rollout_log import RolloutLog
 
@@ -162,17 +164,12 @@ class RankedListTrainer(Metered, GRPOTrainer):
             group = slice(min(self.num_generations, len(lists)))
             ranks = spread[group, : returns.size(1)]
             self.rollout_log.add(step, inputs[0], lists[group], returns[group], rewards.totals[group], ranks)
-        self._metrics["train"]["list_length"].append(self._mean_entries())
         self.ledger.add(
             completions=len(of_all),
             prompts=len(of_all) // self.num_generations,
             generated_tokens=int(output["num_items_in_batch"]),
         )
         return output
-
-    def _mean_entries(self) -> float:
-        entries = torch.tensor([float(len(scored.parsed.films)) for scored in self.scorer.lists])
-        return gather(entries.to(self.accelerator.device)).mean().item()
 
     def _rollout(self, output: dict[str, Any], rewards: RewardBatch) -> Rollout:
         """The inputs of baselines, gathered over processes. Also puts the rollout's scalars into the batch."""
@@ -245,7 +242,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             returns: (B, N) value of each rank.
             rollout: the rollout that they were computed from.
         """
-        metrics, rewards = self._metrics["train"], rollout.rewards
+        metrics = self._metrics["train"]
         groups = advantages.view(-1, self.num_generations, advantages.size(1))
         metrics["frac_zero_variance_units"].append((groups.abs().amax(1) < ZERO_VARIANCE).float().mean().item())
         metrics["effective_units"].append(effective_units(advantages).item())
@@ -256,15 +253,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
             if len(there):
                 metrics[f"advantage_mean@{k + 1}"].append(there.mean().item())
                 metrics[f"advantage_std@{k + 1}"].append(there.std(correction=0).item())
-        for name, of_ranks in (("reward", returns), ("hits", rewards.hits)):
-            for k, value in enumerate(of_ranks.double().mean(0).tolist(), start=1):
-                metrics[f"{name}@{k}"].append(value)
-        metrics["hits"].append(rewards.hits.sum(1).mean().item())
-        metrics["success"].append(rewards.success.float().mean().item())
-        if len(self.objective.reward.terms) > 1:
-            totals = (rewards.gains.sum(2) + rewards.scores).mean(0).tolist()
-            for name, value in zip(self.objective.reward.terms, totals, strict=True):
-                metrics[f"term/{name}"].append(value)
+        terms, mean = list(self.objective.reward.terms), partial(torch.mean, dim=0)
+        for name, value in rollout_measures(rollout.rewards, returns, terms, mean).items():
+            metrics[name].append(value)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         mask = inputs["completion_mask"]

@@ -185,7 +185,9 @@ def line_table(example: Example) -> list[str]:
     """Which rank's reward (exp_inf) the tokens of each line get."""
     entries = published.parse_list(example.text)
     theirs = published.reward_exp_inf(published.training_hits(entries, example.truths, [], set(FILMS), N))
-    judged, (read,) = Judge(Catalog(FILMS), N)([example.text], [example.truths], [[]])
+    judge = Judge(Catalog(FILMS), N)
+    (read,) = judge.read([example.text])
+    judged = judge([read], [example.truths], [[]])
     ours = judged.hits[0].tolist()
     rank_of_line = {entry.line: rank for rank, entry in enumerate(read.entries)}
     segments, eos = rank_of_lines(example.text)
@@ -201,10 +203,10 @@ def line_table(example: Example) -> list[str]:
 
 def metric_line(example: Example) -> str:
     """Recall@N / NDCG@N by the three protocols."""
-    texts, truths = [example.text], [example.truths]
+    entries, truths, judge = [published.parse_list(example.text)], [example.truths], Judge(Catalog(FILMS), N)
     seen: list[list[str]] = [[]]
-    judged, _ = Judge(Catalog(FILMS), N)(texts, truths, seen)
-    tables = [published.ranking_metrics(texts, truths, seen, set(FILMS), [N], cut) for cut in (False, True)]
+    judged = judge(judge.read([example.text]), truths, seen)
+    tables = [published.ranking_metrics(entries, truths, seen, set(FILMS), [N], cut) for cut in (False, True)]
     tables.append(ranking_metrics(judged.hits, judged.n_truth, [N]))
     shown = [f"{table[f'recall@{N}'][0]:.2f} / {table[f'ndcg@{N}'][0]:.2f}" for table in tables]
     return f"Recall@{N} / NDCG@{N}: published {shown[0]}, truncated first {shown[1]}, ours {shown[2]}."

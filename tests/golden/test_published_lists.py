@@ -89,18 +89,17 @@ def test_the_positions_are_those_of_the_catalogue(cases: list[Case]) -> None:
 
 def test_metrics_of_many_samples(cases: list[Case], films_of_case: list[set[Film]]) -> None:
     """All cut-offs at once; the catalogues of the cases may be joined, since a film is in all of them or in none."""
-    texts = [case.completion for case in cases]
+    lists = [published.parse_list(case.completion) for case in cases]
     truths, seen = [case.ground_truth for case in cases], [case.seen_titles for case in cases]
     cutoffs = sorted(cases[0].recall_ndcg)
     for truncate_first in (False, True):
         table = published.ranking_metrics(
-            texts, truths, seen, set().union(*films_of_case), cutoffs, truncate_first=truncate_first
+            lists, truths, seen, set().union(*films_of_case), cutoffs, truncate_first=truncate_first
         )
         assert list(table) == [f"{name}@{k}" for k in cutoffs for name in ("recall", "ndcg")]
         for i, films in enumerate(films_of_case):
             for k in cutoffs:
-                entries = published.parse_list(texts[i])
-                single = published.recall_ndcg(entries, truths[i], seen[i], films, k, truncate_first)
+                single = published.recall_ndcg(lists[i], truths[i], seen[i], films, k, truncate_first)
                 assert (table[f"recall@{k}"][i], table[f"ndcg@{k}"][i]) == single
                 if truncate_first:
                     assert single[0] <= cases[i].recall_ndcg[k][0]
@@ -267,7 +266,7 @@ def test_nothing_to_find_is_zero() -> None:
     assert published.recall_ndcg(listed(A), [], [], FILMS, 5) == (0.0, 0.0)
     assert published.ranking_metrics([], [], [], FILMS, [5])["ndcg@5"].shape == (0,)
     with pytest.raises(ValueError, match="zip"):
-        published.ranking_metrics([""], [], [], FILMS, [5])
+        published.ranking_metrics([[]], [], [], FILMS, [5])
 
 
 def test_segments_count_newlines() -> None:

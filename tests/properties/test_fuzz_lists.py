@@ -246,7 +246,8 @@ def chain(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_
     ids, mask = padded(rows, reader.tokenizer.pad_token_id)
     lists, parsed, tokens, numbers = {}, {}, {}, {}
     for rules, judge in asked.items():
-        lists[rules], parsed[rules] = judge(texts, truths, seen, n_tokens, finished)
+        parsed[rules] = judge.read(texts)
+        lists[rules] = judge(parsed[rules], truths, seen, n_tokens, finished)
         for layout in LAYOUTS:
             lines = [read.lines for read in parsed[rules]]
             tokens[rules, layout] = reader.segment(ids, mask, lines, layout)
@@ -270,8 +271,9 @@ def chain(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_
             numbers[f"{name}: totals"] = rewards.totals.numpy()
             numbers[f"{name}: solved"] = solve_rate(rewards.success, group_size).numpy()
         numbers |= {f"{rules}: {name}": values for name, values in measured(lists[rules], facts).items()}
+    entries = asked["ours"].published_entries(texts, parsed["ours"])
     for truncate_first in (False, True):
-        table = published.ranking_metrics(texts, truths, seen, asked["ours"].exact, CUTOFFS, truncate_first)
+        table = published.ranking_metrics(entries, truths, seen, asked["ours"].exact, CUTOFFS, truncate_first)
         numbers |= {f"published {truncate_first}: {name}": values for name, values in table.items()}
     return Outcome(texts, ids, mask, lists, parsed, tokens, numbers)
 

@@ -73,7 +73,9 @@ def make_run(folder: Path, mini: RankedListDataset, write: Write, *overrides: st
                     confidence = np.full(judge.list_length, np.nan)
                     listed = min(len(judge.parse(text).films), judge.list_length)
                     confidence[:listed] = rng.random(listed)
-                    answers[record.context_id] = Answer(text, bool(rng.random() < 0.7), len(text), confidence)
+                    answers[record.context_id] = Answer(
+                        text, judge.parse(text), bool(rng.random() < 0.7), len(text), confidence
+                    )
             table, means = judge_answers(records, answers, judge, facts, config.dataset.cutoffs)
             if split == "test" and config.evaluation.samples:
                 rows = [(c, i, write(r, rng)) for c, r in {r.context_id: r for r in records}.items() for i in range(2)]
@@ -217,9 +219,11 @@ def test_confidence_follows_the_line(tmp_path: Path, mini: RankedListDataset) ->
     ours, theirs = (
         make_judge(composed(*SMALL, f"matching={m}").matching, mini.catalog, 3) for m in ("exact", "published")
     )
-    confidence, missing = rescore.confidence_by_line(text, kept, ours, theirs)
+    confidence, missing = rescore.confidence_by_line(kept, ours.parse(text), theirs.parse(text), ours.list_length)
     assert confidence[0] == 0.5 and np.isnan(confidence[1:]).all() and not missing
-    confidence, missing = rescore.confidence_by_line(text, np.array([0.5]), theirs, ours)
+    confidence, missing = rescore.confidence_by_line(
+        np.array([0.5]), theirs.parse(text), ours.parse(text), ours.list_length
+    )
     assert np.isnan(confidence[0]) and confidence[1] == 0.5 and missing
 
 

@@ -10,7 +10,7 @@ from rlbench.data import load_dataset, mini
 from rlbench.data.checks import check_dataset
 from rlbench.data.facts import film_facts
 from rlbench.evaluation.judging import Answer, judge_answers
-from rlbench.lists.reader import parse_list
+from rlbench.lists.entries import parse_list, parse_text
 from rlbench.lists.relevance import Judge
 from tests.conftest import SMALL, composed
 
@@ -24,7 +24,8 @@ def dataset():
 
 def scores(dataset, lists, split="test"):
     texts = {context: "\n".join(f"{t} ({y})" for t, y in films) for context, films in lists.items()}
-    answers = {context: Answer(text, True, 0, np.full(10, np.nan)) for context, text in texts.items()}
+    unknown = np.full(10, np.nan)
+    answers = {context: Answer(text, parse_text(text), True, 0, unknown) for context, text in texts.items()}
     facts = film_facts(dataset, dataset.catalog)
     return judge_answers(dataset.splits[split], answers, Judge(dataset.catalog, 10), facts, [5, 10])[1]
 

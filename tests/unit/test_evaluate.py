@@ -13,6 +13,7 @@ from rlbench.evaluation.evaluate import Completion, eos_ids, evaluate, generate,
 from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers, sampled_metrics
 from rlbench.lists import published
 from rlbench.lists.catalog import Catalog
+from rlbench.lists.entries import parse_text
 from rlbench.lists.metrics import union_recall
 from rlbench.lists.reader import ListReader, UnitLayout
 from rlbench.lists.relevance import Judge
@@ -38,7 +39,7 @@ def dataset_of(records):
 
 
 def answer(text, confidence=(math.nan,) * N, finished=True):
-    return Answer(text, finished, len(text), np.array(confidence))
+    return Answer(text, parse_text(text), finished, len(text), np.array(confidence))
 
 
 def test_confidence_of_a_rank_is_the_mean_of_its_tokens(policy):

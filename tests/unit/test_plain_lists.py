@@ -24,7 +24,8 @@ def test_memory_grows_with_the_batch_and_no_faster():
 
 def test_lists_of_the_benchmark_are_of_many_kinds():
     world = benchmark.make_world(200, np.random.default_rng(0))
-    judged, _ = benchmark.Judge(world.catalog, benchmark.N)(world.texts, world.truths, world.seen)
+    judge = benchmark.Judge(world.catalog, benchmark.N)
+    judged = judge(judge.read(world.texts), world.truths, world.seen)
     for verdict in ("hit", "miss", "out_of_catalog", "seen", "duplicate"):
         assert judged.of_verdict(verdict).sum() > 10, verdict
     assert (judged.n_lines > judged.n_entries).any() and (judged.n_entries > benchmark.N).any()

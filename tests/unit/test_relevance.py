@@ -20,7 +20,8 @@ N = 6
 
 def judged(text, truth, seen=(), judge=None):
     """Judgement of one text."""
-    return (judge or Judge(CATALOG, N))([text], [truth], [list(seen)])[0]
+    judge = judge or Judge(CATALOG, N)
+    return judge(judge.read([text]), [truth], [list(seen)])
 
 
 def test_verdicts_keep_their_ranks():
@@ -103,7 +104,9 @@ def test_the_year_counts_as_far_as_the_policy_says():
 
 def test_what_is_counted_beside_verdicts():
     text = "My list:\n\nAlien (1979)\nHeat (1995)\n  \n" + "Jaws (1975)\n" * 5 + "bye"
-    lists, parsed = Judge(CATALOG, N)([text], [[("Heat", 1995)]], [[]], [44], [False])
+    judge = Judge(CATALOG, N)
+    parsed = judge.read([text])
+    lists = judge(parsed, [[("Heat", 1995)]], [[]], [44], [False])
     assert (lists.n_entries[0], lists.n_lines[0], lists.n_tokens[0], lists.finished[0]) == (7, 9, 44, False)
     assert lists.n_shifted.tolist() == [6]  # every one of the first six stands further down
     assert parsed[0].lines == [2, 3, 5, 6, 7, 8, 9]
@@ -127,7 +130,9 @@ def test_batches_against_the_plain_loop(batch):
     catalog = Catalog(FILMS[::2] + FILMS[::5])  # some film stands in it twice, many do not
     index = plain_lists.catalog_index(catalog)
     written, relevant, seen = (list(column) for column in zip(*batch, strict=True))
-    lists, parsed = Judge(catalog, N)(written, relevant, seen)
+    judge = Judge(catalog, N)
+    parsed = judge.read(written)
+    lists = judge(parsed, relevant, seen)
     for row, text in enumerate(written):
         read, n_lines = plain_lists.parse(text)
         assert parsed[row].entries == read and lists.n_lines[row] == n_lines
@@ -151,7 +156,8 @@ def published_judge():
 @settings(max_examples=150, deadline=None)
 def test_the_published_judge_has_the_published_hits(text, truth, seen):
     catalog, judge = published_judge()
-    lists, parsed = judge([text], [truth], [seen])
+    parsed = judge.read([text])
+    lists = judge(parsed, [truth], [seen])
     assert parsed[0].entries == published.parse_list(text)
     assert lists.hits[0].tolist() == published.training_hits(
         parsed[0].entries, truth, seen, frozenset(catalog.films), N
@@ -194,7 +200,9 @@ def test_odd_texts_have_a_defined_judgement():
         "**** (1979)",
         '"" (1979)',
     ]
-    lists, parsed = Judge(CATALOG, N)(odd, [[("Alien", 1979)]] * len(odd), [[]] * len(odd))
+    judge = Judge(CATALOG, N)
+    parsed = judge.read(odd)
+    lists = judge(parsed, [[("Alien", 1979)]] * len(odd), [[]] * len(odd))
     found = [read.films[:2] for read in parsed]
     assert found[:4] == [[]] * 4 and len(parsed[4].films) == 10_000
     assert found[5:] == [
@@ -215,7 +223,9 @@ def test_odd_texts_have_a_defined_judgement():
 
 
 def test_no_lists_at_all():
-    lists, parsed = Judge(CATALOG, N)([], [], [])
+    judge = Judge(CATALOG, N)
+    parsed = judge.read([])
+    lists = judge(parsed, [], [])
     assert len(lists) == 0 and parsed == [] and lists.hits.shape == (0, N)
 
 
@@ -223,6 +233,7 @@ def test_published_matches_say_which_truth():
     """So that lists that hit different truths add up in the recall of several lists."""
     judge = make_judge(composed("matching=published").matching, CATALOG, N)
     truth = [("Heat", 1996), ("Jaws", 1975), ("Heat", 1995)]
-    lists, _ = judge(["Jaws (1975)\nHeat (1995)", "Heat (1995)\nHeat (1995)"], [truth] * 2, [[]] * 2)
+    parsed = judge.read(["Jaws (1975)\nHeat (1995)", "Heat (1995)\nHeat (1995)"])
+    lists = judge(parsed, [truth] * 2, [[]] * 2)
     assert lists.truths[:, :2].tolist() == [[1, 2], [2, 0]]
     assert lists.n_truth.tolist() == [3, 3]

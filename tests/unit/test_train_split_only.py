@@ -30,8 +30,9 @@ def rewards(dataset: RankedListDataset) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     records = dataset.splits["train"][:40]
     texts = ["\n".join("{} ({})".format(*films[i]) for i in rng.integers(len(films), size=6)) for _ in records]
-    lists, _ = Judge(dataset.catalog, 5)(
-        texts,
+    judge = Judge(dataset.catalog, 5)
+    lists = judge(
+        judge.read(texts),
         [record.ground_truth for record in records],
         [record.seen_titles for record in records],
         [int(n) for n in rng.integers(5, 60, size=len(records))],
@@ -148,7 +149,8 @@ def test_scores_of_a_whole_reward_are_the_same(config: Callable[..., Config], tm
         dataset = redial(config, tmp_path / name, rows)
         records = dataset.splits["train"]
         texts = ["Up (2009)\nHeat (1995)\nAlien (1979)"] * len(records)
-        lists, _ = Judge(dataset.catalog, 3)(texts, [r.ground_truth for r in records], [r.seen_titles for r in records])
+        judge = Judge(dataset.catalog, 3)
+        lists = judge(judge.read(texts), [r.ground_truth for r in records], [r.seen_titles for r in records])
         scores.append(score(lists, film_facts(dataset, dataset.catalog), reward))
     first, second = (np.asarray(one.gains) for one in scores)
     np.testing.assert_array_equal(first, second)

@@ -1,0 +1,71 @@
+"""What an evaluation and an update compute once: counted calls of the real functions."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from rlbench.data.facts import film_facts
+from rlbench.evaluation.evaluate import evaluate
+from rlbench.lists import published, relevance
+from rlbench.lists.relevance import make_judge
+from rlbench.objective import Objective
+from tests.conftest import SMALL, composed
+from tests.helpers_training import load, make_trainer
+
+PARSERS = ((relevance, "parse_text"), (published, "parse_list"))
+
+
+@pytest.fixture
+def parsed(monkeypatch) -> dict[str, Counter]:
+    """Number of times that each parser has read each text."""
+    counts = {name: Counter() for _, name in PARSERS}
+    for module, name in PARSERS:
+        monkeypatch.setattr(module, name, counting(getattr(module, name), counts[name], lambda text: text))
+    return counts
+
+
+def counting(real: Callable, counts: Counter, key: Callable) -> Callable:
+    """The real function, which also counts its calls by a key of their arguments."""
+
+    def counted(*arguments):
+        counts[key(*arguments)] += 1
+        return real(*arguments)
+
+    return counted
+
+
+@pytest.mark.parametrize("matching", ["exact", "published"])
+def test_an_evaluation_parses_each_text_once(matching, mini, tiny_folder, parsed):
+    """By each of the two rules: ours for the verdicts, the published ones for the metrics of their protocol."""
+    config = composed(*SMALL, f"matching={matching}", "generation.max_new_tokens=8")
+    tokenizer, model = load(tiny_folder)
+    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
+    found = evaluate(model, tokenizer, mini.splits["test"], judge, film_facts(mini, judge.catalog), config)
+    once = Counter(dict.fromkeys(found.predictions["text"], 1))
+    assert len(once) < len(found.predictions), "several samples share a list"
+    assert parsed == {"parse_text": Counter() if matching == "published" else once, "parse_list": once}
+
+
+def test_sampled_lists_are_parsed_once(mini, tiny_folder, parsed):
+    config = composed(*SMALL, "generation.max_new_tokens=8", "evaluation.samples=2", "evaluation.pass_at=[1]")
+    tokenizer, model = load(tiny_folder)
+    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
+    facts = film_facts(mini, judge.catalog)
+    found = evaluate(model, tokenizer, mini.splits["test"], judge, facts, config, samples=2)
+    greedy, sampled = set(found.predictions["text"]), set(found.samples["text"])
+    assert parsed["parse_text"] == Counter(greedy) + Counter(sampled)
+    assert parsed["parse_list"] == Counter(greedy)
+
+
+def test_an_update_computes_everything_once(mini, tiny_folder, tmp_path, parsed, monkeypatch):
+    calls = Counter()
+    for name in ("token_units", "spread_advantages", "token_advantages", "unit_advantages", "rank_returns"):
+        monkeypatch.setattr(Objective, name, counting(getattr(Objective, name), calls, lambda *_, name=name: name))
+    sizes = ("updates=1", "completions_per_update=8", "group_size=4", "micro_batch_size=4")
+    config = composed(*SMALL, *(f"trainer.rl.{size}" for size in sizes), "generation.max_new_tokens=8")
+    trainer = make_trainer(config, mini, *load(tiny_folder), tmp_path)
+    trainer.train()
+    assert set(calls.values()) == {1} and len(calls) == 5, calls
+    assert parsed["parse_text"] == Counter(dict.fromkeys((one.text for one in trainer.scorer.lists), 1))
+    assert not parsed["parse_list"]
