@@ -3,13 +3,17 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import fuzz, process
+
+from rlbench.base.errors import nearest
+from rlbench.config.bounds import check_numbers
+from rlbench.config.schema import MatchingConfig
 
 Film = tuple[str, int]
 
@@ -312,3 +316,21 @@ def _shown(film: Film) -> str:
     text = title[:_LONGEST_SHOWN] + "..." * (len(title) > _LONGEST_SHOWN)
     number = str(year) if abs(year) < 10**9 else hex(year)[:12] + "..."  # Python refuses decimals of 4,300 digits
     return f"{text if text.isprintable() else repr(text)} ({number})"
+
+
+def check_matching(matching: MatchingConfig) -> list[str]:
+    """Return one sentence for each problem of a matching policy."""
+    problems = [
+        f"matching.normalisers holds '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
+        f"{nearest(name, list(NORMALISERS))}"
+        for name in matching.normalisers
+        if name not in NORMALISERS
+    ]
+    problems += check_numbers(asdict(matching), "matching.")
+    own = (matching.normalisers, matching.year_tolerance, matching.fuzzy_threshold)
+    if matching.rules == "published" and own != ([], 0, None):
+        problems.append(
+            "matching.rules = 'published' compares titles in its own way; leave normalisers empty, year_tolerance 0 "
+            "and fuzzy_threshold null (matching=published sets all of it)"
+        )
+    return problems

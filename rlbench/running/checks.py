@@ -20,14 +20,13 @@ from rlbench.config.schema import (
     AlgorithmConfig,
     Config,
     LengthShapingConfig,
-    MatchingConfig,
     MiniConfig,
     PreferenceConfig,
     RewardConfig,
     RLConfig,
     TinyModelConfig,
 )
-from rlbench.lists.catalog import NORMALISERS
+from rlbench.lists.catalog import check_matching
 from rlbench.preference.checks import check_preference
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
@@ -228,24 +227,6 @@ def _reward(reward: RewardConfig) -> list[str]:
             problems.append("reward.terms: one weight must be positive under combine=power_mean")
     elif reward.power != 1:
         problems.append(f"reward.power = {reward.power} has no effect under combine={reward.combine}; set it to 1")
-    return problems
-
-
-def check_matching(matching: MatchingConfig) -> list[str]:
-    """Check a matching policy."""
-    problems = [
-        f"matching.normalisers holds '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
-        f"{nearest(name, list(NORMALISERS))}"
-        for name in matching.normalisers
-        if name not in NORMALISERS
-    ]
-    problems += check_numbers(asdict(matching), "matching.")
-    own = (matching.normalisers, matching.year_tolerance, matching.fuzzy_threshold)
-    if matching.rules == "published" and own != ([], 0, None):
-        problems.append(
-            "matching.rules = 'published' compares titles in its own way; leave normalisers empty, year_tolerance 0 "
-            "and fuzzy_threshold null (matching=published sets all of it)"
-        )
     return problems
 
 

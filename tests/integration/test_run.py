@@ -22,6 +22,7 @@ from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json
 from rlbench.base.jsonl import read_rows
 from rlbench.config.schema import Config
+from rlbench.evaluation.protocols import parse_protocol
 from rlbench.running.cli import CONF, groups
 from rlbench.running.runner import prepare, run
 from rlbench.runs.attempts import attempts
@@ -133,10 +134,10 @@ def test_stages_that_differ_are_not_taken(finished):
 
 def test_its_own_rules_judge_every_stage_alike_again(finished, tmp_path):
     config, _ = finished
-    made, problems = rescore.rescore(Path(config.runs_dir), [rescore.parse_protocol("own")], tmp_path / "again")
+    made, problems = rescore.rescore(Path(config.runs_dir), [parse_protocol("own")], tmp_path / "again")
     assert problems == [] and len(made) == 4
     for one in made:
-        assert one.result()["metrics"] == one.source.run.result["metrics"]
+        assert one.result()["metrics"] == one.source.result["metrics"]
         for file in one.source.path.glob("predictions-*.parquet"):
             if (one.target / file.name).exists():  # that of the result
                 pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(one.target / file.name))

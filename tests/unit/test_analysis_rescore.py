@@ -18,13 +18,16 @@ from analysis import report, rescore
 from analysis.collection import collect
 from analysis.collection import stored as collected
 from analysis.collection.costs import total_cost
-from analysis.rescore import main, parse_protocol
+from analysis.rescore import main
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json
 from rlbench.config.schema import Config
+from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Answer, judge_answers, sampled_metrics
+from rlbench.evaluation.protocols import parse_protocol
+from rlbench.evaluation.rescoring import confidence_by_line
 from rlbench.lists.relevance import make_judge
 from rlbench.runs.claiming import claim
 from rlbench.runs.directory import locate, seal
@@ -131,7 +134,7 @@ def test_a_runs_own_protocol_gives_its_own_numbers(tmp_path: Path, mini: RankedL
     settings = [["matching=casefold"], ["matching=published"], ["matching=fuzzy", "dataset.list_length=4"]]
     settings[1] += ["evaluation.samples=2", "evaluation.pass_at=[1,2]"]
     settings[2] += ["dataset.cutoffs=[2,4]", "variant=short"]
-    small = rescore.load_dataset(composed(*SMALL, *settings[2]).dataset)  # the list length is in the prompts
+    small = load_dataset(composed(*SMALL, *settings[2]).dataset)  # the list length is in the prompts
     for number, own in enumerate(settings):
         make_run(tmp_path / "runs", small if number == 2 else mini, messy, *own, seed=number)
     before = contents(tmp_path / "runs")
@@ -142,7 +145,7 @@ def test_a_runs_own_protocol_gives_its_own_numbers(tmp_path: Path, mini: RankedL
             name = f"predictions-{split}-{STEP}.parquet"
             old, new = (pd.read_parquet(folder / name) for folder in (one.source.path, one.target))
             pd.testing.assert_frame_equal(old, new, check_exact=True)
-        assert one.result()["metrics"] == one.source.run.result["metrics"]
+        assert one.result()["metrics"] == one.source.result["metrics"]
     comparison = rescore.compare(made)
     assert len(comparison) > 200 and (comparison["old"] == comparison["new"]).all()
     assert {"pass@2", "ece", "novelty", "published_ndcg@4"} <= set(comparison["metric"])
@@ -219,11 +222,9 @@ def test_confidence_follows_the_line(tmp_path: Path, mini: RankedListDataset) ->
     ours, theirs = (
         make_judge(composed(*SMALL, f"matching={m}").matching, mini.catalog, 3) for m in ("exact", "published")
     )
-    confidence, missing = rescore.confidence_by_line(kept, ours.parse(text), theirs.parse(text), ours.list_length)
+    confidence, missing = confidence_by_line(kept, ours.parse(text), theirs.parse(text), ours.list_length)
     assert confidence[0] == 0.5 and np.isnan(confidence[1:]).all() and not missing
-    confidence, missing = rescore.confidence_by_line(
-        np.array([0.5]), theirs.parse(text), ours.parse(text), ours.list_length
-    )
+    confidence, missing = confidence_by_line(np.array([0.5]), theirs.parse(text), ours.parse(text), ours.list_length)
     assert np.isnan(confidence[0]) and confidence[1] == 0.5 and missing
 
 
@@ -253,7 +254,7 @@ def test_judging_again_costs_nothing(runs: Path) -> None:
     assert (
         result["budget"]
         == spent
-        == made.source.run.result["budget"] | {"adopted_from": made.source.path.relative_to(runs).as_posix()}
+        == made.source.result["budget"] | {"adopted_from": made.source.path.relative_to(runs).as_posix()}
     )
     frames = [
         collect(folder).runs.assign(run=lambda frame, folder=folder: f"{folder.name}/" + frame["run"])
@@ -282,7 +283,7 @@ def test_what_is_done_is_not_done_again(runs: Path, tmp_path: Path) -> None:
     shutil.rmtree(made[0].target)
     made[0].target.mkdir()
     _, problems = rescore.rescore(runs, [parse_protocol("exact")], tmp_path / "out")
-    assert [problem.run for problem in problems] == [made[0].source.run.name]
+    assert [problem.run for problem in problems] == [made[0].source.name]
     assert "is there and no re-scoring" in problems[0].reason
 
 

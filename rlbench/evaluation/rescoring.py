@@ -1,0 +1,199 @@
+"""Scores the stored lists of a finished run again by other rules. Needs the texts and the dataset, and no model.
+
+Values that a protocol cannot change are copied: tokens, whether the model ended the list, confidence. Confidence is
+stored only for ranks that the run parsed; if a new rank has none, `ece` and `brier` are omitted.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import DATASETS, EvaluationConfig
+from rlbench.data import load_dataset
+from rlbench.data.facts import film_facts
+from rlbench.data.record import RankedListDataset, Record
+from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers, sampled_metrics
+from rlbench.evaluation.protocols import Rules, ScoredRun
+from rlbench.lists.entries import ParsedText
+from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.relevance import Judge, make_judge
+
+OF_CONFIDENCE = ("ece", "brier")
+PATHS = ("path", "catalog")
+"""Keys of a dataset's configuration that are file paths."""
+
+
+def is_text_column(kind: pa.DataType) -> bool:
+    """Whether a column of this type can identify a query: text, plain or dictionary-encoded."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+Kind = Callable[[pa.DataType], bool]
+KEPT_COLUMNS: dict[str, Kind] = {
+    "context_id": is_text_column,
+    "sample": pa.types.is_integer,
+    "text": is_text_column,
+    "confidence": lambda kind: pa.types.is_list(kind) and pa.types.is_floating(kind.value_type),
+    "finished": pa.types.is_boolean,
+    "completion_tokens": lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
+}
+"""Columns of the predictions that re-scoring needs, with a check of their type."""
+SAMPLE_COLUMNS: dict[str, Kind] = {"context_id": is_text_column, "text": is_text_column}
+"""Columns of the sampled lists that re-scoring needs."""
+
+
+class ScoredData:
+    """Datasets with their judges, one dataset in memory at a time.
+
+    Args:
+        moved: (dataset, key of `PATHS`) to the new path of the files.
+    """
+
+    def __init__(self, moved: Mapping[tuple[str, str], str]):
+        self._moved = moved
+        self._options: dict[str, Any] = {}
+        self._dataset: RankedListDataset | None = None
+        self._judges: dict[str, tuple[Judge, FilmFacts]] = {}
+
+    def of(self, run: ScoredRun) -> RankedListDataset:
+        """The dataset of a run.
+
+        Raises:
+            BadInput: if it cannot be loaded, or differs from the data that the run was scored on.
+        """
+        name = run.result["dataset"]
+        if name not in DATASETS:
+            raise BadInput(f"its dataset '{name}' is none of {', '.join(DATASETS)}")
+        moved = {key: path for (dataset, key), path in self._moved.items() if dataset == name}
+        options = run.part("dataset", DATASETS[name]) | moved
+        if self._dataset is None or options != self._options:
+            self._judges.clear()
+            try:
+                self._dataset = load_dataset(DATASETS[name](**options))
+            except BadInput as error:
+                self._dataset = None
+                raise BadInput(
+                    f"its dataset cannot be loaded: {'; '.join(error.problems)} (where the files have moved, give "
+                    f"their place by --data {name}.path=FOLDER)"
+                ) from None
+            self._options = options
+        data = run.manifest.get("data")
+        recorded = data.get("sha256") if isinstance(data, dict) else None
+        if recorded != self._dataset.fingerprint:
+            raise BadInput(
+                f"it was judged on other data: manifest.json has sha256 {str(recorded)[:12]}, {name} is "
+                f"{self._dataset.fingerprint[:12]} now: give the files that it was made with by --data "
+                f"{name}.path=FOLDER, or check out the code that made it"
+            )
+        return self._dataset
+
+    def judge(self, dataset: RankedListDataset, rules: Rules) -> tuple[Judge, FilmFacts]:
+        """The judge for these rules on the given dataset, which must be the one loaded last, and its film facts."""
+        key = json.dumps([asdict(rules.matching), rules.list_length])
+        if key not in self._judges:
+            judge = make_judge(rules.matching, dataset.catalog, rules.list_length)
+            self._judges[key] = judge, film_facts(dataset, judge.catalog)
+        return self._judges[key]
+
+
+def confidence_by_line(
+    kept: NDArray[np.float64], old: ParsedText, new: ParsedText, list_length: int
+) -> tuple[NDArray[np.float64], bool]:
+    """Confidence of the ranks as another judge parses them. A rank is a line, and the tokens of a line do not change.
+
+    Args:
+        kept: confidence of the entries as the run parsed them.
+        old, new: the completion as the two judges parse it.
+        list_length: N.
+
+    Returns:
+        (N,) by rank, NaN if there is no such rank or its confidence was not stored; and whether any was missing.
+    """
+    of_line = dict(zip(old.lines, kept.tolist(), strict=False))
+    lines = list(new.lines)[:list_length]
+    confidence = np.full(list_length, np.nan)
+    confidence[: len(lines)] = [of_line.get(line, np.nan) for line in lines]
+    return confidence, any(line not in of_line for line in lines)
+
+
+def judge_again(
+    run: ScoredRun, split: str, rules: Rules, dataset: RankedListDataset, data: ScoredData
+) -> tuple[pd.DataFrame, dict[str, float], bool]:
+    """Predictions and means of one split under other rules, and whether any confidence was missing.
+
+    Raises:
+        BadInput: if the predictions cannot be read, lack a column or cover other samples.
+    """
+    result, evaluation = run.result, run.part("evaluation", EvaluationConfig)
+    file = run.path / f"predictions-{split}-{result['checkpoint']['step']}.parquet"
+    old = _read_table(file, KEPT_COLUMNS)
+    records = choose_contexts(dataset.splits[split], evaluation[f"{split}_contexts"])
+    if old["context_id"].tolist() != [record.context_id for record in records]:
+        raise BadInput(f"{file.name} is not of the {len(records)} samples that its settings choose from {split}")
+    judge, facts = data.judge(dataset, rules)
+    before = make_judge(run.matching, dataset.catalog, result["list_length"])
+    answers: dict[str, Answer] = {}
+    missing = False
+    first = old.drop_duplicates("context_id")
+    columns = (first[name].tolist() for name in ("context_id", "text", "confidence", "finished", "completion_tokens"))
+    for context, text, kept, finished, n_tokens in zip(*columns, strict=True):
+        parsed = judge.parse(text)
+        confidence, lacks = confidence_by_line(kept, before.parse(text), parsed, judge.list_length)
+        answers[context] = Answer(text, parsed, finished, int(n_tokens), confidence)
+        missing |= lacks and bool(np.isfinite(kept).any())
+    predictions, means = judge_answers(records, answers, judge, facts, list(rules.cutoffs))
+    if missing:
+        means = {name: value for name, value in means.items() if name not in OF_CONFIDENCE}
+    if split == "test" and evaluation.get("samples") and result["stage"] != "oracle":
+        together = _sampled(run, records, judge)
+        predictions = predictions.assign(**together)
+        means |= {name: float(values.mean()) for name, values in together.items()}
+    return predictions, means, missing
+
+
+def _read_table(file: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    """Read columns of a parquet file.
+
+    Raises:
+        BadInput: if it is not parquet, lacks a column, or a column has another type or empty cells.
+    """
+    try:
+        schema = pq.read_schema(file)
+        if absent := [name for name in kinds if name not in schema.names]:
+            raise BadInput(f"{file.name} has no column {', '.join(absent)}, which re-scoring needs")
+        if odd := [name for name, is_kind in kinds.items() if not is_kind(schema.field(name).type)]:
+            raise BadInput(f"{file.name} holds another kind of value under {', '.join(odd)} than re-scoring needs")
+        table = pq.read_table(file, columns=list(kinds))
+    except FileNotFoundError:
+        raise BadInput(f"half-written: says done but has no {file.name}") from None
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
+        raise BadInput(f"half-written: {file.name} is not parquet ({error})") from None
+    frame = table.to_pandas()
+    if odd := [name for name in kinds if frame[name].isna().any()]:
+        raise BadInput(f"{file.name} has no {', '.join(odd)} in some rows")
+    return frame
+
+
+def _sampled(run: ScoredRun, records: Sequence[Record], judge: Judge) -> dict[str, NDArray[np.float64]]:
+    """pass@k and the recall of the union of k lists, from the stored sampled lists."""
+    file = run.path / f"samples-test-{run.result['checkpoint']['step']}.parquet"
+    if not file.exists():
+        raise BadInput(f"half-written: its settings ask for sampled lists, and there is no {file.name}")
+    evaluation = run.part("evaluation", EvaluationConfig)
+    samples = _read_table(file, SAMPLE_COLUMNS)
+    counts = samples["context_id"].value_counts()
+    if any(counts.get(record.context_id) != evaluation["samples"] for record in records):
+        raise BadInput(
+            f"{file.name} does not hold {evaluation['samples']} lists of each context of test, as its settings say"
+        )
+    return sampled_metrics(records, samples, judge, evaluation["samples"], evaluation["pass_at"])
