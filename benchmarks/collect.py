@@ -44,7 +44,7 @@ def make_runs(folder: Path, runs: int, samples: int, updates: int) -> None:
 
     from rlbench.base.files import write_json
     from rlbench.base.git import git_state
-    from rlbench.config.schema import resolve
+    from rlbench.config.resolving import resolve
     from rlbench.running.cli import CONF
     from rlbench.runs import provenance, versions
     from rlbench.runs.claiming import claim

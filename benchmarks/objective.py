@@ -33,7 +33,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rlbench.base.progress import Progress
 from rlbench.config.arguments import count
-from rlbench.config.schema import POLICY_OPTIMISATION, Config, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import POLICY_OPTIMISATION, Config
 from rlbench.data import load_dataset
 from rlbench.lists.reader import UnitLayout
 from rlbench.models.loading import load_model, load_tokenizer, locate_model

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from rlbench.base.files import write_json
 from rlbench.config.arguments import count
-from rlbench.config.schema import resolve
+from rlbench.config.resolving import resolve
 from rlbench.running.cli import CONF, groups
 from rlbench.runs.claiming import claim
 from rlbench.runs.directory import Run, locate

@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rlbench.config.arguments import count
-from rlbench.config.schema import Config, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import Config
 from rlbench.running import runner
 from rlbench.running.cli import CONF
 from rlbench.runs.directory import Run, locate

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from rlbench.base.errors import BadInput
 from rlbench.base.program import CONF, as_started
-from rlbench.config.schema import Config, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import Config
 from rlbench.data import load_dataset
 from rlbench.data.checks import EXAMPLES
 from rlbench.data.record import Film, RankedListDataset, Record

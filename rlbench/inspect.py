@@ -18,7 +18,8 @@ from rlbench.base.files import leads_outside
 from rlbench.base.program import as_started
 from rlbench.base.user_files import read_user_yaml
 from rlbench.config import arguments
-from rlbench.config.schema import AlgorithmConfig, Config, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import AlgorithmConfig, Config
 from rlbench.running.checks import check_values, validate
 from rlbench.running.cli import fail
 from rlbench.runs.inputs import load

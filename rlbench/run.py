@@ -13,7 +13,7 @@ from rlbench.base.files import DiskFull
 from rlbench.base.preemption import Preempted, install
 from rlbench.base.program import CONF, as_started, by_name
 from rlbench.config.places import check_places
-from rlbench.config.schema import resolve
+from rlbench.config.resolving import resolve
 from rlbench.running.checks import check_values
 from rlbench.running.cli import check_overrides, fail
 from rlbench.runs.directory import PREEMPTED

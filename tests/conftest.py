@@ -14,7 +14,8 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
 
-from rlbench.config.schema import Config, resolve  # noqa: E402
+from rlbench.config.resolving import resolve  # noqa: E402
+from rlbench.config.schema import Config  # noqa: E402
 from rlbench.data import load_dataset  # noqa: E402
 from rlbench.data.record import RankedListDataset  # noqa: E402
 

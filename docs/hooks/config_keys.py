@@ -22,6 +22,8 @@ VARIANTS: dict[str, dict[str, Any]] = {"algorithm": ALGORITHMS, "dataset": DATAS
 """Sections with several schemas, by the value that selects one."""
 EXAMPLES = {"policy_optimisation": "rank_grpo", "preference": "dpo", "wheel": "smollm2_135m", "hub": "qwen2.5_0.5b"}
 """The file whose values are shown for a schema, where it does not have the schema's name."""
+FROM_TABLE = ("trainer.rl.learning_rate", "trainer.rl.learning_rate_steps")
+"""Keys that take their value from the table `rates` where they are null."""
 PLACES = {"algorithm": "[Algorithms](algorithms.md)", "reward": "[Rewards](rewards.md)"}
 """Pages that list the options of a group with many."""
 NAMES = {MOST: "2³¹ − 1", LARGEST_SEED: "2³² − 1", 10**9: "10⁹", 10**6: "10⁶", math.inf: "∞", -math.inf: "−∞"}
@@ -124,7 +126,7 @@ def settings() -> dict[str, dict[str, str]]:
     """Defaults of one dataset with one model, by the name of the file in `conf/settings/`, then by key."""
     return {
         path.stem: {
-            key: "tuned" if "${" in str(value) else flow(value)
+            key: "from `rates`" if key in FROM_TABLE and value is None else flow(value)
             for key, value in leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
         }
         for path in sorted((CONF / "settings").glob("*.yaml"))

@@ -1,26 +1,15 @@
-"""The schema of every YAML in `conf/`. `resolve` turns a composed Hydra config into a typed `Config`.
+"""The schema of every YAML in `conf/`: a dataclass per section.
 
-`rlbench.running.checks` checks the values. Importing this module loads neither torch nor transformers.
+`rlbench.config.resolving` makes a `Config` of a composed Hydra config, and `rlbench.running.checks` checks the values.
+Importing this module loads neither torch nor transformers.
 """
 
-import copy
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
 from rlbench.base.content import remembered_digest
-from rlbench.base.errors import BadInput, nearest, nearest_key
-from rlbench.base.texts import broken_texts
-from rlbench.config.bounds import LONGEST_LIST
 
-CUTOFFS_STEP = 5
-"""Distance between default cut-offs, in ranks."""
 TEMPLATE_DATE = "2024-07-26"
 """Default date for chat templates; it is the fallback date of Llama 3's template."""
 
@@ -463,11 +452,11 @@ class SFTConfig:
 class RLConfig:
     """The RL stage. Batch sizes are totals over all devices.
 
-    `learning_rate_steps` and `start` have defaults so that the config.yaml of an older run directory can still be read.
+    The last three fields have defaults so that the config.yaml of an older run directory can still be read.
 
     Attributes:
         updates: optimiser updates.
-        learning_rate: peak learning rate.
+        learning_rate: peak learning rate. In conf/, null takes the rate of the row of `rates` that fits.
         schedule: shape of the learning rate: constant, linear or cosine.
         warmup_updates: updates over which the learning rate rises.
         completions_per_update: completions per update; a multiple of `group_size`.
@@ -479,9 +468,11 @@ class RLConfig:
         save_every: updates between two checkpoints; a multiple of `num_iterations`.
         keep_checkpoints: number of latest checkpoints to keep. The best weights on validation are kept as well.
         learning_rate_steps: new learning rates by number of finished updates, under schedule=constant; empty keeps one
-            rate.
+            rate. In conf/, null takes the steps of the row of `rates` that fits.
         start: the model where RL starts, which is also the reference policy: the SFT model (sft) or the untrained model
             (base).
+        learning_rate_source: the row of `rates` that gave the learning rate; "" for a rate that was set. Filled in with
+            the rate. Not part of a run's identity.
     """
 
     updates: int
@@ -498,6 +489,7 @@ class RLConfig:
     keep_checkpoints: int
     learning_rate_steps: dict[int, float] = field(default_factory=dict)
     start: str = "sft"
+    learning_rate_source: str = ""
 
 
 @dataclass
@@ -795,235 +787,3 @@ class Config:
     def group_dir(self) -> Path:
         """The folder of all runs of this dataset and model."""
         return Path(self.runs_dir) / self.experiment_name / f"{self.dataset.name}-{self.model.name}"
-
-
-_SCALARS: dict[str, type] = {
-    "experiment_name": str,
-    "variant": str,
-    "seed": int,
-    "stage": str,
-    "runs_dir": str,
-    "cache_dir": str,
-    "plugins": list,
-}
-_SECTIONS: dict[str, type] = {
-    "reward": RewardConfig,
-    "matching": MatchingConfig,
-    "trainer": TrainerConfig,
-    "generation": GenerationConfig,
-    "evaluation": EvaluationConfig,
-    "safety": SafetyConfig,
-    "tracker": TrackerConfig,
-    "runtime": RuntimeConfig,
-}
-_VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "algorithm": ("family", POLICY_OPTIMISATION, ALGORITHMS),
-    "dataset": ("name", None, DATASETS),
-    "model": ("kind", None, MODELS),
-}
-"""Sections with several schemas: the key that selects one, its default, and the schemas."""
-_FEEDS_INTERPOLATION = ("tuned",)
-
-
-def resolve(cfg: DictConfig) -> Config:
-    """Turn a composed config into a `Config`.
-
-    Raises:
-        BadInput: for unknown keys, missing values and values of a wrong type, all together.
-    """
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise BadInput(f"config: {_first_line(error)}") from error
-    assert isinstance(plain, dict)
-    _fill_cutoffs(plain.get("dataset"))
-    known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
-    problems = [
-        f"config key '{key}' is unknown.{_meant(key, plain, known)}"
-        for key in map(str, plain)
-        if key not in known and key not in _FEEDS_INTERPOLATION
-    ]
-    problems += [f"config key '{key}' is missing" for key in known if plain.get(key) is None]
-    problems += _too_large(plain)
-    problems += [f"config: {ascii(text)} holds half a character (a lone surrogate)" for text in broken_texts(plain)]
-    if problems:
-        raise BadInput(*problems)
-    problems += [
-        f"{key} = {ascii(plain[key])[:80]} should be a section, with settings of its own"
-        for key in (*_SECTIONS, *_VARIANTS)
-        if not isinstance(plain[key], dict)
-    ]
-    if problems:
-        raise BadInput(*problems)
-    problems += [
-        f"{key} = {plain[key]!r} should be of type {kind.__name__}"
-        for key, kind in _SCALARS.items()
-        if type(plain[key]) is not kind  # isinstance would accept True as an int
-    ]
-    sections: dict[str, type] = dict(_SECTIONS)
-    for key, (tag, usual, kinds) in _VARIANTS.items():
-        name = str(plain[key].get(tag, usual))
-        if name in kinds:
-            sections[key] = kinds[name]
-        else:
-            problems.append(
-                f"{key}.{tag} = '{name}' is unknown; known: {', '.join(kinds)}.{nearest(name, list(kinds))}"
-            )
-    parts: dict[str, Any] = {key: plain[key] for key in _SCALARS}
-    for key, kind in sections.items():
-        parts[key] = _typed(key, kind, plain[key], problems)
-    if problems:
-        raise BadInput(*problems)
-    _in_order(parts["algorithm"], parts["reward"])
-    return Config(**parts)
-
-
-def _in_order(algorithm: Method, reward: RewardConfig) -> None:
-    """Sort summands by name: a float sum depends on their order, but the order in a config must not matter."""
-    reward.terms = dict(sorted(reward.terms.items()))
-    if isinstance(algorithm, AlgorithmConfig):
-        algorithm.regularisers = dict(sorted(algorithm.regularisers.items()))
-        algorithm.options = dict(sorted(algorithm.options.items()))
-
-
-def _too_large(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
-    """Report integers too large for a float, on which OmegaConf fails."""
-    problems = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            problems += _too_large(value, f"{prefix}{key}.")
-        elif isinstance(value, int) and abs(value) > sys.float_info.max:
-            problems.append(f"{prefix}{key} is an integer of more than 300 digits; give a smaller one")
-    return problems
-
-
-def cutoffs_of(list_length: int) -> list[int]:
-    """Return the default cut-offs K of metrics: every fifth rank, and the last."""
-    return sorted({*range(CUTOFFS_STEP, list_length + 1, CUTOFFS_STEP), list_length})
-
-
-MISTYPED = 0.7
-"""How like a section or value of the top level a name must be to count as that, mistyped."""
-
-
-def _meant(key: str, plain: Mapping[Any, Any], known: list[str]) -> str:
-    """What an unknown key of the top level may have meant: one like it, or a setting of that name in a section."""
-    if get_close_matches(key, known, n=1, cutoff=MISTYPED):
-        return nearest(key, known)
-    (name, *_) = dotted({key: plain.get(key)})
-    settings = dotted({section: values for section, values in plain.items() if section in known})
-    return nearest_key(name, settings) or nearest(key, known)
-
-
-def dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted keys of all values in nested mappings."""
-    found = []
-    for key, value in values.items():
-        inner = dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else []
-        found += inner or [f"{prefix}{key}"]
-    return found
-
-
-def _fill_cutoffs(dataset: Any) -> None:
-    """Set null cut-offs of a dataset from its list length."""
-    if isinstance(dataset, dict) and "cutoffs" in dataset and dataset["cutoffs"] is None:
-        length = dataset.get("list_length")
-        dataset["cutoffs"] = []
-        # A length out of range is refused later, with the other values. Its cut-offs would fill the memory.
-        if isinstance(length, int) and not isinstance(length, bool) and length <= LONGEST_LIST:
-            dataset["cutoffs"] = cutoffs_of(length)
-
-
-_known: dict[tuple[type, str], Any] = {}
-"""Typed sections by type and values. The cells of a sweep share most sections."""
-
-
-def wrong_types(key: str, kind: Any, values: dict[str, Any]) -> list[str]:
-    """Check the keys and types of a section of a config that an earlier command wrote.
-
-    Args:
-        key: key of the section.
-        kind: its dataclass.
-        values: its values.
-
-    Returns:
-        one sentence per problem.
-    """
-    problems = _too_large(values, f"{key}.")
-    if not problems:
-        _typed(key, kind, values, problems)
-    return problems
-
-
-def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> Any:
-    if (kind, repr(values)) in _known:
-        return copy.deepcopy(_known[kind, repr(values)])
-    found: list[str] = []
-    merged, left = None, copy.deepcopy(values)
-    while merged is None:
-        try:
-            merged = OmegaConf.merge(OmegaConf.structured(kind), left)
-        except OmegaConfBaseException as error:
-            where = error.full_key or ""
-            found.append(
-                of_another_family(key, where, values)
-                or f"{key}.{where}: {_first_line(error)}."
-                + (_meant_key(key, where, values) if isinstance(error, ConfigKeyError) else "")
-            )
-            # OmegaConf stops at the first bad value. Removing it reveals the next.
-            if not _removed(left, where):
-                break
-    if found:
-        problems += found
-        return None
-    missing = sorted(OmegaConf.missing_keys(merged))
-    problems += [f"{key}.{name} is missing" for name in missing]
-    if missing:
-        return None
-    typed = OmegaConf.to_object(merged)
-    _known[kind, repr(values)] = copy.deepcopy(typed)
-    return typed
-
-
-def _meant_key(section: str, where: str, values: dict[str, Any]) -> str:
-    """What an unknown key of a section may have meant: a key beside it, or else any of the section's."""
-    others = [f"{section}.{key}" for key in dotted(values) if key != where and not key.startswith(f"{where}.")]
-    name = f"{section}.{where}"
-    beside = [key for key in others if key.rpartition(".")[0] == name.rpartition(".")[0]]
-    return nearest_key(name, beside) or nearest_key(name, others)
-
-
-def _removed(values: Any, path: str) -> bool:
-    """Delete the value at a dotted path; for a list item, delete the list. Returns False if nothing was there."""
-    *above, last = path.split("[")[0].split(".")
-    for part in above:
-        values = values.get(part) if isinstance(values, dict) else None
-    if not isinstance(values, dict) or last not in values:
-        return False
-    del values[last]
-    return True
-
-
-def of_another_family(section: str, key: str, values: Mapping[str, Any]) -> str:
-    """Return an error for an algorithm setting that only another family has, or "".
-
-    Args:
-        section: the section of the key. Only `algorithm` is checked.
-        key: the key within the section.
-        values: the section's values, including its name and family.
-    """
-    if section != "algorithm":
-        return ""
-    first, own = key.split(".")[0], values.get("family", POLICY_OPTIMISATION)
-    families = {name: [f.name for f in fields(kind)] for name, kind in ALGORITHMS.items()}
-    others = [name for name, known in families.items() if name != own and first in known]
-    if own not in families or first in families[own] or not others:
-        return ""
-    return (
-        f"algorithm.{key} is a setting of the family {others[0]} and has no meaning for algorithm="
-        f"{values.get('name')}, which is of the family {own}: leave it out (docs/algorithms.md)"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")

@@ -9,7 +9,8 @@ import yaml
 
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.program import CONF
-from rlbench.config.schema import MatchingConfig, wrong_types
+from rlbench.config.resolving import wrong_types
+from rlbench.config.schema import MatchingConfig
 from rlbench.lists.catalog import check_matching
 
 MATCHING = CONF / "matching"

@@ -18,7 +18,8 @@ from rlbench.base.files import held
 from rlbench.config.bounds import COUNT, number_problem
 from rlbench.config.places import check_places
 from rlbench.config.plugins import check_unchanged
-from rlbench.config.schema import Config, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import Config
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.rows import NOTHING_SWEPT, Planned, Swept, named, naming_keys, one_each, override_of
 from rlbench.running.checks import check_values, validate

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.program import CONF, EXPERIMENTS
-from rlbench.config.schema import Config, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import Config
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.sweepers import combinations, merged
 

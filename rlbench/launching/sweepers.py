@@ -20,7 +20,8 @@ from rich.console import Console
 from rlbench.base.errors import BadInput
 from rlbench.config.bounds import COUNT, number_problem
 from rlbench.config.places import check_places
-from rlbench.config.schema import Config, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import Config
 from rlbench.launching.base import SweepLauncher
 from rlbench.launching.cells import Cell, command_line, make_cells, plan_cells
 from rlbench.launching.composing import compose_cells

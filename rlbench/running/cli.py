@@ -17,13 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from rlbench.base.errors import BadInput, nearest, nearest_key
 from rlbench.base.program import CONF, EXPERIMENTS
 from rlbench.base.user_files import read_user_yaml
-from rlbench.config.schema import POLICY_OPTIMISATION, of_another_family
+from rlbench.config.resolving import MISTYPED, NO_SETTINGS, of_another_family
+from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.runs.processes import let_the_main_process_speak
-
-NO_SETTINGS = ("hydra", "tuned")
-"""Sections of a composed config that hold no run settings."""
-MISTYPED = 0.7
-"""Minimum similarity to a key of the same level at which a name counts as a typo of that key."""
 
 
 def fail(error: BadInput) -> NoReturn:
@@ -174,7 +170,7 @@ def _keys(node: DictConfig, prefix: str = "") -> list[str]:
     """Return the dotted keys of the settings below a node."""
     found = []
     for key in map(str, node):
-        if not prefix and key in NO_SETTINGS:
+        if not prefix and key in ("hydra", *NO_SETTINGS):
             continue
         found.append(f"{prefix}{key}")
         if not OmegaConf.is_interpolation(node, key) and isinstance(node._get_node(key), DictConfig):

@@ -125,6 +125,8 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         status = f"taken from {_place(step.source, configs[0])}" if step.source else step.status or "to run"
         table.add_row(*row, Text(status), _expectation(step.seconds) if step.to_run else "")
     console.print(table)
+    for line in learning_rates(configs):
+        console.print(line, soft_wrap=True, markup=False)
     todo = [step for step in found if step.to_run]
     known = [step.seconds for step in todo if step.seconds is not None]
     done = sum(step.status == DONE for step in found)
@@ -146,6 +148,20 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
 
         memory.show(configs, jobs, console)
     console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
+
+
+def learning_rates(configs: Sequence[Config]) -> list[str]:
+    """Return which learning rates the RL stages have and where they are from: a line per choice, with its rows."""
+    rows: dict[tuple[float, str], dict[str, None]] = {}
+    for config in configs:
+        if "rl" in config.stages:
+            rl = config.trainer.rl
+            rows.setdefault((rl.learning_rate, rl.learning_rate_source), {})[config.label] = None
+    return [
+        f"learning rate {rate:g}{' of ' + ', '.join(labels) if len(rows) > 1 else ''}: "
+        f"{f'from {source}' if source else 'as given'}"
+        for (rate, source), labels in rows.items()
+    ]
 
 
 def _place(root: Path, config: Config) -> str:

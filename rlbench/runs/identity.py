@@ -58,7 +58,7 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     shared = {"bf16": full["trainer"]["bf16"]}
     if stage == "sft":
         return identity | {"evaluation": contexts, "sft": sft, **shared}
-    left_out = ["keep_checkpoints"]
+    left_out = ["keep_checkpoints", "learning_rate_source"]
     if rl["start"] == "base":
         sft = {"max_length": sft["max_length"]}  # for demonstrations in the loss; there is no SFT stage
     else:

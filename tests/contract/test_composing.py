@@ -9,7 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from rlbench.config.schema import POLICY_OPTIMISATION, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.launching.composing import compose_cells
 from rlbench.running.cli import CONF, methods
 
@@ -21,7 +22,13 @@ KINDS = [
     ["experiment=mini_ablation", "algorithm.credit=sequence", "variant=${algorithm.credit}"],
     ["dataset=redial", "model=qwen2.5_0.5b", "dataset.path=folder", "dataset.cutoffs=[1,5]"],
     ["dataset.contexts={train:40,validation:6,test:6}", "++trainer.rl.updates=9", "trainer.rl.updates=8"],
-    ["+reward.terms.value={weight:1.0,alpha:2.0}", "~tuned", "tracker=none", "plugins=[a.py,b]"],
+    [
+        "+reward.terms.value={weight:1.0,alpha:2.0}",
+        "~rates",
+        "trainer.rl.learning_rate=1e-3",
+        "tracker=none",
+        "plugins=[a.py,b]",
+    ],
     ["experiment=mini", "algorithm={credit:rank,kl:{beta:0.5}}", "runs_dir='a b=c'"],
 ]
 """What a cell may say beside its algorithm: values, groups, both in any order, and values in place of a group."""

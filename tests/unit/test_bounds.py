@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from rlbench.base.errors import BadInput
 from rlbench.config.bounds import BOUNDS, LONGEST_LIST, NULLABLE
-from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config, resolve
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config
 from rlbench.running.checks import check_values
 from rlbench.running.cli import CONF
 

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json
+from rlbench.config.resolving import resolve
 from rlbench.config.row_names import short_names, variant
-from rlbench.config.schema import Config, resolve
+from rlbench.config.schema import Config
 from rlbench.launching.cells import Cell
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.search import JOURNAL, REFUSED, REMEDY, Search, Settings, Study, alone, open_study, summarise
