@@ -36,7 +36,7 @@ COLOURS = {
 
 
 @dataclass(frozen=True)
-class Group:
+class SampledGroup:
     """The G completions of one prompt.
 
     Attributes:
@@ -69,7 +69,7 @@ def model_folder(run: Path) -> Path:
     return checkpoint[0]
 
 
-def sample_group(config: Config, folder: Path, prompt: int, group_size: int, seed: int) -> Group:
+def sample_group(config: Config, folder: Path, prompt: int, group_size: int, seed: int) -> SampledGroup:
     """Sample completions for one training prompt and compute their advantages.
 
     Args:
@@ -126,7 +126,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
         rank_features(seen.hidden_states[-1][:, -output.size(1) :], unit_ids, objective.units),
     )
     advantages = objective.unit_advantages(rollout, group_size)
-    return Group(
+    return SampledGroup(
         record,
         scorer.lists,
         objective.weighted(objective.unit_returns(scorer.rewards, group_size)),
@@ -137,13 +137,13 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     )
 
 
-def best(group: Group) -> int:
+def best(group: SampledGroup) -> int:
     """Return the index of the completion with the most hits; ties go to the first."""
     hits = [sum(verdict is Verdict.HIT for verdict in scored.verdicts) for scored in group.lists]
     return hits.index(max(hits))
 
 
-def show(group: Group, config: Config, which: int, console: Console) -> None:
+def show(group: SampledGroup, config: Config, which: int, console: Console) -> None:
     """Print the prompt and the completion with index `which`."""
     prompt = "\n".join(f"[{message['role']}] {message['content']}" for message in group.record.prompt)
     console.print(Panel(Text(prompt), title=f"prompt of context {group.record.context_id}", title_align="left"))

@@ -28,7 +28,7 @@ from rlbench.config.bounds import COUNT, COUNT_OR_NONE, SEED, number_problem
 from rlbench.config.row_names import variant
 from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.rows import override_of
-from rlbench.launching.space import Choice, Dimension, Interval, grid
+from rlbench.launching.space import Choice, Dimension, SearchInterval, grid
 from rlbench.runs.directory import DONE, PRUNED
 from rlbench.runs.identity import config_hash
 
@@ -509,7 +509,7 @@ def summarise(studies: Sequence[Study], command: Callable[[list[str]], list[str]
 
 
 def _text(dimension: Dimension, value: Any) -> str:
-    return dimension.text(value) if isinstance(dimension, Interval) else str(value)
+    return dimension.text(value) if isinstance(dimension, SearchInterval) else str(value)
 
 
 def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":

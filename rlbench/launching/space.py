@@ -22,7 +22,7 @@ DIGITS = 3
 
 
 @dataclass(frozen=True)
-class Interval:
+class SearchInterval:
     """Numbers between two inclusive ends; integers if both ends are integers."""
 
     low: float
@@ -51,7 +51,7 @@ class Choice:
     texts: tuple[str, ...]
 
 
-Dimension = Interval | Choice
+Dimension = SearchInterval | Choice
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _dimension(override: Override) -> tuple[list[str], Dimension]:
         problems.append(f"{said}: the lower end comes first")
     elif log and value.start <= 0:
         problems.append(f"{said}: a logarithmic interval lies above 0")
-    return problems, Interval(value.start, value.end, log)
+    return problems, SearchInterval(value.start, value.end, log)
 
 
 def ends(dimension: Dimension) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ def grid(dimensions: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
         BadInput: if a dimension is an interval.
     """
     for key, dimension in dimensions.items():
-        if isinstance(dimension, Interval):
+        if isinstance(dimension, SearchInterval):
             raise BadInput(f"{key}: a grid has no intervals; give a choice or a range, or hydra.sweeper.sampler=random")
     sets = [dimension.texts for dimension in dimensions.values() if isinstance(dimension, Choice)]
     return (dict(zip(dimensions, values, strict=True)) for values in itertools.product(*sets))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from rlbench.config.options import Share
+from rlbench.lists import metrics
 from rlbench.lists.reader import UnitLayout
 from rlbench.objective.pieces import credits
 from rlbench.rewards.returns import tail_returns
@@ -130,7 +131,7 @@ def two_phase(given: CreditInputs, *, first_phase: Share = 0.5) -> torch.Tensor:
     """
     weights = _discounts(given.gains.size(1), given.hits)
     coverage = given.hits.sum(dim=1) / given.n_truth.clamp(min=1)
-    utility = (given.hits * weights).sum(dim=1) / _ideal(given.n_truth, weights)
+    utility = (given.hits * weights).sum(dim=1) / _ideal(given)
     return torch.stack([coverage, utility], dim=1) + given.scores[:, None]
 
 
@@ -150,7 +151,7 @@ def swap(given: CreditInputs) -> torch.Tensor:
         _sum_of_later(x.expand_as(given.hits)) for x in (weights, given.hits, given.hits * weights)
     )
     lost = given.hits * weights * later - given.hits * sum_w - weights * sum_rel + sum_both
-    return lost / later.clamp(min=1) / _ideal(given.n_truth, weights)[:, None] + given.scores[:, None]
+    return lost / later.clamp(min=1) / _ideal(given)[:, None] + given.scores[:, None]
 
 
 def _sum_of_later(values: torch.Tensor) -> torch.Tensor:
@@ -166,7 +167,7 @@ def removal(given: CreditInputs) -> torch.Tensor:
     """
     n = given.gains.size(1)
     weights = _discounts(n + 1, given.hits)
-    ideal = _ideal(given.n_truth, weights[:n])
+    ideal = _ideal(given)
     own = given.hits * weights[:n]
     steps = torch.cat([weights.new_zeros(1), weights[: n - 1] - weights[1:n]])
     below = _sum_of_later(given.hits * steps)  # gain of the later hits if they moved up one rank
@@ -194,13 +195,15 @@ def shapley(given: CreditInputs) -> torch.Tensor:
         chance = torch.arange(1, j + 1, device=weights.device, dtype=weights.dtype) / (j * (j + 1))
         fall[j] = (drops * chance).sum()
     cost = given.hits * fall  # what each rank above hit j takes from it
-    return (given.hits * own - _sum_of_later(cost)) / _ideal(given.n_truth, weights)[:, None] + given.scores[:, None]
+    return (given.hits * own - _sum_of_later(cost)) / _ideal(given)[:, None] + given.scores[:, None]
 
 
 def _discounts(n: int, like: torch.Tensor) -> torch.Tensor:
-    return 1 / torch.log2(torch.arange(2, n + 2, device=like.device, dtype=like.dtype))
+    """(n,) DCG's discounts of ranks 1..n, of the type and on the device of `like`."""
+    return torch.from_numpy(metrics.discounts(n)).to(like)
 
 
-def _ideal(n_truth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """(B,) DCG of the ideal list."""
-    return weights.cumsum(0)[n_truth.clamp(max=len(weights)) - 1]
+def _ideal(given: CreditInputs) -> torch.Tensor:
+    """(B,) DCG@N of ideal lists, of the type and on the device of the hits."""
+    n_truth = given.n_truth.clamp(min=1).cpu().numpy()
+    return torch.from_numpy(metrics.ideal_dcg(n_truth, given.gains.size(1))).to(given.hits)

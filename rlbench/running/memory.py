@@ -106,7 +106,7 @@ def _feed_forward(text: PretrainedConfig, model: PreTrainedModel) -> int:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes that a run needs.
 
     Attributes:
@@ -154,7 +154,9 @@ def words(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def estimate(config: Config, shape: Shape, prompt: int, contexts: int, on_gpu: bool, processes: int = 1) -> Estimate:
+def estimate(
+    config: Config, shape: Shape, prompt: int, contexts: int, on_gpu: bool, processes: int = 1
+) -> MemoryEstimate:
     """Estimate the peak memory of one process of a run.
 
     Args:
@@ -186,7 +188,7 @@ def estimate(config: Config, shape: Shape, prompt: int, contexts: int, on_gpu: b
         phases["evaluation"] = trained | lists
     if not on_gpu:
         phases = {phase: parts | _heap(parts, held | lists) for phase, parts in phases.items()}
-    return Estimate(phases, available_memory(on_gpu), on_gpu)
+    return MemoryEstimate(phases, available_memory(on_gpu), on_gpu)
 
 
 LASTING = ("process", "weights", "optimiser", "reference", "gradients")
@@ -310,7 +312,7 @@ def estimate_run(
     source: str,
     tokenizer: PreTrainedTokenizerBase,
     processes: int = 1,
-) -> Estimate:
+) -> MemoryEstimate:
     """Estimate a run whose data and tokenizer are available."""
     prompt = max(longest_prompt(records, tokenizer) for records in dataset.splits.values() if records)
     judged = {split: {record.context_id for record in dataset.splits[split]} for split in ("validation", "test")}
@@ -327,7 +329,7 @@ def estimate_or_reason(
     source: str,
     tokenizer: PreTrainedTokenizerBase,
     processes: int = 1,
-) -> Estimate | NoEstimate:
+) -> MemoryEstimate | NoEstimate:
     """Return `estimate_run`, or the reason why it failed."""
     try:
         return estimate_run(config, dataset, source, tokenizer, processes)
@@ -335,7 +337,7 @@ def estimate_or_reason(
         return NoEstimate(f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}")
 
 
-def largest(configs: Sequence[Config]) -> tuple[Config, Estimate | NoEstimate]:
+def largest(configs: Sequence[Config]) -> tuple[Config, MemoryEstimate | NoEstimate]:
     """Return the run that needs most memory. Runs with the same memory needs are estimated once.
 
     A run without an estimate is returned only if no run has one.
@@ -357,13 +359,13 @@ def largest(configs: Sequence[Config]) -> tuple[Config, Estimate | NoEstimate]:
         source = locate_model(config.model, dataset, Path(config.cache_dir))
         tokenizer = load_tokenizer(source, config.generation.template_date)
         found.append((config, estimate_or_reason(config, dataset, source, tokenizer)))
-    return max(found, key=lambda pair: pair[1].peak if isinstance(pair[1], Estimate) else -1)
+    return max(found, key=lambda pair: pair[1].peak if isinstance(pair[1], MemoryEstimate) else -1)
 
 
-def tell(config: Config, expected: Estimate | NoEstimate, console: Console) -> None:
+def tell(config: Config, expected: MemoryEstimate | NoEstimate, console: Console) -> None:
     """Print the estimate, and a warning with settings to lower if it exceeds the available memory."""
     console.print(f"memory: {expected}", style="dim", markup=False, soft_wrap=True)
-    if isinstance(expected, Estimate) and not expected.fits:
+    if isinstance(expected, MemoryEstimate) and not expected.fits:
         lower = ", ".join(settings_to_lower(config, expected.phase))
         console.print(
             f"warning: that is more than there is. To lower it, the first first: {lower}",
@@ -417,7 +419,7 @@ def settings_to_lower(config: Config, phase: str | None) -> list[str]:
 
     Args:
         config: the run.
-        phase: phase of an `Estimate` or of a `Ledger` that ran out of memory; None if unknown.
+        phase: phase of a `MemoryEstimate` or of a `Ledger` that ran out of memory; None if unknown.
     """
     trainer = config.trainer
     name, section = ("rl", trainer.rl) if config.stage == "rl" else ("sft", trainer.sft)
@@ -450,7 +452,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(config: Config, stage: str, ledger: Ledger, expected: Estimate | NoEstimate) -> Iterator[None]:
+def explained(config: Config, stage: str, ledger: Ledger, expected: MemoryEstimate | NoEstimate) -> Iterator[None]:
     """Replace out-of-memory errors by one that tells the user what to do.
 
     Raises:

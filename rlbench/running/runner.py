@@ -88,7 +88,7 @@ class Session:
     facts: FilmFacts
     validation: list[Record]
     test: list[Record]
-    memory: memory.Estimate | memory.NoEstimate
+    memory: memory.MemoryEstimate | memory.NoEstimate
 
 
 def prepare(config: Config) -> Session:

@@ -65,7 +65,7 @@ class NoTuples(CannotGoOn):
 
 
 @dataclass(frozen=True)
-class Bound:
+class SafetyBound:
     """One bound on one metric.
 
     Attributes:
@@ -99,11 +99,11 @@ class Guard:
         self.stop: Stop | None = None
         self.state: dict[str, dict[str, float]] = {name: dict(of_metric) for name, of_metric in state.items()}
         self._train = (
-            Bound("kl", "KL to the reference policy", config.max_kl, share=False),
-            Bound("entropy", "entropy", config.min_entropy_share, share=True),
-            Bound("list_length", "mean list length", config.min_list_length_share, share=True),
+            SafetyBound("kl", "KL to the reference policy", config.max_kl, share=False),
+            SafetyBound("entropy", "entropy", config.min_entropy_share, share=True),
+            SafetyBound("list_length", "mean list length", config.min_list_length_share, share=True),
         )
-        self._validation = (Bound("in_catalog", "catalogue rate", config.min_catalogue_rate_share, share=True),)
+        self._validation = (SafetyBound("in_catalog", "catalogue rate", config.min_catalogue_rate_share, share=True),)
         self.state.setdefault("in_catalog", {"sum": catalogue_rate, "count": 1, "streak": 0})
 
     def train(self, update: int, metrics: Mapping[str, float]) -> None:
@@ -117,7 +117,7 @@ class Guard:
         for bound in self._validation:
             self._look(bound, update, metrics[bound.metric])
 
-    def _look(self, bound: Bound, update: int, value: float) -> None:
+    def _look(self, bound: SafetyBound, update: int, value: float) -> None:
         state = self.state.setdefault(bound.metric, {"sum": 0.0, "count": 0, "streak": 0})
         if update <= self.config.warmup or not state["count"]:
             if bound in self._train and math.isfinite(value):  # accumulate the initial value
@@ -130,13 +130,13 @@ class Guard:
             self.stop = Stop(update, _reason(bound, value, start, self.config.patience))
 
 
-def _is_broken(bound: Bound, value: float, start: float) -> bool:
+def _is_broken(bound: SafetyBound, value: float, start: float) -> bool:
     if bound.limit is None:
         return False
     return value < bound.limit * start if bound.share else value > bound.limit
 
 
-def _reason(bound: Bound, value: float, start: float, patience: int) -> str:
+def _reason(bound: SafetyBound, value: float, start: float, patience: int) -> str:
     limit = f"below {bound.limit} of {start:.4g} at the start" if bound.share else f"above {bound.limit}"
     times = f"{patience} measurements in a row" if patience > 1 else "once"
     return f"{bound.words} {value:.4g}, {limit}, {times}"

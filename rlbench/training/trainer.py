@@ -34,7 +34,7 @@ ZERO_VARIANCE = 1e-6  # above the residue of GDPO's z-score over the batch for u
 
 
 @dataclass(frozen=True)
-class Scores:
+class TokenScores:
     """Results of one pass of the policy over completions.
 
     Attributes:
@@ -203,7 +203,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         *,
         hidden: bool = False,
         batch_size: int | None = None,
-    ) -> Scores:
+    ) -> TokenScores:
         """Run the policy over completions.
 
         Args:
@@ -226,10 +226,10 @@ class RankedListTrainer(Metered, GRPOTrainer):
                 compute_entropy=True,
             )
         if states is None:
-            return Scores(logps, entropies, {}, None)
+            return TokenScores(logps, entropies, {}, None)
         before = states.before_tokens(found, length)
         of_positions = {name: states.scalar(name, before) for name in wanted}
-        return Scores(logps, entropies, of_positions, states.at_tokens(found, length) if hidden else None)
+        return TokenScores(logps, entropies, of_positions, states.at_tokens(found, length) if hidden else None)
 
     def _log_rollout(
         self, advantages: torch.Tensor, spread: torch.Tensor, returns: torch.Tensor, rollout: Rollout

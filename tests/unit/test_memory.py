@@ -56,7 +56,7 @@ LLAMA = LlamaConfig(
 )
 
 
-def of(*overrides: str, on_gpu: bool = True) -> memory.Estimate:
+def of(*overrides: str, on_gpu: bool = True) -> memory.MemoryEstimate:
     """On a GPU's terms, which have no process and no heap, without a GPU."""
     shape = memory.Shape(10**6, 4, 64, 128, 64, 32, 1000)
     config = composed(*SMALL, *overrides)
@@ -182,12 +182,12 @@ def test_parts_grow_with_what_makes_them():
 
 def test_a_warning_says_what_to_lower(capsys):
     console, config = Console(record=True, width=500), composed(*SMALL, "trainer.rl.micro_batch_size=64")
-    fits = memory.Estimate({"update": {"weights": 900 * 2**20, "activations": 2**31}}, 2**32, False)
+    fits = memory.MemoryEstimate({"update": {"weights": 900 * 2**20, "activations": 2**31}}, 2**32, False)
     memory.tell(config, fits, console)
     text = console.export_text()
     assert "memory: about 2.88 GiB of 4.00 GiB available, most in update: activations 2.00 GiB, weights 900 MiB" in text
     assert "warning" not in text
-    memory.tell(config, memory.Estimate(fits.parts, 2**31, False), console)
+    memory.tell(config, memory.MemoryEstimate(fits.parts, 2**31, False), console)
     assert "warning: that is more than there is" in (text := console.export_text())
     assert "To lower it, the first first: trainer.rl.micro_batch_size (it is 64; " in text
 
@@ -216,7 +216,11 @@ def test_errors_for_want_of_memory_are_known():
 
 
 def test_the_message_names_phase_estimate_and_settings():
-    config, ledger, expected = composed(*SMALL), Ledger(), memory.Estimate({"update": {"weights": 2**30}}, None, False)
+    config, ledger, expected = (
+        composed(*SMALL),
+        Ledger(),
+        memory.MemoryEstimate({"update": {"weights": 2**30}}, None, False),
+    )
 
     def ends() -> None:
         with memory.explained(config, "rl", ledger, expected), ledger.phase("update"), ledger.phase("reference"):

@@ -25,7 +25,7 @@ from rlbench.config.schema import Config
 from rlbench.launching.cells import Cell
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.search import JOURNAL, REFUSED, REMEDY, Search, Settings, Study, alone, open_study, summarise
-from rlbench.launching.space import Choice, Interval, Space, read_space
+from rlbench.launching.space import Choice, SearchInterval, Space, read_space
 from rlbench.running.checks import validate
 from rlbench.running.cli import CONF, check_overrides
 from rlbench.runs.directory import (
@@ -129,14 +129,14 @@ def test_the_space_is_what_hydra_says():
         RATE, "trainer.rl.group_size=choice(4,8)", "reward=a,b", "matching=exact", "seed=3,4", "x=range(1,7,2)"
     )
     assert found.dimensions == {
-        "trainer.rl.learning_rate": Interval(1e-6, 1e-2, True),
+        "trainer.rl.learning_rate": SearchInterval(1e-6, 1e-2, True),
         "trainer.rl.group_size": Choice(("4", "8")),
         "x": Choice(("1", "3", "5")),
     }
     assert found.seeds == ("seed=3", "seed=4")
     assert found.fixed == (("reward=a", "matching=exact"), ("reward=b", "matching=exact"))
     whole = space("+a.b=interval(2, 9)", "+a.b=interval(3, 8)").dimensions
-    assert whole == {"+a.b": Interval(3, 8, False)} and whole["+a.b"].text(5.0) == "5"
+    assert whole == {"+a.b": SearchInterval(3, 8, False)} and whole["+a.b"].text(5.0) == "5"
     assert space("a=choice(1)", "b=1", "b=2").fixed == (("b=2",),)
 
 
@@ -166,7 +166,7 @@ def test_what_is_no_space_is_refused(override, said):
 )
 def test_a_proposal_is_a_short_number_inside_its_interval(ends, log, where):
     low, high = ends
-    interval = Interval(low, high, log)
+    interval = SearchInterval(low, high, log)
     value = low * (high / low) ** where if log else low + (high - low) * where
     text = interval.text(value)
     near = 0.006 * abs(value) if log else (high - low) / 1000
