@@ -20,7 +20,7 @@ from rlbench.base.user_files import read_user_yaml
 from rlbench.config import arguments
 from rlbench.config.resolving import resolve
 from rlbench.config.schema import AlgorithmConfig, Config
-from rlbench.running.checks import check_values, validate
+from rlbench.running.checks import check_config, check_values
 from rlbench.running.cli import fail
 from rlbench.runs.inputs import load
 
@@ -102,7 +102,7 @@ def main() -> None:
         size = check(config, options)
         from rlbench.commands.inspection import best, model_folder, sample_group, show  # loads torch
 
-        if problems := validate(config):
+        if problems := check_config(config):
             raise BadInput(*problems)
         group = sample_group(config, model_folder(options.run), options.prompt, size, options.seed)
     except BadInput as error:

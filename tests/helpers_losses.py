@@ -52,7 +52,7 @@ def loss_inputs(seed: int = 0) -> LossInputs:
             "correct_ranks": uniform(0.0, 1.0, B, N).round(),
             "score": torch.tensor([0.7, 0.0, -0.2, 1.3, 0.0], dtype=torch.float64),
         },
-        course=Course(update=1, memory={"siren/anchor": 0.4}),
+        course=Course(update=1, carried={"siren/anchor": 0.4}),
     )
 
 

@@ -12,7 +12,7 @@ from rlbench.data.record import RankedListDataset
 from rlbench.evaluation.evaluate import evaluate
 from rlbench.evaluation.judging import choose_contexts
 from rlbench.models.loading import load_model
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import Run, locate
 from rlbench.tracking import make_tracker
@@ -83,7 +83,7 @@ def write_repeater(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Ra
 
 def short(root: Path, *overrides: str) -> Config:
     config = composed(*SHORT, f"runs_dir={root}", *overrides)
-    assert not validate(config)
+    assert not check_config(config)
     return config
 
 

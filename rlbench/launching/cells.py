@@ -22,7 +22,7 @@ from rlbench.config.resolving import resolve
 from rlbench.config.schema import Config
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.rows import NOTHING_SWEPT, Planned, Swept, named, naming_keys, one_each, override_of
-from rlbench.running.checks import check_values, validate
+from rlbench.running.checks import check_config, check_values
 from rlbench.running.cli import config_dir
 from rlbench.runs import attempts, inputs, versions
 from rlbench.runs.directory import (
@@ -143,7 +143,7 @@ def make_cells(
             problems += check_unchanged(run.root, config.plugins)
             cells.append(Cell(options, own, config, run, processes))
         except BadInput as error:
-            problems += [*validate(config, processes), *error.problems]
+            problems += [*check_config(config, processes), *error.problems]
     inputs.release()
     if problems:
         raise BadInput(*dict.fromkeys(problems))
@@ -152,7 +152,7 @@ def make_cells(
         console.print(f"note: {sentence}", style="yellow", markup=False, soft_wrap=True)
     cells = [cells[place] for place in kept]
     todo = [cell.config for cell in cells if cell.run.status() != DONE]
-    problems = [problem for config in todo for problem in validate(config, processes)]  # loads torch, in seconds
+    problems = [problem for config in todo for problem in check_config(config, processes)]  # loads torch, in seconds
     if problems:
         raise BadInput(*dict.fromkeys(problems))
     if todo:
@@ -194,7 +194,7 @@ def plan_cells(
         try:
             planned.append(Planned(config, locate(config, config.stage), of_sweep.of(overrides)))
         except BadInput as error:
-            problems += [*validate(config, processes), *error.problems]
+            problems += [*check_config(config, processes), *error.problems]
     if problems:
         inputs.release()
         raise BadInput(*dict.fromkeys(problems))

@@ -24,7 +24,7 @@ class RecordedCell:
     Attributes:
         overrides: the overrides of its command, in order.
         choices: values of the swept keys (without +) in this cell.
-        config: composed and typed, but not validated.
+        config: composed and typed; its values are not checked.
     """
 
     overrides: tuple[str, ...]

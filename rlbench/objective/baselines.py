@@ -270,16 +270,16 @@ def effective_rank(group: Group, *, kappa: AtLeastOne = 2.0, ema: Share = 0.3) -
         ema: weight of the newest mean in the running mean.
     """
     advantages = group_std(group, epsilon=VERL_EPSILON)
-    distance, memory = {}, group.memory
-    begun = "effective_rank/last/effective_rank" in memory
+    distance, carried = {}, group.carried
+    begun = "effective_rank/last/effective_rank" in carried
     for name in ("effective_rank", "rank_velocity", "rank_acceleration"):
         values = group.features[name].to(advantages)
         running, last = f"effective_rank/{name}", f"effective_rank/last/{name}"
-        usual = memory.setdefault(running, 0.0)
+        usual = carried.setdefault(running, 0.0)
         distance[name] = ((values - usual) / (abs(usual) + 1e-8)).clamp(-5, 5)
         if begun:
-            memory[running] = ema * memory[last] + (1 - ema) * usual
-        memory[last] = values.mean().item()
+            carried[running] = ema * carried[last] + (1 - ema) * usual
+        carried[last] = values.mean().item()
     if not begun:
         return advantages
     gate = torch.sigmoid(2 * distance["rank_acceleration"])

@@ -7,7 +7,7 @@ import torch
 
 from rlbench.lists.reader import UnitLayout
 
-Memory = dict[str, float]
+Carried = dict[str, float]
 """Numbers that pieces carry from update to update, under names they choose. Saved and resumed with the run. Each
 process has its own copy, so the values must be the same on all processes."""
 
@@ -19,16 +19,16 @@ def alone(values: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Course:
-    """Position in the run and its memory, for pieces that need more than a rollout or a micro-batch.
+    """Position in the run and carried numbers, for pieces that need more than a rollout or a micro-batch.
 
     Attributes:
         update: number of finished optimiser updates.
-        memory: the pieces' memory. It is the only thing that a piece may change.
+        carried: numbers that pieces carry from update to update. It is the only thing that a piece may change.
         gather: (n,) values of this process -> those of all processes, without gradients.
     """
 
     update: int = 0
-    memory: Memory = field(default_factory=dict)
+    carried: Carried = field(default_factory=dict)
     gather: Callable[[torch.Tensor], torch.Tensor] = alone
 
 
@@ -85,7 +85,7 @@ class Group:
             duplicates. If a piece needs hidden_states, also effective_rank, rank_velocity and rank_acceleration
             (`rlbench.objective.effective_rank`).
         progress: finished share of the run's updates, in [0, 1].
-        memory: numbers that pieces carry from update to update.
+        carried: numbers that pieces carry from update to update.
     """
 
     returns: torch.Tensor
@@ -95,7 +95,7 @@ class Group:
     success: torch.Tensor
     features: Mapping[str, torch.Tensor]
     progress: float
-    memory: Memory = field(default_factory=dict)
+    carried: Carried = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rlbench.config.options import filled
 from rlbench.config.schema import AlgorithmConfig, RewardConfig
 from rlbench.lists.reader import TokenUnits, UnitLayout
 from rlbench.objective.credit import CreditInputs
-from rlbench.objective.inputs import Course, Group, LossInputs, Memory, Window, alone
+from rlbench.objective.inputs import Carried, Course, Group, LossInputs, Window, alone
 from rlbench.objective.outputs import first_not_finite, made_not_finite, shaped
 from rlbench.objective.pieces import (
     Start,
@@ -62,7 +62,7 @@ class Rollout:
         entropy: (B,) mean entropy of each list's tokens; zeros if no piece needs it.
         progress: finished share of the run's updates.
         hidden: (B,) numbers computed from hidden states, by name; empty if no piece needs them.
-        memory: numbers that pieces carry from update to update.
+        carried: numbers that pieces carry from update to update.
     """
 
     rewards: RewardBatch
@@ -71,7 +71,7 @@ class Rollout:
     entropy: torch.Tensor
     progress: float
     hidden: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    memory: Memory = field(default_factory=dict)
+    carried: Carried = field(default_factory=dict)
 
     @classmethod
     def of_tokens(
@@ -91,7 +91,7 @@ class Rollout:
             count: number of units, U.
             hidden: (B',) numbers computed from hidden states, by name.
             progress: finished share of the run's updates.
-            course: memory, and how to gather rows over processes. Default: an empty memory, and a single process.
+            course: carried numbers, and how to gather rows over processes. Default: none, and a single process.
         """
         course = course or Course()
         sizes = unit_sizes(tokens.unit_ids, tokens.mask, count)
@@ -103,7 +103,7 @@ class Rollout:
             course.gather(masked_mean(tokens.entropies, tokens.mask)),
             progress,
             {name: course.gather(values) for name, values in (hidden or {}).items()},
-            course.memory,
+            course.carried,
         )
 
     def features(self) -> dict[str, torch.Tensor]:
@@ -159,30 +159,30 @@ class Objective:
         self.parts: list[tuple[str, torch.Tensor]] = []  # named parts of the latest loss
         self.blamed = ""  # the piece that made values of the latest rollout not finite
 
-    def scalars_at_rollout(self, memory: Memory) -> list[str]:
+    def scalars_at_rollout(self, carried: Carried) -> list[str]:
         """Names of the scalars to compute at the next rollout: those needed at every rollout, and those of the first
-        rollout while `memory` lacks the numbers computed from them."""
-        first = {name for start, _ in self.starts if start.keeps not in memory for name in start.scalars}
+        rollout while `carried` lacks the numbers computed from them."""
+        first = {name for start, _ in self.starts if start.keeps not in carried for name in start.scalars}
         return [name for name in scalars if name in self.rollout_scalars or name in first]
 
     def begin(
         self,
         values: Mapping[str, torch.Tensor],
         mask: torch.Tensor,
-        memory: Memory,
+        carried: Carried,
         gather: Callable[[torch.Tensor], torch.Tensor] = alone,
     ) -> None:
-        """Put the numbers that pieces compute from the first rollout into `memory`. Existing entries stay.
+        """Put the numbers that pieces compute from the first rollout into `carried`. Existing entries stay.
 
         Args:
             values: (B, T) by name, for all of `scalars_at_rollout`.
             mask: (B, T), 0 on padding.
-            memory: changed in place.
+            carried: changed in place.
             gather: (B,) values of this process -> those of all processes.
         """
         for start, function in self.starts:
-            if start.keeps not in memory:
-                memory[start.keeps] = function({name: values[name] for name in start.scalars}, mask, gather)
+            if start.keeps not in carried:
+                carried[start.keeps] = function({name: values[name] for name in start.scalars}, mask, gather)
 
     @property
     def needs_reference(self) -> bool:
@@ -261,7 +261,7 @@ class Objective:
                 success=rollout.rewards.success.view(rows),
                 features=features,
                 progress=rollout.progress,
-                memory=rollout.memory,
+                carried=rollout.carried,
             )
             piece = f"baseline '{self.algorithm.baseline}'"
             made = shaped(piece, self.baseline(group), group.returns.shape)

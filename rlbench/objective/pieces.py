@@ -51,7 +51,7 @@ class Start:
     """A number that a piece computes from the run's first rollout, before any update. It is the piece's fact `start`.
 
     Attributes:
-        keeps: the key in `Memory` that holds it. While the key is missing, the next rollout computes it.
+        keeps: the key in `Carried` that holds it. While the key is missing, the next rollout computes it.
         scalars: names of the forward pass's scalars that it is computed from.
         function: ({name: (B, T)}, mask (B, T), gather, options of the piece that it declares) -> a number. gather takes
             (B,) values of this process and returns those of all processes. The number must be the same on all.

@@ -136,7 +136,7 @@ def siren(inputs: LossInputs, *, quantile: Share = 0.8) -> torch.Tensor:
     tokens all have equal entropy has none above its quantile. It counts as 0; the published code divides 0 by 0.
     """
     h = _peak_entropies(inputs.extras["top_p_entropy"], inputs.mask, quantile).mean()
-    return (h - inputs.course.memory["siren/anchor"]).square()
+    return (h - inputs.course.carried["siren/anchor"]).square()
 
 
 @regularisers.piece(needs=("demonstrations",))

@@ -1,6 +1,6 @@
 """Checks a config as far as possible without data and model. Returns one sentence per problem.
 
-Importing this module loads neither torch nor transformers. `validate` loads torch for the algorithm's pieces.
+Importing this module loads neither torch nor transformers. `check_config` loads torch for the algorithm's pieces.
 """
 
 import importlib.util
@@ -56,7 +56,7 @@ def _choice(problems: list[str], key: str, value: str, known: Sequence[str]) -> 
         problems.append(f"{key} = '{value}' is unknown; known: {', '.join(known)}.{nearest(value, list(known))}")
 
 
-def validate(config: Config, processes: int = 1) -> list[str]:
+def check_config(config: Config, processes: int = 1) -> list[str]:
     """Return all problems of a config that can be found without data or model, one sentence each.
 
     Args:
@@ -77,9 +77,9 @@ def validate(config: Config, processes: int = 1) -> list[str]:
 
 
 def check_values(config: Config, processes: int = 1) -> list[str]:
-    """Run the checks of `validate` that need neither torch nor plugins, so that mistakes are reported at once.
+    """Run the checks of `check_config` that need neither torch nor plugins, so that mistakes are reported at once.
 
-    Plugins may define reward terms. With plugins, reward terms are checked in `validate` only.
+    Plugins may define reward terms. With plugins, reward terms are checked in `check_config` only.
 
     Args:
         processes: number of processes of the run.

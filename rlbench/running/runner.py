@@ -39,7 +39,7 @@ from rlbench.models.loading import check_model, load_model, load_tokenizer, loca
 from rlbench.models.sources import differing_files, model_facts
 from rlbench.objective.guards import caveats
 from rlbench.running import memory, plan
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.runs import attempts, inputs, processes, sharing, versions
 from rlbench.runs.attempts import Attempt, RunConsole, logged
 from rlbench.runs.budget import Ledger
@@ -97,7 +97,7 @@ def prepare(config: Config) -> Session:
     Raises:
         BadInput: all problems found, in one report.
     """
-    problems = validate(config, processes.count()) + check_places(config, to_write=True)
+    problems = check_config(config, processes.count()) + check_places(config, to_write=True)
     problems += check_model(config.model) + check_engine(config)
     dataset: RankedListDataset | None = None
     try:
@@ -201,7 +201,7 @@ def _located(config: Config) -> Run:
             )
         return wanted
     except BadInput as error:
-        found = validate(config, processes.count()) + check_model(config.model) + check_engine(config)
+        found = check_config(config, processes.count()) + check_model(config.model) + check_engine(config)
         together = BadInput(*dict.fromkeys([*found, *error.problems]))
         if processes.is_main():
             note_unlocated(together)
@@ -265,7 +265,7 @@ def _done_already(config: Config, wanted: Run) -> bool:
         problems += check_curve(config)
     if problems:
         raise BadInput(*problems)
-    if wanted.status() != DONE or validate(config, processes.count()):
+    if wanted.status() != DONE or check_config(config, processes.count()):
         return False
     check_done(wanted.root)
     return True

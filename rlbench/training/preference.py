@@ -269,7 +269,7 @@ class PreferenceTrainer(Metered):
     Attributes:
         ledger: records the run's spending.
         scorer: the reward.
-        memory: empty; checkpoints of other algorithms store their memory under this name.
+        carried: empty; in policy optimisation, pieces carry numbers from update to update here.
     """
 
     def __init__(
@@ -289,7 +289,7 @@ class PreferenceTrainer(Metered):
         self.of_tuple = 1 + self.method.negatives
         self.per_update = config.trainer.rl.completions_per_update // self.of_tuple
         self.scorer = lists.scorer
-        self.memory: dict[str, float] = {}
+        self.carried: dict[str, float] = {}
         places = args.max_steps * self.per_update
         super().__init__(data_collator=_places, train_dataset=range(places), **kwargs)
         disable_dropout_in_model(self.model)

@@ -198,7 +198,7 @@ def train_rl(
             config, run, policy, tokenizer, records, demonstrations, scorer, ledger, earlier, rollouts
         )
     trainer.rate = stepped(rl.learning_rate, rl.learning_rate_steps)
-    trainer.memory.update(totals.get("memory", {}))
+    trainer.carried.update(totals.get("memory", {}))  # the name that checkpoints have always had
     trainer.add_callback(Recorder(run, tracker, progress, shown))
     trainer.add_callback(spending)
     chooser = BestKeeper(run, rule.metric, trainer)
@@ -222,7 +222,7 @@ def train_rl(
     trainer.add_callback(StopTraining(guard))
 
     def totals_so_far() -> dict[str, Any]:
-        return {"budget": ledger.totals(), "memory": trainer.memory, "safety": guard.state, **spread}
+        return {"budget": ledger.totals(), "memory": trainer.carried, "safety": guard.state, **spread}
 
     stop = None
     with preemption.training() as training:

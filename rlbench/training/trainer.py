@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.forward import HiddenStates
-from rlbench.objective.inputs import Memory, Window
+from rlbench.objective.inputs import Carried, Window
 from rlbench.objective.objective import Rollout, RolloutTokens
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
@@ -63,7 +63,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     Attributes:
         ledger: records the run's spending.
-        memory: numbers that the objective's pieces carry from update to update.
+        carried: numbers that the objective's pieces carry from update to update.
         epochs_done: finished epochs of prompts before the checkpoint from which the run resumes.
 
     Raises:
@@ -93,7 +93,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.demonstrations = demonstrations
         self.ledger = ledger or Ledger()
         self.rollout_log = rollout_log
-        self.memory: Memory = {}
+        self.carried: Carried = {}
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
         asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
@@ -176,14 +176,14 @@ class RankedListTrainer(Metered, GRPOTrainer):
         mask, needs = output["completion_mask"], self.objective.needs
         logps = entropies = torch.zeros(mask.shape, device=mask.device)
         features: dict[str, torch.Tensor] = {}
-        of_tokens, hidden = self.objective.scalars_at_rollout(self.memory), "hidden_states" in needs
+        of_tokens, hidden = self.objective.scalars_at_rollout(self.carried), "hidden_states" in needs
         if "old_logps" in needs or of_tokens or hidden:
             batch_size = self.args.per_device_train_batch_size
             with torch.no_grad():
                 scores = self._score(self.model, output, of_tokens, hidden=hidden, batch_size=batch_size)
             logps, entropies = scores.logps, scores.entropies
             output |= {f"old_{name}": scores.scalars[name] for name in self.objective.rollout_scalars}
-            self.objective.begin(scores.scalars, mask, self.memory, gather)
+            self.objective.begin(scores.scalars, mask, self.carried, gather)
             if scores.hidden is not None:
                 features = rank_features(scores.hidden, output["unit_ids"], self.objective.units)
         return Rollout.of_tokens(
@@ -192,7 +192,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             self.objective.units.count,
             features,
             self.state.global_step / self.args.max_steps,
-            Course(self.state.global_step, self.memory, gather),
+            Course(self.state.global_step, self.carried, gather),
         )
 
     def _score(
@@ -287,7 +287,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
                 units=self.objective.units,
                 sampling_ratio=inputs.get("importance_sampling_ratio"),
                 extras={"entropy": scores.entropies, **scores.scalars, **extras},
-                course=Course(self.state.global_step, self.memory, self._gather_rows),
+                course=Course(self.state.global_step, self.carried, self._gather_rows),
             ),
             window,
         )

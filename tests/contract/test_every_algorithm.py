@@ -10,7 +10,7 @@ import torch
 from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.objective.pieces import credits
 from rlbench.rewards.scorer import ListScorer
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.running.cli import methods
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_preference_trainer, make_trainer
@@ -52,7 +52,7 @@ def test_trains(name, mini, tiny_folder, tmp_path):
     of_hits = credits[config.algorithm.credit].facts["reads"] == "hits"
     if of_hits:
         config = composed(*SMALL, f"algorithm={name}", *SHORT[: -len(OTHER_REWARD)])
-    assert not validate(config)
+    assert not check_config(config)
     tokenizer, model = load(tiny_folder, ends_early=True)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trainer = make_trainer(config, mini, tokenizer, model, tmp_path, DrawnHits if of_hits else ListScorer)
@@ -64,7 +64,7 @@ def test_trains(name, mini, tiny_folder, tmp_path):
 def test_trains_on_preferences(name, mini, start, tmp_path):
     enough = ["algorithm.rounds=2", "trainer.rl.group_size=8", "algorithm.prompts=12"]  # for lists that differ in worth
     config = composed(*SMALL, f"algorithm={name}", *SHORT, f"runs_dir={tmp_path}", *enough)
-    assert not validate(config)
+    assert not check_config(config)
     tokenizer, model = load(start)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trainer = make_preference_trainer(config, mini, tokenizer, model, start)

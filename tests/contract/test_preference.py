@@ -16,7 +16,7 @@ from rlbench.base import preemption
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
 from rlbench.preference.store import Store, preferences
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import Run, locate
 from rlbench.training.demonstrations import Kept
@@ -48,7 +48,7 @@ SHORT = [
 
 def small(folder: Path, *overrides: str) -> Config:
     config = composed(*SHORT, *overrides, f"runs_dir={folder}")
-    assert not validate(config)
+    assert not check_config(config)
     return config
 
 

@@ -27,9 +27,9 @@ from rlbench.objective.pieces import baselines, regularisers
 
 @baselines.piece(shift="invariant", scale="equivariant")
 def poisoned(group: Group, *, at: int = 3) -> torch.Tensor:
-    group.memory["poisoned"] = group.memory.get("poisoned", 0.0) + 1
+    group.carried["poisoned"] = group.carried.get("poisoned", 0.0) + 1
     advantages = group.returns - group.returns.mean(dim=1, keepdim=True)
-    return advantages * (torch.inf if group.memory["poisoned"] == at else 1.0) + 0.1
+    return advantages * (torch.inf if group.carried["poisoned"] == at else 1.0) + 0.1
 
 
 @regularisers.piece()

@@ -148,7 +148,7 @@ def median_against_the_standard_library() -> None:
 
     from rlbench.objective import Objective, Rollout
     from rlbench.rewards.batch import FEATURES, RewardBatch
-    from rlbench.running.checks import validate
+    from rlbench.running.checks import check_config
 
     size, n, b = 5, 4, 15
     own = [f"hydra.searchpath=[file://{ROOT / OWN}]", f"plugins=[{PLUGIN}]", "algorithm=median_grpo"]
@@ -173,7 +173,7 @@ def median_against_the_standard_library() -> None:
         for quantile in (0.5, 0.25):
             set_to = [f"algorithm.missing_rank={missing}", f"algorithm.options.group_median.quantile={quantile}"]
             config = composed(*own, *set_to)
-            assert validate(config) == []
+            assert check_config(config) == []
             found = Objective(config.algorithm, config.reward, n).unit_advantages(rollout, size)
             for first, k in of_place:
                 lists = [i for i in range(first, first + size) if missing == "zero" or present[i, k]]

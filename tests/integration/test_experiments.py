@@ -12,7 +12,7 @@ import pytest
 from analysis import reproduce
 from rlbench.launching.recorded import RecordedCell, recorded_cells, recorded_sweeps
 from rlbench.running import plan
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.running.cli import EXPERIMENTS
 from rlbench.running.runner import run
 from rlbench.runs.directory import label_of, locate
@@ -51,7 +51,7 @@ def test_there_is_a_folder_for_every_table_and_figure() -> None:
 @pytest.mark.parametrize(("folder", "sweep"), SWEEPS)
 def test_every_sweep_is_valid_and_has_the_cells_its_readme_states(folder: str, sweep: str) -> None:
     cells = cells_of(folder, sweep)
-    assert [problem for cell in cells for problem in validate(cell.config)] == []
+    assert [problem for cell in cells for problem in check_config(cell.config)] == []
     readme = (EXPERIMENTS / folder / "README.md").read_text()
     (stated,) = re.findall(rf"\| `{sweep}` \| (\d+) \|", readme)
     assert len(cells) == int(stated)
@@ -167,7 +167,7 @@ def test_from_a_sweep_to_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[
     cells = recorded_cells("table1", "mini", [*DEBUG, *folders, "+method=grpo,rank_grpo_exp_inf", "seed=0,1"])
     assert len(cells) == 4
     for cell in cells:
-        assert not validate(cell.config)
+        assert not check_config(cell.config)
         run(cell.config)
     capsys.readouterr()
     arguments = ["table1", "--twin", "mini", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]

@@ -85,7 +85,7 @@ def of_first_prompt(name, group, factor=1.0, shift=0.0):
     """The first prompt's advantages, when its returns alone are multiplied and added to."""
     returns = group.returns.clone()
     returns[0] = factor * returns[0] + shift
-    return baselines[name].function(replace(group, returns=returns, memory={}))[0]
+    return baselines[name].function(replace(group, returns=returns, carried={}))[0]
 
 
 def distance(one, two):

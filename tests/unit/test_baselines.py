@@ -46,7 +46,7 @@ def random_group(size, seed=0, counted="some"):
 def baseline(name, group, **options):
     """As at the start of a run, or after an update with other hidden states."""
     before = {f"effective_rank/{part}{feature}": 2.0 for feature in OF_HIDDEN for part in ("", "last/")}
-    return baselines[name].function(replace(group, memory=before), **options)
+    return baselines[name].function(replace(group, carried=before), **options)
 
 
 def close(a, b, atol=1e-9):
@@ -660,7 +660,7 @@ def test_running_means_of_effective_rank_start_at_0_and_lag_one_update():
     memory, given = {}, []
     for shift in (1.0, 5.0, -3.0):
         features = {**group.features, **{name: group.features[name] + shift for name in OF_HIDDEN}}
-        of_update = replace(group, features=features, memory=memory)
+        of_update = replace(group, features=features, carried=memory)
         given.append((of_update, baselines["effective_rank"].function(of_update, ema=0.25)))
     plain = looped("group_std", group, {"epsilon": 1e-6})
     means = [of_update.features["rank_velocity"].mean().item() for of_update, _ in given]

@@ -13,7 +13,7 @@ from rlbench.lists.reader import LAYOUTS
 from rlbench.objective.shaping import SHAPINGS
 from rlbench.rewards.combine import COMBINERS
 from rlbench.running import checks as schema
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.running.cli import CONF, check_overrides, groups
 from tests.conftest import composed
 
@@ -37,7 +37,7 @@ def test_every_option_composes(group):
         config = chosen(group, option)
         if option == "trackio" and find_spec("trackio") is None:
             continue  # refused, by a message of its own: tests/unit/test_tracking.py
-        assert not validate(config), (group, option)
+        assert not check_config(config), (group, option)
 
 
 def test_every_algorithm_sets_its_own_namespace_only():
@@ -50,9 +50,9 @@ def test_every_algorithm_sets_its_own_namespace_only():
 
 def test_smoke_and_experiments_compose():
     for option in groups()["debug"]:
-        assert not validate(composed(f"+debug={option}"))
+        assert not check_config(composed(f"+debug={option}"))
     for option in groups()["experiment"]:
-        assert not validate(composed(f"experiment={option}"))
+        assert not check_config(composed(f"experiment={option}"))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_unknown_names_are_refused_with_the_nearest(arguments, said):
 def test_cutoffs_and_the_metric_follow_the_list_length_unless_they_are_set(overrides, cutoffs, metric):
     config = composed(*overrides)
     assert config.dataset.cutoffs == cutoffs and config.evaluation.metric == metric
-    assert not [problem for problem in validate(config) if "cutoffs" in problem or "evaluation.metric" in problem]
+    assert not [problem for problem in check_config(config) if "cutoffs" in problem or "evaluation.metric" in problem]
 
 
 def test_good_command_lines_pass():
@@ -126,7 +126,7 @@ def test_all_unknown_names_are_reported_at_once():
     ],
 )
 def test_bad_numbers_are_refused(overrides, said):
-    problems = validate(composed(*overrides))
+    problems = check_config(composed(*overrides))
     assert any(said in problem for problem in problems), problems
 
 
@@ -205,10 +205,10 @@ def test_help_names_the_groups():
     ],
 )
 def test_bad_values_of_lists_rewards_and_metrics_are_named(overrides, said):
-    problems = validate(composed(*overrides))
+    problems = check_config(composed(*overrides))
     assert any(said in problem for problem in problems), problems
 
 
 def test_every_protocol_can_choose_the_checkpoint():
     for metric in ("ndcg@5", "map@10", "published_ndcg@10", "published_truncate_first_recall@5"):
-        assert validate(composed(f"evaluation.metric={metric}")) == []
+        assert check_config(composed(f"evaluation.metric={metric}")) == []

@@ -21,7 +21,7 @@ from rlbench.models.generation import notices, requested
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.models.templates import pin_date, random_parts
 from rlbench.objective.guards import caveats
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import locate
 from rlbench.training.demonstrations import demonstration_tokens
@@ -221,7 +221,7 @@ def test_the_notice_names_field_and_both_values(asking, tiny_folder, tmp_path):
     ],
 )
 def test_settings_that_cannot_be_are_refused(overrides, said):
-    (problem,) = [problem for problem in validate(composed(*overrides)) if "generation." in problem]
+    (problem,) = [problem for problem in check_config(composed(*overrides)) if "generation." in problem]
     assert said in problem
 
 

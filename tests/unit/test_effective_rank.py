@@ -201,7 +201,7 @@ def test_baseline_over_three_updates(credit, double):
         gains, states, ids = of_update(update)
         tokens = RolloutTokens(ids, ids != PADDING, torch.zeros(ids.shape), torch.zeros(ids.shape))
         make = partial(Rollout.of_tokens, rewards(gains), tokens, UNITS.count)
-        rollout = make(rank_features(states, ids, UNITS), course=Course(memory=memory))
+        rollout = make(rank_features(states, ids, UNITS), course=Course(carried=memory))
         found = objective.unit_advantages(rollout, G)
         expected = slow_baseline(gains, states, ids, usual, credit)
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-8)

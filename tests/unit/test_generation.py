@@ -17,7 +17,7 @@ from rlbench.base.errors import BadInput
 from rlbench.config.engines import ENGINES, check_generation, readable, rollout_arguments
 from rlbench.config.schema import Config
 from rlbench.objective.guards import caveats
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.running.cli import groups
 from rlbench.running.runner import prepare
 from rlbench.runs.directory import locate
@@ -41,7 +41,7 @@ def test_every_option_composes_and_sets_its_engine():
 @pytest.mark.parametrize("option", ["default", "continuous", "vllm_colocate", "vllm_server"])
 def test_trl_takes_the_arguments(option, tmp_path):
     config = composed(*SMALL, f"generation={option}")
-    assert not validate(config)
+    assert not check_config(config)
     arguments = trl_arguments(config, tmp_path)
     for name, value in rollout_arguments(config.generation).items():
         assert getattr(arguments, name) == value, name
@@ -127,15 +127,15 @@ def test_the_identity_holds_what_decides_results():
     ],
 )
 def test_bad_settings_are_refused(overrides, said):
-    problems = validate(composed(*overrides))
+    problems = check_config(composed(*overrides))
     assert any(said in problem for problem in problems), problems
 
 
 def test_good_settings_pass():
     two = composed(COLOCATE, "generation.vllm.tensor_parallel_size=2").generation
     assert not check_generation(two, processes=4) and check_generation(two, processes=3)
-    assert not validate(composed(COLOCATE, "algorithm=vespo", "generation.vllm.correction=token_mask"))
-    assert not validate(composed("generation.vllm.ratio_min=4"))  # of an engine that is not chosen
+    assert not check_config(composed(COLOCATE, "algorithm=vespo", "generation.vllm.correction=token_mask"))
+    assert not check_config(composed("generation.vllm.ratio_min=4"))  # of an engine that is not chosen
 
 
 def test_a_correction_of_truncated_sampling_is_noted():

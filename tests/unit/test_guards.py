@@ -15,7 +15,7 @@ from rlbench.objective.objective import Rollout
 from rlbench.objective.pieces import ratios, surrogates
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.terms import TERMS
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.running.cli import CONF, groups, methods
 from tests.conftest import composed
 from tests.helpers_losses import loss_inputs, on_policy
@@ -164,7 +164,7 @@ def test_a_command_line_is_composed():
         overrides = REFUSED[guard][0][0]
         assert composed(*overrides).reward == command(*overrides).reward
         assert replace(composed(*overrides), trainer=composed_once().trainer) == command(*overrides)
-        assert validate(composed(*overrides)) == [getattr(guards, guard)(command(*overrides))]
+        assert check_config(composed(*overrides)) == [getattr(guards, guard)(command(*overrides))]
 
 
 def test_every_guard_has_a_case():
@@ -183,7 +183,7 @@ def test_refused_with_key_value_and_advice(name, overrides, named):
     config = command(*overrides)
     (sentence,) = refusals(config)
     assert sentence == getattr(guards, name)(config)
-    assert sentence in validate(config)
+    assert sentence in check_config(config)
     for words in named:
         assert words in sentence
     for advice in ADVISED[name]:
@@ -194,7 +194,7 @@ def test_refused_with_key_value_and_advice(name, overrides, named):
 
 @pytest.mark.parametrize(("name", "overrides", "advice"), FOLLOWED)
 def test_the_advice_leads_out(name, overrides, advice):
-    assert not validate(command(*without(overrides, advice)))
+    assert not check_config(command(*without(overrides, advice)))
 
 
 def test_without_the_scale_nothing_cancels():
@@ -258,7 +258,7 @@ def test_every_refusal_has_something_near_that_is_let_through():
 def test_a_caveat_warns_and_refuses_nothing(name):
     overrides, named, advice = CAUTIONED[name]
     config = command(*overrides)
-    assert not validate(config)
+    assert not check_config(config)
     assert caveats([config, config]) == [getattr(guards, name)(config)]
     for words in (*named, *advice):
         assert words in caveats([config])[0]

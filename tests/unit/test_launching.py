@@ -8,7 +8,7 @@ from rlbench.launching.cells import Cell, missing_shared_stages
 from rlbench.launching.local import LocalLauncher, _stage_of, threads_of
 from rlbench.launching.placement import VISIBLE
 from rlbench.launching.sweepers import combinations, merged
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.runs.directory import DONE, PRUNED, RUNNING, locate
 from tests.conftest import SMALL, composed
 
@@ -69,7 +69,7 @@ def test_settings_are_checked_before_cells_run(cell):
 
 @pytest.mark.parametrize("share", [0, 1.5, -0.5])
 def test_a_share_of_a_gpu_lies_in_0_1(share):
-    (problem,) = validate(composed(*SMALL, f"runtime.gpu_share={share}"))
+    (problem,) = check_config(composed(*SMALL, f"runtime.gpu_share={share}"))
     assert f"runtime.gpu_share = {share}" in problem.replace(".0 ", " ")
 
 

@@ -14,7 +14,7 @@ from rlbench.base.jsonl import read_rows
 from rlbench.base.progress import Progress
 from rlbench.objective import Objective
 from rlbench.rewards.scorer import ListScorer
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.runs.directory import locate
 from rlbench.tracking import make_tracker
 from rlbench.training.callbacks import FAMILIES, Recorder
@@ -60,7 +60,7 @@ class DrawnHits(ListScorer):
 def make(mini, folder: Path, output: Path, *overrides: str) -> HashedLists:
     """A trainer whose lists have ranks, though its model knows no film."""
     config = composed(*SMALL, *SHORT, *overrides, f"runs_dir={output}")
-    assert not validate(config)
+    assert not check_config(config)
     tokenizer, model = load(folder)
     trainer = HashedLists(
         objective=Objective(config.algorithm, config.reward, N),

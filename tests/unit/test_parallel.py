@@ -5,7 +5,7 @@ import torch
 from trl import SFTConfig
 
 from rlbench.config.schema import Config
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.runs import processes
 from rlbench.runs.claiming import claim
 from rlbench.runs.directory import FAILED, locate
@@ -26,7 +26,7 @@ def test_an_update_has_the_same_rows_on_any_number(batch, micro, count):
 @pytest.mark.parametrize("model", ["tiny", "smollm2_135m"])
 def test_settings_of_a_pair_hold_with_every_strategy(trainer, model):
     config = composed(f"trainer={trainer}", f"model={model}")
-    assert validate(config, 2) == [] == validate(config, 8)
+    assert check_config(config, 2) == [] == check_config(config, 8)
     plain = composed(f"model={model}")
     assert (config.trainer.sft, config.trainer.rl) == (plain.trainer.sft, plain.trainer.rl)
 
@@ -53,12 +53,12 @@ def test_the_spread_is_no_part_of_the_identity():
     ],
 )
 def test_what_cannot_be_spread_is_refused(overrides, count, problem):
-    assert any(problem in said for said in validate(composed(*overrides), count))
+    assert any(problem in said for said in check_config(composed(*overrides), count))
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (said,) = validate(composed("trainer=deepspeed"), 2)
+    (said,) = check_config(composed("trainer=deepspeed"), 2)
     assert "requirements-deepspeed.txt" in said
 
 

@@ -15,7 +15,7 @@ from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
 from rlbench.preference.rounds import make_rounds, prompts_drawn
 from rlbench.preference.store import Drawn, Preference, Store, preferences
 from rlbench.preference.tuples import below, best_and_worst
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.running.cli import check_overrides, groups, methods
 from rlbench.runs.directory import locate
 from rlbench.runs.identity import stage_config
@@ -108,7 +108,7 @@ def test_the_chosen_list_is_always_worth_more(negatives, most):
 
 def rounds_of(*overrides):
     config = composed("algorithm=sprec", *overrides)
-    assert not validate(config)
+    assert not check_config(config)
     return make_rounds(config.algorithm, config.trainer.rl), config
 
 
@@ -199,11 +199,11 @@ def test_other_families_keep_their_hashes():
 
 @pytest.mark.parametrize("name", methods("preference"))
 def test_shipped_configs_are_sound(name):
-    assert validate(composed(f"algorithm={name}")) == []
+    assert check_config(composed(f"algorithm={name}")) == []
 
 
 def problem(*overrides) -> str:
-    found = validate(composed("algorithm=dpo", *overrides))
+    found = check_config(composed("algorithm=dpo", *overrides))
     assert len(found) == 1, found
     return found[0]
 
@@ -215,7 +215,7 @@ def test_what_is_refused():
     assert "must be a positive number" in problem("algorithm.beta=0")
     assert "algorithm.sft_share = 1.0 must lie in [0, 1)" in problem("algorithm.sft_share=1")
     assert "make no tuple" in problem("algorithm.negatives=7", "trainer.rl.group_size=4")
-    uneven = validate(composed("algorithm=dpo", "algorithm.negatives=2"))
+    uneven = check_config(composed("algorithm=dpo", "algorithm.negatives=2"))
     assert len(uneven) == 2 and all("no multiple of the 3 lists of a tuple" in p and "use 66" in p for p in uneven)
     assert "draws its lists by plain generate" in problem("generation=continuous")
     assert "orders lists by the sum of their terms" in problem("reward=guarded_gdpo")

@@ -25,7 +25,7 @@ from rlbench.objective.regularisers import (
 )
 from tests.helpers_losses import N, Slow, gradient, loss_inputs, mean, numeric_gradient, polluted, trl_loss
 
-ANCHOR = loss_inputs().course.memory["siren/anchor"]
+ANCHOR = loss_inputs().course.carried["siren/anchor"]
 
 
 def policies(scale: float = 1.0):
@@ -262,7 +262,7 @@ def test_masks_and_terms_of_no_tokens():
 
 
 def siren_at(inputs, memory, **options):
-    return siren(replace(inputs, course=replace(inputs.course, memory=memory)), **options)
+    return siren(replace(inputs, course=replace(inputs.course, carried=memory)), **options)
 
 
 def test_the_share_of_peaks_in_siren_is_counted_per_completion():

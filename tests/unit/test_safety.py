@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.training.safety import Guard, NotFinite, NoTuples
 from tests.conftest import SMALL, composed
 
@@ -99,6 +99,6 @@ def test_its_state_goes_on_where_it_was():
     ],
 )
 def test_values_that_make_no_sense_are_refused(override, key):
-    problems = validate(composed(*SMALL, override))
+    problems = check_config(composed(*SMALL, override))
     assert len(problems) == 1 and key in problems[0]
-    assert validate(composed(*SMALL, "safety=off")) == []
+    assert check_config(composed(*SMALL, "safety=off")) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.runs.directory import locate
 from rlbench.runs.identity import stage_config
 from rlbench.training.arguments import rl_arguments, warmup_steps
@@ -47,12 +47,12 @@ def test_steps_are_part_of_a_run_only_where_there_are_any() -> None:
     ],
 )
 def test_steps_that_make_no_sense_are_refused(overrides: list[str], said: str) -> None:
-    (problem,) = validate(composed(*overrides))
+    (problem,) = check_config(composed(*overrides))
     assert problem.startswith("trainer.rl.learning_rate_steps") and said in problem
 
 
 def test_a_rate_that_falls_is_accepted() -> None:
-    assert validate(composed("+trainer.rl.learning_rate_steps={40:1e-5,60:1e-6}")) == []
+    assert check_config(composed("+trainer.rl.learning_rate_steps={40:1e-5,60:1e-6}")) == []
 
 
 @pytest.mark.parametrize(

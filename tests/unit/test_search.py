@@ -26,7 +26,7 @@ from rlbench.launching.cells import Cell
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.search import JOURNAL, REFUSED, REMEDY, Search, Settings, Study, alone, open_study, summarise
 from rlbench.launching.space import Choice, SearchInterval, Space, read_space
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.running.cli import CONF, check_overrides
 from rlbench.runs.directory import (
     DONE,
@@ -61,7 +61,7 @@ class Bench:
         loader, own = GlobalHydra.instance().config_loader(), [*LENGTH, f"runs_dir={self.folder}"]
         lists = [[*own, *texts] for texts in overrides]
         configs = [resolve(config) for config in compose_cells(loader, self.composed, lists)]
-        if problems := [problem for config in configs for problem in validate(config)]:
+        if problems := [problem for config in configs for problem in check_config(config)]:
             raise BadInput(*problems)
         return [Cell([], list(texts), c, locate(c, "rl")) for texts, c in zip(overrides, configs, strict=True)]
 

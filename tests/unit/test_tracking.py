@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
-from rlbench.running.checks import validate
+from rlbench.running.checks import check_config
 from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, check_modes, make_tracker, worker
 from rlbench.tracking import tracker as tracker_module
 from rlbench.tracking.wandb_backend import WandbBackend, _forget_service
@@ -400,11 +400,11 @@ def test_a_missing_package_is_found_before_anything_is_spent(
 ) -> None:
     packages = {"tensorboard": ("no_such_package", "pip install it")}
     monkeypatch.setattr(tracker_module, "PACKAGES", packages)
-    (problem,) = validate(config("tracker=tensorboard"))
+    (problem,) = check_config(config("tracker=tensorboard"))
     assert problem == (
         "tracker = 'tensorboard' needs the package no_such_package, which is not installed: pip install it"
     )
-    (problem,) = validate(config("tracker.completions=-1"))
+    (problem,) = check_config(config("tracker.completions=-1"))
     assert problem == "tracker.completions = -1 must be at least 0"
 
 
