@@ -26,24 +26,38 @@ from analysis.collection.reading import (
     Problem,
     Unusable,
     find_runs,
-    read_json,
     read_run,
-    read_text,
-    required_metrics,
+    usable,
 )
 from analysis.collection.stored import is_collection
 from analysis.command import make_parser, refuse, show_problems, show_written, terminal
 from analysis.tables.write import as_text
 from rlbench.base.digests import damage
 from rlbench.base.errors import BadInput, nearest
-from rlbench.base.files import partial_folder, publish, write_json, write_text
+from rlbench.base.files import partial_folder, publish, write_text
 from rlbench.base.git import code_state
-from rlbench.base.user_files import parse_yaml
+from rlbench.base.records import Damaged
+from rlbench.base.user_files import read_user_yaml
 from rlbench.config.schema import DATASETS
 from rlbench.evaluation.protocols import Protocol, Rules, ScoredRun, complete, parse_protocol
 from rlbench.evaluation.rescoring import OF_CONFIDENCE, PATHS, ScoredData, judge_again
 from rlbench.runs.directory import DONE, seal, status_of
 from rlbench.runs.identity import config_hash
+from rlbench.runs.record import (
+    BUDGET,
+    BUDGET_ROWS,
+    IDENTITY,
+    MANIFEST,
+    MEASUREMENTS,
+    RESULT,
+    SETTINGS,
+    Budget,
+    Manifest,
+    Result,
+    read_result,
+    required_metrics,
+)
+from rlbench.runs.tables import predictions_file, samples_file
 
 SPLITS = ("validation", "test")
 
@@ -57,21 +71,27 @@ def read_sources(folder: Path) -> tuple[list[ScoredRun], list[Problem]]:
             run, _ = read_run(path, name)
             if "rescored" in run.result:
                 raise Unusable("is a re-scoring itself: name the folder of the runs that it was made from")
-            kept = [_mapping(path / file) for file in ("config.yaml", "identity.json", "manifest.json")]
-            sources.append(ScoredRun(path, name, run.result, *kept))
+            sources.append(ScoredRun(path, name, run.result, _settings(path), *_origin(path)))
         except Unusable as error:
             problems.append(Problem(name, str(error)))
     return sources, problems
 
 
-def _mapping(file: Path) -> Mapping[str, Any]:
+def _settings(path: Path) -> Mapping[str, Any]:
     try:
-        content = read_json(file) if file.suffix == ".json" else parse_yaml(read_text(file), file.name)
+        content = read_user_yaml(path / SETTINGS, SETTINGS)
     except BadInput as error:
         raise Unusable(f"half-written: {error}") from None
     if not isinstance(content, dict):
-        raise Unusable(f"half-written: {file.name} holds no object")
+        raise Unusable(f"half-written: {SETTINGS} holds no object")
     return content
+
+
+def _origin(path: Path) -> tuple[Mapping[str, Any], Manifest]:
+    with usable(IDENTITY.name):
+        identity = IDENTITY.load(path)
+    with usable(MANIFEST.name):
+        return identity, MANIFEST.load(path)
 
 
 # Writing.
@@ -87,8 +107,8 @@ def target_of(out: Path, source: ScoredRun, protocol: Protocol, rules: Rules) ->
 def digests(source: ScoredRun) -> dict[str, str]:
     """File to sha256, for the input files of a re-scoring."""
     step = source.result["checkpoint"]["step"]
-    names = ["result.json", "config.yaml", "identity.json", "manifest.json", "metrics.jsonl", "budget.jsonl"]
-    names += [f"{kind}-{split}-{step}.parquet" for kind in ("predictions", "samples") for split in SPLITS]
+    names = [RESULT.name, SETTINGS, IDENTITY.name, MANIFEST.name, MEASUREMENTS.name, BUDGET_ROWS.name]
+    names += [named(split, step) for named in (predictions_file, samples_file) for split in SPLITS]
     found = {}
     for name in names:
         if (source.path / name).exists():
@@ -105,12 +125,13 @@ def is_done(target: Path, made_from: Mapping[str, str]) -> bool:
     """
     if not target.exists():
         return False
-    manifest = target / "manifest.json"
     try:
-        note = read_json(manifest).get("rescoring") if manifest.exists() else None
-    except Unusable as error:
-        raise Unusable(f"{target}: {error}. Move it away, or name another --out") from None
-    if not isinstance(note, dict):
+        note = MANIFEST.load(target).get("rescoring")
+    except FileNotFoundError:
+        note = None
+    except Damaged as error:
+        raise Unusable(f"{target}: {MANIFEST.name} {error}. Move it away, or name another --out") from None
+    if note is None:
         raise Unusable(f"{target} is there and no re-scoring: move it away, or name another --out")
     return status_of(target) == DONE and note.get("made_from") == made_from and not damage(target)
 
@@ -129,15 +150,16 @@ def write_rescored(
     beside = partial_folder(target)
     beside.mkdir(parents=True, exist_ok=True)
     for split, (predictions, _, _) in judged.items():
-        predictions.to_parquet(beside / f"predictions-{split}-{step}.parquet")
+        predictions.to_parquet(beside / predictions_file(split, step))
     means = {split: of_split for split, (_, of_split, _) in judged.items()}
-    for name in ("config.yaml", "budget.jsonl"):
+    for name in (SETTINGS, BUDGET_ROWS.name):
         if (source.path / name).exists():
             (beside / name).write_bytes((source.path / name).read_bytes())
-    budget = {"adopted_from": place_of(source.path.parent, source.path.name)} | result["budget"]
-    write_json(beside / "budget.json", budget)
-    write_text(beside / "metrics.jsonl", "".join(_measurements(source.path / "metrics.jsonl", means, step)))
-    write_json(beside / "identity.json", identity)
+    budget: Budget = {"adopted_from": place_of(source.path.parent, source.path.name), **result["budget"]}
+    BUDGET.write(beside, budget)
+    curves = _measurements(source.path / MEASUREMENTS.name, means, step)
+    write_text(beside / MEASUREMENTS.name, "".join(curves))
+    IDENTITY.write(beside, dict(identity))
     note = {
         "run": str(source.path.resolve()),
         "protocol": protocol.name,
@@ -147,8 +169,9 @@ def write_rescored(
         "git": code_state(),
         "versions": {name: version(name) for name in ("numpy", "pandas", "pyarrow", "rapidfuzz")},
     }
-    write_json(beside / "manifest.json", {**source.manifest, "rescoring": note})
-    changed = {
+    MANIFEST.write(beside, {**source.manifest, "rescoring": note})
+    again: Result = {
+        **result,
         "experiment": f"{result['experiment']}@{protocol.name}",
         "hash": config_hash(identity),
         "list_length": rules.list_length,
@@ -157,7 +180,7 @@ def write_rescored(
         "budget": budget,
         "rescored": {"hash": result["hash"], "protocol": protocol.name},
     }
-    write_json(beside / "result.json", {**result, **changed})
+    RESULT.write(beside, again)
     seal(beside)
     (beside / "STATUS").write_bytes((source.path / "STATUS").read_bytes())
     publish(beside, target)
@@ -184,8 +207,9 @@ class Rescored:
     protocol: Protocol
     target: Path
 
-    def result(self) -> Mapping[str, Any]:
-        return read_json(self.target / "result.json")
+    def result(self) -> Result:
+        with usable(RESULT.name):
+            return read_result(self.target)
 
 
 def rescore(

@@ -4,21 +4,19 @@ import fcntl
 import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from analysis.collection import find_runs
-from analysis.collection.reading import finite, is_text
 from analysis.command import make_parser, refuse, terminal
 from analysis.tables import duration
 from rlbench.base.errors import BadInput
-from rlbench.base.files import read_object
+from rlbench.base.progress import PROGRESS, ProgressState
 from rlbench.runs.attempts import UNKNOWN, Attempt, attempts
 from rlbench.runs.directory import (
     DONE,
@@ -28,7 +26,8 @@ from rlbench.runs.directory import (
     RUNNING,
     foreign_links,
 )
-from rlbench.runs.sweep_file import SWEEP_FILE, read_cells
+from rlbench.runs.record import MANIFEST, SWEEP, SweepCell
+from rlbench.runs.sweep_file import read_cells
 
 DESCRIPTION = """\
 Say how far every cell of an experiment is.
@@ -136,11 +135,11 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         raise BadInput(f"{path / 'STATUS'} says {status[:40]!r}, which is none of {', '.join(STATES)}: {REMEDY}")
     if status == RUNNING and not _is_held(path / ".lock"):
         status = INTERRUPTED
-    progress = path / "progress.json"
-    state: dict[str, Any] = {}
+    progress = path / PROGRESS.name
+    state: ProgressState = {}
     silent = None
     if progress.is_file():
-        state = _read_progress(progress)
+        state = PROGRESS.read(path, "remove it, and the run writes it anew")
         silent = max(now - progress.stat().st_mtime, 0.0)
     done, total = state.get("done", 0), state.get("total", 0)
     advanced = done - state.get("first", 0)
@@ -160,21 +159,6 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
     )
 
 
-def _read_progress(file: Path) -> dict[str, Any]:
-    """The progress that a run last wrote.
-
-    Raises:
-        BadInput: if the file is damaged.
-    """
-    remedy = "remove it, and the run writes it anew"
-    state = read_object(file, remedy)
-    odd = [key for key in ("done", "total", "first", "seconds") if not finite(state.get(key, 0))]
-    odd += [] if is_text(state.get("description", "")) else ["description"]
-    if odd:
-        raise BadInput(f"{file} is damaged, it has another type under {', '.join(odd)}: {remedy}")
-    return state
-
-
 def _attempt(attempt: Attempt, status: str) -> str:
     """An attempt in a few words: its number, its outcome, and its first and last update."""
     facts = attempt.read()
@@ -186,22 +170,19 @@ def _attempt(attempt: Attempt, status: str) -> str:
     return f"{attempt.number} {outcome}{between}"
 
 
-def _planned(folder: Path) -> dict[str, Mapping[str, Any]]:
+def _planned(folder: Path) -> dict[str, SweepCell]:
     """The cells of all sweeps below a folder, by relative directory."""
     cells = {}
-    for path in sorted(folder.rglob(SWEEP_FILE)):
-        for name, cell in read_cells(path).items():
+    for path in sorted(folder.rglob(SWEEP.name)):
+        for name, cell in read_cells(path.parent).items():
             cells[(path.parent / name).relative_to(folder).as_posix()] = cell
     return cells
 
 
 def _recorded_command(path: Path) -> tuple[str, ...] | None:
-    manifest = path / "manifest.json"
-    if not manifest.is_file():
+    if not (path / MANIFEST.name).is_file():
         return None
-    command = read_object(manifest, REMEDY).get("command")
-    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
-        raise BadInput(f"{manifest} is damaged, its 'command' is no list of words: {REMEDY}")
+    command = MANIFEST.read(path, REMEDY, "command")["command"]
     return ("python", *command) if command[:1] and command[0].endswith(".py") else tuple(command)
 
 

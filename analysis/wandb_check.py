@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.collection import find_runs
-from analysis.collection.reading import is_measurement, whole_number
 from analysis.command import make_parser, refuse, terminal
 from rlbench.base.errors import BadInput
-from rlbench.base.jsonl import read_rows
+from rlbench.base.records import PUT_BACK, is_whole
+from rlbench.runs.record import MEASUREMENTS
 from rlbench.tracking import curve_name
 from rlbench.tracking.wandb_file import OfflineRun, read_run
 
@@ -92,7 +92,7 @@ def check(directory: Path, files: Sequence[Path], name: str) -> Checked:
         for run, file in attempts
         if not run.whole
     ]
-    tracked, local = joined([run for run, _ in attempts]), measured(directory / "metrics.jsonl")
+    tracked, local = joined([run for run, _ in attempts]), measured(directory / MEASUREMENTS.name)
     problems = _points("missing in W&B", [point for point in local if point not in tracked])
     problems += _points("not the same", [p for p in local if p in tracked and not _same(local[p], tracked[p])])
     if problems:  # otherwise a later attempt measured again what a killed one lost
@@ -112,7 +112,7 @@ def joined(attempts: Sequence[OfflineRun]) -> Points:
     for run in attempts:
         for row in run.history:
             step: Any = row.get("update")
-            if not whole_number(step):
+            if not is_whole(step):
                 continue
             points |= {(name, step): value for name, value in row.items() if isinstance(value, int | float)}
     return points
@@ -124,15 +124,7 @@ def measured(file: Path) -> Points:
     Raises:
         BadInput: if a line is no measurement.
     """
-    if not file.exists():
-        return {}
-    rows = read_rows(file)
-    for number, row in enumerate(rows, start=1):
-        if not is_measurement(row):
-            raise BadInput(
-                f"{file} is damaged: line {number} is no measurement. Put the file back from a copy, or move the run "
-                "away, and the command that made it makes it again"
-            )
+    rows = MEASUREMENTS.read(file.parent, PUT_BACK)
     return {(curve_name(f"{row['split']}/{row['metric']}"), row["step"]): row["value"] for row in rows}
 
 

@@ -1,16 +1,17 @@
 """Settings and provenance of a run as columns of the run table."""
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.collection.reading import Unusable, flatten, is_text, read_json
+from analysis.collection.reading import flatten
 from analysis.collection.sources import read_config
 from rlbench.base.errors import BadInput
-from rlbench.runs.attempts import attempts as starts
+from rlbench.base.records import Damaged, RecordFile
+from rlbench.runs.attempts import attempts
+from rlbench.runs.record import IDENTITY, MANIFEST, SETTINGS
 
-MANIFEST = ("git", "versions", "hardware", "data", "prompt_sha256", "plugins", "processes", "strategy")
+IN_TABLE = ("git", "versions", "hardware", "data", "prompt_sha256", "plugins", "processes", "strategy")
 """Keys of manifest.json that become columns. The list of all installed packages stays in the run directory."""
 
 
@@ -23,36 +24,36 @@ def settings_and_provenance(path: Path) -> tuple[dict[str, Any], list[str]]:
     """
     columns: dict[str, Any] = {}
     odd = []
-    if (path / "config.yaml").exists():
+    if (path / SETTINGS).exists():
         try:
             columns |= {f"config.{key}": value for key, value in read_config(path).items()}
         except BadInput as error:
             odd += [f"its settings are not in the run table: {problem}" for problem in error.problems]
-    identity, problem = _object(path / "identity.json")
+    identity, problem = _object(path, IDENTITY)
     columns |= {f"identity.{key}": value for key, value in flatten(identity).items()}
     odd += problem
-    manifest, problem = _object(path / "manifest.json")
-    columns |= flatten({key: manifest[key] for key in MANIFEST if key in manifest})
+    manifest, problem = _object(path, MANIFEST)
+    columns |= flatten({key: manifest[key] for key in IN_TABLE if key in manifest})
     odd += problem
-    if isinstance(command := manifest.get("command"), list):
-        columns["command"] = shlex.join(map(str, command))
-    return columns | _times(path / "attempts"), odd
+    if "command" in manifest:
+        columns["command"] = shlex.join(manifest["command"])
+    return columns | _times(path), odd
 
 
-def _object(file: Path) -> tuple[Mapping[str, Any], list[str]]:
-    """The object in a JSON file, and a note if it could not be read."""
-    if not file.exists():
-        return {}, []
+def _object(path: Path, file: RecordFile[Any]) -> tuple[dict[str, Any], list[str]]:
+    """The object in a file, and a note if it could not be read."""
     try:
-        return read_json(file), []
-    except Unusable as error:
-        return {}, [f"{file.name} is not in the run table: {error}"]
+        return file.load(path), []
+    except FileNotFoundError:
+        return {}, []
+    except Damaged as error:
+        return {}, [f"{file.name} is not in the run table: it {error}"]
 
 
-def _times(attempts: Path) -> dict[str, Any]:
+def _times(path: Path) -> dict[str, Any]:
     """Start of the first attempt and end of the last, in UTC."""
-    made = [attempt.read() for attempt in starts(attempts.parent) if attempt.begun]
+    made = [attempt.read() for attempt in attempts(path) if attempt.begun]
     if not made:
         return {}
     times = {"started": made[0].get("started"), "ended": made[-1].get("ended")}
-    return {name: time for name, time in times.items() if is_text(time)}
+    return {name: time for name, time in times.items() if time is not None}

@@ -3,61 +3,59 @@
 The format of a run directory is in docs/results-schema.md. Nothing is repaired.
 """
 
+import contextlib
 import hashlib
-import json
 import math
 import os
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unicodedata import category
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from rlbench.base.digests import LIST_FILE, Damaged, difference, read_list
-from rlbench.base.user_files import BAD_JSON
-from rlbench.config.bounds import LONGEST_LIST
-from rlbench.config.names import odd_name
+from rlbench.base.digests import LIST_FILE, difference, read_list
+from rlbench.base.records import SHOWN, Damaged
+from rlbench.runs import tables
 from rlbench.runs.directory import foreign_links
 from rlbench.runs.identity import config_hash
-from rlbench.runs.record import SCHEMA
+from rlbench.runs.record import (
+    BUDGET,
+    BUDGET_ROWS,
+    COMPLETIONS,
+    IDENTITY,
+    MANIFEST,
+    MEASUREMENTS,
+    PHASES,
+    RESULT,
+    ROLLOUTS,
+    SETTINGS,
+    OtherVersion,
+    Result,
+    Spent,
+    read_result,
+    required_metrics,
+)
+from rlbench.runs.tables import Kind, predictions_file
 
-STAGES = ("oracle", "zero_shot", "sft", "rl")
 READ = (
-    *("result.json", "identity.json", "config.yaml", "manifest.json", "budget.json"),
-    *("metrics.jsonl", "budget.jsonl", "completions.jsonl", "rollouts.jsonl"),
+    *(RESULT.name, IDENTITY.name, SETTINGS, MANIFEST.name, BUDGET.name),
+    *(MEASUREMENTS.name, BUDGET_ROWS.name, COMPLETIONS.name, ROLLOUTS.name),
     *("predictions-*.parquet", "samples-*.parquet"),
 )
 """Files of a finished run that the analysis reads. The run's file list must name each one that exists."""
-KEYS = ("context_id", "sample")
+KEYS = (tables.CONTEXT.name, tables.SAMPLE.name)
 """Columns that identify a query."""
-CLUSTER = "cluster_id"
+CLUSTER = tables.CLUSTER.name
 """Column of the unit that intervals resample. Queries in one cluster are not independent."""
-N_TRUTH = "n_truth"
+N_TRUTH = tables.N_TRUTH.name
 """Column with the number of relevant films: integers, not a metric."""
-
-RESULT_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "experiment": str,
-    "dataset": str,
-    "model": str,
-    "stage": str,
-    "label": str,
-    "seed": int,
-    "hash": str,
-    "list_length": int,
-    "cutoffs": list,
-    "checkpoint": dict,
-    "metrics": dict,
-    "budget": dict,
-}
-NAMES = ("experiment", "dataset", "model", "label", "hash")
-"""Fields that become parts of paths or are shown as names."""
+SPENDING = tuple(key for key in Spent.__annotations__ if key != "update")
+"""Quantities in budget.jsonl, counted from the start of training to an update."""
 BUDGET_FIELDS = ("prompts", "completions", "generated_tokens", "updates")
 LATER_BUDGET_FIELDS = (
     ("trained_tokens",),
@@ -69,14 +67,6 @@ LATER_BUDGET_FIELDS = (
     ("energy_joules", "gpu"),
 )
 """Paths in a budget that may be absent or null, and are then NaN."""
-SPENDING = ("completions", "prompts", "generated_tokens", "trained_tokens", "seconds")
-"""Quantities in budget.jsonl, counted from the start of training to an update."""
-SPLITS = ("train", "validation", "test")
-NUMBER = (int, float)
-SHOWN = 40
-"""Number of characters of an invalid value that a message shows."""
-NESTED = 100
-"""Largest nesting depth of a run's JSON files. Real ones have about ten levels."""
 MEAN_TOLERANCE = 1e-6
 """Allowed difference between result.json and the mean of the predictions, due to rounding."""
 
@@ -115,6 +105,23 @@ class Unusable(Exception):
     """Raised for a run that cannot be used; the message says why."""
 
 
+@contextlib.contextmanager
+def usable(name: str) -> Iterator[None]:
+    """Turn a missing or damaged file of a finished run into `Unusable`.
+
+    Args:
+        name: name of the file.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise Unusable(f"half-written: says done but has no {name}") from None
+    except OtherVersion as error:
+        raise Unusable(f"{name} {error}") from None
+    except Damaged as error:
+        raise Unusable(f"{name} {error}: put the file back from a copy, or make the run again") from None
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run, without its per-query scores and curves (`Content`).
@@ -130,7 +137,7 @@ class Run:
     """
 
     name: str
-    result: Mapping[str, Any]
+    result: Result
     identity: Mapping[str, Any] | None
     metrics: tuple[str, ...]
     samples: int
@@ -195,7 +202,8 @@ def read_run(path: Path, name: str) -> tuple[Run, Content]:
     if status != "done":
         raise Unusable(_unfinished(status, reason.strip()))
     check_files(path)
-    result = _read_result(path)
+    with usable(RESULT.name):
+        result = read_result(path)
     content = Content(_read_queries(path, result), read_curves(path), read_spending(path))
     queries = content.queries
     return Run(
@@ -246,166 +254,16 @@ def check_files(path: Path) -> None:
         )
 
 
-def read_text(path: Path) -> str:
-    """The text of a file of a finished run.
-
-    Raises:
-        Unusable: if there is no such file, or it is not text in UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise Unusable(f"half-written: says done but has no {path.name}") from None
-    except IsADirectoryError:
-        raise Unusable(f"{path.name} is a folder, and a file belongs there") from None
-    except UnicodeDecodeError as error:
-        raise Unusable(f"half-written: {path.name} is not text in UTF-8 ({error})") from None
-
-
-def whole_number(value: object) -> bool:
-    """Whether a value is a non-negative integer that fits into 64 bits. Booleans do not count."""
-    return type(value) is int and 0 <= value < 2**63
-
-
-def finite(value: object) -> bool:
-    """Whether a value is a finite number that fits into a float. Booleans do not count."""
-    if type(value) is int:
-        return abs(value) < 2**1023
-    return isinstance(value, float) and math.isfinite(value)
-
-
-def is_text(value: object) -> bool:
-    """Whether a value is text that can be written, without lone surrogates."""
-    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
-
-
-def is_deep(content: Any) -> bool:
-    """Return whether lists and objects are nested deeper than `NESTED` levels."""
-    level = [content]
-    for _ in range(NESTED):
-        inner = [value for one in level for value in (one.values() if isinstance(one, dict) else one)]
-        level = [value for value in inner if isinstance(value, dict | list)]
-    return bool(level)
-
-
-def is_measurement(row: Mapping[str, Any]) -> bool:
-    """Return whether a line of metrics.jsonl has all fields with the right types."""
-    value = row.get("value")
-    named = is_text(row.get("split")) and is_text(row.get("metric"))
-    return whole_number(row.get("step")) and named and (isinstance(value, float) or finite(value))
-
-
-def parse_json(text: str) -> Any:
-    """`json.loads` with interned keys, so that keys shared by many runs are stored once."""
-    return json.loads(text, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a finished run.
-
-    Raises:
-        Unusable: if there is none, or it has text that cannot be written.
-    """
-    text = read_text(path)
-    try:
-        content = parse_json(text)
-        halves = not is_text(json.dumps(content, ensure_ascii=False))
-    except BAD_JSON as error:
-        raise Unusable(f"half-written: {path.name} is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise Unusable(f"half-written: {path.name} holds no object")
-    if is_deep(content):
-        raise Unusable(f"{path.name} is nested more than {NESTED} levels deep: put the file back from a copy")
-    if halves:
-        raise Unusable(f"{path.name} holds half a character (a lone surrogate): put the file back from a copy")
-    return content
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    """result.json, with all fields that the analysis relies on checked."""
-    result = read_json(path / "result.json")
-    if result.get("schema") != SCHEMA:
-        raise Unusable(
-            f"result.json is of schema version {result.get('schema')!r} and this reader knows {SCHEMA}: read it with "
-            "the version of rlbench that made it, or make the run again"
-        )
-    bad = [key for key, kind in RESULT_FIELDS.items() if not isinstance(result.get(key), kind)]
-    if bad:
-        raise Unusable(f"half-written: result.json lacks {', '.join(bad)}, or has another type there")
-    if result["stage"] not in STAGES:
-        raise Unusable(f"result.json names the stage '{result['stage']}', which is none of {', '.join(STAGES)}")
-    if odd := [f"{key} = {result[key]!r} {why}" for key in NAMES if (why := odd_name(result[key]))]:
-        raise Unusable(f"result.json has names that are none: {'; '.join(odd)}")
-    if not result["cutoffs"]:
-        raise Unusable("result.json has no cut-offs")
-    budget = result["budget"]
-    bad = [key for key in ("seed", "list_length") if not whole_number(result[key])]
-    bad += [] if all(whole_number(k) and 0 < k <= LONGEST_LIST for k in result["cutoffs"]) else ["cutoffs"]
-    bad += [] if "list_length" in bad or result["list_length"] <= LONGEST_LIST else ["list_length"]
-    bad += [f"budget.{key}" for key in BUDGET_FIELDS if not finite(budget.get(key))]
-    seconds = budget.get("seconds")
-    if not isinstance(seconds, dict) or not finite(seconds.get("total")):
-        bad.append("budget.seconds.total")
-    else:
-        bad += [f"budget.seconds.{key}" for key, value in seconds.items() if not (value is None or finite(value))]
-    bad += ["budget." + ".".join(keys) for keys in LATER_BUDGET_FIELDS if not _later(budget, keys)]
-    bad += [] if isinstance(budget.get("adopted_from"), str | None) else ["budget.adopted_from"]
-    checkpoint = result["checkpoint"]
-    bad += [] if whole_number(checkpoint.get("step")) else ["checkpoint.step"]
-    bad += [] if isinstance(checkpoint.get("rule"), str | None) else ["checkpoint.rule"]
-    for key in ("algorithm", "reward", "variant"):
-        needed = result["stage"] == "rl" and key != "variant"
-        if not isinstance(result.get(key), str if needed else str | None):
-            bad.append(key)
-    stopped = result.get("stopped")
-    if stopped is not None and not (
-        isinstance(stopped, dict) and whole_number(stopped.get("update")) and isinstance(stopped.get("reason"), str)
-    ):
-        bad.append("stopped")
-    metrics = result["metrics"]
-    for split in ("validation", "test"):
-        values = metrics.get(split, {})
-        if not isinstance(values, dict):
-            bad.append(f"metrics.{split}")
-            continue
-        wanted = required_metrics(result["cutoffs"]) if split == "test" and "cutoffs" not in bad else []
-        bad += [f"metrics.{split}.{name}" for name in wanted if not isinstance(values.get(name), NUMBER)]
-        bad += [f"metrics.{split}.{name}" for name, value in values.items() if not _mean(value)]
-        nan = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-        if nan:
-            raise Unusable(f"{split} metrics that are NaN or infinite in result.json: {', '.join(sorted(nan))}")
-    if bad:
-        raise Unusable(f"half-written: result.json lacks {', '.join(dict.fromkeys(bad))}, or has another type there")
-    return result
-
-
-def _mean(value: object) -> bool:
-    """Whether a value can be a metric: a number, or null if there was nothing to measure."""
-    return value is None or isinstance(value, float) or finite(value)
-
-
-def _later(budget: Mapping[str, Any], keys: Sequence[str]) -> bool:
-    """Whether the value at a path of keys in a budget is a number, null or absent."""
-    found: Any = budget
-    for key in keys:
-        if found is None:
-            return True
-        if not isinstance(found, dict):
-            return False
-        found = found.get(key)
-    return found is None or finite(found)
-
-
-def _read_identity(path: Path, result: Mapping[str, Any]) -> dict[str, Any] | None:
+def _read_identity(path: Path, result: Result) -> dict[str, Any] | None:
     """The settings of a run, without training seeds; None without identity.json.
 
     Raises:
         Unusable: if they do not match the run's hash.
     """
-    file = path / "identity.json"
-    if not file.exists():
+    if not (path / IDENTITY.name).exists():
         return None
-    identity = read_json(file)
+    with usable(IDENTITY.name):
+        identity = IDENTITY.load(path)
     made = config_hash(identity)
     named = re.fullmatch(r"seed\d+-([0-9a-f]{8})", path.name)
     for where, digest in (("result.json", result["hash"]), ("its folder's name", named[1] if named else made)):
@@ -417,45 +275,22 @@ def _read_identity(path: Path, result: Mapping[str, Any]) -> dict[str, Any] | No
     return _without_seeds(identity)
 
 
-def required_metrics(cutoffs: Sequence[int]) -> list[str]:
-    """Per-query test metrics that every run must have."""
-    return [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in cutoffs] + ["in_catalog"]
-
-
-def predictions_file(result: Mapping[str, Any]) -> str:
-    """Name of the file of test predictions at the checkpoint of the result."""
-    return f"predictions-test-{result['checkpoint']['step']}.parquet"
-
-
 def read_scores(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """KEYS, CLUSTER and these columns of a run's predictions, sorted by query."""
-    table = pq.read_table(file, columns=[*KEYS, CLUSTER, *columns])
-    return table.to_pandas().sort_values(list(KEYS), kind="stable", ignore_index=True)
+    table = tables.read_columns(file, [*KEYS, CLUSTER, *columns])
+    return table.sort_values(list(KEYS), kind="stable", ignore_index=True)
 
 
-def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
+def _read_queries(path: Path, result: Result) -> pd.DataFrame:
     """The test predictions, checked."""
-    file = path / predictions_file(result)
+    file = path / predictions_file("test", result["checkpoint"]["step"])
     wanted = required_metrics(result["cutoffs"])
-    try:
-        schema = pq.read_schema(file)
-        if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-            raise Unusable(f"{file.name} has several columns {', '.join(twice)}")
-        absent = [name for name in [*KEYS, CLUSTER, N_TRUTH, *wanted] if name not in schema.names]
-        if absent:
-            raise Unusable(f"{file.name} has no column {', '.join(absent)}")
-        if odd := [name for name in ("context_id", CLUSTER) if not is_name(schema.field(name).type)]:
-            raise Unusable(f"{file.name}: {', '.join(odd)} must hold text")
-        if odd := [name for name in ("sample", N_TRUTH) if not pa.types.is_integer(schema.field(name).type)]:
-            raise Unusable(f"{file.name}: {', '.join(odd)} must hold whole numbers")
-        if odd := [name for name in wanted if not pa.types.is_floating(schema.field(name).type)]:
-            raise Unusable(f"{file.name}: {', '.join(odd)} must hold numbers (floating-point)")
+    named = (tables.CONTEXT, tables.SAMPLE, tables.CLUSTER, tables.N_TRUTH)
+    kinds: dict[str, Kind] = {column.name: column.kind for column in named} | dict.fromkeys(wanted, "float")
+    with usable(file.name):
+        schema = tables.check_columns(file, kinds)
         metrics = [column.name for column in schema if pa.types.is_floating(column.type)]
         queries = read_scores(file, [N_TRUTH, *metrics])
-    except FileNotFoundError:
-        raise Unusable(f"half-written: says done but has no {file.name}") from None
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: not UTF-8
-        raise Unusable(f"half-written: {file.name} is not parquet ({error})") from None
     if queries.empty:
         raise Unusable(f"{file.name} holds no sample")
     if odd := [name for name in (*KEYS, CLUSTER, N_TRUTH) if queries[name].isna().any()]:
@@ -479,12 +314,6 @@ def _read_queries(path: Path, result: Mapping[str, Any]) -> pd.DataFrame:
     return queries
 
 
-def is_name(kind: pa.DataType) -> bool:
-    """Whether a column of this type can identify a query: text, plain or dictionary-encoded."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
 def _digest(queries: pd.DataFrame) -> str:
     """Digest of the scored samples, independent of their scores."""
     digest = hashlib.sha256()
@@ -497,40 +326,18 @@ def _digest(queries: pd.DataFrame) -> str:
 
 def read_curves(path: Path) -> pd.DataFrame:
     """metrics.jsonl as step, split, metric, value; empty if the run measured nothing."""
-    file = path / "metrics.jsonl"
-    rows = []
-    for number, row in enumerate(_read_lines(file), start=1):
-        if not is_measurement(row):
-            raise Unusable(f"half-written: line {number} of metrics.jsonl is not a measurement")
-        rows.append((row["step"], row["split"], row["metric"], float(row["value"])))
+    with usable(MEASUREMENTS.name):
+        rows = MEASUREMENTS.load(path)
     kinds = {"step": "int64", "split": "str", "metric": "str", "value": "float64"}
     frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
     keys = ["split", "metric", "step"]
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable", ignore_index=True)
 
 
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file, with {} for a line that is not an object; empty if there is no file."""
-    lines = read_text(file).split("\n") if file.exists() else [""]
-    return [_line(line) for line in (lines if lines[-1] else lines[:-1])]
-
-
-def _line(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except BAD_JSON:
-        return {}
-    return row if isinstance(row, dict) else {}
-
-
 def read_spending(path: Path) -> pd.DataFrame:
     """budget.jsonl as update and `SPENDING`; empty without the file. The last line of an update counts."""
-    file = path / "budget.jsonl"
-    rows = []
-    for number, row in enumerate(_read_lines(file), start=1):
-        if not (whole_number(row.get("update")) and all(finite(row.get(key)) for key in SPENDING)):
-            raise Unusable(f"half-written: line {number} of budget.jsonl is not what an update had spent")
-        rows.append((row["update"], *(float(row[key]) for key in SPENDING)))
+    with usable(BUDGET_ROWS.name):
+        rows = BUDGET_ROWS.load(path)
     kinds = {"update": "int64"} | dict.fromkeys(SPENDING, "float64")
     frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
     return frame.drop_duplicates("update", keep="last").sort_values("update", ignore_index=True)
@@ -573,20 +380,22 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def run_row(run: Run) -> dict[str, Any]:
     """A run's row in `Collection.runs`."""
-    result, budget = run.result, run.result["budget"]
-    row = {"run": run.name} | {key: result[key] for key in ("experiment", "dataset", "model", "stage", "label")}
+    result, budget = run.result, cast(dict[str, Any], run.result["budget"])
+    row: dict[str, Any] = {"run": run.name}
+    row |= {key: result[key] for key in ("experiment", "dataset", "model", "stage", "label")}
     row |= {"algorithm": result.get("algorithm"), "reward": result.get("reward"), "variant": result.get("variant")}
     if row["variant"] and row["reward"]:
         row["reward"] = f"{row['reward']} @ {row['variant']}"
     row |= {"seed": result["seed"], "hash": result["hash"], "list_length": result["list_length"]}
     row |= {"cutoffs": tuple(result["cutoffs"]), "checkpoint_rule": result["checkpoint"].get("rule")}
     row |= {"checkpoint_step": result["checkpoint"]["step"]} | {key: budget[key] for key in BUDGET_FIELDS}
-    row["stopped_update"] = (result.get("stopped") or {}).get("update", math.nan)
+    stopped = result.get("stopped")
+    row["stopped_update"] = stopped["update"] if stopped else math.nan
     row |= {f"demonstrations_{name}": _number(result, ("demonstrations", name)) for name in ("count", "without_end")}
     row |= {"_".join(path): _number(budget, path) for path in LATER_BUDGET_FIELDS}
     row["adopted_from"] = budget.get("adopted_from")
     seconds = budget["seconds"]
-    row |= {"seconds": seconds["total"]} | {f"seconds_{k}": v for k, v in seconds.items() if k != "total"}
+    row |= {"seconds": seconds["total"]} | {f"seconds_{k}": v for k, v in seconds.items() if k in PHASES}
     for split in ("validation", "test"):
         row |= {f"{split}.{name}": value for name, value in result["metrics"].get(split, {}).items()}
     return row
@@ -597,4 +406,4 @@ def _number(values: Mapping[str, Any], path: Sequence[str]) -> float:
     found: Any = values
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None
-    return float(found) if isinstance(found, NUMBER) else math.nan
+    return float(found) if isinstance(found, int | float) else math.nan

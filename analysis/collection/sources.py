@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_string_dtype, union_categoricals
 
-from analysis.collection.reading import SPENDING, flatten, predictions_file, read_curves, read_scores, read_spending
+from analysis.collection.reading import SPENDING, flatten, read_curves, read_scores, read_spending
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_yaml
+from rlbench.runs.record import SETTINGS, Result
+from rlbench.runs.tables import predictions_file
 
 
 class Source(ABC):
@@ -52,9 +54,10 @@ class RunFolders(Source):
         results: result.json of each available run.
     """
 
-    def __init__(self, folder: Path, results: Mapping[str, Mapping[str, Any]]):
+    def __init__(self, folder: Path, results: Mapping[str, Result]):
         self.folder = folder
-        self._files = {run: folder / run / predictions_file(result) for run, result in results.items()}
+        steps = {run: result["checkpoint"]["step"] for run, result in results.items()}
+        self._files = {run: folder / run / predictions_file("test", step) for run, step in steps.items()}
 
     def scores(self, run: str, columns: Sequence[str]) -> pd.DataFrame:
         return read_scores(self._files[run], columns)
@@ -75,7 +78,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: if there is none, or it is not a YAML mapping.
     """
-    file = path / "config.yaml"
+    file = path / SETTINGS
     if not file.exists():
         raise BadInput(f"{path} has no config.yaml")
     content = read_user_yaml(file)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,6 @@ from analysis.collection.reading import (
     CLUSTER,
     KEYS,
     N_TRUTH,
-    RESULT_FIELDS,
     SPENDING,
     Content,
     Problem,
@@ -54,12 +53,13 @@ from rlbench.base.files import (
     held,
     partial_folder,
     publish,
-    read_object,
     sync,
     whole_file,
     write_json,
     write_text,
 )
+from rlbench.base.records import Damaged, RecordFile, Text, Values, checked, read_object, refused
+from rlbench.runs.record import BUDGET_ROWS, IDENTITY, MANIFEST, MEASUREMENTS, RESULT, SETTINGS, Result
 
 FORM = 3
 """Format version. A collection with another version is rebuilt."""
@@ -72,13 +72,7 @@ BUDGET = "budget"
 """Split of the rows in `curves` with `SPENDING`."""
 
 READ = (
-    "STATUS",
-    "result.json",
-    "identity.json",
-    "config.yaml",
-    "manifest.json",
-    "metrics.jsonl",
-    "budget.jsonl",
+    *("STATUS", RESULT.name, IDENTITY.name, SETTINGS, MANIFEST.name, MEASUREMENTS.name, BUDGET_ROWS.name),
     LIST_FILE,
 )
 """Files of a run that a collection reads, in addition to its test predictions."""
@@ -103,6 +97,42 @@ REMEDY = "remove the collection, and collect the runs again"
 
 Fingerprint = dict[str, list[int]]
 """File to its size in bytes and its modification time in ns."""
+
+
+class Marker(TypedDict):
+    """collection.json."""
+
+    form: int
+    """`FORM` of the code that wrote the collection."""
+    runs: Text
+    """The folder that was searched, as an absolute path."""
+
+
+MARK = RecordFile(MARKER, Marker)
+PartEntry = Annotated[dict[str, Any], Values("size and digest of a part", lambda value: is_entry("part", value))]
+
+
+class StoredRun(TypedDict):
+    """`Run` in a record of the index."""
+
+    name: str
+    result: Result
+    identity: dict[str, Any] | None
+    metrics: list[str]
+    samples: int
+    queries: str
+    notices: list[str]
+
+
+class StoredRecord(TypedDict):
+    """`Record` in the index, with further columns of the run table."""
+
+    name: str
+    fingerprint: dict[str, list[int]]
+    run: StoredRun | None
+    reason: str
+    parts: dict[str, PartEntry]
+    columns: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -180,8 +210,11 @@ def _records(folder: Path) -> dict[str, Record]:
         if content.get("form") == FORM:
             if content.pop("sha256", None) != own_digest(content):
                 raise BadInput(f"{file} is damaged, it has another content than was written: {REMEDY}")
-            _check_record(file, content)
-            known = content["run"]
+            with refused(file, REMEDY):
+                checked(StoredRecord, content)
+                known = content["run"]
+                if known is not None and not content["parts"].keys() >= set(PARTS):
+                    raise Damaged(f"lacks one of the parts {', '.join(PARTS)}")
             run = None if known is None else Run(**known | {key: tuple(known[key]) for key in ("metrics", "notices")})
             records[content["name"]] = Record(
                 content["name"], content["fingerprint"], run, content["reason"], content["parts"]
@@ -189,38 +222,13 @@ def _records(folder: Path) -> dict[str, Record]:
     return records
 
 
-def _marker(folder: Path) -> dict[str, Any]:
+def _marker(folder: Path) -> Marker:
     """Content of a collection's collection.json.
 
     Raises:
         BadInput: if it is damaged.
     """
-    content = read_object(folder / MARKER, REMEDY)
-    if not isinstance(content.get("runs"), str):
-        raise BadInput(f"{folder / MARKER} is damaged, it does not say under 'runs' whose collection it is: {REMEDY}")
-    return content
-
-
-def _check_record(file: Path, content: Mapping[str, Any]) -> None:
-    """Check that a record has the keys and types of a collection.
-
-    Raises:
-        BadInput: names the file and its bad keys.
-    """
-    kinds = {"name": str, "reason": str, "fingerprint": dict, "columns": dict, "parts": dict, "run": dict | None}
-    odd = [key for key, kind in kinds.items() if key not in content or not isinstance(content[key], kind)]
-    known = content.get("run")
-    if isinstance(known, dict):
-        parts: dict[str, Any] = {"name": str, "result": dict, "identity": dict | None, "metrics": list, "samples": int}
-        parts |= {"queries": str, "notices": list}
-        odd += [f"run.{key}" for key, kind in parts.items() if not isinstance(known.get(key), kind)]
-        odd += [f"run.{key}" for key in known.keys() - parts.keys()]
-        if not odd and any(not isinstance(known["result"].get(key), kind) for key, kind in RESULT_FIELDS.items()):
-            odd.append("run.result")
-        if not odd:
-            odd += [f"parts.{part}" for part in PARTS if not is_entry(part, content["parts"].get(part))]
-    if odd:
-        raise BadInput(f"{file} is damaged, it lacks {', '.join(odd)}, or has another type there: {REMEDY}")
+    return MARK.read(folder, REMEDY, "runs")
 
 
 def _columns(folder: Path, run: str) -> dict[str, Any]:
@@ -390,7 +398,7 @@ def _update(runs: Path, out: Path) -> Update:
     with whole_file(beside / "runs.parquet") as file:
         pq.write_table(table, file, compression="zstd")
     write_json(beside / "problems.json", [asdict(problem) for problem in problems])
-    write_json(beside / MARKER, {"form": FORM, "runs": str(runs.resolve())})
+    MARK.write(beside, {"form": FORM, "runs": str(runs.resolve())})
     publish(beside, out)
     return Update(len(changed), len(paths) - len(changed), len(gone))
 

@@ -4,18 +4,20 @@ import shlex
 from collections import Counter
 from collections.abc import Collection as Names
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from analysis.collection import Collection
-from analysis.collection.reading import Unusable, is_text, read_json, whole_number
 from analysis.html.grid import Head, folded, grid, lines, many, section, text, words
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look
 from rlbench.base.program import run_words
+from rlbench.base.records import Damaged
 from rlbench.runs.attempts import attempts
+from rlbench.runs.record import MANIFEST, Hardware, Manifest
 
 NAMED = 8
 """Maximum number of files named in one sentence; further files are only counted."""
@@ -56,49 +58,34 @@ class Origin:
 def origin(run: Path) -> Origin:
     """Read the origin of one run from its directory."""
     facts = [attempt.read() for attempt in attempts(run)]
-    started = [one["started"] for one in facts if one.get("started") and is_text(one["started"])]
-    ended = [one["ended"] for one in facts if one.get("ended") and is_text(one["ended"])]
-    file = run / "manifest.json"
-    try:
-        manifest = read_json(file) if file.exists() else {}
-    except Unusable:
-        manifest = {}  # the collection already reports this
-    git, data = _part(manifest, "git"), _part(manifest, "data")
+    manifest: Manifest = {}
+    with suppress(FileNotFoundError, Damaged):  # the collection already reports a damaged manifest
+        manifest = MANIFEST.load(run)
+    git, data = manifest.get("git") or {}, manifest.get("data", {})
     return Origin(
-        commit=str(git.get("commit") or ""),
-        copy=f"version {git['version']} ({str(git['sha256'])[:12]})" if {"version", "sha256"} <= git.keys() else "",
+        commit=git.get("commit") or "",
+        copy=f"version {git['version']} ({git['sha256'][:12]})" if "version" in git and "sha256" in git else "",
         dirty=bool(git.get("dirty")),
-        changed=_texts(git.get("changed")),
-        versions={name: str(value) for name, value in _part(manifest, "versions").items()},
+        changed=tuple(git.get("changed") or ()),
+        versions=manifest.get("versions", {}),
         changes=tuple(
             line.removeprefix(OF_VERSIONS)
             for one in facts
-            for line in _texts(one.get("changed"))
-            if line.startswith(OF_VERSIONS) and is_text(line)
+            for line in one.get("changed", [])
+            if line.startswith(OF_VERSIONS)
         ),
-        hardware=_hardware(_part(manifest, "hardware")),
-        data=f"{data.get('name')} (sha256 {str(data['sha256'])[:12]}…)" if data.get("sha256") else "",
-        started=min(started, default=""),
-        ended=max(ended, default=""),
-        command=_texts(manifest.get("command")),
+        hardware=_hardware(manifest.get("hardware", {})),
+        data=f"{data.get('name')} (sha256 {data['sha256'][:12]}…)" if data.get("sha256") else "",
+        started=min((time for one in facts if (time := one.get("started"))), default=""),
+        ended=max((time for one in facts if (time := one.get("ended"))), default=""),
+        command=tuple(manifest.get("command", ())),
     )
 
 
-def _part(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """An object in a manifest; empty if the value is not an object."""
-    found = content.get(key)
-    return found if isinstance(found, dict) else {}
-
-
-def _texts(found: object) -> tuple[str, ...]:
-    """The entries of a list as text; empty if the value is not a list."""
-    return tuple(map(str, found)) if isinstance(found, list) else ()
-
-
-def _hardware(hardware: Mapping[str, Any]) -> str:
-    gpus = Counter(_texts(hardware.get("gpus")))
-    parts = [str(hardware[key]) for key in ("cpu", "machine") if hardware.get(key)][:1]
-    parts += [many(hardware["threads"], "thread")] if whole_number(hardware.get("threads")) else []
+def _hardware(hardware: Hardware) -> str:
+    gpus = Counter(hardware.get("gpus", []))
+    parts = [name for name in (hardware.get("cpu"), hardware.get("machine")) if name][:1]
+    parts += [many(hardware["threads"], "thread")] if "threads" in hardware else []
     parts += [f"{count} × {name}" for name, count in sorted(gpus.items())] or ["no GPU"]
     return ", ".join(parts)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.collection import Collection, required_metrics
+from analysis.collection import Collection
 from analysis.html.grid import MISSING, Cell, Head, grid, lines, many, number, p_value, section, text
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin
@@ -14,6 +14,7 @@ from analysis.html.rows import Look, ink, named
 from analysis.html.verdict import Verdict
 from analysis.tables import Cell as Interval
 from analysis.tables import Lead, Row, Table, chance, count, detectable_text, duration, metric_title, share, signed
+from rlbench.runs.record import required_metrics
 
 PLOT = (132, 16)
 """Width and height of a drawn interval, in pixels."""

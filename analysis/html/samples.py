@@ -10,14 +10,12 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.collection.reading import finite, is_text, whole_number
 from analysis.html.grid import many
 from analysis.html.rows import Look
 from rlbench.base.errors import BadInput
 from rlbench.base.files import leads_outside
-from rlbench.base.jsonl import read_rows
-
-GREEDY, GROUPS = "completions.jsonl", "rollouts.jsonl"
+from rlbench.base.records import PUT_BACK, RowsFile
+from rlbench.runs.record import COMPLETIONS, ROLLOUTS
 
 BYTES = 2_000_000
 """Maximum bytes of each kind of sample in a page."""
@@ -37,8 +35,8 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
     """
     names = Names()
     damaged: list[str] = []
-    greedy = {row: _read(folder, look.runs[0], GREEDY, is_greedy, damaged) for row, look in enumerate(looks)}
-    groups = {row: _read(folder, look.runs[0], GROUPS, is_group, damaged) for row, look in enumerate(looks)}
+    greedy = {row: _read(folder / look.runs[0], look.runs[0], COMPLETIONS, damaged) for row, look in enumerate(looks)}
+    groups = {row: _read(folder / look.runs[0], look.runs[0], ROLLOUTS, damaged) for row, look in enumerate(looks)}
     lists, lists_left = bounded(greedy, lambda one: (one["split"], one["context_id"]), names.greedy, limit)
     sampled, sampled_left = bounded(groups, lambda one: one["prompt"], names.group, limit)
     return {
@@ -52,69 +50,19 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
     }
 
 
-def _read(folder: Path, run: str, file: str, is_one: Callable[[Any], bool], damaged: list[str]) -> list[Sample]:
+def _read(path: Path, run: str, file: RowsFile[Any], damaged: list[str]) -> list[Sample]:
     """Read the samples of a run. If the file is damaged, return none and append a sentence to `damaged`.
 
     `collection.reading.check_files` has compared the file with its digest. But a collection may be older than the
     damage, and a run may come from someone else.
     """
-    path = folder / run / file
-    remedy = "Put the file back from a copy, or make the run again"
     try:
-        if leads_outside(path, path.parent):
-            raise BadInput(f"{path} is a link that leads out of the run. {remedy}")
-        rows = read_rows(path)
-        for number, row in enumerate(rows, start=1):
-            if not is_one(row):
-                raise BadInput(f"{path} is damaged: line {number} is no sample. {remedy}")
+        if leads_outside(path / file.name, path):
+            raise BadInput(f"{path / file.name} is a link that leads out of the run: {PUT_BACK}")
+        return file.read(path, PUT_BACK)
     except BadInput as error:
         damaged.append(f"lists of {run} left out: {error}")
         return []
-    return rows
-
-
-def is_greedy(row: Mapping[str, Any]) -> bool:
-    """Return whether a line of completions.jsonl has every field that a page shows, with the right type."""
-    scores = [value for name, value in row.items() if name.startswith("ndcg@")]
-    ranks = row.get("ranks")
-    return (
-        _is_prompted(row)
-        and is_text(row.get("split"))
-        and is_text(row.get("text"))
-        and all(map(_is_number, scores))
-        and isinstance(ranks, list)
-        and all(_is_film(rank, 3) and is_text(rank[2]) for rank in ranks)
-    )
-
-
-def is_group(row: Mapping[str, Any]) -> bool:
-    """Return whether a line of rollouts.jsonl has every field that a page shows, with the right type."""
-    lists = row.get("lists")
-    return _is_prompted(row) and isinstance(lists, list) and all(map(_is_sampled, lists))
-
-
-def _is_sampled(one: object) -> bool:
-    if not isinstance(one, dict) or not isinstance(ranks := one.get("ranks"), list):
-        return False
-    credited = all(_is_film(rank, 5) and is_text(rank[2]) and all(map(_is_number, rank[3:])) for rank in ranks)
-    known = _is_number(one.get("reward")) and whole_number(one.get("hits")) and isinstance(one.get("finished"), bool)
-    return credited and known and is_text(one.get("text"))
-
-
-def _is_prompted(row: Mapping[str, Any]) -> bool:
-    named = row.get("context_id") is None or is_text(row["context_id"])
-    relevant = row.get("relevant")
-    films = isinstance(relevant, list) and all(_is_film(entry, 2) for entry in relevant)
-    return whole_number(row.get("step")) and "context_id" in row and named and is_text(row.get("prompt")) and films
-
-
-def _is_film(entry: object, length: int) -> bool:
-    """Return whether an entry is a list of this length that starts with a title and a year."""
-    return isinstance(entry, list) and len(entry) == length and is_text(entry[0]) and whole_number(entry[1])
-
-
-def _is_number(value: object) -> bool:
-    return value is None or isinstance(value, float) or finite(value)
 
 
 def _gone(folder: Path) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.collection import STAGES, Collection
+from analysis.collection import Collection
 from analysis.collection.stages import shared_stage_name
 from analysis.tables.spec import RowSpec, TableSpec, Where
 from rlbench.base.errors import BadInput, nearest
+from rlbench.runs.record import STAGES
 
 CELL = ("experiment", "dataset", "model", "label")
 """Columns that all runs of a row have in common."""

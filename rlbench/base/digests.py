@@ -12,6 +12,7 @@ from typing import Any
 
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_text
+from rlbench.base.records import Damaged
 
 LIST_FILE = "files.json"
 """{"files": {path below the folder: entry}, "logs": {name: entry}, "sha256": digest of both}."""
@@ -19,10 +20,6 @@ BLOCK = 1 << 20
 
 Entries = Mapping[str, Mapping[str, Any]]
 """Path to {"bytes": n, "sha256": digest}."""
-
-
-class Damaged(Exception):
-    """A list that cannot be used. The message says why."""
 
 
 def entry(path: Path, size: int | None = None) -> dict[str, Any]:

@@ -90,31 +90,6 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-PUT_BACK = "put it back from a copy, or move the run directory away"
-"""Remedy for a damaged file of a run that nothing writes anew."""
-
-
-def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Args:
-        path: the file.
-        remedy: what the user can do if the file is damaged.
-
-    Raises:
-        BadInput: if the file is missing or holds no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path} is missing: {remedy}") from None
-    except (ValueError, RecursionError, OSError):
-        raise BadInput(f"{path} is damaged, it cannot be read as JSON: {remedy}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} is damaged, it holds no JSON object: {remedy}")
-    return content
-
-
 def partial_folder(path: Path) -> Path:
     """Return the temporary folder in which to write `path` before `publish` moves it into place."""
     return path.with_name(f".{path.name}{PARTIAL}")

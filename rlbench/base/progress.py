@@ -4,13 +4,33 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TypedDict
 
 from tqdm import tqdm
 
 from rlbench.base.errors import BadInput
 from rlbench.base.files import PARTIAL, naming
+from rlbench.base.records import Finite, RecordFile, Text, Whole
 
 WRITE_EVERY = 0.5  # seconds
+
+
+class ProgressState(TypedDict, total=False):
+    """Progress of a run that is at work."""
+
+    description: Text
+    done: Whole
+    """Units of work done, of `total`."""
+    total: Whole
+    note: Text
+    """Shown right of the bar."""
+    first: Whole
+    """Work already done when this attempt began."""
+    seconds: Finite
+    """Seconds since this attempt began."""
+
+
+PROGRESS = RecordFile("progress.json", ProgressState)
 
 
 class Progress:
@@ -19,8 +39,7 @@ class Progress:
     Args:
         description: text left of the bar.
         total: units of work.
-        file: file for {"description", "done", "total", "note", "first", "seconds"}; None for no file. `first` is the
-            work already done when this attempt began, `seconds` the time since.
+        file: file for a `ProgressState`; None for no file.
         show: whether to draw the bar on stderr.
         unit: name of the unit.
     """
@@ -47,14 +66,14 @@ class Progress:
         if self.file is not None and (now - self._written > WRITE_EVERY or done >= self.total):
             self._written = now
             beside = self.file.with_name(f".{self.file.name}{PARTIAL}")
-            state = {
-                "description": self.description,
-                "done": done,
-                "total": self.total,
-                "note": note,
-                "first": self._first,
-                "seconds": now - self._started,
-            }
+            state = ProgressState(
+                description=self.description,
+                done=done,
+                total=self.total,
+                note=note,
+                first=self._first,
+                seconds=now - self._started,
+            )
             if self.file.is_dir():
                 raise BadInput(f"{self.file} is a folder, and a file belongs there: move it away")
             with naming(self.file):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlbench.config.options import is_finite
+from rlbench.base.records import is_finite
 
 MOST = 2**31 - 1
 """Largest count. Libraries store counts as 32-bit integers."""

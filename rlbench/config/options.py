@@ -5,26 +5,13 @@ schema. Loads no torch.
 """
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from rlbench.base.errors import nearest
-
-
-@dataclass(frozen=True)
-class Values:
-    """Valid values of an option: `accepts` checks a value, `wanted` describes them in messages."""
-
-    wanted: str
-    accepts: Callable[[Any], bool]
-
-
-def is_finite(value: object) -> bool:
-    """Whether a config value is a number that fits a float. True and False are not numbers."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+from rlbench.base.records import Values, is_finite
 
 
 def _is_whole(value: object) -> bool:

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from rlbench.base.content import SHOWN, combined, file_digest
-from rlbench.base.files import PUT_BACK, read_object
+from rlbench.base.content import combined, file_digest
 from rlbench.config.names import odd_path
 
 SHOWN_NAME = 255
@@ -46,39 +45,6 @@ def load_plugins(names: Sequence[str]) -> list[str]:
             except (Exception, SystemExit) as error:  # user code may raise anything
                 problems.append(_failed.setdefault(_key(name), _sentence(name, error)))
     return list(dict.fromkeys(problems))
-
-
-def check_unchanged(run: Path, names: Sequence[str]) -> list[str]:
-    """Return an error if an existing run was made with different plugin code.
-
-    Plugins are not part of a run's identity, so the directory name does not reflect them. Their content is compared,
-    not their names. A sweep loads all its plugins for every cell, so added or removed plugins are allowed on their own.
-    One added and one removed together count as a replacement. Plugins that fail to load are not reported here.
-
-    Args:
-        run: the run directory; it may not exist.
-        names: as in `load_plugins`.
-    """
-    recorded = run / "manifest.json"
-    if not recorded.exists() or load_plugins(names):
-        return []
-    there = read_object(recorded, PUT_BACK).get("plugins")
-    if not isinstance(there, dict):
-        return [f"{recorded} is damaged, it has no 'plugins': {PUT_BACK}"]
-    now = plugin_digests(names)
-    lost = [name for name, digest in there.items() if digest not in now.values()]
-    new = [name for name, digest in now.items() if digest not in there.values()]
-    changed = sorted({*lost, *new}) if lost and new else []
-    if not changed:
-        return []
-    sides = [
-        f"{name}: sha256 {str(there.get(name, 'none'))[:SHOWN]} there, {now.get(name, 'none')[:SHOWN]} now"
-        for name in changed
-    ]
-    return [
-        f"{run} was made with other code of plugins ({'; '.join(sides)}): move it away, or give the new code a row of "
-        "its own with variant=NAME"
-    ]
 
 
 def plugin_digests(names: Sequence[str]) -> dict[str, str]:

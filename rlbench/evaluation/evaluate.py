@@ -25,6 +25,7 @@ from rlbench.lists.relevance import Judge
 from rlbench.models.generation import generation_config
 from rlbench.objective.units import scatter_mean, unit_sizes
 from rlbench.runs import processes
+from rlbench.runs.tables import SAMPLES, table_of
 
 Progress = Callable[[int], None]
 """Called with the number of lists generated so far."""
@@ -277,12 +278,13 @@ def evaluate(
         # One process draws all lists from one stream, so that the number of processes does not change them.
         drawn = processes.on_main(lambda: completions_of(prompts, len(of_context), True))
     texts = reader.decode([completion.ids for completion in drawn])
-    table = pd.DataFrame(
+    table = table_of(
+        SAMPLES,
         {
             "context_id": [context for context in of_context for _ in range(samples)],
             "list": list(range(samples)) * len(of_context),
             "text": texts,
-        }
+        },
     )
     together = sampled_metrics(records, table, judge, samples, config.evaluation.pass_at)
     predictions = predictions.assign(**together)

@@ -17,6 +17,7 @@ from rlbench.lists.entries import ParsedText
 from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.metrics import calibration, list_metrics, pass_at_k, pool_metrics, ranking_metrics, union_recall
 from rlbench.lists.relevance import Judge, JudgedLists
+from rlbench.runs.tables import PREDICTIONS, table_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def judge_answers(
         metrics |= {f"{protocol}_{name}": values for name, values in theirs.items()}
     metrics |= list_metrics(lists)
     n = judge.list_length
-    table = pd.DataFrame(
+    table = table_of(
+        PREDICTIONS,
         {
             "context_id": [record.context_id for record in records],
             "sample": range(len(records)),
@@ -83,8 +85,8 @@ def judge_answers(
             ],
             "n_truth": lists.n_truth,
             "finished": lists.finished,
-            **metrics,
-        }
+        },
+        metrics,
     )
     return table, mean_metrics(table) | _of_the_split(records, of_sample, lists, judge, facts)
 

@@ -12,6 +12,7 @@ from rlbench.base.program import CONF
 from rlbench.config.resolving import wrong_types
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists.catalog import check_matching
+from rlbench.runs.record import Manifest, Result
 
 MATCHING = CONF / "matching"
 OWN = "own"
@@ -59,10 +60,10 @@ class ScoredRun:
 
     path: Path
     name: str
-    result: Mapping[str, Any]
+    result: Result
     config: Mapping[str, Any]
     identity: Mapping[str, Any]
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def matching(self) -> MatchingConfig:

@@ -5,18 +5,17 @@ stored only for ranks that the run parsed; if a new rank has none, `ece` and `br
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rlbench.base.errors import BadInput
+from rlbench.base.records import Damaged
 from rlbench.config.schema import DATASETS, EvaluationConfig
 from rlbench.data import load_dataset
 from rlbench.data.facts import film_facts
@@ -26,30 +25,15 @@ from rlbench.evaluation.protocols import Rules, ScoredRun
 from rlbench.lists.entries import ParsedText
 from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.relevance import Judge, make_judge
+from rlbench.runs.tables import PREDICTIONS, Kind, check_columns, predictions_file, read_columns, samples_file
 
 OF_CONFIDENCE = ("ece", "brier")
 PATHS = ("path", "catalog")
 """Keys of a dataset's configuration that are file paths."""
 
 
-def is_text_column(kind: pa.DataType) -> bool:
-    """Whether a column of this type can identify a query: text, plain or dictionary-encoded."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-Kind = Callable[[pa.DataType], bool]
-KEPT_COLUMNS: dict[str, Kind] = {
-    "context_id": is_text_column,
-    "sample": pa.types.is_integer,
-    "text": is_text_column,
-    "confidence": lambda kind: pa.types.is_list(kind) and pa.types.is_floating(kind.value_type),
-    "finished": pa.types.is_boolean,
-    "completion_tokens": lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
-}
-"""Columns of the predictions that re-scoring needs, with a check of their type."""
-SAMPLE_COLUMNS: dict[str, Kind] = {"context_id": is_text_column, "text": is_text_column}
-"""Columns of the sampled lists that re-scoring needs."""
+KEPT_COLUMNS = ("context_id", "sample", "text", "confidence", "finished")
+"""Columns of the predictions that re-scoring needs, besides `completion_tokens`."""
 
 
 class ScoredData:
@@ -87,8 +71,7 @@ class ScoredData:
                     f"their place by --data {name}.path=FOLDER)"
                 ) from None
             self._options = options
-        data = run.manifest.get("data")
-        recorded = data.get("sha256") if isinstance(data, dict) else None
+        recorded = run.manifest.get("data", {}).get("sha256")
         if recorded != self._dataset.fingerprint:
             raise BadInput(
                 f"it was judged on other data: manifest.json has sha256 {str(recorded)[:12]}, {name} is "
@@ -135,8 +118,9 @@ def judge_again(
         BadInput: if the predictions cannot be read, lack a column or cover other samples.
     """
     result, evaluation = run.result, run.part("evaluation", EvaluationConfig)
-    file = run.path / f"predictions-{split}-{result['checkpoint']['step']}.parquet"
-    old = _read_table(file, KEPT_COLUMNS)
+    file = run.path / predictions_file(split, result["checkpoint"]["step"])
+    kept_kinds = {column.name: column.kind for column in PREDICTIONS if column.name in KEPT_COLUMNS}
+    old = _read_table(file, {**kept_kinds, "completion_tokens": "number"})
     records = choose_contexts(dataset.splits[split], evaluation[f"{split}_contexts"])
     if old["context_id"].tolist() != [record.context_id for record in records]:
         raise BadInput(f"{file.name} is not of the {len(records)} samples that its settings choose from {split}")
@@ -168,17 +152,12 @@ def _read_table(file: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
         BadInput: if it is not parquet, lacks a column, or a column has another type or empty cells.
     """
     try:
-        schema = pq.read_schema(file)
-        if absent := [name for name in kinds if name not in schema.names]:
-            raise BadInput(f"{file.name} has no column {', '.join(absent)}, which re-scoring needs")
-        if odd := [name for name, is_kind in kinds.items() if not is_kind(schema.field(name).type)]:
-            raise BadInput(f"{file.name} holds another kind of value under {', '.join(odd)} than re-scoring needs")
-        table = pq.read_table(file, columns=list(kinds))
+        check_columns(file, kinds)
+        frame = read_columns(file, list(kinds))
     except FileNotFoundError:
         raise BadInput(f"half-written: says done but has no {file.name}") from None
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
-        raise BadInput(f"half-written: {file.name} is not parquet ({error})") from None
-    frame = table.to_pandas()
+    except Damaged as error:
+        raise BadInput(f"{file.name} {error}") from None
     if odd := [name for name in kinds if frame[name].isna().any()]:
         raise BadInput(f"{file.name} has no {', '.join(odd)} in some rows")
     return frame
@@ -186,11 +165,11 @@ def _read_table(file: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
 
 def _sampled(run: ScoredRun, records: Sequence[Record], judge: Judge) -> dict[str, NDArray[np.float64]]:
     """pass@k and the recall of the union of k lists, from the stored sampled lists."""
-    file = run.path / f"samples-test-{run.result['checkpoint']['step']}.parquet"
+    file = run.path / samples_file("test", run.result["checkpoint"]["step"])
     if not file.exists():
         raise BadInput(f"half-written: its settings ask for sampled lists, and there is no {file.name}")
     evaluation = run.part("evaluation", EvaluationConfig)
-    samples = _read_table(file, SAMPLE_COLUMNS)
+    samples = _read_table(file, {"context_id": "string", "text": "string"})
     counts = samples["context_id"].value_counts()
     if any(counts.get(record.context_id) != evaluation["samples"] for record in records):
         raise BadInput(

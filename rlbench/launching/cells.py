@@ -1,11 +1,9 @@
 """Composes and checks the cells of a sweep before any of them starts."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import HydraContext
@@ -15,9 +13,10 @@ from rich.console import Console
 from rlbench.base import program
 from rlbench.base.errors import BadInput
 from rlbench.base.files import held
+from rlbench.base.progress import PROGRESS
+from rlbench.base.records import Damaged
 from rlbench.config.bounds import COUNT, number_problem
 from rlbench.config.places import check_places
-from rlbench.config.plugins import check_unchanged
 from rlbench.config.resolving import resolve
 from rlbench.config.schema import Config
 from rlbench.launching.composing import compose_cells
@@ -34,11 +33,13 @@ from rlbench.runs.directory import (
 )
 from rlbench.runs.existing import (
     check_curve,
+    check_plugins,
     check_recorded,
     check_start,
     superseded,
 )
-from rlbench.runs.sweep_file import SWEEP_FILE, read_cells, write_cells
+from rlbench.runs.record import SWEEP, SweepCell
+from rlbench.runs.sweep_file import read_cells, write_cells
 
 
 @dataclass
@@ -76,10 +77,10 @@ class Cell:
     def progress(self) -> tuple[int, str]:
         """Return (updates done, current activity) from the cell's progress file."""
         try:
-            state = json.loads((self.run.root / "progress.json").read_text(encoding="utf-8"))
-            done, doing, note = int(state["done"]), str(state["description"]), str(state["note"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return 0, "starting"  # missing or damaged; the next update rewrites it
+            state = PROGRESS.load(self.run.root, "done", "description", "note")
+        except (FileNotFoundError, Damaged):
+            return 0, "starting"  # the next update rewrites it
+        done, doing, note = int(state["done"]), state["description"], state["note"]
         if doing.endswith((f"seed {self.run.seed}", "training")):
             return done, note
         return self.updates, "test"
@@ -140,7 +141,7 @@ def make_cells(
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
             problems += [said for stage in (*config.stages, "oracle") for said in check_recorded(locate(config, stage))]
-            problems += check_unchanged(run.root, config.plugins)
+            problems += check_plugins(run.root, config.plugins)
             cells.append(Cell(options, own, config, run, processes))
         except BadInput as error:
             problems += [*check_config(config, processes), *error.problems]
@@ -213,17 +214,16 @@ def command_line(arguments: Sequence[str], overrides: Sequence[str]) -> list[str
 
 
 def note_cells(cells: Sequence[Cell]) -> None:
-    """Add the cells to `SWEEP_FILE` of their experiments, so that `analysis.status` finds cells that never started."""
-    by_folder: dict[Path, dict[str, Any]] = {}
+    """Add the cells to sweep.json of their experiments, so that `analysis.status` finds cells that never started."""
+    by_folder: dict[Path, dict[str, SweepCell]] = {}
     for cell in cells:
         folder = cell.config.group_dir.parent
         name = cell.run.root.relative_to(folder).as_posix()
         by_folder.setdefault(folder, {})[name] = {"command": cell.written(), "updates": cell.updates}
     for folder, noted in by_folder.items():
-        path = folder / SWEEP_FILE
-        with held(folder / f".{SWEEP_FILE}.lock"):  # another launcher may write at the same time
-            earlier = read_cells(path) if path.exists() else {}
-            write_cells(path, earlier | noted)
+        with held(folder / f".{SWEEP.name}.lock"):  # another launcher may write at the same time
+            earlier = read_cells(folder) if (folder / SWEEP.name).exists() else {}
+            write_cells(folder, earlier | noted)
 
 
 def missing_shared_stages(cells: Sequence[Cell]) -> dict[Path, list[Cell]]:

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from rlbench.base.errors import BadInput, nearest
-from rlbench.base.files import read_object
 from rlbench.base.program import install
 from rlbench.config.bounds import COUNT, COUNT_OR_NONE, SEED, number_problem
 from rlbench.config.row_names import variant
 from rlbench.launching.cells import Cell, note_cells
 from rlbench.launching.rows import override_of
 from rlbench.launching.space import Choice, Dimension, SearchInterval, grid
-from rlbench.runs.directory import DONE, PRUNED
+from rlbench.runs.directory import DONE, PRUNED, validation_means
 from rlbench.runs.identity import config_hash
+from rlbench.runs.record import RESULT
 
 if TYPE_CHECKING:
     import optuna
@@ -147,13 +147,11 @@ def _curve(cell: Cell) -> list[tuple[int, float]]:
 
 def _value(cell: Cell) -> float:
     """Return the validation metric of a finished cell at its checkpoint."""
-    path, metric = cell.run.root / "result.json", cell.config.evaluation.metric
-    remedy = f"move {cell.run.root} away, and the same command makes it again"
-    metrics = read_object(path, remedy).get("metrics")
-    means = metrics.get("validation") if isinstance(metrics, dict) else None
-    value = means.get(metric) if isinstance(means, dict) else None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise BadInput(f"{path} is damaged, it has no {metric} on validation: {remedy}")
+    metric, means = cell.config.evaluation.metric, validation_means(cell.run)
+    value = means.get(metric)
+    if value is None:
+        path = cell.run.root / RESULT.name
+        raise BadInput(f"{path} is damaged, it has no {metric} on validation: {cell.run.remedy}")
     return float(value)
 
 

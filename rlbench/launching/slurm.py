@@ -25,7 +25,6 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from rlbench.base.errors import BadInput
-from rlbench.base.files import read_object, write_json
 from rlbench.base.program import import_path, install
 from rlbench.config.bounds import COUNT, COUNT_OR_NONE, POSITIVE, Bound, number_problem
 from rlbench.launching.base import SweepLauncher
@@ -39,8 +38,8 @@ from rlbench.runs.directory import (
     Run,
     locate,
 )
+from rlbench.runs.record import JOB
 
-JOB_FILE = "slurm.json"
 """File in a run directory with the run's last job: {"job": id}."""
 FOLDER = ".slurm"
 """Folder below runs_dir for submitit's files and the submission lock."""
@@ -156,14 +155,10 @@ def noted_job(run: Run) -> str | None:
     Raises:
         BadInput: if the file with the job is damaged.
     """
-    path = run.root / JOB_FILE
-    if not path.exists():
+    if not (run.root / JOB.name).exists():
         return None
     remedy = "cancel the jobs of this run if it has any (scancel), move the file away, and give the command again"
-    job = read_object(path, remedy).get("job")
-    if not isinstance(job, str):
-        raise BadInput(f"{path} is damaged, its 'job' is no job id: {remedy}")
-    return job
+    return JOB.read(run.root, remedy)["job"]
 
 
 def last_traceback(log: Path) -> str:
@@ -285,7 +280,7 @@ class SlurmLauncher(SweepLauncher):
         except submitit.core.utils.FailedJobError as error:
             raise BadInput(f"sbatch refused the job: {str(error).strip()}") from None
         for (run, _), job in zip(work, jobs, strict=True):
-            write_json(run.root / JOB_FILE, {"job": job.job_id})
+            JOB.write(run.root, {"job": job.job_id})
         return [job.job_id for job in jobs]
 
     @contextlib.contextmanager

@@ -97,18 +97,6 @@ def model_folder(path: str) -> Path:
     return folder
 
 
-def model_facts(config: ModelConfig, folder: str) -> dict[str, Any]:
-    """A model's entry in manifest.json: name of its folder, sha256 of its files, and the hub's revision.
-
-    Args:
-        config: the model's configuration.
-        folder: the folder that it is loaded from.
-    """
-    path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
-    revision = Path(folder).name if path is not None and not is_local(path) else None
-    return {"folder": Path(folder).name, "files": folder_digests(Path(folder), folder), "revision": revision}
-
-
 def folder_digests(folder: Path, named: str) -> dict[str, str]:
     """File name to sha256 (hex) of the files that transformers reads from a model's folder.
 

@@ -20,7 +20,8 @@ from typing import Annotated, Literal
 
 import torch
 
-from rlbench.config.options import NonNegative, Positive, Share, Values, is_finite
+from rlbench.base.records import Values, is_finite
+from rlbench.config.options import NonNegative, Positive, Share
 from rlbench.objective.inputs import LossInputs
 from rlbench.objective.pieces import surrogates
 from rlbench.objective.ratios import on_tokens

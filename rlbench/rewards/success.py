@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlbench.base.errors import nearest
-from rlbench.config.options import is_finite
+from rlbench.base.records import is_finite
 from rlbench.lists import metrics
 
 if TYPE_CHECKING:  # the configuration's schema loads this module and needs no judging

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlbench.base.errors import nearest
-from rlbench.config.options import NonNegative, Option, Positive, PositiveInt, check_options, is_finite, options_of
+from rlbench.base.records import is_finite
+from rlbench.config.options import (
+    NonNegative,
+    Option,
+    Positive,
+    PositiveInt,
+    check_options,
+    options_of,
+)
 from rlbench.lists import metrics
 from rlbench.lists.film_facts import FilmFacts, Floats
 

@@ -10,8 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from rlbench.base.durations import duration
-from rlbench.base.errors import BadInput
-from rlbench.base.files import read_object
+from rlbench.base.records import Damaged
 from rlbench.config.schema import Config
 from rlbench.models.sources import folder_digests
 from rlbench.runs import inputs
@@ -22,6 +21,7 @@ from rlbench.runs.directory import (
     status_of,
 )
 from rlbench.runs.identity import INPUTS
+from rlbench.runs.record import BUDGET, IDENTITY
 from rlbench.runs.sharing import find_finished
 
 ORACLE = "oracle"
@@ -82,11 +82,11 @@ def _model_files(config: Config) -> dict[str, str]:
 def _rates(folder: Path) -> dict[str, float]:
     """Return the mean seconds per update of a folder's finished runs, by stage; without updates, per run."""
     found: dict[str, list[float]] = {}
-    for path in folder.glob("*/*/budget.json"):
-        if status_of(path.parent) == DONE:
-            with suppress(BadInput, KeyError, TypeError):  # skip damaged runs
-                stage, budget = (read_object(file, "") for file in (path.with_name("identity.json"), path))
-                found.setdefault(stage["stage"], []).append(budget["seconds"]["total"] / max(budget["updates"], 1))
+    for root in (path.parent for path in folder.glob(f"*/*/{BUDGET.name}")):
+        if status_of(root) == DONE:
+            with suppress(FileNotFoundError, Damaged, KeyError):  # skip damaged runs
+                stage, budget = IDENTITY.load(root)["stage"], BUDGET.load(root, "seconds", "updates")
+                found.setdefault(stage, []).append(budget["seconds"]["total"] / max(budget["updates"], 1))
     return {stage: sum(seconds) / len(seconds) for stage, seconds in found.items()}
 
 

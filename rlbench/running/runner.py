@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,12 +19,11 @@ from transformers.utils import logging as hf_logging
 
 from rlbench.base import preemption
 from rlbench.base.errors import BadInput
-from rlbench.base.files import read_object, whole_file, write_json
-from rlbench.base.progress import Progress
+from rlbench.base.files import whole_file
+from rlbench.base.progress import PROGRESS, Progress
 from rlbench.base.seeding import start_streams
 from rlbench.config.engines import readable
 from rlbench.config.places import check_places
-from rlbench.config.plugins import check_unchanged
 from rlbench.config.schema import Config
 from rlbench.data.checks import check_dataset
 from rlbench.data.facts import film_facts
@@ -36,7 +34,7 @@ from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.relevance import Judge, make_judge
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
-from rlbench.models.sources import differing_files, model_facts
+from rlbench.models.sources import differing_files
 from rlbench.objective.guards import caveats
 from rlbench.running import memory, plan
 from rlbench.running.checks import check_config
@@ -50,16 +48,19 @@ from rlbench.runs.directory import (
     Run,
     check_done,
     locate,
+    validation_means,
 )
 from rlbench.runs.existing import (
     check_curve,
+    check_plugins,
     check_recorded,
     check_start,
     superseded,
 )
 from rlbench.runs.identity import differing_keys
-from rlbench.runs.provenance import manifest
-from rlbench.runs.record import SCHEMA
+from rlbench.runs.provenance import manifest, model_origin
+from rlbench.runs.record import BUDGET, MANIFEST, RESULT, SCHEMA, Manifest, ModelOrigin, Outcome
+from rlbench.runs.tables import predictions_file, samples_file
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.training.arguments import on_cpu
 from rlbench.training.checkpoints import rewind_logs
@@ -82,7 +83,7 @@ class Session:
     config: Config
     dataset: RankedListDataset
     model_source: str
-    model_files: dict[str, Any]
+    model_files: ModelOrigin
     tokenizer: PreTrainedTokenizerBase
     judge: Judge
     facts: FilmFacts
@@ -139,7 +140,7 @@ def prepare(config: Config) -> Session:
         config,
         dataset,
         source,
-        model_facts(config.model, source),
+        model_origin(config.model, source),
         tokenizer,
         judge,
         film_facts(dataset, judge.catalog),
@@ -258,7 +259,7 @@ def _done_already(config: Config, wanted: Run) -> bool:
             a finished SFT stage that has none, or is done but damaged.
     """
     problems = [said for stage in (*config.stages, "oracle") for said in check_recorded(locate(config, stage))]
-    problems += check_unchanged(wanted.root, config.plugins)
+    problems += check_plugins(wanted.root, config.plugins)
     if wanted.status() != DONE:
         problems += check_start(config)
     if wanted.stage == "sft" or wanted.status() != DONE:
@@ -290,7 +291,7 @@ def _not_of_zeros(record: logging.LogRecord) -> bool:
     return "`min_new_tokens` (=0) and `min_length`(=0)" not in record.getMessage()
 
 
-Work = Callable[[Session, Run, Tracker, Ledger], dict[str, Any]]
+Work = Callable[[Session, Run, Tracker, Ledger], Outcome]
 
 
 def _stage(session: Session, stage: str, work: Work) -> Run:
@@ -312,7 +313,8 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             return target
         template = asdict(config.dataset).get("prompt_template")
         plugins = config.plugins if stage == "rl" else []  # shared stages do not depend on plugins
-        origin = manifest(session.dataset, template, session.model_files, plugins) | processes.facts(config)
+        here = manifest(session.dataset, template, session.model_files, plugins)
+        origin: Manifest = {**here, **processes.facts(config)}
         if processes.is_main():
             _note_origin(target, attempt, origin, "cpu" if on_cpu(config) else "cuda")
         identity = TrackerIdentity(
@@ -354,7 +356,7 @@ def _adopted(session: Session, target: Run) -> Path | None:
     return source
 
 
-def _check_model_files(target: Run, now: dict[str, Any]) -> None:
+def _check_model_files(target: Run, now: ModelOrigin) -> None:
     """Compare the model's files with those at the start of a run.
 
     The hash contains only the model's source. Files made from it (a converted GGUF, or the weights of `tiny`) may
@@ -363,12 +365,9 @@ def _check_model_files(target: Run, now: dict[str, Any]) -> None:
     Raises:
         BadInput: if they differ.
     """
-    path = target.root / "manifest.json"
-    if target.stage == "oracle" or not path.exists():
+    if target.stage == "oracle" or not (target.root / MANIFEST.name).exists():
         return
-    there = read_object(path, MANIFEST_REMEDY).get("model")
-    if there and not (isinstance(there, dict) and isinstance(there.get("files"), dict)):
-        raise BadInput(f"{path} is damaged, its 'model' has no files: {MANIFEST_REMEDY}")
+    there = MANIFEST.read(target.root, MANIFEST_REMEDY).get("model")
     if there and (differing := differing_files(there["files"], now["files"])):
         raise BadInput(
             f"{target.root} was begun with other model files than those of {now['folder']}: {'; '.join(differing)}. "
@@ -376,24 +375,22 @@ def _check_model_files(target: Run, now: dict[str, Any]) -> None:
         )
 
 
-def _note_origin(target: Run, attempt: Attempt, origin: dict[str, Any], device: str) -> None:
+def _note_origin(target: Run, attempt: Attempt, origin: Manifest, device: str) -> None:
     """Write manifest.json. Add device, hardware and changes since the previous attempt to attempt.json."""
-    path = target.root / "manifest.json"
     _check_model_files(target, origin["model"])
-    compared = ("git", "versions", "hardware", "plugins")
-    now: dict[str, Any] = {key: origin[key] for key in compared}
-    before = read_object(path, MANIFEST_REMEDY) if path.exists() else now
-    changed = differing_keys({key: before.get(key) for key in compared}, now)
-    attempt.note(device=device, hardware=origin["hardware"], changed=changed)
-    write_json(path, origin)
+    known = (target.root / MANIFEST.name).exists()
+    before = MANIFEST.read(target.root, MANIFEST_REMEDY) if known else origin
+    there, now = ({key: one.get(key) for key in ("git", "versions", "hardware", "plugins")} for one in (before, origin))
+    attempt.note(device=device, hardware=origin["hardware"], changed=differing_keys(there, now))
+    MANIFEST.write(target.root, origin)
 
 
-def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
+def _write_result(config: Config, target: Run, outcome: Outcome) -> None:
     of_rl = target.stage == "rl"
     variant = {"sft": config.dataset.demonstration_source, "rl": config.row_variant}.get(target.stage)
-    write_json(target.root / "budget.json", result["budget"])
-    write_json(
-        target.root / "result.json",
+    BUDGET.write(target.root, outcome["budget"])
+    RESULT.write(
+        target.root,
         {
             "schema": SCHEMA,
             "experiment": config.experiment_name,
@@ -408,13 +405,13 @@ def _write_result(config: Config, target: Run, result: dict[str, Any]) -> None:
             "hash": target.hash,
             "list_length": config.dataset.list_length,
             "cutoffs": config.dataset.cutoffs,
-            **result,
+            **outcome,
         },
     )
 
 
-def _track_result(tracker: Tracker, target: Run, result: dict[str, Any]) -> None:
-    means = {f"{split}/{name}": value for split, table in result["metrics"].items() for name, value in table.items()}
+def _track_result(tracker: Tracker, target: Run, outcome: Outcome) -> None:
+    means = {f"{split}/{name}": value for split, table in outcome["metrics"].items() for name, value in table.items()}
     tracker.summary({f"final/{name}": value for name, value in means.items()})
     tracker.log_table("final", ["split", "metric", "value"], [[*name.split("/", 1), v] for name, v in means.items()])
 
@@ -424,7 +421,7 @@ def _progress(session: Session, target: Run, what: str, total: int, unit: str) -
     return Progress(
         f"{target.label} {what}",
         total,
-        file=target.root / "progress.json" if processes.is_main() else None,
+        file=target.root / PROGRESS.name if processes.is_main() else None,
         show=session.config.runtime.progress and processes.is_main(),
         unit=unit,
     )
@@ -439,9 +436,9 @@ def _finish(
     rule: str | None,
     ledger: Ledger,
     updates: int = 0,
-) -> dict[str, Any]:
+) -> Outcome:
     """Evaluate on validation and test, write predictions and the last points of curves, and return the result."""
-    metrics = {}
+    metrics: dict[str, dict[str, float]] = {}
     completions = CompletionLog(target, tracker, session.config.tracker.completions, session.config.dataset.list_length)
     for split, records in (("validation", session.validation), ("test", session.test)):
         with ledger.phase("evaluation"):
@@ -450,10 +447,10 @@ def _finish(
         metrics[split] = evaluation.means
         if not processes.is_main():
             continue
-        with whole_file(target.root / f"predictions-{split}-{step}.parquet") as beside:
+        with whole_file(target.root / predictions_file(split, step)) as beside:
             evaluation.predictions.to_parquet(beside)
         if len(evaluation.samples):
-            with whole_file(target.root / f"samples-{split}-{step}.parquet") as beside:
+            with whole_file(target.root / samples_file(split, step)) as beside:
                 evaluation.samples.to_parquet(beside)
         if split == "test" or target.stage != "rl":  # the RL stage recorded its validation during training
             target.replace_metrics(step, split, evaluation.means)
@@ -490,7 +487,7 @@ def _greedy(session: Session, target: Run, source: str | Path) -> Callable[[str,
     return lists
 
 
-def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
+def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> Outcome:
     config, oracle = session.config, session.dataset.oracle
     assert oracle is not None
     if processes.is_main():
@@ -509,25 +506,20 @@ def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> 
     return _finish(session, target, tracker, lists, 0, None, ledger)
 
 
-def _zero_shot(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
+def _zero_shot(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> Outcome:
     if processes.is_main():
         rewind_logs(target, None)
     return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, ledger)
 
 
-def _validation_means(done: Run) -> dict[str, float]:
-    result = read_object(done.root / "result.json", f"move {done.root} away, and the same command makes it again")
-    return dict(result["metrics"]["validation"])
-
-
 def _sft_validation(session: Session) -> Validation | None:
     if session.config.trainer.sft.evaluate_every is None:
         return None
-    initial = _validation_means(locate(session.config, "zero_shot"))
+    initial = validation_means(locate(session.config, "zero_shot"))
     return Validation(session.validation, session.judge, session.facts, initial)
 
 
-def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
+def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> Outcome:
     config, updates = session.config, session.config.trainer.sft.updates
     start_streams(config.trainer.sft.seed)
     progress = _progress(session, target, "training", updates, "update")
@@ -545,15 +537,15 @@ def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dic
     progress.close()
     lists = _greedy(session, target, target.final_model)
     result = _finish(session, target, tracker, lists, updates, "last", ledger, updates)
-    return result | {"demonstrations": kept.result}
+    return {**result, "demonstrations": kept.result}
 
 
-def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict[str, Any]:
+def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> Outcome:
     config = session.config
     before = locate(config, config.stages[-2])
     start = before.final_model if before.stage == "sft" else Path(session.model_source)
     updates = config.trainer.rl.updates
-    if found := without_signal(_validation_means(before), config.evaluation.metric):
+    if found := without_signal(validation_means(before), config.evaluation.metric):
         console.print(f"note: RL begins without a signal: {before.label} ends where {found}", style="yellow")
     start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
@@ -567,7 +559,7 @@ def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict
         session.judge,
         session.facts,
         session.validation,
-        _validation_means(before),
+        validation_means(before),
         tracker,
         progress,
         ledger,
@@ -575,5 +567,7 @@ def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> dict
     progress.close()
     lists, rule = _greedy(session, target, target.final_model), config.evaluation.checkpoint
     result = _finish(session, target, tracker, lists, trained.step, rule, ledger, trained.updates)
-    used = {} if trained.kept is None else {"demonstrations": trained.kept.result}
-    return result | used | {"stopped": trained.stop.result if trained.stop else None}
+    result["stopped"] = trained.stop.result if trained.stop else None
+    if trained.kept is not None:
+        result["demonstrations"] = trained.kept.result
+    return result

@@ -19,13 +19,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Unpack, cast
 
 from rich.console import Console
 
 from rlbench.base.errors import BadInput
-from rlbench.base.files import clear_partial, drop, leads_outside, write_json
+from rlbench.base.files import clear_partial, drop, leads_outside
 from rlbench.base.program import own_words
+from rlbench.base.records import Damaged
+from rlbench.runs.record import ATTEMPT, MEASUREMENTS, AttemptFacts
 
 FOLDER = "attempts"
 RESERVED = "RLBENCH_ATTEMPT"
@@ -48,7 +50,7 @@ class Attempt:
 
     @property
     def begun(self) -> bool:
-        return (self.folder / "attempt.json").is_file()
+        return (self.folder / ATTEMPT.name).is_file()
 
     @property
     def log_file(self) -> Path:
@@ -58,7 +60,7 @@ class Attempt:
     def output_file(self) -> Path:
         return self.folder / "output.txt"
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> AttemptFacts:
         """Return the content of attempt.json, or an empty dict if the attempt never began.
 
         A damaged file is reported as an outcome, not raised: no decision depends on an attempt.
@@ -66,14 +68,13 @@ class Attempt:
         if not self.begun:
             return {}
         try:
-            content = json.loads((self.folder / "attempt.json").read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            content = None
-        return content if isinstance(content, dict) else {"outcome": UNKNOWN, "reason": "attempt.json is damaged"}
+            return ATTEMPT.load(self.folder)
+        except Damaged:
+            return {"outcome": UNKNOWN, "reason": f"{ATTEMPT.name} is damaged"}
 
-    def note(self, **facts: Any) -> None:
+    def note(self, **facts: Unpack[AttemptFacts]) -> None:
         """Add fields to attempt.json."""
-        write_json(self.folder / "attempt.json", self.read() | facts)
+        ATTEMPT.write(self.folder, {**self.read(), **facts})
 
     def close(self, outcome: str, reason: str, reached: int | None) -> None:
         """Write the outcome."""
@@ -178,7 +179,7 @@ def _unfold(root: Path) -> None:
 
 def last_update(root: Path) -> int | None:
     """Return the last update recorded in metrics.jsonl, or None."""
-    path = root / "metrics.jsonl"
+    path = root / MEASUREMENTS.name
     if not path.is_file():
         return None
     with path.open("rb") as file:

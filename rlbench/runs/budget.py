@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from rlbench.runs.record import PHASES, Budget, Spent
+
 COUNTS = ("prompts", "completions", "generated_tokens", "trained_tokens", "evaluation_tokens")
-PHASES = ("rollout", "reward", "reference", "update", "evaluation", "checkpoint")
 POWERCAP = Path("/sys/class/powercap")
 SAMPLE_SECONDS = 1.0
 """Minimum seconds between readings of the energy counters at phase changes. RAPL counters wrap within an hour."""
@@ -212,12 +213,18 @@ class Ledger:
         """Return the innermost phase that raised the error, or None."""
         return self._failure[1] if self._failure is not None and self._failure[0] is error else None
 
-    def so_far(self) -> dict[str, float]:
-        """Return counts without evaluation and total seconds over all attempts: one point of `budget.jsonl`."""
+    def so_far(self, update: int) -> Spent:
+        """Return what training has spent by an update, over all attempts: one line of `budget.jsonl`."""
         self._settle()
         seconds = self._mark - self._started + self._earlier.get("seconds", {}).get("total", 0.0)
-        trained = {name: count for name, count in self.counts.items() if name != "evaluation_tokens"}
-        return {**trained, "seconds": round(seconds, 3)}
+        return {
+            "update": update,
+            "prompts": self.counts["prompts"],
+            "completions": self.counts["completions"],
+            "generated_tokens": self.counts["generated_tokens"],
+            "trained_tokens": self.counts["trained_tokens"],
+            "seconds": round(seconds, 3),
+        }
 
     def totals(self) -> dict[str, Any]:
         """Return everything so far as JSON, in the form that `resume` takes."""
@@ -237,12 +244,12 @@ class Ledger:
             },
         }
 
-    def report(self, updates: int, attempts: int) -> dict[str, Any]:
-        """Return the content of budget.json (docs/results-schema.md).
+    def report(self, updates: int, attempts: int) -> Budget:
+        """Return the content of budget.json.
 
         Args:
             updates: number of optimiser updates in the weights.
             attempts: number of times the stage was started.
         """
         totals = self.totals()
-        return {**totals.pop("counts"), "updates": updates, "attempts": attempts, **totals}
+        return cast(Budget, {**totals.pop("counts"), "updates": updates, "attempts": attempts, **totals})

@@ -16,7 +16,6 @@ from rlbench.base.files import (
     new_folder,
     overwrite,
     sync,
-    write_json,
     write_text,
 )
 from rlbench.base.preemption import Preempted
@@ -35,6 +34,7 @@ from rlbench.runs.directory import (
     status_of,
 )
 from rlbench.runs.existing import check_recorded, differing_from_recorded
+from rlbench.runs.record import IDENTITY, SETTINGS
 
 
 @contextlib.contextmanager
@@ -69,8 +69,8 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
         attempt = None
         try:
             clear_partial(run.root)
-            write_json(run.root / "identity.json", run.identity)
-            write_text(run.root / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+            IDENTITY.write(run.root, dict(run.identity))
+            write_text(run.root / SETTINGS, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
             attempt = attempts.begin(run.root)
             run.set_status(RUNNING)
             yield attempt

@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from rlbench.base.jsonl import append_rows, keep_rows
 from rlbench.data.record import Messages, Record
 from rlbench.runs.directory import Run
+from rlbench.runs.record import COMPLETIONS, GreedyList
 from rlbench.tracking import Tracker
 
-FILE = "completions.jsonl"
 PROMPT_CHARACTERS = 600
 """Number of trailing prompt characters to show."""
 
@@ -31,7 +30,7 @@ def evenly_spread(records: Sequence[Record], count: int) -> list[int]:
 def sample_completions(
     records: Sequence[Record], predictions: pd.DataFrame, count: int, list_length: int, split: str, step: int
 ) -> list[dict[str, Any]]:
-    """The lists of `count` contexts, in the format of `completions.jsonl`.
+    """The lists of `count` contexts: `GreedyList` with ndcg@N.
 
     Args:
         records: the evaluated samples.
@@ -46,18 +45,16 @@ def sample_completions(
     for position in evenly_spread(records, count):
         record, row = records[position], predictions.iloc[position]
         entries = zip(row["titles"], row["years"], row["verdicts"], strict=True)
-        rows.append(
-            {
-                "step": step,
-                "split": split,
-                "context_id": record.context_id,
-                "prompt": shortened(record.prompt),
-                "relevant": [[title, year] for title, year in record.ground_truth],
-                "ranks": [[str(title), int(year), str(verdict)] for title, year, verdict in entries],
-                "text": str(row["text"]),
-                metric: float(row[metric]),
-            }
-        )
+        greedy: GreedyList = {
+            "step": step,
+            "split": split,
+            "context_id": record.context_id,
+            "prompt": shortened(record.prompt),
+            "relevant": [[title, year] for title, year in record.ground_truth],
+            "ranks": [[str(title), int(year), str(verdict)] for title, year, verdict in entries],
+            "text": str(row["text"]),
+        }
+        rows.append({**greedy, metric: float(row[metric])})
     return rows
 
 
@@ -98,13 +95,13 @@ class CompletionLog:
     """
 
     def __init__(self, run: Run, tracker: Tracker, count: int, list_length: int):
-        self.file, self.tracker, self.count, self.list_length = run.root / FILE, tracker, count, list_length
+        self.root, self.tracker, self.count, self.list_length = run.root, tracker, count, list_length
 
     def add(self, step: int, split: str, records: Sequence[Record], predictions: pd.DataFrame) -> None:
         """Record the lists of an evaluation. They replace what an interrupted attempt wrote for the same evaluation."""
         if not self.count:
             return
         rows = sample_completions(records, predictions, self.count, self.list_length, split, step)
-        keep_rows(self.file, lambda row: (row["step"], row["split"]) != (step, split))
-        append_rows(self.file, rows)
+        COMPLETIONS.keep(self.root, lambda row: (row["step"], row["split"]) != (step, split))
+        COMPLETIONS.append(self.root, rows)
         self.tracker.log_table(f"completions/{split}", *as_table(rows), step)

@@ -12,12 +12,14 @@ from typing import Any
 
 from rlbench.base import digests
 from rlbench.base.errors import BadInput
-from rlbench.base.files import leads_outside, read_object, write_text
-from rlbench.base.jsonl import append_rows, keep_rows, read_rows
+from rlbench.base.files import leads_outside, write_text
+from rlbench.base.progress import PROGRESS
+from rlbench.base.records import PUT_BACK
 from rlbench.config.schema import Config
 from rlbench.runs import attempts
 from rlbench.runs.attempts import Attempt
 from rlbench.runs.identity import config_hash, stage_config
+from rlbench.runs.record import JOB, MEASUREMENTS, RESULT, Measurement
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 INTERRUPTED = "interrupted"
@@ -26,13 +28,11 @@ PREEMPTED = 75
 """Exit code of such a run: EX_TEMPFAIL in sysexits.h ("try again")."""
 PRUNED = "pruned"
 """Status of a run stopped as hopeless by a search. STATUS gives the reason."""
-MEASUREMENT: dict[str, type | tuple[type, ...]] = {"step": int, "split": str, "metric": str, "value": (int, float)}
-"""Fields of a line in metrics.jsonl."""
 FOLDERS = ("attempts", "checkpoints", "model", "preferences")
 FILES = ("STATUS", ".lock", "*.json", "*.jsonl", "*.yaml", "*.parquet")
 """Contents of a run directory, except the folders of trackers."""
 ATTEMPT_FILES = (attempts.FOLDER, f"{attempts.FOLDER}/*", f"{attempts.FOLDER}/*/*")
-UNLISTED = (digests.LIST_FILE, "progress.json", "slurm.json")
+UNLISTED = (digests.LIST_FILE, PROGRESS.name, JOB.name)
 """Files of a finished run that nothing relies on. A launcher may write them after the run's end."""
 
 
@@ -73,12 +73,17 @@ class Run:
 
     @property
     def metrics_file(self) -> Path:
-        return self.root / "metrics.jsonl"
+        return self.root / MEASUREMENTS.name
 
     @property
     def logs(self) -> list[Path]:
         """Files that a running run appends to: metrics.jsonl and similar."""
         return sorted(self.root.glob("*.jsonl"))
+
+    @property
+    def remedy(self) -> str:
+        """What to do if a file of the finished run is damaged."""
+        return f"move {self.root} away, and the same command makes it again"
 
     @property
     def name(self) -> str:
@@ -103,16 +108,10 @@ class Run:
         Raises:
             BadInput: if the result is damaged.
         """
-        path = self.root / "result.json"
-        if not path.exists():
+        if not (self.root / RESULT.name).exists():
             return ""
-        remedy = f"move {self.root} away, and the same command makes it again"
-        stopped = read_object(path, remedy).get("stopped")
-        if stopped is None:
-            return ""
-        if not (isinstance(stopped, dict) and isinstance(stopped.get("reason"), str)):
-            raise BadInput(f"{path} is damaged, its 'stopped' has no reason: {remedy}")
-        return f"stopped early at update {stopped.get('update')}: {stopped['reason']}"
+        stopped = RESULT.read(self.root, self.remedy, "stopped").get("stopped")
+        return f"stopped early at update {stopped['update']}: {stopped['reason']}" if stopped else ""
 
     def attempts(self) -> int:
         """Return the number of times this run was started."""
@@ -125,30 +124,32 @@ class Run:
 
     def append_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Append one line per metric to metrics.jsonl."""
-        append_rows(
-            self.metrics_file,
-            [{"step": step, "split": split, "metric": name, "value": value} for name, value in metrics.items()],
-        )
+        rows = [Measurement(step=step, split=split, metric=name, value=value) for name, value in metrics.items()]
+        MEASUREMENTS.append(self.root, rows)
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[Measurement]:
         """Return the rows of metrics.jsonl. A truncated last line is skipped.
 
         Raises:
             BadInput: if a line is no measurement.
         """
-        rows = read_rows(self.metrics_file)
-        for number, row in enumerate(rows, start=1):
-            if not all(isinstance(row.get(key), kind) for key, kind in MEASUREMENT.items()):
-                raise BadInput(f"{self.metrics_file} is damaged: line {number} is no measurement: {row}")
-        return rows
+        return MEASUREMENTS.read(self.root, PUT_BACK)
 
     def replace_metrics(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Append metrics, and remove those that an interrupted attempt wrote for the same step and split."""
-        keep_rows(
-            self.metrics_file,
-            lambda row: (row["step"], row["split"]) != (step, split) or row["metric"] not in metrics,
+        MEASUREMENTS.keep(
+            self.root, lambda row: (row["step"], row["split"]) != (step, split) or row["metric"] not in metrics
         )
         self.append_metrics(step, split, metrics)
+
+
+def validation_means(run: Run) -> dict[str, float]:
+    """Return the validation metrics of a finished run.
+
+    Raises:
+        BadInput: if its result is damaged.
+    """
+    return RESULT.read(run.root, run.remedy, "metrics")["metrics"].get("validation", {})
 
 
 def label_of(config: Config, stage: str) -> str:

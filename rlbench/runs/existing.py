@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rlbench.base.content import SHOWN
-from rlbench.base.files import read_object
+from rlbench.base.records import PUT_BACK, Damaged
+from rlbench.config.plugins import load_plugins, plugin_digests
 from rlbench.config.schema import Config
 from rlbench.runs.directory import DONE, Run, locate
 from rlbench.runs.identity import INPUTS, differing_keys
+from rlbench.runs.record import IDENTITY, MANIFEST
 
 
 def unmeasured(run: Run, steps: Iterable[int]) -> list[int]:
@@ -67,15 +70,14 @@ def superseded(run: Run) -> list[str]:
     """Return a notice for each run of the same row, seed and settings that was made from other inputs."""
     notices = []
     for path in sorted(run.root.parent.glob(f"seed{run.seed}-*")):
-        recorded = path / "identity.json"
-        if path == run.root or not recorded.is_file():
+        if path == run.root or not (path / IDENTITY.name).is_file():
             continue
         try:
-            there = json.loads(recorded.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
+            there = IDENTITY.load(path)
+        except Damaged:
             continue  # reported when that directory is used
         now = json.loads(json.dumps(run.identity))
-        if not isinstance(there, dict) or not isinstance(there.get(INPUTS), dict):
+        if not isinstance(there.get(INPUTS), dict):
             continue
         if {**there, INPUTS: None} == {**now, INPUTS: None}:
             differences = differing_keys(there[INPUTS], now[INPUTS], shown=_shortened)
@@ -92,8 +94,39 @@ def _shortened(value: Any) -> str:
 
 def differing_from_recorded(run: Run) -> list[str]:
     """Return how the recorded identity differs from the run's; empty if none is recorded yet."""
-    recorded = run.root / "identity.json"
-    if not recorded.exists():
+    if not (run.root / IDENTITY.name).exists():
         return []
-    there = read_object(recorded, "remove it, and give the same command again; it writes the file anew")
+    there = IDENTITY.read(run.root, "remove it, and give the same command again; it writes the file anew")
     return differing_keys(there, json.loads(json.dumps(run.identity)))
+
+
+def check_plugins(root: Path, names: Sequence[str]) -> list[str]:
+    """Return an error if an existing run was made with different plugin code.
+
+    Plugins are not part of a run's identity, so the directory name does not reflect them. Their content is compared,
+    not their names. A sweep loads all its plugins for every cell, so added or removed plugins are allowed on their own.
+    One added and one removed together count as a replacement. Plugins that fail to load are not reported here.
+
+    Args:
+        root: the run directory; it may not exist.
+        names: as in `rlbench.config.plugins.load_plugins`.
+
+    Raises:
+        BadInput: if the run's manifest is damaged.
+    """
+    if not (root / MANIFEST.name).exists() or load_plugins(names):
+        return []
+    there, now = MANIFEST.read(root, PUT_BACK, "plugins")["plugins"], plugin_digests(names)
+    lost = [name for name, digest in there.items() if digest not in now.values()]
+    new = [name for name, digest in now.items() if digest not in there.values()]
+    changed = sorted({*lost, *new}) if lost and new else []
+    if not changed:
+        return []
+    sides = [
+        f"{name}: sha256 {there.get(name, 'none')[:SHOWN]} there, {now.get(name, 'none')[:SHOWN]} now"
+        for name in changed
+    ]
+    return [
+        f"{root} was made with other code of plugins ({'; '.join(sides)}): move it away, or give the new code a row of "
+        "its own with variant=NAME"
+    ]

@@ -21,6 +21,7 @@ from rlbench.base.program import as_started
 from rlbench.runs.attempts import Attempt, reason_of
 from rlbench.runs.claiming import claim
 from rlbench.runs.directory import FAILED, RUNNING, Run
+from rlbench.runs.record import Spread
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -176,7 +177,7 @@ def _raise_first(own: list[Exception | None]) -> None:
             raise BadInput(*reason) if isinstance(reason, list) else ProcessFailed(f"process {process}: {reason}")
 
 
-def facts(config: "Config") -> dict[str, Any]:
+def facts(config: "Config") -> Spread:
     """Return how a run is distributed. This affects only rounding and which checkpoints fit."""
     strategy = config.trainer.parallel.strategy if count() > 1 else None
     return {"processes": count(), "strategy": strategy}

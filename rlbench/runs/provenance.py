@@ -4,10 +4,10 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import psutil
 import torch
@@ -15,33 +15,48 @@ import torch
 from rlbench.base.git import code_state
 from rlbench.base.program import own_words
 from rlbench.config.plugins import plugin_digests
+from rlbench.config.schema import HubModelConfig, ModelConfig, WheelModelConfig
 from rlbench.data.record import RankedListDataset
+from rlbench.models.sources import folder_digests, is_local
 from rlbench.runs import versions
 from rlbench.runs.budget import gpu_driver
+from rlbench.runs.record import Git, Hardware, Manifest, ModelOrigin
 
 
 def manifest(
-    dataset: RankedListDataset, prompt_template: str | None, model: Mapping[str, Any], plugins: Sequence[str] = ()
-) -> dict[str, Any]:
+    dataset: RankedListDataset, prompt_template: str | None, model: ModelOrigin, plugins: Sequence[str] = ()
+) -> Manifest:
     """Return what a reader needs to decide whether two results are comparable.
 
     Args:
         dataset: the data.
         prompt_template: the dataset's template, or None.
-        model: result of `rlbench.models.sources.model_facts`.
+        model: result of `model_origin`.
         plugins: as in `rlbench.config.plugins.load_plugins`.
     """
     return {
-        "git": code_state(),
+        "git": cast(Git, code_state()),
         "versions": versions.present(),
         "packages": packages(),
         "hardware": hardware(),
         "data": {"name": dataset.name, "sha256": dataset.fingerprint, "notices": list(dataset.notices)},
-        "model": dict(model),
+        "model": model,
         "plugins": plugin_digests(plugins),
         "prompt_sha256": hashlib.sha256((prompt_template or "").encode()).hexdigest(),
         "command": own_words(),
     }
+
+
+def model_origin(config: ModelConfig, folder: str) -> ModelOrigin:
+    """Return the name of a model's folder, the sha256 of its files, and the hub's revision.
+
+    Args:
+        config: the model's configuration.
+        folder: the folder that it is loaded from.
+    """
+    path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
+    revision = Path(folder).name if path is not None and not is_local(path) else None
+    return {"folder": Path(folder).name, "files": folder_digests(Path(folder), folder), "revision": revision}
 
 
 def packages() -> dict[str, str]:
@@ -50,7 +65,7 @@ def packages() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> Hardware:
     """Describe the machine as far as speed and rounding may depend on it, without identifying it."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

@@ -9,12 +9,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rlbench.base.digests import check_model
-from rlbench.base.errors import BadInput
-from rlbench.base.files import partial_folder, publish, read_object, whole_file, write_json
+from rlbench.base.files import (
+    partial_folder,
+    publish,
+    whole_file,
+    write_json,
+)
+from rlbench.base.progress import PROGRESS
+from rlbench.base.records import Damaged
 from rlbench.config.schema import Config
 from rlbench.models.sources import differing_files
 from rlbench.runs.directory import (
@@ -24,8 +31,9 @@ from rlbench.runs.directory import (
     status_of,
 )
 from rlbench.runs.existing import curve_problems, unmeasured
+from rlbench.runs.record import BUDGET, IDENTITY, MANIFEST, RESULT, SETTINGS
 
-OWN = ("STATUS", "identity.json", "config.yaml", "progress.json")
+OWN = ("STATUS", IDENTITY.name, SETTINGS, PROGRESS.name)
 """Files that belong to a directory and not to the result."""
 MODEL = "model"
 
@@ -47,9 +55,9 @@ def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[st
     below = run.root.relative_to(config.group_dir.parent)
     wanted = json.loads(json.dumps(run.identity))
     for path in (experiment / below for experiment in sorted(Path(config.runs_dir).glob("*"))):
-        if path.resolve() == run.root.resolve() or status_of(path) != DONE or not (path / "result.json").is_file():
+        if path.resolve() == run.root.resolve() or status_of(path) != DONE or not (path / RESULT.name).is_file():
             continue
-        if not (path / "identity.json").is_file() or _read(path / "identity.json") != wanted:
+        if not (path / IDENTITY.name).is_file() or _identity(path) != wanted:
             continue
         check_done(path)  # its files are read below
         if run.stage != "oracle" and differing_files(_files_of_model(path), model_files()):
@@ -59,18 +67,18 @@ def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[st
     return None
 
 
-def _read(path: Path) -> Any:
+def _identity(root: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return None  # damaged: reported when that directory is used
+        return IDENTITY.load(root)
+    except Damaged:
+        return None  # reported when that directory is used
 
 
-def _files_of_model(root: Path) -> Mapping[str, Any]:
-    """Return the model files of a finished run, or an empty mapping if its manifest has none."""
-    model = read_object(root / "manifest.json", f"move {root} away").get("model")
-    files = model.get("files") if isinstance(model, dict) else None
-    return files if isinstance(files, dict) else {}
+def _files_of_model(root: Path) -> Mapping[str, str]:
+    """Return the model files of a finished run, or an empty mapping if its manifest has none or is damaged."""
+    with suppress(FileNotFoundError, Damaged):
+        return MANIFEST.load(root, "model")["model"]["files"]
+    return {}
 
 
 def _lacks_curve(there: Run, config: Config) -> bool:
@@ -122,16 +130,13 @@ def _noted(source: Path, place: str, experiment: str) -> dict[str, dict[str, Any
         BadInput: if one of the files has invalid content.
     """
     remedy = f"move {source} away, and the same command makes the stage here"
-    result, budget, manifest = (
-        read_object(source / f"{name}.json", remedy) for name in ("result", "budget", "manifest")
-    )
-    if not isinstance(result.get("budget"), dict):
-        raise BadInput(f"{source / 'result.json'} is damaged, it has no 'budget': {remedy}")
+    result, budget = RESULT.read(source, remedy, "budget"), BUDGET.read(source, remedy)
+    manifest = MANIFEST.read(source, remedy)
     origin = {"adopted_from": place}
     return {
-        "result.json": {**result, "experiment": experiment, "budget": origin | result["budget"]},
-        "budget.json": origin | budget,
-        "manifest.json": origin | manifest,
+        RESULT.name: {**result, "experiment": experiment, "budget": origin | result["budget"]},
+        BUDGET.name: {**origin, **budget},
+        MANIFEST.name: {**origin, **manifest},
     }
 
 

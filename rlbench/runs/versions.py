@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from rlbench.base.files import PUT_BACK, read_object
+from rlbench.base.records import PUT_BACK, read_object
+from rlbench.runs.record import MANIFEST
 
 PACKAGES = (
     "torch",
@@ -45,7 +46,7 @@ def differing(root: Path) -> tuple[str, ...]:
     Raises:
         BadInput: if manifest.json cannot be read.
     """
-    path = root / "manifest.json"
+    path = root / MANIFEST.name
     if not path.exists():
         return ()
     manifest = read_object(path, PUT_BACK)

@@ -10,11 +10,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlbench.base import preemption
-from rlbench.base.jsonl import append_rows
 from rlbench.base.progress import Progress
 from rlbench.base.sharding import fill, whole
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import Run
+from rlbench.runs.record import BUDGET_ROWS
 from rlbench.tracking import Tracker
 from rlbench.training.checkpoints import checkpoint_being_written
 from rlbench.training.safety import Guard
@@ -60,8 +60,6 @@ TRAIN_METRICS = {
 FAMILIES = ("term/", "regulariser/", "advantage_mean@", "advantage_std@", "reward@", "hits@")
 """Prefixes of names that exist once per reward term, regulariser or list rank. They are recorded unchanged."""
 
-SPENDING_FILE = "budget.jsonl"
-
 
 class Recorder(TrainerCallback):
     """Writes training metrics to metrics.jsonl and the tracker, and moves the progress bar."""
@@ -98,7 +96,7 @@ class SpendingLog(TrainerCallback):
     """
 
     def __init__(self, run: Run, ledger: Ledger):
-        self.file, self.ledger = run.root / SPENDING_FILE, ledger
+        self.run, self.ledger = run, ledger
 
     def on_log(
         self,
@@ -109,7 +107,7 @@ class SpendingLog(TrainerCallback):
         **_: Any,
     ) -> None:
         if logs and "loss" in logs and state.is_world_process_zero:
-            append_rows(self.file, [{"update": state.global_step} | self.ledger.so_far()])
+            BUDGET_ROWS.append(self.run.root, [self.ledger.so_far(state.global_step)])
 
 
 class Evaluator(TrainerCallback):

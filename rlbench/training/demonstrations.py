@@ -13,6 +13,7 @@ from rlbench.base.errors import BadInput
 from rlbench.base.seeding import demonstration_order
 from rlbench.data.record import Record
 from rlbench.runs import processes
+from rlbench.runs import record as run_record
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Kept:
         return cls(len(rows) + dropped, at_limit + dropped, without + dropped)
 
     @property
-    def result(self) -> dict[str, int]:
+    def result(self) -> run_record.Demonstrations:
         """`demonstrations` in result.json."""
         return {"count": self.count, "at_limit": self.at_limit, "without_end": self.without_end}
 

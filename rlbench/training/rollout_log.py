@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from rlbench.base.jsonl import append_rows, keep_rows
 from rlbench.lists.relevance import Verdict
 from rlbench.rewards.scorer import ScoredList
 from rlbench.runs.completions import shortened
 from rlbench.runs.directory import Run
+from rlbench.runs.record import ROLLOUTS, Group, SampledList
 
-FILE = "rollouts.jsonl"
 DIGITS = 6
 
 
@@ -28,7 +27,7 @@ class RolloutLog:
     """
 
     def __init__(self, run: Run, every: int, num_iterations: int):
-        self.file, self.every, self.num_iterations = run.root / FILE, every, num_iterations
+        self.root, self.every, self.num_iterations = run.root, every, num_iterations
 
     def is_due(self, step: int) -> bool:
         """Whether the rollout before update `step` + 1 is recorded."""
@@ -53,23 +52,24 @@ class RolloutLog:
             rewards: (G,) reward of each list.
             advantages: (G, N) advantage of each rank.
         """
-        keep_rows(self.file, lambda old: old["step"] != step)
+        ROLLOUTS.keep(self.root, lambda old: old["step"] != step)
         rounded = [[[round(x, DIGITS) for x in row] for row in part.tolist()] for part in (returns, advantages)]
         shown = [
             _as_row(scored, reward, *of_ranks)
             for scored, reward, *of_ranks in zip(lists, rewards.tolist(), *rounded, strict=True)
         ]
         relevant = [[film["title"], film["year"]] for film in row["ground_truth"]]
-        group = {
+        group: Group = {
             "step": step,
             "context_id": row["context_id"],
             "prompt": shortened(row["prompt"]),
             "relevant": relevant,
+            "lists": shown,
         }
-        append_rows(self.file, [group | {"lists": shown}])
+        ROLLOUTS.append(self.root, [group])
 
 
-def _as_row(scored: ScoredList, reward: float, returns: list[float], advantages: list[float]) -> dict[str, Any]:
+def _as_row(scored: ScoredList, reward: float, returns: list[float], advantages: list[float]) -> SampledList:
     entries = zip(scored.parsed.entries, scored.verdicts, returns, advantages, strict=False)
     return {
         "ranks": [[entry.title, entry.year, str(verdict), worth, credit] for entry, verdict, worth, credit in entries],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlbench.config.schema import SafetyConfig
+from rlbench.runs.record import Stopped
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Stop:
     reason: str
 
     @property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Stopped:
         """The value of `stopped` in result.json."""
         return {"update": self.update, "reason": self.reason}
 

@@ -20,7 +20,8 @@ from rlbench.base.progress import Progress
 from rlbench.config.schema import Config
 from rlbench.running import runner
 from rlbench.runs.directory import INTERRUPTED, locate
-from rlbench.runs.sweep_file import SWEEP_FILE, read_cells, write_cells
+from rlbench.runs.record import SWEEP
+from rlbench.runs.sweep_file import read_cells, write_cells
 from rlbench.training.checkpoints import steps_of
 from tests.conftest import SMALL, composed
 
@@ -280,13 +281,13 @@ def expect_repaired_or_named(family, wanted, stopped, whole, tmp_path):
 @pytest.mark.parametrize("damage", [*ANY, *OF_JSON])
 def test_damage_of_the_cells_of_a_sweep_is_named(damage, tmp_path):
     """`analysis.status` and the next sweep say so; where the file is gone the next sweep begins anew."""
-    file = tmp_path / SWEEP_FILE
-    write_cells(file, {"mini-tiny/sft/seed0-00000000": {"command": ["python", "run.py", "seed=1"], "updates": 3}})
+    file = tmp_path / SWEEP.name
+    write_cells(tmp_path, {"mini-tiny/sft/seed0-00000000": {"command": ["python", "run.py", "seed=1"], "updates": 3}})
     {**ANY, **OF_JSON}[damage](file)
     if damage == "deleted":
         with pytest.raises(BadInput, match="no run below"):
             survey(tmp_path, 0.0)
         return
-    for read in (lambda: read_cells(file), lambda: survey(tmp_path, 0.0)):
+    for read in (lambda: read_cells(tmp_path), lambda: survey(tmp_path, 0.0)):
         with pytest.raises(BadInput, match=f"{file} is damaged.*: move it away, and the commands of its sweeps"):
             read()

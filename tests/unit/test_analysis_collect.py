@@ -183,7 +183,7 @@ GOOD_TEST = {"recall@5": 0.2, "recall@10": 0.4, "ndcg@5": 0.2, "ndcg@10": 0.3, "
     ("damage", "says"),
     [
         (drop("result.json"), "half-written: says done but has no result.json"),
-        (write("result.json", '{"schema": 1, "exp'), "half-written: result.json is not JSON"),
+        (write("result.json", '{"schema": 1, "exp'), "result.json is not JSON"),
         (write("result.json", "[1]"), "holds no object"),
         (edit(schema=1), "schema version 1 and this reader knows 2: read it with the version of rlbench that made it"),
         (edit(schema=None), "schema version None"),
@@ -194,7 +194,7 @@ GOOD_TEST = {"recall@5": 0.2, "recall@10": 0.4, "ndcg@5": 0.2, "ndcg@10": 0.3, "
         (edit(budget={"updates": 1}), "budget.prompts, budget.completions, budget.generated_tokens, budget.seconds"),
         (edit(checkpoint={"rule": "best"}), "checkpoint.step"),
         (edit(metrics={"test": {}}), "metrics.test.recall@5"),
-        (edit(metrics={"test": GOOD_TEST | {"ndcg@10": math.nan}}), "test metrics that are NaN or infinite in result"),
+        (edit(metrics={"test": GOOD_TEST | {"ndcg@10": math.nan}}), "test metrics that are NaN or infinite"),
         (edit(metrics={"test": GOOD_TEST, "validation": {"eos": math.inf}}), "validation metrics that are NaN"),
         (edit(metrics={"test": GOOD_TEST | {"ndcg@10": 0.31}}), "says ndcg@10 = 0.310000 on test, but predictions"),
         (drop("predictions-test-100.parquet"), "has no predictions-test-100.parquet"),
@@ -207,8 +207,11 @@ GOOD_TEST = {"recall@5": 0.2, "recall@10": 0.4, "ndcg@5": 0.2, "ndcg@10": 0.3, "
         (rewrite(lambda frame: frame.assign(cluster_id=["x", "y", None])), "has no cluster_id in some rows"),
         (rewrite(lambda frame: frame.assign(cluster_id=["x", "x", "y"])), "one context_id into several cluster_id"),
         (rewrite(lambda frame: frame.assign(eos=[1.0, math.nan, 1.0])), "eos NaN or infinite in 1 of 3 samples"),
-        (write("metrics.jsonl", '{"step": 1, "split": "train", "met'), "line 1 of metrics.jsonl"),
-        (write("metrics.jsonl", '{"step": 1, "split": "train", "metric": "kl", "value": null}\n'), "line 1 of metrics"),
+        (write("metrics.jsonl", '{"step": 1, "split": "train", "met'), "metrics.jsonl is damaged: line 1"),
+        (
+            write("metrics.jsonl", '{"step": 1, "split": "train", "metric": "kl", "value": null}\n'),
+            "metrics.jsonl is damaged: line 1",
+        ),
     ],
 )
 def test_a_damaged_run_is_left_out_by_name(
@@ -421,7 +424,7 @@ def test_what_updates_had_spent_is_read_and_the_later_line_counts(runs: Path, ga
         [name, 2, 16.0, 16.0, 16.0, 16.0, 16.0],
     ]
     (path / "budget.jsonl").write_text(text + '{"update": 3, "compl')
-    assert "line 4 of budget.jsonl" in only_problem(gather(runs), path, runs)
+    assert "budget.jsonl is damaged: line 4" in only_problem(gather(runs), path, runs)
 
 
 def test_frames_are_read_when_asked_for_and_once(runs: Path) -> None:

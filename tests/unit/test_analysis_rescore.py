@@ -316,7 +316,7 @@ def test_runs_that_cannot_be_judged_again_are_named(runs: Path, capsys: pytest.C
     seal(second)
     assert main([str(runs), "--protocol", "fuzzy"]) == 2
     said = capsys.readouterr()
-    assert "has no column text, which re-scoring needs" in said.out and "could be judged again" in said.err
+    assert "has no column text" in said.out and "could be judged again" in said.err
     table.iloc[1:].to_parquet(second / f"predictions-validation-{STEP}.parquet")
     seal(second)
     assert main([str(runs), "--protocol", "fuzzy"]) == 2
@@ -410,7 +410,7 @@ def test_odd_settings_of_a_run_are_named(runs: Path, section: str, key: str, val
 def test_a_manifest_without_its_data_is_named(runs: Path) -> None:
     run = one_run(runs)
     edit(run / "manifest.json", lambda manifest: manifest.update(data=[1]))
-    assert "judged on other data: manifest.json has sha256 None" in refused(run)
+    assert "manifest.json has data [1], which is not an object" in refused(run)
 
 
 def refused(run: Path) -> str:

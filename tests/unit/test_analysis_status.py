@@ -35,7 +35,7 @@ def make(folder, name, status, **progress):
 @pytest.fixture
 def experiment(tmp_path):
     """done, running, interrupted, failed; and one that was never started."""
-    write_cells(tmp_path / "sweep.json", SWEEP["cells"])
+    write_cells(tmp_path, SWEEP["cells"])
     make(tmp_path, "grpo", "done\n", description="test", done=500, total=500, first=0, seconds=9.0)
     running = make(tmp_path, "gspo", "running\n", description="seed 0", done=20, total=40, first=10, seconds=30.0)
     make(tmp_path, "dapo", "running\n", description="seed 0", done=5, total=40, first=0, seconds=10.0)

@@ -59,8 +59,9 @@ def test_points_of_the_budget_count_training_alone():
     ledger = Ledger()
     ledger.resume({"counts": {"prompts": 3, "evaluation_tokens": 50}, "seconds": {"total": 100.0}})
     ledger.add(prompts=2, evaluation_tokens=7, trained_tokens=9)
-    point = ledger.so_far()
+    point = ledger.so_far(4)
     assert point.pop("seconds") == pytest.approx(100.0, abs=5.0) and point == {
+        "update": 4,
         "prompts": 5,
         "completions": 0,
         "generated_tokens": 0,

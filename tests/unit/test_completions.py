@@ -11,8 +11,9 @@ import pytest
 from rlbench.base.jsonl import read_rows
 from rlbench.config.schema import Config
 from rlbench.data.record import Record
-from rlbench.runs.completions import FILE, CompletionLog, as_table, evenly_spread, sample_completions
+from rlbench.runs.completions import CompletionLog, as_table, evenly_spread, sample_completions
 from rlbench.runs.directory import Run
+from rlbench.runs.record import COMPLETIONS
 from rlbench.tracking import NoTracker
 from tests.conftest import SMALL
 
@@ -98,7 +99,7 @@ def test_the_file_grows_by_evaluations_and_the_tracker_has_the_same(log: Complet
     for step in (5, 10):
         log.add(step, "validation", of, predictions(of, level=step / 100))
     log.add(10, "test", of, predictions(of))
-    rows = read_rows(log.file)
+    rows = read_rows(log.root / COMPLETIONS.name)
     assert [(row["step"], row["split"]) for row in rows] == [(5, "validation")] * 3 + [(10, "validation")] * 3 + [
         (10, "test")
     ] * 3
@@ -116,19 +117,19 @@ def test_an_evaluation_that_is_made_again_takes_the_place_of_the_first(log: Comp
     of = records(3)
     for level in (0.1, 0.2):
         log.add(5, "test", of, predictions(of, level))
-    assert [row["text"].split("\n")[-1] for row in read_rows(log.file)] == ["0.2"] * 3
+    assert [row["text"].split("\n")[-1] for row in read_rows(log.root / COMPLETIONS.name)] == ["0.2"] * 3
 
 
 def test_a_line_that_was_cut_is_dropped(log: CompletionLog) -> None:
     of = records(3)
     for step in (5, 10, 15):
         log.add(step, "validation", of, predictions(of))
-    whole = log.file.read_bytes()
-    log.file.write_bytes(whole[: whole.rindex("é".encode()) + 1])  # within a character
-    assert len(read_rows(log.file)) == 8
-    log.file.write_bytes(whole[:-20])
+    whole = (log.root / COMPLETIONS.name).read_bytes()
+    (log.root / COMPLETIONS.name).write_bytes(whole[: whole.rindex("é".encode()) + 1])  # within a character
+    assert len(read_rows(log.root / COMPLETIONS.name)) == 8
+    (log.root / COMPLETIONS.name).write_bytes(whole[:-20])
     log.add(20, "validation", of, predictions(of))
-    assert [row["step"] for row in read_rows(log.file)] == [5] * 3 + [10] * 3 + [15] * 2 + [20] * 3
+    assert [row["step"] for row in read_rows(log.root / COMPLETIONS.name)] == [5] * 3 + [10] * 3 + [15] * 2 + [20] * 3
 
 
 def test_none_are_kept_where_none_are_asked_for(tmp_path: Path) -> None:
@@ -145,4 +146,4 @@ def test_they_are_no_part_of_a_run(config: Callable[..., Config], tmp_path: Path
     assert (
         locate(config(*SMALL, "tracker=offline", "tracker.also=[tensorboard]", "tracker.completions=2"), "rl") == base
     )
-    assert FILE == "completions.jsonl"
+    assert COMPLETIONS.name == "completions.jsonl"

@@ -14,18 +14,19 @@ from analysis import report as report_command
 from analysis import status
 from analysis.collection import collect
 from analysis.collection import stored as collected
-from analysis.collection.reading import NESTED, Problem, Unusable, read_run
+from analysis.collection.reading import Problem, Unusable, read_run
 from analysis.collection.sources import read_config
 from analysis.html.provenance import origin
-from analysis.html.samples import is_greedy, is_group
 from analysis.wandb_check import measured
 from rlbench import inspect
 from rlbench.base import digests
 from rlbench.base.errors import BadInput
 from rlbench.base.files import held
+from rlbench.base.records import NESTED, check_of
 from rlbench.base.user_files import parse_yaml
 from rlbench.runs.attempts import reserve
 from rlbench.runs.directory import Run, check_done, misplaced, seal
+from rlbench.runs.record import Group, is_greedy
 from tests.helpers_analysis import budget, edit_result, queries, write_run
 
 COLUMNS = {name: [0.25, 0.75] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
@@ -215,7 +216,7 @@ def measurement(**changes: Any) -> str:
 def test_a_line_that_is_no_measurement_leaves_the_run_out(runs: Path, line: str) -> None:
     with (second(runs) / "metrics.jsonl").open("a") as file:
         file.write(line + "\n")
-    left_out_for_content(runs, "line 2 of metrics.jsonl")
+    left_out_for_content(runs, "metrics.jsonl is damaged: line 2")
 
 
 def test_line_separators_within_a_name_do_not_cut_a_line(runs: Path) -> None:
@@ -436,6 +437,8 @@ def test_messages_quote_nothing_of_a_yaml_file_and_move_no_cursor() -> None:
 
 
 # Readers beside the tables.
+
+is_group = check_of(Group)
 
 FILM = ["Heat", 1995]
 GREEDY = {

@@ -13,8 +13,9 @@ from rlbench.running import runner
 from rlbench.running.runner import MANIFEST_REMEDY, Session, prepare
 from rlbench.runs.directory import DONE, FAILED, locate
 from tests.conftest import SMALL, composed
+from tests.helpers_analysis import budget
 
-RESULT: dict[str, Any] = {"metrics": {"validation": {}, "test": {}}, "budget": {"updates": 0}}
+RESULT: dict[str, Any] = {"metrics": {"validation": {}, "test": {}}, "budget": budget()}
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +88,19 @@ def test_the_oracle_reads_no_model(session: Session) -> None:
     assert runner._stage(other_files(session), "oracle", fails).status() == DONE
 
 
-@pytest.mark.parametrize("model", [3, {"files": []}, {"folder": "x"}])
-def test_a_manifest_of_a_stopped_stage_that_is_damaged_is_named(session: Session, model: object) -> None:
+@pytest.mark.parametrize(
+    ("model", "wrong"),
+    [
+        (3, "has model 3, which is not an object"),
+        ({"files": []}, "has model.files [], which is not an object"),
+        ({"folder": "x"}, "lacks model.files"),
+    ],
+)
+def test_a_manifest_of_a_stopped_stage_that_is_damaged_is_named(session: Session, model: object, wrong: str) -> None:
     with pytest.raises(RuntimeError):
         runner._stage(session, "zero_shot", fails)
     file = locate(session.config, "zero_shot").root / "manifest.json"
     write_json(file, json.loads(file.read_text()) | {"model": model})
     with pytest.raises(BadInput) as error:
         runner._stage(session, "zero_shot", works)
-    assert error.value.problems == [f"{file} is damaged, its 'model' has no files: {MANIFEST_REMEDY}"]
+    assert error.value.problems == [f"{file} is damaged, it {wrong}: {MANIFEST_REMEDY}"]

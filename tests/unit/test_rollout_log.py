@@ -21,7 +21,7 @@ def test_a_group_that_is_sampled_again_replaces_the_first(tmp_path: Path) -> Non
     for step, worth in ((0, 1.0), (4, 2.0), (4, 3.0), (8, 4.0)):
         ranks = torch.tensor([[worth]])
         log.add(step, row, [scored], ranks, torch.tensor([worth]), ranks / 2)
-    kept = [json.loads(line) for line in log.file.read_text().splitlines()]
+    kept = [json.loads(line) for line in (run.root / "rollouts.jsonl").read_text().splitlines()]
     assert [(group["step"], group["lists"][0]["reward"]) for group in kept] == [(0, 1.0), (4, 3.0), (8, 4.0)]
     assert kept[1]["lists"][0]["ranks"] == [["Heat", 1995, "hit", 3.0, 1.5]]
     assert [step for step in range(9) if log.is_due(step)] == [0, 4, 8]

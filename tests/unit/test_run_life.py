@@ -15,7 +15,7 @@ from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json
 from rlbench.config.schema import Config
 from rlbench.launching.search import check_journal
-from rlbench.launching.slurm import JOB_FILE, noted_job
+from rlbench.launching.slurm import noted_job
 from rlbench.runs import attempts, claiming, processes
 from rlbench.runs.attempts import RunConsole, failure, last_update, logged, reserve
 from rlbench.runs.claiming import claim, noted
@@ -30,6 +30,7 @@ from rlbench.runs.directory import (
 )
 from rlbench.runs.existing import unmeasured
 from rlbench.runs.identity import canonical, config_hash, differing_keys
+from rlbench.runs.record import JOB
 from rlbench.runs.sweep_file import read_cells, write_cells
 from tests.conftest import SMALL, composed
 
@@ -171,21 +172,21 @@ def test_a_finished_run_does_not_fail_by_a_later_command(run: Run, config: Confi
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x"])
 def test_cells_lie_below_their_experiment(tmp_path: Path, name: str) -> None:
     file = tmp_path / "sweep.json"
-    write_cells(file, {"a/b": {"command": ["python"], "updates": 3}})
-    assert read_cells(file)["a/b"]["updates"] == 3
-    write_cells(file, {name: {"command": ["python"], "updates": 3}})
+    write_cells(file.parent, {"a/b": {"command": ["python"], "updates": 3}})
+    assert read_cells(file.parent)["a/b"]["updates"] == 3
+    write_cells(file.parent, {name: {"command": ["python"], "updates": 3}})
     with pytest.raises(BadInput, match="is no cell in it"):
-        read_cells(file)
+        read_cells(file.parent)
 
 
 def test_a_changed_letter_in_the_cells_of_a_sweep_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "sweep.json"
-    write_cells(file, {"a/b": {"command": ["python", "seed=1"], "updates": 3}})
+    write_cells(file.parent, {"a/b": {"command": ["python", "seed=1"], "updates": 3}})
     good = file.read_text()
     for old, new in (("seed=1", "seed=2"), ("3", "4"), ("a/b", "a/c"), ("sha256", "sha257")):
         file.write_text(good.replace(old, new))
         with pytest.raises(BadInput, match=r"sweep\.json is damaged, .*: move it away, and the commands of its sweeps"):
-            read_cells(file)
+            read_cells(file.parent)
 
 
 def test_attempts_are_in_the_order_of_their_numbers_and_the_last_tells(tmp_path: Path) -> None:
@@ -238,14 +239,14 @@ def test_a_lone_process_is_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a": 1}', '{"job": 12}'])
 def test_a_damaged_job_file_of_slurm_is_named(run: Run, text: str) -> None:
     run.root.mkdir(parents=True)
-    (run.root / JOB_FILE).write_text(text)
-    with pytest.raises(BadInput, match=f"{run.root / JOB_FILE} is damaged.*scancel"):
+    (run.root / JOB.name).write_text(text)
+    with pytest.raises(BadInput, match=f"{run.root / JOB.name} is damaged.*scancel"):
         noted_job(run)
 
 
 def test_the_job_of_a_run_is_read(run: Run) -> None:
     assert noted_job(run) is None
-    write_json(run.root / JOB_FILE, {"job": "12_0"})
+    write_json(run.root / JOB.name, {"job": "12_0"})
     assert noted_job(run) == "12_0"
 
 

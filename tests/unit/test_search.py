@@ -34,7 +34,7 @@ from rlbench.runs.directory import (
     RUNNING,
     locate,
 )
-from rlbench.runs.sweep_file import SWEEP_FILE
+from rlbench.runs.record import SWEEP
 
 RATE = "trainer.rl.learning_rate=tag(log, interval(1e-6, 1e-2))"
 UPDATES, EVERY = 8, 2
@@ -201,7 +201,7 @@ def test_every_proposal_is_a_row_of_its_own(bench):
     assert len({cell.run.root for cell in bench.ran}) == 6
     for cell in bench.ran:
         assert cell.run.label == f"rank_grpo-relevance@learning_rate={cell.config.trainer.rl.learning_rate:g}"
-    noted = json.loads((bench.folder / "default" / SWEEP_FILE).read_text())["cells"]
+    noted = json.loads((bench.folder / "default" / SWEEP.name).read_text())["cells"]
     assert len(noted) == 6
 
 

@@ -20,6 +20,7 @@ from rlbench.runs.directory import (
 )
 from rlbench.runs.sharing import adopt, find_finished
 from tests.conftest import SMALL, composed
+from tests.helpers_analysis import budget
 
 FILES = {"model.safetensors": "a" * 64}
 """Digests of the model that the stage began with."""
@@ -29,8 +30,9 @@ def made(config: Config, stage: str) -> Run:
     """A finished stage, as if it had been computed."""
     run = locate(config, stage)
     with claim(run, config):
-        write_json(run.root / "result.json", {"experiment": config.experiment_name, "budget": {"updates": 3}})
-        write_json(run.root / "budget.json", {"updates": 3})
+        spent = budget(updates=3)
+        write_json(run.root / "result.json", {"experiment": config.experiment_name, "budget": spent})
+        write_json(run.root / "budget.json", spent)
         write_json(run.root / "manifest.json", {"model": {"files": FILES}})
         (run.root / "progress.json").write_text("{}")
         run.append_metrics(3, "validation", {"ndcg@10": 0.1})
@@ -110,7 +112,7 @@ def test_weights_are_linked_and_all_else_is_copied(here: Config, there: Run) -> 
     assert run.metrics_file.read_bytes() == there.metrics_file.read_bytes() and run.status() == DONE
     place = there.root.relative_to(here.runs_dir).as_posix()
     result = json.loads((run.root / "result.json").read_text())
-    assert result == {"experiment": "here", "budget": {"updates": 3, "adopted_from": place}}
+    assert result == {"experiment": "here", "budget": budget(updates=3) | {"adopted_from": place}}
     for name in ("budget.json", "manifest.json"):
         assert json.loads((run.root / name).read_text())["adopted_from"] == place
 
@@ -136,7 +138,10 @@ def test_a_result_without_a_budget_is_named_before_anything_is_taken(here: Confi
     write_json(there.root / "result.json", content)
     seal(there.root)
     run = locate(here, "sft")
-    with pytest.raises(BadInput, match=r"result.json is damaged, it has no 'budget': move .* away"), claim(run, here):
+    with (
+        pytest.raises(BadInput, match=r"result.json is damaged, it (lacks|has) budget.*: move"),
+        claim(run, here),
+    ):
         adopt(run, there.root, here)
     assert not run.final_model.exists() and not (run.root / "result.json").exists()
 

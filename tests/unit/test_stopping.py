@@ -28,7 +28,7 @@ from rlbench.runs.directory import (
     Run,
     locate,
 )
-from rlbench.runs.sweep_file import SWEEP_FILE
+from rlbench.runs.record import SWEEP
 from tests.conftest import SMALL, composed
 
 PROCESS = """
@@ -231,5 +231,5 @@ def test_the_cells_of_earlier_commands_stay_noted(tmp_path):
     cells = [Cell([], [f"seed={c.seed}"], c, locate(c, "rl")) for c in configs]
     for cell in cells:
         note_cells([cell])
-    noted = json.loads((configs[0].group_dir.parent / SWEEP_FILE).read_text())["cells"]
+    noted = json.loads((configs[0].group_dir.parent / SWEEP.name).read_text())["cells"]
     assert set(noted) == {cell.run.root.relative_to(configs[0].group_dir.parent).as_posix() for cell in cells}
