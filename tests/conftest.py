@@ -7,8 +7,10 @@ for name in [name for name in os.environ if name.startswith("WANDB_")]:
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import gc  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
+from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -18,8 +20,12 @@ from rlbench.config.resolving import resolve  # noqa: E402
 from rlbench.config.schema import Config  # noqa: E402
 from rlbench.data import load_dataset  # noqa: E402
 from rlbench.data.record import RankedListDataset  # noqa: E402
+from rlbench.runs import provenance, versions  # noqa: E402
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+
+# Installed packages do not change, and reading their metadata again takes every run of this process half a second.
+provenance.packages, versions.version = cache(provenance.packages), cache(versions.version)
 
 SMALL = [
     "dataset.contexts={train:40,validation:6,test:6}",
@@ -34,6 +40,11 @@ SMALL = [
     "runtime.threads=1",
 ]
 """Overrides that make a run of a second or two."""
+
+
+def pytest_collection_finish() -> None:
+    """Exempt imported objects from garbage collection, which every training starts: it would take half a second."""
+    gc.freeze()
 
 
 def composed(*overrides: str) -> Config:

@@ -1,7 +1,5 @@
 """Where another engine sampled, our losses are weighed as TRL's own are, for every method that TRL has too."""
 
-import gc
-
 import pytest
 import torch
 
@@ -23,13 +21,6 @@ def double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_objects_to_collect():
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def corrected(mode: str, *overrides: str):

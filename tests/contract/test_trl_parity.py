@@ -1,7 +1,5 @@
 """The methods that TRL has too are TRL's own trainer: same losses, same gradients, step after step."""
 
-import gc
-
 import pytest
 import torch
 
@@ -14,14 +12,6 @@ def double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_objects_to_collect():
-    """Every training collects garbage, and what the imports left takes it longer than the updates."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])

@@ -3,7 +3,6 @@
 Losses and gradients are as the processes hold them after they have averaged them.
 """
 
-import gc
 from dataclasses import replace
 from functools import cache
 
@@ -87,9 +86,7 @@ def alone(mini, tiny_folder, tmp_path):
         return Job(config, hashed=True).run(tiny_folder, mini, tmp_path)
 
     torch.set_default_dtype(torch.float64)
-    gc.freeze()  # every training collects garbage, and what the imports left takes it longer than the updates
     yield run
-    gc.unfreeze()
     torch.set_default_dtype(torch.float32)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from analysis.status import survey
 from rlbench.config.schema import Config
+from rlbench.running.runner import run
 from rlbench.runs.directory import DONE, INTERRUPTED, PREEMPTED, Run, locate
 from tests.conftest import composed
 from tests.helpers_preemption import LONG, STATEFUL, assert_same, folders, start, updates_done, wait_for
@@ -27,11 +28,9 @@ def said(run: Run) -> str:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, Run]:
     """SFT and RL of a run that nobody stopped."""
-    root = tmp_path_factory.mktemp("whole")
-    process = start([*LONG, *STATEFUL, *folders(root)])
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    return {stage: locate(cell(root, *STATEFUL), stage) for stage in ("sft", "rl")}
+    config = cell(tmp_path_factory.mktemp("whole"), *STATEFUL)
+    run(config)
+    return {stage: locate(config, stage) for stage in ("sft", "rl")}
 
 
 def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp_path):
@@ -68,9 +67,7 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     (state,) = [state for state in survey(tmp_path / "runs", time.time()) if "humanline" in state.run]
     assert state.state == INTERRUPTED and f"at update {update}" in state.reason
 
-    process = start(command)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    run(config)
     for stage, target in (("sft", sft), ("rl", rl)):
         assert target.status() == DONE
         assert_same(target, whole[stage])
@@ -85,10 +82,11 @@ def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
         "evaluation.every=5000",
     ]
     command = [*LONG, *forever, *folders(tmp_path), "-m"]
-    run = locate(cell(tmp_path, *forever), "rl")
+    run(cell(tmp_path, *forever, "stage=sft"))  # otherwise the sweep starts a process for it
+    target = locate(cell(tmp_path, *forever), "rl")
     process = start(command, start_new_session=True)
     try:
-        wait_for(lambda: updates_done(run) > 0, process, seconds=120)
+        wait_for(lambda: updates_done(target) > 0, process, seconds=120)
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     finally:
@@ -96,6 +94,6 @@ def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, output
     assert "the same command goes on from the last checkpoints" in output and "Traceback" not in output
-    assert run.status() == INTERRUPTED and "SIGTERM at update" in said(run)
-    (checkpoint,) = run.checkpoints.glob("checkpoint-*")
+    assert target.status() == INTERRUPTED and "SIGTERM at update" in said(target)
+    (checkpoint,) = target.checkpoints.glob("checkpoint-*")
     assert (checkpoint / "rlbench.json").exists()

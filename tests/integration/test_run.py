@@ -23,7 +23,7 @@ from rlbench.base.files import write_json
 from rlbench.base.jsonl import read_rows
 from rlbench.config.schema import Config
 from rlbench.evaluation.protocols import parse_protocol
-from rlbench.running.cli import CONF, groups
+from rlbench.running.cli import CONF
 from rlbench.running.runner import prepare, run
 from rlbench.runs.attempts import attempts
 from rlbench.runs.directory import DONE, FAILED, Run, locate, seal
@@ -238,6 +238,31 @@ def test_the_report_reads_it(finished, tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 0
 
 
+def test_the_report_goes_to_trackers(finished, tmp_path, monkeypatch):
+    """Table and figures are one run of job type report, in the project of the runs."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config, _ = finished
+    runs, out = Path(config.runs_dir) / "smoke", tmp_path / "report"
+    for mode in ("offline", "tensorboard"):
+        assert report.main([str(runs), "--out", str(out), "--resamples", "50", "--tracker", mode]) == 0
+    (tracked,) = find_runs(out)
+    assert (tracked.job_type, tracked.project, tracked.group) == ("report", "rlbench", "smoke/mini-tiny/report")
+    assert tracked.config["identity"]["experiment"] == "smoke" and "report" in tracked.tags
+    expected = pd.read_csv(out / "table.csv")
+    (entry,) = [row["comparison"] for row in tracked.history if "comparison" in row]
+    (folder,) = out.glob("wandb/offline-run-*/files")
+    table = json.loads((folder / entry["path"]).read_text())
+    assert table["columns"] == list(expected.columns) and len(table["data"]) == len(expected)
+    assert [row[0] for row in table["data"]] == list(expected["label"])
+    assert [row[table["columns"].index("ndcg@10")] for row in table["data"]] == list(expected["ndcg@10"])
+    for name in ("curves", "training"):
+        (image,) = folder.glob(f"media/images/report/{name}_*.png")
+        assert image.read_bytes() == (out / f"{name}.png").read_bytes()
+        (shown,) = open_attempt(out).Images(f"report/{name}")
+        assert shown.encoded_image_string == image.read_bytes()
+    assert report.main([str(runs), "--out", str(out), "--tracker", "wandbb"]) == 2
+
+
 def test_inspect_shows_a_group(finished, capsys, monkeypatch):
     _, root = finished
     monkeypatch.setattr(sys, "argv", ["inspect", str(root), "--group-size", "3"])
@@ -245,18 +270,6 @@ def test_inspect_shows_a_group(finished, capsys, monkeypatch):
     out = capsys.readouterr().out
     for word in ("prompt of context train-00000", "relevant:", "completion", "hits of the group's lists"):
         assert word in out
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "reward"),
-    [*((name, "relevance") for name in groups()["algorithm"]), ("grpo", "log_decay"), ("rank_grpo", "log_decay")],
-)
-def test_every_algorithm_trains(finished, algorithm, reward):
-    config, _ = finished
-    folder = Path(config.runs_dir).parent  # the shared stages are there already
-    other = cell(folder, f"algorithm={algorithm}", f"reward={reward}", "trainer.rl.num_iterations=2", "seed=1")
-    root = run(other).root
-    assert json.loads((root / "result.json").read_text())["algorithm"] == algorithm
 
 
 def test_best_checkpoint_is_the_best_on_validation(finished):
@@ -308,18 +321,18 @@ def command(folder: Path, *overrides: str) -> list[str]:
 LONGER = ["trainer.rl.updates=8", "trainer.rl.save_every=2", "trainer.rl.learning_rate=1e-3"]
 
 
-def test_killed_and_resumed_is_never_killed(finished, tmp_path):
+def test_killed_and_resumed_is_never_killed(finished):
     """kill -9 in the middle of RL, the same command again: the same curves and the same weights, bit for bit."""
     config, _ = finished
     folder = Path(config.runs_dir).parent
-    whole = run(cell(folder, *LONGER, "seed=5"))
+    whole = run(cell(folder, *LONGER))
 
     def rows(target):
         return [row for row in target.read_metrics() if row["metric"] not in ("seconds",)]
 
-    other = [*LONGER, "seed=5", "experiment_name=killed"]
-    target = locate(cell(tmp_path, *other), "rl")
-    process = subprocess.Popen(command(tmp_path, *other), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    other = [*LONGER, "experiment_name=killed"]
+    target = locate(cell(folder, *other), "rl")
+    process = subprocess.Popen(command(folder, *other), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         done = [row["step"] for row in target.read_metrics() if row["metric"] == "loss"]
         if max(done, default=0) >= 5:
@@ -328,8 +341,7 @@ def test_killed_and_resumed_is_never_killed(finished, tmp_path):
     process.wait()
     assert target.status() == "running"
     assert (target.checkpoints / "checkpoint-4" / "rlbench.json").exists()
-    again = subprocess.run(command(tmp_path, *other), capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    run(cell(folder, *other))
     assert target.status() == DONE and target.attempts() == 2
     first, second = (attempt.read() for attempt in attempts(target.root))
     assert (first["outcome"], first["ended"], first["from_update"]) == ("unknown", None, 0)
@@ -351,15 +363,16 @@ def test_killed_and_resumed_is_never_killed(finished, tmp_path):
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(spent[0]))
 
 
-def test_a_training_that_stops_early_is_done_and_named(finished, tmp_path, capsys):
+def test_a_training_that_stops_early_is_done_and_named(finished, capsys):
     """Everywhere a user looks: STATUS, the result, the report, the status, the sweep."""
     config, _ = finished
     folder = Path(config.runs_dir).parent
     bound = ["safety.max_kl=1e-9", "safety.warmup=1", "safety.patience=1", "experiment_name=stops"]
-    sweep = [*LONGER, *bound, "seed=7", "hydra.launcher.jobs=1", "-m"]
+    sweep = [*LONGER, *bound, "hydra.launcher.jobs=1", "-m"]
+    run(cell(folder, "experiment_name=stops", "stage=sft"))  # otherwise the sweep starts a process for it
     swept = subprocess.run(command(folder, *sweep), capture_output=True, text=True)
     assert swept.returncode == 0, swept.stderr
-    target = locate(cell(folder, *LONGER, *bound, "seed=7"), "rl")
+    target = locate(cell(folder, *LONGER, *bound), "rl")
     result = json.loads((target.root / "result.json").read_text())
     update = result["stopped"]["update"]
     assert target.status() == DONE and 1 < update < 8
@@ -407,57 +420,36 @@ def test_a_training_that_ends_short_of_its_plan_fails(finished, tmp_path, monkey
     assert not set(collect(folder).runs["stage"]) & {"rl"}
 
 
-def test_a_failing_cell_never_stops_the_others(finished, tmp_path):
+def test_a_failing_cell_never_stops_the_others(finished):
     """A sweep of two cells, one of which cannot run: the other is done, the failure is named, the exit code is 1."""
-    sweep = ["seed=0,1", "hydra.launcher.jobs=2", "-m"]
-    bad = locate(cell(tmp_path, "seed=0"), "rl")
+    config, _ = finished
+    folder = Path(config.runs_dir).parent
+    own = "experiment_name=failing"
+    sweep = [own, "algorithm=grpo,rank_grpo", "hydra.launcher.jobs=2", "-m"]
+    run(cell(folder, own, "stage=sft"))  # otherwise the sweep starts a process for it
+    bad = locate(cell(folder, own, "algorithm=grpo"), "rl")
     bad.root.mkdir(parents=True)
     (bad.root / "result.json").mkdir()  # seen when the directory is claimed, not before the sweep starts
-    result = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
+    result = subprocess.run(command(folder, *sweep), capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
     assert "1 of 2 cells failed" in result.stderr and "is a folder, and a file belongs there" in result.stderr
-    assert locate(cell(tmp_path, "seed=1"), "rl").status() == DONE
+    assert locate(cell(folder, own, "algorithm=rank_grpo"), "rl").status() == DONE
     (attempt,) = attempts(bad.root)
     assert "a file belongs there" in attempt.output_file.read_text() and "Traceback" in attempt.log_file.read_text()
     assert attempt.read()["outcome"] == FAILED and bad.status() == FAILED
     (bad.root / "result.json").rmdir()
-    again = subprocess.run(command(tmp_path, *sweep), capture_output=True, text=True)
+    again = subprocess.run(command(folder, *sweep), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "1 done already, 1 to run" in again.stderr and bad.status() == DONE
     assert [a.read()["outcome"] for a in attempts(bad.root)] == [FAILED, DONE]
-
-
-def test_the_report_goes_to_trackers(finished, tmp_path, monkeypatch):
-    """Table and figures are one run of job type report, in the project of the runs."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    config, _ = finished
-    runs, out = Path(config.runs_dir) / "smoke", tmp_path / "report"
-    for mode in ("offline", "tensorboard"):
-        assert report.main([str(runs), "--out", str(out), "--resamples", "50", "--tracker", mode]) == 0
-    (tracked,) = find_runs(out)
-    assert (tracked.job_type, tracked.project, tracked.group) == ("report", "rlbench", "smoke/mini-tiny/report")
-    assert tracked.config["identity"]["experiment"] == "smoke" and "report" in tracked.tags
-    expected = pd.read_csv(out / "table.csv")
-    (entry,) = [row["comparison"] for row in tracked.history if "comparison" in row]
-    (folder,) = out.glob("wandb/offline-run-*/files")
-    table = json.loads((folder / entry["path"]).read_text())
-    assert table["columns"] == list(expected.columns) and len(table["data"]) == len(expected)
-    assert [row[0] for row in table["data"]] == list(expected["label"])
-    assert [row[table["columns"].index("ndcg@10")] for row in table["data"]] == list(expected["ndcg@10"])
-    for name in ("curves", "training"):
-        (image,) = folder.glob(f"media/images/report/{name}_*.png")
-        assert image.read_bytes() == (out / f"{name}.png").read_bytes()
-        (shown,) = open_attempt(out).Images(f"report/{name}")
-        assert shown.encoded_image_string == image.read_bytes()
-    assert report.main([str(runs), "--out", str(out), "--tracker", "wandbb"]) == 2
 
 
 def test_tracking_changes_nothing(finished, tmp_path, monkeypatch):
     """Weights and metrics are the same bits whatever shows the run, and with other numbers of lists to read."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     config, root = finished
-    modes = ["tracker=tensorboard", "tracker.also=[offline]", "tracker.completions=2"]
-    other = run(cell(tmp_path, *modes))
+    modes = ["tracker=tensorboard", "tracker.also=[offline]", "tracker.completions=2", "experiment_name=tracked"]
+    other = run(cell(Path(config.runs_dir).parent, *modes))
     assert (root / "metrics.jsonl").read_text() == (other.root / "metrics.jsonl").read_text()
     assert (root / "model/model.safetensors").read_bytes() == (other.final_model / "model.safetensors").read_bytes()
     local = {row["step"]: row["value"] for row in other.read_metrics() if row["metric"] == "ndcg@10"}
