@@ -7,6 +7,7 @@ for name in [name for name in os.environ if name.startswith("WANDB_")]:
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import copy  # noqa: E402
 import gc  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
@@ -15,14 +16,20 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
+from hydra._internal.config_loader_impl import ConfigLoaderImpl  # noqa: E402
+from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: E402
+from hydra.core.override_parser.types import Override  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
 
 from rlbench.config.resolving import resolve  # noqa: E402
 from rlbench.config.schema import Config  # noqa: E402
 from rlbench.data import load_dataset  # noqa: E402
 from rlbench.data.record import RankedListDataset  # noqa: E402
+from rlbench.running.cli import groups  # noqa: E402
 from rlbench.runs import provenance, versions  # noqa: E402
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = groups()
 
 # Installed packages do not change, and reading their metadata again takes every run of this process half a second.
 provenance.packages, versions.version = cache(provenance.packages), cache(versions.version)
@@ -48,9 +55,27 @@ def pytest_collection_finish() -> None:
 
 
 def composed(*overrides: str) -> Config:
-    """The config of a command line."""
+    """The config of a command line. As in a sweep, Hydra composes each choice of groups once, which it does slowly."""
+    parsed = [_parse(text) for text in overrides]
+    chosen = tuple(text for text, override in zip(overrides, parsed, strict=True) if _chooses_group(override))
+    config = copy.deepcopy(_of_groups(chosen))
+    ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not _chooses_group(o)], config)
+    return resolve(config)
+
+
+@cache
+def _parse(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
+
+
+def _chooses_group(override: Override) -> bool:
+    return override.key_or_group in GROUPS or override.is_hydra_override()
+
+
+@cache
+def _of_groups(choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(compose("config", overrides=list(overrides)))
+        return compose("config", overrides=list(choices))
 
 
 @pytest.fixture(autouse=True)

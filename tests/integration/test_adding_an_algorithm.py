@@ -1,18 +1,11 @@
-"""docs/adding-an-algorithm.md, executed: its commands, its pieces in a run, its checks; and what is refused.
-
-Each command runs in a process of its own, forked from one that has imported everything, which takes seconds.
-"""
+"""docs/adding-an-algorithm.md, executed: its commands, its pieces in a run, its checks; and what is refused."""
 
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import runpy
 import shlex
 import statistics
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,14 +15,13 @@ import pytest
 from rlbench.base.errors import BadInput
 from rlbench.running.cli import CONF, check_overrides
 from tests.conftest import SMALL, composed
+from tests.helpers_forked import Forked, run_py
 
 ROOT = CONF.parent
 PAGE = (ROOT / "docs" / "adding-an-algorithm.md").read_text(encoding="utf-8")
 EXAMPLE = "examples/adding_an_algorithm"
 OWN, PLUGIN = f"{EXAMPLE}/conf", f"{EXAMPLE}/median_baseline.py"
 SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "rlbench.running.runner", "tests.conftest"])
 
 
 def blocks(language: str, text: str = PAGE) -> list[str]:
@@ -43,35 +35,6 @@ def commands() -> list[list[str]]:
 
 
 @dataclass(frozen=True)
-class Forked:
-    code: int | None
-    output: str
-
-
-def in_a_fork(log: Path, function: Callable[..., None], *arguments: object) -> Forked:
-    """Call a function in a process of its own, in the repository's root, and keep what it prints."""
-    process = FORKS.Process(target=_forked, args=(log, function, *arguments))
-    process.start()
-    process.join(300)
-    if process.exitcode is None:
-        process.kill()
-    return Forked(process.exitcode, log.read_text(encoding="utf-8") if log.exists() else "")
-
-
-def _forked(log: Path, function: Callable[..., None], *arguments: object) -> None:
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    os.chdir(ROOT)
-    function(*arguments)
-
-
-def run_py(*arguments: str) -> None:
-    sys.argv = [str(ROOT / "run.py"), *arguments]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-@dataclass(frozen=True)
 class Folder:
     """Where the runs of the page lie; the stages they share are made once."""
 
@@ -79,7 +42,7 @@ class Folder:
 
     def run(self, arguments: Sequence[str], *more: str) -> Forked:
         places = [f"runs_dir={self.path / 'runs'}", f"cache_dir={self.path / 'cache'}"]
-        return in_a_fork(self.path / "log.txt", run_py, *arguments, *more, *SHORT, *places)
+        return run_py(self.path / "log.txt", *arguments, *more, *SHORT, *places)
 
     def root(self, label: str, seed: int = 0) -> Path:
         """The one run directory of a label and a seed."""
@@ -111,7 +74,7 @@ def test_the_files_that_the_page_shows_are_those_of_the_example():
 def test_a_method_of_known_pieces(folder):
     known, _, _ = commands()
     done = folder.run(known)
-    assert done.code == 0, done.output
+    assert done.wait() == 0, done.output()
     root = folder.root("ordinal_rank_grpo-relevance")
     identity = json.loads((root / "identity.json").read_text())
     usual = composed("algorithm=rank_grpo").algorithm
@@ -122,7 +85,7 @@ def test_a_method_of_known_pieces(folder):
 def test_a_new_piece(folder):
     _, single, _ = commands()
     done = folder.run(single)
-    assert done.code == 0, done.output
+    assert done.wait() == 0, done.output()
     root = folder.root("median_grpo-relevance")
     result = json.loads((root / "result.json").read_text())
     assert is_done(root) and has_plugin(root)
@@ -133,10 +96,10 @@ def test_a_new_piece_in_a_sweep(folder):
     """Two cells, of which the one without the new piece is done already."""
     _, _, sweep = commands()
     before = folder.run(["algorithm=rank_grpo"], "seed=1")
-    assert before.code == 0, before.output
+    assert before.wait() == 0, before.output()
     done = folder.run(sweep, "seed=1")
-    assert done.code == 0, done.output
-    assert "2 cells, 1 done already, 1 to run" in done.output
+    assert done.wait() == 0, done.output()
+    assert "2 cells, 1 done already, 1 to run" in done.output()
     root = folder.root("median_grpo-relevance", seed=1)
     command = json.loads((root / "manifest.json").read_text())["command"]
     assert is_done(root) and has_plugin(root) and is_done(folder.root("rank_grpo-relevance", seed=1))
@@ -187,8 +150,8 @@ def median_against_the_standard_library() -> None:
 
 
 def test_its_advantages_are_distances_to_the_median(tmp_path):
-    done = in_a_fork(tmp_path / "log.txt", median_against_the_standard_library)
-    assert done.code == 0, done.output
+    done = Forked(tmp_path / "log.txt", median_against_the_standard_library)
+    assert done.wait() == 0, done.output()
 
 
 PIECES = {
@@ -225,8 +188,8 @@ def page_as_a_program() -> None:
 
 
 def test_every_block_of_python_runs_and_every_place_is_there(tmp_path):
-    done = in_a_fork(tmp_path / "log.txt", page_as_a_program)
-    assert done.code == 0, done.output
+    done = Forked(tmp_path / "log.txt", page_as_a_program)
+    assert done.wait() == 0, done.output()
 
 
 def test_the_piece_of_every_place_trains(folder):
@@ -237,7 +200,7 @@ def test_the_piece_of_every_place_trains(folder):
     chosen = [f"algorithm.{place}={name}" for place, name in PIECES.items() if place not in ("scalars", "regularisers")]
     more = ["+algorithm.regularisers.hesitation=0.01", "+reward.terms.reciprocal_rank={weight: 0.5}", "variant=page"]
     done = folder.run([f"plugins=[{file}]", *chosen, *more], "trainer.rl.num_iterations=2")
-    assert done.code == 0, done.output
+    assert done.wait() == 0, done.output()
     root = folder.root("rank_grpo-relevance@page")
     rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
     margins = [row["value"] for row in rows if row["metric"] == "regulariser/hesitation"]
@@ -254,8 +217,8 @@ def refused(folder: Folder, *arguments: str) -> list[str]:
     empty = replace(folder, path=folder.path / "refused")
     empty.path.mkdir(exist_ok=True)
     done = empty.run(arguments)
-    assert done.code == 2 and "Traceback" not in done.output, done.output
-    head, *problems = done.output.splitlines()
+    assert done.wait() == 2 and "Traceback" not in done.output(), done.output()
+    head, *problems = done.output().splitlines()
     assert head == f"rlbench: {len(problems)} problem{'s' * (len(problems) > 1)}, nothing was run:"
     assert not list(empty.path.glob("runs/[!.]*"))
     return [problem.removeprefix("  - ") for problem in problems]

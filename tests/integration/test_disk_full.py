@@ -22,6 +22,7 @@ from rlbench.runs.attempts import attempts
 from rlbench.runs.directory import DONE, FAILED, RUNNING, Run, locate
 from rlbench.training.checkpoints import damage, steps_of
 from tests.conftest import SMALL, composed
+from tests.helpers_forked import run_py
 
 RUN_PY = CONF.parent / "run.py"
 SHORT = [*SMALL, "+debug=smoke", "trainer.rl.updates=6", "trainer.rl.save_every=2"]
@@ -151,13 +152,13 @@ def test_whatever_the_moment(free, disk, cache, undisturbed):
 
 
 @pytest.mark.parametrize("tracker", ["none", pytest.param("offline", marks=pytest.mark.slow)])
-def test_the_command_says_so_and_exits_with_1(tracker, disk, cache, undisturbed):
+def test_the_command_says_so_and_exits_with_1(tracker, disk, cache, undisturbed, tmp_path):
     """With a tracker that writes there, too; the reason is in STATUS, the traceback in the attempt's log."""
-    command = [sys.executable, str(RUN_PY), *overrides(disk, cache, f"tracker={tracker}")]
     fill(disk, 2_500_000)
-    failed = subprocess.run(command, capture_output=True, text=True)
-    assert failed.returncode == 1, failed.stderr
-    assert "Traceback" not in failed.stderr and failed.stderr.splitlines()[-1].startswith("rlbench: no room to write")
+    failed = run_py(tmp_path / "log.txt", *overrides(disk, cache, f"tracker={tracker}"))
+    said = failed.output()
+    assert failed.returncode == 1, said
+    assert "Traceback" not in said and said.splitlines()[-1].startswith("rlbench: no room to write")
     config = cell(disk, cache)
     (target,) = (r for r in (locate(config, s) for s in STAGES) if r.status() == FAILED)
     assert "DiskFull: no room to write" in (target.root / "STATUS").read_text()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ SHARED = EXPERIMENTS.parent.parent / "shared" / "paper"
 SWEEPS = [(folder, sweep) for folder, sweeps in recorded_sweeps().items() for sweep in sweeps]
 
 
+@cache
 def cells_of(folder: str, sweep: str) -> list[RecordedCell]:
     """Those of different directories, as a sweep starts them."""
     cells = recorded_cells(folder, sweep)

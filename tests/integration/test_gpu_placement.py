@@ -1,14 +1,11 @@
 """Cells of a sweep on GPUs that the launcher was told of: what their processes are given."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from rlbench.running.cli import CONF
 from tests.conftest import SMALL
+from tests.helpers_forked import run_py
 
-RUN_PY = CONF.parent / "run.py"
 REPORTER = """
 import atexit, json, os, sys, time
 from pathlib import Path
@@ -25,11 +22,11 @@ def sweep(folder: Path, *arguments: str) -> list[dict]:
     """What each process of a sweep over three untrained models said of itself, in the order of their starts."""
     plugin = folder / "reporter.py"
     plugin.write_text(REPORTER)
-    command = [sys.executable, str(RUN_PY), "-m", *SMALL, "runtime.device=auto", "runtime.threads=null"]
+    command = ["-m", *SMALL, "runtime.device=auto", "runtime.threads=null"]
     command += [f"plugins=[{plugin}]", f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     command += ["+debug=smoke", "stage=zero_shot", "model.seed=0,1,2", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    result = run_py(folder / "log.txt", *command)
+    assert result.wait() == 0, result.output()
     told = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     return sorted(told, key=lambda one: one["started"])
 

@@ -13,7 +13,8 @@ from rlbench.config.schema import Config
 from rlbench.running.runner import run
 from rlbench.runs.directory import DONE, INTERRUPTED, PREEMPTED, Run, locate
 from tests.conftest import composed
-from tests.helpers_preemption import LONG, STATEFUL, assert_same, folders, start, updates_done, wait_for
+from tests.helpers_forked import run_py
+from tests.helpers_preemption import LONG, STATEFUL, assert_same, folders, updates_done, wait_for
 from tests.helpers_wandb import find_runs
 
 
@@ -37,10 +38,10 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     command, config = [*LONG, *STATEFUL, *folders(tmp_path)], cell(tmp_path, *STATEFUL)
     sft, rl = locate(config, "sft"), locate(config, "rl")
 
-    process = start(command)
+    process = run_py(tmp_path / "log.txt", *command)
     wait_for(lambda: updates_done(sft) > 2, process)
     process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=60)
+    output = process.output(60)
     assert process.returncode == PREEMPTED, output
     (checkpoint,) = sft.checkpoints.glob("checkpoint-*")
     update = int(checkpoint.name.split("-")[1])
@@ -49,12 +50,12 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     assert not sft.final_model.exists() and not (sft.root / "result.json").exists()
     assert not rl.root.exists()
 
-    process = start([*command, "tracker=offline"])
+    process = run_py(tmp_path / "log.txt", *command, "tracker=offline")
     wait_for(lambda: updates_done(rl) > 2, process)
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):  # asking again does not break the checkpoint
         process.send_signal(number)
         time.sleep(0.05)
-    output, _ = process.communicate(timeout=60)
+    output = process.output(60)
     assert process.returncode == PREEMPTED, output
     assert "interrupted: SIGTERM at update" in output and "Traceback" not in output
     (checkpoint,) = rl.checkpoints.glob("checkpoint-*")
@@ -84,11 +85,11 @@ def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
     command = [*LONG, *forever, *folders(tmp_path), "-m"]
     run(cell(tmp_path, *forever, "stage=sft"))  # otherwise the sweep starts a process for it
     target = locate(cell(tmp_path, *forever), "rl")
-    process = start(command, start_new_session=True)
+    process = run_py(tmp_path / "log.txt", *command, new_session=True)
     try:
         wait_for(lambda: updates_done(target) > 0, process, seconds=120)
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output = process.output(60)
     finally:
         with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
             os.killpg(process.pid, signal.SIGKILL)

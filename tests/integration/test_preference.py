@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from rlbench.config.schema import Config
+from rlbench.running.runner import run as run_cell
 from rlbench.runs.directory import DONE, Run, locate
 from tests.conftest import SMALL, composed
 from tests.helpers_commands import (
@@ -25,6 +26,7 @@ from tests.helpers_commands import (
     wait_for_update,
     worker,
 )
+from tests.helpers_forked import run_py
 
 SHORT = [
     *SMALL,
@@ -44,6 +46,8 @@ SHORT = [
 
 
 def start(launcher, root, *overrides):
+    if launcher == ALONE:
+        return run_py(root / "log.txt", *SHORT, *folders(root), *overrides)
     command = [*launcher, str(RUN_PY), *SHORT, *folders(root), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
@@ -61,7 +65,7 @@ def rl(root, *overrides) -> Run:
 def whole(tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     root = tmp_path_factory.mktemp("whole")
-    succeed(start(ALONE, root))
+    run_cell(config_of(root))
     return root
 
 
@@ -78,7 +82,7 @@ def test_killed_and_resumed_is_never_killed(whole, tmp_path):
     """kill -9 in the second round, whose lists the policy of the first wrote."""
     shutil.copytree(whole / "cache", tmp_path / "cache")
     run = killed_at(5, ALONE, tmp_path, by=lambda process: process.kill())
-    succeed(start(ALONE, tmp_path))
+    run_cell(config_of(tmp_path))
     assert_killed_is_whole(run, rl(whole))
 
 
@@ -94,7 +98,7 @@ def test_told_to_stop_and_resumed(whole, tmp_path):
     shutil.copytree(whole / "cache", tmp_path / "cache")
     run = killed_at(2, ALONE, tmp_path, by=lambda process: process.send_signal(signal.SIGTERM))
     assert run.status() == "interrupted"
-    succeed(start(ALONE, tmp_path))
+    run_cell(config_of(tmp_path))
     assert_killed_is_whole(run, rl(whole))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from rlbench.base.files import write_json
 from rlbench.base.jsonl import read_rows
 from rlbench.config.schema import Config
 from rlbench.evaluation.protocols import parse_protocol
-from rlbench.running.cli import CONF
 from rlbench.running.runner import prepare, run
 from rlbench.runs.attempts import attempts
 from rlbench.runs.directory import DONE, FAILED, Run, locate, seal
@@ -31,10 +29,10 @@ from rlbench.runs.sharing import find_finished
 from rlbench.training import rl
 from rlbench.training.made import NotMade
 from tests.conftest import SMALL, composed
+from tests.helpers_forked import Forked, run_py
 from tests.helpers_tensorboard import open_attempt, read_scalars
 from tests.helpers_wandb import find_runs
 
-RUN_PY = CONF.parent / "run.py"
 SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
 
 
@@ -313,9 +311,9 @@ def test_prompts_that_leave_no_room_are_refused(tmp_path):
         prepare(cell(tmp_path, "model.max_positions=64", "generation.max_new_tokens=60"))
 
 
-def command(folder: Path, *overrides: str) -> list[str]:
-    short = [*SHORT, f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
-    return [sys.executable, str(RUN_PY), *short, *overrides]
+def command(folder: Path, *overrides: str) -> Forked:
+    places = [f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
+    return run_py(folder / "log.txt", *SHORT, *places, *overrides)
 
 
 LONGER = ["trainer.rl.updates=8", "trainer.rl.save_every=2", "trainer.rl.learning_rate=1e-3"]
@@ -332,7 +330,7 @@ def test_killed_and_resumed_is_never_killed(finished):
 
     other = [*LONGER, "experiment_name=killed"]
     target = locate(cell(folder, *other), "rl")
-    process = subprocess.Popen(command(folder, *other), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = command(folder, *other)
     while process.poll() is None:
         done = [row["step"] for row in target.read_metrics() if row["metric"] == "loss"]
         if max(done, default=0) >= 5:
@@ -370,8 +368,8 @@ def test_a_training_that_stops_early_is_done_and_named(finished, capsys):
     bound = ["safety.max_kl=1e-9", "safety.warmup=1", "safety.patience=1", "experiment_name=stops"]
     sweep = [*LONGER, *bound, "hydra.launcher.jobs=1", "-m"]
     run(cell(folder, "experiment_name=stops", "stage=sft"))  # otherwise the sweep starts a process for it
-    swept = subprocess.run(command(folder, *sweep), capture_output=True, text=True)
-    assert swept.returncode == 0, swept.stderr
+    swept = command(folder, *sweep)
+    assert swept.wait() == 0, swept.output()
     target = locate(cell(folder, *LONGER, *bound), "rl")
     result = json.loads((target.root / "result.json").read_text())
     update = result["stopped"]["update"]
@@ -380,7 +378,7 @@ def test_a_training_that_stops_early_is_done_and_named(finished, capsys):
     assert result["budget"]["updates"] == result["checkpoint"]["step"] == update
     assert (target.root / f"predictions-test-{update}.parquet").exists()
     assert [row["step"] for row in target.read_metrics() if row["metric"] == "loss"][-1] == update
-    assert "1 of 1 cells stopped early" in swept.stderr and target.reason() in swept.stderr
+    assert "1 of 1 cells stopped early" in swept.output() and target.reason() in swept.output()
     (problem,) = [found for found in collect(folder / "runs" / "stops").problems if "rank_grpo" in found.run]
     assert not problem.left_out and problem.reason == target.reason()
     assert status.main([str(folder / "runs" / "stops")]) == 0
@@ -430,17 +428,17 @@ def test_a_failing_cell_never_stops_the_others(finished):
     bad = locate(cell(folder, own, "algorithm=grpo"), "rl")
     bad.root.mkdir(parents=True)
     (bad.root / "result.json").mkdir()  # seen when the directory is claimed, not before the sweep starts
-    result = subprocess.run(command(folder, *sweep), capture_output=True, text=True)
-    assert result.returncode == 1, result.stderr
-    assert "1 of 2 cells failed" in result.stderr and "is a folder, and a file belongs there" in result.stderr
+    result = command(folder, *sweep)
+    assert result.wait() == 1, result.output()
+    assert "1 of 2 cells failed" in result.output() and "is a folder, and a file belongs there" in result.output()
     assert locate(cell(folder, own, "algorithm=rank_grpo"), "rl").status() == DONE
     (attempt,) = attempts(bad.root)
     assert "a file belongs there" in attempt.output_file.read_text() and "Traceback" in attempt.log_file.read_text()
     assert attempt.read()["outcome"] == FAILED and bad.status() == FAILED
     (bad.root / "result.json").rmdir()
-    again = subprocess.run(command(folder, *sweep), capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "1 done already, 1 to run" in again.stderr and bad.status() == DONE
+    again = command(folder, *sweep)
+    assert again.wait() == 0, again.output()
+    assert "1 done already, 1 to run" in again.output() and bad.status() == DONE
     assert [a.read()["outcome"] for a in attempts(bad.root)] == [FAILED, DONE]
 
 

@@ -1,8 +1,6 @@
 """What comes before RL, by the real parts: curves of SFT, SFT on several demonstrations, and no SFT at all."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,10 @@ from analysis.tables import build_table
 from rlbench.base.errors import BadInput
 from rlbench.base.jsonl import read_rows
 from rlbench.config.schema import Config
-from rlbench.running.cli import CONF
 from rlbench.running.runner import run
 from rlbench.runs.directory import DONE, locate
 from tests.conftest import SMALL, composed
+from tests.helpers_forked import run_py
 
 SHORT = [*SMALL, "+debug=smoke", "evaluation.validation_contexts=null", "evaluation.test_contexts=null"]
 
@@ -127,8 +125,7 @@ def test_a_killed_sft_stage_has_the_curve_of_one_that_was_not(folder, curve, tmp
     config = cell(tmp_path, *CURVE, "experiment_name=curve")
     target = locate(config, "sft")
     overrides = [*SHORT, f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", *CURVE]
-    command = [sys.executable, str(CONF.parent / "run.py"), *overrides, "experiment_name=curve"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = run_py(tmp_path / "log.txt", *overrides, "experiment_name=curve")
     while process.poll() is None:
         if 4 in validation(target, "ndcg@10"):
             process.kill()

@@ -1,8 +1,7 @@
 """What of the SLURM launcher needs no cluster: its settings, what it refuses, a dry run."""
 
-import os
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +9,7 @@ from rlbench.launching.cells import Cell
 from rlbench.launching.slurm import SlurmSettings, last_traceback, missing_software
 from rlbench.runs.directory import FAILED, locate
 from tests.conftest import SMALL, composed
+from tests.helpers_forked import Forked, run_py
 from tests.helpers_preemption import RUN_PY
 
 SETTINGS = SlurmSettings(
@@ -90,22 +90,18 @@ def test_the_last_traceback_of_a_log(tmp_path):
     assert last_traceback(log) == f"{head}  second\nValueError: 2"
 
 
-def launch(tmp_path, *more: str) -> subprocess.CompletedProcess:
+def launch(tmp_path: Path, *more: str) -> Forked:
     folders = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
-    return subprocess.run(
-        [sys.executable, RUN_PY, "-m", "hydra/launcher=slurm", *SMALL, "+debug=smoke", *folders, *more],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PATH": "/nowhere"},
-    )
+    own = ["-m", "hydra/launcher=slurm", *SMALL, "+debug=smoke", *folders, *more]
+    return run_py(tmp_path / "log.txt", *own, environment={"PATH": "/nowhere"})
 
 
 def test_a_dry_run_needs_no_cluster_and_a_run_says_what_it_needs(tmp_path):
     shown = launch(tmp_path, "runtime.dry_run=true", "hydra.launcher.partition=a100")
-    assert shown.returncode == 0 and "partition: a100" in shown.stderr and "signal_delay_s: 120" in shown.stderr
+    assert shown.wait() == 0 and "partition: a100" in shown.output() and "signal_delay_s: 120" in shown.output()
     assert not (tmp_path / "runs" / "smoke").exists()
     refused = launch(tmp_path)
-    assert refused.returncode == 2 and "SLURM's commands; not found here" in refused.stderr
+    assert refused.wait() == 2 and "SLURM's commands; not found here" in refused.output()
 
 
 def test_an_interrupted_cell_says_why(tmp_path):

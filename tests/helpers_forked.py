@@ -1,0 +1,100 @@
+"""Commands in processes of their own, forked from one that has imported everything, which takes seconds."""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rlbench.running.cli import CONF
+
+ROOT = CONF.parent
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["pytest", "rlbench.running.runner", "tests.conftest"])
+
+
+class Forked:
+    """A process that calls a function in the repository's root, with what `subprocess.Popen` has of the same names.
+
+    Args:
+        log: file for all that it prints.
+        environment: variables to set in it.
+        new_session: whether it leads a process group, as a command in a terminal does.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        function: Callable[..., None],
+        *arguments: object,
+        environment: dict[str, str] | None = None,
+        new_session: bool = False,
+    ):
+        self._log = log
+        self._process = FORKS.Process(
+            target=_forked, args=(log, {"OMP_NUM_THREADS": "1"} | (environment or {}), new_session, function, arguments)
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float = 300) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(str(self._log), timeout)
+        return self.returncode
+
+    def output(self, timeout: float = 300) -> str:
+        """Wait for its end; all that it has printed. A process that does not end is killed."""
+        try:
+            self.wait(timeout)
+        finally:
+            self.kill()
+        return self._log.read_text(encoding="utf-8")
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Output and errors, which are one."""
+        output = self.output(timeout)
+        return output, output
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def run_py(log: Path, *arguments: str, environment: dict[str, str] | None = None, new_session: bool = False) -> Forked:
+    """`python run.py ARGUMENTS`."""
+    return Forked(log, _run_py, *arguments, environment=environment, new_session=new_session)
+
+
+def _run_py(*arguments: str) -> None:
+    sys.argv = [str(ROOT / "run.py"), *arguments]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
+
+
+def _forked(
+    log: Path, environment: dict[str, str], new_session: bool, function: Callable[..., None], arguments: tuple
+) -> None:
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    if new_session:
+        os.setsid()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    function(*arguments)
