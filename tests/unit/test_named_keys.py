@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from rlbench.config.schema import _SCALARS, _SECTIONS, _VARIANTS
+from rlbench.config.resolving import _SCALARS, _SECTIONS, _VARIANTS
 from rlbench.running.cli import CONF
 
 ROOT = CONF.parent
