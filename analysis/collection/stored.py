@@ -535,9 +535,6 @@ def run_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.table({name: _column(name, column + [None] * (size - len(column))) for name, column in columns.items()})
 
 
-KINDS = (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64()), ({str}, pa.string()))
-
-
 def _column(name: str, values: Sequence[Any]) -> pa.Array:
     if name == "cutoffs":
         return pa.array([list(value) for value in values], pa.list_(pa.int64()))

@@ -24,7 +24,7 @@ from analysis.collection import Collection
 from analysis.collection.stages import SHARED_STAGES
 from analysis.figures.grid import VARIANT, across_for, colour_bar, finish_grid, short_names, title_size, wrapped
 from analysis.figures.reported import Reported, draw_beside
-from analysis.figures.series import INTERVAL_SEEDS, Series, all_series, measured, rl_rows, row_names, smoothing_points
+from analysis.figures.series import INTERVAL_SEEDS, Series, all_series, rl_rows, row_names, smoothing_points
 from analysis.figures.style import (
     FAINT,
     GREY,
@@ -451,9 +451,3 @@ def _band_note(seeds: set[int], *, bands: bool) -> str:
     if 1 in seeds:
         kinds.append("none where there is 1 seed")
     return f"Lines: mean over {over}. Bands: {', '.join(kinds)}."
-
-
-def unknown_metrics(group: Collection, names: Iterable[str]) -> list[str]:
-    """The given metrics (`train.entropy`, `ndcg@5`) that no RL run measured."""
-    known = {f"{split}.{name}" for split in ("train", "validation") for name in measured(group, split)}
-    return [name for name in names if name not in known]

@@ -2,7 +2,6 @@
 
 import csv
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,9 +125,3 @@ def standard_error(dataset: str, metric: str, value: float) -> float:
     if dataset == "reddit_v2":
         return LARGEST_ERROR[metric.split("@")[0]]
     return math.sqrt(value * (1 - value) / REDIAL_TEST)
-
-
-def methods_in_order(rows: Sequence[Row]) -> list[str]:
-    """Methods of the reported rows, then those of our own rows next to them, in table order."""
-    names = list(dict.fromkeys(row.method for row in rows))
-    return names + [own for own, beside in BESIDE.items() if beside in names]

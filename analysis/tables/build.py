@@ -37,9 +37,6 @@ from analysis.tables.scores import share_of, split_sizes
 from analysis.tables.select import Folder, Part, as_text
 from analysis.tables.spec import ColumnSpec, TableSpec, Where, read_spec
 
-Against = dict[tuple[str, str], dict[int, Versus]]
-"""(baseline, metric) to the comparisons by row id."""
-
 ACCURACY = ("recall", "ndcg", "hit_rate", "mrr", "map", "pass", "union_recall", "published_")
 """Prefixes of metrics where higher is better. Only these have a best row by default."""
 

@@ -29,10 +29,6 @@ class Cell:
     p: float | None = None
 
     @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-    @property
     def has_interval(self) -> bool:
         return not math.isnan(self.low)
 

@@ -132,7 +132,6 @@ EXACT = MatchingPolicy(())
 CASEFOLD = MatchingPolicy(("nfkc", "spaces", "casefold"))
 # Articles come before punctuation, which would remove the comma of "Matrix, The". Spaces come last, to clean up.
 LOOSE = MatchingPolicy(("nfkc", "invisible", "casefold", "accents", "articles", "punctuation", "spaces"))
-POLICIES: dict[str, MatchingPolicy] = {"exact": EXACT, "casefold": CASEFOLD, "loose": LOOSE}
 
 
 def normalise(title: str) -> str:
@@ -214,10 +213,6 @@ class Catalog:
         """(n,) index of each film, or `NOT_FOUND`, as `find` gives it."""
         return np.fromiter(map(self._found.__getitem__, films), dtype=np.int64, count=len(films))
 
-    def find_title(self, title: str) -> int:
-        """Id in `title_ids` of the title, by the same normalisers and threshold as `find`, or `NOT_FOUND`."""
-        return self._found_title[title]
-
     def has_lax(self, title: str, year: int) -> bool:
         """Whether a film has this title in lower case and a year at most two off, whatever the policy.
 
@@ -231,7 +226,7 @@ class Catalog:
         return codes >> 1, (codes & 1).astype(np.bool_)
 
     def find_titles(self, titles: Sequence[str]) -> NDArray[np.int64]:
-        """`find_title` for many titles, (n,)."""
+        """(n,) id in `title_ids` of each title, by the same normalisers and threshold as `find`, or `NOT_FOUND`."""
         return np.fromiter(map(self._found_title.__getitem__, titles), dtype=np.int64, count=len(titles))
 
     def _look_up(self, film: Film) -> int:

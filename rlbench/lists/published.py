@@ -1,4 +1,4 @@
-"""The published Rank-GRPO code's rules for a completion: parsing, matching, reward, metrics and token segments.
+"""The published Rank-GRPO code's rules for a completion: parsing, matching and metrics.
 
 Written from a description of that code and its outputs (`tests/golden/data`), for two uses only: parity with the
 published numbers, and showing what the rules of this package change (docs/published-rules.md). The published training
@@ -102,34 +102,8 @@ def training_matches(
     return matches
 
 
-def training_hits(
-    entries: Sequence[Entry],
-    ground_truth: Sequence[Film],
-    seen_titles: Iterable[str],
-    in_catalog: Container[Film],
-    list_length: int,
-) -> list[int]:
-    """1 for each of the N ranks that hits a truth by `training_matches`, else 0."""
-    matches = training_matches(entries, ground_truth, seen_titles, in_catalog, list_length)
-    return [int(place >= 0) for place in matches]
-
-
 def _folded(title: str) -> str:
     return " ".join(title.split()).casefold()
-
-
-def reward_exp_inf(hits: Sequence[int]) -> list[float]:
-    """Return rank k's reward under exp_inf (paper, Eq. 9 with an infinite base): its own hit."""
-    return [float(hit) for hit in hits]
-
-
-def reward_log_decay(hits: Sequence[int]) -> list[float]:
-    """Return rank k's reward under log_decay (paper, Eq. 8): the sum of hit_j / log2(j + 1) over j >= k."""
-    if not hits:
-        return []
-    gains = np.asarray(hits, dtype=np.float64) / np.log2(np.arange(2, len(hits) + 2))
-    earlier = np.concatenate([[0.0], gains.cumsum()[:-1]])
-    return (gains.sum() - earlier).tolist()  # a reversed cumulative sum differs in the last digit
 
 
 class _Matched(NamedTuple):
@@ -184,32 +158,6 @@ def _recall_ndcg(matched: _Matched, k: int, truncate_first: bool) -> tuple[float
     return recall, matched.dcg[kept] / _ideal_dcg(min(matched.n_truth, kept))
 
 
-def recall_ndcg(
-    entries: Sequence[Entry],
-    ground_truth: Sequence[Film],
-    seen_titles: Iterable[str],
-    in_catalog: Container[Film],
-    k: int,
-    truncate_first: bool = False,
-) -> tuple[float, float]:
-    """Recall@k and NDCG@k by the evaluation's rule.
-
-    Entries outside the catalogue and seen ones are removed, and later ones move up. For each truth the first entry of
-    exactly that title (same case), within the year tolerance, becomes a hit; two truths may share one. Recall divides
-    by all truths. The ideal list is no longer than the surviving list, so a single entry that is a hit scores NDCG 1.
-
-    Args:
-        entries: the parsed list, uncut.
-        ground_truth: relevant films; with none both values are 0.
-        seen_titles: titles whose entries are removed, compared exactly.
-        in_catalog: the catalogue as (title, int year), compared exactly.
-        k: cut-off, at least 1.
-        truncate_first: whether to cut the list to k entries before removing any instead of after. This is one possible
-            repair of the metric that the published scripts import but never define (`published_truncate_first`).
-    """
-    return _recall_ndcg(_match(entries, ground_truth, seen_titles, in_catalog), k, truncate_first)
-
-
 def ranking_metrics(
     lists: Sequence[Sequence[Entry]],
     truths: Sequence[Sequence[Film]],
@@ -218,7 +166,20 @@ def ranking_metrics(
     cutoffs: Sequence[int],
     truncate_first: bool = False,
 ) -> dict[str, Floats]:
-    """`recall_ndcg` of B parsed lists at every cut-off, keyed "recall@k" and "ndcg@k"; (B,) each.
+    """Recall@k and NDCG@k by the evaluation's rule at every cut-off, keyed "recall@k" and "ndcg@k"; (B,) each.
+
+    Entries outside the catalogue and seen ones are removed, and later ones move up. For each truth the first entry of
+    exactly that title (same case), within the year tolerance, becomes a hit; two truths may share one. Recall divides
+    by all truths. The ideal list is no longer than the surviving list, so a single entry that is a hit scores NDCG 1.
+
+    Args:
+        lists: B parsed lists, uncut.
+        truths: their relevant films; with none both values are 0.
+        seen: titles whose entries are removed, compared exactly.
+        in_catalog: the catalogue as (title, int year), compared exactly.
+        cutoffs: values of k, at least 1.
+        truncate_first: whether to cut the list to k entries before removing any instead of after. This is one possible
+            repair of the metric that the published scripts import but never define (`published_truncate_first`).
 
     Raises:
         ValueError: the first three sequences differ in length.
@@ -229,16 +190,3 @@ def ranking_metrics(
         values = np.array([_recall_ndcg(one, k, truncate_first) for one in matched], dtype=np.float64).reshape(-1, 2)
         table[f"recall@{k}"], table[f"ndcg@{k}"] = values.T.copy()
     return table
-
-
-def segment_of_tokens(newlines_per_token: Sequence[int]) -> list[int]:
-    """Return each token's segment: the number of newlines in the tokens before it.
-
-    Blank lines and lines that are not entries count like any other. So a line before the list shifts the whole list by
-    one, and a newline after the last line starts another segment.
-    """
-    segments, newlines = [], 0
-    for count in newlines_per_token:
-        segments.append(newlines)
-        newlines += count
-    return segments

@@ -3,14 +3,15 @@
 A piece gives the returns of B lists under one reward term, (B, C). Facts of a piece:
 
 columns: the meaning of the C columns, in order: "sequence" is one column for the whole list, "rank" is N columns;
-spread: the function that maps the columns' advantages to unit codes;
-within: a function that gives a factor for every token on top of its unit's advantage, or None;
+spread: the function (advantages (B, C), special (B, 4), units, **options) -> (B, U) that maps the columns' advantages
+    to unit codes;
+within: a function (unit_ids (B, T), mask (B, T), units, **options) -> (B, T) that gives a factor for every token on top
+    of its unit's advantage, or None;
 reads: "gains" if returns come from the reward's gains, "hits" if they come from relevance alone;
 signed: returns may be negative even if the reward's are not; default false.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +40,6 @@ class CreditInputs:
     hits: torch.Tensor
     n_truth: torch.Tensor
     gamma: float
-
-
-Spread = Callable[..., torch.Tensor]
-"""(advantages (B, C), special (B, 4), units, **options) -> (B, U)."""
-Within = Callable[..., torch.Tensor]
-"""(unit_ids (B, T), mask (B, T), units, **options) -> (B, T)."""
 
 
 def spread_sequence(advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout) -> torch.Tensor:

@@ -16,6 +16,7 @@ from rlbench.lists.metrics import ranking_metrics
 from rlbench.lists.reader import TokenUnits, UnitLayout
 from rlbench.lists.relevance import Judge
 from rlbench.objective.shaping import SHAPINGS
+from tests.golden import oracles
 from tests.golden.figures import COMMITTED, MEMBERSHIP, Film, read_cases, read_membership
 from tests.helpers import ROOT
 
@@ -159,7 +160,7 @@ def rules_table() -> str:
 def rank_of_lines(text: str) -> tuple[list[int], int]:
     """Published segment of the tokens of each line that has any, and that of EOS."""
     lines = text.splitlines(keepends=True)
-    *segments, eos = published.segment_of_tokens([line.count("\n") for line in lines] + [0])
+    *segments, eos = oracles.segment_of_tokens([line.count("\n") for line in lines] + [0])
     return segments, eos
 
 
@@ -184,7 +185,7 @@ def credit(rank: int | None, rewards: list[float], overflow: float) -> str:
 def line_table(example: Example) -> list[str]:
     """Which rank's reward (exp_inf) the tokens of each line get."""
     entries = published.parse_list(example.text)
-    theirs = published.reward_exp_inf(published.training_hits(entries, example.truths, [], set(FILMS), N))
+    theirs = oracles.reward_exp_inf(oracles.training_hits(entries, example.truths, [], set(FILMS), N))
     judge = Judge(Catalog(FILMS), N)
     (read,) = judge.read([example.text])
     judged = judge([read], [example.truths], [[]])
@@ -236,7 +237,7 @@ def measured() -> str:
     cut_after, cut_before = (
         np.mean(
             [
-                published.recall_ndcg(entries, case.ground_truth, case.seen_titles, inside, K, truncate_first)[1]
+                oracles.recall_ndcg(entries, case.ground_truth, case.seen_titles, inside, K, truncate_first)[1]
                 for entries, case, inside in zip(lists, cases, films, strict=True)
             ]
         )

@@ -14,6 +14,7 @@ import pytest
 from rlbench.data.catalog_files import read_catalog
 from rlbench.lists import published
 from rlbench.lists.entries import Entry
+from tests.golden import oracles
 from tests.golden.figures import MEMBERSHIP, Case, Film, golden_folder, membership, read_cases, read_membership
 from tests.helpers import shared_data
 
@@ -53,13 +54,13 @@ def ours(case: Case, films: set[Film]) -> dict[str, Any]:
     """The outputs of a case by name."""
     entries = published.parse_list(case.completion)
     sample = (entries, case.ground_truth, case.seen_titles, films)
-    hits = published.training_hits(*sample, case.list_length)
+    hits = oracles.training_hits(*sample, case.list_length)
     return {
         "parsed": [(entry.title, entry.year) for entry in entries],
         "hits": hits,
-        "reward_exp_inf": published.reward_exp_inf(hits),
-        "reward_log_decay": published.reward_log_decay(hits),
-        "recall_ndcg": {k: published.recall_ndcg(*sample, k) for k in case.recall_ndcg},
+        "reward_exp_inf": oracles.reward_exp_inf(hits),
+        "reward_log_decay": oracles.reward_log_decay(hits),
+        "recall_ndcg": {k: oracles.recall_ndcg(*sample, k) for k in case.recall_ndcg},
     }
 
 
@@ -99,7 +100,7 @@ def test_metrics_of_many_samples(cases: list[Case], films_of_case: list[set[Film
         assert list(table) == [f"{name}@{k}" for k in cutoffs for name in ("recall", "ndcg")]
         for i, films in enumerate(films_of_case):
             for k in cutoffs:
-                single = published.recall_ndcg(lists[i], truths[i], seen[i], films, k, truncate_first)
+                single = oracles.recall_ndcg(lists[i], truths[i], seen[i], films, k, truncate_first)
                 assert (table[f"recall@{k}"][i], table[f"ndcg@{k}"][i]) == single
                 if truncate_first:
                     assert single[0] <= cases[i].recall_ndcg[k][0]
@@ -200,70 +201,70 @@ def made_up(n: int) -> list[Film]:
 def test_one_hit_of_four_truths_has_full_ndcg() -> None:
     """The ideal list is as short as what survives."""
     truths = [A, B, C, D]
-    assert published.recall_ndcg(listed(A), truths, [], FILMS, 20) == (0.25, 1.0)
-    assert published.recall_ndcg(listed(*made_up(2), A), truths, [], FILMS, 20) == (0.25, 1.0)
+    assert oracles.recall_ndcg(listed(A), truths, [], FILMS, 20) == (0.25, 1.0)
+    assert oracles.recall_ndcg(listed(*made_up(2), A), truths, [], FILMS, 20) == (0.25, 1.0)
 
 
 def test_later_entries_move_up() -> None:
     ranked = listed(*made_up(4), B, A)
-    assert published.recall_ndcg(ranked, [A], [], FILMS, 5) == (1.0, 1 / math.log2(3))
-    assert published.recall_ndcg(ranked, [A], ["Brazil"], FILMS, 5) == (1.0, 1.0)
-    assert published.recall_ndcg(ranked, [A], [], FILMS, 5, truncate_first=True) == (0.0, 0.0)
-    assert published.recall_ndcg(ranked, [A], [], FILMS, 6, truncate_first=True) == (1.0, 1 / math.log2(3))
+    assert oracles.recall_ndcg(ranked, [A], [], FILMS, 5) == (1.0, 1 / math.log2(3))
+    assert oracles.recall_ndcg(ranked, [A], ["Brazil"], FILMS, 5) == (1.0, 1.0)
+    assert oracles.recall_ndcg(ranked, [A], [], FILMS, 5, truncate_first=True) == (0.0, 0.0)
+    assert oracles.recall_ndcg(ranked, [A], [], FILMS, 6, truncate_first=True) == (1.0, 1 / math.log2(3))
 
 
 def test_truncated_first_the_ideal_list_is_shorter_too() -> None:
     ranked = listed(*made_up(4), A, B)
-    assert published.recall_ndcg(ranked, [A, C], [], FILMS, 5) == (0.5, 1 / (1 + 1 / math.log2(3)))
-    assert published.recall_ndcg(ranked, [A, C], [], FILMS, 5, truncate_first=True) == (0.5, 1.0)
+    assert oracles.recall_ndcg(ranked, [A, C], [], FILMS, 5) == (0.5, 1 / (1 + 1 / math.log2(3)))
+    assert oracles.recall_ndcg(ranked, [A, C], [], FILMS, 5, truncate_first=True) == (0.5, 1.0)
 
 
 def test_two_truths_may_share_one_entry() -> None:
     films = {("Emma.", 2020)}
     truths = [("Emma.", 2020), ("Emma.", 2018)]
-    assert published.recall_ndcg(listed(("Emma.", 2020)), truths, [], films, 5) == (0.5, 1.0)
-    assert published.training_hits(listed(("Emma.", 2020), ("Emma.", 2020)), truths, [], films, 3) == [1, 1, 0]
+    assert oracles.recall_ndcg(listed(("Emma.", 2020)), truths, [], films, 5) == (0.5, 1.0)
+    assert oracles.training_hits(listed(("Emma.", 2020), ("Emma.", 2020)), truths, [], films, 3) == [1, 1, 0]
 
 
 def test_evaluation_minds_case_training_does_not() -> None:
     ranked = listed(A)
-    assert published.training_hits(ranked, [("  ALIEN ", 1981)], [], FILMS, 1) == [1]
-    assert published.training_hits(ranked, [("Alien", 1982)], [], FILMS, 1) == [0]
-    assert published.recall_ndcg(ranked, [("ALIEN", 1979)], [], FILMS, 5) == (0.0, 0.0)
-    assert published.recall_ndcg(ranked, [("Alien", 1981)], [], FILMS, 5) == (1.0, 1.0)
-    assert published.recall_ndcg(ranked, [("Alien", 1982)], [], FILMS, 5) == (0.0, 0.0)
+    assert oracles.training_hits(ranked, [("  ALIEN ", 1981)], [], FILMS, 1) == [1]
+    assert oracles.training_hits(ranked, [("Alien", 1982)], [], FILMS, 1) == [0]
+    assert oracles.recall_ndcg(ranked, [("ALIEN", 1979)], [], FILMS, 5) == (0.0, 0.0)
+    assert oracles.recall_ndcg(ranked, [("Alien", 1981)], [], FILMS, 5) == (1.0, 1.0)
+    assert oracles.recall_ndcg(ranked, [("Alien", 1982)], [], FILMS, 5) == (0.0, 0.0)
 
 
 def test_training_keeps_ranks_and_uses_truths_up() -> None:
     ranked = listed(*made_up(1), A, A, B, ("alien", 1979), D)
-    assert published.training_hits(ranked, [A, B], ["Brazil"], FILMS, 5) == [0, 1, 0, 0, 0]
-    assert published.training_hits(ranked, [A, A, D], ["brazil"], FILMS, 6) == [0, 1, 1, 0, 0, 1]
+    assert oracles.training_hits(ranked, [A, B], ["Brazil"], FILMS, 5) == [0, 1, 0, 0, 0]
+    assert oracles.training_hits(ranked, [A, A, D], ["brazil"], FILMS, 6) == [0, 1, 1, 0, 0, 1]
 
 
 def test_the_nearest_truth_is_used_up() -> None:
     films = {("Emma.", year) for year in (2018, 2020, 2022)}
     truths = [("Emma.", 2022), ("Emma.", 2020)]
-    assert published.training_hits(listed(("Emma.", 2020), ("Emma.", 2022)), truths, [], films, 2) == [1, 1]
-    assert published.training_hits(listed(("Emma.", 2020), ("Emma.", 2018)), truths, [], films, 2) == [1, 0]
+    assert oracles.training_hits(listed(("Emma.", 2020), ("Emma.", 2022)), truths, [], films, 2) == [1, 1]
+    assert oracles.training_hits(listed(("Emma.", 2020), ("Emma.", 2018)), truths, [], films, 2) == [1, 0]
 
 
 def test_a_catalogue_of_string_years_makes_every_reward_zero() -> None:
     strings: Any = {(title, str(year)) for title, year in FILMS}
-    assert published.training_hits(listed(A, B), [A, B], [], strings, 2) == [0, 0]
-    assert published.recall_ndcg(listed(A, B), [A, B], [], strings, 5) == (0.0, 0.0)
+    assert oracles.training_hits(listed(A, B), [A, B], [], strings, 2) == [0, 0]
+    assert oracles.recall_ndcg(listed(A, B), [A, B], [], strings, 5) == (0.0, 0.0)
 
 
 def test_rewards_of_a_perfect_list() -> None:
-    returns = published.reward_log_decay([1] * 20)
+    returns = oracles.reward_log_decay([1] * 20)
     assert [returns[k - 1] for k in (1, 5, 10, 20)] == pytest.approx([7.0403, 4.479, 2.786, 0.2277], abs=5e-4)
-    assert published.reward_log_decay([0, 1]) == [1 / np.log2(3)] * 2 == pytest.approx([0.6309] * 2, abs=5e-5)
-    assert published.reward_exp_inf([0, 1]) == [0.0, 1.0]
-    assert published.reward_log_decay([]) == published.reward_exp_inf([]) == []
+    assert oracles.reward_log_decay([0, 1]) == [1 / np.log2(3)] * 2 == pytest.approx([0.6309] * 2, abs=5e-5)
+    assert oracles.reward_exp_inf([0, 1]) == [0.0, 1.0]
+    assert oracles.reward_log_decay([]) == oracles.reward_exp_inf([]) == []
 
 
 def test_nothing_to_find_is_zero() -> None:
-    assert published.recall_ndcg([], [A], [], FILMS, 5) == (0.0, 0.0)
-    assert published.recall_ndcg(listed(A), [], [], FILMS, 5) == (0.0, 0.0)
+    assert oracles.recall_ndcg([], [A], [], FILMS, 5) == (0.0, 0.0)
+    assert oracles.recall_ndcg(listed(A), [], [], FILMS, 5) == (0.0, 0.0)
     assert published.ranking_metrics([], [], [], FILMS, [5])["ndcg@5"].shape == (0,)
     with pytest.raises(ValueError, match="zip"):
         published.ranking_metrics([[]], [], [], FILMS, [5])
@@ -272,8 +273,8 @@ def test_nothing_to_find_is_zero() -> None:
 def test_segments_count_newlines() -> None:
     """An entry as two tokens, "Title (Year" and ")\\n"; the last has no newline; then EOS."""
     twenty = [0, 1] * 19 + [0, 0]
-    assert max(published.segment_of_tokens([*twenty, 0])) + 1 == 20
-    assert max(published.segment_of_tokens([*twenty[:-1], 1, 0])) + 1 == 21
-    assert max(published.segment_of_tokens([*[0, 1] * 19, 0])) + 1 == 20
-    assert published.segment_of_tokens([0, 1, 0, 2, 0]) == [0, 0, 1, 1, 3]
-    assert published.segment_of_tokens([]) == []
+    assert max(oracles.segment_of_tokens([*twenty, 0])) + 1 == 20
+    assert max(oracles.segment_of_tokens([*twenty[:-1], 1, 0])) + 1 == 21
+    assert max(oracles.segment_of_tokens([*[0, 1] * 19, 0])) + 1 == 20
+    assert oracles.segment_of_tokens([0, 1, 0, 2, 0]) == [0, 0, 1, 1, 3]
+    assert oracles.segment_of_tokens([]) == []

@@ -28,6 +28,7 @@ from rlbench.rewards.combine import solve_rate
 from rlbench.rewards.scorer import score
 from rlbench.rewards.terms import TERMS
 from tests.conftest import CONF, composed
+from tests.golden import oracles
 from tests.properties.lists import FILMS, FORMS, NOISE
 from tests.properties.tokenizers import KINDS, tokenizer_of
 
@@ -416,7 +417,7 @@ def check_against_plain(reader: ListReader, catalog: Catalog, outcome: Outcome, 
         lax, shifted = plain.form(read, titles, N)
         assert lists.lax[row, : len(lax)].tolist() == lax and lists.n_shifted[row] == shifted
         assert lists.n_truth[row] == len({(plain.normalise(title), year) for title, year in case.truth})
-        hits = published.training_hits(published.parse_list(text), case.truth, case.seen, set(catalog.films), N)
+        hits = oracles.training_hits(published.parse_list(text), case.truth, case.seen, set(catalog.films), N)
         assert outcome.lists["published"].hits[row].tolist() == hits
         entries.append(read)
     ids, width = [case.ids for case in cases], outcome.ids.size(1)

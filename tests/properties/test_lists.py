@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlbench.base.errors import BadInput
-from rlbench.lists import published
 from rlbench.lists.entries import parse_line, parse_list, parse_text, read_line
 from rlbench.lists.reader import ListReader, UnitLayout
 from rlbench.models.gguf import materialise_wheel_gguf
 from rlbench.models.loading import load_tokenizer
 from tests.conftest import composed
+from tests.golden import oracles
 from tests.properties.lists import FORMS, any_text, entry_lines, films, texts
 from tests.properties.tokenizers import KINDS, tokenizer_of
 
@@ -115,7 +115,7 @@ def test_the_published_layout_counts_newlines(kind, text, cut, ended):
     reader = reader_of(kind)
     ids = ids_of(reader.tokenizer, text)[:cut] + [reader.tokenizer.eos_token_id] * ended
     newlines = [reader.tokenizer.decode([i], skip_special_tokens=True).count("\n") for i in ids]
-    wanted = [min(segment, N) for segment in published.segment_of_tokens(newlines)]
+    wanted = [min(segment, N) for segment in oracles.segment_of_tokens(newlines)]
     units, _ = segmented(reader, ids, 2, "published")
     assert units == wanted + [LAYOUT.padding] * 2
 

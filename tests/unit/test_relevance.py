@@ -12,6 +12,7 @@ from rlbench.lists import published
 from rlbench.lists.catalog import EXACT, Catalog, MatchingPolicy
 from rlbench.lists.relevance import ABSENT, NO_FILM, VERDICTS, Judge, PublishedJudge, Verdict, make_judge
 from tests.conftest import composed
+from tests.golden import oracles
 from tests.properties.lists import FILMS, films, texts
 
 CATALOG = Catalog([("Alien", 1979), ("Heat", 1995), ("Taken", 2008), ("Jaws", 1975)])
@@ -159,9 +160,7 @@ def test_the_published_judge_has_the_published_hits(text, truth, seen):
     parsed = judge.read([text])
     lists = judge(parsed, [truth], [seen])
     assert parsed[0].entries == published.parse_list(text)
-    assert lists.hits[0].tolist() == published.training_hits(
-        parsed[0].entries, truth, seen, frozenset(catalog.films), N
-    )
+    assert lists.hits[0].tolist() == oracles.training_hits(parsed[0].entries, truth, seen, frozenset(catalog.films), N)
     assert lists.present[0].sum() == min(len(parsed[0].films), N)
 
 
