@@ -27,16 +27,23 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
+from rlbench.base.progress import Progress
 from rlbench.config.arguments import count
 from rlbench.config.resolving import resolve
 from rlbench.config.schema import Config
+from rlbench.evaluation.recording import Recording
 from rlbench.running import runner
 from rlbench.running.cli import CONF
+from rlbench.running.session import Session, prepare
+from rlbench.runs.budget import Ledger
+from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import Run, locate
-from rlbench.tracking import NoTracker, Tracker
+from rlbench.tracking import NoTracker, Tracker, TrackerIdentity, make_tracker
 from rlbench.training.callbacks import Recorder
 from rlbench.training.checkpoints import BestKeeper, CheckpointWriter
+from rlbench.training.rl import TrainingData, train_rl
 from rlbench.training.trainer import RankedListTrainer
+from rlbench.training.validation import Validation
 
 PROMISED = 0.05
 SFT_UPDATES = 60
@@ -99,7 +106,7 @@ def replaced(make: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> I
             setattr(kind, name, method)
 
 
-def train(session: runner.Session, folder: Path, watch: Stopwatch | None) -> float:
+def train(session: Session, folder: Path, watch: Stopwatch | None) -> float:
     """Train the RL stage and return the seconds it took. Without a stopwatch nothing is written."""
     config = session.config
     target, sft = locate(config, "rl"), locate(config, "sft")
@@ -120,25 +127,22 @@ def train(session: runner.Session, folder: Path, watch: Stopwatch | None) -> flo
 
     tracker: Any = NoTracker()
     if watch is not None:
-        identity = runner.TrackerIdentity(experiment="overhead", group=target.name, job_type="rl", name=target.label)
-        tracker = runner.make_tracker("offline", directory=target.root, identity=identity, config={})
+        identity = TrackerIdentity(experiment="overhead", group=target.name, job_type="rl", name=target.label)
+        tracker = make_tracker("offline", directory=target.root, identity=identity, config={})
+    completions = CompletionLog(target, tracker, config.tracker.completions, config.dataset.list_length)
+    recording = Recording(target, tracker, Ledger(), completions)
     torch.manual_seed(config.seed)
     folder.mkdir(exist_ok=True)
-    progress = runner.Progress("", config.trainer.rl.updates, file=folder / "progress.json", show=False)
+    progress = Progress("", config.trainer.rl.updates, file=folder / "progress.json", show=False)
     started = time.perf_counter()
     with replaced(timed if watch is not None else nothing):
-        runner.train_rl(
+        train_rl(
             config,
-            target,
+            recording,
             sft.final_model,
             session.tokenizer,
-            session.dataset.splits["train"],
-            session.dataset.splits["sft"],
-            session.judge,
-            session.facts,
-            session.validation,
-            {},
-            tracker,
+            TrainingData(session.dataset.splits["train"], session.dataset.splits["sft"]),
+            Validation(session.validation, session.criteria, {}),
             progress,
         )
     seconds = time.perf_counter() - started
@@ -167,7 +171,7 @@ def main() -> None:
             "evaluation.test_contexts=8",
         )
         runner.run(config)
-        session = runner.prepare(config)
+        session = prepare(config)
         with_, without, shares = [], [], defaultdict(list)
         for turn in range(options.repeats):
             watch = Stopwatch()

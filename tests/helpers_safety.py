@@ -15,10 +15,10 @@ from rlbench.models.loading import load_model
 from rlbench.running.checks import check_config
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import Run, locate
-from rlbench.tracking import make_tracker
-from rlbench.training.rl import Trained, train_rl
+from rlbench.training.rl import Trained, TrainingData, train_rl
+from rlbench.training.validation import Validation
 from tests.conftest import SMALL, composed
-from tests.helpers_training import load, make_scorer
+from tests.helpers_training import load, make_criteria, make_recording
 
 RL = {
     "updates": 8,
@@ -89,23 +89,18 @@ def short(root: Path, *overrides: str) -> Config:
 
 def train(config: Config, start: Path, dataset: RankedListDataset, tracker=None) -> tuple[Run, Trained, Ledger]:
     """The RL stage of a config from the model in `start`, or what is left of it."""
-    run, (tokenizer, model), ledger = locate(config, "rl"), load(start), Ledger()
-    scorer = make_scorer(config, dataset, tokenizer, model)
+    run, (tokenizer, _), ledger = locate(config, "rl"), load(start), Ledger()
+    criteria = make_criteria(config, dataset)
     validation = choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts)
+    initial = evaluate(load_model(start, "float32"), tokenizer, validation, criteria, config).means
     trained = train_rl(
         config,
-        run,
+        make_recording(config, run, tracker, ledger),
         start,
         tokenizer,
-        dataset.splits["train"],
-        dataset.splits["sft"],
-        scorer.judge,
-        scorer.facts,
-        validation,
-        evaluate(load_model(start, "float32"), tokenizer, validation, scorer.judge, scorer.facts, config).means,
-        tracker or make_tracker("none", directory=run.root, identity=None, config={}),
+        TrainingData(dataset.splits["train"], dataset.splits["sft"]),
+        Validation(validation, criteria, initial),
         Progress("", config.trainer.rl.updates, file=None, show=False),
-        ledger,
     )
     return run, trained, ledger
 

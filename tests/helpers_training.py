@@ -6,17 +6,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlbench.base.progress import Progress
 from rlbench.config.schema import Config
-from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset
+from rlbench.evaluation import judging
 from rlbench.evaluation.evaluate import eos_ids
+from rlbench.evaluation.judging import Criteria
+from rlbench.evaluation.recording import Recording
 from rlbench.lists.reader import ListReader
-from rlbench.lists.relevance import make_judge
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
-from rlbench.runs.directory import locate
+from rlbench.runs.completions import CompletionLog
+from rlbench.runs.directory import Run, locate
+from rlbench.tracking import Tracker, make_tracker
 from rlbench.training.preference import PreferenceTrainer
+from rlbench.training.preference_lists import Lists
 from rlbench.training.rl import make_demonstrations, preference_trainer, prompt_dataset, trl_arguments
 from rlbench.training.trainer import RankedListTrainer
 
@@ -29,9 +33,21 @@ def make_scorer(
     kind: type[ListScorer] = ListScorer,
 ) -> ListScorer:
     """The scorer of a config."""
-    judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
+    criteria = make_criteria(config, dataset)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
-    return kind(reader, judge, film_facts(dataset, judge.catalog), config.reward)
+    return kind(reader, criteria.judge, criteria.facts, config.reward)
+
+
+def make_criteria(config: Config, dataset: RankedListDataset) -> Criteria:
+    """What a config judges lists by."""
+    return judging.make_criteria(config.matching, dataset, config.dataset.list_length)
+
+
+def make_recording(config: Config, run: Run, tracker: Tracker | None = None, ledger: Ledger | None = None) -> Recording:
+    """Where a stage of a config records what it does; without a tracker, in its run directory alone."""
+    tracker = tracker or make_tracker("none", directory=run.root, identity=None, config={})
+    completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
+    return Recording(run, tracker, ledger or Ledger(), completions)
 
 
 def load(
@@ -56,8 +72,8 @@ def make_preference_trainer(
     records = dataset.splits["sft" if config.algorithm.chosen == "demonstration" else "train"]
     scorer = make_scorer(config, dataset, tokenizer, model)
     progress = Progress("", config.trainer.rl.updates, file=None, show=False)
-    run = locate(config, "rl")
-    return preference_trainer(config, run, start, model, records, scorer, ledger or Ledger(), None, progress)
+    lists = Lists(config, locate(config, "rl"), records, scorer)
+    return preference_trainer(config, lists, model, start, ledger or Ledger(), None, progress)
 
 
 def make_trainer(

@@ -12,11 +12,11 @@ from transformers.utils import logging as hf_logging
 
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
-from rlbench.data.facts import film_facts
 from rlbench.data.record import Record
-from rlbench.evaluation.evaluate import eos_ids
+from rlbench.evaluation.evaluate import eos_ids, prompt_ids
+from rlbench.evaluation.judging import make_criteria
 from rlbench.lists.reader import ListReader
-from rlbench.lists.relevance import Verdict, make_judge
+from rlbench.lists.relevance import Verdict
 from rlbench.models.generation import generation_config
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
@@ -66,7 +66,7 @@ def model_folder(run: Path) -> Path:
     checkpoint = last_checkpoint(run / "checkpoints")
     if checkpoint is None:
         raise BadInput(f"{run} has neither a final model nor a checkpoint yet")
-    return checkpoint[0]
+    return checkpoint.folder
 
 
 def sample_group(config: Config, folder: Path, prompt: int, group_size: int, seed: int) -> SampledGroup:
@@ -85,18 +85,13 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     tokenizer, model = load_tokenizer(folder, config.generation.template_date), load_model(folder, config.model.dtype)
     ends = eos_ids(model, tokenizer)
     reader = ListReader(tokenizer, config.dataset.list_length, ends)
-    judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
-    scorer = ListScorer(reader, judge, film_facts(dataset, judge.catalog), config.reward)
-    batch = tokenizer.apply_chat_template(
-        record.prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-    )
+    criteria = make_criteria(config.matching, dataset, config.dataset.list_length)
+    scorer = ListScorer(reader, criteria.judge, criteria.facts, config.reward)
     torch.manual_seed(seed)
-    output = model.generate(
-        **batch,
-        generation_config=generation_config(
-            config.generation, tokenizer, ends, sampled=True, num_return_sequences=group_size
-        ),
-    )[:, batch["input_ids"].size(1) :]
+    decoding = generation_config(config.generation, tokenizer, ends, sampled=True, num_return_sequences=group_size)
+    asked = torch.tensor([prompt_ids(tokenizer, record.prompt)])
+    whole = model.generate(asked, attention_mask=torch.ones_like(asked), generation_config=decoding)
+    output = whole[:, asked.size(1) :]
     is_end = torch.isin(output, torch.tensor(ends))
     mask = (is_end.cumsum(1) - is_end.long() == 0).long()  # up to and including the first EOS
     ids = [row[kept.bool()].tolist() for row, kept in zip(output, mask, strict=True)]
@@ -107,23 +102,17 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     tokens = reader.segment(
         output, mask, [scored.parsed.lines for scored in scorer.lists], config.policy_optimisation.layout
     )
-    full = torch.cat([batch["input_ids"].expand(group_size, -1), output], dim=1)
     with torch.no_grad():
-        seen = model(full, output_hidden_states=True)
-        logits = seen.logits[:, batch["input_ids"].size(1) - 1 : -1].float() / config.generation.temperature
+        seen = model(whole, output_hidden_states=True)
+        logits = seen.logits[:, asked.size(1) - 1 : -1].float() / config.generation.temperature
     all_logps = logits.log_softmax(-1)
     units = objective.token_units(tokens)
-    unit_ids = units.unit_ids
+    logps, entropies = all_logps.gather(2, output[:, :, None]).squeeze(2), -(all_logps.exp() * all_logps).sum(2)
     rollout = Rollout.of_tokens(
         scorer.rewards,
-        RolloutTokens(
-            unit_ids,
-            mask,
-            all_logps.gather(2, output[:, :, None]).squeeze(2),
-            -(all_logps.exp() * all_logps).sum(2),
-        ),
+        RolloutTokens(units.unit_ids, mask, logps, entropies),
         objective.units.count,
-        rank_features(seen.hidden_states[-1][:, -output.size(1) :], unit_ids, objective.units),
+        rank_features(seen.hidden_states[-1][:, -output.size(1) :], units.unit_ids, objective.units),
     )
     advantages = objective.unit_advantages(rollout, group_size)
     return SampledGroup(
@@ -132,7 +121,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
         objective.weighted(objective.unit_returns(scorer.rewards, group_size)),
         advantages,
         [tokenizer.convert_ids_to_tokens(row) for row in ids],
-        unit_ids,
+        units.unit_ids,
         objective.token_advantages(objective.spread_advantages(advantages, units.n_units), units),
     )
 

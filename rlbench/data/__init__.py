@@ -4,18 +4,18 @@ Imports `base`, `config` and `lists`. Loads no torch, except for the sentence en
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from typing import Any
 
 from rlbench.config.schema import DatasetConfig
 from rlbench.data import mini, reddit_v2, redial
 from rlbench.data.record import RankedListDataset
 
-LOADERS: dict[str, Callable[..., RankedListDataset]] = {
+LOADERS: dict[str, Callable[[Any], RankedListDataset]] = {
     "mini": mini.load,
     "redial": redial.load,
     "reddit_v2": reddit_v2.load,
 }
-"""One loader per dataset. Its arguments are the keys of `conf/dataset/<name>.yaml` except name and cutoffs."""
+"""One loader per dataset. It takes the dataset's configuration, of the class that `config.schema.DATASETS` names."""
 
 
 def load_dataset(config: DatasetConfig) -> RankedListDataset:
@@ -24,5 +24,4 @@ def load_dataset(config: DatasetConfig) -> RankedListDataset:
     Raises:
         BadInput: all problems of the files at once.
     """
-    options = {key: value for key, value in asdict(config).items() if key not in ("name", "cutoffs")}
-    return LOADERS[config.name](**options)
+    return LOADERS[config.name](config)

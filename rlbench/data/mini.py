@@ -26,8 +26,9 @@ from importlib.resources import files
 import numpy as np
 
 from rlbench.base.errors import BadInput, nearest
+from rlbench.config.schema import MiniConfig
 from rlbench.data.checks import fingerprint
-from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
+from rlbench.data.lengths import LongPrompts
 from rlbench.data.mini_teacher import Request, World, demonstrate
 from rlbench.data.record import SPLITS, Film, Messages, RankedListDataset, Record
 from rlbench.data.stage1.scores import STEPS
@@ -62,7 +63,7 @@ def read_films() -> list[tuple[str, int, str]]:
 class _World:
     """The films as arrays, and the preference model over them."""
 
-    def __init__(self, rng: np.random.Generator, weights: Mapping[str, float]):
+    def __init__(self, rng: np.random.Generator, config: MiniConfig):
         rows = read_films()
         self.films: list[Film] = [(title, year) for title, year, _ in rows]
         self.genres = sorted({genre for _, _, genre in rows})
@@ -70,7 +71,12 @@ class _World:
         self.era = np.array([next(i for i, (_, a, b) in enumerate(ERAS) if a <= year <= b) for _, year, _ in rows])
         self.taste = rng.uniform(0, 1, len(rows))
         self.popularity = rng.uniform(0, 1, len(rows))
-        self.weights = weights
+        self.weights = {
+            "genre": config.genre_weight,
+            "era": config.era_weight,
+            "taste": config.taste_weight,
+            "popularity": config.popularity_weight,
+        }
 
     def films_at(self, indices: np.ndarray) -> list[Film]:
         """(title, year) of each index."""
@@ -95,94 +101,67 @@ def _draw(rng: np.random.Generator, w: np.ndarray, size: int) -> np.ndarray:
     return rng.choice(len(w), size=size, replace=False, p=w / w.sum())
 
 
-def load(
-    *,
-    list_length: int,
-    seed: int,
-    contexts: Mapping[str, int],
-    demonstrations: int,
-    demonstration_noise: float,
-    genre_weight: float,
-    era_weight: float,
-    taste_weight: float,
-    popularity_weight: float,
-    prompt_template: str,
-    demonstrations_from: str,
-    max_conversation_chars: int | None = None,
-    long_prompts: str = DROP_OLDEST_TURNS,
-) -> RankedListDataset:
-    """Generate the dataset.
+def load(config: MiniConfig) -> RankedListDataset:
+    """Generate the dataset. Requests are single turns. The seed is the only source of randomness.
 
-    Args:
-        list_length: N, length of the demonstrations and of the oracle lists.
-        seed: determines everything; there is no other source of randomness.
-        contexts: number of contexts in train, validation and test.
-        demonstrations: number of demonstrations in the `sft` split, over train contexts.
-        demonstration_noise: share of demonstrated ranks drawn from the whole catalogue.
-        genre_weight, era_weight, taste_weight, popularity_weight: g, e, t, p of the preference model.
-        prompt_template: text with {conversation} and {n}.
-        demonstrations_from: noisy, or a name in `stage1.scores.STEPS`. With these the first record of each validation
-            context has a demonstration too.
-        max_conversation_chars, long_prompts: as in `rlbench.data.lengths`; requests of mini are single turns.
+    With demonstrations of the teacher the first record of each validation context has a demonstration too.
 
     Raises:
         BadInput: the list length does not fit the catalogue, or `demonstrations_from` is unknown.
     """
     sources = ["noisy", *STEPS]
-    if demonstrations_from not in sources:
+    if config.demonstrations_from not in sources:
         raise BadInput(
-            f"dataset.demonstrations_from = '{demonstrations_from}' is unknown; known: {', '.join(sources)}."
-            f"{nearest(demonstrations_from, sources)}"
+            f"dataset.demonstrations_from = '{config.demonstrations_from}' is unknown; known: {', '.join(sources)}."
+            f"{nearest(config.demonstrations_from, sources)}"
         )
-    rng = np.random.default_rng(seed)
-    world = _World(
-        rng, {"genre": genre_weight, "era": era_weight, "taste": taste_weight, "popularity": popularity_weight}
-    )
-    if not 1 <= list_length <= len(world.films) - MOST_LIKED:
+    rng = np.random.default_rng(config.seed)
+    world = _World(rng, config)
+    most = len(world.films) - MOST_LIKED
+    if not 1 <= config.list_length <= most:
         raise BadInput(
-            f"dataset.list_length = {list_length}: a list of mini has 1 to {len(world.films) - MOST_LIKED} films, of a "
+            f"dataset.list_length = {config.list_length}: a list of mini has 1 to {most} films, of a "
             f"catalogue of {len(world.films)} less up to {MOST_LIKED} that are liked already"
         )
     splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     oracle: dict[str, list[Film]] = {}
     requests: dict[str, Request] = {}
-    shows = -(-demonstrations // contexts["train"])  # demonstrations per train context, rounded up
+    shows = -(-config.demonstrations // config.contexts["train"])  # demonstrations per train context, rounded up
     for split in ("train", "validation", "test"):
-        for index in range(contexts[split]):
+        for index in range(config.contexts[split]):
             genre, era = int(rng.integers(len(world.genres))), int(rng.integers(len(ERAS)))
             liked = _draw(rng, world.preference(genre, era, NOBODY), 1 + int(rng.integers(MOST_LIKED)))
-            w = world.preference(genre, era, liked)
+            request, w = Request(genre, era, liked), world.preference(genre, era, liked)
             context = Record(
-                prompt=_prompt(rng, world, genre, era, liked, prompt_template, list_length),
+                prompt=_prompt(rng, world, request, config),
                 ground_truth=[],
                 seen_titles=[title for title, _ in world.films_at(liked)],
                 context_id=f"{split}-{index:05d}",
             )
-            requests[context.context_id] = Request(genre, era, liked)
+            requests[context.context_id] = request
             for _ in range(1 + int(rng.choice(len(_ANSWERERS), p=_ANSWERERS))):
                 truth = world.films_at(_draw(rng, w, 1 + int(rng.choice(len(_TRUTH_SIZES), p=_TRUTH_SIZES))))
                 splits[split].append(replace(context, ground_truth=truth))
             if split == "train":
-                for _ in range(min(shows, demonstrations - len(splits["sft"]))):
-                    shown = _demonstration(rng, world, w, list_length, demonstration_noise)
+                for _ in range(min(shows, config.demonstrations - len(splits["sft"]))):
+                    shown = _demonstration(rng, world, w, config.list_length, config.demonstration_noise)
                     splits["sft"].append(replace(splits[split][-1], completion=shown))
             else:
-                oracle[context.context_id] = world.films_at(np.argsort(-w, kind="stable")[:list_length])
-    if demonstrations_from != "noisy":
-        _by_teacher(demonstrations_from, world, requests, splits, list_length, np.random.default_rng([seed, 1]))
-    catalog, long = Catalog(world.films), LongPrompts(max_conversation_chars, long_prompts)
+                oracle[context.context_id] = world.films_at(np.argsort(-w, kind="stable")[: config.list_length])
+    if config.demonstrations_from != "noisy":
+        _by_teacher(config, world, requests, splits)
+    catalog, long = Catalog(world.films), LongPrompts(config.max_conversation_chars, config.long_prompts)
     splits = long.applied(splits)
     return RankedListDataset("mini", catalog, splits, oracle, long.notices(), fingerprint(splits, catalog))
 
 
-def _prompt(
-    rng: np.random.Generator, world: _World, genre: int, era: int, liked: np.ndarray, template: str, n: int
-) -> list[dict[str, str]]:
-    titles = " and ".join(f"{title} ({year})" for title, year in world.films_at(liked))
-    request = _REQUESTS[rng.integers(len(_REQUESTS))].format(
-        genre=world.genres[genre], era=_ERA_WORDS[ERAS[era][0]], liked=titles
+def _prompt(rng: np.random.Generator, world: _World, request: Request, config: MiniConfig) -> list[dict[str, str]]:
+    titles = " and ".join(f"{title} ({year})" for title, year in world.films_at(request.liked))
+    text = _REQUESTS[rng.integers(len(_REQUESTS))].format(
+        genre=world.genres[request.genre], era=_ERA_WORDS[ERAS[request.era][0]], liked=titles
     )
-    return [{"role": "user", "content": template.replace("{n}", str(n)).replace("{conversation}", request)}]
+    template = config.prompt_template.replace("{n}", str(config.list_length))
+    return [{"role": "user", "content": template.replace("{conversation}", text)}]
 
 
 def _demonstration(rng: np.random.Generator, world: _World, w: np.ndarray, n: int, noise: float) -> Messages:
@@ -196,12 +175,7 @@ def _completion(films: Sequence[Film]) -> Messages:
 
 
 def _by_teacher(
-    source: str,
-    world: _World,
-    requests: Mapping[str, Request],
-    splits: dict[str, list[Record]],
-    list_length: int,
-    rng: np.random.Generator,
+    config: MiniConfig, world: _World, requests: Mapping[str, Request], splits: dict[str, list[Record]]
 ) -> None:
     """Replace the demonstrations of `sft` with the teacher's, and give one to each validation context.
 
@@ -215,12 +189,12 @@ def _by_teacher(
     first = list({record.context_id: index for index, record in reversed(list(enumerate(held_out)))}.values())
     contexts = [record.context_id for record in [*shown, *(held_out[index] for index in first)]]
     lists = demonstrate(
-        source,
+        config.demonstrations_from,
         World(world.films, world.genre, world.era, world.popularity, world.weights),
         [requests[context] for context in contexts],
         [np.array(truths[record.context_id], dtype=np.int64) for record in shown],
-        list_length,
-        rng,
+        config.list_length,
+        np.random.default_rng([config.seed, 1]),
     )
     splits["sft"] = [
         replace(record, completion=_completion(films)) for record, films in zip(shown, lists, strict=False)

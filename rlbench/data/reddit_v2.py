@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import one_line
+from rlbench.config.schema import RedditV2Config
 from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
 from rlbench.data.checks import check_records, fingerprint, same_wording, share_outside_catalog, wordings
-from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
+from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import Messages, RankedListDataset, Record
 from rlbench.data.stage1.files import demonstrated
 from rlbench.lists.catalog import Catalog
@@ -47,47 +48,31 @@ BROKEN_TABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recurs
 list is caught only where a table is opened."""
 
 
-def load(
-    *,
-    path: str | None,
-    list_length: int,
-    catalog: str | None,
-    demonstrations_from: str | None,
-    max_conversation_chars: int | None = None,
-    long_prompts: str = DROP_OLDEST_TURNS,
-) -> RankedListDataset:
-    """Load Reddit-v2.
-
-    Args:
-        path: the folder described above.
-        list_length: N; longer demonstrations are cut to their first N lines, and counted.
-        catalog: a catalogue file to use instead of the folder's own.
-        demonstrations_from: JSONL of demonstrations (`rlbench.data.stage1.files`) to use instead of the published ones.
-        max_conversation_chars, long_prompts: as in `rlbench.data.lengths`.
+def load(config: RedditV2Config) -> RankedListDataset:
+    """Load Reddit-v2. Demonstrations longer than the list length are cut, and counted.
 
     Raises:
         BadInput: all problems of the folder, of the catalogue and of the records at once.
     """
-    if path is None:
+    if config.path is None:
         raise BadInput(
             "dataset.path is not set: pass dataset.path=FOLDER, a folder with "
             f"{', '.join(PARTS.values())} and gt_catalog.pkl as published; docs/data.md says where it comes from"
         )
-    root = Path(path)
+    root = Path(config.path)
     if not root.is_dir():
         raise BadInput(
-            f"dataset.path = {path}: there is no such folder; expected one with {', '.join(PARTS.values())} "
+            f"dataset.path = {config.path}: there is no such folder; expected one with {', '.join(PARTS.values())} "
             "(each written by datasets.save_to_disk) and gt_catalog.pkl, .json or .csv"
         )
     problems: list[str] = []
     notices: list[str] = []
-    films = _catalog(root, catalog, problems, notices)
-    splits = {
-        split: _records(root / part, part, split, list_length, problems, notices) for split, part in PARTS.items()
-    }
+    films = _catalog(root, config.catalog, problems, notices)
+    n = config.list_length
+    splits = {split: _records(root / part, part, split, n, problems, notices) for split, part in PARTS.items()}
     if problems or films is None:
         raise BadInput(*problems)
-    long = LongPrompts(max_conversation_chars, long_prompts)
+    long = LongPrompts(config.max_conversation_chars, config.long_prompts)
     splits = long.applied(splits)
     notices += long.notices()
     training = wordings(splits["sft"], splits["train"])
@@ -96,7 +81,7 @@ def load(
         if share:
             notices.append(f"{split}: {share:.2%} of the ground-truth films are not in the catalogue and cannot be hit")
         notices += same_wording(split, splits[split], training)
-    found = demonstrated(demonstrations_from, {k: splits[k] for k in ("train", "sft", "validation")}, list_length)
+    found = demonstrated(config.demonstrations_from, {k: splits[k] for k in ("train", "sft", "validation")}, n)
     if found is not None:
         splits |= found[0]
         notices += found[1]

@@ -39,9 +39,10 @@ from urllib.parse import unquote
 from rlbench.base.errors import BadInput
 from rlbench.base.texts import broken_texts
 from rlbench.base.user_files import read_user_lines
+from rlbench.config.schema import RedialConfig
 from rlbench.data.checks import EXAMPLES, Finding, fingerprint, report, same_wording, wordings
 from rlbench.data.film_names import FilmNames, learn_film_names
-from rlbench.data.lengths import DROP_OLDEST_TURNS, LongPrompts
+from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import Film, Messages, RankedListDataset, Record
 from rlbench.data.stage1.files import demonstrated
 from rlbench.lists.catalog import Catalog, normalise
@@ -61,34 +62,14 @@ class _Answer:
     names: list[str]
 
 
-def load(
-    *,
-    path: str | None,
-    list_length: int,
-    prompt_template: str,
-    validation_fraction: float,
-    test_fraction: float,
-    seed: int,
-    demonstrations_from: str | None,
-    max_conversation_chars: int | None = None,
-    long_prompts: str = DROP_OLDEST_TURNS,
-) -> RankedListDataset:
+def load(config: RedialConfig) -> RankedListDataset:
     """Load ReDial.
-
-    Args:
-        path: folder with train.jsonl, valid.jsonl and test.jsonl, or with one of them; or one such file.
-        list_length: N, length of the demonstrations.
-        prompt_template: the user message; {conversation} and {n} are replaced.
-        validation_fraction, test_fraction: shares of the dialogues if a single file is split.
-        seed: seed of that split.
-        demonstrations_from: JSONL of demonstrations (`rlbench.data.stage1.files`) instead of `truth_then_cooccurrence`.
-        max_conversation_chars, long_prompts: as in `rlbench.data.lengths`.
 
     Raises:
         BadInput: all problems of options and files at once; a split without records, with the reason.
     """
-    problems = _option_problems(prompt_template, validation_fraction, test_fraction)
-    files = _find_files(path, problems)
+    problems = _option_problems(config.prompt_template, config.validation_fraction, config.test_fraction)
+    files = _find_files(config.path, problems)
     answers: dict[str, list[_Answer]] = {}
     skipped = repaired = 0
     for split, file in files.items():
@@ -99,21 +80,20 @@ def load(
         raise BadInput(*problems)
     if len(answers) == 1:
         (alone,) = answers.values()
-        answers = _split_by_dialogue(alone, validation_fraction, test_fraction, seed)
+        answers = _split_by_dialogue(alone, config.validation_fraction, config.test_fraction, config.seed)
     everything = [answer for part in answers.values() for answer in part]
     train_names = _film_names(answers["train"])
     names = train_names.preferred_to(_film_names(everything))
     dropped: Counter[str] = Counter()
-    long = LongPrompts(max_conversation_chars, long_prompts)
+    long = LongPrompts(config.max_conversation_chars, config.long_prompts)
     splits: dict[str, list[Record]] = {"sft": []}
 
     def names_of(split: str) -> FilmNames:
         return train_names if split == "train" else names
 
+    template = config.prompt_template.replace("{n}", str(config.list_length))
     for split, part in answers.items():
-        splits[split] = list(
-            _records(split, part, names_of(split), prompt_template.replace("{n}", str(list_length)), long, dropped)
-        )
+        splits[split] = list(_records(split, part, names_of(split), template, long, dropped))
     empty = [
         _why_empty(files.get(split, next(iter(files.values()))), split, part, names)
         for split, part in answers.items()
@@ -121,7 +101,8 @@ def load(
     ]
     if empty:
         raise BadInput(*dict.fromkeys(empty))
-    splits["sft"] = _demonstrations(splits["train"], _films_by_dialogue(answers["train"], train_names), list_length)
+    films = _films_by_dialogue(answers["train"], train_names)
+    splits["sft"] = _demonstrations(splits["train"], films, config.list_length)
     catalog = Catalog(names.films)
     notices = [
         f"{names.known} mentions of films are of a name in entity_name, {names.read} were read off the text, "
@@ -131,14 +112,15 @@ def load(
         f"{dropped['named before']} films of an answer are no target, their title having been named before",
     ]
     if len(files) == 1:
-        notices.append(f"{next(iter(files.values())).name} alone was split by dialogue with seed {seed}")
+        notices.append(f"{next(iter(files.values())).name} alone was split by dialogue with seed {config.seed}")
     if repaired:
         notices.append(f"{repaired} turns and names with percent-escapes such as %3F were decoded")
     notices += long.notices()
     training = wordings(splits["sft"], splits["train"])
     for split in ("validation", "test"):
         notices += same_wording(split, splits[split], training)
-    found = demonstrated(demonstrations_from, {k: splits[k] for k in ("train", "validation")}, list_length)
+    shown = {split: splits[split] for split in ("train", "validation")}
+    found = demonstrated(config.demonstrations_from, shown, config.list_length)
     if found is not None:
         splits |= found[0]
         notices += found[1]

@@ -11,13 +11,34 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rlbench.data.record import Record
+from rlbench.config.schema import MatchingConfig
+from rlbench.data.facts import film_facts
+from rlbench.data.record import RankedListDataset, Record
 from rlbench.lists import published
 from rlbench.lists.entries import ParsedText
 from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.metrics import calibration, list_metrics, pass_at_k, pool_metrics, ranking_metrics, union_recall
-from rlbench.lists.relevance import Judge, JudgedLists
+from rlbench.lists.relevance import Judge, JudgedLists, make_judge
 from rlbench.runs.tables import PREDICTIONS, table_of
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What lists are judged by.
+
+    Attributes:
+        judge: turns entries into verdicts.
+        facts: facts about films that terms and metrics may use.
+    """
+
+    judge: Judge
+    facts: FilmFacts
+
+
+def make_criteria(matching: MatchingConfig, dataset: RankedListDataset, list_length: int) -> Criteria:
+    """The criteria of a configuration on a dataset."""
+    judge = make_judge(matching, dataset.catalog, list_length)
+    return Criteria(judge, film_facts(dataset, judge.catalog))
 
 
 @dataclass(frozen=True)
@@ -49,9 +70,10 @@ def choose_contexts(records: Sequence[Record], limit: int | None) -> list[Record
 
 
 def judge_answers(
-    records: Sequence[Record], answers: dict[str, Answer], judge: Judge, facts: FilmFacts, cutoffs: Sequence[int]
+    records: Sequence[Record], answers: dict[str, Answer], criteria: Criteria, cutoffs: Sequence[int]
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Predictions, one row per sample, and means, from answers by context_id."""
+    judge = criteria.judge
     of_sample = [answers[record.context_id] for record in records]
     truths = [record.ground_truth for record in records]
     seen = [record.seen_titles for record in records]
@@ -88,7 +110,7 @@ def judge_answers(
         },
         metrics,
     )
-    return table, mean_metrics(table) | _of_the_split(records, of_sample, lists, judge, facts)
+    return table, mean_metrics(table) | _of_the_split(records, of_sample, lists, criteria)
 
 
 def mean_metrics(predictions: pd.DataFrame) -> dict[str, float]:
@@ -97,13 +119,13 @@ def mean_metrics(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def _of_the_split(
-    records: Sequence[Record], answers: Sequence[Answer], lists: JudgedLists, judge: Judge, facts: FilmFacts
+    records: Sequence[Record], answers: Sequence[Answer], lists: JudgedLists, criteria: Criteria
 ) -> dict[str, float]:
     """Metrics of the split as a whole: hit rates per rank, metrics of the catalogue, and calibration."""
     contexts = [record.context_id for record in records]
     first = np.zeros(len(contexts), dtype=np.bool_)
     first[list({context: row for row, context in reversed(list(enumerate(contexts)))}.values())] = True
-    means = pool_metrics(lists, len(judge.catalog), facts.counts, first)
+    means = pool_metrics(lists, len(criteria.judge.catalog), criteria.facts.counts, first)
     confidence = np.stack([answer.confidence for answer in answers])
     known = lists.present & ~np.isnan(confidence)
     return means | calibration(confidence, lists.hits, known)

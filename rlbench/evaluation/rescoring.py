@@ -18,12 +18,10 @@ from rlbench.base.errors import BadInput
 from rlbench.base.records import Damaged
 from rlbench.config.schema import DATASETS, EvaluationConfig
 from rlbench.data import load_dataset
-from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers, sampled_metrics
+from rlbench.evaluation.judging import Answer, Criteria, choose_contexts, judge_answers, make_criteria, sampled_metrics
 from rlbench.evaluation.protocols import Rules, ScoredRun
 from rlbench.lists.entries import ParsedText
-from rlbench.lists.film_facts import FilmFacts
 from rlbench.lists.relevance import Judge, make_judge
 from rlbench.runs.tables import PREDICTIONS, Kind, check_columns, predictions_file, read_columns, samples_file
 
@@ -47,7 +45,7 @@ class ScoredData:
         self._moved = moved
         self._options: dict[str, Any] = {}
         self._dataset: RankedListDataset | None = None
-        self._judges: dict[str, tuple[Judge, FilmFacts]] = {}
+        self._criteria: dict[str, Criteria] = {}
 
     def of(self, run: ScoredRun) -> RankedListDataset:
         """The dataset of a run.
@@ -61,7 +59,7 @@ class ScoredData:
         moved = {key: path for (dataset, key), path in self._moved.items() if dataset == name}
         options = run.part("dataset", DATASETS[name]) | moved
         if self._dataset is None or options != self._options:
-            self._judges.clear()
+            self._criteria.clear()
             try:
                 self._dataset = load_dataset(DATASETS[name](**options))
             except BadInput as error:
@@ -80,13 +78,12 @@ class ScoredData:
             )
         return self._dataset
 
-    def judge(self, dataset: RankedListDataset, rules: Rules) -> tuple[Judge, FilmFacts]:
-        """The judge for these rules on the given dataset, which must be the one loaded last, and its film facts."""
+    def criteria(self, dataset: RankedListDataset, rules: Rules) -> Criteria:
+        """What these rules judge by on the given dataset, which must be the one loaded last."""
         key = json.dumps([asdict(rules.matching), rules.list_length])
-        if key not in self._judges:
-            judge = make_judge(rules.matching, dataset.catalog, rules.list_length)
-            self._judges[key] = judge, film_facts(dataset, judge.catalog)
-        return self._judges[key]
+        if key not in self._criteria:
+            self._criteria[key] = make_criteria(rules.matching, dataset, rules.list_length)
+        return self._criteria[key]
 
 
 def confidence_by_line(
@@ -124,7 +121,8 @@ def judge_again(
     records = choose_contexts(dataset.splits[split], evaluation[f"{split}_contexts"])
     if old["context_id"].tolist() != [record.context_id for record in records]:
         raise BadInput(f"{file.name} is not of the {len(records)} samples that its settings choose from {split}")
-    judge, facts = data.judge(dataset, rules)
+    criteria = data.criteria(dataset, rules)
+    judge = criteria.judge
     before = make_judge(run.matching, dataset.catalog, result["list_length"])
     answers: dict[str, Answer] = {}
     missing = False
@@ -135,7 +133,7 @@ def judge_again(
         confidence, lacks = confidence_by_line(kept, before.parse(text), parsed, judge.list_length)
         answers[context] = Answer(text, parsed, finished, int(n_tokens), confidence)
         missing |= lacks and bool(np.isfinite(kept).any())
-    predictions, means = judge_answers(records, answers, judge, facts, list(rules.cutoffs))
+    predictions, means = judge_answers(records, answers, criteria, list(rules.cutoffs))
     if missing:
         means = {name: value for name, value in means.items() if name not in OF_CONFIDENCE}
     if split == "test" and evaluation.get("samples") and result["stage"] != "oracle":

@@ -161,11 +161,16 @@ def make_cells(
 
         for caveat in caveats([cell.config for cell in cells]):
             console.print(f"[yellow]note:[/yellow] {caveat}")
+    _print_notices(cells, console)
+    return cells
+
+
+def _print_notices(cells: Sequence[Cell], console: Console) -> None:
+    """Print notes about runs that exist already."""
     for notice in dict.fromkeys(notice for cell in cells for notice in superseded(cell.run)):
         console.print(f"note: {notice}", markup=False, soft_wrap=True)
     if said := versions.notice(cell.run.root for cell in cells if cell.run.status() == DONE):
         console.print(f"note: {said}", style="yellow", markup=False, soft_wrap=True)
-    return cells
 
 
 def plan_cells(

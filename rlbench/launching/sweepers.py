@@ -26,8 +26,9 @@ from rlbench.launching.base import SweepLauncher
 from rlbench.launching.cells import Cell, command_line, make_cells, plan_cells
 from rlbench.launching.composing import compose_cells
 from rlbench.launching.rows import Planned, Swept, named, naming_keys, one_each, swept
-from rlbench.launching.search import Search, Settings, Study, alone, open_study, summarise
+from rlbench.launching.search import Search, alone, summarise
 from rlbench.launching.space import Space, ends, read_space
+from rlbench.launching.study import Settings, Study, open_study
 from rlbench.running.checks import check_values
 from rlbench.running.cli import fail
 from rlbench.runs.directory import locate
@@ -173,8 +174,7 @@ class SearchSweeper(_Sweeper):
             open_study(
                 folder,
                 fixed,
-                space.seeds,
-                space.dimensions,
+                space,
                 self.settings,
                 self._compose,
                 locate(config, "rl").identity,

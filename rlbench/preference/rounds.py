@@ -1,9 +1,13 @@
 """Rounds: the updates of each round, and the prompts for which it draws lists."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlbench.config.schema import PreferenceConfig, RLConfig
+
+PROMPTS, LISTS, TUPLES = range(3)
+"""Streams of random numbers of a seed."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,39 @@ def make_rounds(method: PreferenceConfig, rl: RLConfig) -> list[Round]:
         of_prompts = range(prompts * number // count, prompts * (number + 1) // count)
         rounds.append(Round(number, first, first + supervised, end, of_prompts))
     return rounds
+
+
+@dataclass(frozen=True)
+class TupleOrder:
+    """The order in which a run uses the tuples of its rounds.
+
+    Each phase of a round uses all tuples once in random order, then all again in another order. Both phases have the
+    same number of lists per update. In the phase that compares lists, a position is one tuple. In the other phase, it
+    is as many chosen lists as a tuple has lists, each from a different tuple.
+
+    Attributes:
+        per_update: tuples per update.
+        of_tuple: lists per tuple.
+        seed: the run's seed.
+        order: makes an order of a number of items from numbers.
+    """
+
+    per_update: int
+    of_tuple: int
+    seed: int
+    order: Callable[..., list[int]]
+
+    def at(self, places: Sequence[int], one: Round, compares: bool, count: int) -> list[int]:
+        """Indices of the tuples at some positions of the run.
+
+        Args:
+            places: positions counted over the whole run, `per_update` for each update.
+            one: the round.
+            compares: whether the positions lie in the phase that compares lists.
+            count: tuples of the round.
+        """
+        first = one.preference if compares else one.first
+        offset, width = first * self.per_update, 1 if compares else self.of_tuple
+        numbers = [(place - offset) * width + i for place in places for i in range(width)]
+        turns = [divmod(number, count) for number in numbers]
+        return [self.order(count, self.seed, TUPLES, one.number, int(compares), turn)[place] for turn, place in turns]

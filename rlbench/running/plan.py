@@ -144,9 +144,9 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
     elif todo:
         console.print("expected: unknown for stages of which no run has finished here yet")
     if todo:
-        from rlbench.running import memory  # loads torch
+        from rlbench.running import shortage  # loads torch
 
-        memory.show(configs, jobs, console)
+        shortage.show(configs, jobs, console)
     console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
 
 

@@ -7,166 +7,37 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 from datasets import disable_progress_bars
-from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from rlbench.base import preemption
 from rlbench.base.errors import BadInput
-from rlbench.base.files import whole_file
-from rlbench.base.progress import PROGRESS, Progress
-from rlbench.base.seeding import start_streams
-from rlbench.config.engines import readable
-from rlbench.config.places import check_places
 from rlbench.config.schema import Config
-from rlbench.data.checks import check_dataset
-from rlbench.data.facts import film_facts
-from rlbench.data.record import RankedListDataset, Record
-from rlbench.evaluation.evaluate import Evaluation, evaluate, longest_prompt
-from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers
-from rlbench.lists.film_facts import FilmFacts
-from rlbench.lists.relevance import Judge, make_judge
-from rlbench.models.generation import notices
-from rlbench.models.loading import check_model, load_model, load_tokenizer, locate_model, max_positions
+from rlbench.evaluation.recording import Recording
+from rlbench.models.loading import check_model
 from rlbench.models.sources import differing_files
-from rlbench.objective.guards import caveats
-from rlbench.running import memory, plan
+from rlbench.running import plan, shortage, stages
 from rlbench.running.checks import check_config
+from rlbench.running.session import Session, console, prepare
 from rlbench.runs import attempts, inputs, processes, sharing, versions
-from rlbench.runs.attempts import Attempt, RunConsole, logged
+from rlbench.runs.attempts import Attempt, logged
 from rlbench.runs.budget import Ledger
 from rlbench.runs.claiming import note_unlocated, noted
 from rlbench.runs.completions import CompletionLog
-from rlbench.runs.directory import (
-    DONE,
-    Run,
-    check_done,
-    locate,
-    validation_means,
-)
-from rlbench.runs.existing import (
-    check_curve,
-    check_plugins,
-    check_recorded,
-    check_start,
-    superseded,
-)
+from rlbench.runs.directory import DONE, Run, check_done, locate
+from rlbench.runs.existing import check_curve, check_plugins, check_recorded, check_start, superseded
 from rlbench.runs.identity import differing_keys
-from rlbench.runs.provenance import manifest, model_origin
+from rlbench.runs.provenance import manifest
 from rlbench.runs.record import BUDGET, MANIFEST, RESULT, SCHEMA, Manifest, ModelOrigin, Outcome
-from rlbench.runs.tables import predictions_file, samples_file
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.training.arguments import on_cpu
-from rlbench.training.checkpoints import rewind_logs
-from rlbench.training.demonstrations import check_ends
-from rlbench.training.engine_checks import check_engine, check_server
-from rlbench.training.made import cannot_update, without_signal
-from rlbench.training.rl import needs_demonstrations, train_rl
-from rlbench.training.sft import Validation, train_sft
-
-console = RunConsole(stderr=True, highlight=False, quiet=not processes.is_main())
-
+from rlbench.training.engine_checks import check_engine
 
 MANIFEST_REMEDY = "remove it, and give the same command again; it writes the file anew"
-
-
-@dataclass
-class Session:
-    """What all stages of a cell share after the checks."""
-
-    config: Config
-    dataset: RankedListDataset
-    model_source: str
-    model_files: ModelOrigin
-    tokenizer: PreTrainedTokenizerBase
-    judge: Judge
-    facts: FilmFacts
-    validation: list[Record]
-    test: list[Record]
-    memory: memory.MemoryEstimate | memory.NoEstimate
-
-
-def prepare(config: Config) -> Session:
-    """Check the config, and load data and tokenizer. Spends no compute.
-
-    Raises:
-        BadInput: all problems found, in one report.
-    """
-    problems = check_config(config, processes.count()) + check_places(config, to_write=True)
-    problems += check_model(config.model) + check_engine(config)
-    dataset: RankedListDataset | None = None
-    try:
-        dataset = inputs.load(config.dataset)
-        problems += check_dataset(dataset, config.dataset.list_length)
-        if not dataset.splits.get("sft") and ("sft" in config.stages or not problems and needs_demonstrations(config)):
-            problems.append(
-                f"{config.dataset.name} has no demonstrations (split sft), which stage={config.stage} needs"
-            )
-        elif not problems:
-            problems += cannot_update(config, len(dataset.splits["train"]), len(dataset.splits.get("sft", [])))
-    except BadInput as error:
-        problems += error.problems
-    if dataset is None or problems:
-        raise BadInput(*problems)
-    for notice in dataset.notices:
-        console.print(f"{config.dataset.name}: {notice}", style="dim", markup=False)
-    for caveat in caveats([config]):
-        console.print(f"note: {caveat}", style="yellow", markup=False)
-    source = locate_model(config.model, dataset, Path(config.cache_dir))
-    tokenizer = load_tokenizer(source, config.generation.template_date)
-    for notice in notices(source, config.generation):
-        console.print(f"note: {notice}", style="yellow", markup=False)
-    positions = readable(config.generation, max_positions(source))
-    problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
-    problems += check_server(config, source)
-    if "sft" in config.stages or needs_demonstrations(config):
-        problems += check_ends(dataset.splits["sft"], tokenizer, config.trainer.sft.max_length, source)
-    if problems:
-        raise BadInput(*problems)
-    judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
-    if judge.catalog is not dataset.catalog:
-        for notice in judge.catalog.report():
-            console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False)
-    expected = memory.estimate_or_reason(config, dataset, source, tokenizer, processes.count())
-    if not config.runtime.dry_run:
-        memory.tell(config, expected, console)
-    return Session(
-        config,
-        dataset,
-        source,
-        model_origin(config.model, source),
-        tokenizer,
-        judge,
-        film_facts(dataset, judge.catalog),
-        choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts),
-        choose_contexts(dataset.splits["test"], config.evaluation.test_contexts),
-        expected,
-    )
-
-
-def check_lengths(
-    dataset: RankedListDataset, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int | None
-) -> list[str]:
-    """Check that the longest prompt of each split leaves room for a completion."""
-    problems: list[str] = []
-    if positions is None:
-        return problems
-    for split, records in dataset.splits.items():
-        longest = longest_prompt(records, tokenizer)
-        if longest and longest + max_new_tokens > positions:
-            problems.append(
-                f"{split}: the longest prompt has {longest} tokens; with generation.max_new_tokens = "
-                f"{max_new_tokens} that is more than the model's {positions} positions: limit them with "
-                "dataset.max_conversation_chars (dataset.long_prompts says what becomes of longer ones), or lower "
-                "generation.max_new_tokens"
-            )
-    return problems
 
 
 def run(config: Config) -> Run:
@@ -225,8 +96,8 @@ def _run_stages(config: Config, wanted: Run) -> None:
     if config.runtime.gpu_share is not None and not on_cpu(config):
         torch.cuda.set_per_process_memory_fraction(config.runtime.gpu_share)
     if session.dataset.oracle is not None:
-        _stage(session, "oracle", _oracle)
-    for stage, work in (("zero_shot", _zero_shot), ("sft", _sft), ("rl", _rl)):
+        _stage(session, "oracle", stages.oracle)
+    for stage, work in (("zero_shot", stages.zero_shot), ("sft", stages.sft), ("rl", stages.rl)):
         if stage in config.stages:
             _stage(session, stage, work)
 
@@ -291,7 +162,8 @@ def _not_of_zeros(record: logging.LogRecord) -> bool:
     return "`min_new_tokens` (=0) and `min_length`(=0)" not in record.getMessage()
 
 
-Work = Callable[[Session, Run, Tracker, Ledger], Outcome]
+Work = Callable[[Session, Recording], Outcome]
+"""A stage: a function of `rlbench.running.stages`."""
 
 
 def _stage(session: Session, stage: str, work: Work) -> Run:
@@ -334,10 +206,11 @@ def _stage(session: Session, stage: str, work: Work) -> Run:
             identity=identity,
             config={**asdict(config), "manifest": origin},
         )
-        ledger = Ledger(on_gpu=not on_cpu(config))
+        completions = CompletionLog(target, tracker, config.tracker.completions, config.dataset.list_length)
+        recording = Recording(target, tracker, Ledger(on_gpu=not on_cpu(config)), completions)
         try:
-            with memory.explained(config, stage, ledger, session.memory):
-                result = work(session, target, tracker, ledger)
+            with shortage.explained(config, stage, recording.ledger, session.memory):
+                result = work(session, recording)
         except BaseException as error:
             tracker.finish(failed=not isinstance(error, preemption.Preempted))
             raise
@@ -414,160 +287,3 @@ def _track_result(tracker: Tracker, target: Run, outcome: Outcome) -> None:
     means = {f"{split}/{name}": value for split, table in outcome["metrics"].items() for name, value in table.items()}
     tracker.summary({f"final/{name}": value for name, value in means.items()})
     tracker.log_table("final", ["split", "metric", "value"], [[*name.split("/", 1), v] for name, v in means.items()])
-
-
-def _progress(session: Session, target: Run, what: str, total: int, unit: str) -> Progress:
-    target.root.mkdir(parents=True, exist_ok=True)
-    return Progress(
-        f"{target.label} {what}",
-        total,
-        file=target.root / PROGRESS.name if processes.is_main() else None,
-        show=session.config.runtime.progress and processes.is_main(),
-        unit=unit,
-    )
-
-
-def _finish(
-    session: Session,
-    target: Run,
-    tracker: Tracker,
-    lists: Callable[[str, list[Record]], Evaluation],
-    step: int,
-    rule: str | None,
-    ledger: Ledger,
-    updates: int = 0,
-) -> Outcome:
-    """Evaluate on validation and test, write predictions and the last points of curves, and return the result."""
-    metrics: dict[str, dict[str, float]] = {}
-    completions = CompletionLog(target, tracker, session.config.tracker.completions, session.config.dataset.list_length)
-    for split, records in (("validation", session.validation), ("test", session.test)):
-        with ledger.phase("evaluation"):
-            evaluation = lists(split, records)
-        ledger.add(evaluation_tokens=evaluation.generated_tokens)
-        metrics[split] = evaluation.means
-        if not processes.is_main():
-            continue
-        with whole_file(target.root / predictions_file(split, step)) as beside:
-            evaluation.predictions.to_parquet(beside)
-        if len(evaluation.samples):
-            with whole_file(target.root / samples_file(split, step)) as beside:
-                evaluation.samples.to_parquet(beside)
-        if split == "test" or target.stage != "rl":  # the RL stage recorded its validation during training
-            target.replace_metrics(step, split, evaluation.means)
-            tracker.log({f"{split}/{name}": value for name, value in evaluation.means.items()}, step)
-            completions.add(step, split, records, evaluation.predictions)
-    budget = ledger.report(updates, target.attempts())
-    return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
-
-
-def _greedy(session: Session, target: Run, source: str | Path) -> Callable[[str, list[Record]], Evaluation]:
-    config = session.config
-    model = load_model(source, config.model.dtype)
-    if not on_cpu(config):
-        model.to("cuda")
-
-    def lists(split: str, records: list[Record]) -> Evaluation:
-        samples = config.evaluation.samples if split == "test" else 0
-        n_lists = len({record.context_id for record in records}) * (1 + samples)
-        progress = _progress(session, target, split, n_lists, "list")
-        result = evaluate(
-            model,
-            session.tokenizer,
-            records,
-            session.judge,
-            session.facts,
-            config,
-            progress=progress.to,
-            samples=samples,
-            seed=target.seed,
-        )
-        progress.close()
-        return result
-
-    return lists
-
-
-def _oracle(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> Outcome:
-    config, oracle = session.config, session.dataset.oracle
-    assert oracle is not None
-    if processes.is_main():
-        rewind_logs(target, None)
-
-    def lists(split: str, records: list[Record]) -> Evaluation:
-        contexts = {record.context_id for record in records}
-        texts = {c: "\n".join(f"{title} ({year})" for title, year in oracle[c]) for c in contexts}
-        unknown = np.full(config.dataset.list_length, np.nan)
-        answers = {
-            context: Answer(text, session.judge.parse(text), True, 0, unknown) for context, text in texts.items()
-        }
-        predictions, means = judge_answers(records, answers, session.judge, session.facts, config.dataset.cutoffs)
-        return Evaluation(predictions, means, 0, pd.DataFrame())
-
-    return _finish(session, target, tracker, lists, 0, None, ledger)
-
-
-def _zero_shot(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> Outcome:
-    if processes.is_main():
-        rewind_logs(target, None)
-    return _finish(session, target, tracker, _greedy(session, target, session.model_source), 0, None, ledger)
-
-
-def _sft_validation(session: Session) -> Validation | None:
-    if session.config.trainer.sft.evaluate_every is None:
-        return None
-    initial = validation_means(locate(session.config, "zero_shot"))
-    return Validation(session.validation, session.judge, session.facts, initial)
-
-
-def _sft(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> Outcome:
-    config, updates = session.config, session.config.trainer.sft.updates
-    start_streams(config.trainer.sft.seed)
-    progress = _progress(session, target, "training", updates, "update")
-    kept = train_sft(
-        config,
-        target,
-        Path(session.model_source),
-        session.tokenizer,
-        session.dataset.splits["sft"],
-        tracker,
-        progress,
-        ledger,
-        _sft_validation(session),
-    )
-    progress.close()
-    lists = _greedy(session, target, target.final_model)
-    result = _finish(session, target, tracker, lists, updates, "last", ledger, updates)
-    return {**result, "demonstrations": kept.result}
-
-
-def _rl(session: Session, target: Run, tracker: Tracker, ledger: Ledger) -> Outcome:
-    config = session.config
-    before = locate(config, config.stages[-2])
-    start = before.final_model if before.stage == "sft" else Path(session.model_source)
-    updates = config.trainer.rl.updates
-    if found := without_signal(validation_means(before), config.evaluation.metric):
-        console.print(f"note: RL begins without a signal: {before.label} ends where {found}", style="yellow")
-    start_streams(config.seed)
-    progress = _progress(session, target, f"seed {config.seed}", updates, "update")
-    trained = train_rl(
-        config,
-        target,
-        start,
-        session.tokenizer,
-        session.dataset.splits["train"],
-        session.dataset.splits.get("sft", []),
-        session.judge,
-        session.facts,
-        session.validation,
-        validation_means(before),
-        tracker,
-        progress,
-        ledger,
-    )
-    progress.close()
-    lists, rule = _greedy(session, target, target.final_model), config.evaluation.checkpoint
-    result = _finish(session, target, tracker, lists, trained.step, rule, ledger, trained.updates)
-    result["stopped"] = trained.stop.result if trained.stop else None
-    if trained.kept is not None:
-        result["demonstrations"] = trained.kept.result
-    return result

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,23 @@ def steps_of(folder: Path, prefix: str = PREFIX_CHECKPOINT_DIR) -> dict[int, Pat
     return {int(step): found[step] for step in sorted((s for s in found if s.isdecimal()), key=int)}
 
 
-def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
-    """The newest complete checkpoint: its folder, its update and its totals. A warning names damaged ones.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint.
+
+    Attributes:
+        folder: its folder.
+        update: number of updates made before it.
+        totals: the stage's totals at that point (`RESUME_FILE`).
+    """
+
+    folder: Path
+    update: int
+    totals: dict[str, Any]
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint. A warning names damaged ones.
 
     A checkpoint also counts as damaged if a log of its run (such as `metrics.jsonl`) has changed since.
 
@@ -80,7 +96,7 @@ def last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Any]] | None:
         if not wrong and (wrong := _damaged_log(path)):
             logs.setdefault(wrong, path)
         if not wrong:
-            return path, step, json.loads((path / RESUME_FILE).read_text(encoding="utf-8"))
+            return Checkpoint(path, step, json.loads((path / RESUME_FILE).read_text(encoding="utf-8")))
         log.warning("%s is damaged (%s): it is left out, and the one before it is taken, if there is one.", path, wrong)
     if logs:
         raise BadInput(

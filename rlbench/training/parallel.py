@@ -22,7 +22,7 @@ from rlbench.config.schema import Config
 from rlbench.models.loading import load_model
 from rlbench.runs import processes
 from rlbench.runs.directory import Run
-from rlbench.training.checkpoints import last_checkpoint, rewind_logs
+from rlbench.training.checkpoints import Checkpoint, last_checkpoint, rewind_logs
 from rlbench.training.metered import Metered
 
 
@@ -36,16 +36,16 @@ def on_each(batch_size: int, micro_batch_size: int, count: int) -> tuple[int, in
     return at_once, share // at_once
 
 
-def checkpoint_to_resume(config: Config, run: Run) -> tuple[Path, int, dict[str, Any]] | None:
+def checkpoint_to_resume(config: Config, run: Run) -> Checkpoint | None:
     """`last_checkpoint` of a run that resumes. Also truncates its logs to that point. For the main process.
 
     Raises:
         BadInput: another number of processes or another strategy wrote the checkpoint, or logs are damaged.
     """
     found = last_checkpoint(run.checkpoints)
-    if found and (problems := processes.check_resume(run, found[2], config)):
+    if found and (problems := processes.check_resume(run, found.totals, config)):
         raise BadInput(*problems)
-    rewind_logs(run, found[0] if found else None)
+    rewind_logs(run, found.folder if found else None)
     return found
 
 

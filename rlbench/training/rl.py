@@ -1,7 +1,7 @@
 """The RL stage: policy or preference optimisation from the shared SFT checkpoint, or from the untrained model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,37 @@ from rlbench.base.progress import Progress
 from rlbench.config.engines import rollout_arguments
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.data.record import Record
-from rlbench.evaluation.evaluate import Evaluation, eos_ids, evaluate
-from rlbench.lists.film_facts import FilmFacts
+from rlbench.evaluation.evaluate import eos_ids
+from rlbench.evaluation.recording import Recording
 from rlbench.lists.reader import ListReader
-from rlbench.lists.relevance import Judge
 from rlbench.models.loading import load_model
 from rlbench.objective import Objective
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs import processes
 from rlbench.runs.budget import Ledger
-from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import Run
 from rlbench.runs.existing import unmeasured
-from rlbench.tracking import Tracker
 from rlbench.training.arguments import quiet, rl_arguments, shared_arguments
 from rlbench.training.callbacks import Evaluator, Recorder, ReferenceSync, SpendingLog, Stopper, StopTraining
-from rlbench.training.checkpoints import BestKeeper, CheckpointWriter, publish_copy, save_model, train, writing_folder
+from rlbench.training.checkpoints import (
+    BestKeeper,
+    Checkpoint,
+    CheckpointWriter,
+    publish_copy,
+    save_model,
+    train,
+    writing_folder,
+)
 from rlbench.training.demonstrations import Demonstrations, Kept, kept_of
 from rlbench.training.made import check_made, planned, without_signal
 from rlbench.training.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
-from rlbench.training.preference import Lists, PreferenceTrainer, preference_arguments
+from rlbench.training.preference import PreferenceTrainer, preference_arguments
+from rlbench.training.preference_lists import Lists
 from rlbench.training.rollout_log import RolloutLog
 from rlbench.training.safety import CannotGoOn, Guard, Stop
 from rlbench.training.schedule import stepped
 from rlbench.training.trainer import RankedListTrainer
+from rlbench.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +132,19 @@ def prompt_dataset(records: Sequence[Record]) -> Dataset:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """The records that an RL stage trains on.
+
+    Attributes:
+        prompts: source of the prompts.
+        demonstrations: those of the SFT stage, for a supervised term or as chosen lists.
+    """
+
+    prompts: Sequence[Record]
+    demonstrations: Sequence[Record]
+
+
+@dataclass(frozen=True)
 class Trained:
     """The end of a training.
 
@@ -143,114 +163,132 @@ class Trained:
 
 def train_rl(
     config: Config,
-    run: Run,
+    recording: Recording,
     start: Path,
     tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Record],
-    demonstrations: Sequence[Record],
-    judge: Judge,
-    facts: FilmFacts,
-    validation: Sequence[Record],
-    initial: Mapping[str, float],
-    tracker: Tracker,
+    data: TrainingData,
+    validation: Validation,
     progress: Progress,
-    ledger: Ledger | None = None,
 ) -> Trained:
-    """Train from the model in `start` and save the selected model to `run.final_model`.
+    """Train from the model in `start` and save the selected model as the run's final one.
 
     Args:
+        config: the run's configuration.
+        recording: where the stage records what it does.
         start: folder or hub id of the first policy, which is also the reference of the KL term.
-        records: source of the prompts.
-        demonstrations: those of the SFT stage, for algorithms with a supervised term.
-        judge: judges lists in training and evaluation.
-        facts: facts about the films that reward terms and metrics may use.
-        validation: the records for every evaluation during training.
-        initial: validation metrics of the first policy, the curves' point at update 0.
-        ledger: records the stage's spending.
+        tokenizer: its tokenizer.
+        data: what it trains on.
+        validation: data for every evaluation during training.
+        progress: shows the updates made.
     """
-    rl, rule = config.trainer.rl, config.evaluation
+    rl, run, ledger = config.trainer.rl, recording.run, recording.ledger
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
-    totals = earlier[2] if earlier else {}
-    if earlier:
-        progress.start_at(earlier[1])
-    ledger = ledger or Ledger()
-    ledger.resume(totals.get("budget", {}))
-    spending = SpendingLog(run, ledger)
-    rollouts = RolloutLog(run, rule.every, rl.num_iterations) if config.tracker.completions else None
-    completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
-    if processes.is_main() and not earlier:
-        run.append_metrics(0, "validation", initial)
-    processes.barrier()
-    tracker.log({f"validation/{name}": value for name, value in initial.items()}, 0)
-    guard = Guard(config.safety, initial.get("in_catalog", 0.0), totals.get("safety", {}))
+    totals = earlier.totals if earlier else {}
+    _begin(recording, validation.initial, earlier, progress)
+    guard = Guard(config.safety, validation.initial.get("in_catalog", 0.0), totals.get("safety", {}))
     policy = load_model(start, config.model.dtype)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
-    scorer = ListScorer(reader, judge, facts, config.reward)
-    kept = _kept(config, run, reader, demonstrations)
+    scorer = ListScorer(reader, validation.criteria.judge, validation.criteria.facts, config.reward)
+    kept = _kept(config, run, reader, data.demonstrations)
     trainer: RankedListTrainer | PreferenceTrainer
     if isinstance(config.algorithm, PreferenceConfig):
         shown = "implicit_reward_accuracy"
-        chosen = demonstrations if config.algorithm.chosen == "demonstration" else records
-        trainer = preference_trainer(config, run, start, policy, chosen, scorer, ledger, earlier, progress)
+        records = data.demonstrations if config.algorithm.chosen == "demonstration" else data.prompts
+        lists = Lists(config, run, records, scorer)
+        trainer = preference_trainer(config, lists, policy, start, ledger, earlier, progress)
     else:
         shown = "hits"
-        trainer = policy_trainer(
-            config, run, policy, tokenizer, records, demonstrations, scorer, ledger, earlier, rollouts
-        )
+        trainer = policy_trainer(config, run, policy, data, scorer, ledger, earlier)
     trainer.rate = stepped(rl.learning_rate, rl.learning_rate_steps)
     trainer.carried.update(totals.get("memory", {}))  # the name that checkpoints have always had
-    trainer.add_callback(Recorder(run, tracker, progress, shown))
-    trainer.add_callback(spending)
-    chooser = BestKeeper(run, rule.metric, trainer)
-    if earlier is not None and rule.checkpoint == "best":
-        processes.on_main(lambda: chooser.check(earlier[1]))
+    chooser = BestKeeper(run, config.evaluation.metric, trainer)
+    if earlier is not None and config.evaluation.checkpoint == "best":
+        processes.on_main(lambda: chooser.check(earlier.update))
     spread = processes.facts(config)
-
-    def validate(step: int) -> None:
-        result = _evaluate(trainer, config, start, validation)
-        tracker.log({f"validation/{name}": value for name, value in result.means.items()}, step)
-        if processes.is_main():
-            run.append_metrics(step, "validation", result.means)
-            completions.add(step, "validation", validation, result.predictions)
-        with ledger.phase("checkpoint"):
-            chooser.offer(step, result.means[rule.metric])
-        guard.validation(step, result.means)
-        if found := without_signal(result.means, rule.metric):
-            log.warning("%s, update %d: %s", run.name, step, found)
-
-    trainer.add_callback(Evaluator(rule.every, validate))
-    trainer.add_callback(StopTraining(guard))
 
     def totals_so_far() -> dict[str, Any]:
         return {"budget": ledger.totals(), "memory": trainer.carried, "safety": guard.state, **spread}
 
+    validate = _validator(config, recording, start, validation, trainer, chooser, guard)
+    trainer.add_callback(Recorder(run, recording.tracker, progress, shown))
+    trainer.add_callback(SpendingLog(run, ledger))
+    trainer.add_callback(Evaluator(config.evaluation.every, validate))
+    trainer.add_callback(StopTraining(guard))
     stop = None
     with preemption.training() as training:
         trainer.add_callback(Stopper(training, rl.num_iterations))
         trainer.add_callback(CheckpointWriter(run, trainer, totals_so_far, rl.keep_checkpoints, chooser.best))
         try:
-            train(trainer, earlier[0] if earlier else None)
+            train(trainer, earlier.folder if earlier else None)
             stop = guard.stop
         except CannotGoOn as error:
             stop = error.stop
     if stop is None:
-        made = {name: ledger.counts[name] for name in ("prompts", "completions")}
-        check_made({"updates": trainer.state.global_step, **made}, planned(config))
-        processes.on_main(lambda: _check_evaluated(run, [*range(rule.every, rl.updates, rule.every), rl.updates]))
+        _check_complete(config, run, trainer)
     updates = stop.update if stop else rl.updates
     if stop and not processes.on_main(lambda: _is_validated(run, updates)):
         validate(updates)
+    return Trained(updates, _select(config, run, trainer, chooser, updates), stop, kept)
 
-    step = updates
-    if rule.checkpoint == "best" and (best := chooser.best()) is not None:
-        step = best
-        if processes.is_main():
-            publish_copy(chooser.folder(best), run.final_model)
+
+def _begin(recording: Recording, initial: Mapping[str, float], earlier: Checkpoint | None, progress: Progress) -> None:
+    """Start the ledger, the progress bar and the curves: from their beginning, or from a checkpoint."""
+    recording.ledger.resume(earlier.totals.get("budget", {}) if earlier else {})
+    if earlier is None:
+        recording.means(0, "validation", initial)
     else:
+        progress.start_at(earlier.update)
+        recording.track(0, "validation", initial)
+    processes.barrier()
+
+
+def _validator(
+    config: Config,
+    recording: Recording,
+    start: Path,
+    validation: Validation,
+    trainer: RankedListTrainer | PreferenceTrainer,
+    chooser: BestKeeper,
+    guard: Guard,
+) -> Callable[[int], None]:
+    """A function that evaluates the policy after an update, records the result, and keeps the weights if they are the
+    best; `start` is the folder of a model of the same shape."""
+    metric, ledger = config.evaluation.metric, trainer.ledger
+
+    def validate(step: int) -> None:
+        with ledger.phase("evaluation"), whole_policy(trainer, config, start) as policy:
+            found = validation.of(policy, trainer.processing_class, config, ledger)
+        recording.means(step, "validation", found.means)
+        recording.lists(step, "validation", validation.records, found.predictions)
         with ledger.phase("checkpoint"):
+            chooser.offer(step, found.means[metric])
+        guard.validation(step, found.means)
+        if silent := without_signal(found.means, metric):
+            log.warning("%s, update %d: %s", recording.run.name, step, silent)
+
+    return validate
+
+
+def _check_complete(config: Config, run: Run, trainer: RankedListTrainer | PreferenceTrainer) -> None:
+    """Raises NotMade if a training that was not stopped made fewer updates, lists or evaluations than planned."""
+    made = {name: trainer.ledger.counts[name] for name in ("prompts", "completions")}
+    check_made({"updates": trainer.state.global_step, **made}, planned(config))
+    every, updates = config.evaluation.every, config.trainer.rl.updates
+    processes.on_main(lambda: _check_evaluated(run, [*range(every, updates, every), updates]))
+
+
+def _select(
+    config: Config, run: Run, trainer: RankedListTrainer | PreferenceTrainer, chooser: BestKeeper, updates: int
+) -> int:
+    """Save the weights that `evaluation.checkpoint` selects as the run's final model. Returns their update."""
+    best = chooser.best() if config.evaluation.checkpoint == "best" else None
+    if best is None:
+        with trainer.ledger.phase("checkpoint"):
             save_model(trainer, run.final_model)
+    elif processes.is_main():
+        publish_copy(chooser.folder(best), run.final_model)
     processes.barrier()  # the others read files that the main process has written
-    return Trained(updates, step, stop, kept)
+    return updates if best is None else best
 
 
 def _kept(config: Config, run: Run, reader: ListReader, records: Sequence[Record]) -> Kept | None:
@@ -269,15 +307,13 @@ def policy_trainer(
     config: Config,
     run: Run,
     policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Record],
-    demonstrations: Sequence[Record],
+    data: TrainingData,
     scorer: ListScorer,
     ledger: Ledger,
-    earlier: tuple[Path, int, dict[str, Any]] | None,
-    rollouts: RolloutLog | None,
+    earlier: Checkpoint | None,
 ) -> RankedListTrainer:
     """The trainer of policy optimisation; `earlier` is the checkpoint to resume from."""
+    rl, tokenizer = config.trainer.rl, scorer.reader.tokenizer
     args = trl_arguments(config, writing_folder(run.checkpoints), processes.count(), scorer.reader.eos_token_ids)
     let_cpus_shard(args)
     trainer = RankedListTrainer(
@@ -285,43 +321,41 @@ def policy_trainer(
         scorer=scorer,
         model=policy,
         args=args,
-        train_dataset=prompt_dataset(records),
+        train_dataset=prompt_dataset(data.prompts),
         processing_class=tokenizer,
-        demonstrations=make_demonstrations(config, tokenizer, demonstrations),
+        demonstrations=make_demonstrations(config, tokenizer, data.demonstrations),
         ledger=ledger,
-        rollout_log=rollouts,
+        rollout_log=RolloutLog(run, config.evaluation.every, rl.num_iterations) if config.tracker.completions else None,
     )
-    trainer.epochs_done = (earlier[1] if earlier else 0) // updates_of_an_epoch(config, len(records))
+    trainer.epochs_done = (earlier.update if earlier else 0) // updates_of_an_epoch(config, len(data.prompts))
     quiet(trainer)
     if config.policy_optimisation.reference.sync_every:
-        trainer.add_callback(reference_sync(trainer, config, earlier[0] if earlier else None))
+        trainer.add_callback(reference_sync(trainer, config, earlier.folder if earlier else None))
     return trainer
 
 
 def preference_trainer(
     config: Config,
-    run: Run,
-    start: Path,
+    lists: Lists,
     policy: PreTrainedModel,
-    records: Sequence[Record],
-    scorer: ListScorer,
+    start: Path,
     ledger: Ledger,
-    earlier: tuple[Path, int, dict[str, Any]] | None,
+    earlier: Checkpoint | None,
     progress: Progress,
 ) -> PreferenceTrainer:
     """The trainer of preference optimisation; `earlier` is the checkpoint to resume from."""
-    args = preference_arguments(config, writing_folder(run.checkpoints))
+    args = preference_arguments(config, writing_folder(lists.run.checkpoints))
     let_cpus_shard(args)
     trainer = PreferenceTrainer(
-        lists=Lists(config, run, records, scorer),
+        lists=lists,
         config=config,
         start=start,
-        updates_done=earlier[1] if earlier else 0,
+        updates_done=earlier.update if earlier else 0,
         ledger=ledger,
         tell=lambda note: progress.to(trainer.state.global_step, note),
         model=policy,
         args=args,
-        processing_class=scorer.reader.tokenizer,
+        processing_class=lists.scorer.reader.tokenizer,
     )
     quiet(trainer)
     return trainer
@@ -335,13 +369,3 @@ def _check_evaluated(run: Run, steps: Sequence[int]) -> None:
 
 def _is_validated(run: Run, update: int) -> bool:
     return any(row["step"] == update and row["split"] == "validation" for row in run.read_metrics())
-
-
-def _evaluate(
-    trainer: RankedListTrainer | PreferenceTrainer, config: Config, start: Path, records: Sequence[Record]
-) -> Evaluation:
-    """The policy's greedy lists; `start` is the folder of a model of the same shape."""
-    with trainer.ledger.phase("evaluation"), whole_policy(trainer, config, start) as policy:
-        result = evaluate(policy, trainer.processing_class, records, trainer.scorer.judge, trainer.scorer.facts, config)
-    trainer.ledger.add(evaluation_tokens=result.generated_tokens)
-    return result

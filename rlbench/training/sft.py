@@ -5,8 +5,6 @@ numbers, so evaluations do not change the weights.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,12 @@ from rlbench.base.errors import BadInput
 from rlbench.base.progress import Progress
 from rlbench.config.schema import Config
 from rlbench.data.record import Record
-from rlbench.evaluation.evaluate import eos_ids, evaluate
-from rlbench.lists.film_facts import FilmFacts
-from rlbench.lists.relevance import Judge
+from rlbench.evaluation.evaluate import eos_ids
+from rlbench.evaluation.recording import Recording
 from rlbench.models.loading import load_model
 from rlbench.runs import processes
-from rlbench.runs.budget import Ledger
-from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import Run
 from rlbench.runs.existing import curve_problems, unmeasured
-from rlbench.tracking import Tracker
 from rlbench.training.arguments import quiet, shared_arguments, warmup_steps
 from rlbench.training.callbacks import Evaluator, Recorder, Stopper
 from rlbench.training.checkpoints import SFT_KEPT, CheckpointWriter, save_model, train, writing_folder
@@ -42,61 +36,76 @@ from rlbench.training.parallel import (
     parallel_arguments,
     whole_policy,
 )
+from rlbench.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Data for the evaluations of the stage during training.
-
-    Attributes:
-        records: records of the validation split; those with a completion give the validation loss.
-        judge: judges the lists.
-        facts: facts about the films that metrics may use.
-        initial: metrics of the untrained model on these records, the curves' point at update 0.
-    """
-
-    records: Sequence[Record]
-    judge: Judge
-    facts: FilmFacts
-    initial: Mapping[str, float]
-
-
 def train_sft(
     config: Config,
-    run: Run,
+    recording: Recording,
     start: Path,
     tokenizer: PreTrainedTokenizerBase,
     records: list[Record],
-    tracker: Tracker,
     progress: Progress,
-    ledger: Ledger,
     validation: Validation | None = None,
 ) -> Kept:
-    """Train, and save the model to `run.final_model`. Returns the part of the demonstrations that `max_length` leaves.
+    """Train, and save the run's final model. Returns the part of the demonstrations that `max_length` leaves.
 
     Args:
+        config: the run's configuration.
+        recording: where the stage records what it does.
         start: folder of the model to start from.
+        tokenizer: its tokenizer.
         records: demonstrations, each with a completion.
-        ledger: records the stage's spending.
+        progress: shows the updates made.
         validation: data for the evaluations of `trainer.sft.evaluate_every`; None without evaluations.
 
     Raises:
         BadInput: the run resumes from a checkpoint and lacks an earlier evaluation.
     """
-    sft = config.trainer.sft
+    sft, run, ledger = config.trainer.sft, recording.run, recording.ledger
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
-    ledger.resume(earlier[2].get("budget", {}) if earlier else {})
-    completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
+    ledger.resume(earlier.totals.get("budget", {}) if earlier else {})
     if validation is not None and earlier is not None:
-        _check_evaluated(config, run, earlier[1])
+        _check_evaluated(config, run, earlier.update)
     processes.barrier()
-    progress.start_at(earlier[1] if earlier else 0)
+    progress.start_at(earlier.update if earlier else 0)
     model = load_model(start, config.model.dtype)
+    args = sft_arguments(config, writing_folder(run.checkpoints))
+    let_cpus_shard(args)
+    trainer = SpreadSFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in records]),
+        processing_class=tokenizer,
+        callbacks=[Recorder(run, recording.tracker, progress, "loss")],
+    )
+    trainer.ledger = ledger
+    quiet(trainer)
+    rows = trainer.train_dataset["input_ids"][: trainer.rows]  # with several processes, blank rows follow
+    kept = Kept.of_rows(rows, sft.max_length, eos_ids(model, tokenizer), dropped=len(records) - trainer.rows)
+    if kept.without_end:
+        log.warning("%s: %s", run.name, kept.words(sft.max_length))
+    if validation is not None:
+        trainer.add_callback(_make_curve(config, recording, start, validation, trainer))
+    spread = processes.facts(config)
+    with preemption.training() as training:
+        trainer.add_callback(Stopper(training, 1))
+        trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"budget": ledger.totals(), **spread}, SFT_KEPT))
+        train(trainer, earlier.folder if earlier else None)
+    with ledger.phase("checkpoint"):
+        save_model(trainer, run.final_model)
+    check_made({"updates": trainer.state.global_step}, {"updates": sft.updates})
+    return kept
+
+
+def sft_arguments(config: Config, output_dir: Path) -> SFTConfig:
+    """TRL's arguments for this config; `output_dir` is the folder for checkpoints."""
+    sft = config.trainer.sft
     at_once, accumulation = on_each(sft.batch_size, sft.micro_batch_size, processes.count())
-    args = SFTConfig(
-        output_dir=str(writing_folder(run.checkpoints)),
+    return SFTConfig(
+        output_dir=str(output_dir),
         max_steps=sft.updates,
         per_device_train_batch_size=at_once,
         gradient_accumulation_steps=accumulation,
@@ -109,31 +118,6 @@ def train_sft(
         seed=sft.seed,
         **shared_arguments(config) | parallel_arguments(config),
     )
-    let_cpus_shard(args)
-    trainer = SpreadSFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in records]),
-        processing_class=tokenizer,
-        callbacks=[Recorder(run, tracker, progress, "loss")],
-    )
-    trainer.ledger = ledger
-    quiet(trainer)
-    rows = trainer.train_dataset["input_ids"][: trainer.rows]  # with several processes, blank rows follow
-    kept = Kept.of_rows(rows, sft.max_length, eos_ids(model, tokenizer), dropped=len(records) - trainer.rows)
-    if kept.without_end:
-        log.warning("%s: %s", run.name, kept.words(sft.max_length))
-    if validation is not None:
-        trainer.add_callback(_make_curve(config, run, start, tokenizer, validation, trainer, tracker, completions))
-    spread = processes.facts(config)
-    with preemption.training() as training:
-        trainer.add_callback(Stopper(training, 1))
-        trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"budget": ledger.totals(), **spread}, SFT_KEPT))
-        train(trainer, earlier[0] if earlier else None)
-    with ledger.phase("checkpoint"):
-        save_model(trainer, run.final_model)
-    check_made({"updates": trainer.state.global_step}, {"updates": sft.updates})
-    return kept
 
 
 def _check_evaluated(config: Config, run: Run, step: int) -> None:
@@ -152,20 +136,13 @@ class _Curve(Evaluator):
 
 
 def _make_curve(
-    config: Config,
-    run: Run,
-    start: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    validation: Validation,
-    trainer: SpreadSFTTrainer,
-    tracker: Tracker,
-    completions: CompletionLog,
+    config: Config, recording: Recording, start: Path, validation: Validation, trainer: SpreadSFTTrainer
 ) -> _Curve:
     """The callback that measures the points of the curve: losses at each, and lists at all but the first and the last.
 
     The lists of the untrained model are known. Those of the last update are generated from the saved weights.
     """
-    sft, every = config.trainer.sft, config.trainer.sft.evaluate_every
+    sft, every, tokenizer = config.trainer.sft, config.trainer.sft.evaluate_every, trainer.processing_class
     assert every is not None
     shown = [record for record in validation.records if record.completion is not None]
     held_out = Demonstrations(shown, tokenizer, sft.max_length, sft.seed) if shown else None
@@ -174,15 +151,12 @@ def _make_curve(
         predictions, means = None, dict(validation.initial) if step == 0 else {}
         with trainer.ledger.phase("evaluation"), whole_policy(trainer, config, start) as policy:
             if 0 < step < sft.updates:
-                found = evaluate(policy, tokenizer, validation.records, validation.judge, validation.facts, config)
-                trainer.ledger.add(evaluation_tokens=found.generated_tokens)
+                found = validation.of(policy, tokenizer, config, trainer.ledger)
                 predictions, means = found.predictions, dict(found.means)
             if held_out is not None:
                 means["loss"] = held_out.loss(policy, sft.micro_batch_size)
-        tracker.log({f"validation/{name}": value for name, value in means.items()}, step)
-        if processes.is_main():
-            run.append_metrics(step, "validation", means)
-            if predictions is not None:
-                completions.add(step, "validation", validation.records, predictions)
+        recording.means(step, "validation", means)
+        if predictions is not None:
+            recording.lists(step, "validation", validation.records, predictions)
 
     return _Curve(every, validate)

@@ -14,15 +14,14 @@ from rlbench.base.digests import LIST_FILE, damage
 from rlbench.base.errors import BadInput
 from rlbench.base.files import PARTIAL
 from rlbench.base.progress import Progress
-from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import Run, locate
-from rlbench.tracking import make_tracker
 from rlbench.training import checkpoints
 from rlbench.training.checkpoints import RESUME_FILE, last_checkpoint, steps_of
-from rlbench.training.rl import train_rl
+from rlbench.training.rl import TrainingData, train_rl
 from rlbench.training.sft import train_sft
+from rlbench.training.validation import Validation
 from tests.conftest import SMALL, composed
-from tests.helpers_training import load, make_scorer
+from tests.helpers_training import load, make_criteria, make_recording
 
 UPDATES, STOP = 6, 5
 """The run ends during update 5, with the checkpoint of update 4."""
@@ -75,24 +74,18 @@ def trains(mini, start):
 
     def train(stage: str, folder: Path, stop: int | None = None, *overrides: str, prompts: int | None = None) -> Run:
         config = composed(*(RL if stage == "rl" else SFT), *overrides, f"runs_dir={folder}")
-        run, (tokenizer, model) = locate(config, stage), load(start)
-        tracker = make_tracker("none", directory=run.root, identity=None, config={})
+        run, (tokenizer, _) = locate(config, stage), load(start)
+        recording = make_recording(config, run)
         if stage == "sft":
-            train_sft(config, run, start, tokenizer, mini.splits["sft"], tracker, StopsAt(stop), Ledger())
+            train_sft(config, recording, start, tokenizer, mini.splits["sft"], StopsAt(stop))
             return run
-        scorer = make_scorer(config, mini, tokenizer, model)
         train_rl(
             config,
-            run,
+            recording,
             start,
             tokenizer,
-            mini.splits["train"][:prompts],
-            mini.splits["sft"],
-            scorer.judge,
-            scorer.facts,
-            mini.splits["validation"],
-            {},
-            tracker,
+            TrainingData(mini.splits["train"][:prompts], mini.splits["sft"]),
+            Validation(mini.splits["validation"], make_criteria(config, mini), {}),
             StopsAt(stop),
         )
         return run
@@ -275,7 +268,7 @@ def test_damage_is_told(words, stopped, caplog):
     assert damage(newest) == ""
     DAMAGES[words](newest)
     found = last_checkpoint(stopped.checkpoints)
-    assert found is not None and found[:2] == (stopped.checkpoints / "checkpoint-2", 2)
+    assert found is not None and (found.folder, found.update) == (stopped.checkpoints / "checkpoint-2", 2)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and str(newest) in record.message and words in record.message
 

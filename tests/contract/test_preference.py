@@ -74,7 +74,7 @@ def tuples_in_order(trainer: PreferenceTrainer):
     """The tuples of a trained trainer in the order in which it looked at them; of methods of one round."""
     (one,) = trainer.lists.rounds
     table, _ = trainer.lists.read(one)
-    return preferences(table, trainer._rows(list(range(trainer.per_update * UPDATES)), one, True))
+    return preferences(table, trainer._rows(list(range(trainer.order.per_update * UPDATES)), one, True))
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_s_dpo_by_its_formula(float64, mini, start, tmp_path):
     tokenizer, model = load(start)
     ours = make_preference_trainer(config, mini, tokenizer, model.double(), start)
     losses, gradients = watched(ours)
-    of_update = tuples_in_order(ours)[: ours.per_update]
+    of_update = tuples_in_order(ours)[: ours.order.per_update]
     policy, reference = (load(start)[1].double() for _ in range(2))
 
     def logp(network, row, ids):
@@ -277,7 +277,7 @@ def test_what_was_drawn_is_not_drawn_again(method, mini, start, tmp_path, monkey
 def test_stopped_while_lists_are_drawn(method, mini, start, tmp_path, monkeypatch):
     """In parts of two prompts: told to stop after the first, the run goes on with the second."""
     overrides, _ = method
-    monkeypatch.setattr("rlbench.training.preference.LISTS_OF_A_PART", 8)
+    monkeypatch.setattr("rlbench.training.preference_lists.LISTS_OF_A_PART", 8)
     whole = train(small(tmp_path / "whole", *overrides), start, mini)[0]
     config = small(tmp_path / "stopped", *overrides)
     asked = []

@@ -14,12 +14,12 @@ from rlbench.base.progress import Progress
 from rlbench.config.schema import Config
 from rlbench.running.checks import check_config
 from rlbench.runs.directory import Run, locate
-from rlbench.tracking import make_tracker
 from rlbench.training.callbacks import REFERENCE_FILE
 from rlbench.training.checkpoints import RESUME_FILE
-from rlbench.training.rl import reference_sync, train_rl
+from rlbench.training.rl import TrainingData, reference_sync, train_rl
+from rlbench.training.validation import Validation
 from tests.conftest import SMALL, composed
-from tests.helpers_training import load, make_scorer, make_trainer
+from tests.helpers_training import load, make_criteria, make_recording, make_trainer
 
 RL = {
     "completions_per_update": 8,
@@ -65,20 +65,14 @@ class StopsAt:
 
 def train(config: Config, start: Path, mini, tracker=None) -> Run:
     """The RL stage of a config, or what is left of it."""
-    run, (tokenizer, model) = locate(config, "rl"), load(start)
-    scorer = make_scorer(config, mini, tokenizer, model)
+    run, (tokenizer, _) = locate(config, "rl"), load(start)
     train_rl(
         config,
-        run,
+        make_recording(config, run, tracker),
         start,
         tokenizer,
-        mini.splits["train"],
-        mini.splits["sft"],
-        scorer.judge,
-        scorer.facts,
-        mini.splits["validation"][:2],
-        {},
-        tracker or make_tracker("none", directory=run.root, identity=None, config={}),
+        TrainingData(mini.splits["train"], mini.splits["sft"]),
+        Validation(mini.splits["validation"][:2], make_criteria(config, mini), {}),
         Progress("", UPDATES, file=None, show=False),
     )
     return run

@@ -9,13 +9,11 @@ from safetensors.torch import load_file
 
 from rlbench.base.progress import Progress
 from rlbench.objective.pieces import PLACES
-from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import locate
-from rlbench.tracking import make_tracker
 from rlbench.training.safety import NotFinite
 from rlbench.training.sft import train_sft
 from tests.helpers_safety import curve, short, totals, train, write_repeater
-from tests.helpers_training import load
+from tests.helpers_training import load, make_recording
 
 DESTROYED = "trainer.rl.learning_rate=0.3"
 POISON = """
@@ -201,8 +199,7 @@ def test_sft_fails_where_every_run_would_start_from_nothing(mini, repeater, tmp_
         "trainer.sft.warmup_fraction=0",
     )
     run, tokenizer = locate(config, "sft"), load(repeater)[0]
-    tracker = make_tracker("none", directory=run.root, identity=None, config={})
     progress = Progress("", 4, file=None, show=False)
     with pytest.raises(NotFinite, match="the gradient of update 3 is nan"):
-        train_sft(config, run, repeater, tokenizer, mini.splits["sft"][:8], tracker, progress, Ledger())
+        train_sft(config, make_recording(config, run), repeater, tokenizer, mini.splits["sft"][:8], progress)
     assert not run.final_model.exists()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rlbench.running import runner
+from rlbench.running import runner, session
 from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 
@@ -27,7 +27,7 @@ def take_new_weights_on_the_cpu() -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     utils.dispatch_cpu_unquantized_gemm = as_loaded
-    runner.check_engine = lambda config: []
+    runner.check_engine = session.check_engine = lambda config: []
 
 
 class Noted:

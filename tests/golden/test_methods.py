@@ -111,7 +111,7 @@ class Case:
             units.count,
             hidden=rank_features(states, unit_ids, units),
             course=Course(
-                memory={
+                carried={
                     f"effective_rank/{part}{name}": usual for name, usual in USUAL.items() for part in ("", "last/")
                 }
             ),
@@ -133,7 +133,7 @@ class Case:
             unit_ids=self.units.unit_ids,
             mask=mask,
             units=self.objective.units,
-            course=Course(update=1, memory={"siren/anchor": ANCHOR}),
+            course=Course(update=1, carried={"siren/anchor": ANCHOR}),
             extras={
                 "entropy": pi["entropy"],
                 "top_p_entropy": pi["top_p_entropy"],

@@ -18,7 +18,7 @@ from rlbench.base.errors import BadInput
 from rlbench.base.preemption import Preempted
 from rlbench.base.progress import Progress
 from rlbench.config.schema import Config
-from rlbench.running import runner
+from rlbench.running import runner, stages
 from rlbench.runs.directory import INTERRUPTED, locate
 from rlbench.runs.record import SWEEP
 from rlbench.runs.sweep_file import read_cells, write_cells
@@ -94,7 +94,7 @@ def stopped(tmp_path_factory) -> Make:
 
 def stop(folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "Progress", StopsInRl)
+        patch.setattr(stages, "Progress", StopsInRl)
         with pytest.raises(Preempted):
             runner.run(cell(folder))
     run = locate(cell(folder), "rl")

@@ -22,7 +22,8 @@ from rlbench.base.files import write_json
 from rlbench.base.jsonl import read_rows
 from rlbench.config.schema import Config
 from rlbench.evaluation.protocols import parse_protocol
-from rlbench.running.runner import prepare, run
+from rlbench.running.runner import run
+from rlbench.running.session import prepare
 from rlbench.runs.attempts import attempts
 from rlbench.runs.directory import DONE, FAILED, Run, locate, seal
 from rlbench.runs.sharing import find_finished

@@ -23,9 +23,8 @@ from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json
 from rlbench.config.schema import Config
 from rlbench.data import load_dataset
-from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.evaluation.judging import Answer, judge_answers, sampled_metrics
+from rlbench.evaluation.judging import Answer, judge_answers, make_criteria, sampled_metrics
 from rlbench.evaluation.protocols import parse_protocol
 from rlbench.evaluation.rescoring import confidence_by_line
 from rlbench.lists.relevance import make_judge
@@ -61,9 +60,8 @@ def make_run(folder: Path, mini: RankedListDataset, write: Write, *overrides: st
     config: Config = composed(*SMALL, *overrides, f"runs_dir={folder}", f"seed={seed}", "experiment_name=lists")
     rng = np.random.default_rng(seed)
     run = locate(config, "rl")
-    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
-    facts = film_facts(mini, judge.catalog)
-    metrics = {}
+    criteria = make_criteria(config.matching, mini, config.dataset.list_length)
+    judge, metrics = criteria.judge, {}
     with claim(run, config):
         run.append_metrics(1, "train", {"reward": 0.5})
         run.append_metrics(2, "validation", {"ndcg@10": 0.1})
@@ -79,7 +77,7 @@ def make_run(folder: Path, mini: RankedListDataset, write: Write, *overrides: st
                     answers[record.context_id] = Answer(
                         text, judge.parse(text), bool(rng.random() < 0.7), len(text), confidence
                     )
-            table, means = judge_answers(records, answers, judge, facts, config.dataset.cutoffs)
+            table, means = judge_answers(records, answers, criteria, config.dataset.cutoffs)
             if split == "test" and config.evaluation.samples:
                 rows = [(c, i, write(r, rng)) for c, r in {r.context_id: r for r in records}.items() for i in range(2)]
                 samples = pd.DataFrame(rows, columns=["context_id", "list", "text"])

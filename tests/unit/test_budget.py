@@ -12,12 +12,11 @@ from rlbench.data.record import RankedListDataset
 from rlbench.runs.budget import PHASES, Energy, EnergyCounter, Ledger, cpu_counters, gpu_counters, peak_memory
 from rlbench.runs.directory import locate
 from rlbench.runs.provenance import cpu_model
-from rlbench.tracking import make_tracker
 from rlbench.training.demonstrations import demonstration_tokens
 from rlbench.training.sft import train_sft
 from tests.conftest import SMALL, composed
 from tests.helpers_safety import short, train
-from tests.helpers_training import load
+from tests.helpers_training import load, make_recording
 
 
 def test_a_moment_belongs_to_the_innermost_phase():
@@ -140,9 +139,8 @@ def test_sft_trains_on_the_tokens_of_its_demonstrations(mini: RankedListDataset,
     sft = ["updates=10", "batch_size=4", "micro_batch_size=2", "max_length=256", "save_every=100"]
     config = composed(*SMALL, *(f"trainer.sft.{each}" for each in sft), f"runs_dir={tmp_path}")
     run, (tokenizer, _), ledger = locate(config, "sft"), load(tiny_folder), Ledger()
-    tracker = make_tracker("none", directory=run.root, identity=None, config={})
-    records = mini.splits["sft"]
-    train_sft(config, run, tiny_folder, tokenizer, records, tracker, Progress("", 10, file=None, show=False), ledger)
+    records, recording = mini.splits["sft"], make_recording(config, run, ledger=ledger)
+    train_sft(config, recording, tiny_folder, tokenizer, records, Progress("", 10, file=None, show=False))
     assert ledger.counts["trained_tokens"] == sum(
         len(demonstration_tokens(record, tokenizer, 256)[1]) for record in records
     )

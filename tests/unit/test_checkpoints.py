@@ -71,7 +71,7 @@ def test_checkpoints_are_in_the_order_of_their_updates(run: Run) -> None:
         (run.checkpoints / f"checkpoint-{step}" / RESUME_FILE).write_text(json.dumps({"budget": {"step": step}}))
         seal(run.checkpoints / f"checkpoint-{step}")
     found = last_checkpoint(run.checkpoints)
-    assert found is not None and found[1] == 100 and found[2] == {"budget": {"step": 100}}
+    assert found is not None and found.update == 100 and found.totals == {"budget": {"step": 100}}
 
 
 def writer(run: Run, keep: int, best: int | None) -> CheckpointWriter:

@@ -9,7 +9,7 @@ import pytest
 from rlbench.data import load_dataset, mini
 from rlbench.data.checks import check_dataset
 from rlbench.data.facts import film_facts
-from rlbench.evaluation.judging import Answer, judge_answers
+from rlbench.evaluation.judging import Answer, Criteria, judge_answers
 from rlbench.lists.entries import parse_list, parse_text
 from rlbench.lists.relevance import Judge
 from tests.conftest import SMALL, composed
@@ -26,8 +26,8 @@ def scores(dataset, lists, split="test"):
     texts = {context: "\n".join(f"{t} ({y})" for t, y in films) for context, films in lists.items()}
     unknown = np.full(10, np.nan)
     answers = {context: Answer(text, parse_text(text), True, 0, unknown) for context, text in texts.items()}
-    facts = film_facts(dataset, dataset.catalog)
-    return judge_answers(dataset.splits[split], answers, Judge(dataset.catalog, 10), facts, [5, 10])[1]
+    criteria = Criteria(Judge(dataset.catalog, 10), film_facts(dataset, dataset.catalog))
+    return judge_answers(dataset.splits[split], answers, criteria, [5, 10])[1]
 
 
 def test_catalogue_is_two_hundred_films_in_every_genre_and_era():

@@ -12,14 +12,13 @@ import datasets
 import pytest
 
 from rlbench.base.errors import BadInput
-from rlbench.config.schema import Config
-from rlbench.data import load_dataset, reddit_v2
+from rlbench.config.schema import Config, RedditV2Config
+from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset
 from rlbench.data.record import RankedListDataset
 from tests.helpers import shared_data
 
 FILMS = [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975), ("The Wall", 201)]
-NO_FILE = {"demonstrations_from": None}
 LIST = "Heat (1995)\nAlien (1979)\nJaws (1975)"
 
 
@@ -62,7 +61,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(root: Path, list_length: int = 3, catalog: Path | None = None) -> RankedListDataset:
-    return reddit_v2.load(path=str(root), list_length=list_length, catalog=str(catalog) if catalog else None, **NO_FILE)
+    settings = RedditV2Config("reddit_v2", list_length, [1], path=str(root), catalog=str(catalog) if catalog else None)
+    return load_dataset(settings)
 
 
 def refusal(root: Path, **options: Any) -> list[str]:
@@ -166,7 +166,7 @@ def test_another_catalogue_can_be_named(root: Path) -> None:
 
 def test_no_path() -> None:
     with pytest.raises(BadInput, match="dataset.path=FOLDER"):
-        reddit_v2.load(path=None, list_length=3, catalog=None, **NO_FILE)
+        load_dataset(RedditV2Config("reddit_v2", 3, [1], path=None, catalog=None))
 
 
 def test_missing_folder(tmp_path: Path) -> None:

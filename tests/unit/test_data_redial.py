@@ -11,8 +11,8 @@ from urllib.parse import unquote
 import pytest
 
 from rlbench.base.errors import BadInput
-from rlbench.config.schema import Config
-from rlbench.data import load_dataset, redial
+from rlbench.config.schema import Config, RedialConfig
+from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset, share_outside_catalog
 from rlbench.data.film_names import learn_film_names, split_film
 from rlbench.data.record import RankedListDataset, Record
@@ -228,6 +228,8 @@ def write(folder: Path, **files: list[dict]) -> Path:
 
 def load(path: Path | str | None, **options: Any) -> RankedListDataset:
     defaults: dict = {
+        "name": "redial",
+        "cutoffs": [],
         "list_length": 3,
         "prompt_template": TEMPLATE,
         "validation_fraction": 0.25,
@@ -236,7 +238,7 @@ def load(path: Path | str | None, **options: Any) -> RankedListDataset:
         "max_conversation_chars": None,
         "demonstrations_from": None,
     }
-    return redial.load(path=None if path is None else str(path), **{**defaults, **options})
+    return load_dataset(RedialConfig(path=None if path is None else str(path), **{**defaults, **options}))
 
 
 def refusal(path: Path | None, **options: Any) -> list[str]:

@@ -16,7 +16,8 @@ from rlbench.base.errors import BadInput
 from rlbench.base.seeding import evaluation_stream
 from rlbench.commands import inspection
 from rlbench.config.decoding import ABSENT, DECODING, NEUTRAL, TOKENS, check_decoding, decoding_fields
-from rlbench.evaluation.evaluate import Completion, eos_ids, generate, longest_prompt, prompt_ids
+from rlbench.evaluation.evaluate import BatchLimit, Completion, eos_ids, generate, longest_prompt, prompt_ids
+from rlbench.lists.reader import ListReader
 from rlbench.models.generation import notices, requested
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.models.templates import pin_date, random_parts
@@ -80,18 +81,9 @@ class Paths:
     def evaluation(self, folder: Path, sampled: bool = False) -> list[list[int]]:
         config, model, tokenizer = self.config(), load_model(folder, "float32"), load_tokenizer(folder)
         prompts = [record.prompt for record in self.mini.splits["test"]]
+        reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
         with evaluation_stream(0):
-            return texts(
-                generate(
-                    model,
-                    tokenizer,
-                    prompts,
-                    generation=config.generation,
-                    batch_size=4,
-                    eos_token_ids=eos_ids(model, tokenizer),
-                    sampled=sampled,
-                )
-            )
+            return texts(generate(model, reader, prompts, config.generation, BatchLimit(4), sampled=sampled))
 
     def samples(self, folder: Path) -> list[list[int]]:
         return self.evaluation(folder, sampled=True)

@@ -9,8 +9,17 @@ import torch
 
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.evaluation.evaluate import Completion, eos_ids, evaluate, generate, prompt_ids, read_answers
-from rlbench.evaluation.judging import Answer, choose_contexts, judge_answers, sampled_metrics
+from rlbench.evaluation.evaluate import (
+    BatchLimit,
+    Completion,
+    Sampling,
+    eos_ids,
+    evaluate,
+    generate,
+    prompt_ids,
+    read_answers,
+)
+from rlbench.evaluation.judging import Answer, Criteria, choose_contexts, judge_answers, sampled_metrics
 from rlbench.lists import published
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.entries import parse_text
@@ -35,8 +44,9 @@ def record(context, *truth):
     return Record([{"role": "user", "content": "?"}], list(truth), [], context)
 
 
-def dataset_of(records):
-    return RankedListDataset("small", CATALOG, {"train": records})
+def criteria(records):
+    """Criteria with the popularity of films in these records."""
+    return Criteria(Judge(CATALOG, N), film_facts(RankedListDataset("small", CATALOG, {"train": records}), CATALOG))
 
 
 def answer(text, confidence=(math.nan,) * N, finished=True):
@@ -62,9 +72,8 @@ def test_greedy_log_probabilities_are_the_model_s(policy, mini):
     """Against a forward pass over prompt and completion, in batches with padding."""
     model, tokenizer = policy
     prompts = [sample.prompt for sample in mini.splits["test"][:5]]
-    ends = eos_ids(model, tokenizer)
-    generation = composed("generation.max_new_tokens=12").generation
-    done = generate(model, tokenizer, prompts, generation=generation, batch_size=3, eos_token_ids=ends)
+    reader = ListReader(tokenizer, N, eos_ids(model, tokenizer))
+    done = generate(model, reader, prompts, composed("generation.max_new_tokens=12").generation, BatchLimit(3))
     for prompt, completion in zip(prompts, done, strict=True):
         start = prompt_ids(tokenizer, prompt)
         with torch.no_grad():
@@ -82,15 +91,13 @@ def test_a_batch_of_unequal_prompts_is_one_at_a_time(policy, mini):
         [{"role": "user", "content": words * count}]
         for words, count in (("Heat (1995) ", 9), ("Alien ", 1), ("Jaws (1975) ", 4), ("Taken ", 2), ("a ", 30))
     ]
-    options = {"generation": composed("generation.max_new_tokens=9").generation}
-    ends = eos_ids(model, tokenizer)
-    alone = [
-        generate(model, tokenizer, [prompt], batch_size=1, eos_token_ids=ends, **options)[0].ids for prompt in prompts
-    ]
+    generation = composed("generation.max_new_tokens=9").generation
+    reader = ListReader(tokenizer, N, eos_ids(model, tokenizer))
+    alone = [generate(model, reader, [prompt], generation, BatchLimit(1))[0].ids for prompt in prompts]
     assert len({tuple(ids) for ids in alone}) > 1
     for training in (True, False):
         model.train(training)
-        together = generate(model, tokenizer, prompts, batch_size=3, eos_token_ids=ends, **options)
+        together = generate(model, reader, prompts, generation, BatchLimit(3))
         assert [completion.ids for completion in together] == alone and model.training == training
     model.eval()
 
@@ -104,11 +111,11 @@ def test_every_eos_of_a_model_ends_a_list(policy):
 
 def test_a_completion_ends_with_its_first_eos(policy, mini):
     model, tokenizer = policy
-    options = {"generation": composed("generation.max_new_tokens=12").generation, "batch_size": 4}
+    options = composed("generation.max_new_tokens=12").generation, BatchLimit(4)
     prompts = [sample.prompt for sample in mini.splits["test"][:4]]
-    free = [c.ids for c in generate(model, tokenizer, prompts, eos_token_ids=[tokenizer.eos_token_id], **options)]
+    free = [c.ids for c in generate(model, ListReader(tokenizer, N), prompts, *options)]
     end = free[0][3]
-    done = generate(model, tokenizer, prompts, eos_token_ids=[end], **options)
+    done = generate(model, ListReader(tokenizer, N, [end]), prompts, *options)
     wanted = [ids[: ids.index(end) + 1] if end in ids else ids for ids in free]
     assert [completion.ids for completion in done] == wanted and wanted[0][-1] == end and len(wanted[0]) <= 4
     assert [len(completion.logps) for completion in done] == [len(ids) for ids in wanted]
@@ -120,8 +127,7 @@ def test_samples_of_one_context_share_its_list_and_have_their_own_truth():
         "a": answer("Taken (2008)\nHeat (1995)\nAlien (1979)\nJaws (1975)", (0.5, 0.25, 0.75)),
         "b": answer("My list\n", finished=False),
     }
-    judge = Judge(CATALOG, N)
-    table, means = judge_answers(records, answers, judge, film_facts(dataset_of(records), CATALOG), [1, N])
+    table, means = judge_answers(records, answers, criteria(records), [1, N])
     assert table["context_id"].tolist() == ["a", "b", "a"] and table["sample"].tolist() == [0, 1, 2]
     assert table["cluster_id"].tolist() == ["a", "b", "a"]
     assert table["titles"][0] == ["Taken", "Heat", "Alien"] and table["years"][0] == [2008, 1995, 1979]
@@ -142,11 +148,11 @@ def test_samples_of_one_context_share_its_list_and_have_their_own_truth():
 def test_a_list_that_several_answerers_share_recommends_once():
     records = [record("a", ("Alien", 1979)), record("a", ("Heat", 1995)), record("b", ("Jaws", 1975))]
     answers = {"a": answer("Alien (1979)"), "b": answer("Heat (1995)\nJaws (1975)")}
-    _, means = judge_answers(records, answers, Judge(CATALOG, N), film_facts(dataset_of(records), CATALOG), [1])
+    _, means = judge_answers(records, answers, criteria(records), [1])
     assert means["popularity"] == pytest.approx((1 / 3 + 1 / 3) / 2)
     assert means["gini"] == pytest.approx(1 / 4)  # Alien, Heat and Jaws once each, Taken never
     records = [record("a", ("Alien", 1979)), record("a", ("Alien", 1979)), record("b", ("Jaws", 1975))]
-    _, means = judge_answers(records, answers, Judge(CATALOG, N), film_facts(dataset_of(records), CATALOG), [1])
+    _, means = judge_answers(records, answers, criteria(records), [1])
     # Two of three training truths are Alien, one is Jaws: list a has 2/3, list b (0 + 1/3) / 2.
     assert means["popularity"] == pytest.approx((2 / 3 + 1 / 6) / 2)
 
@@ -154,7 +160,7 @@ def test_a_list_that_several_answerers_share_recommends_once():
 def test_ranks_without_a_known_confidence_do_not_enter_calibration():
     records = [record("a", ("Alien", 1979))]
     judged = {"a": answer("Alien (1979)\nHeat (1995)", (0.5, math.nan, math.nan))}
-    _, means = judge_answers(records, judged, Judge(CATALOG, N), film_facts(dataset_of(records), CATALOG), [1])
+    _, means = judge_answers(records, judged, criteria(records), [1])
     assert means["brier"] == pytest.approx(0.25)
 
 
@@ -179,9 +185,7 @@ def test_each_sample_of_sampled_lists_has_its_own_seen_titles():
 def test_the_published_protocols_stand_beside_ours():
     records = [record("a", ("Alien", 1979), ("Heat", 1995))]
     text = "Nowhere (2000)\nGone (2001)\nAlien (1979)"
-    table, _ = judge_answers(
-        records, {"a": answer(text)}, Judge(CATALOG, N), film_facts(dataset_of(records), CATALOG), [1, N]
-    )
+    table, _ = judge_answers(records, {"a": answer(text)}, criteria(records), [1, N])
     entries, exact = published.parse_list(text), frozenset(CATALOG.films)
     for name, first in (("published", False), ("published_truncate_first", True)):
         for k in (1, N):
@@ -211,13 +215,13 @@ def test_sampled_lists_have_a_stream_of_their_own(policy, mini):
     model, tokenizer = policy
     config = composed(*SMALL, "generation.max_new_tokens=8", "evaluation.samples=2", "evaluation.pass_at=[1,2]")
     records = mini.splits["test"]
-    judge = Judge(mini.catalog, config.dataset.list_length)
-    facts = film_facts(mini, mini.catalog)
+    of_mini = Criteria(Judge(mini.catalog, config.dataset.list_length), film_facts(mini, mini.catalog))
 
     def run(samples, seed):
         torch.manual_seed(1)
         seen: list[int] = []
-        result = evaluate(model, tokenizer, records, judge, facts, config, seen.append, samples, seed)
+        sampling = Sampling(samples, seed) if samples else None
+        result = evaluate(model, tokenizer, records, of_mini, config, seen.append, sampling)
         return result, torch.rand(1).item(), seen
 
     greedy, after_greedy, _ = run(0, 0)

@@ -19,7 +19,7 @@ from rlbench.config.schema import Config
 from rlbench.objective.guards import caveats
 from rlbench.running.checks import check_config
 from rlbench.running.cli import groups
-from rlbench.running.runner import prepare
+from rlbench.running.session import prepare
 from rlbench.runs.directory import locate
 from rlbench.runs.identity import stage_config
 from rlbench.training import engine_checks

@@ -8,9 +8,10 @@ from transformers import BloomConfig, GPT2Config, T5Config
 
 from rlbench.base.errors import BadInput
 from rlbench.data.record import Record
-from rlbench.evaluation.evaluate import batches_of, eos_ids, generate, longest_prompt, prompt_ids
+from rlbench.evaluation.evaluate import BatchLimit, batches_of, eos_ids, generate, longest_prompt, prompt_ids
+from rlbench.lists.reader import ListReader
 from rlbench.models.loading import load_model, load_tokenizer, max_positions
-from rlbench.running.runner import check_lengths
+from rlbench.running.session import check_lengths
 from tests.conftest import composed
 
 
@@ -78,20 +79,20 @@ def test_a_damaged_tokenizer_is_named(name, content, tmp_path):
 
 
 def test_batches_hold_few_long_prompts_and_many_short_ones():
-    assert batches_of([5, 90, 5, 5, 200], rows=2, tokens=None, new=10) == [[0, 2], [3, 1], [4]]
-    assert batches_of([5, 90, 5, 5, 200], rows=8, tokens=45, new=10) == [[0, 2, 3], [1], [4]]
-    assert batches_of([5, 90, 5, 5, 200], rows=8, tokens=44, new=10) == [[0, 2], [3], [1], [4]]
-    assert batches_of([], rows=8, tokens=44, new=10) == []
+    assert batches_of([5, 90, 5, 5, 200], BatchLimit(2), new=10) == [[0, 2], [3, 1], [4]]
+    assert batches_of([5, 90, 5, 5, 200], BatchLimit(8, 45), new=10) == [[0, 2, 3], [1], [4]]
+    assert batches_of([5, 90, 5, 5, 200], BatchLimit(8, 44), new=10) == [[0, 2], [3], [1], [4]]
+    assert batches_of([], BatchLimit(8, 44), new=10) == []
 
 
 def test_a_batch_of_unequal_prompts_is_each_prompt_alone(mini, tiny_folder):
     model, tokenizer = load_model(tiny_folder, "float32"), load_tokenizer(tiny_folder)
     prompts = [record(text).prompt for text in ("hi", "any good horror films? " * 9, "drama", "x " * 40, "1980s")]
     generation = composed("generation.max_new_tokens=12").generation
-    kept, told = {"eos_token_ids": eos_ids(model, tokenizer), "generation": generation}, []
-    together = generate(model, tokenizer, prompts, batch_size=5, progress=told.append, **kept)
-    few = generate(model, tokenizer, prompts, batch_size=5, batch_tokens=100, progress=told.append, **kept)
-    alone = [generate(model, tokenizer, [prompt], batch_size=1, **kept)[0] for prompt in prompts]
+    reader, told = ListReader(tokenizer, 10, eos_ids(model, tokenizer)), []
+    together = generate(model, reader, prompts, generation, BatchLimit(5), progress=told.append)
+    few = generate(model, reader, prompts, generation, BatchLimit(5, 100), progress=told.append)
+    alone = [generate(model, reader, [prompt], generation, BatchLimit(1))[0] for prompt in prompts]
     for batch in (together, few):
         assert [c.ids for c in batch] == [c.ids for c in alone]
         for one, other in zip(batch, alone, strict=True):

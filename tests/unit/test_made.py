@@ -7,7 +7,7 @@ import pytest
 
 from rlbench.base.errors import BadInput
 from rlbench.models.loading import load_tokenizer
-from rlbench.running.runner import prepare
+from rlbench.running.session import prepare
 from rlbench.runs.attempts import Once
 from rlbench.training.demonstrations import Demonstrations, Kept, check_ends, demonstration_tokens, kept_of
 from rlbench.training.made import NotMade, cannot_update, check_made, planned, without_signal

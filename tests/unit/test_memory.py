@@ -30,17 +30,16 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rlbench.base.errors import OutOfMemory
 from rlbench.models.loading import load_tokenizer
-from rlbench.running import memory
+from rlbench.running import memory, shortage
 from rlbench.running.cli import CONF
 from rlbench.running.memory import (
     _of_group,
     _saved_by_layer,
     estimate,
-    is_out_of_memory,
-    settings_to_lower,
     shape_of,
     words,
 )
+from rlbench.running.shortage import is_out_of_memory, settings_to_lower
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import locate
 from tests.conftest import SMALL, composed
@@ -114,14 +113,14 @@ def test_no_estimate_never_stops_a_run(mini, tiny_folder, tmp_path, monkeypatch)
         expected = memory.estimate_or_reason(config, mini, str(folder), tokenizer)
         assert isinstance(expected, memory.NoEstimate) and expected.reason.startswith(said), expected
         console = Console(record=True, width=300)
-        memory.tell(config, expected, console)
+        shortage.tell(config, expected, console)
         assert "memory: no estimate: " + said in console.export_text()
     ended = pytest.raises(OutOfMemory, match="Expected: no estimate: AttributeError")
-    with ended, memory.explained(config, "rl", Ledger(), expected):
+    with ended, shortage.explained(config, "rl", Ledger(), expected):
         raise MemoryError
     monkeypatch.setattr(memory, "estimate_or_reason", lambda *_: expected)
     console = Console(record=True, width=300)
-    memory.show([composed(*SMALL, f"cache_dir={tmp_path}")], 2, console)
+    shortage.show([composed(*SMALL, f"cache_dir={tmp_path}")], 2, console)
     assert "memory: no estimate: AttributeError" in console.export_text()
 
 
@@ -183,11 +182,11 @@ def test_parts_grow_with_what_makes_them():
 def test_a_warning_says_what_to_lower(capsys):
     console, config = Console(record=True, width=500), composed(*SMALL, "trainer.rl.micro_batch_size=64")
     fits = memory.MemoryEstimate({"update": {"weights": 900 * 2**20, "activations": 2**31}}, 2**32, False)
-    memory.tell(config, fits, console)
+    shortage.tell(config, fits, console)
     text = console.export_text()
     assert "memory: about 2.88 GiB of 4.00 GiB available, most in update: activations 2.00 GiB, weights 900 MiB" in text
     assert "warning" not in text
-    memory.tell(config, memory.MemoryEstimate(fits.parts, 2**31, False), console)
+    shortage.tell(config, memory.MemoryEstimate(fits.parts, 2**31, False), console)
     assert "warning: that is more than there is" in (text := console.export_text())
     assert "To lower it, the first first: trainer.rl.micro_batch_size (it is 64; " in text
 
@@ -223,7 +222,7 @@ def test_the_message_names_phase_estimate_and_settings():
     )
 
     def ends() -> None:
-        with memory.explained(config, "rl", ledger, expected), ledger.phase("update"), ledger.phase("reference"):
+        with shortage.explained(config, "rl", ledger, expected), ledger.phase("update"), ledger.phase("reference"):
             raise MemoryError
 
     with pytest.raises(OutOfMemory) as error:
@@ -231,7 +230,7 @@ def test_the_message_names_phase_estimate_and_settings():
     text = str(error.value)
     assert text.startswith("out of memory in the rl stage, phase reference (MemoryError)") and "\n" not in text
     assert "Expected: about 1.00 GiB, most in update: weights 1.00 GiB" in text and "trainer.bf16=true" in text
-    with pytest.raises(ValueError, match="other"), memory.explained(config, "rl", ledger, expected):
+    with pytest.raises(ValueError, match="other"), shortage.explained(config, "rl", ledger, expected):
         raise ValueError("other")
 
 
@@ -248,7 +247,7 @@ def test_a_control_group_bounds_what_there_is(tmp_path):
 def test_a_dry_run_shows_the_parts(tmp_path):
     configs = [composed(*SMALL, f"cache_dir={tmp_path}", f"trainer.rl.micro_batch_size={size}") for size in (8, 64)]
     console = Console(record=True, width=200)
-    memory.show(configs, 2, console)
+    shortage.show(configs, 2, console)
     text = console.export_text()
     for word in (
         "rollout",

@@ -10,7 +10,8 @@ import pytest
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json
 from rlbench.running import runner
-from rlbench.running.runner import MANIFEST_REMEDY, Session, prepare
+from rlbench.running.runner import MANIFEST_REMEDY
+from rlbench.running.session import Session, prepare
 from rlbench.runs.directory import DONE, FAILED, locate
 from tests.conftest import SMALL, composed
 from tests.helpers_analysis import budget

@@ -5,13 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from rlbench.data.facts import film_facts
-from rlbench.evaluation.evaluate import evaluate
+from rlbench.evaluation.evaluate import Sampling, evaluate
 from rlbench.lists import published, relevance
-from rlbench.lists.relevance import make_judge
 from rlbench.objective import Objective
 from tests.conftest import SMALL, composed
-from tests.helpers_training import load, make_trainer
+from tests.helpers_training import load, make_criteria, make_trainer
 
 PARSERS = ((relevance, "parse_text"), (published, "parse_list"))
 
@@ -40,8 +38,7 @@ def test_an_evaluation_parses_each_text_once(matching, mini, tiny_folder, parsed
     """By each of the two rules: ours for the verdicts, the published ones for the metrics of their protocol."""
     config = composed(*SMALL, f"matching={matching}", "generation.max_new_tokens=8")
     tokenizer, model = load(tiny_folder)
-    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
-    found = evaluate(model, tokenizer, mini.splits["test"], judge, film_facts(mini, judge.catalog), config)
+    found = evaluate(model, tokenizer, mini.splits["test"], make_criteria(config, mini), config)
     once = Counter(dict.fromkeys(found.predictions["text"], 1))
     assert len(once) < len(found.predictions), "several samples share a list"
     assert parsed == {"parse_text": Counter() if matching == "published" else once, "parse_list": once}
@@ -50,9 +47,8 @@ def test_an_evaluation_parses_each_text_once(matching, mini, tiny_folder, parsed
 def test_sampled_lists_are_parsed_once(mini, tiny_folder, parsed):
     config = composed(*SMALL, "generation.max_new_tokens=8", "evaluation.samples=2", "evaluation.pass_at=[1]")
     tokenizer, model = load(tiny_folder)
-    judge = make_judge(config.matching, mini.catalog, config.dataset.list_length)
-    facts = film_facts(mini, judge.catalog)
-    found = evaluate(model, tokenizer, mini.splits["test"], judge, facts, config, samples=2)
+    sampling = Sampling(lists=2, seed=0)
+    found = evaluate(model, tokenizer, mini.splits["test"], make_criteria(config, mini), config, sampling=sampling)
     greedy, sampled = set(found.predictions["text"]), set(found.samples["text"])
     assert parsed["parse_text"] == Counter(greedy) + Counter(sampled)
     assert parsed["parse_list"] == Counter(greedy)

@@ -1,21 +1,24 @@
 """What preference optimisation draws lists for, and in which order it looks at them."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from rlbench.base.seeding import order
 from rlbench.data.facts import film_facts
 from rlbench.evaluation.evaluate import prompt_ids
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import make_judge
 from rlbench.models.loading import load_tokenizer
-from rlbench.preference.rounds import Round, make_rounds
+from rlbench.preference.rounds import Round, TupleOrder, make_rounds
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.directory import locate
 from rlbench.training.demonstrations import demonstration_tokens
-from rlbench.training.preference import Lists, PreferenceTrainer, tuples_at
+from rlbench.training.preference import PreferenceTrainer
+from rlbench.training.preference_lists import Lists
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_preference_trainer
 
@@ -41,21 +44,23 @@ def test_every_pass_over_prompts_has_an_order_of_its_own(mini, tiny_folder):
 
 def test_every_pass_over_tuples_has_an_order_of_its_own():
     count, per_update = 7, 3
+    using = TupleOrder(per_update, of_tuple=2, seed=0, order=order)
     start = ROUND.preference * per_update
-    first = tuples_at(range(start, start + count), ROUND, True, per_update, 2, count, seed=0)
-    second = tuples_at(range(start + count, start + 2 * count), ROUND, True, per_update, 2, count, seed=0)
+    first = using.at(range(start, start + count), ROUND, True, count)
+    second = using.at(range(start + count, start + 2 * count), ROUND, True, count)
     assert sorted(first) == sorted(second) == list(range(count)) and first != second
     other_round = Round(number=2, first=4, preference=6, end=10, prompts=range(5))
-    assert tuples_at(range(start, start + count), other_round, True, per_update, 2, count, seed=0) != first
-    assert tuples_at(range(start, start + count), ROUND, True, per_update, 2, count, seed=1) != first
+    assert using.at(range(start, start + count), other_round, True, count) != first
+    assert replace(using, seed=1).at(range(start, start + count), ROUND, True, count) != first
 
 
 def test_a_supervised_update_has_as_many_lists_as_one_that_compares():
     count, per_update, of_tuple = 12, 2, 3
+    using = TupleOrder(per_update, of_tuple, seed=0, order=order)
     start = ROUND.first * per_update
-    rows = tuples_at(range(start, start + per_update), ROUND, False, per_update, of_tuple, count, seed=0)
+    rows = using.at(range(start, start + per_update), ROUND, False, count)
     assert len(rows) == per_update * of_tuple == len(set(rows))
-    everything = tuples_at(range(start, start + 4), ROUND, False, per_update, of_tuple, count, seed=0)
+    everything = using.at(range(start, start + 4), ROUND, False, count)
     assert sorted(everything) == list(range(count)) and everything[: len(rows)] == rows
 
 

@@ -14,8 +14,8 @@ import pytest
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json
 from rlbench.config.schema import Config
-from rlbench.launching.search import check_journal
 from rlbench.launching.slurm import noted_job
+from rlbench.launching.study import check_journal
 from rlbench.runs import attempts, claiming, processes
 from rlbench.runs.attempts import RunConsole, failure, last_update, logged, reserve
 from rlbench.runs.claiming import claim, noted

@@ -24,8 +24,9 @@ from rlbench.config.row_names import short_names, variant
 from rlbench.config.schema import Config
 from rlbench.launching.cells import Cell
 from rlbench.launching.composing import compose_cells
-from rlbench.launching.search import JOURNAL, REFUSED, REMEDY, Search, Settings, Study, alone, open_study, summarise
+from rlbench.launching.search import Search, alone, summarise
 from rlbench.launching.space import Choice, SearchInterval, Space, read_space
+from rlbench.launching.study import JOURNAL, REFUSED, REMEDY, Settings, Study, open_study
 from rlbench.running.checks import check_config
 from rlbench.running.cli import CONF, check_overrides
 from rlbench.runs.directory import (
@@ -68,7 +69,7 @@ class Bench:
     def studies(self, overrides: tuple[str, ...], **changed) -> list[Study]:
         wanted = space(*overrides)
         own = self.folder / "default"
-        of = (wanted.seeds, wanted.dimensions, settings(**changed), self.cells)
+        of = (wanted, settings(**changed), self.cells)
         return [open_study(own, fixed, *of, identity={"fixed": fixed}) for fixed in wanted.fixed]
 
     def run(self, search: Search, worth: Callable[[Config], float], at_once: int = 1, cells: int = 1000) -> None:

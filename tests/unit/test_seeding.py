@@ -3,10 +3,10 @@
 import torch
 
 from rlbench.base.seeding import demonstration_order, evaluation_stream, order, stream_seed
-from rlbench.evaluation.evaluate import evaluate
+from rlbench.evaluation.evaluate import Sampling, evaluate
 from rlbench.training.rl import make_demonstrations, updates_of_an_epoch
 from tests.conftest import SMALL, composed
-from tests.helpers_training import load, make_scorer, make_trainer
+from tests.helpers_training import load, make_criteria, make_trainer
 
 
 def test_evaluation_and_demonstrations_take_nothing_from_the_rollout_stream(mini, tiny_folder):
@@ -18,13 +18,13 @@ def test_evaluation_and_demonstrations_take_nothing_from_the_rollout_stream(mini
         "evaluation.pass_at=[1]",
     )
     tokenizer, model = load(tiny_folder)
-    scorer = make_scorer(config, mini, tokenizer, model)
+    criteria = make_criteria(config, mini)
     demonstrations = make_demonstrations(config, tokenizer, mini.splits["sft"])
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
     lists = [
-        evaluate(model, tokenizer, mini.splits["test"], scorer.judge, scorer.facts, config, samples=2, seed=seed)
+        evaluate(model, tokenizer, mini.splits["test"], criteria, config, sampling=Sampling(2, seed))
         for seed in (0, 0, 1)
     ]
     demonstrations.batch(3, 8, torch.device("cpu"))

@@ -6,6 +6,7 @@ import pytest
 
 from rlbench.base.errors import BadInput
 from rlbench.base.texts import broken_texts
+from rlbench.config.schema import RedialConfig
 from rlbench.data.checks import check_records
 from rlbench.data.record import Record
 from rlbench.data.redial import load
@@ -25,9 +26,18 @@ def test_redial(field, tmp_path):
     row = {"context": ["Hi"], "resp": "Heat (1995)", "entity_name": ["Heat (1995)"], "dialog_id": "d", "is_user": 0}
     row[field] = [HALF] if isinstance(row[field], list) else HALF
     (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
-    settings = {"list_length": 1, "prompt_template": "{conversation}", "seed": 0, "demonstrations_from": None}
+    settings = RedialConfig(
+        name="redial",
+        list_length=1,
+        cutoffs=[1],
+        path=str(tmp_path),
+        prompt_template="{conversation}",
+        validation_fraction=0.1,
+        test_fraction=0.2,
+        seed=0,
+    )
     with pytest.raises(BadInput) as error:
-        load(path=str(tmp_path), validation_fraction=0.1, test_fraction=0.2, **settings)
+        load(settings)
     assert any(f"line 1: {field} holds half a character" in problem for problem in error.value.problems)
     str(error.value).encode()  # the message itself can be printed
 

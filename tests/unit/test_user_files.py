@@ -14,12 +14,13 @@ from rlbench import demonstrate, inspect
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json, read_user_lines, read_user_text, read_user_yaml
 from rlbench.config.plugins import load_plugins
-from rlbench.data import redial
+from rlbench.data import load_dataset
 from rlbench.data.catalog_files import read_catalog
 from rlbench.data.record import Record
 from rlbench.data.stage1.files import demonstrated, read_rows, read_texts
 from rlbench.models.sources import _weight_files
 from rlbench.running.cli import check_overrides
+from tests.conftest import composed
 
 
 def laughs(alias: str) -> bytes:
@@ -37,15 +38,7 @@ SPLITS = {
 
 
 def _redial(file: Path) -> None:
-    redial.load(
-        path=str(file),
-        list_length=5,
-        prompt_template="{conversation} {n}",
-        seed=0,
-        validation_fraction=0.2,
-        test_fraction=0.2,
-        demonstrations_from=None,
-    )
+    load_dataset(composed("dataset=redial", f"dataset.path={file}", "dataset.list_length=5").dataset)
 
 
 def _plugin(file: Path) -> None:

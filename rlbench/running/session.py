@@ -1,0 +1,143 @@
+"""What all stages of a cell share: checked before any compute is spent, loaded once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from rlbench.base.errors import BadInput
+from rlbench.config.engines import readable
+from rlbench.config.places import check_places
+from rlbench.config.schema import Config
+from rlbench.data.checks import check_dataset
+from rlbench.data.record import RankedListDataset, Record
+from rlbench.evaluation.evaluate import longest_prompt
+from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
+from rlbench.models.generation import notices
+from rlbench.models.loading import check_model, load_tokenizer, locate_model, max_positions
+from rlbench.objective.guards import caveats
+from rlbench.running import memory, shortage
+from rlbench.running.checks import check_config
+from rlbench.runs import inputs, processes
+from rlbench.runs.attempts import RunConsole
+from rlbench.runs.provenance import model_origin
+from rlbench.runs.record import ModelOrigin
+from rlbench.training.demonstrations import check_ends
+from rlbench.training.engine_checks import check_engine, check_server
+from rlbench.training.made import cannot_update
+from rlbench.training.rl import needs_demonstrations
+
+console = RunConsole(stderr=True, highlight=False, quiet=not processes.is_main())
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all stages of a cell share after the checks.
+
+    Attributes:
+        config: the cell's configuration.
+        dataset: its data.
+        model_source: folder or hub id of the untrained model.
+        model_files: facts about the model's files, for the manifest.
+        tokenizer: the model's tokenizer.
+        criteria: what lists are judged by.
+        validation: records of the validation split that evaluations use.
+        test: the same of the test split.
+        memory: bytes that the cell is expected to need.
+    """
+
+    config: Config
+    dataset: RankedListDataset
+    model_source: str
+    model_files: ModelOrigin
+    tokenizer: PreTrainedTokenizerBase
+    criteria: Criteria
+    validation: list[Record]
+    test: list[Record]
+    memory: memory.MemoryEstimate | memory.NoEstimate
+
+
+def prepare(config: Config) -> Session:
+    """Check the config, and load data and tokenizer. Spends no compute.
+
+    Raises:
+        BadInput: all problems found, in one report.
+    """
+    dataset = _checked_data(config)
+    for notice in dataset.notices:
+        console.print(f"{config.dataset.name}: {notice}", style="dim", markup=False)
+    for caveat in caveats([config]):
+        console.print(f"note: {caveat}", style="yellow", markup=False)
+    source = locate_model(config.model, dataset, Path(config.cache_dir))
+    tokenizer = load_tokenizer(source, config.generation.template_date)
+    for notice in notices(source, config.generation):
+        console.print(f"note: {notice}", style="yellow", markup=False)
+    positions = readable(config.generation, max_positions(source))
+    problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
+    problems += check_server(config, source)
+    if "sft" in config.stages or needs_demonstrations(config):
+        problems += check_ends(dataset.splits["sft"], tokenizer, config.trainer.sft.max_length, source)
+    if problems:
+        raise BadInput(*problems)
+    criteria = make_criteria(config.matching, dataset, config.dataset.list_length)
+    if criteria.judge.catalog is not dataset.catalog:
+        for notice in criteria.judge.catalog.report():
+            console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False)
+    expected = memory.estimate_or_reason(config, dataset, source, tokenizer, processes.count())
+    if not config.runtime.dry_run:
+        shortage.tell(config, expected, console)
+    return Session(
+        config,
+        dataset,
+        source,
+        model_origin(config.model, source),
+        tokenizer,
+        criteria,
+        choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts),
+        choose_contexts(dataset.splits["test"], config.evaluation.test_contexts),
+        expected,
+    )
+
+
+def _checked_data(config: Config) -> RankedListDataset:
+    """Check the config and its data.
+
+    Raises:
+        BadInput: all problems found, in one report.
+    """
+    problems = check_config(config, processes.count()) + check_places(config, to_write=True)
+    problems += check_model(config.model) + check_engine(config)
+    dataset: RankedListDataset | None = None
+    try:
+        dataset = inputs.load(config.dataset)
+        problems += check_dataset(dataset, config.dataset.list_length)
+        if not dataset.splits.get("sft") and ("sft" in config.stages or not problems and needs_demonstrations(config)):
+            problems.append(
+                f"{config.dataset.name} has no demonstrations (split sft), which stage={config.stage} needs"
+            )
+        elif not problems:
+            problems += cannot_update(config, len(dataset.splits["train"]), len(dataset.splits.get("sft", [])))
+    except BadInput as error:
+        problems += error.problems
+    if dataset is None or problems:
+        raise BadInput(*problems)
+    return dataset
+
+
+def check_lengths(
+    dataset: RankedListDataset, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int | None
+) -> list[str]:
+    """Check that the longest prompt of each split leaves room for a completion."""
+    problems: list[str] = []
+    if positions is None:
+        return problems
+    for split, records in dataset.splits.items():
+        longest = longest_prompt(records, tokenizer)
+        if longest and longest + max_new_tokens > positions:
+            problems.append(
+                f"{split}: the longest prompt has {longest} tokens; with generation.max_new_tokens = "
+                f"{max_new_tokens} that is more than the model's {positions} positions: limit them with "
+                "dataset.max_conversation_chars (dataset.long_prompts says what becomes of longer ones), or lower "
+                "generation.max_new_tokens"
+            )
+    return problems

@@ -1,0 +1,174 @@
+"""The stages of a cell: what each trains and evaluates. Each returns its part of `result.json`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rlbench.base.files import whole_file
+from rlbench.base.progress import PROGRESS, Progress
+from rlbench.base.seeding import start_streams
+from rlbench.data.record import Record
+from rlbench.evaluation.evaluate import Evaluation, Sampling, evaluate
+from rlbench.evaluation.judging import Answer, judge_answers
+from rlbench.evaluation.recording import Recording
+from rlbench.models.loading import load_model
+from rlbench.running.session import Session, console
+from rlbench.runs import processes
+from rlbench.runs.directory import Run, locate, validation_means
+from rlbench.runs.record import Outcome
+from rlbench.runs.tables import predictions_file, samples_file
+from rlbench.training.arguments import on_cpu
+from rlbench.training.checkpoints import rewind_logs
+from rlbench.training.made import without_signal
+from rlbench.training.rl import TrainingData, train_rl
+from rlbench.training.sft import train_sft
+from rlbench.training.validation import Validation
+
+Lists = Callable[[str, list[Record]], Evaluation]
+"""Makes and judges the lists of a split, from its name and its records."""
+
+
+def _progress(session: Session, target: Run, what: str, total: int, unit: str) -> Progress:
+    target.root.mkdir(parents=True, exist_ok=True)
+    return Progress(
+        f"{target.label} {what}",
+        total,
+        file=target.root / PROGRESS.name if processes.is_main() else None,
+        show=session.config.runtime.progress and processes.is_main(),
+        unit=unit,
+    )
+
+
+def _finish(
+    session: Session, recording: Recording, lists: Lists, step: int, rule: str | None, updates: int = 0
+) -> Outcome:
+    """Evaluate on validation and test, write predictions and the last points of curves, and return the result.
+
+    Args:
+        session: shared by the cell's stages.
+        recording: where the stage records what it does.
+        lists: makes and judges the lists of a split.
+        step: the update whose weights are evaluated.
+        rule: why these weights, as `evaluation.checkpoint`; None in a stage without training.
+        updates: number of updates that the stage has made.
+    """
+    metrics: dict[str, dict[str, float]] = {}
+    target, ledger = recording.run, recording.ledger
+    for split, records in (("validation", session.validation), ("test", session.test)):
+        with ledger.phase("evaluation"):
+            evaluation = lists(split, records)
+        ledger.add(evaluation_tokens=evaluation.generated_tokens)
+        metrics[split] = evaluation.means
+        if not processes.is_main():
+            continue
+        with whole_file(target.root / predictions_file(split, step)) as beside:
+            evaluation.predictions.to_parquet(beside)
+        if len(evaluation.samples):
+            with whole_file(target.root / samples_file(split, step)) as beside:
+                evaluation.samples.to_parquet(beside)
+        if split == "test" or target.stage != "rl":  # the RL stage recorded its validation during training
+            recording.means(step, split, evaluation.means, again=True)
+            recording.lists(step, split, records, evaluation.predictions)
+    budget = ledger.report(updates, target.attempts())
+    return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
+
+
+def _greedy(session: Session, target: Run, source: str | Path) -> Lists:
+    """Greedy lists of a model, and for the test split the sampled ones that the configuration asks for."""
+    config = session.config
+    model = load_model(source, config.model.dtype)
+    if not on_cpu(config):
+        model.to("cuda")
+
+    def lists(split: str, records: list[Record]) -> Evaluation:
+        samples = config.evaluation.samples if split == "test" else 0
+        n_lists = len({record.context_id for record in records}) * (1 + samples)
+        progress = _progress(session, target, split, n_lists, "list")
+        sampling = Sampling(samples, target.seed) if samples else None
+        result = evaluate(model, session.tokenizer, records, session.criteria, config, progress.to, sampling)
+        progress.close()
+        return result
+
+    return lists
+
+
+def oracle(session: Session, recording: Recording) -> Outcome:
+    """The best lists of a dataset that knows them."""
+    config, best, judge = session.config, session.dataset.oracle, session.criteria.judge
+    assert best is not None
+    if processes.is_main():
+        rewind_logs(recording.run, None)
+
+    def lists(split: str, records: list[Record]) -> Evaluation:
+        contexts = {record.context_id for record in records}
+        texts = {c: "\n".join(f"{title} ({year})" for title, year in best[c]) for c in contexts}
+        unknown = np.full(config.dataset.list_length, np.nan)
+        answers = {context: Answer(text, judge.parse(text), True, 0, unknown) for context, text in texts.items()}
+        predictions, means = judge_answers(records, answers, session.criteria, config.dataset.cutoffs)
+        return Evaluation(predictions, means, 0, pd.DataFrame())
+
+    return _finish(session, recording, lists, 0, None)
+
+
+def zero_shot(session: Session, recording: Recording) -> Outcome:
+    """The lists of the untrained model."""
+    if processes.is_main():
+        rewind_logs(recording.run, None)
+    return _finish(session, recording, _greedy(session, recording.run, session.model_source), 0, None)
+
+
+def _sft_validation(session: Session) -> Validation | None:
+    if session.config.trainer.sft.evaluate_every is None:
+        return None
+    initial = validation_means(locate(session.config, "zero_shot"))
+    return Validation(session.validation, session.criteria, initial)
+
+
+def sft(session: Session, recording: Recording) -> Outcome:
+    """Supervised training on demonstrations."""
+    config, target, updates = session.config, recording.run, session.config.trainer.sft.updates
+    start_streams(config.trainer.sft.seed)
+    progress = _progress(session, target, "training", updates, "update")
+    kept = train_sft(
+        config,
+        recording,
+        Path(session.model_source),
+        session.tokenizer,
+        session.dataset.splits["sft"],
+        progress,
+        _sft_validation(session),
+    )
+    progress.close()
+    lists = _greedy(session, target, target.final_model)
+    result = _finish(session, recording, lists, updates, "last", updates)
+    return {**result, "demonstrations": kept.result}
+
+
+def rl(session: Session, recording: Recording) -> Outcome:
+    """Policy or preference optimisation, from the SFT stage's model or the untrained one."""
+    config, target = session.config, recording.run
+    before = locate(config, config.stages[-2])
+    start = before.final_model if before.stage == "sft" else Path(session.model_source)
+    updates = config.trainer.rl.updates
+    if found := without_signal(validation_means(before), config.evaluation.metric):
+        console.print(f"note: RL begins without a signal: {before.label} ends where {found}", style="yellow")
+    start_streams(config.seed)
+    progress = _progress(session, target, f"seed {config.seed}", updates, "update")
+    trained = train_rl(
+        config,
+        recording,
+        start,
+        session.tokenizer,
+        TrainingData(session.dataset.splits["train"], session.dataset.splits.get("sft", [])),
+        Validation(session.validation, session.criteria, validation_means(before)),
+        progress,
+    )
+    progress.close()
+    lists, rule = _greedy(session, target, target.final_model), config.evaluation.checkpoint
+    result = _finish(session, recording, lists, trained.step, rule, trained.updates)
+    result["stopped"] = trained.stop.result if trained.stop else None
+    if trained.kept is not None:
+        result["demonstrations"] = trained.kept.result
+    return result
