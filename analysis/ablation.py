@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.collection import Collection, collect
 from analysis.command import add_out, make_parser, out_folder, refuse, refusing, show_problems, show_written, terminal
 from analysis.figures.style import save
+from analysis.render.sheet import to_markdown
 from analysis.studies.ablation import (
     Ablation,
     build_ablation,
@@ -15,7 +16,6 @@ from analysis.studies.ablation import (
     effects_sheet,
     grid_csv,
     grid_sheet,
-    to_markdown,
     to_rich,
 )
 from analysis.studies.effects_figure import draw_effects
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except BadInput as error:
         return refuse("ablation", error)
-    console.print(to_rich(ablation))
+    console.print(to_rich(ablation, console.width))
     console.print()
     show_written(console, write(ablation, out))
     return 0

@@ -17,8 +17,9 @@ from analysis.command import (
     terminal,
 )
 from analysis.figures.series import AXES, measured, own_curves, rl_rows
+from analysis.render.sheet import to_latex, to_markdown
 from analysis.studies.convergence import FINAL, Convergence, compare, threshold_value
-from analysis.studies.convergence_text import sentences, to_csv, to_latex, to_markdown
+from analysis.studies.convergence_text import convergence_sheet, sentences, to_csv
 from analysis.tables import group_folder
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import write_text
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for sentence in sentences(one):
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         console.print()
-        for suffix, text in (("md", to_markdown(one)), ("csv", to_csv(one)), ("tex", to_latex(one))):
+        sheet = convergence_sheet(one)
+        for suffix, text in (("md", to_markdown(sheet)), ("csv", to_csv(one)), ("tex", to_latex(sheet))):
             path = folder / f"convergence.{suffix}"
             write_text(path, text)
             written.append(path)

@@ -25,6 +25,7 @@ from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.style import save
 from analysis.html import group_page, index_page
 from analysis.html.budgets import cost_note
+from analysis.render.sheet import to_latex, to_markdown, to_rich
 from rlbench.base.errors import BadInput
 from rlbench.base.files import new_folder, write_text
 from rlbench.config.names import odd_name, odd_project
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = tables.build_table(group, resamples=options.resamples)
         written += write_report(group, table, folder, console)
         problems = of_group(group, collection)
-        written.append(write_page(group, table, folder, collection.source.folder, problems, options.resamples))
+        written.append(write_page(group, table, folder, collection.source.folder, problems))
         if options.tracker != "none":
             track_report(options.tracker, group, collection.source.folder, folder)
     if len(groups) > 1:
@@ -102,13 +103,14 @@ def _parser() -> argparse.ArgumentParser:
 def write_report(group: Collection, table: tables.Table, out: Path, console: Console) -> list[Path]:
     """Write the table and figures of one group, print the table, and return the files written."""
     new_folder(out, "--out")
-    console.print(tables.to_rich(table, console.width))
+    sheet = tables.table_sheet(table)
+    console.print(to_rich(sheet, console.width))
     console.print()
     written = []
     for suffix, text in (
-        ("md", tables.to_markdown(table)),
+        ("md", to_markdown(sheet)),
         ("csv", tables.to_csv(table)),
-        ("tex", tables.to_latex(table)),
+        ("tex", to_latex(sheet)),
     ):
         path = out / f"table.{suffix}"
         write_text(path, text)
@@ -139,9 +141,7 @@ def cell_folder(run: str) -> str:
     return (Path(run).parent.parent).as_posix()
 
 
-def write_page(
-    group: Collection, table: tables.Table, out: Path, runs: Path, problems: Sequence[Problem], resamples: int
-) -> Path:
+def write_page(group: Collection, table: tables.Table, out: Path, runs: Path, problems: Sequence[Problem]) -> Path:
     """Write report.html of one group.
 
     Args:
@@ -149,10 +149,9 @@ def write_page(
         out: folder to write to.
         runs: the folder that was searched.
         problems: problems of runs that belong to the group.
-        resamples: number of resamples for intervals that are not in the table.
     """
     path = out / PAGE
-    page = group_page(group, table, runs, problems, resamples=resamples)
+    page = group_page(group, table, runs, problems)
     write_text(path, page)
     return path
 

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.command import add_resamples, plain_parser, refuse, refusing, show_problems, show_written, terminal
-from analysis.figures.style import save
-from analysis.papers import figure, table
+from analysis.papers import figure, table_sheets
+from analysis.papers.page import show, write
 from analysis.papers.reported import EXPERIMENTS
-from analysis.papers.sheets import show, to_latex, to_markdown, write
 from rlbench.base.errors import BadInput, nearest
 
 DESCRIPTION = """\
@@ -64,20 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.name.startswith("figure"):
             page = figure.make_page(options.name, options.twin, options.runs)
         else:
-            page = table.make_page(options.name, options.twin, options.runs, options.resamples)
+            page = table_sheets.make_page(options.name, options.twin, options.runs, options.resamples)
     except BadInput as error:
         return refuse("reproduce", error)
     heading = title(options.name, options.twin)
     show_problems(console, options.runs or Path("runs"), page.problems)
-    show(console, heading, page.short, page.lines)
+    show(console, heading, page)
     path = (options.out or Path("reports") / "reproduce") / "-".join(filter(None, (options.name, options.twin)))
-    written = write(
-        path,
-        {"md": to_markdown(heading, page.full, page.lines), "csv": page.csv, "tex": to_latex(heading, page.full)},
-    )
-    if page.figure is not None:
-        written += save(page.figure, path)
-    show_written(console, written)
+    show_written(console, write(page, heading, path))
     return 0
 
 

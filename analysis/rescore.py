@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from analysis.collection.costs import place_of
@@ -31,7 +30,9 @@ from analysis.collection.reading import (
 )
 from analysis.collection.stored import is_collection
 from analysis.command import make_parser, refuse, show_problems, show_written, terminal
-from analysis.tables.write import as_text
+from analysis.render.numbers import share
+from analysis.render.sheet import sheet_of, to_rich
+from analysis.render.spreadsheet import as_text
 from rlbench.base.digests import damage
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import partial_folder, publish, write_text
@@ -268,18 +269,13 @@ def show(comparison: pd.DataFrame, console: Console) -> None:
             int(name.removeprefix("ndcg@")) for name in part["metric"].unique() if name.startswith("ndcg@")
         )
         names = required_metrics(cutoffs)
-        table = Table(title=f"Test, old → new: {protocol}", title_justify="left")
-        for header in ("label", "runs", *names):
-            table.add_column(header)
+        rows = []
         for label, row in part.groupby("label", sort=True):
             means = row.groupby("metric")[["old", "new"]].mean().to_dict()
-            cells = [f"{_shown(means['old'][name])} → {_shown(means['new'][name])}" for name in names]
-            table.add_row(str(label), str(row["run"].nunique()), *cells)
-        console.print(table)
-
-
-def _shown(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.4f}"
+            cells = [f"{share(means['old'][name], 4)} → {share(means['new'][name], 4)}" for name in names]
+            rows.append((str(label), str(row["run"].nunique()), *cells))
+        sheet = sheet_of(f"Test, old → new: {protocol}", ("label", "runs", *names), rows, names=1)
+        console.print(to_rich(sheet, console.width))
 
 
 def parse_moved(texts: Sequence[str]) -> dict[tuple[str, str], str]:

@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from analysis.collection import collect
-from analysis.command import refuse, spoken
-from analysis.tables.write import as_text
+from analysis.command import refuse, spoken, terminal
+from analysis.render.numbers import share
+from analysis.render.sheet import sheet_of, to_rich
+from analysis.render.spreadsheet import as_text
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_text
 from rlbench.base.program import as_started
@@ -70,13 +70,15 @@ def main() -> int:
         return refuse("select", error)
     for problem in collection.problems:
         print(f"{spoken('select')}: {problem}", file=sys.stderr)
-    shown = Table("algorithm", "reward", "variant", "seeds", f"validation {arguments.metric}", "over seeds", "")
-    for row in table.itertuples(index=False):
-        spread = f"{row.low:.4f} to {row.high:.4f}"
-        chosen = "chosen" if row.chosen else ""
-        names = (str(row.algorithm), str(row.reward), str(row.variant), str(row.seeds))
-        shown.add_row(*names, f"{row.mean:.4f}", spread, chosen)
-    Console().print(shown)
+    rows = [
+        (str(row["algorithm"]), str(row["reward"]), str(row["variant"]), str(row["seeds"]), share(row["mean"], 4))
+        + (f"{share(row['low'], 4)} to {share(row['high'], 4)}", "chosen" if row["chosen"] else "")
+        for _, row in table.iterrows()
+    ]
+    header = ("algorithm", "reward", "variant", "seeds", f"validation {arguments.metric}", "over seeds", "")
+    sheet = sheet_of(f"Variants of {arguments.runs}", header, rows, names=3)
+    console = terminal()
+    console.print(to_rich(sheet, console.width))
     if arguments.out is not None:
         texts = {name: table[name].map(as_text) for name in ("algorithm", "reward", "variant")}
         write_text(arguments.out, table.assign(**texts).to_csv(index=False, float_format="%.6f"))

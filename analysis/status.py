@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from analysis.collection import find_runs
 from analysis.command import make_parser, refuse, terminal
-from analysis.tables import duration
+from analysis.render.sheet import Shown, rich_table, sheet_of
+from rlbench.base.durations import duration
 from rlbench.base.errors import BadInput
 from rlbench.base.progress import PROGRESS, ProgressState
 from rlbench.runs.attempts import UNKNOWN, Attempt, attempts
@@ -210,13 +209,13 @@ def _show(states: Sequence[CellState], folder: Path, console: Console, every: bo
     console.print(f"{folder}: {summary}")
     shown = [state for state in states if every or state.state != DONE or state.reason]
     if shown:
-        columns = ["cell", "state", "progress", "remaining", "note", *(["attempts"] if every else [])]
-        table = Table(*columns, box=None, pad_edge=False)
-        for state in sorted(shown, key=lambda state: (STATES.index(state.state), state.run)):
-            colour = COLOURS[state.state]
-            cells = [escape(state.run), f"[{colour}]{state.state}[/{colour}]", _progress(state), _left(state)]
-            table.add_row(*cells, _note(state), *([", ".join(state.attempts)] if every else []))
-        console.print(table)
+        header = ["cell", "state", "progress", "remaining", "note", *(["attempts"] if every else [])]
+        rows = [
+            (state.run, Shown(state.state, colour=COLOURS[state.state]), _progress(state), _left(state), _note(state))
+            + ((", ".join(state.attempts),) if every else ())
+            for state in sorted(shown, key=lambda state: (STATES.index(state.state), state.run))
+        ]
+        console.print(rich_table(sheet_of("", header, rows, names=1, words=range(len(header) - 1))))
     lines = commands(states)
     if lines:
         console.print(f"{'This completes it' if len(lines) == 1 else 'These complete them'}:")
@@ -225,7 +224,7 @@ def _show(states: Sequence[CellState], folder: Path, console: Console, every: bo
 
 
 def _progress(state: CellState) -> str:
-    return f"{escape(state.doing)} {state.done}/{state.total}".strip() if state.total else ""
+    return f"{state.doing} {state.done}/{state.total}".strip() if state.total else ""
 
 
 def _left(state: CellState) -> str:
@@ -236,7 +235,7 @@ def _note(state: CellState) -> str:
     if state.state == RUNNING and state.silent is not None and state.silent > 60:
         return f"silent for {duration(state.silent)}"
     log = f" (log: {state.log})" if state.state == FAILED and state.log is not None else ""
-    return escape(state.reason + log)
+    return f"{state.reason}{log}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from analysis.collection import find_runs
 from analysis.command import make_parser, refuse, terminal
+from analysis.render.sheet import Shown, rich_table, sheet_of
 from rlbench.base.errors import BadInput
 from rlbench.base.records import PUT_BACK, is_whole
 from rlbench.runs.record import MEASUREMENTS
@@ -66,12 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checked = [check(path, files, path.relative_to(options.runs).as_posix()) for path, files in found]
     except BadInput as error:
         return refuse("wandb_check", error)
-    table = Table("run", "attempts", "points", "W&B has", box=None)
-    for one in checked:
-        verdict = "[red]not all[/]" if one.problems else "[green]all[/]"
-        table.add_row(escape(one.run), str(one.attempts), str(one.points), verdict)
+    verdicts = (Shown("all", colour="green"), Shown("not all", colour="red"))
+    rows = [(one.run, str(one.attempts), str(one.points), verdicts[bool(one.problems)]) for one in checked]
     console = terminal()
-    console.print(table)
+    console.print(rich_table(sheet_of("", ("run", "attempts", "points", "W&B has"), rows, names=1)))
     for one in checked:
         for problem in one.problems:
             console.print(f"{one.run}: {problem}", markup=False, highlight=False, soft_wrap=True)

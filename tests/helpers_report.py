@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
-from analysis.html.verdict import Verdict
 from analysis.statistics import Scores
 from analysis.tables import share_of
 from analysis.tables.compare import Side, correct, find_lead, lead_of
+from analysis.tables.headline import Headline
 from tests.helpers_analysis import hash_of, reseal, write_identity, write_sweep
 
 HOSTILE = "</script><script>window.hurt = 1</script><!-- <img src=x onerror=hurt()> \u2028"
@@ -140,8 +140,8 @@ def spending(update: int) -> dict[str, float]:
 
 def verdict(
     scores: Mapping[str, Scores], resamples: int, budgets: Mapping[str, tuple[int, ...]] | None = None
-) -> Verdict:
-    """The headline's verdict over RL rows whose scores on ndcg@10 are given, as a table of these rows alone has it."""
+) -> Headline:
+    """The headline over RL rows whose scores on ndcg@10 are given, as a table of these rows alone has it."""
     metric = "ndcg@10"
     sides = [
         Side(
@@ -166,4 +166,4 @@ def verdict(
     leader = next(iter(scores)) if lead is None else lead.label
     cell = share_of(statistics.mean_interval(scores[leader], resamples=resamples), 0)
     contexts = int(scores[leader].contexts.max()) + 1
-    return Verdict(metric, leader, cell, len(scores[leader].seeds), contexts, contexts, lead)
+    return Headline(metric, leader, cell, len(scores[leader].seeds), contexts, contexts, lead, tuple(budgets or ()))

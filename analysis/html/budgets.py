@@ -1,6 +1,6 @@
 """What each row spent: bars of seconds per phase, and a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +8,13 @@ import pandas as pd
 
 from analysis.collection import Collection
 from analysis.collection.costs import total_cost
-from analysis.html.grid import MISSING, Cell, Head, grid, many, number, percent, section, text, words
+from analysis.html.grid import MISSING, GridCell, Head, grid, number, section, text
 from analysis.html.markup import Html, tag
 from analysis.html.provenance import short
 from analysis.html.rows import Look, named
-from analysis.tables import UNEQUAL, count, duration, unequal_budgets, unequal_note
+from analysis.render.numbers import count, counted, percent, words
+from analysis.tables import UNEQUAL, unequal_note
+from rlbench.base.durations import duration
 
 PHASES = {
     "rollout": "#0072B2",
@@ -32,10 +34,13 @@ SHOWN_SECONDS = 0.5
 """A row that took less time has no bar. This is the oracle, which needs no model."""
 
 
-def budgets(group: Collection, looks: Sequence[Look]) -> Html:
-    """The section on budgets."""
+def budgets(group: Collection, looks: Sequence[Look], unequal: Set[str] = frozenset()) -> Html:
+    """The section on budgets.
+
+    Args:
+        unequal: labels of rows with a different budget.
+    """
     runs = group.runs
-    unequal = unequal_budgets(runs[runs["stage"] == "rl"])
     spent = {look.label: _means(runs[runs["run"].isin(look.runs)]) for look in looks}
     shown = [look for look in looks if spent[look.label].get("seconds", 0) >= SHOWN_SECONDS]
     if not shown:
@@ -65,7 +70,7 @@ def cost_note(runs: pd.DataFrame, folder: Path) -> str:
     if not cost.shared:
         return told
     named = [f"{short(run)} (from {maker})" for run, maker in cost.shared[:NAMED]]
-    more = [many(len(cost.shared) - NAMED, "more run")] if len(cost.shared) > NAMED else []
+    more = [counted(len(cost.shared) - NAMED, "more run")] if len(cost.shared) > NAMED else []
     return (
         f"{told} Of that, {duration(cost.shared_seconds)} was spent by other experiments, and counts there too: "
         f"{words([*named, *more])}."
@@ -131,7 +136,7 @@ def _bars(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]]) -> Ht
     )
 
 
-def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], unequal: set[str]) -> Html:
+def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], unequal: Set[str]) -> Html:
     used = [name for name in PHASES if any(name in phases(spent[look.label]) for look in looks)]
     heads = [Head("Row", number=False), *(Head(title) for title in COUNTS.values()), Head("Time")]
     heads += [Head(name.capitalize(), "seconds of this phase; m:ss, h:mm:ss") for name in used]
@@ -142,7 +147,7 @@ def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], uneq
         own = spent[look.label]
         parts = phases(own)
         mark = UNEQUAL if look.label in unequal else ""
-        cells: list[Cell] = [text(named(look, mark), look.name)]
+        cells: list[GridCell] = [text(named(look, mark), look.name)]
         cells += [_count(own.get(name)) for name in COUNTS]
         cells.append(number(own["seconds"], duration(own["seconds"])))
         cells += [number(parts[name], duration(parts[name])) if name in parts else MISSING for name in used]
@@ -157,9 +162,9 @@ def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], uneq
     return grid("budget-table", "What each row spent", [heads[i] for i in shown], rows)
 
 
-def _count(value: float | None) -> Cell:
+def _count(value: float | None) -> GridCell:
     return MISSING if value is None or not value else number(value, count(value))
 
 
-def _gib(value: float) -> Cell:
+def _gib(value: float) -> GridCell:
     return number(value / 2**30, f"{value / 2**30:.2f}")

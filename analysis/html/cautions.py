@@ -9,18 +9,19 @@ import pandas as pd
 
 from analysis.collection import Collection, Problem
 from analysis.html.curve_data import Measured
-from analysis.html.grid import folded, lines, many, percent, section, words
+from analysis.html.grid import folded, lines, section
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin, by_versions, files, short
 from analysis.html.rows import Look
-from analysis.html.verdict import Verdict, is_tie
-from analysis.tables import at_least, detectable_text, metric_title, pairing_note, unequal_budgets, unequal_note
+from analysis.render.numbers import counted, percent, words
+from analysis.tables import FEWEST_SEEDS, UNEQUAL, Row, Table, pairing_note, unequal_note
+from analysis.tables.headline import Headline, low_power_note
+from analysis.tables.marks import missing_seeds, stopped_runs
 
 DEGENERATE = 0.5
 """Rows are named above this share of units without signal, on average over training."""
 
 FEW_SEEDS = 5
-TOO_FEW_SEEDS = 3
 
 COLLAPSED_ENTROPY = 0.1
 """Entropy has collapsed if its mean over the last tenth of training is below this share of that over the first."""
@@ -57,21 +58,28 @@ class Caution:
 
 def cautions(
     group: Collection,
+    table: Table,
     looks: Sequence[Look],
     origins: Mapping[str, Origin],
-    verdict: Verdict | None,
+    headline: Headline | None,
     problems: Sequence[Problem],
 ) -> list[Caution]:
-    """All cautions that apply, serious ones first."""
+    """All cautions that apply, serious ones first.
+
+    Args:
+        table: table of the group.
+        headline: headline of that table.
+    """
+    rows = {row.label: row for row in table.rows}
     trained = [look for look in looks if look.stage == "rl"]
     measured = Measured(group.curves)
     found = [
         *_seeds(trained),
-        *_missing_seeds(trained),
-        *_budgets(group),
-        *_stopped(group, trained),
+        *_missing_seeds(trained, rows),
+        *_budgets(group, table),
+        *_stopped(trained, rows),
         *_demonstrations(group, looks),
-        *_power(verdict),
+        *_power(headline),
         *_degenerate(measured, trained),
         *_entropy(measured, trained),
         *_lists(group, trained),
@@ -101,8 +109,8 @@ def _every(rows: Sequence[Look], trained: Sequence[Look]) -> str:
 
 def _seeds(trained: Sequence[Look]) -> list[Caution]:
     single = [look for look in trained if len(look.seeds) == 1]
-    fewer = [look for look in trained if 1 < len(look.seeds) < TOO_FEW_SEEDS]
-    few = [look for look in trained if TOO_FEW_SEEDS <= len(look.seeds) < FEW_SEEDS]
+    fewer = [look for look in trained if 1 < len(look.seeds) < FEWEST_SEEDS]
+    few = [look for look in trained if FEWEST_SEEDS <= len(look.seeds) < FEW_SEEDS]
     found = []
     if single:
         told = "Intervals are over contexts only, and say nothing of how much trainings differ. No verdict is given."
@@ -121,26 +129,20 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:] if text.startswith("every") else text
 
 
-def _missing_seeds(trained: Sequence[Look]) -> list[Caution]:
-    every = sorted({seed for look in trained for seed in look.seeds})
-    lacking = [look for look in trained if len(look.seeds) < len(every)]
-    if not lacking:
-        return []
-    missing = [", ".join(str(seed) for seed in every if seed not in look.seeds) for look in lacking]
-    told = f"Without a seed that other rows have: {_named(lacking, missing)}. {pairing_note()}"
-    return [Caution("Missing seeds", told, True)]
+def _missing_seeds(trained: Sequence[Look], rows: Mapping[str, Row]) -> list[Caution]:
+    lacking = [(look.name, rows[look.label].missing) for look in trained if rows[look.label].missing]
+    told = f"{missing_seeds(lacking)}. {pairing_note()}"
+    return [Caution("Missing seeds", told, True)] if lacking else []
 
 
-def _budgets(group: Collection) -> list[Caution]:
-    rl = group.runs[group.runs["stage"] == "rl"]
-    return [Caution("Unequal budgets", unequal_note(group.runs), True)] if unequal_budgets(rl) else []
+def _budgets(group: Collection, table: Table) -> list[Caution]:
+    unequal = any(UNEQUAL in row.marks for row in table.rows)
+    return [Caution("Unequal budgets", unequal_note(group.runs), True)] if unequal else []
 
 
-def _stopped(group: Collection, trained: Sequence[Look]) -> list[Caution]:
-    stopped = group.runs[group.runs["stopped_update"].notna()].set_index("run")["stopped_update"]
-    rows = [look for look in trained if any(run in stopped for run in look.runs)]
-    at = [", ".join(f"update {stopped[run]:.0f}" for run in look.runs if run in stopped) for look in rows]
-    return [Caution("Stopped early", f"{_named(rows, at)}.", True)] if rows else []
+def _stopped(trained: Sequence[Look], rows: Mapping[str, Row]) -> list[Caution]:
+    stops = [(look.name, rows[look.label].stops) for look in trained if rows[look.label].stops]
+    return [Caution("Stopped early", f"{stopped_runs(stops)}.", True)] if stops else []
 
 
 def _demonstrations(group: Collection, looks: Sequence[Look]) -> list[Caution]:
@@ -158,24 +160,10 @@ def _demonstrations(group: Collection, looks: Sequence[Look]) -> list[Caution]:
     return [Caution("Cut demonstrations", f"{told} {_named(rows, shown)}. {why}", True)] if rows else []
 
 
-def _power(verdict: Verdict | None) -> list[Caution]:
-    if verdict is None or verdict.detectable is None or not verdict.over:
+def _power(headline: Headline | None) -> list[Caution]:
+    if headline is None or not headline.low_power:
         return []
-    largest = max(abs(one.difference.mean) for one in verdict.over)
-    if largest >= verdict.detectable.mean:
-        return []
-    metric = metric_title(verdict.metric)
-    seen = f"All rows have the same {metric}" if is_tie(largest) else _largest(metric, largest)
-    told = (
-        f"{seen}; {many(verdict.seeds, 'seed')} and {many(verdict.contexts, 'test context')} find a true difference of "
-        f"{detectable_text(verdict.detectable)} in 80 % of the cases, after the correction. That rows do not differ "
-        "here does not show that they are equal."
-    )
-    return [Caution("Low power", told, True)]
-
-
-def _largest(metric: str, size: float) -> str:
-    return f"The largest difference to the leading row in {metric} is {at_least(size)}"
+    return [Caution("Low power", low_power_note(headline), True)]
 
 
 def _means(measured: Measured, look: Look, metric: str) -> list[tuple[float, float, float]]:
@@ -212,7 +200,7 @@ def _entropy(measured: Measured, trained: Sequence[Look]) -> list[Caution]:
         collapsed = [ratio for ratio in ratios if ratio < COLLAPSED_ENTROPY]
         if collapsed:
             bad.append(look)
-            shares.append(f"{len(collapsed)} of {many(len(ratios), 'run')}, down to {percent(min(collapsed))}")
+            shares.append(f"{len(collapsed)} of {counted(len(ratios), 'run')}, down to {percent(min(collapsed))}")
     told = f"Entropy at the end is below {percent(COLLAPSED_ENTROPY)} of that at the start:"
     return [Caution("Collapsed entropy", f"{told} {_worst(bad, shares, trained)}.", True)] if bad else []
 
@@ -289,7 +277,7 @@ def _lists(group: Collection, trained: Sequence[Look]) -> list[Caution]:
             wrong = own[check.is_bad(own)]
             if len(wrong):
                 worst = float(wrong.min() if check.below else wrong.max())
-                of_runs = f"{len(wrong)} of {many(len(own), 'run')}, " if len(own) > 1 else ""
+                of_runs = f"{len(wrong)} of {counted(len(own), 'run')}, " if len(own) > 1 else ""
                 bad.append((worst if check.below else -worst, look, f"{of_runs}{check.shown(worst)}"))
         if bad:
             bad.sort(key=lambda one: one[0])
@@ -300,7 +288,9 @@ def _lists(group: Collection, trained: Sequence[Look]) -> list[Caution]:
 
 def _gaps(problems: Sequence[Problem]) -> list[Caution]:
     gaps = [problem for problem in problems if not problem.left_out and "NaN" in problem.reason]
-    told = f"{many(len({gap.run for gap in gaps}), 'run')} wrote NaN or infinity; their curves have gaps, named below."
+    told = (
+        f"{counted(len({gap.run for gap in gaps}), 'run')} wrote NaN or infinity; their curves have gaps, named below."
+    )
     return [Caution("Gaps in curves", told, False)] if gaps else []
 
 
@@ -310,13 +300,13 @@ def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
     found = []
     commits = Counter(one.commit[:12] or one.copy for one in known)
     if len(commits) > 1:
-        told = ", ".join(f"{commit} ({many(count, 'run')})" for commit, count in commits.most_common())
+        told = ", ".join(f"{commit} ({counted(count, 'run')})" for commit, count in commits.most_common())
         found.append(Caution("Different code", f"Runs of this comparison were made at {told}.", True))
     dirty = [one for one in known if one.dirty]
     if dirty:
         changed = {name for one in dirty for name in one.changed}
         named = f": {files(changed)}" if changed else ""
-        told = f"{many(len(dirty), 'run')} of {len(origins)} made with code that was not committed{named}."
+        told = f"{counted(len(dirty), 'run')} of {len(origins)} made with code that was not committed{named}."
         found.append(Caution("Uncommitted code", told, False))
     for title, values in (
         ("Different hardware", {one.hardware for run, one in origins.items() if one.hardware and run in trained}),
@@ -333,7 +323,7 @@ def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
     resumed = {run: one.changes for run, one in origins.items() if one.changes}
     if resumed:
         told = "; ".join(f"{short(run)} ({', '.join(changes)})" for run, changes in list(resumed.items())[:NAMED])
-        more = f"; and {many(len(resumed) - NAMED, 'more run')}" if len(resumed) > NAMED else ""
+        more = f"; and {counted(len(resumed) - NAMED, 'more run')}" if len(resumed) > NAMED else ""
         found.append(Caution("Versions changed during a run", f"An attempt went on with others: {told}{more}.", False))
     return found
 
@@ -341,8 +331,8 @@ def _origin(origins: Mapping[str, Origin], trained: Set[str]) -> list[Caution]:
 def _runs(runs: Sequence[str], *, last: bool) -> str:
     """The names of the first runs. If `last` and there are many, only their number."""
     if last and len(runs) > NAMED:
-        return f"the other {many(len(runs), 'run')}"
-    more = [f"{many(len(runs) - NAMED, 'more run')}"] if len(runs) > NAMED else []
+        return f"the other {counted(len(runs), 'run')}"
+    more = [f"{counted(len(runs) - NAMED, 'more run')}"] if len(runs) > NAMED else []
     return words([*map(short, runs[:NAMED]), *more])
 
 
@@ -369,7 +359,7 @@ def caution_section(found: Sequence[Caution], problems: Sequence[Problem]) -> Ht
     ]
     thresholds = [
         f"Units without signal (frac_zero_variance_units), mean over training: above {percent(DEGENERATE)}",
-        f"Seeds: one; fewer than {TOO_FEW_SEEDS}; fewer than {FEW_SEEDS}",
+        f"Seeds: one; fewer than {FEWEST_SEEDS}; fewer than {FEW_SEEDS}",
         f"Entropy of the last {percent(END)} of training against the first: below {percent(COLLAPSED_ENTROPY)}",
         f"Entries per list on test: below {percent(SHORT_LISTS)} of N; duplicates: above {percent(MANY_DUPLICATES)}; "
         f"out of catalogue: above {percent(OUT_OF_CATALOGUE)}; not ended by the model: above {percent(CUT_OFF)}",

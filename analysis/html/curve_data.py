@@ -18,8 +18,8 @@ from analysis.collection import Collection
 from analysis.figures.lines import SMOOTHING
 from analysis.figures.series import AXES, INTERVAL_SEEDS, smoothed, smoothing_points, spent_at
 from analysis.html.rows import Look
+from analysis.render.numbers import metric_title
 from analysis.statistics import Floats, seed_interval
-from analysis.tables import metric_title
 
 NUMBERS = 300_000
 """Maximum total of numbers in the training curves of one page."""

@@ -23,7 +23,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """A cell as shown.
 
     Attributes:
@@ -43,23 +43,23 @@ class Cell:
     kind: str = ""
 
 
-MISSING = Cell("–")
+MISSING = GridCell("–")
 
 
-def number(value: float | None, shown: str, below: str = "", *, strong: bool = False) -> Cell:
+def number(value: float | None, shown: str, below: str = "", *, strong: bool = False) -> GridCell:
     """A number cell; a missing cell if the value is None, NaN or infinite."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return Cell(shown, float(value), below, strong)
+    return GridCell(shown, float(value), below, strong)
 
 
-def text(shown: Child, key: str | None = None, *, about: str = "", kind: str = "") -> Cell:
+def text(shown: Child, key: str | None = None, *, about: str = "", kind: str = "") -> GridCell:
     """A text cell."""
-    return Cell(shown, key if key is not None else str(shown), about=about, kind=kind)
+    return GridCell(shown, key if key is not None else str(shown), about=about, kind=kind)
 
 
 def grid(
-    name: str, caption: Child, heads: Sequence[Head], rows: Sequence[Sequence[Cell]], *, kinds: Sequence[str] = ()
+    name: str, caption: Child, heads: Sequence[Head], rows: Sequence[Sequence[GridCell]], *, kinds: Sequence[str] = ()
 ) -> Html:
     """A table in a box that scrolls if it is too wide. The first cell of a row is its header.
 
@@ -90,7 +90,7 @@ def _head(head: Head) -> Html:
     return tag("th", head.title, scope="col", class_="n" if head.number else None, title=head.about or None)
 
 
-def _cell(cell: Cell, head: Head, *, first: bool) -> Html:
+def _cell(cell: GridCell, head: Head, *, first: bool) -> Html:
     content = tag("strong", cell.shown) if cell.strong else cell.shown
     below = tag("span", cell.below, class_="below") if cell.below else None
     kinds = " ".join(word for word in ("n" if head.number else "", cell.kind) if word)
@@ -112,25 +112,3 @@ def section(name: str, title: str, *content: Child) -> Html:
 def lines(items: Sequence[Child], **attributes: str) -> Html:
     """A bullet list."""
     return tag("ul", [tag("li", item) for item in items], **attributes)
-
-
-def words(parts: Sequence[str], last: str = "and") -> str:
-    """Join parts: a; a and b; a, b and c."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}" if parts else ""
-
-
-def many(count: int, noun: str) -> str:
-    """A count with its noun: one run, 2 runs."""
-    return f"one {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def percent(share: float) -> str:
-    """12 % for .12, with a non-breaking space."""
-    return f"{100 * share:.0f}\u00a0%"
-
-
-def p_value(p: float) -> str:
-    """p as .031, or < .001."""
-    if p < 0.001:
-        return "< .001"
-    return "1.00" if p >= 0.995 else f"{p:.3f}"[1:]

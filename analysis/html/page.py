@@ -13,21 +13,20 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-from analysis import statistics
 from analysis.collection import Collection, Problem
 from analysis.html.budgets import budgets
 from analysis.html.cautions import caution_section, cautions
 from analysis.html.curve_data import curve_data
-from analysis.html.grid import folded, lines, many, section
+from analysis.html.grid import folded, lines, section
 from analysis.html.markup import Html, breakable, join, json_block, tag
 from analysis.html.provenance import origins, provenance
 from analysis.html.results import every_run, results
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
-from analysis.html.verdict import Verdict, sentences, verdict_of
-from analysis.tables import Table, metric_title, row_scores, unequal_budgets
-from analysis.tables.scores import split_sizes
+from analysis.render.numbers import counted
+from analysis.tables import UNEQUAL, Table
+from analysis.tables.headline import Headline, headline_of, ranking_metric, rule_notes, sentences
 from rlbench.base.program import as_started
 
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
@@ -52,8 +51,6 @@ def group_page(
     table: Table,
     folder: Path,
     problems: Sequence[Problem] = (),
-    *,
-    resamples: int = statistics.RESAMPLES,
 ) -> str:
     """The page of one group of runs (`Collection.groups`).
 
@@ -62,34 +59,31 @@ def group_page(
         table: table of the group (`analysis.tables.build_table`).
         folder: folder that contains the runs.
         problems: problems of runs of this group.
-        resamples: number of resamples behind the intervals.
     """
-    headline = f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
     rows = looks(group)
     by_label = {look.label: look for look in rows}
-    parts = {look.label: group.runs[group.runs["run"].isin(look.runs)].sort_values("seed") for look in rows}
-    scores = {label: row_scores(group.queries, part, [headline]) for label, part in parts.items()}
-    _, contexts, clusters = split_sizes(group.queries, str(group.runs["run"].iloc[0]))
-    verdict = verdict_of(table, headline, contexts, clusters)
+    metric, headline = ranking_metric(table), headline_of(table, group)
+    scores = {row.label: row.metrics[metric].mean for row in table.rows}
+    unequal = {row.label for row in table.rows if UNEQUAL in row.marks}
     found = origins(group, folder)
     curves = curve_data(group, rows)
     samples = sample_data(rows, folder)
     data = {
         "rows": [look.as_data() for look in rows],
-        "headline": headline,
-        "score": [round(float(scores[look.label].values.mean()), 6) for look in rows],
+        "headline": metric,
+        "score": [round(scores[look.label], 6) for look in rows],
         "curves": curves,
         "samples": samples,
     }
     body = {
-        "summary": _summary(group, table, headline, rows, verdict),
-        "warnings": caution_section(cautions(group, rows, found, verdict, problems), problems),
-        "results": results(table, headline, by_label, verdict),
+        "summary": _summary(group, rows, headline),
+        "warnings": caution_section(cautions(group, table, rows, found, headline, problems), problems),
+        "results": results(table, headline, by_label),
         "curves": _drawn("curves", "Curves") if curves["series"] else None,
         "ranks": _drawn("ranks", "Ranks over training") if curves["heat"] else None,
         "lists": _drawn("lists", "Lists") if samples["greedy"] or samples["groups"] else None,
         "settings": config_differences(group, rows),
-        "budgets": budgets(group, rows),
+        "budgets": budgets(group, rows, unequal),
         "runs": every_run(group, by_label, found),
         "provenance": provenance(found, rows, _command(folder)),
     }
@@ -118,41 +112,29 @@ def _drawn(name: str, title: str) -> Html:
     )
 
 
-def _summary(group: Collection, table: Table, headline: str, rows: Sequence[Look], verdict: Verdict | None) -> Html:
+def _summary(group: Collection, rows: Sequence[Look], headline: Headline | None) -> Html:
     runs = group.runs
     trained = [look for look in rows if look.stage == "rl"]
     first = runs.iloc[0]
     seeds = sorted({len(look.seeds) for look in trained})
     each = "one seed" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
     what = (
-        f"{many(len(trained), 'trained row')}, {each}{' each' if len(trained) > 1 else ''}"
+        f"{counted(len(trained), 'trained row')}, {each}{' each' if len(trained) > 1 else ''}"
         if trained
-        else f"{many(len(runs), 'run')}, none trained by reinforcement learning"
+        else f"{counted(len(runs), 'run')}, none trained by reinforcement learning"
     )
     shared = shared_words(rows, runs)
     compared = (
         f"Compared: {what}{f' ({shared})' if shared else ''}, on {first['dataset']} with {first['model']}, "
-        f"lists of {first['list_length']}, {many(len(runs), 'run')} in all."
+        f"lists of {first['list_length']}, {counted(len(runs), 'run')} in all."
     )
-    by_label = {look.label: look for look in rows}
-    unequal = unequal_budgets(runs[runs["stage"] == "rl"])
-    told = sentences(verdict, by_label, sorted(unequal)) if verdict is not None else []
-    metric = metric_title(headline)
-    rule = [
-        f"Rows are ranked by their mean {metric} on test over seeds and samples; the highest leads.",
-        "The leading row is shown to be better than the others where the largest p of its paired differences to them "
-        "is below .05 after the correction. Taking the largest covers that the row was picked by its score.",
-        table.family,
-        "What the design can detect: the true difference that is found in 80 % of the cases at the first step of the "
-        "correction, by the variance components of the leading row’s differences to rows with the same seeds, "
-        "averaged; in parentheses its 80 % range.",
-    ]
+    told = sentences(headline, {look.label: look.name for look in rows}) if headline is not None else []
     return section(
         "summary",
         "Summary",
         tag("p", compared),
         tag("p", tag("strong", told[0]), " ", " ".join(told[1:]), class_="headline") if told else None,
-        folded("The rule behind this paragraph", lines(rule)) if told else None,
+        folded("The rule behind this paragraph", lines(rule_notes(headline.metric))) if headline is not None else None,
     )
 
 
@@ -198,14 +180,16 @@ def index_page(title: str, groups: Sequence[tuple[str, str, int]], cost: str, pr
         cost: total cost of the runs of all groups.
         problems: problems of runs that belong to no group.
     """
-    entries = [tag("li", tag("a", name, href=quote(path)), f": {many(count, 'run')}") for name, path, count in groups]
+    entries = [
+        tag("li", tag("a", name, href=quote(path)), f": {counted(count, 'run')}") for name, path, count in groups
+    ]
     left = [join(tag("code", breakable(problem.run)), ": ", problem.reason) for problem in problems]
     return document(
         title,
         tag("header", tag("h1", breakable(title))),
         tag(
             "main",
-            section("groups", many(len(groups), "comparison"), tag("ul", entries, class_="groups"), tag("p", cost)),
+            section("groups", counted(len(groups), "comparison"), tag("ul", entries, class_="groups"), tag("p", cost)),
             section("left-out", "Runs that belong to none of them", lines(left)) if left else None,
         ),
     )

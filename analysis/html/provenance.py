@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.collection import Collection
-from analysis.html.grid import Head, folded, grid, lines, many, section, text, words
+from analysis.html.grid import Head, folded, grid, lines, section, text
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look
+from analysis.render.numbers import counted, words
 from rlbench.base.program import run_words
 from rlbench.base.records import Damaged
 from rlbench.runs.attempts import attempts
@@ -85,7 +86,7 @@ def origin(run: Path) -> Origin:
 def _hardware(hardware: Hardware) -> str:
     gpus = Counter(hardware.get("gpus", []))
     parts = [name for name in (hardware.get("cpu"), hardware.get("machine")) if name][:1]
-    parts += [many(hardware["threads"], "thread")] if "threads" in hardware else []
+    parts += [counted(hardware["threads"], "thread")] if "threads" in hardware else []
     parts += [f"{count} × {name}" for name, count in sorted(gpus.items())] or ["no GPU"]
     return ", ".join(parts)
 
@@ -177,7 +178,7 @@ def _each(values: Any) -> Html:
     counts = Counter(values)
     several = len(counts) > 1
     shown = [
-        join(breakable(value), f" ({many(count, 'run')})" if several else None)
+        join(breakable(value), f" ({counted(count, 'run')})" if several else None)
         for value, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
     return shown[0] if len(shown) == 1 else lines(shown)
@@ -195,7 +196,7 @@ def _commit(one: Origin) -> str:
 def files(names: Names[str]) -> str:
     """The first files by name, and the number of further files."""
     shown = sorted(names)[:NAMED]
-    more = [f"{many(len(names) - NAMED, 'more file')}"] if len(names) > NAMED else []
+    more = [f"{counted(len(names) - NAMED, 'more file')}"] if len(names) > NAMED else []
     return words([*shown, *more])
 
 

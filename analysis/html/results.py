@@ -7,39 +7,35 @@ import numpy as np
 import pandas as pd
 
 from analysis.collection import Collection
-from analysis.html.grid import MISSING, Cell, Head, grid, lines, many, number, p_value, section, text
+from analysis.html.grid import MISSING, GridCell, Head, grid, lines, number, section, text
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin
 from analysis.html.rows import Look, ink, named
-from analysis.html.verdict import Verdict
-from analysis.tables import Cell as Interval
-from analysis.tables import Lead, Row, Table, chance, count, detectable_text, duration, metric_title, share, signed
+from analysis.render.numbers import Interval, bounds, chance, count, metric_title, share, signed
+from analysis.tables import Lead, Row, Table, detectable_text
+from analysis.tables.headline import Headline, lead_note, ranking_metric
+from rlbench.base.durations import duration
 from rlbench.runs.record import required_metrics
 
 PLOT = (132, 16)
 """Width and height of a drawn interval, in pixels."""
 
 
-def results(
-    table: Table,
-    headline: str,
-    looks: Mapping[str, Look],
-    verdict: Verdict | None,
-) -> Html:
+def results(table: Table, headline: Headline | None, looks: Mapping[str, Look]) -> Html:
     """The section of results.
 
     Args:
-        headline: metric that is drawn and tested.
+        headline: None without a trained row.
         looks: rows by label.
-        verdict: None without a trained row.
     """
+    lead = headline.lead if headline is not None else None
     return section(
         "results",
         "Results",
-        _comparison(table, headline, looks),
+        _comparison(table, ranking_metric(table), looks),
         lines([join(note) for note in table.notes], class_="notes"),
         _against_baseline(table, looks) if table.comparisons else None,
-        _against_leader(verdict, verdict.lead, looks) if verdict is not None and verdict.lead is not None else None,
+        _against_leader(lead, looks) if lead is not None else None,
     )
 
 
@@ -59,7 +55,7 @@ def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
     for row in table.rows:
         score = row.metrics[headline]
         cells = [text(named(looks[row.label], "".join(row.marks)), looks[row.label].name)]
-        cells.append(Cell(_drawn(score, looks[row.label], scale), score.mean))
+        cells.append(GridCell(_drawn(score, looks[row.label], scale), score.mean))
         cells += [_interval(row.metrics[metric], share, strong=metric in row.bold) for metric in metrics[:-1]]
         if differences:
             cells.append(_interval(row.difference, signed) if row.difference is not None else MISSING)
@@ -74,8 +70,8 @@ def _kind(row: Row) -> str:
     return "" if row.stage == "rl" else "reference"
 
 
-def _interval(cell: Interval, reads: Callable[[float], str], *, strong: bool = False) -> Cell:
-    return number(cell.mean, reads(cell.mean), f"[{reads(cell.low)}, {reads(cell.high)}]", strong=strong)
+def _interval(cell: Interval, reads: Callable[[float], str], *, strong: bool = False) -> GridCell:
+    return number(cell.mean, reads(cell.mean), bounds(cell, reads), strong=strong)
 
 
 @dataclass(frozen=True)
@@ -130,74 +126,50 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
     heads = [
         Head("Method", number=False),
         Head(f"Δ {metric}", "Row minus baseline, paired on the same contexts, with its 95 % interval"),
-        Head("p", "Of the interval: two-sided, of a difference of 0"),
-        Head("p, Holm", "Corrected for all tests of this report; none where no verdict can be given"),
-        Head("p permuted", "Of a permutation test: exact, or 10,000 arrangements"),
-        Head("permuted, Holm", "Corrected in the same way"),
+        Head("p", "Of the interval: two-sided, of a difference of 0, corrected; none where no verdict can be given"),
+        Head("p permuted", "Of a permutation test: exact, or 10,000 arrangements; corrected in the same way"),
         Head("Rearranged", "What the permutation test deals out anew", number=False),
         Head("Better", "Probability that a run of the row scores higher than one of the baseline"),
         Head("Detectable", "True difference that this design finds in 80 % of the cases, with its 80 % range"),
         Head("Reading", number=False),
     ]
-    rows = []
-    for one in table.comparisons:
-        difference = one.difference
-        rows.append(
-            [
-                text(named(looks[one.label], "".join(one.marks)), looks[one.label].name),
-                _interval(difference, signed, strong=one.holds),
-                *(_p(value) for value in (difference.p, one.p_holm, one.permutation_p, one.permutation_holm)),
-                text(PERMUTED[one.permuted]),
-                MISSING if one.improvement is None else _interval(one.improvement, share),
-                MISSING if one.detectable is None else number(one.detectable.mean, detectable_text(one.detectable)),
-                text(one.reading, kind="reading"),
-            ]
-        )
+    rows = [
+        [
+            text(named(looks[one.label], "".join(one.marks)), looks[one.label].name),
+            _interval(one.difference, signed, strong=one.holds),
+            number(one.p_holm, chance(one.p_holm)),
+            number(one.permutation_holm, chance(one.permutation_holm)),
+            text(PERMUTED[one.permuted]),
+            MISSING if one.improvement is None else _interval(one.improvement, share),
+            MISSING if one.detectable is None else number(one.detectable.mean, detectable_text(one.detectable)),
+            text(one.reading, kind="reading"),
+        ]
+        for one in table.comparisons
+    ]
     caption = f"{metric} against {table.baseline} on test; bold where the difference holds"
-    return join(
-        grid("against-baseline", caption, heads, rows),
-        lines([join(note) for note in table.comparison_notes], class_="notes"),
-    )
+    notes = [join(note) for note in table.comparison_notes if note not in table.notes]
+    return join(grid("against-baseline", caption, heads, rows), lines(notes, class_="notes"))
 
 
-def _p(p: float | None) -> Cell:
-    return MISSING if p is None else number(p, p_value(p))
-
-
-def _against_leader(verdict: Verdict, lead: Lead, looks: Mapping[str, Look]) -> Html:
-    metric = metric_title(verdict.metric)
+def _against_leader(lead: Lead, looks: Mapping[str, Look]) -> Html:
+    metric, name = metric_title(lead.metric), looks[lead.label].name
     heads = [
         Head("Method", number=False),
         Head(f"Lead in {metric}", "Of the leading row over this one, with its 95 % interval"),
-        Head("p, uncorrected", "Of the interval: two-sided, of a difference of 0"),
         Head("P(run wins)", "Probability that a run of the leading row scores higher than a run of this one"),
         Head("Compared", "Whether seeds and budgets allow it", number=False),
     ]
     rows = [
         [
             text(named(looks[one.label]), looks[one.label].name),
-            number(
-                one.difference.mean,
-                signed(one.difference.mean),
-                f"[{signed(one.difference.low)}, {signed(one.difference.high)}]",
-                strong=lead.holds and not one.reason,
-            ),
-            _p(one.difference.p),
+            _interval(one.difference, signed, strong=one.holds),
             MISSING if one.wins is None else number(one.wins, share(one.wins)),
             text(f"no: {one.reason}" if one.reason else "yes"),
         ]
         for one in lead.over
     ]
-    if lead.p_holm is None:
-        said = "No row can be compared with the leading one."
-    else:
-        said = (
-            f"The test is of all these differences together: {looks[lead.label].name} is "
-            f"{'' if lead.holds else 'not '}shown to be better than each row compared. Its p is the largest of theirs, "
-            f"{chance(lead.p)}, and {chance(lead.p_holm)} corrected for {many(lead.tests, 'test')} in this report."
-        )
-    caption = f"Lead of {looks[verdict.leader].name} in {metric} on test; bold where it holds"
-    return join(grid("against-leader", caption, heads, rows), lines([join(said)], class_="notes"))
+    caption = f"Lead of {name} in {metric} on test; bold where it holds"
+    return join(grid("against-leader", caption, heads, rows), lines([lead_note(lead, name)], class_="notes"))
 
 
 def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str, Origin]) -> Html:
@@ -246,10 +218,10 @@ def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str
     )
 
 
-def _share(run: pd.Series, name: str) -> Cell:
+def _share(run: pd.Series, name: str) -> GridCell:
     value = run.get(name, np.nan)
     return number(float(value), share(float(value)) if np.isfinite(value) else "")
 
 
-def _count(value: float, shown: str | None = None) -> Cell:
+def _count(value: float, shown: str | None = None) -> GridCell:
     return number(value, shown or count(value)) if value else MISSING

@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.html.grid import many
 from analysis.html.rows import Look
+from analysis.render.numbers import counted
 from rlbench.base.errors import BadInput
 from rlbench.base.files import leads_outside
 from rlbench.base.records import PUT_BACK, RowsFile
@@ -70,7 +70,7 @@ def _gone(folder: Path) -> list[str]:
 
 
 def _told(left_out: int, noun: str) -> list[str]:
-    return [f"{many(left_out, noun)} left out to keep this page small"] if left_out else []
+    return [f"{counted(left_out, noun)} left out to keep this page small"] if left_out else []
 
 
 class Names:

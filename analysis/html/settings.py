@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.collection import Collection
-from analysis.html.grid import Cell, Head, folded, grid, lines, many, section, text
+from analysis.html.grid import GridCell, Head, folded, grid, lines, section, text
 from analysis.html.markup import Html, breakable, tag
 from analysis.html.rows import Look, named
+from analysis.render.numbers import counted
 
 ABSENT = "–"
 NAMING = ("algorithm.evidence", "algorithm.paper", "algorithm.title", "reward.title")
@@ -54,7 +55,7 @@ def config_differences(group: Collection, looks: Sequence[Look]) -> Html:
         content.append(
             tag(
                 "p",
-                f"The rows differ in {many(len(real), 'setting')} beside seeds, and share {len(shared)}. "
+                f"The rows differ in {counted(len(real), 'setting')} beside seeds, and share {len(shared)}. "
                 "– : the row has no such setting.",
                 class_="note",
             )
@@ -84,9 +85,9 @@ def _table(
     return grid(name, caption, heads, rows)
 
 
-def _value(settings: Mapping[str, Any], key: str) -> Cell:
+def _value(settings: Mapping[str, Any], key: str) -> GridCell:
     if key not in settings:
-        return Cell(ABSENT, kind="absent")
+        return GridCell(ABSENT, kind="absent")
     value = settings[key]
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(breakable(shown(value)), float(value) if number else shown(value))
+    return GridCell(breakable(shown(value)), float(value) if number else shown(value))

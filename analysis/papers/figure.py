@@ -3,8 +3,6 @@
 For figures without known numbers, only our results are shown.
 """
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,18 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis import statistics
 from analysis.collection import Collection, Problem
-from analysis.figures.style import COLOURS, GREY, SAME, STYLE, WIDTH, show_constant
-from analysis.papers.page import Page
+from analysis.figures.style import SAME
+from analysis.papers.curves import SINGLE_POINTS, Curve, draw, draw_ranks
+from analysis.papers.page import Page, number, signed
 from analysis.papers.reported import (
     DIGITISING,
     EXPERIMENTS,
@@ -35,7 +30,6 @@ from analysis.papers.reported import (
     read_points,
 )
 from analysis.papers.runs import missing_sheet, read_groups, runs_of, settings_notes
-from analysis.papers.sheets import Sheet, between, number, signed
 from analysis.papers.verdicts import (
     FEW_SEEDS,
     MARGIN,
@@ -48,8 +42,11 @@ from analysis.papers.verdicts import (
     judge,
     sign,
 )
+from analysis.render.numbers import NONE, Interval, chance
+from analysis.render.sheet import NOTHING, Cells, Sheet, estimate, sheet_of
+from analysis.render.spreadsheet import csv_interval, csv_number, csv_text
 from analysis.statistics import Floats
-from analysis.tables import FEWEST_SEEDS, NOTHING, Cell, chance, csv_text
+from analysis.tables import FEWEST_SEEDS
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
@@ -59,9 +56,6 @@ SWEEPS = {"on-policy": "sweep", "sft": "sweep", "mu=2": "sweep_mu2"}
 
 VALIDATION = 9421
 """Samples of Reddit-v2's validation split."""
-
-SINGLE_POINTS = ("loss",)
-"""Metrics with single points instead of a curve: the smallest validation loss, and the loss of checkpoint 1,500."""
 
 AT_ENDS = 0.1
 """Share of updates averaged for the start, and for the end, of training, because single updates are noisy."""
@@ -74,37 +68,6 @@ WITHOUT_NUMBERS: dict[str, tuple[str, ...]] = {
     "figure_rank_rewards": (),
 }
 """Figures without known numbers, with the validation metrics that we show instead."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One reported curve and ours.
-
-    Attributes:
-        regime, backbone, method, metric: as in the figure.
-        points: update to reported value.
-        measured: name of our metric.
-        cell: cell of the sweep for one seed; None if the sweep has none.
-        ours: (T, S) values by update and run; None without runs.
-    """
-
-    regime: str
-    backbone: str
-    method: str
-    metric: str
-    points: Mapping[int, float]
-    measured: str
-    cell: "RecordedCell | None"
-    ours: pd.DataFrame | None
-
-    @property
-    def title(self) -> str:
-        return TITLES.get(self.method, self.method)
-
-    @property
-    def full_title(self) -> str:
-        """Title with the regime, except for SFT."""
-        return self.title if self.regime == "sft" else f"{self.title}, {self.regime}"
 
 
 def make_page(name: str, twin: str | None, runs: Path | None) -> Page:
@@ -222,7 +185,7 @@ def point_level(values: Floats, reported: float, error: float, *, trained: bool,
     difference = mean - reported
     low, high = difference - half, difference + half
     few = (trained and seeds < 2) or (shared and trained)
-    return Level(difference, low, high, FEW_SEEDS if few else judge(low, high, MARGIN * reported))
+    return Level(Interval(difference, low, high), FEW_SEEDS if few else judge(low, high, MARGIN * reported))
 
 
 @dataclass(frozen=True)
@@ -236,7 +199,7 @@ class Change:
 
     curve: Curve
     reported: float
-    ours: Cell | None
+    ours: Interval | None
     seeds: int
     p: float | None
     verdict: str
@@ -265,33 +228,31 @@ def _change(curve: Curve) -> Change:
     estimate = statistics.seed_interval(values[:, None])
     if seeds < 2 or estimate.error[0] <= SAME * abs(values).max():
         agree = SEEDS_AGREE if seeds >= FEWEST_SEEDS else TOO_FEW_SEEDS
-        return Change(curve, reported, Cell(float(estimate.mean[0])), seeds, None, agree)
-    ours = Cell(float(estimate.mean[0]), float(estimate.low[0]), float(estimate.high[0]))
+        return Change(curve, reported, Interval(float(estimate.mean[0])), seeds, None, agree)
+    ours = Interval(float(estimate.mean[0]), float(estimate.low[0]), float(estimate.high[0]))
     p = float(estimate.p[0]) if seeds >= FEWEST_SEEDS else None
     return Change(curve, reported, ours, seeds, p, TOO_FEW_SEEDS)
 
 
 def _point_sheet(levels: Sequence[tuple[Curve, int, Level | None]]) -> Sheet:
-    lines = []
+    lines: list[Cells] = []
     for curve, step, found in levels:
         reported = curve.points[step]
-        line = [curve.backbone, curve.full_title, f"{curve.metric} at {step:,}", number(reported)]
-        if found is None:
-            lines.append((*line, "–", "–", "–", NO_RUN))
+        line = (curve.backbone, curve.full_title, f"{curve.metric} at {step:,}", number(reported))
+        if found is None or curve.ours is None:
+            lines.append((*line, *[NOTHING] * 3, NO_RUN))
             continue
-        assert curve.ours is not None
-        mean, seeds = reported + found.difference, curve.ours.shape[1]
-        difference = between(Cell(found.difference, found.low, found.high), signed)
-        lines.append((*line, number(mean), str(seeds), difference, found.verdict))
+        ours, seeds = number(reported + found.difference.mean), str(curve.ours.shape[1])
+        lines.append((*line, ours, seeds, estimate(found.difference, signed), found.verdict))
     header = ("Backbone", "Method", "Metric and update", "Reported", "Ours", "Seeds", "Ours − reported", "Verdict")
     notes = ("Validation. Reported: read off the figure, about .0003. Verdicts as for tables: docs/reproduction.md.",)
-    return Sheet("Ours beside reported", header, tuple(lines), notes, names=3)
+    return sheet_of("Ours beside reported", header, lines, notes, names=3)
 
 
 def _change_sheet(changes: Sequence[Change]) -> Sheet:
     lines = []
     for one in changes:
-        ours = between(one.ours, signed) if one.ours else "–"
+        ours = estimate(one.ours, signed)
         metric = f"{one.curve.metric} / {one.curve.measured}"
         lines.append((one.curve.title, metric, signed(one.reported), ours, str(one.seeds), chance(one.p), one.verdict))
     header = ("Method", "Metric, theirs / ours", "Reported change", "Our change", "Seeds", "p", "Verdict")
@@ -300,7 +261,7 @@ def _change_sheet(changes: Sequence[Change]) -> Sheet:
         "the paper's: only the sign is compared. p after Holm's correction for all curves with one; it takes three "
         "seeds that do not all agree.",
     )
-    return Sheet("Change over the training", header, tuple(lines), notes)
+    return sheet_of("Change over the training", header, lines, notes, names=2)
 
 
 def _csv(levels: Sequence[tuple[Curve, int, Level | None]], changes: Sequence[Change]) -> str:
@@ -308,26 +269,22 @@ def _csv(levels: Sequence[tuple[Curve, int, Level | None]], changes: Sequence[Ch
     names = ["kind", "regime", "backbone", "method", "metric", "step", "reported", "seeds"]
     names += ["difference", "difference_lo", "difference_hi", "verdict"]
     for curve, step, found in levels:
-        said = [f"{v:.6f}" for v in (found.difference, found.low, found.high)] if found else ["", "", ""]
         seeds = curve.ours.shape[1] if curve.ours is not None and found else 0
         key = ["point", curve.regime, curve.backbone, curve.method, curve.metric, str(step)]
-        value, verdict = f"{curve.points[step]:.6f}", found.verdict if found else NO_RUN
-        lines.append([*key, value, str(seeds), *said, verdict])
+        value, verdict = csv_number(curve.points[step]), found.verdict if found else NO_RUN
+        lines.append([*key, value, str(seeds), *csv_interval(found.difference if found else None), verdict])
     for one in changes:
         curve = one.curve
-        cell = (one.ours.mean, one.ours.low, one.ours.high) if one.ours else (math.nan,) * 3
-        said = ["" if math.isnan(v) else f"{v:.6f}" for v in cell]
         key = ["change", curve.regime, curve.backbone, curve.method, curve.measured, ""]
-        lines.append([*key, f"{one.reported:.6f}", str(one.seeds), *said, one.verdict])
+        lines.append([*key, csv_number(one.reported), str(one.seeds), *csv_interval(one.ours), one.verdict])
     return csv_text(names, lines)
 
 
 def _sheets_csv(sheets: Sequence[Sheet]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for sheet in sheets:
-        writer.writerows([sheet.header, *sheet.lines])
-    return text.getvalue()
+    return "".join(
+        csv_text(sheet.header, [[*line.names, *(cell.text for cell in line.cells)] for line in sheet.lines])
+        for sheet in sheets
+    )
 
 
 # Figures without known numbers.
@@ -359,7 +316,7 @@ def _own(
             top = max(cell.config.dataset.cutoffs)
             metrics = [*WITHOUT_NUMBERS[name], f"published_ndcg@{top}"]
             ends = [measured_curve(group, runs, "validation", metric) for metric in metrics]
-            shown = [number(end.iloc[-1].mean()) if end is not None else NOTHING.value for end in ends]
+            shown = [number(end.iloc[-1].mean()) if end is not None else NONE for end in ends]
             lines.append((model, title, str(len(runs)), *shown))
     if not lines:
         return [], None, missing
@@ -367,10 +324,10 @@ def _own(
         length = max(len(start) for start, _ in profiles.values())
         header = ("Model", "Method", "Seeds", *(f"rank {k}" for k in SHOWN_RANKS if k <= length))
         notes = ("Mean return of a rank over the rollouts, first and last tenth of the updates.",)
-        return [Sheet("Reward by rank", header, tuple(lines), notes)], draw_ranks(profiles), missing
+        return [sheet_of("Reward by rank", header, lines, notes, names=2)], draw_ranks(profiles), missing
     header = ("Model", "Method", "Seeds", "with overflow", "exactly N", "entries", "N@N")
     notes = ("Validation, greedy lists, last update: share of lists with entries past rank N, share with exactly N.",)
-    return [Sheet("Length of lists", header, tuple(lines), notes)], None, missing
+    return [sheet_of("Length of lists", header, lines, notes, names=2)], None, missing
 
 
 def _own_title(cell: "RecordedCell") -> str:
@@ -387,92 +344,3 @@ def rank_profile(group: Collection, runs: Sequence[str], length: int) -> tuple[F
             few = max(1, round(AT_ENDS * len(curve)))
             start[k - 1], end[k - 1] = curve.iloc[:few].to_numpy().mean(), curve.iloc[-few:].to_numpy().mean()
     return start, end
-
-
-# Drawing.
-
-
-def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
-    """Plot reported curves dashed and ours solid with the range over seeds, one panel per regime, backbone and metric.
-
-    Args:
-        comparable: whether our runs use the paper's data; otherwise reported curves are omitted.
-    """
-    panels: dict[tuple[str, str, str], list[Curve]] = {}
-    for curve in curves:
-        if comparable or curve.ours is not None:
-            panels.setdefault((curve.metric, curve.regime, curve.backbone), []).append(curve)
-    if not panels:
-        return None
-    across = min(3, len(panels))
-    down = -(-len(panels) // across)
-    methods = list(dict.fromkeys(curve.method for curve in curves))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.9 * down + 0.4), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False).ravel()
-        for ax, ((metric, regime, backbone), of_panel) in zip(axes, panels.items(), strict=False):
-            for curve in of_panel:
-                _draw_curve(ax, curve, COLOURS[methods.index(curve.method) % len(COLOURS)], comparable)
-            place = f"{backbone}, {regime}" if regime != "sft" else backbone
-            ax.set_title(place if comparable else "twin", color=GREY)
-            ax.set(xlabel="Updates", ylabel=f"Validation {metric if comparable else of_panel[0].measured}")
-            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-            show_constant(ax)
-        for ax in axes[len(panels) :]:
-            ax.remove()
-        entries: dict[str, Artist] = {}
-        for ax in axes[: len(panels)]:
-            entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        note = "Dashed: read off the paper. " if comparable else ""
-        ours = {curve.ours.shape[1] for curve in curves if curve.ours is not None}
-        if ours == {1}:
-            note += "Solid: ours, one seed each."
-        elif ours:
-            note += "Solid: ours, mean over seeds; bands from the smallest to the largest."
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside lower center",
-            ncols=3,
-            frameon=False,
-            title=note,
-            title_fontsize=7,
-            handlelength=3,
-        )
-    return figure
-
-
-def _draw_curve(ax: Axes, curve: Curve, colour: str, comparable: bool) -> None:
-    if comparable:
-        steps, values = zip(*sorted(curve.points.items()), strict=True)
-        dashes = "none" if curve.metric in SINGLE_POINTS else (0, (4, 2))
-        name = f"{curve.title}, paper"
-        ax.plot(steps, values, color=colour, linestyle=dashes, marker="o", markersize=2.5, label=name)
-    if curve.ours is not None:
-        updates, measured = curve.ours.index.to_numpy(float), curve.ours.to_numpy(float)
-        ax.fill_between(updates, measured.min(axis=1), measured.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-        point = "o" if len(updates) == 1 else ""  # a single point has no line
-        ax.plot(updates, measured.mean(axis=1), color=colour, marker=point, label=f"{curve.title}, ours")
-
-
-def draw_ranks(profiles: Mapping[str, tuple[Floats, Floats]]) -> Figure:
-    """Plot the mean return of every rank at the start (dashed) and the end of training, one panel per row."""
-    across = min(3, len(profiles))
-    down = -(-len(profiles) // across)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.9 * down + 0.3), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False).ravel()
-        for ax, (title, (start, end)) in zip(axes, profiles.items(), strict=False):
-            ranks = np.arange(1, len(start) + 1)
-            ax.plot(ranks, start, color=GREY, linestyle=(0, (4, 2)), label="first tenth of the updates")
-            ax.plot(ranks, end, color=COLOURS[0], marker="o", markersize=2.5, label="last tenth")
-            ax.set_title(title, color=GREY)
-            ax.axhline(0, color=GREY, linewidth=0.6, zorder=1.5)  # forces 0 onto the scale
-            ax.set(xlabel="Rank", ylabel="Mean return")
-            show_constant(ax)
-            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for ax in axes[len(profiles) :]:
-            ax.remove()
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    return figure

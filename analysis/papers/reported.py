@@ -54,7 +54,7 @@ DIGITISING = 0.0003
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportedRow:
     """One row of a reported table.
 
     Attributes:
@@ -86,11 +86,11 @@ class Point:
     value: float
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[ReportedRow]:
     """Read a table in the format of experiments/reported/results.csv."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Row(
+            ReportedRow(
                 line["regime"],
                 line["backbone"],
                 line["method"],

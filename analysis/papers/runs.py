@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.collection import Collection, Problem, collect
-from analysis.papers.sheets import COMMAND, Sheet
+from analysis.papers.page import COMMAND
+from analysis.render.sheet import Sheet, sheet_of
 from rlbench.base.errors import BadInput
 from rlbench.base.program import run_words
 
@@ -179,4 +180,4 @@ def missing_sheet(
             "5.7 s for 48 completions of 0.5B on two H800; 384 completions are eight times that, other backbones by "
             "parameters, SFT by updates.",
         ]
-    return Sheet("No run yet", ("Backbone", "Method", "GPU-hours", COMMAND), tuple(lines), tuple(notes))
+    return sheet_of("No run yet", ("Backbone", "Method", "GPU-hours", COMMAND), lines, notes, names=2)

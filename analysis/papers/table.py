@@ -1,7 +1,6 @@
 """A table of the paper next to our runs: levels, gains over SFT, and the order of methods."""
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,23 +10,21 @@ import numpy as np
 
 from analysis import statistics
 from analysis.collection import Collection, Problem
-from analysis.papers.page import Page
 from analysis.papers.reported import (
     BESIDE,
     EXPERIMENTS,
     MODELS,
-    REPORTED,
     SMALLEST,
     TITLES,
-    Row,
+    ReportedRow,
     read_rows,
     standard_error,
 )
-from analysis.papers.runs import missing_sheet, read_groups, runs_of, settings_notes, shared
-from analysis.papers.sheets import Sheet, between, metric_name, number, percent, signed
-from analysis.papers.verdicts import DIFFERS, MARGIN, NO_RUN, REPRODUCED, TOO_FEW_SEEDS, UNDECIDED, Level, level, sign
+from analysis.papers.runs import read_groups, runs_of, settings_notes, shared
+from analysis.papers.verdicts import NO_RUN, TOO_FEW_SEEDS, Level, level, sign
+from analysis.render.numbers import Interval
 from analysis.statistics import Scores
-from analysis.tables import FEWEST_SEEDS, Cell, cell_of, chance, csv_text, row_scores, share_of
+from analysis.tables import FEWEST_SEEDS, cell_of, row_scores
 from rlbench.base.errors import BadInput
 
 if TYPE_CHECKING:
@@ -104,12 +101,12 @@ class Contrast:
     reported_metric: str
     reported: float
     clear: bool
-    ours: Cell | None
+    ours: Interval | None
     p: float | None
     verdict: str
 
     @property
-    def relative(self) -> tuple[float, Cell | None]:
+    def relative(self) -> tuple[float, Interval | None]:
         """The reported difference and ours, each relative to the worse row's number."""
         reported = self.reported / self.worse.reported[self.reported_metric]
         if self.ours is None or self.worse.ours is None:
@@ -117,7 +114,7 @@ class Contrast:
         base = float(self.worse.ours.estimate.mean[METRIC_COLUMN[self.metric.split("@")[0]]])
         if base <= 0:
             return reported, None
-        return reported, Cell(self.ours.mean / base, self.ours.low / base, self.ours.high / base)
+        return reported, Interval(self.ours.mean / base, self.ours.low / base, self.ours.high / base)
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class Comparison:
     dataset: str
     metrics: tuple[str, ...]
     entries: tuple[Entry, ...]
-    elsewhere: tuple[Row, ...]
+    elsewhere: tuple[ReportedRow, ...]
     levels: Mapping[tuple[int, str], Level]
     gains: tuple[Contrast, ...]
     orderings: tuple[Contrast, ...]
@@ -205,7 +202,7 @@ def _dataset_of(name: str) -> str:
         return next(csv.DictReader(file))["dataset"]
 
 
-def _entries(rows: Sequence[Row], cells: "Sequence[RecordedCell]", twin: str | None) -> list[Entry]:
+def _entries(rows: Sequence[ReportedRow], cells: "Sequence[RecordedCell]", twin: str | None) -> list[Entry]:
     """Rows that the sweep's cells produce, in the paper's order, each followed by our own rows next to it."""
     by_key: dict[tuple[str, str], RecordedCell] = {}
     for cell in cells:
@@ -337,230 +334,3 @@ def _judged(contrast: Contrast, p: float | None) -> Contrast:
     if p is None:
         return replace(contrast, p=None, verdict=TOO_FEW_SEEDS)
     return replace(contrast, p=p, verdict=sign(contrast.reported, contrast.ours.mean, p))
-
-
-def reported_sheet(comparison: Comparison) -> Sheet:
-    """The table as in the paper."""
-    own = set(BESIDE)
-    rows: list[tuple[str, str, Mapping[str, float]]] = [("", row.title, row.values) for row in comparison.elsewhere]
-    rows += [(entry.backbone, entry.title, entry.reported) for entry in comparison.entries if entry.method not in own]
-    lines = [(backbone, title, *(number(values[m]) for m in METRICS)) for backbone, title, values in rows]
-    notes = ("One training each; standard errors over samples: docs/reproduction.md.",)
-    return Sheet("Reported", ("Backbone", "Method", *map(metric_name, METRICS)), tuple(lines), notes)
-
-
-def level_sheet(comparison: Comparison, metrics: Sequence[str]) -> Sheet:
-    """Our numbers next to the reported ones, one line per row and metric."""
-    lines = []
-    for index, entry in enumerate(comparison.entries):
-        for metric in metrics:
-            if metric not in entry.reported:
-                continue
-            line = [entry.backbone, entry.title, metric_name(metric), number(entry.reported[metric])]
-            found = comparison.levels.get((index, metric))
-            if found is None or entry.ours is None:
-                lines.append((*line, "–", "–", "–", NO_RUN))
-                continue
-            ours = share_of(entry.ours.estimate, comparison.metrics.index(metric))
-            difference = Cell(found.difference, found.low, found.high)
-            line += [between(ours, number), str(entry.ours.seeds), between(difference, signed), found.verdict]
-            lines.append(tuple(line))
-    header = ("Backbone", "Method", "Metric", "Reported", "Ours", "Seeds", "Ours − reported", "Verdict")
-    notes = (
-        f"reproduced: the 95 % interval of ours − reported holds 0 and lies within {MARGIN:.0%} of the reported "
-        "number. differs: it excludes 0. undecided: else. The interval counts the reported training, which is one, and "
-        "its test samples too.",
-    )
-    return Sheet("Ours beside reported", header, tuple(lines), notes, names=3)
-
-
-def own_sheet(comparison: Comparison, count: int) -> Sheet:
-    """Scores of a twin's runs on the first `count` metrics."""
-    lines, metrics = [], comparison.metrics[:count]
-    for entry in comparison.entries:
-        if entry.ours:
-            cells = [between(share_of(entry.ours.estimate, i), number) for i in range(len(metrics))]
-            lines.append((entry.title, str(entry.ours.seeds), *cells))
-        else:
-            lines.append((entry.title, "0", *("–" for _ in metrics)))
-    header = ("Method", "Seeds", *map(metric_name, metrics))
-    notes = ("Another dataset, model and training than the paper's: these numbers are not to be compared with it.",)
-    return Sheet(f"Ours, twin {comparison.twin}", header, tuple(lines), notes, names=1)
-
-
-def gain_sheet(comparison: Comparison, *, absolute: bool) -> Sheet:
-    """Gains over SFT, relative to SFT; with `absolute` also as differences."""
-    lines = []
-    for one in comparison.gains:
-        reported, ours = one.relative
-        shown = [between(ours, percent) if ours else "–"]
-        shown += [between(one.ours, signed) if one.ours else "–"] if absolute else []
-        metric = metric_name(one.metric)
-        if one.metric != one.reported_metric:
-            metric = f"{metric_name(one.reported_metric)} / {metric}"
-        lines.append((one.backbone, one.better.title, metric, percent(reported), *shown, one.verdict))
-    difference = ("Ours − our SFT",) if absolute else ()
-    header = ("Backbone", "Method", "Metric", "Reported gain", "Our gain", *difference, "Verdict")
-    no_share = any(one.ours and one.relative[1] is None for one in comparison.gains)
-    notes = (SIGN_NOTE, *([NO_SHARE] if no_share else []))
-    return Sheet("Gain over SFT", header, tuple(lines), notes, names=3)
-
-
-def order_sheet(comparison: Comparison) -> Sheet:
-    """Differences between methods."""
-    lines = []
-    for one in comparison.orderings:
-        reported = signed(one.reported) + ("" if one.clear else " ~")
-        shown = between(one.ours, signed) if one.ours else "–"
-        pair = f"{one.better.title} > {one.worse.title}"
-        lines.append((one.backbone, pair, metric_name(one.metric), reported, shown, chance(one.p), one.verdict))
-    header = ("Backbone", "Reported order", "Metric", "Reported difference", "Our difference", "p", "Verdict")
-    notes = (
-        "~: the reported difference is within 1.96 of its own standard errors (two numbers, samples independent), so "
-        "that the reported order itself is uncertain.",
-    )
-    return Sheet("Order of methods", header, tuple(lines), notes, names=3)
-
-
-NO_SHARE = "Our gain is – where our SFT scores 0: there is nothing that it could be a share of."
-
-SIGN_NOTE = (
-    "Verdicts on signs: shown where the paired difference over seeds and contexts has p ≤ .05 after Holm's correction "
-    "for all gains and orders of this table together; rows of fewer than three seeds have no p and show nothing. SFT, "
-    "where it is one checkpoint, is held fixed: a gain is over that checkpoint."
-)
-
-
-def replication_sheet(name: str) -> Sheet | None:
-    """Published independent runs for this table; None if there are none."""
-    path = REPORTED / "replications.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        found = [line for line in csv.DictReader(file) if line["table"] == name]
-    if not found:
-        return None
-    lines = tuple(
-        (
-            line["backbone"],
-            TITLES.get(line["method"], line["method"]),
-            line["source"],
-            *(number(float(line[m])) for m in METRICS),
-        )
-        for line in found
-    )
-    notes = tuple(dict.fromkeys(f"{line['source']}: {line['note']}" for line in found))
-    return Sheet("Independent runs", ("Backbone", "Method", "By", *map(metric_name, METRICS)), lines, notes, names=3)
-
-
-def sheets(comparison: Comparison, *, all_metrics: bool) -> list[Sheet]:
-    """All tables. Levels cover every cut-off with `all_metrics`, otherwise only the largest."""
-    shown: list[Sheet | None] = []
-    if comparison.twin is None:
-        top = [metric for metric in METRICS if metric.endswith("@20")]
-        shown.append(reported_sheet(comparison))
-        if comparison.any_runs:
-            shown.append(level_sheet(comparison, METRICS if all_metrics else top))
-        shown.append(replication_sheet(comparison.name))
-    elif comparison.any_runs:
-        shown.append(own_sheet(comparison, len(comparison.metrics) if all_metrics else 2))
-    if comparison.any_runs:
-        shown += [gain_sheet(comparison, absolute=all_metrics), order_sheet(comparison)]
-    missing = [
-        ("" if comparison.twin else entry.backbone, entry.title, entry.cell)
-        for entry in comparison.entries
-        if entry.ours is None
-    ]
-    shown.append(missing_sheet(missing, comparison.name, [comparison.twin or "sweep"]))
-    return [sheet for sheet in shown if sheet is not None and sheet.lines]
-
-
-def tally(comparison: Comparison) -> list[str]:
-    """Sentences with the number of each verdict."""
-    lines = []
-    for title, verdicts in (
-        ("numbers", [found.verdict for found in comparison.levels.values()]),
-        ("gains over SFT", [one.verdict for one in comparison.gains if one.ours]),
-        ("orders of methods", [one.verdict for one in comparison.orderings if one.ours]),
-    ):
-        if verdicts:
-            counts = Counter(verdicts)
-            lines.append(f"{title}: {', '.join(f'{count} {verdict}' for verdict, count in counts.most_common())}")
-    judged = [found.verdict for found in comparison.levels.values()]
-    if expected := by_chance(judged):
-        lines.append(expected)
-    return lines
-
-
-def by_chance(verdicts: Sequence[str]) -> str:
-    """Sentence on the expected number of false "differs". Each number is judged at 5 % without correction."""
-    judged = sum(verdict in (REPRODUCED, DIFFERS, UNDECIDED) for verdict in verdicts)
-    if not judged:
-        return ""
-    return (
-        f"by chance: each number is judged at 5 % by itself, so were all {judged} truly as reported, up to "
-        f"{0.05 * judged:.1f} would still be said to differ, on average; there are "
-        f"{sum(verdict == DIFFERS for verdict in verdicts)}. Metrics of one row go together, so several may be one "
-        "chance"
-    )
-
-
-CSV_HEADER = [
-    *("kind", "backbone", "method", "other", "metric", "reported", "ours", "ours_lo", "ours_hi"),
-    *("difference", "difference_lo", "difference_hi", "p", "seeds", "verdict"),
-]
-
-
-def to_csv(comparison: Comparison) -> str:
-    """The comparison as CSV. A `level` has our and the reported value, a `gain` or `order` differences to `other`."""
-    lines: list[list[str]] = []
-    for index, entry in enumerate(comparison.entries):
-        names = METRICS if comparison.twin is None else comparison.metrics
-        for metric in names:
-            found = comparison.levels.get((index, metric))
-            reported = entry.reported.get(metric) if comparison.twin is None else None
-            cell = None
-            if entry.ours and metric in comparison.metrics:
-                cell = share_of(entry.ours.estimate, comparison.metrics.index(metric))
-            verdict = found.verdict if found else ("" if entry.ours else NO_RUN)
-            lines.append(
-                [
-                    *("level", entry.backbone, entry.method, "", metric, _plain(reported), *_plain_cell(cell)),
-                    *(map(_plain, (found.difference, found.low, found.high)) if found else ("", "", "")),
-                    *("", str(entry.ours.seeds if entry.ours else 0), verdict),
-                ]
-            )
-    for kind, contrasts in (("gain", comparison.gains), ("order", comparison.orderings)):
-        for one in contrasts:
-            lines.append(
-                [
-                    *(kind, one.backbone, one.better.method, one.worse.method, one.metric, _plain(one.reported)),
-                    *("", "", ""),
-                    *_plain_cell(one.ours),
-                    _plain(one.p),
-                    *(str(one.better.ours.seeds if one.better.ours else 0), one.verdict),
-                ]
-            )
-    return csv_text(CSV_HEADER, lines)
-
-
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}"
-
-
-def _plain_cell(cell: Cell | None) -> list[str]:
-    return [_plain(value) for value in ((cell.mean, cell.low, cell.high) if cell else (None, None, None))]
-
-
-def make_page(name: str, twin: str | None, runs: Path | None, resamples: int) -> Page:
-    """Compare a table with our runs.
-
-    Raises:
-        BadInput: as `compare`.
-    """
-    comparison = compare(name, twin, runs, resamples=resamples)
-    return Page(
-        sheets(comparison, all_metrics=False),
-        sheets(comparison, all_metrics=True),
-        to_csv(comparison),
-        [*tally(comparison), *comparison.notes],
-        list(comparison.problems),
-    )

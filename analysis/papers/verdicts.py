@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.render.numbers import Interval
 from analysis.statistics import LEVEL, Estimate, critical_value
 
 MARGIN = 0.15
@@ -31,14 +32,11 @@ class Level:
     """Our number next to a reported one.
 
     Attributes:
-        difference: ours - reported.
-        low, high: its 95 % interval.
+        difference: ours - reported, with its 95 % interval.
         verdict: REPRODUCED, DIFFERS, UNDECIDED or FEW_SEEDS.
     """
 
-    difference: float
-    low: float
-    high: float
+    difference: Interval
     verdict: str
 
 
@@ -87,7 +85,8 @@ def level(estimate: Estimate, column: int, seeds: int, reported: float, error: f
     )
     difference = mean - reported
     low, high = difference - half, difference + half
-    return Level(difference, low, high, FEW_SEEDS if trained and seeds < 2 else judge(low, high, MARGIN * reported))
+    verdict = FEW_SEEDS if trained and seeds < 2 else judge(low, high, MARGIN * reported)
+    return Level(Interval(difference, low, high), verdict)
 
 
 def judge(low: float, high: float, margin: float) -> str:

@@ -1,36 +1,29 @@
 """A factorial sweep as a grid of its combinations and a table of effects, with the notes below both."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis import statistics
 from analysis.collection import Collection
 from analysis.figures.style import SAME
+from analysis.render.numbers import chance, many, metric_title, share, signed
+from analysis.render.sheet import NOTHING, Cells, Line, Sheet, Shown, estimate, sheet_of
+from analysis.render.sheet import to_rich as sheet_to_rich
+from analysis.render.spreadsheet import csv_interval, csv_p, csv_text
 from analysis.studies.factorial import CLEAR, Combination, Design, Effect, effects, find_design, grid, missing_cells
 from analysis.tables import (
-    NOTHING,
     ONE_SEED,
     ONE_SEED_NOTE,
     UNEQUAL,
-    Cell,
-    Shown,
     checkpoint_note,
-    csv_text,
     group_title,
-    in_markdown,
-    many,
-    markdown_page,
-    metric_title,
+    marked,
     sft_note,
-    share,
-    signed,
     test_note,
     unequal_note,
 )
@@ -197,121 +190,51 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
     return notes
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A table as text.
-
-    Attributes:
-        header: one header per column.
-        names: number of text columns on the left.
-        rows: cells, one per column.
-        sections: indices of the last row of each section.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    names: int
-    rows: tuple[tuple[Shown, ...], ...]
-    notes: tuple[str, ...]
-    sections: frozenset[int] = frozenset()
-
-
 def grid_sheet(ablation: Ablation) -> Sheet:
     """The grid, one row per combination."""
     title = metric_title(ablation.metric)
     to_sft = any(row.difference is not None for row in ablation.rows)
-    names = tuple(factor.name for factor in ablation.design.factors)
-    rows = [
+    rows: list[Cells] = [
         (
-            *(Shown(level) for level in row.levels),
-            _valued(row.score, share),
-            *([_valued(row.difference, signed)] if to_sft else []),
-            Shown(f"{len(row.seeds)}{marked(row.marks, ONE_SEED)}"),
-            Shown(f"{row.updates:,.0f}{marked(row.marks, UNEQUAL)}"),
+            *row.levels,
+            estimate(row.score, share),
+            *([estimate(row.difference, signed)] if to_sft else []),
+            marked(str(len(row.seeds)), row.marks, ONE_SEED),
+            marked(f"{row.updates:,.0f}", row.marks, UNEQUAL),
         )
         for row in ablation.rows
     ]
-    return Sheet(
-        title=f"Combinations: {ablation.title}",
-        header=(*names, title, *([f"Δ {title} to SFT"] if to_sft else []), "Seeds", "Updates"),
-        names=len(names),
-        rows=tuple(rows),
-        notes=ablation.grid_notes,
-    )
+    names = [factor.name for factor in ablation.design.factors]
+    header = (*names, title, *([f"Δ {title} to SFT"] if to_sft else []), "Seeds", "Updates")
+    return sheet_of(f"Combinations: {ablation.title}", header, rows, ablation.grid_notes, names=len(names))
 
 
 def effects_sheet(ablation: Ablation) -> Sheet:
     """The effects, one row per level that is not a reference."""
     names = {factor.key: factor.name for factor in ablation.design.factors}
-    rows, sections = [], set()
-    for i, effect in enumerate(ablation.effects):
-        first = i == 0 or ablation.effects[i - 1].factor != effect.factor
-        if first and i:
-            sections.add(i - 1)
-        rows.append(
-            (
-                Shown(names[effect.factor] if first else ""),
-                Shown(f"{effect.level} vs. {effect.reference}"),
-                _valued(effect.change, signed, effect.clear),
-                Shown(chance(effect.p_holm)),
-                Shown(f"{len(effect.singles)}{marked(effect.marks, ONE_SEED, UNEQUAL)}"),
-                Shown(f"{effect.above} of {len(effect.singles)}") if effect.singles else NOTHING,
-            )
+    lines: list[Line] = []
+    previous = ""
+    for effect in ablation.effects:
+        first = effect.factor != previous
+        pairs = len(effect.singles)
+        cells = (
+            estimate(effect.change, signed, bold=effect.clear),
+            Shown(chance(effect.p_holm)),
+            Shown(marked(str(pairs), effect.marks)),
+            Shown(f"{effect.above} of {pairs}") if pairs else NOTHING,
         )
-    delta = f"Δ {metric_title(ablation.metric)}"
-    return Sheet(
-        title=f"Main effects: {ablation.title}",
-        header=("Factor", "Level", delta, "p (Holm)", "Pairs", "Better"),
-        names=2,
-        rows=tuple(rows),
-        notes=ablation.effect_notes,
-        sections=frozenset(sections),
-    )
+        level = f"{effect.level} vs. {effect.reference}"
+        lines.append(Line((names[effect.factor] if first else "", level), cells, ruled=first and bool(lines)))
+        previous = effect.factor
+    header = ("Factor", "Level", f"Δ {metric_title(ablation.metric)}", "p (Holm)", "Pairs", "Better")
+    return Sheet(f"Main effects: {ablation.title}", header, tuple(lines), ablation.effect_notes)
 
 
-def _valued(cell: Cell | None, reads: Callable[[float], str], bold: bool = False) -> Shown:
-    if cell is None:
-        return NOTHING
-    return Shown(reads(cell.mean), f"[{reads(cell.low)}, {reads(cell.high)}]" if cell.has_interval else "", bold)
-
-
-def marked(marks: Sequence[str], *which: str) -> str:
-    """The marks of `which` that are present, such as " †", or ""."""
-    found = "".join(mark for mark in which if mark in marks)
-    return f" {found}" if found else ""
-
-
-def chance(p: float | None) -> str:
-    """p as .034, or <.001; – if there is none."""
-    if p is None:
-        return NOTHING.value
-    return "<.001" if p < 0.0005 else share(p)
-
-
-def to_markdown(sheet: Sheet) -> str:
-    """A GitHub table with notes below."""
-    lines = [list(sheet.header), *([in_markdown(cell) for cell in row] for row in sheet.rows)]
-    return markdown_page(sheet.title, lines, sheet.names, sheet.notes)
-
-
-def to_rich(ablation: Ablation) -> RenderableType:
-    """Both tables for a terminal. Shared notes are printed once."""
+def to_rich(ablation: Ablation, width: int) -> RenderableType:
+    """Both tables for a terminal of `width` characters. Shared notes are printed once."""
     first, second = grid_sheet(ablation), effects_sheet(ablation)
-    parts: list[RenderableType] = []
-    for sheet, said in ((first, ablation.effect_notes), (second, ())):
-        drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for i, header in enumerate(sheet.header):
-            drawn.add_column(header, justify="left" if i < sheet.names else "right")
-        for i, row in enumerate(sheet.rows):
-            drawn.add_row(*(_rich_cell(cell) for cell in row), end_section=i in sheet.sections)
-        notes = [Text(note, style="dim") for note in sheet.notes if note not in said]
-        parts += [Text(sheet.title, style="bold"), drawn, *notes, Text()]
-    return Group(*parts[:-1])
-
-
-def _rich_cell(cell: Shown) -> Text:
-    text = Text(cell.value, style="bold" if cell.bold else "")
-    return text.append(f" {cell.interval}", style="dim not bold") if cell.interval else text
+    first = replace(first, notes=tuple(note for note in first.notes if note not in second.notes))
+    return Group(sheet_to_rich(first, width), Text(), sheet_to_rich(second, width))
 
 
 def grid_csv(ablation: Ablation) -> str:
@@ -321,7 +244,8 @@ def grid_csv(ablation: Ablation) -> str:
     for name in (ablation.metric, f"{ablation.metric}_minus_sft"):
         header += [name, f"{name}_lo", f"{name}_hi"]
     lines = [
-        [*row.levels, str(len(row.seeds)), *_numbers(row.score), *_numbers(row.difference), f"{row.updates:.12g}"]
+        [*row.levels, str(len(row.seeds)), *csv_interval(row.score), *csv_interval(row.difference)]
+        + [f"{row.updates:.12g}"]
         + [str(int(mark in row.marks)) for mark in (ONE_SEED, UNEQUAL)]
         + [" ".join(row.runs)]
         for row in ablation.rows
@@ -334,19 +258,10 @@ def effects_csv(ablation: Ablation) -> str:
     metric = f"{ablation.metric}_difference"
     header = ["factor", "level", "reference", metric, f"{metric}_lo", f"{metric}_hi", "p", "p_holm", "pairs", "better"]
     lines = [
-        [effect.factor, effect.level, effect.reference, *_numbers(effect.change)]
-        + _chances(effect.p, effect.p_holm)
+        [effect.factor, effect.level, effect.reference, *csv_interval(effect.change)]
+        + [csv_p(effect.p), csv_p(effect.p_holm)]
         + [str(len(effect.singles)), str(effect.above), str(effect.seeds)]
         + [str(int(mark in effect.marks)) for mark in (ONE_SEED, UNEQUAL)]
         for effect in ablation.effects
     ]
     return csv_text([*header, "seeds", "one_seed", "unequal_budget"], lines)
-
-
-def _numbers(cell: Cell | None) -> list[str]:
-    values = () if cell is None else (cell.mean, cell.low, cell.high)
-    return ["" if math.isnan(value) else f"{value:.6f}" for value in values] or ["", "", ""]
-
-
-def _chances(*values: float | None) -> list[str]:
-    return ["" if p is None else f"{p:.6g}" for p in values]

@@ -17,7 +17,7 @@ ratios use the log scale, with each mean linearised (delta method). `benchmarks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -25,6 +25,7 @@ from scipy.optimize import isotonic_regression
 from analysis.collection import Collection
 from analysis.figures.series import own_curves, rl_rows, row_names
 from analysis.figures.style import SAME
+from analysis.render.numbers import Interval
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
 from analysis.tables import FEWEST_SEEDS, group_title
 from rlbench.base.errors import BadInput
@@ -34,20 +35,6 @@ Curve = tuple[Floats, Floats]
 FINAL = "final"
 
 UNITS = {"updates": "updates", "completions": "completions", "generated_tokens": "generated tokens", "seconds": "s"}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % interval over seeds; NaN without an interval.
-
-    Attributes:
-        p: two-sided p for no difference, Holm-corrected over rows; NaN if nothing is compared.
-    """
-
-    mean: float
-    low: float = np.nan
-    high: float = np.nan
-    p: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -325,9 +312,9 @@ def _passages(
     }
 
 
-def _p(found: Estimate, own: Floats, base: Floats) -> float:
-    """p of a comparison; NaN if a row has too few seeds for a verdict."""
-    return float(found.p[0]) if min(len(own), len(base)) >= FEWEST_SEEDS else np.nan
+def _p(found: Estimate, own: Floats, base: Floats) -> float | None:
+    """p of a comparison; None if a row has too few seeds for a verdict."""
+    return float(found.p[0]) if min(len(own), len(base)) >= FEWEST_SEEDS else None
 
 
 def _fell_back(curve: Curve, time: float, value: float) -> bool:
@@ -356,7 +343,7 @@ def _areas(
 
 def _holm(intervals: dict[str, Interval]) -> dict[str, Interval]:
     """The intervals with p Holm-corrected over the rows with a p."""
-    known = [label for label, one in intervals.items() if np.isfinite(one.p)]
-    corrected = holm(np.array([intervals[label].p for label in known]))
+    known = [label for label, one in intervals.items() if one.p is not None]
+    corrected = holm(np.array([intervals[label].p for label in known], float))
     p = dict(zip(known, corrected.tolist(), strict=True))
-    return {label: Interval(one.mean, one.low, one.high, p.get(label, np.nan)) for label, one in intervals.items()}
+    return {label: replace(one, p=p.get(label)) for label, one in intervals.items()}

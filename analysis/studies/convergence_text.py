@@ -1,12 +1,15 @@
-"""The numbers of `analysis.studies.convergence` as sentences, table, CSV and LaTeX."""
+"""The numbers of `analysis.studies.convergence` as sentences, table and CSV."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from analysis.figures.style import axis_unit
-from analysis.studies.convergence import FINAL, UNITS, Convergence, Interval, Passage, Threshold, at_least
-from analysis.tables import FEWEST_SEEDS, NOTHING, csv_text, markdown_page, metric_title, share, signed
+from analysis.render.numbers import Interval, chance, metric_title, share, signed
+from analysis.render.sheet import NOTHING, Cells, Sheet, Shown, estimate, sheet_of
+from analysis.render.spreadsheet import csv_text
+from analysis.studies.convergence import FINAL, UNITS, Convergence, Passage, Threshold, at_least
+from analysis.tables import FEWEST_SEEDS
 
 
 def sentences(found: Convergence) -> list[str]:
@@ -44,7 +47,7 @@ def _arrives(found: Convergence, one: Passage, goal: str) -> str:
         return f"does not reach {goal} within {all_of_it} in any seed ({seeds})."
     if not one.times.any():
         return f"is at {goal} from the start in {seeds}."
-    after = f"{_amount(one.mean.mean / divisor)}{_bounds(one.mean, divisor)} of {all_of_it}"
+    after = f"{estimate(one.mean, _amounts(divisor)).text} of {all_of_it}"
     if one.reached == len(one.times):
         return f"reaches {goal} after {after} in {seeds}."
     return f"reaches {goal} in {seeds}, after {after} on average with the others counted as all of it."
@@ -67,44 +70,43 @@ def _amount(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _bounds(one: Interval, divisor: float = 1.0) -> str:
-    return "" if np.isnan(one.low) else f" [{_amount(one.low / divisor)}, {_amount(one.high / divisor)}]"
+def _amounts(divisor: float) -> Callable[[float], str]:
+    return lambda value: _amount(value / divisor)
 
 
-def lines(found: Convergence) -> list[list[str]]:
-    """The table as text, header first."""
+def convergence_sheet(found: Convergence) -> Sheet:
+    """One row per method, with its area and its time to each threshold."""
     divisor, _ = axis_unit(found.against, found.horizon)
     unit = _unit(found.against, divisor)
     header = ["method", "seeds", f"area ({metric_title(found.metric)})", "Δ area", "p (Holm)"]
     for threshold in found.thresholds:
         header += [f"{unit} to {share(threshold.value)}", "reached", "ratio", "p (Holm)"]
-    text = [header]
+    rows: list[Cells] = []
     for label, name in found.names.items():
         one = found.areas[label]
-        line = [name, str(len(found.seeds[label])), f"{share(one.mean.mean)}{_share_bounds(one.mean)}"]
-        line += _compared(one.difference, signed)
+        row: list[str | Shown] = [
+            name,
+            str(len(found.seeds[label])),
+            estimate(one.mean, share),
+            *_compared(one.difference, signed),
+        ]
         for threshold in found.thresholds:
             if not _is_above_start(found, threshold):
-                line += [NOTHING.value] * 4
+                row += [NOTHING] * 4
                 continue
-            row = threshold.rows[label]
-            amount = f"{_amount(row.mean.mean / divisor)}{_bounds(row.mean, divisor)}"
-            line += [amount if row.reached else f"> {_amount(found.horizon / divisor)}"]
-            line += [f"{row.reached}/{len(row.times)}", *_compared(row.ratio, lambda value: f"{value:.2f}")]
-        text.append(line)
-    return text
+            passage = threshold.rows[label]
+            late = Shown(f"> {_amount(found.horizon / divisor)}")
+            row += [estimate(passage.mean, _amounts(divisor)) if passage.reached else late]
+            row += [f"{passage.reached}/{len(passage.times)}", *_compared(passage.ratio, "{:.2f}".format)]
+        rows.append(row)
+    return sheet_of(f"Convergence: {found.title}", header, rows, [*sentences(found), *notes(found)], names=1)
 
 
-def _share_bounds(one: Interval) -> str:
-    return "" if np.isnan(one.low) else f" [{share(one.low)}, {share(one.high)}]"
-
-
-def _compared(one: Interval | None, show: Callable[[float], str]) -> list[str]:
+def _compared(one: Interval | None, show: Callable[[float], str]) -> list[Shown]:
     """Difference or ratio with its interval, and p."""
     if one is None or np.isnan(one.mean):
-        return ["", ""]
-    bounds = "" if np.isnan(one.low) else f" [{show(one.low)}, {show(one.high)}]"
-    return [f"{show(one.mean)}{bounds}", "" if np.isnan(one.p) else share(one.p) if one.p >= 0.001 else "< .001"]
+        return [Shown("")] * 2
+    return [estimate(one, show), Shown("" if one.p is None else chance(one.p))]
 
 
 def _shown(found: Convergence) -> list[tuple[Interval, Interval | None]]:
@@ -131,11 +133,12 @@ def notes(found: Convergence) -> list[str]:
     if len(found.names) == 1:
         said.append("There is one row, so nothing is compared.")
     shown = [one for pair in _shown(found) for one in pair if one is not None]
-    if any(not np.isnan(one.low) for one in shown):
-        compared = "; p two-sided, corrected over the rows by Holm" if any(np.isfinite(one.p) for one in shown) else ""
+    if any(one.has_interval for one in shown):
+        tested = any(one.p is not None for one in shown)
+        compared = "; p two-sided, corrected over the rows by Holm" if tested else ""
         said.append(f"[95 % intervals] over seeds, given the threshold{compared}.")
     if any(len(seeds) > 1 for seeds in found.seeds.values()) and any(
-        np.isnan(one.low) and not np.isnan(one.mean) for one in shown
+        not one.has_interval and not np.isnan(one.mean) for one in shown
     ):
         said.append("A number on which all seeds agree has neither interval nor p.")
     if any(len(seeds) == 1 for seeds in found.seeds.values()):
@@ -152,11 +155,6 @@ def notes(found: Convergence) -> list[str]:
         names = ", ".join(found.names[label] for label in found.stopped)
         said.append(f"Runs of {names} stopped before the end; their last value stands from there on.")
     return said
-
-
-def to_markdown(found: Convergence) -> str:
-    """Table, sentences and notes."""
-    return markdown_page(f"Convergence: {found.title}", lines(found), 1, [*sentences(found), *notes(found)])
 
 
 def to_csv(found: Convergence) -> str:
@@ -181,7 +179,7 @@ def _bounded(name: str, one: Interval | None, *, with_p: bool = False) -> dict[s
     """The columns of one interval; all NaN for None."""
     one = one or Interval(np.nan)
     columns = {name: one.mean, f"{name}_lo": one.low, f"{name}_hi": one.high}
-    return columns | ({f"{name}_p": one.p} if with_p else {})
+    return columns | ({f"{name}_p": np.nan if one.p is None else one.p} if with_p else {})
 
 
 CSV_COLUMNS = (
@@ -190,22 +188,3 @@ CSV_COLUMNS = (
     *("area", "area_lo", "area_hi", "difference", "difference_lo", "difference_hi", "difference_p"),
     *("which_seeds", "times"),
 )
-
-
-def to_latex(found: Convergence) -> str:
-    """A booktabs table for use with \\input."""
-    header, *rows = [[_in_latex(cell) for cell in line] for line in lines(found)]
-    body = "\n".join(" & ".join(line) + r" \\" for line in rows)
-    columns = "l" + "r" * (len(header) - 1)
-    caption = " ".join(_in_latex(note) for note in notes(found))
-    return (
-        "\\begin{table}\n\\centering\n\\small\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(header)} \\\\\n\\midrule\n{body}\n"
-        f"\\bottomrule\n\\end{{tabular}}\n\\caption{{{caption}}}\n\\end{{table}}\n"
-    )
-
-
-def _in_latex(text: str) -> str:
-    signs = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "·": r"$\cdot$", "Δ": r"$\Delta$", "−": "$-$", "<": "$<$"}
-    signs |= {">": "$>$", "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "^": r"\^{}"}
-    return "".join(signs.get(letter, letter) for letter in text)

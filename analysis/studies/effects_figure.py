@@ -10,9 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH
-from analysis.studies.ablation import NO_P, Ablation, chance, marked
+from analysis.render.numbers import bounds, chance, metric_title, share, signed
+from analysis.studies.ablation import NO_P, Ablation
 from analysis.studies.factorial import CLEAR, Effect
-from analysis.tables import ONE_SEED, UNEQUAL, metric_title, share, signed
+from analysis.tables import ONE_SEED, UNEQUAL, marked
 
 REACH = 2.5
 """The axis ends at this multiple of the largest pair difference. A longer interval ends in an arrow."""
@@ -91,9 +92,9 @@ def _draw_effect(ax: Axes, effect: Effect, y: float, colour: str, marker: str) -
             ax.plot(edge, y, arrow, color=colour, markersize=4, clip_on=False)
     weight = "bold" if effect.clear else "normal"
     numbers = (
-        f"{signed(cell.mean)} [{signed(low)}, {signed(high)}]" if cell.has_interval else signed(cell.mean),
+        f"{signed(cell.mean)} {bounds(cell, signed)}".strip(),
         chance(effect.p_holm),
-        f"{len(effect.singles)}{marked(effect.marks, UNEQUAL)}",
+        marked(str(len(effect.singles)), effect.marks, UNEQUAL),
     )
     _beside(ax, y, numbers, weight=weight)
 

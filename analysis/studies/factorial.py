@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from analysis import statistics
 from analysis.collection import Collection
 from analysis.figures.style import SAME
+from analysis.render.numbers import Interval
 from analysis.statistics import Estimate, Floats, Scores, holm, pooled_interval
 from analysis.tables import (
     BUDGET,
     FEWEST_SEEDS,
     ONE_SEED,
     UNEQUAL,
-    Cell,
     cell_of,
     row_scores,
     share_of,
@@ -128,8 +128,8 @@ class Combination:
     levels: tuple[str, ...]
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
-    score: Cell
-    difference: Cell | None
+    score: Interval
+    difference: Interval | None
     updates: float
     marks: tuple[str, ...]
 
@@ -153,7 +153,7 @@ class Effect:
     reference: str
     singles: tuple[float, ...] = ()
     seeds: int = 0
-    change: Cell | None = None
+    change: Interval | None = None
     p: float | None = None
     p_holm: float | None = None
     marks: tuple[str, ...] = ()
@@ -387,7 +387,7 @@ def grid(group: Collection, design: Design, metric: str, *, resamples: int = sta
     return sorted(rows, key=lambda row: -row.score.mean)
 
 
-def _score(scores: Scores, estimate: Estimate) -> Cell:
+def _score(scores: Scores, estimate: Estimate) -> Interval:
     """A mean with its interval, clipped to 0..1 if all scores lie in 0..1."""
     shares = scores.values.min() >= 0 and scores.values.max() <= 1
     return share_of(estimate, 0) if shares else cell_of(estimate, 0)
@@ -426,7 +426,7 @@ def _measure(
         effect,
         singles=tuple(differences.mean(axis=1).tolist()),
         seeds=seeds,
-        change=cell_of(estimate, 0) if len(pairs) > 1 else Cell(float(estimate.mean[0])),
+        change=cell_of(estimate, 0) if len(pairs) > 1 else Interval(float(estimate.mean[0])),
         p=float(estimate.p[0]) if seeds >= FEWEST_SEEDS else None,
         marks=(ONE_SEED,) if seeds == 1 else (),
     )

@@ -5,15 +5,15 @@ A YAML spec (`spec`) defines what is shown. `select` and `prepare` find the runs
 give the same bytes. Reference: docs/tables.md.
 """
 
-from analysis.render.numbers import at_least, chance, count, many, metric_title, share, signed
-from analysis.tables.build import ACCURACY, Profile, build, build_table, profile_scores
-from analysis.tables.compare import FEWEST_SEEDS, detectable_text, pairing_note
+from analysis.tables.build import build, build_table
+from analysis.tables.compare import FEWEST_SEEDS, detectable_text
 from analysis.tables.marks import (
     ONE_SEED_NOTE,
     checkpoint_note,
     group_folder,
     group_title,
-    intervals_text,
+    marked,
+    pairing_note,
     sft_note,
     test_note,
     unequal_budgets,
@@ -27,7 +27,6 @@ from analysis.tables.model import (
     SPENT,
     STOPPED,
     UNEQUAL,
-    Cell,
     Column,
     Lead,
     Made,
@@ -36,74 +35,43 @@ from analysis.tables.model import (
     Table,
     Versus,
 )
+from analysis.tables.profiles import Profile, profile_scores
 from analysis.tables.scores import cell_of, row_scores, share_of
 from analysis.tables.select import Folder
 from analysis.tables.spec import TableSpec, parse_spec, read_spec
-from analysis.tables.write import (
-    NOTHING,
-    Shown,
-    cell_runs,
-    comparisons_csv,
-    comparisons_sheet,
-    csv_text,
-    in_markdown,
-    markdown_page,
-    runs_json,
-    sheet_to_latex,
-    sheet_to_markdown,
-    sheet_to_rich,
-    table_sheet,
-    to_csv,
-    to_latex,
-    to_markdown,
-    to_rich,
-)
-from rlbench.base.durations import duration
+from analysis.tables.write import cell_runs, comparisons_csv, comparisons_sheet, runs_json, table_sheet, to_csv
 
 __all__ = [
-    "ACCURACY",
     "BUDGET",
-    "Cell",
     "Column",
     "FEWEST_SEEDS",
+    "Folder",
     "Lead",
-    "Over",
     "MARKS",
     "MISSING",
     "Made",
-    "NOTHING",
     "ONE_SEED",
     "ONE_SEED_NOTE",
+    "Over",
     "Profile",
     "Row",
     "SPENT",
     "STOPPED",
-    "Shown",
-    "Folder",
     "Table",
     "TableSpec",
     "UNEQUAL",
     "Versus",
-    "at_least",
     "build",
     "build_table",
     "cell_of",
     "cell_runs",
-    "chance",
     "checkpoint_note",
     "comparisons_csv",
-    "csv_text",
     "comparisons_sheet",
-    "count",
     "detectable_text",
-    "duration",
     "group_folder",
     "group_title",
-    "in_markdown",
-    "intervals_text",
-    "many",
-    "markdown_page",
-    "metric_title",
+    "marked",
     "pairing_note",
     "parse_spec",
     "profile_scores",
@@ -111,18 +79,10 @@ __all__ = [
     "row_scores",
     "runs_json",
     "sft_note",
-    "share",
     "share_of",
-    "sheet_to_latex",
-    "sheet_to_markdown",
-    "sheet_to_rich",
-    "signed",
     "table_sheet",
     "test_note",
     "to_csv",
-    "to_latex",
-    "to_markdown",
-    "to_rich",
     "unequal_budgets",
     "unequal_note",
 ]

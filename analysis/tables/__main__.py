@@ -22,6 +22,7 @@ from analysis.command import (
     show_written,
     terminal,
 )
+from analysis.render.sheet import to_latex, to_markdown, to_rich
 from analysis.tables.profiles_figure import FORMATS, draw_profiles, save_profiles
 from analysis.tables.spec import SPECS
 from rlbench.base.errors import BadInput, nearest
@@ -148,11 +149,13 @@ def runs_of(table: tables.Table, name: str, column: str) -> list[dict[str, objec
 
 
 def show(table: tables.Table, console: Console) -> None:
-    """Print both tables."""
-    console.print(tables.sheet_to_rich(tables.table_sheet(table), console.width))
+    """Print both tables. Shared notes are printed once."""
+    console.print(to_rich(tables.table_sheet(table), console.width))
     console.print()
     if table.comparisons:
-        console.print(tables.sheet_to_rich(tables.comparisons_sheet(table), console.width))
+        against = tables.comparisons_sheet(table)
+        against = replace(against, notes=tuple(note for note in against.notes if note not in table.notes))
+        console.print(to_rich(against, console.width))
         console.print()
 
 
@@ -161,15 +164,15 @@ def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[P
     new_folder(out, "--out")
     sheet = tables.table_sheet(table)
     texts = {
-        "table.md": tables.sheet_to_markdown(sheet),
+        "table.md": to_markdown(sheet),
         "table.csv": tables.to_csv(table),
-        "table.tex": tables.sheet_to_latex(sheet),
+        "table.tex": to_latex(sheet),
         "table.runs.json": tables.runs_json(table, problems),
     }
     names = [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex")]
     if table.comparisons:
         against = tables.comparisons_sheet(table)
-        made = (tables.sheet_to_markdown(against), tables.comparisons_csv(table), tables.sheet_to_latex(against))
+        made = (to_markdown(against), tables.comparisons_csv(table), to_latex(against))
         texts |= dict(zip(names, made, strict=True))
     else:  # files of an earlier table would look like this table's
         for name in names:

@@ -4,7 +4,7 @@ Each metric is estimated separately, so a number is the same in every table that
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +12,26 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.collection import Collection, Problem
-from analysis.render.numbers import metric_title
-from analysis.statistics import Scores
+from analysis.render.numbers import Interval, metric_title
 from analysis.tables import marks, select
 from analysis.tables.compare import (
     Family,
     Found,
     Side,
-    comparison_notes,
     correct,
-    family_note,
     find,
     find_lead,
     improvement,
     lead_of,
     overall_iqm,
-    pairing_note,
     untested,
     versus_of,
 )
-from analysis.tables.model import MARKS, ONE_SEED, SPENT, UNEQUAL, Cell, Column, Lead, Made, Row, Table, Value, Versus
+from analysis.tables.model import MARKS, ONE_SEED, SPENT, UNEQUAL, Column, Lead, Made, Row, Table, Value, Versus
 from analysis.tables.prepare import Asked, Prepared
 from analysis.tables.scores import share_of, split_sizes
 from analysis.tables.select import Folder, Part, as_text
-from analysis.tables.spec import ColumnSpec, TableSpec, Where, read_spec
+from analysis.tables.spec import TableSpec, Where, read_spec
 
 ACCURACY = ("recall", "ndcg", "hit_rate", "mrr", "map", "pass", "union_recall", "published_")
 """Prefixes of metrics where higher is better. Only these have a best row by default."""
@@ -99,12 +95,12 @@ class _Builder(Prepared):
             baseline=baseline,
             comparisons=tuple(comparisons),
             comparison_notes=tuple(
-                comparison_notes(
+                marks.comparison_notes(
                     comparisons,
                     baseline,
                     self.spec.split,
                     self.resamples,
-                    self.family,
+                    self._family_note(),
                     checkpoint=self._is_one_checkpoint(self.spec.baseline or {}),
                 )
                 if comparisons
@@ -140,11 +136,11 @@ class _Builder(Prepared):
             model=str(first["model"]),
             made=self._made(part),
             cells=cells,
-            metrics={metric: cell for metric, cell in means.items() if isinstance(cell, Cell)},
+            metrics={metric: cell for metric, cell in means.items() if isinstance(cell, Interval)},
             difference=headline.difference if headline is not None else None,
             spent={key: float(part.runs[key].mean()) for key in SPENT},
             missing=self._missing(part),
-            stopped=tuple(seed for seed, _ in self._stops(part)),
+            stops=self._stops(part),
             marks=self._marks(part),
             bold=self.bold.get(part.id, frozenset()),
             against={
@@ -175,7 +171,7 @@ class _Builder(Prepared):
                     difference=None,
                     spent={key: float(np.mean([row.spent[key] for row in made])) for key in SPENT},
                     missing=(),
-                    stopped=(),
+                    stops=(),
                     marks=tuple(mark for mark in MARKS if any(mark in row.marks for row in made)),
                     bold=frozenset(),
                     against={
@@ -222,7 +218,7 @@ class _Builder(Prepared):
             return None
         scores = side.metric(column.of)
         if self.spec.split == "validation" and len(scores.seeds) == 1:
-            return Cell(float(scores.values.mean()))
+            return Interval(float(scores.values.mean()))
         if column.kind == "iqm":
             return share_of(statistics.iqm_interval([scores], resamples=self.resamples), 0)
         return share_of(statistics.mean_interval(scores, resamples=self.resamples), 0)
@@ -360,7 +356,7 @@ class _Builder(Prepared):
             lacking = [group for group in self.groups if group not in found]
             under = f" under {'; '.join(lacking)}" if found and lacking else ""
             if found:
-                notes.append(f"Δ to {name}: paired difference on the same contexts. {pairing_note()}")
+                notes.append(f"Δ to {name}: paired difference on the same contexts. {marks.pairing_note()}")
             if lacking:
                 notes.append(f"There is no finished run of {name}{under}, so no difference to it can be given.")
         if any(column.p for column in columns):
@@ -377,7 +373,7 @@ class _Builder(Prepared):
         tested = {repr(each.to): each.to for each in self.shown if each.to is not None and each.column.p}
         if self.compared:
             tested[repr(self.spec.baseline or {})] = self.spec.baseline or {}
-        return family_note(self.family, " and ".join(dict.fromkeys(map(self._baseline_name, tested.values()))))
+        return marks.family_note(self.family, " and ".join(dict.fromkeys(map(self._baseline_name, tested.values()))))
 
     def _has_best(self, shown: Asked) -> bool:
         """Whether a column may have a bold row.
@@ -399,49 +395,9 @@ class _Builder(Prepared):
                 notes.append(marks.unequal_note(self.rl[group], group))
         if lacking := [(_full_name(row), row.missing) for row in rows if row.missing]:
             notes.append(marks.missing_note(lacking))
-        stops = [(_full_name(rows[part.id]), found) for part in self.parts if (found := self._stops(part))]
+        stops = [(_full_name(row), row.stops) for row in rows if row.stops]
         return notes + ([marks.stopped_note(stops)] if stops else [])
 
 
 def _full_name(row: Row) -> str:
     return f"{row.name} ({row.group})" if row.group else row.name
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A trained row's scores on one metric.
-
-    Attributes:
-        name, label, group, stage, algorithm, reward: as in `Row`.
-        scores: on one metric.
-    """
-
-    name: str
-    label: str
-    group: str
-    stage: str
-    algorithm: str
-    reward: str
-    scores: Scores
-
-
-def profile_scores(folders: Sequence[Folder], spec: TableSpec) -> dict[str, list[Profile]]:
-    """Each metric of the spec's profiles to the trained rows with that metric, ordered by group."""
-    columns = tuple(ColumnSpec("metric", metric) for metric in spec.profiles)
-    prepared = Prepared(folders, replace(spec, columns=columns, comparisons=(), split="test"))
-    return {
-        metric: [
-            Profile(
-                part.name,
-                part.label,
-                part.group,
-                part.stage,
-                str(part.first["algorithm"]),
-                str(part.first["reward"]),
-                side.metric(metric),
-            )
-            for part in prepared.parts
-            if part.trained and metric in (side := prepared.sides[part.id]).metrics
-        ]
-        for metric in prepared.metrics(spec.profiles, "profiles")
-    }

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis import statistics
-from analysis.render.numbers import at_least, many, share
+from analysis.render.numbers import Interval, at_least, many
 from analysis.statistics import Components, Estimate, Permutation, Scores
-from analysis.tables.model import MARKS, ONE_SEED, UNEQUAL, Cell, Lead, Over, Versus
+from analysis.tables.model import MARKS, ONE_SEED, UNEQUAL, Lead, Over, Versus
 from analysis.tables.scores import cell_of, one_metric, share_of
 
 LEVEL = 0.05
@@ -114,7 +114,7 @@ class Found:
     reason: str
 
     @property
-    def difference(self) -> Cell:
+    def difference(self) -> Interval:
         """The difference with its uncorrected p."""
         return replace(cell_of(self.estimate, 0), p=float(self.estimate.p[0]))
 
@@ -230,8 +230,20 @@ def versus_of(found: Found, corrected: tuple[float, float] | None, family: Famil
 
 def lead_of(found: FoundLead, corrected: tuple[float, float] | None, family: Family) -> Lead:
     """The leading row of a column, as the table shows it."""
-    rivals = found.rivals
-    leader = found.leader
+    rivals, leader = found.rivals, found.leader
+    p_holm = corrected[0] if corrected is not None else None
+    holds = p_holm is not None and p_holm < LEVEL and all(one.difference.mean > 0 for one in rivals)
+    over = [
+        Over(
+            row=one.base.name,
+            label=one.base.label,
+            difference=one.difference,
+            wins=None if one.reason else _superiority(one),
+            reason=one.reason,
+            holds=holds and not one.reason,
+        )
+        for one in found.over
+    ]
     return Lead(
         group=leader.group,
         column=found.column,
@@ -239,19 +251,10 @@ def lead_of(found: FoundLead, corrected: tuple[float, float] | None, family: Fam
         row=leader.name,
         label=leader.label,
         seeds=leader.seeds,
-        over=tuple(
-            Over(
-                row=one.base.name,
-                label=one.base.label,
-                difference=one.difference,
-                wins=None if one.reason else _superiority(one),
-                reason=one.reason,
-            )
-            for one in found.over
-        ),
+        over=tuple(over),
         p=max((float(one.estimate.p[0]) for one in rivals), default=None),
-        p_holm=None if corrected is None else corrected[0],
-        holds=corrected is not None and corrected[0] < LEVEL and all(one.difference.mean > 0 for one in rivals),
+        p_holm=p_holm,
+        holds=holds,
         tests=family.size,
         detectable=detectable(rivals, family),
     )
@@ -269,7 +272,7 @@ def smallest_p(found: Found) -> float | None:
     return statistics.smallest_p(max(counts)) if found.permuted == "seeds" else statistics.smallest_p(*counts)
 
 
-def improvement(a: Sequence[Scores], b: Sequence[Scores]) -> Cell | None:
+def improvement(a: Sequence[Scores], b: Sequence[Scores]) -> Interval | None:
     """Probability that a run of a scores higher than one of b, in a random cell.
 
     None if every row has one seed: two single runs say nothing about the probability.
@@ -280,17 +283,17 @@ def improvement(a: Sequence[Scores], b: Sequence[Scores]) -> Cell | None:
     if max(len(scores.seeds) for scores in (*a, *b)) == 1:
         return None
     found = statistics.probability_of_improvement(statistics.run_scores(a), statistics.run_scores(b), resamples=1)
-    return Cell(float(found.value[0]), float(found.low[0]), float(found.high[0]))
+    return Interval(float(found.value[0]), float(found.low[0]), float(found.high[0]))
 
 
-def overall_iqm(cells: Sequence[Scores], *, resamples: int) -> Cell:
+def overall_iqm(cells: Sequence[Scores], *, resamples: int) -> Interval:
     """Interquartile mean over the runs of several cells, for one metric. No interval if there are too few runs."""
     if sum(len(scores.seeds) for scores in cells) < statistics.FEWEST_RUNS:
-        return Cell(float(statistics.iqm(np.concatenate(statistics.run_scores(cells)))[0]))
+        return Interval(float(statistics.iqm(np.concatenate(statistics.run_scores(cells)))[0]))
     return share_of(statistics.iqm_interval(cells, resamples=resamples), 0)
 
 
-def detectable(found: Sequence[Found], family: Family) -> Cell | None:
+def detectable(found: Sequence[Found], family: Family) -> Interval | None:
     """True difference detected with power 0.8 at the first step of the correction, with its range.
 
     Uses variance components averaged over the comparisons with paired seeds; None if no seeds pair.
@@ -304,12 +307,17 @@ def detectable(found: Sequence[Found], family: Family) -> Cell | None:
     )
     seeds = max(len(paired[0].a.seeds), len(paired[0].b.seeds))
     ends = statistics.detectable_range(pooled, seeds, int(paired[0].a.contexts.max()) + 1, level=family.level)
-    return Cell(*(float(end[0]) for end in ends))
+    return Interval(*(float(end[0]) for end in ends))
 
 
-def detectable_text(cell: Cell) -> str:
+def detectable_text(one: Interval) -> str:
     """A detectable difference with its range: .021 (.015 to .039)."""
-    return f"{at_least(cell.mean)} ({at_least(cell.low)} to {at_least(cell.high)})"
+    return " ".join(detectable_parts(one))
+
+
+def detectable_parts(one: Interval) -> tuple[str, str]:
+    """A detectable difference and, in parentheses, its range."""
+    return at_least(one.mean), f"({at_least(one.low)} to {at_least(one.high)})"
 
 
 def reading(versus: Versus, base: Side, family: Family) -> str:
@@ -327,79 +335,3 @@ def reading(versus: Versus, base: Side, family: Family) -> str:
     if versus.smallest_p is not None and versus.smallest_p * family.size >= LEVEL:
         return f"{found} by the interval; too few seeds to permute"
     return f"{found} by the interval, not by permutation"
-
-
-def family_note(family: Family, baseline: str) -> str:
-    """Note on the tests of a table and their correction."""
-    parts = []
-    if family.against:
-        parts.append(f"{many(family.against, 'difference')} to {baseline}")
-    if family.leads:
-        parts.append(f"{many(family.leads, 'column')} with a best row")
-    if not parts:
-        return (
-            "Nothing is tested: a verdict takes three seeds in each row (or a fixed checkpoint on one side) and equal "
-            "budgets."
-        )
-    tests = many(family.size, "test")
-    return (
-        f"Tested: {' and '.join(parts)}. p of these {tests} is corrected by Holm over all of them; a difference holds "
-        f"where it is below {share(LEVEL, 2)}. All other numbers are shown, not tested. A verdict takes three seeds in "
-        "each row (or a fixed checkpoint on one side) and equal budgets."
-    )
-
-
-def comparison_notes(
-    found: Sequence[Versus], baseline: str, split: str, resamples: int, family: Family, *, checkpoint: bool
-) -> list[str]:
-    """Notes below the comparisons.
-
-    Args:
-        checkpoint: whether the baseline is one trained checkpoint.
-    """
-    notes = [
-        f"Δ: the row minus {baseline}, paired on the same contexts of the {split} split. {pairing_note()} Brackets: "
-        f"95 % interval, not corrected ({resamples:,} resamples).",
-        f"p: of no difference, two-sided, by that interval. Permutation: {_rearranged(found)}. Both are corrected by "
-        f"Holm over the {many(family.size, 'test')} of this table.",
-        "Better: probability that a run of the row scores higher than one of the baseline, on these samples, with its "
-        "95 % interval.",
-        "Detectable: true difference that is found in 8 of 10 repetitions at the first step of that correction, with "
-        "the seeds and contexts at hand. In parentheses: its 80 % range, since the variance between seeds is an "
-        "estimate.",
-        f"Holds: p below {share(LEVEL, 2)} after the correction.",
-    ]
-    if checkpoint:
-        notes.append(checkpoint_baseline_note(baseline))
-    for kind in sorted({versus.permuted for versus in found}):
-        beyond = {v.smallest_p for v in found if v.permuted == kind and (v.smallest_p or 0.0) >= LEVEL}
-        if ends := " or ".join(share(smallest) for smallest in sorted(filter(None, beyond))):
-            notes.append(f"With so few seeds the test of {_words(kind)} cannot reach a p below {ends}.")
-    return notes
-
-
-def pairing_note() -> str:
-    """Note on which runs of two rows a comparison uses."""
-    return (
-        "Rows with the same seeds pair by seed. Rows with different seeds are compared on their common seeds where "
-        f"these are at least {statistics.LEAST_COMMON} and at least {statistics.COMMON_SHARE:.0%} of either row’s; "
-        "otherwise on all runs, unpaired."
-    ).replace("75%", "75 %")
-
-
-def checkpoint_baseline_note(baseline: str) -> str:
-    """Note on the meaning of a difference to one trained checkpoint."""
-    return (
-        f"{baseline} is one training and is held fixed. So a difference to it is about this checkpoint, which RL rows "
-        f"start from, and not about {baseline} as a method: another training of it would score differently, by an "
-        "amount that one training does not show."
-    )
-
-
-def _words(permuted: str) -> str:
-    return {"labels": "labels of runs", "seeds": "signs of seeds", "contexts": "signs of contexts"}[permuted]
-
-
-def _rearranged(found: Sequence[Versus]) -> str:
-    kinds = sorted({versus.permuted for versus in found})
-    return "p of the test of " + " or ".join(_words(kind) for kind in kinds)

@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import statistics
 from analysis.collection import Collection
-from analysis.render.numbers import many
-from analysis.tables.compare import checkpoint_baseline_note, pairing_note
-from analysis.tables.model import BUDGET, MISSING, ONE_SEED, STOPPED, UNEQUAL
+from analysis.render.numbers import many, share
+from analysis.tables.compare import LEVEL, Family
+from analysis.tables.model import BUDGET, MARKS, MISSING, ONE_SEED, STOPPED, UNEQUAL, Versus
 from analysis.tables.scores import split_sizes
 
 NAMED = 8
 """Maximum number of runs that a note names; further runs are only counted."""
 
 ONE_SEED_NOTE = f"{ONE_SEED} One seed: the interval is over contexts only and leaves out how much trainings differ."
+
+
+def marked(text: str, marks: Sequence[str], which: Sequence[str] = MARKS) -> str:
+    """A text followed by those of its marks that are in `which`."""
+    return f"{text} {''.join(mark for mark in marks if mark in which)}".strip()
 
 
 def budgets(runs: pd.DataFrame) -> dict[tuple[int, ...], list[str]]:
@@ -102,19 +108,27 @@ def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
 
 def missing_note(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     """Note on rows with missing seeds."""
+    return f"{MISSING} Missing seeds: {missing_seeds(rows)}."
+
+
+def missing_seeds(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    """Missing seeds with the names of the rows that lack them."""
     lacking: dict[tuple[int, ...], list[str]] = {}
     for name, seeds in rows:
         lacking.setdefault(seeds, []).append(name)
-    told = "; ".join(f"{', '.join(map(str, seeds))} of {', '.join(names)}" for seeds, names in lacking.items())
-    return f"{MISSING} Missing seeds: {told}."
+    return "; ".join(f"{', '.join(map(str, seeds))} of {', '.join(names)}" for seeds, names in lacking.items())
 
 
 def stopped_note(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:
     """Note on runs that stopped early; each row comes with its (seed, update) pairs."""
-    told = "; ".join(
+    return f"{STOPPED} Stopped early, and used at that update: {stopped_runs(rows)}."
+
+
+def stopped_runs(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:
+    """The names of rows with the seed and the last update of each run that stopped early."""
+    return "; ".join(
         f"{name}: {', '.join(f'seed {seed} at update {update:,}' for seed, update in stops)}" for name, stops in rows
     )
-    return f"{STOPPED} Stopped early, and used at that update: {told}."
 
 
 def left_out_note(problems: Sequence[tuple[str, str]]) -> str:
@@ -122,3 +136,79 @@ def left_out_note(problems: Sequence[tuple[str, str]]) -> str:
     told = "; ".join(f"{run}: {reason}" for run, reason in problems[:NAMED])
     more = f"; and {len(problems) - NAMED:,} more, in table.runs.json" if len(problems) > NAMED else ""
     return f"Left out: {many(len(problems), 'run')}. {told}{more}."
+
+
+def family_note(family: Family, baseline: str) -> str:
+    """Note on the tests of a table and their correction."""
+    parts = []
+    if family.against:
+        parts.append(f"{many(family.against, 'difference')} to {baseline}")
+    if family.leads:
+        parts.append(f"{many(family.leads, 'column')} with a best row")
+    if not parts:
+        return (
+            "Nothing is tested: a verdict takes three seeds in each row (or a fixed checkpoint on one side) and equal "
+            "budgets."
+        )
+    tests = many(family.size, "test")
+    return (
+        f"Tested: {' and '.join(parts)}. p of these {tests} is corrected by Holm over all of them; a difference holds "
+        f"where it is below {share(LEVEL, 2)}. All other numbers are shown, not tested. A verdict takes three seeds in "
+        "each row (or a fixed checkpoint on one side) and equal budgets."
+    )
+
+
+def comparison_notes(
+    found: Sequence[Versus], baseline: str, split: str, resamples: int, tested: str, *, checkpoint: bool
+) -> list[str]:
+    """Notes below the comparisons.
+
+    Args:
+        tested: note on the tests and their correction (`family_note`).
+        checkpoint: whether the baseline is one trained checkpoint.
+    """
+    notes = [
+        f"Δ: the row minus {baseline}, paired on the same contexts of the {split} split. {pairing_note()} Brackets: "
+        f"95 % interval, not corrected ({resamples:,} resamples).",
+        f"p: of no difference, two-sided, by that interval. Permutation: {_rearranged(found)}. Both are corrected.",
+        tested,
+        "Better: probability that a run of the row scores higher than one of the baseline, on these samples, with its "
+        "95 % interval.",
+        "Detectable: true difference that is found in 8 of 10 repetitions at the first step of that correction, with "
+        "the seeds and contexts at hand. In parentheses: its 80 % range, since the variance between seeds is an "
+        "estimate.",
+    ]
+    if checkpoint:
+        notes.append(checkpoint_baseline_note(baseline))
+    for kind in sorted({versus.permuted for versus in found}):
+        beyond = {v.smallest_p for v in found if v.permuted == kind and (v.smallest_p or 0.0) >= LEVEL}
+        if ends := " or ".join(share(smallest) for smallest in sorted(filter(None, beyond))):
+            notes.append(f"With so few seeds the test of {_words(kind)} cannot reach a p below {ends}.")
+    return notes
+
+
+def pairing_note() -> str:
+    """Note on which runs of two rows a comparison uses."""
+    return (
+        "Rows with the same seeds pair by seed. Rows with different seeds are compared on their common seeds where "
+        f"these are at least {statistics.LEAST_COMMON} and at least {statistics.COMMON_SHARE:.0%} of either row’s; "
+        "otherwise on all runs, unpaired."
+    ).replace("75%", "75 %")
+
+
+def checkpoint_baseline_note(baseline: str) -> str:
+    """Note on the meaning of a difference to one trained checkpoint."""
+    return (
+        f"{baseline} is one training and is held fixed. So a difference to it is about this checkpoint, which RL rows "
+        f"start from, and not about {baseline} as a method: another training of it would score differently, by an "
+        "amount that one training does not show."
+    )
+
+
+def _words(permuted: str) -> str:
+    return {"labels": "labels of runs", "seeds": "signs of seeds", "contexts": "signs of contexts"}[permuted]
+
+
+def _rearranged(found: Sequence[Versus]) -> str:
+    kinds = sorted({versus.permuted for versus in found})
+    return "p of the test of " + " or ".join(_words(kind) for kind in kinds)

@@ -1,8 +1,9 @@
 """The parts of a table: plain numbers with their meaning. `write` and the reports format them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from analysis.render.numbers import Interval
 
 BUDGET = ("updates", "prompts", "completions")
 """Budget that RL rows must share to be compared."""
@@ -13,27 +14,7 @@ ONE_SEED, UNEQUAL, MISSING, STOPPED = "†", "‡", "§", "¶"
 MARKS = (ONE_SEED, UNEQUAL, MISSING, STOPPED)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A number with its 95 % interval.
-
-    Attributes:
-        mean: a mean, an interquartile mean, a difference or a probability.
-        low, high: ends of the interval, or NaN without one.
-        p: p-value for a difference of 0, corrected as the table's notes say; None if not tested.
-    """
-
-    mean: float
-    low: float = math.nan
-    high: float = math.nan
-    p: float | None = None
-
-    @property
-    def has_interval(self) -> bool:
-        return not math.isnan(self.low)
-
-
-Value = Cell | float | str | None
+Value = Interval | float | str | None
 """Content of a table cell: an estimate, the mean of a count or setting over runs, text, or nothing."""
 
 
@@ -95,7 +76,7 @@ class Row:
         difference: this row minus the baseline on the table's headline metric; None if not compared.
         spent: quantities of SPENT, each as the mean per run of the row's own stage.
         missing: seeds that the spec or other RL rows of its group have, but this row lacks.
-        stopped: seeds whose training stopped early.
+        stops: (seed, update) of the runs whose training stopped early.
         marks: a subset of MARKS.
         bold: keys of the columns in which this row is shown to be the best RL row.
         against: key of a comparing column to the runs of the baseline row.
@@ -112,11 +93,11 @@ class Row:
     model: str
     made: tuple[Made, ...]
     cells: Mapping[str, Value]
-    metrics: Mapping[str, Cell]
-    difference: Cell | None
+    metrics: Mapping[str, Interval]
+    difference: Interval | None
     spent: Mapping[str, float]
     missing: tuple[int, ...] = ()
-    stopped: tuple[int, ...] = ()
+    stops: tuple[tuple[int, int], ...] = ()
     marks: tuple[str, ...] = ()
     bold: frozenset[str] = frozenset()
     against: Mapping[str, tuple[Made, ...]] = field(default_factory=dict)
@@ -124,6 +105,11 @@ class Row:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.seed for run in self.made)
+
+    @property
+    def stopped(self) -> tuple[int, ...]:
+        """Seeds whose training stopped early."""
+        return tuple(seed for seed, _ in self.stops)
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -160,14 +146,14 @@ class Versus:
     metric: str
     seeds: tuple[int, ...]
     baseline_seeds: tuple[int, ...]
-    difference: Cell
+    difference: Interval
     p_holm: float | None
     permutation_p: float
     permutation_holm: float | None
     permuted: str
     smallest_p: float | None
-    improvement: Cell | None
-    detectable: Cell | None
+    improvement: Interval | None
+    detectable: Interval | None
     holds: bool
     reading: str
     marks: tuple[str, ...] = ()
@@ -183,13 +169,15 @@ class Over:
         wins: probability that a run of the leading row scores higher than one of the other row; None if they cannot
             be compared.
         reason: why the two cannot be compared (seeds, budgets), or "".
+        holds: whether the leading row is shown to be better than this one.
     """
 
     row: str
     label: str
-    difference: Cell
+    difference: Interval
     wins: float | None
     reason: str
+    holds: bool
 
 
 @dataclass(frozen=True)
@@ -219,7 +207,7 @@ class Lead:
     p_holm: float | None
     holds: bool
     tests: int
-    detectable: Cell | None
+    detectable: Interval | None
 
     @property
     def left_out(self) -> tuple[Over, ...]:

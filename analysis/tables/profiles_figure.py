@@ -21,7 +21,7 @@ from analysis.figures.lines import REFERENCE
 from analysis.figures.style import GREY, STYLE, WIDTH, styles
 from analysis.render.numbers import metric_title
 from analysis.statistics import Floats
-from analysis.tables.build import Profile
+from analysis.tables.profiles import Profile
 from rlbench.base.files import whole_file
 
 THRESHOLDS: Floats = np.linspace(0, 1, 101)

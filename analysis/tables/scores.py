@@ -9,8 +9,8 @@ import pandas as pd
 
 from analysis.collection import Queries
 from analysis.collection.reading import CLUSTER, N_TRUTH
+from analysis.render.numbers import Interval
 from analysis.statistics import Estimate, Scores
-from analysis.tables.model import Cell
 
 
 def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> Scores:
@@ -48,12 +48,12 @@ def one_metric(scores: Scores, column: int) -> Scores:
     return Scores(scores.values[:, :, [column]], scores.contexts, scores.seeds)
 
 
-def cell_of(estimate: Estimate, column: int) -> Cell:
+def cell_of(estimate: Estimate, column: int) -> Interval:
     """One metric of an estimate."""
-    return Cell(float(estimate.mean[column]), float(estimate.low[column]), float(estimate.high[column]))
+    return Interval(float(estimate.mean[column]), float(estimate.low[column]), float(estimate.high[column]))
 
 
-def share_of(estimate: Estimate, column: int) -> Cell:
+def share_of(estimate: Estimate, column: int) -> Interval:
     """A cell of a metric in 0..1, with its interval clipped to 0..1."""
     found = cell_of(estimate, column)
-    return Cell(found.mean, max(found.low, 0.0), min(found.high, 1.0))
+    return Interval(found.mean, max(found.low, 0.0), min(found.high, 1.0))

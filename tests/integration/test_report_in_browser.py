@@ -43,9 +43,7 @@ def write_page(runs: Path, out: Path) -> Path:
     collection = collect(runs)
     (group,) = collection.groups()
     file = out / "report.html"
-    file.write_text(
-        group_page(group, build_table(group, resamples=100), runs, collection.problems, resamples=100), encoding="utf-8"
-    )
+    file.write_text(group_page(group, build_table(group, resamples=100), runs, collection.problems), encoding="utf-8")
     return file
 
 

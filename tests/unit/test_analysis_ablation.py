@@ -13,8 +13,8 @@ import pytest
 
 from analysis.ablation import Ablation, build_ablation, draw_effects, main
 from analysis.collection import Collection, collect
+from analysis.render.numbers import chance
 from analysis.statistics import Scores, holm, mean_interval, pooled_interval
-from analysis.studies.ablation import chance
 from analysis.studies.factorial import (
     Effect,
     determined,

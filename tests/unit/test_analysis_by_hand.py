@@ -19,19 +19,20 @@ from analysis.collection.screening import screened
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.series import all_series, own_curves
 from analysis.html.budgets import budgets
-from analysis.html.cautions import _entropy, _lists, _power, _seeds
+from analysis.html.cautions import _entropy, _lists, _seeds
 from analysis.html.curve_data import Axes, Measured, curve_data
 from analysis.html.results import _against_leader, _scale
 from analysis.html.rows import Look, looks
-from analysis.html.verdict import _power as power_sentence
 from analysis.papers.runs import settings_of
 from analysis.papers.table import Entry, _contrast
+from analysis.render.numbers import Interval, chance
 from analysis.statistics import Scores
 from analysis.studies.convergence import area
 from analysis.studies.factorial import Effect
-from analysis.tables import UNEQUAL, Cell, chance
+from analysis.tables import UNEQUAL
 from analysis.tables.build import build, build_table
 from analysis.tables.compare import Family, Side, correct, find, find_lead, versus_of
+from analysis.tables.headline import _power, low_power_note
 from analysis.tables.scores import samples_digest
 from analysis.tables.select import Folder
 from analysis.tables.spec import parse_spec
@@ -91,13 +92,13 @@ def test_the_largest_difference_is_none_of_the_others() -> None:
 
     near = verdict({"a": row(0.300), "b": row(0.2999), "c": row(0.2998)}, 200)
     assert near.detectable is not None
-    (caution,) = _power(near)
+    assert near.low_power
     largest = max(abs(one.difference.mean) for one in near.over)
-    assert f"The largest difference to the leading row in NDCG@10 is {statistics_text(largest)}" in caution.told
+    assert f"The largest difference to the leading row in NDCG@10 is {statistics_text(largest)}" in low_power_note(near)
     detectable = near.detectable.mean
     far = verdict({"a": row(0.300), "b": row(0.300), "c": row(0.300), "d": row(0.300 - 1.8 * detectable)}, 200)
     assert far.detectable is not None and far.detectable.mean < 1.7 * detectable
-    assert _power(far) == []
+    assert not far.low_power
 
 
 def statistics_text(size: float) -> str:
@@ -244,7 +245,7 @@ def test_a_table_of_validation_shows_validation(tmp_path: Path) -> None:
     spec = {"title": "T", "rows": [{"where": {"stage": "rl"}}], "columns": ["ndcg@10"], "split": "validation"}
     table = build([Folder("", collect(tmp_path))], parse_spec(spec, "spec"), resamples=50)
     cell = table.rows[0].cells["ndcg@10"]
-    assert isinstance(cell, Cell) and cell.mean == pytest.approx(0.7)
+    assert isinstance(cell, Interval) and cell.mean == pytest.approx(0.7)
 
 
 TWO_CONTEXTS = {name: [0.1, 0.2] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
@@ -369,8 +370,6 @@ def test_a_lead_is_set_beside_what_the_design_finds(gap: float, size: str) -> No
     found = verdict(rows, 200)
     assert found.lead is not None and found.detectable is not None
     assert 0.001 < found.detectable.mean < 0.1
-    assert power_sentence(found, found.lead).endswith(f"the lead seen here is {size}.")
-    bold = rows_of(
-        _against_leader(found, found.lead, {name: look("abc") for name in rows}), "against-leader", tags=True
-    )
+    assert _power(found, found.lead).endswith(f"the lead seen here is {size}.")
+    bold = rows_of(_against_leader(found.lead, {name: look("abc") for name in rows}), "against-leader", tags=True)
     assert ("<strong>" in bold[0][1]) == found.lead.holds == (size == "no smaller")

@@ -11,22 +11,19 @@ import pytest
 from rich.console import Console
 
 from analysis.collection import Collection, collect
+from analysis.render.numbers import count, share, signed
+from analysis.render.sheet import to_latex, to_markdown, to_rich
+from analysis.render.spreadsheet import csv_text
 from analysis.tables import (
     ONE_SEED,
     UNEQUAL,
     Row,
     Table,
     build_table,
-    count,
-    csv_text,
-    duration,
-    share,
-    signed,
+    table_sheet,
     to_csv,
-    to_latex,
-    to_markdown,
-    to_rich,
 )
+from rlbench.base.durations import duration
 from tests.helpers_analysis import budget, queries, write_run, write_sweep
 
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
@@ -125,8 +122,8 @@ def test_the_best_row_is_bold_where_the_difference_holds(runs: Path) -> None:
     assert row_of(table, "gspo-dcg").bold == {"ndcg@10"}, "the metric that is tested, and no other"
     assert all(not row.bold for row in table.rows if row.label != "gspo-dcg")
     assert any(note.startswith("Bold: the RL row") and note.endswith("and its budget.") for note in table.notes)
-    assert "**.170** [" in to_markdown(table)
-    assert r"\textbf{.170}" in to_latex(table)
+    assert "**.170** [" in to_markdown(table_sheet(table))
+    assert r"\textbf{.170}" in to_latex(table_sheet(table))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +141,7 @@ def test_no_row_is_bold_where_it_does_not(runs: Path, case: dict) -> None:
     table = two_rows(runs, **case)
     assert not any(row.bold for row in table.rows)
     assert any(note.endswith("its budget; that holds in no column.") for note in table.notes)
-    assert "**" not in to_markdown(table)
+    assert "**" not in to_markdown(table_sheet(table))
 
 
 def test_one_seed_is_marked_but_not_where_nothing_was_trained(runs: Path) -> None:
@@ -156,7 +153,7 @@ def test_one_seed_is_marked_but_not_where_nothing_was_trained(runs: Path) -> Non
         "oracle": (), "zero_shot": (), "sft": (ONE_SEED,), "grpo-dcg": (ONE_SEED,), "gspo-dcg": (ONE_SEED,),
     }  # fmt: skip
     assert sum(note.startswith(ONE_SEED) for note in table.notes) == 1
-    assert "| grpo · dcg †" in to_markdown(table)
+    assert "| grpo · dcg †" in to_markdown(table_sheet(table))
 
 
 def test_no_note_without_a_mark(runs: Path) -> None:
@@ -192,7 +189,7 @@ def test_seeds_of_one_row_that_spent_unalike_mark_it(runs: Path) -> None:
 def test_without_sft_the_column_is_gone_and_the_reason_given(runs: Path) -> None:
     write_run(runs, "grpo-dcg", 0, flat(0.15), spent=SPENT, rule="best")
     table = build_table(only_group(runs))
-    assert "to SFT" not in to_markdown(table).split("\n- ")[0]
+    assert "to SFT" not in to_markdown(table_sheet(table)).split("\n- ")[0]
     assert any("no finished SFT run" in note for note in table.notes)
     assert "RL rows are judged at the best checkpoint on validation." in table.notes
 
@@ -216,7 +213,9 @@ def test_csv_holds_plain_numbers(sweep: Path) -> None:
 
 
 def test_markdown_lines_up(sweep: Path) -> None:
-    lines = [line for line in to_markdown(build_table(only_group(sweep))).splitlines() if line.startswith("|")]
+    lines = [
+        line for line in to_markdown(table_sheet(build_table(only_group(sweep)))).splitlines() if line.startswith("|")
+    ]
     assert len({len(line) for line in lines}) == 1
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) == 2 + 6
@@ -224,7 +223,7 @@ def test_markdown_lines_up(sweep: Path) -> None:
 
 
 def test_latex_is_whole(sweep: Path) -> None:
-    text = to_latex(build_table(only_group(sweep)))
+    text = to_latex(table_sheet(build_table(only_group(sweep))))
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith((r"\\", r"\\[2pt]"))]
     assert len(rows) == 1 + 2 * 6
@@ -240,7 +239,7 @@ def test_latex_is_whole(sweep: Path) -> None:
 def test_the_terminal_shows_everything_at_any_width(sweep: Path, width: int) -> None:
     table = build_table(only_group(sweep))
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(to_rich(table, width))
+    console.print(to_rich(table_sheet(table), width))
     text = console.export_text()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -253,7 +252,9 @@ def test_the_terminal_shows_everything_at_any_width(sweep: Path, width: int) -> 
             assert f"[{share(cell.low)}, {share(cell.high)}]" in text
 
 
-@pytest.mark.parametrize("writer", [to_markdown, to_csv, to_latex])
+@pytest.mark.parametrize(
+    "writer", [to_csv, lambda table: to_markdown(table_sheet(table)), lambda table: to_latex(table_sheet(table))]
+)
 def test_the_same_runs_give_the_same_bytes(sweep: Path, writer: Callable[[Table], str]) -> None:
     assert writer(build_table(only_group(sweep))) == writer(build_table(only_group(sweep)))
 

@@ -13,13 +13,15 @@ from analysis import reproduce
 from analysis.ablation import Ablation, build_ablation, draw_effects
 from analysis.collection import collect
 from analysis.convergence import Convergence, compare, sentences, to_csv
-from analysis.papers.figure import Curve, _change, draw, draw_ranks
-from analysis.papers.sheets import between, number, percent, signed
+from analysis.papers.curves import Curve, draw, draw_ranks
+from analysis.papers.figure import _change
+from analysis.papers.page import number, signed
 from analysis.papers.verdicts import ONE_EVALUATION, SEEDS_AGREE, TOO_FEW_SEEDS
+from analysis.render.numbers import Interval, signed_percent
+from analysis.render.sheet import estimate
 from analysis.studies.ablation import NO_P
 from analysis.studies.convergence import passage_time
-from analysis.studies.convergence_text import lines, notes
-from analysis.tables import Cell
+from analysis.studies.convergence_text import convergence_sheet, notes
 from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_curves import collection
 
@@ -122,6 +124,10 @@ def test_a_passage_at_a_threshold_that_was_rounded_up_is_at_the_evaluation() -> 
     assert passage_time((np.array([0.0, 10, 20]), np.array([0.1, 0.2, 0.2])), np.mean([0.2] * 3), 20) == 10.0
 
 
+def texts(found: Convergence) -> list[list[str]]:
+    return [[*line.names, *(cell.text for cell in line.cells)] for line in convergence_sheet(found).lines]
+
+
 def test_equal_rows_have_neither_intervals_nor_p() -> None:
     found = converging({"grpo-r": [UP] * 3, "gspo-r": [UP] * 3}, "final", "0.1")
     assert sentences(found) == [
@@ -130,7 +136,7 @@ def test_equal_rows_have_neither_intervals_nor_p() -> None:
         "The threshold 0.1 (.100) is not above where grpo · r starts (.100), so that times to it say nothing of speed; "
         "see the areas.",
     ]
-    assert lines(found)[1:] == [
+    assert texts(found) == [
         ["grpo · r", "3", ".150", "", "", "50", "3/3", "", "", "–", "–", "–", "–"],
         ["gspo · r", "3", ".150", ".000", "", "50", "3/3", "1.00", "", "–", "–", "–", "–"],
     ]
@@ -148,8 +154,8 @@ def test_a_paired_difference_that_does_not_vary_has_no_p_of_its_rounding() -> No
     found = converging(rows)
     difference = found.areas["gspo-r"].difference
     assert difference is not None and difference.mean == pytest.approx(0.025)
-    assert np.isnan([difference.low, difference.high, difference.p]).all()
-    assert lines(found)[2][3:5] == ["+.025", ""]
+    assert not difference.has_interval and difference.p is None
+    assert texts(found)[1][3:5] == ["+.025", ""]
     told = notes(found)
     assert "[95 % intervals] over seeds, given the threshold; p two-sided, corrected over the rows by Holm." in told
     assert "A number on which all seeds agree has neither interval nor p." in told
@@ -192,9 +198,9 @@ def test_a_horizon_within_the_data_reads_values_there_and_reaches_them() -> None
         (signed, 0.0, ".0000"),
         (signed, -0.00001, ".0000"),
         (signed, -0.0134, "−.0134"),
-        (percent, 0.0, "0.0 %"),
-        (percent, -0.0001, "0.0 %"),
-        (percent, -0.534, "−53.4 %"),
+        (signed_percent, 0.0, "0.0 %"),
+        (signed_percent, -0.0001, "0.0 %"),
+        (signed_percent, -0.534, "−53.4 %"),
     ],
 )
 def test_zero_has_no_sign(show: Callable[[float], str], value: float, text: str) -> None:
@@ -202,7 +208,7 @@ def test_zero_has_no_sign(show: Callable[[float], str], value: float, text: str)
 
 
 def test_a_number_without_an_interval_has_no_brackets() -> None:
-    assert between(Cell(0.0134), signed) == "+.0134"
+    assert estimate(Interval(0.0134), signed).text == "+.0134"
 
 
 def curve(*runs: Mapping[int, float]) -> Curve:
@@ -212,7 +218,7 @@ def curve(*runs: Mapping[int, float]) -> Curve:
 
 def test_a_change_is_tested_only_where_seeds_show_how_it_varies() -> None:
     one = _change(curve(UP))
-    assert one.ours == Cell(pytest.approx(0.1)) and (one.seeds, one.p, one.verdict) == (1, None, TOO_FEW_SEEDS)
+    assert one.ours == Interval(pytest.approx(0.1)) and (one.seeds, one.p, one.verdict) == (1, None, TOO_FEW_SEEDS)
     same = _change(curve(UP, UP, UP))
     assert same.ours is not None and not same.ours.has_interval and (same.p, same.verdict) == (None, SEEDS_AGREE)
     once = _change(curve({50: 0.2}, {50: 0.2}))

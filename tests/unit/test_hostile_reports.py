@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis import ablation, convergence, curves, report
+from analysis.render.sheet import no_markup
+from analysis.render.spreadsheet import as_text, csv_text
 from analysis.tables.__main__ import main as tables
-from analysis.tables.write import as_text, csv_text, no_markup
 from rlbench.base.jsonl import read_rows
 from tests.helpers_analysis import edit_result, queries, reseal, write_identity, write_run
 from tests.helpers_report import write_full_sweep, write_json, write_lines

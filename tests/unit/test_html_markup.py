@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from analysis.html.grid import MISSING, Cell, Head, grid, many, number, p_value, percent, text, words
+from analysis.html.grid import MISSING, GridCell, Head, grid, number, text
 from analysis.html.markup import Html, breakable, join, json_block, tag
+from analysis.render.numbers import counted, percent, words
 
 HURT = "<script>alert('\"&')</script>"
 
@@ -48,7 +49,6 @@ def test_a_grid_keeps_what_it_is_sorted_by() -> None:
 
 def test_words() -> None:
     assert [words(["a"]), words(["a", "b"]), words(["a", "b", "c"]), words([])] == ["a", "a and b", "a, b and c", ""]
-    assert [many(1, "run"), many(1200, "run")] == ["one run", "1,200 runs"]
-    assert [p_value(0.0004), p_value(0.0312), p_value(0.9999)] == ["< .001", ".031", "1.00"]
+    assert [counted(1, "run"), counted(1200, "run")] == ["one run", "1,200 runs"]
     assert percent(0.125) == "12\u00a0%"
-    assert Cell("x").key is None
+    assert GridCell("x").key is None

@@ -20,10 +20,10 @@ from analysis.html.provenance import combined, origins
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import bounded, sample_data, spread
 from analysis.html.settings import differing
-from analysis.html.verdict import sentences
 from analysis.report import main
 from analysis.statistics import Scores
 from analysis.tables import build_table
+from analysis.tables.headline import sentences
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import verdict, write_full_sweep
@@ -42,7 +42,7 @@ def page(runs: Path, **options: int) -> str:
     collection = collect(runs)
     (group,) = collection.groups()
     resampled = {"resamples": 100} | options
-    return group_page(group, build_table(group, **resampled), runs, collection.problems, **resampled)
+    return group_page(group, build_table(group, **resampled), runs, collection.problems)
 
 
 def test_the_same_runs_give_the_same_bytes(runs: Path) -> None:
@@ -113,10 +113,10 @@ def test_equal_methods_seldom_have_a_lead_that_holds() -> None:
 
 def test_the_headline_in_words(runs: Path) -> None:
     (group,) = collect(runs).groups()
-    by_label = {look.label: look for look in looks(group)}
+    names = {look.label: look.name for look in looks(group)}
     rows = {label: scores(level, 3, 0.002, 20 + i) for i, (label, level) in enumerate(
         [("grpo-relevance", 0.1), ("rank_grpo-relevance", 0.3), ("rank_grpo-log_decay", 0.2)])}  # fmt: skip
-    told = sentences(verdict(rows, 200), by_label, [])
+    told = sentences(verdict(rows, 200), names)
     assert told[0].startswith("rank_grpo · relevance has the highest NDCG@10 on test: .295 [")
     assert "over rank_grpo · log_decay, the next, is +.094 [" in told[1]
     assert "It is shown to be better than every other row (p " in told[1]
@@ -126,11 +126,11 @@ def test_the_headline_in_words(runs: Path) -> None:
 
 def test_a_third_rows_budget_is_told_and_left_out(runs: Path) -> None:
     (group,) = collect(runs).groups()
-    by_label = {look.label: look for look in looks(group)}
+    names = {look.label: look.name for look in looks(group)}
     rows = {label: scores(level, 3, 0.002, 20 + i) for i, (label, level) in enumerate(
         [("grpo-relevance", 0.1), ("rank_grpo-relevance", 0.3), ("rank_grpo-log_decay", 0.2)])}  # fmt: skip
     found = verdict(rows, 200, {"grpo-relevance": (9, 9, 9)})
-    told = sentences(found, by_label, ["grpo-relevance"])
+    told = sentences(found, names)
     assert "It is shown to be better than 1 of 2 other rows (p " in told[1]
     assert told[1].endswith("Not compared: grpo · relevance (another budget).")
     assert told[2].startswith("Budgets are unequal (grpo · relevance marked ‡)")
@@ -138,13 +138,13 @@ def test_a_third_rows_budget_is_told_and_left_out(runs: Path) -> None:
 
 def test_one_seed_in_words(runs: Path) -> None:
     (group,) = collect(runs).groups()
-    by_label = {look.label: look for look in looks(group)}
+    names = {look.label: look.name for look in looks(group)}
     rows = {"grpo-relevance": scores(0.1, 1, 0, 1), "rank_grpo-relevance": scores(0.3, 1, 0, 2)}
-    told = " ".join(sentences(verdict(rows, 100), by_label, []))
+    told = " ".join(sentences(verdict(rows, 100), names))
     assert "With one seed this compares trained models and says nothing of methods." in told
     assert "shown" not in told
     two = {"grpo-relevance": scores(0.1, 2, 0, 1), "rank_grpo-relevance": scores(0.3, 2, 0, 2)}
-    told = " ".join(sentences(verdict(two, 100), by_label, []))
+    told = " ".join(sentences(verdict(two, 100), names))
     assert "No verdict can be given: grpo · relevance (2 seeds)." in told and "shown" not in told
 
 
@@ -320,7 +320,9 @@ def test_one_command_where_a_product_makes_the_runs() -> None:
 def titles(runs: Path) -> set[str]:
     collection = collect(runs)
     (group,) = collection.groups()
-    found = cautions(group, looks(group), origins(group, runs), None, collection.problems)
+    found = cautions(
+        group, build_table(group, resamples=20), looks(group), origins(group, runs), None, collection.problems
+    )
     return {caution.title for caution in found}
 
 
@@ -374,7 +376,9 @@ def test_runs_of_different_versions_are_named(tmp_path: Path) -> None:
     def told() -> dict[str, str]:
         collection = collect(runs)
         (group,) = collection.groups()
-        found = cautions(group, looks(group), origins(group, runs), None, collection.problems)
+        found = cautions(
+            group, build_table(group, resamples=20), looks(group), origins(group, runs), None, collection.problems
+        )
         return {caution.title: caution.told for caution in found if "ersions" in caution.title}
 
     put(older, tokenizers="0.22.0")  # the others have not recorded it

@@ -16,10 +16,11 @@ from analysis.html.budgets import budgets
 from analysis.html.cautions import cautions
 from analysis.html.provenance import origins
 from analysis.html.rows import looks
-from analysis.html.verdict import Verdict, sentences
+from analysis.render.numbers import at_least
 from analysis.statistics import Scores
-from analysis.tables import at_least
+from analysis.tables import build_table
 from analysis.tables.__main__ import main as tables
+from analysis.tables.headline import Headline, sentences
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import verdict, write_full_sweep
@@ -34,9 +35,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words_of(found: Verdict, runs: Path) -> str:
+def words_of(found: Headline, runs: Path) -> str:
     (group,) = collect(runs).groups()
-    return " ".join(sentences(found, {look.label: look for look in looks(group)}, []))
+    return " ".join(sentences(found, {look.label: look.name for look in looks(group)}))
 
 
 def constant(value: float) -> Scores:
@@ -110,7 +111,9 @@ def test_a_size_that_rounds_to_zero_is_not_zero() -> None:
 def told_of(runs: Path, title: str) -> str | None:
     collection = collect(runs)
     (group,) = collection.groups()
-    found = cautions(group, looks(group), origins(group, runs), None, collection.problems)
+    found = cautions(
+        group, build_table(group, resamples=20), looks(group), origins(group, runs), None, collection.problems
+    )
     return next((caution.told for caution in found if caution.title == title), None)
 
 

@@ -9,10 +9,11 @@ import pytest
 from scipy import stats
 
 from analysis import reproduce
+from analysis.papers.page import number
 from analysis.papers.reported import EXPERIMENTS, read_rows, standard_error
 from analysis.papers.runs import gpu_hours
-from analysis.papers.sheets import number
-from analysis.papers.table import Entry, Ours, _contrast, _contrasts, by_chance, compare
+from analysis.papers.table import Entry, Ours, _contrast, _contrasts, compare
+from analysis.papers.table_sheets import by_chance
 from analysis.papers.verdicts import (
     DIFFERS,
     FEW_SEEDS,
@@ -63,8 +64,8 @@ def test_an_estimate_goes_into_the_interval_with_its_parts() -> None:
     assert estimate.share[0] * estimate.error[0] ** 2 == pytest.approx(means.var(ddof=1) / 5, rel=1e-6)
     said = level(estimate, 0, 5, 0.1, 0.0025, trained=True)
     trainings = means.var(ddof=1) * (1 + 1 / 5)
-    assert said.high - said.low > 2 * stats.t.ppf(0.975, 4) * math.sqrt(trainings)
-    assert said.difference == pytest.approx(means.mean() - 0.1)
+    assert said.difference.high - said.difference.low > 2 * stats.t.ppf(0.975, 4) * math.sqrt(trainings)
+    assert said.difference.mean == pytest.approx(means.mean() - 0.1)
 
 
 @pytest.mark.parametrize(

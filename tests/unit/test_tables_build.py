@@ -13,13 +13,14 @@ from scipy import stats
 
 from analysis import statistics
 from analysis.collection import collect
+from analysis.render.numbers import Interval
+from analysis.render.sheet import to_latex, to_markdown
 from analysis.statistics import Scores
 from analysis.tables import (
     MISSING,
     ONE_SEED,
     STOPPED,
     UNEQUAL,
-    Cell,
     Folder,
     Table,
     TableSpec,
@@ -30,10 +31,8 @@ from analysis.tables import (
     parse_spec,
     profile_scores,
     runs_json,
-    sheet_to_markdown,
+    table_sheet,
     to_csv,
-    to_latex,
-    to_markdown,
 )
 from rlbench.base.errors import BadInput
 from tests.helpers_analysis import budget, edit_result, queries, write_run
@@ -107,9 +106,9 @@ def refused(*folders: Path, **spec: Any) -> str:
     return str(error.value)
 
 
-def cell(table: Table, name: str, column: str) -> Cell:
+def cell(table: Table, name: str, column: str) -> Interval:
     found = next(row for row in table.rows if row.name == name).cells[column]
-    assert isinstance(found, Cell)
+    assert isinstance(found, Interval)
     return found
 
 
@@ -216,9 +215,9 @@ def test_groups_are_compared_within_themselves(runs: Path) -> None:
     differences = [versus.difference.mean for versus in table.comparisons]
     assert differences == pytest.approx([0.0105, 0.0305])
     assert [versus.group for versus in table.comparisons] == ["Tiny-0.1B", "Big-1B"]
-    text = to_markdown(table)
+    text = to_markdown(table_sheet(table))
     assert text.index("**Tiny-0.1B**") < text.index("**Big-1B**")
-    assert r"\multicolumn{2}{@{}l}{\textit{Big-1B}} \\" in to_latex(table)
+    assert r"\multicolumn{2}{@{}l}{\textit{Big-1B}} \\" in to_latex(table_sheet(table))
 
 
 def test_a_heading_holds_only_what_varies(runs: Path) -> None:
@@ -307,12 +306,12 @@ def test_an_overall_group_pools_the_runs_of_all_groups(runs: Path) -> None:
     assert [(row.group, row.name) for row in (a, b)] == [("Both", "a · dcg"), ("Both", "b · dcg")]
     assert b.cells["ndcg@10"] is None and b.cells["seeds"] == 6 and len(b.made) == 6
     iqm, better = b.cells["ndcg@10_iqm"], b.cells["ndcg@10_beats_a"]
-    assert isinstance(iqm, Cell) and isinstance(better, Cell)
+    assert isinstance(iqm, Interval) and isinstance(better, Interval)
     assert iqm.mean == pytest.approx(stats.trim_mean(levels["big"] + levels["tiny"], 0.25))
     assert iqm.low < iqm.mean < iqm.high
     assert better.mean == pytest.approx((1 + 1 / 3) / 2)
     assert a.cells["ndcg@10_beats_a"] is None
-    assert "**Both**" in to_markdown(table) and r"\textit{Both}" in to_latex(table)
+    assert "**Both**" in to_markdown(table_sheet(table)) and r"\textit{Both}" in to_latex(table_sheet(table))
 
 
 def test_validation_has_intervals_over_seeds_alone(runs: Path) -> None:
@@ -323,7 +322,7 @@ def test_validation_has_intervals_over_seeds_alone(runs: Path) -> None:
     half = stats.t.ppf(0.975, 2) * 0.01 / 3**0.5
     assert (found.mean, found.low, found.high) == pytest.approx((0.21, 0.21 - half, 0.21 + half), rel=5e-3)
     assert not cell(table, "gspo · dcg", "ndcg@5").has_interval
-    assert "| gspo · dcg †" in to_markdown(table) and ".250 |" in to_markdown(table)
+    assert "| gspo · dcg †" in to_markdown(table_sheet(table)) and ".250 |" in to_markdown(table_sheet(table))
     assert any("intervals (95 %) are over seeds alone" in note for note in table.notes)
 
 
@@ -339,7 +338,7 @@ def test_values_of_a_run_and_of_a_whole_split(runs: Path) -> None:
         "checkpoint_step": 0.0,
         "hash": "00000000, 00000001",
     }
-    assert "| .450 |" in to_markdown(table)
+    assert "| .450 |" in to_markdown(table_sheet(table))
 
 
 def test_how_a_column_shows(runs: Path) -> None:
@@ -358,12 +357,12 @@ def test_how_a_column_shows(runs: Path) -> None:
         method="Algorithm",
     )
     assert [column.header for column in table.columns] == ["R@5", "R@10", "NDCG@10", "gain", "P"]
-    last = to_markdown(table).split("\n- ")[0].splitlines()[-1]
+    last = to_markdown(table_sheet(table)).split("\n- ")[0].splitlines()[-1]
     found = cell(table, "grpo · dcg", "ndcg@10")
     half = f"{(found.high - found.low) / 2:.3f}"[1:]
     assert last.startswith(f"| grpo · dcg | .20 |  .20 | .203 ± {half} | +.103 [+.")
     assert "] (p .0" in last and last.endswith("| 1.00 [.32, 1.00] |")
-    assert "| Algorithm " in to_markdown(table)
+    assert "| Algorithm " in to_markdown(table_sheet(table))
     assert any(note.startswith("p of a difference") for note in table.notes)
     assert "(±: half its width)" in table.notes[0]
 
@@ -684,7 +683,7 @@ def test_sft_is_held_fixed_and_signs_of_seeds_are_flipped(runs: Path) -> None:
         made(runs, rows=[{"where": {"stage": "sft"}}, *RL], baseline="sft", comparisons="ndcg@10")
     )
     assert any("signs of seeds cannot reach a p below .250" in note for note in sheet.notes)
-    assert "**+.100** [" in sheet_to_markdown(sheet)
+    assert "**+.100** [" in to_markdown(sheet)
 
 
 def test_comparisons_in_csv(runs: Path) -> None:
