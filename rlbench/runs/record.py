@@ -38,7 +38,7 @@ Length = Annotated[int, Values("a length of lists", lambda value: is_whole(value
 Cutoff = Annotated[int, Values("a rank of a list", lambda value: is_whole(value) and 0 < value <= LONGEST_LIST)]
 
 
-class Checkpoint(TypedDict):
+class CheckpointUsed(TypedDict):
     """The evaluated weights."""
 
     rule: Text | None
@@ -55,7 +55,7 @@ class Stopped(TypedDict):
     reason: Text
 
 
-class Demonstrations(TypedDict):
+class DemonstrationCounts(TypedDict):
     """The demonstrations of a training."""
 
     count: Whole
@@ -112,7 +112,7 @@ class Budget(TypedDict):
     """Directory below `runs_dir` of the run that spent it, if it was another one."""
 
 
-class Rescored(TypedDict):
+class RescoredFrom(TypedDict):
     """The run whose lists were judged again."""
 
     hash: Text
@@ -125,9 +125,9 @@ class Outcome(TypedDict):
     metrics: dict[str, dict[str, Score]]
     """Split (validation, test) to metric to its mean over samples, or its value for the whole split; null if there was
     nothing to measure."""
-    checkpoint: Checkpoint
+    checkpoint: CheckpointUsed
     budget: Budget
-    demonstrations: NotRequired[Demonstrations]
+    demonstrations: NotRequired[DemonstrationCounts]
     stopped: NotRequired[Stopped | None]
     """RL stage only; null if the training did not stop early."""
 
@@ -148,7 +148,7 @@ class Result(Outcome):
     variant: NotRequired[Text | None]
     list_length: Length
     cutoffs: list[Cutoff]
-    rescored: NotRequired[Rescored]
+    rescored: NotRequired[RescoredFrom]
 
 
 class Git(TypedDict, total=False):
@@ -300,7 +300,7 @@ CreditedFilm = Annotated[
 ]
 
 
-class Shown(TypedDict):
+class ShownPrompt(TypedDict):
     """What all lists for human readers have."""
 
     step: Whole
@@ -310,7 +310,7 @@ class Shown(TypedDict):
     relevant: list[Film]
 
 
-class GreedyList(Shown):
+class GreedyList(ShownPrompt):
     """A greedy list of an evaluation, without its score `ndcg@<N>`."""
 
     split: Text
@@ -328,7 +328,7 @@ class SampledList(TypedDict):
     text: Text
 
 
-class Group(Shown):
+class RolloutGroup(ShownPrompt):
     """A sampled training group."""
 
     lists: list[SampledList]
@@ -351,7 +351,7 @@ MEASUREMENTS = RowsFile[Measurement]("metrics.jsonl", Measurement, "measurement"
 BUDGET_ROWS = RowsFile[Spent]("budget.jsonl", Spent, "spending of an update")
 Greedy = Annotated[dict[str, Any], Values("a greedy list", is_greedy)]
 COMPLETIONS = RowsFile[dict[str, Any]]("completions.jsonl", Greedy, "sample")
-ROLLOUTS = RowsFile[Group]("rollouts.jsonl", Group, "sample")
+ROLLOUTS = RowsFile[RolloutGroup]("rollouts.jsonl", RolloutGroup, "sample")
 SETTINGS = "config.yaml"
 
 

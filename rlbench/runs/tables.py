@@ -17,7 +17,7 @@ Kind = Literal["string", "int", "bool", "float", "number", "list of string", "li
 
 
 @dataclass(frozen=True)
-class Column:
+class ParquetColumn:
     """A column of a parquet file.
 
     Attributes:
@@ -31,36 +31,36 @@ class Column:
     meaning: str
 
 
-CONTEXT = Column("context_id", "string", "the dialogue up to the answer")
-SAMPLE = Column("sample", "int", "index in the split; with `context_id` it names the query")
-CLUSTER = Column(
+CONTEXT = ParquetColumn("context_id", "string", "the dialogue up to the answer")
+SAMPLE = ParquetColumn("sample", "int", "index in the split; with `context_id` it names the query")
+CLUSTER = ParquetColumn(
     "cluster_id",
     "string",
     "samples that share it are not independent; intervals resample clusters. ReDial: the dialogue. Elsewhere: the "
     "context",
 )
-N_TRUTH = Column("n_truth", "int", "different films in the truth")
+N_TRUTH = ParquetColumn("n_truth", "int", "different films in the truth")
 PREDICTIONS = (
     CONTEXT,
     SAMPLE,
     CLUSTER,
-    Column("text", "string", "the completion as generated"),
-    Column("titles", "list of string", "titles of the parsed entries, the first N"),
-    Column("years", "list of int", "their years"),
-    Column("verdicts", "list of string", "one an entry: a [verdict](metrics.md#verdicts)"),
-    Column(
+    ParquetColumn("text", "string", "the completion as generated"),
+    ParquetColumn("titles", "list of string", "titles of the parsed entries, the first N"),
+    ParquetColumn("years", "list of int", "their years"),
+    ParquetColumn("verdicts", "list of string", "one an entry: a [verdict](metrics.md#verdicts)"),
+    ParquetColumn(
         "confidence",
         "list of float",
         "one an entry: [confidence](metrics.md#calibration-of-per-rank-confidence) in it; NaN for the oracle",
     ),
     N_TRUTH,
-    Column("finished", "bool", "the model ended the list by itself"),
+    ParquetColumn("finished", "bool", "the model ended the list by itself"),
 )
 """Columns of the predictions that are no metrics. Every further column is a float: a metric of the query."""
 SAMPLES = (
     CONTEXT,
-    Column("list", "int", "0 .. `evaluation.samples` − 1"),
-    Column("text", "string", "the sampled list as generated"),
+    ParquetColumn("list", "int", "0 .. `evaluation.samples` − 1"),
+    ParquetColumn("text", "string", "the sampled list as generated"),
 )
 
 
@@ -75,7 +75,7 @@ def samples_file(split: str, step: int) -> str:
 
 
 def table_of(
-    columns: Sequence[Column], values: Mapping[str, Any], metrics: Mapping[str, NDArray[Any]] | None = None
+    columns: Sequence[ParquetColumn], values: Mapping[str, Any], metrics: Mapping[str, NDArray[Any]] | None = None
 ) -> pd.DataFrame:
     """Return a table with these columns, and metrics after them.
 

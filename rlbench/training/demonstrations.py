@@ -127,7 +127,7 @@ class Kept:
         return cls(len(rows) + dropped, at_limit + dropped, without + dropped)
 
     @property
-    def result(self) -> run_record.Demonstrations:
+    def result(self) -> run_record.DemonstrationCounts:
         """`demonstrations` in result.json."""
         return {"count": self.count, "at_limit": self.at_limit, "without_end": self.without_end}
 

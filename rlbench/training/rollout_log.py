@@ -12,7 +12,7 @@ from rlbench.lists.relevance import Verdict
 from rlbench.rewards.scorer import ScoredList
 from rlbench.runs.completions import shortened
 from rlbench.runs.directory import Run
-from rlbench.runs.record import ROLLOUTS, Group, SampledList
+from rlbench.runs.record import ROLLOUTS, RolloutGroup, SampledList
 
 DIGITS = 6
 
@@ -59,7 +59,7 @@ class RolloutLog:
             for scored, reward, *of_ranks in zip(lists, rewards.tolist(), *rounded, strict=True)
         ]
         relevant = [[film["title"], film["year"]] for film in row["ground_truth"]]
-        group: Group = {
+        group: RolloutGroup = {
             "step": step,
             "context_id": row["context_id"],
             "prompt": shortened(row["prompt"]),

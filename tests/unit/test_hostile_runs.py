@@ -26,7 +26,7 @@ from rlbench.base.records import NESTED, check_of
 from rlbench.base.user_files import parse_yaml
 from rlbench.runs.attempts import reserve
 from rlbench.runs.directory import Run, check_done, misplaced, seal
-from rlbench.runs.record import Group, is_greedy
+from rlbench.runs.record import RolloutGroup, is_greedy
 from tests.helpers_analysis import budget, edit_result, queries, write_run
 
 COLUMNS = {name: [0.25, 0.75] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
@@ -438,7 +438,7 @@ def test_messages_quote_nothing_of_a_yaml_file_and_move_no_cursor() -> None:
 
 # Readers beside the tables.
 
-is_group = check_of(Group)
+is_group = check_of(RolloutGroup)
 
 FILM = ["Heat", 1995]
 GREEDY = {

@@ -78,9 +78,9 @@ def test_a_part_of_a_record_can_be_read_alone(tmp_path: Path) -> None:
 
 def test_null_is_missing_only_where_it_is_no_value() -> None:
     with pytest.raises(Damaged, match="^has step True, which is not a whole number$"):
-        checked(record.Checkpoint, {"rule": None, "step": True})
+        checked(record.CheckpointUsed, {"rule": None, "step": True})
     with pytest.raises(Damaged, match="^lacks rule, step$"):
-        checked(record.Checkpoint, {"step": None})
+        checked(record.CheckpointUsed, {"step": None})
 
 
 def test_rows_are_checked_by_line(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def names_of(form: Any) -> set[str]:
     ("title", "columns"),
     [("`predictions-<split>-<step>.parquet`", tables.PREDICTIONS), ("`samples-test-<step>.parquet`", tables.SAMPLES)],
 )
-def test_the_page_has_the_columns(title: str, columns: tuple[tables.Column, ...]) -> None:
+def test_the_page_has_the_columns(title: str, columns: tuple[tables.ParquetColumn, ...]) -> None:
     page = section(title)
     for column in columns:
         assert f"| `{column.name}` | {column.kind} | {column.meaning} |\n" in page
@@ -141,7 +141,7 @@ def test_the_page_has_the_columns(title: str, columns: tuple[tables.Column, ...]
         ("`metrics.jsonl`", record.Measurement),
         ("`attempts/<n>/`", record.AttemptFacts),
         ("`completions.jsonl`", record.GreedyList),
-        ("`rollouts.jsonl`", record.Group),
+        ("`rollouts.jsonl`", record.RolloutGroup),
         ("`budget.jsonl`", record.Spent),
         ("`result.json`", record.Result),
         ("`budget.json`", record.Budget),
