@@ -204,25 +204,12 @@ def train_rl(
     chooser = BestKeeper(run, config.evaluation.metric, trainer)
     if earlier is not None and config.evaluation.checkpoint == "best":
         processes.on_main(lambda: chooser.check(earlier.update))
-    spread = processes.facts(config)
-
-    def totals_so_far() -> dict[str, Any]:
-        return {"budget": ledger.totals(), "memory": trainer.carried, "safety": guard.state, **spread}
-
     validate = _validator(config, recording, start, validation, trainer, chooser, guard)
     trainer.add_callback(Recorder(run, recording.tracker, progress, shown))
     trainer.add_callback(SpendingLog(run, ledger))
     trainer.add_callback(Evaluator(config.evaluation.every, validate))
     trainer.add_callback(StopTraining(guard))
-    stop = None
-    with preemption.training() as training:
-        trainer.add_callback(Stopper(training, rl.num_iterations))
-        trainer.add_callback(CheckpointWriter(run, trainer, totals_so_far, rl.keep_checkpoints, chooser.best))
-        try:
-            train(trainer, earlier.folder if earlier else None)
-            stop = guard.stop
-        except CannotGoOn as error:
-            stop = error.stop
+    stop = _train(config, run, trainer, earlier, guard, chooser)
     if stop is None:
         _check_complete(config, run, trainer)
     updates = stop.update if stop else rl.updates
@@ -267,6 +254,34 @@ def _validator(
             log.warning("%s, update %d: %s", recording.run.name, step, silent)
 
     return validate
+
+
+def _train(
+    config: Config,
+    run: Run,
+    trainer: RankedListTrainer | PreferenceTrainer,
+    earlier: Checkpoint | None,
+    guard: Guard,
+    chooser: BestKeeper,
+) -> Stop | None:
+    """Train and write checkpoints, to the last update or until something stops the training. Returns what stopped it.
+
+    Raises:
+        Preempted: the process was told to stop.
+    """
+    rl, spread = config.trainer.rl, processes.facts(config)
+
+    def totals() -> dict[str, Any]:
+        return {"budget": trainer.ledger.totals(), "memory": trainer.carried, "safety": guard.state, **spread}
+
+    with preemption.training() as training:
+        trainer.add_callback(Stopper(training, rl.num_iterations))
+        trainer.add_callback(CheckpointWriter(run, trainer, totals, rl.keep_checkpoints, chooser.best))
+        try:
+            train(trainer, earlier.folder if earlier else None)
+        except CannotGoOn as error:
+            return error.stop
+    return guard.stop
 
 
 def _check_complete(config: Config, run: Run, trainer: RankedListTrainer | PreferenceTrainer) -> None:
