@@ -26,7 +26,7 @@ from rlbench.training.rl import TrainingData, train_rl
 from rlbench.training.sft import train_sft
 from rlbench.training.validation import Validation
 
-Lists = Callable[[str, list[Record]], Evaluation]
+EvaluateSplit = Callable[[str, list[Record]], Evaluation]
 """Makes and judges the lists of a split, from its name and its records."""
 
 
@@ -42,7 +42,7 @@ def _progress(session: Session, target: Run, what: str, total: int, unit: str) -
 
 
 def _finish(
-    session: Session, recording: Recording, lists: Lists, step: int, rule: str | None, updates: int = 0
+    session: Session, recording: Recording, lists: EvaluateSplit, step: int, rule: str | None, updates: int = 0
 ) -> Outcome:
     """Evaluate on validation and test, write predictions and the last points of curves, and return the result.
 
@@ -75,7 +75,7 @@ def _finish(
     return {"metrics": metrics, "checkpoint": {"rule": rule, "step": step}, "budget": budget}
 
 
-def _greedy(session: Session, target: Run, source: str | Path) -> Lists:
+def _greedy(session: Session, target: Run, source: str | Path) -> EvaluateSplit:
     """Greedy lists of a model, and for the test split the sampled ones that the configuration asks for."""
     config = session.config
     model = load_model(source, config.model.dtype)
