@@ -65,8 +65,8 @@ def steps_of(folder: Path, prefix: str = PREFIX_CHECKPOINT_DIR) -> dict[int, Pat
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint.
+class ResumePoint:
+    """A complete checkpoint, from which a run can resume.
 
     Attributes:
         folder: its folder.
@@ -79,7 +79,7 @@ class Checkpoint:
     totals: dict[str, Any]
 
 
-def last_checkpoint(folder: Path) -> Checkpoint | None:
+def last_checkpoint(folder: Path) -> ResumePoint | None:
     """The newest complete checkpoint. A warning names damaged ones.
 
     A checkpoint also counts as damaged if a log of its run (such as `metrics.jsonl`) has changed since.
@@ -96,7 +96,7 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
         if not wrong and (wrong := _damaged_log(path)):
             logs.setdefault(wrong, path)
         if not wrong:
-            return Checkpoint(path, step, json.loads((path / RESUME_FILE).read_text(encoding="utf-8")))
+            return ResumePoint(path, step, json.loads((path / RESUME_FILE).read_text(encoding="utf-8")))
         log.warning("%s is damaged (%s): it is left out, and the one before it is taken, if there is one.", path, wrong)
     if logs:
         raise BadInput(

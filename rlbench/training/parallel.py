@@ -22,7 +22,7 @@ from rlbench.config.schema import Config
 from rlbench.models.loading import load_model
 from rlbench.runs import processes
 from rlbench.runs.directory import Run
-from rlbench.training.checkpoints import Checkpoint, last_checkpoint, rewind_logs
+from rlbench.training.checkpoints import ResumePoint, last_checkpoint, rewind_logs
 from rlbench.training.metered import Metered
 
 
@@ -36,7 +36,7 @@ def on_each(batch_size: int, micro_batch_size: int, count: int) -> tuple[int, in
     return at_once, share // at_once
 
 
-def checkpoint_to_resume(config: Config, run: Run) -> Checkpoint | None:
+def checkpoint_to_resume(config: Config, run: Run) -> ResumePoint | None:
     """`last_checkpoint` of a run that resumes. Also truncates its logs to that point. For the main process.
 
     Raises:

@@ -29,8 +29,8 @@ from rlbench.training.arguments import quiet, rl_arguments, shared_arguments
 from rlbench.training.callbacks import Evaluator, Recorder, ReferenceSync, SpendingLog, Stopper, StopTraining
 from rlbench.training.checkpoints import (
     BestKeeper,
-    Checkpoint,
     CheckpointWriter,
+    ResumePoint,
     publish_copy,
     save_model,
     train,
@@ -218,7 +218,7 @@ def train_rl(
     return Trained(updates, _select(config, run, trainer, chooser, updates), stop, kept)
 
 
-def _begin(recording: Recording, initial: Mapping[str, float], earlier: Checkpoint | None, progress: Progress) -> None:
+def _begin(recording: Recording, initial: Mapping[str, float], earlier: ResumePoint | None, progress: Progress) -> None:
     """Start the ledger, the progress bar and the curves: from their beginning, or from a checkpoint."""
     recording.ledger.resume(earlier.totals.get("budget", {}) if earlier else {})
     if earlier is None:
@@ -260,7 +260,7 @@ def _train(
     config: Config,
     run: Run,
     trainer: RankedListTrainer | PreferenceTrainer,
-    earlier: Checkpoint | None,
+    earlier: ResumePoint | None,
     guard: Guard,
     chooser: BestKeeper,
 ) -> Stop | None:
@@ -325,7 +325,7 @@ def policy_trainer(
     data: TrainingData,
     scorer: ListScorer,
     ledger: Ledger,
-    earlier: Checkpoint | None,
+    earlier: ResumePoint | None,
 ) -> RankedListTrainer:
     """The trainer of policy optimisation; `earlier` is the checkpoint to resume from."""
     rl, tokenizer = config.trainer.rl, scorer.reader.tokenizer
@@ -355,7 +355,7 @@ def preference_trainer(
     policy: PreTrainedModel,
     start: Path,
     ledger: Ledger,
-    earlier: Checkpoint | None,
+    earlier: ResumePoint | None,
     progress: Progress,
 ) -> PreferenceTrainer:
     """The trainer of preference optimisation; `earlier` is the checkpoint to resume from."""
