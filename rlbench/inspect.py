@@ -23,6 +23,7 @@ from rlbench.config.schema import AlgorithmConfig, Config
 from rlbench.running.checks import check_config, check_values
 from rlbench.running.cli import fail
 from rlbench.runs.inputs import load
+from rlbench.runs.record import SETTINGS
 
 
 def read_config(run: Path) -> Config:
@@ -31,7 +32,7 @@ def read_config(run: Path) -> Config:
     Raises:
         BadInput: if the folder is not a run directory, or its config.yaml is damaged.
     """
-    path = run / "config.yaml"
+    path = run / SETTINGS
     if not path.is_file():
         raise BadInput(f"{run} is no run directory: it has no config.yaml; give a folder such as runs/mini/*/*/seed*")
     if leads_outside(path, run):

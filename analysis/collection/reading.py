@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 from unicodedata import category
@@ -266,7 +267,7 @@ def _read_identity(path: Path, result: Result) -> dict[str, Any] | None:
         identity = IDENTITY.load(path)
     made = config_hash(identity)
     named = re.fullmatch(r"seed\d+-([0-9a-f]{8})", path.name)
-    for where, digest in (("result.json", result["hash"]), ("its folder's name", named[1] if named else made)):
+    for where, digest in ((RESULT.name, result["hash"]), ("its folder's name", named[1] if named else made)):
         if digest != made:
             raise Unusable(
                 f"identity.json has been edited, or is another run's: its hash is {made}, and {where} says {digest}. "
@@ -329,7 +330,7 @@ def read_curves(path: Path) -> pd.DataFrame:
     with usable(MEASUREMENTS.name):
         rows = MEASUREMENTS.load(path)
     kinds = {"step": "int64", "split": "str", "metric": "str", "value": "float64"}
-    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+    frame = pd.DataFrame({key: list(map(itemgetter(key), rows)) for key in kinds}).astype(kinds)
     keys = ["split", "metric", "step"]
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable", ignore_index=True)
 
@@ -339,7 +340,7 @@ def read_spending(path: Path) -> pd.DataFrame:
     with usable(BUDGET_ROWS.name):
         rows = BUDGET_ROWS.load(path)
     kinds = {"update": "int64"} | dict.fromkeys(SPENDING, "float64")
-    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+    frame = pd.DataFrame({key: list(map(itemgetter(key), rows)) for key in kinds}).astype(kinds)
     return frame.drop_duplicates("update", keep="last").sort_values("update", ignore_index=True)
 
 
