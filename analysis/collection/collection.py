@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.collection import stored
+from analysis.collection.measurements import Measurements
 from analysis.collection.reading import Problem, Run, Unusable, find_runs, flatten, read_run, run_row
 from analysis.collection.screening import screened
 from analysis.collection.sources import CURVES, SPENT, Queries, RunFolders, Source, stack
@@ -58,6 +59,16 @@ class Collection:
         A run without budget.jsonl is absent.
         """
         return stack([(run, self.source.spending(run)) for run in self.runs["run"]], SPENT)
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        """`curves` by run, split and metric."""
+        return Measurements(self.curves)
+
+    @cached_property
+    def spending_of(self) -> dict[str, pd.DataFrame]:
+        """`spending` of each run that has any, sorted by update."""
+        return {str(run): part for run, part in self.spending.groupby("run", observed=True)}
 
     def config(self, run: str) -> Mapping[str, Any]:
         """config.yaml of a run, dotted key to value.

@@ -22,9 +22,19 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.collection import Collection
 from analysis.collection.stages import SHARED_STAGES
-from analysis.figures.grid import VARIANT, across_for, colour_bar, finish_grid, short_names, title_size, wrapped
+from analysis.figures.grid import across_for, colour_bar, finish_grid, short_names, title_size, wrapped
+from analysis.figures.labels import Key, axis_label
 from analysis.figures.reported import Reported, draw_beside
-from analysis.figures.series import INTERVAL_SEEDS, Series, all_series, rl_rows, row_names, smoothing_points
+from analysis.figures.series import (
+    INTERVAL_SEEDS,
+    SMOOTHING,
+    Series,
+    all_series,
+    rl_rows,
+    row_names,
+    smoothing_points,
+    window_of,
+)
 from analysis.figures.style import (
     FAINT,
     GREY,
@@ -38,9 +48,7 @@ from analysis.figures.style import (
     value_range,
 )
 from analysis.render.numbers import share
-
-Key = tuple[str, str]
-"""Split and metric."""
+from rlbench.lists.metric_catalogue import metric_of
 
 MANY = 9
 """Maximum number of rows in one panel."""
@@ -54,45 +62,18 @@ OFF_SCALE = 1.6
 FEW_POINTS = 25
 """Curves with more points than this get markers on some points only."""
 
-SMOOTHING = 0.05
-"""Window of the moving mean over training metrics, as a share of the run."""
-
-TRAINING: dict[Key, str] = {
-    ("train", "reward"): "Reward per list",
-    ("train", "hits"): "Hits per list (films)",
-    ("validation", "in_catalog"): "Validation,\nin catalogue (share)",
-    ("train", "entropy"): "Entropy per token (nats)",
-    ("train", "kl"): "KL to the {reference} policy\nper token (nats)",
-    ("train", "clip_low"): "Clipped below (share)",
-    ("train", "clip_high"): "Clipped above (share)",
-    ("train", "list_length"): "Entries per list",
-    ("train", "frac_zero_variance_units"): "Units without signal (share)",
-}
-"""Default panels of a training figure, with axis labels. Metrics that no run logged are skipped."""
-
-LABELS: dict[str, str] = {
-    "reward_std": "Reward per list, deviation",
-    "success": "Lists that succeed (share)",
-    "completion_length": "Tokens per list",
-    "truncated": "Lists cut off (share)",
-    "grad_norm": "Gradient norm",
-    "loss": "Loss",
-    "learning_rate": "Learning rate",
-    "effective_units": "Effective units",
-    "max_abs_log_ratio": "Largest |log ratio|",
-    "kl_rollout": "KL to the rollout policy\nper token (nats)",
-    "advantage_mean": "Advantage, mean",
-    "advantage_std": "Advantage, deviation",
-    "in_catalog": "In catalogue (share)",
-    "list_length": "Entries per list",
-    "duplicates": "Repeated entries (share)",
-    "coverage": "Catalogue that is listed (share)",
-    "eos": "Lists that end (share)",
-}
-"""Axis labels of further metrics. Other metrics keep the name under which they are logged."""
-
-TITLES = {"recall": "Recall", "ndcg": "NDCG", "hit_rate": "Hit rate", "mrr": "MRR", "map": "MAP"}
-UNITS = {"recall": " (share)", "hit_rate": " (share)", "ndcg": " (0 to 1)", "mrr": " (0 to 1)", "map": " (0 to 1)"}
+TRAINING: tuple[Key, ...] = (
+    ("train", "reward"),
+    ("train", "hits"),
+    ("validation", "in_catalog"),
+    ("train", "entropy"),
+    ("train", "kl"),
+    ("train", "clip_low"),
+    ("train", "clip_high"),
+    ("train", "list_length"),
+    ("train", "frac_zero_variance_units"),
+)
+"""Default panels of a training figure. Metrics that no run logged are skipped."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +134,7 @@ def draw_training(
     """
     drawn = {}
     for split, name in TRAINING if keys is None else keys:
-        lines = all_series(group, split, name, against=against, window=SMOOTHING if split == "train" else 0.0)
+        lines = all_series(group, split, name, against=against, window=window_of(split))
         if lines:
             drawn[split, name] = lines
     if not any(split == "train" for split, _ in drawn):
@@ -181,35 +162,6 @@ def rows_by(group: Collection, by: str | None) -> dict[str, list[str]]:
         value = first[by] if by in runs.columns else group.settings[first["run"]][by]
         values.setdefault(str(value), []).append(label)
     return dict(sorted(values.items()))
-
-
-def metric_label(group: Collection, key: Key) -> str:
-    """Axis label of a metric, with its unit."""
-    split, metric = key
-    if key in TRAINING:
-        return TRAINING[key].format(reference=_reference(group)) + _own_units(group, metric)
-    stem, at, k = metric.partition("@")
-    if at and stem in TITLES:
-        return f"{split.capitalize()} {TITLES[stem]}@{k}{UNITS[stem]}"
-    label = LABELS.get(metric, metric)
-    return label if split == "train" else f"{split.capitalize()}, {label[0].lower()}{label[1:]}"
-
-
-def _reference(group: Collection) -> str:
-    """Name of the policy that the KL of the RL rows refers to: initial, previous, or reference if rows differ."""
-    runs = group.runs.loc[group.runs["stage"] == "rl", "run"]
-    every = {bool(group.settings.get(run, {}).get("algorithm.reference.sync_every", 0)) for run in runs}
-    return "reference" if len(every) > 1 else "previous" if every == {True} else "initial"
-
-
-def _own_units(group: Collection, metric: str) -> str:
-    return " (own units)" if metric == "reward" and several_rewards(group) else ""
-
-
-def several_rewards(group: Collection) -> bool:
-    """Whether RL rows have different rewards, ignoring variants."""
-    rewards = group.runs.loc[group.runs["stage"] == "rl", "reward"]
-    return bool(rewards.str.split(VARIANT).str[0].nunique() > 1)
 
 
 def _panels(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], by: str | None) -> list[Panel]:
@@ -262,13 +214,13 @@ def _draw_together(
             ax.set_title(panel.title, loc="left")
             below = by and place + across < len(shown) and shown[place + across] is not None
             beside = by and place % across
-            ax.set(xlabel="" if below else axis, ylabel="" if beside else metric_label(group, panel.key))
+            ax.set(xlabel="" if below else axis, ylabel="" if beside else axis_label(group, panel.key))
         for ax, panel in zip(axes, shown, strict=True):  # after drawing, since some axes share a scale
             if panel is not None:
-                _within_range(ax, metric_label(group, panel.key))
+                _within_range(ax, panel.key[1])
         if any(_coincide(panel.lines) for panel in panels):
             note += "Equal curves lie on each other: the last is seen.\n"
-        note += _band_note({len(one.seeds) for panel in panels for one in panel.lines.values()}, bands=not crowded)
+        note += _band_note({len(one.runs) for panel in panels for one in panel.lines.values()}, bands=not crowded)
         if coloured is not None:
             colour_bar(figure, ScalarMappable(coloured.norm, coloured.cmap), coloured.label)
         legend_below(figure, {} if crowded else _entries(figure.axes, _names(group, by)), note)
@@ -285,11 +237,11 @@ def _coincide(lines: Mapping[str, Series]) -> bool:
     )
 
 
-def _within_range(ax: Axes, label: str) -> None:
+def _within_range(ax: Axes, metric: str) -> None:
     """Limit the y axis of a share to its possible values. Its band can exceed 0..1 if seeds differ widely."""
     show_constant(ax)
     low, high = ax.get_ylim()
-    if label.endswith(("(share)", "(0 to 1)")):
+    if metric_of(metric).is_bounded:
         margin = 0.03 * (min(high, 1.0) - max(low, 0.0))
         ax.set_ylim(max(low, -margin), min(high, 1.0 + margin))
 
@@ -314,9 +266,9 @@ def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], aga
                 ax.axhline(value, color=GREY, linestyle=REFERENCE["sft"], linewidth=0.8, zorder=1.5)
         show_constant(axes[0])  # the axes share one scale
         finish_grid(list(axes), len(lines), across, axis)
-        figure.supylabel(metric_label(group, key), fontsize=STYLE["axes.labelsize"])
+        figure.supylabel(axis_label(group, key), fontsize=STYLE["axes.labelsize"])
         note = f"In colour: the row that a panel names. Grey: all {len(lines)} rows. Dashed: SFT.{common}\n"
-        legend_below(figure, {}, note + _band_note({len(one.seeds) for one in lines.values()}, bands=True))
+        legend_below(figure, {}, note + _band_note({len(one.runs) for one in lines.values()}, bands=True))
     return figure
 
 
@@ -336,7 +288,7 @@ def _by_quality(group: Collection, labels: Iterable[str]) -> Quality:
     found = all_series(group, "validation", metric)
     values = {label: float(found[label].mean[-1]) if label in found else np.nan for label in labels}
     known = [value for value in values.values() if np.isfinite(value)] or [0.0, 1.0]
-    label = metric_label(group, ("validation", metric)) + " at the end"
+    label = axis_label(group, ("validation", metric)) + " at the end"
     return Quality(values, Normalize(*value_range(min(known), max(known))), matplotlib.colormaps["cividis"], label)
 
 

@@ -11,10 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.collection import Collection
 from analysis.figures.grid import across_for, colour_bar, finish_grid, short_names, title_size, wrapped
-from analysis.figures.lines import many_seeds, several_rewards
+from analysis.figures.labels import axis_label
+from analysis.figures.lines import many_seeds
 from analysis.figures.series import RankMap, in_bins, measured, rank_maps, rl_rows, row_names
 from analysis.figures.style import STYLE, WIDTH, axis_unit, legend_below, value_range
 from analysis.statistics import Floats
+from rlbench.lists.metric_catalogue import EVALUATION, METRICS, TRAINING
 
 COLUMNS = 24
 """Maximum number of columns of a map. A column is the mean over its measurements."""
@@ -22,14 +24,8 @@ COLUMNS = 24
 SCALE = "cividis"
 """Colour map: perceptually uniform, safe for colour-blind readers, and increasing in lightness for print."""
 
-RANK_METRICS = {
-    "reward@k": "Return of the rank",
-    "hits@k": "Lists with a hit\nat the rank (share)",
-    "advantage_mean@k": "Advantage of the rank,\nmean",
-    "advantage_std@k": "Advantage of the rank,\ndeviation",
-    "rank_hit_rate@k": "Validation lists with a hit\nat the rank (share)",
-}
-"""Metrics per rank, with the label of their colour bar."""
+RANK_METRICS = tuple(metric.name for metric in (*TRAINING, *EVALUATION) if metric.k == "rank")
+"""Metrics per rank, such as `reward@k`."""
 
 SHOWN = ("reward@k", "hits@k", "advantage_std@k")
 """Maps drawn by default."""
@@ -37,7 +33,7 @@ SHOWN = ("reward@k", "hits@k", "advantage_std@k")
 
 def split_of(metric: str) -> str:
     """Split on which a metric of `RANK_METRICS` is measured."""
-    return "validation" if metric == "rank_hit_rate@k" else "train"
+    return "train" if METRICS[metric] in TRAINING else "validation"
 
 
 def rank_metrics(group: Collection) -> list[str]:
@@ -70,8 +66,7 @@ def draw_ranks(group: Collection, metric: str, *, against: str = "updates") -> F
         axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=divisor == 1))
         finish_grid(list(axes), len(maps), across, axis)
         figure.supylabel("Rank", fontsize=STYLE["axes.labelsize"])
-        own = "\n(own units of each reward)" if metric == "reward@k" and several_rewards(group) else ""
-        colour_bar(figure, ScalarMappable(norm, SCALE), RANK_METRICS[metric] + own)
+        colour_bar(figure, ScalarMappable(norm, SCALE), axis_label(group, (split_of(metric), metric)))
         legend_below(figure, {}, _note(maps, {len(runs) for runs in rl_rows(group).values()}) + common)
     return figure
 

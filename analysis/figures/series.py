@@ -5,7 +5,7 @@ or the amount spent by then. All seeds share the same updates, but the amount sp
 interpolated linearly between its own measurements, within the range that all seeds of the row cover.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,17 +13,17 @@ import pandas as pd
 
 from analysis.collection import Collection
 from analysis.statistics import Floats, seed_interval
+from rlbench.lists.metric_catalogue import metric_title
 
-AXES = {
-    "updates": "Updates",
-    "completions": "Completions",
-    "generated_tokens": "Generated tokens",
-    "seconds": "Wall-clock time",
-}
+AXES = {name: metric_title(name) for name in ("updates", "completions", "generated_tokens", "seconds")}
 """Possible x axes of curves, with their axis labels."""
 
 INTERVAL_SEEDS = 3
 """Fewest seeds for which a band is an interval; with fewer it is the range."""
+
+
+SMOOTHING = 0.05
+"""Window of the moving mean over training metrics, as a share of the run."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Series:
         values: (S, T) values of each seed; NaN where a run wrote NaN.
         mean: (T,) mean over seeds.
         low, high: (T,) the band: the 95 % interval of the mean with at least `INTERVAL_SEEDS` seeds, else the range.
-        seeds: S seeds, ascending, in the order of `values`.
-        runs: run directories, in the same order.
+        runs: the S run directories, in the order of `values`.
     """
 
     x: Floats
@@ -44,7 +43,6 @@ class Series:
     mean: Floats
     low: Floats
     high: Floats
-    seeds: tuple[int, ...]
     runs: tuple[str, ...]
 
 
@@ -76,46 +74,55 @@ def row_names(group: Collection) -> dict[str, str]:
 
 def measured(group: Collection, split: str) -> list[str]:
     """Sorted names of the metrics that any RL run measured on a split."""
-    rl = group.runs.loc[group.runs["stage"] == "rl", "run"]
-    curves = group.curves
-    return sorted(curves.loc[(curves["split"] == split) & curves["run"].isin(set(rl)), "metric"].unique())
+    rl = set(group.runs.loc[group.runs["stage"] == "rl", "run"])
+    return sorted({metric for run, of, metric in group.measurements.series if of == split and run in rl})
 
 
 def without_spending(group: Collection) -> list[str]:
     """Labels of RL rows with a run without budget.jsonl. Their curves can only be drawn over updates."""
-    recorded = set(group.spending["run"])
-    return [label for label, runs in rl_rows(group).items() if not recorded.issuperset(runs["run"])]
+    return [label for label, runs in rl_rows(group).items() if not set(group.spending_of).issuperset(runs["run"])]
 
 
 def all_series(
     group: Collection, split: str, metric: str, *, against: str = "updates", window: float = 0.0
 ) -> dict[str, Series]:
-    """The curves of the RL rows, by label. Rows without a curve are absent.
+    """The curves of the RL rows, by label. Rows without a curve are absent. Arguments as for `row_series`."""
+    found = {
+        label: row_series(group, list(rows["run"]), split, metric, against=against, window=window)
+        for label, rows in rl_rows(group).items()
+    }
+    return {label: series for label, series in found.items() if series is not None}
+
+
+def row_series(
+    group: Collection,
+    runs: Sequence[str],
+    split: str,
+    metric: str,
+    *,
+    against: str = "updates",
+    window: float = 0.0,
+) -> Series | None:
+    """The curve of a row: the mean over its runs, and the band. None if the runs have no common measurement.
 
     Args:
-        against: one of `AXES`. Rows in `without_spending` have curves over updates only.
+        runs: the row's runs, one per seed.
+        against: one of `AXES`. Without budget.jsonl in every run, a row has curves over updates only.
         window: width of a centred moving mean over each run, as a share of its points; 0 for none.
     """
-    curves = group.curves[(group.curves["split"] == split) & (group.curves["metric"] == metric)]
-    wide = curves.pivot(index="step", columns="run", values="value")
-    known = curves.pivot(index="step", columns="run", values="metric").notna()
-    spending = dict(list(group.spending.groupby("run"))) if against != "updates" else {}
-    found = {}
-    for label, rows in rl_rows(group).items():
-        runs = list(rows["run"])
-        if not set(runs).issubset(wide.columns) or (against != "updates" and not set(runs).issubset(spending)):
-            continue
-        common = known[runs].all(axis=1)
-        values = smoothed(wide.loc[common, runs].to_numpy(float).T, window)
-        steps = wide.index[common].to_numpy(float)
-        if against == "updates":
-            x = steps
-        else:
-            places = np.stack([spent_at(spending[run], against, steps) for run in runs])
-            x, values = on_common_grid(places, values)
-        if len(x):
-            found[label] = _series(x, values, rows)
-    return found
+    together = group.measurements.together(runs, split, metric)
+    if together is None or (against != "updates" and not set(runs).issubset(group.spending_of)):
+        return None
+    x, values = together[0], smoothed(together[1], window)
+    if against != "updates":
+        places = np.stack([spent_at(group.spending_of[run], against, x) for run in runs])
+        x, values = on_common_grid(places, values)
+    return Series(x, values, *mean_and_band(values), tuple(runs)) if len(x) else None
+
+
+def window_of(split: str) -> float:
+    """Width of the moving mean in figures and on the page. Only training metrics are smoothed."""
+    return SMOOTHING if split == "train" else 0.0
 
 
 def smoothed(values: Floats, window: float) -> Floats:
@@ -146,13 +153,12 @@ def smoothing_points(length: int, window: float) -> int:
     return 2 * int(length * window / 2) + 1
 
 
-def _series(x: Floats, values: Floats, rows: pd.DataFrame) -> Series:
-    if len(values) >= INTERVAL_SEEDS:
-        estimate = seed_interval(values)
-        mean, low, high = estimate.mean, estimate.low, estimate.high
-    else:
-        mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
-    return Series(x, values, mean, low, high, tuple(int(seed) for seed in rows["seed"]), tuple(rows["run"]))
+def mean_and_band(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """(T,) mean, low and high of (S, T) values, as in `Series`."""
+    if len(values) < INTERVAL_SEEDS:
+        return values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+    estimate = seed_interval(values)
+    return estimate.mean, estimate.low, estimate.high
 
 
 def spent_at(spending: pd.DataFrame, kind: str, steps: Floats) -> Floats:
@@ -206,24 +212,28 @@ def rank_maps(group: Collection, split: str, metric: str, *, against: str = "upd
     Args:
         metric: name with k for the rank, as in `reward@k`.
     """
+    found = {
+        label: rank_map(group, list(rows["run"]), split, metric, against=against)
+        for label, rows in rl_rows(group).items()
+    }
+    return {label: one for label, one in found.items() if one is not None}
+
+
+def rank_map(
+    group: Collection, runs: Sequence[str], split: str, metric: str, *, against: str = "updates"
+) -> RankMap | None:
+    """A row's map over the union of its ranks' x values; NaN where a rank has no measurement. None without any rank."""
     stem = metric.removesuffix("k")
-    names = [name for name in measured(group, split) if name.startswith(stem) and name[len(stem) :].isdigit()]
-    by_rank = {int(name[len(stem) :]): all_series(group, split, name, against=against) for name in names}
-    maps = {}
-    for label in rl_rows(group):
-        own = {rank: series[label] for rank, series in sorted(by_rank.items()) if label in series}
-        if own:
-            maps[label] = _rank_map(own)
-    return maps
-
-
-def _rank_map(ranks: Mapping[int, Series]) -> RankMap:
-    """A map over the union of the ranks' x values; NaN where a rank has no measurement."""
-    x = np.unique(np.concatenate([series.x for series in ranks.values()]))
-    values = np.full((max(ranks), len(x)), np.nan)
-    for rank, series in ranks.items():
+    ranks = [int(name[len(stem) :]) for of, name in group.measurements.names if of == split and name.startswith(stem)]
+    every = {rank: row_series(group, runs, split, f"{stem}{rank}", against=against) for rank in ranks}
+    known = {rank: series for rank, series in every.items() if series is not None}
+    if not known:
+        return None
+    x = np.unique(np.concatenate([series.x for series in known.values()]))
+    values = np.full((max(known), len(x)), np.nan)
+    for rank, series in known.items():
         values[rank - 1, np.searchsorted(x, series.x)] = series.mean
-    return RankMap(x, np.arange(1, max(ranks) + 1, dtype=float), values)
+    return RankMap(x, np.arange(1, max(known) + 1, dtype=float), values)
 
 
 def in_bins(values: Floats, bins: int) -> tuple[Floats, list[Sequence[int]]]:
@@ -248,17 +258,15 @@ def own_curves(
     Returns:
         label to (P,) ascending x values and (P,) values of each seed, in the order of `rl_rows`.
     """
-    curves = group.curves[(group.curves["split"] == split) & (group.curves["metric"] == metric)]
-    of_run = {run: part.sort_values("step") for run, part in curves.groupby("run")}
-    spending = dict(list(group.spending.groupby("run")))
     found = {}
     for label, rows in rl_rows(group).items():
         own = []
         for run in rows["run"]:
-            if run not in of_run or (against != "updates" and run not in spending):
+            known = group.measurements.series.get((run, split, metric))
+            if known is None or (against != "updates" and run not in group.spending_of):
                 break
-            x, y = (of_run[run][name].to_numpy(float) for name in ("step", "value"))
-            x = x if against == "updates" else spent_at(spending[run], against, x)
+            x, y = known
+            x = x if against == "updates" else spent_at(group.spending_of[run], against, x)
             finite = np.isfinite(x) & np.isfinite(y)
             x, y = x[finite], y[finite]
             last = np.append(np.diff(x) > 0, True)[: len(x)]

@@ -15,6 +15,7 @@ from analysis.html.rows import Look, named
 from analysis.render.numbers import count, counted, percent, words
 from analysis.tables import UNEQUAL, unequal_note
 from rlbench.base.durations import duration
+from rlbench.lists.metric_catalogue import metric_title
 
 PHASES = {
     "rollout": "#0072B2",
@@ -90,14 +91,7 @@ def _means(runs: pd.DataFrame) -> dict[str, float]:
     return means
 
 
-COUNTS = {
-    "updates": "Updates",
-    "prompts": "Prompts",
-    "completions": "Completions",
-    "generated_tokens": "Tokens generated",
-    "trained_tokens": "Tokens trained",
-    "evaluation_tokens": "Tokens of evaluations",
-}
+COUNTS = ("updates", "prompts", "completions", "generated_tokens", "trained_tokens", "evaluation_tokens")
 EXTRAS = ("peak_memory_bytes_process", "peak_memory_bytes_gpu", "energy_joules_cpu", "energy_joules_gpu", "attempts")
 
 
@@ -138,9 +132,12 @@ def _bars(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]]) -> Ht
 
 def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], unequal: Set[str]) -> Html:
     used = [name for name in PHASES if any(name in phases(spent[look.label]) for look in looks)]
-    heads = [Head("Row", number=False), *(Head(title) for title in COUNTS.values()), Head("Time")]
+    heads = [Head("Row", number=False), *(Head(metric_title(name)) for name in (*COUNTS, "seconds"))]
     heads += [Head(name.capitalize(), "seconds of this phase; m:ss, h:mm:ss") for name in used]
-    heads += [Head("Memory", "peak of the process, GiB"), Head("GPU memory", "peak, GiB")]
+    heads += [
+        Head(metric_title("peak_memory_bytes_process"), "peak of the process, GiB"),
+        Head(metric_title("peak_memory_bytes_gpu"), "peak, GiB"),
+    ]
     heads += [Head("Energy", "CPU and GPU as far as known, Wh"), Head("Starts", "attempts of a run, on average")]
     rows = []
     for look in looks:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.collection import Collection, Problem
-from analysis.html.curve_data import Measured
+from analysis.collection.measurements import Measurements
 from analysis.html.grid import folded, lines, section
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin, by_versions, files, short
@@ -72,7 +72,6 @@ def cautions(
     """
     rows = {row.label: row for row in table.rows}
     trained = [look for look in looks if look.stage == "rl"]
-    measured = Measured(group.curves)
     found = [
         *_seeds(trained),
         *_missing_seeds(trained, rows),
@@ -80,8 +79,8 @@ def cautions(
         *_stopped(trained, rows),
         *_demonstrations(group, looks),
         *_power(headline),
-        *_degenerate(measured, trained),
-        *_entropy(measured, trained),
+        *_degenerate(group.measurements, trained),
+        *_entropy(group.measurements, trained),
         *_lists(group, trained),
         *_gaps(problems),
         *_origin(origins, {run for look in trained for run in look.runs}),
@@ -166,7 +165,7 @@ def _power(headline: Headline | None) -> list[Caution]:
     return [Caution("Low power", low_power_note(headline), True)]
 
 
-def _means(measured: Measured, look: Look, metric: str) -> list[tuple[float, float, float]]:
+def _means(measured: Measurements, look: Look, metric: str) -> list[tuple[float, float, float]]:
     """Mean over training, over its first tenth and over its last tenth, for each run with finite values."""
     found = []
     for run in look.runs:
@@ -178,7 +177,7 @@ def _means(measured: Measured, look: Look, metric: str) -> list[tuple[float, flo
     return found
 
 
-def _degenerate(measured: Measured, trained: Sequence[Look]) -> list[Caution]:
+def _degenerate(measured: Measurements, trained: Sequence[Look]) -> list[Caution]:
     found = [(look, _means(measured, look, "frac_zero_variance_units")) for look in trained]
     shares = [(look, float(np.mean([mean for mean, _, _ in means]))) for look, means in found if means]
     bad = sorted(((look, value) for look, value in shares if value > DEGENERATE), key=lambda one: -one[1])
@@ -193,7 +192,7 @@ def _degenerate(measured: Measured, trained: Sequence[Look]) -> list[Caution]:
     return [Caution("Degenerate groups", told, False)]
 
 
-def _entropy(measured: Measured, trained: Sequence[Look]) -> list[Caution]:
+def _entropy(measured: Measurements, trained: Sequence[Look]) -> list[Caution]:
     bad, shares = [], []
     for look in trained:
         ratios = [last / first for _, first, last in _means(measured, look, "entropy") if first > 0]

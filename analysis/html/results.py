@@ -11,10 +11,11 @@ from analysis.html.grid import MISSING, GridCell, Head, grid, lines, number, sec
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.provenance import Origin
 from analysis.html.rows import Look, ink, named
-from analysis.render.numbers import Interval, bounds, chance, count, metric_title, share, signed
+from analysis.render.numbers import Interval, bounds, chance, count, share, signed
 from analysis.tables import Lead, Row, Table, detectable_text
 from analysis.tables.headline import Headline, lead_note, ranking_metric
 from rlbench.base.durations import duration
+from rlbench.lists.metric_catalogue import metric_title
 from rlbench.runs.record import required_metrics
 
 PLOT = (132, 16)
@@ -50,7 +51,7 @@ def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
     heads += [Head(metric_title(metric)) for metric in metrics[:-1]]
     if differences:
         heads.append(Head(f"Δ {metric_title(headline)} to SFT", "Paired on the same contexts"))
-    heads += [Head("In catalogue", "Share of the ranks whose film is in the catalogue"), Head("Seeds")]
+    heads += [Head(metric_title("in_catalog"), "Share of the ranks whose film is in the catalogue"), Head("Seeds")]
     rows, kinds = [], []
     for row in table.rows:
         score = row.metrics[headline]
@@ -178,10 +179,11 @@ def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str
     tests = [f"test.{metric}" for metric in required_metrics(cutoffs)]
     top = f"validation.ndcg@{cutoffs[-1]}"
     heads = [Head("Row", number=False), Head("Seed")]
-    heads += [Head("In catalogue" if name == "test.in_catalog" else metric_title(name[5:])) for name in tests]
+    heads += [Head(metric_title(name[5:])) for name in tests]
     heads.append(Head(f"{metric_title(top[11:])}, validation"))
-    heads += [Head("Checkpoint", "Update whose weights are judged"), Head("Updates"), Head("Completions")]
-    heads += [Head("Tokens", "Generated"), Head("Time"), Head("Stopped", "Update at which it stopped early")]
+    heads += [Head("Checkpoint", "Update whose weights are judged"), Head(metric_title("updates"))]
+    heads += [Head(metric_title(name)) for name in ("completions", "generated_tokens", "seconds")]
+    heads += [Head("Stopped", "Update at which it stopped early")]
     heads += [Head("Commit", number=False), Head("Hash", number=False), Head("Directory", number=False)]
     order = {label: i for i, label in enumerate(looks)}
     runs = group.runs.assign(order=group.runs["label"].map(order)).sort_values(["order", "seed"], kind="stable")

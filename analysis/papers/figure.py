@@ -147,11 +147,12 @@ def our_metric(metric: str, cutoffs: Sequence[int]) -> str:
 
 
 def measured_curve(group: Collection, runs: Sequence[str], split: str, metric: str) -> pd.DataFrame | None:
-    """(T, S) values by update and run, for updates that all runs measured; None if there are none."""
-    curves = group.curves
-    part = curves[(curves["split"] == split) & (curves["metric"] == metric) & curves["run"].isin(list(runs))]
-    wide = part.pivot(index="step", columns="run", values="value").dropna()
-    return wide if len(runs) and len(wide) and len(wide.columns) == len(runs) else None
+    """(T, S) values by update and run, for updates at which all runs measured a number; None if there are none."""
+    together = group.measurements.together(runs, split, metric)
+    if together is None:
+        return None
+    wide = pd.DataFrame(together[1].T, index=together[0].astype(int), columns=list(runs)).dropna()
+    return wide if len(wide) else None
 
 
 def _level(curve: Curve, step: int) -> Level | None:

@@ -1,10 +1,8 @@
-"""Formatting of numbers and metric names."""
+"""Formatting of numbers."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "map": "MAP"}
 
 DIGITS = 3
 
@@ -98,9 +96,3 @@ def words(parts: Sequence[str], last: str = "and") -> str:
 def percent(value: float) -> str:
     """12 % for .12, with a non-breaking space."""
     return f"{100 * value:.0f}\u00a0%"
-
-
-def metric_title(metric: str) -> str:
-    """NDCG@10 for ndcg@10. A metric without a title keeps its name."""
-    name, at, k = metric.partition("@")
-    return f"{TITLES.get(name, name)}{at}{k}"

@@ -11,7 +11,7 @@ from rich.text import Text
 from analysis import statistics
 from analysis.collection import Collection
 from analysis.figures.style import SAME
-from analysis.render.numbers import chance, many, metric_title, share, signed
+from analysis.render.numbers import chance, many, share, signed
 from analysis.render.sheet import NOTHING, Cells, Line, Sheet, Shown, estimate, sheet_of
 from analysis.render.sheet import to_rich as sheet_to_rich
 from analysis.render.spreadsheet import csv_interval, csv_p, csv_text
@@ -28,6 +28,7 @@ from analysis.tables import (
     unequal_note,
 )
 from rlbench.base.errors import BadInput, nearest
+from rlbench.lists.metric_catalogue import metric_title
 
 NO_P = "No effect has a p, and none is shown: that takes pairs of three seeds."
 

@@ -23,18 +23,19 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from analysis.collection import Collection
-from analysis.figures.series import own_curves, rl_rows, row_names
+from analysis.figures.series import AXES, own_curves, rl_rows, row_names
 from analysis.figures.style import SAME
 from analysis.render.numbers import Interval
 from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
 from analysis.tables import FEWEST_SEEDS, group_title
 from rlbench.base.errors import BadInput
+from rlbench.lists.metric_catalogue import inside, metric_of
 
 Curve = tuple[Floats, Floats]
 
 FINAL = "final"
 
-UNITS = {"updates": "updates", "completions": "completions", "generated_tokens": "generated tokens", "seconds": "s"}
+UNITS = {axis: metric_of(axis).unit or inside(title) for axis, title in AXES.items()}
 
 
 @dataclass(frozen=True)

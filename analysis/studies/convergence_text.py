@@ -5,11 +5,12 @@ from collections.abc import Callable
 import numpy as np
 
 from analysis.figures.style import axis_unit
-from analysis.render.numbers import Interval, chance, metric_title, share, signed
+from analysis.render.numbers import Interval, chance, share, signed
 from analysis.render.sheet import NOTHING, Cells, Sheet, Shown, estimate, sheet_of
 from analysis.render.spreadsheet import csv_text
 from analysis.studies.convergence import FINAL, UNITS, Convergence, Passage, Threshold, at_least
 from analysis.tables import FEWEST_SEEDS
+from rlbench.lists.metric_catalogue import metric_title
 
 
 def sentences(found: Convergence) -> list[str]:

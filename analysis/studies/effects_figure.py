@@ -10,10 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH
-from analysis.render.numbers import bounds, chance, metric_title, share, signed
+from analysis.render.numbers import bounds, chance, share, signed
 from analysis.studies.ablation import NO_P, Ablation
 from analysis.studies.factorial import CLEAR, Effect
 from analysis.tables import ONE_SEED, UNEQUAL, marked
+from rlbench.lists.metric_catalogue import metric_title
 
 REACH = 2.5
 """The axis ends at this multiple of the largest pair difference. A longer interval ends in an arrow."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.collection import Collection, Problem
-from analysis.render.numbers import Interval, metric_title
+from analysis.render.numbers import Interval
 from analysis.tables import marks, select
 from analysis.tables.compare import (
     Family,
@@ -32,9 +32,7 @@ from analysis.tables.prepare import Asked, Prepared
 from analysis.tables.scores import share_of, split_sizes
 from analysis.tables.select import Folder, Part, as_text
 from analysis.tables.spec import TableSpec, Where, read_spec
-
-ACCURACY = ("recall", "ndcg", "hit_rate", "mrr", "map", "pass", "union_recall", "published_")
-"""Prefixes of metrics where higher is better. Only these have a best row by default."""
+from rlbench.lists.metric_catalogue import metric_of, metric_title
 
 
 def build_table(group: Collection, *, resamples: int = statistics.RESAMPLES) -> Table:
@@ -378,15 +376,15 @@ class _Builder(Prepared):
     def _has_best(self, shown: Asked) -> bool:
         """Whether a column may have a bold row.
 
-        The spec decides. By default, compared metrics where higher is better may have one; if nothing is compared, all
-        metrics where higher is better.
+        The spec decides. By default, compared metrics of accuracy may have one; if nothing is compared, all metrics of
+        accuracy.
         """
         column = shown.column
         if column.kind != "mean":
             return False
         if shown.spec.bold is not None:
             return shown.spec.bold
-        return column.of.startswith(ACCURACY) and (not self.compared or column.of in self.compared)
+        return metric_of(column.of).is_accuracy and (not self.compared or column.of in self.compared)
 
     def _marked_notes(self, rows: Sequence[Row]) -> list[str]:
         notes = []

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.collection import Collection
-from analysis.render.numbers import Interval, at_least, bounds, chance, counted, metric_title, share, signed, words
+from analysis.render.numbers import Interval, at_least, bounds, chance, counted, share, signed, words
 from analysis.tables.compare import LEVEL, TIE, detectable_text
 from analysis.tables.model import UNEQUAL, Lead, Over, Table
 from analysis.tables.scores import split_sizes
+from rlbench.lists.metric_catalogue import metric_title
 
 NAMED = 6
 """Maximum number of rows named in a sentence; further rows are only counted."""

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.render.numbers import metric_title
 from analysis.statistics import Scores
 from analysis.tables import marks, select
 from analysis.tables.compare import Side
@@ -17,6 +16,7 @@ from analysis.tables.scores import row_scores, samples_digest
 from analysis.tables.select import Folder, Lookup, Part, as_text
 from analysis.tables.spec import VALUES, ColumnSpec, TableSpec, Where
 from rlbench.base.errors import BadInput, nearest
+from rlbench.lists.metric_catalogue import metric_title
 
 ROWS_HELD = 64
 """Number of rows whose scores stay in memory; others are read again when needed."""

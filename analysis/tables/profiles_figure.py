@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from analysis import statistics
 from analysis.figures.lines import REFERENCE
 from analysis.figures.style import GREY, STYLE, WIDTH, styles
-from analysis.render.numbers import metric_title
 from analysis.statistics import Floats
 from analysis.tables.profiles import Profile
 from rlbench.base.files import whole_file
+from rlbench.lists.metric_catalogue import metric_title
 
 THRESHOLDS: Floats = np.linspace(0, 1, 101)
 ACROSS = 3

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.user_files import read_user_yaml
+from rlbench.lists.metric_catalogue import metric_title
 
 SPECS = Path(__file__).parents[1] / "specs"
 """Folder of the specs shipped with the harness."""
@@ -22,12 +23,10 @@ KINDS = ("metric", "difference", "improvement", "value")
 
 VALUES = {
     "seeds": "Seeds",
-    "updates": "Updates",
-    "prompts": "Prompts",
-    "completions": "Completions",
-    "generated_tokens": "Tokens",
-    "trained_tokens": "Trained tokens",
-    "seconds": "Time",
+    **{
+        name: metric_title(name)
+        for name in ("updates", "prompts", "completions", "generated_tokens", "trained_tokens", "seconds")
+    },
     "checkpoint_step": "Checkpoint",
 }
 """Values that a column may name by a single word, with their headers."""

@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 from analysis.collection import Problem
-from analysis.render.numbers import Interval, bounds, chance, count, metric_title, share, signed
+from analysis.render.numbers import Interval, bounds, chance, count, share, signed
 from analysis.render.sheet import NOTHING, Line, Sheet, Shown, estimate
 from analysis.render.spreadsheet import csv_interval, csv_p, csv_text
 from analysis.tables.compare import detectable_parts
 from analysis.tables.marks import marked
 from analysis.tables.model import MARKS, MISSING, ONE_SEED, SPENT, STOPPED, UNEQUAL, Column, Made, Row, Table, Value
 from rlbench.base.durations import duration
+from rlbench.lists.metric_catalogue import metric_title
 
 
 def table_sheet(table: Table) -> Sheet:

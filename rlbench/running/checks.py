@@ -27,6 +27,7 @@ from rlbench.config.schema import (
     TinyModelConfig,
 )
 from rlbench.lists.catalog import check_matching
+from rlbench.lists.metric_catalogue import selectable
 from rlbench.preference.checks import check_preference
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
@@ -47,8 +48,6 @@ LONG_PROMPTS = ("drop_oldest_turns", "drop_sample")
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")
 SCHEDULES = ("constant", "linear", "cosine")
 MOST_CONTEXTS = 10**6
-METRICS = ("recall", "ndcg", "hit_rate", "mrr", "map")
-PUBLISHED = ("recall", "ndcg")
 
 
 def _choice(problems: list[str], key: str, value: str, known: Sequence[str]) -> None:
@@ -289,12 +288,7 @@ def _cutoffs(config: Config) -> list[str]:
     ]
     if not dataset.cutoffs:
         problems.append("dataset.cutoffs is empty")
-    known = [
-        f"{protocol}{metric}@{k}"
-        for protocol, metrics in (("", METRICS), ("published_", PUBLISHED), ("published_truncate_first_", PUBLISHED))
-        for metric in metrics
-        for k in dataset.cutoffs
-    ]
+    known = selectable(dataset.cutoffs)
     if config.evaluation.metric not in known:
         problems.append(f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}")
     return problems

@@ -7,14 +7,12 @@ from typing import Any
 
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.program import install
+from rlbench.lists.metric_catalogue import metric_of
 from rlbench.tracking.identity import Backend, Scalar, TrackerIdentity
 from rlbench.tracking.tensorboard_backend import TensorBoardBackend
 from rlbench.tracking.trackio_backend import TrackioBackend
 from rlbench.tracking.wandb_backend import WandbBackend
 from rlbench.tracking.worker import Worker
-
-PER_RANK = ("advantage_mean@", "advantage_std@", "reward@", "hits@", "rank_hit_rate@")
-"""Prefixes of metrics with one value per rank. Their curves get a separate section."""
 
 Factory = Callable[[Path, Path, TrackerIdentity, Mapping[str, Any]], Backend]
 BACKENDS: dict[str, Factory] = {
@@ -107,7 +105,7 @@ class NoTracker(Tracker):
 def curve_name(name: str) -> str:
     """Return the displayed name of a curve: `<split>/<metric>`, or `<split>_by_rank/<metric>` for one rank's metric."""
     split, _, metric = name.partition("/")
-    return f"{split}_by_rank/{metric}" if metric.startswith(PER_RANK) else name
+    return f"{split}_by_rank/{metric}" if metric_of(metric).k == "rank" else name
 
 
 def check_modes(mode: str, also: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from rlbench.base import preemption
 from rlbench.base.progress import Progress
 from rlbench.base.sharding import fill, whole
+from rlbench.lists.metric_catalogue import TRAINING, entry_of
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import Run
 from rlbench.runs.record import BUDGET_ROWS
@@ -19,46 +20,19 @@ from rlbench.tracking import Tracker
 from rlbench.training.checkpoints import checkpoint_being_written
 from rlbench.training.safety import Guard
 
-# TRL's and transformers' names -> ours. Other names are not recorded.
-TRAIN_METRICS = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "hits": "hits",
-    "success": "success",
-    "list_length": "list_length",
-    "entropy": "entropy",
-    "kl": "kl",
-    "kl_rollout": "kl_rollout",
-    "clip_low": "clip_low",
-    "clip_high": "clip_high",
-    "max_abs_log_ratio": "max_abs_log_ratio",
-    "frac_zero_variance_units": "frac_zero_variance_units",
-    "effective_units": "effective_units",
-    "advantage_mean": "advantage_mean",
-    "advantage_std": "advantage_std",
+RENAMED = {
     "completions/mean_length": "completion_length",
     "completions/clipped_ratio": "truncated",
     "mean_token_accuracy": "token_accuracy",
-    "completion_length": "completion_length",
-    "truncated": "truncated",
-    "tuples": "tuples",
-    "without_tuple": "without_tuple",
-    "implicit_reward_chosen": "implicit_reward_chosen",
-    "implicit_reward_rejected": "implicit_reward_rejected",
-    "implicit_reward_margin": "implicit_reward_margin",
-    "implicit_reward_accuracy": "implicit_reward_accuracy",
     "sampling/sampling_logp_difference/mean": "engine_logp_difference_mean",
     "sampling/sampling_logp_difference/max": "engine_logp_difference_max",
     "sampling/importance_sampling_ratio/min": "engine_ratio_min",
     "sampling/importance_sampling_ratio/mean": "engine_ratio_mean",
     "sampling/importance_sampling_ratio/max": "engine_ratio_max",
 }
+"""Names of TRL and transformers that differ from those of the metric catalogue."""
 
-FAMILIES = ("term/", "regulariser/", "advantage_mean@", "advantage_std@", "reward@", "hits@")
-"""Prefixes of names that exist once per reward term, regulariser or list rank. They are recorded unchanged."""
+ORDER = {metric.name: place for place, metric in enumerate(TRAINING)}
 
 
 class Recorder(TrainerCallback):
@@ -76,8 +50,7 @@ class Recorder(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        metrics = {ours: float(logs[theirs]) for theirs, ours in TRAIN_METRICS.items() if logs and theirs in logs}
-        metrics |= {name: float(value) for name, value in (logs or {}).items() if name.startswith(FAMILIES)}
+        metrics = training_metrics(logs or {})
         if not metrics or not state.is_world_process_zero:
             return
         self.run.append_metrics(state.global_step, "train", metrics)
@@ -87,6 +60,16 @@ class Recorder(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.to(state.global_step, self.note)
+
+
+def training_metrics(logs: Mapping[str, Any]) -> dict[str, float]:
+    """The logged values that the catalogue has under training, by their names there and in its order.
+
+    Metrics of ranks, reward terms and regularisers come last, in the order of the log.
+    """
+    named = {RENAMED.get(name, name): value for name, value in logs.items()}
+    known = [name for name in named if entry_of(name) in TRAINING]
+    return {name: float(named[name]) for name in sorted(known, key=lambda name: ORDER.get(name, len(ORDER)))}
 
 
 class SpendingLog(TrainerCallback):

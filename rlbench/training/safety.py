@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlbench.config.schema import SafetyConfig
+from rlbench.lists.metric_catalogue import inside, metric_title
 from rlbench.runs.record import Stopped
 
 
@@ -71,13 +72,11 @@ class SafetyBound:
 
     Attributes:
         metric: name of the metric on its split.
-        words: name of the metric in messages.
         limit: largest valid value, or smallest valid share of the initial value; None for no bound.
         share: whether the limit is such a share.
     """
 
     metric: str
-    words: str
     limit: float | None
     share: bool
 
@@ -100,11 +99,11 @@ class Guard:
         self.stop: Stop | None = None
         self.state: dict[str, dict[str, float]] = {name: dict(of_metric) for name, of_metric in state.items()}
         self._train = (
-            SafetyBound("kl", "KL to the reference policy", config.max_kl, share=False),
-            SafetyBound("entropy", "entropy", config.min_entropy_share, share=True),
-            SafetyBound("list_length", "mean list length", config.min_list_length_share, share=True),
+            SafetyBound("kl", config.max_kl, share=False),
+            SafetyBound("entropy", config.min_entropy_share, share=True),
+            SafetyBound("list_length", config.min_list_length_share, share=True),
         )
-        self._validation = (SafetyBound("in_catalog", "catalogue rate", config.min_catalogue_rate_share, share=True),)
+        self._validation = (SafetyBound("in_catalog", config.min_catalogue_rate_share, share=True),)
         self.state.setdefault("in_catalog", {"sum": catalogue_rate, "count": 1, "streak": 0})
 
     def train(self, update: int, metrics: Mapping[str, float]) -> None:
@@ -140,4 +139,4 @@ def _is_broken(bound: SafetyBound, value: float, start: float) -> bool:
 def _reason(bound: SafetyBound, value: float, start: float, patience: int) -> str:
     limit = f"below {bound.limit} of {start:.4g} at the start" if bound.share else f"above {bound.limit}"
     times = f"{patience} measurements in a row" if patience > 1 else "once"
-    return f"{bound.words} {value:.4g}, {limit}, {times}"
+    return f"{inside(metric_title(bound.metric))} {value:.4g}, {limit}, {times}"

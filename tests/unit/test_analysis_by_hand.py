@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,15 @@ import pytest
 from scipy import stats
 
 from analysis import statistics
-from analysis.collection import SPENDING, collect
+from analysis.collection import SPENDING, Collection, Queries, collect
+from analysis.collection.measurements import Measurements
 from analysis.collection.reading import Run, read_run
 from analysis.collection.screening import screened
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.series import all_series, own_curves
 from analysis.html.budgets import budgets
 from analysis.html.cautions import _entropy, _lists, _seeds
-from analysis.html.curve_data import Axes, Measured, curve_data
+from analysis.html.curve_data import Axes, curve_data
 from analysis.html.results import _against_leader, _scale
 from analysis.html.rows import Look, looks
 from analysis.papers.runs import settings_of
@@ -37,7 +37,7 @@ from analysis.tables.scores import samples_digest
 from analysis.tables.select import Folder
 from analysis.tables.spec import parse_spec
 from tests.helpers_analysis import budget, queries, write_run
-from tests.helpers_curves import collection
+from tests.helpers_curves import Frames, collection
 from tests.helpers_report import verdict
 
 
@@ -316,12 +316,9 @@ def measured(values: Mapping[str, Sequence[float]], split: str, metric: str) -> 
 def test_a_page_smooths_training_and_not_validation() -> None:
     zigzag = list(ZIGZAG.values())
     parts = [measured({"a": zigzag}, split, "loss") for split in ("train", "validation")]
-    page = SimpleNamespace(
-        runs=pd.DataFrame({"run": ["a"], "cutoffs": [(5, 10)]}),
-        curves=pd.concat(parts),
-        spending=pd.DataFrame(columns=["run", "update"]),
-    )
-    series = curve_data(page, [look(["a"])])["series"]  # type: ignore[arg-type]
+    source = Frames(pd.concat(parts), pd.DataFrame(columns=["run", "update", *SPENDING]))
+    runs = pd.DataFrame({"run": ["a"], "stage": ["rl"], "reward": ["dcg"], "cutoffs": [(5, 10)]})
+    series = curve_data(Collection(runs, Queries(source, {}), source), [look(["a"])])["series"]
     assert series["validation/loss"][0][2] == zigzag
     assert np.ptp(series["train/loss"][0][2][2:-2]) < 0.2
 
@@ -329,13 +326,13 @@ def test_a_page_smooths_training_and_not_validation() -> None:
 def test_a_page_puts_a_row_at_the_mean_of_what_its_seeds_spent() -> None:
     spending = pd.DataFrame([("a", 10, 100.0), ("b", 10, 300.0)], columns=["run", "update", "generated_tokens"])
     spending = spending.assign(**dict.fromkeys(set(SPENDING) - {"generated_tokens"}, 0.0))
-    axes = Axes(spending, [("a", "b")])
+    axes = Axes(dict(list(spending.groupby("run"))), [("a", "b")])
     assert axes.xs[axes.index(0, np.array([0.0, 5.0, 10.0]))]["generated_tokens"] == [0, 100, 200]
 
 
 def test_entropy_that_rises_has_not_collapsed() -> None:
     falling = np.linspace(1, 0.01, 20)
-    found = Measured(measured({"a": list(falling), "b": list(falling[::-1])}, "train", "entropy"))
+    found = Measurements(measured({"a": list(falling), "b": list(falling[::-1])}, "train", "entropy"))
     assert _entropy(found, [look(["b"])]) == []
     (caution,) = _entropy(found, [look(["a", "b"])])
     ends = [falling[-2:].mean() / falling[:2].mean()]

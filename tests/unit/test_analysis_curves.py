@@ -140,7 +140,7 @@ def test_training_panels_are_of_the_metrics_that_were_logged(tmp_path: Path) -> 
     assert [ax.get_ylabel() for ax in figure.axes] == [
         "Reward per list",
         "Hits per list (films)",
-        "Entropy per token (nats)",
+        "Entropy (nats per token)",
         "Entries per list",
         "Units without signal (share)",
     ]
@@ -221,7 +221,7 @@ def test_kl_is_named_by_the_policy_that_it_is_to() -> None:
         known = replace(group, settings=settings)
         figure = draw_training(known)
         assert figure is not None
-        assert figure.axes[0].get_ylabel() == f"KL to the {word} policy\nper token (nats)"
+        assert figure.axes[0].get_ylabel().replace("\n", " ") == f"KL to the {word} policy (nats per token)"
 
 
 def test_a_rank_map_shows_the_measured_values_on_one_scale(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_rank_map_shows_the_measured_values_on_one_scale(tmp_path: Path) -> No
     assert figure is not None
     left, right, bar = figure.axes
     assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("grpo · dcg", "rank_grpo · dcg")
-    assert bar.get_ylabel() == "Return of the rank"
+    assert bar.get_ylabel() == "Return of rank k"
     low, high = left.get_ylim()
     assert low > high, "rank 1 is at the top"
     (mesh,), (other,) = left.collections, right.collections
@@ -312,9 +312,9 @@ def test_axes_say_what_they_count() -> None:
     assert axis_unit("generated_tokens", 576_000) == (1e3, "Generated tokens (thousands)")
     assert axis_unit("generated_tokens", 5e6) == (1e6, "Generated tokens (millions)")
     assert [axis_unit("seconds", s) for s in (100, 2_000, 30_000)] == [
-        (1, "Wall-clock time (s)"),
-        (60, "Wall-clock time (min)"),
-        (3_600, "Wall-clock time (h)"),
+        (1, "Time (s)"),
+        (60, "Time (min)"),
+        (3_600, "Time (h)"),
     ]
 
 

@@ -243,7 +243,16 @@ def test_the_terminal_shows_everything_at_any_width(sweep: Path, width: int) -> 
     text = console.export_text()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
-    for header in ("Recall@5", "NDCG@10", "Δ NDCG@10 to SFT", "In catalogue", "Seeds", "Updates", "Time", "Tokens"):
+    for header in (
+        "Recall@5",
+        "NDCG@10",
+        "Δ NDCG@10 to SFT",
+        "In catalogue",
+        "Seeds",
+        "Updates",
+        "Time",
+        "Generated tokens",
+    ):
         assert header in text
     for row in table.rows:
         assert row.name in text

@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,12 @@ import pytest
 from scipy import stats
 
 from analysis import statistics
-from analysis.collection import Problem, collect
+from analysis.collection import SPENDING, Collection, Problem, Queries, collect
+from analysis.collection.measurements import Measurements
+from analysis.figures.series import mean_and_band
 from analysis.html import group_page, index_page
 from analysis.html.cautions import cautions
-from analysis.html.curve_data import NUMBERS, Measured, band, curve_data, thinned
+from analysis.html.curve_data import NUMBERS, curve_data, thinned
 from analysis.html.provenance import combined, origins
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import bounded, sample_data, spread
@@ -26,6 +27,7 @@ from analysis.tables import build_table
 from analysis.tables.headline import sentences
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
+from tests.helpers_curves import Frames
 from tests.helpers_report import verdict, write_full_sweep
 
 GAINS = {"grpo-relevance": 0.02, "rank_grpo-relevance": 0.09, "rank_grpo-log_decay": 0.085}
@@ -188,24 +190,23 @@ def test_no_two_rows_look_alike() -> None:
 # Curves.
 
 
-def test_bands_are_those_of_the_figures() -> None:
+def test_bands_are_intervals_over_seeds() -> None:
     values = np.random.default_rng(3).normal(0.3, 0.02, size=(5, 40))
-    found = band(np.arange(40.0), values)
+    mean, low, high = mean_and_band(values)
     slow = [stats.t.interval(0.95, 4, loc=one.mean(), scale=stats.sem(one)) for one in values.T]
-    np.testing.assert_allclose(found.mean, values.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(np.stack([found.low, found.high], axis=1), slow)
-    two = band(np.arange(40.0), values[:2])
-    np.testing.assert_array_equal(two.low, values[:2].min(axis=0))
+    np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(np.stack([low, high], axis=1), slow)
+    np.testing.assert_array_equal(mean_and_band(values[:2])[1], values[:2].min(axis=0))
 
 
 def test_seeds_are_averaged_where_all_of_them_were_measured() -> None:
     rows = [("a", 0, 1.0), ("a", 1, 2.0), ("a", 2, 3.0), ("b", 1, 4.0), ("b", 2, 5.0), ("b", 3, 6.0)]
     frame = pd.DataFrame(rows, columns=["run", "step", "value"]).assign(split="train", metric="loss")
-    measured = Measured(frame)
-    found = measured.wide(["b", "a"], "train", "loss")
+    measured = Measurements(frame)
+    found = measured.together(["b", "a"], "train", "loss")
     assert found is not None
     assert found[0].tolist() == [1, 2] and found[1].tolist() == [[4, 5], [2, 3]]
-    assert measured.wide(["a", "c"], "train", "loss") is None
+    assert measured.together(["a", "c"], "train", "loss") is None
 
 
 def test_thinning_keeps_both_ends() -> None:
@@ -236,13 +237,13 @@ def test_curves_of_many_runs_stay_small() -> None:
     metric = [f"metric{i}" for i in range(metrics)]
     index = pd.MultiIndex.from_product([runs, metric, range(1, updates + 1)], names=["run", "metric", "step"])
     curves = pd.DataFrame({"value": rng.random(len(index))}, index=index).reset_index().assign(split="train")
-    frame = pd.DataFrame({"run": runs, "cutoffs": [(5, 10)] * len(runs)})
+    frame = pd.DataFrame({"run": runs, "stage": "rl", "reward": "relevance", "cutoffs": [(5, 10)] * len(runs)})
     found = [
         Look(f"m{row:02d}", "rl", f"m{row:02d}", "", "#000000", (), tuple(runs[2 * row : 2 * row + 2]), (0, 1))
         for row in range(rows)
     ]
-    spending = pd.DataFrame(columns=["run", "update"])
-    data = curve_data(SimpleNamespace(runs=frame, curves=curves, spending=spending), found)  # type: ignore[arg-type]
+    source = Frames(curves, pd.DataFrame(columns=["run", "update", *SPENDING]))
+    data = curve_data(Collection(frame, Queries(source, {}), source), found)
     assert data["thinned"] and data["points"] == NUMBERS // (3 * metrics * rows)
     kept = [len(one[2]) for of_metric in data["series"].values() for one in of_metric]
     assert len(kept) == rows * metrics and set(kept) == {data["points"]}

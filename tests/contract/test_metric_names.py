@@ -1,0 +1,56 @@
+"""Every metric that a run writes is in the catalogue, and nothing is in the catalogue that no run writes."""
+
+import pandas as pd
+import pytest
+
+from rlbench.evaluation.judging import sampled_metrics
+from rlbench.lists.metric_catalogue import BUDGET, EVALUATION, TRAINING, entry_of
+from rlbench.runs.budget import Ledger
+from rlbench.training.callbacks import RENAMED
+from tests.contract.test_preference import small
+from tests.helpers_safety import short, train, write_repeater
+from tests.helpers_training import load, make_scorer
+
+TWO_TERMS = "+reward.terms.tokens={weight:1.0,normaliser:24.0}"
+POLICY = ("algorithm=siren", "algorithm.kl.beta=0.01", "algorithm.kl.estimator=k3", TWO_TERMS, "trainer.rl.updates=2")
+OF_SFT = {"loss"}
+"""Measured on validation by the SFT stage, which is not run here."""
+
+
+def names_of(metrics):
+    """The catalogue's names of recorded metrics; a name that it lacks as recorded."""
+    found = {name: entry_of(name) for name in metrics}
+    return {name if entry is None else entry.name for name, entry in found.items()}
+
+
+@pytest.fixture(scope="module")
+def runs(mini, start, tmp_path_factory):
+    """A short run of each family. The policy of the first writes lists."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("repeater", "policy", "preference")]
+    repeater = write_repeater(folders[0], load(start)[0], mini)
+    policy, _, _ = train(short(folders[1], *POLICY), repeater, mini)
+    preference, _, _ = train(small(folders[2], "algorithm=dpo"), start, mini)
+    return policy, preference
+
+
+def recorded(runs, split):
+    return names_of(row["metric"] for run in runs for row in run.read_metrics() if row["split"] == split)
+
+
+def test_metrics_of_training(runs):
+    assert recorded(runs, "train") | set(RENAMED.values()) == {metric.name for metric in TRAINING}
+
+
+def test_metrics_of_evaluations(runs, mini, start, tmp_path):
+    tokenizer, model = load(start)
+    records = mini.splits["test"][:1]
+    samples = pd.DataFrame([{"context_id": records[0].context_id, "list": 0, "text": "Heat (1995)"}])
+    judge = make_scorer(small(tmp_path), mini, tokenizer, model).judge
+    sampled = names_of(sampled_metrics(records, samples, judge, 1, [1]))
+    assert recorded(runs, "validation") | sampled | OF_SFT == {metric.name for metric in EVALUATION}
+
+
+def test_what_runs_spend():
+    spent = Ledger().report(updates=1, attempts=1)
+    nested = {f"{name}_{of}" for name in ("peak_memory_bytes", "energy_joules") for of in spent.pop(name)}
+    assert set(spent) | nested == {metric.name for metric in BUDGET}
