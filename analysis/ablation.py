@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.collection import Collection, collect
-from analysis.command import add_out, make_parser, out_folder, refuse, refusing, show_problems, show_written, terminal
+from analysis.command import (
+    add_out,
+    drop_stale,
+    make_parser,
+    out_folder,
+    refuse,
+    refusing,
+    show_problems,
+    show_written,
+    terminal,
+)
 from analysis.figures.style import save
 from analysis.render.sheet import to_markdown
 from analysis.studies.ablation import (
@@ -124,9 +134,8 @@ def write(ablation: Ablation, out: Path) -> list[Path]:
         written.append(out / name)
     figure = draw_effects(ablation)
     if figure is not None:
-        return written + save(figure, out / "effects")
-    for suffix in ("png", "svg"):  # a figure of an earlier sweep would look like this one's
-        (out / f"effects.{suffix}").unlink(missing_ok=True)
+        written += save(figure, out / "effects")
+    drop_stale(out, ("effects.png", "effects.svg"), written)
     return written
 
 

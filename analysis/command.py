@@ -3,7 +3,7 @@
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -107,6 +107,26 @@ def make_folder(folder: Path, out: Path) -> Path:
     if not folder.resolve().is_relative_to(out.resolve()):
         raise BadInput(f"{folder} leads out of {out} by a link: remove the link, or name another --out")
     return new_folder(folder, "--out")
+
+
+def drop_stale(folder: Path, names: Iterable[str], written: Sequence[Path] = ()) -> None:
+    """Remove the files of these names that were not written now: those of an earlier call look like this call's.
+
+    Args:
+        names: names under which the command writes files.
+    """
+    for path in (folder / name for name in names):
+        if path not in written and (path.is_file() or path.is_symlink()):
+            path.unlink()
+
+
+def show_older(console: Console, out: Path, patterns: Iterable[str], written: Sequence[Path]) -> None:
+    """Name the files below --out that match a pattern and were not written now. They may be of an earlier call."""
+    older = sorted({path for pattern in patterns for path in out.glob(pattern) if path.is_file()} - set(written))
+    if older:
+        console.print(f"[bold yellow]Not written now[/] (of an earlier call?), below {escape(str(out))}:")
+        for path in older:
+            console.print(f"  {printable(str(path.relative_to(out)))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def terminal(width: int = TERMINAL_WIDTH) -> Console:

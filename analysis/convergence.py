@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from analysis.collection import Collection, collect
 from analysis.command import (
     add_folder,
+    drop_stale,
     make_folder,
     make_parser,
     out_folder,
     refuse,
     refusing,
+    show_older,
     show_problems,
     show_written,
     terminal,
@@ -42,6 +44,7 @@ example:  python -m analysis.convergence runs/mini
           python -m analysis.convergence runs/mini --baseline gspo-relevance --metric recall@10
 exit code: 0 written; 2 no such folder, no RL run in it, or an option that the runs cannot serve
 """
+NAMES = ("convergence.md", "convergence.csv", "convergence.tex")
 
 
 @refusing("convergence")
@@ -68,11 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         console.print()
         sheet = convergence_sheet(one)
-        for suffix, text in (("md", to_markdown(sheet)), ("csv", to_csv(one)), ("tex", to_latex(sheet))):
-            path = folder / f"convergence.{suffix}"
-            write_text(path, text)
-            written.append(path)
+        for name, text in zip(NAMES, (to_markdown(sheet), to_csv(one), to_latex(sheet)), strict=True):
+            write_text(folder / name, text)
+            written.append(folder / name)
+    if len(groups) > 1:
+        drop_stale(out, NAMES)
     show_problems(console, options.runs, collection.problems)
+    show_older(console, out, [f"*/*/{name}" for name in NAMES], written)
     show_written(console, written)
     return 0
 

@@ -16,6 +16,7 @@ from analysis.command import (
     make_parser,
     refuse,
     refusing,
+    show_older,
     show_problems,
     show_written,
     terminal,
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = make_folder(out if len(groups) == 1 else out / group_folder(group), out)
         written += write_figures(group, folder, options, console)
     show_problems(console, options.runs, collection.problems)
+    names = [f"{figure}.{suffix}" for figure in ("validation*", "training*", "ranks-*") for suffix in FORMATS]
+    show_older(console, out, [*names, *(f"*/*/{name}" for name in names)], written)
     show_written(console, written)
     return 0
 

@@ -12,11 +12,13 @@ from analysis import tables
 from analysis.collection import Collection, Problem, collect
 from analysis.command import (
     add_out,
+    drop_stale,
     make_folder,
     make_parser,
     out_folder,
     refuse,
     refusing,
+    show_older,
     show_problems,
     show_written,
     terminal,
@@ -47,6 +49,9 @@ Runs that are not done, half-written, of another schema version, duplicate or wi
 out and named; the report is made from the others. Needs no model and no GPU.
 """
 PAGE = "report.html"
+OF_A_GROUP = [f"table.{suffix}" for suffix in ("md", "csv", "tex")]
+OF_A_GROUP += [f"{figure}.{suffix}" for figure in ("curves", "training") for suffix in ("png", "svg")]
+"""Files of one group's report beside its page."""
 
 EPILOG = """\
 example:  python -m analysis.report runs/mini --out reports/mini
@@ -82,8 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tracker != "none":
             track_report(options.tracker, group, collection.source.folder, folder)
     if len(groups) > 1:
+        if (out / PAGE).exists():  # of an earlier report, maybe of one group
+            drop_stale(out, OF_A_GROUP)
         written.append(write_index(groups, out, collection.source.folder, collection))
     show_problems(console, options.runs, collection.problems)
+    show_older(console, out, [f"*/*/{PAGE}"], written)
     show_written(console, written)
     return 0
 
@@ -121,10 +129,9 @@ def write_report(group: Collection, table: tables.Table, out: Path, console: Con
     ):
         if figure is None:
             console.print(f"[yellow]No {name}.png:[/] {lacking}.")
-            for suffix in ("png", "svg"):  # a figure of an earlier report would look like this one's
-                (out / f"{name}.{suffix}").unlink(missing_ok=True)
         else:
             written += save(figure, out / name)
+    drop_stale(out, OF_A_GROUP, written)
     return written
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.collection import find_runs
+from analysis.collection.reading import Unusable, check_files
 from analysis.command import make_parser, refuse, terminal
 from analysis.render.sheet import Shown, rich_table, sheet_of
 from rlbench.base.durations import duration
@@ -38,6 +39,7 @@ Reads the run directories below RUNS, and sweep.json beside them, in which the l
                went down; goes on where it was
   failed       with the reason, and its log
   pruned       stopped by a search that saw no use in it; nothing is left to do
+  damaged      it says done, but its files are not those that it wrote: with the reason
   missing      a cell of a sweep that was never started
 and prints the commands that complete what is not done and not running.
 """
@@ -49,7 +51,10 @@ exit code: 0 all done or pruned; 1 something is not; 2 no such folder, or no run
 WIDTH = 160
 """Line width when output goes to a file. Cell names are long."""
 REMEDY = "put the file back from a copy, or move the folder away and run its command again"
-STATES = (DONE, RUNNING, INTERRUPTED, FAILED, PRUNED, "missing")
+WORDS = (DONE, RUNNING, INTERRUPTED, FAILED, PRUNED)
+"""States that STATUS may name."""
+DAMAGED, MISSING = "damaged", "missing"
+STATES = (*WORDS, DAMAGED, MISSING)
 ENDED = (DONE, PRUNED)
 """States of cells that need no further action."""
 COLOURS = {
@@ -58,6 +63,7 @@ COLOURS = {
     "interrupted": "yellow",
     "failed": "red",
     "pruned": "blue",
+    "damaged": "red",
     "missing": "magenta",
 }
 
@@ -111,7 +117,7 @@ def survey(folder: Path, now: float) -> list[CellState]:
     commands = {name: tuple(cell["command"]) for name, cell in planned.items()}
     states = [read_state(path, name, commands.get(name), now) for name, path in found.items()]
     states += [
-        CellState(name, "missing", total=cell["updates"], command=commands[name])
+        CellState(name, MISSING, total=cell["updates"], command=commands[name])
         for name, cell in planned.items()
         if name not in found
     ]
@@ -130,10 +136,15 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
     if links := foreign_links(path):
         raise BadInput(f"{links[0]} is a link that leads out of the run: put the file itself there")
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
-    if status not in STATES:
-        raise BadInput(f"{path / 'STATUS'} says {status[:40]!r}, which is none of {', '.join(STATES)}: {REMEDY}")
+    if status not in WORDS:
+        raise BadInput(f"{path / 'STATUS'} says {status[:40]!r}, which is none of {', '.join(WORDS)}: {REMEDY}")
     if status == RUNNING and not _is_held(path / ".lock"):
         status = INTERRUPTED
+    if status == DONE:
+        try:
+            check_files(path)
+        except Unusable as error:
+            status, reason = DAMAGED, str(error).removeprefix("damaged: ")
     progress = path / PROGRESS.name
     state: ProgressState = {}
     silent = None
@@ -198,8 +209,11 @@ def _is_held(lock: Path) -> bool:
 
 
 def commands(states: Sequence[CellState]) -> list[str]:
-    """Shell commands that complete the cells that have neither ended nor are running, without repetitions."""
-    wanted = [state.command for state in states if state.state not in (*ENDED, RUNNING) and state.command]
+    """Shell commands that complete the cells, without repetitions.
+
+    Cells that have ended or are running need none. A damaged one must be repaired or moved away first.
+    """
+    wanted = [state.command for state in states if state.state not in (*ENDED, RUNNING, DAMAGED) and state.command]
     return [shlex.join(command) for command in dict.fromkeys(wanted)]
 
 

@@ -91,7 +91,10 @@ def runs_of(cell: "RecordedCell", group: Collection) -> tuple[pd.DataFrame, list
     left_out: list[Problem] = []
     others: list[str] = []
     for run in part["run"]:
-        differing = _differing(expected, group.settings.get(run, {}))
+        if run not in group.settings:
+            left_out.append(Problem(run, "without identity.json its settings are not known"))
+            continue
+        differing = _differing(expected, group.settings[run])
         defining = [key for key in DEFINING if key in differing]
         if defining:
             key = defining[0]
@@ -126,11 +129,11 @@ def settings_of(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 
 
 def _differing(expected: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run that differ from the expected ones; empty if the run's settings are unknown.
+    """Settings of a run that differ from the expected ones.
 
     Input digests are ignored, because whoever reads runs need not have the data.
     """
-    keys = {key for key in {*expected, *there} if not key.startswith("inputs.")} if there else ()
+    keys = {key for key in {*expected, *there} if not key.startswith("inputs.")}
     return {key: there.get(key, "nothing") for key in sorted(keys) if expected.get(key) != there.get(key)}
 
 

@@ -15,6 +15,7 @@ from analysis.command import (
     add_folder,
     add_resamples,
     default_folder,
+    drop_stale,
     make_parser,
     refuse,
     refusing,
@@ -174,21 +175,18 @@ def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[P
         against = tables.comparisons_sheet(table)
         made = (to_markdown(against), tables.comparisons_csv(table), to_latex(against))
         texts |= dict(zip(names, made, strict=True))
-    else:  # files of an earlier table would look like this table's
-        for name in names:
-            (out / name).unlink(missing_ok=True)
     for name, text in texts.items():
         write_text(out / name, text)
-    return [out / name for name in texts]
+    written = [out / name for name in texts]
+    drop_stale(out, names, written)
+    return written
 
 
 def _profiles(drawn: dict[str, list[tables.Profile]], out: Path, resamples: int) -> list[Path]:
     figure = draw_profiles(drawn, resamples=resamples)
-    if figure is not None:
-        return save_profiles(figure, out / "profiles")
-    for suffix in FORMATS:
-        (out / f"profiles.{suffix}").unlink(missing_ok=True)
-    return []
+    written = [] if figure is None else save_profiles(figure, out / "profiles")
+    drop_stale(out, [f"profiles.{suffix}" for suffix in FORMATS], written)
+    return written
 
 
 if __name__ == "__main__":

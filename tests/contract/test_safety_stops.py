@@ -122,14 +122,14 @@ def test_entropy_off_a_cliff(mini, tiny_folder, plugin, tmp_path):
 def test_list_length_off_a_cliff(mini, repeater, tmp_path):
     run, stop = stopped(mini, repeater, tmp_path, "safety.min_list_length_share=0.5")
     values = curve(run, "list_length")
-    assert values[1] > 1 and stop.reason.startswith("mean list length")
+    assert values[1] > 1 and stop.reason.startswith("entries per list")
     assert stop.update == first_of_two(values, lambda length: length < 0.5 * values[1])
 
 
 def test_catalogue_rate_falling(mini, repeater, tmp_path):
     run, stop = stopped(mini, repeater, tmp_path, "safety.min_catalogue_rate_share=0.5", "evaluation.every=1")
     values = curve(run, "in_catalog", "validation")
-    assert values[0] == 1.0 and stop.reason.startswith("catalogue rate")
+    assert values[0] == 1.0 and stop.reason.startswith("in catalogue")
     assert stop.update == first_of_two(values, lambda rate: rate < 0.5 * values[0])
 
 

@@ -1,5 +1,6 @@
 """The report command, as a user calls it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,29 @@ def test_as_a_command() -> None:
     wrong = subprocess.run([*command, "runs", "--resamples", "0"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "0 must be at least 1" in wrong.stderr
+
+
+def test_nothing_of_an_earlier_report_looks_like_this_one(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One group, then two, then one again. What the command did not write stays."""
+    out = tmp_path / "out"
+    assert report(runs, out) == 0
+    (out / "notes.md").write_text("mine")
+    other = write_run(runs, "sft", 0, queries(SCORES, ["a", "b"]), cutoffs=[10], group="other/redial-tiny")
+    assert report(runs, out) == 0
+    assert sorted(file.name for file in out.iterdir()) == ["mini", "notes.md", "other", *PAGE]
+    assert "Not written now" not in capsys.readouterr().out
+    shutil.rmtree(other)
+    assert report(runs, out) == 0
+    shown = capsys.readouterr().out
+    assert "Not written now (of an earlier call?), below" in shown
+    assert "  mini/mini-tiny/report.html\n  other/redial-tiny/report.html\n" in shown
+
+
+def test_a_table_that_the_user_put_beside_reports_of_several_experiments_stays(runs: Path, tmp_path: Path) -> None:
+    write_run(runs, "sft", 0, queries(SCORES, ["a", "b"]), cutoffs=[10], group="other/redial-tiny")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/table.md").write_text("mine")
+    assert report(runs, tmp_path / "out") == 0
+    assert (tmp_path / "out/table.md").read_text() == "mine"

@@ -8,6 +8,7 @@ import pytest
 
 from analysis.status import commands, main, survey
 from rlbench.base.errors import BadInput
+from rlbench.runs.directory import seal
 from rlbench.runs.sweep_file import write_cells
 
 SWEEP = {
@@ -29,7 +30,14 @@ def make(folder, name, status, **progress):
     (run / ".lock").touch()
     if progress:
         (run / "progress.json").write_text(json.dumps(progress))
+    if status.startswith("done"):
+        seal(run)
     return run
+
+
+def finish(run, reason=""):
+    (run / "STATUS").write_text(f"done\n{reason}")
+    seal(run)
 
 
 @pytest.fixture
@@ -87,7 +95,7 @@ def test_the_command_says_it_all_and_its_exit_code_whether_there_is_more_to_do(e
     assert main([str(experiment), "--commands"]) == 1
     assert len(capsys.readouterr().out.splitlines()) == 3
     for run in experiment.glob("mini-tiny/*/*"):
-        (run / "STATUS").write_text("done\n")
+        finish(run)
     (experiment / "sweep.json").unlink()
     assert main([str(experiment)]) == 0
 
@@ -103,7 +111,7 @@ def test_a_pruned_cell_has_ended(experiment, capsys):
     assert "1 pruned" in capsys.readouterr().out
     for other in experiment.glob("mini-tiny/*/*"):
         if other != run:
-            (other / "STATUS").write_text("done\n")
+            finish(other)
     (experiment / "sweep.json").unlink()
     assert main([str(experiment)]) == 0
 
@@ -117,8 +125,29 @@ def test_a_folder_without_runs_is_an_error(tmp_path, capsys):
 
 def test_a_done_cell_that_stopped_early_is_named(experiment, capsys):
     path = next((experiment / "mini-tiny" / "grpo-relevance").iterdir())
-    (path / "STATUS").write_text("done\nstopped early at update 37: entropy 0.01\n")
+    finish(path, "stopped early at update 37: entropy 0.01\n")
     assert states(experiment)["grpo"].reason == "stopped early at update 37: entropy 0.01"
     main([str(experiment)])
     shown = capsys.readouterr().out
     assert "stopped early at update 37" in shown and "algorithm=grpo" not in shown
+
+
+def test_a_damaged_cell_is_not_done(experiment, capsys):
+    """It says why, and no command completes it before it is repaired or moved away."""
+    run = next((experiment / "mini-tiny" / "grpo-relevance").iterdir())
+    (run / "result.json").write_text("{}")
+    finish(run)
+    assert states(experiment)["grpo"].state == "done"
+    (run / "result.json").write_text("[]")
+    found = states(experiment)["grpo"]
+    assert found.state == "damaged" and found.reason.startswith("result.json has another content than was written. Put")
+    assert main([str(experiment)]) == 1
+    shown = capsys.readouterr().out
+    assert "1 damaged" in shown and "algorithm=grpo" not in shown
+
+
+def test_a_status_that_no_run_writes_is_refused(experiment):
+    run = next((experiment / "mini-tiny" / "grpo-relevance").iterdir())
+    (run / "STATUS").write_text("missing\n")
+    with pytest.raises(BadInput, match="says 'missing', which is none of done, running, interrupted, failed, pruned:"):
+        survey(experiment, now=2e9)

@@ -11,7 +11,7 @@ from scipy import stats
 from analysis import reproduce
 from analysis.papers.page import number
 from analysis.papers.reported import EXPERIMENTS, read_rows, standard_error
-from analysis.papers.runs import gpu_hours
+from analysis.papers.runs import gpu_hours, runs_of
 from analysis.papers.table import Entry, Ours, _contrast, _contrasts, compare
 from analysis.papers.table_sheets import by_chance
 from analysis.papers.verdicts import (
@@ -31,6 +31,9 @@ from analysis.papers.verdicts import (
 )
 from analysis.statistics import Scores, holm, mean_interval
 from benchmarks.reproduction import simulate
+from rlbench.launching.recorded import recorded_cells
+from rlbench.runs.directory import label_of
+from tests.helpers_curves import collection
 
 
 def scores(seeds: int, spread: float, contexts: int = 400) -> Scores:
@@ -180,3 +183,12 @@ def test_hours_are_those_of_the_port_eight_times() -> None:
     assert grpo.cell is not None and gpu_hours(grpo.cell) == pytest.approx(15800 * 2 * 8 * 5.6 / 3600)
     zero_shot = compare("table1").entries[0]
     assert zero_shot.cell is not None and gpu_hours(zero_shot.cell) is None
+
+
+def test_a_run_whose_settings_are_unknown_belongs_to_no_row() -> None:
+    """Whether it was trained as the sweep trains cannot be said."""
+    cell = next(cell for cell in recorded_cells("table1", "mini") if cell.config.stage == "rl")
+    group = collection({label_of(cell.config, "rl"): [{0: 0.1}]})
+    part, left_out, others = runs_of(cell, group)
+    assert part.empty and not others
+    assert [problem.reason for problem in left_out] == ["without identity.json its settings are not known"]
