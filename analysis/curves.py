@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ from analysis.figures.style import COLOURS, DASHES, FORMATS, GREY, MARKERS, STYL
 from analysis.tables import group_folder
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import new_folder
+from rlbench.lists.metric_catalogue import inside, metric_title
 
 __all__ = [
     "COLOURS",
@@ -48,12 +50,20 @@ __all__ = [
 PAGE = 5
 """Number of metrics in a training figure with --by, so that it fits on a page."""
 
+
+def _words(titles: Iterable[str]) -> str:
+    """Titles of metrics for the help text, in lines of its width."""
+    return textwrap.fill(
+        ", ".join(map(inside, titles)), 120, initial_indent=" " * 23, subsequent_indent=" " * 23
+    ).strip()
+
+
 DESCRIPTION = f"""\
 Draw the curves of an experiment from its run directories, as PNG (200 dots an inch), SVG and PDF.
 
 Writes to the --out folder what the runs have measured:
   validation           Recall and NDCG on validation, with bands over seeds
-  training             reward, hits, catalogue rate, entropy, KL, clip shares, list length, units without signal
+  training             {_words(metric_title(metric) for _, metric in TRAINING)}
   {"  ".join(f"ranks-{name[:-2]}" for name in SHOWN)}
                        maps of rank by update, one for each row, on one scale of colours
 

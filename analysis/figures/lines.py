@@ -47,7 +47,7 @@ from analysis.figures.style import (
     styles,
     value_range,
 )
-from analysis.render.numbers import share
+from analysis.render.numbers import many, share
 from rlbench.lists.metric_catalogue import metric_of
 
 MANY = 9
@@ -323,12 +323,7 @@ def _names(group: Collection, by: str | None = None) -> dict[str, str]:
     names = {label: str(runs.iloc[0][said]) for label, runs in rows.items()} if said else row_names(group)
     if len({len(runs) for runs in rows.values()}) == 1:
         return names
-    return {label: f"{name} ({many_seeds(len(rows[label]))})" for label, name in names.items()}
-
-
-def many_seeds(seeds: int) -> str:
-    """A number of seeds in words: 1 seed, 2 seeds."""
-    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+    return {label: f"{name} ({many(len(rows[label]), 'seed')})" for label, name in names.items()}
 
 
 def _levels(runs: pd.DataFrame, stage: str, metric: str) -> list[float]:
@@ -392,7 +387,7 @@ def _band_note(seeds: set[int], *, bands: bool) -> str:
     """Note on the meaning of lines and bands, given the numbers of seeds that occur."""
     if seeds == {1}:
         return f"Lines: one seed each{', hence no bands' if bands else ''}."
-    over = many_seeds(min(seeds)) if len(seeds) == 1 else "seeds"
+    over = many(min(seeds), "seed") if len(seeds) == 1 else "seeds"
     if not bands:
         return f"Lines: mean over {over}."
     kinds = []

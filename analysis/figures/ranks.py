@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from analysis.collection import Collection
 from analysis.figures.grid import across_for, colour_bar, finish_grid, short_names, title_size, wrapped
 from analysis.figures.labels import axis_label
-from analysis.figures.lines import many_seeds
 from analysis.figures.series import RankMap, in_bins, measured, rank_maps, rl_rows, row_names
 from analysis.figures.style import STYLE, WIDTH, axis_unit, legend_below, value_range
+from analysis.render.numbers import many
 from analysis.statistics import Floats
 from rlbench.lists.metric_catalogue import EVALUATION, METRICS, TRAINING
 
@@ -93,6 +93,6 @@ def column_edges(x: Floats, parts: list[tuple[int, int]]) -> Floats:
 
 def _note(maps: Mapping[str, RankMap], seeds: set[int]) -> str:
     longest = max(len(one.x) for one in maps.values())
-    parts = [] if seeds == {1} else [many_seeds(min(seeds)) if len(seeds) == 1 else "seeds"]
+    parts = [] if seeds == {1} else [many(min(seeds), "seed") if len(seeds) == 1 else "seeds"]
     parts += [f"{-(-longest // COLUMNS)} measurements or fewer"] if longest > COLUMNS else []
     return (f"Columns: mean over {' and '.join(parts)}." if parts else "") + (" One seed each." if seeds == {1} else "")

@@ -224,7 +224,8 @@ def rank_map(
 ) -> RankMap | None:
     """A row's map over the union of its ranks' x values; NaN where a rank has no measurement. None without any rank."""
     stem = metric.removesuffix("k")
-    ranks = [int(name[len(stem) :]) for of, name in group.measurements.names if of == split and name.startswith(stem)]
+    measured = [name.removeprefix(stem) for of, name in group.measurements.names if of == split and stem in name]
+    ranks = [int(rank) for rank in measured if rank.isdigit()]
     every = {rank: row_series(group, runs, split, f"{stem}{rank}", against=against) for rank in ranks}
     known = {rank: series for rank, series in every.items() if series is not None}
     if not known:
