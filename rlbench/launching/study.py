@@ -328,7 +328,7 @@ def open_study(
         study = optuna.create_study(
             study_name=name,
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-            direction="maximize",
+            direction="maximize",  # higher is better in every metric that `evaluation.metric` may name
             load_if_exists=True,
             pruner=_pruner(settings),
         )
