@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from analysis.collection import stored
 from analysis.collection.measurements import Measurements
-from analysis.collection.reading import Problem, Run, Unusable, find_runs, flatten, read_run, run_row
+from analysis.collection.reading import FinishedRun, Problem, Unusable, find_runs, flatten, read_run, run_row
 from analysis.collection.screening import screened
 from analysis.collection.sources import CURVES, SPENT, Queries, RunFolders, Source, stack
 from rlbench.base.errors import BadInput
@@ -109,7 +109,7 @@ def collect(folder: Path) -> Collection:
     return assemble(runs, problems, RunFolders(folder, {run.name: run.result for run in runs}))
 
 
-def assemble(runs: Sequence[Run], problems: Sequence[Problem], source: Source) -> Collection:
+def assemble(runs: Sequence[FinishedRun], problems: Sequence[Problem], source: Source) -> Collection:
     """A collection of the runs that can be compared.
 
     Args:

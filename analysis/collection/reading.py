@@ -124,7 +124,7 @@ def usable(name: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """One finished run, without its per-query scores and curves (`Content`).
 
     Attributes:
@@ -191,7 +191,7 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_run(path: Path, name: str) -> tuple[Run, Content]:
+def read_run(path: Path, name: str) -> tuple[FinishedRun, Content]:
     """Read one run directory.
 
     Raises:
@@ -207,7 +207,7 @@ def read_run(path: Path, name: str) -> tuple[Run, Content]:
         result = read_result(path)
     content = Content(_read_queries(path, result), read_curves(path), read_spending(path))
     queries = content.queries
-    return Run(
+    return FinishedRun(
         name=name,
         result=result,
         identity=_read_identity(path, result),
@@ -379,7 +379,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def run_row(run: Run) -> dict[str, Any]:
+def run_row(run: FinishedRun) -> dict[str, Any]:
     """A run's row in `Collection.runs`."""
     result, budget = run.result, cast(dict[str, Any], run.result["budget"])
     row: dict[str, Any] = {"run": run.name}

@@ -1,6 +1,6 @@
 """Decide which runs can be compared, from checks that need all runs of a folder.
 
-Each check names the runs to exclude. It needs only `Run`, no scores.
+Each check names the runs to exclude. It needs only `FinishedRun`, no scores.
 """
 
 import json
@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis.collection.reading import Problem, Run, flatten
+from analysis.collection.reading import FinishedRun, Problem, flatten
 from rlbench.base.content import SHOWN
 from rlbench.config.row_names import value_text, variant
 from rlbench.runs.identity import INPUTS
 
 
-def screened(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], tuple[Problem, ...]]:
+def screened(runs: Sequence[FinishedRun], problems: Sequence[Problem]) -> tuple[list[FinishedRun], tuple[Problem, ...]]:
     """The runs that can be compared, and all problems: excluded runs first, sorted by run.
 
     Args:
@@ -33,14 +33,14 @@ def screened(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run
     return kept, tuple(sorted(found, key=lambda problem: (not problem.left_out, problem.run)))
 
 
-def _by(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
-    parts: dict[Any, list[Run]] = {}
+def _by(runs: Sequence[FinishedRun], key: Callable[[FinishedRun], Any]) -> dict[Any, list[FinishedRun]]:
+    parts: dict[Any, list[FinishedRun]] = {}
     for run in runs:
         parts.setdefault(key(run), []).append(run)
     return parts
 
 
-def _told_apart(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
+def _told_apart(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
     """Split runs with one label whose settings differ in more than the seed into rows named by the difference.
 
     Such runs come from commands that change a setting without `variant=`, and from SFT models with different settings.
@@ -49,7 +49,7 @@ def _told_apart(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
     Returns:
         The runs, in order, and one notice per split row.
     """
-    renamed: dict[str, Run] = {}
+    renamed: dict[str, FinishedRun] = {}
     notices = []
     for row in _by(runs, lambda run: run.row).values():
         known = {run.name: flatten(run.identity) for run in row if run.identity is not None}
@@ -77,7 +77,7 @@ def _varying(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({json.dumps(one.get(key), sort_keys=True) for one in settings.values()}) > 1]
 
 
-def _under(run: Run, name: str) -> Run:
+def _under(run: FinishedRun, name: str) -> FinishedRun:
     """A run moved to the row with this name appended to its label and variant."""
     label, before = run.result["label"], run.result.get("variant")
     return replace(
@@ -90,7 +90,7 @@ def _under(run: Run, name: str) -> Run:
     )
 
 
-def _duplicates(runs: Sequence[Run]) -> list[Problem]:
+def _duplicates(runs: Sequence[FinishedRun]) -> list[Problem]:
     """Problems of runs with the same label and seed. Only the user knows which one is meant."""
     problems = []
     for same in _by(runs, lambda run: run.cell).values():
@@ -107,7 +107,7 @@ def _duplicates(runs: Sequence[Run]) -> list[Problem]:
     return problems
 
 
-def _mixed_settings(runs: Sequence[Run]) -> list[Problem]:
+def _mixed_settings(runs: Sequence[FinishedRun]) -> list[Problem]:
     """Problems of runs with one label whose settings differ in more than the seed, so their mean is meaningless."""
     problems = []
     for row in _by(runs, lambda run: run.row).values():
@@ -124,7 +124,7 @@ def _mixed_settings(runs: Sequence[Run]) -> list[Problem]:
     return problems
 
 
-def _other_protocols(runs: Sequence[Run]) -> list[Problem]:
+def _other_protocols(runs: Sequence[FinishedRun]) -> list[Problem]:
     """Problems of runs scored on other queries, list lengths or cut-offs than most runs of their group."""
     problems = []
     for group in _by(runs, lambda run: run.group).values():
@@ -147,7 +147,7 @@ def _words(protocol: tuple[Any, ...]) -> str:
     return f"{queries} samples, lists of {length}, cut-offs {', '.join(map(str, cutoffs))}"
 
 
-def _difference(runs: Sequence[Run]) -> str:
+def _difference(runs: Sequence[FinishedRun]) -> str:
     """ " (they differ in a.b: 1, 2)" if the known settings differ, else ""."""
     flat = [flatten(run.identity) for run in runs if run.identity is not None]
     keys = sorted({key for settings in flat for key in settings})

@@ -35,8 +35,8 @@ from analysis.collection.reading import (
     N_TRUTH,
     SPENDING,
     Content,
+    FinishedRun,
     Problem,
-    Run,
     Unusable,
     find_runs,
     read_run,
@@ -113,7 +113,7 @@ PartEntry = Annotated[dict[str, Any], Values("size and digest of a part", lambda
 
 
 class StoredRun(TypedDict):
-    """`Run` in a record of the index."""
+    """`FinishedRun` in a record of the index."""
 
     name: str
     result: Result
@@ -125,7 +125,7 @@ class StoredRun(TypedDict):
 
 
 class StoredRecord(TypedDict):
-    """`Record` in the index, with further columns of the run table."""
+    """`RunRecord` in the index, with further columns of the run table."""
 
     name: str
     fingerprint: dict[str, list[int]]
@@ -136,7 +136,7 @@ class StoredRecord(TypedDict):
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """Record of one run in a collection.
 
     Attributes:
@@ -149,7 +149,7 @@ class Record:
 
     name: str
     fingerprint: Fingerprint
-    run: Run | None
+    run: FinishedRun | None
     reason: str
     parts: Entries
 
@@ -190,7 +190,7 @@ def fingerprint(path: Path) -> Fingerprint:
 # Reading a collection.
 
 
-def load_records(folder: Path) -> list[Record]:
+def load_records(folder: Path) -> list[RunRecord]:
     """All records of a collection, sorted by run.
 
     Raises:
@@ -202,7 +202,7 @@ def load_records(folder: Path) -> list[Record]:
     return _sorted(_records(folder))
 
 
-def _records(folder: Path) -> dict[str, Record]:
+def _records(folder: Path) -> dict[str, RunRecord]:
     """Run to its record in this format version; empty if there is no folder."""
     records = {}
     for file in (folder / "index").glob("*.json"):
@@ -215,8 +215,12 @@ def _records(folder: Path) -> dict[str, Record]:
                 known = content["run"]
                 if known is not None and not content["parts"].keys() >= set(PARTS):
                     raise Damaged(f"lacks one of the parts {', '.join(PARTS)}")
-            run = None if known is None else Run(**known | {key: tuple(known[key]) for key in ("metrics", "notices")})
-            records[content["name"]] = Record(
+            run = (
+                None
+                if known is None
+                else FinishedRun(**known | {key: tuple(known[key]) for key in ("metrics", "notices")})
+            )
+            records[content["name"]] = RunRecord(
                 content["name"], content["fingerprint"], run, content["reason"], content["parts"]
             )
     return records
@@ -236,7 +240,7 @@ def _columns(folder: Path, run: str) -> dict[str, Any]:
     return read_object(folder / "index" / f"{key_of(run)}.json", REMEDY)["columns"]
 
 
-def _sorted(records: Mapping[str, Record]) -> list[Record]:
+def _sorted(records: Mapping[str, RunRecord]) -> list[RunRecord]:
     return [records[name] for name in sorted(records)]
 
 
@@ -248,7 +252,7 @@ class Parts(Source):
         records: records of the available runs.
     """
 
-    def __init__(self, folder: Path, records: Iterable[Record]):
+    def __init__(self, folder: Path, records: Iterable[RunRecord]):
         self._folder = folder
         self.folder = _near(Path(_marker(folder)["runs"]))
         self._records = {record.name: record for record in records}
@@ -312,12 +316,12 @@ def _near(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _metrics(run: Run) -> list[str]:
+def _metrics(run: FinishedRun) -> list[str]:
     """Metrics in a run's part of `queries`, in order."""
     return sorted((*run.metrics, N_TRUTH))
 
 
-def told(records: Iterable[Record]) -> tuple[list[Run], list[Problem]]:
+def told(records: Iterable[RunRecord]) -> tuple[list[FinishedRun], list[Problem]]:
     """The runs that could be read, and a problem for each of the others."""
     known = list(records)
     return (
@@ -403,7 +407,7 @@ def _update(runs: Path, out: Path) -> Update:
     return Update(len(changed), len(paths) - len(changed), len(gone))
 
 
-def _read_all(found: Mapping[str, tuple[Path, Fingerprint]], folder: Path) -> dict[str, Record]:
+def _read_all(found: Mapping[str, tuple[Path, Fingerprint]], folder: Path) -> dict[str, RunRecord]:
     """Read runs one at a time and write their parts, then, once these are on disk, their records.
 
     Parts are synced to disk while the next run is read, because syncing takes far longer than reading.
@@ -419,21 +423,21 @@ def _read_all(found: Mapping[str, tuple[Path, Fingerprint]], folder: Path) -> di
     return records
 
 
-def _read(path: Path, of: Fingerprint, name: str, folder: Path) -> tuple[Record, list[Path], str]:
+def _read(path: Path, of: Fingerprint, name: str, folder: Path) -> tuple[RunRecord, list[Path], str]:
     """Read a run and write its parts. Returns its record, the files written, and the record as text."""
     columns: dict[str, Any] = {}
     made = []
     try:
         run, content = read_run(path, name)
     except Unusable as error:
-        record = Record(name, of, None, str(error), {})
+        record = RunRecord(name, of, None, str(error), {})
     else:
         columns, odd = settings_and_provenance(path)
         made = [folder / part / f".{key_of(name)}.parquet{PARTIAL}" for part in PARTS]
         write_queries(made[0], run, content.queries)
         write_curves(made[1], name, content)
         parts = {part: entry(file) for part, file in zip(PARTS, made, strict=True)}
-        record = Record(name, of, replace(run, notices=(*run.notices, *odd)), "", parts)
+        record = RunRecord(name, of, replace(run, notices=(*run.notices, *odd)), "", parts)
     known = json.loads(json.dumps({"form": FORM, "columns": columns} | asdict(record), default=str))
     return record, made, json.dumps({**known, "sha256": own_digest(known)}) + "\n"
 
@@ -468,7 +472,7 @@ def _keep_only(folder: Path, keys: set[str], parts: Sequence[str]) -> None:
                 file.unlink()
 
 
-def write_queries(file: Path, run: Run, queries: pd.DataFrame) -> None:
+def write_queries(file: Path, run: FinishedRun, queries: pd.DataFrame) -> None:
     """Write a run's part of `queries`: one row group per metric, in order of name, each sorted by query.
 
     Args:

@@ -14,7 +14,7 @@ from scipy import stats
 from analysis import statistics
 from analysis.collection import SPENDING, Collection, Queries, collect
 from analysis.collection.measurements import Measurements
-from analysis.collection.reading import Run, read_run
+from analysis.collection.reading import FinishedRun, read_run
 from analysis.collection.screening import screened
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.series import all_series, own_curves
@@ -231,7 +231,7 @@ def test_a_row_of_mixed_settings_is_left_out_where_some_are_unknown() -> None:
 
     def left_out(*rates: float | None) -> list[str]:
         settings = [None if rate is None else {"rl": {"learning_rate": rate}} for rate in rates]
-        runs = [Run(f"run{i}", {**result, "seed": i}, one, (), 2, "q") for i, one in enumerate(settings)]
+        runs = [FinishedRun(f"run{i}", {**result, "seed": i}, one, (), 2, "q") for i, one in enumerate(settings)]
         return [problem.run for problem in screened(runs, ())[1] if problem.left_out]
 
     assert left_out(1e-4, 1e-4, None) == []
