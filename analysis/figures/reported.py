@@ -42,7 +42,7 @@ DASHES = (0, (2.5, 1.5))
 
 
 @dataclass(frozen=True)
-class Method:
+class ReportedMethod:
     """A method of the paper.
 
     Attributes:
@@ -58,10 +58,10 @@ class Method:
 
 
 METHODS = {
-    "grpo": Method("GRPO", ("grpo",), ("dcg", "log_decay")),
-    "gspo": Method("GSPO", ("gspo",), ("dcg", "log_decay")),
-    "rank_grpo_log_decay": Method("Rank-GRPO (log)", ("rank_grpo", "rank_grpo_published"), ("log_decay",)),
-    "rank_grpo_exp_inf": Method("Rank-GRPO (exp∞)", ("rank_grpo", "rank_grpo_published"), ("relevance",)),
+    "grpo": ReportedMethod("GRPO", ("grpo",), ("dcg", "log_decay")),
+    "gspo": ReportedMethod("GSPO", ("gspo",), ("dcg", "log_decay")),
+    "rank_grpo_log_decay": ReportedMethod("Rank-GRPO (log)", ("rank_grpo", "rank_grpo_published"), ("log_decay",)),
+    "rank_grpo_exp_inf": ReportedMethod("Rank-GRPO (exp∞)", ("rank_grpo", "rank_grpo_published"), ("relevance",)),
 }
 """The paper's methods, by their names in experiments/reported."""
 

@@ -60,7 +60,7 @@ class Ours:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One row: a method on a backbone.
 
     Attributes:
@@ -95,8 +95,8 @@ class Contrast:
     """
 
     backbone: str
-    better: Entry
-    worse: Entry
+    better: TableEntry
+    worse: TableEntry
     metric: str
     reported_metric: str
     reported: float
@@ -118,7 +118,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TableComparison:
     """The complete comparison with one table.
 
     Attributes:
@@ -138,7 +138,7 @@ class Comparison:
     twin: str | None
     dataset: str
     metrics: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[TableEntry, ...]
     elsewhere: tuple[ReportedRow, ...]
     levels: Mapping[tuple[int, str], Level]
     gains: tuple[Contrast, ...]
@@ -153,7 +153,7 @@ class Comparison:
 
 def compare(
     name: str, twin: str | None = None, runs: Path | None = None, *, resamples: int = statistics.RESAMPLES
-) -> Comparison:
+) -> TableComparison:
     """Compare runs with a reported table.
 
     Args:
@@ -182,7 +182,7 @@ def compare(
         if entry.ours and metric in metrics and metric in entry.reported
     }
     contrasts = _contrasts(entries, metrics, dataset, resamples)
-    return Comparison(
+    return TableComparison(
         name,
         twin,
         dataset,
@@ -202,7 +202,7 @@ def _dataset_of(name: str) -> str:
         return next(csv.DictReader(file))["dataset"]
 
 
-def _entries(rows: Sequence[ReportedRow], cells: "Sequence[RecordedCell]", twin: str | None) -> list[Entry]:
+def _entries(rows: Sequence[ReportedRow], cells: "Sequence[RecordedCell]", twin: str | None) -> list[TableEntry]:
     """Rows that the sweep's cells produce, in the paper's order, each followed by our own rows next to it."""
     by_key: dict[tuple[str, str], RecordedCell] = {}
     for cell in cells:
@@ -218,13 +218,13 @@ def _entries(rows: Sequence[ReportedRow], cells: "Sequence[RecordedCell]", twin:
         for method in (row.method, *(own for own, beside in BESIDE.items() if beside == row.method)):
             made = by_key.get((model, method))
             if made is not None or method == row.method:
-                found.append(Entry(row.backbone, method, row.values, made))
+                found.append(TableEntry(row.backbone, method, row.values, made))
     return found
 
 
 def _with_runs(
-    entries: Sequence[Entry], groups: Mapping[str, Collection], problems: Sequence[Problem], resamples: int
-) -> tuple[list[Entry], tuple[str, ...], list[Problem], list[str]]:
+    entries: Sequence[TableEntry], groups: Mapping[str, Collection], problems: Sequence[Problem], resamples: int
+) -> tuple[list[TableEntry], tuple[str, ...], list[Problem], list[str]]:
     """The entries with our results, the metrics, problems of runs, and notes."""
     cutoffs = sorted(next(iter(groups.values())).runs.iloc[0]["cutoffs"])
     top = cutoffs[-1]
@@ -253,7 +253,7 @@ def _with_runs(
     return found, metrics, left_out, settings_notes(others)
 
 
-def _level(entry: Entry, metrics: Sequence[str], metric: str, dataset: str) -> Level:
+def _level(entry: TableEntry, metrics: Sequence[str], metric: str, dataset: str) -> Level:
     assert entry.ours is not None
     value = entry.reported[metric]
     error = standard_error(dataset, metric, value)
@@ -261,7 +261,7 @@ def _level(entry: Entry, metrics: Sequence[str], metric: str, dataset: str) -> L
     return level(ours.estimate, metrics.index(metric), ours.seeds, value, error, trained=ours.trained)
 
 
-def _contrasts(entries: Sequence[Entry], metrics: Sequence[str], dataset: str, resamples: int) -> list[Contrast]:
+def _contrasts(entries: Sequence[TableEntry], metrics: Sequence[str], dataset: str, resamples: int) -> list[Contrast]:
     """Gains over SFT and differences between methods, on the headline metrics.
 
     p is Holm-corrected over all contrasts with enough seeds for a verdict, across backbones and metrics.
@@ -289,7 +289,7 @@ def _too_few_seeds(contrast: Contrast) -> bool:
     return any(side.seeds < FEWEST_SEEDS for side in sides)
 
 
-def _pairs(entries: Sequence[Entry], metric: str) -> Iterator[tuple[Entry, Entry]]:
+def _pairs(entries: Sequence[TableEntry], metric: str) -> Iterator[tuple[TableEntry, TableEntry]]:
     """Pairs (reported better, reported worse): each trained row with SFT, then methods with each other.
 
     Rows of our own are compared with reported rows, except those of the same family.
@@ -310,7 +310,14 @@ def _pairs(entries: Sequence[Entry], metric: str) -> Iterator[tuple[Entry, Entry
 
 
 def _contrast(
-    backbone: str, a: Entry, b: Entry, metric: str, reported_metric: str, column: int, dataset: str, resamples: int
+    backbone: str,
+    a: TableEntry,
+    b: TableEntry,
+    metric: str,
+    reported_metric: str,
+    column: int,
+    dataset: str,
+    resamples: int,
 ) -> Contrast:
     reported = a.reported[reported_metric] - b.reported[reported_metric]
     errors = [standard_error(dataset, reported_metric, entry.reported[reported_metric]) for entry in (a, b)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis.papers.page import Page, metric_name, number, signed
 from analysis.papers.reported import BESIDE, REPORTED, TITLES
 from analysis.papers.runs import missing_sheet
-from analysis.papers.table import METRICS, Comparison, compare
+from analysis.papers.table import METRICS, TableComparison, compare
 from analysis.papers.verdicts import DIFFERS, MARGIN, NO_RUN, REPRODUCED, UNDECIDED
 from analysis.render.numbers import chance, signed_percent
 from analysis.render.sheet import NOTHING, Cells, Sheet, estimate, sheet_of
@@ -16,7 +16,7 @@ from analysis.render.spreadsheet import csv_interval, csv_number, csv_text
 from analysis.tables import share_of
 
 
-def reported_sheet(comparison: Comparison) -> Sheet:
+def reported_sheet(comparison: TableComparison) -> Sheet:
     """The table as in the paper."""
     own = set(BESIDE)
     rows: list[tuple[str, str, Mapping[str, float]]] = [("", row.title, row.values) for row in comparison.elsewhere]
@@ -26,7 +26,7 @@ def reported_sheet(comparison: Comparison) -> Sheet:
     return sheet_of("Reported", ("Backbone", "Method", *map(metric_name, METRICS)), lines, notes, names=2)
 
 
-def level_sheet(comparison: Comparison, metrics: Sequence[str]) -> Sheet:
+def level_sheet(comparison: TableComparison, metrics: Sequence[str]) -> Sheet:
     """Our numbers next to the reported ones, one line per row and metric."""
     lines: list[Cells] = []
     for index, entry in enumerate(comparison.entries):
@@ -49,7 +49,7 @@ def level_sheet(comparison: Comparison, metrics: Sequence[str]) -> Sheet:
     return sheet_of("Ours beside reported", header, lines, notes, names=3)
 
 
-def own_sheet(comparison: Comparison, count: int) -> Sheet:
+def own_sheet(comparison: TableComparison, count: int) -> Sheet:
     """Scores of a twin's runs on the first `count` metrics."""
     lines: list[Cells] = []
     metrics = comparison.metrics[:count]
@@ -62,7 +62,7 @@ def own_sheet(comparison: Comparison, count: int) -> Sheet:
     return sheet_of(f"Ours, twin {comparison.twin}", header, lines, notes, names=1)
 
 
-def gain_sheet(comparison: Comparison, *, absolute: bool) -> Sheet:
+def gain_sheet(comparison: TableComparison, *, absolute: bool) -> Sheet:
     """Gains over SFT, relative to SFT; with `absolute` also as differences."""
     lines: list[Cells] = []
     for one in comparison.gains:
@@ -79,7 +79,7 @@ def gain_sheet(comparison: Comparison, *, absolute: bool) -> Sheet:
     return sheet_of("Gain over SFT", header, lines, notes, names=3)
 
 
-def order_sheet(comparison: Comparison) -> Sheet:
+def order_sheet(comparison: TableComparison) -> Sheet:
     """Differences between methods."""
     lines: list[Cells] = []
     for one in comparison.orderings:
@@ -125,7 +125,7 @@ def replication_sheet(name: str) -> Sheet | None:
     return sheet_of("Independent runs", header, lines, notes, names=3)
 
 
-def sheets(comparison: Comparison, *, all_metrics: bool) -> list[Sheet]:
+def sheets(comparison: TableComparison, *, all_metrics: bool) -> list[Sheet]:
     """All tables. Levels cover every cut-off with `all_metrics`, otherwise only the largest."""
     shown: list[Sheet | None] = []
     if comparison.twin is None:
@@ -147,7 +147,7 @@ def sheets(comparison: Comparison, *, all_metrics: bool) -> list[Sheet]:
     return [sheet for sheet in shown if sheet is not None and sheet.lines]
 
 
-def tally(comparison: Comparison) -> list[str]:
+def tally(comparison: TableComparison) -> list[str]:
     """Sentences with the number of each verdict."""
     lines = []
     for title, verdicts in (
@@ -183,7 +183,7 @@ CSV_HEADER = [
 ]
 
 
-def to_csv(comparison: Comparison) -> str:
+def to_csv(comparison: TableComparison) -> str:
     """The comparison as CSV. A `level` has our and the reported value, a `gain` or `order` differences to `other`."""
     lines: list[list[str]] = []
     for index, entry in enumerate(comparison.entries):

@@ -24,7 +24,7 @@ from analysis.html.curve_data import Axes, curve_data
 from analysis.html.results import _against_leader, _scale
 from analysis.html.rows import Look, looks
 from analysis.papers.runs import settings_of
-from analysis.papers.table import Entry, _contrast
+from analysis.papers.table import TableEntry, _contrast
 from analysis.render.numbers import Interval, chance
 from analysis.statistics import Scores
 from analysis.studies.convergence import area
@@ -192,7 +192,7 @@ def test_a_reported_difference_is_clear_by_the_errors_of_both_sides() -> None:
     """1.96 · sqrt(2) · .0035 = .0097."""
 
     def clear(difference: float) -> bool:
-        rows = [Entry("big", name, {"recall@20": 0.1 + more}) for name, more in (("a", difference), ("b", 0.0))]
+        rows = [TableEntry("big", name, {"recall@20": 0.1 + more}) for name, more in (("a", difference), ("b", 0.0))]
         return _contrast("big", rows[0], rows[1], "recall@20", "recall@20", 0, "reddit_v2", 10).clear
 
     assert [clear(0.008), clear(0.0098)] == [False, True]

@@ -1,11 +1,11 @@
-"""No two classes of the library share a name: a name means one thing."""
+"""No two classes of rlbench and analysis share a name: a name means one thing."""
 
 import ast
 from collections import defaultdict
 
 from tests.helpers import ROOT
 
-ROOMS = ("rlbench",)
+ROOMS = ("rlbench", "analysis")
 
 
 def test_no_two_public_classes_share_a_name():

@@ -12,7 +12,7 @@ from analysis import reproduce
 from analysis.papers.page import number
 from analysis.papers.reported import EXPERIMENTS, read_rows, standard_error
 from analysis.papers.runs import gpu_hours, runs_of
-from analysis.papers.table import Entry, Ours, _contrast, _contrasts, compare
+from analysis.papers.table import Ours, TableEntry, _contrast, _contrasts, compare
 from analysis.papers.table_sheets import by_chance
 from analysis.papers.verdicts import (
     DIFFERS,
@@ -116,10 +116,10 @@ def ours(seeds: int, level: float, stream: int, trained: bool = True) -> Ours:
 
 def test_signs_of_a_table_are_one_family_and_take_three_seeds() -> None:
     entries = [
-        Entry("big", "sft", {"recall@20": 0.1, "ndcg@20": 0.1}, None, ours(1, 0.1, 0)),
-        Entry("big", "grpo", {"recall@20": 0.2, "ndcg@20": 0.2}, None, ours(3, 0.2, 1)),
-        Entry("big", "gspo", {"recall@20": 0.3, "ndcg@20": 0.3}, None, ours(2, 0.3, 2)),
-        Entry("big", "dapo", {"recall@20": 0.4, "ndcg@20": 0.4}, None, ours(1, 0.4, 3)),
+        TableEntry("big", "sft", {"recall@20": 0.1, "ndcg@20": 0.1}, None, ours(1, 0.1, 0)),
+        TableEntry("big", "grpo", {"recall@20": 0.2, "ndcg@20": 0.2}, None, ours(3, 0.2, 1)),
+        TableEntry("big", "gspo", {"recall@20": 0.3, "ndcg@20": 0.3}, None, ours(2, 0.3, 2)),
+        TableEntry("big", "dapo", {"recall@20": 0.4, "ndcg@20": 0.4}, None, ours(1, 0.4, 3)),
     ]
     found = {(one.better.method, one.worse.method, one.metric): one for one in _contrasts(entries, (), "redial", 100)}
     shown = [key for key, one in found.items() if one.verdict == SAME_SIGN]
