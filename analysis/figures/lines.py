@@ -83,13 +83,11 @@ class Panel:
     Attributes:
         key: split and metric.
         lines: coloured curves, by label.
-        behind: grey curves.
         title: panel title.
     """
 
     key: Key
     lines: Mapping[str, Series]
-    behind: Mapping[str, Series]
     title: str = ""
 
 
@@ -170,7 +168,7 @@ def _panels(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], by: st
     for key, lines in drawn.items():
         for value, labels in rows_by(group, by).items():
             own = {label: lines[label] for label in labels if label in lines}
-            panels.append(Panel(key, own, {}, f"{by.rpartition('.')[2]}: {value}" if by else ""))
+            panels.append(Panel(key, own, f"{by.rpartition('.')[2]}: {value}" if by else ""))
     return panels
 
 
