@@ -129,6 +129,8 @@ class MatchingPolicy:
 
 
 CASEFOLD = MatchingPolicy(("nfkc", "spaces", "casefold"))
+# Articles come before punctuation, which would remove the comma of "Matrix, The". Spaces come last, to clean up.
+LOOSE = MatchingPolicy(("nfkc", "invisible", "casefold", "accents", "articles", "punctuation", "spaces"))
 
 
 def normalise(title: str) -> str:

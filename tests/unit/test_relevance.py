@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks import plain_lists
 from rlbench.lists import published
-from rlbench.lists.catalog import EXACT, Catalog, MatchingPolicy
+from rlbench.lists.catalog import Catalog, MatchingPolicy
 from rlbench.lists.relevance import ABSENT, NO_FILM, VERDICTS, Judge, PublishedJudge, Verdict, make_judge
 from tests.conftest import composed
 from tests.golden import oracles
@@ -99,7 +99,7 @@ def test_the_year_counts_as_far_as_the_policy_says():
         Verdict.HIT,
         Verdict.DUPLICATE,  # whatever it is called, it is the same film
     ]
-    exact = Judge(CATALOG.with_policy(EXACT), N)
+    exact = Judge(CATALOG.with_policy(MatchingPolicy(())), N)
     assert judged("HEAT (1995)", [("Heat", 1995)], judge=exact).names(0) == [Verdict.OUT_OF_CATALOG]
 
 
