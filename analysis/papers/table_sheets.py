@@ -42,9 +42,9 @@ def level_sheet(comparison: TableComparison, metrics: Sequence[str]) -> Sheet:
             lines.append((*line, ours, str(entry.ours.seeds), estimate(found.difference, signed), found.verdict))
     header = ("Backbone", "Method", "Metric", "Reported", "Ours", "Seeds", "Ours − reported", "Verdict")
     notes = (
-        f"reproduced: the 95 % interval of ours − reported holds 0 and lies within {MARGIN:.0%} of the reported "
-        "number. differs: it excludes 0. undecided: else. The interval counts the reported training, which is one, and "
-        "its test samples too.",
+        f"reproduced: the 95 % interval of ours − reported contains 0 and lies within {MARGIN:.0%} of the reported "
+        "number. differs: it excludes 0. undecided: neither. The interval includes the variation of the one reported "
+        "training and of its test samples.",
     )
     return sheet_of("Ours beside reported", header, lines, notes, names=3)
 
@@ -58,7 +58,7 @@ def own_sheet(comparison: TableComparison, count: int) -> Sheet:
         seeds = entry.ours.seeds if entry.ours else 0
         lines.append((entry.title, str(seeds), *(estimate(one, number) for one in ours)))
     header = ("Method", "Seeds", *map(metric_name, metrics))
-    notes = ("Another dataset, model and training than the paper's: these numbers are not to be compared with it.",)
+    notes = ("Dataset, model and training differ from the paper's, so these numbers cannot be compared with it.",)
     return sheet_of(f"Ours, twin {comparison.twin}", header, lines, notes, names=1)
 
 
@@ -89,8 +89,8 @@ def order_sheet(comparison: TableComparison) -> Sheet:
         lines.append((one.backbone, pair, metric_name(one.metric), reported, shown, chance(one.p), one.verdict))
     header = ("Backbone", "Reported order", "Metric", "Reported difference", "Our difference", "p", "Verdict")
     notes = (
-        "~: the reported difference is within 1.96 of its own standard errors (two numbers, samples independent), so "
-        "that the reported order itself is uncertain.",
+        "~: the reported difference is within 1.96 of its own standard errors (two numbers, independent samples), so "
+        "the reported order itself is uncertain.",
     )
     return sheet_of("Order of methods", header, lines, notes, names=3)
 
@@ -98,9 +98,9 @@ def order_sheet(comparison: TableComparison) -> Sheet:
 NO_SHARE = "Our gain is – where our SFT scores 0: there is nothing that it could be a share of."
 
 SIGN_NOTE = (
-    "Verdicts on signs: shown where the paired difference over seeds and contexts has p ≤ .05 after Holm's correction "
-    "for all gains and orders of this table together; rows of fewer than three seeds have no p and show nothing. SFT, "
-    "where it is one checkpoint, is held fixed: a gain is over that checkpoint."
+    "Verdicts on signs: a sign is shown if the paired difference over seeds and contexts has p ≤ .05 after Holm's "
+    "correction for all gains and orders of this table together. Rows of fewer than three seeds have no p and show "
+    "nothing. An SFT row that is one checkpoint is held fixed: a gain is over that checkpoint."
 )
 
 
@@ -170,10 +170,10 @@ def by_chance(verdicts: Sequence[str]) -> str:
     if not judged:
         return ""
     return (
-        f"by chance: each number is judged at 5 % by itself, so were all {judged} truly as reported, up to "
+        f"by chance: each number is judged at 5 % by itself. If all {judged} were truly as reported, up to "
         f"{0.05 * judged:.1f} would still be said to differ, on average; there are "
-        f"{sum(verdict == DIFFERS for verdict in verdicts)}. Metrics of one row go together, so several may be one "
-        "chance"
+        f"{sum(verdict == DIFFERS for verdict in verdicts)}. Metrics of one row are related, so several may have one "
+        "cause"
     )
 
 

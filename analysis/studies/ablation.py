@@ -30,7 +30,7 @@ from analysis.tables import (
 from rlbench.base.errors import BadInput, nearest
 from rlbench.lists.metric_catalogue import metric_title
 
-NO_P = "No effect has a p, and none is shown: that takes pairs of three seeds."
+NO_P = "No effect has a p: a p requires pairs of three seeds."
 
 NAMED = 40
 """Maximum number of missing combinations to list; further ones are only counted."""
@@ -90,7 +90,7 @@ def build_ablation(
     lacking = [run for run in rl["run"] if run not in settings]
     shared = [missing] if missing else []
     if lacking:
-        shared.append(f"Left out, since without identity.json their settings are not known: {', '.join(lacking)}.")
+        shared.append(f"Left out, because their settings are unknown without identity.json: {', '.join(lacking)}.")
     used = group.runs[(group.runs["stage"] != "rl") | group.runs["run"].isin(list(settings))]
     used = used.assign(label=used["run"].map({run: design.name(run) for run in settings}).fillna(used["label"]))
     marks = {mark for row in rows for mark in row.marks}
@@ -120,7 +120,7 @@ def _order_note(means: Sequence[float], title: str) -> str:
             f"Sorted by the test metric. The first {sum(equal)} of {len(means)} combinations have the same {title}, so "
             "their order says nothing."
         )
-    return f"Sorted by the test metric: that the first of {len(means)} combinations is first is partly luck."
+    return f"Sorted by the test metric. Which of {len(means)} combinations comes first is partly luck."
 
 
 def _missing(design: Design) -> str:
@@ -146,23 +146,23 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
     tests = sum(effect.p is not None for effect in found)
     several = len(set(design.seeds.values())) > 1
     notes = [
-        f"Δ {title}: the level minus the factor's reference level on test, averaged over all pairs of runs that agree "
-        f"in every other factor (of {', '.join(factor.name for factor in design.factors)}) and in the seed; every pair "
-        "weighs the same. Better: pairs in which the level is above its reference.",
+        f"Δ {title}: the level minus the factor's reference level on test. It is the mean over all pairs of runs that "
+        f"agree in the seed and in every other factor (of {', '.join(factor.name for factor in design.factors)}). "
+        "Better: number of pairs in which the level is above its reference.",
     ]
     if any(effect.change is not None and effect.change.has_interval for effect in found):
         notes.append(
             f"Brackets: 95 % interval over contexts and {'seeds' if several else 'pairs'} ({resamples:,} bootstrap "
-            "resamples of contexts, all samples of a context together and for all pairs at once), not corrected for "
-            "the number of effects."
+            "resamples of contexts, each with all its samples and for all pairs at once), not corrected for the number "
+            "of effects."
         )
     if any(len(effect.singles) == 1 for effect in found):
         notes.append("An effect of a single pair has no interval.")
     if tests:
         notes += [
-            f"p: two-sided, of no difference, corrected by Holm for the {many(tests, 'effect')} with a p. It takes "
-            "three seeds. It is about the average over the settings of the other factors that this sweep has, and says "
-            "nothing of other settings: where pairs disagree, the level helps in some settings only.",
+            f"p: two-sided p of no difference, corrected by Holm for the {many(tests, 'effect')} with a p. It requires "
+            "three seeds. It is about the average over the settings of the other factors in this sweep, and says "
+            "nothing about other settings. If pairs disagree, the level helps in some settings only.",
             f"Bold: corrected p below {share(CLEAR).rstrip('0')}, and equal budgets"
             f"{'.' if any(effect.clear for effect in found) else '; that holds for no effect.'}",
         ]
@@ -171,23 +171,21 @@ def _effect_notes(design: Design, found: Sequence[Effect], metric: str, resample
     for factor in design.factors:
         if factor.followers:
             along = ", ".join(factor.followers)
-            notes.append(f"{factor.key}: along with it differ {along}, so that its effects are theirs as well.")
+            notes.append(f"{factor.key}: along with it differ {along}, so its effects are also theirs.")
         if factor.held:
-            notes.append(f"{factor.key} varies, too, and is equal within every pair.")
+            notes.append(f"{factor.key} also varies, and is equal within every pair.")
     if design.constant:
-        notes.append(f"The same in every finished run, hence without an effect here: {', '.join(design.constant)}.")
+        notes.append(f"Equal in every finished run, so without an effect here: {', '.join(design.constant)}.")
     if not any(effect.singles for effect in found):
         notes.append(
-            "No two runs differ in one factor alone, so no effect can be given. With --factors, settings that differ "
-            "along with those that it names are taken as one with them."
+            "No two runs differ in one factor alone, so no effect can be computed. With --factors, settings that vary "
+            "together with a named factor count as part of it."
         )
     marks = {mark for effect in found for mark in effect.marks}
     if ONE_SEED in marks:
-        notes.append(
-            f"{ONE_SEED} One seed: what a factor does under other seeds is not known, and intervals leave it out."
-        )
+        notes.append(f"{ONE_SEED} One seed: intervals do not show how much an effect varies between seeds.")
     if UNEQUAL in marks:
-        notes.append(f"{UNEQUAL} Pairs of unequal budgets, not a fair comparison: see the grid.")
+        notes.append(f"{UNEQUAL} Some pairs have unequal budgets, so the comparison is not fair: see the grid.")
     return notes
 
 

@@ -128,8 +128,9 @@ def notes(found: Convergence) -> list[str]:
     said = [
         f"Validation {metric_title(found.metric)}, 0 to {_range(found)}, which all rows cover; baseline: "
         f"{found.names[found.baseline]}.",
-        "Area: mean height of the curve. Time: where the isotonic regression of a seed's curve passes the threshold; a "
-        "seed that does not is counted as all of the range (restricted mean). Ratio: of the means, to the baseline's.",
+        "Area: mean height of the curve. Time: where the isotonic regression of a seed's curve passes the threshold. A "
+        "seed that never passes it counts as the whole range (restricted mean). Ratio: mean divided by the baseline's "
+        "mean.",
     ]
     if len(found.names) == 1:
         said.append("There is one row, so nothing is compared.")
@@ -143,18 +144,20 @@ def notes(found: Convergence) -> list[str]:
     ):
         said.append("A number on which all seeds agree has neither interval nor p.")
     if any(len(seeds) == 1 for seeds in found.seeds.values()):
-        said.append("A row of one seed has no interval: how much trainings differ is not known from it.")
+        said.append("A row of one seed has no interval, because it does not show how much trainings differ.")
     if len(found.names) > 1 and any(len(seeds) < FEWEST_SEEDS for seeds in found.seeds.values()):
-        said.append("A comparison has a p from three seeds in both rows on; with fewer, tests are too often wrong.")
+        said.append(
+            "A comparison has a p if both rows have three seeds or more. With fewer seeds, tests are wrong too often."
+        )
     fell = [found.names[label] for t in found.thresholds for label, row in t.rows.items() if row.fell_back]
     if fell:
         said.append(
-            f"Above a threshold at two evaluations in a row, then below it for good, so not counted: a seed or more of "
-            f"{', '.join(dict.fromkeys(fell))}."
+            "Above a threshold at two evaluations in a row, then below it for good, so not counted: one seed or more "
+            f"of {', '.join(dict.fromkeys(fell))}."
         )
     if found.stopped:
         names = ", ".join(found.names[label] for label in found.stopped)
-        said.append(f"Runs of {names} stopped before the end; their last value stands from there on.")
+        said.append(f"Runs of {names} stopped before the end. Their last value counts from there on.")
     return said
 
 

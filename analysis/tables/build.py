@@ -289,14 +289,16 @@ class _Builder(Prepared):
         stages = {row.stage for row in rows}
         notes = [*self._judged_notes(columns)]
         if "oracle" in stages:
-            notes.append("oracle: the best possible list under the preferences that made the data, hence the ceiling.")
+            notes.append(
+                "oracle: the best possible lists under the preferences that made the data. No method can score higher."
+            )
         if "rl" in stages:
             notes += self._baseline_notes(columns)
             notes.append(marks.checkpoint_note(self.runs))
             if self.best:
                 notes.append(
-                    "Bold: the RL row with the highest mean of a column, where it is shown to be above every RL row "
-                    "with three seeds or more and its budget" + ("." if self.bold else "; that holds in no column.")
+                    "Bold: the RL row with the highest mean of a column, if it is shown to be above every RL row with "
+                    "three seeds or more and its budget" + ("." if self.bold else "; that holds in no column.")
                 )
             if self.family.size or self.compared or self.best:
                 notes.append(self._family_note())
@@ -307,7 +309,7 @@ class _Builder(Prepared):
                 marks.ONE_SEED_NOTE if self.spec.split == "test" else f"{ONE_SEED} One seed: no interval can be given."
             )
         notes += self._marked_notes(rows)
-        notes += [f"No finished run is there for: {'; '.join(self.absent)}."] if self.absent else []
+        notes += [f"There is no finished run for: {'; '.join(self.absent)}."] if self.absent else []
         if left_out := [(problem.run, problem.reason) for problem in problems if problem.left_out]:
             notes.append(marks.left_out_note(left_out))
         return notes
@@ -315,7 +317,7 @@ class _Builder(Prepared):
     def _judged_notes(self, columns: Sequence[Column]) -> list[str]:
         estimates = [column for column in columns if column.kind != "value"]
         if self.spec.split == "validation":
-            how = "one number a run, so that intervals (95 %) are over seeds alone, and need two of them"
+            how = "one number per run. Intervals (95 %) are over seeds only and need two seeds"
             return [f"Validation split at the checkpoint of each run: {how}."] if estimates else []
         said: dict[str, list[str]] = {}
         for group, parts in self.groups.items():
@@ -327,13 +329,12 @@ class _Builder(Prepared):
         several = len(said) > 1
         notes = [f"{text} ({'; '.join(groups)})." if several else f"{text}." for text, groups in said.items()]
         shapes = {column.interval for column in estimates}
-        words = {"brackets": "Brackets", "plus_minus": "±"}
+        words = {"brackets": "Brackets", "plus_minus": "± (half the width)"}
         if how := " and ".join(words[shape] for shape in words if shape in shapes):
-            half = " (±: half its width)" if "plus_minus" in shapes else ""
-            joined = f"{how}: {marks.intervals_text(self.resamples)}{half}."
+            joined = f"{how}: {marks.intervals_text(self.resamples)}."
             notes = [*notes[:-1], f"{notes[-1]} {joined}"] if notes else []
         if any(column.kind == "iqm" for column in estimates):
-            notes.append("IQM: interquartile mean of the run scores; of fewer than four runs it is their mean.")
+            notes.append("IQM: interquartile mean of the run scores. For fewer than four runs it is their mean.")
         return notes
 
     def _baseline_notes(self, columns: Sequence[Column]) -> list[str]:
@@ -345,7 +346,7 @@ class _Builder(Prepared):
             found, title = self._baselines(to), metric_title(each.column.of)
             several = to == select.SFT and not found and (self.runs["stage"] == "sft").any()
             if several:
-                notes.append("There is no one SFT row that rows could be compared with: name one as the baseline.")
+                notes.append("There is no one SFT row to compare with: name one as the baseline.")
                 continue
             if to == select.SFT or {part.stage for part in found.values()} == {"sft"}:
                 notes.append(marks.sft_note(self.runs, title))
@@ -358,7 +359,9 @@ class _Builder(Prepared):
             if lacking:
                 notes.append(f"There is no finished run of {name}{under}, so no difference to it can be given.")
         if any(column.p for column in columns):
-            notes.append("p of a difference: that of its interval, corrected as said below; none without a verdict.")
+            notes.append(
+                "p of a difference: p of its interval, corrected as stated below. There is none without a verdict."
+            )
         if any(column.kind == "improvement" for column in columns):
             notes.append("P(above): probability that a run of the row scores higher than one of the other row.")
         return notes

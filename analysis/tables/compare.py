@@ -74,7 +74,7 @@ def untested(row: Side, base: Side) -> str:
     """Why a comparison of two rows gives no verdict, or "". Depends on seeds and budgets, never on scores."""
     fewest = min((len(side.seeds) for side in (row, base) if not side.fixed), default=1)
     if fewest == 1:
-        return "one seed: of two models, not of methods"
+        return "one seed: compares models, not methods"
     if fewest < FEWEST_SEEDS:
         return f"{fewest} seeds: too few for a verdict on methods"
     if UNEQUAL in row.marks or UNEQUAL in base.marks:

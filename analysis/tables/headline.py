@@ -116,11 +116,11 @@ def rule_notes(metric: str) -> list[str]:
     return [
         f"Rows are ranked by their mean {metric_title(metric)} on test over seeds and samples; the highest leads.",
         "The leading row is shown to be better than the others where the largest p of its paired differences to them "
-        f"is below {share(LEVEL, 2)} after the correction. Taking the largest covers that the row was picked by its "
-        "score.",
-        "What the design can detect: the true difference that is found in 80 % of the cases at the first step of the "
-        "correction, by the variance components of the leading row’s differences to rows with the same seeds, "
-        "averaged; in parentheses its 80 % range.",
+        f"is below {share(LEVEL, 2)} after the correction. Taking the largest p allows for the choice of the row by "
+        "its score.",
+        "What the design can detect: the true difference that is detected in 80 % of experiments at the first step of "
+        "the correction. It uses the averaged variance components of the leading row’s differences to rows with the "
+        "same seeds. In parentheses: its 80 % range.",
     ]
 
 
@@ -129,8 +129,8 @@ def lead_note(lead: Lead, name: str) -> str:
     if lead.p_holm is None:
         return "No row can be compared with the leading one."
     return (
-        f"The test is of all these differences together: {name} is {'' if lead.holds else 'not '}shown to be better "
-        f"than each row compared (p {_equals(lead.p_holm)}, the largest of theirs after the correction)."
+        f"One test covers all these differences: {name} is {'' if lead.holds else 'not '}shown to be better than every "
+        f"compared row (corrected p {_equals(lead.p_holm)})."
     )
 
 
@@ -143,8 +143,8 @@ def low_power_note(headline: Headline) -> str:
         seen = f"The largest difference to the leading row in {metric} is {at_least(headline.largest)}"
     found = detectable_text(headline.detectable) if headline.detectable is not None else ""
     return (
-        f"{seen}; {_design(headline)} find a true difference of {found} in 80 % of the cases, after the correction. "
-        "That rows do not differ here does not show that they are equal."
+        f"{seen}. {_design(headline)} detect a true difference of {found} in 80 % of experiments, after the "
+        "correction. Rows without a shown difference need not be equal."
     )
 
 
@@ -159,7 +159,7 @@ def _lead(lead: Lead, names: Mapping[str, str]) -> str:
     over = f"Its lead over {names[second.label]}, the next, is {by}."
     if lead.p_holm is None:
         if len(lead.seeds) == 1 or all(one.reason == "1 seed" for one in lead.over):
-            return f"{over} With one seed this compares trained models and says nothing of methods."
+            return f"{over} With one seed, this compares trained models and says nothing about methods."
         return f"{over} No verdict can be given{_left_out(lead, names)}."
     rivals = len(lead.over) - len(lead.left_out)
     every = "the other row" if len(lead.over) == 1 else "every other row"
@@ -197,12 +197,12 @@ def _design(headline: Headline) -> str:
 def _power(headline: Headline, lead: Lead) -> str:
     found, second = headline.detectable, lead.over[0].difference.mean
     if found is None:
-        return f"What {_design(headline)} can detect is not known: it takes rows with the same three seeds or more."
+        return f"What {_design(headline)} can detect is not known: this requires rows with three or more equal seeds."
     if found.mean < TIE:
-        return "The rows compared here do not vary over seeds or contexts, so this design’s power is not known."
+        return "The compared rows do not vary over seeds or contexts, so this design’s power is not known."
     told = (
-        f"With {_design(headline)} a true difference of {detectable_text(found)} between two rows is found in 80 % of "
-        "the cases, after the correction"
+        f"With {_design(headline)} a true difference of {detectable_text(found)} between two rows is detected in 80 % "
+        "of experiments, after the correction"
     )
     if _is_tie(second):
         return f"{told}."

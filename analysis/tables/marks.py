@@ -16,7 +16,7 @@ from analysis.tables.scores import split_sizes
 NAMED = 8
 """Maximum number of runs that a note names; further runs are only counted."""
 
-ONE_SEED_NOTE = f"{ONE_SEED} One seed: the interval is over contexts only and leaves out how much trainings differ."
+ONE_SEED_NOTE = f"{ONE_SEED} One seed: the interval is over contexts only. It does not show how much trainings differ."
 
 
 def marked(text: str, marks: Sequence[str], which: Sequence[str] = MARKS) -> str:
@@ -45,8 +45,9 @@ def unequal_budgets(runs: pd.DataFrame) -> set[str]:
 def intervals_text(resamples: int) -> str:
     """How an interval over seeds and contexts is computed, in words."""
     return (
-        f"95 % interval over contexts and seeds: {resamples:,} resamples of contexts, all samples of a context and all "
-        "seeds together, with a normal deviation for the mean over seeds; stretched for few seeds"
+        f"95 % interval over contexts and seeds, from {resamples:,} resamples. A resample draws contexts, each with "
+        "all its samples and seeds, and adds a normal deviation for the mean over seeds. Few seeds make the interval "
+        "wider"
     )
 
 
@@ -72,7 +73,7 @@ def judged(split: str, sizes: tuple[int, int, int], runs: pd.DataFrame) -> str:
     """The split, sample sizes (from `split_sizes`), list lengths and decoding, in words."""
     samples, contexts, clusters = sizes
     lengths = " or ".join(str(length) for length in sorted(set(runs["list_length"])))
-    apart = f" in {many(clusters, 'cluster')}, which intervals resample whole" if clusters < contexts else ""
+    apart = f" in {many(clusters, 'cluster')}, which intervals resample as a whole" if clusters < contexts else ""
     return (
         f"{split} split: {many(samples, 'sample')} of {many(contexts, 'context')}{apart}, lists of {lengths}, greedy "
         "decoding"
@@ -93,7 +94,7 @@ def checkpoint_note(runs: pd.DataFrame) -> str:
     """Note on the checkpoint at which RL rows are scored."""
     rules = sorted({str(rule) for rule in runs[runs["stage"] == "rl"]["checkpoint_rule"]})
     of_validation = " on validation" if rules == ["best"] else ""
-    return f"RL rows are judged at the {' or '.join(rules)} checkpoint{of_validation}."
+    return f"RL rows are scored at the {' or '.join(rules)} checkpoint{of_validation}."
 
 
 def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
@@ -147,14 +148,14 @@ def family_note(family: Family, baseline: str) -> str:
         parts.append(f"{many(family.leads, 'column')} with a best row")
     if not parts:
         return (
-            "Nothing is tested: a verdict takes three seeds in each row (or a fixed checkpoint on one side) and equal "
-            "budgets."
+            "Nothing is tested. A verdict requires equal budgets, and three seeds in each row or a fixed checkpoint on "
+            "one side."
         )
     tests = many(family.size, "test")
     return (
-        f"Tested: {' and '.join(parts)}. p of these {tests} is corrected by Holm over all of them; a difference holds "
-        f"where it is below {share(LEVEL, 2)}. All other numbers are shown, not tested. A verdict takes three seeds in "
-        "each row (or a fixed checkpoint on one side) and equal budgets."
+        f"Tested: {' and '.join(parts)}. p of these {tests} is corrected by Holm over all of them. A difference holds "
+        f"if its p is below {share(LEVEL, 2)}. All other numbers are shown but not tested. A verdict requires equal "
+        "budgets, and three seeds in each row or a fixed checkpoint on one side."
     )
 
 
@@ -170,12 +171,12 @@ def comparison_notes(
     notes = [
         f"Δ: the row minus {baseline}, paired on the same contexts of the {split} split. {pairing_note()} Brackets: "
         f"95 % interval, not corrected ({resamples:,} resamples).",
-        f"p: of no difference, two-sided, by that interval. Permutation: {_rearranged(found)}. Both are corrected.",
+        f"p: two-sided p of no difference, from that interval. p permuted: {_rearranged(found)}. Both are corrected.",
         tested,
-        "Better: probability that a run of the row scores higher than one of the baseline, on these samples, with its "
+        "Better: probability that a run of the row scores higher than a run of the baseline on these samples, with its "
         "95 % interval.",
-        "Detectable: true difference that is found in 8 of 10 repetitions at the first step of that correction, with "
-        "the seeds and contexts at hand. In parentheses: its 80 % range, since the variance between seeds is an "
+        "Detectable: true difference that this number of seeds and contexts detects in 80 % of experiments, at the "
+        "first step of the correction. In parentheses: its 80 % range, because the variance between seeds is an "
         "estimate.",
     ]
     if checkpoint:
@@ -183,25 +184,25 @@ def comparison_notes(
     for kind in sorted({versus.permuted for versus in found}):
         beyond = {v.smallest_p for v in found if v.permuted == kind and (v.smallest_p or 0.0) >= LEVEL}
         if ends := " or ".join(share(smallest) for smallest in sorted(filter(None, beyond))):
-            notes.append(f"With so few seeds the test of {_words(kind)} cannot reach a p below {ends}.")
+            notes.append(f"With so few seeds, the test of {_words(kind)} cannot reach a p below {ends}.")
     return notes
 
 
 def pairing_note() -> str:
     """Note on which runs of two rows a comparison uses."""
     return (
-        "Rows with the same seeds pair by seed. Rows with different seeds are compared on their common seeds where "
-        f"these are at least {statistics.LEAST_COMMON} and at least {statistics.COMMON_SHARE:.0%} of either row’s; "
-        "otherwise on all runs, unpaired."
+        "Rows with the same seeds are paired by seed. Rows with different seeds are compared on their common seeds if "
+        f"these are at least {statistics.LEAST_COMMON} and at least {statistics.COMMON_SHARE:.0%} of each row’s seeds. "
+        "Otherwise all their runs are compared, unpaired."
     ).replace("75%", "75 %")
 
 
 def checkpoint_baseline_note(baseline: str) -> str:
     """Note on the meaning of a difference to one trained checkpoint."""
     return (
-        f"{baseline} is one training and is held fixed. So a difference to it is about this checkpoint, which RL rows "
-        f"start from, and not about {baseline} as a method: another training of it would score differently, by an "
-        "amount that one training does not show."
+        f"{baseline} is one training and is held fixed. A difference to it is therefore about this checkpoint, from "
+        f"which RL rows start. It says nothing about {baseline} as a method, because one training does not show how "
+        "much trainings differ."
     )
 
 

@@ -191,7 +191,7 @@ def test_without_sft_the_column_is_gone_and_the_reason_given(runs: Path) -> None
     table = build_table(only_group(runs))
     assert "to SFT" not in to_markdown(table_sheet(table)).split("\n- ")[0]
     assert any("no finished SFT run" in note for note in table.notes)
-    assert "RL rows are judged at the best checkpoint on validation." in table.notes
+    assert "RL rows are scored at the best checkpoint on validation." in table.notes
 
 
 def test_csv_holds_plain_numbers(sweep: Path) -> None:

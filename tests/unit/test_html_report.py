@@ -143,7 +143,7 @@ def test_one_seed_in_words(runs: Path) -> None:
     names = {look.label: look.name for look in looks(group)}
     rows = {"grpo-relevance": scores(0.1, 1, 0, 1), "rank_grpo-relevance": scores(0.3, 1, 0, 2)}
     told = " ".join(sentences(verdict(rows, 100), names))
-    assert "With one seed this compares trained models and says nothing of methods." in told
+    assert "With one seed, this compares trained models and says nothing about methods." in told
     assert "shown" not in told
     two = {"grpo-relevance": scores(0.1, 2, 0, 1), "rank_grpo-relevance": scores(0.3, 2, 0, 2)}
     told = " ".join(sentences(verdict(two, 100), names))
@@ -158,7 +158,7 @@ def test_headline_leader_table_bold_and_notes_say_the_same(runs: Path) -> None:
     bold = {row.label for row in table.rows if row.bold}
     assert bold == ({lead.label} if lead.holds else set())
     assert ("It is shown to be better than" in made) == lead.holds
-    assert made.count("shown to be better than each row compared") == 1
+    assert made.count("shown to be better than every compared row") == 1
     assert f"corrected for {lead.tests} tests in this report" in made
     assert lead.tests == 4  # three rows against SFT, and the leading row
 

@@ -66,7 +66,7 @@ def test_rows_of_equal_means_that_vary_tie_as_well(runs: Path) -> None:
     }
     told = words_of(verdict(scores, 50), runs)
     assert "No row leads. With 3 seeds and 40 test contexts a true difference of ." in told
-    assert told.endswith("is found in 80 % of the cases, after the correction.")
+    assert told.endswith("is detected in 80 % of experiments, after the correction.")
 
 
 def test_a_lead_that_does_not_vary_says_nothing_of_power(runs: Path) -> None:
@@ -208,7 +208,7 @@ UNKNOWN_POWER = "not shown; the difference does not vary, so this design’s pow
             0.0,
             LABELS[:1],
             1,
-            ["is the only trained row: NDCG@10 on test .000", "one seed: of two models, not of methods"],
+            ["is the only trained row: NDCG@10 on test .000", "one seed: compares models, not methods"],
         ),
         (None, LABELS[:1], 3, ["is the only trained row"]),
         (None, LABELS, 1, ["With one seed this compares trained models"]),

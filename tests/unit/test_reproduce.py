@@ -104,7 +104,7 @@ def test_equal_methods_are_told_apart_no_more_often_than_one_time_in_twenty(
 
 def test_what_chance_predicts_is_said() -> None:
     told = by_chance([DIFFERS, DIFFERS, REPRODUCED, UNDECIDED, FEW_SEEDS, NO_RUN] + [REPRODUCED] * 36)
-    assert "were all 40 truly as reported, up to 2.0 would still be said to differ, on average; there are 2." in told
+    assert "If all 40 were truly as reported, up to 2.0 would still be said to differ, on average; there are 2." in told
     assert by_chance([NO_RUN, FEW_SEEDS]) == ""
 
 

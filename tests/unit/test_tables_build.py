@@ -187,7 +187,7 @@ def test_what_no_run_fits_is_named(runs: Path) -> None:
     add(runs, "grpo-dcg", [0.2])
     table = made(runs, rows=[{"where": {"algorithm": ["grpo", "gpso"]}}, {"where": {"algorithm": "gspo"}}, *RL])
     (note,) = [note for note in table.notes if note.startswith("No finished run")]
-    assert note == "No finished run is there for: algorithm gpso; algorithm gspo."
+    assert note == "There is no finished run for: algorithm gpso; algorithm gspo."
     told = refused(runs, rows=[{"where": {"algorithm": "gpro"}}])
     assert told == "no run fits any of the rows: algorithm gpro. Did you mean 'grpo'?"
 
@@ -364,7 +364,7 @@ def test_how_a_column_shows(runs: Path) -> None:
     assert "] (p .0" in last and last.endswith("| 1.00 [.32, 1.00] |")
     assert "| Algorithm " in to_markdown(table_sheet(table))
     assert any(note.startswith("p of a difference") for note in table.notes)
-    assert "(±: half its width)" in table.notes[0]
+    assert "± (half the width): 95 %" in table.notes[0]
 
 
 # Bold.
@@ -636,7 +636,7 @@ def test_rows_that_cannot_be_compared_are_in_no_family(runs: Path) -> None:
         "a": False, "b": False, "more": True, "one": True, "two": True,
     }  # fmt: skip
     assert not any(found[name].holds or found[name].detectable for name in ("more", "one", "two"))
-    assert found["one"].reading == "one seed: of two models, not of methods"
+    assert found["one"].reading == "one seed: compares models, not methods"
     table = made(runs, rows=[{"where": {"stage": "rl"}, "name": "{algorithm}"}])
     (lead,) = table.leads
     assert lead.row == "a" and lead.holds and lead.tests == 1
@@ -652,13 +652,13 @@ def test_five_seeds_against_one_is_no_verdict_whichever_way(runs: Path) -> None:
     add(runs, "b-dcg", [0.3])
     assert not compared(runs)["b"].holds and compared(runs)["b"].p_holm is None
     turned = compared(runs, baseline={"algorithm": "b"})["a"]
-    assert not turned.holds and turned.reading == "one seed: of two models, not of methods"
+    assert not turned.holds and turned.reading == "one seed: compares models, not methods"
 
 
 @pytest.mark.parametrize(
     ("levels", "options", "reading"),
     [
-        ([0.3], {}, "one seed: of two models, not of methods"),
+        ([0.3], {}, "one seed: compares models, not methods"),
         ([0.30, 0.30], {}, "2 seeds: too few for a verdict on methods"),
         ([0.10, 0.11, 0.10, 0.09, 0.10, 0.11], {}, "lower: holds by both tests"),
         ([0.30, 0.31, 0.30], {"spent": budget(1, 2, 3)}, "unequal budgets: no fair comparison"),
