@@ -1,6 +1,7 @@
 """Run directories with everything that a report shows: sample lists, sampled groups, spending, settings and origins."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -167,3 +168,10 @@ def verdict(
     cell = share_of(statistics.mean_interval(scores[leader], resamples=resamples), 0)
     contexts = int(scores[leader].contexts.max()) + 1
     return Headline(metric, leader, cell, len(scores[leader].seeds), contexts, contexts, lead, tuple(budgets or ()))
+
+
+def rows_of(page: str, name: str, *, tags: bool = False) -> list[list[str]]:
+    """The cells of a table without its head: their texts, or with tags all that they hold."""
+    body = page.split(f'id="{name}"')[1].split("<tbody>")[1].split("</tbody>")[0]
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("</tr>")[:-1]]
+    return cells if tags else [[re.sub("<[^>]*>", "", cell) for cell in row] for row in cells]

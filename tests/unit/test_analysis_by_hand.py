@@ -1,6 +1,5 @@
 """Numbers of the analysis against formulas written out here, and against scipy."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,7 @@ from analysis.tables.select import Folder
 from analysis.tables.spec import parse_spec
 from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_curves import Frames, collection
-from tests.helpers_report import verdict
+from tests.helpers_report import rows_of, verdict
 
 
 def one_context(values: list[float]) -> Scores:
@@ -260,13 +259,6 @@ def test_each_row_of_a_report_has_its_own_budget(tmp_path: Path) -> None:
     (group,) = collect(tmp_path).groups()
     shown = [(row[3], row[-1]) for row in rows_of(budgets(group, looks(group)), "budget-table")]
     assert shown == [("200", "0.29"), ("600", "0.68")]
-
-
-def rows_of(page: str, name: str, *, tags: bool = False) -> list[list[str]]:
-    """The cells of a table without its head: their texts, or with tags all that they hold."""
-    body = page.split(f'id="{name}"')[1].split("<tbody>")[1].split("</tbody>")[0]
-    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("</tr>")[:-1]]
-    return cells if tags else [[re.sub("<[^>]*>", "", cell) for cell in row] for row in cells]
 
 
 def test_the_mark_of_drawn_intervals_is_sft(tmp_path: Path) -> None:

@@ -23,12 +23,12 @@ from analysis.html.samples import bounded, sample_data, spread
 from analysis.html.settings import differing
 from analysis.report import main
 from analysis.statistics import Scores
-from analysis.tables import build_table
+from analysis.tables import build_table, comparisons_sheet
 from analysis.tables.headline import sentences
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_curves import Frames
-from tests.helpers_report import verdict, write_full_sweep
+from tests.helpers_report import rows_of, verdict, write_full_sweep
 
 GAINS = {"grpo-relevance": 0.02, "rank_grpo-relevance": 0.09, "rank_grpo-log_decay": 0.085}
 
@@ -161,6 +161,9 @@ def test_headline_leader_table_bold_and_notes_say_the_same(runs: Path) -> None:
     assert made.count("shown to be better than every compared row") == 1
     assert f"corrected for {lead.tests} tests in this report" in made
     assert lead.tests == 4  # three rows against SFT, and the leading row
+    assert made.count(table.family) == 1, "one family, stated once"
+    in_table = [[cell.text for cell in line.cells[1:3]] for line in comparisons_sheet(table).lines]
+    assert [row[2:4] for row in rows_of(made, "against-baseline")] == in_table, "the page prints the p of the table"
 
 
 # Rows.
