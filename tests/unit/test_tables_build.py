@@ -186,7 +186,7 @@ def test_metrics_that_are_not_there_are_told(runs: Path) -> None:
 def test_what_no_run_fits_is_named(runs: Path) -> None:
     add(runs, "grpo-dcg", [0.2])
     table = made(runs, rows=[{"where": {"algorithm": ["grpo", "gpso"]}}, {"where": {"algorithm": "gspo"}}, *RL])
-    (note,) = [note for note in table.notes if note.startswith("No finished run")]
+    (note,) = [note for note in table.notes if note.startswith("There is no finished run for")]
     assert note == "There is no finished run for: algorithm gpso; algorithm gspo."
     told = refused(runs, rows=[{"where": {"algorithm": "gpro"}}])
     assert told == "no run fits any of the rows: algorithm gpro. Did you mean 'grpo'?"
@@ -323,7 +323,7 @@ def test_validation_has_intervals_over_seeds_alone(runs: Path) -> None:
     assert (found.mean, found.low, found.high) == pytest.approx((0.21, 0.21 - half, 0.21 + half), rel=5e-3)
     assert not cell(table, "gspo · dcg", "ndcg@5").has_interval
     assert "| gspo · dcg †" in to_markdown(table_sheet(table)) and ".250 |" in to_markdown(table_sheet(table))
-    assert any("intervals (95 %) are over seeds alone" in note for note in table.notes)
+    assert any("Intervals (95 %) are over seeds only" in note for note in table.notes)
 
 
 def test_values_of_a_run_and_of_a_whole_split(runs: Path) -> None:
@@ -494,7 +494,7 @@ def test_intervals_resample_clusters_and_not_contexts(runs: Path) -> None:
     assert wide == pytest.approx(float(expected.high[0] - expected.mean[0]))
     assert 1.7 < wide / narrow < 2.6
     (note, *_) = made(runs / "grpo-dcg").notes
-    assert note.startswith("Test split: 80 samples of 40 contexts in 10 clusters, which intervals resample whole, ")
+    assert note.startswith("Test split: 80 samples of 40 contexts in 10 clusters, which intervals resample as a whole, ")
     assert made(runs / "gspo-dcg").notes[0].startswith("Test split: 80 samples of 40 contexts, lists of 10")
 
 
