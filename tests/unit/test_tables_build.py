@@ -494,7 +494,7 @@ def test_intervals_resample_clusters_and_not_contexts(runs: Path) -> None:
     assert wide == pytest.approx(float(expected.high[0] - expected.mean[0]))
     assert 1.7 < wide / narrow < 2.6
     (note, *_) = made(runs / "grpo-dcg").notes
-    assert note.startswith("Test split: 80 samples of 40 contexts in 10 clusters, which intervals resample as a whole, ")
+    assert note.startswith("Test split: 80 samples of 40 contexts in 10 clusters, which intervals resample as a whole")
     assert made(runs / "gspo-dcg").notes[0].startswith("Test split: 80 samples of 40 contexts, lists of 10")
 
 
