@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.command import plain_parser, refusing, show_written, spoken, terminal
-from analysis.figures.reported import BACKBONES, REGIMES, draw_alone, reported_curves
+from analysis.figures.reported import BACKBONES, METRIC, REGIMES, draw_alone, reported_curves
 from analysis.figures.style import FORMATS, save
 from rlbench.base.files import new_folder
+from rlbench.lists.metric_catalogue import metric_of
 
 DESCRIPTION = """\
 Draw the validation NDCG@20 over updates that the Rank-GRPO paper (arXiv 2510.20150) reports on Reddit-v2, as it was
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{spoken('reported')}: the paper draws no curve of {asked}", file=sys.stderr)
         return 2
     new_folder(options.out, "--out")
-    figure = draw_alone(curves, "Validation NDCG@20 (0 to 1)")
+    figure = draw_alone(curves, f"Validation {metric_of(METRIC).label}")
     show_written(terminal(), save(figure, options.out / "paper", FORMATS))
     return 0
 

@@ -12,9 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.labels import in_lines
+from analysis.figures.series import AXES
 from analysis.figures.style import COLOURS, GREY, STYLE, WIDTH, show_constant
 from analysis.papers.reported import TITLES
 from analysis.statistics import Floats
+from rlbench.lists.metric_catalogue import inside, metric_of
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
@@ -77,7 +80,8 @@ def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
                 _draw_curve(ax, curve, COLOURS[methods.index(curve.method) % len(COLOURS)], comparable)
             place = f"{backbone}, {regime}" if regime != "sft" else backbone
             ax.set_title(place if comparable else "twin", color=GREY)
-            ax.set(xlabel="Updates", ylabel=f"Validation {metric if comparable else of_panel[0].measured}")
+            label = metric_of(metric if comparable else of_panel[0].measured).label
+            ax.set(xlabel=AXES["updates"], ylabel=in_lines(f"Validation {inside(label)}"))
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             show_constant(ax)
         for ax in axes[len(panels) :]:
