@@ -34,22 +34,22 @@ from rlbench.base.errors import BadInput
 from rlbench.base.files import new_folder, write_text
 
 DESCRIPTION = """\
-Say which settings of a sweep help: the grid of combinations, and the main effect of each setting.
+Show which settings of a sweep help: a grid of all combinations, and the main effect of each setting.
 
-Reads every finished RL run below RUNS, finds by itself in which settings the runs differ (the seed aside),
+Reads every finished RL run below RUNS, detects the settings in which the runs differ (except the seed),
 and writes to the --out folder:
-  grid.md, grid.csv           one row a combination, best first: the metric on test and its difference to SFT
-  effects.md, effects.csv     one row a level: difference to the factor's reference level, averaged over all pairs
-                              of runs that agree in everything else; 95 % intervals over contexts and seeds (with
+  grid.md, grid.csv           one row per combination, best first: the metric on test and its difference from SFT
+  effects.md, effects.csv     one row per level: difference from the factor's reference level, averaged over all pairs
+                              of runs that differ in nothing else; 95 % intervals over contexts and seeds (with
                               one seed: and pairs); p-values from three seeds on, corrected by Holm
   effects.png, effects.svg    the effects as a forest plot
-The grid need not be full: what is missing is named, and only pairs that are there are compared. Runs that are
+The grid need not be complete: missing cells are named, and only existing pairs are compared. Runs that are
 not done or not sound are left out and named, as analysis.report does. Needs no model and no GPU.
 """
 EPILOG = """\
 example:  python -m analysis.ablation runs/mini_ablation --out reports/mini_ablation \\
               --factors credit,ratio,aggregation,baseline --reference credit=sequence,ratio=token
-exit code: 0 written (whatever was left out); 2 no such folder, no two finished RL runs that differ, or a name
+exit code: 0 written (even if runs were left out); 2 no such folder, no two finished RL runs that differ, or a name
 that the runs do not have
 """
 
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         default=(),
         metavar="KEY,...",
-        help="settings whose effects are wanted, in this order; others that vary are held equal in every pair "
+        help="settings whose effects to show, in this order; other varied settings are held equal in every pair "
         "(default: all that vary)",
     )
     parser.add_argument(
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_references,
         default={},
         metavar="KEY=LEVEL,...",
-        help="levels that others are compared with (default: each factor's first by size or name)",
+        help="reference levels for the comparisons (default: each factor's first level by size or name)",
     )
     return parser
 
@@ -112,11 +112,11 @@ def _references(text: str) -> dict[str, str]:
 
 def _only_group(collection: Collection, folder: Path) -> Collection:
     if collection.runs.empty:
-        raise BadInput(f"no finished run below {folder}: there is nothing to compare")
+        raise BadInput(f"no finished run below {folder}, so there is nothing to compare")
     groups = collection.groups()
     if len(groups) > 1:
         found = "; ".join(group_title(group) for group in groups)
-        raise BadInput(f"{folder} holds several experiments, datasets or models ({found}): name the folder of one")
+        raise BadInput(f"{folder} has several experiments, datasets or models ({found}); give the folder of one")
     return groups[0]
 
 

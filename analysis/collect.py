@@ -18,22 +18,22 @@ from analysis.command import (
 from rlbench.base.errors import BadInput
 
 DESCRIPTION = """\
-Make one collection of all runs below RUNS: tables that pandas, pyarrow and duckdb read, and that every command of
-analysis takes in place of RUNS.
+Collect all runs below RUNS into tables that pandas, pyarrow and duckdb can read, and that every command of
+analysis accepts in place of RUNS.
 
 Writes to the --out folder:
-  queries/       run, context_id, sample, cluster_id, metric, value: per-query scores on test, a part a run
-  curves/        run, step, split, metric, value: what was measured over training, a part a run
-  runs.parquet   one row a run: result, budget, settings, provenance
-  problems.json  what is left out or odd, and why
+  queries/       run, context_id, sample, cluster_id, metric, value: per-query scores on test, one part per run
+  curves/        run, step, split, metric, value: measurements during training, one part per run
+  runs.parquet   one row per run: result, budget, settings, provenance
+  problems.json  runs that are left out or odd, and why
 
-Given again, it reads the runs that have changed, adds and removes others, and takes the rest over. Stopped, it leaves
-the collection as it was, and goes on the next time. Needs no model and no GPU.
+Run it again to update the collection: it rereads only changed runs, and adds and removes others. If interrupted, it
+leaves the collection as it was and continues next time. Needs no model and no GPU.
 """
 EPILOG = """\
 example:  python -m analysis.collect runs/mini --out reports/mini/collected
           python -m analysis.report reports/mini/collected --out reports/mini
-exit code: 0 written or up to date (whatever was left out); 2 no such folder, or --out holds something else
+exit code: 0 written or up to date (even if runs were left out); 2 no such folder, or --out contains something else
 """
 
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse("collect", error)
     console = terminal()
     show_problems(console, options.runs, collection.problems)
-    counts = f"{len(collection.runs)} runs used; {done.read} read, {done.kept} taken over, {done.gone} gone"
+    counts = f"{len(collection.runs)} runs used; {done.read} read, {done.kept} unchanged, {done.gone} removed"
     console.print(f"{out}: {counts}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

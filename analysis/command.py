@@ -105,7 +105,7 @@ def make_folder(folder: Path, out: Path) -> Path:
         BadInput: if a link in its path leads out of --out, or the folder cannot be created.
     """
     if not folder.resolve().is_relative_to(out.resolve()):
-        raise BadInput(f"{folder} leads out of {out} by a link: remove the link, or name another --out")
+        raise BadInput(f"{folder} leads out of {out} through a link; remove the link, or choose another --out")
     return new_folder(folder, "--out")
 
 

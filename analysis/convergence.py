@@ -27,22 +27,22 @@ from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import write_text
 
 DESCRIPTION = """\
-Say which method learns faster: time to a threshold of a validation metric, and area under its curve, against a
+Show which method learns faster: time to a threshold of a validation metric, and area under its curve, against a
 baseline, with 95 % intervals over seeds.
 
 Writes to the --out folder:
-  convergence.md    table, a sentence for each row, notes
+  convergence.md    table, one sentence per row, notes
   convergence.csv   plain numbers, with the time of each seed
   convergence.tex   the table for a paper
 
-Time to a threshold: where the isotonic regression of a seed's curve passes it, so that one lucky evaluation is no
-passage. Seeds that do not pass are counted as the whole range (restricted mean), and said.
+The time to a threshold is where the isotonic regression of a seed's curve crosses it, so a single lucky evaluation does
+not count. Seeds that never cross it count as the whole range (restricted mean) and are reported.
 """
 EPILOG = """\
 example:  python -m analysis.convergence runs/mini
           python -m analysis.convergence runs/mini --threshold final 50% 0.12 --against generated_tokens
           python -m analysis.convergence runs/mini --baseline gspo-relevance --metric recall@10
-exit code: 0 written; 2 no such folder, no RL run in it, or an option that the runs cannot serve
+exit code: 0 written; 2 no such folder, no RL run in it, or an option that does not fit the runs
 """
 NAMES = ("convergence.md", "convergence.csv", "convergence.tex")
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = [group for group in collection.groups() if rl_rows(group)]
         if not groups:
             show_problems(console, options.runs, collection.problems)
-            raise BadInput(f"no finished RL run below {options.runs}: there is nothing to compare")
+            raise BadInput(f"no finished RL run below {options.runs}, so there is nothing to compare")
         found = [_compare(group, options) for group in groups]
     except BadInput as error:
         return refuse("convergence", error)
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[FINAL],
         metavar="VALUE",
         help="final: the baseline's value at the end of the range that all rows cover, mean over seeds (default); "
-        "50%%: so much of the way from where it starts to there; or a number",
+        "50%%: that share of the way from its start to this value; or a number",
     )
     parser.add_argument("--against", choices=list(AXES), default="updates", help="(default: %(default)s)")
     return parser
@@ -109,19 +109,20 @@ def _compare(group: Collection, options: argparse.Namespace) -> Convergence:
     rows = list(curves)
     if single := [label for label, own in curves.items() if any(len(x) < 2 for x, _ in own)]:
         raise BadInput(
-            f"{metric} was measured on validation once only in a run of {', '.join(single)}: a curve needs two points; "
+            f"{metric} was measured on validation only once in a run of {', '.join(single)}, but a curve needs two "
+            "points; "
             "train with a smaller evaluation.every"
         )
     if not rows:
         raise BadInput(
-            f"--against {options.against}: no row has budget.jsonl in all of its runs, so that what was spent by an "
-            "update is unknown; compare over updates"
+            f"--against {options.against}: no row has budget.jsonl in all of its runs, so the cost at each update is "
+            "unknown; compare over updates"
         )
     labels = rl_rows(group)
     grpo = [label for label in rows if labels[label].iloc[0]["algorithm"] == "grpo"]
     baseline = options.baseline or (grpo[0] if grpo else None)
     if baseline not in rows:
-        asked = f"--baseline {baseline}: no such row" if baseline else "no row is of algorithm grpo; give --baseline"
+        asked = f"--baseline {baseline}: no such row" if baseline else "no row has the algorithm grpo; give --baseline"
         raise BadInput(f"{asked} (rows: {', '.join(rows)}).{nearest(baseline or '', rows)}")
     return compare(group, metric, baseline=baseline, thresholds=options.threshold, against=options.against)
 

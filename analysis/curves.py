@@ -59,25 +59,25 @@ def _words(titles: Iterable[str]) -> str:
 
 
 DESCRIPTION = f"""\
-Draw the curves of an experiment from its run directories, as PNG (200 dots an inch), SVG and PDF.
+Draw the curves of an experiment from its run directories, as PNG (200 dpi), SVG and PDF.
 
-Writes to the --out folder what the runs have measured:
+Writes to the --out folder, for what the runs measured:
   validation           Recall and NDCG on validation, with bands over seeds
   training             {_words(metric_title(metric) for _, metric in TRAINING)}
   {"  ".join(f"ranks-{name[:-2]}" for name in SHOWN)}
-                       maps of rank by update, one for each row, on one scale of colours
+                       maps of rank by update, one per row, with a common colour scale
 
 A row is an algorithm with a reward (and variant); its line is the mean over its seeds. With more than {MANY} rows
-each has a panel of its own on validation, and in training figures a line's colour is its row's last NDCG.
-Where RUNS holds several experiments, datasets or models, each has a folder of its own below --out.
+each row has its own panel on validation, and in training figures the colour of a line shows its row's last NDCG.
+If RUNS has several experiments, datasets or models, each gets its own folder below --out.
 
---against   what the x axis counts. Updates are in every run; the others need budget.jsonl in every run of a row,
-            and rows without are left out by name. Seeds that spent otherwise are interpolated linearly where all
-            have been.
---metrics   what to draw instead: validation metrics by name (ndcg@5, recall@10, in_catalog), training metrics as
+--against   unit of the x axis. Every run has updates; the others need budget.jsonl in every run of a row,
+            and rows without it are left out and named. Seeds with different costs are interpolated linearly over
+            the range that all cover.
+--metrics   metrics to draw instead: validation metrics by name (ndcg@5, recall@10, in_catalog), training metrics as
             train.NAME (train.entropy), maps by their k (hits@k, rank_hit_rate@k).
---by        a panel for each value of: algorithm, reward, or a setting by its dotted key (algorithm.credit).
---reference paper   adds the paper's validation curves (arXiv 2510.20150, read off its figures), dashed, where
+--by        one panel per value of algorithm, reward, or a setting by its dotted key (algorithm.credit).
+--reference paper   adds the paper's validation curves (arXiv 2510.20150, as read off its figures), dashed, where
             dataset, model and updates on one rollout are the runs'. They count updates.
 """
 EPILOG = """\
@@ -85,7 +85,7 @@ example:  python -m analysis.curves runs/mini --out figures/mini
           python -m analysis.curves runs/mini --against generated_tokens --metrics ndcg@5 ndcg@10 train.kl
           python -m analysis.curves runs/mini_ablation --by algorithm.credit
           python -m analysis.reported --out figures/paper    # the paper's curves alone
-exit code: 0 written; 2 no such folder, no RL run in it, or an option that the runs cannot serve
+exit code: 0 written; 2 no such folder, no RL run in it, or an option that does not fit the runs
 """
 
 
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = [group for group in collection.groups() if rl_rows(group)]
         if not groups:
             show_problems(console, options.runs, collection.problems)
-            raise BadInput(f"no finished RL run below {options.runs}: there is no curve to draw")
+            raise BadInput(f"no finished RL run below {options.runs}, so there is no curve to draw")
         _check(groups, options)
     except BadInput as error:
         return refuse("curves", error)
@@ -147,11 +147,11 @@ def _check(groups: Sequence[Collection], options: argparse.Namespace) -> None:
             problems.append(f"--by {options.by}: rows have no such setting.{nearest(options.by, sorted(known))}")
     if options.against != "updates" and all(len(without_spending(g)) == len(rl_rows(g)) for g in groups):
         problems.append(
-            f"--against {options.against}: no row has budget.jsonl in all of its runs, so that what was spent by an "
-            "update is unknown; draw against updates"
+            f"--against {options.against}: no row has budget.jsonl in all of its runs, so the cost at each update is "
+            "unknown; draw against updates"
         )
     if options.against != "updates" and options.reference is not None:
-        problems.append(f"--reference {options.reference}: reported curves count updates; leave --against out")
+        problems.append(f"--reference {options.reference}: reported curves count updates; remove --against")
     if problems:
         raise BadInput(*problems)
 
@@ -219,7 +219,7 @@ def write_figures(group: Collection, out: Path, options: argparse.Namespace, con
         if not reported:
             first = group.runs.iloc[0]
             console.print(
-                f"[yellow]No curve of the paper beside {first['dataset']} with {first['model']}:[/] it reports "
+                f"[yellow]No curve of the paper for {first['dataset']} with {first['model']}:[/] it reports only "
                 f"{METRIC} on validation of reddit_v2 with Qwen2.5-0.5B, Llama-3.2-1B and Llama-3.2-3B."
             )
     new_folder(out, "--out")

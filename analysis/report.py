@@ -36,17 +36,17 @@ from rlbench.tracking import TrackerIdentity, check_modes, make_tracker
 DESCRIPTION = """\
 Make the comparison table and the curves of an experiment from its run directories.
 
-Reads every run below RUNS (any folder that holds STATUS) and writes to the --out folder:
+Reads every run below RUNS (any folder with a file STATUS) and writes to the --out folder:
   table.md, table.csv, table.tex   the comparison: Recall and NDCG on test with 95 % intervals, cost
   curves.png, curves.svg           Recall and NDCG on validation against updates
   training.png, training.svg       reward, entropy, KL, list length, ... of training against updates
-  report.html                      all of it and more in one page: tables that sort, curves that tell values,
+  report.html                      everything and more on one page: sortable tables, curves with values on hover,
                                    settings, budgets, sample lists, warnings; needs no network
-Where RUNS holds several experiments, datasets or models, each has a folder of its own below --out, and
-report.html in --out leads to their pages.
+If RUNS has several experiments, datasets or models, each gets its own folder below --out, and
+report.html in --out links to their pages.
 
 Runs that are not done, half-written, of another schema version, duplicate or with NaN metrics are left
-out and named; the report is made from the others. Needs no model and no GPU.
+out and named; the report uses the others. Needs no model and no GPU.
 """
 PAGE = "report.html"
 OF_A_GROUP = [f"table.{suffix}" for suffix in ("md", "csv", "tex")]
@@ -56,7 +56,7 @@ OF_A_GROUP += [f"{figure}.{suffix}" for figure in ("curves", "training") for suf
 EPILOG = """\
 example:  python -m analysis.report runs/mini --out reports/mini
           python -m analysis.report runs/mini --out reports/mini --tracker wandb
-exit code: 0 written (whatever was left out); 2 no such folder, or no finished run in it
+exit code: 0 written (even if runs were left out); 2 no such folder, or no finished run in it
 """
 
 
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         collection = collect(options.runs)
         if collection.runs.empty:
             show_problems(console, options.runs, collection.problems)
-            raise BadInput(f"no finished run below {options.runs}: there is nothing to report")
+            raise BadInput(f"no finished run below {options.runs}, so there is nothing to report")
         groups = collection.groups()
         if options.tracker != "none" and (wrong := [said for group in groups for said in check_project(group)]):
             raise BadInput(*wrong)
@@ -103,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         "--tracker",
         default="none",
         metavar="MODE",
-        help="show table and figures as a run of job type report too: wandb, offline, tensorboard or trackio",
+        help="also log table and figures to a tracker, as a run of job type report: wandb, offline, tensorboard or "
+        "trackio",
     )
     return parser
 
@@ -172,7 +173,7 @@ def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection:
         for group in groups
     ]
     rest = [problem for problem in collection.problems if problem not in told]
-    cost = f"{cost_note(collection.runs, runs)} A stage that experiments share counts once."
+    cost = f"{cost_note(collection.runs, runs)} A stage shared by experiments counts once."
     write_text(path, index_page(f"Reports of {runs.resolve().name}", links, cost, rest))
     return path
 
@@ -182,10 +183,10 @@ def check_project(group: Collection) -> list[str]:
     run = group.runs.iloc[0]["run"]
     config, where = group.config(run), f"config.yaml of {run}"
     project, entity = config.get("tracker.project"), config.get("tracker.entity")
-    odd = odd_project(project) if isinstance(project, str) else "is no name"
-    problems = [f"{where}: tracker.project = {ascii(project)} {odd}: report without --tracker"] if odd else []
-    odd = "" if entity is None else odd_name(entity) if isinstance(entity, str) else "is no name"
-    return problems + ([f"{where}: tracker.entity = {ascii(entity)} {odd}: report without --tracker"] if odd else [])
+    odd = odd_project(project) if isinstance(project, str) else "is not a name"
+    problems = [f"{where}: tracker.project = {ascii(project)} {odd}; report without --tracker"] if odd else []
+    odd = "" if entity is None else odd_name(entity) if isinstance(entity, str) else "is not a name"
+    return problems + ([f"{where}: tracker.entity = {ascii(entity)} {odd}; report without --tracker"] if odd else [])
 
 
 def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:

@@ -11,10 +11,10 @@ from rlbench.base.files import new_folder
 from rlbench.lists.metric_catalogue import metric_of
 
 DESCRIPTION = """\
-Draw the validation NDCG@20 over updates that the Rank-GRPO paper (arXiv 2510.20150) reports on Reddit-v2, as it was
-read off its figures (experiments/reported/curves.csv). Needs no run. Writes paper.png, paper.svg and paper.pdf.
+Draw the validation NDCG@20 over updates that the Rank-GRPO paper (arXiv 2510.20150) reports on Reddit-v2,
+as read off its figures (experiments/reported/curves.csv). Needs no run. Writes paper.png, paper.svg and paper.pdf.
 
-To see runs beside it: python -m analysis.curves RUNS --reference paper
+To compare runs with it: python -m analysis.curves RUNS --reference paper
 """
 EPILOG = """\
 example:  python -m analysis.reported --out figures/paper
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     curves = reported_curves(backbones=options.backbone, regimes=options.regime)
     if not curves:
         asked = f"{', '.join(options.backbone)} with {', '.join(options.regime)}"
-        print(f"{spoken('reported')}: the paper draws no curve of {asked}", file=sys.stderr)
+        print(f"{spoken('reported')}: the paper has no curve of {asked}", file=sys.stderr)
         return 2
     new_folder(options.out, "--out")
     figure = draw_alone(curves, f"Validation {metric_of(METRIC).label}")

@@ -25,20 +25,20 @@ from analysis.papers.reported import EXPERIMENTS
 from rlbench.base.errors import BadInput, nearest
 
 DESCRIPTION = """\
-Put our runs beside a table or figure of the paper (arXiv 2510.20150) and say what is reproduced.
+Compare our runs with a table or figure of the paper (arXiv 2510.20150) and say what is reproduced.
 
-NAME is a folder of experiments/. Its README says what it is, what it costs and how to run it. Writes to the --out
-folder NAME.md, NAME.csv and NAME.tex. Where there are no runs yet, shows the reported numbers and the commands, with
-GPU-hours, that fill ours. A twin is the same on a small scale; its numbers cannot be compared with the paper's, so
-that its verdicts are on gains over SFT and on orderings alone. The rule behind every verdict: docs/reproduction.md.
+NAME is a folder of experiments/. Its README describes it, its cost and how to run it. Writes NAME.md,
+NAME.csv and NAME.tex to the --out folder. Without runs, it shows the reported numbers and the commands for ours, with
+their cost in GPU-hours. A twin is the same experiment on a small scale. Its numbers cannot be compared with the
+paper's, so its verdicts cover only gains over SFT and orderings. The rule behind every verdict: docs/reproduction.md.
 """
 EPILOG = """\
 examples:
-  python -m analysis.reproduce table1                      # what is reported, and what ours would cost
+  python -m analysis.reproduce table1                      # reported numbers, and the cost of ours
   python run.py +table1=mini                               # the twin on the embedded benchmark
   python -m analysis.reproduce table1 --twin mini          # ... and its verdicts
   python -m analysis.reproduce table4 --twin mini --runs runs/mini
-exit code: 0 written (with runs or without); 2 no such table or folder, or runs of several experiments
+exit code: 0 written (with or without runs); 2 no such table or folder, or runs of several experiments
 """
 
 
@@ -57,8 +57,10 @@ def title(name: str, twin: str | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = plain_parser("reproduce", DESCRIPTION, EPILOG)
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(known())}")
-    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="where the runs lie (default: runs/NAME)")
-    parser.add_argument("--twin", choices=("mini", "redial"), help="the scaled-down twin instead of the paper's scale")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="folder of the runs (default: runs/NAME)")
+    parser.add_argument(
+        "--twin", choices=("mini", "redial"), help="use the scaled-down twin instead of the paper's scale"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/reproduce)")
     add_resamples(parser)
     options = parser.parse_args(arguments)

@@ -71,7 +71,7 @@ def read_sources(folder: Path) -> tuple[list[ScoredRun], list[Problem]]:
         try:
             run, _ = read_run(path, name)
             if "rescored" in run.result:
-                raise Unusable("is a re-scoring itself: name the folder of the runs that it was made from")
+                raise Unusable("is itself a re-scoring; give the folder of the runs that it was made from")
             sources.append(ScoredRun(path, name, run.result, _settings(path), *_origin(path)))
         except Unusable as error:
             problems.append(Problem(name, str(error)))
@@ -133,7 +133,7 @@ def is_done(target: Path, made_from: Mapping[str, str]) -> bool:
     except Damaged as error:
         raise Unusable(f"{target}: {MANIFEST.name} {error}. Move it away, or name another --out") from None
     if note is None:
-        raise Unusable(f"{target} is there and no re-scoring: move it away, or name another --out")
+        raise Unusable(f"{target} exists and is not a re-scoring; move it away, or choose another --out")
     return status_of(target) == DONE and note.get("made_from") == made_from and not damage(target)
 
 
@@ -226,9 +226,9 @@ def rescore(
     """
     problems = [] if runs.is_dir() else [f"there is no folder {runs}"]
     if is_collection(runs):
-        problems.append(f"{runs} is a collection, which keeps no texts: name the folder of the runs")
+        problems.append(f"{runs} is a collection, which has no texts; give the folder of the runs")
     if out.resolve().is_relative_to(runs.resolve()):
-        problems.append(f"--out {out} lies in {runs}, whose runs are left as they are: name a folder elsewhere")
+        problems.append(f"--out {out} lies in {runs}, which must not change; choose a folder elsewhere")
     if problems:
         raise BadInput(*problems)
     sources, told = read_sources(runs)
@@ -304,19 +304,19 @@ def default_out(runs: Path) -> Path:
 
 
 DESCRIPTION = """\
-Judge the lists of finished runs again by other rules, without a model.
+Judge the lists of finished runs again with other rules, without a model.
 
 PROTOCOL is NAME[,KEY=VALUE]... NAME is a file of conf/matching/ (casefold, exact, fuzzy, published, tolerant), or `own`
 for the rules of each run. KEY is list_length, cutoffs (5+10), normalisers (nfkc+casefold), year_tolerance or
-fuzzy_threshold. The columns published_* of the published protocols come out too, at the new cut-offs.
+fuzzy_threshold. The columns published_* of the published protocols are also written, at the new cut-offs.
 
-Writes below the --out folder a tree of run directories for each protocol, which every command of analysis reads, and
-comparison.csv: every mean, old and new. The runs themselves are not touched. Given again, it makes what is missing.
+For each protocol, writes a tree of run directories below --out that every command of analysis can read, and
+comparison.csv with every mean, old and new. The runs themselves do not change. Run it again to add what is missing.
 """
 EPILOG = """\
 example:  python -m analysis.rescore runs/mini --protocol tolerant --protocol own,cutoffs=1+3+10
           python -m analysis.report runs/mini-rescored
-exit code: 0 all done; 1 some runs could not be judged again; 2 nothing could be, or an option is wrong
+exit code: 0 all done; 1 some runs could not be judged again; 2 no run could be, or an option is wrong
 """
 
 
@@ -358,7 +358,7 @@ def _parser() -> argparse.ArgumentParser:
         "--protocol", action="append", required=True, metavar="PROTOCOL", help="as above; may be repeated"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: RUNS-rescored)")
-    where = "where a dataset's files are now, for example reddit_v2.path=FOLDER; may be repeated"
+    where = "new place of a dataset's files, for example reddit_v2.path=FOLDER; may be repeated"
     parser.add_argument("--data", action="append", default=[], metavar="KEY=PATH", help=where)
     return parser
 

@@ -51,9 +51,7 @@ def check_comparable(runs: pd.DataFrame) -> None:
     for what in ("experiment", "dataset", "model"):
         found = sorted(set(runs[what]))
         if len(found) > 1:
-            raise BadInput(
-                f"the runs are of several {what}s ({', '.join(found)}); select from the folder of one of them"
-            )
+            raise BadInput(f"the runs have more than one {what} ({', '.join(found)}); give the folder of one of them")
 
 
 def main() -> int:

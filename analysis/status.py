@@ -30,27 +30,27 @@ from rlbench.runs.record import MANIFEST, SWEEP, SweepCell
 from rlbench.runs.sweep_file import read_cells
 
 DESCRIPTION = """\
-Say how far every cell of an experiment is.
+Show the progress of every cell of an experiment.
 
-Reads the run directories below RUNS, and sweep.json beside them, in which the launcher notes the cells of every sweep:
-  done         finished; the same command would skip it. Named where its training stopped early, with the reason
-  running      a process holds it: updates done, and when it will be finished at this rate
-  interrupted  it stopped on a signal and says when, or it says running but no process holds it: killed, or the machine
-               went down; goes on where it was
-  failed       with the reason, and its log
-  pruned       stopped by a search that saw no use in it; nothing is left to do
+Reads the run directories below RUNS, and sweep.json beside them, where the launcher records the cells of every sweep:
+  done         finished; the same command would skip it. If training stopped early, the reason is shown
+  running      a process is working on it: updates done, and when it will finish at this rate
+  interrupted  it stopped on a signal, or its process or machine died without setting a status;
+               the same command continues it
+  failed       with the reason and the log
+  pruned       stopped by a search because it was not promising; nothing is left to do
   damaged      it says done, but its files are not those that it wrote: with the reason
   missing      a cell of a sweep that was never started
-and prints the commands that complete what is not done and not running.
+Prints the commands that complete all cells that are neither done nor running.
 """
 EPILOG = """\
 example:  python -m analysis.status runs/mini
           python -m analysis.status runs/mini --commands | sh
-exit code: 0 all done or pruned; 1 something is not; 2 no such folder, or no run in it
+exit code: 0 all done or pruned; 1 some are not; 2 no such folder, or no run in it
 """
 WIDTH = 160
 """Line width when output goes to a file. Cell names are long."""
-REMEDY = "put the file back from a copy, or move the folder away and run its command again"
+REMEDY = "restore the file from a backup, or move the folder away and run its command again"
 WORDS = (DONE, RUNNING, INTERRUPTED, FAILED, PRUNED)
 """States that STATUS may name."""
 DAMAGED, MISSING = "damaged", "missing"
@@ -134,7 +134,7 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         now: seconds since the epoch.
     """
     if links := foreign_links(path):
-        raise BadInput(f"{links[0]} is a link that leads out of the run: put the file itself there")
+        raise BadInput(f"{links[0]} is a link to a place outside the run: replace it with the file itself")
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status not in WORDS:
         raise BadInput(f"{path / 'STATUS'} says {status[:40]!r}, which is none of {', '.join(WORDS)}: {REMEDY}")
@@ -149,7 +149,7 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
     state: ProgressState = {}
     silent = None
     if progress.is_file():
-        state = PROGRESS.read(path, "remove it, and the run writes it anew")
+        state = PROGRESS.read(path, "remove it; the run writes a new one")
         silent = max(now - progress.stat().st_mtime, 0.0)
     done, total = state.get("done", 0), state.get("total", 0)
     advanced = done - state.get("first", 0)
@@ -255,8 +255,8 @@ def _note(state: CellState) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = make_parser("status", DESCRIPTION, EPILOG, "an experiment's folder, or one above")
-    parser.add_argument("--all", action="store_true", help="show the cells that are done, too, and all attempts")
-    parser.add_argument("--commands", action="store_true", help="print the commands alone, a line each")
+    parser.add_argument("--all", action="store_true", help="also show the cells that are done, and all attempts")
+    parser.add_argument("--commands", action="store_true", help="print only the commands, one per line")
     options = parser.parse_args(arguments)
     try:
         states = survey(options.runs, time.time())

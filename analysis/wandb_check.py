@@ -17,15 +17,15 @@ from rlbench.tracking import curve_name
 from rlbench.tracking.wandb_file import OfflineRun, read_run
 
 DESCRIPTION = """\
-Compare the W&B files of runs with their own.
+Compare the W&B files of runs with their own files.
 
 Reads every run directory below RUNS that has W&B files (wandb/offline-run-*, wandb/run-*), joins the curves of its
-attempts, of which the later counts where two measured the same update, and compares them with metrics.jsonl; and looks
-whether the tables that they name are there. W&B writes in the background and says nothing of a disk that was full.
+attempts (the later one counts if two measured the same update), and compares them with metrics.jsonl. It also checks
+that the tables named in the files exist. W&B writes in the background and does not report a full disk.
 """
 EPILOG = """\
 example:  python -m analysis.wandb_check runs/mini
-exit code: 0 all is there; 1 something is missing or differs; 2 no such folder, or no W&B files in it
+exit code: 0 everything matches; 1 something is missing or differs; 2 no such folder, or no W&B files in it
 """
 SHOWN = 3
 """Maximum number of missing or differing points to name."""
@@ -84,7 +84,7 @@ def check(directory: Path, files: Sequence[Path], name: str) -> Checked:
             damaged.append(f"{file.parent.name} cannot be read: {error}")
     attempts.sort(key=lambda attempt: attempt[0].started)
     damaged += [
-        f"{file.parent.name} is cut short: its process was killed, or its disk was full"
+        f"{file.parent.name} is truncated: its process was killed, or its disk was full"
         for run, file in attempts
         if not run.whole
     ]
@@ -94,7 +94,7 @@ def check(directory: Path, files: Sequence[Path], name: str) -> Checked:
     if problems:  # otherwise a later attempt measured again what a killed one lost
         problems += damaged
     problems += [
-        f"{file.parent.name} names the table {entry}, which is not there"
+        f"{file.parent.name} names the table {entry}, which is missing"
         for run, file in attempts
         for entry in tables(run)
         if not (file.parent / "files" / entry).is_file()

@@ -83,7 +83,7 @@ def finished_sweep(folder: Path, algorithms: int, seeds: int, turns: int) -> tup
     own = ["hydra/sweeper=basic", "hydra/launcher=basic", f"hydra.sweep.dir={folder / 'hydra'}"]
     hydras = [sys.executable, "-m", "benchmarks.overhead_plain", "-m", *own, *arguments]
     pairs = [
-        (seconds_of(ours, f"{cells} cells, {cells} done already, 0 to run"), seconds_of(hydras, ""))
+        (seconds_of(ours, f"{cells} cells, {cells} already done, 0 to run"), seconds_of(hydras, ""))
         for _ in range(turns)
     ]
     return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)

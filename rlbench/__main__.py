@@ -8,20 +8,20 @@ from rlbench.base.errors import nearest
 
 COMMANDS = {
     "run": ("rlbench.run", "start", "run one cell or a sweep (zero-shot, SFT, RL, test); skips what is done"),
-    "status": ("analysis.status", "main", "how far each cell of a sweep is, and the commands that complete it"),
+    "status": ("analysis.status", "main", "progress of each cell of a sweep, and the commands that complete it"),
     "report": ("analysis.report", "main", "table, figures and report.html of a folder of runs"),
-    "tables": ("analysis.tables.__main__", "main", "tables by a spec, with tests against a baseline"),
-    "curves": ("analysis.curves", "main", "figures of learning curves for print"),
+    "tables": ("analysis.tables.__main__", "main", "tables defined by a spec file, with tests against a baseline"),
+    "curves": ("analysis.curves", "main", "print-quality figures of learning curves"),
     "convergence": ("analysis.convergence", "main", "which method learns faster, with intervals"),
-    "ablation": ("analysis.ablation", "main", "what each setting of a factorial sweep changes"),
+    "ablation": ("analysis.ablation", "main", "effect of each setting in a factorial sweep"),
     "select": ("analysis.select", "main", "the best variant of each algorithm on validation"),
-    "rescore": ("analysis.rescore", "main", "other metric protocols over finished runs, without a model"),
-    "collect": ("analysis.collect", "main", "the runs of a folder as parquet, for pandas and other commands"),
-    "reproduce": ("analysis.reproduce", "main", "our runs beside a table or figure of the paper"),
-    "reported": ("analysis.reported", "main", "the curves that the paper reports, without any run"),
+    "rescore": ("analysis.rescore", "main", "metrics of finished runs under other protocols, without a model"),
+    "collect": ("analysis.collect", "main", "collect the runs of a folder as parquet, for pandas and other commands"),
+    "reproduce": ("analysis.reproduce", "main", "compare our runs with a table or figure of the paper"),
+    "reported": ("analysis.reported", "main", "the curves reported in the paper, without any run"),
     "inspect": ("rlbench.inspect", "main", "one group of completions, rank by rank"),
     "demonstrate": ("rlbench.demonstrate", "main", "SFT demonstrations from a teacher's lists"),
-    "wandb-check": ("analysis.wandb_check", "main", "whether W&B's files hold what the run directories hold"),
+    "wandb-check": ("analysis.wandb_check", "main", "check that W&B's files match the run directories"),
 }
 """Subcommand to its module, the function that runs it, and what it is for."""
 
@@ -32,11 +32,11 @@ usage: rlbench COMMAND ...
 
 {commands}
 
-rlbench COMMAND --help describes one. A first run, in seconds, and then the small benchmark with its report:
+rlbench COMMAND --help describes a command. Start with a run that takes seconds, then the small benchmark:
   rlbench run +debug=smoke
   rlbench run experiment=mini
   rlbench report runs/mini
-Paths are relative to the folder in which you type the command; runs go to runs/, reports to reports/."""
+Paths are relative to the current folder. Runs go to runs/ and reports to reports/."""
 
 
 def main() -> int | None:

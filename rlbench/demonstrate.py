@@ -28,16 +28,16 @@ from rlbench.running.checks import check_values
 console = Console(stderr=True, highlight=False)
 
 EPILOG = """examples:
-  what the teacher is to rate, then its ratings made demonstrations:
+  write the candidates that the teacher should rate, then turn its ratings into demonstrations:
     python -m rlbench.demonstrate lists.jsonl --candidates candidates.jsonl dataset=redial dataset.path=FOLDER
     python -m rlbench.demonstrate lists.jsonl --ratings ratings.jsonl --out full.jsonl dataset=redial ...
-  without Reflect, and the teacher's own lists:
+  skip Reflect, or use the teacher's own lists:
     python -m rlbench.demonstrate lists.jsonl --steps remap_adjust --out remap_adjust.jsonl dataset=redial ...
     python -m rlbench.demonstrate lists.jsonl --steps teacher --out teacher.jsonl dataset=redial ...
-  SFT on them:
+  run SFT on the demonstrations:
     python run.py stage=sft dataset=redial dataset.path=FOLDER dataset.demonstrations_from=remap_adjust.jsonl
 
-exit codes: 0 done, 2 input that has to be mended"""
+exit codes: 0 done, 2 invalid input"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,22 +58,37 @@ def _parser() -> argparse.ArgumentParser:
         epilog=as_started(EPILOG),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("lists", type=Path, metavar="LISTS", help="JSONL of the teacher's lists: context_id, response")
     parser.add_argument(
-        "overrides", nargs="+", metavar="KEY=VALUE", help=as_started("what names the dataset, as for run.py")
+        "lists", type=Path, metavar="LISTS", help="the teacher's lists, JSONL with context_id and response"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="demonstrations to write; its name names the SFT row")
-    parser.add_argument("--candidates", type=Path, metavar="FILE", help="films for the teacher to rate, to write")
-    parser.add_argument("--ratings", type=Path, metavar="FILE", help="JSONL of ratings: context_id, response")
-    parser.add_argument("--films", type=Path, metavar="FILE", help="JSONL of what films are about: title, year, text")
+    parser.add_argument(
+        "overrides", nargs="+", metavar="KEY=VALUE", help=as_started("settings of the dataset, as for run.py")
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="output file of the demonstrations; its name becomes the name of the SFT row",
+    )
+    parser.add_argument(
+        "--candidates", type=Path, metavar="FILE", help="output file of the films that the teacher should rate"
+    )
+    parser.add_argument(
+        "--ratings", type=Path, metavar="FILE", help="the teacher's ratings, JSONL with context_id and response"
+    )
+    parser.add_argument(
+        "--films", type=Path, metavar="FILE", help="descriptions of films, JSONL with title, year and text"
+    )
     parser.add_argument(
         "--steps",
         choices=STEPS,
         default="remap_reflect_adjust",
-        help="what is done to the lists (default: %(default)s)",
+        help="steps applied to the lists (default: %(default)s)",
     )
-    parser.add_argument("--encoder", metavar="NAME", help="hub id or folder (default: all-MiniLM-L6-v2 from PyPI)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="let the encoder run code of its own")
+    parser.add_argument(
+        "--encoder", metavar="NAME", help="hub id or folder of the text encoder (default: all-MiniLM-L6-v2 from PyPI)"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="allow the encoder to run its own code")
     return parser
 
 
@@ -101,7 +116,7 @@ def _demonstrate(options: argparse.Namespace) -> None:
             ids = (c.context_id for c in conversations)
             offered = zip(ids, stage.candidates(), strict=True)
             write_rows(options.candidates, ({"context_id": i, "candidates": named(films)} for i, films in offered))
-            console.print(f"{len(conversations)} lists of candidates: {options.candidates}", markup=False)
+            console.print(f"wrote {len(conversations)} lists of candidates to {options.candidates}", markup=False)
     if options.out is None:
         return
     if not steps:
@@ -110,20 +125,20 @@ def _demonstrate(options: argparse.Namespace) -> None:
         made = _made(stage, steps, options, config, ratings, unread)
     shown = zip(conversations, made, strict=True)
     write_rows(options.out, ({"context_id": c.context_id, "completion": "\n".join(named(m))} for c, m in shown))
-    console.print(f"{len(made)} demonstrations: {options.out}", markup=False)
+    console.print(f"wrote {len(made)} demonstrations to {options.out}", markup=False)
 
 
 def _check(options: argparse.Namespace) -> None:
-    problems = [f"{p}: it is there already; move it away or name another file" for p in _written(options) if p.exists()]
+    problems = [f"{p} already exists; move it away or give another file" for p in _written(options) if p.exists()]
     if not _written(options):
         problems.append("nothing to write: give --out FILE, --candidates FILE, or both")
     if options.out is not None and "reflect" in STEPS[options.steps] and options.ratings is None:
         problems.append(
-            f"--steps {options.steps} needs the teacher's ratings: --ratings FILE (--candidates FILE writes what it is "
-            "to rate), or --steps remap_adjust"
+            f"--steps {options.steps} needs the teacher's ratings; give --ratings FILE (write the films to rate with "
+            "--candidates FILE), or use --steps remap_adjust"
         )
     if options.ratings is not None and "reflect" not in STEPS[options.steps]:
-        problems.append(f"--ratings {options.ratings} has no effect under --steps {options.steps}; leave it out")
+        problems.append(f"--ratings {options.ratings} has no effect with --steps {options.steps}; remove it")
     if problems:
         raise BadInput(*problems)
 
@@ -146,18 +161,18 @@ def _conversations(
     ids = [context for context, _ in lists]
     problems = []
     for words, wrong in (
-        ("of contexts that are neither in train nor in validation", [i for i in ids if i not in known]),
-        ("of a context that has another one", [i for i, count in Counter(ids).items() if count > 1]),
+        ("belong to contexts that are in neither train nor validation", [i for i in ids if i not in known]),
+        ("belong to a context that has more than one list", [i for i, count in Counter(ids).items() if count > 1]),
     ):
         if wrong:
-            problems.append(f"{file}: {len(wrong)} lists are {words}: {', '.join(wrong[:EXAMPLES])}")
+            problems.append(f"{file}: {len(wrong)} lists {words}: {', '.join(wrong[:EXAMPLES])}")
     if problems:
         raise BadInput(*problems)
     sound = [(context, films) for context, films in lists if films]
     if not sound:
-        raise BadInput(f"{file}: no response holds a line that reads as Title (Year)")
+        raise BadInput(f"{file}: no response has a line of the form Title (Year)")
     if len(sound) < len(lists):
-        console.print(f"{len(lists) - len(sound)} responses hold no film and are left out", markup=False)
+        console.print(f"{len(lists) - len(sound)} responses name no film and were left out", markup=False)
     prompts = ["\n".join(m["content"] for m in known[i][0].prompt if m["role"] == "user") for i, _ in sound]
     return [
         Conversation(
@@ -182,8 +197,8 @@ def _made(
     if "reflect" in steps:
         outside = stage.reflect(ratings)
         console.print(
-            f"{sum(map(len, ratings.values()))} ratings, {outside} of them of films outside the catalogue; {unread} "
-            "lines could not be read",
+            f"{sum(map(len, ratings.values()))} ratings, including {outside} for films outside the catalogue; "
+            f"{unread} lines could not be read",
             markup=False,
         )
     if "adjust" in steps:
@@ -204,8 +219,8 @@ def _ratings(file: Path) -> tuple[Mapping[str, Mapping[Film, int]], int]:
     repeated = [context for context, count in Counter(row["context_id"] for row in rows).items() if count > 1]
     if repeated:
         raise BadInput(
-            f"{file}: {len(repeated)} contexts have several lines of ratings: {', '.join(repeated[:EXAMPLES])}; keep "
-            "one line of each"
+            f"{file}: {len(repeated)} contexts have more than one line of ratings: {', '.join(repeated[:EXAMPLES])}; "
+            "keep one line per context"
         )
     for row in rows:
         ratings[row["context_id"]], more = read_ratings(row["response"])

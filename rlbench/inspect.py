@@ -34,12 +34,14 @@ def read_config(run: Path) -> Config:
     """
     path = run / SETTINGS
     if not path.is_file():
-        raise BadInput(f"{run} is no run directory: it has no config.yaml; give a folder such as runs/mini/*/*/seed*")
+        raise BadInput(
+            f"{run} is not a run directory, because it has no config.yaml; give a folder such as runs/mini/*/*/seed*"
+        )
     if leads_outside(path, run):
-        raise BadInput(f"{path} is a link that leads out of the run: put the file itself there")
+        raise BadInput(f"{path} is a link to a place outside the run; replace it with the file itself")
     content = read_user_yaml(path)
     if not isinstance(content, dict):
-        raise BadInput(f"{path} is damaged: it holds no settings")
+        raise BadInput(f"{path} is damaged: it has no settings")
     try:
         loaded = OmegaConf.create(_literal(content))
     except OmegaConfBaseException as error:
@@ -70,8 +72,8 @@ def check(config: Config, options: argparse.Namespace) -> int:
         raise BadInput(*(f"{options.run}: {problem}" for problem in problems))
     if not isinstance(config.algorithm, AlgorithmConfig):
         raise BadInput(
-            f"{config.label} has no advantages: {config.algorithm.name} compares whole lists. Its tuples are in the "
-            "run's folder preferences/ (docs/results-schema.md)"
+            f"{config.label} has no advantages: {config.algorithm.name} compares whole lists. Its preference tuples "
+            "are in the folder preferences/ of the run (docs/results-schema.md)"
         )
     size = config.trainer.rl.group_size if options.group_size is None else options.group_size
     if options.completion is not None and options.completion >= size:
@@ -89,14 +91,12 @@ def check(config: Config, options: argparse.Namespace) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog=as_started("python -m rlbench.inspect"), description=as_started(str(__doc__)))
     parser.add_argument("run", type=Path, help="a run directory, finished or not")
-    parser.add_argument("--prompt", type=arguments.index, default=0, help="number of the training prompt (default 0)")
+    parser.add_argument("--prompt", type=arguments.index, default=0, help="index of the training prompt (default 0)")
     parser.add_argument(
-        "--completion", type=arguments.index, help="which completion to show (default: the one with most hits)"
+        "--completion", type=arguments.index, help="which completion to show (default: the one with the most hits)"
     )
-    parser.add_argument(
-        "--group-size", type=arguments.whole(2), help="G, at least 2: advantages compare lists (default: the run's)"
-    )
-    parser.add_argument("--seed", type=arguments.seed, default=0, help="seed of the sampling (default 0)")
+    parser.add_argument("--group-size", type=arguments.whole(2), help="group size G, at least 2 (default: the run's)")
+    parser.add_argument("--seed", type=arguments.seed, default=0, help="sampling seed (default 0)")
     options = parser.parse_args()
     try:
         config = read_config(options.run)

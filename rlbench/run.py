@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         if is_main():
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            print("interrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except Preempted as stop:
         if is_main():

@@ -198,7 +198,9 @@ def read_run(path: Path, name: str) -> tuple[FinishedRun, Content]:
         Unusable: if it is not done, is damaged or half-written, has another schema version, or has NaN test metrics.
     """
     if links := foreign_links(path):
-        raise Unusable(f"{links[0].relative_to(path)} is a link that leads out of the run: put the file itself there")
+        raise Unusable(
+            f"{links[0].relative_to(path)} is a link to a place outside the run: replace it with the file itself"
+        )
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status != "done":
         raise Unusable(_unfinished(status, reason.strip()))
@@ -250,8 +252,8 @@ def check_files(path: Path) -> None:
             wrong = f"{added[0]} was not there when the run ended ({LIST_FILE} does not name it)"
     if wrong:
         raise Unusable(
-            f"damaged: {wrong}. Put the file back from a copy, or move the folder away, and the command that made it "
-            "makes it again"
+            f"damaged: {wrong}. Restore the file from a backup, or move the folder away and repeat the command that "
+            "made it"
         )
 
 

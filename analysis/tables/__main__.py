@@ -30,14 +30,14 @@ from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import new_folder, write_text
 
 DESCRIPTION = f"""\
-Make a table from finished runs, and a second one of every row against a baseline.
+Make a table from finished runs, and a second table that compares every row with a baseline.
 
 Reads every run below each RUNS and writes to the --out folder:
   table.md, table.csv, table.tex                     the table
-  table.runs.json                                    the runs behind each of its cells, and those left out
+  table.runs.json                                    the runs behind each cell, and those left out
   comparisons.md, comparisons.csv, comparisons.tex   rows against the spec's baseline: interval, tests, power
-  profiles.png, profiles.svg, profiles.pdf           performance profiles, where the spec names metrics for them
-What is shown, in which rows and columns, is said by a spec in YAML: docs/tables.md. These come with the harness:
+  profiles.png, profiles.svg, profiles.pdf           performance profiles, if the spec names metrics for them
+A spec in YAML defines the rows and columns (docs/tables.md). These specs come with rlbench:
   {", ".join(sorted(path.stem for path in SPECS.glob("*.yaml")))}
 
 Runs that are not done or not sound are left out and named. The same runs give the same bytes. Needs no model and no
@@ -47,7 +47,7 @@ EPILOG = """\
 example:  python -m analysis.tables runs/mini
           python -m analysis.tables runs/table1 runs/table2 --spec paper.yaml --out reports/paper
           python -m analysis.tables runs/mini --runs-of SFT ndcg@10
-exit code: 0 written (whatever was left out); 2 no such folder, no finished run in it, or a spec that they do not fit
+exit code: 0 written (even if runs were left out); 2 no such folder, no finished run in it, or a spec that does not fit
 """
 
 
@@ -77,15 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "tables", DESCRIPTION, EPILOG, "folders with run directories at any depth, or collections of such", several=True
+        "tables", DESCRIPTION, EPILOG, "folders with run directories at any depth, or collections", several=True
     )
     parser.add_argument(
         "--spec",
         type=Path,
         default=Path("comparison"),
         metavar="FILE",
-        help="what the table shows: a YAML file, or the name of a spec that comes with the harness (default: "
-        "%(default)s)",
+        help="spec of the table: a YAML file, or the name of a spec that comes with rlbench (default: %(default)s)",
     )
     add_folder(parser, "reports/<RUNS below runs/>/tables/<name of the spec>")
     add_resamples(parser)
@@ -93,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         "--runs-of",
         nargs=2,
         metavar=("ROW", "COLUMN"),
-        help="only print the runs behind a cell: of a row by its name or label, and a column by its header or CSV name",
+        help="only print the runs behind a cell, given by the name or label of its row and the header or CSV name of "
+        "its column",
     )
     return parser
 
@@ -125,7 +125,7 @@ def _read(folders: Sequence[Path]) -> tuple[list[tables.Folder], list[Problem]]:
     if all(one.collection.runs.empty for one in found):
         reasons = [f"  {problem}" for problem in problems]
         below = " or ".join(map(str, folders))
-        raise BadInput(f"no finished run below {below}: there is nothing to show", *reasons)
+        raise BadInput(f"no finished run below {below}, so there is nothing to show", *reasons)
     return found, problems
 
 

@@ -81,10 +81,10 @@ def read_list(folder: Path, part: str = "files") -> Entries:
     except (ValueError, RecursionError):
         raise Damaged(f"{LIST_FILE} cannot be read") from None
     if not isinstance(content, dict) or content.pop("sha256", None) != own_digest(content):
-        raise Damaged(f"{LIST_FILE} has another content than was written")
+        raise Damaged(f"{LIST_FILE} has changed since it was written")
     entries = content.get(part)
     if not isinstance(entries, dict) or not all(is_entry(name, wanted) for name, wanted in entries.items()):
-        raise Damaged(f"{LIST_FILE} does not say under '{part}' which files there are")
+        raise Damaged(f"{LIST_FILE} has no valid list of files under '{part}'")
     return entries
 
 
@@ -110,7 +110,7 @@ def difference(path: Path, name: str, wanted: Mapping[str, Any], *, grows: bool 
     size = path.stat().st_size
     if size < wanted["bytes"] or (size > wanted["bytes"] and not grows):
         return f"{name} has {size} bytes instead of {wanted['bytes']}"
-    return "" if entry(path, wanted["bytes"]) == wanted else f"{name} has another content than was written"
+    return "" if entry(path, wanted["bytes"]) == wanted else f"{name} has changed since it was written"
 
 
 def damage(folder: Path) -> str:
@@ -129,7 +129,7 @@ def check_cached(folder: Path) -> None:
         BadInput: if a file has changed.
     """
     if wrong := damage(folder):
-        raise BadInput(f"{folder} is damaged: {wrong}. Remove it, and the same command makes it again")
+        raise BadInput(f"{folder} is damaged: {wrong}. Remove it and run the same command again; it will be rebuilt")
 
 
 _checked: dict[Path, tuple[tuple[str, int, int], ...]] = {}
@@ -150,7 +150,7 @@ def check_model(folder: Path) -> None:
     if wrong := damage(folder):
         run = folder.parent if (folder.parent / "STATUS").exists() else folder
         raise BadInput(
-            f"the model in {folder} is damaged: {wrong}. Move {run} away, and the command that made it makes it again; "
-            f"if you changed the model on purpose, copy it elsewhere without {LIST_FILE}"
+            f"the model in {folder} is damaged: {wrong}. To rebuild it, move {run} away and repeat the command that "
+            f"made it. If you changed the model on purpose, copy it elsewhere without {LIST_FILE}"
         )
     _checked[folder] = state

@@ -44,7 +44,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         OSError: from the block or the disk. `path` is then unchanged and the temporary file removed.
     """
     if path.is_dir():
-        raise BadInput(f"{path} is a folder, and a file belongs there: move it away")
+        raise BadInput(f"{path} is a folder, but a file is needed there: move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
@@ -140,7 +140,7 @@ def _refused_if_impossible(folder: Path, named: str) -> Iterator[None]:
         if is_disk_full(error):
             raise
         reason = "it is a file" if isinstance(error, FileExistsError) else (error.strerror or "").lower()
-        raise BadInput(f"{named} = {folder}: the folder cannot be created ({reason}); name another one") from error
+        raise BadInput(f"{named} = {folder}: the folder cannot be created ({reason}); choose another one") from error
 
 
 def new_folder(folder: Path, named: str) -> Path:
@@ -210,12 +210,14 @@ def disk_full(error: BaseException, folder: Path, what: str) -> DiskFull:
     why = str(error).splitlines()[0]
     if isinstance(error, OSError):
         what, why = str(error.filename or what), str(error.strerror)
-    return DiskFull(f"no room to write {what} ({why}): {megabytes(free_bytes(folder))} were free on its disk. {ADVICE}")
+    return DiskFull(
+        f"no room to write {what} ({why}): only {megabytes(free_bytes(folder))} were free on its disk. {ADVICE}"
+    )
 
 
 ADVICE = (
-    "Free some space, or raise the quota, and give the same command again: it goes on from the last checkpoint. "
-    "With a smaller trainer.rl.keep_checkpoints it needs less."
+    "Free some space or raise the quota, then run the same command again: it continues from the last checkpoint. A "
+    "smaller trainer.rl.keep_checkpoints needs less space."
 )
 
 

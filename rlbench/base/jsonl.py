@@ -15,12 +15,12 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a file, or none if it does not exist. A truncated last line is skipped.
 
     Raises:
-        BadInput: if the file is a folder; or names the first line that holds no JSON object.
+        BadInput: if the file is a folder; or names the first line that is not a JSON object.
     """
     if not file.exists():
         return []
     if file.is_dir():
-        raise BadInput(f"{file} is a folder, and a file belongs there: move it away")
+        raise BadInput(f"{file} is a folder, but a file is needed there: move it away")
     # A kill may have truncated the last line within a character.
     lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     return [_row(file, number, line) for number, line in enumerate(lines, start=1)]
@@ -32,7 +32,7 @@ def _row(file: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise BadInput(f"{file} is damaged: line {number} holds no JSON object. Put the file back from a copy")
+        raise BadInput(f"{file} is damaged: line {number} is not a JSON object. Restore the file from a backup")
     return row
 
 

@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 SLURM sends SIGTERM on preemption, and the requested signal before the time limit (submitit requests SIGUSR2).
 """
-GOES_ON = "the same command goes on from there"
+GOES_ON = "run the same command again to continue from there"
 
 
 class Preempted(BaseException):
@@ -51,7 +51,7 @@ def install() -> None:
         RuntimeError: outside the main thread, the only one that can handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("signals of a run are handled in the main thread")
+        raise RuntimeError("signal handlers can be installed only in the main thread")
     for number in SIGNALS:
         signal.signal(number, _handle)
 
@@ -106,7 +106,7 @@ def training() -> Iterator[Training]:
     finally:
         _state.training = False
     if _state.signal is not None or progress.stopped_at is not None:
-        told = _state.signal or "another process was told to stop"
+        told = _state.signal or "another process of this run was asked to stop"
         where = "" if progress.stopped_at is None else f" at update {progress.stopped_at}"
         raise Preempted(f"{told}{where}; {GOES_ON}")
 

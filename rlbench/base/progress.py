@@ -75,7 +75,7 @@ class Progress:
                 seconds=now - self._started,
             )
             if self.file.is_dir():
-                raise BadInput(f"{self.file} is a folder, and a file belongs there: move it away")
+                raise BadInput(f"{self.file} is a folder, but a file is needed there: move it away")
             with naming(self.file):
                 beside.write_text(json.dumps(state), encoding="utf-8")
                 beside.replace(self.file)

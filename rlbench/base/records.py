@@ -35,7 +35,7 @@ NESTED = 100
 """Largest nesting depth of a record. Real ones have about ten levels."""
 SHOWN = 40
 """Number of characters of an invalid value that a message shows."""
-PUT_BACK = "put it back from a copy, or move the run directory away"
+PUT_BACK = "restore it from a backup, or move the run directory away"
 """Remedy for a damaged file of a run that nothing writes anew."""
 
 
@@ -218,7 +218,7 @@ def load_object(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Damaged: if it holds no JSON object.
+        Damaged: if it is not a JSON object.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -241,13 +241,13 @@ def load_record(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Damaged: if it holds no JSON object, or one that is nested too deeply or holds a lone surrogate.
+        Damaged: if it is not a JSON object, or one that is nested too deeply or holds a lone surrogate.
     """
     content = load_object(path)
     if is_deep(content):
         raise Damaged(f"is nested more than {NESTED} levels deep")
     if not is_text(json.dumps(content, ensure_ascii=False)):
-        raise Damaged("holds half a character (a lone surrogate)")
+        raise Damaged("contains half a character (a lone surrogate)")
     return content
 
 
@@ -257,7 +257,7 @@ def refused(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise BadInput(f"{path} is missing: {remedy}") from None
+        raise BadInput(f"{path} is missing; {remedy}") from None
     except Damaged as error:
         raise BadInput(f"{path} is damaged, it {error}: {remedy}") from None
 

@@ -19,8 +19,8 @@ OTHER_FORMATS = {
     b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it",
     b"PK\x03\x04": "is a zip archive; unpack it",
     b"PAR1": "is parquet, not text",
-    b"\xff\xfe": "is text in UTF-16; save it in UTF-8",
-    b"\xfe\xff": "is text in UTF-16; save it in UTF-8",
+    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
 }
 """First bytes of other formats that users give instead of text, and the message for each."""
 
@@ -56,12 +56,12 @@ def read_user_bytes(path: Path, name: str = "") -> bytes:
     name = name or str(path)
     try:
         if path.is_dir():
-            raise BadInput(f"{name}: it is a folder; name a file")
+            raise BadInput(f"{name}: is a folder; give a file")
         if not path.is_file():  # a device or a pipe might never end
             raise BadInput(f"{name}: there is no such file")
         return path.read_bytes()
     except OSError as error:
-        raise BadInput(f"{name}: it cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"{name} cannot be read: {error.strerror or error}") from error
 
 
 def _as_text(data: bytes, name: str) -> bytes:
@@ -72,7 +72,7 @@ def _as_text(data: bytes, name: str) -> bytes:
     """
     for start, words in OTHER_FORMATS.items():
         if data.startswith(start):
-            raise BadInput(f"{name}: it {words}")
+            raise BadInput(f"{name} {words}")
     return data.removeprefix(BOM)
 
 
@@ -90,7 +90,7 @@ def read_user_text(path: Path, name: str = "") -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{name}: it is not text in UTF-8 (byte {error.start}: {error.reason})") from error
+        raise BadInput(f"{name} is not UTF-8 text (byte {error.start}: {error.reason})") from error
 
 
 def read_user_json(path: Path, name: str = "") -> Any:
@@ -107,7 +107,7 @@ def read_user_json(path: Path, name: str = "") -> Any:
     try:
         return json.loads(text)
     except BAD_JSON as error:
-        raise BadInput(f"{name}: it is not JSON: {one_line(error)}") from error
+        raise BadInput(f"{name} is not JSON: {one_line(error)}") from error
 
 
 def read_user_yaml(path: Path, name: str = "") -> Any:
@@ -145,8 +145,8 @@ def parse_yaml(text: str, name: str) -> Any:
             # Checked before the values are built, since merge keys (<<) expand aliases.
             if (size := _written_out(node, {}, name)) > YAML_VALUES:
                 raise BadInput(
-                    f"{name}: its aliases (*name) stand for {size:,} values, and {YAML_VALUES:,} are the most: write "
-                    "out what is needed"
+                    f"{name}: its aliases (*name) expand to {size:,} values, but at most {YAML_VALUES:,} are "
+                    "allowed; write the values out instead"
                 )
             return loader.construct_document(node)
         finally:
@@ -176,11 +176,11 @@ def _written_out(node: Any, known: dict[int, int], name: str) -> int:
     """
     if isinstance(node, yaml.ScalarNode):
         if any("\ud800" <= letter <= "\udfff" for letter in node.value):
-            raise BadInput(f"{name} holds half a character (a lone surrogate): write the whole character")
+            raise BadInput(f"{name} contains half a character (a lone surrogate); write the whole character")
         return 1
     if (found := known.get(id(node))) is not None:
         if found == _BEGUN:
-            raise BadInput(f"{name} holds a list or mapping that contains itself: write out what is needed")
+            raise BadInput(f"{name} has a list or mapping that contains itself; write the values out instead")
         return found
     known[id(node)] = _BEGUN
     inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value

@@ -124,7 +124,8 @@ def check_decoding(generation: GenerationConfig) -> list[str]:
         datetime.fromisoformat(generation.template_date)
     except ValueError:
         problems.append(
-            f"generation.template_date = '{generation.template_date}' is no date; write YYYY-MM-DD, such as 2024-07-26"
+            f"generation.template_date = '{generation.template_date}' is not a date; write YYYY-MM-DD, such as "
+            "2024-07-26"
         )
     unknown_to = {
         "continuous": ("min_p", "repetition_penalty", "no_repeat_ngram_size"),
@@ -132,8 +133,9 @@ def check_decoding(generation: GenerationConfig) -> list[str]:
         "vllm_server": ("no_repeat_ngram_size",),
     }
     problems += [
-        f"generation.{key} = {getattr(generation, key)} cannot be done by generation.engine = '{generation.engine}', "
-        f"so that training and evaluation would decode differently; use {PLAIN[key]}, or generation=default"
+        f"generation.{key} = {getattr(generation, key)} is not supported by generation.engine = "
+        f"'{generation.engine}', so training and evaluation would decode differently; use {PLAIN[key]}, or "
+        "generation=default"
         for key in unknown_to.get(generation.engine, ())
         if getattr(generation, key) != PLAIN[key]
     ]

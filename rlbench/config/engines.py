@@ -131,24 +131,25 @@ def check_generation(generation: GenerationConfig, processes: int) -> list[str]:
         if processes % vllm.tensor_parallel_size:
             problems.append(
                 f"generation.vllm.tensor_parallel_size = {vllm.tensor_parallel_size} does not divide the number of "
-                f"processes, {processes}: an engine needs that many; use 1, or start more processes"
+                f"processes, {processes}; use 1, or start a multiple of it"
             )
         if vllm.max_model_length is not None and vllm.max_model_length <= generation.max_new_tokens:
             problems.append(
                 f"generation.vllm.max_model_length = {vllm.max_model_length} leaves no room for a prompt before "
-                f"generation.max_new_tokens = {generation.max_new_tokens}; use null for what the model can read"
+                f"generation.max_new_tokens = {generation.max_new_tokens}; use null for the model's own limit"
             )
     if generation.engine == "vllm_server":
         unused = {"tensor_parallel_size": 1, "max_model_length": None, "enable_sleep_mode": False}
         problems += [
-            f"generation.vllm.{key} = {getattr(vllm, key)} has no effect under generation.engine = 'vllm_server': give "
-            f"it to the server, and leave {str(value).lower().replace('none', 'null')} here"
+            f"generation.vllm.{key} = {getattr(vllm, key)} has no effect under generation.engine = 'vllm_server': "
+            f"set it on the server, and leave it at {str(value).lower().replace('none', 'null')} here"
             for key, value in unused.items()
             if getattr(vllm, key) != value
         ]
         if vllm.server_port == vllm.group_port:
             problems.append(
-                f"generation.vllm.group_port = {vllm.group_port} is the server's own port; weights need another one"
+                f"generation.vllm.group_port = {vllm.group_port} is the port of the server itself; choose another "
+                "one for sending weights"
             )
     return problems
 
@@ -160,6 +161,7 @@ def _bounds(vllm: VLLMConfig) -> list[str]:
         problems.append(f"generation.vllm.ratio_min = {low} must be below generation.vllm.ratio_max = {high}")
     if vllm.correction.endswith("truncate") and low is None and high is None:
         problems.append(
-            f"generation.vllm.correction = '{vllm.correction}' truncates at nothing: give ratio_max (3.0) or ratio_min"
+            f"generation.vllm.correction = '{vllm.correction}' has no bound to truncate at; set ratio_max (for "
+            "example 3.0) or ratio_min"
         )
     return problems

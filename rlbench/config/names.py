@@ -18,15 +18,15 @@ def odd_name(name: str) -> str:
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        return "holds half a character (a lone surrogate)"
+        return "contains half a character (a lone surrogate)"
     if not name.strip():
         return "is empty"
     if name in (".", ".."):
-        return "names the folder itself or the one above"
+        return "means the folder itself or its parent"
     if "/" in name or "\\" in name:
-        return "holds a separator of paths"
+        return "contains a path separator"
     if not name.isprintable():
-        return "holds a newline or another control character"
+        return "contains a newline or another control character"
     return f"is longer than {LONGEST} bytes" if size > LONGEST else ""
 
 
@@ -35,13 +35,13 @@ def odd_path(path: str) -> str:
     try:
         sizes = [len(part.encode()) for part in path.split("/")]
     except UnicodeEncodeError:
-        return "holds half a character (a lone surrogate)"
+        return "contains half a character (a lone surrogate)"
     if not path.strip():
         return "is empty"
     if not path.isprintable():
-        return "holds a newline or another control character"
+        return "contains a newline or another control character"
     if max(sizes) > LONGEST:
-        return f"holds a name that is longer than {LONGEST} bytes"
+        return f"has a part longer than {LONGEST} bytes"
     return f"is longer than {LONGEST_PATH} bytes" if sum(sizes) + len(sizes) - 1 > LONGEST_PATH else ""
 
 
@@ -52,7 +52,7 @@ def odd_project(name: str) -> str:
     if len(name) > LONGEST_PROJECT:
         return f"is longer than {LONGEST_PROJECT} characters"
     wrong = [letter for letter in NOT_IN_PROJECTS if letter in name]
-    return f"holds {' '.join(wrong)}, which W&B does not allow" if wrong else ""
+    return f"contains {' '.join(wrong)}, which W&B does not allow" if wrong else ""
 
 
 def check_paths(config: Config) -> list[str]:
@@ -64,12 +64,12 @@ def check_paths(config: Config) -> list[str]:
     problems = [f"{key} = {_shown(path)} {odd}; give a path" for key, path in given.items() if (odd := odd_path(path))]
     for key, path in given.items():
         if key != "model.path" and (path == "~" or path.startswith("~/")):
-            problems.append(f"{key} = {path}: ~ is not replaced by your home; write the whole path")
+            problems.append(f"{key} = {path}: ~ is not expanded to your home folder; write the full path")
     if model is not None and model.startswith("~") and not odd_path(model):
         try:
             Path(model).expanduser()
         except RuntimeError:
-            problems.append(f"model.path = {model}: there is no user of that name; write the whole path")
+            problems.append(f"model.path = {model}: there is no user of that name; write the full path")
     return problems
 
 
@@ -92,11 +92,11 @@ def check_names(config: Config) -> list[str]:
     }
     odd = [(key, name, odd_name(name)) for key, name in names.items()]
     odd.append(("tracker.project", project, odd_project(project)))
-    problems = [f"{key} = {_shown(name)} {why}; give a name, such as {key}=mine" for key, name, why in odd if why]
+    problems = [f"{key} = {_shown(name)} {why}; give another name, such as {key}=mine" for key, name, why in odd if why]
     if problems or check_paths(config):
         return problems  # the row's name is made of these
     if why := odd_name(config.label):
         source = config.dataset.demonstration_source
-        shorter = " or give the file of dataset.demonstrations_from another name" if source else ""
-        problems.append(f"the row's name {_shown(config.label)} {why}; give another with variant=NAME{shorter}")
+        shorter = " or rename the file in dataset.demonstrations_from" if source else ""
+        problems.append(f"the row's name {_shown(config.label)} {why}; choose another with variant=NAME{shorter}")
     return problems

@@ -27,7 +27,7 @@ _PLAIN = {
 NonNegative = Annotated[float, Values("a finite number of at least 0", lambda value: is_finite(value) and value >= 0)]
 Positive = Annotated[float, Values("a finite number above 0", lambda value: is_finite(value) and value > 0)]
 AtLeastOne = Annotated[float, Values("a finite number of at least 1", lambda value: is_finite(value) and value >= 1)]
-PositiveInt = Annotated[int, Values("a whole number above 0", lambda value: _is_whole(value) and value > 0)]
+PositiveInt = Annotated[int, Values("a positive whole number", lambda value: _is_whole(value) and value > 0)]
 Share = Annotated[float, Values("a number in [0, 1]", lambda value: is_finite(value) and 0 <= value <= 1)]
 
 
@@ -57,8 +57,8 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
         values = _values(p.annotation)
         if values is None:
             raise TypeError(
-                f"{function.__name__}: the annotation {p.annotation!r} of option '{name}' says nothing to us; use "
-                "float, int, str, bool, Literal[...] or a type of rlbench.config.options, and no "
+                f"{function.__name__}: option '{name}' has the annotation {p.annotation!r}, which is not supported; "
+                "use float, int, str, bool, Literal[...] or a type of rlbench.config.options, and no "
                 "`from __future__ import annotations`"
             )
         found[name] = Option(values, None if p.default is inspect.Parameter.empty else p.default, _kind(p.annotation))

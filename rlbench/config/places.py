@@ -20,12 +20,15 @@ def check_places(config: Config, *, to_write: bool) -> list[str]:
 def _unusable(key: str, folder: str, to_write: bool) -> str:
     """Return why a folder does not exist and cannot be created, or "" if it exists or can be."""
     if not folder.strip() or "\0" in folder:
-        return f"{key} = {folder!r} names no folder; give one, such as {key}=runs"
+        return f"{key} = {folder!r} is empty; give a folder, such as {key}=runs"
     path = Path(folder)
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
-        said = "it is no folder" if nearest == path else f"{nearest} is no folder"
-        return f"{key} = {folder}: {said}; name another place, or move it away"
+        said = "it is not a folder" if nearest == path else f"{nearest} is not a folder"
+        return f"{key} = {folder}: {said}; choose another place, or move it away"
     if to_write and not os.access(nearest, os.W_OK | os.X_OK):
-        return f"{key} = {folder}: you may not write to {nearest}; name another place, or change its permissions"
+        return (
+            f"{key} = {folder}: you have no permission to write to {nearest}; choose another place, or change its "
+            "permissions"
+        )
     return ""

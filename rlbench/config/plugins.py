@@ -31,7 +31,8 @@ def load_plugins(names: Sequence[str]) -> list[str]:
     for name in names:
         if not _is_name(name):
             problems.append(
-                f"plugins holds {ascii(name)[:SHOWN_NAME]}, which is neither a module nor the path of a .py file"
+                f"plugins contains {ascii(name)[:SHOWN_NAME]}, which is neither a module name nor the path of a .py "
+                "file"
             )
         elif name.endswith(".py") and not Path(name).is_file():
             where = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
@@ -41,7 +42,7 @@ def load_plugins(names: Sequence[str]) -> list[str]:
         else:
             try:
                 if not _has_files(_load(name)):
-                    problems.append(f"plugins: {name} is built into Python and registers nothing; remove it")
+                    problems.append(f"plugins: {name} is a built-in Python module and registers nothing; remove it")
             except (Exception, SystemExit) as error:  # user code may raise anything
                 problems.append(_failed.setdefault(_key(name), _sentence(name, error)))
     return list(dict.fromkeys(problems))

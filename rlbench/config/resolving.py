@@ -87,18 +87,18 @@ def resolve(cfg: DictConfig) -> Config:
     ]
     problems += [f"config key '{key}' is missing" for key in known if plain.get(key) is None]
     problems += _too_large(plain)
-    problems += [f"config: {ascii(text)} holds half a character (a lone surrogate)" for text in broken_texts(plain)]
+    problems += [f"config: {ascii(text)} contains half a character (a lone surrogate)" for text in broken_texts(plain)]
     if problems:
         raise BadInput(*problems)
     problems += [
-        f"{key} = {ascii(plain[key])[:80]} should be a section, with settings of its own"
+        f"{key} = {ascii(plain[key])[:80]} must be a section with settings of its own"
         for key in (*_SECTIONS, *_VARIANTS)
         if not isinstance(plain[key], dict)
     ]
     if problems:
         raise BadInput(*problems)
     problems += [
-        f"{key} = {plain[key]!r} should be of type {kind.__name__}"
+        f"{key} = {plain[key]!r} must be of type {kind.__name__}"
         for key, kind in _SCALARS.items()
         if type(plain[key]) is not kind  # isinstance would accept True as an int
     ]
@@ -174,7 +174,7 @@ def _too_large(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping):
             problems += _too_large(value, f"{prefix}{key}.")
         elif isinstance(value, int) and abs(value) > sys.float_info.max:
-            problems.append(f"{prefix}{key} is an integer of more than 300 digits; give a smaller one")
+            problems.append(f"{prefix}{key} is an integer with more than 300 digits; give a smaller one")
     return problems
 
 
@@ -301,8 +301,8 @@ def of_another_family(section: str, key: str, values: Mapping[str, Any]) -> str:
     if own not in families or first in families[own] or not others:
         return ""
     return (
-        f"algorithm.{key} is a setting of the family {others[0]} and has no meaning for algorithm="
-        f"{values.get('name')}, which is of the family {own}: leave it out (docs/algorithms.md)"
+        f"algorithm.{key} is a setting of the {others[0]} family and has no effect on "
+        f"algorithm={values.get('name')}, which belongs to the {own} family: remove it (docs/algorithms.md)"
     )
 
 

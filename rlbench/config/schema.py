@@ -775,7 +775,7 @@ class Config:
             TypeError: if it belongs to another family.
         """
         if not isinstance(self.algorithm, AlgorithmConfig):
-            raise TypeError(f"{self.algorithm.name} is no algorithm of policy optimisation")
+            raise TypeError(f"{self.algorithm.name} is not a policy-optimisation algorithm")
         return self.algorithm
 
     @property

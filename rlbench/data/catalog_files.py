@@ -89,13 +89,13 @@ def read_catalog(path: str | Path) -> tuple[Catalog, list[str]]:
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise BadInput(f"catalogue {path}: the file's ending must be one of {', '.join(SUFFIXES)}")
+        raise BadInput(f"catalogue {path}: the file name must end in one of {', '.join(SUFFIXES)}")
     read = {".pkl": _read_pickle, ".json": _read_json, ".csv": _read_csv}[path.suffix]
     rows = read(path)
     where, unit = f"catalogue {path}", {".csv": "line"}.get(path.suffix, "entry")
     problems = report(where, _problems(rows), unit)
     if not rows:
-        problems = [f"{where}: it is empty"]
+        problems = [f"{where}: the catalogue is empty"]
     if problems:
         raise BadInput(*problems)
     films: list[Film] = [(title, int(year)) for _, (title, year) in rows]
@@ -106,15 +106,15 @@ def read_catalog(path: str | Path) -> tuple[Catalog, list[str]]:
 def _problems(rows: list[tuple[int, Any]]) -> Iterator[Finding]:
     for number, row in rows:
         if not isinstance(row, list | tuple) or len(row) != 2:
-            yield number, "no pair of title and year", _shown.repr(row)
+            yield number, "not a pair of title and year", _shown.repr(row)
             continue
         title, year = row
         if not isinstance(title, str) or not title.strip():
-            yield number, "the title is no text or empty", _shown.repr(row)
+            yield number, "the title is empty or not text", _shown.repr(row)
         elif _SURROGATE.search(title):
-            yield number, "the title holds half a character (a lone surrogate)", _shown.repr(row)
+            yield number, "the title contains half a character (a lone surrogate)", _shown.repr(row)
         if integer_year(year) is None:
-            yield number, "the year is no integer", _shown.repr(row)
+            yield number, "the year is not an integer", _shown.repr(row)
 
 
 def _repairs(path: Path, rows: list[tuple[int, Any]]) -> list[str]:
@@ -127,7 +127,7 @@ class _PlainUnpickler(pickle.Unpickler):
     """An unpickler that cannot import names."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it imports {module}.{name}")
 
 
 def _check_instructions(data: bytes) -> None:
@@ -153,13 +153,13 @@ def _check_instructions(data: bytes) -> None:
 def _fault(name: str, argument: Any, size: int) -> str | None:
     """The problem of one instruction in a pickle of `size` bytes; None if there is none."""
     if name not in _ALLOWED:
-        return f"it holds {_REFUSED[name]}" if name in _REFUSED else f"it uses the instruction {name}"
+        return f"it contains {_REFUSED[name]}" if name in _REFUSED else f"it uses the instruction {name}"
     if isinstance(argument, bool):  # the oldest protocols write True as the integer 01
-        return "it holds a bool"
+        return "it contains a bool"
     if name in _INTEGER and argument.bit_length() > _LONGEST_INTEGER:
-        return f"it holds an integer of {argument.bit_length()} bits"
+        return f"it contains an integer of {argument.bit_length()} bits"
     if name in _MEMO and argument > size:  # the unpickler allocates memory for all numbers up to this one
-        return f"it gives an object the number {argument}"
+        return f"it gives an object the memo number {argument}"
     return None
 
 
@@ -170,8 +170,8 @@ def _read_pickle(path: Path) -> list[tuple[int, Any]]:
         rows = _PlainUnpickler(io.BytesIO(data)).load()
     except _BROKEN_PICKLE as error:
         raise BadInput(
-            f"catalogue {path}: refused as a pickle: {error}; only a list of (title, year) made of lists, tuples, "
-            "strings and integers is read. Where you trust the file, convert it to .json or .csv"
+            f"catalogue {path}: refused as a pickle: {error}; a pickled catalogue may contain only lists, tuples, "
+            "strings and integers, as a list of (title, year). If you trust the file, convert it to .json or .csv"
         ) from error
     return _numbered(path, rows)
 
@@ -182,7 +182,7 @@ def _read_json(path: Path) -> list[tuple[int, Any]]:
 
 def _numbered(path: Path, rows: Any) -> list[tuple[int, Any]]:
     if not isinstance(rows, list):
-        raise BadInput(f"catalogue {path}: it holds a {type(rows).__name__}, expected a list of (title, year)")
+        raise BadInput(f"catalogue {path}: expected a list of (title, year), got a {type(rows).__name__}")
     return list(enumerate(rows))
 
 
@@ -195,4 +195,4 @@ def _read_csv(path: Path) -> list[tuple[int, Any]]:
             raise BadInput(f"catalogue {path}: column {columns} is missing in {_shown.repr(reader.fieldnames)}")
         return [(reader.line_num, (row["title"], row["year"])) for row in reader]
     except csv.Error as error:
-        raise BadInput(f"catalogue {path}: no CSV: {error}") from error
+        raise BadInput(f"catalogue {path} is not CSV: {error}") from error

@@ -49,13 +49,13 @@ def check_records(records: Sequence[Record], where: str) -> list[str]:
 
 def _record_problems(record: Record) -> Iterator[tuple[str, str]]:
     if broken := broken_texts(list(vars(record).values())):
-        yield "a text holds half a character (a lone surrogate)", ascii(broken[0])[:120]
+        yield "a text contains half a character (a lone surrogate)", ascii(broken[0])[:120]
     yield from _message_problems("prompt", record.prompt, role="user")
     if record.completion is not None:
         yield from _message_problems("completion", record.completion, role="assistant")
     yield from _truth_problems(record.ground_truth)
     if not isinstance(record.seen_titles, list) or not all(isinstance(title, str) for title in record.seen_titles):
-        yield "seen_titles is no list of str", _shown(record.seen_titles)
+        yield "seen_titles is not a list of str", _shown(record.seen_titles)
     if not isinstance(record.context_id, str) or not record.context_id:
         yield "context_id is missing or empty", _shown(record.context_id)
     if not isinstance(record.cluster_id, str) or not record.cluster_id:
@@ -66,9 +66,9 @@ def _message_problems(field: str, messages: Any, role: str) -> Iterator[tuple[st
     if messages is None or messages == []:
         yield f"{field} is missing or empty", ""
     elif not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-        yield f"{field} is no list of {{role: str, content: str}}", _shown(messages)
+        yield f"{field} is not a list of {{role: str, content: str}}", _shown(messages)
     elif not any(message["role"] == role and message["content"].strip() for message in messages):
-        yield f"{field} has no message with text of role '{role}'", _shown(messages)
+        yield f"{field} has no non-empty message with role '{role}'", _shown(messages)
 
 
 def _is_message(message: Any) -> bool:
@@ -82,17 +82,17 @@ def _truth_problems(films: Any) -> Iterator[tuple[str, str]]:
         yield "ground_truth is missing or empty", ""
         return
     if not isinstance(films, list):
-        yield "ground_truth is no list of (title, year)", _shown(films)
+        yield "ground_truth is not a list of (title, year)", _shown(films)
         return
     for film in films:
         if not isinstance(film, tuple) or len(film) != 2:
-            yield "ground_truth holds what is no (title, year)", _shown(film)
+            yield "ground_truth has an entry that is not (title, year)", _shown(film)
             continue
         title, year = film
         if not isinstance(title, str) or not title.strip():
-            yield "ground_truth holds a title that is no text or empty", _shown(film)
+            yield "ground_truth has a title that is empty or not text", _shown(film)
         if not isinstance(year, int) or isinstance(year, bool):
-            yield "ground_truth holds a year that is no integer", _shown(film)
+            yield "ground_truth has a year that is not an integer", _shown(film)
 
 
 def _shown(value: object) -> str:
@@ -126,8 +126,8 @@ def check_dataset(dataset: RankedListDataset, list_length: int) -> list[str]:
     ]
     if list_length > len(dataset.catalog):
         problems.append(
-            f"dataset {name}: a list of N = {list_length} films (dataset.list_length) cannot be filled from a "
-            f"catalogue of {len(dataset.catalog)}"
+            f"dataset {name}: dataset.list_length = {list_length} is more than the {len(dataset.catalog)} films of "
+            "the catalogue"
         )
     sound: dict[str, Sequence[Record]] = {}
     for split, records in splits.items():
@@ -140,14 +140,14 @@ def check_dataset(dataset: RankedListDataset, list_length: int) -> list[str]:
             continue
         sound[split] = records
         if records and share_outside_catalog(records, dataset.catalog) == 1:
-            problems.append(f"{where}: no ground-truth film is in the catalogue, so nothing could ever be a hit")
+            problems.append(f"{where}: no ground-truth film is in the catalogue, so there could be no hits")
     return problems + _context_problems(name, sound)
 
 
 def _without_completion(records: Sequence[Record]) -> Iterator[Finding]:
     for row, record in enumerate(records):
         if record.completion is None:
-            yield row, "a demonstration without completion", ""
+            yield row, "the demonstration has no completion", ""
 
 
 def _context_problems(name: str, splits: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -161,15 +161,19 @@ def _context_problems(name: str, splits: Mapping[str, Sequence[Record]]) -> list
         for row, record in enumerate(records):
             ids["train" if split == "sft" else split].add(record.context_id)
             if prompts.setdefault(record.context_id, record.prompt) != record.prompt:
-                clashes.append((row, f"split '{split}': context_id stands for another prompt too", record.context_id))
+                clashes.append(
+                    (row, f"split '{split}': this context_id is also used for another prompt", record.context_id)
+                )
             if clusters.setdefault(record.context_id, record.cluster_id) != record.cluster_id:
-                clashes.append((row, f"split '{split}': the context lies in two clusters", record.context_id))
+                clashes.append(
+                    (row, f"split '{split}': the context has two different values of cluster_id", record.context_id)
+                )
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = sorted(ids[first] & ids[second])
         if shared:
             problems.append(
-                f"dataset {name}: {len(shared)} contexts of '{first}' are in '{second}' too, so evaluation would be on "
-                f"training data or count twice; the first: {', '.join(shared[:EXAMPLES])}"
+                f"dataset {name}: {len(shared)} contexts of '{first}' are also in '{second}', so a run would "
+                f"evaluate on training data or count contexts twice; for example {', '.join(shared[:EXAMPLES])}"
             )
     return problems + report(f"dataset {name}", clashes)
 
@@ -224,4 +228,4 @@ def same_wording(split: str, records: Sequence[Record], training: Set[bytes]) ->
         training: `wordings` of the training splits.
     """
     shared = wordings(records) & training
-    return [f"{split}: {len(shared)} prompts also stand in the train data word for word"] if shared else []
+    return [f"{split}: {len(shared)} prompts also occur word for word in the training data"] if shared else []

@@ -47,7 +47,7 @@ class LongPrompts:
         if first > 0:
             self.counts[split, "lost their oldest turns"] += 1
         if size > self.limit:
-            self.counts[split, "are still longer, since the last turn stays"] += 1
+            self.counts[split, "are still longer, because the last turn is always kept"] += 1
         return first
 
     def applied(self, splits: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
@@ -71,7 +71,7 @@ class LongPrompts:
     def notices(self) -> list[str]:
         """The effects of the rule, one sentence for each split and kind."""
         return [
-            f"{split}: {count} conversations of more than {self.limit} characters {what} "
+            f"{split}: {count} conversations longer than {self.limit} characters {what} "
             "(dataset.max_conversation_chars, dataset.long_prompts)"
             for (split, what), count in self.counts.items()
         ]

@@ -120,8 +120,8 @@ def load(config: MiniConfig) -> RankedListDataset:
     most = len(world.films) - MOST_LIKED
     if not 1 <= config.list_length <= most:
         raise BadInput(
-            f"dataset.list_length = {config.list_length}: a list of mini has 1 to {most} films, of a "
-            f"catalogue of {len(world.films)} less up to {MOST_LIKED} that are liked already"
+            f"dataset.list_length = {config.list_length} must lie in 1..{most} for the mini dataset: its catalogue "
+            f"has {len(world.films)} films, and up to {MOST_LIKED} of them are already mentioned in a conversation"
         )
     splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     oracle: dict[str, list[Film]] = {}

@@ -56,8 +56,8 @@ def load(config: RedditV2Config) -> RankedListDataset:
     """
     if config.path is None:
         raise BadInput(
-            "dataset.path is not set: pass dataset.path=FOLDER, a folder with "
-            f"{', '.join(PARTS.values())} and gt_catalog.pkl as published; docs/data.md says where it comes from"
+            "dataset.path is not set: give dataset.path=FOLDER, a folder with {', '.join(PARTS.values())} and "
+            "gt_catalog.pkl as published (docs/data.md says where to get it)"
         )
     root = Path(config.path)
     if not root.is_dir():
@@ -79,7 +79,9 @@ def load(config: RedditV2Config) -> RankedListDataset:
     for split in ("validation", "test"):
         share = share_outside_catalog(splits[split], films)
         if share:
-            notices.append(f"{split}: {share:.2%} of the ground-truth films are not in the catalogue and cannot be hit")
+            notices.append(
+                f"{split}: {share:.2%} of the ground-truth films are not in the catalogue and can never be hits"
+            )
         notices += same_wording(split, splits[split], training)
     found = demonstrated(config.demonstrations_from, {k: splits[k] for k in ("train", "sft", "validation")}, n)
     if found is not None:
@@ -93,8 +95,8 @@ def _catalog(root: Path, option: str | None, problems: list[str], notices: list[
     file = Path(option) if option else next((place for place in places if place.is_file()), None)
     if file is None:
         problems.append(
-            f"{root}: no catalogue; looked for {', '.join(str(place.relative_to(root)) for place in places)}. "
-            "dataset.catalog=FILE names another"
+            f"{root} has no catalogue; looked for {', '.join(str(place.relative_to(root)) for place in places)}. Use "
+            "dataset.catalog=FILE for another file"
         )
         return None
     try:
@@ -137,11 +139,11 @@ def _records(
             records.append(Record(shared, films, seen, context_id, shortened))
     problems += check_records(records, str(folder))
     if not records:
-        problems.append(f"{folder}: it holds no records")
+        problems.append(f"{folder} has no records")
     if converted:
         notices.append(f"{part}: {converted} years given as strings were converted")
     if cut:
-        notices.append(f"{part}: {cut} completions were cut to their first {list_length} lines")
+        notices.append(f"{part}: {cut} completions were truncated to their first {list_length} lines")
     return records
 
 
@@ -156,13 +158,15 @@ def _open(folder: Path, part: str, problems: list[str]) -> "datasets.Dataset | N
         if isinstance(table, datasets.Dataset):
             table.data.validate(full=True)  # offsets and UTF-8: reading a damaged Arrow file may end the process
     except BROKEN_TABLE as error:  # state or info file missing or malformed, Arrow file truncated
-        problems.append(f"{folder}: no dataset written by datasets.save_to_disk: {one_line(error)}")
+        problems.append(f"{folder}: not a dataset written by datasets.save_to_disk: {one_line(error)}")
         return None
     except IndexError:  # from `load_from_disk` for a dataset saved without rows, which has no Arrow file
-        problems.append(f"{folder}: it holds no records")
+        problems.append(f"{folder} has no records")
         return None
     if not isinstance(table, datasets.Dataset):
-        problems.append(f"{folder}: it holds the splits {', '.join(map(str, table))}; expected one dataset")
+        problems.append(
+            f"{folder} has the splits {', '.join(map(str, table))}; expected a single dataset without splits"
+        )
         return None
     needed = _COLUMNS + (("completion",) if part == PARTS["sft"] else ())
     missing = [column for column in needed if column not in table.column_names]

@@ -105,16 +105,20 @@ def load(config: RedialConfig) -> RankedListDataset:
     splits["sft"] = _demonstrations(splits["train"], films, config.list_length)
     catalog = Catalog(names.films)
     notices = [
-        f"{names.known} mentions of films are of a name in entity_name, {names.read} were read off the text, "
+        f"{names.known} film mentions match a name in entity_name, {names.read} were found in the text only, and "
         f"{names.unread} years have no title",
-        f"{dropped['no target']} answers without a target, {dropped['no context']} with nothing before them and "
-        f"{skipped} of the seeker were left out",
-        f"{dropped['named before']} films of an answer are no target, their title having been named before",
+        f"left out: {dropped['no target']} answers without a target, {dropped['no context']} answers without an "
+        f"earlier turn, and {skipped} answers of the seeker",
+        f"{dropped['named before']} films in answers are not targets, because their title was named earlier in the "
+        "dialogue",
     ]
     if len(files) == 1:
-        notices.append(f"{next(iter(files.values())).name} alone was split by dialogue with seed {config.seed}")
+        notices.append(
+            f"{next(iter(files.values())).name} is the only file; its dialogues were split into train, "
+            f"validation and test with seed {config.seed}"
+        )
     if repaired:
-        notices.append(f"{repaired} turns and names with percent-escapes such as %3F were decoded")
+        notices.append(f"percent-escapes such as %3F were decoded in {repaired} turns and names")
     notices += long.notices()
     training = wordings(splits["sft"], splits["train"])
     for split in ("validation", "test"):
@@ -131,15 +135,15 @@ def _why_empty(file: Path, split: str, answers: Sequence[_Answer], names: FilmNa
     """Why a split has no records, and what to do."""
     if any(names.find(answer.text) for answer in answers):
         return (
-            f"{file}: none of the {len(answers)} answers of '{split}' has a target: each must follow a turn and name a "
-            "film that was not named before"
+            f"{file}: none of the {len(answers)} answers of '{split}' has a target: a target is a film that the "
+            "answer names and no earlier turn does"
         )
     if names.films:
         return f"{file}: none of the {len(answers)} answers of '{split}' names a film as \"Title (Year)\""
     named = list(dict.fromkeys(name for answer in answers for name in answer.names))[:EXAMPLES]
     return (
-        f"{file}: no text and no name has a year (entity_name holds {', '.join(map(repr, named)) or 'nothing'}), and "
-        'films are read as "Title (Year)" only; add the year to every film in context, resp and entity_name'
+        f"{file}: no film has a year (entity_name has {', '.join(map(repr, named)) or 'no names'}), but "
+        'films are recognised only as "Title (Year)"; add the year to every film in context, resp and entity_name'
     )
 
 
@@ -153,21 +157,24 @@ def _film_names(answers: Sequence[_Answer]) -> FilmNames:
 def _option_problems(prompt_template: str, validation_fraction: float, test_fraction: float) -> list[str]:
     problems = []
     if "{conversation}" not in prompt_template:
-        problems.append("dataset.prompt_template has no {conversation}, so the model would not see the dialogue")
+        problems.append(
+            "dataset.prompt_template has no {conversation}, so the model would not see the dialogue; add it"
+        )
     fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
     problems += [f"dataset.{key} = {share} must lie in (0, 1)" for key, share in fractions.items() if not 0 < share < 1]
     if not problems and sum(fractions.values()) >= 1:
         problems.append(
-            f"dataset.validation_fraction + dataset.test_fraction = {sum(fractions.values())} leaves no train"
+            f"dataset.validation_fraction + dataset.test_fraction = {sum(fractions.values())} leaves nothing for the "
+            "train split; the sum must be below 1"
         )
     return problems
 
 
 def _find_files(path: str | None, problems: list[str]) -> dict[str, Path]:
-    expected = f"a folder with {', '.join(FILES.values())} (or one of them) in CRSLab's form"
+    expected = f"a folder with {', '.join(FILES.values())} (or one of them) in CRSLab's format"
     if path is None:
         problems.append(
-            f"dataset.path is not set: pass dataset.path=FOLDER, {expected}; docs/data.md says where it comes from"
+            f"dataset.path is not set: give dataset.path=FOLDER, {expected} (docs/data.md says where to get it)"
         )
         return {}
     place = Path(path)
@@ -180,7 +187,7 @@ def _find_files(path: str | None, problems: list[str]) -> dict[str, Path]:
     if len(files) not in (1, len(FILES)):
         found = [file.name for file in files.values()]
         problems.append(
-            f"dataset.path = {path}: it holds {' and '.join(found) or 'none of the files'}; expected {expected}"
+            f"dataset.path = {path}: found {' and '.join(found) or 'none of the files'}; expected {expected}"
         )
     return files
 
@@ -211,14 +218,14 @@ def _read(file: Path, problems: list[str]) -> tuple[list[_Answer], int, int]:
             names = [_clean(name) for name in row["entity_name"]]
             answers.append(_Answer(str(row["dialog_id"]), turns, _clean(row["resp"]), names))
     if not answers and not findings:
-        problems.append(f"{file}: it holds no answer of the recommender")
+        problems.append(f"{file} has no answer of the recommender")
     problems += report(str(file), findings, "line")
     return answers, of_seeker, repaired
 
 
 def _row_problems(row: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(row, dict):
-        yield "no JSON object", repr(row)[:80]
+        yield "not a JSON object", repr(row)[:80]
         return
     fits = {
         "context": _is_texts(row.get("context")),
@@ -228,11 +235,11 @@ def _row_problems(row: Any) -> Iterator[tuple[str, str]]:
     }
     for field, expected in _FIELDS.items():
         if broken := broken_texts(row.get(field)):
-            yield f"{field} holds half a character (a lone surrogate)", ascii(broken[0])[:80]
+            yield f"{field} contains half a character (a lone surrogate)", ascii(broken[0])[:80]
         if not fits[field]:
-            yield f"{field} should be {expected}", repr(row.get(field))[:80] if field in row else "it is missing"
+            yield f"{field} must be {expected}", repr(row.get(field))[:80] if field in row else "missing"
     if row.get("is_user") not in (0, 1):
-        yield "is_user should be 0 or 1", repr(row.get("is_user"))[:80]
+        yield "is_user must be 0 or 1", repr(row.get("is_user"))[:80]
 
 
 SAME_START = 80
@@ -261,8 +268,8 @@ def _shared_dialogues(answers: dict[str, list[_Answer]], files: dict[str, Path])
         if shared:
             problems.append(
                 f"{files[one]} and {files[other].name}: {len(shared)} dialogues are in both, for example dialog_id "
-                f"{', '.join(sorted(shared)[:EXAMPLES])}. '{one}' and '{other}' would not be independent: keep each "
-                "dialogue in one file"
+                f"{', '.join(sorted(shared)[:EXAMPLES])}, so '{one}' and '{other}' would not be independent; keep "
+                "each dialogue in one file"
             )
     return problems
 
@@ -368,7 +375,7 @@ def _demonstrations(train: Sequence[Record], dialogues: dict[str, set[Film]], li
                 chosen[film] = None
         if len(chosen) < list_length:
             raise BadInput(
-                f"redial: the train dialogues name too few films ({len(popularity)}) for demonstrations of "
+                f"redial: the train dialogues name only {len(popularity)} films, too few for demonstrations with "
                 f"dataset.list_length = {list_length}"
             )
         text = "\n".join(f"{title} ({year})" for title, year in chosen)

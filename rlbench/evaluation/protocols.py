@@ -88,7 +88,7 @@ class ScoredRun:
         part = self.config.get(key)
         if not isinstance(part, dict) or not needed <= part.keys() <= wanted:
             raise BadInput(
-                f"config.yaml has under {key} not what this version of rlbench has: {', '.join(sorted(wanted))}"
+                f"{key} in config.yaml does not have the keys of this version of rlbench: {', '.join(sorted(wanted))}"
             )
         if problems := wrong_types(key, schema, part):
             raise BadInput(f"config.yaml: {'; '.join(problems)}")
@@ -120,7 +120,7 @@ def parse_protocol(text: str) -> Protocol:
     for part in parts:
         key, _, value = part.partition("=")
         if key not in keys:
-            problems.append(f"--protocol {text}: '{key}' is none of {', '.join(keys)}.{nearest(key, keys)}")
+            problems.append(f"--protocol {text}: '{key}' is unknown; known: {', '.join(keys)}.{nearest(key, keys)}")
             continue
         try:
             values[key] = _PARSE[key](value)
@@ -139,9 +139,9 @@ def parse_protocol(text: str) -> Protocol:
     if length is not None and length < 1:
         problems.append(f"--protocol {text}: list_length must be at least 1")
     if cutoffs is not None and (min(cutoffs) < 1 or len(set(cutoffs)) < len(cutoffs)):
-        problems.append(f"--protocol {text}: cutoffs must be different numbers from 1 on")
+        problems.append(f"--protocol {text}: cutoffs must be distinct numbers of at least 1")
     if length is not None and cutoffs is not None and max(cutoffs) > length:
-        problems.append(f"--protocol {text}: a list of {length} cannot be cut at {max(cutoffs)}")
+        problems.append(f"--protocol {text}: cutoff {max(cutoffs)} is larger than list_length = {length}")
     if problems:
         raise BadInput(*problems)
     return protocol
@@ -172,6 +172,7 @@ def complete(protocol: Protocol, run: ScoredRun) -> Rules:
     cutoffs = protocol.cutoffs or tuple(run.result["cutoffs"])
     if max(cutoffs) > length:
         raise BadInput(
-            f"--protocol {protocol.name}: its lists of {length} cannot be cut at {max(cutoffs)}: give cutoffs="
+            f"--protocol {protocol.name}: cutoff {max(cutoffs)} is larger than its list length {length}; give "
+            "smaller cutoffs with cutoffs="
         )
     return Rules(protocol.matching or run.matching, length, cutoffs)

@@ -55,7 +55,7 @@ class ScoredData:
         """
         name = run.result["dataset"]
         if name not in DATASETS:
-            raise BadInput(f"its dataset '{name}' is none of {', '.join(DATASETS)}")
+            raise BadInput(f"its dataset '{name}' is unknown; known: {', '.join(DATASETS)}")
         moved = {key: path for (dataset, key), path in self._moved.items() if dataset == name}
         options = run.part("dataset", DATASETS[name]) | moved
         if self._dataset is None or options != self._options:
@@ -65,16 +65,16 @@ class ScoredData:
             except BadInput as error:
                 self._dataset = None
                 raise BadInput(
-                    f"its dataset cannot be loaded: {'; '.join(error.problems)} (where the files have moved, give "
-                    f"their place by --data {name}.path=FOLDER)"
+                    f"its dataset cannot be loaded: {'; '.join(error.problems)} (if the files have moved, give their "
+                    f"new place with --data {name}.path=FOLDER)"
                 ) from None
             self._options = options
         recorded = run.manifest.get("data", {}).get("sha256")
         if recorded != self._dataset.fingerprint:
             raise BadInput(
-                f"it was judged on other data: manifest.json has sha256 {str(recorded)[:12]}, {name} is "
-                f"{self._dataset.fingerprint[:12]} now: give the files that it was made with by --data "
-                f"{name}.path=FOLDER, or check out the code that made it"
+                f"it was evaluated on other data: its manifest.json has sha256 {str(recorded)[:12]}, but {name} is "
+                f"now {self._dataset.fingerprint[:12]}; give the original files with --data {name}.path=FOLDER, or "
+                "check out the code that made the run"
             )
         return self._dataset
 
@@ -120,7 +120,7 @@ def judge_again(
     old = _read_table(file, {**kept_kinds, "completion_tokens": "number"})
     records = choose_contexts(dataset.splits[split], evaluation[f"{split}_contexts"])
     if old["context_id"].tolist() != [record.context_id for record in records]:
-        raise BadInput(f"{file.name} is not of the {len(records)} samples that its settings choose from {split}")
+        raise BadInput(f"{file.name} does not have the {len(records)} samples that its settings select from {split}")
     criteria = data.criteria(dataset, rules)
     judge = criteria.judge
     before = make_judge(run.matching, dataset.catalog, result["list_length"])
@@ -165,12 +165,12 @@ def _sampled(run: ScoredRun, records: Sequence[Record], judge: Judge) -> dict[st
     """pass@k and the recall of the union of k lists, from the stored sampled lists."""
     file = run.path / samples_file("test", run.result["checkpoint"]["step"])
     if not file.exists():
-        raise BadInput(f"half-written: its settings ask for sampled lists, and there is no {file.name}")
+        raise BadInput(f"half-written: its settings ask for sampled lists, but {file.name} is missing")
     evaluation = run.part("evaluation", EvaluationConfig)
     samples = _read_table(file, {"context_id": "string", "text": "string"})
     counts = samples["context_id"].value_counts()
     if any(counts.get(record.context_id) != evaluation["samples"] for record in records):
         raise BadInput(
-            f"{file.name} does not hold {evaluation['samples']} lists of each context of test, as its settings say"
+            f"{file.name} does not have {evaluation['samples']} lists for each context of test, as its settings require"
         )
     return sampled_metrics(records, samples, judge, evaluation["samples"], evaluation["pass_at"])

@@ -90,15 +90,18 @@ class SweepLauncher(Launcher):
         Raises:
             BadInput: if this launcher does not support searches.
         """
-        raise BadInput("hydra/sweeper=optuna looks at its cells while they run: use hydra/launcher=local")
+        raise BadInput(
+            "hydra/sweeper=optuna observes cells while they run, which only the local launcher supports; "
+            "use hydra/launcher=local"
+        )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         assert self.context is not None and self.config is not None
         try:
             if count() > 1:
                 raise BadInput(
-                    "a sweep starts its cells itself: start it with python, and say with hydra.launcher.processes=N on "
-                    "how many processes each cell runs"
+                    "a sweep starts the processes of its cells itself; start it with plain python, and set the "
+                    "processes per cell with hydra.launcher.processes=N"
                 )
             cells = make_cells(self.context, self.config, job_overrides, self.console, self.of_sweep)
             self.check(cells)
@@ -110,7 +113,7 @@ class SweepLauncher(Launcher):
             fail(error)
         note_cells(cells)
         todo = [cell for cell in cells if cell.run.status() != DONE]
-        self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done already, {len(todo)} to run")
+        self.console.print(f"{len(cells)} cells, {len(cells) - len(todo)} already done, {len(todo)} to run")
         failed = self.run_cells(todo) if todo else []
         self._name_stopped(cells)
         if failed:
@@ -129,7 +132,9 @@ class SweepLauncher(Launcher):
 
     def report(self, failed: Sequence[Cell], total: int) -> None:
         """Print which cells failed and why."""
-        self.console.print(f"[red]{len(failed)} of {total} cells failed[/red]; the same command tries them again:")
+        self.console.print(
+            f"[red]{len(failed)} of {total} cells failed[/red]; run the same command again to retry them:"
+        )
         for cell in failed:
             self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
             self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)

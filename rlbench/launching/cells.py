@@ -93,7 +93,11 @@ class Cell:
     def reason(self) -> str:
         """Return one line on why it failed or stopped."""
         said = self.run.reason().split("\n")[0] if self.run.status() in (FAILED, INTERRUPTED) else ""
-        return said or self._failure()[0] or "it ended without a word: killed, perhaps for its memory"
+        return (
+            said
+            or self._failure()[0]
+            or ("it ended without a message; it may have been killed for using too much memory")
+        )
 
     def _failure(self) -> tuple[str, Path | None]:
         sft = locate(self.config, "sft")

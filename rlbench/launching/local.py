@@ -122,7 +122,7 @@ class LocalLauncher(SweepLauncher):
             raise BadInput(*problems)
         most = max((self._gpus_of(cell) for cell in cells if cell.run.status() != DONE), default=0)
         if most > 1 and most > len(self.gpus):
-            raise BadInput(f"a cell needs {most} GPUs, and there are {len(self.gpus)}: {', '.join(self.gpus)}")
+            raise BadInput(f"a cell needs {most} GPUs, but only {len(self.gpus)} are available: {', '.join(self.gpus)}")
 
     def at_once(self, cells: Sequence[Cell]) -> int:
         each = max((self._gpus_of(cell) for cell in cells), default=0)
@@ -233,12 +233,12 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
     if gpus != "auto" and not (isinstance(gpus, list) and all(whole(gpu, 0) for gpu in gpus)):
         problems.append(f"hydra.launcher.gpus = {gpus} must be auto, or a list of numbers such as [0,1]")
     if not whole(cells_per_gpu, 1):
-        return [*problems, f"hydra.launcher.cells_per_gpu = {cells_per_gpu} must be a whole number above 0"]
+        return [*problems, f"hydra.launcher.cells_per_gpu = {cells_per_gpu} must be a positive whole number"]
     is_number = isinstance(gpu_share, int | float) and not isinstance(gpu_share, bool)
     if gpu_share is not None and not (is_number and 0 < gpu_share <= 1 / cells_per_gpu):
         problems.append(
             f"hydra.launcher.gpu_share = {gpu_share} must lie in (0, 1/{cells_per_gpu}], "
-            f"since hydra.launcher.cells_per_gpu = {cells_per_gpu} cells share a GPU; or be null for that much"
+            f"because hydra.launcher.cells_per_gpu = {cells_per_gpu} cells share a GPU, or null for an equal share"
         )
     return problems
 
@@ -269,7 +269,8 @@ def _start(cell: Cell, threads: int, gpus: tuple[str, ...], share: float | None)
 def _wait(processes: Sequence[subprocess.Popen[bytes]], console: Console) -> NoReturn:
     """Wait for stopped runs and exit with 130. Runs that take too long, or all runs on another Ctrl-C, are killed."""
     console.print(
-        f"interrupted: what runs stops at its next checkpoint, within {GRACE_SECONDS:.0f} s (Ctrl-C: at once)"
+        f"interrupted: running cells stop at their next checkpoint, within {GRACE_SECONDS:.0f} s (press Ctrl-C again "
+        "to stop at once)"
     )
     deadline = time.monotonic() + GRACE_SECONDS
     with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
@@ -278,5 +279,5 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], console: Console) -> NoR
     for process in processes:
         process.kill()
         process.wait()
-    console.print("the same command goes on from the last checkpoints")
+    console.print("run the same command again to continue from the last checkpoints")
     raise SystemExit(130)

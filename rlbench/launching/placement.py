@@ -103,11 +103,15 @@ def choose_gpus(
         return tuple(there) if allowed is None else allowed
     problems = []
     if len(set(wanted)) < len(wanted):
-        problems.append(f"hydra.launcher.gpus = {wanted} names a GPU twice; hydra.launcher.cells_per_gpu shares one")
+        problems.append(
+            f"hydra.launcher.gpus = {wanted} lists a GPU twice; to share a GPU, use hydra.launcher.cells_per_gpu"
+        )
     outside = [number for number in wanted if number < 0 or (allowed is not None and number >= len(allowed))]
     if outside:
-        there_are = "GPUs are counted from 0" if allowed is None else f"{VISIBLE} leaves {len(allowed)}, counted from 0"
-        problems.append(f"hydra.launcher.gpus holds {', '.join(map(str, outside))}: {there_are}")
+        there_are = (
+            "GPUs are counted from 0" if allowed is None else (f"{VISIBLE} allows {len(allowed)} GPUs, counted from 0")
+        )
+        problems.append(f"hydra.launcher.gpus contains {', '.join(map(str, outside))}, but {there_are}")
     if problems:
         raise BadInput(*problems)
     return tuple(str(number) if allowed is None else allowed[number] for number in wanted)

@@ -94,7 +94,7 @@ class RayLauncher(SweepLauncher):
             if (wrong := number_problem(value, bound, is_whole=is_whole))
         ]
         if importlib.util.find_spec("ray") is None:
-            found.append(f"hydra/launcher=ray needs ray, which is not installed: {install('ray')}")
+            found.append(f"hydra/launcher=ray needs ray, which is not installed; run {install('ray')}")
         return found
 
     def run_cells(self, cells: list[Cell]) -> list[Cell]:
@@ -110,7 +110,7 @@ class RayLauncher(SweepLauncher):
             lost = self._shared_stages(cells)
             return lost + self._run_all([cell for cell in cells if cell not in lost])
         except KeyboardInterrupt:
-            self.console.print("the same command goes on from the last checkpoints")
+            self.console.print("run the same command again to continue from the last checkpoints")
             raise SystemExit(130) from None
         finally:
             ray.shutdown()
@@ -178,7 +178,9 @@ class RayLauncher(SweepLauncher):
                 if show is not None:
                     show(list(running.values()), ended)
         except KeyboardInterrupt:
-            self.console.print(f"interrupted: what runs stops at its next checkpoint, within {GRACE_SECONDS:.0f} s")
+            self.console.print(
+                f"interrupted: running cells stop at their next checkpoint, within {GRACE_SECONDS:.0f} s"
+            )
             for reference in running:
                 ray.cancel(reference, force=False)
             if running:

@@ -151,8 +151,9 @@ def _without_effect(cells: Sequence[Planned], twins: Sequence[tuple[Planned, Pla
         if any(len(found) > 1 for found in hashes.values()):
             effective.add(key)
     return [
-        f"{key.lstrip('+')} is swept, but it is no part of what a run computes: cells that differ in it alone would be "
-        "one run in one directory. Give it one value, or start a command for each with an experiment_name of its own"
+        f"{key.lstrip('+')} is swept, but it does not affect what a run computes, so cells that differ only in it "
+        "would be the same run in the same directory. Give it one value, or start one command per value, each with "
+        "its own experiment_name"
         for key in sorted(suspects - effective)
     ]
 
@@ -161,8 +162,8 @@ def _notes(twins: Sequence[tuple[Planned, Planned]]) -> list[str]:
     """Return one sentence per kind of cells that are the same run as another despite different settings."""
     counts = Counter((one.run.stage, tuple(one.apart(other))) for one, other in twins)
     return [
-        f"{count} of the cells {'is' if count == 1 else 'are'} the same {stage} run as another one, which does not "
-        f"depend on {' or '.join(key.lstrip('+') for key in keys)} there: it is made once"
+        f"{count} of the cells {'is' if count == 1 else 'are'} the same {stage} run as another cell, because that "
+        f"run does not depend on {' or '.join(key.lstrip('+') for key in keys)}; it is made once"
         for (stage, keys), count in counts.items()
     ]
 
@@ -178,7 +179,7 @@ def _same_row(cells: Sequence[Planned]) -> list[str]:
             if differing := differing_keys(other, own):
                 found.setdefault(cell.run.label, []).extend(differing)
     return [
-        f"cells of the row {label} differ in more than the seed ({'; '.join(dict.fromkeys(keys))}): give each a name "
-        "with variant="
+        f"cells of the row {label} differ in more than the seed ({'; '.join(dict.fromkeys(keys))}); give each its "
+        "own name with variant="
         for label, keys in found.items()
     ]

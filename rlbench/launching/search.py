@@ -116,7 +116,9 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(f"another search runs in {folder}: wait for it, or use another experiment_name") from None
+            raise BadInput(
+                f"another search is running in {folder}; wait for it to end, or use another experiment_name"
+            ) from None
         yield
 
 

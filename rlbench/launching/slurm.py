@@ -94,15 +94,17 @@ class SlurmSettings:
             if (wrong := number_problem(value, bound, is_whole=is_whole))
         ]
         if self.memory_gb is not None and number_problem(self.memory_gb, POSITIVE, is_whole=False):
-            found.append(f"hydra.launcher.memory_gb = {self.memory_gb} must be positive, or null for the cluster's own")
+            found.append(
+                f"hydra.launcher.memory_gb = {self.memory_gb} must be positive, or null for the cluster's default"
+            )
         if not found and self.signal_seconds >= self.minutes * 60:
             found.append(
-                f"hydra.launcher.signal_seconds = {self.signal_seconds} leaves nothing of minutes = {self.minutes} to "
-                "compute in"
+                f"hydra.launcher.signal_seconds = {self.signal_seconds} leaves no time to compute, because "
+                f"hydra.launcher.minutes = {self.minutes}; raise minutes or lower signal_seconds"
             )
         own = {"array", "dependency", "signal", "output", "error", "requeue", "job-name"}
         found += [
-            f"hydra.launcher.sbatch.{name} is set by the launcher; leave it out" for name in self.sbatch if name in own
+            f"hydra.launcher.sbatch.{name} is set by the launcher; remove it" for name in self.sbatch if name in own
         ]
         return found
 
@@ -157,7 +159,7 @@ def noted_job(run: Run) -> str | None:
     """
     if not (run.root / JOB.name).exists():
         return None
-    remedy = "cancel the jobs of this run if it has any (scancel), move the file away, and give the command again"
+    remedy = "cancel any jobs of this run (scancel), move the file away, and run the same command again"
     return JOB.read(run.root, remedy)["job"]
 
 
@@ -192,7 +194,7 @@ class SlurmLauncher(SweepLauncher):
         return super().launch(job_overrides, initial_job_idx)
 
     def show_plan(self, cells: list[Cell]) -> None:
-        self.console.print("each cell is a job of:")
+        self.console.print("each cell is one job with:")
         for name, value in self.settings.parameters(self.jobs).items():
             self.console.print(f"  {name}: {value}", markup=False, soft_wrap=True)
 
@@ -211,7 +213,7 @@ class SlurmLauncher(SweepLauncher):
         except KeyboardInterrupt:
             ids = sorted({jobs[cell.run.root].split("_")[0] for cell in cells if cell.run.root in jobs}, key=int)
             self.console.print(
-                f"detached: the jobs go on, and the same command attaches to them; to cancel them: "
+                "detached: the jobs continue. Run the same command again to attach to them. To cancel them: "
                 f"scancel {' '.join(ids)}",
                 soft_wrap=True,
             )
@@ -222,7 +224,7 @@ class SlurmLauncher(SweepLauncher):
         with self._alone():
             queue = squeue()
             if queue is None:
-                raise BadInput("squeue does not answer; is this machine part of a SLURM cluster that is up?")
+                raise BadInput("squeue does not respond; run this on a machine of a SLURM cluster that is up")
             living = {job for job, (name, _) in queue.items() if name == self.name}
             waiting = missing_shared_stages(cells)
             stage_of = {cell.run.root: stage for stage, of_stage in waiting.items() for cell in of_stage}
@@ -235,7 +237,7 @@ class SlurmLauncher(SweepLauncher):
                     arrays.setdefault(stage_of.get(cell.run.root), []).append(cell)
             attached = sum(cell.run.root in jobs for cell in cells)
             if attached:
-                self.console.print(f"{attached} cells are in the queue already: watching their jobs")
+                self.console.print(f"{attached} cells are already in the queue; watching their jobs")
             for stage, of_stage in arrays.items():
                 first = None
                 if stage is not None:
@@ -243,7 +245,9 @@ class SlurmLauncher(SweepLauncher):
                     first = noted_job(run)
                     if first not in living:
                         (first,) = self._sbatch([(run, of_stage[0].command(*self._more(), "stage=sft"))], None)
-                        self.console.print(f"job {first}: SFT stage of {len(of_stage)} cells: {stage}", soft_wrap=True)
+                        self.console.print(
+                            f"job {first}: SFT stage shared by {len(of_stage)} cells: {stage}", soft_wrap=True
+                        )
                 work = [(cell.run, cell.command(*self._more())) for cell in of_stage]
                 ids = self._sbatch(work, first)
                 jobs |= {cell.run.root: job for cell, job in zip(of_stage, ids, strict=True)}
@@ -278,7 +282,7 @@ class SlurmLauncher(SweepLauncher):
                 for run, command in work:
                     jobs.append(executor.submit(RunJob(command, run.root.absolute(), self._threads, self.processes)))
         except submitit.core.utils.FailedJobError as error:
-            raise BadInput(f"sbatch refused the job: {str(error).strip()}") from None
+            raise BadInput(f"sbatch rejected the job: {str(error).strip()}") from None
         for (run, _), job in zip(work, jobs, strict=True):
             JOB.write(run.root, {"job": job.job_id})
         return [job.job_id for job in jobs]
@@ -327,7 +331,7 @@ class SlurmLauncher(SweepLauncher):
                         else:
                             cell.run.set_status(FAILED, reason or f"SLURM ended its jobs {again[root] + 1} times")
                 if lost:
-                    self.console.print(f"{len(lost)} cells lost their job and are submitted again")
+                    self.console.print(f"{len(lost)} cells lost their job and were submitted again")
                     self._submit(lost, jobs)
                 board.update(running)
                 if left:
@@ -354,8 +358,8 @@ def missing_software() -> list[str]:
     """Return one sentence per program or package that this machine lacks to submit jobs."""
     problems = []
     if importlib.util.find_spec("submitit") is None:
-        problems.append(f"hydra/launcher=slurm needs submitit, which is not installed: {install('slurm')}")
+        problems.append(f"hydra/launcher=slurm needs submitit, which is not installed; run {install('slurm')}")
     absent = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
     if absent:
-        problems.append(f"hydra/launcher=slurm needs SLURM's commands; not found here: {', '.join(absent)}")
+        problems.append(f"hydra/launcher=slurm needs SLURM's commands, but these were not found: {', '.join(absent)}")
     return problems

@@ -68,7 +68,7 @@ class RunJob(Checkpointable):
             assert callable(put_back)
             put_back(warning, None)  # does not return
         if code:
-            raise RunFailed(f"{' '.join(self.command)} ended with {code}; its log: {log.name}")
+            raise RunFailed(f"{' '.join(self.command)} ended with exit code {code}; log: {log.name}")
 
 
 def state_of_this_job() -> str:

@@ -84,7 +84,7 @@ def read_space(overrides: Sequence[Override]) -> Space:
     for override in {override.get_key_element(): override for override in overrides}.values():
         key = override.get_key_element()
         if override.key_or_group == "variant":
-            problems.append("variant is what a search names its proposals by: leave it out")
+            problems.append("variant is set by the search, which uses it to name its proposals; remove it")
         elif not override.is_sweep_override():
             lists.append([str(override.input_line)])
         elif override.value_type in (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
@@ -94,7 +94,7 @@ def read_space(overrides: Sequence[Override]) -> Space:
             else:
                 lists.append(texts)
         elif override.key_or_group == "seed":
-            problems.append(f"{override.input_line}: seeds are not searched; give a list, such as seed=0,1")
+            problems.append(f"{override.input_line}: seeds cannot be searched; give a list, such as seed=0,1")
         else:
             problem, dimension = _dimension(override)
             problems += problem
@@ -118,16 +118,16 @@ def _dimension(override: Override) -> tuple[list[str], Dimension]:
     if not isinstance(value, IntervalSweep):
         texts = tuple(str(text) for text in override.sweep_string_iterator())
         if "log" in value.tags:
-            problems.append(f"{said}: the tag log goes with an interval")
+            problems.append(f"{said}: the tag log needs an interval")
         if not texts:
             problems.append(f"{said} is empty")
         return problems, Choice(texts)
     assert value.start is not None and value.end is not None
     log = "log" in value.tags
     if not value.start < value.end:
-        problems.append(f"{said}: the lower end comes first")
+        problems.append(f"{said}: the lower end must come first")
     elif log and value.start <= 0:
-        problems.append(f"{said}: a logarithmic interval lies above 0")
+        problems.append(f"{said}: a logarithmic interval must lie above 0")
     return problems, SearchInterval(value.start, value.end, log)
 
 
@@ -146,6 +146,9 @@ def grid(dimensions: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
     """
     for key, dimension in dimensions.items():
         if isinstance(dimension, SearchInterval):
-            raise BadInput(f"{key}: a grid has no intervals; give a choice or a range, or hydra.sweeper.sampler=random")
+            raise BadInput(
+                f"{key}: a grid search cannot use an interval; give a choice or a range, or "
+                "hydra.sweeper.sampler=random"
+            )
     sets = [dimension.texts for dimension in dimensions.values() if isinstance(dimension, Choice)]
     return (dict(zip(dimensions, values, strict=True)) for values in itertools.product(*sets))

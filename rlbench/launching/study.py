@@ -31,7 +31,7 @@ JOURNAL = "search.journal"
 """File in an experiment's folder: Optuna's journal of all its searches."""
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "halving", "none")
-REMEDY = "Put it back from a copy, or move it away, and the search begins anew; runs that are done are not done again"
+REMEDY = "Restore it from a backup. Or move it away: the search then starts again, but finished runs are not repeated"
 BAD_JOURNAL = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
 """Exceptions that Optuna raises on records that are JSON but hold values that it did not write."""
 SHOWN = 120
@@ -75,7 +75,7 @@ class Settings:
             if wrong := number_problem(value, bound):
                 problems.append(f"hydra.sweeper.{key} = {value} {wrong}")
         if importlib.util.find_spec("optuna") is None:
-            problems.append(f"hydra/sweeper=optuna needs Optuna: {install('search')}")
+            problems.append(f"hydra/sweeper=optuna needs Optuna, which is not installed; run {install('search')}")
         if problems:
             raise BadInput(*problems)
 
@@ -208,18 +208,16 @@ class Study:
 
         ended = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
         if odd := [trial.number for trial in ended if trial.params.keys() != self.space.dimensions.keys()]:
-            return [f"{self.journal} is damaged, proposal {odd[0]} is of another space. {REMEDY}"]
+            return [f"{self.journal} is damaged: proposal {odd[0]} belongs to another search space. {REMEDY}"]
         texts = [self.overrides(trial.params) for trial in ended]
         try:
             cells = iter(self.compose([cell for own in texts for cell in own])) if ended else iter(())
         except BadInput as error:
-            return [
-                f"{self.journal} holds a proposal that cannot be: {problem}. {REMEDY}" for problem in error.problems
-            ]
+            return [f"{self.journal} has an invalid proposal: {problem}. {REMEDY}" for problem in error.problems]
         problems = []
         for trial, own in zip(ended, texts, strict=True):
             if words := _difference(trial, [next(cells) for _ in own]):
-                problems.append(f"{self.journal} does not fit the runs in proposal {trial.number}: {words}. {REMEDY}")
+                problems.append(f"{self.journal} and the runs disagree on proposal {trial.number}: {words}. {REMEDY}")
         return problems
 
     def wanted(self) -> int:
@@ -280,17 +278,17 @@ def _difference(trial: "optuna.trial.FrozenTrial", cells: list[Cell]) -> str:
     if (trial.state.name == "COMPLETE") != all(status == DONE for status in statuses):
         ended = "done" if trial.state.name == "COMPLETE" else "pruned"
         names = ", ".join(
-            f"{cell.run.root} says {status or 'nothing'}" for cell, status in zip(cells, statuses, strict=True)
+            f"{cell.run.root} has the status {status or 'none'}" for cell, status in zip(cells, statuses, strict=True)
         )
-        return f"it is {ended} there with {trial.params}, and {names}"
+        return f"in the journal it is {ended} with {trial.params}, but {names}"
     if first.run.status() is None:
         return ""  # pruned, and removed since
     if trial.state.name == "COMPLETE" and (value := _mean(cells)) != trial.value:
-        return f"{metric} on validation is {trial.value} there and {value} in {first.run.root / 'result.json'}"
+        return f"{metric} on validation is {trial.value} in the journal and {value} in {first.run.root / 'result.json'}"
     curve = dict(_curve(first))
     for step, value in trial.intermediate_values.items():
         if curve.get(step) != value:
-            there = f"{value} at update {step} there and {curve.get(step, 'not measured')}"
+            there = f"{value} at update {step} in the journal and {curve.get(step, 'not measured')}"
             return f"{metric} on validation is {there} in {first.run.metrics_file}"
     return ""
 
@@ -335,7 +333,7 @@ def open_study(
         study.get_trials(deepcopy=False)
     except BAD_JOURNAL as error:
         said = f"{type(error).__name__}: {error}"[:SHOWN]
-        raise BadInput(f"{folder / JOURNAL} is damaged, Optuna cannot read it ({said}). {REMEDY}") from error
+        raise BadInput(f"{folder / JOURNAL} is damaged: Optuna cannot read it ({said}). {REMEDY}") from error
     return Study(fixed, space, settings, compose, name, study, row, folder / JOURNAL)
 
 
@@ -351,7 +349,7 @@ def check_journal(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_file():
-        raise BadInput(f"{path} is damaged, it is a folder: {remedy}")
+        raise BadInput(f"{path} is damaged: it is a folder; {remedy}")
     content = path.read_bytes()
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
@@ -360,7 +358,7 @@ def check_journal(path: Path) -> None:
             entry = None
         whole = isinstance(entry, dict) and isinstance(entry.get("op_code"), int)
         if not (whole and isinstance(entry.get("worker_id"), str)):
-            raise BadInput(f"{path} is damaged in line {number}: {remedy}")
+            raise BadInput(f"{path} is damaged in line {number}; {remedy}")
     if not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)
 

@@ -122,7 +122,7 @@ def combinations(overrides: list[Override], max_batch_size: int | None) -> list[
     """
     continuous = [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
     if continuous:
-        advice = "an interval is searched, not swept: add hydra/sweeper=optuna, or give a list or a range"
+        advice = "a sweep cannot use an interval; add hydra/sweeper=optuna to search it, or give a list or a range"
         raise BadInput(*(f"{text}: {advice}" for text in continuous))
     return BasicSweeper.split_arguments(overrides, max_batch_size)
 
@@ -156,15 +156,15 @@ class SearchSweeper(_Sweeper):
         if found:
             raise BadInput(*dict.fromkeys(found))
         if configs[0].stage != "rl":
-            raise BadInput(f"stage = '{configs[0].stage}': a search looks at the RL stage; use stage=rl")
+            raise BadInput(f"stage = '{configs[0].stage}': a search optimises the RL stage; use stage=rl")
         if configs[0].runtime.dry_run:
             console.print(
                 f"{len(space.fixed)} searches of {self.settings.trials} proposals each, over "
-                f"{', '.join(space.dimensions)}; {max(len(space.seeds), 1)} cells a proposal",
+                f"{', '.join(space.dimensions)}; {max(len(space.seeds), 1)} cells per proposal",
                 soft_wrap=True,
                 markup=False,
             )
-            console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
+            console.print("dry run: nothing was run (use runtime.dry_run=false to run it)")
             return
         rows = self._rows(space, bases, configs)
         folders = [config.group_dir.parent for config in configs]
@@ -196,7 +196,8 @@ class SearchSweeper(_Sweeper):
         rows = [named(search, naming) for search in searches]
         one_each([replace(s, config=replace(s.config, variant=row)) for s, row in zip(searches, rows, strict=True)])
         problems = [
-            f"{key.lstrip('+')} is searched, but it is no part of what a run computes: all proposals would be one run"
+            f"{key.lstrip('+')} is searched, but it does not affect what a run computes, so all proposals would be "
+            "the same run; remove it"
             for key, dimension in space.dimensions.items()
             if len(values := ends(dimension)) > 1 and self._same_run([[*bases[0], f"{key}={v}"] for v in values])
         ]
@@ -222,7 +223,7 @@ class SearchSweeper(_Sweeper):
         first = search.first_cells()
         proposals = sum(study.wanted() for study in studies)
         there = sum(study.proposed() for study in studies) - len(search.open)
-        console.print(f"{proposals} proposals, {there} made already, {proposals - there} to make")
+        console.print(f"{proposals} proposals, {there} already made, {proposals - there} to make")
         if first:
             self.launcher.run_feed(search, first, (proposals - there) * per_proposal)
         summarise(studies, lambda overrides: command_line(sys.argv[1:], overrides), console)

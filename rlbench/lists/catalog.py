@@ -271,13 +271,14 @@ class Catalog:
         titles without a visible character.
         """
         apart = max(self.policy.year_tolerance, LAX_YEARS)
-        nameless = "so no list can name these films; kept as they are"
+        nameless = "so no list can name these films; they stay in the catalogue"
         year = [film for film in self.films if not 1000 <= film[1] <= 9999]
         empty = [film for film in self.films if all(c.isspace() or _is_hidden(c) for c in film[0])]
         kinds = {
-            "films equal an earlier one under the matching policy, so they are never found": self._repeats(),
-            f"titles have films at most {apart} years apart, which such a tolerance mixes up": self._close(apart),
-            f"years have not four digits, {nameless}": [_shown(film) for film in year],
+            "films equal an earlier film under the matching policy, so they can never be matched": self._repeats(),
+            f"titles belong to several films at most {apart} years apart, which this tolerance cannot tell "
+            "apart": self._close(apart),
+            f"years do not have four digits, {nameless}": [_shown(film) for film in year],
             f"titles are empty, {nameless}": [_shown(film) for film in empty],
         }
         return [f"{len(named)} {kind}: {', '.join(named[:EXAMPLES])}" for kind, named in kinds.items() if named]
@@ -315,7 +316,7 @@ def _shown(film: Film) -> str:
 def check_matching(matching: MatchingConfig) -> list[str]:
     """Return one sentence for each problem of a matching policy."""
     problems = [
-        f"matching.normalisers holds '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
+        f"matching.normalisers contains '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
         f"{nearest(name, list(NORMALISERS))}"
         for name in matching.normalisers
         if name not in NORMALISERS
@@ -325,6 +326,6 @@ def check_matching(matching: MatchingConfig) -> list[str]:
     if matching.rules == "published" and own != ([], 0, None):
         problems.append(
             "matching.rules = 'published' compares titles in its own way; leave normalisers empty, year_tolerance 0 "
-            "and fuzzy_threshold null (matching=published sets all of it)"
+            "and fuzzy_threshold null (matching=published sets all three)"
         )
     return problems

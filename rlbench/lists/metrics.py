@@ -221,12 +221,13 @@ def pool_metrics(lists: "JudgedLists", n_films: int, film_counts: Ints, first: B
         ValueError: there is no query or no film, no list is marked, shapes differ, or a film is not below C.
     """
     if first.shape != (len(lists),) or not first.any():
-        raise ValueError(f"first must mark one sample or more of {len(lists)}, got shape {first.shape}")
+        raise ValueError(f"first must mark at least one of {len(lists)} samples, got shape {first.shape}")
     films = lists.films[first]
     inside = films >= 0  # not NO_FILM
     if n_films < 1 or film_counts.shape != (n_films,) or films.max() >= n_films:
         raise ValueError(
-            f"expected films below C = {n_films} and as many counts, got film {films.max()}, shape {film_counts.shape}"
+            f"expected film indices below C = {n_films} and C counts, got film {films.max()} and counts of shape "
+            f"{film_counts.shape}"
         )
     total = film_counts.sum()
     recommended = np.bincount(films[inside], minlength=n_films)
@@ -300,7 +301,7 @@ def union_recall(truths: Ints, n_truth: Ints, k: int) -> Floats:
     miss = _miss_probability(n, k)
     _check_truths(n_truth)
     beyond = np.any((truths < -1) | (truths >= n_truth[:, None, None]), axis=(1, 2))
-    _refuse(beyond, "a truth outside -1..n_truth - 1")
+    _refuse(beyond, "truths must be in -1..n_truth - 1")
     # Truth t of query q has position start[q] + t in one flat array. Each list counts once per truth.
     start = n_truth.cumsum() - n_truth
     query, sample, rank = np.nonzero(truths >= 0)

@@ -59,7 +59,7 @@ def requested(source: str | Path) -> dict[str, Any]:
     transformers reads them from `generation_config.json`, or without that file from `config.json`.
 
     Raises:
-        BadInput: the file holds no JSON object, or EOS ids that are no whole numbers.
+        BadInput: the file is not a JSON object, or EOS ids that are no whole numbers.
     """
     file = Path(source) / "generation_config.json"
     if file.is_file():
@@ -67,7 +67,7 @@ def requested(source: str | Path) -> dict[str, Any]:
     try:
         found = HFGenerationConfig.from_pretrained(str(source))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise BadInput(f"{file}: transformers cannot use it: {error}; fetch the model again") from error
+        raise BadInput(f"transformers cannot use {file}: {error}; download the model again") from error
     except OSError:
         found = HFGenerationConfig.from_pretrained(str(source), config_file_name="config.json", _from_model_config=True)
     given = {key: getattr(found, key) for key in (*DECODING, *NEUTRAL, *ABSENT) if key not in _CLOCK_AND_CACHE}
@@ -75,14 +75,14 @@ def requested(source: str | Path) -> dict[str, Any]:
 
 
 def _check_file(file: Path) -> None:
-    """Refuse a file that holds no JSON object, or ids of EOS that are no whole numbers."""
+    """Refuse a file that is not a JSON object, or ids of EOS that are no whole numbers."""
     values = read_user_json(file)
     if not isinstance(values, dict):
-        raise BadInput(f"{file}: it holds no JSON object; fetch the model again")
+        raise BadInput(f"{file} is not a JSON object; download the model again")
     ids = values.get("eos_token_id")
     for one in ids if isinstance(ids, list) else [ids]:
         if one is not None and number_problem(one, COUNT_OR_NONE):
-            raise BadInput(f"{file}: eos_token_id = {ids!r} must be the number of a token; fetch the model again")
+            raise BadInput(f"{file}: eos_token_id = {ids!r} must be a token id; download the model again")
 
 
 def notices(source: str | Path, generation: GenerationConfig) -> list[str]:
@@ -101,6 +101,6 @@ def describe(source: str | Path, asked: Mapping[str, Any], generation: Generatio
     if not said:
         return []
     return [
-        f"the generation config of {source} asks for {'; '.join(said)}. A run decodes by its own settings, in training "
-        "and evaluation alike, and greedily in evaluation (docs/generation.md)"
+        f"the generation config of {source} sets {'; '.join(said)}. These are ignored: training and evaluation "
+        "decode with the run's own settings, and evaluation is greedy (docs/generation.md)"
     ]

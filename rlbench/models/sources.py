@@ -108,11 +108,11 @@ def folder_digests(folder: Path, named: str) -> dict[str, str]:
         BadInput: the folder lacks its configuration or weights, or holds an adapter.
     """
     if not (folder / "config.json").is_file():
-        raise BadInput(f"model.path = '{named}' holds no config.json; give a transformers model folder or a hub id")
+        raise BadInput(f"model.path = '{named}' has no config.json; give a transformers model folder or a hub id")
     if (folder / "adapter_config.json").is_file():
         raise BadInput(
-            f"model.path = '{named}' holds an adapter (adapter_config.json), whose base model lies elsewhere: merge "
-            "the two, and give the folder of the merged model"
+            f"model.path = '{named}' has an adapter (adapter_config.json) without its base model; merge the two, and "
+            "give the folder of the merged model"
         )
     files = [folder / name for name in sorted({*_weight_files(folder, named), *_other_files(folder)})]
     return {file.relative_to(folder).as_posix(): remembered_digest(file) for file in files}
@@ -121,16 +121,20 @@ def folder_digests(folder: Path, named: str) -> dict[str, str]:
 def _weight_files(folder: Path, named: str) -> list[str]:
     found = next((name for name in WEIGHTS if (folder / name).is_file()), None)
     if found is None:
-        raise BadInput(f"model.path = '{named}' holds no weights; looked for {', '.join(WEIGHTS)}")
+        raise BadInput(f"model.path = '{named}' has no weights; looked for {', '.join(WEIGHTS)}")
     if not found.endswith(".index.json"):
         return [found]
     try:
         shards = sorted(set(read_user_json(folder / found)["weight_map"].values()))
     except (BadInput, KeyError, AttributeError, TypeError) as error:
-        raise BadInput(f"{folder / found} names no shards of weights ({error}): fetch the model again") from error
+        raise BadInput(
+            f"{folder / found} does not list the shards of the weights ({error}); download the model again"
+        ) from error
     absent = [shard for shard in shards if not (folder / str(shard)).is_file()]
     if absent:
-        raise BadInput(f"{folder / found} names {', '.join(map(str, absent))}, which is not there: fetch it again")
+        raise BadInput(
+            f"{folder / found} lists {', '.join(map(str, absent))}, which is missing; download the model again"
+        )
     return [found, *shards]
 
 
@@ -146,7 +150,7 @@ def _other_files(folder: Path) -> Iterator[str]:
 def differing_files(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Files whose digests differ, with both digests."""
     return [
-        f"{name}: sha256 {str(there.get(name, 'none'))[:SHOWN]} there, {str(now.get(name, 'none'))[:SHOWN]} now"
+        f"{name}: sha256 was {str(there.get(name, 'none'))[:SHOWN]}, is now {str(now.get(name, 'none'))[:SHOWN]}"
         for name in sorted({*there, *now})
         if there.get(name) != now.get(name)
     ]

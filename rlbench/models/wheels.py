@@ -36,7 +36,7 @@ def converted_gguf(package: str, version: str, member: str, digest: str | None, 
             found.append(folder)
     if len(found) > 1:
         names = ", ".join(folder.name for folder in found)
-        raise BadInput(f"{cache_dir} holds different files that all call themselves {member}: {names}; keep one")
+        raise BadInput(f"{cache_dir} has different files named {member}: {names}; keep one")
     return found[0] if found else None
 
 

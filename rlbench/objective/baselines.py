@@ -202,7 +202,7 @@ def max_rl(group: Group) -> torch.Tensor:
         ValueError: a return is negative. A negative mean would reverse the signs of the advantages.
     """
     if (group.returns[group.counted] < 0).any():
-        raise ValueError(f"max_rl needs returns that are not negative, got {group.returns[group.counted].min().item()}")
+        raise ValueError(f"max_rl needs non-negative returns, got {group.returns[group.counted].min().item()}")
     mean = _mean(group.returns, group.counted)
     return _centred(group.returns, group.counted) / torch.where(mean > 0, mean, 1.0)
 

@@ -20,5 +20,5 @@ def check_algorithm(algorithm: AlgorithmConfig) -> list[str]:
     known = pieces_by_name()
     for name in algorithm.options:
         if name not in known:
-            problems.append(f"algorithm.options.{name}: no piece is called so.{nearest(name, list(known))}")
+            problems.append(f"algorithm.options.{name}: no piece has this name.{nearest(name, list(known))}")
     return problems

@@ -87,7 +87,9 @@ class HiddenStates:
         settings = model.config.get_text_config().to_dict()
         adjusted = [name for name in ADJUSTS_LOGITS if settings.get(name) not in (None, 1, 1.0)]
         if adjusted:
-            raise BadInput(f"model: its {adjusted[0]} changes logits, which scalars of the forward pass do not imitate")
+            raise BadInput(
+                f"model: its {adjusted[0]} changes logits, which the scalars of the forward pass do not support"
+            )
 
     @contextmanager
     def caught(self) -> Iterator[list[torch.Tensor]]:

@@ -31,8 +31,8 @@ def ratio_without_effect(config: Config) -> str:
     if _uses_ratio(config) or algorithm.ratio in ("token", "none"):
         return ""
     return (
-        f"algorithm.ratio = '{algorithm.ratio}' has no effect: algorithm.surrogate = '{algorithm.surrogate}' takes no "
-        "ratio from it; use algorithm.ratio=token, or a surrogate that does (algorithm.surrogate=clip)"
+        f"algorithm.ratio = '{algorithm.ratio}' has no effect, because algorithm.surrogate = '{algorithm.surrogate}' "
+        "does not use it; use algorithm.ratio=token, or a surrogate that uses the ratio (algorithm.surrogate=clip)"
     )
 
 
@@ -44,9 +44,10 @@ def sum_without_sequence_ratio(config: Config) -> str:
     if algorithm.ratio in ("sequence", "sequence_token", "product", "none"):
         return ""
     return (
-        f"algorithm.aggregation = 'sequence_sum' with algorithm.ratio = '{algorithm.ratio}': the sum over tokens makes "
-        "up for the 1/length inside a sequence ratio (LUSPO); a token or rank ratio has none, and long lists would "
-        "weigh more; use algorithm.ratio=sequence, or algorithm.aggregation=constant for a sum without that weight"
+        f"algorithm.aggregation = 'sequence_sum' with algorithm.ratio = '{algorithm.ratio}': the sum over tokens "
+        "cancels the 1/length in a sequence ratio (LUSPO), but a token or rank ratio has no such factor, so long "
+        "lists would weigh more; use algorithm.ratio=sequence, or algorithm.aggregation=constant for a sum without "
+        "that weight"
     )
 
 
@@ -61,9 +62,9 @@ def scale_that_cancels(config: Config) -> str:
     if not one_by_one and len(scaled) < len(weighed):
         return ""  # next to an unscaled term, the factor changes the balance between the two
     return (
-        f"reward.terms.{scaled[0]}.scaled_by = '{weighed[scaled[0]]['scaled_by']}' is one number for a prompt's whole "
-        f"group, and algorithm.baseline = '{baseline}' divides by the group's own scale: it cancels; use "
-        "algorithm.baseline=group_mean or batch_std, or leave scaled_by out"
+        f"reward.terms.{scaled[0]}.scaled_by = '{weighed[scaled[0]]['scaled_by']}' is one number for the whole group "
+        f"of a prompt, and algorithm.baseline = '{baseline}' divides by the scale of the group, so it cancels; use "
+        "algorithm.baseline=group_mean or batch_std, or remove scaled_by"
     )
 
 
@@ -73,8 +74,8 @@ def regression_with_kl(config: Config) -> str:
     if not _surrogate(config).facts.get("regression") or algorithm.kl.beta == 0:
         return ""
     return (
-        f"algorithm.kl.beta = {algorithm.kl.beta} with algorithm.surrogate = '{algorithm.surrogate}': it fits "
-        "log-ratios to a target, which a KL term would move off its solution; use algorithm.kl.beta=0"
+        f"algorithm.kl.beta = {algorithm.kl.beta} with algorithm.surrogate = '{algorithm.surrogate}': this surrogate "
+        "fits log-ratios to a target, and a KL term would shift its solution; use algorithm.kl.beta=0"
     )
 
 
@@ -84,8 +85,8 @@ def kl_without_gradient(config: Config) -> str:
     if kl.beta == 0 or kl.estimator != "k1" or kl.importance_weighted:
         return ""
     return (
-        f"algorithm.kl.estimator = 'k1' with beta = {kl.beta}: its expected gradient is zero, so that it only adds "
-        "noise; use algorithm.kl.importance_weighted=true, or algorithm.kl.estimator=k2 or k3"
+        f"algorithm.kl.estimator = 'k1' with beta = {kl.beta}: its expected gradient is zero, so it only adds noise; "
+        "use algorithm.kl.importance_weighted=true, or algorithm.kl.estimator=k2 or k3"
     )
 
 
@@ -105,7 +106,7 @@ def sync_without_reference(config: Config) -> str:
     if not algorithm.reference.sync_every or algorithm.kl.beta > 0 or _surrogate(config).facts["needs_reference"]:
         return ""
     return (
-        f"algorithm.reference.sync_every = {algorithm.reference.sync_every} has no effect: nothing compares with the "
+        f"algorithm.reference.sync_every = {algorithm.reference.sync_every} has no effect, because nothing uses the "
         "reference; use algorithm.kl.beta=0.001, or sync_every=0"
     )
 
@@ -117,9 +118,9 @@ def credit_that_reads_hits(config: Config) -> str:
     if credits[credit].facts["reads"] == "gains" or plain:
         return ""
     return (
-        f"algorithm.credit = '{credit}' is made of which ranks are relevant, once for each term of the reward, and not "
-        f"of gains; reward.terms are {', '.join(terms)}, reward.gamma is {config.reward.gamma}: use reward=relevance, "
-        "or algorithm.credit=rank"
+        f"algorithm.credit = '{credit}' depends only on which ranks are relevant, not on gains, so it needs the term "
+        f"relevance alone and reward.gamma = 0; here reward.terms are {', '.join(terms)} and reward.gamma is "
+        f"{config.reward.gamma}; use reward=relevance, or algorithm.credit=rank"
     )
 
 
@@ -148,8 +149,8 @@ def left_out_tokens(config: Config) -> str:
     if not about or algorithm.entropy_quantile < 1:
         return ""
     return (
-        f"algorithm.regularisers.{about[0]} is about the tokens that algorithm.entropy_quantile = 1 leaves out, which "
-        "are none; use algorithm.entropy_quantile=0.2"
+        f"algorithm.regularisers.{about[0]} acts on the tokens that entropy_quantile leaves out, but "
+        "algorithm.entropy_quantile = 1 leaves out none; use algorithm.entropy_quantile=0.2"
     )
 
 
@@ -159,8 +160,8 @@ def bonus_for_each_term(config: Config) -> str:
     if config.reward.combine != "normalise_then_sum" or "hidden_states" not in baselines[baseline].needs:
         return ""
     return (
-        f"algorithm.baseline = '{baseline}' adds its bonus to what it normalises, and reward.combine = "
-        "'normalise_then_sum' normalises each term: it would be added once a term; use "
+        f"algorithm.baseline = '{baseline}' adds a bonus to the returns before it normalises them, but "
+        "reward.combine = 'normalise_then_sum' normalises each term, so the bonus would be added once per term; use "
         "reward.combine=sum_then_normalise"
     )
 
@@ -171,8 +172,9 @@ def reference_that_stays(config: Config) -> str:
     if not _surrogate(config).facts["needs_reference"] or algorithm.reference.sync_every:
         return ""
     return (
-        f"algorithm.surrogate = '{algorithm.surrogate}' is meant with a reference that follows the policy; with "
-        "algorithm.reference.sync_every = 0 it is held near the SFT policy: use algorithm.reference.sync_every=1"
+        f"algorithm.surrogate = '{algorithm.surrogate}' is designed for a reference that follows the policy; "
+        "algorithm.reference.sync_every = 0 keeps the policy near the SFT policy; use "
+        "algorithm.reference.sync_every=1"
     )
 
 
@@ -182,8 +184,8 @@ def divided_centred_returns(config: Config) -> str:
     if not _surrogate(config).facts.get("regression") or baselines[algorithm.baseline].facts["scale"] != "invariant":
         return ""
     return (
-        f"algorithm.surrogate = '{algorithm.surrogate}' is meant with centred returns; algorithm.baseline = "
-        f"'{algorithm.baseline}' also divides them by their scale: use algorithm.baseline=group_mean"
+        f"algorithm.surrogate = '{algorithm.surrogate}' is designed for centred returns, but algorithm.baseline = "
+        f"'{algorithm.baseline}' also divides them by their scale; use algorithm.baseline=group_mean"
     )
 
 
@@ -194,8 +196,8 @@ def correction_of_lists(config: Config) -> str:
         return ""
     return (
         f"generation.vllm.correction = '{correction}' with algorithm.surrogate = "
-        f"'{config.policy_optimisation.surrogate}', which corrects its own weight token by "
-        "token; use generation.vllm.correction=token_truncate or token_mask"
+        f"'{config.policy_optimisation.surrogate}', whose weights are corrected token by token; use "
+        "generation.vllm.correction=token_truncate or token_mask"
     )
 
 
@@ -206,8 +208,8 @@ def corrected_truncation(config: Config) -> str:
         return ""
     return (
         f"generation.vllm.correction = '{generation.vllm.correction}' with generation."
-        f"{decoding.changed(generation)}: the engine's probabilities are of the tokens that are left, the policy's of "
-        "all, so that every ratio is below 1 and a list's far below; use "
+        f"{decoding.changed(generation)}: the engine's probabilities cover only the remaining tokens and the "
+        "policy's cover all, so the ratio of every token is below 1 and that of a list far below 1; use "
         "generation.top_p=1, generation.top_k=0, generation.min_p=0 and generation.repetition_penalty=1"
     )
 
@@ -218,9 +220,9 @@ def other_than_sampled(config: Config) -> str:
     if not decoding.changed(generation) or rollouts.correction_of(generation) != "none":
         return ""
     return (
-        f"generation.{decoding.changed(generation)} changes the distribution that lists are sampled from; the loss "
-        "takes the log-probabilities of the policy itself, old and new, so that training is off-policy by the "
-        "difference (docs/generation.md); use generation.top_p=1, generation.top_k=0, generation.min_p=0, "
+        f"generation.{decoding.changed(generation)} changes the distribution from which lists are sampled, but the "
+        "loss uses the log-probabilities of the unchanged policy, so training is off-policy by the difference "
+        "(docs/generation.md); use generation.top_p=1, generation.top_k=0, generation.min_p=0, "
         "generation.repetition_penalty=1 and generation.no_repeat_ngram_size=0"
     )
 
@@ -263,7 +265,7 @@ def ratios_on_policy(configs: Sequence[Config]) -> list[str]:
     if len(levels) < 2:
         return []
     return [
-        f"the sweep compares algorithm.ratio = {', '.join(levels)} with trainer.rl.num_iterations = 1: the policy is "
-        "never older than its update, every ratio is 1, no bound acts, and a level only weighs the tokens' gradients; "
-        "use trainer.rl.num_iterations=2"
+        f"the sweep compares algorithm.ratio = {', '.join(levels)} with trainer.rl.num_iterations = 1: training is "
+        "on-policy, so every ratio is 1 and no clipping bound acts; the ratios differ only in how they weight the "
+        "gradients of tokens; use trainer.rl.num_iterations=2"
     ]

@@ -45,8 +45,8 @@ def made_not_finite(piece: str, values: torch.Tensor, made_of: Iterable[torch.Te
         return ""
     place = tuple(int(i) for i in (~known).nonzero()[0])
     return (
-        f"{piece}, which returned {values[place].item()} at {place} of a tensor of shape {tuple(values.shape)}, though "
-        "all that it was given is finite"
+        f"{piece}, which returned {values[place].item()} at {place} of a tensor of shape {tuple(values.shape)}, "
+        "although all its inputs were finite"
     )
 
 

@@ -104,9 +104,7 @@ class Place(Mapping[str, Piece]):
                 raise ValueError(f"{self.name} '{function.__name__}' needs {sorted(unknown)}; known: {known}")
             lacking = [fact for fact in self.facts if fact not in facts]
             if lacking:
-                raise ValueError(
-                    f"{self.name} '{function.__name__}' leaves out {', '.join(lacking)}; see `Place.facts`"
-                )
+                raise ValueError(f"{self.name} '{function.__name__}' lacks {', '.join(lacking)}; see `Place.facts`")
             self._pieces[function.__name__] = Piece(function, options_of(function), tuple(needs), facts)
             return function
 

@@ -20,11 +20,11 @@ def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
     drawn = lists if method.chosen == "sampled" else method.negatives
     if rl.group_size < drawn:
         problems.append(
-            f"trainer.rl.group_size = {rl.group_size} lists of a prompt make no tuple with algorithm.negatives = "
-            f"{method.negatives}; draw at least {drawn}"
+            f"trainer.rl.group_size = {rl.group_size} gives too few lists per prompt for a tuple with "
+            f"algorithm.negatives = {method.negatives}; use at least {drawn}"
         )
     problems += [
-        f"trainer.rl.{key} = {value} is no multiple of the {lists} lists of a tuple (algorithm.negatives = "
+        f"trainer.rl.{key} = {value} is not a multiple of the {lists} lists of a tuple (algorithm.negatives = "
         f"{method.negatives}); use {-(-value // lists) * lists}"
         for key, value in (
             ("completions_per_update", rl.completions_per_update),
@@ -34,18 +34,19 @@ def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
     ]
     if config.reward.combine != "sum_then_normalise":
         problems.append(
-            f"reward.combine = '{config.reward.combine}' says how terms become advantages, and algorithm="
-            f"{method.name} has none: it orders lists by the sum of their terms; use reward.combine=sum_then_normalise"
+            f"reward.combine = '{config.reward.combine}' sets how terms become advantages, but "
+            f"algorithm={method.name} has no advantages: it orders lists by the sum of their terms; use "
+            "reward.combine=sum_then_normalise"
         )
     problems += [
-        f"reward.terms.{name}.scaled_by = '{term['scaled_by']}' has no effect on algorithm={method.name}, which orders "
-        "the lists of one prompt: leave it out"
+        f"reward.terms.{name}.scaled_by = '{term['scaled_by']}' has no effect on algorithm={method.name}, which only "
+        "orders the lists of one prompt; remove it"
         for name, term in config.reward.terms.items()
         if term.get("scaled_by")
     ]
     if config.generation.engine != "transformers":
         problems.append(
-            f"generation.engine = '{config.generation.engine}' is for rollouts of policy optimisation; algorithm="
-            f"{method.name} draws its lists by plain generate: use generation=default"
+            f"generation.engine = '{config.generation.engine}' works only for policy optimisation; "
+            f"algorithm={method.name} samples its lists with plain generate; use generation=default"
         )
     return problems

@@ -108,7 +108,8 @@ class Store:
         if not folder.exists():
             return False
         remedy = (
-            f"remove {self.folder} and {self.folder.parent / 'checkpoints'}, and the same command trains from the start"
+            f"remove {self.folder} and {self.folder.parent / 'checkpoints'}, then run the same command again to "
+            "train from the start"
         )
         try:
             listed = digests.read_list(folder) if (folder / digests.LIST_FILE).exists() or folder.is_file() else {}

@@ -80,9 +80,9 @@ def mean_of_power(values: torch.Tensor, weights: torch.Tensor, power: float) -> 
         ValueError: a value or a weight is negative, or all weights are 0.
     """
     if (values < 0).any():
-        raise ValueError(f"the power mean needs terms that are not negative, got {values.min().item()}")
+        raise ValueError(f"the power mean needs non-negative terms, got {values.min().item()}")
     if (weights < 0).any() or not weights.any():
-        raise ValueError(f"the power mean needs weights that are not negative and not all 0, got {weights.tolist()}")
+        raise ValueError(f"the power mean needs non-negative weights that are not all 0, got {weights.tolist()}")
     used = weights > 0
     share = (weights[used] / weights[used].sum()).double()[:, None]
     # Logarithms keep large powers from overflowing. log 0 = -inf gives the correct limits.

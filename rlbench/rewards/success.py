@@ -106,7 +106,7 @@ def check_success(rule: str, threshold: float) -> list[str]:
         return problems
     kind = SUCCESS[rule].threshold
     if kind == "unused" and threshold != 0:
-        return [f"success.threshold = {threshold} has no effect under rule '{rule}'; set it to 0"]
+        return [f"success.threshold = {threshold} has no effect with success.rule = '{rule}'; set it to 0"]
     if kind == "share" and not 0 < threshold <= 1:
-        return [f"success.threshold = {threshold} must lie in (0, 1] under rule '{rule}'"]
+        return [f"success.threshold = {threshold} must lie in (0, 1] with success.rule = '{rule}'"]
     return []

@@ -74,7 +74,9 @@ def list_term(*, signed: bool = False) -> Callable[[Function], Function]:
 def _entering(scope: Literal["rank", "list"], signed: bool) -> Callable[[Function], Function]:
     def enter(function: Function) -> Function:
         if function.__name__ in TERMS:
-            raise ValueError(f"two terms are called '{function.__name__}'; ranks and lists share one set of names")
+            raise ValueError(
+                f"two terms are called '{function.__name__}'; terms of ranks and terms of lists need different names"
+            )
         TERMS[function.__name__] = Term(function, scope, options_of(function), signed)
         return function
 
@@ -276,7 +278,7 @@ def check_terms(terms: Mapping[str, Any]) -> list[str]:
         if name not in TERMS:
             problems.append(f"terms.{name} is unknown; known: {', '.join(TERMS)}.{nearest(str(name), list(TERMS))}")
         elif not isinstance(given, Mapping):
-            problems.append(f"terms.{name} = {given!r} must hold a weight, and options if any")
+            problems.append(f"terms.{name} = {given!r} must be a section with a weight and the term's options")
         else:
             problems += [f"terms.{name}.{problem}" for problem in _term_problems(TERMS[name], given)]
     return problems
@@ -295,5 +297,7 @@ def _term_problems(term: Term, given: Mapping[str, Any]) -> list[str]:
             f"scaled_by = {scale!r} is unknown; known: {', '.join(SCALES)}, null.{nearest(str(scale), [*SCALES])}"
         )
     elif scale is not None and term.scope == "rank":
-        problems.append(f"scaled_by = {scale!r} has no meaning for a term of ranks; only terms of lists are scaled")
+        problems.append(
+            f"scaled_by = {scale!r} has no effect on a term of ranks, because only terms of lists are scaled; remove it"
+        )
     return problems + check_options(term.options, term_options(given), COMMON_KEYS)

@@ -41,18 +41,28 @@ def checked_values(
     wanted = lists.verdicts.shape if term.scope == "rank" else lists.verdicts.shape[:1]
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
         kind = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
-        raise BadInput(f"{key} returned {kind}; a term returns a numpy array of numbers of shape {wanted}")
+        raise BadInput(f"{key} returned {kind}; it must return a numpy array of numbers of shape {wanted}")
     if values.shape != wanted:
-        of = "a value for each rank of each list" if term.scope == "rank" else "a value for each list"
-        raise BadInput(f"{key} returned an array of shape {values.shape} instead of {wanted}: {of}")
+        of = "one value for each rank of each list" if term.scope == "rank" else "one value for each list"
+        raise BadInput(f"{key} returned an array of shape {values.shape} instead of {wanted}; it must return {of}")
     numbers = values.astype(np.float64)
     bad = ~np.isfinite(numbers)
     _refuse(key, bad, numbers, texts, "values must be finite numbers")
     if term.scope == "rank":
-        _refuse(key, (numbers != 0) & ~lists.present, numbers, texts, "the list does not have that rank: give 0 there")
+        _refuse(
+            key,
+            (numbers != 0) & ~lists.present,
+            numbers,
+            texts,
+            "the list does not have that rank, so the value there must be 0",
+        )
     if not negative:
         _refuse(
-            key, numbers < 0, numbers, texts, "combine=power_mean takes no negative values: declare the term signed"
+            key,
+            numbers < 0,
+            numbers,
+            texts,
+            "combine=power_mean does not accept negative values; declare the term signed",
         )
     return numbers
 
@@ -75,7 +85,7 @@ def _refuse(key: str, bad: NDArray[np.bool_], values: NDArray[np.float64], texts
     rank = f" at rank {place[1] + 1}" if len(place) > 1 else ""
     count = int(bad.any(axis=1).sum()) if bad.ndim > 1 else int(bad.sum())
     more = f" ({count} of {len(bad)} lists have such a value)" if count > 1 else ""
-    raise BadInput(f"{key} is {values[place]}{rank} of {_text(texts, place[0])}{more}; {remedy}")
+    raise BadInput(f"{key} is {values[place]}{rank} for {_text(texts, place[0])}{more}; {remedy}")
 
 
 def _text(texts: Sequence[str], row: int) -> str:

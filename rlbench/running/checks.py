@@ -104,7 +104,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     problems += check_modes(config.tracker.mode, config.tracker.also)
     problems += check_numbers({key: value for key, value in asdict(config).items() if key != "matching"})
     problems += [
-        f"evaluation.pass_at holds {k}, outside 1..evaluation.samples = {config.evaluation.samples}"
+        f"evaluation.pass_at contains {k}, outside 1..evaluation.samples = {config.evaluation.samples}"
         for k in config.evaluation.pass_at
         if not 1 <= k <= config.evaluation.samples
     ]
@@ -131,7 +131,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
 
 
 def _repeated(key: str, numbers: Sequence[int]) -> list[str]:
-    return [f"{key} holds {k} {count} times; once is enough" for k, count in Counter(numbers).items() if count > 1]
+    return [f"{key} contains {k} {count} times; list it once" for k, count in Counter(numbers).items() if count > 1]
 
 
 def _contexts_of_mini(dataset: MiniConfig) -> list[str]:
@@ -173,8 +173,8 @@ def _policy_optimisation(config: Config) -> list[str]:
     parallel, every = config.trainer.parallel, algorithm.reference.sync_every
     if parallel.strategy == "deepspeed" and parallel.zero_stage == 3 and every > 0:
         problems.append(
-            f"algorithm.reference.sync_every = {every}: a reference that follows the policy is not kept in checkpoints "
-            "where DeepSpeed shards weights; use trainer.parallel.zero_stage=2 or trainer=fsdp2"
+            f"algorithm.reference.sync_every = {every}: DeepSpeed checkpoints with sharded weights do not store a "
+            "reference that follows the policy; use trainer.parallel.zero_stage=2 or trainer=fsdp2"
         )
     return problems
 
@@ -186,11 +186,11 @@ def _steps(rl: RLConfig) -> list[str]:
         problems.append(f"{key} = {rl.learning_rate_steps} needs trainer.rl.schedule=constant, not '{rl.schedule}'")
     for update, rate in rl.learning_rate_steps.items():
         if update < 1:
-            problems.append(f"{key} names update {update}; an update done is at least 1")
+            problems.append(f"{key} names update {update}; updates are counted from 1")
         elif update % rl.num_iterations:
             problems.append(
-                f"{key} names update {update}, amid trainer.rl.num_iterations = {rl.num_iterations} updates "
-                "on one rollout; use a multiple"
+                f"{key} names update {update}, which lies between the trainer.rl.num_iterations = "
+                f"{rl.num_iterations} updates on one rollout; use a multiple"
             )
         if not 0 < rate < math.inf:
             problems.append(f"{key} gives update {update} the rate {rate}, which must be a positive number")
@@ -200,7 +200,8 @@ def _steps(rl: RLConfig) -> list[str]:
 def _length_shaping(shaping: LengthShapingConfig) -> list[str]:
     unused = {"none": ("early_stop", "overflow", "exact"), "paper": ("exact",)}.get(shaping.rule, ())
     problems = [
-        f"algorithm.length_shaping.{name} = {value} has no effect under rule '{shaping.rule}'; set it to 0"
+        f"algorithm.length_shaping.{name} = {value} has no effect with algorithm.length_shaping.rule = "
+        f"'{shaping.rule}'; set it to 0"
         for name in unused
         if (value := getattr(shaping, name)) != 0
     ]
@@ -213,19 +214,21 @@ def _reward(reward: RewardConfig) -> list[str]:
     if reward.combine == "power_mean":
         known = {} if problems else reward.terms
         problems += [
-            f"reward.terms.{name}.weight = {term['weight']} must not be negative under combine=power_mean"
+            f"reward.terms.{name}.weight = {term['weight']} must not be negative with reward.combine=power_mean"
             for name, term in known.items()
             if term["weight"] < 0
         ]
         problems += [
-            f"reward.terms.{name} may be negative, of which combine=power_mean makes no mean"
+            f"reward.terms.{name} can be negative, which reward.combine=power_mean does not support"
             for name in known
             if TERMS[name].signed
         ]
         if known and not any(term["weight"] > 0 for term in known.values()):
-            problems.append("reward.terms: one weight must be positive under combine=power_mean")
+            problems.append("reward.terms: at least one weight must be positive with reward.combine=power_mean")
     elif reward.power != 1:
-        problems.append(f"reward.power = {reward.power} has no effect under combine={reward.combine}; set it to 1")
+        problems.append(
+            f"reward.power = {reward.power} has no effect with reward.combine={reward.combine}; set it to 1"
+        )
     return problems
 
 
@@ -235,17 +238,19 @@ def _parallel(config: Config, processes: int) -> list[str]:
     script = "-m rlbench run" if by_name() else "run.py"
     if sharded and processes == 1:
         problems.append(
-            f"trainer.parallel.strategy = '{parallel.strategy}' shards over several processes and there is one: start "
-            f"{script} with accelerate launch --num_processes N or torchrun, a sweep with hydra.launcher.processes=N, "
-            "or use trainer=default"
+            f"trainer.parallel.strategy = '{parallel.strategy}' shards over several processes, but there is only "
+            f"one; start {script} with accelerate launch --num_processes N or torchrun, start a sweep with "
+            "hydra.launcher.processes=N, or use trainer=default"
         )
     if parallel.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         problems.append(
-            "trainer.parallel.strategy = 'deepspeed' needs the package deepspeed, which is not installed: "
+            "trainer.parallel.strategy = 'deepspeed' needs the package deepspeed, which is not installed; run "
             f"{install('deepspeed')}, or use trainer=fsdp2"
         )
     if parallel.cpu_offload and not sharded:
-        problems.append("trainer.parallel.cpu_offload = True has no effect under strategy 'ddp'; set it to false")
+        problems.append(
+            "trainer.parallel.cpu_offload = True has no effect with trainer.parallel.strategy = 'ddp'; set it to false"
+        )
     return problems
 
 
@@ -254,8 +259,8 @@ def _batches(config: Config, processes: int) -> list[str]:
     problems = []
     if rl.completions_per_update % rl.group_size:
         problems.append(
-            f"trainer.rl.completions_per_update = {rl.completions_per_update} is no multiple of "
-            f"trainer.rl.group_size = {rl.group_size}: a group would be cut; use "
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} is not a multiple of "
+            f"trainer.rl.group_size = {rl.group_size}, so a group would be incomplete; use "
             f"{math.ceil(rl.completions_per_update / rl.group_size) * rl.group_size}"
         )
     for batch, size, micro, at_once in (
@@ -267,14 +272,14 @@ def _batches(config: Config, processes: int) -> list[str]:
         least = at_once if processes == 1 else min(at_once, max(size // processes, 1))
         if size % (least * processes):
             problems.append(
-                f"trainer.{batch} = {size} is no multiple of trainer.{micro} = {least} times {processes} processes"
+                f"trainer.{batch} = {size} is not a multiple of trainer.{micro} = {least} times {processes} processes"
             )
     for key, every in (("trainer.rl.save_every", rl.save_every), ("evaluation.every", config.evaluation.every)):
         if every % rl.num_iterations:
             problems.append(
-                f"{key} = {every} is off a generation boundary: completions are reused for "
-                f"trainer.rl.num_iterations = {rl.num_iterations} updates, and resume is exact only between "
-                f"generations; use {math.ceil(every / rl.num_iterations) * rl.num_iterations}"
+                f"{key} = {every} lies between two rollouts: completions are reused for trainer.rl.num_iterations = "
+                f"{rl.num_iterations} updates, and resuming is exact only between rollouts; use "
+                f"{math.ceil(every / rl.num_iterations) * rl.num_iterations}"
             )
     return problems
 
@@ -282,7 +287,7 @@ def _batches(config: Config, processes: int) -> list[str]:
 def _cutoffs(config: Config) -> list[str]:
     dataset = config.dataset
     problems = [
-        f"dataset.cutoffs holds {k}, outside 1..dataset.list_length = {dataset.list_length}"
+        f"dataset.cutoffs contains {k}, outside 1..dataset.list_length = {dataset.list_length}"
         for k in dataset.cutoffs
         if not 1 <= k <= dataset.list_length
     ]

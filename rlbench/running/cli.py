@@ -57,7 +57,9 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
     """
     named = _split(arguments)[0]
     if named is not None and not named.is_dir():
-        raise BadInput(f"--config-dir {named}: there is no such folder; it holds groups as conf/ does")
+        raise BadInput(
+            f"--config-dir {named}: there is no such folder; give a folder with config groups, laid out like conf/"
+        )
     return named.resolve() if named is not None else None
 
 
@@ -87,7 +89,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     for override in overrides:
         if override.key_or_group == "plugins":
             problems += [
-                f"plugins={value}: it must be a list; write plugins=[folder/file.py] or plugins=[package.module]"
+                f"plugins={value} must be a list; write plugins=[folder/file.py] or plugins=[package.module]"
                 for value in _values(override)
                 if not value.startswith(("[", "$"))
             ]
@@ -122,7 +124,7 @@ def _hidden(folder: Path) -> list[str]:
     """Report files of a folder that Hydra would ignore because `conf/` has a file of the same name."""
     files = (path.relative_to(folder) for path in sorted(folder.rglob("*.yaml")))
     return [
-        f"--config-dir {folder}: conf/ has a file {file.as_posix()} too, and that one would be taken; rename yours"
+        f"--config-dir {folder}: conf/ also has a file {file.as_posix()}, which would be used instead; rename yours"
         for file in files
         if (CONF / file).is_file()
     ]

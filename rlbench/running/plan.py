@@ -139,15 +139,16 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         shared = sum(s.seconds or 0.0 for s in todo if s.run.stage != "rl")
         own = sum(s.seconds or 0.0 for s in todo if s.run.stage == "rl")
         console.print(
-            f"expected: about {duration(shared + own / jobs)} with {jobs} at once, from finished runs beside them"
+            f"expected: about {duration(shared + own / jobs)} with {jobs} at once, judging by finished runs of the "
+            "same experiment"
         )
     elif todo:
-        console.print("expected: unknown for stages of which no run has finished here yet")
+        console.print("expected: unknown, because no run of some stages has finished here yet")
     if todo:
         from rlbench.running import shortage  # loads torch
 
         shortage.show(configs, jobs, console)
-    console.print("dry run: nothing was run (runtime.dry_run=false runs it)")
+    console.print("dry run: nothing was run (use runtime.dry_run=false to run it)")
 
 
 def learning_rates(configs: Sequence[Config]) -> list[str]:

@@ -37,7 +37,7 @@ from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.training.arguments import on_cpu
 from rlbench.training.engine_checks import check_engine
 
-MANIFEST_REMEDY = "remove it, and give the same command again; it writes the file anew"
+MANIFEST_REMEDY = "remove it and run the same command again, which writes a new one"
 
 
 def run(config: Config) -> Run:
@@ -68,8 +68,8 @@ def _located(config: Config) -> Run:
         reserved = attempts.reserved_root()
         if reserved is not None and reserved != wanted.root.resolve():
             raise BadInput(
-                f"the data or the model's files have changed since this run was scheduled as {reserved}: now it would "
-                f"be {wanted.root.resolve()}. Give the command of the sweep again"
+                f"the data or the model's files have changed since this run was scheduled as {reserved}; its "
+                f"directory would now be {wanted.root.resolve()}. Run the command of the sweep again"
             )
         return wanted
     except BadInput as error:
@@ -82,7 +82,7 @@ def _located(config: Config) -> Run:
 
 def _run_stages(config: Config, wanted: Run) -> None:
     if processes.on_main(lambda: _done_already(config, wanted)):
-        console.print(f"[green]done already[/green] {wanted.root}", soft_wrap=True)
+        console.print(f"[green]already done[/green] {wanted.root}", soft_wrap=True)
         _note_versions(locate(config, stage).root for stage in (*config.stages, "oracle"))
         return
     session = processes.main_first(lambda: prepare(config))
@@ -243,8 +243,8 @@ def _check_model_files(target: Run, now: ModelOrigin) -> None:
     there = MANIFEST.read(target.root, MANIFEST_REMEDY).get("model")
     if there and (differing := differing_files(there["files"], now["files"])):
         raise BadInput(
-            f"{target.root} was begun with other model files than those of {now['folder']}: {'; '.join(differing)}. "
-            "Put the files of then back, or move the run away, and the same command makes it again"
+            f"{target.root} was started with other model files than those in {now['folder']} today: "
+            f"{'; '.join(differing)}. Restore the old files, or move the run away and run the same command again"
         )
 
 

@@ -113,7 +113,7 @@ def _checked_data(config: Config) -> RankedListDataset:
         problems += check_dataset(dataset, config.dataset.list_length)
         if not dataset.splits.get("sft") and ("sft" in config.stages or not problems and needs_demonstrations(config)):
             problems.append(
-                f"{config.dataset.name} has no demonstrations (split sft), which stage={config.stage} needs"
+                f"{config.dataset.name} has no demonstrations (split sft), but stage={config.stage} needs them"
             )
         elif not problems:
             problems += cannot_update(config, len(dataset.splits["train"]), len(dataset.splits.get("sft", [])))
@@ -136,8 +136,8 @@ def check_lengths(
         if longest and longest + max_new_tokens > positions:
             problems.append(
                 f"{split}: the longest prompt has {longest} tokens; with generation.max_new_tokens = "
-                f"{max_new_tokens} that is more than the model's {positions} positions: limit them with "
-                "dataset.max_conversation_chars (dataset.long_prompts says what becomes of longer ones), or lower "
+                f"{max_new_tokens} this is more than the model's {positions} positions; limit prompts with "
+                "dataset.max_conversation_chars (dataset.long_prompts sets what happens to longer ones), or lower "
                 "generation.max_new_tokens"
             )
     return problems

@@ -21,7 +21,7 @@ def tell(config: Config, expected: MemoryEstimate | NoEstimate, console: Console
     if isinstance(expected, MemoryEstimate) and not expected.fits:
         lower = ", ".join(settings_to_lower(config, expected.phase))
         console.print(
-            f"warning: that is more than there is. To lower it, the first first: {lower}",
+            f"warning: this is more than is available. To reduce it, lower these settings in this order: {lower}",
             style="yellow",
             markup=False,
             soft_wrap=True,
@@ -39,7 +39,7 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
     try:
         config, expected = largest(configs)
     except BadInput as error:
-        console.print(f"memory: unknown, since {error.problems[0]}", markup=False, soft_wrap=True)
+        console.print(f"memory: unknown, because {error.problems[0]}", markup=False, soft_wrap=True)
         return
     if isinstance(expected, NoEstimate):
         tell(config, expected, console)
@@ -54,9 +54,9 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
     console.print(table)
     tell(config, expected, console)
     if jobs > 1 and not expected.on_gpu and expected.available is not None:
-        together = f"memory: with {jobs} at once on this machine about {words(jobs * expected.peak)}"
+        together = f"memory: about {words(jobs * expected.peak)} with {jobs} runs at once on this machine"
         style = "yellow" if jobs * expected.peak > expected.available else "dim"
-        console.print(f"{together} of {words(expected.available)} available", style=style, markup=False)
+        console.print(f"{together}, of {words(expected.available)} available", style=style, markup=False)
 
 
 LOWERS = {
@@ -78,14 +78,13 @@ def settings_to_lower(config: Config, phase: str | None) -> list[str]:
     name, section = ("rl", trainer.rl) if config.stage == "rl" else ("sft", trainer.sft)
     vllm = config.generation.engine == "vllm_colocate"
     wanted = {
-        f"trainer.{name}.micro_batch_size (it is {section.micro_batch_size}; accumulation fills up the update)": (
-            section.micro_batch_size > 1
-        ),
-        f"evaluation.batch_size (it is {config.evaluation.batch_size})": config.evaluation.batch_size > 1,
-        f"evaluation.batch_tokens (it is {config.evaluation.batch_tokens})": True,
+        f"trainer.{name}.micro_batch_size (now {section.micro_batch_size}; gradient accumulation keeps the batch "
+        "size)": (section.micro_batch_size > 1),
+        f"evaluation.batch_size (now {config.evaluation.batch_size})": config.evaluation.batch_size > 1,
+        f"evaluation.batch_tokens (now {config.evaluation.batch_tokens})": True,
         "trainer.gradient_checkpointing=true": not trainer.gradient_checkpointing,
         "trainer.bf16=true": not trainer.bf16,
-        f"generation.max_new_tokens (it is {config.generation.max_new_tokens})": True,
+        f"generation.max_new_tokens (now {config.generation.max_new_tokens})": True,
         "generation.vllm.gpu_memory_utilization": vllm,
     }
     effective = LOWERS["update" if phase in ("SFT update", "reward", "reference") else phase or "update"]
@@ -120,6 +119,7 @@ def explained(config: Config, stage: str, ledger: Ledger, expected: MemoryEstima
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OutOfMemory(
             f"out of memory in the {stage} stage{f', phase {phase}' if phase else ''} ({said}). Expected: "
-            f"{expected}. Lower, the first first: {', '.join(settings_to_lower(config, phase))}; then the same command "
-            "goes on, or starts anew where the setting is part of the run's identity"
+            f"{expected}. Lower these settings in this order: {', '.join(settings_to_lower(config, phase))}. Then "
+            "run the command again: it continues, or starts from the beginning if the setting is part of the run's "
+            "identity"
         ) from error

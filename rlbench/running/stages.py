@@ -153,7 +153,7 @@ def rl(session: Session, recording: Recording) -> Outcome:
     start = before.final_model if before.stage == "sft" else Path(session.model_source)
     updates = config.trainer.rl.updates
     if found := without_signal(validation_means(before), config.evaluation.metric):
-        console.print(f"note: RL begins without a signal: {before.label} ends where {found}", style="yellow")
+        console.print(f"note: RL has almost no signal to learn from. After {before.label}, {found}", style="yellow")
     start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
     trained = train_rl(

@@ -106,9 +106,11 @@ def reserve(root: Path) -> Attempt:
     while True:
         attempt = Attempt(root / FOLDER / str(count(root) + 1))
         if attempt.folder.parent.is_file():
-            raise BadInput(f"{attempt.folder.parent} is a file, and a folder belongs there: move it away")
+            raise BadInput(f"{attempt.folder.parent} is a file, but a folder is needed there: move it away")
         if leads_outside(attempt.folder.parent, root):
-            raise BadInput(f"{attempt.folder.parent} is a link that leads out of {root}: put the folder itself there")
+            raise BadInput(
+                f"{attempt.folder.parent} is a link to a place outside {root}: replace it with the folder itself"
+            )
         attempt.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             attempt.folder.mkdir()

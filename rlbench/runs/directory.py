@@ -83,7 +83,7 @@ class Run:
     @property
     def remedy(self) -> str:
         """What to do if a file of the finished run is damaged."""
-        return f"move {self.root} away, and the same command makes it again"
+        return f"move {self.root} away and run the same command again"
 
     @property
     def name(self) -> str:
@@ -185,11 +185,11 @@ def foreign_links(root: Path) -> list[Path]:
 def misplaced(root: Path) -> list[str]:
     """Return an error for each folder in place of a file, each file in place of a folder, and each link to outside."""
     if links := foreign_links(root):
-        return [f"{path} is a link that leads out of {root}: put the file itself there" for path in links]
+        return [f"{path} is a link to a place outside {root}: replace it with the file itself" for path in links]
     folders = [path for path in (root / name for name in FOLDERS) if path.exists() and not path.is_dir()]
     files = [path for pattern in FILES for path in root.glob(pattern) if path.is_dir()]
     return [
-        f"{path} is a {is_a}, and a {wanted} belongs there: move it away"
+        f"{path} is a {is_a}, but a {wanted} is needed there: move it away"
         for paths, is_a, wanted in ((folders, "file", "folder"), (files, "folder", "file"))
         for path in paths
         if path.name != attempts.FOLDER or not attempts.counts(root)
@@ -213,9 +213,9 @@ def check_done(root: Path) -> None:
         BadInput: if a file has changed, or is a link to a target outside the directory.
     """
     if links := foreign_links(root):
-        raise BadInput(f"{links[0]} is a link that leads out of {root}: put the file itself there")
+        raise BadInput(f"{links[0]} is a link to a place outside {root}: replace it with the file itself")
     if wrong := digests.damage(root):
         raise BadInput(
-            f"{root} says done, but {wrong}. Put the file back from a copy, or move the folder away, and the same "
-            "command makes it again"
+            f"{root} has the status done, but {wrong}. Restore the file from a backup, or move the folder away and "
+            "run the same command again"
         )

@@ -37,8 +37,8 @@ def check_start(config: Config) -> list[str]:
     if run.status() != DONE or there:
         return []
     return [
-        f"{run.final_model} is gone, and RL starts from it: put it back, or move {run.root} away, and the same command "
-        "trains that stage again"
+        f"{run.final_model} is missing, but RL starts from it. Restore it, or move {run.root} away and run the same "
+        "command again to repeat that stage"
     ]
 
 
@@ -48,9 +48,9 @@ def curve_problems(run: Run, every: int, missing: Sequence[int]) -> list[str]:
         return []
     first = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
     return [
-        f"{run.root} has been trained without evaluations at {len(missing)} of the updates that "
-        f"trainer.sft.evaluate_every = {every} asks for ({first}), and its weights of then are gone: move it away, and "
-        "the same command trains it again, to the same weights; or use another experiment_name; or set "
+        f"{run.root} was trained without {len(missing)} of the evaluations that trainer.sft.evaluate_every = {every} "
+        f"requires (updates {first}), and the weights of those updates are gone. Move it away and run the same "
+        "command again, which trains the same weights; or use another experiment_name; or set "
         "trainer.sft.evaluate_every=null"
     ]
 
@@ -61,8 +61,8 @@ def check_recorded(run: Run) -> list[str]:
     if not differences:
         return []
     return [
-        f"{run.root} holds another run: {'; '.join(differences)} (identity.json). Move the folder away or use another "
-        "runs_dir."
+        f"{run.root} contains another run: {'; '.join(differences)} (identity.json). Move the folder away, or use "
+        "another runs_dir."
     ]
 
 
@@ -82,8 +82,8 @@ def superseded(run: Run) -> list[str]:
         if {**there, INPUTS: None} == {**now, INPUTS: None}:
             differences = differing_keys(there[INPUTS], now[INPUTS], shown=_shortened)
             notices.append(
-                f"{path.name} is the same run on other inputs and stays where it is ({path}); this one is "
-                f"{run.root.name}: {'; '.join(differences)}"
+                f"{path.name} is the same run with other inputs and is kept ({path}); this run is {run.root.name}: "
+                f"{'; '.join(differences)}"
             )
     return notices
 
@@ -96,7 +96,7 @@ def differing_from_recorded(run: Run) -> list[str]:
     """Return how the recorded identity differs from the run's; empty if none is recorded yet."""
     if not (run.root / IDENTITY.name).exists():
         return []
-    there = IDENTITY.read(run.root, "remove it, and give the same command again; it writes the file anew")
+    there = IDENTITY.read(run.root, "remove it and run the same command again, which writes a new one")
     return differing_keys(there, json.loads(json.dumps(run.identity)))
 
 
@@ -123,10 +123,10 @@ def check_plugins(root: Path, names: Sequence[str]) -> list[str]:
     if not changed:
         return []
     sides = [
-        f"{name}: sha256 {there.get(name, 'none')[:SHOWN]} there, {now.get(name, 'none')[:SHOWN]} now"
+        f"{name}: sha256 was {there.get(name, 'none')[:SHOWN]}, is now {now.get(name, 'none')[:SHOWN]}"
         for name in changed
     ]
     return [
-        f"{root} was made with other code of plugins ({'; '.join(sides)}): move it away, or give the new code a row of "
-        "its own with variant=NAME"
+        f"{root} was made with a different version of the plugins ({'; '.join(sides)}): move it away, or give the "
+        "new code its own row with variant=NAME"
     ]

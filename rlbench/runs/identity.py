@@ -131,5 +131,5 @@ def differing_keys(
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differing_keys(a, b, f"{prefix}{key}.", shown)
         elif a != b:
-            lines.append(f"{prefix}{key}: {shown(a)} there, {shown(b)} now")
+            lines.append(f"{prefix}{key}: was {shown(a)}, is now {shown(b)}")
     return lines

@@ -59,14 +59,14 @@ def check_launch() -> list[str]:
     """Return launch errors that one process can detect before it connects to the others."""
     if count() > 1:
         return [
-            f"{name}=true, from accelerate's own configuration: how a run is sharded is said by trainer=fsdp2 or "
-            "trainer=deepspeed; use accelerate launch --multi_gpu, which leaves that configuration aside"
+            f"{name}=true comes from accelerate's own configuration, but sharding is set with trainer=fsdp2 or "
+            "trainer=deepspeed; use accelerate launch --multi_gpu, which ignores that configuration"
             for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
             if os.environ.get(name, "").lower() == "true"
         ]
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ:
         said = (
-            "accelerate launch --cpu starts one process whatever --num_processes says; on CPU start several with "
+            "accelerate launch --cpu starts one process and ignores --num_processes; on the CPU, start several with "
             "torchrun --standalone --nproc_per_node N run.py ..., or accelerate launch --multi_gpu --num_processes N "
             "run.py ... runtime.device=cpu"
         )
@@ -194,8 +194,8 @@ def check_resume(run: Run, totals: Mapping[str, Any], config: "Config") -> list[
     if there == here:
         return []
     return [
-        f"{run.root} has a checkpoint of {_spread(there)}, and this command is {_spread(here)}: go on with as many and "
-        f"the same trainer.parallel.strategy, or move {run.checkpoints} away to start anew"
+        f"{run.root} has a checkpoint of {_spread(there)}, but this command uses {_spread(here)}; use the same "
+        f"number and the same trainer.parallel.strategy, or move {run.checkpoints} away to start from the beginning"
     ]
 
 

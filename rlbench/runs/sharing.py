@@ -129,7 +129,7 @@ def _noted(source: Path, place: str, experiment: str) -> dict[str, dict[str, Any
     Raises:
         BadInput: if one of the files has invalid content.
     """
-    remedy = f"move {source} away, and the same command makes the stage here"
+    remedy = f"move {source} away and run the same command again, which then makes the stage here"
     result, budget = RESULT.read(source, remedy, "budget"), BUDGET.read(source, remedy)
     manifest = MANIFEST.read(source, remedy)
     origin = {"adopted_from": place}

@@ -14,14 +14,14 @@ def read_cells(folder: Path) -> dict[str, SweepCell]:
     Raises:
         BadInput: if the file is damaged.
     """
-    path, remedy = folder / SWEEP.name, "move it away, and the commands of its sweeps write it anew"
+    path, remedy = folder / SWEEP.name, "move it away; the commands of its sweeps will write a new one"
     content = SWEEP.read(folder, remedy)
     if content.pop("sha256", None) != digests.own_digest(content):
-        raise BadInput(f"{path} is damaged, it has another content than was written: {remedy}")
+        raise BadInput(f"{path} is damaged: it has changed since it was written; {remedy}")
     for name in content["cells"]:
         below = Path(name)
         if below.is_absolute() or ".." in below.parts:
-            raise BadInput(f"{path} is damaged, '{name}' is no cell in it: {remedy}")
+            raise BadInput(f"{path} is damaged: its entry '{name}' is not a cell; {remedy}")
     return content["cells"]
 
 

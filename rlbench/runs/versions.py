@@ -56,7 +56,9 @@ def differing(root: Path) -> tuple[str, ...]:
         there |= part if isinstance(part, dict) else {}
     now = present()
     return tuple(
-        f"{name} {_word(there[name])} there, {now[name]} now" for name in now if there.get(name, now[name]) != now[name]
+        f"{name} was {_word(there[name])}, is now {now[name]}"
+        for name in now
+        if there.get(name, now[name]) != now[name]
     )
 
 
@@ -79,8 +81,8 @@ def notice(roots: Iterable[Path]) -> str:
     if not told:
         return ""
     return (
-        f"made with other versions of packages than the present ones: {'; '.join(told)}. Their numbers may differ from "
-        "what the same command would compute now; move them away to make them anew"
+        f"made with other package versions than are installed now: {'; '.join(told)}. The same command might give "
+        "other numbers today; move these runs away to repeat them"
     )
 
 

@@ -76,7 +76,7 @@ class TensorBoardBackend:
         content = file.read_bytes()
         signature, kind, width, height = PNG_HEADER.unpack_from(content)
         if (signature, kind) != (b"\x89PNG\r\n\x1a\n", b"IHDR"):
-            raise ValueError(f"{file} is no PNG")
+            raise ValueError(f"{file} is not a PNG file")
         image = summary_pb2.Summary.Image(width=width, height=height, colorspace=PNG_RGBA, encoded_image_string=content)
         self._summary(summary_pb2.Summary.Value(tag=name, image=image), step=step)
 

@@ -63,7 +63,9 @@ class Tracker:
         copied = [tuple(row) for row in rows]
         for number, row in enumerate(copied):
             if len(row) != len(columns):
-                raise ValueError(f"row {number} of table {name} has {len(row)} cells for {len(columns)} columns")
+                raise ValueError(
+                    f"row {number} of table {name} has {len(row)} cells, but the table has {len(columns)} columns"
+                )
         for worker in self._workers:
             worker.call("log_table", name, tuple(columns), copied, step or 0)
 
@@ -118,10 +120,10 @@ def check_modes(mode: str, also: Sequence[str]) -> list[str]:
     ]
     chosen = [mode, *also]
     if "none" in also:
-        problems.append("tracker.also holds 'none'; leave it empty instead")
+        problems.append("tracker.also contains 'none'; leave it empty instead")
     problems += [f"tracker names '{name}' twice" for name in dict.fromkeys(chosen) if chosen.count(name) > 1]
     if {"wandb", "offline"} <= {*chosen}:
-        problems.append("tracker names 'wandb' and 'offline', which are one W&B run; choose one of them")
+        problems.append("tracker names 'wandb' and 'offline', which are the same W&B run; choose one")
     for name in dict.fromkeys(chosen):
         if name in PACKAGES and importlib.util.find_spec(PACKAGES[name][0]) is None:
             package, command = PACKAGES[name]

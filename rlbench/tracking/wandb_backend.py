@@ -42,7 +42,7 @@ class WandbBackend:
     """One W&B run. `make_tracker` documents the arguments. An online run falls back to offline if it cannot start."""
 
     name = "W&B"
-    remedy = "`wandb sync --include-online` can send what W&B has under wandb/ there."
+    remedy = "`wandb sync --include-online` can upload what W&B stored under wandb/ in that directory."
 
     _unreachable = False
     """Set once the server could not be reached; applies to all later runs of this process."""
@@ -165,8 +165,9 @@ def _logged_in() -> bool:
     except wandb.Error as error:
         reason = f"the W&B login cannot be used ({error})"
     _say_once(
-        f"{reason}: tracking offline. `wandb sync <run directory>/wandb/offline-run-*` sends a run later; "
-        "`wandb login` makes the next ones online; tracker=none is silent."
+        f"{reason}, so this run is tracked offline. Upload it later with `wandb sync <run "
+        "directory>/wandb/offline-run-*`. Run `wandb login` to track the next runs online, or use tracker=none to "
+        "turn tracking off."
     )
     return False
 

@@ -63,7 +63,7 @@ def read_payloads(data: bytes) -> Iterator[bytes]:
         ValueError: if header, framing or checksum are wrong.
     """
     if data[: len(FILE_HEADER)] != FILE_HEADER:
-        raise ValueError(f"not a W&B file: it begins with {data[: len(FILE_HEADER)]!r}")
+        raise ValueError(f"not a W&B file; it begins with {data[: len(FILE_HEADER)]!r}")
     position, parts, open_record = len(FILE_HEADER), b"", False
     while position < len(data):
         room = BLOCK - position % BLOCK
@@ -71,17 +71,17 @@ def read_payloads(data: bytes) -> Iterator[bytes]:
             position += room
             continue
         if position + CHUNK_HEADER.size > len(data):
-            raise CutShort(f"chunk header cut short at byte {position}")
+            raise CutShort(f"the chunk header at byte {position} is truncated")
         checksum, length, kind = CHUNK_HEADER.unpack_from(data, position)
         chunk = data[position + CHUNK_HEADER.size : position + CHUNK_HEADER.size + length]
         if length > room - CHUNK_HEADER.size:
-            raise ValueError(f"chunk at byte {position} leaves its block")
+            raise ValueError(f"the chunk at byte {position} extends past its block")
         if len(chunk) != length:
-            raise CutShort(f"chunk at byte {position} is cut short")
+            raise CutShort(f"the chunk at byte {position} is truncated")
         if zlib.crc32(bytes([kind]) + chunk) != checksum:
-            raise ValueError(f"checksum of the chunk at byte {position} is wrong")
+            raise ValueError(f"the chunk at byte {position} has a wrong checksum")
         if kind not in (FULL, FIRST, MIDDLE, LAST) or open_record == (kind in (FULL, FIRST)):
-            raise ValueError(f"chunk of type {kind} at byte {position} is out of place")
+            raise ValueError(f"the chunk at byte {position} has type {kind}, which is not allowed there")
         parts = chunk if kind in (FULL, FIRST) else parts + chunk
         open_record = kind in (FIRST, MIDDLE)
         if not open_record:
@@ -116,7 +116,7 @@ def read_run(path: Path) -> OfflineRun:
     except CutShort:
         run.whole = False
     except (DecodeError, RecursionError, TypeError, AttributeError) as error:
-        raise ValueError(f"a record is not what W&B writes ({type(error).__name__})") from None
+        raise ValueError(f"a record does not have W&B's format ({type(error).__name__})") from None
     return run
 
 

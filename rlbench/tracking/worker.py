@@ -56,8 +56,8 @@ class Worker:
             if not self._dropped:
                 self._dropped = True
                 log.warning(
-                    "%s is too slow: %d calls wait for it, and later ones are left out of its view. The run's own "
-                    "files in %s have everything.",
+                    "%s is too slow: %d calls are waiting, and further ones are not sent to it. The run's own files "
+                    "in %s are complete.",
                     self._backend.name,
                     QUEUE_LENGTH,
                     self._directory,
@@ -97,7 +97,7 @@ class Worker:
             return
         self._lost = True
         log.warning(
-            "%s failed to %s (%s: %s). The run goes on without it and keeps its own files in %s.%s",
+            "%s failed to %s (%s: %s). The run continues without it and keeps its own files in %s.%s",
             self._backend.name,
             DOING.get(method, method),
             type(error).__name__,
@@ -108,4 +108,4 @@ class Worker:
         try:
             self._backend.abandon()
         except Exception as further:  # as above
-            log.debug("%s could not be abandoned: %r", self._backend.name, further)
+            log.debug("%s could not be shut down after a failure: %r", self._backend.name, further)

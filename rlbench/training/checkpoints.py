@@ -97,11 +97,14 @@ def last_checkpoint(folder: Path) -> ResumePoint | None:
             logs.setdefault(wrong, path)
         if not wrong:
             return ResumePoint(path, step, json.loads((path / RESUME_FILE).read_text(encoding="utf-8")))
-        log.warning("%s is damaged (%s): it is left out, and the one before it is taken, if there is one.", path, wrong)
+        log.warning(
+            "%s is damaged (%s) and is not used. The checkpoint before it is used, if there is one.", path, wrong
+        )
     if logs:
         raise BadInput(
-            f"{folder.parent} cannot go on: {next(iter(logs))}, and no checkpoint is from before the damage. Put the "
-            f"file back from a copy, or remove {folder}, and the same command trains from the start"
+            f"{folder.parent} cannot be resumed: {next(iter(logs))}, and no checkpoint is older than the damage. "
+            f"Restore the file from a backup, or remove {folder} and run the same command again to train from the "
+            "start"
         )
     return None
 
@@ -194,8 +197,8 @@ class CheckpointWriter(TrainerCallback):
             folder = checkpoint_being_written(args, state)
             if (free := free_bytes(folder)) < self.needed:
                 raise DiskFull(
-                    f"no room to write {self.run.checkpoints / folder.name}: it takes {megabytes(self.needed)}, and "
-                    f"{megabytes(free)} are free on its disk. {ADVICE}"
+                    f"no room to write {self.run.checkpoints / folder.name}: it needs {megabytes(self.needed)}, but "
+                    f"only {megabytes(free)} are free on its disk. {ADVICE}"
                 )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -295,8 +298,8 @@ class BestKeeper:
         wrong = damage(folder) if folder.is_dir() else "they are missing"
         if wrong:
             raise BadInput(
-                f"{folder} holds the weights of the best validation, and {wrong}: remove {self.checkpoints}, and the "
-                "same command trains from the start"
+                f"{folder} has the weights of the best validation, but {wrong}. Remove {self.checkpoints} and run "
+                "the same command again to train from the start"
             )
         return folder
 

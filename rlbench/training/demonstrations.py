@@ -48,7 +48,7 @@ class Demonstrations:
         if not self.rows:
             raise BadInput(
                 f"trainer.sft.max_length = {max_length} leaves nothing of the completions of {len(rows)} "
-                "demonstrations; use a larger one"
+                "demonstrations; use a larger value"
             )
 
     def batch(self, number: int, size: int, device: torch.device) -> DemonstrationBatch:
@@ -134,15 +134,15 @@ class Kept:
     def words(self, max_length: int) -> str:
         """The sentence for the log."""
         return (
-            f"{self.without_end:,} of {self.count:,} demonstrations lose their end to trainer.sft.max_length = "
-            f"{max_length}: from these the model does not learn to stop"
+            f"{self.without_end:,} of {self.count:,} demonstrations are truncated by trainer.sft.max_length = "
+            f"{max_length} and lose their end, so the model does not learn from them to stop"
         )
 
     def words_of_pairs(self, max_length: int) -> str:
         """The sentence for the log if demonstrations are the chosen lists of preference tuples."""
         return (
-            f"{self.without_end:,} of {self.count:,} demonstrations lose their end to trainer.sft.max_length = "
-            f"{max_length}: these are never chosen as the better list"
+            f"{self.without_end:,} of {self.count:,} demonstrations are truncated by trainer.sft.max_length = "
+            f"{max_length} and lose their end, so they are never used as the better list"
         )
 
 
@@ -184,12 +184,12 @@ def check_ends(
             return []
     if not written:
         return [
-            f"the chat template of '{source}' never writes the EOS token {tokenizer.eos_token!r} after a list: "
-            "the model would never learn to end a list. Use a template, or an eos_token, that fit each other"
+            f"the chat template of '{source}' never writes the EOS token {tokenizer.eos_token!r} after a list, so "
+            "the model would never learn to end a list. Use a chat template and an eos_token that match"
         ]
     return [
-        f"trainer.sft.max_length = {max_length} keeps the end of none of the {len(records):,} demonstrations: the "
-        "model would never learn to end a list; use a larger one"
+        f"trainer.sft.max_length = {max_length} truncates all {len(records):,} demonstrations, so the model would "
+        "never learn to end a list; use a larger value"
     ]
 
 

@@ -34,7 +34,7 @@ def _continuous(config: Config) -> list[str]:
     problems = []
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
         problems.append(
-            "generation.engine = 'continuous': transformers 5.23 does not batch continuously under FSDP; use "
+            "generation.engine = 'continuous': transformers 5.23 does not support continuous batching with FSDP; use "
             "generation=default or generation=vllm_colocate"
         )
     if not config.generation.continuous.flash_attention:
@@ -43,13 +43,13 @@ def _continuous(config: Config) -> list[str]:
         problems.append("generation.continuous.flash_attention = true needs a GPU; use false on the CPU")
     elif not (is_flash_attn_2_available() or is_flash_attn_3_available()):
         problems.append(
-            "generation.continuous.flash_attention = true: the package flash-attn is not installed; pip install "
-            "flash-attn, or use false"
+            "generation.continuous.flash_attention = true: needs the package flash-attn, which is not installed; run "
+            "pip install flash-attn, or use false"
         )
     if not config.trainer.bf16 and config.model.dtype == "float32":
         problems.append(
-            "generation.continuous.flash_attention = true computes in half precision, and the weights are float32: "
-            "set trainer.bf16=true, or use false"
+            "generation.continuous.flash_attention = true computes in half precision, but the weights are float32; "
+            "use trainer.bf16=true, or use false"
         )
     return problems
 
@@ -58,16 +58,17 @@ def _vllm(config: Config) -> list[str]:
     engine = config.generation.engine
     if on_cpu(config):
         reason = {
-            "vllm_colocate": "vLLM's build for the CPU repacks weights when it has loaded them and takes no new ones "
-            "(vllm 0.31, model_executor/layers/linear.py, UnquantizedLinearMethod)",
-            "vllm_server": "weights go to the server over NCCL, which needs a CUDA device (TRL 1.16, "
+            "vllm_colocate": "vLLM's CPU build repacks the weights after loading and accepts no new ones "
+            "(vllm "
+            "0.31, model_executor/layers/linear.py, UnquantizedLinearMethod)",
+            "vllm_server": "weights are sent to the server over NCCL, which needs a CUDA device (TRL 1.16, "
             "VLLMClient.init_communicator)",
         }[engine]
         return [f"generation.engine = '{engine}' on the CPU: {reason}; use generation=default or generation=continuous"]
     if importlib.util.find_spec("vllm") is None:
         return [
-            f"generation.engine = '{engine}' needs the package vllm, which is not installed: {INSTALL}, in an "
-            "environment of its own, since vLLM pins torch and transformers (docs/generation.md)"
+            f"generation.engine = '{engine}' needs the package vllm, which is not installed; run {INSTALL} in a "
+            "separate environment, because vLLM pins torch and transformers (docs/generation.md)"
         ]
     return []
 
@@ -86,8 +87,8 @@ def check_server(config: Config, source: str) -> list[str]:
     failure = _wait(f"{address}/health", vllm.server_timeout)
     if failure:
         return [
-            f"generation.vllm.server_host, server_port: no vLLM server answers at {address} within "
-            f"{vllm.server_timeout:g} s ({failure}); start one on a GPU of its own: {command}"
+            f"generation.vllm.server_host, server_port: no vLLM server at {address} responded within "
+            f"{vllm.server_timeout:g} s ({failure}); start one on a separate GPU: {command}"
         ]
     return [f"the vLLM server at {address} {problem}; start it with: {command}" for problem in _settings(address, vllm)]
 
@@ -112,17 +113,17 @@ def _settings(address: str, vllm: VLLMConfig) -> list[str]:
         settings = _read(f"{address}/server_info?config_format=json")["vllm_config"]
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.NOT_FOUND:
-            return ["does not show its settings, by which TRL hands it weights (VLLM_SERVER_DEV_MODE=1 is not set)"]
-        return [f"answers {error.code} {error.reason} when asked for its settings"]
+            return ["does not report its settings, which TRL needs to send weights (VLLM_SERVER_DEV_MODE=1 is not set)"]
+        return [f"responds with {error.code} {error.reason} when asked for its settings"]
     except OSError as error:  # unreachable now, or timed out
-        return [f"answers its health check, but does not give its settings ({getattr(error, 'reason', error)})"]
+        return [f"responds to the health check, but does not report its settings ({getattr(error, 'reason', error)})"]
     problems = []
     if settings["weight_transfer_config"] is None:
-        problems.append("takes no weights (it has no --weight-transfer-config)")
+        problems.append("does not accept new weights (it was started without --weight-transfer-config)")
     mode = settings["model_config"]["logprobs_mode"]
     if vllm.correction != "none" and mode != "processed_logprobs":
         problems.append(
-            f"gives probabilities before temperature and truncation (--logprobs-mode {mode}), by which "
+            f"returns probabilities before temperature and truncation (--logprobs-mode {mode}), so "
             f"generation.vllm.correction = '{vllm.correction}' would be wrong"
         )
     return problems

@@ -148,7 +148,9 @@ def generate_all_at_once(
     errors = [output.error for output in found.values() if output.error is not None]
     if errors or len(found) < len(wanted):
         reason = cause or (errors[0] if errors else "its thread ended")
-        raise RuntimeError(f"continuous batching finished {len(found) - len(errors)} of {len(wanted)} lists: {reason}")
+        raise RuntimeError(
+            f"continuous batching finished only {len(found) - len(errors)} of {len(wanted)} lists: {reason}"
+        )
     return {name: found[name] for name in wanted}
 
 

@@ -27,14 +27,14 @@ def cannot_update(config: Config, prompts: int, demonstrations: int) -> list[str
     if drawn_together and prompts < of_update:
         # TRL's sampler drops prompts that do not fill an update. It would train on nothing and only print a warning.
         problems.append(
-            f"trainer.rl.completions_per_update = {rl.completions_per_update} takes {of_update} prompts of "
-            f"trainer.rl.group_size = {rl.group_size} completions each, and {config.dataset.name} has {prompts} for "
-            f"training: no update could be made; use at most {prompts * rl.group_size}"
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} needs {of_update} prompts with "
+            f"trainer.rl.group_size = {rl.group_size} completions each, but {config.dataset.name} has only {prompts} "
+            f"training prompts, so no update is possible; use at most {prompts * rl.group_size}"
         )
     if "sft" in config.stages and demonstrations < sft.batch_size:
         problems.append(
             f"trainer.sft.batch_size = {sft.batch_size} is more than the {demonstrations} demonstrations of "
-            f"{config.dataset.name}: no update could be of a whole batch; use at most {demonstrations}"
+            f"{config.dataset.name}, so no batch can be filled; use at most {demonstrations}"
         )
     return problems
 
@@ -59,8 +59,8 @@ def check_made(made: Mapping[str, int], wanted: Mapping[str, int]) -> None:
     differ = [f"{made.get(name, 0):,} of {count:,} {name}" for name, count in wanted.items() if made.get(name) != count]
     if differ:
         raise NotMade(
-            f"the stage ended after {', '.join(differ)}. Its numbers would not be of the run that was asked for; "
-            "log.txt of this attempt holds what the trainer said"
+            f"the stage ended after {', '.join(differ)}, so its numbers would not belong to the requested run; "
+            "log.txt of this attempt has the trainer's output"
         )
 
 
@@ -74,9 +74,9 @@ def without_signal(means: Mapping[str, float], metric: str) -> str:
     in_catalog = means.get("in_catalog", 1.0)
     if in_catalog <= NEARLY_NONE:
         return (
-            f"{100 * in_catalog:.1f} % of the listed entries are in the catalogue on validation: hardly any list can "
-            "have a hit, so that rewards give no signal"
+            f"{100 * in_catalog:.1f} % of the listed entries on validation are in the catalogue. Hardly any list can "
+            "have a hit, so rewards give no signal"
         )
     if means.get(metric) == 0:
-        return f"{metric} is 0 on validation: no list has a hit, so that rewards give hardly any signal"
+        return f"{metric} is 0 on validation: no list has a hit, so rewards give hardly any signal"
     return ""

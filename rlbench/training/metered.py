@@ -65,6 +65,6 @@ class Metered(Trainer):
         value, update = float(norm), self.state.global_step + 1
         if not math.isfinite(value):
             if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-                raise RuntimeError(f"the gradient of update {update} is {value}, and DeepSpeed has applied it already")
+                raise RuntimeError(f"the gradient of update {update} is {value}, but DeepSpeed has already applied it")
             raise NotFinite("gradient", update, value)
         return norm

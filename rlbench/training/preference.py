@@ -154,9 +154,9 @@ class PreferenceTrainer(Metered):
 
     def _gone(self, one: Round, what: str) -> BadInput:
         return BadInput(
-            f"{what} of round {one.number + 1} are missing in {self.lists.store.round(one.number)}: they were made at "
-            f"an update that lies behind. Remove {self.lists.run.checkpoints}, and the same command trains from the "
-            "start"
+            f"{what} of round {one.number + 1} are missing in {self.lists.store.round(one.number)}: they belong to "
+            f"an earlier update and cannot be made again. Remove {self.lists.run.checkpoints} and run the same "
+            "command again to train from the start"
         )
 
     @torch.no_grad()

@@ -80,7 +80,7 @@ class Lists:
             if not processes.on_main(partial(self.store.has, self.store.part(one.number, part))):
                 self._draw_part(one, part, prompts, policy, ledger, lists)
             if any(processes.gather(preemption.requested())):
-                raise preemption.Preempted(f"told to stop while lists were drawn; {preemption.GOES_ON}")
+                raise preemption.Preempted(f"asked to stop while lists were being sampled; {preemption.GOES_ON}")
 
     def _draw_part(
         self,

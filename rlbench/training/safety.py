@@ -53,7 +53,7 @@ class NotFinite(CannotGoOn):
     """
 
     def __init__(self, what: str, update: int, value: float, first: str = ""):
-        from_there = f" (not finite first: {first})" if first else ""
+        from_there = f" (first non-finite value: {first})" if first else ""
         super().__init__(f"the {what} of update {update} is {value}{from_there}")
         self.stop = Stop(update - 1, f"{self}; it was not applied")
 
@@ -62,8 +62,10 @@ class NoTuples(CannotGoOn):
     """In a round, no list scores higher than another of the same prompt, so there are no preferences."""
 
     def __init__(self, number: int, update: int, prompts: int):
-        super().__init__(f"in round {number + 1} none of the lists of {prompts} prompts is worth more than others")
-        self.stop = Stop(update, f"{self}: there is nothing to prefer")
+        super().__init__(
+            f"in round {number + 1} no list scores higher than another list of its prompt, for any of {prompts} prompts"
+        )
+        self.stop = Stop(update, f"{self}, so there are no preferences to learn from")
 
 
 @dataclass(frozen=True)

@@ -218,10 +218,10 @@ def test_the_best_of_the_checkpoint_stays_until_the_next(trains, tmp_path):
     for step, value in ((3, 0.2), (4, 0.4), (5, 0.5), (6, 0.5)):
         keeper.offer(step, value)
     assert list(steps_of(run.checkpoints, "best")) == [2, 5] and keeper.best() == 5
-    with pytest.raises(BadInput, match="best-9 holds the weights of the best validation, and they are missing"):
+    with pytest.raises(BadInput, match="best-9 has the weights of the best validation, but they are missing"):
         keeper.folder(9)
     (run.checkpoints / "best-5" / "model").write_bytes(b"2")
-    with pytest.raises(BadInput, match="best-5 .* model has another content than was written: remove"):
+    with pytest.raises(BadInput, match="best-5 .* model has changed since it was written. Remove"):
         keeper.check(6)
 
 
@@ -256,7 +256,7 @@ def without_list(checkpoint: Path) -> None:
 
 DAMAGES = {
     "model.safetensors has": truncated,
-    "optimizer.pt has another content": unreadable,
+    "optimizer.pt has changed": unreadable,
     "rng_state.pth is missing": missing,
     "files.json cannot be read": without_list,
 }
@@ -296,7 +296,7 @@ def test_a_damaged_log_is_noticed(log, stopped, trains, tmp_path):
     digit = re.search(r"\d", first)
     damaged = first[: digit.start()] + str((int(digit[0]) + 1) % 10) + first[digit.end() :]
     path.write_text(f"{damaged}\n{rest}", encoding="utf-8")
-    with pytest.raises(BadInput, match=rf"cannot go on: {log} has another content .* or remove .*checkpoints"):
+    with pytest.raises(BadInput, match=rf"cannot be resumed: {log} has changed .* or remove .*checkpoints"):
         trains("rl", tmp_path / "runs")
 
 
@@ -305,7 +305,7 @@ def test_a_log_damaged_after_a_checkpoint_goes_back_to_it(stopped, whole, trains
     place = next(i for i, row in enumerate(rows) if json.loads(row)["step"] == 3)
     (stopped.root / "metrics.jsonl").write_text("".join([*rows[:place], "{", *rows[place:]]))
     assert_equal(trains("rl", tmp_path / "runs"), whole["rl"])
-    assert "checkpoint-4 is damaged (metrics.jsonl has another content" in caplog.text
+    assert "checkpoint-4 is damaged (metrics.jsonl has changed" in caplog.text
 
 
 # Interrupted writing.

@@ -282,7 +282,7 @@ def test_stopped_while_lists_are_drawn(method, mini, start, tmp_path, monkeypatc
     config = small(tmp_path / "stopped", *overrides)
     asked = []
     monkeypatch.setattr(preemption, "requested", lambda: asked.append(1) or len(asked) == 1)
-    with pytest.raises(preemption.Preempted, match="while lists were drawn"):
+    with pytest.raises(preemption.Preempted, match="while lists were being sampled"):
         train(config, start, mini)
     parts = list((locate(config, "rl").root / "preferences").rglob("part-*.parquet"))
     assert len(parts) == 1
@@ -311,7 +311,9 @@ def test_nothing_to_prefer(mini, start, tmp_path):
     config = composed(*SHORT[:-1], "algorithm=dpo", f"runs_dir={tmp_path}")
     run, trained, ledger = train(config, start, mini)
     assert trained.stop.update == trained.updates == 0
-    assert "in round 1 none of the lists of 24 prompts is worth more than others" in trained.stop.reason
+    assert (
+        "in round 1 no list scores higher than another list of its prompt, for any of 24 prompts" in trained.stop.reason
+    )
     assert ledger.counts["completions"] == 96 and (run.final_model / "model.safetensors").is_file()
 
 

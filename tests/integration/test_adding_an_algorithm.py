@@ -99,7 +99,7 @@ def test_a_new_piece_in_a_sweep(folder):
     assert before.wait() == 0, before.output()
     done = folder.run(sweep, "seed=1")
     assert done.wait() == 0, done.output()
-    assert "2 cells, 1 done already, 1 to run" in done.output()
+    assert "2 cells, 1 already done, 1 to run" in done.output()
     root = folder.root("median_grpo-relevance", seed=1)
     command = json.loads((root / "manifest.json").read_text())["command"]
     assert is_done(root) and has_plugin(root) and is_done(folder.root("rank_grpo-relevance", seed=1))
@@ -250,7 +250,7 @@ def test_plugins_that_cannot_be_loaded_are_named_together_and_once_for_all_cells
         f"plugins: there is no file no/such/file.py in {ROOT}",
         "plugins: no_such_module cannot be imported (No module named 'no_such_module'); install it, or give the path "
         "of a .py file",
-        "plugins holds 3, which is neither a module nor the path of a .py file",
+        "plugins contains 3, which is neither a module name nor the path of a .py file",
         f"plugins: {fails} fails when it is loaded, at line 9: FileNotFoundError: [Errno 2] No such file or directory: "
         "'no/such/data'",
         f"plugins: {again} fails when it is loaded, at line 4: ValueError: baseline: two pieces are called 'group_std'",
@@ -275,7 +275,7 @@ def test_pieces_and_options_that_no_one_has_entered_are_refused(folder, tmp_path
 
 @pytest.mark.parametrize("value", ["mine.py", "null", "{mine.py: 1}", "3", "", "mine.py,yours.py"])
 def test_plugins_are_a_list(value):
-    with pytest.raises(BadInput, match="it must be a list; write plugins=") as error:
+    with pytest.raises(BadInput, match="must be a list; write plugins=") as error:
         check_overrides([f"plugins={value}"])
     assert len(error.value.problems) == 1 + value.count(",")
 
@@ -287,7 +287,7 @@ def test_files_of_a_folder_that_could_not_be_used_are_refused(tmp_path):
     with pytest.raises(BadInput, match=r"yours\.yaml is not YAML: .*expected .* \(line 2\)"):
         check_overrides(["-m", "algorithm=grpo,yours", f"--config-dir={own}"])
     written(own / "algorithm" / "grpo.yaml", "name: grpo\n")
-    with pytest.raises(BadInput, match=r"conf/ has a file algorithm/grpo\.yaml too, and that one would be taken"):
+    with pytest.raises(BadInput, match=r"conf/ also has a file algorithm/grpo\.yaml, which would be used instead"):
         check_overrides(["-cd", str(own), "algorithm=mine"])
 
 

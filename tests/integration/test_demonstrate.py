@@ -72,7 +72,7 @@ def test_from_lists_to_demonstrations_and_back_into_the_dataset(lists, dataset, 
     assert demonstrate.main(command) == 0
     before, after = ([row["completion"] for row in rows_of(path)] for path in (remapped, reflected))
     assert loved in after[0] and loved not in before[0] and after[1:] == before[1:]
-    assert "2 ratings, 1 of them of films outside the catalogue; 1 lines" in capsys.readouterr().err
+    assert "2 ratings, including 1 for films outside the catalogue; 1 lines" in capsys.readouterr().err
 
     adjusted = tmp_path / "remap_adjust.jsonl"
     assert demonstrate.main([str(lists), "--steps", "remap_adjust", "--out", str(adjusted), *overrides]) == 0
@@ -99,8 +99,8 @@ def test_the_teachers_own_lists_need_no_encoder(lists, overrides, tmp_path, monk
     [
         ([], "nothing to write"),
         (["--out", "full.jsonl"], "needs the teacher's ratings"),
-        (["--out", "x.jsonl", "--steps", "remap", "--ratings", "r.jsonl"], "has no effect under --steps remap"),
-        (["--out", "there.jsonl", "--steps", "remap"], "there.jsonl: it is there already"),
+        (["--out", "x.jsonl", "--steps", "remap", "--ratings", "r.jsonl"], "has no effect with --steps remap"),
+        (["--out", "there.jsonl", "--steps", "remap"], "there.jsonl already exists"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_read(options, words, tmp_path, monkeypatch, capsys):
@@ -114,4 +114,4 @@ def test_lists_of_test_contexts_are_refused(dataset, overrides, tmp_path, capsys
     path = tmp_path / "lists.jsonl"
     path.write_text(json.dumps({"context_id": dataset.splits["test"][0].context_id, "response": TEACHER[0]}) + "\n")
     assert demonstrate.main([str(path), "--steps", "teacher", "--out", str(tmp_path / "out.jsonl"), *overrides]) == 2
-    assert "neither in train nor in validation" in capsys.readouterr().err
+    assert "in neither train nor validation" in capsys.readouterr().err

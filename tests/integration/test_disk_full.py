@@ -107,7 +107,7 @@ def assert_clean(target: Run) -> None:
 FAST = {
     60_000: "oracle/",
     700_000: "checkpoints/checkpoint-1 (",
-    1_000_000: "checkpoints/checkpoint-2: it takes",
+    1_000_000: "checkpoints/checkpoint-2: it needs",
     3_000_000: "checkpoints/checkpoint-",
 }
 SLOW = sorted({*range(4096, 120_000, 9_000), *range(120_000, 4_500_000, 110_000)})

@@ -94,7 +94,7 @@ def test_bad_input_is_printed_once(tmp_path):
     process = start(TORCHRUN, tmp_path, "trainer.rl.completions_per_update=10")
     errors = finish(process, 120)
     assert process.returncode != 0
-    assert errors.count("nothing was run") == 1 and errors.count("= 10 is no multiple") == 2
+    assert errors.count("nothing was run") == 1 and errors.count("= 10 is not a multiple") == 2
     assert "exitcode  : 2" in errors
 
 

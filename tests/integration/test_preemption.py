@@ -46,7 +46,9 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     (checkpoint,) = sft.checkpoints.glob("checkpoint-*")
     update = int(checkpoint.name.split("-")[1])
     assert 2 < update < 60 and update % 10 == 0  # between two lines of the log, which are means over ten updates
-    assert said(sft) == f"{INTERRUPTED}\nSIGUSR1 at update {update}; the same command goes on from there\n"
+    assert said(sft) == (
+        f"{INTERRUPTED}\nSIGUSR1 at update {update}; run the same command again to continue from there\n"
+    )
     assert not sft.final_model.exists() and not (sft.root / "result.json").exists()
     assert not rl.root.exists()
 
@@ -61,7 +63,7 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     (checkpoint,) = rl.checkpoints.glob("checkpoint-*")
     update = int(checkpoint.name.split("-")[1])
     assert 2 < update < 16 and update % 2 == 0  # a boundary between generations
-    assert said(rl) == f"{INTERRUPTED}\nSIGTERM at update {update}; the same command goes on from there\n"
+    assert said(rl) == f"{INTERRUPTED}\nSIGTERM at update {update}; run the same command again to continue from there\n"
     assert not rl.final_model.exists() and not list(rl.root.glob("predictions-*"))
     (tracked,) = find_runs(rl.root)
     assert tracked.exit_code == 0 and [step for step, _ in tracked.curve("train/loss")] == list(range(1, update + 1))
@@ -94,7 +96,7 @@ def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
         with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, output
-    assert "the same command goes on from the last checkpoints" in output and "Traceback" not in output
+    assert "run the same command again to continue from the last checkpoints" in output and "Traceback" not in output
     assert target.status() == INTERRUPTED and "SIGTERM at update" in said(target)
     (checkpoint,) = target.checkpoints.glob("checkpoint-*")
     assert (checkpoint / "rlbench.json").exists()

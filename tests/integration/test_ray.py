@@ -61,6 +61,6 @@ def test_ctrl_c_lets_cells_end_with_a_checkpoint(options):
     launcher.send_signal(signal.SIGINT)
     output, _ = launcher.communicate(timeout=100)
     assert launcher.returncode == 130, output
-    assert "the same command goes on from the last checkpoints" in output
+    assert "run the same command again to continue from the last checkpoints" in output
     assert run.status() == INTERRUPTED and "SIGTERM at update" in (run.root / "STATUS").read_text()
     assert len(list(run.checkpoints.glob("checkpoint-*/rlbench.json"))) == 1

@@ -72,8 +72,8 @@ def test_another_experiment_takes_the_finished_stages(finished, capsys):
     assert made.status() == DONE and made.root != before.root and made.hash == before.hash
     said = capsys.readouterr().err
     assert said.count("taken from") == 3
-    (note,) = (line for line in said.splitlines() if "other versions of packages" in line)
-    assert f"sft/{before.root.name} (torch 2.0.0 there, " in note and "python 3.9.1 there" in note
+    (note,) = (line for line in said.splitlines() if "other package versions" in line)
+    assert f"sft/{before.root.name} (torch was 2.0.0, is now " in note and "python was 3.9.1" in note
     for name in ("model.safetensors", "tokenizer.json"):
         assert (made.final_model / name).samefile(before.final_model / name)
     assert made.metrics_file.read_bytes() == before.metrics_file.read_bytes()
@@ -105,7 +105,7 @@ def test_a_damaged_stage_of_another_experiment_is_told_before_anything_is_comput
     file = locate(config, "sft").root / "budget.json"
     kept = file.read_bytes()
     file.write_bytes(kept + b" ")
-    with pytest.raises(BadInput, match=f"{file.parent} says done, but budget.json has"):
+    with pytest.raises(BadInput, match=f"{file.parent} has the status done, but budget.json has"):
         run(replace(config, experiment_name="another"))
     file.write_bytes(kept)
     assert not (Path(config.runs_dir) / "another").exists()
@@ -431,7 +431,7 @@ def test_a_failing_cell_never_stops_the_others(finished):
     (bad.root / "result.json").mkdir()  # seen when the directory is claimed, not before the sweep starts
     result = command(folder, *sweep)
     assert result.wait() == 1, result.output()
-    assert "1 of 2 cells failed" in result.output() and "is a folder, and a file belongs there" in result.output()
+    assert "1 of 2 cells failed" in result.output() and "is a folder, but a file is needed there" in result.output()
     assert locate(cell(folder, own, "algorithm=rank_grpo"), "rl").status() == DONE
     (attempt,) = attempts(bad.root)
     assert "a file belongs there" in attempt.output_file.read_text() and "Traceback" in attempt.log_file.read_text()
@@ -439,7 +439,7 @@ def test_a_failing_cell_never_stops_the_others(finished):
     (bad.root / "result.json").rmdir()
     again = command(folder, *sweep)
     assert again.wait() == 0, again.output()
-    assert "1 done already, 1 to run" in again.output() and bad.status() == DONE
+    assert "1 already done, 1 to run" in again.output() and bad.status() == DONE
     assert [a.read()["outcome"] for a in attempts(bad.root)] == [FAILED, DONE]
 
 

@@ -89,4 +89,4 @@ def test_a_search_that_is_killed_prunes_what_is_hopeless_and_ends_by_the_same_co
     }
     finished = start(tmp_path)
     _, said = finished.communicate()
-    assert finished.returncode == 0 and "2 proposals, 2 made already, 0 to make" in said
+    assert finished.returncode == 0 and "2 proposals, 2 already made, 0 to make" in said

@@ -170,7 +170,7 @@ def test_a_sweep_of_24_cells_with_failures_and_a_killed_launcher(tmp_path):
     assert all((experiment / name / "metrics.jsonl").stat().st_mtime_ns == written for name, written in before.items())
     nothing = start(tmp_path, *plain)
     _, errors = nothing.communicate()
-    assert nothing.returncode == 0 and "22 done already, 0 to run" in errors
+    assert nothing.returncode == 0 and "22 already done, 0 to run" in errors
 
 
 def states(experiment: Path) -> list:

@@ -278,7 +278,9 @@ def test_nobody_is_asked_for_a_login_on_a_terminal(tmp_path: Path) -> None:
         pass
     assert asked.wait(timeout=30) == 0, shown
     text = shown.decode()
-    assert "no W&B login was found: tracking offline" in text and text.count("\n") == 3  # ready, notice, longest
+    assert (
+        "no W&B login was found, so this run is tracked offline" in text and text.count("\n") == 3
+    )  # ready, notice, longest
 
 
 @pytest.mark.slow
@@ -286,7 +288,7 @@ def test_nobody_is_asked_for_a_login_without_an_input(tmp_path: Path) -> None:
     with process(tmp_path / "run", "wandb", stdin=subprocess.DEVNULL) as started:
         ready(started)
         out, errors = started.communicate(timeout=60)
-    assert started.returncode == 0 and "no W&B login was found: tracking offline" in errors
+    assert started.returncode == 0 and "no W&B login was found, so this run is tracked offline" in errors
 
 
 @pytest.mark.slow

@@ -108,9 +108,9 @@ def test_gpus_are_counted_among_those_that_are_left():
     assert choose_gpus("auto", (), ("0", "1")) == ()
     assert choose_gpus([1, 0], ("4", "7"), ()) == ("7", "4")
     assert choose_gpus([0, 5], None, ()) == ("0", "5")
-    with pytest.raises(BadInput, match="holds 2: CUDA_VISIBLE_DEVICES leaves 2"):
+    with pytest.raises(BadInput, match="contains 2, but CUDA_VISIBLE_DEVICES allows 2"):
         choose_gpus([0, 2], ("4", "7"), ())
-    with pytest.raises(BadInput, match="names a GPU twice"):
+    with pytest.raises(BadInput, match="lists a GPU twice"):
         choose_gpus([0, 0], None, ())
 
 

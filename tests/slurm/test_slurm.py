@@ -118,7 +118,9 @@ def test_a_preempted_cell_resumes_and_the_same_line_attaches(options, undisturbe
     (preempted,) = [run for run in runs if run.status() == INTERRUPTED]
     said = (preempted.root / "STATUS").read_text()
     update = int(
-        re.fullmatch(rf"{INTERRUPTED}\nSIGTERM at update (\d+); the same command goes on from there\n", said)[1]
+        re.fullmatch(
+            rf"{INTERRUPTED}\nSIGTERM at update (\d+); run the same command again to continue from there\n", said
+        )[1]
     )
     assert 4 < update < UPDATES and update % 2 == 0
     assert [path.name for path in preempted.checkpoints.glob("checkpoint-*")] == [f"checkpoint-{update}"]
@@ -133,7 +135,7 @@ def test_a_preempted_cell_resumes_and_the_same_line_attaches(options, undisturbe
     again = sweep(line, patience=0.2)
     output, _ = again.communicate(timeout=400)
     assert again.returncode == 0, output
-    assert "are in the queue already" in output
+    assert "are already in the queue" in output
     assert last_state(urgent) == "COMPLETED"
     assert [run.status() for run in runs] == [DONE] * 4
     assert [noted_job(run) for run in runs] == jobs and sorted(submitted[0].parent.glob("*_submission.sh")) == submitted

@@ -582,7 +582,7 @@ def test_too_little_ends_with_2(runs: Path, tmp_path: Path, capsys: pytest.Captu
     write_run(runs, "sft", 0, queries({"recall@10": [0.1], "ndcg@10": [0.1], "in_catalog": [1.0]}, ["a"]),
               cutoffs=[10], group="other/mini-tiny")  # fmt: skip
     assert command(runs, tmp_path / "out") == 2
-    assert "name the folder of one" in capsys.readouterr().err
+    assert "give the folder of one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

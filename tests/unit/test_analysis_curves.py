@@ -406,7 +406,7 @@ def test_the_command_writes_every_figure_in_three_forms(tmp_path: Path, capsys: 
     chosen = ["--metrics", "train.entropy", "--reference", "paper"]
     assert main([str(runs), "--out", str(tmp_path / "two"), *chosen]) == 0
     assert sorted(file.name for file in (tmp_path / "two").glob("*.png")) == ["training.png"]
-    assert "No curve of the paper beside mini with tiny" in capsys.readouterr().out
+    assert "No curve of the paper for mini with tiny" in capsys.readouterr().out
     assert main([str(runs), "--out", str(tmp_path / "two"), "--metrics", "ndcg@10"]) == 0
     assert "Not written now (of an earlier call?)" in (shown := capsys.readouterr().out) and "  training.svg" in shown
 

@@ -105,7 +105,7 @@ def test_a_folder_without_a_finished_run_ends_with_2(tmp_path: Path, capsys: pyt
     write_run(tmp_path / "runs", "sft", 0, queries(SCORES, ["a", "b"]), cutoffs=[10], status="failed\nOops: no\n")
     assert report(tmp_path / "runs", tmp_path / "out") == 2
     told = capsys.readouterr()
-    assert told.err == (f"analysis.report: no finished run below {tmp_path / 'runs'}: there is nothing to report\n")
+    assert told.err == (f"analysis.report: no finished run below {tmp_path / 'runs'}, so there is nothing to report\n")
     assert "failed (Oops: no)" in told.out
     assert not (tmp_path / "out").exists()
 

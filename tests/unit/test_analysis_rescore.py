@@ -243,7 +243,7 @@ def test_the_trees_are_run_directories(runs: Path, tmp_path: Path) -> None:
     collected.update(tmp_path / "out", tmp_path / "collected")
     assert len(collect(tmp_path / "collected").runs) == 4
     (again, problems) = rescore.rescore(tmp_path / "out", [parse_protocol("own")], tmp_path / "twice")
-    assert again == [] and all("is a re-scoring itself" in problem.reason for problem in problems)
+    assert again == [] and all("is itself a re-scoring" in problem.reason for problem in problems)
 
 
 def test_judging_again_costs_nothing(runs: Path) -> None:
@@ -282,7 +282,7 @@ def test_what_is_done_is_not_done_again(runs: Path, tmp_path: Path) -> None:
     made[0].target.mkdir()
     _, problems = rescore.rescore(runs, [parse_protocol("exact")], tmp_path / "out")
     assert [problem.run for problem in problems] == [made[0].source.name]
-    assert "is there and no re-scoring" in problems[0].reason
+    assert "exists and is not a re-scoring" in problems[0].reason
 
 
 def test_a_run_that_knows_fewer_settings_is_judged_with_their_defaults(runs: Path) -> None:
@@ -307,7 +307,9 @@ def test_runs_that_cannot_be_judged_again_are_named(runs: Path, capsys: pytest.C
     seal(first)
     assert main([str(runs), "--protocol", "exact"]) == 1
     out = capsys.readouterr().out
-    assert "judged on other data: manifest.json has sha256 000000000000" in out and "--data mini.path=FOLDER" in out
+    assert (
+        "evaluated on other data: its manifest.json has sha256 000000000000" in out and "--data mini.path=FOLDER" in out
+    )
     assert first.name in out and runs.with_name("runs-rescored").is_dir()
     table = pd.read_parquet(second / f"predictions-validation-{STEP}.parquet")
     table.drop(columns="text").to_parquet(second / f"predictions-validation-{STEP}.parquet")
@@ -318,7 +320,7 @@ def test_runs_that_cannot_be_judged_again_are_named(runs: Path, capsys: pytest.C
     table.iloc[1:].to_parquet(second / f"predictions-validation-{STEP}.parquet")
     seal(second)
     assert main([str(runs), "--protocol", "fuzzy"]) == 2
-    assert "samples that its settings choose from validation" in capsys.readouterr().out
+    assert "samples that its settings select from validation" in capsys.readouterr().out
 
 
 def one_run(runs: Path) -> Path:
@@ -426,7 +428,7 @@ def test_a_damaged_manifest_of_a_re_scoring_is_named(runs: Path, content: str) -
     (made,) = judged_by(runs, "exact")
     (made.target / "manifest.json").write_text(content)
     again, (problem,) = rescore.rescore(runs, [parse_protocol("exact")], runs.with_name("out"))
-    assert again == [] and str(made.target) in problem.reason and "or name another --out" in problem.reason
+    assert again == [] and str(made.target) in problem.reason and "or choose another --out" in problem.reason
 
 
 def test_a_damaged_re_scoring_is_made_again(runs: Path) -> None:
@@ -446,13 +448,13 @@ def test_a_damaged_re_scoring_is_made_again(runs: Path) -> None:
             ["--protocol", "tolerent"],
             "there is no 'tolerent'; known: casefold, exact, fuzzy, published, tolerant, own. Did",
         ),
-        (["--protocol", "own,year_tolerance=1"], "'year_tolerance' is none of list_length, cutoffs"),
-        (["--protocol", "exact,cutoffs=5,10"], "'10' is none of"),
+        (["--protocol", "own,year_tolerance=1"], "'year_tolerance' is unknown; known: list_length, cutoffs"),
+        (["--protocol", "exact,cutoffs=5,10"], "'10' is unknown; known:"),
         (["--protocol", "exact,cutoffs=a"], "cutoffs=a is not whole numbers joined by +"),
-        (["--protocol", "exact,cutoffs=0"], "cutoffs must be different numbers from 1 on"),
-        (["--protocol", "exact,cutoffs=5,list_length=4"], "a list of 4 cannot be cut at 5"),
+        (["--protocol", "exact,cutoffs=0"], "cutoffs must be distinct numbers of at least 1"),
+        (["--protocol", "exact,cutoffs=5,list_length=4"], "cutoff 5 is larger than list_length = 4"),
         (["--protocol", "exact,list_length=0"], "list_length must be at least 1"),
-        (["--protocol", "casefold,normalisers=casefolt"], "holds 'casefolt', which is unknown"),
+        (["--protocol", "casefold,normalisers=casefolt"], "contains 'casefolt', which is unknown"),
         (["--protocol", "published,year_tolerance=1"], "compares titles in its own way"),
         (["--protocol", "exact", "--data", "redial=x"], "KEY one of redial.path, reddit_v2.path, reddit_v2.catalog"),
         (["--protocol", "exact", "--out", "RUNS/below"], "lies in"),

@@ -636,7 +636,7 @@ def test_reinforce_pp_at_one_column_is_a_z_score_of_tokens():
 
 def test_max_rl_refuses_negative_returns():
     group = random_group(6)
-    with pytest.raises(ValueError, match="not negative, got -0.5"):
+    with pytest.raises(ValueError, match="non-negative returns, got -0.5"):
         baseline("max_rl", replace(group, returns=group.returns - 0.5))
 
 

@@ -348,10 +348,14 @@ def test_report_counts_and_names() -> None:
         ("\x00", 1999),
     ]
     assert Catalog(films).report() == [
-        "1 films equal an earlier one under the matching policy, so they are never found: HEAT (1995) = Heat (1995)",
-        "1 titles have films at most 2 years apart, which such a tolerance mixes up: Dune (2020) and Dune (2021)",
-        "1 years have not four digits, so no list can name these films; kept as they are: Wall (201)",
-        "1 titles are empty, so no list can name these films; kept as they are: '\\x00' (1999)",
+        "1 films equal an earlier film under the matching policy, so they can never be matched: "
+        "HEAT (1995) = "
+        "Heat (1995)",
+        "1 titles belong to several films at most 2 years apart, which this tolerance cannot tell apart: "
+        "Dune "
+        "(2020) and Dune (2021)",
+        "1 years do not have four digits, so no list can name these films; they stay in the catalogue: Wall (201)",
+        "1 titles are empty, so no list can name these films; they stay in the catalogue: '\\x00' (1999)",
     ]
     assert "equal an earlier" not in " ".join(Catalog(films, EXACT).report())
 
@@ -360,7 +364,7 @@ def test_report_follows_the_policy_s_tolerance_and_names_three() -> None:
     films = [(f"Film {number}", year) for number in range(9) for year in (1990, 1996)]
     assert Catalog(films).report() == []
     (sentence,) = Catalog(films, MatchingPolicy((), 6)).report()
-    assert sentence.startswith("9 titles have films at most 6 years apart")
+    assert sentence.startswith("9 titles belong to several films at most 6 years apart")
     assert sentence.count(" and ") == 3
 
 

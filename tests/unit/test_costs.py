@@ -94,7 +94,7 @@ def test_a_collection_tells_the_same(runs: Path, tmp_path: Path) -> None:
 def test_a_report_gives_the_total_and_names_what_was_taken(runs: Path, tmp_path: Path) -> None:
     assert main([str(runs), "--out", str(tmp_path / "out"), "--resamples", "50"]) == 0
     index = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-    assert "All runs together: 2 min 23 s, 0.397 Wh. A stage that experiments share counts once." in index
+    assert "All runs together: 2 min 23 s, 0.397 Wh. A stage shared by experiments counts once." in index
     page = (tmp_path / "out" / SECOND / "report.html").read_text(encoding="utf-8")
     assert "1 min 40 s was spent by other experiments" in page
 

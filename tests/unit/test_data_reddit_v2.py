@@ -97,7 +97,7 @@ def test_samples_with_one_prompt_share_their_context_within_a_split(root: Path) 
     assert data.splits["train"][0].context_id == data.splits["train"][1].context_id
     assert data.splits["train"][0].context_id == data.splits["sft"][0].context_id
     assert third != data.splits["sft"][1].context_id, "the same words in train and test are two requests"
-    assert "test: 1 prompts also stand in the train data word for word" in data.notices
+    assert "test: 1 prompts also occur word for word in the training data" in data.notices
 
 
 def test_string_years_are_counted(root: Path) -> None:
@@ -116,7 +116,7 @@ def test_truth_outside_the_catalogue_is_told(root: Path) -> None:
 def test_longer_demonstrations_are_cut_and_counted(root: Path) -> None:
     data = load(root, list_length=2)
     assert data.splits["sft"][0].completion == [{"role": "assistant", "content": "Heat (1995)\nAlien (1979)"}]
-    assert "sft_dataset/train: 2 completions were cut to their first 2 lines" in data.notices
+    assert "sft_dataset/train: 2 completions were truncated to their first 2 lines" in data.notices
 
 
 def test_the_form_written_by_older_releases_of_datasets(root: Path) -> None:
@@ -184,7 +184,7 @@ def test_everything_that_is_missing_is_named_at_once(root: Path) -> None:
     assert "no catalogue; looked for gt_catalog.pkl" in problems
     assert "reddit_catalog/gt_catalog.json" in problems
     assert f"{root / 'grpo/grpo_dataset/train'}: there is no such folder" in problems
-    assert f"{root / 'sft_dataset/test'}: no dataset written by datasets.save_to_disk" in problems
+    assert f"{root / 'sft_dataset/test'}: not a dataset written by datasets.save_to_disk" in problems
     assert "column seen_titles, groundtruth_with_release_year is missing; it has prompt" in problems
 
 
@@ -199,14 +199,14 @@ def test_a_dataset_dict_is_refused(root: Path) -> None:
     one = datasets.Dataset.from_list(PARTS["sft_dataset/test"])
     datasets.DatasetDict({"test": one}).save_to_disk(str(root / "sft_dataset" / "test"))
     (problem,) = refusal(root)
-    assert "holds the splits test" in problem
+    assert "has the splits test" in problem
 
 
 def test_a_truncated_arrow_file_is_refused(root: Path) -> None:
     (file,) = (root / "sft_dataset" / "test").glob("*.arrow")
     file.write_bytes(file.read_bytes()[:100])
     (problem,) = refusal(root)
-    assert problem.startswith(f"{root / 'sft_dataset/test'}: no dataset")
+    assert problem.startswith(f"{root / 'sft_dataset/test'}: not a dataset")
 
 
 ARROW = "data-00000-of-00001.arrow"
@@ -309,14 +309,14 @@ def test_bad_records_are_named_with_file_row_field_and_reason(root: Path) -> Non
     (root / "gt_catalog.pkl").write_bytes(pickle.dumps([("Heat", "x")]))
     problems = refusal(root)
     where = root / "sft_dataset/test"
-    assert "the year is no integer: ('Heat', 'x')" in problems[0]
+    assert "the year is not an integer: ('Heat', 'x')" in problems[0]
     assert problems[1:] == [
         f"{where}, row 1: prompt is missing or empty",
         f"{where}, row 2: prompt is missing or empty",
-        f"{where}, row 3: ground_truth holds a year that is no integer: ('Heat', 'mid 90s')",
-        f"{where}, row 4: ground_truth holds what is no (title, year): ['Heat']",
+        f"{where}, row 3: ground_truth has a year that is not an integer: ('Heat', 'mid 90s')",
+        f"{where}, row 4: ground_truth has an entry that is not (title, year): ['Heat']",
         f"{where}, row 5: ground_truth is missing or empty",
-        f"{where}, row 6: seen_titles is no list of str: None",
+        f"{where}, row 6: seen_titles is not a list of str: None",
         f"{where}, row 7: completion is missing or empty",
     ]
 
@@ -326,7 +326,7 @@ def test_an_empty_split_is_refused(root: Path) -> None:
     whole = datasets.Dataset.from_list(PARTS["sft_dataset/validation"])
     whole.select([]).save_to_disk(str(root / "sft_dataset" / "validation"))
     (problem,) = refusal(root)
-    assert problem == f"{root / 'sft_dataset/validation'}: it holds no records"
+    assert problem == f"{root / 'sft_dataset/validation'} has no records"
 
 
 def test_the_shipped_config_loads_it(root: Path, config: Callable[..., Config]) -> None:

@@ -319,12 +319,13 @@ def test_a_remake_of_a_film_named_before_is_no_target(tmp_path: Path) -> None:
 def test_what_is_left_out_is_counted(folder: Path, tmp_path: Path) -> None:
     notices = load(folder).notices
     assert any(
-        n.startswith("1 answers without a target, 0 with nothing before them and 1 of the seeker") for n in notices
+        n.startswith("left out: 1 answers without a target, 0 answers without an earlier turn, and 1 answers of")
+        for n in notices
     )
     rows = [line("d", [], "Have you seen Heat (1995)?", ["Heat (1995)"]), *DIALOGUE]
     data = load(write(tmp_path / "opened", test=rows, **OTHERS))
     assert len(data.splits["test"]) == 2
-    assert any("1 with nothing before them" in notice for notice in data.notices)
+    assert any("1 answers without an earlier turn" in notice for notice in data.notices)
 
 
 def test_the_catalogue_is_the_films_of_all_files(folder: Path) -> None:
@@ -338,7 +339,7 @@ def test_percent_escapes_are_decoded_and_counted(tmp_path: Path) -> None:
     data = load(write(tmp_path, test=rows, **OTHERS))
     assert data.splits["test"][0].ground_truth == [("What About Bob?", 1991)]
     assert "100% sure?" in data.splits["test"][0].prompt[0]["content"]
-    assert any(notice.startswith("2 turns and names with percent-escapes") for notice in data.notices)
+    assert any(notice.endswith("were decoded in 2 turns and names") for notice in data.notices)
 
 
 def test_long_conversations_lose_their_oldest_turns(folder: Path) -> None:
@@ -347,9 +348,9 @@ def test_long_conversations_lose_their_oldest_turns(folder: Path) -> None:
     assert short.splits["test"][1].seen_titles == ["Alien", "Jaws", "Heat"]
     shortest = load(folder, max_conversation_chars=1)
     assert shortest.splits["test"][1].prompt[0]["content"] == f"Name 3 films.\nUser: {OPENING[2]}"
-    still = "are still longer, since the last turn stays"
+    still = "are still longer, because the last turn is always kept"
     assert [notice.split(" (dataset.")[0] for notice in shortest.notices if "than 1 characters" in notice] == [
-        f"{split}: {count} conversations of more than 1 characters {what}"
+        f"{split}: {count} conversations longer than 1 characters {what}"
         for split, count, what in [
             ("train", 5, still),
             ("validation", 1, still),
@@ -405,7 +406,10 @@ def test_one_file_is_split_by_dialogue(tmp_path: Path) -> None:
     assert data.splits == load(path / "train.jsonl").splits == load(write(tmp_path / "two", valid=rows)).splits
     assert data.fingerprint == load(path).fingerprint
     assert data.splits != load(path, seed=1).splits
-    assert "train.jsonl alone was split by dialogue with seed 0" in data.notices
+    assert (
+        "train.jsonl is the only file; its dialogues were split into train, validation and test with seed 0"
+        in data.notices
+    )
 
 
 def test_demonstrations_know_nothing_of_the_other_splits(folder: Path, tmp_path: Path) -> None:
@@ -432,7 +436,7 @@ def test_no_path_missing_folder_and_empty_folder(tmp_path: Path) -> None:
 
 def test_two_of_three_files_are_refused(tmp_path: Path) -> None:
     (problem,) = refusal(write(tmp_path, test=DIALOGUE, train=OTHERS["train"]))
-    assert "holds train.jsonl and test.jsonl" in problem
+    assert "found train.jsonl and test.jsonl" in problem
 
 
 LONG = [
@@ -448,8 +452,9 @@ def test_a_dialogue_in_two_files_is_refused(tmp_path: Path) -> None:
     test = [*DIALOGUE, line("d7", LONG, "Then Jaws (1975)", ["Jaws (1975)"])]
     (problem,) = refusal(write(tmp_path, train=train, valid=OTHERS["valid"], test=test))
     assert problem == (
-        f"{tmp_path / 'train.jsonl'} and test.jsonl: 1 dialogues are in both, for example dialog_id d7. 'train' and "
-        "'test' would not be independent: keep each dialogue in one file"
+        f"{tmp_path / 'train.jsonl'} and test.jsonl: 1 dialogues are in both, for example dialog_id d7, so 'train' "
+        "and "
+        "'test' would not be independent; keep each dialogue in one file"
     )
 
 
@@ -480,26 +485,26 @@ def test_options_and_lines_are_refused_together(folder: Path) -> None:
     assert f"{folder / 'valid.jsonl'}, line 1: no JSON" in text
     file = folder / "test.jsonl"
     assert f"{file}, line 2: no JSON: " in text
-    assert f"{file}, line 3: no JSON object" in text
-    assert f"{file}, line 4: context should be a list of str: 'text'" in text
-    assert f"{file}, line 4: resp should be a str: None" in text
-    assert f"{file}, line 5: entity_name should be a list of str: it is missing" in text
-    assert f"{file}, line 6: is_user should be 0 or 1: 'no'" in text
+    assert f"{file}, line 3: not a JSON object" in text
+    assert f"{file}, line 4: context must be a list of str: 'text'" in text
+    assert f"{file}, line 4: resp must be a str: None" in text
+    assert f"{file}, line 5: entity_name must be a list of str: missing" in text
+    assert f"{file}, line 6: is_user must be 0 or 1: 'no'" in text
     assert len(problems) == 9
 
 
 def test_a_file_without_answers_is_refused(folder: Path) -> None:
     (folder / "test.jsonl").write_text("\n")
-    assert refusal(folder) == [f"{folder / 'test.jsonl'}: it holds no answer of the recommender"]
+    assert refusal(folder) == [f"{folder / 'test.jsonl'} has no answer of the recommender"]
 
 
 def test_fractions_must_leave_a_train_split(folder: Path) -> None:
-    assert "leaves no train" in refusal(folder, validation_fraction=0.5, test_fraction=0.5)[0]
+    assert "leaves nothing for the train split" in refusal(folder, validation_fraction=0.5, test_fraction=0.5)[0]
 
 
 def test_lists_longer_than_the_train_films_are_refused(folder: Path) -> None:
     (problem,) = refusal(folder, list_length=5)
-    assert "too few films (4)" in problem
+    assert "only 4 films, too few" in problem
 
 
 def test_names_without_years_are_said_to_have_none(tmp_path: Path) -> None:
@@ -507,8 +512,9 @@ def test_names_without_years_are_said_to_have_none(tmp_path: Path) -> None:
     (problem,) = refusal(write(tmp_path / "one", test=rows))
     file = tmp_path / "one" / "test.jsonl"
     assert problem == (
-        f"{file}: no text and no name has a year (entity_name holds 'Jaws', 'Heat'), and films are read as "
-        '"Title (Year)" only; add the year to every film in context, resp and entity_name'
+        f"{file}: no film has a year (entity_name has 'Jaws', 'Heat'), but films are recognised only as "
+        '"Title '
+        '(Year)"; add the year to every film in context, resp and entity_name'
     )
     (problem,) = refusal(write(tmp_path / "three", train=rows, valid=OTHERS["valid"], test=DIALOGUE))
     assert problem == (
@@ -517,8 +523,8 @@ def test_names_without_years_are_said_to_have_none(tmp_path: Path) -> None:
     seen = [line("d", ["I liked Alien (1979)"], "Alien (1979)?", ["Alien (1979)"])]
     (problem,) = refusal(write(tmp_path / "seen", train=seen, valid=OTHERS["valid"], test=DIALOGUE))
     assert problem.endswith(
-        "train.jsonl: none of the 1 answers of 'train' has a target: each must follow a turn and "
-        "name a film that was not named before"
+        "train.jsonl: none of the 1 answers of 'train' has a target: a target is a film that the answer names and no "
+        "earlier turn does"
     )
 
 
@@ -686,5 +692,5 @@ def test_prompts_that_stand_in_training_word_for_word_are_counted(tmp_path: Path
     test = [*DIALOGUE, line("d8", LONG[:1], LONG[1], ["Heat (1995)"])]
     data = load(write(tmp_path, train=train, valid=OTHERS["valid"], test=test))
     said = [notice for notice in data.notices if "word for word" in notice]
-    rest = "1 prompts also stand in the train data word for word"
+    rest = "1 prompts also occur word for word in the training data"
     assert said == [f"validation: {rest}", f"test: {rest}"]

@@ -34,31 +34,31 @@ def test_good_data_have_no_problems() -> None:
     [
         ("prompt", None, "prompt is missing or empty"),
         ("prompt", [], "prompt is missing or empty"),
-        ("prompt", "films?", "prompt is no list of {role: str, content: str}: 'films?'"),
-        ("prompt", [{"role": "user"}], "prompt is no list of {role"),
-        ("prompt", [{"role": "user", "content": 3}], "prompt is no list of {role"),
-        ("prompt", [{"role": "user", "content": " \n"}], "prompt has no message with text of role 'user'"),
-        ("prompt", [{"role": "system", "content": "x"}], "prompt has no message with text of role 'user'"),
+        ("prompt", "films?", "prompt is not a list of {role: str, content: str}: 'films?'"),
+        ("prompt", [{"role": "user"}], "prompt is not a list of {role"),
+        ("prompt", [{"role": "user", "content": 3}], "prompt is not a list of {role"),
+        ("prompt", [{"role": "user", "content": " \n"}], "prompt has no non-empty message with role 'user'"),
+        ("prompt", [{"role": "system", "content": "x"}], "prompt has no non-empty message with role 'user'"),
         ("ground_truth", [], "ground_truth is missing or empty"),
         ("ground_truth", None, "ground_truth is missing or empty"),
-        ("ground_truth", "Heat", "ground_truth is no list of (title, year): 'Heat'"),
-        ("ground_truth", ["Heat"], "ground_truth holds what is no (title, year): 'Heat'"),
-        ("ground_truth", [("Heat", 1995, 1)], "ground_truth holds what is no (title, year)"),
-        ("ground_truth", [("", 1995)], "ground_truth holds a title that is no text or empty"),
-        ("ground_truth", [(None, 1995)], "ground_truth holds a title that is no text or empty"),
-        ("ground_truth", [("Heat", "1995")], "ground_truth holds a year that is no integer: ('Heat', '1995')"),
-        ("ground_truth", [("Heat", True)], "ground_truth holds a year that is no integer"),
-        ("ground_truth", [("Heat", 1995.0)], "ground_truth holds a year that is no integer"),
-        ("seen_titles", None, "seen_titles is no list of str: None"),
-        ("seen_titles", "Heat", "seen_titles is no list of str"),
-        ("seen_titles", [("Heat", 1995)], "seen_titles is no list of str"),
+        ("ground_truth", "Heat", "ground_truth is not a list of (title, year): 'Heat'"),
+        ("ground_truth", ["Heat"], "ground_truth has an entry that is not (title, year): 'Heat'"),
+        ("ground_truth", [("Heat", 1995, 1)], "ground_truth has an entry that is not (title, year)"),
+        ("ground_truth", [("", 1995)], "ground_truth has a title that is empty or not text"),
+        ("ground_truth", [(None, 1995)], "ground_truth has a title that is empty or not text"),
+        ("ground_truth", [("Heat", "1995")], "ground_truth has a year that is not an integer: ('Heat', '1995')"),
+        ("ground_truth", [("Heat", True)], "ground_truth has a year that is not an integer"),
+        ("ground_truth", [("Heat", 1995.0)], "ground_truth has a year that is not an integer"),
+        ("seen_titles", None, "seen_titles is not a list of str: None"),
+        ("seen_titles", "Heat", "seen_titles is not a list of str"),
+        ("seen_titles", [("Heat", 1995)], "seen_titles is not a list of str"),
         ("context_id", "", "context_id is missing or empty"),
         ("context_id", None, "context_id is missing or empty"),
         ("cluster_id", None, "cluster_id is missing or empty"),
         ("cluster_id", 7, "cluster_id is missing or empty: 7"),
         ("completion", [], "completion is missing or empty"),
-        ("completion", "Heat (1995)", "completion is no list of {role"),
-        ("completion", [{"role": "user", "content": "x"}], "completion has no message with text of role 'assistant'"),
+        ("completion", "Heat (1995)", "completion is not a list of {role"),
+        ("completion", [{"role": "user", "content": "x"}], "completion has no non-empty message with role 'assistant'"),
     ],
 )
 def test_a_bad_field_is_named_with_row_and_reason(field: str, value: object, reason: str) -> None:
@@ -92,12 +92,12 @@ def test_demonstrations_may_be_absent_but_not_without_completion() -> None:
     whole = dataset()
     assert check_dataset(replace(whole, splits={k: v for k, v in whole.splits.items() if k != "sft"}), 3) == []
     (problem,) = check_dataset(dataset(sft=[GOOD]), 3)
-    assert problem == "dataset toy, split 'sft', row 0: a demonstration without completion"
+    assert problem == "dataset toy, split 'sft', row 0: the demonstration has no completion"
 
 
 def test_n_larger_than_the_catalogue() -> None:
     (problem,) = check_dataset(dataset(), 4)
-    assert "N = 4" in problem
+    assert "dataset.list_length = 4" in problem
     assert "catalogue of 3" in problem
 
 
@@ -110,14 +110,14 @@ def test_unknown_split() -> None:
 def test_a_context_of_training_in_evaluation_is_a_leak(source: str, target: str) -> None:
     leaked = replace(dataset().splits[source][0], completion=None)
     (problem,) = check_dataset(dataset(**{target: [leaked]}), 3)
-    assert f"are in '{target}' too" in problem
+    assert f"are also in '{target}'" in problem
     assert leaked.context_id in problem
 
 
 def test_a_context_id_with_two_prompts() -> None:
     other = replace(GOOD, prompt=[{"role": "user", "content": "other"}])
     (problem,) = check_dataset(dataset(train=[GOOD, other]), 3)
-    assert problem == "dataset toy, row 1: split 'train': context_id stands for another prompt too: a"
+    assert problem == "dataset toy, row 1: split 'train': this context_id is also used for another prompt: a"
 
 
 def test_a_record_is_its_own_cluster_unless_told_otherwise() -> None:
@@ -129,7 +129,7 @@ def test_a_record_is_its_own_cluster_unless_told_otherwise() -> None:
 
 def test_a_context_in_two_clusters() -> None:
     (problem,) = check_dataset(dataset(train=[GOOD, replace(GOOD, cluster_id="x")]), 3)
-    assert problem == "dataset toy, row 1: split 'train': the context lies in two clusters: a"
+    assert problem == "dataset toy, row 1: split 'train': the context has two different values of cluster_id: a"
 
 
 def test_truth_outside_the_catalogue() -> None:

@@ -206,10 +206,16 @@ def test_the_notice_names_field_and_both_values(asking, tiny_folder, tmp_path):
         (["generation.min_p=1"], "generation.min_p = 1.0 must lie in [0, 1)"),
         (["generation.repetition_penalty=0"], "generation.repetition_penalty = 0.0 must be a positive number"),
         (["generation.no_repeat_ngram_size=-1"], "generation.no_repeat_ngram_size = -1 must be at least 0"),
-        (["generation.template_date=today"], "generation.template_date = 'today' is no date; write YYYY-MM-DD"),
-        (["generation=continuous", "generation.min_p=0.1"], "cannot be done by generation.engine = 'continuous'"),
-        (["generation=continuous", "generation.repetition_penalty=1.1"], "generation.repetition_penalty = 1.1 cannot"),
-        (["generation=vllm_server", "generation.no_repeat_ngram_size=3"], "cannot be done by generation.engine = 'vl"),
+        (["generation.template_date=today"], "generation.template_date = 'today' is not a date; write YYYY-MM-DD"),
+        (["generation=continuous", "generation.min_p=0.1"], "is not supported by generation.engine = 'continuous'"),
+        (
+            ["generation=continuous", "generation.repetition_penalty=1.1"],
+            "generation.repetition_penalty = 1.1 is not supported",
+        ),
+        (
+            ["generation=vllm_server", "generation.no_repeat_ngram_size=3"],
+            "is not supported by generation.engine = 'vl",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(overrides, said):

@@ -41,7 +41,7 @@ def test_a_curve_of_one_point_is_refused(
     monkeypatch.chdir(tmp_path)
     write_full_sweep(Path("runs/mini"), {"grpo-relevance": 0.02}, seeds=1, contexts=8, updates=6)
     assert convergence.main(["runs/mini"]) == 2
-    assert "ndcg@10 was measured on validation once only in a run of grpo-relevance" in capsys.readouterr().err
+    assert "ndcg@10 was measured on validation only once in a run of grpo-relevance" in capsys.readouterr().err
 
 
 def digests(folder: Path) -> dict[str, str]:

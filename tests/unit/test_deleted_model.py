@@ -18,7 +18,7 @@ def test_rl_is_refused_before_anything_is_computed(tmp_path):
     assert check_start(config) == []
     (run.final_model / "model.safetensors").unlink()
     (problem,) = check_start(config)
-    assert f"{run.final_model} is gone" in problem and f"move {run.root} away" in problem
+    assert f"{run.final_model} is missing" in problem and f"move {run.root} away" in problem
     shutil.rmtree(run.final_model)
     assert check_start(config) == [problem]
     base = composed(*SMALL, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache", "trainer.rl.start=base")

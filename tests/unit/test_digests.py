@@ -38,7 +38,7 @@ def test_every_byte_counts(folder):
     assert damage(folder) == ""
     for place in (0, digests.BLOCK, -1):
         flip(folder / "one", place)
-        assert damage(folder) == "one has another content than was written"
+        assert damage(folder) == "one has changed since it was written"
         flip(folder / "one", place)
     (folder / "below" / "two").write_text("")
     assert damage(folder) == "below/two has 0 bytes instead of 1"
@@ -58,7 +58,7 @@ def test_no_entry_can_be_taken_out_of_a_list(folder):
     content = json.loads((folder / LIST_FILE).read_text())
     del content["files"]["one"]
     (folder / LIST_FILE).write_text(json.dumps(content))
-    with pytest.raises(Damaged, match="another content"):
+    with pytest.raises(Damaged, match="has changed since"):
         read_list(folder)
 
 
@@ -68,7 +68,7 @@ def test_a_log_may_grow_but_not_change(folder):
     assert digests.difference(log, "log", wanted, grows=True) == ""
     assert digests.difference(log, "log", wanted) == "log has 4 bytes instead of 2"
     log.write_text("z\ny\n")
-    assert digests.difference(log, "log", wanted, grows=True) == "log has another content than was written"
+    assert digests.difference(log, "log", wanted, grows=True) == "log has changed since it was written"
 
 
 def test_a_file_is_added_beside_the_others(folder):
@@ -76,7 +76,7 @@ def test_a_file_is_added_beside_the_others(folder):
     (folder / "three").write_text("3")
     flip(folder / "one", 0)
     add(folder, folder / "three")
-    assert damage(folder).startswith("one has another content")  # what is listed is not listed anew
+    assert damage(folder).startswith("one has changed")  # what is listed is not listed anew
     assert read_list(folder) == {**before, "three": digests.entry(folder / "three")}
     assert set(read_list(folder, "logs")) == {"log"}
 
@@ -85,10 +85,10 @@ def test_a_damaged_model_names_the_folder_to_move_away(folder):
     run = folder.parent
     check_model(folder)
     flip(folder / "one", 3)
-    with pytest.raises(BadInput, match=rf"model in {folder} is damaged: one has .*Move {folder} away"):
+    with pytest.raises(BadInput, match=rf"model in {folder} is damaged: one has .*move {folder} away"):
         check_model(folder)
     (run / "STATUS").write_text("done\n")
-    with pytest.raises(BadInput, match=f"Move {run} away"):
+    with pytest.raises(BadInput, match=f"move {run} away"):
         check_model(folder)
     with pytest.raises(BadInput, match=f"{folder} is damaged: one has .*Remove it"):
         check_cached(folder)
@@ -114,7 +114,7 @@ def test_a_cached_tiny_model_is_checked(mini, tmp_path):
     kept = tmp_path / "kept"
     shutil.copytree(made, kept)
     flip(made / "tokenizer.json", 5000)
-    with pytest.raises(BadInput, match=f"{made} is damaged: tokenizer.json has another content"):
+    with pytest.raises(BadInput, match=f"{made} is damaged: tokenizer.json has changed"):
         tiny.build(config, mini, tmp_path)
     shutil.rmtree(made)
     again = tiny.build(config, mini, tmp_path)

@@ -118,12 +118,12 @@ def test_the_identity_holds_what_decides_results():
         ([COLOCATE, "generation.vllm.ratio_max=-1"], "ratio_max = -1.0 must be a positive number, or be null"),
         (
             [COLOCATE, "generation.vllm.correction=token_truncate", "generation.vllm.ratio_max=null"],
-            "truncates at nothing",
+            "has no bound to truncate at",
         ),
-        ([SERVER, "generation.vllm.tensor_parallel_size=2"], "give it to the server, and leave 1 here"),
-        ([SERVER, "generation.vllm.enable_sleep_mode=true"], "leave false here"),
-        ([SERVER, "generation.vllm.group_port=8000"], "is the server's own port"),
-        ([COLOCATE, "algorithm=vespo"], "corrects its own weight token by token"),
+        ([SERVER, "generation.vllm.tensor_parallel_size=2"], "set it on the server, and leave it at 1 here"),
+        ([SERVER, "generation.vllm.enable_sleep_mode=true"], "leave it at false here"),
+        ([SERVER, "generation.vllm.group_port=8000"], "is the port of the server itself"),
+        ([COLOCATE, "algorithm=vespo"], "whose weights are corrected token by token"),
     ],
 )
 def test_bad_settings_are_refused(overrides, said):
@@ -152,9 +152,9 @@ def test_what_an_engine_can_read():
 class TestMachine:
     def test_vllm_is_refused_on_the_cpu(self):
         (colocate,) = check_engine(composed(COLOCATE, "runtime.device=cpu"))
-        assert "'vllm_colocate' on the CPU: vLLM's build for the CPU repacks weights" in colocate
+        assert "'vllm_colocate' on the CPU: vLLM's CPU build repacks the weights" in colocate
         (server,) = check_engine(composed(SERVER, "runtime.device=cpu"))
-        assert "'vllm_server' on the CPU: weights go to the server over NCCL" in server
+        assert "'vllm_server' on the CPU: weights are sent to the server over NCCL" in server
 
     def test_without_the_package_the_command_is_named(self, monkeypatch):
         find_spec = engine_checks.importlib.util.find_spec
@@ -173,7 +173,7 @@ class TestMachine:
         config = composed("generation=continuous", "runtime.device=cpu")
         assert not check_engine(config)
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-        assert "under FSDP" in check_engine(config)[0]
+        assert "with FSDP" in check_engine(config)[0]
 
     def test_only_where_there_are_rollouts(self):
         for engine in (COLOCATE, SERVER):
@@ -269,20 +269,20 @@ class TestServer:
         port = config.generation.vllm.server_port
         free = composed(SERVER, "generation.vllm.server_port=9", "generation.vllm.server_timeout=0.2")
         (problem,) = check_server(free, "/folder of/model")
-        assert "no vLLM server answers at http://127.0.0.1:9 within 0.2 s (" in problem and "refused" in problem
+        assert "no vLLM server at http://127.0.0.1:9 responded within 0.2 s (" in problem and "refused" in problem
         assert "trl vllm-serve --model '/folder of/model' --host 127.0.0.1 --port 9" in problem
         assert check_server(config, "model") == [] and port != 9
 
     @pytest.mark.parametrize(
         ("path", "answer", "said"),
         [
-            ("/health", (503, {}), "no vLLM server answers"),
+            ("/health", (503, {}), "no vLLM server at"),
             ("/server_info", (404, {}), "VLLM_SERVER_DEV_MODE=1 is not set"),
-            ("/server_info", (500, {}), "answers 500"),
+            ("/server_info", (500, {}), "responds with 500"),
             (
                 "/server_info",
                 (200, {"vllm_config": {**GOOD["/server_info"][1]["vllm_config"], "weight_transfer_config": None}}),
-                "takes no weights",
+                "does not accept new weights",
             ),
             (
                 "/server_info",
@@ -306,7 +306,7 @@ class TestServer:
             (problem,) = check_server(config, "model")
             assert "(timed out)" in problem
             (problem,) = engine_checks._settings(f"http://127.0.0.1:{port}", config.generation.vllm)
-            assert "does not give its settings (timed out)" in problem
+            assert "does not report its settings (timed out)" in problem
 
     def test_its_probabilities_matter_to_the_correction_alone(self, serve):
         raw = {"weight_transfer_config": {}, "model_config": {"logprobs_mode": "raw_logprobs"}}

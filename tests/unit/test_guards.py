@@ -365,7 +365,7 @@ def test_returns_are_refused_where_they_may_be_negative(overrides, negative):
     config = command(*overrides)
     assert bool(guards.negative_returns(config)) == negative
     if negative:
-        with pytest.raises(ValueError, match="needs returns that are not negative"):
+        with pytest.raises(ValueError, match="needs non-negative returns"):
             advantages(config)
     else:
         assert advantages(config).abs().max() > 0.1

@@ -77,7 +77,7 @@ def test_a_file_that_differs_from_the_list_of_a_finished_run_leaves_the_run_out(
     if kind != "gone":
         path.write_bytes(content if kind == "flipped" else content[:-1])
     reason = left_out(runs, file)
-    assert reason.startswith("damaged: ") and "Put the file back from a copy, or move the folder away" in reason
+    assert reason.startswith("damaged: ") and "Restore the file from a backup, or move the folder away" in reason
 
 
 def test_an_edited_value_that_reads_well_is_noticed(runs: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_finished_run_without_a_list_is_left_out(runs: Path) -> None:
     """The runner refuses it too: nothing says whether its files are what it wrote."""
     (second(runs) / digests.LIST_FILE).unlink()
     reason = left_out(runs, "files.json is missing")
-    assert "Put the file back from a copy, or move the folder away" in reason
+    assert "Restore the file from a backup, or move the folder away" in reason
 
 
 @pytest.mark.parametrize("file", ["budget.jsonl", "config.yaml", "completions.jsonl", "predictions-test-9.parquet"])
@@ -398,12 +398,12 @@ def test_a_run_writes_through_no_link(runs: Path) -> None:
     for file in (".lock", "metrics.jsonl"):
         elsewhere = link_out(second(runs), file)
         (problem,) = misplaced(second(runs))
-        assert f"{file} is a link that leads out of" in problem and elsewhere.read_text() == f"{SECRET}\n"
+        assert f"{file} is a link to a place outside" in problem and elsewhere.read_text() == f"{SECRET}\n"
         with held(second(runs) / file):
             assert elsewhere.read_text() == f"{SECRET}\n"
         (second(runs) / file).unlink()
     (second(runs) / "attempts").symlink_to(runs.parent)
-    with pytest.raises(BadInput, match="attempts is a link that leads out of"):
+    with pytest.raises(BadInput, match="attempts is a link to a place outside"):
         reserve(second(runs))
 
 
@@ -425,7 +425,7 @@ def test_inspection_reads_no_link_and_resolves_nothing(runs: Path, monkeypatch: 
     assert SECRET not in str(caught.value)
     assert inspect._literal({"a": ["${b}", 1]}) == {"a": ["\\${b}", 1]}
     link_out(second(runs), "config.yaml")
-    with pytest.raises(BadInput, match="config.yaml is a link that leads out"):
+    with pytest.raises(BadInput, match="config.yaml is a link to a place outside"):
         inspect.read_config(second(runs))
 
 
@@ -491,7 +491,7 @@ def test_the_check_of_wandb_names_a_damaged_file(runs: Path, content: str) -> No
 @pytest.mark.parametrize("content", ["", "[]", DEEP, '{"stopped": 1}', '{"stopped": {"update": 3}}'])
 def test_the_note_of_an_early_stop_names_a_damaged_result(runs: Path, content: str) -> None:
     (second(runs) / "result.json").write_text(content)
-    with pytest.raises(BadInput, match=r"result\.json is damaged.*makes it again"):
+    with pytest.raises(BadInput, match=r"result\.json is damaged.*run the same command again"):
         Run(second(runs), "rl", "grpo-hits", 1, "0" * 8, {}).stopped_early()
 
 
@@ -518,7 +518,7 @@ def test_an_edited_record_of_a_collection_is_refused(runs: Path, tmp_path: Path)
     collected.update(runs, out)
     file = sorted((out / "index").glob("*.json"))[0]
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 7').replace('"seed": 1', '"seed": 7'))
-    with pytest.raises(BadInput, match=f"{file.name} is damaged, it has another content than was written"):
+    with pytest.raises(BadInput, match=f"{file.name} is damaged, it has changed since it was written"):
         collect(out)
 
 

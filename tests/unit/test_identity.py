@@ -270,7 +270,7 @@ def test_a_choice_among_numbers_is_no_choice_among_truths():
 
 
 def test_truths_are_no_numbers_at_the_top():
-    with pytest.raises(BadInput, match="seed = True should be of type int"):
+    with pytest.raises(BadInput, match="seed = True must be of type int"):
         composed("seed=true")
 
 

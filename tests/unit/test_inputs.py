@@ -139,7 +139,7 @@ def test_a_run_on_other_inputs_is_named_with_both_digests(tmp_path):
     after = locate(config, "sft")
     (notice,) = superseded(after)
     there, now = (run.identity["inputs"]["data"]["split test"][:12] for run in (before, after))
-    assert f"split test: {there} there, {now} now" in notice and str(before.root) in notice
+    assert f"split test: was {there}, is now {now}" in notice and str(before.root) in notice
     assert "split train" not in notice
     other_settings = replace(config, trainer=replace(config.trainer, bf16=True))
     assert superseded(locate(other_settings, "sft")) == []
@@ -215,7 +215,7 @@ def test_shards_count(tmp_path):
     index = {"weight_map": {"x": "model-1.safetensors", "y": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model-1.safetensors").write_bytes(b"1")
-    with pytest.raises(BadInput, match=r"names model-2.safetensors, which is not there"):
+    with pytest.raises(BadInput, match=r"lists model-2.safetensors, which is missing"):
         sources.folder_digests(folder, "a")
     (folder / "model-2.safetensors").write_bytes(b"2")
     assert {"model-1.safetensors", "model-2.safetensors"} < set(sources.folder_digests(folder, "a"))
@@ -224,11 +224,11 @@ def test_shards_count(tmp_path):
 def test_folders_without_weights_or_with_an_adapter_are_refused(tmp_path):
     folder = write_model(tmp_path / "a")
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(BadInput, match="holds an adapter"):
+    with pytest.raises(BadInput, match="has an adapter"):
         sources.folder_digests(folder, "a")
     (folder / "adapter_config.json").unlink()
     (folder / "model.safetensors").unlink()
-    with pytest.raises(BadInput, match="'a' holds no weights"):
+    with pytest.raises(BadInput, match="'a' has no weights"):
         sources.folder_digests(folder, "a")
 
 

@@ -24,7 +24,7 @@ def cell(tmp_path) -> Cell:
 def test_what_an_earlier_command_left_is_no_reason(cell, status):
     """A process that was killed before its run began leaves STATUS as it was."""
     cell.run.set_status(status, "stopped early at update 4")
-    assert cell.reason().startswith("it ended without a word")
+    assert cell.reason().startswith("it ended without a message")
 
 
 def launcher(jobs="auto", gpus="auto", cells_per_gpu=1, gpu_share=None) -> LocalLauncher:
@@ -75,7 +75,7 @@ def test_a_share_of_a_gpu_lies_in_0_1(share):
 
 def test_an_interval_is_searched_and_not_swept():
     overrides = OverridesParser.create().parse_overrides(["a=interval(0, 1)", "b=interval(0, 1)", "seed=0,1", "c=3"])
-    with pytest.raises(BadInput, match=r"(?s)a=interval.*searched, not swept.*b=interval"):
+    with pytest.raises(BadInput, match=r"(?s)a=interval.*cannot use an interval.*b=interval"):
         combinations(overrides, None)
     assert combinations(overrides[2:], None) == [[["seed=0", "c=3"], ["seed=1", "c=3"]]]
     assert combinations(overrides[2:], 1) == [[["seed=0", "c=3"]], [["seed=1", "c=3"]]]
@@ -103,7 +103,7 @@ def test_finished_cells_need_no_gpus_and_their_stage_is_not_made_again(cell, mon
     assert cell.gpus == 2 and threads_of(cell, 8) == 1  # runtime.threads=1
     cell.config.runtime.threads = None
     assert threads_of(cell, 8) == 4
-    with pytest.raises(BadInput, match="a cell needs 2 GPUs, and there are 1"):
+    with pytest.raises(BadInput, match="a cell needs 2 GPUs, but only 1 are available"):
         launcher().check([cell])
     assert list(missing_shared_stages([cell])) == [locate(cell.config, "sft").root]
     for stage in ("sft", "rl"):

@@ -52,7 +52,7 @@ def test_models_without_a_limit_and_models_that_do_not_write(tmp_path):
     for name, config in {"bloom": BloomConfig(), "gpt2": GPT2Config(n_positions=77), "t5": T5Config()}.items():
         config.save_pretrained(tmp_path / name)
     assert max_positions(tmp_path / "bloom") is None and max_positions(tmp_path / "gpt2") == 77
-    with pytest.raises(BadInput, match="is a t5 model, which does not write on from a prompt"):
+    with pytest.raises(BadInput, match="is a t5 model, not a causal language model, so it cannot continue a prompt"):
         max_positions(tmp_path / "t5")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "config.json").write_text('{"model_type": "no_such"}')
@@ -74,7 +74,7 @@ def test_limits_that_are_no_whole_numbers_and_limits_of_a_part(tmp_path):
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_damaged_tokenizer_is_named(name, content, tmp_path):
     (tmp_path / name).write_text(content)
-    with pytest.raises(BadInput, match=rf"{tmp_path / name}: .*; fetch the model again"):
+    with pytest.raises(BadInput, match=rf"{tmp_path / name} .*; download the model again"):
         load_tokenizer(tmp_path)
 
 

@@ -29,11 +29,11 @@ def test_the_oldest_turns_go_until_the_rest_fits():
     assert all(texts(record)[0] == "be brief" for record in kept["test"])
     assert [r.context_id for r in kept["test"]] == [r.context_id for r in records] and kept["train"] == records[1:2]
     assert all(r.seen_titles == ["Alien"] and r.ground_truth == [("Heat", 1995)] for r in kept["test"])
-    told = "conversations of more than 6 characters"
+    told = "conversations longer than 6 characters"
     keys = "(dataset.max_conversation_chars, dataset.long_prompts)"
     assert rule.notices() == [
         f"test: 2 {told} lost their oldest turns {keys}",
-        f"test: 2 {told} are still longer, since the last turn stays {keys}",
+        f"test: 2 {told} are still longer, because the last turn is always kept {keys}",
     ]
 
 

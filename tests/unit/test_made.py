@@ -29,8 +29,8 @@ def test_a_run_that_cannot_make_one_update_is_refused() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("trainer.rl.completions_per_update=4000", "takes 1000 prompts of trainer.rl.group_size = 4"),
-        ("trainer.sft.max_length=8", "trainer.sft.max_length = 8 keeps the end of none of"),
+        ("trainer.rl.completions_per_update=4000", "needs 1000 prompts with trainer.rl.group_size = 4"),
+        ("trainer.sft.max_length=8", "trainer.sft.max_length = 8 truncates all"),
     ],
 )
 def test_it_is_refused_before_any_compute(override: str, told: str, tmp_path: Path) -> None:
@@ -60,14 +60,14 @@ def test_planned_work() -> None:
 
 def test_what_was_not_made_is_named() -> None:
     check_made({"updates": 2, "completions": 8, "prompts": 2}, {"updates": 2, "completions": 8})
-    with pytest.raises(NotMade, match="ended after 0 of 2 updates, 0 of 488 completions. Its numbers"):
+    with pytest.raises(NotMade, match="ended after 0 of 2 updates, 0 of 488 completions, so its numbers"):
         check_made({"updates": 0, "prompts": 1}, {"updates": 2, "prompts": 1, "completions": 488})
 
 
 @pytest.mark.parametrize(
     ("means", "told"),
     [
-        ({"in_catalog": 0.004, "ndcg@10": 0.0}, "0.4 % of the listed entries are in the catalogue on validation"),
+        ({"in_catalog": 0.004, "ndcg@10": 0.0}, "0.4 % of the listed entries on validation are in the catalogue"),
         ({"in_catalog": 0.5, "ndcg@10": 0.0}, "ndcg@10 is 0 on validation"),
         ({"in_catalog": 0.5, "ndcg@10": 0.1}, ""),
     ],
@@ -85,7 +85,7 @@ def test_demonstrations_that_keep_no_end_are_refused(mini, tiny_folder) -> None:
     assert check_ends(records, tokenizer, min(lengths), "tiny") == []
     for limit in (8, min(lengths) - 1):
         (problem,) = check_ends(records, tokenizer, limit, "tiny")
-        assert f"trainer.sft.max_length = {limit} keeps the end of none of the {len(records)} demonstrations" in problem
+        assert f"trainer.sft.max_length = {limit} truncates all {len(records)} demonstrations" in problem
 
 
 def test_a_template_that_writes_no_end_is_refused(mini, tiny_folder) -> None:
@@ -109,7 +109,7 @@ def test_cut_demonstrations_are_counted() -> None:
     assert kept.result == {"count": 4, "at_limit": 2, "without_end": 2}
     dropped = Kept.of_rows([[1, 2, end]], 4, [end], dropped=3)
     assert dropped.result == {"count": 4, "at_limit": 3, "without_end": 3}
-    assert kept.words(4).startswith("2 of 4 demonstrations lose their end to trainer.sft.max_length = 4")
+    assert kept.words(4).startswith("2 of 4 demonstrations are truncated by trainer.sft.max_length = 4")
 
 
 def test_demonstrations_that_rl_cuts_are_counted(mini, tiny_folder) -> None:
@@ -127,7 +127,7 @@ def test_demonstrations_that_rl_cuts_are_counted(mini, tiny_folder) -> None:
     kept = kept_of(records, tokenizer, shortest, ends)
     assert kept.without_end == kept.count == len(records)
     assert len(Demonstrations(records, tokenizer, shortest, 0).rows) < len(records)
-    assert "never chosen as the better list" in kept.words_of_pairs(shortest)
+    assert "never used as the better list" in kept.words_of_pairs(shortest)
 
 
 def test_warnings_of_trainers_are_said_once_and_ours_each_time() -> None:

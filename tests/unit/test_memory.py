@@ -187,8 +187,8 @@ def test_a_warning_says_what_to_lower(capsys):
     assert "memory: about 2.88 GiB of 4.00 GiB available, most in update: activations 2.00 GiB, weights 900 MiB" in text
     assert "warning" not in text
     shortage.tell(config, memory.MemoryEstimate(fits.parts, 2**31, False), console)
-    assert "warning: that is more than there is" in (text := console.export_text())
-    assert "To lower it, the first first: trainer.rl.micro_batch_size (it is 64; " in text
+    assert "warning: this is more than is available" in (text := console.export_text())
+    assert "To reduce it, lower these settings in this order: trainer.rl.micro_batch_size (now 64; " in text
 
 
 def test_what_helps_the_phase_comes_first():
@@ -255,7 +255,7 @@ def test_a_dry_run_shows_the_parts(tmp_path):
         "activations",
         "KV cache",
         "together",
-        "with 2 at once on this machine about",
+        "with 2 runs at once on this machine",
     ):
         assert word in text
     config, expected = memory.largest(configs)
@@ -333,11 +333,13 @@ def test_a_run_without_memory_says_what_to_lower_and_that_helps(tmp_path):
     short = limited(500, wide)
     target = locate(composed(*overrides, wide), "rl")
     assert short.returncode != 0 and target.status() == "failed", short.stderr
-    assert "warning: that is more than there is" in short.stderr
+    assert "warning: this is more than is available" in short.stderr
     reason = target.reason()
     assert re.match(r"OutOfMemory: out of memory in the rl stage, phase (reference|update) \(", reason)
     assert "DefaultCPUAllocator" in reason and "\n" not in reason
-    assert "Lower, the first first: trainer.rl.micro_batch_size (it is 128;" in reason and "Expected:" in reason
+    assert (
+        "Lower these settings in this order: trainer.rl.micro_batch_size (now 128; " in reason and "Expected:" in reason
+    )
     enough = limited(500, narrow)
     assert enough.returncode == 0, enough.stderr
     assert locate(composed(*overrides, narrow), "rl").status() == "done"

@@ -490,8 +490,8 @@ def test_a_list_counts_once_for_a_truth_that_it_names_twice():
 @pytest.mark.parametrize(
     ("truths", "n_truth", "k", "message"),
     [
-        ([[[0]], [[1]]], [1, 1], 1, "query 1: a truth outside"),
-        ([[[0]], [[-2]]], [1, 1], 1, "query 1: a truth outside"),
+        ([[[0]], [[1]]], [1, 1], 1, "query 1: truths must be"),
+        ([[[0]], [[-2]]], [1, 1], 1, "query 1: truths must be"),
         ([[[-1]], [[-1]]], [1, 0], 1, "query 1: n_truth"),
         ([[[0]]], [1], 2, "k must lie in 1..1"),
         ([[[0]]], [1, 1], 1, r"got \(1, 1, 1\) and \(2,\)"),

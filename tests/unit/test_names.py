@@ -20,8 +20,8 @@ from tests.helpers_inputs import OF_REDIAL, write_redial
 ODD = {
     "": "is empty",
     "  ": "is empty",
-    ".": "names the folder itself",
-    "..": "names the folder itself",
+    ".": "means the folder itself",
+    "..": "means the folder itself",
     "../../x": "separator",
     "/tmp/x": "separator",
     "a\\b": "separator",
@@ -51,7 +51,7 @@ def test_every_name_of_a_config_is_checked(tmp_path):
         getattr(config, part).name = "a/b"
     config.tracker.project = config.tracker.entity = "a\nb"
     problems = check_names(config)
-    assert len(problems) == 8 and problems[0].startswith("experiment_name = '../x' holds a separator of paths; give")
+    assert len(problems) == 8 and problems[0].startswith("experiment_name = '../x' contains a path separator; give")
     assert set(problems) <= set(check_places(config, to_write=False))
 
 
@@ -64,7 +64,9 @@ def test_a_project_is_a_name_that_trackers_take(project):
         assert check_names(config) == []
     config.tracker.project = project
     (problem,) = check_places(config, to_write=False)
-    assert problem.startswith("tracker.project = ") and problem.endswith("give a name, such as tracker.project=mine")
+    assert problem.startswith("tracker.project = ") and problem.endswith(
+        "give another name, such as tracker.project=mine"
+    )
     assert "\n" not in problem and "\0" not in problem
 
 
@@ -74,8 +76,8 @@ ODD_PATHS = {
     "a\nb": "control character",
     "a\0.jsonl": "control character",
     "a\udc80": "surrogate",
-    "x" * 256: "a name that is longer than 255 bytes",
-    "é" * 128 + "/x": "a name that is longer than 255 bytes",
+    "x" * 256: "a part longer than 255 bytes",
+    "é" * 128 + "/x": "a part longer than 255 bytes",
     "x/" * 2048: "longer than 4095 bytes",
 }
 PATHS = {
@@ -113,8 +115,8 @@ def test_a_home_is_written_out():
     for override, keys in PATHS.items():
         for key in keys:
             problems = check_values(put(composed(override), key, "~/x"))
-            assert problems == ([] if key == "model.path" else [f"{key} = ~/x: ~ is not replaced by your home; write "
-                                                                "the whole path"])  # fmt: skip
+            said = f"{key} = ~/x: ~ is not expanded to your home folder; write the full path"
+            assert problems == ([] if key == "model.path" else [said])
     (problem,) = check_values(put(composed("model=qwen2.5_0.5b"), "model.path", "~nobody-of-this-name/x"))
     assert problem.startswith("model.path = ~nobody-of-this-name/x: there is no user of that name")
 
@@ -143,7 +145,7 @@ def test_demonstrations_from_a_path_lead_no_row_elsewhere(name, tmp_path, monkey
 def test_a_row_name_that_a_file_makes_too_long_says_so(tmp_path):
     config = put(composed("dataset=redial"), "dataset.demonstrations_from", str(tmp_path / f"{'x' * 240}.jsonl"))
     (problem,) = check_names(config)
-    assert "is longer than 255 bytes; give another with variant=NAME or give the file of dataset.demon" in problem
+    assert "is longer than 255 bytes; choose another with variant=NAME or rename the file in dataset.demon" in problem
 
 
 @pytest.mark.parametrize("value", [None, 3, "a/b", ""])

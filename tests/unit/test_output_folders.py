@@ -28,7 +28,9 @@ def test_an_output_that_is_a_file_is_refused(command, runs, tmp_path, capsys):
 
 def test_what_is_said_of_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match=r"--out = .*file: the folder cannot be created \(it is a file\); name another"):
+    with pytest.raises(
+        BadInput, match=r"--out = .*file: the folder cannot be created \(it is a file\); choose another"
+    ):
         new_folder(tmp_path / "file", "--out")
     with pytest.raises(BadInput, match=r"cannot be created \(not a directory\)"):
         new_folder(tmp_path / "file" / "below", "--out")

@@ -43,13 +43,13 @@ def test_the_spread_is_no_part_of_the_identity():
 @pytest.mark.parametrize(
     ("overrides", "count", "problem"),
     [
-        (["trainer=fsdp2"], 1, "shards over several processes and there is one"),
+        (["trainer=fsdp2"], 1, "shards over several processes, but there is only one"),
         (["trainer.parallel.strategy=fsdp"], 2, "Did you mean 'fsdp2'"),
         (["trainer=ddp", "trainer.parallel.cpu_offload=true"], 2, "cpu_offload = True has no effect"),
         (["trainer=deepspeed", "trainer.parallel.zero_stage=3", "algorithm=humanline"], 2, "sync_every = 1"),
         (["trainer.parallel.zero_stage=4"], 2, "zero_stage = 4 must lie in [1, 3]"),
-        (["trainer.rl.completions_per_update=72"], 7, "completions_per_update = 72 is no multiple"),
-        (["trainer.sft.batch_size=36", "trainer.sft.micro_batch_size=12"], 2, "batch_size = 36 is no multiple"),
+        (["trainer.rl.completions_per_update=72"], 7, "completions_per_update = 72 is not a multiple"),
+        (["trainer.sft.batch_size=36", "trainer.sft.micro_batch_size=12"], 2, "batch_size = 36 is not a multiple"),
     ],
 )
 def test_what_cannot_be_spread_is_refused(overrides, count, problem):
@@ -111,7 +111,7 @@ def test_an_epoch_ends_with_blank_rows():
 @pytest.mark.parametrize(
     ("environment", "problem"),
     [
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}, "starts one process whatever"),
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}, "starts one process and ignores --num_processes"),
         ({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "trainer=fsdp2"),
         ({"WORLD_SIZE": "2"}, None),
         ({}, None),

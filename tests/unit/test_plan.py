@@ -128,7 +128,7 @@ def test_only_what_would_be_taken_is_shown_as_taken(tmp_path):
     taken = {step.run.stage: step.source is not None for step in steps([config])}
     assert taken == {"oracle": True, "zero_shot": False, "sft": False, "rl": False}
     (sft.root / "manifest.json").write_text("{}")
-    with pytest.raises(BadInput, match=f"{sft.root} says done, but manifest.json has"):
+    with pytest.raises(BadInput, match=f"{sft.root} has the status done, but manifest.json has"):
         steps([config])
 
 

@@ -16,13 +16,13 @@ from tests.conftest import SMALL, composed
 
 def test_a_piece_that_leaves_out_a_fact_is_refused():
     place = Place("baseline", ("shift", "scale"))
-    with pytest.raises(ValueError, match="baseline 'mine' leaves out scale"):
+    with pytest.raises(ValueError, match="baseline 'mine' lacks scale"):
 
         @place.piece(shift="other")
         def mine(group):
             return group.returns
 
-    with pytest.raises(ValueError, match="'bare' leaves out shift, scale"):
+    with pytest.raises(ValueError, match="'bare' lacks shift, scale"):
 
         @place.piece
         def bare(group):
@@ -37,7 +37,7 @@ def test_an_annotation_that_says_nothing_is_named():
     def other(group, *, strength: list = 1.0): ...  # noqa: B006
 
     for function in (mine, other):
-        with pytest.raises(TypeError, match=f"{function.__name__}: the annotation .* of option 'strength'"):
+        with pytest.raises(TypeError, match=f"{function.__name__}: option 'strength' has the annotation"):
             options_of(function)
 
 
@@ -68,7 +68,9 @@ def test_a_run_made_with_other_code_is_neither_skipped_nor_resumed(tmp_path):
     plugin.write_text("STRENGTH = 2\n")
     for status in (DONE, "running"):
         made.set_status(status)
-        with pytest.raises(BadInput, match="other code of plugins .*mine.py: sha256 .* there, .* now.*: move it away"):
+        with pytest.raises(
+            BadInput, match="different version of the plugins .*mine.py: sha256 was .*, is now .*: move it away"
+        ):
             run(config)
 
 
@@ -93,7 +95,7 @@ def test_code_under_another_name_is_other_code(tmp_path):
     name = files(tmp_path, old="A = 1\n", replacement="A = 2\n", renamed="A = 1\n", further="B = 1\n")
     run = made_with(tmp_path, [name["old"]])
     (problem,) = check_plugins(run, [name["replacement"]])
-    assert "old.py: sha256 " in problem and "replacement.py: sha256 none there, " in problem
+    assert "old.py: sha256 " in problem and "replacement.py: sha256 was none, is now " in problem
     (problem,) = check_plugins(run, [name["replacement"], name["further"]])
     assert "further.py" in problem
     for same in (["old"], ["renamed"], ["old", "further"], ["further", "renamed"], []):
@@ -119,14 +121,16 @@ def test_a_package_counts_with_all_its_modules(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_is_no_name_of_a_plugin(name):
     (problem,) = load_plugins([name])
-    assert problem.startswith("plugins holds ") and problem.endswith("neither a module nor the path of a .py file")
+    assert problem.startswith("plugins contains ") and problem.endswith(
+        "neither a module name nor the path of a .py file"
+    )
     assert problem.isprintable() and len(problem) < 400
 
 
 @pytest.mark.parametrize("name", ["sys", "builtins", "itertools"])
 def test_modules_without_a_file_are_refused(name):
     """They have no code to take a digest of, and enter nothing."""
-    assert load_plugins([name]) == [f"plugins: {name} is built into Python and registers nothing; remove it"]
+    assert load_plugins([name]) == [f"plugins: {name} is a built-in Python module and registers nothing; remove it"]
 
 
 def test_a_path_may_lead_anywhere(tmp_path, monkeypatch):

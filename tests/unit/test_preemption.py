@@ -32,7 +32,7 @@ def installed(monkeypatch):
 
 
 def test_a_signal_outside_training_ends_the_run_there_and_is_obeyed_once(installed):
-    with pytest.raises(Preempted, match="^SIGUSR1; the same command goes on from there$"):
+    with pytest.raises(Preempted, match="^SIGUSR1; run the same command again to continue from there$"):
         os.kill(os.getpid(), signal.SIGUSR1)
     os.kill(os.getpid(), signal.SIGTERM)  # it is ending already: nothing is raised
     with pytest.raises(Preempted, match="SIGUSR1"):  # for the case that the first was lost in a finaliser
@@ -64,7 +64,7 @@ def test_a_training_without_a_signal_ends_as_ever(installed):
 
 
 def test_a_training_that_another_process_stopped_ends_the_run(installed):
-    said = "^another process was told to stop at update 3; "
+    said = "^another process of this run was asked to stop at update 3; "
     with pytest.raises(Preempted, match=said), preemption.training() as training:
         training.stopped_at = 3
 
@@ -91,7 +91,9 @@ def test_the_status_says_when(installed, tmp_path):
     run = locate(config, "rl")
     with pytest.raises(Preempted), claim(run, config):
         os.kill(os.getpid(), signal.SIGUSR2)
-    assert (run.root / "STATUS").read_text() == f"{INTERRUPTED}\nSIGUSR2; the same command goes on from there\n"
+    assert (
+        run.root / "STATUS"
+    ).read_text() == f"{INTERRUPTED}\nSIGUSR2; run the same command again to continue from there\n"
     with claim(run, config) as mine:
         assert mine and run.attempts() == 2
 

@@ -214,10 +214,10 @@ def test_what_is_refused():
         assert problem(f"algorithm.{key}=0").startswith(f"algorithm.{key} = 0 must be at least 1")
     assert "must be a positive number" in problem("algorithm.beta=0")
     assert "algorithm.sft_share = 1.0 must lie in [0, 1)" in problem("algorithm.sft_share=1")
-    assert "make no tuple" in problem("algorithm.negatives=7", "trainer.rl.group_size=4")
+    assert "gives too few lists per prompt for a tuple" in problem("algorithm.negatives=7", "trainer.rl.group_size=4")
     uneven = check_config(composed("algorithm=dpo", "algorithm.negatives=2"))
-    assert len(uneven) == 2 and all("no multiple of the 3 lists of a tuple" in p and "use 66" in p for p in uneven)
-    assert "draws its lists by plain generate" in problem("generation=continuous")
+    assert len(uneven) == 2 and all("not a multiple of the 3 lists of a tuple" in p and "use 66" in p for p in uneven)
+    assert "samples its lists with plain generate" in problem("generation=continuous")
     assert "orders lists by the sum of their terms" in problem("reward=guarded_gdpo")
     assert "scaled_by" in problem("reward=alp")
 
@@ -227,14 +227,14 @@ def test_settings_of_the_other_family_are_named():
         with pytest.raises(BadInput) as error:
             check_overrides([f"algorithm={name}", f"algorithm.{key}=1"])
         assert len(error.value.problems) == 1
-        assert f"algorithm.{key} is a setting of the family {owner}" in error.value.problems[0]
-        with pytest.raises(BadInput, match=rf"algorithm\.{key} is a setting of the family {owner}"):
+        assert f"algorithm.{key} is a setting of the {owner} family" in error.value.problems[0]
+        with pytest.raises(BadInput, match=rf"algorithm\.{key} is a setting of the {owner} family"):
             composed(f"algorithm={name}", f"++algorithm.{key}=1")
 
 
 def test_in_a_sweep_of_both_families_too():
     for swept in ("grpo,dpo,sprec", "dpo,grpo"):
-        with pytest.raises(BadInput, match="algorithm.ratio is a setting of the family policy_optimisation") as error:
+        with pytest.raises(BadInput, match="algorithm.ratio is a setting of the policy_optimisation family") as error:
             check_overrides(["-m", f"algorithm={swept}", "algorithm.ratio=token"])
         assert len(error.value.problems) == 1
     check_overrides(["-m", "algorithm=grpo,gspo", "algorithm.ratio=token"])

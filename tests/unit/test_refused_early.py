@@ -66,8 +66,8 @@ def test_a_seed_of_five_thousand_digits():
 def test_a_runs_dir_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     said = refused(RUN, f"runs_dir={tmp_path / 'file'}", "seed=-1")
-    assert f"runs_dir = {tmp_path / 'file'}: it is no folder" in said and "seed = -1" in said
-    assert "it is no folder" in refused(RUN, "-m", "seed=0,1", f"runs_dir={tmp_path / 'file'}")
+    assert f"runs_dir = {tmp_path / 'file'}: it is not a folder" in said and "seed = -1" in said
+    assert "it is not a folder" in refused(RUN, "-m", "seed=0,1", f"runs_dir={tmp_path / 'file'}")
 
 
 def test_a_search_with_bad_values(tmp_path):
@@ -115,7 +115,7 @@ def test_inspect_with_bad_values(a_run):
     (a_run / "config.yaml").write_text("dataset: 3\n")
     assert "config.yaml: config key 'stage' is missing" in refused(*inspect)
     (a_run / "config.yaml").write_text(re.sub(r"^dataset:\n(  .*\n)+", "dataset: 3\n", text, flags=re.M))
-    assert "config.yaml: dataset = 3 should be a section" in refused(*inspect)
+    assert "config.yaml: dataset = 3 must be a section" in refused(*inspect)
     assert "has no config.yaml" in refused("rlbench.inspect", str(a_run / "model"))
 
 
@@ -137,9 +137,9 @@ def test_places_that_cannot_be_used(key, tmp_path, monkeypatch):
     file.write_text("")
     link.symlink_to(tmp_path / "gone")
     assert said(tmp_path / "new" / "deeper") == said(tmp_path) == ""
-    assert f"{key} = {file}: it is no folder" in said(file)
-    assert f"{key} = {file}/below/it: {file} is no folder" in said(f"{file}/below/it")
-    assert f"{key} = {link}: it is no folder" in said(link)
-    assert f"{key} = ' ' names no folder" in said(" ")
+    assert f"{key} = {file}: it is not a folder" in said(file)
+    assert f"{key} = {file}/below/it: {file} is not a folder" in said(f"{file}/below/it")
+    assert f"{key} = {link}: it is not a folder" in said(link)
+    assert f"{key} = ' ' is empty; give a folder" in said(" ")
     monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)  # root may write everywhere
-    assert f"you may not write to {tmp_path}" in said(tmp_path / "new")
+    assert f"you have no permission to write to {tmp_path}" in said(tmp_path / "new")

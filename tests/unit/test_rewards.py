@@ -408,7 +408,7 @@ def test_wrong_success():
     assert check_success("any_hits", 0.0) == [
         f"success.rule = 'any_hits' is unknown; known: {', '.join(SUCCESS)}. Did you mean 'any_hit'?"
     ]
-    assert "no effect under rule 'any_hit'" in check_success("any_hit", 0.5)[0]
+    assert "no effect with success.rule = 'any_hit'" in check_success("any_hit", 0.5)[0]
     assert "(0, 1]" in check_success("recall_at_least", 0.0)[0]
     assert "(0, 1]" in check_success("ndcg_at_least", 1.5)[0]
     assert "finite" in check_success("total_at_least", math.nan)[0]
@@ -560,7 +560,7 @@ def test_wrong_terms_are_all_reported():
     assert problems[0].endswith("Did you mean 'relevance'?")
     assert problems[1] == ("terms.value.alfa is unknown; known: weight, scaled_by, alpha, of. Did you mean 'alpha'?")
     assert problems[2] == "terms.dcg.weight is missing"
-    assert problems[3] == "terms.recall = 2.0 must hold a weight, and options if any"
+    assert problems[3] == "terms.recall = 2.0 must be a section with a weight and the term's options"
     assert len(problems) == 4
 
 
@@ -579,8 +579,8 @@ def test_weights_are_finite_numbers(weight):
         ("verdict_cost", "seen", math.inf, "a finite number"),
         ("verdict_cost", "seen", False, "a finite number"),
         ("tokens", "normaliser", 0.0, "a finite number above 0"),
-        ("soft_overlong", "cache", 0, "a whole number above 0"),
-        ("soft_overlong", "max_tokens", 100.5, "a whole number above 0"),
+        ("soft_overlong", "cache", 0, "a positive whole number"),
+        ("soft_overlong", "max_tokens", 100.5, "a positive whole number"),
         ("novelty", "among", 3, "one of recommendable, hits"),
     ],
 )
@@ -591,7 +591,7 @@ def test_options_are_of_their_type_and_range(name, option, given, wanted):
 
 def test_an_option_without_a_default_must_be_given():
     assert wrong(soft_overlong={"weight": 1, "cache": 5}) == [
-        "terms.soft_overlong.max_tokens is missing; it must be a whole number above 0"
+        "terms.soft_overlong.max_tokens is missing; it must be a positive whole number"
     ]
 
 

@@ -72,7 +72,7 @@ def test_the_hash_is_eight_digits_of_sha256() -> None:
 
 def test_differences_name_the_whole_key_and_both_sides() -> None:
     found = differing_keys({"gone": 1, "b": {"c": 1}}, {"b": {"c": 2}, "new": 3})
-    assert found == ["b.c: 1 there, 2 now", "gone: 1 there, None now", "new: None there, 3 now"]
+    assert found == ["b.c: was 1, is now 2", "gone: was 1, is now None", "new: was None, is now 3"]
 
 
 def test_rows_are_named_by_all_that_sets_them_apart() -> None:
@@ -119,7 +119,7 @@ def test_damage_of_a_finished_run_is_noticed(run: Run, config: Config, name: str
         run.append_metrics(1, "test", {"ndcg@10": 0.5})
     text = (run.root / name).read_text()
     (run.root / name).write_text(text.replace(text[-3], "#"))
-    with pytest.raises(BadInput, match=f"says done, but {name}"), claim(run, config):
+    with pytest.raises(BadInput, match=f"has the status done, but {name}"), claim(run, config):
         pass
 
 
@@ -127,7 +127,10 @@ def test_a_finished_run_without_its_list_is_refused(run: Run, config: Config) ->
     with claim(run, config):
         write_json(run.root / "result.json", {"updates": 1})
     (run.root / "files.json").unlink()
-    with pytest.raises(BadInput, match="says done, but files.json is missing. Put the file back"), claim(run, config):
+    with (
+        pytest.raises(BadInput, match="has the status done, but files.json is missing. Restore the file"),
+        claim(run, config),
+    ):
         pass
 
 
@@ -175,7 +178,7 @@ def test_cells_lie_below_their_experiment(tmp_path: Path, name: str) -> None:
     write_cells(file.parent, {"a/b": {"command": ["python"], "updates": 3}})
     assert read_cells(file.parent)["a/b"]["updates"] == 3
     write_cells(file.parent, {name: {"command": ["python"], "updates": 3}})
-    with pytest.raises(BadInput, match="is no cell in it"):
+    with pytest.raises(BadInput, match="is not a cell"):
         read_cells(file.parent)
 
 
@@ -185,7 +188,7 @@ def test_a_changed_letter_in_the_cells_of_a_sweep_is_noticed(tmp_path: Path) -> 
     good = file.read_text()
     for old, new in (("seed=1", "seed=2"), ("3", "4"), ("a/b", "a/c"), ("sha256", "sha257")):
         file.write_text(good.replace(old, new))
-        with pytest.raises(BadInput, match=r"sweep\.json is damaged, .*: move it away, and the commands of its sweeps"):
+        with pytest.raises(BadInput, match=r"sweep\.json is damaged, .*: move it away; the commands of its sweeps"):
             read_cells(file.parent)
 
 

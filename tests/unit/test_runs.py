@@ -66,7 +66,7 @@ def test_another_configuration_in_the_directory_is_refused(tmp_path):
     recorded = json.loads((run.root / "identity.json").read_text())
     recorded["rl"]["learning_rate"] = 7.0
     (run.root / "identity.json").write_text(json.dumps(recorded))
-    with pytest.raises(BadInput, match=r"rl.learning_rate: 7.0 there, 0.\d+ now"), claim(run, config):
+    with pytest.raises(BadInput, match=r"rl.learning_rate: was 7.0, is now 0.\d+"), claim(run, config):
         pass
 
 
@@ -77,7 +77,7 @@ def test_an_edited_identity_of_a_finished_run_is_refused_before_it_is_skipped(tm
         pass
     assert check_recorded(run) == [] and run.status() == DONE
     (run.root / "identity.json").write_text(json.dumps({**run.identity, "seed": 9}))
-    with pytest.raises(BadInput, match="holds another run: seed: 9 there, 0 now"):
+    with pytest.raises(BadInput, match="contains another run: seed: was 9, is now 0"):
         runner.run(config)
 
 

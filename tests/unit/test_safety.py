@@ -57,7 +57,7 @@ def test_a_stop_names_the_updates_that_are_in_the_weights():
     error = NotFinite("loss", 7, float("nan"), "the log-probabilities")
     assert error.stop.result == {
         "update": 6,
-        "reason": "the loss of update 7 is nan (not finite first: the log-probabilities); it was not applied",
+        "reason": "the loss of update 7 is nan (first non-finite value: the log-probabilities); it was not applied",
     }
     assert NoTuples(0, 5, 8).stop.update == 5
 

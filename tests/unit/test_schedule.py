@@ -37,8 +37,8 @@ def test_steps_are_part_of_a_run_only_where_there_are_any() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["+trainer.rl.learning_rate_steps={41:1e-5}"], "amid trainer.rl.num_iterations = 2"),
-        (["+trainer.rl.learning_rate_steps={0:1e-5}"], "update 0; an update done is at least 1"),
+        (["+trainer.rl.learning_rate_steps={41:1e-5}"], "lies between the trainer.rl.num_iterations = 2"),
+        (["+trainer.rl.learning_rate_steps={0:1e-5}"], "update 0; updates are counted from 1"),
         (["+trainer.rl.learning_rate_steps={40:0}"], "the rate 0.0, which must be a positive number"),
         (
             ["+trainer.rl.learning_rate_steps={40:1e-5}", "trainer.rl.schedule=cosine"],

@@ -49,7 +49,9 @@ def test_changed_data_are_refused_and_both_directories_named(config: Config, sch
     now = locate(config, "rl")
     assert now.root != scheduled.root and not now.root.exists()
     (problem,) = error.value.problems
-    assert f"scheduled as {scheduled.root}: now it would be {now.root}. Give the command of the sweep" in problem
+    assert (
+        f"scheduled as {scheduled.root}; its directory would now be {now.root}. Run the command of the sweep" in problem
+    )
     assert scheduled.status() == FAILED and scheduled.reason() == f"BadInput: {problem}"
     assert attempt_of(scheduled).read()["outcome"] == FAILED
 

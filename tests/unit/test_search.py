@@ -145,14 +145,14 @@ def test_the_space_is_what_hydra_says():
     ("override", "said"),
     [
         ("seed=0,1", "nothing to search"),
-        ("seed=choice(0,1)", "seeds are not searched"),
-        ("a=interval(2, 1)", "the lower end comes first"),
-        ("a=interval(1, 1)", "the lower end comes first"),
-        ("a=tag(log, interval(0, 1))", "lies above 0"),
+        ("seed=choice(0,1)", "seeds cannot be searched"),
+        ("a=interval(2, 1)", "the lower end must come first"),
+        ("a=interval(1, 1)", "the lower end must come first"),
+        ("a=tag(log, interval(0, 1))", "must lie above 0"),
         ("a=tag(lgo, interval(1, 2))", "the tag 'lgo' is unknown"),
-        ("a=tag(log, choice(1, 2))", "goes with an interval"),
+        ("a=tag(log, choice(1, 2))", "needs an interval"),
         ("a=range(3, 3)", "is empty"),
-        ("variant=x", "leave it out"),
+        ("variant=x", "remove it"),
     ],
 )
 def test_what_is_no_space_is_refused(override, said):
@@ -252,14 +252,14 @@ def test_a_changed_number_in_the_journal_is_noticed(bench):
     reported = next(line for line in lines if "intermediate_value" in line and line["step"] == 4)
     (result,) = {c.run.root / "result.json" for c in bench.ran[:1]}
     for line, key, number, said in (
-        (value, "values", [0.5], f"ndcg@10 on validation is 0.5 there and 1.0 in {result}"),
-        (reported, "intermediate_value", 0.25, "is 0.25 at update 4 there and 0.5 in"),
+        (value, "values", [0.5], f"ndcg@10 on validation is 0.5 in the journal and 1.0 in {result}"),
+        (reported, "intermediate_value", 0.25, "is 0.25 at update 4 in the journal and 0.5 in"),
     ):
         journal.write_text(good.replace(json.dumps(line, separators=(",", ":")), json.dumps({**line, key: number})))
         with pytest.raises(BadInput) as caught:
             Search(bench.studies(searched, **usual))
         (problem,) = caught.value.problems
-        assert f"{journal} does not fit the runs in proposal 0: " in problem and said in problem
+        assert f"{journal} and the runs disagree on proposal 0: " in problem and said in problem
         assert problem.endswith(f". {REMEDY}")
     journal.write_text(good)
     assert Search(bench.studies(searched, **usual)).over()
@@ -289,7 +289,7 @@ def test_a_proposal_whose_run_has_not_ended_as_the_journal_says_is_named(bench, 
     bench.run(Search(bench.studies(searched, sampler="grid", pruner="median")), closeness)
     (cell,) = [cell for cell in bench.ran if cell.run.status() == old]
     cell.run.set_status(PRUNED if old == DONE else DONE)
-    with pytest.raises(BadInput, match=f"it is {old} there .* and {cell.run.root} says"):
+    with pytest.raises(BadInput, match=f"it is {old} with .* but {cell.run.root} has the status"):
         Search(bench.studies(searched, sampler="grid", pruner="median"))
 
 
@@ -300,7 +300,7 @@ def test_a_damaged_result_of_a_proposal_is_named(bench, content):
     bench.run(Search(bench.studies((RATE,))), closeness)
     path = bench.ran[0].run.root / "result.json"
     path.write_text(content)
-    with pytest.raises(BadInput, match=r"result\.json is damaged.*makes it again"):
+    with pytest.raises(BadInput, match=r"result\.json is damaged.*run the same command again"):
         Search(bench.studies((RATE,)))
 
 
@@ -349,7 +349,7 @@ def test_a_grid_has_every_combination_once(bench):
     bench.run(Search([study]), closeness)
     points = {(cell.config.trainer.rl.learning_rate, cell.config.reward.gamma) for cell in bench.ran}
     assert len(bench.ran) == 4 and points == {(r, g) for r in (1e-4, 1e-3) for g in (0.0, 0.5)}
-    with pytest.raises(BadInput, match="a grid has no intervals"):
+    with pytest.raises(BadInput, match="a grid search cannot use an interval"):
         Search(bench.studies((RATE, "matching=exact"), sampler="grid")).over()
 
 
@@ -383,7 +383,7 @@ def test_a_failed_cell_is_tried_again_by_the_same_command(bench):
 
 
 def test_two_commands_do_not_search_in_one_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(BadInput, match="another search runs in"), alone(tmp_path):
+    with alone(tmp_path), pytest.raises(BadInput, match="another search is running in"), alone(tmp_path):
         pass
     with alone(tmp_path):
         pass

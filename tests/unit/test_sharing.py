@@ -159,7 +159,9 @@ def test_a_damaged_stage_is_refused(here: Config, there: Run, name: str, said: s
 def test_a_stage_with_a_damaged_manifest_is_refused_when_it_is_found(here: Config, there: Run, content: str) -> None:
     """Nothing in it is read before its files have been compared with their list."""
     (there.root / "manifest.json").write_text(content)
-    with pytest.raises(BadInput, match=f"{there.root} says done, but manifest.json has .* move the folder away"):
+    with pytest.raises(
+        BadInput, match=f"{there.root} has the status done, but manifest.json has .* move the folder away"
+    ):
         find_finished(locate(here, "sft"), here, lambda: FILES)
 
 
@@ -167,7 +169,7 @@ def test_a_stage_with_a_damaged_manifest_is_refused_when_it_is_found(here: Confi
 def test_a_damaged_stage_is_refused_when_it_is_found(here: Config, there: Run, name: str) -> None:
     with (there.root / name).open("a") as file:
         file.write("x")
-    with pytest.raises(BadInput, match=f"{there.root} says done, but {name} has"):
+    with pytest.raises(BadInput, match=f"{there.root} has the status done, but {name} has"):
         find_finished(locate(here, "sft"), here, lambda: FILES)
 
 

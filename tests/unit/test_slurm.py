@@ -65,7 +65,11 @@ def test_good_settings_have_no_problem():
         ({"poll_seconds": 0}, 1, "poll_seconds = 0"),
         ({"memory_gb": 0}, 1, "memory_gb = 0 must be positive"),
         ({}, 0, "jobs = 0"),
-        ({"minutes": 2, "signal_seconds": 120}, 1, "signal_seconds = 120 leaves nothing of minutes = 2"),
+        (
+            {"minutes": 2, "signal_seconds": 120},
+            1,
+            "signal_seconds = 120 leaves no time to compute, because hydra.launcher.minutes = 2",
+        ),
         ({"sbatch": {"array": "0-3"}}, 1, "sbatch.array is set by the launcher"),
     ],
 )
@@ -101,14 +105,14 @@ def test_a_dry_run_needs_no_cluster_and_a_run_says_what_it_needs(tmp_path):
     assert shown.wait() == 0 and "partition: a100" in shown.output() and "signal_delay_s: 120" in shown.output()
     assert not (tmp_path / "runs" / "smoke").exists()
     refused = launch(tmp_path)
-    assert refused.wait() == 2 and "SLURM's commands; not found here" in refused.output()
+    assert refused.wait() == 2 and "SLURM's commands, but these were not found" in refused.output()
 
 
 def test_an_interrupted_cell_says_why(tmp_path):
     config = composed(*SMALL, f"runs_dir={tmp_path}")
     cell = Cell([], [], config, locate(config, "rl"))
-    assert "without a word" in cell.reason()
+    assert "without a message" in cell.reason()
     cell.run.set_status(FAILED, "ValueError: 1\nmore")
     assert cell.reason() == "ValueError: 1"
-    cell.run.set_status("interrupted", "SIGTERM at update 4; the same command goes on from there")
-    assert cell.reason() == "SIGTERM at update 4; the same command goes on from there"
+    cell.run.set_status("interrupted", "SIGTERM at update 4; run the same command again to continue from there")
+    assert cell.reason() == "SIGTERM at update 4; run the same command again to continue from there"

@@ -49,17 +49,17 @@ def test_demonstrations_of_a_file(tmp_path):
     completions = [r.completion and r.completion[0]["content"] for r in splits["validation"]]
     assert completions == ["V (2003)", None, None]  # those of the dataset are another teacher's
     assert splits["train"] == SPLITS["train"]
-    assert "3 demonstrations of train and 1 of validation are those of own.jsonl" in notices[0] and "1 of" in notices[1]
+    assert "own.jsonl supplies 3 demonstrations for train and 1 for validation" in notices[0] and "1 of" in notices[1]
     assert demonstrated(None, SPLITS, 2) is None
 
 
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([{"context_id": "z", "completion": "A (1999)"}], "neither in train nor in validation: z"),
-        ([{"context_id": "v", "completion": "A (1999)"}], "no demonstration of a train context"),
-        ([{"context_id": 3, "completion": "A (1999)"}], "line 1: context_id should be a str: 3"),
-        ([], "it holds no rows"),
+        ([{"context_id": "z", "completion": "A (1999)"}], "in neither train nor validation: z"),
+        ([{"context_id": "v", "completion": "A (1999)"}], "no demonstration for a context of train"),
+        ([{"context_id": 3, "completion": "A (1999)"}], "line 1: context_id must be a str: 3"),
+        ([], "has no rows"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, lines, words):

@@ -207,7 +207,7 @@ def test_who_was_told_to_stop(tmp_path, status, code, told):
 def test_the_reason_is_not_what_an_earlier_command_left(tmp_path):
     cell = scripted(tmp_path, "a", "works")
     cell.run.set_status(PRUNED, "by a search")
-    assert cell.reason().startswith("it ended without a word")
+    assert cell.reason().startswith("it ended without a message")
     for status in (FAILED, INTERRUPTED):
         cell.run.set_status(status, "a reason\nand more")
         assert cell.reason() == "a reason"

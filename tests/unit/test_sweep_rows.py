@@ -117,7 +117,7 @@ def test_settings_that_are_no_part_of_a_run_are_not_swept(sweep, key, beside):
     with pytest.raises(BadInput) as refused:
         sweep(key, *beside, "seed=0,1")
     (problem,) = refused.value.problems
-    assert problem.startswith(f"{key.split('=')[0]} is swept, but it is no part of what a run computes")
+    assert problem.startswith(f"{key.split('=')[0]} is swept, but it does not affect what a run computes")
 
 
 def test_what_has_no_effect_in_some_cells_is_made_once_there(sweep, console):
@@ -125,13 +125,13 @@ def test_what_has_no_effect_in_some_cells_is_made_once_there(sweep, console):
     cells = sweep("trainer.rl.start=sft,base", "trainer.sft.learning_rate=1e-4,1e-3")
     assert apart(cells, 3) and len({cell.run.hash for cell in cells}) == 3
     said = console.export_text()
-    assert "1 of the cells is the same rl run as another one, which does not depend on trainer.sft.lea" in said
+    assert "1 of the cells is the same rl run as another cell, because that run does not depend on trainer.sft" in said
 
 
 def test_a_shared_stage_is_made_once(sweep, console):
     (cell,) = sweep("stage=sft", "algorithm=grpo,gspo", "seed=0,1")
     assert cell.run.label == "sft"
-    assert "same sft run as another one, which does not depend on" in console.export_text()
+    assert "same sft run as another cell, because that run does not depend on" in console.export_text()
     assert apart(sweep("stage=sft", "trainer.sft.learning_rate=1e-4,1e-3"), 2)
 
 
@@ -157,7 +157,7 @@ def test_an_edited_run_that_is_done_is_refused_with_the_sweep(sweep, stage):
     run.set_status(DONE if stage == "rl" else RUNNING)
     sweep("algorithm=grpo")
     (run.root / "identity.json").write_text(json.dumps({**run.identity, "stage": "other"}))
-    with pytest.raises(BadInput, match=f"{run.root} holds another run: stage: 'other' there, '{stage}' now"):
+    with pytest.raises(BadInput, match=f"{run.root} contains another run: stage: was 'other', is now '{stage}'"):
         sweep("algorithm=grpo")
 
 
@@ -169,8 +169,8 @@ def test_done_cells_of_other_versions_are_named(sweep, console):
     assert "other versions" not in console.export_text()
     sweep("algorithm=grpo,gspo")
     said = console.export_text()
-    assert said.count("other versions of packages") == 1
-    assert f"grpo-relevance/{cells[0].run.root.name} (torch 2.0.0 there, " in said and "gspo" not in said
+    assert said.count("other package versions") == 1
+    assert f"grpo-relevance/{cells[0].run.root.name} (torch was 2.0.0, is now " in said and "gspo" not in said
 
 
 def test_a_names_quotes_survive_the_command_line():

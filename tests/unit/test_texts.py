@@ -38,14 +38,14 @@ def test_redial(field, tmp_path):
     )
     with pytest.raises(BadInput) as error:
         load(settings)
-    assert any(f"line 1: {field} holds half a character" in problem for problem in error.value.problems)
+    assert any(f"line 1: {field} contains half a character" in problem for problem in error.value.problems)
     str(error.value).encode()  # the message itself can be printed
 
 
 def test_demonstrations_and_lists_of_a_teacher(tmp_path):
     file = tmp_path / "lists.jsonl"
     file.write_text(json.dumps({"context_id": "a", "response": HALF}) + "\n")
-    with pytest.raises(BadInput, match="line 1: response holds half a character"):
+    with pytest.raises(BadInput, match="line 1: response contains half a character"):
         read_rows(file, {"context_id": str, "response": str})
 
 
@@ -62,9 +62,9 @@ def test_every_text_of_a_record(field):
         "completion": [{"role": "assistant", "content": HALF}],
     }[field]
     (problem,) = check_records([Record(**values)], "test")
-    assert "a text holds half a character" in problem and "\\ud83c" in problem
+    assert "a text contains half a character" in problem and "\\ud83c" in problem
 
 
 def test_a_config():
-    with pytest.raises(BadInput, match=r"holds half a character"):
+    with pytest.raises(BadInput, match=r"contains half a character"):
         composed(f"dataset.prompt_template='{HALF}'")

@@ -234,7 +234,7 @@ t.log({{"train/reward": 2.0}}, 2)
     done = execute(script(tmp_path, mode="wandb", body=again))
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.count("\n") == 1
-    assert "no W&B login was found: tracking offline" in done.stderr
+    assert "no W&B login was found, so this run is tracked offline" in done.stderr
     assert [run.curve("train/reward") for run in find_runs(tmp_path)] == [[(1, 1.0)], [(2, 2.0)]]
 
 
@@ -374,7 +374,7 @@ def test_calls_that_a_slow_backend_cannot_take_are_dropped_and_the_run_goes_on(
     held.set()
     tracker.finish()
     (message,) = warnings_in(caplog)
-    assert message.startswith("TensorBoard is too slow: 10 calls wait for it")
+    assert message.startswith("TensorBoard is too slow: 10 calls are waiting")
     assert read_scalars(tmp_path)["train/reward"] == [(update, 1.0) for update in range(10)]
 
 
@@ -390,9 +390,9 @@ def test_modes_are_checked_together() -> None:
 
     assert check_modes("offline", ["tensorboard"]) == check_modes("none", []) == []
     assert "tracker.also = 'tensorbord' is unknown" in problems("offline", "tensorbord")
-    assert "tracker.also holds 'none'" in problems("offline", "none")
+    assert "tracker.also contains 'none'" in problems("offline", "none")
     assert "names 'tensorboard' twice" in problems("tensorboard", "tensorboard")
-    assert "'wandb' and 'offline', which are one W&B run" in problems("wandb", "offline")
+    assert "'wandb' and 'offline', which are the same W&B run" in problems("wandb", "offline")
 
 
 def test_a_missing_package_is_found_before_anything_is_spent(

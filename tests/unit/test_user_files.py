@@ -200,7 +200,7 @@ def test_marks_and_text(tmp_path):
     assert [bool(wrong) for _, _, wrong in read_user_lines(file)] == [False, True, False]
     with pytest.raises(BadInput, match="the films: there is no such file"):
         read_user_text(tmp_path / "none", "the films")
-    with pytest.raises(BadInput, match="it cannot be read: File name too long"):
+    with pytest.raises(BadInput, match="cannot be read: File name too long"):
         read_user_text(tmp_path / ("x" * 300))
 
 
@@ -215,20 +215,22 @@ def test_repeated_lines_of_demonstrations(tmp_path):
     assert found is not None and len(found[0]["sft"]) == 2  # two answers to one request
     with pytest.raises(BadInput, match=r"own.jsonl: 1 contexts have the same demonstration more than once: t"):
         demonstrated(str(lines(file, ("t", "A (1999)"), ("v", "A (1999)"), ("t", "A (1999)"))), SPLITS, 5)
-    with pytest.raises(BadInput, match=r"own.jsonl: 1 contexts of validation have several demonstrations.*: v; keep"):
+    with pytest.raises(
+        BadInput, match=r"own.jsonl: 1 contexts of validation have more than one demonstration.*: v; keep"
+    ):
         demonstrated(str(lines(file, ("t", "A (1999)"), ("v", "A (1999)"), ("v", "B (1999)"))), SPLITS, 5)
 
 
 def test_repeated_ratings_and_texts_of_films(tmp_path):
     file = lines(tmp_path / "ratings.jsonl", ("t", "A (1999)####2"), ("t", "B (1999)####1"), key="response")
-    with pytest.raises(BadInput, match=r"ratings.jsonl: 1 contexts have several lines of ratings: t; keep one"):
+    with pytest.raises(BadInput, match=r"ratings.jsonl: 1 contexts have more than one line of ratings: t; keep one"):
         demonstrate._ratings(file)
     film = {"title": "Heat", "year": 1995, "text": "x"}
     file = tmp_path / "films.jsonl"
     file.write_text(json.dumps(film) + "\n" + json.dumps(film) + "\n")
     assert read_texts(file) == {("Heat", 1995): "x"}
     file.write_text(json.dumps(film) + "\n" + json.dumps(film | {"text": "y"}) + "\n")
-    with pytest.raises(BadInput, match=r"films.jsonl: 1 films have several different texts: Heat \(1995\)"):
+    with pytest.raises(BadInput, match=r"films.jsonl: 1 films have more than one text: Heat \(1995\)"):
         read_texts(file)
 
 

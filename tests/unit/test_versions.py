@@ -1,4 +1,4 @@
-"""What a command says of runs that other versions of packages have made."""
+"""What a command says of runs that other package versions have made."""
 
 import os
 import subprocess
@@ -33,14 +33,14 @@ def test_what_results_depend_on_is_recorded() -> None:
 def test_versions_that_differ_are_named_with_both(tmp_path: Path) -> None:
     old = NOW | {"torch": "2.0.0", "python": "3.9.1", "gone": "1"}
     root = made_by(tmp_path / "a", versions=old)
-    assert differing(root) == (f"torch 2.0.0 there, {NOW['torch']} now", f"python 3.9.1 there, {NOW['python']} now")
+    assert differing(root) == (f"torch was 2.0.0, is now {NOW['torch']}", f"python was 3.9.1, is now {NOW['python']}")
     assert differing(made_by(tmp_path / "b", versions=NOW)) == ()
 
 
 def test_a_package_that_was_not_counted_then_is_looked_up_among_all(tmp_path: Path) -> None:
     versions_then = {"torch": NOW["torch"]}
     root = made_by(tmp_path / "a", versions=versions_then, packages={"tokenizers": "0.1", "torch": "ignored"})
-    assert differing(root) == (f"tokenizers 0.1 there, {NOW['tokenizers']} now",)
+    assert differing(root) == (f"tokenizers was 0.1, is now {NOW['tokenizers']}",)
 
 
 @pytest.mark.parametrize("manifest", [{}, {"versions": {}}, {"versions": 3, "packages": ["torch"]}])
@@ -84,9 +84,9 @@ def test_a_skipped_run_names_the_stages_that_others_have_made(tmp_path: Path, ca
             (target.final_model / "model.safetensors").write_bytes(b"")
     run(config)
     said = capsys.readouterr().err
-    assert "done already" in said and said.count("note: made with other versions of packages") == 1
+    assert "already done" in said and said.count("note: made with other package versions") == 1
     named = locate(config, stage).root
-    assert f"{named.parent.name}/{named.name} (torch 2.0.0 there, {NOW['torch']} now). Their numbers may differ" in said
+    assert f"{named.parent.name}/{named.name} (torch was 2.0.0, is now {NOW['torch']}). The same command" in said
 
 
 def test_looking_at_versions_loads_no_torch() -> None:

@@ -49,7 +49,7 @@ def test_what_a_full_disk_lost(run: Run, capsys: pytest.CaptureFixture[str]) -> 
     last.write_bytes(content[: content.index(b"train/reward") + 20])
     assert main([str(run.root.parent)]) == 1
     shown = capsys.readouterr().out
-    assert "not all" in shown and f"seed0: {last.parent.name} is cut short" in shown
+    assert "not all" in shown and f"seed0: {last.parent.name} is truncated" in shown
     assert "seed0: missing in W&B: train/reward at 3, train/kl at 3, train_by_rank/advantage_mean@2 at 3" in shown
 
 
@@ -71,7 +71,7 @@ def test_other_values_and_absent_tables(run: Run, capsys: pytest.CaptureFixture[
     assert (
         "seed0: not the same: train/reward at 1" in shown and "and" not in shown.split("not the same")[1].split("\n")[0]
     )
-    assert "names the table media/table/completions/test" in shown and "which is not there" in shown
+    assert "names the table media/table/completions/test" in shown and "which is missing" in shown
 
 
 def test_a_damaged_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,7 @@ def test_a_damaged_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     content[50] ^= 1
     first.write_bytes(content)
     assert main([str(run.root.parent)]) == 1
-    assert "cannot be read: checksum" in capsys.readouterr().out
+    assert "cannot be read: the chunk" in capsys.readouterr().out
 
 
 def test_a_folder_without_wandb_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,5 +81,5 @@ def test_weights_of_another_size_than_the_config_says(model: Path, tmp_path: Pat
     folder = shutil.copytree(model, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": config["intermediate_size"] * 2}))
-    with pytest.raises(BadInput, match=f"no model can be made of the config.json and the weights of '{folder}'"):
+    with pytest.raises(BadInput, match=f"cannot build a model from the config.json and the weights of '{folder}'"):
         load_model(folder, "float32")

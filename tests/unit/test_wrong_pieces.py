@@ -53,15 +53,27 @@ LISTS_6 = (len(LISTS), 6)
 @pytest.mark.parametrize(
     ("scope", "values", "told"),
     [
-        ("list", with_value((6,), (3,), np.nan), "reward term 'odd' is nan of the list 'list number 3'; values must"),
-        ("list", with_value((6,), (5,), np.inf), "reward term 'odd' is inf of the list 'list number 5'"),
-        ("rank", with_value(LISTS_6, (1, 0), np.nan), "reward term 'odd' is nan at rank 1 of the list 'list number 1'"),
-        ("rank", with_value(LISTS_6, (1, 4), 0.5), "is 0.5 at rank 5 of the list 'list number 1'; the list does not"),
+        ("list", with_value((6,), (3,), np.nan), "reward term 'odd' is nan for the list 'list number 3'; values must"),
+        ("list", with_value((6,), (5,), np.inf), "reward term 'odd' is inf for the list 'list number 5'"),
+        (
+            "rank",
+            with_value(LISTS_6, (1, 0), np.nan),
+            "reward term 'odd' is nan at rank 1 for the list 'list number 1'",
+        ),
+        ("rank", with_value(LISTS_6, (1, 4), 0.5), "is 0.5 at rank 5 for the list 'list number 1'; the list does not"),
         ("rank", np.full(LISTS_6, -np.inf), "(6 of 6 lists have such a value)"),
-        ("list", np.zeros((6, 1)), "returned an array of shape (6, 1) instead of (6,): a value for each list"),
-        ("rank", np.zeros(6), "returned an array of shape (6,) instead of (6, 6): a value for each rank of each list"),
+        (
+            "list",
+            np.zeros((6, 1)),
+            "returned an array of shape (6, 1) instead of (6,); it must return one value for each list",
+        ),
+        (
+            "rank",
+            np.zeros(6),
+            "returned an array of shape (6,) instead of (6, 6); it must return one value for each rank of each list",
+        ),
         ("rank", np.zeros((1, 6)), "returned an array of shape (1, 6) instead of (6, 6)"),
-        ("list", [0.0] * 6, "returned list; a term returns a numpy array of numbers"),
+        ("list", [0.0] * 6, "returned list; it must return a numpy array of numbers"),
         ("list", None, "returned NoneType"),
         ("list", np.zeros(6, dtype=complex), "returned an array of complex128"),
         ("list", np.array(["a"] * 6), "returned an array of <U1"),
@@ -82,13 +94,13 @@ def test_whole_numbers_and_truths_are_values(enter: Callable[..., None]) -> None
 def test_a_negative_value_under_a_power_mean_is_named(enter: Callable[..., None]) -> None:
     enter("list", with_value((6,), (2,), -1.0))
     assert score(judged(), FACTS, reward(), TEXTS).totals.tolist() == [0, 0, -1, 0, 0, 0]
-    with pytest.raises(BadInput, match="reward term 'odd' is -1.0 of the list 'list number 2'; combine=power_mean"):
+    with pytest.raises(BadInput, match="reward term 'odd' is -1.0 for the list 'list number 2'; combine=power_mean"):
         score(judged(), FACTS, reward("power_mean"), TEXTS)
 
 
 def test_a_total_that_overflows_is_named(enter: Callable[..., None]) -> None:
     enter("list", np.full(6, 1e300))
-    with pytest.raises(BadInput, match="the reward's total is inf of the list 'list number 0'"):
+    with pytest.raises(BadInput, match="the reward's total is inf for the list 'list number 0'"):
         score(judged(), FACTS, reward(weight=1e300), TEXTS)
 
 
@@ -129,7 +141,7 @@ ADVANTAGES: list[tuple[Any, dict[str, Any], Callable[..., Any], str, str]] = [
         {"shift": "invariant", "scale": "equivariant"},
         lambda group: group.returns / 0,
         "algorithm.baseline=odd",
-        "baseline 'odd', which returned (nan|inf) at .* though all that it was given is finite",
+        "baseline 'odd', which returned (nan|inf) at .* although all its inputs were finite",
     ),
     (
         baselines,
@@ -276,5 +288,5 @@ def test_the_stop_says_what_was_not_finite_first() -> None:
     error = NotFinite("loss", 7, float("nan"), "regulariser 'odd'")
     assert error.stop.update == 6
     assert error.stop.reason == (
-        "the loss of update 7 is nan (not finite first: regulariser 'odd'); it was not applied"
+        "the loss of update 7 is nan (first non-finite value: regulariser 'odd'); it was not applied"
     )

@@ -30,7 +30,7 @@ def load_encoder(source: str | None, trust_remote_code: bool = False) -> Encoder
     needed = ["sentence_transformers", *([BUNDLED] if source is None else [])]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise BadInput(f"encoding texts needs {' and '.join(missing)}, not installed here: {install('stage1')}")
+        raise BadInput(f"encoding texts needs {' and '.join(missing)}, which is not installed; run {install('stage1')}")
     from sentence_transformers import SentenceTransformer  # only here: an optional package, which loads torch
     from transformers.utils import logging as hf_logging
 

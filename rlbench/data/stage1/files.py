@@ -44,18 +44,18 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
             findings.append((number, "no JSON", wrong_json))
             continue
         if not isinstance(row, dict):
-            findings.append((number, "no JSON object", ascii(row)[:80]))
+            findings.append((number, "not a JSON object", ascii(row)[:80]))
             continue
         wrong = [(name, kind) for name, kind in fields.items() if type(row.get(name)) is not kind]
-        findings += [(number, f"{name} should be a {kind.__name__}", ascii(row.get(name))[:80]) for name, kind in wrong]
+        findings += [(number, f"{name} must be a {kind.__name__}", ascii(row.get(name))[:80]) for name, kind in wrong]
         broken = [name for name in fields if broken_texts(row.get(name))]
-        kind_of_break = "holds half a character (a lone surrogate)"
+        kind_of_break = "contains half a character (a lone surrogate)"
         findings += [(number, f"{name} {kind_of_break}", ascii(row[name])[:80]) for name in broken]
         rows.append(row)
     if findings:
         raise BadInput(*report(str(path), findings, "line"))
     if not rows:
-        raise BadInput(f"{path}: it holds no rows")
+        raise BadInput(f"{path} has no rows")
     return rows
 
 
@@ -74,8 +74,8 @@ def read_texts(path: Path) -> dict[Film, str]:
     ]
     if several:
         raise BadInput(
-            f"{path}: {len(several)} films have several different texts: {', '.join(several[:EXAMPLES])}; keep one "
-            "text of each"
+            f"{path}: {len(several)} films have more than one text: {', '.join(several[:EXAMPLES])}; keep one text "
+            "per film"
         )
     return texts
 
@@ -159,14 +159,17 @@ def demonstrated(
             unknown.append(context)
     if unknown:
         raise BadInput(
-            f"{file}: {len(unknown)} lines are of contexts that are neither in train nor in validation: "
+            f"{file}: {len(unknown)} lines belong to contexts that are in neither train nor validation: "
             f"{', '.join(unknown[:EXAMPLES])}"
         )
     if not made["sft"]:
-        raise BadInput(f"{file}: it holds no demonstration of a train context")
+        raise BadInput(f"{file} has no demonstration for a context of train")
     held_out = sum(record.completion is not None for record in made["validation"])
-    notice = f"{len(made['sft'])} demonstrations of train and {held_out} of validation are those of {Path(file).name}"
-    return made, [notice, *([f"{cut} of them were cut to their first {list_length} lines"] if cut else [])]
+    notice = f"{Path(file).name} supplies {len(made['sft'])} demonstrations for train and {held_out} for validation"
+    return made, [
+        notice,
+        *([f"{cut} of these demonstrations were truncated to their first {list_length} lines"] if cut else []),
+    ]
 
 
 def _check_repeats(file: str, rows: Sequence[Mapping[str, Any]], held_out: Collection[str]) -> None:
@@ -182,10 +185,10 @@ def _check_repeats(file: str, rows: Sequence[Mapping[str, Any]], held_out: Colle
     same = list(dict.fromkeys(context for (context, _), count in pairs.items() if count > 1))
     hidden = [context for context, count in counts.items() if count > 1 and context in held_out and context not in same]
     problems = [
-        f"{file}: {len(contexts)} contexts {words}: {', '.join(contexts[:EXAMPLES])}; keep one line of each"
+        f"{file}: {len(contexts)} contexts {words}: {', '.join(contexts[:EXAMPLES])}; keep one line per context"
         for contexts, words in (
             (same, "have the same demonstration more than once"),
-            (hidden, "of validation have several demonstrations, of which one can be used"),
+            (hidden, "of validation have more than one demonstration, but only one can be used"),
         )
         if contexts
     ]

@@ -185,7 +185,7 @@ def fit_adjustment(loss: AdjustmentLoss) -> Adjustment:
     """
     films, targets = loss.scores.shape[1], len(loss.rows)
     if not targets:
-        raise ValueError("no film of the truth to fit to")
+        raise ValueError("there is no ground-truth film to fit to")
 
     def scaled(parameters: Array) -> tuple[float, Array]:
         value, slope = loss(parameters)
@@ -196,7 +196,7 @@ def fit_adjustment(loss: AdjustmentLoss) -> Adjustment:
     found = optimize.minimize(scaled, start, jac=True, method="L-BFGS-B", options=options)
     slope = np.abs(found.jac).max()
     if slope > FAILED:
-        raise RuntimeError(f"the fit of w and b ended with a slope of {slope:.2g} a target: {found.message}")
+        raise RuntimeError(f"the fit of w and b did not converge (slope {slope:.2g} per target): {found.message}")
     return Adjustment(found.x[:films], found.x[films:])
 
 
@@ -212,6 +212,6 @@ def top_films(scores: Array, count: int, excluded: NDArray[np.bool_]) -> NDArray
         ValueError: too few films are left.
     """
     if scores.size and (scores.shape[1] - excluded.sum(axis=1)).min() < count:
-        raise ValueError(f"a conversation leaves fewer than {count} films")
+        raise ValueError(f"fewer than {count} films are left after excluding those of the conversation")
     order = np.argsort(np.where(excluded, np.inf, -scores), axis=1, kind="stable")
     return order[:, :count]
