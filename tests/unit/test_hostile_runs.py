@@ -383,13 +383,13 @@ def test_a_file_that_is_a_link_out_of_the_run_is_not_read(
         (second(runs) / file).symlink_to(elsewhere)
     else:
         link_out(second(runs), file)
-    assert SECRET not in left_out(runs, f"{file} is a link that leads out of the run: put the file itself there")
+    assert SECRET not in left_out(runs, f"{file} is a link to a place outside the run: replace it with the file itself")
     collected.update(runs, runs.parent / "collection")
     assert list(collect(runs.parent / "collection").runs["seed"]) == [0]
     assert status.main([str(runs)]) == 2
     told = capsys.readouterr()
     assert file in told.err and "secret" not in told.out + told.err
-    with pytest.raises(BadInput, match=f"{file} is a link that leads out"):
+    with pytest.raises(BadInput, match=f"{file} is a link to a place outside"):
         check_done(second(runs))
 
 

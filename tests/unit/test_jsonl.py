@@ -38,5 +38,5 @@ def test_a_cut_line_is_left_out_and_goes_when_rows_are_kept(tmp_path: Path) -> N
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(f'{{"a": 1}}\n{line}\n{{"a": 3}}\n')
-    with pytest.raises(BadInput, match="rows.jsonl is damaged: line 2 holds no JSON object"):
+    with pytest.raises(BadInput, match="rows.jsonl is damaged: line 2 is not a JSON object"):
         read_rows(file)

@@ -44,7 +44,10 @@ def fails(*_: object) -> dict[str, Any]:
     raise RuntimeError("planted")
 
 
-SAID = r"was started with other model files than those in .*tiny-.* today: model.safetensors: sha256 was [0-9a-f]{12}, is now 0{12}"
+SAID = (
+    r"was started with other model files than those in .*tiny-.* today: "
+    r"model.safetensors: sha256 was [0-9a-f]{12}, is now 0{12}"
+)
 
 
 def test_a_finished_stage_is_not_used(session: Session) -> None:

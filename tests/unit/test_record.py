@@ -37,7 +37,7 @@ GOOD: dict[str, Any] = {"name": "a", "rate": 0.5, "inner": {"size": 1}}
     [
         ({"name": None, "inner": None}, "lacks name, inner"),
         ({"name": 3}, "has name 3, which is not text"),
-        ({"name": "\ud800"}, "holds half a character"),
+        ({"name": "\ud800"}, "contains half a character"),
         ({"rate": True}, "has rate True, which is not a finite number"),
         ({"rate": float("nan")}, "has rate nan, which is not a finite number"),
         ({"inner": []}, "has inner [], which is not an object"),
