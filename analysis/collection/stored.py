@@ -209,7 +209,7 @@ def _records(folder: Path) -> dict[str, RunRecord]:
         content = read_object(file, REMEDY)
         if content.get("form") == FORM:
             if content.pop("sha256", None) != own_digest(content):
-                raise BadInput(f"{file} is damaged, it has changed since it was written: {REMEDY}")
+                raise BadInput(f"{file} is damaged: it has changed since it was written; {REMEDY}")
             with refused(file, REMEDY):
                 checked(StoredRecord, content)
                 known = content["run"]

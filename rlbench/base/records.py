@@ -226,13 +226,13 @@ def load_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except IsADirectoryError:
-        raise Damaged("is a folder, and a file belongs there") from None
+        raise Damaged("is a folder, but a file is needed there") from None
     except OSError as error:
         raise Damaged(f"cannot be read ({error.strerror})") from None
     except BAD_JSON as error:
         raise Damaged(f"is not JSON ({one_line(error)})") from None
     if not isinstance(content, dict):
-        raise Damaged("holds no object")
+        raise Damaged("is not a JSON object")
     return content
 
 
@@ -259,7 +259,7 @@ def refused(path: Path, remedy: str) -> Iterator[None]:
     except FileNotFoundError:
         raise BadInput(f"{path} is missing; {remedy}") from None
     except Damaged as error:
-        raise BadInput(f"{path} is damaged, it {error}: {remedy}") from None
+        raise BadInput(f"{path} is damaged: it {error}; {remedy}") from None
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
@@ -355,7 +355,7 @@ class RowsFile(Generic[Form]):
         rows = read_rows(file)
         for number, row in enumerate(rows, start=1):
             if not is_one(row):
-                raise BadInput(f"{file} is damaged: line {number} is no {self.one}: {remedy}")
+                raise BadInput(f"{file} is damaged: line {number} is not a {self.one}; {remedy}")
         return cast(list[Form], rows)
 
     def load(self, folder: Path) -> list[Form]:
@@ -368,9 +368,9 @@ class RowsFile(Generic[Form]):
         try:
             lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else [""]
         except IsADirectoryError:
-            raise Damaged("is a folder, and a file belongs there") from None
+            raise Damaged("is a folder, but a file is needed there") from None
         except UnicodeDecodeError as error:
-            raise Damaged(f"is not text in UTF-8 ({error})") from None
+            raise Damaged(f"is not UTF-8 text ({error})") from None
         rows = []
         for number, line in enumerate(lines if lines[-1] else lines[:-1], start=1):
             try:
@@ -378,6 +378,6 @@ class RowsFile(Generic[Form]):
             except BAD_JSON:
                 row = None
             if not is_one(row):
-                raise Damaged(f"is damaged: line {number} is no {self.one}")
+                raise Damaged(f"is damaged: line {number} is not a {self.one}")
             rows.append(row)
         return rows

@@ -141,7 +141,7 @@ def _value(cell: Cell) -> float:
     value = means.get(metric)
     if value is None:
         path = cell.run.root / RESULT.name
-        raise BadInput(f"{path} is damaged, it has no {metric} on validation: {cell.run.remedy}")
+        raise BadInput(f"{path} is damaged: it has no {metric} on validation; {cell.run.remedy}")
     return float(value)
 
 

@@ -289,5 +289,5 @@ def test_damage_of_the_cells_of_a_sweep_is_named(damage, tmp_path):
             survey(tmp_path, 0.0)
         return
     for read in (lambda: read_cells(tmp_path), lambda: survey(tmp_path, 0.0)):
-        with pytest.raises(BadInput, match=f"{file} is damaged.*: move it away; the commands of its sweeps"):
+        with pytest.raises(BadInput, match=f"{file} is damaged.*; move it away; the commands of its sweeps"):
             read()

@@ -184,7 +184,7 @@ GOOD_TEST = {"recall@5": 0.2, "recall@10": 0.4, "ndcg@5": 0.2, "ndcg@10": 0.3, "
     [
         (drop("result.json"), "half-written: says done but has no result.json"),
         (write("result.json", '{"schema": 1, "exp'), "result.json is not JSON"),
-        (write("result.json", "[1]"), "holds no object"),
+        (write("result.json", "[1]"), "is not a JSON object"),
         (edit(schema=1), "schema version 1 and this reader knows 2: read it with the version of rlbench that made it"),
         (edit(schema=None), "schema version None"),
         (edit(seed=None, label=None), "result.json lacks label, seed"),

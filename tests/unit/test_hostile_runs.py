@@ -518,7 +518,7 @@ def test_an_edited_record_of_a_collection_is_refused(runs: Path, tmp_path: Path)
     collected.update(runs, out)
     file = sorted((out / "index").glob("*.json"))[0]
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 7').replace('"seed": 1', '"seed": 7'))
-    with pytest.raises(BadInput, match=f"{file.name} is damaged, it has changed since it was written"):
+    with pytest.raises(BadInput, match=f"{file.name} is damaged: it has changed since it was written"):
         collect(out)
 
 

@@ -105,4 +105,4 @@ def test_a_manifest_of_a_stopped_stage_that_is_damaged_is_named(session: Session
     write_json(file, json.loads(file.read_text()) | {"model": model})
     with pytest.raises(BadInput) as error:
         runner._stage(session, "zero_shot", works)
-    assert error.value.problems == [f"{file} is damaged, it {wrong}: {MANIFEST_REMEDY}"]
+    assert error.value.problems == [f"{file} is damaged: it {wrong}; {MANIFEST_REMEDY}"]

@@ -54,7 +54,7 @@ def test_one_error_names_file_keys_values_and_remedy(tmp_path: Path, changes: di
     with pytest.raises(BadInput) as error:
         FILE.read(tmp_path, "make it again")
     (problem,) = error.value.problems
-    assert problem.startswith(f"{tmp_path / FILE.name} is damaged, it {says}") and problem.endswith(": make it again")
+    assert problem.startswith(f"{tmp_path / FILE.name} is damaged: it {says}") and problem.endswith("; make it again")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_rows_are_checked_by_line(tmp_path: Path) -> None:
     file.keep(tmp_path, lambda row: row["size"] > 1)
     assert file.load(tmp_path) == [{"size": 2}] and file.load(tmp_path / "nowhere") == []
     (tmp_path / file.name).write_text('{"size": -1}\n')
-    with pytest.raises(BadInput, match=r"rows\.jsonl is damaged: line 1 is no size: make it"):
+    with pytest.raises(BadInput, match=r"rows\.jsonl is damaged: line 1 is not a size; make it"):
         file.read(tmp_path, "make it")
 
 

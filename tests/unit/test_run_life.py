@@ -188,7 +188,7 @@ def test_a_changed_letter_in_the_cells_of_a_sweep_is_noticed(tmp_path: Path) -> 
     good = file.read_text()
     for old, new in (("seed=1", "seed=2"), ("3", "4"), ("a/b", "a/c"), ("sha256", "sha257")):
         file.write_text(good.replace(old, new))
-        with pytest.raises(BadInput, match=r"sweep\.json is damaged, .*: move it away; the commands of its sweeps"):
+        with pytest.raises(BadInput, match=r"sweep\.json is damaged: .*; move it away; the commands of its sweeps"):
             read_cells(file.parent)
 
 
@@ -263,7 +263,7 @@ def test_a_damaged_line_of_the_journal_is_named(tmp_path: Path, line: str) -> No
     path.write_text(WHOLE)
     check_journal(path)
     path.write_text(WHOLE + line)
-    with pytest.raises(BadInput, match=f"{path} is damaged in line 2: put it back"):
+    with pytest.raises(BadInput, match=f"{path} is damaged in line 2; restore it"):
         check_journal(path)
 
 

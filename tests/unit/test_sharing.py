@@ -139,7 +139,7 @@ def test_a_result_without_a_budget_is_named_before_anything_is_taken(here: Confi
     seal(there.root)
     run = locate(here, "sft")
     with (
-        pytest.raises(BadInput, match=r"result.json is damaged, it (lacks|has) budget.*: move"),
+        pytest.raises(BadInput, match=r"result.json is damaged: it (lacks|has) budget.*; move"),
         claim(run, here),
     ):
         adopt(run, there.root, here)
