@@ -131,7 +131,7 @@ def is_done(target: Path, made_from: Mapping[str, str]) -> bool:
     except FileNotFoundError:
         note = None
     except Damaged as error:
-        raise Unusable(f"{target}: {MANIFEST.name} {error}. Move it away, or name another --out") from None
+        raise Unusable(f"{target}: {MANIFEST.name} {error}. Move it away, or choose another --out") from None
     if note is None:
         raise Unusable(f"{target} exists and is not a re-scoring; move it away, or choose another --out")
     return status_of(target) == DONE and note.get("made_from") == made_from and not damage(target)

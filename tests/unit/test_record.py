@@ -89,7 +89,7 @@ def test_rows_are_checked_by_line(tmp_path: Path) -> None:
     with (tmp_path / file.name).open("a") as opened:
         opened.write('{"size": 3')
     assert file.read(tmp_path, "") == [{"size": 1}, {"size": 2}]  # a running run may be killed within a line
-    with pytest.raises(Damaged, match="is damaged: line 3 is no size"):
+    with pytest.raises(Damaged, match="is damaged: line 3 is not a size"):
         file.load(tmp_path)
     file.keep(tmp_path, lambda row: row["size"] > 1)
     assert file.load(tmp_path) == [{"size": 2}] and file.load(tmp_path / "nowhere") == []

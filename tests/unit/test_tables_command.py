@@ -111,7 +111,7 @@ def test_several_folders_are_named_with_their_runs(tmp_path: Path, monkeypatch: 
     ("arguments", "told"),
     [
         (["nowhere", "neither"], ["there is no folder nowhere", "there is no folder neither"]),
-        (["empty"], ["no finished run below empty: there is nothing to show"]),
+        (["empty"], ["no finished run below empty, so there is nothing to show"]),
         (["runs", "--spec", "comparisom"], ["there is no such file. Did you mean 'comparison'?"]),
         (["runs", "--spec", "bad.yaml"], ["has no key 'colums'. Did you mean 'columns'?", "columns is missing"]),
     ],
