@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages: the system's own, so that nothing is downloaded."""
+"""A headless Chromium for tests of pages. It is the system's own, so nothing is downloaded."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ INSTALL = "apt-get update && apt-get install -y chromium"
 
 
 def find_chromium() -> str:
-    """Path of the browser; skips the test that asks where there is none."""
+    """Path of the browser. Skips the calling test if there is none."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip(f"no Chromium on this machine; on Debian: {INSTALL}")
@@ -34,7 +34,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Opened:
-    """A page with what it said and asked for.
+    """An opened page, with its messages and requests.
 
     Attributes:
         page: as opened.
@@ -65,7 +65,7 @@ class Opened:
         self.page.goto(file.as_uri())
 
     def computed(self) -> float:
-        """Seconds that the page's main thread has computed; of a page that is `counted`."""
+        """Seconds of computing in the page's main thread, if the page is `counted`."""
         assert self._counter is not None
         found = self._counter.send("Performance.getMetrics")["metrics"]
         return next(float(one["value"]) for one in found if one["name"] == "TaskDuration")

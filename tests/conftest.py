@@ -1,4 +1,4 @@
-"""What tests share: a small `mini`, a small `tiny`, and composed configs."""
+"""Fixtures of all tests: a small `mini`, a small `tiny`, and composed configs."""
 
 import os
 
@@ -80,7 +80,7 @@ def _of_groups(choices: tuple[str, ...]) -> DictConfig:
 
 @pytest.fixture(autouse=True)
 def no_wandb_left() -> Iterator[None]:
-    """End the W&B service that a test started, and remove what was set for it in the environment.
+    """End the W&B service that a test started, and remove its environment variables.
 
     Otherwise a test that first deletes WANDB_SERVICE and then ends the service would put back the address of a dead
     one, and no later test of this process could track a run.

@@ -108,7 +108,7 @@ def write_run(
 
 
 def reseal(folder: Path) -> None:
-    """Write the lists of all runs below a folder anew, as if they had ended with what is in them now."""
+    """Rewrite the file lists of all runs below a folder, as if they had ended with their present files."""
     for status in folder.rglob("STATUS"):
         seal(status.parent)
 
@@ -144,7 +144,7 @@ def write_sweep(
     logs_kl: bool = True,
     group: str = GROUP,
 ) -> None:
-    """A sweep that looks like a real one: oracle, zero-shot, SFT, and RL rows that gain `gains[label]` NDCG on SFT."""
+    """A realistic sweep: oracle, zero-shot, SFT, and RL rows that gain `gains[label]` NDCG over SFT."""
     rng = np.random.default_rng(7)
     of_context = np.repeat(np.arange(contexts), 1 + np.arange(contexts) % 3)
     names = [f"c{context:04d}" for context in of_context]

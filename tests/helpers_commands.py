@@ -1,4 +1,4 @@
-"""`run.py` as a user starts it, on one process or several, and what it leaves."""
+"""Start `run.py` as a user does, on one or several processes, and compare the results."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def start(launcher: Sequence[str], root: Path, *overrides: str, **environment: s
 
 
 def finish(process: subprocess.Popen[str], limit: float = 300) -> str:
-    """Wait for it; what it has printed. A process that does not end is killed with all that it has started."""
+    """Wait for the end and return the output. A process that does not end is killed with all its children."""
     try:
         return process.communicate(timeout=limit)[1]
     except subprocess.TimeoutExpired:
@@ -110,7 +110,7 @@ def worker(process: subprocess.Popen[str], rank: int) -> psutil.Process:
 
 
 def wait_for_update(process: subprocess.Popen[str], run: Run, update: int) -> None:
-    """Until the run has measured the loss of an update."""
+    """Wait until the run has measured the loss of an update."""
     while max((row["step"] for row in run.read_metrics() if row["metric"] == "loss"), default=0) < update:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Collections and run directories with curves that are known, for the tests of curves and convergence."""
+"""Collections and run directories with known curves, for the tests of curves and convergence."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A rollout engine whose probabilities are not quite the policy's, in the place that TRL has for vLLM."""
+"""A rollout engine whose probabilities differ slightly from the policy's, in the place of vLLM in TRL."""
 
 import random
 from typing import Any
@@ -48,6 +48,6 @@ class NoisyEngine:
 
 @pytest.fixture
 def noisy_engine(monkeypatch):
-    """Every trainer that is made has `NoisyEngine` for vLLM."""
+    """Make every trainer use `NoisyEngine` in place of vLLM."""
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", NoisyEngine)
     monkeypatch.setattr(vllm_generation, "LLM", None, raising=False)

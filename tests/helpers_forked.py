@@ -55,7 +55,7 @@ class Forked:
         return self.returncode
 
     def output(self, timeout: float = 300) -> str:
-        """Wait for its end; all that it has printed. A process that does not end is killed."""
+        """Wait for the end and return the output. A process that does not end is killed."""
         try:
             self.wait(timeout)
         finally:
@@ -63,7 +63,7 @@ class Forked:
         return self._log.read_text(encoding="utf-8")
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """Output and errors, which are one."""
+        """Output and errors, in one text."""
         output = self.output(timeout)
         return output, output
 

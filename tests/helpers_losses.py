@@ -19,7 +19,7 @@ PREAMBLES = [2, 0, 1, 3, 0]
 
 
 def loss_inputs(seed: int = 0) -> LossInputs:
-    """Random float64 micro-batch far off policy: all kinds of units, advantages of both signs and some of 0."""
+    """Random float64 micro-batch far off policy, with all kinds of units and advantages of both signs and 0."""
     generator = torch.Generator().manual_seed(seed)
     units = UnitLayout(N)
     unit_ids, mask = torch.full((B, T), units.padding), torch.zeros(B, T, dtype=torch.long)
@@ -57,7 +57,7 @@ def loss_inputs(seed: int = 0) -> LossInputs:
 
 
 def on_policy(inputs: LossInputs) -> LossInputs:
-    """The same tokens where rollout, reference and policy are one."""
+    """The same tokens with equal rollout, reference and current policies."""
     same = inputs.logps.clone()
     return replace(
         inputs,

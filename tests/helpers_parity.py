@@ -26,7 +26,7 @@ UPDATES = 4
 
 
 class Trained(NamedTuple):
-    """What a training of a few updates left behind; losses and gradients update by update."""
+    """Results of a training of a few updates; losses and gradients by update."""
 
     log: list[dict[str, float]]
     gradients: list[torch.Tensor]
@@ -87,7 +87,7 @@ class HashedLists(RankedListTrainer):
 
 
 class Watch(TrainerCallback):
-    """Keeps the gradient of every update."""
+    """Record the gradient of every update."""
 
     def __init__(self, model: torch.nn.Module):
         self.model, self.gradients = model, []
@@ -163,7 +163,7 @@ def rloo_arguments(args: GRPOConfig) -> RLOOConfig:
 
 
 def with_settings(args: GRPOConfig, **changes: Any) -> GRPOConfig:
-    """The arguments, changed."""
+    """The arguments with changes."""
     for name, value in changes.items():
         assert hasattr(args, name), f"TRL 1.16 has no argument {name}"
         setattr(args, name, value)

@@ -1,4 +1,4 @@
-"""Runs in processes of their own that are told to stop, and what must not depend on it."""
+"""Runs in separate processes that are asked to stop, and comparisons of their results."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def start(overrides: Sequence[str], **options: Any) -> subprocess.Popen:
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen | None = None, seconds: float = 60.0) -> None:
-    """Wait until something is so; fails where the process ends before, or it takes too long."""
+    """Wait until a condition holds. Fails if the process ends before, or after a time limit."""
     deadline = time.monotonic() + seconds
     while not what():
         ended = process is not None and process.poll() is not None
@@ -88,7 +88,7 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen | None = None, 
 
 
 def updates_done(run: Run) -> int:
-    """The last update of a training of which its directory has a line."""
+    """The last update recorded in the run directory."""
     return max((row["step"] for row in run.read_metrics() if row["split"] == "train"), default=0)
 
 

@@ -1,4 +1,4 @@
-"""Run directories with everything that a report shows: sample lists, sampled groups, spending, settings and origins."""
+"""Run directories with everything that a report shows: sample lists, sampled groups, costs, settings and origins."""
 
 import json
 import re

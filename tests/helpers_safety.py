@@ -1,4 +1,4 @@
-"""A policy that writes sound lists without any training, and the RL stage that starts from it."""
+"""A policy that writes valid lists without training, and the RL stage that starts from it."""
 
 import json
 from pathlib import Path
@@ -88,7 +88,7 @@ def short(root: Path, *overrides: str) -> Config:
 
 
 def train(config: Config, start: Path, dataset: RankedListDataset, tracker=None) -> tuple[Run, Trained, Ledger]:
-    """The RL stage of a config from the model in `start`, or what is left of it."""
+    """Run the RL stage of a config from the model in `start`, or the rest of it."""
     run, (tokenizer, _), ledger = locate(config, "rl"), load(start), Ledger()
     criteria = make_criteria(config, dataset)
     validation = choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts)
@@ -110,5 +110,5 @@ def curve(run: Run, metric: str, split: str = "train") -> dict[int, float]:
 
 
 def totals(run: Run, step: int) -> dict:
-    """What the checkpoint of an update keeps."""
+    """The state in the checkpoint of an update."""
     return json.loads((run.checkpoints / f"checkpoint-{step}" / "rlbench.json").read_text())

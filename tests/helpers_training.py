@@ -39,12 +39,12 @@ def make_scorer(
 
 
 def make_criteria(config: Config, dataset: RankedListDataset) -> Criteria:
-    """What a config judges lists by."""
+    """The judge of a config."""
     return judging.make_criteria(config.matching, dataset, config.dataset.list_length)
 
 
 def make_recording(config: Config, run: Run, tracker: Tracker | None = None, ledger: Ledger | None = None) -> Recording:
-    """Where a stage of a config records what it does; without a tracker, in its run directory alone."""
+    """The recorder of a stage, without a tracker: only its run directory."""
     tracker = tracker or make_tracker("none", directory=run.root, identity=None, config={})
     completions = CompletionLog(run, tracker, config.tracker.completions, config.dataset.list_length)
     return Recording(run, tracker, ledger or Ledger(), completions)

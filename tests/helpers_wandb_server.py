@@ -18,7 +18,7 @@ ARTIFACTS = "artifacts"
 
 @dataclass
 class ReceivedRun:
-    """One run as the server has it."""
+    """One run on the server."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def wandb_server() -> Iterator[WandbServer]:
-    """A server that runs while the block does."""
+    """Run a server inside the block."""
     server = WandbServer()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the last and the best kept, and a run that goes on from one is never stopped."""
+"""Checkpoints are complete or absent, the last and the best are kept, and a resumed run equals an unbroken one."""
 
 import json
 import logging
@@ -52,7 +52,7 @@ SFT = [
 
 
 class Stopped(RuntimeError):
-    """What stands for a kill."""
+    """Raised in place of a kill."""
 
 
 class StopsAt(Progress):
@@ -70,7 +70,7 @@ class StopsAt(Progress):
 
 @pytest.fixture(scope="module")
 def trains(mini, start):
-    """Trains one of the two stages below a folder, up to an update or to the end."""
+    """Train one of the two stages below a folder, up to an update or to the end."""
 
     def train(stage: str, folder: Path, stop: int | None = None, *overrides: str, prompts: int | None = None) -> Run:
         config = composed(*(RL if stage == "rl" else SFT), *overrides, f"runs_dir={folder}")
@@ -99,13 +99,13 @@ def run_of(stage: str, folder: Path, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def whole(trains, tmp_path_factory) -> dict[str, Run]:
-    """The runs that nothing stopped."""
+    """Uninterrupted runs."""
     return {stage: trains(stage, tmp_path_factory.mktemp(stage)) for stage in ("rl", "sft")}
 
 
 @pytest.fixture(scope="module")
 def left_behind(trains, tmp_path_factory) -> Path:
-    """What the RL stage leaves that is stopped in update 5."""
+    """Files left by an RL stage that was stopped in update 5."""
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.raises(Stopped):
         trains("rl", folder, STOP)
@@ -115,7 +115,7 @@ def left_behind(trains, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def stopped(left_behind, tmp_path) -> Run:
-    """A copy of it."""
+    """A copy of the stopped stage."""
     shutil.copytree(left_behind, tmp_path / "runs")
     return run_of("rl", tmp_path / "runs")
 
@@ -163,7 +163,7 @@ def test_the_last_ones_are_kept_and_none_goes_before_the_next_is_there(keep, tra
 
 
 def test_the_best_weights_are_those_of_the_best_validation(trains, tmp_path):
-    """Kept under either rule; the final model is a copy under one of them."""
+    """The best weights are kept under either rule; under one of them the final model is a copy of them."""
     often = ["trainer.rl.save_every=1", "trainer.rl.keep_checkpoints=9", "evaluation.checkpoint=best"]
     run = trains("rl", tmp_path, None, *often)
     (step,) = steps_of(run.checkpoints, "best")
@@ -199,7 +199,7 @@ def test_metrics_of_several_updates_survive_a_stop_between_them(stop, whole, tra
 
 @pytest.mark.parametrize("stage", ["rl", "sft"])
 def test_after_the_last_update_nothing_more_is_trained(stage, whole, trains, tmp_path):
-    """A stop between the last checkpoint and the end of the stage."""
+    """The run is stopped between its last checkpoint and the end of the stage."""
     run = run_of(stage, tmp_path / "runs")
     shutil.copytree(whole[stage].root, run.root)
     shutil.rmtree(run.final_model)
@@ -208,7 +208,7 @@ def test_after_the_last_update_nothing_more_is_trained(stage, whole, trains, tmp
 
 
 def test_the_best_of_the_checkpoint_stays_until_the_next(trains, tmp_path):
-    """A later best does not take the place of the one that a resumed run may need."""
+    """A later best does not replace the one that a resumed run may need."""
     config = composed(*RL, f"runs_dir={tmp_path}")
     run = locate(config, "rl")
     keeper = checkpoints.BestKeeper(run, "ndcg@20", trainer=Saver())
@@ -290,7 +290,7 @@ LOGS = ("metrics.jsonl", "completions.jsonl", "budget.jsonl", "rollouts.jsonl")
 
 @pytest.mark.parametrize("log", LOGS)
 def test_a_damaged_log_is_noticed(log, stopped, trains, tmp_path):
-    """Without a checkpoint from before the damage, it is the user who decides to begin anew."""
+    """Without a checkpoint older than the damage, the user must decide to start again."""
     path = stopped.root / log
     first, rest = path.read_text(encoding="utf-8").split("\n", 1)  # before the first checkpoint
     digit = re.search(r"\d", first)
@@ -313,7 +313,7 @@ def test_a_log_damaged_after_a_checkpoint_goes_back_to_it(stopped, whole, trains
 
 @pytest.mark.parametrize("written", [0, 8])
 def test_what_is_half_written_is_no_checkpoint(written, whole, trains, tmp_path, monkeypatch):
-    """A stop while the checkpoint of update 4 is sent to the disk, all files being there, or some."""
+    """The run is stopped while the checkpoint of update 4 is flushed to disk, with all or some of its files written."""
     real = checkpoints.publish
 
     def publish(made, place):
@@ -334,7 +334,7 @@ def test_what_is_half_written_is_no_checkpoint(written, whole, trains, tmp_path,
 
 
 def test_a_final_model_is_whole_or_not_there(whole, tmp_path):
-    """A stop while it is saved leaves the one before, or none."""
+    """A run stopped while saving a checkpoint keeps the one before, or none."""
     folder = tmp_path / "model"
 
     class Stops(Saver):

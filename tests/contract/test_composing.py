@@ -1,4 +1,4 @@
-"""Cells composed together are what Hydra composes one by one."""
+"""Cells composed together equal cells that Hydra composes one by one."""
 
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def test_what_hydra_refuses_is_refused(cell: list[str]):
 
 
 def test_the_step_of_hydra_that_is_used_by_itself():
-    """Hydra applies values after the groups, by the function that `compose_cells` calls; it is not a public one."""
+    """Hydra applies values after the groups, in a private function that `compose_cells` calls."""
     config = OmegaConf.create({"a": {"b": 1}})
     OmegaConf.set_struct(config, True)
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -35,7 +35,7 @@ SHORT = [
 
 
 class DrawnHits(ListScorer):
-    """Hits drawn from the text, for credit that is made of hits alone."""
+    """Hits drawn from the text, for credit that depends on hits alone."""
 
     def __call__(self, completion_ids, **columns):
         totals = super().__call__(completion_ids, **columns)
@@ -73,7 +73,7 @@ def test_trains_on_preferences(name, mini, start, tmp_path):
 
 
 def train(trainer, *finite: str) -> None:
-    """Train, and look at what was measured at every update."""
+    """Train and check the measurements of every update."""
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == UPDATES

@@ -1,4 +1,4 @@
-"""A learning rate that falls in steps, in the real training: what each update has, and the same after a stop."""
+"""A learning rate that falls in steps, in real training: its value at each update, also after a resume."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_each_update_has_its_rate_and_a_stopped_run_goes_on_with_it(mini, start:
 
 
 def test_a_step_changes_what_is_learnt_after_it_alone(mini, start: Path, tmp_path: Path) -> None:
-    """Against a run of the constant rate: the same up to the step, another one after it."""
+    """Compared with a constant rate, the run is equal up to the step and different after it."""
     runs = []
     for name, steps in (("constant", []), ("steps", ["+trainer.rl.learning_rate_steps={4:1e-9}"])):
         overrides = [*SHORT, "trainer.rl.updates=6", "evaluation.every=6", *steps, "algorithm.layout=published"]

@@ -1,4 +1,4 @@
-"""Preference optimisation: TRL's DPO, S-DPO by its formula, rounds, budget, resume, and what cannot go on."""
+"""Preference optimisation: TRL's DPO, S-DPO against its formula, rounds, budget, resume and refusals."""
 
 import json
 import shutil
@@ -71,7 +71,7 @@ def watched(trainer) -> tuple[list[float], list[torch.Tensor]]:
 
 
 def tuples_in_order(trainer: PreferenceTrainer):
-    """The tuples of a trained trainer in the order in which it looked at them; of methods of one round."""
+    """The tuples of a trained trainer, in the order of training; for methods with one round."""
     (one,) = trainer.lists.rounds
     table, _ = trainer.lists.read(one)
     return preferences(table, trainer._rows(list(range(trainer.order.per_update * UPDATES)), one, True))
@@ -85,7 +85,7 @@ def float64():
 
 
 class TRLDPO(DPOTrainer):
-    """TRL's trainer, given token ids, in their order."""
+    """TRL's trainer on the given token ids, in their order."""
 
     def _prepare_dataset(self, dataset, *_):
         return dataset
@@ -216,11 +216,11 @@ EVEN = ["trainer.rl.num_iterations=2", "trainer.rl.save_every=2", "evaluation.ev
 
 
 class Stopped(RuntimeError):
-    """What stands for a kill."""
+    """Raised in place of a kill."""
 
 
 class StopsAt:
-    """A tracker that ends the run when it is told of an update."""
+    """A tracker that ends the run at an update."""
 
     def __init__(self, update: int):
         self.update = update
@@ -247,7 +247,7 @@ STOPS = [("dpo", 1), ("dpo", 4), *(("sprec", stop) for stop in range(1, UPDATES 
 
 @pytest.fixture(scope="module", params=METHODS)
 def method(request, mini, start, tmp_path_factory):
-    """Overrides, and the run that nothing stopped."""
+    """Overrides, and an uninterrupted run."""
     overrides = METHODS[request.param]
     return overrides, train(small(tmp_path_factory.mktemp("whole"), *overrides), start, mini)[0]
 
@@ -275,7 +275,7 @@ def test_what_was_drawn_is_not_drawn_again(method, mini, start, tmp_path, monkey
 
 
 def test_stopped_while_lists_are_drawn(method, mini, start, tmp_path, monkeypatch):
-    """In parts of two prompts: told to stop after the first, the run goes on with the second."""
+    """A run stopped after the first part of two prompts continues with the second part."""
     overrides, _ = method
     monkeypatch.setattr("rlbench.training.preference_lists.LISTS_OF_A_PART", 8)
     whole = train(small(tmp_path / "whole", *overrides), start, mini)[0]
@@ -307,7 +307,7 @@ def test_lists_that_are_gone_are_told(method, mini, start, tmp_path):
 
 
 def test_nothing_to_prefer(mini, start, tmp_path):
-    """An untrained model hits nothing: all lists are worth the same."""
+    """An untrained model has no hits, so all lists score the same."""
     config = composed(*SHORT[:-1], "algorithm=dpo", f"runs_dir={tmp_path}")
     run, trained, ledger = train(config, start, mini)
     assert trained.stop.update == trained.updates == 0
@@ -339,7 +339,7 @@ def test_what_is_not_finite_is_never_applied(mini, start, tmp_path, monkeypatch)
 
 
 def test_the_ledger_is_told_once(mini, start, tmp_path):
-    """What was drawn by an attempt that was killed before its first checkpoint counts once."""
+    """Lists drawn by an attempt that was killed before its first checkpoint count once."""
     config = small(tmp_path, "algorithm=dpo", "trainer.rl.save_every=6")
     with pytest.raises(Stopped):
         train(config, start, mini, StopsAt(2))

@@ -1,4 +1,4 @@
-"""What a run keeps beside the weights: what pieces remember, and a reference that follows the policy."""
+"""State that a run keeps besides the weights: values carried by pieces, and a reference that follows the policy."""
 
 import json
 import shutil
@@ -49,11 +49,11 @@ EVERYTHING = [
 
 
 class Stopped(RuntimeError):
-    """What stands for a kill."""
+    """Raised in place of a kill."""
 
 
 class StopsAt:
-    """A tracker that ends the run when it is told of an update."""
+    """A tracker that ends the run at an update."""
 
     def __init__(self, update: int):
         self.update = update
@@ -64,7 +64,7 @@ class StopsAt:
 
 
 def train(config: Config, start: Path, mini, tracker=None) -> Run:
-    """The RL stage of a config, or what is left of it."""
+    """Run the RL stage of a config, or the rest of it."""
     run, (tokenizer, _) = locate(config, "rl"), load(start)
     train_rl(
         config,
@@ -93,7 +93,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(mini, start, tmp_path_factory) -> Run:
-    """The run that nothing stopped."""
+    """An uninterrupted run."""
     config = of_folder(tmp_path_factory.mktemp("whole"))
     assert not check_config(config)
     return train(config, start, mini)
@@ -101,7 +101,7 @@ def whole(mini, start, tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def stopped(mini, start, tmp_path_factory) -> Path:
-    """The folder that a run leaves behind which was stopped."""
+    """The folder of a stopped run."""
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.raises(Stopped):
         train(of_folder(folder), start, mini, StopsAt(STOP))
@@ -110,7 +110,7 @@ def stopped(mini, start, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def resumed(mini, start, stopped, tmp_path):
-    """The same run gone on with, after something was done to its last checkpoint."""
+    """The stopped run, resumed after a change to its last checkpoint."""
 
     def go_on(change=lambda checkpoint: None) -> Run:
         shutil.copytree(stopped, tmp_path / "runs")
@@ -127,7 +127,7 @@ def resumed(mini, start, stopped, tmp_path):
 
 
 def test_resumed_is_never_stopped(whole, resumed):
-    """Weights and curves, bit for bit."""
+    """Weights and curves are equal, bit for bit."""
     run = resumed()
     assert run.read_metrics() == whole.read_metrics()
     assert equal(weights(run), weights(whole))
@@ -181,7 +181,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_all_of_it_matters(change, whole, resumed):
-    """So that the test above can fail: with something else in the checkpoint, another policy comes out."""
+    """The test above is sensitive: another value in the checkpoint leads to another policy."""
     assert not equal(weights(resumed(CHANGES[change])), weights(whole))
 
 
@@ -189,7 +189,7 @@ def test_all_of_it_matters(change, whole, resumed):
 
 
 class Watch(TrainerCallback):
-    """Clones of policy and reference at the end of every update; place 0 is the start."""
+    """Copies of policy and reference at the end of every update; index 0 is the start."""
 
     def __init__(self, trainer):
         self.trainer, self.policies, self.references = trainer, [], []
@@ -204,7 +204,7 @@ class Watch(TrainerCallback):
 
 
 def following(mini, start, output, every, mixup, *overrides):
-    """A trainer of 6 updates, what is watched of it, and the batches of its losses with their updates."""
+    """A trainer of 6 updates, its recorded values, and the batches of its losses with their updates."""
     settings = [f"algorithm.reference.sync_every={every}", f"algorithm.reference.mixup={mixup}"]
     config = composed(*SHORT, *EVERYTHING[:1], "algorithm=humanline", EVERYTHING[-1], *settings, *overrides)
     trainer = make_trainer(config, mini, *load(start), output)

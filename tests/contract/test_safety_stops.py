@@ -1,4 +1,4 @@
-"""Trainings that collapse, really, in each of the ways that `safety` knows; and one that does not."""
+"""Real trainings that collapse in each way that `safety` detects, and one that does not."""
 
 import math
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def repeater(mini, tiny_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory) -> Iterator[str]:
-    """Pieces that go again, since other tests look at all that there are."""
+    """Temporary pieces, removed afterwards because other tests go through all pieces."""
     path = tmp_path_factory.mktemp("plugin") / "poison.py"
     path.write_text(POISON)
     there = {place.name: dict(place) for place in PLACES}
@@ -70,7 +70,7 @@ def equal(a, b) -> bool:
 
 @pytest.fixture(scope="module")
 def sound(mini, repeater, plugin, tmp_path_factory):
-    """Two updates that nothing disturbs, with the pieces that break the third."""
+    """Two sound updates, with the pieces that break the third."""
     config = short(tmp_path_factory.mktemp("sound"), plugin, "trainer.rl.updates=2", "algorithm.baseline=poisoned")
     return train(config, repeater, mini)[0]
 
@@ -143,11 +143,11 @@ def test_a_sound_run_is_not_touched(mini, repeater, tmp_path):
 
 
 class Broken(RuntimeError):
-    """What stands for a kill."""
+    """Raised in place of a kill."""
 
 
 class BreaksAt:
-    """A tracker that ends the run when it is told of an update."""
+    """A tracker that ends the run at an update."""
 
     def __init__(self, update: int):
         self.update = update
@@ -167,7 +167,7 @@ def never_killed(mini, repeater, tmp_path_factory):
 
 @pytest.mark.parametrize("update", [3, 5])
 def test_a_killed_run_comes_to_the_same_stop(update, never_killed, mini, repeater, tmp_path):
-    """Killed in the middle of a streak, and at the stop itself."""
+    """The run is killed in the middle of a streak, and at the stop itself."""
     whole, trained, ledger = never_killed
     assert trained.stop is not None and trained.stop.update == 5
     config = short(tmp_path, *FAR)

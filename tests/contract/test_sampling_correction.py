@@ -1,4 +1,4 @@
-"""Where another engine sampled, our losses are weighed as TRL's own are, for every method that TRL has too."""
+"""When another engine samples, our losses have TRL's weights, for every method that TRL also has."""
 
 import pytest
 import torch

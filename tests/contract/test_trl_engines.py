@@ -17,7 +17,7 @@ from tests.helpers_training import load, make_trainer
 
 
 class Engine:
-    """In the place of vLLM's class: keeps what it was made with."""
+    """A replacement for vLLM's class that records its arguments."""
 
     made: list[dict[str, Any]] = []
 
@@ -27,7 +27,7 @@ class Engine:
 
 @pytest.fixture
 def engines(monkeypatch) -> list[dict[str, Any]]:
-    """What engines are made with."""
+    """Arguments of the engines."""
     monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
     monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
     monkeypatch.setattr(vllm_generation, "ensure_master_addr_port", lambda: None)
@@ -40,7 +40,7 @@ def engines(monkeypatch) -> list[dict[str, Any]]:
 
 
 def make_engines(processes: int, size: int) -> None:
-    """By TRL's constructor, in each of several processes."""
+    """Through TRL's constructor, in each of several processes."""
     state = Accelerator(cpu=True).state
     model = SimpleNamespace(name_or_path="model", named_modules=lambda: [])
     for process in range(processes):
@@ -56,7 +56,7 @@ def make_engines(processes: int, size: int) -> None:
 
 
 def test_trl_seeds_an_engine_with_its_group_alone(engines):
-    """What `seeded_engine` changes: were the run's seed to reach it by itself, nothing of ours would be needed."""
+    """`seeded_engine` is needed: TRL does not pass the run's seed to the engine."""
     make_engines(4, 2)
     assert [made["seed"] for made in engines] == [0, 0, 1, 1]
     assert {made["distributed_executor_backend"] for made in engines} == {"external_launcher"}

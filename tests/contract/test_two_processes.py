@@ -1,4 +1,4 @@
-"""Two processes: ours does what TRL's trainer does, and both together do what one process does.
+"""Our trainer on two processes equals TRL's, and equals one process.
 
 Losses and gradients are as the processes hold them after they have averaged them.
 """
@@ -64,7 +64,7 @@ def hashed_config(name: str) -> Config:
 
 @pytest.fixture(scope="module")
 def together(tiny_folder, tmp_path_factory):
-    """Every training on two processes, in one start since that takes seconds."""
+    """All trainings on two processes, in one start because a start takes seconds."""
     jobs = {}
     configs = {case: parity_config(*CASES[case][0], "generation.max_new_tokens=12") for case, _ in PARITY}
     for case, layout in PARITY:
@@ -78,7 +78,7 @@ def together(tiny_folder, tmp_path_factory):
 
 @pytest.fixture
 def alone(mini, tiny_folder, tmp_path):
-    """A training on this process, its whole batch at once."""
+    """A training on this process, with its whole batch at once."""
 
     def run(name, layout):
         size = LAYOUTS[layout]["completions_per_update"]

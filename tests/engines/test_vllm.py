@@ -31,7 +31,7 @@ ENDS = {3, *range(10, 60)}
 
 @pytest.fixture(scope="module")
 def colocated(tmp_path_factory) -> Any:
-    """Runs `tests.engines.vllm_run`, each set of overrides once; the SFT stage is shared."""
+    """Run `tests.engines.vllm_run` once per set of overrides. The SFT stage is shared."""
     folder, known = tmp_path_factory.mktemp("colocated"), {}
 
     def run(*overrides: str, again: bool = False) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def server(tiny_wide, tmp_path_factory) -> Any:
 
 
 def test_lists_end_with_eos_or_at_the_limit(server):
-    """The ids hold the EOS that ended a list, as `ListReader.is_finished` wants it; any of several."""
+    """The ids include the EOS that ended a list, as `ListReader.is_finished` expects; any of several EOS ids."""
     from trl.generation.vllm_client import VLLMClient
 
     vllm = server.generation.vllm

@@ -20,7 +20,7 @@ DEVICE = ["runtime.device=auto", "generation=vllm_colocate"]
 
 
 def take_new_weights_on_the_cpu() -> None:
-    """Let linear layers keep their weights as they were loaded."""
+    """Make linear layers keep their weights as loaded."""
     from vllm.model_executor.layers import utils
 
     def as_loaded(layer: torch.nn.Module, remove_weight: bool) -> None:
@@ -31,7 +31,7 @@ def take_new_weights_on_the_cpu() -> None:
 
 
 class Noted:
-    """Keeps the rollouts of every trainer."""
+    """Record the rollouts of every trainer."""
 
     def __init__(self) -> None:
         self.rollouts: list[list[list[int]]] = []

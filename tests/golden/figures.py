@@ -1,4 +1,4 @@
-"""Where the golden figures are, and the lists among them as cases."""
+"""The golden figures, and their lists as cases."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def golden_folder() -> Path:
 
 
 class Case(NamedTuple):
-    """One completion and what the published code makes of it; recall_ndcg is keyed by cut-off."""
+    """One completion and the outputs of the published code for it; recall_ndcg has cut-offs as keys."""
 
     number: int
     completion: str

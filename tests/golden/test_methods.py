@@ -45,7 +45,7 @@ def reward() -> RewardConfig:
 
 @functools.cache
 def objective(name: str, *overrides: str) -> Objective:
-    """A method of `conf/algorithm`, and what is changed about it, as `options.clip.low=0.1`."""
+    """A method of `conf/algorithm` with changes such as `options.clip.low=0.1`."""
     parts = OmegaConf.load(CONF / "algorithm" / f"{name}.yaml"), OmegaConf.from_dotlist(list(overrides))
     algorithm = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(AlgorithmConfig), *parts))
     return Objective(algorithm, reward(), N)
@@ -60,7 +60,7 @@ def padded(rows, fill=0) -> torch.Tensor:
 
 @dataclass
 class Case:
-    """An objective, and plain lists as it sees them."""
+    """An objective, and plain lists in its form."""
 
     objective: Objective
     batch: Batch
@@ -225,7 +225,7 @@ def numbers(algorithm: AlgorithmConfig):
 
 
 def changed(old: Objective, path: tuple[str, ...], value: float) -> Objective:
-    """The same with another number."""
+    """The same method with another number."""
     field, *keys = path
     new = getattr(old.algorithm, field)
     if field == "options":
@@ -262,7 +262,7 @@ def effect(chosen: Case, path: tuple[str, ...], value: float) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_of_the_configuration_matters(name):
-    """What changes nothing would not be held by the row."""
+    """A number without effect would not be tested by the row."""
     chosen = Case(objective(name), drawn())
     for path, value in numbers(chosen.objective.algorithm).items():
         matters = any(effect(chosen, path, factor * value) > 1e-8 for factor in (0.8, 1.25))

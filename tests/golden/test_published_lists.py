@@ -45,7 +45,7 @@ def cases() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def films_of_case(cases: list[Case]) -> list[set[Film]]:
-    """What of each case is in the catalogue: from the file of positions, else from the catalogue."""
+    """Films of each case that are in the catalogue, from the file of positions or else from the catalogue."""
     file = golden_folder() / MEMBERSHIP
     return read_membership(cases, file) if file.exists() else [real_films()] * len(cases)
 
@@ -108,7 +108,7 @@ def test_metrics_of_many_samples(cases: list[Case], films_of_case: list[set[Film
 
 @pytest.mark.parametrize("name", DECORATIONS)
 def test_the_catalogue_survives_the_parser(name: str) -> None:
-    """Every film but the corrupt one comes back as it is, whatever stands around it."""
+    """Every film except the corrupt one is parsed correctly, whatever surrounds it."""
     lost = [film for film in real_films() if published.parse_line(DECORATIONS[name](film)) != film]
     assert lost == [("The Wall", 201)]
 
@@ -199,7 +199,7 @@ def made_up(n: int) -> list[Film]:
 
 
 def test_one_hit_of_four_truths_has_full_ndcg() -> None:
-    """The ideal list is as short as what survives."""
+    """The ideal list has only as many films as survive."""
     truths = [A, B, C, D]
     assert oracles.recall_ndcg(listed(A), truths, [], FILMS, 20) == (0.25, 1.0)
     assert oracles.recall_ndcg(listed(*made_up(2), A), truths, [], FILMS, 20) == (0.25, 1.0)

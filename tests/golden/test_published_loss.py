@@ -16,7 +16,7 @@ CASES = json.loads((golden_folder() / "published_loss.json").read_text(encoding=
 
 
 def algorithm_of(case):
-    """The point in the algebra that the case is."""
+    """The case as a config of our pieces."""
     bounds = f"low:{case['eps_low']},high:{case['eps_high']}"
     surrogate = "clip" if case["delta"] is None else "clip_delta"
     delta = "" if case["delta"] is None else f",delta:{case['delta']}"

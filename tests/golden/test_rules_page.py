@@ -1,4 +1,4 @@
-"""docs/published-rules.md is what its script writes."""
+"""docs/published-rules.md equals the output of its script."""
 
 from tests.golden.rules_page import PAGE, render
 

@@ -66,7 +66,7 @@ def test_a_method_is_its_source_with_the_overrides(name):
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if SOURCES[name].overrides])
 def test_and_with_nothing_less(name):
-    """Each override is one of the differences."""
+    """Each override corresponds to one of the differences."""
     overrides = SOURCES[name].overrides
     for left_out in overrides:
         others = tuple(override for override in overrides if override != left_out)
@@ -77,7 +77,7 @@ def test_and_with_nothing_less(name):
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if SOURCES[name].lists])
 def test_an_adaptation_to_lists_is_one(name):
-    """On other lists the method is not its source."""
+    """On other lists the method differs from its source."""
     assert compared(name, SOURCES[name], SOURCES[name].overrides, everywhere=True) > 1e-6
 
 
@@ -120,7 +120,7 @@ def test_canon_shares_places_among_ties():
 
 
 class LastToken(Case):
-    """VERL's bonus on the last token alone."""
+    """VERL with its bonus on the last token alone."""
 
     def token_advantages(self) -> torch.Tensor:
         with_bonus = super().token_advantages()

@@ -1,4 +1,4 @@
-"""docs/adding-an-algorithm.md, executed: its commands, its pieces in a run, its checks; and what is refused."""
+"""docs/adding-an-algorithm.md works as written: its commands, pieces, checks and refusals."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def commands() -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Folder:
-    """Where the runs of the page lie; the stages they share are made once."""
+    """Folder of the page's runs. Their shared stages are made once."""
 
     path: Path
 
@@ -93,7 +93,7 @@ def test_a_new_piece(folder):
 
 
 def test_a_new_piece_in_a_sweep(folder):
-    """Two cells, of which the one without the new piece is done already."""
+    """Two cells; the one without the new piece is already done."""
     _, _, sweep = commands()
     before = folder.run(["algorithm=rank_grpo"], "seed=1")
     assert before.wait() == 0, before.output()
@@ -193,7 +193,7 @@ def test_every_block_of_python_runs_and_every_place_is_there(tmp_path):
 
 
 def test_the_piece_of_every_place_trains(folder):
-    """One run of all of them, from a file that holds the blocks of the page."""
+    """One run that uses all pieces, from a file with the page's code blocks."""
     section = PAGE.split("\n## Each place\n")[1].split("\n## ")[0]
     file = folder.path / "pieces.py"
     file.write_text("\n".join(blocks("python", section)), encoding="utf-8")
@@ -213,7 +213,7 @@ def test_the_piece_of_every_place_trains(folder):
 
 
 def refused(folder: Folder, *arguments: str) -> list[str]:
-    """The problems that run.py reports, having run nothing."""
+    """Problems that run.py reports without running anything."""
     empty = replace(folder, path=folder.path / "refused")
     empty.path.mkdir(exist_ok=True)
     done = empty.run(arguments)

@@ -1,4 +1,4 @@
-"""Continuous batching on this machine: the lists of plain generate, the same ones every time, and a whole run by it."""
+"""Continuous batching gives the lists of plain generate, is reproducible, and works in a whole run."""
 
 import shutil
 import time
@@ -49,7 +49,7 @@ def continuous(model: PreTrainedModel, prompts, **changes) -> list[list[int]]:
 
 
 def plain(model: PreTrainedModel, prompts, **changes) -> list[list[int]]:
-    """Lists of plain generate, up to and with EOS."""
+    """Lists of plain generate, up to and including EOS."""
     longest, ends = max(map(len, prompts)), model.generation_config.eos_token_id
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in prompts])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])
@@ -191,7 +191,7 @@ def test_in_mixed_precision_the_masters_stay_in_single(whole):
 @pytest.mark.gpu
 @pytest.mark.parametrize("bf16", [False, True])
 def test_on_a_gpu(bf16, whole):
-    """A whole run, and the same lists again by the same seed."""
+    """A whole run, repeated with the same seed, gives the same lists."""
     folder, _ = whole
     config = cell(folder, "generation=continuous", "runtime.device=cuda", f"trainer.bf16={str(bf16).lower()}", "seed=3")
     target = run(config)

@@ -1,4 +1,4 @@
-"""A damaged file of an interrupted run is repaired, or named in one message; it never changes a result."""
+"""A damaged file of an interrupted run is repaired or reported in one message. It never changes a result."""
 
 import functools
 import json
@@ -75,7 +75,7 @@ Make = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Make:
-    """Runs that nothing stopped."""
+    """Uninterrupted runs."""
 
     @functools.cache
     def made(family: str) -> Path:
@@ -88,7 +88,7 @@ def whole(tmp_path_factory) -> Make:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Make:
-    """Runs that were stopped in RL."""
+    """Runs stopped during RL."""
     return functools.cache(lambda family: stop(tmp_path_factory.mktemp("stopped") / family / "run"))
 
 
@@ -265,7 +265,7 @@ def test_each_damage_of_each_file_is_repaired_or_named(chunk, stopped, whole, tm
 
 @pytest.mark.slow
 def test_damage_of_what_preference_optimisation_keeps_is_repaired_or_named(stopped, whole, tmp_path):
-    """A sample of the cases of its own files: those of the other stages are the same as above."""
+    """A sample of cases for RL's own files; other stages are tested above."""
     own = [case for case in cases(stopped("preference")) if "/dpo" in case.file]
     assert any("/preferences/" in case.file for case in own)
     chosen = random.Random(0).sample(own, 20)
@@ -280,7 +280,7 @@ def expect_repaired_or_named(family, wanted, stopped, whole, tmp_path):
 
 @pytest.mark.parametrize("damage", [*ANY, *OF_JSON])
 def test_damage_of_the_cells_of_a_sweep_is_named(damage, tmp_path):
-    """`analysis.status` and the next sweep say so; where the file is gone the next sweep begins anew."""
+    """`analysis.status` and the next sweep report it. If the file is missing, the next sweep starts a new one."""
     file = tmp_path / SWEEP.name
     write_cells(tmp_path, {"mini-tiny/sft/seed0-00000000": {"command": ["python", "run.py", "seed=1"], "updates": 3}})
     {**ANY, **OF_JSON}[damage](file)

@@ -1,4 +1,4 @@
-"""Runs whose disk is full, for real: a small file system in memory, filled but for a few bytes."""
+"""Runs on a real full disk: a small file system in memory with only a few free bytes."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def small_disk() -> Iterator[Path]:
 
 @pytest.fixture
 def disk(small_disk) -> Path:
-    """The small disk, empty."""
+    """The small disk while it is empty."""
     for path in small_disk.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return small_disk
@@ -56,7 +56,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, cache) -> Config:
-    """A run with room enough."""
+    """A run with enough disk space."""
     config = cell(tmp_path_factory.mktemp("undisturbed"), cache)
     run(config)
     return config
@@ -92,7 +92,7 @@ def assert_equal(ours: Config, theirs: Config) -> None:
 
 
 def assert_clean(target: Run) -> None:
-    """What a stage may leave on a full disk: nothing half-written under a name that is read."""
+    """A stage on a full disk leaves no partial file under a name that is read."""
     left = [path for path in target.root.rglob("*") if path.name.endswith(PARTIAL) and path.is_dir()]
     assert not left
     for folder in steps_of(target.checkpoints).values():
@@ -153,7 +153,7 @@ def test_whatever_the_moment(free, disk, cache, undisturbed):
 
 @pytest.mark.parametrize("tracker", ["none", pytest.param("offline", marks=pytest.mark.slow)])
 def test_the_command_says_so_and_exits_with_1(tracker, disk, cache, undisturbed, tmp_path):
-    """With a tracker that writes there, too; the reason is in STATUS, the traceback in the attempt's log."""
+    """With a tracker on the same disk too. STATUS has the reason, and the attempt's log has the traceback."""
     fill(disk, 2_500_000)
     failed = run_py(tmp_path / "log.txt", *overrides(disk, cache, f"tracker={tracker}"))
     said = failed.output()
@@ -172,7 +172,7 @@ def test_the_command_says_so_and_exits_with_1(tracker, disk, cache, undisturbed,
 
 @pytest.mark.slow
 def test_a_file_that_is_too_large_is_told_like_a_full_disk(cache, tmp_path):
-    """By RLIMIT_FSIZE, where no file system can be mounted."""
+    """Uses RLIMIT_FSIZE, for machines where no file system can be mounted."""
     command = [sys.executable, str(RUN_PY), *overrides(tmp_path, cache)]
     limited = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash", *command]
     failed = subprocess.run(limited, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""A whole run of every algorithm, short."""
+"""A short but complete run of every algorithm."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs share their first stages."""
+    """Folder in which the runs share their first stages."""
     return tmp_path_factory.mktemp("algorithms")
 
 

@@ -1,4 +1,4 @@
-"""experiments/: every sweep composes and is valid, its cells are those its README states, its numbers the reported."""
+"""experiments/: every sweep is valid, has the cells stated in its README, and uses the reported numbers."""
 
 import csv
 import re
@@ -103,7 +103,7 @@ def test_rates_are_those_of_the_paper(folder: str, rates: dict[str, tuple[int, f
 
 
 def test_the_twin_of_table_4_is_the_benchmark_with_both_rewards() -> None:
-    """So that the runs of `experiment=mini reward=relevance,log_decay seed=0,1,2,3,4` are its runs."""
+    """Its cells equal the runs of `experiment=mini reward=relevance,log_decay seed=0,1,2,3,4`."""
     from tests.conftest import composed
 
     hashes = {locate(cell.config, "rl").hash for cell in cells_of("table4", "mini")}
@@ -164,7 +164,7 @@ DEBUG += ["generation.max_new_tokens=32", "evaluation.test_contexts=6"]
 
 
 def test_from_a_sweep_to_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Table 1's twin at debug size: real runs of two methods and two seeds, and what is said of them."""
+    """Table 1's twin at debug size: real runs of two methods and two seeds, and the report on them."""
     folders = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
     cells = recorded_cells("table1", "mini", [*DEBUG, *folders, "+method=grpo,rank_grpo_exp_inf", "seed=0,1"])
     assert len(cells) == 4

@@ -1,4 +1,4 @@
-"""Cells of a sweep on GPUs that the launcher was told of: what their processes are given."""
+"""Cells of a sweep on configured GPUs: the environment of their processes."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ if "hydra.mode=RUN" in sys.argv:
 
 
 def sweep(folder: Path, *arguments: str) -> list[dict]:
-    """What each process of a sweep over three untrained models said of itself, in the order of their starts."""
+    """Environment of each process in a sweep over three untrained models, in starting order."""
     plugin = folder / "reporter.py"
     plugin.write_text(REPORTER)
     command = ["-m", *SMALL, "runtime.device=auto", "runtime.threads=null"]

@@ -39,7 +39,7 @@ LONGER = ["trainer.rl.updates=8", "trainer.rl.save_every=2"]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """One process and two that do the same, side by side."""
+    """One process, and two processes that do the same work."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     running = [start(ALONE, one), start(ACCELERATE, two, "trainer=ddp")]
     for process in running:
@@ -136,7 +136,7 @@ def test_a_process_that_fails_ends_all_and_says_why(rank, tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A longer run on two processes that nobody kills, by strategy."""
+    """A longer uninterrupted run on two processes, by strategy."""
 
     @cache
     def of(strategy):

@@ -1,4 +1,4 @@
-"""The package as a user installs it: what the wheel holds, and that it runs from an empty folder."""
+"""The package as installed by a user: contents of the wheel, and a run from an empty folder."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_the_wheel_holds_code_configs_and_experiments(wheel: Path) -> None:
 
 
 def test_a_sweep_and_its_report_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    """Cells run in processes of their own; nothing of the checkout is used."""
+    """Cells run in separate processes and use nothing of the checkout."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"PYTHONPATH": str(installed), "WANDB_MODE": "offline"}
 

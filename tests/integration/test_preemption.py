@@ -1,4 +1,4 @@
-"""Real runs that real signals stop, and what the same command makes of them."""
+"""Real runs stopped by real signals, and their continuation by the same command."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def said(run: Run) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, Run]:
-    """SFT and RL of a run that nobody stopped."""
+    """SFT and RL of an uninterrupted run."""
     config = cell(tmp_path_factory.mktemp("whole"), *STATEFUL)
     run(config)
     return {stage: locate(config, stage) for stage in ("sft", "rl")}
@@ -77,7 +77,7 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
 
 
 def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
-    """What a terminal does at Ctrl-C: SIGINT to the launcher and to what it started, all at once."""
+    """As at Ctrl-C in a terminal, SIGINT goes to the launcher and all its children at once."""
     forever = [
         "trainer.sft.updates=2",
         "trainer.rl.updates=5000",

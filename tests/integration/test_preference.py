@@ -63,7 +63,7 @@ def rl(root, *overrides) -> Run:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a run that nothing disturbed."""
+    """The folder of an undisturbed run."""
     root = tmp_path_factory.mktemp("whole")
     run_cell(config_of(root))
     return root
@@ -79,7 +79,7 @@ def killed_at(update: int, launcher, root, *overrides, by=None) -> Run:
 
 
 def test_killed_and_resumed_is_never_killed(whole, tmp_path):
-    """kill -9 in the second round, whose lists the policy of the first wrote."""
+    """kill -9 in the second round, whose lists come from the policy after the first round."""
     shutil.copytree(whole / "cache", tmp_path / "cache")
     run = killed_at(5, ALONE, tmp_path, by=lambda process: process.kill())
     run_cell(config_of(tmp_path))
@@ -94,7 +94,7 @@ def assert_killed_is_whole(run: Run, other: Run) -> None:
 
 
 def test_told_to_stop_and_resumed(whole, tmp_path):
-    """As a scheduler does it: the run ends at an update, with the exit code that says so, and goes on there."""
+    """As under a scheduler, the run ends at an update with the exit code for preemption, and continues there."""
     shutil.copytree(whole / "cache", tmp_path / "cache")
     run = killed_at(2, ALONE, tmp_path, by=lambda process: process.send_signal(signal.SIGTERM))
     assert run.status() == "interrupted"

@@ -1,4 +1,4 @@
-"""Sweeps on a Ray that is started for them: `pytest -m slow tests/integration/test_ray.py`, where Ray is installed."""
+"""Sweeps on a local Ray: `pytest -m slow tests/integration/test_ray.py`, if Ray is installed."""
 
 import os
 import signal

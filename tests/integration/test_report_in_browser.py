@@ -1,4 +1,4 @@
-"""report.html as a reader has it: in Chromium, without a network."""
+"""report.html in Chromium, without a network."""
 
 import json
 import math
@@ -88,7 +88,7 @@ def test_the_policy_stops_what_is_put_into_the_page(browser: Browser, page_file:
 
 
 def column(opened: Opened, table: str, head: str) -> list[str | None]:
-    """Sort keys of a column, from the top; None for a cell without."""
+    """Sort keys of a column from top to bottom; None for a cell without one."""
     return opened.page.evaluate(
         """([table, head]) => {
             const heads = [...document.querySelectorAll(`#${table} thead th`)];

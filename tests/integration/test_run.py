@@ -1,4 +1,4 @@
-"""One cell from nothing to a report, by the real parts: data, SFT, RL, evaluation, tracking, analysis."""
+"""One complete cell with all real parts: data, SFT, RL, evaluation, tracking, analysis."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def test_every_stage_leaves_a_whole_directory(finished):
 
 
 def test_another_experiment_takes_the_finished_stages(finished, capsys):
-    """Nothing is trained again, the weights are on the disk once, and the folder says where they came from."""
+    """Nothing is retrained, the weights are stored once, and the folder names their source."""
     config, _ = finished
     again = replace(config, experiment_name="another", stage="sft")
     with edited(locate(config, "sft"), "manifest.json", versions={"torch": "2.0.0", "python": "3.9.1"}) as before:
@@ -157,7 +157,7 @@ def test_budget_counts_what_was_generated(finished):
 
 
 def test_every_stage_says_what_it_spent(finished):
-    """Evaluation is counted apart: six contexts of each split, and of validation also those during training."""
+    """Evaluation is counted separately: six contexts per split, and validation contexts also during training."""
     config, root = finished
     spent = {
         s: json.loads((locate(config, s).root / "budget.json").read_text()) for s in ("oracle", "zero_shot", "sft")
@@ -321,7 +321,7 @@ LONGER = ["trainer.rl.updates=8", "trainer.rl.save_every=2", "trainer.rl.learnin
 
 
 def test_killed_and_resumed_is_never_killed(finished):
-    """kill -9 in the middle of RL, the same command again: the same curves and the same weights, bit for bit."""
+    """After kill -9 during RL, the same command gives the same curves and weights, bit for bit."""
     config, _ = finished
     folder = Path(config.runs_dir).parent
     whole = run(cell(folder, *LONGER))
@@ -363,7 +363,7 @@ def test_killed_and_resumed_is_never_killed(finished):
 
 
 def test_a_training_that_stops_early_is_done_and_named(finished, capsys):
-    """Everywhere a user looks: STATUS, the result, the report, the status, the sweep."""
+    """The early stop is shown in STATUS, the result, the report, the status and the sweep."""
     config, _ = finished
     folder = Path(config.runs_dir).parent
     bound = ["safety.max_kl=1e-9", "safety.warmup=1", "safety.patience=1", "experiment_name=stops"]
@@ -387,14 +387,14 @@ def test_a_training_that_stops_early_is_done_and_named(finished, capsys):
 
 
 class EndsEarly(TrainerCallback):
-    """Ends a training after its first update, and says nothing to anybody."""
+    """End a training after its first update without a message."""
 
     def on_step_end(self, args, state, control, **_):
         control.should_training_stop = True
 
 
 def test_a_training_that_ends_short_of_its_plan_fails(finished, tmp_path, monkeypatch, capsys):
-    """The trainer stops by itself: the run is failed, both counts are named, and the report takes nothing from it."""
+    """If the trainer stops by itself, the run fails with both counts, and the report leaves it out."""
     config, _ = finished
     real = rl.quiet
 
@@ -420,7 +420,7 @@ def test_a_training_that_ends_short_of_its_plan_fails(finished, tmp_path, monkey
 
 
 def test_a_failing_cell_never_stops_the_others(finished):
-    """A sweep of two cells, one of which cannot run: the other is done, the failure is named, the exit code is 1."""
+    """In a sweep with one broken cell, the other is done, the failure is named, and the exit code is 1."""
     config, _ = finished
     folder = Path(config.runs_dir).parent
     own = "experiment_name=failing"
@@ -444,7 +444,7 @@ def test_a_failing_cell_never_stops_the_others(finished):
 
 
 def test_tracking_changes_nothing(finished, tmp_path, monkeypatch):
-    """Weights and metrics are the same bits whatever shows the run, and with other numbers of lists to read."""
+    """Weights and metrics do not depend on the tracker or on the number of stored lists."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     config, root = finished
     modes = ["tracker=tensorboard", "tracker.also=[offline]", "tracker.completions=2", "experiment_name=tracked"]

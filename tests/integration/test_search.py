@@ -1,4 +1,4 @@
-"""A search by its command: real cells, one of them hopeless; `pytest -m slow tests/integration/test_search.py`."""
+"""A search started by its command, with real cells: `pytest -m slow tests/integration/test_search.py`."""
 
 import json
 import os

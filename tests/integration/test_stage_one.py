@@ -1,4 +1,4 @@
-"""What comes before RL, by the real parts: curves of SFT, SFT on several demonstrations, and no SFT at all."""
+"""Stages before RL: SFT curves, SFT on several demonstrations, and no SFT."""
 
 import json
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_sft_has_a_curve_from_the_untrained_to_the_last_model(folder, curve):
 
 
 def test_evaluations_leave_the_weights_and_are_paid_for(folder, curve, tmp_path):
-    """They draw no random number; their tokens and seconds are counted as evaluation."""
+    """SFT evaluations draw no random numbers; their tokens and seconds count as evaluation."""
     plain = run(cell(tmp_path, *LONGER, "experiment_name=plain"))  # in one runs_dir it would take the stage over
     assert same_weights(plain, curve) and plain.hash == curve.hash
     assert list(validation(plain, "ndcg@10")) == [6]
@@ -140,7 +140,7 @@ def test_a_killed_sft_stage_has_the_curve_of_one_that_was_not(folder, curve, tmp
 
 
 def test_a_run_that_goes_on_lacks_no_point_of_its_curve(tmp_path, monkeypatch):
-    """Asked for when the stage is half done: the points before are gone."""
+    """If the curve is requested when the stage is half done, its earlier points are gone."""
     config = cell(tmp_path, *LONGER)
 
     class Told(Exception):
@@ -158,7 +158,7 @@ def test_a_run_that_goes_on_lacks_no_point_of_its_curve(tmp_path, monkeypatch):
 
 
 def test_sft_on_several_demonstrations_are_several_rows(folder):
-    """They share the untrained model; RL after one of them starts from its weights."""
+    """Both start from the same untrained model; RL after one of them starts from its weights."""
     short = ["experiment_name=sources", "stage=sft"]
     sources = ["teacher", "remap_adjust"]
     runs = [run(cell(folder, *short)), *(run(cell(folder, *short, *source(name))) for name in sources)]

@@ -1,4 +1,4 @@
-"""Runs and sweeps that are killed, as often as not: `pytest -m slow tests/integration/test_survival.py`, minutes."""
+"""Runs and sweeps killed many times: `pytest -m slow tests/integration/test_survival.py` takes minutes."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def start(root: Path, *arguments: str, **options) -> subprocess.Popen:
 
 
 def record(target: Run) -> tuple[list[dict], dict, dict]:
-    """Everything of a run that must not depend on kills: metrics, weights, and the budget's counts."""
+    """Results that must not depend on kills: metrics, weights, and the counts of the budget."""
     rows = sorted(target.read_metrics(), key=lambda row: (row["step"], row["split"], row["metric"]))
     weights = load_file(target.final_model / "model.safetensors")
     budget = json.loads((target.root / "budget.json").read_text())
@@ -74,7 +74,7 @@ def assert_equal(target: Run, whole: Run) -> None:
 
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory) -> tuple[dict[str, Run], float]:
-    """SFT and RL of a run that nobody kills, and the seconds that all of it took."""
+    """SFT and RL of an uninterrupted run, and its total seconds."""
     root = tmp_path_factory.mktemp("whole")
     started = time.monotonic()
     process = start(root, *STATEFUL)
@@ -86,7 +86,7 @@ def never_killed(tmp_path_factory) -> tuple[dict[str, Run], float]:
 
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_at_a_random_moment(number, never_killed, tmp_path):
-    """kill -9 at any moment of any stage and the same command again: bit for bit what a run never killed leaves."""
+    """After kill -9 at any moment of any stage, the same command gives the results of an unbroken run, bit for bit."""
     whole, seconds = never_killed
     moment = random.Random(number).uniform(0.0, seconds)
     process = start(tmp_path, *STATEFUL)

@@ -1,4 +1,4 @@
-"""What trackers may do to a run: nothing. Each case is a process of its own, as a run is, with the real libraries."""
+"""Trackers never affect a run. Each case is a separate process with the real libraries."""
 
 import importlib.util
 import os
@@ -107,7 +107,7 @@ def process(
 
 
 def finish(started: subprocess.Popen[str], patience: float = MUCH) -> list[str]:
-    """Let the process go on to its end; it must end well and in time. Returns the lines of its log."""
+    """Let the process run to its end, which must succeed in time. Return the lines of its log."""
     before = time.monotonic()
     out, errors = started.communicate("go\n", timeout=BOUND + patience + 30)
     assert started.returncode == 0, errors
@@ -122,7 +122,7 @@ def ready(started: subprocess.Popen[str]) -> None:
 
 
 def until(path: Path, pattern: str) -> Path:
-    """Wait for a file of a backend, whose start is in the background."""
+    """Wait for a file of a backend, which starts in the background."""
     deadline = time.monotonic() + 30
     while not (found := sorted(path.glob(pattern))):
         assert time.monotonic() < deadline, f"no {pattern} in {path}"
@@ -156,7 +156,7 @@ def test_server_that_accepts_and_never_answers(tmp_path: Path) -> None:
 
 
 def test_server_that_falls_silent(tmp_path: Path) -> None:
-    """The finish gives up, names what was kept, and the process ends."""
+    """Finishing gives up after a time limit, names the kept files, and the process ends."""
     with (
         wandb_server() as server,
         process(tmp_path / "run", "wandb", environment=login(server.address), patience=LITTLE) as started,
@@ -262,7 +262,7 @@ def test_one_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
 
 
 def test_nobody_is_asked_for_a_login_on_a_terminal(tmp_path: Path) -> None:
-    """wandb asks where it finds a terminal; here it has one, and would get no answer."""
+    """wandb prompts in a terminal. Here it has one, but would get no answer."""
     ours, theirs = pty.openpty()
     script = SCRIPT.replace("sys.stdin.readline()", "")
     command = [sys.executable, "-c", script, str(tmp_path / "run"), "wandb", "0", str(MUCH)]

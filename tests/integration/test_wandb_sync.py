@@ -1,4 +1,4 @@
-"""A small sweep tracked offline, read back and sent by `wandb sync` to a server of this machine: `pytest -m slow`."""
+"""A small sweep tracked offline, read back, and sent by `wandb sync` to a local server: `pytest -m slow`."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def test_a_table_of_completions_at_each_evaluation(sweep: Path) -> None:
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without what wandb adds, and without empty mappings, which wandb's service does not send."""
+    """A config without the keys added by wandb and without empty mappings, which wandb's service does not send."""
     kept = {key: settings(value) if isinstance(value, dict) else value for key, value in config.items()}
     return {key: value for key, value in kept.items() if value != {} and key != "_wandb"}
 
@@ -164,7 +164,7 @@ def test_moved_runs_send_all_but_the_copies_of_tables(sweep: Path, tmp_path: Pat
 
 
 def test_two_attempts_are_two_runs_whose_curves_join(tmp_path: Path) -> None:
-    """kill -9 in the middle of RL: two W&B runs of one group, which together hold metrics.jsonl, point for point."""
+    """After kill -9 during RL, two W&B runs of one group together have all points of metrics.jsonl."""
     longer = ["trainer.rl.updates=40", "trainer.rl.save_every=10", "evaluation.every=10"]
     longer += ["trainer.rl.learning_rate=1e-3"]
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]

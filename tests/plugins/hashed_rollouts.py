@@ -1,4 +1,4 @@
-"""A plugin: completions follow from the prompt and the place in its group, the same on any number of processes.
+"""A plugin whose completions depend only on the prompt and the place in its group, for any number of processes.
 
 What is sampled cannot be the same, since every process draws from a stream of its own.
 """

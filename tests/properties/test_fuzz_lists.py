@@ -111,7 +111,7 @@ ODD = (
 
 
 def prompt(rng: random.Random) -> tuple[list[tuple[str, int]], list[str]]:
-    """Relevant films, at times one twice or one of no catalogue, and seen titles."""
+    """Relevant films (sometimes repeated or outside the catalogue), and seen titles."""
     truth = rng.choices(WORLD, k=rng.randint(1, 5)) + [("Gone", 1990)] * (rng.random() < 0.2)
     return truth, [title for title, _ in rng.choices(WORLD, k=rng.randint(0, 3))]
 
@@ -440,7 +440,7 @@ def check_lines_of_ranks(reader: ListReader, outcome: Outcome, cases: list[Case]
 
 
 def check_sameness(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_size: int) -> None:
-    """Again the same, also where nothing is remembered of lines and titles."""
+    """Repeating gives the same result, also with empty caches of lines and titles."""
     first = chain(reader, asked, cases, group_size)
     forget_lines()
     again = chain(reader, judges(), cases, group_size)
@@ -503,7 +503,7 @@ def test_random_completions(kind, source):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_drawn_is_of_every_sort(kind, source):
-    """Otherwise little would be tested."""
+    """The random cases cover enough of each kind."""
     reader, asked = reader_of(kind), judges()
     cases = draw(random.Random(f"{kind}-{source}-0"), reader.tokenizer, source, LISTS, large=False)
     outcome = chain(reader, asked, cases, GROUP)

@@ -1,4 +1,4 @@
-"""For any text, any cut and any kind of tokenizer: entries and units are in step."""
+"""Entries and units stay aligned for any text, any truncation and any kind of tokenizer."""
 
 import random
 
@@ -138,7 +138,7 @@ def test_every_decoration_reads_the_same(film, form):
 @given(line=st.one_of(entry_lines, any_text).map(lambda text: text.replace("\n", " ")))
 @settings(max_examples=600, deadline=None)
 def test_a_remembered_line_is_a_read_line(line):
-    """The short way for clean lines, and the memory, against the definition."""
+    """The fast path for clean lines, and the cache, against the definition."""
     assert parse_line(line) == parse_line(line) == read_line(line)
 
 
@@ -171,7 +171,7 @@ def test_lines_and_entries_are_counted(text):
 
 
 def test_batches_are_rows():
-    """One call on many rows says what many calls on one row say."""
+    """One call on many rows equals many calls on one row each."""
     rng = random.Random(0)
     reader = reader_of("cl100k")
     rows = [[rng.randrange(len(reader.tokenizer)) for _ in range(rng.randrange(60))] for _ in range(50)]

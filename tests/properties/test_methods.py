@@ -1,4 +1,4 @@
-"""What every method and every baseline promises: no order of lists or prompts, shift and scale, and identities."""
+"""Properties of every method and baseline: order of lists and prompts, shift, scale, and identities."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Cells on GPUs: no GPU has more than its share, and none waits for a place that is free."""
+"""Placement of cells: no GPU exceeds its share, and no cell waits for a free place."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,7 +14,7 @@ from rlbench.launching.placement import VISIBLE, Places, choose_gpus, environmen
 
 @dataclass(eq=False)
 class Waiting:
-    """A cell that needs so many GPUs."""
+    """A cell that needs this many GPUs."""
 
     gpus: int
 

@@ -39,7 +39,7 @@ def plugin(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def options(plugin) -> list[str]:
-    """What all runs here have: two seconds of SFT, and an RL stage that saves at its end alone."""
+    """Settings of all runs here: two seconds of SFT, and an RL stage that saves only at its end."""
     return [
         *SMALL,
         "+debug=smoke",
@@ -54,7 +54,7 @@ def options(plugin) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def clean_queue() -> Iterator[None]:
-    """A cluster that is up, and nothing of an earlier test in its queue."""
+    """A running cluster, without jobs of an earlier test in its queue."""
     assert squeue() is not None, "no cluster: run tests/slurm/cluster.sh"
     yield
     subprocess.run(["scancel", "--me"], check=True)
@@ -71,7 +71,7 @@ def cell(options: list[str], root: Path, *overrides: str) -> Config:
 
 
 def restarts(run: Run) -> int:
-    """How often SLURM has put the job of a run back into the queue."""
+    """Number of times SLURM requeued the job of a run."""
     shown = subprocess.run(["scontrol", "show", "job", "-o", noted_job(run)], capture_output=True, text=True).stdout
     return int(re.search(r"Restarts=(\d+)", shown)[1])
 
@@ -87,7 +87,7 @@ def hurry(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(plugin, tmp_path_factory) -> dict[int, Run]:
-    """What `whole` made, by seed."""
+    """Results of `whole`, by seed."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Every aggregation against a slow loop, and which ratios and aggregations are the same on policy."""
+"""Every aggregation against a slow loop, and which ratios and aggregations agree on-policy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""docs/algorithms.md says what the code and the YAMLs say."""
+"""docs/algorithms.md agrees with the code and the YAML files."""
 
 from rlbench.objective.page import PAGE, render
 from rlbench.objective.pieces import PLACES

@@ -1,4 +1,4 @@
-"""Main effects of a sweep: against slow loops, against planted truths, and as a user calls the command."""
+"""Main effects of a sweep: against slow loops, against planted truths, and through the command."""
 
 import csv
 import itertools

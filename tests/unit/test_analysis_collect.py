@@ -1,4 +1,4 @@
-"""Reading run directories: numbers arrive as written, and what is unsound is left out by name."""
+"""Reading run directories: numbers arrive as written, and unsound runs are left out and named."""
 
 import json
 import math
@@ -77,7 +77,7 @@ def run_of(runs: Path, label: str, seed: int = 0) -> Path:
 
 
 def only_problem(collection: Collection, path: Path, runs: Path) -> str:
-    """The reason given for this run, which must be the only one left out."""
+    """The reason for leaving out this run, which must be the only one left out."""
     assert [problem.run for problem in collection.problems] == [path.relative_to(runs).as_posix()]
     assert collection.problems[0].left_out
     assert path.relative_to(runs).as_posix() not in set(collection.runs["run"])
@@ -359,7 +359,7 @@ def test_groups_are_experiment_dataset_and_model(runs: Path, gather: Gather) -> 
 
 
 def test_texts_and_titles_are_not_loaded(runs: Path, gather: Gather) -> None:
-    """They are most of a predictions file, and no number is made from them."""
+    """Texts are most of a predictions file, and no number depends on them."""
     collection = gather(runs)
     names = list(collection.runs["run"])
     assert collection.queries.metrics(names) == list(SCORES)

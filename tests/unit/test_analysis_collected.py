@@ -33,7 +33,7 @@ CONFIG = "dataset:\n  name: mini\n  cutoffs: [5, 10]\nseed: {seed}\ntracker: {{p
 
 
 def add_run(runs: Path, label: str, seed: int, rate: float = 1e-4, **options: object) -> Path:
-    """A run with scores of its own, and with settings and provenance."""
+    """A run with its own scores, settings and provenance."""
     rng = np.random.default_rng([len(label), seed])
     scores = {name: rng.random(3) for name in (*METRICS, "in_catalog")}
     identity = {"seed": seed, "rl": {"learning_rate": rate}, "algorithm": {"name": label.split("-")[0]}}

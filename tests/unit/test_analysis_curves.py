@@ -1,4 +1,4 @@
-"""Curves: what is drawn is what was measured, and the figure says what its bands are."""
+"""Curves: the figure shows the measured values and explains its bands."""
 
 import io
 from dataclasses import replace
@@ -31,7 +31,7 @@ def sweep(tmp_path: Path, **options: object) -> Collection:
 
 
 def words(figure: Figure) -> str:
-    """Everything the legend says."""
+    """All texts of the legend."""
     (legend,) = figure.legends
     return " | ".join([legend.get_title().get_text(), *(text.get_text() for text in legend.get_texts())])
 

@@ -1,4 +1,4 @@
-"""The report command, as a user calls it."""
+"""The report command, called as by a user."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Re-scoring: by a run's own rules the same numbers bit for bit, by others what they say, and the runs untouched."""
+"""Re-scoring: with a run's own rules the numbers are equal bit for bit, and the runs never change."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ Write = Callable[[Record, np.random.Generator], str]
 
 
 def messy(record: Record, rng: np.random.Generator) -> str:
-    """A list with everything that rules may differ in."""
+    """A list with every feature that matching rules treat differently."""
     title, year = record.ground_truth[0]
     lines = [
         "Here you go:",
@@ -178,7 +178,7 @@ def test_rules_differ_where_they_should(tmp_path: Path, mini: RankedListDataset)
 
 
 def test_ir_measures_gives_the_same_numbers(tmp_path: Path, mini: RankedListDataset) -> None:
-    """Films as the catalogue spells them, none twice and none seen: what is relevant needs no rules."""
+    """Films spelt as in the catalogue, none repeated and none seen, so relevance does not depend on the rules."""
 
     def listed(record: Record, rng: np.random.Generator) -> str:
         films = [film for film in mini.catalog.films if film[0] not in record.seen_titles]
@@ -324,7 +324,7 @@ def test_runs_that_cannot_be_judged_again_are_named(runs: Path, capsys: pytest.C
 
 
 def one_run(runs: Path) -> Path:
-    """The first run; the others are gone, so that what is told is of it."""
+    """The first run. The others are removed, so every message is about it."""
     run, *others = sorted(path.parent for path in runs.rglob("STATUS"))
     for other in others:
         shutil.rmtree(other)

@@ -1,4 +1,4 @@
-"""The choice of a variant on validation, and that the shipped settings are the chosen ones."""
+"""The choice of a variant on validation; the shipped settings are the chosen ones."""
 
 from pathlib import Path
 

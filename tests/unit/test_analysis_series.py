@@ -1,4 +1,4 @@
-"""Curves as data: seeds at common places, against updates or what was spent."""
+"""Curves as data: seeds at common places, against updates or cost."""
 
 import math
 from pathlib import Path

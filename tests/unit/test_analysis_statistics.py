@@ -61,7 +61,7 @@ def rng() -> np.random.Generator:
 
 
 def numbers(estimate: Estimate, metric: int = 0) -> tuple[float, ...]:
-    """What the loop gives."""
+    """Result of the loop."""
     return tuple(float(part[metric]) for part in (estimate.mean, estimate.low, estimate.high, estimate.p))
 
 

@@ -42,7 +42,7 @@ def finish(run, reason=""):
 
 @pytest.fixture
 def experiment(tmp_path):
-    """done, running, interrupted, failed; and one that was never started."""
+    """Runs that are done, running, interrupted and failed, and one that was never started."""
     write_cells(tmp_path, SWEEP["cells"])
     make(tmp_path, "grpo", "done\n", description="test", done=500, total=500, first=0, seconds=9.0)
     running = make(tmp_path, "gspo", "running\n", description="seed 0", done=20, total=40, first=10, seconds=30.0)
@@ -101,7 +101,7 @@ def test_the_command_says_it_all_and_its_exit_code_whether_there_is_more_to_do(e
 
 
 def test_a_pruned_cell_has_ended(experiment, capsys):
-    """It is listed with its reason, and nothing is to be done about it."""
+    """A pruned cell is listed with its reason and needs no command."""
     run = next(experiment.glob("mini-tiny/rloo*/*"))
     (run / "STATUS").write_text("pruned\npruned at update 40 by the search: validation ndcg@10 0.0100\n")
     found = states(experiment)["rloo"]

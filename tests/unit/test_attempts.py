@@ -1,4 +1,4 @@
-"""Attempts: numbers, outcomes, logs; what a launcher reserves, and what became of attempts without a last word."""
+"""Attempts: numbers, outcomes, logs, reservations by a launcher, and attempts that were killed."""
 
 import json
 import logging

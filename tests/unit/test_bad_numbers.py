@@ -1,4 +1,4 @@
-"""Numbers that no command can use, outside the config: of launchers, of `analysis` and of `benchmarks`."""
+"""Invalid numbers outside the config: of launchers, of `analysis` and of `benchmarks`."""
 
 import importlib
 import sys

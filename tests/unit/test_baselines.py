@@ -1,4 +1,4 @@
-"""Baselines against loops written from the formulas, and the properties that each promises."""
+"""Baselines against loops written from their formulas, and their promised properties."""
 
 import math
 import statistics
@@ -44,7 +44,7 @@ def random_group(size, seed=0, counted="some"):
 
 
 def baseline(name, group, **options):
-    """As at the start of a run, or after an update with other hidden states."""
+    """State as at the start of a run, or after an update with other hidden states."""
     before = {f"effective_rank/{part}{feature}": 2.0 for feature in OF_HIDDEN for part in ("", "last/")}
     return baselines[name].function(replace(group, carried=before), **options)
 
@@ -310,7 +310,7 @@ def test_baselines_against_the_loop(name, options, counted):
 
 @dataclass(frozen=True)
 class Promise:
-    """What a baseline does.
+    """Properties of a baseline.
 
     Attributes:
         shifted: to a constant added to all returns: nothing ("same"), or something.

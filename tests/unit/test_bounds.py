@@ -1,4 +1,4 @@
-"""Numbers of a config: each has a range, and whatever a user writes ends in a message that names the key."""
+"""Numbers of a config: each has a range, and every invalid value leads to a message that names the key."""
 
 import copy
 import math
@@ -75,7 +75,7 @@ def test_every_number_of_the_schema_has_a_range():
 
 
 def keys_in(values: dict[str, Any]) -> list[str]:
-    """The numbers that a config has, of those with a range."""
+    """The numbers of a config that have a range."""
     flat = {".".join(path) for path in leaves(values)}
     return [key for key in BOUNDS if key in flat]
 

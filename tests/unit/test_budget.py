@@ -1,4 +1,4 @@
-"""What a run spends: phases, energy counters, peaks, totals of several attempts."""
+"""Costs of a run: phases, energy counters, peaks, totals of several attempts."""
 
 import json
 import time

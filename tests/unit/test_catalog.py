@@ -1,4 +1,4 @@
-"""The catalogue's look-up under matching policies, against a slow one that goes through every film."""
+"""The catalogue's look-up under matching policies, against a slow search through every film."""
 
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""Catalogue files: three forms, and everything that is refused."""
+"""Catalogue files: three formats, and all refusals."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which checkpoints and which best weights stay, from folders and metrics alone."""
+"""Which checkpoints and best weights are kept, from folders and metrics alone."""
 
 import json
 from pathlib import Path

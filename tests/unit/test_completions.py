@@ -1,4 +1,4 @@
-"""completions.jsonl: which lists are kept, in what form, and what resuming does to them."""
+"""completions.jsonl: which lists are kept, their form, and the effect of resuming."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def predictions(of: list[Record], level: float = 0.5) -> pd.DataFrame:
 
 
 class Noted(NoTracker):
-    """Keeps the tables that it is given."""
+    """Record the given tables."""
 
     def __init__(self) -> None:
         super().__init__()

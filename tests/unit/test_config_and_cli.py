@@ -1,4 +1,4 @@
-"""What is refused when a config is composed, and how it is said."""
+"""Refusals when a config is composed, and their messages."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What ablation, convergence and reproduce say and draw of data that do not vary, are 0, or are of one seed."""
+"""Output of ablation, convergence and reproduce for data that are constant, 0, or of one seed."""
 
 import csv
 import io

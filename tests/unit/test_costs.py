@@ -24,7 +24,7 @@ def written(runs: Path, label: str, seconds: float, group: str = GROUP, **more: 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two experiments, the second of which has taken the SFT stage of the first."""
+    """Two experiments; the second adopted the SFT stage of the first."""
     made = written(tmp_path / "runs", "sft", 100.0)
     place = made.relative_to(tmp_path / "runs").as_posix()
     for label, seconds in (("grpo-dcg", 20.0), ("gspo-dcg", 20.0)):

@@ -1,4 +1,4 @@
-"""Reddit-v2: a small set of the published form, written with `datasets.save_to_disk`."""
+"""Reddit-v2: a small dataset in the published form, written with `datasets.save_to_disk`."""
 
 import json
 import pickle
@@ -234,7 +234,7 @@ def test_arrow_files_of_any_damage_are_refused(root: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"\xed\xa0\x80t", b"\xff\xfeat", b"He\xc3t"], ids=["surrogate", "utf-16", "half"])
 def test_text_in_an_arrow_file_that_is_no_utf_8_is_refused(root: Path, text: bytes) -> None:
-    """It ended in a UnicodeDecodeError."""
+    """Earlier, this ended in a UnicodeDecodeError."""
     whole = (root / "sft_dataset/test" / ARROW).read_bytes()
     assert "UTF8" in one_refusal(root, whole.replace(b"Heat", text, 1), ARROW)
 

@@ -1,4 +1,4 @@
-"""Decoding: a run's own settings alone, whatever the model's files ask for; and the same prompts on every day."""
+"""Decoding uses only a run's own settings, and prompts do not depend on the date."""
 
 import datetime
 import json
@@ -120,7 +120,7 @@ PATHS = ("evaluation", "samples", "rollout", "continuous", "preference", "inspec
 
 @pytest.fixture(scope="module")
 def asking(tiny_folder, tmp_path_factory) -> Path:
-    """A model whose file asks for much."""
+    """A model whose generation config sets many options."""
     return changed_folder(tiny_folder, tmp_path_factory.mktemp("asking") / "model", **ASKED)
 
 
@@ -166,7 +166,7 @@ def test_a_loaded_model_keeps_the_ids_of_its_tokens_alone(asking, tiny_folder):
 
 
 def test_a_model_with_several_eos_ids_ends_at_each(mini, tiny_folder, tmp_path):
-    """They are the model's own, and stay: plain generate, TRL and vLLM all end lists at them."""
+    """EOS ids come from the model: plain generate, TRL and vLLM all end lists at them."""
     ends = list(range(10, 60))
     folder = changed_folder(tiny_folder, tmp_path / "model", eos_token_id=ends)
     tokenizer, model = load_tokenizer(folder), load_model(folder, "float32")
@@ -274,7 +274,7 @@ def test_lists_from_another_distribution_than_the_loss_takes_are_noted():
 
 
 class At(datetime.datetime):
-    """A clock that stands still."""
+    """A fixed clock."""
 
     moment = (2031, 12, 9, 3, 4, 5)
 

@@ -1,4 +1,4 @@
-"""Where commands write when nobody says: no two of them write the same file with different content."""
+"""Default output folders: no two commands write different content to the same file."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A finished SFT stage whose model someone has deleted."""
+"""A finished SFT stage whose model was deleted."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Lists of files: what they notice."""
+"""Lists of files: which changes they detect."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Evaluation: what tokens say of ranks, lists that samples share, sampled lists, and the numbers that come of it."""
+"""Evaluation: confidence of ranks, lists shared by samples, sampled lists, and the resulting numbers."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Rollout engines as settings: TRL's arguments, identity, what is refused; seeds, and the check of a server."""
+"""Rollout engines as settings: TRL's arguments, identity, refusals, seeds, and the check of a server."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Guards: what triggers each, that it says key, value and way out, that the way out leads out, and that it is true."""
+"""Guards: what triggers each, that its message names key, value and remedy, and that the remedy works."""
 
 import functools
 from dataclasses import replace
@@ -302,7 +302,7 @@ def test_levels_that_are_not_compared():
 
 @pytest.mark.parametrize("level", ratios)
 def test_on_policy_every_ratio_is_one_and_no_bound_acts(level):
-    """What that caveat says."""
+    """Text of the caveat."""
     inputs = on_policy(loss_inputs())
     log_ratio = ratios[level].function(inputs)
     clipped = surrogates["clip"].function(inputs, log_ratio, low=1e-9, high=1e-9)

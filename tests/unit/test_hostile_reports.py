@@ -1,4 +1,4 @@
-"""What a report writes: never outside its folder, and no text of a run becomes markup, a formula or a command."""
+"""A report never writes outside its folder, and no text of a run becomes markup, a formula or a command."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ COLUMNS = {name: [0.25, 0.75] for name in ("recall@5", "recall@10", "ndcg@5", "n
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs in which every text hurts a careless page."""
+    """Runs whose texts would break a careless page."""
     folder = tmp_path_factory.mktemp("hostile") / "runs"
     write_full_sweep(folder, {"grpo-relevance": 0.02, "gspo-dcg": 0.03}, seeds=2, contexts=8, updates=50, samples=2)
     for path in sorted(file.parent for file in folder.rglob("STATUS")):

@@ -1,4 +1,4 @@
-"""Damaged run directories, and ones made by others: a run is left out and its file named, or the command refuses."""
+"""Damaged or malicious run directories: a run is left out and its file named, or the command refuses."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ HUGE = "1" + "0" * 5_000
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """One good run, and seed 1, to be damaged."""
+    """One good run, and a second one (seed 1) to damage."""
     for seed in (0, 1):
         curves = [(1, "validation", "ndcg@10", 0.5)]
         write_run(tmp_path / "runs", "grpo-hits", seed, queries(COLUMNS, ["a", "b"]), curves=curves, step=3)

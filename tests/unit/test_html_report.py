@@ -1,4 +1,4 @@
-"""What a report's page says: each part against numbers worked out by hand or by the slow way."""
+"""A report's page: each part against numbers computed by hand or by a slow method."""
 
 import json
 import re

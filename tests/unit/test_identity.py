@@ -118,7 +118,7 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def other(value: Any) -> Any:
-    """A value of the same kind that is another one."""
+    """Another value of the same kind."""
     match value:
         case bool():
             return not value
@@ -138,7 +138,7 @@ def other(value: Any) -> Any:
 
 
 def changed(config: Config, key: str) -> Config:
-    """A config in which one leaf is another."""
+    """A config with one leaf changed."""
     config = copy.deepcopy(config)
     node: Any = config
     *path, last = key.split(".")

@@ -1,4 +1,4 @@
-"""What a run reads is part of what it is: data and model files, by their content and not by their path."""
+"""Inputs are part of a run's identity: data and model files, by content and not by path."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ STAGES = (*SHARED, "rl")
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """A process that has read nothing."""
+    """A process with empty caches."""
     inputs.forget()
 
 

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line: what is appended, kept, left out and refused."""
+"""JSONL files: what is appended, kept, left out and refused."""
 
 from pathlib import Path
 

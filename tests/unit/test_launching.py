@@ -1,4 +1,4 @@
-"""What the launcher and the sweepers decide before anything is started."""
+"""Decisions of the launcher and the sweepers before anything starts."""
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser

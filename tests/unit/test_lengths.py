@@ -1,4 +1,4 @@
-"""How long prompts are, and which are generated together."""
+"""Lengths of prompts, and which prompts are generated together."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Entries and token units of completions, in step with each other."""
+"""Entries and token units of completions are aligned."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a training records: the same names whatever the method, and numbers that say of advantages what they claim."""
+"""Recorded metrics: the same names for every method, and correct numbers about advantages."""
 
 import hashlib
 import math
@@ -91,7 +91,7 @@ def recorded(mini, folder, output, *overrides) -> dict[str, dict[int, float]]:
 
 @pytest.fixture(scope="module")
 def curves(mini, tiny_folder, tmp_path_factory) -> dict[str, dict[str, dict[int, float]]]:
-    """What each method records."""
+    """Recorded names of each method."""
     return {
         name: recorded(mini, tiny_folder, tmp_path_factory.mktemp(name), f"algorithm={name}")
         for name in (*METHODS, "siren", "uniapl")

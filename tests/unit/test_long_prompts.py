@@ -1,4 +1,4 @@
-"""What becomes of long conversations, in every dataset alike."""
+"""Treatment of long conversations, which is the same in every dataset."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Runs that could not do, or have not done, what was planned."""
+"""Runs that cannot do, or did not do, the planned work."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The estimate of a run's memory, and what is said when it ends.
+"""The estimate of a run's memory, and the messages when memory runs out.
 
 Measured: `pytest -m slow tests/unit/test_memory.py`, minutes.
 """

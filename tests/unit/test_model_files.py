@@ -1,4 +1,4 @@
-"""A stage that was begun with other model files than those that its model is loaded from now."""
+"""A stage that was started with other model files than the present ones."""
 
 import json
 from dataclasses import replace

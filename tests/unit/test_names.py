@@ -1,4 +1,4 @@
-"""Names are names: they lead no path elsewhere."""
+"""Names cannot lead to other paths."""
 
 import copy
 import json
@@ -99,7 +99,7 @@ def put(config, key, value):
 
 @pytest.mark.parametrize("override", PATHS)
 def test_what_is_no_path_is_refused_for_every_path(override):
-    """Each ended in a traceback, or in a message without the key."""
+    """Earlier, each ended in a traceback or in a message without the key."""
     config = composed(override)
     for key in PATHS[override]:
         for path, why in ODD_PATHS.items():

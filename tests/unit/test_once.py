@@ -1,4 +1,4 @@
-"""What an evaluation and an update compute once: counted calls of the real functions."""
+"""Values that an evaluation and an update compute only once: counted calls of the real functions."""
 
 from collections import Counter
 from collections.abc import Callable

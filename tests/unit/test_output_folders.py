@@ -1,4 +1,4 @@
-"""A place where nothing can be written is refused in one message that names it."""
+"""A folder that cannot be written is refused in one message that names it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How a run is spread over processes, as far as one can tell; on two: tests/integration/test_many_processes.py."""
+"""Distribution over processes, tested on one; on two: tests/integration/test_many_processes.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A dry run says what a command would do and does nothing."""
+"""A dry run shows what a command would do, and does nothing."""
 
 import json
 from dataclasses import replace

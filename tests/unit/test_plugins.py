@@ -1,4 +1,4 @@
-"""Code from outside: what it must say of itself, and what becomes of runs that were made with an earlier version."""
+"""Plugins: what they must declare, and how runs made with an earlier version are treated."""
 
 import json
 

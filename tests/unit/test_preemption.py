@@ -1,4 +1,4 @@
-"""Signals that end a run: what is noted, what is raised, and at which update a training stops."""
+"""Signals that end a run: what is recorded, what is raised, and at which update training stops."""
 
 import os
 import signal

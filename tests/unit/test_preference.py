@@ -1,4 +1,4 @@
-"""Preference optimisation without a model: losses, tuples, rounds, the store, and what is refused."""
+"""Preference optimisation without a model: losses, tuples, rounds, the store, and refusals."""
 
 import json
 import math

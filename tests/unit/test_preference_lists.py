@@ -1,4 +1,4 @@
-"""What preference optimisation draws lists for, and in which order it looks at them."""
+"""The prompts for which preference optimisation samples lists, and their order."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""progress.json: what a launcher in another process reads of a run."""
+"""progress.json, which a launcher in another process reads."""
 
 import json
 from pathlib import Path

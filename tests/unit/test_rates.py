@@ -1,4 +1,4 @@
-"""The table of learning rates: which row counts, what is refused, and what a dry run says."""
+"""The table of learning rates: which row applies, what is refused, and what a dry run shows."""
 
 import pytest
 from hydra import compose, initialize_config_dir

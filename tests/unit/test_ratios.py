@@ -1,4 +1,4 @@
-"""Every level of ratio against a slow loop, and what makes them the same on policy."""
+"""Every level of ratio against a slow loop, and why they agree on-policy."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The form of a run's files: what is refused, and that docs/results-schema.md tells the same."""
+"""The form of a run's files: what is refused, and that docs/results-schema.md agrees."""
 
 import json
 import re

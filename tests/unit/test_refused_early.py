@@ -1,4 +1,4 @@
-"""A slip on a command line is told before anything slow is loaded, and places that cannot be used before any work."""
+"""Mistakes on a command line are reported before slow imports, and unusable folders before any work."""
 
 import os
 import re
@@ -33,7 +33,7 @@ raise SystemExit(code)
 
 
 def refused(*arguments: str, cwd: Path = ROOT) -> str:
-    """What a command prints that must be refused, without a traceback and without torch."""
+    """Output of a refused command, without a traceback and without torch."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WATCHED, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
@@ -96,7 +96,7 @@ def test_a_sweep_with_bad_numbers_of_its_launcher_or_sweeper(option, words, tmp_
 
 @pytest.fixture
 def a_run(tmp_path):
-    """A run directory as far as `inspect` reads it before it loads the model."""
+    """A run directory with the files that `inspect` reads before it loads the model."""
     (tmp_path / "run" / "model").mkdir(parents=True)
     text = yaml.safe_dump(asdict(composed()), sort_keys=False)
     (tmp_path / "run" / "config.yaml").write_text(text, encoding="utf-8")

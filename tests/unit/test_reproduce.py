@@ -1,4 +1,4 @@
-"""The rule behind verdicts, against plain arithmetic and simulated truth; and what is said without runs."""
+"""The rule behind verdicts, against plain arithmetic and simulated truth; and the output without runs."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Statuses, locks and lists of a run directory, and what is left in it by earlier commands."""
+"""Statuses, locks and file lists of a run directory, and files left by earlier commands."""
 
 import fcntl
 import json

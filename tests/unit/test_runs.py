@@ -1,4 +1,4 @@
-"""Identity and life of run directories."""
+"""Identity and lifecycle of run directories."""
 
 import json
 

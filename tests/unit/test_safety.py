@@ -1,4 +1,4 @@
-"""The guard alone: what counts, what does not, and what it remembers."""
+"""The guard alone: what it counts, what it ignores, and what it remembers."""
 
 import json
 from dataclasses import replace

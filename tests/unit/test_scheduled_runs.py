@@ -1,4 +1,4 @@
-"""A run that a launcher has scheduled, whose data change or go before its process begins."""
+"""A scheduled run whose data change or disappear before its process starts."""
 
 import fcntl
 import shutil

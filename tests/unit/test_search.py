@@ -1,4 +1,4 @@
-"""Search: what is proposed, found, pruned and taken up again; on real run directories, by Optuna itself."""
+"""Search: proposals, results, pruning and resuming, on real run directories with Optuna itself."""
 
 import json
 import math
@@ -241,7 +241,7 @@ def test_a_finished_search_does_nothing_and_a_longer_one_goes_on(bench):
 
 
 def test_a_changed_number_in_the_journal_is_noticed(bench):
-    """Every line still reads well: only the runs can tell."""
+    """Every line is still valid; only the runs show the change."""
     searched = ("trainer.rl.learning_rate=choice(1e-4,1e-2)", "seed=0,1")
     usual = {"sampler": "grid", "pruner": "median"}
     bench.run(Search(bench.studies(searched, **usual)), closeness)

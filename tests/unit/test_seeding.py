@@ -1,4 +1,4 @@
-"""Streams of random numbers: what each follows from, and that none takes from another."""
+"""Streams of random numbers: what each depends on, and that they are independent."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Finished stages of other experiments: which are taken, and what taking one leaves in both folders."""
+"""Finished stages of other experiments: which are adopted, and the effect on both folders."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ FILES = {"model.safetensors": "a" * 64}
 
 
 def made(config: Config, stage: str) -> Run:
-    """A finished stage, as if it had been computed."""
+    """A finished stage that looks computed."""
     run = locate(config, stage)
     with claim(run, config):
         spent = budget(updates=3)
@@ -157,7 +157,7 @@ def test_a_damaged_stage_is_refused(here: Config, there: Run, name: str, said: s
 
 @pytest.mark.parametrize("content", ['{"model": "x"}', '{"model": {"files": 3}}', "[]", "", "{}"])
 def test_a_stage_with_a_damaged_manifest_is_refused_when_it_is_found(here: Config, there: Run, content: str) -> None:
-    """Nothing in it is read before its files have been compared with their list."""
+    """Its files are compared with their list before any is read."""
     (there.root / "manifest.json").write_text(content)
     with pytest.raises(
         BadInput, match=f"{there.root} has the status done, but manifest.json has .* move the folder away"

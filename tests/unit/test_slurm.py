@@ -1,4 +1,4 @@
-"""What of the SLURM launcher needs no cluster: its settings, what it refuses, a dry run."""
+"""Parts of the SLURM launcher that need no cluster: settings, refusals, a dry run."""
 
 import sys
 from pathlib import Path

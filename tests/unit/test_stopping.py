@@ -1,4 +1,4 @@
-"""Cells as processes: what they are given, how they are told to stop, and what is said of how they ended."""
+"""Cells as processes: their environment, how they are stopped, and how their end is reported."""
 
 import io
 import json
@@ -79,7 +79,7 @@ def scripted(folder: Path, name: str, kind: str) -> Scripted:
 
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that are gone after the test."""
+    """Processes that are ended after the test."""
     started: list[subprocess.Popen[bytes]] = []
     yield started
     for process in started:
@@ -113,7 +113,7 @@ class Watched(Queue):
 
 
 def launched(cells: Sequence[Cell], feed: Queue, at_once: int, gpus: Sequence[int]) -> str:
-    """Run cells; what was printed."""
+    """Run cells and return the output."""
     launcher, text = LocalLauncher("auto", 1, list(gpus), 1, None), io.StringIO()
     launcher.console = Console(file=text, width=300)
     launcher._run(feed, Board(launcher.console, len(cells), 10), at_once)

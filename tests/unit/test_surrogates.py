@@ -1,4 +1,4 @@
-"""Every surrogate against a slow loop and, where TRL has it, against TRL's own loss; what its flags and facts say."""
+"""Every surrogate against a slow loop and, if TRL has it, against TRL's loss; and its flags and facts."""
 
 import math
 from dataclasses import replace
