@@ -204,7 +204,7 @@ def _read(file: Path, problems: list[str]) -> tuple[list[_Answer], int, int]:
         return [], 0, 0
     for number, row, wrong_json in lines:
         if wrong_json:
-            findings.append((number, "no JSON", wrong_json))
+            findings.append((number, "not JSON", wrong_json))
             continue
         wrong = list(_row_problems(row))
         if wrong:

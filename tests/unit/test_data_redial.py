@@ -482,9 +482,9 @@ def test_options_and_lines_are_refused_together(folder: Path) -> None:
     text = "\n".join(problems)
     assert "dataset.prompt_template has no {conversation}" in text
     assert "dataset.validation_fraction = 0.0" in text
-    assert f"{folder / 'valid.jsonl'}, line 1: no JSON" in text
+    assert f"{folder / 'valid.jsonl'}, line 1: not JSON" in text
     file = folder / "test.jsonl"
-    assert f"{file}, line 2: no JSON: " in text
+    assert f"{file}, line 2: not JSON: " in text
     assert f"{file}, line 3: not a JSON object" in text
     assert f"{file}, line 4: context must be a list of str: 'text'" in text
     assert f"{file}, line 4: resp must be a str: None" in text

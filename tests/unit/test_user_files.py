@@ -250,7 +250,7 @@ def test_ratings_and_films_are_read_before_anything_is_encoded_or_written(tmp_pa
         encoder=None,
         trust_remote_code=False,
     )
-    with pytest.raises(BadInput, match="ratings.jsonl, line 1: no JSON"):
+    with pytest.raises(BadInput, match="ratings.jsonl, line 1: not JSON"):
         demonstrate._demonstrate(options)
     assert not options.candidates.exists()
 
