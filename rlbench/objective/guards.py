@@ -132,7 +132,7 @@ def negative_returns(config: Config) -> str:
     weighted = reward.combine != "normalise_then_sum"  # else the baseline sees each term before its weight
     negative = [n for n, term in reward.terms.items() if TERMS[n].signed or (weighted and term["weight"] < 0)]
     if negative:
-        source = f"reward.terms.{negative[0]} may be negative"
+        source = f"reward.terms.{negative[0]} can be negative"
     elif credits[credit].facts.get("signed"):
         source = f"algorithm.credit = '{credit}' gives negative returns"
     else:

@@ -434,7 +434,7 @@ def test_a_failing_cell_never_stops_the_others(finished):
     assert "1 of 2 cells failed" in result.output() and "is a folder, but a file is needed there" in result.output()
     assert locate(cell(folder, own, "algorithm=rank_grpo"), "rl").status() == DONE
     (attempt,) = attempts(bad.root)
-    assert "a file belongs there" in attempt.output_file.read_text() and "Traceback" in attempt.log_file.read_text()
+    assert "a file is needed there" in attempt.output_file.read_text() and "Traceback" in attempt.log_file.read_text()
     assert attempt.read()["outcome"] == FAILED and bad.status() == FAILED
     (bad.root / "result.json").rmdir()
     again = command(folder, *sweep)

@@ -113,7 +113,7 @@ def test_a_curve_that_is_asked_for_too_late_is_refused(folder, curve, tmp_path):
     late = cell(tmp_path, *LONGER, "experiment_name=late")
     target = run(late)
     again = cell(tmp_path, *CURVE, "experiment_name=late")
-    with pytest.raises(BadInput, match=r"at 3 of the updates .*\(0, 2, 4\).*move it away"):
+    with pytest.raises(BadInput, match=r"without 3 of the evaluations .*\(updates 0, 2, 4\).*Move it away"):
         run(again)
     with pytest.raises(BadInput, match="move it away"):  # a cell that needs the stage
         run(cell(tmp_path, *CURVE, "experiment_name=late", "stage=rl"))
@@ -152,7 +152,7 @@ def test_a_run_that_goes_on_lacks_no_point_of_its_curve(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Told):
         patch.setattr("rlbench.training.sft.save_model", stop)
         run(config)
-    with pytest.raises(BadInput, match=r"at 4 of the updates .*\(0, 2, 4, \.\.\.\)"):
+    with pytest.raises(BadInput, match=r"without 4 of the evaluations .*\(updates 0, 2, 4, \.\.\.\)"):
         run(cell(tmp_path, *CURVE))
     assert run(config).status() == DONE
 

@@ -134,7 +134,7 @@ def test_a_list_too_long_for_its_cutoffs_is_refused_before_they_are_made():
         ("runtime.device", "gpu", "runtime.device = 'gpu' is unknown; known: auto, cpu, cuda"),
         ("runtime.threads", 0, "runtime.threads = 0 must lie in [1, 4096], or be null"),
         ("dataset.cutoffs", [5, 5, 10], "dataset.cutoffs contains 5 2 times; list it once"),
-        ("dataset.cutoffs", [2**70], "dataset.cutoffs holds 1180591620717411303424"),
+        ("dataset.cutoffs", [2**70], "dataset.cutoffs contains 1180591620717411303424"),
         ("trainer.rl.learning_rate_steps", {-1: 1e-4}, "names update -1; updates are counted from 1"),
         ("trainer.rl.learning_rate_steps", {5: math.nan}, "must be a"),
         ("generation.temperature", 1e300, "generation.temperature = 1e+300 must be at most 1000000"),

@@ -118,7 +118,7 @@ def test_all_unknown_names_are_reported_at_once():
         (["trainer.rl.learning_rate=-1"], "must be a positive number"),
         (["trainer.rl.learning_rate=nan"], "must be a finite number above 0"),
         (["algorithm.ratio=tokn"], "Did you mean 'token'?"),
-        (["dataset.cutoffs=[5,50]"], "dataset.cutoffs holds 50"),
+        (["dataset.cutoffs=[5,50]"], "dataset.cutoffs contains 50"),
         (["reward.gamma=2"], "reward.gamma = 2.0 must lie in"),
         (["evaluation.metric=ndcg@7"], "evaluation.metric"),
         (["generation.temperature=0"], "generation.temperature"),

@@ -98,7 +98,7 @@ def test_demonstrations_may_be_absent_but_not_without_completion() -> None:
 def test_n_larger_than_the_catalogue() -> None:
     (problem,) = check_dataset(dataset(), 4)
     assert "dataset.list_length = 4" in problem
-    assert "catalogue of 3" in problem
+    assert "more than the 3 films of the catalogue" in problem
 
 
 def test_unknown_split() -> None:

@@ -84,7 +84,7 @@ REFUSED = {
         (["algorithm=f_grpo", "reward.terms.length.weight=1"], ["algorithm.credit = 'two_phase'", "relevance, length"]),
     ],
     "negative_returns": [
-        ([*MAX_RL, "reward=guarded"], ["baseline = 'max_rl'", "reward.terms.duplicate may be negative"]),
+        ([*MAX_RL, "reward=guarded"], ["baseline = 'max_rl'", "reward.terms.duplicate can be negative"]),
         ([*MAX_RL, "reward=asymmetric"], ["baseline = 'max_rl'", "reward.terms.verdict_cost may be negative"]),
         (
             ["algorithm=swap_rank", "algorithm.baseline=max_rl"],

@@ -139,7 +139,7 @@ def test_a_curve_that_a_finished_sft_stage_lacks_is_refused(tmp_path):
         run.append_metrics(step, "validation", {"ndcg@10": 0.1})
     run.set_status(DONE)
     (problem,) = check_curve(curve)
-    assert "at 1 of the updates" in problem and "(120)" in problem and str(run.root) in problem
+    assert "without 1 of the evaluations" in problem and "(updates 120)" in problem and str(run.root) in problem
     assert check_curve(at(tmp_path)) == [] == check_curve(at(tmp_path, "trainer.sft.evaluate_every=240"))
     assert check_curve(at(tmp_path, "trainer.sft.evaluate_every=120", "trainer.rl.start=base")) == []
 

@@ -166,7 +166,7 @@ def test_done_cells_of_other_versions_are_named(sweep, console):
     for cell, torch in zip(cells, ("2.0.0", versions.present()["torch"]), strict=True):
         with claim(cell.run, cell.config):
             write_json(cell.run.root / "manifest.json", {"versions": {"torch": torch}, "plugins": {}})
-    assert "other versions" not in console.export_text()
+    assert "other package versions" not in console.export_text()
     sweep("algorithm=grpo,gspo")
     said = console.export_text()
     assert said.count("other package versions") == 1
