@@ -85,7 +85,7 @@ REFUSED = {
     ],
     "negative_returns": [
         ([*MAX_RL, "reward=guarded"], ["baseline = 'max_rl'", "reward.terms.duplicate can be negative"]),
-        ([*MAX_RL, "reward=asymmetric"], ["baseline = 'max_rl'", "reward.terms.verdict_cost may be negative"]),
+        ([*MAX_RL, "reward=asymmetric"], ["baseline = 'max_rl'", "reward.terms.verdict_cost can be negative"]),
         (
             ["algorithm=swap_rank", "algorithm.baseline=max_rl"],
             ["baseline = 'max_rl'", "algorithm.credit = 'swap' gives negative returns"],
