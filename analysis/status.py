@@ -137,7 +137,7 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         raise BadInput(f"{links[0]} is a link to a place outside the run: replace it with the file itself")
     status, _, reason = (path / "STATUS").read_text(encoding="utf-8", errors="replace").partition("\n")
     if status not in WORDS:
-        raise BadInput(f"{path / 'STATUS'} says {status[:40]!r}, which is none of {', '.join(WORDS)}: {REMEDY}")
+        raise BadInput(f"{path / 'STATUS'} is {status[:40]!r}, but must be one of {', '.join(WORDS)}: {REMEDY}")
     if status == RUNNING and not _is_held(path / ".lock"):
         status = INTERRUPTED
     if status == DONE:
@@ -254,7 +254,7 @@ def _note(state: CellState) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = make_parser("status", DESCRIPTION, EPILOG, "an experiment's folder, or one above")
+    parser = make_parser("status", DESCRIPTION, EPILOG, "folder of an experiment, or a folder above it")
     parser.add_argument("--all", action="store_true", help="also show the cells that are done, and all attempts")
     parser.add_argument("--commands", action="store_true", help="print only the commands, one per line")
     options = parser.parse_args(arguments)
