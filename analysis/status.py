@@ -39,7 +39,7 @@ Reads the run directories below RUNS, and sweep.json beside them, where the laun
                the same command continues it
   failed       with the reason and the log
   pruned       stopped by a search because it was not promising; nothing is left to do
-  damaged      it says done, but its files are not those that it wrote: with the reason
+  damaged      its STATUS is done, but its files have changed; with the reason
   missing      a cell of a sweep that was never started
 Prints the commands that complete all cells that are neither done nor running.
 """
