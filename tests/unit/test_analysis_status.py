@@ -140,7 +140,7 @@ def test_a_damaged_cell_is_not_done(experiment, capsys):
     assert states(experiment)["grpo"].state == "done"
     (run / "result.json").write_text("[]")
     found = states(experiment)["grpo"]
-    assert found.state == "damaged" and found.reason.startswith("result.json has another content than was written. Put")
+    assert found.state == "damaged" and found.reason.startswith("result.json has changed since it was written. Restore")
     assert main([str(experiment)]) == 1
     shown = capsys.readouterr().out
     assert "1 damaged" in shown and "algorithm=grpo" not in shown
