@@ -16,13 +16,17 @@ from analysis.convergence import Convergence, compare, sentences, to_csv
 from analysis.papers.curves import Curve, draw, draw_ranks
 from analysis.papers.figure import _change
 from analysis.papers.page import number, signed
+from analysis.papers.runs import shared
 from analysis.papers.verdicts import ONE_EVALUATION, SEEDS_AGREE, TOO_FEW_SEEDS
 from analysis.render.numbers import Interval, signed_percent
 from analysis.render.sheet import estimate
 from analysis.studies.ablation import NO_P
 from analysis.studies.convergence import passage_time
 from analysis.studies.convergence_text import convergence_sheet, notes
-from tests.helpers_analysis import budget, queries, write_run
+from rlbench.launching.recorded import recorded_cells
+from rlbench.runs.directory import label_of
+from rlbench.runs.identity import canonical, stage_settings
+from tests.helpers_analysis import budget, queries, write_identity, write_run
 from tests.helpers_curves import collection
 
 METRICS = [f"{protocol}{name}@{k}" for protocol in ("", "published_") for name in ("recall", "ndcg") for k in (5, 10)]
@@ -256,13 +260,21 @@ def test_a_folder_without_a_sound_run_is_reported_and_no_traceback(
     assert "seed0-" in capsys.readouterr().out
 
 
+def settings_of_cell(label: str) -> dict[str, object]:
+    """The settings of the cell of table1's twin whose runs have this label, as in identity.json."""
+    cells = [shared(recorded_cells("table1", "mini")[0], "sft"), *recorded_cells("table1", "mini")]
+    config = next(cell.config for cell in cells if label_of(cell.config, cell.config.stage) == label)
+    return canonical(stage_settings(config, config.stage))
+
+
 def test_a_table_whose_rows_score_nothing_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     runs = tmp_path / "table1"
     for label in ("sft", "grpo-log_decay", "rank_grpo-log_decay"):
         for seed in range(1 if label == "sft" else 2):
-            write_run(runs, label, seed, constant(0.0), spent=budget(50), group="table1/mini-tiny")
+            run = write_run(runs, label, seed, constant(0.0), spent=budget(50), group="table1/mini-tiny")
+            write_identity(run, settings_of_cell(label) | {"seed": seed})
     out = tmp_path / "out"
     assert (
         reproduce.main(["table1", "--twin", "mini", "--runs", str(runs), "--out", str(out), "--resamples", "20"]) == 0
