@@ -139,7 +139,7 @@ def _records(
             records.append(Record(shared, films, seen, context_id, shortened))
     problems += check_records(records, str(folder))
     if not records:
-        problems.append(f"{folder} has no records")
+        problems.append(f"{folder}: the dataset has no records")
     if converted:
         notices.append(f"{part}: {converted} years given as strings were converted")
     if cut:
@@ -161,7 +161,7 @@ def _open(folder: Path, part: str, problems: list[str]) -> "datasets.Dataset | N
         problems.append(f"{folder}: not a dataset written by datasets.save_to_disk: {one_line(error)}")
         return None
     except IndexError:  # from `load_from_disk` for a dataset saved without rows, which has no Arrow file
-        problems.append(f"{folder} has no records")
+        problems.append(f"{folder}: the dataset has no records")
         return None
     if not isinstance(table, datasets.Dataset):
         problems.append(

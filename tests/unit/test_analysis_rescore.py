@@ -384,7 +384,7 @@ def test_damaged_sampled_lists_are_named(tmp_path: Path, mini: RankedListDataset
     )
     assert_damage_is_named(run, file, damage)
     file.unlink()
-    assert f"there is no {file.name}" in refused(run)
+    assert f"{file.name} is missing" in refused(run)
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,7 @@ def test_an_empty_split_is_refused(root: Path) -> None:
     whole = datasets.Dataset.from_list(PARTS["sft_dataset/validation"])
     whole.select([]).save_to_disk(str(root / "sft_dataset" / "validation"))
     (problem,) = refusal(root)
-    assert problem == f"{root / 'sft_dataset/validation'} has no records"
+    assert problem == f"{root / 'sft_dataset/validation'}: the dataset has no records"
 
 
 def test_the_shipped_config_loads_it(root: Path, config: Callable[..., Config]) -> None:

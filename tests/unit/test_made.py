@@ -20,7 +20,7 @@ def test_a_run_that_cannot_make_one_update_is_refused() -> None:
     )
     assert cannot_update(config, 61, 8) == []
     problems = cannot_update(config, 60, 7)
-    assert "takes 61 prompts" in problems[0] and "mini has 60 for training" in problems[0]
+    assert "needs 61 prompts" in problems[0] and "mini has only 60 training prompts" in problems[0]
     assert "use at most 240" in problems[0]
     assert "trainer.sft.batch_size = 8 is more than the 7 demonstrations" in problems[1]
     assert len(problems) == 2

@@ -65,14 +65,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"outer\.json is missing: make it"):
+    with pytest.raises(BadInput, match=r"outer\.json is missing; make it"):
         FILE.read(tmp_path, "make it")
 
 
 def test_a_part_of_a_record_can_be_read_alone(tmp_path: Path) -> None:
     (tmp_path / FILE.name).write_text('{"inner": {"size": 1}}')
     assert FILE.read(tmp_path, "", "inner")["inner"]["size"] == 1
-    with pytest.raises(BadInput, match="it lacks rate: make it"):
+    with pytest.raises(BadInput, match="it lacks rate; make it"):
         FILE.read(tmp_path, "make it", "inner", "rate")
 
 

@@ -50,7 +50,7 @@ def test_nothing_is_said_of_what_is_not_recorded(tmp_path: Path, manifest: dict[
 
 def test_odd_versions_can_be_printed(tmp_path: Path) -> None:
     root = made_by(tmp_path / "a", versions={"torch": "a\n\udc80", "trl": 3})
-    assert [said.split(" there")[0] for said in differing(root)] == ["torch 'a\\n\\udc80'", "trl 3"]
+    assert [said.split(", is now")[0] for said in differing(root)] == ["torch was 'a\\n\\udc80'", "trl was 3"]
 
 
 def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -64,10 +64,9 @@ def test_one_sentence_names_the_runs_of_each_difference(tmp_path: Path) -> None:
     same = [made_by(tmp_path / "sft" / f"seed{seed}-0", versions={"torch": "2.0.0"}) for seed in range(5)]
     other = made_by(tmp_path / "rl" / "seed0-1", versions={"torch": "2.1.0"})
     said = notice([*same, other, made_by(tmp_path / "now", versions=NOW)])
-    now = f"there, {NOW['torch']} now)"
-    assert (
-        f": sft/seed0-0, sft/seed1-0, sft/seed2-0 and 2 more (torch 2.0.0 {now}; rl/seed0-1 (torch 2.1.0 {now}." in said
-    )
+    now = f"is now {NOW['torch']})"
+    assert f": sft/seed0-0, sft/seed1-0, sft/seed2-0 and 2 more (torch was 2.0.0, {now}; " in said
+    assert f"; rl/seed0-1 (torch was 2.1.0, {now}." in said
     assert notice([tmp_path / "now"]) == notice([]) == ""
 
 
