@@ -149,5 +149,5 @@ def test_a_damaged_cell_is_not_done(experiment, capsys):
 def test_a_status_that_no_run_writes_is_refused(experiment):
     run = next((experiment / "mini-tiny" / "grpo-relevance").iterdir())
     (run / "STATUS").write_text("missing\n")
-    with pytest.raises(BadInput, match="says 'missing', which is none of done, running, interrupted, failed, pruned:"):
+    with pytest.raises(BadInput, match="is 'missing', but must be one of done, running, interrupted, failed, pruned:"):
         survey(experiment, now=2e9)
