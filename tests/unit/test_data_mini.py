@@ -1,4 +1,4 @@
-"""The embedded dataset: its oracle really is the ceiling, and it has the form of the real data."""
+"""The embedded dataset has the form of the real data, and no list scores above its oracle."""
 
 import itertools
 from collections import Counter
@@ -74,7 +74,7 @@ def test_demonstrations_are_lists_of_the_right_length(dataset):
 
 
 def test_no_list_beats_the_oracle(dataset):
-    """The oracle is above its own perturbations and far above chance, on average over many answerers."""
+    """On average over many answerers, the oracle scores above perturbed oracles and far above chance."""
     best = scores(dataset, dataset.oracle)
     rng = np.random.default_rng(0)
     films = dataset.catalog.films
@@ -100,7 +100,7 @@ def test_the_noise_makes_demonstrations_worse_than_the_oracle():
 
 
 def test_demonstrations_are_in_the_order_of_popularity():
-    """So that a policy can learn an order at all: pairs of films stand in one order in every demonstration."""
+    """Two films always appear in the same order in all demonstrations, so a policy can learn this order."""
     dataset = load_dataset(composed("dataset.demonstrations=60").dataset)
     before: set[tuple[str, str]] = set()
     for record in dataset.splits["sft"]:

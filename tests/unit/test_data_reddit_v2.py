@@ -1,4 +1,4 @@
-"""Reddit-v2: a small dataset in the published form, written with `datasets.save_to_disk`."""
+"""Reddit-v2, read from a small dataset in the published form, which `datasets.save_to_disk` writes."""
 
 import json
 import pickle
@@ -214,7 +214,7 @@ WHOLE_JSON = ("3", "null", '"x"', "[]", "[3]", '{"a": [}', "", '{"a"', "[" * 100
 
 
 def one_refusal(root: Path, content: bytes, name: str) -> str:
-    """The one problem of a folder whose test split has this content in a file."""
+    """Return the single problem found if a file of the test split has this content."""
     (root / "sft_dataset/test" / name).write_bytes(content)
     (problem,) = refusal(root)
     assert problem.startswith(f"{root / 'sft_dataset/test'}: ") and "\n" not in problem and len(problem) < 500
@@ -234,13 +234,13 @@ def test_arrow_files_of_any_damage_are_refused(root: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"\xed\xa0\x80t", b"\xff\xfeat", b"He\xc3t"], ids=["surrogate", "utf-16", "half"])
 def test_text_in_an_arrow_file_that_is_no_utf_8_is_refused(root: Path, text: bytes) -> None:
-    """Earlier, this ended in a UnicodeDecodeError."""
+    """This used to end in a UnicodeDecodeError."""
     whole = (root / "sft_dataset/test" / ARROW).read_bytes()
     assert "UTF8" in one_refusal(root, whole.replace(b"Heat", text, 1), ARROW)
 
 
 def test_flipped_bytes_of_an_arrow_file_end_in_data_or_one_refusal(root: Path) -> None:
-    """A damaged offset ended the process: rows were read from anywhere in memory."""
+    """A damaged offset used to crash the process, because rows were read from arbitrary memory."""
     file = root / "sft_dataset/test" / ARROW
     whole = file.read_bytes()
     draws = random.Random(1)
@@ -283,7 +283,7 @@ def test_values_of_a_saved_dataset_of_the_wrong_type_are_refused(root: Path, nam
 
 @pytest.mark.parametrize("column", ["prompt", "completion", "seen_titles", "groundtruth_with_release_year"])
 def test_columns_of_other_types_are_refused_row_by_row(root: Path, column: str) -> None:
-    """Numbers, bytes, and lists of other depth: each in an Arrow file that is sound."""
+    """The Arrow file is valid but holds numbers, bytes or lists of another depth."""
     values: list[Any] = [3, "x", [3], [["x"]], [[["x"]]], {"a": 1}, [None], b"\xff"]
     where = root / "sft_dataset/test"
     field = "ground_truth" if column.startswith("ground") else column

@@ -1,4 +1,4 @@
-"""ReDial: films in free text, the records of small hand-made files, and the real file."""
+"""ReDial: films in free text, small hand-made files, and the real file."""
 
 import json
 import re
@@ -123,7 +123,7 @@ FILMS_AND_NAMES = [
 @pytest.mark.parametrize(
     ("texts", "title"),
     [
-        # What stands before the join, or after it, is a film of its own.
+        # Text before or after the joining word is a film by itself.
         (["films like Uncle Buck or The Great Outdoors (2001)"], "The Great Outdoors"),
         (["I like Uncle Buck and The Great Outdoors (2001)"], "The Great Outdoors"),
         (["I like Uncle Buck, The Great Outdoors (2001)"], "The Great Outdoors"),
@@ -134,21 +134,21 @@ FILMS_AND_NAMES = [
             ["I love johnny Depp in Alice in Wonderland (2001)", "I saw Alice in Wonderland (1951)"],
             "Alice in Wonderland",
         ),
-        # The longer title is listed, with another year or none, or is read more often.
+        # The longer title is in a list of names, even with another year or none, or is used more often.
         (["I like Beauty and the Beast (2001)"], "Beauty and the Beast"),
         (["I like Hell or High Water (2001)", "High Water (1999)"], "Hell or High Water"),
         (
             ["see Big Deal and Old Lace (2001)", "a Big Deal and Old Lace (2001)", "Old Lace (1944)"],
             "Big Deal and Old Lace",
         ),
-        # Nothing speaks for the shorter one.
+        # There is no evidence for the shorter title.
         (["I like Arsenic and Old Lace (2001)"], "Arsenic and Old Lace"),
         (["I like Butch Cassidy and the Sundance Kid (2001)"], "Butch Cassidy and the Sundance Kid"),
         (["I like The King and I (2001)"], "The King and I"),
         (["I like Shakespeare in Love (2001)"], "Shakespeare in Love"),
         (["I like Escape from New York (2001)"], "Escape from New York"),
         (["I like Lock, Stock and Two Smoking Barrels (2001)"], "Lock, Stock and Two Smoking Barrels"),
-        # Words before a title that are no join.
+        # Words before a title that do not join two titles.
         (
             ["It The Americanization of Emily (2001)", "saw The Americanization of Emily (2001)"],
             "The Americanization of Emily",
@@ -277,7 +277,7 @@ def test_the_record_of_an_answer(folder: Path) -> None:
 
 
 def test_a_title_that_was_named_before_in_other_letters_is_no_target(tmp_path: Path) -> None:
-    """Films of one title are spelt by year; recommending a title that the dialogue has named is no hit."""
+    """The year distinguishes films with the same title; a title already named in the dialogue is no target."""
     names = ["HEAT (1986)", "Heat (1995)", "Up (2009)"]
     rows = [line("d", ["i like HEAT (1986)"], "Heat (1995) and Up (2009)", names)]
     (record,) = load(write(tmp_path, test=rows, **OTHERS)).splits["test"]
@@ -425,7 +425,7 @@ def test_the_shipped_config_loads_it(folder: Path, config: Callable[..., Config]
     assert prompt.endswith(f"\nUser: {OPENING[0]}")
 
 
-# --- what is refused ---
+# --- refusals ---
 
 
 def test_no_path_missing_folder_and_empty_folder(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ LONG = [
 
 
 def test_a_dialogue_in_two_files_is_refused(tmp_path: Path) -> None:
-    """As a split by answers leaves it: the test answer goes on from an answer of the train file."""
+    """Splitting by answers causes this: the test answer continues after an answer of the train file."""
     train = [*OTHERS["train"], line("d7", LONG[:1], LONG[1], ["Heat (1995)"])]
     test = [*DIALOGUE, line("d7", LONG, "Then Jaws (1975)", ["Jaws (1975)"])]
     (problem,) = refusal(write(tmp_path, train=train, valid=OTHERS["valid"], test=test))
@@ -594,8 +594,8 @@ def test_most_real_films_are_read_right_without_the_list_of_names() -> None:
     assert sum(same) / len(same) > 0.97
 
 
-# An audit by a rule of its own: the title before a year is the longest run of words that other sources list as a title
-# (DBpedia's names, and the films of ReDial's train split). Neither source is read by the loader.
+# Independent audit. The title before a year is the longest run of words that another source lists as a title (DBpedia's
+# names, and the films of ReDial's train split). The loader reads neither source.
 
 UNLISTED = {
     "2036 Origin Unknown", "After the Silence", "B*A*P*S", "Batman Revealed", "Battlefield Earth", "Colossal",
@@ -605,7 +605,7 @@ UNLISTED = {
     "Six Reasons Why", "Star!", "The Amityville Curse", "The Hatching", "The Jailhouse", "The Pool Boys",
     "Toy Story 2", "Toy Story 4", "Up Close and Personal", "Up Denali 3D", "Zathura",
 }  # fmt: skip
-"""Titles in the text, read by eye, that neither source lists."""
+"""Titles found by reading the text. Neither source lists them."""
 LISTED_WITHOUT_ARTICLE = {
     1991: {"godfather"},
     1996: {"scream"},
@@ -615,13 +615,13 @@ LISTED_WITHOUT_ARTICLE = {
     2014: {"hangover"},
     2018: {"black panther"},
 }
-"""Films that the file's own list of names has without an article, by year; the other sources have a film with one."""
+"""Films by year that ReDial's own list gives without an article; the other sources list a film with one."""
 NO_FILM = {"was good and action", "infinity war"}
-"""Ends of texts before a year that name no film."""
+"""Text before a year that is not a film title."""
 
 
 def plain(title: str) -> str:
-    """Words in lower case without most punctuation."""
+    """Return the words in lower case without most punctuation."""
     return re.sub(r"[^\w!&$½²+*\[\]#@%–-]+", " ", title.casefold()).strip() or title.casefold()
 
 
@@ -637,7 +637,7 @@ def titles_of_other_sources() -> set[str]:
 
 
 def audited(text: str, listed: set[str]) -> list[tuple[str, int]]:
-    """(plain title, year) of each mention in a text."""
+    """Return (plain title, year) of each mention in a text."""
     films = []
     parts = re.split(r"\(\s*([0-9]{4})\s*\)", " ".join(unquote(text).split()))
     for before, year in zip(parts[0::2], parts[1::2], strict=False):
@@ -687,7 +687,7 @@ def test_every_film_of_the_catalogue_is_one_that_the_audit_knows(real: RankedLis
 
 
 def test_prompts_that_stand_in_training_word_for_word_are_counted(tmp_path: Path) -> None:
-    """Copies of a dialogue with other ids are other dialogues to the split; the notice says that training has them."""
+    """Copies of a dialogue with other ids are separate dialogues; a notice counts those that are also in training."""
     train = [*OTHERS["train"], line("d7", LONG[:1], LONG[1], ["Heat (1995)"])]
     test = [*DIALOGUE, line("d8", LONG[:1], LONG[1], ["Heat (1995)"])]
     data = load(write(tmp_path, train=train, valid=OTHERS["valid"], test=test))

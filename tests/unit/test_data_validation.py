@@ -161,7 +161,7 @@ def test_fingerprint_sees_every_part() -> None:
 
 
 def changed(base: RankedListDataset, other: RankedListDataset, demonstrations: bool = True) -> set[str]:
-    """Names of the parts whose digests differ."""
+    """Return the names of the parts whose digests differ."""
     first, second = digests(base, demonstrations), digests(other, demonstrations)
     return {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
 
@@ -178,7 +178,7 @@ def test_every_part_of_a_dataset_has_a_digest_of_its_own() -> None:
     other = [{"role": "assistant", "content": "Jaws (1975)"}]
     assert changed(base, dataset(sft=[replace(GOOD, completion=other)])) == {"split sft"}
     assert changed(base, dataset(sft=[replace(GOOD, completion=other)]), demonstrations=False) == set()
-    assert changed(dataset(train=records), dataset(train=records[::-1])) == {"split train"}  # batches follow the order
+    assert changed(dataset(train=records), dataset(train=records[::-1])) == {"split train"}  # depends on the order
 
 
 @pytest.mark.parametrize("demonstrations", [True, False])

@@ -1,4 +1,4 @@
-"""Decoding uses only a run's own settings, and prompts do not depend on the date."""
+"""Decoding uses only the run's own settings, and prompts do not depend on the date."""
 
 import datetime
 import json
@@ -49,16 +49,16 @@ ASKED = {
     "renormalize_logits": True,
     "max_time": 60.0,
 }
-"""Each changes lists, of one kind or of both."""
+"""Each setting changes greedy lists, sampled lists or both."""
 SETTINGS = [*SMALL, "generation.max_new_tokens=12", "trainer.rl.group_size=4"]
 ROLLOUT = ["trainer.rl.completions_per_update=16", "trainer.rl.micro_batch_size=16"]
 WITHOUT_DIGESTS = shutil.ignore_patterns("files.json")
-"""A copy that is changed on purpose goes without the list of what the files held."""
+"""Leaves the file digests out of a copy, because its files are changed on purpose."""
 CLOCK_TEMPLATE = "\n{{ 'Today is ' + strftime_now('%d %b %Y, %H:%M:%S.%f') + '\\n' }}"
 
 
 def changed_folder(folder: Path, to: Path, **asked: object) -> Path:
-    """A copy of a model's folder whose generation config asks for more."""
+    """Copy a model's folder and add settings to its generation config."""
     shutil.copytree(folder, to, ignore=WITHOUT_DIGESTS)
     path = to / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | asked))
@@ -70,7 +70,7 @@ def texts(completions: list[Completion]) -> list[list[int]]:
 
 
 class Paths:
-    """Lists of a model's folder, by each way in which a run makes some."""
+    """Generate lists with a model folder in every way that a run can."""
 
     def __init__(self, mini, where: Path, *overrides: str):
         self.mini, self.where, self.overrides = mini, where, overrides
@@ -130,16 +130,16 @@ def test_what_a_models_file_asks_for_changes_no_list(path, mini, tiny_folder, as
     assert lists(asking) == lists(tiny_folder)
 
 
-@pytest.mark.parametrize("path", [path for path in PATHS if path != "continuous"])  # which it cannot do
+@pytest.mark.parametrize("path", [path for path in PATHS if path != "continuous"])  # it does not support these options
 def test_what_a_run_asks_for_changes_lists_of_every_path(path, mini, tiny_folder, tmp_path):
     lists = getattr(Paths(mini, tmp_path, "generation.no_repeat_ngram_size=1"), path)(tiny_folder)
-    assert lists and all(len(set(ids)) == len(ids) for ids in lists)  # greedy or sampled, no token stands twice
+    assert lists and all(len(set(ids)) == len(ids) for ids in lists)  # no list repeats a token
 
 
 def test_every_field_of_transformers_is_accounted_for():
-    """A field that is new in a later version must be sorted into one of these before it can fill itself."""
+    """A field added by a later transformers version must be classified here before it can change lists."""
     no_text = {
-        "do_sample",  # given by the kind of list
+        "do_sample",  # depends on the kind of list
         "output_attentions",
         "output_hidden_states",
         "output_scores",
@@ -166,7 +166,7 @@ def test_a_loaded_model_keeps_the_ids_of_its_tokens_alone(asking, tiny_folder):
 
 
 def test_a_model_with_several_eos_ids_ends_at_each(mini, tiny_folder, tmp_path):
-    """EOS ids come from the model: plain generate, TRL and vLLM all end lists at them."""
+    """EOS ids come from the model, so plain generate, TRL and vLLM all stop at the same tokens."""
     ends = list(range(10, 60))
     folder = changed_folder(tiny_folder, tmp_path / "model", eos_token_id=ends)
     tokenizer, model = load_tokenizer(folder), load_model(folder, "float32")
@@ -191,7 +191,7 @@ def test_the_notice_names_field_and_both_values(asking, tiny_folder, tmp_path):
     same = changed_folder(tiny_folder, tmp_path / "same", repetition_penalty=1.1, temperature=0.6)
     agreed = composed("generation.repetition_penalty=1.1", "generation.temperature=0.6").generation
     assert notices(same, agreed) == []
-    old = tmp_path / "old"  # without the file, transformers reads config.json
+    old = tmp_path / "old"  # without generation_config.json, transformers reads config.json
     shutil.copytree(tiny_folder, old, ignore=WITHOUT_DIGESTS)
     (old / "generation_config.json").unlink()
     config = json.loads((old / "config.json").read_text())
@@ -231,7 +231,7 @@ def test_settings_that_an_engine_can_do_pass():
 
 @pytest.fixture(scope="module")
 def of_samples():
-    """Configs without sampled lists in evaluation, and with."""
+    """Return configs without and with sampled lists in evaluation."""
     return {n: composed(f"evaluation.samples={n}") for n in (0, 2)}
 
 
@@ -270,7 +270,7 @@ def test_lists_from_another_distribution_than_the_loss_takes_are_noted():
     for own in ("top_p=0.9", "top_k=5", "min_p=0.1", "repetition_penalty=1.1", "no_repeat_ngram_size=2"):
         (note,) = caveats([composed(f"generation.{own}")])
         assert f"generation.{own.replace('=', ' = ')} changes the distribution" in note
-    assert not caveats([composed("generation.temperature=0.7")])  # which the log-probabilities follow
+    assert not caveats([composed("generation.temperature=0.7")])  # log-probabilities use the same temperature
 
 
 class At(datetime.datetime):
@@ -285,7 +285,7 @@ class At(datetime.datetime):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Sets the clock that transformers shows to templates."""
+    """Set the time that chat templates see in transformers."""
 
     def at(*moment: int) -> None:
         monkeypatch.setattr(At, "moment", moment)
@@ -296,7 +296,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def dated(tiny_folder, tmp_path) -> Path:
-    """A model whose template asks for the date."""
+    """A model whose chat template prints the date."""
     folder = tmp_path / "dated"
     shutil.copytree(tiny_folder, folder, ignore=WITHOUT_DIGESTS)
     path = folder / "chat_template.jinja"
@@ -305,7 +305,7 @@ def dated(tiny_folder, tmp_path) -> Path:
 
 
 def test_a_template_that_asks_for_the_date_writes_the_same_on_every_day(dated, tiny_folder, mini, tmp_path, clock):
-    """By each use: prompts, the longest of them, demonstrations, TRL's trainer, `inspect`."""
+    """True for prompts, the longest prompt, demonstrations, TRL's trainer and `inspect`."""
     record = mini.splits["sft"][0]
 
     def ids() -> list[object]:

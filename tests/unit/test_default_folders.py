@@ -1,4 +1,4 @@
-"""Default output folders: no two commands write different content to the same file."""
+"""Default output folders: two commands never write different content to the same file."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Demonstrations beside RL: the tokens of TRL's SFTTrainer, drawn in rounds, and the term that is made of them."""
+"""Demonstrations during RL: same tokens as TRL's SFTTrainer, drawn in rounds, and the loss term made of them."""
 
 from collections import Counter
 
@@ -27,7 +27,7 @@ def make(mini, tokenizer, max_length=LONG, seed=0, count=None):
 
 
 def sft_trainer(mini, folder, output, max_length=LONG, **settings) -> SFTTrainer:
-    """TRL's own, on the same records as the SFT stage gives them."""
+    """Return TRL's own trainer on the records of the SFT stage."""
     tokenizer, model = load(folder)
     arguments = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
     rows = [{"prompt": record.prompt, "completion": record.completion} for record in mini.splits["sft"]]
@@ -65,7 +65,7 @@ def test_nothing_left_is_refused(mini, tokenizer):
 
 
 def read(batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Prompt and completion of each row, without padding."""
+    """Return (prompt, completion) of each row without padding."""
     rows = []
     for prompt, p, completion, c in zip(
         batch.prompt_ids, batch.prompt_mask, batch.completion_ids, batch.completion_mask, strict=True
@@ -87,7 +87,7 @@ def test_padding(mini, tokenizer):
 
 @pytest.mark.parametrize("size", [1, 3, 40, 64])
 def test_each_once_a_round(size, mini, tokenizer):
-    """40 demonstrations in batches of any size: after three rounds each has come three times, in three orders."""
+    """With any batch size, three rounds contain each of 40 demonstrations three times, in three orders."""
     demonstrations = make(mini, tokenizer)
     count = 40
     drawn = [row for number in range(-(-3 * count // size)) for row in read(demonstrations.batch(number, size, CPU))]
@@ -121,7 +121,7 @@ SHORT = [
 
 
 def watched(trainer) -> list[tuple[int, int]]:
-    """A list that fills with (number, size) of the batches that are drawn."""
+    """Return a list that collects (number, size) of each drawn batch."""
     numbers, batch = [], trainer.demonstrations.batch
 
     def noted(number, size, device):
@@ -140,7 +140,7 @@ def test_every_micro_batch_draws_another(mini, tiny_folder, tmp_path):
 
 
 def test_processes_draw_different_ones(mini, tiny_folder, tmp_path, monkeypatch):
-    """The numbers that two processes ask for, if accelerate says that there are two."""
+    """Each of two processes, as reported by accelerate, draws its own batches."""
     trainer = make_trainer(composed(*SMALL, *SHORT), mini, *load(tiny_folder), tmp_path)
     numbers, steps = watched(trainer), trainer.args.gradient_accumulation_steps
     assert steps == 4
@@ -156,7 +156,7 @@ def test_processes_draw_different_ones(mini, tiny_folder, tmp_path, monkeypatch)
 
 
 class Gradients(TrainerCallback):
-    """Keeps the gradient of the first update."""
+    """Stores the gradient of the first update."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         self.found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -164,7 +164,7 @@ class Gradients(TrainerCallback):
 
 @pytest.mark.parametrize("micro_batch", [8, 4])
 def test_the_term_is_the_loss_of_the_sft_stage(micro_batch, mini, tiny_folder, tmp_path):
-    """Where nothing is hit and policy and reference are one, it is all that there is: value and gradient."""
+    """Without hits and with policy equal to reference, only this term contributes to loss and gradient."""
     more = ["algorithm.regularisers.sft=1", "trainer.rl.updates=1", f"trainer.rl.micro_batch_size={micro_batch}"]
     config = composed(*SMALL, *SHORT, *more, "trainer.rl.max_grad_norm=1e6")
     trainer = make_trainer(config, mini, *load(tiny_folder), tmp_path / "rl")
@@ -196,7 +196,7 @@ def test_the_term_is_the_loss_of_the_sft_stage(micro_batch, mini, tiny_folder, t
 
 
 def slow_loss(demonstrations: Demonstrations, model) -> float:
-    """One demonstration and one token after the other."""
+    """Loss computed one demonstration and one token at a time."""
     total, tokens = 0.0, 0
     for prompt, completion in demonstrations.rows:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Lists of files: which changes they detect."""
+"""File lists: which changes they detect."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from rlbench.base.errors import BadInput
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "a" / "below").mkdir(parents=True)
-    (tmp_path / "a" / "one").write_bytes(bytes(range(256)) * 9000)  # more than a block
+    (tmp_path / "a" / "one").write_bytes(bytes(range(256)) * 9000)  # larger than one block
     (tmp_path / "a" / "below" / "two").write_text("2")
     (tmp_path / "log").write_text("x\n")
     seal(tmp_path / "a", logs=[tmp_path / "log"])
@@ -28,7 +28,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def test_the_digest_is_that_of_sha256sum(folder):
-    """`printf 2 | sha256sum`"""
+    """Matches `printf 2 | sha256sum`."""
     two = "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35"
     assert read_list(folder)["below/two"] == {"bytes": 1, "sha256": two}
     assert set(read_list(folder)) == {"one", "below/two"} and set(read_list(folder, "logs")) == {"log"}
@@ -76,7 +76,7 @@ def test_a_file_is_added_beside_the_others(folder):
     (folder / "three").write_text("3")
     flip(folder / "one", 0)
     add(folder, folder / "three")
-    assert damage(folder).startswith("one has changed")  # what is listed is not listed anew
+    assert damage(folder).startswith("one has changed")  # files already listed are not hashed again
     assert read_list(folder) == {**before, "three": digests.entry(folder / "three")}
     assert set(read_list(folder, "logs")) == {"log"}
 
@@ -93,7 +93,7 @@ def test_a_damaged_model_names_the_folder_to_move_away(folder):
     with pytest.raises(BadInput, match=f"{folder} is damaged: one has .*Remove it"):
         check_cached(folder)
     (folder / LIST_FILE).unlink()
-    check_model(folder)  # anybody's model: there is nothing to compare
+    check_model(folder)  # without a list there is nothing to compare with
     with pytest.raises(BadInput, match="files.json is missing"):
         check_cached(folder)
 

@@ -1,4 +1,4 @@
-"""The reference of config keys in the documentation follows the schema and `conf/`."""
+"""The config reference in the documentation matches the schema and `conf/`, and named paths and modules exist."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ SCHEMAS = {"algorithm": ALGORITHMS, "dataset": DATASETS, "model": MODELS}
 def leaves(kind, prefix=""):
     for name, hint in get_type_hints(kind).items():
         if name not in {field.name for field in fields(kind)}:
-            continue  # a class variable
+            continue  # class variable
         variants = SCHEMAS[name].values() if kind is Config and name in SCHEMAS else [hint]
         for found in variants:
             if is_dataclass(found):
@@ -67,7 +67,7 @@ def test_a_row_of_the_page():
         "Updates on each rollout, the paper's mu; 1 is on-policy. |" in page.replace("\N{NO-BREAK SPACE}", " ")
     )
     widths = {len(re.split(r"(?<!\\)\|", line)) for line in page.splitlines() if line.startswith("|")}
-    assert widths == {7}  # five cells: no value ends one early
+    assert widths == {7}  # all rows have the same five cells: no value adds a separator
 
 
 def test_the_page_is_made_without_torch():
@@ -79,7 +79,7 @@ PAGES = [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/tutorial/*.md"), ROOT / "READ
 
 
 def named_paths(text):
-    """Paths of this repository that a text names; `conf/dataset/NAME.yaml` ends before its placeholder."""
+    """Return repository paths named in a text. `conf/dataset/NAME.yaml` is cut before its placeholder."""
     found = re.findall(
         r"(?<![\w/])((?:rlbench|analysis|tests|conf|examples|experiments|benchmarks|docs)/[\w./-]*)", text
     )
@@ -87,13 +87,13 @@ def named_paths(text):
 
 
 def named_modules(text):
-    """Dotted names that begin as a package of this repository, without names of files."""
+    """Return dotted names that start with a package of this repository, without file names."""
     found = re.findall(r"(?<![\w/])((?:rlbench|analysis|benchmarks)(?:\.[a-z_]\w*)+)", text)
     return {name for name in found if not name.endswith((".json", ".md"))}
 
 
 def is_there(module):
-    """Whether a dotted name is a module, or a name in one."""
+    """Return whether a dotted name is a module or a name inside one."""
     folder, *parts = [ROOT / module.split(".")[0], *module.split(".")[1:]]
     for part in parts:
         if (folder / f"{part}.py").exists():
@@ -107,7 +107,7 @@ def is_there(module):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_modules_that_a_page_names_are_there(page):
     text = page.read_text(encoding="utf-8")
-    # The `*` stands for what follows a "{" or "<", at which the pattern stops.
+    # The `*` matches what follows a "{" or "<", where the pattern stops.
     assert not [path for path in named_paths(text) if not list(ROOT.glob(f"{path}*" if path[-1] != "/" else path))]
     assert not [module for module in named_modules(text) if not is_there(module)]
 

@@ -1,4 +1,4 @@
-"""Effective ranks against numpy's singular values, the numbers of a list against loops, the baseline over updates."""
+"""Effective ranks against numpy's singular values, list features against loops, and the baseline over updates."""
 
 import math
 from functools import partial
@@ -21,7 +21,7 @@ PREAMBLE, OVERFLOW, EOS, PADDING = UNITS.other, UNITS.overflow, UNITS.eos, UNITS
 
 
 def slow_effective_rank(states: np.ndarray) -> float:
-    """Of the tokens (n, H) of a prefix."""
+    """Effective rank of the token states (n, H) of a prefix."""
     if len(states) < 2:
         return float(len(states))
     singular = np.linalg.svd(states - states.mean(axis=0), compute_uv=False)
@@ -57,7 +57,7 @@ def test_effective_ranks_of_prefixes(name):
 def test_effective_ranks_that_are_known_by_hand():
     states = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [6.0, 0.0], [0.0, 1.0]], [[5.0, 5.0]] * 4])
     found = effective_ranks(states, torch.tensor([[2, 3], [2, 4]]))
-    np.testing.assert_allclose(found.numpy(), [[1.0, 1.0], [1.0, 1.0]], atol=1e-12)  # on a line; all in one place
+    np.testing.assert_allclose(found.numpy(), [[1.0, 1.0], [1.0, 1.0]], atol=1e-12)  # all on a line; all at one point
     cross = torch.tensor([[[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]]])
     np.testing.assert_allclose(effective_ranks(cross, torch.tensor([[4]])).numpy(), [[2.0]], atol=1e-12)
 
@@ -121,25 +121,25 @@ def test_what_comes_after_the_last_entry_changes_nothing():
     ids = unit_ids()
     states = drawn(len(LISTS), ids.size(1), H, seed=3)
     after = ids >= N
-    after &= ~torch.flip(torch.flip(ids < N, [1]).cumsum(1), [1]).bool()  # no entry's token follows
+    after &= ~torch.flip(torch.flip(ids < N, [1]).cumsum(1), [1]).bool()  # no token of an entry follows
     changed = torch.where(after[..., None], drawn(*states.shape, seed=4), states)
     assert after.any(dim=1).sum() > 5
     for name, values in rank_features(changed, ids, UNITS).items():
         np.testing.assert_allclose(values, rank_features(states, ids, UNITS)[name], atol=1e-8)
 
 
-# The baseline: from hidden states to advantages, update after update.
+# The baseline from hidden states to advantages, over several updates.
 
 G, P = 3, 2
 KAPPA, EMA = 1.5, 0.4
 
 
 def of_update(update: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gains (B, N), hidden states and unit ids of a rollout."""
+    """Return gains (B, N), hidden states and unit ids of one rollout."""
     order = [(update + i) % len(NAMES) for i in range(G * P)]
     ids = unit_ids()[order]
     gains = (drawn(G * P, N, seed=50 + update) > 0.3).double()
-    scale = torch.logspace(0, -update, H, dtype=torch.float64)  # so that ranks fall from update to update
+    scale = torch.logspace(0, -update, H, dtype=torch.float64)  # makes ranks fall from update to update
     return gains, drawn(G * P, ids.size(1), H, seed=60 + update) * scale, ids
 
 
@@ -158,7 +158,7 @@ def rewards(gains: torch.Tensor) -> RewardBatch:
 
 
 def slow_baseline(gains, states, ids, usual: dict[str, float], credit: str) -> list[list[float]]:
-    """(B, C), and `usual` brought up to date: the running means, and under "last/" the means of the last update."""
+    """Return baselines (B, C) and update `usual`: running means, and means of the last update under "last/"."""
     returns = [[sum(row)] if credit == "sequence" else row for row in gains.tolist()]
     features = [slow_features(row, units) for row, units in zip(states.numpy(), ids.tolist(), strict=True)]
     first = not usual
@@ -213,5 +213,5 @@ def test_baseline_over_three_updates(credit, double):
 
 
 def flat(ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Numbers that are the same for all lists, which gives no bonus."""
+    """Return equal features for all lists, which give no bonus."""
     return dict.fromkeys(("effective_rank", "rank_velocity", "rank_acceleration"), torch.ones(len(ids)))

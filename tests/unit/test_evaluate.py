@@ -1,4 +1,4 @@
-"""Evaluation: confidence of ranks, lists shared by samples, sampled lists, and the resulting numbers."""
+"""Evaluation: confidence per rank, lists shared between samples, sampled lists, and the resulting metrics."""
 
 import math
 
@@ -45,7 +45,7 @@ def record(context, *truth):
 
 
 def criteria(records):
-    """Criteria with the popularity of films in these records."""
+    """Return criteria whose film popularity comes from these records."""
     return Criteria(Judge(CATALOG, N), film_facts(RankedListDataset("small", CATALOG, {"train": records}), CATALOG))
 
 
@@ -69,7 +69,7 @@ def test_confidence_of_a_rank_is_the_mean_of_its_tokens(policy):
 
 
 def test_greedy_log_probabilities_are_the_model_s(policy, mini):
-    """Against a forward pass over prompt and completion, in batches with padding."""
+    """They equal those of one forward pass over prompt and completion, in padded batches."""
     model, tokenizer = policy
     prompts = [sample.prompt for sample in mini.splits["test"][:5]]
     reader = ListReader(tokenizer, N, eos_ids(model, tokenizer))
@@ -85,7 +85,7 @@ def test_greedy_log_probabilities_are_the_model_s(policy, mini):
 
 
 def test_a_batch_of_unequal_prompts_is_one_at_a_time(policy, mini):
-    """Whatever the order, the batches and the mode of the model, which comes back as it was."""
+    """Results do not depend on order, batching or the model's mode, and the mode is restored."""
     model, tokenizer = policy
     prompts = [
         [{"role": "user", "content": words * count}]
@@ -137,8 +137,8 @@ def test_samples_of_one_context_share_its_list_and_have_their_own_truth():
     assert [len(of_list) for of_list in table["confidence"]] == [3, 0, 3]
     assert means["recall@3"] == pytest.approx(0.5) and means["overflow"] == pytest.approx(2 / 3)
     assert means["rank_hit_rate@2"] == pytest.approx(1 / 3)
-    assert means["coverage"] == 3 / 4  # list a counts once, b recommends nothing, the fourth entry is past N
-    # 6 ranks with confidence: hits at .75 (first answerer) and .25 (second).
+    assert means["coverage"] == 3 / 4  # list a counts once, b recommends nothing, and the fourth entry is beyond N
+    # 6 ranks with confidence. Hits are at .75 (first answerer) and .25 (second).
     assert means["brier"] == pytest.approx((2 * 0.5**2 + 0.25**2 + 0.75**2 + 0.75**2 + 0.25**2) / 6)
     assert all(math.isfinite(value) for value in means.values())
     per_query = table.select_dtypes("float").columns
@@ -150,10 +150,10 @@ def test_a_list_that_several_answerers_share_recommends_once():
     answers = {"a": answer("Alien (1979)"), "b": answer("Heat (1995)\nJaws (1975)")}
     _, means = judge_answers(records, answers, criteria(records), [1])
     assert means["popularity"] == pytest.approx((1 / 3 + 1 / 3) / 2)
-    assert means["gini"] == pytest.approx(1 / 4)  # Alien, Heat and Jaws once each, Taken never
+    assert means["gini"] == pytest.approx(1 / 4)  # Alien, Heat and Jaws appear once each, Taken never
     records = [record("a", ("Alien", 1979)), record("a", ("Alien", 1979)), record("b", ("Jaws", 1975))]
     _, means = judge_answers(records, answers, criteria(records), [1])
-    # Two of three training truths are Alien, one is Jaws: list a has 2/3, list b (0 + 1/3) / 2.
+    # Two of three training truths are Alien, one is Jaws. List a scores 2/3, list b (0 + 1/3) / 2.
     assert means["popularity"] == pytest.approx((2 / 3 + 1 / 6) / 2)
 
 
@@ -167,7 +167,7 @@ def test_ranks_without_a_known_confidence_do_not_enter_calibration():
 def test_a_subset_of_contexts_is_spread_over_the_split():
     records = [record(context, ("Alien", 1979)) for context in "aabbbcdefgh"]
     kept = choose_contexts(records, 3)
-    assert [row.context_id for row in kept] == ["a", "a", "c", "f"]  # contexts 0, 2 and 5 of 8, every sample of them
+    assert [row.context_id for row in kept] == ["a", "a", "c", "f"]  # contexts 0, 2 and 5 of 8, with all their samples
     assert choose_contexts(records, None) == choose_contexts(records, 8) == records
     assert len(choose_contexts(records, 7)) < len(records)
 
@@ -235,6 +235,6 @@ def test_sampled_lists_have_a_stream_of_their_own(policy, mini):
     contexts = {sample.context_id for sample in records}
     assert len(first.samples) == 2 * len(contexts) and progress[-1] == 3 * len(contexts)
     assert greedy.samples.empty
-    # Texts of tokens that tokenise as they were drawn: at least a token a list was counted, and at most eight.
+    # A list has between one and eight tokens.
     drawn = first.generated_tokens - greedy.generated_tokens
     assert len(first.samples) <= drawn <= 8 * len(first.samples)

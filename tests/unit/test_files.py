@@ -9,7 +9,7 @@ from rlbench.base import files
 
 
 def test_a_file_takes_its_place_in_one_step(tmp_path: Path) -> None:
-    """A reader that has the old file open keeps it: the new one is another file that gets the name."""
+    """A reader with the old file open keeps the old content, because the new file only takes over the name."""
     path = tmp_path / "file"
     path.write_text("old")
     with path.open() as opened:

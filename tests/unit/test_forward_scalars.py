@@ -1,4 +1,4 @@
-"""Scalars of the next-token distribution against plain numpy, and against the whole logits of a real model."""
+"""Scalars of the next-token distribution against plain numpy, and against the full logits of a real model."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from tests.helpers_training import load, make_trainer
 
 TEMPERATURE = 0.7
 T = 5
-"""Tokens of the completions whose positions are looked at."""
+"""Number of completion tokens measured."""
 
 
 def slow_mean_logps(logits: np.ndarray) -> float:
@@ -25,7 +25,9 @@ def slow_mean_logps(logits: np.ndarray) -> float:
 
 
 def slow_top_p_entropy(logits: np.ndarray, share: float = 0.8, at_most: int = 10_000) -> float:
-    """Tokens are taken from the likeliest on while their mass stays below the share; the one that reaches it is not."""
+    """Take tokens in order of probability while their total mass stays below the share; exclude the one that reaches
+    it.
+    """
     p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     kept: list[float] = []
     for value in sorted(p.tolist(), reverse=True)[:at_most]:
@@ -66,18 +68,18 @@ def test_a_scalar_of_a_distribution(name):
 
 
 def test_values_that_are_known_by_hand():
-    # Five of seven equal tokens stay below .8, the sixth would pass it.
+    # Five of seven equal tokens stay below .8; a sixth would exceed it.
     assert top_p_entropy(torch.zeros(1, 7).log_softmax(1)).item() == pytest.approx(np.log(5), abs=1e-6)
-    three = logits_of(0.5, 0.2, 0.15, 0.1, 0.05)[None]  # .15 passes .8 and is left out
+    three = logits_of(0.5, 0.2, 0.15, 0.1, 0.05)[None]  # .15 exceeds .8 and is excluded
     shares = [0.5 / 0.7, 0.2 / 0.7]
     assert top_p_entropy(three).item() == pytest.approx(-sum(q * np.log(q) for q in shares))
-    assert top_p_entropy(logits_of(0.79, 0.11, 0.1)[None]).item() == 0  # one token is left
-    assert top_p_entropy(logits_of(0.81, 0.19)[None]).item() == 0  # none is
+    assert top_p_entropy(logits_of(0.79, 0.11, 0.1)[None]).item() == 0  # one token is kept
+    assert top_p_entropy(logits_of(0.81, 0.19)[None]).item() == 0  # no token is kept
     assert mean_logps(torch.zeros(1, 8).log_softmax(1)).item() == pytest.approx(-np.log(8))
 
 
 def test_positions_have_nothing_to_do_with_each_other():
-    """Those that need many tokens beside those that need few, each as if it were alone."""
+    """Rows that need many tokens do not affect rows that need few."""
     rows = [values for values in DISTRIBUTIONS.values() if len(values) == 900]
     together = torch.stack([*rows, *rows[::-1]]).log_softmax(1)
     alone = torch.cat([top_p_entropy(row[None]) for row in together])
@@ -95,9 +97,9 @@ def test_no_more_tokens_than_the_limit(monkeypatch):
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_gradient_of_the_entropy_of_a_distribution(name):
-    """Written out: with the set held, dH / dlogit_v = -q_v (log q_v + H), 0 outside of it.
+    """For a fixed set, dH / dlogit_v = -q_v (log q_v + H), and 0 outside it.
 
-    Of tokens that are tied across the end of the set, each has its share of that.
+    Tokens tied at the set's boundary share the gradient equally.
     """
     logits = DISTRIBUTIONS[name].clone().requires_grad_()
     h = top_p_entropy(logits.log_softmax(0)[None]).sum()
@@ -117,7 +119,7 @@ def test_gradient_of_the_entropy_of_a_distribution(name):
 
 @pytest.fixture(scope="module")
 def model(tiny_folder):
-    """The small `tiny` in float64, far enough from uniform for scalars to differ from place to place."""
+    """The small `tiny` in float64, far enough from uniform that scalars differ between positions."""
     _, found = load(tiny_folder, "float64")
     generator = torch.Generator().manual_seed(0)
     for parameter in found.parameters():
@@ -126,7 +128,7 @@ def model(tiny_folder):
 
 
 def batch(vocabulary: int) -> dict[str, torch.Tensor]:
-    """Three prompts padded on the left, with completions of T tokens, the last padded on the right."""
+    """Three left-padded prompts with completions of T tokens; the last completion is padded on the right."""
     generator = torch.Generator().manual_seed(4)
     ids = torch.randint(4, vocabulary, (3, 6 + T), generator=generator)
     mask = torch.ones_like(ids)
@@ -135,7 +137,7 @@ def batch(vocabulary: int) -> dict[str, torch.Tensor]:
 
 
 def logps_of(model, given) -> torch.Tensor:
-    """(B, T, V) from whole logits."""
+    """Return (B, T, V) log-probabilities from the full logits."""
     return (model(**given).logits[:, -T - 1 : -1] / TEMPERATURE).log_softmax(-1)
 
 
@@ -150,7 +152,7 @@ def test_scalars_of_a_forward_pass(name, positions, model, monkeypatch):
         model(**{key: value[:2] for key, value in given.items()})
         model(**{key: value[2:] for key, value in given.items()})
         whole = logps_of(model, given)
-    assert len(found) == 3  # two micro-batches, and the one that is compared with
+    assert len(found) == 3  # two micro-batches, and the reference
     value = states.scalar(name, states.before_tokens(found[:2], T))
     assert value.shape == (3, T)
     expected = [[SLOW[name](position) for position in row] for row in whole.numpy()]
@@ -229,7 +231,9 @@ def test_no_hook_is_left_behind(model):
 
 
 def test_mean_logps_of_two_policies_is_the_uniform_value_of_rover(model, tiny_folder):
-    """V(s) = rho mean over the vocabulary of log pi - log pi_old; the loss from a table Q(s, a) of all tokens."""
+    """V(s) = rho times the mean of log pi - log pi_old over the vocabulary; the loss uses a table Q(s, a) of all
+    tokens.
+    """
     _, old = load(tiny_folder, "float64")
     given, rho = batch(model.config.vocab_size), 0.5
     tokens, mask = given["input_ids"][:, -T:], given["attention_mask"][:, -T:]
@@ -303,7 +307,7 @@ def test_the_trainer_refuses_such_a_model_only_where_scalars_are_asked_for(mini,
 
 @pytest.mark.parametrize("algorithm", ["rover", "siren", "verl_erank"])
 def test_what_the_trainer_puts_into_its_batch(algorithm, mini, tiny_folder, tmp_path):
-    """The scalars of rollout and loss are those of one forward pass with the log-probabilities of TRL's fused head."""
+    """One forward pass with TRL's fused head yields the log-probabilities and the scalars of rollout and loss."""
     tokenizer, model = load(tiny_folder, ends_early=True)
     config = composed(*SMALL, f"algorithm={algorithm}", *SHORT)
     trainer = make_trainer(config, mini, tokenizer, model, tmp_path)

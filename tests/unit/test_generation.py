@@ -1,4 +1,4 @@
-"""Rollout engines as settings: TRL's arguments, identity, refusals, seeds, and the check of a server."""
+"""Rollout engines as settings: TRL's arguments, identity, refusals, seeds, and the server check."""
 
 import json
 import socket
@@ -135,7 +135,7 @@ def test_good_settings_pass():
     two = composed(COLOCATE, "generation.vllm.tensor_parallel_size=2").generation
     assert not check_generation(two, processes=4) and check_generation(two, processes=3)
     assert not check_config(composed(COLOCATE, "algorithm=vespo", "generation.vllm.correction=token_mask"))
-    assert not check_config(composed("generation.vllm.ratio_min=4"))  # of an engine that is not chosen
+    assert not check_config(composed("generation.vllm.ratio_min=4"))  # setting of an engine that is not used
 
 
 def test_a_correction_of_truncated_sampling_is_noted():
@@ -235,7 +235,7 @@ GOOD: Answers = {
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Answers], Config]]:
-    """Starts a server on this machine that gives such answers; gives the config of a run that asks for it."""
+    """Start a local server with these answers, and return the config of a run that uses it."""
     servers = []
 
     def start(answers: Answers) -> Config:
@@ -300,7 +300,7 @@ class TestServer:
 
     def test_one_that_hangs_is_refused(self, monkeypatch):
         monkeypatch.setattr(engine_checks, "REQUEST_SECONDS", 0.3)
-        with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections but never answers
             port = silent.getsockname()[1]
             config = composed(SERVER, f"generation.vllm.server_port={port}", "generation.vllm.server_timeout=0.3")
             (problem,) = check_server(config, "model")

@@ -1,4 +1,4 @@
-"""Which files make code uncommitted, in real repositories."""
+"""Which files make the code count as uncommitted, in real repositories."""
 
 import subprocess
 from pathlib import Path

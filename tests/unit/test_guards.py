@@ -31,7 +31,7 @@ composed_once = functools.cache(composed)
 
 
 def command(*overrides: str) -> Config:
-    """`composed`, but sooner: for overrides of algorithm, reward, generation's keys and num_iterations."""
+    """Faster `composed`, for overrides of algorithm, reward, generation keys and num_iterations."""
     plain, files = composed_once(), {"algorithm": "rank_grpo", "reward": "relevance"}
     files |= dict(override.split("=") for override in overrides if override.split("=")[0] in files)
     parts = {group: OmegaConf.load(CONF / group / f"{name}.yaml") for group, name in files.items()}
@@ -99,7 +99,7 @@ REFUSED = {
         (["algorithm=vespo", COLOCATE], ["generation.vllm.correction = 'sequence_mask'", "surrogate = 'vespo'"]),
     ],
 }
-"""By guard: overrides that it refuses, and what its sentence has to name."""
+"""For each guard: overrides that it refuses, and the words its message must contain."""
 
 ADVISED = {
     "ratio_without_effect": [["algorithm.ratio=token"], CLIP],
@@ -119,7 +119,7 @@ ADVISED = {
     "bonus_for_each_term": [["reward.combine=sum_then_normalise"]],
     "correction_of_lists": [["generation.vllm.correction=token_truncate"], ["generation.vllm.correction=token_mask"]],
 }
-"""By guard: what it advises, as overrides; the last part of each name is in its sentence."""
+"""For each guard: the overrides it advises. The message contains the last part of each key."""
 
 CAUTIONED = {
     "reference_that_stays": (
@@ -143,7 +143,7 @@ CAUTIONED = {
         ["generation.min_p=0", "generation.repetition_penalty=1"],
     ),
 }
-"""By caveat: overrides, what the sentence names, and what it advises."""
+"""For each caveat: overrides, words of the message, and advised overrides."""
 
 CASES = [(name, overrides, named) for name, cases in REFUSED.items() for overrides, named in cases]
 FOLLOWED = [
@@ -152,9 +152,9 @@ FOLLOWED = [
 
 
 def without(overrides: list[str], advice: list[str]) -> list[str]:
-    """The command line where an advice takes the place of what it contradicts."""
+    """Replace the overrides that an advice contradicts."""
     keys = {override.split("=")[0] for override in advice}
-    if "reward" in keys:  # another reward has none of what was set about this one
+    if "reward" in keys:  # settings of the old reward do not apply to another one
         overrides = [override for override in overrides if not override.startswith("reward")]
     return [override for override in overrides if override.split("=")[0] not in keys] + advice
 
@@ -175,7 +175,7 @@ def test_every_guard_has_a_case():
         for name, value in vars(guards).items()
         if callable(value) and getattr(value, "__annotations__", {}).get("return") in ("str", str)
     }
-    assert {guard.__name__ for guard in (*REFUSALS, *CAVEATS)} == of_module  # none was left out of the tuples
+    assert {guard.__name__ for guard in (*REFUSALS, *CAVEATS)} == of_module  # the tuples contain every guard
 
 
 @pytest.mark.parametrize(("name", "overrides", "named"), CASES)
@@ -235,14 +235,14 @@ ALLOWED = {
     "credit_that_reads_hits": [["algorithm=shapley_rank", "reward.terms.relevance.weight=2"]],
     "negative_returns": [
         [*MAX_RL, "reward=dcg"],
-        [*MAX_RL, "reward=guarded_gdpo"],  # each term is divided by its own mean, and weighted after
+        [*MAX_RL, "reward=guarded_gdpo"],  # each term is divided by its own mean, then weighted
         MANY,
     ],
     "left_out_tokens": [["algorithm=top_entropy", "algorithm.regularisers.ntp=0.1"]],
     "bonus_for_each_term": [["algorithm=grpo", "reward=guarded_gdpo"], ["algorithm=verl_erank", "reward=guarded"]],
     "correction_of_lists": [["algorithm=vespo"], ["algorithm=gspo", COLOCATE]],
 }
-"""By guard: what is near to what it refuses, and makes sense."""
+"""For each guard: valid settings close to those it refuses."""
 
 
 @pytest.mark.parametrize(("name", "overrides"), [(name, case) for name, cases in ALLOWED.items() for case in cases])
@@ -277,7 +277,7 @@ def test_no_reward_is_refused_with_the_usual_methods(name):
         assert refusals(command(f"algorithm={algorithm}", f"reward={name}")) == []
 
 
-# What a sweep over levels of ratio compares.
+# What a sweep over ratio levels compares.
 
 
 def swept(iterations: int, *levels: str, algorithm: str = "grpo") -> list:
@@ -302,20 +302,20 @@ def test_levels_that_are_not_compared():
 
 @pytest.mark.parametrize("level", ratios)
 def test_on_policy_every_ratio_is_one_and_no_bound_acts(level):
-    """Text of the caveat."""
+    """What the caveat says about on-policy ratios is true."""
     inputs = on_policy(loss_inputs())
     log_ratio = ratios[level].function(inputs)
     clipped = surrogates["clip"].function(inputs, log_ratio, low=1e-9, high=1e-9)
     assert not log_ratio.any() and not clipped.at_low.any() and not clipped.at_high.any()
 
 
-# What refusals say of a baseline is so.
+# The refusals' statements about baselines are true.
 
 N, G, P = 4, 3, 2
 
 
 def advantages(config: Config, score: float = 0.0) -> torch.Tensor:
-    """Of drawn lists under the config's terms, with `score` to 1.5 `score` for the list."""
+    """Return the advantages of random lists under the config's terms, with `score` to 1.5 `score` as list scores."""
     generator = torch.Generator().manual_seed(2)
     b, terms = G * P, config.reward.terms
 
@@ -351,7 +351,7 @@ SCALED += [(overrides, False) for overrides in ALLOWED["scale_that_cancels"][:2]
 def test_a_scale_is_refused_where_it_cancels(overrides, cancels):
     config = command(*overrides)
     assert bool(guards.scale_that_cancels(config)) == cancels
-    scaled = advantages(config, score=4000.0)  # far above what guards denominators
+    scaled = advantages(config, score=4000.0)  # far above the constant in the denominators
     assert torch.allclose(scaled, advantages(unscaled(config), score=4000.0), atol=1e-4) == cancels
     assert scaled.abs().max() > 0.1
 
