@@ -14,7 +14,7 @@ INSTALL = "apt-get update && apt-get install -y chromium"
 
 
 def find_chromium() -> str:
-    """Path of the browser. Skips the calling test if there is none."""
+    """Path of the browser. Skips the calling test if no browser is installed."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip(f"no Chromium on this machine; on Debian: {INSTALL}")
@@ -37,10 +37,10 @@ class Opened:
     """An opened page, with its messages and requests.
 
     Attributes:
-        page: as opened.
-        said: messages of its console, and errors.
-        asked: what it asked for beside its own file; none of it is answered.
-        counted: whether `computed` is to be known.
+        page: the page in the browser.
+        said: messages on the console, and errors.
+        asked: requests other than for the page's own file; none of them is answered.
+        counted: whether `computed` measures time.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ from rlbench.runs import provenance, versions  # noqa: E402
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = groups()
 
-# Installed packages do not change, and reading their metadata again takes every run of this process half a second.
+# Installed packages do not change. Without this cache each run in this process reads their metadata for half a second.
 provenance.packages, versions.version = cache(provenance.packages), cache(versions.version)
 
 SMALL = [
@@ -46,16 +46,16 @@ SMALL = [
     "runtime.device=cpu",
     "runtime.threads=1",
 ]
-"""Overrides that make a run of a second or two."""
+"""Overrides for a run that takes a second or two."""
 
 
 def pytest_collection_finish() -> None:
-    """Exempt imported objects from garbage collection, which every training starts: it would take half a second."""
+    """Exempt imported objects from garbage collection. Each training would spend half a second on them."""
     gc.freeze()
 
 
 def composed(*overrides: str) -> Config:
-    """The config of a command line. As in a sweep, Hydra composes each choice of groups once, which it does slowly."""
+    """The config of a command line. Each choice of groups is composed once, as in a sweep, because Hydra is slow."""
     parsed = [_parse(text) for text in overrides]
     chosen = tuple(text for text, override in zip(overrides, parsed, strict=True) if _chooses_group(override))
     config = copy.deepcopy(_of_groups(chosen))
@@ -82,8 +82,8 @@ def _of_groups(choices: tuple[str, ...]) -> DictConfig:
 def no_wandb_left() -> Iterator[None]:
     """End the W&B service that a test started, and remove its environment variables.
 
-    Otherwise a test that first deletes WANDB_SERVICE and then ends the service would put back the address of a dead
-    one, and no later test of this process could track a run.
+    A test may delete WANDB_SERVICE before it ends the service. Restoring the variable would then leave the address of a
+    service that is gone, and no later test in this process could track a run.
     """
     yield
     if "wandb" in sys.modules:

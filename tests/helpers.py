@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def shared_data(*parts: str) -> Path:
-    """Path of a real data file, from the folder in RLBENCH_DATA or else from ../shared/data beside the repository.
+    """Path of a real data file in the folder RLBENCH_DATA, or else in ../shared/data beside the repository.
 
-    Skips the calling test, with that reason, where the file is in neither.
+    Skips the calling test, with that reason, if neither has the file.
     """
     places = [Path(os.environ["RLBENCH_DATA"])] if "RLBENCH_DATA" in os.environ else []
     places.append(ROOT.parent / "shared" / "data")

@@ -13,7 +13,7 @@ from rlbench.runs.identity import config_hash
 from rlbench.runs.record import SCHEMA
 
 GROUP = "mini/mini-tiny"
-"""Folder of the runs below the runs folder: experiment, then dataset and model."""
+"""Folder of the runs inside the runs folder: experiment, then dataset and model."""
 
 
 def queries(
@@ -23,7 +23,7 @@ def queries(
     n_truth: int = 3,
     clusters: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """A predictions table: one row a sample, with the given metric columns. Each context is a cluster by default."""
+    """A predictions table: one row per sample, with the given metric columns. Each context is a cluster by default."""
     n = len(contexts)
     frame = pd.DataFrame(
         {
@@ -69,7 +69,7 @@ def write_run(
     status: str = "done\n",
     identity: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write one run directory and return it. A label with a hyphen is an RL run."""
+    """Write one run directory and return it. A label with a hyphen makes an RL run."""
     algorithm, _, reward = label.partition("-")
     made = config_hash(identity) if identity is not None else f"{abs(hash_of(label, seed)):08x}"
     digest = digest or made
@@ -108,7 +108,7 @@ def write_run(
 
 
 def reseal(folder: Path) -> None:
-    """Rewrite the file lists of all runs below a folder, as if they had ended with their present files."""
+    """Rewrite the file lists of all runs in a folder, as if they had ended with their present files."""
     for status in folder.rglob("STATUS"):
         seal(status.parent)
 
@@ -119,7 +119,7 @@ def hash_of(label: str, seed: int) -> int:
 
 
 def write_identity(path: Path, identity: Mapping[str, Any]) -> Path:
-    """Give a run other settings, and so another hash; returns its directory, whose name has changed."""
+    """Give a run other settings, and so another hash; return its directory, which has a new name."""
     (path / "identity.json").write_text(json.dumps(identity))
     edit_result(path, hash=config_hash(identity))
     return path.rename(path.with_name(f"{path.name.split('-')[0]}-{config_hash(identity)}"))

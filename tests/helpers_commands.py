@@ -29,11 +29,11 @@ SHORT = [
     f"plugins=[{HASHED_ROLLOUTS}]",
     "evaluation.validation_contexts=null",
     "evaluation.test_contexts=null",
-    "evaluation.batch_size=2",  # several batches, to be dealt out
-    "dataset.demonstrations=20",  # an epoch of 8 + 8 + 4: its last step is to be filled up
+    "evaluation.batch_size=2",  # several batches, to be distributed
+    "dataset.demonstrations=20",  # an epoch has 8 + 8 + 4: its last step must be filled up
     "trainer.sft.updates=12",
     "trainer.sft.batch_size=8",
-    "trainer.sft.micro_batch_size=8",  # 4 where two processes share them
+    "trainer.sft.micro_batch_size=8",  # 4 if two processes share them
     "trainer.sft.save_every=6",
     "trainer.rl.updates=4",
     "trainer.rl.completions_per_update=16",
@@ -43,7 +43,7 @@ SHORT = [
     "algorithm.kl.beta=0.05",
     "generation.max_new_tokens=48",
 ]
-"""A run of all stages, in seconds."""
+"""Overrides for a run of all stages in seconds."""
 
 ALONE = [sys.executable]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -99,7 +99,7 @@ def succeed(process: subprocess.Popen[str]) -> str:
 
 
 def worker(process: subprocess.Popen[str], rank: int) -> psutil.Process:
-    """The process of that number below a launcher."""
+    """The process with this number below a launcher."""
     found = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -134,7 +134,7 @@ def counts(run: Run) -> dict[str, int]:
 
 
 def assert_identical(one: Run, other: Run) -> None:
-    """Metrics, predictions, weights and counts of the budget, to the bit."""
+    """Metrics, predictions, weights and counts of the budget are equal, bit for bit."""
     assert measured(one) == measured(other) and counts(one) == counts(other)
     for name, table in predictions(one).items():
         pd.testing.assert_frame_equal(table, predictions(other)[name], check_exact=True)
@@ -143,7 +143,7 @@ def assert_identical(one: Run, other: Run) -> None:
 
 
 def assert_close(one: Run, other: Run, absolute: float, loose: dict[str, float]) -> None:
-    """Metrics to `absolute`, those of `loose`, by name, to a share of their size; counts of the budget to the unit."""
+    """Metrics agree to `absolute`, those named in `loose` to a relative tolerance; counts of the budget are equal."""
     here, there = measured(one), measured(other)
     assert here.keys() == there.keys() and counts(one) == counts(other)
     for key, value in here.items():

@@ -23,7 +23,8 @@ def collection(
     spending: Mapping[tuple[str, int], Points] | None = None,
     stopped: Mapping[tuple[str, int], int] | None = None,
 ) -> Collection:
-    """RL rows (label: one curve a seed, update to value), with the tokens that each run (label, seed) had spent."""
+    """A collection of RL rows (label -> one curve per seed, update -> value), with the tokens spent by run (label,
+    seed)."""
     runs, curves, spent = [], [], []
     for label, seeds in rows.items():
         algorithm, _, reward = label.partition("-")
@@ -43,7 +44,7 @@ def collection(
 
 
 class Frames(Source):
-    """Curves and spending that are in memory, of runs without scores and settings."""
+    """Curves and spending in memory, of runs without scores and settings."""
 
     def __init__(self, curves: pd.DataFrame, spending: pd.DataFrame):
         self.folder = Path()
@@ -63,7 +64,7 @@ class Frames(Source):
 
 
 def write_spending(run: Path, updates: Sequence[int], factor: float = 1.0) -> None:
-    """A budget.jsonl: 64 lists of 90 tokens an update, times a factor, in 1.3 seconds."""
+    """A budget.jsonl: each update has 64 lists of 90 tokens, times a factor, and takes 1.3 seconds."""
     lines = [
         {
             "update": update,

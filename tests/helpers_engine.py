@@ -1,4 +1,4 @@
-"""A rollout engine whose probabilities differ slightly from the policy's, in the place of vLLM in TRL."""
+"""A rollout engine whose probabilities differ slightly from the policy's. It replaces vLLM in TRL."""
 
 import random
 from typing import Any
@@ -9,13 +9,13 @@ from trl.generation import vllm_generation
 from trl.trainer import grpo_trainer
 
 NOISE = 0.12
-"""Standard deviation of log-probabilities around the policy's: list by list some ratios are above 3, most are not."""
+"""Standard deviation of log-probabilities around the policy's: in each list some ratios exceed 3 and most do not."""
 
 
 class NoisyEngine:
-    """Random lists that follow from prompt and place, with the policy's log-probabilities and noise around them.
+    """Random lists determined by prompt and position, with the policy's log-probabilities plus noise.
 
-    It stands where TRL has `VLLMGeneration`, and computes with the weights that the training has at the time.
+    It replaces TRL's `VLLMGeneration` and uses the current weights of the training.
     """
 
     def __init__(self, model: Any, accelerator: Any, processing_class: Any, **settings: Any):
@@ -23,7 +23,7 @@ class NoisyEngine:
         self.eos, self.vocabulary = processing_class.eos_token_id, len(processing_class)
 
     def sync_weights(self) -> None:
-        """Nothing to do: the weights are the training's own."""
+        """Nothing to do: the engine uses the training's own weights."""
 
     def generate(self, prompts, images, num_generations, profiler):
         found = [self.one(ids, place % num_generations) for place, ids in enumerate(prompts)]
@@ -31,7 +31,7 @@ class NoisyEngine:
         return prompts, list(completions), list(logps), [[[i] for i in ids] for ids in completions]
 
     def one(self, prompt: list[int], place: int) -> tuple[list[int], list[list[float | None]]]:
-        """A completion, ended by EOS or not, and a log-probability for each token; one of them is not known."""
+        """A completion, with or without EOS, and a log-probability for each token; one of them is unknown."""
         draw = random.Random(f"{prompt} {place}")
         length = draw.randint(3, self.settings["max_completion_length"])
         ids = [draw.randrange(4, self.vocabulary) for _ in range(length)]

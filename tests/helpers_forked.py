@@ -1,4 +1,4 @@
-"""Commands in processes of their own, forked from one that has imported everything, which takes seconds."""
+"""Commands in separate processes, forked from one that has imported everything, because imports take seconds."""
 
 import atexit
 import multiprocessing
@@ -17,12 +17,12 @@ FORKS.set_forkserver_preload(["pytest", "rlbench.running.runner", "tests.conftes
 
 
 class Forked:
-    """A process that calls a function in the repository's root, with what `subprocess.Popen` has of the same names.
+    """A process that calls a function in the repository's root, with part of the interface of `subprocess.Popen`.
 
     Args:
-        log: file for all that it prints.
-        environment: variables to set in it.
-        new_session: whether it leads a process group, as a command in a terminal does.
+        log: file for everything that it prints.
+        environment: additional environment variables.
+        new_session: whether it leads a process group, like a command in a terminal.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Forked:
         return self._log.read_text(encoding="utf-8")
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """Output and errors, in one text."""
+        """Output and errors in one text."""
         output = self.output(timeout)
         return output, output
 
@@ -84,7 +84,7 @@ def _run_py(*arguments: str) -> None:
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
+        atexit._run_exitfuncs()  # multiprocessing leaves this out
 
 
 def _forked(

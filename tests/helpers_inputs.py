@@ -5,14 +5,14 @@ from pathlib import Path
 
 FILMS = ["Heat (1995)", "Jaws (1975)", "Alien (1979)", "Up (2009)", "Big (1988)", "Speed (1994)"]
 OF_REDIAL = ["dataset=redial", "dataset.list_length=2", "dataset.cutoffs=[1,2]", "evaluation.metric=ndcg@2"]
-"""Overrides under which the files of `write_redial` are a dataset."""
+"""Overrides that make the files of `write_redial` a dataset."""
 
 
 def write_redial(folder: Path, *, swap: str = "") -> Path:
-    """ReDial in three files of four dialogues each.
+    """Write ReDial in three files of four dialogues each.
 
     Args:
-        folder: made.
+        folder: created here.
         swap: train, valid or test: the file whose first answer names another film.
     """
     folder.mkdir(parents=True)
@@ -34,7 +34,7 @@ def write_redial(folder: Path, *, swap: str = "") -> Path:
 
 
 def write_model(folder: Path) -> Path:
-    """A folder with the files of a transformers model, each a few bytes."""
+    """A folder with the files of a transformers model, each of a few bytes."""
     folder.mkdir(parents=True)
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text("{}")

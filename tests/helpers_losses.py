@@ -1,4 +1,4 @@
-"""Micro-batches at the loss, the same number by number for slow references, and TRL's own loss of them."""
+"""Micro-batches as the loss receives them, the same values one by one for slow references, and TRL's loss."""
 
 import math
 from collections import defaultdict
@@ -68,7 +68,7 @@ def on_policy(inputs: LossInputs) -> LossInputs:
 
 
 def polluted(inputs: LossInputs, value: float) -> LossInputs:
-    """The same with `value`, or minus it, on padding of everything that a model computes."""
+    """The same with `value` or -`value` on the padding of everything that a model computes."""
     padding = inputs.mask == 0
     of_tokens = ("entropy", "top_p_entropy", "mean_logps", "old_mean_logps")
     demonstrations = inputs.extras["demonstration_logps"].masked_fill(inputs.extras["demonstration_mask"] == 0, value)
@@ -86,12 +86,12 @@ def polluted(inputs: LossInputs, value: float) -> LossInputs:
 
 
 def one_advantage_a_list(inputs: LossInputs) -> LossInputs:
-    """The same with the advantage of each completion's first token everywhere."""
+    """The same, with the advantage of each completion's first token at all its tokens."""
     return replace(inputs, advantages=inputs.advantages[:, :1] * inputs.mask)
 
 
 def one_advantage_a_unit(inputs: LossInputs) -> LossInputs:
-    """The same where the tokens of a unit share an advantage."""
+    """The same, with one advantage per unit."""
     generator = torch.Generator().manual_seed(5)
     of_units = torch.randn(B, inputs.units.count, generator=generator, dtype=torch.float64)
     return replace(inputs, advantages=of_units.gather(1, inputs.unit_ids) * inputs.mask)
@@ -109,12 +109,12 @@ def gradient(loss: Callable[[LossInputs], torch.Tensor], inputs: LossInputs) -> 
 
 
 class Slow:
-    """The numbers of a micro-batch one by one. Whatever stops gradients is computed from `frozen`.
+    """The values of a micro-batch one by one. Values without gradient are computed from `frozen`.
 
     Args:
         inputs: the micro-batch.
-        ratio: the level of ratio, a name in the registry.
-        logps: log-probabilities in place of those of inputs.
+        ratio: level of the ratio, a name in the registry.
+        logps: log-probabilities that replace those of inputs.
     """
 
     def __init__(self, inputs: LossInputs, ratio: str = "token", logps: torch.Tensor | None = None):
@@ -168,7 +168,7 @@ def numeric_gradient(of_row: Callable[[torch.Tensor, int], float], inputs: LossI
 
 
 def trl_loss(inputs: LossInputs, method: Callable | None = None, level: str = "token", **settings) -> torch.Tensor:
-    """TRL's own `_compute_loss` of a micro-batch, on a trainer that holds its settings and nothing else.
+    """TRL's own `_compute_loss` of a micro-batch, on a trainer that holds only its settings.
 
     Args:
         inputs: the micro-batch; logps may require gradients.

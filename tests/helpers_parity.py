@@ -1,4 +1,4 @@
-"""Trainings that can be compared update by update: ours, TRL's own, and ours on completions that are not sampled."""
+"""Trainings to compare update by update: ours, TRL's own, and ours on completions that are not sampled."""
 
 import hashlib
 import random
@@ -26,7 +26,7 @@ UPDATES = 4
 
 
 class Trained(NamedTuple):
-    """Results of a training of a few updates; losses and gradients by update."""
+    """Results of a training of a few updates, with losses and gradients by update."""
 
     log: list[dict[str, float]]
     gradients: list[torch.Tensor]
@@ -40,13 +40,13 @@ class Trained(NamedTuple):
 
 
 def hashed_gains(completion_ids: Sequence[Sequence[int]], term: str, n: int) -> torch.Tensor:
-    """(B, N) gains drawn from the text, since an untrained model hits nothing and would leave all advantages 0."""
+    """(B, N) gains computed from a hash of the text. An untrained model has no hits, so all advantages would be 0."""
     digests = [hashlib.sha256(f"{term} {list(ids)}".encode()).digest() for ids in completion_ids]
     return torch.tensor([[byte / 256 for byte in digest[:n]] for digest in digests])
 
 
 class HashScorer(ListScorer):
-    """`hashed_gains` in place of every term's."""
+    """`hashed_gains` in place of every term's gains."""
 
     def __call__(self, completion_ids, **columns):
         super().__call__(completion_ids, **columns)
@@ -56,7 +56,7 @@ class HashScorer(ListScorer):
         return self.rewards.gains.sum((1, 2)).tolist()
 
     def as_functions(self):
-        """The terms as TRL has them: one reward function each."""
+        """The terms in TRL's form: one reward function each."""
 
         def of_term(term):
             def total(completion_ids, **_):
@@ -68,7 +68,7 @@ class HashScorer(ListScorer):
 
 
 class HashedLists(RankedListTrainer):
-    """Completions follow from the prompt and the place in its group, so that every layout has the same batch."""
+    """Prompt and position in the group determine the completions, so every layout has the same batch."""
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         first = self.accelerator.process_index * len(prompt_ids)
@@ -76,7 +76,7 @@ class HashedLists(RankedListTrainer):
         return [self.hashed_list(ids, place) for ids, place in zip(prompt_ids, places, strict=True)], None
 
     def hashed_list(self, prompt_ids: list[int], place: int) -> list[int]:
-        """Up to one entry too many, some below a preamble, some cut off before EOS."""
+        """A list with at most one entry too many; some have a preamble, some are cut off before EOS."""
         draw = random.Random(f"{prompt_ids} {place}")
         films = draw.sample(self.scorer.judge.catalog.films, draw.randint(1, self.objective.units.list_length + 1))
         preamble = draw.choice(["", "", "Films to try:\n"])
@@ -98,7 +98,7 @@ class Watch(TrainerCallback):
 
 
 def parity_config(*overrides: str) -> Config:
-    """A short training at mu = 2 on 16 completions an update, in groups of 4."""
+    """A short training at mu = 2 with 16 completions per update, in groups of 4."""
     return composed(
         *SMALL,
         "reward=dcg",
@@ -107,7 +107,7 @@ def parity_config(*overrides: str) -> Config:
         "trainer.rl.group_size=4",
         "trainer.rl.num_iterations=2",
         "trainer.rl.learning_rate=1e-3",
-        "trainer.rl.max_grad_norm=1e6",  # a clipped gradient hides a loss that is too large throughout
+        "trainer.rl.max_grad_norm=1e6",  # gradient clipping would hide a loss with a wrong scale
         "algorithm.kl.beta=0.05",
         "generation.max_new_tokens=24",
         *overrides,
@@ -124,11 +124,11 @@ def trained(
     hashed: bool = False,
     processes: int = 1,
 ) -> Trained:
-    """A training by our trainer, on `HashedLists` if `hashed`, or with `trl_settings` by TRL's own."""
+    """A training by our trainer, on `HashedLists` if `hashed`; with `trl_settings`, by TRL's own trainer."""
     tokenizer, model = load(folder, "float64", ends_early=not hashed)
     scorer = make_scorer(config, dataset, tokenizer, model, HashScorer)
     common = {"model": model, "train_dataset": prompt_dataset(dataset.splits["train"]), "processing_class": tokenizer}
-    # With its usual epsilon Adam moves weights whose gradient is rounding noise by the full step, to either side.
+    # With its usual epsilon, Adam moves a weight by a full step in either direction if its gradient is rounding noise.
     args = with_settings(trl_arguments(config, output, processes), adam_epsilon=1e-4, save_strategy="no")
     if trl_settings is None:
         objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
@@ -158,7 +158,7 @@ def trained(
 def rloo_arguments(args: GRPOConfig) -> RLOOConfig:
     """The same for TRL's other trainer."""
     shared = {field.name for field in fields(GRPOConfig) if field.init} & {f.name for f in fields(RLOOConfig) if f.init}
-    # Of two that follow from each other only one may be given.
+    # The two determine each other, so only one may be given.
     return RLOOConfig(**{name: getattr(args, name) for name in shared - {"generation_batch_size"}})
 
 
@@ -171,10 +171,10 @@ def with_settings(args: GRPOConfig, **changes: Any) -> GRPOConfig:
 
 
 def assert_same(a: Trained, b: Trained) -> None:
-    """Losses, gradients and final weights to 1e-6.
+    """Losses, gradients and final weights agree to 1e-6.
 
-    TRL rounds advantages to float32. Where they multiply log-probabilities, as in VESPO, that rounding is enlarged by
-    the mean -log pi, which is the entropy; what is sampled, and with it the size of a loss, depends on the processor.
+    TRL rounds advantages to float32. If they multiply log-probabilities, as in VESPO, the mean -log pi (the entropy)
+    enlarges that rounding. The sampled tokens, and so the size of a loss, depend on the processor.
     """
     assert len(a.losses) == len(b.losses) > 0
     for row, mine, other in zip(a.log, a.losses, b.losses, strict=True):
@@ -233,4 +233,4 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "terms-gdpo": (["algorithm=grpo", *GUARDED], {"multi_objective_aggregation": "normalize_then_sum"}),
 }
-"""Overrides of a method that TRL 1.16 has too, and what TRL calls its settings."""
+"""Overrides of each method that TRL 1.16 also has, and TRL's names for its settings."""

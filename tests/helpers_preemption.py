@@ -27,7 +27,7 @@ LONG = [
     "trainer.rl.save_every=16",
     "evaluation.every=8",
 ]
-"""Overrides of a run that saves only at the end of a stage, long enough to be stopped in the middle of one."""
+"""Overrides of a run that saves only at the end of a stage and is long enough to be stopped in the middle of one."""
 
 STATEFUL = [
     "algorithm=humanline",
@@ -36,7 +36,7 @@ STATEFUL = [
     "+algorithm.regularisers.siren=0.01",
     "+algorithm.regularisers.sft=0.1",
 ]
-"""What a run keeps from update to update, all of it: an anchor, running means, a reference that follows."""
+"""Every kind of state that a run keeps between updates: an anchor, running means, a reference that follows."""
 
 PLUGIN = """
 import os
@@ -58,7 +58,7 @@ def patient(group: Group) -> torch.Tensor:
 def brittle(group: Group) -> torch.Tensor:
     raise RuntimeError("planted: the baseline is broken")
 """
-"""Baselines that make the length of a run, and its failure, independent of the machine; `patient` changes no number."""
+"""Baselines that make the run's length and failure independent of the machine; `patient` changes no number."""
 
 
 def folders(root: Path) -> list[str]:
@@ -66,7 +66,7 @@ def folders(root: Path) -> list[str]:
 
 
 def start(overrides: Sequence[str], **options: Any) -> subprocess.Popen:
-    """`run.py` with its output caught."""
+    """Start `run.py` and capture its output."""
     return subprocess.Popen(
         [sys.executable, str(RUN_PY), *overrides],
         stdout=subprocess.PIPE,
@@ -78,7 +78,7 @@ def start(overrides: Sequence[str], **options: Any) -> subprocess.Popen:
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen | None = None, seconds: float = 60.0) -> None:
-    """Wait until a condition holds. Fails if the process ends before, or after a time limit."""
+    """Wait until a condition holds. Fails if the process ends first, or after a time limit."""
     deadline = time.monotonic() + seconds
     while not what():
         ended = process is not None and process.poll() is not None

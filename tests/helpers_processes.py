@@ -19,7 +19,7 @@ from tests.helpers_parity import Trained, settings, trained
 
 
 class Job(NamedTuple):
-    """A training: of ours, or with `trl` (TRL's names for what the config says) of TRL's own."""
+    """A training by our trainer, or by TRL's own if `trl` is given (TRL's names for the config's values)."""
 
     config: Config
     trl: Mapping[str, Any] | None = None
@@ -34,7 +34,7 @@ def on_processes(count: int, jobs: Mapping[Any, Job], folder: Path, output: Path
     """Run jobs one after the other on the same `count` processes.
 
     Args:
-        folder: of tokenizer and model.
+        folder: holds the tokenizer and the model.
         output: an empty folder.
         limit: seconds after which the processes are killed.
 
@@ -60,12 +60,12 @@ def _process(rank: int, count: int, jobs: Mapping[Any, Job], folder: Path, outpu
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
     os.environ["OMP_NUM_THREADS"] = "1"  # accelerate would set the number itself, and warn
     torch.set_num_threads(1)
-    # Processes meet in a file, since a port that is free now may be taken before they meet there.
+    # Processes meet in a file, because another process could take a free port before they use it.
     meeting = f"file://{output / 'meeting'}"
     distributed.init_process_group("gloo", meeting, timedelta(seconds=60), world_size=count, rank=rank)
     torch.set_default_dtype(torch.float64)
     dataset = load_dataset(composed(*SMALL).dataset)
-    gc.freeze()  # every training collects garbage, and what the imports left takes it longer than the updates
+    gc.freeze()  # every training collects garbage, and scanning the imported objects takes longer than the updates
     results = {name: job.run(folder, dataset, output / "run", count) for name, job in jobs.items()}
     if rank == 0:
         torch.save(results, output / "results.pt")

@@ -17,7 +17,7 @@ from analysis.tables.headline import Headline
 from tests.helpers_analysis import hash_of, reseal, write_identity, write_sweep
 
 HOSTILE = "</script><script>window.hurt = 1</script><!-- <img src=x onerror=hurt()> \u2028"
-"""A film's title that a careless page would run."""
+"""A film title that runs as code in a page without escaping."""
 
 RANKS = 10
 EVERY = 50
@@ -27,7 +27,7 @@ VERDICTS = ("hit", "miss", "miss", "miss", "duplicate", "seen", "out_of_catalog"
 def write_full_sweep(
     runs: Path, gains: Mapping[str, float], *, seeds: int, updates: int = 100, contexts: int = 60, samples: int = 4
 ) -> None:
-    """A sweep as `write_sweep` makes it, with the files that real runs have beside.
+    """A sweep as `write_sweep` makes it, with the other files of real runs.
 
     Args:
         samples: contexts in completions.jsonl at each evaluation.
@@ -142,7 +142,7 @@ def spending(update: int) -> dict[str, float]:
 def verdict(
     scores: Mapping[str, Scores], resamples: int, budgets: Mapping[str, tuple[int, ...]] | None = None
 ) -> Headline:
-    """The headline over RL rows whose scores on ndcg@10 are given, as a table of these rows alone has it."""
+    """The headline over RL rows with the given scores on ndcg@10, as in a table of only these rows."""
     metric = "ndcg@10"
     sides = [
         Side(
@@ -171,7 +171,7 @@ def verdict(
 
 
 def rows_of(page: str, name: str, *, tags: bool = False) -> list[list[str]]:
-    """The cells of a table without its head: their texts, or with tags all that they hold."""
+    """The cells of a table without its head: their texts, or with tags their whole content."""
     body = page.split(f'id="{name}"')[1].split("<tbody>")[1].split("</tbody>")[0]
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("</tr>")[:-1]]
     return cells if tags else [[re.sub("<[^>]*>", "", cell) for cell in row] for row in cells]

@@ -45,8 +45,8 @@ SHORT = [
 def write_repeater(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: RankedListDataset) -> Path:
     """A model that answers every prompt with one film of the catalogue, again and again.
 
-    Its blocks do nothing; the embedding of a token of the film's line is a direction of its own, which the LM head
-    turns into the next token. Nearly all probability is there, so that a line breaks now and then.
+    Its blocks do nothing. Each token of the film's line has its own embedding direction, which the LM head maps to the
+    next token. Nearly all probability is there; now and then a line breaks.
     """
     lines = (tokenizer.encode(f"{title} ({year})\n", add_special_tokens=False) for title, year in dataset.catalog.films)
     line = min((ids for ids in lines if len(set(ids)) == len(ids)), key=len)
@@ -74,7 +74,7 @@ def write_repeater(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Ra
         embedding[:, 0] = 1.0
         for place, token in enumerate(line, start=1):
             embedding[token] = torch.nn.functional.one_hot(torch.tensor(place), width)
-        for place, token in enumerate([*line, line[0]]):  # a norm makes its direction sqrt(width) = 8 long
+        for place, token in enumerate([*line, line[0]]):  # a norm gives its direction length sqrt(width) = 8
             head[token, place] = 1.4
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -88,7 +88,7 @@ def short(root: Path, *overrides: str) -> Config:
 
 
 def train(config: Config, start: Path, dataset: RankedListDataset, tracker=None) -> tuple[Run, Trained, Ledger]:
-    """Run the RL stage of a config from the model in `start`, or the rest of it."""
+    """Run the RL stage of a config from the model in `start`, or from its checkpoint."""
     run, (tokenizer, _), ledger = locate(config, "rl"), load(start), Ledger()
     criteria = make_criteria(config, dataset)
     validation = choose_contexts(dataset.splits["validation"], config.evaluation.validation_contexts)

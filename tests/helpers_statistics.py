@@ -1,4 +1,4 @@
-"""The definition of the intervals of analysis.statistics, in loops over runs and contexts."""
+"""The definition of the intervals in analysis.statistics, written as loops over runs and contexts."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,11 @@ Part = tuple[int, dict]
 def slow_interval(
     rows: Sequence[tuple[int, Sequence[Part]]], resamples: int, stream: int, *, metrics: int = 1, metric: int = 0
 ) -> tuple[float, float, float, float]:
-    """Mean, low, high and p of a sum of rows with their signs; contexts are resampled for all rows at once.
+    """Mean, low, high and p of a sum of rows with signs; contexts are resampled for all rows at once.
 
     Args:
-        metrics, metric: how many metrics share the random numbers, and which of them this is.
+        metrics: number of metrics that share the random numbers.
+        metric: position of this metric among them.
     """
     rng = np.random.default_rng(stream)
     contexts = sorted(rows[0][1][0][1])

@@ -1,4 +1,4 @@
-"""Read what TensorBoard would show of a run, by TensorBoard's own reader."""
+"""Read what TensorBoard would show of a run, with TensorBoard's own reader."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 
 def open_attempt(directory: Path, attempt: int = 1) -> Any:
-    """The reader of one attempt, everything loaded."""
+    """The reader of one attempt, with everything loaded."""
     sizes = {"scalars": 0, "tensors": 0, "images": 0}  # 0: all
     reader = EventAccumulator(str(directory / "tensorboard" / f"attempt{attempt}"), sizes)
     reader.Reload()

@@ -53,7 +53,7 @@ def make_recording(config: Config, run: Run, tracker: Tracker | None = None, led
 def load(
     folder: Path, dtype: str = "float32", ends_early: bool = False
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Tokenizer and model; `ends_early` for completions of different lengths, untrained as the model is."""
+    """Tokenizer and model. With `ends_early`, the untrained model's completions have different lengths."""
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
     if ends_early:
         model.generation_config.eos_token_id = list(range(10, 60))

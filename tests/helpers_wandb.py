@@ -10,8 +10,8 @@ from rlbench.tracking.wandb_file import OfflineRun, read_run
 def find_runs(directory: Path) -> list[OfflineRun]:
     """Return the offline runs tracked in a run directory, oldest first.
 
-    `finish` returns before wandb's service has written the end of the file; the service of this process, if there is
-    one, is shut down first, which waits for it.
+    `finish` returns before wandb's service has written the end of the file. Shutting down this process's service, if
+    one runs, waits for it.
     """
     wandb.teardown()
     runs = [read_run(path) for path in directory.glob("wandb/offline-run-*/*.wandb")]

@@ -1,6 +1,6 @@
-"""As much of a W&B server as wandb 0.31 needs to keep a run online or to sync an offline one, on a loopback port.
+"""The parts of a W&B server that wandb 0.31 needs for an online run or a sync, on a loopback port.
 
-What arrives is kept by run: the fields of the run, its history as the file stream sent it, its files.
+It keeps what it receives by run: the fields of the run, its history as sent by the file stream, its files.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 ENTITY = "team"
 ARTIFACTS = "artifacts"
-"""Under this name `runs` has the files that W&B keeps of tables beside those of their run."""
+"""Name under which `runs` holds files that W&B stores for tables, separate from their run."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class WandbServer(ThreadingHTTPServer):
         self.operations: list[str] = []
         self.problems: list[str] = []
         self.silent = threading.Event()
-        """Once set, every request is taken and never answered."""
+        """Once set, every request is accepted and never answered."""
         self.released = threading.Event()
         """Ends the requests that `silent` holds."""
 

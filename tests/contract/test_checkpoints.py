@@ -1,4 +1,4 @@
-"""Checkpoints are complete or absent, the last and the best are kept, and a resumed run equals an unbroken one."""
+"""Checkpoints are complete or absent, the last and the best are kept, and a resumed run equals an uninterrupted one."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_criteria, make_recording
 
 UPDATES, STOP = 6, 5
-"""The run ends during update 5, with the checkpoint of update 4."""
+"""The run stops during update 5, after the checkpoint of update 4."""
 RL = [
     *SMALL,
     "generation.max_new_tokens=24",
@@ -37,7 +37,7 @@ RL = [
     "trainer.rl.save_every=2",
     "trainer.rl.keep_checkpoints=2",
     "evaluation.every=1",
-    "evaluation.metric=eos",  # the small model hits nothing; one of its lists ends at update 5
+    "evaluation.metric=eos",  # no hits in a small model; one list ends at update 5
     "algorithm=grpo",
     "+reward.terms.tokens={weight:1.0,normaliser:16.0}",
 ]
@@ -48,7 +48,7 @@ SFT = [
     "trainer.sft.micro_batch_size=4",
     "trainer.sft.save_every=7",
 ]
-"""Metrics are logged every 10 updates, checkpoints written every 7."""
+"""Metrics are logged every 10 updates; checkpoints are written every 7."""
 
 
 class Stopped(RuntimeError):
@@ -56,7 +56,7 @@ class Stopped(RuntimeError):
 
 
 class StopsAt(Progress):
-    """A bar that ends the run at the end of an update, before its checkpoint."""
+    """A progress bar that stops the run at the end of an update, before its checkpoint."""
 
     def __init__(self, update: int | None):
         self.update = update
@@ -70,7 +70,7 @@ class StopsAt(Progress):
 
 @pytest.fixture(scope="module")
 def trains(mini, start):
-    """Train one of the two stages below a folder, up to an update or to the end."""
+    """Train one of the two stages in a folder, up to an update or to the end."""
 
     def train(stage: str, folder: Path, stop: int | None = None, *overrides: str, prompts: int | None = None) -> Run:
         config = composed(*(RL if stage == "rl" else SFT), *overrides, f"runs_dir={folder}")
@@ -130,7 +130,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-# What is there.
+# Contents of the folder.
 
 
 def test_what_a_stage_leaves(whole):
@@ -158,27 +158,27 @@ def test_the_last_ones_are_kept_and_none_goes_before_the_next_is_there(keep, tra
     monkeypatch.setattr(checkpoints, "publish", publish)
     run = trains("rl", tmp_path, None, f"trainer.rl.keep_checkpoints={keep}", "evaluation.every=6")
     assert seen[:2] == [[], [2]]
-    assert seen[3] == ([4] if keep == 1 else [2, 4])  # [2] is of the best weights
+    assert seen[3] == ([4] if keep == 1 else [2, 4])  # [2] has the best weights
     assert list(steps_of(run.checkpoints)) == ([6] if keep == 1 else [2, 4, 6])
 
 
 def test_the_best_weights_are_those_of_the_best_validation(trains, tmp_path):
-    """The best weights are kept under either rule; under one of them the final model is a copy of them."""
+    """The best weights are kept under both rules; with checkpoint=best the final model is a copy of them."""
     often = ["trainer.rl.save_every=1", "trainer.rl.keep_checkpoints=9", "evaluation.checkpoint=best"]
     run = trains("rl", tmp_path, None, *often)
     (step,) = steps_of(run.checkpoints, "best")
-    assert step > 1  # the first is the best where nothing is learnt, which would show nothing
+    assert step > 1  # if nothing is learnt, the first is the best and the test shows nothing
     best = load_file(run.checkpoints / f"best-{step}" / "model.safetensors")
     then = load_file(run.checkpoints / f"checkpoint-{step}" / "model.safetensors")
     final = load_file(run.final_model / "model.safetensors")
     assert all(torch.equal(best[name], then[name]) and torch.equal(best[name], final[name]) for name in then)
 
 
-# A run that goes on.
+# Resuming.
 
 
 def test_a_run_goes_on_in_a_later_epoch(trains, tmp_path):
-    """With 7 prompts an epoch is of three updates, and one prompt is left over; update 5 is in the second epoch."""
+    """With 7 prompts an epoch has three updates and one prompt left over; update 5 is in the second epoch."""
     whole = trains("rl", tmp_path / "whole", prompts=7)
     with pytest.raises(Stopped):
         trains("rl", tmp_path / "stopped", STOP, prompts=7)
@@ -199,7 +199,7 @@ def test_metrics_of_several_updates_survive_a_stop_between_them(stop, whole, tra
 
 @pytest.mark.parametrize("stage", ["rl", "sft"])
 def test_after_the_last_update_nothing_more_is_trained(stage, whole, trains, tmp_path):
-    """The run is stopped between its last checkpoint and the end of the stage."""
+    """The run stops between its last checkpoint and the end of the stage."""
     run = run_of(stage, tmp_path / "runs")
     shutil.copytree(whole[stage].root, run.root)
     shutil.rmtree(run.final_model)
@@ -208,7 +208,7 @@ def test_after_the_last_update_nothing_more_is_trained(stage, whole, trains, tmp
 
 
 def test_the_best_of_the_checkpoint_stays_until_the_next(trains, tmp_path):
-    """A later best does not replace the one that a resumed run may need."""
+    """A later best does not replace the best that a resumed run may need."""
     config = composed(*RL, f"runs_dir={tmp_path}")
     run = locate(config, "rl")
     keeper = checkpoints.BestKeeper(run, "ndcg@20", trainer=Saver())
@@ -313,7 +313,7 @@ def test_a_log_damaged_after_a_checkpoint_goes_back_to_it(stopped, whole, trains
 
 @pytest.mark.parametrize("written", [0, 8])
 def test_what_is_half_written_is_no_checkpoint(written, whole, trains, tmp_path, monkeypatch):
-    """The run is stopped while the checkpoint of update 4 is flushed to disk, with all or some of its files written."""
+    """The run stops while the checkpoint of update 4 is flushed to disk, with all or some of its files written."""
     real = checkpoints.publish
 
     def publish(made, place):
@@ -334,7 +334,7 @@ def test_what_is_half_written_is_no_checkpoint(written, whole, trains, tmp_path,
 
 
 def test_a_final_model_is_whole_or_not_there(whole, tmp_path):
-    """A run stopped while saving a checkpoint keeps the one before, or none."""
+    """A run that stops while saving a checkpoint keeps the previous one, or none."""
     folder = tmp_path / "model"
 
     class Stops(Saver):

@@ -31,7 +31,7 @@ KINDS = [
     ],
     ["experiment=mini", "algorithm={credit:rank,kl:{beta:0.5}}", "runs_dir='a b=c'"],
 ]
-"""What a cell may say beside its algorithm: values, groups, both in any order, and values in place of a group."""
+"""Overrides of a cell besides its algorithm: values, groups, both in any order, and values in place of a group."""
 
 
 def one_by_one(composed: DictConfig, cells: list[list[str]]) -> list[DictConfig]:
@@ -113,7 +113,7 @@ def test_what_hydra_refuses_is_refused(cell: list[str]):
 
 
 def test_the_step_of_hydra_that_is_used_by_itself():
-    """Hydra applies values after the groups, in a private function that `compose_cells` calls."""
+    """`compose_cells` calls a private function of Hydra, which applies values after groups."""
     config = OmegaConf.create({"a": {"b": 1}})
     OmegaConf.set_struct(config, True)
     with initialize_config_dir(str(CONF), version_base="1.3"):

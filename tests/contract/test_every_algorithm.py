@@ -16,7 +16,7 @@ from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_preference_trainer, make_trainer
 
 UPDATES = 4
-# An untrained model hits nothing; tokens differ from list to list and give every method something to do.
+# An untrained model has no hits. Token counts differ between lists, so every method has something to do.
 OTHER_REWARD = [
     "+reward.terms.tokens={weight:1.0,normaliser:24.0}",
     "reward.success={rule:total_at_least,threshold:0.5}",
@@ -62,7 +62,7 @@ def test_trains(name, mini, tiny_folder, tmp_path):
 
 @pytest.mark.parametrize("name", methods("preference"))
 def test_trains_on_preferences(name, mini, start, tmp_path):
-    enough = ["algorithm.rounds=2", "trainer.rl.group_size=8", "algorithm.prompts=12"]  # for lists that differ in worth
+    enough = ["algorithm.rounds=2", "trainer.rl.group_size=8", "algorithm.prompts=12"]  # so that lists differ in value
     config = composed(*SMALL, f"algorithm={name}", *SHORT, f"runs_dir={tmp_path}", *enough)
     assert not check_config(config)
     tokenizer, model = load(start)
@@ -73,7 +73,7 @@ def test_trains_on_preferences(name, mini, start, tmp_path):
 
 
 def train(trainer, *finite: str) -> None:
-    """Train and check the measurements of every update."""
+    """Train, and check the measurements of every update."""
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == UPDATES

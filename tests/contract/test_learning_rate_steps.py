@@ -26,7 +26,7 @@ def test_each_update_has_its_rate_and_a_stopped_run_goes_on_with_it(mini, start:
 
 
 def test_a_step_changes_what_is_learnt_after_it_alone(mini, start: Path, tmp_path: Path) -> None:
-    """Compared with a constant rate, the run is equal up to the step and different after it."""
+    """The run equals one at a constant rate up to the step, and differs after it."""
     runs = []
     for name, steps in (("constant", []), ("steps", ["+trainer.rl.learning_rate_steps={4:1e-9}"])):
         overrides = [*SHORT, "trainer.rl.updates=6", "evaluation.every=6", *steps, "algorithm.layout=published"]

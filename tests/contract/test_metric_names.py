@@ -1,4 +1,4 @@
-"""Every metric that a run writes is in the catalogue, and nothing is in the catalogue that no run writes."""
+"""The catalogue holds exactly the metrics that runs write."""
 
 import pandas as pd
 import pytest
@@ -14,18 +14,18 @@ from tests.helpers_training import load, make_scorer
 TWO_TERMS = "+reward.terms.tokens={weight:1.0,normaliser:24.0}"
 POLICY = ("algorithm=siren", "algorithm.kl.beta=0.01", "algorithm.kl.estimator=k3", TWO_TERMS, "trainer.rl.updates=2")
 OF_SFT = {"loss"}
-"""Measured on validation by the SFT stage, which is not run here."""
+"""Metrics that the SFT stage measures on validation; this test runs no SFT."""
 
 
 def names_of(metrics):
-    """The catalogue's names of recorded metrics; a name that it lacks as recorded."""
+    """The catalogue's names of recorded metrics. A name that the catalogue lacks stays as recorded."""
     found = {name: entry_of(name) for name in metrics}
     return {name if entry is None else entry.name for name, entry in found.items()}
 
 
 @pytest.fixture(scope="module")
 def runs(mini, start, tmp_path_factory):
-    """A short run of each family. The policy of the first writes lists."""
+    """A short run of each family. The first run's policy writes valid lists."""
     folders = [tmp_path_factory.mktemp(name) for name in ("repeater", "policy", "preference")]
     repeater = write_repeater(folders[0], load(start)[0], mini)
     policy, _, _ = train(short(folders[1], *POLICY), repeater, mini)

@@ -41,7 +41,7 @@ SHORT = [
     "evaluation.every=3",
     "evaluation.validation_contexts=2",
     "safety=off",
-    # Tokens differ from list to list where nothing is hit; the longer list is the better one.
+    # Without hits, token counts distinguish the lists; the longer list is better.
     "+reward.terms.tokens={weight:1.0,normaliser:24.0}",
 ]
 
@@ -53,7 +53,7 @@ def small(folder: Path, *overrides: str) -> Config:
 
 
 class Gradients(TrainerCallback):
-    """The gradients before every update."""
+    """Records the gradients before every update."""
 
     def __init__(self, model):
         self.model, self.found = model, []
@@ -71,7 +71,7 @@ def watched(trainer) -> tuple[list[float], list[torch.Tensor]]:
 
 
 def tuples_in_order(trainer: PreferenceTrainer):
-    """The tuples of a trained trainer, in the order of training; for methods with one round."""
+    """The tuples of a trained trainer in training order, for methods with one round."""
     (one,) = trainer.lists.rounds
     table, _ = trainer.lists.read(one)
     return preferences(table, trainer._rows(list(range(trainer.order.per_update * UPDATES)), one, True))
@@ -96,7 +96,7 @@ class TRLDPO(DPOTrainer):
 
 @pytest.mark.parametrize("micro", [16, 4])
 def test_dpo_is_trls(micro, float64, mini, start, tmp_path):
-    """Loss and gradient of every update, in float64."""
+    """Loss and gradient equal TRL's at every update, in float64."""
     config = small(tmp_path, "algorithm=dpo", f"trainer.rl.micro_batch_size={micro}", "model.dtype=float32")
     tokenizer, model = load(start)
     ours = make_preference_trainer(config, mini, tokenizer, model.double(), start)
@@ -142,11 +142,11 @@ def test_dpo_is_trls(micro, float64, mini, start, tmp_path):
     for a, b in history:
         for name, their_name in (("margin", "margins"), ("accuracy", "accuracies"), ("chosen", "chosen")):
             assert a[f"implicit_reward_{name}"] == pytest.approx(b[f"rewards/{their_name}"], abs=1e-6)
-        assert a["entropy"] == pytest.approx(b["entropy"], abs=1e-3)  # theirs is weighted by tokens of micro-batches
+        assert a["entropy"] == pytest.approx(b["entropy"], abs=1e-3)  # TRL weights micro-batches by tokens
 
 
 def test_s_dpo_by_its_formula(float64, mini, start, tmp_path):
-    """The first update's loss and gradient, list by list; and the loss of the next from the weights in between."""
+    """Loss and gradient of the first update match the formula list by list, as does the loss of the second."""
     config = small(tmp_path, "algorithm=s_dpo", "trainer.rl.max_grad_norm=0.0")
     tokenizer, model = load(start)
     ours = make_preference_trainer(config, mini, tokenizer, model.double(), start)
@@ -173,8 +173,8 @@ def test_s_dpo_by_its_formula(float64, mini, start, tmp_path):
 
 
 def test_sprec_trains_on_demonstrations_and_then_against_its_own_lists(mini, start, tmp_path):
-    """Each round: the mean likelihood of demonstrations rises; lists are the policy's of that moment; the reference is
-    the policy after the supervised updates, so that the first comparison costs log 2."""
+    """In each round, SFT raises the mean likelihood of the demonstrations, and the current policy draws the lists. The
+    reference is the policy after the supervised updates, so the first comparison costs log 2."""
     config = small(tmp_path, *SPREC)
     run, trained, ledger = train(config, start, mini)
     losses, margins = curve(run, "loss"), curve(run, "implicit_reward_margin")
@@ -220,7 +220,7 @@ class Stopped(RuntimeError):
 
 
 class StopsAt:
-    """A tracker that ends the run at an update."""
+    """A tracker that stops the run at an update."""
 
     def __init__(self, update: int):
         self.update = update
@@ -247,14 +247,14 @@ STOPS = [("dpo", 1), ("dpo", 4), *(("sprec", stop) for stop in range(1, UPDATES 
 
 @pytest.fixture(scope="module", params=METHODS)
 def method(request, mini, start, tmp_path_factory):
-    """Overrides, and an uninterrupted run."""
+    """The overrides of a method, and its uninterrupted run."""
     overrides = METHODS[request.param]
     return overrides, train(small(tmp_path_factory.mktemp("whole"), *overrides), start, mini)[0]
 
 
 @pytest.mark.parametrize(("method", "stop"), STOPS, indirect=["method"])
 def test_resumed_is_never_stopped(stop, method, mini, start, tmp_path):
-    """Stopped before the checkpoint of any update: before and after lists are drawn, in both phases of a round."""
+    """The run stops before any checkpoint: before and after lists are drawn, in both phases of a round."""
     overrides, whole = method
     config = small(tmp_path, *overrides)
     with pytest.raises(Stopped):
@@ -303,7 +303,7 @@ def test_lists_that_are_gone_are_told(method, mini, start, tmp_path):
         train(config, start, mini)
 
 
-# What cannot go on.
+# Runs that cannot continue.
 
 
 def test_nothing_to_prefer(mini, start, tmp_path):
@@ -339,7 +339,7 @@ def test_what_is_not_finite_is_never_applied(mini, start, tmp_path, monkeypatch)
 
 
 def test_the_ledger_is_told_once(mini, start, tmp_path):
-    """Lists drawn by an attempt that was killed before its first checkpoint count once."""
+    """Lists are counted once even if their attempt was killed before its first checkpoint."""
     config = small(tmp_path, "algorithm=dpo", "trainer.rl.save_every=6")
     with pytest.raises(Stopped):
         train(config, start, mini, StopsAt(2))

@@ -1,4 +1,4 @@
-"""State that a run keeps besides the weights: values carried by pieces, and a reference that follows the policy."""
+"""State besides the weights survives a resume: values kept by pieces, and a reference that follows the policy."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ RL = {
 }
 SHORT = [*SMALL, "generation.max_new_tokens=16", *(f"trainer.rl.{key}={value}" for key, value in RL.items())]
 UPDATES, STOP = 6, 5
-"""The run ends during update 5, with the checkpoint of update 4."""
+"""The run stops during update 5, after the checkpoint of update 4."""
 EVERYTHING = [
     f"trainer.rl.updates={UPDATES}",
     f"evaluation.every={UPDATES}",
@@ -43,7 +43,7 @@ EVERYTHING = [
     "+algorithm.regularisers={siren:20.0,sft:0.1}",
     "algorithm.reference.mixup=0.5",
     "algorithm.kl.beta=0.1",
-    # Tokens differ from list to list where nothing is hit.
+    # Without hits, token counts distinguish the lists.
     "+reward.terms.tokens={weight:1.0,normaliser:16.0}",
 ]
 
@@ -53,7 +53,7 @@ class Stopped(RuntimeError):
 
 
 class StopsAt:
-    """A tracker that ends the run at an update."""
+    """A tracker that stops the run at an update."""
 
     def __init__(self, update: int):
         self.update = update
@@ -64,7 +64,7 @@ class StopsAt:
 
 
 def train(config: Config, start: Path, mini, tracker=None) -> Run:
-    """Run the RL stage of a config, or the rest of it."""
+    """Run the RL stage of a config from its start or its checkpoint."""
     run, (tokenizer, _) = locate(config, "rl"), load(start)
     train_rl(
         config,
@@ -110,7 +110,7 @@ def stopped(mini, start, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def resumed(mini, start, stopped, tmp_path):
-    """The stopped run, resumed after a change to its last checkpoint."""
+    """The stopped run, resumed after its last checkpoint was changed."""
 
     def go_on(change=lambda checkpoint: None) -> Run:
         shutil.copytree(stopped, tmp_path / "runs")
@@ -150,7 +150,7 @@ def test_what_a_checkpoint_keeps(whole):
     assert len({memory[of_hidden[0]] for memory in memories}) == 3
     values = {row["metric"] for row in whole.read_metrics()}
     assert {"regulariser/siren", "regulariser/sft", "kl"} <= values
-    # The anchor is of the first rollout, so that the term acts in the first update: micro-batches are not their batch.
+    # The anchor comes from the first rollout, so the term acts in the first update: micro-batches differ.
     of_siren = [row for row in whole.read_metrics() if row["metric"] == "regulariser/siren"]
     assert min(of_siren, key=lambda row: row["step"])["value"] > 0
     references = [load_file(folder / REFERENCE_FILE) for folder in folders]
@@ -181,11 +181,11 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_all_of_it_matters(change, whole, resumed):
-    """The test above is sensitive: another value in the checkpoint leads to another policy."""
+    """The test above is sensitive: another value in the checkpoint gives another policy."""
     assert not equal(weights(resumed(CHANGES[change])), weights(whole))
 
 
-# A reference that follows.
+# A reference that follows the policy.
 
 
 class Watch(TrainerCallback):
@@ -228,7 +228,7 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 
 def test_at_every_update_the_reference_is_the_policy_before_it(mini, start, tmp_path):
-    """After update k it holds what the policy was before update k, which is what update k + 1 is compared with."""
+    """After update k the reference is the policy from before update k; update k + 1 is compared with it."""
     trainer, watch, seen = following(mini, start, tmp_path, 1, 1.0, "trainer.rl.num_iterations=1")
     assert equal(watch.references[0], watch.policies[0])
     for k in range(1, UPDATES + 1):
@@ -249,7 +249,7 @@ def test_at_every_update_the_reference_is_the_policy_before_it(mini, start, tmp_
 
 @pytest.mark.parametrize(("every", "mixup"), [(2, 0.5), (3, 1.0), (1, 0.25)])
 def test_reference_by_the_formula(every, mixup, mini, start, tmp_path):
-    """Before update k it becomes (1 - mixup) of itself plus mixup of the policy, where k - 1 > 0 updates are done."""
+    """Before update k > 1, the reference becomes (1 - mixup) times itself plus mixup times the policy."""
     _, watch, _ = following(mini, start, tmp_path, every, mixup)
     reference = {name: weight.double() for name, weight in watch.references[0].items()}
     synced = 0

@@ -50,7 +50,7 @@ def repeater(mini, tiny_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory) -> Iterator[str]:
-    """Temporary pieces, removed afterwards because other tests go through all pieces."""
+    """Temporary pieces, removed afterwards because other tests loop over all pieces."""
     path = tmp_path_factory.mktemp("plugin") / "poison.py"
     path.write_text(POISON)
     there = {place.name: dict(place) for place in PLACES}
@@ -79,7 +79,7 @@ def sound(mini, repeater, plugin, tmp_path_factory):
     ("what", "piece"), [("loss", "algorithm.baseline=poisoned"), ("gradient", "+algorithm.regularisers.edge=1.0")]
 )
 def test_what_is_not_finite_is_never_applied(what, piece, sound, mini, repeater, plugin, tmp_path):
-    """The third update is broken: the weights are those of two sound updates, bit for bit, with all bounds off."""
+    """The third update is broken: with all bounds off, the weights stay those of two sound updates, bit for bit."""
     pieces = ["algorithm.baseline=poisoned", "++algorithm.options.poisoned.at=99"] if what == "gradient" else []
     run, trained, ledger = train(short(tmp_path, plugin, *pieces, piece), repeater, mini)
     assert trained.stop is not None and trained.stop.update == trained.updates == trained.step == 2
@@ -88,7 +88,7 @@ def test_what_is_not_finite_is_never_applied(what, piece, sound, mini, repeater,
     assert equal(weights(run), weights(sound))
     assert sorted(curve(run, "loss")) == [1, 2]
     assert sorted(curve(run, "in_catalog", "validation")) == [0, 2]
-    assert ledger.counts["completions"] == 24  # those of the broken update were made, too
+    assert ledger.counts["completions"] == 24  # the lists of the broken update were made too
 
 
 def stopped(mini, start, folder, *overrides):
@@ -134,7 +134,7 @@ def test_catalogue_rate_falling(mini, repeater, tmp_path):
 
 
 def test_a_sound_run_is_not_touched(mini, repeater, tmp_path):
-    """Bounds on and off: the same measurements and the same weights, bit for bit."""
+    """Measurements and weights are the same with bounds on and off, bit for bit."""
     on = train(short(tmp_path / "on", "safety=default", "safety.patience=1", "safety.warmup=1"), repeater, mini)
     off = train(short(tmp_path / "off"), repeater, mini)
     assert on[1].stop is None and on[1] == off[1] and on[1].updates == 8
@@ -147,7 +147,7 @@ class Broken(RuntimeError):
 
 
 class BreaksAt:
-    """A tracker that ends the run at an update."""
+    """A tracker that stops the run at an update."""
 
     def __init__(self, update: int):
         self.update = update

@@ -1,4 +1,4 @@
-"""When another engine samples, our losses have TRL's weights, for every method that TRL also has."""
+"""When another engine samples, our losses have TRL's weights for every method that TRL also has."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from tests.helpers_engine import noisy_engine  # noqa: F401
 from tests.helpers_parity import CASES, assert_same, parity_config, settings, trained
 
 MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
-METHODS = [name for name in CASES if name not in ("gmpo", "rloo")]  # TRL's trainers of these two correct nothing
+METHODS = [name for name in CASES if name not in ("gmpo", "rloo")]  # TRL does not correct these two
 FAST = [("grpo", mode) for mode in MODES] + [("gspo", "sequence_mask"), ("vespo", "token_truncate")]
 SLOW = (
     [(method, "token_truncate") for method in METHODS] + [("gspo", mode) for mode in MODES] + [("vespo", "token_mask")]
@@ -52,7 +52,7 @@ def test_reproduces_trl(case, mode, mini, tiny_folder, tmp_path):
 @pytest.mark.usefixtures("noisy_engine")
 @pytest.mark.parametrize("mode", ["token_truncate", "sequence_mask"])
 def test_the_correction_changes_the_training(mode, mini, tiny_folder, tmp_path):
-    """The parity above compares losses that the ratio has changed, and bounds that acted."""
+    """The parity above is not vacuous: the ratio changes the losses, and its bounds act."""
     with_it = trained(corrected(mode, "algorithm=grpo"), tiny_folder, mini, tmp_path / "with")
     without = trained(corrected("none", "algorithm=grpo"), tiny_folder, mini, tmp_path / "without")
     assert (with_it.gradients[0] - without.gradients[0]).abs().max() > 1e-3

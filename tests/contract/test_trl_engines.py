@@ -1,4 +1,4 @@
-"""The seam to TRL's rollout engines: where a vLLM engine and a request to a server get their seeds in TRL's code."""
+"""The seam to TRL's rollout engines: how TRL's code seeds a vLLM engine and a request to a server."""
 
 import os
 from types import SimpleNamespace
@@ -34,13 +34,13 @@ def engines(monkeypatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(
         vllm_generation.torch.distributed, "new_subgroups_by_enumeration", lambda groups: (groups, groups)
     )
-    monkeypatch.setattr(os, "environ", dict(os.environ))  # TRL writes ranks into it
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # TRL writes ranks into the environment
     Engine.made = []
     return Engine.made
 
 
 def make_engines(processes: int, size: int) -> None:
-    """Through TRL's constructor, in each of several processes."""
+    """Construct engines by TRL's constructor, in each of several processes."""
     state = Accelerator(cpu=True).state
     model = SimpleNamespace(name_or_path="model", named_modules=lambda: [])
     for process in range(processes):
@@ -80,7 +80,7 @@ def test_nothing_is_replaced_for_other_engines(option, tmp_path, monkeypatch):
 
 
 def test_requests_to_a_server_go_through_the_client(monkeypatch):
-    """TRL's own `generate` in server mode: one prompt of a group, n completions, and no seed but what we add."""
+    """TRL's own `generate` in server mode sends one prompt of a group, asks for n completions, and sets no seed."""
     sent = []
 
     def answer(prompts, features=None, n=1, generation_kwargs=None, **settings):
@@ -110,7 +110,7 @@ def test_requests_to_a_server_go_through_the_client(monkeypatch):
     )
     prompts = [[1], [1], [2], [2]]
     engine.generate(prompts, None, 2)
-    assert sent == [([[1], [2]], {})]  # TRL's: all in one request, no seed
+    assert sent == [([[1], [2]], {})]  # TRL: one request for everything, no seed
     sent.clear()
     engine.vllm_client.generate = seeded_requests(answer, 3, lambda: 6)
     prompt_ids, completion_ids, _, _ = engine.generate(prompts, None, 2)
@@ -144,7 +144,7 @@ def test_the_trainer_seeds_the_client(mini, tiny_folder, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("noisy_engine")
 def test_ends_of_another_engines_lists_are_read(mini, tiny_folder, tmp_path):
-    """TRL hands on ids as the engine gives them: those with EOS at their end are finished, the others cut off."""
+    """TRL returns the engine's ids unchanged: lists that end with EOS are finished, the others are cut off."""
     overrides = ["completions_per_update=16", "group_size=4", "micro_batch_size=16"]
     config = composed(*SMALL, "generation=vllm_colocate", *(f"trainer.rl.{o}" for o in overrides))
     tokenizer, model = load(tiny_folder)

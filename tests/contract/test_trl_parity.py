@@ -1,4 +1,4 @@
-"""The methods that TRL has too are TRL's own trainer: same losses, same gradients, step after step."""
+"""Methods that TRL also has equal TRL's own trainer: same losses and same gradients at every step."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.helpers_parity import CASES, SEQUENCE, UPDATES, assert_same, parity_c
 
 @pytest.fixture(autouse=True)
 def double_precision():
-    """In float32 rounding alone comes near 1e-6, and Adam carries it on from step to step."""
+    """Rounding in float32 alone comes near 1e-6, and Adam carries it from step to step."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -31,7 +31,7 @@ def test_reproduces_trl(case, num_iterations, accumulation, mini, tiny_folder, t
 
 
 def test_the_comparison_can_fail(mini, tiny_folder, tmp_path):
-    """Another clip range changes the gradient at mu = 2: the parity above is not blind."""
+    """Another clip range changes the gradient at mu = 2, so the parity above can fail."""
     config = parity_config("algorithm=gspo", "trainer.rl.micro_batch_size=8")
     ours = trained(config, tiny_folder, mini, tmp_path / "ours")
     wide = settings(config, **SEQUENCE) | {"epsilon": 0.5, "epsilon_high": 0.5}

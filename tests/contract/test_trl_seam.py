@@ -1,4 +1,4 @@
-"""The seam to TRL: what the trainer's overrides rely on. A new TRL must be checked here before it is pinned."""
+"""The seam to TRL: what the trainer's overrides rely on. Check it here before pinning a new TRL."""
 
 import inspect
 from importlib.metadata import version
@@ -35,8 +35,8 @@ def test_signatures():
 def test_only_the_seam_is_overridden():
     overridden = {name for name in vars(RankedListTrainer) if name in dir(GRPOTrainer) and not name.startswith("__")}
     seam = {"_calculate_rewards", "_generate_single_turn", "_generate_and_score_completions", "_compute_loss"}
-    seam |= {"_generate", "_get_per_token_logps_and_entropies"}  # timed, and otherwise left alone
-    seam |= {"_get_train_sampler"}  # whose generator is taken to where a checkpoint was written
+    seam |= {"_generate", "_get_per_token_logps_and_entropies"}  # timed, otherwise unchanged
+    seam |= {"_get_train_sampler"}  # its generator is moved to the position of the checkpoint
     assert overridden - {"_tag_names"} <= seam | {name for name in overridden if name.startswith("_abc")}
     assert seam <= overridden
 

@@ -1,6 +1,6 @@
-"""Our trainer on two processes equals TRL's, and equals one process.
+"""Our trainer on two processes equals TRL's, and equals our trainer on one process.
 
-Losses and gradients are as the processes hold them after they have averaged them.
+Losses and gradients are compared after the processes have averaged them.
 """
 
 from dataclasses import replace
@@ -14,12 +14,12 @@ from tests.helpers_parity import CASES, UPDATES, assert_same, parity_config
 from tests.helpers_processes import Job, on_processes
 
 LAYOUTS = {
-    # 6 completions a process: the second group is half on the one and half on the other.
+    # 6 completions per process: the second group is split between the two.
     "accumulation_1": {"micro_batch_size": 6, "completions_per_update": 12},
     "accumulation_3": {"micro_batch_size": 2, "completions_per_update": 12},
     "accumulation_4": {"micro_batch_size": 2, "completions_per_update": 16},
 }
-"""Over two processes, in groups of 4."""
+"""Settings over two processes, in groups of 4."""
 
 PARITY = [
     (case, layout)
@@ -37,7 +37,7 @@ OURS = {
     "top_entropy": ["algorithm=top_entropy"],  # entropies of the micro-batch
     "bnpo": ["algorithm=bnpo"],
 }
-"""Methods by what they must know of all processes; bnpo alone depends on how the batch is divided."""
+"""Methods by what they need from all processes; only bnpo depends on how the batch is divided."""
 
 UNDIVIDED = [
     *(("rank_grpo", layout) for layout in LAYOUTS),
@@ -48,7 +48,7 @@ UNDIVIDED = [
     ("verl_erank", "accumulation_1"),
     ("top_entropy", "accumulation_1"),
 ]
-"""The update is that of the whole batch."""
+"""Methods whose update is that of the whole batch."""
 
 DIVIDED = ("bnpo", "accumulation_3")
 
@@ -64,7 +64,7 @@ def hashed_config(name: str) -> Config:
 
 @pytest.fixture(scope="module")
 def together(tiny_folder, tmp_path_factory):
-    """All trainings on two processes, in one start because a start takes seconds."""
+    """All trainings on two processes, started once because a start takes seconds."""
     jobs = {}
     configs = {case: parity_config(*CASES[case][0], "generation.max_new_tokens=12") for case, _ in PARITY}
     for case, layout in PARITY:
@@ -115,12 +115,12 @@ def test_two_processes_make_the_update_of_one(name, layout, together, alone):
 
 
 def test_the_comparison_with_trl_can_fail(together):
-    """Token means of micro-batches are not the token mean of the window over both processes."""
+    """Token means of micro-batches differ from the token mean of the window over both processes."""
     ours, theirs = together["ours", "dapo", "accumulation_4"], together["theirs", "bnpo", "accumulation_4"]
     assert (ours.gradients[0] - theirs.gradients[0]).abs().max() > 1e-4
 
 
 def test_the_comparison_with_one_process_can_fail(together, alone):
-    """bnpo averages over micro-batches, which the division makes."""
+    """bnpo averages over micro-batches, so its update depends on the division."""
     two, one = together["hashed", *DIVIDED], alone(*DIVIDED)
     assert (two.gradients[0] - one.gradients[0]).abs().max() > 1e-4

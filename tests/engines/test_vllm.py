@@ -1,6 +1,6 @@
 """vLLM itself, in the training's process and behind a server. The commands are in docs/generation.md.
 
-On a machine without a GPU these run with vLLM's build for the CPU, but for those that need one or two GPUs.
+Without a GPU, the tests use vLLM's CPU build and skip cases that need one or two GPUs.
 """
 
 import json
@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
 LIMIT = 900
 ENDS = {3, *range(10, 60)}
-"""Ids that end a list of the server's model, the tokenizer's and others, so that an untrained one ends some."""
+"""Token ids that end a list: the tokenizer's and others, so that an untrained model ends some lists."""
 
 
 @pytest.fixture(scope="module")
 def colocated(tmp_path_factory) -> Any:
-    """Run `tests.engines.vllm_run` once per set of overrides. The SFT stage is shared."""
+    """Run `tests.engines.vllm_run` once per set of overrides. All share the SFT stage."""
     folder, known = tmp_path_factory.mktemp("colocated"), {}
 
     def run(*overrides: str, again: bool = False) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_a_whole_run(colocated):
     assert Path(found["root"], "STATUS").read_text().startswith("done")
     assert len(found["rollouts"]) == 2 and all(len(lists) == 8 for lists in found["rollouts"])
     lists = [tuple(ids) for rollout in found["rollouts"] for ids in rollout]
-    assert len(set(lists)) == len(lists)  # no two completions of a group, nor of two updates, are one
+    assert len(set(lists)) == len(lists)  # all completions of a group differ, and so do those of two updates
     assert all(0 < gap < 0.1 for gap in measured(found, "engine_logp_difference_mean"))
     assert all(0.5 < ratio < 2 for ratio in measured(found, "engine_ratio_mean"))
 
@@ -84,7 +84,7 @@ def tiny_wide(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tiny_wide, tmp_path_factory) -> Any:
-    """A vLLM server of an untrained model, started by the command that the check names; gives its config."""
+    """The config for a vLLM server of an untrained model, started by the command that the check names."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -110,7 +110,7 @@ def server(tiny_wide, tmp_path_factory) -> Any:
 
 
 def test_lists_end_with_eos_or_at_the_limit(server):
-    """The ids include the EOS that ended a list, as `ListReader.is_finished` expects; any of several EOS ids."""
+    """The ids include the EOS that ended a list, as `ListReader.is_finished` expects; any of several EOS ids counts."""
     from trl.generation.vllm_client import VLLMClient
 
     vllm = server.generation.vllm
@@ -123,7 +123,7 @@ def test_lists_end_with_eos_or_at_the_limit(server):
 
 
 def test_a_server_draws_by_the_seed(server):
-    """Through TRL's own client: seed and update decide, and no two completions or prompts share random numbers."""
+    """Through TRL's own client, seed and update decide; no two completions or prompts share random numbers."""
     from trl.generation.vllm_client import VLLMClient
 
     vllm = server.generation.vllm
@@ -131,7 +131,7 @@ def test_a_server_draws_by_the_seed(server):
 
     def lists(seed: int, update: int) -> list[list[int]]:
         send = seeded_requests(partial(VLLMClient.generate, client), seed, lambda: update)
-        prompts = [[5, 6, 7, 8]] * 3  # the same prompt thrice: only the seeds tell them apart
+        prompts = [[5, 6, 7, 8]] * 3  # the same prompt three times: only the seeds differ
         found = send(prompts, n=4, max_tokens=12, temperature=1.0, logprobs=0)
         assert found["prompt_ids"] == prompts and len(found["logprobs"]) == 12
         return found["completion_ids"]
@@ -145,7 +145,7 @@ def test_a_server_draws_by_the_seed(server):
 
 @pytest.mark.gpu
 def test_a_whole_run_by_a_server(server, tmp_path):
-    """Weights go to the server over NCCL, which does not connect two processes on one GPU."""
+    """Weights reach the server over NCCL, which cannot connect two processes on one GPU."""
     if torch.cuda.device_count() < 2:
         pytest.skip("a server and a training need a GPU each")
     port = server.generation.vllm.server_port

@@ -1,7 +1,7 @@
-"""One run whose rollouts are vLLM's, in a process of its own: python -m tests.engines.vllm_run OUT OVERRIDE...
+"""One run with rollouts by vLLM, in a separate process: python -m tests.engines.vllm_run OUT OVERRIDE...
 
-Writes to OUT what was rolled out and what was measured. On the CPU, where runs refuse vLLM since its build for the CPU
-repacks weights once and for all, the repacking is left out: everything else is the engine as it is.
+Writes the rollouts and the measurements to OUT. vLLM's CPU build repacks weights once and cannot take new ones, so
+runs refuse it; this script skips the repacking on the CPU and leaves the rest of the engine unchanged.
 """
 
 import json
@@ -15,7 +15,7 @@ from rlbench.running import runner, session
 from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 
-WIDE = ["model.hidden_size=64", "model.heads=2"]  # vLLM's attention on the CPU takes heads of 32 and more
+WIDE = ["model.hidden_size=64", "model.heads=2"]  # vLLM's attention on the CPU needs heads of at least 32
 DEVICE = ["runtime.device=auto", "generation=vllm_colocate"]
 
 
