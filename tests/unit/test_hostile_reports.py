@@ -1,4 +1,4 @@
-"""A report never writes outside its folder, and no text of a run becomes markup, a formula or a command."""
+"""A report never writes outside its folder, and text from a run never becomes markup, a formula or a command."""
 
 import csv
 import io
@@ -20,13 +20,13 @@ from tests.helpers_report import write_full_sweep, write_json, write_lines
 
 HURT = "<script>alert(1)</script>"
 NAME = "<script>alert(1)"
-"""Where a name stands, which holds no separator of paths."""
+"""A hostile name without path separators."""
 COLUMNS = {name: [0.25, 0.75] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs whose texts would break a careless page."""
+    """Runs with texts that would break a page without escaping."""
     folder = tmp_path_factory.mktemp("hostile") / "runs"
     write_full_sweep(folder, {"grpo-relevance": 0.02, "gspo-dcg": 0.03}, seeds=2, contexts=8, updates=50, samples=2)
     for path in sorted(file.parent for file in folder.rglob("STATUS")):
@@ -126,7 +126,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", ["tables", "convergence", *map(slow, ("report", "curves", "ablation"))])
 def test_no_file_is_written_through_a_link(sweep: Path, tmp_path: Path, command: str) -> None:
-    """A link with the name of an output is replaced; what it led to stays as it was."""
+    """A link in place of an output is replaced, and its target stays unchanged."""
     first, out = tmp_path / "first", tmp_path / "out"
     assert COMMANDS[command](str(sweep), "--out", str(first)) == 0
     elsewhere = tmp_path / "elsewhere"
@@ -159,7 +159,7 @@ def test_no_folder_of_a_group_leads_out(
     assert COMMANDS[command](str(both), "--out", str(tmp_path / "good")) == 0
 
 
-# Spreadsheets, Markdown.
+# Spreadsheets and Markdown.
 
 
 @pytest.mark.parametrize(

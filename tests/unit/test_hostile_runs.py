@@ -1,4 +1,4 @@
-"""Damaged or malicious run directories: a run is left out and its file named, or the command refuses."""
+"""A damaged or malicious run directory is left out and its file is named, or the command refuses."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ def second(runs: Path) -> Path:
 
 
 def left_out(runs: Path, file: str) -> str:
-    """The notice of the damaged run; requires that the other is read as ever."""
+    """Return the notice about the damaged run, and check that the other run is still read."""
     found = collect(runs)
     assert list(found.runs["seed"]) == [0]
     (problem,) = found.problems
@@ -57,7 +57,7 @@ def left_out(runs: Path, file: str) -> str:
 
 
 def left_out_for_content(runs: Path, file: str) -> str:
-    """`left_out` of a run whose list agrees with its files: only what they hold is wrong."""
+    """Like `left_out`, but the run's file list matches its files: only their content is wrong."""
     seal(second(runs))
     return left_out(runs, file)
 
@@ -81,14 +81,14 @@ def test_a_file_that_differs_from_the_list_of_a_finished_run_leaves_the_run_out(
 
 
 def test_an_edited_value_that_reads_well_is_noticed(runs: Path) -> None:
-    """No other check sees it: a digest is the only thing that differs."""
+    """Only the digest reveals this edit."""
     file = second(runs) / "result.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"budget": budget(updates=9)}))
     left_out(runs, "result.json")
 
 
 def test_a_finished_run_without_a_list_is_left_out(runs: Path) -> None:
-    """The runner refuses it too: nothing says whether its files are what it wrote."""
+    """The runner refuses it too, because without the list it cannot verify the files."""
     (second(runs) / digests.LIST_FILE).unlink()
     reason = left_out(runs, "files.json is missing")
     assert "Restore the file from a backup, or move the folder away" in reason
@@ -350,13 +350,13 @@ def test_an_unreadable_status_leaves_the_run_out(runs: Path) -> None:
         read_run(second(runs), "x")
 
 
-# Links that lead out of a run.
+# Links that point outside a run.
 
 SECRET = "root:x:0:0:secret:/root:/bin/sh"
 
 
 def link_out(run: Path, file: str) -> Path:
-    """Put a link in place of a file of a run, to a file elsewhere, and seal the run; returns the file elsewhere."""
+    """Replace a run's file by a link to a file elsewhere, and seal the run. Return the file elsewhere."""
     elsewhere = run.parents[3] / "elsewhere"
     elsewhere.write_text(f"{SECRET}\n")
     (run / file).parent.mkdir(parents=True, exist_ok=True)
@@ -394,7 +394,7 @@ def test_a_file_that_is_a_link_out_of_the_run_is_not_read(
 
 
 def test_a_run_writes_through_no_link(runs: Path) -> None:
-    """Neither to its lock, which it would empty, nor to its logs."""
+    """A run neither empties a linked lock nor writes to linked logs."""
     for file in (".lock", "metrics.jsonl"):
         elsewhere = link_out(second(runs), file)
         (problem,) = misplaced(second(runs))
@@ -436,7 +436,7 @@ def test_messages_quote_nothing_of_a_yaml_file_and_move_no_cursor() -> None:
     assert str(Problem("a\x1b[2Jb\u202e", "c\nd\u00a0e")) == "a\\x1b[2Jb\\u202e: c\nd\u00a0e"
 
 
-# Readers beside the tables.
+# Readers outside the tables.
 
 is_group = check_of(RolloutGroup)
 

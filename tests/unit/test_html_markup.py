@@ -1,4 +1,4 @@
-"""Markup that text cannot break out of, and tables that carry their sort keys."""
+"""Text cannot break out of markup, and tables carry their sort keys."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A report's page: each part against numbers computed by hand or by a slow method."""
+"""Each part of a report's page against numbers computed by hand or by a slow method."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_a_lead_is_the_largest_p_of_its_differences() -> None:
         assert one.difference.p == estimate.p[0] and one.reason == ""
         assert one.difference.mean == pytest.approx(rows["a"].values.mean() - rows[one.label].values.mean())
     assert found.lead is not None and found.over[1].wins == 1.0
-    assert found.lead.p == found.lead.p_holm == found.over[0].difference.p  # one test, so nothing to correct
+    assert found.lead.p == found.lead.p_holm == found.over[0].difference.p  # one test, so no correction
     assert found.lead.holds == (found.lead.p < 0.05)
 
 
@@ -385,7 +385,7 @@ def test_runs_of_different_versions_are_named(tmp_path: Path) -> None:
         )
         return {caution.title: caution.told for caution in found if "ersions" in caution.title}
 
-    put(older, tokenizers="0.22.0")  # the others have not recorded it
+    put(older, tokenizers="0.22.0")  # the other runs have not recorded it
     assert told() == {}
     put(odd, torch="2.14.0", tokenizers="0.22.0")
     assert told()["Different versions"] == (
@@ -395,7 +395,7 @@ def test_runs_of_different_versions_are_named(tmp_path: Path) -> None:
     assert f"torch 2.12.0: sft/{older.name}; torch 2.14.0: grpo-rel" in told()["Different versions"]
     made = page(runs)
     table = made[made.index('id="runs-by-versions"') :]
-    assert table[: table.index("</table>")].count("<tr") == 8  # a head and seven runs
+    assert table[: table.index("</table>")].count("<tr") == 8  # one header row and seven runs
     (odd / "attempts/2").mkdir()
     changed = ["git.commit: 'a' there, 'b' now", "versions.torch: '2.14.0' there, '2.15.0' now"]
     (odd / "attempts/2/attempt.json").write_text(json.dumps({"number": 2, "changed": changed}))

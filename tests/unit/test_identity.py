@@ -1,4 +1,4 @@
-"""Every leaf of a config is in the hash of the stages that it can change, or on the list of docs/reproducibility.md."""
+"""Each config leaf is in the hash of the stages that it can change, or in the list of docs/reproducibility.md."""
 
 import copy
 import json
@@ -64,7 +64,7 @@ PART = {
     "safety": RL,
     "seed": RL,
 }
-"""Keys, each with all below it, and the stages that depend on them; the longest key that fits counts."""
+"""Keys, including all keys below them, and the stages that depend on them. The longest matching key applies."""
 
 OF_FILES: dict[str, tuple[str, ...]] = {"dataset.demonstrations_from": (), "model.kind": ()}
 OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
@@ -86,18 +86,18 @@ OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "RL from the base model": {"trainer.sft": ("sft",), "trainer.sft.max_length": TRAINED},
 }
-"""What is otherwise in a family."""
+"""Exceptions for a family of configs."""
 
 
 def outside() -> dict[str, str]:
-    """Key to reason, from the table of docs/reproducibility.md; `x.*` stands for all below x."""
+    """Return {key: reason} from the table of docs/reproducibility.md; `x.*` means all keys below x."""
     text = (ROOT / "docs" / "reproducibility.md").read_text(encoding="utf-8").split("**Not in the hash**")[1]
     rows = [line.strip("| \n").split("|") for line in text.split("\n## ")[0].splitlines() if line.startswith("| `")]
     return {key.removesuffix(".*"): why for keys, why in rows for key in keys.split("`")[1::2]}
 
 
 def expected(family: str, key: str) -> tuple[str, ...] | None:
-    """The stages that depend on a leaf: none for those on the list, None where nothing is said of it."""
+    """Return the stages that depend on a leaf: () for leaves in the page's list, None without any rule."""
     rules = dict.fromkeys(outside(), ()) | PART | OF_FAMILY.get(family, {})
     parts = key.split(".")
     found = (rules.get(".".join(parts[:length])) for length in range(len(parts), 0, -1))
@@ -105,7 +105,7 @@ def expected(family: str, key: str) -> tuple[str, ...] | None:
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything in a config that holds nothing further; an empty dict is one."""
+    """Yield the dotted key and value of each leaf of a config. An empty dict is a leaf."""
     if is_dataclass(value):
         entries = {field.name: getattr(value, field.name) for field in fields(value)}
     elif isinstance(value, Mapping) and value:
@@ -118,13 +118,13 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def other(value: Any) -> Any:
-    """Another value of the same kind."""
+    """Return a different value of the same type."""
     match value:
         case bool():
             return not value
         case int() | float():
             return value + 1
-        case "sft" | "base":  # where RL starts: any other word would be no start
+        case "sft" | "base":  # where RL starts: no other words are valid
             return "base" if value == "sft" else "sft"
         case str():
             return f"{value}x"
@@ -138,7 +138,7 @@ def other(value: Any) -> Any:
 
 
 def changed(config: Config, key: str) -> Config:
-    """A config with one leaf changed."""
+    """Return a config with one leaf changed."""
     config = copy.deepcopy(config)
     node: Any = config
     *path, last = key.split(".")
@@ -194,7 +194,7 @@ def test_every_key_on_the_list_is_a_key_with_a_reason():
 
 
 def retyped(value: Any) -> Any:
-    """Every whole number as the other of its two types."""
+    """Swap int and float for all whole numbers."""
     if isinstance(value, dict):
         return {key: retyped(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -212,7 +212,7 @@ def reversed_keys(value: Any) -> Any:
 
 @pytest.mark.parametrize("section", ["algorithm", "reward"])
 def test_numbers_of_every_yaml_hash_by_their_value(section):
-    """`options` and `terms` have no schema: 1 and 1.0 came through as they were written."""
+    """`options` and `terms` have no schema, so YAML's 1 and 1.0 stay distinct unless they are converted."""
     untyped = 0
     for path in sorted((CONF / section).glob("*.yaml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -242,7 +242,7 @@ def test_the_order_of_keys_makes_no_other_run():
 
 
 def test_terms_and_regularisers_are_added_up_in_one_order():
-    """A sum of floats depends on its order, so an equal hash needs an equal order."""
+    """The sum of floats depends on their order, so equal hashes require the same order."""
     terms = ["+reward.terms.novelty={weight:0.1}", "+reward.terms.format={weight:0.2}"]
     extra = ["+algorithm.regularisers.entropy=0.1", "+algorithm.regularisers.a=0.2"]
     one, two = composed(*terms, *extra), composed(*terms[::-1], *extra[::-1])
@@ -251,7 +251,7 @@ def test_terms_and_regularisers_are_added_up_in_one_order():
 
 
 def test_a_number_has_the_type_that_its_option_names():
-    """Whole numbers where fractions are meant do other things: numpy refuses 2 ** -1 for whole numbers."""
+    """An int in place of a float changes the result: numpy refuses 2 ** -1 for ints."""
 
     def option(counts: np.ndarray, *, power: float, rank: int, name: str = "") -> tuple[Any, ...]:
         return counts**power, rank, name

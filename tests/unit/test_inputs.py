@@ -1,4 +1,4 @@
-"""Inputs are part of a run's identity: data and model files, by content and not by path."""
+"""Data and model files are part of a run's identity, by content and not by path."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ STAGES = (*SHARED, "rl")
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """A process with empty caches."""
+    """Empty caches, as in a new process."""
     inputs.forget()
 
 
@@ -62,13 +62,13 @@ def test_edited_files_are_another_run(tmp_path, file):
     before = roots(config)
     shutil.rmtree(tmp_path / "a")
     write_redial(tmp_path / "a", swap=file)
-    assert roots(config) == before  # a process goes on with what it has read
+    assert roots(config) == before  # a process keeps using the data it has read
     inputs.forget()
     assert all(a != b for a, b in zip(roots(config), before, strict=True))
 
 
 def test_the_part_that_differs_is_named(tmp_path):
-    """A film of the test split that the catalogue has already: the other splits' digests stay."""
+    """The film was already in the catalogue, so the digests of the other splits stay the same."""
     first, other = write_redial(tmp_path / "a"), write_redial(tmp_path / "b", swap="test")
     one, two = (stage_config(redial(path), "zero_shot")["inputs"]["data"] for path in (first, other))
     assert [part for part in one if one[part] != two[part]] == ["split test"]
@@ -82,7 +82,7 @@ def test_the_order_of_records_counts(tmp_path):
 
 
 def test_membership_of_splits_counts(tmp_path):
-    """The same records, one of them in another split."""
+    """The records are the same, but one is in another split."""
     first, other = write_redial(tmp_path / "a"), write_redial(tmp_path / "b")
     *kept, moved = (other / "train.jsonl").read_text().splitlines(keepends=True)
     (other / "train.jsonl").write_text("".join(kept))
@@ -112,7 +112,7 @@ def test_demonstrations_of_one_file_name_have_rows_and_runs_of_their_own(tmp_pat
 
 
 def test_a_catalogue_file_counts_by_its_content():
-    """Its path was part of the identity, and what it holds was not."""
+    """The path used to be part of the identity, and the content was not."""
     plain = composed_once("dataset=reddit_v2")
     one, two = (replace(plain, dataset=replace(plain.dataset, catalog=path)) for path in ("a.json", "b.json"))
     assert stage_settings(one, "rl") == stage_settings(two, "rl")
@@ -120,14 +120,14 @@ def test_a_catalogue_file_counts_by_its_content():
 
 def test_data_that_are_not_there_are_told_with_the_model_that_is_not(tmp_path):
     config = hub(tmp_path / "neither", tmp_path / "nowhere")
-    for _ in range(2):  # what is remembered is told again
+    for _ in range(2):  # the remembered error is raised again
         with pytest.raises(BadInput) as error:
             locate(config, "rl")
         assert [str(tmp_path / "nowhere") in error.value.problems[0], len(error.value.problems)] == [True, 2]
 
 
 def test_a_run_on_other_inputs_is_named_with_both_digests(tmp_path):
-    """The earlier run stays where it is; the command says why it does not go on with it."""
+    """The earlier run stays in place, and the command explains why it does not continue it."""
     config = redial(write_redial(tmp_path / "a"))
     before = locate(config, "sft")
     with claim(before, config):
@@ -233,7 +233,7 @@ def test_folders_without_weights_or_with_an_adapter_are_refused(tmp_path):
 
 
 def test_a_tiny_model_counts_by_config_and_texts(tmp_path):
-    """Its tokenizer is trained on the catalogue and the requests; its name and the place of the data say nothing."""
+    """Its tokenizer is trained on the catalogue and the requests; its name and the data's path have no effect."""
     first, again = write_redial(tmp_path / "a"), write_redial(tmp_path / "b")
     one = stage_config(redial(first), "zero_shot")
     assert one == stage_config(redial(again, "model.name=mine"), "zero_shot")

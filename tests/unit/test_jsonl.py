@@ -1,4 +1,4 @@
-"""JSONL files: what is appended, kept, left out and refused."""
+"""JSONL files: which lines are appended, kept, left out and refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Decisions of the launcher and the sweepers before anything starts."""
+"""Decisions of the launcher and the sweepers before any cell starts."""
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,14 +15,14 @@ from tests.conftest import SMALL, composed
 
 @pytest.fixture
 def cell(tmp_path) -> Cell:
-    """One that takes a GPU where there is one."""
+    """A cell that uses a GPU if there is one."""
     config = composed(*SMALL, "runtime.device=auto", f"runs_dir={tmp_path}")
     return Cell([], [], config, locate(config, "rl"))
 
 
 @pytest.mark.parametrize("status", [PRUNED, DONE, RUNNING])
 def test_what_an_earlier_command_left_is_no_reason(cell, status):
-    """A process that was killed before its run began leaves STATUS as it was."""
+    """A process killed before its run began leaves an earlier command's STATUS unchanged."""
     cell.run.set_status(status, "stopped early at update 4")
     assert cell.reason().startswith("it ended without a message")
 
@@ -100,7 +100,7 @@ def test_a_command_takes_the_place_of_what_a_recorded_sweep_sets() -> None:
 def test_finished_cells_need_no_gpus_and_their_stage_is_not_made_again(cell, monkeypatch):
     monkeypatch.setenv(VISIBLE, "4")
     cell.processes = 2
-    assert cell.gpus == 2 and threads_of(cell, 8) == 1  # runtime.threads=1
+    assert cell.gpus == 2 and threads_of(cell, 8) == 1  # because runtime.threads=1
     cell.config.runtime.threads = None
     assert threads_of(cell, 8) == 4
     with pytest.raises(BadInput, match="a cell needs 2 GPUs, but only 1 are available"):

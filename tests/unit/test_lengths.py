@@ -20,7 +20,7 @@ def record(text: str, number: int = 0) -> Record:
 
 
 def test_eight_hundred_emoji_among_longer_texts(tiny_folder):
-    """They have more tokens than any of a hundred texts of more characters."""
+    """The emoji have more tokens than any of a hundred texts with more characters."""
     tokenizer = load_tokenizer(tiny_folder)
     words = [record("the movie " * 130 + str(i), i) for i in range(100)]
     emoji = record("\N{CLAPPER BOARD}" * 800, 1000)

@@ -1,7 +1,7 @@
-"""The forms in which language models write lists of films, each with its correct reading.
+"""Forms in which language models write lists of films, each with its correct reading.
 
-The forms are those of public transcripts, of papers on recommendation with language models, and of bug reports about
-parsers of such lists. The films are examples. `None` says that a line is no entry.
+The forms come from public transcripts, from papers on recommendation with language models, and from bug reports about
+parsers of such lists. The films are examples. `None` means that a line is no entry.
 """
 
 import pytest
@@ -112,7 +112,7 @@ OF_THE_MATRIX = [
     "[The Matrix (1999)]",
     "<The Matrix (1999)>",
     "(The Matrix (1999))",
-    # beside the year
+    # next to the year
     "The Matrix (1999 film)",
     "The Matrix (1999 Film)",
     "The Matrix (1999, dir. Lana Wachowski)",
@@ -122,7 +122,7 @@ OF_THE_MATRIX = [
     "The Matrix (dir. The Wachowskis, 1999)",
     "The Matrix (film, 1999)",
     "The Matrix (1999 film) (1999)",
-    # behind the year
+    # after the year
     "The Matrix (1999) - A hacker learns the truth",
     "The Matrix (1999) – A hacker learns the truth",
     "The Matrix (1999) — like Dark City (1998)",
@@ -152,7 +152,7 @@ OF_THE_MATRIX = [
 ]
 
 OF_OTHER_FILMS: list[tuple[str, Film]] = [
-    # titles that begin with numbers
+    # titles that start with numbers
     ("12 Angry Men (1957)", ("12 Angry Men", 1957)),
     ("1. 12 Angry Men (1957)", ("12 Angry Men", 1957)),
     ("1.12 Angry Men (1957)", ("1.12 Angry Men", 1957)),
@@ -200,7 +200,7 @@ OF_OTHER_FILMS: list[tuple[str, Film]] = [
     ("《七人の侍》（1954）", ("七人の侍", 1954)),
     ("the matrix (1999)", ("the matrix", 1999)),
     ("Y tu mamá también (2001)", ("Y tu mamá también", 2001)),
-    # titles in the form of a sentence
+    # titles that are sentences
     ("I Know What You Did Last Summer (1997)", ("I Know What You Did Last Summer", 1997)),
     ("Here Comes the Boom (2012)", ("Here Comes the Boom", 2012)),
     ("Here Is Your Life (1966)", ("Here Is Your Life", 1966)),
@@ -274,7 +274,7 @@ NO_ENTRY = [
     "The Matrix (99)",
     "The Matrix (19990)",
     "The Matrix (١٩٩٩)",
-    # a year in front: nothing says where the title ends
+    # the year comes first: nothing marks the end of the title
     "(1999) The Matrix",
     "1. (1999) The Matrix",
     "1. (1999) The Matrix - a hacker learns the truth",
@@ -285,7 +285,7 @@ NO_ENTRY = [
 
 
 def test_a_numbered_line_is_an_entry_whatever_its_title_begins_with() -> None:
-    """Models number their entries and not their sentences."""
+    """Models number their entries, but not their sentences."""
     line = "If you only knew Maria (1946)"
     assert read_line(line) is None
     for marker in ("1. ", "- ", "#3 ", "12) "):

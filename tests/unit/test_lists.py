@@ -1,4 +1,4 @@
-"""Entries and token units of completions are aligned."""
+"""Entries and token units of a completion are aligned."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_entries_know_their_line():
 
 
 def segment(reader, text, *, eos=True, padding=2):
-    """Units of a completion's tokens, and the tokens."""
+    """Return the units of a completion's tokens, and the tokens."""
     ids = reader.tokenizer(text, add_special_tokens=False)["input_ids"] + [reader.tokenizer.eos_token_id] * eos
     row = torch.tensor([ids + [reader.tokenizer.pad_token_id] * padding])
     mask = torch.tensor([[1] * len(ids) + [0] * padding])
@@ -97,7 +97,7 @@ def test_overflow_is_one_block_and_ranks_stop_at_n(reader):
 
 
 def test_fused_newlines_belong_to_one_unit():
-    """A tokenizer that fuses ")\\n" and "\\n\\n", as those of the cl100k family do."""
+    """Some tokenizers, such as the cl100k family, have tokens for ")\n" and "\n\n"."""
     tokenizer = train_tokenizer(["Heat (1995)\n\n"], 300)
     from tokenizers import pre_tokenizers
 
@@ -132,8 +132,8 @@ def test_list_length_must_be_positive():
     ("text", "eos", "segments", "units_of_eos"),
     [
         ("Alien (1979)\nHeat (1995)\nTaken (2008)", True, 3, 2),
-        ("Alien (1979)\nHeat (1995)\nTaken (2008)\n", True, 4, N),  # a whole list with a last newline: overflow
-        ("Alien (1979)\nHeat (1995)\n", True, 3, 2),  # a film short with a last newline: as if whole
+        ("Alien (1979)\nHeat (1995)\nTaken (2008)\n", True, 4, N),  # a complete list with a final newline: overflow
+        ("Alien (1979)\nHeat (1995)\n", True, 3, 2),  # one film too few, with a final newline: counts as complete
         ("Alien (1979)\nHeat (1995)", True, 2, 1),
         ("Sure:\n\nAlien (1979)", True, 3, 2),
         ("Alien (1979)\nHeat", False, 2, None),
@@ -141,7 +141,7 @@ def test_list_length_must_be_positive():
     ],
 )
 def test_the_published_layout_counts_newlines_and_eos_with_them(reader, text, eos, segments, units_of_eos):
-    """Facts 1.7: EOS is in the segment of its line, and one more newline is one more segment."""
+    """Facts 1.7: EOS belongs to the segment of its line, and each extra newline adds a segment."""
     ids = reader.tokenizer(text, add_special_tokens=False)["input_ids"] + [reader.tokenizer.eos_token_id] * eos
     tokens = reader.segment(torch.tensor([ids]), torch.ones(1, len(ids)), [parse_text(text).lines], "published")
     assert tokens.n_units.tolist() == [segments]

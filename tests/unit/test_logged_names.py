@@ -1,4 +1,4 @@
-"""Recorded metrics: the same names for every method, and correct numbers about advantages."""
+"""Recorded metrics have the same names for every method, and advantage metrics are correct."""
 
 import hashlib
 import math
@@ -43,11 +43,11 @@ SHORT = [
 ]
 METHODS = ("grpo", "rank_grpo", "rover", "shapley_rank")
 OWN = ("kl", "regulariser/")
-"""Names, and beginnings of names, that only methods have which have such a thing."""
+"""Names, or prefixes of names, that only some methods record."""
 
 
 class DrawnHits(ListScorer):
-    """Hits drawn from the text at the ranks that a list has; they are also its gains."""
+    """Hits and gains drawn from a hash of the text, at the ranks present in the list."""
 
     def __call__(self, completion_ids, **columns):
         totals = super().__call__(completion_ids, **columns)
@@ -59,7 +59,7 @@ class DrawnHits(ListScorer):
 
 
 def make(mini, folder: Path, output: Path, *overrides: str) -> HashedLists:
-    """A trainer whose lists have ranks, though its model knows no film."""
+    """Return a trainer whose lists have ranks, although its model knows no film."""
     config = composed(*SMALL, *SHORT, *overrides, f"runs_dir={output}")
     assert not check_config(config)
     tokenizer, model = load(folder)
@@ -77,7 +77,7 @@ def make(mini, folder: Path, output: Path, *overrides: str) -> HashedLists:
 
 
 def recorded(mini, folder, output, *overrides) -> dict[str, dict[int, float]]:
-    """What the run directory has of a short training: by name, by update."""
+    """Return the metrics of a short training by name and update."""
     trainer = make(mini, folder, output, *overrides)
     tracker = make_tracker("none", directory=output, identity=None, config={})
     trainer.add_callback(Recorder(trainer.run, tracker, Progress("", 4, file=None, show=False), "hits"))
@@ -91,7 +91,7 @@ def recorded(mini, folder, output, *overrides) -> dict[str, dict[int, float]]:
 
 @pytest.fixture(scope="module")
 def curves(mini, tiny_folder, tmp_path_factory) -> dict[str, dict[str, dict[int, float]]]:
-    """Recorded names of each method."""
+    """Recorded metrics of each method."""
     return {
         name: recorded(mini, tiny_folder, tmp_path_factory.mktemp(name), f"algorithm={name}")
         for name in (*METHODS, "siren", "uniapl")
@@ -132,7 +132,7 @@ def test_names_are_those_of_every_method(curves):
         for metric in OF_UPDATES:
             assert list(found[metric]) == [1, 2, 3, 4], metric
         for metric in OF_ROLLOUTS:
-            assert list(found[metric]) == [1, 3], metric  # of two updates, the first has new lists
+            assert list(found[metric]) == [1, 3], metric  # only the first of every two updates has new lists
 
 
 def test_names_that_only_some_methods_have(curves):
@@ -158,7 +158,7 @@ def test_every_name_is_documented():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_numbers_of_advantages(name, mini, tiny_folder, tmp_path):
-    """Of one rollout, by hand: from the advantages of tokens, and from those of credited units."""
+    """Advantages of one rollout, computed by hand from tokens and from credited units."""
     trainer = make(mini, tiny_folder, tmp_path, f"algorithm={name}")
     trainer.model.train()
     rollouts, log_rollout = [], trainer._log_rollout
@@ -197,7 +197,7 @@ def test_numbers_of_advantages(name, mini, tiny_folder, tmp_path):
 
 @pytest.mark.parametrize(("reward", "gamma"), [("relevance", 0.0), ("exp_decay", 0.5)])
 def test_sampled_groups_are_recorded(reward, gamma, mini, tiny_folder, tmp_path):
-    """Returns are tails of the drawn gains, and z-scored by hand they are the advantages."""
+    """Returns are tail sums of the drawn gains, and their z-scores are the advantages."""
     options = ("algorithm=rank_grpo", f"reward={reward}", f"reward.gamma={gamma}")
     trainer = make(mini, tiny_folder, tmp_path, *options)
     trainer.rollout_log = RolloutLog(trainer.run, every=2, num_iterations=2)

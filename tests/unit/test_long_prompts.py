@@ -1,4 +1,4 @@
-"""Treatment of long conversations, which is the same in every dataset."""
+"""Long conversations are treated the same in every dataset."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.conftest import SMALL, composed
 
 
 def chat(*turns: str) -> Record:
-    """A system message, then the user and the assistant in turns."""
+    """A system message, then user and assistant in turns."""
     roles = ["user", "assistant"]
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
     return Record([{"role": "system", "content": "be brief"}, *messages], [("Heat", 1995)], ["Alien"], "-".join(turns))
@@ -24,7 +24,7 @@ def test_the_oldest_turns_go_until_the_rest_fits():
     records = [chat("aaaa", "bb", "ccc"), chat("a", "b", "c"), chat("a", "b", "cccccccc"), chat("a" * 9)]
     rule = LongPrompts(6, DROP_OLDEST_TURNS)
     kept = rule.applied({"test": records, "train": records[1:2]})
-    # "bb" fits beside "ccc", but a conversation begins with the user.
+    # "bb" would fit beside "ccc", but a conversation must begin with the user.
     assert [texts(record)[1:] for record in kept["test"]] == [["ccc"], ["a", "b", "c"], ["cccccccc"], ["a" * 9]]
     assert all(texts(record)[0] == "be brief" for record in kept["test"])
     assert [r.context_id for r in kept["test"]] == [r.context_id for r in records] and kept["train"] == records[1:2]

@@ -119,11 +119,11 @@ def test_demonstrations_that_rl_cuts_are_counted(mini, tiny_folder) -> None:
     lengths = sorted(len(prompt) + len(completion) for prompt, completion in tokens)
     ends = [tokenizer.eos_token_id]
     assert kept_of(records, tokenizer, lengths[-1] + 1, ends) == Kept(len(records), 0, 0)
-    limit = lengths[len(lengths) // 2] - 4  # far enough below that EOS is cut, too
+    limit = lengths[len(lengths) // 2] - 4  # low enough that EOS is cut too
     longer = sum(length >= limit for length in lengths)
     kept = kept_of(records, tokenizer, limit, ends)
     assert 0 < kept.without_end <= kept.at_limit == longer and kept.count == len(records)
-    shortest = min(len(prompt) for prompt, _ in tokens) + 1  # leaves something of few completions
+    shortest = min(len(prompt) for prompt, _ in tokens) + 1  # cuts most completions entirely
     kept = kept_of(records, tokenizer, shortest, ends)
     assert kept.without_end == kept.count == len(records)
     assert len(Demonstrations(records, tokenizer, shortest, 0).rows) < len(records)

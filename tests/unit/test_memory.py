@@ -1,6 +1,6 @@
-"""The estimate of a run's memory, and the messages when memory runs out.
+"""The estimate of a run's memory, and messages when memory runs out.
 
-Measured: `pytest -m slow tests/unit/test_memory.py`, minutes.
+Real measurements: `pytest -m slow tests/unit/test_memory.py` (minutes).
 """
 
 import json
@@ -56,7 +56,7 @@ LLAMA = LlamaConfig(
 
 
 def of(*overrides: str, on_gpu: bool = True) -> memory.MemoryEstimate:
-    """On a GPU's terms, which have no process and no heap, without a GPU."""
+    """Return the estimate by the GPU's rules (no process memory, no heap), without needing a GPU."""
     shape = memory.Shape(10**6, 4, 64, 128, 64, 32, 1000)
     config = composed(*SMALL, *overrides)
     available = memory.available_memory
@@ -98,14 +98,14 @@ def test_a_shape_is_that_of_the_model():
     ids=lambda value: type(value).__name__,
 )
 def test_a_shape_of_any_architecture(model, expected):
-    """Layers, width, feed-forward part (of the experts of a token), attention, keys and values, vocabulary."""
+    """Layers, width, feed-forward width (of one token's experts), query width, key and value width, vocabulary."""
     shape = shape_of(model)
     assert tuple(asdict(shape).values())[1:] == expected
     assert shape.parameters == sum(p.numel() for p in AutoModelForCausalLM.from_config(model).parameters())
 
 
 def test_no_estimate_never_stops_a_run(mini, tiny_folder, tmp_path, monkeypatch):
-    """A model whose config says nothing of heads, and one that is no decoder: the reason is printed, that is all."""
+    """For a model that is no decoder, or whose config has no heads, only the reason is printed."""
     config, tokenizer = composed(*SMALL), load_tokenizer(tiny_folder)
     for model, said in [(T5Config(d_model=32, num_layers=1), "ValueError: "), (MambaConfig(), "AttributeError: ")]:
         folder = tmp_path / model.model_type
@@ -136,7 +136,7 @@ def test_few_long_prompts_are_no_reason_for_a_large_batch():
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_what_a_block_keeps_is_what_torch_saves(bf16):
-    """Counted by autograd's own hooks, as the difference of four blocks to two."""
+    """Measured with autograd's hooks, as the difference between four blocks and two."""
 
     def saved(layers: int) -> int:
         model = LlamaForCausalLM(LlamaConfig(**{**LLAMA.to_dict(), "num_hidden_layers": layers}))
@@ -157,7 +157,7 @@ def test_what_a_block_keeps_is_what_torch_saves(bf16):
         return sum(tensor.untyped_storage().nbytes() for tensor in kept)
 
     shape, config = shape_of(LLAMA), composed(*SMALL, f"trainer.bf16={str(bf16).lower()}")
-    copies = 2 * (3 * 256 * 704 + 2 * 256 * 256 + 2 * 256 * 64) if bf16 else 0  # autocast's, of weights
+    copies = 2 * (3 * 256 * 704 + 2 * 256 * 256 + 2 * 256 * 64) if bf16 else 0  # autocast's weight copies
     by_token = ((saved(4) - saved(2)) / 2 - copies) / 1600
     assert _saved_by_layer(config, shape, 100) == pytest.approx(by_token, rel=0.05)
 
@@ -288,11 +288,11 @@ MEDIUM = ["model.hidden_size=512", "model.intermediate_size=1408", "model.layers
     ],
 )
 def test_the_estimate_is_near_what_is_measured(model, completions, micro_batch, more, tmp_path):
-    """Resident memory of a process at its peak, within a quarter."""
+    """Within a quarter of the process's peak resident memory."""
     batches = [f"trainer.rl.completions_per_update={completions}", f"trainer.rl.micro_batch_size={micro_batch}"]
     overrides = [*SHORT, *model, *batches, *more, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for stage in ("sft", "rl"):  # each in a process of its own
+    for stage in ("sft", "rl"):  # each in its own process
         command = [sys.executable, str(CONF.parent / "run.py"), *overrides, f"stage={stage}"]
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert result.returncode == 0, result.stderr
@@ -317,7 +317,7 @@ run(composed(*sys.argv[2:]))
 
 @pytest.mark.slow
 def test_a_run_without_memory_says_what_to_lower_and_that_helps(tmp_path):
-    """A real limit on the process: it fails with a reason, and one setting lower it is done."""
+    """With a real memory limit the run fails with a reason, and succeeds after lowering one setting."""
     overrides = [*SMALL, "+debug=smoke", "model.intermediate_size=1024", "generation.max_new_tokens=100"]
     overrides += ["trainer.rl.completions_per_update=128", "trainer.rl.updates=1", "trainer.rl.save_every=1"]
     overrides += ["evaluation.every=1", f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]

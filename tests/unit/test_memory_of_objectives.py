@@ -1,4 +1,4 @@
-"""What is kept from a loss to its backward pass: tokens or units, never one times the other, and no logits."""
+"""A loss keeps tensors of tokens or of units for its backward pass: never tokens x units, and no logits."""
 
 import gc
 from contextlib import contextmanager
@@ -21,10 +21,10 @@ from tests.helpers_training import load, make_trainer
 
 ALGORITHMS = methods(POLICY_OPTIMISATION)
 WHOLE_STEP = [name for name in ("grpo", "rover", "siren") if name in ALGORITHMS]
-"""Methods whose trainer is watched too: the plain one, and those that want more of the forward pass."""
+"""Methods tested in the whole trainer: a plain one, and those that need more from the forward pass."""
 
 VOCABULARY = 30_000
-"""So large that nothing in a micro-batch of `SHORT` has as many elements but what holds a row over the vocabulary."""
+"""So large that only tensors with a row over the vocabulary reach this many elements in a micro-batch of `SHORT`."""
 SHORT = [
     "trainer.rl.updates=2",
     "trainer.rl.num_iterations=2",
@@ -37,26 +37,26 @@ SHORT = [
 
 
 def elements(tensor):
-    """How many elements are in memory with a tensor: a view keeps all that it looks at, what is expanded little."""
+    """Number of elements that a tensor keeps in memory: all of them for a view, few for an expanded tensor."""
     return tensor.untyped_storage().nbytes() // tensor.element_size()
 
 
 @contextmanager
 def saved():
-    """A list that fills with the sizes of tensors that are saved for a backward pass, but for parameters and views."""
+    """Yield a list that collects the sizes of tensors saved for a backward pass, except parameters and their views."""
     sizes = []
 
     def pack(tensor):
         if not any(isinstance(owner, torch.nn.Parameter) for owner in (tensor, tensor._base)):
             sizes.append(elements(tensor))
-        return tensor.detach()  # a result that is saved as it is would hold its own graph
+        return tensor.detach()  # saving the result itself would keep its graph alive
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         yield sizes
 
 
 class Made(TorchDispatchMode):
-    """Notes every tensor that is made, whoever may hold it."""
+    """Records every tensor created, whoever holds it."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ class Made(TorchDispatchMode):
         return result
 
     def kept(self):
-        """Sizes of those that are still there."""
+        """Return the sizes of tensors that still exist."""
         gc.collect()
         return [size for reference, size in self.storages if not reference.expired()]
 
@@ -81,7 +81,7 @@ def storage(tensor):
 
 
 def with_all_extras(inputs):
-    """The same with all that a piece may ask for, and gradients wherever one could go."""
+    """Add everything that a piece can request, with gradients wherever possible."""
     names = [*scalars, *(f"old_{name}" for name in scalars), "demonstration_logps"]
     drawn = {name: -torch.rand(B, T, dtype=torch.float64) for name in names}
     extras = {"demonstration_mask": torch.ones(B, T), "kl_scale": torch.ones(B), **drawn, **inputs.extras}
@@ -96,7 +96,7 @@ def test_objective_saves_tokens_or_units(name):
     objective = Objective(config.algorithm, config.reward, N)
     first = {name: inputs.extras[name].detach() for name in objective.scalars_at_rollout(memory)}
     objective.begin(first, inputs.mask, memory)
-    for update in (0, 1):  # the first may only take notes
+    for update in (0, 1):  # the first update may only collect statistics
         with saved() as sizes:
             objective.loss(replace(inputs, course=Course(update, memory)), window(inputs))
         assert sizes and max(sizes) <= B * max(T, inputs.units.count)

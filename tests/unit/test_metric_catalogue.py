@@ -1,4 +1,4 @@
-"""The catalogue of metrics: titles of recorded names, and the table of the docs."""
+"""The catalogue of metrics: titles of recorded names, and the table in the docs."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_titles_inside_a_sentence() -> None:
 
 
 def test_titles_are_unique() -> None:
-    """Two measures of one quantity share a title: in training, and on greedy lists."""
+    """Only completion length in training and in greedy evaluation may share a title."""
     titles = [metric.label for name, metric in METRICS.items() if name != "completion_tokens"]
     assert len(titles) == len(set(titles))
 
@@ -56,7 +56,7 @@ def test_docs_name_every_metric() -> None:
 
 
 def test_training_metrics_of_a_log() -> None:
-    """By our names, in the catalogue's order, then ranks, terms and regularisers as logged."""
+    """Returns our names in the catalogue's order, then ranks, terms and regularisers in the logged order."""
     log = {"reward@2": 3, "step_time": 1.0, "completions/clipped_ratio": 0.5, "term/b": 2, "reward": 1, "term/a": 4}
     assert list(training_metrics(log | {"loss": 0.1}).items()) == [
         ("loss", 0.1), ("reward", 1), ("truncated", 0.5), ("reward@2", 3), ("term/b", 2), ("term/a", 4),

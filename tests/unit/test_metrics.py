@@ -36,7 +36,7 @@ QUERIES, N, CUTOFFS = 300, 12, [1, 3, 5, 10, 12, 20]
 
 @pytest.fixture(scope="module")
 def judged_by_ir_measures():
-    """Random lists of 0..N films, truths of 1..30 of 50 films, and what ir-measures says of them."""
+    """Random lists of 0..N films, truths of 1..30 of 50 films, and their metrics from ir-measures."""
     rng = np.random.default_rng(0)
     hits, n_truth, qrels, run = np.zeros((QUERIES, N)), np.zeros(QUERIES, dtype=np.int64), [], []
     for query in range(QUERIES):
@@ -79,7 +79,7 @@ def test_single_functions_are_those_of_the_table(judged_by_ir_measures):
 
 
 def test_a_list_by_hand():
-    """Hits at ranks 2 and 5 of 5, three relevant films."""
+    """Hits at ranks 2 and 5 of 5, with three relevant films."""
     table = {
         name: values.item()
         for name, values in ranking_metrics(np.array([[0.0, 1.0, 0.0, 0.0, 1.0]]), np.array([3]), [1, 2, 5, 9]).items()
@@ -99,7 +99,7 @@ def test_a_list_by_hand():
 
 
 def test_a_perfect_list_is_worth_exactly_1():
-    """Also where more films are relevant than the list holds ranks; recall alone counts those."""
+    """True even with more relevant films than ranks; only recall and MAP count the films beyond the list."""
     table = ranking_metrics(np.ones((3, 20)), np.array([20, 21, 50]), [20])
     for name in ("ndcg@20", "hit_rate@20", "mrr@20"):
         assert table[name].tolist() == [1.0, 1.0, 1.0]
@@ -110,13 +110,13 @@ def test_a_perfect_list_is_worth_exactly_1():
 def test_cutoff_beyond_the_list():
     hits = np.array([[1.0, 0.0]])
     assert recall(hits, np.array([4]), 5) == pytest.approx([0.25])
-    assert ndcg(hits, np.array([4]), 5) == pytest.approx([1 / (1 / np.log2(np.arange(2, 6))).sum()])  # 4 relevant
+    assert ndcg(hits, np.array([4]), 5) == pytest.approx([1 / (1 / np.log2(np.arange(2, 6))).sum()])  # 4 relevant films
 
 
 def test_discounts_and_ideal():
     assert discounts(3) == pytest.approx([1, 1 / math.log2(3), 0.5])
     assert ideal_dcg(np.array([1, 2, 7]), 2) == pytest.approx([1, 1 + 1 / math.log2(3), 1 + 1 / math.log2(3)])
-    assert ideal_dcg(np.array([20]), 20) == pytest.approx([7.0403], abs=5e-5)  # paper: DCG@20 of a perfect list
+    assert ideal_dcg(np.array([20]), 20) == pytest.approx([7.0403], abs=5e-5)  # the paper's DCG@20 of a perfect list
 
 
 NAN = float("nan")
@@ -155,7 +155,7 @@ def test_what_dcg_refuses():
 
 @st.composite
 def judged_hits(draw):
-    """hits (Q, N), n_truth (Q,) and cut-offs up to beyond N."""
+    """Draw hits (Q, N), n_truth (Q,) and cut-offs, some beyond N."""
     n_queries, n = draw(st.integers(1, 5)), draw(st.integers(1, 8))
     cells = draw(st.lists(st.integers(0, 1), min_size=n_queries * n, max_size=n_queries * n))
     hits = np.array(cells, dtype=np.float64).reshape(n_queries, n)
@@ -205,7 +205,7 @@ def test_a_hit_that_moves_up_never_costs(case, data):
 
 
 def judged(verdicts, films=None, truths=None, n_truth=None, **counts):
-    """JudgedLists from rows of codes; films default to an own one for each present rank inside the catalogue."""
+    """JudgedLists from rows of codes. By default each present rank inside the catalogue has its own film."""
     verdicts = np.array(verdicts, dtype=np.int8)
     b, n = verdicts.shape
     inside = ~np.isin(verdicts, [ABSENT, OUT_OF_CATALOG])
@@ -228,7 +228,7 @@ def judged(verdicts, films=None, truths=None, n_truth=None, **counts):
 
 
 def random_lists(seed, n_queries=200, n=6, n_films=40):
-    """Lists of 0..n ranks with every verdict, overflow, stray lines and shifted entries."""
+    """Draw lists of 0..n ranks with all verdicts, overflow, stray lines and shifted entries."""
     rng = np.random.default_rng(seed)
     length = rng.integers(0, n + 1, size=n_queries)
     present = np.arange(n) < length[:, None]
@@ -314,7 +314,7 @@ def test_a_whole_list_has_exact_length():
     assert list_metrics(judged([[MISS, HIT]]))["exact_length"].tolist() == [1.0]
 
 
-# What lists recommend together
+# Metrics over all lists together.
 
 
 def slow_pool_metrics(lists, n_films, film_counts, first):
@@ -339,7 +339,7 @@ def slow_pool_metrics(lists, n_films, film_counts, first):
 
 
 def slow_gini(counts):
-    """Half the mean absolute difference over the mean."""
+    """Half the mean absolute difference, relative to the mean."""
     mean = sum(counts) / len(counts)
     return sum(abs(a - b) for a in counts for b in counts) / len(counts) ** 2 / (2 * mean)
 
@@ -354,7 +354,10 @@ def test_pool_metrics_against_the_loop(seed):
 
 
 def test_pool_metrics_by_hand():
-    """Three samples, the first two of one list: films 0, 0, 1 and film 2; truths name film 0 twice, film 1 once."""
+    """Three samples, the first two with the same list: films 0, 0, 1 and film 2.
+
+    Truths name film 0 twice, film 1 once.
+    """
     lists = judged(
         [[HIT, DUPLICATE, MISS], [MISS, DUPLICATE, HIT], [OUT_OF_CATALOG, HIT, ABSENT]],
         films=[[0, 0, 1], [0, 0, 1], [NO_FILM, 2, NO_FILM]],
@@ -384,7 +387,7 @@ def test_lists_without_a_film_of_the_catalogue_leave_the_averages_alone():
 def test_without_training_truths_no_film_is_popular_and_all_are_as_novel():
     table = pool_metrics(judged([[MISS, MISS]], films=[[0, 1]]), 8, np.zeros(8, np.int64), np.array([True]))
     assert table["popularity"] == 0.0
-    assert table["novelty"] == pytest.approx(3.0)  # bits of one film in eight
+    assert table["novelty"] == pytest.approx(3.0)  # bits for one film in eight
 
 
 @pytest.mark.parametrize(
@@ -413,7 +416,7 @@ def test_gini_at_its_ends(n_films, count):
     assert gini(np.zeros(n_films, np.int64)) == 0.0
 
 
-# Several lists a query
+# Several lists per query.
 
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -424,7 +427,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_correct_list(n):
 
 
 def test_pass_at_k_of_many_lists():
-    """Binomials beyond every float; exactly 1 where fewer than k lists are wrong."""
+    """The binomials overflow a float. The result is exactly 1 if fewer than k lists are wrong."""
     n, k = 5000, 200
     n_correct = np.array([0, 1, 30, 400, n - k, n - k + 1, n])
     exact = [float(1 - Fraction(math.comb(n - c, k), math.comb(n, k))) for c in n_correct.tolist()]
@@ -444,7 +447,7 @@ def test_what_pass_at_k_refuses(n_correct, k, message):
 
 @st.composite
 def sampled_truths(draw):
-    """truths (Q, n, N), a truth at most once a list, and n_truth (Q,)."""
+    """Draw truths (Q, n, N), each at most once per list, and n_truth (Q,)."""
     n_queries, n, length = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 4))
     truths, n_truth = np.full((n_queries, n, length), -1), np.zeros(n_queries, dtype=np.int64)
     for query in range(n_queries):
@@ -457,7 +460,7 @@ def sampled_truths(draw):
 
 
 def slow_union_recall(of_query, n_truth, k):
-    """Mean recall of the union over every choice of k lists."""
+    """Mean recall of the union over all choices of k lists."""
     hit = [{truth for truth in of_list.tolist() if truth >= 0} for of_list in of_query]
     return np.mean([len(set().union(*chosen)) / n_truth for chosen in combinations(hit, k)])
 
@@ -506,7 +509,7 @@ def test_what_union_recall_refuses(truths, n_truth, k, message):
 
 
 def slow_reliability(confidence, hits, present, bins):
-    """A row (ranks, confidence, hits) a bin; bin m is ((m - 1) / bins, m / bins], and 0 is in the first."""
+    """Rows (ranks, confidence, hits) per bin; bin m is ((m - 1) / bins, m / bins], and bin 1 includes 0."""
     table = np.zeros((bins, 3))
     for value, hit, there in zip(confidence.flat, hits.flat, present.flat, strict=True):
         if there:
@@ -546,7 +549,7 @@ def test_bins_are_closed_on_the_right():
 
 
 def test_calibration_by_hand():
-    """Two ranks at 0.8 with one hit, one at 0.25 without; the absent rank has no say."""
+    """Two ranks at 0.8 with one hit, and one at 0.25 without. The absent rank does not count."""
     confidence, hits = np.array([[0.8, 0.8], [0.25, NAN]]), np.array([[1.0, 0.0], [0.0, 1.0]])
     table = calibration(confidence, hits, np.array([[True, True], [True, False]]))
     assert table == pytest.approx({"ece": (2 * 0.3 + 0.25) / 3, "brier": (0.04 + 0.64 + 0.0625) / 3})

@@ -1,4 +1,4 @@
-"""mini's simulated teacher, and what the steps of Stage 1 make of its lists."""
+"""mini's simulated teacher, and what the steps of Stage 1 turn its lists into."""
 
 import math
 
@@ -25,7 +25,7 @@ def films_of(record) -> list:
 
 
 def ndcg(dataset, split: str) -> float:
-    """Mean NDCG@10 of the demonstrations against the truth of each answerer."""
+    """Mean NDCG@10 of the demonstrations against each answerer's truth."""
     truths: dict[str, list[set]] = {}
     for record in dataset.splits["train" if split == "sft" else split]:
         truths.setdefault(record.context_id, []).append(set(record.ground_truth))

@@ -1,4 +1,4 @@
-"""A stage that was started with other model files than the present ones."""
+"""A stage that was started with other model files than the current ones."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 @pytest.fixture
 def session(prepared: Session, tmp_path: Path) -> Session:
-    """A session whose runs lie in a folder of their own."""
+    """A session with its own runs folder."""
     return replace(prepared, config=replace(prepared.config, runs_dir=str(tmp_path)))
 
 
@@ -52,7 +52,7 @@ SAID = (
 
 def test_a_finished_stage_is_not_used(session: Session) -> None:
     run = runner._stage(session, "zero_shot", works)
-    assert run.status() == DONE and runner._stage(session, "zero_shot", fails) == run  # the same files: it is used
+    assert run.status() == DONE and runner._stage(session, "zero_shot", fails) == run  # same files, so it is used
     with pytest.raises(BadInput, match=f"{run.root} {SAID}.*Restore the old files, or move the run away"):
         runner._stage(other_files(session), "zero_shot", fails)
     assert run.status() == DONE

