@@ -78,6 +78,12 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= LONGEST else f"{text[:LONGEST]!r}..."
 
 
+def _hidden(key: str, name: str) -> str:
+    """Return why a folder that begins with this name would be hidden, or ""."""
+    begins = key in ("experiment_name", "dataset.name", "algorithm.name") and name.startswith(".")
+    return "starts with a dot, which marks hidden and unfinished folders" if begins else ""
+
+
 def check_names(config: Config) -> list[str]:
     """Return one sentence per invalid name in a config."""
     project = config.tracker.project
@@ -90,7 +96,7 @@ def check_names(config: Config) -> list[str]:
         "model.name": config.model.name,
         "tracker.entity": "none" if config.tracker.entity is None else config.tracker.entity,
     }
-    odd = [(key, name, odd_name(name)) for key, name in names.items()]
+    odd = [(key, name, odd_name(name) or _hidden(key, name)) for key, name in names.items()]
     odd.append(("tracker.project", project, odd_project(project)))
     problems = [f"{key} = {_shown(name)} {why}; give another name, such as {key}=mine" for key, name, why in odd if why]
     if problems or check_paths(config):

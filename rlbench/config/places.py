@@ -1,14 +1,16 @@
 """Checks that the files and folders named in a config can be read or written. Loads no torch."""
 
 import os
+import tempfile
 from pathlib import Path
 
+from rlbench.base.files import is_disk_full
 from rlbench.config.names import check_names
 from rlbench.config.schema import Config
 
 
 def check_places(config: Config, *, to_write: bool) -> list[str]:
-    """Return one sentence per problem with `runs_dir`, `cache_dir` and folder names. Creates nothing.
+    """Return one sentence per problem with `runs_dir`, `cache_dir` and folder names. Leaves nothing behind.
 
     Args:
         to_write: whether files will be written there. A finished run needs no write access.
@@ -31,4 +33,15 @@ def _unusable(key: str, folder: str, to_write: bool) -> str:
             f"{key} = {folder}: you have no permission to write to {nearest}; choose another place, or change its "
             "permissions"
         )
+    if to_write and (reason := _no_new_folder(nearest)):
+        return f"{key} = {folder}: no folder can be created in {nearest} ({reason}); choose another place"
+    return ""
+
+
+def _no_new_folder(place: Path) -> str:
+    """Return why no folder can be created in an existing one, such as /proc, or "". A full disk is reported later."""
+    try:
+        tempfile.TemporaryDirectory(prefix=".rlbench-", dir=place).cleanup()
+    except OSError as error:
+        return "" if is_disk_full(error) else (error.strerror or "").lower()
     return ""

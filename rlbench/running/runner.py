@@ -84,6 +84,8 @@ def _run_stages(config: Config, wanted: Run) -> None:
     if processes.on_main(lambda: _done_already(config, wanted)):
         console.print(f"[green]already done[/green] {wanted.root}", soft_wrap=True)
         _note_versions(locate(config, stage).root for stage in (*config.stages, "oracle"))
+        if config.runtime.dry_run:
+            plan.show([config], 1, console)
         return
     session = processes.main_first(lambda: prepare(config))
     _note_versions(processes.on_main(lambda: _used(session)))

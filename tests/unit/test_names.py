@@ -55,6 +55,12 @@ def test_every_name_of_a_config_is_checked(tmp_path):
     assert set(problems) <= set(check_places(config, to_write=False))
 
 
+@pytest.mark.parametrize("key", ["experiment_name", "dataset.name", "algorithm.name"])
+def test_no_folder_is_hidden(key):
+    (problem,) = check_names(put(composed(), key, ".hidden"))
+    assert problem.startswith(f"{key} = '.hidden' starts with a dot, which marks hidden and unfinished folders; give")
+
+
 @pytest.mark.parametrize("project", [*ODD, "a/b", "a#b", "a%b", "a:b", "a?b", "x" * 129])
 def test_a_project_is_a_name_that_trackers_take(project):
     """W&B refuses some of these names when a run starts, and Trackio uses the name for a file."""

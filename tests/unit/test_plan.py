@@ -64,6 +64,20 @@ def test_a_dry_run_makes_no_run_directory(tmp_path):
     assert made == locate(config, "rl") and not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_of_a_finished_run_shows_the_plan(tmp_path, capsys):
+    config = composed(*SMALL, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache", "runtime.dry_run=true")
+    finished(config, "rl", 40, 100.0)
+    seal(locate(config, "rl").root)
+    run(config)
+    said = capsys.readouterr().err
+    assert "already done" in said and "4 stages of 1 cells, 1 done, 3 to run" in said
+
+
+def test_a_dry_run_refuses_a_folder_that_cannot_be_created(tmp_path):
+    with pytest.raises(BadInput, match="runs_dir = /proc/x: no folder can be created in /proc"):
+        run(composed(*SMALL, "runs_dir=/proc/x", f"cache_dir={tmp_path}/cache", "runtime.dry_run=true"))
+
+
 def test_rl_without_sft_waits_for_no_sft(tmp_path):
     base = cells(tmp_path, "trainer.rl.start=base")
     assert [step.run.stage for step in steps(base)] == ["oracle", "zero_shot", "rl", "rl"]
