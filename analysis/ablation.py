@@ -5,18 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis import command
 from analysis.collection import Collection, collect
-from analysis.command import (
-    add_out,
-    drop_stale,
-    make_parser,
-    out_folder,
-    refuse,
-    refusing,
-    show_problems,
-    show_written,
-    terminal,
-)
 from analysis.figures.style import save
 from analysis.render.sheet import to_markdown
 from analysis.studies.ablation import (
@@ -31,7 +21,7 @@ from analysis.studies.ablation import (
 from analysis.studies.effects_figure import draw_effects
 from analysis.tables import group_title
 from rlbench.base.errors import BadInput
-from rlbench.base.files import new_folder, write_text
+from rlbench.base.files import new_folder
 
 DESCRIPTION = """\
 Show which settings of a sweep help: a grid of all combinations, and the main effect of each setting.
@@ -54,32 +44,29 @@ that the runs do not have
 """
 
 
-@refusing("ablation")
+@command.refusing("ablation")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
-    console, out = terminal(), out_folder(options)
-    try:
-        collection = collect(options.runs)
-        show_problems(console, options.runs, collection.problems)
-        ablation = build_ablation(
-            _only_group(collection, options.runs),
-            options.metric,
-            factors=options.factors,
-            references=options.reference,
-            resamples=options.resamples,
-        )
-    except BadInput as error:
-        return refuse("ablation", error)
+    console = command.terminal()
+    collection = collect(options.runs)
+    command.show_problems(console, options.runs, collection.problems)
+    ablation = build_ablation(
+        _only_group(collection, options.runs),
+        options.metric,
+        factors=options.factors,
+        references=options.reference,
+        resamples=options.resamples,
+    )
     console.print(to_rich(ablation, console.width))
     console.print()
-    show_written(console, write(ablation, out))
+    command.show_written(console, write(ablation, command.out_folder(options)))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("ablation", DESCRIPTION, EPILOG, "folder of the sweep, run directories at any depth")
-    add_out(parser)
+    parser = command.make_parser("ablation", DESCRIPTION, EPILOG, "folder of the sweep, run directories at any depth")
+    command.add_out(parser)
     parser.add_argument("--metric", default="ndcg@10", help="per-query test metric (default: %(default)s)")
     parser.add_argument(
         "--factors",
@@ -123,19 +110,17 @@ def _only_group(collection: Collection, folder: Path) -> Collection:
 def write(ablation: Ablation, out: Path) -> list[Path]:
     """Write tables and figure. Returns the files written."""
     new_folder(out, "--out")
-    written = []
-    for name, text in (
-        ("grid.md", to_markdown(grid_sheet(ablation))),
-        ("grid.csv", grid_csv(ablation)),
-        ("effects.md", to_markdown(effects_sheet(ablation))),
-        ("effects.csv", effects_csv(ablation)),
-    ):
-        write_text(out / name, text)
-        written.append(out / name)
+    texts = {
+        "grid.md": to_markdown(grid_sheet(ablation)),
+        "grid.csv": grid_csv(ablation),
+        "effects.md": to_markdown(effects_sheet(ablation)),
+        "effects.csv": effects_csv(ablation),
+    }
+    written = command.write_texts(out, texts)
     figure = draw_effects(ablation)
     if figure is not None:
         written += save(figure, out / "effects")
-    drop_stale(out, ("effects.png", "effects.svg"), written)
+    command.drop_stale(out, ("effects.png", "effects.svg"), written)
     return written
 
 

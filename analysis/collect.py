@@ -3,19 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from analysis.collection import stored
-from analysis.collection.collection import collect
-from analysis.command import (
-    COLLECTED,
-    add_folder,
-    default_folder,
-    make_parser,
-    refuse,
-    refusing,
-    show_problems,
-    terminal,
-)
-from rlbench.base.errors import BadInput
+from analysis.collection import collect, stored
+from analysis.command import COLLECTED, add_folder, default_folder, make_parser, refusing, say, show_problems, terminal
 
 DESCRIPTION = """\
 Collect all runs below RUNS into tables that pandas, pyarrow and duckdb can read, and that every command of
@@ -44,15 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_folder(parser, f"reports/<RUNS below runs/>/{COLLECTED}")
     options = parser.parse_args(arguments)
     out = options.out or default_folder(options.runs) / COLLECTED
-    try:
-        done = stored.update(options.runs, out)
-        collection = collect(out)
-    except BadInput as error:
-        return refuse("collect", error)
+    done = stored.update(options.runs, out)
+    collection = collect(out)
     console = terminal()
     show_problems(console, options.runs, collection.problems)
     counts = f"{len(collection.runs)} runs used; {done.read} read, {done.kept} unchanged, {done.gone} removed"
-    console.print(f"{out}: {counts}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{out}: {counts}")
     return 0
 
 

@@ -3,16 +3,17 @@
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from analysis import statistics
+from analysis.collection import Collection
 from analysis.collection.reading import Problem, Unusable, printable
 from rlbench.base.errors import BadInput
-from rlbench.base.files import new_folder
+from rlbench.base.files import new_folder, write_text
 from rlbench.base.program import as_started
 from rlbench.config.arguments import whole
 
@@ -60,7 +61,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def add_folder(parser: argparse.ArgumentParser, default: str = "reports/<RUNS below runs/>") -> None:
-    """Add --out; `default` describes the result of `default_folder`."""
+    """Add --out; `default` describes the default folder."""
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write (default: {default})")
 
 
@@ -75,9 +76,9 @@ def add_resamples(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def out_folder(options: argparse.Namespace) -> Path:
+def out_folder(options: argparse.Namespace, top: str = "reports") -> Path:
     """Output folder: --out, or the default folder of RUNS."""
-    return options.out if options.out is not None else default_folder(options.runs)
+    return options.out if options.out is not None else default_folder(options.runs, top)
 
 
 def default_folder(runs: Path, top: str = "reports") -> Path:
@@ -98,6 +99,27 @@ def default_folder(runs: Path, top: str = "reports") -> Path:
     return Path(top, *parts)
 
 
+def usable_groups(
+    collection: Collection, runs: Path, console: Console, use: Callable[[Collection], object], what: str, purpose: str
+) -> list[Collection]:
+    """The groups of a collection that a command can use.
+
+    Args:
+        runs: the folder that was searched.
+        use: true for a group that can be used.
+        what: the runs that a usable group has, in words.
+        purpose: what the command would do with them, in words.
+
+    Raises:
+        BadInput: if there is no such group; the problems of the runs are printed first.
+    """
+    groups = [group for group in collection.groups() if use(group)]
+    if not groups:
+        show_problems(console, runs, collection.problems)
+        raise BadInput(f"no finished {what} below {runs}, so there is {purpose}")
+    return groups
+
+
 def make_folder(folder: Path, out: Path) -> Path:
     """Create a folder in --out, for example the folder of one experiment.
 
@@ -107,6 +129,13 @@ def make_folder(folder: Path, out: Path) -> Path:
     if not folder.resolve().is_relative_to(out.resolve()):
         raise BadInput(f"{folder} leads out of {out} through a link; remove the link, or choose another --out")
     return new_folder(folder, "--out")
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write text files into a folder. Returns their paths."""
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
 
 
 def drop_stale(folder: Path, names: Iterable[str], written: Sequence[Path] = ()) -> None:
@@ -126,7 +155,7 @@ def show_older(console: Console, out: Path, patterns: Iterable[str], written: Se
     if older:
         console.print(f"[bold yellow]Not written now[/] (of an earlier call?), below {escape(str(out))}:")
         for path in older:
-            console.print(f"  {printable(str(path.relative_to(out)))}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"  {printable(str(path.relative_to(out)))}")
 
 
 def terminal(width: int = TERMINAL_WIDTH) -> Console:
@@ -134,8 +163,13 @@ def terminal(width: int = TERMINAL_WIDTH) -> Console:
     return Console() if sys.stdout.isatty() else Console(width=width)
 
 
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: without markup, colours or line breaks."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def refusing(name: str) -> Callable[[Command], Command]:
-    """Make a command report bad input that it meets late, such as a damaged part of a collection.
+    """Make a command report bad input, and exit with code 2.
 
     Args:
         name: name of the command.
@@ -172,7 +206,7 @@ def show_problems(console: Console, folder: Path, problems: Sequence[Problem]) -
         if concerned:
             console.print(f"[bold yellow]{heading}[/] (paths below {escape(str(folder))}):")
             for problem in concerned:
-                console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
+                say(console, f"  {problem}")
             console.print()
 
 
@@ -180,4 +214,4 @@ def show_written(console: Console, paths: Sequence[Path]) -> None:
     """Print the files that were written."""
     console.print("Wrote")
     for path in paths:
-        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  {path}")

@@ -4,27 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from analysis import command
 from analysis.collection import Collection, collect
-from analysis.command import (
-    add_folder,
-    drop_stale,
-    make_folder,
-    make_parser,
-    out_folder,
-    refuse,
-    refusing,
-    show_older,
-    show_problems,
-    show_written,
-    terminal,
-)
 from analysis.figures.series import AXES, measured, own_curves, rl_rows
 from analysis.render.sheet import to_latex, to_markdown
 from analysis.studies.convergence import FINAL, Convergence, compare, threshold_value
 from analysis.studies.convergence_text import convergence_sheet, sentences, to_csv
 from analysis.tables import group_folder
 from rlbench.base.errors import BadInput, nearest
-from rlbench.base.files import write_text
 
 DESCRIPTION = """\
 Show which method learns faster: time to a threshold of a validation metric, and area under its curve, against a
@@ -47,44 +34,36 @@ exit code: 0 written; 2 no such folder, no RL run in it, or an option that does 
 NAMES = ("convergence.md", "convergence.csv", "convergence.tex")
 
 
-@refusing("convergence")
+@command.refusing("convergence")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
-    console = terminal()
-    out = out_folder(options)
-    try:
-        for asked in options.threshold:
-            threshold_value(asked, 0.0, 1.0)
-        collection = collect(options.runs)
-        groups = [group for group in collection.groups() if rl_rows(group)]
-        if not groups:
-            show_problems(console, options.runs, collection.problems)
-            raise BadInput(f"no finished RL run below {options.runs}, so there is nothing to compare")
-        found = [_compare(group, options) for group in groups]
-    except BadInput as error:
-        return refuse("convergence", error)
+    console, out = command.terminal(), command.out_folder(options)
+    for asked in options.threshold:
+        threshold_value(asked, 0.0, 1.0)
+    collection = collect(options.runs)
+    groups = command.usable_groups(collection, options.runs, console, rl_rows, "RL run", "nothing to compare")
+    found = [_compare(group, options) for group in groups]
     written = []
     for group, one in zip(groups, found, strict=True):
-        folder = make_folder(out if len(groups) == 1 else out / group_folder(group), out)
+        folder = command.make_folder(out if len(groups) == 1 else out / group_folder(group), out)
         for sentence in sentences(one):
-            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            command.say(console, sentence)
         console.print()
         sheet = convergence_sheet(one)
-        for name, text in zip(NAMES, (to_markdown(sheet), to_csv(one), to_latex(sheet)), strict=True):
-            write_text(folder / name, text)
-            written.append(folder / name)
+        texts = to_markdown(sheet), to_csv(one), to_latex(sheet)
+        written += command.write_texts(folder, dict(zip(NAMES, texts, strict=True)))
     if len(groups) > 1:
-        drop_stale(out, NAMES)
-    show_problems(console, options.runs, collection.problems)
-    show_older(console, out, [f"*/*/{name}" for name in NAMES], written)
-    show_written(console, written)
+        command.drop_stale(out, NAMES)
+    command.show_problems(console, options.runs, collection.problems)
+    command.show_older(console, out, [f"*/*/{name}" for name in NAMES], written)
+    command.show_written(console, written)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("convergence", DESCRIPTION, EPILOG, "folder with run directories at any depth")
-    add_folder(parser)
+    parser = command.make_parser("convergence", DESCRIPTION, EPILOG, "folder with run directories at any depth")
+    command.add_folder(parser)
     parser.add_argument("--baseline", metavar="LABEL", help="an RL row (default: the first of algorithm grpo)")
     parser.add_argument("--metric", help="on validation (default: NDCG at the largest cut-off)")
     parser.add_argument(
@@ -110,8 +89,7 @@ def _compare(group: Collection, options: argparse.Namespace) -> Convergence:
     if single := [label for label, own in curves.items() if any(len(x) < 2 for x, _ in own)]:
         raise BadInput(
             f"{metric} was measured on validation only once in a run of {', '.join(single)}, but a curve needs two "
-            "points; "
-            "train with a smaller evaluation.every"
+            "points; train with a smaller evaluation.every"
         )
     if not rows:
         raise BadInput(

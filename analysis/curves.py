@@ -9,43 +9,16 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from analysis import command
 from analysis.collection import Collection, collect
-from analysis.command import (
-    add_folder,
-    default_folder,
-    make_folder,
-    make_parser,
-    refuse,
-    refusing,
-    show_older,
-    show_problems,
-    show_written,
-    terminal,
-)
 from analysis.figures.lines import MANY, TRAINING, Key, draw_training, draw_validation
 from analysis.figures.ranks import RANK_METRICS, SHOWN, draw_ranks, rank_metrics
 from analysis.figures.reported import METRIC, Reported, beside
 from analysis.figures.series import AXES, measured, rl_rows, without_spending
-from analysis.figures.style import COLOURS, DASHES, FORMATS, GREY, MARKERS, STYLE, WIDTH, legend_columns, save, styles
+from analysis.figures.style import FORMATS, save
 from analysis.tables import group_folder
 from rlbench.base.errors import BadInput, nearest
-from rlbench.base.files import new_folder
 from rlbench.lists.metric_catalogue import inside, metric_title
-
-__all__ = [
-    "COLOURS",
-    "DASHES",
-    "GREY",
-    "MARKERS",
-    "STYLE",
-    "WIDTH",
-    "draw_ranks",
-    "draw_training",
-    "draw_validation",
-    "legend_columns",
-    "save",
-    "styles",
-]
 
 PAGE = 5
 """Number of metrics in a training figure with --by, so that it fits on a page."""
@@ -89,35 +62,28 @@ exit code: 0 written; 2 no such folder, no RL run in it, or an option that does 
 """
 
 
-@refusing("curves")
+@command.refusing("curves")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
-    console = terminal()
-    out = options.out if options.out is not None else default_folder(options.runs, "figures")
-    try:
-        collection = collect(options.runs)
-        groups = [group for group in collection.groups() if rl_rows(group)]
-        if not groups:
-            show_problems(console, options.runs, collection.problems)
-            raise BadInput(f"no finished RL run below {options.runs}, so there is no curve to draw")
-        _check(groups, options)
-    except BadInput as error:
-        return refuse("curves", error)
+    console, out = command.terminal(), command.out_folder(options, "figures")
+    collection = collect(options.runs)
+    groups = command.usable_groups(collection, options.runs, console, rl_rows, "RL run", "no curve to draw")
+    _check(groups, options)
     written: list[Path] = []
     for group in groups:
-        folder = make_folder(out if len(groups) == 1 else out / group_folder(group), out)
+        folder = command.make_folder(out if len(groups) == 1 else out / group_folder(group), out)
         written += write_figures(group, folder, options, console)
-    show_problems(console, options.runs, collection.problems)
+    command.show_problems(console, options.runs, collection.problems)
     names = [f"{figure}.{suffix}" for figure in ("validation*", "training*", "ranks-*") for suffix in FORMATS]
-    show_older(console, out, [*names, *(f"*/*/{name}" for name in names)], written)
-    show_written(console, written)
+    command.show_older(console, out, [*names, *(f"*/*/{name}" for name in names)], written)
+    command.show_written(console, written)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("curves", DESCRIPTION, EPILOG, "folder with run directories at any depth")
-    add_folder(parser, "figures/<RUNS below runs/>")
+    parser = command.make_parser("curves", DESCRIPTION, EPILOG, "folder with run directories at any depth")
+    command.add_folder(parser, "figures/<RUNS below runs/>")
     parser.add_argument("--against", choices=list(AXES), default="updates", help="(default: %(default)s)")
     parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="see above")
     parser.add_argument("--by", metavar="KEY", help="see above")
@@ -222,7 +188,6 @@ def write_figures(group: Collection, out: Path, options: argparse.Namespace, con
                 f"[yellow]No curve of the paper for {first['dataset']} with {first['model']}:[/] it reports only "
                 f"{METRIC} on validation of reddit_v2 with Qwen2.5-0.5B, Llama-3.2-1B and Llama-3.2-3B."
             )
-    new_folder(out, "--out")
     written = []
     drawn = figures(group, metrics=options.metrics, against=options.against, by=options.by, reported=reported)
     for name, figure in drawn.items():

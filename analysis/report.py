@@ -8,28 +8,14 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from analysis import tables
+from analysis import command, tables
 from analysis.collection import Collection, Problem, collect
-from analysis.command import (
-    add_out,
-    drop_stale,
-    make_folder,
-    make_parser,
-    out_folder,
-    refuse,
-    refusing,
-    show_older,
-    show_problems,
-    show_written,
-    terminal,
-)
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.style import save
 from analysis.html import group_page, index_page
 from analysis.html.budgets import cost_note
 from analysis.render.sheet import to_latex, to_markdown, to_rich
 from rlbench.base.errors import BadInput
-from rlbench.base.files import new_folder, write_text
 from rlbench.config.names import odd_name, odd_project
 from rlbench.tracking import TrackerIdentity, check_modes, make_tracker
 
@@ -60,45 +46,39 @@ exit code: 0 written (even if runs were left out); 2 no such folder, or no finis
 """
 
 
-@refusing("report")
+@command.refusing("report")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
-    console, out = terminal(), out_folder(options)
-    try:
-        if wrong := check_modes(options.tracker, []):
-            raise BadInput(*wrong)
-        collection = collect(options.runs)
-        if collection.runs.empty:
-            show_problems(console, options.runs, collection.problems)
-            raise BadInput(f"no finished run below {options.runs}, so there is nothing to report")
-        groups = collection.groups()
-        if options.tracker != "none" and (wrong := [said for group in groups for said in check_project(group)]):
-            raise BadInput(*wrong)
-    except BadInput as error:
-        return refuse("report", error)
+    console, out = command.terminal(), command.out_folder(options)
+    if wrong := check_modes(options.tracker, []):
+        raise BadInput(*wrong)
+    collection = collect(options.runs)
+    groups = command.usable_groups(collection, options.runs, console, lambda _: True, "run", "nothing to report")
+    if options.tracker != "none" and (wrong := [said for group in groups for said in check_project(group)]):
+        raise BadInput(*wrong)
     written = []
     for group in groups:
-        folder = make_folder(out if len(groups) == 1 else out / tables.group_folder(group), out)
+        folder = command.make_folder(out if len(groups) == 1 else out / tables.group_folder(group), out)
         table = tables.build_table(group, resamples=options.resamples)
         written += write_report(group, table, folder, console)
-        problems = of_group(group, collection)
-        written.append(write_page(group, table, folder, collection.source.folder, problems))
+        page = group_page(group, table, collection.source.folder, of_group(group, collection))
+        written += command.write_texts(folder, {PAGE: page})
         if options.tracker != "none":
             track_report(options.tracker, group, collection.source.folder, folder)
     if len(groups) > 1:
         if (out / PAGE).exists():  # of an earlier report, maybe of one group
-            drop_stale(out, OF_A_GROUP)
-        written.append(write_index(groups, out, collection.source.folder, collection))
-    show_problems(console, options.runs, collection.problems)
-    show_older(console, out, [f"*/*/{PAGE}"], written)
-    show_written(console, written)
+            command.drop_stale(out, OF_A_GROUP)
+        written += command.write_texts(out, {PAGE: make_index(groups, collection)})
+    command.show_problems(console, options.runs, collection.problems)
+    command.show_older(console, out, [f"*/*/{PAGE}"], written)
+    command.show_written(console, written)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("report", DESCRIPTION, EPILOG, "folder with run directories at any depth")
-    add_out(parser)
+    parser = command.make_parser("report", DESCRIPTION, EPILOG, "folder with run directories at any depth")
+    command.add_out(parser)
     parser.add_argument(
         "--tracker",
         default="none",
@@ -111,28 +91,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def write_report(group: Collection, table: tables.Table, out: Path, console: Console) -> list[Path]:
     """Write the table and figures of one group, print the table, and return the files written."""
-    new_folder(out, "--out")
     sheet = tables.table_sheet(table)
     console.print(to_rich(sheet, console.width))
     console.print()
-    written = []
-    for suffix, text in (
-        ("md", to_markdown(sheet)),
-        ("csv", tables.to_csv(table)),
-        ("tex", to_latex(sheet)),
-    ):
-        path = out / f"table.{suffix}"
-        write_text(path, text)
-        written.append(path)
-    for name, figure, lacking in (
-        ("curves", draw_validation(group), "no RL run has validation metrics"),
-        ("training", draw_training(group), "no RL run has training metrics"),
+    texts = {"table.md": to_markdown(sheet), "table.csv": tables.to_csv(table), "table.tex": to_latex(sheet)}
+    written = command.write_texts(out, texts)
+    for name, figure, split in (
+        ("curves", draw_validation(group), "validation"),
+        ("training", draw_training(group), "training"),
     ):
         if figure is None:
-            console.print(f"[yellow]No {name}.png:[/] {lacking}.")
+            console.print(f"[yellow]No {name}.png:[/] no RL run has {split} metrics.")
         else:
             written += save(figure, out / name)
-    drop_stale(out, OF_A_GROUP, written)
+    command.drop_stale(out, OF_A_GROUP, written)
     return written
 
 
@@ -149,24 +121,9 @@ def cell_folder(run: str) -> str:
     return (Path(run).parent.parent).as_posix()
 
 
-def write_page(group: Collection, table: tables.Table, out: Path, runs: Path, problems: Sequence[Problem]) -> Path:
-    """Write report.html of one group.
-
-    Args:
-        table: table of the group.
-        out: folder to write to.
-        runs: the folder that was searched.
-        problems: problems of runs that belong to the group.
-    """
-    path = out / PAGE
-    page = group_page(group, table, runs, problems)
-    write_text(path, page)
-    return path
-
-
-def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection: Collection) -> Path:
-    """Write report.html for several groups, with links to their pages."""
-    path = out / PAGE
+def make_index(groups: Sequence[Collection], collection: Collection) -> str:
+    """report.html for all groups of a collection, with links to their pages."""
+    runs = collection.source.folder
     told = {problem for group in groups for problem in of_group(group, collection)}
     links = [
         (tables.group_title(group), f"{tables.group_folder(group).as_posix()}/{PAGE}", len(group.runs))
@@ -174,19 +131,20 @@ def write_index(groups: Sequence[Collection], out: Path, runs: Path, collection:
     ]
     rest = [problem for problem in collection.problems if problem not in told]
     cost = f"{cost_note(collection.runs, runs)} A stage shared by experiments counts once."
-    write_text(path, index_page(f"Reports of {runs.resolve().name}", links, cost, rest))
-    return path
+    return index_page(f"Reports of {runs.resolve().name}", links, cost, rest)
 
 
 def check_project(group: Collection) -> list[str]:
     """Problems of the tracker project and entity in the config of a group's first run, one sentence each."""
     run = group.runs.iloc[0]["run"]
-    config, where = group.config(run), f"config.yaml of {run}"
-    project, entity = config.get("tracker.project"), config.get("tracker.entity")
-    odd = odd_project(project) if isinstance(project, str) else "is not a name"
-    problems = [f"{where}: tracker.project = {ascii(project)} {odd}; report without --tracker"] if odd else []
-    odd = "" if entity is None else odd_name(entity) if isinstance(entity, str) else "is not a name"
-    return problems + ([f"{where}: tracker.entity = {ascii(entity)} {odd}; report without --tracker"] if odd else [])
+    config = group.config(run)
+    problems = []
+    for key, odd_of in (("tracker.project", odd_project), ("tracker.entity", odd_name)):
+        name = config.get(key)
+        odd = odd_of(name) if isinstance(name, str) else "is not a name"
+        if odd and not (key == "tracker.entity" and name is None):
+            problems.append(f"config.yaml of {run}: {key} = {ascii(name)} {odd}; report without --tracker")
+    return problems
 
 
 def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
@@ -215,7 +173,7 @@ def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
     made_of = {"runs": sorted(group.runs["run"]), "folder": str(runs)}
     for views in ("wandb", "tensorboard"):
         if (out / views).exists():
-            make_folder(out / views, out)
+            command.make_folder(out / views, out)
     tracker = make_tracker([mode], directory=out, identity=identity, config=made_of)
     table = pd.read_csv(out / "table.csv")
     rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()

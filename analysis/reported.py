@@ -4,9 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.command import plain_parser, refusing, show_written, spoken, terminal
+from analysis.command import plain_parser, refusing, show_written, terminal
 from analysis.figures.reported import BACKBONES, METRIC, REGIMES, draw_alone, reported_curves
 from analysis.figures.style import FORMATS, save
+from rlbench.base.errors import BadInput
 from rlbench.base.files import new_folder
 from rlbench.lists.metric_catalogue import metric_of
 
@@ -34,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     curves = reported_curves(backbones=options.backbone, regimes=options.regime)
     if not curves:
         asked = f"{', '.join(options.backbone)} with {', '.join(options.regime)}"
-        print(f"{spoken('reported')}: the paper has no curve of {asked}", file=sys.stderr)
-        return 2
+        raise BadInput(f"the paper has no curve of {asked}")
     new_folder(options.out, "--out")
     figure = draw_alone(curves, f"Validation {metric_of(METRIC).label}")
     show_written(terminal(), save(figure, options.out / "paper", FORMATS))

@@ -9,16 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.command import (
-    add_resamples,
-    drop_stale,
-    plain_parser,
-    refuse,
-    refusing,
-    show_problems,
-    show_written,
-    terminal,
-)
+from analysis.command import add_resamples, drop_stale, plain_parser, refusing, show_problems, show_written, terminal
 from analysis.papers import figure, table_sheets
 from analysis.papers.page import show, write
 from analysis.papers.reported import EXPERIMENTS
@@ -65,18 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_resamples(parser)
     options = parser.parse_args(arguments)
     console = terminal()
-    try:
-        if options.name not in known():
-            raise BadInput(
-                f"{options.name}: there is no such folder with an expected.csv in experiments/; known: "
-                f"{', '.join(known())}.{nearest(options.name, known())}"
-            )
-        if options.name.startswith("figure"):
-            page = figure.make_page(options.name, options.twin, options.runs)
-        else:
-            page = table_sheets.make_page(options.name, options.twin, options.runs, options.resamples)
-    except BadInput as error:
-        return refuse("reproduce", error)
+    if options.name not in known():
+        raise BadInput(
+            f"{options.name}: there is no such folder with an expected.csv in experiments/; known: "
+            f"{', '.join(known())}.{nearest(options.name, known())}"
+        )
+    if options.name.startswith("figure"):
+        page = figure.make_page(options.name, options.twin, options.runs)
+    else:
+        page = table_sheets.make_page(options.name, options.twin, options.runs, options.resamples)
     heading = title(options.name, options.twin)
     show_problems(console, options.runs or Path("runs"), page.problems)
     show(console, heading, page)

@@ -6,7 +6,6 @@ validation curve has only that point.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,19 +20,13 @@ from rich.console import Console
 from tqdm import tqdm
 
 from analysis.collection.costs import place_of
-from analysis.collection.reading import (
-    Problem,
-    Unusable,
-    find_runs,
-    read_run,
-    usable,
-)
+from analysis.collection.reading import Problem, Unusable, find_runs, read_run, usable
 from analysis.collection.stored import is_collection
-from analysis.command import make_parser, refuse, show_problems, show_written, terminal
+from analysis.command import make_parser, refusing, show_problems, show_written, terminal
 from analysis.render.numbers import share
 from analysis.render.sheet import sheet_of, to_rich
 from analysis.render.spreadsheet import as_text
-from rlbench.base.digests import damage
+from rlbench.base.digests import damage, entry
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import partial_folder, publish, write_text
 from rlbench.base.git import code_state
@@ -110,12 +103,7 @@ def digests(source: ScoredRun) -> dict[str, str]:
     step = source.result["checkpoint"]["step"]
     names = [RESULT.name, SETTINGS, IDENTITY.name, MANIFEST.name, MEASUREMENTS.name, BUDGET_ROWS.name]
     names += [named(split, step) for named in (predictions_file, samples_file) for split in SPLITS]
-    found = {}
-    for name in names:
-        if (source.path / name).exists():
-            with (source.path / name).open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {name: entry(source.path / name)["sha256"] for name in names if (source.path / name).exists()}
 
 
 def is_done(target: Path, made_from: Mapping[str, str]) -> bool:
@@ -284,14 +272,13 @@ def parse_moved(texts: Sequence[str]) -> dict[tuple[str, str], str]:
     Raises:
         BadInput: lists the options that do not have this form.
     """
+    known = [f"{name}.{f.name}" for name, kind in DATASETS.items() for f in fields(kind) if f.name in PATHS]
     moved, problems = {}, []
     for text in texts:
         place, _, path = text.partition("=")
+        if place not in known or not path:
+            problems.append(f"--data {text}: expected KEY=PATH, KEY one of {', '.join(known)}.{nearest(place, known)}")
         dataset, _, key = place.partition(".")
-        known = [f.name for f in fields(DATASETS[dataset]) if f.name in PATHS] if dataset in DATASETS else []
-        if key not in known or not path:
-            forms = [f"{name}.{f.name}" for name, kind in DATASETS.items() for f in fields(kind) if f.name in PATHS]
-            problems.append(f"--data {text}: expected KEY=PATH, KEY one of {', '.join(forms)}.{nearest(place, forms)}")
         moved[dataset, key] = path
     if problems:
         raise BadInput(*problems)
@@ -320,36 +307,40 @@ exit code: 0 all done; 1 some runs could not be judged again; 2 no run could be,
 """
 
 
+@refusing("rescore")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
     out = options.out or default_out(options.runs)
-    try:
-        problems, protocols, moved = [], [], {}
-        for text in options.protocol:
-            try:
-                protocols.append(parse_protocol(text))
-            except BadInput as error:
-                problems += error.problems
-        try:
-            moved = parse_moved(options.data)
-        except BadInput as error:
-            problems += error.problems
-        if problems:
-            raise BadInput(*problems)
-        made, told = rescore(options.runs, protocols, out, moved)
-    except BadInput as error:
-        return refuse("rescore", error)
+    protocols, moved = _parsed(options)
+    made, told = rescore(options.runs, protocols, out, moved)
     show_problems(console, options.runs, told)
     if not made:
-        return refuse("rescore", BadInput(f"no run below {options.runs} could be judged again"))
+        raise BadInput(f"no run below {options.runs} could be judged again")
     comparison = compare(made)
     show(comparison, console)
     names = {name: comparison[name].map(as_text) for name in ("run", "protocol", "label", "metric")}
     write_text(out / "comparison.csv", comparison.assign(**names).to_csv(index=False))
     show_written(console, [*sorted({out / one.protocol.name for one in made}), out / "comparison.csv"])
     return 1 if told else 0
+
+
+def _parsed(options: argparse.Namespace) -> tuple[list[Protocol], dict[tuple[str, str], str]]:
+    """The values of --protocol and --data. Raises BadInput with the problems of both."""
+    problems, protocols, moved = [], [], {}
+    for text in options.protocol:
+        try:
+            protocols.append(parse_protocol(text))
+        except BadInput as error:
+            problems += error.problems
+    try:
+        moved = parse_moved(options.data)
+    except BadInput as error:
+        problems += error.problems
+    if problems:
+        raise BadInput(*problems)
+    return protocols, moved
 
 
 def _parser() -> argparse.ArgumentParser:

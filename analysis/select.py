@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.collection import collect
-from analysis.command import refuse, spoken, terminal
+from analysis.command import refusing, spoken, terminal
 from analysis.render.numbers import share
 from analysis.render.sheet import sheet_of, to_rich
 from analysis.render.spreadsheet import as_text
@@ -54,18 +55,16 @@ def check_comparable(runs: pd.DataFrame) -> None:
             raise BadInput(f"the runs have more than one {what} ({', '.join(found)}); give the folder of one of them")
 
 
-def main() -> int:
+@refusing("select")
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=as_started("python -m analysis.select"), description=as_started(str(__doc__)))
     parser.add_argument("runs", type=Path, help="folder of the sweep, for example runs/mini_learning_rates")
     parser.add_argument("--metric", default="ndcg@10", help="validation metric (default ndcg@10)")
     parser.add_argument("--out", type=Path, help="also write the table to this CSV file")
-    arguments = parser.parse_args()
-    try:
-        collection = collect(arguments.runs)
-        check_comparable(collection.runs)
-        table = scores(collection.runs, arguments.metric)
-    except BadInput as error:
-        return refuse("select", error)
+    options = parser.parse_args(arguments)
+    collection = collect(options.runs)
+    check_comparable(collection.runs)
+    table = scores(collection.runs, options.metric)
     for problem in collection.problems:
         print(f"{spoken('select')}: {problem}", file=sys.stderr)
     rows = [
@@ -73,13 +72,13 @@ def main() -> int:
         + (f"{share(row['low'], 4)} to {share(row['high'], 4)}", "chosen" if row["chosen"] else "")
         for _, row in table.iterrows()
     ]
-    header = ("algorithm", "reward", "variant", "seeds", f"validation {arguments.metric}", "over seeds", "")
-    sheet = sheet_of(f"Variants of {arguments.runs}", header, rows, names=3)
+    header = ("algorithm", "reward", "variant", "seeds", f"validation {options.metric}", "over seeds", "")
+    sheet = sheet_of(f"Variants of {options.runs}", header, rows, names=3)
     console = terminal()
     console.print(to_rich(sheet, console.width))
-    if arguments.out is not None:
+    if options.out is not None:
         texts = {name: table[name].map(as_text) for name in ("algorithm", "reward", "variant")}
-        write_text(arguments.out, table.assign(**texts).to_csv(index=False, float_format="%.6f"))
+        write_text(options.out, table.assign(**texts).to_csv(index=False, float_format="%.6f"))
     return 0
 
 

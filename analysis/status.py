@@ -12,20 +12,13 @@ from rich.console import Console
 
 from analysis.collection import find_runs
 from analysis.collection.reading import Unusable, check_files
-from analysis.command import make_parser, refuse, terminal
+from analysis.command import make_parser, refusing, say, terminal
 from analysis.render.sheet import Shown, rich_table, sheet_of
 from rlbench.base.durations import duration
 from rlbench.base.errors import BadInput
 from rlbench.base.progress import PROGRESS, ProgressState
 from rlbench.runs.attempts import UNKNOWN, Attempt, attempts
-from rlbench.runs.directory import (
-    DONE,
-    FAILED,
-    INTERRUPTED,
-    PRUNED,
-    RUNNING,
-    foreign_links,
-)
+from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, foreign_links
 from rlbench.runs.record import MANIFEST, SWEEP, SweepCell
 from rlbench.runs.sweep_file import read_cells
 
@@ -51,21 +44,13 @@ exit code: 0 all done or pruned; 1 some are not; 2 no such folder, or no run in 
 WIDTH = 160
 """Line width when output goes to a file. Cell names are long."""
 REMEDY = "restore the file from a backup, or move the folder away and run its command again"
-WORDS = (DONE, RUNNING, INTERRUPTED, FAILED, PRUNED)
-"""States that STATUS may name."""
 DAMAGED, MISSING = "damaged", "missing"
-STATES = (*WORDS, DAMAGED, MISSING)
+WORDS = {DONE: "green", RUNNING: "cyan", INTERRUPTED: "yellow", FAILED: "red", PRUNED: "blue"}
+"""States that STATUS may name, and their colours."""
+COLOURS = WORDS | {DAMAGED: "red", MISSING: "magenta"}
+STATES = tuple(COLOURS)
 ENDED = (DONE, PRUNED)
 """States of cells that need no further action."""
-COLOURS = {
-    "done": "green",
-    "running": "cyan",
-    "interrupted": "yellow",
-    "failed": "red",
-    "pruned": "blue",
-    "damaged": "red",
-    "missing": "magenta",
-}
 
 
 @dataclass(frozen=True)
@@ -225,8 +210,7 @@ def _show(states: Sequence[CellState], folder: Path, console: Console, every: bo
     if shown:
         header = ["cell", "state", "progress", "remaining", "note", *(["attempts"] if every else [])]
         rows = [
-            (state.run, Shown(state.state, colour=COLOURS[state.state]), _progress(state), _left(state), _note(state))
-            + ((", ".join(state.attempts),) if every else ())
+            [*_cells(state), ", ".join(state.attempts)] if every else _cells(state)
             for state in sorted(shown, key=lambda state: (STATES.index(state.state), state.run))
         ]
         console.print(rich_table(sheet_of("", header, rows, names=1, words=range(len(header) - 1))))
@@ -234,15 +218,14 @@ def _show(states: Sequence[CellState], folder: Path, console: Console, every: bo
     if lines:
         console.print(f"{'This completes it' if len(lines) == 1 else 'These complete them'}:")
         for line in lines:
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"  {line}")
 
 
-def _progress(state: CellState) -> str:
-    return f"{state.doing} {state.done}/{state.total}".strip() if state.total else ""
-
-
-def _left(state: CellState) -> str:
-    return duration(state.remaining) if state.remaining is not None else ""
+def _cells(state: CellState) -> Sequence[str | Shown]:
+    """The cells of a row: name, state, progress, remaining time, note."""
+    progress = f"{state.doing} {state.done}/{state.total}".strip() if state.total else ""
+    remaining = duration(state.remaining) if state.remaining is not None else ""
+    return state.run, Shown(state.state, colour=COLOURS[state.state]), progress, remaining, _note(state)
 
 
 def _note(state: CellState) -> str:
@@ -252,16 +235,14 @@ def _note(state: CellState) -> str:
     return f"{state.reason}{log}"
 
 
+@refusing("status")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = make_parser("status", DESCRIPTION, EPILOG, "folder of an experiment, or a folder above it")
     parser.add_argument("--all", action="store_true", help="also show the cells that are done, and all attempts")
     parser.add_argument("--commands", action="store_true", help="print only the commands, one per line")
     options = parser.parse_args(arguments)
-    try:
-        states = survey(options.runs, time.time())
-    except BadInput as error:
-        return refuse("status", error)
+    states = survey(options.runs, time.time())
     if options.commands:
         print("\n".join(commands(states)))
     else:

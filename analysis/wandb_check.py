@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.collection import find_runs
-from analysis.command import make_parser, refuse, terminal
+from analysis.command import make_parser, refusing, say, terminal
 from analysis.render.sheet import Shown, rich_table, sheet_of
 from rlbench.base.errors import BadInput
 from rlbench.base.records import PUT_BACK, is_whole
@@ -50,27 +50,23 @@ class Checked:
     problems: tuple[str, ...]
 
 
+@refusing("wandb_check")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = make_parser("wandb_check", DESCRIPTION, EPILOG, "folder with run directories at any depth").parse_args(
         arguments
     )
-    try:
-        found = [
-            (path, files) for path in find_runs(options.runs) if (files := sorted(path.glob("wandb/*run-*/*.wandb")))
-        ]
-        if not found:
-            raise BadInput(f"no run below {options.runs} has W&B files (tracker=offline or tracker=wandb writes them)")
-        checked = [check(path, files, path.relative_to(options.runs).as_posix()) for path, files in found]
-    except BadInput as error:
-        return refuse("wandb_check", error)
+    found = [(path, files) for path in find_runs(options.runs) if (files := sorted(path.glob("wandb/*run-*/*.wandb")))]
+    if not found:
+        raise BadInput(f"no run below {options.runs} has W&B files (tracker=offline or tracker=wandb writes them)")
+    checked = [check(path, files, path.relative_to(options.runs).as_posix()) for path, files in found]
     verdicts = (Shown("all", colour="green"), Shown("not all", colour="red"))
     rows = [(one.run, str(one.attempts), str(one.points), verdicts[bool(one.problems)]) for one in checked]
     console = terminal()
     console.print(rich_table(sheet_of("", ("run", "attempts", "points", "W&B has"), rows, names=1)))
     for one in checked:
         for problem in one.problems:
-            console.print(f"{one.run}: {problem}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"{one.run}: {problem}")
     return 1 if any(one.problems for one in checked) else 0
 
 

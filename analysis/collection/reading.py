@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rlbench.base.digests import LIST_FILE, difference, read_list
-from rlbench.base.records import SHOWN, Damaged
+from rlbench.base.records import SHOWN, Damaged, RowsFile
 from rlbench.runs import tables
 from rlbench.runs.directory import foreign_links
 from rlbench.runs.identity import config_hash
@@ -221,14 +221,12 @@ def read_run(path: Path, name: str) -> tuple[FinishedRun, Content]:
 
 
 def _unfinished(status: str, reason: str) -> str:
-    if status == "failed":
-        return f"failed{f' ({reason})' if reason else ''}; the command that started it resumes it"
-    if status == "running":
-        return "not finished (running or interrupted); the command that started it resumes it"
-    if status == "interrupted":
-        return f"interrupted{f' ({reason})' if reason else ''}; the command that started it resumes it"
     if status == "pruned":
         return reason
+    if status == "running":
+        return "not finished (running or interrupted); the command that started it resumes it"
+    if status in ("failed", "interrupted"):
+        return f"{status}{f' ({reason})' if reason else ''}; the command that started it resumes it"
     return f"STATUS says '{status[:SHOWN]}', which is none of running, interrupted, done, failed, pruned"
 
 
@@ -327,22 +325,23 @@ def _digest(queries: pd.DataFrame) -> str:
     return digest.hexdigest()[:16]
 
 
+def _read_rows(path: Path, file: RowsFile[Any], kinds: Mapping[str, str]) -> pd.DataFrame:
+    """The lines of a run's file as columns of these kinds; no rows without the file."""
+    with usable(file.name):
+        rows = file.load(path)
+    return pd.DataFrame({key: list(map(itemgetter(key), rows)) for key in kinds}).astype(kinds)
+
+
 def read_curves(path: Path) -> pd.DataFrame:
     """metrics.jsonl as step, split, metric, value; empty if the run measured nothing."""
-    with usable(MEASUREMENTS.name):
-        rows = MEASUREMENTS.load(path)
-    kinds = {"step": "int64", "split": "str", "metric": "str", "value": "float64"}
-    frame = pd.DataFrame({key: list(map(itemgetter(key), rows)) for key in kinds}).astype(kinds)
+    frame = _read_rows(path, MEASUREMENTS, {"step": "int64", "split": "str", "metric": "str", "value": "float64"})
     keys = ["split", "metric", "step"]
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable", ignore_index=True)
 
 
 def read_spending(path: Path) -> pd.DataFrame:
     """budget.jsonl as update and `SPENDING`; empty without the file. The last line of an update counts."""
-    with usable(BUDGET_ROWS.name):
-        rows = BUDGET_ROWS.load(path)
-    kinds = {"update": "int64"} | dict.fromkeys(SPENDING, "float64")
-    frame = pd.DataFrame({key: list(map(itemgetter(key), rows)) for key in kinds}).astype(kinds)
+    frame = _read_rows(path, BUDGET_ROWS, {"update": "int64"} | dict.fromkeys(SPENDING, "float64"))
     return frame.drop_duplicates("update", keep="last").sort_values("update", ignore_index=True)
 
 

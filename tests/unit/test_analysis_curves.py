@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.collection import Collection, collect
-from analysis.curves import draw_ranks, draw_training, draw_validation, figures, legend_columns, main, save, styles
+from analysis.curves import figures, main
 from analysis.figures.grid import across_for, short_names, wrapped
-from analysis.figures.ranks import column_edges
+from analysis.figures.lines import draw_training, draw_validation
+from analysis.figures.ranks import column_edges, draw_ranks
 from analysis.figures.reported import CURVES, METHODS, beside, draw_alone, reported_curves
-from analysis.figures.style import COLOURS, axis_unit, value_range
+from analysis.figures.style import COLOURS, axis_unit, legend_columns, save, styles, value_range
 from analysis.reported import main as reported_main
 from tests.helpers_analysis import queries, write_run, write_sweep
 from tests.helpers_curves import collection, write_measurements, write_spending
