@@ -23,8 +23,7 @@ def collection(
     spending: Mapping[tuple[str, int], Points] | None = None,
     stopped: Mapping[tuple[str, int], int] | None = None,
 ) -> Collection:
-    """A collection of RL rows (label -> one curve per seed, update -> value), with the tokens spent by run (label,
-    seed)."""
+    """RL rows (label -> one curve per seed, update -> value), with the tokens spent by each run (label, seed)."""
     runs, curves, spent = [], [], []
     for label, seeds in rows.items():
         algorithm, _, reward = label.partition("-")

@@ -1,4 +1,4 @@
-"""The golden figures, and their lists as cases."""
+"""The golden figures and their lists as cases."""
 
 import json
 import os
@@ -13,12 +13,12 @@ Film = tuple[str, int]
 
 
 def golden_folder() -> Path:
-    """The folder in RLBENCH_GOLDEN_DIR, else the one committed here."""
+    """The folder in RLBENCH_GOLDEN_DIR, or else the committed one."""
     return Path(os.environ.get("RLBENCH_GOLDEN_DIR") or COMMITTED)
 
 
 class Case(NamedTuple):
-    """One completion and the outputs of the published code for it; recall_ndcg has cut-offs as keys."""
+    """One completion and the published code's outputs for it; the keys of recall_ndcg are cut-offs."""
 
     number: int
     completion: str

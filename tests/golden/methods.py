@@ -1,10 +1,10 @@
-"""Every method of `conf/algorithm` as its paper writes it: plain numbers and loops, from hits to the loss.
+"""Every method of `conf/algorithm` as its paper defines it, in plain numbers and loops, from hits to the loss.
 
-`python -m tests.golden.methods` writes `data/methods.json`: the loss of each on one small batch, and its gradient by
-central differences. Numbers of a method (clip bounds, weights) stand here a second time on purpose.
+`python -m tests.golden.methods` writes `data/methods.json`: the loss of each method on one small batch, and its
+gradient by central differences. A method's numbers (clip bounds, weights) are repeated here on purpose.
 
-A method takes the lists and gives its loss as a function of the policy, so that advantages are made once. In formulas
-i is a list, t a token, k a rank; pi is the policy that is differentiated, `b.pi` the same held fixed (sg).
+A method takes the lists and returns its loss as a function of the policy, so advantages are computed once. In formulas
+i is a list, t a token, k a rank; pi is the policy that is differentiated, and `b.pi` is the same held fixed (sg).
 """
 
 import json
@@ -17,19 +17,19 @@ from pathlib import Path
 
 FILE = Path(__file__).parent / "data" / "methods.json"
 N, G, L_MAX, TOKENS = 3, 4, 16, 120
-"""Ranks of a list, lists of a prompt, the token limit, and tokens of the update's whole batch for each process."""
+"""Ranks of a list, lists of a prompt, the token limit, and tokens per process in the update's whole batch."""
 STEP = 1e-5
 SEED = 88
-"""The first under which nearly every bound of every method acts."""
+"""The first seed under which nearly every bound of every method acts."""
 
 PROMPTS = [
     (2, ["hh|mmm|hh|.", "tt|mm|hhh|m.", "hhh|m.", "mm|m|mm|hh|m."]),
     (5, ["m|hh|mmm.", "mm|m|mm|hh", "hh|t|hh|hhh.", "mmm|mm|m."]),
     (1, ["mm|mm|mm.", "t|m|mm|m|.", "m.", "mm|m|mmm|m"]),
 ]
-"""Number of truths and the G lists of each prompt, a letter a token: h of a line that is a hit, m of a miss, t of a
-line that is no entry, "." EOS; "|" ends a line, its newline being part of the token before. The first group solves
-three of four and has a short list and one too long; the second ties two; the third hits nothing."""
+"""Number of truths and the G lists of each prompt, one letter per token: h in a line that is a hit, m in a miss, t in a
+line that is no entry, "." EOS. "|" ends a line; the newline belongs to the token before it. The first group solves
+three of four, with one short list and one too long; the second has two ties; the third has no hits."""
 
 ANCHOR = 0.6
 """SIREN's entropy at the first update."""
@@ -41,12 +41,12 @@ Rows = list[list[float]]
 
 @dataclass(frozen=True)
 class Policy:
-    """What the loss may be differentiated by.
+    """Values of the policy that the loss may be differentiated by.
 
     Attributes:
         lp: log-probability of every token of every list.
-        entropy: of the whole vocabulary, token by token.
-        top_p_entropy: of the likeliest part of it.
+        entropy: over the whole vocabulary, for every token.
+        top_p_entropy: over the likeliest part of the vocabulary.
         demonstrations: log-probability of every token of some demonstrations.
     """
 
@@ -58,18 +58,18 @@ class Policy:
 
 @dataclass(frozen=True)
 class Batch:
-    """Lists, the G of a prompt next to each other, and what policies say of their tokens.
+    """Lists, with the G of a prompt next to each other, and the policies' values for their tokens.
 
     Attributes:
         texts: the lists as in `PROMPTS`.
-        n_truth: relevant films of each list's prompt.
+        n_truth: number of relevant films of each list's prompt.
         pi: the policy, held fixed.
         old: log-probabilities under the rollout policy.
-        ref: under the reference.
+        ref: log-probabilities under the reference.
         old_entropy: entropies under the rollout policy.
         mean_lp: mean log-probability of the vocabulary under the policy.
         old_mean_lp: the same under the rollout policy.
-        states: hidden states of the rollout policy, two numbers a token.
+        states: hidden states of the rollout policy, two numbers per token.
     """
 
     texts: list[str]
@@ -87,14 +87,14 @@ class Batch:
         return range(len(self.texts))
 
     def letters(self, i: int) -> str:
-        """One a token."""
+        """One letter per token."""
         return self.texts[i].replace("|", "")
 
     def tokens(self, i: int) -> range:
         return range(len(self.pi.lp[i]))
 
     def lines(self, i: int) -> list[int]:
-        """The line each token stands in."""
+        """The line of each token."""
         return [number for number, line in enumerate(self.texts[i].split("|")) for _ in line]
 
     def entries(self, i: int) -> list[str]:
@@ -105,14 +105,14 @@ class Batch:
         return [number for number, line in enumerate(self.texts[i].split("|")) if line and line[0] in "hm"]
 
     def rel(self, i: int, k: int) -> int:
-        """Whether rank k = 1 .. N is a hit; a rank that a short list has not is none."""
+        """Whether rank k = 1 .. N is a hit. A rank that a short list lacks is no hit."""
         return int(self.entries(i)[k - 1 : k] == ["h"])
 
     def solved(self, i: int) -> bool:
         return any(self.rel(i, k) for k in ranks())
 
     def picked(self, order: Sequence[int]) -> "Batch":
-        """These lists, in this order."""
+        """The lists at these positions, in this order."""
 
         def rows(of: object, *but: str) -> dict:
             return {name: [values[i] for i in order] for name, values in vars(of).items() if name not in but}
@@ -157,7 +157,7 @@ def drawn(seed: int = SEED) -> Batch:
 
 Loss = Callable[[Policy], float]
 OfToken = Callable[[Policy, int, int], float]
-"""What is maximised of token t of list i."""
+"""The objective of token t of list i, to be maximised."""
 
 METHODS: dict[str, Callable[[Batch], Loss]] = {}
 
@@ -192,7 +192,7 @@ def clip(x: float, low: float, high: float) -> float:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Linear between the two nearest in order."""
+    """Linear interpolation between the two nearest in order."""
     order, place = sorted(values), share * (len(values) - 1)
     below = int(place)
     return order[below] + (place - below) * (order[min(below + 1, len(order) - 1)] - order[below])
@@ -213,7 +213,7 @@ def rewards(b: Batch) -> list[float]:
 
 
 def in_groups(values: Sequence[float], formula: Callable[[Sequence[float]], list[float]]) -> list[float]:
-    """A formula of the G values of a prompt, for each prompt."""
+    """Apply a formula of G values to each prompt."""
     return [a for start in range(0, len(values), G) for a in formula(values[start : start + G])]
 
 
@@ -230,7 +230,7 @@ def ppo(w: float, a: float, low: float, high: float) -> float:
 
 
 def dual_ppo(w: float, a: float, low: float, high: float) -> float:
-    """PPO's clip, and at least 3 A where A < 0 (arXiv 1912.09729; verl)."""
+    """PPO's clip, but at least 3 A if A < 0 (arXiv 1912.09729; verl)."""
     return max(ppo(w, a, low, high), 3 * a) if a < 0 else ppo(w, a, low, high)
 
 
@@ -263,7 +263,7 @@ def over_tokens(b: Batch, of_token: OfToken) -> Loss:
 
 
 def over_all_processes(b: Batch, of_token: OfToken) -> Loss:
-    """-1 / (tokens of the whole batch) sum_i sum_t, of this process's share."""
+    """-1 / (tokens of the whole batch) sum_i sum_t, over this process's share."""
     return lambda pi: -sum(of_token(pi, i, t) for i in b.lists for t in b.tokens(i)) / TOKENS
 
 
@@ -308,7 +308,7 @@ def rs_grpo(b: Batch) -> Loss:
 
 @method
 def gopo(b: Batch) -> Loss:
-    """A = 2 - 4 (rho - 1) / (G - 1), rho = 1 the best; ties share their mean place (ours)."""
+    """A = 2 - 4 (rho - 1) / (G - 1), where rho = 1 is the best; ties share their mean position (ours)."""
 
     def places(r):
         return [mean(1 + place for place, y in enumerate(sorted(r, reverse=True)) if y == x) for x in r]
@@ -369,7 +369,7 @@ def reinforce_pp_baseline(b: Batch) -> Loss:
 
 @method
 def clpo_kl(b: Batch) -> Loss:
-    """GRPO with half the KL where at most .3 of the group is solved (arXiv 2509.25004; on rewritten prompts there)."""
+    """GRPO with half the KL if at most .3 of the group is solved (arXiv 2509.25004, there on rewritten prompts)."""
     a = in_groups(rewards(b), z_score)
     rate = in_groups([float(b.solved(i)) for i in b.lists], lambda group: [mean(group)] * G)
     beta = [0.001 * (0.5 if x <= 0.3 else 1.0) for x in rate]
@@ -384,7 +384,7 @@ def uniapl(b: Batch) -> Loss:
 
 
 def effective_rank(states: Sequence[tuple[float, float]]) -> float:
-    """exp(-sum_j p_j log p_j), p_j = sigma_j / sum sigma, sigma the singular values of the centred states."""
+    """exp(-sum_j p_j log p_j), p_j = sigma_j / sum sigma, with sigma the singular values of the centred states."""
     x, y = (centred([state[axis] for state in states]) for axis in (0, 1))
     xx, xy, yy = (sum(a * c for a, c in zip(*pair, strict=True)) for pair in ((x, x), (x, y), (y, y)))
     root = math.sqrt(((xx - yy) / 2) ** 2 + xy**2)
@@ -452,7 +452,7 @@ def dr_grpo(b: Batch) -> Loss:
 
 @method
 def top_entropy(b: Batch) -> Loss:
-    """DAPO on the fifth of the tokens with the highest entropy, over the number of all (arXiv 2506.01939)."""
+    """DAPO on the fifth of tokens with the highest entropy, divided by the number of all (arXiv 2506.01939)."""
     a = in_groups(rewards(b), z_score)
     bound = quantile([x for of_list in b.pi.entropy for x in of_list], 0.8)
 
@@ -478,7 +478,7 @@ def siren(b: Batch) -> Loss:
 
 @method
 def canon(b: Batch) -> Loss:
-    """A_inter: R - mean of the half of the group whose entropies are on the other side."""
+    """A_inter: R - mean of the half of the group with entropies on the other side."""
     r, entropy = rewards(b), [mean(row) for row in b.old_entropy]
 
     def inter(group):
@@ -585,8 +585,8 @@ def topr(b: Batch) -> Loss:
 
 
 def dppo_loss(b: Batch, too_far: Callable[[float, float], bool]) -> Loss:
-    """sg(min(w, 10000)) A log pi with A = R - mean, but 0 for tokens whose p is too far from p_old and that A would
-    push on; a sum over tokens, over B L_max."""
+    """sg(min(w, 10000)) A log pi with A = R - mean, summed over tokens and divided by B L_max. Tokens whose p is too
+    far from p_old count 0 if A would push them further."""
     a = in_groups(rewards(b), centred)
 
     def of_token(pi, i, t):
@@ -614,26 +614,26 @@ def dppo_kl(b: Batch) -> Loss:
 
 
 def covariances(b: Batch, a: Sequence[float]) -> dict[tuple[int, int], float]:
-    """(A - mean A)(log pi - mean log pi) of every token, means over all tokens."""
+    """(A - mean A)(log pi - mean log pi) of every token, with means over all tokens."""
     tokens = [(i, t) for i in b.lists for t in b.tokens(i)]
     mean_a, mean_lp = mean(a[i] for i, _ in tokens), mean(b.pi.lp[i][t] for i, t in tokens)
     return {(i, t): (a[i] - mean_a) * (b.pi.lp[i][t] - mean_lp) for i, t in tokens}
 
 
 def largest(scores: dict[tuple[int, int], float], share: float, count: int) -> set[tuple[int, int]]:
-    """A share of the tokens, at least one."""
+    """The largest values: a share of the tokens, at least one."""
     return set(sorted(scores, key=lambda token: -scores[token])[: max(int(share * count), 1)])
 
 
 @method
 def clip_cov(b: Batch) -> Loss:
-    """PPO's loss, but 0 for 2e-4 of the unclipped tokens whose covariance lies in (1, 5), the largest (arXiv 2505.22617
-    draws them), a mean over tokens."""
+    """PPO's loss over the mean of tokens, but 0 for the 2e-4 of tokens with the largest covariance among Clip-Cov's
+    candidates (arXiv 2505.22617 draws them at random)."""
     return clip_cov_loss(b, largest(covered(b), 2e-4, len(covariances(b, in_groups(rewards(b), z_score)))))
 
 
 def covered(b: Batch) -> dict[tuple[int, int], float]:
-    """Clip-Cov's candidates: the unclipped tokens whose covariance lies in (1, 5), and that."""
+    """Clip-Cov's candidates with their covariance: the unclipped tokens whose covariance lies in (1, 5)."""
     a = in_groups(rewards(b), z_score)
 
     def clipped(i, t):
@@ -659,8 +659,8 @@ def kl_cov(b: Batch) -> Loss:
 
 @method
 def rover(b: Batch) -> Loss:
-    """-(Q_t - sg(R - mean + V_{t+1}))^2, Q = log pi - log pi_old, V the mean over the vocabulary of log pi - log pi_old
-    at the next position, 0 after the last token; a mean over tokens (arXiv 2509.24981)."""
+    """-(Q_t - sg(R - mean + V_{t+1}))^2, Q = log pi - log pi_old; V is the vocabulary's mean of log pi - log pi_old at
+    the next position, 0 after the last token; a mean over tokens (arXiv 2509.24981)."""
     a = in_groups(rewards(b), centred)
 
     def of_token(pi, i, t):
@@ -673,7 +673,7 @@ def rover(b: Batch) -> Loss:
 
 @method
 def humanline(b: Batch) -> Loss:
-    """w = exp(clip(log pi - log pi_ref, -1, 1.5)), a mean over tokens; the population's std, its eps 1e-2 (arXiv
+    """w = exp(clip(log pi - log pi_ref, -1, 1.5)), a mean over tokens; population std with eps 1e-2 (arXiv
     2509.24207)."""
     a = in_groups(rewards(b), lambda r: [(x - mean(r)) / (population_std(r) + 1e-2) for x in r])
 
@@ -723,7 +723,7 @@ def paper_units(b: Batch, i: int) -> list[int | str]:
 
 
 def paper_shaping(b: Batch, i: int) -> dict[int | str, float]:
-    """Advantages of what is no rank (arXiv 2510.20150, section 2.3.3, appendix C)."""
+    """Advantages of tokens outside ranks (arXiv 2510.20150, section 2.3.3, appendix C)."""
     return {"overflow": -0.1, "text": 0.0, "eos": -0.1 if len(b.entries(i)) < N else 0.0}
 
 
@@ -736,14 +736,14 @@ def of_ranks(
 
 
 def blocks(units: Sequence[int | str]) -> Iterator[tuple[int | str, list[int]]]:
-    """Each unit that has tokens, and these."""
+    """Each unit that has tokens, with its tokens."""
     for unit in dict.fromkeys(units):
         yield unit, [t for t, other in enumerate(units) if other == unit]
 
 
 def rank_grpo_loss(b: Batch, r: Callable[[int, int], float]) -> Loss:
     """-1/(B N) sum_i sum_k [min(w_ik A_ik, clip(w_ik, .94, 1.08) A_ik) - .001 mean k3], w_ik = exp(mean of log w over
-    the tokens of rank k) (Eq. 6); what is no rank counts as one (ours)."""
+    the tokens of rank k) (Eq. 6). The tokens outside ranks form one block (ours)."""
     a, of_list = of_ranks(b, r), [list(blocks(paper_units(b, i))) for i in b.lists]
 
     def of_unit(pi, i, unit, tokens):
@@ -760,7 +760,7 @@ def rank_grpo(b: Batch) -> Loss:
 
 
 def ndcg(b: Batch, i: int, kept: Sequence[int]) -> float:
-    """NDCG@N of the list of these ranks in this order."""
+    """NDCG@N of the list with these ranks in this order."""
     ideal = sum(1 / math.log2(k + 1) for k in range(1, min(b.n_truth[i], N) + 1))
     return sum(b.rel(i, k) / math.log2(place + 1) for place, k in enumerate(kept, start=1)) / ideal
 
@@ -803,8 +803,8 @@ def shapley_rank(b: Batch) -> Loss:
 
 @method
 def rank_grpo_published(b: Batch) -> Loss:
-    """A token's rank is the number of its line, and past N one block; a mean over tokens. EOS shares the ratio of its
-    line, and has +.1 after exactly N lines, else -.1."""
+    """A token's rank is the number of its line; all lines past N are one block; a mean over tokens. EOS shares the
+    ratio of its line, and has +.1 after exactly N lines, else -.1."""
     of_rank = of_ranks(b, lambda i, k: log_decay(b, i, k))
     line = [[min(number, N) for number in b.lines(i)] for i in b.lists]
 
@@ -849,7 +849,7 @@ def f_grpo(b: Batch) -> Loss:
 
 
 def gradient(loss: Loss, pi: Policy, step: float) -> dict[str, Rows]:
-    """Central differences with respect to all that the policy says."""
+    """Central differences with respect to all values of the policy."""
     found: dict[str, Rows] = {}
     for name, rows in vars(pi).items():
         place = [list(row) for row in rows]
@@ -867,7 +867,7 @@ def gradient(loss: Loss, pi: Policy, step: float) -> dict[str, Rows]:
 
 
 def row(name: str, b: Batch, step: float = STEP) -> dict:
-    """What the file holds of a method; what has no gradient is left out."""
+    """The entry of a method in the file; values without gradient are omitted."""
     loss = METHODS[name](b)
     slopes = {
         key: [[round(x, 12) + 0.0 for x in of_list] for of_list in rows]

@@ -1,4 +1,5 @@
-"""Writes docs/published-rules.md: what the published rules and ours make of small lists, all figures computed.
+"""Writes docs/published-rules.md, which compares the published rules with ours on small lists. All figures are
+computed.
 
 python -m tests.golden.rules_page
 """
@@ -30,7 +31,7 @@ PAPER = LengthShapingConfig(rule="paper", early_stop=-0.1, overflow=-0.1, exact=
 
 
 class Example(NamedTuple):
-    """One completion; `remark` says what to look at."""
+    """One completion; `remark` says what it shows."""
 
     name: str
     text: str
@@ -165,7 +166,7 @@ def rank_of_lines(text: str) -> tuple[list[int], int]:
 
 
 def eos_advantage(n_units: int, config: LengthShapingConfig) -> float:
-    """What EOS gets on its own after so many units."""
+    """Advantage of an EOS outside any rank, after this many units."""
     return float(SHAPINGS[config.rule].special(torch.tensor([n_units]), UnitLayout(N), config)[0, 2])
 
 
@@ -176,14 +177,14 @@ def eos_is_absorbed(n_units: int) -> bool:
 
 
 def credit(rank: int | None, rewards: list[float], overflow: float) -> str:
-    """The cells "rank | reward" of a line; ranks past N have an advantage instead."""
+    """The cells "rank | reward" of a line; ranks past N show an advantage instead."""
     if rank is None:
         return "none | "
     return f"{rank + 1} | {rewards[rank]:.0f}" if rank < N else f"past {N} | {overflow:+.1f}"
 
 
 def line_table(example: Example) -> list[str]:
-    """Which rank's reward (exp_inf) the tokens of each line get."""
+    """The rank and reward (exp_inf) of each line's tokens."""
     entries = published.parse_list(example.text)
     theirs = oracles.reward_exp_inf(oracles.training_hits(entries, example.truths, [], set(FILMS), N))
     judge = Judge(Catalog(FILMS), N)
@@ -203,7 +204,7 @@ def line_table(example: Example) -> list[str]:
 
 
 def metric_line(example: Example) -> str:
-    """Recall@N / NDCG@N by the three protocols."""
+    """Recall@N / NDCG@N under the three protocols."""
     entries, truths, judge = [published.parse_list(example.text)], [example.truths], Judge(Catalog(FILMS), N)
     seen: list[list[str]] = [[]]
     judged = judge(judge.read([example.text]), truths, seen)
@@ -260,7 +261,7 @@ def measured() -> str:
 
 
 def wrapped(paragraph: str) -> str:
-    """The paragraph in lines of at most 120 characters."""
+    """The paragraph wrapped to at most 120 characters."""
     indent = "  " * paragraph.startswith("- ")
     return textwrap.fill(paragraph, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 

@@ -1,7 +1,7 @@
 """Methods marked "code" as their authors or a framework run them: the whole loss in plain numbers.
 
-Written from the code that each names, with its default settings, beside `tests.golden.methods`, which holds our YAMLs.
-Where a YAML departs from its source, `overrides` are what makes it the source again.
+Each is written from the code that it names, with that code's default settings. `tests.golden.methods` holds our YAMLs.
+If a YAML departs from its source, `overrides` turn it into the source.
 """
 
 import math
@@ -35,13 +35,13 @@ from tests.golden.methods import (
 
 @dataclass(frozen=True)
 class Source:
-    """What a method's source computes.
+    """The computation of a method's source.
 
     Attributes:
-        loss: of lists, as `tests.golden.methods.METHODS`.
-        overrides: what to change in the YAML to get it; nothing where the YAML is the source.
-        lists: which of the lists to compare on, in groups of G; those where an adaptation to lists plays no part.
-        shown: the test, as file::name, that shows a difference which neither of these does.
+        loss: of lists, as in `tests.golden.methods.METHODS`.
+        overrides: changes to the YAML that give the source; empty if the YAML is the source.
+        lists: lists to compare on, in groups of G; an adaptation to lists has no effect on these.
+        shown: the test, as file::name, of a difference that neither of the above covers.
     """
 
     loss: Callable[[Batch], Loss]
@@ -51,7 +51,7 @@ class Source:
 
 
 VERL = ("surrogate=dual_clip", "options.dual_clip={low: 0.2, high: 0.2}", "aggregation=token_mean", "kl.beta=0.0")
-"""verl's defaults: clip .2, 3 where A < 0, a mean over tokens, no KL."""
+"""verl's defaults: clip .2, 3 if A < 0, a mean over tokens, no KL."""
 
 
 def verl_loss(b: Batch, a: list[float]) -> Loss:
@@ -65,7 +65,7 @@ def bnpo(b: Batch) -> Loss:
 
 
 def c2gspg(b: Batch) -> Loss:
-    """The calibration term aims at the reward itself."""
+    """The target of the calibration term is the reward itself."""
     c_old = [mean(row) for row in b.old]
     a = [x / (1 - math.exp(c) + 1e-6) for x, c in zip(in_groups(rewards(b), centred), c_old, strict=True)]
 
@@ -77,7 +77,7 @@ def c2gspg(b: Batch) -> Loss:
 
 
 def gopo(b: Batch) -> Loss:
-    """2 - 4 (rho - 1) / (G - 1), equal rewards in the order of their positions; our loss."""
+    """2 - 4 (rho - 1) / (G - 1), with equal rewards ordered by position; our loss."""
 
     def ordinal(r):
         order = sorted(range(len(r)), key=lambda j: -r[j])
@@ -92,7 +92,7 @@ def grpo_passk(b: Batch) -> Loss:
 
     def lead(r):
         best, second = sorted(r, reverse=True)[:2]
-        scale = z_score(r, 1e-6)  # (x - mean) / (std + eps), so that a difference of two is a difference over it
+        scale = z_score(r, 1e-6)  # (x - mean) / (std + eps), so a difference of two values is divided by std + eps
         top = r.index(best)
         return [scale[top] - scale[r.index(second)] if j == top else 0.0 for j in range(len(r))]
 
@@ -106,7 +106,7 @@ def luspo(b: Batch) -> Loss:
 
 
 def rlmlr(b: Batch) -> Loss:
-    """A token of no state has the outcome's advantage alone."""
+    """A token outside any state has only the outcome's advantage."""
     of_list, of_rank = in_groups(rewards(b), centred), of_ranks(b, lambda i, k: log_decay(b, i, k), centred)
     unit = [line_units(b, i) for i in b.lists]
 
@@ -117,7 +117,7 @@ def rlmlr(b: Batch) -> Loss:
 
 
 def rloo(b: Batch) -> Loss:
-    """TRL's loss, given the rewards, from which TRL has taken the KL."""
+    """TRL's loss on the given rewards, from which TRL has subtracted the KL."""
     a = in_groups(rewards(b), lambda r: [x - (sum(r) - x) / (len(r) - 1) for x in r])
     return lambda pi: -mean(ppo(math.prod(w(b, pi, i, t) for t in b.tokens(i)), a[i], 0.2, 0.2) for i in b.lists)
 
@@ -134,7 +134,7 @@ def rover(b: Batch) -> Loss:
 
 
 def unlikely(b: Batch) -> Loss:
-    """Without the KL term, which the source averages in another way than its loss."""
+    """Without the KL term, which the source averages differently from its loss."""
     order = in_groups([mean(row) for row in b.old], lambda group: [sorted(group).index(x) for x in group])
     r = [x * (1 - 0.25 * place / 4) for x, place in zip(rewards(b), order, strict=True)]
     a = in_groups(r, lambda group: z_score(group, 1e-6))
@@ -142,7 +142,7 @@ def unlikely(b: Batch) -> Loss:
 
 
 def verl_erank(b: Batch, last_alone: bool = False) -> Loss:
-    """The script's loss; the bonus goes to every token, as ours, or to the last alone, as the source's."""
+    """The script's loss. The bonus goes to every token, as ours, or only to the last, as in the source."""
     a, bonus = erank_advantages(b)
 
     def of_token(pi, i, t):

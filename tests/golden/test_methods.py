@@ -27,7 +27,7 @@ from tests.golden.methods import ANCHOR, FILE, L_MAX, METHODS, STEP, TOKENS, USU
 NAMES = methods(POLICY_OPTIMISATION)
 GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
 SAME = {("gspo", "gspo_token"): "one advantage a list: the tokens' gradients sum to the same (arXiv 2507.18071, 4.3)"}
-"""Methods that are one and the same on these lists."""
+"""Methods that coincide on these lists."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def double_precision():
 
 @functools.cache
 def reward() -> RewardConfig:
-    """Returns are log-decay: the list's is DCG@N, a rank's its tail."""
+    """Returns are log-decay: the list's is DCG@N, a rank's is the sum from that rank on."""
     return composed("reward=log_decay").reward
 
 
@@ -164,7 +164,7 @@ def test_every_method_has_a_reference_and_a_row():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_row_is_that_of_the_loop(name):
-    found = row(name, drawn(), STEP / 4)  # with another step, so that no number stands on a bound
+    found = row(name, drawn(), STEP / 4)  # with another step, so that no number lies on a bound
     assert found["loss"] == pytest.approx(GOLDEN[name]["loss"], abs=1e-9)
     assert found["gradient"].keys() == GOLDEN[name]["gradient"].keys()
     for key, rows in found["gradient"].items():
@@ -204,7 +204,7 @@ def test_methods_differ(name):
 
 
 def numbers(algorithm: AlgorithmConfig):
-    """Where an algorithm holds a number that is not 0 (for `changed`), and that number."""
+    """Paths to an algorithm's non-zero numbers (for `changed`), with the numbers."""
     chosen = {
         "credit": [algorithm.credit],
         "kl.estimator": [algorithm.kl.estimator],
@@ -250,11 +250,11 @@ SILENT = {
     ("grpo_passk", "low"): "no advantage is negative",
     ("verl_erank", "ema"): "a matter of the next update",
 }
-"""Numbers that can be somewhat larger or smaller without effect on so small a batch."""
+"""Numbers that can change somewhat without effect on so small a batch."""
 
 
 def effect(chosen: Case, path: tuple[str, ...], value: float) -> float:
-    """How far a number moves loss or gradient."""
+    """Change in loss or gradient after changing a number."""
     loss, slopes = chosen.loss_and_gradient()
     loss_there, slopes_there = replace(chosen, objective=changed(chosen.objective, path, value)).loss_and_gradient()
     return max(abs(loss - loss_there), *((slopes[key] - slopes_there[key]).abs().max().item() for key in slopes))

@@ -34,7 +34,7 @@ DECORATIONS: dict[str, Callable[[Film], str]] = {
 
 
 def real_films() -> set[Film]:
-    """The published catalogue; skips where it is not at hand."""
+    """The published catalogue. Skips if it is not available."""
     return set(read_catalog(shared_data("reddit_v2", "gt_catalog.pkl"))[0].films)
 
 
@@ -80,7 +80,7 @@ def test_every_figure_is_equal(cases: list[Case], films_of_case: list[set[Film]]
 
 
 def test_the_positions_are_those_of_the_catalogue(cases: list[Case]) -> None:
-    """With the whole catalogue instead of the positions, figures and positions are the same."""
+    """The whole catalogue gives the same figures and positions as the file of positions."""
     films = real_films()
     assert_equal_figures(cases, [films] * len(cases))
     file = golden_folder() / MEMBERSHIP
@@ -89,7 +89,7 @@ def test_the_positions_are_those_of_the_catalogue(cases: list[Case]) -> None:
 
 
 def test_metrics_of_many_samples(cases: list[Case], films_of_case: list[set[Film]]) -> None:
-    """All cut-offs at once; the catalogues of the cases may be joined, since a film is in all of them or in none."""
+    """All cut-offs at once. The cases' catalogues may be joined, because a film is in all of them or in none."""
     lists = [published.parse_list(case.completion) for case in cases]
     truths, seen = [case.ground_truth for case in cases], [case.seen_titles for case in cases]
     cutoffs = sorted(cases[0].recall_ndcg)

@@ -1,4 +1,4 @@
-"""The published trainer's loss, to 1e-9: value, gradient, KL and clip shares of every case."""
+"""The published trainer's loss is reproduced to 1e-9: value, gradient, KL and clip shares of every case."""
 
 import json
 
@@ -16,7 +16,7 @@ CASES = json.loads((golden_folder() / "published_loss.json").read_text(encoding=
 
 
 def algorithm_of(case):
-    """The case as a config of our pieces."""
+    """The case as a config with our pieces."""
     bounds = f"low:{case['eps_low']},high:{case['eps_high']}"
     surrogate = "clip" if case["delta"] is None else "clip_delta"
     delta = "" if case["delta"] is None else f",delta:{case['delta']}"
@@ -31,7 +31,7 @@ def algorithm_of(case):
 
 
 def tensors_of(case):
-    """The case's tensors in float64; every token past rank N is in one overflow unit, as in that code."""
+    """The case's tensors in float64. As in the published code, all tokens past rank N form one overflow unit."""
     units = UnitLayout(case["list_length"])
     mask = torch.tensor(case["completion_mask"])
     rank_ids = torch.tensor(case["rank_ids"])
@@ -46,8 +46,8 @@ def tensors_of(case):
 
 
 def clip_shares(config, inputs):
-    """As that code counts: over completions where the ratio is the sequence's, else over tokens; a negative advantage
-    that delta stops is not counted."""
+    """Clip shares as the published code counts them: over completions for a sequence ratio, else over tokens. A
+    negative advantage that delta stops does not count."""
     objective = Objective(config.algorithm, config.reward, inputs.units.list_length)
     surrogate = objective.surrogate(inputs, objective.ratio(inputs))
     at_high = surrogate.at_high & (inputs.advantages > 0)
@@ -70,5 +70,5 @@ def test_case(number):
     if case["beta"]:
         assert stats["kl"].item() == pytest.approx(case["metrics"]["kl"], abs=TOLERANCE)
     for side, share in zip(("low", "high"), clip_shares(config, inputs), strict=True):
-        # They count in float32.
+        # The published code counts in float32.
         assert share.item() == pytest.approx(case["metrics"][f"clip_ratio/{side}_mean"], abs=1e-7)

@@ -1,4 +1,4 @@
-"""Methods marked "code" against `tests.golden.sources`, and what `differs` says against both."""
+"""Methods marked "code" against `tests.golden.sources`, and `differs` against both."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def double_precision():
 
 
 def apart(case: Case, wanted_loss) -> float:
-    """The largest difference in loss and gradient, the latter over the largest slope."""
+    """The largest difference in loss and gradient; the gradient's is relative to the largest slope."""
     loss, slopes = case.loss_and_gradient()
     pi = case.batch.pi
     far = abs(loss - wanted_loss(pi))
@@ -100,7 +100,7 @@ def test_methods_of_trl_are_among_its_cases(name):
 
 
 def test_clip_cov_is_one_of_its_draws():
-    """The source draws one of several tokens; ours is the one of largest covariance, and the loss of no other draw."""
+    """The source draws one of several tokens; ours takes the largest covariance, and equals only that draw."""
     batch = drawn()
     candidates = covered(batch)
     assert len(candidates) > 1
@@ -110,7 +110,7 @@ def test_clip_cov_is_one_of_its_draws():
 
 
 def test_canon_shares_places_among_ties():
-    """Lists of one entropy belong to both halves alike: R - mean. The source puts the first half of them in one."""
+    """Lists of equal entropy belong to both halves equally: R - mean. The source puts the first half of them in one."""
     batch = drawn()
     tied = replace(batch, old_entropy=[[1.0 for _ in row] for row in batch.old_entropy])
     ours = Case(objective("canon"), tied)
@@ -120,7 +120,7 @@ def test_canon_shares_places_among_ties():
 
 
 class LastToken(Case):
-    """VERL with its bonus on the last token alone."""
+    """VERL with its bonus only on the last token."""
 
     def token_advantages(self) -> torch.Tensor:
         with_bonus = super().token_advantages()

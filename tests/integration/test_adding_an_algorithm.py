@@ -36,7 +36,7 @@ def commands() -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Folder:
-    """Folder of the page's runs. Their shared stages are made once."""
+    """Folder of the page's runs. They share stages, each made once."""
 
     path: Path
 
@@ -45,7 +45,7 @@ class Folder:
         return run_py(self.path / "log.txt", *arguments, *more, *SHORT, *places)
 
     def root(self, label: str, seed: int = 0) -> Path:
-        """The one run directory of a label and a seed."""
+        """The only run directory of a label and a seed."""
         (root,) = (self.path / "runs" / "smoke" / "mini-tiny" / label).glob(f"seed{seed}-*")
         return root
 
@@ -165,11 +165,11 @@ PIECES = {
     "kl.scale": "by_failure",
     "regularisers": "hesitation",
 }
-"""The page's example of each place."""
+"""The page's example for each kind of piece."""
 
 
 def page_as_a_program() -> None:
-    """Run every block of Python, one after the other; then compare the page with the registries."""
+    """Run every block of Python in order; then compare the page with the registries."""
     from rlbench.objective.pieces import NEEDS, PLACES, scalars
     from rlbench.rewards.terms import TERMS
 
@@ -209,7 +209,7 @@ def test_the_piece_of_every_place_trains(folder):
     assert json.loads(kept.read_text())["memory"].keys() == {"running_mean"}
 
 
-# What is refused.
+# Refusals.
 
 
 def refused(folder: Folder, *arguments: str) -> list[str]:

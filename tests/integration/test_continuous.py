@@ -35,7 +35,7 @@ def prompts(parts, mini) -> list[list[int]]:
 
 
 def settings(model: PreTrainedModel, **changes) -> GenerationConfig:
-    """As TRL makes them."""
+    """The settings that TRL makes."""
     sampling = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **changes}
     return GenerationConfig(
         max_new_tokens=TOKENS, pad_token_id=0, eos_token_id=model.generation_config.eos_token_id, **sampling
@@ -72,10 +72,10 @@ def test_greedy_lists_are_those_of_plain_generate(parts, prompts):
 
 
 def test_samples_follow_the_same_distribution(parts, prompts):
-    """First tokens of one prompt, 1000 from each: a chi-square test of two samples on the 12 likeliest and the rest."""
+    """First tokens of one prompt, 1000 per engine: a two-sample chi-square test on the 12 likeliest and the rest."""
     _, model = parts
     torch.manual_seed(1)
-    settings_of = {"temperature": 0.3, "top_k": 40}  # an untrained model's are nearly uniform otherwise
+    settings_of = {"temperature": 0.3, "top_k": 40}  # otherwise an untrained model's are nearly uniform
     counts = []
     for generate in (continuous, plain):
         model.generation_config.eos_token_id, ends = list(range(4, 900)), model.generation_config.eos_token_id
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_lists_whatever_the_threads_do(parts, promp
     torch.manual_seed(1)
     assert continuous(parts[1], prompts * 4) != drawn
     config = ContinuousBatchingConfig(max_batch_tokens=1024, num_blocks=64, max_memory_percent=0.5)
-    torch.manual_seed(0)  # what transformers does: its thread takes what requests there are
+    torch.manual_seed(0)  # as in transformers: its thread takes the waiting requests
     found = parts[1].generate_batch(prompts * 4, settings(parts[1]), config)
     assert [output.generated_tokens for output in found.values()] != drawn
 
@@ -130,7 +130,7 @@ def test_the_cache_has_room_for_all_and_no_more():
 
 
 def test_weights_are_what_they_were(parts):
-    """TRL casts the model that is trained before it batches continuously in mixed precision."""
+    """TRL casts the trained model before it batches continuously in mixed precision."""
     _, model = parts
     before = {name: value.clone() for name, value in [*model.named_parameters(), *model.named_buffers()]}
     pointers = [p.data_ptr() for p in model.parameters()]
@@ -169,7 +169,7 @@ def test_a_whole_run_repeats_and_resumes_to_the_bit(whole):
     shutil.move(first.root, kept)
     again = run(cell(folder, "generation=continuous"))
     assert curve(again) == curve(Run(kept, "rl", "", 0, "", {}))
-    (again.checkpoints / "checkpoint-2" / RESUME_FILE).unlink()  # killed before its last checkpoint was whole
+    (again.checkpoints / "checkpoint-2" / RESUME_FILE).unlink()  # killed before its last checkpoint was complete
     again.set_status("running")
     assert curve(run(cell(folder, "generation=continuous"))) == curve(Run(kept, "rl", "", 0, "", {}))
     assert again.attempts() == 2
@@ -185,7 +185,7 @@ def test_in_mixed_precision_the_masters_stay_in_single(whole):
     moved = torch.cat([(weights[name] - start[name]).flatten() for name in weights])
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
-    assert moved.abs().max() < 1e-2  # a step, and not what rounding to bfloat16 takes away
+    assert moved.abs().max() < 1e-2  # a step, not just what rounding to bfloat16 removes
 
 
 @pytest.mark.gpu

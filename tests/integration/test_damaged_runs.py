@@ -27,24 +27,24 @@ from tests.conftest import SMALL, composed
 
 STAGES = ("oracle", "zero_shot", "sft", "rl")
 UPDATES, STOP = 3, 2
-"""RL ends during update 2, with the checkpoint of update 1."""
+"""RL stops during update 2, after the checkpoint of update 1."""
 
 
 FAMILIES = {
     "policy": (),
     "preference": (
         "algorithm=dpo",
-        "+reward.terms.tokens={weight:1.0,normaliser:24.0}",  # lists without a hit differ too, so that there are pairs
+        "+reward.terms.tokens={weight:1.0,normaliser:24.0}",  # lists without a hit differ too, so pairs exist
         "trainer.rl.completions_per_update=16",
         "trainer.rl.micro_batch_size=4",
         "trainer.sft.max_length=400",
     ),
 }
-"""The settings of each family of methods, beside those that both share."""
+"""The settings of each family of methods, besides the settings that both share."""
 
 
 def cell(folder: Path) -> Config:
-    """The cell of a folder, which lies in one with the name of its family."""
+    """The cell of a folder. The parent folder's name is the family."""
     return composed(
         *FAMILIES[folder.parent.name],
         *SMALL,
@@ -61,7 +61,7 @@ def cell(folder: Path) -> Config:
 
 
 class StopsInRl(Progress):
-    """Ends RL at the end of an update, before its checkpoint."""
+    """Stops RL at the end of an update, before its checkpoint."""
 
     def to(self, done: int, note: str = "") -> None:
         if self.total == UPDATES and done == STOP:
@@ -70,7 +70,7 @@ class StopsInRl(Progress):
 
 
 Make = Callable[[str], Path]
-"""Gives the folder of a family's run; it is made once."""
+"""Maps a family to the folder of its run, which is made once."""
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def cases(folder: Path) -> list[Case]:
 
 
 def difference(folder: Path, other: Path) -> str:
-    """The first file whose content differs between the finished runs of two folders; "" where none does."""
+    """The first file whose content differs between the finished runs of two folders, or ""."""
     for stage in STAGES:
         ours, theirs = (locate(cell(place), stage) for place in (folder, other))
         results = [json.loads((run.root / "result.json").read_text()) for run in (ours, theirs)]
@@ -186,14 +186,15 @@ def difference(folder: Path, other: Path) -> str:
 
 
 REMEDIES = ("Put ", "put ", "Move ", "move ", "Remove ", "remove ")
-"""With which words a message says what to do."""
+"""Words that tell a user what to do."""
 
 
 def outcome(family: str, case: Case, stopped: Path, whole: Make, folder: Path) -> str:
-    """What the same command makes of a damaged copy.
+    """Result of the same command on a damaged copy.
 
-    "identical": the result of the run that nothing stopped; "refused": one problem, which names the file in its folder,
-    or a folder above it, and says what to do; else what went wrong.
+    "identical": the result of the uninterrupted run. "refused": one problem, which names the file or a folder that
+    holds
+    it, and says what to do. Anything else describes what went wrong.
     """
     folder = folder / family / "run"
     shutil.copytree(stopped, folder)

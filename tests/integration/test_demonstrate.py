@@ -1,4 +1,4 @@
-"""`python -m rlbench.demonstrate` with a real encoder on ReDial's films, and a dataset that reads what it wrote."""
+"""`python -m rlbench.demonstrate` with a real encoder on ReDial's films; a dataset then reads its output."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ TEACHER = [
     "The Godfather (1972)\nGoodfellas (1990)",
     "Bridesmaids (2011)\nSuperbad (2007)",
 ]
-"""Lists as a teacher would write them, some films outside the catalogue."""
+"""Lists as a teacher would write them, with some films outside the catalogue."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_from_lists_to_demonstrations_and_back_into_the_dataset(lists, dataset, 
     assert demonstrate.main(command) == 0
     offered = rows_of(candidates)
     assert len(offered) == 13 and all(len(row["candidates"]) == 100 for row in offered)
-    # A sequel that does not exist brings the films that it would follow; what the teacher names itself leads.
+    # A sequel that does not exist retrieves the films before it; the films that the teacher names come first.
     first = offered[0]["candidates"]
     assert "Finding Nemo (2003)" in first[:3]
     assert any(name.startswith("Toy Story") for name in first[:10])

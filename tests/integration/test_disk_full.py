@@ -31,19 +31,19 @@ STAGES = ("oracle", "zero_shot", "sft", "rl")
 
 @pytest.fixture(scope="module")
 def small_disk() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="rlbench-disk-"))  # not one of pytest's, which others may remove
+    folder = Path(tempfile.mkdtemp(prefix="rlbench-disk-"))  # not one of pytest's folders, which others may remove
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
         folder.rmdir()
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
     yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # W&B may still be at its end
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # W&B may still be finishing
     folder.rmdir()
 
 
 @pytest.fixture
 def disk(small_disk) -> Path:
-    """The small disk while it is empty."""
+    """The small disk, emptied."""
     for path in small_disk.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return small_disk
@@ -103,7 +103,7 @@ def assert_clean(target: Run) -> None:
         pd.read_parquet(path)
 
 
-# Bytes that are free at the start, and what cannot be written then.
+# Bytes that are free at the start, and the file that they are too few for.
 FAST = {
     60_000: "oracle/",
     700_000: "checkpoints/checkpoint-1 (",
@@ -153,7 +153,7 @@ def test_whatever_the_moment(free, disk, cache, undisturbed):
 
 @pytest.mark.parametrize("tracker", ["none", pytest.param("offline", marks=pytest.mark.slow)])
 def test_the_command_says_so_and_exits_with_1(tracker, disk, cache, undisturbed, tmp_path):
-    """With a tracker on the same disk too. STATUS has the reason, and the attempt's log has the traceback."""
+    """A tracker is on the same disk. STATUS has the reason, and the attempt's log has the traceback."""
     fill(disk, 2_500_000)
     failed = run_py(tmp_path / "log.txt", *overrides(disk, cache, f"tracker={tracker}"))
     said = failed.output()

@@ -26,13 +26,13 @@ SWEEPS = [(folder, sweep) for folder, sweeps in recorded_sweeps().items() for sw
 
 @cache
 def cells_of(folder: str, sweep: str) -> list[RecordedCell]:
-    """Those of different directories, as a sweep starts them."""
+    """The cells with distinct directories, as a sweep starts them."""
     cells = recorded_cells(folder, sweep)
     return list({place(cell): cell for cell in cells}.values())
 
 
 def place(cell: RecordedCell) -> tuple[Path, str, str]:
-    """What tells its directory from those of others, as far as that can be told without data and models."""
+    """Everything that distinguishes its directory, as far as known without data and models."""
     config, stage = cell.config, cell.config.stage
     return config.group_dir, label_of(config, stage), config_hash(canonical(stage_settings(config, stage)))
 
@@ -57,7 +57,7 @@ def test_every_sweep_is_valid_and_has_the_cells_its_readme_states(folder: str, s
     readme = (EXPERIMENTS / folder / "README.md").read_text()
     (stated,) = re.findall(rf"\| `{sweep}` \| (\d+) \|", readme)
     assert len(cells) == int(stated)
-    if sweep == "mini":  # whose data are there
+    if sweep == "mini":  # cells whose data are available
         listed = {step.run.root for step in plan.steps([cell.config for cell in cells])}
         assert {locate(cell.config, cell.config.stage).root for cell in cells} <= listed
     if sweep.startswith("sweep"):
@@ -175,7 +175,7 @@ def test_from_a_sweep_to_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[
     arguments = ["table1", "--twin", "mini", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     assert reproduce.main([*arguments, "--resamples", "200"]) == 0
     said = capsys.readouterr().out
-    assert "python run.py +table1=mini +method=rank_grpo_log_decay" in said  # the one that was not run
+    assert "python run.py +table1=mini +method=rank_grpo_log_decay" in said  # the run that was not started
     assert "Runs with other settings than the sweep's are used all the same" in said
     found = lines(tmp_path / "out" / "table1-mini.csv")
     gains = {line["method"]: line["verdict"] for line in found if line["kind"] == "gain" and "ndcg" in line["metric"]}
@@ -185,7 +185,7 @@ def test_from_a_sweep_to_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {line["seeds"] for line in order if line["method"] == "rank_grpo_exp_inf"} == {"2"}
     assert r"\toprule" in (tmp_path / "out" / "table1-mini.tex").read_text()
 
-    assert reproduce.main(["table4", *arguments[1:]]) == 0  # the same runs are none of the other table's
+    assert reproduce.main(["table4", *arguments[1:]]) == 0  # the same runs do not belong to the other table
     said = capsys.readouterr().out
     assert "rl.num_iterations is 1, and here it must be 2" in said
     assert {line["verdict"] for line in lines(tmp_path / "out" / "table4-mini.csv") if line["kind"] == "gain"} == {
@@ -226,5 +226,5 @@ def test_every_twin_from_its_command_to_its_page(folder: str, twin: str, tmp_pat
     made = [*("--runs", str(tmp_path / "runs")), *("--out", str(tmp_path / "out")), *("--resamples", "200")]
     assert reproduce.main([folder, "--twin", twin, *made]) == 0
     page = (tmp_path / "out" / f"{folder}-{twin}.md").read_text()
-    assert "No run yet" not in page or folder == "table2"  # on ReDial it leaves rows out
+    assert "No run yet" not in page or folder == "table2"  # rows of ReDial are left out
     assert folder in ("figure_rank_rewards", "figure_overflow_penalty") or "verdict" in page.lower()

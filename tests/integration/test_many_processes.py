@@ -1,4 +1,4 @@
-"""`run.py` on two processes of this machine, over gloo: the same as on one, and none is left behind where one fails.
+"""`run.py` on two processes of this machine, over gloo: it equals one process, and if one fails, no other stays behind.
 
 `pytest tests/integration/test_many_processes.py -m "slow or not slow"` runs all of it, in some minutes.
 """
@@ -28,18 +28,18 @@ from tests.helpers_commands import (
 )
 
 ROUNDING = 1e-5
-"""Sums of float32 in another order, and what 12 updates make of the difference."""
+"""Tolerance for float32 sums in another order, after 12 updates."""
 
 OF_MICRO_BATCHES = {"entropy": 0.01, "kl": 0.1, "kl_rollout": 0.1, "clip_low": 0.3, "clip_high": 0.3}
 OF_MICRO_BATCHES |= {"max_abs_log_ratio": 0.3, "token_accuracy": 0.01}
-"""Means over micro-batches of something about each: another division, another mean. What they are of is the same."""
+"""Tolerances for averages over micro-batches, which depend on the division although the underlying values agree."""
 
 LONGER = ["trainer.rl.updates=8", "trainer.rl.save_every=2"]
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """One process, and two processes that do the same work."""
+    """A run on one process, and one on two that does the same work."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     running = [start(ALONE, one), start(ACCELERATE, two, "trainer=ddp")]
     for process in running:
@@ -82,7 +82,7 @@ def test_the_manifest_says_how_a_run_was_spread(both):
 
 
 def test_every_process_has_a_rollout_stream_of_its_own(both):
-    """The checkpoint has the generators of both: started from the seed and the number of the process."""
+    """The checkpoint has the generators of both processes: each starts from the seed and the process number."""
     _, two = both
     folder, generator = stage(two, "rl").checkpoints / "checkpoint-4", torch.Generator()
     for process in (0, 1):
@@ -124,7 +124,7 @@ def test_a_process_that_fails_ends_all_and_says_why(rank, tmp_path):
     process = start(TORCHRUN, tmp_path, f"plugins=[{plugin}]", PLANTED=str(rank))
     run = stage(tmp_path, "rl")
     wait_for_update(process, run, 2)
-    errors = finish(process, 120)  # far less than a collective waits for a process that is gone
+    errors = finish(process, 120)  # far less than a collective waits for a process that has ended
     assert process.returncode != 0
     assert run.status() == FAILED
     said = (run.root / "STATUS").read_text()
@@ -160,7 +160,7 @@ def test_killed_and_resumed_is_never_killed(strategy, rank, undisturbed, tmp_pat
     assert process.returncode != 0 and run.status() != DONE
     assert (run.checkpoints / "checkpoint-4" / "rlbench.json").exists()
 
-    alone = start(ALONE, tmp_path, *LONGER)  # as many processes, or none
+    alone = start(ALONE, tmp_path, *LONGER)  # as many processes as before, or none
     errors = finish(alone)
     assert alone.returncode == 2 and f"a checkpoint of 2 processes ({strategy})" in errors
 
@@ -176,7 +176,7 @@ def test_sharded_weights_make_the_same_run(undisturbed):
         one, two = (stage(undisturbed(strategy), name, *LONGER) for strategy in ("ddp", "fsdp2"))
         assert_close(one, two, ROUNDING, {})
     saved = stage(undisturbed("fsdp2"), "rl", *LONGER).checkpoints / "checkpoint-8"
-    assert (saved / "pytorch_model_fsdp.bin").exists()  # accelerate did shard
+    assert (saved / "pytorch_model_fsdp.bin").exists()  # accelerate really sharded
 
 
 STATEFUL = ["algorithm=humanline", "+algorithm.regularisers.sft=0.1", *LONGER]
@@ -184,7 +184,7 @@ STATEFUL = ["algorithm=humanline", "+algorithm.regularisers.sft=0.1", *LONGER]
 
 @pytest.mark.slow
 def test_a_sharded_reference_that_follows_is_resumed(tmp_path_factory):
-    """With demonstrations, and a reference policy whose shards are in the checkpoint as whole weights."""
+    """With demonstrations and a reference policy, whose shards are whole weights in the checkpoint."""
     whole, killed = (tmp_path_factory.mktemp(name) for name in ("whole", "killed"))
     succeed(start(TORCHRUN, whole, "trainer=fsdp2", *STATEFUL))
     process = start(TORCHRUN, killed, "trainer=fsdp2", *STATEFUL)

@@ -32,14 +32,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = sorted(source.rglob("*"))
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", str(out)]
     subprocess.run([*PIP, "wheel", "--quiet", *options, str(source)], check=True)
-    assert sorted(source.rglob("*")) == before  # a build leaves nothing behind that a later one would pick up
+    assert sorted(source.rglob("*")) == before  # a build leaves no files that a later one would pick up
     (found,) = out.iterdir()
     return found
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the wheel was installed to; what it needs comes from this environment."""
+    """The folder of the installed wheel; its dependencies come from this environment."""
     target = tmp_path_factory.mktemp("installed")
     subprocess.run([*PIP, "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel], check=True)
     return target

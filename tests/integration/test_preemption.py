@@ -1,4 +1,4 @@
-"""Real runs stopped by real signals, and their continuation by the same command."""
+"""Real runs are stopped by real signals and continued by the same command."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
 
     process = run_py(tmp_path / "log.txt", *command, "tracker=offline")
     wait_for(lambda: updates_done(rl) > 2, process)
-    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):  # asking again does not break the checkpoint
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):  # a second request does not break the checkpoint
         process.send_signal(number)
         time.sleep(0.05)
     output = process.output(60)
@@ -77,7 +77,7 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
 
 
 def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
-    """As at Ctrl-C in a terminal, SIGINT goes to the launcher and all its children at once."""
+    """As at Ctrl-C in a terminal, the launcher and all its children receive SIGINT at once."""
     forever = [
         "trainer.sft.updates=2",
         "trainer.rl.updates=5000",
@@ -93,7 +93,7 @@ def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         output = process.output(60)
     finally:
-        with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
+        with contextlib.suppress(ProcessLookupError):  # it has ended as it should
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, output
     assert "run the same command again to continue from the last checkpoints" in output and "Traceback" not in output

@@ -94,7 +94,7 @@ def assert_killed_is_whole(run: Run, other: Run) -> None:
 
 
 def test_told_to_stop_and_resumed(whole, tmp_path):
-    """As under a scheduler, the run ends at an update with the exit code for preemption, and continues there."""
+    """As under a scheduler, the run stops at an update with the exit code for preemption, and resumes there."""
     shutil.copytree(whole / "cache", tmp_path / "cache")
     run = killed_at(2, ALONE, tmp_path, by=lambda process: process.send_signal(signal.SIGTERM))
     assert run.status() == "interrupted"
@@ -105,7 +105,7 @@ def test_told_to_stop_and_resumed(whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_make_the_updates_of_one(strategy, whole, tmp_path):
-    """From the same lists of one round, which two processes would draw from streams of their own."""
+    """Both start from the same lists of one round; two processes would draw from separate streams."""
     overrides = ["algorithm=dpo", "algorithm.rounds=1", "algorithm.sft_share=0"]
     one, two = tmp_path / "one", tmp_path / "two"
     shutil.copytree(whole, one)

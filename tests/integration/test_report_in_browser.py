@@ -150,7 +150,7 @@ def test_runs_are_filtered_by_words(browser: Browser, page_file: Path) -> None:
 
 
 def series_at(data: dict[str, Any], metric: str, axis: str, x: float) -> dict[str, float]:
-    """Row name to the value of its point that is nearest to x, from the page's data."""
+    """Row name -> the value of its point nearest to x, from the page's data."""
     found = {}
     for row, at, mean, *_ in data["curves"]["series"][metric]:
         places = data["curves"]["xs"][at][axis]
@@ -313,5 +313,5 @@ def test_the_page_of_200_runs_is_small_and_opens_fast(tmp_path: Path) -> None:
     assert file.stat().st_size < LIMIT_BYTES
     seconds, computed = zip(*opening(file, 5), strict=True)
     assert min(computed) < LIMIT_SECONDS / 3
-    if os.getloadavg()[0] < (os.cpu_count() or 1):  # else the browser waits for others' work
+    if os.getloadavg()[0] < (os.cpu_count() or 1):  # otherwise the browser waits for other processes
         assert min(seconds) < LIMIT_SECONDS

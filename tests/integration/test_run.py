@@ -77,10 +77,10 @@ def test_another_experiment_takes_the_finished_stages(finished, capsys):
     for name in ("model.safetensors", "tokenizer.json"):
         assert (made.final_model / name).samefile(before.final_model / name)
     assert made.metrics_file.read_bytes() == before.metrics_file.read_bytes()
-    assert not made.metrics_file.samefile(before.metrics_file)  # what is added to one is not added to the other
+    assert not made.metrics_file.samefile(before.metrics_file)  # appending to one does not change the other
     there, here = (json.loads((of.root / "result.json").read_text()) for of in (before, made))
     place = here["budget"].pop("adopted_from")
-    assert json.loads((made.root / "manifest.json").read_text())["versions"]["torch"] == "2.0.0"  # what made it
+    assert json.loads((made.root / "manifest.json").read_text())["versions"]["torch"] == "2.0.0"  # of its maker
     assert Path(config.runs_dir, place) == before.root and here == there | {"experiment": "another"}
     for name in ("budget.json", "manifest.json"):
         assert json.loads((made.root / name).read_text())["adopted_from"] == place
@@ -91,7 +91,7 @@ def test_another_experiment_takes_the_finished_stages(finished, capsys):
 
 @contextmanager
 def edited(stage: Run, name: str, **changes: object) -> Iterator[Run]:
-    """A finished stage with another content of one of its files in JSON, and a list that agrees with it."""
+    """Edit one JSON file of a finished stage, and update its file list to agree."""
     kept = {file: (stage.root / file).read_bytes() for file in (name, "files.json")}
     write_json(stage.root / name, json.loads(kept[name]) | changes)
     seal(stage.root)
@@ -119,7 +119,7 @@ def test_stages_that_differ_are_not_taken(finished):
     other = replace(config, experiment_name="another")
     target = locate(other, "sft")
     assert find_finished(target, other, lambda: files) == there.root
-    assert find_finished(there, config, lambda: files) is None  # itself
+    assert find_finished(there, config, lambda: files) is None  # the run itself
     assert find_finished(locate(other, "rl"), other, lambda: files) is None
     assert find_finished(target, other, lambda: files | {"model.safetensors": "0"}) is None
     curve = replace(other, trainer=replace(other.trainer, sft=replace(other.trainer.sft, evaluate_every=1)))
@@ -138,7 +138,7 @@ def test_its_own_rules_judge_every_stage_alike_again(finished, tmp_path):
     for one in made:
         assert one.result()["metrics"] == one.source.result["metrics"]
         for file in one.source.path.glob("predictions-*.parquet"):
-            if (one.target / file.name).exists():  # that of the result
+            if (one.target / file.name).exists():  # the identity in the result
                 pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(one.target / file.name))
 
 
@@ -147,7 +147,7 @@ def test_budget_counts_what_was_generated(finished):
     budget = json.loads((root / "budget.json").read_text())
     assert (budget["updates"], budget["completions"], budget["prompts"]) == (2, 16, 4)
     assert 16 <= budget["generated_tokens"] <= 16 * 32
-    assert budget["trained_tokens"] == budget["generated_tokens"]  # one update on each rollout
+    assert budget["trained_tokens"] == budget["generated_tokens"]  # one update per rollout
     seconds = dict(budget["seconds"])
     total = seconds.pop("total")
     assert all(value > 0 for value in seconds.values()) and 0.5 * total < sum(seconds.values()) <= total
@@ -211,7 +211,7 @@ def test_the_offline_tracker_holds_the_curves(finished):
 
 
 def test_the_log_of_an_attempt(finished):
-    """Lines of the run, those from before its directory was known, and the logging of the tracker."""
+    """The log holds the run's lines, earlier lines from before its directory was known, and the tracker's logging."""
     config, root = finished
     (attempt,) = attempts(root)
     facts = attempt.read()
@@ -387,7 +387,7 @@ def test_a_training_that_stops_early_is_done_and_named(finished, capsys):
 
 
 class EndsEarly(TrainerCallback):
-    """End a training after its first update without a message."""
+    """End training after its first update without a message."""
 
     def on_step_end(self, args, state, control, **_):
         control.should_training_stop = True
@@ -420,7 +420,7 @@ def test_a_training_that_ends_short_of_its_plan_fails(finished, tmp_path, monkey
 
 
 def test_a_failing_cell_never_stops_the_others(finished):
-    """In a sweep with one broken cell, the other is done, the failure is named, and the exit code is 1."""
+    """In a sweep with one broken cell, the other cell finishes, the failure is named, and the exit code is 1."""
     config, _ = finished
     folder = Path(config.runs_dir).parent
     own = "experiment_name=failing"
@@ -428,7 +428,7 @@ def test_a_failing_cell_never_stops_the_others(finished):
     run(cell(folder, own, "stage=sft"))  # otherwise the sweep starts a process for it
     bad = locate(cell(folder, own, "algorithm=grpo"), "rl")
     bad.root.mkdir(parents=True)
-    (bad.root / "result.json").mkdir()  # seen when the directory is claimed, not before the sweep starts
+    (bad.root / "result.json").mkdir()  # noticed when the directory is claimed, not before the sweep starts
     result = command(folder, *sweep)
     assert result.wait() == 1, result.output()
     assert "1 of 2 cells failed" in result.output() and "is a folder, but a file is needed there" in result.output()

@@ -19,7 +19,7 @@ from tests.conftest import SMALL
 pytestmark = pytest.mark.slow
 
 RUN_PY = CONF.parent / "run.py"
-# Everybody wants the popular films, so that a short SFT leaves something that RL can destroy.
+# Popular films are the truths, so a short SFT learns something that RL can destroy.
 LENGTH = [
     "+debug=smoke",
     "dataset.genre_weight=0",
@@ -38,7 +38,7 @@ LENGTH = [
     "evaluation.validation_contexts=null",
     "evaluation.metric=recall@10",
 ]
-# At 5.0 the first update destroys the model, which then hits nothing.
+# At 5.0 the first update destroys the model, which then has no hits.
 SEARCH = [
     "hydra/sweeper=optuna",
     "hydra.sweeper.sampler=grid",
@@ -70,7 +70,7 @@ def test_a_search_that_is_killed_prunes_what_is_hopeless_and_ends_by_the_same_co
     while "running" not in states(experiment).values():
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGKILL)  # the search and the cell that it had started
+    os.killpg(first.pid, signal.SIGKILL)  # the search, and the cell that it started
     first.communicate()
     assert list(states(experiment)) == ["1e-06"]
     again = start(tmp_path)

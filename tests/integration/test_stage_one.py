@@ -53,7 +53,7 @@ def test_rl_without_sft_begins_at_the_untrained_model(folder):
     ours, theirs = load_file(target.final_model / "model.safetensors"), load_file(tiny / "model.safetensors")
     assert all((ours[name] - theirs[name]).abs().max() < 1e-7 for name in theirs)
     kl = [row["value"] for row in target.read_metrics() if row["metric"] == "kl"]
-    assert kl[0] == pytest.approx(0, abs=1e-6)  # the reference is where it began
+    assert kl[0] == pytest.approx(0, abs=1e-6)  # the reference is the starting model
     result = json.loads((target.root / "result.json").read_text())
     assert (result["label"], result["variant"]) == ("rank_grpo-relevance@base", "base")
 
@@ -98,11 +98,11 @@ def test_sft_has_a_curve_from_the_untrained_to_the_last_model(folder, curve):
 
 def test_evaluations_leave_the_weights_and_are_paid_for(folder, curve, tmp_path):
     """SFT evaluations draw no random numbers; their tokens and seconds count as evaluation."""
-    plain = run(cell(tmp_path, *LONGER, "experiment_name=plain"))  # in one runs_dir it would take the stage over
+    plain = run(cell(tmp_path, *LONGER, "experiment_name=plain"))  # in one runs_dir, the stage would be taken over
     assert same_weights(plain, curve) and plain.hash == curve.hash
     assert list(validation(plain, "ndcg@10")) == [6]
     budgets = [json.loads((target.root / "budget.json").read_text()) for target in (plain, curve)]
-    table = validation(curve, "completion_tokens")  # means over samples, of which a context has several
+    table = validation(curve, "completion_tokens")  # means over samples; a context has several
     assert budgets[0]["trained_tokens"] == budgets[1]["trained_tokens"]
     more = budgets[1]["evaluation_tokens"] - budgets[0]["evaluation_tokens"]
     assert 0 < more <= 2 * 6 * 32 and table[2] > 0  # two evaluations of six lists of at most 32 tokens
@@ -140,7 +140,7 @@ def test_a_killed_sft_stage_has_the_curve_of_one_that_was_not(folder, curve, tmp
 
 
 def test_a_run_that_goes_on_lacks_no_point_of_its_curve(tmp_path, monkeypatch):
-    """If the curve is requested when the stage is half done, its earlier points are gone."""
+    """If the curve is requested when the stage is half done, its earlier points are missing."""
     config = cell(tmp_path, *LONGER)
 
     class Told(Exception):

@@ -34,7 +34,7 @@ SHORT = [
     "trainer.rl.save_every=2",
     "evaluation.every=2",
 ]
-# What a run keeps from update to update, all of it: an anchor, running means, a reference that follows.
+# Every kind of state that a run keeps between updates: an anchor, running means, a reference that follows.
 STATEFUL = [
     "algorithm=humanline",
     "algorithm.baseline=effective_rank",
@@ -86,7 +86,7 @@ def never_killed(tmp_path_factory) -> tuple[dict[str, Run], float]:
 
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_at_a_random_moment(number, never_killed, tmp_path):
-    """After kill -9 at any moment of any stage, the same command gives the results of an unbroken run, bit for bit."""
+    """After kill -9 at any moment of any stage, the same command gives an uninterrupted run's results, bit for bit."""
     whole, seconds = never_killed
     moment = random.Random(number).uniform(0.0, seconds)
     process = start(tmp_path, *STATEFUL)
@@ -135,7 +135,7 @@ def test_a_sweep_of_24_cells_with_failures_and_a_killed_launcher(tmp_path):
     plugin, broken = tmp_path / "brittle.py", tmp_path / "broken"
     plugin.write_text(PLUGIN)
     broken.touch()
-    # 22 cells in one line, and 2 that fail in another.
+    # 22 cells in one command, and 2 that fail in another.
     plain = ["algorithm=grpo,rank_grpo", "seed=range(0,11)", "hydra.launcher.jobs=2", "-m"]
     brittle = ["algorithm=grpo", "algorithm.baseline=brittle", "variant=brittle"]
     planted = [f"plugins=[{plugin}]", *brittle, "seed=3,7", "-m"]
@@ -144,7 +144,7 @@ def test_a_sweep_of_24_cells_with_failures_and_a_killed_launcher(tmp_path):
     while sum(state.state == "done" and "rank" not in state.run for state in states(experiment)) < 5:
         assert killed.poll() is None
         time.sleep(0.5)
-    os.killpg(killed.pid, signal.SIGKILL)  # the launcher and the cells that it had started
+    os.killpg(killed.pid, signal.SIGKILL)  # the launcher and the cells that it started
     killed.communicate()
     seen = [state.state for state in states(experiment) if "grpo" in state.run]
     assert len(seen) == 22 and "missing" in seen and "running" not in seen

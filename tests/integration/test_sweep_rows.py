@@ -34,7 +34,7 @@ def test_every_row_of_a_sweep_appears(tmp_path: Path) -> None:
     own = [*RUN, f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "algorithm=grpo"]
     swept = command("run.py", "-m", *own, "trainer.rl.learning_rate=1e-4,1e-3")
     assert swept.returncode == 0, swept.stderr
-    # Two more commands without a sweep, which give runs of one label.
+    # Two more commands without a sweep, whose runs have one label.
     for temperature in ("0.7", "0.9"):
         alone = command("run.py", *own, f"generation.temperature={temperature}")
         assert alone.returncode == 0, alone.stderr

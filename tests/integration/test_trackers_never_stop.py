@@ -23,13 +23,13 @@ from tests.helpers_wandb_server import wandb_server
 ROOT = Path(__file__).parents[2]
 
 START, SERVICE = 4.0, 1.0
-"""Seconds that the processes below give the server to answer, and a service to go."""
+"""Seconds that the processes below give the server to answer, and a service to end."""
 LITTLE, MUCH = 3.0, 30.0
-"""Seconds that they give a backend to finish: where it will not, and where a busy machine must not keep it from it."""
+"""Seconds given to a backend to finish: LITTLE if it never will, MUCH if a slow machine must not matter."""
 LOG_SECONDS = 0.25
-"""What no call may take, on a busy machine; a blocked one would take seconds."""
+"""Upper limit for one call on a busy machine; a blocked call would take seconds."""
 BOUND = START + 2 * SERVICE + 12.0
-"""What start, calls and finish may take together, imports included, beside what a backend is given to finish."""
+"""Upper limit for start, calls and finish together, including imports but not the backend's time to finish."""
 
 SCRIPT = f"""
 import logging, resource, sys, time
@@ -76,13 +76,13 @@ def process(
     patience: float = MUCH,
     **options: Any,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that logs its first point and waits for a line before it goes on.
+    """A process that logs its first point, then waits for a line before it continues.
 
     Args:
         directory: the run directory.
-        modes: trackers, with commas.
-        environment: more variables.
-        largest: bytes that a file may grow to; 0 for no limit.
+        modes: trackers, separated by commas.
+        environment: additional variables.
+        largest: largest size of a file in bytes; 0 for no limit.
         patience: seconds that a backend is given to finish.
         options: of Popen.
     """
@@ -101,7 +101,7 @@ def process(
         yield started
     finally:
         children = psutil.Process(started.pid).children() if started.poll() is None else []
-        for one in (started, *children):  # a test that failed may have left a service that is stopped
+        for one in (started, *children):  # a failed test may have left a stopped service
             one.kill()
         started.communicate()
 
@@ -184,7 +184,7 @@ def service_of(started: subprocess.Popen[str]) -> psutil.Process:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_service_that_dies_or_hangs(tmp_path: Path, number: signal.Signals) -> None:
-    """A hung service fills the socket to it: wandb's own `log`, and its clean-up, would then wait for ever."""
+    """A hung service no longer empties its socket, so wandb's own `log` and clean-up would wait for ever."""
     with process(tmp_path / "run", "offline", patience=LITTLE) as started:
         ready(started)
         until(tmp_path / "run", "wandb/offline-run-*/*.wandb")
@@ -206,9 +206,9 @@ def test_directory_that_cannot_be_written(tmp_path: Path, mode: str, name: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "name"), [("offline", ""), ("tensorboard", "TensorBoard"), ("trackio", "Trackio")])
 def test_disk_that_is_full(tmp_path: Path, mode: str, name: str) -> None:
-    """No file of the process and its children may grow beyond 32 KB: writing fails as it does on a full disk.
+    """Files of the process and its children cannot grow beyond 32 KB, so writing fails as on a full disk.
 
-    wandb 0.31 says nothing of it; `analysis.wandb_check` does.
+    wandb 0.31 does not report this; `analysis.wandb_check` does.
     """
     need(mode)
     with process(tmp_path / "run", mode, largest=32768) as started:
@@ -274,7 +274,7 @@ def test_nobody_is_asked_for_a_login_on_a_terminal(tmp_path: Path) -> None:
     try:
         while chunk := os.read(ours, 10_000):
             shown += chunk
-    except OSError:  # what Linux says once the other end is closed
+    except OSError:  # Linux's message after the other end is closed
         pass
     assert asked.wait(timeout=30) == 0, shown
     text = shown.decode()

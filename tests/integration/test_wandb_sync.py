@@ -41,7 +41,7 @@ def run(folder: Path, *overrides: str) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two algorithms by two seeds, run by the launcher; the folder of the experiment."""
+    """The experiment's folder after the launcher ran two algorithms with two seeds each."""
     folder = tmp_path_factory.mktemp("sweep")
     run(folder, "algorithm=grpo,rank_grpo", "seed=0,1", "hydra.launcher.jobs=2", "-m")
     assert report.main([str(folder / "runs" / "smoke"), "--out", str(folder / "report"), "--tracker", "offline"]) == 0
@@ -144,7 +144,7 @@ def test_wandb_sync_sends_all_of_it(sweep: Path, tmp_path: Path) -> None:
 
 
 def test_moved_runs_send_all_but_the_copies_of_tables(sweep: Path, tmp_path: Path) -> None:
-    """docs/tracking.md says so: W&B finds the copies by the path that they had."""
+    """As docs/tracking.md says, W&B finds the copies of tables by their original path."""
     (place,) = sweep.glob("*/sft/*")
     moved = tmp_path / "elsewhere"
     shutil.copytree(place, moved)
@@ -173,7 +173,7 @@ def test_two_attempts_are_two_runs_whose_curves_join(tmp_path: Path) -> None:
     while killed.poll() is None:
         done = [row["step"] for row in target.read_metrics() if row["metric"] == "loss"]
         begun = any(read_run(file).group for file in target.root.glob("wandb/offline-run-*/*.wandb"))
-        if max(done, default=0) >= 15 and begun:  # W&B starts beside the run, and has nothing to show before
+        if max(done, default=0) >= 15 and begun:  # W&B starts in the background and has nothing to show earlier
             killed.kill()
             break
         time.sleep(0.05)
@@ -196,7 +196,7 @@ def test_two_attempts_are_two_runs_whose_curves_join(tmp_path: Path) -> None:
     for curve, alone in (("train/loss", first), ("train/loss", second)):
         assert len(alone.curve(curve)) < 40
     assert wandb_check.main([str(target.root.parent)]) == 0
-    # The lists of both attempts: each evaluation once, in its order, the first attempt's beginning kept.
+    # The lists of both attempts: each evaluation once, in order; the first attempt's beginning is kept.
     rows = read_rows(target.root / "completions.jsonl")
     steps = [row["step"] for row in rows if row["split"] == "validation"]
     assert steps == sorted(steps) and {step: steps.count(step) for step in steps} == dict.fromkeys((10, 20, 30, 40), 8)

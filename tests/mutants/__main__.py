@@ -1,7 +1,7 @@
 """`python -m tests.mutants`: plant each bug alone, run the tests that could see it, report by area.
 
-Exit code: 0 if every area reaches --least, 1 if one does not, 2 if a bug cannot be planted, or a test that
-caught one fails without any, too.
+Exit code: 0 if every area reaches --least; 1 if one does not; 2 if a bug cannot be planted, or if a test that caught
+one also fails without any bug.
 """
 
 import argparse
@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def chosen(bugs: list[Bug], areas: list[str], ids: list[str]) -> list[Bug]:
-    """The bugs of some areas, or with some ids; all where neither is given."""
+    """The bugs of some areas or with some ids; all if neither is given."""
     return [bug for bug in bugs if (not areas or bug.area in areas) and (not ids or bug.id in ids)]
 
 
 def by_file(tests: Iterable[str]) -> list[tuple[str, ...]]:
-    """Tests, those of one file together, so that each file is imported once."""
+    """The tests, grouped by file, so that each file is imported once."""
     files: dict[str, set[str]] = {}
     for test in tests:
         files.setdefault(test.partition("::")[0], set()).add(test)
@@ -35,7 +35,7 @@ def by_file(tests: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def report(rows: list[tuple[Bug, Outcome]], least: float) -> Iterator[str]:
-    """One line an area, then one a survivor."""
+    """One line per area, then one per survivor."""
     yield f"{'area':<14}{'bugs':>6}{'caught':>8}{'equivalent':>12}{'share':>8}"
     for area in sorted({bug.area for bug, _ in rows}):
         real = [outcome for bug, outcome in rows if bug.area == area and not bug.equivalent]

@@ -1,7 +1,7 @@
 """Runs pytest on one changed copy of the repository after another.
 
 Importing torch, transformers and TRL takes longer than most tests. A worker imports them once and forks for each bug.
-The code of this repository is imported anew in each fork.
+The fork imports the code of this repository anew.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ OURS = ("rlbench", "analysis", "tests", "benchmarks", "hydra_plugins", "run")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the tests of one bug ended: status, the first test that failed, seconds."""
+    """Result of a bug's tests: status, the first test that failed, seconds."""
 
     status: str
     by: str
@@ -40,7 +40,7 @@ def preload(names: tuple[str, ...] = HEAVY) -> None:
 
 
 class _FirstFailure:
-    """A pytest plugin that writes down the first failure: `test` for a failed test, `import` for a file that cannot be
+    """A pytest plugin that records the first failure: `test` for a failed test, `import` for a file that cannot be
     collected."""
 
     def __init__(self, note: Path) -> None:
@@ -59,8 +59,8 @@ def run_tests(root: Path, tests: tuple[str, ...], timeout: float, log: Path, slo
     """Run pytest in `root` in a forked process, until the first failure.
 
     Returns:
-        caught where a test fails, survived where all pass, invalid where a test file cannot be imported or no test
-        ran, timeout where it took longer than `timeout` seconds.
+        caught if a test fails, survived if all pass, invalid if a test file cannot be imported or no test ran, timeout
+        if it took longer than `timeout` seconds.
     """
     note, started = log.with_suffix(".first"), time.monotonic()
     note.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def _in_child(root: Path, tests: tuple[str, ...], log: Path, note: Path, slow: b
 
 
 def _wait(child: int, timeout: float) -> int | None:
-    """The exit code of a process; None where it was killed for taking too long."""
+    """The exit code of a process, or None if it was killed for taking too long."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -120,7 +120,7 @@ _copy: Path
 
 
 def copy_of(root: Path, into: Path) -> Path:
-    """Copy the files that git tracks, and new ones that it does not ignore, as they are now."""
+    """Copy the files that git tracks, and new files that it does not ignore, in their present state."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,
@@ -135,7 +135,7 @@ def copy_of(root: Path, into: Path) -> Path:
     # Tests of real data look for `shared` beside the repository.
     if (root.parent / "shared").is_dir():
         (into / "shared").symlink_to((root.parent / "shared").resolve())
-    # Runs note the commit that they were made with.
+    # Runs record the commit that made them.
     git = ["git", "-c", "user.name=mutants", "-c", "user.email=mutants@localhost"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"]):
         subprocess.run([*git, *command], cwd=target, check=True)
@@ -143,7 +143,7 @@ def copy_of(root: Path, into: Path) -> Path:
 
 
 def begin(root: Path, scratch: Path) -> None:
-    """Prepare a worker process: a copy of the repository of its own, and the heavy imports."""
+    """Prepare a worker process: its own copy of the repository, and the heavy imports."""
     global _copy
     _copy = copy_of(root, Path(tempfile.mkdtemp(dir=scratch)))
     preload()

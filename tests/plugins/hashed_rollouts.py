@@ -1,6 +1,6 @@
-"""A plugin whose completions depend only on the prompt and the place in its group, for any number of processes.
+"""A plugin whose completions depend only on the prompt and the position in its group, for any number of processes.
 
-What is sampled cannot be the same, since every process draws from a stream of its own.
+Sampled completions would differ, because every process draws from its own stream.
 """
 
 import random

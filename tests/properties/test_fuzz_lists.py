@@ -1,7 +1,7 @@
 """A hundred thousand random completions through the whole chain, from token ids to advantages and metrics.
 
-Half of them are token ids at random, half are lists that were damaged, tokenised and cut. Nothing may crash and no
-invariant may break; a failure names the batch, from which all of it can be drawn again, and the completion.
+Half are random token ids; half are lists that were damaged, tokenised and cut. Nothing may crash and no invariant may
+break. A failure names the completion and its batch, which can be drawn again.
 """
 
 import random
@@ -41,9 +41,9 @@ N = 6
 GROUP = 8
 CUTOFFS = (1, 4, N, N + 3)
 LONGEST = 180  # tokens of an ordinary completion
-SAMPLED = 100  # completions of a batch that are also read in the slow and plain way
+SAMPLED = 100  # completions of a batch that are also read by the slow reference
 LAYOUT = UnitLayout(N)
-WORLD = FILMS[::30] + FILMS[-7:]  # few, so that lists hit and repeat
+WORLD = FILMS[::30] + FILMS[-7:]  # few, so that lists have hits and repetitions
 OPTIONS: dict[str, dict[str, Any]] = {
     "tokens": {"normaliser": 64.0},
     "soft_overlong": {"max_tokens": 100, "cache": 20},
@@ -74,7 +74,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the chain makes of B completions; `numbers` are all its arrays by name, first axis B where it has one."""
+    """Results of the chain for B completions; `numbers` holds all arrays by name, with first axis B if any."""
 
     texts: list[str]
     ids: torch.Tensor
@@ -85,7 +85,7 @@ class Outcome:
     numbers: dict[str, np.ndarray]
 
 
-# What is drawn
+# Random inputs
 
 ODD = (
     *"\u200e\u200f\u202e\u2066\u2069\ufeff\u00a0\u2028\u2029\u3000\x00\x07\x0b\x0c\r\x1b\x1c\x7f\x85\u0301\u0336\u20dd",
@@ -156,7 +156,7 @@ def large_text(rng: random.Random) -> str:
 
 
 def random_ids(rng: random.Random, tokenizer: Any, pieces: list[list[int]], longest: int) -> list[int]:
-    """Ids of every sort: any of the vocabulary, special ones, some past the tokenizer, and pieces of entries."""
+    """Ids of every kind: any of the vocabulary, special ones, some past the tokenizer, and pieces of entries."""
     ids: list[int] = []
     for _ in range(rng.randint(0, 24)):
         kind = rng.random()
@@ -187,7 +187,7 @@ def encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def draw(rng: random.Random, tokenizer: Any, source: str, size: int, large: bool) -> list[Case]:
-    """Completions, GROUP of each prompt next to each other."""
+    """Completions, GROUP per prompt, next to each other."""
     if source == "ids":
         pieces = encoded(tokenizer, [*ODD, *(line(rng) for _ in range(60)), *(line(rng) + "\n" for _ in range(120))])
         drawn = [random_ids(rng, tokenizer, pieces, LONGEST) * (200 if large else 1) for _ in range(size)]
@@ -224,7 +224,7 @@ def published_matching() -> Any:
 
 
 def judges() -> dict[str, Judge]:
-    """Both, which have not been asked anything yet."""
+    """Two new judges, with empty caches."""
     catalog = Catalog([*WORLD[::2], *WORLD[::3], *FILMS[1::10]])  # some of the world twice, some of it not at all
     return {"ours": Judge(catalog, N), "published": make_judge(published_matching(), catalog, N)}
 
@@ -240,7 +240,7 @@ def padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def chain(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_size: int) -> Outcome:
-    """From token ids to every number that training and evaluation make of them."""
+    """From token ids to every number that training and evaluation derive from them."""
     rows, truths, seen = ([case[i] for case in cases] for i in range(3))
     texts = reader.decode(rows)
     finished, n_tokens = reader.is_finished(rows), [len(row) for row in rows]
@@ -286,7 +286,7 @@ def measured(lists: Any, facts: FilmFacts) -> dict[str, np.ndarray]:
     return tables[0] | tables[1] | {f"pool {name}": np.array(value) for name, value in pool.items()}
 
 
-# What has to hold
+# Invariants
 
 
 def check(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_size: int) -> None:
@@ -306,7 +306,7 @@ def check(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_
 
 @cache
 def newlines_of(tokenizer: Any) -> list[int]:
-    """Newlines of every id as the published code counts them; the last entry stands for all ids past the tokenizer."""
+    """Newlines of every id as the published code counts them; the last entry is for all ids past the tokenizer."""
     decoded = [tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer))]
     return [*(text.count("\n") for text in decoded), 0]
 
@@ -392,7 +392,7 @@ def check_advantages(outcome: Outcome, group_size: int) -> None:
 
 
 def check_ends(config: Any, tokens: Any, of_tokens: Any, of_units: Any, blocks: Any, name: str) -> None:
-    """Each EOS has what the rule gives it, by the list's number of units."""
+    """Each EOS gets the value that the rule gives for the list's number of units."""
     shaping, n_units, is_end = config.algorithm.length_shaping, tokens.n_units.numpy(), tokens.is_eos.numpy()
     complete = is_end & (n_units == N)[:, None]
     if shaping.rule == "paper":
@@ -427,7 +427,7 @@ def check_against_plain(reader: ListReader, catalog: Catalog, outcome: Outcome, 
 
 
 def check_lines_of_ranks(reader: ListReader, outcome: Outcome, cases: list[Case]) -> None:
-    """The tokens of rank k are the line of entry k, but for white space that a newline's token takes along."""
+    """The tokens of rank k are the line of entry k, except for white space in the token of a newline."""
     for rules, parsed in outcome.parsed.items():
         units = outcome.tokens[rules, "aligned"].unit_ids
         for row, case in enumerate(cases):
@@ -453,7 +453,7 @@ def check_sameness(reader: ListReader, asked: dict[str, Judge], cases: list[Case
 
 
 def narrowed(checked: Callable[[list[Case]], None], cases: list[Case]) -> list[Case]:
-    """The completion, or else the group, or else the part of the batch, that fails without the others."""
+    """The completion that fails alone; else its group, else its part of the batch."""
 
     def fails(part: list[Case]) -> bool:
         try:
@@ -503,7 +503,7 @@ def test_random_completions(kind, source):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_drawn_is_of_every_sort(kind, source):
-    """The random cases cover enough of each kind."""
+    """The random cases include enough of each kind."""
     reader, asked = reader_of(kind), judges()
     cases = draw(random.Random(f"{kind}-{source}-0"), reader.tokenizer, source, LISTS, large=False)
     outcome = chain(reader, asked, cases, GROUP)

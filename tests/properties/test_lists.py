@@ -56,7 +56,7 @@ def check_one_unit_a_token_and_one_line_a_rank(reader, text, cut, ended, padding
     ranked = [unit for unit in units if unit < N]
     assert ranked == sorted(ranked)
     for rank, entry in enumerate(entries[:N]):
-        # A token that fuses a newline with what follows belongs to the line it starts in: white space may wander.
+        # A token that joins a newline and the text after it belongs to the line it starts in, so white space may move.
         assert decoded(reader, ids, units, rank).strip() == lines[entry.line].strip()
     if len(entries) <= N:
         assert LAYOUT.overflow not in units
@@ -95,7 +95,7 @@ def test_permuting_lines_permutes_units(kind, chosen, form, data):
     reader = reader_of(kind)
     lines = [form.format(title=title, year=year) + "\n" for title, year in chosen]
     order = data.draw(st.permutations(range(len(lines))))
-    # Token by token the same, whatever a tokenizer would make of the line before.
+    # The units match token by token, however a tokenizer splits the line before.
     parts = [ids_of(reader.tokenizer, line) for line in lines]
     one, _ = segmented(reader, sum(parts, []), 0)
     other, _ = segmented(reader, sum((parts[i] for i in order), []), 0)
@@ -138,7 +138,7 @@ def test_every_decoration_reads_the_same(film, form):
 @given(line=st.one_of(entry_lines, any_text).map(lambda text: text.replace("\n", " ")))
 @settings(max_examples=600, deadline=None)
 def test_a_remembered_line_is_a_read_line(line):
-    """The fast path for clean lines, and the cache, against the definition."""
+    """The fast path for clean lines, and the cache, agree with the definition."""
     assert parse_line(line) == parse_line(line) == read_line(line)
 
 
@@ -196,10 +196,10 @@ def test_empty_completions_have_no_units(layout):
 
 
 def test_a_newline_beside_a_cut_character_is_kept():
-    """Byte fallback decodes a run of bytes as a whole, so a broken character would take the newline with it."""
+    """Byte fallback decodes a run of bytes as a whole, so a broken character would swallow the newline after it."""
     reader = reader_of("sentencepiece")
     whole = ids_of(reader.tokenizer, "Alien (1979)\n漢 (1954)\n漢字 (1955)\n漢")
-    ids = whole[:-1]  # the last character has lost its last byte
+    ids = whole[:-1]  # the last character lacks its last byte
     assert reader.tokenizer.decode(ids).count("\n") < 3
     text = reader.decode([ids])[0]
     assert [entry[:2] for entry in parse_list(text)] == [("Alien", 1979), ("漢", 1954), ("漢字", 1955)]

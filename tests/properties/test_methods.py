@@ -82,7 +82,7 @@ def random_group(seed, prompts=3, size=5, columns=2):
 
 
 def of_first_prompt(name, group, factor=1.0, shift=0.0):
-    """The first prompt's advantages, when its returns alone are multiplied and added to."""
+    """The first prompt's advantages after only its returns are scaled and shifted."""
     returns = group.returns.clone()
     returns[0] = factor * returns[0] + shift
     return baselines[name].function(replace(group, returns=returns, carried={}))[0]
@@ -94,14 +94,14 @@ def distance(one, two):
 
 @pytest.fixture
 def without_guards(monkeypatch):
-    """Denominators as in the formulas."""
+    """Denominators without epsilon, as in the formulas."""
     for guard in ("STD_EPSILON", "VERL_EPSILON", "WHITEN_EPSILON"):
         monkeypatch.setattr(baselines_module, guard, 0.0)
     monkeypatch.setitem(baselines_module.group_std.__kwdefaults__, "epsilon", 0.0)
 
 
 def behaviour(same, as_much):
-    """The fact that distances over several groups show: to what nothing changes, and to what changes as much."""
+    """The behaviour shown by distances over several groups: "invariant", "equivariant" or "other"."""
     if max(same) < 1e-9:
         return "invariant"
     return "equivariant" if max(as_much) < 1e-9 else "other"
@@ -120,7 +120,7 @@ def test_shift_and_scale_are_as_the_facts_say(name, without_guards):
             as_much.append(distance(scaled, factor * advantages))
     assert behaviour(shifts, shifts) == baselines[name].facts["shift"]
     assert behaviour(same, as_much) == baselines[name].facts["scale"]
-    # What is not the same is far from it, so that no rounding decides.
+    # Unequal values are far apart, so rounding decides nothing.
     for distances in (shifts, same, as_much):
         assert max(distances) < 1e-9 or min(distances) > 1e-3
 
@@ -130,9 +130,9 @@ WITH_SIGNAL = {
     "reinforce_pp_baseline": "centred over the batch's tokens",
     "unlikeliness": "equal lists are told apart by their likelihood",
 }
-"""Baselines that tell lists of equal returns apart, or push them all."""
+"""Baselines that distinguish lists with equal returns, or push them all."""
 ROUNDED = {"opo": "a weighted mean of equal numbers", "conditional_split": "a weighted mean of equal numbers"}
-"""Baselines without a small divisor, under which equal returns may leave a last digit."""
+"""Baselines without a small divisor, for which equal returns may leave a rounding error."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -152,7 +152,7 @@ def test_equal_returns_give_no_advantage(name, dtype):
         assert largest == 0
 
 
-# Identities: a method and another, with the numbers that make them one.
+# Identities: a method equals another one with certain numbers.
 
 
 def on_policy(batch):
@@ -275,6 +275,6 @@ def test_identities_need_their_numbers(identity):
 
 
 def test_on_policy_ranks_and_tokens_weigh_differently():
-    """Beside the aggregation nothing differs on policy, but that does."""
+    """On policy nothing but the aggregation differs, and it changes the result."""
     for seed in SEEDS:
         assert apart(["rank_grpo"], ["rank_grpo", "aggregation=token_mean"], on_policy(drawn(seed))) > 1e-3

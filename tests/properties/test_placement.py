@@ -20,7 +20,7 @@ class Waiting:
 
 
 def could_run(count: int, held: list[tuple[str, ...]], gpus: tuple[str, ...], per_gpu: int) -> bool:
-    """By trying every set of GPUs: one cell beside others, or several GPUs that nobody uses."""
+    """Try every set of GPUs: a one-GPU cell may share a GPU, a multi-GPU cell needs unused ones."""
 
     def room(gpu: str) -> bool:
         sharing = [chosen for chosen in held if gpu in chosen]

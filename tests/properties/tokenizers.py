@@ -1,4 +1,4 @@
-"""Tokenizers of the kinds that policies have, trained here on film lists: what differs is where newlines go."""
+"""Tokenizers of the usual kinds, trained here on film lists. They differ in how they treat newlines."""
 
 import json
 from functools import cache
@@ -24,12 +24,12 @@ def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def gpt2_like() -> PreTrainedTokenizerFast:
-    """Byte-level BPE under GPT-2's pattern: white space before a word, a newline alone (SmolLM2, and `tiny`)."""
+    """Byte-level BPE under GPT-2's pattern: white space before a word, newlines alone (SmolLM2, and `tiny`)."""
     return train_tokenizer(_corpus(), VOCABULARY)
 
 
 def cl100k_like() -> PreTrainedTokenizerFast:
-    r"""Byte-level BPE whose pattern lets punctuation take the newlines after it: ")\n" and ")\n\n" are one token."""
+    r"""Byte-level BPE whose pattern joins punctuation with the newlines after it: ")\n" and ")\n\n" are one token."""
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -45,7 +45,7 @@ def cl100k_like() -> PreTrainedTokenizerFast:
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:
-    """Spaces are visible pieces, and what the vocabulary has not falls back to bytes, the newline too (Llama 2)."""
+    """Spaces are visible pieces. Text outside the vocabulary falls back to bytes, also the newline (Llama 2)."""
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Split(Regex("▁?[^▁]+"), "isolated")
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, show_progress=False)

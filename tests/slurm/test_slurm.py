@@ -54,7 +54,7 @@ def options(plugin) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def clean_queue() -> Iterator[None]:
-    """A running cluster, without jobs of an earlier test in its queue."""
+    """A running cluster, with no jobs of an earlier test in its queue."""
     assert squeue() is not None, "no cluster: run tests/slurm/cluster.sh"
     yield
     subprocess.run(["scancel", "--me"], check=True)
@@ -77,8 +77,9 @@ def restarts(run: Run) -> int:
 
 
 def hurry(run: Run) -> None:
-    """Let the job of a run, which was put back, start in 5 s. By itself SLURM waits two minutes, in which the job's old
-    credential ends; in the second in which it is revoked the job would not start.
+    """Let the requeued job of a run start in 5 s instead of SLURM's two minutes.
+
+    The job's old credential expires in that time. The job would not start in the second in which it is revoked.
     """
     job = noted_job(run)
     wait_for(lambda: squeue().get(job, ("", ""))[1] == "PENDING", seconds=60)
@@ -92,7 +93,7 @@ def undisturbed(plugin, tmp_path_factory) -> dict[int, Run]:
 
 
 def whole(undisturbed: dict[int, Run], options: list[str], root: Path, seed: int) -> Run:
-    """The same cell, run by itself without SLURM or signals."""
+    """The same cell, run without SLURM or signals."""
     if seed not in undisturbed:
         os.environ["PATIENCE"] = "0"
         process = start([*options, *folders(root / "whole"), f"seed={seed}"])
@@ -103,7 +104,7 @@ def whole(undisturbed: dict[int, Run], options: list[str], root: Path, seed: int
 
 
 def test_a_preempted_cell_resumes_and_the_same_line_attaches(options, undisturbed, tmp_path):
-    """Four cells on two cores; the scheduler takes one core for an urgent job, and the launcher is killed meanwhile."""
+    """Four cells run on two cores; an urgent job takes one core, and the launcher is killed meanwhile."""
     line = [*options, *folders(tmp_path), "seed=0,1,2,3"]
     runs = [locate(cell(options, tmp_path, f"seed={seed}"), "rl") for seed in range(4)]
     launcher = sweep(line, patience=0.2)
@@ -158,13 +159,13 @@ def test_a_failing_cell_is_reported_and_stops_no_other(options, tmp_path):
 
 
 def test_a_cell_that_needs_longer_than_its_time_limit_goes_on_after_it(options, undisturbed, tmp_path):
-    """A limit of two minutes, of which SLURM warns after 60 to 90 s, and two minutes of sleep alone in the run."""
+    """The limit is two minutes, SLURM warns after 60 to 90 s, and the run alone sleeps for two minutes."""
     limit = ["hydra.launcher.minutes=2", "hydra.launcher.signal_seconds=30"]
     launcher = sweep([*options, *folders(tmp_path), "seed=0", *limit], patience=2.0)
     run = locate(cell(options, tmp_path, "seed=0"), "rl")
     wait_for(lambda: run.status() == INTERRUPTED, launcher, seconds=200)
     assert "SIGUSR2 at update" in (run.root / "STATUS").read_text()
-    while launcher.poll() is None:  # on a busy machine it goes back into the queue more than once
+    while launcher.poll() is None:  # on a busy machine it is requeued more than once
         if squeue().get(noted_job(run), ("", ""))[1] == "PENDING":
             hurry(run)
         time.sleep(15)
