@@ -1,4 +1,4 @@
-"""The pieces of the algebra against slow loops in float64, and the properties that each promises."""
+"""The pieces of the objective against slow loops in float64, and the properties that each promises."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ B = G * P
 
 @pytest.fixture
 def batch():
-    """Random tensors of lists of N ranks: unit ids grow along a row and end in EOS and padding."""
+    """Random tensors for lists of N ranks. Unit ids grow along a row and end in EOS and padding."""
     generator = torch.Generator().manual_seed(3)
     units = UnitLayout(N)
     unit_ids, mask = torch.full((B, T), units.padding), torch.zeros(B, T)
@@ -42,13 +42,13 @@ def batch():
 
 
 def objective(*overrides):
-    """The objective of a command line, for lists of N ranks."""
+    """Return the objective of a command line, for lists of N ranks."""
     config = composed(*overrides)
     return Objective(config.algorithm, config.reward, N)
 
 
 def rewards(gains, present=None, scores=None, success=None):
-    """A batch of rewards under one term, or (B, M, N) under several."""
+    """Return a batch of rewards from gains (B, N) of one term, or (B, M, N) of several."""
     gains = gains.unsqueeze(1) if gains.dim() == 2 else gains
     scores = torch.zeros(gains.shape[:2], dtype=gains.dtype) if scores is None else scores
     present = torch.ones(len(gains), gains.size(2), dtype=torch.bool) if present is None else present
@@ -66,7 +66,7 @@ def rewards(gains, present=None, scores=None, success=None):
 
 
 def rollout(of_rewards):
-    """Of lists whose units have one token each."""
+    """Return a rollout of lists with one token per unit."""
     count, b = UnitLayout(N).count, len(of_rewards.gains)
     return Rollout(of_rewards, torch.ones(b, count), torch.zeros(b, count), torch.zeros(b), 0.0)
 
@@ -76,7 +76,7 @@ def window(inputs, accumulation=1):
 
 
 def slow_loss(inputs, algorithm):
-    """The loss as the papers write it, one completion, unit and token after the other."""
+    """The loss as in the papers, one completion, unit and token at a time."""
     total, n_tokens = 0.0, int(inputs.mask.sum())
     for i in range(B):
         length = int(inputs.mask[i].sum())
@@ -143,14 +143,14 @@ def gradient(batch, *overrides, **changes):
 
 def test_on_policy_the_rank_ratio_under_token_mean_is_the_token_ratio(batch):
     """At mu = 1 the published Rank-GRPO is GRPO with per-rank advantages (facts 1.7)."""
-    # The advantage of a rank is the same for all its tokens.
+    # All tokens of a rank have the same advantage.
     advantages = torch.randn(B, UnitLayout(N).count, dtype=torch.float64).gather(1, batch.unit_ids) * batch.mask
     same = {"old_logps": batch.logps, "ref_logps": None, "advantages": advantages}
     by_token = gradient(batch, "algorithm.ratio=token", "algorithm.aggregation=token_mean", **same)
     by_rank = gradient(batch, "algorithm.ratio=rank", "algorithm.aggregation=token_mean", **same)
     torch.testing.assert_close(by_rank, by_token, atol=1e-12, rtol=0)
     per_rank = gradient(batch, "algorithm.ratio=rank", "algorithm.aggregation=rank_mean", **same)
-    assert (per_rank - by_token).abs().max() > 1e-3  # with the paper's aggregation they differ
+    assert (per_rank - by_token).abs().max() > 1e-3  # they differ under the paper's aggregation
 
 
 def test_on_policy_gspo_is_grpo(batch):
@@ -162,7 +162,7 @@ def test_on_policy_gspo_is_grpo(batch):
 
 
 def test_every_rank_weighs_the_same_however_long(batch):
-    """rank_mean: the gradients of a rank's tokens sum to the same for a long and a short title."""
+    """Under rank_mean, the gradients of a rank's tokens have the same sum for a long and a short title."""
     units = UnitLayout(N)
     ids = torch.tensor([[0, 0, 0, 0, 0, 1, 2, 2, units.eos]])
     ones = torch.ones(1, 9, dtype=torch.float64)
@@ -172,7 +172,7 @@ def test_every_rank_weighs_the_same_however_long(batch):
 
 
 def test_advantages_of_one_hit_in_eight():
-    """The paper's numbers: one hit among G = 8 gives +2.474 and -0.353, two give +1.620 and -0.540."""
+    """The paper's numbers for G = 8: one hit gives +2.474 and -0.353, two hits give +1.620 and -0.540."""
     for hits, wanted in ((1, [2.474, -0.353]), (2, [1.620, -0.540])):
         gains = torch.zeros(8, N)
         gains[:hits, 1] = 1.0
@@ -188,7 +188,7 @@ def units_of(ids, n_units):
 
 
 def on_tokens(of_algorithm, advantages, tokens):
-    """Advantages of the credited units -> advantages of tokens."""
+    """Convert advantages of credited units to advantages of tokens."""
     units = of_algorithm.token_units(tokens)
     return of_algorithm.token_advantages(of_algorithm.spread_advantages(advantages, units.n_units), units)
 
@@ -207,7 +207,7 @@ def test_sequence_credit_reaches_every_token_and_rank_credit_only_its_own():
     assert of_rank.shape == (2, N) and not of_rank[:, 1:].any()
     spread = on_tokens(rank, of_rank, tokens)
     assert spread[0].tolist() == pytest.approx([0, of_rank[0, 0].item(), of_rank[0, 0].item(), 0, -0.1, -0.1, 0])
-    assert spread[1, 5] == 0  # EOS of a list that is long enough
+    assert spread[1, 5] == 0  # EOS of a list with enough films
 
 
 def test_eos_joins_the_last_rank_of_a_whole_list_only():
@@ -217,18 +217,18 @@ def test_eos_joins_the_last_rank_of_a_whole_list_only():
 
 
 PUBLISHED = ["algorithm=rank_grpo", "algorithm.length_shaping={rule:published,early_stop:-0.1,overflow:-0.2,exact:0.3}"]
-"""Three different numbers, to tell them apart."""
+"""Three different numbers, so that the test can distinguish them."""
 
 
 def test_length_shaping_of_the_published_code():
-    """Facts 1.6: EOS has an advantage of its own; every token past rank N has that of overflow, EOS included."""
+    """Facts 1.6: EOS has its own advantage, and all tokens past rank N, including EOS, have the overflow advantage."""
     units = UnitLayout(N)
     rule = objective(*PUBLISHED)
     tokens = units_of([[0, 1, 2, 3, units.eos]] * 3, [N, N - 1, N + 1])
     spread = on_tokens(rule, torch.full((3, N), 5.0), tokens)
     assert spread[:, -1].tolist() == pytest.approx([0.3, -0.1, -0.2])
     assert (rule.token_units(tokens).unit_ids[:, -1] == units.eos).all()
-    # Under the published layout EOS stands in the unit of its line and keeps its own advantage.
+    # Under the published layout, EOS is in the unit of its line and keeps its own advantage.
     lines = TokenUnits(torch.tensor([[0, 1, 2, 3, 3]]), torch.tensor([[False] * 4 + [True]]), torch.tensor([N]))
     assert rule.token_units(lines).unit_ids[0].tolist() == [0, 1, 2, 3, 3]
     assert on_tokens(rule, torch.full((1, N), 5.0), lines)[0].tolist() == pytest.approx([5, 5, 5, 5, 0.3])
@@ -254,7 +254,7 @@ def test_missing_ranks_count_as_nothing_or_not_at_all():
     torch.testing.assert_close(
         zero.unit_advantages(rollout(batch), 4)[:, 0], excluded.unit_advantages(rollout(batch), 4)[:, 0]
     )
-    # Sequence credit knows no ranks.
+    # Sequence credit does not depend on ranks.
     lists = [objective("algorithm=grpo", f"algorithm.missing_rank={rule}") for rule in ("zero", "excluded")]
     assert torch.equal(*(one.unit_advantages(rollout(batch), 4) for one in lists))
 
@@ -283,7 +283,7 @@ def test_scatter_mean_leaves_masked_tokens_out():
 
 
 def test_lists_that_are_worth_the_same_in_different_ways_are_equal():
-    """Recall of 3 hits at different ranks: the same sum in another order must not become an advantage."""
+    """Recall of 3 hits at different ranks: adding in another order must not create an advantage."""
     generator = torch.Generator().manual_seed(0)
     n, lists = 20, 8
     chosen = objective("algorithm=grpo", "reward=recall")
@@ -314,7 +314,7 @@ def test_the_token_limit_and_not_the_batch_divides_under_constant_aggregation(ba
 
 
 def test_a_kl_scaled_by_difficulty_by_hand(batch):
-    """Each completion's KL has its own factor; the surrogate has none."""
+    """The factor scales each completion's KL, and not the surrogate."""
     chosen = objective("algorithm=grpo", "algorithm.kl.beta=0.5", "algorithm.kl.importance_weighted=false")
     scales = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
 
@@ -328,7 +328,7 @@ def test_a_kl_scaled_by_difficulty_by_hand(batch):
 
 
 def test_a_regulariser_counts_once_an_update(batch):
-    """Its weight does not grow with the micro-batches of an update."""
+    """Its weight does not grow with the number of micro-batches in an update."""
     chosen = objective("algorithm=grpo", "+algorithm.regularisers.entropy_bonus=0.1")
     extras = {"entropy": torch.rand(B, T, dtype=torch.float64) * batch.mask}
     given = replace(batch, extras=extras)

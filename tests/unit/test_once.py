@@ -1,4 +1,4 @@
-"""Values that an evaluation and an update compute only once: counted calls of the real functions."""
+"""Values that an evaluation or an update must compute only once. Calls of the real functions are counted."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +16,7 @@ PARSERS = ((relevance, "parse_text"), (published, "parse_list"))
 
 @pytest.fixture
 def parsed(monkeypatch) -> dict[str, Counter]:
-    """Number of times that each parser has read each text."""
+    """How often each parser reads each text."""
     counts = {name: Counter() for _, name in PARSERS}
     for module, name in PARSERS:
         monkeypatch.setattr(module, name, counting(getattr(module, name), counts[name], lambda text: text))
@@ -24,7 +24,7 @@ def parsed(monkeypatch) -> dict[str, Counter]:
 
 
 def counting(real: Callable, counts: Counter, key: Callable) -> Callable:
-    """The real function, which also counts its calls by a key of their arguments."""
+    """Return the function with its calls counted by a key of their arguments."""
 
     def counted(*arguments):
         counts[key(*arguments)] += 1
@@ -35,7 +35,7 @@ def counting(real: Callable, counts: Counter, key: Callable) -> Callable:
 
 @pytest.mark.parametrize("matching", ["exact", "published"])
 def test_an_evaluation_parses_each_text_once(matching, mini, tiny_folder, parsed):
-    """By each of the two rules: ours for the verdicts, the published ones for the metrics of their protocol."""
+    """Once per rule: our rule for the verdicts, and the published one for the published metrics."""
     config = composed(*SMALL, f"matching={matching}", "generation.max_new_tokens=8")
     tokenizer, model = load(tiny_folder)
     found = evaluate(model, tokenizer, mini.splits["test"], make_criteria(config, mini), config)

@@ -1,4 +1,4 @@
-"""The benchmark of overhead measures what it says: finished sweeps that run nothing, beside Hydra's own jobs."""
+"""The overhead benchmark measures what it claims: finished sweeps that run nothing, next to Hydra's own jobs."""
 
 import pytest
 

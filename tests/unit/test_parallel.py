@@ -1,4 +1,4 @@
-"""Distribution over processes, tested on one; on two: tests/integration/test_many_processes.py."""
+"""Distribution over processes, tested in one process; tests/integration/test_many_processes.py uses two."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_a_package_that_is_not_there_is_named(monkeypatch):
 
 
 def spread(config: Config, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What two processes tell transformers."""
+    """Return the arguments that transformers gets with two processes."""
     with monkeypatch.context() as two:
         two.setenv("WORLD_SIZE", "2")
         return parallel_arguments(config)
@@ -81,7 +81,7 @@ def test_transformers_takes_the_arguments(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeed_takes_its_config(stage, monkeypatch, tmp_path):
-    """Needs the package: `pip install -r requirements-deepspeed.txt -c constraints.txt`."""
+    """Needs deepspeed: `pip install -r requirements-deepspeed.txt -c constraints.txt`."""
     pytest.importorskip("deepspeed")
     config = composed("trainer=deepspeed", f"trainer.parallel.zero_stage={stage}", "trainer.parallel.cpu_offload=true")
     args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **spread(config, monkeypatch))
@@ -98,7 +98,7 @@ def test_deepspeed_config_gathers_weights_for_saving():
 
 
 def test_an_epoch_ends_with_blank_rows():
-    torch.manual_seed(0)  # the sampler's orders follow the seed of the process
+    torch.manual_seed(0)  # the sampler's order depends on the process's seed
     sampler = PaddedSampler(5, 8)
     first = list(sampler)
     assert sorted(first[:5]) == [0, 1, 2, 3, 4] and first[5:] == [5, 6, 7] and len(sampler) == 8
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_another_number_is_refused(tmp_path):
     config = composed(f"runs_dir={tmp_path}")
     run = locate(config, "rl")
     assert processes.check_resume(run, {"processes": 1, "strategy": None}, config) == []
-    assert processes.check_resume(run, {}, config) == []  # of one process, from before it was recorded
+    assert processes.check_resume(run, {}, config) == []  # of one process, made before the number was recorded
     (said,) = processes.check_resume(run, {"processes": 4, "strategy": "fsdp2"}, config)
     assert "4 processes (fsdp2)" in said and "one process" in said and str(run.checkpoints) in said
 

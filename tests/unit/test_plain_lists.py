@@ -1,4 +1,4 @@
-"""The benchmark compares what it says it compares: both sides agree, and a disagreement stops it."""
+"""Both implementations that the benchmark compares agree, and a disagreement stops it."""
 
 import numpy as np
 import pytest

@@ -85,7 +85,7 @@ def test_rl_without_sft_waits_for_no_sft(tmp_path):
 
 
 def test_shared_stages_are_expected_one_after_another_and_cells_side_by_side(tmp_path):
-    """200 s of two cells take 100 s with two at once; the SFT stage before them takes its 160 s."""
+    """Two cells with 200 s in total take 100 s side by side, after 160 s of the shared SFT stage."""
     finished(cells(tmp_path, "trainer.sft.updates=8")[0], "sft", 8, 80.0)
     finished(cells(tmp_path, "trainer.rl.start=base")[0], "rl", 40, 100.0)
     configs = cells(tmp_path, "trainer.sft.updates=16")
@@ -104,7 +104,7 @@ def test_runs_that_are_under_way_tell_of_no_rate(tmp_path):
 
 
 def shared_elsewhere(config):
-    """The shared stages of a config, finished in another experiment as its command would have made them."""
+    """Finish a config's shared stages in another experiment, as its own command would."""
     there = replace(config, experiment_name="there")
     folder = locate_model(config.model, inputs.load(config.dataset), Path(config.cache_dir))
     for stage in ("oracle", "zero_shot", "sft"):
@@ -132,7 +132,7 @@ def test_stages_of_another_experiment_are_shown_as_taken(tmp_path):
 
 
 def test_only_what_would_be_taken_is_shown_as_taken(tmp_path):
-    """A stage that is done here, one that began with other model files, and a damaged one."""
+    """Stages are not taken if they are done here, began with other model files, or are damaged."""
     config = cells(tmp_path, f"cache_dir={tmp_path / 'cache'}")[0]
     there = shared_elsewhere(config)
     finished(config, "zero_shot", 0, 10.0)

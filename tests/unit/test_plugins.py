@@ -1,4 +1,4 @@
-"""Plugins: what they must declare, and how runs made with an earlier version are treated."""
+"""What plugins must declare, and how runs made with an earlier version are treated."""
 
 import json
 
@@ -75,7 +75,7 @@ def test_a_run_made_with_other_code_is_neither_skipped_nor_resumed(tmp_path):
 
 
 def made_with(folder, plugins):
-    """A run directory whose manifest names plugins."""
+    """Make a run directory whose manifest names plugins."""
     root = folder / "run"
     root.mkdir()
     (root / "manifest.json").write_text(json.dumps({"plugins": plugin_digests(plugins)}))
@@ -91,7 +91,7 @@ def files(folder, **content):
 
 
 def test_code_under_another_name_is_other_code(tmp_path):
-    """A replacement in a new file is noticed; a file that is only called otherwise is the same plugin."""
+    """Replaced code in a new file is noticed; a renamed file is the same plugin."""
     name = files(tmp_path, old="A = 1\n", replacement="A = 2\n", renamed="A = 1\n", further="B = 1\n")
     run = made_with(tmp_path, [name["old"]])
     (problem,) = check_plugins(run, [name["replacement"]])
@@ -129,12 +129,12 @@ def test_what_is_no_name_of_a_plugin(name):
 
 @pytest.mark.parametrize("name", ["sys", "builtins", "itertools"])
 def test_modules_without_a_file_are_refused(name):
-    """They have no code to take a digest of, and enter nothing."""
+    """They have no source file to digest and register nothing."""
     assert load_plugins([name]) == [f"plugins: {name} is a built-in Python module and registers nothing; remove it"]
 
 
 def test_a_path_may_lead_anywhere(tmp_path, monkeypatch):
-    """It names a file of the user's; nothing is named by it but in manifest.json."""
+    """A plugin path names a file of the user, and its name is used only in manifest.json."""
     (tmp_path / "below").mkdir()
     (tmp_path / "mine.py").write_text("")
     monkeypatch.chdir(tmp_path / "below")

@@ -22,7 +22,7 @@ from tests.conftest import SMALL, composed
 
 @pytest.fixture
 def installed(monkeypatch):
-    """The handlers of a run, for one test."""
+    """Install the handlers of a run for one test."""
     earlier = {number: signal.getsignal(number) for number in SIGNALS}
     monkeypatch.setattr(preemption, "_state", preemption._State())
     preemption.install()
@@ -34,8 +34,8 @@ def installed(monkeypatch):
 def test_a_signal_outside_training_ends_the_run_there_and_is_obeyed_once(installed):
     with pytest.raises(Preempted, match="^SIGUSR1; run the same command again to continue from there$"):
         os.kill(os.getpid(), signal.SIGUSR1)
-    os.kill(os.getpid(), signal.SIGTERM)  # it is ending already: nothing is raised
-    with pytest.raises(Preempted, match="SIGUSR1"):  # for the case that the first was lost in a finaliser
+    os.kill(os.getpid(), signal.SIGTERM)  # the run is already ending, so nothing is raised
+    with pytest.raises(Preempted, match="SIGUSR1"):  # in case a finaliser swallowed the first exception
         preemption.check()
     with pytest.raises(Preempted), preemption.training():
         raise AssertionError("a training was begun after the signal")
@@ -49,7 +49,7 @@ def test_a_signal_in_training_waits_for_its_end(installed, number):
         for each in (number, *SIGNALS):
             os.kill(os.getpid(), each)
         assert preemption.requested()
-        preemption.check()  # an evaluation in the middle of a training is not ended either
+        preemption.check()  # an evaluation during training is not interrupted either
         training.stopped_at = 7
         reached.append("the end")
     assert reached == ["the end"]
@@ -59,7 +59,7 @@ def test_a_training_without_a_signal_ends_as_ever(installed):
     with preemption.training() as training:
         pass
     assert training.stopped_at is None
-    with pytest.raises(Preempted, match="^SIGTERM; "):  # outside training again, it ends the run where it is
+    with pytest.raises(Preempted, match="^SIGTERM; "):  # outside training, it ends the run at once
         os.kill(os.getpid(), signal.SIGTERM)
 
 

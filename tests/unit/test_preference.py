@@ -25,7 +25,7 @@ from tests.conftest import composed
 
 
 def slow_s_dpo(chosen: float, rejected: list[float], beta: float) -> float:
-    """-log sigma(-log sum_l exp(beta (r_l - r_w))), as it is written."""
+    """-log sigma(-log sum_l exp(beta (r_l - r_w))), as in the paper."""
     inner = -math.log(sum(math.exp(beta * (other - chosen)) for other in rejected))
     return -math.log(1 / (1 + math.exp(-inner)))
 
@@ -48,7 +48,10 @@ def test_the_loss_is_that_of_the_paper(negatives, beta):
 
 
 def test_its_gradient():
-    """Of r_l: beta times its share of 1 + sum exp (S-DPO weighs hard negatives more); of r_w minus their sum."""
+    """With respect to r_l: beta times its share of 1 + sum exp, so hard negatives weigh more.
+
+    For r_w: minus their sum.
+    """
     chosen = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
     rejected = torch.tensor([[0.1, 2.0, -1.0]], dtype=torch.float64, requires_grad=True)
     softmax_dpo(chosen, rejected, 0.5).sum().backward()
@@ -79,7 +82,7 @@ def test_the_best_against_the_worst():
     assert best_and_worst([0.0, 2.0, 1.0, 3.0], 1, 9) == [(3, [0]), (1, [2])]
     assert best_and_worst([0.0, 2.0, 1.0, 3.0], 3, 9) == [(3, [0, 2, 1])]
     assert best_and_worst([1.0, 1.0, 1.0], 1, 1) == []
-    assert best_and_worst([0.0, 1.0, 1.0, 1.0], 2, 1) == []  # one list alone is worth less
+    assert best_and_worst([0.0, 1.0, 1.0, 1.0], 2, 1) == []  # only one list has a lower score
     assert best_and_worst([0.0, 0.0, 1.0, 1.0], 1, 9) == [(2, [1]), (3, [0])]
 
 
@@ -116,7 +119,7 @@ def test_rounds_share_updates_and_prompts():
     rounds, config = rounds_of("algorithm.rounds=3")
     assert [(one.first, one.preference, one.end) for one in rounds] == [(0, 11, 33), (33, 44, 66), (66, 77, 100)]
     assert [one.prompts for one in rounds] == [range(0, 133), range(133, 266), range(266, 400)]
-    assert prompts_drawn(config.algorithm, config.trainer.rl) == 400  # 50 rollouts of 64 lists, 8 a prompt
+    assert prompts_drawn(config.algorithm, config.trainer.rl) == 400  # 50 rollouts of 64 lists, 8 per prompt
 
 
 def test_a_round_has_an_update_that_compares():
@@ -128,7 +131,7 @@ def test_a_round_has_an_update_that_compares():
 
 @pytest.mark.parametrize("name", methods("preference"))
 def test_the_budget_is_that_of_policy_optimisation(name):
-    """Prompts and lists are as many as GRPO's with the same settings (tests/integration: what GRPO counts)."""
+    """Prompts and lists number the same as in GRPO with the same settings (tests/integration counts GRPO's)."""
     config = composed(f"algorithm={name}", "trainer.rl.updates=7", "trainer.rl.num_iterations=2")
     rounds = make_rounds(config.algorithm, config.trainer.rl)
     assert sum(len(one.prompts) for one in rounds) == 4 * 64 // 8 and rounds[-1].end == 7
@@ -156,7 +159,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_what_later_policies_made_is_dropped(tmp_path):
-    rounds, _ = rounds_of("algorithm.rounds=2")  # 0, 17, 50, 67, 100
+    rounds, _ = rounds_of("algorithm.rounds=2")  # boundaries: 0, 17, 50, 67, 100
     assert [(one.first, one.preference) for one in rounds] == [(0, 17), (50, 67)]
 
     def left(update):
@@ -189,7 +192,7 @@ def test_families():
 
 
 def test_other_families_keep_their_hashes():
-    """A config without the word is what it was before there were families."""
+    """A config without `family` hashes as it did before families existed."""
     assert "family" not in asdict(composed("algorithm=grpo").algorithm)
     identity = stage_config(composed("algorithm=dpo"), "rl")["algorithm"]
     assert identity["family"] == "preference" and json.dumps(identity)

@@ -1,4 +1,4 @@
-"""How the program names, starts and identifies itself: from a checkout, and as the installed command `rlbench`."""
+"""How the program names, starts and identifies itself, from a checkout and as the installed command `rlbench`."""
 
 import re
 import sys
@@ -22,12 +22,12 @@ from rlbench.base.git import NO_COMMIT, code_state, git_state
 from tests.helpers import ROOT
 
 NOT_FOR_USERS = {"__main__", "metric_catalogue", "page", "trackio_process"}
-"""Modules that `python -m` runs for developers, or that the program itself starts."""
+"""Modules that developers run with `python -m`, or that the program itself starts."""
 
 
 @pytest.fixture
 def by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process was started by `rlbench status runs`."""
+    """Pretend that `rlbench status runs` started this process."""
     monkeypatch.setattr(sys, "argv", ["rlbench status", "runs"])
 
 
@@ -135,7 +135,7 @@ def test_texts_stay_as_they_are_from_a_checkout(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_cells_of_a_checkout_are_started_by_run_py(by_name: None) -> None:
-    """Even where the command was `rlbench`: a checkout need not be importable from other folders."""
+    """True even if the command was `rlbench`, because other folders may not be able to import a checkout."""
     assert program.started(1) == [sys.executable, str(ROOT / "run.py")]
     assert program.started(2)[-2:] == ["--nproc_per_node=2", str(ROOT / "run.py")]
     assert program.import_path() == [str(ROOT)]
@@ -144,7 +144,7 @@ def test_cells_of_a_checkout_are_started_by_run_py(by_name: None) -> None:
 
 
 def test_cells_of_an_installed_copy_are_started_by_module(installed: Path) -> None:
-    """Not by a file: an installed copy has no run.py. Not from the working folder: -P."""
+    """An installed copy has no run.py. The option -P ignores modules in the working folder."""
     run = [sys.executable, "-P", "-m", "rlbench", "run"]
     assert program.started(1) == run
     assert program.started(2) == [
@@ -218,7 +218,7 @@ def test_metadata_agree() -> None:
     files = {file.stem.removeprefix("requirements-") for file in ROOT.glob("requirements-*.txt")} - {
         "tests",
         "docs",
-    }  # tools for developers
+    }  # developer tools
     assert extras == {name: {"file": f"requirements-{name}.txt"} for name in files}
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == rlbench.__version__

@@ -14,7 +14,7 @@ def test_the_first_and_the_last_state_are_written_at_once(tmp_path: Path) -> Non
     file = tmp_path / "progress.json"
     bar = Progress("training", 3, file=file, show=False)
     assert (state(file)["done"], state(file)["total"], state(file)["description"]) == (0, 3, "training")
-    bar.to(1)  # less than half a second later
+    bar.to(1)  # too soon: less than half a second later
     assert state(file)["done"] == 0
     bar.to(3, "loss 0.5")
     bar.close()

@@ -1,4 +1,4 @@
-"""Every level of ratio against a slow loop, and why they agree on-policy."""
+"""Every ratio level against a slow loop, and why all levels agree on-policy."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from tests.helpers_losses import (
 )
 
 LEVELS = ["token", "rank", "sequence", "product", "sequence_token", "segment", "none"]
-"""Those of `Slow`, whose loop is the reference."""
+"""The levels of `Slow`, whose loop is the reference."""
 
 
 def test_every_level_has_a_reference():

@@ -88,7 +88,7 @@ def test_rows_are_checked_by_line(tmp_path: Path) -> None:
     file.append(tmp_path, [{"size": 1}, {"size": 2}])
     with (tmp_path / file.name).open("a") as opened:
         opened.write('{"size": 3')
-    assert file.read(tmp_path, "") == [{"size": 1}, {"size": 2}]  # a running run may be killed within a line
+    assert file.read(tmp_path, "") == [{"size": 1}, {"size": 2}]  # a running run may be killed in the middle of a line
     with pytest.raises(Damaged, match="is damaged: line 3 is not a size"):
         file.load(tmp_path)
     file.keep(tmp_path, lambda row: row["size"] > 1)
@@ -111,12 +111,12 @@ def test_the_version_of_a_result_is_checked_before_its_fields(tmp_path: Path) ->
 
 
 def section(title: str) -> str:
-    """The part of the page under a heading."""
+    """Return the part of the page under a heading."""
     return re.split(r"(?m)^##", PAGE.read_text(encoding="utf-8").split(f"# {title}\n", 1)[1])[0]
 
 
 def names_of(form: Any) -> set[str]:
-    """Every key of a form and of the forms inside it."""
+    """Return all keys of a form and of its nested forms."""
     found = set()
     for key, kind in fields_of(form).items():
         found.add(key)

@@ -1,4 +1,4 @@
-"""KL estimators against exact enumeration, terms against slow loops, and what TRL has against TRL."""
+"""KL estimators against exact enumeration, terms against slow loops, and both against TRL where it has them."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ ANCHOR = loss_inputs().course.carried["siren/anchor"]
 
 
 def policies(scale: float = 1.0):
-    """Logits of pi, requiring gradients, and log-probabilities of a reference over six tokens."""
+    """Return logits of pi (with gradients) and log-probabilities of a reference, over six tokens."""
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(6, generator=generator, dtype=torch.float64)
     reference = theta + scale * torch.randn(6, generator=generator, dtype=torch.float64)
@@ -37,12 +37,12 @@ def policies(scale: float = 1.0):
 
 
 def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) of two distributions given by their log-probabilities."""
+    """KL(p || q), where both are given as log-probabilities."""
     return (p.exp() * (p - q)).sum()
 
 
 def expected(estimator, theta, ref):
-    """E_pi of an estimator, and E_pi of its gradient: sampling is not differentiated."""
+    """Return the mean of an estimator under pi, and the mean of its gradient without a gradient of the sampling."""
     logps = theta.log_softmax(0)
     value = (logps.exp() * estimator(logps, ref)).sum()
     held = (logps.exp().detach() * estimator(logps, ref)).sum()
@@ -65,7 +65,7 @@ GRADIENTS = {
     k3: lambda p, q: kl(q, p),
     forward: lambda p, q: (q.exp() * (p - q) ** 2).sum() / 2,
 }
-"""The quantities whose value, and whose gradient, an estimator gives in expectation."""
+"""The expectation of each estimator, and of its gradient."""
 
 
 def test_every_estimator_and_every_term_has_a_reference():
@@ -166,7 +166,7 @@ TERMS = {
     "rank_calibration": ({}, slow_rank_calibration),
 }
 OF_SCALARS = {"entropy_bonus": "entropy", "siren": "top_p_entropy", "sft": "demonstration_logps"}
-"""Terms with gradients of something else than the completions' log-probabilities."""
+"""Terms whose gradients flow through an input other than the completions' log-probabilities."""
 
 
 def term(name, inputs):
@@ -204,7 +204,7 @@ def test_gradient_of_calibration_against_finite_differences_of_the_loop(name):
     inputs = loss_inputs()
     found = gradient(lambda given: term(name, given), inputs)
     reference = TERMS[name][1]
-    # The loss is a mean over rows, and a step in one row changes that row's part alone.
+    # The loss is a mean over rows, so a step in one row changes only that row's part.
     expected_gradient = numeric_gradient(lambda logps, row: reference(Slow(inputs, logps=logps)), inputs)
     torch.testing.assert_close(found, expected_gradient, atol=1e-8, rtol=0)
 
@@ -239,7 +239,7 @@ def test_the_entropy_bonus_is_that_of_trl():
 
 @pytest.mark.parametrize("quantile", [0.0, 0.2, 0.5, 0.8])
 def test_the_entropy_mask_is_that_of_trl(quantile):
-    """Through the loss: a mean over all tokens of the losses of the kept ones."""
+    """The loss is the sum over kept tokens divided by the number of all tokens."""
     inputs = loss_inputs()
     inputs = replace(inputs, extras={**inputs.extras, "entropy": inputs.extras["entropy"].float()})
     per_token = -inputs.advantages * inputs.log_ratio.exp()
@@ -268,14 +268,14 @@ def siren_at(inputs, memory, **options):
 def test_the_share_of_peaks_in_siren_is_counted_per_completion():
     inputs = loss_inputs()
     none = {"siren/anchor": 0.0}
-    inputs.extras["top_p_entropy"][0] += 10.0  # one completion's peaks are no others'
+    inputs.extras["top_p_entropy"][0] += 10.0  # another completion's peaks must not change
     shifted = siren_at(inputs, none).sqrt()
     inputs.extras["top_p_entropy"][0] -= 10.0
     assert (shifted - siren_at(inputs, none).sqrt()).item() == pytest.approx(10.0 / len(inputs.mask))
 
 
 def test_the_anchor_of_siren_is_the_mean_over_the_completions_of_the_first_rollout():
-    """And so the term acts from the first update on: a micro-batch is not its batch."""
+    """A micro-batch differs from the batch, so the term acts from the first update on."""
     batches = [loss_inputs(0), loss_inputs(1)]
     heights = [siren_at(inputs, {"siren/anchor": 0.0}).sqrt().item() for inputs in batches]
     rollout = {"top_p_entropy": torch.cat([inputs.extras["top_p_entropy"] for inputs in batches])}
@@ -290,10 +290,10 @@ def test_the_anchor_of_siren_is_the_mean_over_the_completions_of_the_first_rollo
 def test_siren_takes_tokens_above_the_quantile_alone_and_none_where_all_are_equal():
     inputs = loss_inputs()
     entropy = torch.zeros_like(inputs.extras["top_p_entropy"])
-    entropy[0, 1:14] = torch.arange(13) / 10.0 + 0.1  # the .8 quantile of 14 tokens lies between the 11th and the 12th
+    entropy[0, 1:14] = torch.arange(13) / 10.0 + 0.1  # the .8 quantile of 14 tokens is between the 11th and 12th
     entropy[1, 4] = 7.0
     there = replace(inputs, extras={**inputs.extras, "top_p_entropy": entropy})
-    # Of the second completion the quantile is 0, and one token is above it; of the others none is.
+    # In the second completion the quantile is 0 and one token exceeds it. In the others no token does.
     expected = (mean([1.1, 1.2, 1.3]) + 7.0 + 0 + 0 + 0) / 5
     assert siren_at(there, {"siren/anchor": 0.0}, quantile=0.8).sqrt().item() == pytest.approx(expected)
     flat = replace(inputs, extras={**inputs.extras, "top_p_entropy": torch.ones_like(entropy)})
@@ -310,7 +310,7 @@ def test_a_quantile_that_is_a_token_leaves_that_token_out():
 
 
 def test_processes_share_what_reaches_beyond_them():
-    """The anchor and the threshold of highest entropy are those of all processes."""
+    """The anchor and the highest-entropy threshold use the tokens of all processes."""
     mine, other = loss_inputs(0), loss_inputs(1)
     heights = [siren_at(inputs, {"siren/anchor": 0.0}).sqrt().item() for inputs in (mine, other)]
     values = [{"top_p_entropy": inputs.extras["top_p_entropy"]} for inputs in (mine, other)]

@@ -20,7 +20,7 @@ N = 6
 
 
 def judged(text, truth, seen=(), judge=None):
-    """Judgement of one text."""
+    """Judge one text."""
     judge = judge or Judge(CATALOG, N)
     return judge(judge.read([text]), [truth], [list(seen)])
 
@@ -50,7 +50,7 @@ def test_a_truth_outside_the_catalogue_is_no_hit_but_counts():
 
 
 def test_a_repeated_seen_film_is_a_duplicate():
-    """The first verdict that applies wins: out of catalogue, duplicate, seen, hit, miss."""
+    """The first matching verdict applies: out of catalogue, duplicate, seen, hit, miss."""
     text = "Nowhere (2000)\nJaws (1975)\nNowhere (2000)\nJaws (1975)\nHeat (1995)\nHeat (1995)"
     assert judged(text, [("Heat", 1995), ("Jaws", 1975)], ["Jaws"]).names(0) == [
         Verdict.OUT_OF_CATALOG,
@@ -66,7 +66,7 @@ def test_a_truth_that_a_record_repeats_is_one_truth():
     truth = [("Jaws", 1975), ("jaws ", 1975), ("Heat", 1995), ("Jaws", 1975), ("Alien", 1979)]
     lists = judged("Alien (1979)\nHeat (1995)\nJaws (1975)", truth)
     assert lists.n_truth.tolist() == [3]
-    assert lists.truths[0, :3].tolist() == [2, 1, 0]  # numbered without the repeats, which union_recall relies on
+    assert lists.truths[0, :3].tolist() == [2, 1, 0]  # numbered without repeats, as union_recall needs
 
 
 def test_a_remake_outside_the_catalogue_is_another_truth():
@@ -97,7 +97,7 @@ def test_the_year_counts_as_far_as_the_policy_says():
     tolerant = Judge(CATALOG.with_policy(MatchingPolicy(("nfkc", "spaces", "casefold"), 1)), N)
     assert judged("Heat (1994)\nHeat (1996)", [("Heat", 1995)], judge=tolerant).names(0) == [
         Verdict.HIT,
-        Verdict.DUPLICATE,  # whatever it is called, it is the same film
+        Verdict.DUPLICATE,  # the same film, whichever year is written
     ]
     exact = Judge(CATALOG.with_policy(MatchingPolicy(())), N)
     assert judged("HEAT (1995)", [("Heat", 1995)], judge=exact).names(0) == [Verdict.OUT_OF_CATALOG]
@@ -109,7 +109,7 @@ def test_what_is_counted_beside_verdicts():
     parsed = judge.read([text])
     lists = judge(parsed, [[("Heat", 1995)]], [[]], [44], [False])
     assert (lists.n_entries[0], lists.n_lines[0], lists.n_tokens[0], lists.finished[0]) == (7, 9, 44, False)
-    assert lists.n_shifted.tolist() == [6]  # every one of the first six stands further down
+    assert lists.n_shifted.tolist() == [6]  # all of the first six are below their rank's line
     assert parsed[0].lines == [2, 3, 5, 6, 7, 8, 9]
     straight = judged("Alien (1979)\nHeat (1995)\nbye", [("Heat", 1995)])
     assert straight.n_shifted.tolist() == [0] and straight.verdicts[0, 2] == ABSENT
@@ -128,7 +128,7 @@ seen_titles = st.lists(films.map(lambda film: film[0]), max_size=3)
 @given(batch=st.lists(st.tuples(texts, truths, seen_titles), min_size=1, max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_batches_against_the_plain_loop(batch):
-    catalog = Catalog(FILMS[::2] + FILMS[::5])  # some film stands in it twice, many do not
+    catalog = Catalog(FILMS[::2] + FILMS[::5])  # some films occur twice, many are absent
     index = plain_lists.catalog_index(catalog)
     written, relevant, seen = (list(column) for column in zip(*batch, strict=True))
     judge = Judge(catalog, N)
@@ -229,7 +229,7 @@ def test_no_lists_at_all():
 
 
 def test_published_matches_say_which_truth():
-    """So that lists that hit different truths add up in the recall of several lists."""
+    """Recall of several lists together needs this, because lists may hit different truths."""
     judge = make_judge(composed("matching=published").matching, CATALOG, N)
     truth = [("Heat", 1996), ("Jaws", 1975), ("Heat", 1995)]
     parsed = judge.read(["Jaws (1975)\nHeat (1995)", "Heat (1995)\nHeat (1995)"])

@@ -62,7 +62,7 @@ def test_rows_of_equal_means_that_vary_tie_as_well(runs: Path) -> None:
     values = np.random.default_rng(0).random((3, 40, 1))
     scores = {
         LABELS[0]: Scores(values, np.arange(40), (0, 1, 2)),
-        LABELS[1]: Scores(values[:, ::-1], np.arange(40), (0, 1, 2)),  # the sums differ by their rounding alone
+        LABELS[1]: Scores(values[:, ::-1], np.arange(40), (0, 1, 2)),  # the sums differ only by rounding
     }
     told = words_of(verdict(scores, 50), runs)
     assert "No row leads. With 3 seeds and 40 test contexts a true difference of ." in told
@@ -76,7 +76,7 @@ def test_a_lead_that_does_not_vary_says_nothing_of_power(runs: Path) -> None:
 
 
 def test_contexts_that_are_not_independent_are_counted_with_their_clusters(runs: Path) -> None:
-    """Of ReDial the independent units are dialogues; the headline called them contexts."""
+    """In ReDial the independent units are dialogues, which the headline used to call contexts."""
     values = np.random.default_rng(1).random((2, 3, 40, 1))
     found = verdict({LABELS[i]: Scores(values[i], np.arange(40), (0, 1, 2)) for i in (0, 1)}, 50)
     assert "With 3 seeds and 40 test contexts a true difference" in words_of(found, runs)
@@ -171,7 +171,7 @@ def test_demonstrations_without_an_end_are_a_warning(tmp_path: Path) -> None:
 
 
 def make_constant(runs: Path, value: float) -> None:
-    """Give every metric of every run, sample and curve one value."""
+    """Set every metric of every run, sample and curve to one value."""
     for path in sorted(file.parent for file in runs.rglob("result.json")):
         metrics = json.loads((path / "result.json").read_text())["metrics"]
         edit_result(path, metrics={split: dict.fromkeys(means, value) for split, means in metrics.items()})

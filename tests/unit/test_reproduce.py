@@ -1,4 +1,4 @@
-"""The rule behind verdicts, against plain arithmetic and simulated truth; and the output without runs."""
+"""The rule for verdicts against plain arithmetic and simulated truth, and the output without runs."""
 
 import csv
 import math
@@ -43,7 +43,7 @@ def scores(seeds: int, spread: float, contexts: int = 400) -> Scores:
 
 
 def test_the_interval_is_the_t_interval_where_only_trainings_vary() -> None:
-    """One more training of the same method: mean ± t · s · sqrt(1 + 1/S), the prediction interval of a textbook."""
+    """For one more training of the same method it is the textbook prediction interval: mean ± t · s · sqrt(1 + 1/S)."""
     draws = np.array([0.101, 0.108, 0.097, 0.103])
     half = interval_of_difference(draws.mean()[None], draws.var(ddof=1)[None] / 4, 4, np.zeros(1), 99, 0.0)
     expected = stats.t.ppf(0.975, 3) * draws.std(ddof=1) * math.sqrt(1 + 1 / 4)
@@ -51,7 +51,7 @@ def test_the_interval_is_the_t_interval_where_only_trainings_vary() -> None:
 
 
 def test_the_interval_counts_the_samples_of_both_sides() -> None:
-    """Without trainings: our variance and the reported one, which is not taken for smaller than ours."""
+    """Without training variance it adds our variance and the reported one, which is taken as at least ours."""
     one = np.zeros(1)
     wide = interval_of_difference(one, one, 1, np.array([0.003**2]), 1e9, 0.004)
     assert wide[0] == pytest.approx(1.959964 * math.hypot(0.003, 0.004), rel=1e-5)
@@ -60,7 +60,7 @@ def test_the_interval_counts_the_samples_of_both_sides() -> None:
 
 
 def test_an_estimate_goes_into_the_interval_with_its_parts() -> None:
-    """From per-query scores: the seeds' part is the variance of seed means over S, the rest is the contexts'."""
+    """The seeds' part is the variance of seed means over S, and the contexts' part is the rest."""
     found = scores(5, 0.01)
     estimate = mean_interval(found)
     means = found.values[:, :, 0].mean(axis=1)
@@ -151,7 +151,7 @@ def test_without_runs_there_are_the_reported_numbers_commands_and_hours(tmp_path
     said = capsys.readouterr().out
     assert "CRAG (GPT-4o)" in said and ".1283" in said and "verl-GR" in said
     assert "python run.py +table1=sweep dataset.path=FOLDER model=llama3.2_3b +method=rank_grpo_exp_inf" in said
-    assert "393" in said and "2,558" in said  # 15,800 updates · 89.6 GPU-seconds; the same times 3.213 / .494
+    assert "393" in said and "2,558" in said  # 15,800 updates · 89.6 GPU-seconds, and times 3.213 / .494
     written = (tmp_path / "out" / "table1.md").read_text()
     for row in read_rows(EXPERIMENTS / "table1" / "expected.csv"):
         assert all(number(value) in written for value in row.values.values())
@@ -186,7 +186,7 @@ def test_hours_are_those_of_the_port_eight_times() -> None:
 
 
 def test_a_run_whose_settings_are_unknown_belongs_to_no_row() -> None:
-    """Whether it was trained as the sweep trains cannot be said."""
+    """It is unknown whether it was trained with the sweep's settings."""
     cell = next(cell for cell in recorded_cells("table1", "mini") if cell.config.stage == "rl")
     group = collection({label_of(cell.config, "rl"): [{0: 0.1}]})
     part, left_out, others = runs_of(cell, group)

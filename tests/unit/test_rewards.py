@@ -1,4 +1,4 @@
-"""Reward terms, success rules and combiners against slow loops, and the identities that their papers promise."""
+"""Reward terms, success rules and combiners against slow loops, and the identities stated in their papers."""
 
 import math
 import subprocess
@@ -31,7 +31,7 @@ FACTS = FilmFacts(np.array(COUNTS), np.array(YEARS))
 ROOT = Path(__file__).parents[2]
 REWARDS = sorted((ROOT / "conf/reward").glob("*.yaml"))
 
-# One list a row: the verdict of each rank and the film it names ("-": none), n_truth, entries, lines, tokens.
+# One list per row: verdict and film of each rank ("-": none), n_truth, entries, lines, tokens.
 LISTS = [
     ("hit:0 miss:1 out_of_catalog:- seen:2 duplicate:0 hit:3", 4, 6, 6, 60),
     ("miss:4 hit:6", 1, 2, 5, 90),
@@ -43,7 +43,7 @@ LISTS = [
 
 
 def judged(rows=LISTS, n=N):
-    """JudgedLists of rows as in LISTS."""
+    """Return JudgedLists for rows in the form of LISTS."""
     ranks = [[rank.split(":") for rank in row[0].split()] for row in rows]
     verdicts = np.full((len(rows), n), ABSENT, dtype=np.int8)
     films = np.full((len(rows), n), -1)
@@ -67,7 +67,7 @@ def judged(rows=LISTS, n=N):
 
 
 def slow_ranks(worth):
-    """(B, N) from worth(verdict, film or None, rank from 1, n_truth); 0 for the ranks that a list has not."""
+    """Return (B, N) from worth(verdict, film or None, rank from 1, n_truth), with 0 for absent ranks."""
     table = [[0.0] * N for _ in LISTS]
     for i, (text, n_truth, *_) in enumerate(LISTS):
         for k, rank in enumerate(text.split()):
@@ -80,7 +80,7 @@ NAMED = [film for film, count in enumerate(COUNTS) if count]
 
 
 def among_named(values, film):
-    """Percentile among the films that a training truth names, in which the film need not be."""
+    """Percentile of any film relative to the films that a training truth names."""
     smaller = sum(values[other] < values[film] for other in NAMED)
     equal = sum(values[other] == values[film] for other in NAMED)
     return (smaller + equal / 2) / len(NAMED)
@@ -228,7 +228,7 @@ def test_facts():
     np.testing.assert_allclose(FACTS.popularity_percentile, [among_named(COUNTS, i) for i in range(7)])
     np.testing.assert_allclose(FACTS.recency_percentile, [recency(i) for i in range(7)])
     threes = np.array([3, 3, 3])
-    assert percentiles(threes, threes).tolist() == [0.5] * 3  # nothing is more popular than anything
+    assert percentiles(threes, threes).tolist() == [0.5] * 3  # no film is more popular than another
     assert percentiles(np.array([2, 3, 4]), threes).tolist() == [0, 0.5, 1]
     assert percentiles(threes, np.zeros(0, np.int64)).tolist() == [0, 0, 0]
     empty = FilmFacts(np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -264,7 +264,7 @@ def test_log_decay_of_a_perfect_list():
 
 
 def slow_returns(gains, gamma):
-    """Eqs. 8 and 9 as they are written."""
+    """Eqs. 8 and 9, written out."""
     n = gains.size(1)
     return torch.stack([sum(gamma ** (j - k) * gains[:, j] for j in range(k, n)) for k in range(n)], dim=1)
 
@@ -290,7 +290,7 @@ def test_shares_sum_to_what_is_reported(of_ranks, of_list):
 
 
 def normaliser(name, group_size):
-    """(B, C) -> (B, C) by a baseline of the package."""
+    """Return a function (B, C) -> (B, C) that applies a baseline of the package."""
 
     def normalise(returns):
         grouped = returns.reshape(-1, group_size, returns.size(1))
@@ -340,7 +340,7 @@ def test_solve_rate_is_at_least_one_success():
 
 
 def test_totals_and_features_by_hand():
-    """One rank term and one list term together; lists as in LISTS."""
+    """One rank term and one list term together, on LISTS."""
     reward = composed("reward=relevance").reward
     reward.terms = {"relevance": {"weight": 2.0}, "length": {"weight": -0.5}}
     batch = score(judged(), FACTS, reward)
@@ -356,7 +356,7 @@ def test_totals_and_features_by_hand():
     def mean_percentile(*films):
         return sum(among_named(COUNTS, film) for film in films) / len(films)
 
-    # The mean is over the films that are in the catalogue, not over all entries.
+    # The mean is over entries in the catalogue, not over all entries.
     assert features["popularity"] == pytest.approx(
         [mean_percentile(0, 1, 2, 0, 3), mean_percentile(4, 6), 0]
         + [mean_percentile(1, 2, 3, 4, 5, 6), mean_percentile(1, 1, 1, 1), mean_percentile(0, 0, 5, 5, 6)]
@@ -388,7 +388,7 @@ def test_a_value_at_the_threshold_is_a_success_and_one_clearly_below_is_not(rule
     [
         ("any_hit", 0.0, [1, 1, 0, 1, 0, 1]),
         ("first_hit", 0.0, [1, 0, 0, 1, 0, 0]),
-        ("all_hits", 0.0, [0, 1, 0, 1, 0, 1]),  # row 3: six of nine truths is all that six ranks can hold
+        ("all_hits", 0.0, [0, 1, 0, 1, 0, 1]),  # row 3: six ranks can hold only six of nine truths
         ("recall_at_least", 0.5, [1, 1, 0, 1, 0, 1]),
         ("recall_at_least", 1.0, [0, 1, 0, 0, 0, 1]),
         ("ndcg_at_least", 1.0, [0, 0, 0, 1, 0, 0]),
@@ -478,7 +478,7 @@ def slow_gdpo(rewards, weights, group_size):
 
 def test_normalise_then_sum_is_gdpo_as_trl_has_it():
     returns = random_returns(3, 1, torch.float64, seed=4)
-    returns[:4, 1] = 0.5  # a term that does not differ in a group
+    returns[:4, 1] = 0.5  # a term that is constant in one group
     weights = [1.0, -0.5, 2.0]
     advantages = COMBINERS["normalise_then_sum"](
         returns, torch.tensor(weights, dtype=torch.float64), normaliser("group_std", 4), 1.0
@@ -489,8 +489,8 @@ def test_normalise_then_sum_is_gdpo_as_trl_has_it():
 
 def test_normalise_then_sum_scales_all_ranks_alike():
     returns = torch.zeros(16, 2, 3, dtype=torch.float64)
-    returns[:, 0, 0] = torch.tensor([1.0, 0.0] * 8)  # every group differs at rank 1
-    returns[0, 1, 1] = 1.0  # one group differs at rank 2, none at rank 3
+    returns[:, 0, 0] = torch.tensor([1.0, 0.0] * 8)  # every group varies at rank 1
+    returns[0, 1, 1] = 1.0  # one group varies at rank 2, none at rank 3
     advantages = COMBINERS["normalise_then_sum"](
         returns, torch.ones(2, dtype=torch.float64), normaliser("group_std", 2), 1.0
     )
@@ -534,7 +534,7 @@ def test_a_zero_in_the_power_mean(power):
     values = torch.tensor([0.0, 0.5])[None, :, None]
     mean = mean_of_power(values, torch.tensor([0.5, 0.5]), power).item()
     assert mean == pytest.approx({1.0: 0.25, math.inf: 0.5}.get(power, 0.0))
-    assert mean_of_power(values, torch.tensor([0.0, 0.5]), power).item() == pytest.approx(0.5)  # a term without weight
+    assert mean_of_power(values, torch.tensor([0.0, 0.5]), power).item() == pytest.approx(0.5)  # a term with weight 0
 
 
 def test_the_power_mean_refuses_what_it_has_no_meaning_for():

@@ -1,4 +1,4 @@
-"""The rooms of the package: who imports whom, and the picture of them."""
+"""The rooms of the package: which room imports which, and the picture of them."""
 
 import ast
 import importlib.util

@@ -47,7 +47,7 @@ def run(config: Config) -> Run:
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block when the time is over."""
+    """Raise TimeoutError in the block when the time is up."""
 
     def over(number: int, frame: object) -> NoReturn:
         raise TimeoutError
@@ -84,7 +84,7 @@ def test_rows_are_named_by_all_that_sets_them_apart() -> None:
 
 
 def test_cells_do_not_share_what_can_be_changed() -> None:
-    for _ in range(3):  # the first is read from its YAML, later ones from what is known
+    for _ in range(3):  # the first is read from its YAML, later ones from a cache
         terms = composed(*SMALL).reward.terms
         assert "planted" not in terms
         terms["planted"] = {}
@@ -269,7 +269,7 @@ def test_a_damaged_line_of_the_journal_is_named(tmp_path: Path, line: str) -> No
 
 @pytest.mark.parametrize("half", [WHOLE[:-1], "{", WHOLE[:9]])
 def test_a_line_that_a_kill_cut_short_is_removed_from_the_journal(tmp_path: Path, half: str) -> None:
-    """Optuna would append the next record to it, and lose both."""
+    """Optuna would append the next record to this line and lose both."""
     path = tmp_path / "search.journal"
     for before in ("", WHOLE, WHOLE + WHOLE):
         path.write_text(before + half)

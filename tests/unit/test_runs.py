@@ -99,14 +99,14 @@ def test_an_evaluation_measured_again_replaces_the_first(tmp_path):
 
 
 def test_rl_without_sft_is_a_run_and_a_row_of_its_own(tmp_path):
-    """Its identity holds no setting of the SFT stage; that of RL after SFT holds no word of where it starts."""
+    """Its identity has no SFT settings, and the identity of RL after SFT does not mention where it starts."""
     base = at(tmp_path, "trainer.rl.start=base")
     assert base.label == "rank_grpo-relevance@base"
     assert at(tmp_path, "trainer.rl.start=base", "variant=slow").label == "rank_grpo-relevance@slow-base"
     run = locate(base, "rl")
     assert run.identity["rl"]["start"] == "base" and "start" not in locate(at(tmp_path), "rl").identity["rl"]
     assert locate(at(tmp_path, "trainer.rl.start=base", "trainer.sft.updates=3"), "rl").root == run.root
-    longer = at(tmp_path, "trainer.rl.start=base", "trainer.sft.max_length=64")  # of demonstrations in a loss
+    longer = at(tmp_path, "trainer.rl.start=base", "trainer.sft.max_length=64")  # cuts demonstrations in a loss
     assert locate(longer, "rl").root != run.root
     assert locate(base, "sft").root == locate(at(tmp_path), "sft").root
 

@@ -1,4 +1,4 @@
-"""The guard alone: what it counts, what it ignores, and what it remembers."""
+"""The guard by itself: what it counts, what it ignores, and what it remembers."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ def guard(state=None, **changes) -> Guard:
 
 def test_a_bound_counts_after_the_warmup_and_in_a_row():
     watched = guard()
-    for update, kl in enumerate([9.0, 9.0, 9.0, 0.5, 9.0], start=1):  # two of the warm-up, then one, none, one
+    for update, kl in enumerate([9.0, 9.0, 9.0, 0.5, 9.0], start=1):  # two in the warm-up, then one, zero, one in a row
         watched.train(update, {"kl": kl})
         assert watched.stop is None
     watched.train(6, {"kl": 1.5})
@@ -53,7 +53,7 @@ def test_the_catalogue_rate_is_measured_against_the_start():
 
 
 def test_a_stop_names_the_updates_that_are_in_the_weights():
-    """An update whose loss is not finite is not applied."""
+    """An update with a non-finite loss is not applied."""
     error = NotFinite("loss", 7, float("nan"), "the log-probabilities")
     assert error.stop.result == {
         "update": 6,

@@ -1,4 +1,4 @@
-"""What every surrogate makes of rollouts by another engine: the loss of each token weighed by its ratio."""
+"""Every surrogate on rollouts of another engine: each token's loss is weighted by its ratio."""
 
 from dataclasses import replace
 from functools import cache
@@ -14,7 +14,7 @@ from rlbench.running.cli import CONF, methods
 from tests.conftest import composed
 from tests.helpers_losses import B, N, T, gradient, loss_inputs, window
 
-WITH = {  # an algorithm with each surrogate
+WITH = {  # one algorithm for each surrogate
     yaml.safe_load((CONF / "algorithm" / f"{name}.yaml").read_text()).get("surrogate", "clip"): name
     for name in reversed(methods(POLICY_OPTIMISATION))
 }
@@ -24,7 +24,7 @@ WEIGHED = [name for surrogate, name in WITH.items() if surrogate != "vespo"]
 
 @cache
 def objective(name: str, beta: float = 0.0) -> Objective:
-    """The algorithm's surrogate, with a KL term of that weight and without regularisers."""
+    """The algorithm's surrogate with a KL term of weight `beta` and without regularisers."""
     config = composed(f"algorithm={name}")
     algorithm = replace(config.algorithm, kl=replace(config.algorithm.kl, beta=beta), regularisers={})
     return Objective(algorithm, config.reward, N)
@@ -41,12 +41,12 @@ def inputs():
 
 @pytest.fixture
 def ratios():
-    """Two sets of ratios, each (B, T) in [0, 2]."""
+    """Two sets of ratios (B, T) in [0, 2]."""
     return 2 * torch.rand(2, B, T, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def test_every_surrogate_is_here():
-    assert WITH.keys() | {"clip_delta", "dual_clip"} >= set(surrogates)  # these two are `clip` with one bound more
+    assert WITH.keys() | {"clip_delta", "dual_clip"} >= set(surrogates)  # these two are `clip` with one more bound
 
 
 @pytest.mark.parametrize("name", WEIGHED)
@@ -83,17 +83,17 @@ def test_ratios_of_padding_do_not_matter(name, inputs, ratios):
 
 @pytest.mark.parametrize("name", ["grpo", "rank_grpo", "gspo"])
 def test_the_kl_term_is_not_weighed(name, inputs):
-    """As in TRL: only the surrogate is."""
+    """Only the surrogate is weighted, as in TRL."""
     none = replace(inputs, sampling_ratio=torch.zeros(B, 1))
     whole, surrogate = loss_of(objective(name, beta=0.3), inputs), loss_of(objective(name), inputs)
     torch.testing.assert_close(loss_of(objective(name, beta=0.3), none), whole - surrogate)
 
 
 def test_vespo_takes_the_ratio_into_its_own_weight(inputs, ratios):
-    """Its W is pi / pi_old times pi_old / engine: as if the engine were the rollout policy."""
+    """Its W is pi / pi_old times pi_old / engine, as if the engine were the rollout policy."""
     method = objective("vespo")
     assert surrogates["vespo"].facts["corrects_sampling"]
-    near = replace(inputs, old_logps=inputs.logps + 0.1 * (inputs.old_logps - inputs.logps))  # so that no clamp acts
+    near = replace(inputs, old_logps=inputs.logps + 0.1 * (inputs.old_logps - inputs.logps))  # prevents clamping
     ratio = 0.9 + 0.1 * ratios[0]
     as_policy = replace(near, old_logps=near.old_logps - ratio.log())
     with_ratio = replace(near, sampling_ratio=ratio)

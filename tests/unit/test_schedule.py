@@ -11,7 +11,7 @@ from tests.conftest import composed
 
 
 def slowly(rate: float, steps: dict[int, float], done: int) -> float:
-    """The rate, found by walking through all updates."""
+    """Find the rate by going through all updates."""
     current = rate
     for update in range(done + 1):
         current = steps.get(update, current)

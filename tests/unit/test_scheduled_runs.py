@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def scheduled(config: Config, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The run as the launcher located it; its process is the one that calls `run`."""
+    """The run as the launcher located it; calling `run` acts as its process."""
     found = locate(config, "rl")
     monkeypatch.setenv(attempts.RESERVED, str(attempts.reserve(found.root).folder.resolve()))
     return found
@@ -57,7 +57,7 @@ def test_changed_data_are_refused_and_both_directories_named(config: Config, sch
 
 
 def test_a_run_that_nobody_scheduled_reads_the_data_as_they_are(config: Config) -> None:
-    """Without a reservation there is nothing to compare with: the first refusal comes later, and is another."""
+    """Without a reservation nothing is compared, so only a later check fails."""
     with pytest.raises(BadInput) as error:
         run(replace(config, seed=-1))
     assert "scheduled" not in str(error.value)
@@ -69,7 +69,7 @@ def test_data_that_are_gone_are_told_in_the_reserved_attempt(config: Config, sch
         run(replace(config, trainer=replace(config.trainer, rl=replace(config.trainer.rl, group_size=1))))
     attempt = attempt_of(scheduled)
     log = attempt.log_file.read_text()
-    assert str(tmp_path / "data") in log and "trainer.rl.group_size = 1" in log  # all that is wrong, together
+    assert str(tmp_path / "data") in log and "trainer.rl.group_size = 1" in log  # all problems are reported together
     assert attempt.read()["outcome"] == scheduled.status() == FAILED
     said, file = attempts.failure(scheduled.root)
     assert said.startswith("BadInput: ") and file == attempt.log_file
@@ -79,7 +79,7 @@ def test_data_that_are_gone_are_told_in_the_reserved_attempt(config: Config, sch
 def test_a_run_that_is_done_or_at_work_keeps_its_status(
     config: Config, scheduled: Run, tmp_path: Path, held: bool
 ) -> None:
-    """Another command may have made it, or be making it, from data that it read before."""
+    """Another command may have finished or started it with data that it read earlier."""
     scheduled.set_status(RUNNING if held else DONE)
     shutil.rmtree(tmp_path / "data")
     with (scheduled.root / ".lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""Search: proposals, results, pruning and resuming, on real run directories with Optuna itself."""
+"""Search: proposals, results, pruning and resuming, on real run directories with real Optuna."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def settings(**changed) -> Settings:
 
 
 class Bench:
-    """Searches in a folder, and a machine that runs their cells: what a cell comes to follows from its config."""
+    """Searches in a folder, and a simulated machine that runs their cells. A cell's result depends on its config."""
 
     def __init__(self, folder: Path, composed: DictConfig):
         self.folder, self.composed = folder, composed
@@ -73,7 +73,7 @@ class Bench:
         return [open_study(own, fixed, *of, identity={"fixed": fixed}) for fixed in wanted.fixed]
 
     def run(self, search: Search, worth: Callable[[Config], float], at_once: int = 1, cells: int = 1000) -> None:
-        """Run a search until it is over; or, as a machine that goes down, until so many cells have ended."""
+        """Run a search to its end, or stop after `cells` cells as if the machine had crashed."""
         running: list[tuple[Cell, int]] = []
         while (running or not search.over()) and cells:
             while len(running) < at_once and (cell := search.next_cell(lambda cell: True)) is not None:
@@ -103,7 +103,7 @@ class Bench:
 
 
 SIGNS = {"validation": 1.0, "test": -1.0}
-"""The test split says the contrary of the validation split: what looks at it finds the worst."""
+"""Test scores are the negative of validation scores, so a search that used them would find the worst cell."""
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def closeness(config: Config) -> float:
-    """1 at a learning rate of 1e-4, less with every decade from it."""
+    """1 at a learning rate of 1e-4, and less with each decade away from it."""
     return 1.0 / (1.0 + abs(math.log10(config.trainer.rl.learning_rate) + 4))
 
 
@@ -223,7 +223,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(bench, tmp_path_
     whole = Bench(tmp_path_factory.mktemp("whole"), bench.composed)
     whole.run(Search(whole.studies((rate, "seed=0,1"), **usual)), closeness)
     (study,) = bench.studies((rate, "seed=0,1"), **usual)
-    bench.run(Search([study]), closeness, cells=5)  # in the middle of the third proposal
+    bench.run(Search([study]), closeness, cells=5)  # stops within the third proposal
     assert states(study).count(TrialState.RUNNING) == 1
     (again,) = bench.studies((rate, "seed=0,1"), **usual)
     bench.run(Search([again]), closeness)
@@ -241,7 +241,7 @@ def test_a_finished_search_does_nothing_and_a_longer_one_goes_on(bench):
 
 
 def test_a_changed_number_in_the_journal_is_noticed(bench):
-    """Every line is still valid; only the runs show the change."""
+    """Every line is still valid, so only the runs reveal the change."""
     searched = ("trainer.rl.learning_rate=choice(1e-4,1e-2)", "seed=0,1")
     usual = {"sampler": "grid", "pruner": "median"}
     bench.run(Search(bench.studies(searched, **usual)), closeness)
@@ -405,7 +405,7 @@ def test_the_command_line_of_a_search_passes():
 
 
 def test_searches_that_differ_in_a_setting_have_rows_of_their_own(bench):
-    """A plain list beside the space makes a search of each value; its proposals must not share a row with another's."""
+    """A plain list next to the search space makes one search per value. Their proposals must not share a row."""
     wanted = space(RATE, "trainer.rl.num_iterations=1,2", "algorithm=grpo,gspo", "seed=0")
     assert wanted.varied == ("trainer.rl.num_iterations", "algorithm")
     (study, *_) = bench.studies((RATE,))

@@ -1,4 +1,4 @@
-"""Streams of random numbers: what each depends on, and that they are independent."""
+"""Random streams: what each depends on, and that they are independent."""
 
 import torch
 
@@ -30,7 +30,7 @@ def test_evaluation_and_demonstrations_take_nothing_from_the_rollout_stream(mini
     demonstrations.batch(3, 8, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
     texts = [result.samples["text"].tolist() for result in lists]
-    assert texts[0] == texts[1] != texts[2]  # a stream of its own, anew each time
+    assert texts[0] == texts[1] != texts[2]  # its own stream, restarted each time
 
 
 def test_rollouts_start_from_the_seed(mini, tiny_folder, tmp_path):
@@ -40,7 +40,7 @@ def test_rollouts_start_from_the_seed(mini, tiny_folder, tmp_path):
 
 
 def test_streams_of_numbers_are_what_they_were():
-    """Recorded: results of earlier runs follow from them."""
+    """Recorded values, because results of earlier runs depend on them."""
     assert demonstration_order(3, 2, 8) == [2, 3, 5, 7, 4, 0, 6, 1]
     with evaluation_stream(5):
         assert torch.randint(1000, (4,)).tolist() == [411, 814, 767, 885]
@@ -70,6 +70,6 @@ def test_an_epoch_of_rollouts_has_more_updates_where_rollouts_are_used_twice():
         composed("trainer.rl.completions_per_update=16", "trainer.rl.group_size=4", f"trainer.rl.num_iterations={mu}")
         for mu in (1, 2)
     )
-    # Four prompts a rollout: ten rollouts of 40 prompts; a rest of three prompts is no rollout.
+    # Four prompts per rollout: 40 prompts make ten rollouts, and three left over make none.
     assert updates_of_an_epoch(once, 40) == updates_of_an_epoch(once, 43) == 10
     assert updates_of_an_epoch(twice, 40) == updates_of_an_epoch(twice, 43) == 20

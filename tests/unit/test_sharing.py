@@ -23,11 +23,11 @@ from tests.conftest import SMALL, composed
 from tests.helpers_analysis import budget
 
 FILES = {"model.safetensors": "a" * 64}
-"""Digests of the model that the stage began with."""
+"""Digests of the model with which the stage began."""
 
 
 def made(config: Config, stage: str) -> Run:
-    """A finished stage that looks computed."""
+    """Return a finished stage that looks computed."""
     run = locate(config, stage)
     with claim(run, config):
         spent = budget(updates=3)
@@ -54,7 +54,7 @@ def there(here: Config) -> Run:
 
 def test_a_finished_stage_of_another_experiment_is_found(here: Config, there: Run) -> None:
     assert find_finished(locate(here, "sft"), here, lambda: FILES) == there.root
-    assert find_finished(there, replace(here, experiment_name="there"), lambda: FILES) is None  # itself
+    assert find_finished(there, replace(here, experiment_name="there"), lambda: FILES) is None  # not from itself
     assert find_finished(locate(here, "sft"), here, lambda: {"model.safetensors": "b" * 64}) is None
     assert find_finished(locate(here, "zero_shot"), here, lambda: FILES) is None
 
@@ -118,7 +118,7 @@ def test_weights_are_linked_and_all_else_is_copied(here: Config, there: Run) -> 
 
 
 def test_a_stage_that_was_taken_before_names_who_made_it(here: Config, there: Run) -> None:
-    """Also where the experiment in between is gone later."""
+    """True even if the experiment in between is deleted later."""
     third = replace(here, experiment_name="third")
     for config, source in ((here, there), (third, locate(here, "sft"))):
         run = locate(config, "sft")
@@ -134,7 +134,7 @@ def test_a_stage_that_was_taken_before_names_who_made_it(here: Config, there: Ru
 
 @pytest.mark.parametrize("content", [{}, {"budget": 3}])
 def test_a_result_without_a_budget_is_named_before_anything_is_taken(here: Config, there: Run, content: object) -> None:
-    """It is as it was written, by whatever wrote it."""
+    """The file matches its digest, so only its content is wrong."""
     write_json(there.root / "result.json", content)
     seal(there.root)
     run = locate(here, "sft")
@@ -149,7 +149,7 @@ def test_a_result_without_a_budget_is_named_before_anything_is_taken(here: Confi
 @pytest.mark.parametrize(("name", "said"), [("result.json", "result.json"), ("model/model.safetensors", "the model")])
 def test_a_damaged_stage_is_refused(here: Config, there: Run, name: str, said: str) -> None:
     file = there.root / name
-    file.write_bytes(file.read_bytes() + b" ")  # which JSON may end with
+    file.write_bytes(file.read_bytes() + b" ")  # still valid JSON
     run = locate(here, "sft")
     with pytest.raises(BadInput, match=said), claim(run, here):
         adopt(run, there.root, here)
@@ -157,7 +157,7 @@ def test_a_damaged_stage_is_refused(here: Config, there: Run, name: str, said: s
 
 @pytest.mark.parametrize("content", ['{"model": "x"}', '{"model": {"files": 3}}', "[]", "", "{}"])
 def test_a_stage_with_a_damaged_manifest_is_refused_when_it_is_found(here: Config, there: Run, content: str) -> None:
-    """Its files are compared with their list before any is read."""
+    """The files are compared with their list before they are read."""
     (there.root / "manifest.json").write_text(content)
     with pytest.raises(
         BadInput, match=f"{there.root} has the status done, but manifest.json has .* move the folder away"
@@ -175,7 +175,7 @@ def test_a_damaged_stage_is_refused_when_it_is_found(here: Config, there: Run, n
 
 @pytest.mark.parametrize("content", ['{"model": "x"}', '{"model": {"files": 3}}', "{}"])
 def test_a_stage_that_does_not_say_what_it_began_with_is_not_taken(here: Config, there: Run, content: str) -> None:
-    """Its manifest is as it was written, by whatever wrote it."""
+    """The manifest matches its digest, so only its content is wrong."""
     (there.root / "manifest.json").write_text(content)
     seal(there.root)
     assert find_finished(locate(here, "sft"), here, lambda: FILES) is None

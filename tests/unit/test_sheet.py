@@ -1,4 +1,4 @@
-"""A sheet in its three forms: Markdown, LaTeX and the terminal."""
+"""A sheet in its three forms: Markdown, LaTeX and terminal."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Parts of the SLURM launcher that need no cluster: settings, refusals, a dry run."""
+"""Parts of the SLURM launcher that need no cluster: settings, refusals, and a dry run."""
 
 import sys
 from pathlib import Path

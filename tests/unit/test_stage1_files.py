@@ -1,4 +1,4 @@
-"""Files around Stage 1, the demonstrations of a file in a dataset, and labels that tell them apart."""
+"""Files around Stage 1, demonstrations added to a dataset from a file, and labels that distinguish them."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_demonstrations_of_a_file(tmp_path):
         ("b", [("Jaws", 1999)], "E (2004)"),
     ]
     completions = [r.completion and r.completion[0]["content"] for r in splits["validation"]]
-    assert completions == ["V (2003)", None, None]  # those of the dataset are another teacher's
+    assert completions == ["V (2003)", None, None]  # the dataset's own demonstrations come from another teacher
     assert splits["train"] == SPLITS["train"]
     assert "own.jsonl supplies 3 demonstrations for train and 1 for validation" in notices[0] and "1 of" in notices[1]
     assert demonstrated(None, SPLITS, 2) is None

@@ -18,7 +18,7 @@ from rlbench.data.stage1.scores import (
 
 
 def test_remap_by_hand():
-    """Three films; the teacher names film 1 and, second, an item outside the catalogue that is like film 2."""
+    """Three films. The teacher names film 1, then an item outside the catalogue similar to film 2."""
     similarity = np.array([[0.2, 1.0, 0.0], [0.1, 0.0, 0.8]])
     conversation = np.array([[0.5, 0.0, 0.25]])
     found = remap(rank_weights([[0, 1]], 2), similarity, membership([1, -1], 3), conversation)
@@ -46,7 +46,7 @@ def slow_remap(lists, similarity, catalogued, conversation, weight):
 def test_remap_is_the_slow_loop(seed):
     rng = np.random.default_rng(seed)
     conversations, films, items = 6, 9, 12
-    lists = [list(rng.integers(0, items, rng.integers(0, 8))) for _ in range(conversations)]  # repeats, empty ones
+    lists = [list(rng.integers(0, items, rng.integers(0, 8))) for _ in range(conversations)]  # repeats and empty lists
     similarity, conversation = rng.normal(size=(items, films)), rng.normal(size=(conversations, films))
     catalogued = [int(film) if rng.uniform() < 0.6 else -1 for film in rng.integers(0, films, items)]
     found = remap(rank_weights(lists, items), similarity, membership(catalogued, films), conversation, 0.7)
@@ -100,7 +100,7 @@ def test_the_fit_is_the_minimum():
     loss = problem(0)
     found = fit_adjustment(loss)
     best, slope = loss(np.concatenate([found.weight, found.bias]))
-    assert np.abs(slope).max() < 1e-3  # of 60 targets together
+    assert np.abs(slope).max() < 1e-3  # summed over 60 targets
     other = optimize.minimize(lambda p: slow_loss(loss, p[:5], p[5:]), np.zeros(10), method="BFGS")
     assert best == pytest.approx(other.fun, abs=1e-4)
     rng = np.random.default_rng(1)
@@ -109,7 +109,7 @@ def test_the_fit_is_the_minimum():
 
 
 def test_the_fit_finds_a_known_truth():
-    """Truth drawn from w and b themselves; b is known but for a constant."""
+    """Truths are drawn with w and b. The fit can find b only up to a constant."""
     rng = np.random.default_rng(0)
     w, b = np.array([0.5, 1.0, 2.0, 1.5]), np.array([1.0, 0.0, -1.0, 0.0])
     scores = rng.normal(size=(20_000, 4))
@@ -121,13 +121,13 @@ def test_the_fit_finds_a_known_truth():
 
 
 def test_without_a_reason_to_adjust_the_ridges_hold():
-    """Far ridges leave scores as they are; a film in every truth is lifted."""
+    """Strong ridges leave scores unchanged. A film in every truth is raised."""
     scores, rows = np.zeros((8, 3)), np.arange(8)
     held = fit_adjustment(AdjustmentLoss(scores, rows, np.zeros(8, dtype=int), 1e6, 1e6))
     assert held(np.array([[1.0, 2.0, 3.0]])) == pytest.approx(np.array([[1.0, 2.0, 3.0]]), abs=1e-4)
     lifted = fit_adjustment(AdjustmentLoss(scores, rows, np.zeros(8, dtype=int)))
     assert lifted.bias[0] > 1 > 0 > lifted.bias[1] == pytest.approx(lifted.bias[2])
-    assert lifted.weight == pytest.approx(1.0)  # scores of 0 say nothing about it
+    assert lifted.weight == pytest.approx(1.0)  # scores of 0 contain no information about it
     with pytest.raises(ValueError, match="no film"):
         fit_adjustment(AdjustmentLoss(scores, rows[:0], rows[:0]))
 

@@ -49,7 +49,7 @@ keys = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS")
 time.sleep(0 if kind in ("works", "fails") else 30)
 sys.exit(kind == "fails")
 """
-"""What runs in place of `run.py`."""
+"""Runs in place of `run.py`."""
 
 PARENT = """
 import subprocess, sys
@@ -60,7 +60,7 @@ for child in children:
 
 
 class Scripted(Cell):
-    """A cell whose process is `PROCESS`."""
+    """A cell whose process runs `PROCESS`."""
 
     kind = "works"
 
@@ -79,7 +79,7 @@ def scripted(folder: Path, name: str, kind: str) -> Scripted:
 
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that are ended after the test."""
+    """Processes that are killed after the test."""
     started: list[subprocess.Popen[bytes]] = []
     yield started
     for process in started:
@@ -95,10 +95,10 @@ def await_all(*files: Path) -> None:
 
 
 class Watched(Queue):
-    """A queue that ends the test where the launcher stands still.
+    """A queue that fails the test if the launcher gets stuck.
 
     Args:
-        look: what to do at each look at the cells that run.
+        look: called at each check of the running cells.
     """
 
     def __init__(self, cells: Sequence[Cell], look: Callable[[], None] = lambda: None):
@@ -174,7 +174,7 @@ def test_a_cell_that_is_to_stop_is_told(tmp_path, processes):
     _Process(cell, processes[0], log, ()).stop("hopeless")
     assert processes[0].wait(10) == PREEMPTED and (cell.run.root / "told").exists()
     log.close()
-    tell(processes[0].pid)  # it has ended: nothing happens
+    tell(processes[0].pid)  # the process has ended, so nothing happens
 
 
 def test_every_process_of_a_run_is_told_and_not_what_started_them(tmp_path, processes):
@@ -194,7 +194,7 @@ def test_every_process_of_a_run_is_told_and_not_what_started_them(tmp_path, proc
         (INTERRUPTED, PREEMPTED, True),
         ("running", PREEMPTED, True),
         (INTERRUPTED, 1, True),
-        (INTERRUPTED, 0, False),  # the word of an earlier command
+        (INTERRUPTED, 0, False),  # left by an earlier command
         (FAILED, 1, False),
         ("running", -9, False),
     ],
