@@ -72,7 +72,7 @@ def first_passage(curve: tuple[Floats, Floats], threshold: float, horizon: float
 
 
 def kept_passage(curve: tuple[Floats, Floats], threshold: float, horizon: float) -> float:
-    """The same, but only if the next evaluation is also at or above the threshold."""
+    """Like `first_passage`, but the next evaluation must also be at or above the threshold."""
     above = curve[1] >= threshold
     return _crossing(curve, np.flatnonzero(above[:-1] & above[1:]), threshold)
 

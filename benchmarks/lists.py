@@ -158,7 +158,7 @@ def plain_rewards(
 
 
 def fast_rewards(world: World, catalog: Catalog) -> dict[str, np.ndarray]:
-    """The same with the judge and the terms."""
+    """The same, with the judge and the terms of `rlbench`."""
     judge = Judge(catalog, N)
     lists = judge(judge.read(world.texts), world.truths, world.seen, world.n_tokens)
     values = {name: term.function(lists, world.facts, **OPTIONS.get(name, {})) for name, term in TERMS.items()}

@@ -23,7 +23,7 @@ def box(x: float, y: float, width: float, height: float, colour: str) -> str:
 
 
 def tokens(x: float, y: float, colour: str) -> Iterator[str]:
-    """Five tokens of a line, each with a ratio of its own."""
+    """Five tokens of a line, each with its own ratio."""
     for k in range(5):
         yield box(x + k * 21, y, 17, 22, colour)
 

@@ -13,11 +13,11 @@ PICTURE = Path(__file__).with_name("rooms.svg")
 WIDTH, ROW, GAP, LEFT, TOP = 900, 40, 8, 20, 20
 INK, SOFT, EDGE, FILL = "#1f2933", "#52606d", "#7b8794", "#f0f4f8"
 LETTERS = 104
-"""Characters of a subject that fit beside a room's name; half as many where two rooms share a row."""
+"""Maximum characters of a subject beside a room's name; half as many if two rooms share a row."""
 
 
 def layers() -> list[list[str]]:
-    """Rooms from the top of the import order down; those of one row do not import each other."""
+    """Return rows of rooms from the top of the import order down. Rooms in one row do not import each other."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]
@@ -27,7 +27,7 @@ def layers() -> list[list[str]]:
 
 
 def subject(room: str) -> str:
-    """The first sentence of a room's docstring."""
+    """Return the first sentence of a room's docstring."""
     text = (ROOT / "rlbench" / room / "__init__.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").split(".")[0].replace("\n", " ").replace("&", "&amp;")
 

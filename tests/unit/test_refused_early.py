@@ -141,7 +141,7 @@ def test_places_that_cannot_be_used(key, tmp_path, monkeypatch):
     assert f"{key} = {file}/below/it: {file} is not a folder" in said(f"{file}/below/it")
     assert f"{key} = {link}: it is not a folder" in said(link)
     assert f"{key} = ' ' is empty; give a folder" in said(" ")
-    assert f"{key} = /proc/x: no folder can be created in /proc (" in said("/proc/x")  # root can write anywhere
+    assert f"{key} = /proc/x: no folder can be created in /proc (" in said("/proc/x")  # even where access is granted
     assert sorted(tmp_path.iterdir()) == [file, link]  # nothing is left behind
-    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)  # root can write anywhere
     assert f"you have no permission to write to {tmp_path}" in said(tmp_path / "new")

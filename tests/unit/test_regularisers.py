@@ -268,7 +268,7 @@ def siren_at(inputs, memory, **options):
 def test_the_share_of_peaks_in_siren_is_counted_per_completion():
     inputs = loss_inputs()
     none = {"siren/anchor": 0.0}
-    inputs.extras["top_p_entropy"][0] += 10.0  # another completion's peaks must not change
+    inputs.extras["top_p_entropy"][0] += 10.0  # must not change the peaks of the other completions
     shifted = siren_at(inputs, none).sqrt()
     inputs.extras["top_p_entropy"][0] -= 10.0
     assert (shifted - siren_at(inputs, none).sqrt()).item() == pytest.approx(10.0 / len(inputs.mask))

@@ -106,7 +106,7 @@ def test_rl_without_sft_is_a_run_and_a_row_of_its_own(tmp_path):
     run = locate(base, "rl")
     assert run.identity["rl"]["start"] == "base" and "start" not in locate(at(tmp_path), "rl").identity["rl"]
     assert locate(at(tmp_path, "trainer.rl.start=base", "trainer.sft.updates=3"), "rl").root == run.root
-    longer = at(tmp_path, "trainer.rl.start=base", "trainer.sft.max_length=64")  # cuts demonstrations in a loss
+    longer = at(tmp_path, "trainer.rl.start=base", "trainer.sft.max_length=64")  # cuts demonstrations in RL
     assert locate(longer, "rl").root != run.root
     assert locate(base, "sft").root == locate(at(tmp_path), "sft").root
 

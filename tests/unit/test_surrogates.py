@@ -1,4 +1,4 @@
-"""Every surrogate against a slow loop and, if TRL has it, against TRL's loss; and its flags and facts."""
+"""Every surrogate against a slow loop and, where TRL has it, against TRL's loss; its flags and facts."""
 
 import math
 from dataclasses import replace
@@ -92,7 +92,7 @@ def slow_dppo_kl(s, i, t, threshold, cap):
 
 
 def covariances(s):
-    """Of every token, from frozen values."""
+    """Covariance of each token, with gradients stopped."""
     a, lp = (mean(x[i][t] for i, t in s.tokens()) for x in (s.a, s.frozen))
     return {(i, t): (s.a[i][t] - a) * (s.frozen[i][t] - lp) for i, t in s.tokens()}
 
@@ -157,7 +157,7 @@ CASES = {
     "log_confidence": ({}, slow_reinforce),
 }
 CAPS = ["cispo", "topr"]
-"""Those whose bounds cap a weight and stop no gradient."""
+"""Surrogates whose bounds cap a weight without stopping the gradient."""
 NUMBERS_AT_STAKE = ["token", "rank", "sequence_token"]
 
 
@@ -166,7 +166,7 @@ def applied(name: str, inputs, ratio: str = "token") -> Surrogate:
 
 
 def per_token_total(name, weights, ratio="token"):
-    """A scalar that tells tokens apart."""
+    """A scalar loss that weights each token differently."""
     return lambda inputs: (applied(name, inputs, ratio).loss * weights * inputs.mask).sum()
 
 
@@ -194,7 +194,7 @@ def test_loss_against_the_loop(name, ratio):
 @pytest.mark.parametrize("ratio", NUMBERS_AT_STAKE)
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_against_finite_differences_of_the_loop(name, ratio):
-    """What stops gradients is a constant of the loop."""
+    """Values without gradient are constants in the loop."""
     options, reference = CASES[name]
     inputs, weights = loss_inputs(), random_weights()
     found = gradient(per_token_total(name, weights, ratio), inputs)
@@ -208,10 +208,10 @@ def test_gradient_against_finite_differences_of_the_loop(name, ratio):
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in CAPS])
 def test_flags_are_the_tokens_without_gradient(name):
-    """A token that A pushes, and that has no gradient all the same, is one that a bound stops."""
+    """If a token has a nonzero advantage but no gradient, a bound stopped it."""
     inputs = loss_inputs()
     surrogate = applied(name, inputs)
-    # Each token's own part alone: under gmpo its loss depends on the others.
+    # Only each token's own part, because under gmpo a token's loss depends on the others.
     stopped = gradient(per_token_total(name, inputs.advantages), inputs) == 0
     pushed = (inputs.advantages != 0) & (inputs.mask == 1)
     assert not (surrogate.at_low & surrogate.at_high).any()
@@ -293,7 +293,7 @@ def test_padding_may_hold_anything(name, value):
 
 
 ON_POLICY = {name: 1.0 for name in CASES} | {"rover": 2 * 0.8}
-"""Gradient on policy as a multiple of that of -A log pi: bounds, weights and penalties are silent there."""
+"""On-policy gradient as a multiple of the gradient of -A log pi, because no bound, weight or penalty acts."""
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -310,7 +310,7 @@ def test_on_policy_every_gradient_is_that_of_reinforce(name):
 
     found, plain = of(name), ON_POLICY[name] * of("reinforce")
     unchosen = torch.ones(B, T, dtype=torch.bool)
-    if name == "clip_cov":  # the one that stops tokens on policy
+    if name == "clip_cov":  # the only surrogate that stops tokens on-policy
         unchosen = ~applied(name, inputs).at_high
         assert not unchosen.all() and not found[~unchosen].any()
     else:
@@ -351,7 +351,7 @@ def test_two_sided_clip_with_delta_inside_the_bounds():
 
 
 def test_chosen_tokens_are_the_same_every_time():
-    """Equal covariances: earlier tokens first; at least one token however small the share."""
+    """Of equal covariances, earlier tokens come first. At least one token is chosen for any share."""
     inputs = loss_inputs()
     flat = replace(on_policy(inputs), advantages=inputs.mask.double(), logps=torch.zeros(B, T, dtype=torch.float64))
     flat.advantages[0, :3] = -1.0
@@ -381,7 +381,7 @@ def test_log_confidence_is_the_advantage_times_the_log_of_the_confidence():
 
 @pytest.mark.parametrize("shift", [-300.0, -3.0, 3.0, 300.0])
 def test_vespo_clamps_the_weight(shift):
-    """A completion that has become far too likely, or too unlikely, has next to no weight and no overflow."""
+    """A completion that became far more or less likely has almost no weight and causes no overflow."""
     inputs = loss_inputs()
     inputs = replace(inputs, old_logps=inputs.logps - shift)
     loss, slow = applied("vespo", inputs).loss, Slow(inputs)
@@ -390,7 +390,7 @@ def test_vespo_clamps_the_weight(shift):
         assert loss[i, t].item() == pytest.approx(slow_vespo(slow, i, t, **CASES["vespo"][0]), rel=1e-9, abs=0)
 
 
-# Temperatures are exact in float32, in which TRL holds them.
+# Temperatures are exact in float32, because TRL stores them so.
 TRL = {
     "clip": ({**BOUNDS}, sequence_mean, {"loss_type": "grpo", "epsilon_low": 0.2, "epsilon_high": 0.28}),
     "clip_delta": (

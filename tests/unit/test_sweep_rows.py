@@ -1,4 +1,4 @@
-"""Rows of a sweep: cells that differ have names and directories of their own, and what is one run is not made twice."""
+"""Rows of a sweep: different cells have different names and directories, and identical runs are made once."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def console() -> Console:
 
 @pytest.fixture
 def sweep(tmp_path, console) -> Sweep:
-    """The cells of `-m` with these overrides, as sweeper and launcher make them."""
+    """Return a function that makes the cells of `-m` with overrides, as sweeper and launcher do."""
 
     def cells(*arguments: str, max_batch_size: int | None = None) -> list[Cell]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -104,7 +104,7 @@ def test_one_value_written_in_two_ways_is_one_cell(sweep):
 
 
 def test_the_last_override_of_a_key_wins(sweep):
-    """As for one run. A list that a later value replaces is no sweep."""
+    """The same holds for one run. A list replaced by a later value is no sweep."""
     fixed = "trainer.rl.learning_rate=5e-5"
     (cell,) = sweep(RATES, fixed)
     assert cell.config.trainer.rl.learning_rate == 5e-5 and cell.run.label == "rank_grpo-relevance"
@@ -121,7 +121,7 @@ def test_settings_that_are_no_part_of_a_run_are_not_swept(sweep, key, beside):
 
 
 def test_what_has_no_effect_in_some_cells_is_made_once_there(sweep, console):
-    """RL without SFT does not depend on the learning rate of SFT."""
+    """RL without SFT does not depend on SFT's learning rate."""
     cells = sweep("trainer.rl.start=sft,base", "trainer.sft.learning_rate=1e-4,1e-3")
     assert apart(cells, 3) and len({cell.run.hash for cell in cells}) == 3
     said = console.export_text()
@@ -142,14 +142,14 @@ def test_names_do_not_depend_on_batches(sweep):
 
 
 def test_a_row_of_several_settings_is_refused(sweep):
-    """A variant that the user wrote may give two settings one name."""
+    """A user's variant can give two settings the same name."""
     with pytest.raises(BadInput, match=r"cells of the row rank_grpo-relevance@112 differ in more than the seed"):
         sweep("trainer.rl.updates=1,11", "evaluation.every=12,2", "variant=${trainer.rl.updates}${evaluation.every}")
 
 
 @pytest.mark.parametrize("stage", ["rl", "sft"])
 def test_an_edited_run_that_is_done_is_refused_with_the_sweep(sweep, stage):
-    """Else its numbers would stand for the cell; an edited SFT stage would be found after others had been made."""
+    """Otherwise its numbers would stand for the cell, or an edited SFT stage would be found only after other cells."""
     (cell,) = sweep("algorithm=grpo")
     run = locate(cell.config, stage)
     with claim(run, cell.config):
@@ -199,7 +199,7 @@ def test_one_value_has_one_text(values, text):
 
 @pytest.mark.parametrize(("experiment", "name"), [("table2", "mini"), ("figure_overflow_penalty", "mini")])
 def test_recorded_sweeps_name_their_rows_themselves(experiment, name, tmp_path):
-    """So that automatic names leave the labels of published tables alone."""
+    """Automatic names must not change the labels of published tables."""
     cells = recorded_cells(experiment, name, [f"runs_dir={tmp_path}", *SMALL])
     keys = [key for key in cells[0].choices if len({cell.choices[key] for cell in cells}) > 1]
     planned = [

@@ -1,4 +1,4 @@
-"""Tables by a spec: which runs are in which row, numbers against slow ones, marks, and comparisons with a baseline."""
+"""Tables from a spec: which runs each row has, numbers against slow ones, marks, and comparisons with a baseline."""
 
 import itertools
 import json
@@ -43,7 +43,7 @@ RL = [{"where": {"stage": "rl"}}]
 
 
 def predictions(level: float, *, noise: float = 0.05, seed: int = 0) -> pd.DataFrame:
-    """Two samples a context; every metric has mean `level`, and its own deviations from it."""
+    """Two samples per context. Every metric has mean `level` and its own deviations."""
     rng = np.random.default_rng(seed)
     columns = {}
     for metric in ("recall@5", "recall@10", "ndcg@5", "ndcg@10"):
@@ -65,7 +65,7 @@ def add(
     seeds: Sequence[int] | None = None,
     noise: float = 0.05,
 ) -> list[Path]:
-    """Runs of one row, a level a seed."""
+    """Write the runs of one row, with one level per seed."""
     return [
         write_run(
             runs,
@@ -93,14 +93,14 @@ def _folders(*folders: Path) -> list[Folder]:
 
 
 def made(*folders: Path, **spec: Any) -> Table:
-    """The table of a spec; 200 resamples."""
+    """Return the table of a spec, with 200 resamples."""
     found = _folders(*folders)
     problems = [problem for folder in found for problem in folder.collection.problems]
     return build(found, _parsed(**spec), problems=problems, resamples=200)
 
 
 def refused(*folders: Path, **spec: Any) -> str:
-    """What is wrong, told at once."""
+    """Return the error message, which contains all problems."""
     with pytest.raises(BadInput) as error:
         made(*folders, **spec)
     return str(error.value)
@@ -150,7 +150,7 @@ def test_rows_are_filtered_by_a_setting_in_any_of_its_spellings(runs: Path, name
         add(runs, label, [0.2], settings={"rl": {"num_iterations": updates, "learning_rate": rate}})
     table = made(runs, rows=[{"where": {name: 2}}], columns=["ndcg@10", {"value": name}])
     assert [(row.label, row.cells[name]) for row in table.rows] == [("gspo-dcg", "2"), ("rank_grpo-dcg", "2")]
-    rate = {"trainer.rl.learning_rate": "1e-5"}  # as YAML reads 1e-5
+    rate = {"trainer.rl.learning_rate": "1e-5"}  # YAML reads 1e-5 as text
     assert [row.label for row in made(runs, rows=[{"where": {name: [1, 2], **rate}}]).rows] == ["grpo-dcg", "gspo-dcg"]
 
 
@@ -371,7 +371,7 @@ def test_how_a_column_shows(runs: Path) -> None:
 
 
 def two(runs: Path, gap: float, spread: float) -> None:
-    """`b` above `a` by `gap`; its seeds lie `spread` apart."""
+    """Row `b` is above `a` by `gap`, and its seeds are `spread` apart."""
     for label, level in (("a-dcg", 0.2), ("b-dcg", 0.2 + gap)):
         sign = 1 if label == "b-dcg" else -1
         add(runs, label, [level + sign * spread * step for step in (-1, 0, 1, 0.5, -0.5)])
@@ -445,7 +445,7 @@ def test_left_out_runs_are_named(runs: Path) -> None:
     assert len(listed["left_out"]) == 10 and "loss is NaN" in listed["left_out"][9]["reason"]
 
 
-# Runs behind cells.
+# Runs behind each cell.
 
 
 def test_each_cell_lists_its_runs(runs: Path) -> None:
@@ -470,7 +470,7 @@ def test_each_cell_lists_its_runs(runs: Path) -> None:
 
 
 def scores_of(runs: Path, label: str) -> Scores:
-    """NDCG@10 of a row, read without any of `analysis.tables`."""
+    """Read a row's NDCG@10 without `analysis.tables`."""
     files = sorted((runs / "mini/mini-tiny" / label).glob("*/predictions-test-0.parquet"))
     frames = [pd.read_parquet(file) for file in files]
     contexts = pd.factorize(frames[0]["context_id"])[0]
@@ -478,7 +478,7 @@ def scores_of(runs: Path, label: str) -> Scores:
 
 
 def test_intervals_resample_clusters_and_not_contexts(runs: Path) -> None:
-    """Four contexts a dialogue whose scores agree: by context the interval is half as wide as by dialogue."""
+    """Each dialogue has four equal contexts, so the interval by context is half as wide as by dialogue."""
     clusters = np.repeat(np.arange(10), 8)
     contexts = np.repeat(np.arange(40), 2)
     level = 0.2 + 0.1 * np.random.default_rng(3).normal(size=10)[clusters]
@@ -571,7 +571,7 @@ def test_rows_of_other_seeds_are_compared_on_the_common_ones(runs: Path) -> None
 
 
 def test_one_family_covers_the_baseline_the_lead_and_bold(runs: Path) -> None:
-    """Three rows against SFT and one leader: four tests, one correction, and what is bold is what the lead says."""
+    """Three differences to SFT and one lead are four tests with one correction, and bold follows the lead."""
     add(runs, "sft", [0.1], spent=budget(5))
     levels = {"a": [0.20, 0.21, 0.19, 0.20], "b": [0.30, 0.32, 0.29, 0.31], "c": [0.11, 0.08, 0.12, 0.10]}
     for name, one in levels.items():
@@ -605,7 +605,7 @@ def test_one_family_covers_the_baseline_the_lead_and_bold(runs: Path) -> None:
 
 
 def test_the_family_covers_all_groups_of_a_table(runs: Path) -> None:
-    """Two models in one table: one correction over the differences and the leading rows of both."""
+    """One correction covers the differences and leads of both models in a table."""
     for model, base in (("big", 0.3), ("tiny", 0.2)):
         add(runs, "a-dcg", [base, base + 0.01, base - 0.005], group=f"mini/mini-{model}")
         add(runs, "b-dcg", [base + 0.03, base + 0.05, base + 0.02], group=f"mini/mini-{model}")
@@ -624,7 +624,7 @@ def test_the_family_covers_all_groups_of_a_table(runs: Path) -> None:
 
 
 def test_rows_that_cannot_be_compared_are_in_no_family(runs: Path) -> None:
-    """One seed, two seeds and another budget: told apart by design, before any score is read."""
+    """Rows with one seed, two seeds or another budget are excluded by design, before any score is read."""
     add(runs, "sft", [0.1], spent=budget(5))
     add(runs, "a-dcg", [0.30, 0.31, 0.30])
     add(runs, "b-dcg", [0.20, 0.21, 0.20])
@@ -647,7 +647,7 @@ def test_rows_that_cannot_be_compared_are_in_no_family(runs: Path) -> None:
 
 
 def test_five_seeds_against_one_is_no_verdict_whichever_way(runs: Path) -> None:
-    """A row of one seed beside a baseline of five was called different in 25 % of equal methods."""
+    """Comparing one seed with a baseline of five used to find a difference in 25 % of equal methods."""
     add(runs, "a-dcg", [0.2, 0.2001, 0.2002, 0.1999, 0.1998])
     add(runs, "b-dcg", [0.3])
     assert not compared(runs)["b"].holds and compared(runs)["b"].p_holm is None
@@ -678,7 +678,7 @@ def test_sft_is_held_fixed_and_signs_of_seeds_are_flipped(runs: Path) -> None:
     add(runs, "a-dcg", [0.2, 0.21, 0.19])
     found = compared(runs, baseline="sft")
     assert (found["a"].permuted, found["a"].smallest_p, found["a"].permutation_p) == ("seeds", 0.25, 0.25)
-    assert found["a"].marks == ()  # that SFT has one seed is no flaw of the comparison
+    assert found["a"].marks == ()  # SFT with one seed is no flaw of the comparison
     sheet = comparisons_sheet(
         made(runs, rows=[{"where": {"stage": "sft"}}, *RL], baseline="sft", comparisons="ndcg@10")
     )

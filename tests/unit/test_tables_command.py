@@ -1,4 +1,4 @@
-"""`python -m analysis.tables`, as a user calls it, and the figure of performance profiles."""
+"""`python -m analysis.tables` as a user calls it, and the figure of performance profiles."""
 
 import json
 import os
@@ -135,7 +135,7 @@ def test_wrong_calls_end_with_2_and_write_nothing(
     assert not Path("reports").exists()
 
 
-@pytest.mark.slow  # TeX is some hundred megabytes, which nothing but this test needs: neither CI nor a user installs it
+@pytest.mark.slow  # TeX takes hundreds of megabytes and only this test needs it, so CI does not install it
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (texlive-latex-recommended)")
 def test_latex_compiles(sweep: Path, tmp_path: Path) -> None:
     assert tables(sweep, "--out", tmp_path) == 0

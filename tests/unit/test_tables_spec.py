@@ -1,4 +1,4 @@
-"""Specs of tables: what they may say, and that everything wrong is told at once."""
+"""Specs of tables: what they may contain, and that all mistakes are reported together."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Half a character (a lone surrogate) in what a user gives: refused by the reader, with file, row and field."""
+"""Half a character (a lone surrogate) in user input: the reader refuses it and names file, row and field."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_redial(field, tmp_path):
     with pytest.raises(BadInput) as error:
         load(settings)
     assert any(f"line 1: {field} contains half a character" in problem for problem in error.value.problems)
-    str(error.value).encode()  # the message itself can be printed
+    str(error.value).encode()  # the message can be printed
 
 
 def test_demonstrations_and_lists_of_a_teacher(tmp_path):

@@ -1,4 +1,4 @@
-"""The trackers: what an offline run holds, and what no tracker may ever do to a run."""
+"""Trackers: what an offline run contains, and what no tracker may ever do to a run."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def offline(directory: Path, attempt: int = 1, config: dict | None = None, **cha
 
 
 def script(directory: Path, mode: str = "offline", before: str = "", body: str = "") -> str:
-    """Source of a process that makes a tracker named `t` in `directory`, runs `body` and finishes."""
+    """Return the source of a process that makes a tracker named `t` in `directory`, runs `body` and finishes."""
     return f"""
 import logging, sys
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_offline_run_is_read_back(tmp_path: Path) -> None:
     config = {"algorithm": {"name": "rank_grpo", "ratio": "rank"}, "seed": 0, "trainer": {"learning_rate": 4e-4}}
     tracker = offline(tmp_path, config=config, entity="team")
     for update in range(0, 40, 10):
-        # Train and validation points of one update come in separate calls, as the runner makes them.
+        # Train and validation points of one update come in separate calls, as from the runner.
         tracker.log({"train/reward": update / 100, "train/kl": 0.0}, update)
         tracker.log({"validation/ndcg@10": update / 1000, "validation/recall@10": 0.1}, update)
     tracker.log_table("samples/validation", ["context_id", "rank", "hit"], [["c1", 1, True], ["c2", None, "-"]])
@@ -130,7 +130,7 @@ def test_offline_run_keeps_to_its_directory_and_to_the_metrics(tmp_path: Path) -
     assert not run.kinds & {"output", "output_raw", "stats", "environment"}
     files = [path.name for path in (tmp_path / "run").glob("wandb/offline-run-*/files/**/*") if path.is_file()]
     assert [name.endswith(".table.json") for name in files] == [True]
-    # The service keeps a small log of its own in the cache folder and links to it, whatever the settings.
+    # Whatever the settings, the service keeps a small log in the cache folder and links to it.
     assert {path.name for path in (tmp_path / "run").rglob("*") if path.is_symlink()} <= {"debug-core.log"}
     # Tables must not be staged in the home directory.
     assert not (tmp_path / "home" / ".local").exists()
@@ -161,7 +161,7 @@ def test_records_longer_than_a_block_and_long_tags(tmp_path: Path) -> None:
     assert run.config["prompt"] == text
     assert run.tags == ["m" * 64]
 
-    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")  # complete, as it was just read
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")  # complete, as read above
     data = bytearray(path.read_bytes())
     path.write_bytes(data[:-3])
     assert read_run(path).config["prompt"] == text and not read_run(path).whole
@@ -197,7 +197,7 @@ def test_unknown_mode_is_refused(tmp_path: Path) -> None:
 
 
 def test_offline_is_silent_and_touches_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every way out leads to a socket that counts: the server's address, the proxies, and a login that invites use."""
+    """Every way to the network leads to a counting socket: server address, proxies, and a login that invites use."""
     connections = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -215,7 +215,7 @@ def test_offline_is_silent_and_touches_no_network(tmp_path: Path, monkeypatch: p
         ways = ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
         monkeypatch.delenv("WANDB_ERROR_REPORTING")
         done = execute(
-            # wandb imported first, as transformers does where it is installed.
+            # wandb is imported first, as transformers does if it is installed.
             script(tmp_path, before="import wandb", body='t.log_table("t", ["a"], [[1]]); t.summary({"x": 1.0})'),
             WANDB_API_KEY="0" * 40,
             **dict.fromkeys(ways, address),
@@ -297,7 +297,7 @@ def test_killed_service_is_one_warning_and_the_next_run_is_tracked(
     service.wait()
     use_everything(tracker)
     (message,) = warnings_in(caplog)
-    # Which call is the first to notice depends on when the closed socket is seen.
+    # The call that notices first depends on when the closed socket is seen.
     assert message.startswith("W&B failed to ")
 
     use_everything(offline(tmp_path / "second"))
@@ -308,7 +308,7 @@ def test_killed_service_is_one_warning_and_the_next_run_is_tracked(
 def test_a_service_that_is_gone_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A notebook, for example, hands on the address of its service, which may have ended."""
+    """A notebook, for example, passes on the address of its service, which may have ended."""
     monkeypatch.setenv("WANDB_SERVICE", f"3-1-unix-{tmp_path}/socket")
     use_everything(offline(tmp_path / "run"))
     assert not warnings_in(caplog)
@@ -318,7 +318,7 @@ def test_a_service_that_is_gone_is_replaced(
 def test_service_that_ends_with_an_error_does_not_end_the_run(tmp_path: Path) -> None:
     offline(tmp_path)
     service = wandb_service()
-    service.suspend()  # it takes the message to stop, and dies before it can act on it
+    service.suspend()  # it receives the stop message but dies before acting on it
     timer = threading.Timer(0.5, service.kill)
     timer.start()
     _forget_service()
@@ -410,7 +410,7 @@ def test_a_missing_package_is_found_before_anything_is_spent(
 
 @pytest.mark.parametrize("modes", [["offline"], ["tensorboard"], ["wandb", "tensorboard"]])
 def test_no_tracker_loads_torch(tmp_path: Path, modes: list[str]) -> None:
-    """`analysis` shows its reports by trackers, and must never load torch."""
+    """`analysis` shows its reports with trackers and must never load torch."""
     body = f"""
 t.finish()
 t = make_tracker({modes!r}, directory=Path({str(tmp_path)!r}) / "more", identity=identity, config={{}})

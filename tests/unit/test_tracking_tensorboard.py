@@ -1,4 +1,4 @@
-"""TensorBoard's view of a run, read back by TensorBoard itself."""
+"""TensorBoard's view of a run, read back with TensorBoard."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Trackio's view of a run, read back by Trackio itself; skipped where it is not installed."""
+"""Trackio's view of a run, read back with Trackio; skipped if it is not installed."""
 
 import json
 import os
@@ -27,7 +27,7 @@ print(json.dumps({name: [SQLiteStorage.get_logs("rlbench", name), SQLiteStorage.
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("TRACKIO_")]:
         monkeypatch.delenv(name)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # of tests/conftest.py
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # set by tests/conftest.py
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
@@ -55,7 +55,7 @@ def read(folder: Path) -> dict:
 def test_curves_tables_and_config(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     track(tmp_path)
     track(tmp_path, attempt=2)
-    assert capfd.readouterr() == ("", "")  # Trackio would print
+    assert capfd.readouterr() == ("", "")  # Trackio itself would print
     runs = read(tmp_path / "runs" / "trackio")
     assert set(runs) == {"grpo-seed3", "grpo-seed3 (attempt 2)"}
     logs, config = runs["grpo-seed3"]
@@ -85,7 +85,7 @@ def test_it_keeps_to_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_touches_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every way out leads to a socket that counts: the Hub with a token, a server, a Space, proxies."""
+    """Every way to the network leads to a counting socket: the Hub with a token, a server, a Space, proxies."""
     connections = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 

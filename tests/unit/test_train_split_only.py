@@ -1,4 +1,4 @@
-"""Rewards and demonstrations use the training split only: other validation and test data change neither."""
+"""Rewards and demonstrations use only the training split, so other validation and test data change neither."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ VARIANTS = [{"novelty": {"among": "hits"}}, {"value": {"of": "recency"}}, {"valu
 
 
 def rewards(dataset: RankedListDataset) -> list[np.ndarray]:
-    """Every term, for lists of train films that answer the train records."""
+    """Return every term for random lists of train films, judged on train records."""
     films = sorted({film for record in dataset.splits["train"] for film in record.ground_truth})
     rng = np.random.default_rng(0)
     records = dataset.splits["train"][:40]
@@ -76,7 +76,7 @@ def test_truths_of_the_other_splits_count_nothing(config: Callable[..., Config])
 
 
 def test_a_catalogue_that_grows_by_films_of_other_splits_changes_no_reward(config: Callable[..., Config]) -> None:
-    """Percentiles over the catalogue would change: new films are rarer than all, and older or newer than others."""
+    """Percentiles over the whole catalogue would change: the new films are rarer, and older or newer than others."""
     dataset = load_dataset(config("dataset.contexts={train:60,validation:20,test:20}").dataset)
     more: list[Film] = [(f"Test Film {i}", 1900 + 3 * i) for i in range(40)]
     test = [Record([{"role": "user", "content": "?"}], [film], [], f"test-{film[0]}") for film in more]
@@ -93,7 +93,7 @@ TRAIN = [
 ]
 OTHERS = {
     "plain": [("v1", "hi", "Up (2009)", ["Up (2009)"])],
-    "telling": [  # these would read the train texts otherwise, and spell a film otherwise
+    "telling": [  # if read, these would change the train texts' films and a film's spelling
         (
             "v1",
             "hi",
@@ -122,11 +122,11 @@ def redial(
 
 
 def test_a_film_that_only_other_files_name_is_not_read_in_train(config: Callable[..., Config], tmp_path: Path) -> None:
-    """ "2049" alone is a film of the test file; train's text names Blade Runner 2049."""
+    """The test file has a film "2049", but train's text means Blade Runner 2049."""
     dataset = redial(config, tmp_path / "telling", OTHERS["telling"])
     assert {film for film in films_of(dataset, "train") if film[1] == 2017} == {("Blade Runner 2049", 2017)}
     assert ("2049", 2017) in films_of(dataset, "test")
-    # Small letters are a film only to those who know its name from a list.
+    # A lower-case title is recognised only if a list contains it.
     assert "Paterson" in {title for title, _ in films_of(dataset, "test")} - {t for t, _ in films_of(dataset, "train")}
 
 

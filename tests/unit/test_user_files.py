@@ -1,4 +1,4 @@
-"""Every reader of a file that a user names: whatever the file holds, one error names it, and no other error ends it."""
+"""Every reader of a user's file: whatever the file contains, the only error is one that names the file."""
 
 import argparse
 import gzip
@@ -24,7 +24,7 @@ from tests.conftest import composed
 
 
 def laughs(alias: str) -> bytes:
-    """A thousand bytes of YAML that stand for some 10^18 values; `alias` holds LAST nine times."""
+    """A thousand bytes of YAML that expand to about 10^18 values. `alias` contains LAST nine times."""
     lines = ["a0: &a0 {x: 1}"]
     lines += [f"a{i}: &a{i} " + alias.replace("LAST", ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 20)]
     return "\n".join(lines).encode()
@@ -66,7 +66,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "algorithm/mine.yaml": _option,
     "model.safetensors.index.json": lambda file: _weight_files(file.parent, "here"),
 }
-"""By the name of the file that each reads."""
+"""Readers by the name of the file that they read."""
 
 CONTENTS = {
     "gzip": gzip.compress(b'{"context_id": "t", "completion": "Heat (1995)", "title": "Heat", "year": 1995}\n'),
@@ -87,16 +87,16 @@ CONTENTS = {
     "a loop": b"title: &a {rows: [*a]}\n",
     "unclosed": b'{"title": "Heat"',
 }
-"""Content that none of the readers takes."""
+"""Contents that no reader accepts."""
 
 VALUES = ["3", "null", '"x"', "[]", "[3]", "[[NaN, 1e999]]", '[["Heat", NaN]]', '[["Heat", 1e99]]', "{}", '{"a": NaN}']
-"""JSON, and YAML, of the wrong kind."""
+"""JSON and YAML of the wrong type."""
 TAKES = (
     {("plugin.py", value) for value in VALUES}
     | {("algorithm/mine.yaml", value) for value in VALUES}
     | {("analysed/config.yaml", v) for v in ("{}", '{"a": NaN}')}
 )
-"""What a reader takes, since it says nothing of the values; they are checked later."""
+"""Values that a reader accepts, because they are checked later."""
 
 
 def refused(name: str, file: Path) -> str:
@@ -143,7 +143,7 @@ def test_an_empty_file_and_a_folder_in_its_place_and_nothing(name, tmp_path):
         file.write_bytes(b"")
         refused(name, file)
         file.unlink()
-    if name != "algorithm/mine.yaml":  # no such option then
+    if name != "algorithm/mine.yaml":  # the option does not exist then
         refused(name, file)
     file.mkdir()
     refused(name, file)
@@ -235,7 +235,7 @@ def test_repeated_ratings_and_texts_of_films(tmp_path):
 
 
 def test_ratings_and_films_are_read_before_anything_is_encoded_or_written(tmp_path, monkeypatch):
-    """A bad file of ratings used to be told after the candidates had been computed and written."""
+    """A bad ratings file used to be reported only after the candidates had been computed and written."""
     monkeypatch.setattr(demonstrate, "load_encoder", None)
     context = demonstrate.load_dataset(demonstrate.resolve(_mini()).dataset).splits["train"][0].context_id
     (tmp_path / "ratings.jsonl").write_text("none\n")

@@ -1,4 +1,4 @@
-"""What a command says of runs that other package versions have made."""
+"""What a command says about runs made with other package versions."""
 
 import os
 import subprocess

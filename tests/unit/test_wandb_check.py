@@ -1,4 +1,4 @@
-"""`analysis.wandb_check`: what it finds in W&B's files, and what it takes no offence at."""
+"""`analysis.wandb_check`: which faults it finds in W&B's files, and what it accepts."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from rlbench.tracking import TrackerIdentity, make_tracker
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run of two attempts: the first has measured update 2, and so has the second, which rewound to 1."""
+    """A run of two attempts. Both measured update 2, because the second went back to update 1."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("WANDB_MODE")
     target = Run(tmp_path / "runs" / "seed0", "rl", "grpo-relevance", 0, "0" * 8, {})
@@ -54,7 +54,7 @@ def test_what_a_full_disk_lost(run: Run, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_what_a_later_attempt_has_measured_again_is_not_missed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """A killed attempt's file may be cut where the next one begins."""
+    """A killed attempt's file may be cut after the point where the next attempt starts."""
     first = files(run)[0]
     first.write_bytes(first.read_bytes()[:-10])
     assert main([str(run.root.parent)]) == 0

@@ -1,4 +1,4 @@
-"""JSON of a model that is sound as JSON and wrong in what it says: one message names the file."""
+"""A model file with valid JSON but wrong values: one message names the file."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model as from the hub: no digests beside its files."""
+    """A model as from the hub, without digests beside its files."""
     folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("models") / "sound")
     (folder / "files.json").unlink()
     read(folder)

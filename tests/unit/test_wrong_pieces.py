@@ -1,4 +1,4 @@
-"""Values of reward terms and of pieces of algorithms that are no values: each is named where it enters."""
+"""Invalid values from reward terms and pieces of algorithms: each message names the term or piece at fault."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ def reward(combine: str = "sum_then_normalise", weight: float = 1.0) -> RewardCo
 
 @pytest.fixture
 def enter() -> Iterator[Callable[..., None]]:
-    """Enters a term called odd that returns what it is given."""
+    """Register a term called odd that returns the given values."""
 
     def entered(scope: str, values: Any) -> None:
         def odd(lists: Any, facts: Any) -> Any:
@@ -104,7 +104,7 @@ def test_a_total_that_overflows_is_named(enter: Callable[..., None]) -> None:
         score(judged(), FACTS, reward(weight=1e300), TEXTS)
 
 
-# Pieces. Each entry: place, facts, the function, and what is said.
+# Pieces. Each entry: registry, facts, function, and expected message.
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_baseline_is_not_blamed_for_a_policy_that_is_not_finite(piece: Callabl
     of = rollout(rewards(torch.ones(B - 3, N, dtype=torch.float64)))
     advantages = made.unit_advantages(replace(of, unit_logps=of.unit_logps + torch.nan), 3)
     assert made.blamed == ""
-    assert advantages.isnan().all()  # the loss will not be finite, which ends the training with the policy named
+    assert advantages.isnan().all()  # the loss will not be finite, so training ends and names the policy
 
 
 def test_a_scale_of_the_kl_is_named(piece: Callable[..., None]) -> None:
