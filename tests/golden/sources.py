@@ -92,7 +92,7 @@ def grpo_passk(b: Batch) -> Loss:
 
     def lead(r):
         best, second = sorted(r, reverse=True)[:2]
-        scale = z_score(r, 1e-6)  # (x - mean) / (std + eps), so a difference of two values is divided by std + eps
+        scale = z_score(r, 1e-6)  # divides a difference of two values by std + eps
         top = r.index(best)
         return [scale[top] - scale[r.index(second)] if j == top else 0.0 for j in range(len(r))]
 

@@ -151,7 +151,7 @@ def clip_gradient(inputs, ratio, aggregation):
 
 
 def test_on_policy_the_level_of_ratio_changes_nothing_but_the_weights_of_tokens():
-    """One optimiser step a rollout: a sweep over `ratio` compares aggregations only."""
+    """With one optimiser step per rollout, the ratio's level changes nothing: a sweep compares aggregations only."""
     of_units = one_advantage_a_unit(on_policy(loss_inputs()))
     of_lists = one_advantage_a_list(on_policy(loss_inputs()))
 
@@ -167,7 +167,7 @@ def test_on_policy_the_level_of_ratio_changes_nothing_but_the_weights_of_tokens(
     same(of_lists, "sequence", token_mean)
     same(of_lists, "segment", token_mean)
     same(of_units, "none", rank_mean)
-    # Where the ratio's block is larger than the advantage's, or the weights differ inside it, they are not the same.
+    # They differ if the ratio's block is larger than the advantage's, or if the weights differ inside it.
     different = clip_gradient(of_units, "sequence", token_mean) - clip_gradient(of_units, "token", token_mean)
     assert different.abs().max() > 1e-3
     weights = clip_gradient(of_units, "rank", rank_mean) - clip_gradient(of_units, "rank", token_mean)
@@ -175,7 +175,7 @@ def test_on_policy_the_level_of_ratio_changes_nothing_but_the_weights_of_tokens(
 
 
 def test_off_policy_the_levels_differ_but_for_the_two_of_the_sequence():
-    """GSPO-token is GSPO where a completion has one advantage (arXiv 2507.18071, section 4.3)."""
+    """GSPO-token equals GSPO if a completion has one advantage (arXiv 2507.18071, section 4.3)."""
     inputs = one_advantage_a_list(loss_inputs())
     by_level = {level: clip_gradient(inputs, level, sequence_mean) for level in ratios}
     torch.testing.assert_close(by_level.pop("sequence_token"), by_level["sequence"], atol=1e-14, rtol=0)
@@ -184,7 +184,7 @@ def test_off_policy_the_levels_differ_but_for_the_two_of_the_sequence():
 
 
 def test_every_rank_weighs_the_same_however_long():
-    """rank_mean: the gradients of a rank's tokens sum to the same for a long and a short title."""
+    """rank_mean: the gradients of a rank's tokens sum to the same value for a long and a short title."""
     inputs = loss_inputs()
     losses = torch.zeros(B, T, dtype=torch.float64, requires_grad=True)
     rank_mean(losses, inputs, window(inputs)).backward()

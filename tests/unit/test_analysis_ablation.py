@@ -52,7 +52,7 @@ def write_cells(
     spent: Callable[[dict[str, str]], dict] = lambda _: SPENT,
     stream: int = 21,
 ) -> None:
-    """A sweep over factors of `algorithm`: a run gains `gain(levels)` on SFT, plus noise of its own and of contexts."""
+    """A sweep over factors of `algorithm`: a run gains `gain(levels)` on SFT, plus its own and context noise."""
     rng = np.random.default_rng(stream)
     of_query = np.repeat(np.arange(contexts), 1 + np.arange(contexts) % 3)
     names = [f"c{context:03d}" for context in of_query]
@@ -118,7 +118,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def slow_effect(group: Collection, name: str, level: str, reference: str) -> list[tuple[int, dict[str, list[float]]]]:
-    """Every matched pair by looking at all pairs of runs: its seed, and context -> differences."""
+    """Every matched pair, found by comparing all runs: its seed, and context -> differences."""
     rl = group.runs[group.runs["stage"] == "rl"]
     table = {}
     for run, seed in zip(rl["run"], rl["seed"], strict=True):
@@ -203,12 +203,12 @@ def test_holm_by_hand() -> None:
     assert holm(np.array([])).size == 0
 
 
-# Truths that are known.
+# Known truths.
 
 
 @pytest.mark.parametrize("stream", [1, 2])
 def test_a_planted_effect_is_found_and_no_effect_is_not(runs: Path, stream: int) -> None:
-    """Noise makes an effect of nothing in one sweep of twenty: `test_p_is_at_its_level` counts."""
+    """In one sweep of twenty, noise alone shows an effect; `test_p_is_at_its_level` checks that rate."""
     write_cells(runs, helps, seeds=3, stream=stream)
     ablation = built(runs)
     credit = effect_of(ablation, "credit", "sequence")
@@ -221,7 +221,7 @@ def test_a_planted_effect_is_found_and_no_effect_is_not(runs: Path, stream: int)
 
 
 def test_one_seed_and_two_give_no_p_and_nothing_bold(runs: Path) -> None:
-    """p over contexts of one seed is below .05 in 68 to 97 % of factorials without any effect."""
+    """Without any effect, p over contexts of one seed is below .05 in 68 to 97 % of factorials."""
     write_cells(runs, helps)
     ablation = built(runs)
     assert all(effect.p is effect.p_holm is None and not effect.clear for effect in ablation.effects)
@@ -231,7 +231,7 @@ def test_one_seed_and_two_give_no_p_and_nothing_bold(runs: Path) -> None:
 
 
 def test_an_effect_that_varies_by_seed_is_judged_over_seeds() -> None:
-    """All pairs of a seed share what a factor does under it: resampling pairs takes that for evidence."""
+    """All pairs of a seed share that seed's effect, so resampling pairs overstates the evidence."""
     rng = np.random.default_rng(9)
     seeds, over_seeds, over_pairs, trials = [0, 1, 2] * 6, 0, 0, 150
     for _ in range(trials):
@@ -244,7 +244,7 @@ def test_an_effect_that_varies_by_seed_is_judged_over_seeds() -> None:
 
 
 def simulated_pairs(rng: np.random.Generator, seeds: Sequence[int], between_seeds: float, truth: float) -> Scores:
-    """Differences of pairs whose mean is `truth`: parts of contexts, of seeds, and noise of each sample."""
+    """Differences of pairs with mean `truth`: parts for contexts and seeds, and noise of each sample."""
     contexts = np.repeat(np.arange(60), rng.integers(1, 4, size=60))
     own = dict(zip(sorted(set(seeds)), rng.normal(0, between_seeds, len(set(seeds))), strict=True))
     values = (
@@ -276,7 +276,7 @@ def test_the_interval_holds_the_truth_and_p_goes_with_it(seeds: list[int], betwe
 
 
 def test_p_is_at_its_level() -> None:
-    """Four pairs that differ by noise of their own alone, as equal settings do; trials are the metrics of a call."""
+    """Four pairs differ only by their own noise, as with equal settings; the trials are the metrics of a call."""
     rng = np.random.default_rng(1)
     contexts = np.repeat(np.arange(60), 1 + np.arange(60) % 3)
     p = []
@@ -323,7 +323,7 @@ def test_a_setting_follows_the_name_and_what_it_always_changes_with() -> None:
 
 
 def cells_of(*names: str, **levels: str) -> dict[str, dict[str, object]]:
-    """Runs named by their levels, one letter a setting of `names`: cells_of("a", "b", r0="xy")."""
+    """Runs named by their levels, one letter per setting in `names`: cells_of("a", "b", r0="xy")."""
     return {
         run: {f"s.{name}": letter for name, letter in zip(names, text, strict=True)} for run, text in levels.items()
     }

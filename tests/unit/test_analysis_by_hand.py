@@ -41,12 +41,12 @@ from tests.helpers_report import rows_of, verdict
 
 
 def one_context(values: list[float]) -> Scores:
-    """Runs that are judged on one sample, so that only seeds vary."""
+    """Runs judged on one sample, so that only seeds vary."""
     return Scores(np.array(values)[:, None, None], np.zeros(1, dtype=np.int64), tuple(range(len(values))))
 
 
 def test_the_p_of_drawn_labels_counts_the_observed_arrangement() -> None:
-    """18 runs have 48,620 arrangements. Of 99 drawn ones none is as far out as rows that do not overlap."""
+    """18 runs have 48,620 arrangements. Of 99 drawn ones, none is as extreme as rows that do not overlap."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(9, 2)), rng.normal(size=(9, 2))
     far = statistics.label_test(a + 100, b, drawn=99)
@@ -65,7 +65,7 @@ def test_p_of_drawn_labels_is_near_that_of_scipy() -> None:
 
 
 def test_yuens_interval_by_hand() -> None:
-    """Of eight runs four are kept. SE² = (n - 1) s_w² / (h (h - 1)), with h - 1 degrees of freedom."""
+    """The mean keeps four of eight runs. SE² = (n - 1) s_w² / (h (h - 1)), with h - 1 degrees of freedom."""
     values = [0.9, 0.21, 0.25, 0.22, 0.02, 0.27, 0.24, 0.20]
     winsorised = np.clip(values, 0.21, 0.25)
     error = np.sqrt(7 * winsorised.var(ddof=1) / (4 * 3))
@@ -83,7 +83,7 @@ def test_a_profile_counts_scores_above_a_threshold_and_not_at_it() -> None:
 
 
 def test_the_largest_difference_is_none_of_the_others() -> None:
-    """Two rows near the leader and one far below: the far one is seen, so that power is no reason for doubt."""
+    """One row is near the leader, one far below: the far one is detected, so power is no reason for doubt."""
     rng = np.random.default_rng(0)
 
     def row(level: float) -> Scores:
@@ -108,7 +108,7 @@ ZIGZAG = {step: float(step % 2) for step in range(60)}
 
 
 def test_validation_curves_are_never_smoothed() -> None:
-    """A smoothed zigzag is its middle."""
+    """Smoothing would turn a zigzag into its middle."""
     group = collection({"grpo-dcg": [ZIGZAG, ZIGZAG]})
     figure = draw_validation(group)
     assert figure is not None
@@ -120,7 +120,7 @@ def test_validation_curves_are_never_smoothed() -> None:
 
 
 def test_an_area_is_divided_by_the_length_that_it_covers() -> None:
-    """From update 20 to 60, not from 0."""
+    """The area covers updates 20 to 60, not 0 to 60."""
     assert area((np.array([20.0, 40.0, 80.0]), np.array([1.0, 3.0, 7.0])), 60.0) == pytest.approx((2 + 4) / 2)
 
 
@@ -142,7 +142,7 @@ def test_an_effect_of_unequal_budgets_is_never_clear() -> None:
     [(None, "–"), (float("nan"), "–"), (0.0, "<.001"), (0.00049, "<.001"), (0.0006, ".001"), (1.0, "1.000")],
 )
 def test_how_a_p_reads(p: float | None, text: str) -> None:
-    """Never as .000."""
+    """A small p never reads .000."""
     assert chance(p) == text
 
 
@@ -177,7 +177,7 @@ def test_a_difference_holds_by_its_corrected_p() -> None:
 
 
 def test_the_p_of_a_lead_is_the_largest_of_both_tests() -> None:
-    """Of the 20 deals of two rows' runs 6 are as far apart as a and b, and 2 as a and c."""
+    """Of the 20 ways to divide two rows' runs, 6 are as far apart as a and b, and 2 as a and c."""
     rows = sides(
         {"a": one_context([0.30, 0.31, 0.32]), "b": one_context([0.31, 0.29, 0.28]), "c": one_context([0.1] * 3)}
     )
@@ -224,7 +224,7 @@ def test_seeds_are_no_settings_of_a_row() -> None:
 
 
 def test_a_row_of_mixed_settings_is_left_out_where_some_are_unknown() -> None:
-    """Were all of them known, it would be divided into rows."""
+    """If all settings were known, the row would be divided."""
     result = {"experiment": "e", "dataset": "mini", "model": "tiny", "stage": "rl", "label": "grpo-dcg"}
     result |= {"list_length": 10, "cutoffs": [5, 10]}
 
@@ -251,7 +251,7 @@ TWO_CONTEXTS = {name: [0.1, 0.2] for name in ("recall@5", "recall@10", "ndcg@5",
 
 
 def test_each_row_of_a_report_has_its_own_budget(tmp_path: Path) -> None:
-    """Means over its own runs, and the largest memory."""
+    """Each row shows means over its own runs, and their largest memory."""
     for label, per_seed in (("grpo-dcg", [100, 300]), ("gspo-dcg", [500, 700])):
         for seed, completions in enumerate(per_seed):
             spent = budget(10, 10, completions, 1_000, 60.0) | {"peak_memory_bytes": {"process": completions * 2**20}}
@@ -295,7 +295,7 @@ def test_validation_beside_training_is_not_smoothed(tmp_path: Path) -> None:
 
 
 def look(runs: Sequence[str]) -> Look:
-    """A row of a page with these runs, seeds 0, 1, ..."""
+    """A row of a page with these runs, and seeds 0, 1, ..."""
     return Look("grpo-dcg", "rl", "grpo", "grpo · dcg", "#000000", (), tuple(runs), tuple(range(len(runs))))
 
 

@@ -55,9 +55,9 @@ Gather = Callable[[Path], Collection]
 
 @pytest.fixture(params=["folders", "collection"])
 def gather(request: pytest.FixtureRequest, tmp_path: Path) -> Gather:
-    """Runs by either way: their folders, or a collection of them that is brought up to date each time.
+    """Read runs either from their folders or through a collection that is updated each time.
 
-    What a test has changed in a run counts as written by the run, so that its content is what is checked.
+    A test's change to a run counts as written by the run, so that the content is checked.
     """
 
     def from_folders(runs: Path) -> Collection:
@@ -254,7 +254,7 @@ def test_duplicate_cells_are_all_left_out_and_say_what_differs(runs: Path, gathe
 
 
 def test_runs_on_other_data_are_told_apart_by_what_differs(runs: Path, gather: Gather) -> None:
-    """One row and seed, made once before a file was edited and once after: neither is used, and the part is named."""
+    """Runs made before and after an edit of a file are both left out, and the differing part is named."""
     digests = [{"split train": "a" * 64, "split test": letter * 64} for letter in "bc"]
     first, second = ({"seed": 1, "inputs": {"data": data, "model": "d" * 64}} for data in digests)
     write_identity(run_of(runs, "grpo-dcg", 1), first)
@@ -270,7 +270,7 @@ def test_an_edited_identity_is_noticed(runs: Path, gather: Gather) -> None:
     assert gather(runs).problems == ()
     (path / "identity.json").write_text(json.dumps({"seed": 1, "rl": {"learning_rate": 3e-4}}))
     assert "identity.json has been edited" in only_problem(gather(runs), path, runs)
-    edit_result(path, hash=config_hash({"seed": 1, "rl": {"learning_rate": 3e-4}}))  # the folder's name still tells
+    edit_result(path, hash=config_hash({"seed": 1, "rl": {"learning_rate": 3e-4}}))  # the folder's name still shows it
     assert "its folder's name says" in only_problem(gather(runs), path, runs)
 
 
@@ -289,7 +289,7 @@ def test_seeds_of_other_settings_are_not_averaged(runs: Path, gather: Gather) ->
 
 
 def test_commands_that_differ_in_a_setting_are_rows_of_their_own(runs: Path, gather: Gather) -> None:
-    """With the same seeds and no variant; and untrained models of several settings."""
+    """Rows differ by setting even with the same seeds and no variant; so do untrained models."""
 
     def add(label: str, seed: int, settings: dict[str, Any]) -> None:
         identity = {"seed": seed, "inputs": {"data": "0" * 64}} | settings

@@ -1,6 +1,6 @@
-"""A collection holds what the run directories say, however it came to be: at once, run by run, or after a kill.
+"""A collection holds the contents of the run directories, whether built at once, run by run, or after a kill.
 
-That bad runs are left out of it too is in `test_analysis_collect.py`, whose tests go through both.
+`test_analysis_collect.py` checks for collections, too, that bad runs are left out.
 """
 
 import json
@@ -88,14 +88,14 @@ def same_collection(one: Collection, other: Collection) -> None:
 def test_a_collection_is_the_runs(runs: Path, tmp_path: Path) -> None:
     update(runs, tmp_path / "out")
     same_collection(collect(runs), collect(tmp_path / "out"))
-    assert len(collect(tmp_path / "out").problems) == 4  # the NaN of each
+    assert len(collect(tmp_path / "out").problems) == 4  # one NaN for each run
 
 
 def test_pandas_reads_one_long_table(runs: Path, tmp_path: Path) -> None:
     update(runs, tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out/queries")
     assert list(table) == ["run", "context_id", "sample", "cluster_id", "metric", "value"]
-    assert len(table) == 4 * 3 * (len(METRICS) + 2)  # in_catalog and n_truth
+    assert len(table) == 4 * 3 * (len(METRICS) + 2)  # plus in_catalog and n_truth
     wide = table.pivot(index=["run", "context_id", "sample"], columns="metric", values="value")
     for path in sorted(runs.rglob("predictions-test-0.parquet")):
         own = wide.loc[path.parent.relative_to(runs).as_posix()]
@@ -139,7 +139,7 @@ def test_the_run_table_has_settings_and_provenance(runs: Path, tmp_path: Path) -
     row = table.loc[run_of(runs, "grpo-dcg", 1).relative_to(runs).as_posix()]
     assert (row["test.ndcg@5"], row["cutoffs"].tolist()) == (collect(runs).runs["test.ndcg@5"][1], [5, 10])
     assert (row["config.dataset.name"], row["config.dataset.cutoffs"]) == ("mini", "[5, 10]")
-    assert (row["config.seed"], table["config.seed"].iloc[2]) == ("1", "[1]")  # no column of numbers: JSON
+    assert (row["config.seed"], table["config.seed"].iloc[2]) == ("1", "[1]")  # JSON, since not all are numbers
     assert (row["identity.rl.learning_rate"], row["identity.seed"]) == (1e-4, 1)
     assert (row["git.commit"], row["git.dirty"], row["versions.torch"]) == ("c0ffee", True, "2.13.0")
     assert (row["hardware.cpus"], row["hardware.gpus"], row["command"]) == (2, '["a", "b"]', "run.py 'reward=a b'")
@@ -174,7 +174,7 @@ def test_a_broken_config_is_told_and_the_run_used(runs: Path, tmp_path: Path) ->
         collection.config(path.relative_to(runs).as_posix())
 
 
-# Bringing it up to date.
+# Updating.
 
 
 def test_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
@@ -255,9 +255,9 @@ def test_an_interrupted_update_leaves_the_old_and_is_gone_on_from(
     with pytest.raises(KeyboardInterrupt):
         update(runs, out)
     assert contents(out) == before
-    edit_result(run_of(runs, "grpo-dcg", 1), budget={**json.loads(budget_of(runs)), "updates": 70})  # read, and stale
+    edit_result(run_of(runs, "grpo-dcg", 1), budget={**json.loads(budget_of(runs)), "updates": 70})  # read, but stale
     monkeypatch.undo()
-    assert update(runs, out) == Update(3, 2, 0)  # grpo 0 had been read before the kill, and gspo 0 long ago
+    assert update(runs, out) == Update(3, 2, 0)  # grpo 0 was read before the kill, and gspo 0 long before
     update(runs, tmp_path / "anew")
     assert contents(out) == contents(tmp_path / "anew")
     assert set(collect(out).runs["updates"]) == {0, 7, 70}
@@ -284,7 +284,7 @@ def test_what_a_user_made_is_not_replaced(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no folder"):
         update(tmp_path / "nowhere", out)
     out.mkdir()
-    update(runs, out)  # an empty folder is nobody's
+    update(runs, out)  # an empty folder belongs to nobody
     with pytest.raises(BadInput, match="is a collection itself"):
         update(out, tmp_path / "other")
     with pytest.raises(BadInput, match=r"is there and no collection"):

@@ -1,4 +1,4 @@
-"""IQM, permutation tests, probability of improvement, profiles, power: against scipy, by hand, on known truths."""
+"""IQM, permutation tests, probability of improvement, profiles and power: against scipy, by hand, on known truths."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def rng() -> np.random.Generator:
 
 
 def rows_of(rng: np.random.Generator, seeds: Sequence[int], shifts: Sequence[float]) -> dict[str, Scores]:
-    """Rows on shared contexts, each with its number of seeds, moved by its shift; two metrics."""
+    """Rows on shared contexts with two metrics; each row has its own number of seeds and shift."""
     shared = rng.standard_normal((40, 2))
     made = [coverage.simulate(rng, n, 40, MIX, trials=2, shared=shared) for n in seeds]
     return {f"r{i}": Scores(s.values + shifts[i], s.contexts, s.seeds) for i, s in enumerate(made)}
@@ -32,7 +32,7 @@ def rows_of(rng: np.random.Generator, seeds: Sequence[int], shifts: Sequence[flo
 def test_iqm_by_hand() -> None:
     values = np.array([9.0, 1, 2, 3, 4, -50, 5, 100])[:, None]
     assert statistics.iqm(values) == pytest.approx((2 + 3 + 4 + 5) / 4)
-    assert statistics.iqm(values[:3]) == pytest.approx(4)  # of three nothing is trimmed
+    assert statistics.iqm(values[:3]) == pytest.approx(4)  # three values are not trimmed
     assert statistics.iqm(np.array([0.0, 1, 5, 90])[:, None]) == pytest.approx(3)
 
 
@@ -65,7 +65,7 @@ def test_the_iqm_interval_holds_the_truth(cells: int, seeds: int, apart: float) 
 
 
 def test_the_percentile_bootstrap_of_few_seeds_does_not() -> None:
-    """Why rliable's interval is not the one used."""
+    """This is why rliable's interval is not used."""
     assert coverage.iqm_coverage(1, 3, (1, 0, 0), 500, apart=0, contexts=20, plain=True) < 0.85
 
 
@@ -139,7 +139,7 @@ def test_exact_labels_are_scipys(rng: np.random.Generator, sizes: tuple[int, int
         count, total = count + (apart >= observed - 1e-12), total + 1
     assert found.exact and found.arrangements == total
     np.testing.assert_allclose(found.p, count / total)
-    if sizes[0] == sizes[1]:  # scipy doubles the smaller tail, which is the same where the two tails are
+    if sizes[0] == sizes[1]:  # scipy doubles the smaller tail, which is the same if both tails are equal
         scipys = stats.permutation_test((a, b), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), axis=0)
         np.testing.assert_allclose(found.p, scipys.pvalue)
 
@@ -283,7 +283,7 @@ def test_the_detectable_difference_is_found_8_times_in_10(seeds: int, mix: str) 
 
 
 def test_the_range_of_a_detectable_difference_by_chi_squared() -> None:
-    """Seeds only: the difference is in proportion to their standard deviation, hence so are the ends."""
+    """With seeds only, the difference is proportional to their standard deviation, and so are the ends."""
     none = np.zeros(1)
     found, low, high = statistics.detectable_range(Components(np.ones(1), none, none), 5, 1_000)
     np.testing.assert_allclose(low, found * (4 / stats.chi2.ppf(0.9, 4)) ** 0.5, rtol=1e-4)
@@ -333,11 +333,11 @@ def test_more_seeds_and_contexts_detect_less() -> None:
 
 
 def test_the_interval_of_the_iqm_is_yuens_by_hand() -> None:
-    """Eight runs that differ, contexts that do not: trimmed mean ± t(h - 1) · sqrt((n - 1) s_w² / (h (h - 1)))."""
+    """Runs differ and contexts do not: trimmed mean ± t(h - 1) · sqrt((n - 1) s_w² / (h (h - 1)))."""
     runs = np.array([0.05, 0.20, 0.21, 0.22, 0.24, 0.25, 0.26, 0.90])
     scores = Scores(np.repeat(runs[:, None, None], 40, axis=1), np.arange(40), tuple(range(8)))
     found = statistics.iqm_interval([scores], resamples=4_000)
-    winsorised = np.array([0.21, 0.21, 0.21, 0.22, 0.24, 0.25, 0.25, 0.25])  # two at either end moved to the next
+    winsorised = np.array([0.21, 0.21, 0.21, 0.22, 0.24, 0.25, 0.25, 0.25])  # two at either end replaced by the next
     kept = np.array([0.21, 0.22, 0.24, 0.25])
     half = stats.t.ppf(0.975, 3) * (7 * winsorised.var(ddof=1) / (4 * 3)) ** 0.5
     assert found.mean[0] == pytest.approx(kept.mean())
@@ -361,7 +361,7 @@ def test_a_pair_of_rows_compared_on_common_seeds_is_permuted_on_them() -> None:
     assert permuted == "labels" and test.arrangements == 70  # 8 over 4
 
 
-# Whole reports: what docs/statistics.md says of them, at small size.
+# Whole reports at small size: the statements of docs/statistics.md.
 
 
 def test_a_report_of_equal_rows_claims_something_in_at_most_5_percent() -> None:

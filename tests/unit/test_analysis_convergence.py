@@ -1,4 +1,4 @@
-"""Convergence: passages and areas against slow versions and known truth, and what is said of them."""
+"""Convergence: passages and areas against slow versions and known truth, and the sentences about them."""
 
 import csv
 import io
@@ -21,14 +21,14 @@ from tests.helpers_curves import collection, write_spending
 
 
 def slow_isotonic(values: list[float]) -> list[float]:
-    """The rising curve nearest to another, by its minimax formula."""
+    """The rising curve nearest to another, by the minimax formula."""
     n = len(values)
     mean = {(i, j): sum(values[i : j + 1]) / (j + 1 - i) for i in range(n) for j in range(i, n)}
     return [max(min(mean[i, j] for j in range(at, n)) for i in range(at + 1)) for at in range(n)]
 
 
 def slow_passage(places: list[float], values: list[float], threshold: float, horizon: float) -> float:
-    """The passage of the curve up to the horizon: what lies beyond it is thrown away first."""
+    """The passage of the curve up to the horizon; later points are discarded first."""
     if horizon < places[-1] and horizon not in places:
         after = next(i for i, place in enumerate(places) if place > horizon)
         share = (horizon - places[after - 1]) / (places[after] - places[after - 1])
@@ -54,7 +54,7 @@ def slow_passage(places: list[float], values: list[float], threshold: float, hor
 )
 def test_a_passage_agrees_with_the_slow_version(values: list[int], threshold: int, horizon: int) -> None:
     places = [5.0 * i for i in range(len(values))]
-    limit = threshold / 2 + math.pi / 100  # no mean of these values, which interpolation leaves rational
+    limit = threshold / 2 + math.pi / 100  # no mean of these values, since interpolation keeps them rational
     found = passage_time((np.array(places), np.array(values, float)), limit, horizon)
     assert found == pytest.approx(slow_passage(places, [float(v) for v in values], limit, horizon))
 
@@ -106,7 +106,7 @@ def test_isotonic_passages_have_little_bias_where_first_ones_have_much(name: str
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_intervals_hold_the_truth_with_censored_seeds(paired: bool) -> None:
-    """Coverage is 92 to 94 % (docs/curves.md), give or take 2.5 with 400 trials; with normal quantiles 84 %."""
+    """Coverage is 92 to 94 % (docs/curves.md), within 2.5 points in 400 trials; normal quantiles give 84 %."""
     assert 0.3 < LEARNERS["slow"].truth()[1] < 0.4
     mean, ratio = coverage(LEARNERS["sure"], LEARNERS["slow"], 5, 21, 0.0, paired=paired, trials=400)
     assert 0.885 <= mean <= 0.97
@@ -114,7 +114,7 @@ def test_intervals_hold_the_truth_with_censored_seeds(paired: bool) -> None:
 
 
 def rising(slopes: list[float]) -> list[dict[int, float]]:
-    """Curves from 0.1 that rise by so much in 100 updates, to 0.3 at most."""
+    """Curves from 0.1 that rise by `slope` in 100 updates, to at most 0.3."""
     return [{step: min(0.1 + slope * step / 100, 0.3) for step in range(0, 101, 10)} for slope in slopes]
 
 
@@ -248,7 +248,7 @@ def test_over_tokens_the_horizon_is_what_all_runs_spent() -> None:
 
 
 def noisy(row: int, seed: int, end: int, every: int) -> dict[int, float]:
-    """A curve that rises and is noisy; it is the same wherever it ends."""
+    """A noisy rising curve, whose values do not depend on where it ends."""
     rng = np.random.default_rng([row, seed])
     steps = range(0, 401, every)
     values = 0.1 + 0.0008 * np.arange(len(steps)) * every + rng.normal(0, 0.02, len(steps))
@@ -277,7 +277,7 @@ def test_a_run_that_continues_past_the_horizon_changes_no_number(continued: str,
 
 
 def test_a_fall_after_the_horizon_is_no_fall_and_a_rise_after_it_no_passage() -> None:
-    """The isotonic fit of the whole curve would pool 60 with what follows, and pass later or not at all."""
+    """The isotonic fit of the whole curve would pool 60 with later points, and so pass later or not at all."""
     falls_later = [{0: 0.1, 30: 0.2, 60: 0.3, 90: 0.0, 120: 0.0}] * 2
     rises_later = [{0: 0.1, 30: 0.1, 60: 0.15, 90: 0.9, 120: 0.9}] * 2
     short = [{0: 0.1, 60: 0.2}, {0: 0.1, 60: 0.22}]
@@ -290,7 +290,7 @@ def test_a_fall_after_the_horizon_is_no_fall_and_a_rise_after_it_no_passage() ->
 
 
 def test_the_final_value_of_the_baseline_is_that_at_the_horizon() -> None:
-    """At 50 the baseline's seeds are at .15 and .25; later they are elsewhere."""
+    """At 50 the baseline's seeds are at .15 and .25; later they have other values."""
     longer = [{0: 0.1, 50: 0.15, 100: 0.9}, {0: 0.1, 40: 0.2, 60: 0.3, 100: 0.9}]
     found = compare(
         collection({"grpo-dcg": longer, "gspo-dcg": [{0: 0.1, 50: 0.3}] * 2}),
@@ -308,7 +308,7 @@ def test_rows_without_a_common_range_are_refused() -> None:
 
 
 def test_each_number_of_the_csv_stands_under_its_name() -> None:
-    """Also where an interval equals another one: a mean time of 1 and a ratio of 1, an area and a difference of .1."""
+    """Names stay correct even if intervals coincide: a mean time of 1 and a ratio of 1, area and difference of .1."""
     rows = {"grpo-dcg": [{0: 0.0, 1: 0.0, 2: 0.0}], "gspo-dcg": [{0: 0.1, 1: 0.1, 2: 0.1}]}
     even = {"grpo-dcg": [{0: 0.0, 1: 0.2, 2: 0.2}], "gspo-dcg": [{0: 0.0, 1: 0.2, 2: 0.2}]}
     for points, thresholds in ((rows, ["0.05"]), (even, ["0.2"]), (even, ["0.1", "0.2", "0.3"])):

@@ -183,7 +183,7 @@ def test_files_are_the_same_bytes_and_hold_no_date(tmp_path: Path) -> None:
         assert png.startswith(b"\x89PNG") and b"<svg" in svg and pdf.startswith(b"%PDF")
         assert b"<dc:date>" not in svg and b"matplotlib.org" not in png
         assert b"CreationDate" not in pdf and b"/FontFile2" in pdf and b"/Type3" not in pdf
-        assert int.from_bytes(png[16:20]) == 1_380  # 6.9 inches at 200 dots
+        assert int.from_bytes(png[16:20]) == 1_380  # 6.9 inches at 200 dpi
 
 
 def test_nothing_is_cut_off(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_nothing_is_cut_off(tmp_path: Path) -> None:
 
 
 def add_ranks(runs: Path) -> None:
-    """Returns and hits at ten ranks to every RL run: higher at the head of the list, and for rank_grpo."""
+    """Add returns and hits at ten ranks to every RL run: higher at the head of the list, and for rank_grpo."""
     for run in sorted(runs.glob("*/*/*-*/seed*")):
         more = 2.0 if "rank_grpo" in run.parent.name else 1.0
         write_measurements(
@@ -456,7 +456,7 @@ def test_a_scale_of_constant_values_says_something(ends: tuple[float, float], ex
 
 @pytest.mark.parametrize(("value", "limits"), [(0.0, (-0.03, 1.03)), (0.25, (0.2235, 0.2765))])
 def test_axes_of_constant_curves(value: float, limits: tuple[float, float], tmp_path: Path) -> None:
-    """No negative values of a zero, no offsets, one name for levels that are equal, and a hint that curves coincide."""
+    """No negative values for a zero, no offsets, one name for equal levels, and a hint that curves coincide."""
     group = sweep(tmp_path)
     group.runs[[name for name in group.runs if name.startswith("validation.")]] = value
     group.curves["value"] = value * (1 + 1e-16 * np.arange(len(group.curves)) % 3)

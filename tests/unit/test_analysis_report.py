@@ -1,4 +1,4 @@
-"""The report command, called as by a user."""
+"""The report command, called as a user calls it."""
 
 import shutil
 import subprocess
@@ -133,7 +133,7 @@ def test_as_a_command() -> None:
 def test_nothing_of_an_earlier_report_looks_like_this_one(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One group, then two, then one again. What the command did not write stays."""
+    """One group, then two, then one again. Files that the command did not write stay."""
     out = tmp_path / "out"
     assert report(runs, out) == 0
     (out / "notes.md").write_text("mine")

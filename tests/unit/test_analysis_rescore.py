@@ -1,4 +1,4 @@
-"""Re-scoring: with a run's own rules the numbers are equal bit for bit, and the runs never change."""
+"""Re-scoring with a run's own rules gives bit-identical numbers, and the runs never change."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def messy(record: Record, rng: np.random.Generator) -> str:
 
 
 def make_run(folder: Path, mini: RankedListDataset, write: Write, *overrides: str, seed: int = 0) -> Path:
-    """A finished RL run on the small mini whose lists are what `write` makes of a record; no model is needed for it."""
+    """A finished RL run on the small mini, made without a model; `write` turns a record into its list."""
     config: Config = composed(*SMALL, *overrides, f"runs_dir={folder}", f"seed={seed}", "experiment_name=lists")
     rng = np.random.default_rng(seed)
     run = locate(config, "rl")
@@ -132,7 +132,7 @@ def test_a_runs_own_protocol_gives_its_own_numbers(tmp_path: Path, mini: RankedL
     settings = [["matching=casefold"], ["matching=published"], ["matching=fuzzy", "dataset.list_length=4"]]
     settings[1] += ["evaluation.samples=2", "evaluation.pass_at=[1,2]"]
     settings[2] += ["dataset.cutoffs=[2,4]", "variant=short"]
-    small = load_dataset(composed(*SMALL, *settings[2]).dataset)  # the list length is in the prompts
+    small = load_dataset(composed(*SMALL, *settings[2]).dataset)  # the list length is part of the prompts
     for number, own in enumerate(settings):
         make_run(tmp_path / "runs", small if number == 2 else mini, messy, *own, seed=number)
     before = contents(tmp_path / "runs")
@@ -150,7 +150,7 @@ def test_a_runs_own_protocol_gives_its_own_numbers(tmp_path: Path, mini: RankedL
 
 
 def spelt(record: Record, rng: np.random.Generator) -> str:
-    """Each answer in turn: in capitals, a year late, with a letter too many."""
+    """The first truth four ways: in capitals, as an unknown film, two years late, and with two letters too many."""
     title, year = record.ground_truth[0]
     return f"{title.upper()} ({year})\nNo Such Film (1901)\n{title} ({year + 2})\n{title}zz ({year})\n"
 
@@ -162,7 +162,7 @@ def test_rules_differ_where_they_should(tmp_path: Path, mini: RankedListDataset)
     verdicts = {}
     for one in made:
         table = pd.read_parquet(one.target / f"predictions-test-{STEP}.parquet")
-        first = table.drop_duplicates("context_id")  # the first answerer's truth is what was listed
+        first = table.drop_duplicates("context_id")  # the list names the first answerer's truth
         verdicts[one.protocol.name] = [tuple(row) for row in first["verdicts"]]
         assert table["text"].tolist() == old["text"].tolist()
     missing, repeat = "out_of_catalog", "duplicate"
@@ -171,14 +171,14 @@ def test_rules_differ_where_they_should(tmp_path: Path, mini: RankedListDataset)
     assert set(verdicts["tolerant"]) == {("hit", missing, repeat, missing)}
     assert verdicts["casefold,year_tolerance=2"] == verdicts["tolerant"]
     assert all(row[0] == "hit" for row in verdicts["fuzzy"])
-    assert any(row[3] == repeat for row in verdicts["fuzzy"])  # a long enough title survives two letters
+    assert any(row[3] == repeat for row in verdicts["fuzzy"])  # long titles match with two more letters
     results = {one.protocol.name: one.result()["metrics"]["test"] for one in made}
     assert results["exact"]["recall@5"] == 0 < results["casefold"]["recall@5"]
     assert results["casefold"]["in_catalog"] == 0.25 and results["tolerant"]["in_catalog"] == 0.5
 
 
 def test_ir_measures_gives_the_same_numbers(tmp_path: Path, mini: RankedListDataset) -> None:
-    """Films spelt as in the catalogue, none repeated and none seen, so relevance does not depend on the rules."""
+    """Films are spelt as in the catalogue, unrepeated and unseen, so relevance does not depend on the rules."""
 
     def listed(record: Record, rng: np.random.Generator) -> str:
         films = [film for film in mini.catalog.films if film[0] not in record.seen_titles]
@@ -206,7 +206,7 @@ def test_ir_measures_gives_the_same_numbers(tmp_path: Path, mini: RankedListData
 
 
 def test_confidence_follows_the_line(tmp_path: Path, mini: RankedListDataset) -> None:
-    """Another parser and a shorter list keep what they know; of ranks that were not listed nothing is known."""
+    """Another parser and a shorter list keep known confidences; unlisted ranks have none."""
     make_run(tmp_path / "runs", mini, lambda record, rng: "\n".join(f"Film {i} (1990)" for i in range(12)))
     made = {one.protocol.name: one for one in judged_by(tmp_path / "runs", "own,list_length=12", "published")}
     longer, published = made["own,list_length=12"], made["published"]
@@ -268,7 +268,7 @@ def test_what_is_done_is_not_done_again(runs: Path, tmp_path: Path) -> None:
     judged_by(runs, "exact")
     assert {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*")} == files
     before = contents(tmp_path / "out")
-    (made[0].target / "STATUS").unlink()  # as if it had been killed
+    (made[0].target / "STATUS").unlink()  # as if killed
     with (made[1].source.path / "budget.jsonl").open("w") as file:
         file.write("")  # the run has changed
     seal(made[1].source.path)
@@ -332,7 +332,7 @@ def one_run(runs: Path) -> Path:
 
 
 def change(file: Path, **columns: object) -> None:
-    """Put other columns into a parquet file, or take those out that are None."""
+    """Replace or add columns in a parquet file; remove those that are None."""
     table = pd.read_parquet(file)
     gone = [name for name, value in columns.items() if value is None]
     table.assign(**{name: value for name, value in columns.items() if name not in gone}).drop(columns=gone).to_parquet(
@@ -341,7 +341,7 @@ def change(file: Path, **columns: object) -> None:
 
 
 def assert_damage_is_named(run: Path, file: Path, damage: Sequence[Mapping[str, list | None]]) -> None:
-    """Assert that the refusal names a table with other columns, and one that is no whole table."""
+    """Assert that the refusal names the file, for other columns and for content that is no complete table."""
     content = file.read_bytes()
     for columns in damage:
         file.write_bytes(content)
@@ -414,7 +414,7 @@ def test_a_manifest_without_its_data_is_named(runs: Path) -> None:
 
 
 def refused(run: Path) -> str:
-    """Reason why the only run of a folder cannot be re-scored."""
+    """The reason why the only run of a folder cannot be re-scored."""
     seal(run)
     runs = run.parents[3]
     made, (problem,) = rescore.rescore(runs, [parse_protocol("own")], runs.with_name("out"))

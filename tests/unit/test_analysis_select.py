@@ -1,4 +1,4 @@
-"""The choice of a variant on validation; the shipped settings are the chosen ones."""
+"""A variant is chosen on validation, and the shipped settings are the chosen ones."""
 
 from pathlib import Path
 

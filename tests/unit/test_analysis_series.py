@@ -1,4 +1,4 @@
-"""Curves as data: seeds at common places, against updates or cost."""
+"""Curves as data: seeds at common positions, against updates or cost."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ SCORES = {"recall@10": [0.1], "ndcg@10": [0.1], "in_catalog": [1.0]}
 
 
 def slow_interpolation(at: float, places: list[float], values: list[float]) -> float:
-    """By hand: between the two neighbours; of values at one place the last counts."""
+    """Interpolation between the two neighbours; of several values at one position the last counts."""
     curve = dict(zip(places, values, strict=True))
     if at in curve:
         return curve[at]

@@ -1,4 +1,4 @@
-"""Intervals against slow loops and against simulated data whose truth is known."""
+"""Intervals against slow loops and against simulated data with known truth."""
 
 import time
 
@@ -34,7 +34,7 @@ def simulate(
     within: float = 0.1,
     truth: float = 0.3,
 ) -> Scores:
-    """Scores whose mean is `truth`: a seed's part, a context's part, one of both, and noise of each sample."""
+    """Scores with mean `truth`: parts for seeds, contexts and both together, and noise of each sample."""
     index = np.repeat(np.arange(contexts), rng.integers(1, 5, size=contexts))
     parts = (
         rng.normal(0, between_seeds, (seeds, 1))
@@ -122,8 +122,8 @@ def test_rows_of_other_seeds_are_resampled_by_themselves(rng: np.random.Generato
         ((0, 1, 2, 3), (3, 1, 2), ((1, 2, 3), (1, 2, 3))),  # three of four
         ((0, 1, 2), (2, 0, 1), ((0, 1, 2), (0, 1, 2))),  # the same in another order
         ((1, 0), (0, 1), ((1, 0), (1, 0))),
-        ((0, 1, 2, 3, 4), (0, 1, 2), ((0, 1, 2, 3, 4), (0, 1, 2))),  # three of five: too many would be lost
-        ((0, 1, 2), (0, 1), ((0, 1, 2), (0, 1))),  # two common ones are too few
+        ((0, 1, 2, 3, 4), (0, 1, 2), ((0, 1, 2, 3, 4), (0, 1, 2))),  # three of five: pairing would lose too many
+        ((0, 1, 2), (0, 1), ((0, 1, 2), (0, 1))),  # two common seeds are too few
         ((0, 1, 2), (3, 4, 5), ((0, 1, 2), (3, 4, 5))),
         ((0, 1, 2), (7,), ((0, 1, 2), (7,))),  # one checkpoint is held fixed
     ],
@@ -142,7 +142,7 @@ def test_which_runs_a_comparison_uses(
 
 
 def test_a_missing_seed_costs_one_pair_and_not_all_pairing(rng: np.random.Generator) -> None:
-    """Seeds that matter alike to both rows: unpaired, their spread would hide the difference."""
+    """Seeds affect both rows equally; without pairing, their spread would hide the difference."""
     of_seed = rng.normal(size=(5, 1, 1))
     a = Scores(of_seed + 0.1 + 0.01 * rng.normal(size=(5, 40, 1)), np.arange(40), (0, 1, 2, 3, 4))
     b = Scores(of_seed[1:] + 0.01 * rng.normal(size=(4, 40, 1)), np.arange(40), (1, 2, 3, 4))
@@ -189,16 +189,16 @@ def test_seed_interval_has_the_width_of_a_t_interval(rng: np.random.Generator) -
     np.testing.assert_allclose(estimate.p, stats.ttest_1samp(values, 0).pvalue, rtol=1e-9)
 
 
-# Coverage: how often the interval holds the truth. Fixed streams, so that the numbers are the same on every run. The
-# whole grid is `python -m benchmarks.coverage`. Of 1,000 trials at a true 95 %, 93 to 97 % hold it in 99 cases of 100.
+# Coverage: how often the interval holds the truth. Streams are fixed, so every run gives the same numbers. The whole
+# grid is `python -m benchmarks.coverage`. At a true 95 %, 93 to 97 % of 1,000 trials hold it in 99 cases of 100.
 
 
 @pytest.mark.parametrize("mix", coverage.MIXES)
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_the_interval_holds_the_truth_about_95_times_in_100(seeds: int, mix: str) -> None:
     held = coverage.mean_coverage(seeds, 60, coverage.MIXES[mix], 1_000, seed=11)
-    low, high = (0.91, 0.987) if seeds == 2 else (0.93, 0.97)  # two seeds: 93.2 to 97.2 %, less or more 3 errors
-    assert low <= held <= (0.995 if "own" in mix else high)  # where own is much of it, the floor makes intervals wide
+    low, high = (0.91, 0.987) if seeds == 2 else (0.93, 0.97)  # two seeds: 93.2 to 97.2 %, plus or minus 3 errors
+    assert low <= held <= (0.995 if "own" in mix else high)  # if own noise dominates, the floor widens intervals
 
 
 def test_with_one_seed_the_interval_is_over_contexts() -> None:
@@ -210,12 +210,12 @@ def test_with_one_seed_the_interval_is_over_contexts() -> None:
 @pytest.mark.parametrize("shift", [0, 100], ids=["paired by seed", "seeds that do not pair"])
 def test_equal_methods_are_called_different_about_5_times_in_100(seeds: tuple[int, int], mix: str, shift: int) -> None:
     held = coverage.difference_coverage(seeds, 60, coverage.MIXES[mix], 1_000, shift=shift, seed=12)
-    assert 0.93 <= held <= (0.99 if mix == "own only" else 0.975)  # the floor makes intervals wide there
+    assert 0.93 <= held <= (0.99 if mix == "own only" else 0.975)  # the floor widens intervals there
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_coverage_whatever_the_share_of_the_seeds(seeds: int) -> None:
-    """Integrated, not simulated. Satterthwaite's degrees of freedom would not do for few seeds."""
+    """Coverage is integrated, not simulated. Satterthwaite's degrees of freedom fail for few seeds."""
     shares = np.linspace(0, 1, 21)
     used = [coverage.known_coverage(seeds, share, "used") for share in shares]
     assert min(used) > (0.9315 if seeds == 2 else 0.947) and max(used) < (0.9725 if seeds == 2 else 0.967)
@@ -225,7 +225,7 @@ def test_coverage_whatever_the_share_of_the_seeds(seeds: int) -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 6, 10])
 def test_small_p_are_nominal_whatever_the_share_of_the_seeds(seeds: int) -> None:
-    """Holm compares p far below .05. With three seeds, p below .007 came 1.6 times as often as it should."""
+    """Holm needs p far below .05 to be right. With three seeds, p below .007 came 1.6 times too often."""
     shares = np.linspace(0, 1, 26)
     for p in (0.02, 0.01, 0.007, 0.002, 0.0002):
         false = [1 - coverage.known_coverage(seeds, share, "used", 1 - p) for share in shares]
@@ -233,7 +233,7 @@ def test_small_p_are_nominal_whatever_the_share_of_the_seeds(seeds: int) -> None
 
 
 def test_samples_as_if_independent_would_hold_it_far_less_often() -> None:
-    """Why contexts are resampled whole and for all seeds at once."""
+    """This is why contexts are resampled whole and for all seeds at once."""
     rng = np.random.default_rng(11)
     held = 0
     for _ in range(200):
@@ -254,11 +254,11 @@ def test_p_goes_with_the_interval() -> None:
     back = critical_value(estimate.p, estimate.share, estimate.among, estimate.contexts)
     same = np.isclose(back, t, rtol=1e-9, atol=0)
     assert same.mean() > 0.95
-    assert np.abs(estimate.p[~same] - 0.05).max(initial=0) < 1e-9  # the interval decides at the edge, and there alone
+    assert np.abs(estimate.p[~same] - 0.05).max(initial=0) < 1e-9  # only at the edge, where the interval decides
 
 
 def test_p_and_the_interval_agree_at_the_edge() -> None:
-    """Skewed contexts: the resampled interval is not where the formula for p would have it."""
+    """For skewed contexts, p's formula would disagree with the resampled interval."""
     apart = 0
     for stream in range(4):
         rng = np.random.default_rng(stream)
@@ -271,7 +271,7 @@ def test_p_and_the_interval_agree_at_the_edge() -> None:
 
 
 def test_seeds_that_agree_by_luck_are_no_surer_than_fixed_models() -> None:
-    """Two trainings whose means agree exactly: what contexts alone say of these two models is the least uncertainty."""
+    """If the means of two trainings agree exactly, the uncertainty is still that of contexts for fixed models."""
     rng = np.random.default_rng(4)
     own = rng.normal(size=(2, 80, 1))
     own -= own.mean(axis=1, keepdims=True)
@@ -313,7 +313,7 @@ def test_speed() -> None:
 
 
 def test_resamples_that_rows_share_are_those_of_one_generator() -> None:
-    for _ in range(2):  # drawn, then remembered
+    for _ in range(2):  # drawn, then cached
         weights, rng = intervals._drawn_contexts(30, 20, 3)
         expected = np.random.default_rng(3)
         assert np.array_equal(weights, intervals.resample_weights(30, 20, expected))

@@ -133,7 +133,7 @@ def test_a_done_cell_that_stopped_early_is_named(experiment, capsys):
 
 
 def test_a_damaged_cell_is_not_done(experiment, capsys):
-    """It says why, and no command completes it before it is repaired or moved away."""
+    """Its damage is reported, and no command completes it until it is repaired or moved away."""
     run = next((experiment / "mini-tiny" / "grpo-relevance").iterdir())
     (run / "result.json").write_text("{}")
     finish(run)

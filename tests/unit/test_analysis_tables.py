@@ -1,4 +1,4 @@
-"""The comparison table: numbers by hand, marks, bold, and the same bytes for the same runs."""
+"""The comparison table: numbers by hand, marks, bold, and identical bytes for the same runs."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ SPENT = budget(150, 1_200, 9_600, 864_000, 197.4)
 
 
 def flat(level: float, *, samples: int = 40, wobble: float = 0.0, seed: int = 0) -> object:
-    """Predictions whose every metric has mean `level`; wobble is the spread over contexts of two samples each."""
+    """Predictions in which every metric has mean `level`; wobble is the spread over contexts of two samples each."""
     noise = np.repeat(np.random.default_rng(seed).normal(0, 1, samples // 2), 2)
     scores = level + wobble * (noise - noise.mean())
     names = [f"c{i // 2:02d}" for i in range(samples)]
@@ -88,10 +88,10 @@ def test_numbers_by_hand(runs: Path) -> None:
     assert row.metrics["in_catalog"].mean == pytest.approx(0.9)
     expected = {"updates": 150, "prompts": 1_200, "completions": 9_600, "generated_tokens": 850_000, "seconds": 200}
     assert row.spent == expected
-    # Contexts do not differ, so the interval is that of two seeds, .16 and .20: t_1 = 12.706 standard errors of .02.
+    # Contexts do not differ. The interval is that of two seeds, .16 and .20: t_1 = 12.706 standard errors of .02.
     half = 0.02 * 12.7062
     assert row.metrics["ndcg@10"].high == pytest.approx(0.18 + half, rel=0.002)
-    assert row.metrics["ndcg@10"].low == 0.0  # .18 - .254 is no share
+    assert row.metrics["ndcg@10"].low == 0.0  # .18 - .254 is below 0
     assert row.difference.low == pytest.approx(0.08 - half, rel=0.005)
     sft = row_of(table, "sft")
     assert (sft.metrics["ndcg@5"].low, sft.metrics["ndcg@5"].high) == pytest.approx((0.1, 0.1))
@@ -108,7 +108,7 @@ def test_an_interval_of_a_share_stays_within_0_and_1(runs: Path) -> None:
 
 
 def two_rows(runs: Path, *, gap: float, seeds: int = 3, spread: float = 0.001, spent: dict = SPENT) -> Table:
-    """`gspo` above `grpo` by `gap`, seeds apart by `spread`; `spent` is gspo's budget."""
+    """`gspo` is above `grpo` by `gap`; seeds differ by `spread`; `spent` is gspo's budget."""
     write_run(runs, "sft", 0, flat(0.1, wobble=0.05))
     for seed in range(seeds):
         own = spread * (seed - (seeds - 1) / 2)

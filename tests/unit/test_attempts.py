@@ -92,7 +92,7 @@ def test_a_launcher_reserves_and_only_the_process_it_started_takes_it(tmp_path, 
     assert (mine.number, other.number) == (1, 2)
     monkeypatch.setenv(attempts.RESERVED, str(mine.folder))
     assert begin(run.root) == mine
-    assert begin(run.root).number == 3  # one that has begun is not taken again
+    assert begin(run.root).number == 3  # an attempt that has begun is not used again
     elsewhere, _ = run_in(tmp_path / "other")
     assert begin(elsewhere.root).number == 1
     assert outcomes(elsewhere) == ["running"]
@@ -100,7 +100,7 @@ def test_a_launcher_reserves_and_only_the_process_it_started_takes_it(tmp_path, 
 
 
 def test_what_goes_wrong_before_a_run_is_begun(tmp_path, monkeypatch):
-    """It is in the attempt that a launcher reserved, and nowhere where there was none; another's run is left alone."""
+    """An early failure is recorded only in a reserved attempt; another process's run stays unchanged."""
     run, config = run_in(tmp_path)
     with pytest.raises(BadInput), noted(run):
         raise BadInput("no such folder", "no such file")

@@ -1,4 +1,4 @@
-"""Invalid numbers outside the config: of launchers, of `analysis` and of `benchmarks`."""
+"""Invalid numbers outside the config: in launchers, `analysis` and `benchmarks`."""
 
 import importlib
 import sys
@@ -109,7 +109,7 @@ def test_thresholds_of_convergence(asked: str, capsys: pytest.CaptureFixture[str
     ],
 )
 def test_keys_that_are_added_get_the_suggestion_of_keys_that_are_set(override: str, said: str) -> None:
-    """`+learning_rate=1e-4` suggested `variant`."""
+    """`+learning_rate=1e-4` once suggested `variant`."""
     for prefix in ("+", "++"):
         check_overrides([f"{prefix}{override}"])  # Hydra adds it; the schema refuses it
         with pytest.raises(BadInput) as caught:

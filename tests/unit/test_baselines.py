@@ -17,7 +17,7 @@ OF_HIDDEN = ("effective_rank", "rank_velocity", "rank_acceleration")
 
 
 def random_group(size, seed=0, counted="some"):
-    """Returns with many ties, one column of zeros, units without tokens; and counted all, some, one, two, or none."""
+    """Returns with many ties, a column of zeros and units without tokens; all, some, one, two or none count."""
     generator = torch.Generator().manual_seed(seed)
 
     def integers(high, *shape):
@@ -44,7 +44,7 @@ def random_group(size, seed=0, counted="some"):
 
 
 def baseline(name, group, **options):
-    """State as at the start of a run, or after an update with other hidden states."""
+    """The advantages of a baseline, after an update in which every mean of effective rank was 2."""
     before = {f"effective_rank/{part}{feature}": 2.0 for feature in OF_HIDDEN for part in ("", "last/")}
     return baselines[name].function(replace(group, carried=before), **options)
 
@@ -53,12 +53,12 @@ def close(a, b, atol=1e-9):
     torch.testing.assert_close(a, b, atol=atol, rtol=0)
 
 
-# Loops. Each gives the advantages of the counted of one column of one prompt, or of a whole batch.
+# Loops. Each gives the advantages of the counted members of one prompt's column, or of a whole batch.
 
 
 @dataclass
 class Member:
-    """One return and what lies beside it."""
+    """One return, with the values that belong to it."""
 
     prompt: int
     row: int
@@ -86,7 +86,7 @@ def members_of(group, metric="tokens"):
 
 
 def columns_of(members):
-    """Members with one prompt and one column, for each of these."""
+    """For each prompt and column, its members."""
     keys = dict.fromkeys((m.prompt, m.column) for m in members)
     return [[m for m in members if (m.prompt, m.column) == key] for key in keys]
 
@@ -100,7 +100,7 @@ def std(values):
 
 
 def mean_ranks(values):
-    """Places in ascending order from 0; ties have the mean of theirs."""
+    """Places in ascending order from 0; ties get their mean place."""
     order = sorted(values)
     return [mean([place for place, other in enumerate(order) if other == value]) for value in values]
 
@@ -153,7 +153,7 @@ def loop_unlikeliness(members, beta_rank=0.25):
 
 
 def shares_of_high_half(values):
-    """Every member stands on one place of unit length; the high half begins at n / 2, and ties share their places."""
+    """Every member takes one place of unit length. The high half begins at n / 2, and ties share their places."""
     order, half = sorted(values), len(values) / 2
     above = [min(1.0, max(0.0, place + 1 - half)) for place in range(len(order))]
     return [mean([above[place] for place, other in enumerate(order) if other == value]) for value in values]
@@ -284,7 +284,7 @@ def test_every_baseline_has_a_loop():
 
 
 def looped(name, group, options):
-    """The advantages of the loop, 0 where not counted."""
+    """The advantages by the loop, 0 where not counted."""
     if name == "effective_rank":
         return loop_effective_rank(group, **options)
     members = members_of(group, options.get("metric", "entropy"))
@@ -305,7 +305,7 @@ def test_baselines_against_the_loop(name, options, counted):
         close(baseline(name, group, **options), looped(name, group, options))
 
 
-# Properties, asserted where they hold and where they do not.
+# Properties, asserted both where they hold and where they fail.
 
 
 @dataclass(frozen=True)
@@ -313,11 +313,11 @@ class Promise:
     """Properties of a baseline.
 
     Attributes:
-        shifted: to a constant added to all returns: nothing ("same"), or something.
-        scaled: to returns multiplied by a constant: nothing, "as much", or something.
-        sums_to_zero: whether the advantages of every column of a prompt do.
-        quiet: whether there are none where returns of a column of a prompt are equal.
-        apart: whether a column of a prompt is all that its advantages depend on.
+        shifted: effect of adding a constant to all returns: none ("same"), or another.
+        scaled: effect of multiplying returns by a constant: none ("same"), as large ("as much"), or another.
+        sums_to_zero: whether advantages of each prompt's column sum to 0.
+        quiet: whether they are 0 if the returns of a prompt's column are equal.
+        apart: whether advantages depend on nothing outside their prompt's column.
     """
 
     shifted: str = "same"
@@ -349,11 +349,11 @@ PROMISES = {
 }
 PROMISED = [(key[0], dict(key[1:]), promise) for key, promise in PROMISES.items()]
 UNDER_EPSILON = 2e-2
-"""A property holds to this beside an epsilon; where it does not hold, it is missed by more."""
+"""Tolerance for a property, because of epsilons; a property that does not hold misses it by more."""
 
 
 OVER_TOKENS = {"opo": (1,), "reinforce_pp": (0, 1), "reinforce_pp_baseline": (0, 1)}
-"""Baselines whose mean is one of tokens, and the dimensions it goes over."""
+"""Baselines that average over tokens, with the dimensions of that mean."""
 
 
 def test_every_baseline_promises():
@@ -392,7 +392,7 @@ def test_equal_returns(name, options, promise):
     assert (advantages[2].abs().max() < 1e-9) == promise.quiet
     nothing = baseline(name, replace(group, returns=torch.zeros_like(group.returns)), **options)
     assert not nothing.any()
-    if name == "unlikeliness":  # equal hits are told apart by how unlikely they were
+    if name == "unlikeliness":  # equal hits differ by how unlikely they were
         hits = group.counted[2] & (group.unit_tokens[2] > 0)
         for column in range(C):
             kept = hits[:, column]
@@ -464,7 +464,7 @@ def test_single_precision_stays(name, options, _):
     close(advantages.double(), baseline(name, group, **options), atol=1e-3)
 
 
-# Identities, limits and what the published code does.
+# Identities, limits, and the behaviour of the published code.
 
 
 def test_where_all_is_counted_group_std_and_group_mean_are_the_lines_of_trl():
@@ -477,7 +477,7 @@ def test_where_all_is_counted_group_std_and_group_mean_are_the_lines_of_trl():
 
 @pytest.mark.parametrize("size", [2, 3, 6, 7, 8, 12, 64])
 def test_equal_rewards_are_exactly_no_signal_in_float32(size):
-    """The mean of equal numbers need not be that number, and what is left would be divided by 1e-4."""
+    """The mean of equal numbers may differ from them by rounding, and the rest would be divided by 1e-4."""
     returns = torch.rand(50, 1, 20, generator=torch.Generator().manual_seed(5)).expand(50, size, 20).clone()
     everywhere = torch.ones_like(returns, dtype=torch.bool)
     group = replace(random_group(size), returns=returns, counted=everywhere)
@@ -486,7 +486,7 @@ def test_equal_rewards_are_exactly_no_signal_in_float32(size):
 
 
 def one_column(counted):
-    """A group under sequence credit, and its rewards as TRL has them: (P G,), nan where nothing could be scored."""
+    """A group under sequence credit, and its rewards in TRL's form: (P G,), nan without a score."""
     group = random_group(6, counted=counted)
     keys = ("returns", "counted", "unit_tokens", "log_confidence")
     group = replace(group, **{key: getattr(group, key)[..., :1] for key in keys})
@@ -596,7 +596,7 @@ def test_confidence_towards_zero_leaves_the_group_mean():
 
 
 def test_a_factor_of_the_prompt_is_invisible_under_the_groups_own_deviation():
-    """RLEV's value of a prompt (arXiv 2510.20187) cancels under group_std, and does not under the batch's."""
+    """RLEV's value of a prompt (arXiv 2510.20187) cancels under group_std, but not under batch_std."""
     group = random_group(6)
     valued = replace(group, returns=group.returns * torch.tensor([1.0, 1.3, 1.7, 2.0]).double().view(P, 1, 1))
 
@@ -655,7 +655,7 @@ def test_what_needs_the_rollouts_log_probabilities_says_so():
 
 
 def test_running_means_of_effective_rank_start_at_0_and_lag_one_update():
-    """No bonus at first, then compared with 0, then with the update before last (the released code)."""
+    """There is no bonus at first; then the comparison is with 0, then with the update before last (released code)."""
     group = random_group(6, counted="all")
     memory, given = {}, []
     for shift in (1.0, 5.0, -3.0):

@@ -31,8 +31,8 @@ def test_a_moment_belongs_to_the_innermost_phase():
     total = seconds.pop("total")
     assert set(seconds) == set(PHASES) and seconds["reference"] == 0
     assert seconds["update"] >= 0.03 and seconds["rollout"] >= 0.05
-    assert sum(seconds.values()) <= total - 0.02  # what a phase holds is not in those around it, nor what is outside
-    assert 0.03 <= running["update"] <= seconds["update"]  # a phase that is open counts up to here
+    assert sum(seconds.values()) <= total - 0.02  # each second counts in one phase at most
+    assert 0.03 <= running["update"] <= seconds["update"]  # an open phase counts up to now
 
 
 def test_attempts_add_up_and_peaks_do_not():
@@ -86,7 +86,7 @@ def package(folder: Path, name: str, number: str, joules: float) -> Path:
 
 
 def test_rapl_counts_packages_once_and_through_a_wrap(tmp_path):
-    """Two packages; a core domain within one and the whole platform are not counted again."""
+    """Two packages count; a core domain within one and the whole platform are not counted again."""
     first, second = package(tmp_path, "package-0", "0", 262_143.0), package(tmp_path, "package-1", "1", 10.0)
     package(tmp_path, "core", "0:0", 5.0), package(tmp_path, "psys", "2", 7.0)
     energy = Energy({"cpu": cpu_counters(tmp_path), "gpu": []})
@@ -122,7 +122,7 @@ def test_peak_memory_is_of_this_stage():
 
 
 def test_tokens_that_are_trained_on_count_once_an_update(mini: RankedListDataset, tiny_folder, tmp_path):
-    """Two updates on each rollout, in two micro-batches each."""
+    """Each rollout has two updates, in two micro-batches each."""
     twice = ["trainer.rl.num_iterations=2", "trainer.rl.micro_batch_size=4", "trainer.rl.updates=4"]
     run, _, ledger = train(short(tmp_path, *twice, "evaluation.every=2"), tiny_folder, mini)
     counts = ledger.counts
@@ -135,7 +135,7 @@ def test_tokens_that_are_trained_on_count_once_an_update(mini: RankedListDataset
 
 
 def test_sft_trains_on_the_tokens_of_its_demonstrations(mini: RankedListDataset, tiny_folder, tmp_path):
-    """Ten updates of four: each of the forty demonstrations once."""
+    """Ten updates of four use each of the forty demonstrations once."""
     sft = ["updates=10", "batch_size=4", "micro_batch_size=2", "max_length=256", "save_every=100"]
     config = composed(*SMALL, *(f"trainer.sft.{each}" for each in sft), f"runs_dir={tmp_path}")
     run, (tokenizer, _), ledger = locate(config, "sft"), load(tiny_folder), Ledger()

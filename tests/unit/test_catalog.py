@@ -31,7 +31,7 @@ FILMS = [("Heat", 1995), ("The Thing", 1982), ("The Thing", 2011), ("Amélie", 2
 
 titles = st.one_of(
     st.text(max_size=12),
-    # Few letters, so that titles are often equal or nearly so, and the words and characters that the steps look for.
+    # Few letters, for titles that are often equal or nearly equal, and the words and characters that the rules use.
     st.lists(st.sampled_from(["the", "The ", "a", " A", "an", ",", " ", "é", "e", "E", "\u200f", "\t", "!", "x"])).map(
         "".join
     ),

@@ -174,7 +174,7 @@ def test_a_pickle_of_other_types_is_refused_by_their_name(
     path.write_bytes(pickle.dumps([("Heat", 1995), ("Alien", value)], protocol=protocol))
     message = refusal(path)
     assert "refused as a pickle: it " in message
-    if "imports" not in message:  # old protocols make sets, bytes and the like by a function of some module
+    if "imports" not in message:  # old protocols create sets, bytes and the like by calling a module's function
         assert f"it contains {made} (byte " in message
         assert "after the text 'Alien')" in message
 
@@ -341,7 +341,7 @@ def test_the_published_catalogue() -> None:
 
 
 def test_every_film_of_the_published_catalogue_can_be_named():
-    """Bare and in every decoration; all but the one whose year has three digits."""
+    """Every film can be named bare and in every decoration, except one whose year has three digits."""
     catalog, _ = read_catalog(shared_data("reddit_v2", "gt_catalog.pkl"))
     for form in (
         "{} ({})",

@@ -46,7 +46,7 @@ def test_the_earliest_of_equally_good_checkpoints_is_the_best(run: Run) -> None:
     measured(run, {80: 0.99}, split="train")
     measured(run, {80: 0.98}, split="test")
     measured(run, {80: 0.97}, metric="recall@10")
-    assert keeper(run).best() == 40  # not update 0, whose weights are the start's; not other splits or metrics
+    assert keeper(run).best() == 40  # not update 0, which has the starting weights; not other splits or metrics
 
 
 def test_weights_are_kept_where_a_validation_is_the_best(run: Run) -> None:
@@ -55,7 +55,7 @@ def test_weights_are_kept_where_a_validation_is_the_best(run: Run) -> None:
     kept.offer(10, 0.2)
     kept.offer(20, 0.1)
     assert there(run) == ["best-10", "checkpoint-20"]
-    # A run that goes on from checkpoint 20 needs best-10; what came after the checkpoint is not needed.
+    # A run resumed from checkpoint 20 needs best-10; it does not need later files.
     kept.offer(30, 0.3)
     assert there(run) == ["best-10", "best-30", "checkpoint-20"]
     kept.offer(40, 0.4)

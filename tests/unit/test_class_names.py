@@ -1,4 +1,4 @@
-"""No two classes of rlbench and analysis share a name: a name means one thing."""
+"""No two classes of rlbench and analysis share a name: each name means one thing."""
 
 import ast
 from collections import defaultdict

@@ -28,7 +28,7 @@ def records(contexts: int) -> list[Record]:
 
 
 def predictions(of: list[Record], level: float = 0.5) -> pd.DataFrame:
-    """As an evaluation makes them; what a parquet file gives back has arrays for lists."""
+    """Predictions as an evaluation makes them; a parquet file returns arrays in place of lists."""
     n = len(of)
     return pd.DataFrame(
         {
@@ -125,7 +125,7 @@ def test_a_line_that_was_cut_is_dropped(log: CompletionLog) -> None:
     for step in (5, 10, 15):
         log.add(step, "validation", of, predictions(of))
     whole = (log.root / COMPLETIONS.name).read_bytes()
-    (log.root / COMPLETIONS.name).write_bytes(whole[: whole.rindex("é".encode()) + 1])  # within a character
+    (log.root / COMPLETIONS.name).write_bytes(whole[: whole.rindex("é".encode()) + 1])  # inside a character
     assert len(read_rows(log.root / COMPLETIONS.name)) == 8
     (log.root / COMPLETIONS.name).write_bytes(whole[:-20])
     log.add(20, "validation", of, predictions(of))
@@ -139,7 +139,7 @@ def test_none_are_kept_where_none_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_they_are_no_part_of_a_run(config: Callable[..., Config], tmp_path: Path) -> None:
-    """Another tracker or number of lists is the same run: the same directory."""
+    """Another tracker or number of stored lists gives the same directory."""
     from rlbench.runs.directory import locate
 
     base = locate(config(*SMALL), "rl")

@@ -36,7 +36,7 @@ def test_every_option_composes(group):
     for option in groups()[group]:
         config = chosen(group, option)
         if option == "trackio" and find_spec("trackio") is None:
-            continue  # refused, by a message of its own: tests/unit/test_tracking.py
+            continue  # refused with its own message: tests/unit/test_tracking.py
         assert not check_config(config), (group, option)
 
 

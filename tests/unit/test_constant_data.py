@@ -1,4 +1,4 @@
-"""Output of ablation, convergence and reproduce for data that are constant, 0, or of one seed."""
+"""Output of ablation, convergence and reproduce for data that are constant, 0, or from one seed."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def constant(value: float, contexts: int = 8) -> pd.DataFrame:
 def ablation(
     runs: Path, values: Mapping[str, float], seeds: int, ratios: Sequence[str] = ("rank", "token")
 ) -> Ablation:
-    """A sweep of credit (with these values) and ratio, every sample of a run with the same score."""
+    """A sweep over credit (with these values) and ratio; every sample of a run has the same score."""
     write_run(runs, "sft", 0, constant(0.2))
     for credit, value in values.items():
         for ratio in ratios:
@@ -150,7 +150,7 @@ def test_equal_rows_have_neither_intervals_nor_p() -> None:
 
 
 def test_a_paired_difference_that_does_not_vary_has_no_p_of_its_rounding() -> None:
-    """Seeds of both rows differ by the same; the sums differ in their last digits only, which gave p = 1e-31."""
+    """Seeds of both rows differ equally; rounding in the sums once gave p = 1e-31."""
     rows = {
         label: [{0: 0.1, 25: 0.1 + rise * 25 + 0.01 * seed, 50: 0.1 + rise * 50 + 0.01 * seed} for seed in range(3)]
         for label, rise in (("grpo-r", 0.002), ("gspo-r", 0.003))
@@ -261,7 +261,7 @@ def test_a_folder_without_a_sound_run_is_reported_and_no_traceback(
 
 
 def settings_of_cell(label: str) -> dict[str, object]:
-    """The settings of the cell of table1's twin whose runs have this label, as in identity.json."""
+    """The settings, as in identity.json, of the cell of table1's twin whose runs have this label."""
     cells = [shared(recorded_cells("table1", "mini")[0], "sft"), *recorded_cells("table1", "mini")]
     config = next(cell.config for cell in cells if label_of(cell.config, cell.config.stage) == label)
     return canonical(stage_settings(config, config.stage))

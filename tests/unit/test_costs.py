@@ -1,4 +1,4 @@
-"""Totals over runs: a stage that several experiments share has been paid for once."""
+"""Totals over runs: a stage that several experiments share is paid for once."""
 
 import shutil
 from pathlib import Path

@@ -27,7 +27,7 @@ def given(hits, n_truth, gamma=0.0):
 
 
 def worth(hits, members, n_truth):
-    """NDCG of the list that these ranks make when the gaps are closed."""
+    """NDCG of the list of only these ranks, without gaps."""
     discounts = [1 / math.log2(place + 2) for place in range(len(hits))]
     gain = sum(discounts[place] * hits[k] for place, k in enumerate(sorted(members)))
     return gain / sum(discounts[: min(n_truth, len(hits))])
@@ -102,6 +102,6 @@ def test_two_phases_by_hand():
     units = UnitLayout(5)
     advantages, special = torch.tensor([[10.0, 1.0]]), torch.tensor([[-0.1, 0.0, -0.2, 0.0]])
     spread = spread_phases(advantages, special, units)[0]
-    assert spread[:5].tolist() == [10.0, 10.0, 10.0, 1.0, 1.0]  # half of five ranks is rounded up
+    assert spread[:5].tolist() == [10.0, 10.0, 10.0, 1.0, 1.0]  # half of five ranks, rounded up
     assert spread[units.other] == 10.0 and spread[units.overflow] == pytest.approx(-0.1)
     assert spread_phases(advantages, special, units, first_phase=0.2)[0, :5].tolist() == [10.0, 1.0, 1.0, 1.0, 1.0]

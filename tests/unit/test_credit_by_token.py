@@ -78,7 +78,7 @@ def test_token_credit_without_decay_is_rank_credit():
 
 
 def test_token_credit_is_rank_credit_times_the_decay():
-    """Under the paper's shaping, where the EOS of a complete list is the last token of rank N."""
+    """This holds under the paper's shaping, where the EOS of a complete list is the last token of rank N."""
     rank = token_advantages(objective("algorithm=rank_grpo"))
     chosen = objective("algorithm=rank_grpo", "algorithm.credit=token", "+algorithm.options.token={decay:0.5}")
     found, units = token_advantages(chosen), chosen.token_units(TOKENS).unit_ids
@@ -118,7 +118,7 @@ def test_phases_of_units(share):
 
 @pytest.mark.parametrize("rule", ["none", "paper"])
 def test_phases_of_tokens(rule):
-    """From hits to tokens: each phase against the group's, its own standard deviation below it."""
+    """From hits to tokens: each phase is compared with the group's, using its own standard deviation."""
     overrides = ["algorithm=f_grpo", f"algorithm.length_shaping.rule={rule}"]
     stop, over = (-0.1, -0.2) if rule == "paper" else (0.0, 0.0)
     overrides += [f"algorithm.length_shaping.early_stop={stop}", f"algorithm.length_shaping.overflow={over}"]
@@ -137,4 +137,4 @@ def test_phases_of_tokens(rule):
             advantage |= {k: first if k < 3 else second for k in range(N)}  # half of 5, rounded up
             assert found[i, t].item() == pytest.approx(advantage[unit], abs=1e-6), (i, t)
     assert found.abs().max() > 0.5
-    assert (found[2, 0] - found[2, 5]).abs() > 1e-3  # ranks of two phases
+    assert (found[2, 0] - found[2, 5]).abs() > 1e-3  # ranks in different phases
