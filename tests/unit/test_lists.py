@@ -97,7 +97,7 @@ def test_overflow_is_one_block_and_ranks_stop_at_n(reader):
 
 
 def test_fused_newlines_belong_to_one_unit():
-    """Some tokenizers, such as the cl100k family, have tokens for ")\n" and "\n\n"."""
+    """Some tokenizers, such as the cl100k family, have tokens for ")\\n" and "\\n\\n"."""
     tokenizer = train_tokenizer(["Heat (1995)\n\n"], 300)
     from tokenizers import pre_tokenizers
 

@@ -129,7 +129,7 @@ def test_a_home_is_written_out():
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "/tmp/x", "a\nb", "x" * 300])
 def test_demonstrations_of_mini_are_a_name_that_is_known(name):
-    """It is part of the row's name. For other data sets it is a path, whose file name is part of the row's name."""
+    """The value is part of the row's name. For other data sets it is a path, and only its file name is."""
     config = put(composed(), "dataset.demonstrations_from", name)
     assert bool(check_names(config)) == bool(odd_name(config.label))
     with pytest.raises(BadInput, match="(?s)demonstrations_from = .* is unknown; known: noisy"):

@@ -93,7 +93,7 @@ TRAIN = [
 ]
 OTHERS = {
     "plain": [("v1", "hi", "Up (2009)", ["Up (2009)"])],
-    "telling": [  # if read, these would change the train texts' films and a film's spelling
+    "telling": [  # reading these would change films and spellings found in the train texts
         (
             "v1",
             "hi",

@@ -54,7 +54,7 @@ def test_what_a_full_disk_lost(run: Run, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_what_a_later_attempt_has_measured_again_is_not_missed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """A killed attempt's file may be cut after the point where the next attempt starts."""
+    """A killed attempt's file may lack points that the next attempt measured again."""
     first = files(run)[0]
     first.write_bytes(first.read_bytes()[:-10])
     assert main([str(run.root.parent)]) == 0
