@@ -627,7 +627,7 @@ def largest(scores: dict[tuple[int, int], float], share: float, count: int) -> s
 
 @method
 def clip_cov(b: Batch) -> Loss:
-    """PPO's loss over the mean of tokens, but 0 for the 2e-4 of tokens with the largest covariance among Clip-Cov's
+    """PPO's loss as a mean over tokens, but 0 for the 2e-4 of tokens with the largest covariance among Clip-Cov's
     candidates (arXiv 2505.22617 draws them at random)."""
     return clip_cov_loss(b, largest(covered(b), 2e-4, len(covariances(b, in_groups(rewards(b), z_score)))))
 
@@ -730,7 +730,7 @@ def paper_shaping(b: Batch, i: int) -> dict[int | str, float]:
 def of_ranks(
     b: Batch, r: Callable[[int, int], float], formula: Callable[[Sequence[float]], list[float]] = z_score
 ) -> list[dict[int | str, float]]:
-    """A_ik = (r_ik - mean_i r_ik) / (std_i r_ik + eps) over the group at rank k (Eq. 7), beside `paper_shaping`."""
+    """A_ik = (r_ik - mean_i r_ik) / (std_i r_ik + eps) over the group at rank k (Eq. 7), plus `paper_shaping`."""
     columns = {k: in_groups([r(i, k) for i in b.lists], formula) for k in ranks()}
     return [{**paper_shaping(b, i), **{k: columns[k][i] for k in ranks()}} for i in b.lists]
 
@@ -821,7 +821,7 @@ def rank_grpo_published(b: Batch) -> Loss:
 
 @method
 def rlmlr(b: Batch) -> Loss:
-    """A = .8 A_list + .2 A_rank of the token, both R - mean, under verl's loss (arXiv 2509.23040; ranks for states)."""
+    """A = .8 A_list + .2 A_rank of the token, both R - mean, under verl's loss (arXiv 2509.23040; ranks are states)."""
     of_list, of_rank = in_groups(rewards(b), centred), of_ranks(b, lambda i, k: log_decay(b, i, k), centred)
     unit = [paper_units(b, i) for i in b.lists]
 

@@ -159,7 +159,7 @@ def rules_table() -> str:
 
 
 def rank_of_lines(text: str) -> tuple[list[int], int]:
-    """Published segment of the tokens of each line that has any, and that of EOS."""
+    """Published segment of each line's tokens, and of EOS."""
     lines = text.splitlines(keepends=True)
     *segments, eos = oracles.segment_of_tokens([line.count("\n") for line in lines] + [0])
     return segments, eos

@@ -92,7 +92,7 @@ def assert_equal(ours: Config, theirs: Config) -> None:
 
 
 def assert_clean(target: Run) -> None:
-    """A stage on a full disk leaves no partial file under a name that is read."""
+    """A stage on a full disk leaves no partial file under a final name."""
     left = [path for path in target.root.rglob("*") if path.name.endswith(PARTIAL) and path.is_dir()]
     assert not left
     for folder in steps_of(target.checkpoints).values():

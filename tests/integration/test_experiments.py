@@ -32,7 +32,7 @@ def cells_of(folder: str, sweep: str) -> list[RecordedCell]:
 
 
 def place(cell: RecordedCell) -> tuple[Path, str, str]:
-    """Everything that distinguishes its directory, as far as known without data and models."""
+    """What identifies a cell's directory, without the parts that need data or models."""
     config, stage = cell.config, cell.config.stage
     return config.group_dir, label_of(config, stage), config_hash(canonical(stage_settings(config, stage)))
 

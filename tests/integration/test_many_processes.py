@@ -1,6 +1,6 @@
 """`run.py` on two processes of this machine, over gloo: it equals one process, and if one fails, no other stays behind.
 
-`pytest tests/integration/test_many_processes.py -m "slow or not slow"` runs all of it, in some minutes.
+`pytest tests/integration/test_many_processes.py -m "slow or not slow"` runs everything, in a few minutes.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Preference optimisation as a user starts it: a killed run, two processes, sharded weights.
 
-`pytest tests/integration/test_preference.py -m "slow or not slow"` runs all of it, in some minutes.
+`pytest tests/integration/test_preference.py -m "slow or not slow"` runs everything, in a few minutes.
 """
 
 import os

@@ -2,9 +2,9 @@
 # A SLURM cluster of one node on this machine, for `make test-slurm`: Debian's slurm-wlm and munge, on loopback, as root.
 #
 #   tests/slurm/cluster.sh         install what is missing, start what is not running
-#   tests/slurm/cluster.sh stop    stop it; what was installed stays
+#   tests/slurm/cluster.sh stop    stop it; installed packages stay
 #
-# Partition `urgent` preempts partition `spare`, whose jobs have GRACE seconds and are then put back into the queue.
+# Partition `urgent` preempts partition `spare`, whose jobs have GRACE seconds and are then requeued.
 set -euo pipefail
 
 GRACE=30
@@ -79,7 +79,7 @@ fi
 if ! running munged; then
     mkdir -p /run/munge /var/log/munge /var/lib/munge
     chown munge: /run/munge /var/log/munge /var/lib/munge
-    # It refuses folders that others may write to, among the parents of its own too; on containers they often may.
+    # munge refuses folders that others may write to, parents included. Containers often have such folders, hence --force.
     su -s /bin/sh munge -c "munged --force --pid-file=/run/munge/munged.pid"
     ln -sf /run/munge/munged.pid "$STATE/munged.pid"
 fi
