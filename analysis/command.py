@@ -181,17 +181,12 @@ def refusing(name: str) -> Callable[[Command], Command]:
             try:
                 return main(arguments)
             except (BadInput, Unusable) as error:
-                return refuse(name, error)
+                print(printable(f"{spoken(name)}: {error}"), file=sys.stderr)
+                return 2
 
         return guarded
 
     return wrapped
-
-
-def refuse(name: str, error: BadInput | Unusable) -> int:
-    """Print the error and return the exit code."""
-    print(printable(f"{spoken(name)}: {error}"), file=sys.stderr)
-    return 2
 
 
 def spoken(name: str) -> str:

@@ -59,15 +59,10 @@ SPENDING = tuple(key for key in Spent.__annotations__ if key != "update")
 """Quantities in budget.jsonl, counted from the start of training to an update."""
 BUDGET_FIELDS = ("prompts", "completions", "generated_tokens", "updates")
 LATER_BUDGET_FIELDS = (
-    ("trained_tokens",),
-    ("evaluation_tokens",),
-    ("attempts",),
-    ("peak_memory_bytes", "process"),
-    ("peak_memory_bytes", "gpu"),
-    ("energy_joules", "cpu"),
-    ("energy_joules", "gpu"),
+    *("trained_tokens", "evaluation_tokens", "attempts"),
+    *("peak_memory_bytes.process", "peak_memory_bytes.gpu", "energy_joules.cpu", "energy_joules.gpu"),
 )
-"""Paths in a budget that may be absent or null, and are then NaN."""
+"""Dotted keys in a budget that may be absent or null, and are then NaN."""
 MEAN_TOLERANCE = 1e-6
 """Allowed difference between result.json and the mean of the predictions, due to rounding."""
 
@@ -383,6 +378,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def run_row(run: FinishedRun) -> dict[str, Any]:
     """A run's row in `Collection.runs`."""
     result, budget = run.result, cast(dict[str, Any], run.result["budget"])
+    flat = flatten(cast(dict[str, Any], result))
     row: dict[str, Any] = {"run": run.name}
     row |= {key: result[key] for key in ("experiment", "dataset", "model", "stage", "label")}
     row |= {"algorithm": result.get("algorithm"), "reward": result.get("reward"), "variant": result.get("variant")}
@@ -393,8 +389,8 @@ def run_row(run: FinishedRun) -> dict[str, Any]:
     row |= {"checkpoint_step": result["checkpoint"]["step"]} | {key: budget[key] for key in BUDGET_FIELDS}
     stopped = result.get("stopped")
     row["stopped_update"] = stopped["update"] if stopped else math.nan
-    row |= {f"demonstrations_{name}": _number(result, ("demonstrations", name)) for name in ("count", "without_end")}
-    row |= {"_".join(path): _number(budget, path) for path in LATER_BUDGET_FIELDS}
+    row |= {f"demonstrations_{name}": _number(flat, f"demonstrations.{name}") for name in ("count", "without_end")}
+    row |= {key.replace(".", "_"): _number(flat, f"budget.{key}") for key in LATER_BUDGET_FIELDS}
     row["adopted_from"] = budget.get("adopted_from")
     seconds = budget["seconds"]
     row |= {"seconds": seconds["total"]} | {f"seconds_{k}": v for k, v in seconds.items() if k in PHASES}
@@ -403,9 +399,7 @@ def run_row(run: FinishedRun) -> dict[str, Any]:
     return row
 
 
-def _number(values: Mapping[str, Any], path: Sequence[str]) -> float:
-    """The number at a path of keys, or NaN."""
-    found: Any = values
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
+def _number(flat: Mapping[str, Any], key: str) -> float:
+    """The number with this dotted key, or NaN."""
+    found = flat.get(key)
     return float(found) if isinstance(found, int | float) else math.nan

@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -79,19 +80,9 @@ READ = (
 
 STORED: Any = {"compression": "zstd", "use_dictionary": ["run", "context_id", "cluster_id", "split", "metric", "value"]}
 NAMES = pa.dictionary(pa.int32(), pa.string())
-QUERIES_SCHEMA = pa.schema(
-    [
-        ("run", NAMES),
-        ("context_id", NAMES),
-        ("sample", pa.int64()),
-        (CLUSTER, NAMES),
-        ("metric", NAMES),
-        ("value", pa.float64()),
-    ]
-)
-CURVES_SCHEMA = pa.schema(
-    [("run", NAMES), ("step", pa.int64()), ("split", NAMES), ("metric", NAMES), ("value", pa.float64())]
-)
+OF_METRIC = {"metric": NAMES, "value": pa.float64()}
+QUERIES_SCHEMA = pa.schema({"run": NAMES, "context_id": NAMES, "sample": pa.int64(), CLUSTER: NAMES} | OF_METRIC)
+CURVES_SCHEMA = pa.schema({"run": NAMES, "step": pa.int64(), "split": NAMES} | OF_METRIC)
 
 REMEDY = "remove the collection, and collect the runs again"
 
@@ -199,7 +190,7 @@ def load_records(folder: Path) -> list[RunRecord]:
     form = _marker(folder).get("form")
     if form != FORM:
         raise BadInput(f"{folder} is a collection of form {form!r}, and this code knows {FORM}: collect the runs again")
-    return _sorted(_records(folder))
+    return sorted(_records(folder).values(), key=attrgetter("name"))
 
 
 def _records(folder: Path) -> dict[str, RunRecord]:
@@ -207,22 +198,19 @@ def _records(folder: Path) -> dict[str, RunRecord]:
     records = {}
     for file in (folder / "index").glob("*.json"):
         content = read_object(file, REMEDY)
-        if content.get("form") == FORM:
-            if content.pop("sha256", None) != own_digest(content):
-                raise BadInput(f"{file} is damaged: it has changed since it was written; {REMEDY}")
-            with refused(file, REMEDY):
-                checked(StoredRecord, content)
-                known = content["run"]
-                if known is not None and not content["parts"].keys() >= set(PARTS):
-                    raise Damaged(f"lacks one of the parts {', '.join(PARTS)}")
-            run = (
-                None
-                if known is None
-                else FinishedRun(**known | {key: tuple(known[key]) for key in ("metrics", "notices")})
-            )
-            records[content["name"]] = RunRecord(
-                content["name"], content["fingerprint"], run, content["reason"], content["parts"]
-            )
+        if content.get("form") != FORM:
+            continue
+        if content.pop("sha256", None) != own_digest(content):
+            raise BadInput(f"{file} is damaged: it has changed since it was written; {REMEDY}")
+        with refused(file, REMEDY):
+            checked(StoredRecord, content)
+            known, run = content["run"], None
+            if known is not None and not content["parts"].keys() >= set(PARTS):
+                raise Damaged(f"lacks one of the parts {', '.join(PARTS)}")
+        if known is not None:
+            run = FinishedRun(**known | {key: tuple(known[key]) for key in ("metrics", "notices")})
+        name = content["name"]
+        records[name] = RunRecord(name, content["fingerprint"], run, content["reason"], content["parts"])
     return records
 
 
@@ -238,10 +226,6 @@ def _marker(folder: Path) -> Marker:
 def _columns(folder: Path, run: str) -> dict[str, Any]:
     """Additional columns of a run in the run table: settings and provenance."""
     return read_object(folder / "index" / f"{key_of(run)}.json", REMEDY)["columns"]
-
-
-def _sorted(records: Mapping[str, RunRecord]) -> list[RunRecord]:
-    return [records[name] for name in sorted(records)]
 
 
 class Parts(Source):
@@ -277,13 +261,8 @@ class Parts(Source):
         assert record.run is not None
         file = pq.ParquetFile(self._part(run, "queries"))
         place = {name: group for group, name in enumerate(_metrics(record.run))}
-        names = file.read_row_group(0, columns=[*KEYS, CLUSTER])
-        frame = pd.DataFrame(
-            {
-                "context_id": names["context_id"].to_pandas().astype("str"),
-                "sample": names["sample"].to_numpy(),
-                CLUSTER: names[CLUSTER].to_pandas().astype("str"),
-            }
+        frame = (
+            file.read_row_group(0, columns=[*KEYS, CLUSTER]).to_pandas().astype({"context_id": "str", CLUSTER: "str"})
         )
         for name in columns:
             values = file.read_row_group(place[name], columns=["value"])["value"].to_numpy()
@@ -386,7 +365,7 @@ def _update(runs: Path, out: Path) -> Update:
         clear_partial(beside / folder)
     _keep_only(beside, {record.key for name, record in begun.items() if records.get(name) is record}, FOLDERS)
     records |= _read_all({name: (paths[name], now[name]) for name in changed}, beside)
-    ordered = _sorted(records)
+    ordered = sorted(records.values(), key=attrgetter("name"))
     used, problems = screened(*told(ordered))
     names = {run.name for run in used}
     lacking = {}
@@ -481,7 +460,9 @@ def write_queries(file: Path, run: FinishedRun, queries: pd.DataFrame) -> None:
         queries: as in `Content`.
     """
     size = len(queries)
-    contexts, clusters = (_coded(queries[name]) for name in ("context_id", CLUSTER))
+    contexts, clusters = (
+        pa.array(queries[name].astype("str"), pa.string()).dictionary_encode() for name in ("context_id", CLUSTER)
+    )
     samples = pa.array(queries["sample"].to_numpy(np.int64))
     with pq.ParquetWriter(file, QUERIES_SCHEMA, **STORED, column_encoding={"sample": "DELTA_BINARY_PACKED"}) as writer:
         for name in _metrics(run):
@@ -498,8 +479,7 @@ def write_curves(file: Path, run: str, content: Content) -> None:
     columns = [
         _one_name(run, len(rows)),
         pa.array(rows["step"].to_numpy(np.int64)),
-        _names(rows["split"]),
-        _names(rows["metric"]),
+        *(pa.array(rows[name].astype("category")).cast(NAMES) for name in ("split", "metric")),
         pa.array(rows["value"].to_numpy(np.float64)),
     ]
     table = pa.Table.from_arrays(columns, schema=CURVES_SCHEMA)
@@ -508,18 +488,7 @@ def write_curves(file: Path, run: str, content: Content) -> None:
 
 
 def _one_name(name: str, size: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), pa.array([name]))
-
-
-def _coded(values: pd.Series) -> pa.DictionaryArray:
-    """Names as a dictionary array, in order of first occurrence."""
-    codes, names = pd.factorize(values)
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array([str(name) for name in names]))
-
-
-def _names(values: pd.Series) -> pa.DictionaryArray:
-    codes, names = pd.factorize(values, sort=True)
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(names), pa.string()))
+    return pa.repeat(name, size).dictionary_encode()
 
 
 def run_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -543,12 +512,8 @@ def _column(name: str, values: Sequence[Any]) -> pa.Array:
     if name == "cutoffs":
         return pa.array([list(value) for value in values], pa.list_(pa.int64()))
     kinds = {type(value) for value in values if value is not None}
-    for allowed, kind in (
-        ({bool}, pa.bool_()),
-        ({int}, pa.int64()),
-        ({int, float}, pa.float64()),
-        ({str}, pa.string()),
-    ):
+    fitting = ({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64()), ({str}, pa.string())
+    for allowed, kind in fitting:
         if kinds and kinds <= allowed and all(abs(value) < 2**63 for value in values if type(value) is int):
             return pa.array(values, kind, from_pandas=True)
     as_text = [None if value is None else json.dumps(value, sort_keys=True, default=str) for value in values]

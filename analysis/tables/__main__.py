@@ -17,7 +17,6 @@ from analysis.command import (
     default_folder,
     drop_stale,
     make_parser,
-    refuse,
     refusing,
     show_problems,
     show_written,
@@ -56,16 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     console = terminal()
-    try:
-        spec = tables.read_spec(options.spec)
-        found, problems = _read(options.runs)
-        table = tables.build(found, spec, problems=problems, resamples=options.resamples)
-        if options.runs_of is not None:
-            console.print_json(json.dumps(runs_of(table, *options.runs_of), ensure_ascii=False))
-            return 0
-        drawn = tables.profile_scores(found, spec)
-    except BadInput as error:
-        return refuse("tables", error)
+    spec = tables.read_spec(options.spec)
+    found, problems = _read(options.runs)
+    table = tables.build(found, spec, problems=problems, resamples=options.resamples)
+    if options.runs_of is not None:
+        console.print_json(json.dumps(runs_of(table, *options.runs_of), ensure_ascii=False))
+        return 0
+    drawn = tables.profile_scores(found, spec)
     out = options.out if options.out is not None else _default_folder(options.runs, options.spec)
     show(table, console)
     written = write(table, out, problems)

@@ -304,7 +304,7 @@ def test_what_a_user_made_is_not_replaced(runs: Path, tmp_path: Path) -> None:
 def test_commands_read_either(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "collected"
     assert main([str(runs), "--out", str(out)]) == 0
-    assert "4 runs used; 4 read, 0 taken over, 0 gone" in capsys.readouterr().out
+    assert "4 runs used; 4 read, 0 unchanged, 0 removed" in capsys.readouterr().out
     for command in (report, ablation):
         for source in (runs, out):
             folder = tmp_path / f"{command.__name__}-{source.name}"

@@ -59,7 +59,7 @@ def test_runs_of_several_datasets_or_models_are_not_averaged():
     check_comparable(one)
     for what in ("experiment", "dataset", "model"):
         both = pd.concat([one, one.assign(**{what: "other"})])
-        with pytest.raises(BadInput, match=f"of several {what}s"):
+        with pytest.raises(BadInput, match=f"more than one {what} "):
             check_comparable(both)
 
 
