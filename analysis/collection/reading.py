@@ -381,10 +381,10 @@ def run_row(run: FinishedRun) -> dict[str, Any]:
     flat = flatten(cast(dict[str, Any], result))
     row: dict[str, Any] = {"run": run.name}
     row |= {key: result[key] for key in ("experiment", "dataset", "model", "stage", "label")}
-    row |= {"algorithm": result.get("algorithm"), "reward": result.get("reward"), "variant": result.get("variant")}
+    row |= {key: result.get(key) for key in ("algorithm", "reward", "variant")}
     if row["variant"] and row["reward"]:
         row["reward"] = f"{row['reward']} @ {row['variant']}"
-    row |= {"seed": result["seed"], "hash": result["hash"], "list_length": result["list_length"]}
+    row |= {key: result[key] for key in ("seed", "hash", "list_length")}
     row |= {"cutoffs": tuple(result["cutoffs"]), "checkpoint_rule": result["checkpoint"].get("rule")}
     row |= {"checkpoint_step": result["checkpoint"]["step"]} | {key: budget[key] for key in BUDGET_FIELDS}
     stopped = result.get("stopped")

@@ -60,14 +60,11 @@ def _told_apart(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[Pr
             name = variant({key: _short(key, known[run.name].get(key)) for key in keys})
             renamed[run.name] = _under(run, name)
         rows = list(dict.fromkeys(renamed[run.name].result["label"] for run in row))
-        notices.append(
-            Problem(
-                row[0].name,
-                f"the runs of {row[0].result['label']} differ in more than the seed{_difference(row)}, shown as "
-                f"{len(rows)} rows: {', '.join(rows)}; variant= gives them names",
-                left_out=False,
-            )
+        notice = (
+            f"the runs of {row[0].result['label']} differ in more than the seed{_difference(row)}, shown as "
+            f"{len(rows)} rows: {', '.join(rows)}; variant= gives them names"
         )
+        notices.append(Problem(row[0].name, notice, left_out=False))
     return [renamed.get(run.name, run) for run in runs], notices
 
 
@@ -95,15 +92,13 @@ def _duplicates(runs: Sequence[FinishedRun]) -> list[Problem]:
     problems = []
     for same in _by(runs, lambda run: run.cell).values():
         for run in same if len(same) > 1 else ():
-            others = [other for other in same if other is not run]
-            problems.append(
-                Problem(
-                    run.name,
-                    f"duplicate cell: {run.result['label']} seed {run.result['seed']} is also in "
-                    f"{', '.join(other.name for other in others)}{_difference(same)}; all are left out: move away all "
-                    "but one, or give each setting an experiment name of its own",
-                )
+            others = ", ".join(other.name for other in same if other is not run)
+            reason = (
+                f"duplicate cell: {run.result['label']} seed {run.result['seed']} is also in {others}"
+                f"{_difference(same)}; all are left out: move away all but one, or give each setting an experiment "
+                "name of its own"
             )
+            problems.append(Problem(run.name, reason))
     return problems
 
 
@@ -113,14 +108,11 @@ def _mixed_settings(runs: Sequence[FinishedRun]) -> list[Problem]:
     for row in _by(runs, lambda run: run.row).values():
         known = [run for run in row if run.identity is not None]
         if any(run.identity != known[0].identity for run in known):
-            problems += [
-                Problem(
-                    run.name,
-                    f"the runs of {run.result['label']} differ in more than the seed{_difference(known)}; all are left "
-                    "out: give each setting an experiment name of its own",
-                )
-                for run in row
-            ]
+            reason = (
+                f"the runs of {row[0].result['label']} differ in more than the seed{_difference(known)}; all are left "
+                "out: give each setting an experiment name of its own"
+            )
+            problems += [Problem(run.name, reason) for run in row]
     return problems
 
 
@@ -130,15 +122,10 @@ def _other_protocols(runs: Sequence[FinishedRun]) -> list[Problem]:
     for group in _by(runs, lambda run: run.group).values():
         counts = Counter(run.protocol for run in group)
         kept = max(counts, key=lambda protocol: (counts[protocol], protocol[2], protocol))
-        for run in group:
-            if run.protocol != kept:
-                problems.append(
-                    Problem(
-                        run.name,
-                        f"judged on {_words(run.protocol)}, but most runs beside it on {_words(kept)}"
-                        f"{'' if run.protocol[:3] != kept[:3] else ' that are not the same'}",
-                    )
-                )
+        for run in (one for one in group if one.protocol != kept):
+            other = " that are not the same" if run.protocol[:3] == kept[:3] else ""
+            reason = f"judged on {_words(run.protocol)}, but most runs beside it on {_words(kept)}{other}"
+            problems.append(Problem(run.name, reason))
     return problems
 
 

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from analysis.collection import Problem
+from analysis.command import say, write_texts
 from analysis.figures.style import save
 from analysis.render import numbers
 from analysis.render.sheet import Sheet, to_latex, to_markdown, to_rich
-from rlbench.base.files import new_folder, write_text
+from rlbench.base.files import new_folder
 
 COMMAND = "Command"
 """Header of a last column with commands. The terminal prints them below the table; LaTeX omits the table."""
@@ -62,7 +63,7 @@ def show(console: Console, heading: str, page: Page) -> None:
             sheet = replace(sheet, header=sheet.header[:-1], lines=lines, notes=())
         console.print(to_rich(sheet, console.width))
         for text in whole:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            say(console, text)
         console.print()
     for text in page.lines:
         console.print(text, markup=False, highlight=False)
@@ -85,7 +86,5 @@ def write(page: Page, heading: str, path: Path) -> list[Path]:
         "csv": page.csv,
         "tex": "\n".join(map(to_latex, tables)),
     }
-    files = {path.with_name(f"{path.name}.{suffix}"): text for suffix, text in texts.items()}
-    for file, text in files.items():
-        write_text(file, text)
-    return [*files, *(save(page.figure, path) if page.figure is not None else [])]
+    written = write_texts(path.parent, {f"{path.name}.{suffix}": text for suffix, text in texts.items()})
+    return [*written, *(save(page.figure, path) if page.figure is not None else [])]

@@ -21,12 +21,13 @@ from analysis.command import (
     show_problems,
     show_written,
     terminal,
+    write_texts,
 )
 from analysis.render.sheet import to_latex, to_markdown, to_rich
 from analysis.tables.profiles_figure import FORMATS, draw_profiles, save_profiles
 from analysis.tables.spec import SPECS
 from rlbench.base.errors import BadInput, nearest
-from rlbench.base.files import new_folder, write_text
+from rlbench.base.files import new_folder
 
 DESCRIPTION = f"""\
 Make a table from finished runs, and a second table that compares every row with a baseline.
@@ -171,9 +172,7 @@ def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[P
         against = tables.comparisons_sheet(table)
         made = (to_markdown(against), tables.comparisons_csv(table), to_latex(against))
         texts |= dict(zip(names, made, strict=True))
-    for name, text in texts.items():
-        write_text(out / name, text)
-    written = [out / name for name in texts]
+    written = write_texts(out, texts)
     drop_stale(out, names, written)
     return written
 
