@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
+from analysis.collection import Collection
+from analysis.html.rows import looks
 from analysis.statistics import Scores
 from analysis.tables import share_of
 from analysis.tables.compare import Side, correct, find_lead, lead_of
@@ -168,6 +170,11 @@ def verdict(
     cell = share_of(statistics.mean_interval(scores[leader], resamples=resamples), 0)
     contexts = int(scores[leader].contexts.max()) + 1
     return Headline(metric, leader, cell, len(scores[leader].seeds), contexts, contexts, lead, tuple(budgets or ()))
+
+
+def names_of(group: Collection) -> dict[str, str]:
+    """The displayed names of a group's rows by label, in their order on the page."""
+    return {look.label: look.name for look in looks(group)}
 
 
 def rows_of(page: str, name: str, *, tags: bool = False) -> list[list[str]]:

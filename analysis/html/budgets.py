@@ -8,11 +8,11 @@ import pandas as pd
 
 from analysis.collection import Collection
 from analysis.collection.costs import total_cost
+from analysis.collection.origins import short
 from analysis.html.grid import MISSING, GridCell, Head, grid, number, section, text
 from analysis.html.markup import Html, tag
-from analysis.html.provenance import short
 from analysis.html.rows import Look, named
-from analysis.render.numbers import count, counted, percent, words
+from analysis.render.numbers import count, first_words, percent
 from analysis.tables import UNEQUAL, unequal_note
 from rlbench.base.durations import duration
 from rlbench.lists.metric_catalogue import metric_title
@@ -70,12 +70,9 @@ def cost_note(runs: pd.DataFrame, folder: Path) -> str:
     told = f"All runs together: {duration(cost.seconds)}{energy}."
     if not cost.shared:
         return told
-    named = [f"{short(run)} (from {maker})" for run, maker in cost.shared[:NAMED]]
-    more = [counted(len(cost.shared) - NAMED, "more run")] if len(cost.shared) > NAMED else []
-    return (
-        f"{told} Of that, {duration(cost.shared_seconds)} was spent by other experiments, and counts there too: "
-        f"{words([*named, *more])}."
-    )
+    named = first_words([f"{short(run)} (from {maker})" for run, maker in cost.shared], NAMED, "run")
+    shared = f"{duration(cost.shared_seconds)} was spent by other experiments, and counts there too: {named}"
+    return f"{told} Of that, {shared}."
 
 
 def _equal_note(trained: int) -> str:

@@ -8,24 +8,26 @@ so nothing in a title or a completion can run or load anything.
 import base64
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
 from analysis.collection import Collection, Problem
+from analysis.collection.origins import origins
 from analysis.html.budgets import budgets
-from analysis.html.cautions import caution_section, cautions
+from analysis.html.cautions import caution_section, problem_lines
 from analysis.html.curve_data import curve_data
 from analysis.html.grid import folded, lines, section
 from analysis.html.markup import Html, breakable, join, json_block, tag
-from analysis.html.provenance import origins, provenance
+from analysis.html.provenance import provenance
 from analysis.html.results import every_run, results
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
 from analysis.render.numbers import counted
 from analysis.tables import UNEQUAL, Table
+from analysis.tables.cautions import cautions
 from analysis.tables.headline import Headline, headline_of, ranking_metric, rule_notes, sentences
 from rlbench.base.program import as_started
 
@@ -62,6 +64,7 @@ def group_page(
     """
     rows = looks(group)
     by_label = {look.label: look for look in rows}
+    names = {look.label: look.name for look in rows}
     metric, headline = ranking_metric(table), headline_of(table, group)
     scores = {row.label: row.metrics[metric].mean for row in table.rows}
     unequal = {row.label for row in table.rows if UNEQUAL in row.marks}
@@ -76,8 +79,8 @@ def group_page(
         "samples": samples,
     }
     body = {
-        "summary": _summary(group, rows, headline),
-        "warnings": caution_section(cautions(group, table, rows, found, headline, problems), problems),
+        "summary": _summary(group, rows, headline, names),
+        "warnings": caution_section(cautions(group, table, names, found, headline, problems), problems),
         "results": results(table, headline, by_label),
         "curves": _drawn("curves", "Curves") if curves["series"] else None,
         "ranks": _drawn("ranks", "Ranks over training") if curves["heat"] else None,
@@ -112,7 +115,7 @@ def _drawn(name: str, title: str) -> Html:
     )
 
 
-def _summary(group: Collection, rows: Sequence[Look], headline: Headline | None) -> Html:
+def _summary(group: Collection, rows: Sequence[Look], headline: Headline | None, names: Mapping[str, str]) -> Html:
     runs = group.runs
     trained = [look for look in rows if look.stage == "rl"]
     first = runs.iloc[0]
@@ -128,7 +131,7 @@ def _summary(group: Collection, rows: Sequence[Look], headline: Headline | None)
         f"Compared: {what}{f' ({shared})' if shared else ''}, on {first['dataset']} with {first['model']}, "
         f"lists of {first['list_length']}, {counted(len(runs), 'run')} in all."
     )
-    told = sentences(headline, {look.label: look.name for look in rows}) if headline is not None else []
+    told = sentences(headline, names) if headline is not None else []
     return section(
         "summary",
         "Summary",
@@ -183,13 +186,12 @@ def index_page(title: str, groups: Sequence[tuple[str, str, int]], cost: str, pr
     entries = [
         tag("li", tag("a", name, href=quote(path)), f": {counted(count, 'run')}") for name, path, count in groups
     ]
-    left = [join(tag("code", breakable(problem.run)), ": ", problem.reason) for problem in problems]
     return document(
         title,
         tag("header", tag("h1", breakable(title))),
         tag(
             "main",
             section("groups", counted(len(groups), "comparison"), tag("ul", entries, class_="groups"), tag("p", cost)),
-            section("left-out", "Runs that belong to none of them", lines(left)) if left else None,
+            section("left-out", "Runs that belong to none of them", problem_lines(problems)) if problems else None,
         ),
     )

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.collection import Collection
+from analysis.collection.origins import Origin
 from analysis.html.grid import MISSING, GridCell, Head, grid, lines, number, section, text
 from analysis.html.markup import Html, breakable, join, tag
-from analysis.html.provenance import Origin
 from analysis.html.rows import Look, ink, named
 from analysis.render.numbers import Interval, bounds, chance, count, share, signed
 from analysis.tables import Lead, Row, Table, detectable_text

@@ -93,6 +93,14 @@ def words(parts: Sequence[str], last: str = "and") -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}" if parts else ""
 
 
+def first_words(parts: Sequence[str], most: int, noun: str = "") -> str:
+    """The first parts, joined, and the number of further ones: a, b and 3 more; with a noun: a, b and 3 more runs."""
+    left = len(parts) - most
+    if left <= 0:
+        return words(parts)
+    return words([*parts[:most], counted(left, f"more {noun}") if noun else f"{left} more"])
+
+
 def percent(value: float) -> str:
     """12 % for .12, with a non-breaking space."""
     return f"{100 * value:.0f}\u00a0%"

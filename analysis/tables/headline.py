@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.collection import Collection
-from analysis.render.numbers import Interval, at_least, bounds, chance, counted, share, signed, words
+from analysis.render.numbers import Interval, at_least, bounds, chance, counted, first_words, share, signed
 from analysis.tables.compare import LEVEL, TIE, detectable_text
 from analysis.tables.model import UNEQUAL, Lead, Over, Table
 from analysis.tables.scores import split_sizes
@@ -179,8 +179,7 @@ def _left_out(lead: Lead, names: Mapping[str, str]) -> str:
 
 
 def _names(labels: Sequence[str], names: Mapping[str, str]) -> str:
-    found = [names[label] for label in labels]
-    return words(found) if len(found) <= NAMED else f"{', '.join(found[:NAMED])} and {len(found) - NAMED} more"
+    return first_words([names[label] for label in labels], NAMED)
 
 
 def _equals(p: float) -> str:

@@ -90,9 +90,14 @@ def sft_note(runs: pd.DataFrame, metric: str) -> str:
     return f"Δ {metric} to SFT: paired difference on the same contexts. {what}"
 
 
+def checkpoint_rules(runs: pd.DataFrame) -> list[str]:
+    """The rules by which RL rows chose their checkpoints."""
+    return sorted({str(rule) for rule in runs[runs["stage"] == "rl"]["checkpoint_rule"]})
+
+
 def checkpoint_note(runs: pd.DataFrame) -> str:
     """Note on the checkpoint at which RL rows are scored."""
-    rules = sorted({str(rule) for rule in runs[runs["stage"] == "rl"]["checkpoint_rule"]})
+    rules = checkpoint_rules(runs)
     of_validation = " on validation" if rules == ["best"] else ""
     return f"RL rows are scored at the {' or '.join(rules)} checkpoint{of_validation}."
 

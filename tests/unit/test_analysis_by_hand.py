@@ -18,7 +18,6 @@ from analysis.collection.screening import screened
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.series import all_series, own_curves
 from analysis.html.budgets import budgets
-from analysis.html.cautions import _entropy, _lists, _seeds
 from analysis.html.curve_data import Axes, curve_data
 from analysis.html.results import _against_leader, _scale
 from analysis.html.rows import Look, looks
@@ -30,6 +29,7 @@ from analysis.studies.convergence import area
 from analysis.studies.factorial import Effect
 from analysis.tables import UNEQUAL
 from analysis.tables.build import build, build_table
+from analysis.tables.cautions import _entropy, _lists, _seeds
 from analysis.tables.compare import Family, Side, correct, find, find_lead, versus_of
 from analysis.tables.headline import _power, low_power_note
 from analysis.tables.scores import samples_digest

@@ -14,9 +14,9 @@ from analysis import report as report_command
 from analysis import status
 from analysis.collection import collect
 from analysis.collection import stored as collected
+from analysis.collection.origins import origin
 from analysis.collection.reading import Problem, Unusable, read_run
 from analysis.collection.sources import read_config
-from analysis.html.provenance import origin
 from analysis.wandb_check import measured
 from rlbench import inspect
 from rlbench.base import digests

@@ -13,22 +13,23 @@ from scipy import stats
 from analysis import statistics
 from analysis.collection import SPENDING, Collection, Problem, Queries, collect
 from analysis.collection.measurements import Measurements
+from analysis.collection.origins import origins
 from analysis.figures.series import mean_and_band
 from analysis.html import group_page, index_page
-from analysis.html.cautions import cautions
 from analysis.html.curve_data import NUMBERS, curve_data, thinned
-from analysis.html.provenance import combined, origins
+from analysis.html.provenance import combined
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import bounded, sample_data, spread
 from analysis.html.settings import differing
 from analysis.report import main
 from analysis.statistics import Scores
 from analysis.tables import build_table, comparisons_sheet
+from analysis.tables.cautions import cautions
 from analysis.tables.headline import sentences
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_curves import Frames
-from tests.helpers_report import rows_of, verdict, write_full_sweep
+from tests.helpers_report import names_of, rows_of, verdict, write_full_sweep
 
 GAINS = {"grpo-relevance": 0.02, "rank_grpo-relevance": 0.09, "rank_grpo-log_decay": 0.085}
 
@@ -325,7 +326,7 @@ def titles(runs: Path) -> set[str]:
     collection = collect(runs)
     (group,) = collection.groups()
     found = cautions(
-        group, build_table(group, resamples=20), looks(group), origins(group, runs), None, collection.problems
+        group, build_table(group, resamples=20), names_of(group), origins(group, runs), None, collection.problems
     )
     return {caution.title for caution in found}
 
@@ -381,7 +382,7 @@ def test_runs_of_different_versions_are_named(tmp_path: Path) -> None:
         collection = collect(runs)
         (group,) = collection.groups()
         found = cautions(
-            group, build_table(group, resamples=20), looks(group), origins(group, runs), None, collection.problems
+            group, build_table(group, resamples=20), names_of(group), origins(group, runs), None, collection.problems
         )
         return {caution.title: caution.told for caution in found if "ersions" in caution.title}
 

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import rlbench
-from analysis.html.provenance import origin
+from analysis.collection.origins import origin
 from analysis.status import commands, survey
 from hydra_plugins.rlbench_experiments import ExperimentsSearchPath
 from rlbench.__main__ import COMMANDS, main

@@ -12,18 +12,18 @@ import pytest
 
 from analysis import report
 from analysis.collection import collect
+from analysis.collection.origins import origins
 from analysis.html.budgets import budgets
-from analysis.html.cautions import cautions
-from analysis.html.provenance import origins
 from analysis.html.rows import looks
 from analysis.render.numbers import at_least
 from analysis.statistics import Scores
 from analysis.tables import build_table
 from analysis.tables.__main__ import main as tables
+from analysis.tables.cautions import cautions
 from analysis.tables.headline import Headline, sentences
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
-from tests.helpers_report import verdict, write_full_sweep
+from tests.helpers_report import names_of, verdict, write_full_sweep
 
 LABELS = ("grpo-relevance", "rank_grpo-relevance", "rank_grpo-log_decay")
 
@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words_of(found: Headline, runs: Path) -> str:
     (group,) = collect(runs).groups()
-    return " ".join(sentences(found, {look.label: look.name for look in looks(group)}))
+    return " ".join(sentences(found, names_of(group)))
 
 
 def constant(value: float) -> Scores:
@@ -112,7 +112,7 @@ def told_of(runs: Path, title: str) -> str | None:
     collection = collect(runs)
     (group,) = collection.groups()
     found = cautions(
-        group, build_table(group, resamples=20), looks(group), origins(group, runs), None, collection.problems
+        group, build_table(group, resamples=20), names_of(group), origins(group, runs), None, collection.problems
     )
     return next((caution.told for caution in found if caution.title == title), None)
 
