@@ -1,8 +1,9 @@
+# ruff: noqa: F401 (the names that other rooms use)
 """Tables from run directories: rows, columns, numbers and the notes below them.
 
 A YAML spec (`spec`) defines what is shown. `select` and `prepare` find the runs, `build` computes the numbers,
-`compare` tests rows against a baseline, `marks` flags unfair comparisons, and `write` formats the table. The same runs
-give the same bytes. Reference: docs/tables.md.
+`compare` tests rows against a baseline, `marks` and `cautions` judge whether a comparison is fair, `headline` says what
+leads, and `write` formats the table. The same runs give the same bytes. Reference: docs/tables.md.
 """
 
 from analysis.tables.build import build, build_table
@@ -13,76 +14,14 @@ from analysis.tables.marks import (
     group_folder,
     group_title,
     marked,
-    pairing_note,
     sft_note,
     test_note,
     unequal_budgets,
     unequal_note,
 )
-from analysis.tables.model import (
-    BUDGET,
-    MARKS,
-    MISSING,
-    ONE_SEED,
-    SPENT,
-    STOPPED,
-    UNEQUAL,
-    Column,
-    Lead,
-    Made,
-    Over,
-    Row,
-    Table,
-    Versus,
-)
+from analysis.tables.model import BUDGET, MISSING, ONE_SEED, STOPPED, UNEQUAL, Lead, Row, Table, Versus
 from analysis.tables.profiles import Profile, profile_scores
 from analysis.tables.scores import cell_of, row_scores, share_of
 from analysis.tables.select import Folder
 from analysis.tables.spec import TableSpec, parse_spec, read_spec
 from analysis.tables.write import cell_runs, comparisons_csv, comparisons_sheet, runs_json, table_sheet, to_csv
-
-__all__ = [
-    "BUDGET",
-    "Column",
-    "FEWEST_SEEDS",
-    "Folder",
-    "Lead",
-    "MARKS",
-    "MISSING",
-    "Made",
-    "ONE_SEED",
-    "ONE_SEED_NOTE",
-    "Over",
-    "Profile",
-    "Row",
-    "SPENT",
-    "STOPPED",
-    "Table",
-    "TableSpec",
-    "UNEQUAL",
-    "Versus",
-    "build",
-    "build_table",
-    "cell_of",
-    "cell_runs",
-    "checkpoint_note",
-    "comparisons_csv",
-    "comparisons_sheet",
-    "detectable_text",
-    "group_folder",
-    "group_title",
-    "marked",
-    "pairing_note",
-    "parse_spec",
-    "profile_scores",
-    "read_spec",
-    "row_scores",
-    "runs_json",
-    "sft_note",
-    "share_of",
-    "table_sheet",
-    "test_note",
-    "to_csv",
-    "unequal_budgets",
-    "unequal_note",
-]

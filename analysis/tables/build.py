@@ -3,6 +3,7 @@
 Each metric is estimated separately, so a number is the same in every table that shows it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,21 @@ from analysis.tables.compare import (
     untested,
     versus_of,
 )
-from analysis.tables.model import MARKS, ONE_SEED, SPENT, UNEQUAL, Column, Lead, Made, Row, Table, Value, Versus
+from analysis.tables.model import (
+    MARKS,
+    MISSING,
+    ONE_SEED,
+    SPENT,
+    STOPPED,
+    UNEQUAL,
+    Column,
+    Lead,
+    Made,
+    Row,
+    Table,
+    Value,
+    Versus,
+)
 from analysis.tables.prepare import Asked, Prepared
 from analysis.tables.scores import share_of, split_sizes
 from analysis.tables.select import Folder, Part, as_text
@@ -59,6 +74,10 @@ def build(
     return _Builder(folders, spec, resamples).table(problems)
 
 
+Compared = tuple[str, str, int]
+"""A comparison: its baseline as text, its metric, and the id of its row."""
+
+
 class _Builder(Prepared):
     """Numbers, marks and notes of a table."""
 
@@ -79,12 +98,14 @@ class _Builder(Prepared):
         ]
         baseline = self._baseline_name(self.spec.baseline) if self.spec.baseline else ""
         comparisons = [
-            versus for metric in self.compared for versus in self._against(self.spec.baseline or {}, metric).values()
+            versus
+            for metric in self.compared
+            for part in self.parts
+            if (versus := self._against(self.spec.baseline or {}, metric, part)) is not None
         ]
-        title = select.filled(self.spec.title, self._title_word)
         return Table(
-            title=title,
-            key="-".join("".join(c if c.isascii() and c.isalnum() else " " for c in self._key()).split()),
+            title=select.filled(self.spec.title, self._title_word),
+            key=self._key(),
             cutoffs=self.cutoffs,
             columns=tuple(kept),
             rows=tuple(rows),
@@ -114,14 +135,14 @@ class _Builder(Prepared):
         return " / ".join(select.word(self.spec.names, key, value) for value in values)
 
     def _key(self) -> str:
-        return " ".join(" ".join(sorted(set(map(str, self.runs[key])))) for key in ("experiment", "dataset", "model"))
+        words = [word for key in ("experiment", "dataset", "model") for word in sorted(set(map(str, self.runs[key])))]
+        return "-".join(re.findall("[A-Za-z0-9]+", " ".join(words)))
 
     def _row(self, part: Part) -> Row:
-        first, side = part.first, self.sides[part.id]
-        rl = part.stage == "rl"
-        cells = {each.column.key: self._cell(part, side, each) for each in self.shown}
+        first, rl = part.first, part.stage == "rl"
+        cells = {each.column.key: self._cell(part, each) for each in self.shown}
         means = {each.column.of: cells[each.column.key] for each in self.shown if each.column.kind == "mean"}
-        headline = self._against(self.spec.baseline or {}, self.compared[0]).get(part.id) if self.compared else None
+        headline = self._against(self.spec.baseline or {}, self.compared[0], part) if self.compared else None
         return Row(
             name=part.name,
             label=part.label,
@@ -140,7 +161,7 @@ class _Builder(Prepared):
             missing=self._missing(part),
             stops=self._stops(part),
             marks=self._marks(part),
-            bold=self.bold.get(part.id, frozenset()),
+            bold=frozenset(self.bold.get(part.id, ())),
             against={
                 each.column.key: self._made(base)
                 for each in self.shown
@@ -201,12 +222,12 @@ class _Builder(Prepared):
             for _, run in part.runs.iterrows()
         )
 
-    def _cell(self, part: Part, side: Side, shown: Asked) -> Value:
-        column = shown.column
+    def _cell(self, part: Part, shown: Asked) -> Value:
+        column, side = shown.column, self.sides[part.id]
         if column.kind == "value":
             return self._value(part, column.of)
         if shown.to is not None:
-            versus = self._against(shown.to, column.of).get(part.id)
+            versus = self._against(shown.to, column.of, part)
             if versus is None:
                 return None
             if column.kind == "improvement":
@@ -232,41 +253,35 @@ class _Builder(Prepared):
             return float(np.mean([float(value) for value in values]))
         return ", ".join(dict.fromkeys(as_text(value) for value in values))
 
-    def _against(self, to: Where, metric: str) -> dict[int, Versus]:
-        """Comparisons of trained rows with the baseline of their group, by row id."""
-        return self.against[repr(to), metric]
+    def _against(self, to: Where, metric: str, part: Part) -> Versus | None:
+        """The comparison of a trained row with the baseline of its group."""
+        return self.against.get((repr(to), metric, part.id))
 
-    def _compare(
-        self,
-    ) -> tuple[dict[tuple[str, str], dict[int, Versus]], dict[int, frozenset[str]], list[Lead], Family]:
+    def _compare(self) -> tuple[dict[Compared, Versus], dict[int, set[str]], list[Lead], Family]:
         """All comparisons, the bold columns by row id, the leading rows, and the family of tests."""
         tested = [(self.spec.baseline or {}, metric) for metric in self.compared]
         tested += [(each.to, each.column.of) for each in self.shown if each.to is not None and each.column.p]
-        wanted = tested + [(each.to, each.column.of) for each in self.shown if each.to is not None]
-        in_family = {(repr(to), metric) for to, metric in tested}
-        found: list[Found] = []
-        keys: list[tuple[str, str]] = []
-        for key, (to, metric) in {(repr(to), metric): (to, metric) for to, metric in wanted}.items():
+        untested_too = tested + [(each.to, each.column.of) for each in self.shown if each.to is not None]
+        found: dict[Compared, Found] = {}
+        for to, metric in untested_too:
             for row, base in self._pairs(to, metric):
-                reason = untested(row, base) or ("" if key in in_family else "shown, not tested")
-                found.append(find(row, base, metric, reason, resamples=self.resamples))
-                keys.append(key)
+                key = (repr(to), metric, row.id)
+                if key not in found:
+                    reason = untested(row, base) or ("" if (to, metric) in tested else "shown, not tested")
+                    found[key] = find(row, base, metric, reason, resamples=self.resamples)
         leads = [
             lead
             for parts in self.groups.values()
             for column in self.best
             if (lead := find_lead(self._rl_sides(parts, column), column.key, column.of, resamples=self.resamples))
         ]
-        family = correct(found, leads)
-        against: dict[tuple[str, str], dict[int, Versus]] = {(repr(to), metric): {} for to, metric in wanted}
-        for i, (key, one) in enumerate(zip(keys, found, strict=True)):
-            against[key][one.row.id] = versus_of(one, family.versus.get(i), family)
+        family = correct(list(found.values()), leads)
+        against = {key: versus_of(one, family.versus.get(i), family) for i, (key, one) in enumerate(found.items())}
         led = [lead_of(one, family.best.get(i), family) for i, one in enumerate(leads)]
-        bold: dict[int, frozenset[str]] = {}
-        for before, lead_found in zip(leads, led, strict=True):
-            if lead_found.holds:
-                place = before.leader.id
-                bold[place] = bold.get(place, frozenset()) | {lead_found.column}
+        bold: dict[int, set[str]] = {}
+        for one, lead in zip(leads, led, strict=True):
+            if lead.holds:
+                bold.setdefault(one.leader.id, set()).add(lead.column)
         return against, bold, led, family
 
     def _pairs(self, to: Where, metric: str) -> list[tuple[Side, Side]]:
@@ -287,7 +302,7 @@ class _Builder(Prepared):
 
     def _notes(self, rows: Sequence[Row], columns: Sequence[Column], problems: Sequence[Problem]) -> list[str]:
         stages = {row.stage for row in rows}
-        notes = [*self._judged_notes(columns)]
+        notes = self._judged_notes(columns)
         if "oracle" in stages:
             notes.append(
                 "oracle: the best possible lists under the preferences that made the data. No method can score higher."
@@ -309,7 +324,8 @@ class _Builder(Prepared):
                 marks.ONE_SEED_NOTE if self.spec.split == "test" else f"{ONE_SEED} One seed: no interval can be given."
             )
         notes += self._marked_notes(rows)
-        notes += [f"There is no finished run for: {'; '.join(self.absent)}."] if self.absent else []
+        if self.absent:
+            notes.append(f"There is no finished run for: {'; '.join(self.absent)}.")
         if left_out := [(problem.run, problem.reason) for problem in problems if problem.left_out]:
             notes.append(marks.left_out_note(left_out))
         return notes
@@ -326,13 +342,12 @@ class _Builder(Prepared):
                 queries = self.folders[int(runs["source"].iloc[0])].collection.queries
                 text = marks.judged("Test", split_sizes(queries, str(runs["run"].iloc[0])), runs)
                 said.setdefault(text, []).append(group)
-        several = len(said) > 1
-        notes = [f"{text} ({'; '.join(groups)})." if several else f"{text}." for text, groups in said.items()]
+        notes = [f"{text} ({'; '.join(groups)})." if len(said) > 1 else f"{text}." for text, groups in said.items()]
         shapes = {column.interval for column in estimates}
         words = {"brackets": "Brackets", "plus_minus": "± (half the width)"}
-        if how := " and ".join(words[shape] for shape in words if shape in shapes):
-            joined = f"{how}: {marks.intervals_text(self.resamples)}."
-            notes = [*notes[:-1], f"{notes[-1]} {joined}"] if notes else []
+        how = " and ".join(words[shape] for shape in words if shape in shapes)
+        if how and notes:
+            notes[-1] += f" {how}: {marks.intervals_text(self.resamples)}."
         if any(column.kind == "iqm" for column in estimates):
             notes.append("IQM: interquartile mean of the run scores. For fewer than four runs it is their mean.")
         return notes
@@ -340,24 +355,19 @@ class _Builder(Prepared):
     def _baseline_notes(self, columns: Sequence[Column]) -> list[str]:
         """Notes on the meaning of differences, one for every baseline."""
         notes = []
-        wanted = {repr(each.to): each for each in self.shown if each.to is not None}
-        for each in wanted.values():
-            to = each.to or {}
-            found, title = self._baselines(to), metric_title(each.column.of)
-            several = to == select.SFT and not found and (self.runs["stage"] == "sft").any()
-            if several:
+        for to, metric in {repr(each.to): (each.to, each.column.of) for each in self.shown if each.to}.values():
+            found, title = self._baselines(to), metric_title(metric)
+            if to == select.SFT and not found and (self.runs["stage"] == "sft").any():
                 notes.append("There is no one SFT row to compare with: name one as the baseline.")
-                continue
-            if to == select.SFT or {part.stage for part in found.values()} == {"sft"}:
+            elif to == select.SFT or {part.stage for part in found.values()} == {"sft"}:
                 notes.append(marks.sft_note(self.runs, title))
-                continue
-            name = self._baseline_name(to)
-            lacking = [group for group in self.groups if group not in found]
-            under = f" under {'; '.join(lacking)}" if found and lacking else ""
-            if found:
-                notes.append(f"Δ to {name}: paired difference on the same contexts. {marks.pairing_note()}")
-            if lacking:
-                notes.append(f"There is no finished run of {name}{under}, so no difference to it can be given.")
+            else:
+                name = self._baseline_name(to)
+                if found:
+                    notes.append(f"Δ to {name}: paired difference on the same contexts. {marks.PAIRING}")
+                if lacking := [group for group in self.groups if group not in found]:
+                    under = f" under {'; '.join(lacking)}" if found else ""
+                    notes.append(f"There is no finished run of {name}{under}, so no difference to it can be given.")
         if any(column.p for column in columns):
             notes.append(
                 "p of a difference: p of its interval, corrected as stated below. There is none without a verdict."
@@ -371,17 +381,12 @@ class _Builder(Prepared):
         return any(part.stage == "sft" and len(part.runs) == 1 for part in self._baselines(to).values())
 
     def _family_note(self) -> str:
-        tested = {repr(each.to): each.to for each in self.shown if each.to is not None and each.column.p}
-        if self.compared:
-            tested[repr(self.spec.baseline or {})] = self.spec.baseline or {}
-        return marks.family_note(self.family, " and ".join(dict.fromkeys(map(self._baseline_name, tested.values()))))
+        tested = [each.to for each in self.shown if each.to is not None and each.column.p]
+        tested += [self.spec.baseline or {}] if self.compared else []
+        return marks.family_note(self.family, " and ".join(dict.fromkeys(map(self._baseline_name, tested))))
 
     def _has_best(self, shown: Asked) -> bool:
-        """Whether a column may have a bold row.
-
-        The spec decides. By default, compared metrics of accuracy may have one; if nothing is compared, all metrics of
-        accuracy.
-        """
+        """Whether a column may have a bold row (`ColumnSpec.bold`)."""
         column = shown.column
         if column.kind != "mean":
             return False
@@ -395,9 +400,10 @@ class _Builder(Prepared):
             if any(UNEQUAL in row.marks for row in rows if row.group == group):
                 notes.append(marks.unequal_note(self.rl[group], group))
         if lacking := [(_full_name(row), row.missing) for row in rows if row.missing]:
-            notes.append(marks.missing_note(lacking))
-        stops = [(_full_name(row), row.stops) for row in rows if row.stops]
-        return notes + ([marks.stopped_note(stops)] if stops else [])
+            notes.append(f"{MISSING} Missing seeds: {marks.missing_seeds(lacking)}.")
+        if stops := [(_full_name(row), row.stops) for row in rows if row.stops]:
+            notes.append(f"{STOPPED} Stopped early, and used at that update: {marks.stopped_runs(stops)}.")
+        return notes
 
 
 def _full_name(row: Row) -> str:

@@ -12,7 +12,7 @@ from analysis.collection.origins import Origin, by_versions, files, short
 from analysis.render.numbers import counted, first_words, percent, words
 from analysis.tables.compare import FEWEST_SEEDS
 from analysis.tables.headline import Headline, low_power_note
-from analysis.tables.marks import checkpoint_rules, missing_seeds, pairing_note, stopped_runs, unequal_note
+from analysis.tables.marks import PAIRING, checkpoint_rules, missing_seeds, stopped_runs, unequal_note
 from analysis.tables.model import UNEQUAL, Row, Table
 
 DEGENERATE = 0.5
@@ -136,7 +136,7 @@ def _comparability(group: Collection, trained: Sequence[Row]) -> list[Caution]:
     """Cautions on the marks of rows: missing seeds, unequal budgets, early stops."""
     found = []
     if lacking := [(row.name, row.missing) for row in trained if row.missing]:
-        found.append(Caution("Missing seeds", f"{missing_seeds(lacking)}. {pairing_note()}", True))
+        found.append(Caution("Missing seeds", f"{missing_seeds(lacking)}. {PAIRING}", True))
     if any(UNEQUAL in row.marks for row in trained):
         found.append(Caution("Unequal budgets", unequal_note(group.runs), True))
     if stops := [(row.name, row.stops) for row in trained if row.stops]:

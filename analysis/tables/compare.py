@@ -40,12 +40,7 @@ class Side:
     """A row of a comparison.
 
     Attributes:
-        id: of the row.
-        group, name, label, stage: of the row.
-        seeds: of its runs.
         budgets: budgets of its runs, each as `model.BUDGET`; empty if it is not an RL row.
-        marks: of the row.
-        metrics: metrics of its runs.
         load: reads the scores, in the order of `metrics`.
     """
 
@@ -95,8 +90,6 @@ class Found:
     """A comparison before correction.
 
     Attributes:
-        row, base: the compared rows.
-        metric: the compared metric.
         a, b: scores of the runs of `row` and `base` that the comparison uses.
         estimate: row minus base.
         permutation, permuted: the permutation test that the seeds allow, and what it permutes.
@@ -121,13 +114,7 @@ class Found:
 
 @dataclass(frozen=True)
 class FoundLead:
-    """The leading row of a column against all others, before correction.
-
-    Attributes:
-        column: key of the column.
-        leader: the row with the highest mean; the first one if several tie.
-        over: the leader minus each other row, closest mean first.
-    """
+    """The row that leads a column (the first one if several tie) minus each other row, closest mean first."""
 
     column: str
     leader: Side
@@ -310,14 +297,14 @@ def detectable(found: Sequence[Found], family: Family) -> Interval | None:
     return Interval(*(float(end[0]) for end in ends))
 
 
-def detectable_text(one: Interval) -> str:
-    """A detectable difference with its range: .021 (.015 to .039)."""
-    return " ".join(detectable_parts(one))
-
-
 def detectable_parts(one: Interval) -> tuple[str, str]:
-    """A detectable difference and, in parentheses, its range."""
+    """A detectable difference and its range: .021 and (.015 to .039)."""
     return at_least(one.mean), f"({at_least(one.low)} to {at_least(one.high)})"
+
+
+def detectable_text(one: Interval) -> str:
+    """Both in one text."""
+    return " ".join(detectable_parts(one))
 
 
 def reading(versus: Versus, base: Side, family: Family) -> str:

@@ -10,11 +10,21 @@ from analysis import statistics
 from analysis.collection import Collection
 from analysis.render.numbers import many, share
 from analysis.tables.compare import LEVEL, Family
-from analysis.tables.model import BUDGET, MARKS, MISSING, ONE_SEED, STOPPED, UNEQUAL, Versus
+from analysis.tables.model import BUDGET, MARKS, ONE_SEED, UNEQUAL, Versus
 from analysis.tables.scores import split_sizes
 
 NAMED = 8
 """Maximum number of runs that a note names; further runs are only counted."""
+
+PAIRING = (
+    "Rows with the same seeds are paired by seed. Rows with different seeds are compared on their common seeds if "
+    f"these are at least {statistics.LEAST_COMMON} and at least {100 * statistics.COMMON_SHARE:.0f} % of each row’s "
+    "seeds. Otherwise all their runs are compared, unpaired."
+)
+"""Note on which runs of two rows a comparison uses."""
+
+PERMUTED = {"labels": "labels of runs", "seeds": "signs of seeds", "contexts": "signs of contexts"}
+"""`Versus.permuted` in words."""
 
 ONE_SEED_NOTE = f"{ONE_SEED} One seed: the interval is over contexts only. It does not show how much trainings differ."
 
@@ -86,7 +96,7 @@ def sft_note(runs: pd.DataFrame, metric: str) -> str:
     if sft.empty:
         return "There is no finished SFT run, so no difference to it can be given."
     one_checkpoint = not sft.duplicated(["experiment", "dataset", "model"]).any()
-    what = checkpoint_baseline_note("SFT") if one_checkpoint else pairing_note()
+    what = checkpoint_baseline_note("SFT") if one_checkpoint else PAIRING
     return f"Δ {metric} to SFT: paired difference on the same contexts. {what}"
 
 
@@ -112,22 +122,12 @@ def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
     return f"{UNEQUAL} Unequal budgets ({' / '.join(BUDGET)}){under}, not a fair comparison: {spent}."
 
 
-def missing_note(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
-    """Note on rows with missing seeds."""
-    return f"{MISSING} Missing seeds: {missing_seeds(rows)}."
-
-
 def missing_seeds(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     """Missing seeds with the names of the rows that lack them."""
     lacking: dict[tuple[int, ...], list[str]] = {}
     for name, seeds in rows:
         lacking.setdefault(seeds, []).append(name)
     return "; ".join(f"{', '.join(map(str, seeds))} of {', '.join(names)}" for seeds, names in lacking.items())
-
-
-def stopped_note(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:
-    """Note on runs that stopped early; each row comes with its (seed, update) pairs."""
-    return f"{STOPPED} Stopped early, and used at that update: {stopped_runs(rows)}."
 
 
 def stopped_runs(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:
@@ -146,21 +146,14 @@ def left_out_note(problems: Sequence[tuple[str, str]]) -> str:
 
 def family_note(family: Family, baseline: str) -> str:
     """Note on the tests of a table and their correction."""
-    parts = []
-    if family.against:
-        parts.append(f"{many(family.against, 'difference')} to {baseline}")
-    if family.leads:
-        parts.append(f"{many(family.leads, 'column')} with a best row")
-    if not parts:
-        return (
-            "Nothing is tested. A verdict requires equal budgets, and three seeds in each row or a fixed checkpoint on "
-            "one side."
-        )
-    tests = many(family.size, "test")
+    verdict = "A verdict requires equal budgets, and three seeds in each row or a fixed checkpoint on one side."
+    if not family.size:
+        return f"Nothing is tested. {verdict}"
+    parts = [f"{many(family.against, 'difference')} to {baseline}"] if family.against else []
+    parts += [f"{many(family.leads, 'column')} with a best row"] if family.leads else []
     return (
-        f"Tested: {' and '.join(parts)}. p of these {tests} is corrected by Holm over all of them. A difference holds "
-        f"if its p is below {share(LEVEL, 2)}. All other numbers are shown but not tested. A verdict requires equal "
-        "budgets, and three seeds in each row or a fixed checkpoint on one side."
+        f"Tested: {' and '.join(parts)}. p of these {many(family.size, 'test')} is corrected by Holm over all of them. "
+        f"A difference holds if its p is below {share(LEVEL, 2)}. All other numbers are shown but not tested. {verdict}"
     )
 
 
@@ -173,10 +166,12 @@ def comparison_notes(
         tested: note on the tests and their correction (`family_note`).
         checkpoint: whether the baseline is one trained checkpoint.
     """
+    kinds = sorted({versus.permuted for versus in found})
+    permuted = "p of the test of " + " or ".join(PERMUTED[kind] for kind in kinds)
     notes = [
-        f"Δ: the row minus {baseline}, paired on the same contexts of the {split} split. {pairing_note()} Brackets: "
+        f"Δ: the row minus {baseline}, paired on the same contexts of the {split} split. {PAIRING} Brackets: "
         f"95 % interval, not corrected ({resamples:,} resamples).",
-        f"p: two-sided p of no difference, from that interval. p permuted: {_rearranged(found)}. Both are corrected.",
+        f"p: two-sided p of no difference, from that interval. p permuted: {permuted}. Both are corrected.",
         tested,
         "Better: probability that a run of the row scores higher than a run of the baseline on these samples, with its "
         "95 % interval.",
@@ -186,20 +181,11 @@ def comparison_notes(
     ]
     if checkpoint:
         notes.append(checkpoint_baseline_note(baseline))
-    for kind in sorted({versus.permuted for versus in found}):
+    for kind in kinds:
         beyond = {v.smallest_p for v in found if v.permuted == kind and (v.smallest_p or 0.0) >= LEVEL}
         if ends := " or ".join(share(smallest) for smallest in sorted(filter(None, beyond))):
-            notes.append(f"With so few seeds, the test of {_words(kind)} cannot reach a p below {ends}.")
+            notes.append(f"With so few seeds, the test of {PERMUTED[kind]} cannot reach a p below {ends}.")
     return notes
-
-
-def pairing_note() -> str:
-    """Note on which runs of two rows a comparison uses."""
-    return (
-        "Rows with the same seeds are paired by seed. Rows with different seeds are compared on their common seeds if "
-        f"these are at least {statistics.LEAST_COMMON} and at least {statistics.COMMON_SHARE:.0%} of each row’s seeds. "
-        "Otherwise all their runs are compared, unpaired."
-    ).replace("75%", "75 %")
 
 
 def checkpoint_baseline_note(baseline: str) -> str:
@@ -209,12 +195,3 @@ def checkpoint_baseline_note(baseline: str) -> str:
         f"which RL rows start. It says nothing about {baseline} as a method, because one training does not show how "
         "much trainings differ."
     )
-
-
-def _words(permuted: str) -> str:
-    return {"labels": "labels of runs", "seeds": "signs of seeds", "contexts": "signs of contexts"}[permuted]
-
-
-def _rearranged(found: Sequence[Versus]) -> str:
-    kinds = sorted({versus.permuted for versus in found})
-    return "p of the test of " + " or ".join(_words(kind) for kind in kinds)

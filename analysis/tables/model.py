@@ -13,7 +13,6 @@ SPENT = (*BUDGET, "generated_tokens", "seconds")
 ONE_SEED, UNEQUAL, MISSING, STOPPED = "†", "‡", "§", "¶"
 MARKS = (ONE_SEED, UNEQUAL, MISSING, STOPPED)
 
-
 Value = Interval | float | str | None
 """Content of a table cell: an estimate, the mean of a count or setting over runs, text, or nothing."""
 
@@ -24,13 +23,10 @@ class Column:
 
     Attributes:
         key: name in `Row.cells` and CSV: ndcg@10, ndcg@10_iqm, ndcg@10_minus_sft, ndcg@10_beats_sft, updates.
-        header: as shown.
         kind: mean, iqm, difference, improvement or value.
         of: per-query metric; for a value: column of the run table, or a setting.
         to: label of the baseline of a difference or an improvement, else "".
-        digits: number of decimals.
-        interval: style of the interval: brackets, plus_minus or none.
-        p: whether to show p of a difference.
+        digits, interval, p: number of decimals, style of the interval, whether to show p (`ColumnSpec`).
     """
 
     key: str
@@ -45,13 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Made:
-    """A run behind a cell.
-
-    Attributes:
-        run: its directory, relative to the folder that was searched.
-        folder: that folder.
-        seed, hash: of the run.
-    """
+    """A run behind a cell; `run` is its directory, relative to the searched `folder`."""
 
     run: str
     folder: str
@@ -64,12 +54,10 @@ class Row:
     """One method.
 
     Attributes:
-        name: as shown.
-        label: as in the run directory.
+        name, label: as shown, and as in the run directory.
         group: heading above the row; "" in a table without groups.
         stage: oracle, zero_shot, sft or rl.
         algorithm, reward: of an RL row, else "".
-        experiment, dataset, model: of its runs.
         made: its runs, by seed.
         cells: column key to content.
         metrics: per-query metric to its mean over seeds and samples, for every column of means.
@@ -77,7 +65,6 @@ class Row:
         spent: quantities of SPENT, each as the mean per run of the row's own stage.
         missing: seeds that the spec or other RL rows of its group have, but this row lacks.
         stops: (seed, update) of the runs whose training stopped early.
-        marks: a subset of MARKS.
         bold: keys of the columns in which this row is shown to be the best RL row.
         against: key of a comparing column to the runs of the baseline row.
     """
@@ -123,8 +110,6 @@ class Versus:
 
     Attributes:
         group, row, label: heading, name and label of the row.
-        baseline: name of the baseline row.
-        metric: per-query metric.
         seeds, baseline_seeds: seeds of the compared runs (`statistics.compared_seeds`).
         difference: row minus baseline; its `p` belongs to the interval and is not corrected.
         p_holm: `difference.p`, Holm-corrected over all tests of the table; None if seeds or budgets allow no verdict.
@@ -136,7 +121,7 @@ class Versus:
             None if nothing is tested or no seeds pair.
         holds: whether a difference is shown, by `p_holm`.
         reading: the verdict in words.
-        marks: marks of the row, and those of the baseline except ONE_SEED.
+        marks: those of the row, and those of the baseline except ONE_SEED.
     """
 
     group: str
@@ -164,7 +149,6 @@ class Over:
     """The leading row of a column minus another row.
 
     Attributes:
-        row, label: of the other row.
         difference: with its interval and uncorrected p.
         wins: probability that a run of the leading row scores higher than one of the other row; None if they cannot
             be compared.
@@ -185,8 +169,7 @@ class Lead:
     """The RL row with the highest mean in a column of its group.
 
     Attributes:
-        group, column: heading of the group and key of the column.
-        metric: of the column.
+        column: key of the column.
         row, label, seeds: of the leading row.
         over: its differences to the other RL rows, closest mean first.
         p: largest p of its differences to comparable rows; None if no row is comparable.
@@ -220,10 +203,8 @@ class Table:
     """Rows in display order, with notes and comparisons.
 
     Attributes:
-        title: as shown.
         key: one word for a LaTeX label, from experiment, dataset and model.
         cutoffs: cut-offs of all runs, ascending.
-        columns: columns after the row's name.
         rows: ordered by group.
         notes: sentences below the table; a note on marked rows starts with its mark.
         headline: metric of `Row.difference`; "" if nothing is compared.

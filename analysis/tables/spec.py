@@ -155,7 +155,7 @@ class _Reader:
         for key, entries in (("rows", rows), ("columns", columns)):
             if key in spec and not entries:
                 self._say(f"{key} is empty")
-        return TableSpec(
+        table = TableSpec(
             title=self._text(spec.get("title", ""), "title"),
             rows=tuple(self._row(entry, f"rows[{i}]") for i, entry in enumerate(rows)),
             columns=tuple(self._column(entry, f"columns[{i}]") for i, entry in enumerate(columns)),
@@ -163,19 +163,21 @@ class _Reader:
             group_by=self._texts(spec.get("group_by", []), "group_by"),
             names=self._names(spec.get("names", {})),
             baseline=self._where_or_label(spec["baseline"], "baseline") if "baseline" in spec else None,
-            comparisons=self._compared(spec, "comparisons"),
-            profiles=self._compared(spec, "profiles", needs_baseline=False),
+            comparisons=self._texts(spec.get("comparisons", []), "comparisons"),
+            profiles=self._texts(spec.get("profiles", []), "profiles"),
             seeds=self._seeds(spec.get("seeds", [])),
             method=self._text(spec.get("method", "Method"), "method"),
             overall=self._text(spec.get("overall", ""), "overall"),
         )
+        if table.comparisons and "baseline" not in spec:
+            self._say("comparisons needs a baseline: which row all others are compared with")
+        return table
 
     def _say(self, problem: str) -> None:
         self.problems.append(f"{self.source}: {problem}")
 
     def _mapping(self, content: Any, where: str, known: list[str] | None = None) -> dict[str, Any]:
-        if not isinstance(content, dict):
-            self._say(f"{where} must be a mapping, not {_shown(content)}")
+        if not self._is(dict, content, where, "be a mapping"):
             return {}
         bad = [key for key in content if not isinstance(key, str)]
         for key in bad:
@@ -185,17 +187,21 @@ class _Reader:
                 self._say(f"{where} has no key '{key}'.{nearest(key, known)} Known: {', '.join(known)}")
         return {key: value for key, value in content.items() if key not in bad}
 
+    def _is(self, kind: type, content: Any, where: str, must: str) -> bool:
+        """Whether the content is of a kind; if not, a problem says what it must do."""
+        fits = isinstance(content, kind)
+        if not fits:
+            self._say(f"{where} must {must}, not {_shown(content)}")
+        return fits
+
     def _list(self, content: Any, where: str) -> list[Any]:
-        if not isinstance(content, list):
-            self._say(f"{where} must be a list, not {_shown(content)}")
-            return []
-        return content
+        return content if self._is(list, content, where, "be a list") else []
 
     def _text(self, content: Any, where: str) -> str:
-        if not isinstance(content, str):
-            self._say(f"{where} must be text, not {_shown(content)}")
-            return ""
-        return content
+        return content if self._is(str, content, where, "be text") else ""
+
+    def _truth(self, content: Any, where: str) -> bool:
+        return self._is(bool, content, where, "be true or false") and content
 
     def _texts(self, content: Any, where: str) -> tuple[str, ...]:
         """One text, or a list of texts."""
@@ -209,26 +215,13 @@ class _Reader:
             self._say(f"{where} is {_shown(content)}, which is none of {', '.join(known)}.{close}".rstrip())
         return str(content)
 
-    def _truth(self, content: Any, where: str) -> bool:
-        if not isinstance(content, bool):
-            self._say(f"{where} must be true or false, not {_shown(content)}")
-        return content is True
-
     def _names(self, content: Any) -> dict[str, dict[str, str]]:
         renamed = self._mapping(content, "names")
-        return {
-            column: {
-                str(value): self._text(name, f"names.{column}.{value}")
-                for value, name in self._mapping_of_values(values, f"names.{column}").items()
-            }
-            for column, values in renamed.items()
-        }
-
-    def _mapping_of_values(self, content: Any, where: str) -> dict[Any, Any]:
-        if not isinstance(content, dict):
-            self._say(f"{where} must map values to words, not {_shown(content)}")
-            return {}
-        return content
+        found: dict[str, dict[str, str]] = {}
+        for column, values in renamed.items():
+            known = values if self._is(dict, values, f"names.{column}", "map values to words") else {}
+            found[column] = {str(value): self._text(name, f"names.{column}.{value}") for value, name in known.items()}
+        return found
 
     def _where(self, content: Any, where: str) -> Where:
         found = {}
@@ -289,12 +282,6 @@ class _Reader:
             p=self._truth(column.get("p", False), f"{where}.p"),
             bold=self._truth(column["bold"], f"{where}.bold") if "bold" in column else None,
         )
-
-    def _compared(self, spec: Mapping[str, Any], key: str, *, needs_baseline: bool = True) -> tuple[str, ...]:
-        metrics = self._texts(spec.get(key, []), key)
-        if metrics and needs_baseline and "baseline" not in spec:
-            self._say(f"{key} needs a baseline: which row all others are compared with")
-        return metrics
 
     def _seeds(self, content: Any) -> tuple[int, ...]:
         """A list of seeds, or the number of seeds starting at 0."""
