@@ -9,9 +9,9 @@ import pandas as pd
 from analysis.collection import Collection
 from analysis.collection.costs import total_cost
 from analysis.collection.origins import short
-from analysis.html.grid import MISSING, GridCell, Head, grid, number, section, text
+from analysis.html.grid import MISSING, GridCell, Head, grid, number, section
 from analysis.html.markup import Html, tag
-from analysis.html.rows import Look, named
+from analysis.html.rows import Look, name_cell, named
 from analysis.render.numbers import count, first_words, percent
 from analysis.tables import UNEQUAL, unequal_note
 from rlbench.base.durations import duration
@@ -46,11 +46,12 @@ def budgets(group: Collection, looks: Sequence[Look], unequal: Set[str] = frozen
     shown = [look for look in looks if spent[look.label].get("seconds", 0) >= SHOWN_SECONDS]
     if not shown:
         return section("budgets", "Budgets", tag("p", "No run of this group spent anything."))
-    note = unequal_note(runs) if unequal else _equal_note(sum(look.stage == "rl" for look in looks))
+    equal = "All trained rows had the same updates, prompts and completions."
+    note = unequal_note(runs) if unequal else equal if sum(look.stage == "rl" for look in looks) > 1 else None
     return section(
         "budgets",
         "Budgets",
-        tag("p", note, class_="warn" if unequal else None) if note else None,
+        tag("p", note, class_="warn" if unequal else None) if note is not None else None,
         tag("p", "Means per run, of the row's own stage. Memory is the largest of its runs.", class_="note"),
         tag("p", cost_note(runs, group.source.folder), class_="note"),
         _bars(shown, spent),
@@ -73,11 +74,6 @@ def cost_note(runs: pd.DataFrame, folder: Path) -> str:
     named = first_words([f"{short(run)} (from {maker})" for run, maker in cost.shared], NAMED, "run")
     shared = f"{duration(cost.shared_seconds)} was spent by other experiments, and counts there too: {named}"
     return f"{told} Of that, {shared}."
-
-
-def _equal_note(trained: int) -> str:
-    """Note on equal budgets; "" if there are fewer than two trained rows."""
-    return "All trained rows had the same updates, prompts and completions." if trained > 1 else ""
 
 
 def _means(runs: pd.DataFrame) -> dict[str, float]:
@@ -120,11 +116,7 @@ def _bars(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]]) -> Ht
         bar = tag("span", pieces, class_="bar", role="img", aria_label=f"Seconds by phase: {told}")
         total = tag("span", duration(spent[look.label]["seconds"]), class_="total")
         bars.append(tag("div", tag("span", named(look), class_="who"), bar, total, class_="barrow"))
-    return tag(
-        "figure",
-        tag("figcaption", "Time of a run by phase. ", legend),
-        tag("div", bars, class_="bars"),
-    )
+    return tag("figure", tag("figcaption", "Time of a run by phase. ", legend), tag("div", bars, class_="bars"))
 
 
 def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], unequal: Set[str]) -> Html:
@@ -141,15 +133,14 @@ def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], uneq
         own = spent[look.label]
         parts = phases(own)
         mark = UNEQUAL if look.label in unequal else ""
-        cells: list[GridCell] = [text(named(look, mark), look.name)]
+        cells: list[GridCell] = [name_cell(look, mark)]
         cells += [_count(own.get(name)) for name in COUNTS]
         cells.append(number(own["seconds"], duration(own["seconds"])))
         cells += [number(parts[name], duration(parts[name])) if name in parts else MISSING for name in used]
         cells += [_gib(own[f"peak_memory_bytes_{of}"]) for of in ("process", "gpu")]
         energy = np.nansum([own["energy_joules_cpu"], own["energy_joules_gpu"]]) / 3600
         cells.append(number(energy, f"{energy:.3g}") if energy else MISSING)
-        starts = own["attempts"]
-        cells.append(number(starts, f"{starts:g}") if np.isfinite(starts) else MISSING)
+        cells.append(number(own["attempts"], f"{own['attempts']:g}"))
         rows.append(cells)
     shown = [i for i in range(len(heads)) if any(row[i] is not MISSING for row in rows)]
     rows = [[row[i] for i in shown] for row in rows]
@@ -157,7 +148,7 @@ def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], uneq
 
 
 def _count(value: float | None) -> GridCell:
-    return MISSING if value is None or not value else number(value, count(value))
+    return number(value, count(value)) if value else MISSING
 
 
 def _gib(value: float) -> GridCell:

@@ -71,8 +71,7 @@ def curve_data(group: Collection, looks: Sequence[Look]) -> dict[str, Any]:
     names = group.measurements.names
     metrics = [name for name in names if name[0] != "test" and metric_of(name[1]).k != "rank"]
     training = sum(split == "train" for split, _ in metrics)
-    lowest, most = POINTS
-    points = int(np.clip(NUMBERS // max(1, 3 * training * len(trained)), lowest, most))
+    points = int(np.clip(NUMBERS // max(1, 3 * training * len(trained)), *POINTS))
     axes = Axes(group.spending_of, [look.runs for look in looks])
     series: dict[str, list[list[Any]]] = {}
     for split, metric in metrics:
@@ -104,12 +103,7 @@ def curve_data(group: Collection, looks: Sequence[Look]) -> dict[str, Any]:
 
 
 class Axes:
-    """The x axes of curves: updates, and the amounts spent by then (mean over the seeds of a row).
-
-    Args:
-        spending: as `Collection.spending_of`.
-        runs: runs of each row.
-    """
+    """The x axes of curves: updates, and the amounts spent by then (mean over the seeds of a row)."""
 
     def __init__(self, spending: Mapping[str, pd.DataFrame], runs: Sequence[Sequence[str]]):
         self.spending = spending

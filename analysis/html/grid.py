@@ -12,7 +12,6 @@ class Head:
     """A column.
 
     Attributes:
-        title: short title.
         about: explanation, shown on hover, or "".
         number: whether the column is numeric: sorted in descending order and right-aligned.
     """
@@ -27,10 +26,8 @@ class GridCell:
     """A cell as shown.
 
     Attributes:
-        shown: its text.
         key: sort key; None for a missing value, which always sorts last.
         below: a second line, such as an interval.
-        strong: whether it is bold.
         about: text shown on hover.
         kind: CSS class.
     """
@@ -65,12 +62,9 @@ def grid(
 
     Args:
         name: id of the table.
-        caption: caption above it.
-        heads: columns.
         rows: cells of each row, one per column.
         kinds: CSS class of each row; () for none.
     """
-    top = tag("tr", [_head(head) for head in heads])
     body = [
         tag(
             "tr",
@@ -79,11 +73,10 @@ def grid(
         )
         for row, kind in zip(rows, kinds or [""] * len(rows), strict=True)
     ]
-    table = tag(
-        "table", tag("thead", top), tag("tbody", body), id=name, class_="sortable", aria_labelledby=f"{name}-caption"
-    )
-    box = tag("div", table, class_="scroll", tabindex=0, role="region", aria_labelledby=f"{name}-caption")
-    return tag("figure", tag("figcaption", caption, class_="caption", id=f"{name}-caption"), box)
+    top, titled = tag("tr", [_head(head) for head in heads]), f"{name}-caption"
+    table = tag("table", tag("thead", top), tag("tbody", body), id=name, class_="sortable", aria_labelledby=titled)
+    box = tag("div", table, class_="scroll", tabindex=0, role="region", aria_labelledby=titled)
+    return tag("figure", tag("figcaption", caption, class_="caption", id=titled), box)
 
 
 def _head(head: Head) -> Html:

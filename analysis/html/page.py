@@ -126,7 +126,7 @@ def _summary(group: Collection, rows: Sequence[Look], headline: Headline | None,
         if trained
         else f"{counted(len(runs), 'run')}, none trained by reinforcement learning"
     )
-    shared = shared_words(rows, runs)
+    shared = shared_words(runs)
     compared = (
         f"Compared: {what}{f' ({shared})' if shared else ''}, on {first['dataset']} with {first['model']}, "
         f"lists of {first['list_length']}, {counted(len(runs), 'run')} in all."

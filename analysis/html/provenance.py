@@ -15,12 +15,7 @@ from rlbench.base.program import run_words
 
 
 def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) -> Html:
-    """The section on provenance.
-
-    Args:
-        found: origin of each run.
-        report: the command that creates the page.
-    """
+    """The section on provenance; `report` is the command that creates the page."""
     values = [*found.values()]
     facts: list[tuple[str, Html]] = [
         ("Code", _each(_commit(one) for one in values)),
@@ -34,6 +29,8 @@ def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) 
         [text(tag("code", name), name), text(", ".join(sorted({one.versions.get(name, "–") for one in values})))]
         for name in packages
     ]
+    heads = [Head("Package", number=False), Head("Version", number=False)]
+    table = grid("versions-table", "Versions that results hang on", heads, versions)
     return section(
         "provenance",
         "Provenance",
@@ -42,17 +39,7 @@ def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) 
         tag("p", "The runs, and then this page. Runs that are done are skipped.", class_="note"),
         *_commands(found, looks),
         tag("pre", tag("code", report)),
-        folded(
-            f"Versions of packages ({len(packages)})",
-            grid(
-                "versions-table",
-                "Versions that results hang on",
-                [Head("Package", number=False), Head("Version", number=False)],
-                versions,
-            ),
-        )
-        if packages
-        else None,
+        folded(f"Versions of packages ({len(packages)})", table) if packages else None,
         _runs_by_versions(found),
     )
 

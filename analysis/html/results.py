@@ -10,13 +10,17 @@ from analysis.collection import Collection
 from analysis.collection.origins import Origin
 from analysis.html.grid import MISSING, GridCell, Head, grid, lines, number, section, text
 from analysis.html.markup import Html, breakable, join, tag
-from analysis.html.rows import Look, ink, named
+from analysis.html.rows import Look, ink, name_cell
 from analysis.render.numbers import Interval, bounds, chance, count, share, signed
-from analysis.tables import Lead, Row, Table, detectable_text
+from analysis.tables import Lead, Table, detectable_text
 from analysis.tables.headline import Headline, lead_note, ranking_metric
+from analysis.tables.marks import PERMUTED
 from rlbench.base.durations import duration
 from rlbench.lists.metric_catalogue import metric_title
 from rlbench.runs.record import required_metrics
+
+MODELS_ONLY = ": says something of these models only"
+"""What a permutation of contexts cannot show."""
 
 PLOT = (132, 16)
 """Width and height of a drawn interval, in pixels."""
@@ -55,24 +59,24 @@ def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
     rows, kinds = [], []
     for row in table.rows:
         score = row.metrics[headline]
-        cells = [text(named(looks[row.label], "".join(row.marks)), looks[row.label].name)]
-        cells.append(GridCell(_drawn(score, looks[row.label], scale), score.mean))
+        look = looks[row.label]
+        cells = [name_cell(look, "".join(row.marks)), GridCell(_drawn(score, look, scale), score.mean)]
         cells += [_interval(row.metrics[metric], share, strong=metric in row.bold) for metric in metrics[:-1]]
         if differences:
-            cells.append(_interval(row.difference, signed) if row.difference is not None else MISSING)
+            cells.append(_interval(row.difference, signed))
         cells.append(number(row.metrics["in_catalog"].mean, share(row.metrics["in_catalog"].mean)))
         cells.append(number(len(row.seeds), str(len(row.seeds))) if row.stage in ("sft", "rl") else MISSING)
         rows.append(cells)
-        kinds.append(_kind(row))
+        kinds.append(_kind(row.stage))
     return grid("comparison", "Test split, means over seeds and samples, 95 % intervals", heads, rows, kinds=kinds)
 
 
-def _kind(row: Row) -> str:
-    return "" if row.stage == "rl" else "reference"
+def _kind(stage: str) -> str:
+    return "" if stage == "rl" else "reference"
 
 
-def _interval(cell: Interval, reads: Callable[[float], str], *, strong: bool = False) -> GridCell:
-    return number(cell.mean, reads(cell.mean), bounds(cell, reads), strong=strong)
+def _interval(cell: Interval | None, reads: Callable[[float], str], *, strong: bool = False) -> GridCell:
+    return MISSING if cell is None else number(cell.mean, reads(cell.mean), bounds(cell, reads), strong=strong)
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,6 @@ def _drawn(cell: Interval, look: Look, scale: Scale) -> Html:
     return tag("svg", parts, width=width, height=height, aria_hidden="true", class_="plot")
 
 
-PERMUTED = {
-    "labels": "labels of runs",
-    "seeds": "signs of seeds",
-    "contexts": "signs of contexts: says something of these models only",
-}
-
-
 def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
     """Trained rows against the table's baseline, with the table's own comparisons."""
     metric = metric_title(table.comparisons[0].metric)
@@ -136,12 +133,12 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
     ]
     rows = [
         [
-            text(named(looks[one.label], "".join(one.marks)), looks[one.label].name),
+            name_cell(looks[one.label], "".join(one.marks)),
             _interval(one.difference, signed, strong=one.holds),
             number(one.p_holm, chance(one.p_holm)),
             number(one.permutation_holm, chance(one.permutation_holm)),
-            text(PERMUTED[one.permuted]),
-            MISSING if one.improvement is None else _interval(one.improvement, share),
+            text(PERMUTED[one.permuted] + (MODELS_ONLY if one.permuted == "contexts" else "")),
+            _interval(one.improvement, share),
             MISSING if one.detectable is None else number(one.detectable.mean, detectable_text(one.detectable)),
             text(one.reading, kind="reading"),
         ]
@@ -162,7 +159,7 @@ def _against_leader(lead: Lead, looks: Mapping[str, Look]) -> Html:
     ]
     rows = [
         [
-            text(named(looks[one.label]), looks[one.label].name),
+            name_cell(looks[one.label]),
             _interval(one.difference, signed, strong=one.holds),
             MISSING if one.wins is None else number(one.wins, share(one.wins)),
             text(f"no: {one.reason}" if one.reason else "yes"),
@@ -191,18 +188,17 @@ def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str
     for _, run in runs.iterrows():
         found = origins[str(run["run"])]
         commit = found.commit[:8] + ("+" if found.dirty else "")
-        trained = run["updates"] > 0
-        cells = [text(named(looks[run["label"]]), looks[run["label"]].name), number(run["seed"], str(run["seed"]))]
+        cells = [name_cell(looks[run["label"]]), number(run["seed"], str(run["seed"]))]
         cells += [_share(run, name) for name in [*tests, top]]
-        cells.append(number(run["checkpoint_step"], f"{run['checkpoint_step']:,}") if trained else MISSING)
+        cells.append(number(run["checkpoint_step"], f"{run['checkpoint_step']:,}") if run["updates"] > 0 else MISSING)
         cells += [_count(run["updates"], f"{run['updates']:,.0f}"), _count(run["completions"])]
         cells += [_count(run["generated_tokens"]), _count(run["seconds"], duration(run["seconds"]))]
-        stopped = run["stopped_update"]
-        cells.append(number(stopped, f"{stopped:.0f}") if np.isfinite(stopped) else MISSING)
+        cells.append(number(run["stopped_update"], f"{run['stopped_update']:.0f}"))
         cells += [text(tag("code", commit), commit) if commit else MISSING, text(tag("code", run["hash"]), run["hash"])]
         cells.append(text(tag("code", breakable(run["run"])), run["run"], kind="path"))
         rows.append(cells)
-        kinds.append("" if run["stage"] == "rl" else "reference")
+        kinds.append(_kind(run["stage"]))
+    caption = "Every run that is used; + after a commit: with changes that are not committed"
     wanted = tag("input", type="search", id="filter", autocomplete="off", spellcheck="false")
     label = tag("label", "Show only runs with ", wanted, class_="needs-script")
     told = tag("span", id="filtered", role="status")
@@ -210,19 +206,13 @@ def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str
         "runs",
         "Runs",
         tag("p", label, " ", told),
-        grid(
-            "every-run",
-            "Every run that is used; + after a commit: with changes that are not committed",
-            heads,
-            rows,
-            kinds=kinds,
-        ),
+        grid("every-run", caption, heads, rows, kinds=kinds),
     )
 
 
 def _share(run: pd.Series, name: str) -> GridCell:
-    value = run.get(name, np.nan)
-    return number(float(value), share(float(value)) if np.isfinite(value) else "")
+    value = float(run.get(name, np.nan))
+    return number(value, share(value))
 
 
 def _count(value: float, shown: str | None = None) -> GridCell:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
+import pandas as pd
+
 from analysis.collection import Collection
 from analysis.collection.stages import SHARED_STAGES, shared_stage_name
 from analysis.figures.style import COLOURS, DASHES
 from analysis.figures.style import styles as line_styles
+from analysis.html.grid import GridCell, text
 from analysis.html.markup import Html, breakable, tag
-
-SOLID: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,11 @@ class Look:
     """One row.
 
     Attributes:
-        label: as in the run directory.
-        stage: oracle, zero_shot, sft or rl.
         name: display name, without parts that all RL rows share.
         full: algorithm, reward and variant.
         colour: as #rrggbb; grey if it is not an RL row.
         dashes: alternating dash and gap lengths, in line widths; empty for a solid line.
         runs: run directories, in the order of `seeds`.
-        seeds: seeds of the runs.
     """
 
     label: str
@@ -63,12 +61,13 @@ def looks(group: Collection) -> list[Look]:
         first = part.iloc[0]
         stage = str(first["stage"])
         style = styles.get(str(label))
+        full = f"{first['algorithm']} · {first['reward']}" if stage == "rl" else shared_stage_name(stage, str(label))
         found.append(
             Look(
                 label=str(label),
                 stage=stage,
-                name=str(label) if stage == "rl" else shared_stage_name(stage, str(label)),
-                full=_full(first) if stage == "rl" else shared_stage_name(stage, str(label)),
+                name=full,
+                full=full,
                 colour=style["color"] if style else GREY,
                 dashes=_dashes(style["linestyle"]) if style else REFERENCE_DASHES[stage],
                 runs=tuple(part["run"]),
@@ -80,7 +79,7 @@ def looks(group: Collection) -> list[Look]:
     return _named(found, runs)
 
 
-def _styles(runs: Any) -> dict[str, dict[str, Any]]:
+def _styles(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Line styles as in figures. Where two rows would look alike (variants of one algorithm), all get new ones."""
     styles = line_styles(runs)
     if len({(style["color"], style["linestyle"]) for style in styles.values()}) == len(styles):
@@ -92,49 +91,46 @@ def _styles(runs: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _full(run: Any) -> str:
-    return f"{run['algorithm']} · {run['reward']}"
-
-
 def _dashes(linestyle: Any) -> tuple[float, ...]:
     """Dash lengths from matplotlib's "-" or (offset, lengths)."""
-    return SOLID if linestyle == "-" else tuple(float(length) for length in linestyle[1])
+    return () if linestyle == "-" else tuple(float(length) for length in linestyle[1])
 
 
-def _parts(run: Any) -> tuple[str, str, str]:
-    """Algorithm, reward and variant. The column `reward` contains the variant too; it is removed here."""
-    variant = run["variant"] if isinstance(run["variant"], str) else ""
-    reward = str(run["reward"]).removesuffix(f" @ {variant}") if variant else str(run["reward"])
-    return str(run["algorithm"]), reward, variant
+PARTS = ("algorithm", "reward", "variant")
 
 
-def _named(found: Sequence[Look], runs: Any) -> list[Look]:
+def _parts(runs: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """PARTS of each RL row by label. The column `reward` contains the variant too; it is removed here."""
+    found = {}
+    for label, part in runs[runs["stage"] == "rl"].groupby("label"):
+        run = part.iloc[0]
+        variant = run["variant"] if isinstance(run["variant"], str) else ""
+        reward = str(run["reward"]).removesuffix(f" @ {variant}") if variant else str(run["reward"])
+        found[str(label)] = (str(run["algorithm"]), reward, variant)
+    return found
+
+
+def _named(found: Sequence[Look], runs: pd.DataFrame) -> list[Look]:
     """Rows, with RL rows named by the parts in which they differ."""
-    firsts = {label: part.iloc[0] for label, part in runs[runs["stage"] == "rl"].groupby("label")}
-    parts = {label: _parts(first) for label, first in firsts.items()}
-    differ = [len({part[i] for part in parts.values()}) > 1 for i in range(3)]
+    parts = _parts(runs)
+    differ = [len(set(values)) > 1 for values in zip(*parts.values(), strict=True)]
     named = []
     for look in found:
-        if look.stage == "rl" and any(differ):
+        if look.stage == "rl":
             words = [word for word, wanted in zip(parts[look.label], differ, strict=True) if wanted and word]
-            look = replace(look, name=" · ".join(words) or parts[look.label][0])
-        elif look.stage == "rl":
-            look = replace(look, name=look.full)
+            algorithm = parts[look.label][0]
+            look = replace(look, name=(" · ".join(words) or algorithm) if any(differ) else look.full)
         named.append(look)
     return named
 
 
-def shared_words(found: Sequence[Look], runs: Any) -> str:
+def shared_words(runs: pd.DataFrame) -> str:
     """Parts that all RL rows share and their names omit: "algorithm grpo, reward relevance"; "" for fewer than two."""
-    firsts = [part.iloc[0] for _, part in runs[runs["stage"] == "rl"].groupby("label")]
-    if len(firsts) < 2:
+    parts = _parts(runs)
+    if len(parts) < 2:
         return ""
-    parts = [_parts(first) for first in firsts]
-    words = []
-    for i, kind in enumerate(("algorithm", "reward", "variant")):
-        if len({part[i] for part in parts}) == 1 and parts[0][i]:
-            words.append(f"{kind} {parts[0][i]}")
-    return ", ".join(words)
+    shared = zip(PARTS, zip(*parts.values(), strict=True), strict=True)
+    return ", ".join(f"{kind} {values[0]}" for kind, values in shared if len(set(values)) == 1 and values[0])
 
 
 def swatch(look: Look) -> Html:
@@ -152,6 +148,11 @@ def ink(colour: str) -> str:
 
 
 def named(look: Look, marks: str = "") -> Html:
-    """Swatch and name, for the first cell of a table row."""
+    """Swatch and name."""
     name = tag("span", breakable(look.name), f" {marks}" if marks else None, title=look.full)
     return tag("span", swatch(look), name, class_="named")
+
+
+def name_cell(look: Look, marks: str = "") -> GridCell:
+    """The first cell of a table row."""
+    return text(named(look, marks), look.name)

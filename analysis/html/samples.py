@@ -6,6 +6,7 @@ updates, and always for all rows or none, so that rows stay comparable.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,16 @@ Sample = dict[str, Any]
 
 
 def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict[str, Any]:
-    """Both kinds of samples, for the page's scripts.
-
-    Args:
-        folder: folder that contains the runs.
-        limit: maximum bytes of each kind.
-    """
+    """Both kinds of samples of the runs in a folder, for the page's scripts; `limit` is in bytes of each kind."""
     names = Names()
     damaged: list[str] = []
-    greedy = {row: _read(folder / look.runs[0], look.runs[0], COMPLETIONS, damaged) for row, look in enumerate(looks)}
-    groups = {row: _read(folder / look.runs[0], look.runs[0], ROLLOUTS, damaged) for row, look in enumerate(looks)}
+    greedy = {row: _read(folder, look.runs[0], COMPLETIONS, damaged) for row, look in enumerate(looks)}
+    groups = {row: _read(folder, look.runs[0], ROLLOUTS, damaged) for row, look in enumerate(looks)}
     lists, lists_left = bounded(greedy, lambda one: (one["split"], one["context_id"]), names.greedy, limit)
     sampled, sampled_left = bounded(groups, lambda one: one["prompt"], names.group, limit)
+    gone = [] if folder.is_dir() else [f"lists are in run directories, which are not at {folder.as_posix()}"]
+    counts = ((lists_left, "list"), (sampled_left, "sampled group"))
+    small = [f"{counted(count, noun)} left out to keep this page small" for count, noun in counts if count]
     return {
         "greedy": lists,
         "groups": sampled,
@@ -46,16 +45,17 @@ def sample_data(looks: Sequence[Look], folder: Path, limit: int = BYTES) -> dict
         "verdicts": list(names.verdicts),
         "contexts": names.contexts,
         "seeds": [look.seeds[0] for look in looks],
-        "leftOut": _gone(folder) + damaged + _told(lists_left, "list") + _told(sampled_left, "sampled group"),
+        "leftOut": gone + damaged + small,
     }
 
 
-def _read(path: Path, run: str, file: RowsFile[Any], damaged: list[str]) -> list[Sample]:
+def _read(folder: Path, run: str, file: RowsFile[Any], damaged: list[str]) -> list[Sample]:
     """Read the samples of a run. If the file is damaged, return none and append a sentence to `damaged`.
 
     `collection.reading.check_files` has compared the file with its digest. But a collection may be older than the
     damage, and a run may come from someone else.
     """
+    path = folder / run
     try:
         if leads_outside(path / file.name, path):
             raise BadInput(f"{path / file.name} is a link that leads out of the run: {PUT_BACK}")
@@ -63,14 +63,6 @@ def _read(path: Path, run: str, file: RowsFile[Any], damaged: list[str]) -> list
     except BadInput as error:
         damaged.append(f"lists of {run} left out: {error}")
         return []
-
-
-def _gone(folder: Path) -> list[str]:
-    return [] if folder.is_dir() else [f"lists are in run directories, which are not at {folder.as_posix()}"]
-
-
-def _told(left_out: int, noun: str) -> list[str]:
-    return [f"{counted(left_out, noun)} left out to keep this page small"] if left_out else []
 
 
 class Names:
@@ -140,7 +132,6 @@ def bounded(
     """Samples within a size limit, and the number of omitted samples.
 
     Args:
-        samples: samples of each row.
         place: key by which rows are matched (a context).
         as_data: converts a row's sample to data for the page.
         limit: maximum bytes of JSON.
@@ -151,15 +142,13 @@ def bounded(
             rows_of.setdefault((sample["step"], place(sample)), []).append((row, sample))
     kept, size, left_out = [], 0, 0
     for key in spread(rows_of):
+        if size <= limit:
+            data = [as_data(row, sample) for row, sample in rows_of[key]]
+            size += len(json.dumps(data, ensure_ascii=False).encode())
         if size > limit:
             left_out += len(rows_of[key])
-            continue
-        data = [as_data(row, sample) for row, sample in rows_of[key]]
-        size += len(json.dumps(data, ensure_ascii=False).encode())
-        if size > limit:
-            left_out += len(data)
-            continue
-        kept += data
+        else:
+            kept += data
     kept.sort(key=lambda one: (one[2], one[1], one[0]))
     return kept, left_out
 
@@ -168,17 +157,14 @@ def spread(keys: Iterable[tuple[int, Hashable]]) -> list[tuple[int, Hashable]]:
     """Keys (step, place), most important first. Steps run from both ends inwards and places in order, alternating."""
     listed = list(keys)
     steps = sorted({step for step, _ in listed})
-    by_importance = _halved(len(steps))
-    of_step = {steps[position]: rank for rank, position in enumerate(by_importance)}
-    within: dict[int, int] = {}
+    of_step = {steps[position]: rank for rank, position in enumerate(_halved(len(steps)))}
+    within: Counter[int] = Counter()
     seen: dict[Hashable, int] = {}
-    order: list[tuple[int, int, int, tuple[int, Hashable]]] = []
-    for key in listed:
-        step, place = key
-        shared = seen.setdefault(place, len(seen))
-        within[step] = within.get(step, -1) + 1
-        order.append((of_step[step] + min(shared, within[step]), of_step[step], len(order), key))
-    return [key for *_, key in sorted(order, key=lambda one: one[:3])]
+    ranks = []
+    for step, place in listed:
+        ranks.append((of_step[step] + min(seen.setdefault(place, len(seen)), within[step]), of_step[step]))
+        within[step] += 1
+    return [listed[i] for i in sorted(range(len(listed)), key=ranks.__getitem__)]
 
 
 def _halved(length: int) -> list[int]:

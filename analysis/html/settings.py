@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.collection import Collection
-from analysis.html.grid import GridCell, Head, folded, grid, lines, section, text
+from analysis.html.grid import GridCell, Head, folded, grid, lines, section
 from analysis.html.markup import Html, breakable, tag
-from analysis.html.rows import Look, named
+from analysis.html.rows import Look, name_cell
 from analysis.render.numbers import counted
 
 ABSENT = "–"
@@ -36,13 +36,10 @@ def shown(value: Any) -> str:
 def config_differences(group: Collection, looks: Sequence[Look]) -> Html:
     """The section on settings."""
     trained = [look for look in looks if look.stage == "rl"]
-    known = {
-        look.label: next((group.settings[run] for run in look.runs if run in group.settings), None) for look in trained
-    }
-    settings = {label: one for label, one in known.items() if one is not None}
+    known = {look.label: [group.settings[run] for run in look.runs if run in group.settings] for look in trained}
+    settings = {label: found[0] for label, found in known.items() if found}
     content: list[Html] = []
-    if len(settings) < len(trained):
-        unknown = [look.name for look in trained if look.label not in settings]
+    if unknown := [look.name for look in trained if look.label not in settings]:
         content.append(tag("p", f"Not known (no identity.json): {', '.join(unknown)}.", class_="warn"))
     if not settings:
         content.append(tag("p", "No trained row has settings to compare."))
@@ -52,23 +49,13 @@ def config_differences(group: Collection, looks: Sequence[Look]) -> Html:
     real = [key for key in differ if key not in named_only]
     looked = [look for look in trained if look.label in settings]
     if len(looked) > 1:
-        content.append(
-            tag(
-                "p",
-                f"The rows differ in {counted(len(real), 'setting')} beside seeds, and share {len(shared)}. "
-                "– : the row has no such setting.",
-                class_="note",
-            )
-        )
+        told = f"The rows differ in {counted(len(real), 'setting')} beside seeds, and share {len(shared)}."
+        content.append(tag("p", f"{told} – : the row has no such setting.", class_="note"))
     if real:
         content.append(_table("settings-table", "Settings in which rows differ", looked, settings, real))
     if named_only:
-        content.append(
-            folded(
-                f"Names and sources of these ({len(named_only)})",
-                _table("naming-table", "Names and sources", looked, settings, named_only),
-            )
-        )
+        names = _table("naming-table", "Names and sources", looked, settings, named_only)
+        content.append(folded(f"Names and sources of these ({len(named_only)})", names))
     listed = [
         tag("span", tag("code", breakable(key)), " ", tag("b", breakable(shown(value))))
         for key, value in shared.items()
@@ -81,7 +68,7 @@ def _table(
     name: str, caption: str, looks: Sequence[Look], settings: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
 ) -> Html:
     heads = [Head("Row", number=False), *(Head(breakable(key), number=False) for key in keys)]
-    rows = [[text(named(look), look.name), *(_value(settings[look.label], key) for key in keys)] for look in looks]
+    rows = [[name_cell(look), *(_value(settings[look.label], key) for key in keys)] for look in looks]
     return grid(name, caption, heads, rows)
 
 

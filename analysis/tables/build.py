@@ -261,9 +261,9 @@ class _Builder(Prepared):
         """All comparisons, the bold columns by row id, the leading rows, and the family of tests."""
         tested = [(self.spec.baseline or {}, metric) for metric in self.compared]
         tested += [(each.to, each.column.of) for each in self.shown if each.to is not None and each.column.p]
-        untested_too = tested + [(each.to, each.column.of) for each in self.shown if each.to is not None]
+        wanted = tested + [(each.to, each.column.of) for each in self.shown if each.to is not None]
         found: dict[Compared, Found] = {}
-        for to, metric in untested_too:
+        for to, metric in wanted:
             for row, base in self._pairs(to, metric):
                 key = (repr(to), metric, row.id)
                 if key not in found:
@@ -279,9 +279,9 @@ class _Builder(Prepared):
         against = {key: versus_of(one, family.versus.get(i), family) for i, (key, one) in enumerate(found.items())}
         led = [lead_of(one, family.best.get(i), family) for i, one in enumerate(leads)]
         bold: dict[int, set[str]] = {}
-        for one, lead in zip(leads, led, strict=True):
-            if lead.holds:
-                bold.setdefault(one.leader.id, set()).add(lead.column)
+        for before, after in zip(leads, led, strict=True):
+            if after.holds:
+                bold.setdefault(before.leader.id, set()).add(after.column)
         return against, bold, led, family
 
     def _pairs(self, to: Where, metric: str) -> list[tuple[Side, Side]]:
