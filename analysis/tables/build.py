@@ -62,11 +62,10 @@ def build(
     problems: Sequence[Problem] = (),
     resamples: int = statistics.RESAMPLES,
 ) -> Table:
-    """Build the table that a spec describes.
+    """Build the table that a spec describes; its notes name the excluded runs among the problems.
 
     Args:
         folders: folders of runs, with at least one run in total.
-        problems: problems of these folders; the notes name the excluded runs.
 
     Raises:
         BadInput: if the spec names something that the runs lack, or no run matches it.

@@ -111,6 +111,11 @@ class Found:
         """The difference with its uncorrected p."""
         return replace(cell_of(self.estimate, 0), p=float(self.estimate.p[0]))
 
+    @property
+    def wins(self) -> float:
+        """Probability that a run of `row` scores higher than one of `base`."""
+        return float(statistics.superiority(self.a.values.mean(axis=1), self.b.values.mean(axis=1))[0])
+
 
 @dataclass(frozen=True)
 class FoundLead:
@@ -225,7 +230,7 @@ def lead_of(found: FoundLead, corrected: tuple[float, float] | None, family: Fam
             row=one.base.name,
             label=one.base.label,
             difference=one.difference,
-            wins=None if one.reason else _superiority(one),
+            wins=None if one.reason else one.wins,
             reason=one.reason,
             holds=holds and not one.reason,
         )
@@ -245,10 +250,6 @@ def lead_of(found: FoundLead, corrected: tuple[float, float] | None, family: Fam
         tests=family.size,
         detectable=detectable(rivals, family),
     )
-
-
-def _superiority(found: Found) -> float:
-    return float(statistics.superiority(*(one.values.mean(axis=1) for one in (found.a, found.b)))[0])
 
 
 def smallest_p(found: Found) -> float | None:

@@ -22,10 +22,8 @@ class Headline:
     """The leading row and its lead.
 
     Attributes:
-        metric: the ranking metric.
-        leader: label of the row with the highest mean.
-        score: its mean, with the interval.
-        seeds: number of seeds of the leader.
+        leader: label of the row with the highest mean on the ranking metric.
+        score, seeds: its mean with the interval, and its number of seeds.
         contexts, clusters: of the test split. Intervals resample clusters: dialogues, or the contexts themselves.
         lead: lead over the other RL rows; None if there are none.
         unequal: labels of rows with a different budget.
@@ -85,11 +83,7 @@ def headline_of(table: Table, group: Collection) -> Headline | None:
 
 
 def sentences(headline: Headline, names: Mapping[str, str]) -> list[str]:
-    """The headline in words.
-
-    Args:
-        names: displayed names of the rows by label.
-    """
+    """The headline in words; `names` are the displayed names of the rows by label."""
     name, metric, cell = names[headline.leader], metric_title(headline.metric), headline.score
     score = f"{share(cell.mean)} {bounds(cell, share)}"
     if headline.lead is None:

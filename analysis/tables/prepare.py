@@ -24,13 +24,7 @@ ROWS_HELD = 64
 
 @dataclass(frozen=True)
 class Asked:
-    """A column with its spec.
-
-    Attributes:
-        column: as in the table.
-        spec: entry of the spec that defines it.
-        to: baseline of the column; None if it compares nothing.
-    """
+    """A column with the entry of the spec that defines it, and its baseline; None if it compares nothing."""
 
     column: Column
     spec: ColumnSpec
@@ -109,15 +103,15 @@ class Prepared:
                 header = spec.header or VALUES.get(spec.of, spec.of)
                 shown.append(Asked(Column(spec.of, header, "value", spec.of, digits=_digits(spec)), spec))
                 continue
-            to = spec.to or self.spec.baseline
+            to = None if spec.kind == "metric" else spec.to or self.spec.baseline
             if spec.kind != "metric" and to is None:
                 raise BadInput(f"{said}: '{spec.kind}' needs `to`, or a baseline of the spec: which row it is to")
             metrics = self.metrics([spec.of], said)
             for metric in metrics:
-                column = self._column(metric, spec, to if spec.kind != "metric" else None)
+                column = self._column(metric, spec, to)
                 if spec.header and len(metrics) > 1:
                     column = replace(column, header=f"{spec.header}@{metric.partition('@')[2]}")
-                shown.append(Asked(column, spec, to if spec.kind != "metric" else None))
+                shown.append(Asked(column, spec, to))
         keys = [each.column.key for each in shown]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise BadInput(*(f"columns: '{key}' is there more than once" for key in twice))
@@ -158,20 +152,18 @@ class Prepared:
         sides = {}
         for part in self.parts:
             names = self._metrics_of(part, wanted)
-            load = partial(self.loaded, part.id, names)
-            seeds = tuple(int(seed) for seed in part.runs["seed"])
-            spent = frozenset(tuple(map(int, one)) for one in part.runs[list(BUDGET)].to_numpy())
+            spent = {tuple(map(int, one)) for one in part.runs[list(BUDGET)].to_numpy()}
             sides[part.id] = Side(
                 id=part.id,
                 group=part.group,
                 name=part.name,
                 label=part.label,
                 stage=part.stage,
-                seeds=seeds,
-                budgets=spent if part.stage == "rl" else frozenset(),
+                seeds=part.seeds,
+                budgets=frozenset(spent if part.stage == "rl" else ()),
                 marks=self._marks(part),
                 metrics=names,
-                load=load,
+                load=partial(self.loaded, part.id, names),
             )
         return sides
 
@@ -203,17 +195,14 @@ class Prepared:
         for group, parts in self.groups.items():
             runs = pd.concat([part.runs for part in parts])
             kinds: dict[str, list[str]] = {}
-            for cell, some in runs.groupby(["source", *select.CELL[:-1]], sort=True):
-                queries = self.folders[int(some["source"].iloc[0])].collection.queries
-                kinds.setdefault(samples_digest(queries, str(some["run"].iloc[0])), []).append(
-                    "/".join(map(str, cell[1:]))
-                )
+            for (source, *cell), some in runs.groupby(["source", *select.CELL[:-1]], sort=True):
+                digest = samples_digest(self.folders[source].collection.queries, str(some["run"].iloc[0]))
+                kinds.setdefault(digest, []).append("/".join(map(str, cell)))
             if len(kinds) > 1:
-                under = f" under {group}" if group else ""
                 found = " and ".join(", ".join(dict.fromkeys(cells)) for cells in kinds.values())
                 problems.append(
-                    f"rows{under} were judged on different samples: {found}; name in group_by what tells them apart, "
-                    "or keep one with `where`"
+                    f"rows{f' under {group}' if group else ''} were judged on different samples: {found}; name in "
+                    "group_by what tells them apart, or keep one with `where`"
                 )
         if problems:
             raise BadInput(*problems)
@@ -221,7 +210,7 @@ class Prepared:
     def _load(self, place: int, metrics: Sequence[str]) -> Scores:
         """Scores of the row with this id."""
         part = self.parts[place]
-        seeds = tuple(int(seed) for seed in part.runs["seed"])
+        seeds = part.seeds
         if self.spec.split == "validation":
             values = part.runs[[f"validation.{metric}" for metric in metrics]].to_numpy(float)
             return Scores(values[:, None], np.zeros(1, int), seeds)
@@ -249,7 +238,7 @@ class Prepared:
     def _missing(self, part: Part) -> tuple[int, ...]:
         if part.stage != "rl":
             return ()
-        wanted = self.spec.seeds or tuple(int(seed) for seed in self.rl[part.group]["seed"])
+        wanted = self.spec.seeds or [int(seed) for seed in self.rl[part.group]["seed"]]
         return tuple(sorted(set(wanted) - {int(seed) for seed in part.runs["seed"]}))
 
     def _stops(self, part: Part) -> tuple[tuple[int, int], ...]:

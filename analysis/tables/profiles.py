@@ -11,12 +11,7 @@ from analysis.tables.spec import ColumnSpec, TableSpec
 
 @dataclass(frozen=True)
 class Profile:
-    """A trained row's scores on one metric.
-
-    Attributes:
-        name, label, group, stage, algorithm, reward: as in `Row`.
-        scores: on one metric.
-    """
+    """A trained row, as in `Row`, and its scores on one metric."""
 
     name: str
     label: str

@@ -83,8 +83,8 @@ def _looks(rows: Sequence[Profile]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes by label, as in the curves; grey for SFT."""
     columns = ("stage", "label", "algorithm", "reward")
     frame = pd.DataFrame([[getattr(row, column) for column in columns] for row in rows], columns=list(columns))
-    others = {row.label: {"color": GREY, "linestyle": REFERENCE["sft"]} for row in rows if row.stage != "rl"}
-    return {**others, **styles(frame)}
+    grey = {"color": GREY, "linestyle": REFERENCE["sft"]}
+    return {row.label: grey for row in rows if row.stage != "rl"} | styles(frame)
 
 
 def _draw(ax: Axes, row: Profile, look: Mapping[str, Any], resamples: int) -> float:

@@ -28,12 +28,7 @@ PLACEHOLDER = re.compile(r"{([^{}]*)}")
 
 @dataclass(frozen=True)
 class Folder:
-    """Runs of one folder.
-
-    Attributes:
-        name: as the user gave it; "" if it is the only one.
-        collection: the runs read from it.
-    """
+    """Runs of one folder; its name is as the user gave it, or "" if it is the only one."""
 
     name: str
     collection: Collection
@@ -46,7 +41,6 @@ class Part:
     Attributes:
         id: index of the row in the table.
         group: values of `group_by`, as shown.
-        name: as shown.
         runs: lines of the run table, by seed; `source` is the index of the folder.
     """
 
@@ -65,6 +59,10 @@ class Part:
     def first(self) -> pd.Series:
         """The first run."""
         return self.runs.iloc[0]
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(int(seed) for seed in self.runs["seed"])
 
     @property
     def label(self) -> str:
@@ -90,8 +88,7 @@ class Lookup:
         frames = [source.collection.runs.assign(source=i) for i, source in enumerate(folders)]
         self.runs = pd.concat([frame for frame in frames if not frame.empty] or frames[:1], ignore_index=True)
         self._settings = [source.collection.settings for source in folders]
-        known = {key for settings in self._settings for run in settings.values() for key in run}
-        self._keys = sorted(known)
+        self._keys = sorted({key for settings in self._settings for run in settings.values() for key in run})
         self._columns = [column for column in self.runs.columns if column != "source"]
         self._found: dict[str, tuple[bool, str]] = {}
 
@@ -214,18 +211,11 @@ def parts(lookup: Lookup, spec: TableSpec) -> tuple[list[Part], list[str]]:
         for place in chosen:
             if groups[place] == group:
                 cells.setdefault((entry_of[place], *runs.iloc[place][list(CELL)]), []).append(place)
-        rows = [
-            (spec.rows[entry], entry, runs.iloc[places].sort_values("seed", kind="stable"))
-            for (entry, *_), places in cells.items()
-        ]
-        rows.sort(key=lambda each: (each[1], *_place(lookup, each[2], each[0])))
-        names = _names(lookup, spec, [(row, part) for row, _, part in rows])
-        found += [
-            Part(len(found) + i, headings[group], name, part)
-            for i, (name, (_, _, part)) in enumerate(zip(names, rows, strict=True))
-        ]
-    absent = _absent(lookup, spec, set(entry_of))
-    return found, absent
+        rows = [(entry, runs.iloc[places].sort_values("seed", kind="stable")) for (entry, *_), places in cells.items()]
+        rows.sort(key=lambda row: (row[0], *_place(lookup, row[1], spec.rows[row[0]])))
+        for name, (_, part) in zip(_names(lookup, spec, rows), rows, strict=True):
+            found.append(Part(len(found), headings[group], name, part))
+    return found, _absent(lookup, spec, set(entry_of))
 
 
 def _absent(lookup: Lookup, spec: TableSpec, found: set[int]) -> list[str]:
@@ -301,20 +291,21 @@ def _place(lookup: Lookup, part: pd.DataFrame, row: RowSpec) -> tuple[Any, ...]:
         else:
             mean = float(np.nanmean(numbers))
             by_order.append((0, -mean if key.startswith("-") else mean, ""))
-    rest = [first["algorithm"], first["reward"]] if first["stage"] == "rl" else ["", ""]
+    own = ("algorithm", "reward") if first["stage"] == "rl" else ()
     stage = STAGES.index(first["stage"])
-    return (by_values, tuple(by_order), stage, *map(str, rest), *(str(first[key]) for key in CELL))
+    return (by_values, tuple(by_order), stage, *(str(first[key]) for key in (*own, *CELL)))
 
 
-def _names(lookup: Lookup, spec: TableSpec, rows: Sequence[tuple[RowSpec, pd.DataFrame]]) -> list[str]:
-    """Names of the rows of one group. Equal names are extended by a value in which their runs differ."""
-    names = [_name(lookup, spec, row, part.iloc[0]) for row, part in rows]
+def _names(lookup: Lookup, spec: TableSpec, rows: Sequence[tuple[int, pd.DataFrame]]) -> list[str]:
+    """Names of the rows (entry, runs) of one group. Equal names are extended by a value in which their runs differ."""
+    firsts = [part.iloc[0] for _, part in rows]
+    names = [_name(lookup, spec, spec.rows[entry], first) for (entry, _), first in zip(rows, firsts, strict=True)]
     for key in ("experiment", "model", "dataset", "label"):
         for name in {name for name in names if names.count(name) > 1}:
             places = [i for i, other in enumerate(names) if other == name]
-            if len({rows[i][1].iloc[0][key] for i in places}) > 1:
+            if len({firsts[i][key] for i in places}) > 1:
                 for i in places:
-                    names[i] = f"{name}, {rows[i][1].iloc[0][key]}"
+                    names[i] = f"{name}, {firsts[i][key]}"
     return names
 
 
