@@ -101,7 +101,7 @@ PARTS = ("algorithm", "reward", "variant")
 
 def _parts(runs: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """PARTS of each RL row by label. The column `reward` contains the variant too; it is removed here."""
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for label, part in runs[runs["stage"] == "rl"].groupby("label"):
         run = part.iloc[0]
         variant = run["variant"] if isinstance(run["variant"], str) else ""

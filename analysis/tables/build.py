@@ -14,35 +14,9 @@ import pandas as pd
 from analysis import statistics
 from analysis.collection import Collection, Problem
 from analysis.render.numbers import Interval
-from analysis.tables import marks, select
-from analysis.tables.compare import (
-    Family,
-    Found,
-    Side,
-    correct,
-    find,
-    find_lead,
-    improvement,
-    lead_of,
-    overall_iqm,
-    untested,
-    versus_of,
-)
-from analysis.tables.model import (
-    MARKS,
-    MISSING,
-    ONE_SEED,
-    SPENT,
-    STOPPED,
-    UNEQUAL,
-    Column,
-    Lead,
-    Made,
-    Row,
-    Table,
-    Value,
-    Versus,
-)
+from analysis.tables import compare, marks, select
+from analysis.tables.compare import Family, Found, Side
+from analysis.tables.model import MARKS, SPENT, Column, Lead, Made, Row, Table, Value, Versus
 from analysis.tables.prepare import Asked, Prepared
 from analysis.tables.scores import share_of, split_sizes
 from analysis.tables.select import Folder, Part, as_text
@@ -112,18 +86,7 @@ class _Builder(Prepared):
             headline=self.compared[0] if self.compared else "",
             baseline=baseline,
             comparisons=tuple(comparisons),
-            comparison_notes=tuple(
-                marks.comparison_notes(
-                    comparisons,
-                    baseline,
-                    self.spec.split,
-                    self.resamples,
-                    self._family_note(),
-                    checkpoint=self._is_one_checkpoint(self.spec.baseline or {}),
-                )
-                if comparisons
-                else ()
-            ),
+            comparison_notes=tuple(self._comparison_notes(comparisons, baseline) if comparisons else ()),
             leads=tuple(self.leads),
             family=self._family_note(),
             method=self.spec.method,
@@ -207,13 +170,14 @@ class _Builder(Prepared):
             return None
         scores = [self.sides[part.id].metric(column.of) for part in parts]
         if column.kind == "iqm":
-            return overall_iqm(scores, resamples=self.resamples)
+            return compare.overall_iqm(scores, resamples=self.resamples)
         if column.kind != "improvement" or shown.to is None:
             return None
-        bases = [self._baselines(shown.to).get(part.group) for part in parts]
-        if any(base is None or base.name == parts[0].name for base in bases):
+        found = self._baselines(shown.to)
+        bases = [found[part.group] for part in parts if part.group in found]
+        if len(bases) < len(parts) or any(base.name == parts[0].name for base in bases):
             return None
-        return improvement(scores, [self.sides[base.id].metric(column.of) for base in bases if base is not None])
+        return compare.improvement(scores, [self.sides[base.id].metric(column.of) for base in bases])
 
     def _made(self, part: Part) -> tuple[Made, ...]:
         return tuple(
@@ -266,17 +230,19 @@ class _Builder(Prepared):
             for row, base in self._pairs(to, metric):
                 key = (repr(to), metric, row.id)
                 if key not in found:
-                    reason = untested(row, base) or ("" if (to, metric) in tested else "shown, not tested")
-                    found[key] = find(row, base, metric, reason, resamples=self.resamples)
-        leads = [
-            lead
-            for parts in self.groups.values()
-            for column in self.best
-            if (lead := find_lead(self._rl_sides(parts, column), column.key, column.of, resamples=self.resamples))
-        ]
-        family = correct(list(found.values()), leads)
-        against = {key: versus_of(one, family.versus.get(i), family) for i, (key, one) in enumerate(found.items())}
-        led = [lead_of(one, family.best.get(i), family) for i, one in enumerate(leads)]
+                    reason = compare.untested(row, base) or ("" if (to, metric) in tested else "shown, not tested")
+                    found[key] = compare.find(row, base, metric, reason, resamples=self.resamples)
+        leads = []
+        for parts in self.groups.values():
+            for column in self.best:
+                sides = self._rl_sides(parts, column)
+                lead = compare.find_lead(sides, column.key, column.of, resamples=self.resamples)
+                leads += [lead] if lead is not None else []
+        family = compare.correct(list(found.values()), leads)
+        against = {
+            key: compare.versus_of(one, family.versus.get(i), family) for i, (key, one) in enumerate(found.items())
+        }
+        led = [compare.lead_of(one, family.best.get(i), family) for i, one in enumerate(leads)]
         bold: dict[int, set[str]] = {}
         for before, after in zip(leads, led, strict=True):
             if after.holds:
@@ -318,16 +284,10 @@ class _Builder(Prepared):
                 notes.append(self._family_note())
         if any(column.kind == "value" and column.of in SPENT for column in columns):
             notes.append("Updates, time and tokens are means per run of the row's own stage.")
-        if any(ONE_SEED in row.marks for row in rows):
-            notes.append(
-                marks.ONE_SEED_NOTE if self.spec.split == "test" else f"{ONE_SEED} One seed: no interval can be given."
-            )
-        notes += self._marked_notes(rows)
+        notes += marks.row_notes(rows, self.rl, self.spec.split)
         if self.absent:
             notes.append(f"There is no finished run for: {'; '.join(self.absent)}.")
-        if left_out := [(problem.run, problem.reason) for problem in problems if problem.left_out]:
-            notes.append(marks.left_out_note(left_out))
-        return notes
+        return notes + marks.left_out_notes(problems)
 
     def _judged_notes(self, columns: Sequence[Column]) -> list[str]:
         estimates = [column for column in columns if column.kind != "value"]
@@ -375,9 +335,12 @@ class _Builder(Prepared):
             notes.append("P(above): probability that a run of the row scores higher than one of the other row.")
         return notes
 
-    def _is_one_checkpoint(self, to: Where) -> bool:
-        """Whether the baseline of some group is a single SFT run."""
-        return any(part.stage == "sft" and len(part.runs) == 1 for part in self._baselines(to).values())
+    def _comparison_notes(self, comparisons: Sequence[Versus], baseline: str) -> list[str]:
+        notes = marks.comparison_notes(comparisons, baseline, self.spec.split, self.resamples, self._family_note())
+        bases = self._baselines(self.spec.baseline or {}).values()
+        if any(part.stage == "sft" and len(part.runs) == 1 for part in bases):
+            notes.append(marks.checkpoint_baseline_note(baseline))
+        return notes + marks.permutation_notes(comparisons)
 
     def _family_note(self) -> str:
         tested = [each.to for each in self.shown if each.to is not None and each.column.p]
@@ -392,18 +355,3 @@ class _Builder(Prepared):
         if shown.spec.bold is not None:
             return shown.spec.bold
         return metric_of(column.of).is_accuracy and (not self.compared or column.of in self.compared)
-
-    def _marked_notes(self, rows: Sequence[Row]) -> list[str]:
-        notes = []
-        for group in self.groups:
-            if any(UNEQUAL in row.marks for row in rows if row.group == group):
-                notes.append(marks.unequal_note(self.rl[group], group))
-        if lacking := [(_full_name(row), row.missing) for row in rows if row.missing]:
-            notes.append(f"{MISSING} Missing seeds: {marks.missing_seeds(lacking)}.")
-        if stops := [(_full_name(row), row.stops) for row in rows if row.stops]:
-            notes.append(f"{STOPPED} Stopped early, and used at that update: {marks.stopped_runs(stops)}.")
-        return notes
-
-
-def _full_name(row: Row) -> str:
-    return f"{row.name} ({row.group})" if row.group else row.name

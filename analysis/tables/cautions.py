@@ -135,12 +135,12 @@ def _seeds(trained: Sequence[Row]) -> list[Caution]:
 def _comparability(group: Collection, trained: Sequence[Row]) -> list[Caution]:
     """Cautions on the marks of rows: missing seeds, unequal budgets, early stops."""
     found = []
-    if lacking := [(row.name, row.missing) for row in trained if row.missing]:
-        found.append(Caution("Missing seeds", f"{missing_seeds(lacking)}. {PAIRING}", True))
+    if missing := missing_seeds(trained):
+        found.append(Caution("Missing seeds", f"{missing}. {PAIRING}", True))
     if any(UNEQUAL in row.marks for row in trained):
         found.append(Caution("Unequal budgets", unequal_note(group.runs), True))
-    if stops := [(row.name, row.stops) for row in trained if row.stops]:
-        found.append(Caution("Stopped early", f"{stopped_runs(stops)}.", True))
+    if stopped := stopped_runs(trained):
+        found.append(Caution("Stopped early", f"{stopped}.", True))
     return found
 
 

@@ -1,16 +1,17 @@
 """Marks for unfair comparisons, and the notes below a table."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import statistics
-from analysis.collection import Collection
+from analysis.collection import Collection, Problem
 from analysis.render.numbers import many, share
 from analysis.tables.compare import LEVEL, Family
-from analysis.tables.model import BUDGET, MARKS, ONE_SEED, UNEQUAL, Versus
+from analysis.tables.model import BUDGET, MARKS, MISSING, ONE_SEED, STOPPED, UNEQUAL, Row, Versus
 from analysis.tables.scores import split_sizes
 
 NAMED = 8
@@ -122,26 +123,46 @@ def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
     return f"{UNEQUAL} Unequal budgets ({' / '.join(BUDGET)}){under}, not a fair comparison: {spent}."
 
 
-def missing_seeds(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
-    """Missing seeds with the names of the rows that lack them."""
+def row_notes(rows: Sequence[Row], rl: Mapping[str, pd.DataFrame], split: str) -> list[str]:
+    """Notes on the marks of rows; `rl` has the RL runs of each group."""
+    notes = []
+    if any(ONE_SEED in row.marks for row in rows):
+        notes.append(ONE_SEED_NOTE if split == "test" else f"{ONE_SEED} One seed: no interval can be given.")
+    for group, runs in rl.items():
+        if any(UNEQUAL in row.marks for row in rows if row.group == group):
+            notes.append(unequal_note(runs, group))
+    named = [replace(row, name=f"{row.name} ({row.group})") if row.group else row for row in rows]
+    if missing := missing_seeds(named):
+        notes.append(f"{MISSING} Missing seeds: {missing}.")
+    if stopped := stopped_runs(named):
+        notes.append(f"{STOPPED} Stopped early, and used at that update: {stopped}.")
+    return notes
+
+
+def missing_seeds(rows: Sequence[Row]) -> str:
+    """Missing seeds with the names of the rows that lack them; "" if none does."""
     lacking: dict[tuple[int, ...], list[str]] = {}
-    for name, seeds in rows:
-        lacking.setdefault(seeds, []).append(name)
+    for row in rows:
+        if row.missing:
+            lacking.setdefault(row.missing, []).append(row.name)
     return "; ".join(f"{', '.join(map(str, seeds))} of {', '.join(names)}" for seeds, names in lacking.items())
 
 
-def stopped_runs(rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]) -> str:
-    """The names of rows with the seed and the last update of each run that stopped early."""
+def stopped_runs(rows: Sequence[Row]) -> str:
+    """The names of rows with the seed and the last update of each run that stopped early; "" if none did."""
     return "; ".join(
-        f"{name}: {', '.join(f'seed {seed} at update {update:,}' for seed, update in stops)}" for name, stops in rows
+        f"{row.name}: {', '.join(f'seed {seed} at update {update:,}' for seed, update in row.stops)}"
+        for row in rows
+        if row.stops
     )
 
 
-def left_out_note(problems: Sequence[tuple[str, str]]) -> str:
+def left_out_notes(problems: Sequence[Problem]) -> list[str]:
     """Note on runs excluded from the table, with the reason."""
-    told = "; ".join(f"{run}: {reason}" for run, reason in problems[:NAMED])
-    more = f"; and {len(problems) - NAMED:,} more, in table.runs.json" if len(problems) > NAMED else ""
-    return f"Left out: {many(len(problems), 'run')}. {told}{more}."
+    left_out = [f"{problem.run}: {problem.reason}" for problem in problems if problem.left_out]
+    more = f"; and {len(left_out) - NAMED:,} more, in table.runs.json" if len(left_out) > NAMED else ""
+    told = "; ".join(left_out[:NAMED]) + more
+    return [f"Left out: {many(len(left_out), 'run')}. {told}."] if left_out else []
 
 
 def family_note(family: Family, baseline: str) -> str:
@@ -157,18 +178,10 @@ def family_note(family: Family, baseline: str) -> str:
     )
 
 
-def comparison_notes(
-    found: Sequence[Versus], baseline: str, split: str, resamples: int, tested: str, *, checkpoint: bool
-) -> list[str]:
-    """Notes below the comparisons.
-
-    Args:
-        tested: note on the tests and their correction (`family_note`).
-        checkpoint: whether the baseline is one trained checkpoint.
-    """
-    kinds = sorted({versus.permuted for versus in found})
-    permuted = "p of the test of " + " or ".join(PERMUTED[kind] for kind in kinds)
-    notes = [
+def comparison_notes(found: Sequence[Versus], baseline: str, split: str, resamples: int, tested: str) -> list[str]:
+    """Notes below the comparisons; `tested` is the one on the tests and their correction (`family_note`)."""
+    permuted = "p of the test of " + " or ".join(PERMUTED[kind] for kind in sorted({one.permuted for one in found}))
+    return [
         f"Δ: the row minus {baseline}, paired on the same contexts of the {split} split. {PAIRING} Brackets: "
         f"95 % interval, not corrected ({resamples:,} resamples).",
         f"p: two-sided p of no difference, from that interval. p permuted: {permuted}. Both are corrected.",
@@ -179,9 +192,12 @@ def comparison_notes(
         "first step of the correction. In parentheses: its 80 % range, because the variance between seeds is an "
         "estimate.",
     ]
-    if checkpoint:
-        notes.append(checkpoint_baseline_note(baseline))
-    for kind in kinds:
+
+
+def permutation_notes(found: Sequence[Versus]) -> list[str]:
+    """Notes on permutation tests that cannot reach a small p."""
+    notes = []
+    for kind in sorted({versus.permuted for versus in found}):
         beyond = {v.smallest_p for v in found if v.permuted == kind and (v.smallest_p or 0.0) >= LEVEL}
         if ends := " or ".join(share(smallest) for smallest in sorted(filter(None, beyond))):
             notes.append(f"With so few seeds, the test of {PERMUTED[kind]} cannot reach a p below {ends}.")

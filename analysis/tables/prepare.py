@@ -195,8 +195,9 @@ class Prepared:
         for group, parts in self.groups.items():
             runs = pd.concat([part.runs for part in parts])
             kinds: dict[str, list[str]] = {}
-            for (source, *cell), some in runs.groupby(["source", *select.CELL[:-1]], sort=True):
-                digest = samples_digest(self.folders[source].collection.queries, str(some["run"].iloc[0]))
+            for (_, *cell), some in runs.groupby(["source", *select.CELL[:-1]], sort=True):
+                queries = self.folders[int(some["source"].iloc[0])].collection.queries
+                digest = samples_digest(queries, str(some["run"].iloc[0]))
                 kinds.setdefault(digest, []).append("/".join(map(str, cell)))
             if len(kinds) > 1:
                 found = " and ".join(", ".join(dict.fromkeys(cells)) for cells in kinds.values())
