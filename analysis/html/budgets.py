@@ -9,10 +9,10 @@ import pandas as pd
 from analysis.collection import Collection
 from analysis.collection.costs import total_cost
 from analysis.collection.origins import short
-from analysis.html.grid import MISSING, GridCell, Head, grid, number, section
+from analysis.html.grid import MISSING, GridCell, Head, amount, grid, number, section
 from analysis.html.markup import Html, tag
 from analysis.html.rows import Look, name_cell, named
-from analysis.render.numbers import count, first_words, percent
+from analysis.render.numbers import first_words, percent
 from analysis.tables import UNEQUAL, unequal_note
 from rlbench.base.durations import duration
 from rlbench.lists.metric_catalogue import metric_title
@@ -36,18 +36,16 @@ SHOWN_SECONDS = 0.5
 
 
 def budgets(group: Collection, looks: Sequence[Look], unequal: Set[str] = frozenset()) -> Html:
-    """The section on budgets.
-
-    Args:
-        unequal: labels of rows with a different budget.
-    """
-    runs = group.runs
+    """The section on budgets; `unequal` has the labels of rows with a different budget."""
+    runs, note = group.runs, None
     spent = {look.label: _means(runs[runs["run"].isin(look.runs)]) for look in looks}
     shown = [look for look in looks if spent[look.label].get("seconds", 0) >= SHOWN_SECONDS]
     if not shown:
         return section("budgets", "Budgets", tag("p", "No run of this group spent anything."))
-    equal = "All trained rows had the same updates, prompts and completions."
-    note = unequal_note(runs) if unequal else equal if sum(look.stage == "rl" for look in looks) > 1 else None
+    if unequal:
+        note = unequal_note(runs)
+    elif sum(look.stage == "rl" for look in looks) > 1:
+        note = "All trained rows had the same updates, prompts and completions."
     return section(
         "budgets",
         "Budgets",
@@ -60,12 +58,7 @@ def budgets(group: Collection, looks: Sequence[Look], unequal: Set[str] = frozen
 
 
 def cost_note(runs: pd.DataFrame, folder: Path) -> str:
-    """Note on the total cost of runs, and on the runs whose cost another experiment spent.
-
-    Args:
-        runs: as `Collection.runs`.
-        folder: folder that contains the runs.
-    """
+    """Note on the total cost of runs in a folder, and on the runs whose cost another experiment spent."""
     cost = total_cost(runs, folder)
     energy = f", {cost.joules / 3600:.3g} Wh" if cost.joules else ""
     told = f"All runs together: {duration(cost.seconds)}{energy}."
@@ -134,22 +127,13 @@ def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], uneq
         parts = phases(own)
         mark = UNEQUAL if look.label in unequal else ""
         cells: list[GridCell] = [name_cell(look, mark)]
-        cells += [_count(own.get(name)) for name in COUNTS]
-        cells.append(number(own["seconds"], duration(own["seconds"])))
-        cells += [number(parts[name], duration(parts[name])) if name in parts else MISSING for name in used]
-        cells += [_gib(own[f"peak_memory_bytes_{of}"]) for of in ("process", "gpu")]
+        cells += [amount(own.get(name)) for name in COUNTS]
+        cells.append(number(own["seconds"], duration))
+        cells += [number(parts.get(name), duration) for name in used]
+        cells += [number(own[f"peak_memory_bytes_{of}"] / 2**30, "{:.2f}".format) for of in ("process", "gpu")]
         energy = np.nansum([own["energy_joules_cpu"], own["energy_joules_gpu"]]) / 3600
-        cells.append(number(energy, f"{energy:.3g}") if energy else MISSING)
-        cells.append(number(own["attempts"], f"{own['attempts']:g}"))
+        cells += [amount(energy, "{:.3g}".format), number(own["attempts"], "{:g}".format)]
         rows.append(cells)
     shown = [i for i in range(len(heads)) if any(row[i] is not MISSING for row in rows)]
     rows = [[row[i] for i in shown] for row in rows]
     return grid("budget-table", "What each row spent", [heads[i] for i in shown], rows)
-
-
-def _count(value: float | None) -> GridCell:
-    return number(value, count(value)) if value else MISSING
-
-
-def _gib(value: float) -> GridCell:
-    return number(value / 2**30, f"{value / 2**30:.2f}")

@@ -1,10 +1,11 @@
 """Sortable tables: plain HTML with a sort key in every cell, readable without scripts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from analysis.html.markup import Child, Html, tag
+from analysis.render.numbers import count
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,16 @@ class GridCell:
 MISSING = GridCell("–")
 
 
-def number(value: float | None, shown: str, below: str = "", *, strong: bool = False) -> GridCell:
+def number(value: float | None, show: Callable[[float], str], below: str = "", *, strong: bool = False) -> GridCell:
     """A number cell; a missing cell if the value is None, NaN or infinite."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return GridCell(shown, float(value), below, strong)
+    return GridCell(show(value), float(value), below, strong)
+
+
+def amount(value: float | None, show: Callable[[float], str] = count) -> GridCell:
+    """An amount that was spent; a missing cell for 0, too."""
+    return number(value or None, show)
 
 
 def text(shown: Child, key: str | None = None, *, about: str = "", kind: str = "") -> GridCell:

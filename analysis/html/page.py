@@ -34,37 +34,17 @@ from rlbench.base.program import as_started
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
 STYLE = "style.css"
 
-CONTENTS = {
-    "summary": "Summary",
-    "warnings": "Warnings",
-    "results": "Results",
-    "curves": "Curves",
-    "ranks": "Ranks",
-    "lists": "Lists",
-    "settings": "Settings",
-    "budgets": "Budgets",
-    "runs": "Runs",
-    "provenance": "Provenance",
-}
 
-
-def group_page(
-    group: Collection,
-    table: Table,
-    folder: Path,
-    problems: Sequence[Problem] = (),
-) -> str:
+def group_page(group: Collection, table: Table, folder: Path, problems: Sequence[Problem] = ()) -> str:
     """The page of one group of runs (`Collection.groups`).
 
     Args:
-        group: runs, at least one.
         table: table of the group (`analysis.tables.build_table`).
         folder: folder that contains the runs.
-        problems: problems of runs of this group.
     """
     rows = looks(group)
     by_label = {look.label: look for look in rows}
-    names = {look.label: look.name for look in rows}
+    names = {label: look.name for label, look in by_label.items()}
     metric, headline = ranking_metric(table), headline_of(table, group)
     scores = {row.label: row.metrics[metric].mean for row in table.rows}
     unequal = {row.label for row in table.rows if UNEQUAL in row.marks}
@@ -90,7 +70,7 @@ def group_page(
         "runs": every_run(group, by_label, found),
         "provenance": provenance(found, rows, _command(folder)),
     }
-    links = [tag("a", CONTENTS[name], href=f"#{name}") for name, part in body.items() if part is not None]
+    links = [tag("a", name.capitalize(), href=f"#{name}") for name, part in body.items() if part is not None]
     first = group.runs.iloc[0]
     title = f"{first['experiment']}: {first['dataset']}, {first['model']}"
     return document(
@@ -145,15 +125,9 @@ def document(title: str, *content: Html, data: Html | None = None) -> str:
     """A complete page. It includes the scripts only if there are data for them."""
     script = Html(_assets(*SCRIPTS)) if data is not None else None
     digest = base64.b64encode(hashlib.sha256((script or "").encode()).digest()).decode()
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "style-src 'unsafe-inline'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            f"script-src 'sha256-{digest}'" if script else "script-src 'none'",
-        ]
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; script-src "
+        + (f"'sha256-{digest}'" if script else "'none'")
     )
     head = tag(
         "head",
@@ -178,7 +152,6 @@ def index_page(title: str, groups: Sequence[tuple[str, str, int]], cost: str, pr
     """A page of links to the pages of several groups.
 
     Args:
-        title: title of the page.
         groups: name, relative path of the page, and number of runs of each group.
         cost: total cost of the runs of all groups.
         problems: problems of runs that belong to no group.

@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from analysis.collection import Collection
 from analysis.collection.origins import Origin
-from analysis.html.grid import MISSING, GridCell, Head, grid, lines, number, section, text
+from analysis.html.grid import MISSING, GridCell, Head, amount, grid, lines, number, section, text
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look, ink, name_cell
-from analysis.render.numbers import Interval, bounds, chance, count, share, signed
+from analysis.render.numbers import Interval, bounds, chance, share, signed
 from analysis.tables import Lead, Table, detectable_text
 from analysis.tables.headline import Headline, lead_note, ranking_metric
 from analysis.tables.marks import PERMUTED
@@ -64,8 +63,8 @@ def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
         cells += [_interval(row.metrics[metric], share, strong=metric in row.bold) for metric in metrics[:-1]]
         if differences:
             cells.append(_interval(row.difference, signed))
-        cells.append(number(row.metrics["in_catalog"].mean, share(row.metrics["in_catalog"].mean)))
-        cells.append(number(len(row.seeds), str(len(row.seeds))) if row.stage in ("sft", "rl") else MISSING)
+        cells.append(number(row.metrics["in_catalog"].mean, share))
+        cells.append(number(len(row.seeds), str) if row.stage in ("sft", "rl") else MISSING)
         rows.append(cells)
         kinds.append(_kind(row.stage))
     return grid("comparison", "Test split, means over seeds and samples, 95 % intervals", heads, rows, kinds=kinds)
@@ -76,7 +75,7 @@ def _kind(stage: str) -> str:
 
 
 def _interval(cell: Interval | None, reads: Callable[[float], str], *, strong: bool = False) -> GridCell:
-    return MISSING if cell is None else number(cell.mean, reads(cell.mean), bounds(cell, reads), strong=strong)
+    return MISSING if cell is None else number(cell.mean, reads, bounds(cell, reads), strong=strong)
 
 
 @dataclass(frozen=True)
@@ -135,11 +134,11 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
         [
             name_cell(looks[one.label], "".join(one.marks)),
             _interval(one.difference, signed, strong=one.holds),
-            number(one.p_holm, chance(one.p_holm)),
-            number(one.permutation_holm, chance(one.permutation_holm)),
+            number(one.p_holm, chance),
+            number(one.permutation_holm, chance),
             text(PERMUTED[one.permuted] + (MODELS_ONLY if one.permuted == "contexts" else "")),
             _interval(one.improvement, share),
-            MISSING if one.detectable is None else number(one.detectable.mean, detectable_text(one.detectable)),
+            MISSING if one.detectable is None else GridCell(detectable_text(one.detectable), one.detectable.mean),
             text(one.reading, kind="reading"),
         ]
         for one in table.comparisons
@@ -161,7 +160,7 @@ def _against_leader(lead: Lead, looks: Mapping[str, Look]) -> Html:
         [
             name_cell(looks[one.label]),
             _interval(one.difference, signed, strong=one.holds),
-            MISSING if one.wins is None else number(one.wins, share(one.wins)),
+            number(one.wins, share),
             text(f"no: {one.reason}" if one.reason else "yes"),
         ]
         for one in lead.over
@@ -188,12 +187,12 @@ def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str
     for _, run in runs.iterrows():
         found = origins[str(run["run"])]
         commit = found.commit[:8] + ("+" if found.dirty else "")
-        cells = [name_cell(looks[run["label"]]), number(run["seed"], str(run["seed"]))]
-        cells += [_share(run, name) for name in [*tests, top]]
-        cells.append(number(run["checkpoint_step"], f"{run['checkpoint_step']:,}") if run["updates"] > 0 else MISSING)
-        cells += [_count(run["updates"], f"{run['updates']:,.0f}"), _count(run["completions"])]
-        cells += [_count(run["generated_tokens"]), _count(run["seconds"], duration(run["seconds"]))]
-        cells.append(number(run["stopped_update"], f"{run['stopped_update']:.0f}"))
+        cells = [name_cell(looks[run["label"]]), number(run["seed"], str)]
+        cells += [number(float(run.get(name, np.nan)), share) for name in [*tests, top]]
+        cells.append(number(run["checkpoint_step"], "{:,}".format) if run["updates"] > 0 else MISSING)
+        cells += [amount(run["updates"], "{:,.0f}".format), amount(run["completions"])]
+        cells += [amount(run["generated_tokens"]), amount(run["seconds"], duration)]
+        cells.append(number(run["stopped_update"], "{:.0f}".format))
         cells += [text(tag("code", commit), commit) if commit else MISSING, text(tag("code", run["hash"]), run["hash"])]
         cells.append(text(tag("code", breakable(run["run"])), run["run"], kind="path"))
         rows.append(cells)
@@ -208,12 +207,3 @@ def every_run(group: Collection, looks: Mapping[str, Look], origins: Mapping[str
         tag("p", label, " ", told),
         grid("every-run", caption, heads, rows, kinds=kinds),
     )
-
-
-def _share(run: pd.Series, name: str) -> GridCell:
-    value = float(run.get(name, np.nan))
-    return number(value, share(value))
-
-
-def _count(value: float, shown: str | None = None) -> GridCell:
-    return number(value, shown or count(value)) if value else MISSING

@@ -167,13 +167,13 @@ def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[P
         "table.tex": to_latex(sheet),
         "table.runs.json": tables.runs_json(table, problems),
     }
-    names = [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex")]
     if table.comparisons:
         against = tables.comparisons_sheet(table)
-        made = (to_markdown(against), tables.comparisons_csv(table), to_latex(against))
-        texts |= dict(zip(names, made, strict=True))
+        texts["comparisons.md"] = to_markdown(against)
+        texts["comparisons.csv"] = tables.comparisons_csv(table)
+        texts["comparisons.tex"] = to_latex(against)
     written = write_texts(out, texts)
-    drop_stale(out, names, written)
+    drop_stale(out, [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex")], written)
     return written
 
 

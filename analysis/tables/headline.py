@@ -182,9 +182,8 @@ def _equals(p: float) -> str:
 
 
 def _design(headline: Headline) -> str:
-    design = f"{counted(headline.seeds, 'seed')} and {counted(headline.contexts, 'test context')}"
     apart = f" in {counted(headline.clusters, 'cluster')}" if headline.clusters < headline.contexts else ""
-    return design + apart
+    return f"{counted(headline.seeds, 'seed')} and {counted(headline.contexts, 'test context')}{apart}"
 
 
 def _power(headline: Headline, lead: Lead) -> str:

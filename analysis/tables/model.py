@@ -48,6 +48,10 @@ class Made:
     seed: int
     hash: str
 
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/{self.run}" if self.folder else self.run
+
 
 @dataclass(frozen=True)
 class Row:

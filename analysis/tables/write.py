@@ -128,7 +128,7 @@ def to_csv(table: Table) -> str:
         line += [f"{row.spent[key]:.12g}" for key in SPENT]
         line += [str(int(mark in row.marks)) for mark in (ONE_SEED, UNEQUAL)]
         line += [" ".join(map(str, seeds)) for seeds in (row.missing, row.stopped)]
-        lines.append([*line, " ".join(sorted(row.bold)), " ".join(_path(run) for run in row.made)])
+        lines.append([*line, " ".join(sorted(row.bold)), " ".join(run.path for run in row.made)])
     return csv_text(header, lines)
 
 
@@ -152,15 +152,11 @@ def comparisons_csv(table: Table) -> str:
     return csv_text(header, lines)
 
 
-def _path(run: Made) -> str:
-    return f"{run.folder}/{run.run}" if run.folder else run.run
-
-
 def cell_runs(row: Row, column: Column) -> dict[str, Any]:
     """The runs behind one cell: the row's and, for a difference or an improvement, the baseline's."""
 
     def listed(made: Sequence[Made]) -> list[dict[str, Any]]:
-        return [{"run": _path(run), "seed": run.seed, "hash": run.hash} for run in made]
+        return [{"run": run.path, "seed": run.seed, "hash": run.hash} for run in made]
 
     value = row.cells[column.key]
     return {

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.html.grid import MISSING, GridCell, Head, grid, number, text
 from analysis.html.markup import Html, breakable, join, json_block, tag
-from analysis.render.numbers import counted, percent, words
+from analysis.render.numbers import counted, percent, share, words
 
 HURT = "<script>alert('\"&')</script>"
 
@@ -40,7 +40,7 @@ def test_json_says_nothing_that_a_page_would_read_as_markup() -> None:
 
 def test_a_grid_keeps_what_it_is_sorted_by() -> None:
     made = grid("t", "Caption", [Head("Row", number=False), Head("Value", "about it")],
-                [[text("a", "b"), number(0.5, ".500", "[.4, .6]")], [text("c"), number(math.nan, "nan")]])  # fmt: skip
+                [[text("a", "b"), number(0.5, share, "[.4, .6]")], [text("c"), number(math.nan, share)]])  # fmt: skip
     assert '<th scope="row" data-v="b">a</th>' in made
     assert '<td class="n" data-v="0.5">.500<span class="below">[.4, .6]</span></td>' in made
     assert f'<td class="n">{MISSING.shown}</td>' in made
