@@ -8,6 +8,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.figures.style import WIDTH
+
 VARIANT = " @ "
 """Separator between reward and variant in a row's name."""
 
@@ -58,14 +60,29 @@ def wrapped(name: str, across: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def finish_grid(axes: Sequence[Axes], panels: int, across: int, label: str) -> None:
-    """Remove the empty axes at the end, and label the x axes with no panel below."""
-    for place, ax in enumerate(axes):
-        if place >= panels:
-            ax.remove()
-        elif place + across >= panels:
-            ax.set_xlabel(label)
-            ax.tick_params(labelbottom=True)
+def panel_grid(
+    panels: int, across: int, height: float, beyond: float = 0.0, *, same_scale: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of page width with axes for `panels` panels, of which `across` are side by side.
+
+    Args:
+        height: height of one row of panels, in inches.
+        beyond: height of the figure beyond its panels, in inches.
+        same_scale: whether all panels share their axes.
+    """
+    down = -(-panels // across)
+    figure = Figure(figsize=(WIDTH, height * down + beyond), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharex=same_scale, sharey=same_scale).ravel()
+    for ax in axes[panels:]:
+        ax.remove()
+    return figure, list(axes[:panels])
+
+
+def label_lowest(axes: Sequence[Axes], across: int, label: str) -> None:
+    """Label the x axes of the panels with no panel below."""
+    for ax in axes[-across:]:
+        ax.set_xlabel(label)
+        ax.tick_params(labelbottom=True)
 
 
 def colour_bar(figure: Figure, scale: Any, label: str) -> None:

@@ -7,6 +7,7 @@ gets its own validation panel with the others in grey, and training curves are c
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 from typing import Any
 
 import matplotlib
@@ -22,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.collection import Collection
 from analysis.collection.stages import SHARED_STAGES
-from analysis.figures.grid import across_for, colour_bar, finish_grid, short_names, title_size, wrapped
+from analysis.figures.grid import across_for, colour_bar, label_lowest, panel_grid, short_names, title_size, wrapped
 from analysis.figures.labels import Key, axis_label
 from analysis.figures.reported import Reported, draw_beside
 from analysis.figures.series import (
@@ -35,18 +36,7 @@ from analysis.figures.series import (
     smoothing_points,
     window_of,
 )
-from analysis.figures.style import (
-    FAINT,
-    GREY,
-    SAME,
-    STYLE,
-    WIDTH,
-    axis_unit,
-    legend_below,
-    show_constant,
-    styles,
-    value_range,
-)
+from analysis.figures.style import FAINT, GREY, SAME, STYLE, axis_unit, legend_below, show_constant, styles, value_range
 from analysis.render.numbers import many, share
 from rlbench.lists.metric_catalogue import metric_of
 
@@ -78,13 +68,7 @@ TRAINING: tuple[Key, ...] = (
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes.
-
-    Attributes:
-        key: split and metric.
-        lines: coloured curves, by label.
-        title: panel title.
-    """
+    """One pair of axes: a metric on a split, with the curves of rows, by label."""
 
     key: Key
     lines: Mapping[str, Series]
@@ -115,10 +99,8 @@ def draw_validation(
     if not drawn:
         return None
     if by is None and max(map(len, drawn.values())) > MANY:
-        return _draw_each(group, dict(list(drawn.items())[-1:]), against)
-    panels = _panels(group, drawn, by)
-    across = len(panels) // len(drawn) if by else min(2, len(panels))
-    return _draw_together(group, panels, across=across, height=2.5, against=against, by=by, reported=reported)
+        return _draw_each(group, *list(drawn.items())[-1], against)
+    return _draw_together(group, drawn, across=2, height=2.5, against=against, by=by, reported=reported)
 
 
 def draw_training(
@@ -132,17 +114,14 @@ def draw_training(
     """
     drawn = {}
     for split, name in TRAINING if keys is None else keys:
-        lines = all_series(group, split, name, against=against, window=window_of(split))
-        if lines:
+        if lines := all_series(group, split, name, against=against, window=window_of(split)):
             drawn[split, name] = lines
-    if not any(split == "train" for split, _ in drawn):
+    lengths = [len(one.x) for (split, _), lines in drawn.items() if split == "train" for one in lines.values()]
+    if not lengths:
         return None
-    longest = max(len(one.x) for key, lines in drawn.items() if key[0] == "train" for one in lines.values())
-    points = smoothing_points(longest, SMOOTHING)
+    points = smoothing_points(max(lengths), SMOOTHING)
     note = f"Smoothed: moving mean of {points} points. " if points > 1 else ""
-    panels = _panels(group, drawn, by)
-    across = len(panels) // len(drawn) if by else min(3, len(panels))
-    return _draw_together(group, panels, across=across, height=1.6 if by else 1.85, against=against, by=by, note=note)
+    return _draw_together(group, drawn, across=3, height=1.6 if by else 1.85, against=against, by=by, note=note)
 
 
 def rows_by(group: Collection, by: str | None) -> dict[str, list[str]]:
@@ -162,19 +141,18 @@ def rows_by(group: Collection, by: str | None) -> dict[str, list[str]]:
     return dict(sorted(values.items()))
 
 
-def _panels(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], by: str | None) -> list[Panel]:
-    """One panel per metric, or per metric and value of `by`."""
+def _panels(group: Collection, key: Key, lines: Mapping[str, Series], by: str | None) -> list[Panel]:
+    """One panel of a metric, or one for each value of `by`."""
     panels = []
-    for key, lines in drawn.items():
-        for value, labels in rows_by(group, by).items():
-            own = {label: lines[label] for label in labels if label in lines}
-            panels.append(Panel(key, own, f"{by.rpartition('.')[2]}: {value}" if by else ""))
+    for value, labels in rows_by(group, by).items():
+        own = {label: lines[label] for label in labels if label in lines}
+        panels.append(Panel(key, own, f"{by.rpartition('.')[2]}: {value}" if by else ""))
     return panels
 
 
 def _draw_together(
     group: Collection,
-    panels: Sequence[Panel],
+    drawn: Mapping[Key, Mapping[str, Series]],
     *,
     across: int,
     height: float,
@@ -183,19 +161,23 @@ def _draw_together(
     reported: Sequence[Reported] = (),
     note: str = "",
 ) -> Figure:
-    """Draw panels that each hold the curves of several rows. Panels of one metric share a scale."""
-    across = min(across, 4) if by else across
+    """Draw panels that each hold the curves of several rows, at most `across` side by side.
+
+    With `by`, each metric has its own row of panels, which share a scale.
+    """
+    of_metrics = [_panels(group, key, lines, by) for key, lines in drawn.items()]
+    panels = list(chain(*of_metrics))
+    across = min(4, len(of_metrics[0])) if by else min(across, len(panels))
     shown: list[Panel | None] = []
-    for _, of_metric in _by_metric(panels).items() if by else [(None, list(panels))]:
-        shown += [*of_metric, *[None] * (-len(of_metric) % across)]
-    down = len(shown) // across
+    for together in of_metrics if by else [panels]:
+        shown += [*together, *[None] * (-len(together) % across)]
+    curves = [one for panel in panels for one in panel.lines.values()]
     crowded = max(len(panel.lines) for panel in panels) > MANY
     looks = styles(group.runs, by)
     coloured = _by_quality(group, [label for panel in panels for label in panel.lines]) if crowded else None
-    divisor, axis = axis_unit(against, _largest(panels))
+    divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in curves))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height * down), layout="constrained")
-        axes = list(figure.subplots(down, across, squeeze=False).ravel())
+        figure, axes = panel_grid(len(shown), across, height)
         if by:
             _share_scales(axes, shown)
         for place, (ax, panel) in enumerate(zip(axes, shown, strict=True)):
@@ -218,20 +200,18 @@ def _draw_together(
                 _within_range(ax, panel.key[1])
         if any(_coincide(panel.lines) for panel in panels):
             note += "Equal curves lie on each other: the last is seen.\n"
-        note += _band_note({len(one.runs) for panel in panels for one in panel.lines.values()}, bands=not crowded)
+        note += _band_note({len(one.runs) for one in curves}, bands=not crowded)
         if coloured is not None:
-            colour_bar(figure, ScalarMappable(coloured.norm, coloured.cmap), coloured.label)
+            colour_bar(figure, coloured.scale, coloured.label)
         legend_below(figure, {} if crowded else _entries(figure.axes, _names(group, by)), note)
     return figure
 
 
 def _coincide(lines: Mapping[str, Series]) -> bool:
     """Whether one curve hides another."""
-    curves = list(lines.values())
     return any(
         np.array_equal(one.x, other.x) and np.allclose(one.mean, other.mean, rtol=SAME, atol=SAME, equal_nan=True)
-        for place, one in enumerate(curves)
-        for other in curves[:place]
+        for one, other in combinations(lines.values(), 2)
     )
 
 
@@ -244,18 +224,16 @@ def _within_range(ax: Axes, metric: str) -> None:
         ax.set_ylim(max(low, -margin), min(high, 1.0 + margin))
 
 
-def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], against: str) -> Figure:
+def _draw_each(group: Collection, key: Key, lines: Mapping[str, Series], against: str) -> Figure:
     """Draw one panel per row, with the row in colour and all others in grey."""
-    ((key, lines),) = drawn.items()
     across = across_for(len(lines))
-    down = -(-len(lines) // across)
     common, names = short_names(row_names(group))
     of_algorithm = styles(group.runs.assign(reward=""))
     divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in lines.values()))
     with matplotlib.rc_context(STYLE | {"axes.titlesize": title_size(across), "lines.markersize": 2.6}):
-        figure = Figure(figsize=(WIDTH, 0.4 + (1.15 if across == 6 else 1.4) * down), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-        for ax, (label, one) in zip(axes, lines.items(), strict=False):
+        height = 1.15 if across == 6 else 1.4
+        figure, axes = panel_grid(len(lines), across, height, beyond=0.4, same_scale=True)
+        for ax, (label, one) in zip(axes, lines.items(), strict=True):
             for other in lines.values():
                 ax.plot(other.x / divisor, other.mean, color=FAINT, linewidth=0.6)
             _draw(ax, {label: one}, names, {label: of_algorithm[label] | {"linestyle": "-"}}, divisor)
@@ -263,7 +241,7 @@ def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], aga
             for value in _levels(group.runs, "sft", key[1]):
                 ax.axhline(value, color=GREY, linestyle=REFERENCE["sft"], linewidth=0.8, zorder=1.5)
         show_constant(axes[0])  # the axes share one scale
-        finish_grid(list(axes), len(lines), across, axis)
+        label_lowest(axes, across, axis)
         figure.supylabel(axis_label(group, key), fontsize=STYLE["axes.labelsize"])
         note = f"In colour: the row that a panel names. Grey: all {len(lines)} rows. Dashed: SFT.{common}\n"
         legend_below(figure, {}, note + _band_note({len(one.runs) for one in lines.values()}, bands=True))
@@ -272,11 +250,10 @@ def _draw_each(group: Collection, drawn: Mapping[Key, Mapping[str, Series]], aga
 
 @dataclass(frozen=True)
 class Quality:
-    """Final quality of each row, as a colour scale."""
+    """Final quality of each row, and its colour scale."""
 
     values: Mapping[str, float]
-    norm: Normalize
-    cmap: Any
+    scale: ScalarMappable
     label: str
 
 
@@ -286,18 +263,17 @@ def _by_quality(group: Collection, labels: Iterable[str]) -> Quality:
     found = all_series(group, "validation", metric)
     values = {label: float(found[label].mean[-1]) if label in found else np.nan for label in labels}
     known = [value for value in values.values() if np.isfinite(value)] or [0.0, 1.0]
-    label = axis_label(group, ("validation", metric)) + " at the end"
-    return Quality(values, Normalize(*value_range(min(known), max(known))), matplotlib.colormaps["cividis"], label)
+    scale = ScalarMappable(Normalize(*value_range(min(known), max(known))), "cividis")
+    return Quality(values, scale, axis_label(group, ("validation", metric)) + " at the end")
 
 
 def _draw_crowd(ax: Axes, panel: Panel, quality: Quality, divisor: float) -> None:
     """Draw more rows than can be told apart, coloured by quality."""
     for label, one in sorted(panel.lines.items(), key=lambda item: quality.values[item[0]]):
         value = quality.values[label]
-        colour = quality.cmap(quality.norm(value)) if np.isfinite(value) else FAINT
+        colour = quality.scale.to_rgba(np.array(value)) if np.isfinite(value) else FAINT
         ax.plot(one.x / divisor, one.mean, color=colour, linewidth=0.9)
-    ax.margins(x=0.02)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=divisor == 1))
+    _set_x_scale(ax, divisor)
 
 
 def _draw(
@@ -310,6 +286,10 @@ def _draw(
         x = one.x / divisor
         ax.fill_between(x, one.low, one.high, color=looks[label]["color"], alpha=shade, linewidth=0)
         ax.plot(x, one.mean, label=names[label], markevery=every, **looks[label])
+    _set_x_scale(ax, divisor)
+
+
+def _set_x_scale(ax: Axes, divisor: float) -> None:
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=divisor == 1))
 
@@ -351,13 +331,6 @@ def _references(ax: Axes, runs: pd.DataFrame, metric: str, *, name_ceiling: bool
         ax.text(1.01, value, ", ".join(names), transform=place, color=GREY, fontsize=7, va="center")
 
 
-def _by_metric(panels: Sequence[Panel]) -> dict[Key, list[Panel]]:
-    found: dict[Key, list[Panel]] = {}
-    for panel in panels:
-        found.setdefault(panel.key, []).append(panel)
-    return found
-
-
 def _share_scales(axes: Sequence[Axes], shown: Sequence[Panel | None]) -> None:
     """Give all panels of a metric the same scale."""
     first: dict[Key, Axes] = {}
@@ -377,10 +350,6 @@ def _entries(axes: Iterable[Axes], names: Mapping[str, str]) -> dict[str, Artist
     return {name: entries.pop(name) for name in names.values() if name in entries} | entries
 
 
-def _largest(panels: Iterable[Panel]) -> float:
-    return max((float(one.x[-1]) for panel in panels for one in panel.lines.values()), default=0.0)
-
-
 def _band_note(seeds: set[int], *, bands: bool) -> str:
     """Note on the meaning of lines and bands, given the numbers of seeds that occur."""
     if seeds == {1}:
@@ -388,11 +357,10 @@ def _band_note(seeds: set[int], *, bands: bool) -> str:
     over = many(min(seeds), "seed") if len(seeds) == 1 else "seeds"
     if not bands:
         return f"Lines: mean over {over}."
-    kinds = []
-    if any(n >= INTERVAL_SEEDS for n in seeds):
-        kinds.append("95 % interval over seeds")
-    if 2 in seeds:
-        kinds.append(f"smallest to largest{' where there are 2 seeds' if len(seeds) > 1 else ''}")
-    if 1 in seeds:
-        kinds.append("none where there is 1 seed")
-    return f"Lines: mean over {over}. Bands: {', '.join(kinds)}."
+    kinds = (
+        (max(seeds) >= INTERVAL_SEEDS, "95 % interval over seeds"),
+        (seeds == {2}, "smallest to largest"),
+        (2 in seeds and len(seeds) > 1, "smallest to largest where there are 2 seeds"),
+        (1 in seeds, "none where there is 1 seed"),
+    )
+    return f"Lines: mean over {over}. Bands: {', '.join(kind for applies, kind in kinds if applies)}."

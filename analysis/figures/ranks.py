@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.collection import Collection
-from analysis.figures.grid import across_for, colour_bar, finish_grid, short_names, title_size, wrapped
+from analysis.figures.grid import across_for, colour_bar, label_lowest, panel_grid, short_names, title_size, wrapped
 from analysis.figures.labels import axis_label
 from analysis.figures.series import RankMap, in_bins, measured, rank_maps, rl_rows, row_names
-from analysis.figures.style import STYLE, WIDTH, axis_unit, legend_below, value_range
+from analysis.figures.style import STYLE, axis_unit, legend_below, value_range
 from analysis.render.numbers import many
 from analysis.statistics import Floats
 from rlbench.lists.metric_catalogue import EVALUATION, METRICS, TRAINING
@@ -47,34 +47,28 @@ def draw_ranks(group: Collection, metric: str, *, against: str = "updates") -> F
     maps = rank_maps(group, split_of(metric), metric, against=against)
     if not maps:
         return None
-    binned = {label: _bins(one) for label, one in maps.items()}
+    binned = {label: in_bins(one.values, COLUMNS) for label, one in maps.items()}
     across = across_for(len(maps))
-    down = -(-len(maps) // across)
     common, names = short_names(row_names(group))
     divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in maps.values()))
-    everything = np.concatenate([values.ravel() for _, values in binned.values()])
+    everything = np.concatenate([values.ravel() for values, _ in binned.values()])
     norm = Normalize(*value_range(float(np.nanmin(everything)), float(np.nanmax(everything))))
     with matplotlib.rc_context(STYLE | {"axes.titlesize": title_size(across), "axes.grid": False}):
-        figure = Figure(figsize=(WIDTH, 0.35 + (1.7 if across <= 3 else 1.35) * down), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-        for ax, (label, (edges, values)) in zip(axes, binned.items(), strict=False):
+        height = 1.7 if across <= 3 else 1.35
+        figure, axes = panel_grid(len(maps), across, height, beyond=0.35, same_scale=True)
+        for ax, (label, (values, parts)) in zip(axes, binned.items(), strict=True):
+            edges = column_edges(maps[label].x, [(part[0], part[-1]) for part in parts])
             ranks = np.arange(len(values) + 1) + 0.5
             ax.pcolormesh(edges / divisor, ranks, values, norm=norm, cmap=SCALE, rasterized=True)
             ax.set_title(wrapped(names[label], across), loc="left", linespacing=1.0)
         axes[0].invert_yaxis()  # the axes share one scale
         axes[0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=divisor == 1))
-        finish_grid(list(axes), len(maps), across, axis)
+        label_lowest(axes, across, axis)
         figure.supylabel("Rank", fontsize=STYLE["axes.labelsize"])
         colour_bar(figure, ScalarMappable(norm, SCALE), axis_label(group, (split_of(metric), metric)))
         legend_below(figure, {}, _note(maps, {len(runs) for runs in rl_rows(group).values()}) + common)
     return figure
-
-
-def _bins(one: RankMap) -> tuple[Floats, Floats]:
-    """(B + 1,) edges of a map's columns and (K, B) values."""
-    values, parts = in_bins(one.values, COLUMNS)
-    return column_edges(one.x, [(part[0], part[-1]) for part in parts]), values
 
 
 def column_edges(x: Floats, parts: list[tuple[int, int]]) -> Floats:

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.collection import Collection
-from analysis.figures.grid import finish_grid
+from analysis.figures.grid import label_lowest, panel_grid
 from analysis.figures.series import AXES
-from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH, legend_below
+from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, legend_below
 from analysis.statistics import Floats
 from rlbench.base.program import EXPERIMENTS
 
@@ -28,11 +28,7 @@ METRIC = "ndcg@20"
 
 SOURCE = "Reported in arXiv 2510.20150, read off its figures (to about 0.0003); one seed each."
 
-BACKBONES = {
-    "qwen2.5_0.5b": "Qwen2.5-0.5B",
-    "llama3.2_1b": "Llama-3.2-1B",
-    "llama3.2_3b": "Llama-3.2-3B",
-}
+BACKBONES = {"qwen2.5_0.5b": "Qwen2.5-0.5B", "llama3.2_1b": "Llama-3.2-1B", "llama3.2_3b": "Llama-3.2-3B"}
 """The paper's names of the models in conf/model."""
 
 REGIMES = {1: "on-policy", 2: "mu=2"}
@@ -87,10 +83,7 @@ class Reported:
 
 
 def reported_curves(
-    *,
-    dataset: str | None = None,
-    backbones: Sequence[str] | None = None,
-    regimes: Sequence[str] | None = None,
+    *, dataset: str | None = None, backbones: Sequence[str] | None = None, regimes: Sequence[str] | None = None
 ) -> list[Reported]:
     """The paper's validation curves, in the order of `METHODS`; None for all datasets, backbones or regimes."""
     table = pd.read_csv(CURVES)
@@ -151,12 +144,10 @@ def draw_alone(curves: Sequence[Reported], label: str) -> Figure:
         key=lambda panel: (list(REGIMES.values()).index(panel[0]), list(BACKBONES.values()).index(panel[1])),
     )
     across = min(3, len(panels))
-    down = -(-len(panels) // across)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 2.1 * down), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+        figure, axes = panel_grid(len(panels), across, 2.1, same_scale=True)
         entries = {}
-        for ax, (regime, backbone) in zip(axes, panels, strict=False):
+        for ax, (regime, backbone) in zip(axes, panels, strict=True):
             for curve in curves:
                 if (curve.regime, curve.backbone) == (regime, backbone):
                     colour, title = COLOURS[list(METHODS).index(curve.method)], METHODS[curve.method].title
@@ -164,7 +155,7 @@ def draw_alone(curves: Sequence[Reported], label: str) -> Figure:
             ax.set_title(f"{backbone}, {regime.replace('mu=', 'μ = ')}", loc="left")
         for ax in axes[::across]:
             ax.set_ylabel(label)
-        finish_grid(list(axes), len(panels), across, AXES["updates"])
+        label_lowest(axes, across, AXES["updates"])
         ordered = {method.title: entries[method.title] for method in METHODS.values() if method.title in entries}
         legend_below(figure, ordered, SOURCE)
     return figure

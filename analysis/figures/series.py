@@ -95,13 +95,7 @@ def all_series(
 
 
 def row_series(
-    group: Collection,
-    runs: Sequence[str],
-    split: str,
-    metric: str,
-    *,
-    against: str = "updates",
-    window: float = 0.0,
+    group: Collection, runs: Sequence[str], split: str, metric: str, *, against: str = "updates", window: float = 0.0
 ) -> Series | None:
     """The curve of a row: the mean over its runs, and the band. None if the runs have no common measurement.
 
@@ -259,19 +253,21 @@ def own_curves(
     Returns:
         label to (P,) ascending x values and (P,) values of each seed, in the order of `rl_rows`.
     """
-    found = {}
-    for label, rows in rl_rows(group).items():
-        own = []
-        for run in rows["run"]:
-            known = group.measurements.series.get((run, split, metric))
-            if known is None or (against != "updates" and run not in group.spending_of):
-                break
-            x, y = known
-            x = x if against == "updates" else spent_at(group.spending_of[run], against, x)
-            finite = np.isfinite(x) & np.isfinite(y)
-            x, y = x[finite], y[finite]
-            last = np.append(np.diff(x) > 0, True)[: len(x)]
-            own.append((x[last], y[last]))
-        if len(own) == len(rows) and all(len(x) for x, _ in own):
-            found[label] = own
-    return found
+    every = {
+        label: [_own_curve(group, run, split, metric, against) for run in rows["run"]]
+        for label, rows in rl_rows(group).items()
+    }
+    return {label: own for label, own in every.items() if all(len(x) for x, _ in own)}
+
+
+def _own_curve(group: Collection, run: str, split: str, metric: str, against: str) -> tuple[Floats, Floats]:
+    """The finite points of one run; none without a curve."""
+    known = group.measurements.series.get((run, split, metric))
+    if known is None or (against != "updates" and run not in group.spending_of):
+        return np.empty(0), np.empty(0)
+    x, y = known
+    x = x if against == "updates" else spent_at(group.spending_of[run], against, x)
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    last = np.append(np.diff(x) > 0, True)[: len(x)]
+    return x[last], y[last]

@@ -51,11 +51,9 @@ WIDTH = 6.9
 
 FORMATS = ("png", "svg", "pdf")
 
-THOUSANDS, MILLIONS = 20_000, 2_000_000
-"""Smallest maximum of an axis in thousands, and of one in millions."""
-MINUTES, HOURS = 300, 10_800
-"""Smallest maximum, in seconds, of an axis in minutes, and of one in hours."""
-
+UNITS_OF_TIME = ((10_800, 3_600.0, "h"), (300, 60.0, "min"), (0, 1.0, "s"))
+UNITS_OF_COUNTS = ((2_000_000, 1e6, "millions"), (20_000, 1e3, "thousands"))
+"""Units of an axis: the smallest maximum that needs it, its size and its name."""
 
 SAME = 1e-9
 """Values within this relative difference count as equal: they differ by rounding errors of sums."""
@@ -92,36 +90,27 @@ def styles(runs: pd.DataFrame, by: str | None = None) -> dict[str, dict[str, Any
     """
     rl = runs[runs["stage"] == "rl"]
     rows = rl[["label", "algorithm", "reward"]].drop_duplicates().sort_values(["algorithm", "reward"])
-    algorithms = sorted(rows["algorithm"].unique())
-    rewards = sorted(rows["reward"].unique())
-    several = len(rewards) > 1
-    of_reward, of_algorithm = ("reward", rewards), ("algorithm", algorithms)
-    coloured = of_reward if several and (by == "algorithm" or len(algorithms) == 1) else of_algorithm
-    dashed = of_reward if several and by != "reward" else of_algorithm
-    colours, markers = (dict(zip(coloured[1], cycle(looks))) for looks in (COLOURS, MARKERS))
-    dashes = dict(zip(dashed[1], cycle(DASHES)))
+    several = rows["reward"].nunique() > 1
+    coloured = "reward" if several and (by == "algorithm" or rows["algorithm"].nunique() == 1) else "algorithm"
+    dashed = "reward" if several and by != "reward" else "algorithm"
+
+    def looks(column: str, kinds: Sequence[Any]) -> list[Any]:
+        of_value = dict(zip(sorted(rows[column].unique()), cycle(kinds)))
+        return [of_value[value] for value in rows[column]]
+
+    every = zip(looks(coloured, COLOURS), looks(coloured, MARKERS), looks(dashed, DASHES), strict=True)
     return {
-        str(row.label): {
-            "color": colours[getattr(row, coloured[0])],
-            "marker": markers[getattr(row, coloured[0])],
-            "linestyle": dashes[getattr(row, dashed[0])],
-        }
-        for row in rows.itertuples()
+        str(label): {"color": color, "marker": marker, "linestyle": dashes}
+        for label, (color, marker, dashes) in zip(rows["label"], every, strict=True)
     }
 
 
 def axis_unit(against: str, largest: float) -> tuple[float, str]:
     """Divisor for the values of an axis of `AXES`, and the axis label with its unit."""
-    name = AXES[against]
-    if against == "seconds":
-        for start, size, unit in ((HOURS, 3_600.0, "h"), (MINUTES, 60.0, "min")):
-            if largest >= start:
-                return size, f"{name} ({unit})"
-        return 1.0, f"{name} (s)"
-    for start, size, unit in ((MILLIONS, 1e6, "millions"), (THOUSANDS, 1e3, "thousands")):
+    for start, size, unit in UNITS_OF_TIME if against == "seconds" else UNITS_OF_COUNTS:
         if largest >= start:
-            return size, f"{name} ({unit})"
-    return 1.0, name
+            return size, f"{AXES[against]} ({unit})"
+    return 1.0, AXES[against]
 
 
 def legend_columns(labels: Sequence[str]) -> int:
@@ -132,28 +121,36 @@ def legend_columns(labels: Sequence[str]) -> int:
     return -(-len(labels) // rows)
 
 
-def legend_below(figure: Figure, entries: Mapping[str, Any], note: str) -> None:
-    """Put a note and a legend below the axes. The figure grows to make room.
+def draw_legend(
+    figure: Figure, entries: Mapping[str, Any], across: int, note: str = "", *, handles: float = 3.2
+) -> None:
+    """Draw a legend of `across` columns below the axes.
 
     Args:
         entries: label to legend handle; may be empty.
         note: sentences above the legend.
+        handles: length of a handle, in letters.
     """
-    across = legend_columns(list(entries)) if entries else 1
-    lines = -(-len(entries) // across) + 1 + note.count("\n")
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.1 + 0.17 * lines)
     legend = figure.legend(
         list(entries.values()),
         list(entries),
         loc="outside lower center",
         ncols=across,
         frameon=False,
-        handlelength=3.2,
+        handlelength=handles,
         title=note,
         title_fontsize=7,
     )
     legend.get_title().set_multialignment("center")
+
+
+def legend_below(figure: Figure, entries: Mapping[str, Any], note: str) -> None:
+    """Draw a legend as `draw_legend` does, in as many columns as fit. The figure grows to make room."""
+    across = legend_columns(list(entries)) if entries else 1
+    lines = -(-len(entries) // across) + 1 + note.count("\n")
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.1 + 0.17 * lines)
+    draw_legend(figure, entries, across, note)
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:

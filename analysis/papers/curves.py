@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.grid import panel_grid
 from analysis.figures.labels import in_lines
 from analysis.figures.series import AXES
-from analysis.figures.style import COLOURS, GREY, STYLE, WIDTH, show_constant
+from analysis.figures.style import COLOURS, GREY, STYLE, draw_legend, show_constant
 from analysis.papers.reported import TITLES
 from analysis.statistics import Floats
 from rlbench.lists.metric_catalogue import inside, metric_of
@@ -69,13 +70,10 @@ def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
             panels.setdefault((curve.metric, curve.regime, curve.backbone), []).append(curve)
     if not panels:
         return None
-    across = min(3, len(panels))
-    down = -(-len(panels) // across)
     methods = list(dict.fromkeys(curve.method for curve in curves))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.9 * down + 0.4), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False).ravel()
-        for ax, ((metric, regime, backbone), of_panel) in zip(axes, panels.items(), strict=False):
+        figure, axes = panel_grid(len(panels), min(3, len(panels)), 1.9, beyond=0.4)
+        for ax, ((metric, regime, backbone), of_panel) in zip(axes, panels.items(), strict=True):
             for curve in of_panel:
                 _draw_curve(ax, curve, COLOURS[methods.index(curve.method) % len(COLOURS)], comparable)
             place = f"{backbone}, {regime}" if regime != "sft" else backbone
@@ -84,10 +82,8 @@ def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
             ax.set(xlabel=AXES["updates"], ylabel=in_lines(f"Validation {inside(label)}"))
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             show_constant(ax)
-        for ax in axes[len(panels) :]:
-            ax.remove()
         entries: dict[str, Artist] = {}
-        for ax in axes[: len(panels)]:
+        for ax in axes:
             entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         note = "Dashed: read off the paper. " if comparable else ""
         ours = {curve.ours.shape[1] for curve in curves if curve.ours is not None}
@@ -95,16 +91,7 @@ def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
             note += "Solid: ours, one seed each."
         elif ours:
             note += "Solid: ours, mean over seeds; bands from the smallest to the largest."
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside lower center",
-            ncols=3,
-            frameon=False,
-            title=note,
-            title_fontsize=7,
-            handlelength=3,
-        )
+        draw_legend(figure, entries, 3, note, handles=3)
     return figure
 
 
@@ -123,12 +110,9 @@ def _draw_curve(ax: Axes, curve: Curve, colour: str, comparable: bool) -> None:
 
 def draw_ranks(profiles: Mapping[str, tuple[Floats, Floats]]) -> Figure:
     """Plot the mean return of every rank at the start (dashed) and the end of training, one panel per row."""
-    across = min(3, len(profiles))
-    down = -(-len(profiles) // across)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.9 * down + 0.3), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False).ravel()
-        for ax, (title, (start, end)) in zip(axes, profiles.items(), strict=False):
+        figure, axes = panel_grid(len(profiles), min(3, len(profiles)), 1.9, beyond=0.3)
+        for ax, (title, (start, end)) in zip(axes, profiles.items(), strict=True):
             ranks = np.arange(1, len(start) + 1)
             ax.plot(ranks, start, color=GREY, linestyle=(0, (4, 2)), label="first tenth of the updates")
             ax.plot(ranks, end, color=COLOURS[0], marker="o", markersize=2.5, label="last tenth")
@@ -137,8 +121,6 @@ def draw_ranks(profiles: Mapping[str, tuple[Floats, Floats]]) -> Figure:
             ax.set(xlabel="Rank", ylabel="Mean return")
             show_constant(ax)
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for ax in axes[len(profiles) :]:
-            ax.remove()
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -58,13 +58,13 @@ class ReportedRow:
     """One row of a reported table.
 
     Attributes:
-        regime: on-policy or mu=2.
+        dataset: as in conf/dataset.
         backbone: the paper's name; "" for a system without one of the paper's backbones.
         method: an option of `method`, or the name of such a system.
         values: recall@k and ndcg@k.
     """
 
-    regime: str
+    dataset: str
     backbone: str
     method: str
     values: dict[str, float]
@@ -74,46 +74,14 @@ class ReportedRow:
         return TITLES.get(self.method, self.method)
 
 
-@dataclass(frozen=True)
-class Point:
-    """One point read off a reported curve."""
-
-    metric: str
-    backbone: str
-    regime: str
-    method: str
-    step: int
-    value: float
-
-
 def read_rows(path: Path) -> list[ReportedRow]:
     """Read a table in the format of experiments/reported/results.csv."""
+    rows = []
     with path.open(encoding="utf-8", newline="") as file:
-        return [
-            ReportedRow(
-                line["regime"],
-                line["backbone"],
-                line["method"],
-                {key: float(value) for key, value in line.items() if "@" in key and value},
-            )
-            for line in csv.DictReader(file)
-        ]
-
-
-def read_points(path: Path) -> list[Point]:
-    """Read curves in the format of experiments/reported/curves.csv."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Point(
-                line["metric"],
-                line["backbone"],
-                line["regime"],
-                line["method"],
-                int(line["step"]),
-                float(line["value"]),
-            )
-            for line in csv.DictReader(file)
-        ]
+        for line in csv.DictReader(file):
+            values = {key: float(value) for key, value in line.items() if "@" in key and value}
+            rows.append(ReportedRow(line["dataset"], line["backbone"], line["method"], values))
+    return rows
 
 
 def standard_error(dataset: str, metric: str, value: float) -> float:

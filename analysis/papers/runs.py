@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.collection import Collection, Problem, collect
+from analysis.collection.reading import flatten
 from analysis.papers.page import COMMAND
 from analysis.render.sheet import Sheet, sheet_of
 from rlbench.base.errors import BadInput
@@ -16,6 +17,9 @@ from rlbench.base.program import run_words
 
 if TYPE_CHECKING:
     from rlbench.launching.recorded import RecordedCell
+
+    Missing = tuple[str, str, RecordedCell | None]
+    """Backbone, title and cell of a row without runs."""
 
 HOURS_AN_UPDATE = 2 * 8 * 5.6 / 3600
 """Upper bound on GPU-hours per update of 384 completions with a 0.5B model. A port's log shows 5.5 to 5.7 s for 48
@@ -36,12 +40,8 @@ def shared(cell: "RecordedCell", stage: str) -> "RecordedCell":
     own = ("method", "seed")
     kept = [text for text in cell.overrides if text.lstrip("+").split("=")[0] not in own]
     choices = {key: value for key, value in cell.choices.items() if key not in own} | {"method": stage}
-    return replace(
-        cell,
-        overrides=(*kept, f"+method={stage}"),
-        choices=choices,
-        config=replace(cell.config, stage=stage),
-    )
+    config = replace(cell.config, stage=stage)
+    return replace(cell, overrides=(*kept, f"+method={stage}"), choices=choices, config=config)
 
 
 def read_groups(runs: Path | None, cells: "Sequence[RecordedCell]") -> tuple[dict[str, Collection], list[Problem]]:
@@ -97,12 +97,11 @@ def runs_of(cell: "RecordedCell", group: Collection) -> tuple[pd.DataFrame, list
         differing = _differing(expected, group.settings[run])
         defining = [key for key in DEFINING if key in differing]
         if defining:
-            key = defining[0]
-            wanted = expected.get(key, "nothing")
-            left_out.append(Problem(run, f"{key} is {differing[key]}, and here it must be {wanted}"))
+            value, wanted = differing[defining[0]]
+            left_out.append(Problem(run, f"{defining[0]} is {value}, and here it must be {wanted}"))
             continue
         usable.append(run)
-        others += [f"{key}: {value} for {expected.get(key, 'nothing')}" for key, value in differing.items()]
+        others += [f"{key}: {value} for {wanted}" for key, (value, wanted) in differing.items()]
     return part[part["run"].isin(usable)].sort_values("seed", kind="stable"), left_out, others
 
 
@@ -116,25 +115,19 @@ def settings_notes(others: Sequence[str]) -> list[str]:
     return [f"Runs with other settings than the sweep's are used all the same: {named}{more}."]
 
 
-def settings_of(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def settings_of(identity: Mapping[str, Any]) -> dict[str, Any]:
     """A run's settings by dotted key, without training seeds, as in `Collection.settings`."""
-    flat: dict[str, Any] = {}
-    for key, value in identity.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= settings_of(value, f"{name}.")
-        elif name not in ("seed", "sft.seed"):
-            flat[name] = value
-    return flat
+    return {key: value for key, value in flatten(identity).items() if key not in ("seed", "sft.seed")}
 
 
-def _differing(expected: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run that differ from the expected ones.
+def _differing(expected: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings of a run that differ from the expected ones: the value there and the expected one.
 
     Input digests are ignored, because whoever reads runs need not have the data.
     """
-    keys = {key for key in {*expected, *there} if not key.startswith("inputs.")}
-    return {key: there.get(key, "nothing") for key in sorted(keys) if expected.get(key) != there.get(key)}
+    keys = sorted(key for key in {*expected, *there} if not key.startswith("inputs."))
+    values = {key: (there.get(key, "nothing"), expected.get(key, "nothing")) for key in keys}
+    return {key: both for key, both in values.items() if expected.get(key) != there.get(key)}
 
 
 def gpu_hours(cell: "RecordedCell") -> float | None:
@@ -157,18 +150,16 @@ def sweep_command(name: str, sweep: str) -> str:
     return f"{' '.join(run_words())} +{name}={sweep}{'' if sweep == 'mini' else ' dataset.path=FOLDER'}"
 
 
-def missing_sheet(
-    missing: Sequence[tuple[str, str, "RecordedCell | None"]], name: str, sweeps: Sequence[str]
-) -> Sheet | None:
-    """Rows without runs, with the commands that produce them; None if none are missing.
+def missing_sheets(missing: "Sequence[Missing]", name: str, sweeps: Sequence[str]) -> list[Sheet]:
+    """A table of rows without runs, with the commands that produce them; no table if none are missing.
 
     Args:
-        missing: backbone, title and cell of each row.
+        missing: the rows.
         name: folder in experiments/.
         sweeps: its sweeps.
     """
     if not missing:
-        return None
+        return []
     lines, total = [], 0.0
     for backbone, title, cell in missing:
         hours = gpu_hours(cell) if cell else None
@@ -183,4 +174,4 @@ def missing_sheet(
             "5.7 s for 48 completions of 0.5B on two H800; 384 completions are eight times that, other backbones by "
             "parameters, SFT by updates.",
         ]
-    return sheet_of("No run yet", ("Backbone", "Method", "GPU-hours", COMMAND), lines, notes, names=2)
+    return [sheet_of("No run yet", ("Backbone", "Method", "GPU-hours", COMMAND), lines, notes, names=2)]

@@ -1,6 +1,5 @@
 """A table of the paper next to our runs: levels, gains over SFT, and the order of methods."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,8 @@ from analysis.papers.runs import read_groups, runs_of, settings_notes, shared
 from analysis.papers.verdicts import NO_RUN, TOO_FEW_SEEDS, Level, level, sign
 from analysis.render.numbers import Interval
 from analysis.statistics import Scores
-from analysis.tables import FEWEST_SEEDS, cell_of, row_scores
+from analysis.tables import FEWEST_SEEDS, cell_of, row_scores, share_of
+from analysis.tables.scores import one_metric
 from rlbench.base.errors import BadInput
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ class TableEntry:
     def title(self) -> str:
         return TITLES.get(self.method, self.method)
 
+    @property
+    def seeds(self) -> int:
+        return self.ours.seeds if self.ours else 0
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -124,7 +128,6 @@ class TableComparison:
     Attributes:
         name: folder in experiments/.
         twin: mini, redial or None.
-        dataset: dataset of the reported numbers.
         metrics: our metrics, headline metrics first.
         entries: rows in the paper's order, each followed by our own rows next to it.
         elsewhere: reported rows of systems that are not run here.
@@ -136,7 +139,6 @@ class TableComparison:
 
     name: str
     twin: str | None
-    dataset: str
     metrics: tuple[str, ...]
     entries: tuple[TableEntry, ...]
     elsewhere: tuple[ReportedRow, ...]
@@ -149,6 +151,12 @@ class TableComparison:
     @property
     def any_runs(self) -> bool:
         return any(entry.ours for entry in self.entries)
+
+    def score(self, entry: TableEntry, metric: str) -> Interval | None:
+        """Our number for a row; None without runs or without the metric."""
+        if entry.ours is None or metric not in self.metrics:
+            return None
+        return share_of(entry.ours.estimate, self.metrics.index(metric))
 
 
 def compare(
@@ -174,9 +182,9 @@ def compare(
     metrics: tuple[str, ...] = ()
     if groups:
         entries, metrics, problems, notes = _with_runs(entries, groups, problems, resamples)
-    dataset = str(_dataset_of(name))
+    dataset = rows[0].dataset
     levels = {
-        (index, metric): _level(entry, metrics, metric, dataset)
+        (index, metric): _level(entry.ours, metrics.index(metric), dataset, metric, entry.reported[metric])
         for index, entry in enumerate(entries)
         for metric in (METRICS if twin is None else ())
         if entry.ours and metric in metrics and metric in entry.reported
@@ -185,21 +193,15 @@ def compare(
     return TableComparison(
         name,
         twin,
-        dataset,
         metrics,
         tuple(entries),
-        tuple(row for row in rows if not row.backbone),
-        levels,
-        tuple(c for c in contrasts if c.worse.method == "sft"),
-        tuple(c for c in contrasts if c.worse.method != "sft"),
-        tuple(problems),
-        tuple(notes),
+        elsewhere=tuple(row for row in rows if not row.backbone),
+        levels=levels,
+        gains=tuple(one for one in contrasts if one.worse.method == "sft"),
+        orderings=tuple(one for one in contrasts if one.worse.method != "sft"),
+        problems=tuple(problems),
+        notes=tuple(notes),
     )
-
-
-def _dataset_of(name: str) -> str:
-    with (EXPERIMENTS / name / "expected.csv").open(encoding="utf-8", newline="") as file:
-        return next(csv.DictReader(file))["dataset"]
 
 
 def _entries(rows: Sequence[ReportedRow], cells: "Sequence[RecordedCell]", twin: str | None) -> list[TableEntry]:
@@ -230,35 +232,30 @@ def _with_runs(
     top = cutoffs[-1]
     headline = [f"recall@{top}", f"ndcg@{top}"]
     metrics = (*headline, *(f"{m}@{k}" for m in ("recall", "ndcg") for k in cutoffs if f"{m}@{k}" not in headline))
-    found, left_out = [], list(problems)
+    found, left_out = list(entries), list(problems)
     others: list[str] = []
-    for entry in entries:
+    first: Scores | None = None
+    for index, entry in enumerate(entries):
         group = groups.get(entry.cell.config.experiment_name) if entry.cell else None
         if entry.cell is None or group is None:
-            found.append(entry)
             continue
         part, refused, differing = runs_of(entry.cell, group)
         left_out += refused
         others += differing
         if part.empty:
-            found.append(entry)
             continue
         scores = row_scores(group.queries, part, [PROTOCOL + metric for metric in metrics])
-        estimate = statistics.mean_interval(scores, resamples=resamples)
-        found.append(replace(entry, ours=Ours(scores, estimate, entry.cell.config.stage != "zero_shot")))
-    first = next((entry.ours.scores for entry in found if entry.ours), None)
-    for entry in found:
-        if first and entry.ours and not np.array_equal(first.contexts, entry.ours.scores.contexts):
+        first = first or scores
+        if not np.array_equal(first.contexts, scores.contexts):
             raise BadInput(f"runs of {entry.method} were judged on other samples than those of other rows")
+        estimate = statistics.mean_interval(scores, resamples=resamples)
+        found[index] = replace(entry, ours=Ours(scores, estimate, entry.cell.config.stage != "zero_shot"))
     return found, metrics, left_out, settings_notes(others)
 
 
-def _level(entry: TableEntry, metrics: Sequence[str], metric: str, dataset: str) -> Level:
-    assert entry.ours is not None
-    value = entry.reported[metric]
-    error = standard_error(dataset, metric, value)
-    ours = entry.ours
-    return level(ours.estimate, metrics.index(metric), ours.seeds, value, error, trained=ours.trained)
+def _level(ours: Ours, column: int, dataset: str, metric: str, reported: float) -> Level:
+    error = standard_error(dataset, metric, reported)
+    return level(ours.estimate, column, ours.seeds, reported, error, trained=ours.trained)
 
 
 def _contrasts(entries: Sequence[TableEntry], metrics: Sequence[str], dataset: str, resamples: int) -> list[Contrast]:
@@ -276,9 +273,8 @@ def _contrasts(entries: Sequence[TableEntry], metrics: Sequence[str], dataset: s
                 _contrast(backbone, a, b, metric, reported_metric, column, dataset, resamples)
                 for a, b in _pairs(of_backbone, reported_metric)
             ]
-    tested = [index for index, contrast in enumerate(raw) if contrast.ours and not _too_few_seeds(contrast)]
-    p = dict(zip(tested, statistics.holm(np.array([raw[i].p for i in tested], float)).tolist(), strict=True))
-    return [_judged(one, p.get(index)) for index, one in enumerate(raw)]
+    corrected = statistics.holm_known([None if _too_few_seeds(one) else one.p for one in raw])
+    return [_judged(one, p) for one, p in zip(raw, corrected, strict=True)]
 
 
 def _too_few_seeds(contrast: Contrast) -> bool:
@@ -301,9 +297,7 @@ def _pairs(entries: Sequence[TableEntry], metric: str) -> Iterator[tuple[TableEn
     families = set(BESIDE.values())
     for index, one in enumerate(methods):
         for other in methods[index + 1 :]:
-            mixed = (one.method in BESIDE and other.method in families) or (
-                other.method in BESIDE and one.method in families
-            )
+            mixed = any(a.method in BESIDE and b.method in families for a, b in ((one, other), (other, one)))
             if not mixed and one.reported[metric] != other.reported[metric]:
                 above = one.reported[metric] > other.reported[metric]
                 yield (one, other) if above else (other, one)
@@ -324,14 +318,10 @@ def _contrast(
     clear = abs(reported) > 1.96 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
     ours, p = None, None
     if a.ours and b.ours:
-        left, right = (_one_metric(entry.ours.scores, column) for entry in (a, b) if entry.ours)
+        left, right = (one_metric(ours.scores, column) for ours in (a.ours, b.ours))
         estimate = statistics.paired_difference(left, right, resamples=resamples)
         ours, p = cell_of(estimate, 0), float(estimate.p[0])
     return Contrast(backbone, a, b, metric, reported_metric, reported, clear, ours, p, NO_RUN)
-
-
-def _one_metric(scores: Scores, column: int) -> Scores:
-    return Scores(scores.values[:, :, [column]], scores.contexts, scores.seeds)
 
 
 def _judged(contrast: Contrast, p: float | None) -> Contrast:

@@ -1,19 +1,17 @@
 """The comparison with a table of the paper as sheets, sentences and CSV."""
 
 import csv
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.papers.page import Page, metric_name, number, signed
 from analysis.papers.reported import BESIDE, REPORTED, TITLES
-from analysis.papers.runs import missing_sheet
+from analysis.papers.runs import missing_sheets
 from analysis.papers.table import METRICS, TableComparison, compare
-from analysis.papers.verdicts import DIFFERS, MARGIN, NO_RUN, REPRODUCED, UNDECIDED
+from analysis.papers.verdicts import DIFFERS, MARGIN, NO_RUN, REPRODUCED, UNDECIDED, tally
 from analysis.render.numbers import chance, signed_percent
 from analysis.render.sheet import NOTHING, Cells, Sheet, estimate, sheet_of
 from analysis.render.spreadsheet import csv_interval, csv_number, csv_text
-from analysis.tables import share_of
 
 
 def reported_sheet(comparison: TableComparison) -> Sheet:
@@ -33,13 +31,12 @@ def level_sheet(comparison: TableComparison, metrics: Sequence[str]) -> Sheet:
         for metric in metrics:
             if metric not in entry.reported:
                 continue
-            line = (entry.backbone, entry.title, metric_name(metric), number(entry.reported[metric]))
-            found = comparison.levels.get((index, metric))
-            if found is None or entry.ours is None:
-                lines.append((*line, *[NOTHING] * 3, NO_RUN))
-                continue
-            ours = estimate(share_of(entry.ours.estimate, comparison.metrics.index(metric)), number)
-            lines.append((*line, ours, str(entry.ours.seeds), estimate(found.difference, signed), found.verdict))
+            ours: Cells = [*[NOTHING] * 3, NO_RUN]
+            if found := comparison.levels.get((index, metric)):
+                score = estimate(comparison.score(entry, metric), number)
+                ours = (score, str(entry.seeds), estimate(found.difference, signed), found.verdict)
+            reported = number(entry.reported[metric])
+            lines.append((entry.backbone, entry.title, metric_name(metric), reported, *ours))
     header = ("Backbone", "Method", "Metric", "Reported", "Ours", "Seeds", "Ours − reported", "Verdict")
     notes = (
         f"reproduced: the 95 % interval of ours − reported contains 0 and lies within {MARGIN:.0%} of the reported "
@@ -54,9 +51,8 @@ def own_sheet(comparison: TableComparison, count: int) -> Sheet:
     lines: list[Cells] = []
     metrics = comparison.metrics[:count]
     for entry in comparison.entries:
-        ours = [share_of(entry.ours.estimate, i) if entry.ours else None for i in range(len(metrics))]
-        seeds = entry.ours.seeds if entry.ours else 0
-        lines.append((entry.title, str(seeds), *(estimate(one, number) for one in ours)))
+        ours = [estimate(comparison.score(entry, metric), number) for metric in metrics]
+        lines.append((entry.title, str(entry.seeds), *ours))
     header = ("Method", "Seeds", *map(metric_name, metrics))
     notes = ("Dataset, model and training differ from the paper's, so these numbers cannot be compared with it.",)
     return sheet_of(f"Ours, twin {comparison.twin}", header, lines, notes, names=1)
@@ -111,15 +107,10 @@ def replication_sheet(name: str) -> Sheet | None:
         found = [line for line in csv.DictReader(file) if line["table"] == name]
     if not found:
         return None
-    lines = tuple(
-        (
-            line["backbone"],
-            TITLES.get(line["method"], line["method"]),
-            line["source"],
-            *(number(float(line[m])) for m in METRICS),
-        )
-        for line in found
-    )
+    lines = []
+    for line in found:
+        numbers = [number(float(line[metric])) for metric in METRICS]
+        lines.append((line["backbone"], TITLES.get(line["method"], line["method"]), line["source"], *numbers))
     notes = tuple(dict.fromkeys(f"{line['source']}: {line['note']}" for line in found))
     header = ("Backbone", "Method", "By", *map(metric_name, METRICS))
     return sheet_of("Independent runs", header, lines, notes, names=3)
@@ -143,25 +134,20 @@ def sheets(comparison: TableComparison, *, all_metrics: bool) -> list[Sheet]:
         for entry in comparison.entries
         if entry.ours is None
     ]
-    shown.append(missing_sheet(missing, comparison.name, [comparison.twin or "sweep"]))
+    shown += missing_sheets(missing, comparison.name, [comparison.twin or "sweep"])
     return [sheet for sheet in shown if sheet is not None and sheet.lines]
 
 
-def tally(comparison: TableComparison) -> list[str]:
+def tallies(comparison: TableComparison) -> list[str]:
     """Sentences with the number of each verdict."""
-    lines = []
-    for title, verdicts in (
-        ("numbers", [found.verdict for found in comparison.levels.values()]),
-        ("gains over SFT", [one.verdict for one in comparison.gains if one.ours]),
-        ("orders of methods", [one.verdict for one in comparison.orderings if one.ours]),
-    ):
-        if verdicts:
-            counts = Counter(verdicts)
-            lines.append(f"{title}: {', '.join(f'{count} {verdict}' for verdict, count in counts.most_common())}")
-    judged = [found.verdict for found in comparison.levels.values()]
-    if expected := by_chance(judged):
-        lines.append(expected)
-    return lines
+    levels = [found.verdict for found in comparison.levels.values()]
+    expected = by_chance(levels)
+    return [
+        *tally("numbers", levels),
+        *tally("gains over SFT", [one.verdict for one in comparison.gains if one.ours]),
+        *tally("orders of methods", [one.verdict for one in comparison.orderings if one.ours]),
+        *([expected] if expected else []),
+    ]
 
 
 def by_chance(verdicts: Sequence[str]) -> str:
@@ -187,31 +173,20 @@ def to_csv(comparison: TableComparison) -> str:
     """The comparison as CSV. A `level` has our and the reported value, a `gain` or `order` differences to `other`."""
     lines: list[list[str]] = []
     for index, entry in enumerate(comparison.entries):
-        names = METRICS if comparison.twin is None else comparison.metrics
-        for metric in names:
+        for metric in METRICS if comparison.twin is None else comparison.metrics:
             found = comparison.levels.get((index, metric))
             reported = entry.reported.get(metric) if comparison.twin is None else None
-            cell = None
-            if entry.ours and metric in comparison.metrics:
-                cell = share_of(entry.ours.estimate, comparison.metrics.index(metric))
+            ours, difference = comparison.score(entry, metric), found.difference if found else None
             verdict = found.verdict if found else ("" if entry.ours else NO_RUN)
             lines.append(
-                [
-                    *("level", entry.backbone, entry.method, "", metric, csv_number(reported), *csv_interval(cell)),
-                    *csv_interval(found.difference if found else None),
-                    *("", str(entry.ours.seeds if entry.ours else 0), verdict),
-                ]
+                ["level", entry.backbone, entry.method, "", metric, csv_number(reported)]
+                + [*csv_interval(ours), *csv_interval(difference), "", str(entry.seeds), verdict]
             )
     for kind, contrasts in (("gain", comparison.gains), ("order", comparison.orderings)):
         for one in contrasts:
             lines.append(
-                [
-                    *(kind, one.backbone, one.better.method, one.worse.method, one.metric, csv_number(one.reported)),
-                    *("", "", ""),
-                    *csv_interval(one.ours),
-                    csv_number(one.p),
-                    *(str(one.better.ours.seeds if one.better.ours else 0), one.verdict),
-                ]
+                [kind, one.backbone, one.better.method, one.worse.method, one.metric, csv_number(one.reported)]
+                + ["", "", "", *csv_interval(one.ours), csv_number(one.p), str(one.better.seeds), one.verdict]
             )
     return csv_text(CSV_HEADER, lines)
 
@@ -227,6 +202,6 @@ def make_page(name: str, twin: str | None, runs: Path | None, resamples: int) ->
         sheets(comparison, all_metrics=False),
         sheets(comparison, all_metrics=True),
         to_csv(comparison),
-        [*tally(comparison), *comparison.notes],
+        [*tallies(comparison), *comparison.notes],
         list(comparison.problems),
     )

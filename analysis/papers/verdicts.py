@@ -7,6 +7,8 @@ or ours if that is larger, because samples of one context are not independent. d
 words and its measured error rates.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,14 +77,26 @@ def level(estimate: Estimate, column: int, seeds: int, reported: float, error: f
         error: standard error of the reported number.
         trained: whether the row is trained, in which case one seed gives no verdict.
     """
-    mean = float(estimate.mean[column])
     variance = float(estimate.error[column]) ** 2
     of_seeds = float(estimate.share[column]) * variance if seeds > 1 else 0.0
-    half = float(
-        interval_of_difference(
-            np.array(mean), np.array(of_seeds), seeds, np.array(variance - of_seeds), estimate.contexts, error
-        )
-    )
+    mean, of_contexts = float(estimate.mean[column]), variance - of_seeds
+    return judged(mean, of_seeds, seeds, of_contexts, estimate.contexts, reported, error, trained=trained)
+
+
+def judged(
+    mean: float,
+    seeds_variance: float,
+    seeds: int,
+    contexts_variance: float,
+    contexts: float,
+    reported: float,
+    error: float,
+    *,
+    trained: bool,
+) -> Level:
+    """The verdict on our mean. Arguments as for `interval_of_difference` and `level`."""
+    of_seeds, of_contexts = np.array(seeds_variance), np.array(contexts_variance)
+    half = float(interval_of_difference(np.array(mean), of_seeds, seeds, of_contexts, contexts, error))
     difference = mean - reported
     low, high = difference - half, difference + half
     verdict = FEW_SEEDS if trained and seeds < 2 else judge(low, high, MARGIN * reported)
@@ -94,6 +108,12 @@ def judge(low: float, high: float, margin: float) -> str:
     if low > 0 or high < 0:
         return DIFFERS
     return REPRODUCED if -margin <= low and high <= margin else UNDECIDED
+
+
+def tally(what: str, verdicts: Sequence[str]) -> list[str]:
+    """A sentence with the number of each verdict; none without a verdict."""
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).most_common())
+    return [f"{what}: {counts}"] if counts else []
 
 
 def sign(reported: float, ours: float, p: float) -> str:

@@ -17,7 +17,7 @@ assumes approximately normal seed means.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,6 +152,12 @@ def holm(p: Floats) -> Floats:
     result = np.empty_like(corrected)
     result[order] = np.minimum(corrected, 1.0)
     return result
+
+
+def holm_known(p: Sequence[float | None]) -> list[float | None]:
+    """`holm` over the p-values that are there. None is no test: it stays and does not count."""
+    corrected = iter(holm(np.array([one for one in p if one is not None], float)).tolist())
+    return [None if one is None else next(corrected) for one in p]
 
 
 def permutation_test(a: Scores, b: Scores, *, drawn: int = DRAWN, stream: int = STREAM) -> tuple[Permutation, str]:

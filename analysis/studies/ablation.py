@@ -94,8 +94,9 @@ def build_ablation(
     used = group.runs[(group.runs["stage"] != "rl") | group.runs["run"].isin(list(settings))]
     used = used.assign(label=used["run"].map({run: design.name(run) for run in settings}).fillna(used["label"]))
     marks = {mark for row in rows for mark in row.marks}
-    grid_notes = [test_note(group, resamples), sft_note(used, metric_title(metric)), checkpoint_note(used)]
-    grid_notes.append(_order_note([row.score.mean for row in rows], metric_title(metric)))
+    title = metric_title(metric)
+    grid_notes = [test_note(group, resamples), sft_note(used, title), checkpoint_note(used)]
+    grid_notes.append(_order_note([row.score.mean for row in rows], title))
     grid_notes += [ONE_SEED_NOTE] if ONE_SEED in marks else []
     grid_notes += [unequal_note(used)] if UNEQUAL in marks else []
     return Ablation(

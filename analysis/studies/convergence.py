@@ -26,8 +26,8 @@ from analysis.collection import Collection
 from analysis.figures.series import AXES, own_curves, rl_rows, row_names
 from analysis.figures.style import SAME
 from analysis.render.numbers import Interval
-from analysis.statistics import Estimate, Floats, Scores, holm, paired_difference, seed_interval
-from analysis.tables import FEWEST_SEEDS, group_title
+from analysis.statistics import Estimate, Floats, Scores, holm_known, paired_difference, seed_interval
+from analysis.tables import FEWEST_SEEDS, cell_of, group_title
 from rlbench.base.errors import BadInput
 from rlbench.lists.metric_catalogue import inside, metric_of
 
@@ -63,13 +63,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A value of the metric, and the times of each row to it.
-
-    Attributes:
-        asked: the user's spelling: "final", "50%" or a number.
-        value: value of the metric.
-        rows: label to its passage.
-    """
+    """A value of the metric as the user spelled it ("final", "50%" or a number), and each row's passage by label."""
 
     asked: str
     value: float
@@ -189,8 +183,7 @@ def _mean_height(heights: Floats) -> Interval:
     """Mean of (S,) values. No interval for one seed or equal values."""
     if len(heights) < 2 or np.ptp(heights) == 0:
         return Interval(float(heights.mean()))
-    found = seed_interval(heights[:, None])
-    return Interval(float(heights.mean()), float(found.low[0]), float(found.high[0]))
+    return replace(cell_of(seed_interval(heights[:, None]), 0), mean=float(heights.mean()))
 
 
 def _restricted_mean(times: Floats, horizon: float) -> Interval:
@@ -234,6 +227,7 @@ def compare(
         )
     held = {label: [_held(cut(curve, horizon), horizon) for curve in own] for label, own in curves.items()}
     start, final = (float(np.mean([y[place] for _, y in held[baseline]])) for place in (0, -1))
+    values = [(asked, threshold_value(asked, start, final)) for asked in thresholds]
     seeds = {label: tuple(int(seed) for seed in runs["seed"]) for label, runs in rows.items()}
     return Convergence(
         title=group_title(group),
@@ -245,9 +239,7 @@ def compare(
         seeds=seeds,
         start=start,
         thresholds=tuple(
-            Threshold(asked, value, _passages(held, value, horizon, baseline, seeds))
-            for asked in thresholds
-            for value in [threshold_value(asked, start, final)]
+            Threshold(asked, value, _passages(held, value, horizon, baseline, seeds)) for asked, value in values
         ),
         areas=_areas(held, horizon, baseline, seeds),
         stopped=tuple(
@@ -296,11 +288,8 @@ def _passages(
             continue
         ratio = float(own.mean() / base.mean())
         found = ratio_interval(own[:, None], base[:, None], seeds[label], seeds[baseline])
-        if len(own) > 1 and len(base) > 1 and found.error[0] > SAME:
-            low, high = (float(np.exp(bound[0])) for bound in (found.low, found.high))
-            ratios[label] = Interval(ratio, low, high, _p(found, own, base))
-        else:
-            ratios[label] = Interval(ratio)
+        log = _comparison(found, own, base, SAME)
+        ratios[label] = Interval(ratio, float(np.exp(log.low)), float(np.exp(log.high)), log.p)
     corrected = _holm(ratios)
     return {
         label: Passage(
@@ -313,9 +302,15 @@ def _passages(
     }
 
 
-def _p(found: Estimate, own: Floats, base: Floats) -> float | None:
-    """p of a comparison; None if a row has too few seeds for a verdict."""
-    return float(found.p[0]) if min(len(own), len(base)) >= FEWEST_SEEDS else None
+def _comparison(found: Estimate, own: Floats, base: Floats, rounding: float) -> Interval:
+    """A difference between two rows. It has no interval for one seed or an error that is due to rounding.
+
+    It has no p if a row has too few seeds for a verdict.
+    """
+    if len(own) < 2 or len(base) < 2 or found.error[0] <= rounding:
+        return Interval(float(found.mean[0]))
+    p = float(found.p[0]) if min(len(own), len(base)) >= FEWEST_SEEDS else None
+    return replace(cell_of(found, 0), p=p)
 
 
 def _fell_back(curve: Curve, time: float, value: float) -> bool:
@@ -332,19 +327,14 @@ def _areas(
     for label, own in heights.items():
         if label == baseline:
             continue
-        mean = float(own.mean() - base.mean())
         found = _difference(own[:, None], base[:, None], seeds[label], seeds[baseline])
-        if len(own) > 1 and len(base) > 1 and found.error[0] > SAME * max(abs(own).max(), abs(base).max()):
-            differences[label] = Interval(mean, float(found.low[0]), float(found.high[0]), _p(found, own, base))
-        else:
-            differences[label] = Interval(mean)
+        one = _comparison(found, own, base, SAME * max(abs(own).max(), abs(base).max()))
+        differences[label] = replace(one, mean=float(own.mean() - base.mean()))
     corrected = _holm(differences)
     return {label: Area(_mean_height(own), corrected.get(label)) for label, own in heights.items()}
 
 
 def _holm(intervals: dict[str, Interval]) -> dict[str, Interval]:
     """The intervals with p Holm-corrected over the rows with a p."""
-    known = [label for label, one in intervals.items() if one.p is not None]
-    corrected = holm(np.array([intervals[label].p for label in known], float))
-    p = dict(zip(known, corrected.tolist(), strict=True))
+    p = dict(zip(intervals, holm_known([one.p for one in intervals.values()]), strict=True))
     return {label: replace(one, p=p.get(label)) for label, one in intervals.items()}

@@ -85,12 +85,8 @@ def convergence_sheet(found: Convergence) -> Sheet:
     rows: list[Cells] = []
     for label, name in found.names.items():
         one = found.areas[label]
-        row: list[str | Shown] = [
-            name,
-            str(len(found.seeds[label])),
-            estimate(one.mean, share),
-            *_compared(one.difference, signed),
-        ]
+        row: list[str | Shown] = [name, str(len(found.seeds[label])), estimate(one.mean, share)]
+        row += _compared(one.difference, signed)
         for threshold in found.thresholds:
             if not _is_above_start(found, threshold):
                 row += [NOTHING] * 4
@@ -110,61 +106,61 @@ def _compared(one: Interval | None, show: Callable[[float], str]) -> list[Shown]
     return [estimate(one, show), Shown("" if one.p is None else chance(one.p))]
 
 
-def _shown(found: Convergence) -> list[tuple[Interval, Interval | None]]:
-    """The mean and the comparison of each row with several seeds."""
-    areas = [(label, (one.mean, one.difference)) for label, one in found.areas.items()]
-    passages = [
-        (label, (one.mean, one.ratio))
-        for threshold in found.thresholds
-        if _is_above_start(found, threshold)
-        for label, one in threshold.rows.items()
-        if one.reached
-    ]
-    return [pair for label, pair in areas + passages if len(found.seeds[label]) > 1]
+def _shown(found: Convergence) -> list[Interval]:
+    """The means and the comparisons of rows with several seeds."""
+    shown: list[Interval | None] = []
+    for label, seeds in found.seeds.items():
+        if len(seeds) > 1:
+            shown += [found.areas[label].mean, found.areas[label].difference]
+            for threshold in found.thresholds:
+                if _is_above_start(found, threshold) and threshold.rows[label].reached:
+                    shown += [threshold.rows[label].mean, threshold.rows[label].ratio]
+    return [one for one in shown if one is not None]
 
 
 def notes(found: Convergence) -> list[str]:
     """Notes below the table."""
-    said = [
-        f"Validation {metric_title(found.metric)}, 0 to {_range(found)}, which all rows cover; baseline: "
-        f"{found.names[found.baseline]}.",
-        "Area: mean height of the curve. Time: where the isotonic regression of a seed's curve passes the threshold. A "
-        "seed that never passes it counts as the whole range (restricted mean). Ratio: mean divided by the baseline's "
-        "mean.",
-    ]
-    if len(found.names) == 1:
-        said.append("There is one row, so nothing is compared.")
-    shown = [one for pair in _shown(found) for one in pair if one is not None]
-    if any(one.has_interval for one in shown):
-        tested = any(one.p is not None for one in shown)
-        compared = "; p two-sided, corrected over the rows by Holm" if tested else ""
-        said.append(f"[95 % intervals] over seeds, given the threshold{compared}.")
-    if any(len(seeds) > 1 for seeds in found.seeds.values()) and any(
-        not one.has_interval and not np.isnan(one.mean) for one in shown
-    ):
-        said.append("A number on which all seeds agree has neither interval nor p.")
-    if any(len(seeds) == 1 for seeds in found.seeds.values()):
-        said.append("A row of one seed has no interval, because it does not show how much trainings differ.")
-    if len(found.names) > 1 and any(len(seeds) < FEWEST_SEEDS for seeds in found.seeds.values()):
-        said.append(
-            "A comparison has a p if both rows have three seeds or more. With fewer seeds, tests are wrong too often."
-        )
+    shown = _shown(found)
+    tested = "; p two-sided, corrected over the rows by Holm" if any(one.p is not None for one in shown) else ""
+    agreed = any(not one.has_interval and not np.isnan(one.mean) for one in shown)
+    counts = [len(seeds) for seeds in found.seeds.values()]
+    several = len(found.names) > 1
     fell = [found.names[label] for t in found.thresholds for label, row in t.rows.items() if row.fell_back]
-    if fell:
-        said.append(
+    stopped = [found.names[label] for label in found.stopped]
+    said = (
+        (
+            True,
+            f"Validation {metric_title(found.metric)}, 0 to {_range(found)}, which all rows cover; baseline: "
+            f"{found.names[found.baseline]}.",
+        ),
+        (
+            True,
+            "Area: mean height of the curve. Time: where the isotonic regression of a seed's curve passes the "
+            "threshold. A seed that never passes it counts as the whole range (restricted mean). Ratio: mean divided "
+            "by the baseline's mean.",
+        ),
+        (not several, "There is one row, so nothing is compared."),
+        (any(one.has_interval for one in shown), f"[95 % intervals] over seeds, given the threshold{tested}."),
+        (agreed, "A number on which all seeds agree has neither interval nor p."),
+        (1 in counts, "A row of one seed has no interval, because it does not show how much trainings differ."),
+        (
+            several and min(counts) < FEWEST_SEEDS,
+            "A comparison has a p if both rows have three seeds or more. With fewer seeds, tests are wrong too often.",
+        ),
+        (
+            fell,
             "Above a threshold at two evaluations in a row, then below it for good, so not counted: one seed or more "
-            f"of {', '.join(dict.fromkeys(fell))}."
-        )
-    if found.stopped:
-        names = ", ".join(found.names[label] for label in found.stopped)
-        said.append(f"Runs of {names} stopped before the end. Their last value counts from there on.")
-    return said
+            f"of {', '.join(dict.fromkeys(fell))}.",
+        ),
+        (stopped, f"Runs of {', '.join(stopped)} stopped before the end. Their last value counts from there on."),
+    )
+    return [sentence for applies, sentence in said if applies]
 
 
 def to_csv(found: Convergence) -> str:
     """CSV in the unit of the axis, one line per row and threshold. An absent number is empty."""
     rows = [_csv_row(found, threshold, label) for threshold in found.thresholds for label in threshold.rows]
-    return csv_text(CSV_COLUMNS, [[row[column] for column in CSV_COLUMNS] for row in rows])
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _csv_row(found: Convergence, threshold: Threshold, label: str) -> dict[str, str]:
@@ -173,10 +169,12 @@ def _csv_row(found: Convergence, threshold: Threshold, label: str) -> dict[str, 
     numbers = {"value": threshold.value, "reached": row.reached, "seeds": len(row.times), "horizon": found.horizon}
     numbers |= _bounded("time", row.mean) | _bounded("ratio", row.ratio, with_p=True)
     numbers |= _bounded("area", of_area.mean) | _bounded("difference", of_area.difference, with_p=True)
-    words = {"label": label, "metric": found.metric, "against": found.against, "threshold": threshold.asked}
-    words["which_seeds"] = " ".join(map(str, found.seeds[label]))
-    words["times"] = " ".join("inf" if np.isinf(time) else f"{time:g}" for time in row.times)
-    return words | {name: "" if np.isnan(value) else f"{value:.10g}" for name, value in numbers.items()}
+    return {
+        **{"label": label, "metric": found.metric, "against": found.against, "threshold": threshold.asked},
+        **{name: "" if np.isnan(value) else f"{value:.10g}" for name, value in numbers.items()},
+        "which_seeds": " ".join(map(str, found.seeds[label])),
+        "times": " ".join("inf" if np.isinf(time) else f"{time:g}" for time in row.times),
+    }
 
 
 def _bounded(name: str, one: Interval | None, *, with_p: bool = False) -> dict[str, float]:
@@ -184,11 +182,3 @@ def _bounded(name: str, one: Interval | None, *, with_p: bool = False) -> dict[s
     one = one or Interval(np.nan)
     columns = {name: one.mean, f"{name}_lo": one.low, f"{name}_hi": one.high}
     return columns | ({f"{name}_p": np.nan if one.p is None else one.p} if with_p else {})
-
-
-CSV_COLUMNS = (
-    *("label", "metric", "against", "threshold", "value", "reached", "seeds", "horizon"),
-    *("time", "time_lo", "time_hi", "ratio", "ratio_lo", "ratio_hi", "ratio_p"),
-    *("area", "area_lo", "area_hi", "difference", "difference_lo", "difference_hi", "difference_p"),
-    *("which_seeds", "times"),
-)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -9,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH
-from analysis.render.numbers import bounds, chance, share, signed
+from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH, draw_legend
+from analysis.render.numbers import chance, share, signed
+from analysis.render.sheet import estimate
 from analysis.studies.ablation import NO_P, Ablation
 from analysis.studies.factorial import CLEAR, Effect
 from analysis.tables import ONE_SEED, UNEQUAL, marked
@@ -60,7 +62,7 @@ def draw_effects(ablation: Ablation) -> Figure | None:
         ax.spines["left"].set_visible(False)
         ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value)))
-        _explain(figure, ablation)
+        _explain(figure, drawn)
     return figure
 
 
@@ -85,54 +87,29 @@ def _draw_effect(ax: Axes, effect: Effect, y: float, colour: str, marker: str) -
     ax.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
     ax.plot(cell.mean, y, marker, color=colour, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5)
     left, right = ax.get_xlim()
-    for edge, arrow, beyond in (
-        (left, "<", low < left),
-        (right, ">", high > right),
-    ):
+    for edge, arrow, beyond in ((left, "<", low < left), (right, ">", high > right)):
         if beyond:
             ax.plot(edge, y, arrow, color=colour, markersize=4, clip_on=False)
     weight = "bold" if effect.clear else "normal"
-    numbers = (
-        f"{signed(cell.mean)} {bounds(cell, signed)}".strip(),
-        chance(effect.p_holm),
-        marked(str(len(effect.singles)), effect.marks, UNEQUAL),
-    )
-    _beside(ax, y, numbers, weight=weight)
+    pairs = marked(str(len(effect.singles)), effect.marks, UNEQUAL)
+    _beside(ax, y, (estimate(cell, signed).text, chance(effect.p_holm), pairs), weight=weight)
 
 
 def _beside(ax: Axes, y: float, texts: Sequence[str], *, color: str = "black", weight: str = "normal") -> None:
     """Draw texts right of the axes, at height `y` in data coordinates."""
     for x, text in zip(BESIDE, texts, strict=True):
-        ax.annotate(
-            text,
-            (1, y),
-            xycoords=ax.get_yaxis_transform(),
-            xytext=(x, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=7,
-            color=color,
-            weight=weight,
-        )
+        place: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "xytext": (x, 0), "textcoords": "offset points"}
+        ax.annotate(text, (1, y), **place, ha="right", va="center", fontsize=7, color=color, weight=weight)
 
 
-def _explain(figure: Figure, ablation: Ablation) -> None:
+def _explain(figure: Figure, drawn: Sequence[Effect]) -> None:
     """Draw the legend below the axes."""
-    drawn = [effect for effect in ablation.effects if effect.change is not None]
     one = all(ONE_SEED in effect.marks for effect in drawn)
     over = "contexts and pairs (one seed)" if one else "contexts and seeds"
     intervals = any(effect.change.has_interval for effect in drawn if effect.change is not None)
     tested = any(effect.p is not None for effect in drawn)
     mean = Line2D([], [], color=GREY, linewidth=2.4 * intervals, marker="o", markersize=4.5, markeredgecolor="white")
     single = Line2D([], [], color=GREY, linestyle="", marker="o", markersize=2.4, alpha=0.6, markeredgewidth=0)
-    figure.legend(
-        [mean, single],
-        [f"mean, 95 % interval over {over}" if intervals else "mean", "one pair of runs"],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-        handlelength=3.2,
-        title=f"p: corrected by Holm. Bold: p below {share(CLEAR).rstrip('0')}, equal budgets." if tested else NO_P,
-        title_fontsize=7,
-    )
+    entries = {f"mean, 95 % interval over {over}" if intervals else "mean": mean, "one pair of runs": single}
+    note = f"p: corrected by Holm. Bold: p below {share(CLEAR).rstrip('0')}, equal budgets." if tested else NO_P
+    draw_legend(figure, entries, 2, note)

@@ -24,17 +24,8 @@ from analysis import statistics
 from analysis.collection import Collection
 from analysis.figures.style import SAME
 from analysis.render.numbers import Interval
-from analysis.statistics import Estimate, Floats, Scores, holm, pooled_interval
-from analysis.tables import (
-    BUDGET,
-    FEWEST_SEEDS,
-    ONE_SEED,
-    UNEQUAL,
-    cell_of,
-    row_scores,
-    share_of,
-    unequal_budgets,
-)
+from analysis.statistics import Estimate, Floats, Scores, holm_known, pooled_interval
+from analysis.tables import BUDGET, FEWEST_SEEDS, ONE_SEED, UNEQUAL, cell_of, row_scores, share_of, unequal_budgets
 from rlbench.base.errors import BadInput, nearest
 
 ABSENT = "absent"
@@ -90,22 +81,16 @@ class Design:
     @property
     def combinations(self) -> list[tuple[str, ...]]:
         """Combinations with a run, in the order of the levels."""
-        orders = [{level: i for i, level in enumerate(factor.levels)} for factor in self.factors]
-        places = {
-            tuple(order[level] for order, level in zip(orders, levels, strict=True)): levels
-            for levels in self.levels.values()
-        }
-        return [places[place] for place in sorted(places)]
+        orders = [factor.levels.index for factor in self.factors]
+        return sorted(
+            set(self.levels.values()),
+            key=lambda levels: [place(level) for place, level in zip(orders, levels, strict=True)],
+        )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs that differ in one factor only.
-
-    Attributes:
-        run, reference: names of the two runs.
-        seed: their common seed.
-    """
+    """Two runs of one seed that differ in one factor only."""
 
     run: str
     reference: str
@@ -210,18 +195,13 @@ def leaders(levels: Mapping[str, Sequence[str]], keys: Sequence[str]) -> dict[st
     """
     found: dict[str, list[str]] = {}
     for key in sorted(keys, key=lambda key: (not key.endswith(".name"), keys.index(key))):
-        leader = next(
-            (
-                other
-                for other in found
-                if determined(levels, key, [other]) and (other.endswith(".name") or determined(levels, other, [key]))
-            ),
-            None,
-        )
-        if leader is None:
-            found[key] = []
+        for leader, followers in found.items():
+            both = leader.endswith(".name") or determined(levels, leader, [key])
+            if both and determined(levels, key, [leader]):
+                followers.append(key)
+                break
         else:
-            found[leader].append(key)
+            found[key] = []
     return found
 
 
@@ -242,11 +222,8 @@ def resolve(name: str, keys: Sequence[str], constant: Sequence[str], option: str
             raise BadInput(f"{option} {name}: this may be {' or '.join(fitting)}; write out which")
         if fitting:
             return fitting[0]
-    raise BadInput(f"{option} {name}: the runs do not differ in it.{nearest(name, list(keys))} {_they_differ(keys)}")
-
-
-def _they_differ(keys: Sequence[str]) -> str:
-    return f"They differ in: {', '.join(keys)}"
+    close, known_keys = nearest(name, list(keys)), ", ".join(keys)
+    raise BadInput(f"{option} {name}: the runs do not differ in it.{close} They differ in: {known_keys}")
 
 
 def find_design(
@@ -277,7 +254,8 @@ def find_design(
     named = list(dict.fromkeys(resolve(name, known, constant, "--factors") for name in factors))
     chosen = [key for key in named if key in levels]
     if named and not chosen:
-        raise BadInput(f"--factors {', '.join(named)}: the same in every finished run. {_they_differ(known)}")
+        same, differ = ", ".join(named), ", ".join(known)
+        raise BadInput(f"--factors {same}: the same in every finished run. They differ in: {differ}")
     if chosen:
         others = [key for key in known if key not in chosen]
         followers: dict[str, list[str]] = {key: [] for key in chosen}
@@ -294,7 +272,7 @@ def find_design(
         Factor(
             key=key,
             name=_short(key, list(axes)),
-            levels=_from(first.get(key), _ordered([known.get(key, ABSENT) for known in settings.values()]), key),
+            levels=_from(first.get(key), _ordered([one.get(key, ABSENT) for one in settings.values()]), key),
             followers=tuple(axes[key]),
             held=key in held,
         )
@@ -409,7 +387,8 @@ def effects(group: Collection, design: Design, metric: str, *, resamples: int = 
             if any(budgets[pair.run] != budgets[pair.reference] for pair in pairs):
                 effect = replace(effect, marks=(*effect.marks, UNEQUAL))
             found.append(effect)
-    return _corrected(found)
+    corrected = holm_known([effect.p for effect in found])
+    return [replace(effect, p_holm=p) for effect, p in zip(found, corrected, strict=True)]
 
 
 def _measure(
@@ -430,9 +409,3 @@ def _measure(
         p=float(estimate.p[0]) if seeds >= FEWEST_SEEDS else None,
         marks=(ONE_SEED,) if seeds == 1 else (),
     )
-
-
-def _corrected(found: Sequence[Effect]) -> list[Effect]:
-    """The effects with Holm-corrected p, over the effects with a p."""
-    corrected = iter(holm(np.array([effect.p for effect in found if effect.p is not None])).tolist())
-    return [effect if effect.p is None else replace(effect, p_holm=next(corrected)) for effect in found]
