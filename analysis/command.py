@@ -31,21 +31,14 @@ TERMINAL_WIDTH = 120
 def make_parser(
     name: str, description: str, epilog: str, runs: str, *, several: bool = False
 ) -> argparse.ArgumentParser:
-    """A parser with the argument RUNS.
-
-    Args:
-        name: name of the module in `analysis`.
-        description, epilog: shown verbatim.
-        runs: help text of RUNS.
-        several: whether RUNS may be repeated.
-    """
+    """A parser with the argument RUNS, whose help text is `runs`. With `several`, RUNS may be repeated."""
     parser = plain_parser(name, description, epilog)
     parser.add_argument("runs", type=Path, metavar="RUNS", nargs="+" if several else None, help=runs)
     return parser
 
 
 def plain_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser without arguments; the parameters are as in `make_parser`."""
+    """A parser without arguments, for a module of `analysis`. Description and epilog are shown verbatim."""
     return argparse.ArgumentParser(
         prog=as_started(f"python -m analysis.{name}"),
         description=as_started(description),
@@ -139,11 +132,7 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def drop_stale(folder: Path, names: Iterable[str], written: Sequence[Path] = ()) -> None:
-    """Remove the files of these names that were not written now: those of an earlier call look like this call's.
-
-    Args:
-        names: names under which the command writes files.
-    """
+    """Remove the files of these names that were not written now: those of an earlier call look like this call's."""
     for path in (folder / name for name in names):
         if path not in written and (path.is_file() or path.is_symlink()):
             path.unlink()
@@ -169,11 +158,7 @@ def say(console: Console, line: str) -> None:
 
 
 def refusing(name: str) -> Callable[[Command], Command]:
-    """Make a command report bad input, and exit with code 2.
-
-    Args:
-        name: name of the command.
-    """
+    """Make a command of this name report bad input, and exit with code 2."""
 
     def wrapped(main: Command) -> Command:
         @functools.wraps(main)

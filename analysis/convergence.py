@@ -85,19 +85,18 @@ def _compare(group: Collection, options: argparse.Namespace) -> Convergence:
     if metric not in known:
         raise BadInput(f"--metric {metric}: no RL run measured it on validation.{nearest(metric, known)}")
     curves = own_curves(group, "validation", metric, against=options.against)
-    rows = list(curves)
     if single := [label for label, own in curves.items() if any(len(x) < 2 for x, _ in own)]:
         raise BadInput(
             f"{metric} was measured on validation only once in a run of {', '.join(single)}, but a curve needs two "
             "points; train with a smaller evaluation.every"
         )
-    if not rows:
+    if not curves:
         raise BadInput(
             f"--against {options.against}: no row has budget.jsonl in all of its runs, so the cost at each update is "
             "unknown; compare over updates"
         )
-    labels = rl_rows(group)
-    grpo = [label for label in rows if labels[label].iloc[0]["algorithm"] == "grpo"]
+    rows, runs = list(curves), rl_rows(group)
+    grpo = [label for label in rows if runs[label].iloc[0]["algorithm"] == "grpo"]
     baseline = options.baseline or (grpo[0] if grpo else None)
     if baseline not in rows:
         asked = f"--baseline {baseline}: no such row" if baseline else "no row has the algorithm grpo; give --baseline"

@@ -148,15 +148,12 @@ def check_project(group: Collection) -> list[str]:
 
 
 def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
-    """Upload a written report to a tracker, in the project of the runs. The tracker's files go to the report's folder.
+    """Upload a written report to a tracker, in the project of the runs, whose name is valid (`check_project`).
 
     Args:
         mode: mode of the tracker.
-        group: the runs of the report.
         runs: the folder that was searched.
-        out: folder of the report.
-
-    The project must have a valid name (`check_project`).
+        out: folder of the report, and of the tracker's files.
     """
     first = group.runs.iloc[0]
     config = group.config(first["run"])

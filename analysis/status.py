@@ -113,7 +113,6 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
     """The state of one run directory.
 
     Args:
-        path: the run directory with its STATUS.
         name: name to show.
         command: command of the sweep; None to read it from the manifest.
         now: seconds since the epoch.

@@ -110,13 +110,7 @@ def collect(folder: Path) -> Collection:
 
 
 def assemble(runs: Sequence[FinishedRun], problems: Sequence[Problem], source: Source) -> Collection:
-    """A collection of the runs that can be compared.
-
-    Args:
-        runs: all readable runs, sorted by name.
-        problems: problems of the other runs.
-        source: source of all runs.
-    """
+    """A collection of those readable runs, sorted by name, that can be compared. `problems` are of other runs."""
     kept, said = screened(runs, problems)
     columns = ["run", "experiment", "dataset", "model", "stage", "label", "algorithm", "reward", "seed"]
     return Collection(

@@ -103,11 +103,7 @@ class Unusable(Exception):
 
 @contextlib.contextmanager
 def usable(name: str) -> Iterator[None]:
-    """Turn a missing or damaged file of a finished run into `Unusable`.
-
-    Args:
-        name: name of the file.
-    """
+    """Turn a missing or damaged file of a finished run into `Unusable`."""
     try:
         yield
     except FileNotFoundError:

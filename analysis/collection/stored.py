@@ -229,12 +229,7 @@ def _columns(folder: Path, run: str) -> dict[str, Any]:
 
 
 class Parts(Source):
-    """The parts of a collection.
-
-    Args:
-        folder: folder of the collection.
-        records: records of the available runs.
-    """
+    """The parts of the collection in a folder, for the runs of these records."""
 
     def __init__(self, folder: Path, records: Iterable[RunRecord]):
         self._folder = folder
@@ -452,13 +447,7 @@ def _keep_only(folder: Path, keys: set[str], parts: Sequence[str]) -> None:
 
 
 def write_queries(file: Path, run: FinishedRun, queries: pd.DataFrame) -> None:
-    """Write a run's part of `queries`: one row group per metric, in order of name, each sorted by query.
-
-    Args:
-        file: output file.
-        run: the run.
-        queries: as in `Content`.
-    """
+    """Write a run's part of `queries` (`Content`): one row group per metric, in order of name, each sorted by query."""
     size = len(queries)
     contexts, clusters = (
         pa.array(queries[name].astype("str"), pa.string()).dictionary_encode() for name in ("context_id", CLUSTER)
