@@ -40,6 +40,10 @@ METRIC_COLUMN = {"recall": 0, "ndcg": 1}
 """Indices of the headline metrics in the scores of `Ours`. They come first."""
 
 
+def _column(metric: str) -> int:
+    return METRIC_COLUMN[metric.split("@")[0]]
+
+
 @dataclass(frozen=True)
 class Ours:
     """Our results for one reported row.
@@ -98,7 +102,6 @@ class Contrast:
         p: corrected over all contrasts of the table with enough seeds for a verdict; None for the others.
     """
 
-    backbone: str
     better: TableEntry
     worse: TableEntry
     metric: str
@@ -115,7 +118,7 @@ class Contrast:
         reported = self.reported / self.worse.reported[self.reported_metric]
         if self.ours is None or self.worse.ours is None:
             return reported, None
-        base = float(self.worse.ours.estimate.mean[METRIC_COLUMN[self.metric.split("@")[0]]])
+        base = float(self.worse.ours.estimate.mean[_column(self.metric)])
         if base <= 0:
             return reported, None
         return reported, Interval(self.ours.mean / base, self.ours.low / base, self.ours.high / base)
@@ -266,13 +269,11 @@ def _contrasts(entries: Sequence[TableEntry], metrics: Sequence[str], dataset: s
     raw = []
     for backbone in dict.fromkeys(entry.backbone for entry in entries):
         of_backbone = [entry for entry in entries if entry.backbone == backbone]
-        for column, name in enumerate(METRIC_COLUMN):
+        for name, column in METRIC_COLUMN.items():
             reported_metric = f"{name}@{max(int(key.split('@')[1]) for key in of_backbone[0].reported)}"
             metric = metrics[column] if metrics else reported_metric
-            raw += [
-                _contrast(backbone, a, b, metric, reported_metric, column, dataset, resamples)
-                for a, b in _pairs(of_backbone, reported_metric)
-            ]
+            for a, b in _pairs(of_backbone, reported_metric):
+                raw.append(_contrast(a, b, metric, reported_metric, dataset, resamples))
     corrected = statistics.holm_known([None if _too_few_seeds(one) else one.p for one in raw])
     return [_judged(one, p) for one, p in zip(raw, corrected, strict=True)]
 
@@ -304,30 +305,22 @@ def _pairs(entries: Sequence[TableEntry], metric: str) -> Iterator[tuple[TableEn
 
 
 def _contrast(
-    backbone: str,
-    a: TableEntry,
-    b: TableEntry,
-    metric: str,
-    reported_metric: str,
-    column: int,
-    dataset: str,
-    resamples: int,
+    a: TableEntry, b: TableEntry, metric: str, reported_metric: str, dataset: str, resamples: int
 ) -> Contrast:
     reported = a.reported[reported_metric] - b.reported[reported_metric]
     errors = [standard_error(dataset, reported_metric, entry.reported[reported_metric]) for entry in (a, b)]
     clear = abs(reported) > 1.96 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
     ours, p = None, None
     if a.ours and b.ours:
-        left, right = (one_metric(ours.scores, column) for ours in (a.ours, b.ours))
+        left, right = (one_metric(ours.scores, _column(metric)) for ours in (a.ours, b.ours))
         estimate = statistics.paired_difference(left, right, resamples=resamples)
         ours, p = cell_of(estimate, 0), float(estimate.p[0])
-    return Contrast(backbone, a, b, metric, reported_metric, reported, clear, ours, p, NO_RUN)
+    return Contrast(a, b, metric, reported_metric, reported, clear, ours, p, NO_RUN)
 
 
 def _judged(contrast: Contrast, p: float | None) -> Contrast:
     """The contrast with its verdict and corrected p (None if not tested)."""
     if contrast.ours is None:
         return contrast
-    if p is None:
-        return replace(contrast, p=None, verdict=TOO_FEW_SEEDS)
-    return replace(contrast, p=p, verdict=sign(contrast.reported, contrast.ours.mean, p))
+    verdict = TOO_FEW_SEEDS if p is None else sign(contrast.reported, contrast.ours.mean, p)
+    return replace(contrast, p=p, verdict=verdict)

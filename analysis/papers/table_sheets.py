@@ -67,7 +67,7 @@ def gain_sheet(comparison: TableComparison, *, absolute: bool) -> Sheet:
         metric = metric_name(one.metric)
         if one.metric != one.reported_metric:
             metric = f"{metric_name(one.reported_metric)} / {metric}"
-        lines.append((one.backbone, one.better.title, metric, signed_percent(reported), *shown, one.verdict))
+        lines.append((one.better.backbone, one.better.title, metric, signed_percent(reported), *shown, one.verdict))
     difference = ("Ours − our SFT",) if absolute else ()
     header = ("Backbone", "Method", "Metric", "Reported gain", "Our gain", *difference, "Verdict")
     no_share = any(one.ours and one.relative[1] is None for one in comparison.gains)
@@ -82,7 +82,7 @@ def order_sheet(comparison: TableComparison) -> Sheet:
         reported = signed(one.reported) + ("" if one.clear else " ~")
         shown = estimate(one.ours, signed)
         pair = f"{one.better.title} > {one.worse.title}"
-        lines.append((one.backbone, pair, metric_name(one.metric), reported, shown, chance(one.p), one.verdict))
+        lines.append((one.better.backbone, pair, metric_name(one.metric), reported, shown, chance(one.p), one.verdict))
     header = ("Backbone", "Reported order", "Metric", "Reported difference", "Our difference", "p", "Verdict")
     notes = (
         "~: the reported difference is within 1.96 of its own standard errors (two numbers, independent samples), so "
@@ -185,7 +185,7 @@ def to_csv(comparison: TableComparison) -> str:
     for kind, contrasts in (("gain", comparison.gains), ("order", comparison.orderings)):
         for one in contrasts:
             lines.append(
-                [kind, one.backbone, one.better.method, one.worse.method, one.metric, csv_number(one.reported)]
+                [kind, one.better.backbone, one.better.method, one.worse.method, one.metric, csv_number(one.reported)]
                 + ["", "", "", *csv_interval(one.ours), csv_number(one.p), str(one.better.seeds), one.verdict]
             )
     return csv_text(CSV_HEADER, lines)

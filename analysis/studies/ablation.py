@@ -43,8 +43,7 @@ class Ablation:
     Attributes:
         title: dataset, model and experiment.
         metric: per-query metric of all numbers.
-        rows: combinations, best first.
-        effects: effects, ordered by factor.
+        rows: best first.
         missing: one sentence on cells without a run; "" for a full grid.
         grid_notes, effect_notes: sentences below the two tables.
     """

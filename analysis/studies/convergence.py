@@ -83,15 +83,12 @@ class Convergence:
     """The convergence comparison of one group of runs.
 
     Attributes:
-        title: title of the group.
         metric: validation metric.
         against: x axis, one of `series.AXES`.
         horizon: H, in the unit of `against`.
         baseline: label of the baseline.
-        names: label to the row's name.
-        seeds: label to its seeds.
+        names, seeds, areas: by label.
         start: first value of the baseline's curve, mean over its seeds.
-        thresholds, areas: the two measures; areas by label.
         stopped: labels of rows with a run that stopped before H; its last value is held until H.
     """
 

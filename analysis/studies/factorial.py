@@ -60,12 +60,11 @@ class Factor:
 
 @dataclass(frozen=True)
 class Design:
-    """The grid cell of each run.
+    """The seed and the grid cell of each run.
 
     Attributes:
         factors: requested factors, then held ones.
         levels: run to its level of each factor, in the order of `factors`.
-        seeds: run to its seed.
         constant: requested settings that are the same in all current runs.
     """
 
@@ -99,11 +98,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Combination:
-    """One row of the grid.
+    """One row of the grid: a level per factor, and its runs in the order of their seeds.
 
     Attributes:
-        levels: one level per factor.
-        runs: run names, in the order of `seeds`.
         score: mean of the metric over seeds and samples.
         difference: difference to SFT; None without an SFT run.
         updates: mean number of updates per run.
@@ -237,7 +234,6 @@ def find_design(
 
     Args:
         settings: run to its settings, dotted key to value.
-        seeds: run to its seed.
         factors: factors whose effects are requested, in display order; empty for all that vary.
         references: factor name to its reference level; the default is the first level by size or name.
 

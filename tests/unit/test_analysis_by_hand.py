@@ -192,7 +192,7 @@ def test_a_reported_difference_is_clear_by_the_errors_of_both_sides() -> None:
 
     def clear(difference: float) -> bool:
         rows = [TableEntry("big", name, {"recall@20": 0.1 + more}) for name, more in (("a", difference), ("b", 0.0))]
-        return _contrast("big", rows[0], rows[1], "recall@20", "recall@20", 0, "reddit_v2", 10).clear
+        return _contrast(rows[0], rows[1], "recall@20", "recall@20", "reddit_v2", 10).clear
 
     assert [clear(0.008), clear(0.0098)] == [False, True]
 

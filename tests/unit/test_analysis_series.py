@@ -189,7 +189,9 @@ def test_a_damaged_record_of_spending_leaves_the_run_out(tmp_path: Path) -> None
     (run / "budget.jsonl").write_text('{"update": 1, "completions": 64}\n')
     seal(run)
     (problem,) = collect(tmp_path).problems
-    assert problem.left_out and "budget.jsonl is damaged: line 1 is no spending of an update" in problem.reason
+    assert (
+        problem.left_out and "budget.jsonl is damaged: line 1 is not a record of what an update spent" in problem.reason
+    )
 
 
 def test_bins_are_means_of_neighbours() -> None:
