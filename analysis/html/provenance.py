@@ -19,7 +19,7 @@ def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) 
     values = [*found.values()]
     facts: list[tuple[str, Html]] = [
         ("Code", _each(_commit(one) for one in values)),
-        ("Python, torch, TRL", _each(_versions(one, ("python", "torch", "trl")) for one in values)),
+        ("Python, torch, TRL", _each(_versions(one) for one in values)),
         ("Hardware", _each(one.hardware or "not recorded" for one in values)),
         ("Data", _each(one.data or "not recorded" for one in values)),
         ("Runs made", join(_dates(values))),
@@ -73,8 +73,9 @@ def _commit(one: Origin) -> str:
     return f"commit {one.commit[:12]} with changes that are not committed{named}"
 
 
-def _versions(one: Origin, names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {one.versions[name]}" for name in names if name in one.versions) or "not recorded"
+def _versions(one: Origin) -> str:
+    known = [f"{name} {one.versions[name]}" for name in ("python", "torch", "trl") if name in one.versions]
+    return ", ".join(known) or "not recorded"
 
 
 def _dates(values: Sequence[Origin]) -> str:
@@ -82,11 +83,8 @@ def _dates(values: Sequence[Origin]) -> str:
     ended = [one.ended for one in values if one.ended]
     if not started or not ended:
         return "not recorded"
-    return f"{_minute(min(started))} to {_minute(max(ended))} UTC"
-
-
-def _minute(moment: str) -> str:
-    return moment[:16].replace("T", " ")
+    first, last = (moment[:16].replace("T", " ") for moment in (min(started), max(ended)))
+    return f"{first} to {last} UTC"
 
 
 OWN = ("hydra.mode=", "runs_dir=", "runtime.", "tracker")

@@ -16,11 +16,7 @@ NAMING = ("algorithm.evidence", "algorithm.paper", "algorithm.title", "reward.ti
 
 
 def differing(settings: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], dict[str, Any]]:
-    """Keys in which rows differ, and the settings that all rows share, both sorted by key.
-
-    Args:
-        settings: row to its settings, dotted key to value. A missing key counts as a value of its own.
-    """
+    """Keys in which rows differ (a missing key is a value of its own), and the settings that all share, by key."""
     keys = sorted({key for one in settings.values() for key in one})
     written = {key: [shown(one[key]) if key in one else None for one in settings.values()] for key in keys}
     differ = [key for key in keys if len(set(written[key])) > 1]

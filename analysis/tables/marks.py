@@ -1,6 +1,5 @@
 """Marks for unfair comparisons, and the notes below a table."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +36,11 @@ def marked(text: str, marks: Sequence[str], which: Sequence[str] = MARKS) -> str
 
 def budgets(runs: pd.DataFrame) -> dict[tuple[int, ...], list[str]]:
     """Budget to the labels of the RL rows with such a run, most frequent budget first."""
-    counts = Counter(tuple(int(value) for value in budget) for budget in runs[list(BUDGET)].to_numpy())
-    ordered = sorted(counts, key=lambda budget: (-counts[budget], budget))
-    same = [(runs[list(BUDGET)] == list(budget)).all(axis=1) for budget in ordered]
-    return {budget: sorted(set(runs["label"][rows])) for budget, rows in zip(ordered, same, strict=True)}
+    found: dict[tuple[int, ...], list[str]] = {}
+    for label, budget in zip(runs["label"], runs[list(BUDGET)].to_numpy(), strict=True):
+        found.setdefault(tuple(map(int, budget)), []).append(label)
+    ordered = sorted(found, key=lambda budget: (-len(found[budget]), budget))
+    return {budget: sorted(set(found[budget])) for budget in ordered}
 
 
 def unequal_budgets(runs: pd.DataFrame) -> set[str]:
