@@ -117,7 +117,7 @@ def test_lists_end_with_eos_or_at_the_limit(parts, drawn):
 
 
 def test_a_failed_request_is_an_error(parts, prompts):
-    with pytest.raises(RuntimeError, match=r"continuous batching finished \d of 8 lists"):
+    with pytest.raises(RuntimeError, match=r"continuous batching finished only \d of 8 lists"):
         config = ContinuousBatchingConfig(max_batch_tokens=1024, max_memory_percent=0.5, num_blocks=1, page_size=16)
         generate_all_at_once(parts[1], prompts, settings(parts[1]), config)
 

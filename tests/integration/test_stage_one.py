@@ -115,7 +115,7 @@ def test_a_curve_that_is_asked_for_too_late_is_refused(folder, curve, tmp_path):
     again = cell(tmp_path, *CURVE, "experiment_name=late")
     with pytest.raises(BadInput, match=r"without 3 of the evaluations .*\(updates 0, 2, 4\).*Move it away"):
         run(again)
-    with pytest.raises(BadInput, match="move it away"):  # a cell that needs the stage
+    with pytest.raises(BadInput, match="Move it away"):  # a cell that needs the stage
         run(cell(tmp_path, *CURVE, "experiment_name=late", "stage=rl"))
     assert target.status() == DONE and run(late).root == target.root
     assert run(cell(folder, *CURVE, "experiment_name=curve")).root == curve.root

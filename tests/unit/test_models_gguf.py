@@ -252,8 +252,8 @@ def test_chat_template_adds_nothing_and_preserves_the_prompt(folder: Path) -> No
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"architecture": "qwen2"}, "general.architecture = 'qwen2' is not covered"),
-        ({"pre": "llama-bpe"}, "tokenizer.ggml.pre = 'llama-bpe' is not covered"),
+        ({"architecture": "qwen2"}, "general.architecture = 'qwen2' is not supported"),
+        ({"pre": "llama-bpe"}, "tokenizer.ggml.pre = 'llama-bpe' is not supported"),
         ({"eos": 0}, "only ChatML"),
     ],
 )

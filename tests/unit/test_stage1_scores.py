@@ -128,7 +128,7 @@ def test_without_a_reason_to_adjust_the_ridges_hold():
     lifted = fit_adjustment(AdjustmentLoss(scores, rows, np.zeros(8, dtype=int)))
     assert lifted.bias[0] > 1 > 0 > lifted.bias[1] == pytest.approx(lifted.bias[2])
     assert lifted.weight == pytest.approx(1.0)  # scores of 0 contain no information about it
-    with pytest.raises(ValueError, match="no film"):
+    with pytest.raises(ValueError, match="no ground-truth film"):
         fit_adjustment(AdjustmentLoss(scores, rows[:0], rows[:0]))
 
 
