@@ -120,7 +120,7 @@ def write(ablation: Ablation, out: Path) -> list[Path]:
     figure = draw_effects(ablation)
     if figure is not None:
         written += save(figure, out / "effects")
-    command.drop_stale(out, ("effects.png", "effects.svg"), written)
+    command.set_aside(out, ("effects.png", "effects.svg"), written)
     return written
 
 

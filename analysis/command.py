@@ -2,6 +2,8 @@
 
 import argparse
 import functools
+import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -131,11 +133,18 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def drop_stale(folder: Path, names: Iterable[str], written: Sequence[Path] = ()) -> None:
-    """Remove the files of these names that were not written now: those of an earlier call look like this call's."""
+def set_aside(folder: Path, names: Iterable[str], written: Sequence[Path] = ()) -> None:
+    """Move the files of these names that were not written now to the folder `older` in their folder, and say so.
+
+    They would look like files of this call. They are kept, because the user may have made them.
+    """
     for path in (folder / name for name in names):
         if path not in written and (path.is_file() or path.is_symlink()):
-            path.unlink()
+            older = new_folder(folder / "older", "--out")
+            places = (older / (f"{number}-{path.name}" if number else path.name) for number in itertools.count())
+            kept = next(place for place in places if not os.path.lexists(place))
+            path.rename(kept)
+            say(terminal(), f"{path} is not of this call; moved to {kept}")
 
 
 def show_older(console: Console, out: Path, patterns: Iterable[str], written: Sequence[Path]) -> None:
@@ -147,9 +156,17 @@ def show_older(console: Console, out: Path, patterns: Iterable[str], written: Se
             say(console, f"  {printable(str(path.relative_to(out)))}")
 
 
+class _PipedConsole(Console):
+    """A console whose reader may stop reading, as `head` does. The command goes on and writes its files."""
+
+    def on_broken_pipe(self) -> None:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def terminal(width: int = TERMINAL_WIDTH) -> Console:
     """The terminal, or a console of `width` columns if output goes to a file."""
-    return Console() if sys.stdout.isatty() else Console(width=width)
+    return _PipedConsole() if sys.stdout.isatty() else _PipedConsole(width=width)
 
 
 def say(console: Console, line: str) -> None:

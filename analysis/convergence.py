@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         texts = to_markdown(sheet), to_csv(one), to_latex(sheet)
         written += command.write_texts(folder, dict(zip(NAMES, texts, strict=True)))
     if len(groups) > 1:
-        command.drop_stale(out, NAMES)
+        command.set_aside(out, NAMES)
     command.show_problems(console, options.runs, collection.problems)
     command.show_older(console, out, [f"*/*/{name}" for name in NAMES], written)
     command.show_written(console, written)
@@ -82,6 +82,8 @@ def _compare(group: Collection, options: argparse.Namespace) -> Convergence:
     """Compare the rows of a group. Raises BadInput if it lacks the metric, baseline or axis."""
     metric = options.metric or f"ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
     known = measured(group, "validation")
+    if not known:
+        raise BadInput("no RL run has validation metrics, so there is no curve to compare")
     if metric not in known:
         raise BadInput(f"--metric {metric}: no RL run measured it on validation.{nearest(metric, known)}")
     curves = own_curves(group, "validation", metric, against=options.against)

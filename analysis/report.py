@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             track_report(options.tracker, group, collection.source.folder, folder)
     if len(groups) > 1:
         if (out / PAGE).exists():  # of an earlier report, maybe of one group
-            command.drop_stale(out, OF_A_GROUP)
+            command.set_aside(out, OF_A_GROUP)
         written += command.write_texts(out, {PAGE: make_index(groups, collection)})
     command.show_problems(console, options.runs, collection.problems)
     command.show_older(console, out, [f"*/*/{PAGE}"], written)
@@ -104,7 +104,7 @@ def write_report(group: Collection, table: tables.Table, out: Path, console: Con
             console.print(f"[yellow]No {name}.png:[/] no RL run has {split} metrics.")
         else:
             written += save(figure, out / name)
-    command.drop_stale(out, OF_A_GROUP, written)
+    command.set_aside(out, OF_A_GROUP, written)
     return written
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.command import add_resamples, drop_stale, plain_parser, refusing, show_problems, show_written, terminal
+from analysis.command import add_resamples, plain_parser, refusing, set_aside, show_problems, show_written, terminal
 from analysis.papers import figure, table_sheets
 from analysis.papers.page import show, write
 from analysis.papers.reported import EXPERIMENTS
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show(console, heading, page)
     path = (options.out or Path("reports") / "reproduce") / "-".join(filter(None, (options.name, options.twin)))
     written = write(page, heading, path)
-    drop_stale(path.parent, [f"{path.name}.{suffix}" for suffix in ("png", "svg")], written)
+    set_aside(path.parent, [f"{path.name}.{suffix}" for suffix in ("png", "svg")], written)
     show_written(console, written)
     return 0
 

@@ -29,11 +29,13 @@ def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     column = f"validation.{metric}"
     if column not in runs:
         known = sorted(c.removeprefix("validation.") for c in runs.columns if c.startswith("validation."))
+        if not known:
+            raise BadInput("no run has validation metrics, so there is nothing to choose by")
         raise BadInput(f"--metric {metric} is not recorded; known: {', '.join(known)}")
     swept = runs[(runs["stage"] == "rl") & runs["variant"].notna()]
     if swept.empty:
         raise BadInput(
-            "no run has a variant; sweep with variant=..., for example variant=lr${trainer.rl.learning_rate}"
+            "no run has a variant; sweep a setting, for example trainer.rl.learning_rate=1e-4,1e-3, or set variant=..."
         )
     reward = swept["reward"].str.split(" @ ").str[0]
     grouped = swept.assign(reward=reward).groupby(["algorithm", "reward", "variant"])[column]

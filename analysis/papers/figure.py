@@ -89,7 +89,8 @@ def _curves(
     found: list[Curve] = []
     problems: dict[str, Problem] = {}
     others: list[str] = []
-    reported = pd.read_csv(EXPERIMENTS / name / "expected.csv", float_precision="round_trip")
+    # As text first: how pandas parses decimals differs between versions.
+    reported = pd.read_csv(EXPERIMENTS / name / "expected.csv", dtype={"value": str}).astype({"value": float})
     for key, points in reported.groupby(["regime", "backbone", "method", "metric"], sort=False):
         regime, backbone, method, metric = map(str, key)
         if twin and (backbone != SMALLEST or regime == "mu=2" or metric in SINGLE_POINTS):

@@ -15,9 +15,9 @@ from analysis.command import (
     add_folder,
     add_resamples,
     default_folder,
-    drop_stale,
     make_parser,
     refusing,
+    set_aside,
     show_problems,
     show_written,
     terminal,
@@ -173,14 +173,14 @@ def write(table: tables.Table, out: Path, problems: Sequence[Problem]) -> list[P
         texts["comparisons.csv"] = tables.comparisons_csv(table)
         texts["comparisons.tex"] = to_latex(against)
     written = write_texts(out, texts)
-    drop_stale(out, [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex")], written)
+    set_aside(out, [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex")], written)
     return written
 
 
 def _profiles(drawn: dict[str, list[tables.Profile]], out: Path, resamples: int) -> list[Path]:
     figure = draw_profiles(drawn, resamples=resamples)
     written = [] if figure is None else save_profiles(figure, out / "profiles")
-    drop_stale(out, [f"profiles.{suffix}" for suffix in FORMATS], written)
+    set_aside(out, [f"profiles.{suffix}" for suffix in FORMATS], written)
     return written
 
 

@@ -172,8 +172,11 @@ def family_note(family: Family, baseline: str) -> str:
         return f"Nothing is tested. {verdict}"
     parts = [f"{many(family.against, 'difference')} to {baseline}"] if family.against else []
     parts += [f"{many(family.leads, 'column')} with a best row"] if family.leads else []
+    corrected = f"p of these {family.size:,} tests is corrected by Holm over all of them."
+    if family.size == 1:
+        corrected = "p of a single test needs no correction."
     return (
-        f"Tested: {' and '.join(parts)}. p of these {many(family.size, 'test')} is corrected by Holm over all of them. "
+        f"Tested: {' and '.join(parts)}. {corrected} "
         f"A difference holds if its p is below {share(LEVEL, 2)}. All other numbers are shown but not tested. {verdict}"
     )
 

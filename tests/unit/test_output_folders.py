@@ -1,14 +1,19 @@
 """A folder that cannot be written is refused in one message that names it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from analysis import curves, report, reported
+from analysis.command import set_aside
 from analysis.tables import __main__ as tables
 from rlbench.base.errors import BadInput
 from rlbench.base.files import held, new_folder
 from tests.helpers_report import write_full_sweep
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -41,3 +46,23 @@ def test_a_folder_where_nobody_may_write_is_refused():
         new_folder(Path("/proc/new"), "--out")
     with pytest.raises(BadInput, match="/proc: the folder cannot be created"), held(Path("/proc/.new.lock")):
         pass
+
+
+def test_a_file_of_another_call_is_moved_and_named(tmp_path, capsys):
+    for content in ("first", "second"):
+        (tmp_path / "curves.png").write_text(content)
+        set_aside(tmp_path, ["curves.png", "absent.png"])
+    (older,) = tmp_path.iterdir()
+    assert {path.name: path.read_text() for path in older.iterdir()} == {
+        "curves.png": "first",
+        "1-curves.png": "second",
+    }
+    assert f"curves.png is not of this call; moved to {older / '1-curves.png'}" in capsys.readouterr().out
+
+
+def test_a_reader_that_stops_reading_loses_no_file(runs, tmp_path):
+    """`head -1` closes the pipe while the table is printed, before any file is written."""
+    command = [sys.executable, "-m", "analysis.tables", str(runs), "--out", str(tmp_path / "out"), "--resamples", "20"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+    assert process.returncode == 0 and (tmp_path / "out/table.md").is_file()

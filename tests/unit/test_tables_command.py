@@ -72,7 +72,13 @@ def test_without_a_baseline_no_comparisons_are_left_from_before(sweep: Path, tmp
     spec = tmp_path / "plain.yaml"
     spec.write_text("title: Plain\nrows: [{where: {stage: rl}}]\ncolumns: [ndcg@10, seeds]\n")
     assert tables(sweep, "--spec", spec, "--out", out) == 0
-    assert sorted(file.name for file in out.iterdir()) == ["table.csv", "table.md", "table.runs.json", "table.tex"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "older",
+        "table.csv",
+        "table.md",
+        "table.runs.json",
+        "table.tex",
+    ]
     assert (out / "table.md").read_text().startswith("## Plain\n")
 
 
