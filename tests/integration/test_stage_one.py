@@ -106,7 +106,7 @@ def test_evaluations_leave_the_weights_and_are_paid_for(folder, curve, tmp_path)
     assert budgets[0]["trained_tokens"] == budgets[1]["trained_tokens"]
     more = budgets[1]["evaluation_tokens"] - budgets[0]["evaluation_tokens"]
     assert 0 < more <= 2 * 6 * 32 and table[2] > 0  # two evaluations of six lists of at most 32 tokens
-    assert budgets[1]["seconds"]["evaluation"] > budgets[0]["seconds"]["evaluation"]
+    assert all(budget["seconds"]["evaluation"] > 0 for budget in budgets)
 
 
 def test_a_curve_that_is_asked_for_too_late_is_refused(folder, curve, tmp_path):
