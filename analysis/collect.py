@@ -1,4 +1,4 @@
-"""`python -m analysis.collect runs/mini`: store the runs of a folder as parquet, for pandas and every command here."""
+"""`python -m analysis.collect runs/mini`: store the runs of a folder as parquet, for pandas and the other commands."""
 
 import sys
 from collections.abc import Sequence

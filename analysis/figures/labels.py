@@ -38,7 +38,7 @@ def in_lines(label: str) -> str:
 
 
 def _reference(group: Collection) -> str:
-    """Name of the policy that the KL of the RL rows refers to: initial, previous, or reference if rows differ."""
+    """Name of the reference policy of the KL term: initial or previous, or "reference" if the RL rows differ."""
     runs = group.runs.loc[group.runs["stage"] == "rl", "run"]
     every = {bool(group.settings.get(run, {}).get("algorithm.reference.sync_every", 0)) for run in runs}
     return "reference" if len(every) > 1 else "previous" if every == {True} else "initial"

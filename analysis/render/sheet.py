@@ -255,7 +255,7 @@ GAP = 2
 """Spaces between columns of the terminal table: padding of 1 plus the box's divider."""
 
 WRAPPED = 24
-"""Width that a column of words needs at most, because its text may wrap."""
+"""Maximum width reserved for a column of words. Longer text wraps."""
 
 
 def to_rich(sheet: Sheet, width: int) -> RenderableType:

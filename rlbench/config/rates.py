@@ -9,7 +9,7 @@ ROW_SECTIONS = ("algorithm", "reward", "dataset", "model")
 
 @dataclass
 class RateRow:
-    """A row of the table: the names of the cells that it is for, and their learning rate.
+    """A row of the table: a learning rate, and the names of the cells to which it applies.
 
     Attributes:
         rate: peak learning rate of the RL stage, for `trainer.rl.learning_rate`.
