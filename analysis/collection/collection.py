@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from analysis.collection import stored
 from analysis.collection.measurements import Measurements
-from analysis.collection.reading import FinishedRun, Problem, Unusable, find_runs, flatten, read_run, run_row
+from analysis.collection.reading import FinishedRun, Problem, Unusable, find_runs, read_run, run_row
 from analysis.collection.screening import screened
 from analysis.collection.sources import CURVES, SPENT, Queries, RunFolders, Source, stack
 from rlbench.base.errors import BadInput
+from rlbench.base.nested import flatten
 
 
 @dataclass(frozen=True)

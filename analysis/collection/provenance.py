@@ -4,9 +4,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from analysis.collection.reading import flatten
 from analysis.collection.sources import read_config
 from rlbench.base.errors import BadInput
+from rlbench.base.nested import flatten
 from rlbench.base.records import Damaged, RecordFile
 from rlbench.runs.attempts import attempts
 from rlbench.runs.record import IDENTITY, MANIFEST, SETTINGS

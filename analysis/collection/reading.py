@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rlbench.base.digests import LIST_FILE, difference, read_list
+from rlbench.base.nested import flatten
 from rlbench.base.records import SHOWN, Damaged, RowsFile
 from rlbench.runs import tables
 from rlbench.runs.directory import foreign_links
@@ -86,7 +87,7 @@ class Problem:
 
 
 CONTROL = ("Cc", "Cf", "Cs")
-"""Unicode categories that a terminal obeys or cannot show: control, format, lone surrogate."""
+"""Unicode categories that control a terminal or cannot be shown: control, format, lone surrogate."""
 
 
 def printable(text: str) -> str:
@@ -361,14 +362,6 @@ def _without_seeds(identity: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(shared.get("sft"), dict):
         shared["sft"] = {key: value for key, value in shared["sft"].items() if key != "seed"}
     return shared
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted key to value."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def run_row(run: FinishedRun) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis.collection.reading import FinishedRun, Problem, flatten
+from analysis.collection.reading import FinishedRun, Problem
 from rlbench.base.content import SHOWN
+from rlbench.base.nested import flatten
 from rlbench.config.row_names import value_text, variant
 from rlbench.runs.identity import INPUTS
 

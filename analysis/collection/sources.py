@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_string_dtype, union_categoricals
 
-from analysis.collection.reading import SPENDING, flatten, read_curves, read_scores, read_spending
+from analysis.collection.reading import SPENDING, read_curves, read_scores, read_spending
 from rlbench.base.errors import BadInput
+from rlbench.base.nested import flatten
 from rlbench.base.user_files import read_user_yaml
 from rlbench.runs.record import SETTINGS, Result
 from rlbench.runs.tables import predictions_file

@@ -5,6 +5,7 @@ The numbers are in experiments/reported/curves.csv.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -82,11 +83,19 @@ class Reported:
     y: Floats
 
 
+def read_points(file: Path) -> pd.DataFrame:
+    """The points of a file with reported curves, in its columns.
+
+    Values are read as text first, because how pandas parses decimals differs between its versions.
+    """
+    return pd.read_csv(file, dtype={"value": str}).astype({"value": float})
+
+
 def reported_curves(
     *, dataset: str | None = None, backbones: Sequence[str] | None = None, regimes: Sequence[str] | None = None
 ) -> list[Reported]:
     """The paper's validation curves, in the order of `METHODS`; None for all datasets, backbones or regimes."""
-    table = pd.read_csv(CURVES)
+    table = read_points(CURVES)
     table = table[table["source"].str.startswith(PAPER) & (table["split"] == "validation")]
     for column, wanted in (("dataset", dataset and [dataset]), ("backbone", backbones), ("regime", regimes)):
         if wanted is not None:

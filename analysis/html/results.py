@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -74,11 +75,6 @@ def _kind(stage: str) -> str:
     return "" if stage == "rl" else "reference"
 
 
-def two_digits(value: float) -> str:
-    """A share with two digits, as in the comparisons of the tables."""
-    return share(value, 2)
-
-
 def _interval(cell: Interval | None, reads: Callable[[float], str], *, strong: bool = False) -> GridCell:
     return MISSING if cell is None else number(cell.mean, reads, bounds(cell, reads), strong=strong)
 
@@ -142,7 +138,7 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
             number(one.p_holm, chance),
             number(one.permutation_holm, chance),
             text(PERMUTED[one.permuted] + (MODELS_ONLY if one.permuted == "contexts" else "")),
-            _interval(one.improvement, two_digits),
+            _interval(one.improvement, partial(share, digits=2)),
             MISSING if one.detectable is None else GridCell(detectable_text(one.detectable), one.detectable.mean),
             text(one.reading, kind="reading"),
         ]

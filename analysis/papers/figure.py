@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from analysis import statistics
 from analysis.collection import Collection, Problem
+from analysis.figures.reported import read_points
 from analysis.figures.style import SAME
 from analysis.papers.curves import SINGLE_POINTS, Curve, draw, draw_ranks
 from analysis.papers.page import Page, number, signed
@@ -89,8 +90,7 @@ def _curves(
     found: list[Curve] = []
     problems: dict[str, Problem] = {}
     others: list[str] = []
-    # As text first: how pandas parses decimals differs between versions.
-    reported = pd.read_csv(EXPERIMENTS / name / "expected.csv", dtype={"value": str}).astype({"value": float})
+    reported = read_points(EXPERIMENTS / name / "expected.csv")
     for key, points in reported.groupby(["regime", "backbone", "method", "metric"], sort=False):
         regime, backbone, method, metric = map(str, key)
         if twin and (backbone != SMALLEST or regime == "mu=2" or metric in SINGLE_POINTS):

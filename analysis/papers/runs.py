@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.collection import Collection, Problem, collect
-from analysis.collection.reading import flatten
 from analysis.papers.page import COMMAND
 from analysis.render.sheet import Sheet, sheet_of
 from rlbench.base.errors import BadInput
+from rlbench.base.nested import flatten
 from rlbench.base.program import run_words
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rlbench.base.nested import flatten
 from rlbench.tracking.identity import Scalar, TrackerIdentity
 
 FOLDER = "tensorboard"
@@ -49,7 +50,7 @@ class TensorBoardBackend:
         self._flushed = time.monotonic()
         self._event(file_version="brain.Event:2")
         begun = plugin_data_pb2.SessionStartInfo(group_name=self._identity.group, start_time_secs=time.time())
-        for key, value in flat(self._config).items():
+        for key, value in flatten(self._config).items():
             setattr(begun.hparams[key], *_hparam(value))
         self._summary(
             summary_pb2.Summary.Value(
@@ -127,14 +128,6 @@ class TensorBoardBackend:
         self._flushed = time.monotonic()
         if not os.fstat(self._file.fileno()).st_nlink:
             raise FileNotFoundError(f"{self._file.name} has been removed")
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def _hparam(value: Any) -> tuple[str, Any]:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
+from rlbench.base.nested import flatten
 from rlbench.tracking import TrackerIdentity, make_tracker
-from rlbench.tracking.tensorboard_backend import flat, markdown
+from rlbench.tracking.tensorboard_backend import markdown
 from tests.helpers_tensorboard import open_attempt, read_scalars, read_text
 
 CONFIG = {
@@ -59,7 +60,7 @@ def test_config_and_end_are_what_the_hparams_page_reads(tmp_path: Path) -> None:
     assert of_run.hparams["algorithm.name"].string_value == "grpo"
     assert of_run.hparams["algorithm.options.clip"].number_value == 0.2
     assert of_run.hparams["bf16"].WhichOneof("kind") == "bool_value"
-    assert set(of_run.hparams) == set(flat(CONFIG))
+    assert set(of_run.hparams) == set(flatten(CONFIG))
     assert ended.session_end_info.status == 2  # STATUS_FAILURE
     ((_, text),) = read_text(tmp_path, "config")
     assert '"attempt": 1' in text and '"experiment": "mini"' in text
