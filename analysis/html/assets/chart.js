@@ -335,8 +335,8 @@ class Chart {
   told(series) {
     const seeds = [...new Set(series.map((one) => this.data.rows[one.row].seeds))].sort((a, b) => a - b);
     const words = [];
-    if (!series.length) return "No row is shown: the legend shows rows.";
-    words.push(seeds.length === 1 && seeds[0] === 1 ? "Lines: one seed each, hence no bands."
+    if (!series.length) return "No row is shown. Select rows in the legend.";
+    words.push(seeds.length === 1 && seeds[0] === 1 ? "Lines: one seed each, so there are no bands."
       : "Lines: mean over seeds, at updates that all seeds of a row measured.");
     if (seeds.some((n) => n >= 3)) words.push("Bands: 95 % t-interval over seeds" + (seeds.includes(2) ? ", range of two." : "."));
     else if (seeds.includes(2)) words.push("Bands: range of two seeds.");
@@ -344,9 +344,9 @@ class Chart {
     if (this.metric.startsWith("train/") && this.curves.smoothing > 1) {
       words.push(`Smoothed within each run: moving mean of ${this.curves.smoothing} points.`);
     }
-    if (this.metric.startsWith("train/") && this.curves.thinned) words.push(`Of more points ${this.curves.points} are shown.`);
-    if (this.axis !== "updates") words.push("What was spent by an update is the mean over a row’s seeds.");
-    if (this.hidden > 0) words.push(`At first the ${FIRST_SHOWN} rows with the highest test score are shown; the legend shows the others.`);
+    if (this.metric.startsWith("train/") && this.curves.thinned) words.push(`Long curves show ${this.curves.points} of their points.`);
+    if (this.axis !== "updates") words.push("The amount spent up to an update is the mean over a row’s seeds.");
+    if (this.hidden > 0) words.push(`The ${FIRST_SHOWN} rows with the highest test score are shown first. Select others in the legend.`);
     return words.join(" ");
   }
 }

@@ -28,8 +28,8 @@ class HeatMaps {
       element("div", { class: "controls" }, metric, this.ramp),
       this.maps,
       legend(data, candidates, this.shown, () => this.draw()),
-      element("p", { class: "note" }, "Mean over seeds; a column is the mean of the measured updates that it covers. "
-        + "One colour scale for all maps."),
+      element("p", { class: "note" }, "Mean over seeds. A column is the mean of the measured updates in its range. "
+        + "All maps share one colour scale."),
     );
     new ResizeObserver(() => { if (Math.abs(this.maps.clientWidth - this.width) > 1) this.draw(); }).observe(this.maps);
     this.draw();

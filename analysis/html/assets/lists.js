@@ -25,7 +25,7 @@ class Lists {
     if (this.samples.greedy.length) this.greedy(panel);
     if (this.samples.groups.length) this.groups(panel);
     const seeds = unique(this.samples.seeds);
-    const told = [`Of each row the run of its lowest seed${seeds.length === 1 ? ` (${seeds[0]})` : ""}.`,
+    const told = [`Each row shows the run with its lowest seed${seeds.length === 1 ? ` (${seeds[0]})` : ""}.`,
       ...this.samples.leftOut.map((one) => `${capital(one)}.`)];
     panel.append(element("p", { class: "note" }, told.join(" ")));
   }
@@ -90,7 +90,7 @@ class Lists {
       cards();
     };
     panel.append(element("h3", {}, "Greedy lists at evaluations"), controls, body, legend(this.data, rows, shown, cards),
-      element("p", { class: "note" }, "Of a trained row the last list at or before the update; of other rows their last list."));
+      element("p", { class: "note" }, "A trained row shows its last list at or before the update. Other rows show their last list."));
     choose();
   }
 
@@ -117,7 +117,7 @@ class Lists {
       const picked = own.filter((one) => shown.has(one[0]));
       const absent = rows.filter((row) => shown.has(row) && !own.some((one) => one[0] === row)).map((row) => this.data.rows[row].name);
       body.replaceChildren(this.contextOf(state.context, true), ...picked.map((one) => this.group(one)),
-        absent.length ? element("p", { class: "note" }, `No such group is kept of ${absent.join(", ")}.`) : "");
+        absent.length ? element("p", { class: "note" }, `No group at this update and prompt was recorded for ${absent.join(", ")}.`) : "");
     };
     const choose = () => {
       const here = all.filter((one) => one[1] === state.step);
@@ -134,8 +134,8 @@ class Lists {
       draw();
     };
     panel.append(element("h3", {}, "Sampled groups of the training"), controls, body, legend(this.data, rows, shown, draw),
-      element("p", { class: "note" }, "Lists of a group from the highest reward on. A is the advantage of a rank; its bar is "
-        + "scaled to the largest of the group, to the right where positive."));
+      element("p", { class: "note" }, "Lists are sorted by reward, highest first. A is the advantage of a rank. Its bar is "
+        + "scaled to the largest of the group and points to the right if A is positive."));
     choose();
   }
 
