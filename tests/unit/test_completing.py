@@ -1,0 +1,111 @@
+"""Completions by shared prompts are those of transformers' generate: the same greedy lists, the same distribution."""
+
+from collections import Counter
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import GenerationConfig, PreTrainedModel
+
+from rlbench.models.completing import complete, processors_of
+from tests.unit.test_shared_prompt import FAMILIES, VOCABULARY, tiny_model
+
+END, PADDING = 1, 0
+
+
+def settings(most: int = 12, **changes: object) -> GenerationConfig:
+    return GenerationConfig(max_new_tokens=most, eos_token_id=[END, 5], pad_token_id=PADDING, **changes)
+
+
+def some_prompts(count: int = 3) -> list[list[int]]:
+    random = torch.Generator().manual_seed(2)
+    return [torch.randint(6, VOCABULARY, (4 + 3 * i,), generator=random).tolist() for i in range(count)]
+
+
+def generated(
+    model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, copies: int
+) -> list[list[int]]:
+    """What transformers generates, EOS included."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[PADDING] * (longest - len(p)) + p for p in prompts for _ in range(copies)])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts for _ in range(copies)])
+    rows = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, longest:].tolist()
+    ends = [next((i + 1 for i, token in enumerate(row) if token in config.eos_token_id), len(row)) for row in rows]
+    return [row[:end] for row, end in zip(rows, ends, strict=True)]
+
+
+@pytest.mark.parametrize("changes", [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}], ids=str)
+def test_penalties_change_greedy_lists_as_in_generate(changes: dict[str, float]) -> None:
+    model, prompts = tiny_model("llama").eval(), some_prompts()
+    config = settings(do_sample=False, **changes)
+    found = [row.ids for row in complete(model, prompts, config)]
+    assert found == generated(model, prompts, config, 1)
+    assert found != generated(model, prompts, settings(do_sample=False), 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_lists_are_those_of_generate(family: str) -> None:
+    model, prompts = tiny_model(family).eval(), some_prompts()
+    config = settings(do_sample=False)
+    found = [row.ids for row in complete(model, prompts, config, copies=2)]
+    assert found == generated(model, prompts, config, 2)
+    assert found[::2] == found[1::2]
+
+
+def test_rows_end_at_different_steps() -> None:
+    """The case of the test above in which finished rows are dropped while others go on."""
+    model = tiny_model("llama").eval()
+    config = settings(40, do_sample=True, temperature=2.0)
+    torch.manual_seed(3)
+    lengths = Counter(len(row.ids) for row in complete(model, some_prompts(), config, copies=40))
+    assert len(lengths) > 10
+    longest = [row for row in complete(model, some_prompts(), config, copies=40) if len(row.ids) == 40]
+    assert all(END not in row.ids[:-1] and 5 not in row.ids[:-1] for row in longest)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.6},
+        {"top_k": 9},
+        {"top_p": 0.7},
+        {"min_p": 0.05},
+        {"temperature": 1.3, "repetition_penalty": 1.4},
+    ],
+    ids=str,
+)
+def test_sampled_tokens_have_the_distribution_of_the_settings(changes: dict[str, float]) -> None:
+    """Chi-square of second tokens, given the first, against the processed probabilities of a plain forward pass."""
+    model, (prompt,) = tiny_model("qwen2").eval(), some_prompts(1)
+    config = settings(2, do_sample=True, **{"top_k": 0, "top_p": 1.0} | changes)
+    torch.manual_seed(0)
+    drawn = complete(model, [prompt], config, copies=12_000)
+    first, count = Counter(row.ids[0] for row in drawn if row.ids[0] not in (END, 5)).most_common(1)[0]
+    seconds = Counter(row.ids[1] for row in drawn if row.ids[0] == first)
+    so_far = torch.tensor([[*prompt, first]])
+    with torch.no_grad():
+        logits = processors_of(config)(so_far, model(input_ids=so_far).logits[:, -1])
+    expected = logits.softmax(1)[0] * count
+    assert set(seconds) <= {token for token in range(VOCABULARY) if expected[token] > 0}
+    common = [token for token in range(VOCABULARY) if expected[token] >= 5]
+    rest = count - float(expected[common].sum())
+    observed = [seconds[token] for token in common] + [count - sum(seconds[token] for token in common)] * (rest > 5)
+    wanted = [float(expected[token]) for token in common] + [rest] * (rest > 5)
+    if rest <= 5:
+        observed, wanted = observed, [w * sum(observed) / sum(wanted) for w in wanted]
+    assert chisquare(observed, wanted).pvalue > 1e-3
+
+
+def test_log_probabilities_of_greedy_tokens() -> None:
+    model, prompts = tiny_model("llama").eval(), some_prompts(2)
+    for prompt, row in zip(prompts, complete(model, prompts, settings(do_sample=False), wants_logps=True), strict=True):
+        whole = torch.tensor([[*prompt, *row.ids]])
+        with torch.no_grad():
+            logs = model(input_ids=whole).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        torch.testing.assert_close(torch.tensor(row.logps), logs.amax(1).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_prompt_of_one_token() -> None:
+    model, config = tiny_model("llama").eval(), settings(do_sample=False)
+    assert [row.ids for row in complete(model, [[9], [7]], config)] == generated(model, [[9], [7]], config, 1)

@@ -1,0 +1,153 @@
+"""Shared prompts give the numbers of a plain pass: log-probabilities, entropies, hidden states and gradients."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from rlbench.models.shared_prompt import prompt_rows, reason_against, shared_scores
+from rlbench.models.token_head import LogitRule
+
+VOCABULARY, HIDDEN, TEMPERATURE = 61, 32, 0.7
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": 3, "num_attention_heads": 4}
+GATED = SIZES | {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128}
+FAMILIES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "llama": ("llama", GATED),
+    "qwen2": ("qwen2", GATED),
+    "qwen2_sliding": ("qwen2", GATED | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "qwen3": ("qwen3", GATED | {"head_dim": 8}),
+    "mistral_sliding": ("mistral", GATED | {"sliding_window": 5}),
+    "gemma": ("gemma", GATED | {"head_dim": 8}),
+    "gemma2": ("gemma2", GATED | {"head_dim": 8, "sliding_window": 5}),
+    "gemma3": ("gemma3_text", GATED | {"head_dim": 8, "sliding_window": 5}),
+    "phi": ("phi", GATED | {"num_key_value_heads": 4}),
+    "phi3": ("phi3", GATED | {"pad_token_id": 0}),
+    "gpt2": ("gpt2", {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 3, "n_head": 4, "n_positions": 128}),
+    "gpt_neox": ("gpt_neox", SIZES | {"intermediate_size": 48}),
+    "opt": ("opt", SIZES | {"ffn_dim": 48, "max_position_embeddings": 128, "word_embed_proj_dim": HIDDEN}),
+    "bloom": ("bloom", {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "n_layer": 3, "n_head": 4}),
+    "falcon": ("falcon", SIZES),
+    "granite": ("granite", GATED | {"logits_scaling": 4.0}),
+    "cohere": ("cohere", GATED | {"logit_scale": 0.25}),
+}
+EAGER = {"bloom", "gemma2"}
+"""Families whose attention has parts that SDPA does not know."""
+WITHOUT_DROPOUT = {
+    name: 0.0
+    for name in (
+        "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout", "resid_dropout",
+        "embd_dropout", "classifier_dropout",
+    )
+}  # fmt: skip
+
+
+def tiny_model(family: str, dtype: torch.dtype = torch.float64, **changes: Any) -> PreTrainedModel:
+    kind, settings = FAMILIES[family]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**WITHOUT_DROPOUT, **settings, **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if family in EAGER else "sdpa").to(
+        dtype
+    )
+    for parameter in model.parameters():  # initial biases are 0 and would not show
+        parameter.data.normal_(0, 0.2)
+    return model.train()
+
+
+def batch(groups: int = 3, size: int = 4, prompt: int = 11, completion: int = 7) -> tuple[torch.Tensor, ...]:
+    """Prompts of different lengths, completions of different lengths, in a shuffled order."""
+    random = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, VOCABULARY, (groups, prompt), generator=random)
+    mask = torch.ones_like(ids)
+    for row in range(1, groups):
+        mask[row, : row * (prompt - 2) // groups] = 0
+    order = torch.randperm(groups * size, generator=random)
+    ids, mask = ids.repeat_interleave(size, 0)[order], mask.repeat_interleave(size, 0)[order]
+    tokens = torch.randint(2, VOCABULARY, (groups * size, completion), generator=random)
+    there = torch.arange(completion) < torch.randint(1, completion + 1, (groups * size, 1), generator=random)
+    return ids * mask, mask, tokens * there, there.long()
+
+
+def plain(
+    model: PreTrainedModel, prompt: torch.Tensor, prompt_mask: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same numbers from all logits, with a copy of the prompt for each completion."""
+    output = model(
+        input_ids=torch.cat([prompt, tokens], 1),
+        attention_mask=torch.cat([prompt_mask, mask], 1),
+        output_hidden_states=True,
+        use_cache=False,
+    )
+    length = tokens.size(1)
+    logs = (output.logits[:, -length - 1 : -1] / TEMPERATURE).log_softmax(-1)
+    logps = logs.gather(2, tokens[:, :, None]).squeeze(2)
+    return logps * mask, -(logs.exp() * logs).sum(2) * mask, output.hidden_states[-1][:, -length - 1 :]
+
+
+def gradients(model: PreTrainedModel, loss: torch.Tensor) -> list[torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return [torch.zeros(()) if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+def worst(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """Largest difference of two gradients, relative to the norm of the whole."""
+    norm = torch.stack([g.norm() for g in one]).norm()
+    return max(float((a - b).norm() / norm) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture
+def float64_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models take norms, rotary angles and some softmaxes in float32, whatever their dtype. Here in float64 too."""
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_as_a_plain_pass(family: str, recompute: bool, float64_only: None) -> None:
+    model, (prompt, prompt_mask, tokens, mask) = tiny_model(family), batch()
+    assert reason_against(model) is None
+    weights = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    logps, entropies, hidden = plain(model, prompt, prompt_mask, tokens, mask)
+    wanted = gradients(model, (weights * logps + weights.flip(0) * entropies).sum())
+    rows = prompt_rows(prompt, prompt_mask, tokens, mask)
+    found = shared_scores(
+        model, rows, LogitRule.of(model, TEMPERATURE), wants_entropy=True, wants_hidden=True, recompute=recompute
+    )
+    length = rows.completion_ids.size(1)
+    cut = weights[:, :length]
+    got = gradients(model, (cut * found.logps + cut.flip(0) * found.entropies).sum())
+    torch.testing.assert_close(found.logps, logps[:, :length], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.entropies, entropies[:, :length], rtol=1e-9, atol=1e-9)
+    assert worst(wanted, got) < 1e-9
+
+
+def test_a_prompt_is_found_once_and_padding_is_cut() -> None:
+    prompt, prompt_mask, tokens, mask = batch()
+    wide = torch.nn.functional.pad
+    rows = prompt_rows(wide(prompt, (4, 0)), wide(prompt_mask, (4, 0)), wide(tokens, (0, 5)), wide(mask, (0, 5)))
+    assert rows.prompt_ids.shape == (3, 11) and rows.completion_ids.size(1) == mask.sum(1).max()
+    assert torch.equal(rows.prompt_ids[rows.prompt_of] * prompt_mask, prompt)
+    assert rows.saving == pytest.approx(12 * (11 + 7) / (3 * 11 + 12 * 7))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        ("mamba", {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": 2}, "recurrent state"),
+        ("gpt2", {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 1, "n_head": 4}, "dropout (p = 0.1)"),
+    ],
+)
+def test_models_that_cannot_share_say_why(kind: str, settings: dict[str, Any], words: str) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
+    assert words in str(reason_against(model))
+
+
+def test_a_batch_without_tokens_has_gradients_of_zero() -> None:
+    model, (prompt, prompt_mask, tokens, mask) = tiny_model("llama"), batch()
+    rows = prompt_rows(prompt, prompt_mask, tokens, mask * 0)
+    found = shared_scores(model, rows, LogitRule(), wants_entropy=False)
+    assert found.entropies is None and not found.logps.any()
+    assert not any(g.any() for g in gradients(model, found.logps.sum()))
