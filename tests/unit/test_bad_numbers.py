@@ -59,6 +59,7 @@ BENCHMARKS = {
     "objective": ("--repeats",),
     "overhead": ("--turns",),
     "overhead_of_checkpoints": ("--updates", "--repeats"),
+    "step": ("--pairs", "--threads"),
     "report": ("--rows", "--seeds", "--updates", "--times"),
     "reproduction": ("--trials",),
 }

@@ -1,0 +1,124 @@
+"""Floating-point operations that a causal language model needs: of its matrix products and of attention.
+
+A multiplication and an addition count as two operations. Embeddings, norms, activations and softmax are left out, as is
+usual for model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B). Padding, repeated prompts and recomputed
+activations are no needed work, so they are never part of a count.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+BACKWARD = 2
+"""Operations of a backward pass over those of its forward pass."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides the operations of a model.
+
+    Attributes:
+        linear: weights that every token is multiplied by, without the LM head.
+        head: weights of the LM head.
+        attention: width of all attention heads of a layer together.
+        windows: for each layer with attention, the number of positions that a token sees; None for all.
+    """
+
+    linear: int
+    head: int
+    attention: int
+    windows: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Shape":
+        """The shape of a model. Of a mixture, only the experts that a token uses count."""
+        config, head = model.config.get_text_config(), model.get_output_embeddings()
+        inside = [module for module in model.modules() if not isinstance(module, nn.Embedding) and module is not head]
+        weights = [weight for module in inside for weight in module.parameters(recurse=False)]
+        experts = getattr(config, "num_experts_per_tok", None) or 0
+        linear = sum(weight.numel() for weight in weights if weight.dim() == 2)
+        linear += sum(experts * weight[0].numel() for weight in weights if weight.dim() == 3)  # stacked by expert
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        window = getattr(config, "sliding_window", None)
+        windows = tuple(
+            window if kind == "sliding_attention" else None for kind in kinds if kind.endswith("_attention")
+        )
+        return cls(linear, head.weight.numel(), config.num_attention_heads * size, windows)
+
+    def forward(self, before: Sequence[int], new: Sequence[int], scored: int) -> int:
+        """Operations of a forward pass.
+
+        Args:
+            before: for each row, the number of tokens whose keys and values are known.
+            new: for each row, the number of tokens that are forwarded.
+            scored: number of tokens whose logits are needed.
+        """
+        pairs = 0
+        for window in set(self.windows):
+            of_layer = sum(_pairs(b, n, window) for b, n in zip(before, new, strict=True))
+            pairs += of_layer * self.windows.count(window)
+        return 2 * self.linear * sum(new) + 4 * self.attention * pairs + 2 * self.head * scored
+
+    def completions(self, prompts: Sequence[int], completions: Sequence[Sequence[int]]) -> int:
+        """Operations of one forward pass over groups of completions that forwards each prompt once.
+
+        Args:
+            prompts: the length of each prompt, at least 1.
+            completions: for each prompt, the lengths of its completions. Their last tokens are not forwarded.
+        """
+        rows = [(prompt - 1, length) for prompt, group in zip(prompts, completions, strict=True) for length in group]
+        before = [0] * len(prompts) + [prompt for prompt, _ in rows]
+        # A completion's first token is predicted by the last token of its prompt, which goes with each completion.
+        new = [prompt - 1 for prompt in prompts] + [length for _, length in rows]
+        return self.forward(before, new, sum(length for _, length in rows))
+
+
+def _pairs(before: int, new: int, window: int | None) -> int:
+    """Number of (query, key) pairs of `new` tokens, each of which sees itself and up to `window` - 1 tokens before it.
+
+    Args:
+        before: number of tokens before the new ones.
+    """
+    if window is None:
+        return new * before + new * (new + 1) // 2
+    growing = max(0, min(new, window - before))
+    return growing * before + growing * (growing + 1) // 2 + (new - growing) * window
+
+
+def matmul_rate(
+    device: torch.device | str, dtype: torch.dtype, sizes: Iterable[int] = (512, 1024, 2048), seconds: float = 0.2
+) -> float:
+    """Operations per second of the fastest square matrix product.
+
+    Args:
+        device: where to multiply.
+        dtype: type of the factors.
+        sizes: sizes to try.
+        seconds: minimum time to spend on each size, after one product that is not counted.
+    """
+    return max(_rate(torch.device(device), dtype, size, seconds) for size in sizes)
+
+
+def _rate(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = spent = 0.0
+    left @ right
+    while spent < seconds:
+        _wait(device)
+        started = time.perf_counter()
+        left @ right
+        _wait(device)
+        took = time.perf_counter() - started
+        spent += took
+        best = max(best, 2 * size**3 / took)
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
