@@ -1,21 +1,20 @@
 """The command that runs cells: `python run.py`, or `rlbench run` where the package is installed."""
 
-import contextlib
-import io
 import os
 import sys
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from rlbench.base.errors import BadInput, OutOfMemory
 from rlbench.base.files import DiskFull
 from rlbench.base.preemption import Preempted, install
-from rlbench.base.program import CONF, as_started, by_name
+from rlbench.base.program import CONF
 from rlbench.config.places import check_places
 from rlbench.config.resolving import resolve
 from rlbench.running.checks import check_values
-from rlbench.running.cli import check_overrides, fail
+from rlbench.running.cli import check_overrides, config_dir, fail, groups, in_config, is_one_run
+from rlbench.running.help import help_text
 from rlbench.runs.directory import PREEMPTED
 from rlbench.runs.processes import ProcessFailed, count, is_main, leave, let_the_main_process_speak
 
@@ -50,15 +49,19 @@ def main(cfg: DictConfig) -> None:
 
 
 def start() -> None:
-    """Check the names on the command line, then let Hydra compose the config and run it."""
+    """Check the command line, then run its cell, or let Hydra run its sweep."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    arguments = sys.argv[1:]
     try:
-        check_overrides(sys.argv[1:])
+        if {"--help", "-h"} & set(arguments):
+            print(help_text(groups(config_dir(arguments)), in_config()))
+            return
+        composed = check_overrides(arguments)
     except BadInput as error:
         fail(error)
-    if by_name() and {"--help", "-h"} & set(sys.argv[1:]):
-        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-            main()
-        print(as_started(text.getvalue()), end="")
+    if is_one_run(arguments, composed):
+        with open_dict(composed):
+            del composed["hydra"]
+        main(composed)  # Hydra would compose the config twice more
     else:
         main()

@@ -23,6 +23,7 @@ from rlbench.launching.composing import compose_cells
 from rlbench.launching.rows import NOTHING_SWEPT, Planned, Swept, named, naming_keys, one_each, override_of
 from rlbench.running.checks import check_config, check_values
 from rlbench.running.cli import config_dir
+from rlbench.running.words import last_of_each
 from rlbench.runs import attempts, inputs, versions
 from rlbench.runs.directory import (
     DONE,
@@ -54,14 +55,14 @@ class Cell:
 
     def command(self, *more: str) -> list[str]:
         """What a launcher starts."""
-        return [*program.started(self.processes), *self._arguments(), *more]
+        return [*program.started(self.processes), *self._arguments(*more)]
 
     def written(self) -> list[str]:
         """The same as a user writes it."""
         return [*program.written(self.processes), *self._arguments()]
 
-    def _arguments(self) -> list[str]:
-        return [*self.options, *self.overrides, "hydra.mode=RUN"]
+    def _arguments(self, *more: str) -> list[str]:
+        return last_of_each([*self.options, *self.overrides, "hydra.mode=RUN", *more])
 
     @property
     def gpus(self) -> int:

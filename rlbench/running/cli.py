@@ -1,25 +1,31 @@
 """Command-line checks for `run.py`: checks names before Hydra does and reports all problems at once."""
 
-import argparse
 import difflib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rlbench.base.errors import BadInput, nearest, nearest_key
-from rlbench.base.program import CONF, EXPERIMENTS
+from rlbench.base.program import CONF, EXPERIMENTS, as_started
 from rlbench.base.user_files import read_user_yaml
 from rlbench.config.resolving import MISTYPED, NO_SETTINGS, of_another_family
 from rlbench.config.schema import POLICY_OPTIMISATION
+from rlbench.running.words import one_value, parse, repeated, split, sweeps, values, wrong_groups
 from rlbench.runs.processes import let_the_main_process_speak
+
+CONFIG = "config"
+"""Name of the primary config of `conf/`."""
+OF_SWEEPS = ("hydra.mode=RUN", "hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.")
+"""Overrides of Hydra that change nothing in one run."""
 
 
 def fail(error: BadInput) -> NoReturn:
@@ -49,13 +55,19 @@ def methods(family: str) -> list[str]:
     return [name for name, text in texts.items() if yaml.safe_load(text).get("family", POLICY_OPTIMISATION) == family]
 
 
+def in_config() -> list[str]:
+    """Return the groups of which every config has an option, from the defaults list of conf/config.yaml."""
+    defaults = read_user_yaml(CONF / f"{CONFIG}.yaml")["defaults"]
+    return [key.split()[-1] for entry in defaults if isinstance(entry, dict) for key in entry]
+
+
 def config_dir(arguments: Sequence[str]) -> Path | None:
     """Return the folder given with `--config-dir`, which holds the user's own configs, or None.
 
     Raises:
         BadInput: if the folder does not exist.
     """
-    named = _split(arguments)[0]
+    named = split(arguments).folder
     if named is not None and not named.is_dir():
         raise BadInput(
             f"--config-dir {named}: there is no such folder; give a folder with config groups, laid out like conf/"
@@ -63,61 +75,108 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
     return named.resolve() if named is not None else None
 
 
-def _split(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Return the folder given with `--config-dir`, and the remaining arguments."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    parser.add_argument("--cfg", "-c")  # a Hydra flag; without it argparse would read it as an abbreviated -cd
-    found, others = parser.parse_known_args(arguments)
-    return found.config_dir, others
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
+def check_overrides(arguments: Sequence[str]) -> DictConfig:
     """Check the groups, options and config keys on a command line, and the files of a user's config folder.
 
+    Returns:
+        The config, including Hydra's own settings. A sweep has the first of each list of values.
+
     Raises:
-        BadInput: for every unknown name, with the nearest valid one, and for every unusable file.
+        BadInput: for every unknown name, with the nearest valid one, every misuse of Hydra's grammar, and every
+            unusable file.
     """
-    texts = [argument for argument in _split(arguments)[1] if "=" in argument and not argument.startswith("-")]
-    try:
-        overrides = OverridesParser.create().parse_overrides(texts)
-    except (HydraException, ValueError) as error:  # ValueError: an integer with thousands of digits
-        raise BadInput(f"command line: {str(error).splitlines()[0]}") from error
     folder = config_dir(arguments)
-    known, choices = groups(folder), []
+    known, usual = groups(folder), in_config()
+    overrides = parse(split(arguments).others, known, usual)
     problems = _hidden(folder) if folder and folder != CONF else []
-    for override in overrides:
-        if override.key_or_group == "plugins":
-            problems += [
-                f"plugins={value} must be a list; write plugins=[folder/file.py] or plugins=[package.module]"
-                for value in _values(override)
-                if not value.startswith(("[", "$"))
-            ]
-        if override.key_or_group in known:
-            wrong = [v for v in _values(override) if v not in (*known[override.key_or_group], "null")]
-            problems += [
-                f"{override.key_or_group}={value}: there is no such {override.key_or_group}; known: "
-                f"{', '.join(known[override.key_or_group])}.{nearest(value, known[override.key_or_group])}"
-                for value in wrong
-            ]
-            if not wrong:
-                choices.append(_first_choice(override))
-                problems += _unreadable(folder / override.key_or_group, _values(override)) if folder else []
+    problems += repeated(overrides) + wrong_groups(overrides, known, usual) + _plugins(overrides)
+    if folder and not problems:
+        of_groups = [override for override in overrides if override.key_or_group in known]
+        problems += [
+            problem
+            for o in of_groups
+            for problem in _unreadable(folder / o.key_or_group, values(o, known[o.key_or_group]))
+        ]
     if problems:
         raise BadInput(*problems)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            searched = [f"hydra.searchpath=['file://{folder}']"] if folder else []
-            composed = compose("config", overrides=[*searched, *choices], return_hydra_config=True)
-        except HydraException as error:
-            raise BadInput(f"config: {str(error).splitlines()[0]}") from error
-    swept = [value for override in overrides if override.key_or_group == "algorithm" for value in _values(override)]
+    single = [one_value(o, known.get(o.key_or_group, ())) for o in overrides if not o.is_interval_sweep()]
+    composed = _composed(folder, single, [o for o in overrides if o.key_or_group not in known], known)
+    if composed.hydra.mode is not RunMode.MULTIRUN and "multirun" not in split(arguments).flags:
+        problems += sweeps(overrides, known)
+    swept = [v for o in overrides if o.key_or_group == "algorithm" for v in values(o, known["algorithm"])]
     for override in overrides:
         name = override.key_or_group
-        if name not in known and not override.is_add() and not override.is_force_add():
-            problems += _unknown_key(composed, name, known) or _unknown_to_others(name, swept[1:])
+        if name not in known and override.type is OverrideType.CHANGE:
+            # A key of an interval is not in the composed command line.
+            problems += _unknown_key(composed, override, known) or _unknown_to_others(name, swept[1:])
     if problems:
         raise BadInput(*problems)
+    return composed
+
+
+def is_one_run(arguments: Sequence[str], composed: DictConfig) -> bool:
+    """Whether a checked command line asks for one run, and for nothing else of Hydra."""
+    words = split(arguments)
+    of_hydra = [word for word in words.others if word.lstrip("+~").startswith("hydra")]
+    plain = all(word.startswith(OF_SWEEPS) for word in of_hydra)
+    return plain and not words.flags and composed.hydra.mode is not RunMode.MULTIRUN
+
+
+def _plugins(overrides: Sequence[Override]) -> list[str]:
+    return [
+        f"plugins={value} must be a list; write plugins=[folder/file.py] or plugins=[package.module]"
+        for override in overrides
+        if override.key_or_group == "plugins" and not override.is_delete()
+        for value in values(override)
+        if not value.startswith(("[", "$"))
+    ]
+
+
+def _composed(
+    folder: Path | None, words: Sequence[str], settings: Sequence[Override], known: Mapping[str, Sequence[str]]
+) -> DictConfig:
+    """Compose a config.
+
+    Args:
+        folder: the user's config folder, or None.
+        words: the overrides, with one value each.
+        settings: those of the overrides that choose no option of a group.
+        known: the options of each config group.
+
+    Raises:
+        BadInput: for every unknown key, or with Hydra's reason.
+    """
+    searched = [f"hydra.searchpath=['file://{folder}']"] if folder else []
+    lines = {str(override.input_line).partition("=")[0] for override in settings}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return compose(CONFIG, overrides=[*searched, *words], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            reason = _reason(error)
+        try:
+            chosen = [word for word in words if word.partition("=")[0] not in lines]
+            composed = compose(CONFIG, overrides=[*searched, *chosen], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise BadInput(f"config: {_reason(error)}") from error
+    raise BadInput(*([said for o in settings for said in _misplaced(composed, o, known)] or [f"config: {reason}"]))
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of Hydra, or of the error that made it stop, on one line."""
+    said = str(error) or str(error.__cause__)
+    return said.strip().splitlines()[0].rstrip(".")
+
+
+def _misplaced(composed: DictConfig, override: Override, known: Mapping[str, Sequence[str]]) -> list[str]:
+    """Report a setting that does not exist, or one that is added although it exists."""
+    name, line = override.key_or_group, str(override.input_line)
+    if override.is_force_add():
+        return []
+    unknown = _unknown_key(composed, override, known)
+    if override.is_add():
+        right = line.removeprefix("+")
+        return [] if unknown else [f"{line}: the config has {name} already; write {right}"]
+    return unknown
 
 
 def _hidden(folder: Path) -> list[str]:
@@ -130,7 +189,7 @@ def _hidden(folder: Path) -> list[str]:
     ]
 
 
-def _unreadable(group: Path, options: Iterator[str]) -> list[str]:
+def _unreadable(group: Path, options: Iterable[str]) -> list[str]:
     """Report YAML errors in the selected options of a user's config folder."""
     problems = []
     for path in (group / f"{option}.yaml" for option in options):
@@ -140,20 +199,6 @@ def _unreadable(group: Path, options: Iterator[str]) -> list[str]:
         except BadInput as error:
             problems += error.problems
     return problems
-
-
-def _values(override: Override) -> Iterator[str]:
-    if override.is_sweep_override() and not override.is_discrete_sweep():
-        yield str(override.input_line).partition("=")[2]
-    elif override.is_sweep_override():
-        yield from (str(value) for value in override.sweep_string_iterator())
-    else:
-        yield str(override.value()) if override.value() is not None else "null"
-
-
-def _first_choice(override: Override) -> str:
-    prefix = "+" if override.is_add() else ""
-    return f"{prefix}{override.key_or_group}={next(_values(override))}"
 
 
 def _unknown_to_others(name: str, algorithms: Sequence[str]) -> list[str]:
@@ -180,8 +225,9 @@ def _keys(node: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
-def _unknown_key(composed: DictConfig, name: str, known: dict[str, list[str]]) -> list[str]:
+def _unknown_key(composed: DictConfig, override: Override, known: Mapping[str, Sequence[str]]) -> list[str]:
     node: object = composed
+    name = override.key_or_group
     parts = name.split(".")
     for depth, part in enumerate(parts):
         if not isinstance(node, DictConfig) or part not in node:
@@ -193,7 +239,8 @@ def _unknown_key(composed: DictConfig, name: str, known: dict[str, list[str]]) -
             # If the name is similar to a key of the same level, it is a typo; otherwise it may belong to another level.
             near = difflib.get_close_matches(part, keys, n=1, cutoff=MISTYPED)
             said = nearest(part, keys) if near else nearest_key(name, _keys(composed)) or nearest(part, keys)
-            return [f"{name}: {where} has no key '{part}'.{said}"]
+            said = said or f" {as_started('python run.py')} --cfg job shows all keys"
+            return [f"{override.input_line}: {where} has no key '{part}'.{said}"]
         if OmegaConf.is_interpolation(node, part) or OmegaConf.is_missing(node, part):
             return []
         node = node[part]

@@ -1,0 +1,59 @@
+"""Help, typos and bad values of every command load no large package, so that their answer comes at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "trl", "datasets", "pandas", "pyarrow", "matplotlib", "scipy")
+PROBE = """
+import contextlib, io, json, os, sys
+from rlbench.__main__ import main
+heavy, loaded = json.loads(sys.argv[1]), {}
+for words in json.loads(sys.argv[2]):
+    sys.argv = ["rlbench", *words]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = stop.code
+    text = out.getvalue() + errors.getvalue()
+    loaded[" ".join(words)] = (code, [name for name in heavy if name in sys.modules], text)
+    for name in heavy:
+        sys.modules.pop(name, None)  # so that each command is blamed for its own
+print(json.dumps(loaded))
+"""
+
+
+def outcomes(commands: list[list[str]], folder: Path) -> dict[str, tuple[int, list[str], str]]:
+    """Exit code, large packages that were imported, and output of each command, all run in one process."""
+    command = [sys.executable, "-c", PROBE, json.dumps(HEAVY), json.dumps(commands)]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_help_loads_no_large_package(tmp_path: Path) -> None:
+    found = outcomes([[name, "--help"] for name in ("run", "inspect")], tmp_path)
+    assert {words: loaded for words, (_, loaded, _) in found.items() if loaded} == {}
+    assert {code for code, _, _ in found.values()} <= {0, None}
+    assert all("usage" in text or "KEY=VALUE" in text for _, _, text in found.values())
+
+
+def test_a_wrong_option_loads_no_large_package(tmp_path: Path) -> None:
+    found = outcomes([[name, "--no-such-option"] for name in ("run", "inspect")], tmp_path)
+    assert {words: loaded for words, (_, loaded, _) in found.items() if loaded} == {}
+    assert {code for code, _, _ in found.values()} == {2}
+    assert all("no-such-option" in text or "required" in text for _, _, text in found.values())
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "reward=relevance,dcg"]])
+def test_bad_words_and_values_of_a_run_load_no_large_package(tmp_path: Path, sweep: list[str]) -> None:
+    wrong = ["sed=0", "algorithm=grop", "trainer.rl.updates=-1", "trainer.rl.updates=x", "runtime.device=tpu", "foo"]
+    found = outcomes([["run", *sweep, word] for word in wrong], tmp_path)
+    assert {words: loaded for words, (_, loaded, _) in found.items() if loaded} == {}
+    assert {code for code, _, _ in found.values()} == {2}
+    assert list(tmp_path.iterdir()) == []
