@@ -133,7 +133,7 @@ def trained(
     if trl_settings is None:
         objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
         kind = HashedLists if hashed else RankedListTrainer
-        trainer = kind(objective=objective, scorer=scorer, args=args, **common)
+        trainer = kind(objective=objective, scorer=scorer, args=args, prefill="repeated", **common)
     else:
         weights = [float(term["weight"]) for term in config.reward.terms.values()]
         kind = trl_settings.get("trainer", GRPOTrainer)

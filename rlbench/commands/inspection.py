@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging as hf_logging
 
 from rlbench.base.errors import BadInput
@@ -17,7 +18,8 @@ from rlbench.evaluation.evaluate import eos_ids, prompt_ids
 from rlbench.evaluation.judging import make_criteria
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Verdict
-from rlbench.models.generation import generation_config
+from rlbench.models.completing import complete
+from rlbench.models.generation import generation_config, shares
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
 from rlbench.objective.effective_rank import rank_features
@@ -88,13 +90,12 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     criteria = make_criteria(config.matching, dataset, config.dataset.list_length)
     scorer = ListScorer(reader, criteria.judge, criteria.facts, config.reward)
     torch.manual_seed(seed)
-    decoding = generation_config(config.generation, tokenizer, ends, sampled=True, num_return_sequences=group_size)
-    asked = torch.tensor([prompt_ids(tokenizer, record.prompt)])
-    whole = model.generate(asked, attention_mask=torch.ones_like(asked), generation_config=decoding)
-    output = whole[:, asked.size(1) :]
-    is_end = torch.isin(output, torch.tensor(ends))
-    mask = (is_end.cumsum(1) - is_end.long() == 0).long()  # up to and including the first EOS
-    ids = [row[kept.bool()].tolist() for row, kept in zip(output, mask, strict=True)]
+    decoding = generation_config(config.generation, tokenizer, ends, sampled=True)
+    asked = prompt_ids(tokenizer, record.prompt)
+    ids = [row.ids for row in complete(model, [asked] * group_size, decoding, shared=shares(config.generation))]
+    output = pad_sequence(list(map(torch.tensor, ids)), batch_first=True, padding_value=tokenizer.pad_token_id)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in ids], batch_first=True)
+    whole = torch.cat([torch.tensor([asked] * group_size), output], dim=1)
     truth = [{"title": title, "year": year} for title, year in record.ground_truth]
     scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
     assert scorer.rewards is not None
@@ -104,7 +105,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     )
     with torch.no_grad():
         seen = model(whole, output_hidden_states=True)
-        logits = seen.logits[:, asked.size(1) - 1 : -1].float() / config.generation.temperature
+        logits = seen.logits[:, len(asked) - 1 : -1].float() / config.generation.temperature
     all_logps = logits.log_softmax(-1)
     units = objective.token_units(tokens)
     logps, entropies = all_logps.gather(2, output[:, :, None]).squeeze(2), -(all_logps.exp() * all_logps).sum(2)

@@ -83,8 +83,13 @@ TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def greedy_identity(generation: GenerationConfig) -> dict[str, Any]:
-    """Return what determines greedy lists, for a stage's identity: limits, penalties and the date in the prompt."""
-    return {key: getattr(generation, key) for key in (*SHAPING, *LENGTH, "template_date")}
+    """Return what determines greedy lists, for a stage's identity: limits, penalties and the date in the prompt.
+
+    `prefill` counts because its values round differently, and draw different numbers for sampled lists. Runs from
+    before this key existed have prefill=repeated, which is left out.
+    """
+    prefill = {} if generation.prefill == "repeated" else {"prefill": generation.prefill}
+    return {key: getattr(generation, key) for key in (*SHAPING, *LENGTH, "template_date")} | prefill
 
 
 def sampling_identity(generation: GenerationConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rlbench.config.decoding import NEUTRAL, sampling_identity
 from rlbench.config.schema import GenerationConfig, VLLMConfig
 
 ENGINES = ("transformers", "continuous", "vllm_colocate", "vllm_server")
+PREFILLS = ("shared", "repeated")
 CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 DECIDE_RESULTS = ("correction", "ratio_min", "ratio_max")
 """Keys of `generation.vllm` that affect results. The others say where the engine runs and how much memory it gets."""

@@ -580,9 +580,9 @@ class VLLMConfig:
 
 @dataclass
 class GenerationConfig:
-    """How lists are decoded, and which engine generates rollouts. Evaluation decodes greedily with plain generate.
+    """How lists are decoded, and which engine generates rollouts. Evaluation decodes greedily.
 
-    The last four fields have defaults so that the config.yaml of an older run directory can still be read.
+    The last five fields have defaults so that the config.yaml of an older run directory can still be read.
 
     Attributes:
         engine: engine of rollouts: transformers, continuous, vllm_colocate or vllm_server.
@@ -598,6 +598,9 @@ class GenerationConfig:
         no_repeat_ngram_size: length of token sequences that must not repeat, for sampled and greedy lists; 0 sets no
             limit.
         template_date: date, YYYY-MM-DD, that a chat template receives when it asks for the current date.
+        prefill: shared forwards each prompt once for all of its lists; repeated forwards it once per list, with
+            transformers' generate. It applies to evaluation, to preference lists, and to rollouts of
+            engine=transformers.
     """
 
     engine: str
@@ -611,6 +614,7 @@ class GenerationConfig:
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     template_date: str = TEMPLATE_DATE
+    prefill: str = "repeated"
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlbench.base.seeding import evaluation_stream
 from rlbench.config.schema import Config, GenerationConfig
@@ -21,7 +21,8 @@ from rlbench.data.record import Messages, Record
 from rlbench.evaluation.judging import Answer, Criteria, judge_answers, sampled_metrics
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge
-from rlbench.models.generation import generation_config
+from rlbench.models.completing import Completion, complete
+from rlbench.models.generation import generation_config, shares
 from rlbench.objective.units import scatter_mean, unit_sizes
 from rlbench.runs import processes
 from rlbench.runs.tables import SAMPLES, table_of
@@ -62,14 +63,6 @@ class Sampling:
 
     lists: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One generated completion: its ids including EOS, and each token's log-probability (greedy lists only)."""
-
-    ids: list[int]
-    logps: list[float]
 
 
 @dataclass(frozen=True)
@@ -161,17 +154,6 @@ def batches_of(lengths: Sequence[int], limit: BatchLimit, new: int) -> list[list
     return found
 
 
-class _GreedyLogProbabilities(LogitsProcessor):
-    """Records the log-probability of the most likely token at every step, and changes nothing."""
-
-    def __init__(self) -> None:
-        self.steps: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
-        return scores
-
-
 def generate(
     model: PreTrainedModel,
     reader: ListReader,
@@ -205,23 +187,12 @@ def generate(
     turns = list(zip(batches, ends, strict=True))
     if not sampled:
         turns = turns[processes.index() :: processes.count()]
-    was_training = model.training
-    model.eval()
     for rows, done in turns:
-        batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, padding_side="left", return_tensors="pt")
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        watch = _GreedyLogProbabilities()
-        processors = LogitsProcessorList([] if sampled else [watch])
-        with torch.no_grad():
-            # All weights are on this process, so no other process needs to take part in a step.
-            output = model.generate(**batch, generation_config=config, logits_processor=processors, synced_gpus=False)
-        logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(rows)
-        for i, row, of_row in zip(rows, output[:, batch["input_ids"].size(1) :].tolist(), logps, strict=True):
-            end = next((at for at, token in enumerate(row) if token in ends_list), len(row) - 1)
-            completions[i] = Completion(row[: end + 1], of_row[: end + 1])
+        # All weights are on this process, so no other process needs to take part in a step.
+        found = complete(model, [ids[i] for i in rows], config, wants_logps=not sampled, shared=shares(generation))
+        completions |= dict(zip(rows, found, strict=True))
         if progress is not None:
             progress(done)
-    model.train(was_training)
     if not sampled:
         completions = {i: made for of_process in processes.gather(completions) for i, made in of_process.items()}
     return [completions[i] for i in range(len(ids))]

@@ -1,19 +1,21 @@
-"""Completions of prompts, where each prompt is forwarded once for all of its completions.
+"""Completions of prompts. Each distinct prompt is forwarded once for all of its completions.
 
 `transformers.generate` forwards a copy of the prompt for each completion, copies the whole cache at each step, and goes
-on with finished rows until the last one ends. Here the prompt's keys and values are repeated, a step writes into
-reserved room, and finished rows are dropped. The choice of tokens is the same.
+on with finished rows until the last one ends. Here the keys and values of a prompt are held once (`prompt_cache`), a
+step writes into reserved room, and finished rows are dropped. The distribution of the lists is the same.
 """
 
 import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from transformers import (
-    DynamicCache,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     NoRepeatNGramLogitsProcessor,
@@ -23,8 +25,10 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.cache_utils import DynamicLayer
 
+from rlbench.models.prompt_cache import attending, new_cache, places_of, reason_against
+
+log = logging.getLogger(__name__)
 DROPPED_AT = 0.25
 """Finished rows are dropped when they are this share of all rows. Dropping copies the cache of the others."""
 
@@ -43,114 +47,180 @@ class Completion:
     logps: list[float]
 
 
-class ReservedLayer(DynamicLayer):
-    """Keys and values of one layer in tensors with room for all tokens, so that a step copies only its own.
-
-    Args:
-        room: number of tokens to reserve.
-    """
-
-    def __init__(self, room: int):
-        super().__init__()
-        self._room = room
-        self._reserved: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        start = self.get_seq_length()
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        if self._reserved is None:
-            self._reserved = self._reserve(key_states), self._reserve(value_states)
-        end = start + key_states.size(-2)
-        for held, new in zip(self._reserved, (key_states, value_states), strict=True):
-            held[:, :, start:end] = new
-        self.keys, self.values = (held[:, :, :end] for held in self._reserved)
-        return self.keys, self.values
-
-    def _reserve(self, states: torch.Tensor) -> torch.Tensor:
-        return states.new_empty(*states.shape[:2], self._room, states.size(3))
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        if self._reserved is not None:
-            length = self.get_seq_length()
-            self._reserved = self._reserved[0][indices], self._reserved[1][indices]
-            self.keys, self.values = (held[:, :, :length] for held in self._reserved)
-
-
-@torch.no_grad()
 def complete(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
-    copies: int = 1,
     wants_logps: bool = False,
+    shared: bool = True,
+    synced: bool = False,
 ) -> list[Completion]:
-    """Completions of prompts, `copies` of each prompt in a row.
+    """One completion per prompt, in their order. Random numbers come from torch's global generator.
 
     Args:
-        model: a causal language model that keeps keys and values (`shared_prompt.reason_against`).
-        prompts: token ids of each prompt, at least one.
+        model: a causal language model.
+        prompts: token ids of each prompt, at least one. Equal prompts are forwarded once.
         config: decoding settings, with `max_new_tokens`, `pad_token_id` and `eos_token_id`.
-        copies: number of completions per prompt.
         wants_logps: whether to record log-probabilities of the most likely tokens.
+        shared: false uses transformers' generate, as does a model that cannot share (`prompt_cache.reason_against`).
+        synced: whether other processes hold parts of the weights, so that all must make the same number of steps.
     """
-    device = model.device
-    ids, mask = _padded(prompts, config.pad_token_id, device)
-    ends = torch.tensor(config.eos_token_id, device=device).view(-1)
-    most = int(config.max_new_tokens)
-    cache = _cache(model, ids.size(1) + most)
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    if ids.size(1) > 1:
-        placed = {"position_ids": positions[:, :-1]} if takes_positions else {}
-        model.base_model(
-            input_ids=ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, use_cache=True, **placed
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            reason = reason_against(model) if shared else None
+            if shared and reason is None:
+                return _Batch(model, prompts, config, wants_logps, synced).completions()
+            if reason is not None:
+                _tell(reason)
+            return _generated(model, prompts, config, wants_logps, synced)
+    finally:
+        model.train(was_training)
+
+
+@cache
+def _tell(reason: str) -> None:
+    """Log a notice, once per process."""
+    log.warning("%s, so transformers' generate forwards a prompt once for each of its lists", reason)
+
+
+class _Batch:
+    """The state of a batch of completions. Tensors of rows hold the rows that are still computed.
+
+    Args: as for `complete`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        config: GenerationConfig,
+        wants_logps: bool,
+        synced: bool,
+    ):
+        self.model, self.config, self.synced = model, config, synced
+        self.most = int(config.max_new_tokens)
+        device = model.device
+        distinct: dict[tuple[int, ...], int] = {}
+        prompt_of = [distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts]
+        self.ids, self.mask = _padded(list(distinct), config.pad_token_id, device)
+        self.prompt_of = torch.tensor(prompt_of, device=device)
+        self.ends = torch.tensor(config.eos_token_id, device=device).view(-1)
+        accepted = inspect.signature(type(model).forward).parameters
+        self.takes_positions = "position_ids" in accepted
+        self.last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        rows, width = len(prompts), self.ids.size(1)
+        self.cache = new_cache(model)
+        self.active = torch.arange(rows, device=device)  # the completion of each row
+        self.running = torch.ones(rows, dtype=torch.bool, device=device)
+        self.text = torch.full((rows, width + self.most), config.pad_token_id, device=device)
+        self.text[:, :width] = self.ids[self.prompt_of]
+        self.whole_mask = torch.ones_like(self.text)
+        self.whole_mask[:, :width] = self.mask[self.prompt_of]
+        self.lengths = torch.full((rows,), self.most, device=device)
+        self.logps = torch.zeros(rows, self.most, device=device) if wants_logps else None
+        self.processors = processors_of(config, self._padding())
+
+    def completions(self) -> list[Completion]:
+        """Compute all completions."""
+        width = self.ids.size(1)
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        logits = self._forward(self.ids, self.mask, positions)[self.prompt_of]
+        position = positions[self.prompt_of, -1:]
+        places = places_of(self.prompt_of, self.mask)
+        for layer in self.cache.layers:
+            layer.begin(places, len(self.active), self.most)
+        with attending(self.model):
+            for step in range(self.most):
+                chosen = self._choose(logits, step)
+                if step + 1 == self.most or not self._left():
+                    break
+                kept = self._drop()
+                if kept is not None:
+                    chosen, position = chosen[kept], position[kept]
+                position = position + 1
+                mask = self.whole_mask[self.active, : width + step + 1]
+                logits = self._forward(chosen, mask, position)
+        tokens, lengths = self.text[:, width:].tolist(), self.lengths.tolist()
+        logps = [[]] * len(tokens) if self.logps is None else self.logps.tolist()
+        return [Completion(row[:n], of_row[:n]) for row, of_row, n in zip(tokens, logps, lengths, strict=True)]
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """(rows, V) logits after the last token."""
+        placed = {"position_ids": positions} if self.takes_positions else {}
+        # The model's own forward, because autocast and sharded weights are attached to it.
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **placed,
+            **self.last_only,
         )
-    rows = torch.arange(len(prompts), device=device).repeat_interleave(copies)
-    cache.batch_select_indices(rows)
-    ids, mask, position = ids[rows], mask[rows], positions[rows, -1:]
-    padding = (mask == 0).sum(1)
-    processors = processors_of(config, padding)
-    text = torch.cat([ids, ids.new_full((len(rows), most), config.pad_token_id)], dim=1) if processors else ids
-    tokens = ids.new_full((len(rows), most), config.pad_token_id)
-    logps = torch.zeros(len(rows), most, device=device)
-    lengths = torch.full((len(rows),), most, device=device)
-    active = torch.arange(len(rows), device=device)  # the completion of each row that is still computed
-    running = torch.ones(len(rows), dtype=torch.bool, device=device)
-    mask = torch.cat([mask, mask.new_ones(len(rows), most)], dim=1)
-    last, width = ids[:, -1:], ids.size(1)
-    for step in range(most):
-        placed = {"position_ids": position + step} if takes_positions else {}
-        logits = model(
-            input_ids=last, attention_mask=mask[:, : width + step], past_key_values=cache, use_cache=True, **placed
-        ).logits[:, -1]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if wants_logps:
-            logps[active, step] = (logits.amax(1) - logits.logsumexp(1)).to(logps.dtype)
-        if processors:
-            logits = processors(text[active, : width + step], logits)
-        chosen = logits.softmax(1).multinomial(1) if config.do_sample else logits.argmax(1, keepdim=True)
-        tokens[active, step] = chosen.squeeze(1)
-        if processors:
-            text[active, width + step] = chosen.squeeze(1)
-        ended = torch.isin(chosen.squeeze(1), ends) & running
-        lengths[active[ended]] = step + 1
-        running &= ~ended
-        left = int(running.sum())
-        if not left:
-            break
-        last = chosen
-        if left <= (1 - DROPPED_AT) * len(running):
-            kept = running.nonzero().squeeze(1)
-            cache.batch_select_indices(kept)
-            active, last, mask, position = active[kept], last[kept], mask[kept], position[kept]
-            running = running[kept]
-            processors = processors_of(config, padding[active])
-    rows_of = zip(tokens.tolist(), logps.tolist(), lengths.tolist(), strict=True)
-    return [Completion(row[:n], of_row[:n] if wants_logps else []) for row, of_row, n in rows_of]
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """(rows, 1) the next tokens."""
+        width = self.ids.size(1)
+        if self.logps is not None:
+            self.logps[self.active, step] = (logits.amax(1) - logits.logsumexp(1)).to(self.logps.dtype)
+        if self.processors:
+            logits = self.processors(self.text[self.active, : width + step], logits)
+        chosen = drawn(logits) if self.config.do_sample else logits.argmax(1)
+        self.text[self.active, width + step] = chosen
+        ended = torch.isin(chosen, self.ends) & self.running
+        self.lengths[self.active[ended]] = step + 1
+        self.running &= ~ended
+        return chosen[:, None]
+
+    def _left(self) -> bool:
+        """Whether a row is still running, here or on a process that needs this one's weights."""
+        left = self.running.any()
+        if self.synced:
+            left = left.float()
+            torch.distributed.all_reduce(left)
+        return bool(left)
+
+    def _drop(self) -> torch.Tensor | None:
+        """Drop finished rows if they are many. Returns the indices of the kept rows; None if none was dropped."""
+        if int(self.running.sum()) > (1 - DROPPED_AT) * len(self.running):
+            return None
+        kept = self.running.nonzero().squeeze(1)
+        if not len(kept):
+            kept = torch.zeros(1, dtype=torch.long, device=self.running.device)  # steps for the other processes
+        if len(kept) == len(self.running):
+            return None
+        self.active, self.running, prompt_of = self.active[kept], self.running[kept], self.prompt_of[kept]
+        prompts, self.prompt_of = prompt_of.unique(return_inverse=True)
+        fewer = len(prompts) < len(self.mask)
+        self.mask = self.mask[prompts]
+        places = places_of(self.prompt_of, self.mask)
+        for layer in self.cache.layers:
+            layer.keep(kept, prompts if fewer else None, places)
+        if self.processors:
+            self.processors = processors_of(self.config, self._padding())
+        return kept
+
+    def _padding(self) -> torch.Tensor:
+        """(rows,) padding tokens before each row's prompt."""
+        return (self.mask == 0).sum(1)[self.prompt_of]
+
+
+def drawn(logits: torch.Tensor) -> torch.Tensor:
+    """One token per row, by inverting the distribution function at one uniform number.
+
+    `torch.multinomial` draws one exponential number per row and token, which takes longer than a small model's step.
+
+    Args:
+        logits: (B, V).
+    """
+    weights = (logits - logits.amax(1, keepdim=True)).exp_()
+    summed = weights.cumsum(1, dtype=torch.float64)
+    at = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device) * summed[:, -1:]
+    return torch.searchsorted(summed, at, right=True).squeeze(1).clamp_(max=logits.size(1) - 1)
 
 
 def processors_of(config: GenerationConfig, padding: torch.Tensor | None = None) -> LogitsProcessorList:
@@ -178,11 +248,41 @@ def processors_of(config: GenerationConfig, padding: torch.Tensor | None = None)
     return found
 
 
-def _cache(model: PreTrainedModel, room: int) -> DynamicCache:
-    """A cache for a model, with reserved room in the layers that keep all tokens."""
-    cache = DynamicCache(config=model.config.get_text_config())
-    cache.layers = [ReservedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+class _MostLikely(LogitsProcessor):
+    """Records the log-probability of the most likely token at every step, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
+        return scores
+
+
+def _generated(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    wants_logps: bool,
+    synced: bool,
+) -> list[Completion]:
+    """Completions by transformers' generate."""
+    ids, mask = _padded(prompts, config.pad_token_id, model.device)
+    watch = _MostLikely()
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([watch] if wants_logps else []),
+        synced_gpus=synced,
+    )
+    ends = set(torch.tensor(config.eos_token_id).view(-1).tolist())
+    logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(prompts)
+    completions = []
+    for row, of_row in zip(output[:, ids.size(1) :].tolist(), logps, strict=True):
+        end = next((at for at, token in enumerate(row) if token in ends), len(row) - 1)
+        completions.append(Completion(row[: end + 1], of_row[: end + 1]))
+    return completions
 
 
 def _padded(prompts: Sequence[Sequence[int]], padding: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

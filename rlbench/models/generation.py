@@ -44,6 +44,11 @@ def generation_config(
     )
 
 
+def shares(generation: GenerationConfig) -> bool:
+    """Whether each prompt is forwarded once for all of its lists, as far as the model allows it."""
+    return generation.prefill == "shared"
+
+
 def forget_decoding(model: PreTrainedModel) -> None:
     """Remove everything from the model's own generation config except the ids of its special tokens.
 

@@ -13,7 +13,7 @@ from rlbench.base.errors import nearest
 from rlbench.base.program import by_name, install
 from rlbench.config.bounds import check_numbers
 from rlbench.config.decoding import check_decoding
-from rlbench.config.engines import CORRECTIONS, ENGINES, check_generation
+from rlbench.config.engines import CORRECTIONS, ENGINES, PREFILLS, check_generation
 from rlbench.config.names import check_paths
 from rlbench.config.plugins import load_plugins
 from rlbench.config.schema import (
@@ -98,6 +98,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         ("trainer.rl.start", rl.start, STARTS),
         ("trainer.parallel.strategy", config.trainer.parallel.strategy, STRATEGIES),
         ("generation.engine", config.generation.engine, ENGINES),
+        ("generation.prefill", config.generation.prefill, PREFILLS),
         ("generation.vllm.correction", config.generation.vllm.correction, CORRECTIONS),
     ]:
         _choice(problems, key, value, known)

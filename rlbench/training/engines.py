@@ -19,11 +19,16 @@ from typing import Any
 
 import numpy as np
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.generation import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.requests import GenerationOutput
 from transformers.generation.continuous_batching.utils import WorkloadHints
-from trl import GRPOConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
+from trl.models import unwrap_model_for_generation
+
+from rlbench.models.completing import complete
 
 REQUESTS_AT_ONCE = 64  # as in TRL's client
 STOP_SECONDS = 5  # how long transformers waits for its thread to end
@@ -82,6 +87,30 @@ def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[]
         return {key: [row for answer in answers for row in answer[key]] for key in answers[0]}
 
     return seeded
+
+
+def lists_of_shared_prompts(trainer: GRPOTrainer, prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Token ids of one completion per prompt, each distinct prompt forwarded once (`rlbench.models.completing`).
+
+    The policy is made ready as for TRL's generate: without gradient checkpointing, with gathered weights under
+    DeepSpeed, and with steps in common where processes hold parts of the weights.
+
+    Args:
+        trainer: the trainer of the policy.
+        prompt_ids: token ids of this process's prompts. TRL repeats a prompt for each of its completions.
+    """
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+        ) as model,
+        trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
+    ):
+        sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+        synced = sharded and trainer.accelerator.num_processes > 1
+        return [row.ids for row in complete(model, prompt_ids, trainer.generation_config, synced=synced)]
 
 
 @contextmanager

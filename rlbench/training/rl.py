@@ -341,6 +341,7 @@ def policy_trainer(
         demonstrations=make_demonstrations(config, tokenizer, data.demonstrations),
         ledger=ledger,
         rollout_log=RolloutLog(run, config.evaluation.every, rl.num_iterations) if config.tracker.completions else None,
+        prefill=config.generation.prefill,
     )
     trainer.epochs_done = (earlier.update if earlier else 0) // updates_of_an_epoch(config, len(data.prompts))
     quiet(trainer)

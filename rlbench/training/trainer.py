@@ -25,7 +25,7 @@ from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
 from rlbench.training.demonstrations import Demonstrations
-from rlbench.training.engines import repeatable_batches, seeded_engine, seeded_requests
+from rlbench.training.engines import lists_of_shared_prompts, repeatable_batches, seeded_engine, seeded_requests
 from rlbench.training.measures import rollout_measures
 from rlbench.training.metered import Metered
 from rlbench.training.rollout_log import RolloutLog
@@ -59,6 +59,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         demonstrations: source of demonstration batches, for an objective that needs them.
         ledger: records the run's spending; by default a new one.
         rollout_log: records sampled groups; None to record none.
+        prefill: `generation.prefill`: whether plain rollouts forward a prompt once or once per completion.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
@@ -79,6 +80,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         demonstrations: Demonstrations | None = None,
         ledger: Ledger | None = None,
         rollout_log: RolloutLog | None = None,
+        prefill: str = "shared",
         **kwargs: Any,
     ):
         with seeded_engine(kwargs["args"]):
@@ -93,6 +95,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.demonstrations = demonstrations
         self.ledger = ledger or Ledger()
         self.rollout_log = rollout_log
+        self.prefill = prefill
         self.carried: Carried = {}
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
@@ -123,11 +126,15 @@ class RankedListTrainer(Metered, GRPOTrainer):
         with self.ledger.phase("reference"):
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
-        if not self.use_transformers_continuous_batching:
-            return super()._generate_single_turn(*args, **kwargs)
-        with repeatable_batches(self.accelerator.unwrap_model(self.model)):
-            return super()._generate_single_turn(*args, **kwargs)
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        if self.use_transformers_continuous_batching:
+            with repeatable_batches(self.accelerator.unwrap_model(self.model)):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        if self.use_vllm or self.prefill == "repeated":
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return lists_of_shared_prompts(self, prompt_ids), None
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         with self.ledger.phase("reward"):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
@@ -158,3 +159,33 @@ def test_ends_of_another_engines_lists_are_read(mini, tiny_folder, tmp_path):
     eos = trainer.objective.units.eos
     assert (output["unit_ids"] == eos).sum(1).tolist() == [int(end) for end in finished]
     assert trainer._metrics["train"]["completions/clipped_ratio"] == [1 - sum(finished) / len(finished)]
+
+
+def test_rollouts_of_shared_prompts_are_those_of_generate(mini, tiny_folder, tmp_path):
+    """Greedy rollouts of both paths are equal. Gradient checkpointing and training mode are on again afterwards."""
+    config = composed(*SMALL, "generation.max_new_tokens=12", "trainer.gradient_checkpointing=true")
+    tokenizer, model = load(tiny_folder)
+    trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
+    model.gradient_checkpointing_enable()
+    trainer.generation_config.do_sample = False
+    prompts = [record.prompt for record in mini.splits["train"][:3] for _ in range(4)]
+    ids = trainer._tokenize_prompts(prompts)[0]
+    found = {}
+    for prefill in ("shared", "repeated"):
+        trainer.prefill = prefill
+        trainer.model.train()
+        found[prefill] = trainer._generate_single_turn(ids, None, {}, 4)
+        assert model.is_gradient_checkpointing and model.training
+    assert found["shared"] == found["repeated"] and len(found["shared"][0]) == 12
+
+
+def test_rollouts_repeat_with_their_seed(mini, tiny_folder, tmp_path):
+    config = composed(*SMALL, "generation.max_new_tokens=12")
+    tokenizer, model = load(tiny_folder)
+    trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
+    ids = trainer._tokenize_prompts([mini.splits["train"][0].prompt] * 8)[0]
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(trainer._generate_single_turn(ids, None, {}, 8)[0])
+    assert drawn[0] == drawn[1] != drawn[2] and len(set(map(tuple, drawn[0]))) > 4

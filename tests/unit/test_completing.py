@@ -22,6 +22,10 @@ def some_prompts(count: int = 3) -> list[list[int]]:
     return [torch.randint(6, VOCABULARY, (4 + 3 * i,), generator=random).tolist() for i in range(count)]
 
 
+def repeated(prompts: list[list[int]], copies: int) -> list[list[int]]:
+    return [prompt for prompt in prompts for _ in range(copies)]
+
+
 def generated(
     model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, copies: int
 ) -> list[list[int]]:
@@ -47,7 +51,7 @@ def test_penalties_change_greedy_lists_as_in_generate(changes: dict[str, float])
 def test_greedy_lists_are_those_of_generate(family: str) -> None:
     model, prompts = tiny_model(family).eval(), some_prompts()
     config = settings(do_sample=False)
-    found = [row.ids for row in complete(model, prompts, config, copies=2)]
+    found = [row.ids for row in complete(model, repeated(prompts, 2), config)]
     assert found == generated(model, prompts, config, 2)
     assert found[::2] == found[1::2]
 
@@ -57,9 +61,9 @@ def test_rows_end_at_different_steps() -> None:
     model = tiny_model("llama").eval()
     config = settings(40, do_sample=True, temperature=2.0)
     torch.manual_seed(3)
-    lengths = Counter(len(row.ids) for row in complete(model, some_prompts(), config, copies=40))
+    lengths = Counter(len(row.ids) for row in complete(model, repeated(some_prompts(), 40), config))
     assert len(lengths) > 10
-    longest = [row for row in complete(model, some_prompts(), config, copies=40) if len(row.ids) == 40]
+    longest = [row for row in complete(model, repeated(some_prompts(), 40), config) if len(row.ids) == 40]
     assert all(END not in row.ids[:-1] and 5 not in row.ids[:-1] for row in longest)
 
 
@@ -80,7 +84,7 @@ def test_sampled_tokens_have_the_distribution_of_the_settings(changes: dict[str,
     model, (prompt,) = tiny_model("qwen2").eval(), some_prompts(1)
     config = settings(2, do_sample=True, **{"top_k": 0, "top_p": 1.0} | changes)
     torch.manual_seed(0)
-    drawn = complete(model, [prompt], config, copies=12_000)
+    drawn = complete(model, repeated([prompt], 12_000), config)
     first, count = Counter(row.ids[0] for row in drawn if row.ids[0] not in (END, 5)).most_common(1)[0]
     seconds = Counter(row.ids[1] for row in drawn if row.ids[0] == first)
     so_far = torch.tensor([[*prompt, first]])

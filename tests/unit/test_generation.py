@@ -87,7 +87,7 @@ def test_the_identity_holds_what_decides_results():
 
     plain = stage_config(base, "rl")["generation"]
     sampling, greedy = {"temperature", "top_p", "top_k", "min_p"}, {"repetition_penalty", "no_repeat_ngram_size"}
-    assert set(plain) == sampling | greedy | {"max_new_tokens", "template_date"}
+    assert set(plain) == sampling | greedy | {"max_new_tokens", "template_date", "prefill"}
     assert len({digest(engine) for engine in ENGINES}) == len(ENGINES)
     where = {"gpu_memory_utilization": 0.5, "server_port": 9000, "server_host": "far", "max_model_length": 400}
     what = {"correction": "token_mask", "ratio_max": 2.0, "ratio_min": 0.1}

@@ -55,6 +55,7 @@ PART = {
     "generation.repetition_penalty": MODEL,
     "generation.no_repeat_ngram_size": MODEL,
     "generation.template_date": MODEL,
+    "generation.prefill": MODEL,
     "generation.engine": RL,
     "trainer.sft": TRAINED,
     "trainer.bf16": TRAINED,
