@@ -3,25 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from analysis import command
-from analysis.collection import Collection, collect
-from analysis.figures.style import save
-from analysis.render.sheet import to_markdown
-from analysis.studies.ablation import (
-    Ablation,
-    build_ablation,
-    effects_csv,
-    effects_sheet,
-    grid_csv,
-    grid_sheet,
-    to_rich,
-)
-from analysis.studies.effects_figure import draw_effects
-from analysis.tables import group_title
 from rlbench.base.errors import BadInput
-from rlbench.base.files import new_folder
 
 DESCRIPTION = """\
 Show which settings of a sweep help: a grid of all combinations, and the main effect of each setting.
@@ -48,20 +32,11 @@ that the runs do not have
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
-    console = command.terminal()
-    collection = collect(options.runs)
-    command.show_problems(console, options.runs, collection.problems)
-    ablation = build_ablation(
-        _only_group(collection, options.runs),
-        options.metric,
-        factors=options.factors,
-        references=options.reference,
-        resamples=options.resamples,
-    )
-    console.print(to_rich(ablation, console.width))
-    console.print()
-    command.show_written(console, write(ablation, command.out_folder(options)))
-    return 0
+    if wrong := command.no_folders(options.runs):
+        raise BadInput(*wrong)
+    from analysis.commands.ablation import run  # loads pandas and matplotlib
+
+    return run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,33 +70,6 @@ def _references(text: str) -> dict[str, str]:
     if not all(level for _, _, level in pairs):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form KEY=LEVEL,KEY=LEVEL")
     return {key: level for key, _, level in pairs}
-
-
-def _only_group(collection: Collection, folder: Path) -> Collection:
-    if collection.runs.empty:
-        raise BadInput(f"no finished run below {folder}, so there is nothing to compare")
-    groups = collection.groups()
-    if len(groups) > 1:
-        found = "; ".join(group_title(group) for group in groups)
-        raise BadInput(f"{folder} has several experiments, datasets or models ({found}); give the folder of one")
-    return groups[0]
-
-
-def write(ablation: Ablation, out: Path) -> list[Path]:
-    """Write tables and figure. Returns the files written."""
-    new_folder(out, "--out")
-    texts = {
-        "grid.md": to_markdown(grid_sheet(ablation)),
-        "grid.csv": grid_csv(ablation),
-        "effects.md": to_markdown(effects_sheet(ablation)),
-        "effects.csv": effects_csv(ablation),
-    }
-    written = command.write_texts(out, texts)
-    figure = draw_effects(ablation)
-    if figure is not None:
-        written += save(figure, out / "effects")
-    command.set_aside(out, ("effects.png", "effects.svg"), written)
-    return written
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """`python -m analysis.collect runs/mini`: store the runs of a folder as parquet, for pandas and the other commands."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis.collection import collect, stored
-from analysis.command import COLLECTED, add_folder, default_folder, make_parser, refusing, say, show_problems, terminal
+from analysis import command
+from rlbench.base.errors import BadInput
 
 DESCRIPTION = """\
 Collect all runs below RUNS into tables that pandas, pyarrow and duckdb can read, and that every command of
@@ -26,20 +27,21 @@ exit code: 0 written or up to date (even if runs were left out); 2 no such folde
 """
 
 
-@refusing("collect")
+@command.refusing("collect")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = make_parser("collect", DESCRIPTION, EPILOG, "folder with run directories at any depth")
-    add_folder(parser, f"reports/<RUNS below runs/>/{COLLECTED}")
-    options = parser.parse_args(arguments)
-    out = options.out or default_folder(options.runs) / COLLECTED
-    done = stored.update(options.runs, out)
-    collection = collect(out)
-    console = terminal()
-    show_problems(console, options.runs, collection.problems)
-    counts = f"{len(collection.runs)} runs used; {done.read} read, {done.kept} unchanged, {done.gone} removed"
-    say(console, f"{out}: {counts}")
-    return 0
+    options = _parser().parse_args(arguments)
+    if wrong := command.no_folders(options.runs):
+        raise BadInput(*wrong)
+    from analysis.commands.collect import run  # loads pandas
+
+    return run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.make_parser("collect", DESCRIPTION, EPILOG, "folder with run directories at any depth")
+    command.add_folder(parser, f"reports/<RUNS below runs/>/{command.COLLECTED}")
+    return parser
 
 
 if __name__ == "__main__":

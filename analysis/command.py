@@ -7,24 +7,24 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
-from analysis import statistics
-from analysis.collection import Collection
-from analysis.collection.reading import Problem, Unusable, printable
+from analysis.problems import Problem, Unusable, printable
+from analysis.resamples import MOST_RESAMPLES, RESAMPLES
 from rlbench.base.errors import BadInput
 from rlbench.base.files import new_folder, write_text
 from rlbench.base.program import as_started
 from rlbench.config.arguments import whole
 
+if TYPE_CHECKING:
+    from analysis.collection import Collection  # loads pandas
+
 Command = Callable[..., int]
 COLLECTED = "collected"
 """Default folder name of a collection of runs."""
-
-MOST_RESAMPLES = 10**6
-"""Maximum number of resamples. More change no displayed digit and fill the memory."""
 
 TERMINAL_WIDTH = 120
 """Line width when output goes to a file."""
@@ -65,7 +65,7 @@ def add_resamples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resamples",
         type=whole(1, MOST_RESAMPLES),
-        default=statistics.RESAMPLES,
+        default=RESAMPLES,
         metavar="N",
         help="bootstrap resamples behind each interval (default: %(default)s)",
     )
@@ -94,9 +94,19 @@ def default_folder(runs: Path, top: str = "reports") -> Path:
     return Path(top, *parts)
 
 
+def no_folders(*paths: Path) -> list[str]:
+    """Report the paths that are no folders. Commands do this before they load large packages."""
+    return [f"there is no folder {path}" for path in paths if not path.is_dir()]
+
+
 def usable_groups(
-    collection: Collection, runs: Path, console: Console, use: Callable[[Collection], object], what: str, purpose: str
-) -> list[Collection]:
+    collection: "Collection",
+    runs: Path,
+    console: Console,
+    use: Callable[["Collection"], object],
+    what: str,
+    purpose: str,
+) -> list["Collection"]:
     """The groups of a collection that a command can use.
 
     Args:

@@ -5,83 +5,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from analysis.collection import collect
-from analysis.command import refusing, spoken, terminal
-from analysis.render.numbers import share
-from analysis.render.sheet import sheet_of, to_rich
-from analysis.render.spreadsheet import as_text
+from analysis import command
 from rlbench.base.errors import BadInput
-from rlbench.base.files import write_text
-from rlbench.base.program import as_started
+
+DESCRIPTION = """\
+Choose the best variant of each algorithm and reward by its mean over seeds on validation.
+
+Reads every finished RL run with a variant below RUNS, such as the cells of a sweep over a learning rate, and prints one
+row per variant, best first. The test split is not used. Runs that are not done or not sound are left out and named.
+"""
+EPILOG = """\
+example:  python -m analysis.select runs/mini_learning_rates
+          python -m analysis.select runs/mini_learning_rates --metric recall@10 --out chosen.csv
+exit code: 0 printed (even if runs were left out); 2 no such folder, no run with a variant in it, or an unknown metric
+"""
 
 
-def scores(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean validation metric of every variant, best first within its algorithm and reward.
-
-    Returns:
-        columns algorithm, reward, variant, seeds, mean, low, high (over seeds), chosen.
-
-    Raises:
-        BadInput: if the runs have no variants or no such metric.
-    """
-    column = f"validation.{metric}"
-    if column not in runs:
-        known = sorted(c.removeprefix("validation.") for c in runs.columns if c.startswith("validation."))
-        if not known:
-            raise BadInput("no run has validation metrics, so there is nothing to choose by")
-        raise BadInput(f"--metric {metric} is not recorded; known: {', '.join(known)}")
-    swept = runs[(runs["stage"] == "rl") & runs["variant"].notna()]
-    if swept.empty:
-        raise BadInput(
-            "no run has a variant; sweep a setting, for example trainer.rl.learning_rate=1e-4,1e-3, or set variant=..."
-        )
-    reward = swept["reward"].str.split(" @ ").str[0]
-    grouped = swept.assign(reward=reward).groupby(["algorithm", "reward", "variant"])[column]
-    table = grouped.agg(seeds="count", mean="mean", low="min", high="max").reset_index()
-    table = table.sort_values(["algorithm", "reward", "mean"], ascending=[True, True, False], kind="stable")
-    table["chosen"] = ~table.duplicated(["algorithm", "reward"])
-    return table.reset_index(drop=True)
-
-
-def check_comparable(runs: pd.DataFrame) -> None:
-    """Check that the scores of the runs can be averaged and compared.
-
-    Raises:
-        BadInput: if the runs belong to several experiments, datasets or models.
-    """
-    for what in ("experiment", "dataset", "model"):
-        found = sorted(set(runs[what]))
-        if len(found) > 1:
-            raise BadInput(f"the runs have more than one {what} ({', '.join(found)}); give the folder of one of them")
-
-
-@refusing("select")
+@command.refusing("select")
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog=as_started("python -m analysis.select"), description=as_started(str(__doc__)))
-    parser.add_argument("runs", type=Path, help="folder of the sweep, for example runs/mini_learning_rates")
-    parser.add_argument("--metric", default="ndcg@10", help="validation metric (default ndcg@10)")
-    parser.add_argument("--out", type=Path, help="also write the table to this CSV file")
-    options = parser.parse_args(arguments)
-    collection = collect(options.runs)
-    check_comparable(collection.runs)
-    table = scores(collection.runs, options.metric)
-    for problem in collection.problems:
-        print(f"{spoken('select')}: {problem}", file=sys.stderr)
-    rows = [
-        (str(row["algorithm"]), str(row["reward"]), str(row["variant"]), str(row["seeds"]), share(row["mean"], 4))
-        + (f"{share(row['low'], 4)} to {share(row['high'], 4)}", "chosen" if row["chosen"] else "")
-        for _, row in table.iterrows()
-    ]
-    header = ("algorithm", "reward", "variant", "seeds", f"validation {options.metric}", "over seeds", "")
-    sheet = sheet_of(f"Variants of {options.runs}", header, rows, names=3)
-    console = terminal()
-    console.print(to_rich(sheet, console.width))
-    if options.out is not None:
-        texts = {name: table[name].map(as_text) for name in ("algorithm", "reward", "variant")}
-        write_text(options.out, table.assign(**texts).to_csv(index=False, float_format="%.6f"))
-    return 0
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    if wrong := command.no_folders(options.runs):
+        raise BadInput(*wrong)
+    from analysis.commands.select import run  # loads pandas
+
+    return run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.make_parser("select", DESCRIPTION, EPILOG, "folder of the sweep, run directories at any depth")
+    parser.add_argument("--metric", default="ndcg@10", help="validation metric (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the table to this CSV file")
+    return parser
 
 
 if __name__ == "__main__":

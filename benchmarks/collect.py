@@ -27,9 +27,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from analysis import tables
 from analysis.collection import collect
 from analysis.collection import stored as collected
+from analysis.tables.build import build_table
+from analysis.tables.write import to_csv
 from rlbench.config.arguments import count
 
 SEEDS = 5
@@ -165,7 +166,7 @@ def work(what: str, folder: Path, out: Path, resamples: int) -> str:
         collected.update(folder, out)
     if what == "table":
         (group,) = collect(folder).groups()
-        return tables.to_csv(tables.build_table(group, resamples=resamples))
+        return to_csv(build_table(group, resamples=resamples))
     return ""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from analysis.collection import collect
 from analysis.html import group_page
-from analysis.tables import build_table
+from analysis.tables.build import build_table
 from rlbench.config.arguments import count
 from tests.browser import Opened, chromium
 from tests.helpers_report import write_full_sweep

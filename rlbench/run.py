@@ -4,7 +4,7 @@ import os
 import sys
 
 import hydra
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from rlbench.base.errors import BadInput, OutOfMemory
 from rlbench.base.files import DiskFull
@@ -13,7 +13,7 @@ from rlbench.base.program import CONF
 from rlbench.config.places import check_places
 from rlbench.config.resolving import resolve
 from rlbench.running.checks import check_values
-from rlbench.running.cli import check_overrides, config_dir, fail, groups, in_config, is_one_run
+from rlbench.running.cli import check_overrides, config_dir, fail, groups, in_config, is_one_run, without_hydra
 from rlbench.running.help import help_text
 from rlbench.runs.directory import PREEMPTED
 from rlbench.runs.processes import ProcessFailed, count, is_main, leave, let_the_main_process_speak
@@ -60,8 +60,6 @@ def start() -> None:
     except BadInput as error:
         fail(error)
     if is_one_run(arguments, composed):
-        with open_dict(composed):
-            del composed["hydra"]
-        main(composed)  # Hydra would compose the config twice more
+        main(without_hydra(composed))  # Hydra would compose the config twice more
     else:
         main()

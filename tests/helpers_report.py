@@ -13,9 +13,9 @@ from analysis import statistics
 from analysis.collection import Collection
 from analysis.html.rows import looks
 from analysis.statistics import Scores
-from analysis.tables import share_of
 from analysis.tables.compare import Side, correct, find_lead, lead_of
 from analysis.tables.headline import Headline
+from analysis.tables.scores import share_of
 from tests.helpers_analysis import hash_of, reseal, write_identity, write_sweep
 
 HOSTILE = "</script><script>window.hurt = 1</script><!-- <img src=x onerror=hurt()> \u2028"

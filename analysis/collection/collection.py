@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from analysis.collection import stored
 from analysis.collection.measurements import Measurements
-from analysis.collection.reading import FinishedRun, Problem, Unusable, find_runs, read_run, run_row
+from analysis.collection.reading import FinishedRun, find_runs, read_run, run_row
 from analysis.collection.screening import screened
 from analysis.collection.sources import CURVES, SPENT, Queries, RunFolders, Source, stack
+from analysis.problems import Problem, Unusable
 from rlbench.base.errors import BadInput
 from rlbench.base.nested import flatten
 

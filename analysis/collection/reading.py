@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
-from unicodedata import category
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from analysis.problems import Unusable
 from rlbench.base.digests import LIST_FILE, difference, read_list
 from rlbench.base.nested import flatten
 from rlbench.base.records import SHOWN, Damaged, RowsFile
@@ -66,40 +66,6 @@ LATER_BUDGET_FIELDS = (
 """Dotted keys in a budget that may be absent or null, and are then NaN."""
 MEAN_TOLERANCE = 1e-6
 """Allowed difference between result.json and the mean of the predictions, due to rounding."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem of one run.
-
-    Attributes:
-        run: its directory, relative to the folder that was searched.
-        reason: what is wrong, and what to do about it if anything.
-        left_out: whether the run is excluded from all tables and curves.
-    """
-
-    run: str
-    reason: str
-    left_out: bool = True
-
-    def __str__(self) -> str:
-        return printable(f"{self.run}: {self.reason}")
-
-
-CONTROL = ("Cc", "Cf", "Cs")
-"""Unicode categories that control a terminal or cannot be shown: control, format, lone surrogate."""
-
-
-def printable(text: str) -> str:
-    """Escape control characters for a terminal, so that a name cannot move the cursor."""
-    return "".join(
-        letter.encode("unicode_escape").decode() if letter != "\n" and category(letter) in CONTROL else letter
-        for letter in text
-    )
-
-
-class Unusable(Exception):
-    """Raised for a run that cannot be used; the message says why."""
 
 
 @contextlib.contextmanager

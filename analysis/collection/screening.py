@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis.collection.reading import FinishedRun, Problem
+from analysis.collection.reading import FinishedRun
+from analysis.problems import Problem
 from rlbench.base.content import SHOWN
 from rlbench.base.nested import flatten
 from rlbench.config.row_names import value_text, variant

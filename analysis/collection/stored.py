@@ -37,14 +37,13 @@ from analysis.collection.reading import (
     SPENDING,
     Content,
     FinishedRun,
-    Problem,
-    Unusable,
     find_runs,
     read_run,
     run_row,
 )
 from analysis.collection.screening import screened
 from analysis.collection.sources import Source
+from analysis.problems import Problem, Unusable
 from rlbench.base.digests import LIST_FILE, Entries, difference, entry, is_entry, own_digest
 from rlbench.base.errors import BadInput
 from rlbench.base.files import (

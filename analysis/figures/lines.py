@@ -23,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.collection import Collection
 from analysis.collection.stages import SHARED_STAGES
+from analysis.figures.choices import MANY, TRAINING
 from analysis.figures.grid import across_for, colour_bar, label_lowest, panel_grid, short_names, title_size, wrapped
 from analysis.figures.labels import Key, axis_label
 from analysis.figures.reported import Reported, draw_beside
@@ -40,9 +41,6 @@ from analysis.figures.style import FAINT, GREY, SAME, STYLE, axis_unit, legend_b
 from analysis.render.numbers import many, share
 from rlbench.lists.metric_catalogue import metric_of
 
-MANY = 9
-"""Maximum number of rows in one panel."""
-
 REFERENCE = {"sft": (0, (4, 3)), "oracle": (0, (1.5, 2))}
 """Dash patterns of the horizontal reference lines."""
 
@@ -51,19 +49,6 @@ OFF_SCALE = 1.6
 
 FEW_POINTS = 25
 """Curves with more points than this get markers on some points only."""
-
-TRAINING: tuple[Key, ...] = (
-    ("train", "reward"),
-    ("train", "hits"),
-    ("validation", "in_catalog"),
-    ("train", "entropy"),
-    ("train", "kl"),
-    ("train", "clip_low"),
-    ("train", "clip_high"),
-    ("train", "list_length"),
-    ("train", "frac_zero_variance_units"),
-)
-"""Default panels of a training figure. Metrics that no run logged are skipped."""
 
 
 @dataclass(frozen=True)

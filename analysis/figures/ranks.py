@@ -27,9 +27,6 @@ SCALE = "cividis"
 RANK_METRICS = tuple(metric.name for metric in (*TRAINING, *EVALUATION) if metric.k == "rank")
 """Metrics per rank, such as `reward@k`."""
 
-SHOWN = ("reward@k", "hits@k", "advantage_std@k")
-"""Maps drawn by default."""
-
 
 def split_of(metric: str) -> str:
     """Split on which a metric of `RANK_METRICS` is measured."""

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.collection import Collection
+from analysis.figures.choices import AXES, BACKBONES, REGIMES
 from analysis.figures.grid import label_lowest, panel_grid
-from analysis.figures.series import AXES
 from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, legend_below
 from analysis.statistics import Floats
 from rlbench.base.program import EXPERIMENTS
@@ -24,16 +24,7 @@ CURVES = EXPERIMENTS / "reported" / "curves.csv"
 PAPER = "paper figure"
 """Prefix of the source of curves from the Rank-GRPO paper (arXiv 2510.20150). Other sources are independent runs."""
 
-METRIC = "ndcg@20"
-"""Metric that the paper plots over updates."""
-
 SOURCE = "Reported in arXiv 2510.20150, read off its figures (to about 0.0003); one seed each."
-
-BACKBONES = {"qwen2.5_0.5b": "Qwen2.5-0.5B", "llama3.2_1b": "Llama-3.2-1B", "llama3.2_3b": "Llama-3.2-3B"}
-"""The paper's names of the models in conf/model."""
-
-REGIMES = {1: "on-policy", 2: "mu=2"}
-"""The paper's names for the number of updates per rollout."""
 
 DASHES = (0, (2.5, 1.5))
 

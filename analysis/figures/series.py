@@ -13,10 +13,6 @@ import pandas as pd
 
 from analysis.collection import Collection
 from analysis.statistics import Floats, seed_interval
-from rlbench.lists.metric_catalogue import metric_title
-
-AXES = {name: metric_title(name) for name in ("updates", "completions", "generated_tokens", "seconds")}
-"""Possible x axes of curves, with their axis labels."""
 
 INTERVAL_SEEDS = 3
 """Fewest seeds for which a band is an interval; with fewer it is the range."""

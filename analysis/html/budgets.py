@@ -13,7 +13,8 @@ from analysis.html.grid import MISSING, GridCell, Head, amount, grid, number, se
 from analysis.html.markup import Html, tag
 from analysis.html.rows import Look, name_cell, named
 from analysis.render.numbers import first_words, percent
-from analysis.tables import UNEQUAL, unequal_note
+from analysis.tables.marks import unequal_note
+from analysis.tables.model import UNEQUAL
 from rlbench.base.durations import duration
 from rlbench.lists.metric_catalogue import metric_title
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from analysis.collection import Problem
 from analysis.html.grid import folded, lines, section
 from analysis.html.markup import Html, breakable, join, tag
+from analysis.problems import Problem
 from analysis.tables.cautions import THRESHOLDS, Caution
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.collection import Collection
+from analysis.figures.choices import AXES
 from analysis.figures.labels import metric_label
 from analysis.figures.ranks import RANK_METRICS, split_of
 from analysis.figures.series import (
-    AXES,
     SMOOTHING,
     RankMap,
     in_bins,

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-from analysis.collection import Collection, Problem
+from analysis.collection import Collection
 from analysis.collection.origins import origins
 from analysis.html.budgets import budgets
 from analysis.html.cautions import caution_section, problem_lines
@@ -25,10 +25,11 @@ from analysis.html.results import every_run, results
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
+from analysis.problems import Problem
 from analysis.render.numbers import counted
-from analysis.tables import UNEQUAL, Table
 from analysis.tables.cautions import cautions
 from analysis.tables.headline import Headline, headline_of, ranking_metric, rule_notes, sentences
+from analysis.tables.model import UNEQUAL, Table
 from rlbench.base.program import as_started
 
 SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")

@@ -12,9 +12,10 @@ from analysis.html.grid import MISSING, GridCell, Head, amount, grid, lines, num
 from analysis.html.markup import Html, breakable, join, tag
 from analysis.html.rows import Look, ink, name_cell
 from analysis.render.numbers import Interval, bounds, chance, share, signed
-from analysis.tables import Lead, Table, detectable_text
+from analysis.tables.compare import detectable_text
 from analysis.tables.headline import Headline, lead_note, ranking_metric
 from analysis.tables.marks import PERMUTED
+from analysis.tables.model import Lead, Table
 from rlbench.base.durations import duration
 from rlbench.lists.metric_catalogue import metric_title
 from rlbench.runs.record import required_metrics

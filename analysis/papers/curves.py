@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.choices import AXES
 from analysis.figures.grid import panel_grid
 from analysis.figures.labels import in_lines
-from analysis.figures.series import AXES
 from analysis.figures.style import COLOURS, GREY, STYLE, draw_legend, show_constant
 from analysis.papers.reported import TITLES
 from analysis.statistics import Floats

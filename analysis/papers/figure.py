@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import statistics
-from analysis.collection import Collection, Problem
+from analysis.collection import Collection
 from analysis.figures.reported import read_points
 from analysis.figures.style import SAME
 from analysis.papers.curves import SINGLE_POINTS, Curve, draw, draw_ranks
@@ -22,11 +22,13 @@ from analysis.papers.page import Page, number, signed
 from analysis.papers.reported import DIGITISING, EXPERIMENTS, LARGEST_ERROR, MODELS, SMALLEST, TITLES
 from analysis.papers.runs import missing_sheets, read_groups, runs_of, settings_notes
 from analysis.papers.verdicts import NO_RUN, ONE_EVALUATION, SEEDS_AGREE, TOO_FEW_SEEDS, judged, sign, tally
+from analysis.problems import Problem
 from analysis.render.numbers import NONE, Interval, chance
 from analysis.render.sheet import NOTHING, Cells, Sheet, estimate, sheet_of
 from analysis.render.spreadsheet import csv_interval, csv_number, csv_text
 from analysis.statistics import Floats
-from analysis.tables import FEWEST_SEEDS, cell_of
+from analysis.tables.compare import FEWEST_SEEDS
+from analysis.tables.scores import cell_of
 
 if TYPE_CHECKING:
     from analysis.papers.runs import Missing

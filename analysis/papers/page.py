@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
-from analysis.collection import Problem
 from analysis.command import say, write_texts
 from analysis.figures.style import save
+from analysis.problems import Problem
 from analysis.render import numbers
 from analysis.render.sheet import Sheet, to_latex, to_markdown, to_rich
 from rlbench.base.files import new_folder

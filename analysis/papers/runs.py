@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis.collection import Collection, Problem, collect
+from analysis.collection import Collection, collect
 from analysis.papers.page import COMMAND
+from analysis.problems import Problem
 from analysis.render.sheet import Sheet, sheet_of
 from rlbench.base.errors import BadInput
 from rlbench.base.nested import flatten

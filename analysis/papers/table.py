@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import statistics
-from analysis.collection import Collection, Problem
+from analysis.collection import Collection
 from analysis.papers.reported import (
     BESIDE,
     EXPERIMENTS,
@@ -21,10 +21,11 @@ from analysis.papers.reported import (
 )
 from analysis.papers.runs import read_groups, runs_of, settings_notes, shared
 from analysis.papers.verdicts import NO_RUN, TOO_FEW_SEEDS, Level, level, sign
+from analysis.problems import Problem
 from analysis.render.numbers import Interval
 from analysis.statistics import Scores
-from analysis.tables import FEWEST_SEEDS, cell_of, row_scores, share_of
-from analysis.tables.scores import one_metric
+from analysis.tables.compare import FEWEST_SEEDS
+from analysis.tables.scores import cell_of, one_metric, row_scores, share_of
 from rlbench.base.errors import BadInput
 
 if TYPE_CHECKING:

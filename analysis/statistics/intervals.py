@@ -36,9 +36,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from analysis.resamples import RESAMPLES
+
 Floats = NDArray[np.float64]
 
-RESAMPLES = 2_000
 LEVEL = 0.95
 STREAM = 20_150
 """Seed of the resampling: the same runs give the same digits, and all rows the same resampled contexts."""

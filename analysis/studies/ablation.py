@@ -16,17 +16,8 @@ from analysis.render.sheet import NOTHING, Cells, Line, Sheet, Shown, estimate, 
 from analysis.render.sheet import to_rich as sheet_to_rich
 from analysis.render.spreadsheet import csv_interval, csv_p, csv_text
 from analysis.studies.factorial import CLEAR, Combination, Design, Effect, effects, find_design, grid, missing_cells
-from analysis.tables import (
-    ONE_SEED,
-    ONE_SEED_NOTE,
-    UNEQUAL,
-    checkpoint_note,
-    group_title,
-    marked,
-    sft_note,
-    test_note,
-    unequal_note,
-)
+from analysis.tables.marks import ONE_SEED_NOTE, checkpoint_note, group_title, marked, sft_note, test_note, unequal_note
+from analysis.tables.model import ONE_SEED, UNEQUAL
 from rlbench.base.errors import BadInput, nearest
 from rlbench.lists.metric_catalogue import metric_title
 

@@ -23,17 +23,19 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from analysis.collection import Collection
-from analysis.figures.series import AXES, own_curves, rl_rows, row_names
+from analysis.figures.choices import AXES
+from analysis.figures.series import own_curves, rl_rows, row_names
 from analysis.figures.style import SAME
 from analysis.render.numbers import Interval
 from analysis.statistics import Estimate, Floats, Scores, holm_known, paired_difference, seed_interval
-from analysis.tables import FEWEST_SEEDS, cell_of, group_title
+from analysis.studies.thresholds import FINAL, threshold_value
+from analysis.tables.compare import FEWEST_SEEDS
+from analysis.tables.marks import group_title
+from analysis.tables.scores import cell_of
 from rlbench.base.errors import BadInput
 from rlbench.lists.metric_catalogue import inside, metric_of
 
 Curve = tuple[Floats, Floats]
-
-FINAL = "final"
 
 UNITS = {axis: metric_of(axis).unit or inside(title) for axis, title in AXES.items()}
 
@@ -251,23 +253,6 @@ def _held(curve: Curve, horizon: float) -> Curve:
     """A curve whose last value is held until the horizon, because a run that stopped early yields that policy."""
     x, y = curve
     return curve if x[-1] >= horizon else (np.append(x, horizon), np.append(y, y[-1]))
-
-
-def threshold_value(asked: str, start: float, final: float) -> float:
-    """Value of a threshold from the user's spelling.
-
-    Raises:
-        BadInput: if it is not a valid threshold.
-    """
-    if asked == FINAL:
-        return final
-    try:
-        number = float(asked.removesuffix("%"))
-    except ValueError:
-        number = np.nan
-    if not np.isfinite(number):
-        raise BadInput(f"--threshold {asked}: give {FINAL}, a share of the way like 50%, or a number like 0.13")
-    return start + number / 100 * (final - start) if asked.endswith("%") else number
 
 
 def _passages(

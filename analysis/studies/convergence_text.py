@@ -8,8 +8,9 @@ from analysis.figures.style import axis_unit
 from analysis.render.numbers import Interval, chance, share, signed
 from analysis.render.sheet import NOTHING, Cells, Sheet, Shown, estimate, sheet_of
 from analysis.render.spreadsheet import csv_text
-from analysis.studies.convergence import FINAL, UNITS, Convergence, Passage, Threshold, at_least
-from analysis.tables import FEWEST_SEEDS
+from analysis.studies.convergence import UNITS, Convergence, Passage, Threshold, at_least
+from analysis.studies.thresholds import FINAL
+from analysis.tables.compare import FEWEST_SEEDS
 from rlbench.lists.metric_catalogue import metric_title
 
 

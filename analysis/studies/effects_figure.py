@@ -15,7 +15,8 @@ from analysis.render.numbers import chance, share, signed
 from analysis.render.sheet import estimate
 from analysis.studies.ablation import NO_P, Ablation
 from analysis.studies.factorial import CLEAR, Effect
-from analysis.tables import ONE_SEED, UNEQUAL, marked
+from analysis.tables.marks import marked
+from analysis.tables.model import ONE_SEED, UNEQUAL
 from rlbench.lists.metric_catalogue import metric_title
 
 REACH = 2.5

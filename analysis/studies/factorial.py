@@ -25,7 +25,10 @@ from analysis.collection import Collection
 from analysis.figures.style import SAME
 from analysis.render.numbers import Interval
 from analysis.statistics import Estimate, Floats, Scores, holm_known, pooled_interval
-from analysis.tables import BUDGET, FEWEST_SEEDS, ONE_SEED, UNEQUAL, cell_of, row_scores, share_of, unequal_budgets
+from analysis.tables.compare import FEWEST_SEEDS
+from analysis.tables.marks import unequal_budgets
+from analysis.tables.model import BUDGET, ONE_SEED, UNEQUAL
+from analysis.tables.scores import cell_of, row_scores, share_of
 from rlbench.base.errors import BadInput, nearest
 
 ABSENT = "absent"

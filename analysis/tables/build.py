@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.collection import Collection, Problem
+from analysis.collection import Collection
+from analysis.problems import Problem
 from analysis.render.numbers import Interval
 from analysis.tables import compare, marks, select
 from analysis.tables.compare import Family, Found, Side

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.collection import Collection, Problem
+from analysis.collection import Collection
 from analysis.collection.measurements import Measurements
 from analysis.collection.origins import Origin, by_versions, files, short
+from analysis.problems import Problem
 from analysis.render.numbers import counted, first_words, percent, words
 from analysis.tables.compare import FEWEST_SEEDS
 from analysis.tables.headline import Headline, low_power_note

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import statistics
-from analysis.collection import Collection, Problem
+from analysis.collection import Collection
+from analysis.problems import Problem
 from analysis.render.numbers import many, share
 from analysis.tables.compare import LEVEL, Family
 from analysis.tables.model import BUDGET, MARKS, MISSING, ONE_SEED, STOPPED, UNEQUAL, Row, Versus

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from analysis.collection import Problem
+from analysis.problems import Problem
 from analysis.render.numbers import Interval, bounds, chance, count, share, signed
 from analysis.render.sheet import NOTHING, Line, Sheet, Shown, estimate
 from analysis.render.spreadsheet import csv_interval, csv_p, csv_text

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlbench.base.errors import BadInput, nearest, nearest_key
@@ -120,6 +120,13 @@ def is_one_run(arguments: Sequence[str], composed: DictConfig) -> bool:
     of_hydra = [word for word in words.others if word.lstrip("+~").startswith("hydra")]
     plain = all(word.startswith(OF_SWEEPS) for word in of_hydra)
     return plain and not words.flags and composed.hydra.mode is not RunMode.MULTIRUN
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """Return a composed config without Hydra's own settings. Changes the config."""
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
 
 
 def _plugins(overrides: Sequence[Override]) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analysis.status import survey
+from analysis.commands.status import survey
 from rlbench.base.errors import BadInput
 from rlbench.base.preemption import Preempted
 from rlbench.base.progress import Progress

@@ -88,7 +88,7 @@ def test_from_lists_to_demonstrations_and_back_into_the_dataset(lists, dataset, 
 
 
 def test_the_teachers_own_lists_need_no_encoder(lists, overrides, tmp_path, monkeypatch):
-    monkeypatch.setattr("rlbench.demonstrate.load_encoder", None)
+    monkeypatch.setattr("rlbench.commands.demonstration.load_encoder", None)
     out = tmp_path / "teacher.jsonl"
     assert demonstrate.main([str(lists), "--steps", "teacher", "--out", str(out), *overrides]) == 0
     assert rows_of(out)[1]["completion"] == "Saw (2004)\nThe Conjuring (2013)\nHalloween Returns Again (2027)"

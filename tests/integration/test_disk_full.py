@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analysis.status import survey
+from analysis.commands.status import survey
 from rlbench.base.files import PARTIAL, DiskFull, free_bytes
 from rlbench.config.schema import Config
 from rlbench.running.cli import CONF

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.status import survey
+from analysis.commands.status import survey
 from rlbench.config.schema import Config
 from rlbench.running.runner import run
 from rlbench.runs.directory import DONE, INTERRUPTED, PREEMPTED, Run, locate

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser
 
 from analysis.collection import collect
 from analysis.html import group_page
-from analysis.tables import build_table
+from analysis.tables.build import build_table
 from tests.browser import Opened, chromium
 from tests.helpers_analysis import budget, queries, write_run
 from tests.helpers_report import write_full_sweep

@@ -14,8 +14,9 @@ import pytest
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from analysis import report, rescore, status
+from analysis import report, status
 from analysis.collection import collect
+from analysis.commands import rescore
 from rlbench import inspect
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json

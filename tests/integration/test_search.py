@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from analysis.collection import collect
-from analysis.status import survey
+from analysis.commands.status import survey
 from rlbench.running.cli import CONF
 from rlbench.runs.directory import PRUNED
 from tests.conftest import SMALL

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from analysis.collection import collect
-from analysis.tables import build_table
+from analysis.tables.build import build_table
 from rlbench.base.errors import BadInput
 from rlbench.base.jsonl import read_rows
 from rlbench.config.schema import Config

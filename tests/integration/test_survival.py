@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from analysis.status import survey
+from analysis.commands.status import survey
 from rlbench.base.files import PARTIAL
 from rlbench.config.schema import Config
 from rlbench.running.cli import CONF

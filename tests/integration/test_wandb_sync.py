@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from analysis import report, wandb_check
+from analysis.commands.wandb_check import joined as join
+from analysis.commands.wandb_check import measured, tables
 from rlbench.base.jsonl import read_rows
 from rlbench.running.cli import CONF
 from rlbench.runs.completions import as_table
@@ -71,8 +73,8 @@ def test_the_files_hold_what_the_run_directories_hold(sweep: Path) -> None:
     for directory in directories(sweep):
         (file,) = directory.glob("wandb/offline-run-*/*.wandb")
         tracked = read_run(file)
-        points = wandb_check.measured(directory / "metrics.jsonl")
-        joined = wandb_check.joined([tracked])
+        points = measured(directory / "metrics.jsonl")
+        joined = join([tracked])
         assert {key: joined[key] for key in points} == points
         config = yaml.safe_load((directory / "config.yaml").read_text())
         assert {key: tracked.config[key] for key in config} == config
@@ -125,14 +127,14 @@ def test_wandb_sync_sends_all_of_it(sweep: Path, tmp_path: Path) -> None:
         for directory in directories(sweep):
             (file,) = directory.glob("wandb/offline-run-*/*.wandb")
             offline, online = read_run(file), server.runs[read_run(file).id]
-            points = wandb_check.measured(directory / "metrics.jsonl")
+            points = measured(directory / "metrics.jsonl")
             for name in {name for name, _ in points}:
                 assert dict(online.curve(name)) == {step: value for (of, step), value in points.items() if of == name}
             assert settings(online.config) == settings(offline.config)
             assert online.fields["groupName"] == offline.group and online.fields["jobType"] == offline.job_type
             assert online.fields["tags"] == offline.tags and online.fields["displayName"] == offline.name
-            assert {name: content for name, content in online.files.items() if name in wandb_check.tables(offline)} == {
-                name: (file.parent / "files" / name).read_bytes() for name in wandb_check.tables(offline)
+            assert {name: content for name, content in online.files.items() if name in tables(offline)} == {
+                name: (file.parent / "files" / name).read_bytes() for name in tables(offline)
             }
             assert online.exit_code == 0
         (shown,) = [run for run in server.runs.values() if run.fields.get("jobType") == "report"]
@@ -155,7 +157,7 @@ def test_moved_runs_send_all_but_the_copies_of_tables(sweep: Path, tmp_path: Pat
                 marker.unlink()
             synced(server, tmp_path, *moved.glob("wandb/offline-run-*"))
             (run_id,) = set(server.runs) - {ARTIFACTS}
-            points = wandb_check.measured(moved / "metrics.jsonl")
+            points = measured(moved / "metrics.jsonl")
             assert len(server.runs[run_id].history) > 0 and points
             assert any(name.startswith("media/table/completions") for name in server.runs[run_id].files)
             assert ARTIFACTS not in server.runs
@@ -190,8 +192,8 @@ def test_two_attempts_are_two_runs_whose_curves_join(tmp_path: Path) -> None:
     assert first.group == second.group and first.id != second.id
     assert second.name == f"{first.name} (attempt 2)"
     assert (first.config["identity"]["attempt"], second.config["identity"]["attempt"]) == (1, 2)
-    points = wandb_check.measured(target.root / "metrics.jsonl")
-    joined = wandb_check.joined([first, second])
+    points = measured(target.root / "metrics.jsonl")
+    joined = join([first, second])
     assert {key: value for key, value in joined.items() if key in points} == points
     for curve, alone in (("train/loss", first), ("train/loss", second)):
         assert len(alone.curve(curve)) < 40

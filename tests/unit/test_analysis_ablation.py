@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.ablation import Ablation, build_ablation, draw_effects, main
+from analysis.ablation import main
 from analysis.collection import Collection, collect
+from analysis.commands.ablation import Ablation, build_ablation, draw_effects
 from analysis.render.numbers import chance
 from analysis.statistics import Scores, holm, mean_interval, pooled_interval
 from analysis.studies.factorial import (
@@ -24,7 +25,7 @@ from analysis.studies.factorial import (
     matched_pairs,
     missing_cells,
 )
-from analysis.tables import ONE_SEED, UNEQUAL
+from analysis.tables.model import ONE_SEED, UNEQUAL
 from rlbench.base.errors import BadInput
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import budget, queries, write_run

@@ -27,11 +27,11 @@ from analysis.render.numbers import Interval, chance
 from analysis.statistics import Scores
 from analysis.studies.convergence import area
 from analysis.studies.factorial import Effect
-from analysis.tables import UNEQUAL
 from analysis.tables.build import build, build_table
 from analysis.tables.cautions import _entropy, _lists, _seeds
 from analysis.tables.compare import Family, Side, correct, find, find_lead, versus_of
 from analysis.tables.headline import _power, low_power_note
+from analysis.tables.model import UNEQUAL
 from analysis.tables.scores import samples_digest
 from analysis.tables.select import Folder
 from analysis.tables.spec import parse_spec

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.convergence import Convergence, compare, main, sentences, threshold_value, to_csv
-from analysis.studies.convergence import area, passage_time, ratio_interval
-from analysis.studies.convergence_text import convergence_sheet, notes
+from analysis.convergence import main
+from analysis.studies.convergence import Convergence, area, compare, passage_time, ratio_interval
+from analysis.studies.convergence_text import convergence_sheet, notes, sentences, to_csv
+from analysis.studies.thresholds import threshold_value
 from benchmarks.convergence import LEARNERS, bias, coverage, first_passage
 from rlbench.base.errors import BadInput
 from tests.helpers_analysis import write_sweep

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.collection import Collection, collect
-from analysis.curves import figures, main
+from analysis.commands.curves import figures
+from analysis.curves import main
 from analysis.figures.grid import across_for, short_names, wrapped
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.ranks import column_edges, draw_ranks

@@ -14,10 +14,11 @@ import pytest
 import yaml
 from ir_measures import R, nDCG
 
-from analysis import report, rescore
+from analysis import report
 from analysis.collection import collect
 from analysis.collection import stored as collected
 from analysis.collection.costs import total_cost
+from analysis.commands import rescore
 from analysis.rescore import main
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_json

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.select import check_comparable, scores
+from analysis.commands.select import check_comparable, scores
 from rlbench.base.errors import BadInput
 from tests.conftest import composed
 

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from analysis.status import commands, main, survey
+from analysis.commands.status import commands, survey
+from analysis.status import main
 from rlbench.base.errors import BadInput
 from rlbench.runs.directory import seal
 from rlbench.runs.sweep_file import write_cells

@@ -14,15 +14,9 @@ from analysis.collection import Collection, collect
 from analysis.render.numbers import count, share, signed
 from analysis.render.sheet import to_latex, to_markdown, to_rich
 from analysis.render.spreadsheet import csv_text
-from analysis.tables import (
-    ONE_SEED,
-    UNEQUAL,
-    Row,
-    Table,
-    build_table,
-    table_sheet,
-    to_csv,
-)
+from analysis.tables.build import build_table
+from analysis.tables.model import ONE_SEED, UNEQUAL, Row, Table
+from analysis.tables.write import table_sheet, to_csv
 from rlbench.base.durations import duration
 from tests.helpers_analysis import budget, queries, write_run, write_sweep
 

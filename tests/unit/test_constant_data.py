@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from analysis import reproduce
-from analysis.ablation import Ablation, build_ablation, draw_effects
 from analysis.collection import collect
-from analysis.convergence import Convergence, compare, sentences, to_csv
+from analysis.commands.ablation import Ablation, build_ablation, draw_effects
+from analysis.commands.convergence import Convergence, compare, sentences, to_csv
 from analysis.papers.curves import Curve, draw, draw_ranks
 from analysis.papers.figure import _change
 from analysis.papers.page import number, signed

@@ -9,6 +9,7 @@ import pytest
 
 from analysis import ablation, collect, convergence, curves, report, reported, reproduce, rescore, select
 from analysis.command import default_folder
+from analysis.commands.rescore import default_out
 from analysis.tables.__main__ import main as tables
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import write_full_sweep
@@ -83,9 +84,9 @@ def test_no_two_commands_write_the_same_file(tmp_path: Path, monkeypatch: pytest
 
 def test_rescored_runs_lie_beside_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert rescore.default_out(Path("runs/mini")) == tmp_path / "runs/mini-rescored"
-    assert rescore.default_out(Path("runs/other")) == tmp_path / "runs/other-rescored"
-    assert rescore.default_out(Path(".")) == tmp_path.with_name(f"{tmp_path.name}-rescored")
+    assert default_out(Path("runs/mini")) == tmp_path / "runs/mini-rescored"
+    assert default_out(Path("runs/other")) == tmp_path / "runs/other-rescored"
+    assert default_out(Path(".")) == tmp_path.with_name(f"{tmp_path.name}-rescored")
 
 
 def test_select_writes_nothing_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

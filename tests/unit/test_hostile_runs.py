@@ -15,9 +15,10 @@ from analysis import status
 from analysis.collection import collect
 from analysis.collection import stored as collected
 from analysis.collection.origins import origin
-from analysis.collection.reading import Problem, Unusable, read_run
+from analysis.collection.reading import read_run
 from analysis.collection.sources import read_config
-from analysis.wandb_check import measured
+from analysis.commands.wandb_check import measured
+from analysis.problems import Problem, Unusable
 from rlbench import inspect
 from rlbench.base import digests
 from rlbench.base.errors import BadInput

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from analysis import statistics
-from analysis.collection import SPENDING, Collection, Problem, Queries, collect
+from analysis.collection import SPENDING, Collection, Queries, collect
 from analysis.collection.measurements import Measurements
 from analysis.collection.origins import origins
 from analysis.figures.series import mean_and_band
@@ -21,11 +21,13 @@ from analysis.html.provenance import combined
 from analysis.html.rows import Look, looks, shared_words
 from analysis.html.samples import bounded, sample_data, spread
 from analysis.html.settings import differing
+from analysis.problems import Problem
 from analysis.report import main
 from analysis.statistics import Scores
-from analysis.tables import build_table, comparisons_sheet
+from analysis.tables.build import build_table
 from analysis.tables.cautions import cautions
 from analysis.tables.headline import sentences
+from analysis.tables.write import comparisons_sheet
 from rlbench.runs.directory import seal
 from tests.helpers_analysis import edit_result
 from tests.helpers_curves import Frames

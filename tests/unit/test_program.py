@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 import rlbench
 from analysis.collection.origins import origin
-from analysis.status import commands, survey
+from analysis.commands.status import commands, survey
 from hydra_plugins.rlbench_experiments import ExperimentsSearchPath
 from rlbench.__main__ import COMMANDS, main
 from rlbench.base import program

@@ -17,8 +17,8 @@ from analysis.html.budgets import budgets
 from analysis.html.rows import looks
 from analysis.render.numbers import at_least
 from analysis.statistics import Scores
-from analysis.tables import build_table
 from analysis.tables.__main__ import main as tables
+from analysis.tables.build import build_table
 from analysis.tables.cautions import cautions
 from analysis.tables.headline import Headline, sentences
 from rlbench.runs.directory import seal

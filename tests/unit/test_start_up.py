@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rlbench.__main__ import COMMANDS
+
 HEAVY = ("torch", "transformers", "trl", "datasets", "pandas", "pyarrow", "matplotlib", "scipy")
 PROBE = """
 import contextlib, io, json, os, sys
@@ -37,14 +39,14 @@ def outcomes(commands: list[list[str]], folder: Path) -> dict[str, tuple[int, li
 
 
 def test_help_loads_no_large_package(tmp_path: Path) -> None:
-    found = outcomes([[name, "--help"] for name in ("run", "inspect")], tmp_path)
+    found = outcomes([[name, "--help"] for name in COMMANDS], tmp_path)
     assert {words: loaded for words, (_, loaded, _) in found.items() if loaded} == {}
     assert {code for code, _, _ in found.values()} <= {0, None}
     assert all("usage" in text or "KEY=VALUE" in text for _, _, text in found.values())
 
 
 def test_a_wrong_option_loads_no_large_package(tmp_path: Path) -> None:
-    found = outcomes([[name, "--no-such-option"] for name in ("run", "inspect")], tmp_path)
+    found = outcomes([[name, "--no-such-option"] for name in COMMANDS], tmp_path)
     assert {words: loaded for words, (_, loaded, _) in found.items() if loaded} == {}
     assert {code for code, _, _ in found.values()} == {2}
     assert all("no-such-option" in text or "required" in text for _, _, text in found.values())

@@ -16,24 +16,12 @@ from analysis.collection import collect
 from analysis.render.numbers import Interval
 from analysis.render.sheet import to_latex, to_markdown
 from analysis.statistics import Scores
-from analysis.tables import (
-    MISSING,
-    ONE_SEED,
-    STOPPED,
-    UNEQUAL,
-    Folder,
-    Table,
-    TableSpec,
-    Versus,
-    build,
-    comparisons_csv,
-    comparisons_sheet,
-    parse_spec,
-    profile_scores,
-    runs_json,
-    table_sheet,
-    to_csv,
-)
+from analysis.tables.build import build
+from analysis.tables.model import MISSING, ONE_SEED, STOPPED, UNEQUAL, Table, Versus
+from analysis.tables.profiles import profile_scores
+from analysis.tables.select import Folder
+from analysis.tables.spec import TableSpec, parse_spec
+from analysis.tables.write import comparisons_csv, comparisons_sheet, runs_json, table_sheet, to_csv
 from rlbench.base.errors import BadInput
 from tests.helpers_analysis import budget, edit_result, queries, write_run
 

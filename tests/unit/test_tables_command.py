@@ -12,9 +12,11 @@ import pytest
 
 from analysis import collect as collecting
 from analysis.collection import collect
-from analysis.tables import Folder, profile_scores, read_spec
 from analysis.tables.__main__ import main
+from analysis.tables.profiles import profile_scores
 from analysis.tables.profiles_figure import THRESHOLDS, draw_profiles
+from analysis.tables.select import Folder
+from analysis.tables.spec import read_spec
 from tests.helpers_analysis import queries, write_run, write_sweep
 
 ROOT = Path(__file__).parents[2]

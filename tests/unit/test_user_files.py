@@ -10,9 +10,10 @@ import pytest
 
 from analysis.collection.sources import read_config as read_run_config
 from analysis.tables.spec import read_spec
-from rlbench import demonstrate, inspect
+from rlbench import inspect
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json, read_user_lines, read_user_text, read_user_yaml
+from rlbench.commands import demonstration
 from rlbench.config.plugins import load_plugins
 from rlbench.data import load_dataset
 from rlbench.data.catalog_files import read_catalog
@@ -53,7 +54,7 @@ def _option(file: Path) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     "lists.jsonl": lambda file: read_rows(file, {"context_id": str, "response": str}),
     "films.jsonl": read_texts,
-    "ratings.jsonl": demonstrate._ratings,
+    "ratings.jsonl": demonstration._ratings,
     "demonstrations.jsonl": lambda file: demonstrated(str(file), SPLITS, 5),
     "redial.jsonl": _redial,
     "catalogue.json": read_catalog,
@@ -224,7 +225,7 @@ def test_repeated_lines_of_demonstrations(tmp_path):
 def test_repeated_ratings_and_texts_of_films(tmp_path):
     file = lines(tmp_path / "ratings.jsonl", ("t", "A (1999)####2"), ("t", "B (1999)####1"), key="response")
     with pytest.raises(BadInput, match=r"ratings.jsonl: 1 contexts have more than one line of ratings: t; keep one"):
-        demonstrate._ratings(file)
+        demonstration._ratings(file)
     film = {"title": "Heat", "year": 1995, "text": "x"}
     file = tmp_path / "films.jsonl"
     file.write_text(json.dumps(film) + "\n" + json.dumps(film) + "\n")
@@ -236,12 +237,12 @@ def test_repeated_ratings_and_texts_of_films(tmp_path):
 
 def test_ratings_and_films_are_read_before_anything_is_encoded_or_written(tmp_path, monkeypatch):
     """A bad ratings file used to be reported only after the candidates had been computed and written."""
-    monkeypatch.setattr(demonstrate, "load_encoder", None)
-    context = demonstrate.load_dataset(demonstrate.resolve(_mini()).dataset).splits["train"][0].context_id
+    monkeypatch.setattr(demonstration, "load_encoder", None)
+    config = composed("dataset=mini")
+    context = demonstration.load_dataset(config.dataset).splits["train"][0].context_id
     (tmp_path / "ratings.jsonl").write_text("none\n")
     options = argparse.Namespace(
         lists=lines(tmp_path / "lists.jsonl", (context, "Heat (1995)"), key="response"),
-        overrides=["dataset=mini"],
         out=tmp_path / "out.jsonl",
         candidates=tmp_path / "candidates.jsonl",
         ratings=tmp_path / "ratings.jsonl",
@@ -251,10 +252,5 @@ def test_ratings_and_films_are_read_before_anything_is_encoded_or_written(tmp_pa
         trust_remote_code=False,
     )
     with pytest.raises(BadInput, match="ratings.jsonl, line 1: not JSON"):
-        demonstrate._demonstrate(options)
+        demonstration.demonstrate(options, config)
     assert not options.candidates.exists()
-
-
-def _mini():
-    with demonstrate.initialize_config_dir(str(demonstrate.CONF), version_base="1.3"):
-        return demonstrate.compose("config", overrides=["dataset=mini"])
