@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import ablation, collect, convergence, curves, report, reported, reproduce, rescore, select
+from analysis import ablation, collect, convergence, curves, report, reported, reproduce, select
 from analysis.command import default_folder
 from analysis.commands.rescore import default_out
 from analysis.tables.__main__ import main as tables
