@@ -18,6 +18,7 @@ from rlbench.data.record import RankedListDataset
 from rlbench.objective import Objective
 from rlbench.rewards.scorer import ListScorer
 from rlbench.training.rl import prompt_dataset, trl_arguments
+from rlbench.training.scoring import Batching
 from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_scorer
@@ -133,7 +134,12 @@ def trained(
     if trl_settings is None:
         objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
         kind = HashedLists if hashed else RankedListTrainer
-        trainer = kind(objective=objective, scorer=scorer, args=args, prefill="repeated", **common)
+        # TRL's order of completions, and prompts shared although TRL shares none. Rounding decides whether a token at
+        # the quantile of entropies counts, so there the passes must be TRL's.
+        batching = Batching("always" if config.algorithm.entropy_quantile == 1 else "never", "completions")
+        trainer = kind(
+            objective=objective, scorer=scorer, args=args, batching=batching, prefill="repeated", **common
+        )
     else:
         weights = [float(term["weight"]) for term in config.reward.terms.values()]
         kind = trl_settings.get("trainer", GRPOTrainer)

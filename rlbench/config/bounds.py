@@ -124,6 +124,7 @@ BOUNDS: Mapping[str, Bound] = {
     "trainer.rl.completions_per_update": COUNT,
     "trainer.rl.group_size": Bound(2, MOST),
     "trainer.rl.micro_batch_size": COUNT,
+    "trainer.rl.micro_batch_tokens": COUNT,
     "trainer.rl.num_iterations": COUNT,
     "trainer.rl.adam_beta2": _interval(0, 1, open_high=True),  # Adam divides by 1 - beta2
     "trainer.rl.max_grad_norm": NOT_NEGATIVE,
@@ -169,6 +170,7 @@ NULLABLE = {
     "matching.fuzzy_threshold",
     "dataset.max_conversation_chars",
     "trainer.sft.evaluate_every",
+    "trainer.rl.micro_batch_tokens",
     "generation.continuous.cache_tokens",
     "generation.vllm.ratio_min",
     "generation.vllm.ratio_max",

@@ -452,7 +452,7 @@ class SFTConfig:
 class RLConfig:
     """The RL stage. Batch sizes are totals over all devices.
 
-    The last three fields have defaults so that the config.yaml of an older run directory can still be read.
+    The last fields have defaults so that the config.yaml of an older run directory can still be read.
 
     Attributes:
         updates: optimiser updates.
@@ -462,6 +462,10 @@ class RLConfig:
         completions_per_update: completions per update; a multiple of `group_size`.
         group_size: completions per prompt.
         micro_batch_size: completions per forward pass.
+        micro_batch_tokens: if set, completions are forwarded together up to this number of tokens, whatever
+            `micro_batch_size` is. Padding counts, and a prompt that completions share counts once.
+        shuffle: order of an update's completions in its forward passes: groups keeps those of a prompt together;
+            completions mixes them, as TRL does.
         num_iterations: updates on each rollout, the paper's mu; 1 is on-policy.
         adam_beta2: second decay rate of Adam.
         max_grad_norm: norm to which gradients are clipped.
@@ -490,6 +494,8 @@ class RLConfig:
     learning_rate_steps: dict[int, float] = field(default_factory=dict)
     start: str = "sft"
     learning_rate_source: str = ""
+    micro_batch_tokens: int | None = None
+    shuffle: str = "completions"
 
 
 @dataclass
@@ -519,6 +525,8 @@ class TrainerConfig:
         parallel: how several processes share one run.
         gradient_checkpointing: recompute activations in the backward pass, which saves memory and takes time.
         bf16: train with bfloat16 autocast.
+        share_prompts: whether a prompt is forwarded once for all its completions, with equal results: auto where that
+            saves work; always; or never, which is TRL's own pass. Not part of a run's identity.
     """
 
     sft: SFTConfig
@@ -526,6 +534,7 @@ class TrainerConfig:
     parallel: ParallelConfig
     gradient_checkpointing: bool
     bf16: bool
+    share_prompts: str = "auto"
 
 
 @dataclass

@@ -3,13 +3,21 @@
 A group of G completions has one prompt. A plain pass forwards the prompt G times. Here each distinct prompt is
 forwarded once. Its keys and values stay in the graph, each completion gets those of its prompt, and only completion
 tokens are forwarded on top. The prompt's gradient is the sum over its completions, as in the plain pass.
+
+A model that `add_shared_scores` has prepared does both forwards in one call, so that wrappers (DDP, FSDP2, autocast)
+see one forward pass.
 """
 
+import functools
 import inspect
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
@@ -23,6 +31,8 @@ class PromptRows:
     Attributes:
         prompt_ids: (n, P) distinct prompts, padded on the left.
         prompt_mask: (n, P) 1 at tokens.
+        start: (n,) minus the padding before each prompt, where positions count from the first token. None where the
+            model sets positions itself.
         prompt_of: (B,) index of each completion's prompt.
         completion_ids: (B, T) padded on the right.
         completion_mask: (B, T) 1 at tokens, EOS included.
@@ -30,6 +40,7 @@ class PromptRows:
 
     prompt_ids: torch.Tensor
     prompt_mask: torch.Tensor
+    start: torch.Tensor | None
     prompt_of: torch.Tensor
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
@@ -41,9 +52,26 @@ class PromptRows:
         rows, completion = self.completion_ids.shape
         return rows * (prompt + completion) / (n * prompt + rows * completion)
 
+    def separate(self) -> "PromptRows":
+        """The same completions, each with its own copy of the prompt."""
+        of = self.prompt_of
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids[of],
+            prompt_mask=self.prompt_mask[of],
+            start=None if self.start is None else self.start[of],
+            prompt_of=torch.arange(len(of), device=of.device),
+        )
+
 
 def prompt_rows(
-    prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, completion_ids: torch.Tensor, completion_mask: torch.Tensor
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+    *,
+    trims_prompts: bool = True,
+    counts_padding: bool = True,
 ) -> PromptRows:
     """Find the distinct prompts of a batch.
 
@@ -52,8 +80,11 @@ def prompt_rows(
         prompt_mask: (B, P).
         completion_ids: (B, T) padded on the right.
         completion_mask: (B, T).
+        trims_prompts: whether to cut prompt columns that are padding everywhere.
+        counts_padding: whether the model sets positions itself, as in TRL's policy trainers. Most models with absolute
+            positions then count the padding before a prompt.
     """
-    first = int(prompt_mask.any(0).int().argmax())
+    first = int(prompt_mask.any(0).int().argmax()) if trims_prompts else 0
     last = int(completion_mask.any(0).nonzero().max()) + 1 if bool(completion_mask.any()) else 1
     ids, mask = prompt_ids[:, first:], prompt_mask[:, first:]
     keyed = torch.where(mask.bool(), ids, -1)
@@ -61,7 +92,8 @@ def prompt_rows(
     n = int(prompt_of.max()) + 1
     where = torch.empty(n, dtype=torch.long, device=ids.device)
     where[prompt_of.flip(0)] = torch.arange(len(ids) - 1, -1, -1, device=ids.device)  # the first row of each prompt
-    return PromptRows(ids[where], mask[where], prompt_of, completion_ids[:, :last], completion_mask[:, :last])
+    start = None if counts_padding else -(mask[where] == 0).sum(1)
+    return PromptRows(ids[where], mask[where], start, prompt_of, completion_ids[:, :last], completion_mask[:, :last])
 
 
 @dataclass(frozen=True)
@@ -88,6 +120,8 @@ def reason_against(model: PreTrainedModel) -> str | None:
     other = sorted(set(kinds) - {"full_attention", "sliding_attention", "chunked_attention"})
     if other:
         return f"{type(model).__name__} has layers of the kind {', '.join(other)}"
+    if angles := _kinds_of_rotary_angles(model) & {"dynamic", "longrope"}:
+        return f"{type(model).__name__} has rotary angles ({', '.join(angles)}) that depend on the length of a row"
     accepted = inspect.signature(type(model.base_model).forward).parameters
     if "past_key_values" not in accepted:
         return f"{type(model).__name__} takes no cache"
@@ -95,6 +129,18 @@ def reason_against(model: PreTrainedModel) -> str | None:
     if active:
         return f"{type(model).__name__} has dropout (p = {max(active):g}), which differs between completions"
     return None
+
+
+def has_relative_positions(model: PreTrainedModel) -> bool:
+    """Whether padding before a prompt does not change the model's numbers, so it can be cut."""
+    return bool(_kinds_of_rotary_angles(model))
+
+
+def _kinds_of_rotary_angles(model: PreTrainedModel) -> set[str]:
+    """`rope_type` of a model's layers; empty for a model without rotary angles."""
+    found = model.config.get_text_config().to_dict().get("rope_parameters") or {}
+    of_layers = [found] if "rope_type" in found else [one for one in found.values() if isinstance(one, dict)]
+    return {one["rope_type"] for one in of_layers if "rope_type" in one}
 
 
 def shared_scores(
@@ -116,12 +162,15 @@ def shared_scores(
         wants_hidden: whether to return hidden states.
         recompute: keep no activations of the backbone, and forward again in the backward pass (gradient checkpointing).
     """
-    hidden = _recomputed(model, rows, wants_hidden) if recompute else _states(model, rows, wants_hidden)
+    if len(rows.prompt_ids) == len(rows.completion_ids):
+        hidden = _states_of_whole_rows(model, rows, wants_hidden)
+    else:
+        hidden = (_recomputed if recompute else _states)(model, rows, wants_hidden)
     before = hidden[:, : rows.completion_ids.size(1)]
     kept = rows.completion_mask.bool()
-    head = model.get_output_embeddings()
+    weight, bias = _head(model)
     logps, entropies = token_scores(
-        before[kept], head.weight, head.bias, rows.completion_ids[kept], rule, wants_entropy=wants_entropy
+        before[kept], weight, bias, rows.completion_ids[kept], rule, wants_entropy=wants_entropy
     )
 
     def placed(values: torch.Tensor) -> torch.Tensor:
@@ -133,31 +182,91 @@ def shared_scores(
     )
 
 
+def add_shared_scores(model: PreTrainedModel, rule: LogitRule) -> None:
+    """Make `model(shared=..., **options)` return `shared_scores` as a dictionary without the fields that are None.
+
+    Other calls are unchanged. Sharded models unshard their weights around a call, so the parts of one pass must be in
+    one call. A dictionary lets their hooks find the tensors.
+
+    Args:
+        model: changed in place.
+        rule: what happens to logits after the head.
+    """
+    original = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(*args: Any, shared: PromptRows | None = None, **kwargs: Any) -> Any:
+        if shared is None:
+            return original(*args, **kwargs)
+        found = shared_scores(model, shared, rule, **kwargs)
+        return {name: value for name, value in vars(found).items() if value is not None}
+
+    model.forward = forward
+
+
+def _head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:
+    head = model.get_output_embeddings()
+    weight, bias = (one.full_tensor() if isinstance(one, DTensor) else one for one in (head.weight, head.bias))
+    return weight, bias
+
+
 def _states(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.Tensor:
     """(B, T, H) hidden states that predict the completion tokens; one more column at the last token if asked."""
     backbone = model.base_model
-    ids, mask, completions = rows.prompt_ids, rows.prompt_mask, rows.completion_ids
+    ids, mask, of, completions = rows.prompt_ids, rows.prompt_mask, rows.prompt_of, rows.completion_ids
     cache = DynamicCache(config=model.config.get_text_config())
     length = ids.size(1) - 1  # the last prompt token goes with the completions: its state predicts their first tokens
+    unused: torch.Tensor | float = 0.0
     if length:
-        backbone(
+        output = backbone(
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
             past_key_values=cache,
             use_cache=True,
+            **_positions(model, rows, range(length), None),
         )
-        cache.batch_select_indices(rows.prompt_of)
+        # The last layer gives only keys and values. Hooks of sharded layers wait for a gradient of their output.
+        unused = output.last_hidden_state.sum() * 0.0
+        cache.batch_select_indices(of)
     scored = completions if with_last else completions[:, :-1]
-    on_top = torch.cat([ids[rows.prompt_of, -1:], scored], dim=1)
-    whole_mask = torch.cat([mask[rows.prompt_of], rows.completion_mask[:, : scored.size(1)]], dim=1)
+    on_top = torch.cat([ids[of, -1:], scored], dim=1)
     output = backbone(
         input_ids=on_top,
-        attention_mask=whole_mask,
+        attention_mask=torch.cat([mask[of], rows.completion_mask[:, : scored.size(1)]], dim=1),
         past_key_values=cache,
         use_cache=True,
+        **_positions(model, rows, range(length, length + on_top.size(1)), of),
     )
-    states: torch.Tensor = output.last_hidden_state
+    states: torch.Tensor = output.last_hidden_state + unused
     return states
+
+
+def _states_of_whole_rows(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.Tensor:
+    """`_states` where no prompt is shared: one forward of prompts and completions."""
+    of, length = rows.prompt_of, rows.prompt_ids.size(1)
+    scored = rows.completion_ids if with_last else rows.completion_ids[:, :-1]
+    ids = torch.cat([rows.prompt_ids[of], scored], dim=1)
+    output = model.base_model(
+        input_ids=ids,
+        attention_mask=torch.cat([rows.prompt_mask[of], rows.completion_mask[:, : scored.size(1)]], dim=1),
+        use_cache=False,
+        **_positions(model, rows, range(ids.size(1)), of),
+    )
+    states: torch.Tensor = output.last_hidden_state[:, length - 1 :]
+    return states
+
+
+def _positions(model: PreTrainedModel, rows: PromptRows, columns: range, of: torch.Tensor | None) -> dict[str, Any]:
+    """Positions (B, length) of some columns, where they count from the first token and the model takes them.
+
+    Args:
+        of: (B,) indices of prompts; None for all prompts.
+    """
+    if rows.start is None or "position_ids" not in inspect.signature(type(model.base_model).forward).parameters:
+        return {}
+    start = rows.start if of is None else rows.start[of]
+    places = torch.arange(columns.start, columns.stop, device=start.device)
+    return {"position_ids": (start[:, None] + places).clamp(min=0)}
 
 
 def _recomputed(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.Tensor:
@@ -169,10 +278,29 @@ def _recomputed(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> to
         part = PromptRows(
             rows.prompt_ids[index : index + 1],
             rows.prompt_mask[index : index + 1],
+            None if rows.start is None else rows.start[index : index + 1],
             torch.zeros_like(mine),
             rows.completion_ids[mine],
             rows.completion_mask[mine],
         )
-        states.append(checkpoint(_states, model, part, with_last, use_reentrant=False))
+        states.append(checkpoint(_states_without_checkpoints, model, part, with_last, use_reentrant=False))
         order.append(mine)
     return torch.cat(states)[torch.cat(order).argsort()]
+
+
+def _states_without_checkpoints(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.Tensor:
+    with _layers_keep_activations(model):
+        return _states(model, rows, with_last)
+
+
+@contextmanager
+def _layers_keep_activations(model: PreTrainedModel) -> Iterator[None]:
+    """Turn off the layers' own gradient checkpointing, under which they take no cache."""
+    layers = [one for one in model.modules() if getattr(one, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True

@@ -103,14 +103,9 @@ class HiddenStates:
             handle.remove()
 
     @staticmethod
-    def before_tokens(found: list[torch.Tensor], length: int) -> torch.Tensor:
-        """(B, T, H) hidden states that predict the last `length` = T tokens."""
-        return torch.cat([states[:, -length - 1 : -1] for states in found])
-
-    @staticmethod
-    def at_tokens(found: list[torch.Tensor], length: int) -> torch.Tensor:
-        """(B, T, H) hidden states at the last `length` = T tokens."""
-        return torch.cat([states[:, -length:] for states in found])
+    def around_tokens(found: list[torch.Tensor], length: int) -> torch.Tensor:
+        """(B, T + 1, H) hidden states at the token before the last `length` = T tokens, and at these."""
+        return torch.cat([states[:, -length - 1 :] for states in found])
 
     def scalar(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
         """(B, T) a scalar at every position, from hidden states (B, T, H)."""

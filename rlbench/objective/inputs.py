@@ -103,12 +103,13 @@ class Window:
     """The accumulation window around a micro-batch, for aggregations.
 
     Attributes:
-        accumulation_steps: micro-batches per update.
+        accumulation_steps: completions of the window over those of the micro-batch; the number of micro-batches if all
+            have one size.
         tokens: completion tokens in the whole window, summed over processes and divided by their number, because
             gradients are averaged over processes.
         max_completion_length: token limit of a completion.
     """
 
-    accumulation_steps: int
+    accumulation_steps: float
     tokens: torch.Tensor
     max_completion_length: int

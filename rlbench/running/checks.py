@@ -41,6 +41,8 @@ COMBINERS = ("sum_then_normalise", "normalise_then_sum", "power_mean")
 MATCHING_RULES = ("ours", "published")
 STAGES = ("zero_shot", "sft", "rl")
 STARTS = ("sft", "base")
+SHARINGS = ("auto", "always", "never")
+SHUFFLES = ("groups", "completions")
 CHECKPOINT_RULES = ("last", "best")
 DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -96,6 +98,8 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         ("trainer.sft.schedule", sft.schedule, SCHEDULES),
         ("trainer.rl.schedule", rl.schedule, SCHEDULES),
         ("trainer.rl.start", rl.start, STARTS),
+        ("trainer.rl.shuffle", rl.shuffle, SHUFFLES),
+        ("trainer.share_prompts", config.trainer.share_prompts, SHARINGS),
         ("trainer.parallel.strategy", config.trainer.parallel.strategy, STRATEGIES),
         ("generation.engine", config.generation.engine, ENGINES),
         ("generation.prefill", config.generation.prefill, PREFILLS),
@@ -128,7 +132,11 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         return list(dict.fromkeys(problems))
     if isinstance(config.algorithm, PreferenceConfig):
         problems += check_preference(config.algorithm, config)
-    return problems + check_generation(config.generation, processes) + _batches(config, processes) + _cutoffs(config)
+    return (
+        problems
+        + check_generation(config.generation, processes)
+        + (_batches(config, processes) + _tokens_at_once(config) + _cutoffs(config))
+    )
 
 
 def _repeated(key: str, numbers: Sequence[int]) -> list[str]:
@@ -255,6 +263,18 @@ def _parallel(config: Config, processes: int) -> list[str]:
     return problems
 
 
+def _tokens_at_once(config: Config) -> list[str]:
+    """Check micro-batches by tokens."""
+    setting = f"trainer.rl.micro_batch_tokens = {config.trainer.rl.micro_batch_tokens}"
+    if config.trainer.rl.micro_batch_tokens is None:
+        return []
+    if isinstance(config.algorithm, PreferenceConfig):
+        return [f"{setting}: algorithm={config.algorithm.name} compares whole tuples; use trainer.rl.micro_batch_size"]
+    if config.trainer.parallel.strategy == "deepspeed":
+        return [f"{setting}: DeepSpeed counts micro-batches of one size; use trainer.rl.micro_batch_size"]
+    return []
+
+
 def _batches(config: Config, processes: int) -> list[str]:
     rl, sft = config.trainer.rl, config.trainer.sft
     problems = []
@@ -264,10 +284,17 @@ def _batches(config: Config, processes: int) -> list[str]:
             f"trainer.rl.group_size = {rl.group_size}, so a group would be incomplete; use "
             f"{math.ceil(rl.completions_per_update / rl.group_size) * rl.group_size}"
         )
-    for batch, size, micro, at_once in (
-        ("rl.completions_per_update", rl.completions_per_update, "rl.micro_batch_size", rl.micro_batch_size),
-        ("sft.batch_size", sft.batch_size, "sft.micro_batch_size", sft.micro_batch_size),
-    ):
+    batches = [("sft.batch_size", sft.batch_size, "sft.micro_batch_size", sft.micro_batch_size)]
+    if rl.micro_batch_tokens is None:
+        batches.append(
+            ("rl.completions_per_update", rl.completions_per_update, "rl.micro_batch_size", rl.micro_batch_size)
+        )
+    elif rl.completions_per_update % processes:
+        problems.append(
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} is not a multiple of the {processes} "
+            "processes"
+        )
+    for batch, size, micro, at_once in batches:
         # With several processes, a share smaller than the micro-batch is one micro-batch. One process must match
         # exactly.
         least = at_once if processes == 1 else min(at_once, max(size // processes, 1))

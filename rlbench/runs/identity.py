@@ -11,7 +11,7 @@ from typing import Any
 
 from rlbench.config.decoding import greedy_identity, sampling_identity
 from rlbench.config.engines import rollout_identity
-from rlbench.config.schema import Config, TinyModelConfig
+from rlbench.config.schema import Config, PreferenceConfig, TinyModelConfig
 from rlbench.runs.inputs import inputs
 from rlbench.runs.record import SCHEMA
 
@@ -66,8 +66,11 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     if not evaluation["samples"]:
         for key in ("batch_size", "batch_tokens"):
             evaluation.pop(key)
-    if not rl["learning_rate_steps"]:
-        left_out.append("learning_rate_steps")
+    # Values of runs from before these keys existed.
+    first_values: dict[str, Any] = {"learning_rate_steps": {}, "micro_batch_tokens": None, "shuffle": "completions"}
+    if isinstance(config.algorithm, PreferenceConfig):
+        left_out.append("shuffle")  # its tuples keep their order
+    left_out += [key for key, value in first_values.items() if rl[key] == value]
     return identity | {
         "evaluation": evaluation,
         "sft": sft,

@@ -27,7 +27,7 @@ class DemonstrationBatch:
 
 
 class Demonstrations:
-    """Draws demonstrations equally often. A batch depends only on its number.
+    """Draws demonstrations equally often, from an endless sequence. A batch depends only on its place in it.
 
     Args:
         records: each with a completion.
@@ -51,9 +51,9 @@ class Demonstrations:
                 "demonstrations; use a larger value"
             )
 
-    def batch(self, number: int, size: int, device: torch.device) -> DemonstrationBatch:
-        """Batch `number` of `size` demonstrations. Each round uses every demonstration once, in a new order."""
-        places = [divmod(place, len(self.rows)) for place in range(number * size, (number + 1) * size)]
+    def batch(self, first: int, size: int, device: torch.device) -> DemonstrationBatch:
+        """`size` demonstrations from place `first` on. Each round uses every demonstration once, in a new order."""
+        places = [divmod(place, len(self.rows)) for place in range(first, first + size)]
         orders = {turn: demonstration_order(self.seed, turn, len(self.rows)) for turn, _ in places}
         return self._batch([self.rows[orders[turn][place]] for turn, place in places], device)
 

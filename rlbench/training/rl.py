@@ -44,6 +44,7 @@ from rlbench.training.preference_lists import Lists
 from rlbench.training.rollout_log import RolloutLog
 from rlbench.training.safety import CannotGoOn, Guard, Stop
 from rlbench.training.schedule import stepped
+from rlbench.training.scoring import Batching
 from rlbench.training.trainer import RankedListTrainer
 from rlbench.training.validation import Validation
 
@@ -62,7 +63,9 @@ def trl_arguments(
         eos_token_ids: every id that ends a list, for vLLM.
     """
     rl = config.trainer.rl
-    at_once, accumulation = on_each(rl.completions_per_update, rl.micro_batch_size, processes)
+    # With micro-batches by tokens, the trainer cuts the completions of an update itself.
+    at_once = rl.micro_batch_size if rl.micro_batch_tokens is None else rl.completions_per_update
+    at_once, accumulation = on_each(rl.completions_per_update, at_once, processes)
     return GRPOConfig(
         output_dir=str(output_dir),
         per_device_train_batch_size=at_once,
@@ -339,6 +342,7 @@ def policy_trainer(
         train_dataset=prompt_dataset(data.prompts),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, data.demonstrations),
+        batching=Batching(config.trainer.share_prompts, rl.shuffle, rl.micro_batch_tokens),
         ledger=ledger,
         rollout_log=RolloutLog(run, config.evaluation.every, rl.num_iterations) if config.tracker.completions else None,
         prefill=config.generation.prefill,

@@ -6,15 +6,15 @@ advantages and unit ids into the batch, and passes the loss to an `Objective`, w
 pieces request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils import gather
 from trl import GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
 
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
@@ -29,25 +29,19 @@ from rlbench.training.engines import lists_of_shared_prompts, repeatable_batches
 from rlbench.training.measures import rollout_measures
 from rlbench.training.metered import Metered
 from rlbench.training.rollout_log import RolloutLog
+from rlbench.training.scoring import (
+    Batching,
+    Completions,
+    SharedPasses,
+    TokenScores,
+    cuts_by_tokens,
+    even_cuts,
+    shared_passes,
+    shuffled_groups,
+    taken,
+)
 
 ZERO_VARIANCE = 1e-6  # above the residue of GDPO's z-score over the batch for units without signal
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """Results of one pass of the policy over completions.
-
-    Attributes:
-        logps: (B, T) log-probabilities of their tokens.
-        entropies: (B, T) entropies at their tokens.
-        scalars: (B, T) each, the requested scalars by name.
-        hidden: (B, T, H) last hidden states at their tokens; None if not requested.
-    """
-
-    logps: torch.Tensor
-    entropies: torch.Tensor
-    scalars: dict[str, torch.Tensor]
-    hidden: torch.Tensor | None
 
 
 class RankedListTrainer(Metered, GRPOTrainer):
@@ -57,6 +51,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         objective: the algorithm.
         scorer: the reward function; also passed to TRL as its only one.
         demonstrations: source of demonstration batches, for an objective that needs them.
+        batching: how completions become forward passes.
         ledger: records the run's spending; by default a new one.
         rollout_log: records sampled groups; None to record none.
         prefill: `generation.prefill`: whether plain rollouts forward a prompt once or once per completion.
@@ -72,12 +67,15 @@ class RankedListTrainer(Metered, GRPOTrainer):
         ValueError: the objective needs demonstrations and there are none.
     """
 
+    _buffered_inputs: Any
+
     def __init__(
         self,
         *,
         objective: Objective,
         scorer: ListScorer,
         demonstrations: Demonstrations | None = None,
+        batching: Batching | None = None,
         ledger: Ledger | None = None,
         rollout_log: RolloutLog | None = None,
         prefill: str = "shared",
@@ -93,6 +91,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.objective = objective
         self.scorer = scorer
         self.demonstrations = demonstrations
+        self.batching = batching or Batching()
         self.ledger = ledger or Ledger()
         self.rollout_log = rollout_log
         self.prefill = prefill
@@ -101,6 +100,23 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self._gathered: RewardBatch | None = None
         asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
         self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
+        self._shared = self._shared_passes()
+
+    def _shared_passes(self) -> SharedPasses | None:
+        unwrap, args = self.accelerator.unwrap_model, self.args
+        stage = self.accelerator.state.deepspeed_plugin.zero_stage if self.is_deepspeed_enabled else 0
+        checkpoints = self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.activation_checkpointing
+        return shared_passes(
+            self.batching.share_prompts,
+            [unwrap(model) for model in (self.model, self.ref_model) if model is not None],
+            [
+                "DeepSpeed ZeRO-3 shards the LM head" if stage == 3 else None,
+                "FSDP2's gradient checkpointing keeps no cache" if checkpoints else None,
+            ],
+            temperature=self.temperature,
+            recompute=args.gradient_checkpointing,
+            autocast=self.accelerator.autocast,
+        )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -120,11 +136,71 @@ class RankedListTrainer(Metered, GRPOTrainer):
         with self.ledger.phase("rollout"):
             return super()._generate(prompts)
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled():
-            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        with self.ledger.phase("reference"):
-            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **others: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """TRL's entry to a pass: under the rollout's policy or the reference, without gradients."""
+        batch = Completions.split(input_ids, attention_mask, logits_to_keep)
+        scores = self._pass(model, batch, batch_size=batch_size, wants_entropy=compute_entropy)
+        return scores.logps, scores.entropies, None
+
+    def _pass(
+        self,
+        model: Any,
+        batch: Completions,
+        *,
+        batch_size: int | None = None,
+        wants_entropy: bool = False,
+        wants_hidden: bool = False,
+    ) -> TokenScores:
+        """Run the policy or its reference over completions.
+
+        Args:
+            model: possibly wrapped.
+            batch: the completions.
+            batch_size: number of completions at a time; None for all.
+            wants_entropy: whether to compute entropies.
+            wants_hidden: whether to return hidden states.
+        """
+        timed = nullcontext() if torch.is_grad_enabled() else self.ledger.phase("reference")
+        with timed:
+            tokens = self.batching.micro_batch_tokens
+            cuts = cuts_by_tokens(batch, tokens) if tokens and batch_size else even_cuts(len(batch), batch_size)
+            if self._shared is None:
+                return TokenScores.joined([self._plain_pass(model, batch[cut], wants_hidden) for cut in cuts])
+            return self._shared.scores(model, batch, cuts, wants_entropy=wants_entropy, wants_hidden=wants_hidden)
+
+    def _plain_pass(self, model: Any, batch: Completions, wants_hidden: bool) -> TokenScores:
+        """TRL's pass. Its head for the reference gives no entropies, and always gives them for the policy."""
+        ids, mask = batch.joined()
+        length = batch.completion_ids.size(1)
+        is_policy = model is not self.ref_model
+        states = self._states if wants_hidden else None
+        catching: AbstractContextManager[list[torch.Tensor]] = nullcontext([]) if states is None else states.caught()
+        with catching as found:
+            logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+                model, ids, mask, length, compute_entropy=is_policy
+            )
+        return TokenScores(logps, entropies, None if states is None else states.around_tokens(found, length))
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's, with an order of completions that keeps those of a prompt together."""
+        if self.batching.shuffle == "completions" or not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            rows = len(batch["completion_ids"])
+            order = shuffled_groups(rows, self.num_generations, self.accelerator.process_index * rows)
+            self._buffered_inputs = split_tensor_dict(taken(batch, order), parts)
+        return self._buffered_inputs[self._step % parts]
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
@@ -185,14 +261,22 @@ class RankedListTrainer(Metered, GRPOTrainer):
         features: dict[str, torch.Tensor] = {}
         of_tokens, hidden = self.objective.scalars_at_rollout(self.carried), "hidden_states" in needs
         if "old_logps" in needs or of_tokens or hidden:
-            batch_size = self.args.per_device_train_batch_size
             with torch.no_grad():
-                scores = self._score(self.model, output, of_tokens, hidden=hidden, batch_size=batch_size)
+                scores = self._pass(
+                    self.model,
+                    Completions.of(output),
+                    batch_size=self.args.per_device_train_batch_size,
+                    wants_entropy=True,
+                    wants_hidden=hidden or bool(of_tokens),
+                )
+                scalars = self._scalars(scores.hidden, of_tokens)
+            assert scores.entropies is not None
             logps, entropies = scores.logps, scores.entropies
-            output |= {f"old_{name}": scores.scalars[name] for name in self.objective.rollout_scalars}
-            self.objective.begin(scores.scalars, mask, self.carried, gather)
-            if scores.hidden is not None:
-                features = rank_features(scores.hidden, output["unit_ids"], self.objective.units)
+            output |= {f"old_{name}": scalars[name] for name in self.objective.rollout_scalars}
+            self.objective.begin(scalars, mask, self.carried, gather)
+            if hidden:
+                assert scores.hidden is not None
+                features = rank_features(scores.hidden[:, 1:], output["unit_ids"], self.objective.units)
         return Rollout.of_tokens(
             rewards,
             RolloutTokens(output["unit_ids"], mask, logps, entropies),
@@ -202,41 +286,12 @@ class RankedListTrainer(Metered, GRPOTrainer):
             Course(self.state.global_step, self.carried, gather),
         )
 
-    def _score(
-        self,
-        model: Any,
-        batch: dict[str, Any],
-        wanted: Sequence[str],
-        *,
-        hidden: bool = False,
-        batch_size: int | None = None,
-    ) -> TokenScores:
-        """Run the policy over completions.
-
-        Args:
-            model: the policy, possibly wrapped.
-            batch: prompts and completions.
-            wanted: names of scalars.
-            hidden: whether to return hidden states.
-            batch_size: number of completions at a time; None for all.
-        """
-        length = batch["completion_ids"].size(1)
-        states = self._states if wanted or hidden else None
-        catching: AbstractContextManager[list[torch.Tensor]] = nullcontext([]) if states is None else states.caught()
-        with catching as found:
-            logps, entropies, _ = self._get_per_token_logps_and_entropies(
-                model,
-                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-                length,
-                batch_size=batch_size,
-                compute_entropy=True,
-            )
-        if states is None:
-            return TokenScores(logps, entropies, {}, None)
-        before = states.before_tokens(found, length)
-        of_positions = {name: states.scalar(name, before) for name in wanted}
-        return TokenScores(logps, entropies, of_positions, states.at_tokens(found, length) if hidden else None)
+    def _scalars(self, hidden: torch.Tensor | None, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """(B, T) each, by name, from the hidden states of a pass (B, T + 1, H)."""
+        if not names:
+            return {}
+        assert self._states is not None and hidden is not None
+        return {name: self._states.scalar(name, hidden[:, :-1]) for name in names}
 
     def _log_rollout(
         self, advantages: torch.Tensor, spread: torch.Tensor, returns: torch.Tensor, rollout: Rollout
@@ -265,16 +320,50 @@ class RankedListTrainer(Metered, GRPOTrainer):
             metrics[name].append(value)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        rows = len(inputs["completion_mask"])
+        if self.batching.micro_batch_tokens is None:
+            first = self._micro_batches_before() * rows
+            return self._loss(model, inputs, first, self.current_gradient_accumulation_steps)
+        # The batch holds this process's completions of the update. All processes must make equal numbers of cuts,
+        # because forward and backward passes of sharded weights are collective.
+        batch, most = Completions.of(inputs), self.batching.micro_batch_tokens
+        parts = int(gather(torch.tensor([len(cuts_by_tokens(batch, most))], device=batch.prompt_ids.device)).max())
+        *cuts, last = cuts_by_tokens(batch, most, parts)
+        first, before = self._micro_batches_before() * rows, torch.zeros((), device=batch.prompt_ids.device)
+        for cut in cuts:
+            with self.accelerator.no_sync(model):
+                loss = self._loss(model, taken(inputs, cut), first + cut.start, rows / (cut.stop - cut.start))
+                self.accelerator.backward(loss)
+            before += loss.detach()
+        return before + self._loss(model, taken(inputs, last), first + last.start, rows / (last.stop - last.start))
+
+    def _micro_batches_before(self) -> int:
+        """Number of earlier batches in the run over all processes, in an order that does not depend on a restart."""
+        steps = self.args.gradient_accumulation_steps
+        # Counted from the update number, which a resumed run knows. TRL's own count of micro-batches restarts.
+        of_run = self.state.global_step * steps + self._step % steps
+        return of_run * self.accelerator.num_processes + self.accelerator.process_index
+
+    def _loss(self, model: Any, inputs: Mapping[str, Any], first: int, of_window: float) -> torch.Tensor:
+        """The loss of a micro-batch.
+
+        Args:
+            model: the policy, possibly wrapped.
+            inputs: its completions.
+            first: number of earlier completions in the run.
+            of_window: completions of this process in the accumulation window, over those of the micro-batch.
+        """
         mask = inputs["completion_mask"]
-        scores = self._score(model, inputs, self.objective.scalars)
+        names = self.objective.scalars
+        scores = self._pass(model, Completions.of(inputs), wants_entropy=True, wants_hidden=bool(names))
+        assert scores.entropies is not None
         # If no update lies between rollout and loss, TRL omits the old log-probabilities: they equal the current ones.
         old_logps = inputs["old_per_token_logps"] if "old_per_token_logps" in inputs else scores.logps.detach()
-        accumulation = self.current_gradient_accumulation_steps
         window = Window(
-            accumulation_steps=accumulation,
-            # TRL's count spans the whole generation batch; a window is `accumulation` of its micro-batches.
+            accumulation_steps=of_window,
+            # TRL's count spans the whole generation batch; a window is a part of it.
             tokens=inputs["num_items_in_batch"]
-            * accumulation
+            * self.current_gradient_accumulation_steps
             / self.args.steps_per_generation
             / self.accelerator.num_processes,
             max_completion_length=self.max_completion_length,
@@ -282,7 +371,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         extras = {name: inputs[name] for name in ("correct", "correct_ranks", "score", "kl_scale")}
         extras |= {f"old_{name}": inputs[f"old_{name}"] for name in self.objective.rollout_scalars}
         if self.demonstrations is not None:
-            extras |= self._score_demonstrations(model, len(mask))
+            extras |= self._score_demonstrations(model, first, len(mask))
         loss, stats = self.objective.loss(
             LossInputs(
                 logps=scores.logps,
@@ -293,7 +382,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
                 mask=mask,
                 units=self.objective.units,
                 sampling_ratio=inputs.get("importance_sampling_ratio"),
-                extras={"entropy": scores.entropies, **scores.scalars, **extras},
+                extras={"entropy": scores.entropies, **self._scalars(scores.hidden, names), **extras},
                 course=Course(self.state.global_step, self.carried, self._gather_rows),
             ),
             window,
@@ -314,21 +403,12 @@ class RankedListTrainer(Metered, GRPOTrainer):
     def _not_finite(self, mask: torch.Tensor) -> str:
         return self.objective.not_finite(mask)
 
-    def _score_demonstrations(self, model: Any, size: int) -> dict[str, torch.Tensor]:
-        """Log-probabilities of a batch of demonstrations, a different one for every micro-batch of the run."""
+    def _score_demonstrations(self, model: Any, first: int, count: int) -> dict[str, torch.Tensor]:
+        """Log-probabilities of demonstrations: as many as the micro-batch has completions, from place `first` on."""
         assert self.demonstrations is not None
-        steps = self.args.gradient_accumulation_steps
-        # Counted from the update number, which a resumed run knows. TRL's own count of micro-batches restarts.
-        of_run = self.state.global_step * steps + self._step % steps
-        number = of_run * self.accelerator.num_processes + self.accelerator.process_index
-        batch = self.demonstrations.batch(number, size, self.accelerator.device)
-        logps, _, _ = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([batch.prompt_ids, batch.completion_ids], dim=1),
-            torch.cat([batch.prompt_mask, batch.completion_mask], dim=1),
-            batch.completion_ids.size(1),
-        )
-        return {"demonstration_logps": logps, "demonstration_mask": batch.completion_mask}
+        batch = self.demonstrations.batch(first, count, self.accelerator.device)
+        scores = self._pass(model, Completions(*vars(batch).values()))
+        return {"demonstration_logps": scores.logps, "demonstration_mask": batch.completion_mask}
 
 
 def effective_units(advantages: torch.Tensor) -> torch.Tensor:

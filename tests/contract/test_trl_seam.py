@@ -35,7 +35,9 @@ def test_signatures():
 def test_only_the_seam_is_overridden():
     overridden = {name for name in vars(RankedListTrainer) if name in dir(GRPOTrainer) and not name.startswith("__")}
     seam = {"_calculate_rewards", "_generate_single_turn", "_generate_and_score_completions", "_compute_loss"}
-    seam |= {"_generate", "_get_per_token_logps_and_entropies"}  # timed, otherwise unchanged
+    seam |= {"_generate"}  # timed, otherwise unchanged
+    seam |= {"_get_per_token_logps_and_entropies"}  # forwards a prompt once for all its completions
+    seam |= {"_prepare_inputs"}  # keeps the completions of a prompt together
     seam |= {"_get_train_sampler"}  # its generator is moved to the position of the checkpoint
     assert overridden - {"_tag_names"} <= seam | {name for name in overridden if name.startswith("_abc")}
     assert seam <= overridden

@@ -90,7 +90,7 @@ def test_each_once_a_round(size, mini, tokenizer):
     """With any batch size, three rounds contain each of 40 demonstrations three times, in three orders."""
     demonstrations = make(mini, tokenizer)
     count = 40
-    drawn = [row for number in range(-(-3 * count // size)) for row in read(demonstrations.batch(number, size, CPU))]
+    drawn = [row for first in range(0, 3 * count, size) for row in read(demonstrations.batch(first, size, CPU))]
     rounds = [drawn[start : start + count] for start in (0, count, 2 * count)]
     everything = Counter((tuple(prompt), tuple(completion)) for prompt, completion in demonstrations.rows)
     assert all(Counter(of_round) == everything for of_round in rounds)
@@ -99,11 +99,11 @@ def test_each_once_a_round(size, mini, tokenizer):
 
 def test_a_number_names_a_batch(mini, tokenizer):
     demonstrations, again = make(mini, tokenizer), make(mini, tokenizer)
-    later = read(demonstrations.batch(7, 8, CPU))
-    read(demonstrations.batch(2, 8, CPU))
-    assert later == read(demonstrations.batch(7, 8, CPU)) == read(again.batch(7, 8, CPU))
-    assert later != read(demonstrations.batch(8, 8, CPU))
-    assert later != read(make(mini, tokenizer, seed=1).batch(7, 8, CPU))
+    later = read(demonstrations.batch(56, 8, CPU))
+    read(demonstrations.batch(16, 8, CPU))
+    assert later == read(demonstrations.batch(56, 8, CPU)) == read(again.batch(56, 8, CPU))
+    assert later != read(demonstrations.batch(64, 8, CPU))
+    assert later != read(make(mini, tokenizer, seed=1).batch(56, 8, CPU))
 
 
 SHORT = [
@@ -121,37 +121,37 @@ SHORT = [
 
 
 def watched(trainer) -> list[tuple[int, int]]:
-    """Return a list that collects (number, size) of each drawn batch."""
-    numbers, batch = [], trainer.demonstrations.batch
+    """Return a list that collects (first place, size) of each drawn batch."""
+    places, batch = [], trainer.demonstrations.batch
 
-    def noted(number, size, device):
-        numbers.append((number, size))
-        return batch(number, size, device)
+    def noted(first, size, device):
+        places.append((first, size))
+        return batch(first, size, device)
 
     trainer.demonstrations.batch = noted
-    return numbers
+    return places
 
 
 def test_every_micro_batch_draws_another(mini, tiny_folder, tmp_path):
     trainer = make_trainer(composed(*SMALL, *SHORT), mini, *load(tiny_folder), tmp_path)
-    numbers = watched(trainer)
+    places = watched(trainer)
     trainer.train()
-    assert numbers == [(number, 2) for number in range(3 * 4)]
+    assert places == [(2 * number, 2) for number in range(3 * 4)]
 
 
 def test_processes_draw_different_ones(mini, tiny_folder, tmp_path, monkeypatch):
     """Each of two processes, as reported by accelerate, draws its own batches."""
     trainer = make_trainer(composed(*SMALL, *SHORT), mini, *load(tiny_folder), tmp_path)
-    numbers, steps = watched(trainer), trainer.args.gradient_accumulation_steps
+    places, steps = watched(trainer), trainer.args.gradient_accumulation_steps
     assert steps == 4
     monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
     for index in (0, 1):
         monkeypatch.setattr(type(trainer.accelerator), "process_index", index)
         for trainer.state.global_step in (0, 1):
             for trainer._step in range(steps):
-                trainer._score_demonstrations(trainer.model, 2)
-    of_process = [set(numbers[:8]), set(numbers[8:])]
-    assert of_process[0] | of_process[1] == {(number, 2) for number in range(16)}
+                trainer._score_demonstrations(trainer.model, 2 * trainer._micro_batches_before(), 2)
+    of_process = [set(places[:8]), set(places[8:])]
+    assert of_process[0] | of_process[1] == {(2 * number, 2) for number in range(16)}
     assert not of_process[0] & of_process[1]
 
 
@@ -168,7 +168,7 @@ def test_the_term_is_the_loss_of_the_sft_stage(micro_batch, mini, tiny_folder, t
     more = ["algorithm.regularisers.sft=1", "trainer.rl.updates=1", f"trainer.rl.micro_batch_size={micro_batch}"]
     config = composed(*SMALL, *SHORT, *more, "trainer.rl.max_grad_norm=1e6")
     trainer = make_trainer(config, mini, *load(tiny_folder), tmp_path / "rl")
-    numbers, values, compute_loss, gradients = watched(trainer), [], trainer._compute_loss, Gradients()
+    places, values, compute_loss, gradients = watched(trainer), [], trainer._compute_loss, Gradients()
 
     def noted(model, inputs):
         loss = compute_loss(model, inputs)
@@ -179,16 +179,16 @@ def test_the_term_is_the_loss_of_the_sft_stage(micro_batch, mini, tiny_folder, t
     trainer._compute_loss = noted
     trainer.add_callback(gradients)
     trainer.train()
-    assert numbers == [(number, micro_batch) for number in range(8 // micro_batch)]
-    assert len(set(values)) == len(values) == len(numbers)
+    assert places == [(first, micro_batch) for first in range(0, 8, micro_batch)]
+    assert len(set(values)) == len(values) == len(places)
 
     sft = sft_trainer(mini, tiny_folder, tmp_path / "sft")
     rows = {tuple(row["input_ids"]): row for row in sft.train_dataset}
     fresh = make(mini, trainer.processing_class, seed=config.seed)
-    for (number, size), value in zip(numbers, values, strict=True):
-        drawn = [rows[prompt + completion] for prompt, completion in read(fresh.batch(number, size, CPU))]
+    for (first, size), value in zip(places, values, strict=True):
+        drawn = [rows[prompt + completion] for prompt, completion in read(fresh.batch(first, size, CPU))]
         theirs = sft.compute_loss(sft.model, sft.data_collator(drawn))
-        (theirs / len(numbers)).backward()
+        (theirs / len(places)).backward()
         assert value == pytest.approx(theirs.item(), abs=1e-5)
     for name, parameter in sft.model.named_parameters():
         torch.testing.assert_close(gradients.found[name], parameter.grad, atol=1e-6, rtol=1e-4)

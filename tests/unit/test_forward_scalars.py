@@ -11,6 +11,7 @@ from rlbench.base.errors import BadInput
 from rlbench.objective import forward
 from rlbench.objective.forward import ADJUSTS_LOGITS, HiddenStates, mean_logps, top_p_entropy
 from rlbench.objective.pieces import scalars, surrogates
+from rlbench.training.scoring import Completions
 from tests.conftest import SMALL, composed
 from tests.helpers_losses import loss_inputs
 from tests.helpers_training import load, make_trainer
@@ -153,7 +154,7 @@ def test_scalars_of_a_forward_pass(name, positions, model, monkeypatch):
         model(**{key: value[2:] for key, value in given.items()})
         whole = logps_of(model, given)
     assert len(found) == 3  # two micro-batches, and the reference
-    value = states.scalar(name, states.before_tokens(found[:2], T))
+    value = states.scalar(name, states.around_tokens(found[:2], T)[:, :-1])
     assert value.shape == (3, T)
     expected = [[SLOW[name](position) for position in row] for row in whole.numpy()]
     torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=0)
@@ -177,7 +178,7 @@ def test_gradients_of_a_forward_pass(positions, model, monkeypatch):
     def ours():
         with states.caught() as found:
             model(**given)
-        return (weights * states.scalar("top_p_entropy", states.before_tokens(found, T))).sum()
+        return (weights * states.scalar("top_p_entropy", states.around_tokens(found, T)[:, :-1])).sum()
 
     def direct():
         logps = logps_of(model, given)
@@ -199,7 +200,7 @@ def test_what_has_no_gradient_has_none(model):
     states = HiddenStates(model, TEMPERATURE)
     with states.caught() as found:
         model(**batch(model.config.vocab_size))
-    before = states.before_tokens(found, T)
+    before = states.around_tokens(found, T)[:, :-1]
     assert before.requires_grad and not states.scalar("mean_logps", before).requires_grad
     assert states.scalar("top_p_entropy", before).requires_grad
     with torch.no_grad():
@@ -211,9 +212,9 @@ def test_states_before_and_at_tokens(model):
     states = HiddenStates(model, TEMPERATURE)
     with torch.no_grad(), states.caught() as found:
         last = model(**given, output_hidden_states=True).hidden_states[-1]
-    torch.testing.assert_close(states.at_tokens(found, T), last[:, -T:], atol=0, rtol=0)
-    torch.testing.assert_close(states.before_tokens(found, T)[:, 1:], last[:, -T:-1], atol=0, rtol=0)
-    torch.testing.assert_close(states.before_tokens(found, T)[:, 0], last[:, -T - 1], atol=0, rtol=0)
+    torch.testing.assert_close(states.around_tokens(found, T)[:, 1:], last[:, -T:], atol=0, rtol=0)
+    torch.testing.assert_close(states.around_tokens(found, T)[:, :-1][:, 1:], last[:, -T:-1], atol=0, rtol=0)
+    torch.testing.assert_close(states.around_tokens(found, T)[:, :-1][:, 0], last[:, -T - 1], atol=0, rtol=0)
 
 
 def test_no_hook_is_left_behind(model):
@@ -243,7 +244,7 @@ def test_mean_logps_of_two_policies_is_the_uniform_value_of_rover(model, tiny_fo
             states = HiddenStates(policy, TEMPERATURE)
             with states.caught() as found:
                 logps[name] = logps_of(policy, given)
-            means[name] = states.scalar("mean_logps", states.before_tokens(found, T))
+            means[name] = states.scalar("mean_logps", states.around_tokens(found, T)[:, :-1])
     q = rho * (logps[""] - logps["old_"])
     torch.testing.assert_close(rho * (means[""] - means["old_"]), q.mean(-1), atol=1e-9, rtol=0)
 
@@ -319,7 +320,11 @@ def test_what_the_trainer_puts_into_its_batch(algorithm, mini, tiny_folder, tmp_
     assert not counted.all()
     with torch.no_grad():
         asked, hidden = trainer.objective.scalars, "hidden_states" in trainer.objective.needs
-        scores = trainer._score(trainer.model, output, asked, hidden=hidden, batch_size=2)
+        batch = Completions.of(output)
+        scores = trainer._pass(
+            trainer.model, batch, batch_size=2, wants_entropy=True, wants_hidden=hidden or bool(asked)
+        )
+        scalars = trainer._scalars(scores.hidden, asked)
         logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
     logps = (logits / TEMPERATURE).log_softmax(-1)
     of_tokens = logps.gather(-1, output["completion_ids"][..., None]).squeeze(-1)
@@ -327,12 +332,12 @@ def test_what_the_trainer_puts_into_its_batch(algorithm, mini, tiny_folder, tmp_
     entropy = -(logps.exp() * logps).sum(-1)
     torch.testing.assert_close(scores.entropies[counted], entropy[counted], atol=1e-5, rtol=0)
     wanted = {"rover": {"mean_logps"}, "siren": {"top_p_entropy"}, "verl_erank": set()}[algorithm]
-    assert scores.scalars.keys() == wanted
+    assert scalars.keys() == wanted
     for name in wanted:
         expected = [SLOW[name](position) for position in logps[counted].double().numpy()]
-        assert scores.scalars[name][counted].tolist() == pytest.approx(expected, abs=1e-5)
+        assert scalars[name][counted].tolist() == pytest.approx(expected, abs=1e-5)
     assert ("old_mean_logps" in output) == (algorithm == "rover")
     if algorithm == "rover":
-        torch.testing.assert_close(output["old_mean_logps"], scores.scalars["mean_logps"], atol=1e-5, rtol=0)
-    assert (scores.hidden is not None) == (algorithm == "verl_erank")
+        torch.testing.assert_close(output["old_mean_logps"], scalars["mean_logps"], atol=1e-5, rtol=0)
+    assert hidden == (algorithm == "verl_erank")
     assert not trainer.model.base_model._forward_hooks

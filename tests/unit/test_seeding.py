@@ -27,7 +27,7 @@ def test_evaluation_and_demonstrations_take_nothing_from_the_rollout_stream(mini
         evaluate(model, tokenizer, mini.splits["test"], criteria, config, sampling=Sampling(2, seed))
         for seed in (0, 0, 1)
     ]
-    demonstrations.batch(3, 8, torch.device("cpu"))
+    demonstrations.batch(24, 8, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
     texts = [result.samples["text"].tolist() for result in lists]
     assert texts[0] == texts[1] != texts[2]  # its own stream, restarted each time

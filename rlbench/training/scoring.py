@@ -1,0 +1,256 @@
+"""Passes of the policy and of its reference over completions.
+
+The plain pass is TRL's: each completion is forwarded with its own copy of the prompt. Where completions share prompts,
+`rlbench.models.shared_prompt` forwards each distinct prompt once and gives the same numbers.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers import PreTrainedModel
+
+from rlbench.base.errors import BadInput
+from rlbench.models.shared_prompt import (
+    PromptRows,
+    add_shared_scores,
+    has_relative_positions,
+    prompt_rows,
+    reason_against,
+)
+from rlbench.models.token_head import LogitRule
+
+log = logging.getLogger(__name__)
+
+LEAST_SAVING = 1.15
+"""`trainer.share_prompts: auto` shares prompts where a plain pass has at least this many times the tokens."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How completions become forward passes.
+
+    Attributes:
+        share_prompts: `trainer.share_prompts`.
+        shuffle: `trainer.rl.shuffle`.
+        micro_batch_tokens: `trainer.rl.micro_batch_tokens`. If set, TRL must get this process's completions of an
+            update as one batch.
+    """
+
+    share_prompts: str = "auto"
+    shuffle: str = "groups"
+    micro_batch_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Completions:
+    """A batch of completions with their prompts.
+
+    Attributes:
+        prompt_ids: (B, P) padded on the left.
+        prompt_mask: (B, P).
+        completion_ids: (B, T) padded on the right.
+        completion_mask: (B, T).
+    """
+
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+    completion_mask: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: Any) -> "Completions":
+        """Those of TRL's dictionary."""
+        return cls(*(batch[name] for name in cls.__dataclass_fields__))
+
+    @classmethod
+    def split(cls, ids: torch.Tensor, mask: torch.Tensor, length: int) -> "Completions":
+        """From rows (B, P + T) whose last `length` = T columns are completions."""
+        return cls(ids[:, :-length], mask[:, :-length], ids[:, -length:], mask[:, -length:])
+
+    def joined(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, P + T) ids and mask."""
+        return (
+            torch.cat([self.prompt_ids, self.completion_ids], dim=1),
+            torch.cat([self.prompt_mask, self.completion_mask], dim=1),
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    def __getitem__(self, rows: slice) -> "Completions":
+        return Completions(*(tensor[rows] for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Results of one pass over completions.
+
+    Attributes:
+        logps: (B, T) log-probabilities of their tokens.
+        entropies: (B, T) entropies at their tokens; None if not wanted.
+        hidden: (B, T + 1, H) last hidden states at the last prompt token and at the completions' tokens; None if not
+            wanted.
+    """
+
+    logps: torch.Tensor
+    entropies: torch.Tensor | None
+    hidden: torch.Tensor | None
+
+    @classmethod
+    def joined(cls, parts: Sequence["TokenScores"]) -> "TokenScores":
+        """Scores of consecutive parts of a batch. All have the same fields."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+
+class SharedPasses:
+    """Passes that forward each distinct prompt once.
+
+    Args:
+        models: the policy and its reference, before or after a wrapper; their calls accept shared prompts afterwards.
+        temperature: divisor of the logits.
+        always: whether to share prompts even where it saves little.
+        recompute: whether gradients are computed with gradient checkpointing.
+        autocast: a new context of the accelerator's autocast.
+        counts_padding: as in `prompt_rows`.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[PreTrainedModel],
+        temperature: float,
+        *,
+        always: bool,
+        recompute: bool,
+        autocast: Callable[[], AbstractContextManager[None]],
+        counts_padding: bool = True,
+    ):
+        for model in models:
+            add_shared_scores(model, LogitRule.of(model, temperature))
+        self.always, self.recompute, self.autocast = always, recompute, autocast
+        self.counts_padding = counts_padding
+        self.trims_prompts = not counts_padding or has_relative_positions(models[0])
+
+    def rows(self, batch: Completions) -> PromptRows:
+        """The batch without repeated prompts and without needless padding."""
+        rows = prompt_rows(*vars(batch).values(), trims_prompts=self.trims_prompts, counts_padding=self.counts_padding)
+        return rows if self.always or rows.saving >= LEAST_SAVING else rows.separate()
+
+    def scores(
+        self, model: Any, batch: Completions, cuts: Sequence[slice], *, wants_entropy: bool, wants_hidden: bool = False
+    ) -> TokenScores:
+        """Score completions.
+
+        Args:
+            model: one of the models, possibly wrapped.
+            batch: the completions.
+            cuts: which completions to forward at a time.
+            wants_entropy: whether to compute entropies.
+            wants_hidden: whether to return hidden states.
+        """
+        length = batch.completion_ids.size(1)
+        recompute = self.recompute and torch.is_grad_enabled()
+        found = []
+        for cut in cuts:
+            rows = self.rows(batch[cut])
+            with self.autocast():
+                part = model(shared=rows, wants_entropy=wants_entropy, wants_hidden=wants_hidden, recompute=recompute)
+            short = length - rows.completion_ids.size(1)
+            entropies, hidden = part.get("entropies"), part.get("hidden")
+            found.append(
+                TokenScores(
+                    pad(part["logps"], (0, short)),
+                    None if entropies is None else pad(entropies, (0, short)),
+                    None if hidden is None else pad(hidden, (0, 0, 0, short)),
+                )
+            )
+        return TokenScores.joined(found)
+
+
+def shared_passes(
+    share: str, models: Sequence[PreTrainedModel], against: Sequence[str | None], **settings: Any
+) -> SharedPasses | None:
+    """Passes with shared prompts, or None where only the plain pass can be used.
+
+    Args:
+        share: `trainer.share_prompts`.
+        models: the policy and its reference.
+        against: reasons why the way of training cannot share prompts; None for each that does not hold.
+        **settings: as for `SharedPasses`.
+
+    Raises:
+        BadInput: prompts must be shared and cannot be.
+    """
+    if share == "never":
+        return None
+    reason = next(filter(None, [*against, *map(reason_against, models)]), None)
+    if reason and share == "always":
+        raise BadInput(f"trainer.share_prompts = always, but prompts cannot be shared: {reason}. Use auto or never")
+    if reason:
+        log.warning("each completion is forwarded with its own copy of the prompt, because %s", reason)
+        return None
+    return SharedPasses(models, always=share == "always", **settings)
+
+
+def even_cuts(rows: int, size: int | None) -> list[slice]:
+    """Cuts of `size` rows; a single one for None."""
+    size = size or rows
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+
+def cuts_by_tokens(batch: Completions, most: int, least_parts: int = 1) -> list[slice]:
+    """Cuts with at most `most` tokens each, padding included. A prompt that adjacent rows share counts once.
+
+    A row with more tokens is alone in its cut.
+
+    Args:
+        batch: the completions, those of one prompt adjacent.
+        most: number of tokens.
+        least_parts: make at least this many cuts, at most one for each row.
+    """
+    prompts = batch.prompt_mask.sum(1).tolist()
+    lengths = batch.completion_mask.sum(1).tolist()
+    same = (batch.prompt_ids[1:] == batch.prompt_ids[:-1]).all(1).tolist()
+    starts = list(_starts(prompts, lengths, [False, *same], most))
+    ends = [*starts[1:], len(batch)]
+    while len(starts) < min(least_parts, len(batch)):
+        widest = max(range(len(starts)), key=lambda i: ends[i] - starts[i])
+        middle = (starts[widest] + ends[widest]) // 2
+        starts.insert(widest + 1, middle)
+        ends.insert(widest, middle)
+    return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def _starts(prompts: Sequence[int], lengths: Sequence[int], same: Sequence[bool], most: int) -> Iterator[int]:
+    """First rows of the cuts. `same` says whether a row has the prompt of the row before."""
+    distinct = rows = longest_prompt = longest = 0
+    for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+        distinct += not same[row]
+        rows += 1
+        longest_prompt, longest = max(longest_prompt, prompt), max(longest, length)
+        if row == 0 or distinct * longest_prompt + rows * longest > most:
+            yield row
+            distinct, rows, longest_prompt, longest = 1, 1, prompt, length
+
+
+def taken(batch: Mapping[str, Any], rows: torch.Tensor | slice) -> dict[str, Any]:
+    """Rows of a batch: those of every tensor except scalars."""
+    return {name: value[rows] if torch.is_tensor(value) and value.dim() else value for name, value in batch.items()}
+
+
+def shuffled_groups(rows: int, group_size: int, first: int) -> torch.Tensor:
+    """(B,) random order of completions that keeps those of a prompt adjacent, from torch's generator.
+
+    Args:
+        rows: B, the completions of this process.
+        group_size: completions per prompt.
+        first: index of its first completion over all processes.
+    """
+    group = (torch.arange(rows) + first) // group_size
+    places = torch.randperm(int(group[-1]) - int(group[0]) + 1)
+    return places[group - group[0]].argsort(stable=True)
