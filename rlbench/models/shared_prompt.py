@@ -227,7 +227,8 @@ def _states(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.
         )
         # The last layer gives only keys and values. Hooks of sharded layers wait for a gradient of their output.
         unused = output.last_hidden_state.sum() * 0.0
-        cache.batch_select_indices(of)
+        for layer in cache.layers:  # the backward pass of `index_select` is faster than that of `batch_select_indices`
+            layer.keys, layer.values = layer.keys.index_select(0, of), layer.values.index_select(0, of)
     scored = completions if with_last else completions[:, :-1]
     on_top = torch.cat([ids[of, -1:], scored], dim=1)
     output = backbone(
