@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.problems import Problem, Unusable, printable
-from analysis.resamples import MOST_RESAMPLES, RESAMPLES
+from analysis.resamples import FEWEST_RESAMPLES, MOST_RESAMPLES, RESAMPLES
 from rlbench.base.errors import BadInput
 from rlbench.base.files import new_folder, write_text
 from rlbench.base.program import as_started
@@ -64,11 +64,21 @@ def add_resamples(parser: argparse.ArgumentParser) -> None:
     """Add --resamples."""
     parser.add_argument(
         "--resamples",
-        type=whole(1, MOST_RESAMPLES),
+        type=_resamples,
         default=RESAMPLES,
         metavar="N",
         help="bootstrap resamples behind each interval (default: %(default)s)",
     )
+
+
+def _resamples(text: str) -> int:
+    number = whole(1, MOST_RESAMPLES)(text)
+    if number < FEWEST_RESAMPLES:
+        raise argparse.ArgumentTypeError(
+            f"{number} is too few: a 95 % interval ends at the 2.5 % and 97.5 % quantiles of the resamples; use at "
+            f"least {FEWEST_RESAMPLES}, or {RESAMPLES} for numbers to report"
+        )
+    return number
 
 
 def out_folder(options: argparse.Namespace, top: str = "reports") -> Path:

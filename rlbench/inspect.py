@@ -1,8 +1,6 @@
-"""Show one group as the algorithm sees it: prompt, completion, entries, hits, and the credit of each rank.
+"""`python -m rlbench.inspect RUN`: show one group of completions as the algorithm sees it.
 
-`python -m rlbench.inspect RUN_DIRECTORY` samples G completions for one training prompt from the run's model. It prints
-the parsed list, the verdicts, and the returns and advantages that an update would use. Problems with the command line,
-the run directory or its config are reported before torch is loaded.
+Problems with the command line, the run directory or its config are reported before torch is loaded.
 """
 
 import argparse
@@ -24,6 +22,18 @@ from rlbench.running.checks import check_config, check_values
 from rlbench.running.cli import fail
 from rlbench.runs.inputs import load
 from rlbench.runs.record import SETTINGS
+
+DESCRIPTION = """\
+Show one group of completions as the algorithm sees it: prompt, entries, hits, and the credit of each rank.
+
+Samples G completions for one training prompt from the run's model, and prints one of them: its parsed list, the verdict
+on each entry, and the returns and advantages that an update would use. Loads the model; needs no GPU.
+"""
+EPILOG = """\
+example:  python -m rlbench.inspect runs/mini/mini-tiny/rank_grpo-relevance/seed0-*
+          python -m rlbench.inspect runs/mini/mini-tiny/rank_grpo-relevance/seed0-* --prompt 3 --completion 0
+exit code: 0 shown; 2 no run directory, no model in it yet, or a number out of range
+"""
 
 
 def read_config(run: Path) -> Config:
@@ -89,15 +99,7 @@ def check(config: Config, options: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=as_started("python -m rlbench.inspect"), description=as_started(str(__doc__)))
-    parser.add_argument("run", type=Path, help="a run directory, finished or not")
-    parser.add_argument("--prompt", type=arguments.index, default=0, help="index of the training prompt (default 0)")
-    parser.add_argument(
-        "--completion", type=arguments.index, help="which completion to show (default: the one with the most hits)"
-    )
-    parser.add_argument("--group-size", type=arguments.whole(2), help="group size G, at least 2 (default: the run's)")
-    parser.add_argument("--seed", type=arguments.seed, default=0, help="sampling seed (default 0)")
-    options = parser.parse_args()
+    options = _parser().parse_args()
     try:
         config = read_config(options.run)
         size = check(config, options)
@@ -109,6 +111,36 @@ def main() -> None:
     except BadInput as error:
         fail(error)
     show(group, config, best(group) if options.completion is None else options.completion, Console())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=as_started("python -m rlbench.inspect"),
+        description=as_started(DESCRIPTION),
+        epilog=as_started(EPILOG),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory with a model or a checkpoint")
+    parser.add_argument(
+        "--prompt",
+        type=arguments.index,
+        default=0,
+        metavar="N",
+        help="index of the training prompt (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--completion",
+        type=arguments.index,
+        metavar="N",
+        help="index of the completion to show (default: the one with the most hits)",
+    )
+    parser.add_argument(
+        "--group-size", type=arguments.whole(2), metavar="G", help="group size, at least 2 (default: the run's)"
+    )
+    parser.add_argument(
+        "--seed", type=arguments.seed, default=0, metavar="N", help="sampling seed (default: %(default)s)"
+    )
+    return parser
 
 
 if __name__ == "__main__":

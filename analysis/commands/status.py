@@ -13,6 +13,7 @@ from rich.console import Console
 
 from analysis.collection import find_runs
 from analysis.collection.reading import check_files
+from analysis.collection.stored import is_collection
 from analysis.command import say, terminal
 from analysis.problems import Unusable
 from analysis.render.sheet import Shown, rich_table, sheet_of
@@ -78,6 +79,8 @@ def survey(folder: Path, now: float) -> list[CellState]:
     """
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}")
+    if is_collection(folder):
+        raise BadInput(f"{folder} is a collection, which has no progress; give the folder of the runs")
     planned = _planned(folder)
     found = {path.relative_to(folder).as_posix(): path for path in find_runs(folder)}
     if not found and not planned:

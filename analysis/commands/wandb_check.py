@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.collection import find_runs
+from analysis.collection.stored import is_collection
 from analysis.command import say, terminal
 from analysis.render.sheet import Shown, rich_table, sheet_of
 from rlbench.base.errors import BadInput
@@ -41,6 +42,8 @@ class Checked:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command with its parsed options, and return its exit code."""
+    if is_collection(options.runs):
+        raise BadInput(f"{options.runs} is a collection, which has no W&B files; give the folder of the runs")
     found = [(path, files) for path in find_runs(options.runs) if (files := sorted(path.glob("wandb/*run-*/*.wandb")))]
     if not found:
         raise BadInput(f"no run below {options.runs} has W&B files (tracker=offline or tracker=wandb writes them)")

@@ -119,6 +119,8 @@ class SweepLauncher(Launcher):
         if failed:
             self.report(failed, len(cells))
             raise SystemExit(1)
+        for line in dict.fromkeys(plan.report_command(cell.config) for cell in cells):
+            self.console.print(f"next: {line}", markup=False, soft_wrap=True)
         return [_nothing() for _ in job_overrides]
 
     def _name_stopped(self, cells: Sequence[Cell]) -> None:

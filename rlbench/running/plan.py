@@ -1,15 +1,18 @@
 """Prints what a command would do: cells, shared stages, finished work, and the expected cost of the rest."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
 from rlbench.base.durations import duration
+from rlbench.base.program import as_started
 from rlbench.base.records import Damaged
 from rlbench.config.schema import Config
 from rlbench.models.sources import folder_digests
@@ -23,6 +26,9 @@ from rlbench.runs.directory import (
 from rlbench.runs.identity import INPUTS
 from rlbench.runs.record import BUDGET, IDENTITY
 from rlbench.runs.sharing import find_finished
+
+LONGEST_LINE = 10_000
+"""Maximum number of characters in a line of output that goes to a file or pipe."""
 
 ORACLE = "oracle"
 """Part of a dataset's digests for its best lists. Without it there is no oracle stage."""
@@ -124,7 +130,7 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         row = (step.run.stage, step.run.label, str(step.run.seed), step.run.hash)
         status = f"taken from {_place(step.source, configs[0])}" if step.source else step.status or "to run"
         table.add_row(*row, Text(status), _expectation(step.seconds) if step.to_run else "")
-    console.print(table)
+    _print(table, console)
     for line in learning_rates(configs):
         console.print(line, soft_wrap=True, markup=False)
     todo = [step for step in found if step.to_run]
@@ -149,6 +155,22 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
 
         shortage.show(configs, jobs, console)
     console.print("dry run: nothing was run (use runtime.dry_run=false to run it)")
+
+
+def _print(table: Table, console: Console) -> None:
+    """Print a table. A terminal folds long cells. In a file or pipe every row is one line, so that paths stay whole."""
+    if console.is_terminal:
+        console.print(table)
+    else:
+        usual, console.width = console.width, LONGEST_LINE
+        console.width = Measurement.get(console, console.options, table).maximum
+        console.print(table)
+        console.width = usual
+
+
+def report_command(config: Config) -> str:
+    """The command that makes the report of a cell's experiment, as a user writes it."""
+    return f"{as_started('python -m analysis.report')} {shlex.quote(str(config.group_dir.parent))}"
 
 
 def learning_rates(configs: Sequence[Config]) -> list[str]:

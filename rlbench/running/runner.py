@@ -18,6 +18,7 @@ from rlbench.base import preemption
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
 from rlbench.evaluation.recording import Recording
+from rlbench.lists.metric_catalogue import metric_title
 from rlbench.models.loading import check_model
 from rlbench.models.sources import differing_files
 from rlbench.running import plan, shortage, stages
@@ -54,7 +55,18 @@ def run(config: Config) -> Run:
     wanted = _located(config)
     with noted(wanted) if processes.is_main() else nullcontext():
         _run_stages(config, wanted)
+    if processes.is_main() and not config.runtime.dry_run:
+        _conclude(config, wanted)
     return wanted
+
+
+def _conclude(config: Config, wanted: Run) -> None:
+    """Print the result of a cell, and the command that shows it beside others."""
+    means = RESULT.read(wanted.root, MANIFEST_REMEDY, "metrics")["metrics"]["test"]
+    names = [f"{name}@{max(config.dataset.cutoffs)}" for name in ("recall", "ndcg")]
+    shown = ", ".join(f"{metric_title(name)} {means[name]:.3f}" for name in names)
+    console.print(f"{wanted.label} on test: {shown}", markup=False, soft_wrap=True)
+    console.print(f"next: {plan.report_command(config)}", markup=False, soft_wrap=True)
 
 
 def _located(config: Config) -> Run:

@@ -65,13 +65,13 @@ def prepare(config: Config) -> Session:
     """
     dataset = _checked_data(config)
     for notice in dataset.notices:
-        console.print(f"{config.dataset.name}: {notice}", style="dim", markup=False)
+        console.print(f"{config.dataset.name}: {notice}", style="dim", markup=False, soft_wrap=True)
     for caveat in caveats([config]):
-        console.print(f"note: {caveat}", style="yellow", markup=False)
+        console.print(f"note: {caveat}", style="yellow", markup=False, soft_wrap=True)
     source = locate_model(config.model, dataset, Path(config.cache_dir))
     tokenizer = load_tokenizer(source, config.generation.template_date)
     for notice in notices(source, config.generation):
-        console.print(f"note: {notice}", style="yellow", markup=False)
+        console.print(f"note: {notice}", style="yellow", markup=False, soft_wrap=True)
     positions = readable(config.generation, max_positions(source))
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
     problems += check_server(config, source)
@@ -82,7 +82,7 @@ def prepare(config: Config) -> Session:
     criteria = make_criteria(config.matching, dataset, config.dataset.list_length)
     if criteria.judge.catalog is not dataset.catalog:
         for notice in criteria.judge.catalog.report():
-            console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False)
+            console.print(f"matching={config.matching.name}: {notice}", style="dim", markup=False, soft_wrap=True)
     expected = memory.estimate_or_reason(config, dataset, source, tokenizer, processes.count())
     if not config.runtime.dry_run:
         shortage.tell(config, expected, console)

@@ -64,6 +64,15 @@ def test_every_stage_leaves_a_whole_directory(finished):
         assert table["context_id"].nunique() == 6 and len(table) >= 6
 
 
+def test_a_run_ends_with_its_result_and_the_next_command(finished, capsys):
+    config, root = finished
+    run(config)
+    *_, result, following = capsys.readouterr().err.splitlines()
+    means = json.loads((root / "result.json").read_text())["metrics"]["test"]
+    assert result.endswith(f" on test: Recall@10 {means['recall@10']:.3f}, NDCG@10 {means['ndcg@10']:.3f}")
+    assert following == f"next: python -m analysis.report {config.runs_dir}/smoke"
+
+
 def test_another_experiment_takes_the_finished_stages(finished, capsys):
     """Nothing is retrained, the weights are stored once, and the folder names their source."""
     config, _ = finished
