@@ -90,7 +90,7 @@ def check(config: Config, options: argparse.Namespace) -> int:
         problems.append(f"--completion {options.completion} is outside 0..{size - 1}")
     if not (options.run / "model").is_dir() and not any((options.run / "checkpoints").glob("*")):
         problems.append(f"{options.run} has neither a final model nor a checkpoint yet")
-    prompts = len(load(config.dataset).splits["train"])
+    prompts = len(load(config).splits["train"])
     if options.prompt >= prompts:
         problems.append(f"--prompt {options.prompt} is outside 0..{prompts - 1}")
     if problems:

@@ -82,7 +82,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
         seed: sampling seed.
     """
     hf_logging.disable_progress_bar()
-    dataset = load(config.dataset)
+    dataset = load(config)
     record = dataset.splits["train"][prompt]
     tokenizer, model = load_tokenizer(folder, config.generation.template_date), load_model(folder, config.model.dtype)
     ends = eos_ids(model, tokenizer)

@@ -55,11 +55,20 @@ def odd_project(name: str) -> str:
     return f"contains {' '.join(wrong)}, which W&B does not allow" if wrong else ""
 
 
+def folders_to_write(config: Config) -> dict[str, str]:
+    """Return the folders that a run writes to, by key. By default the data cache is inside `cache_dir`."""
+    folders = {"runs_dir": config.runs_dir, "cache_dir": config.cache_dir}
+    data = config.runtime.data_cache
+    if data is not None and not Path(data).is_relative_to(config.cache_dir):
+        folders["runtime.data_cache"] = data
+    return folders
+
+
 def check_paths(config: Config) -> list[str]:
     """Return one sentence per invalid path in a config. Only the text counts: the files need not exist."""
     model = config.model.path if isinstance(config.model, HubModelConfig | WheelModelConfig) else None
     of_data = {f"dataset.{key}": getattr(config.dataset, key) for key in config.dataset.paths}
-    paths = {"runs_dir": config.runs_dir, "cache_dir": config.cache_dir, **of_data, "model.path": model}
+    paths = {**folders_to_write(config), **of_data, "model.path": model}
     given = {key: path for key, path in paths.items() if path is not None}
     problems = [f"{key} = {_shown(path)} {odd}; give a path" for key, path in given.items() if (odd := odd_path(path))]
     for key, path in given.items():

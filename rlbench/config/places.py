@@ -5,17 +5,17 @@ import tempfile
 from pathlib import Path
 
 from rlbench.base.files import is_disk_full
-from rlbench.config.names import check_names
+from rlbench.config.names import check_names, folders_to_write
 from rlbench.config.schema import Config
 
 
 def check_places(config: Config, *, to_write: bool) -> list[str]:
-    """Return one sentence per problem with `runs_dir`, `cache_dir` and folder names. Leaves nothing behind.
+    """Return one sentence per problem with the folders to write to, and with folder names. Leaves nothing behind.
 
     Args:
         to_write: whether files will be written there. A finished run needs no write access.
     """
-    places = {"runs_dir": config.runs_dir, "cache_dir": config.cache_dir}
+    places = folders_to_write(config)
     return check_names(config) + [said for key, folder in places.items() if (said := _unusable(key, folder, to_write))]
 
 

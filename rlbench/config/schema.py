@@ -710,6 +710,7 @@ class RuntimeConfig:
             cells on one GPU sets it.
         progress: show progress.
         dry_run: check the configuration, print what would be done, and stop.
+        data_cache: folder of datasets that have been read, checked and tokenised; null reads them again each time.
     """
 
     device: str
@@ -717,6 +718,7 @@ class RuntimeConfig:
     gpu_share: float | None
     progress: bool
     dry_run: bool
+    data_cache: str | None = None
 
 
 @dataclass

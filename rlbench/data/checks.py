@@ -197,6 +197,8 @@ def digests(dataset: RankedListDataset, demonstrations: bool) -> dict[str, str]:
         dataset: the data as loaded.
         demonstrations: whether to include completions. Without them, the split `sft` is left out too.
     """
+    if dataset.known_digests:
+        return dict(dataset.known_digests["data" if demonstrations else "questions"])
     parts: dict[str, Any] = {"catalogue": dataset.catalog.films}
     if dataset.oracle is not None:
         parts["oracle"] = sorted(dataset.oracle.items())

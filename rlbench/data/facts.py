@@ -7,13 +7,14 @@ fact of a split. The catalogue defines it, and the catalogue belongs to the task
 import numpy as np
 
 from rlbench.data.record import RankedListDataset
+from rlbench.data.stored import truths
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.film_facts import FilmFacts
 
 
 def film_facts(dataset: RankedListDataset, catalog: Catalog) -> FilmFacts:
     """Facts of a catalogue's films, from the RL training split. The catalogue may have any matching policy."""
-    found = catalog.find_all([film for record in dataset.splits["train"] for film in record.ground_truth])
+    found = catalog.find_all(truths(dataset.splits["train"]))
     return FilmFacts(
         counts=np.bincount(found[found >= 0], minlength=len(catalog)),
         years=np.array([year for _, year in catalog.films], dtype=np.int64),

@@ -4,10 +4,14 @@ One `Record` is one answerer's truth for one dialogue. Samples that share a dial
 generated for the context and judged against each of its answerers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rlbench.lists.catalog import Catalog
+
+if TYPE_CHECKING:
+    from rlbench.data.stored import Place
 
 Film = tuple[str, int]
 """(title, year)."""
@@ -57,11 +61,15 @@ class RankedListDataset:
             model. None if the model is unknown, as for every real dataset.
         notices: repairs made while loading, one sentence each (e.g. the number of converted years).
         fingerprint: sha256 (hex) of the data as loaded, for the manifest.
+        known_digests: results of `checks.digests`: "questions" (without demonstrations) and "data"; empty if unknown.
+        place: where a dataset from the data cache is stored, which has passed `checks.check_dataset`; None for others.
     """
 
     name: str
     catalog: Catalog
-    splits: Mapping[str, list[Record]]
+    splits: Mapping[str, Sequence[Record]]
     oracle: Mapping[str, list[Film]] | None = None
     notices: list[str] = field(default_factory=list)
     fingerprint: str = ""
+    known_digests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    place: "Place | None" = None

@@ -90,14 +90,30 @@ def load(config: RedditV2Config) -> RankedListDataset:
     return RankedListDataset("reddit_v2", films, splits, notices=notices, fingerprint=fingerprint(splits, films))
 
 
+def sources(config: RedditV2Config) -> dict[str, Path]:
+    """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
+    if config.path is None:
+        return {}
+    root = Path(config.path)
+    found = {f.relative_to(root).as_posix(): f for part in PARTS.values() for f in sorted((root / part).rglob("*"))}
+    catalog, shown = _catalog_file(root, config.catalog), config.demonstrations_from
+    found |= {f"catalogue {catalog.name}": catalog} if catalog else {}
+    return found | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+
+
+def _catalog_places(root: Path) -> list[Path]:
+    return [root / folder / f"gt_catalog{suffix}" for folder in ("", "reddit_catalog") for suffix in SUFFIXES]
+
+
+def _catalog_file(root: Path, option: str | None) -> Path | None:
+    return Path(option) if option else next((place for place in _catalog_places(root) if place.is_file()), None)
+
+
 def _catalog(root: Path, option: str | None, problems: list[str], notices: list[str]) -> Catalog | None:
-    places = [root / folder / f"gt_catalog{suffix}" for folder in ("", "reddit_catalog") for suffix in SUFFIXES]
-    file = Path(option) if option else next((place for place in places if place.is_file()), None)
+    file = _catalog_file(root, option)
     if file is None:
-        problems.append(
-            f"{root} has no catalogue; looked for {', '.join(str(place.relative_to(root)) for place in places)}. Use "
-            "dataset.catalog=FILE for another file"
-        )
+        places = ", ".join(str(place.relative_to(root)) for place in _catalog_places(root))
+        problems.append(f"{root} has no catalogue; looked for {places}. Use dataset.catalog=FILE for another file")
         return None
     try:
         films, found = read_catalog(file)

@@ -131,6 +131,13 @@ def load(config: RedialConfig) -> RankedListDataset:
     return RankedListDataset("redial", catalog, splits, notices=notices, fingerprint=fingerprint(splits, catalog))
 
 
+def sources(config: RedialConfig) -> dict[str, Path]:
+    """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
+    found = {file.name: file for file in _find_files(config.path, []).values()}
+    shown = config.demonstrations_from
+    return found | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+
+
 def _why_empty(file: Path, split: str, answers: Sequence[_Answer], names: FilmNames) -> str:
     """Why a split has no records, and what to do."""
     if any(names.find(answer.text) for answer in answers):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rlbench.config.schema import MatchingConfig
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset, Record
+from rlbench.data.stored import column
 from rlbench.lists import published
 from rlbench.lists.entries import ParsedText
 from rlbench.lists.film_facts import FilmFacts
@@ -60,13 +61,14 @@ class Answer:
     confidence: NDArray[np.float64]
 
 
-def choose_contexts(records: Sequence[Record], limit: int | None) -> list[Record]:
+def choose_contexts(records: Sequence[Record], limit: int | None) -> Sequence[Record]:
     """Records of at most `limit` contexts, evenly spaced over the split in its own order. All if limit is None."""
-    contexts = list(dict.fromkeys(record.context_id for record in records))
+    of_records = column(records, "context_id")
+    contexts = list(dict.fromkeys(of_records))
     if limit is None or limit >= len(contexts):
-        return list(records)
+        return records
     kept = {contexts[math.floor(i * len(contexts) / limit)] for i in range(limit)}
-    return [record for record in records if record.context_id in kept]
+    return [records[place] for place, context in enumerate(of_records) if context in kept]
 
 
 def judge_answers(

@@ -1,5 +1,6 @@
 """Finds the folder or hub id of a configured model, and loads its weights and tokenizer."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
@@ -17,6 +18,7 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from rlbench.base.content import combined, remembered_digest
 from rlbench.base.digests import check_model as check_model_files
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
@@ -25,7 +27,7 @@ from rlbench.config.schema import TEMPLATE_DATE, HubModelConfig, ModelConfig, Ti
 from rlbench.data.record import RankedListDataset
 from rlbench.models import tiny
 from rlbench.models.generation import forget_decoding
-from rlbench.models.sources import is_local, model_folder
+from rlbench.models.sources import BESIDE_WEIGHTS, TEMPLATES, is_local, model_folder
 from rlbench.models.templates import pin_date, random_parts
 
 
@@ -89,6 +91,20 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
         # SFT masks padding: if EOS were the padding, the model would never learn to stop.
         tokenizer.pad_token = _spare_token(tokenizer)
     return tokenizer
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 (hex) of what decides how a tokenizer writes chats as ids: files, template, and versions of libraries.
+
+    Args:
+        tokenizer: loaded from a folder by `load_tokenizer`.
+    """
+    folder = Path(tokenizer.name_or_path)
+    places = [*folder.iterdir(), *(folder / TEMPLATES).glob("*")]
+    files = [file for file in sorted(places) if file.suffix in BESIDE_WEIGHTS and not file.name.endswith(".index.json")]
+    libraries = {name: version(name) for name in ("transformers", "tokenizers", "jinja2", "trl")}
+    parts = {file.relative_to(folder).as_posix(): remembered_digest(file) for file in files}
+    return combined({"files": parts, "template": tokenizer.chat_template, "libraries": libraries})
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlbench.base.cache import code_digest
 from rlbench.base.content import SHOWN, combined, remembered_digest
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
@@ -59,15 +60,28 @@ def source_digest(config: ModelConfig, cache_dir: Path) -> str:
     return combined(folder_digests(model_folder(config.path), config.path))
 
 
-def tokenizer_texts(dataset: "RankedListDataset") -> list[str]:
+def tokenizer_texts(dataset: "RankedListDataset") -> Iterator[str]:
     """Training texts of a tiny model's tokenizer: the requests of the demonstrations, and the catalogue."""
-    texts = [message["content"] for record in dataset.splits.get("sft", ()) for message in record.prompt]
-    return texts + [f"{title} ({year})\n" for title, year in dataset.catalog.films] * CATALOG_REPEATS
+    for record in dataset.splits.get("sft", ()):
+        for message in record.prompt:
+            yield message["content"]
+    yield from [f"{title} ({year})\n" for title, year in dataset.catalog.films] * CATALOG_REPEATS
 
 
 def texts_digest(dataset: "RankedListDataset") -> str:
-    """sha256 (hex) of `tokenizer_texts`."""
-    return hashlib.sha256(json.dumps(tokenizer_texts(dataset)).encode()).hexdigest()
+    """sha256 (hex) of `tokenizer_texts`, written as a JSON list."""
+    if dataset.place is None:
+        return _texts_digest(dataset)
+    return str(dataset.place.fact(f"texts-{code_digest('models/sources.py')[:16]}", lambda: _texts_digest(dataset)))
+
+
+def _texts_digest(dataset: "RankedListDataset") -> str:
+    digest, separator = hashlib.sha256(b"["), ""
+    for text in tokenizer_texts(dataset):
+        digest.update(f"{separator}{json.dumps(text)}".encode())
+        separator = ", "
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def model_folder(path: str) -> Path:

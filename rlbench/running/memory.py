@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from rlbench.config.schema import AlgorithmConfig, Config
 from rlbench.data.record import RankedListDataset
-from rlbench.evaluation.evaluate import longest_prompt
+from rlbench.data.stored import column
+from rlbench.evaluation.lengths import longest_of
 from rlbench.models.loading import load_tokenizer, locate_model
 from rlbench.runs import inputs
 from rlbench.training.arguments import on_cpu
@@ -308,8 +309,8 @@ def estimate_run(
     processes: int = 1,
 ) -> MemoryEstimate:
     """Estimate a run whose data and tokenizer are available."""
-    prompt = max(longest_prompt(records, tokenizer) for records in dataset.splits.values() if records)
-    judged = {split: {record.context_id for record in dataset.splits[split]} for split in ("validation", "test")}
+    prompt = max(longest_of(records, tokenizer) for records in dataset.splits.values() if records)
+    judged = {split: set(column(dataset.splits[split], "context_id")) for split in ("validation", "test")}
     limits = {"validation": config.evaluation.validation_contexts, "test": config.evaluation.test_contexts}
     lists = {split: min(len(ids), limits[split] or len(ids)) for split, ids in judged.items()}
     contexts = max(lists["validation"], lists["test"] * max(config.evaluation.samples, 1))
@@ -349,7 +350,7 @@ def largest(configs: Sequence[Config]) -> tuple[Config, MemoryEstimate | NoEstim
         different.setdefault(json.dumps(key), config)
     found = []
     for config in different.values():
-        dataset = inputs.load(config.dataset)
+        dataset = inputs.load(config)
         source = locate_model(config.model, dataset, Path(config.cache_dir))
         tokenizer = load_tokenizer(source, config.generation.template_date)
         found.append((config, estimate_or_reason(config, dataset, source, tokenizer)))

@@ -81,7 +81,7 @@ def _model_files(config: Config) -> dict[str, str]:
     """Return the sha256 of each file of the model that a config's runs load."""
     from rlbench.models.loading import locate_model  # loads torch
 
-    folder = locate_model(config.model, inputs.load(config.dataset), Path(config.cache_dir))
+    folder = locate_model(config.model, inputs.load(config), Path(config.cache_dir))
     return folder_digests(Path(folder), folder)
 
 

@@ -1,5 +1,6 @@
 """What all stages of a cell share: checked before any compute is spent, loaded once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from rlbench.config.places import check_places
 from rlbench.config.schema import Config
 from rlbench.data.checks import check_dataset
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.evaluation.evaluate import longest_prompt
 from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
+from rlbench.evaluation.lengths import longest_of
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_tokenizer, locate_model, max_positions
 from rlbench.objective.guards import caveats
@@ -52,8 +53,8 @@ class Session:
     model_files: ModelOrigin
     tokenizer: PreTrainedTokenizerBase
     criteria: Criteria
-    validation: list[Record]
-    test: list[Record]
+    validation: Sequence[Record]
+    test: Sequence[Record]
     memory: memory.MemoryEstimate | memory.NoEstimate
 
 
@@ -109,8 +110,9 @@ def _checked_data(config: Config) -> RankedListDataset:
     problems += check_model(config.model) + check_engine(config)
     dataset: RankedListDataset | None = None
     try:
-        dataset = inputs.load(config.dataset)
-        problems += check_dataset(dataset, config.dataset.list_length)
+        dataset = inputs.load(config)
+        if dataset.place is None:  # a stored dataset has passed
+            problems += check_dataset(dataset, config.dataset.list_length)
         if not dataset.splits.get("sft") and ("sft" in config.stages or not problems and needs_demonstrations(config)):
             problems.append(
                 f"{config.dataset.name} has no demonstrations (split sft), but stage={config.stage} needs them"
@@ -132,7 +134,7 @@ def check_lengths(
     if positions is None:
         return problems
     for split, records in dataset.splits.items():
-        longest = longest_prompt(records, tokenizer)
+        longest = longest_of(records, tokenizer)
         if longest and longest + max_new_tokens > positions:
             problems.append(
                 f"{split}: the longest prompt has {longest} tokens; with generation.max_new_tokens = "

@@ -1,6 +1,6 @@
 """The stages of a cell: what each trains and evaluates. Each returns its part of `result.json`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from rlbench.training.rl import TrainingData, train_rl
 from rlbench.training.sft import train_sft
 from rlbench.training.validation import Validation
 
-EvaluateSplit = Callable[[str, list[Record]], Evaluation]
+EvaluateSplit = Callable[[str, Sequence[Record]], Evaluation]
 """Makes and judges the lists of a split, from its name and its records."""
 
 
@@ -82,7 +82,7 @@ def _greedy(session: Session, target: Run, source: str | Path) -> EvaluateSplit:
     if not on_cpu(config):
         model.to("cuda")
 
-    def lists(split: str, records: list[Record]) -> Evaluation:
+    def lists(split: str, records: Sequence[Record]) -> Evaluation:
         samples = config.evaluation.samples if split == "test" else 0
         n_lists = len({record.context_id for record in records}) * (1 + samples)
         progress = _progress(session, target, split, n_lists, "list")
@@ -101,7 +101,7 @@ def oracle(session: Session, recording: Recording) -> Outcome:
     if processes.is_main():
         rewind_logs(recording.run, None)
 
-    def lists(split: str, records: list[Record]) -> Evaluation:
+    def lists(split: str, records: Sequence[Record]) -> Evaluation:
         contexts = {record.context_id for record in records}
         texts = {c: "\n".join(f"{title} ({year})" for title, year in best[c]) for c in contexts}
         unknown = np.full(config.dataset.list_length, np.nan)

@@ -4,14 +4,17 @@ A process reads a dataset and a model's files once and keeps the result until `f
 loads neither torch nor the datasets.
 """
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlbench.base import content
+from rlbench.base.cache import Cache
 from rlbench.base.errors import BadInput
-from rlbench.config.schema import Config, DatasetConfig, TinyModelConfig
+from rlbench.config.schema import Config, TinyModelConfig
 
 if TYPE_CHECKING:
     from rlbench.data.record import RankedListDataset
@@ -47,19 +50,36 @@ _found: dict[str, Inputs] = {}
 _problems: dict[str, list[str]] = {}
 
 
-def load(config: DatasetConfig) -> "RankedListDataset":
-    """Load a dataset; the most recent one is cached.
+def load(config: Config) -> "RankedListDataset":
+    """Load the dataset of a config, from `runtime.data_cache` if it is set; the most recent one is kept.
 
     Raises:
         BadInput: all problems of the files together.
     """
-    from rlbench.data import load_dataset  # importing it takes a second
+    from rlbench.data.cached import open_dataset  # importing it takes a second
 
-    key = repr(config)
+    key = repr([config.dataset, config.runtime.data_cache])
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load_dataset(config)
+        _loaded[key] = open_dataset(config.dataset, _cache(config))
     return _loaded[key]
+
+
+def _cache(config: Config) -> Cache | None:
+    folder, main = config.runtime.data_cache, os.environ.get("RANK", "0") == "0"
+    return (
+        None
+        if folder is None
+        else Cache(Path(folder), _tell if main else _say_nothing, main and config.runtime.progress)
+    )
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _say_nothing(sentence: str) -> None:
+    """The main process speaks for all."""
 
 
 def inputs(config: Config) -> Inputs:
@@ -68,7 +88,7 @@ def inputs(config: Config) -> Inputs:
     Raises:
         BadInput: problems of the data or of the model's files.
     """
-    key = repr([asdict(config.dataset), asdict(config.model), config.cache_dir])
+    key = repr([asdict(config.dataset), asdict(config.model), config.cache_dir, config.runtime.data_cache])
     if key in _problems:
         raise BadInput(*_problems[key])
     if key not in _found:
@@ -87,7 +107,7 @@ def _read(config: Config) -> Inputs:
     problems: list[str] = []
     dataset, model = None, None
     try:
-        dataset = load(config.dataset)
+        dataset = load(config)
     except BadInput as error:
         problems += error.problems
     try:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlbench.base.errors import BadInput
 from rlbench.base.seeding import demonstration_order
 from rlbench.data.record import Record
+from rlbench.data.stored import CHARACTERS, StoredRecords, characters_of
 from rlbench.runs import processes
 from rlbench.runs import record as run_record
 
@@ -35,19 +36,29 @@ class Demonstrations:
         max_length: tokens of prompt and completion together, cut at the end, as in the SFT stage. Demonstrations whose
             completion is cut completely are left out.
         seed: seed of the order.
+        rows: ids of prompts and completions, if the records have been tokenised already.
 
     Raises:
         BadInput: every completion is cut completely.
     """
 
-    def __init__(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int):
+    def __init__(
+        self,
+        records: Sequence[Record],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        seed: int,
+        rows: Sequence[tuple[list[int], list[int]]] | None = None,
+    ):
         self.padding = tokenizer.pad_token_id
         self.seed = seed
-        rows = [demonstration_tokens(record, tokenizer, max_length) for record in records]
-        self.rows = [(prompt, completion) for prompt, completion in rows if completion]
+        if rows is None:
+            tokens = (demonstration_tokens(record, tokenizer, max_length) for record in records)
+            rows = [(prompt, completion) for prompt, completion in tokens if completion]
+        self.rows = rows
         if not self.rows:
             raise BadInput(
-                f"trainer.sft.max_length = {max_length} leaves nothing of the completions of {len(rows)} "
+                f"trainer.sft.max_length = {max_length} leaves nothing of the completions of {len(records)} "
                 "demonstrations; use a larger value"
             )
 
@@ -176,7 +187,9 @@ def check_ends(
         source: the model's source, for the message.
     """
     written = False
-    for record in sorted(records, key=_characters):
+    sizes = records.column(CHARACTERS) if isinstance(records, StoredRecords) else list(map(characters_of, records))
+    for place in sorted(range(len(records)), key=sizes.__getitem__):
+        record = records[place]
         prompt, completion = demonstration_tokens(record, tokenizer, sys.maxsize)
         ends = tokenizer.eos_token_id in completion[-TAIL:]
         written = written or ends
@@ -193,19 +206,21 @@ def check_ends(
     ]
 
 
-def _characters(record: Record) -> int:
-    """Number of characters in prompt and completion."""
-    return sum(len(message["content"]) for message in [*record.prompt, *(record.completion or [])])
-
-
 def demonstration_tokens(
     record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[int], list[int]]:
     """Prompt and completion as the SFT stage tokenises them."""
     prompt = tokenizer.apply_chat_template(record.prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template([*record.prompt, *(record.completion or [])], return_dict=True)["input_ids"]
-    start = next((place for place, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+    start = common_start(prompt, whole)
     return whole[:start], whole[start:max_length]
+
+
+def common_start(prompt: Sequence[int], whole: Sequence[int]) -> int:
+    """Number of first ids in which a prompt alone and the same prompt with a completion agree."""
+    if whole[: len(prompt)] == prompt:
+        return len(prompt)
+    return next((place for place, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
 
 
 def _padded(rows: list[list[int]], padding: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

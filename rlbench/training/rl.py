@@ -15,6 +15,7 @@ from rlbench.base.progress import Progress
 from rlbench.config.engines import rollout_arguments
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.data.record import Record
+from rlbench.data.stored import StoredRecords
 from rlbench.evaluation.evaluate import eos_ids
 from rlbench.evaluation.recording import Recording
 from rlbench.lists.reader import ListReader
@@ -45,6 +46,7 @@ from rlbench.training.rollout_log import RolloutLog
 from rlbench.training.safety import CannotGoOn, Guard, Stop
 from rlbench.training.schedule import stepped
 from rlbench.training.scoring import Batching
+from rlbench.training.tokens import tokenised
 from rlbench.training.trainer import RankedListTrainer
 from rlbench.training.validation import Validation
 
@@ -116,11 +118,17 @@ def make_demonstrations(
     """
     if not needs_demonstrations(config):
         return None
-    return Demonstrations(records, tokenizer, config.trainer.sft.max_length, config.seed)
+    longest = config.trainer.sft.max_length
+    return Demonstrations(records, tokenizer, longest, config.seed, tokenised(records, tokenizer, longest))
+
+
+PROMPT_COLUMNS = ("context_id", "prompt", "ground_truth", "seen_titles")
 
 
 def prompt_dataset(records: Sequence[Record]) -> Dataset:
     """The columns that the trainer and the scorer read."""
+    if isinstance(records, StoredRecords):
+        return Dataset.from_file(str(records.file)).select_columns(list(PROMPT_COLUMNS))
     return Dataset.from_list(
         [
             {
@@ -314,7 +322,9 @@ def _kept(config: Config, run: Run, reader: ListReader, records: Sequence[Record
     if not needs_demonstrations(config):
         return None
     longest = config.trainer.sft.max_length
-    kept = kept_of(records, reader.tokenizer, longest, reader.eos_token_ids)
+    tokens = tokenised(records, reader.tokenizer, longest)
+    ends = reader.eos_token_ids
+    kept = kept_of(records, reader.tokenizer, longest, ends) if tokens is None else tokens.kept(ends)
     if kept.without_end:
         pairs = isinstance(config.algorithm, PreferenceConfig)
         log.warning("%s: %s", run.name, kept.words_of_pairs(longest) if pairs else kept.words(longest))

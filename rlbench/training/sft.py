@@ -5,6 +5,7 @@ numbers, so evaluations do not change the weights.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from rlbench.training.parallel import (
     parallel_arguments,
     whole_policy,
 )
+from rlbench.training.tokens import Tokens, tokenised
 from rlbench.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ def train_sft(
     recording: Recording,
     start: Path,
     tokenizer: PreTrainedTokenizerBase,
-    records: list[Record],
+    records: Sequence[Record],
     progress: Progress,
     validation: Validation | None = None,
 ) -> Kept:
@@ -74,17 +76,21 @@ def train_sft(
     model = load_model(start, config.model.dtype)
     args = sft_arguments(config, writing_folder(run.checkpoints))
     let_cpus_shard(args)
+    tokens = tokenised(records, tokenizer, sft.max_length)
+    if tokens is not None:
+        args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = SpreadSFTTrainer(
         model=model,
         args=args,
-        train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in records]),
+        train_dataset=texts_of(records) if tokens is None else tokens.dataset(),
         processing_class=tokenizer,
         callbacks=[Recorder(run, recording.tracker, progress, "loss")],
     )
     trainer.ledger = ledger
     quiet(trainer)
-    rows = trainer.train_dataset["input_ids"][: trainer.rows]  # with several processes, blank rows follow
-    kept = Kept.of_rows(rows, sft.max_length, eos_ids(model, tokenizer), dropped=len(records) - trainer.rows)
+    kept = _kept(trainer, tokens, len(records), eos_ids(model, tokenizer))
+    if tokens is not None and tokens.cut_prompts:
+        log.warning("%s: %s", run.name, tokens.words())
     if kept.without_end:
         log.warning("%s: %s", run.name, kept.words(sft.max_length))
     if validation is not None:
@@ -98,6 +104,19 @@ def train_sft(
         save_model(trainer, run.final_model)
     check_made({"updates": trainer.state.global_step}, {"updates": sft.updates})
     return kept
+
+
+def texts_of(records: Sequence[Record]) -> Dataset:
+    """The columns that TRL tokenises."""
+    return Dataset.from_list([{"prompt": record.prompt, "completion": record.completion} for record in records])
+
+
+def _kept(trainer: SpreadSFTTrainer, tokens: Tokens | None, count: int, ends: Sequence[int]) -> Kept:
+    """Effect of the length limit on `count` demonstrations, from the stored tokens or from TRL's."""
+    if tokens is not None:
+        return tokens.kept(ends)
+    rows = trainer.train_dataset["input_ids"][: trainer.rows]  # with several processes, blank rows follow
+    return Kept.of_rows(rows, trainer.args.max_length, ends, dropped=count - trainer.rows)
 
 
 def sft_arguments(config: Config, output_dir: Path) -> SFTConfig:

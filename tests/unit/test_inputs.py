@@ -95,7 +95,7 @@ def test_membership_of_splits_counts(tmp_path):
 
 def test_demonstrations_of_one_file_name_have_rows_and_runs_of_their_own(tmp_path):
     data = write_redial(tmp_path / "data")
-    context = inputs.load(redial(data).dataset).splits["train"][0].context_id
+    context = inputs.load(redial(data)).splits["train"][0].context_id
     configs = []
     for teacher, film in (("gpt4", "Big (1988)"), ("llama", "Up (2009)")):
         file = tmp_path / teacher / "demonstrations.jsonl"
@@ -171,10 +171,10 @@ def test_two_models_of_one_process_are_two_runs(tmp_path, data):
 
 def test_one_dataset_at_a_time_is_in_memory(tmp_path, data):
     first, other = redial(data), redial(write_redial(tmp_path / "b"))
-    loaded = inputs.load(first.dataset)
-    assert inputs.load(first.dataset) is loaded
-    inputs.load(other.dataset)
-    assert inputs.load(first.dataset) is not loaded
+    loaded = inputs.load(first)
+    assert inputs.load(first) is loaded
+    inputs.load(other)
+    assert inputs.load(first) is not loaded
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_runs_that_are_under_way_tell_of_no_rate(tmp_path):
 def shared_elsewhere(config):
     """Finish a config's shared stages in another experiment, as its own command would."""
     there = replace(config, experiment_name="there")
-    folder = locate_model(config.model, inputs.load(config.dataset), Path(config.cache_dir))
+    folder = locate_model(config.model, inputs.load(config), Path(config.cache_dir))
     for stage in ("oracle", "zero_shot", "sft"):
         made = locate(there, stage)
         with claim(made, there):

@@ -126,7 +126,7 @@ def test_demonstrate_with_bad_values(tmp_path):
     assert "dataset.list_length = 0 must be at least 1" in said
 
 
-@pytest.mark.parametrize("key", ["runs_dir", "cache_dir"])
+@pytest.mark.parametrize("key", ["runs_dir", "cache_dir", "runtime.data_cache"])
 def test_places_that_cannot_be_used(key, tmp_path, monkeypatch):
     def said(folder: str | Path) -> str:
         places = {"runs_dir": tmp_path / "r", "cache_dir": tmp_path / "c"} | {key: folder}

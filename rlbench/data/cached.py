@@ -1,0 +1,134 @@
+"""Datasets from the data cache: read, checked and fingerprinted once, then memory-mapped.
+
+The folder of a dataset is named after everything that its records depend on: the content of its files, the settings of
+its loader, the code of the rooms that read it, and the versions of Python and of the libraries. A cached dataset has
+passed `check_dataset`.
+"""
+
+import platform
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rlbench.base.cache import Cache, CannotStore, bytes_of, code_digest, key_of
+from rlbench.base.files import DiskFull, megabytes, write_json
+from rlbench.base.progress import Progress
+from rlbench.base.user_files import read_user_json
+from rlbench.config.schema import DatasetConfig
+from rlbench.data import load_dataset, reddit_v2, redial
+from rlbench.data.checks import check_dataset, digests
+from rlbench.data.record import Film, RankedListDataset
+from rlbench.data.stored import Place, StoredRecords, write_records
+from rlbench.lists.catalog import Catalog
+
+CODE = ("base", "config", "data", "lists")
+"""Rooms whose code can change a record."""
+LIBRARIES = ("numpy", "datasets", "pyarrow")
+WITHOUT_EFFECT = ("cutoffs",)
+"""Settings of a dataset that change no record."""
+TOLD = 50 * 10**6
+"""Bytes from which on the user is told where the cache lies."""
+RECORDS, CONTENT = "records", "content.json"
+
+SOURCES: dict[str, Callable[[Any], dict[str, Path]]] = {
+    "mini": lambda config: {},
+    "redial": redial.sources,
+    "reddit_v2": reddit_v2.sources,
+}
+"""The files that a dataset's configuration reads, by the name that its notices may show."""
+
+
+def open_dataset(config: DatasetConfig, cache: Cache | None) -> RankedListDataset:
+    """Return a dataset from the cache. It is read and stored first if it is not there.
+
+    A dataset with problems is returned as loaded and not stored. So is one that the cache has no room for.
+
+    Args:
+        config: the dataset's configuration.
+        cache: the cache; None reads the data as they are.
+
+    Raises:
+        BadInput: all problems of the files at once.
+    """
+    if cache is None:
+        return load_dataset(config)
+    sources = {name: path for name, path in SOURCES[config.name](config).items() if path.is_file()}
+    key = _key(config, sources, cache)
+    place = Place(cache, f"{config.name}-{key}")
+    loaded: list[RankedListDataset] = []
+
+    def make(folder: Path) -> None:
+        loaded.append(load_dataset(config))
+        if check_dataset(loaded[0], config.list_length):
+            raise CannotStore("it has problems")  # the caller reports them with all others
+        _write(loaded[0], folder, cache)
+        if _key(config, sources, cache) != key:
+            raise CannotStore("its files have changed while they were read")
+
+    try:
+        folder = place.folder(RECORDS, config.name, make)
+    except (CannotStore, DiskFull) as error:
+        if str(error) != "it has problems":
+            cache.tell(f"data cache: {config.name} is not stored, because {error}")
+        return loaded[0] if loaded else load_dataset(config)
+    if loaded and (size := bytes_of(folder)) >= TOLD:
+        cache.tell(
+            f"data cache: {config.name} takes {megabytes(size)} in {folder.parent}; later runs read it from there. To "
+            "free the space, remove that folder"
+        )
+    return _open(folder, place)
+
+
+def _key(config: DatasetConfig, sources: Mapping[str, Path], cache: Cache) -> str:
+    settings = {key: value for key, value in asdict(config).items() if key not in (*config.paths, *WITHOUT_EFFECT)}
+    files = {name: cache.digest(path) for name, path in sources.items()}
+    unicode = [platform.python_version(), unicodedata.unidata_version]
+    return key_of([settings, files, code_digest(*CODE), unicode, [version(name) for name in LIBRARIES]])
+
+
+def _write(dataset: RankedListDataset, folder: Path, cache: Cache) -> None:
+    total = sum(map(len, dataset.splits.values()))
+    progress = Progress(f"storing {dataset.name}", total, file=None, show=cache.show, unit="record")
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.to(done)
+
+    for split, records in dataset.splits.items():
+        write_records(records, folder / f"{split}.arrow", advance)
+    progress.close()
+    content = {
+        "name": dataset.name,
+        "splits": list(dataset.splits),
+        "catalogue": dataset.catalog.films,
+        "oracle": dataset.oracle,
+        "notices": dataset.notices,
+        "fingerprint": dataset.fingerprint,
+        "questions": digests(dataset, demonstrations=False),
+        "data": digests(dataset, demonstrations=True),
+    }
+    write_json(folder / CONTENT, content)
+
+
+def _open(folder: Path, place: Place) -> RankedListDataset:
+    content = read_user_json(folder / CONTENT)
+    oracle = content["oracle"]
+    return RankedListDataset(
+        content["name"],
+        Catalog(map(_film, content["catalogue"])),
+        {split: StoredRecords(folder / f"{split}.arrow", place) for split in content["splits"]},
+        None if oracle is None else {context: list(map(_film, films)) for context, films in oracle.items()},
+        content["notices"],
+        content["fingerprint"],
+        {"questions": content["questions"], "data": content["data"]},
+        place,
+    )
+
+
+def _film(pair: list[Any]) -> Film:
+    return pair[0], pair[1]

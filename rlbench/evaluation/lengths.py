@@ -1,0 +1,32 @@
+"""Lengths of prompts in tokens, remembered in the data cache."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from rlbench.base.cache import code_digest, key_of
+from rlbench.data.record import Record
+from rlbench.data.stored import StoredRecords
+from rlbench.evaluation.evaluate import longest_prompt
+from rlbench.models.loading import tokenizer_digest
+
+AT_ONCE = 16_384
+"""Records in memory at once."""
+
+
+def longest_of(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest prompt; 0 without records. The result for stored records is computed once.
+
+    Args:
+        records: those of a split.
+        tokenizer: loaded from a folder, for stored records.
+    """
+    if not isinstance(records, StoredRecords):
+        return longest_prompt(records, tokenizer)
+    key = key_of([tokenizer_digest(tokenizer), code_digest("evaluation")])
+
+    def longest() -> int:
+        starts = range(0, len(records), AT_ONCE)
+        return max((longest_prompt(records[start : start + AT_ONCE], tokenizer) for start in starts), default=0)
+
+    return int(records.place.fact(f"longest-{records.file.stem}-{key}", longest))
