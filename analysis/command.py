@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.outputs import move_aside, output_file
 from analysis.problems import Problem, Unusable, printable
 from analysis.resamples import FEWEST_RESAMPLES, MOST_RESAMPLES, RESAMPLES
 from rlbench.base.errors import BadInput
-from rlbench.base.files import new_folder, write_text
+from rlbench.base.files import new_folder
 from rlbench.base.program import as_started
 from rlbench.config.arguments import whole
 
@@ -147,9 +147,10 @@ def make_folder(folder: Path, out: Path) -> Path:
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write text files into a folder. Returns their paths."""
+    """Write text files into a folder, and return their paths. Files of the user are kept (`output_file`)."""
     for name, text in texts.items():
-        write_text(folder / name, text)
+        with output_file(folder / name) as beside:
+            beside.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 
 
@@ -160,11 +161,7 @@ def set_aside(folder: Path, names: Iterable[str], written: Sequence[Path] = ()) 
     """
     for path in (folder / name for name in names):
         if path not in written and (path.is_file() or path.is_symlink()):
-            older = new_folder(folder / "older", "--out")
-            places = (older / (f"{number}-{path.name}" if number else path.name) for number in itertools.count())
-            kept = next(place for place in places if not os.path.lexists(place))
-            path.rename(kept)
-            say(terminal(), f"{path} is not of this call; moved to {kept}")
+            say(terminal(), f"{path} is not of this call; moved to {move_aside(path)}")
 
 
 def show_older(console: Console, out: Path, patterns: Iterable[str], written: Sequence[Path]) -> None:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.choices import AXES
-from rlbench.base.files import whole_file
+from analysis.outputs import output_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -167,7 +167,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg")) ->
     with matplotlib.rc_context(STYLE):
         for kind in formats:
             file = path.with_name(f"{path.name}.{kind}")
-            with whole_file(file) as beside:
+            with output_file(file) as beside:
                 figure.savefig(beside, format=kind, dpi=200, metadata=metadata[kind])
             written.append(file)
     return written

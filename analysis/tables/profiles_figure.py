@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from analysis import statistics
 from analysis.figures.lines import REFERENCE
 from analysis.figures.style import GREY, STYLE, WIDTH, styles
+from analysis.outputs import output_file
 from analysis.statistics import Floats
 from analysis.tables.profiles import Profile
-from rlbench.base.files import whole_file
 from rlbench.lists.metric_catalogue import metric_title
 
 THRESHOLDS: Floats = np.linspace(0, 1, 101)
@@ -127,6 +127,6 @@ def save_profiles(figure: Figure, path: Path) -> list[Path]:
         files = []
         for suffix, metadata in FORMATS.items():
             files.append(path.with_suffix(f".{suffix}"))
-            with whole_file(files[-1]) as beside:
+            with output_file(files[-1]) as beside:
                 figure.savefig(beside, format=suffix, dpi=200, metadata=metadata)
     return files

@@ -420,7 +420,7 @@ def test_it_writes_and_shows_both_tables(runs: Path, tmp_path: Path, capsys: pyt
     write_cells(runs, helps, absent=[("sequence", "token")])
     out = tmp_path / "reports/ablation"
     assert command(runs, out, "--reference", "credit=sequence") == 0
-    assert sorted(file.name for file in out.iterdir()) == FILES
+    assert sorted(file.name for file in out.glob("[!.]*")) == FILES
     shown = capsys.readouterr().out
     for words in ("Combinations: mini, tiny", "Main effects: mini, tiny", "rank vs. sequence", "Δ NDCG@10 to SFT"):
         assert words in shown

@@ -383,7 +383,7 @@ def test_the_reported_curves_are_drawn_alone(tmp_path: Path, capsys: pytest.Capt
     assert sum(len(ax.get_lines()) for ax in figure.axes) == 15
     assert all(method.title in words(figure) for method in METHODS.values())
     assert reported_main(["--out", str(tmp_path), "--regime", "mu=2"]) == 0
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["paper.pdf", "paper.png", "paper.svg"]
+    assert sorted(file.name for file in tmp_path.glob("[!.]*")) == ["paper.pdf", "paper.png", "paper.svg"]
     assert reported_main(["--out", str(tmp_path), "--regime", "mu=2", "--backbone", "Llama-3.2-1B"]) == 2
     assert "no curve of Llama-3.2-1B with mu=2" in capsys.readouterr().err
 
@@ -401,7 +401,7 @@ def test_the_command_writes_every_figure_in_three_forms(tmp_path: Path, capsys: 
     small_runs(runs)
     write_spending(next(runs.glob("*/*/grpo-*/seed*")), [1, 2])
     assert main([str(runs), "--out", str(tmp_path / "one"), "--against", "seconds"]) == 0
-    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == [
+    assert sorted(file.name for file in (tmp_path / "one").glob("[!.]*")) == [
         f"{name}.{kind}" for name in ("ranks-hits", "training", "validation") for kind in ("pdf", "png", "svg")
     ]
     assert "Not drawn against seconds: gspo-dcg (runs without budget.jsonl)" in capsys.readouterr().out

@@ -36,7 +36,7 @@ def test_it_writes_table_and_curves_and_says_where(
 ) -> None:
     out = tmp_path / "reports/mini"
     assert report(runs, out) == 0
-    assert sorted(file.name for file in out.iterdir()) == FILES
+    assert sorted(file.name for file in out.glob("[!.]*")) == FILES
     shown = capsys.readouterr().out
     assert "rank_grpo · relevance" in shown and "Δ NDCG@10 to SFT" in shown
     last = shown.rstrip().splitlines()[-9:]
@@ -84,7 +84,7 @@ def test_a_single_finished_stage_is_enough(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "out").mkdir()
     (tmp_path / "out/curves.svg").write_text("of an earlier report")
     assert report(tmp_path / "runs", tmp_path / "out") == 0
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["older", *PAGE, *TABLES]
+    assert sorted(file.name for file in (tmp_path / "out").glob("[!.]*")) == ["older", *PAGE, *TABLES]
     assert "No curves.png: no RL run has validation metrics." in capsys.readouterr().out
 
 
@@ -139,7 +139,7 @@ def test_nothing_of_an_earlier_report_looks_like_this_one(
     (out / "notes.md").write_text("mine")
     other = write_run(runs, "sft", 0, queries(SCORES, ["a", "b"]), cutoffs=[10], group="other/redial-tiny")
     assert report(runs, out) == 0
-    assert sorted(file.name for file in out.iterdir()) == ["mini", "notes.md", "older", "other", *PAGE]
+    assert sorted(file.name for file in out.glob("[!.]*")) == ["mini", "notes.md", "older", "other", *PAGE]
     assert "Not written now" not in capsys.readouterr().out
     shutil.rmtree(other)
     assert report(runs, out) == 0

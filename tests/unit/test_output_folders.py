@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from analysis import curves, report, reported
-from analysis.command import set_aside
+from analysis.command import set_aside, write_texts
+from analysis.outputs import WRITTEN
 from analysis.tables import __main__ as tables
 from rlbench.base.errors import BadInput
 from rlbench.base.files import held, new_folder
@@ -58,6 +59,45 @@ def test_a_file_of_another_call_is_moved_and_named(tmp_path, capsys):
         "1-curves.png": "second",
     }
     assert f"curves.png is not of this call; moved to {older / '1-curves.png'}" in capsys.readouterr().out
+
+
+def test_a_file_that_the_user_made_or_changed_is_kept(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "table.md").write_text("my own table")
+    elsewhere = tmp_path / "elsewhere.html"
+    elsewhere.write_text("my own page")
+    (out / "report.html").symlink_to(elsewhere)
+    command = [str(runs), "--out", str(out), "--resamples", "20"]
+    assert report.main(command) == 0
+    said = capsys.readouterr().out
+    for name in ("table.md", "report.html"):
+        assert f"{out / name} was made or changed by someone else; moved to {out / 'older' / name}\n" in said
+    assert (out / "older/table.md").read_text() == "my own table"
+    assert (out / "older/report.html").is_symlink() and elsewhere.read_text() == "my own page"
+    written = (out / "table.md").read_bytes()
+
+    assert report.main(command) == 0  # its own files are replaced
+    assert "someone else" not in capsys.readouterr().out and len(list((out / "older").iterdir())) == 2
+
+    (out / "table.md").write_bytes(written + b"a remark")
+    assert report.main(command) == 0
+    assert f"moved to {out / 'older/1-table.md'}" in capsys.readouterr().out
+    assert (out / "older/1-table.md").read_bytes() == written + b"a remark" and (
+        out / "table.md"
+    ).read_bytes() == written
+
+
+def test_a_damaged_record_of_written_files_loses_nothing(tmp_path, capsys):
+    for content in ("first", "second"):
+        write_texts(tmp_path, {"a.md": content})
+    assert not (tmp_path / "older").exists()
+    (tmp_path / WRITTEN).write_text("damaged")
+    write_texts(tmp_path, {"a.md": "second"})
+    assert not (tmp_path / "older").exists()  # the same content
+    (tmp_path / WRITTEN).write_text("[]")
+    write_texts(tmp_path, {"a.md": "third"})
+    assert (tmp_path / "older/a.md").read_text() == "second"
 
 
 def test_a_reader_that_stops_reading_loses_no_file(runs, tmp_path):

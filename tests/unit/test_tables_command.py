@@ -43,7 +43,7 @@ def test_it_writes_tables_and_figure_and_says_where(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tables(sweep, "--out", tmp_path / "out") == 0
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted([*TEXTS, *FIGURES])
+    assert sorted(file.name for file in (tmp_path / "out").glob("[!.]*")) == sorted([*TEXTS, *FIGURES])
     shown = capsys.readouterr().out
     assert "rank_grpo · relevance" in shown and "against SFT" in shown
     written = shown.rstrip().split("Wrote\n")[1].splitlines()
@@ -74,7 +74,7 @@ def test_without_a_baseline_no_comparisons_are_left_from_before(sweep: Path, tmp
     spec = tmp_path / "plain.yaml"
     spec.write_text("title: Plain\nrows: [{where: {stage: rl}}]\ncolumns: [ndcg@10, seeds]\n")
     assert tables(sweep, "--spec", spec, "--out", out) == 0
-    assert sorted(file.name for file in out.iterdir()) == [
+    assert sorted(file.name for file in out.glob("[!.]*")) == [
         "older",
         "table.csv",
         "table.md",

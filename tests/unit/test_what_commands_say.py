@@ -53,7 +53,7 @@ def test_a_plan_in_a_pipe_breaks_no_path() -> None:
     assert any(line.endswith(f"taken from {place}") for line in map(str.rstrip, piped.getvalue().splitlines()))
     assert max(map(len, piped.getvalue().splitlines())) < 300
     shown = io.StringIO()
-    plan._print(table, Console(file=shown, width=80, force_terminal=True, color_system=None, no_color=True))
+    plan._print(table, Console(file=shown, width=80, force_terminal=True, color_system=None))
     assert max(map(len, shown.getvalue().splitlines())) <= 80
 
 
