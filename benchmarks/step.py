@@ -39,8 +39,9 @@ from benchmarks.step_memory import measured
 from benchmarks.step_sides import PHASES, PROMPTS, SIDES, Setting, Shape, Side, llama, save_start
 from rlbench.base.files import write_json
 from rlbench.config.arguments import count
-from rlbench.models.operations import BACKWARD, matmul_rate
+from rlbench.models.operations import BACKWARD
 from rlbench.models.operations import Shape as ModelShape
+from rlbench.runs.peak import matmul_rate
 
 SHAPES = tuple(
     Shape.read(text)
@@ -105,7 +106,10 @@ def needed_operations(config: PretrainedConfig, shape: Shape) -> int:
     """Operations of an update: forward passes of rollout, reference and loss, and the loss's backward pass."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    forward = ModelShape.of(model).completions([shape.prompt] * PROMPTS, [[shape.completion] * shape.group] * PROMPTS)
+    rows = PROMPTS * shape.group
+    forward = ModelShape.of(model).completions(
+        [shape.prompt] * PROMPTS, [shape.prompt] * rows, [shape.completion] * rows
+    )
     return forward * (3 + BACKWARD)
 
 

@@ -33,7 +33,8 @@ class Collection:
             hash, list_length, cutoffs (tuple), checkpoint_rule, checkpoint_step, stopped_update (NaN unless it stopped
             early), demonstrations_count and demonstrations_without_end (NaN if none were used), the budget (prompts,
             completions, generated_tokens, updates; seconds and seconds_<phase>; trained_tokens, evaluation_tokens,
-            attempts, peak_memory_bytes_<of>, energy_joules_<of>, each NaN if unknown), adopted_from (directory of the
+            attempts, peak_memory_bytes_<of>, energy_joules_<of>, reference_tokens, tokens_per_second_<phase>,
+            mfu_<phase>, operations_<phase>, peak_<of>, each NaN if unknown), adopted_from (directory of the
             run of another experiment that spent the budget, else None; totals count it once, see `costs`),
             validation.<metric> and test.<metric>.
         queries: per-query test scores, read one run at a time (`analysis.tables.row_scores`).

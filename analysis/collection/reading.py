@@ -29,6 +29,7 @@ from rlbench.runs.record import (
     BUDGET,
     BUDGET_ROWS,
     COMPLETIONS,
+    COMPUTING,
     IDENTITY,
     MANIFEST,
     MEASUREMENTS,
@@ -62,6 +63,9 @@ BUDGET_FIELDS = ("prompts", "completions", "generated_tokens", "updates")
 LATER_BUDGET_FIELDS = (
     *("trained_tokens", "evaluation_tokens", "attempts"),
     *("peak_memory_bytes.process", "peak_memory_bytes.gpu", "energy_joules.cpu", "energy_joules.gpu"),
+    "reference_tokens",
+    *(f"{group}.{phase}" for group in ("tokens_per_second", "mfu", "operations") for phase in COMPUTING),
+    *("mfu.total", "peak.operations_per_second", "peak.devices"),
 )
 """Dotted keys in a budget that may be absent or null, and are then NaN."""
 MEAN_TOLERANCE = 1e-6

@@ -16,7 +16,8 @@ from analysis.render.numbers import first_words, percent
 from analysis.tables.marks import unequal_note
 from analysis.tables.model import UNEQUAL
 from rlbench.base.durations import duration
-from rlbench.lists.metric_catalogue import metric_title
+from rlbench.lists.metric_catalogue import metric_of, metric_title
+from rlbench.runs.record import COMPUTING
 
 PHASES = {
     "rollout": "#0072B2",
@@ -71,7 +72,7 @@ def cost_note(runs: pd.DataFrame, folder: Path) -> str:
 
 
 def _means(runs: pd.DataFrame) -> dict[str, float]:
-    names = [name for name in runs.columns if name in COUNTS or name in EXTRAS or name.startswith("seconds")]
+    names = [name for name in runs.columns if name in (*COUNTS, *EXTRAS, *SPEEDS) or name.startswith("seconds")]
     means = {name: float(runs[name].mean()) for name in names}
     for name in ("peak_memory_bytes_process", "peak_memory_bytes_gpu"):
         means[name] = float(runs[name].max())
@@ -79,6 +80,7 @@ def _means(runs: pd.DataFrame) -> dict[str, float]:
 
 
 COUNTS = ("updates", "prompts", "completions", "generated_tokens", "trained_tokens", "evaluation_tokens")
+SPEEDS = (*(f"tokens_per_second_{phase}" for phase in COMPUTING), *(f"mfu_{phase}" for phase in (*COMPUTING, "total")))
 EXTRAS = ("peak_memory_bytes_process", "peak_memory_bytes_gpu", "energy_joules_cpu", "energy_joules_gpu", "attempts")
 
 
@@ -122,6 +124,7 @@ def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], uneq
         Head(metric_title("peak_memory_bytes_gpu"), "peak, GiB"),
     ]
     heads += [Head("Energy", "CPU and GPU as far as known, Wh"), Head("Starts", "attempts of a run, on average")]
+    heads += [Head(metric_title(name), f"{metric_of(name).unit}, mean of the runs") for name in SPEEDS]
     rows = []
     for look in looks:
         own = spent[look.label]
@@ -134,6 +137,7 @@ def _table(looks: Sequence[Look], spent: Mapping[str, Mapping[str, float]], uneq
         cells += [number(own[f"peak_memory_bytes_{of}"] / 2**30, "{:.2f}".format) for of in ("process", "gpu")]
         energy = np.nansum([own["energy_joules_cpu"], own["energy_joules_gpu"]]) / 3600
         cells += [amount(energy, "{:.3g}".format), number(own["attempts"], "{:g}".format)]
+        cells += [amount(own.get(name), "{:.3g}".format) for name in SPEEDS]
         rows.append(cells)
     shown = [i for i in range(len(heads)) if any(row[i] is not MISSING for row in rows)]
     rows = [[row[i] for i in shown] for row in rows]

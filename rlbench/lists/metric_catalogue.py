@@ -129,6 +129,14 @@ TRAINING = (
 )
 """Metrics of training, in the order in which an update's are recorded."""
 
+COMPUTING = (
+    ("rollout", "rollouts"),
+    ("reference", "passes without gradient"),
+    ("update", "updates"),
+    ("evaluation", "evaluations"),
+)
+"""Phases that run the model, in words."""
+
 BUDGET = (
     Metric("updates", "Updates"),
     Metric("prompts", "Prompts"),
@@ -136,12 +144,19 @@ BUDGET = (
     Metric("generated_tokens", "Generated tokens"),
     Metric("trained_tokens", "Trained tokens"),
     Metric("evaluation_tokens", "Evaluation tokens"),
+    Metric("reference_tokens", "Tokens scored without gradient"),
     Metric("seconds", "Time", "s"),
     Metric("attempts", "Attempts"),
     Metric("peak_memory_bytes_process", "Memory", "bytes"),
     Metric("peak_memory_bytes_gpu", "GPU memory", "bytes"),
     Metric("energy_joules_cpu", "CPU energy", "J"),
     Metric("energy_joules_gpu", "GPU energy", "J"),
+    *(Metric(f"tokens_per_second_{phase}", f"Speed, {words}", "tokens/s", "higher") for phase, words in COMPUTING),
+    *(Metric(f"mfu_{phase}", f"FLOPs utilisation, {words}", "share", "higher") for phase, words in COMPUTING),
+    Metric("mfu_total", "FLOPs utilisation", "share", "higher"),
+    *(Metric(f"operations_{phase}", f"Operations, {words}", "FLOP") for phase, words in COMPUTING),
+    Metric("peak_operations_per_second", "Peak of a device", "FLOP/s"),
+    Metric("peak_devices", "Devices"),
 )
 """What a run spends."""
 

@@ -5,11 +5,9 @@ usual for model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B). Padding,
 activations are no needed work, so they are never part of a count.
 """
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -64,18 +62,18 @@ class Shape:
             pairs += of_layer * self.windows.count(window)
         return 2 * self.linear * sum(new) + 4 * self.attention * pairs + 2 * self.head * scored
 
-    def completions(self, prompts: Sequence[int], completions: Sequence[Sequence[int]]) -> int:
-        """Operations of one forward pass over groups of completions that forwards each prompt once.
+    def completions(self, distinct: Sequence[int], prompts: Sequence[int], completions: Sequence[int]) -> int:
+        """Operations of one forward pass over completions that forwards each prompt once.
 
         Args:
-            prompts: the length of each prompt, at least 1.
-            completions: for each prompt, the lengths of its completions. Their last tokens are not forwarded.
+            distinct: the length of each distinct prompt, at least 1.
+            prompts: for each completion, the length of its prompt.
+            completions: the length of each completion. Its last token is not forwarded.
         """
-        rows = [(prompt - 1, length) for prompt, group in zip(prompts, completions, strict=True) for length in group]
-        before = [0] * len(prompts) + [prompt for prompt, _ in rows]
         # A completion's first token is predicted by the last token of its prompt, which goes with each completion.
-        new = [prompt - 1 for prompt in prompts] + [length for _, length in rows]
-        return self.forward(before, new, sum(length for _, length in rows))
+        before = [0] * len(distinct) + [length - 1 for length in prompts]
+        new = [length - 1 for length in distinct] + list(completions)
+        return self.forward(before, new, sum(completions))
 
 
 def _pairs(before: int, new: int, window: int | None) -> int:
@@ -88,37 +86,3 @@ def _pairs(before: int, new: int, window: int | None) -> int:
         return new * before + new * (new + 1) // 2
     growing = max(0, min(new, window - before))
     return growing * before + growing * (growing + 1) // 2 + (new - growing) * window
-
-
-def matmul_rate(
-    device: torch.device | str, dtype: torch.dtype, sizes: Iterable[int] = (512, 1024, 2048), seconds: float = 0.2
-) -> float:
-    """Operations per second of the fastest square matrix product.
-
-    Args:
-        device: where to multiply.
-        dtype: type of the factors.
-        sizes: sizes to try.
-        seconds: minimum time to spend on each size, after one product that is not counted.
-    """
-    return max(_rate(torch.device(device), dtype, size, seconds) for size in sizes)
-
-
-def _rate(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = spent = 0.0
-    left @ right
-    while spent < seconds:
-        _wait(device)
-        started = time.perf_counter()
-        left @ right
-        _wait(device)
-        took = time.perf_counter() - started
-        spent += took
-        best = max(best, 2 * size**3 / took)
-    return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

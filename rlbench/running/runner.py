@@ -26,7 +26,7 @@ from rlbench.running.checks import check_config
 from rlbench.running.session import Session, console, prepare
 from rlbench.runs import attempts, inputs, processes, sharing, versions
 from rlbench.runs.attempts import Attempt, logged
-from rlbench.runs.budget import Ledger
+from rlbench.runs.budget import Ledger, named_speed
 from rlbench.runs.claiming import note_unlocated, noted
 from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import DONE, Run, check_done, locate
@@ -300,4 +300,5 @@ def _write_result(config: Config, target: Run, outcome: Outcome) -> None:
 def _track_result(tracker: Tracker, target: Run, outcome: Outcome) -> None:
     means = {f"{split}/{name}": value for split, table in outcome["metrics"].items() for name, value in table.items()}
     tracker.summary({f"final/{name}": value for name, value in means.items()})
+    tracker.summary(named_speed(outcome["budget"], "final/speed"))
     tracker.log_table("final", ["split", "metric", "value"], [[*name.split("/", 1), v] for name, v in means.items()])

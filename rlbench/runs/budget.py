@@ -17,9 +17,18 @@ from typing import Any, cast
 
 import torch
 
-from rlbench.runs.record import PHASES, Budget, Spent
+from rlbench.runs import processes
+from rlbench.runs.peak import current_peak
+from rlbench.runs.record import COMPUTING, PHASES, Budget, Spent
 
-COUNTS = ("prompts", "completions", "generated_tokens", "trained_tokens", "evaluation_tokens")
+TOKENS = {
+    "rollout": "generated_tokens",
+    "reference": "reference_tokens",
+    "update": "trained_tokens",
+    "evaluation": "evaluation_tokens",
+}
+"""For each phase that runs the model, the count of the completion tokens that it is for."""
+COUNTS = ("prompts", "completions", *TOKENS.values())
 POWERCAP = Path("/sys/class/powercap")
 SAMPLE_SECONDS = 1.0
 """Minimum seconds between readings of the energy counters at phase changes. RAPL counters wrap within an hour."""
@@ -163,11 +172,13 @@ class Ledger:
 
     Attributes:
         counts: exact counts for each name in `COUNTS`.
+        operations: floating-point operations that each phase of `COMPUTING` needed, over all processes.
     """
 
     def __init__(self, on_gpu: bool = False):
         gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if on_gpu else 0
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        self.operations: dict[str, int] = dict.fromkeys(COMPUTING, 0)
         self._on_gpu = on_gpu
         self._energy = Energy({"cpu": cpu_counters(), "gpu": gpu_counters(gpus)})
         self._earlier: Mapping[str, Any] = {}
@@ -182,10 +193,17 @@ class Ledger:
         self._earlier = totals
         for name, count in totals.get("counts", {}).items():
             self.counts[name] += count
+        for phase, operations in totals.get("operations", {}).items():
+            self.operations[phase] += operations
 
     def add(self, **counts: int) -> None:
         for name, count in counts.items():
             self.counts[name] += count
+
+    def needed(self, **operations: int) -> None:
+        """Count operations that phases needed."""
+        for phase, number in operations.items():
+            self.operations[phase] += number
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -233,6 +251,7 @@ class Ledger:
         earlier = self._earlier
         return {
             "counts": dict(self.counts),
+            "operations": dict(self.operations),
             "seconds": {name: value + earlier.get("seconds", {}).get(name, 0.0) for name, value in seconds.items()},
             "peak_memory_bytes": {
                 name: None if value is None else max(value, earlier.get("peak_memory_bytes", {}).get(name) or 0)
@@ -252,4 +271,50 @@ class Ledger:
             attempts: number of times the stage was started.
         """
         totals = self.totals()
-        return cast(Budget, {**totals.pop("counts"), "updates": updates, "attempts": attempts, **totals})
+        speed = self.speed(totals)
+        return cast(Budget, {**totals.pop("counts"), "updates": updates, "attempts": attempts, **totals, **speed})
+
+    def speed(self, totals: Mapping[str, Any]) -> dict[str, Any]:
+        """Return tokens per second, model FLOPs utilisation, and the peak that it refers to.
+
+        Args:
+            totals: counts, operations and seconds, as `totals` returns them, or differences of two of them.
+        """
+        counts, operations, seconds = totals["counts"], totals["operations"], totals["seconds"]
+        peak, devices = current_peak(self._on_gpu), processes.count()
+        reachable = peak.operations_per_second * devices
+        known = not self._earlier or "operations" in self._earlier  # a checkpoint of an earlier version has none
+        used = {phase: _rate(operations[phase], seconds[phase] * reachable) for phase in COMPUTING}
+        used["total"] = _rate(sum(operations.values()), seconds["total"] * reachable)
+        return {
+            "tokens_per_second": {phase: _rate(counts[name], seconds[phase]) for phase, name in TOKENS.items()},
+            "mfu": used if known else dict.fromkeys(used),
+            "peak": {
+                "operations_per_second": peak.operations_per_second,
+                "source": peak.source,
+                "devices": devices,
+            },
+        }
+
+
+def _rate(amount: float, per: float) -> float | None:
+    """Return the quotient, or None if nothing was done or nothing measured."""
+    return amount / per if amount > 0 and per > 0 else None
+
+
+def since(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Counts, operations and seconds between two results of `Ledger.totals`."""
+    return {
+        group: {name: value - before[group][name] for name, value in now[group].items()}
+        for group in ("counts", "operations", "seconds")
+    }
+
+
+def named_speed(speed: Mapping[str, Any], section: str) -> dict[str, float]:
+    """The known numbers of `Ledger.speed`, or of a budget, by their names in the metric catalogue, below a section."""
+    return {
+        f"{section}/{group}_{phase}": value
+        for group in ("tokens_per_second", "mfu")
+        for phase, value in speed.get(group, {}).items()
+        if value is not None
+    }

@@ -80,6 +80,36 @@ class Seconds(TypedDict):
 PHASES = tuple(phase for phase in Seconds.__annotations__ if phase != "total")
 
 
+COMPUTING = ("rollout", "reference", "update", "evaluation")
+"""Phases that run the model."""
+
+
+class OfPhases(TypedDict, total=False):
+    """One number for each phase that runs the model; null where it is unknown."""
+
+    rollout: Finite | None
+    reference: Finite | None
+    update: Finite | None
+    evaluation: Finite | None
+
+
+class Utilisation(OfPhases, total=False):
+    """Needed operations over those that the devices could have made in the time of a phase, or of the whole stage."""
+
+    total: Finite | None
+
+
+class PeakRate(TypedDict, total=False):
+    """What utilisation refers to."""
+
+    operations_per_second: Finite
+    """Of one device."""
+    source: Text
+    """documented or measured."""
+    devices: Whole
+    """Number of processes."""
+
+
 class PeakMemory(TypedDict, total=False):
     """Bytes: resident memory of the process, and torch's memory on its GPU."""
 
@@ -104,6 +134,12 @@ class Budget(TypedDict):
     """Optimiser updates in the weights."""
     trained_tokens: NotRequired[Finite | None]
     evaluation_tokens: NotRequired[Finite | None]
+    reference_tokens: NotRequired[Finite | None]
+    operations: NotRequired[OfPhases | None]
+    """Floating-point operations that the phases needed."""
+    tokens_per_second: NotRequired[OfPhases | None]
+    mfu: NotRequired[Utilisation | None]
+    peak: NotRequired[PeakRate | None]
     attempts: NotRequired[Finite | None]
     seconds: Seconds
     peak_memory_bytes: NotRequired[PeakMemory | None]

@@ -13,7 +13,7 @@ from rlbench.base import preemption
 from rlbench.base.progress import Progress
 from rlbench.base.sharding import fill, whole
 from rlbench.lists.metric_catalogue import TRAINING, entry_of
-from rlbench.runs.budget import Ledger
+from rlbench.runs.budget import Ledger, named_speed, since
 from rlbench.runs.directory import Run
 from rlbench.runs.record import BUDGET_ROWS
 from rlbench.tracking import Tracker
@@ -73,13 +73,15 @@ def training_metrics(logs: Mapping[str, Any]) -> dict[str, float]:
 
 
 class SpendingLog(TrainerCallback):
-    """`budget.jsonl`: the run's spending by each logged update, over all attempts.
+    """`budget.jsonl`: the run's spending by each logged update, over all attempts. The tracker gets the speed since the
+    line before.
 
-    It is separate from metrics.jsonl because seconds differ between repeated runs.
+    Both are separate from metrics.jsonl because seconds differ between repeated runs.
     """
 
-    def __init__(self, run: Run, ledger: Ledger):
-        self.run, self.ledger = run, ledger
+    def __init__(self, run: Run, ledger: Ledger, tracker: Tracker):
+        self.run, self.ledger, self.tracker = run, ledger, tracker
+        self._before = ledger.totals()
 
     def on_log(
         self,
@@ -91,6 +93,9 @@ class SpendingLog(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs and state.is_world_process_zero:
             BUDGET_ROWS.append(self.run.root, [self.ledger.so_far(state.global_step)])
+            now = self.ledger.totals()
+            self.tracker.log(named_speed(self.ledger.speed(since(now, self._before)), "speed"), state.global_step)
+            self._before = now
 
 
 class Evaluator(TrainerCallback):

@@ -8,6 +8,7 @@ from accelerate.utils import DistributedType
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
+from rlbench.models.operations import BACKWARD, Shape
 from rlbench.runs import processes
 from rlbench.runs.budget import Ledger
 from rlbench.training.safety import NotFinite
@@ -26,6 +27,12 @@ class Metered(Trainer):
     rate: Factor | None = None
     lr_scheduler: Any
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.shape = Shape.of(self.model)  # later the weights may be sharded
+        self._uncounted = dict.fromkeys(("rollout", "reference", "update"), 0)
+        self._unscored = 0
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.rate is None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -40,12 +47,37 @@ class Metered(Trainer):
         Raises:
             NotFinite: the loss of one process is not finite. Raised on all processes, before any gradient is computed.
         """
-        of_all = self.accelerator.reduce(torch.stack([loss.detach().double(), mask.sum().double()]), reduction="sum")
-        value, tokens = of_all.tolist()
+        mine = [loss.detach().double(), mask.sum().double()]
+        mine += [loss.new_tensor(number, dtype=torch.double) for number in (self._unscored, *self._uncounted.values())]
+        of_all = self.accelerator.reduce(torch.stack(mine), reduction="sum")
+        value, tokens, scored, *operations = of_all.tolist()
         if not math.isfinite(value):
             found = processes.gather("" if math.isfinite(float(loss.detach())) else self._not_finite(mask))
             raise NotFinite("loss", self.state.global_step + 1, value, next(filter(None, found), ""))
-        self.ledger.add(trained_tokens=int(tokens))
+        self.ledger.add(trained_tokens=int(tokens), reference_tokens=int(scored))
+        self.ledger.needed(**{phase: int(n) for phase, n in zip(self._uncounted, operations, strict=True)})
+        self._uncounted, self._unscored = dict.fromkeys(self._uncounted, 0), 0
+
+    def _count_pass(self, prompts: torch.Tensor, completion_mask: torch.Tensor, *, rollout: bool = False) -> None:
+        """Count the operations that a pass of this process needs, each distinct prompt once.
+
+        A pass with gradient includes its backward pass. `_account` adds the numbers of all processes to the ledger.
+
+        Args:
+            prompts: (B, P) token ids, -1 at padding.
+            completion_mask: (B, T) 1 at tokens.
+            rollout: whether the pass has made the completions.
+        """
+        of_prompts, completions = (prompts >= 0).sum(1).tolist(), completion_mask.sum(1).tolist()
+        distinct = (prompts.unique(dim=0) >= 0).sum(1).tolist()
+        operations = self.shape.completions(distinct, of_prompts, completions)
+        if rollout:
+            self._uncounted["rollout"] += operations
+        elif torch.is_grad_enabled():
+            self._uncounted["update"] += operations * (1 + BACKWARD)
+        else:
+            self._uncounted["reference"] += operations
+            self._unscored += sum(completions)
 
     def _not_finite(self, mask: torch.Tensor) -> str:
         """The first part of the latest loss's computation that is not finite; "" if the trainer cannot tell."""

@@ -20,6 +20,7 @@ from trl.models import unwrap_model_for_generation
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
 from rlbench.models.loading import load_model
+from rlbench.models.operations import BACKWARD
 from rlbench.runs import processes
 from rlbench.runs.directory import Run
 from rlbench.training.checkpoints import ResumePoint, last_checkpoint, rewind_logs
@@ -146,8 +147,15 @@ class SpreadSFTTrainer(Metered, SFTTrainer):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, tokens = super().get_batch_samples(*args, **kwargs)
-        rows = sum(int((batch["labels"] != -100).any(dim=1).sum()) for batch in batches)
-        self.ledger.add(trained_tokens=int(tokens), prompts=sum(processes.gather(rows)))
+        rows = operations = 0
+        for batch in batches:
+            scored = (batch["labels"] != -100).sum(dim=1)
+            lengths = batch["attention_mask"].sum(dim=1)[scored > 0].tolist()
+            rows += len(lengths)
+            operations += self.shape.forward([0] * len(lengths), lengths, int(scored.sum())) * (1 + BACKWARD)
+        of_all = processes.gather((rows, operations))
+        self.ledger.add(trained_tokens=int(tokens), prompts=sum(rows for rows, _ in of_all))
+        self.ledger.needed(update=sum(operations for _, operations in of_all))
         return batches, tokens
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:

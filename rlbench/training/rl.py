@@ -217,7 +217,7 @@ def train_rl(
         processes.on_main(lambda: chooser.check(earlier.update))
     validate = _validator(config, recording, start, validation, trainer, chooser, guard)
     trainer.add_callback(Recorder(run, recording.tracker, progress, shown))
-    trainer.add_callback(SpendingLog(run, ledger))
+    trainer.add_callback(SpendingLog(run, ledger, recording.tracker))
     trainer.add_callback(Evaluator(config.evaluation.every, validate))
     trainer.add_callback(StopTraining(guard))
     stop = _train(config, run, trainer, earlier, guard, chooser)

@@ -62,7 +62,7 @@ def record(target: Run) -> tuple[list[dict], dict, dict]:
     rows = sorted(target.read_metrics(), key=lambda row: (row["step"], row["split"], row["metric"]))
     weights = load_file(target.final_model / "model.safetensors")
     budget = json.loads((target.root / "budget.json").read_text())
-    measured = ("seconds", "peak_memory_bytes", "energy_joules", "attempts")
+    measured = ("seconds", "peak_memory_bytes", "energy_joules", "attempts", "tokens_per_second", "mfu", "peak")
     return rows, weights, {key: value for key, value in budget.items() if key not in measured}
 
 

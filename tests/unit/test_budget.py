@@ -9,9 +9,22 @@ import pytest
 
 from rlbench.base.progress import Progress
 from rlbench.data.record import RankedListDataset
-from rlbench.runs.budget import PHASES, Energy, EnergyCounter, Ledger, cpu_counters, gpu_counters, peak_memory
+from rlbench.runs import budget
+from rlbench.runs.budget import (
+    COUNTS,
+    PHASES,
+    Energy,
+    EnergyCounter,
+    Ledger,
+    cpu_counters,
+    gpu_counters,
+    named_speed,
+    peak_memory,
+)
 from rlbench.runs.directory import locate
+from rlbench.runs.peak import Peak
 from rlbench.runs.provenance import cpu_model
+from rlbench.runs.record import COMPUTING
 from rlbench.training.demonstrations import demonstration_tokens
 from rlbench.training.sft import train_sft
 from tests.conftest import SMALL, composed
@@ -52,6 +65,47 @@ def test_attempts_add_up_and_peaks_do_not():
     assert report["seconds"]["total"] > totals["seconds"]["total"]
     assert report["peak_memory_bytes"] == {"process": 10**15, "gpu": None}
     assert report["energy_joules"]["gpu"] is None
+
+
+def test_speed_is_tokens_and_operations_over_seconds(monkeypatch):
+    monkeypatch.setattr(budget, "current_peak", lambda on_gpu: Peak(1000.0, "documented"))
+    monkeypatch.setattr(budget.processes, "count", lambda: 2)
+    ledger = Ledger()
+    counts = dict.fromkeys(COUNTS, 0) | {"generated_tokens": 60, "trained_tokens": 40}
+    seconds = dict.fromkeys(PHASES, 0.0) | {"rollout": 3.0, "update": 4.0, "evaluation": 1.0, "total": 10.0}
+    operations = dict.fromkeys(COMPUTING, 0) | {"rollout": 1500, "update": 4000}
+    speed = ledger.speed({"counts": counts, "seconds": seconds, "operations": operations})
+    assert speed["tokens_per_second"] == {"rollout": 20.0, "reference": None, "update": 10.0, "evaluation": None}
+    unknown = {"reference": None, "evaluation": None}
+    assert speed["mfu"] == unknown | {"rollout": 1500 / 6000, "update": 4000 / 8000, "total": 5500 / 20000}
+    assert speed["peak"] == {"operations_per_second": 1000.0, "source": "documented", "devices": 2}
+    assert named_speed(speed, "speed") == {
+        "speed/tokens_per_second_rollout": 20.0,
+        "speed/tokens_per_second_update": 10.0,
+        "speed/mfu_rollout": 0.25,
+        "speed/mfu_update": 0.5,
+        "speed/mfu_total": 0.275,
+    }
+
+
+def test_operations_of_attempts_add_up():
+    first, second = Ledger(), Ledger()
+    first.needed(update=10**13, rollout=3)
+    second.resume(json.loads(json.dumps(first.totals())))
+    second.needed(update=1)
+    report = second.report(updates=1, attempts=2)
+    assert report["operations"] == {"rollout": 3, "reference": 0, "update": 10**13 + 1, "evaluation": 0}
+    assert report["mfu"]["total"] > 0
+
+
+def test_utilisation_is_unknown_after_a_checkpoint_without_operations():
+    ledger = Ledger()
+    ledger.resume({"counts": {"trained_tokens": 3}, "seconds": {"total": 100.0, "update": 50.0}})
+    ledger.needed(update=10)
+    ledger.add(trained_tokens=2)
+    report = ledger.report(updates=1, attempts=2)
+    assert set(report["mfu"].values()) == {None}
+    assert report["tokens_per_second"]["update"] == pytest.approx(0.1, rel=0.05)
 
 
 def test_points_of_the_budget_count_training_alone():

@@ -13,7 +13,8 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
-from rlbench.models.operations import Shape, matmul_rate
+from rlbench.models.operations import Shape
+from rlbench.runs import peak
 
 
 def small_llama(**changes) -> LlamaForCausalLM:
@@ -54,7 +55,7 @@ def test_completions_forward_each_prompt_once():
     # 3 tokens of the first prompt, 1 of the second; then the last prompt token and all tokens but the last of each list
     tokens = 3 + 1 + (2 + 3) + 4
     pairs = (1 + 2 + 3) + 1 + (4 + 5) + (4 + 5 + 6) + (2 + 3 + 4 + 5)
-    found = shape.completions([4, 2], [[2, 3], [4]])
+    found = shape.completions([4, 2], [4, 4, 2], [2, 3, 4])
     assert found == 2 * 100 * tokens + 4 * 10 * pairs + 2 * 1000 * 9
 
 
@@ -82,5 +83,31 @@ def test_gpt2_has_matrices_of_another_class():
     assert (shape.linear, shape.head, shape.attention) == (2 * 12 * 8 * 8, 50 * 8, 8)
 
 
-def test_matmul_rate_is_a_rate():
-    assert 1e7 < matmul_rate("cpu", torch.float32, sizes=(64,), seconds=0.001) < 1e15
+def test_matmul_rate_is_a_rate_and_leaves_random_numbers_alone():
+    before = torch.get_rng_state()
+    assert 1e7 < peak.matmul_rate("cpu", torch.float32, sizes=(64,), seconds=0.001) < 1e15
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA B200", 2250e12),
+    ],
+)
+def test_documented_peaks(name, rate):
+    assert peak.peak_of(name, 1) == peak.Peak(rate, "documented")
+
+
+def test_a_device_without_a_documented_peak_is_measured(monkeypatch):
+    monkeypatch.setattr(peak, "matmul_rate", lambda device, dtype, **_: 7.0 if dtype is torch.bfloat16 else 3.0)
+    peak.peak_of.cache_clear()
+    assert peak.peak_of("NVIDIA GeForce GT 710", 1) == peak.Peak(7.0, "measured")
+    assert peak.peak_of(None, 1) == peak.Peak(3.0, "measured")
+    peak.peak_of.cache_clear()
