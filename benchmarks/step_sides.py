@@ -40,6 +40,8 @@ SIDES = ("trl", "ours")
 PHASES = ("rollout", "reference", "reward", "update")
 PROMPTS = 4
 """Number of prompts of an update."""
+FILMS = 1000
+"""Maximum number of films."""
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 
 
@@ -95,15 +97,23 @@ def llama(vocabulary: int) -> LlamaConfig:
 
 
 def film(token: int) -> tuple[str, int]:
-    """The film that a token names."""
-    return f"Film {token}", 1990
+    """The film that an even token names. There are at most `FILMS`, so long vocabularies name each several times."""
+    return f"Film {token // 2 % FILMS}", 1990
+
+
+def text_of(token: int) -> str:
+    """The text of a token: a line with a film, whose number in the list tells equal films apart, or a word."""
+    if token % 2:
+        return f"w{token} "
+    title, year = film(token)
+    return f"{token // 2 // FILMS + 1}. {title} ({year})\n"
 
 
 @cache
 def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
     """A tokenizer whose even ids are films, one to a line, and whose odd ids are words. EOS follows the last id."""
-    texts = [f"Film {i} (1990)\n" if i % 2 == 0 else f"w{i} " for i in range(2, vocabulary)]
-    ids = {text: i for i, text in enumerate([PAD, UNKNOWN, *texts, END])}
+    texts = [PAD, UNKNOWN, *map(text_of, range(2, vocabulary)), END]
+    ids = {text: i for i, text in enumerate(texts)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"w\d+ "), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -121,8 +131,8 @@ def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
 def make_dataset(shape: Shape, updates: int, seed: int = 0) -> RankedListDataset:
     """Prompts of random words for a number of updates. A tenth of all films is relevant to each."""
     draw = Random(seed)
-    films = [film(i) for i in range(2, shape.vocabulary, 2)]
-    words = [f"w{i} " for i in range(3, shape.vocabulary, 2)]
+    films = sorted({film(token) for token in range(2, shape.vocabulary, 2)})
+    words = [text_of(token) for token in range(3, shape.vocabulary, 2)]
     records = [
         Record(
             prompt=[{"role": "user", "content": "".join(draw.choices(words, k=shape.prompt))}],
@@ -135,12 +145,15 @@ def make_dataset(shape: Shape, updates: int, seed: int = 0) -> RankedListDataset
     return RankedListDataset("made-up", Catalog(films), {"train": records})
 
 
-def save_start(config: PretrainedConfig, folder: Path, seed: int = 0) -> Path:
-    """Save a model with random weights, and its tokenizer. Both sides load policy and reference from there."""
+def save_start(config: PretrainedConfig, folder: Path, device: str = "cpu") -> Path:
+    """Save a model with random weights made on a device, and its tokenizer. Both sides load policy and reference from
+    there."""
     tokenizer = tokenizer_of(config.vocab_size)
     config.pad_token_id, config.eos_token_id, config.bos_token_id = 0, tokenizer.eos_token_id, None
-    torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from benchmarks import step
-from benchmarks.step_sides import PHASES, PROMPTS, Shape, llama, make_dataset, tokenizer_of
+from benchmarks.step_sides import PHASES, PROMPTS, Shape, film, llama, make_dataset, text_of, tokenizer_of
+from rlbench.lists.entries import parse_text
 from rlbench.running.cli import CONF
 
 
@@ -31,7 +32,9 @@ def test_prompts_have_the_wanted_length():
 def test_eos_cannot_be_sampled_and_films_are_lines():
     tokenizer = tokenizer_of(300)
     assert tokenizer.eos_token_id == 300
-    assert tokenizer.decode([4, 7, 6]) == "Film 4 (1990)\nw7 Film 6 (1990)\n"
+    assert tokenizer.decode([4, 7, 6]) == "1. Film 2 (1990)\nw7 1. Film 3 (1990)\n"
+    assert text_of(2004) == "2. Film 2 (1990)\n"  # the film of token 4
+    assert parse_text(text_of(2004)).films == [film(4)]
 
 
 def test_floor_counts_five_forward_passes():
