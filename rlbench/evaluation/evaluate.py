@@ -23,6 +23,7 @@ from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge
 from rlbench.models.completing import Completion, complete
 from rlbench.models.generation import generation_config, shares
+from rlbench.models.operations import Shape
 from rlbench.objective.units import scatter_mean, unit_sizes
 from rlbench.runs import processes
 from rlbench.runs.tables import SAMPLES, table_of
@@ -73,12 +74,15 @@ class Evaluation:
         predictions: one row per sample, with the columns in docs/results-schema.md.
         means: mean of every per-query metric over samples, and the metrics of the split as a whole.
         generated_tokens: tokens generated, EOS included.
+        operations: floating-point operations that generation needed, each prompt once for its greedy list and once for
+            its sampled ones.
         samples: the sampled lists, one row per context and list: context_id, list, text. Empty if none were requested.
     """
 
     predictions: pd.DataFrame
     means: dict[str, float]
     generated_tokens: int
+    operations: int
     samples: pd.DataFrame
 
 
@@ -262,9 +266,9 @@ def evaluate(
     completions = generate(model, reader, list(prompts.values()), config.generation, limit, progress=progress)
     answers = dict(zip(prompts, read_answers(completions, reader, criteria.judge), strict=True))
     predictions, means = judge_answers(records, answers, criteria, config.dataset.cutoffs)
-    n_tokens = sum(len(completion.ids) for completion in completions)
+    n_tokens, operations = spent(model, completions, 1)
     if sampling is None:
-        return Evaluation(predictions, means, n_tokens, pd.DataFrame())
+        return Evaluation(predictions, means, n_tokens, operations, pd.DataFrame())
 
     def draw() -> list[Completion]:
         repeated = [prompt for prompt in prompts.values() for _ in range(sampling.lists)]
@@ -285,4 +289,11 @@ def evaluate(
     together = sampled_metrics(records, table, criteria.judge, sampling.lists, config.evaluation.pass_at)
     predictions = predictions.assign(**together)
     means |= {name: float(values.mean()) for name, values in together.items()}
-    return Evaluation(predictions, means, n_tokens + sum(len(completion.ids) for completion in drawn), table)
+    of_drawn = spent(model, drawn, sampling.lists)
+    return Evaluation(predictions, means, n_tokens + of_drawn[0], operations + of_drawn[1], table)
+
+
+def spent(model: PreTrainedModel, completions: Sequence[Completion], group: int) -> tuple[int, int]:
+    """Tokens and needed operations of completions; `group` of them in a row have the same prompt."""
+    prompts, lengths = [one.prompt_tokens for one in completions], [len(one.ids) for one in completions]
+    return sum(lengths), Shape.of(model).completions(prompts[::group], prompts, lengths)

@@ -41,10 +41,12 @@ class Completion:
         ids: its tokens, EOS included.
         logps: log-probability of the most likely token at each position, before the decoding settings; empty unless
             requested.
+        prompt_tokens: number of tokens of its prompt.
     """
 
     ids: list[int]
     logps: list[float]
+    prompt_tokens: int
 
 
 def complete(
@@ -103,6 +105,7 @@ class _Batch:
         self.model, self.config, self.synced = model, config, synced
         self.most = int(config.max_new_tokens)
         device = model.device
+        self.of_prompts = [len(prompt) for prompt in prompts]
         distinct: dict[tuple[int, ...], int] = {}
         prompt_of = [distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts]
         self.ids, self.mask = _padded(list(distinct), config.pad_token_id, device)
@@ -145,7 +148,8 @@ class _Batch:
                 logits = self._forward(chosen, mask, position)
         tokens, lengths = self.text[:, width:].tolist(), self.lengths.tolist()
         logps = [[]] * len(tokens) if self.logps is None else self.logps.tolist()
-        return [Completion(row[:n], of_row[:n]) for row, of_row, n in zip(tokens, logps, lengths, strict=True)]
+        found = zip(tokens, logps, lengths, self.of_prompts, strict=True)
+        return [Completion(row[:n], of_row[:n], prompt) for row, of_row, n, prompt in found]
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """(rows, V) logits after the last token."""
@@ -279,9 +283,9 @@ def _generated(
     ends = set(torch.tensor(config.eos_token_id).view(-1).tolist())
     logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(prompts)
     completions = []
-    for row, of_row in zip(output[:, ids.size(1) :].tolist(), logps, strict=True):
+    for row, of_row, prompt in zip(output[:, ids.size(1) :].tolist(), logps, prompts, strict=True):
         end = next((at for at, token in enumerate(row) if token in ends), len(row) - 1)
-        completions.append(Completion(row[: end + 1], of_row[: end + 1]))
+        completions.append(Completion(row[: end + 1], of_row[: end + 1], len(prompt)))
     return completions
 
 

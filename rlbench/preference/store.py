@@ -60,6 +60,7 @@ class Drawn:
         prompts, completions, generated_tokens: as counted by the budget.
         without_tuple: prompts without a tuple, because no list had a high enough reward compared with the others.
         sums: sums over lists, by the names of metrics.
+        operations: floating-point operations that generation needed.
     """
 
     prompts: int = 0
@@ -67,6 +68,7 @@ class Drawn:
     generated_tokens: int = 0
     without_tuple: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    operations: int = 0
 
     def __add__(self, other: "Drawn") -> "Drawn":
         names = [f.name for f in fields(self) if f.name != "sums"]

@@ -60,6 +60,7 @@ def _finish(
         with ledger.phase("evaluation"):
             evaluation = lists(split, records)
         ledger.add(evaluation_tokens=evaluation.generated_tokens)
+        ledger.needed(evaluation=evaluation.operations)
         metrics[split] = evaluation.means
         if not processes.is_main():
             continue
@@ -107,7 +108,7 @@ def oracle(session: Session, recording: Recording) -> Outcome:
         unknown = np.full(config.dataset.list_length, np.nan)
         answers = {context: Answer(text, judge.parse(text), True, 0, unknown) for context, text in texts.items()}
         predictions, means = judge_answers(records, answers, session.criteria, config.dataset.cutoffs)
-        return Evaluation(predictions, means, 0, pd.DataFrame())
+        return Evaluation(predictions, means, 0, 0, pd.DataFrame())
 
     return _finish(session, recording, lists, 0, None)
 

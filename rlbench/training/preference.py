@@ -126,6 +126,7 @@ class PreferenceTrainer(Metered):
             self.ledger.add(
                 prompts=drawn.prompts, completions=drawn.completions, generated_tokens=drawn.generated_tokens
             )
+            self.ledger.needed(rollout=drawn.operations)
             metrics = self._metrics["train"]
             for name, value in drawn.means().items():
                 metrics[name].append(value)

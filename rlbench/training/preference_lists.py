@@ -12,7 +12,7 @@ from rlbench.base import preemption
 from rlbench.base.seeding import evaluation_stream, order, stream_seed
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.data.record import Record
-from rlbench.evaluation.evaluate import BatchLimit, generate, prompt_ids
+from rlbench.evaluation.evaluate import BatchLimit, generate, prompt_ids, spent
 from rlbench.preference.rounds import LISTS, PROMPTS, Round, make_rounds
 from rlbench.preference.store import Drawn, Preference, Store
 from rlbench.preference.tuples import below, best_and_worst
@@ -106,6 +106,7 @@ class Lists:
             )
         with ledger.phase("reward"):
             found = self._make(mine, [completion.ids for completion in completions])
+            _, found[1].operations = spent(policy, completions, group)
         gathered = processes.gather(found)
         # In the order of the prompts, whatever the number of processes.
         rows = [gathered[i % len(gathered)][0][i // len(gathered)] for i in range(len(records))]

@@ -32,4 +32,5 @@ class Validation:
         """Evaluate a policy, which has all its weights on every process. Its tokens go to the ledger."""
         found = evaluate(policy, tokenizer, self.records, self.criteria, config)
         ledger.add(evaluation_tokens=found.generated_tokens)
+        ledger.needed(evaluation=found.operations)
         return found

@@ -59,7 +59,7 @@ def test_confidence_of_a_rank_is_the_mean_of_its_tokens(policy):
     text = "Sure:\n\nAlien (1979)\nHeat (1995)"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     logps = np.log(np.linspace(0.05, 0.95, len(ids)))
-    got = read_answers([Completion(ids, logps.tolist()), Completion([], [])], reader, judge)
+    got = read_answers([Completion(ids, logps.tolist(), 3), Completion([], [], 3)], reader, judge)
     units = reader.segment(torch.tensor([ids]), torch.ones(1, len(ids)), [judge.parse(text).lines]).unit_ids[0]
     for rank in (0, 1):
         assert got[0].confidence[rank] == pytest.approx(np.exp(logps[units.numpy() == rank].mean()))
