@@ -362,7 +362,8 @@ def test_killed_and_resumed_is_never_killed(finished):
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     budgets = [json.loads((t.root / "budget.json").read_text()) for t in (target, whole)]
     counts = [key for key in budgets[0] if isinstance(budgets[0][key], int) and key != "attempts"]
-    assert len(counts) == 6 and all(budgets[0][key] == budgets[1][key] for key in counts)
+    counts.append("operations")
+    assert len(counts) == 8 and all(budgets[0][key] == budgets[1][key] for key in counts)
     assert [budget["attempts"] for budget in budgets] == [2, 1]
     assert (target.root / "rollouts.jsonl").read_text() == (whole.root / "rollouts.jsonl").read_text()
     assert [row["step"] for row in read_rows(target.root / "rollouts.jsonl")] == [0, 2, 4, 6]
