@@ -58,16 +58,25 @@ class Metered(Trainer):
         self.ledger.needed(**{phase: int(n) for phase, n in zip(self._uncounted, operations, strict=True)})
         self._uncounted, self._unscored = dict.fromkeys(self._uncounted, 0), 0
 
-    def _count_pass(self, prompts: torch.Tensor, completion_mask: torch.Tensor, *, rollout: bool = False) -> None:
+    def _count_pass(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        completion_mask: torch.Tensor,
+        *,
+        rollout: bool = False,
+    ) -> None:
         """Count the operations that a pass of this process needs, each distinct prompt once.
 
         A pass with gradient includes its backward pass. `_account` adds the numbers of all processes to the ledger.
 
         Args:
-            prompts: (B, P) token ids, -1 at padding.
+            prompt_ids: (B, P).
+            prompt_mask: (B, P) 1 at tokens of the prompt.
             completion_mask: (B, T) 1 at tokens.
             rollout: whether the pass has made the completions.
         """
+        prompts = prompt_ids.masked_fill(prompt_mask == 0, -1)
         of_prompts, completions = (prompts >= 0).sum(1).tolist(), completion_mask.sum(1).tolist()
         distinct = (prompts.unique(dim=0) >= 0).sum(1).tolist()
         operations = self.shape.completions(distinct, of_prompts, completions)

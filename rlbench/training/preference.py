@@ -207,8 +207,7 @@ class PreferenceTrainer(Metered):
     def _scores(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(S, T - 1) log-probabilities of tokens, 0 outside completions; their mask; and the mean entropy there."""
         mask = batch["completion_mask"]
-        in_prompt = batch["attention_mask"].bool() & ~mask.bool()
-        self._count_pass(batch["input_ids"].masked_fill(~in_prompt, -1), mask)
+        self._count_pass(batch["input_ids"], batch["attention_mask"] - mask, mask)
         outputs = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],

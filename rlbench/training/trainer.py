@@ -169,6 +169,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             wants_entropy: whether to compute entropies.
             wants_hidden: whether to return hidden states.
         """
+        self._count_pass(batch.prompt_ids, batch.prompt_mask, batch.completion_mask)
         timed = nullcontext() if torch.is_grad_enabled() else self.ledger.phase("reference")
         with timed:
             tokens = self.batching.micro_batch_tokens
@@ -219,6 +220,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
     def _make_batch(self, inputs: Any) -> dict[str, Any]:
         """TRL's batch plus the objective's inputs."""
         output = super()._generate_and_score_completions(inputs)
+        self._count_pass(output["prompt_ids"], output["prompt_mask"], output["completion_mask"], rollout=True)
         rewards, lists = self._gathered, self.scorer.lists
         assert rewards is not None
         tokens = self.scorer.reader.segment(

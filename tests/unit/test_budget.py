@@ -204,3 +204,14 @@ def test_sft_trains_on_the_tokens_of_its_demonstrations(mini: RankedListDataset,
 def test_the_processor_has_a_name(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nprocessor\t: 1\n")
     assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 3 GHz"
+
+
+@pytest.mark.parametrize("share", ["always", "never"])
+def test_operations_of_a_training_do_not_depend_on_how_prompts_are_forwarded(share, mini, tiny_folder, tmp_path):
+    """Both paths need the same work. A group is never cut into two micro-batches here."""
+    config = short(tmp_path, "algorithm=grpo", "trainer.rl.num_iterations=1", f"trainer.share_prompts={share}")
+    _, _, spent = train(config, tiny_folder, mini)
+    counts, operations = spent.counts, spent.operations
+    assert counts["reference_tokens"] == counts["generated_tokens"] == counts["trained_tokens"] > 0
+    assert operations["rollout"] == operations["reference"] == operations["update"] / 3 > 0
+    assert operations["evaluation"] > 0
