@@ -7,6 +7,7 @@ step writes into reserved room, and finished rows are dropped. The distribution 
 
 import inspect
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,8 @@ from transformers import (
 from rlbench.models.prompt_cache import attending, new_cache, places_of, reason_against
 
 log = logging.getLogger(__name__)
+BLOCK = 256
+"""Number of tokens that are summed together before one is drawn."""
 DROPPED_AT = 0.25
 """Finished rows are dropped when they are this share of all rows. Dropping copies the cache of the others."""
 
@@ -175,7 +178,7 @@ class _Batch:
             logits = self.processors(self.text[self.active, : width + step], logits)
         chosen = drawn(logits) if self.config.do_sample else logits.argmax(1)
         self.text[self.active, width + step] = chosen
-        ended = torch.isin(chosen, self.ends) & self.running
+        ended = (chosen[:, None] == self.ends).any(1) & self.running
         self.lengths[self.active[ended]] = step + 1
         self.running &= ~ended
         return chosen[:, None]
@@ -214,17 +217,27 @@ class _Batch:
 
 
 def drawn(logits: torch.Tensor) -> torch.Tensor:
-    """One token per row, by inverting the distribution function at one uniform number.
+    """One token per row. First a block of tokens is drawn, then a token of the block.
 
     `torch.multinomial` draws one exponential number per row and token, which takes longer than a small model's step.
+    Here two uniform numbers per row invert the distribution functions of blocks and of tokens. Their sums are in double
+    precision, so that rare tokens keep their probability.
 
     Args:
         logits: (B, V).
     """
-    weights = (logits - logits.amax(1, keepdim=True)).exp_()
+    weights = torch.nn.functional.pad(logits, (0, -logits.size(1) % BLOCK), value=-math.inf)
+    weights = (weights - logits.amax(1, keepdim=True)).exp_().view(len(logits), -1, BLOCK)
+    block = _inverted(weights.sum(2))
+    within = _inverted(weights[torch.arange(len(logits), device=logits.device), block])
+    return (block * BLOCK + within).clamp_(max=logits.size(1) - 1)
+
+
+def _inverted(weights: torch.Tensor) -> torch.Tensor:
+    """(B, n) weights -> (B,) indices, each drawn in proportion to its weight."""
     summed = weights.cumsum(1, dtype=torch.float64)
-    at = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device) * summed[:, -1:]
-    return torch.searchsorted(summed, at, right=True).squeeze(1).clamp_(max=logits.size(1) - 1)
+    at = torch.rand(len(weights), 1, dtype=torch.float64, device=weights.device) * summed[:, -1:]
+    return torch.searchsorted(summed, at, right=True).squeeze(1).clamp_(max=weights.size(1) - 1)
 
 
 def processors_of(config: GenerationConfig, padding: torch.Tensor | None = None) -> LogitsProcessorList:

@@ -1,8 +1,8 @@
 """A cache that holds the keys and values of each prompt once, and attention over it.
 
 Completions of one prompt attend to the same keys. So their queries go through one matrix product with the prompt's
-keys, and a second product covers the tokens that a completion has generated itself. The two parts are merged by their
-normalisers, as in FlashAttention. The result is ordinary attention.
+keys, and a second product covers the tokens that a completion has generated itself. Both parts share one maximum and
+one normaliser. The result is ordinary attention.
 """
 
 import math
@@ -171,33 +171,29 @@ def attend(
     if sliding_window is not None:
         first = max(prompt_keys.size(2) + own - sliding_window, 0)
     cut = max(first - prompt_keys.size(2), 0)
-    output, top, total = _part(grouped, key[:, :, cut:], value[:, :, cut:], None, softcap)
-    if first < prompt_keys.size(2):
-        bias = None if places.bias is None else places.bias[..., first:]
-        of_prompts = _part(
-            _together(grouped, places), prompt_keys[:, :, first:], prompt_values[:, :, first:], bias, softcap
-        )
-        before, before_top, before_total = (_apart(values, places, heads // shared) for values in of_prompts)
-        highest = torch.maximum(top, before_top)
-        own_weight, before_weight = (top - highest).exp_(), (before_top - highest).exp_()
-        output = output * own_weight + before * before_weight
-        total = total * own_weight + before_total * before_weight
+    scores, value = _scores(grouped, key[:, :, cut:], softcap), value[:, :, cut:]
+    top = scores.amax(-1, keepdim=True)
+    if first >= prompt_keys.size(2):
+        weights = scores.sub_(top).exp_()
+        output = (weights.to(value.dtype) @ value) / weights.sum(-1, keepdim=True)
+        return output.to(query.dtype).view(rows, 1, heads, -1), None
+    repeats = heads // shared
+    before = _scores(_together(grouped, places), prompt_keys[:, :, first:], softcap)
+    if places.bias is not None:
+        before = before + places.bias[..., first:]
+    top = torch.maximum(top, _apart(before.amax(-1, keepdim=True), places, repeats))
+    weights, before = scores.sub_(top).exp_(), before.sub_(_together(top, places)).exp_()
+    output = weights.to(value.dtype) @ value
+    output = output + _apart(before.to(value.dtype) @ prompt_values[:, :, first:], places, repeats)
+    total = weights.sum(-1, keepdim=True) + _apart(before.sum(-1, keepdim=True), places, repeats)
     return (output / total).to(query.dtype).view(rows, 1, heads, -1), None
 
 
-def _part(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, softcap: float | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Attention over some of the keys: sums of weighted values, highest scores, and sums of weights."""
+def _scores(query: torch.Tensor, key: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Scores of keys, at least in float32."""
     scores = query @ key.transpose(2, 3)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    if softcap is not None:
-        scores = (scores / softcap).tanh_() * softcap
-    if bias is not None:
-        scores = scores + bias
-    top = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(top).exp_()
-    return (weights.to(value.dtype) @ value).to(top.dtype), top, weights.sum(-1, keepdim=True)
+    return scores if softcap is None else (scores / softcap).tanh_() * softcap
 
 
 def _together(rows: torch.Tensor, places: Places) -> torch.Tensor:
