@@ -70,7 +70,8 @@ def cell(root: Path, *overrides: str) -> Config:
 
 
 def start(launcher: Sequence[str], root: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
-    command = [*launcher, str(RUN_PY), *SHORT, *folders(root), *overrides]
+    options = {option.split("=")[0]: option for option in (*SHORT, *folders(root), *overrides)}  # the last one counts
+    command = [*launcher, str(RUN_PY), *options.values()]
     return subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,

@@ -94,4 +94,5 @@ def make_trainer(
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, dataset.splits["sft"]),
         prefill=config.generation.prefill,
+        stop_after_list=config.generation.stop_after_list,
     )

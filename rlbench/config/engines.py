@@ -106,7 +106,7 @@ def _vllm_arguments(engine: str, vllm: VLLMConfig) -> dict[str, Any]:
 
 def rollout_identity(generation: GenerationConfig) -> dict[str, Any]:
     """Return the generation settings that affect a run's results. Plain generate adds no engine name."""
-    identity = sampling_identity(generation)
+    identity = sampling_identity(generation) | ({"stop_after_list": True} if generation.stop_after_list else {})
     if generation.engine == "transformers":
         return identity
     identity["engine"] = generation.engine
@@ -128,6 +128,11 @@ def check_generation(generation: GenerationConfig, processes: int) -> list[str]:
     """
     vllm = generation.vllm
     problems = _bounds(vllm) if uses_vllm(generation) else []
+    if generation.stop_after_list and (generation.engine != "transformers" or generation.prefill != "shared"):
+        problems.append(
+            "generation.stop_after_list = true needs generation.engine=transformers and generation.prefill=shared; use "
+            "these, or false"
+        )
     if generation.engine == "vllm_colocate":
         if processes % vllm.tensor_parallel_size:
             problems.append(

@@ -591,7 +591,7 @@ class VLLMConfig:
 class GenerationConfig:
     """How lists are decoded, and which engine generates rollouts. Evaluation decodes greedily.
 
-    The last five fields have defaults so that the config.yaml of an older run directory can still be read.
+    The last six fields have defaults so that the config.yaml of an older run directory can still be read.
 
     Attributes:
         engine: engine of rollouts: transformers, continuous, vllm_colocate or vllm_server.
@@ -610,6 +610,8 @@ class GenerationConfig:
         prefill: shared forwards each prompt once for all of its lists; repeated forwards it once per list, with
             transformers' generate. It applies to evaluation, to preference lists, and to rollouts of
             engine=transformers.
+        stop_after_list: end a rollout's list at the newline after its N-th entry, for algorithms and rewards that read
+            nothing behind it. Evaluation is not affected.
     """
 
     engine: str
@@ -624,6 +626,7 @@ class GenerationConfig:
     no_repeat_ngram_size: int = 0
     template_date: str = TEMPLATE_DATE
     prefill: str = "repeated"
+    stop_after_list: bool = False
 
 
 @dataclass

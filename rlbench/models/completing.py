@@ -8,7 +8,7 @@ step writes into reserved room, and finished rows are dropped. The distribution 
 import inspect
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,6 +52,21 @@ class Completion:
     prompt_tokens: int
 
 
+@dataclass(frozen=True)
+class ListEnd:
+    """When a completion is over although it has no EOS.
+
+    Attributes:
+        newlines: (V,) number of newlines in each token.
+        least: number of newlines before which no completion is over.
+        is_over: called with the ids of completions that have just got a newline; whether each is over.
+    """
+
+    newlines: torch.Tensor
+    least: int
+    is_over: Callable[[list[list[int]]], list[bool]]
+
+
 def complete(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -60,6 +75,7 @@ def complete(
     wants_logps: bool = False,
     shared: bool = True,
     synced: bool = False,
+    end: ListEnd | None = None,
 ) -> list[Completion]:
     """One completion per prompt, in their order. Random numbers come from torch's global generator.
 
@@ -70,6 +86,10 @@ def complete(
         wants_logps: whether to record log-probabilities of the most likely tokens.
         shared: false uses transformers' generate, as does a model that cannot share (`prompt_cache.reason_against`).
         synced: whether other processes hold parts of the weights, so that all must make the same number of steps.
+        end: what ends a completion besides EOS and the limit; None for nothing.
+
+    Raises:
+        ValueError: with `end`, for a model that cannot share.
     """
     was_training = model.training
     model.eval()
@@ -77,7 +97,9 @@ def complete(
         with torch.no_grad():
             reason = reason_against(model) if shared else None
             if shared and reason is None:
-                return _Batch(model, prompts, config, wants_logps, synced).completions()
+                return _Batch(model, prompts, config, wants_logps, synced, end).completions()
+            if end is not None:
+                raise ValueError(f"a list can only end without EOS where prompts are shared: {reason}")
             if reason is not None:
                 _tell(reason)
             return _generated(model, prompts, config, wants_logps, synced)
@@ -104,8 +126,9 @@ class _Batch:
         config: GenerationConfig,
         wants_logps: bool,
         synced: bool,
+        end: ListEnd | None,
     ):
-        self.model, self.config, self.synced = model, config, synced
+        self.model, self.config, self.synced, self.end = model, config, synced, end
         self.most = int(config.max_new_tokens)
         device = model.device
         self.of_prompts = [len(prompt) for prompt in prompts]
@@ -125,6 +148,7 @@ class _Batch:
         self.text[:, :width] = self.ids[self.prompt_of]
         self.whole_mask = torch.ones_like(self.text)
         self.whole_mask[:, :width] = self.mask[self.prompt_of]
+        self.lines = torch.zeros(rows, dtype=torch.long, device=device)
         self.lengths = torch.full((rows,), self.most, device=device)
         self.logps = torch.zeros(rows, self.most, device=device) if wants_logps else None
         self.processors = processors_of(config, self._padding())
@@ -179,9 +203,30 @@ class _Batch:
         chosen = drawn(logits) if self.config.do_sample else logits.argmax(1)
         self.text[self.active, width + step] = chosen
         ended = (chosen[:, None] == self.ends).any(1) & self.running
+        if self.end is not None:
+            ended |= self._over(self.end, chosen, width + step + 1)
         self.lengths[self.active[ended]] = step + 1
         self.running &= ~ended
         return chosen[:, None]
+
+    def _over(self, end: ListEnd, chosen: torch.Tensor, reached: int) -> torch.Tensor:
+        """(rows,) which running rows are over by `end`.
+
+        Args:
+            end: what ends a row.
+            chosen: (rows,) the latest tokens.
+            reached: number of columns of `text` that are filled.
+        """
+        # A model's vocabulary may be padded beyond its tokenizer's; such tokens have no text.
+        table = end.newlines.to(chosen.device)
+        new = table[chosen.clamp(max=len(table) - 1)] * (chosen < len(table))
+        self.lines[self.active] += new
+        over = (new > 0) & self.running & (self.lines[self.active] >= end.least)
+        asked = over.nonzero().squeeze(1)
+        if len(asked):
+            rows = self.text[self.active[asked], self.ids.size(1) : reached].tolist()
+            over[asked] = torch.tensor(end.is_over(rows), device=over.device)
+        return over
 
     def _left(self) -> bool:
         """Whether a row is still running, here or on a process that needs this one's weights."""

@@ -227,6 +227,37 @@ def other_than_sampled(config: Config) -> str:
     )
 
 
+def stop_before_what_counts(config: Config) -> str:
+    """Rollouts that end after entry N, where something reads what follows it."""
+    if not config.generation.stop_after_list:
+        return ""
+    advice = "; use generation.stop_after_list=false"
+    if not isinstance(config.algorithm, AlgorithmConfig):
+        return (
+            f"generation.stop_after_list = true with algorithm = '{config.algorithm.name}', which trains on whole "
+            f"lists, EOS included{advice}"
+        )
+    reading = [name for name, term in config.reward.terms.items() if term["weight"] and TERMS[name].reads_on]
+    if reading:
+        return (
+            f"generation.stop_after_list = true with the reward term '{reading[0]}', which may depend on what follows "
+            f"entry N{advice}, or a reward without this term"
+        )
+    algorithm = config.algorithm
+    if set(credits[algorithm.credit].facts["columns"]) != {"rank"}:
+        return (
+            f"generation.stop_after_list = true with algorithm.credit = '{algorithm.credit}', which gives the list's "
+            f"advantage to EOS, too{advice}, or a credit of ranks"
+        )
+    if algorithm.length_shaping.rule != "none":
+        return (
+            f"generation.stop_after_list = true with algorithm.length_shaping.rule = "
+            f"'{algorithm.length_shaping.rule}', which gives EOS and entries past rank N an advantage{advice}, or "
+            "algorithm.length_shaping.rule=none"
+        )
+    return ""
+
+
 REFUSALS: tuple[Guard, ...] = (
     ratio_without_effect,
     sum_without_sequence_ratio,
@@ -240,14 +271,16 @@ REFUSALS: tuple[Guard, ...] = (
     left_out_tokens,
     bonus_for_each_term,
     correction_of_lists,
+    stop_before_what_counts,
 )
 CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns, corrected_truncation, other_than_sampled)
 
 
 def refusals(config: Config) -> list[str]:
-    """Refusals for a configuration whose pieces and options are known to exist. Other algorithm families have none."""
+    """Refusals for a configuration whose pieces and options are known to exist."""
     if not isinstance(config.algorithm, AlgorithmConfig):
-        return []
+        sentence = stop_before_what_counts(config)
+        return [sentence] if sentence else []
     return [sentence for guard in REFUSALS if (sentence := guard(config))]
 
 

@@ -48,12 +48,14 @@ class Term:
         scope: "rank" if it gives (B, N), "list" if it gives (B,).
         options: by name, in the order of the function's parameters.
         signed: whether a value may be negative. A power mean does not accept such terms.
+        reads_on: whether a value depends on anything behind entry N: further text, the end of the list, its tokens.
     """
 
     function: Callable[..., Floats]
     scope: Literal["rank", "list"]
     options: dict[str, Option]
     signed: bool
+    reads_on: bool
 
 
 TERMS: dict[str, Term] = {}
@@ -63,21 +65,26 @@ Function = TypeVar("Function", bound=Callable[..., Floats])
 
 def rank_term(*, signed: bool = False) -> Callable[[Function], Function]:
     """Register a function that gives (B, N) in `TERMS`; `signed` if a value may be negative."""
-    return _entering("rank", signed)
+    return _entering("rank", signed, False)
 
 
-def list_term(*, signed: bool = False) -> Callable[[Function], Function]:
-    """Register a function that gives (B,) in `TERMS`; `signed` if a value may be negative."""
-    return _entering("list", signed)
+def list_term(*, signed: bool = False, reads_on: bool = True) -> Callable[[Function], Function]:
+    """Register a function that gives (B,) in `TERMS`.
+
+    Args:
+        signed: whether a value may be negative.
+        reads_on: false if no value depends on anything behind entry N (`Term.reads_on`).
+    """
+    return _entering("list", signed, reads_on)
 
 
-def _entering(scope: Literal["rank", "list"], signed: bool) -> Callable[[Function], Function]:
+def _entering(scope: Literal["rank", "list"], signed: bool, reads_on: bool) -> Callable[[Function], Function]:
     def enter(function: Function) -> Function:
         if function.__name__ in TERMS:
             raise ValueError(
                 f"two terms are called '{function.__name__}'; terms of ranks and terms of lists need different names"
             )
-        TERMS[function.__name__] = Term(function, scope, options_of(function), signed)
+        TERMS[function.__name__] = Term(function, scope, options_of(function), signed, reads_on)
         return function
 
     return enter
@@ -197,31 +204,31 @@ def value(
     return lists.hits * (1 + np.minimum(alpha * _of_films(of_film, lists.films), 1))
 
 
-@list_term()
+@list_term(reads_on=False)
 def recall(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """Recall@N, as reported."""
     return metrics.recall(lists.hits, lists.n_truth, lists.verdicts.shape[1])
 
 
-@list_term()
+@list_term(reads_on=False)
 def ndcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """NDCG@N, as reported."""
     return metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1])
 
 
-@list_term()
+@list_term(reads_on=False)
 def list_dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """DCG@N (Rank-GRPO's reward of a whole list)."""
     return metrics.dcg(lists.hits, lists.verdicts.shape[1])
 
 
-@list_term()
+@list_term(reads_on=False)
 def hit_rate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """1 if one of the N ranks is a hit, as reported."""
     return metrics.hit_rate(lists.hits, lists.verdicts.shape[1])
 
 
-@list_term()
+@list_term(reads_on=False)
 def in_catalog_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
     """Share of the entries among the first N that are in the catalogue, as reported; 0 without entries."""
     return metrics.list_metrics(lists)["in_catalog"]

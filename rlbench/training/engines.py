@@ -10,6 +10,7 @@ TRL 1.16 drives the engines. It leaves three problems, which are solved here wit
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
 
-from rlbench.models.completing import complete
+from rlbench.models.completing import ListEnd, complete
 
 REQUESTS_AT_ONCE = 64  # as in TRL's client
 STOP_SECONDS = 5  # how long transformers waits for its thread to end
@@ -89,7 +90,9 @@ def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[]
     return seeded
 
 
-def lists_of_shared_prompts(trainer: GRPOTrainer, prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+def lists_of_shared_prompts(
+    trainer: GRPOTrainer, prompt_ids: Sequence[Sequence[int]], end: ListEnd | None
+) -> list[list[int]]:
     """Token ids of one completion per prompt, each distinct prompt forwarded once (`rlbench.models.completing`).
 
     The policy is made ready as for TRL's generate: without gradient checkpointing, with gathered weights under
@@ -98,6 +101,7 @@ def lists_of_shared_prompts(trainer: GRPOTrainer, prompt_ids: Sequence[Sequence[
     Args:
         trainer: the trainer of the policy.
         prompt_ids: token ids of this process's prompts. TRL repeats a prompt for each of its completions.
+        end: what ends a list besides EOS and the limit; None for nothing.
     """
     with (
         unwrap_model_for_generation(
@@ -110,14 +114,20 @@ def lists_of_shared_prompts(trainer: GRPOTrainer, prompt_ids: Sequence[Sequence[
     ):
         sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
         synced = sharded and trainer.accelerator.num_processes > 1
-        return [row.ids for row in complete(model, prompt_ids, trainer.generation_config, synced=synced)]
+        found = complete(model, prompt_ids, trainer.generation_config, synced=synced, end=end)
+    return [row.ids for row in found]
 
 
 @contextmanager
-def repeatable_batches(model: PreTrainedModel) -> Iterator[None]:
-    """In this block `model.generate_batch` is `generate_all_at_once`. Afterwards the weights are restored."""
+def repeatable_batches(model: PreTrainedModel, shared: bool = False) -> Iterator[None]:
+    """In this block `model.generate_batch` is `generate_all_at_once`. Afterwards the weights are restored.
+
+    Args:
+        model: the policy.
+        shared: whether a prompt is requested once for all of its lists.
+    """
     with weights_kept(model):
-        model.generate_batch = partial(generate_all_at_once, model)
+        model.generate_batch = partial(generate_all_at_once, model, shared=shared)
         try:
             yield
         finally:
@@ -144,8 +154,11 @@ def generate_all_at_once(
     generation_config: GenerationConfig,
     continuous_batching_config: ContinuousBatchingConfig,
     progress_bar: bool = False,
+    shared: bool = False,
 ) -> dict[str, GenerationOutput]:
     """As `model.generate_batch`, but all requests are submitted before the first batch is formed.
+
+    With `shared`, prompts that are repeated equally often are requested once with that number of lists.
 
     So random numbers are always assigned in the same order. If the configuration leaves the cache's size open, the
     cache has room for all requests at full length, instead of a share of the currently free memory.
@@ -154,6 +167,10 @@ def generate_all_at_once(
         RuntimeError: a request fails. `model.generate_batch` would omit it.
     """
     limit = generation_config.max_new_tokens
+    prompts, copies = distinct(inputs) if shared else (inputs, 1)
+    if copies > 1:
+        generation_config = copy.copy(generation_config)
+        generation_config.num_return_sequences = copies
     manager = model.init_continuous_batching(
         generation_config=generation_config,
         continuous_batching_config=with_room(continuous_batching_config, [len(ids) + limit for ids in inputs]),
@@ -162,12 +179,16 @@ def generate_all_at_once(
     found: dict[str, GenerationOutput] = {}
     try:
         manager.warmup()
-        wanted = manager.add_requests(inputs=inputs, max_new_tokens=limit)
+        parents = manager.add_requests(inputs=prompts, max_new_tokens=limit)
+        # transformers' names for the further lists of a request
+        wanted = [name for one in parents for name in (one, *(f"{one}__child#{i}" for i in range(copies - 1)))]
         manager.start()
         while len(found) < len(wanted):
             output = manager.get_result(timeout=1)
             if output is not None:
                 found[output.request_id] = output
+                if output.error is not None:  # a request that fails early has no further lists to wait for
+                    break
             elif not manager.is_running():
                 break
         cause = manager.background_thread_status.fatal_error
@@ -181,6 +202,16 @@ def generate_all_at_once(
             f"continuous batching finished only {len(found) - len(errors)} of {len(wanted)} lists: {reason}"
         )
     return {name: found[name] for name in wanted}
+
+
+def distinct(inputs: Sequence[list[int]]) -> tuple[list[list[int]], int]:
+    """Prompts without repetitions, and how often each is repeated in a row. (inputs, 1) if that differs."""
+    runs = [(ids, len(list(same))) for ids, same in itertools.groupby(inputs)]
+    counts = {count for _, count in runs}
+    # A request needs two tokens: transformers forks it before the last one.
+    if len(counts) > 1 or any(len(ids) < 2 for ids, _ in runs):
+        return list(inputs), 1
+    return [ids for ids, _ in runs], counts.pop()
 
 
 def with_room(config: ContinuousBatchingConfig, lengths: Sequence[int]) -> ContinuousBatchingConfig:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from rlbench.base import preemption
+from rlbench.base.errors import BadInput
 from rlbench.base.progress import Progress
 from rlbench.config.engines import rollout_arguments
 from rlbench.config.schema import Config, PreferenceConfig
@@ -20,6 +21,7 @@ from rlbench.evaluation.evaluate import eos_ids
 from rlbench.evaluation.recording import Recording
 from rlbench.lists.reader import ListReader
 from rlbench.models.loading import load_model
+from rlbench.models.prompt_cache import reason_against
 from rlbench.objective import Objective
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs import processes
@@ -342,6 +344,9 @@ def policy_trainer(
 ) -> RankedListTrainer:
     """The trainer of policy optimisation; `earlier` is the checkpoint to resume from."""
     rl, tokenizer = config.trainer.rl, scorer.reader.tokenizer
+    reason = reason_against(policy)
+    if config.generation.stop_after_list and reason is not None:
+        raise BadInput(f"generation.stop_after_list = true: {reason}; use generation.stop_after_list=false")
     args = trl_arguments(config, writing_folder(run.checkpoints), processes.count(), scorer.reader.eos_token_ids)
     let_cpus_shard(args)
     trainer = RankedListTrainer(
@@ -356,6 +361,7 @@ def policy_trainer(
         ledger=ledger,
         rollout_log=RolloutLog(run, config.evaluation.every, rl.num_iterations) if config.tracker.completions else None,
         prefill=config.generation.prefill,
+        stop_after_list=config.generation.stop_after_list,
     )
     trainer.epochs_done = (earlier.update if earlier else 0) // updates_of_an_epoch(config, len(data.prompts))
     quiet(trainer)

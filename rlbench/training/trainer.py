@@ -16,6 +16,7 @@ from accelerate.utils import gather
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from rlbench.models.completing import ListEnd
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.forward import HiddenStates
@@ -55,6 +56,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         ledger: records the run's spending; by default a new one.
         rollout_log: records sampled groups; None to record none.
         prefill: `generation.prefill`: whether plain rollouts forward a prompt once or once per completion.
+        stop_after_list: `generation.stop_after_list`: whether such a rollout ends after its N-th entry.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
@@ -79,6 +81,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         ledger: Ledger | None = None,
         rollout_log: RolloutLog | None = None,
         prefill: str = "shared",
+        stop_after_list: bool = False,
         **kwargs: Any,
     ):
         with seeded_engine(kwargs["args"]):
@@ -95,6 +98,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.ledger = ledger or Ledger()
         self.rollout_log = rollout_log
         self.prefill = prefill
+        reader, over = scorer.reader, scorer.has_all_ranks
+        self.list_end = ListEnd(reader.newlines_per_token, reader.units.list_length, over) if stop_after_list else None
         self.carried: Carried = {}
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
@@ -207,11 +212,11 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         if self.use_transformers_continuous_batching:
-            with repeatable_batches(self.accelerator.unwrap_model(self.model)):
+            with repeatable_batches(self.accelerator.unwrap_model(self.model), self.prefill == "shared"):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if self.use_vllm or self.prefill == "repeated":
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return lists_of_shared_prompts(self, prompt_ids), None
+        return lists_of_shared_prompts(self, prompt_ids, self.list_end), None
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         with self.ledger.phase("reward"):

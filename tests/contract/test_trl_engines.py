@@ -10,11 +10,14 @@ from accelerate import Accelerator
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
+from rlbench.models.completing import ListEnd
 from rlbench.training.engines import engine_seed, request_seed, seeded_engine, seeded_requests
 from rlbench.training.rl import trl_arguments
 from tests.conftest import SMALL, composed
 from tests.helpers_engine import NoisyEngine, noisy_engine  # noqa: F401
 from tests.helpers_training import load, make_trainer
+
+ENDED = ["generation.stop_after_list=true", "algorithm=rank_grpo", "algorithm.length_shaping.rule=none"]
 
 
 class Engine:
@@ -189,3 +192,22 @@ def test_rollouts_repeat_with_their_seed(mini, tiny_folder, tmp_path):
         torch.manual_seed(seed)
         drawn.append(trainer._generate_single_turn(ids, None, {}, 8)[0])
     assert drawn[0] == drawn[1] != drawn[2] and len(set(map(tuple, drawn[0]))) > 4
+
+
+def test_rollouts_end_after_their_last_rank(mini, tiny_folder, tmp_path):
+    """A policy that repeats one entry has exactly N of them; preambles and blank lines are no entries."""
+    config = composed(*SMALL, *ENDED, "generation.max_new_tokens=40", "dataset.list_length=3", "dataset.cutoffs=[3]")
+    tokenizer, model = load(tiny_folder)
+    trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
+    texts = {"": False, "Heat (1995)\n" * 3: True, "Heat (1995)\n" * 2 + "Heat (1995)": False}
+    texts |= {"List:\n\n" + "Heat (1995)\n" * 2: False, "List:\n\n" + "Heat (1995)\n\n" * 3: True}
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert trainer.scorer.has_all_ranks(ids) == list(texts.values())
+    assert trainer.list_end is not None and trainer.list_end.least == 3
+    trainer.list_end = ListEnd(trainer.list_end.newlines, 0, lambda rows: [True] * len(rows))
+    asked = trainer._tokenize_prompts([mini.splits["train"][0].prompt] * 16)[0]
+    torch.manual_seed(0)
+    found = trainer._generate_single_turn(asked, None, {}, 16)[0]
+    newlines = trainer.scorer.reader.newlines_per_token
+    assert all(int(newlines[row[:-1]].sum()) == 0 for row in found if len(row) > 1)
+    assert any(int(newlines[row[-1]]) for row in found)

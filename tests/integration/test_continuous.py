@@ -17,7 +17,7 @@ from rlbench.lists.reader import ListReader
 from rlbench.running.runner import run
 from rlbench.runs.directory import Run, locate
 from rlbench.training.checkpoints import RESUME_FILE
-from rlbench.training.engines import generate_all_at_once, repeatable_batches, weights_kept, with_room
+from rlbench.training.engines import distinct, generate_all_at_once, repeatable_batches, weights_kept, with_room
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load
 
@@ -86,6 +86,31 @@ def test_samples_follow_the_same_distribution(parts, prompts):
     statistic = sum((a - b) ** 2 / (a + b) for a, b in zip(*cells, strict=True) if a + b)
     assert statistic < 32.9  # .999 quantile of chi-square with 12 degrees of freedom
     assert len(likeliest) == 12 and min(map(min, cells)) > 0
+
+
+def test_a_prompt_is_requested_once_for_all_of_its_lists(parts, prompts, monkeypatch):
+    """Greedy lists of prompts, each 4 times, are those of generate. Sampled lists of one prompt differ."""
+    asked, prompts = [], [list(ids) for ids in dict.fromkeys(map(tuple, prompts))]
+    add = ContinuousBatchingManager.add_requests
+
+    def counting(self, inputs, **options):
+        asked.append(len(inputs))
+        return add(self, inputs, **options)
+
+    monkeypatch.setattr(ContinuousBatchingManager, "add_requests", counting)
+    config = ContinuousBatchingConfig(max_batch_tokens=1024, auto_switch_to_flash=False, max_memory_percent=0.5)
+    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    repeated = [prompt for prompt in prompts for _ in range(4)]
+    for changes in (greedy, {}):
+        chosen = settings(parts[1], **changes)
+        found = list(generate_all_at_once(parts[1], repeated, chosen, config, shared=True).values())
+        assert [output.prompt_ids for output in found] == repeated and chosen.num_return_sequences in (None, 1)
+        lists = [output.generated_tokens for output in found]
+        assert not changes or lists == plain(parts[1], repeated, **greedy)
+    assert all(len(set(map(tuple, lists[i : i + 4]))) == 4 for i in range(0, len(lists), 4))
+    assert asked == [len(prompts)] * 2 and len(prompts) > 2
+    assert distinct([[1, 2], [1, 2], [3, 4]]) == ([[1, 2], [1, 2], [3, 4]], 1)
+    assert distinct([[1], [1]]) == ([[1], [1]], 1)
 
 
 def test_the_same_seed_gives_the_same_lists_whatever_the_threads_do(parts, prompts, drawn, monkeypatch):

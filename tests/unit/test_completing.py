@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig, PreTrainedModel
 
-from rlbench.models.completing import complete, processors_of
+from rlbench.models.completing import ListEnd, complete, processors_of
 from tests.unit.test_shared_prompt import FAMILIES, VOCABULARY, tiny_model
 
 END, PADDING = 1, 0
@@ -113,3 +113,30 @@ def test_log_probabilities_of_greedy_tokens() -> None:
 def test_a_prompt_of_one_token() -> None:
     model, config = tiny_model("llama").eval(), settings(do_sample=False)
     assert [row.ids for row in complete(model, [[9], [7]], config)] == generated(model, [[9], [7]], config, 1)
+
+
+def test_a_list_ends_where_it_is_over() -> None:
+    """Token 7 is the newline. Rows are cut after their second one, and are otherwise those without this end."""
+    model, prompts = tiny_model("llama").eval(), repeated(some_prompts(), 30)
+    newlines = torch.zeros(VOCABULARY - 2, dtype=torch.long)
+    newlines[7] = 1
+    asked: list[list[int]] = []
+
+    def is_over(rows: list[list[int]]) -> list[bool]:
+        asked.extend(rows)
+        return [row.count(7) == 2 for row in rows]
+
+    config = settings(30, do_sample=False, repetition_penalty=1.3)
+    free = [row.ids for row in complete(model, prompts, config)]
+    newlines[free[0][2]] = 1
+    seventh = free[0][2]
+    ended = complete(model, prompts, config, end=ListEnd(newlines, 1, lambda rows: [seventh in row for row in rows]))
+    wanted = [row[: row.index(seventh) + 1] if seventh in row else row for row in free]
+    assert [row.ids for row in ended] == wanted and len(wanted[0]) == 3
+    torch.manual_seed(0)
+    drawn = complete(model, prompts, settings(60, do_sample=True, temperature=3.0), end=ListEnd(newlines, 2, is_over))
+    stopped = [row.ids for row in drawn if row.ids[-1] not in (END, 5) and len(row.ids) < 60]
+    assert stopped and all(row[-1] == 7 and row.count(7) == 2 for row in stopped)
+    assert all(row[-1] in (7, seventh) for row in asked)
+    with pytest.raises(ValueError, match="BloomForCausalLM does not use"):
+        complete(tiny_model("bloom"), prompts, config, end=ListEnd(newlines, 1, is_over))

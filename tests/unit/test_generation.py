@@ -108,6 +108,9 @@ def test_the_identity_holds_what_decides_results():
     [
         (["generation.engine=vlm_colocate"], "Did you mean 'vllm_colocate'?"),
         (["generation.vllm.correction=token"], "generation.vllm.correction = 'token' is unknown"),
+        (["generation=continuous", "generation.stop_after_list=true"], "needs generation.engine=transformers"),
+        (["generation.prefill=repeated", "generation.stop_after_list=true"], "and generation.prefill=shared"),
+        (["generation.prefill=once"], "generation.prefill = 'once' is unknown"),
         (["generation.continuous.batch_tokens=0"], "generation.continuous.batch_tokens = 0 must be at least 1"),
         (["generation.vllm.gpu_memory_utilization=1"], "gpu_memory_utilization = 1.0 must lie in (0, 1)"),
         (["generation.vllm.server_port=70000"], "server_port = 70000 must lie in [1, 65535]"),

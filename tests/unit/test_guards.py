@@ -27,6 +27,9 @@ MAX_RL = ["algorithm=max_rl"]
 COLOCATE = "generation.engine=vllm_colocate"
 BONUS = ["algorithm=verl_erank", "reward=guarded_gdpo"]
 
+STOP = "generation.stop_after_list=true"
+RANKS_ONLY = [f"algorithm.length_shaping.{key}" for key in ("rule=none", "early_stop=0", "overflow=0")]
+
 composed_once = functools.cache(composed)
 
 
@@ -98,6 +101,14 @@ REFUSED = {
     "correction_of_lists": [
         (["algorithm=vespo", COLOCATE], ["generation.vllm.correction = 'sequence_mask'", "surrogate = 'vespo'"]),
     ],
+    "stop_before_what_counts": [
+        (
+            [STOP, "algorithm=rank_grpo"],
+            ["generation.stop_after_list = true", "algorithm.length_shaping.rule = 'paper'"],
+        ),
+        ([STOP, "algorithm=grpo"], ["algorithm.credit = 'sequence'", "EOS"]),
+        ([STOP, *RANKS_ONLY, "reward.terms.length.weight=1"], ["reward term 'length'", "entry N"]),
+    ],
 }
 """For each guard: overrides that it refuses, and the words its message must contain."""
 
@@ -118,6 +129,7 @@ ADVISED = {
     "left_out_tokens": [["algorithm.entropy_quantile=0.2"]],
     "bonus_for_each_term": [["reward.combine=sum_then_normalise"]],
     "correction_of_lists": [["generation.vllm.correction=token_truncate"], ["generation.vllm.correction=token_mask"]],
+    "stop_before_what_counts": [["generation.stop_after_list=false"]],
 }
 """For each guard: the overrides it advises. The message contains the last part of each key."""
 
@@ -165,6 +177,11 @@ def test_a_command_line_is_composed():
         assert composed(*overrides).reward == command(*overrides).reward
         assert replace(composed(*overrides), trainer=composed_once().trainer) == command(*overrides)
         assert check_config(composed(*overrides)) == [getattr(guards, guard)(command(*overrides))]
+
+
+def test_rollouts_may_end_after_their_last_rank_if_nothing_reads_on():
+    assert not refusals(command(STOP, *RANKS_ONLY)) and not refusals(command(STOP, *RANKS_ONLY, "reward=dcg"))
+    assert "trains on whole lists" in refusals(composed("algorithm=dpo", STOP))[0]
 
 
 def test_every_guard_has_a_case():
@@ -241,6 +258,7 @@ ALLOWED = {
     "left_out_tokens": [["algorithm=top_entropy", "algorithm.regularisers.ntp=0.1"]],
     "bonus_for_each_term": [["algorithm=grpo", "reward=guarded_gdpo"], ["algorithm=verl_erank", "reward=guarded"]],
     "correction_of_lists": [["algorithm=vespo"], ["algorithm=gspo", COLOCATE]],
+    "stop_before_what_counts": [[STOP, *RANKS_ONLY], [STOP, *RANKS_ONLY, "reward=dcg"]],
 }
 """For each guard: valid settings close to those it refuses."""
 

@@ -56,6 +56,7 @@ PART = {
     "generation.no_repeat_ngram_size": MODEL,
     "generation.template_date": MODEL,
     "generation.prefill": MODEL,
+    "generation.stop_after_list": RL,
     "generation.engine": RL,
     "trainer.sft": TRAINED,
     "trainer.bf16": TRAINED,
