@@ -263,7 +263,9 @@ class MiniConfig(DatasetConfig):
         seed: seed of the data, the same for every run.
         contexts: number of contexts per split: train, validation and test.
         demonstrations: number of demonstrations for SFT.
+        truth_sizes: shares of answerers who name 1, 2, ... films; they need not add up to 1.
         demonstration_noise: share of the demonstrated ranks drawn from the whole catalogue, under `noisy`.
+        noise_popularity: weight of popularity in that draw from the whole catalogue; 0 draws all films alike.
         genre_weight: weight of the genre in the preference model.
         era_weight: weight of the era in the preference model.
         taste_weight: weight of the user's taste in the preference model.
@@ -276,7 +278,9 @@ class MiniConfig(DatasetConfig):
     seed: int
     contexts: dict[str, int]
     demonstrations: int
+    truth_sizes: list[float]
     demonstration_noise: float
+    noise_popularity: float
     genre_weight: float
     era_weight: float
     taste_weight: float
@@ -361,6 +365,7 @@ class TinyModelConfig(ModelConfig):
 
     Attributes:
         vocab_size: entries of the vocabulary.
+        pieces: parts of a text that no merge of the tokenizer crosses: words or titles.
         hidden_size: width of the residual stream; a multiple of twice `heads`.
         intermediate_size: width of the feed-forward layers.
         layers: transformer blocks.
@@ -371,6 +376,7 @@ class TinyModelConfig(ModelConfig):
     """
 
     vocab_size: int
+    pieces: str
     hidden_size: int
     intermediate_size: int
     layers: int

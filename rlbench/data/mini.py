@@ -5,16 +5,16 @@ coordinate and a popularity. The weight of film f for context c is
 
     w_f = exp(g [genre matches] + e [era matches] + t (1 - |taste_c - taste_f|) + p popularity_f)
 
-where taste_c is the mean taste of the liked films. Several answerers reply to a context. Each draws 1 to 8 films,
+where taste_c is the mean taste of the liked films. Several answerers reply to a context. Each draws some films,
 without the liked ones, without replacement and in proportion to w. The number of films does not depend on which films
 they are. So among all lists, the one sorted by w has the highest expected Recall and NDCG at every cut-off. It is the
 oracle, the ceiling in every table.
 
 Contexts are in time order; train, validation and test are consecutive stretches. Demonstrations for the SFT stage are
-noisy: each film is drawn from w with probability 1 - noise and from the whole catalogue otherwise. They are ordered by
-popularity, not by fit. So they teach the form and a little of the content, and leave RL room to improve both content
-and order. Other demonstrations come from a simulated teacher, by all or some steps of Stage 1 of the Rank-GRPO paper
-(`rlbench.data.mini_teacher`). Everything else is the same.
+noisy: each film is drawn from w with probability 1 - noise and from the whole catalogue otherwise, where popular films
+may be preferred. They are ordered by popularity, not by fit. So they teach the form and a little of the content, and
+leave RL room to improve both content and order. Other demonstrations come from a simulated teacher, by all or some
+steps of Stage 1 of the Rank-GRPO paper (`rlbench.data.mini_teacher`). Everything else is the same.
 """
 
 import csv
@@ -44,8 +44,6 @@ _REQUESTS = (
     "suggest {era} {genre} please, big fan of {liked}",
 )
 _ERA_WORDS = {"before 1980": "the old days", "1980s": "the 80s", "1990s": "the 90s", "after 2000": "this century"}
-_TRUTH_SIZES = np.array([0.46, 0.2, 0.12, 0.08, 0.05, 0.04, 0.03, 0.02])
-"""Shares of answerers who name 1, 2, ..., 8 films. Most name one, as in Reddit-v2."""
 _ANSWERERS = np.array([0.35, 0.25, 0.18, 0.12, 0.1])
 """Shares of contexts with 1, 2, ..., 5 answerers."""
 MOST_LIKED = 3
@@ -126,6 +124,7 @@ def load(config: MiniConfig) -> RankedListDataset:
     splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     oracle: dict[str, list[Film]] = {}
     requests: dict[str, Request] = {}
+    sizes = np.array(config.truth_sizes) / np.sum(config.truth_sizes)
     shows = -(-config.demonstrations // config.contexts["train"])  # demonstrations per train context, rounded up
     for split in ("train", "validation", "test"):
         for index in range(config.contexts[split]):
@@ -140,11 +139,11 @@ def load(config: MiniConfig) -> RankedListDataset:
             )
             requests[context.context_id] = request
             for _ in range(1 + int(rng.choice(len(_ANSWERERS), p=_ANSWERERS))):
-                truth = world.films_at(_draw(rng, w, 1 + int(rng.choice(len(_TRUTH_SIZES), p=_TRUTH_SIZES))))
+                truth = world.films_at(_draw(rng, w, 1 + int(rng.choice(len(sizes), p=sizes))))
                 splits[split].append(replace(context, ground_truth=truth))
             if split == "train":
                 for _ in range(min(shows, config.demonstrations - len(splits["sft"]))):
-                    shown = _demonstration(rng, world, w, config.list_length, config.demonstration_noise)
+                    shown = _demonstration(rng, world, w, config)
                     splits["sft"].append(replace(splits[split][-1], completion=shown))
             else:
                 oracle[context.context_id] = world.films_at(np.argsort(-w, kind="stable")[: config.list_length])
@@ -164,9 +163,10 @@ def _prompt(rng: np.random.Generator, world: _World, request: Request, config: M
     return [{"role": "user", "content": template.replace("{conversation}", text)}]
 
 
-def _demonstration(rng: np.random.Generator, world: _World, w: np.ndarray, n: int, noise: float) -> Messages:
-    mixed = (1 - noise) * w / w.sum() + noise * (w > 0) / np.count_nonzero(w)
-    drawn = _draw(rng, mixed, n)
+def _demonstration(rng: np.random.Generator, world: _World, w: np.ndarray, config: MiniConfig) -> Messages:
+    any_film = (w > 0) * np.exp(config.noise_popularity * world.popularity)
+    noise = config.demonstration_noise
+    drawn = _draw(rng, (1 - noise) * w / w.sum() + noise * any_film / any_film.sum(), config.list_length)
     return _completion(world.films_at(drawn[np.argsort(-world.popularity[drawn])]))
 
 

@@ -22,15 +22,30 @@ _CHAT_TEMPLATE = (
     "{% if m['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+WORDS = r"\n"
+"""Only a newline is split off here; GPT-2's rule then separates words, numbers and punctuation."""
+TITLES = r"\n| \([0-9]{4}\)|[A-Z0-9][^\n()]*?(?= \([0-9]{4}\))| ?[^\s()?,.]+"
+"""A newline, a year in brackets, a title before such a year (it starts with a capital letter or a digit), a word."""
 CACHED = 2
 """Version of a cached folder's content. Version 2 has a list of its files."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which a newline is always a separate token."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int, pieces: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which a newline is always a separate token.
+
+    Args:
+        texts: what the merges are learnt on.
+        vocab_size: largest number of tokens.
+        pieces: parts of a text that no merge crosses. `words`: words, numbers and punctuation, as in GPT-2. `titles`:
+            also a whole title, and a year with its brackets; with enough vocabulary, an entry takes three tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
+    pattern, by_gpt2 = (WORDS, True) if pieces == "words" else (TITLES, False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\n"), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=by_gpt2),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -65,7 +80,7 @@ def build(config: TinyModelConfig, dataset: RankedListDataset, cache_dir: Path) 
     if folder.exists():
         check_cached(folder)
         return folder
-    tokenizer = train_tokenizer(tokenizer_texts(dataset), config.vocab_size)
+    tokenizer = train_tokenizer(tokenizer_texts(dataset), config.vocab_size, config.pieces)
     torch.manual_seed(config.seed)
     model = LlamaForCausalLM(
         LlamaConfig(

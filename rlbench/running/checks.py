@@ -47,9 +47,11 @@ CHECKPOINT_RULES = ("last", "best")
 DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 LONG_PROMPTS = ("drop_oldest_turns", "drop_sample")
+PIECES = ("words", "titles")
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")
 SCHEDULES = ("constant", "linear", "cosine")
 MOST_CONTEXTS = 10**6
+MOST_TRUTHS = 50
 
 
 def _choice(problems: list[str], key: str, value: str, known: Sequence[str]) -> None:
@@ -121,9 +123,10 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     if config.generation.top_p == 0:
         problems.append("generation.top_p = 0 leaves no token to sample")
     if isinstance(config.dataset, MiniConfig):
-        problems += _contexts_of_mini(config.dataset)
+        problems += _contexts_of_mini(config.dataset) + _truths_of_mini(config.dataset)
     if isinstance(config.model, TinyModelConfig):
         problems += _heads_of_tiny(config.model)
+        _choice(problems, "model.pieces", config.model.pieces, PIECES)
     problems += _parallel(config, processes) + check_decoding(config.generation)
     if isinstance(config.algorithm, AlgorithmConfig):
         problems += _policy_optimisation(config)
@@ -156,6 +159,20 @@ def _contexts_of_mini(dataset: MiniConfig) -> list[str]:
         for name, count in given.items()
         if not 1 <= count <= MOST_CONTEXTS
     ]
+
+
+def _truths_of_mini(dataset: MiniConfig) -> list[str]:
+    shares = dataset.truth_sizes
+    problems = [
+        f"dataset.truth_sizes contains {share}; shares are finite numbers from 0 on"
+        for share in shares
+        if not (math.isfinite(share) and share >= 0)
+    ]
+    if not problems and not any(shares):
+        problems.append(f"dataset.truth_sizes = {shares} must contain a share above 0")
+    if len(shares) > MOST_TRUTHS:
+        problems.append(f"dataset.truth_sizes has {len(shares)} shares; an answerer names at most {MOST_TRUTHS} films")
+    return problems
 
 
 def _heads_of_tiny(model: TinyModelConfig) -> list[str]:

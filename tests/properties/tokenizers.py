@@ -25,7 +25,12 @@ def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 def gpt2_like() -> PreTrainedTokenizerFast:
     """Byte-level BPE under GPT-2's pattern: white space before a word, newlines alone (SmolLM2, and `tiny`)."""
-    return train_tokenizer(_corpus(), VOCABULARY)
+    return train_tokenizer(_corpus(), VOCABULARY, "words")
+
+
+def titles_of_tiny() -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose tokens may be whole titles, and years with their brackets (`model.pieces=titles`)."""
+    return train_tokenizer(_corpus(), VOCABULARY, "titles")
 
 
 def cl100k_like() -> PreTrainedTokenizerFast:
@@ -64,7 +69,8 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
 
 @cache
 def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
-    return {"gpt2": gpt2_like, "cl100k": cl100k_like, "sentencepiece": sentencepiece_like}[kind]()
+    makers = [gpt2_like, titles_of_tiny, cl100k_like, sentencepiece_like]
+    return dict(zip(KINDS, makers, strict=True))[kind]()
 
 
-KINDS = ("gpt2", "cl100k", "sentencepiece")
+KINDS = ("gpt2", "titles", "cl100k", "sentencepiece")

@@ -99,6 +99,25 @@ def test_the_noise_makes_demonstrations_worse_than_the_oracle():
     assert recall(1.0) < 0.1 < recall(0.5) < recall(0.0)
 
 
+def test_answerers_name_the_given_numbers_of_films():
+    sizes = Counter(
+        len(record.ground_truth)
+        for record in load_dataset(composed(*SMALL, "dataset.truth_sizes=[0,3,0,1]").dataset).splits["train"]
+    )
+    assert set(sizes) == {2, 4} and sizes[2] > sizes[4]
+
+
+def test_noise_may_prefer_popular_films():
+    """A strong preference repeats the same few films in all demonstrations, whatever was requested."""
+
+    def films(weight):
+        options = ["dataset.demonstrations=60", "dataset.demonstration_noise=1", f"dataset.noise_popularity={weight}"]
+        data = load_dataset(composed(*SMALL, *options).dataset)
+        return {line for r in data.splits["sft"] for line in r.completion[0]["content"].split("\n")}
+
+    assert len(films(50)) < 40 < 100 < len(films(0))
+
+
 def test_demonstrations_are_in_the_order_of_popularity():
     """Two films always appear in the same order in all demonstrations, so a policy can learn this order."""
     dataset = load_dataset(composed("dataset.demonstrations=60").dataset)

@@ -326,7 +326,7 @@ Let me know if you have seen Alien (1979)!"""
 
 
 def test_entries_and_token_units_of_a_whole_answer_agree() -> None:
-    tokenizer = train_tokenizer([ANSWER], 400)
+    tokenizer = train_tokenizer([ANSWER], 400, "words")
     reader = ListReader(tokenizer, 4)
     read = parse_text(ANSWER)
     assert read.films == [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975), ("1917", 2019), ("Up", 2009)]

@@ -98,7 +98,7 @@ def test_overflow_is_one_block_and_ranks_stop_at_n(reader):
 
 def test_fused_newlines_belong_to_one_unit():
     """Some tokenizers, such as the cl100k family, have tokens for ")\\n" and "\\n\\n"."""
-    tokenizer = train_tokenizer(["Heat (1995)\n\n"], 300)
+    tokenizer = train_tokenizer(["Heat (1995)\n\n"], 300, "words")
     from tokenizers import pre_tokenizers
 
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -108,6 +108,16 @@ def test_fused_newlines_belong_to_one_unit():
     ids, units = segment(reader, text)
     assert any(tokenizer.decode([i]) == ")\n\n" for i in ids)
     assert [text_of(reader, ids, units, k) for k in range(3)] == ["Alien (1979)\n\n", "Heat (1995)\n", "Taken (2008)"]
+
+
+def test_a_title_can_be_one_token_and_a_wrong_year_is_still_possible():
+    entries = ["Heat (1995)\n", "Mission: Impossible (1996)\n", "12 Angry Men (1957)\n"]
+    requests = ["any good films? i liked Mission: Impossible (1996) and Heat (1995)"]
+    tokenizer = train_tokenizer(entries * 8 + requests, 500, "titles")
+    assert [len(tokenizer(entry)["input_ids"]) for entry in entries] == [3, 3, 3]
+    assert len(tokenizer("Heat (1957)\n")["input_ids"]) == 3
+    for text in (*requests, "Héat (1995)\n\nan Unknown film (12) (1999)\n", "(1995)"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 def test_non_ascii_title_cut_inside_a_character(reader):
