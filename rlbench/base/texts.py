@@ -8,7 +8,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 def is_broken(text: str) -> bool:
     """Whether a text holds half a character (a lone surrogate, such as JSON's \\ud800), which UTF-8 cannot encode."""
-    return _SURROGATE.search(text) is not None
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def broken_texts(value: Any) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -80,10 +81,12 @@ class Tokens(Sequence[Row]):
         Args:
             ends: ids that end a completion.
         """
-        without = sum(not set(tail) & set(ends) for tail in self._table["tail"].to_pylist())
+        tails = self._table["tail"].combine_chunks()  # none is empty
+        is_end = np.isin(tails.flatten().to_numpy(), list(ends))
+        with_end = np.logical_or.reduceat(is_end, tails.offsets.to_numpy()[:-1]).sum() if len(self) else 0
         at_limit = int((self._table["length"].to_numpy() >= self.max_length).sum())
         dropped = self.records - len(self)
-        return Kept(self.records, at_limit + dropped, without + dropped)
+        return Kept(self.records, at_limit + dropped, self.records - int(with_end))
 
     def words(self) -> str:
         """The warning about prompts that are tokenised differently alone and before a completion."""
