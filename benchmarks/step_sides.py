@@ -42,6 +42,8 @@ PROMPTS = 4
 """Number of prompts of an update."""
 FILMS = 1000
 """Maximum number of films."""
+TOKENIZER = "tokenizer"
+"""Folder of the tokenizer, below that of the model."""
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 
 
@@ -154,7 +156,8 @@ def save_start(config: PretrainedConfig, folder: Path, device: str = "cpu") -> P
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    # transformers would take the tokenizer beside a Qwen2 model for a byte-level one.
+    tokenizer.save_pretrained(folder / TOKENIZER)
     return folder
 
 
@@ -243,7 +246,7 @@ def make_side(name: str, setting: Setting) -> Metered | Stock:
     """
     config = setting.config
     dataset = make_dataset(setting.shape, setting.updates)
-    tokenizer, policy = load_tokenizer(setting.start), load_model(setting.start, config.model.dtype)
+    tokenizer, policy = load_tokenizer(setting.start / TOKENIZER), load_model(setting.start, config.model.dtype)
     criteria = make_criteria(config.matching, dataset, config.dataset.list_length)
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
     scorer = ListScorer(reader, criteria.judge, criteria.facts, config.reward)
