@@ -60,6 +60,8 @@ BENCHMARKS = {
     "overhead": ("--turns",),
     "overhead_of_checkpoints": ("--updates", "--repeats"),
     "step": ("--pairs", "--threads"),
+    "gpu": ("--minutes",),
+    "before_after": ("--pairs",),
     "report": ("--rows", "--seeds", "--updates", "--times"),
     "reproduction": ("--trials",),
 }
