@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-TILE_ELEMENTS = 2**22
-"""Maximum number of logits in memory at once."""
+TILE_ELEMENTS = {"cpu": 2**20}
+"""Maximum number of logits in memory at once, by device: on CPUs as many as a core's cache holds."""
+TILE_ELEMENTS_ELSEWHERE = 2**26
+LEAST_ROWS = 128
+"""Minimum number of tokens in a tile: a product of fewer rows is slow."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,17 @@ class _TokenHead(torch.autograd.Function):
         size = len(hidden)
         logps, normaliser = (torch.empty(size, dtype=_at_least_float32(dtype), device=hidden.device) for _ in range(2))
         entropies = torch.empty_like(logps) if wants_entropy else None
-        for tile in _tiles(size, weight.size(0)):
+        for tile in _tiles(size, weight.size(0), hidden.device):
             logits = _logits(states[tile], matrix, bias, rule)
-            total = logits.logsumexp(1)
-            normaliser[tile] = total
-            logps[tile] = logits.gather(1, targets[tile, None]).squeeze(1) - total
-            if entropies is not None:
-                probabilities = (logits - total[:, None]).exp_()
-                entropies[tile] = total - probabilities.mul_(logits).sum(1)
+            largest = logits.amax(1, keepdim=True)
+            chosen = logits.gather(1, targets[tile, None])
+            powers = logits.sub_(largest).exp() if wants_entropy else logits.sub_(largest).exp_()
+            total = powers.sum(1)
+            normaliser[tile] = total.log() + largest.squeeze(1)
+            logps[tile] = chosen.squeeze(1) - normaliser[tile]
+            if entropies is not None:  # H = log sum e^z - sum z e^z / sum e^z, with the largest z = 0
+                mean = torch.bmm(powers[:, None], logits[:, :, None]).view(-1) / total
+                entropies[tile] = total.log() - mean
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser, entropies)
         ctx.rule, ctx.dtype = rule, dtype
         return logps, entropies
@@ -104,16 +110,20 @@ class _TokenHead(torch.autograd.Function):
         hidden_gradient = torch.empty_like(states) if for_hidden else None
         weight_gradient = torch.zeros(weight.shape, dtype=wide, device=weight.device) if for_weight else None
         bias_gradient = torch.zeros(bias.shape, dtype=wide, device=weight.device) if for_bias else None
-        for tile in _tiles(len(hidden), weight.size(0)):
+        for tile in _tiles(len(hidden), weight.size(0), hidden.device):
             logits = _logits(states[tile], matrix, bias, ctx.rule)
-            logs = logits - normaliser[tile, None]
-            probabilities = logs.exp()
-            if of_entropies is None:
-                gradient = torch.zeros_like(logits)
-            else:  # dH / d logit j = -p_j (log p_j + H)
-                gradient = (logs + entropies[tile, None]).mul_(probabilities).mul_(-of_entropies[tile, None])
+            if of_entropies is None and ctx.rule.cap is None:  # the common case, without a second tensor of this size
+                assert of_logps is not None
+                gradient = logits.sub_(normaliser[tile, None]).exp_().mul_(-of_logps[tile, None])
+            else:
+                logs = logits - normaliser[tile, None]
+                probabilities = logs.exp()
+                gradient = torch.zeros_like(logs)
+                if of_logps is not None:
+                    gradient.addcmul_(probabilities, of_logps[tile, None], value=-1)
+                if of_entropies is not None:  # dH / d logit j = -p_j (log p_j + H)
+                    gradient -= (logs + entropies[tile, None]).mul_(probabilities).mul_(of_entropies[tile, None])
             if of_logps is not None:
-                gradient.addcmul_(probabilities, of_logps[tile, None], value=-1)
                 gradient.scatter_add_(1, targets[tile, None], of_logps[tile, None])
             gradient = ctx.rule.slope_(gradient, logits)
             narrow = gradient.to(ctx.dtype)
@@ -170,8 +180,8 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _tiles(size: int, vocabulary: int) -> list[slice]:
-    rows = max(TILE_ELEMENTS // vocabulary, 1)
+def _tiles(size: int, vocabulary: int, device: torch.device) -> list[slice]:
+    rows = max(TILE_ELEMENTS.get(device.type, TILE_ELEMENTS_ELSEWHERE) // vocabulary, LEAST_ROWS)
     return [slice(start, min(start + rows, size)) for start in range(0, size, rows)]
 
 

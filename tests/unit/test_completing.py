@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig, PreTrainedModel
 
 from rlbench.models.completing import ListEnd, complete, processors_of
-from tests.unit.test_shared_prompt import FAMILIES, VOCABULARY, tiny_model
+from tests.helpers_models import FAMILIES, VOCABULARY, tiny_model
 
 END, PADDING = 1, 0
 

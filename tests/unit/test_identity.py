@@ -70,7 +70,7 @@ PART = {
 
 OF_FILES: dict[str, tuple[str, ...]] = {"dataset.demonstrations_from": (), "model.kind": ()}
 OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
-    "redial, hub, preference": OF_FILES,
+    "redial, hub, preference": OF_FILES | {"trainer.rl.shuffle": ()},
     "reddit_v2, wheel, continuous": OF_FILES | {"generation.continuous": RL},
     "vllm": {
         "generation.vllm.correction": RL,

@@ -1,6 +1,5 @@
 """Shared prompts give the numbers of a plain pass: log-probabilities, entropies, hidden states and gradients."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,50 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rlbench.models.shared_prompt import prompt_rows, reason_against, shared_scores
 from rlbench.models.token_head import LogitRule
+from tests.helpers_models import FAMILIES, HIDDEN, VOCABULARY, only_float64, tiny_model
 
-VOCABULARY, HIDDEN, TEMPERATURE = 61, 32, 0.7
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": 3, "num_attention_heads": 4}
-GATED = SIZES | {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128}
-FAMILIES: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "llama": ("llama", GATED),
-    "qwen2": ("qwen2", GATED),
-    "qwen2_sliding": ("qwen2", GATED | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
-    "qwen3": ("qwen3", GATED | {"head_dim": 8}),
-    "mistral_sliding": ("mistral", GATED | {"sliding_window": 5}),
-    "gemma": ("gemma", GATED | {"head_dim": 8}),
-    "gemma2": ("gemma2", GATED | {"head_dim": 8, "sliding_window": 5}),
-    "gemma3": ("gemma3_text", GATED | {"head_dim": 8, "sliding_window": 5}),
-    "phi": ("phi", GATED | {"num_key_value_heads": 4}),
-    "phi3": ("phi3", GATED | {"pad_token_id": 0}),
-    "gpt2": ("gpt2", {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 3, "n_head": 4, "n_positions": 128}),
-    "gpt_neox": ("gpt_neox", SIZES | {"intermediate_size": 48}),
-    "opt": ("opt", SIZES | {"ffn_dim": 48, "max_position_embeddings": 128, "word_embed_proj_dim": HIDDEN}),
-    "bloom": ("bloom", {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "n_layer": 3, "n_head": 4}),
-    "falcon": ("falcon", SIZES),
-    "granite": ("granite", GATED | {"logits_scaling": 4.0}),
-    "cohere": ("cohere", GATED | {"logit_scale": 0.25}),
-}
-EAGER = {"bloom", "gemma2"}
-"""Families whose attention has parts that SDPA does not know."""
-WITHOUT_DROPOUT = {
-    name: 0.0
-    for name in (
-        "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout", "resid_dropout",
-        "embd_dropout", "classifier_dropout",
-    )
-}  # fmt: skip
-
-
-def tiny_model(family: str, dtype: torch.dtype = torch.float64, **changes: Any) -> PreTrainedModel:
-    kind, settings = FAMILIES[family]
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**WITHOUT_DROPOUT, **settings, **changes})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if family in EAGER else "sdpa").to(
-        dtype
-    )
-    for parameter in model.parameters():  # initial biases are 0 and would not show
-        parameter.data.normal_(0, 0.2)
-    return model.train()
+TEMPERATURE = 0.7
 
 
 def batch(groups: int = 3, size: int = 4, prompt: int = 11, completion: int = 7) -> tuple[torch.Tensor, ...]:
@@ -97,16 +55,10 @@ def worst(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
     return max(float((a - b).norm() / norm) for a, b in zip(one, other, strict=True))
 
 
-@pytest.fixture
-def float64_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models take norms, rotary angles and some softmaxes in float32, whatever their dtype. Here in float64 too."""
-    monkeypatch.setattr(torch, "float32", torch.float64)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_as_a_plain_pass(family: str, recompute: bool, float64_only: None) -> None:
+def test_as_a_plain_pass(family: str, recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_float64(monkeypatch)
     model, (prompt, prompt_mask, tokens, mask) = tiny_model(family), batch()
     assert reason_against(model) is None
     weights = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

@@ -1,0 +1,61 @@
+"""Small models of many families, with random weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+VOCABULARY, HIDDEN = 61, 32
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": 3, "num_attention_heads": 4}
+GATED = SIZES | {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128}
+FAMILIES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "llama": ("llama", GATED),
+    "qwen2": ("qwen2", GATED),
+    "qwen2_sliding": ("qwen2", GATED | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "qwen3": ("qwen3", GATED | {"head_dim": 8}),
+    "mistral_sliding": ("mistral", GATED | {"sliding_window": 5}),
+    "gemma": ("gemma", GATED | {"head_dim": 8}),
+    "gemma2": ("gemma2", GATED | {"head_dim": 8, "sliding_window": 5}),
+    "gemma3": ("gemma3_text", GATED | {"head_dim": 8, "sliding_window": 5}),
+    "phi": ("phi", GATED | {"num_key_value_heads": 4}),
+    "phi3": ("phi3", GATED | {"pad_token_id": 0}),
+    "gpt2": ("gpt2", {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 3, "n_head": 4, "n_positions": 128}),
+    "gpt_neox": ("gpt_neox", SIZES | {"intermediate_size": 48}),
+    "opt": ("opt", SIZES | {"ffn_dim": 48, "max_position_embeddings": 128, "word_embed_proj_dim": HIDDEN}),
+    "bloom": ("bloom", {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "n_layer": 3, "n_head": 4}),
+    "falcon": ("falcon", SIZES),
+    "granite": ("granite", GATED | {"logits_scaling": 4.0}),
+    "cohere": ("cohere", GATED | {"logit_scale": 0.25}),
+}
+EAGER = {"bloom", "gemma2"}
+"""Families whose attention has parts that SDPA does not know."""
+WITHOUT_DROPOUT = {
+    name: 0.0
+    for name in (
+        "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout", "resid_dropout",
+        "embd_dropout", "classifier_dropout",
+    )
+}  # fmt: skip
+
+
+def tiny_model(family: str, dtype: torch.dtype = torch.float64, **changes: Any) -> PreTrainedModel:
+    kind, settings = FAMILIES[family]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**WITHOUT_DROPOUT, **settings, **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if family in EAGER else "sdpa").to(
+        dtype
+    )
+    for parameter in model.parameters():  # initial biases are 0 and would not show
+        parameter.data.normal_(0, 0.2)
+    return model.train()
+
+
+def only_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models take norms, rotary angles and some softmaxes in float32, whatever their dtype. From now on in float64.
+
+    Weights cannot be loaded afterwards.
+    """
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
