@@ -21,7 +21,7 @@ from rlbench.data.record import Messages, Record
 from rlbench.evaluation.judging import Answer, Criteria, judge_answers, sampled_metrics
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge
-from rlbench.models.completing import Completion, complete
+from rlbench.models.completing import Completion, complete, most_likely_logps
 from rlbench.models.generation import generation_config, shares
 from rlbench.models.operations import Shape
 from rlbench.objective.units import scatter_mean, unit_sizes
@@ -193,7 +193,8 @@ def generate(
         turns = turns[processes.index() :: processes.count()]
     for rows, done in turns:
         # All weights are on this process, so no other process needs to take part in a step.
-        found = complete(model, [ids[i] for i in rows], config, wants_logps=not sampled, shared=shares(generation))
+        record = None if sampled else most_likely_logps
+        found = complete(model, [ids[i] for i in rows], config, record=record, shared=shares(generation))
         completions |= dict(zip(rows, found, strict=True))
         if progress is not None:
             progress(done)
@@ -232,7 +233,7 @@ def rank_confidence(
     for row, completion in enumerate(completions):
         length = len(completion.ids)
         ids[row, :length] = torch.tensor(completion.ids, dtype=torch.long)
-        logps[row, :length] = torch.tensor(completion.logps, dtype=torch.float64)
+        logps[row, :length] = torch.tensor(completion.recorded, dtype=torch.float64)
         mask[row, :length] = 1
     unit_ids = reader.segment(ids, mask, lines).unit_ids
     means = scatter_mean(logps, unit_ids, mask, reader.units.count)[:, : reader.units.list_length]

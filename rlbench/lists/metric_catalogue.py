@@ -103,6 +103,7 @@ TRAINING = (
     Metric("clip_high", "Tokens clipped above", "share"),
     Metric("max_abs_log_ratio", "Largest |log ratio|", "nats"),
     Metric("frac_zero_variance_units", "Units without signal", "share", "lower"),
+    Metric("skipped_completions", "Completions without a pass", "share"),
     Metric("effective_units", "Effective units", "count", "higher"),
     Metric("advantage_mean", "Advantage, mean"),
     Metric("advantage_std", "Advantage, deviation"),

@@ -36,19 +36,33 @@ DROPPED_AT = 0.25
 """Finished rows are dropped when they are this share of all rows. Dropping copies the cache of the others."""
 
 
+Record = Callable[[torch.Tensor], torch.Tensor]
+"""Logits (B, V) at the positions of the next tokens -> (B,) numbers to record."""
+
+
+def most_likely_logps(logits: torch.Tensor) -> torch.Tensor:
+    """(B,) log-probability of the most likely token."""
+    return logits.amax(1) - logits.logsumexp(1)
+
+
+def entropies(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(B,) entropy in nats at a sampling temperature."""
+    logs = (logits / temperature).log_softmax(1)
+    return -(logs.exp() * logs).sum(1)
+
+
 @dataclass(frozen=True)
 class Completion:
     """One completion.
 
     Attributes:
         ids: its tokens, EOS included.
-        logps: log-probability of the most likely token at each position, before the decoding settings; empty unless
-            requested.
+        recorded: a number for each position, from the logits before the decoding settings; empty unless requested.
         prompt_tokens: number of tokens of its prompt.
     """
 
     ids: list[int]
-    logps: list[float]
+    recorded: list[float]
     prompt_tokens: int
 
 
@@ -72,7 +86,7 @@ def complete(
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
-    wants_logps: bool = False,
+    record: Record | None = None,
     shared: bool = True,
     synced: bool = False,
     end: ListEnd | None = None,
@@ -83,7 +97,7 @@ def complete(
         model: a causal language model.
         prompts: token ids of each prompt, at least one. Equal prompts are forwarded once.
         config: decoding settings, with `max_new_tokens`, `pad_token_id` and `eos_token_id`.
-        wants_logps: whether to record log-probabilities of the most likely tokens.
+        record: what to record at each position; None for nothing.
         shared: false uses transformers' generate, as does a model that cannot share (`prompt_cache.reason_against`).
         synced: whether other processes hold parts of the weights, so that all must make the same number of steps.
         end: what ends a completion besides EOS and the limit; None for nothing.
@@ -97,12 +111,12 @@ def complete(
         with torch.no_grad():
             reason = reason_against(model) if shared else None
             if shared and reason is None:
-                return _Batch(model, prompts, config, wants_logps, synced, end).completions()
+                return _Batch(model, prompts, config, record, synced, end).completions()
             if end is not None:
                 raise ValueError(f"a list can only end without EOS where prompts are shared: {reason}")
             if reason is not None:
                 _tell(reason)
-            return _generated(model, prompts, config, wants_logps, synced)
+            return _generated(model, prompts, config, record, synced)
     finally:
         model.train(was_training)
 
@@ -124,7 +138,7 @@ class _Batch:
         model: PreTrainedModel,
         prompts: Sequence[Sequence[int]],
         config: GenerationConfig,
-        wants_logps: bool,
+        record: Record | None,
         synced: bool,
         end: ListEnd | None,
     ):
@@ -150,7 +164,8 @@ class _Batch:
         self.whole_mask[:, :width] = self.mask[self.prompt_of]
         self.lines = torch.zeros(rows, dtype=torch.long, device=device)
         self.lengths = torch.full((rows,), self.most, device=device)
-        self.logps = torch.zeros(rows, self.most, device=device) if wants_logps else None
+        self.record = record
+        self.recorded = None if record is None else torch.zeros(rows, self.most, device=device)
         self.processors = processors_of(config, self._padding())
 
     def completions(self) -> list[Completion]:
@@ -174,8 +189,8 @@ class _Batch:
                 mask = self.whole_mask[self.active, : width + step + 1]
                 logits = self._forward(chosen, mask, position)
         tokens, lengths = self.text[:, width:].tolist(), self.lengths.tolist()
-        logps = [[]] * len(tokens) if self.logps is None else self.logps.tolist()
-        found = zip(tokens, logps, lengths, self.of_prompts, strict=True)
+        recorded = [[]] * len(tokens) if self.recorded is None else self.recorded.tolist()
+        found = zip(tokens, recorded, lengths, self.of_prompts, strict=True)
         return [Completion(row[:n], of_row[:n], prompt) for row, of_row, n, prompt in found]
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -196,8 +211,8 @@ class _Batch:
     def _choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         """(rows, 1) the next tokens."""
         width = self.ids.size(1)
-        if self.logps is not None:
-            self.logps[self.active, step] = (logits.amax(1) - logits.logsumexp(1)).to(self.logps.dtype)
+        if self.record is not None and self.recorded is not None:
+            self.recorded[self.active, step] = self.record(logits).to(self.recorded.dtype)
         if self.processors:
             logits = self.processors(self.text[self.active, : width + step], logits)
         chosen = drawn(logits) if self.config.do_sample else logits.argmax(1)
@@ -310,14 +325,15 @@ def processors_of(config: GenerationConfig, padding: torch.Tensor | None = None)
     return found
 
 
-class _MostLikely(LogitsProcessor):
-    """Records the log-probability of the most likely token at every step, and changes nothing."""
+class _Recorder(LogitsProcessor):
+    """Records a number at every step, and changes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: Record) -> None:
+        self.record = record
         self.steps: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
+        self.steps.append(self.record(scores))
         return scores
 
 
@@ -325,23 +341,23 @@ def _generated(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
-    wants_logps: bool,
+    record: Record | None,
     synced: bool,
 ) -> list[Completion]:
     """Completions by transformers' generate."""
     ids, mask = _padded(prompts, config.pad_token_id, model.device)
-    watch = _MostLikely()
+    watch = None if record is None else _Recorder(record)
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
         generation_config=config,
-        logits_processor=LogitsProcessorList([watch] if wants_logps else []),
+        logits_processor=LogitsProcessorList([] if watch is None else [watch]),
         synced_gpus=synced,
     )
     ends = set(torch.tensor(config.eos_token_id).view(-1).tolist())
-    logps = torch.stack(watch.steps, dim=1).tolist() if watch.steps else [[]] * len(prompts)
+    recorded = [[]] * len(prompts) if watch is None else torch.stack(watch.steps, dim=1).tolist()
     completions = []
-    for row, of_row, prompt in zip(output[:, ids.size(1) :].tolist(), logps, prompts, strict=True):
+    for row, of_row, prompt in zip(output[:, ids.size(1) :].tolist(), recorded, prompts, strict=True):
         end = next((at for at, token in enumerate(row) if token in ends), len(row) - 1)
         completions.append(Completion(row[: end + 1], of_row[: end + 1], len(prompt)))
     return completions

@@ -1,7 +1,9 @@
 """Aggregation: how per-token losses become one number.
 
 A piece takes per_token (B, T), which is finite even on padding, and returns a scalar. The sum of these scalars over the
-micro-batches of an accumulation window is the loss of one optimiser update.
+micro-batches of an accumulation window is the loss of one optimiser update. Fact of a piece:
+
+separate: the loss is a weighted sum of `per_token`, and its weights depend on no log-probabilities; default false.
 """
 
 import torch
@@ -12,13 +14,13 @@ from rlbench.objective.pieces import aggregations
 from rlbench.objective.units import masked_mean, scatter_mean
 
 
-@aggregations.piece
+@aggregations.piece(separate=True)
 def sequence_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Mean over tokens, then over completions (GRPO, Eq. 3 of the Rank-GRPO paper)."""
     return masked_mean(per_token, inputs.mask).mean() / window.accumulation_steps
 
 
-@aggregations.piece
+@aggregations.piece(separate=True)
 def rank_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """1/(B N) sum over completions and units of the unit's token mean (Rank-GRPO, Eq. 6).
 
@@ -28,33 +30,33 @@ def rank_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> to
     return of_unit.sum(1).mean() / inputs.units.list_length / window.accumulation_steps
 
 
-@aggregations.piece
+@aggregations.piece(separate=True)
 def token_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Mean over the tokens of the micro-batch (TRL's "bnpo"; what the published Rank-GRPO code does)."""
     weights = inputs.mask.to(per_token.dtype)
     return (per_token * weights).sum() / weights.sum().clamp(min=1.0) / window.accumulation_steps
 
 
-@aggregations.piece
+@aggregations.piece(separate=True)
 def global_token_mean(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Mean over the tokens of the whole window (DAPO, arXiv 2503.14476)."""
     return (per_token * inputs.mask.to(per_token.dtype)).sum() / window.tokens.clamp(min=1.0)
 
 
-@aggregations.piece
+@aggregations.piece(separate=True)
 def constant(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Sum over tokens divided by B times the token limit (Dr. GRPO, arXiv 2503.20783)."""
     total = (per_token * inputs.mask.to(per_token.dtype)).sum()
     return total / (per_token.size(0) * window.max_completion_length) / window.accumulation_steps
 
 
-@aggregations.piece
+@aggregations.piece(separate=True)
 def sequence_sum(per_token: torch.Tensor, inputs: LossInputs, window: Window) -> torch.Tensor:
     """Sum over tokens, mean over completions (LUSPO, arXiv 2602.05261, as TRL 1.16); intended for a sequence ratio."""
     return (per_token * inputs.mask.to(per_token.dtype)).sum(1).mean() / window.accumulation_steps
 
 
-@aggregations.piece
+@aggregations.piece(separate=True)
 def segment_weights(
     per_token: torch.Tensor,
     inputs: LossInputs,

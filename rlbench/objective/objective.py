@@ -190,6 +190,14 @@ class Objective:
         return self.algorithm.kl.beta > 0 or surrogates[self.algorithm.surrogate].facts["needs_reference"]
 
     @property
+    def skips_idle(self) -> bool:
+        """Whether a completion whose advantages are all 0 has no effect on the gradient, by the pieces' facts."""
+        a = self.algorithm
+        separate = ratios[a.ratio].facts.get("separate") and aggregations[a.aggregation].facts.get("separate")
+        alone = a.kl.beta == 0 and not self.regularisers and a.entropy_quantile == 1
+        return bool(alone and separate and surrogates[a.surrogate].facts.get("vanishes"))
+
+    @property
     def weights(self) -> torch.Tensor:
         """(M,) weights of the reward's terms."""
         return torch.tensor([float(term["weight"]) for term in self.reward.terms.values()])

@@ -7,6 +7,8 @@ clips: it has bounds, so `at_low` and `at_high` can be true;
 uses_ratio: it uses log_ratio, so the choice of `ratio` matters;
 needs_reference: it compares with the reference policy;
 regression: it fits log-ratios to a target instead of following a policy gradient; default false;
+vanishes: loss and gradient of a completion are 0 where all its advantages are 0, and those of the others do not depend
+    on its log-probabilities; default false;
 corrects_sampling: it applies `LossInputs.sampling_ratio` itself, token by token, so its loss is not multiplied by it;
     default false.
 
@@ -66,7 +68,7 @@ def _chosen(condition: torch.Tensor, yes: float, no: float, like: torch.Tensor) 
     return torch.where(condition, like.new_full((), yes), like.new_full((), no))
 
 
-@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
 def clip(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Positive) -> Surrogate:
     """-min(w A, clamp(w, 1 - low, 1 + high) A) (PPO, arXiv 1707.06347; two bounds as in DAPO, arXiv 2503.14476)."""
     ratio, advantages = log_ratio.exp(), inputs.advantages
@@ -77,7 +79,7 @@ def clip(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Po
     )
 
 
-@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
 def clip_delta(
     inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Positive, delta: AboveOne = 4.0
 ) -> Surrogate:
@@ -95,7 +97,7 @@ def clip_delta(
     )
 
 
-@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
 def dual_clip(
     inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive, high: Positive, dual: AboveOne = 3.0
 ) -> Surrogate:
@@ -109,7 +111,7 @@ def dual_clip(
     )
 
 
-@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
 def cispo(inputs: LossInputs, log_ratio: torch.Tensor, *, high: Positive = 5.0) -> Surrogate:
     """-sg(min(w, high)) A log pi: caps weights and stops no gradient (CISPO, arXiv 2506.13585, as TRL 1.16).
 
@@ -120,7 +122,7 @@ def cispo(inputs: LossInputs, log_ratio: torch.Tensor, *, high: Positive = 5.0) 
     return Surrogate(loss, torch.zeros_like(ratio, dtype=torch.bool), (ratio > high) & (inputs.advantages != 0))
 
 
-@surrogates.piece(clips=False, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=False, uses_ratio=True, needs_reference=False, vanishes=True)
 def sapo(
     inputs: LossInputs, log_ratio: torch.Tensor, *, temperature_pos: Positive = 1.0, temperature_neg: Positive = 1.05
 ) -> Surrogate:
@@ -130,7 +132,7 @@ def sapo(
     return _unbounded(-torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau * advantages)
 
 
-@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
 def gmpo(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive = 0.4, high: Positive = 0.4) -> Surrogate:
     """-A times the geometric mean over the completion of token ratios, each clipped in log space.
 
@@ -146,7 +148,7 @@ def gmpo(inputs: LossInputs, log_ratio: torch.Tensor, *, low: Positive = 0.4, hi
     )
 
 
-@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False, corrects_sampling=True)
+@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False, corrects_sampling=True, vanishes=True)
 def vespo(
     inputs: LossInputs,
     log_ratio: torch.Tensor,
@@ -173,7 +175,7 @@ def vespo(
     return _unbounded(-phi * inputs.advantages * _logps(inputs))
 
 
-@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
 def dppo_tv(
     inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.15, cap: Positive = 10_000.0
 ) -> Surrogate:
@@ -187,7 +189,7 @@ def dppo_tv(
     return _masked_weight(inputs, log_ratio, moved, moved.abs() > threshold, cap)
 
 
-@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
 def dppo_kl(
     inputs: LossInputs, log_ratio: torch.Tensor, *, threshold: Positive = 0.05, cap: Positive = 10_000.0
 ) -> Surrogate:
@@ -266,7 +268,7 @@ def _largest(scores: torch.Tensor, eligible: torch.Tensor, share: float, mask: t
     return (order.argsort().view_as(scores) < count) & eligible
 
 
-@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False)
+@surrogates.piece(clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
 def topr(inputs: LossInputs, log_ratio: torch.Tensor, *, split: Literal["score", "advantage"] = "score") -> Surrogate:
     """-A log pi for good lists, -sg(min(w, 1)) A log pi for bad ones (TOPR, arXiv 2503.14286).
 
@@ -331,13 +333,13 @@ def rover(inputs: LossInputs, log_ratio: torch.Tensor, *, rho: Positive = 1.0) -
     return _unbounded((q - (inputs.advantages + following).detach()).square())
 
 
-@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False)
+@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False, vanishes=True)
 def reinforce(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
     """-A log pi (Williams 1992)."""
     return _unbounded(-inputs.advantages * _logps(inputs))
 
 
-@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False)
+@surrogates.piece(clips=False, uses_ratio=False, needs_reference=False, vanishes=True)
 def log_confidence(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
     """-A log c, c = exp(mean log pi) the completion's confidence (C2GSPG, arXiv 2509.23129).
 

@@ -29,7 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
 
-from rlbench.models.completing import ListEnd, complete
+from rlbench.models.completing import Completion, ListEnd, Record, complete
 
 REQUESTS_AT_ONCE = 64  # as in TRL's client
 STOP_SECONDS = 5  # how long transformers waits for its thread to end
@@ -91,9 +91,9 @@ def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[]
 
 
 def lists_of_shared_prompts(
-    trainer: GRPOTrainer, prompt_ids: Sequence[Sequence[int]], end: ListEnd | None
-) -> list[list[int]]:
-    """Token ids of one completion per prompt, each distinct prompt forwarded once (`rlbench.models.completing`).
+    trainer: GRPOTrainer, prompt_ids: Sequence[Sequence[int]], end: ListEnd | None, record: Record | None = None
+) -> list[Completion]:
+    """One completion per prompt, each distinct prompt forwarded once (`rlbench.models.completing`).
 
     The policy is made ready as for TRL's generate: without gradient checkpointing, with gathered weights under
     DeepSpeed, and with steps in common where processes hold parts of the weights.
@@ -102,6 +102,7 @@ def lists_of_shared_prompts(
         trainer: the trainer of the policy.
         prompt_ids: token ids of this process's prompts. TRL repeats a prompt for each of its completions.
         end: what ends a list besides EOS and the limit; None for nothing.
+        record: what to record at each position; None for nothing.
     """
     with (
         unwrap_model_for_generation(
@@ -114,8 +115,7 @@ def lists_of_shared_prompts(
     ):
         sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
         synced = sharded and trainer.accelerator.num_processes > 1
-        found = complete(model, prompt_ids, trainer.generation_config, synced=synced, end=end)
-    return [row.ids for row in found]
+        return complete(model, prompt_ids, trainer.generation_config, synced=synced, end=end, record=record)
 
 
 @contextmanager

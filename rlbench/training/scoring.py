@@ -82,7 +82,7 @@ class Completions:
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
-    def __getitem__(self, rows: slice) -> "Completions":
+    def __getitem__(self, rows: slice | torch.Tensor) -> "Completions":
         return Completions(*(tensor[rows] for tensor in vars(self).values()))
 
 
@@ -254,3 +254,11 @@ def shuffled_groups(rows: int, group_size: int, first: int) -> torch.Tensor:
     group = (torch.arange(rows) + first) // group_size
     places = torch.randperm(int(group[-1]) - int(group[0]) + 1)
     return places[group - group[0]].argsort(stable=True)
+
+
+def pad_rows(rows: Sequence[Sequence[float]], like: torch.Tensor) -> torch.Tensor:
+    """(B, T) numbers of each row followed by zeros, in the shape and precision of another tensor."""
+    padded = torch.zeros_like(like)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = torch.tensor(row, dtype=like.dtype)
+    return padded

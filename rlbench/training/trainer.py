@@ -16,7 +16,7 @@ from accelerate.utils import gather
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from rlbench.models.completing import ListEnd
+from rlbench.models.completing import ListEnd, entropies
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.forward import HiddenStates
@@ -37,6 +37,7 @@ from rlbench.training.scoring import (
     TokenScores,
     cuts_by_tokens,
     even_cuts,
+    pad_rows,
     shared_passes,
     shuffled_groups,
     taken,
@@ -103,6 +104,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.carried: Carried = {}
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
+        self._entropies: list[list[float]] | None = None  # at the tokens of the latest rollout, where recorded
         asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
         self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
         self._shared = self._shared_passes()
@@ -216,7 +218,10 @@ class RankedListTrainer(Metered, GRPOTrainer):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if self.use_vllm or self.prefill == "repeated":
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return lists_of_shared_prompts(self, prompt_ids, self.list_end), None
+        record = partial(entropies, temperature=self.temperature) if self.objective.skips_idle else None
+        found = lists_of_shared_prompts(self, prompt_ids, self.list_end, record)
+        self._entropies = None if record is None else [row.recorded for row in found]
+        return [row.ids for row in found], None
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         with self.ledger.phase("reward"):
@@ -246,6 +251,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
         output["score"] = rewards.totals[mine]
         output["correct_ranks"] = rewards.hits[mine]
         output["kl_scale"] = self.objective.kl_scales(rewards.success, self.num_generations)[mine]
+        if self._entropies is not None and "old_per_token_logps" not in output:
+            output["rollout_entropies"] = pad_rows(self._entropies, output["advantages"])
+            self._entropies = None
 
         returns = self.objective.rank_returns(rewards, self.num_generations)
         self._log_rollout(of_all, spread, returns, rollout)
@@ -362,7 +370,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         """
         mask = inputs["completion_mask"]
         names = self.objective.scalars
-        scores = self._pass(model, Completions.of(inputs), wants_entropy=True, wants_hidden=bool(names))
+        scores = self._scores_where_needed(model, inputs, bool(names))
         assert scores.entropies is not None
         # If no update lies between rollout and loss, TRL omits the old log-probabilities: they equal the current ones.
         old_logps = inputs["old_per_token_logps"] if "old_per_token_logps" in inputs else scores.logps.detach()
@@ -399,6 +407,30 @@ class RankedListTrainer(Metered, GRPOTrainer):
             self._metrics["train"][name].append(self.accelerator.reduce(value.detach(), reduction="mean").item())
         self._account(loss, mask)
         return loss
+
+    def _scores_where_needed(self, model: Any, inputs: Mapping[str, Any], wants_hidden: bool) -> TokenScores:
+        """Scores of a micro-batch. Completions without effect on the gradient are not forwarded.
+
+        Their log-probabilities are only compared with those of the rollout, which are equal: both are 0 here. Their
+        entropies are those that the rollout recorded. One completion is always forwarded, so that all weights get a
+        gradient and all processes make a pass.
+        """
+        batch = Completions.of(inputs)
+        if "rollout_entropies" not in inputs or wants_hidden:
+            return self._pass(model, batch, wants_entropy=True, wants_hidden=wants_hidden)
+        needed = inputs["advantages"].any(1)
+        if not needed.any():
+            needed[batch.completion_mask.sum(1).argmin()] = True
+        rows = needed.nonzero().squeeze(1)
+        self._metrics["train"]["skipped_completions"].append(1 - len(rows) / len(needed))
+        scores = self._pass(model, batch[rows], wants_entropy=True)
+        assert scores.entropies is not None
+        logps = scores.logps.new_zeros(len(needed), scores.logps.size(1))
+        return TokenScores(
+            logps.index_copy(0, rows, scores.logps),
+            inputs["rollout_entropies"].to(scores.entropies).index_copy(0, rows, scores.entropies),
+            None,
+        )
 
     def _gather_rows(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) values of this process -> those of all processes; n may differ between processes."""

@@ -182,3 +182,59 @@ def test_the_batch_keeps_groups_together(mini, tiny_folder, tmp_path):
                 parts.append(trainer._prepare_inputs(batch))
         prompts = [len({tuple(row) for row in part["prompt_ids"].tolist()}) for part in parts]
         assert (prompts == [1, 1, 1]) == kept
+
+
+IDLE = ["algorithm.kl.beta=0", "trainer.rl.num_iterations=1"]
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "rank_grpo", "gspo"])
+@pytest.mark.parametrize("idle", ["one", "group", "all"])
+def test_completions_without_effect_are_not_forwarded(algorithm, idle, mini, tiny_folder, tmp_path):
+    """Loss, gradient and measurements are those of a pass over all."""
+    config = composed(*SMALL, f"algorithm={algorithm}", *SHORT, *OTHER_REWARD, *IDLE)
+    trainer = trainer_of(config, mini, tiny_folder, tmp_path)
+    batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    rows = {"one": slice(5, 6), "group": slice(4, 8), "all": slice(0, 12)}[idle]
+    batch["advantages"][rows] = 0
+    before = batch["advantages"].any(1).sum().item()
+    forwarded, scores = [], trainer._shared.scores
+    trainer._shared.scores = lambda model, part, *args, **named: (
+        forwarded.append(len(part)) or scores(model, part, *args, **named)
+    )
+    found = {}
+    for skips in (True, False):
+        trainer.model.zero_grad()
+        trainer._metrics["train"].clear()
+        given = batch if skips else {name: value for name, value in batch.items() if name != "rollout_entropies"}
+        loss = trainer._compute_loss(trainer.model, given)
+        loss.backward()
+        measured = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+        found[skips] = loss.item(), [p.grad.clone() for p in trainer.model.parameters()], measured
+    assert forwarded == [max(before, 1), 12]
+    assert found[True][2].pop("skipped_completions") == pytest.approx(1 - max(before, 1) / 12)
+    assert found[True][0] == pytest.approx(found[False][0], abs=1e-6)
+    for one, other in zip(found[True][1], found[False][1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    assert (idle == "all") == (not any(gradient.any() for gradient in found[True][1]))
+    assert found[True][2] == pytest.approx(found[False][2], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm=grpo", "algorithm.kl.beta=0.01"],
+        ["algorithm=grpo", *IDLE, "+algorithm.regularisers.entropy_bonus=0.1"],
+        ["algorithm=top_entropy", *IDLE],
+        ["algorithm=kl_cov", *IDLE],
+        ["algorithm=rover", *IDLE],
+        ["algorithm=grpo", *IDLE, "generation.prefill=repeated"],
+        ["algorithm=grpo", "algorithm.kl.beta=0", "trainer.rl.num_iterations=2"],
+    ],
+)
+def test_where_every_completion_may_have_an_effect_all_are_forwarded(overrides, mini, tiny_folder, tmp_path):
+    config = composed(*SMALL, *SHORT, *overrides)
+    trainer = trainer_of(config, mini, tiny_folder, tmp_path)
+    batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    assert "rollout_entropies" not in batch
+    trainer._compute_loss(trainer.model, batch)
+    assert "skipped_completions" not in trainer._metrics["train"]

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig, PreTrainedModel
 
-from rlbench.models.completing import ListEnd, complete, processors_of
+from rlbench.models.completing import ListEnd, complete, most_likely_logps, processors_of
 from tests.helpers_models import FAMILIES, VOCABULARY, tiny_model
 
 END, PADDING = 1, 0
@@ -103,11 +103,12 @@ def test_sampled_tokens_have_the_distribution_of_the_settings(changes: dict[str,
 
 def test_log_probabilities_of_greedy_tokens() -> None:
     model, prompts = tiny_model("llama").eval(), some_prompts(2)
-    for prompt, row in zip(prompts, complete(model, prompts, settings(do_sample=False), wants_logps=True), strict=True):
+    found = complete(model, prompts, settings(do_sample=False), record=most_likely_logps)
+    for prompt, row in zip(prompts, found, strict=True):
         whole = torch.tensor([[*prompt, *row.ids]])
         with torch.no_grad():
             logs = model(input_ids=whole).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
-        torch.testing.assert_close(torch.tensor(row.logps), logs.amax(1).float(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(row.recorded), logs.amax(1).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_prompt_of_one_token() -> None:
