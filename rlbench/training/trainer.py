@@ -416,13 +416,15 @@ class RankedListTrainer(Metered, GRPOTrainer):
         gradient and all processes make a pass.
         """
         batch = Completions.of(inputs)
+        skipped = self._metrics["train"]["skipped_completions"]
         if "rollout_entropies" not in inputs or wants_hidden:
+            skipped.append(0.0)
             return self._pass(model, batch, wants_entropy=True, wants_hidden=wants_hidden)
         needed = inputs["advantages"].any(1)
         if not needed.any():
             needed[batch.completion_mask.sum(1).argmin()] = True
         rows = needed.nonzero().squeeze(1)
-        self._metrics["train"]["skipped_completions"].append(1 - len(rows) / len(needed))
+        skipped.append(1 - len(rows) / len(needed))
         scores = self._pass(model, batch[rows], wants_entropy=True)
         assert scores.entropies is not None
         logps = scores.logps.new_zeros(len(needed), scores.logps.size(1))

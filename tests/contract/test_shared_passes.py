@@ -211,7 +211,8 @@ def test_completions_without_effect_are_not_forwarded(algorithm, idle, mini, tin
         measured = {name: values[-1] for name, values in trainer._metrics["train"].items()}
         found[skips] = loss.item(), [p.grad.clone() for p in trainer.model.parameters()], measured
     assert forwarded == [max(before, 1), 12]
-    assert found[True][2].pop("skipped_completions") == pytest.approx(1 - max(before, 1) / 12)
+    skipped = [found[skips][2].pop("skipped_completions") for skips in (True, False)]
+    assert skipped == [pytest.approx(1 - max(before, 1) / 12), 0]
     assert found[True][0] == pytest.approx(found[False][0], abs=1e-6)
     for one, other in zip(found[True][1], found[False][1], strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
@@ -237,4 +238,4 @@ def test_where_every_completion_may_have_an_effect_all_are_forwarded(overrides, 
     batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
     assert "rollout_entropies" not in batch
     trainer._compute_loss(trainer.model, batch)
-    assert "skipped_completions" not in trainer._metrics["train"]
+    assert trainer._metrics["train"]["skipped_completions"] == [0]

@@ -81,7 +81,7 @@ def test_greedy_log_probabilities_are_the_model_s(policy, mini):
         logps = logits.log_softmax(-1)[len(start) - 1 : -1]
         assert completion.ids == logits[len(start) - 1 : -1].argmax(-1).tolist()
         wanted = logps.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
-        assert completion.logps == pytest.approx(wanted.tolist(), abs=1e-4)
+        assert completion.recorded == pytest.approx(wanted.tolist(), abs=1e-4)
 
 
 def test_a_batch_of_unequal_prompts_is_one_at_a_time(policy, mini):
@@ -118,7 +118,7 @@ def test_a_completion_ends_with_its_first_eos(policy, mini):
     done = generate(model, ListReader(tokenizer, N, [end]), prompts, *options)
     wanted = [ids[: ids.index(end) + 1] if end in ids else ids for ids in free]
     assert [completion.ids for completion in done] == wanted and wanted[0][-1] == end and len(wanted[0]) <= 4
-    assert [len(completion.logps) for completion in done] == [len(ids) for ids in wanted]
+    assert [len(completion.recorded) for completion in done] == [len(ids) for ids in wanted]
 
 
 def test_samples_of_one_context_share_its_list_and_have_their_own_truth():

@@ -122,6 +122,7 @@ OF_UPDATES = {
     "clip_high",
     "max_abs_log_ratio",
     "kl_rollout",
+    "skipped_completions",
 }
 
 
