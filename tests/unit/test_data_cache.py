@@ -381,7 +381,7 @@ def cell(folder: Path, cache: str, *overrides: str) -> Config:
     )
 
 
-@pytest.mark.parametrize("algorithm", ["uniapl", "sprec"])
+@pytest.mark.parametrize("algorithm", ["uniapl", pytest.param("sprec", marks=pytest.mark.slow)])
 def test_a_run_from_the_cache_is_the_same_run(algorithm, tmp_path):
     made = {}
     for cache in ("cached", "plain"):
