@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
@@ -216,7 +217,7 @@ def _states(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.
     ids, mask, of, completions = rows.prompt_ids, rows.prompt_mask, rows.prompt_of, rows.completion_ids
     cache = DynamicCache(config=model.config.get_text_config())
     length = ids.size(1) - 1  # the last prompt token goes with the completions: its state predicts their first tokens
-    unused: torch.Tensor | float = 0.0
+    unused: torch.Tensor | None = None
     if length:
         output = backbone(
             input_ids=ids[:, :-1],
@@ -225,8 +226,9 @@ def _states(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.
             use_cache=True,
             **_positions(model, rows, range(length), None),
         )
-        # The last layer gives only keys and values. Hooks of sharded layers wait for a gradient of their output.
-        unused = output.last_hidden_state.sum() * 0.0
+        if isinstance(model, FSDPModule):
+            # The last layer gives only keys and values. The hooks of a sharded layer wait for a gradient of its output.
+            unused = output.last_hidden_state.sum() * 0.0
         for layer in cache.layers:  # the backward pass of `index_select` is faster than that of `batch_select_indices`
             layer.keys, layer.values = layer.keys.index_select(0, of), layer.values.index_select(0, of)
     scored = completions if with_last else completions[:, :-1]
@@ -238,8 +240,8 @@ def _states(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.
         use_cache=True,
         **_positions(model, rows, range(length, length + on_top.size(1)), of),
     )
-    states: torch.Tensor = output.last_hidden_state + unused
-    return states
+    states: torch.Tensor = output.last_hidden_state
+    return states if unused is None else states + unused
 
 
 def _states_of_whole_rows(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.Tensor:
