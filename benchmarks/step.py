@@ -39,8 +39,7 @@ from benchmarks.step_memory import measured
 from benchmarks.step_sides import PHASES, PROMPTS, SIDES, Setting, Shape, Side, llama, save_start
 from rlbench.base.files import write_json
 from rlbench.config.arguments import count
-from rlbench.models.operations import BACKWARD
-from rlbench.models.operations import Shape as ModelShape
+from rlbench.models.operations import BACKWARD, ModelShape
 from rlbench.runs.peak import matmul_rate
 
 SHAPES = tuple(

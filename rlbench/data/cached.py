@@ -21,7 +21,7 @@ from rlbench.config.schema import DatasetConfig
 from rlbench.data import load_dataset, reddit_v2, redial
 from rlbench.data.checks import check_dataset, digests
 from rlbench.data.record import Film, RankedListDataset
-from rlbench.data.stored import Place, StoredRecords, write_records
+from rlbench.data.stored import StoredPlace, StoredRecords, write_records
 from rlbench.lists.catalog import Catalog
 
 CODE = ("base", "config", "data", "lists")
@@ -57,7 +57,7 @@ def open_dataset(config: DatasetConfig, cache: Cache | None) -> RankedListDatase
         return load_dataset(config)
     sources = {name: path for name, path in SOURCES[config.name](config).items() if path.is_file()}
     key = _key(config, sources, cache)
-    place = Place(cache, f"{config.name}-{key}")
+    place = StoredPlace(cache, f"{config.name}-{key}")
     loaded: list[RankedListDataset] = []
 
     def make(folder: Path) -> None:
@@ -115,7 +115,7 @@ def _write(dataset: RankedListDataset, folder: Path, cache: Cache) -> None:
     write_json(folder / CONTENT, content)
 
 
-def _open(folder: Path, place: Place) -> RankedListDataset:
+def _open(folder: Path, place: StoredPlace) -> RankedListDataset:
     content = read_user_json(folder / CONTENT)
     oracle = content["oracle"]
     return RankedListDataset(

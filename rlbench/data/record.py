@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rlbench.lists.catalog import Catalog
 
 if TYPE_CHECKING:
-    from rlbench.data.stored import Place
+    from rlbench.data.stored import StoredPlace
 
 Film = tuple[str, int]
 """(title, year)."""
@@ -72,4 +72,4 @@ class RankedListDataset:
     notices: list[str] = field(default_factory=list)
     fingerprint: str = ""
     known_digests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    place: "Place | None" = None
+    place: "StoredPlace | None" = None

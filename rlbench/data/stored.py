@@ -20,7 +20,7 @@ CHARACTERS = "characters"
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredPlace:
     """Where a dataset is stored.
 
     Attributes:
@@ -48,7 +48,7 @@ class StoredRecords(Sequence[Record]):
         place: the dataset that it belongs to.
     """
 
-    def __init__(self, file: Path, place: Place):
+    def __init__(self, file: Path, place: StoredPlace):
         self.file, self.place = file, place
         self._table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
         self._batches = self._table.to_batches()

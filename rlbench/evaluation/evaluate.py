@@ -23,7 +23,7 @@ from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge
 from rlbench.models.completing import Completion, complete, most_likely_logps
 from rlbench.models.generation import generation_config, shares
-from rlbench.models.operations import Shape
+from rlbench.models.operations import ModelShape
 from rlbench.objective.units import scatter_mean, unit_sizes
 from rlbench.runs import processes
 from rlbench.runs.tables import SAMPLES, table_of
@@ -297,4 +297,4 @@ def evaluate(
 def spent(model: PreTrainedModel, completions: Sequence[Completion], group: int) -> tuple[int, int]:
     """Tokens and needed operations of completions; `group` of them in a row have the same prompt."""
     prompts, lengths = [one.prompt_tokens for one in completions], [len(one.ids) for one in completions]
-    return sum(lengths), Shape.of(model).completions(prompts[::group], prompts, lengths)
+    return sum(lengths), ModelShape.of(model).completions(prompts[::group], prompts, lengths)

@@ -16,7 +16,7 @@ BACKWARD = 2
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What decides the operations of a model.
 
     Attributes:
@@ -32,7 +32,7 @@ class Shape:
     windows: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> "Shape":
+    def of(cls, model: PreTrainedModel) -> "ModelShape":
         """The shape of a model. Of a mixture, only the experts that a token uses count."""
         config, head = model.config.get_text_config(), model.get_output_embeddings()
         inside = [module for module in model.modules() if not isinstance(module, nn.Embedding) and module is not head]

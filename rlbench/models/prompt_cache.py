@@ -23,7 +23,7 @@ UNKNOWN = ("s_aux", "sinks", "position_bias", "indices", "block_indices")
 
 
 @dataclass(frozen=True)
-class Places:
+class PromptPlaces:
     """Where the rows of a batch stand when rows of the same prompt are put together.
 
     Attributes:
@@ -39,7 +39,7 @@ class Places:
     bias: torch.Tensor | None
 
 
-def places_of(prompt_of: torch.Tensor, mask: torch.Tensor) -> Places:
+def places_of(prompt_of: torch.Tensor, mask: torch.Tensor) -> PromptPlaces:
     """The places of rows.
 
     Args:
@@ -58,7 +58,7 @@ def places_of(prompt_of: torch.Tensor, mask: torch.Tensor) -> Places:
     bias = None
     if not bool(mask.all()):
         bias = torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, -math.inf)[:, None, None]
-    return Places(len(mask), size, slots, bias)
+    return PromptPlaces(len(mask), size, slots, bias)
 
 
 class PromptLayer(DynamicLayer):
@@ -72,11 +72,11 @@ class PromptLayer(DynamicLayer):
     def __init__(self) -> None:
         super().__init__()
         self.prompt: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.places: Places | None = None
+        self.places: PromptPlaces | None = None
         self._own: tuple[torch.Tensor, torch.Tensor] | None = None
         self._made = 0
 
-    def begin(self, places: Places, rows: int, room: int) -> None:
+    def begin(self, places: PromptPlaces, rows: int, room: int) -> None:
         """Begin the completions.
 
         Args:
@@ -90,7 +90,7 @@ class PromptLayer(DynamicLayer):
             self.values.new_empty(rows, self.values.size(1), room, self.values.size(3)),
         )
 
-    def keep(self, rows: torch.Tensor, prompts: torch.Tensor | None, places: Places) -> None:
+    def keep(self, rows: torch.Tensor, prompts: torch.Tensor | None, places: PromptPlaces) -> None:
         """Drop the other rows.
 
         Args:
@@ -196,7 +196,7 @@ def _scores(query: torch.Tensor, key: torch.Tensor, softcap: float | None) -> to
     return scores if softcap is None else (scores / softcap).tanh_() * softcap
 
 
-def _together(rows: torch.Tensor, places: Places) -> torch.Tensor:
+def _together(rows: torch.Tensor, places: PromptPlaces) -> torch.Tensor:
     """(B, heads, r, d) -> (n, heads, G * r, d)."""
     if places.slots is not None:
         spread = rows.new_zeros(places.prompts * places.size, *rows.shape[1:])
@@ -207,7 +207,7 @@ def _together(rows: torch.Tensor, places: Places) -> torch.Tensor:
     return in_groups.reshape(places.prompts, heads, places.size * repeats, width)
 
 
-def _apart(grouped: torch.Tensor, places: Places, repeats: int) -> torch.Tensor:
+def _apart(grouped: torch.Tensor, places: PromptPlaces, repeats: int) -> torch.Tensor:
     """(n, heads, G * r, d) -> (B, heads, r, d)."""
     prompts, heads, _, width = grouped.shape
     rows = grouped.view(prompts, heads, places.size, repeats, width).transpose(1, 2)

@@ -8,7 +8,7 @@ from accelerate.utils import DistributedType
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
-from rlbench.models.operations import BACKWARD, Shape
+from rlbench.models.operations import BACKWARD, ModelShape
 from rlbench.runs import processes
 from rlbench.runs.budget import Ledger
 from rlbench.training.safety import NotFinite
@@ -29,7 +29,7 @@ class Metered(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.shape = Shape.of(self.model)  # later the weights may be sharded
+        self.shape = ModelShape.of(self.model)  # later the weights may be sharded
         self._uncounted = dict.fromkeys(("rollout", "reference", "update"), 0)
         self._unscored = 0
 

@@ -18,7 +18,7 @@ from rlbench.data.cached import open_dataset
 from rlbench.data.checks import digests, fingerprint
 from rlbench.data.facts import film_facts
 from rlbench.data.record import RankedListDataset
-from rlbench.data.stored import ROWS, Place, StoredRecords, column, write_records
+from rlbench.data.stored import ROWS, StoredPlace, StoredRecords, column, write_records
 from rlbench.evaluation.evaluate import eos_ids, longest_prompt
 from rlbench.evaluation.judging import choose_contexts
 from rlbench.evaluation.lengths import longest_of
@@ -126,7 +126,7 @@ def test_a_stored_dataset_equals_the_loaded_one(name, tmp_path, told, loads):
 def test_a_file_has_batches_of_equal_size_except_the_last(mini, tmp_path, told):
     records = [replace(record, context_id=str(i)) for i, record in enumerate(mini.splits["train"] * 40)][: 2 * ROWS + 7]
     write_records(records, tmp_path / "x.arrow", lambda count: None)
-    found = StoredRecords(tmp_path / "x.arrow", Place(told.cache, "x"))
+    found = StoredRecords(tmp_path / "x.arrow", StoredPlace(told.cache, "x"))
     assert [found[place] for place in (0, ROWS - 1, ROWS, 2 * ROWS + 6, -1)] == [
         records[place] for place in (0, ROWS - 1, ROWS, 2 * ROWS + 6, -1)
     ]

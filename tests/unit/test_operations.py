@@ -13,7 +13,7 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
-from rlbench.models.operations import Shape
+from rlbench.models.operations import ModelShape
 from rlbench.runs import peak
 
 
@@ -37,21 +37,21 @@ def test_one_token_after_others_as_torch_counts_it(tied, before):
             model(torch.ones(rows, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
     rotary = counter.get_flop_counts().get("LlamaForCausalLM.model.rotary_emb", {})
     counted = counter.get_total_flops() - sum(rotary.values())
-    assert Shape.of(model).forward([before] * rows, [1] * rows, rows) == counted
+    assert ModelShape.of(model).forward([before] * rows, [1] * rows, rows) == counted
 
 
 def test_pairs_of_a_sequence_and_of_a_window():
-    whole, near = Shape(0, 0, 1, (None,)), Shape(0, 0, 1, (3,))
+    whole, near = ModelShape(0, 0, 1, (None,)), ModelShape(0, 0, 1, (3,))
     # positions 0 to 4 see 1, 2, 3, 4, 5 tokens, or at most 3
     assert whole.forward([0], [5], 0) == 4 * (1 + 2 + 3 + 4 + 5)
     assert near.forward([0], [5], 0) == 4 * (1 + 2 + 3 + 3 + 3)
     assert near.forward([2], [2], 0) == 4 * (3 + 3)
     assert near.forward([9], [2], 0) == 4 * (3 + 3)
-    assert Shape(0, 0, 1, (3, None)).forward([0], [5], 0) == 4 * (15 + 12)
+    assert ModelShape(0, 0, 1, (3, None)).forward([0], [5], 0) == 4 * (15 + 12)
 
 
 def test_completions_forward_each_prompt_once():
-    shape = Shape(linear=100, head=1000, attention=10, windows=(None,))
+    shape = ModelShape(linear=100, head=1000, attention=10, windows=(None,))
     # 3 tokens of the first prompt, 1 of the second; then the last prompt token and all tokens but the last of each list
     tokens = 3 + 1 + (2 + 3) + 4
     pairs = (1 + 2 + 3) + 1 + (4 + 5) + (4 + 5 + 6) + (2 + 3 + 4 + 5)
@@ -72,14 +72,14 @@ def test_only_used_experts_count():
         num_experts=6,
         num_experts_per_tok=2,
     )
-    shape = Shape.of(Qwen2MoeForCausalLM(config))
+    shape = ModelShape.of(Qwen2MoeForCausalLM(config))
     attention, shared, routed, gates = 4 * 16 * 16, 3 * 16 * 8, 2 * 3 * 16 * 8, 16 * 6 + 16
     assert shape.linear == attention + shared + routed + gates
 
 
 def test_gpt2_has_matrices_of_another_class():
     config = GPT2Config(vocab_size=50, n_positions=8, n_embd=8, n_layer=2, n_head=2)
-    shape = Shape.of(GPT2LMHeadModel(config))
+    shape = ModelShape.of(GPT2LMHeadModel(config))
     assert (shape.linear, shape.head, shape.attention) == (2 * 12 * 8 * 8, 50 * 8, 8)
 
 
