@@ -5,7 +5,8 @@
 
 The earlier version is checked out into a temporary git worktree and runs in the same environment. Both versions run the
 same command, in turns. Settings that both know and that differ get their earlier values; settings that only the new
-version knows keep their new defaults. So the comparison shows the code's speed, not that of other settings.
+version knows keep their new defaults. So the comparison shows the code's speed, not that of other settings. A new key
+that changes the work itself, such as one of the dataset, needs its old meaning: `--after dataset.KEY=VALUE`.
 
 The last line estimates `make bench`: SFT and the untrained model once, and the RL stage of 6 cells, two at a time.
 """
@@ -86,11 +87,20 @@ def seconds_of(tree: Path, folder: Path, overrides: Sequence[str]) -> dict[str, 
     return found
 
 
-def compare(before: Path, overrides: Sequence[str], pairs: int) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """Seconds of the earlier version and of this one, for each pair of runs."""
+def compare(
+    before: Path, overrides: Sequence[str], of_new: Sequence[str], pairs: int
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Seconds of the earlier version and of this one, for each pair of runs.
+
+    Args:
+        before: source tree of the earlier version.
+        overrides: settings of both.
+        of_new: settings of this version alone.
+        pairs: number of pairs.
+    """
     here = CONF.parent
     both = [settings(tree, [*CELL, *overrides]) for tree in (before, here)]
-    later = [*overrides, *taken_over(*both)]
+    later = [*overrides, *taken_over(*both), *of_new]
     found = []
     for _ in range(pairs):
         with tempfile.TemporaryDirectory() as folder:
@@ -115,6 +125,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="further settings, for both versions")
     parser.add_argument("--before", default=BEFORE, metavar="COMMIT", help=f"the earlier version (default {BEFORE})")
     parser.add_argument("--pairs", type=count, default=2, help="number of pairs of runs (default 2)")
+    parser.add_argument("--after", nargs="*", default=[], metavar="KEY=VALUE", help="settings of this version alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios to this file")
     given = parser.parse_args()
     git = ["git", "-C", str(CONF.parent), "worktree"]
@@ -122,7 +133,7 @@ def main() -> None:
         tree = Path(folder) / "before"
         subprocess.run([*git, "add", "--detach", str(tree), given.before], check=True, capture_output=True)
         try:
-            found = compare(tree, given.overrides, given.pairs)
+            found = compare(tree, given.overrides, given.after, given.pairs)
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
     for old, new in found:
