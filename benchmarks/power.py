@@ -88,9 +88,13 @@ def spent(command: list[str]) -> float:
 
 
 def train(name: str, overrides: list[str], seeds: list[int], runs: Path) -> Cost:
-    """Train SFT and the cells of one setting below `runs`/NAME, and return what they cost."""
-    common = [f"experiment_name={name}", f"runs_dir={runs}", "algorithm=grpo", "reward=relevance", "tracker=none"]
-    common += ["runtime.progress=false", "runtime.threads=1", *overrides]
+    """Train SFT and the cells of one setting, and return what they cost.
+
+    Each setting has runs of its own below `runs`/NAME. With one folder for all, a setting would take its SFT from
+    another one, and its cost would be missing.
+    """
+    common = [f"experiment_name={name}", f"runs_dir={runs / name}", "algorithm=grpo", "reward=relevance"]
+    common += ["tracker=none", "runtime.progress=false", "runtime.threads=1", *overrides]
     start = [sys.executable, "run.py"]
     shared = spent([*start, *common, "stage=sft"])
     cells = spent([*start, "-m", *common, f"seed={','.join(map(str, seeds))}", "hydra.launcher.jobs=1"])
@@ -138,7 +142,7 @@ def search(settings: dict[str, Any], only: list[str], runs: Path, results: Path)
             continue
         overrides = settings["settings"][name]
         cost = train(name, overrides, settings["seeds"], runs)
-        row = measure(name, overrides, collect(runs / name), cost)
+        row = measure(name, overrides, collect(runs / name / name), cost)
         table = pd.concat([table, pd.DataFrame([asdict(row)])], ignore_index=True)
         write_text(results, table.to_csv(index=False, float_format="%.5g"))
         print(pd.Series(asdict(row)).drop("overrides").to_string(), flush=True)

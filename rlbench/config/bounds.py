@@ -93,6 +93,7 @@ BOUNDS: Mapping[str, Bound] = {
     "dataset.seed": SEED,
     "dataset.demonstrations": COUNT_OR_NONE,
     "dataset.demonstration_noise": SHARE,
+    "dataset.careful_share": SHARE,
     "dataset.noise_popularity": LOG_WEIGHT,
     "dataset.genre_weight": LOG_WEIGHT,
     "dataset.era_weight": LOG_WEIGHT,

@@ -265,6 +265,7 @@ class MiniConfig(DatasetConfig):
         demonstrations: number of demonstrations for SFT.
         truth_sizes: shares of answerers who name 1, 2, ... films; they need not add up to 1.
         demonstration_noise: share of the demonstrated ranks drawn from the whole catalogue, under `noisy`.
+        careful_share: share of the demonstrations without noise and in the order of fit, under `noisy`.
         noise_popularity: weight of popularity in that draw from the whole catalogue; 0 draws all films alike.
         genre_weight: weight of the genre in the preference model.
         era_weight: weight of the era in the preference model.
@@ -280,6 +281,7 @@ class MiniConfig(DatasetConfig):
     demonstrations: int
     truth_sizes: list[float]
     demonstration_noise: float
+    careful_share: float
     noise_popularity: float
     genre_weight: float
     era_weight: float

@@ -12,9 +12,10 @@ oracle, the ceiling in every table.
 
 Contexts are in time order; train, validation and test are consecutive stretches. Demonstrations for the SFT stage are
 noisy: each film is drawn from w with probability 1 - noise and from the whole catalogue otherwise, where popular films
-may be preferred. They are ordered by popularity, not by fit. So they teach the form and a little of the content, and
-leave RL room to improve both content and order. Other demonstrations come from a simulated teacher, by all or some
-steps of Stage 1 of the Rank-GRPO paper (`rlbench.data.mini_teacher`). Everything else is the same.
+may be preferred. They are ordered by popularity, not by fit. A share is careful: without noise, ordered by w. So they
+teach the form and some of the content, and leave RL room to improve both content and order. Other demonstrations
+come from a simulated teacher, by all or some steps of Stage 1 of the Rank-GRPO paper (`rlbench.data.mini_teacher`).
+Everything else is the same.
 """
 
 import csv
@@ -165,8 +166,11 @@ def _prompt(rng: np.random.Generator, world: _World, request: Request, config: M
 
 def _demonstration(rng: np.random.Generator, world: _World, w: np.ndarray, config: MiniConfig) -> Messages:
     any_film = (w > 0) * np.exp(config.noise_popularity * world.popularity)
-    noise = config.demonstration_noise
+    careful = config.careful_share > 0 and rng.uniform() < config.careful_share
+    noise = 0.0 if careful else config.demonstration_noise
     drawn = _draw(rng, (1 - noise) * w / w.sum() + noise * any_film / any_film.sum(), config.list_length)
+    if careful:
+        return _completion(world.films_at(drawn[np.argsort(-w[drawn])]))
     return _completion(world.films_at(drawn[np.argsort(-world.popularity[drawn])]))
 
 

@@ -118,6 +118,24 @@ def test_noise_may_prefer_popular_films():
     assert len(films(50)) < 40 < 100 < len(films(0))
 
 
+def test_careful_demonstrations_have_no_noise():
+    """With only noise otherwise, the share of careful demonstrations is the share with films that answerers name."""
+
+    def found(share):
+        options = ["dataset.contexts={train:200,validation:2,test:2}", "dataset.demonstrations=200"]
+        options += ["dataset.demonstration_noise=1", "dataset.noise_popularity=50", f"dataset.careful_share={share}"]
+        data = load_dataset(composed(*options).dataset)
+        lists = {
+            r.context_id: [(e.title, e.year) for e in parse_list(r.completion[0]["content"])]
+            for r in data.splits["sft"]
+        }
+        return scores(data, lists, "train")["ndcg@10"]
+
+    without, half, all_careful = (found(share) for share in (0, 0.5, 1))
+    assert without < 0.1 < 0.3 < all_careful
+    assert without + 0.05 < half < all_careful - 0.05
+
+
 def test_demonstrations_are_in_the_order_of_popularity():
     """Two films always appear in the same order in all demonstrations, so a policy can learn this order."""
     dataset = load_dataset(composed("dataset.demonstrations=60").dataset)
