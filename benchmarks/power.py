@@ -17,6 +17,8 @@ command continues where it stopped.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -87,18 +89,25 @@ def spent(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def train(name: str, overrides: list[str], seeds: list[int], runs: Path) -> Cost:
-    """Train SFT and the cells of one setting, and return what they cost.
+def folder_of(runs: Path, overrides: list[str]) -> Path:
+    """Folder of all settings that differ in the RL stage only, and so share their SFT."""
+    shared = [override for override in overrides if not override.startswith("trainer.rl.")]
+    return runs / hashlib.sha256(json.dumps(shared).encode()).hexdigest()[:8]
 
-    Each setting has runs of its own below `runs`/NAME. With one folder for all, a setting would take its SFT from
-    another one, and its cost would be missing.
+
+def train(name: str, overrides: list[str], seeds: list[int], folder: Path) -> Cost:
+    """Train SFT and the cells of one setting in experiment `name`, and return what they cost.
+
+    The first setting of a folder trains SFT in the experiment `shared`, and its cost is kept in a file there.
     """
-    common = [f"experiment_name={name}", f"runs_dir={runs / name}", "algorithm=grpo", "reward=relevance"]
-    common += ["tracker=none", "runtime.progress=false", "runtime.threads=1", *overrides]
-    start = [sys.executable, "run.py"]
-    shared = spent([*start, *common, "stage=sft"])
-    cells = spent([*start, "-m", *common, f"seed={','.join(map(str, seeds))}", "hydra.launcher.jobs=1"])
-    return Cost(shared, cells / len(seeds))
+    common = [f"runs_dir={folder}", "algorithm=grpo", "reward=relevance", "tracker=none"]
+    common += ["runtime.progress=false", "runtime.threads=1", *overrides]
+    start, paid = [sys.executable, "run.py"], folder / "shared_cpu.json"
+    if not paid.exists():
+        cost = spent([*start, *common, "experiment_name=shared", "stage=sft"])
+        write_text(paid, json.dumps(cost))
+    swept = ["-m", f"experiment_name={name}", f"seed={','.join(map(str, seeds))}", "hydra.launcher.jobs=1"]
+    return Cost(json.loads(paid.read_text(encoding="utf-8")), spent([*start, *swept, *common]) / len(seeds))
 
 
 def measure(name: str, overrides: list[str], found: Collection, cost: Cost) -> Row:
@@ -141,8 +150,9 @@ def search(settings: dict[str, Any], only: list[str], runs: Path, results: Path)
         if len(table) and name in set(table["setting"]):
             continue
         overrides = settings["settings"][name]
-        cost = train(name, overrides, settings["seeds"], runs)
-        row = measure(name, overrides, collect(runs / name / name), cost)
+        folder = folder_of(runs, overrides)
+        cost = train(name, overrides, settings["seeds"], folder)
+        row = measure(name, overrides, collect(folder / name), cost)
         table = pd.concat([table, pd.DataFrame([asdict(row)])], ignore_index=True)
         write_text(results, table.to_csv(index=False, float_format="%.5g"))
         print(pd.Series(asdict(row)).drop("overrides").to_string(), flush=True)
