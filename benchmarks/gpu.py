@@ -286,7 +286,7 @@ def speed(plan: Plan, name: str, config: PretrainedConfig, start: Path, recomput
     )
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(shape, start, Path(folder), UPDATES + 2, overrides)
-        side = Side(name, setting, torch.get_num_threads())
+        side = Side(name, setting)
         try:
             side.update()
             if plan.device == "cuda":

@@ -142,7 +142,7 @@ def compare(shape: Shape, threads: int, pairs: int = PAIRS, *, memory: bool = Tr
     with tempfile.TemporaryDirectory() as folder:
         start = save_start(config, Path(folder) / "start")
         setting = Setting(shape, start, Path(folder), updates=pairs + 2)
-        sides = {name: Side(name, setting, threads) for name in SIDES}
+        sides = {name: Side(name, setting) for name in SIDES}
         found = take_turns(sides, pairs)
         for side in sides.values():
             side.close()

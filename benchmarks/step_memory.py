@@ -68,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
         start = save_start(llama(given.shape.vocabulary), Path(folder) / "start")
-        side = Side(given.side, Setting(given.shape, start, Path(folder), updates=4), given.threads)
+        side = Side(given.side, Setting(given.shape, start, Path(folder), updates=4))
         print(peak_of_update(side))
         side.close()
 

@@ -4,7 +4,6 @@ The task has no natural language. Every second token is a film, so sampled compl
 and rewarded as in a run. EOS is outside the model's vocabulary, so every completion has the full length.
 """
 
-import threading
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from greenlet import getcurrent, greenlet
 from hydra import compose, initialize_config_dir
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast, TrainerCallback
@@ -275,7 +275,6 @@ class Turns(TrainerCallback):
     """Lets a training make one update at each turn. It waits before its first update and after each one."""
 
     def __init__(self, ledger: Ledger):
-        self.mine, self.theirs = threading.Semaphore(0), threading.Semaphore(0)
         self.ends = False
         self.ledger = ledger
         self.seconds: dict[str, float] = {}
@@ -291,55 +290,42 @@ class Turns(TrainerCallback):
         self.seconds = {name: spent[name] - earlier[name] for name in PHASES}
         self.seconds["total"] = total
         self.seconds["update"] = total - sum(self.seconds[name] for name in PHASES if name != "update")
-        self.theirs.release()
         self._wait()
         control.should_training_stop = self.ends
 
     def _wait(self) -> None:
-        self.mine.acquire()
+        getcurrent().parent.switch()
         wait()
         self._begun = perf_counter(), self.ledger.totals()["seconds"]
 
 
 class Side:
-    """A training that makes one update at each call, in a thread of its own.
+    """A training that makes one update at each call.
+
+    It is a greenlet, not a thread. A second thread would have its own pool of OpenMP threads. With more of these than
+    cores, OpenMP lets idle ones sleep at once, and every small operation waits for them to wake up.
 
     Args:
         name: a name in `SIDES`.
         setting: what both sides have in common.
-        threads: CPU threads of torch; each thread of Python has its own number.
     """
 
-    def __init__(self, name: str, setting: Setting, threads: int):
+    def __init__(self, name: str, setting: Setting):
         self.trainer = make_side(name, setting)
         self._turns = Turns(self.trainer.ledger)
         self.trainer.add_callback(self._turns)
-        self._error: BaseException | None = None
-        self._threads = threads
-        self._thread = threading.Thread(target=self._train, daemon=True)
-        self._thread.start()
-
-    def _train(self) -> None:
-        torch.set_num_threads(self._threads)
-        try:
-            train(self.trainer, None)
-        except BaseException as error:  # raised again in the caller's thread
-            self._error = error
-        self._turns.theirs.release()
+        self._loop = greenlet(lambda: train(self.trainer, None))
+        self._loop.switch()
 
     def update(self) -> dict[str, float]:
         """Make one update. Returns its seconds: `total`, and by phase."""
-        self._turns.mine.release()
-        self._turns.theirs.acquire()
-        if self._error is not None:
-            raise self._error
+        self._loop.switch()
         return self._turns.seconds
 
     def close(self) -> None:
         """End the training."""
         self._turns.ends = True
-        self._turns.mine.release()
-        self._thread.join()
+        self._loop.switch()
 
     @property
     def tensor_bytes(self) -> int:
