@@ -118,7 +118,7 @@ def segmentation(rows: int, width: int, turns: int) -> Result:
     """Convert the token ids of `rows` completions to unit ids."""
     rng = np.random.default_rng(0)
     films = [f"{title} ({year})" for title, year, _ in read_films()]
-    tokenizer = train_tokenizer(films * 4, 900)
+    tokenizer = train_tokenizer(films * 4, 900, "words")
     texts = ["\n".join(rng.choice(films, size=40)) for _ in range(rows)]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"][: width - 1] for text in texts]
     ids = [row + [tokenizer.eos_token_id] for row in ids]

@@ -75,8 +75,9 @@ class Forked:
 
 
 def run_py(log: Path, *arguments: str, environment: dict[str, str] | None = None, new_session: bool = False) -> Forked:
-    """`python run.py ARGUMENTS`."""
-    return Forked(log, _run_py, *arguments, environment=environment, new_session=new_session)
+    """`python run.py ARGUMENTS`. Of arguments for the same key the last one counts."""
+    last = {argument.split("=")[0]: argument for argument in arguments}
+    return Forked(log, _run_py, *last.values(), environment=environment, new_session=new_session)
 
 
 def _run_py(*arguments: str) -> None:

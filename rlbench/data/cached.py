@@ -56,7 +56,10 @@ def open_dataset(config: DatasetConfig, cache: Cache | None) -> RankedListDatase
     if cache is None:
         return load_dataset(config)
     sources = {name: path for name, path in SOURCES[config.name](config).items() if path.is_file()}
-    key = _key(config, sources, cache)
+    try:
+        key = _key(config, sources, cache)
+    except OSError:  # a file that cannot be read, which the loader reports
+        return load_dataset(config)
     place = StoredPlace(cache, f"{config.name}-{key}")
     loaded: list[RankedListDataset] = []
 

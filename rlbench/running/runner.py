@@ -54,8 +54,8 @@ def run(config: Config) -> Run:
     inputs.forget()
     wanted = _located(config)
     with noted(wanted) if processes.is_main() else nullcontext():
-        _run_stages(config, wanted)
-    if processes.is_main() and not config.runtime.dry_run:
+        made = _run_stages(config, wanted)
+    if made and processes.is_main():
         _conclude(config, wanted)
     return wanted
 
@@ -92,13 +92,14 @@ def _located(config: Config) -> Run:
         raise together from error
 
 
-def _run_stages(config: Config, wanted: Run) -> None:
+def _run_stages(config: Config, wanted: Run) -> bool:
+    """Run the stages that are not finished. Returns whether anything was run."""
     if processes.on_main(lambda: _done_already(config, wanted)):
         console.print(f"[green]already done[/green] {wanted.root}", soft_wrap=True)
         _note_versions(locate(config, stage).root for stage in (*config.stages, "oracle"))
         if config.runtime.dry_run:
             plan.show([config], 1, console)
-        return
+        return False
     session = processes.main_first(lambda: prepare(config))
     _note_versions(processes.on_main(lambda: _used(session)))
     for stage in (*config.stages, "oracle"):
@@ -106,7 +107,7 @@ def _run_stages(config: Config, wanted: Run) -> None:
             console.print(f"note: {notice}", markup=False, soft_wrap=True)
     if config.runtime.dry_run:
         plan.show([config], 1, console)
-        return
+        return False
     if config.runtime.gpu_share is not None and not on_cpu(config):
         torch.cuda.set_per_process_memory_fraction(config.runtime.gpu_share)
     if session.dataset.oracle is not None:
@@ -114,6 +115,7 @@ def _run_stages(config: Config, wanted: Run) -> None:
     for stage, work in (("zero_shot", stages.zero_shot), ("sft", stages.sft), ("rl", stages.rl)):
         if stage in config.stages:
             _stage(session, stage, work)
+    return True
 
 
 def _used(session: Session) -> list[Path]:

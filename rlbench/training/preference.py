@@ -152,6 +152,11 @@ class PreferenceTrainer(Metered):
                 store.write_reference(number, part, logps)
             processes.barrier()
         self._reference = store.read_reference(number, parts)
+        if self.state.global_step == one.preference:
+            # Of all tuples: an attempt that continues another one finds their log-probabilities stored.
+            tuples = preferences(self._tuples, range(len(self._tuples)))
+            self.ledger.add(reference_tokens=sum(len(ids) for row in tuples for ids in row.lists))
+            self._unscored = 0
 
     def _gone(self, one: Round, what: str) -> BadInput:
         return BadInput(

@@ -10,6 +10,7 @@ import pytest
 from analysis import ablation, collect, convergence, curves, report, reported, reproduce, select
 from analysis.command import default_folder
 from analysis.commands.rescore import default_out
+from analysis.outputs import WRITTEN
 from analysis.tables.__main__ import main as tables
 from tests.helpers_analysis import edit_result
 from tests.helpers_report import write_full_sweep
@@ -46,7 +47,7 @@ def test_a_curve_of_one_point_is_refused(
 
 
 def digests(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != WRITTEN)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -96,5 +96,5 @@ def test_a_batch_of_unequal_prompts_is_each_prompt_alone(mini, tiny_folder):
     for batch in (together, few):
         assert [c.ids for c in batch] == [c.ids for c in alone]
         for one, other in zip(batch, alone, strict=True):
-            assert one.logps == pytest.approx(other.logps, abs=1e-5)
+            assert one.recorded == pytest.approx(other.recorded, abs=1e-5)
     assert told[0] == 5 and len(told) > 2 and told[1:] == sorted(told[1:]) and told[-1] == 5
