@@ -242,7 +242,9 @@ def same(a: Run, b: Run) -> None:
 
 
 METHODS = {"dpo": ["algorithm=dpo"], "sprec": SPREC}
-STOPS = [("dpo", 1), ("dpo", 4), *(("sprec", stop) for stop in range(1, UPDATES + 1))]
+STOPS = [("dpo", 1), ("sprec", 2), ("sprec", 5)]
+MORE_STOPS = [("dpo", 4), *(("sprec", stop) for stop in range(1, UPDATES + 1) if stop not in (2, 5))]
+STOPS += [pytest.param(*stop, marks=pytest.mark.slow) for stop in MORE_STOPS]
 
 
 @pytest.fixture(scope="module", params=METHODS)

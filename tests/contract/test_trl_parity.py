@@ -15,7 +15,7 @@ def double_precision():
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize("num_iterations", [1, 2])
+@pytest.mark.parametrize("num_iterations", [pytest.param(1, marks=pytest.mark.slow), 2])  # of 2 the first is on-policy
 @pytest.mark.parametrize("case", CASES)
 def test_reproduces_trl(case, num_iterations, accumulation, mini, tiny_folder, tmp_path):
     overrides, trl_settings = CASES[case]
