@@ -64,13 +64,16 @@ def test_every_stage_leaves_a_whole_directory(finished):
         assert table["context_id"].nunique() == 6 and len(table) >= 6
 
 
-def test_a_run_ends_with_its_result_and_the_next_command(finished, capsys):
-    config, root = finished
-    run(config)
+def test_a_run_ends_with_its_result_and_the_next_command(tmp_path, capsys):
+    """A run that is skipped says only that it is done."""
+    config = cell(tmp_path, "stage=zero_shot")
+    root = run(config).root
     *_, result, following = capsys.readouterr().err.splitlines()
     means = json.loads((root / "result.json").read_text())["metrics"]["test"]
     assert result.endswith(f" on test: Recall@10 {means['recall@10']:.3f}, NDCG@10 {means['ndcg@10']:.3f}")
     assert following == f"next: python -m analysis.report {config.runs_dir}/smoke"
+    run(config)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("already done")
 
 
 def test_another_experiment_takes_the_finished_stages(finished, capsys):
