@@ -2,10 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from analysis import command
-from rlbench.base.errors import BadInput
 
 DESCRIPTION = """\
 Show which settings of a sweep help: a grid of all combinations, and the main effect of each setting.
@@ -26,17 +24,6 @@ example:  python -m analysis.ablation runs/mini_ablation --out reports/mini_abla
 exit code: 0 written (even if runs were left out); 2 no such folder, no two finished RL runs that differ, or a name
 that the runs do not have
 """
-
-
-@command.refusing("ablation")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if wrong := command.no_folders(options.runs):
-        raise BadInput(*wrong)
-    from analysis.commands.ablation import run  # loads pandas and matplotlib
-
-    return run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +57,14 @@ def _references(text: str) -> dict[str, str]:
     if not all(level for _, _, level in pairs):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form KEY=LEVEL,KEY=LEVEL")
     return {key: level for key, _, level in pairs}
+
+
+@command.parsing("ablation", _parser)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.ablation import run  # loads pandas and matplotlib
+
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from analysis import command
-from rlbench.base.errors import BadInput
 
 DESCRIPTION = """\
 Collect all runs below RUNS into tables that pandas, pyarrow and duckdb can read, and that every command of
@@ -27,21 +25,18 @@ exit code: 0 written or up to date (even if runs were left out); 2 no such folde
 """
 
 
-@command.refusing("collect")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if wrong := command.no_folders(options.runs):
-        raise BadInput(*wrong)
-    from analysis.commands.collect import run  # loads pandas
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.make_parser("collect", DESCRIPTION, EPILOG, "folder with run directories at any depth")
     command.add_folder(parser, f"reports/<RUNS below runs/>/{command.COLLECTED}")
     return parser
+
+
+@command.parsing("collect", _parser)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.collect import run  # loads pandas
+
+    return run(options)
 
 
 if __name__ == "__main__":

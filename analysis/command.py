@@ -1,12 +1,11 @@
 """Shared parts of the commands in `analysis`: options, terminal and error messages."""
 
 import argparse
-import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,7 +21,13 @@ from rlbench.config.arguments import whole
 if TYPE_CHECKING:
     from analysis.collection import Collection  # loads pandas
 
-Command = Callable[..., int]
+
+class Command(Protocol):
+    """A command: takes arguments, by default those of the process, and returns an exit code."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
+
+
 COLLECTED = "collected"
 """Default folder name of a collection of runs."""
 
@@ -104,9 +109,10 @@ def default_folder(runs: Path, top: str = "reports") -> Path:
     return Path(top, *parts)
 
 
-def no_folders(*paths: Path) -> list[str]:
-    """Report the paths that are no folders. Commands do this before they load large packages."""
-    return [f"there is no folder {path}" for path in paths if not path.is_dir()]
+def missing_runs(options: argparse.Namespace) -> list[str]:
+    """Report each RUNS that is no folder."""
+    runs = options.runs if isinstance(options.runs, list) else [options.runs]
+    return [f"there is no folder {path}" for path in runs if not path.is_dir()]
 
 
 def usable_groups(
@@ -191,19 +197,33 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def refusing(name: str) -> Callable[[Command], Command]:
-    """Make a command of this name report bad input, and exit with code 2."""
+def parsing(
+    name: str,
+    parser: Callable[[], argparse.ArgumentParser],
+    check: Callable[[argparse.Namespace], Sequence[str]] = missing_runs,
+) -> Callable[[Callable[[argparse.Namespace], int]], Command]:
+    """Make a command of a function that takes parsed options and returns an exit code.
 
-    def wrapped(main: Command) -> Command:
-        @functools.wraps(main)
-        def guarded(arguments: Sequence[str] | None = None) -> int:
+    The command reports bad input and returns 2.
+
+    Args:
+        name: module of `analysis`.
+        parser: makes its parser.
+        check: returns problems of the options. It is called before the function, which loads large packages.
+    """
+
+    def wrapped(main: Callable[[argparse.Namespace], int]) -> Command:
+        def command(arguments: Sequence[str] | None = None) -> int:
+            options = parser().parse_args(arguments)
             try:
-                return main(arguments)
+                if problems := check(options):
+                    raise BadInput(*problems)
+                return main(options)
             except (BadInput, Unusable) as error:
                 print(printable(f"{spoken(name)}: {error}"), file=sys.stderr)
                 return 2
 
-        return guarded
+        return command
 
     return wrapped
 

@@ -2,12 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from analysis import command
 from analysis.figures.choices import AXES
 from analysis.studies.thresholds import FINAL, threshold_value
-from rlbench.base.errors import BadInput
 
 DESCRIPTION = """\
 Show which method learns faster: time to a threshold of a validation metric, and area under its curve, against a
@@ -29,19 +27,6 @@ exit code: 0 written; 2 no such folder, no RL run in it, or an option that does 
 """
 
 
-@command.refusing("convergence")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    for asked in options.threshold:
-        threshold_value(asked, 0.0, 1.0)
-    if wrong := command.no_folders(options.runs):
-        raise BadInput(*wrong)
-    from analysis.commands.convergence import run  # loads pandas and scipy
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.make_parser("convergence", DESCRIPTION, EPILOG, "folder with run directories at any depth")
     command.add_folder(parser)
@@ -57,6 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--against", choices=list(AXES), default="updates", help="(default: %(default)s)")
     return parser
+
+
+def _check(options: argparse.Namespace) -> list[str]:
+    for asked in options.threshold:
+        threshold_value(asked, 0.0, 1.0)
+    return command.missing_runs(options)
+
+
+@command.parsing("convergence", _parser, _check)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.convergence import run  # loads pandas and scipy
+
+    return run(options)
 
 
 if __name__ == "__main__":

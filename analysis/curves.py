@@ -3,11 +3,10 @@
 import argparse
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from analysis import command
 from analysis.figures.choices import AXES, MANY, SHOWN, TRAINING
-from rlbench.base.errors import BadInput
 from rlbench.lists.metric_catalogue import inside, metric_title
 
 
@@ -49,17 +48,6 @@ exit code: 0 written; 2 no such folder, no RL run in it, or an option that does 
 """
 
 
-@command.refusing("curves")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if wrong := command.no_folders(options.runs):
-        raise BadInput(*wrong)
-    from analysis.commands.curves import run  # loads pandas and matplotlib
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.make_parser("curves", DESCRIPTION, EPILOG, "folder with run directories at any depth")
     command.add_folder(parser, "figures/<RUNS below runs/>")
@@ -68,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--by", metavar="KEY", help="see above")
     parser.add_argument("--reference", choices=["paper"], help="see above")
     return parser
+
+
+@command.parsing("curves", _parser)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.curves import run  # loads pandas and matplotlib
+
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from analysis import command
-from rlbench.base.errors import BadInput
 from rlbench.tracking import check_modes
 
 DESCRIPTION = """\
@@ -30,17 +28,6 @@ exit code: 0 written (even if runs were left out); 2 no such folder, or no finis
 """
 
 
-@command.refusing("report")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if wrong := command.no_folders(options.runs) + check_modes(options.tracker, []):
-        raise BadInput(*wrong)
-    from analysis.commands.report import run  # loads pandas and matplotlib
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.make_parser("report", DESCRIPTION, EPILOG, "folder with run directories at any depth")
     command.add_out(parser)
@@ -52,6 +39,18 @@ def _parser() -> argparse.ArgumentParser:
         "trackio",
     )
     return parser
+
+
+def _check(options: argparse.Namespace) -> list[str]:
+    return command.missing_runs(options) + check_modes(options.tracker, [])
+
+
+@command.parsing("report", _parser, _check)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.report import run  # loads pandas and matplotlib
+
+    return run(options)
 
 
 if __name__ == "__main__":

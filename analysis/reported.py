@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import command
@@ -21,21 +20,20 @@ exit code: 0 written; 2 the paper reports no such curve, or an unknown name
 """
 
 
-@command.refusing("reported")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    from analysis.commands.reported import run  # loads matplotlib
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.plain_parser("reported", DESCRIPTION, EPILOG)
     parser.add_argument("--out", type=Path, default=Path("figures/paper"), help="where to write (default: %(default)s)")
     parser.add_argument("--backbone", nargs="+", choices=list(BACKBONES.values()), help="(default: all)")
     parser.add_argument("--regime", nargs="+", choices=list(REGIMES.values()), help="(default: all)")
     return parser
+
+
+@command.parsing("reported", _parser, check=lambda options: [])
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.reported import run  # loads matplotlib
+
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ produces them.
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import command
-from rlbench.base.errors import BadInput, nearest
+from rlbench.base.errors import nearest
 from rlbench.base.program import EXPERIMENTS
 
 
@@ -38,20 +37,6 @@ exit code: 0 written (with or without runs); 2 no such table or folder, or runs 
 """
 
 
-@command.refusing("reproduce")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if options.name not in known():
-        raise BadInput(
-            f"{options.name}: there is no such folder with an expected.csv in experiments/; known: "
-            f"{', '.join(known())}.{nearest(options.name, known())}"
-        )
-    from analysis.commands.reproduce import run  # loads pandas and matplotlib
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.plain_parser("reproduce", DESCRIPTION, EPILOG)
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(known())}")
@@ -62,6 +47,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: reports/reproduce)")
     command.add_resamples(parser)
     return parser
+
+
+def _check(options: argparse.Namespace) -> list[str]:
+    if options.name in known():
+        return []
+    return [
+        f"{options.name}: there is no such folder with an expected.csv in experiments/; known: "
+        f"{', '.join(known())}.{nearest(options.name, known())}"
+    ]
+
+
+@command.parsing("reproduce", _parser, _check)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.reproduce import run  # loads pandas and matplotlib
+
+    return run(options)
 
 
 if __name__ == "__main__":

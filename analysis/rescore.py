@@ -7,7 +7,6 @@ validation curve has only that point.
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import command
@@ -29,15 +28,6 @@ exit code: 0 all done; 1 some runs could not be judged again; 2 no run could be,
 """
 
 
-@command.refusing("rescore")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    from analysis.commands.rescore import run  # loads pandas and scipy
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.make_parser("rescore", DESCRIPTION, EPILOG, "folder with run directories at any depth")
     parser.add_argument(
@@ -47,6 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     where = "new place of a dataset's files, for example reddit_v2.path=FOLDER; may be repeated"
     parser.add_argument("--data", action="append", default=[], metavar="KEY=PATH", help=where)
     return parser
+
+
+@command.parsing("rescore", _parser, check=lambda options: [])
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.rescore import run  # loads pandas and scipy
+
+    return run(options)
 
 
 if __name__ == "__main__":

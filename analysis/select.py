@@ -2,11 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import command
-from rlbench.base.errors import BadInput
 
 DESCRIPTION = """\
 Choose the best variant of each algorithm and reward by its mean over seeds on validation.
@@ -21,22 +19,19 @@ exit code: 0 printed (even if runs were left out); 2 no such folder, no run with
 """
 
 
-@command.refusing("select")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if wrong := command.no_folders(options.runs):
-        raise BadInput(*wrong)
-    from analysis.commands.select import run  # loads pandas
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.make_parser("select", DESCRIPTION, EPILOG, "folder of the sweep, run directories at any depth")
     parser.add_argument("--metric", default="ndcg@10", help="validation metric (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the table to this CSV file")
     return parser
+
+
+@command.parsing("select", _parser)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.select import run  # loads pandas
+
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from analysis import command
-from rlbench.base.errors import BadInput
 
 DESCRIPTION = """\
 Show the progress of every cell of an experiment.
@@ -28,22 +26,19 @@ exit code: 0 all done or pruned; 1 some are not; 2 no such folder, or no run in 
 """
 
 
-@command.refusing("status")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if wrong := command.no_folders(options.runs):
-        raise BadInput(*wrong)
-    from analysis.commands.status import run  # loads pandas
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.make_parser("status", DESCRIPTION, EPILOG, "folder of an experiment, or a folder above it")
     parser.add_argument("--all", action="store_true", help="also show the cells that are done, and all attempts")
     parser.add_argument("--commands", action="store_true", help="print only the commands, one per line")
     return parser
+
+
+@command.parsing("status", _parser)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.status import run  # loads pandas
+
+    return run(options)
 
 
 if __name__ == "__main__":

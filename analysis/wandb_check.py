@@ -2,10 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from analysis import command
-from rlbench.base.errors import BadInput
 
 DESCRIPTION = """\
 Compare the W&B files of runs with their own files.
@@ -20,19 +18,16 @@ exit code: 0 everything matches; 1 something is missing or differs; 2 no such fo
 """
 
 
-@command.refusing("wandb_check")
-def main(arguments: Sequence[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
+    return command.make_parser("wandb_check", DESCRIPTION, EPILOG, "folder with run directories at any depth")
+
+
+@command.parsing("wandb_check", _parser)
+def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if wrong := command.no_folders(options.runs):
-        raise BadInput(*wrong)
     from analysis.commands.wandb_check import run  # loads pandas
 
     return run(options)
-
-
-def _parser() -> argparse.ArgumentParser:
-    return command.make_parser("wandb_check", DESCRIPTION, EPILOG, "folder with run directories at any depth")
 
 
 if __name__ == "__main__":

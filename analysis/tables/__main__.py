@@ -2,12 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import command
 from analysis.tables.spec import SPECS
-from rlbench.base.errors import BadInput
 
 DESCRIPTION = f"""\
 Make a table from finished runs, and a second table that compares every row with a baseline.
@@ -31,17 +29,6 @@ exit code: 0 written (even if runs were left out); 2 no such folder, no finished
 """
 
 
-@command.refusing("tables")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if wrong := command.no_folders(*options.runs):
-        raise BadInput(*wrong)
-    from analysis.commands.tables import run  # loads pandas and matplotlib
-
-    return run(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.make_parser(
         "tables", DESCRIPTION, EPILOG, "folders with run directories at any depth, or collections", several=True
@@ -63,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
         "its column",
     )
     return parser
+
+
+@command.parsing("tables", _parser)
+def main(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from analysis.commands.tables import run  # loads pandas and matplotlib
+
+    return run(options)
 
 
 if __name__ == "__main__":
