@@ -1,13 +1,13 @@
 """Files in the folder --out of a command. A file that the user made or changed is kept. Loads no large package."""
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlbench.base.content import file_digest
 from rlbench.base.files import new_folder, whole_file, write_json
 
 WRITTEN = ".written.json"
@@ -29,7 +29,7 @@ def output_file(path: Path) -> Iterator[Path]:
     """
     with whole_file(path) as beside:
         yield beside
-        made = _digest(beside)
+        made = file_digest(beside)
         if os.path.lexists(path) and not _is_ours(path, made):
             print(f"{path} was made or changed by someone else; moved to {move_aside(path)}")
     write_json(path.parent / WRITTEN, {**_written(path.parent), path.name: made})
@@ -48,7 +48,7 @@ def _is_ours(path: Path, made: str) -> bool:
     """Whether nothing is lost if new content with a digest replaces a file."""
     if path.is_symlink() or not path.is_file():
         return False
-    return _digest(path) in (made, _written(path.parent).get(path.name))
+    return file_digest(path) in (made, _written(path.parent).get(path.name))
 
 
 def _written(folder: Path) -> dict[str, str]:
@@ -59,7 +59,3 @@ def _written(folder: Path) -> dict[str, str]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -181,7 +181,8 @@ def _is_held(lock: Path) -> bool:
 def commands(states: Sequence[CellState]) -> list[str]:
     """Shell commands that complete the cells, without repetitions.
 
-    Cells that have ended or are running need none. A damaged one must be repaired or moved away first.
+    A cell that has ended or is running needs no command. A damaged cell has none until the user repairs it or moves it
+    away.
     """
     wanted = [state.command for state in states if state.state not in (*ENDED, RUNNING, DAMAGED) and state.command]
     return [shlex.join(command) for command in dict.fromkeys(wanted)]

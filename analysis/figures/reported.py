@@ -75,9 +75,9 @@ class Reported:
 
 
 def read_points(file: Path) -> pd.DataFrame:
-    """The points of a file with reported curves, in its columns.
+    """Read a CSV file of reported curves: one row per point, with the columns of the file.
 
-    Values are read as text first, because how pandas parses decimals differs between its versions.
+    Values are read as text first, because versions of pandas parse decimals differently.
     """
     return pd.read_csv(file, dtype={"value": str}).astype({"value": float})
 

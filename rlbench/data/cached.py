@@ -41,6 +41,10 @@ SOURCES: dict[str, Callable[[Any], dict[str, Path]]] = {
 """The files that a dataset's configuration reads, by the name that its notices may show."""
 
 
+class _HasProblems(Exception):
+    """The dataset that was loaded does not pass `check_dataset`."""
+
+
 def open_dataset(config: DatasetConfig, cache: Cache | None) -> RankedListDataset:
     """Return a dataset from the cache. It is read and stored first if it is not there.
 
@@ -66,16 +70,17 @@ def open_dataset(config: DatasetConfig, cache: Cache | None) -> RankedListDatase
     def make(folder: Path) -> None:
         loaded.append(load_dataset(config))
         if check_dataset(loaded[0], config.list_length):
-            raise CannotStore("it has problems")  # the caller reports them with all others
+            raise _HasProblems  # the caller reports them with all others
         _write(loaded[0], folder, cache)
         if _key(config, sources, cache) != key:
             raise CannotStore("its files have changed while they were read")
 
     try:
         folder = place.folder(RECORDS, config.name, make)
+    except _HasProblems:
+        return loaded[0]
     except (CannotStore, DiskFull) as error:
-        if str(error) != "it has problems":
-            cache.tell(f"data cache: {config.name} is not stored, because {error}")
+        cache.tell(f"data cache: {config.name} is not stored, because {error}")
         return loaded[0] if loaded else load_dataset(config)
     if loaded and (size := bytes_of(folder)) >= TOLD:
         cache.tell(

@@ -27,6 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from rlbench.models.batches import padded
 from rlbench.models.prompt_cache import attending, new_cache, places_of, reason_against
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,8 @@ class _Batch:
         self.of_prompts = [len(prompt) for prompt in prompts]
         distinct: dict[tuple[int, ...], int] = {}
         prompt_of = [distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts]
-        self.ids, self.mask = _padded(list(distinct), config.pad_token_id, device)
+        ids, mask = padded(list(distinct), config.pad_token_id, left=True)
+        self.ids, self.mask = ids.to(device), mask.to(device)
         self.prompt_of = torch.tensor(prompt_of, device=device)
         self.ends = torch.tensor(config.eos_token_id, device=device).view(-1)
         accepted = inspect.signature(type(model).forward).parameters
@@ -345,11 +347,11 @@ def _generated(
     synced: bool,
 ) -> list[Completion]:
     """Completions by transformers' generate."""
-    ids, mask = _padded(prompts, config.pad_token_id, model.device)
+    ids, mask = padded(prompts, config.pad_token_id, left=True)
     watch = None if record is None else _Recorder(record)
     output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
         generation_config=config,
         logits_processor=LogitsProcessorList([] if watch is None else [watch]),
         synced_gpus=synced,
@@ -361,14 +363,3 @@ def _generated(
         end = next((at for at, token in enumerate(row) if token in ends), len(row) - 1)
         completions.append(Completion(row[: end + 1], of_row[: end + 1], len(prompt)))
     return completions
-
-
-def _padded(prompts: Sequence[Sequence[int]], padding: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, P) ids, padded on the left, and their mask."""
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), padding)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)

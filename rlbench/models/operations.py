@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 BACKWARD = 2
-"""Operations of a backward pass over those of its forward pass."""
+"""A backward pass needs this many times the operations of its forward pass."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ see one forward pass.
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
@@ -98,19 +99,34 @@ def prompt_rows(
 
 
 @dataclass(frozen=True)
-class CompletionScores:
+class TokenScores:
     """Results of one pass over completions.
 
     Attributes:
-        logps: (B, T) log-probabilities of tokens; 0 at padding.
-        entropies: (B, T) in nats; 0 at padding; None if not wanted.
-        hidden: (B, T + 1, H) last hidden states at the last prompt token and at each completion token; None if not
+        logps: (B, T) log-probabilities of their tokens.
+        entropies: (B, T) entropies at their tokens, in nats; None if not wanted.
+        hidden: (B, T + 1, H) last hidden states at the last prompt token and at the completions' tokens; None if not
             wanted.
     """
 
     logps: torch.Tensor
     entropies: torch.Tensor | None
     hidden: torch.Tensor | None
+
+    @classmethod
+    def joined(cls, parts: Sequence["TokenScores"]) -> "TokenScores":
+        """Scores of consecutive parts of a batch. All have the same fields."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+    def widened(self, length: int) -> "TokenScores":
+        """The same scores for completions that are padded to `length` tokens. The new values are 0."""
+        more = length - self.logps.size(1)
+        return TokenScores(
+            pad(self.logps, (0, more)),
+            None if self.entropies is None else pad(self.entropies, (0, more)),
+            None if self.hidden is None else pad(self.hidden, (0, 0, 0, more)),
+        )
 
 
 def reason_against(model: PreTrainedModel) -> str | None:
@@ -152,8 +168,8 @@ def shared_scores(
     wants_entropy: bool,
     wants_hidden: bool = False,
     recompute: bool = False,
-) -> CompletionScores:
-    """Score completions, forwarding each distinct prompt once.
+) -> TokenScores:
+    """Score completions, forwarding each distinct prompt once. Scores are 0 at padding.
 
     Args:
         model: a causal language model for which `reason_against` is None.
@@ -178,7 +194,7 @@ def shared_scores(
         # masked_scatter keeps the result in the graph where a batch has no token
         return values.new_zeros(kept.shape).masked_scatter(kept, values)
 
-    return CompletionScores(
+    return TokenScores(
         placed(logps), None if entropies is None else placed(entropies), hidden if wants_hidden else None
     )
 

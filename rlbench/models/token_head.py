@@ -39,7 +39,7 @@ class LogitRule:
         if scale is None and config.get(DIVISOR) is not None:
             divisor = config[DIVISOR]
             scale = divisor if config.get("model_type") == "hyperclovax" else 1 / divisor
-        return cls(temperature, 1.0 if scale is None else float(scale), config.get("final_logit_softcapping"))
+        return cls(temperature, 1.0 if scale is None else float(scale), config.get(CAP))
 
     def apply_(self, logits: torch.Tensor) -> torch.Tensor:
         """Apply the rule in place. Returns the argument."""
@@ -65,6 +65,9 @@ class LogitRule:
 FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 """Keys of a model's configuration that multiply its logits. At most one is set."""
 DIVISOR = "logits_scaling"
+CAP = "final_logit_softcapping"
+ADJUSTS_LOGITS = (CAP, *FACTORS, DIVISOR)
+"""Keys of a model's configuration that change logits after its LM head."""
 
 
 class _TokenHead(torch.autograd.Function):

@@ -17,14 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rlbench.base.errors import BadInput
+from rlbench.models.token_head import ADJUSTS_LOGITS
 from rlbench.objective.pieces import scalars
 
 TILE_ELEMENTS = 2**24
 """Maximum number of logits in memory at once."""
 TOP_P, TOP_TOKENS = 0.8, 10_000  # SIREN, arXiv 2509.25133
 FIRST_TOKENS = 64  # number of most likely tokens to try first
-ADJUSTS_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-"""Keys of a model's configuration that change logits after its LM head."""
 
 
 @scalars.piece(differentiable=False)

@@ -103,8 +103,8 @@ class Window:
     """The accumulation window around a micro-batch, for aggregations.
 
     Attributes:
-        accumulation_steps: completions of the window over those of the micro-batch; the number of micro-batches if all
-            have one size.
+        accumulation_steps: completions in the window divided by those in the micro-batch. This is the number of
+            micro-batches if all have one size.
         tokens: completion tokens in the whole window, summed over processes and divided by their number, because
             gradients are averaged over processes.
         max_completion_length: token limit of a completion.

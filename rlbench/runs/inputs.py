@@ -66,12 +66,10 @@ def load(config: Config) -> "RankedListDataset":
 
 
 def _cache(config: Config) -> Cache | None:
-    folder, main = config.runtime.data_cache, os.environ.get("RANK", "0") == "0"
-    return (
-        None
-        if folder is None
-        else Cache(Path(folder), _tell if main else _say_nothing, main and config.runtime.progress)
-    )
+    if config.runtime.data_cache is None:
+        return None
+    main = os.environ.get("RANK", "0") == "0"
+    return Cache(Path(config.runtime.data_cache), _tell if main else _say_nothing, main and config.runtime.progress)
 
 
 def _tell(sentence: str) -> None:

@@ -94,7 +94,7 @@ class OfPhases(TypedDict, total=False):
 
 
 class Utilisation(OfPhases, total=False):
-    """Needed operations over those that the devices could have made in the time of a phase, or of the whole stage."""
+    """Needed operations divided by those that the devices could have made in the time of a phase, or of the stage."""
 
     total: Finite | None
 

@@ -13,18 +13,9 @@ from rlbench.base.errors import BadInput
 from rlbench.base.seeding import demonstration_order
 from rlbench.data.record import Record
 from rlbench.data.stored import CHARACTERS, StoredRecords, characters_of
+from rlbench.models.batches import Completions
 from rlbench.runs import processes
 from rlbench.runs import record as run_record
-
-
-@dataclass(frozen=True)
-class DemonstrationBatch:
-    """D demonstrations: prompts padded on the left, completions on the right; all (D, length), masks 0 on padding."""
-
-    prompt_ids: torch.Tensor
-    prompt_mask: torch.Tensor
-    completion_ids: torch.Tensor
-    completion_mask: torch.Tensor
 
 
 class Demonstrations:
@@ -62,11 +53,11 @@ class Demonstrations:
                 "demonstrations; use a larger value"
             )
 
-    def batch(self, first: int, size: int, device: torch.device) -> DemonstrationBatch:
+    def batch(self, first: int, size: int, device: torch.device) -> Completions:
         """`size` demonstrations from place `first` on. Each round uses every demonstration once, in a new order."""
         places = [divmod(place, len(self.rows)) for place in range(first, first + size)]
         orders = {turn: demonstration_order(self.seed, turn, len(self.rows)) for turn, _ in places}
-        return self._batch([self.rows[orders[turn][place]] for turn, place in places], device)
+        return Completions.of_rows([self.rows[orders[turn][place]] for turn, place in places], self.padding, device)
 
     def loss(self, policy: PreTrainedModel, batch_size: int) -> float:
         """Mean negative log-likelihood per token of the completions, EOS included, in nats.
@@ -82,25 +73,20 @@ class Demonstrations:
         policy.eval()
         starts = range(0, len(self.rows), batch_size)[processes.index() :: processes.count()]
         batches = [(start, self.rows[start : start + batch_size]) for start in starts]
-        own = {start: _log_likelihood(policy, self._batch(rows, policy.device)) for start, rows in batches}
+        own = {
+            start: _log_likelihood(policy, Completions.of_rows(rows, self.padding, policy.device))
+            for start, rows in batches
+        }
         policy.train(was_training)
         of_all = {start: value for part in processes.gather(own) for start, value in part.items()}
         tokens = sum(len(completion) for _, completion in self.rows)
         return -sum(of_all[start] for start in sorted(of_all)) / tokens
 
-    def _batch(self, rows: Sequence[tuple[list[int], list[int]]], device: torch.device) -> DemonstrationBatch:
-        prompt_ids, prompt_mask = _padded([prompt for prompt, _ in rows], self.padding, left=True)
-        completion_ids, completion_mask = _padded([completion for _, completion in rows], self.padding, left=False)
-        return DemonstrationBatch(
-            prompt_ids.to(device), prompt_mask.to(device), completion_ids.to(device), completion_mask.to(device)
-        )
-
 
 @torch.no_grad()
-def _log_likelihood(policy: PreTrainedModel, batch: DemonstrationBatch) -> float:
+def _log_likelihood(policy: PreTrainedModel, batch: Completions) -> float:
     """Sum over the tokens of all completions."""
-    ids = torch.cat([batch.prompt_ids, batch.completion_ids], dim=1)
-    mask = torch.cat([batch.prompt_mask, batch.completion_mask], dim=1)
+    ids, mask = batch.joined()
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     logits = policy(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
     length = batch.completion_ids.size(1)
@@ -221,13 +207,3 @@ def common_start(prompt: Sequence[int], whole: Sequence[int]) -> int:
     if whole[: len(prompt)] == prompt:
         return len(prompt)
     return next((place for place, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
-
-
-def _padded(rows: list[list[int]], padding: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask."""
-    longest = max(map(len, rows))
-    ids, mask = torch.full((len(rows), longest), padding), torch.zeros(len(rows), longest, dtype=torch.long)
-    for row, found in enumerate(rows):
-        where = slice(longest - len(found), longest) if left else slice(0, len(found))
-        ids[row, where], mask[row, where] = torch.tensor(found, dtype=torch.long), 1
-    return ids, mask

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from rlbench.base.errors import BadInput
+from rlbench.models.batches import Completions
 from rlbench.models.shared_prompt import (
     PromptRows,
+    TokenScores,
     add_shared_scores,
     has_relative_positions,
     prompt_rows,
@@ -44,68 +45,6 @@ class Batching:
     share_prompts: str = "auto"
     shuffle: str = "groups"
     micro_batch_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Completions:
-    """A batch of completions with their prompts.
-
-    Attributes:
-        prompt_ids: (B, P) padded on the left.
-        prompt_mask: (B, P).
-        completion_ids: (B, T) padded on the right.
-        completion_mask: (B, T).
-    """
-
-    prompt_ids: torch.Tensor
-    prompt_mask: torch.Tensor
-    completion_ids: torch.Tensor
-    completion_mask: torch.Tensor
-
-    @classmethod
-    def of(cls, batch: Any) -> "Completions":
-        """Those of TRL's dictionary."""
-        return cls(*(batch[name] for name in cls.__dataclass_fields__))
-
-    @classmethod
-    def split(cls, ids: torch.Tensor, mask: torch.Tensor, length: int) -> "Completions":
-        """From rows (B, P + T) whose last `length` = T columns are completions."""
-        return cls(ids[:, :-length], mask[:, :-length], ids[:, -length:], mask[:, -length:])
-
-    def joined(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, P + T) ids and mask."""
-        return (
-            torch.cat([self.prompt_ids, self.completion_ids], dim=1),
-            torch.cat([self.prompt_mask, self.completion_mask], dim=1),
-        )
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids)
-
-    def __getitem__(self, rows: slice | torch.Tensor) -> "Completions":
-        return Completions(*(tensor[rows] for tensor in vars(self).values()))
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """Results of one pass over completions.
-
-    Attributes:
-        logps: (B, T) log-probabilities of their tokens.
-        entropies: (B, T) entropies at their tokens; None if not wanted.
-        hidden: (B, T + 1, H) last hidden states at the last prompt token and at the completions' tokens; None if not
-            wanted.
-    """
-
-    logps: torch.Tensor
-    entropies: torch.Tensor | None
-    hidden: torch.Tensor | None
-
-    @classmethod
-    def joined(cls, parts: Sequence["TokenScores"]) -> "TokenScores":
-        """Scores of consecutive parts of a batch. All have the same fields."""
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 
 class SharedPasses:
@@ -160,15 +99,7 @@ class SharedPasses:
             rows = self.rows(batch[cut])
             with self.autocast():
                 part = model(shared=rows, wants_entropy=wants_entropy, wants_hidden=wants_hidden, recompute=recompute)
-            short = length - rows.completion_ids.size(1)
-            entropies, hidden = part.get("entropies"), part.get("hidden")
-            found.append(
-                TokenScores(
-                    pad(part["logps"], (0, short)),
-                    None if entropies is None else pad(entropies, (0, short)),
-                    None if hidden is None else pad(hidden, (0, 0, 0, short)),
-                )
-            )
+            found.append(TokenScores(part["logps"], part.get("entropies"), part.get("hidden")).widened(length))
         return TokenScores.joined(found)
 
 

@@ -16,7 +16,9 @@ from accelerate.utils import gather
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from rlbench.models.batches import Completions
 from rlbench.models.completing import ListEnd, entropies
+from rlbench.models.shared_prompt import TokenScores
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
 from rlbench.objective.forward import HiddenStates
@@ -32,9 +34,7 @@ from rlbench.training.metered import Metered
 from rlbench.training.rollout_log import RolloutLog
 from rlbench.training.scoring import (
     Batching,
-    Completions,
     SharedPasses,
-    TokenScores,
     cuts_by_tokens,
     even_cuts,
     pad_rows,
@@ -366,7 +366,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             model: the policy, possibly wrapped.
             inputs: its completions.
             first: number of earlier completions in the run.
-            of_window: completions of this process in the accumulation window, over those of the micro-batch.
+            of_window: this process's completions in the accumulation window, divided by those in the micro-batch.
         """
         mask = inputs["completion_mask"]
         names = self.objective.scalars
@@ -448,7 +448,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         """Log-probabilities of demonstrations: as many as the micro-batch has completions, from place `first` on."""
         assert self.demonstrations is not None
         batch = self.demonstrations.batch(first, count, self.accelerator.device)
-        scores = self._pass(model, Completions(*vars(batch).values()))
+        scores = self._pass(model, batch)
         return {"demonstration_logps": scores.logps, "demonstration_mask": batch.completion_mask}
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from rlbench.config.schema import POLICY_OPTIMISATION
+from rlbench.models.batches import Completions
 from rlbench.objective.pieces import credits
 from rlbench.rewards.scorer import ListScorer
 from rlbench.running.cli import methods
-from rlbench.training.scoring import Batching, Completions
+from rlbench.training.scoring import Batching
 from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 from tests.contract.test_every_algorithm import OTHER_REWARD, DrawnHits
@@ -68,6 +69,7 @@ def distance(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("name", methods(POLICY_OPTIMISATION))
 def test_every_algorithm_in_double_precision(name, mini, tiny_folder, tmp_path, monkeypatch):
+    single = torch.float32  # the name is replaced below
     torch.set_default_dtype(torch.float64)
     try:
         config = composed(*SMALL, f"algorithm={name}", *SHORT, *OTHER_REWARD)
@@ -82,7 +84,7 @@ def test_every_algorithm_in_double_precision(name, mini, tiny_folder, tmp_path, 
         loss, gradients = of_pass(trainer, batch, "never")
         shared_loss, shared = of_pass(trainer, batch, "always")
     finally:
-        torch.set_default_dtype(torch.float32)
+        torch.set_default_dtype(single)
     assert shared_loss == pytest.approx(loss, rel=1e-9, abs=1e-12)
     assert distance(gradients, shared) < 1e-9
 

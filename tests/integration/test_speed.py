@@ -20,9 +20,9 @@ TARGETS = {
     "300/200/8/4096": 2.2,
     "60/60/8/4096": 1.5,
 }
-"""Seconds of stock TRL over those of rlbench, on two cores."""
+"""Promised ratio of stock TRL's seconds to rlbench's, on two cores."""
 MEMORY_TARGET = ("1000/120/8/4096", 0.5)
-"""Peak memory of rlbench over that of stock TRL."""
+"""Shape, and the promised ratio of rlbench's peak memory to stock TRL's."""
 
 
 def command(*arguments: str) -> None:

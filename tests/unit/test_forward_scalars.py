@@ -8,10 +8,11 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from rlbench.base.errors import BadInput
+from rlbench.models.batches import Completions
+from rlbench.models.token_head import ADJUSTS_LOGITS
 from rlbench.objective import forward
-from rlbench.objective.forward import ADJUSTS_LOGITS, HiddenStates, mean_logps, top_p_entropy
+from rlbench.objective.forward import HiddenStates, mean_logps, top_p_entropy
 from rlbench.objective.pieces import scalars, surrogates
-from rlbench.training.scoring import Completions
 from tests.conftest import SMALL, composed
 from tests.helpers_losses import loss_inputs
 from tests.helpers_training import load, make_trainer

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rlbench.base.errors import BadInput
+from rlbench.models.batches import Completions
 from rlbench.training.scoring import (
     LEAST_SAVING,
-    Completions,
     SharedPasses,
     cuts_by_tokens,
     even_cuts,
