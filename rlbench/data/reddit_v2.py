@@ -56,7 +56,7 @@ def load(config: RedditV2Config) -> RankedListDataset:
     """
     if config.path is None:
         raise BadInput(
-            "dataset.path is not set: give dataset.path=FOLDER, a folder with {', '.join(PARTS.values())} and "
+            f"dataset.path is not set: give dataset.path=FOLDER, a folder with {', '.join(PARTS.values())} and "
             "gt_catalog.pkl as published (docs/data.md says where to get it)"
         )
     root = Path(config.path)

@@ -165,7 +165,8 @@ def test_another_catalogue_can_be_named(root: Path) -> None:
 
 
 def test_no_path() -> None:
-    with pytest.raises(BadInput, match="dataset.path=FOLDER"):
+    folders = "sft_dataset/train, grpo/grpo_dataset/train, sft_dataset/validation, sft_dataset/test"
+    with pytest.raises(BadInput, match=f"dataset.path=FOLDER, a folder with {folders} and"):
         load_dataset(RedditV2Config("reddit_v2", 3, [1], path=None, catalog=None))
 
 
