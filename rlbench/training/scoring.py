@@ -134,7 +134,7 @@ def even_cuts(rows: int, size: int | None) -> list[slice]:
     return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
-def cuts_by_tokens(batch: Completions, most: int, least_parts: int = 1) -> list[slice]:
+def cuts_by_tokens(batch: Completions, most: int) -> list[slice]:
     """Cuts with at most `most` tokens each, padding included. A prompt that adjacent rows share counts once.
 
     A row with more tokens is alone in its cut.
@@ -142,19 +142,22 @@ def cuts_by_tokens(batch: Completions, most: int, least_parts: int = 1) -> list[
     Args:
         batch: the completions, those of one prompt adjacent.
         most: number of tokens.
-        least_parts: make at least this many cuts, at most one for each row.
     """
     prompts = batch.prompt_mask.sum(1).tolist()
     lengths = batch.completion_mask.sum(1).tolist()
     same = (batch.prompt_ids[1:] == batch.prompt_ids[:-1]).all(1).tolist()
     starts = list(_starts(prompts, lengths, [False, *same], most))
-    ends = [*starts[1:], len(batch)]
-    while len(starts) < min(least_parts, len(batch)):
-        widest = max(range(len(starts)), key=lambda i: ends[i] - starts[i])
-        middle = (starts[widest] + ends[widest]) // 2
-        starts.insert(widest + 1, middle)
-        ends.insert(widest, middle)
-    return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(batch)], strict=True)]
+
+
+def at_least(cuts: Sequence[slice], count: int) -> list[slice]:
+    """At least `count` cuts of the same rows, but at most one for each row. The widest ones are halved."""
+    found = list(cuts)
+    while len(found) < min(count, found[-1].stop):
+        widest = max(range(len(found)), key=lambda place: found[place].stop - found[place].start)
+        start, end = found[widest].start, found[widest].stop
+        found[widest : widest + 1] = [slice(start, (start + end) // 2), slice((start + end) // 2, end)]
+    return found
 
 
 def _starts(prompts: Sequence[int], lengths: Sequence[int], same: Sequence[bool], most: int) -> Iterator[int]:

@@ -35,6 +35,7 @@ from rlbench.training.rollout_log import RolloutLog
 from rlbench.training.scoring import (
     Batching,
     SharedPasses,
+    at_least,
     cuts_by_tokens,
     even_cuts,
     pad_rows,
@@ -336,15 +337,15 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         rows = len(inputs["completion_mask"])
+        first = self._micro_batches_before() * rows
         if self.batching.micro_batch_tokens is None:
-            first = self._micro_batches_before() * rows
             return self._loss(model, inputs, first, self.current_gradient_accumulation_steps)
         # The batch holds this process's completions of the update. All processes must make equal numbers of cuts,
         # because forward and backward passes of sharded weights are collective.
-        batch, most = Completions.of(inputs), self.batching.micro_batch_tokens
-        parts = int(gather(torch.tensor([len(cuts_by_tokens(batch, most))], device=batch.prompt_ids.device)).max())
-        *cuts, last = cuts_by_tokens(batch, most, parts)
-        first, before = self._micro_batches_before() * rows, torch.zeros((), device=batch.prompt_ids.device)
+        own = cuts_by_tokens(Completions.of(inputs), self.batching.micro_batch_tokens)
+        device = inputs["advantages"].device
+        *cuts, last = at_least(own, int(gather(torch.tensor([len(own)], device=device)).max()))
+        before = torch.zeros((), device=device)
         for cut in cuts:
             with self.accelerator.no_sync(model):
                 loss = self._loss(model, taken(inputs, cut), first + cut.start, rows / (cut.stop - cut.start))
