@@ -2,7 +2,7 @@
 
 The search never compares methods. It trains one method that was chosen beforehand, plain GRPO, with several seeds, and
 asks how small a difference between two methods with this spread five seeds would detect. Settings and seeds are in
-experiments/mini_power/settings.yaml. The result is one row per setting in experiments/mini_power/results.csv:
+benchmarks/power.yaml. The result is one row per setting in experiments/mini_power/results.csv:
 
 - gain: NDCG of GRPO minus NDCG of SFT; closed: gain divided by the distance from SFT to the ceiling.
 - detectable: minimum detectable difference of two methods at five seeds. Their difference has twice the variance of
@@ -36,7 +36,7 @@ from analysis.statistics import Components, minimum_detectable_difference, varia
 from analysis.tables.scores import row_scores
 from rlbench.base.files import write_text
 
-SETTINGS = Path("experiments/mini_power/settings.yaml")
+SETTINGS = Path("benchmarks/power.yaml")
 RESULTS = Path("experiments/mini_power/results.csv")
 SEEDS = 5
 """Number of seeds for which the detectable difference is stated."""

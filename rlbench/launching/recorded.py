@@ -32,15 +32,11 @@ class RecordedCell:
     config: Config
 
 
-NO_SWEEPS = ("mini_power",)
-"""Folders of `experiments/` whose settings are not sweeps of `run.py`."""
-
-
 def recorded_sweeps() -> dict[str, list[str]]:
     """Return the sweeps in each folder of `experiments/` that has any."""
     found: dict[str, list[str]] = {}
     for path in sorted(EXPERIMENTS.glob("*/*.yaml")):
-        if (path.parent / "README.md").is_file() and path.parent.name not in NO_SWEEPS:
+        if (path.parent / "README.md").is_file():
             found.setdefault(path.parent.name, []).append(path.stem)
     return found
 

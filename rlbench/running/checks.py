@@ -138,7 +138,9 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     return (
         problems
         + check_generation(config.generation, processes)
-        + (_batches(config, processes) + _tokens_at_once(config) + _cutoffs(config))
+        + _batches(config, processes)
+        + _tokens_at_once(config)
+        + _cutoffs(config)
     )
 
 
