@@ -1,14 +1,15 @@
 """A cache that holds the keys and values of each prompt once, and attention over it.
 
 Completions of one prompt attend to the same keys. So their queries go through one matrix product with the prompt's
-keys, and a second product covers the tokens that a completion has generated itself. Both parts share one maximum and
-one normaliser. The result is ordinary attention.
+keys, and a second product covers the tokens that a completion has generated itself. The two outputs are weighted by
+their normalisers. The result is ordinary attention.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 NAME = "rlbench_prompt_cache"
 """Name under which transformers knows `attend`."""
 UNKNOWN = ("s_aux", "sinks", "position_bias", "indices", "block_indices")
-"""Arguments of attention that change its result and that `attend` does not know."""
+"""Arguments of attention that change its result and that shared prompts do not know."""
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""Torch's fused attention on a CPU, with the logarithm of the normaliser as its second result."""
 
 
 @dataclass(frozen=True)
@@ -157,47 +160,106 @@ def attend(
     """
     layer = _latest[0]
     assert layer is not None and layer.prompt is not None and layer.places is not None
-    unknown = [name for name in UNKNOWN if others.get(name) is not None]
-    if unknown:
-        raise ValueError(
-            f"{type(module).__name__} attends with {unknown[0]}, which shared prompts do not support; use "
-            "generation.prefill=repeated"
-        )
+    refuse_unknown(module, others, "generation.prefill=repeated")
     (prompt_keys, prompt_values), places = layer.prompt, layer.places
     rows, heads, _, width = query.shape
-    shared, own = key.size(1), key.size(2)
-    grouped = query.view(rows, shared, heads // shared, width) * (width**-0.5 if scaling is None else scaling)
+    grouped = query.view(rows, key.size(1), heads // key.size(1), width)
     first = 0  # the first visible column, counted from the start of the prompts
     if sliding_window is not None:
-        first = max(prompt_keys.size(2) + own - sliding_window, 0)
+        first = max(prompt_keys.size(2) + key.size(2) - sliding_window, 0)
     cut = max(first - prompt_keys.size(2), 0)
-    scores, value = _scores(grouped, key[:, :, cut:], softcap), value[:, :, cut:]
-    top = scores.amax(-1, keepdim=True)
-    if first >= prompt_keys.size(2):
-        weights = scores.sub_(top).exp_()
-        output = (weights.to(value.dtype) @ value) / weights.sum(-1, keepdim=True)
-        return output.to(query.dtype).view(rows, 1, heads, -1), None
-    repeats = heads // shared
-    before = _scores(_together(grouped, places), prompt_keys[:, :, first:], softcap)
-    if places.bias is not None:
-        before = before + places.bias[..., first:]
-    top = torch.maximum(top, _apart(before.amax(-1, keepdim=True), places, repeats))
-    weights, before = scores.sub_(top).exp_(), before.sub_(_together(top, places)).exp_()
-    output = weights.to(value.dtype) @ value
-    output = output + _apart(before.to(value.dtype) @ prompt_values[:, :, first:], places, repeats)
-    total = weights.sum(-1, keepdim=True) + _apart(before.sum(-1, keepdim=True), places, repeats)
-    return (output / total).to(query.dtype).view(rows, 1, heads, -1), None
+    own, prompts = (key[:, :, cut:], value[:, :, cut:]), (prompt_keys[:, :, first:], prompt_values[:, :, first:])
+    scale = width**-0.5 if scaling is None else scaling
+    bias = None if places.bias is None else places.bias[..., first:]
+    fused = query.device.type == "cpu" and softcap is None and value.size(3) == width
+    part = fused_part if fused else partial(_part, softcap=softcap)
+    output, log = part(grouped, *own, scale=scale)
+    if prompts[0].size(2):
+        before, before_log = part(together(grouped, places), *prompts, scale=scale, bias=bias)
+        output = merged(output, log, *(apart(one, places, grouped.size(2)) for one in (before, before_log)))
+    return output.view(rows, 1, heads, -1), None
 
 
-def _scores(query: torch.Tensor, key: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """Scores of keys, at least in float32."""
-    scores = query @ key.transpose(2, 3)
+def fused_part(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float | None,
+    bias: torch.Tensor | None = None,
+    causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over a part of the keys by torch's fused function, on a CPU.
+
+    Args:
+        query: (B, heads, T, width).
+        key: (B, heads, t, width).
+        value: (B, heads, t, width).
+        scale: factor of scores; None for width ** -.5.
+        bias: added to scores, broadcastable to (B, heads, T, t).
+        causal: whether a query sees only the keys up to its own column.
+
+    Returns:
+        The output (B, heads, T, width), and the logarithm of its normaliser (B, heads, T, 1).
+    """
+    bias = None if bias is None else bias.to(query.dtype)
+    output, log = FUSED(query, key, value, is_causal=causal, attn_mask=bias, scale=scale)
+    return output, log[..., None]
+
+
+def _part(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float,
+    softcap: float | None,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`fused_part` by plain matrix products. Scores are at least in float32."""
+    scores = (query * scale) @ key.transpose(2, 3)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return scores if softcap is None else (scores / softcap).tanh_() * softcap
+    if softcap is not None:
+        scores = (scores / softcap).tanh_() * softcap
+    if bias is not None:
+        scores = scores + bias
+    log = scores.logsumexp(-1, keepdim=True)
+    return scores.sub_(log).exp_().to(value.dtype) @ value, log
 
 
-def _together(rows: torch.Tensor, places: PromptPlaces) -> torch.Tensor:
-    """(B, heads, r, d) -> (n, heads, G * r, d)."""
+def merged(one: torch.Tensor, one_log: torch.Tensor, other: torch.Tensor, other_log: torch.Tensor) -> torch.Tensor:
+    """Attention over the keys of two parts.
+
+    Args:
+        one: (..., width) output over the first part.
+        one_log: (..., 1) logarithm of its normaliser.
+        other: (..., width) output over the second part.
+        other_log: (..., 1) logarithm of its normaliser.
+    """
+    share = (other_log - one_log).sigmoid_()
+    return torch.lerp(one.to(share.dtype), other.to(share.dtype), share).to(one.dtype)
+
+
+def refuse_unknown(module: nn.Module, arguments: Mapping[str, Any], remedy: str) -> None:
+    """Raise if attention gets one of the arguments `UNKNOWN`.
+
+    Args:
+        module: the attention module.
+        arguments: further arguments of its attention.
+        remedy: the setting that avoids shared prompts.
+
+    Raises:
+        ValueError: it gets one.
+    """
+    unknown = [name for name in UNKNOWN if arguments.get(name) is not None]
+    if unknown:
+        raise ValueError(
+            f"{type(module).__name__} attends with {unknown[0]}, which shared prompts do not support; use {remedy}"
+        )
+
+
+def together(rows: torch.Tensor, places: PromptPlaces) -> torch.Tensor:
+    """Put rows of the same prompt together: (B, heads, r, d) -> (n, heads, G * r, d). Missing rows are 0."""
     if places.slots is not None:
         spread = rows.new_zeros(places.prompts * places.size, *rows.shape[1:])
         spread[places.slots] = rows
@@ -207,8 +269,8 @@ def _together(rows: torch.Tensor, places: PromptPlaces) -> torch.Tensor:
     return in_groups.reshape(places.prompts, heads, places.size * repeats, width)
 
 
-def _apart(grouped: torch.Tensor, places: PromptPlaces, repeats: int) -> torch.Tensor:
-    """(n, heads, G * r, d) -> (B, heads, r, d)."""
+def apart(grouped: torch.Tensor, places: PromptPlaces, repeats: int) -> torch.Tensor:
+    """The inverse of `together`: (n, heads, G * r, d) -> (B, heads, r, d)."""
     prompts, heads, _, width = grouped.shape
     rows = grouped.view(prompts, heads, places.size, repeats, width).transpose(1, 2)
     rows = rows.reshape(prompts * places.size, heads, repeats, width)

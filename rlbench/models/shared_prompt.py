@@ -11,7 +11,7 @@ see one forward pass.
 import functools
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
+from rlbench.models.group_attention import attending, can_attend
 from rlbench.models.token_head import LogitRule, token_scores
 
 
@@ -142,9 +143,10 @@ def reason_against(model: PreTrainedModel) -> str | None:
     accepted = inspect.signature(type(model.base_model).forward).parameters
     if "past_key_values" not in accepted:
         return f"{type(model).__name__} takes no cache"
-    active = [module.p for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
-    if active:
-        return f"{type(model).__name__} has dropout (p = {max(active):g}), which differs between completions"
+    rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    rates.append(model.config.get_text_config().to_dict().get("attention_dropout") or 0.0)
+    if max(rates) > 0:
+        return f"{type(model).__name__} has dropout (p = {max(rates):g}), which differs between completions"
     return None
 
 
@@ -245,19 +247,30 @@ def _states(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.
         if isinstance(model, FSDPModule):
             # The last layer gives only keys and values. The hooks of a sharded layer wait for a gradient of its output.
             unused = output.last_hidden_state.sum() * 0.0
-        for layer in cache.layers:  # the backward pass of `index_select` is faster than that of `batch_select_indices`
-            layer.keys, layer.values = layer.keys.index_select(0, of), layer.values.index_select(0, of)
     scored = completions if with_last else completions[:, :-1]
     on_top = torch.cat([ids[of, -1:], scored], dim=1)
-    output = backbone(
-        input_ids=on_top,
-        attention_mask=torch.cat([mask[of], rows.completion_mask[:, : scored.size(1)]], dim=1),
-        past_key_values=cache,
-        use_cache=True,
-        **_positions(model, rows, range(length, length + on_top.size(1)), of),
-    )
+    if length and can_attend(model, cache, mask[:, :-1], length + on_top.size(1)):
+        attention: AbstractContextManager[DynamicCache] = attending(model, cache, of, mask[:, :-1])
+    else:
+        attention = nullcontext(_repeated(cache, of))
+    with attention as repeated:
+        output = backbone(
+            input_ids=on_top,
+            attention_mask=torch.cat([mask[of], rows.completion_mask[:, : scored.size(1)]], dim=1),
+            past_key_values=repeated,
+            use_cache=True,
+            **_positions(model, rows, range(length, length + on_top.size(1)), of),
+        )
     states: torch.Tensor = output.last_hidden_state
     return states if unused is None else states + unused
+
+
+def _repeated(cache: DynamicCache, of: torch.Tensor) -> DynamicCache:
+    """The cache with the keys and values of each completion's prompt."""
+    for layer in cache.layers:  # the backward pass of `index_select` is faster than that of `batch_select_indices`
+        if layer.is_initialized:
+            layer.keys, layer.values = layer.keys.index_select(0, of), layer.values.index_select(0, of)
+    return cache
 
 
 def _states_of_whole_rows(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.Tensor:

@@ -90,6 +90,7 @@ def test_a_prompt_is_found_once_and_padding_is_cut() -> None:
     [
         ("mamba", {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": 2}, "recurrent state"),
         ("gpt2", {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 1, "n_head": 4}, "dropout (p = 0.1)"),
+        ("llama", {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "attention_dropout": 0.2}, "dropout (p = 0.2)"),
     ],
 )
 def test_models_that_cannot_share_say_why(kind: str, settings: dict[str, Any], words: str) -> None:

@@ -1,0 +1,237 @@
+"""Attention of whole completions over prompts that are held once, with gradients, on a CPU.
+
+A completion's token attends to its prompt and to the completion's earlier tokens. Each part is one call of torch's
+fused attention, which also returns the logarithm of its normaliser. The two outputs are weighted by their normalisers.
+The backward pass of each part takes the merged output and normaliser, and gives this part's share of the gradient. So
+no key of a prompt is copied for its completions, and no mask is built.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from rlbench.models.prompt_cache import PromptPlaces, apart, fused_part, merged, places_of, refuse_unknown, together
+
+NAME = "rlbench_group_attention"
+"""Name under which transformers knows `attend`."""
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def can_attend(model: PreTrainedModel, cache: DynamicCache, prompt_mask: torch.Tensor, tokens: int) -> bool:
+    """Whether `attend` gives what the model's own attention gives.
+
+    Args:
+        model: a causal language model.
+        cache: the cache after the prompts have been forwarded.
+        prompt_mask: (n, P) 1 at tokens of prompts.
+        tokens: largest number of tokens of a prompt with its completion.
+    """
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    return (
+        prompt_mask.device.type == "cpu"
+        and config._attn_implementation == "sdpa"
+        and type(model)._supports_attention_backend
+        and kinds <= {"full_attention"}
+        and (window is None or window >= tokens)
+        and not getattr(config, "num_kv_shared_layers", None)
+        and all(type(layer) is DynamicLayer and layer.keys.size(3) == layer.values.size(3) for layer in cache.layers)
+        and bool(prompt_mask.any(1).all())
+    )
+
+
+class HeldLayer(DynamicLayer):
+    """Keys and values of one layer's prompts. An update returns only the keys and values of the completions.
+
+    Args:
+        prompts: (n, heads, P, width) keys and values, one each.
+    """
+
+    def __init__(self, prompts: DynamicLayer) -> None:
+        super().__init__()
+        assert prompts.keys is not None and prompts.values is not None
+        self.prompt = prompts.keys, prompts.values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        _state.layer = self
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return self.prompt[0].size(2)
+
+
+@dataclass
+class _State:
+    """What `attend` needs besides its arguments.
+
+    Attributes:
+        layer: the layer that was updated last. A module updates its layer directly before it calls `attend`.
+        places: where completions stand among those of their prompts.
+    """
+
+    layer: HeldLayer | None = None
+    places: PromptPlaces | None = None
+
+
+_state = _State()
+
+
+@contextmanager
+def attending(
+    model: PreTrainedModel, cache: DynamicCache, prompt_of: torch.Tensor, mask: torch.Tensor
+) -> Iterator[DynamicCache]:
+    """In this block the model's attention is `attend`. Yields the cache for the completions.
+
+    Args:
+        model: a model for which `can_attend` is true.
+        cache: the cache after the prompts have been forwarded.
+        prompt_of: (B,) index of each completion's prompt.
+        mask: (n, P) 1 at tokens of prompts.
+    """
+    config = model.config.get_text_config(decoder=True)
+    held = DynamicCache(config=config)
+    held.layers = [HeldLayer(layer) for layer in cache.layers]
+    before = config._attn_implementation
+    config._attn_implementation, _state.places = NAME, places_of(prompt_of, mask)
+    try:
+        yield held
+    finally:
+        config._attn_implementation = before
+        _state.layer = _state.places = None
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of completions, as a function of transformers' `AttentionInterface`.
+
+    Args:
+        module: the attention module.
+        query: (B, heads, T, width).
+        key: (B, key heads, T, width), of the completions.
+        value: (B, key heads, T, width).
+        attention_mask: not used. Completions are padded on the right, where nothing attends, and the prompts' padding
+            is known.
+        scaling: factor of scores; by default width ** -.5.
+        dropout: must be 0.
+        **others: further arguments of transformers.
+
+    Returns:
+        (B, T, heads, width), and None for the weights.
+
+    Raises:
+        ValueError: the model's attention has a part that this function does not know.
+    """
+    layer, places = _state.layer, _state.places
+    assert layer is not None and places is not None and dropout == 0.0
+    refuse_unknown(module, others, "trainer.share_prompts=never")
+    prompt_keys, prompt_values = layer.prompt
+    output: torch.Tensor = _GroupAttention.apply(query, key, value, prompt_keys, prompt_values, places, scaling)
+    return output.transpose(1, 2), None
+
+
+class _GroupAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        prompt_keys: torch.Tensor,
+        prompt_values: torch.Tensor,
+        places: PromptPlaces,
+        scale: float | None,
+    ) -> torch.Tensor:
+        ctx.places, ctx.scale = places, scale
+        repeats = query.size(1) // key.size(1)
+        grouped = _by_prompt(query, key.size(1), places)
+        parts = fused_part(grouped, prompt_keys, prompt_values, scale=scale, bias=places.bias)
+        before, before_log = (_by_row(one, query, places) for one in parts)
+        own, own_log = fused_part(query, _repeated(key, repeats), _repeated(value, repeats), scale=scale, causal=True)
+        output, log = merged(before, before_log, own, own_log), torch.logaddexp(before_log, own_log)
+        ctx.save_for_backward(query, key, value, prompt_keys, prompt_values, output, log)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        query, key, value, prompt_keys, prompt_values, output, log = ctx.saved_tensors
+        places, shared = ctx.places, key.size(1)
+        repeats = query.size(1) // shared
+        bias = None if places.bias is None else places.bias.to(query.dtype)
+        of_query, of_key, of_value = _backward(
+            gradient,
+            query,
+            _repeated(key, repeats),
+            _repeated(value, repeats),
+            output,
+            log.squeeze(3),
+            0.0,
+            True,
+            scale=ctx.scale,
+        )
+        of_group, of_prompt_keys, of_prompt_values = _backward(
+            _by_prompt(gradient, shared, places),
+            _by_prompt(query, shared, places),
+            prompt_keys,
+            prompt_values,
+            _by_prompt(output, shared, places),
+            _by_prompt(log, shared, places).squeeze(3),
+            0.0,
+            False,
+            attn_mask=bias,
+            scale=ctx.scale,
+        )
+        return (
+            of_query + _by_row(of_group, query, places),
+            _summed(of_key, repeats),
+            _summed(of_value, repeats),
+            of_prompt_keys,
+            of_prompt_values,
+            None,
+            None,
+        )
+
+
+def _by_prompt(rows: torch.Tensor, shared: int, places: PromptPlaces) -> torch.Tensor:
+    """(B, heads, T, d) -> (n, shared, G * heads / shared * T, d): all that attends to the same keys in one row."""
+    count, _, _, width = rows.shape
+    return together(rows.reshape(count, shared, -1, width), places)
+
+
+def _by_row(grouped: torch.Tensor, like: torch.Tensor, places: PromptPlaces) -> torch.Tensor:
+    """The inverse of `_by_prompt`."""
+    _, heads, length, _ = like.shape
+    shared = grouped.size(1)
+    return apart(grouped, places, heads // shared * length).reshape(len(like), heads, length, -1)
+
+
+def _repeated(held: torch.Tensor, repeats: int) -> torch.Tensor:
+    """(B, shared, T, d) -> (B, shared * repeats, T, d)."""
+    return held if repeats == 1 else held.repeat_interleave(repeats, dim=1)
+
+
+def _summed(gradient: torch.Tensor, repeats: int) -> torch.Tensor:
+    """(B, shared * repeats, T, d) -> (B, shared, T, d)."""
+    if repeats == 1:
+        return gradient
+    rows, heads, length, width = gradient.shape
+    return gradient.view(rows, heads // repeats, repeats, length, width).sum(2)
+
+
+AttentionInterface.register(NAME, attend)
