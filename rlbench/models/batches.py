@@ -49,6 +49,16 @@ class Completions:
             torch.cat([self.prompt_mask, self.completion_mask], dim=1),
         )
 
+    def padded_right(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, L) ids, mask, and mask of the completions, with all padding on the right.
+
+        L is the number of tokens of the longest prompt with its completion.
+        """
+        ids, mask = self.joined()
+        own = torch.cat([torch.zeros_like(self.prompt_mask), self.completion_mask], dim=1)
+        order = (1 - mask).argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
+        return ids.gather(1, order), mask.gather(1, order), own.gather(1, order)
+
     def __len__(self) -> int:
         return len(self.prompt_ids)
 

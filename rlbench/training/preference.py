@@ -1,10 +1,11 @@
 """The trainer of preference optimisation in the RL stage.
 
 TRL's `DPOTrainer` compares two lists of a dataset that exists at the start. Here a tuple has any number of rejected
-lists, and each round draws its lists from the policy of that moment. So the trainer is transformers' own, with TRL's
-fused LM head. The data loader yields only positions. The tuples at these positions are looked up when they are
-needed: only then has the policy that draws their lists been trained. No reference model is kept: the reference is the
-policy at the start of a round's comparisons. Its log-probabilities are computed once at that point and stored on disk.
+lists, and each round draws its lists from the policy of that moment. So the trainer is transformers' own. The lists of
+a tuple share their prompt. The data loader yields only positions. The tuples at these positions are looked up when they
+are needed: only then has the policy that draws their lists been trained. No reference model is kept: the reference is
+the policy at the start of a round's comparisons. Its log-probabilities are computed once at that point and stored on
+disk.
 """
 
 import math
@@ -23,6 +24,7 @@ from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 from rlbench.base.errors import BadInput
 from rlbench.base.seeding import order
 from rlbench.config.schema import Config, PreferenceConfig
+from rlbench.models.batches import Completions
 from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
 from rlbench.preference.rounds import Round, TupleOrder
 from rlbench.preference.store import preferences
@@ -33,7 +35,11 @@ from rlbench.training.metered import Metered
 from rlbench.training.parallel import on_each, parallel_arguments, whole_policy
 from rlbench.training.preference_lists import Lists
 from rlbench.training.safety import NoTuples
+from rlbench.training.scoring import even_cuts, reasons_of_training, shared_passes
 
+TIE = 1e-4
+"""Nats by which two log-ratios must differ to count as different. At a round's first update all are 0 but for rounding.
+"""
 TUPLES_OF_A_PART = 1024
 """Number of tuples whose reference log-probabilities share one file."""
 
@@ -79,6 +85,15 @@ class PreferenceTrainer(Metered):
         super().__init__(data_collator=_places, train_dataset=range(places), **kwargs)
         disable_dropout_in_model(self.model)
         add_fused_lm_head(self.model, outputs=("log_probs", "entropy"))
+        self._shared = shared_passes(
+            config.trainer.share_prompts,
+            [self.model],
+            reasons_of_training(self),
+            temperature=1.0,
+            recompute=args.gradient_checkpointing,
+            autocast=self.accelerator.autocast,
+            counts_padding=False,
+        )
         self.model_accepts_loss_kwargs = False  # all micro-batches have one size, and each loss is a mean over it
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list)}
         self._round: Round | None = None
@@ -110,7 +125,7 @@ class PreferenceTrainer(Metered):
         of_lists = [torch.tensor(of_list) for of_tuple in logps for of_list in of_tuple]
         reference = torch.zeros(batch["completion_mask"].shape)
         reference[batch["completion_mask"].bool().cpu()] = torch.cat(of_lists)
-        return batch | {"reference": reference[:, 1:].to(batch["input_ids"].device)}
+        return batch | {"reference": reference.to(batch["completion_mask"].device)}
 
     def _begin(self, one: Round) -> None:
         update = self.state.global_step
@@ -191,37 +206,34 @@ class PreferenceTrainer(Metered):
         return self.order.at(places, one, compares, len(self._tuples))
 
     def _batch(self, lists: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
-        """(S, T) ids, mask, and mask of completions, padded on the right."""
-        longest = max(len(prompt) + len(ids) for prompt, ids in lists)
-        padding = self.scorer.reader.tokenizer.pad_token_id
-        shape = (len(lists), longest)
-        input_ids, mask = torch.full(shape, padding), torch.zeros(shape, dtype=torch.long)
-        completion = torch.zeros(shape, dtype=torch.long)
-        for row, (prompt, ids) in enumerate(lists):
-            start, end = len(prompt), len(prompt) + len(ids)
-            input_ids[row, :end] = torch.tensor([*prompt, *ids])
-            mask[row, :end] = completion[row, start:end] = 1
-            completion[row, :start] = 0
-        device = self.args.device
-        return {
-            "input_ids": input_ids.to(device),
-            "attention_mask": mask.to(device),
-            "completion_mask": completion.to(device),
-        }
+        """Lists with their prompts, as the fields of `Completions`."""
+        return dict(vars(Completions.of_rows(lists, self.scorer.reader.tokenizer.pad_token_id, self.args.device)))
 
     def _scores(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(S, T - 1) log-probabilities of tokens, 0 outside completions; their mask; and the mean entropy there."""
-        mask = batch["completion_mask"]
-        self._count_pass(batch["input_ids"], batch["attention_mask"] - mask, mask)
-        outputs = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            labels=batch["input_ids"].masked_fill(mask == 0, -100),
-            fused_lm_head=True,
-        )
-        counted = mask[:, 1:]
-        entropy = (outputs.entropy.detach() * counted).sum() / counted.sum().clamp(min=1)
-        return outputs.log_probs * counted, counted, entropy
+        """(S, T) log-probabilities of the lists' tokens, 0 at padding; their mask; and the mean entropy there."""
+        lists = Completions.of(batch)
+        counted = lists.completion_mask
+        self._count_pass(lists.prompt_ids, lists.prompt_mask, counted)
+        if self._shared is None:
+            logps, entropies = self._plain_scores(model, lists)
+        else:
+            found = self._shared.scores(model, lists, even_cuts(len(lists), None), wants_entropy=True)
+            assert found.entropies is not None
+            logps, entropies = found.logps, found.entropies
+        entropy = (entropies.detach() * counted).sum() / counted.sum().clamp(min=1)
+        return logps * counted, counted, entropy
+
+    @staticmethod
+    def _plain_scores(model: Any, lists: Completions) -> tuple[torch.Tensor, torch.Tensor]:
+        """(S, T) log-probabilities and entropies by TRL's fused head, each list with its own copy of the prompt."""
+        ids, mask, own = lists.padded_right()
+        outputs = model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(own == 0, -100), fused_lm_head=True)
+        kept, of_lists = own[:, 1:].bool(), lists.completion_mask.bool()
+
+        def placed(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(of_lists.shape).masked_scatter(of_lists, values[kept])
+
+        return placed(outputs.log_probs), placed(outputs.entropy)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -253,7 +265,7 @@ class PreferenceTrainer(Metered):
             "implicit_reward_chosen": chosen.mean(),
             "implicit_reward_rejected": rejected.mean(),
             "implicit_reward_margin": (chosen[:, None] - rejected).mean(),
-            "implicit_reward_accuracy": (chosen > rejected.amax(dim=1)).float().mean(),
+            "implicit_reward_accuracy": (ratios[:, 0] - ratios[:, 1:].amax(dim=1) > TIE).float().mean(),
         }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 
 from rlbench.base.errors import BadInput
 from rlbench.models.batches import Completions
@@ -103,15 +103,25 @@ class SharedPasses:
         return TokenScores.joined(found)
 
 
+def reasons_of_training(trainer: Trainer) -> list[str]:
+    """Reasons why a trainer's way of distributing a model cannot share prompts."""
+    state, reasons = trainer.accelerator.state, []
+    if trainer.is_deepspeed_enabled and state.deepspeed_plugin.zero_stage == 3:
+        reasons.append("DeepSpeed ZeRO-3 shards the LM head")
+    if trainer.is_fsdp_enabled and state.fsdp_plugin.activation_checkpointing:
+        reasons.append("FSDP2's gradient checkpointing keeps no cache")
+    return reasons
+
+
 def shared_passes(
-    share: str, models: Sequence[PreTrainedModel], against: Sequence[str | None], **settings: Any
+    share: str, models: Sequence[PreTrainedModel], against: Sequence[str], **settings: Any
 ) -> SharedPasses | None:
     """Passes with shared prompts, or None where only the plain pass can be used.
 
     Args:
         share: `trainer.share_prompts`.
         models: the policy and its reference.
-        against: reasons why the way of training cannot share prompts; None for each that does not hold.
+        against: reasons why the way of training cannot share prompts (`reasons_of_training`).
         **settings: as for `SharedPasses`.
 
     Raises:
@@ -119,7 +129,7 @@ def shared_passes(
     """
     if share == "never":
         return None
-    reason = next(filter(None, [*against, *map(reason_against, models)]), None)
+    reason = next(filter(None, [*against, *map(reason_against, models)]), "")
     if reason and share == "always":
         raise BadInput(f"trainer.share_prompts = always, but prompts cannot be shared: {reason}. Use auto or never")
     if reason:

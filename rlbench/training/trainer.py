@@ -39,6 +39,7 @@ from rlbench.training.scoring import (
     cuts_by_tokens,
     even_cuts,
     pad_rows,
+    reasons_of_training,
     shared_passes,
     shuffled_groups,
     taken,
@@ -112,15 +113,10 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     def _shared_passes(self) -> SharedPasses | None:
         unwrap, args = self.accelerator.unwrap_model, self.args
-        stage = self.accelerator.state.deepspeed_plugin.zero_stage if self.is_deepspeed_enabled else 0
-        checkpoints = self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.activation_checkpointing
         return shared_passes(
             self.batching.share_prompts,
             [unwrap(model) for model in (self.model, self.ref_model) if model is not None],
-            [
-                "DeepSpeed ZeRO-3 shards the LM head" if stage == 3 else None,
-                "FSDP2's gradient checkpointing keeps no cache" if checkpoints else None,
-            ],
+            reasons_of_training(self),
             temperature=self.temperature,
             recompute=args.gradient_checkpointing,
             autocast=self.accelerator.autocast,
