@@ -141,7 +141,8 @@ def attend(
     layer, places = _state.layer, _state.places
     assert layer is not None and places is not None and dropout == 0.0
     refuse_unknown(module, others, "trainer.share_prompts=never")
-    prompt_keys, prompt_values = layer.prompt
+    # Under autocast, rotary angles make queries and keys float32, and a cache stores values in the precision of keys.
+    query, key, prompt_keys, prompt_values = (one.to(value.dtype) for one in (query, key, *layer.prompt))
     output: torch.Tensor = _GroupAttention.apply(query, key, value, prompt_keys, prompt_values, places, scaling)
     return output.transpose(1, 2), None
 
