@@ -6,6 +6,7 @@ The backward pass of each part takes the merged output and normaliser, and gives
 no key of a prompt is copied for its completions, and no mask is built.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,19 +33,29 @@ def can_attend(model: PreTrainedModel, cache: DynamicCache, prompt_mask: torch.T
         prompt_mask: (n, P) 1 at tokens of prompts.
         tokens: largest number of tokens of a prompt with its completion.
     """
-    config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
     return (
         prompt_mask.device.type == "cpu"
-        and config._attn_implementation == "sdpa"
-        and type(model)._supports_attention_backend
-        and kinds <= {"full_attention"}
-        and (window is None or window >= tokens)
-        and not getattr(config, "num_kv_shared_layers", None)
+        and tokens <= most_tokens(model)
         and all(type(layer) is DynamicLayer and layer.keys.size(3) == layer.values.size(3) for layer in cache.layers)
         and bool(prompt_mask.any(1).all())
     )
+
+
+def most_tokens(model: PreTrainedModel) -> float:
+    """Largest number of tokens of a prompt with its completion for which `attend` knows the model's attention.
+
+    0 for a model whose attention it does not know, infinity for one without a window.
+    """
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    known = (
+        config._attn_implementation == "sdpa"
+        and type(model)._supports_attention_backend
+        and kinds <= {"full_attention"}
+        and not getattr(config, "num_kv_shared_layers", None)
+    )
+    return 0 if not known else math.inf if window is None else window
 
 
 class HeldLayer(DynamicLayer):

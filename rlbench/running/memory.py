@@ -5,7 +5,6 @@ docs/budget-and-safety.md says what is counted and how accurate it is.
 """
 
 import json
-import re
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,91 +12,26 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from rlbench.config.schema import AlgorithmConfig, Config
+from rlbench.config.schema import AlgorithmConfig, Config, PreferenceConfig
 from rlbench.data.record import RankedListDataset
 from rlbench.data.stored import column
 from rlbench.evaluation.lengths import longest_of
 from rlbench.models.loading import load_tokenizer, locate_model
+from rlbench.running.memory_generation import evaluation, rollout
+from rlbench.running.memory_shape import Shape, shape_of
+from rlbench.running.memory_updates import Pass, bytes_of_weights, kept, passes_of_updates, plain_pass, update
 from rlbench.runs import inputs
 from rlbench.training.arguments import on_cpu
 
-FLOAT, HALF = 4, 2  # bytes per number
-TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-"""Tile size, in tokens and vocabulary entries, in which TRL's fused LM head computes logits (trl/kernels)."""
-TILE_COPIES = 5
-"""Number of tile-sized tensors that it holds at once on a CPU. The GPU kernel works in place."""
 RUNTIME = 64 * 2**20
 """Bytes that a CPU process needs in addition once it trains: kernels, threads, batches."""
 HEAP = 1.35
 """Ratio of memory taken by a CPU's allocator to memory in use, for temporary tensors. Freed memory stays with the
 process in gaps that may not fit later tensors.
 """
-STEP_COPIES = 4
-"""Number of vocabulary-sized copies of the logits that sampling a token makes."""
 CGROUP = Path("/sys/fs/cgroup")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a decoder, from its configuration.
-
-    Attributes:
-        parameters: number of weights; tied weights count once.
-        layers: number of blocks.
-        hidden: width of the residual stream.
-        intermediate: width of the feed-forward part.
-        attention: number of heads times head size.
-        key_value: the same for keys and values.
-        vocabulary: number of entries of the LM head.
-    """
-
-    parameters: int
-    layers: int
-    hidden: int
-    intermediate: int
-    attention: int
-    key_value: int
-    vocabulary: int
-
-
-def shape_of(model: PretrainedConfig) -> Shape:
-    """Return the sizes of a model of any architecture, without creating weights.
-
-    Raises:
-        ValueError, AttributeError, TypeError: if the config does not contain them. Code from a model's own folder may
-            raise anything.
-    """
-    with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(model)
-    text = model.get_text_config()  # maps names such as GPT-2's n_embd to the usual ones
-    heads, size = text.num_attention_heads, getattr(text, "head_dim", None)
-    size = size or text.hidden_size // heads
-    return Shape(
-        sum(p.numel() for p in made.parameters()),
-        text.num_hidden_layers,
-        text.hidden_size,
-        _feed_forward(text, made),
-        heads * size,
-        (getattr(text, "num_key_value_heads", None) or heads) * size,
-        text.vocab_size,
-    )
-
-
-FEED_FORWARD = ("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
-"""Names that configs use for the width of the feed-forward part. The width of a single expert comes first."""
-
-
-def _feed_forward(text: PretrainedConfig, model: PreTrainedModel) -> int:
-    """Return the feed-forward width for one token; with experts, the sum over the experts it is routed to."""
-    known = [width for name in FEED_FORWARD if (width := getattr(text, name, None))]
-    experts = max(getattr(text, "num_experts_per_tok", None) or 1, 1)
-    if known:
-        return known[0] * experts
-    # No known name: use the widest matrix of a block, which is its feed-forward part or its equivalent.
-    inside = [p for name, p in model.named_parameters() if p.dim() == 2 and re.search(r"\.\d+\.", name)]
-    return max(max(matrix.shape) for matrix in inside)
 
 
 @dataclass(frozen=True)
@@ -162,24 +96,22 @@ def estimate(
         on_gpu: whether it computes on a GPU.
         processes: number of processes of the run; each is assumed to hold all weights.
     """
-    weights = shape.parameters * (HALF if config.model.dtype == "bfloat16" else FLOAT)
+    weights = bytes_of_weights(config, shape)
     held = {"process": 0 if on_gpu else psutil.Process().memory_info().rss + RUNTIME, "weights": weights}
     trained = held | {"optimiser": 2 * weights}
-    length = prompt + config.generation.max_new_tokens
-    lists = _evaluation(config, shape, prompt, contexts)
+    lists = evaluation(config, shape, prompt, contexts)
     phases = {"evaluation": held | lists}
     if "sft" in config.stages:
         sft = config.trainer.sft
-        rows = min(sft.micro_batch_size, sft.batch_size // processes)
-        phases["SFT update"] = trained | _update(config, shape, rows, min(sft.max_length, length), on_gpu, weights)
+        one = _demonstrations(config, min(sft.micro_batch_size, sft.batch_size // processes), prompt)
+        phases["SFT update"] = trained | update(config, shape, one, on_gpu)
         if sft.evaluate_every is not None:
             phases["evaluation"] = trained | lists
     if config.stage == "rl":
-        rl = config.trainer.rl
-        share = rl.completions_per_update // processes
-        trained |= {"reference": weights if needs_reference(config) else 0}
-        phases["rollout"] = trained | _rollout(config, shape, prompt, share, on_gpu)
-        phases["update"] = trained | _update(config, shape, min(rl.micro_batch_size, share), length, on_gpu, weights)
+        trained |= {"reference": weights if "reference" in _needs(config) else 0}
+        share = config.trainer.rl.completions_per_update // processes
+        phases["rollout"] = trained | rollout(config, shape, prompt, share, on_gpu)
+        phases["update"] = trained | _largest_update(config, shape, prompt, on_gpu, processes)
         phases["evaluation"] = trained | lists
     if not on_gpu:
         phases = {phase: parts | _heap(parts, held | lists) for phase, parts in phases.items()}
@@ -202,80 +134,32 @@ def _heap(parts: Mapping[str, int], generating: Mapping[str, int]) -> dict[str, 
     return {"heap": int(HEAP * (passing + left)) - passing}
 
 
-def needs_reference(config: Config) -> bool:
-    """Whether the RL stage keeps a reference model."""
+def _demonstrations(config: Config, rows: int, prompt: int) -> Pass:
+    """The largest pass over demonstrations."""
+    length = min(config.trainer.sft.max_length, prompt + config.generation.max_new_tokens)
+    completion = min(config.generation.max_new_tokens, length)
+    return plain_pass(rows, length - completion, completion)
+
+
+def _largest_update(config: Config, shape: Shape, prompt: int, on_gpu: bool, processes: int) -> dict[str, int]:
+    """Return the components of the RL stage's largest update."""
+    passes = passes_of_updates(config, shape, prompt, processes)
+    updates = [update(config, shape, one, on_gpu) for one in passes]
+    if "demonstrations" in _needs(config):  # a further pass in the same graph
+        more = kept(config, shape, _demonstrations(config, passes[0].rows, prompt), on_gpu)
+        updates = [parts | {"demonstrations": more} for parts in updates]
+    return max(updates, key=lambda parts: sum(parts.values()))
+
+
+def _needs(config: Config) -> list[str]:
+    """Which of reference and demonstrations the updates of policy optimisation need."""
     from rlbench.objective import Objective  # dry runs of other stages do not need it
 
     if not isinstance(config.algorithm, AlgorithmConfig):
-        return False  # it stores the reference's log-probabilities, not the model
-    return Objective(config.algorithm, config.reward, config.dataset.list_length).needs_reference
-
-
-def _generation(config: Config, shape: Shape, prompt: int, rows: int) -> dict[str, int]:
-    """Return the memory of plain generate for `rows` lists: KV cache, forward pass over prompts, logits of a step."""
-    number = HALF if config.trainer.bf16 or config.model.dtype == "bfloat16" else FLOAT
-    tokens = rows * (prompt + config.generation.max_new_tokens)
-    cache = 2 * shape.layers * shape.key_value * tokens * number
-    one_layer = cache // shape.layers  # the cache grows by copying one layer at a time
-    first_pass = rows * prompt * (3 * shape.intermediate + 4 * shape.hidden + prompt) * number
-    return {
-        "KV cache": cache + one_layer,
-        "prompts": first_pass,
-        "logits": STEP_COPIES * rows * shape.vocabulary * FLOAT,
-    }
-
-
-def _evaluation(config: Config, shape: Shape, prompt: int, contexts: int) -> dict[str, int]:
-    """Return the memory of the largest evaluation batch: few of the longest prompts, or many that just fill it."""
-    evaluation, new = config.evaluation, config.generation.max_new_tokens
-    rows = min(evaluation.batch_size, contexts)
-    few = max(min(rows, evaluation.batch_tokens // (prompt + new)), 1)
-    filling = min(prompt, max(evaluation.batch_tokens // rows - new, 1))
-    batches = [_generation(config, shape, prompt, few)]
-    if evaluation.batch_tokens >= rows * (1 + new):
-        batches.append(_generation(config, shape, filling, rows))
-    return max(batches, key=lambda parts: sum(parts.values()))
-
-
-def _rollout(config: Config, shape: Shape, prompt: int, rows: int, on_gpu: bool) -> dict[str, int]:
-    """Return the memory of a rollout of `rows` completions with the configured engine."""
-    if config.generation.engine == "vllm_server":
-        return {}
-    if config.generation.engine == "vllm_colocate" and on_gpu:
-        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        return {"vLLM": int(config.generation.vllm.gpu_memory_utilization * total)}
-    return _generation(config, shape, prompt, rows)
-
-
-def _update(config: Config, shape: Shape, rows: int, length: int, on_gpu: bool, weights: int) -> dict[str, int]:
-    """Return an update's peak, at the end of the forward pass of a micro-batch of `rows` times `length` tokens."""
-    tokens = rows * length
-    number = HALF if config.trainer.bf16 else FLOAT
-    layers = shape.layers * tokens * _saved_by_layer(config, shape, length)
-    if config.trainer.gradient_checkpointing:
-        layers = tokens * (shape.layers * shape.hidden * FLOAT + _saved_by_layer(config, shape, length))
-    backward = tokens * (3 * shape.intermediate + 2 * shape.hidden) * number  # gradients of one block's activations
-    width = TILE_VOCABULARY if on_gpu else min(shape.vocabulary, TILE_VOCABULARY)
-    tile = min(tokens, TILE_TOKENS) * width * (number if on_gpu else FLOAT * TILE_COPIES)
-    head = (shape.vocabulary + tokens) * shape.hidden * FLOAT  # gradients of the LM head and of its input
-    return {
-        "gradients": weights,
-        "activations": layers + 3 * tokens * shape.hidden * FLOAT + backward,
-        "logits": tile + head,
-        "bf16 copies": shape.parameters * HALF if config.trainer.bf16 and config.model.dtype == "float32" else 0,
-    }
-
-
-def _saved_by_layer(config: Config, shape: Shape, length: int) -> int:
-    """Return the bytes per token that a block keeps for the backward pass, measured on Llama and Qwen2.
-
-    In float32 these are six vectors of the residual width (input, normalised and output of two norms); query, key,
-    value and output of the attention, with key and value repeated for all heads; four of the feed-forward part (gate,
-    its activation, up, product); and a row of the attention mask. Under autocast the norms stay in float32.
-    """
-    if config.trainer.bf16 or config.model.dtype == "bfloat16":
-        return 20 * shape.hidden + 14 * shape.attention + 4 * shape.intermediate * HALF + length * HALF
-    return FLOAT * (6 * shape.hidden + 4 * shape.attention + 4 * shape.intermediate + length)
+        return []  # preference optimisation stores the reference's log-probabilities, not the model
+    objective = Objective(config.algorithm, config.reward, config.dataset.list_length)
+    demonstrations = ["demonstrations"] if "demonstrations" in objective.needs else []
+    return ["reference", *demonstrations] if objective.needs_reference else demonstrations
 
 
 def available_memory(on_gpu: bool) -> int | None:
@@ -344,9 +228,13 @@ def largest(configs: Sequence[Config]) -> tuple[Config, MemoryEstimate | NoEstim
     for config in configs:
         full, rl, sft = asdict(config), config.trainer.rl, config.trainer.sft
         key = [full[name] for name in ("dataset", "model", "generation", "evaluation", "stage", "runtime")]
-        key += [rl.completions_per_update, rl.micro_batch_size, sft.batch_size, sft.micro_batch_size, sft.max_length]
-        key += [config.trainer.gradient_checkpointing, config.trainer.bf16]
-        key += [config.stage == "rl" and needs_reference(config), config.stages, sft.evaluate_every is None]
+        key += [full["trainer"][name] for name in ("gradient_checkpointing", "bf16", "share_prompts")]
+        key += [rl.completions_per_update, rl.group_size, rl.micro_batch_size, rl.micro_batch_tokens, rl.shuffle]
+        key += [sft.batch_size, sft.micro_batch_size, sft.max_length, sft.evaluate_every is None, config.stages]
+        if config.stage == "rl":
+            key += _needs(config)
+            if isinstance(config.algorithm, PreferenceConfig):
+                key += [config.algorithm.negatives, config.algorithm.sft_share]
         different.setdefault(json.dumps(key), config)
     found = []
     for config in different.values():

@@ -77,13 +77,17 @@ def settings_to_lower(config: Config, phase: str | None) -> list[str]:
     trainer = config.trainer
     name, section = ("rl", trainer.rl) if config.stage == "rl" else ("sft", trainer.sft)
     vllm = config.generation.engine == "vllm_colocate"
+    tokens = trainer.rl.micro_batch_tokens if config.stage == "rl" else None
     wanted = {
         f"trainer.{name}.micro_batch_size (now {section.micro_batch_size}; gradient accumulation keeps the batch "
-        "size)": (section.micro_batch_size > 1),
+        "size)": (tokens is None and section.micro_batch_size > 1),
+        f"trainer.rl.micro_batch_tokens (now {tokens})": tokens is not None,
+        "trainer.share_prompts=auto": config.stage == "rl" and trainer.share_prompts == "never",
         f"evaluation.batch_size (now {config.evaluation.batch_size})": config.evaluation.batch_size > 1,
         f"evaluation.batch_tokens (now {config.evaluation.batch_tokens})": True,
         "trainer.gradient_checkpointing=true": not trainer.gradient_checkpointing,
         "trainer.bf16=true": not trainer.bf16,
+        "generation.prefill=shared": config.generation.prefill == "repeated",
         f"generation.max_new_tokens (now {config.generation.max_new_tokens})": True,
         "generation.vllm.gpu_memory_utilization": vllm,
     }

@@ -4,11 +4,12 @@ Real measurements: `pytest -m slow tests/unit/test_memory.py` (minutes).
 """
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
+    MistralConfig,
     MixtralConfig,
     OPTConfig,
     Qwen2Config,
@@ -29,21 +31,23 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from rlbench.base.errors import OutOfMemory
+from rlbench.models import shared_prompt
+from rlbench.models.batches import Completions
 from rlbench.models.loading import load_tokenizer
+from rlbench.models.shared_prompt import prompt_rows, shared_scores
+from rlbench.models.token_head import LogitRule
 from rlbench.running import memory, shortage
 from rlbench.running.cli import CONF
-from rlbench.running.memory import (
-    _of_group,
-    _saved_by_layer,
-    estimate,
-    shape_of,
-    words,
-)
+from rlbench.running.memory import _of_group, estimate, words
+from rlbench.running.memory_shape import Shape, shape_of
+from rlbench.running.memory_updates import Pass, kept, of_plain_block, passes_of_updates
 from rlbench.running.shortage import is_out_of_memory, settings_to_lower
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import locate
+from rlbench.training.scoring import cuts_by_tokens
 from tests.conftest import SMALL, composed
 
+SHAPE = Shape(10**6, 4, 64, 128, 64, 32, 1000, shares_passes=True, shares_rollouts=True, held=math.inf)
 LLAMA = LlamaConfig(
     vocab_size=1000,
     hidden_size=256,
@@ -51,13 +55,13 @@ LLAMA = LlamaConfig(
     num_hidden_layers=2,
     num_attention_heads=8,
     num_key_value_heads=2,
+    head_dim=24,
     tie_word_embeddings=True,
 )
 
 
-def of(*overrides: str, on_gpu: bool = True) -> memory.MemoryEstimate:
+def of(*overrides: str, on_gpu: bool = True, shape: Shape = SHAPE) -> memory.MemoryEstimate:
     """Return the estimate by the GPU's rules (no process memory, no heap), without needing a GPU."""
-    shape = memory.Shape(10**6, 4, 64, 128, 64, 32, 1000)
     config = composed(*SMALL, *overrides)
     available = memory.available_memory
     memory.available_memory = lambda on_gpu: 10**9
@@ -70,7 +74,7 @@ def of(*overrides: str, on_gpu: bool = True) -> memory.MemoryEstimate:
 def test_a_shape_is_that_of_the_model():
     shape = shape_of(LLAMA)
     assert shape.parameters == sum(p.numel() for p in LlamaForCausalLM(LLAMA).parameters())
-    assert (shape.attention, shape.key_value, shape.layers) == (256, 64, 2)
+    assert (shape.attention, shape.key_value, shape.layers) == (192, 48, 2)
     assert shape_of(Qwen2Config(hidden_size=64, num_attention_heads=4, num_hidden_layers=1)).attention == 64
 
 
@@ -100,7 +104,7 @@ def test_a_shape_is_that_of_the_model():
 def test_a_shape_of_any_architecture(model, expected):
     """Layers, width, feed-forward width (of one token's experts), query width, key and value width, vocabulary."""
     shape = shape_of(model)
-    assert tuple(asdict(shape).values())[1:] == expected
+    assert tuple(asdict(shape).values())[1:7] == expected
     assert shape.parameters == sum(p.numel() for p in AutoModelForCausalLM.from_config(model).parameters())
 
 
@@ -125,51 +129,83 @@ def test_no_estimate_never_stops_a_run(mini, tiny_folder, tmp_path, monkeypatch)
 
 
 def test_few_long_prompts_are_no_reason_for_a_large_batch():
-    shape, config = memory.Shape(10**6, 4, 64, 128, 64, 32, 1000), composed(*SMALL, "generation.max_new_tokens=100")
+    config = composed(*SMALL, "generation.max_new_tokens=100")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "available_memory", lambda on_gpu: None)
-        long = estimate(config, shape, 30_000, 500, True).parts["evaluation"]
-        short = estimate(config, shape, 200, 500, True).parts["evaluation"]
-    assert long["KV cache"] == 2 * 4 * 32 * 4 * 30_100 * 4 + 2 * 32 * 4 * 30_100 * 4  # 4 rows of 131,072 tokens
+        long = estimate(config, SHAPE, 30_000, 500, True).parts["evaluation"]
+        short = estimate(config, SHAPE, 200, 500, True).parts["evaluation"]
+    of_layer = 2 * 32 * 4 * 4  # of 4 rows: there is room for 131,072 tokens
+    assert long["KV cache"] == 4 * of_layer * 30_100 + of_layer * 100
     assert short["logits"] == 4 * config.evaluation.batch_size * 1000 * 4
+
+
+def saved_bytes(layers: int, bf16: bool, forward) -> int:
+    """Bytes that a forward pass saves for its backward pass, counted with autograd's hooks. Parameters do not count."""
+    model = LlamaForCausalLM(LlamaConfig(**{**LLAMA.to_dict(), "num_hidden_layers": layers}))
+    seen, found = {p.untyped_storage()._cdata for p in model.parameters()}, []
+
+    def pack(tensor):
+        if tensor.untyped_storage()._cdata not in seen:
+            seen.add(tensor.untyped_storage()._cdata)
+            found.append(tensor)
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        forward(model)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found)
+
+
+def saved_by_a_block(bf16: bool, forward) -> float:
+    """`saved_bytes` of a block: half the difference between four blocks and two, without autocast's weight copies."""
+    copies = 2 * (3 * 256 * 704 + 2 * 256 * 192 + 2 * 256 * 48) if bf16 else 0
+    return (saved_bytes(4, bf16, forward) - saved_bytes(2, bf16, forward)) / 2 - copies
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_what_a_block_keeps_is_what_torch_saves(bf16):
-    """Measured with autograd's hooks, as the difference between four blocks and two."""
-
-    def saved(layers: int) -> int:
-        model = LlamaForCausalLM(LlamaConfig(**{**LLAMA.to_dict(), "num_hidden_layers": layers}))
-        add_fused_lm_head(model, outputs=("log_probs", "entropy"))
-        seen, kept = {p.untyped_storage()._cdata for p in model.parameters()}, []
-
-        def pack(tensor):
-            if tensor.untyped_storage()._cdata not in seen:
-                seen.add(tensor.untyped_storage()._cdata)
-                kept.append(tensor)
-            return tensor
-
+    def forward(model):
         ids, mask = torch.ones(16, 100, dtype=torch.long), torch.ones(16, 100, dtype=torch.long)
         mask[0, :3] = 0
-        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True)
-        return sum(tensor.untyped_storage().nbytes() for tensor in kept)
+        add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+        model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True)
 
-    shape, config = shape_of(LLAMA), composed(*SMALL, f"trainer.bf16={str(bf16).lower()}")
-    copies = 2 * (3 * 256 * 704 + 2 * 256 * 256 + 2 * 256 * 64) if bf16 else 0  # autocast's weight copies
-    by_token = ((saved(4) - saved(2)) / 2 - copies) / 1600
-    assert _saved_by_layer(config, shape, 100) == pytest.approx(by_token, rel=0.05)
+    config = composed(*SMALL, f"trainer.bf16={str(bf16).lower()}")
+    by_token = saved_by_a_block(bf16, forward) / 1600
+    assert of_plain_block(config, shape_of(LLAMA), 100) == pytest.approx(by_token, rel=0.05)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize(("prompt", "completion"), [(150, 60), (20, 100)])
+def test_what_a_shared_pass_keeps_is_what_torch_saves(prompt, completion, copied, bf16, monkeypatch):
+    """With prompts held once, as on a CPU, and with copies of their keys and values, as on a GPU."""
+    if copied:
+        monkeypatch.setattr(shared_prompt, "can_attend", lambda *_: False)
+    prompts = torch.arange(3)[:, None].expand(3, prompt + 1).repeat_interleave(8, 0).clone()
+    mask, completions = torch.ones_like(prompts), torch.ones(24, completion, dtype=torch.long)
+    mask[:8, :3] = 0
+
+    def forward(model):
+        rows = prompt_rows(prompts, mask, completions, torch.ones_like(completions))
+        shared_scores(model, rows, LogitRule(), wants_entropy=True)
+
+    config, one = composed(*SMALL, f"trainer.bf16={str(bf16).lower()}"), Pass(3, 24, 8, prompt, completion, True)
+    shape = shape_of(LLAMA)
+    two, four = (kept(config, replace(shape, layers=layers), one, copied) for layers in (2, 4))
+    cache = 24 * (prompt + completion) * 2 * shape.key_value * 4 if copied else 0  # freed after the forward pass
+    assert (four - two) / 2 - cache == pytest.approx(saved_by_a_block(bf16, forward), rel=0.05)
 
 
 def test_parts_grow_with_what_makes_them():
     small, wide = of("trainer.rl.micro_batch_size=8"), of("trainer.rl.micro_batch_size=64")
     assert wide.parts["update"]["activations"] == 8 * small.parts["update"]["activations"]
-    assert wide.parts["rollout"] == small.parts["rollout"] and wide.phase == "update"
+    assert wide.parts["rollout"] == small.parts["rollout"]
+    assert of("trainer.rl.micro_batch_size=64", "trainer.share_prompts=never").phase == "update"
     checkpointed = of("trainer.rl.micro_batch_size=64", "trainer.gradient_checkpointing=true")
     assert checkpointed.parts["update"]["activations"] < wide.parts["update"]["activations"] / 2
-    longer = of("generation.max_new_tokens=350")
-    assert longer.parts["rollout"]["KV cache"] == 400 * small.parts["rollout"]["KV cache"] // 150
+    plain, longer = (of("generation.prefill=repeated", f"generation.max_new_tokens={new}") for new in (100, 350))
+    assert longer.parts["rollout"]["KV cache"] == 400 * plain.parts["rollout"]["KV cache"] // 150
     assert of("evaluation.batch_size=9").parts["evaluation"]["logits"] == 9 * 4 * 1000 * 4
     without = of("algorithm.kl.beta=0")
     assert without.parts["update"]["reference"] == 0 and small.parts["update"]["reference"] == 4 * 10**6
@@ -177,6 +213,91 @@ def test_parts_grow_with_what_makes_them():
     assert (
         small.parts["update"]["optimiser"] == 8 * 10**6 and of("model.dtype=bfloat16").parts["update"]["weights"] == 2e6
     )
+
+
+def passes_of(*overrides: str, prompt: int = 300, shape: Shape = SHAPE, processes: int = 1) -> list[Pass]:
+    """The passes of updates with groups of 8, and 100 new tokens."""
+    config = composed(*SMALL, "trainer.rl.completions_per_update=64", "generation.max_new_tokens=100", *overrides)
+    return passes_of_updates(config, shape, prompt, processes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "prompts", "rows"),
+    [
+        ([], 8, 64),
+        (["trainer.rl.micro_batch_size=4"], 1, 4),
+        (["trainer.rl.micro_batch_size=1"], 1, 1),
+        (["trainer.rl.group_size=64", "trainer.rl.micro_batch_size=8"], 1, 8),
+        (["trainer.rl.completions_per_update=48", "trainer.rl.micro_batch_size=12"], 2, 12),
+        (["trainer.rl.shuffle=completions", "trainer.rl.micro_batch_size=32"], 8, 32),
+        (["trainer.rl.shuffle=completions", "trainer.rl.micro_batch_size=8"], 8, 8),
+        (["trainer.share_prompts=never"], 64, 64),
+        (["trainer.rl.micro_batch_tokens=2400"], 2, 16),  # 3 * 300 + 17 * 100 is more
+        (["trainer.rl.micro_batch_tokens=50"], 1, 1),
+        (["trainer.rl.micro_batch_tokens=2400", "trainer.rl.shuffle=completions"], 6, 6),
+        (["trainer.rl.micro_batch_tokens=2400", "trainer.share_prompts=never"], 16, 16),
+    ],
+)
+def test_completions_are_forwarded_as_in_the_run(overrides, prompts, rows):
+    (found,) = passes_of(*overrides)
+    assert (found.prompts, found.rows) == (prompts, rows)
+    assert found.own_head == ("trainer.share_prompts=never" not in overrides)
+
+
+def test_cuts_by_tokens_are_those_of_the_run():
+    (found,) = passes_of("trainer.rl.micro_batch_tokens=2400")
+    prompts = torch.arange(8).repeat_interleave(8)[:, None].expand(64, 300)
+    completions = torch.ones(64, 100, dtype=torch.long)
+    cuts = cuts_by_tokens(Completions(prompts, torch.ones_like(prompts), completions, completions), 2400)
+    assert found.rows == max(cut.stop - cut.start for cut in cuts)
+
+
+def test_prompts_are_shared_only_where_the_run_shares_them():
+    """A saving below 1.15, a model that cannot share, or weights that are sharded."""
+    assert passes_of(prompt=17)[0].prompts == 64 and passes_of(prompt=18)[0].prompts == 8
+    assert passes_of("trainer.share_prompts=always", prompt=17)[0].prompts == 8
+    (without,) = passes_of(shape=replace(SHAPE, shares_passes=False))
+    assert without.prompts == 64 and not without.own_head
+    for sharded in (
+        ["trainer.parallel.strategy=deepspeed", "trainer.parallel.zero_stage=3"],
+        ["trainer.parallel.strategy=fsdp2", "trainer.gradient_checkpointing=true"],
+    ):
+        assert [passes_of(*sharded, processes=count)[0].own_head for count in (1, 2)] == [True, False]
+
+
+def test_tuples_share_prompts():
+    """But not where only the chosen lists are trained on."""
+    tuples = ["algorithm=s_dpo", "algorithm.negatives=3", "trainer.rl.micro_batch_size=16"]
+    assert [(one.prompts, one.rows) for one in passes_of(*tuples, "algorithm.sft_share=0")] == [(4, 16)]
+    assert [(one.prompts, one.rows) for one in passes_of(*tuples, "algorithm.sft_share=0.5")] == [(4, 16), (16, 16)]
+
+
+def test_sharing_saves_memory():
+    shared = of()
+    plain = of("trainer.share_prompts=never", "generation.prefill=repeated")
+    assert shared.parts["update"]["activations"] < 0.8 * plain.parts["update"]["activations"]
+    assert shared.parts["rollout"]["KV cache"] < 0.8 * plain.parts["rollout"]["KV cache"]
+    cannot = replace(SHAPE, shares_passes=False, shares_rollouts=False)
+    assert of(shape=cannot).parts == plain.parts
+    # A GPU copies the prompts' keys and values. A CPU does so only for attention that is not known.
+    held, copied = of(on_gpu=False), of(on_gpu=False, shape=replace(SHAPE, held=0))
+    assert copied.parts["update"]["activations"] > 1.1 * held.parts["update"]["activations"]
+    assert copied.parts["update"]["activations"] == shared.parts["update"]["activations"]
+
+
+def test_what_a_model_can_share():
+    shape = shape_of(LLAMA)
+    assert (shape.shares_passes, shape.shares_rollouts, shape.held) == (True, True, math.inf)
+    windowed = Qwen2Config(num_hidden_layers=1, use_sliding_window=True, sliding_window=64, max_window_layers=0)
+    assert shape_of(windowed).held == 0
+    mistral = MistralConfig(num_hidden_layers=1, hidden_size=64, num_attention_heads=4, sliding_window=64)
+    assert shape_of(mistral).held == 64
+    dropout = GPT2Config(n_embd=64, n_layer=1, n_head=4)  # p = .1
+    assert not shape_of(dropout).shares_passes and shape_of(dropout).shares_rollouts
+
+
+def test_demonstrations_in_updates_are_counted():
+    assert "demonstrations" not in of().parts["update"] and of("algorithm=uniapl").parts["update"]["demonstrations"] > 0
 
 
 def test_a_warning_says_what_to_lower(capsys):
@@ -200,6 +321,10 @@ def test_what_helps_the_phase_comes_first():
     assert keys("update")[:3] == ["trainer.rl.micro_batch_size", "trainer.gradient_checkpointing", "trainer.bf16"]
     assert keys("evaluation")[0] == "evaluation.batch_size" and keys("rollout")[0] == "trainer.bf16"
     assert sorted(keys("rollout")) == sorted(keys("update")) == sorted(keys(None))
+    paths = ["trainer.rl.micro_batch_tokens=900", "trainer.share_prompts=never", "generation.prefill=repeated"]
+    config = composed(*SMALL, *paths)
+    assert keys("update")[:2] == ["trainer.rl.micro_batch_tokens", "trainer.share_prompts"]
+    assert keys("rollout")[:2] == ["trainer.bf16", "generation.prefill"]
     done = composed(*SMALL, "trainer.rl.micro_batch_size=1", "trainer.bf16=true", "trainer.gradient_checkpointing=true")
     assert len(settings_to_lower(done, "update")) == 3
 
@@ -245,7 +370,8 @@ def test_a_control_group_bounds_what_there_is(tmp_path):
 
 
 def test_a_dry_run_shows_the_parts(tmp_path):
-    configs = [composed(*SMALL, f"cache_dir={tmp_path}", f"trainer.rl.micro_batch_size={size}") for size in (8, 64)]
+    place = [f"cache_dir={tmp_path}", "trainer.sft.micro_batch_size=4"]
+    configs = [composed(*SMALL, *place, f"trainer.rl.micro_batch_size={size}") for size in (8, 64)]
     console = Console(record=True, width=200)
     shortage.show(configs, 2, console)
     text = console.export_text()
