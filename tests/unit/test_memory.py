@@ -396,26 +396,32 @@ SHORT = [
     "trainer.rl.save_every=100",
     "trainer.sft.save_every=100",
     "evaluation.every=100",
-    "generation.max_new_tokens=40",
 ]
 MEDIUM = ["model.hidden_size=512", "model.intermediate_size=1408", "model.layers=16", "model.heads=8"]
 """52 million parameters."""
 
 
+PLAIN = ["trainer.share_prompts=never", "generation.prefill=repeated"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "completions", "micro_batch", "more"),
+    ("model", "completions", "micro_batch", "new", "more"),
     [
-        ([], 64, 64, ["generation.max_new_tokens=100"]),
-        (MEDIUM, 8, 2, []),
-        (MEDIUM, 8, 8, []),
-        (MEDIUM, 32, 32, []),
-        (MEDIUM, 32, 32, ["trainer.gradient_checkpointing=true"]),
+        ([], 64, 64, 100, []),
+        (MEDIUM, 8, 2, 40, []),
+        (MEDIUM, 8, 8, 40, []),
+        (MEDIUM, 32, 32, 40, []),
+        (MEDIUM, 32, 32, 40, ["trainer.rl.micro_batch_tokens=2000"]),
+        (MEDIUM, 32, 32, 40, ["trainer.gradient_checkpointing=true"]),
+        (MEDIUM, 32, 32, 40, PLAIN),
+        (MEDIUM, 32, 32, 40, ["algorithm=s_dpo"]),
     ],
 )
-def test_the_estimate_is_near_what_is_measured(model, completions, micro_batch, more, tmp_path):
+def test_the_estimate_is_near_what_is_measured(model, completions, micro_batch, new, more, tmp_path):
     """Within a quarter of the process's peak resident memory."""
     batches = [f"trainer.rl.completions_per_update={completions}", f"trainer.rl.micro_batch_size={micro_batch}"]
+    batches.append(f"generation.max_new_tokens={new}")
     overrides = [*SHORT, *model, *batches, *more, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for stage in ("sft", "rl"):  # each in its own process
