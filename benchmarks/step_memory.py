@@ -33,7 +33,7 @@ def peak_of_update(side: Side) -> int:
         reset_peak_memory(on_gpu)
         side.update()
         return torch.cuda.max_memory_allocated()
-    held, before = side.tensor_bytes, _resident()
+    held, before = side.tensor_bytes, resident()
     reset_peak_memory(on_gpu)
     side.update()
     peak = peak_memory(on_gpu)["process"]
@@ -41,7 +41,7 @@ def peak_of_update(side: Side) -> int:
     return held + peak - before
 
 
-def _resident() -> int:
+def resident() -> int:
     """Resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

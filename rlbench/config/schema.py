@@ -617,7 +617,7 @@ class GenerationConfig:
         template_date: date, YYYY-MM-DD, that a chat template receives when it asks for the current date.
         prefill: shared forwards each prompt once for all of its lists; repeated forwards it once per list, with
             transformers' generate. It applies to evaluation, to preference lists, and to rollouts of
-            engine=transformers.
+            engine=transformers. The engines continuous and vllm_colocate get a prompt once, or once per list.
         stop_after_list: end a rollout's list at the newline after its N-th entry, for algorithms and rewards that read
             nothing behind it. Evaluation is not affected.
     """

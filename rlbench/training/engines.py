@@ -1,9 +1,10 @@
 """Additions to TRL's code for rollout engines: the run's seed, a repeatable order of requests, unchanged weights.
 
-TRL 1.16 drives the engines. It leaves three problems, which are solved here without copying its methods:
+TRL 1.16 drives the engines. It leaves four problems, which are solved here without copying its methods:
 
 - A colocated vLLM engine is seeded with the number of its tensor-parallel group, whatever the run's seed. Requests to a
   vLLM server have no seed.
+- A colocated vLLM engine receives a prompt once for each of its completions.
 - transformers' `generate_batch` starts its thread before it submits the requests. So the size of the first batches, and
   with it the assignment of random numbers, depends on the timing of two threads.
 - In mixed precision, continuous batching permanently casts the trained model to half precision.
@@ -46,8 +47,13 @@ def request_seed(seed: int, update: int, prompt: int) -> int:
 
 
 @contextmanager
-def seeded_engine(args: GRPOConfig) -> Iterator[None]:
-    """Give the run's seed to a colocated vLLM engine that TRL creates in this block. A group's processes share it."""
+def prepared_engine(args: GRPOConfig, shared: bool) -> Iterator[None]:
+    """Give the run's seed to a colocated vLLM engine that TRL creates in this block. A group's processes share it.
+
+    Args:
+        args: the trainer's arguments.
+        shared: whether the engine gets a prompt once for all of its completions (`once_per_prompt`).
+    """
     if not args.use_vllm or args.vllm_mode != "colocate":
         yield
         return
@@ -55,13 +61,45 @@ def seeded_engine(args: GRPOConfig) -> Iterator[None]:
 
     def seeded(*, seed: int, **settings: Any) -> Any:
         # "vllm" keeps the engine from reading the model's generation_config.json: every request states all settings.
-        return make(seed=engine_seed(args.seed, seed), generation_config="vllm", **settings)
+        engine = make(seed=engine_seed(args.seed, seed), generation_config="vllm", **settings)
+        if shared:
+            engine.generate = once_per_prompt(engine.generate)
+        return engine
 
     vllm_generation.LLM = seeded
     try:
         yield
     finally:
         vllm_generation.LLM = make
+
+
+def once_per_prompt(generate: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """`LLM.generate` with one request for k equal prompts in a row, which asks for k completions.
+
+    A process may hold only part of a group, so k may differ between prompts. Each completion keeps its place and its
+    log-probabilities.
+
+    Args:
+        generate: the engine's own method.
+
+    Returns:
+        a method with one output of one completion for each given prompt, as TRL reads them.
+    """
+
+    def grouped(prompts: Sequence[Any], sampling_params: Any, **settings: Any) -> list[Any]:
+        runs = [list(same) for _, same in itertools.groupby(prompts)]
+        wanted = [copy.copy(sampling_params) for _ in runs]
+        for own, same in zip(wanted, runs, strict=True):
+            own.n = len(same)
+        outputs = generate([same[0] for same in runs], sampling_params=wanted, **settings)
+        found = []
+        for output in outputs:
+            for completion in output.outputs:
+                found.append(copy.copy(output))
+                found[-1].outputs = [completion]
+        return found
+
+    return grouped
 
 
 def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[], int]) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
 from rlbench.training.demonstrations import Demonstrations
-from rlbench.training.engines import lists_of_shared_prompts, repeatable_batches, seeded_engine, seeded_requests
+from rlbench.training.engines import lists_of_shared_prompts, prepared_engine, repeatable_batches, seeded_requests
 from rlbench.training.measures import rollout_measures
 from rlbench.training.metered import Metered
 from rlbench.training.rollout_log import RolloutLog
@@ -58,7 +58,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         batching: how completions become forward passes.
         ledger: records the run's spending; by default a new one.
         rollout_log: records sampled groups; None to record none.
-        prefill: `generation.prefill`: whether plain rollouts forward a prompt once or once per completion.
+        prefill: `generation.prefill`: whether engines get a prompt once or once per completion.
         stop_after_list: `generation.stop_after_list`: whether such a rollout ends after its N-th entry.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
@@ -87,7 +87,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         stop_after_list: bool = False,
         **kwargs: Any,
     ):
-        with seeded_engine(kwargs["args"]):
+        with prepared_engine(kwargs["args"], prefill == "shared"):
             super().__init__(reward_funcs=[scorer], **kwargs)
         if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
             client = self.vllm_generation.vllm_client

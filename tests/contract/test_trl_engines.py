@@ -1,4 +1,4 @@
-"""The seam to TRL's rollout engines: how TRL's code seeds a vLLM engine and a request to a server."""
+"""The seam to TRL's rollout engines: what TRL's code asks a vLLM engine or a server for, and with which seeds."""
 
 import os
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
 from rlbench.models.completing import ListEnd
-from rlbench.training.engines import engine_seed, request_seed, seeded_engine, seeded_requests
+from rlbench.training.engines import engine_seed, once_per_prompt, prepared_engine, request_seed, seeded_requests
 from rlbench.training.rl import trl_arguments
 from tests.conftest import SMALL, composed
 from tests.helpers_engine import NoisyEngine, noisy_engine  # noqa: F401
@@ -21,12 +21,34 @@ ENDED = ["generation.stop_after_list=true", "algorithm=rank_grpo", "algorithm.le
 
 
 class Engine:
-    """A replacement for vLLM's class that records its arguments."""
+    """A replacement for vLLM's class that records its arguments. It numbers the completions in the order of requests.
+
+    Attributes:
+        asked: prompts and numbers of completions of all requests.
+    """
 
     made: list[dict[str, Any]] = []
 
     def __init__(self, **settings: Any):
         Engine.made.append(settings)
+        self.asked: list[tuple[list[int], int]] = []
+
+    def generate(self, prompts: list[Any], sampling_params: Any, use_tqdm: bool) -> list[Any]:
+        of_each = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(prompts)
+        outputs, made = [], sum(n for _, n in self.asked)
+        for prompt, params in zip(prompts, of_each, strict=True):
+            ids = prompt["prompt_token_ids"]
+            completions = [self.completion(ids, made + i) for i in range(params.n)]
+            made += params.n
+            self.asked.append((ids, params.n))
+            outputs.append(SimpleNamespace(prompt_token_ids=ids, outputs=completions))
+        return outputs
+
+    @staticmethod
+    def completion(prompt: list[int], number: int) -> Any:
+        """A completion whose ids and log-probabilities tell its prompt and its number."""
+        logps = [{token: SimpleNamespace(rank=1, logprob=-token - number / 100)} for token in (*prompt, number)]
+        return SimpleNamespace(token_ids=[*prompt, number], logprobs=logps)
 
 
 @pytest.fixture
@@ -43,10 +65,11 @@ def engines(monkeypatch) -> list[dict[str, Any]]:
     return Engine.made
 
 
-def make_engines(processes: int, size: int) -> None:
+def make_engines(processes: int, size: int) -> list[VLLMGeneration]:
     """Construct engines by TRL's constructor, in each of several processes."""
     state = Accelerator(cpu=True).state
     model = SimpleNamespace(name_or_path="model", named_modules=lambda: [])
+    made = []
     for process in range(processes):
         alone = SimpleNamespace(
             num_processes=processes,
@@ -56,11 +79,12 @@ def make_engines(processes: int, size: int) -> None:
             state=state,
             wait_for_everyone=lambda: None,
         )
-        VLLMGeneration(model, alone, None, mode="colocate", tensor_parallel_size=size)
+        made.append(VLLMGeneration(model, alone, None, mode="colocate", tensor_parallel_size=size))
+    return made
 
 
 def test_trl_seeds_an_engine_with_its_group_alone(engines):
-    """`seeded_engine` is needed: TRL does not pass the run's seed to the engine."""
+    """`prepared_engine` is needed: TRL does not pass the run's seed to the engine."""
     make_engines(4, 2)
     assert [made["seed"] for made in engines] == [0, 0, 1, 1]
     assert {made["distributed_executor_backend"] for made in engines} == {"external_launcher"}
@@ -69,7 +93,7 @@ def test_trl_seeds_an_engine_with_its_group_alone(engines):
 @pytest.mark.parametrize("seed", [0, 5])
 def test_the_seed_reaches_every_engine(engines, seed, tmp_path):
     arguments = trl_arguments(composed(*SMALL, "generation=vllm_colocate", f"seed={seed}"), tmp_path)
-    with seeded_engine(arguments):
+    with prepared_engine(arguments, shared=True):
         make_engines(4, 2)
     assert [made["seed"] for made in engines] == [engine_seed(seed, group) for group in (0, 0, 1, 1)]
     assert {made["generation_config"] for made in engines} == {"vllm"}  # not the model's own file
@@ -79,8 +103,70 @@ def test_the_seed_reaches_every_engine(engines, seed, tmp_path):
 @pytest.mark.parametrize("option", ["default", "continuous", "vllm_server"])
 def test_nothing_is_replaced_for_other_engines(option, tmp_path, monkeypatch):
     monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
-    with seeded_engine(trl_arguments(composed(*SMALL, f"generation={option}"), tmp_path)):
+    with prepared_engine(trl_arguments(composed(*SMALL, f"generation={option}"), tmp_path), shared=True):
         assert vllm_generation.LLM is Engine
+
+
+@pytest.fixture
+def colocated(engines, monkeypatch, tmp_path) -> Any:
+    """TRL's generation with an engine in the process, with or without shared prompts."""
+    monkeypatch.setattr(vllm_generation, "SamplingParams", SimpleNamespace, raising=False)
+    arguments = trl_arguments(composed(*SMALL, "generation=vllm_colocate"), tmp_path)
+
+    def make(shared: bool) -> VLLMGeneration:
+        with prepared_engine(arguments, shared):
+            (engine,) = make_engines(1, 1)
+        engine.model = None
+        return engine
+
+    return make
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_engine_gets_a_prompt_once(colocated, size, monkeypatch):
+    """Completions and log-probabilities are those of TRL's requests, where a process holds only part of a group, too.
+
+    With two processes for one engine, each receives the other's prompts and keeps its own completions.
+    """
+    own = [[7, 8], [7, 8], [7, 8], [5], [5], [7, 8], [9]]
+    others = [[9], [9], [6], [6], [6], [6], [6]]
+
+    def gather(found, prompts, group):
+        found[:] = [others, own] if isinstance(prompts[0], list) else [prompts, prompts]
+
+    monkeypatch.setattr(vllm_generation.torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(vllm_generation.torch.distributed, "get_rank", lambda group: 1)
+    found = {}
+    for shared in (False, True):
+        engine = colocated(shared)
+        engine.tensor_parallel_size, engine.tp_group = size, None
+        found[shared] = engine.generate(own, None, num_generations=4)
+        asked = engine.llm.asked
+        if shared:
+            first = [([9], 2), ([6], 5)] if size == 2 else []
+            assert asked == [*first, ([7, 8], 3), ([5], 2), ([7, 8], 1), ([9], 1)]
+        else:
+            assert {n for _, n in asked} == {1} and len(asked) == 7 * size
+    prompt_ids, completion_ids, logps, _ = found[True]
+    assert found[True] == found[False] and prompt_ids == own
+    first = 7 * (size - 1)
+    assert completion_ids == [[*ids, first + place] for place, ids in enumerate(own)]
+    assert logps[1] == [[-token - (first + 1) / 100] for token in (7, 8, first + 1)]
+
+
+def test_requests_for_equal_prompts_keep_their_settings():
+    """The caller's settings are copied, not changed."""
+    given = SimpleNamespace(n=1, temperature=0.7)
+    engine, seen = Engine(), []
+
+    def generate(prompts, sampling_params, use_tqdm):
+        seen.extend(sampling_params)
+        return engine.generate(prompts, sampling_params, use_tqdm)
+
+    prompts = [{"prompt_token_ids": [i]} for i in (1, 1, 2)]
+    found = once_per_prompt(generate)(prompts, sampling_params=given, use_tqdm=False)
+    assert [(one.n, one.temperature) for one in seen] == [(2, 0.7), (1, 0.7)] and given.n == 1
+    assert [[one.token_ids for one in output.outputs] for output in found] == [[[1, 0]], [[1, 1]], [[2, 2]]]
 
 
 def test_requests_to_a_server_go_through_the_client(monkeypatch):

@@ -69,6 +69,15 @@ def test_the_seed_reaches_the_engine(colocated):
     assert all(a != b for a, b in zip(first["rollouts"][0], other["rollouts"][0], strict=True))
 
 
+def test_a_prompt_is_requested_once(colocated):
+    """Lists and log-probabilities are those of one request per completion, which `prefill=repeated` makes."""
+    shared, repeated = colocated("seed=0"), colocated("seed=0", "generation.prefill=repeated")
+    assert shared["requests"] == [[4, 4]] * 2 and repeated["requests"] == [[1] * 8] * 2
+    assert shared["rollouts"] == repeated["rollouts"]
+    for name in ("engine_logp_difference_mean", "engine_ratio_min"):
+        assert measured(shared, name) == pytest.approx(measured(repeated, name), rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def tiny_wide(tmp_path_factory) -> Path:
     from rlbench.data import load_dataset

@@ -6,6 +6,7 @@ runs refuse it; this script skips the repacking on the CPU and leaves the rest o
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,35 @@ def take_new_weights_on_the_cpu() -> None:
 
 
 class Noted:
-    """Record the rollouts of every trainer."""
+    """Record the rollouts of every trainer, and how many completions each request to an engine asks for."""
 
     def __init__(self) -> None:
         self.rollouts: list[list[list[int]]] = []
         self.seeds: list[int] = []
+        self.requests: list[list[int]] = []
         of_class = RankedListTrainer._generate_single_turn
 
         def generate(trainer: RankedListTrainer, *args: Any, **kwargs: Any) -> Any:
             if trainer.vllm_mode == "colocate":
-                self.seeds.append(trainer.vllm_generation.llm.llm_engine.vllm_config.model_config.seed)
+                engine = trainer.vllm_generation.llm.llm_engine
+                self.seeds.append(engine.vllm_config.model_config.seed)
+                self.requests.append([])
+                if len(self.requests) == 1:
+                    engine.add_request = self.noting(engine.add_request)
             found = of_class(trainer, *args, **kwargs)
             self.rollouts.append([list(ids) for ids in found[0]])
             return found
 
         RankedListTrainer._generate_single_turn = generate
+
+    def noting(self, add_request: Callable[..., Any]) -> Callable[..., Any]:
+        """The engine's own method, which also notes `n` of each request."""
+
+        def noted(request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+            self.requests[-1].append(params.n)
+            return add_request(request_id, prompt, params, *args, **kwargs)
+
+        return noted
 
 
 def main() -> None:
@@ -59,6 +74,7 @@ def main() -> None:
         "root": str(target.root),
         "rollouts": noted.rollouts,
         "seeds": noted.seeds,
+        "requests": noted.requests,
         "metrics": target.read_metrics(),
     }
     Path(out).write_text(json.dumps(found))
