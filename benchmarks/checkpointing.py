@@ -46,9 +46,8 @@ SHAPES = tuple(Shape.read(text) for text in ("60/60/8/4096", "300/120/8/4096", "
 CHECKED = Shape(9, 5, 3, 128)
 """The shape at which both forms are compared in float64."""
 TOLERANCE = 1e-7
-"""Largest difference of a float64 model, whose norms and rotary angles are still float32. Without these it is below
-1e-9,
-as a test shows (tests/unit/test_checkpointing.py)."""
+"""Maximum difference of a float64 model, which computes norms and rotary angles in float32. With these in float64 it is
+below 1e-9 (tests/unit/test_checkpointing.py)."""
 ROUNDS = 7
 WIDTH = 112
 """Columns of the table."""
