@@ -106,7 +106,7 @@ def train(name: str, overrides: list[str], seeds: list[int], folder: Path) -> Co
     if not paid.exists():
         cost = spent([*start, *common, "experiment_name=shared", "stage=sft"])
         write_text(paid, json.dumps(cost))
-    swept = ["-m", f"experiment_name={name}", f"seed={','.join(map(str, seeds))}", "hydra.launcher.jobs=1"]
+    swept = ["-m", f"experiment_name={name}", f"seed={','.join(map(str, seeds))}", f"hydra.launcher.jobs={PROCESSES}"]
     return Cost(json.loads(paid.read_text(encoding="utf-8")), spent([*start, *swept, *common]) / len(seeds))
 
 
@@ -143,16 +143,22 @@ def measure(name: str, overrides: list[str], found: Collection, cost: Cost) -> R
     )
 
 
+def overrides_of(settings: dict[str, Any], name: str) -> list[str]:
+    """The overrides of a setting: its own, and those of `common` for all other keys."""
+    of_key = {override.split("=")[0]: override for override in [*settings["common"], *settings["settings"][name]]}
+    return list(of_key.values())
+
+
 def search(settings: dict[str, Any], only: list[str], runs: Path, results: Path) -> pd.DataFrame:
     """Train and measure the settings that `results` lacks, and write the file after each."""
     table = pd.read_csv(results) if results.exists() else pd.DataFrame()
     for name in only or settings["settings"]:
         if len(table) and name in set(table["setting"]):
             continue
-        overrides = settings["settings"][name]
+        overrides = overrides_of(settings, name)
         folder = folder_of(runs, overrides)
         cost = train(name, overrides, settings["seeds"], folder)
-        row = measure(name, overrides, collect(folder / name), cost)
+        row = measure(name, settings["settings"][name], collect(folder / name), cost)
         table = pd.concat([table, pd.DataFrame([asdict(row)])], ignore_index=True)
         write_text(results, table.to_csv(index=False, float_format="%.5g"))
         print(pd.Series(asdict(row)).drop("overrides").to_string(), flush=True)

@@ -9,28 +9,47 @@ from omegaconf import OmegaConf
 from analysis.collection import collect
 from analysis.statistics import Scores, difference, minimum_detectable_difference, variance_components
 from analysis.tables.scores import row_scores
-from benchmarks.power import RESULTS, SEEDS, SETTINGS, Cost, measure
+from benchmarks.power import RESULTS, SEEDS, SETTINGS, Cost, measure, overrides_of
 from rlbench.base.program import CONF
 from rlbench.running.checks import check_values
 from tests.conftest import composed
 from tests.helpers_analysis import GROUP, write_sweep
 
 ROOT = CONF.parent
-LISTED = OmegaConf.to_container(OmegaConf.load(ROOT / SETTINGS))
+FILES = {SETTINGS: RESULTS, SETTINGS.with_stem("power_finalists"): RESULTS.with_stem("finalists")}
+"""Files of settings and of their results."""
+CHOSEN = "careful_more_60"
+"""The setting that became the benchmark."""
 
 
-@pytest.mark.parametrize("name", LISTED["settings"])
-def test_every_setting_can_run(name):
-    assert check_values(composed(*LISTED["settings"][name], "algorithm=grpo", "reward=relevance")) == []
+def settings_of(path):
+    return OmegaConf.to_container(OmegaConf.load(ROOT / path))
 
 
-def test_every_recorded_row_is_of_a_setting_as_it_is_written():
-    with (ROOT / RESULTS).open() as file:
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path in FILES for name in settings_of(path)["settings"]])
+def test_every_setting_can_run(path, name):
+    overrides = overrides_of(settings_of(path), name)
+    assert check_values(composed(*overrides, "algorithm=grpo", "reward=relevance")) == []
+    assert len({override.split("=")[0] for override in overrides}) == len(overrides)
+
+
+@pytest.mark.parametrize(("path", "results"), FILES.items())
+def test_every_recorded_row_is_of_a_setting_as_it_is_written(path, results):
+    listed = settings_of(path)
+    with (ROOT / results).open() as file:
         rows = list(csv.DictReader(file))
     assert rows
     for row in rows:
-        assert row["overrides"] == " ".join(LISTED["settings"][row["setting"]]), row["setting"]
-        assert int(row["seeds"]) >= len(LISTED["seeds"])
+        assert row["overrides"] == " ".join(listed["settings"][row["setting"]]), row["setting"]
+        assert int(row["seeds"]) >= len(listed["seeds"])
+
+
+def test_the_benchmark_is_the_chosen_setting():
+    """Its rate is chosen later, for each algorithm and reward, and it evaluates more often."""
+    overrides = overrides_of(settings_of(SETTINGS.with_stem("power_finalists")), CHOSEN)
+    later = ("trainer.rl.learning_rate", "evaluation.every")
+    of_setting = composed(*(one for one in overrides if not one.startswith(later)))
+    assert of_setting == composed()
 
 
 def test_the_row_of_a_setting(tmp_path):
