@@ -19,7 +19,7 @@ def at(tmp_path, *overrides):
 
 def test_the_hash_forgets_where_and_how_but_not_what(tmp_path):
     run = locate(at(tmp_path), "rl")
-    same = ["tracker=none", "runtime.threads=1", "cache_dir=elsewhere", "runtime.progress=false"]
+    same = ["tracker=none", "runtime.threads=1", f"cache_dir={tmp_path}/elsewhere", "runtime.progress=false"]
     same += ["trainer.rl.keep_checkpoints=5", "tracker.completions=3"]
     assert locate(at(tmp_path, *same), "rl").root == run.root
     for other in (
