@@ -165,7 +165,7 @@ def test_the_last_ones_are_kept_and_none_goes_before_the_next_is_there(keep, tra
 def test_the_best_weights_are_those_of_the_best_validation(trains, tmp_path):
     """The best weights are kept under both rules; with checkpoint=best the final model is a copy of them."""
     often = ["trainer.rl.save_every=1", "trainer.rl.keep_checkpoints=9", "evaluation.checkpoint=best"]
-    run = trains("rl", tmp_path, None, *often, "seed=4")  # with this seed lists end after update 3 only
+    run = trains("rl", tmp_path, None, *often, "seed=6")  # with this seed the first validation is not the best
     (step,) = steps_of(run.checkpoints, "best")
     assert step > 1  # if nothing is learnt, the first is the best and the test shows nothing
     best = load_file(run.checkpoints / f"best-{step}" / "model.safetensors")

@@ -282,7 +282,7 @@ def test_rollouts_repeat_with_their_seed(mini, tiny_folder, tmp_path):
 
 def test_rollouts_end_after_their_last_rank(mini, tiny_folder, tmp_path):
     """A policy that repeats one entry has exactly N of them; preambles and blank lines are no entries."""
-    config = composed(*SMALL, *ENDED, "generation.max_new_tokens=40", "dataset.list_length=3", "dataset.cutoffs=[3]")
+    config = composed(*SMALL, *ENDED, "generation.max_new_tokens=200", "dataset.list_length=3", "dataset.cutoffs=[3]")
     tokenizer, model = load(tiny_folder)
     trainer = make_trainer(config, mini, tokenizer, model, tmp_path)
     texts = {"": False, "Heat (1995)\n" * 3: True, "Heat (1995)\n" * 2 + "Heat (1995)": False}
@@ -292,7 +292,7 @@ def test_rollouts_end_after_their_last_rank(mini, tiny_folder, tmp_path):
     assert trainer.list_end is not None and trainer.list_end.least == 3
     trainer.list_end = ListEnd(trainer.list_end.newlines, 0, lambda rows: [True] * len(rows))
     asked = trainer._tokenize_prompts([mini.splits["train"][0].prompt] * 16)[0]
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     found = trainer._generate_single_turn(asked, None, {}, 16)[0]
     newlines = trainer.scorer.reader.newlines_per_token
     assert all(int(newlines[row[:-1]].sum()) == 0 for row in found if len(row) > 1)

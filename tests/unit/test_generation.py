@@ -116,7 +116,7 @@ def test_the_identity_holds_what_decides_results():
         (["generation.vllm.server_port=70000"], "server_port = 70000 must lie in [1, 65535]"),
         (["generation.vllm.server_timeout=0"], "server_timeout = 0.0 must be a positive number"),
         ([COLOCATE, "generation.vllm.tensor_parallel_size=2"], "does not divide the number of processes, 1"),
-        ([COLOCATE, "generation.vllm.max_model_length=100"], "leaves no room for a prompt"),
+        ([COLOCATE, "generation.vllm.max_model_length=60"], "leaves no room for a prompt"),
         ([COLOCATE, "generation.vllm.ratio_min=4"], "must be below generation.vllm.ratio_max = 3.0"),
         ([COLOCATE, "generation.vllm.ratio_max=-1"], "ratio_max = -1.0 must be a positive number, or be null"),
         (

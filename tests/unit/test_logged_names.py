@@ -190,7 +190,7 @@ def test_numbers_of_advantages(name, mini, tiny_folder, tmp_path):
     assert logged["advantage_mean"] == pytest.approx(statistics.mean(flat), abs=1e-6)
     assert logged["advantage_std"] == pytest.approx(statistics.stdev(flat), abs=1e-6)
     assert logged["effective_units"] == pytest.approx(total**2 / sum(value**2 for value in flat), rel=1e-5)
-    assert 1 < logged["effective_units"] < len(flat)
+    assert 1 < logged["effective_units"] <= len(flat)
     units = [[row[c] for row in rows[start : start + G]] for start in range(0, 16, G) for c in range(len(rows[0]))]
     dead = [all(abs(value) < ZERO_VARIANCE for value in group) for group in units]
     assert logged["frac_zero_variance_units"] == pytest.approx(sum(dead) / len(dead))

@@ -116,7 +116,7 @@ def rounds_of(*overrides):
 
 
 def test_rounds_share_updates_and_prompts():
-    rounds, config = rounds_of("algorithm.rounds=3")
+    rounds, config = rounds_of("algorithm.rounds=3", "trainer.rl.updates=100")
     assert [(one.first, one.preference, one.end) for one in rounds] == [(0, 11, 33), (33, 44, 66), (66, 77, 100)]
     assert [one.prompts for one in rounds] == [range(0, 133), range(133, 266), range(266, 400)]
     assert prompts_drawn(config.algorithm, config.trainer.rl) == 400  # 50 rollouts of 64 lists, 8 per prompt
@@ -159,7 +159,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_what_later_policies_made_is_dropped(tmp_path):
-    rounds, _ = rounds_of("algorithm.rounds=2")  # boundaries: 0, 17, 50, 67, 100
+    rounds, _ = rounds_of("algorithm.rounds=2", "trainer.rl.updates=100")  # boundaries: 0, 17, 50, 67, 100
     assert [(one.first, one.preference) for one in rounds] == [(0, 17), (50, 67)]
 
     def left(update):

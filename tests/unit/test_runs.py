@@ -66,7 +66,7 @@ def test_another_configuration_in_the_directory_is_refused(tmp_path):
     recorded = json.loads((run.root / "identity.json").read_text())
     recorded["rl"]["learning_rate"] = 7.0
     (run.root / "identity.json").write_text(json.dumps(recorded))
-    with pytest.raises(BadInput, match=r"rl.learning_rate: was 7.0, is now 0.\d+"), claim(run, config):
+    with pytest.raises(BadInput, match=r"rl.learning_rate: was 7.0, is now 5e-05"), claim(run, config):
         pass
 
 
@@ -125,14 +125,16 @@ def test_stages_of_a_cell(tmp_path, overrides, stages):
 
 
 def test_how_often_sft_is_evaluated_is_no_part_of_what_it_is(tmp_path):
-    plain, curve = at(tmp_path), at(tmp_path, "trainer.sft.evaluate_every=40")
+    updates = "trainer.sft.updates=360"
+    plain, curve = at(tmp_path, updates), at(tmp_path, updates, "trainer.sft.evaluate_every=40")
     for stage in ("sft", "rl"):
         assert locate(plain, stage).root == locate(curve, stage).root
     assert curve.trainer.sft.evaluated == [*range(0, 360, 40), 360] and plain.trainer.sft.evaluated == []
 
 
 def test_a_curve_that_a_finished_sft_stage_lacks_is_refused(tmp_path):
-    curve = at(tmp_path, "trainer.sft.evaluate_every=120")
+    updates = "trainer.sft.updates=360"
+    curve = at(tmp_path, updates, "trainer.sft.evaluate_every=120")
     run = locate(curve, "sft")
     assert check_curve(curve) == []  # not trained yet
     for step in (0, 240, 360):
@@ -140,8 +142,8 @@ def test_a_curve_that_a_finished_sft_stage_lacks_is_refused(tmp_path):
     run.set_status(DONE)
     (problem,) = check_curve(curve)
     assert "without 1 of the evaluations" in problem and "(updates 120)" in problem and str(run.root) in problem
-    assert check_curve(at(tmp_path)) == [] == check_curve(at(tmp_path, "trainer.sft.evaluate_every=240"))
-    assert check_curve(at(tmp_path, "trainer.sft.evaluate_every=120", "trainer.rl.start=base")) == []
+    assert check_curve(at(tmp_path)) == [] == check_curve(at(tmp_path, updates, "trainer.sft.evaluate_every=240"))
+    assert check_curve(at(tmp_path, updates, "trainer.sft.evaluate_every=120", "trainer.rl.start=base")) == []
 
 
 def test_an_evaluation_replaces_what_it_measures_and_nothing_else(tmp_path):
