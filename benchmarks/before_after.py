@@ -23,9 +23,11 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.power import SETTINGS
 from rlbench.base.files import write_json
 from rlbench.base.nested import flatten
 from rlbench.config.arguments import count
@@ -65,6 +67,15 @@ def taken_over(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
     return [f"{key}={json.dumps(before[key])}" for key in differing]
 
 
+def not_yet_known(before: Mapping[str, Any]) -> list[str]:
+    """Overrides that give settings the earlier version lacks the values under which they change nothing.
+
+    They describe the benchmark before the search for power (benchmarks/power.yaml).
+    """
+    common: list[str] = list(OmegaConf.load(CONF.parent / SETTINGS)["common"])
+    return [override for override in common if override.partition("=")[0] not in before]
+
+
 def seconds_of(tree: Path, folder: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Seconds of a run: `total` of the command, and of each stage.
 
@@ -100,7 +111,7 @@ def compare(
     """
     here = CONF.parent
     both = [settings(tree, [*CELL, *overrides]) for tree in (before, here)]
-    later = [*overrides, *taken_over(*both), *of_new]
+    later = [*overrides, *taken_over(*both), *not_yet_known(both[0]), *of_new]
     found = []
     for _ in range(pairs):
         with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.before_after import taken_over, whole_bench
+from benchmarks.before_after import not_yet_known, taken_over, whole_bench
 from rlbench.running.cli import CONF
 
 TOLERANCE = 0.15
@@ -65,6 +65,12 @@ def test_earlier_settings_are_taken_over() -> None:
         "trainer.bf16": None,
     }
     assert taken_over(before, after) == ["trainer.rl.updates=100", "trainer.bf16=false"]
+
+
+def test_settings_that_the_earlier_version_lacks_change_nothing() -> None:
+    found = not_yet_known({"dataset.genre_weight": 3, "trainer.rl.updates": 100})
+    assert {"dataset.careful_share=0", "dataset.noise_popularity=0", "model.pieces=words"} <= set(found)
+    assert not {override.split("=")[0] for override in found} & {"dataset.genre_weight", "trainer.rl.updates"}
 
 
 def test_the_bench_is_estimated_from_a_cell() -> None:
