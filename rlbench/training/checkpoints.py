@@ -230,6 +230,7 @@ class CheckpointWriter(TrainerCallback):
             drop(path)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # until here, transformers reads the folder in every process
         if state.is_world_process_zero:
             clear_partial(self.run.checkpoints)
 
