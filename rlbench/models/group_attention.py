@@ -2,14 +2,13 @@
 
 A completion's token attends to its prompt and to the completion's earlier tokens. Each part is one call of torch's
 fused attention, which also returns the logarithm of its normaliser. The two outputs are weighted by their normalisers.
-The backward pass of each part takes the merged output and normaliser, and gives this part's share of the gradient. So
-no key of a prompt is copied for its completions, and no mask is built.
+In the backward pass, fused attention runs once for each part with the merged output and normaliser. The gradient is the
+sum of both. A prompt's keys are not copied for its completions, and no mask is built.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,18 @@ from torch import nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rlbench.models.prompt_cache import PromptPlaces, apart, fused_part, merged, places_of, refuse_unknown, together
+from rlbench.models import prompt_cache
+from rlbench.models.prompt_cache import (
+    PromptHolder,
+    PromptPlaces,
+    apart,
+    fused_part,
+    latest_prompts,
+    merged,
+    places_of,
+    refuse_unknown,
+    together,
+)
 
 NAME = "rlbench_group_attention"
 """Name under which transformers knows `attend`."""
@@ -58,42 +68,28 @@ def most_tokens(model: PreTrainedModel) -> float:
     return 0 if not known else math.inf if window is None else window
 
 
-class HeldLayer(DynamicLayer):
+class HeldLayer(PromptHolder):
     """Keys and values of one layer's prompts. An update returns only the keys and values of the completions.
 
     Args:
-        prompts: (n, heads, P, width) keys and values, one each.
+        prompts: the layer after the prompts have been forwarded.
+        places: where completions stand among those of their prompts.
     """
 
-    def __init__(self, prompts: DynamicLayer) -> None:
+    def __init__(self, prompts: DynamicLayer, places: PromptPlaces) -> None:
         super().__init__()
         assert prompts.keys is not None and prompts.values is not None
-        self.prompt = prompts.keys, prompts.values
+        self.prompt, self.places = (prompts.keys, prompts.values), places
+        self._length = prompts.keys.size(2)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        _state.layer = self
+        self.remember()
         return key_states, value_states
 
     def get_seq_length(self) -> int:
-        return self.prompt[0].size(2)
-
-
-@dataclass
-class _State:
-    """What `attend` needs besides its arguments.
-
-    Attributes:
-        layer: the layer that was updated last. A module updates its layer directly before it calls `attend`.
-        places: where completions stand among those of their prompts.
-    """
-
-    layer: HeldLayer | None = None
-    places: PromptPlaces | None = None
-
-
-_state = _State()
+        return self._length
 
 
 @contextmanager
@@ -108,16 +104,10 @@ def attending(
         prompt_of: (B,) index of each completion's prompt.
         mask: (n, P) 1 at tokens of prompts.
     """
-    config = model.config.get_text_config(decoder=True)
-    held = DynamicCache(config=config)
-    held.layers = [HeldLayer(layer) for layer in cache.layers]
-    before = config._attn_implementation
-    config._attn_implementation, _state.places = NAME, places_of(prompt_of, mask)
-    try:
+    held, places = DynamicCache(config=model.config.get_text_config(decoder=True)), places_of(prompt_of, mask)
+    held.layers = [HeldLayer(layer, places) for layer in cache.layers]
+    with prompt_cache.attending(model, NAME):
         yield held
-    finally:
-        config._attn_implementation = before
-        _state.layer = _state.places = None
 
 
 def attend(
@@ -149,11 +139,11 @@ def attend(
     Raises:
         ValueError: the model's attention has a part that this function does not know.
     """
-    layer, places = _state.layer, _state.places
-    assert layer is not None and places is not None and dropout == 0.0
+    assert dropout == 0.0
+    (prompt_keys, prompt_values), places = latest_prompts()
     refuse_unknown(module, others, "trainer.share_prompts=never")
     # Under autocast, rotary angles make queries and keys float32, and a cache stores values in the precision of keys.
-    query, key, prompt_keys, prompt_values = (one.to(value.dtype) for one in (query, key, *layer.prompt))
+    query, key, prompt_keys, prompt_values = (one.to(value.dtype) for one in (query, key, prompt_keys, prompt_values))
     output: torch.Tensor = _GroupAttention.apply(query, key, value, prompt_keys, prompt_values, places, scaling)
     return output.transpose(1, 2), None
 

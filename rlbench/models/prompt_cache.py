@@ -64,8 +64,8 @@ def places_of(prompt_of: torch.Tensor, mask: torch.Tensor) -> PromptPlaces:
     return PromptPlaces(len(mask), size, slots, bias)
 
 
-class PromptLayer(DynamicLayer):
-    """Keys and values of one layer: first those of the prompts, then also those of completions, in reserved room.
+class PromptHolder(DynamicLayer):
+    """A layer of a cache whose completions attend to prompts that are held once.
 
     Attributes:
         prompt: keys and values of prompts, (n, heads, P, width) each; None while the prompts are forwarded.
@@ -76,6 +76,28 @@ class PromptLayer(DynamicLayer):
         super().__init__()
         self.prompt: tuple[torch.Tensor, torch.Tensor] | None = None
         self.places: PromptPlaces | None = None
+
+    def remember(self) -> None:
+        """Be the layer of the next attention. A module updates its layer directly before it calls attention."""
+        _latest[0] = self
+
+
+_latest: list[PromptHolder | None] = [None]
+"""The layer that was updated last."""
+
+
+def latest_prompts() -> tuple[tuple[torch.Tensor, torch.Tensor], PromptPlaces]:
+    """Keys and values of the prompts in the layer that was updated last, and where rows stand."""
+    layer = _latest[0]
+    assert layer is not None and layer.prompt is not None and layer.places is not None
+    return layer.prompt, layer.places
+
+
+class PromptLayer(PromptHolder):
+    """Keys and values of one layer: first those of the prompts, then also those of completions, in reserved room."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._own: tuple[torch.Tensor, torch.Tensor] | None = None
         self._made = 0
 
@@ -114,7 +136,7 @@ class PromptLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self._own is None:
             return super().update(key_states, value_states)
-        _latest[0] = self
+        self.remember()
         start, self._made = self._made, self._made + key_states.size(2)
         for held, new in zip(self._own, (key_states, value_states), strict=True):
             held[:, :, start : self._made] = new
@@ -122,10 +144,6 @@ class PromptLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return super().get_seq_length() + self._made
-
-
-_latest: list[PromptLayer | None] = [None]
-"""The layer that was updated last. A module updates its layer directly before it calls `attend`."""
 
 
 def attend(
@@ -158,10 +176,8 @@ def attend(
     Raises:
         ValueError: the model's attention has a part that this function does not know.
     """
-    layer = _latest[0]
-    assert layer is not None and layer.prompt is not None and layer.places is not None
     refuse_unknown(module, others, "generation.prefill=repeated")
-    (prompt_keys, prompt_values), places = layer.prompt, layer.places
+    (prompt_keys, prompt_values), places = latest_prompts()
     rows, heads, _, width = query.shape
     grouped = query.view(rows, key.size(1), heads // key.size(1), width)
     first = 0  # the first visible column, counted from the start of the prompts
@@ -288,11 +304,11 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
 
 
 @contextmanager
-def attending(model: PreTrainedModel) -> Iterator[None]:
-    """In this block the model's attention is `attend`."""
+def attending(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
+    """In this block the model's attention is `attend`, or another function that `AttentionInterface` knows by name."""
     config = model.config.get_text_config(decoder=True)
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = name
     try:
         yield
     finally:
