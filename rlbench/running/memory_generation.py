@@ -7,10 +7,10 @@ import torch
 from rlbench.config.schema import Config
 from rlbench.models.generation import shares
 from rlbench.running.memory_shape import Shape
-from rlbench.running.memory_updates import FLOAT, HALF
+from rlbench.running.memory_updates import FLOAT, HALF, bytes_of_number
 
 STEP_COPIES = 4
-"""Number of vocabulary-sized copies of the logits that sampling a token makes."""
+"""Sampling a token makes this many copies of the logits."""
 
 
 def rollout(config: Config, shape: Shape, prompt: int, rows: int, on_gpu: bool) -> dict[str, int]:
@@ -71,5 +71,4 @@ def _cache(config: Config, shape: Shape, tokens: int) -> int:
 
 def _first_pass(config: Config, shape: Shape, prompt: int, rows: int) -> int:
     """Return what one block makes of the prompts."""
-    number = HALF if config.trainer.bf16 or config.model.dtype == "bfloat16" else FLOAT
-    return rows * prompt * (3 * shape.intermediate + 4 * shape.hidden + prompt) * number
+    return rows * prompt * (3 * shape.intermediate + 4 * shape.hidden + prompt) * bytes_of_number(config)

@@ -17,6 +17,11 @@ OWN_TILES = 2
 """Number of tile-sized float32 tensors that `token_head` holds at once: logits, and their exponentials."""
 
 
+def bytes_of_number(config: Config) -> int:
+    """Return the bytes of a number in the results of matrix products."""
+    return HALF if config.trainer.bf16 or config.model.dtype == "bfloat16" else FLOAT
+
+
 def bytes_of_weights(config: Config, shape: Shape) -> int:
     """Return the bytes of all weights of a model, and of their gradients."""
     return shape.parameters * (HALF if config.model.dtype == "bfloat16" else FLOAT)
@@ -77,7 +82,7 @@ def passes_of_updates(config: Config, shape: Shape, prompt: int, processes: int)
         of_tuple = 1 + config.algorithm.negatives
         tuples = min(rl.micro_batch_size // of_tuple, rl.completions_per_update // of_tuple // processes)
         compared = _pass(config, Pass(tuples, tuples * of_tuple, of_tuple, prompt, new, own))
-        # Before a round compares lists, its chosen lists come from different tuples.
+        # Supervised updates come first in a round. They forward chosen lists only, each with a prompt of its own.
         return [compared, plain_pass(compared.rows, prompt, new, own)] if config.algorithm.sft_share else [compared]
     share = rl.completions_per_update // processes
     rows = min(rl.micro_batch_size, share)
@@ -182,7 +187,7 @@ def of_shared_blocks(config: Config, shape: Shape, one: Pass, on_gpu: bool) -> i
     and query, output and a row of the attention mask for each token of a completion. Until the forward pass ends, a
     cache also holds the keys and values of the rows.
     """
-    number, length = _number(config), one.prompt + one.completion
+    number, length = bytes_of_number(config), one.prompt + one.completion
     prompts = one.prompts * one.prompt * of_plain_block(config, shape, one.prompt)
     completions = one.scored * _without_attention(config, shape)
     if not on_gpu and length <= shape.held:
@@ -201,7 +206,7 @@ def of_plain_block(config: Config, shape: Shape, length: int) -> int:
     Of the attention these are query, key, value and output, with key and value repeated for all heads, and a row of the
     mask.
     """
-    return _without_attention(config, shape) + (4 * shape.attention + length) * _number(config)
+    return _without_attention(config, shape) + (4 * shape.attention + length) * bytes_of_number(config)
 
 
 def _without_attention(config: Config, shape: Shape) -> int:
@@ -211,10 +216,6 @@ def _without_attention(config: Config, shape: Shape) -> int:
     feed-forward part (gate, its activation, up, product). Under autocast the norms stay in float32, and each product
     keeps a copy of its input in bfloat16.
     """
-    if _number(config) == HALF:
+    if bytes_of_number(config) == HALF:
         return 26 * shape.hidden + 4 * shape.intermediate * HALF
     return FLOAT * (6 * shape.hidden + 4 * shape.intermediate)
-
-
-def _number(config: Config) -> int:
-    return HALF if config.trainer.bf16 or config.model.dtype == "bfloat16" else FLOAT
