@@ -225,7 +225,7 @@ class PreferenceTrainer(Metered):
 
     @staticmethod
     def _plain_scores(model: Any, lists: Completions) -> tuple[torch.Tensor, torch.Tensor]:
-        """(S, T) log-probabilities and entropies by TRL's fused head, each list with its own copy of the prompt."""
+        """Log-probabilities and entropies, (S, T) each, by TRL's LM head. Each list has its own prompt."""
         ids, mask, own = lists.padded_right()
         outputs = model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(own == 0, -100), fused_lm_head=True)
         kept, of_lists = own[:, 1:].bool(), lists.completion_mask.bool()

@@ -126,7 +126,7 @@ def colocated(engines, monkeypatch, tmp_path) -> Any:
 def test_an_engine_gets_a_prompt_once(colocated, size, monkeypatch):
     """Completions and log-probabilities are those of TRL's requests, where a process holds only part of a group, too.
 
-    With two processes for one engine, each receives the other's prompts and keeps its own completions.
+    If two processes share an engine, each sends the prompts of both to it, and keeps its own completions.
     """
     own = [[7, 8], [7, 8], [7, 8], [5], [5], [7, 8], [9]]
     others = [[9], [9], [6], [6], [6], [6], [6]]
