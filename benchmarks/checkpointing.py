@@ -93,7 +93,7 @@ def packed(model: PreTrainedModel, rows: PromptRows, recompute: bool) -> torch.T
     last = states[:, length - 1, None, None].expand(-1, group, -1, -1)
     before = torch.cat([last, states[:, length:].unflatten(1, (group, scored))], dim=2).flatten(0, 2)
     weight = model.get_output_embeddings().weight
-    logps, _ = token_scores(before, weight, None, rows.completion_ids.flatten(), LogitRule(), wants_entropy=False)
+    logps = token_scores(before, weight, None, rows.completion_ids.flatten(), LogitRule(), wants_entropy=False).logps
     return logps.view(n * group, tokens)
 
 

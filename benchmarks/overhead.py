@@ -34,7 +34,7 @@ RUN_PY = CONF.parent / "run.py"
 ALGORITHMS, SEEDS = 20, 5
 SWEEP_SECONDS = 10.0
 """Promised for the finished sweep."""
-START_SECONDS = 10.0
+START_SECONDS = 6.0
 """Promised for the start of a run."""
 SHORT = ("+debug=smoke", "runtime.progress=false", "runtime.device=cpu")
 

@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
 from rlbench.models.group_attention import attending, can_attend
-from rlbench.models.token_head import LogitRule, token_scores
+from rlbench.models.token_head import LogitRule, lm_head, token_scores
 
 
 @dataclass(frozen=True)
@@ -187,17 +186,16 @@ def shared_scores(
         hidden = (_recomputed if recompute else _states)(model, rows, wants_hidden)
     before = hidden[:, : rows.completion_ids.size(1)]
     kept = rows.completion_mask.bool()
-    weight, bias = _head(model)
-    logps, entropies = token_scores(
-        before[kept], weight, bias, rows.completion_ids[kept], rule, wants_entropy=wants_entropy
-    )
+    scores = token_scores(before[kept], *lm_head(model), rows.completion_ids[kept], rule, wants_entropy=wants_entropy)
 
     def placed(values: torch.Tensor) -> torch.Tensor:
         # masked_scatter keeps the result in the graph where a batch has no token
         return values.new_zeros(kept.shape).masked_scatter(kept, values)
 
     return TokenScores(
-        placed(logps), None if entropies is None else placed(entropies), hidden if wants_hidden else None
+        placed(scores.logps),
+        None if scores.entropies is None else placed(scores.entropies),
+        hidden if wants_hidden else None,
     )
 
 
@@ -221,12 +219,6 @@ def add_shared_scores(model: PreTrainedModel, rule: LogitRule) -> None:
         return {name: value for name, value in vars(found).items() if value is not None}
 
     model.forward = forward
-
-
-def _head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:
-    head = model.get_output_embeddings()
-    weight, bias = (one.full_tensor() if isinstance(one, DTensor) else one for one in (head.weight, head.bias))
-    return weight, bias
 
 
 def _states(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.Tensor:

@@ -5,9 +5,10 @@ computes in the precision of the hidden states, and two matrix products per tile
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 TILE_ELEMENTS = {"cpu": 2**20}
@@ -80,17 +81,19 @@ class _TokenHead(torch.autograd.Function):
         targets: torch.Tensor,
         rule: LogitRule,
         wants_entropy: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         ctx.set_materialize_grads(False)
         dtype = _compute_dtype(hidden)
         states, matrix = hidden.to(dtype), weight.to(dtype)
         size = len(hidden)
         logps, normaliser = (torch.empty(size, dtype=_at_least_float32(dtype), device=hidden.device) for _ in range(2))
         entropies = torch.empty_like(logps) if wants_entropy else None
+        is_top = torch.empty(size, dtype=torch.bool, device=hidden.device)
         for tile in _tiles(size, weight.size(0), hidden.device):
             logits = _logits(states[tile], matrix, bias, rule)
             largest = logits.amax(1, keepdim=True)
             chosen = logits.gather(1, targets[tile, None])
+            is_top[tile] = (chosen == largest).squeeze(1)
             powers = logits.sub_(largest).exp() if wants_entropy else logits.sub_(largest).exp_()
             total = powers.sum(1)
             normaliser[tile] = total.log() + largest.squeeze(1)
@@ -99,12 +102,13 @@ class _TokenHead(torch.autograd.Function):
                 mean = torch.bmm(powers[:, None], logits[:, :, None]).view(-1) / total
                 entropies[tile] = total.log() - mean
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser, entropies)
+        ctx.mark_non_differentiable(is_top)
         ctx.rule, ctx.dtype = rule, dtype
-        return logps, entropies
+        return logps, entropies, is_top
 
     @staticmethod
     def backward(  # type: ignore[override]
-        ctx: Any, of_logps: torch.Tensor | None, of_entropies: torch.Tensor | None
+        ctx: Any, of_logps: torch.Tensor | None, of_entropies: torch.Tensor | None, _: None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None, None]:
         hidden, weight, bias, targets, normaliser, entropies = ctx.saved_tensors
         states, matrix = hidden.to(ctx.dtype), weight.to(ctx.dtype)
@@ -146,6 +150,20 @@ class _TokenHead(torch.autograd.Function):
         )
 
 
+class HeadScores(NamedTuple):
+    """Scores of n tokens, in float32, or in float64 for float64 states.
+
+    Attributes:
+        logps: (n,) log-probabilities; differentiable.
+        entropies: (n,) in nats; differentiable; None unless wanted.
+        is_top: (n,) whether no token has a higher probability.
+    """
+
+    logps: torch.Tensor
+    entropies: torch.Tensor | None
+    is_top: torch.Tensor
+
+
 def token_scores(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -154,8 +172,8 @@ def token_scores(
     rule: LogitRule,
     *,
     wants_entropy: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities (n,) of tokens, and entropies (n,) in nats where they are wanted. Both are differentiable.
+) -> HeadScores:
+    """Score tokens.
 
     Args:
         hidden: (n, H) states that predict the tokens.
@@ -164,14 +182,15 @@ def token_scores(
         targets: (n,) the tokens.
         rule: what happens to logits after the head.
         wants_entropy: whether to compute entropies.
-
-    Returns:
-        results in float32, or in float64 for float64 states.
     """
-    result: tuple[torch.Tensor, torch.Tensor | None] = _TokenHead.apply(
-        hidden, weight, bias, targets, rule, wants_entropy
-    )
-    return result
+    return HeadScores(*_TokenHead.apply(hidden, weight, bias, targets, rule, wants_entropy))
+
+
+def lm_head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight (V, H) and bias (V,) of a model's LM head. Sharded ones are gathered."""
+    head = model.get_output_embeddings()
+    weight, bias = (one.full_tensor() if isinstance(one, DTensor) else one for one in (head.weight, head.bias))
+    return weight, bias
 
 
 def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:

@@ -7,7 +7,7 @@ docs/budget-and-safety.md says what is counted and how accurate it is.
 import json
 import resource
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -21,7 +21,15 @@ from rlbench.evaluation.lengths import longest_of
 from rlbench.models.loading import load_tokenizer, locate_model
 from rlbench.running.memory_generation import evaluation, rollout
 from rlbench.running.memory_shape import Shape, shape_of
-from rlbench.running.memory_updates import Pass, bytes_of_weights, kept, passes_of_updates, plain_pass, update
+from rlbench.running.memory_updates import (
+    Pass,
+    bytes_of_weights,
+    kept,
+    passes_of_updates,
+    plain_pass,
+    update,
+    uses_own_head,
+)
 from rlbench.runs import inputs
 from rlbench.training.arguments import on_cpu
 
@@ -103,7 +111,8 @@ def estimate(
     phases = {"evaluation": held | lists}
     if "sft" in config.stages:
         sft = config.trainer.sft
-        one = _demonstrations(config, min(sft.micro_batch_size, sft.batch_size // processes), prompt)
+        rows = min(sft.micro_batch_size, sft.batch_size // processes)
+        one = replace(_demonstrations(config, rows, prompt), own_head=uses_own_head(config, processes))
         phases["SFT update"] = trained | update(config, shape, one, on_gpu)
         if sft.evaluate_every is not None:
             phases["evaluation"] = trained | lists

@@ -93,11 +93,17 @@ def passes_of_updates(config: Config, shape: Shape, prompt: int, processes: int)
 
 def _shares(config: Config, shape: Shape, processes: int) -> bool:
     """Whether `shared_passes` makes passes for the run."""
+    trainer = config.trainer
+    recomputes = trainer.parallel.strategy == "fsdp2" and trainer.gradient_checkpointing
+    prevented = processes > 1 and recomputes  # as in `reasons_of_training`
+    return uses_own_head(config, processes) and shape.shares_passes and not prevented
+
+
+def uses_own_head(config: Config, processes: int) -> bool:
+    """Whether SFT scores its labels with `token_head`, for models without the loss of a router."""
     trainer, parallel = config.trainer, config.trainer.parallel
-    zero_3 = parallel.strategy == "deepspeed" and parallel.zero_stage == 3
-    recomputes = parallel.strategy == "fsdp2" and trainer.gradient_checkpointing
-    prevented = processes > 1 and (zero_3 or recomputes)  # as in `reasons_of_training`
-    return trainer.share_prompts != "never" and shape.shares_passes and not prevented
+    zero_3 = processes > 1 and parallel.strategy == "deepspeed" and parallel.zero_stage == 3
+    return trainer.share_prompts != "never" and not zero_3
 
 
 def _pass(config: Config, found: Pass) -> Pass:

@@ -19,6 +19,7 @@ from trl.models import unwrap_model_for_generation
 
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
+from rlbench.models.label_head import add_label_head
 from rlbench.models.loading import load_model
 from rlbench.models.operations import BACKWARD
 from rlbench.runs import processes
@@ -129,14 +130,26 @@ def whole_policy(trainer: Trainer, config: Config, start: Path) -> Iterator[PreT
         yield trainer.accelerator.unwrap_model(trainer.model)
 
 
+def shards_head(trainer: Trainer) -> bool:
+    """Whether the weights of the LM head are in parts on the processes, outside a call of the model (ZeRO-3)."""
+    return bool(trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3)
+
+
 class SpreadSFTTrainer(Metered, SFTTrainer):
-    """TRL's SFT trainer, which also counts the tokens it trains on. The last steps of an epoch use the same rows,
-    whatever the number of processes."""
+    """TRL's SFT trainer with rlbench's LM head, which also counts the tokens it trains on. The last steps of an epoch
+    use the same rows, whatever the number of processes.
+
+    Args:
+        plain: whether to keep TRL's LM head. A mixture of experts with a loss of its router always keeps it.
+        **kwargs: TRL's arguments.
+    """
 
     train_dataset: Dataset
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, *, plain: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
+        if not plain and not self.aux_loss_enabled and not shards_head(self):
+            add_label_head(self.model)
         self.rows = len(self.train_dataset)
         step = self.args.per_device_train_batch_size * processes.count()
         if processes.count() > 1 and self.rows % step:

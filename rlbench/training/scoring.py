@@ -24,6 +24,7 @@ from rlbench.models.shared_prompt import (
     reason_against,
 )
 from rlbench.models.token_head import LogitRule
+from rlbench.training.parallel import shards_head
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class SharedPasses:
 def reasons_of_training(trainer: Trainer) -> list[str]:
     """Reasons why a trainer's way of distributing a model cannot share prompts."""
     state, reasons = trainer.accelerator.state, []
-    if trainer.is_deepspeed_enabled and state.deepspeed_plugin.zero_stage == 3:
+    if shards_head(trainer):
         reasons.append("DeepSpeed ZeRO-3 shards the LM head")
     if trainer.is_fsdp_enabled and state.fsdp_plugin.activation_checkpointing:
         reasons.append("FSDP2's gradient checkpointing keeps no cache")

@@ -80,6 +80,7 @@ def train_sft(
     if tokens is not None:
         args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = SpreadSFTTrainer(
+        plain=config.trainer.share_prompts == "never",
         model=model,
         args=args,
         train_dataset=texts_of(records) if tokens is None else tokens.dataset(),

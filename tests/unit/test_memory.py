@@ -278,7 +278,10 @@ def test_sharing_saves_memory():
     assert shared.parts["update"]["activations"] < 0.8 * plain.parts["update"]["activations"]
     assert shared.parts["rollout"]["KV cache"] < 0.8 * plain.parts["rollout"]["KV cache"]
     cannot = replace(SHAPE, shares_passes=False, shares_rollouts=False)
-    assert of(shape=cannot).parts == plain.parts
+    unshared = of(shape=cannot).parts
+    assert unshared | {"SFT update": plain.parts["SFT update"]} == plain.parts
+    assert unshared["SFT update"] == shared.parts["SFT update"]  # its head does not depend on sharing
+    assert shared.parts["SFT update"]["logits"] < 0.8 * plain.parts["SFT update"]["logits"]
     # A GPU copies the prompts' keys and values. A CPU does so only for attention that is not known.
     held, copied = of(on_gpu=False), of(on_gpu=False, shape=replace(SHAPE, held=0))
     assert copied.parts["update"]["activations"] > 1.1 * held.parts["update"]["activations"]

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, sparse
+from scipy import sparse
 
 STEPS: dict[str, tuple[str, ...]] = {
     "teacher": (),
@@ -193,6 +193,8 @@ def fit_adjustment(loss: AdjustmentLoss) -> Adjustment:
 
     start = np.concatenate([np.ones(films), np.zeros(films)])
     options = {"maxiter": 1000, "maxfun": 2000, "ftol": 0.0, "gtol": TOLERANCE}
+    from scipy import optimize  # a tenth of a second, which most runs do not need
+
     found = optimize.minimize(scaled, start, jac=True, method="L-BFGS-B", options=options)
     slope = np.abs(found.jac).max()
     if slope > FAILED:
