@@ -134,7 +134,9 @@ def write_model(folder: Path, language: Language) -> None:
         shown = [Record(row["prompt"], [], [], str(i)) for i, row in enumerate(samples(language, 4000, False))]
         dataset = RankedListDataset("reddit_v2", Catalog(language.films[:500]), {"sft": shown})
         shape = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2, "max_positions": 4096}
-        config = TinyModelConfig("tiny", "tiny", "float32", vocab_size=8000, initializer_range=0.02, seed=0, **shape)
+        config = TinyModelConfig(
+            "tiny", "tiny", "float32", vocab_size=8000, pieces="words", initializer_range=0.02, seed=0, **shape
+        )
         shutil.copytree(tiny.build(config, dataset, Path(beside)), folder)
 
 
