@@ -323,6 +323,33 @@ class RedialConfig(DatasetConfig):
 
 
 @dataclass
+class RedialOfficialConfig(DatasetConfig):
+    """ReDial as its authors publish it, with their test file or CRSLab's (docs/data.md).
+
+    Attributes:
+        path: folder with train_data.jsonl and test_data.jsonl.
+        test: another test file, in the authors' form or in CRSLab's; null uses test_data.jsonl.
+        prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
+        validation_fraction: share of the train file's dialogues for validation.
+        seed: seed of that split.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
+    """
+
+    path: str | None
+    test: str | None
+    prompt_template: str
+    validation_fraction: float
+    seed: int
+    demonstrations_from: str | None = None
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "test", "demonstrations_from")
+
+    @property
+    def demonstration_source(self) -> str:
+        return _named_by_content(self.demonstrations_from)
+
+
+@dataclass
 class RedditV2Config(DatasetConfig):
     """Reddit-v2, published with the Rank-GRPO paper (docs/data.md). Its prompts are used as published.
 
@@ -343,7 +370,12 @@ class RedditV2Config(DatasetConfig):
         return _named_by_content(self.demonstrations_from)
 
 
-DATASETS: dict[str, type[DatasetConfig]] = {"mini": MiniConfig, "redial": RedialConfig, "reddit_v2": RedditV2Config}
+DATASETS: dict[str, type[DatasetConfig]] = {
+    "mini": MiniConfig,
+    "redial": RedialConfig,
+    "reddit_v2": RedditV2Config,
+    "redial_official": RedialOfficialConfig,
+}
 
 
 @dataclass

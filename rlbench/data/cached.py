@@ -18,7 +18,7 @@ from rlbench.base.files import DiskFull, megabytes, write_json
 from rlbench.base.progress import Progress
 from rlbench.base.user_files import read_user_json
 from rlbench.config.schema import DatasetConfig
-from rlbench.data import load_dataset, reddit_v2, redial
+from rlbench.data import load_dataset, reddit_v2, redial, redial_official
 from rlbench.data.checks import check_dataset, digests
 from rlbench.data.record import Film, RankedListDataset
 from rlbench.data.stored import StoredPlace, StoredRecords, write_records
@@ -37,6 +37,7 @@ SOURCES: dict[str, Callable[[Any], dict[str, Path]]] = {
     "mini": lambda config: {},
     "redial": redial.sources,
     "reddit_v2": reddit_v2.sources,
+    "redial_official": redial_official.sources,
 }
 """The files that a dataset's configuration reads, by the name that its notices may show."""
 

@@ -30,6 +30,7 @@ FAMILIES = {
     "vllm": ["generation=vllm_colocate", "generation.vllm.correction=token_truncate", *SAMPLED],
     "greedy evaluation": ["evaluation.samples=0"],
     "RL from the base model": ["trainer.rl.start=base", *SAMPLED],
+    "redial_official": ["dataset=redial_official", *SAMPLED],
 }
 
 PART = {
@@ -87,6 +88,7 @@ OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
         "generation.min_p": RL,
     },
     "RL from the base model": {"trainer.sft": ("sft",), "trainer.sft.max_length": TRAINED},
+    "redial_official": {"dataset.demonstrations_from": ()},
 }
 """Exceptions for a family of configs."""
 

@@ -1,0 +1,239 @@
+"""Records of dialogues between a seeker and a recommender of films, the same for every dataset of this kind.
+
+A sample is one turn of the recommender (the answer) with the turns before it. Consecutive messages of one speaker form
+one turn, so turns alternate and the last turn before an answer is the seeker's.
+
+**Truth** is the set of films with a year that the answer names and the dialogue has not named before. Titles decide,
+since `seen_titles` holds no years: after "Jumanji (1995)", an answer "Jumanji (2017)" is no target. Answers without a
+target, and answers with nothing before them, are left out.
+
+**Demonstrations** (`truth_then_cooccurrence`) replace Stage 1 of the Rank-GRPO paper, which asks a large model for
+lists and adjusts them. They list the films of the truth, then those that most train dialogues name together with the
+films seen so far, then the films of most train dialogues. Only train records are used, and only they get them.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
+from os.path import commonprefix
+from pathlib import Path
+
+from rlbench.base.errors import BadInput
+from rlbench.data.checks import EXAMPLES, fingerprint, same_wording, wordings
+from rlbench.data.lengths import LongPrompts
+from rlbench.data.record import Film, Messages, RankedListDataset, Record
+from rlbench.data.stage1.files import demonstrated
+from rlbench.lists.catalog import Catalog, normalise
+
+Named = tuple[str, int | None]
+"""A film as a turn names it: title, and year if it is known."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one speaker says, and the films that it names, in their order, repeats included."""
+
+    text: str
+    films: tuple[Named, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A turn of the recommender.
+
+    Attributes:
+        dialogue: id of the dialogue.
+        turns: the turns before, oldest first, none of them empty.
+        given: the answer itself.
+    """
+
+    dialogue: str
+    turns: Sequence[Turn]
+    given: Turn
+
+
+def option_problems(prompt_template: str, **fractions: float) -> list[str]:
+    """Problems of the options that all these datasets have.
+
+    Args:
+        prompt_template: must contain {conversation}.
+        fractions: shares of dialogues for evaluation, by the names of their settings.
+    """
+    problems = []
+    if "{conversation}" not in prompt_template:
+        problems.append(
+            "dataset.prompt_template has no {conversation}, so the model would not see the dialogue; add it"
+        )
+    problems += [f"dataset.{key} = {share} must lie in (0, 1)" for key, share in fractions.items() if not 0 < share < 1]
+    if not problems and sum(fractions.values()) >= 1:
+        problems.append(
+            f"{' + '.join(f'dataset.{key}' for key in fractions)} = {sum(fractions.values())} leaves nothing for the "
+            "train split; the sum must be below 1"
+        )
+    return problems
+
+
+def draw(seed: int, dialogue: str) -> float:
+    """A number in [0, 1) that depends on nothing but a seed and a dialogue's id. It decides the dialogue's split."""
+    return int(hashlib.sha256(f"{seed}:{dialogue}".encode()).hexdigest()[:12], 16) / 16**12
+
+
+SAME_START = 80
+"""Characters that two dialogues must have in common from the start to count as one; greetings are shorter."""
+
+
+def shared_dialogues(texts: Mapping[str, Mapping[str, str]], files: Mapping[str, Path]) -> list[str]:
+    """One sentence for each two files that have dialogues in common.
+
+    Files may number their dialogues from the start each, so the same id is not enough: the texts must have the same
+    start.
+
+    Args:
+        texts: the whole text of each dialogue, by split and id.
+        files: the file of each split.
+    """
+    problems = []
+    for one, other in combinations(texts, 2):
+        shared = [
+            dialogue
+            for dialogue in texts[one].keys() & texts[other].keys()
+            if len(commonprefix([texts[one][dialogue], texts[other][dialogue]])) >= SAME_START
+        ]
+        if shared:
+            problems.append(
+                f"{files[one]} and {files[other].name}: {len(shared)} dialogues are in both, for example dialog_id "
+                f"{', '.join(sorted(shared)[:EXAMPLES])}, so '{one}' and '{other}' would not be independent; keep "
+                "each dialogue in one file"
+            )
+    return problems
+
+
+def records(
+    split: str, answers: Iterable[Reply], template: str, long: LongPrompts, dropped: Counter[str]
+) -> Iterator[Record]:
+    """Records of the answers that have a context and a target.
+
+    Args:
+        split: the split of the answers.
+        answers: turns of recommenders.
+        template: the user message. {conversation} is replaced.
+        long: the rule for long conversations, which counts its effects.
+        dropped: counts the answers left out ("no context", "no target") and the films named before ("named before").
+    """
+    for answer in answers:
+        if not answer.turns:
+            dropped["no context"] += 1
+            continue
+        seen = list(dict.fromkeys(title for turn in answer.turns for title, _ in turn.films))
+        seen_keys = set(map(normalise, seen))
+        named = list(dict.fromkeys((title, year) for title, year in answer.given.films if year is not None))
+        truth = [film for film in named if normalise(film[0]) not in seen_keys]
+        dropped["named before"] += len(named) - len(truth)
+        if not truth:
+            dropped["no target"] += 1
+            continue
+        texts = [turn.text for turn in answer.turns]
+        first = long.first_turn(split, list(map(len, texts)))
+        if first is None:
+            continue
+        prompt = template.replace("{conversation}", _conversation(texts[first:]))
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+        yield Record(
+            [{"role": "user", "content": prompt}],
+            truth,
+            seen,
+            context_id=f"{answer.dialogue}-{digest}",
+            cluster_id=answer.dialogue,
+        )
+
+
+def left_out(dropped: Mapping[str, int], more: str = "") -> list[str]:
+    """Notices about what `records` has counted.
+
+    Args:
+        dropped: as counted by `records`.
+        more: words about other answers that were left out, if there are any.
+    """
+    return [
+        f"left out: {dropped['no target']} answers without a target, {dropped['no context']} answers without an "
+        f"earlier turn{more and f', and {more}'}",
+        f"{dropped['named before']} films in answers are not targets, because their title was named earlier in the "
+        "dialogue",
+    ]
+
+
+def _conversation(turns: Sequence[str]) -> str:
+    """One turn per line, with its speaker in front; the last turn is the seeker's."""
+    last = len(turns) - 1
+    return "\n".join(f"{'System' if (last - i) % 2 else 'User'}: {turn}" for i, turn in enumerate(turns))
+
+
+def demonstrations(name: str, train: Sequence[Record], answers: Iterable[Reply], list_length: int) -> list[Record]:
+    """The train records with `truth_then_cooccurrence` completions; ties are ordered by title and year.
+
+    Args:
+        name: the dataset, for messages.
+        train: the train records.
+        answers: all answers of the train split, also those without a record.
+        list_length: N.
+
+    Raises:
+        BadInput: the train dialogues name too few films for lists of `list_length`.
+    """
+    dialogues: defaultdict[str, set[Film]] = defaultdict(set)
+    for answer in answers:
+        for turn in (*answer.turns, answer.given):
+            dialogues[answer.dialogue].update((title, year) for title, year in turn.films if year is not None)
+    popularity = Counter(film for films in dialogues.values() for film in films)
+    together: defaultdict[str, Counter[Film]] = defaultdict(Counter)
+    for films in dialogues.values():
+        for film in films:
+            together[film[0]].update(films - {film})
+    popular = sorted(popularity, key=lambda film: (-popularity[film], film))
+    made = []
+    for record in train:
+        score: Counter[Film] = Counter()
+        for title in record.seen_titles:
+            score.update(together[title])
+        likely = sorted(score, key=lambda film: (-score[film], -popularity[film], film))
+        seen = set(map(normalise, record.seen_titles))
+        chosen: dict[Film, None] = {}  # ordered, without repeats
+        for film in chain(record.ground_truth, likely, popular):
+            if len(chosen) == list_length:
+                break
+            if normalise(film[0]) not in seen:
+                chosen[film] = None
+        if len(chosen) < list_length:
+            raise BadInput(
+                f"{name}: the train dialogues name only {len(popularity)} films, too few for demonstrations with "
+                f"dataset.list_length = {list_length}"
+            )
+        text = "\n".join(f"{title} ({year})" for title, year in chosen)
+        completion: Messages = [{"role": "assistant", "content": text}]
+        made.append(replace(record, completion=completion))
+    return made
+
+
+def finished(
+    name: str,
+    catalog: Catalog,
+    splits: dict[str, list[Record]],
+    notices: Sequence[str],
+    demonstrations_from: str | None,
+    list_length: int,
+) -> RankedListDataset:
+    """The dataset, with the demonstrations of a file if one is given, and with notices about prompts in two splits.
+
+    Raises:
+        BadInput: problems of the file.
+    """
+    training = wordings(splits["sft"], splits["train"])
+    told = [*notices, *(n for split in ("validation", "test") for n in same_wording(split, splits[split], training))]
+    shown = {split: splits[split] for split in ("train", "validation")}
+    found = demonstrated(demonstrations_from, shown, list_length)
+    if found is not None:
+        splits = splits | found[0]
+        told += found[1]
+    return RankedListDataset(name, catalog, splits, notices=told, fingerprint=fingerprint(splits, catalog))
