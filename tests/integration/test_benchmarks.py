@@ -10,7 +10,7 @@ from rlbench.running.cli import CONF
 
 SMALL: dict[str, list[str]] = {
     "benchmarks.data": ["{folder}"],
-    "benchmarks.collect": ["--runs", "4", "--samples", "20", "--updates", "3", "--resamples", "20"],
+    "benchmarks.collect": ["--runs", "40", "--samples", "20", "--updates", "3", "--resamples", "20"],
     "benchmarks.convergence": ["--trials", "3"],
     "benchmarks.coverage": ["--trials", "3"],
     "benchmarks.lists": ["--turns", "1"],
