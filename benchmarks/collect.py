@@ -125,7 +125,7 @@ class Judged:
         hits &= hits.cumsum(axis=1) <= self.n_truth[:, None]
         lists = JudgedLists(
             verdicts=np.where(hits, HIT, MISS).astype(np.int8),
-            films=rng.integers(0, 1000, self.shape),
+            items=rng.integers(0, 1000, self.shape),
             truths=np.full(self.shape, -1),
             lax=hits,
             n_truth=self.n_truth,

@@ -25,7 +25,7 @@ from rlbench.config.arguments import count
 from rlbench.data.mini import read_films
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.entries import forget_lines
-from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.item_facts import ItemFacts
 from rlbench.lists.metrics import ranking_metrics
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge
@@ -50,7 +50,7 @@ class World:
     """Films, and lists as a policy in training writes them: mostly known films, some lines of other kinds."""
 
     catalog: Catalog
-    facts: FilmFacts
+    facts: ItemFacts
     texts: list[str]
     truths: list[list[tuple[str, int]]]
     seen: list[list[str]]
@@ -84,7 +84,7 @@ def make_world(n_lists: int, rng: np.random.Generator) -> World:
         texts.append("\n".join(lines))
     return World(
         catalog=Catalog(films),
-        facts=FilmFacts(rng.zipf(1.5, CATALOG_SIZE).clip(max=5000) - 1, np.array([year for _, year in films])),
+        facts=ItemFacts(rng.zipf(1.5, CATALOG_SIZE).clip(max=5000) - 1, np.array([year for _, year in films])),
         texts=texts,
         truths=[[films[i] for i in rng.choice(CATALOG_SIZE, size=rng.integers(1, 9), p=popularity)] for _ in texts],
         seen=[[films[i][0] for i in rng.choice(CATALOG_SIZE, size=2, p=popularity)] for _ in texts],
@@ -174,7 +174,7 @@ def rewards(n_lists: int, turns: int) -> list[Result]:
     for name, values in fast_values.items():
         np.testing.assert_allclose(values, np.array(slow_values[name]), atol=TOLERANCE, rtol=0, err_msg=name)
 
-    unused = [Catalog(world.catalog.films) for _ in range(turns)]  # a catalogue caches lookups
+    unused = [Catalog(world.catalog.items) for _ in range(turns)]  # a catalogue caches lookups
 
     def cold() -> None:
         forget_lines()

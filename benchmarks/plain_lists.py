@@ -51,7 +51,7 @@ def segment(
 def catalog_index(catalog: Catalog) -> dict[Film, int]:
     """Map normalised (title, year) to the index of the first such film."""
     index: dict[Film, int] = {}
-    for i, (title, year) in enumerate(catalog.films):
+    for i, (title, year) in enumerate(catalog.items):
         index.setdefault((normalise(title), year), i)
     return index
 
@@ -59,7 +59,7 @@ def catalog_index(catalog: Catalog) -> dict[Film, int]:
 def lax_titles(catalog: Catalog) -> dict[str, list[int]]:
     """Map lower-case titles to the years of their films."""
     titles: dict[str, list[int]] = {}
-    for title, year in catalog.films:
+    for title, year in catalog.items:
         titles.setdefault(" ".join(title.lower().split()), []).append(year)
     return titles
 

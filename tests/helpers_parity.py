@@ -79,7 +79,7 @@ class HashedLists(RankedListTrainer):
     def hashed_list(self, prompt_ids: list[int], place: int) -> list[int]:
         """A list with at most one entry too many; some have a preamble, some are cut off before EOS."""
         draw = random.Random(f"{prompt_ids} {place}")
-        films = draw.sample(self.scorer.judge.catalog.films, draw.randint(1, self.objective.units.list_length + 1))
+        films = draw.sample(self.scorer.judge.catalog.items, draw.randint(1, self.objective.units.list_length + 1))
         preamble = draw.choice(["", "", "Films to try:\n"])
         text = preamble + "\n".join(f"{title} ({year})" for title, year in films)
         tokenizer = self.processing_class

@@ -48,7 +48,7 @@ def write_repeater(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Ra
     Its blocks do nothing. Each token of the film's line has its own embedding direction, which the LM head maps to the
     next token. Nearly all probability is there; now and then a line breaks.
     """
-    lines = (tokenizer.encode(f"{title} ({year})\n", add_special_tokens=False) for title, year in dataset.catalog.films)
+    lines = (tokenizer.encode(f"{title} ({year})\n", add_special_tokens=False) for title, year in dataset.catalog.items)
     line = min((ids for ids in lines if len(set(ids)) == len(ids)), key=len)
     width = 64
     model = LlamaForCausalLM(

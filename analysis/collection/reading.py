@@ -56,7 +56,7 @@ KEYS = (tables.CONTEXT.name, tables.SAMPLE.name)
 CLUSTER = tables.CLUSTER.name
 """Column of the unit that intervals resample. Queries in one cluster are not independent."""
 N_TRUTH = tables.N_TRUTH.name
-"""Column with the number of relevant films: integers, not a metric."""
+"""Column with the number of relevant items: integers, not a metric."""
 SPENDING = tuple(key for key in Spent.__annotations__ if key != "update")
 """Quantities in budget.jsonl, counted from the start of training to an update."""
 BUDGET_FIELDS = ("prompts", "completions", "generated_tokens", "updates")

@@ -56,7 +56,7 @@ def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
     heads += [Head(metric_title(metric)) for metric in metrics[:-1]]
     if differences:
         heads.append(Head(f"Δ {metric_title(headline)} to SFT", "Paired on the same contexts"))
-    heads += [Head(metric_title("in_catalog"), "Share of the ranks whose film is in the catalogue"), Head("Seeds")]
+    heads += [Head(metric_title("in_catalog"), "Share of the ranks whose item is in the catalogue"), Head("Seeds")]
     rows, kinds = [], []
     for row in table.rows:
         score = row.metrics[headline]

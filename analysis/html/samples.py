@@ -16,6 +16,7 @@ from analysis.render.numbers import counted
 from rlbench.base.errors import BadInput
 from rlbench.base.files import leads_outside
 from rlbench.base.records import PUT_BACK, RowsFile
+from rlbench.lists.items import line_of
 from rlbench.runs.record import COMPLETIONS, ROLLOUTS
 
 BYTES = 2_000_000
@@ -75,7 +76,7 @@ class Names:
         self._contexts: dict[Hashable, int] = {}
 
     def title(self, entry: Sequence[Any]) -> int:
-        return self.titles.setdefault(f"{entry[0]} ({entry[1]})", len(self.titles))
+        return self.titles.setdefault(line_of(entry[0], entry[1]), len(self.titles))
 
     def verdict(self, name: str) -> int:
         return self.verdicts.setdefault(name, len(self.verdicts))
@@ -114,7 +115,7 @@ class Names:
 
 def _text(text: str, ranks: Sequence[Sequence[Any]]) -> str | None:
     """The completion (cut to `TEXT` characters), or None if it is just these ranks, one per line."""
-    if text.strip() == "\n".join(f"{rank[0]} ({rank[1]})" for rank in ranks):
+    if text.strip() == "\n".join(line_of(rank[0], rank[1]) for rank in ranks):
         return None
     return text if len(text) <= TEXT else text[:TEXT] + "…"
 

@@ -231,7 +231,7 @@ def _list_checks(length: int) -> tuple[ListCheck, ...]:
     return (
         ListCheck("list_length", SHORT_LISTS * length, True, "Short lists", short, "{:.1f}".format),
         ListCheck("duplicates", MANY_DUPLICATES, False, "Repetitive lists", repeated, percent),
-        ListCheck("in_catalog", 1 - OUT_OF_CATALOGUE, True, "Invented films", invented, _missing_share),
+        ListCheck("in_catalog", 1 - OUT_OF_CATALOGUE, True, "Invented items", invented, _missing_share),
         ListCheck("eos", 1 - CUT_OFF, True, "Lists cut off", cut, _missing_share),
     )
 
@@ -246,7 +246,7 @@ def _lists(group: Collection, trained: Sequence[Row]) -> list[Caution]:
             continue
         values = runs[column].dropna()
         if check.metric == "in_catalog" and "test.list_length" in runs:
-            # Lists without entries have a catalogue share of 0, but invent no film.
+            # Lists without entries have a catalogue share of 0, but invent no item.
             values = values[runs["test.list_length"].loc[values.index] != 0]
         bad = []
         for row in trained:

@@ -27,7 +27,7 @@ def row_scores(queries: Queries, runs: pd.DataFrame, metrics: Sequence[str]) -> 
 
 
 def samples_digest(queries: Queries, run: str) -> str:
-    """Digest of a run's samples: contexts, clusters, sample numbers and number of relevant films.
+    """Digest of a run's samples: contexts, clusters, sample numbers and number of relevant items.
 
     It is equal for runs scored on the same samples.
     """

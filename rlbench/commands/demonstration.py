@@ -11,13 +11,15 @@ from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
 from rlbench.data import load_dataset
 from rlbench.data.checks import EXAMPLES
-from rlbench.data.record import Film, RankedListDataset, Record
+from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.stage1.encoder import load_encoder
 from rlbench.data.stage1.files import contexts_of, named, read_ratings, read_rows, read_texts, write_rows
 from rlbench.data.stage1.pipeline import Conversation, Stage1, without_instructions
 from rlbench.data.stage1.scores import STEPS
 from rlbench.lists.entries import parse_text
+from rlbench.lists.items import Item
 from rlbench.lists.relevance import make_judge
+from rlbench.lists.titles import parse_titles
 
 console = Console(stderr=True, highlight=False)
 
@@ -34,11 +36,13 @@ def demonstrate(options: argparse.Namespace, config: Config) -> None:
     """
     dataset = load_dataset(config.dataset)
     rows = read_rows(options.lists, {"context_id": str, "response": str})
-    lists = [(row["context_id"], list(parse_text(row["response"]).films)) for row in rows]
+    with_years = dataset.catalog.has_years
+    parse = parse_text if with_years else parse_titles
+    lists = [(row["context_id"], list(parse(row["response"]).items)) for row in rows]
     conversations = _conversations(options.lists, lists, dataset)
     steps = STEPS[options.steps]
-    films = read_texts(options.films) if options.films else {}
-    ratings, unread = _ratings(options.ratings) if options.ratings else ({}, 0)
+    films = read_texts(options.films, with_years) if options.films else {}
+    ratings, unread = _ratings(options.ratings, with_years) if options.ratings else ({}, 0)
     if steps or options.candidates:
         judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
         encode = load_encoder(options.encoder, options.trust_remote_code)
@@ -60,7 +64,7 @@ def demonstrate(options: argparse.Namespace, config: Config) -> None:
 
 
 def _conversations(
-    file: Path, lists: Sequence[tuple[str, list[Film]]], dataset: RankedListDataset
+    file: Path, lists: Sequence[tuple[str, list[Item]]], dataset: RankedListDataset
 ) -> list[Conversation]:
     """Return the conversations of the lists, in the same order.
 
@@ -82,7 +86,8 @@ def _conversations(
         raise BadInput(*problems)
     sound = [(context, films) for context, films in lists if films]
     if not sound:
-        raise BadInput(f"{file}: no response has a line of the form Title (Year)")
+        form = "Title (Year)" if dataset.catalog.has_years else "Title"
+        raise BadInput(f"{file}: no response has a line of the form {form}")
     if len(sound) < len(lists):
         console.print(f"{len(lists) - len(sound)} responses name no film and were left out", markup=False)
     prompts = ["\n".join(m["content"] for m in known[i][0].prompt if m["role"] == "user") for i, _ in sound]
@@ -103,9 +108,9 @@ def _made(
     steps: Sequence[str],
     options: argparse.Namespace,
     config: Config,
-    ratings: Mapping[str, Mapping[Film, int]],
+    ratings: Mapping[str, Mapping[Item, int]],
     unread: int,
-) -> list[list[Film]]:
+) -> list[list[Item]]:
     if "reflect" in steps:
         outside = stage.reflect(ratings)
         console.print(
@@ -124,8 +129,8 @@ def _made(
         raise BadInput(f"dataset.list_length = {config.dataset.list_length}: {error}") from error
 
 
-def _ratings(file: Path) -> tuple[Mapping[str, Mapping[Film, int]], int]:
-    ratings: dict[str, Mapping[Film, int]] = {}
+def _ratings(file: Path, with_years: bool = True) -> tuple[Mapping[str, Mapping[Item, int]], int]:
+    ratings: dict[str, Mapping[Item, int]] = {}
     unread = 0
     rows = read_rows(file, {"context_id": str, "response": str})
     repeated = [context for context, count in Counter(row["context_id"] for row in rows).items() if count > 1]
@@ -135,6 +140,6 @@ def _ratings(file: Path) -> tuple[Mapping[str, Mapping[Film, int]], int]:
             "keep one line per context"
         )
     for row in rows:
-        ratings[row["context_id"]], more = read_ratings(row["response"])
+        ratings[row["context_id"]], more = read_ratings(row["response"], with_years)
         unread += more
     return ratings, unread

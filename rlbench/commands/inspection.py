@@ -16,6 +16,7 @@ from rlbench.config.schema import Config
 from rlbench.data.record import Record
 from rlbench.evaluation.evaluate import eos_ids, prompt_ids
 from rlbench.evaluation.judging import make_criteria
+from rlbench.lists.items import line_of
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Verdict
 from rlbench.models.completing import complete
@@ -96,8 +97,11 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     output = pad_sequence(list(map(torch.tensor, ids)), batch_first=True, padding_value=tokenizer.pad_token_id)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in ids], batch_first=True)
     whole = torch.cat([torch.tensor([asked] * group_size), output], dim=1)
-    truth = [{"title": title, "year": year} for title, year in record.ground_truth]
-    scorer(completion_ids=ids, ground_truth=[truth] * group_size, seen_titles=[record.seen_titles] * group_size)
+    scorer(
+        completion_ids=ids,
+        ground_truth=[record.truth_rows()] * group_size,
+        seen_titles=[record.seen_titles] * group_size,
+    )
     assert scorer.rewards is not None
     objective = Objective(config.policy_optimisation, config.reward, config.dataset.list_length)
     tokens = reader.segment(
@@ -137,7 +141,7 @@ def show(group: SampledGroup, config: Config, which: int, console: Console) -> N
     """Print the prompt and the completion with index `which`."""
     prompt = "\n".join(f"[{message['role']}] {message['content']}" for message in group.record.prompt)
     console.print(Panel(Text(prompt), title=f"prompt of context {group.record.context_id}", title_align="left"))
-    truth = ", ".join(f"{title} ({year})" for title, year in group.record.ground_truth)
+    truth = ", ".join(line_of(title, year) for title, year in group.record.ground_truth)
     console.print(f"relevant: {truth}", markup=False)
     scored = group.lists[which]
     ended = "ends with EOS" if scored.finished else "cut off at the token limit"
@@ -149,7 +153,7 @@ def show(group: SampledGroup, config: Config, which: int, console: Console) -> N
         column = rank if by_rank else 0
         table.add_row(
             str(rank + 1),
-            f"{entry.title} ({entry.year})",
+            line_of(entry.title, entry.year),
             Text(str(verdict), style=COLOURS[verdict]),
             str(int((group.unit_ids[which] == rank).sum())),
             f"{group.returns[which, column]:.3f}",

@@ -214,15 +214,17 @@ class MatchingConfig:
 class DatasetConfig:
     """Fields of every dataset. Each dataset's schema adds the options of its loader.
 
-    `max_conversation_chars`, `long_prompts` and `demonstrations_from` have defaults so that the config.yaml of an older
-    run directory can still be read.
+    Keys with a default have it so that the config.yaml of an older run directory can still be read.
 
     Attributes:
         name: the dataset; selects the schema.
-        list_length: N, films per list.
+        list_length: N, items per list.
         cutoffs: values of K in Recall@K and NDCG@K; null uses every fifth rank and the last.
         max_conversation_chars: maximum number of characters of a conversation; null sets no limit.
         long_prompts: what happens to longer conversations: drop_oldest_turns or drop_sample.
+        line_format: how a line of a list names an item: "{title} ({year})" or "{title}". Without years, those in the
+            files are left out.
+        item: what an item is, in the singular: `{item}` and `{items}` of prompts, and the word in messages.
     """
 
     name: str
@@ -230,6 +232,8 @@ class DatasetConfig:
     cutoffs: list[int]
     max_conversation_chars: int | None = field(default=None, kw_only=True)
     long_prompts: str = field(default="drop_oldest_turns", kw_only=True)
+    line_format: str = field(default="{title} ({year})", kw_only=True)
+    item: str = field(default="film", kw_only=True)
 
     paths: ClassVar[tuple[str, ...]] = ()
     """Keys that hold file locations. Identity depends on the content of the files, not on their location."""

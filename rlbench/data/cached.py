@@ -20,9 +20,10 @@ from rlbench.base.user_files import read_user_json
 from rlbench.config.schema import DatasetConfig
 from rlbench.data import load_dataset, reddit_v2, redial, redial_official
 from rlbench.data.checks import check_dataset, digests
-from rlbench.data.record import Film, RankedListDataset
+from rlbench.data.record import RankedListDataset
 from rlbench.data.stored import StoredPlace, StoredRecords, write_records
 from rlbench.lists.catalog import Catalog
+from rlbench.lists.items import Item
 
 CODE = ("base", "config", "data", "lists")
 """Rooms whose code can change a record."""
@@ -114,10 +115,11 @@ def _write(dataset: RankedListDataset, folder: Path, cache: Cache) -> None:
     content = {
         "name": dataset.name,
         "splits": list(dataset.splits),
-        "catalogue": dataset.catalog.films,
+        "catalogue": dataset.catalog.items,
         "oracle": dataset.oracle,
         "notices": dataset.notices,
         "fingerprint": dataset.fingerprint,
+        "item": dataset.item,
         "questions": digests(dataset, demonstrations=False),
         "data": digests(dataset, demonstrations=True),
     }
@@ -129,15 +131,16 @@ def _open(folder: Path, place: StoredPlace) -> RankedListDataset:
     oracle = content["oracle"]
     return RankedListDataset(
         content["name"],
-        Catalog(map(_film, content["catalogue"])),
+        Catalog(map(_item, content["catalogue"])),
         {split: StoredRecords(folder / f"{split}.arrow", place) for split in content["splits"]},
-        None if oracle is None else {context: list(map(_film, films)) for context, films in oracle.items()},
+        None if oracle is None else {context: list(map(_item, items)) for context, items in oracle.items()},
         content["notices"],
         content["fingerprint"],
         {"questions": content["questions"], "data": content["data"]},
         place,
+        content["item"],
     )
 
 
-def _film(pair: list[Any]) -> Film:
+def _item(pair: list[Any]) -> Item:
     return pair[0], pair[1]

@@ -1,6 +1,7 @@
 """Checks of data in canonical form. Each returns every problem at once and repairs nothing."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 from rlbench.base.texts import broken_texts
 from rlbench.data.record import SPLITS, RankedListDataset, Record
 from rlbench.lists.catalog import Catalog
+from rlbench.lists.items import plural
 
 EXAMPLES = 5
 """Number of examples to show for one kind of problem; the rest is counted."""
@@ -35,25 +37,32 @@ def report(where: str, findings: Iterable[Finding], unit: str = "row") -> list[s
     return sentences + more
 
 
-def check_records(records: Sequence[Record], where: str) -> list[str]:
+def check_records(records: Sequence[Record], where: str, with_years: bool = True) -> list[str]:
     """Problems of single records.
 
     Args:
         records: may violate the types of `Record`.
         where: their file or split; rows count from 0.
+        with_years: whether every item has a year, or none.
     """
     return report(
-        where, ((row, kind, detail) for row, record in enumerate(records) for kind, detail in _record_problems(record))
+        where,
+        (
+            (row, kind, detail)
+            for row, record in enumerate(records)
+            for kind, detail in _record_problems(record, with_years)
+        ),
     )
 
 
-def _record_problems(record: Record) -> Iterator[tuple[str, str]]:
+def _record_problems(record: Record, with_years: bool) -> Iterator[tuple[str, str]]:
     if broken := broken_texts(list(vars(record).values())):
         yield "a text contains half a character (a lone surrogate)", ascii(broken[0])[:120]
     yield from _message_problems("prompt", record.prompt, role="user")
     if record.completion is not None:
         yield from _message_problems("completion", record.completion, role="assistant")
-    yield from _truth_problems(record.ground_truth)
+    yield from _truth_problems(record.ground_truth, with_years)
+    yield from _gain_problems(record.gains, len(record.ground_truth) if isinstance(record.ground_truth, list) else 0)
     if not isinstance(record.seen_titles, list) or not all(isinstance(title, str) for title in record.seen_titles):
         yield "seen_titles is not a list of str", _shown(record.seen_titles)
     if not isinstance(record.context_id, str) or not record.context_id:
@@ -77,22 +86,33 @@ def _is_message(message: Any) -> bool:
     )
 
 
-def _truth_problems(films: Any) -> Iterator[tuple[str, str]]:
-    if films is None or films == []:
+def _truth_problems(items: Any, with_years: bool) -> Iterator[tuple[str, str]]:
+    if items is None or items == []:
         yield "ground_truth is missing or empty", ""
         return
-    if not isinstance(films, list):
-        yield "ground_truth is not a list of (title, year)", _shown(films)
+    if not isinstance(items, list):
+        yield "ground_truth is not a list of (title, year)", _shown(items)
         return
-    for film in films:
-        if not isinstance(film, tuple) or len(film) != 2:
-            yield "ground_truth has an entry that is not (title, year)", _shown(film)
+    for item in items:
+        if not isinstance(item, tuple) or len(item) != 2:
+            yield "ground_truth has an entry that is not (title, year)", _shown(item)
             continue
-        title, year = film
+        title, year = item
         if not isinstance(title, str) or not title.strip():
-            yield "ground_truth has a title that is empty or not text", _shown(film)
-        if not isinstance(year, int) or isinstance(year, bool):
-            yield "ground_truth has a year that is not an integer", _shown(film)
+            yield "ground_truth has a title that is empty or not text", _shown(item)
+        if with_years and (not isinstance(year, int) or isinstance(year, bool)):
+            yield "ground_truth has a year that is not an integer", _shown(item)
+        if not with_years and year is not None:
+            yield "ground_truth has a year, but the catalogue has none", _shown(item)
+
+
+def _gain_problems(gains: Any, size: int) -> Iterator[tuple[str, str]]:
+    if gains is None:
+        return
+    if not isinstance(gains, tuple) or len(gains) != size:
+        yield "gains is not a tuple with one number for each item of ground_truth", _shown(gains)
+    elif not all(isinstance(gain, float) and 0 < gain < math.inf for gain in gains):
+        yield "gains has a number that is not finite and above 0", _shown(gains)
 
 
 def _shown(value: object) -> str:
@@ -101,8 +121,8 @@ def _shown(value: object) -> str:
 
 
 def share_outside_catalog(records: Sequence[Record], catalog: Catalog) -> float:
-    """Share of the ground-truth films that the catalogue lacks, counting repeats; 0 if there are none."""
-    inside = [film in catalog for record in records for film in record.ground_truth]
+    """Share of the ground-truth items that the catalogue lacks, counting repeats; 0 if there are none."""
+    inside = [item in catalog for record in records for item in record.ground_truth]
     return inside.count(False) / len(inside) if inside else 0.0
 
 
@@ -111,7 +131,7 @@ def check_dataset(dataset: RankedListDataset, list_length: int) -> list[str]:
 
     Args:
         dataset: as loaded.
-        list_length: N, films per list.
+        list_length: N, items per list.
     """
     name, splits = dataset.name, dataset.splits
     problems = [
@@ -126,13 +146,13 @@ def check_dataset(dataset: RankedListDataset, list_length: int) -> list[str]:
     ]
     if list_length > len(dataset.catalog):
         problems.append(
-            f"dataset {name}: dataset.list_length = {list_length} is more than the {len(dataset.catalog)} films of "
-            "the catalogue"
+            f"dataset {name}: dataset.list_length = {list_length} is more than the {len(dataset.catalog)} "
+            f"{plural(dataset.item)} of the catalogue"
         )
     sound: dict[str, Sequence[Record]] = {}
     for split, records in splits.items():
         where = f"dataset {name}, split '{split}'"
-        found = check_records(records, where)
+        found = check_records(records, where, dataset.catalog.has_years)
         if split == "sft":
             found += report(where, _without_completion(records))
         problems += found
@@ -140,7 +160,7 @@ def check_dataset(dataset: RankedListDataset, list_length: int) -> list[str]:
             continue
         sound[split] = records
         if records and share_outside_catalog(records, dataset.catalog) == 1:
-            problems.append(f"{where}: no ground-truth film is in the catalogue, so there could be no hits")
+            problems.append(f"{where}: no ground-truth {dataset.item} is in the catalogue, so there could be no hits")
     return problems + _context_problems(name, sound)
 
 
@@ -180,7 +200,7 @@ def _context_problems(name: str, splits: Mapping[str, Sequence[Record]]) -> list
 
 def fingerprint(splits: Mapping[str, Sequence[Record]], catalog: Catalog) -> str:
     """sha256 (hex) of a dataset's entire content, in its order."""
-    digest = hashlib.sha256(repr(catalog.films).encode())
+    digest = hashlib.sha256(repr(catalog.items).encode())
     for split, records in splits.items():
         digest.update(split.encode())
         for record in records:
@@ -199,7 +219,7 @@ def digests(dataset: RankedListDataset, demonstrations: bool) -> dict[str, str]:
     """
     if dataset.known_digests:
         return dict(dataset.known_digests["data" if demonstrations else "questions"])
-    parts: dict[str, Any] = {"catalogue": dataset.catalog.films}
+    parts: dict[str, Any] = {"catalogue": dataset.catalog.items}
     if dataset.oracle is not None:
         parts["oracle"] = sorted(dataset.oracle.items())
     found = {name: hashlib.sha256(repr(part).encode()).hexdigest() for name, part in parts.items()}

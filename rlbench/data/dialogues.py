@@ -26,6 +26,7 @@ from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import Film, Messages, RankedListDataset, Record
 from rlbench.data.stage1.files import demonstrated
 from rlbench.lists.catalog import Catalog, normalise
+from rlbench.lists.items import Item
 
 Named = tuple[str, int | None]
 """A film as a turn names it: title, and year if it is known."""
@@ -199,12 +200,12 @@ def demonstrations(name: str, train: Sequence[Record], answers: Iterable[Reply],
             score.update(together[title])
         likely = sorted(score, key=lambda film: (-score[film], -popularity[film], film))
         seen = set(map(normalise, record.seen_titles))
-        chosen: dict[Film, None] = {}  # ordered, without repeats
-        for film in chain(record.ground_truth, likely, popular):
+        chosen: dict[Item, None] = {}  # ordered, without repeats
+        for item in chain(record.ground_truth, likely, popular):
             if len(chosen) == list_length:
                 break
-            if normalise(film[0]) not in seen:
-                chosen[film] = None
+            if normalise(item[0]) not in seen:
+                chosen[item] = None
         if len(chosen) < list_length:
             raise BadInput(
                 f"{name}: the train dialogues name only {len(popularity)} films, too few for demonstrations with "

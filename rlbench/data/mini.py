@@ -34,6 +34,7 @@ from rlbench.data.mini_teacher import Request, World, demonstrate
 from rlbench.data.record import SPLITS, Film, Messages, RankedListDataset, Record
 from rlbench.data.stage1.scores import STEPS
 from rlbench.lists.catalog import Catalog
+from rlbench.lists.items import Item
 
 ERAS = (("before 1980", 0, 1979), ("1980s", 1980, 1989), ("1990s", 1990, 1999), ("after 2000", 2000, 9999))
 
@@ -185,7 +186,7 @@ def _by_teacher(
 
     Stage 1 is fitted to the truth of the demonstrated train contexts.
     """
-    place = {film: index for index, film in enumerate(world.films)}
+    place: dict[Item, int] = {film: index for index, film in enumerate(world.films)}
     truths: defaultdict[str, list[int]] = defaultdict(list)
     for record in splits["train"]:
         truths[record.context_id] += [place[film] for film in record.ground_truth]

@@ -1,7 +1,7 @@
 """Records in memory-mapped Arrow files: read one at a time, and shared by all processes of a machine.
 
 A split is one file in Arrow's stream format, which `datasets.Dataset.from_file` reads too. It has the fields of a
-`Record`, and the number of characters of prompt and completion together.
+`Record`, and the number of characters of prompt and completion together. Each item of a graded truth has its gain.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,8 @@ from typing import Any, overload
 import pyarrow as pa
 
 from rlbench.base.cache import Cache, CannotStore
-from rlbench.data.record import Film, Messages, Record
+from rlbench.data.record import Messages, Record
+from rlbench.lists.items import Item
 
 ROWS = 1000
 """Records of a batch of the file; the last batch has fewer."""
@@ -83,10 +84,10 @@ class StoredRecords(Sequence[Record]):
         """A field of every record, or `characters`, without reading the others."""
         return self._table.column(name).to_pylist()
 
-    def truths(self) -> list[Film]:
-        """The films of every truth, in the order of the records."""
-        films = pa.chunked_array([chunk.flatten() for chunk in self._table.column("ground_truth").chunks])
-        titles, years = (pa.chunked_array([c.field(i) for c in films.chunks]).to_pylist() for i in range(2))
+    def truths(self) -> list[Item]:
+        """The items of every truth, in the order of the records."""
+        items = pa.chunked_array([chunk.flatten() for chunk in self._table.column("ground_truth").chunks])
+        titles, years = (pa.chunked_array([c.field(i) for c in items.chunks]).to_pylist() for i in range(2))
         return list(zip(titles, years, strict=True))
 
 
@@ -95,18 +96,20 @@ def column(records: Sequence[Record], name: str) -> list[Any]:
     return records.column(name) if isinstance(records, StoredRecords) else [getattr(r, name) for r in records]
 
 
-def truths(records: Sequence[Record]) -> list[Film]:
-    """The films of every truth, in the order of the records."""
+def truths(records: Sequence[Record]) -> list[Item]:
+    """The items of every truth, in the order of the records."""
     if isinstance(records, StoredRecords):
         return records.truths()
-    return [film for record in records for film in record.ground_truth]
+    return [item for record in records for item in record.ground_truth]
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[Record]:
     columns = batch.to_pydict()
     for prompt, truth, seen, context, completion, cluster in zip(*(columns[name] for name in _FIELDS), strict=True):
-        films = [(film["title"], film["year"]) for film in truth]
-        yield Record(prompt, films, seen, context, completion, cluster)
+        items = [(item["title"], item["year"]) for item in truth]
+        graded = bool(truth) and truth[0].get("gain") is not None
+        gains = tuple(item["gain"] for item in truth) if graded else None
+        yield Record(prompt, items, seen, context, completion, cluster, gains)
 
 
 _FIELDS = ("prompt", "ground_truth", "seen_titles", "context_id", "completion", "cluster_id")
@@ -130,14 +133,12 @@ def write_records(records: Sequence[Record], file: Path, advance: Callable[[int]
     """
     prompts = _message_keys([record.prompt for record in records])
     completions = _message_keys([record.completion for record in records if record.completion is not None])
-    schema = _schema(prompts, completions)
+    schema = _schema(prompts, completions, graded=any(record.gains is not None for record in records))
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(records), ROWS):
             part = records[start : start + ROWS]
             columns: dict[str, list[Any]] = {name: [getattr(record, name) for record in part] for name in _FIELDS}
-            columns["ground_truth"] = [
-                [{"title": title, "year": year} for title, year in truth] for truth in columns["ground_truth"]
-            ]
+            columns["ground_truth"] = [record.truth_rows() for record in part]
             columns[CHARACTERS] = [characters_of(record) for record in part]
             try:
                 writer.write_batch(pa.record_batch(columns, schema=schema))
@@ -154,13 +155,14 @@ def _message_keys(messages: Sequence[Messages]) -> list[str]:
     return list(next(iter(found), ("role", "content")))
 
 
-def _schema(prompts: Sequence[str], completions: Sequence[str]) -> pa.Schema:
+def _schema(prompts: Sequence[str], completions: Sequence[str], graded: bool) -> pa.Schema:
     def messages(keys: Sequence[str]) -> pa.DataType:
         return pa.list_(pa.struct([(key, pa.string()) for key in keys]))
 
+    truth = [("title", pa.string()), ("year", pa.int64()), *([("gain", pa.float64())] if graded else [])]
     types = {
         "prompt": messages(prompts),
-        "ground_truth": pa.list_(pa.struct([("title", pa.string()), ("year", pa.int64())])),
+        "ground_truth": pa.list_(pa.struct(truth)),
         "seen_titles": pa.list_(pa.string()),
         "context_id": pa.string(),
         "completion": messages(completions),

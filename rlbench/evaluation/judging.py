@@ -6,18 +6,20 @@ All numbers of a report are made here, after generation or from texts that a run
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from rlbench.config.schema import MatchingConfig
-from rlbench.data.facts import film_facts
+from rlbench.data.facts import item_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.stored import column
 from rlbench.lists import published
 from rlbench.lists.entries import ParsedText
-from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.item_facts import ItemFacts
 from rlbench.lists.metrics import calibration, list_metrics, pass_at_k, pool_metrics, ranking_metrics, union_recall
 from rlbench.lists.relevance import Judge, JudgedLists, make_judge
 from rlbench.runs.tables import PREDICTIONS, table_of
@@ -29,17 +31,17 @@ class Criteria:
 
     Attributes:
         judge: turns entries into verdicts.
-        facts: facts about films that terms and metrics may use.
+        facts: facts about items that terms and metrics may use.
     """
 
     judge: Judge
-    facts: FilmFacts
+    facts: ItemFacts
 
 
 def make_criteria(matching: MatchingConfig, dataset: RankedListDataset, list_length: int) -> Criteria:
     """The criteria of a configuration on a dataset."""
     judge = make_judge(matching, dataset.catalog, list_length)
-    return Criteria(judge, film_facts(dataset, judge.catalog))
+    return Criteria(judge, item_facts(dataset, judge.catalog))
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ def judge_answers(
         [answer.finished for answer in of_sample],
     )
     metrics = ranking_metrics(lists.hits, lists.n_truth, cutoffs)
-    entries = judge.published_entries(texts, parsed)
-    for protocol, truncate_first in (("published", False), ("published_truncate_first", True)):
+    # The published rules read only lines with a year.
+    entries = judge.published_entries(texts, parsed) if judge.catalog.has_years else []
+    for protocol, truncate_first in (("published", False), ("published_truncate_first", True)) if entries else ():
         theirs = published.ranking_metrics(entries, truths, seen, judge.exact, cutoffs, truncate_first)
         metrics |= {f"{protocol}_{name}": values for name, values in theirs.items()}
     metrics |= list_metrics(lists)
@@ -101,11 +104,11 @@ def judge_answers(
             "sample": range(len(records)),
             "cluster_id": [record.cluster_id for record in records],
             "text": texts,
-            "titles": [[title for title, _ in read.films[:n]] for read in parsed],
-            "years": [[year for _, year in read.films[:n]] for read in parsed],
+            "titles": [[title for title, _ in read.items[:n]] for read in parsed],
+            "years": _years([[year for _, year in read.items[:n]] for read in parsed], judge.catalog.has_years),
             "verdicts": [[str(verdict) for verdict in lists.names(row)] for row in range(len(records))],
             "confidence": [
-                answer.confidence[: len(read.films)] for answer, read in zip(of_sample, parsed, strict=True)
+                answer.confidence[: len(read.items)] for answer, read in zip(of_sample, parsed, strict=True)
             ],
             "n_truth": lists.n_truth,
             "finished": lists.finished,
@@ -113,6 +116,11 @@ def judge_answers(
         metrics,
     )
     return table, mean_metrics(table) | _of_the_split(records, of_sample, lists, criteria)
+
+
+def _years(of_lists: list[list[int | None]], known: bool) -> Any:
+    """The column of years. Without years it is all null, and pandas could not tell that it holds whole numbers."""
+    return of_lists if known else pd.Series(of_lists, dtype=pd.ArrowDtype(pa.list_(pa.int64())))
 
 
 def mean_metrics(predictions: pd.DataFrame) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The film catalogue, and the matching policy by which a title and a year name one of its films. Loads no torch."""
+"""The item catalogue, and the matching policy by which a title and a year name one of its items. Loads no torch."""
 
 import re
 import unicodedata
@@ -14,15 +14,14 @@ from rapidfuzz import fuzz, process
 from rlbench.base.errors import nearest
 from rlbench.config.bounds import check_numbers
 from rlbench.config.schema import MatchingConfig
-
-Film = tuple[str, int]
+from rlbench.lists.items import Item, line_of, plural
 
 NOT_FOUND = -1
-"""Result of a look-up for a film or a title that the catalogue lacks."""
+"""Result of a look-up for an item or a title that the catalogue lacks."""
 LAX_YEARS = 2
 """Largest difference in years for `Catalog.has_lax`, and for years that `Catalog.report` calls close."""
 EXAMPLES = 3
-"""Number of films of one kind that `Catalog.report` names. It counts all."""
+"""Number of items of one kind that `Catalog.report` names. It counts all."""
 
 _ARTICLES = ("the", "a", "an")
 _LEADING_ARTICLES = re.compile(r"\s*(?:(?:the|an?)\s+)+(?=\S)", re.IGNORECASE)
@@ -96,7 +95,7 @@ NORMALISERS: dict[str, Callable[[str], str]] = {
 
 @dataclass(frozen=True)
 class MatchingPolicy:
-    """When a title and a year name a film of the catalogue.
+    """When a title and a year name an item of the catalogue.
 
     Args:
         normalisers: names in `NORMALISERS`, applied in this order to both titles before they are compared.
@@ -139,12 +138,12 @@ def normalise(title: str) -> str:
 
 
 class _Memo(dict[Any, Any]):
-    """Cache of film or title look-ups: a repeated question costs one dict access. It is emptied when full."""
+    """Cache of item or title look-ups: a repeated question costs one dict access. It is emptied when full."""
 
     def __init__(self, look_up: Callable[[Any], Any]):
         self._look_up = look_up
 
-    def __missing__(self, key: Film | str) -> Any:
+    def __missing__(self, key: Item | str) -> Any:
         found = self._look_up(key)
         if len(key if isinstance(key, str) else key[0]) <= _LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED:
@@ -154,82 +153,85 @@ class _Memo(dict[Any, Any]):
 
 
 class Catalog:
-    """Films in the order of their file, looked up by title and year under a matching policy.
+    """Items in the order of their file, looked up by title and year under a matching policy.
 
     Args:
-        films: (title, year) pairs, years as int.
-        policy: when a title and a year name a film.
+        items: (title, year) pairs, years as int. Without years, all of them are None.
+        policy: when a title and a year name an item.
 
     Attributes:
-        films: the C films in their order.
+        items: the C items in their order.
         policy: the matching policy.
-        title_ids: (C,) id of each film's normalised title; ids number titles by first appearance.
+        has_years: whether its items have years. If not, lists name titles only.
+        title_ids: (C,) id of each item's normalised title; ids number titles by first appearance.
     """
 
-    def __init__(self, films: Iterable[Film], policy: MatchingPolicy = CASEFOLD):
-        self.films = list(films)
+    def __init__(self, items: Iterable[Item], policy: MatchingPolicy = CASEFOLD):
+        self.items = list(items)
         self.policy = policy
-        self._of_title: dict[str, dict[int, int]] = {}  # normalised title -> year -> first such film
-        self._of_year: dict[int, dict[str, int]] = {}  # year -> normalised title -> first such film
+        self.has_years = not self.items or self.items[0][1] is not None
+        self._of_title: dict[str, dict[int | None, int]] = {}  # normalised title -> year -> first such item
+        self._of_year: dict[int | None, dict[str, int]] = {}  # year -> normalised title -> first such item
         self._title_id: dict[str, int] = {}
-        self._lax: dict[str, set[int]] = {}
+        self._lax: dict[str, set[int | None]] = {}
         ids, first = [], []
-        for index, (title, year) in enumerate(self.films):
+        for index, (title, year) in enumerate(self.items):
             normal = policy.normalise(title)
             first.append(self._of_title.setdefault(normal, {}).setdefault(year, index))
             self._of_year.setdefault(year, {}).setdefault(normal, index)
             ids.append(self._title_id.setdefault(normal, len(self._title_id)))
-            self._lax.setdefault(_lower(title), set()).update(range(year - LAX_YEARS, year + LAX_YEARS + 1))
+            lax = (None,) if year is None else range(year - LAX_YEARS, year + LAX_YEARS + 1)
+            self._lax.setdefault(_lower(title), set()).update(lax)
         self.title_ids: NDArray[np.int64] = np.array(ids, dtype=np.int64)
         self._found = _Memo(self._look_up)
         self._found_title = _Memo(self._look_up_title)
         self._found_and_lax = _Memo(self._look_up_and_lax)
-        # Most films that a trained policy writes are spelt as in the catalogue. These are cached from the start.
-        spelt = dict(zip(self.films[:_REMEMBERED], first, strict=False))
+        # Most items that a trained policy writes are spelt as in the catalogue. These are cached from the start.
+        spelt = dict(zip(self.items[:_REMEMBERED], first, strict=False))
         self._found.update(spelt)
-        self._found_and_lax.update({film: (index << 1) | True for film, index in spelt.items()})
+        self._found_and_lax.update({item: (index << 1) | True for item, index in spelt.items()})
 
     def __len__(self) -> int:
-        return len(self.films)
+        return len(self.items)
 
-    def __contains__(self, film: Film) -> bool:
-        return self.find(*film) != NOT_FOUND
+    def __contains__(self, item: Item) -> bool:
+        return self.find(*item) != NOT_FOUND
 
     def with_policy(self, policy: MatchingPolicy) -> "Catalog":
-        """The same films under another policy."""
-        return Catalog(self.films, policy)
+        """The same items under another policy."""
+        return Catalog(self.items, policy)
 
-    def find(self, title: str, year: int) -> int:
-        """Index of the film that title and year name, or `NOT_FOUND`.
+    def find(self, title: str, year: int | None) -> int:
+        """Index of the item that title and year name, or `NOT_FOUND`.
 
-        Films with the same normalised title come first. Only if none lies within the year tolerance, and the policy has
-        a threshold, the title with the highest ratio is taken. Ties go to the nearest year, then the older film, then
+        Items with the same normalised title come first. Only if none lies within the year tolerance, and the policy has
+        a threshold, the title with the highest ratio is taken. Ties go to the nearest year, then the older item, then
         the first in the file.
         """
         return self._found[title, year]
 
-    def find_all(self, films: Sequence[Film]) -> NDArray[np.int64]:
-        """(n,) index of each film, or `NOT_FOUND`, as `find` gives it."""
-        return np.fromiter(map(self._found.__getitem__, films), dtype=np.int64, count=len(films))
+    def find_all(self, items: Sequence[Item]) -> NDArray[np.int64]:
+        """(n,) index of each item, or `NOT_FOUND`, as `find` gives it."""
+        return np.fromiter(map(self._found.__getitem__, items), dtype=np.int64, count=len(items))
 
-    def has_lax(self, title: str, year: int) -> bool:
-        """Whether a film has this title in lower case and a year at most two off, whatever the policy.
+    def has_lax(self, title: str, year: int | None) -> bool:
+        """Whether an item has this title in lower case and a year at most two off, whatever the policy.
 
         The published code counts catalogue membership in this way.
         """
         return year in self._lax.get(_lower(title), ())
 
-    def find_all_and_lax(self, films: Sequence[Film]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """`find` and `has_lax` of many films for the cost of one look-up, (n,) each."""
-        codes = np.fromiter(map(self._found_and_lax.__getitem__, films), dtype=np.int64, count=len(films))
+    def find_all_and_lax(self, items: Sequence[Item]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """`find` and `has_lax` of many items for the cost of one look-up, (n,) each."""
+        codes = np.fromiter(map(self._found_and_lax.__getitem__, items), dtype=np.int64, count=len(items))
         return codes >> 1, (codes & 1).astype(np.bool_)
 
     def find_titles(self, titles: Sequence[str]) -> NDArray[np.int64]:
         """(n,) id in `title_ids` of each title, by the same normalisers and threshold as `find`, or `NOT_FOUND`."""
         return np.fromiter(map(self._found_title.__getitem__, titles), dtype=np.int64, count=len(titles))
 
-    def _look_up(self, film: Film) -> int:
-        title, year = film
+    def _look_up(self, item: Item) -> int:
+        title, year = item
         normal = self.policy.normalise(title)
         same = self._of_title.get(normal, {})
         if year in same:
@@ -239,13 +241,13 @@ class Catalog:
             return same[years[0]]
         if self.policy.fuzzy_threshold is None:
             return NOT_FOUND
-        candidates = [film for near in self._near(self._of_year, year) for film in self._of_year[near].items()]
+        candidates = [item for near in self._near(self._of_year, year) for item in self._of_year[near].items()]
         best = self._most_similar(normal, [candidate for candidate, _ in candidates])
         return NOT_FOUND if best is None else candidates[best][1]
 
-    def _look_up_and_lax(self, film: Film) -> int:
+    def _look_up_and_lax(self, item: Item) -> int:
         """Both in one number: the index, and `has_lax` in the last bit."""
-        return (self._look_up(film) << 1) | self.has_lax(*film)
+        return (self._look_up(item) << 1) | self.has_lax(*item)
 
     def _look_up_title(self, title: str) -> int:
         normal = self.policy.normalise(title)
@@ -254,9 +256,11 @@ class Catalog:
         best = self._most_similar(normal, list(self._title_id))
         return NOT_FOUND if best is None else best
 
-    def _near(self, years: Iterable[int], year: int) -> list[int]:
-        """The years within the tolerance, nearest first; of two equally near, the older first."""
-        near = [known for known in years if abs(known - year) <= self.policy.year_tolerance]
+    def _near(self, years: Iterable[int | None], year: int | None) -> Sequence[int | None]:
+        """The years within the tolerance, nearest first; of two equally near, the older first. None is near None."""
+        if year is None:
+            return [known for known in years if known is None]
+        near = [known for known in years if known is not None and abs(known - year) <= self.policy.year_tolerance]
         return sorted(near, key=lambda known: (abs(known - year), known))
 
     def _most_similar(self, title: str, candidates: Sequence[str]) -> int | None:
@@ -264,39 +268,44 @@ class Catalog:
         best = process.extractOne(title, candidates, scorer=fuzz.ratio, score_cutoff=self.policy.fuzzy_threshold)
         return None if best is None else best[2]
 
-    def report(self) -> list[str]:
+    def report(self, noun: str = "film") -> list[str]:
         """Oddities of the catalogue under its policy, one sentence for each kind found.
 
-        Kinds: films equal to an earlier one, films of one title whose years are close, years without four digits,
+        Kinds: items equal to an earlier one, items of one title whose years are close, years without four digits,
         titles without a visible character.
+
+        Args:
+            noun: what an item is, for the sentences.
         """
+        many = plural(noun)
         apart = max(self.policy.year_tolerance, LAX_YEARS)
-        nameless = "so no list can name these films; they stay in the catalogue"
-        year = [film for film in self.films if not 1000 <= film[1] <= 9999]
-        empty = [film for film in self.films if all(c.isspace() or _is_hidden(c) for c in film[0])]
+        nameless = f"so no list can name these {many}; they stay in the catalogue"
+        year = [item for item in self.items if item[1] is not None and not 1000 <= item[1] <= 9999]
+        empty = [item for item in self.items if all(c.isspace() or _is_hidden(c) for c in item[0])]
         kinds = {
-            "films equal an earlier film under the matching policy, so they can never be matched": self._repeats(),
-            f"titles belong to several films at most {apart} years apart, which this tolerance cannot tell "
+            f"{many} equal an earlier {noun} under the matching policy, so they can never be matched": self._repeats(),
+            f"titles belong to several {many} at most {apart} years apart, which this tolerance cannot tell "
             "apart": self._close(apart),
-            f"years do not have four digits, {nameless}": [_shown(film) for film in year],
-            f"titles are empty, {nameless}": [_shown(film) for film in empty],
+            f"years do not have four digits, {nameless}": [_shown(item) for item in year],
+            f"titles are empty, {nameless}": [_shown(item) for item in empty],
         }
         return [f"{len(named)} {kind}: {', '.join(named[:EXAMPLES])}" for kind, named in kinds.items() if named]
 
     def _repeats(self) -> list[str]:
-        """Each film that equals an earlier one, with that one."""
+        """Each item that equals an earlier one, with that one."""
         return [
-            f"{_shown(film)} = {_shown(self.films[first])}"
-            for index, film in enumerate(self.films)
-            if (first := self.find(*film)) < index
+            f"{_shown(item)} = {_shown(self.items[first])}"
+            for index, item in enumerate(self.items)
+            if (first := self.find(*item)) < index
         ]
 
     def _close(self, apart: int) -> list[str]:
-        """For each title, the first two of its films that are at most `apart` years apart."""
+        """For each title, the first two of its items that are at most `apart` years apart."""
         named = []
-        for films in self._of_title.values():
-            close = [(older, newer) for older, newer in pairwise(sorted(films)) if newer - older <= apart]
-            named += [f"{_shown(self.films[films[a]])} and {_shown(self.films[films[b]])}" for a, b in close[:1]]
+        for items in self._of_title.values():
+            years = sorted(year for year in items if year is not None)
+            close = [(older, newer) for older, newer in pairwise(years) if newer - older <= apart]
+            named += [f"{_shown(self.items[items[a]])} and {_shown(self.items[items[b]])}" for a, b in close[:1]]
         return named
 
 
@@ -305,12 +314,14 @@ def _lower(title: str) -> str:
     return " ".join(title.lower().split())
 
 
-def _shown(film: Film) -> str:
-    """The film for a sentence: unprintable characters are escaped, long titles are cut."""
-    title, year = film
+def _shown(item: Item) -> str:
+    """The item for a sentence: unprintable characters are escaped, long titles are cut."""
+    title, year = item
     text = title[:_LONGEST_SHOWN] + "..." * (len(title) > _LONGEST_SHOWN)
-    number = str(year) if abs(year) < 10**9 else hex(year)[:12] + "..."  # Python refuses decimals of 4,300 digits
-    return f"{text if text.isprintable() else repr(text)} ({number})"
+    text = text if text.isprintable() else repr(text)
+    if year is not None and abs(year) >= 10**9:
+        return f"{text} ({hex(year)[:12]}...)"  # Python refuses decimals of 4,300 digits
+    return line_of(text, year)
 
 
 def check_matching(matching: MatchingConfig) -> list[str]:

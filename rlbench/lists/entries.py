@@ -1,12 +1,11 @@
 """Parses the text of a list: lines that read as "Title (Year)" are its entries. Loads no torch."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress, pairwise, zip_longest
 from typing import NamedTuple
 
-Film = tuple[str, int]
-"""(title, year)."""
+from rlbench.lists.items import Item
 
 _OPEN, _CLOSE = "(\\[（［【〔", ")\\]）］】〕"
 _YEAR = re.compile(
@@ -14,20 +13,20 @@ _YEAR = re.compile(
     rf"|[^{_OPEN}{_CLOSE}]{{1,60}}, ?(?P<last>[0-9]{{4}})) {{0,2}}[{_CLOSE}]"
 )
 """A year in brackets: alone, or next to other words as in "(1999 film)" and "(dir. Wachowski, 1999)"."""
-_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "《": "》", "「": "」", "『": "』", "„": "“"}
+QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "《": "》", "「": "」", "『": "』", "„": "“"}
 _WRAPPERS = {"(": ")", "[": "]", "（": "）", "［": "］", "【": "】", "<": ">"}
-_TAG = re.compile(r"</?(?:a|b|br|em|h[1-6]|i|li|ol|p|strong|td|tr|u|ul)(?: [^<>]{0,200})?/?>", re.IGNORECASE)
-_ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&nbsp;": " "}
-_LINK = re.compile(r"\[([^\[\]]+)\]\((?![0-9]{4}\))[^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)")
-_JSON_FILM = re.compile(
+TAG = re.compile(r"</?(?:a|b|br|em|h[1-6]|i|li|ol|p|strong|td|tr|u|ul)(?: [^<>]{0,200})?/?>", re.IGNORECASE)
+ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&nbsp;": " "}
+LINK = re.compile(r"\[([^\[\]]+)\]\((?![0-9]{4}\))[^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)")
+_JSON_ITEM = re.compile(
     r"""["'](?:title|movie|film|name)["']\s*:\s*"((?:[^"\\]|\\.)+)"\s*,\s*["'](?:release_)?year["']\s*:\s*"?([0-9]{4})\b""",
     re.IGNORECASE,
 )
-_JSON_START = re.compile(r"""[\[{,\s]*(?:["'](?:title|movie|film|name)["']\s*:\s*)?(?=["'])""", re.IGNORECASE)
+JSON_START = re.compile(r"""[\[{,\s]*(?:["'](?:title|movie|film|name)["']\s*:\s*)?(?=["'])""", re.IGNORECASE)
 
-_JSON_STRING = re.compile(r"""(["'])(.+?)\1\s*[,\]}]""")
+JSON_STRING = re.compile(r"""(["'])(.+?)\1\s*[,\]}]""")
 
-_MARKER = re.compile(
+MARKER = re.compile(
     r"[\s>]*"
     r"(?P<marks>(?:#{1,6}\s+(?=\S))?"
     r"(?:(?:[•●○◦▪■‣⁃►▶➤→✓✔✅★☆·]\s*|[-*+–—]\s+|[-–—](?=[^\W\d_]))(?:\[[ xX]?\]\s+)?)?"
@@ -40,7 +39,7 @@ _MARKER = re.compile(
     re.IGNORECASE,
 )
 """The marks in front of a list's entry: quote marks, heading, bullet, number, in this order."""
-_SENTENCE = re.compile(
+SENTENCE = re.compile(
     "(?:"
     + "|".join(
         [
@@ -67,14 +66,14 @@ _SENTENCE = re.compile(
     + r")(?=\W)"
 )
 """Openings of a sentence around a list. Case matters: "Since you liked" is one, "Since You Went Away" is a title."""
-_NAMES_A_FILM_LATER = re.compile(r".*[ \"“'‘*_][A-Z0-9]", re.DOTALL)
+_NAMES_ONE_LATER = re.compile(r".*[ \"“'‘*_][A-Z0-9]", re.DOTALL)
 _ANNOUNCES = re.compile(
     r"\b(?:here (?:are|is)|here['’]s|(?:i|we)(?:['’](?:d|ll)| would| can| also)? (?:recommend|suggest)"
     r"|you(?:['’](?:d|ll))? (?:(?:might|may|could|would|will|should|can) )?(?:also )?(?:like|enjoy|love|appreciate|try)"
     r"|the following|(?:these|some|my|more|other) (?:\w+ )?(?:recommendations|suggestions|films|movies|titles))\b",
     re.IGNORECASE,
 )
-"""Phrases after a film, in a sentence that introduces a list."""
+"""Phrases after an item, in a sentence that introduces a list."""
 # A line without ornaments, as a trained policy writes it: a letter first, and no mark that `read_line` looks for.
 _CLEAN = re.compile(
     r"([^\W\d_](?:[^()\[\]*_<>&|（）［］【】〔〕\n]*[^()\[\]*_<>&|（）［］【】〔〕\s,–—-])?) \(([0-9]{4})\)"
@@ -84,10 +83,10 @@ _REMEMBERED = 1 << 17  # lines
 
 
 class Entry(NamedTuple):
-    """One parsed line: the film it names, and its line number (from 0)."""
+    """One parsed line: the item it names, and its line number (from 0)."""
 
     title: str
-    year: int
+    year: int | None
     line: int
 
 
@@ -95,68 +94,68 @@ class ParsedText(NamedTuple):
     """A parsed completion.
 
     Attributes:
-        films: the film of each entry in order, including those past rank N.
+        items: the item of each entry in order, including those past rank N.
         lines: the line number (from 0) of each entry.
         n_lines: number of lines that are not blank.
     """
 
-    films: Sequence[Film]
+    items: Sequence[Item]
     lines: Sequence[int]
     n_lines: int
 
     @property
     def entries(self) -> list[Entry]:
-        return [Entry(*film, line=line) for film, line in zip(self.films, self.lines, strict=True)]
+        return [Entry(*item, line=line) for item, line in zip(self.items, self.lines, strict=True)]
 
 
-def read_line(line: str) -> Film | None:
+def read_line(line: str) -> Item | None:
     """Read one line as (title, year), or None if it is not "Title (Year)".
 
     These are removed: numbering ("7.", "7)", "#7", "7 -"), bullets, headings, Markdown emphasis and links, HTML tags,
     quotes and brackets around the title or the line, and text after the year. Parentheses inside the title stay. The
     year has four digits in brackets, and is the first one after some title; the brackets may hold other words, as in
     "(1999 film)". Table rows and JSON objects are read too. A colon does not end a numbering: "2001: A Space Odyssey
-    (1968)" is a title. A sentence that mentions a film and introduces or follows a list is not an entry.
+    (1968)" is a title. A sentence that mentions an item and introduces or follows a list is not an entry.
     """
     if "<" in line:
-        line = _TAG.sub("", line)
+        line = TAG.sub("", line)
     if "&" in line:
-        for entity, letter in _ENTITIES.items():
+        for entity, letter in ENTITIES.items():
             line = line.replace(entity, letter)
     if "](" in line:
-        line = _LINK.sub(r"\1", line)
+        line = LINK.sub(r"\1", line)
     if line.lstrip().startswith("|"):
         return _read_cells(line)
     for mark in ("**", "__"):
         if line.count(mark) % 2 == 0:  # an odd mark belongs to a title ("Don't F**k with Cats")
             line = line.replace(mark, "")
-    json_film = _JSON_FILM.search(line) if ":" in line else None
-    if json_film:
-        return json_film[1].replace('\\"', '"'), int(json_film[2])
-    marker = _MARKER.match(line)
+    json_item = _JSON_ITEM.search(line) if ":" in line else None
+    if json_item:
+        return json_item[1].replace('\\"', '"'), int(json_item[2])
+    marker = MARKER.match(line)
     marked = bool(marker and marker["marks"])
     line = line[marker.end() if marker else 0 :].strip()
-    if not marked and (start := _JSON_START.match(line)) and start.end() and line[-1] in "\"'],}":
+    if not marked and (start := JSON_START.match(line)) and start.end() and line[-1] in "\"'],}":
         line = line[start.end() :]
-        first = _JSON_STRING.match(line)
+        first = JSON_STRING.match(line)
         line = first[2] if first else line
     line = _unwrapped(line)
     for match, year in _years(line):
         title = _unmarked(line[: match.start()].strip(), line[match.end() :])
-        if len(title) > 1 and _QUOTES.get(title[0]) == title[-1]:
+        if len(title) > 1 and QUOTES.get(title[0]) == title[-1]:
             title = title[1:-1].strip()
         if title:
             return None if not marked and _is_sentence(title, line[match.end() :]) else (title, year)
     return None
 
 
-def _read_cells(line: str) -> Film | None:
+def _read_cells(line: str) -> Item | None:
     """A table row: the first cell with "Title (Year)", otherwise the first cell followed by a year."""
     cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-    films = (read_line(cell) for cell in cells if cell)
-    film = next((film for film in films if film), None)
-    if film is not None:
-        return film
+    items = (read_line(cell) for cell in cells if cell)
+    item = next((item for item in items if item), None)
+    if item is not None:
+        return item
     if len(cells) > 2 and re.fullmatch(r"#?[0-9]{1,3}[.)]?", cells[0]):
         cells = cells[1:]
     for title, year in pairwise(cells):
@@ -169,7 +168,7 @@ def _read_cells(line: str) -> Film | None:
 def _unwrapped(line: str) -> str:
     """A line without the quotes or brackets around all of it, and without a comma after them."""
     bare = line.rstrip(",; ")
-    if len(bare) > 1 and _QUOTES.get(bare[0]) == bare[-1]:
+    if len(bare) > 1 and QUOTES.get(bare[0]) == bare[-1]:
         return bare[1:-1].strip()
     for mark in ("*", "_"):
         inner = bare[1:-1]
@@ -197,9 +196,9 @@ def _years(line: str) -> Iterator[tuple[re.Match[str], int]]:
 
 
 def _is_sentence(title: str, rest: str) -> bool:
-    """Whether an apparent title is really the start of a sentence that mentions a film; `rest` follows the year."""
-    opener = _SENTENCE.match(title)
-    if opener and _NAMES_A_FILM_LATER.match(title, opener.end()):
+    """Whether an apparent title is really the start of a sentence that mentions an item; `rest` follows the year."""
+    opener = SENTENCE.match(title)
+    if opener and _NAMES_ONE_LATER.match(title, opener.end()):
         return True
     goes_on = rest[:1] == "," or re.match(r"\s+[a-z]", rest) is not None
     return goes_on and (_ANNOUNCES.search(rest) is not None or (opener is not None and rest.rstrip().endswith(":")))
@@ -222,17 +221,23 @@ def _unmarked(title: str, rest: str) -> str:
     return shorter.strip() or title.strip()
 
 
-_LOOK_AGAIN = re.compile(_SENTENCE.pattern + r"|(?i:no|rank|movie|film|title|recommendation)[\s0-9.#]*[:.)–—-]")
+_LOOK_AGAIN = re.compile(SENTENCE.pattern + r"|(?i:no|rank|movie|film|title|recommendation)[\s0-9.#]*[:.)–—-]")
 """Lines that look clean but may not be titles."""
 
 
-class _Lines(dict[str, Film | tuple[()] | None]):
-    """Cache of parsed lines, since the lists of one rollout share most lines: a film, () for a blank line, or None for
-    a line that is not an entry."""
+class Lines(dict[str, Item | tuple[()] | None]):
+    """Cache of parsed lines, since the lists of one rollout share most lines: an item, () for a blank line, or None for
+    a line that is not an entry.
 
-    def __missing__(self, line: str) -> Film | tuple[()] | None:
-        clean = None if _LOOK_AGAIN.match(line) else _CLEAN.fullmatch(line)
-        read = (clean[1], int(clean[2])) if clean else read_line(line) if line.strip() else ()
+    Args:
+        read: reads a line that is not blank.
+    """
+
+    def __init__(self, read: Callable[[str], Item | None]):
+        self._read = read
+
+    def __missing__(self, line: str) -> Item | tuple[()] | None:
+        read = self._read(line) if line.strip() else ()
         if len(line) <= _LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED:
                 self.clear()
@@ -240,7 +245,12 @@ class _Lines(dict[str, Film | tuple[()] | None]):
         return read
 
 
-_lines = _Lines()
+def _read_fast(line: str) -> Item | None:
+    clean = None if _LOOK_AGAIN.match(line) else _CLEAN.fullmatch(line)
+    return (clean[1], int(clean[2])) if clean else read_line(line)
+
+
+_lines = Lines(_read_fast)
 
 
 def forget_lines() -> None:
@@ -248,18 +258,23 @@ def forget_lines() -> None:
     _lines.clear()
 
 
-def parse_line(line: str) -> Film | None:
+def parse_line(line: str) -> Item | None:
     """`read_line`, cached."""
     return _lines[line] or None
 
 
 def parse_text(text: str) -> ParsedText:
     """Parse a completion. Lines end only at "\\n"."""
-    read = list(map(_lines.__getitem__, text.split("\n")))
+    return parsed_by(_lines, text)
+
+
+def parsed_by(lines: Lines, text: str) -> ParsedText:
+    """Parse a completion with a cache of lines."""
+    read = list(map(lines.__getitem__, text.split("\n")))
     if all(read):
         return ParsedText(read, range(len(read)), len(read))  # type: ignore[arg-type]
-    films: list[Film] = list(compress(read, read))  # type: ignore[arg-type]
-    return ParsedText(films, list(compress(range(len(read)), read)), len(read) - read.count(()))
+    items: list[Item] = list(compress(read, read))  # type: ignore[arg-type]
+    return ParsedText(items, list(compress(range(len(read)), read)), len(read) - read.count(()))
 
 
 def parse_list(text: str) -> list[Entry]:

@@ -3,9 +3,9 @@
 The protocol is `standard`: textbook DCG, ranks kept, lists truncated before anything is dropped. docs/metrics.md has
 every definition with its source.
 
-Shapes: Q queries (a dialogue with one answerer's truth), N ranks per list, C films in the catalogue, n lists sampled
+Shapes: Q queries (a dialogue with one answerer's truth), N ranks per list, C items in the catalogue, n lists sampled
 per query. `hits` is (Q, N), 1.0 if rank k is relevant and no repeat, else 0.0. `n_truth` is (Q,), the number of
-distinct relevant films, at least 1. Sums over ranks start at rank 1, so a query's value depends only on its own row,
+distinct relevant items, at least 1. Sums over ranks start at rank 1, so a query's value depends only on its own row,
 bit for bit.
 """
 
@@ -49,7 +49,7 @@ def _check(hits: Floats, n_truth: Ints, cutoffs: Sequence[int]) -> None:
     _check_cutoffs(cutoffs)
     _check_truths(n_truth)
     _check_binary(hits)
-    _refuse(hits.sum(axis=1) > n_truth, "more hits than relevant films")
+    _refuse(hits.sum(axis=1) > n_truth, "more hits than relevant items")
 
 
 def discounts(n: int) -> Floats:
@@ -74,7 +74,7 @@ def dcg(hits: Floats, k: int) -> Floats:
 
 
 def ideal_dcg(n_truth: Ints, k: int) -> Floats:
-    """(Q,) DCG@k of a list that begins with all relevant films: min(n_truth, k) hits.
+    """(Q,) DCG@k of a list that begins with all relevant items: min(n_truth, k) hits.
 
     Raises:
         ValueError: k or an n_truth is below 1.
@@ -85,7 +85,7 @@ def ideal_dcg(n_truth: Ints, k: int) -> Floats:
 
 
 def recall(hits: Floats, n_truth: Ints, k: int) -> Floats:
-    """(Q,) share of the relevant films found in the first k ranks. Raises as `ranking_metrics`."""
+    """(Q,) share of the relevant items found in the first k ranks. Raises as `ranking_metrics`."""
     _check(hits, n_truth, [k])
     return _first(hits.cumsum(axis=1), k) / n_truth
 
@@ -143,7 +143,7 @@ def list_metrics(lists: "JudgedLists") -> dict[str, Floats]:
     """Form of each list, whatever is relevant. Present ranks are the entries among the first N.
 
     - `in_catalog`, `in_catalog_lax`, `duplicates`, `seen`: share of the present ranks that are in the catalogue, are in
-      it by the published ratio's lax rule, repeat a film, or name a film that the dialogue has named before.
+      it by the published ratio's lax rule, repeat an item, or name an item that the dialogue has named before.
     - `list_length`: entries, including those past N. `overflow`: 1 if there are more than N. `exact_length`: 1 if there
       are exactly N.
     - `eos`: 1 if the completion ends with EOS.
@@ -193,61 +193,61 @@ def gini(counts: Ints) -> float:
     return float((np.arange(1 - n, n, 2) * np.sort(counts)).sum() / (n * total))
 
 
-def pool_metrics(lists: "JudgedLists", n_films: int, film_counts: Ints, first: Bools) -> dict[str, float]:
+def pool_metrics(lists: "JudgedLists", n_items: int, item_counts: Ints, first: Bools) -> dict[str, float]:
     """Metrics of all lists of a split together.
 
     Over all queries:
 
     - `rank_hit_rate@k`, k = 1..N: share of the queries whose rank k is a hit.
 
-    Over the lists that `first` marks, at their ranks inside the catalogue (repeats and seen films count too):
+    Over the lists that `first` marks, at their ranks inside the catalogue (repeats and seen items count too):
 
     - `coverage`: share of the catalogue that is recommended at least once.
-    - `gini`: Gini coefficient of how often each film of the catalogue is recommended, zeros included.
+    - `gini`: Gini coefficient of how often each item of the catalogue is recommended, zeros included.
     - `popularity`: average recommendation popularity (Yin et al. 2012): the mean within each list, then over lists. A
-      film's popularity is its share of the training truths.
+      item's popularity is its share of the training truths.
     - `novelty`: self-information -log2 p in bits (Zhou et al. 2010), p = (count + 1) / (total + C), averaged likewise.
 
-    Lists without a film of the catalogue are left out of the last two. If no list has one, all four are 0.
+    Lists without an item of the catalogue are left out of the last two. If no list has one, all four are 0.
 
     Args:
         lists: Q judged lists.
-        n_films: C, at least 1.
-        film_counts: (C,) number of training truths that name each film of the catalogue.
+        n_items: C, at least 1.
+        item_counts: (C,) number of training truths that name each item of the catalogue.
         first: (Q,) bool, True for one sample of each list. Several answerers of a dialogue share one list, which
             recommends once; relevance belongs to each sample.
 
     Raises:
-        ValueError: there is no query or no film, no list is marked, shapes differ, or a film is not below C.
+        ValueError: there is no query or no item, no list is marked, shapes differ, or an item is not below C.
     """
     if first.shape != (len(lists),) or not first.any():
         raise ValueError(f"first must mark at least one of {len(lists)} samples, got shape {first.shape}")
-    films = lists.films[first]
-    inside = films >= 0  # not NO_FILM
-    if n_films < 1 or film_counts.shape != (n_films,) or films.max() >= n_films:
+    items = lists.items[first]
+    inside = items >= 0  # not NO_ITEM
+    if n_items < 1 or item_counts.shape != (n_items,) or items.max() >= n_items:
         raise ValueError(
-            f"expected film indices below C = {n_films} and C counts, got film {films.max()} and counts of shape "
-            f"{film_counts.shape}"
+            f"expected item indices below C = {n_items} and C counts, got item {items.max()} and counts of shape "
+            f"{item_counts.shape}"
         )
-    total = film_counts.sum()
-    recommended = np.bincount(films[inside], minlength=n_films)
-    popularity = film_counts / max(total, 1)
-    information = np.log2((total + n_films) / (film_counts + 1))
+    total = item_counts.sum()
+    recommended = np.bincount(items[inside], minlength=n_items)
+    popularity = item_counts / max(total, 1)
+    information = np.log2((total + n_items) / (item_counts + 1))
     rates = {f"rank_hit_rate@{k}": float(rate) for k, rate in enumerate(lists.hits.mean(axis=0), start=1)}
     return rates | {
         "coverage": float((recommended > 0).mean()),
         "gini": gini(recommended),
-        "popularity": _mean_of_lists(popularity, films, inside),
-        "novelty": _mean_of_lists(information, films, inside),
+        "popularity": _mean_of_lists(popularity, items, inside),
+        "novelty": _mean_of_lists(information, items, inside),
     }
 
 
-def _mean_of_lists(values: Floats, films: Ints, inside: Bools) -> float:
-    """Mean over lists of the mean of values (C,) over each list's films `inside`. Lists without any are left out."""
+def _mean_of_lists(values: Floats, items: Ints, inside: Bools) -> float:
+    """Mean over lists of the mean of values (C,) over each list's items `inside`. Lists without any are left out."""
     n_inside = inside.sum(axis=1)
     if not n_inside.any():
         return 0.0
-    sums = np.where(inside, values[films], 0.0).sum(axis=1)
+    sums = np.where(inside, values[items], 0.0).sum(axis=1)
     return float((sums[n_inside > 0] / n_inside[n_inside > 0]).mean())
 
 

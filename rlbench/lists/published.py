@@ -6,6 +6,7 @@ reward and evaluation disagree with each other, so both are here. Years are alwa
 catalogue no parsed entry would match, and every reward would be 0, as in the published code.
 """
 
+import math
 import re
 from collections.abc import Container, Iterable, Sequence
 from functools import cache
@@ -16,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlbench.lists.entries import Entry
+from rlbench.lists.items import Item
 
-Film = tuple[str, int]
 Floats = NDArray[np.float64]
 
 YEAR_TOLERANCE = 2
@@ -31,7 +32,7 @@ _EMPHASIS = "*_` \t"
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
 
 
-def parse_line(line: str) -> Film | None:
+def parse_line(line: str) -> Item | None:
     """Read one line as (title, year), or None if the published parser drops it.
 
     A bullet or heading mark, numbering, emphasis marks at the edges and one pair of quotes are removed. The first
@@ -51,8 +52,8 @@ def parse_line(line: str) -> Film | None:
 
 def parse_list(text: str) -> list[Entry]:
     """Return all entries of a completion in order. Blank lines and lines that are not entries leave no gap."""
-    films = ((index, parse_line(line)) for index, line in enumerate(text.split("\n")))
-    return [Entry(*film, line=index) for index, film in films if film is not None]
+    items = ((index, parse_line(line)) for index, line in enumerate(text.split("\n")))
+    return [Entry(*item, line=index) for index, item in items if item is not None]
 
 
 def _without(prefix: re.Pattern[str], line: str) -> str:
@@ -67,9 +68,9 @@ def _unquoted(text: str) -> str:
 
 def training_matches(
     entries: Sequence[Entry],
-    ground_truth: Sequence[Film],
+    ground_truth: Sequence[Item],
     seen_titles: Iterable[str],
-    in_catalog: Container[Film],
+    in_catalog: Container[Item],
     list_length: int,
 ) -> list[int]:
     """The truth that each rank hits by the training reward's rule.
@@ -79,7 +80,7 @@ def training_matches(
 
     Args:
         entries: the parsed list; entries past rank N are ignored.
-        ground_truth: relevant films; each is used up by the first entry that matches it.
+        ground_truth: relevant items; each is used up by the first entry that matches it.
         seen_titles: an entry with exactly one of these titles is not a hit.
         in_catalog: the catalogue as (title, int year), compared exactly.
         list_length: N.
@@ -94,12 +95,17 @@ def training_matches(
         if (entry.title, entry.year) not in in_catalog or entry.title in seen:
             continue
         title = _folded(entry.title)
-        off = {place: abs(year - entry.year) for place, (name, year) in left.items() if name == title}
+        off = {place: _apart(year, entry.year) for place, (name, year) in left.items() if name == title}
         near = [place for place, years in off.items() if years <= YEAR_TOLERANCE]
         if near:
             matches[rank] = min(near, key=off.__getitem__)
             del left[matches[rank]]
     return matches
+
+
+def _apart(one: int | None, other: int | None) -> float:
+    """Difference of two years. These rules know no item without a year, so it is infinite if one is missing."""
+    return math.inf if one is None or other is None else abs(one - other)
 
 
 def _folded(title: str) -> str:
@@ -123,14 +129,14 @@ class _Matched(NamedTuple):
 
 
 def _match(
-    entries: Sequence[Entry], ground_truth: Sequence[Film], seen_titles: Iterable[str], in_catalog: Container[Film]
+    entries: Sequence[Entry], ground_truth: Sequence[Item], seen_titles: Iterable[str], in_catalog: Container[Item]
 ) -> _Matched:
     seen = set(seen_titles)
     ranks = [i for i, e in enumerate(entries) if (e.title, e.year) in in_catalog and e.title not in seen]
     hits = [0] * len(ranks)
     for title, year in ground_truth:
         for place, rank in enumerate(ranks):
-            if entries[rank].title == title and abs(entries[rank].year - year) <= YEAR_TOLERANCE:
+            if entries[rank].title == title and _apart(entries[rank].year, year) <= YEAR_TOLERANCE:
                 hits[place] = 1
                 break
     return _Matched(ranks, list(accumulate(hits, initial=0)), _dcg(hits), len(ground_truth))
@@ -160,9 +166,9 @@ def _recall_ndcg(matched: _Matched, k: int, truncate_first: bool) -> tuple[float
 
 def ranking_metrics(
     lists: Sequence[Sequence[Entry]],
-    truths: Sequence[Sequence[Film]],
+    truths: Sequence[Sequence[Item]],
     seen: Sequence[Iterable[str]],
-    in_catalog: Container[Film],
+    in_catalog: Container[Item],
     cutoffs: Sequence[int],
     truncate_first: bool = False,
 ) -> dict[str, Floats]:
@@ -174,7 +180,7 @@ def ranking_metrics(
 
     Args:
         lists: B parsed lists, uncut.
-        truths: their relevant films; with none both values are 0.
+        truths: their relevant items; with none both values are 0.
         seen: titles whose entries are removed, compared exactly.
         in_catalog: the catalogue as (title, int year), compared exactly.
         cutoffs: values of k, at least 1.

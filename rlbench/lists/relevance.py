@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists import published
 from rlbench.lists.catalog import Catalog, MatchingPolicy
-from rlbench.lists.entries import Entry, Film, ParsedText, parse_text
+from rlbench.lists.entries import Entry, ParsedText, parse_text
+from rlbench.lists.items import Item
+from rlbench.lists.titles import parse_titles
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -37,8 +39,8 @@ VERDICTS = tuple(Verdict)
 HIT, MISS, OUT_OF_CATALOG, SEEN, DUPLICATE = range(len(VERDICTS))
 ABSENT = -1
 """Code of a rank that a short list lacks."""
-NO_FILM = -1
-"""Catalogue index of an absent rank and of a film outside the catalogue."""
+NO_ITEM = -1
+"""Catalogue index of an absent rank and of an item outside the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class JudgedLists:
 
     Attributes:
         verdicts: (B, N) int8 codes into `VERDICTS`, `ABSENT` past the end of a short list.
-        films: (B, N) index into the catalogue's films, or `NO_FILM`.
+        items: (B, N) index into the catalogue's items, or `NO_ITEM`.
         truths: (B, N) index of the sample's distinct truth that rank k hits, -1 for none; a list hits a truth once.
         lax: (B, N) bool, in the catalogue by lower-case title and a year within two (the published in-catalogue ratio).
-        n_truth: (B,) number of distinct relevant films.
+        n_truth: (B,) number of distinct relevant items.
         n_entries: (B,) entries of the whole list, overflow included.
         n_lines: (B,) lines that are not blank.
         n_shifted: (B,) entries among the first N whose line number differs from their rank. The published code gives
@@ -60,7 +62,7 @@ class JudgedLists:
     """
 
     verdicts: NDArray[np.int8]
-    films: Ints
+    items: Ints
     truths: Ints
     lax: Bools
     n_truth: Ints
@@ -95,25 +97,26 @@ class JudgedLists:
 class Judge:
     """Judges completions against truths by this project's own rules.
 
-    An entry is looked up in the catalogue and counts as the film found there. Its verdict is the first that applies:
-    out of catalogue, duplicate of an earlier entry, film whose title the dialogue has named, hit, miss. A truth outside
+    An entry is looked up in the catalogue and counts as the item found there. Its verdict is the first that applies:
+    out of catalogue, duplicate of an earlier entry, item whose title the dialogue has named, hit, miss. A truth outside
     the catalogue counts as relevant and cannot be hit.
 
     Args:
-        catalog: the films that may be recommended, with its matching policy.
+        catalog: the items that may be recommended, with its matching policy.
         list_length: N.
 
     Attributes:
-        exact: the catalogue's films exactly as spelt, for the published rules.
+        exact: the catalogue's items exactly as spelt, for the published rules.
     """
 
     def __init__(self, catalog: Catalog, list_length: int):
         self.catalog = catalog
         self.list_length = list_length
-        self.exact = frozenset(catalog.films)
+        self.exact = frozenset(catalog.items)
 
     def parse(self, text: str) -> ParsedText:
-        return parse_text(text)
+        """Parse one completion: lines with a title and a year, or titles if the catalogue has no years."""
+        return parse_text(text) if self.catalog.has_years else parse_titles(text)
 
     def read(self, texts: Sequence[str]) -> list[ParsedText]:
         """Parse completions, each distinct text once."""
@@ -128,7 +131,7 @@ class Judge:
     def __call__(
         self,
         parsed: Sequence[ParsedText],
-        ground_truth: Sequence[Sequence[Film]],
+        ground_truth: Sequence[Sequence[Item]],
         seen_titles: Sequence[Sequence[str]],
         n_tokens: Sequence[int] | None = None,
         finished: Sequence[bool] | None = None,
@@ -137,24 +140,24 @@ class Judge:
 
         Args:
             parsed: the completions, as `read` parses them.
-            ground_truth: relevant films of each.
+            ground_truth: relevant items of each.
             seen_titles: titles that each dialogue has named; recommending one of them is not a hit.
             n_tokens: tokens of each completion (default: unknown, 0).
             finished: whether each ends with EOS (default: yes).
         """
-        n_entries = np.array([len(read.films) for read in parsed], dtype=np.int64)
+        n_entries = np.array([len(read.items) for read in parsed], dtype=np.int64)
         present = np.arange(self.list_length) < n_entries[:, None]
-        films, lax = self._look_up(parsed, present)
+        items, lax = self._look_up(parsed, present)
         missed = np.select(
-            [~present, films == NO_FILM, _repeats(films), self._seen(films, seen_titles)],
+            [~present, items == NO_ITEM, _repeats(items), self._seen(items, seen_titles)],
             [ABSENT, OUT_OF_CATALOG, DUPLICATE, SEEN],
             MISS,
         )
-        truths, n_truth = self._hits(parsed, films, missed == MISS, ground_truth, seen_titles)
+        truths, n_truth = self._hits(parsed, items, missed == MISS, ground_truth, seen_titles)
         verdicts = np.where(truths >= 0, HIT, missed).astype(np.int8)
         return JudgedLists(
             verdicts=verdicts,
-            films=films,
+            items=items,
             truths=truths,
             lax=lax,
             n_truth=n_truth,
@@ -174,39 +177,39 @@ class Judge:
 
     def _look_up(self, parsed: Sequence[ParsedText], present: Bools) -> tuple[Ints, Bools]:
         """Catalogue index and lax membership of every present rank."""
-        flat = list(chain.from_iterable(read.films[: self.list_length] for read in parsed))
-        films = np.full(present.shape, NO_FILM, dtype=np.int64)
+        flat = list(chain.from_iterable(read.items[: self.list_length] for read in parsed))
+        items = np.full(present.shape, NO_ITEM, dtype=np.int64)
         lax = np.zeros(present.shape, dtype=np.bool_)
-        films[present], lax[present] = self.catalog.find_all_and_lax(flat)
-        return films, lax
+        items[present], lax[present] = self.catalog.find_all_and_lax(flat)
+        return items, lax
 
     def _hits(
         self,
         parsed: Sequence[ParsedText],
-        films: Ints,
+        items: Ints,
         eligible: Bools,
-        ground_truth: Sequence[Sequence[Film]],
+        ground_truth: Sequence[Sequence[Item]],
         seen_titles: Sequence[Sequence[str]],
     ) -> tuple[Ints, Ints]:
         """(B, N) index of the truth that each rank hits, -1 for none; (B,) number of distinct truths."""
         found = _rows(self.catalog.find_all(list(chain.from_iterable(ground_truth))), ground_truth)
         inside = (found >= 0) & ~_repeats(found)
         n_truth = inside.sum(axis=1)
-        for row in np.flatnonzero(np.any(found == NO_FILM, axis=1)).tolist():
+        for row in np.flatnonzero(np.any(found == NO_ITEM, axis=1)).tolist():
             n_truth[row] += len(
                 {
                     (self.catalog.policy.normalise(title), year)
                     for (title, year), index in zip(ground_truth[row], found[row], strict=False)
-                    if index == NO_FILM
+                    if index == NO_ITEM
                 }
             )
-        place, named = _position(films, np.where(inside, found, NOTHING))
+        place, named = _position(items, np.where(inside, found, NOTHING))
         number = inside.cumsum(axis=1) - 1
         return np.where(named & eligible, np.take_along_axis(number, place, axis=1), -1), n_truth
 
-    def _seen(self, films: Ints, seen_titles: Sequence[Sequence[str]]) -> Bools:
+    def _seen(self, items: Ints, seen_titles: Sequence[Sequence[str]]) -> Bools:
         seen = _rows(self.catalog.find_titles(list(chain.from_iterable(seen_titles))), seen_titles)
-        titles = np.append(self.catalog.title_ids, NOTHING - 1)[films]  # the appended value serves NO_FILM, index -1
+        titles = np.append(self.catalog.title_ids, NOTHING - 1)[items]  # the appended value serves NO_ITEM, index -1
         return _position(titles, np.where(seen >= 0, seen, NOTHING))[1]
 
 
@@ -232,11 +235,11 @@ def _position(values: Ints, table: Ints) -> tuple[Ints, Bools]:
     return place, there
 
 
-def _repeats(films: Ints) -> Bools:
-    """(B, N) whether the film of this rank also has an earlier rank."""
-    order = np.argsort(films, axis=1, kind="stable")
-    ordered = np.take_along_axis(films, order, axis=1)
-    again = np.zeros(films.shape, dtype=np.bool_)
+def _repeats(items: Ints) -> Bools:
+    """(B, N) whether the item of this rank also has an earlier rank."""
+    order = np.argsort(items, axis=1, kind="stable")
+    ordered = np.take_along_axis(items, order, axis=1)
+    again = np.zeros(items.shape, dtype=np.bool_)
     again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
     repeats = np.empty_like(again)
     np.put_along_axis(repeats, order, again, axis=1)
@@ -252,8 +255,8 @@ class PublishedJudge(Judge):
 
     def parse(self, text: str) -> ParsedText:
         entries = published.parse_list(text)
-        films = [(entry.title, entry.year) for entry in entries]
-        return ParsedText(films, [entry.line for entry in entries], sum(map(bool, map(str.strip, text.split("\n")))))
+        items = [(entry.title, entry.year) for entry in entries]
+        return ParsedText(items, [entry.line for entry in entries], sum(map(bool, map(str.strip, text.split("\n")))))
 
     def published_entries(self, texts: Sequence[str], parsed: Sequence[ParsedText]) -> list[list[Entry]]:
         return [read.entries for read in parsed]
@@ -261,12 +264,12 @@ class PublishedJudge(Judge):
     def _hits(
         self,
         parsed: Sequence[ParsedText],
-        films: Ints,
+        items: Ints,
         eligible: Bools,
-        ground_truth: Sequence[Sequence[Film]],
+        ground_truth: Sequence[Sequence[Item]],
         seen_titles: Sequence[Sequence[str]],
     ) -> tuple[Ints, Ints]:
-        truths = np.full(films.shape, -1, dtype=np.int64)
+        truths = np.full(items.shape, -1, dtype=np.int64)
         for row, (read, truth, seen) in enumerate(zip(parsed, ground_truth, seen_titles, strict=True)):
             truths[row] = published.training_matches(read.entries, truth, seen, self.exact, self.list_length)
         return truths, np.array([len(truth) for truth in ground_truth], dtype=np.int64)

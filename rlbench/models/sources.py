@@ -18,6 +18,7 @@ from rlbench.base.content import SHOWN, combined, remembered_digest
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
 from rlbench.config.schema import HubModelConfig, ModelConfig, WheelModelConfig
+from rlbench.lists.items import line_of
 from rlbench.models.wheels import LAYOUT, converted_gguf, installed_gguf
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def tokenizer_texts(dataset: "RankedListDataset") -> Iterator[str]:
     for record in dataset.splits.get("sft", ()):
         for message in record.prompt:
             yield message["content"]
-    yield from [f"{title} ({year})\n" for title, year in dataset.catalog.films] * CATALOG_REPEATS
+    yield from [f"{line_of(title, year)}\n" for title, year in dataset.catalog.items] * CATALOG_REPEATS
 
 
 def texts_digest(dataset: "RankedListDataset") -> str:

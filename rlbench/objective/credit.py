@@ -31,7 +31,7 @@ class CreditInputs:
         gains: (B, N) gain of each rank.
         scores: (B,) score of the whole list, on top of its ranks' gains.
         hits: (B, N) relevance.
-        n_truth: (B,) number of distinct relevant films.
+        n_truth: (B,) number of distinct relevant items.
         gamma: the reward's discount over later ranks.
     """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 
 FEATURES = ("tokens", "entries", "in_catalog", "duplicates", "popularity")
-"""Tokens and entries of a list, shares of its entries, and mean popularity percentile of its films."""
+"""Tokens and entries of a list, shares of its entries, and mean popularity percentile of its items."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class RewardBatch:
         gains: (B, M, N) gain of each rank; 0 for a term that scores whole lists.
         scores: (B, M) score of each list; 0 for a term that scores ranks.
         hits: (B, N) relevance.
-        n_truth: (B,) number of distinct relevant films.
+        n_truth: (B,) number of distinct relevant items.
         present: (B, N) bool, whether the list has rank k.
         totals: (B,) weighted sum of each list's terms over its ranks, not scaled by the solve rate.
         success: (B,) bool, by the reward's success rule.

@@ -9,8 +9,8 @@ import torch
 
 from rlbench.config.options import filled
 from rlbench.config.schema import RewardConfig
-from rlbench.lists.entries import Film, ParsedText
-from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.entries import Item, ParsedText
+from rlbench.lists.item_facts import ItemFacts
 from rlbench.lists.metrics import list_metrics
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge, JudgedLists, Verdict
@@ -30,7 +30,7 @@ class ScoredList:
     finished: bool
 
 
-def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig, texts: Sequence[str] = ()) -> RewardBatch:
+def score(lists: JudgedLists, facts: ItemFacts, reward: RewardConfig, texts: Sequence[str] = ()) -> RewardBatch:
     """Evaluate every term of a reward on B judged lists.
 
     Args:
@@ -55,7 +55,7 @@ def score(lists: JudgedLists, facts: FilmFacts, reward: RewardConfig, texts: Seq
     checked_totals(totals, texts)
     correct = success(lists, totals, reward.success.rule, reward.success.threshold)
     measured = list_metrics(lists)
-    inside = lists.films >= 0
+    inside = lists.items >= 0
     popularity = TERMS["popularity"].function(lists, facts).sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
     features = {
         "tokens": measured["completion_tokens"],
@@ -82,7 +82,7 @@ class ListScorer:
     Args:
         reader: reads the completions.
         judge: judges the lists.
-        facts: facts about the films that the terms may use.
+        facts: facts about the items that the terms may use.
         reward: the terms and their weights.
 
     Attributes:
@@ -92,7 +92,7 @@ class ListScorer:
 
     __name__ = "list_gain"  # the name under which TRL logs this reward
 
-    def __init__(self, reader: ListReader, judge: Judge, facts: FilmFacts, reward: RewardConfig):
+    def __init__(self, reader: ListReader, judge: Judge, facts: ItemFacts, reward: RewardConfig):
         self.reader = reader
         self.judge = judge
         self.facts = facts
@@ -103,7 +103,7 @@ class ListScorer:
     def read(
         self,
         completion_ids: Sequence[Sequence[int]],
-        ground_truth: Sequence[Sequence[Film]],
+        ground_truth: Sequence[Sequence[Item]],
         seen_titles: Sequence[Sequence[str]],
     ) -> tuple[JudgedLists, list[ScoredList]]:
         """Parse and judge B completions."""
@@ -135,7 +135,7 @@ class ListScorer:
 
         The total is not scaled by the solve rate, which needs whole groups. TRL only logs it.
         """
-        truths = [[(film["title"], film["year"]) for film in films] for films in ground_truth]
+        truths = [[(item["title"], item["year"]) for item in items] for items in ground_truth]
         judged, self.lists = self.read(completion_ids, truths, seen_titles)
         self.rewards = score(judged, self.facts, self.reward, [scored.text for scored in self.lists])
         return self.rewards.totals.tolist()

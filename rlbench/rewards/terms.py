@@ -1,10 +1,10 @@
 """Reward terms: values of a list's ranks, or of the whole list, before weights. Loads no torch.
 
-A term is one function of judged lists and of facts about films. `rank_term` and `list_term` register it in `TERMS`
+A term is one function of judged lists and of facts about items. `rank_term` and `list_term` register it in `TERMS`
 under its name. Its keyword-only parameters are its options in `conf/reward/`; their annotations say which values are
 valid.
 
-Shapes: B lists, N ranks, C films in the catalogue. rel_k is 1 if rank k is relevant and no repeat, else 0 (Rank-GRPO,
+Shapes: B lists, N ranks, C items in the catalogue. rel_k is 1 if rank k is relevant and no repeat, else 0 (Rank-GRPO,
 arXiv 2510.20150, section 2.1). Ranks that a short list lacks have value 0 in every rank term. All values are finite.
 """
 
@@ -26,7 +26,7 @@ from rlbench.config.options import (
     options_of,
 )
 from rlbench.lists import metrics
-from rlbench.lists.film_facts import FilmFacts, Floats
+from rlbench.lists.item_facts import Floats, ItemFacts
 
 if TYPE_CHECKING:  # the configuration's schema loads this module and needs no judging
     from rlbench.lists.relevance import JudgedLists
@@ -90,56 +90,56 @@ def _entering(scope: Literal["rank", "list"], signed: bool, reads_on: bool) -> C
     return enter
 
 
-def _of_films(values: Floats, films: Ints) -> Floats:
-    """(B, N) the value of the film at each rank; 0 if there is none, which has index -1 (`NO_FILM`)."""
-    return np.append(values, 0.0)[films]
+def _of_items(values: Floats, items: Ints) -> Floats:
+    """(B, N) the value of the item at each rank; 0 if there is none, which has index -1 (`NO_ITEM`)."""
+    return np.append(values, 0.0)[items]
 
 
 @rank_term()
-def relevance(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def relevance(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """rel_k (Rank-GRPO's exp_inf)."""
     return lists.hits
 
 
 @rank_term()
-def dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def dcg(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """rel_k / log2(k + 1). A list's sum is DCG@N; a tail sum is Rank-GRPO's log-decay (Eq. 8)."""
     return lists.hits * metrics.discounts(lists.verdicts.shape[1])
 
 
 @rank_term()
-def ndcg_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def ndcg_share(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """rel_k / log2(k + 1) over the DCG of an ideal list, so a list's sum is NDCG@N."""
     n = lists.verdicts.shape[1]
     return lists.hits * metrics.discounts(n) / metrics.ideal_dcg(lists.n_truth, n)[:, None]
 
 
 @rank_term()
-def recall_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def recall_share(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """rel_k / n_truth, so a list's sum is Recall@N."""
     return lists.hits / lists.n_truth[:, None]
 
 
 @rank_term()
-def in_catalog(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """1 for an entry that names a film of the catalogue, including repeats and seen films."""
+def in_catalog(lists: "JudgedLists", facts: ItemFacts) -> Floats:
+    """1 for an entry that names an item of the catalogue, including repeats and seen items."""
     return (lists.present & ~lists.of_verdict("out_of_catalog")).astype(np.float64)
 
 
 @rank_term()
-def out_of_catalog(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def out_of_catalog(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """1 for an entry outside the catalogue; intended for a negative weight."""
     return lists.of_verdict("out_of_catalog").astype(np.float64)
 
 
 @rank_term()
-def duplicate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def duplicate(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """1 for an entry that repeats an earlier one; intended for a negative weight."""
     return lists.of_verdict("duplicate").astype(np.float64)
 
 
 @rank_term()
-def seen(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def seen(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """1 for an entry whose title the dialogue has named (`seen_titles`); intended for a negative weight."""
     return lists.of_verdict("seen").astype(np.float64)
 
@@ -147,7 +147,7 @@ def seen(lists: "JudgedLists", facts: FilmFacts) -> Floats:
 @rank_term(signed=True)
 def verdict_cost(
     lists: "JudgedLists",
-    facts: FilmFacts,
+    facts: ItemFacts,
     *,
     hit: float = 1.0,
     miss: float = 0.0,
@@ -167,81 +167,81 @@ def verdict_cost(
 
 
 @rank_term()
-def popularity(lists: "JudgedLists", facts: FilmFacts) -> Floats:
-    """Popularity percentile of an entry's film; intended for a negative weight, against popularity bias."""
-    return _of_films(facts.popularity_percentile, lists.films)
+def popularity(lists: "JudgedLists", facts: ItemFacts) -> Floats:
+    """Popularity percentile of an entry's item; intended for a negative weight, against popularity bias."""
+    return _of_items(facts.popularity_percentile, lists.items)
 
 
 @rank_term()
 def novelty(
-    lists: "JudgedLists", facts: FilmFacts, *, among: Literal["recommendable", "hits"] = "recommendable"
+    lists: "JudgedLists", facts: ItemFacts, *, among: Literal["recommendable", "hits"] = "recommendable"
 ) -> Floats:
     """1 - popularity percentile of a hit or a miss, or only of a hit.
 
-    A repeat or a seen film is never novel. Otherwise a list that names one rare film N times would be best.
+    A repeat or a seen item is never novel. Otherwise a list that names one rare item N times would be best.
     """
     counted = lists.of_verdict("hit")
     if among == "recommendable":
         counted = counted | lists.of_verdict("miss")
-    return counted * _of_films(1 - facts.popularity_percentile, lists.films)
+    return counted * _of_items(1 - facts.popularity_percentile, lists.items)
 
 
 @rank_term()
 def value(
     lists: "JudgedLists",
-    facts: FilmFacts,
+    facts: ItemFacts,
     *,
     alpha: NonNegative = 1.0,
     of: Literal["rarity", "recency"] = "rarity",
 ) -> Floats:
-    """rel_k * (1 + min(alpha * v, 1)), v in [0, 1] the value of rank k's film (RLEV, arXiv 2510.20187).
+    """rel_k * (1 + min(alpha * v, 1)), v in [0, 1] the value of rank k's item (RLEV, arXiv 2510.20187).
 
     RLEV values prompts. That is one factor for a whole group, which cancels when dividing by the group's standard
-    deviation. Adapted to lists: films have values, which do not cancel: 1 - popularity percentile, or recency
+    deviation. Adapted to lists: items have values, which do not cancel: 1 - popularity percentile, or recency
     percentile.
     """
-    of_film = 1 - facts.popularity_percentile if of == "rarity" else facts.recency_percentile
-    return lists.hits * (1 + np.minimum(alpha * _of_films(of_film, lists.films), 1))
+    of_item = 1 - facts.popularity_percentile if of == "rarity" else facts.recency_percentile
+    return lists.hits * (1 + np.minimum(alpha * _of_items(of_item, lists.items), 1))
 
 
 @list_term(reads_on=False)
-def recall(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def recall(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """Recall@N, as reported."""
     return metrics.recall(lists.hits, lists.n_truth, lists.verdicts.shape[1])
 
 
 @list_term(reads_on=False)
-def ndcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def ndcg(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """NDCG@N, as reported."""
     return metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1])
 
 
 @list_term(reads_on=False)
-def list_dcg(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def list_dcg(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """DCG@N (Rank-GRPO's reward of a whole list)."""
     return metrics.dcg(lists.hits, lists.verdicts.shape[1])
 
 
 @list_term(reads_on=False)
-def hit_rate(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def hit_rate(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """1 if one of the N ranks is a hit, as reported."""
     return metrics.hit_rate(lists.hits, lists.verdicts.shape[1])
 
 
 @list_term(reads_on=False)
-def in_catalog_share(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def in_catalog_share(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """Share of the entries among the first N that are in the catalogue, as reported; 0 without entries."""
     return metrics.list_metrics(lists)["in_catalog"]
 
 
 @list_term()
-def format(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def format(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """Share of the lines that are entries, ignoring blank lines; 0 without lines."""
     return lists.n_entries / np.maximum(lists.n_lines, 1)
 
 
 @list_term(signed=True)
-def length(lists: "JudgedLists", facts: FilmFacts) -> Floats:
+def length(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """1 for exactly N entries, else -|n - N| / N (count reward of SafeCRS, arXiv 2603.03536)."""
     n = lists.verdicts.shape[1]
     off = np.abs(lists.n_entries - n)
@@ -249,7 +249,7 @@ def length(lists: "JudgedLists", facts: FilmFacts) -> Floats:
 
 
 @list_term()
-def tokens(lists: "JudgedLists", facts: FilmFacts, *, normaliser: Positive) -> Floats:
+def tokens(lists: "JudgedLists", facts: ItemFacts, *, normaliser: Positive) -> Floats:
     """Tokens of the completion, EOS included, over `normaliser`; intended for a negative weight.
 
     With weight -beta and scaled by the solve rate, it is the penalty of ALP (arXiv 2506.05256):
@@ -259,7 +259,7 @@ def tokens(lists: "JudgedLists", facts: FilmFacts, *, normaliser: Positive) -> F
 
 
 @list_term(signed=True)
-def soft_overlong(lists: "JudgedLists", facts: FilmFacts, *, max_tokens: PositiveInt, cache: PositiveInt) -> Floats:
+def soft_overlong(lists: "JudgedLists", facts: ItemFacts, *, max_tokens: PositiveInt, cache: PositiveInt) -> Floats:
     """DAPO's penalty for long completions (arXiv 2503.14476, Eq. 13), in [-1, 0].
 
     0 up to max_tokens - cache tokens, then falling linearly to -1 at max_tokens, and -1 beyond.

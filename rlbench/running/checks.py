@@ -5,8 +5,9 @@ Importing this module loads neither torch nor transformers. `check_config` loads
 
 import importlib.util
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rlbench.base.errors import nearest
@@ -27,6 +28,7 @@ from rlbench.config.schema import (
     TinyModelConfig,
 )
 from rlbench.lists.catalog import check_matching
+from rlbench.lists.items import LINE_FORMATS, TITLES
 from rlbench.lists.metric_catalogue import selectable
 from rlbench.preference.checks import check_preference
 from rlbench.rewards.success import check_success
@@ -95,6 +97,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         ("matching.rules", config.matching.rules, MATCHING_RULES),
         ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
         ("dataset.long_prompts", config.dataset.long_prompts, LONG_PROMPTS),
+        ("dataset.line_format", config.dataset.line_format, LINE_FORMATS),
         ("model.dtype", config.model.dtype, DTYPES),
         ("runtime.device", config.runtime.device, DEVICES),
         ("trainer.sft.schedule", sft.schedule, SCHEDULES),
@@ -117,7 +120,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     ]
     problems += _repeated("evaluation.pass_at", config.evaluation.pass_at)
     problems += _repeated("dataset.cutoffs", config.dataset.cutoffs)
-    problems += _steps(rl) + check_matching(config.matching)
+    problems += _steps(rl) + check_matching(config.matching) + _item(config)
     if not config.plugins:
         problems += _reward(config.reward)
     if config.generation.top_p == 0:
@@ -142,6 +145,26 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         + _tokens_at_once(config)
         + _cutoffs(config)
     )
+
+
+def _item(config: Config) -> list[str]:
+    """Check the noun of an item, and that nothing needs years if there are none."""
+    problems = []
+    if not re.fullmatch(r"[^\W\d_][\w -]*", config.dataset.item):
+        problems.append(f"dataset.item = {ascii(config.dataset.item)} must be a noun in the singular, such as book")
+    if config.dataset.line_format != TITLES:
+        return problems
+    without = f'dataset.line_format = "{TITLES}" leaves out years'
+    if config.matching.rules == "published":
+        problems.append(
+            f"{without}, but matching.rules = 'published' reads only lines with a year; use matching=casefold"
+        )
+    problems += [
+        f"{without}, but reward.terms.{name}.of = 'recency' needs them; use of: rarity"
+        for name, options in config.reward.terms.items()
+        if isinstance(options, Mapping) and options.get("of") == "recency"
+    ]
+    return problems
 
 
 def _repeated(key: str, numbers: Sequence[int]) -> list[str]:

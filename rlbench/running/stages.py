@@ -13,6 +13,7 @@ from rlbench.data.record import Record
 from rlbench.evaluation.evaluate import Evaluation, Sampling, evaluate
 from rlbench.evaluation.judging import Answer, judge_answers
 from rlbench.evaluation.recording import Recording
+from rlbench.lists.items import line_of
 from rlbench.models.loading import load_model
 from rlbench.running.session import Session, console
 from rlbench.runs import processes
@@ -104,7 +105,7 @@ def oracle(session: Session, recording: Recording) -> Outcome:
 
     def lists(split: str, records: Sequence[Record]) -> Evaluation:
         contexts = {record.context_id for record in records}
-        texts = {c: "\n".join(f"{title} ({year})" for title, year in best[c]) for c in contexts}
+        texts = {c: "\n".join(line_of(title, year) for title, year in best[c]) for c in contexts}
         unknown = np.full(config.dataset.list_length, np.nan)
         answers = {context: Answer(text, judge.parse(text), True, 0, unknown) for context, text in texts.items()}
         predictions, means = judge_answers(records, answers, session.criteria, config.dataset.cutoffs)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rlbench.data.record import Messages, Record
+from rlbench.lists.items import line_of
 from rlbench.runs.directory import Run
 from rlbench.runs.record import COMPLETIONS, GreedyList
 from rlbench.tracking import Tracker
@@ -51,7 +52,9 @@ def sample_completions(
             "context_id": record.context_id,
             "prompt": shortened(record.prompt),
             "relevant": [[title, year] for title, year in record.ground_truth],
-            "ranks": [[str(title), int(year), str(verdict)] for title, year, verdict in entries],
+            "ranks": [
+                [str(title), None if year is None else int(year), str(verdict)] for title, year, verdict in entries
+            ],
             "text": str(row["text"]),
         }
         rows.append({**greedy, metric: float(row[metric])})
@@ -65,7 +68,7 @@ def shortened(messages: Messages) -> str:
 
 
 def as_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str | float]]]:
-    """Columns and rows for a tracker: one film per line, each rank with its verdict."""
+    """Columns and rows for a tracker: one item per line, each rank with its verdict."""
     if not rows:
         return [], []
     metric = list(rows[0])[-1]
@@ -74,8 +77,10 @@ def as_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str |
             row["step"],
             row["context_id"],
             row["prompt"],
-            "\n".join(f"{title} ({year})" for title, year in row["relevant"]),
-            "\n".join(f"{k}. {title} ({year}): {verdict}" for k, (title, year, verdict) in enumerate(row["ranks"], 1)),
+            "\n".join(line_of(title, year) for title, year in row["relevant"]),
+            "\n".join(
+                f"{k}. {line_of(title, year)}: {verdict}" for k, (title, year, verdict) in enumerate(row["ranks"], 1)
+            ),
             row["text"],
             row[metric],
         ]

@@ -17,6 +17,8 @@ from rlbench.runs.record import SCHEMA
 
 DESCRIPTION = ("title", "paper", "evidence", "differs")
 """Descriptive keys of algorithms and rewards: names and sources."""
+FIRST_VALUES = {"line_format": "{title} ({year})", "item": "film"}
+"""Values that runs had before these keys of a dataset existed. They do not change the hash."""
 INPUTS = "inputs"
 """Key in an identity for the digests of inputs: data and the model's source."""
 
@@ -87,7 +89,8 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
 def _dataset(config: Config, stage: str) -> dict[str, Any]:
     """Dataset settings without paths. Demonstrations count only if read by the stage and not the default."""
     dataset = config.dataset
-    own = {k: v for k, v in asdict(dataset).items() if k not in (*dataset.paths, "demonstrations_from")}
+    left_out = [key for key, value in FIRST_VALUES.items() if getattr(dataset, key) == value]
+    own = {k: v for k, v in asdict(dataset).items() if k not in (*dataset.paths, "demonstrations_from", *left_out)}
     read = stage in ("sft", "rl") and "demonstrations_from" not in dataset.paths and dataset.demonstration_source
     return own | ({"demonstrations_from": read} if read else {})
 

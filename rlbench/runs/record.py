@@ -319,9 +319,9 @@ class Spent(TypedDict):
     seconds: Finite
 
 
-def _film(*also: Any) -> Any:
-    """The form of a list of title, year and further values."""
-    checks = [is_text, is_whole, *map(check_of, also)]
+def _item(*also: Any) -> Any:
+    """The form of a list of title, year or null, and further values."""
+    checks = [is_text, check_of(Whole | None), *map(check_of, also)]
     return lambda value: (
         isinstance(value, list)
         and len(value) == len(checks)
@@ -329,10 +329,10 @@ def _film(*also: Any) -> Any:
     )
 
 
-Film = Annotated[list[Any], Values("[title, year]", _film())]
-JudgedFilm = Annotated[list[Any], Values("[title, year, verdict]", _film(Text))]
-CreditedFilm = Annotated[
-    list[Any], Values("[title, year, verdict, return, advantage]", _film(Text, Number | None, Number | None))
+Item = Annotated[list[Any], Values("[title, year]", _item())]
+JudgedItem = Annotated[list[Any], Values("[title, year, verdict]", _item(Text))]
+CreditedItem = Annotated[
+    list[Any], Values("[title, year, verdict, return, advantage]", _item(Text, Number | None, Number | None))
 ]
 
 
@@ -343,21 +343,21 @@ class ShownPrompt(TypedDict):
     context_id: Text | None
     prompt: Text
     """The end of the prompt."""
-    relevant: list[Film]
+    relevant: list[Item]
 
 
 class GreedyList(ShownPrompt):
     """A greedy list of an evaluation, without its score `ndcg@<N>`."""
 
     split: Text
-    ranks: list[JudgedFilm]
+    ranks: list[JudgedItem]
     text: Text
 
 
 class SampledList(TypedDict):
     """One list of a training group."""
 
-    ranks: list[CreditedFilm]
+    ranks: list[CreditedItem]
     reward: Number | None
     hits: Whole
     finished: bool

@@ -39,14 +39,14 @@ CLUSTER = ParquetColumn(
     "samples that share it are not independent; intervals resample clusters. ReDial: the dialogue. Elsewhere: the "
     "context",
 )
-N_TRUTH = ParquetColumn("n_truth", "int", "different films in the truth")
+N_TRUTH = ParquetColumn("n_truth", "int", "different items in the truth")
 PREDICTIONS = (
     CONTEXT,
     SAMPLE,
     CLUSTER,
     ParquetColumn("text", "string", "the completion as generated"),
     ParquetColumn("titles", "list of string", "titles of the parsed entries, the first N"),
-    ParquetColumn("years", "list of int", "their years"),
+    ParquetColumn("years", "list of int", "their years; null in lists without years"),
     ParquetColumn("verdicts", "list of string", "one an entry: a [verdict](metrics.md#verdicts)"),
     ParquetColumn(
         "confidence",

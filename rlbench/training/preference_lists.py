@@ -126,7 +126,7 @@ class Lists:
         group, tokenizer = self.config.trainer.rl.group_size, self.scorer.reader.tokenizer
         if not records:
             return [], Drawn()
-        truths = [[{"title": t, "year": y} for t, y in record.ground_truth] for record in records]
+        truths = [record.truth_rows() for record in records]
         totals = self.scorer(
             completion_ids=ids,
             ground_truth=[truth for truth in truths for _ in range(group)],

@@ -136,7 +136,7 @@ def prompt_dataset(records: Sequence[Record]) -> Dataset:
             {
                 "context_id": record.context_id,
                 "prompt": record.prompt,
-                "ground_truth": [{"title": title, "year": year} for title, year in record.ground_truth],
+                "ground_truth": record.truth_rows(),
                 "seen_titles": list(record.seen_titles),
             }
             for record in records

@@ -58,7 +58,7 @@ class RolloutLog:
             _as_row(scored, reward, *of_ranks)
             for scored, reward, *of_ranks in zip(lists, rewards.tolist(), *rounded, strict=True)
         ]
-        relevant = [[film["title"], film["year"]] for film in row["ground_truth"]]
+        relevant = [[item["title"], item["year"]] for item in row["ground_truth"]]
         group: RolloutGroup = {
             "step": step,
             "context_id": row["context_id"],

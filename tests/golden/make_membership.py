@@ -12,7 +12,7 @@ from tests.golden.figures import MEMBERSHIP, golden_folder, membership, read_cas
 
 
 def main(catalog: Path) -> None:
-    positions = membership(read_cases(golden_folder()), set(read_catalog(catalog)[0].films))
+    positions = membership(read_cases(golden_folder()), set(read_catalog(catalog)[0].items))
     lines = ",\n".join(json.dumps(of_case, separators=(",", ":")) for of_case in positions)
     (golden_folder() / MEMBERSHIP).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 

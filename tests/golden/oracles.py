@@ -5,14 +5,15 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 
 from rlbench.lists.entries import Entry
-from rlbench.lists.published import Film, ranking_metrics, training_matches
+from rlbench.lists.items import Item
+from rlbench.lists.published import ranking_metrics, training_matches
 
 
 def training_hits(
     entries: Sequence[Entry],
-    ground_truth: Sequence[Film],
+    ground_truth: Sequence[Item],
     seen_titles: Iterable[str],
-    in_catalog: Container[Film],
+    in_catalog: Container[Item],
     list_length: int,
 ) -> list[int]:
     """1 for each of the N ranks that hits a truth by `training_matches`, else 0."""
@@ -36,9 +37,9 @@ def reward_log_decay(hits: Sequence[int]) -> list[float]:
 
 def recall_ndcg(
     entries: Sequence[Entry],
-    ground_truth: Sequence[Film],
+    ground_truth: Sequence[Item],
     seen_titles: Iterable[str],
-    in_catalog: Container[Film],
+    in_catalog: Container[Item],
     k: int,
     truncate_first: bool = False,
 ) -> tuple[float, float]:

@@ -197,7 +197,7 @@ def line_table(example: Example) -> list[str]:
     for line, (text, segment) in enumerate(zip(example.text.splitlines(), segments, strict=True)):
         cells = credit(segment, theirs, PUBLISHED.overflow), credit(rank_of_line.get(line), ours, PAPER.overflow)
         rows.append(f"| {f'`{text}`' if text else '(blank)'} | {' | '.join(cells)} |")
-    n_ours = len(read.films)
+    n_ours = len(read.items)
     alone = f"EOS | {eos_advantage(n_ours, PAPER):+.1f}"
     our_eos = credit(N - 1, ours, PAPER.overflow) if eos_is_absorbed(n_ours) else alone
     return [*rows, f"| EOS | segment {eos + 1} | {eos_advantage(eos + 1, PUBLISHED):+.1f} | {our_eos} |"]

@@ -35,7 +35,7 @@ DECORATIONS: dict[str, Callable[[Film], str]] = {
 
 def real_films() -> set[Film]:
     """The published catalogue. Skips if it is not available."""
-    return set(read_catalog(shared_data("reddit_v2", "gt_catalog.pkl"))[0].films)
+    return set(read_catalog(shared_data("reddit_v2", "gt_catalog.pkl"))[0].items)
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_from_lists_to_demonstrations_and_back_into_the_dataset(lists, dataset, 
     assert check_dataset(data, 5) == [] and len(data.splits["sft"]) == 12
     assert data.splits["sft"][0].completion[0]["content"] == rows_of(adjusted)[0]["completion"]
     assert [r.completion is not None for r in data.splits["validation"]].index(True) == 0
-    catalog = {f"{title} ({year})" for title, year in data.catalog.films}
+    catalog = {f"{title} ({year})" for title, year in data.catalog.items}
     for record in data.splits["sft"]:
         films = record.completion[0]["content"].split("\n")
         assert len(set(films)) == 5 and set(films) <= catalog

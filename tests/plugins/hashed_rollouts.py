@@ -17,7 +17,7 @@ def _hashed_lists(self, prompt_ids, images, multimodal_fields, num_generations, 
 def _hashed_list(trainer: RankedListTrainer, prompt_ids: list[int], place: int) -> list[int]:
     """A few films of the catalogue, sometimes cut off before EOS."""
     draw = random.Random(f"{prompt_ids} {place}")
-    films = draw.sample(trainer.scorer.judge.catalog.films, draw.randint(4, trainer.objective.units.list_length))
+    films = draw.sample(trainer.scorer.judge.catalog.items, draw.randint(4, trainer.objective.units.list_length))
     tokenizer = trainer.processing_class
     end = [tokenizer.eos_token_id] if draw.random() < 0.75 else []
     return (

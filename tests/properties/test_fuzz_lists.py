@@ -19,9 +19,9 @@ from benchmarks import plain_lists as plain
 from rlbench.lists import metrics, published
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.entries import forget_lines, parse_line, read_line
-from rlbench.lists.film_facts import FilmFacts
+from rlbench.lists.item_facts import ItemFacts
 from rlbench.lists.reader import LAYOUTS, ListReader, TokenUnits, UnitLayout
-from rlbench.lists.relevance import ABSENT, HIT, NO_FILM, OUT_OF_CATALOG, VERDICTS, Judge, make_judge
+from rlbench.lists.relevance import ABSENT, HIT, NO_ITEM, OUT_OF_CATALOG, VERDICTS, Judge, make_judge
 from rlbench.objective import Objective, Rollout
 from rlbench.objective.objective import RolloutTokens
 from rlbench.rewards.combine import solve_rate
@@ -229,8 +229,8 @@ def judges() -> dict[str, Judge]:
     return {"ours": Judge(catalog, N), "published": make_judge(published_matching(), catalog, N)}
 
 
-def facts_of(catalog: Catalog) -> FilmFacts:
-    return FilmFacts(np.arange(len(catalog)) % 7, np.array([year for _, year in catalog.films]))
+def facts_of(catalog: Catalog) -> ItemFacts:
+    return ItemFacts(np.arange(len(catalog)) % 7, np.array([year for _, year in catalog.items]))
 
 
 def padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -279,7 +279,7 @@ def chain(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_
     return Outcome(texts, ids, mask, lists, parsed, tokens, numbers)
 
 
-def measured(lists: Any, facts: FilmFacts) -> dict[str, np.ndarray]:
+def measured(lists: Any, facts: ItemFacts) -> dict[str, np.ndarray]:
     every = np.ones(len(lists), dtype=np.bool_)
     pool = metrics.pool_metrics(lists, len(facts.counts), facts.counts, every)
     tables = (metrics.ranking_metrics(lists.hits, lists.n_truth, CUTOFFS), metrics.list_metrics(lists))
@@ -321,11 +321,11 @@ def check_numbers(numbers: dict[str, np.ndarray]) -> None:
 
 def check_judged(outcome: Outcome, rules: str, cases: list[Case], n_films: int) -> None:
     lists, parsed = outcome.lists[rules], outcome.parsed[rules]
-    assert [len(read.films) for read in parsed] == lists.n_entries.tolist()
+    assert [len(read.items) for read in parsed] == lists.n_entries.tolist()
     assert np.isin(lists.verdicts, range(ABSENT, len(VERDICTS))).all()
     assert (lists.present == (np.arange(N) < lists.n_entries[:, None])).all()
-    assert ((lists.films >= NO_FILM) & (lists.films < n_films)).all()
-    assert ((lists.films == NO_FILM) == np.isin(lists.verdicts, (ABSENT, OUT_OF_CATALOG))).all()
+    assert ((lists.items >= NO_ITEM) & (lists.items < n_films)).all()
+    assert ((lists.items == NO_ITEM) == np.isin(lists.verdicts, (ABSENT, OUT_OF_CATALOG))).all()
     assert ((lists.truths >= 0) == (lists.verdicts == HIT)).all() and (lists.truths < lists.n_truth[:, None]).all()
     assert (lists.hits.sum(axis=1) <= lists.n_truth).all() and (lists.n_truth >= 1).all()
     assert (lists.n_entries <= lists.n_lines).all()
@@ -333,7 +333,7 @@ def check_judged(outcome: Outcome, rules: str, cases: list[Case], n_films: int) 
     assert (lists.n_shifted <= lists.present.sum(axis=1)).all() and not (lists.lax & ~lists.present).any()
     assert lists.n_tokens.tolist() == [len(case.ids) for case in cases]
     for read in parsed:
-        assert all(title.strip() and 0 <= year <= 9999 for title, year in read.films)
+        assert all(title.strip() and 0 <= year <= 9999 for title, year in read.items)
         assert list(read.lines) == sorted(set(read.lines))
     for name, term in TERMS.items():
         values = outcome.numbers[f"{rules}: term {name}"]
@@ -413,11 +413,11 @@ def check_against_plain(reader: ListReader, catalog: Catalog, outcome: Outcome, 
         assert all(parse_line(one) == read_line(one) for one in text.split("\n"))
         verdicts, films = plain.judge(read, case.truth, case.seen, index, N)
         assert [str(verdict) for verdict in lists.names(row)] == verdicts
-        assert lists.films[row, : len(films)].tolist() == films
+        assert lists.items[row, : len(films)].tolist() == films
         lax, shifted = plain.form(read, titles, N)
         assert lists.lax[row, : len(lax)].tolist() == lax and lists.n_shifted[row] == shifted
         assert lists.n_truth[row] == len({(plain.normalise(title), year) for title, year in case.truth})
-        hits = oracles.training_hits(published.parse_list(text), case.truth, case.seen, set(catalog.films), N)
+        hits = oracles.training_hits(published.parse_list(text), case.truth, case.seen, set(catalog.items), N)
         assert outcome.lists["published"].hits[row].tolist() == hits
         entries.append(read)
     ids, width = [case.ids for case in cases], outcome.ids.size(1)

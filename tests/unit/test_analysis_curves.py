@@ -141,7 +141,7 @@ def test_training_panels_are_of_the_metrics_that_were_logged(tmp_path: Path) -> 
     assert figure is not None
     assert [ax.get_ylabel() for ax in figure.axes] == [
         "Reward per list",
-        "Hits per list (films)",
+        "Hits per list (items)",
         "Entropy (nats per token)",
         "Entries per list",
         "Units without signal (share)",

@@ -73,7 +73,7 @@ def make_run(folder: Path, mini: RankedListDataset, write: Write, *overrides: st
                 if record.context_id not in answers:
                     text = write(record, rng)
                     confidence = np.full(judge.list_length, np.nan)
-                    listed = min(len(judge.parse(text).films), judge.list_length)
+                    listed = min(len(judge.parse(text).items), judge.list_length)
                     confidence[:listed] = rng.random(listed)
                     answers[record.context_id] = Answer(
                         text, judge.parse(text), bool(rng.random() < 0.7), len(text), confidence
@@ -182,7 +182,7 @@ def test_ir_measures_gives_the_same_numbers(tmp_path: Path, mini: RankedListData
     """Films are spelt as in the catalogue, unrepeated and unseen, so relevance does not depend on the rules."""
 
     def listed(record: Record, rng: np.random.Generator) -> str:
-        films = [film for film in mini.catalog.films if film[0] not in record.seen_titles]
+        films = [film for film in mini.catalog.items if film[0] not in record.seen_titles]
         drawn = [films[i] for i in rng.permutation(len(films))[:9]]
         drawn = [film for film in drawn if film != record.ground_truth[0]]
         drawn.insert(int(rng.integers(0, 6)), record.ground_truth[0])

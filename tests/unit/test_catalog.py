@@ -19,10 +19,10 @@ from rlbench.lists.catalog import (
     NORMALISERS,
     NOT_FOUND,
     Catalog,
-    Film,
     MatchingPolicy,
     normalise,
 )
+from rlbench.lists.items import Item
 from tests.helpers import shared_data
 
 EXACT = MatchingPolicy(())
@@ -46,7 +46,7 @@ policies = st.builds(
 )
 
 
-def slow_find(films: list[Film], policy: MatchingPolicy, title: str, year: int) -> int:
+def slow_find(films: list[Item], policy: MatchingPolicy, title: str, year: int) -> int:
     """The rules of `Catalog.find`, word for word."""
     wanted = policy.normalise(title)
     near = [
@@ -70,7 +70,7 @@ def slow_find_title(catalog: Catalog, title: str) -> int:
     wanted, threshold = normal(title), catalog.policy.fuzzy_threshold
     scored = [
         (normal(other) != wanted, -fuzz.ratio(wanted, normal(other)), number, other)
-        for other, number in zip([t for t, _ in catalog.films], catalog.title_ids.tolist(), strict=True)
+        for other, number in zip([t for t, _ in catalog.items], catalog.title_ids.tolist(), strict=True)
     ]
     found = [row for row in scored if not row[0] or (threshold is not None and -row[1] >= threshold)]
     return min(found)[2] if found else NOT_FOUND
@@ -163,7 +163,7 @@ def test_a_policy_that_makes_no_sense_is_refused(options: dict, message: str) ->
 
 @settings(max_examples=300)
 @given(films, policies, st.lists(st.tuples(st.text("aAbé ", max_size=5), years), min_size=1, max_size=5))
-def test_find_equals_going_through_all_films(films: list[Film], policy: MatchingPolicy, asked: list[Film]) -> None:
+def test_find_equals_going_through_all_films(films: list[Item], policy: MatchingPolicy, asked: list[Item]) -> None:
     catalog = Catalog(films, policy)
     expected = [slow_find(films, policy, *film) for film in asked]
     assert catalog.find_all(asked).tolist() == expected
@@ -174,10 +174,10 @@ def test_find_equals_going_through_all_films(films: list[Film], policy: Matching
 
 
 @given(st.lists(st.tuples(titles, st.integers()), max_size=8), policies)
-def test_every_film_is_found_as_itself_or_its_equal(films: list[Film], policy: MatchingPolicy) -> None:
+def test_every_film_is_found_as_itself_or_its_equal(films: list[Item], policy: MatchingPolicy) -> None:
     catalog = Catalog(films, policy)
     for (title, year), title_id in zip(films, catalog.title_ids, strict=True):
-        found, its_year = catalog.films[catalog.find(title, year)]
+        found, its_year = catalog.items[catalog.find(title, year)]
         assert (policy.normalise(found), its_year) == (policy.normalise(title), year)
         assert find_title(catalog, title) == title_id
         assert catalog.has_lax(title, year)
@@ -185,7 +185,7 @@ def test_every_film_is_found_as_itself_or_its_equal(films: list[Film], policy: M
 
 @given(films, policies, st.text("aAbé ", max_size=5), years)
 def test_tolerance_and_threshold_change_no_exact_find(
-    films: list[Film], policy: MatchingPolicy, title: str, year: int
+    films: list[Item], policy: MatchingPolicy, title: str, year: int
 ) -> None:
     strict = Catalog(films, MatchingPolicy(policy.normalisers)).find(title, year)
     if strict != NOT_FOUND:
@@ -193,7 +193,7 @@ def test_tolerance_and_threshold_change_no_exact_find(
 
 
 @given(films, policies, st.text("aAbé ", max_size=5), years)
-def test_a_threshold_of_100_is_equality(films: list[Film], policy: MatchingPolicy, title: str, year: int) -> None:
+def test_a_threshold_of_100_is_equality(films: list[Item], policy: MatchingPolicy, title: str, year: int) -> None:
     equal = Catalog(films, MatchingPolicy(policy.normalisers, policy.year_tolerance))
     fuzzy = equal.with_policy(MatchingPolicy(policy.normalisers, policy.year_tolerance, 100))
     assert fuzzy.find(title, year) == equal.find(title, year)
@@ -214,7 +214,7 @@ def test_a_threshold_of_100_is_equality(films: list[Film], policy: MatchingPolic
         (0, ("amelie", 2001), NOT_FOUND),
     ],
 )
-def test_the_nearest_year_is_meant(tolerance: int, film: Film, index: int) -> None:
+def test_the_nearest_year_is_meant(tolerance: int, film: Item, index: int) -> None:
     assert Catalog(FILMS, MatchingPolicy(CASEFOLD.normalisers, tolerance)).find(*film) == index
 
 
@@ -236,7 +236,7 @@ def test_similar_titles() -> None:
     assert catalog.find("alien", 1986) == 0
     assert catalog.find("alien", 1999) == NOT_FOUND
     assert catalog.find("gremlins", 1986) == NOT_FOUND
-    assert catalog.films[[1, 0, 2].index(find_title(catalog, "Allien"))] == ("Aliens", 1986)
+    assert catalog.items[[1, 0, 2].index(find_title(catalog, "Allien"))] == ("Aliens", 1986)
 
 
 def test_of_titles_as_similar_the_nearer_year_then_the_first_is_meant() -> None:
@@ -263,7 +263,7 @@ def test_the_lax_look_up_knows_no_policy(policy: MatchingPolicy) -> None:
 def test_with_policy_leaves_the_catalogue_as_it_was() -> None:
     catalog = Catalog(FILMS)
     loose = catalog.with_policy(LOOSE)
-    assert (len(loose), loose.films, loose.policy) == (5, FILMS, LOOSE)
+    assert (len(loose), loose.items, loose.policy) == (5, FILMS, LOOSE)
     assert loose.find("thing", 1982) == 1
     assert catalog.find("thing", 1982) == NOT_FOUND
     assert catalog.policy == CASEFOLD
@@ -329,7 +329,7 @@ def test_a_catalogue_can_be_sent_to_another_process() -> None:
     catalog = Catalog(FILMS, MatchingPolicy(LOOSE.normalisers, 1, 80))
     catalog.find("Heat", 1995)
     copy = pickle.loads(pickle.dumps(catalog))
-    assert copy.films == FILMS
+    assert copy.items == FILMS
     assert [copy.find(*film) for film in FILMS] == [0, 1, 2, 3, 4]
 
 

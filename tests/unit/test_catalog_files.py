@@ -50,27 +50,27 @@ def test_reads_pickle_of_any_protocol(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "c.pkl"
     path.write_bytes(pickle.dumps(FILMS, protocol=protocol))
     catalog, notices = read_catalog(path)
-    assert catalog.films == FILMS
+    assert catalog.items == FILMS
     assert notices == []
 
 
 def test_reads_json(tmp_path: Path) -> None:
     catalog, notices = read_catalog(write(tmp_path, "c.json", FILMS))
-    assert catalog.films == FILMS
+    assert catalog.items == FILMS
     assert notices == []
 
 
 def test_reads_csv_with_other_columns_quotes_and_byte_order_mark(tmp_path: Path) -> None:
     text = '\ufeffyear,genre,title\n1995,crime,Heat\n2001,romance,Amélie\n1999,drama,"Girl, Interrupted"\n'
     catalog, notices = read_catalog(write(tmp_path, "c.csv", text))
-    assert catalog.films == FILMS
+    assert catalog.items == FILMS
     assert notices == []
 
 
 @pytest.mark.parametrize("name", ["c.pkl", "c.json"])
 def test_string_years_are_converted_and_counted(tmp_path: Path, name: str) -> None:
     catalog, notices = read_catalog(write(tmp_path, name, [("Heat", "1995"), ("Alien", 1979), ("Jaws", " 1975")]))
-    assert catalog.films == [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975)]
+    assert catalog.items == [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975)]
     assert notices == [f"catalogue {name}: 2 years given as strings were converted"]
 
 
@@ -262,7 +262,7 @@ def test_a_damaged_pickle_is_read_or_refused(tmp_path: Path, protocol: int, chan
         catalog, _ = read_catalog(path)
     except BadInput:
         return
-    assert all(type(title) is str and type(year) is int for title, year in catalog.films)
+    assert all(type(title) is str and type(year) is int for title, year in catalog.items)
 
 
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps(FILMS)[:-10], b"\x80\x05]\x94(e", b"I1\nI2\n"])
@@ -289,7 +289,7 @@ def test_half_characters_are_refused(tmp_path: Path) -> None:
 def test_a_csv_field_may_hold_any_white_space(tmp_path: Path) -> None:
     text = 'title,year\n"The\nThing",1982\nThe\u2028Fog,1980\n'
     catalog, _ = read_catalog(write(tmp_path, "c.csv", text))
-    assert catalog.films == [("The\nThing", 1982), ("The\u2028Fog", 1980)]
+    assert catalog.items == [("The\nThing", 1982), ("The\u2028Fog", 1980)]
     assert ("the thing", 1982) in catalog
 
 
@@ -335,7 +335,7 @@ def test_the_published_catalogue() -> None:
     assert "1 years do not have four digits" in corrupt
     assert corrupt.endswith("The Wall (201)")
     years: dict[str, Any] = {}
-    for title, year in catalog.films:
+    for title, year in catalog.items:
         years.setdefault(title, set()).add(year)
     assert sum(len(of_title) > 1 for of_title in years.values()) == 230
 
@@ -352,5 +352,5 @@ def test_every_film_of_the_published_catalogue_can_be_named():
         "* **{}** ({}) - a classic",
         "{} [{}]",
     ):
-        lost = [film for film in catalog.films if read_line(form.format(*film)) != film]
+        lost = [film for film in catalog.items if read_line(form.format(*film)) != film]
         assert lost == [("The Wall", 201)], form

@@ -16,7 +16,7 @@ from rlbench.config.schema import Config, DatasetConfig
 from rlbench.data import cached, load_dataset
 from rlbench.data.cached import open_dataset
 from rlbench.data.checks import digests, fingerprint
-from rlbench.data.facts import film_facts
+from rlbench.data.facts import item_facts
 from rlbench.data.record import RankedListDataset
 from rlbench.data.stored import ROWS, StoredPlace, StoredRecords, column, write_records
 from rlbench.evaluation.evaluate import eos_ids, longest_prompt
@@ -111,14 +111,14 @@ def test_a_stored_dataset_equals_the_loaded_one(name, tmp_path, told, loads):
             assert records[-1] == plain.splits[split][-1] and records[1:-1:2] == list(plain.splits[split][1:-1:2])
             assert column(records, "cluster_id") == column(plain.splits[split], "cluster_id")
         assert (found.name, found.oracle, found.notices) == (plain.name, plain.oracle, plain.notices)
-        assert found.catalog.films == plain.catalog.films and found.fingerprint == plain.fingerprint
+        assert found.catalog.items == plain.catalog.items and found.fingerprint == plain.fingerprint
         assert fingerprint(found.splits, found.catalog) == plain.fingerprint
         for shown in (True, False):
             assert digests(found, shown) == digests(plain, shown) == digests(replace(found, known_digests={}), shown)
         assert list(tokenizer_texts(found)) == list(tokenizer_texts(plain)) and texts_digest(found) == texts_digest(
             plain
         )
-        facts, expected = (film_facts(dataset, plain.catalog) for dataset in (found, plain))
+        facts, expected = (item_facts(dataset, plain.catalog) for dataset in (found, plain))
         np.testing.assert_array_equal(facts.counts, expected.counts)
     assert loads == [name], "the second time it is read from the cache"
 

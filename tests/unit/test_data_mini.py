@@ -8,7 +8,7 @@ import pytest
 
 from rlbench.data import load_dataset, mini
 from rlbench.data.checks import check_dataset
-from rlbench.data.facts import film_facts
+from rlbench.data.facts import item_facts
 from rlbench.evaluation.judging import Answer, Criteria, judge_answers
 from rlbench.lists.entries import parse_list, parse_text
 from rlbench.lists.relevance import Judge
@@ -26,7 +26,7 @@ def scores(dataset, lists, split="test"):
     texts = {context: "\n".join(f"{t} ({y})" for t, y in films) for context, films in lists.items()}
     unknown = np.full(10, np.nan)
     answers = {context: Answer(text, parse_text(text), True, 0, unknown) for context, text in texts.items()}
-    criteria = Criteria(Judge(dataset.catalog, 10), film_facts(dataset, dataset.catalog))
+    criteria = Criteria(Judge(dataset.catalog, 10), item_facts(dataset, dataset.catalog))
     return judge_answers(dataset.splits[split], answers, criteria, [5, 10])[1]
 
 
@@ -77,7 +77,7 @@ def test_no_list_beats_the_oracle(dataset):
     """On average over many answerers, the oracle scores above perturbed oracles and far above chance."""
     best = scores(dataset, dataset.oracle)
     rng = np.random.default_rng(0)
-    films = dataset.catalog.films
+    films = dataset.catalog.items
     worse = {context: list_[1:] + list_[:1] for context, list_ in dataset.oracle.items()}
     swapped = {c: [*list_[:4], *(films[i] for i in rng.choice(200, 6, replace=False))] for c, list_ in worse.items()}
     random = {c: [films[i] for i in rng.choice(200, 10, replace=False)] for c in dataset.oracle}

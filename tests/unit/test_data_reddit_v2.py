@@ -85,7 +85,7 @@ def test_parts_become_splits_in_canonical_form(root: Path) -> None:
     assert record.seen_titles == ["Up"]
     assert record.completion == [{"role": "assistant", "content": LIST}]
     assert data.splits["train"][0].completion is None
-    assert data.catalog.films == FILMS
+    assert data.catalog.items == FILMS
     assert data.oracle is None
     assert check_dataset(data, 3) == []
 
@@ -155,13 +155,13 @@ def test_the_catalogue_is_found_in_each_place_and_form(root: Path, name: str) ->
         file.write_text(json.dumps(FILMS))
     else:
         file.write_text("title,year\n" + "\n".join(f"{title},{year}" for title, year in FILMS))
-    assert load(root).catalog.films == FILMS
+    assert load(root).catalog.items == FILMS
 
 
 def test_another_catalogue_can_be_named(root: Path) -> None:
     other = root / "other.json"
     other.write_text(json.dumps(FILMS[:3]))
-    assert load(root, catalog=other).catalog.films == FILMS[:3]
+    assert load(root, catalog=other).catalog.items == FILMS[:3]
 
 
 def test_no_path() -> None:

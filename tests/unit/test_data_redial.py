@@ -329,7 +329,7 @@ def test_what_is_left_out_is_counted(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_catalogue_is_the_films_of_all_files(folder: Path) -> None:
-    films = load(folder).catalog.films
+    films = load(folder).catalog.items
     assert films == sorted(films)
     assert {title for title, _ in films} == {"Alien", "Big", "Cars", "Heat", "Jaws", "Up"}
 
@@ -571,7 +571,7 @@ def test_real_first_dialogue(real: RankedListDataset) -> None:
 
 
 def test_real_films_can_be_written_and_read_back(real: RankedListDataset) -> None:
-    assert [parse_line(f"{title} ({year})") for title, year in real.catalog.films] == real.catalog.films
+    assert [parse_line(f"{title} ({year})") for title, year in real.catalog.items] == real.catalog.items
 
 
 def test_real_demonstrations_are_full_lists_without_repeats(real: RankedListDataset) -> None:
@@ -683,7 +683,7 @@ def test_targets_and_seen_titles_of_the_whole_file_agree_with_the_audit(
 
 def test_every_film_of_the_catalogue_is_one_that_the_audit_knows(real: RankedListDataset, listed: set[str]) -> None:
     known = listed | set(map(plain, UNLISTED))
-    assert [film for film in real.catalog.films if plain(film[0]) not in known] == []
+    assert [film for film in real.catalog.items if plain(film[0]) not in known] == []
 
 
 def test_prompts_that_stand_in_training_word_for_word_are_counted(tmp_path: Path) -> None:

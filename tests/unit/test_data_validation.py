@@ -150,7 +150,7 @@ def test_fingerprint_sees_every_part() -> None:
     whole = dataset()
     prints = {
         fingerprint(whole.splits, FILMS),
-        fingerprint(whole.splits, Catalog(FILMS.films[:2])),
+        fingerprint(whole.splits, Catalog(FILMS.items[:2])),
         fingerprint(dataset(test=[]).splits, FILMS),
         fingerprint(dataset(train=[replace(GOOD, seen_titles=[])]).splits, FILMS),
         fingerprint(dataset(sft=[replace(GOOD, completion=None)]).splits, FILMS),

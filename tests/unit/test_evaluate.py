@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rlbench.data.facts import film_facts
+from rlbench.data.facts import item_facts
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.evaluate import (
     BatchLimit,
@@ -46,7 +46,7 @@ def record(context, *truth):
 
 def criteria(records):
     """Return criteria whose film popularity comes from these records."""
-    return Criteria(Judge(CATALOG, N), film_facts(RankedListDataset("small", CATALOG, {"train": records}), CATALOG))
+    return Criteria(Judge(CATALOG, N), item_facts(RankedListDataset("small", CATALOG, {"train": records}), CATALOG))
 
 
 def answer(text, confidence=(math.nan,) * N, finished=True):
@@ -186,7 +186,7 @@ def test_the_published_protocols_stand_beside_ours():
     records = [record("a", ("Alien", 1979), ("Heat", 1995))]
     text = "Nowhere (2000)\nGone (2001)\nAlien (1979)"
     table, _ = judge_answers(records, {"a": answer(text)}, criteria(records), [1, N])
-    entries, exact = published.parse_list(text), frozenset(CATALOG.films)
+    entries, exact = published.parse_list(text), frozenset(CATALOG.items)
     for name, first in (("published", False), ("published_truncate_first", True)):
         for k in (1, N):
             wanted = oracles.recall_ndcg(entries, records[0].ground_truth, [], exact, k, first)
@@ -215,7 +215,7 @@ def test_sampled_lists_have_a_stream_of_their_own(policy, mini):
     model, tokenizer = policy
     config = composed(*SMALL, "generation.max_new_tokens=8", "evaluation.samples=2", "evaluation.pass_at=[1,2]")
     records = mini.splits["test"]
-    of_mini = Criteria(Judge(mini.catalog, config.dataset.list_length), film_facts(mini, mini.catalog))
+    of_mini = Criteria(Judge(mini.catalog, config.dataset.list_length), item_facts(mini, mini.catalog))
 
     def run(samples, seed):
         torch.manual_seed(1)

@@ -7,7 +7,8 @@ parsers of such lists. The films are examples. `None` means that a line is no en
 import pytest
 import torch
 
-from rlbench.lists.entries import Film, forget_lines, parse_line, parse_text, read_line
+from rlbench.lists.entries import forget_lines, parse_line, parse_text, read_line
+from rlbench.lists.items import Item
 from rlbench.lists.reader import ListReader, UnitLayout
 from rlbench.models.tiny import train_tokenizer
 
@@ -151,7 +152,7 @@ OF_THE_MATRIX = [
     "Movie: The Matrix (1999)",
 ]
 
-OF_OTHER_FILMS: list[tuple[str, Film]] = [
+OF_OTHER_FILMS: list[tuple[str, Item]] = [
     # titles that start with numbers
     ("12 Angry Men (1957)", ("12 Angry Men", 1957)),
     ("1. 12 Angry Men (1957)", ("12 Angry Men", 1957)),
@@ -298,7 +299,7 @@ def test_a_form_of_an_entry(line: str) -> None:
 
 
 @pytest.mark.parametrize(("line", "film"), OF_OTHER_FILMS)
-def test_titles_that_look_like_something_else(line: str, film: Film) -> None:
+def test_titles_that_look_like_something_else(line: str, film: Item) -> None:
     assert read_line(line) == film
 
 
@@ -329,7 +330,7 @@ def test_entries_and_token_units_of_a_whole_answer_agree() -> None:
     tokenizer = train_tokenizer([ANSWER], 400, "words")
     reader = ListReader(tokenizer, 4)
     read = parse_text(ANSWER)
-    assert read.films == [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975), ("1917", 2019), ("Up", 2009)]
+    assert read.items == [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975), ("1917", 2019), ("Up", 2009)]
     assert list(read.lines) == [2, 3, 4, 5, 6]
     assert read.n_lines == 7
     ids = tokenizer(ANSWER, add_special_tokens=False)["input_ids"]

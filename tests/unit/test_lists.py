@@ -48,7 +48,7 @@ def test_lines(line, film):
 
 
 def test_every_film_of_the_catalogue_survives_the_round_trip(mini):
-    for title, year in mini.catalog.films:
+    for title, year in mini.catalog.items:
         assert parse_line(f"{title} ({year})") == (title, year)
 
 

@@ -13,7 +13,7 @@ from tests.helpers import ROOT
         ("recall@5", "Recall@5 (share)"),
         ("published_truncate_first_ndcg@20", "Published NDCG@20, cut first (0 to 1)"),
         ("pass@4", "Pass@4 (share)"),
-        ("hits", "Hits per list (films)"),
+        ("hits", "Hits per list (items)"),
         ("hits@3", "Lists with a hit at rank 3 (share)"),
         ("hits@k", "Lists with a hit at rank k (share)"),
         ("effective_units", "Effective units (count)"),

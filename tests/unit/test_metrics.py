@@ -25,7 +25,7 @@ from rlbench.lists.metrics import (
     reliability,
     union_recall,
 )
-from rlbench.lists.relevance import ABSENT, DUPLICATE, HIT, MISS, NO_FILM, OUT_OF_CATALOG, SEEN, JudgedLists
+from rlbench.lists.relevance import ABSENT, DUPLICATE, HIT, MISS, NO_ITEM, OUT_OF_CATALOG, SEEN, JudgedLists
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 QUERIES, N, CUTOFFS = 300, 12, [1, 3, 5, 10, 12, 20]
@@ -128,7 +128,7 @@ NAN = float("nan")
         ([[1.0], [0.0]], [1, 0], [1], "query 1: n_truth must be at least 1"),
         ([[1.0], [0.0], [NAN]], [1, 1, 1], [1], "query 2: hits must be 0 or 1"),
         ([[0.0], [0.5]], [1, 1], [1], "query 1: hits must be 0 or 1"),
-        ([[0.0, 0.0], [1.0, 1.0]], [1, 1], [1], "query 1: more hits than relevant films"),
+        ([[0.0, 0.0], [1.0, 1.0]], [1, 1], [1], "query 1: more hits than relevant items"),
         ([[1.0]], [1], [1, 0], r"cut-offs must be at least 1, got \[0\]"),
         ([[1.0]], [1], [-3], r"cut-offs must be at least 1, got \[-3\]"),
         ([[1.0]], [1, 1], [1], r"got \(1, 1\) and \(2,\)"),
@@ -220,7 +220,7 @@ def judged(verdicts, films=None, truths=None, n_truth=None, **counts):
     }
     return JudgedLists(
         verdicts=verdicts,
-        films=np.where(inside, np.arange(b * n).reshape(b, n), NO_FILM) if films is None else np.array(films),
+        items=np.where(inside, np.arange(b * n).reshape(b, n), NO_ITEM) if films is None else np.array(films),
         truths=np.full((b, n), -1) if truths is None else np.array(truths),
         n_truth=np.full(b, n) if n_truth is None else np.array(n_truth),
         **{name: np.array(counts.get(name, value)) for name, value in defaults.items()},
@@ -237,7 +237,7 @@ def random_lists(seed, n_queries=200, n=6, n_films=40):
     n_entries = np.where(length == n, length + rng.integers(0, 3, size=n_queries), length)
     return judged(
         verdicts,
-        films=np.where(inside, rng.integers(0, n_films, size=(n_queries, n)) ** 2 // n_films, NO_FILM),
+        films=np.where(inside, rng.integers(0, n_films, size=(n_queries, n)) ** 2 // n_films, NO_ITEM),
         lax=present & (rng.random((n_queries, n)) < 0.6),
         n_entries=n_entries,
         n_lines=n_entries + rng.integers(0, 3, size=n_queries),
@@ -321,7 +321,7 @@ def slow_pool_metrics(lists, n_films, film_counts, first):
     recommended, popularity, novelty = [0] * n_films, [], []
     total = sum(film_counts)
     for row in np.flatnonzero(first):
-        films = [film for film in lists.films[row].tolist() if film != NO_FILM]
+        films = [film for film in lists.items[row].tolist() if film != NO_ITEM]
         for film in films:
             recommended[film] += 1
         if films:
@@ -360,7 +360,7 @@ def test_pool_metrics_by_hand():
     """
     lists = judged(
         [[HIT, DUPLICATE, MISS], [MISS, DUPLICATE, HIT], [OUT_OF_CATALOG, HIT, ABSENT]],
-        films=[[0, 0, 1], [0, 0, 1], [NO_FILM, 2, NO_FILM]],
+        films=[[0, 0, 1], [0, 0, 1], [NO_ITEM, 2, NO_ITEM]],
     )
     assert pool_metrics(lists, 4, np.array([2, 1, 0, 1]), np.array([True, False, True])) == pytest.approx(
         {
@@ -377,7 +377,7 @@ def test_pool_metrics_by_hand():
 
 
 def test_lists_without_a_film_of_the_catalogue_leave_the_averages_alone():
-    lists = judged([[HIT, MISS], [OUT_OF_CATALOG, ABSENT]], films=[[1, 2], [NO_FILM, NO_FILM]])
+    lists = judged([[HIT, MISS], [OUT_OF_CATALOG, ABSENT]], films=[[1, 2], [NO_ITEM, NO_ITEM]])
     counts, everyone = np.array([0, 3, 1]), np.array([True, True])
     assert pool_metrics(lists, 3, counts, everyone)["popularity"] == pytest.approx(0.5)
     nothing = pool_metrics(lists, 3, counts, np.array([False, True]))
@@ -393,7 +393,7 @@ def test_without_training_truths_no_film_is_popular_and_all_are_as_novel():
 @pytest.mark.parametrize(
     ("n_films", "film_counts", "first", "message"),
     [
-        (2, [1, 1], [True], "film 2"),
+        (2, [1, 1], [True], "item 2"),
         (3, [1, 1], [True], "shape"),
         (3, [1, 1, 1], [False], "first must mark"),
         (3, [1, 1, 1], [True, True], "first must mark"),

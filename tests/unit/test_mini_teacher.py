@@ -21,7 +21,7 @@ def datasets():
 
 
 def films_of(record) -> list:
-    return list(parse_text(record.completion[0]["content"]).films)
+    return list(parse_text(record.completion[0]["content"]).items)
 
 
 def ndcg(dataset, split: str) -> float:
@@ -60,7 +60,7 @@ def test_lists_are_whole_and_repeat_nothing(datasets):
 
 
 def test_the_teacher_does_not_know_the_catalogue(datasets):
-    catalog = set(datasets["teacher"].catalog.films)
+    catalog = set(datasets["teacher"].catalog.items)
     inside = {s: np.mean([f in catalog for r in datasets[s].splits["sft"] for f in films_of(r)]) for s in STEPS}
     assert 0.65 < inside.pop("teacher") < 0.75 and set(inside.values()) == {1.0}
 

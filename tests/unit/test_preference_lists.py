@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlbench.base.seeding import order
-from rlbench.data.facts import film_facts
+from rlbench.data.facts import item_facts
 from rlbench.evaluation.evaluate import prompt_ids
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import make_judge
@@ -30,7 +30,7 @@ def lists_of(mini, tiny_folder, *overrides):
     tokenizer = load_tokenizer(tiny_folder)
     n = config.dataset.list_length
     judge = make_judge(config.matching, mini.catalog, n)
-    scorer = ListScorer(ListReader(tokenizer, n), judge, film_facts(mini, mini.catalog), config.reward)
+    scorer = ListScorer(ListReader(tokenizer, n), judge, item_facts(mini, mini.catalog), config.reward)
     return Lists(config, locate(config, "rl"), mini.splits["sft"], scorer), tokenizer
 
 
@@ -83,7 +83,7 @@ def test_a_demonstration_that_sft_cuts_is_never_chosen(mini, tiny_folder):
 
 def test_what_is_measured_of_drawn_lists(mini, tiny_folder):
     lists, tokenizer = lists_of(mini, tiny_folder)
-    (title, year), truth = mini.catalog.films[0], mini.catalog.films[0]
+    (title, year), truth = mini.catalog.items[0], mini.catalog.items[0]
     text = tokenizer(f"{title} ({year})", add_special_tokens=False)["input_ids"]
     ids = [[*text, tokenizer.eos_token_id], text, text]
     films = [[{"title": truth[0], "year": truth[1]}]] * 3

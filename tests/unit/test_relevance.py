@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from benchmarks import plain_lists
 from rlbench.lists import published
 from rlbench.lists.catalog import Catalog, MatchingPolicy
-from rlbench.lists.relevance import ABSENT, NO_FILM, VERDICTS, Judge, PublishedJudge, Verdict, make_judge
+from rlbench.lists.relevance import ABSENT, NO_ITEM, VERDICTS, Judge, PublishedJudge, Verdict, make_judge
 from tests.conftest import composed
 from tests.golden import oracles
 from tests.properties.lists import FILMS, films, texts
@@ -37,7 +37,7 @@ def test_verdicts_keep_their_ranks():
         Verdict.HIT,
     ]
     assert lists.hits.tolist() == [[0, 1, 0, 0, 0, 1]]
-    assert lists.films.tolist() == [[1, 0, 0, NO_FILM, 3, 2]]
+    assert lists.items.tolist() == [[1, 0, 0, NO_ITEM, 3, 2]]
     assert lists.truths.tolist() == [[-1, 0, -1, -1, -1, 1]]
     assert lists.present.all() and lists.n_truth.tolist() == [2]
 
@@ -139,7 +139,7 @@ def test_batches_against_the_plain_loop(batch):
         assert parsed[row].entries == read and lists.n_lines[row] == n_lines
         verdicts, places = plain_lists.judge(read, relevant[row], seen[row], index, N)
         assert [str(verdict) for verdict in lists.names(row)] == verdicts
-        assert lists.films[row, : len(places)].tolist() == places
+        assert lists.items[row, : len(places)].tolist() == places
         assert (lists.verdicts[row, len(places) :] == ABSENT).all()
         hit = lists.truths[row][lists.truths[row] >= 0]
         assert len(hit) == len(set(hit.tolist())) == lists.hits[row].sum() <= lists.n_truth[row]
@@ -160,8 +160,8 @@ def test_the_published_judge_has_the_published_hits(text, truth, seen):
     parsed = judge.read([text])
     lists = judge(parsed, [truth], [seen])
     assert parsed[0].entries == published.parse_list(text)
-    assert lists.hits[0].tolist() == oracles.training_hits(parsed[0].entries, truth, seen, frozenset(catalog.films), N)
-    assert lists.present[0].sum() == min(len(parsed[0].films), N)
+    assert lists.hits[0].tolist() == oracles.training_hits(parsed[0].entries, truth, seen, frozenset(catalog.items), N)
+    assert lists.present[0].sum() == min(len(parsed[0].items), N)
 
 
 @pytest.mark.parametrize("matching", ["casefold", "exact", "tolerant", "fuzzy"])
@@ -202,8 +202,8 @@ def test_odd_texts_have_a_defined_judgement():
     judge = Judge(CATALOG, N)
     parsed = judge.read(odd)
     lists = judge(parsed, [[("Alien", 1979)]] * len(odd), [[]] * len(odd))
-    found = [read.films[:2] for read in parsed]
-    assert found[:4] == [[]] * 4 and len(parsed[4].films) == 10_000
+    found = [read.items[:2] for read in parsed]
+    assert found[:4] == [[]] * 4 and len(parsed[4].items) == 10_000
     assert found[5:] == [
         [("\x00Alien\x00", 1979)],
         [("\u200fAlien\u200e", 1979)],

@@ -131,7 +131,7 @@ def test_shares_in_a_warning_are_of_what_it_names(tmp_path: Path) -> None:
     write_full_sweep(runs, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
     (path,) = (runs / "mini/mini-tiny/grpo-relevance").iterdir()
     set_test_metrics(path, in_catalog=0.0, eos=0.25, duplicates=0.5, list_length=7.5)
-    assert told_of(runs, "Invented films") == (
+    assert told_of(runs, "Invented items") == (
         "More than 10\u00a0% of the ranks out of the catalogue on test: grpo · relevance (100\u00a0%)."
     )
     assert told_of(runs, "Lists cut off") == (
@@ -146,7 +146,7 @@ def test_lists_without_entries_invent_no_film(tmp_path: Path) -> None:
     write_full_sweep(runs, {"grpo-relevance": 0.02}, seeds=1, contexts=10, updates=10)
     (path,) = (runs / "mini/mini-tiny/grpo-relevance").iterdir()
     set_test_metrics(path, in_catalog=0.0, list_length=0.0)
-    assert told_of(runs, "Invented films") is None
+    assert told_of(runs, "Invented items") is None
     assert told_of(runs, "Short lists") == "Fewer than 80\u00a0% of 10 entries on test: grpo · relevance (0.0)."
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rlbench.lists.film_facts import FilmFacts, percentiles
+from rlbench.lists.item_facts import ItemFacts, percentiles
 from rlbench.lists.relevance import ABSENT, VERDICTS, JudgedLists, Verdict
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
@@ -27,7 +27,7 @@ from tests.conftest import composed
 N = 6
 COUNTS = [5, 0, 2, 2, 9, 0, 1]
 YEARS = [1999, 1950, 2010, 2010, 2024, 1980, 201]
-FACTS = FilmFacts(np.array(COUNTS), np.array(YEARS))
+FACTS = ItemFacts(np.array(COUNTS), np.array(YEARS))
 ROOT = Path(__file__).parents[2]
 REWARDS = sorted((ROOT / "conf/reward").glob("*.yaml"))
 
@@ -54,7 +54,7 @@ def judged(rows=LISTS, n=N):
     n_truth, n_entries, n_lines, n_tokens = (np.array([row[j] for row in rows], dtype=np.int64) for j in (1, 2, 3, 4))
     return JudgedLists(
         verdicts=verdicts,
-        films=films,
+        items=films,
         truths=np.full_like(films, -1),
         lax=films >= 0,
         n_truth=n_truth,
@@ -231,14 +231,14 @@ def test_facts():
     assert percentiles(threes, threes).tolist() == [0.5] * 3  # no film is more popular than another
     assert percentiles(np.array([2, 3, 4]), threes).tolist() == [0, 0.5, 1]
     assert percentiles(threes, np.zeros(0, np.int64)).tolist() == [0, 0, 0]
-    empty = FilmFacts(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    empty = ItemFacts(np.zeros(0, np.int64), np.zeros(0, np.int64))
     assert empty.popularity_percentile.shape == (0,)
     assert (TERMS["popularity"].function(judged([("out_of_catalog:-", 1, 1, 1, 9)]), empty) == 0).all()
-    assert FilmFacts(np.zeros(2, np.int64), np.array([1, 2])).popularity.tolist() == [0, 0]
+    assert ItemFacts(np.zeros(2, np.int64), np.array([1, 2])).popularity.tolist() == [0, 0]
     with pytest.raises(ValueError, match=r"counts and years must be \(C,\)"):
-        FilmFacts(np.array([1, 2]), np.array([1999]))
-    with pytest.raises(ValueError, match="film 1: count -2"):
-        FilmFacts(np.array([1, -2]), np.array([1999, 1999]))
+        ItemFacts(np.array([1, 2]), np.array([1999]))
+    with pytest.raises(ValueError, match="item 1: count -2"):
+        ItemFacts(np.array([1, -2]), np.array([1999, 1999]))
 
 
 def gains_of(name, **options):

@@ -34,7 +34,7 @@ def test_eos_cannot_be_sampled_and_films_are_lines():
     assert tokenizer.eos_token_id == 300
     assert tokenizer.decode([4, 7, 6]) == "1. Film 2 (1990)\nw7 1. Film 3 (1990)\n"
     assert text_of(2004) == "2. Film 2 (1990)\n"  # the film of token 4
-    assert parse_text(text_of(2004)).films == [film(4)]
+    assert parse_text(text_of(2004)).items == [film(4)]
 
 
 def test_floor_counts_five_forward_passes():

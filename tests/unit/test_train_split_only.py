@@ -10,7 +10,7 @@ import pytest
 
 from rlbench.config.schema import Config, RewardConfig
 from rlbench.data import load_dataset
-from rlbench.data.facts import film_facts
+from rlbench.data.facts import item_facts
 from rlbench.data.record import Film, RankedListDataset, Record
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.relevance import Judge
@@ -37,7 +37,7 @@ def rewards(dataset: RankedListDataset) -> list[np.ndarray]:
         [record.seen_titles for record in records],
         [int(n) for n in rng.integers(5, 60, size=len(records))],
     )
-    facts = film_facts(dataset, dataset.catalog)
+    facts = item_facts(dataset, dataset.catalog)
     terms = [{name: OPTIONS.get(name, {})} for name in TERMS]
     return [
         TERMS[name].function(lists, facts, **options) for term in [*terms, *VARIANTS] for name, options in term.items()
@@ -80,7 +80,7 @@ def test_a_catalogue_that_grows_by_films_of_other_splits_changes_no_reward(confi
     dataset = load_dataset(config("dataset.contexts={train:60,validation:20,test:20}").dataset)
     more: list[Film] = [(f"Test Film {i}", 1900 + 3 * i) for i in range(40)]
     test = [Record([{"role": "user", "content": "?"}], [film], [], f"test-{film[0]}") for film in more]
-    grown = replace(dataset, catalog=Catalog([*more, *dataset.catalog.films]), splits=dataset.splits | {"test": test})
+    grown = replace(dataset, catalog=Catalog([*more, *dataset.catalog.items]), splits=dataset.splits | {"test": test})
     assert same(dataset, grown)
 
 
@@ -151,6 +151,6 @@ def test_scores_of_a_whole_reward_are_the_same(config: Callable[..., Config], tm
         texts = ["Up (2009)\nHeat (1995)\nAlien (1979)"] * len(records)
         judge = Judge(dataset.catalog, 3)
         lists = judge(judge.read(texts), [r.ground_truth for r in records], [r.seen_titles for r in records])
-        scores.append(score(lists, film_facts(dataset, dataset.catalog), reward))
+        scores.append(score(lists, item_facts(dataset, dataset.catalog), reward))
     first, second = (np.asarray(one.gains) for one in scores)
     np.testing.assert_array_equal(first, second)

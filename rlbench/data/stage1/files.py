@@ -19,9 +19,11 @@ from rlbench.base.files import write_text
 from rlbench.base.texts import broken_texts
 from rlbench.base.user_files import read_user_lines
 from rlbench.data.checks import EXAMPLES, Finding, report
-from rlbench.data.record import Film, Record
+from rlbench.data.record import Record
 from rlbench.data.stage1.scores import RATINGS
 from rlbench.lists.entries import parse_line
+from rlbench.lists.items import Item, line_of
+from rlbench.lists.titles import read_title
 
 MARK = "####"
 """Separator between a film and its rating."""
@@ -59,18 +61,22 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_texts(path: Path) -> dict[Film, str]:
-    """Texts about films.
+def read_texts(path: Path, with_years: bool = True) -> dict[Item, str]:
+    """Texts about items.
+
+    Args:
+        path: the file.
+        with_years: whether items have years. If not, `year` may be missing and is ignored.
 
     Raises:
         BadInput: problems of the file, or a film with several different texts.
     """
-    rows = read_rows(path, {"title": str, "year": int, "text": str})
-    texts: dict[Film, str] = {}
+    rows = read_rows(path, {"title": str, "year": int, "text": str} if with_years else {"title": str, "text": str})
+    texts: dict[Item, str] = {}
     several = [
-        f"{row['title']} ({row['year']})"
+        line_of(*item)
         for row in rows
-        if texts.setdefault((row["title"], row["year"]), row["text"]) != row["text"]
+        if texts.setdefault(item := (row["title"], row["year"] if with_years else None), row["text"]) != row["text"]
     ]
     if several:
         raise BadInput(
@@ -80,15 +86,21 @@ def read_texts(path: Path) -> dict[Film, str]:
     return texts
 
 
-def read_ratings(response: str) -> tuple[dict[Film, int], int]:
-    """Films with their ratings in a teacher's response, and the number of unreadable lines."""
-    found: dict[Film, int] = {}
+def read_ratings(response: str, with_years: bool = True) -> tuple[dict[Item, int], int]:
+    """Items with their ratings in a teacher's response, and the number of unreadable lines.
+
+    Args:
+        response: lines of item, `MARK` and rating.
+        with_years: whether an item is "Title (Year)" or a title.
+    """
+    read = parse_line if with_years else read_title
+    found: dict[Item, int] = {}
     unread = 0
     for line in response.split("\n"):
         if not line.strip():
             continue
         name, _, rating = line.rpartition(MARK)
-        film, level = parse_line(name), _integer(rating)
+        film, level = read(name), _integer(rating)
         if film is None or level is None or level not in RATINGS:
             unread += 1
         else:
@@ -103,9 +115,9 @@ def _integer(text: str) -> int | None:
         return None
 
 
-def named(films: Iterable[Film]) -> list[str]:
-    """Each film as "Title (Year)"."""
-    return [f"{title} ({year})" for title, year in films]
+def named(films: Iterable[Item]) -> list[str]:
+    """Each item as its line: "Title (Year)", or the title alone."""
+    return [line_of(title, year) for title, year in films]
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

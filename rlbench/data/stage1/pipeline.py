@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlbench.data.record import Film
 from rlbench.data.stage1.encoder import Encoder
 from rlbench.data.stage1.files import named
 from rlbench.data.stage1.scores import (
@@ -21,6 +20,7 @@ from rlbench.data.stage1.scores import (
     top_films,
 )
 from rlbench.lists.catalog import NOT_FOUND, Catalog
+from rlbench.lists.items import Item
 
 AT_ONCE = 2048
 """Number of conversations whose scores are in float64 at once. All scores are stored in float32."""
@@ -41,8 +41,8 @@ class Conversation:
     context_id: str
     text: str
     seen_titles: Sequence[str]
-    truth: Sequence[Film]
-    named: Sequence[Film]
+    truth: Sequence[Item]
+    named: Sequence[Item]
 
 
 def without_instructions(prompts: Sequence[str]) -> list[str]:
@@ -75,21 +75,21 @@ class Stage1:
         catalog: Catalog,
         conversations: Sequence[Conversation],
         encode: Encoder,
-        texts: Mapping[Film, str],
+        texts: Mapping[Item, str],
     ):
         self.catalog, self.conversations = catalog, conversations
         self.excluded = np.stack(
             [np.isin(catalog.title_ids, catalog.find_titles(c.seen_titles)) for c in conversations]
         )
-        places: dict[Film, int] = {}
+        places: dict[Item, int] = {}
         for film in (film for conversation in conversations for film in conversation.named):
             places.setdefault(film, len(places))
         films = list(places)
 
-        def about(some: Sequence[Film]) -> NDArray[np.float32]:
+        def about(some: Sequence[Item]) -> NDArray[np.float32]:
             return encode([texts.get(film, name) for film, name in zip(some, named(some), strict=True)])
 
-        of_catalog = about(catalog.films)
+        of_catalog = about(catalog.items)
         similarity = about(films) @ of_catalog.T
         inside = membership([catalog.find(*film) for film in films], len(catalog))
         parts = []
@@ -100,11 +100,11 @@ class Stage1:
             parts.append(remap(weights, similarity, inside, talk).astype(np.float32))
         self.scores = np.concatenate(parts)
 
-    def candidates(self, count: int = RATED) -> list[list[Film]]:
+    def candidates(self, count: int = RATED) -> list[list[Item]]:
         """The films to be rated for each conversation, at most `count`, best first."""
         return self._films(min(count, self._fewest_left))
 
-    def reflect(self, ratings: Mapping[str, Mapping[Film, int]]) -> int:
+    def reflect(self, ratings: Mapping[str, Mapping[Item, int]]) -> int:
         """Add the teacher's ratings, by context and film.
 
         Returns:
@@ -134,7 +134,7 @@ class Stage1:
             np.float32
         )
 
-    def lists(self, count: int) -> list[list[Film]]:
+    def lists(self, count: int) -> list[list[Item]]:
         """The demonstrations: the `count` films with the highest scores for each conversation."""
         return self._films(count)
 
@@ -142,9 +142,9 @@ class Stage1:
     def _fewest_left(self) -> int:
         return int((~self.excluded).sum(axis=1).min())
 
-    def _films(self, count: int) -> list[list[Film]]:
+    def _films(self, count: int) -> list[list[Item]]:
         ranked = []
         for start in range(0, len(self.scores), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
             ranked += top_films(self.scores[rows].astype(np.float64), count, self.excluded[rows]).tolist()
-        return [[self.catalog.films[place] for place in places] for places in ranked]
+        return [[self.catalog.items[place] for place in places] for places in ranked]

@@ -1,4 +1,4 @@
-"""Facts about films that reward terms and metrics may use: popularity and recency. Loads no torch."""
+"""Facts about items that reward terms and metrics may use: popularity and recency. Loads no torch."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,15 +21,15 @@ def percentiles(values: Ints, among: Ints) -> Floats:
 
 
 @dataclass(frozen=True)
-class FilmFacts:
-    """Facts about the catalogue's films that terms may use; from the training split only.
+class ItemFacts:
+    """Facts about the catalogue's items that terms may use; from the training split only.
 
-    Percentiles are taken among the films that training truths name. Films that a catalogue contains only because other
+    Percentiles are taken among the items that training truths name. Items that a catalogue contains only because other
     splits name them change nothing for the rest.
 
     Args:
-        counts: (C,) number of training truths that name each film, possibly 0.
-        years: (C,) year of each film.
+        counts: (C,) number of training truths that name each item, possibly 0.
+        years: (C,) year of each item.
 
     Raises:
         ValueError: the two differ in length, or a count is negative.
@@ -42,16 +42,16 @@ class FilmFacts:
         if self.counts.shape != self.years.shape or self.counts.ndim != 1:
             raise ValueError(f"counts and years must be (C,), got {self.counts.shape} and {self.years.shape}")
         if (self.counts < 0).any():
-            raise ValueError(f"film {int(self.counts.argmin())}: count {self.counts.min()} is negative")
+            raise ValueError(f"item {int(self.counts.argmin())}: count {self.counts.min()} is negative")
 
     @cached_property
     def popularity(self) -> Floats:
-        """(C,) share of the training truths that name each film; all 0 if there are no truths."""
+        """(C,) share of the training truths that name each item; all 0 if there are no truths."""
         return self.counts / max(int(self.counts.sum()), 1)
 
     @cached_property
     def popularity_percentile(self) -> Floats:
-        """(C,) in [0, 1), high for films that many truths name; ties share the mean; 0 if no truth names the film."""
+        """(C,) in [0, 1), high for items that many truths name; ties share the mean; 0 if no truth names the item."""
         return percentiles(self.counts, self.counts[self.counts > 0])
 
     @cached_property
