@@ -41,6 +41,7 @@ SMALL = [
     "model.intermediate_size=64",
     "model.layers=2",
     "model.vocab_size=900",
+    "baselines=[]",
     "tracker=none",
     "runtime.progress=false",
     "runtime.device=cpu",

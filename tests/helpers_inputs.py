@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 
 FILMS = ["Heat (1995)", "Jaws (1975)", "Alien (1979)", "Up (2009)", "Big (1988)", "Speed (1994)"]
-OF_REDIAL = ["dataset=redial", "dataset.list_length=2", "dataset.cutoffs=[1,2]", "evaluation.metric=ndcg@2"]
+OF_REDIAL = [
+    "dataset=redial",
+    "baselines=[]",
+    "dataset.list_length=2",
+    "dataset.cutoffs=[1,2]",
+    "evaluation.metric=ndcg@2",
+]
 """Overrides that make the files of `write_redial` a dataset."""
 
 

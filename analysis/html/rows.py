@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.collection import Collection
-from analysis.collection.stages import SHARED_STAGES, shared_stage_name
+from analysis.collection.stages import shared_stage_name, stage_place
 from analysis.figures.style import COLOURS, DASHES
 from analysis.figures.style import styles as line_styles
 from analysis.html.grid import GridCell, text
@@ -49,11 +49,11 @@ class Look:
 
 
 GREY = "#767676"
-REFERENCE_DASHES = {"oracle": (1.5, 2.0), "zero_shot": (6.0, 2.0, 1.5, 2.0), "sft": (4.0, 3.0)}
+REFERENCE_DASHES = {"oracle": (1.5, 2.0), "baseline": (1.0, 3.0), "zero_shot": (6.0, 2.0, 1.5, 2.0), "sft": (4.0, 3.0)}
 
 
 def looks(group: Collection) -> list[Look]:
-    """All rows: oracle, zero-shot, SFT, then RL rows by algorithm and reward."""
+    """All rows: oracle, baselines, zero-shot, SFT, then RL rows by algorithm and reward."""
     styles = _styles(group.runs)
     runs = group.runs.sort_values(["label", "seed"], kind="stable")
     found = []
@@ -74,8 +74,7 @@ def looks(group: Collection) -> list[Look]:
                 seeds=tuple(int(seed) for seed in part["seed"]),
             )
         )
-    stages = [*SHARED_STAGES, "rl"]
-    found.sort(key=lambda look: (stages.index(look.stage), look.full))
+    found.sort(key=lambda look: (stage_place(look.stage, look.label), look.full))
     return _named(found, runs)
 
 

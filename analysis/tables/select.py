@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.collection import Collection
-from analysis.collection.stages import shared_stage_name
+from analysis.collection.stages import shared_stage_name, stage_place
 from analysis.tables.spec import RowSpec, TableSpec, Where
 from rlbench.base.errors import BadInput, nearest
 from rlbench.runs.record import STAGES
@@ -292,8 +292,8 @@ def _place(lookup: Lookup, part: pd.DataFrame, row: RowSpec) -> tuple[Any, ...]:
             mean = float(np.nanmean(numbers))
             by_order.append((0, -mean if key.startswith("-") else mean, ""))
     own = ("algorithm", "reward") if first["stage"] == "rl" else ()
-    stage = STAGES.index(first["stage"])
-    return (by_values, tuple(by_order), stage, *(str(first[key]) for key in (*own, *CELL)))
+    place = stage_place(str(first["stage"]), str(first["label"]))
+    return (by_values, tuple(by_order), place, *(str(first[key]) for key in (*own, *CELL)))
 
 
 def _names(lookup: Lookup, spec: TableSpec, rows: Sequence[tuple[int, pd.DataFrame]]) -> list[str]:

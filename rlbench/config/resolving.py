@@ -45,6 +45,7 @@ _SCALARS: dict[str, type] = {
     "runs_dir": str,
     "cache_dir": str,
     "plugins": list,
+    "baselines": list,
 }
 _SECTIONS: dict[str, type] = {
     "reward": RewardConfig,

@@ -780,6 +780,7 @@ class Config:
         runs_dir: folder of all runs.
         cache_dir: folder of tokenizers and converted models.
         plugins: modules, or paths of Python files, with pieces of algorithms or reward terms.
+        baselines: classical baselines beside the cell's stages (`rlbench.config.baselines`). Not part of its identity.
         algorithm: what is optimised, and how.
         reward: what a list is worth.
         matching: how titles are compared.
@@ -800,6 +801,7 @@ class Config:
     runs_dir: str
     cache_dir: str
     plugins: list[str]
+    baselines: list[str]
     algorithm: Method
     reward: RewardConfig
     matching: MatchingConfig

@@ -19,6 +19,7 @@ from rlbench.base.errors import BadInput
 from rlbench.launching.cells import Cell, make_cells, note_cells
 from rlbench.launching.rows import NOTHING_SWEPT
 from rlbench.running import plan
+from rlbench.running.classical import missing_baselines
 from rlbench.running.cli import fail
 from rlbench.runs.directory import DONE
 from rlbench.runs.processes import count
@@ -119,6 +120,7 @@ class SweepLauncher(Launcher):
         if failed:
             self.report(failed, len(cells))
             raise SystemExit(1)
+        _complete(cells)
         for line in dict.fromkeys(plan.report_command(cell.config) for cell in cells):
             self.console.print(f"next: {line}", markup=False, soft_wrap=True)
         return [_nothing() for _ in job_overrides]
@@ -140,6 +142,17 @@ class SweepLauncher(Launcher):
         for cell in failed:
             self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
             self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)
+
+
+def _complete(cells: Sequence[Cell]) -> None:
+    """Run the baselines that finished cells lack, for example because the cells are of an earlier version."""
+    try:
+        for config in missing_baselines([cell.config for cell in cells if cell.run.status() == DONE]):
+            from rlbench.running.runner import run  # loads torch
+
+            run(config)
+    except BadInput as error:
+        fail(error)
 
 
 def _nothing() -> JobReturn:

@@ -31,6 +31,7 @@ from rlbench.runs.directory import (
     INTERRUPTED,
     Run,
     locate,
+    locate_all,
 )
 from rlbench.runs.existing import (
     check_curve,
@@ -145,7 +146,7 @@ def make_cells(
                 problems += check_places(config, to_write=True) + check_start(config)
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
-            problems += [said for stage in (*config.stages, "oracle") for said in check_recorded(locate(config, stage))]
+            problems += [said for of_stage in locate_all(config) for said in check_recorded(of_stage)]
             problems += check_plugins(run.root, config.plugins)
             cells.append(Cell(options, own, config, run, processes))
         except BadInput as error:

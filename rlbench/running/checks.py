@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from rlbench.base.errors import nearest
 from rlbench.base.program import by_name, install
+from rlbench.config.baselines import check_baselines
 from rlbench.config.bounds import check_numbers
 from rlbench.config.decoding import check_decoding
 from rlbench.config.engines import CORRECTIONS, ENGINES, PREFILLS, check_generation
@@ -111,7 +112,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         ("generation.vllm.correction", config.generation.vllm.correction, CORRECTIONS),
     ]:
         _choice(problems, key, value, known)
-    problems += check_modes(config.tracker.mode, config.tracker.also)
+    problems += check_modes(config.tracker.mode, config.tracker.also) + check_baselines(config.baselines)
     problems += check_numbers({key: value for key, value in asdict(config).items() if key != "matching"})
     problems += [
         f"evaluation.pass_at contains {k}, outside 1..evaluation.samples = {config.evaluation.samples}"

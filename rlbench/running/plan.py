@@ -16,6 +16,7 @@ from rlbench.base.program import as_started
 from rlbench.base.records import Damaged
 from rlbench.config.schema import Config
 from rlbench.models.sources import folder_digests
+from rlbench.running.classical import baseline_runs
 from rlbench.runs import inputs
 from rlbench.runs.directory import (
     DONE,
@@ -56,7 +57,7 @@ class Step:
 
 
 def steps(configs: Sequence[Config]) -> list[Step]:
-    """Return every stage that the configs need, each once, shared stages first.
+    """Return every stage that the configs need, each once, in the order of execution.
 
     Raises:
         BadInput: if a reusable stage of another experiment is damaged.
@@ -67,6 +68,9 @@ def steps(configs: Sequence[Config]) -> list[Step]:
             run = locate(config, stage)
             if stage in config.stages or stage == "oracle" and ORACLE in run.identity[INPUTS]["data"]:
                 wanted.setdefault(run.root, (run, config))
+    for config in configs:
+        for run in baseline_runs(config):
+            wanted.setdefault(run.root, (run, config))
     rates = {folder: _rates(folder) for folder in {config.group_dir for _, config in wanted.values()}}
     return [_step(run, config, rates[config.group_dir]) for run, config in wanted.values()]
 

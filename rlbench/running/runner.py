@@ -1,6 +1,7 @@
 """Runs one cell: checks everything first, then runs its stages, each in its own run directory.
 
-Oracle, zero-shot and SFT stages are shared: the first cell of a sweep that needs one runs it, and the others reuse it.
+Oracle, zero-shot, SFT and baseline stages are shared: the first cell of a sweep that needs one runs it, and the others
+reuse it. Baselines run last, so that training starts without delay.
 """
 
 import logging
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,17 +25,18 @@ from rlbench.models.loading import check_model
 from rlbench.models.sources import differing_files
 from rlbench.running import plan, shortage, stages
 from rlbench.running.checks import check_config
+from rlbench.running.classical import baseline_runs, missing_baselines
 from rlbench.running.session import Session, console, prepare
 from rlbench.runs import attempts, inputs, processes, sharing, versions
 from rlbench.runs.attempts import Attempt, logged
 from rlbench.runs.budget import Ledger, named_speed
 from rlbench.runs.claiming import note_unlocated, noted
 from rlbench.runs.completions import CompletionLog
-from rlbench.runs.directory import DONE, Run, check_done, locate
+from rlbench.runs.directory import DONE, Run, check_done, locate, locate_all
 from rlbench.runs.existing import check_curve, check_plugins, check_recorded, check_start, superseded
 from rlbench.runs.identity import differing_keys
 from rlbench.runs.provenance import manifest
-from rlbench.runs.record import BUDGET, MANIFEST, RESULT, SCHEMA, Manifest, ModelOrigin, Outcome
+from rlbench.runs.record import BUDGET, MANIFEST, RESULT, SCHEMA, WITHOUT_MODEL, Manifest, ModelOrigin, Outcome
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.training.arguments import on_cpu
 from rlbench.training.engine_checks import check_engine
@@ -94,16 +97,16 @@ def _located(config: Config) -> Run:
 
 def _run_stages(config: Config, wanted: Run) -> bool:
     """Run the stages that are not finished. Returns whether anything was run."""
-    if processes.on_main(lambda: _done_already(config, wanted)):
+    if processes.on_main(lambda: _done_already(config, wanted) and not missing_baselines([config])):
         console.print(f"[green]already done[/green] {wanted.root}", soft_wrap=True)
-        _note_versions(locate(config, stage).root for stage in (*config.stages, "oracle"))
+        _note_versions(run.root for run in locate_all(config))
         if config.runtime.dry_run:
             plan.show([config], 1, console)
         return False
     session = processes.main_first(lambda: prepare(config))
     _note_versions(processes.on_main(lambda: _used(session)))
-    for stage in (*config.stages, "oracle"):
-        for notice in superseded(locate(config, stage)):
+    for run in locate_all(config):
+        for notice in superseded(run):
             console.print(f"note: {notice}", markup=False, soft_wrap=True)
     if config.runtime.dry_run:
         plan.show([config], 1, console)
@@ -115,6 +118,8 @@ def _run_stages(config: Config, wanted: Run) -> bool:
     for stage, work in (("zero_shot", stages.zero_shot), ("sft", stages.sft), ("rl", stages.rl)):
         if stage in config.stages:
             _stage(session, stage, work)
+    for target in baseline_runs(config):
+        _stage(session, "baseline", partial(stages.baseline, target.label), target.label)
     return True
 
 
@@ -124,7 +129,7 @@ def _used(session: Session) -> list[Path]:
     Raises:
         BadInput: if a stage to be adopted is damaged.
     """
-    targets = [locate(session.config, stage) for stage in (*session.config.stages, "oracle")]
+    targets = locate_all(session.config)
     return [target.root if target.status() == DONE else _found(session, target) or target.root for target in targets]
 
 
@@ -145,7 +150,7 @@ def _done_already(config: Config, wanted: Run) -> bool:
         BadInput: if a stage's directory holds another run, or if the run was made with other plugins, needs a curve of
             a finished SFT stage that has none, or is done but damaged.
     """
-    problems = [said for stage in (*config.stages, "oracle") for said in check_recorded(locate(config, stage))]
+    problems = [said for run in locate_all(config) for said in check_recorded(run)]
     problems += check_plugins(wanted.root, config.plugins)
     if wanted.status() != DONE:
         problems += check_start(config)
@@ -182,10 +187,10 @@ Work = Callable[[Session, Recording], Outcome]
 """A stage: a function of `rlbench.running.stages`."""
 
 
-def _stage(session: Session, stage: str, work: Work) -> Run:
-    """Run one stage in its directory, unless it is done."""
+def _stage(session: Session, stage: str, work: Work, baseline: str = "") -> Run:
+    """Run one stage in its directory, unless it is done. `baseline` says which, for the stage `baseline`."""
     config = session.config
-    target = locate(config, stage)
+    target = locate(config, stage, baseline)
     preemption.check()
     waiting = f"waiting for another process: {target.root}"
     with (
@@ -254,7 +259,7 @@ def _check_model_files(target: Run, now: ModelOrigin) -> None:
     Raises:
         BadInput: if they differ.
     """
-    if target.stage == "oracle" or not (target.root / MANIFEST.name).exists():
+    if target.stage in WITHOUT_MODEL or not (target.root / MANIFEST.name).exists():
         return
     there = MANIFEST.read(target.root, MANIFEST_REMEDY).get("model")
     if there and (differing := differing_files(there["files"], now["files"])):

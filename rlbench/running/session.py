@@ -19,6 +19,7 @@ from rlbench.models.loading import check_model, load_tokenizer, locate_model, ma
 from rlbench.objective.guards import caveats
 from rlbench.running import memory, shortage
 from rlbench.running.checks import check_config
+from rlbench.running.classical import check_on_data, left_out
 from rlbench.runs import inputs, processes
 from rlbench.runs.attempts import RunConsole
 from rlbench.runs.provenance import model_origin
@@ -67,6 +68,8 @@ def prepare(config: Config) -> Session:
     dataset = _checked_data(config)
     for notice in dataset.notices:
         console.print(f"{config.dataset.name}: {notice}", style="dim", markup=False, soft_wrap=True)
+    for notice in left_out(config, dataset):
+        console.print(f"note: {notice}", style="dim", markup=False, soft_wrap=True)
     for caveat in caveats([config]):
         console.print(f"note: {caveat}", style="yellow", markup=False, soft_wrap=True)
     source = locate_model(config.model, dataset, Path(config.cache_dir))
@@ -118,6 +121,7 @@ def _checked_data(config: Config) -> RankedListDataset:
                 f"{config.dataset.name} has no demonstrations (split sft), but stage={config.stage} needs them"
             )
         elif not problems:
+            problems += check_on_data(config, dataset)
             problems += cannot_update(config, len(dataset.splits["train"]), len(dataset.splits.get("sft", [])))
     except BadInput as error:
         problems += error.problems

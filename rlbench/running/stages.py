@@ -1,7 +1,8 @@
 """The stages of a cell: what each trains and evaluates. Each returns its part of `result.json`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -9,16 +10,17 @@ import pandas as pd
 from rlbench.base.files import whole_file
 from rlbench.base.progress import PROGRESS, Progress
 from rlbench.base.seeding import start_streams
+from rlbench.baselines.recommend import recommend
 from rlbench.data.record import Record
 from rlbench.evaluation.evaluate import Evaluation, Sampling, evaluate
 from rlbench.evaluation.judging import Answer, judge_answers
 from rlbench.evaluation.recording import Recording
-from rlbench.lists.items import line_of
+from rlbench.lists.items import Item, line_of
 from rlbench.models.loading import load_model
 from rlbench.running.session import Session, console
 from rlbench.runs import processes
 from rlbench.runs.directory import Run, locate, validation_means
-from rlbench.runs.record import Outcome
+from rlbench.runs.record import Outcome, Tuning
 from rlbench.runs.tables import predictions_file, samples_file
 from rlbench.training.arguments import on_cpu
 from rlbench.training.checkpoints import rewind_logs
@@ -98,20 +100,39 @@ def _greedy(session: Session, target: Run, source: str | Path) -> EvaluateSplit:
 
 def oracle(session: Session, recording: Recording) -> Outcome:
     """The best lists of a dataset that knows them."""
-    config, best, judge = session.config, session.dataset.oracle, session.criteria.judge
+    best = session.dataset.oracle
     assert best is not None
     if processes.is_main():
         rewind_logs(recording.run, None)
+    return _finish(session, recording, lambda split, records: _given(session, records, best), 0, None)
 
-    def lists(split: str, records: Sequence[Record]) -> Evaluation:
-        contexts = {record.context_id for record in records}
-        texts = {c: "\n".join(line_of(title, year) for title, year in best[c]) for c in contexts}
-        unknown = np.full(config.dataset.list_length, np.nan)
-        answers = {context: Answer(text, judge.parse(text), True, 0, unknown) for context, text in texts.items()}
-        predictions, means = judge_answers(records, answers, session.criteria, config.dataset.cutoffs)
-        return Evaluation(predictions, means, 0, 0, pd.DataFrame())
 
-    return _finish(session, recording, lists, 0, None)
+def baseline(name: str, session: Session, recording: Recording) -> Outcome:
+    """The lists of a classical baseline, with the settings that were best on validation."""
+    config = session.config
+    if processes.is_main():
+        rewind_logs(recording.run, None)
+    splits = {"validation": session.validation, "test": session.test}
+    made = processes.on_main(
+        lambda: recommend(
+            name, session.dataset.splits["train"], splits, session.criteria.judge, max(config.dataset.cutoffs)
+        )
+    )
+    result = _finish(session, recording, lambda split, records: _given(session, records, made.lists[split]), 0, None)
+    if made.tuning is not None:
+        result["tuning"] = cast(Tuning, made.tuning)
+    return result
+
+
+def _given(session: Session, records: Sequence[Record], lists: Mapping[str, Sequence[Item]]) -> Evaluation:
+    """Judge lists of items, by context, as if a model had written them."""
+    judge, cutoffs = session.criteria.judge, session.config.dataset.cutoffs
+    contexts = {record.context_id for record in records}
+    texts = {c: "\n".join(line_of(title, year) for title, year in lists[c]) for c in contexts}
+    unknown = np.full(judge.list_length, np.nan)
+    answers = {context: Answer(text, judge.parse(text), True, 0, unknown) for context, text in texts.items()}
+    predictions, means = judge_answers(records, answers, session.criteria, cutoffs)
+    return Evaluation(predictions, means, 0, 0, pd.DataFrame())
 
 
 def zero_shot(session: Session, recording: Recording) -> Outcome:

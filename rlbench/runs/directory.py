@@ -15,6 +15,7 @@ from rlbench.base.errors import BadInput
 from rlbench.base.files import leads_outside, write_text
 from rlbench.base.progress import PROGRESS
 from rlbench.base.records import PUT_BACK
+from rlbench.config.baselines import expanded
 from rlbench.config.schema import Config
 from rlbench.runs import attempts
 from rlbench.runs.attempts import Attempt
@@ -48,7 +49,7 @@ class Run:
 
     Attributes:
         root: the directory.
-        stage: oracle, zero_shot, sft or rl.
+        stage: one of `STAGES`.
         label: its table row.
         seed: the seed in its name.
         hash: the hash in its name.
@@ -152,25 +153,40 @@ def validation_means(run: Run) -> dict[str, float]:
     return RESULT.read(run.root, run.remedy, "metrics")["metrics"].get("validation", {})
 
 
-def label_of(config: Config, stage: str) -> str:
-    """Return the name of a stage's table row."""
+def label_of(config: Config, stage: str, baseline: str = "") -> str:
+    """Return the name of a stage's table row. The row of a baseline has the baseline's name."""
+    if stage == "baseline":
+        return baseline
     if stage == "rl":
         return config.label
     read = config.dataset.demonstration_source if stage == "sft" else ""
     return f"{stage}@{read}" if read else stage
 
 
-def locate(config: Config, stage: str) -> Run:
+def locate(config: Config, stage: str, baseline: str = "") -> Run:
     """Return the directory of a stage.
+
+    Args:
+        baseline: which baseline, for the stage `baseline`.
 
     Raises:
         BadInput: problems of the data or of the model's files, on which the directory's name depends.
     """
-    identity = stage_config(config, stage)
-    label = label_of(config, stage)
+    identity = stage_config(config, stage, baseline)
+    label = label_of(config, stage, baseline)
     seed = config.seed if stage == "rl" else config.trainer.sft.seed
     digest = config_hash(identity)
     return Run(config.group_dir / label / f"seed{seed}-{digest}", stage, label, seed, digest, identity)
+
+
+def locate_all(config: Config) -> list[Run]:
+    """Return the directories of a cell's own stages, of the oracle, and of the baselines. Not all need to exist.
+
+    Raises:
+        BadInput: as `locate`.
+    """
+    found = [locate(config, stage) for stage in (*config.stages, "oracle")]
+    return found + [locate(config, "baseline", name) for name in expanded(config.baselines)]
 
 
 def foreign_links(root: Path) -> list[Path]:

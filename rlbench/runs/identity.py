@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rlbench.config.baselines import BASELINES
 from rlbench.config.decoding import greedy_identity, sampling_identity
 from rlbench.config.engines import rollout_identity
 from rlbench.config.schema import Config, PreferenceConfig, TinyModelConfig
@@ -23,21 +24,24 @@ INPUTS = "inputs"
 """Key in an identity for the digests of inputs: data and the model's source."""
 
 
-def stage_config(config: Config, stage: str) -> dict[str, Any]:
+def stage_config(config: Config, stage: str, baseline: str = "") -> dict[str, Any]:
     """Return the identity of a stage: its settings, and digests of the data and model files that it reads.
+
+    Args:
+        baseline: which baseline, for the stage `baseline`.
 
     Raises:
         BadInput: problems of the data or of the model's files.
     """
-    return canonical(stage_settings(config, stage)) | {INPUTS: inputs(config).of(stage)}
+    return canonical(stage_settings(config, stage, baseline)) | {INPUTS: inputs(config).of(stage)}
 
 
-def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, Any]:
     """Return the part of a config that affects a stage's results.
 
     Paths, tracker, progress, threads, the number of kept checkpoints and the frequency of SFT evaluations are left out.
-    The shared stages (oracle, zero_shot, sft) depend neither on the algorithm nor on the run's seed, so all cells of a
-    sweep share them. RL without SFT does not depend on SFT settings, except the demonstrations' maximum length.
+    The shared stages (all but rl) depend neither on the algorithm nor on the run's seed, so all cells of a sweep share
+    them. RL without SFT does not depend on SFT settings, except the demonstrations' maximum length.
     """
     full = asdict(config)
     evaluation = dict(full["evaluation"])
@@ -48,6 +52,8 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     contexts = {key: evaluation[key] for key in ("validation_contexts", "test_contexts")}
     if stage == "oracle":
         return identity | {"evaluation": contexts}
+    if stage == "baseline":
+        return identity | {"evaluation": contexts, "baseline": {"name": baseline, **BASELINES[baseline].identity()}}
     identity |= {"model": _model(config), "decoding": greedy_identity(config.generation)}
     contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
     if evaluation["samples"]:

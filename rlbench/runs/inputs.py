@@ -15,6 +15,7 @@ from rlbench.base import content
 from rlbench.base.cache import Cache
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config, TinyModelConfig
+from rlbench.runs.record import WITHOUT_MODEL
 
 if TYPE_CHECKING:
     from rlbench.data.record import RankedListDataset
@@ -41,7 +42,7 @@ class Inputs:
         and what is made from them.
         """
         data = dict(self.data if stage in ("sft", "rl") else self.questions)
-        return {"data": data} if stage == "oracle" else {"data": data, "model": self.model}
+        return {"data": data} if stage in WITHOUT_MODEL else {"data": data, "model": self.model}
 
 
 _loaded: dict[str, "RankedListDataset"] = {}

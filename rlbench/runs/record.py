@@ -30,7 +30,9 @@ from rlbench.config.names import odd_name
 SCHEMA = 2
 """Version of the form. `read_result` refuses results of another version."""
 
-STAGES = ("oracle", "zero_shot", "sft", "rl")
+STAGES = ("oracle", "baseline", "zero_shot", "sft", "rl")
+WITHOUT_MODEL = ("oracle", "baseline")
+"""Stages that read no model."""
 Stage = Annotated[str, Values(f"one of {', '.join(STAGES)}", STAGES.__contains__)]
 Score = Annotated[float, Values("a number or null", lambda value: value is None or is_number(value))]
 Name = Annotated[str, Values("a name that can be part of a path", lambda value: is_text(value) and not odd_name(value))]
@@ -53,6 +55,17 @@ class Stopped(TypedDict):
     update: Whole
     """Updates in the weights."""
     reason: Text
+
+
+class Tuning(TypedDict):
+    """How the settings of a classical baseline were chosen."""
+
+    metric: Text
+    """Metric on validation by which they were chosen."""
+    chosen: dict[str, Any]
+    """Setting to value."""
+    tried: list[dict[str, Any]]
+    """Settings that were tried, each with the `value` of the metric."""
 
 
 class DemonstrationCounts(TypedDict):
@@ -164,6 +177,8 @@ class Outcome(TypedDict):
     checkpoint: CheckpointUsed
     budget: Budget
     demonstrations: NotRequired[DemonstrationCounts]
+    tuning: NotRequired[Tuning]
+    """Classical baselines with settings only."""
     stopped: NotRequired[Stopped | None]
     """RL stage only; null if the training did not stop early."""
 

@@ -31,7 +31,7 @@ from rlbench.runs.directory import (
     status_of,
 )
 from rlbench.runs.existing import curve_problems, unmeasured
-from rlbench.runs.record import BUDGET, IDENTITY, MANIFEST, RESULT, SETTINGS
+from rlbench.runs.record import BUDGET, IDENTITY, MANIFEST, RESULT, SETTINGS, WITHOUT_MODEL
 
 OWN = ("STATUS", IDENTITY.name, SETTINGS, PROGRESS.name)
 """Files that belong to a directory and not to the result."""
@@ -42,7 +42,7 @@ def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[st
     """Return the directory of the same finished stage in another experiment of `runs_dir`, or None.
 
     Args:
-        run: an oracle, zero_shot or sft stage. RL runs are never found.
+        run: any shared stage. RL runs are never found.
         config: the cell's config.
         model_files: returns the sha256 of each file of the model loaded here. Stages with other model files are not
             adopted. Called only if there is a candidate.
@@ -60,7 +60,7 @@ def find_finished(run: Run, config: Config, model_files: Callable[[], Mapping[st
         if not (path / IDENTITY.name).is_file() or _identity(path) != wanted:
             continue
         check_done(path)  # its files are read below
-        if run.stage != "oracle" and differing_files(_files_of_model(path), model_files()):
+        if run.stage not in WITHOUT_MODEL and differing_files(_files_of_model(path), model_files()):
             continue
         if not _lacks_curve(Run(path, run.stage, run.label, run.seed, run.hash, run.identity), config):
             return path

@@ -51,7 +51,7 @@ PREDICTIONS = (
     ParquetColumn(
         "confidence",
         "list of float",
-        "one an entry: [confidence](metrics.md#calibration-of-per-rank-confidence) in it; NaN for the oracle",
+        "one an entry: [confidence](metrics.md#calibration-of-per-rank-confidence) in it; NaN without a model",
     ),
     N_TRUTH,
     ParquetColumn("finished", "bool", "the model ended the list by itself"),

@@ -19,8 +19,10 @@ from rlbench.runs.identity import canonical, config_hash, stage_settings
 from tests.conftest import composed
 from tests.helpers import ROOT
 
-STAGES = ("oracle", "zero_shot", "sft", "rl")
-ALL, MODEL, TRAINED, RL = STAGES, STAGES[1:], STAGES[2:], STAGES[3:]
+STAGES = ("oracle", "baseline", "zero_shot", "sft", "rl")
+ALL, MODEL, TRAINED, RL = STAGES, STAGES[2:], STAGES[3:], STAGES[4:]
+BASELINE = "bm25"
+"""The stage `baseline` is tried with this one."""
 
 SAMPLED = ["evaluation.samples=2", "evaluation.pass_at=[1,2]", "+trainer.rl.learning_rate_steps={10:1e-5}"]
 FAMILIES = {
@@ -157,7 +159,7 @@ def changed(config: Config, key: str) -> Config:
 
 
 def hashes(config: Config) -> dict[str, str]:
-    return {stage: config_hash(canonical(stage_settings(config, stage))) for stage in STAGES}
+    return {stage: config_hash(canonical(stage_settings(config, stage, BASELINE))) for stage in STAGES}
 
 
 @cache
@@ -241,7 +243,7 @@ def test_the_same_value_is_the_same_run(one, two):
 
 def test_the_order_of_keys_makes_no_other_run():
     config = config_of("mini, tiny, policy optimisation")
-    turned = {stage: config_hash(reversed_keys(canonical(stage_settings(config, stage)))) for stage in STAGES}
+    turned = {stage: config_hash(reversed_keys(canonical(stage_settings(config, stage, BASELINE)))) for stage in STAGES}
     assert turned == hashes(config)
 
 
