@@ -97,7 +97,8 @@ def _located(config: Config) -> Run:
 
 def _run_stages(config: Config, wanted: Run) -> bool:
     """Run the stages that are not finished. Returns whether anything was run."""
-    if processes.on_main(lambda: _done_already(config, wanted) and not missing_baselines([config])):
+    done = processes.on_main(lambda: _done_already(config, wanted))
+    if done and not processes.on_main(lambda: missing_baselines([config])):
         console.print(f"[green]already done[/green] {wanted.root}", soft_wrap=True)
         _note_versions(run.root for run in locate_all(config))
         if config.runtime.dry_run:
@@ -113,10 +114,10 @@ def _run_stages(config: Config, wanted: Run) -> bool:
         return False
     if config.runtime.gpu_share is not None and not on_cpu(config):
         torch.cuda.set_per_process_memory_fraction(config.runtime.gpu_share)
-    if session.dataset.oracle is not None:
+    if session.dataset.oracle is not None and not done:
         _stage(session, "oracle", stages.oracle)
     for stage, work in (("zero_shot", stages.zero_shot), ("sft", stages.sft), ("rl", stages.rl)):
-        if stage in config.stages:
+        if stage in config.stages and not done:
             _stage(session, stage, work)
     for target in baseline_runs(config):
         _stage(session, "baseline", partial(stages.baseline, target.label), target.label)
