@@ -63,7 +63,7 @@ def read_conversations(records: Sequence[Record], catalog: Catalog) -> Conversat
     row_of = {context: row for row, context in enumerate(dict.fromkeys(contexts))}
     rows = np.array([row_of[context] for context in contexts], dtype=np.int64)
     truths = column(records, "ground_truth")
-    items = catalog.find_all([tuple(item) for item in chain.from_iterable(truths)])  # type: ignore[misc]
+    items = catalog.find_all(list(chain.from_iterable(truths)))
     of_truth = np.repeat(rows, [len(truth) for truth in truths])
     shape = (len(row_of), len(catalog))
     seen = dict(zip(contexts, column(records, "seen_titles"), strict=True))
