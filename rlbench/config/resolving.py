@@ -4,6 +4,7 @@ Importing this module loads neither torch nor transformers.
 """
 
 import copy
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from rlbench.base.errors import BadInput, nearest, nearest_key
 from rlbench.base.texts import broken_texts
@@ -77,7 +78,7 @@ def resolve(cfg: DictConfig) -> Config:
     try:
         plain = OmegaConf.to_container(_with_rates(cfg), resolve=True)
     except OmegaConfBaseException as error:
-        raise BadInput(f"config: {_first_line(error)}") from error
+        raise BadInput(_of_interpolation(error)) from error
     assert isinstance(plain, dict)
     _fill_cutoffs(plain.get("dataset"))
     known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
@@ -249,8 +250,11 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
             where = error.full_key or ""
             found.append(
                 of_another_family(key, where, values)
-                or f"{key}.{where}: {_first_line(error)}."
-                + (_meant_key(key, where, values) if isinstance(error, ConfigKeyError) else "")
+                or (
+                    f"{key} has no key '{where}'.{_meant_key(key, where, values)}"
+                    if isinstance(error, ConfigKeyError)
+                    else _of_value(error, f"{key}.{where}", OmegaConf.select(OmegaConf.create(values), where))
+                )
             )
             # OmegaConf stops at the first bad value. Removing it reveals the next.
             if not _removed(left, where):
@@ -305,6 +309,33 @@ def of_another_family(section: str, key: str, values: Mapping[str, Any]) -> str:
         f"algorithm.{key} is a setting of the {others[0]} family and has no effect on "
         f"algorithm={values.get('name')}, which belongs to the {own} family: remove it (docs/algorithms.md)"
     )
+
+
+KINDS = {"Integer": "an integer", "Float": "a number", "string": "a text", "bool": "true or false"}
+"""What OmegaConf's types of values are to a user."""
+
+
+def _of_value(error: OmegaConfBaseException, key: str, value: Any) -> str:
+    """What is wrong with the value of a key."""
+    said = _first_line(error)
+    if kind := re.search(r"\b(?:to|valid) (Integer|Float|string|bool)\b", said):
+        return f"{key} = {_shown(value)} must be {KINDS[kind[1]]}"
+    if value is None:
+        return f"{key} = null: it needs a value"
+    return f"{key} = {_shown(value)}: {said}"
+
+
+def _of_interpolation(error: OmegaConfBaseException) -> str:
+    """What is wrong with a value that refers to another one."""
+    said = _first_line(error)
+    if isinstance(error, InterpolationKeyError):
+        missing = said.removeprefix("Interpolation key ").removesuffix(" not found")
+        return f"{error.full_key}: there is no key {missing} to refer to"
+    return f"{error.full_key}: {said.rpartition(': ')[2]}"
+
+
+def _shown(value: Any) -> str:
+    return ascii(value)[:80]
 
 
 def _first_line(error: Exception) -> str:

@@ -102,6 +102,26 @@ def test_good_command_lines_pass():
     check_overrides(["experiment=mini", "seed=0,1,2,3,4", "trainer.rl.learning_rate=1e-4,2e-4"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["+trainer.rl.updats=3"], "trainer has no key 'rl.updats'. Did you mean 'trainer.rl.updates'?"),
+        (["variant=${foo}"], "variant: there is no key 'foo' to refer to"),
+        (["seed=${oc.env:RLBENCH_NO_SUCH}"], "RLBENCH_NO_SUCH' not found"),
+        (["trainer.rl.updates=many"], "trainer.rl.updates = 'many' must be an integer"),
+        (["dataset.cutoffs=[1,x]"], "dataset.cutoffs[1] = 'x' must be an integer"),
+        (["trainer.rl.learning_rate=x"], "trainer.rl.learning_rate = 'x' must be a number"),
+        (["trainer.bf16=maybe"], "trainer.bf16 = 'maybe' must be true or false"),
+        (["trainer.rl.schedule={a:1}"], "trainer.rl.schedule = {'a': 1} must be a text"),
+        (["dataset.contexts.test=null"], "dataset.contexts.test = null: it needs a value"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(overrides: list[str], said: str) -> None:
+    with pytest.raises(BadInput) as error:
+        composed(*overrides)
+    assert len(error.value.problems) == 1 and said in error.value.problems[0]
+
+
 def test_all_unknown_names_are_reported_at_once():
     with pytest.raises(BadInput) as error:
         check_overrides(["algorithm=x", "dataset=y"])

@@ -63,8 +63,8 @@ def test_the_source_is_no_part_of_a_run():
         ),
         (["rates=[1]"], r"rates = \[1\] should be a list of rows"),
         (["rates=[{algorithm:dpo,source:s}]"], r"rates\[0\].rate is missing"),
-        (["rates=[{rate:1,source:s},{rate:fast,source:s}]"], r"rates\[1\].rate: Value 'fast'"),
-        (["rates=[{rate:1,source:s,methd:dpo}]"], r"rates\[0\].methd"),
+        (["rates=[{rate:1,source:s},{rate:fast,source:s}]"], r"rates\[1\].rate = 'fast' must be a number"),
+        (["rates=[{rate:1,source:s,methd:dpo}]"], r"rates\[0\] has no key 'methd'"),
     ],
 )
 def test_what_is_refused(overrides: list[str], said: str):
