@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from rlbench.data.record import Record
-from rlbench.data.stored import column
+from rlbench.data.stored import column, truths
 from rlbench.lists.catalog import NOT_FOUND, Catalog
 
 Ints = NDArray[np.int64]
@@ -62,9 +62,8 @@ def read_conversations(records: Sequence[Record], catalog: Catalog) -> Conversat
     contexts: list[str] = column(records, "context_id")
     row_of = {context: row for row, context in enumerate(dict.fromkeys(contexts))}
     rows = np.array([row_of[context] for context in contexts], dtype=np.int64)
-    truths = column(records, "ground_truth")
-    items = catalog.find_all(list(chain.from_iterable(truths)))
-    of_truth = np.repeat(rows, [len(truth) for truth in truths])
+    items = catalog.find_all(truths(records))
+    of_truth = np.repeat(rows, [len(truth) for truth in column(records, "ground_truth")])
     shape = (len(row_of), len(catalog))
     seen = dict(zip(contexts, column(records, "seen_titles"), strict=True))
     return Conversations(

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rlbench.baselines import scorers
 from rlbench.baselines.conversations import Conversations, read_conversations
 from rlbench.baselines.recommend import Order, recommend, refusals
 from rlbench.config.baselines import BASELINES, check_baselines, expanded
+from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import make_criteria
 from rlbench.lists.catalog import Catalog
+from rlbench.lists.items import line_of
 from rlbench.lists.relevance import Judge
 from rlbench.running.checks import check_values
 from rlbench.running.classical import baseline_runs, check_on_data, left_out, missing_baselines
@@ -276,7 +279,14 @@ def test_finished_cells_without_baselines_get_them(tmp_path: Path) -> None:
     assert missing_baselines([before]) == [] and missing_baselines([after, after]) == [after]
     run(after)
     assert missing_baselines([after]) == []
+    mini = load_dataset(after.dataset)  # from the generator, while the runs read it from the data cache
+    judge, splits = make_criteria(after.matching, mini, 10).judge, {s: mini.splits[s] for s in ("validation", "test")}
     for made in baseline_runs(after):
+        wanted = recommend(made.label, mini.splits["train"], splits, judge, 10).lists["test"]
+        predictions = pd.read_parquet(made.root / "predictions-test-0.parquet").set_index("context_id")
+        assert predictions["text"].to_dict() == {
+            context: "\n".join(line_of(*item) for item in items) for context, items in wanted.items()
+        }
         result = json.loads((made.root / "result.json").read_text())
         assert made.status() == DONE and result["stage"] == "baseline" and result["label"] == made.label
         tuning = result.get("tuning")
