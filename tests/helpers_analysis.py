@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlbench.config.baselines import BASELINES
 from rlbench.runs.directory import seal
 from rlbench.runs.identity import config_hash
 from rlbench.runs.record import SCHEMA
@@ -69,7 +70,7 @@ def write_run(
     status: str = "done\n",
     identity: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write one run directory and return it. A label with a hyphen makes an RL run."""
+    """Write one run directory and return it. A label with a hyphen makes an RL run, the name of a baseline its run."""
     algorithm, _, reward = label.partition("-")
     made = config_hash(identity) if identity is not None else f"{abs(hash_of(label, seed)):08x}"
     digest = digest or made
@@ -83,7 +84,7 @@ def write_run(
         "experiment": experiment,
         "dataset": dataset,
         "model": model,
-        "stage": "rl" if reward else label,
+        "stage": "rl" if reward else "baseline" if label in BASELINES else label,
         "label": label,
         "algorithm": algorithm if reward else None,
         "reward": reward or None,

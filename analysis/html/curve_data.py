@@ -139,15 +139,26 @@ def _order(key: str, cutoffs: Sequence[int]) -> tuple[Any, ...]:
 
 
 def _references(group: Collection, looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
-    """Row and validation value of SFT, zero-shot and oracle, for each metric with curves."""
+    """Row and validation value of the rows without curves, for each metric with curves.
+
+    Of the classical baselines, it is the one with the highest NDCG at the largest cut-off.
+    """
     runs, found = group.runs, {}
+    headline = f"validation.ndcg@{max(group.runs.iloc[0]['cutoffs'])}"
+    of_baselines = {
+        row: runs.loc[runs["run"].isin(look.runs), headline].mean()
+        for row, look in enumerate(looks)
+        if look.stage == "baseline" and headline in runs
+    }
+    best = max(of_baselines, key=lambda row: of_baselines[row], default=None)
+    drawn = [row for row, look in enumerate(looks) if look.stage not in ("rl", "baseline") or row == best]
     for key in keys:
         split, _, metric = key.partition("/")
         column = f"validation.{metric}"
         if split != "validation" or column not in runs:
             continue
-        values = [(row, runs.loc[runs["run"].isin(look.runs), column].mean()) for row, look in enumerate(looks)]
-        found[key] = [[row, number(v)] for row, v in values if looks[row].stage != "rl" and np.isfinite(v)]
+        values = [(row, runs.loc[runs["run"].isin(looks[row].runs), column].mean()) for row in drawn]
+        found[key] = [[row, number(v)] for row, v in values if np.isfinite(v)]
     return found
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import statistics
 from analysis.collection import Collection
 from analysis.problems import Problem
-from analysis.render.numbers import Interval
+from analysis.render.numbers import Interval, words
 from analysis.tables import compare, marks, select
 from analysis.tables.compare import Family, Found, Side
 from analysis.tables.model import MARKS, SPENT, Column, Lead, Made, Row, Table, Value, Versus
@@ -272,6 +272,11 @@ class _Builder(Prepared):
         if "oracle" in stages:
             notes.append(
                 "oracle: the best possible lists under the preferences that made the data. No method can score higher."
+            )
+        if names := words([row.name for row in rows if row.stage == "baseline"]):
+            notes.append(
+                f"Classical baselines, without a language model: {names}. Their settings were chosen on validation. "
+                "They are shown and not tested."
             )
         if "rl" in stages:
             notes += self._baseline_notes(columns)

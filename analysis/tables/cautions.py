@@ -10,11 +10,12 @@ from analysis.collection import Collection
 from analysis.collection.measurements import Measurements
 from analysis.collection.origins import Origin, by_versions, files, short
 from analysis.problems import Problem
-from analysis.render.numbers import counted, first_words, percent, words
+from analysis.render.numbers import counted, first_words, percent, share, words
 from analysis.tables.compare import FEWEST_SEEDS
 from analysis.tables.headline import Headline, low_power_note
 from analysis.tables.marks import PAIRING, checkpoint_rules, missing_seeds, stopped_runs, unequal_note
 from analysis.tables.model import UNEQUAL, Row, Table
+from rlbench.lists.metric_catalogue import metric_title
 
 DEGENERATE = 0.5
 """Rows are named above this share of units without signal, on average over training."""
@@ -44,6 +45,7 @@ THRESHOLDS = (
     f"Entropy of the last {percent(END)} of training against the first: below {percent(COLLAPSED_ENTROPY)}",
     f"Entries per list on test: below {percent(SHORT_LISTS)} of N; duplicates: above {percent(MANY_DUPLICATES)}; "
     f"out of catalogue: above {percent(OUT_OF_CATALOGUE)}; not ended by the model: above {percent(CUT_OFF)}",
+    "Classical baselines: the row's NDCG on test is below that of one, by means",
     "Power: no difference to the leading row reaches the minimum detectable difference",
 )
 """The checks in words."""
@@ -88,6 +90,7 @@ def cautions(
         *_comparability(group, trained),
         *_demonstrations(group, rows),
         *_power(headline),
+        *_below_baseline(rows, trained, table.cutoffs[-1]),
         *_degenerate(group.measurements, trained),
         *_entropy(group.measurements, trained),
         *_lists(group, trained),
@@ -161,6 +164,22 @@ def _power(headline: Headline | None) -> list[Caution]:
     if headline is None or not headline.low_power:
         return []
     return [Caution("Low power", low_power_note(headline), True)]
+
+
+def _below_baseline(rows: Sequence[Row], trained: Sequence[Row], cutoff: int) -> list[Caution]:
+    """Caution on trained rows whose mean is below that of the best classical baseline."""
+    metric = f"ndcg@{cutoff}"
+    known = [row for row in rows if row.stage == "baseline" and metric in row.metrics]
+    if not known:
+        return []
+    best = max(known, key=lambda row: row.metrics[metric].mean)
+    bad = [row for row in trained if metric in row.metrics and row.metrics[metric].mean < best.metrics[metric].mean]
+    bad.sort(key=lambda row: -row.metrics[metric].mean)
+    told = (
+        f"{metric_title(metric)} on test is below that of {best.name} ({share(best.metrics[metric].mean)}), which "
+        f"needs no language model: {_worst([(row, share(row.metrics[metric].mean)) for row in bad], trained)}."
+    )
+    return [Caution("Below a classical baseline", told, False)] if bad else []
 
 
 def _means(measured: Measurements, row: Row, metric: str) -> list[tuple[float, float, float]]:

@@ -7,14 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from analysis.collection import Collection, collect
+from analysis.html.curve_data import curve_data
+from analysis.html.rows import looks
 from analysis.render.numbers import count, share, signed
 from analysis.render.sheet import to_latex, to_markdown, to_rich
 from analysis.render.spreadsheet import csv_text
 from analysis.tables.build import build_table
+from analysis.tables.cautions import cautions
 from analysis.tables.model import ONE_SEED, UNEQUAL, Row, Table
 from analysis.tables.write import table_sheet, to_csv
 from rlbench.base.durations import duration
@@ -300,3 +304,36 @@ def test_a_line_of_a_csv_that_would_shift_its_columns_is_refused() -> None:
     for line in (["1"], ["1", "2", "3"]):
         with pytest.raises(ValueError, match="for 2 columns"):
             csv_text(["a", "b"], [["1", "2"], line])
+
+
+# Classical baselines.
+
+
+def test_baselines_stand_above_zero_shot_in_their_order_and_are_not_tested(tmp_path: Path) -> None:
+    write_sweep(tmp_path, {"grpo-dcg": 0.1, "gspo-dcg": 0.2}, seeds=3, contexts=30, updates=50)
+    of_sft = pd.read_parquet(next(tmp_path.glob("*/*/sft/*/predictions-test-0.parquet")))
+    metrics = of_sft.select_dtypes("float")
+    (group,) = collect(tmp_path).groups()
+    before = build_table(group, resamples=50)
+    for label, factor in (("bm25", 3.0), ("popularity", 0.5), ("item_knn", 1.2)):
+        scaled = of_sft.assign(**{name: (values * factor).clip(0, 1) for name, values in metrics.items()})
+        validation = {"ndcg@10": 0.1 * factor, "recall@10": 0.1 * factor}
+        write_run(tmp_path, label, 0, scaled, validation=validation)
+    (group,) = collect(tmp_path).groups()
+    table = build_table(group, resamples=50)
+    assert [row.name for row in table.rows] == [
+        "oracle", "popularity", "item kNN", "BM25", "zero-shot", "SFT", "grpo · dcg", "gspo · dcg",
+    ]  # fmt: skip
+    assert (table.comparisons, table.leads) == (before.comparisons, before.leads)
+    assert any(note.startswith("Classical baselines, without a language model: popularity, item kNN and BM25.")
+               for note in table.notes)  # fmt: skip
+    rows = looks(group)
+    assert [look.name for look in rows][:5] == ["oracle", "popularity", "item kNN", "BM25", "zero-shot"]
+    references = curve_data(group, rows)["references"]["validation/ndcg@10"]
+    assert [rows[place].label for place, _ in references] == ["oracle", "bm25", "zero_shot", "sft"]  # only the best one
+    names = {look.label: look.name for look in rows}
+    told = {one.title: one.told for one in cautions(group, table, names, {}, None, ())}
+    best, ours = table.rows[3].metrics["ndcg@10"].mean, table.rows[6].metrics["ndcg@10"].mean
+    assert ours < best and table.rows[7].metrics["ndcg@10"].mean > best
+    assert told["Below a classical baseline"].startswith(f"NDCG@10 on test is below that of BM25 (.{best * 1000:.0f})")
+    assert "1 of 2 trained rows: grpo · dcg" in told["Below a classical baseline"]

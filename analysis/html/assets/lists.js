@@ -63,7 +63,8 @@ class Lists {
     const all = this.samples.greedy;
     const contexts = unique(all.map((one) => one[2]));
     const rows = unique(all.map((one) => one[0])).sort((a, b) => a - b);
-    const shown = firstRows(this.data, rows, CARDS_SHOWN, CARDS_SHOWN);
+    const learned = rows.filter((row) => this.data.rows[row].stage !== "baseline");
+    const shown = firstRows(this.data, learned.length ? learned : rows, CARDS_SHOWN, CARDS_SHOWN);
     const state = { context: contexts[0], step: null };
     const controls = element("div", { class: "controls" });
     const body = element("div");
