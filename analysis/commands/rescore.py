@@ -27,7 +27,7 @@ from rlbench.base.files import partial_folder, publish, write_text
 from rlbench.base.git import code_state
 from rlbench.base.records import Damaged
 from rlbench.base.user_files import read_user_yaml
-from rlbench.config.schema import DATASETS
+from rlbench.config.datasets import schemas
 from rlbench.evaluation.protocols import Protocol, Rules, ScoredRun, complete, parse_protocol
 from rlbench.evaluation.rescoring import OF_CONFIDENCE, PATHS, ScoredData, judge_again
 from rlbench.runs.directory import DONE, seal, status_of
@@ -267,7 +267,7 @@ def parse_moved(texts: Sequence[str]) -> dict[tuple[str, str], str]:
     Raises:
         BadInput: lists the options that do not have this form.
     """
-    known = [f"{name}.{f.name}" for name, kind in DATASETS.items() for f in fields(kind) if f.name in PATHS]
+    known = [f"{name}.{f.name}" for name, kind in schemas().items() for f in fields(kind) if f.name in PATHS]
     moved, problems = {}, []
     for text in texts:
         place, _, path = text.partition("=")

@@ -15,10 +15,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from rlbench.config.bounds import BOUNDS, FINITE, LARGEST_SEED, MOST, Bound
-from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config
+from rlbench.config.datasets import schemas
+from rlbench.config.schema import ALGORITHMS, MODELS, Config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-VARIANTS: dict[str, dict[str, Any]] = {"algorithm": ALGORITHMS, "dataset": DATASETS, "model": MODELS}
+VARIANTS: dict[str, dict[str, Any]] = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": MODELS}
 """Sections with several schemas, by the value that selects one."""
 EXAMPLES = {"policy_optimisation": "rank_grpo", "preference": "dpo", "wheel": "smollm2_135m", "hub": "qwen2.5_0.5b"}
 """The file whose values are shown for a schema, where it does not have the schema's name."""

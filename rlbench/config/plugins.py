@@ -1,16 +1,17 @@
-"""Loads user code: modules or Python files that register pieces of algorithms or reward terms.
+"""Loads user code: modules or Python files with pieces of algorithms, reward terms, datasets, metrics or matchers.
 
-Loading a plugin runs its decorators (`@baselines.piece`, `@rank_term`, ...), once per process. This module itself loads
-no torch.
+Loading a plugin runs its decorators (`@baselines.piece`, `@rank_term`, `@dataset`, ...), once per process. This module
+itself loads no torch.
 """
 
 import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from rlbench.base.content import combined, file_digest
 from rlbench.config.names import odd_path
@@ -19,6 +20,37 @@ SHOWN_NAME = 255
 """Maximum characters of an invalid plugin name that a message shows."""
 _failed: dict[str, str] = {}
 """Error of each failed plugin, by key. It is not loaded again, because its first pieces are already registered."""
+_of_every_stage: set[str] = set()
+"""Modules that have registered something that every stage uses: a dataset, a metric or a matcher."""
+
+
+def for_every_stage(function: Callable[..., Any]) -> None:
+    """Note that every stage uses a function of a plugin, not only RL. For the decorators that register it."""
+    _of_every_stage.add(function.__module__)
+
+
+def used_by(stage: str, names: Sequence[str]) -> list[str]:
+    """The plugins that can change a stage's result.
+
+    RL may use all. The stages that cells share use those with datasets, metrics and matchers.
+
+    Args:
+        stage: the stage.
+        names: all plugins, which have been loaded.
+    """
+    if stage == "rl":
+        return list(names)
+    return [
+        name
+        for name in names
+        if any(module == _key(name) or module.startswith(f"{_key(name)}.") for module in _of_every_stage)
+    ]
+
+
+def code_digest_of(module: str) -> str:
+    """Return the sha256 of the code that a module belongs to: of its file, or of its package's Python files."""
+    top = sys.modules.get(module.split(".")[0])
+    return _digest(sys.modules[module] if top is None else top)
 
 
 def load_plugins(names: Sequence[str]) -> list[str]:

@@ -17,10 +17,11 @@ from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBas
 from rlbench.base.errors import BadInput, nearest, nearest_key
 from rlbench.base.texts import broken_texts
 from rlbench.config.bounds import LONGEST_LIST
+from rlbench.config.datasets import DATASETS, schemas
+from rlbench.config.plugins import load_plugins
 from rlbench.config.rates import ROW_SECTIONS, RateRow, row_for
 from rlbench.config.schema import (
     ALGORITHMS,
-    DATASETS,
     MODELS,
     POLICY_OPTIMISATION,
     AlgorithmConfig,
@@ -58,12 +59,13 @@ _SECTIONS: dict[str, type] = {
     "tracker": TrackerConfig,
     "runtime": RuntimeConfig,
 }
-_VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+_VARIANTS: dict[str, tuple[str, str | None, dict[str, Any] | None]] = {
     "algorithm": ("family", POLICY_OPTIMISATION, ALGORITHMS),
-    "dataset": ("name", None, DATASETS),
+    "dataset": ("name", None, None),
     "model": ("kind", None, MODELS),
 }
-"""Sections with several schemas: the key that selects one, its default, and the schemas."""
+"""Sections with several schemas: the key that selects one, its default, and the schemas. Those of datasets are in
+their registry, to which plugins may add."""
 NO_SETTINGS = ("rates", "method")
 """Top-level keys that only feed settings: the table of learning rates, and what a method of `experiments/` needs."""
 
@@ -105,8 +107,9 @@ def resolve(cfg: DictConfig) -> Config:
         if type(plain[key]) is not kind  # isinstance would accept True as an int
     ]
     sections: dict[str, type] = dict(_SECTIONS)
-    for key, (tag, usual, kinds) in _VARIANTS.items():
+    for key, (tag, usual, given) in _VARIANTS.items():
         name = str(plain[key].get(tag, usual))
+        kinds = _of_datasets(name, plain["plugins"], problems) if given is None else given
         if name in kinds:
             sections[key] = kinds[name]
         else:
@@ -120,6 +123,13 @@ def resolve(cfg: DictConfig) -> Config:
         raise BadInput(*problems)
     _in_order(parts["algorithm"], parts["reward"])
     return Config(**parts)
+
+
+def _of_datasets(name: str, plugins: Any, problems: list[str]) -> dict[str, Any]:
+    """The schemas of datasets. If there is none of this name, plugins are loaded first, since one may register it."""
+    if name not in DATASETS and isinstance(plugins, list):
+        problems += load_plugins(plugins)
+    return schemas()
 
 
 def _with_rates(cfg: DictConfig) -> DictConfig:

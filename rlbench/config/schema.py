@@ -374,14 +374,6 @@ class RedditV2Config(DatasetConfig):
         return _named_by_content(self.demonstrations_from)
 
 
-DATASETS: dict[str, type[DatasetConfig]] = {
-    "mini": MiniConfig,
-    "redial": RedialConfig,
-    "reddit_v2": RedditV2Config,
-    "redial_official": RedialOfficialConfig,
-}
-
-
 @dataclass
 class ModelConfig:
     """Fields of every model.

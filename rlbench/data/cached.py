@@ -7,7 +7,7 @@ passed `check_dataset`.
 
 import platform
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +17,10 @@ from rlbench.base.cache import Cache, CannotStore, bytes_of, code_digest, key_of
 from rlbench.base.files import DiskFull, megabytes, write_json
 from rlbench.base.progress import Progress
 from rlbench.base.user_files import read_user_json
+from rlbench.config.datasets import DATASETS
+from rlbench.config.plugins import code_digest_of
 from rlbench.config.schema import DatasetConfig
-from rlbench.data import load_dataset, reddit_v2, redial, redial_official
+from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset, digests
 from rlbench.data.record import RankedListDataset
 from rlbench.data.stored import StoredPlace, StoredRecords, write_records
@@ -33,14 +35,6 @@ WITHOUT_EFFECT = ("cutoffs",)
 TOLD = 50 * 10**6
 """Bytes from which on the user is told where the cache lies."""
 RECORDS, CONTENT = "records", "content.json"
-
-SOURCES: dict[str, Callable[[Any], dict[str, Path]]] = {
-    "mini": lambda config: {},
-    "redial": redial.sources,
-    "reddit_v2": reddit_v2.sources,
-    "redial_official": redial_official.sources,
-}
-"""The files that a dataset's configuration reads, by the name that its notices may show."""
 
 
 class _HasProblems(Exception):
@@ -61,7 +55,7 @@ def open_dataset(config: DatasetConfig, cache: Cache | None) -> RankedListDatase
     """
     if cache is None:
         return load_dataset(config)
-    sources = {name: path for name, path in SOURCES[config.name](config).items() if path.is_file()}
+    sources = {name: path for name, path in DATASETS[config.name].sources(config).items() if path.is_file()}
     try:
         key = _key(config, sources, cache)
     except OSError:  # a file that cannot be read, which the loader reports
@@ -96,7 +90,9 @@ def _key(config: DatasetConfig, sources: Mapping[str, Path], cache: Cache) -> st
     settings = {key: value for key, value in asdict(config).items() if key not in (*config.paths, *WITHOUT_EFFECT)}
     files = {name: cache.digest(path) for name, path in sources.items()}
     unicode = [platform.python_version(), unicodedata.unidata_version]
-    return key_of([settings, files, code_digest(*CODE), unicode, [version(name) for name in LIBRARIES]])
+    module = DATASETS[config.name].module
+    code = [code_digest(*CODE), *([] if module.startswith("rlbench.") else [code_digest_of(module)])]
+    return key_of([settings, files, *code, unicode, [version(name) for name in LIBRARIES]])
 
 
 def _write(dataset: RankedListDataset, folder: Path, cache: Cache) -> None:

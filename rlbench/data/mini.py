@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
@@ -154,6 +155,11 @@ def load(config: MiniConfig) -> RankedListDataset:
     catalog, long = Catalog(world.films), LongPrompts(config.max_conversation_chars, config.long_prompts)
     splits = long.applied(splits)
     return RankedListDataset("mini", catalog, splits, oracle, long.notices(), fingerprint(splits, catalog))
+
+
+def sources(config: MiniConfig) -> dict[str, Path]:
+    """No files of the user."""
+    return {}
 
 
 def _prompt(rng: np.random.Generator, world: _World, request: Request, config: MiniConfig) -> list[dict[str, str]]:

@@ -21,6 +21,7 @@ from rlbench.lists import published
 from rlbench.lists.entries import ParsedText
 from rlbench.lists.item_facts import ItemFacts
 from rlbench.lists.metrics import calibration, list_metrics, pass_at_k, pool_metrics, ranking_metrics, union_recall
+from rlbench.lists.plugged import query_metrics
 from rlbench.lists.relevance import Judge, JudgedLists, make_judge
 from rlbench.runs.tables import PREDICTIONS, table_of
 
@@ -88,14 +89,15 @@ def judge_answers(
         seen,
         [answer.n_tokens for answer in of_sample],
         [answer.finished for answer in of_sample],
+        [record.gains for record in records],
     )
-    metrics = ranking_metrics(lists.hits, lists.n_truth, cutoffs)
+    metrics = ranking_metrics(lists.hits, lists.n_truth, cutoffs, lists.gains, lists.graded)
     # The published rules read only lines with a year.
     entries = judge.published_entries(texts, parsed) if judge.catalog.has_years else []
     for protocol, truncate_first in (("published", False), ("published_truncate_first", True)) if entries else ():
         theirs = published.ranking_metrics(entries, truths, seen, judge.exact, cutoffs, truncate_first)
         metrics |= {f"{protocol}_{name}": values for name, values in theirs.items()}
-    metrics |= list_metrics(lists)
+    metrics |= list_metrics(lists) | query_metrics(lists, criteria.facts, cutoffs)
     n = judge.list_length
     table = table_of(
         PREDICTIONS,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from rlbench.base.errors import BadInput
 from rlbench.base.records import Damaged
-from rlbench.config.schema import DATASETS, EvaluationConfig
+from rlbench.config.datasets import DATASETS
+from rlbench.config.schema import EvaluationConfig
 from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Answer, Criteria, choose_contexts, judge_answers, make_criteria, sampled_metrics
@@ -57,11 +58,11 @@ class ScoredData:
         if name not in DATASETS:
             raise BadInput(f"its dataset '{name}' is unknown; known: {', '.join(DATASETS)}")
         moved = {key: path for (dataset, key), path in self._moved.items() if dataset == name}
-        options = run.part("dataset", DATASETS[name]) | moved
+        options = run.part("dataset", DATASETS[name].schema) | moved
         if self._dataset is None or options != self._options:
             self._criteria.clear()
             try:
-                self._dataset = load_dataset(DATASETS[name](**options))
+                self._dataset = load_dataset(DATASETS[name].schema(**options))
             except BadInput as error:
                 self._dataset = None
                 raise BadInput(

@@ -147,7 +147,7 @@ def make_cells(
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
             problems += [said for of_stage in locate_all(config) for said in check_recorded(of_stage)]
-            problems += check_plugins(run.root, config.plugins)
+            problems += check_plugins(config)
             cells.append(Cell(options, own, config, run, processes))
         except BadInput as error:
             problems += [*check_config(config, processes), *error.problems]

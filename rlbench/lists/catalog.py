@@ -5,14 +5,15 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import fuzz, process
 
-from rlbench.base.errors import nearest
+from rlbench.base.errors import BadInput, nearest
 from rlbench.config.bounds import check_numbers
+from rlbench.config.plugins import for_every_stage
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists.items import Item, line_of, plural
 
@@ -90,7 +91,42 @@ NORMALISERS: dict[str, Callable[[str], str]] = {
     "articles": _articles,
     "invisible": _invisible,
 }
-"""Steps of a policy. Each is idempotent. A step that drops characters leaves a title unchanged if it would empty it."""
+"""Steps of a policy. Each is idempotent. A step that drops characters leaves a title unchanged if it would empty it.
+Plugins add theirs with `normaliser`."""
+Matcher = Callable[[str, "int | None", "Catalog"], int]
+"""(title, year, catalogue) -> index of the item of the catalogue, or `NOT_FOUND`."""
+MATCHERS: dict[str, Matcher] = {}
+"""Look-ups of plugins, by name. `matching.rules` chooses one."""
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def normaliser(function: Callable[[str], str]) -> Callable[[str], str]:
+    """Register a step of a matching policy under the function's name, for plugins.
+
+    Raises:
+        ValueError: there is a step of this name already.
+    """
+    return _entered(NORMALISERS, function)
+
+
+def matcher(function: Matcher) -> Matcher:
+    """Register a look-up under the function's name, for plugins. `matching.rules=NAME` chooses it.
+
+    It replaces `Catalog.find` for entries that are not spelt exactly as an item of the catalogue. It should compare
+    titles as `catalog.policy.normalise` gives them. Seen titles are still compared by the policy's steps.
+
+    Raises:
+        ValueError: there is a look-up or a rule of this name already.
+    """
+    return _entered(MATCHERS, function)
+
+
+def _entered(registry: dict[str, Any], function: Function) -> Function:
+    if function.__name__ in (*registry, "ours", "published"):
+        raise ValueError(f"two matching rules or steps are called '{function.__name__}'")
+    registry[function.__name__] = function
+    for_every_stage(function)
+    return function
 
 
 @dataclass(frozen=True)
@@ -102,6 +138,7 @@ class MatchingPolicy:
         year_tolerance: largest difference in years.
         fuzzy_threshold: smallest `rapidfuzz.fuzz.ratio` (0 to 100) of two normalised titles that count as the same,
             used only if no title is equal. None: titles must be equal.
+        matcher: name in `MATCHERS` of a look-up that replaces the rules above; "" for none.
 
     Raises:
         ValueError: an unknown normaliser, a negative tolerance, or a threshold that is not above 0 and at most 100.
@@ -110,6 +147,7 @@ class MatchingPolicy:
     normalisers: tuple[str, ...]
     year_tolerance: int = 0
     fuzzy_threshold: float | None = None
+    matcher: str = ""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.normalisers if name not in NORMALISERS]
@@ -232,6 +270,8 @@ class Catalog:
 
     def _look_up(self, item: Item) -> int:
         title, year = item
+        if self.policy.matcher:
+            return self._matched(title, year)
         normal = self.policy.normalise(title)
         same = self._of_title.get(normal, {})
         if year in same:
@@ -244,6 +284,20 @@ class Catalog:
         candidates = [item for near in self._near(self._of_year, year) for item in self._of_year[near].items()]
         best = self._most_similar(normal, [candidate for candidate, _ in candidates])
         return NOT_FOUND if best is None else candidates[best][1]
+
+    def _matched(self, title: str, year: int | None) -> int:
+        """The look-up of a plugin.
+
+        Raises:
+            BadInput: it returns no index of the catalogue.
+        """
+        found = MATCHERS[self.policy.matcher](title, year, self)
+        if not isinstance(found, int | np.integer) or not NOT_FOUND <= found < len(self):
+            raise BadInput(
+                f"matching.rules = '{self.policy.matcher}': returned {found!r} for {_shown((title, year))}; it must "
+                f"return an index below {len(self)}, or {NOT_FOUND}"
+            )
+        return int(found)
 
     def _look_up_and_lax(self, item: Item) -> int:
         """Both in one number: the index, and `has_lax` in the last bit."""

@@ -162,6 +162,8 @@ BUDGET = (
 """What a run spends."""
 
 METRICS = {metric.name: metric for metric in (*EVALUATION, *TRAINING, *BUDGET)}
+"""All metrics by name. Plugins add theirs (`rlbench.lists.plugged`)."""
+_OWN = frozenset(METRICS)
 
 
 def entry_of(name: str) -> Metric | None:
@@ -199,7 +201,7 @@ def selectable(cutoffs: Sequence[int]) -> list[str]:
     """Names of the metrics that may choose a checkpoint or a trial of a search. Higher is better in all of them."""
     return [
         metric.name.replace("@k", f"@{k}")
-        for metric in EVALUATION
+        for metric in (*EVALUATION, *(one for name, one in METRICS.items() if name not in _OWN))
         if metric.k == "cut-off" and metric.better == "higher"
         for k in cutoffs
     ]

@@ -5,8 +5,8 @@ every definition with its source.
 
 Shapes: Q queries (a dialogue with one answerer's truth), N ranks per list, C items in the catalogue, n lists sampled
 per query. `hits` is (Q, N), 1.0 if rank k is relevant and no repeat, else 0.0. `n_truth` is (Q,), the number of
-distinct relevant items, at least 1. Sums over ranks start at rank 1, so a query's value depends only on its own row,
-bit for bit.
+distinct relevant items, at least 1. Graded relevance replaces hits by gains in DCG and NDCG only. Sums over ranks start
+at rank 1, so a query's value depends only on its own row, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -73,14 +73,22 @@ def dcg(hits: Floats, k: int) -> Floats:
     return _first(_running_gain(hits), k)
 
 
-def ideal_dcg(n_truth: Ints, k: int) -> Floats:
-    """(Q,) DCG@k of a list that begins with all relevant items: min(n_truth, k) hits.
+def ideal_dcg(n_truth: Ints, k: int, graded: Floats | None = None) -> Floats:
+    """(Q,) DCG@k of a list that begins with all relevant items, those with the highest gains first.
+
+    Args:
+        n_truth: (Q,).
+        k: the cut-off.
+        graded: (Q, W) gain of each relevant item, 0 past the last; None if each gain is 1.
 
     Raises:
         ValueError: k or an n_truth is below 1.
     """
     _check_cutoffs([k])
     _check_truths(n_truth)
+    if graded is not None:
+        best = -np.sort(-graded, axis=1)
+        return _first(_running_gain(best), k)
     return discounts(k).cumsum()[np.minimum(n_truth, k) - 1]
 
 
@@ -90,10 +98,10 @@ def recall(hits: Floats, n_truth: Ints, k: int) -> Floats:
     return _first(hits.cumsum(axis=1), k) / n_truth
 
 
-def ndcg(hits: Floats, n_truth: Ints, k: int) -> Floats:
-    """(Q,) DCG@k over the DCG@k of an ideal list. Raises as `ranking_metrics`."""
+def ndcg(hits: Floats, n_truth: Ints, k: int, gains: Floats | None = None, graded: Floats | None = None) -> Floats:
+    """(Q,) DCG@k over the DCG@k of an ideal list. Arguments and errors as of `ranking_metrics`."""
     _check(hits, n_truth, [k])
-    return dcg(hits, k) / ideal_dcg(n_truth, k)
+    return dcg(hits if gains is None else gains, k) / ideal_dcg(n_truth, k, graded)
 
 
 def hit_rate(hits: Floats, k: int) -> Floats:
@@ -102,11 +110,14 @@ def hit_rate(hits: Floats, k: int) -> Floats:
     return np.any(hits[:, :k] > 0, axis=1).astype(np.float64)
 
 
-def ranking_metrics(hits: Floats, n_truth: Ints, cutoffs: Sequence[int]) -> dict[str, Floats]:
+def ranking_metrics(
+    hits: Floats, n_truth: Ints, cutoffs: Sequence[int], gains: Floats | None = None, graded: Floats | None = None
+) -> dict[str, Floats]:
     """Accuracy of each list at every cut-off k, which may exceed N.
 
     - `recall@k`: hits in the first k ranks / n_truth.
-    - `ndcg@k`: DCG@k / ideal DCG@k (Järvelin & Kekäläinen 2002).
+    - `ndcg@k`: DCG@k / ideal DCG@k (Järvelin & Kekäläinen 2002). A hit counts with its gain, as it is (trec_eval:
+      ndcg_cut).
     - `hit_rate@k`: 1 if the first k ranks contain a hit (trec_eval: success).
     - `mrr@k`: 1 / rank of the first hit, 0 if it is not in the first k ranks (Voorhees 1999).
     - `map@k`: sum of the precisions at the hits in the first k ranks / n_truth, even if n_truth > k (trec_eval:
@@ -116,6 +127,8 @@ def ranking_metrics(hits: Floats, n_truth: Ints, cutoffs: Sequence[int]) -> dict
         hits: (Q, N), 0 or 1, at most n_truth hits per query.
         n_truth: (Q,), at least 1.
         cutoffs: the values of k, at least 1.
+        gains: (Q, N) gain of each hit, else 0; None if each gain is 1.
+        graded: (Q, W) gain of each relevant item, 0 past the last; None if each gain is 1.
 
     Returns:
         One (Q,) array per metric and cut-off, each in [0, 1].
@@ -126,13 +139,13 @@ def ranking_metrics(hits: Floats, n_truth: Ints, cutoffs: Sequence[int]) -> dict
     _check(hits, n_truth, cutoffs)
     ranks = np.arange(1, hits.shape[1] + 1)
     found = hits.cumsum(axis=1)
-    gain = _running_gain(hits)
+    gain = _running_gain(hits if gains is None else gains)
     precision = (hits * found / ranks).cumsum(axis=1)
     first_hit = np.where(found[:, -1] > 0, hits.argmax(axis=1) + 1.0, np.inf)
     table: dict[str, Floats] = {}
     for k in cutoffs:
         table[f"recall@{k}"] = _first(found, k) / n_truth
-        table[f"ndcg@{k}"] = _first(gain, k) / ideal_dcg(n_truth, k)
+        table[f"ndcg@{k}"] = _first(gain, k) / ideal_dcg(n_truth, k, graded)
         table[f"hit_rate@{k}"] = hit_rate(hits, k)
         table[f"mrr@{k}"] = np.where(first_hit <= k, 1.0 / first_hit, 0.0)
         table[f"map@{k}"] = _first(precision, k) / n_truth

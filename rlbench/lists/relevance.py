@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists import published
-from rlbench.lists.catalog import Catalog, MatchingPolicy
+from rlbench.lists.catalog import MATCHERS, Catalog, MatchingPolicy
 from rlbench.lists.entries import Entry, ParsedText, parse_text
 from rlbench.lists.items import Item
 from rlbench.lists.titles import parse_titles
@@ -59,6 +59,8 @@ class JudgedLists:
             their reward to the tokens of another line.
         n_tokens: (B,) tokens of the completion, EOS included.
         finished: (B,) bool, whether it ends with EOS.
+        graded: (B, W) gain of each distinct truth, in the order that `truths` counts, 0 past the last; None if all
+            truths are equally relevant.
     """
 
     verdicts: NDArray[np.int8]
@@ -71,6 +73,7 @@ class JudgedLists:
     n_shifted: Ints
     n_tokens: Ints
     finished: Bools
+    graded: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.verdicts)
@@ -79,6 +82,13 @@ class JudgedLists:
     def hits(self) -> NDArray[np.float64]:
         """(B, N) 1.0 if rank k is relevant and no repeat, else 0.0 (paper, section 2.1: rel_k)."""
         return (self.verdicts == HIT).astype(np.float64)
+
+    @cached_property
+    def gains(self) -> NDArray[np.float64]:
+        """(B, N) gain of the truth that rank k hits, else 0; `hits` if truths are not graded."""
+        if self.graded is None:
+            return self.hits
+        return np.where(self.truths >= 0, np.take_along_axis(self.graded, np.maximum(self.truths, 0), axis=1), 0.0)
 
     @cached_property
     def present(self) -> Bools:
@@ -135,6 +145,7 @@ class Judge:
         seen_titles: Sequence[Sequence[str]],
         n_tokens: Sequence[int] | None = None,
         finished: Sequence[bool] | None = None,
+        gains: Sequence[Sequence[float] | None] | None = None,
     ) -> JudgedLists:
         """Judge B completions.
 
@@ -144,6 +155,7 @@ class Judge:
             seen_titles: titles that each dialogue has named; recommending one of them is not a hit.
             n_tokens: tokens of each completion (default: unknown, 0).
             finished: whether each ends with EOS (default: yes).
+            gains: how relevant each item of `ground_truth` is. None means equally, also for single lists.
         """
         n_entries = np.array([len(read.items) for read in parsed], dtype=np.int64)
         present = np.arange(self.list_length) < n_entries[:, None]
@@ -166,6 +178,7 @@ class Judge:
             n_shifted=np.array([self._shifted(read.lines) for read in parsed], dtype=np.int64),
             n_tokens=np.zeros(len(parsed), np.int64) if n_tokens is None else np.asarray(n_tokens, dtype=np.int64),
             finished=np.ones(len(parsed), np.bool_) if finished is None else np.asarray(finished, dtype=np.bool_),
+            graded=self._graded(ground_truth, gains, n_truth),
         )
 
     def _shifted(self, lines: Sequence[int]) -> int:
@@ -206,6 +219,27 @@ class Judge:
         place, named = _position(items, np.where(inside, found, NOTHING))
         number = inside.cumsum(axis=1) - 1
         return np.where(named & eligible, np.take_along_axis(number, place, axis=1), -1), n_truth
+
+    def _graded(
+        self,
+        ground_truth: Sequence[Sequence[Item]],
+        gains: Sequence[Sequence[float] | None] | None,
+        n_truth: Ints,
+    ) -> NDArray[np.float64] | None:
+        """(B, W) gain of each distinct truth, the highest of equal ones: those of the catalogue, then the others."""
+        if gains is None or all(of_list is None for of_list in gains):
+            return None
+        table = np.zeros((len(gains), max(int(n_truth.max(initial=0)), 1)))
+        for row, (truth, given) in enumerate(zip(ground_truth, gains, strict=True)):
+            found: dict[Item | int, float] = {}
+            places = self.catalog.find_all(truth).tolist()
+            for inside in (True, False):
+                for (title, year), place, gain in zip(truth, places, given or [1.0] * len(truth), strict=True):
+                    if (place != NO_ITEM) is inside:
+                        key = place if inside else (self.catalog.policy.normalise(title), year)
+                        found[key] = max(gain, found.get(key, 0.0))
+            table[row, : len(found)] = list(found.values())
+        return table
 
     def _seen(self, items: Ints, seen_titles: Sequence[Sequence[str]]) -> Bools:
         seen = _rows(self.catalog.find_titles(list(chain.from_iterable(seen_titles))), seen_titles)
@@ -274,9 +308,24 @@ class PublishedJudge(Judge):
             truths[row] = published.training_matches(read.entries, truth, seen, self.exact, self.list_length)
         return truths, np.array([len(truth) for truth in ground_truth], dtype=np.int64)
 
+    def _graded(
+        self,
+        ground_truth: Sequence[Sequence[Item]],
+        gains: Sequence[Sequence[float] | None] | None,
+        n_truth: Ints,
+    ) -> NDArray[np.float64] | None:
+        """(B, W) gain of each answer."""
+        if gains is None or all(of_list is None for of_list in gains):
+            return None
+        table = np.zeros((len(gains), max(int(n_truth.max(initial=0)), 1)))
+        for row, given in enumerate(gains):
+            table[row, : n_truth[row]] = 1.0 if given is None else given
+        return table
+
 
 def make_judge(matching: MatchingConfig, catalog: Catalog, list_length: int) -> Judge:
     """The judge of a configuration."""
-    policy = MatchingPolicy(tuple(matching.normalisers), matching.year_tolerance, matching.fuzzy_threshold)
+    own = matching.rules if matching.rules in MATCHERS else ""
+    policy = MatchingPolicy(tuple(matching.normalisers), matching.year_tolerance, matching.fuzzy_threshold, own)
     judge = PublishedJudge if matching.rules == "published" else Judge
     return judge(catalog if policy == catalog.policy else catalog.with_policy(policy), list_length)

@@ -105,13 +105,14 @@ class ListScorer:
         completion_ids: Sequence[Sequence[int]],
         ground_truth: Sequence[Sequence[Item]],
         seen_titles: Sequence[Sequence[str]],
+        gains: Sequence[Sequence[float] | None] | None = None,
     ) -> tuple[JudgedLists, list[ScoredList]]:
-        """Parse and judge B completions."""
+        """Parse and judge B completions. Arguments as for `Judge`."""
         texts = self.reader.decode(completion_ids)
         finished = self.reader.is_finished(completion_ids)
         n_tokens = [len(ids) for ids in completion_ids]
         parsed = self.judge.read(texts)
-        judged = self.judge(parsed, ground_truth, seen_titles, n_tokens, finished)
+        judged = self.judge(parsed, ground_truth, seen_titles, n_tokens, finished, gains)
         rows = enumerate(zip(texts, parsed, finished, strict=True))
         return judged, [ScoredList(text, found, judged.names(row), end) for row, (text, found, end) in rows]
 
@@ -136,6 +137,8 @@ class ListScorer:
         The total is not scaled by the solve rate, which needs whole groups. TRL only logs it.
         """
         truths = [[(item["title"], item["year"]) for item in items] for items in ground_truth]
-        judged, self.lists = self.read(completion_ids, truths, seen_titles)
+        graded = any(items and items[0].get("gain") is not None for items in ground_truth)
+        gains = [[1.0 if (g := item.get("gain")) is None else g for item in items] for items in ground_truth]
+        judged, self.lists = self.read(completion_ids, truths, seen_titles, gains if graded else None)
         self.rewards = score(judged, self.facts, self.reward, [scored.text for scored in self.lists])
         return self.rewards.totals.tolist()

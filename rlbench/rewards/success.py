@@ -47,7 +47,8 @@ def recall_at_least(lists: "JudgedLists", totals: Floats, threshold: float) -> B
 
 def ndcg_at_least(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:
     """NDCG@N reaches the threshold."""
-    return metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1]) >= threshold - TOLERANCE
+    found = metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1], lists.gains, lists.graded)
+    return found >= threshold - TOLERANCE
 
 
 def total_at_least(lists: "JudgedLists", totals: Floats, threshold: float) -> Bools:

@@ -5,7 +5,8 @@ under its name. Its keyword-only parameters are its options in `conf/reward/`; t
 valid.
 
 Shapes: B lists, N ranks, C items in the catalogue. rel_k is 1 if rank k is relevant and no repeat, else 0 (Rank-GRPO,
-arXiv 2510.20150, section 2.1). Ranks that a short list lacks have value 0 in every rank term. All values are finite.
+arXiv 2510.20150, section 2.1). With graded truths, the terms of DCG and NDCG use the gain of rank k instead. Ranks that
+a short list lacks have value 0 in every rank term. All values are finite.
 """
 
 from collections.abc import Callable, Mapping
@@ -104,14 +105,14 @@ def relevance(lists: "JudgedLists", facts: ItemFacts) -> Floats:
 @rank_term()
 def dcg(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """rel_k / log2(k + 1). A list's sum is DCG@N; a tail sum is Rank-GRPO's log-decay (Eq. 8)."""
-    return lists.hits * metrics.discounts(lists.verdicts.shape[1])
+    return lists.gains * metrics.discounts(lists.verdicts.shape[1])
 
 
 @rank_term()
 def ndcg_share(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """rel_k / log2(k + 1) over the DCG of an ideal list, so a list's sum is NDCG@N."""
     n = lists.verdicts.shape[1]
-    return lists.hits * metrics.discounts(n) / metrics.ideal_dcg(lists.n_truth, n)[:, None]
+    return lists.gains * metrics.discounts(n) / metrics.ideal_dcg(lists.n_truth, n, lists.graded)[:, None]
 
 
 @rank_term()
@@ -213,13 +214,13 @@ def recall(lists: "JudgedLists", facts: ItemFacts) -> Floats:
 @list_term(reads_on=False)
 def ndcg(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """NDCG@N, as reported."""
-    return metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1])
+    return metrics.ndcg(lists.hits, lists.n_truth, lists.verdicts.shape[1], lists.gains, lists.graded)
 
 
 @list_term(reads_on=False)
 def list_dcg(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """DCG@N (Rank-GRPO's reward of a whole list)."""
-    return metrics.dcg(lists.hits, lists.verdicts.shape[1])
+    return metrics.dcg(lists.gains, lists.verdicts.shape[1])
 
 
 @list_term(reads_on=False)

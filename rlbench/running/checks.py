@@ -28,7 +28,7 @@ from rlbench.config.schema import (
     RLConfig,
     TinyModelConfig,
 )
-from rlbench.lists.catalog import check_matching
+from rlbench.lists.catalog import MATCHERS, check_matching
 from rlbench.lists.items import LINE_FORMATS, TITLES
 from rlbench.lists.metric_catalogue import selectable
 from rlbench.preference.checks import check_preference
@@ -73,7 +73,8 @@ def check_config(config: Config, processes: int = 1) -> list[str]:
         return problems  # without its plugins, their names would be reported as unknown
     problems = check_values(config, processes)
     if config.plugins:
-        problems += _reward(config.reward)
+        problems += _of_plugins(config)
+        problems += [] if problems else _metric(config)
     from rlbench.objective.checks import check_algorithm  # loads torch
     from rlbench.objective.guards import refusals
 
@@ -85,7 +86,7 @@ def check_config(config: Config, processes: int = 1) -> list[str]:
 def check_values(config: Config, processes: int = 1) -> list[str]:
     """Run the checks of `check_config` that need neither torch nor plugins, so that mistakes are reported at once.
 
-    Plugins may define reward terms. With plugins, reward terms are checked in `check_config` only.
+    Plugins may define reward terms, matchers and metrics. With plugins, these are checked in `check_config` only.
 
     Args:
         processes: number of processes of the run.
@@ -95,7 +96,6 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     for key, value, known in [
         ("stage", config.stage, STAGES),
         ("reward.combine", config.reward.combine, COMBINERS),
-        ("matching.rules", config.matching.rules, MATCHING_RULES),
         ("evaluation.checkpoint", config.evaluation.checkpoint, CHECKPOINT_RULES),
         ("dataset.long_prompts", config.dataset.long_prompts, LONG_PROMPTS),
         ("dataset.line_format", config.dataset.line_format, LINE_FORMATS),
@@ -121,9 +121,9 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     ]
     problems += _repeated("evaluation.pass_at", config.evaluation.pass_at)
     problems += _repeated("dataset.cutoffs", config.dataset.cutoffs)
-    problems += _steps(rl) + check_matching(config.matching) + _item(config)
+    problems += _steps(rl) + _item(config)
     if not config.plugins:
-        problems += _reward(config.reward)
+        problems += _of_plugins(config)
     if config.generation.top_p == 0:
         problems.append("generation.top_p = 0 leaves no token to sample")
     if isinstance(config.dataset, MiniConfig):
@@ -145,6 +145,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         + _batches(config, processes)
         + _tokens_at_once(config)
         + _cutoffs(config)
+        + ([] if config.plugins else _metric(config))
     )
 
 
@@ -166,6 +167,20 @@ def _item(config: Config) -> list[str]:
         if isinstance(options, Mapping) and options.get("of") == "recency"
     ]
     return problems
+
+
+def _of_plugins(config: Config) -> list[str]:
+    """Check choices to which plugins may add: reward terms and matching rules."""
+    problems = _reward(config.reward)
+    _choice(problems, "matching.rules", config.matching.rules, (*MATCHING_RULES, *MATCHERS))
+    return problems + check_matching(config.matching)
+
+
+def _metric(config: Config) -> list[str]:
+    known = selectable(config.dataset.cutoffs)
+    if config.evaluation.metric in known:
+        return []
+    return [f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}"]
 
 
 def _repeated(key: str, numbers: Sequence[int]) -> list[str]:
@@ -364,7 +379,4 @@ def _cutoffs(config: Config) -> list[str]:
     ]
     if not dataset.cutoffs:
         problems.append("dataset.cutoffs is empty")
-    known = selectable(dataset.cutoffs)
-    if config.evaluation.metric not in known:
-        problems.append(f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}")
     return problems

@@ -18,6 +18,7 @@ from transformers.utils import logging as hf_logging
 
 from rlbench.base import preemption
 from rlbench.base.errors import BadInput
+from rlbench.config.plugins import used_by
 from rlbench.config.schema import Config
 from rlbench.evaluation.recording import Recording
 from rlbench.lists.metric_catalogue import metric_title
@@ -152,7 +153,7 @@ def _done_already(config: Config, wanted: Run) -> bool:
             a finished SFT stage that has none, or is done but damaged.
     """
     problems = [said for run in locate_all(config) for said in check_recorded(run)]
-    problems += check_plugins(wanted.root, config.plugins)
+    problems += check_plugins(config)
     if wanted.status() != DONE:
         problems += check_start(config)
     if wanted.stage == "sft" or wanted.status() != DONE:
@@ -206,8 +207,7 @@ def _stage(session: Session, stage: str, work: Work, baseline: str = "") -> Run:
             console.print(f"taken from {source}, which has finished it", soft_wrap=True, markup=False)
             return target
         template = asdict(config.dataset).get("prompt_template")
-        plugins = config.plugins if stage == "rl" else []  # shared stages do not depend on plugins
-        here = manifest(session.dataset, template, session.model_files, plugins)
+        here = manifest(session.dataset, template, session.model_files, used_by(stage, config.plugins))
         origin: Manifest = {**here, **processes.facts(config)}
         if processes.is_main():
             _note_origin(target, attempt, origin, "cpu" if on_cpu(config) else "cuda")

@@ -7,9 +7,9 @@ from typing import Any
 
 from rlbench.base.content import SHOWN
 from rlbench.base.records import PUT_BACK, Damaged
-from rlbench.config.plugins import load_plugins, plugin_digests
+from rlbench.config.plugins import load_plugins, plugin_digests, used_by
 from rlbench.config.schema import Config
-from rlbench.runs.directory import DONE, Run, locate
+from rlbench.runs.directory import DONE, Run, locate, locate_all
 from rlbench.runs.identity import INPUTS, differing_keys
 from rlbench.runs.record import IDENTITY, MANIFEST
 
@@ -100,21 +100,36 @@ def differing_from_recorded(run: Run) -> list[str]:
     return differing_keys(there, json.loads(json.dumps(run.identity)))
 
 
-def check_plugins(root: Path, names: Sequence[str]) -> list[str]:
+def check_plugins(config: Config) -> list[str]:
+    """Return an error for each stage of a config whose existing run was made with different plugin code.
+
+    Plugins that fail to load are not reported here.
+
+    Raises:
+        BadInput: if the manifest of a run is damaged.
+    """
+    if load_plugins(config.plugins):
+        return []
+    return [
+        problem for run in locate_all(config) for problem in other_plugins(run.root, used_by(run.stage, config.plugins))
+    ]
+
+
+def other_plugins(root: Path, names: Sequence[str]) -> list[str]:
     """Return an error if an existing run was made with different plugin code.
 
     Plugins are not part of a run's identity, so the directory name does not reflect them. Their content is compared,
     not their names. A sweep loads all its plugins for every cell, so added or removed plugins are allowed on their own.
-    One added and one removed together count as a replacement. Plugins that fail to load are not reported here.
+    One added and one removed together count as a replacement.
 
     Args:
         root: the run directory; it may not exist.
-        names: as in `rlbench.config.plugins.load_plugins`.
+        names: plugins that the run's stage uses, which have been loaded.
 
     Raises:
         BadInput: if the run's manifest is damaged.
     """
-    if not (root / MANIFEST.name).exists() or load_plugins(names):
+    if not (root / MANIFEST.name).exists():
         return []
     there, now = MANIFEST.read(root, PUT_BACK, "plugins")["plugins"], plugin_digests(names)
     lost = [name for name, digest in there.items() if digest not in now.values()]

@@ -10,10 +10,11 @@ import pytest
 
 from docs.hooks import config_keys
 from rlbench.config.bounds import BOUNDS, NULLABLE, Bound
-from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config
+from rlbench.config.datasets import schemas
+from rlbench.config.schema import ALGORITHMS, MODELS, Config
 from tests.helpers import ROOT
 
-SCHEMAS = {"algorithm": ALGORITHMS, "dataset": DATASETS, "model": MODELS}
+SCHEMAS = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": MODELS}
 
 
 def leaves(kind, prefix=""):

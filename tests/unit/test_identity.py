@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from rlbench.base.errors import BadInput
+from rlbench.config.datasets import schemas
 from rlbench.config.options import filled, options_of
-from rlbench.config.schema import ALGORITHMS, DATASETS, MODELS, Config
+from rlbench.config.schema import ALGORITHMS, MODELS, Config
 from rlbench.running.cli import CONF
 from rlbench.runs.identity import canonical, config_hash, stage_settings
 from tests.conftest import composed
@@ -169,7 +170,7 @@ def config_of(family: str) -> Config:
 
 def test_the_families_cover_every_schema():
     configs = [config_of(family) for family in FAMILIES]
-    for section, kinds in (("dataset", DATASETS), ("model", MODELS), ("algorithm", ALGORITHMS)):
+    for section, kinds in (("dataset", schemas()), ("model", MODELS), ("algorithm", ALGORITHMS)):
         assert {type(getattr(config, section)) for config in configs} == set(kinds.values())
 
 

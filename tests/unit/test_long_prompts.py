@@ -2,7 +2,8 @@
 
 import pytest
 
-from rlbench.data import LOADERS, load_dataset
+from rlbench.config.datasets import DATASETS
+from rlbench.data import load_dataset
 from rlbench.data.lengths import DROP_OLDEST_TURNS, DROP_SAMPLE, LONG_PROMPTS, LongPrompts
 from rlbench.data.record import Record
 from rlbench.running import checks as validation
@@ -70,7 +71,7 @@ def test_mini_leaves_out_long_requests_and_says_so(mini):
 
 def test_every_dataset_has_the_rule():
     assert validation.LONG_PROMPTS == LONG_PROMPTS
-    for name in LOADERS:
+    for name in DATASETS:
         dataset = composed(f"dataset={name}").dataset
         assert dataset.max_conversation_chars is None and dataset.long_prompts == DROP_OLDEST_TURNS
     (problem,) = validation.check_values(composed("dataset.long_prompts=drop"))

@@ -10,7 +10,7 @@ from rlbench.config.plugins import load_plugins, plugin_digests
 from rlbench.objective.pieces import Place
 from rlbench.running.runner import run
 from rlbench.runs.directory import DONE, locate, seal
-from rlbench.runs.existing import check_plugins
+from rlbench.runs.existing import other_plugins
 from tests.conftest import SMALL, composed
 
 
@@ -94,12 +94,12 @@ def test_code_under_another_name_is_other_code(tmp_path):
     """Replaced code in a new file is noticed; a renamed file is the same plugin."""
     name = files(tmp_path, old="A = 1\n", replacement="A = 2\n", renamed="A = 1\n", further="B = 1\n")
     run = made_with(tmp_path, [name["old"]])
-    (problem,) = check_plugins(run, [name["replacement"]])
+    (problem,) = other_plugins(run, [name["replacement"]])
     assert "old.py: sha256 " in problem and "replacement.py: sha256 was none, is now " in problem
-    (problem,) = check_plugins(run, [name["replacement"], name["further"]])
+    (problem,) = other_plugins(run, [name["replacement"], name["further"]])
     assert "further.py" in problem
     for same in (["old"], ["renamed"], ["old", "further"], ["further", "renamed"], []):
-        assert check_plugins(run, [name[one] for one in same]) == [], same
+        assert other_plugins(run, [name[one] for one in same]) == [], same
 
 
 def test_a_package_counts_with_all_its_modules(tmp_path, monkeypatch):
@@ -109,9 +109,9 @@ def test_a_package_counts_with_all_its_modules(tmp_path, monkeypatch):
     (package / "shape.py").write_text("A = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     run = made_with(tmp_path, ["pieces_of_mine"])
-    assert check_plugins(run, ["pieces_of_mine"]) == []
+    assert other_plugins(run, ["pieces_of_mine"]) == []
     (package / "shape.py").write_text("A = 2\n")
-    assert len(check_plugins(run, ["pieces_of_mine"])) == 1
+    assert len(other_plugins(run, ["pieces_of_mine"])) == 1
 
 
 @pytest.mark.parametrize(
