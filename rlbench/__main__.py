@@ -20,6 +20,7 @@ COMMANDS = {
     "reproduce": ("analysis.reproduce", "main", "compare our runs with a table or figure of the paper"),
     "reported": ("analysis.reported", "main", "the curves reported in the paper, without any run"),
     "inspect": ("rlbench.inspect", "main", "one group of completions, rank by rank"),
+    "teach": ("rlbench.teach", "main", "lists, ratings and descriptions of items from a teacher model"),
     "demonstrate": ("rlbench.demonstrate", "main", "SFT demonstrations from a teacher's lists"),
     "wandb-check": ("analysis.wandb_check", "main", "check that W&B's files match the run directories"),
 }

@@ -1,0 +1,188 @@
+"""A teacher behind an OpenAI-compatible endpoint. Needs httpx (requirements-stage1.txt)."""
+
+import asyncio
+import importlib.util
+import json
+import time
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from rlbench.base.errors import BadInput
+from rlbench.base.program import install
+from rlbench.teacher.answers import Answer, Body, NoAnswer, Stop, TryAgain, prompt_tokens, tokens_in
+
+if TYPE_CHECKING:
+    import httpx
+
+PATH = "/chat/completions"
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529)
+"""Statuses after which the same request may succeed."""
+HOPELESS = (401, 402, 403, 404, 405)
+"""Statuses that every request would get: a wrong key, model or URL, or no credit."""
+NO_CREDIT = "insufficient_quota"
+"""Error code of a 429 that no waiting ends."""
+LONGEST_SHOWN = 300
+"""Maximum number of characters of an endpoint's message to show."""
+HIDDEN = "***"
+"""Takes the place of the key wherever the endpoint repeats it."""
+SECRET = 12
+"""Fewest characters of a key that is a secret. Local servers take words such as EMPTY, which an answer may contain."""
+
+
+def check_endpoint(url: str) -> str | None:
+    """What is wrong with an endpoint's URL, or None."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname
+        parts.port  # noqa: B018 - raises for a bad port
+    except ValueError:
+        known = None
+    if not known:
+        return f"--endpoint {url} must be a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
+    if parts.username or parts.password:
+        return "--endpoint must not contain a user name or password; put the key in an environment variable (--key-env)"
+    return None
+
+
+class Endpoint:
+    """Sends requests to an endpoint. An async context manager.
+
+    Args:
+        url: with or without `/chat/completions`.
+        key: sent as a bearer token; None for none. It is removed from every text that comes back.
+        timeout: seconds for one request, from its start to the last byte of its answer.
+        connections: maximum number of open connections.
+
+    Raises:
+        BadInput: httpx is not installed.
+    """
+
+    def __init__(self, url: str, key: str | None, timeout: float, connections: int):
+        if importlib.util.find_spec("httpx") is None:
+            raise BadInput(f"asking an endpoint needs httpx, which is not installed; run {install('stage1')}")
+        self.url = url.rstrip("/") if url.rstrip("/").endswith(PATH) else url.rstrip("/") + PATH
+        self._key, self.timeout, self.connections = key, timeout, connections
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> "Endpoint":
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
+        self._client = httpx.AsyncClient(headers=headers, timeout=self.timeout, limits=limits)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def ask(self, body: Body, name: str) -> Answer:
+        """Send one request.
+
+        Args:
+            body: its content.
+            name: not sent.
+
+        Raises:
+            TryAgain: a failure that may pass.
+            NoAnswer: the endpoint does not accept this request.
+            Stop: the endpoint accepts no request.
+        """
+        import httpx
+
+        assert self._client is not None
+        content = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with asyncio.timeout(self.timeout):
+                response = await self._client.post(self.url, content=content, headers=headers)
+        except (TimeoutError, httpx.TimeoutException):
+            raise TryAgain("timeout", f"no complete answer within {self.timeout:g} s") from None
+        except httpx.InvalidURL as error:
+            raise Stop(f"{self.url}: {error}") from error
+        except httpx.HTTPError as error:
+            raise TryAgain("connection", self._hidden(f"{type(error).__name__}: {error}")) from None
+        text = self._hidden(response.content.decode("utf-8", "replace"))
+        if response.status_code != 200:
+            raise self._failure(response.status_code, text, response.headers.get("Retry-After"))
+        try:
+            return read_answer(json.loads(text), body)
+        except (ValueError, RecursionError) as error:
+            raise TryAgain("malformed answer", f"{error}: {text[:LONGEST_SHOWN]}") from None
+
+    def _failure(self, status: int, text: str, after: str | None) -> Exception:
+        said = " ".join(text.split())[:LONGEST_SHOWN]
+        words = f"{self.url} answered {status}: {said}"
+        if status in HOPELESS or (status == 429 and NO_CREDIT in text):
+            advice = " Set the key in the variable that --key-env names." if status in (401, 403) else ""
+            return Stop(words + advice)
+        if status in AGAIN:
+            return TryAgain(f"HTTP {status}", words, retry_after(after))
+        return NoAnswer(f"HTTP {status}", words)
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, HIDDEN) if self._key and len(self._key) >= SECRET else text
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds to wait by a Retry-After header, which holds seconds or a date; None without a readable one."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def read_answer(content: Any, body: Body) -> Answer:
+    """The answer in an endpoint's reply.
+
+    Args:
+        content: the reply, parsed.
+        body: the request, from which missing token counts are estimated.
+
+    Raises:
+        ValueError: it has no answer; the message says what is wrong.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("the reply is not a JSON object")
+    choices = content.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise ValueError("the reply has no choices")
+    message = choices[0].get("message")
+    if not isinstance(message, dict):
+        raise ValueError("the reply has no message")
+    text = _text(message.get("content"))
+    used = content.get("usage")
+    numbers = [used.get(name) if isinstance(used, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    counts = [number for number in numbers if type(number) is int and number >= 0]
+    counted = len(counts) == len(numbers)
+    refusal, finish, model = message.get("refusal"), choices[0].get("finish_reason"), content.get("model")
+    return Answer(
+        text,
+        finish if isinstance(finish, str) else "stop",
+        refusal if isinstance(refusal, str) else "",
+        counts[0] if counted else prompt_tokens(body["messages"]),
+        counts[1] if counted else tokens_in(text),
+        counted,
+        model if isinstance(model, str) else "",
+    )
+
+
+def _text(content: Any) -> str:
+    """The text of a message: a string, or the text parts of a list; none for null, as beside a refusal."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return "".join(part["text"] for part in content if isinstance(part.get("text"), str))
+    raise ValueError("the message has no text")
