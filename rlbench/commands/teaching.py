@@ -2,13 +2,12 @@
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,15 @@ from rlbench.teacher.asking import Asking, Outcome, Prices, Question, Reader, Re
 from rlbench.teacher.endpoint import Endpoint, check_endpoint
 from rlbench.teacher.pace import Pace
 from rlbench.teacher.prompts import Prompt, load_prompt
-from rlbench.teacher.questions import conversations, list_questions, metadata_questions, nouns, rating_questions, some
-from rlbench.teacher.reading import read_description, read_list, read_ratings
+from rlbench.teacher.questions import (
+    common_values,
+    conversations,
+    list_questions,
+    metadata_questions,
+    rating_questions,
+    some,
+)
+from rlbench.teacher.reading import Form, read_description, read_list, read_ratings
 
 console = Console(stderr=True, highlight=False)
 SAMPLES = 2
@@ -45,25 +51,28 @@ def teach(options: argparse.Namespace, config: Config) -> int:
     Raises:
         BadInput: all problems of options and files, before anything is asked.
     """
-    key = _key(options)
+    source = _source(options)
     prompt = load_prompt(options.task, options.prompt)
     dataset = load_dataset(config.dataset)
     questions = _questions(options, config, dataset, prompt)
     if not questions:
         raise BadInput("there is nothing to ask; give more contexts with --train or --validation")
-    answers = None if options.answers is None else _File(options.answers)
     settings = _settings(options, config)
     job = _job(options, config, dataset, prompt, settings, questions)
     if options.cache is None:
         options.cache = Path(config.cache_dir) / "teacher.sqlite"
     cache = None if options.answers else AnswerCache(options.cache, str(options.endpoint).rstrip("/"))
+    reader = _reader(options, config, Form(dataset.catalog.has_years))
     try:
         if options.dry_run:
             _dry_run(options, questions, settings, cache)
             return 0
         _check_out(options.out, job)
         started = time.time()
-        outcome = asyncio.run(_ask(options, answers, key, questions, cache, settings, _reader(options, config)))
+        progress = Progress(options.task, len(questions), file=None, show=sys.stderr.isatty(), unit="question")
+        pace = Pace(options.requests_per_minute, options.tokens_per_minute)
+        outcome = asyncio.run(_ask(Asking(source, cache, reader, settings, pace, progress), questions))
+        progress.close()
     finally:
         if cache is not None:
             cache.close()
@@ -76,8 +85,6 @@ def _key(options: argparse.Namespace) -> str | None:
     Raises:
         BadInput: a bad URL; a key that cannot be sent, or that an option repeats.
     """
-    if options.endpoint is None:
-        return None
     problem = check_endpoint(options.endpoint)
     key = os.environ.get(options.key_env, "").strip() or None
     problems = [problem] if problem else []
@@ -94,27 +101,28 @@ def _key(options: argparse.Namespace) -> str | None:
 def _questions(
     options: argparse.Namespace, config: Config, dataset: RankedListDataset, prompt: Prompt | None
 ) -> Sequence[Question]:
-    values = nouns(config.dataset)
+    form = Form(dataset.catalog.has_years)
+    values = common_values(config.dataset, form)
     if options.task == "metadata":
         assert prompt is not None
-        return metadata_questions(options.lists, dataset, prompt, values)
+        return metadata_questions(options.lists, dataset, form, prompt, values)
     known = conversations(dataset)
     if options.task == "ratings":
         assert prompt is not None
-        return rating_questions(options.candidates, known, prompt, values)
+        return rating_questions(options.candidates, known, form, prompt, values)
     asked = [*some(known["train"], options.train), *some(known["validation"], options.validation)]
     return list(list_questions(asked, prompt, values))
 
 
-def _reader(options: argparse.Namespace, config: Config) -> Reader:
+def _reader(options: argparse.Namespace, config: Config, form: Form) -> Reader:
     length = config.dataset.list_length
     at_least = min(options.at_least or length, length)
 
     def read(question: Question, answers: list[Answer]) -> Reading:
         if options.task == "lists":
-            return read_list(answers[-1], length, at_least)
+            return read_list(answers[-1], form, length, at_least)
         if options.task == "ratings":
-            return read_ratings(answers, question.subject)
+            return read_ratings(answers, form, question.subject)
         return read_description(answers[-1])
 
     return read
@@ -160,32 +168,21 @@ class _File:
         text = self.texts[name]
         return Answer(text, "stop", "", 0, 0, model="file")
 
+    async def close(self) -> None:
+        pass
 
-async def _ask(
-    options: argparse.Namespace,
-    answers: _File | None,
-    key: str | None,
-    questions: Sequence[Question],
-    cache: AnswerCache | None,
-    settings: Settings,
-    reader: Reader,
-) -> Outcome:
-    progress = Progress(options.task, len(questions), file=None, show=sys.stderr.isatty(), unit="question")
-    pace = Pace(options.requests_per_minute, options.tokens_per_minute)
+
+def _source(options: argparse.Namespace) -> Source:
+    if options.answers is not None:
+        return _File(options.answers)
+    return Endpoint(options.endpoint, _key(options), options.timeout, options.concurrency)
+
+
+async def _ask(asking: Asking, questions: Sequence[Question]) -> Outcome:
     try:
-        async with _source(options, answers, key) as source:
-            return await Asking(source, cache, reader, settings, pace, progress).run(questions)
+        return await asking.run(questions)
     finally:
-        progress.close()
-
-
-@contextlib.asynccontextmanager
-async def _source(options: argparse.Namespace, answers: _File | None, key: str | None) -> AsyncIterator[Source]:
-    if answers is not None:
-        yield answers
-    else:
-        async with Endpoint(options.endpoint, key, options.timeout, options.concurrency) as endpoint:
-            yield endpoint
+        await asking.source.close()
 
 
 def _job(
@@ -309,7 +306,7 @@ def _finish(
 def _row(task: str, question: Question, response: str) -> dict[str, Any]:
     if task == "metadata":
         title, year = question.subject
-        return {"title": title, "year": year, "text": response}
+        return {"title": title, **({} if year is None else {"year": year}), "text": response}
     return {"context_id": question.name, "response": response}
 
 

@@ -31,6 +31,10 @@ class Source(Protocol):
         """Answer a request about the question of that name. Raises TryAgain, NoAnswer or Stop."""
         ...
 
+    async def close(self) -> None:
+        """Free what the source holds. Called once, at the end."""
+        ...
+
 
 @dataclass(frozen=True)
 class Question:

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import time
 from email.utils import parsedate_to_datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -47,7 +46,7 @@ def check_endpoint(url: str) -> str | None:
 
 
 class Endpoint:
-    """Sends requests to an endpoint. An async context manager.
+    """Sends requests to an endpoint.
 
     Args:
         url: with or without `/chat/completions`.
@@ -66,17 +65,18 @@ class Endpoint:
         self._key, self.timeout, self.connections = key, timeout, connections
         self._client: httpx.AsyncClient | None = None
 
-    async def __aenter__(self) -> "Endpoint":
+    def _open(self) -> "httpx.AsyncClient":
+        """The client, which belongs to the running event loop."""
         import httpx
 
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
-        self._client = httpx.AsyncClient(headers=headers, timeout=self.timeout, limits=limits)
-        return self
+        if self._client is None:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
+            self._client = httpx.AsyncClient(headers=headers, timeout=self.timeout, limits=limits)
+        return self._client
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Close all connections."""
         if self._client is not None:
             await self._client.aclose()
 
@@ -94,12 +94,12 @@ class Endpoint:
         """
         import httpx
 
-        assert self._client is not None
+        client = self._open()
         content = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         try:
             async with asyncio.timeout(self.timeout):
-                response = await self._client.post(self.url, content=content, headers=headers)
+                response = await client.post(self.url, content=content, headers=headers)
         except (TimeoutError, httpx.TimeoutException):
             raise TryAgain("timeout", f"no complete answer within {self.timeout:g} s") from None
         except httpx.InvalidURL as error:

@@ -16,7 +16,7 @@ Here is a conversation of a user who is looking for {items}:
 
 Rate how well each of the {items} below fits what the user asks for. The levels are 2 (fits very well), 1 (fits), 0 \
 (neither), -1 (does not fit) and -2 (does not fit at all). Write one line for each of them, in the same order, as \
-"Title (Year)####level", for example "Title (Year)####-1". Write nothing else.
+"{form}####level", for example "{form}####-1". Write nothing else.
 
 {candidates}"""
 """Default prompt for ratings."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import DatasetConfig
 from rlbench.data.checks import EXAMPLES
-from rlbench.data.record import Film, Messages, RankedListDataset
+from rlbench.data.record import Messages, RankedListDataset
 from rlbench.data.stage1.files import named, read_rows
 from rlbench.data.stage1.pipeline import without_instructions
-from rlbench.lists.entries import parse_line, parse_text
+from rlbench.lists.items import plural
 from rlbench.teacher.asking import Question
 from rlbench.teacher.prompts import Prompt
+from rlbench.teacher.reading import Form
 
 TRAIN = ("train", "sft")
 """Splits whose contexts become demonstrations for training; validation gives the validation loss."""
@@ -59,9 +60,9 @@ def _draw(context: str) -> bytes:
     return hashlib.sha256(context.encode()).digest()
 
 
-def nouns(config: DatasetConfig) -> dict[str, str]:
+def common_values(config: DatasetConfig, form: Form) -> dict[str, str]:
     """Values of the names that every prompt may contain."""
-    return {"item": "film", "items": "films", "n": str(config.list_length)}
+    return {"item": config.item, "items": plural(config.item), "n": str(config.list_length), "form": form.words}
 
 
 def list_questions(
@@ -76,7 +77,7 @@ def list_questions(
 
 
 def rating_questions(
-    file: Path, known: Mapping[str, Sequence[Conversation]], prompt: Prompt, values: Mapping[str, str]
+    file: Path, known: Mapping[str, Sequence[Conversation]], form: Form, prompt: Prompt, values: Mapping[str, str]
 ) -> list[Question]:
     """One question per line of a file of candidates.
 
@@ -88,13 +89,13 @@ def rating_questions(
     problems, questions = [], []
     for row in rows:
         context, names = row["context_id"], row["candidates"]
-        items = [parse_line(name) if isinstance(name, str) else None for name in names]
+        items = [form.line(name) if isinstance(name, str) else None for name in names]
         unread = [repr(name) for name, item in zip(names, items, strict=True) if item is None]
         if context not in texts:
             problems.append(f"{context} is in neither train nor validation")
         elif unread or not items:
             problems.append(
-                f"{context} has {'no candidates' if not items else f'{unread[0]}, which is not Title (Year)'}"
+                f"{context} has {'no candidates' if not items else f'{unread[0]}, which is not {form.words}'}"
             )
         else:
             candidates = [item for item in items if item is not None]
@@ -109,20 +110,19 @@ def rating_questions(
 
 
 def metadata_questions(
-    lists: Path | None, dataset: RankedListDataset, prompt: Prompt, values: Mapping[str, str]
+    lists: Path | None, dataset: RankedListDataset, form: Form, prompt: Prompt, values: Mapping[str, str]
 ) -> list[Question]:
     """One question per item of the catalogue, then per other item that the lists of a file name.
 
     Raises:
         BadInput: problems of the file.
     """
-    items = dict.fromkeys(dataset.catalog.films)
+    items = dict.fromkeys(dataset.catalog.items)
     for row in read_rows(lists, {"context_id": str, "response": str}) if lists else []:
-        items.update(dict.fromkeys(parse_text(row["response"]).films))
-    films: list[Film] = list(items)
+        items.update(dict.fromkeys(form.text(row["response"]).items))
     return [
-        Question(name, [_user(prompt.fill({**values, "name": name}))], film)
-        for film, name in zip(films, named(films), strict=True)
+        Question(name, [_user(prompt.fill({**values, "name": name}))], item)
+        for item, name in zip(items, named(items), strict=True)
     ]
 
 

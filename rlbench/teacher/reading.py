@@ -8,12 +8,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rlbench.base.texts import is_broken
-from rlbench.data.record import Film
 from rlbench.data.stage1.files import MARK, named
 from rlbench.data.stage1.scores import RATINGS
-from rlbench.lists.entries import parse_line, parse_text
+from rlbench.lists.entries import ParsedText, parse_line, parse_text
+from rlbench.lists.items import Item
+from rlbench.lists.titles import parse_titles, read_title
 from rlbench.teacher.answers import Answer
 from rlbench.teacher.asking import REFUSAL, UNKNOWN, Reading
 
@@ -34,8 +36,29 @@ _REFUSES = re.compile(
     r"|I['’]m (?:unable|not able)\b)",
     re.IGNORECASE,
 )
-_RATING = re.compile(r"(?P<name>.*?)\s*(?:#{2,6}|[|:=\t])\s*\[?(?P<level>[-+−–]?[0-9]{1,3})\]?[.,;]?\s*")
+_LEVEL = r"\s*\[?(?P<level>[-+−–]?[0-9]{1,3})\]?[.,;]?\s*"
+_RATING = re.compile(r"(?P<name>.*?)\s*#{2,6}" + _LEVEL)
+_RATING_AFTER_YEAR = re.compile(r"(?P<name>.*?)\s*(?:#{2,6}|[|:=\t])" + _LEVEL)
 _FIELD = re.compile(r"(?:\A|\n)[\s*_#>-]*(keywords?|key words|plot)[\s*_]*[:：][\s*_]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a line names an item: "Title (Year)", or the title alone."""
+
+    with_years: bool
+
+    @property
+    def words(self) -> str:
+        return "Title (Year)" if self.with_years else "Title"
+
+    def line(self, line: str) -> Item | None:
+        """The item that a line names."""
+        return parse_line(line) if self.with_years else read_title(line)
+
+    def text(self, text: str) -> ParsedText:
+        """The items that the lines of a text name."""
+        return parse_text(text) if self.with_years else parse_titles(text)
 
 
 def _plain(answer: Answer, repairs: Counter[str]) -> str:
@@ -81,12 +104,14 @@ def _as_lines(text: str, repairs: Counter[str]) -> str:
     return "\n".join(names)
 
 
-def read_list(answer: Answer, count: int, at_least: int) -> Reading:
+def read_list(answer: Answer, form: Form, count: int, at_least: int) -> Reading:
     """A list of items, one per line and best first.
 
     Repairs: repeated items, items past rank `count`, and lines that are no items are left out.
 
     Args:
+        answer: the answer.
+        form: how a line names an item.
         count: number of items that were asked for.
         at_least: number of different items with which a list is accepted.
     """
@@ -94,59 +119,64 @@ def read_list(answer: Answer, count: int, at_least: int) -> Reading:
     text = _plain(answer, repairs)
     if (problem := _not_readable(answer, text)) is not None:
         return problem
-    parsed = parse_text(_as_lines(text, repairs))
-    items = list(dict.fromkeys(parsed.films))
+    parsed = form.text(_as_lines(text, repairs))
+    items = list(dict.fromkeys(parsed.items))
     if len(items) >= at_least:
-        repairs["lines left out"] += parsed.n_lines - len(parsed.films)
-        repairs["repeats left out"] += len(parsed.films) - len(items)
+        repairs["lines left out"] += parsed.n_lines - len(parsed.items)
+        repairs["repeats left out"] += len(parsed.items) - len(items)
         repairs["past the last rank"] += max(0, len(items) - count)
         repairs["cut off after the last rank"] += answer.finish == LENGTH
         return Reading("\n".join(named(items[:count])), repairs=+repairs)
-    form = f"Write {count} different ones, one per line, each as Title (Year), best first, and nothing else."
+    again = f"Write {count} different ones, one per line, each as {form.words}, best first, and nothing else."
     if not items and _REFUSES.match(text):
         return Reading(None, REFUSAL, text[:200])
     if answer.finish == LENGTH:
-        return Reading(None, TRUNCATED, f"Your answer was cut off after {len(items)} items. {form}")
+        return Reading(None, TRUNCATED, f"Your answer was cut off after {len(items)} items. {again}")
     if not items:
-        return Reading(None, UNREADABLE, f"No line of your answer reads as Title (Year). {form}")
-    return Reading(None, SHORT, f"Your answer names only {len(items)} different items as Title (Year). {form}")
+        return Reading(None, UNREADABLE, f"No line of your answer reads as {form.words}. {again}")
+    return Reading(None, SHORT, f"Your answer names only {len(items)} different items as {form.words}. {again}")
 
 
-def _key(item: Film) -> tuple[str, int]:
+def _key(item: Item) -> Item:
     return " ".join(item[0].casefold().split()), item[1]
 
 
-def read_rating_line(line: str) -> tuple[Film, int | None] | None:
-    """(item, level) of one line, with None for a level that is not one of the five; None for a line without a rating.
+def read_rating_line(line: str, form: Form) -> tuple[str, int | None] | None:
+    """(name, level) of one line, with None for a level that is not one of the five; None for a line without a rating.
 
-    The separator should be "####". Other separators, a plus sign and a typographic minus are read too. A dash is no
-    separator, since it may be a minus.
+    The separator should be "####". A plus sign and a typographic minus are read too, and behind a year also other
+    separators. A dash is no separator, since it may be a minus.
     """
-    found = _RATING.fullmatch(line)
-    item = parse_line(found["name"]) if found else None
-    if found is None or item is None:
+    found = (_RATING_AFTER_YEAR if form.with_years else _RATING).fullmatch(line)
+    if found is None or form.line(found["name"]) is None:
         return None
     level = int(found["level"].replace("−", "-").replace("–", "-"))
-    return item, level if level in RATINGS else None
+    return found["name"].strip(), level if level in RATINGS else None
 
 
-def read_ratings(answers: Sequence[Answer], candidates: Sequence[Film]) -> Reading:
+def read_ratings(answers: Sequence[Answer], form: Form, candidates: Sequence[Item]) -> Reading:
     """A level for each candidate, from all answers together; a later answer takes precedence.
 
     Repairs: lines that are no ratings, and ratings of other items, are left out.
     """
     repairs: Counter[str] = Counter()
+    lines_of = dict(zip(named(candidates), candidates, strict=True))
     places = {_key(item): item for item in candidates}
-    levels: dict[Film, int] = {}
-    wrong: dict[Film, None] = {}
+
+    def candidate(name: str) -> Item | None:
+        item = form.line(name)
+        return lines_of.get(name) or (places.get(_key(item)) if item else None)
+
+    levels: dict[Item, int] = {}
+    wrong: dict[Item, None] = {}
     for answer in answers:
         text = _plain(answer, repairs)
         problem = _not_readable(answer, text)
         if problem is not None and answer is answers[-1]:
             return problem
         for line in text.split("\n"):
-            read = read_rating_line(line) if line.strip() else None
-            item = places.get(_key(read[0])) if read else None
+            read = read_rating_line(line, form) if line.strip() else None
+            item = candidate(read[0]) if read else None
             if line.strip() and read is None:
                 repairs["lines left out"] += 1
             elif read is not None and item is None:
@@ -172,7 +202,7 @@ def read_ratings(answers: Sequence[Answer], candidates: Sequence[Film]) -> Readi
     return Reading(
         None,
         kind,
-        f"Your answer {reason}. Rate these, one line each as Title (Year){MARK}rating, with one of {levels_said}, and "
+        f"Your answer {reason}. Rate these, one line each as {form.words}{MARK}rating, with one of {levels_said}, and "
         f"write nothing else:\n{asked}",
     )
 
