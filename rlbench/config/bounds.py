@@ -102,6 +102,11 @@ BOUNDS: Mapping[str, Bound] = {
     "dataset.validation_fraction": INSIDE,
     "dataset.test_fraction": INSIDE,
     "dataset.max_conversation_chars": COUNT,
+    "dataset.min_rating": Bound(1, 5),
+    "dataset.history": COUNT,
+    "dataset.min_history": COUNT,
+    "dataset.truth_size": COUNT,
+    "dataset.train_windows": COUNT,
     "model.vocab_size": _interval(260, 10**6),  # 256 bytes and four special tokens
     "model.hidden_size": _interval(2, 2**15),
     "model.intermediate_size": _interval(1, 2**17),

@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 from rlbench.config.plugins import for_every_stage
 from rlbench.config.schema import (
     DatasetConfig,
+    InspiredConfig,
     MiniConfig,
+    MovielensConfig,
+    RedditMovieConfig,
     RedditV2Config,
     RedialConfig,
     RedialOfficialConfig,
@@ -80,6 +83,24 @@ DATASETS: dict[str, Dataset] = {
         "reddit_v2",
         "Reddit-v2, requests for films, as published with the Rank-GRPO paper",
         "https://github.com/yaochenzhu/Rank-GRPO",
+    ),
+    "reddit_movie": _of_package(
+        RedditMovieConfig,
+        "reddit_movie",
+        "Reddit-Movie, the first release of the Reddit data, as published",
+        "https://huggingface.co/datasets/ZhankuiHe/reddit_movie_small_v1",
+    ),
+    "inspired": _of_package(
+        InspiredConfig,
+        "inspired",
+        "INSPIRED, conversations about films and their trailers, as published",
+        "https://github.com/sweetpeach/Inspired",
+    ),
+    "movielens": _of_package(
+        MovielensConfig,
+        "movielens",
+        "MovieLens-1M as a list task: films that people liked, and the ones liked next",
+        "https://grouplens.org/datasets/movielens/1m/",
     ),
 }
 """The datasets, by the value of `dataset.name`."""

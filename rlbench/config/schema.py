@@ -354,6 +354,35 @@ class RedialOfficialConfig(DatasetConfig):
 
 
 @dataclass
+class InspiredConfig(DatasetConfig):
+    """INSPIRED, real conversations about films as their authors publish them (docs/data.md).
+
+    Attributes:
+        path: folder with train.tsv, dev.tsv and test.tsv, or with only one of them.
+        catalog: catalogue file (.pkl, .json or .csv) against which titles are resolved; null uses the files' films.
+        prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
+        validation_fraction: share of dialogues for validation, if the folder has one file.
+        test_fraction: share of dialogues for the test, if the folder has one file.
+        seed: seed of that split.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
+    """
+
+    path: str | None
+    catalog: str | None
+    prompt_template: str
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+    demonstrations_from: str | None = None
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "catalog", "demonstrations_from")
+
+    @property
+    def demonstration_source(self) -> str:
+        return _named_by_content(self.demonstrations_from)
+
+
+@dataclass
 class RedditV2Config(DatasetConfig):
     """Reddit-v2, published with the Rank-GRPO paper (docs/data.md). Its prompts are used as published.
 
@@ -368,6 +397,58 @@ class RedditV2Config(DatasetConfig):
     demonstrations_from: str | None = None
 
     paths: ClassVar[tuple[str, ...]] = ("path", "catalog", "demonstrations_from")
+
+    @property
+    def demonstration_source(self) -> str:
+        return _named_by_content(self.demonstrations_from)
+
+
+@dataclass
+class RedditMovieConfig(DatasetConfig):
+    """Reddit-Movie, the first release of the Reddit data (docs/data.md).
+
+    Attributes:
+        path: folder with train.csv, valid.csv, test.csv and id2name.json.
+        prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
+    """
+
+    path: str | None
+    prompt_template: str
+    demonstrations_from: str | None = None
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "demonstrations_from")
+
+    @property
+    def demonstration_source(self) -> str:
+        return _named_by_content(self.demonstrations_from)
+
+
+@dataclass
+class MovielensConfig(DatasetConfig):
+    """MovieLens-1M as a list task: the films that a person liked, and the ones liked next (docs/data.md).
+
+    Attributes:
+        path: folder with movies.dat and ratings.dat.
+        prompt_template: text of the prompt. `{n}` and `{conversation}`, the liked films, are replaced.
+        min_rating: lowest rating that is a like, 1 to 5.
+        history: number of liked films that a prompt names.
+        min_history: fewest liked films before a truth; records with fewer are left out.
+        truth_size: number of films of a truth.
+        train_windows: largest number of train records of a person.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
+    """
+
+    path: str | None
+    prompt_template: str
+    min_rating: int
+    history: int
+    min_history: int
+    truth_size: int
+    train_windows: int
+    demonstrations_from: str | None = None
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "demonstrations_from")
 
     @property
     def demonstration_source(self) -> str:

@@ -28,16 +28,13 @@ from rlbench.data.stage1.files import demonstrated
 from rlbench.lists.catalog import Catalog, normalise
 from rlbench.lists.items import Item
 
-Named = tuple[str, int | None]
-"""A film as a turn names it: title, and year if it is known."""
-
 
 @dataclass(frozen=True)
 class Turn:
-    """What one speaker says, and the films that it names, in their order, repeats included."""
+    """What one speaker says, and the films that it names, in their order, repeats included. A film may have no year."""
 
     text: str
-    films: tuple[Named, ...] = ()
+    films: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,49 @@ def option_problems(prompt_template: str, **fractions: float) -> list[str]:
 def draw(seed: int, dialogue: str) -> float:
     """A number in [0, 1) that depends on nothing but a seed and a dialogue's id. It decides the dialogue's split."""
     return int(hashlib.sha256(f"{seed}:{dialogue}".encode()).hexdigest()[:12], 16) / 16**12
+
+
+def find_files(path: str | None, names: Mapping[str, str], form: str, problems: list[str]) -> dict[str, Path]:
+    """The files of a folder: one for each split, or a single one. A path to a file is that of the test split.
+
+    Args:
+        path: `dataset.path`.
+        names: the file's name for each split.
+        form: words about the form of the files, for messages.
+        problems: gets what is wrong with the path.
+    """
+    expected = f"a folder with {', '.join(names.values())} (or one of them) in {form}"
+    if path is None:
+        problems.append(
+            f"dataset.path is not set: give dataset.path=FOLDER, {expected} (docs/data.md says where to get it)"
+        )
+        return {}
+    place = Path(path)
+    if place.is_file():
+        return {"test": place}
+    if not place.is_dir():
+        problems.append(f"dataset.path = {path}: there is no such folder; expected {expected}")
+        return {}
+    files = {split: place / name for split, name in names.items() if (place / name).is_file()}
+    if len(files) not in (1, len(names)):
+        found = [file.name for file in files.values()]
+        problems.append(
+            f"dataset.path = {path}: found {' and '.join(found) or 'none of the files'}; expected {expected}"
+        )
+    return files
+
+
+def split_of(dialogue: str, seed: int, validation_fraction: float, test_fraction: float) -> str:
+    """The split of a dialogue of a single file."""
+    place = draw(seed, dialogue)
+    if place < test_fraction:
+        return "test"
+    return "validation" if place < test_fraction + validation_fraction else "train"
+
+
+def was_split(file: Path, seed: int) -> str:
+    """A notice about a single file that was split."""
+    return f"{file.name} is the only file; its dialogues were split into train, validation and test with seed {seed}"
 
 
 SAME_START = 80

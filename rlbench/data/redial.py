@@ -36,12 +36,14 @@ from rlbench.data.dialogues import (
     Reply,
     Turn,
     demonstrations,
-    draw,
+    find_files,
     finished,
     left_out,
     option_problems,
     records,
     shared_dialogues,
+    split_of,
+    was_split,
 )
 from rlbench.data.film_names import FilmNames, learn_film_names
 from rlbench.data.lengths import LongPrompts
@@ -49,6 +51,7 @@ from rlbench.data.record import RankedListDataset
 from rlbench.lists.catalog import Catalog
 
 FILES = {"train": "train.jsonl", "validation": "valid.jsonl", "test": "test.jsonl"}
+FORM = "CRSLab's format"
 _ESCAPES = re.compile(r"(?:%[0-9A-F]{2})+")
 _FIELDS = {"context": "a list of str", "resp": "a str", "entity_name": "a list of str", "dialog_id": "a str or int"}
 
@@ -71,7 +74,7 @@ def load(config: RedialConfig) -> RankedListDataset:
     """
     fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
     problems = option_problems(config.prompt_template, **fractions)
-    files = _find_files(config.path, problems)
+    files = find_files(config.path, FILES, FORM, problems)
     read: dict[str, list[CrslabAnswer]] = {}
     skipped = repaired = 0
     for split, file in files.items():
@@ -82,7 +85,9 @@ def load(config: RedialConfig) -> RankedListDataset:
         raise BadInput(*problems)
     if len(read) == 1:
         (alone,) = read.values()
-        read = _split_by_dialogue(alone, config.validation_fraction, config.test_fraction, config.seed)
+        read = {split: [] for split in FILES}
+        for answer in alone:
+            read[split_of(answer.dialogue, config.seed, **fractions)].append(answer)
     train_names = film_names(read["train"])
     names = train_names.preferred_to(film_names([answer for part in read.values() for answer in part]))
     answers = {split: with_films(part, train_names if split == "train" else names) for split, part in read.items()}
@@ -99,10 +104,7 @@ def load(config: RedialConfig) -> RankedListDataset:
         raise BadInput(*dict.fromkeys(empty))
     notices = [mentions(names), *left_out(dropped, f"{skipped} answers of the seeker")]
     if len(files) == 1:
-        notices.append(
-            f"{next(iter(files.values())).name} is the only file; its dialogues were split into train, "
-            f"validation and test with seed {config.seed}"
-        )
+        notices.append(was_split(next(iter(files.values())), config.seed))
     if repaired:
         notices.append(f"percent-escapes such as %3F were decoded in {repaired} turns and names")
     notices += long.notices()
@@ -112,7 +114,7 @@ def load(config: RedialConfig) -> RankedListDataset:
 
 def sources(config: RedialConfig) -> dict[str, Path]:
     """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
-    found = {file.name: file for file in _find_files(config.path, []).values()}
+    found = {file.name: file for file in find_files(config.path, FILES, FORM, []).values()}
     shown = config.demonstrations_from
     return found | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
 
@@ -159,28 +161,6 @@ def with_films(answers: Iterable[CrslabAnswer], names: FilmNames) -> list[Reply]
         return turns[text]
 
     return [Reply(answer.dialogue, list(map(turn, answer.turns)), turn(answer.text)) for answer in answers]
-
-
-def _find_files(path: str | None, problems: list[str]) -> dict[str, Path]:
-    expected = f"a folder with {', '.join(FILES.values())} (or one of them) in CRSLab's format"
-    if path is None:
-        problems.append(
-            f"dataset.path is not set: give dataset.path=FOLDER, {expected} (docs/data.md says where to get it)"
-        )
-        return {}
-    place = Path(path)
-    if place.is_file():
-        return {"test": place}
-    if not place.is_dir():
-        problems.append(f"dataset.path = {path}: there is no such folder; expected {expected}")
-        return {}
-    files = {split: place / name for split, name in FILES.items() if (place / name).is_file()}
-    if len(files) not in (1, len(FILES)):
-        found = [file.name for file in files.values()]
-        problems.append(
-            f"dataset.path = {path}: found {' and '.join(found) or 'none of the files'}; expected {expected}"
-        )
-    return files
 
 
 def read_answers(file: Path, problems: list[str]) -> tuple[list[CrslabAnswer], int, int]:
@@ -249,19 +229,3 @@ def _is_texts(value: Any) -> bool:
 def clean(text: str) -> str:
     """The text with percent-escapes decoded and white space collapsed."""
     return " ".join(_ESCAPES.sub(lambda match: unquote(match[0]), text).split())
-
-
-def _split_by_dialogue(
-    answers: Sequence[CrslabAnswer], validation_fraction: float, test_fraction: float, seed: int
-) -> dict[str, list[CrslabAnswer]]:
-    """Assigns each dialogue by `draw`."""
-    parts: dict[str, list[CrslabAnswer]] = {split: [] for split in FILES}
-    for answer in answers:
-        place = draw(seed, answer.dialogue)
-        if place < test_fraction:
-            parts["test"].append(answer)
-        elif place < test_fraction + validation_fraction:
-            parts["validation"].append(answer)
-        else:
-            parts["train"].append(answer)
-    return parts

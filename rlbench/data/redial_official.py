@@ -34,7 +34,6 @@ from rlbench.config.schema import RedialOfficialConfig
 from rlbench.data import redial
 from rlbench.data.checks import Finding, report
 from rlbench.data.dialogues import (
-    Named,
     Reply,
     Turn,
     demonstrations,
@@ -49,6 +48,7 @@ from rlbench.data.film_names import FilmNames, learn_film_names, split_film
 from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import RankedListDataset
 from rlbench.lists.catalog import Catalog, normalise
+from rlbench.lists.items import Item
 
 TRAIN, TEST = "train_data.jsonl", "test_data.jsonl"
 _MENTION = re.compile(r"@(\d+)")
@@ -284,7 +284,7 @@ def _answers(dialogues: Iterable[Dialogue], names: FilmNames, counts: Counter[st
     return answers
 
 
-def _named(name: str, names: FilmNames, years: Mapping[str, list[int]], counts: Counter[str]) -> Named:
+def _named(name: str, names: FilmNames, years: Mapping[str, list[int]], counts: Counter[str]) -> Item:
     """The film of a name in `movieMentions`. Counts films without a year."""
     film = split_film(name)
     if film is not None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from rlbench.base.errors import BadInput
+from rlbench.config.datasets import DATASETS
 from rlbench.config.schema import Config, RedialOfficialConfig
 from rlbench.data import load_dataset
-from rlbench.data.cached import SOURCES
 from rlbench.data.checks import check_dataset, share_outside_catalog
 from rlbench.data.record import RankedListDataset
 from rlbench.lists.catalog import normalise
@@ -205,7 +205,7 @@ def test_the_test_file_may_have_crslabs_form(folder: Path, tmp_path: Path) -> No
 def test_the_shipped_config_loads_it(folder: Path, config: Callable[..., Config]) -> None:
     settings = config("dataset=redial_official", f"dataset.path={folder}", "dataset.list_length=3").dataset
     assert load_dataset(settings).splits["test"][0].prompt[0]["content"].endswith("any {n}?")
-    assert list(SOURCES["redial_official"](settings)) == ["train train_data.jsonl", "test test_data.jsonl"]
+    assert list(DATASETS["redial_official"].sources(settings)) == ["train train_data.jsonl", "test test_data.jsonl"]
 
 
 # --- refusals ---

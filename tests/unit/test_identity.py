@@ -34,6 +34,7 @@ FAMILIES = {
     "greedy evaluation": ["evaluation.samples=0"],
     "RL from the base model": ["trainer.rl.start=base", *SAMPLED],
     "redial_official": ["dataset=redial_official", *SAMPLED],
+    **{name: [f"dataset={name}", *SAMPLED] for name in ("inspired", "reddit_movie", "movielens")},
 }
 
 PART = {
@@ -92,6 +93,7 @@ OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "RL from the base model": {"trainer.sft": ("sft",), "trainer.sft.max_length": TRAINED},
     "redial_official": {"dataset.demonstrations_from": ()},
+    **{name: {"dataset.demonstrations_from": ()} for name in ("inspired", "reddit_movie", "movielens")},
 }
 """Exceptions for a family of configs."""
 
