@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from rlbench.config.plugins import for_every_stage
 from rlbench.config.schema import (
     DatasetConfig,
+    HFConfig,
     InspiredConfig,
+    JsonlConfig,
     MiniConfig,
     MovielensConfig,
     RedditMovieConfig,
@@ -72,17 +74,26 @@ DATASETS: dict[str, Dataset] = {
         "ReDial, conversations about films, in CRSLab's form",
         "https://github.com/RUCAIBox/CRSLab",
     ),
+    "reddit_v2": _of_package(
+        RedditV2Config,
+        "reddit_v2",
+        "Reddit-v2, requests for films, as published with the Rank-GRPO paper",
+        "https://github.com/yaochenzhu/Rank-GRPO",
+    ),
     "redial_official": _of_package(
         RedialOfficialConfig,
         "redial_official",
         "ReDial, conversations about films, as its authors publish it",
         "https://redialdata.github.io/website/",
     ),
-    "reddit_v2": _of_package(
-        RedditV2Config,
-        "reddit_v2",
-        "Reddit-v2, requests for films, as published with the Rank-GRPO paper",
-        "https://github.com/yaochenzhu/Rank-GRPO",
+    "jsonl": _of_package(
+        JsonlConfig, "jsonl", "your own records in JSONL files (docs/adding-a-dataset.md)", "your files"
+    ),
+    "hf": _of_package(
+        HFConfig,
+        "hf",
+        "a dataset of the Hugging Face hub, or a local folder of datasets",
+        "https://huggingface.co/datasets",
     ),
     "reddit_movie": _of_package(
         RedditMovieConfig,

@@ -456,6 +456,61 @@ class MovielensConfig(DatasetConfig):
 
 
 @dataclass
+class OwnConfig(DatasetConfig):
+    """A user's own data (docs/adding-a-dataset.md): what `jsonl` and `hf` have in common.
+
+    Attributes:
+        path: where the records are; null is refused.
+        catalog: file of the catalogue; null takes a file catalog.* in the folder, or the items of the truths.
+        prompt_template: text of the prompt, if the file's prompts are texts. `{conversation}` is replaced by the file's
+            prompt, and `{n}`, `{item}` and `{items}` by the list's length and the noun. null uses the file's prompt.
+        demonstrations: given takes the file's completions; truth_then_popular makes a demonstration for every train
+            record: its truth, then what most truths of train name.
+        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses `demonstrations`.
+        validation_fraction: share of clusters for validation, if the files have no such split.
+        test_fraction: share of clusters for the test, if the files have no such split.
+        seed: seed of that split.
+    """
+
+    path: str | None
+    catalog: str | None
+    prompt_template: str | None
+    demonstrations: str
+    demonstrations_from: str | None
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "catalog", "demonstrations_from")
+
+    @property
+    def demonstration_source(self) -> str:
+        return _named_by_content(self.demonstrations_from)
+
+
+@dataclass
+class JsonlConfig(OwnConfig):
+    """A user's own data in JSONL files: one file, or a folder with a file per split."""
+
+
+@dataclass
+class HFConfig(OwnConfig):
+    """A dataset of the Hugging Face hub, or a local folder of `datasets`.
+
+    Attributes:
+        subset: name of the hub dataset's configuration; null takes its default.
+        revision: commit, tag or branch of the hub dataset; null takes the newest.
+        columns: field of a record (docs/adding-a-dataset.md) to column.
+        splits: sft, train, validation and test to the names of splits; empty takes splits of the same names.
+    """
+
+    subset: str | None
+    revision: str | None
+    columns: dict[str, str]
+    splits: dict[str, str]
+
+
+@dataclass
 class ModelConfig:
     """Fields of every model.
 

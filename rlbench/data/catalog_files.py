@@ -1,4 +1,4 @@
-"""Catalogues in files: a pickled list, JSON or CSV of (title, year).
+"""Catalogues in files: text, CSV, JSON, JSON Lines, Parquet or a pickled list, with or without years.
 
 A pickle is a program and can run code while it loads. So its instructions are read first, without executing them. A
 file is refused if any of them is not needed for lists, tuples, strings and integers. The unpickler that then executes
@@ -11,17 +11,18 @@ import pickle
 import pickletools
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_bytes, read_user_json, read_user_text
+from rlbench.base.user_files import read_user_bytes, read_user_json, read_user_lines, read_user_text
 from rlbench.data.checks import Finding, report
-from rlbench.data.record import Film
 from rlbench.lists.catalog import Catalog
+from rlbench.lists.items import WITHOUT_YEARS, Item, plural
 
-SUFFIXES = (".pkl", ".json", ".csv")
+SUFFIXES = (".pkl", ".json", ".csv", ".txt", ".jsonl", ".parquet")
 
 _BROKEN_PICKLE = (
     pickle.UnpicklingError,
@@ -77,11 +78,22 @@ def integer_year(value: object) -> int | None:
     return None
 
 
-def read_catalog(path: str | Path) -> tuple[Catalog, list[str]]:
-    """Read a catalogue: .pkl (list of (title, year)), .json (list of [title, year]) or .csv (columns title, year).
+def read_catalog(path: str | Path, with_years: bool = True, noun: str = "film") -> tuple[Catalog, list[str]]:
+    """Read a catalogue.
+
+    A .txt file has one item per line, "Title (Year)" or the title. A .csv or .parquet file has the columns title and
+    year. A .json file is a list, and a .jsonl file has one value per line: an object with title and year, a pair of
+    them, or a name as in a .txt file. A .pkl file is a list of such pairs or names.
+
+    Args:
+        path: the file.
+        with_years: whether items have years. If not, years may be missing and are left out, and equal titles are
+            merged.
+        noun: what an item is, for notices.
 
     Returns:
-        The catalogue, in the file's order, and notices: the number of years given as strings, and `Catalog.report`.
+        The catalogue, in the file's order, and notices: the numbers of years given as strings and of merged items, and
+        `Catalog.report`.
 
     Raises:
         BadInput: no such file, an unknown ending, a malformed file, a pickle that holds anything but lists, tuples,
@@ -90,20 +102,45 @@ def read_catalog(path: str | Path) -> tuple[Catalog, list[str]]:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise BadInput(f"catalogue {path}: the file name must end in one of {', '.join(SUFFIXES)}")
-    read = {".pkl": _read_pickle, ".json": _read_json, ".csv": _read_csv}[path.suffix]
-    rows = read(path)
-    where, unit = f"catalogue {path}", {".csv": "line"}.get(path.suffix, "entry")
-    problems = report(where, _problems(rows), unit)
+    readers: dict[str, Callable[[Path], list[tuple[int, Any]]]] = {
+        ".pkl": _read_pickle,
+        ".json": _read_json,
+        ".csv": partial(_read_csv, with_years=with_years),
+        ".txt": _read_text,
+        ".jsonl": _read_lines,
+        ".parquet": partial(_read_parquet, with_years=with_years),
+    }
+    rows = [(number, _pair(row, with_years)) for number, row in readers[path.suffix](path)]
+    where = f"catalogue {path}"
+    unit = {".csv": "line", ".txt": "line", ".jsonl": "line", ".parquet": "row"}.get(path.suffix, "entry")
+    problems = report(where, _problems(rows, with_years), unit)
     if not rows:
         problems = [f"{where}: the catalogue is empty"]
     if problems:
         raise BadInput(*problems)
-    films: list[Film] = [(title, int(year)) for _, (title, year) in rows]
-    catalog = Catalog(films)
-    return catalog, [f"catalogue {path.name}: {notice}" for notice in _repairs(path, rows) + catalog.report()]
+    items: list[Item] = [(title, int(year) if with_years else None) for _, (title, year) in rows]
+    notices = _repairs(path, rows) if with_years else []
+    if not with_years and (merged := len(items) - len(set(items))):
+        items = list(dict.fromkeys(items))
+        notices.append(f"{merged} {plural(noun)} equal an earlier one without their years, and were merged with it")
+    catalog = Catalog(items)
+    return catalog, [f"catalogue {path.name}: {notice}" for notice in notices + catalog.report(noun)]
 
 
-def _problems(rows: list[tuple[int, Any]]) -> Iterator[Finding]:
+_NAME_WITH_YEAR = re.compile(rf"(.*\S)\s*\(([0-9]{{1,{_LONGEST_YEAR}}})\)\s*", re.DOTALL)
+
+
+def _pair(row: Any, with_years: bool) -> Any:
+    """An object or a name as a pair of title and year; anything else as it is."""
+    if isinstance(row, dict):
+        return row.get("title"), row.get("year")
+    if isinstance(row, str):
+        named = _NAME_WITH_YEAR.fullmatch(row) if with_years else None
+        return (named[1], int(named[2])) if named else (row, None)
+    return row
+
+
+def _problems(rows: list[tuple[int, Any]], with_years: bool) -> Iterator[Finding]:
     for number, row in rows:
         if not isinstance(row, list | tuple) or len(row) != 2:
             yield number, "not a pair of title and year", _shown.repr(row)
@@ -113,7 +150,9 @@ def _problems(rows: list[tuple[int, Any]]) -> Iterator[Finding]:
             yield number, "the title is empty or not text", _shown.repr(row)
         elif _SURROGATE.search(title):
             yield number, "the title contains half a character (a lone surrogate)", _shown.repr(row)
-        if integer_year(year) is None:
+        if with_years and year is None:
+            yield number, f"the year is not an integer, but missing; add it, or set {WITHOUT_YEARS}", _shown.repr(title)
+        elif with_years and integer_year(year) is None:
             yield number, "the year is not an integer", _shown.repr(row)
 
 
@@ -186,13 +225,48 @@ def _numbered(path: Path, rows: Any) -> list[tuple[int, Any]]:
     return list(enumerate(rows))
 
 
-def _read_csv(path: Path) -> list[tuple[int, Any]]:
+def _read_text(path: Path) -> list[tuple[int, Any]]:
+    lines = read_user_text(path, f"catalogue {path}").splitlines()
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _read_lines(path: Path) -> list[tuple[int, Any]]:
+    rows, findings = [], []
+    for number, row, wrong in read_user_lines(path, f"catalogue {path}"):
+        rows.append((number, row))
+        if wrong:
+            findings.append((number, "not JSON", wrong))
+    if findings:
+        raise BadInput(*report(f"catalogue {path}", findings, "line"))
+    return rows
+
+
+def _read_parquet(path: Path, with_years: bool) -> list[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    read_user_bytes(path, f"catalogue {path}")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadInput(f"catalogue {path} is not parquet: {str(error).splitlines()[0]}") from error
+    missing = [name for name in ("title", "year")[: 1 + with_years] if name not in table.column_names]
+    if missing:
+        raise BadInput(
+            f"catalogue {path}: column {' and '.join(missing)} is missing in {_shown.repr(table.column_names)}"
+        )
+    kept = [name for name in ("title", "year") if name in table.column_names]
+    return list(enumerate(table.select(kept).to_pylist()))
+
+
+def _read_csv(path: Path, with_years: bool) -> list[tuple[int, Any]]:
+    needed = {"title", "year"} if with_years else {"title"}
     try:
         reader = csv.DictReader(io.StringIO(read_user_text(path, f"catalogue {path}"), newline=""))
-        missing = {"title", "year"} - set(reader.fieldnames or ())
+        missing = needed - set(reader.fieldnames or ())
         if missing:
             columns = " and ".join(sorted(missing))
             raise BadInput(f"catalogue {path}: column {columns} is missing in {_shown.repr(reader.fieldnames)}")
-        return [(reader.line_num, (row["title"], row["year"])) for row in reader]
+        return [(reader.line_num, (row["title"], row.get("year"))) for row in reader]
     except csv.Error as error:
         raise BadInput(f"catalogue {path} is not CSV: {error}") from error

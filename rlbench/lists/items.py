@@ -13,6 +13,10 @@ LINE_FORMATS = (WITH_YEARS, TITLES)
 """Values of `dataset.line_format`."""
 
 
+WITHOUT_YEARS = f"'dataset.line_format=\"{TITLES}\"'"
+"""The setting for items without years, quoted for a shell, for messages."""
+
+
 def line_of(title: str, year: int | None) -> str:
     """The line that names an item: "Title (Year)", or the title alone if the year is None."""
     return title if year is None else f"{title} ({year})"

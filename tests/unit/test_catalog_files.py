@@ -112,7 +112,7 @@ def test_an_empty_catalogue_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_missing_file_and_unknown_ending(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "c.pkl")
-    assert ".pkl, .json, .csv" in refusal(write(tmp_path, "c.txt", "Heat"))
+    assert ".pkl, .json, .csv" in refusal(write(tmp_path, "c.xml", "Heat"))
 
 
 class Malice:

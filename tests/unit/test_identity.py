@@ -35,6 +35,8 @@ FAMILIES = {
     "RL from the base model": ["trainer.rl.start=base", *SAMPLED],
     "redial_official": ["dataset=redial_official", *SAMPLED],
     **{name: [f"dataset={name}", *SAMPLED] for name in ("inspired", "reddit_movie", "movielens")},
+    "jsonl": ["dataset=jsonl", *SAMPLED],
+    "hf": ["dataset=hf", *SAMPLED],
 }
 
 PART = {
@@ -94,6 +96,8 @@ OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
     "RL from the base model": {"trainer.sft": ("sft",), "trainer.sft.max_length": TRAINED},
     "redial_official": {"dataset.demonstrations_from": ()},
     **{name: {"dataset.demonstrations_from": ()} for name in ("inspired", "reddit_movie", "movielens")},
+    "jsonl": {"dataset.demonstrations_from": ()},
+    "hf": {"dataset.demonstrations_from": ()},
 }
 """Exceptions for a family of configs."""
 

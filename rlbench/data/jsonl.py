@@ -1,0 +1,100 @@
+"""A user's own data in JSONL files: `dataset=jsonl` (docs/adding-a-dataset.md).
+
+`dataset.path` is one file, or a folder with one file per split: train.jsonl, and validation.jsonl, test.jsonl and
+sft.jsonl if there are such splits. Other names of splits that are accepted: `rlbench.data.own.SPLIT_NAMES`.
+"""
+
+from pathlib import Path
+
+from rlbench.base.errors import BadInput
+from rlbench.base.user_files import read_user_lines
+from rlbench.config.schema import JsonlConfig
+from rlbench.data.catalog_files import SUFFIXES
+from rlbench.data.own import (
+    SPLIT_NAMES,
+    Reading,
+    Row,
+    dataset_of,
+    examples,
+    option_problems,
+    read_own_catalog,
+    template_of,
+)
+from rlbench.data.record import RankedListDataset
+
+
+def load(config: JsonlConfig) -> RankedListDataset:
+    """Load the records of JSONL files.
+
+    Raises:
+        BadInput: all problems of settings, files and records at once.
+    """
+    problems = option_problems(config)
+    files = _files(config, problems)
+    reading = Reading(template_of(config), "line")
+    for file, split in files.items():
+        try:
+            lines = list(read_user_lines(file))
+        except BadInput as error:
+            problems += error.problems
+            continue
+        if not lines:
+            problems.append(f"{file} has no records; write one JSON object per line, or remove the file")
+        for number, values, wrong in lines:
+            row = Row(str(file), number, split, values)
+            if wrong:
+                reading.problem(row, "not a JSON object; the line may be cut off, or not be UTF-8", wrong)
+            else:
+                reading.add(row)
+    catalog, notices = read_own_catalog(config, _catalog(config), problems)
+    problems += reading.problems()
+    if problems:
+        raise BadInput(*problems)
+    return dataset_of("jsonl", reading, catalog, notices)
+
+
+def sources(config: JsonlConfig) -> dict[str, Path]:
+    """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
+    found = {file.name: file for file in _files(config, [])}
+    catalog, shown = _catalog(config), config.demonstrations_from
+    more = {f"catalogue {catalog.name}": catalog} if catalog else {}
+    return found | more | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+
+
+def _files(config: JsonlConfig, problems: list[str]) -> dict[Path, str | None]:
+    """The files with their splits; None for a file that may hold several."""
+    wanted = "a file of records, or a folder with train.jsonl and files for further splits"
+    if config.path is None:
+        problems.append(f"dataset.path is not set: give dataset.path=PLACE, {wanted} (docs/adding-a-dataset.md)")
+        return {}
+    place = Path(config.path)
+    if place.is_file():
+        return {place: SPLIT_NAMES.get(place.stem.lower()) if place.stem.lower() != "train" else None}
+    if not place.is_dir():
+        problems.append(f"dataset.path = {config.path}: there is no such file or folder; give {wanted}")
+        return {}
+    catalog = _catalog(config)
+    rows = [file for file in sorted(place.glob("*.jsonl")) if file != catalog]
+    of_split = {file: SPLIT_NAMES.get(file.stem.lower()) for file in rows}
+    files = {file: split for file, split in of_split.items() if split}
+    if not files and len(rows) == 1:
+        return {rows[0]: None}
+    ignored = [file.name for file, split in of_split.items() if not split]
+    splits = list(files.values())
+    if twice := {split for split in splits if splits.count(split) > 1}:
+        both = [file.name for file, split in files.items() if split in twice]
+        problems.append(f"dataset.path = {config.path}: {' and '.join(both)} are for the same split; join them")
+    if not files:
+        found = examples(ignored) or "no file that ends in .jsonl"
+        problems.append(f"dataset.path = {config.path}: found {found}; expected {wanted}")
+    return dict(files)
+
+
+def _catalog(config: JsonlConfig) -> Path | None:
+    """The catalogue: `dataset.catalog`, or a file catalog.* in the folder; None if there is neither."""
+    if config.catalog is not None:
+        return Path(config.catalog)
+    if config.path is None or not Path(config.path).is_dir():
+        return None
+    found = [Path(config.path) / f"catalog{end}" for end in SUFFIXES]
+    return next((file for file in found if file.is_file()), None)
