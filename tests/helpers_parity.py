@@ -137,7 +137,10 @@ def trained(
         # TRL's order of completions, and prompts shared although TRL shares none. Rounding decides whether a token at
         # the quantile of entropies counts, so there the passes must be TRL's.
         batching = Batching("always" if config.algorithm.entropy_quantile == 1 else "never", "completions")
-        trainer = kind(objective=objective, scorer=scorer, args=args, batching=batching, prefill="repeated", **common)
+        generation = replace(config.generation, prefill="repeated")
+        trainer = kind(
+            objective=objective, scorer=scorer, args=args, batching=batching, generation=generation, **common
+        )
     else:
         weights = [float(term["weight"]) for term in config.reward.terms.values()]
         kind = trl_settings.get("trainer", GRPOTrainer)

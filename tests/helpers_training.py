@@ -93,6 +93,5 @@ def make_trainer(
         train_dataset=prompt_dataset(dataset.splits["train"]),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, dataset.splits["sft"]),
-        prefill=config.generation.prefill,
-        stop_after_list=config.generation.stop_after_list,
+        generation=config.generation,
     )

@@ -20,6 +20,7 @@ from rlbench.lists.items import line_of
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Verdict
 from rlbench.models.completing import complete
+from rlbench.models.constraint import FORBIDDEN, constraint_of
 from rlbench.models.generation import generation_config, shares
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
@@ -93,7 +94,12 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     torch.manual_seed(seed)
     decoding = generation_config(config.generation, tokenizer, ends, sampled=True)
     asked = prompt_ids(tokenizer, record.prompt)
-    ids = [row.ids for row in complete(model, [asked] * group_size, decoding, shared=shares(config.generation))]
+    constraint, walk = constraint_of(config.generation, reader, criteria.judge), None
+    if constraint is not None:
+        excluded = constraint.excluded([record.seen_titles] * group_size)
+        walk = constraint.start(group_size, excluded, model.device)
+    made = complete(model, [asked] * group_size, decoding, shared=shares(config.generation), walk=walk)
+    ids = [row.ids for row in made]
     output = pad_sequence(list(map(torch.tensor, ids)), batch_first=True, padding_value=tokenizer.pad_token_id)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in ids], batch_first=True)
     whole = torch.cat([torch.tensor([asked] * group_size), output], dim=1)
@@ -110,6 +116,9 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     with torch.no_grad():
         seen = model(whole, output_hidden_states=True)
         logits = seen.logits[:, len(asked) - 1 : -1].float() / config.generation.temperature
+        if constraint is not None:
+            allowed = constraint.followed(output, mask, excluded).flat().mask(logits.size(2))
+            logits.masked_fill_(~allowed.view_as(logits), FORBIDDEN)
     all_logps = logits.log_softmax(-1)
     units = objective.token_units(tokens)
     logps, entropies = all_logps.gather(2, output[:, :, None]).squeeze(2), -(all_logps.exp() * all_logps).sum(2)

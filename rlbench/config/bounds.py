@@ -160,6 +160,7 @@ BOUNDS: Mapping[str, Bound] = {
     "evaluation.validation_contexts": COUNT,
     "evaluation.test_contexts": COUNT,
     "evaluation.samples": COUNT_OR_NONE,
+    "evaluation.beams": COUNT,
     "safety.max_kl": POSITIVE,
     "safety.min_entropy_share": INSIDE,
     "safety.min_list_length_share": INSIDE,

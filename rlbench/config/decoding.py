@@ -9,7 +9,7 @@ Importing this module loads neither torch nor transformers.
 from datetime import datetime
 from typing import Any
 
-from rlbench.config.schema import GenerationConfig
+from rlbench.config.schema import EvaluationConfig, GenerationConfig
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 """Settings that affect only sampled lists."""
@@ -18,6 +18,8 @@ SHAPING = ("repetition_penalty", "no_repeat_ngram_size")
 LENGTH = ("max_new_tokens",)
 DECODING = SAMPLING + SHAPING + LENGTH
 """Keys of `generation` that are fields of the same name in transformers' `GenerationConfig`."""
+CONSTRAINTS = ("none", "catalogue")
+EXCLUSIONS = ("repeats", "seen")
 PLAIN: dict[str, float] = {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "no_repeat_ngram_size": 0}
 """Values at which a run's settings leave the policy's distribution unchanged. Temperature is not included."""
 NEUTRAL: dict[str, Any] = {
@@ -97,6 +99,18 @@ def sampling_identity(generation: GenerationConfig) -> dict[str, Any]:
     return {key: getattr(generation, key) for key in SAMPLING} | greedy_identity(generation)
 
 
+def constraint_identity(section: GenerationConfig | EvaluationConfig) -> dict[str, Any]:
+    """Return what lists of rollouts or of evaluation are held to, for a stage's identity; {} for nothing."""
+    if section.constraint == "none":
+        return {}
+    return {"constraint": section.constraint, "exclude": sorted(section.exclude)}
+
+
+def evaluation_identity(evaluation: EvaluationConfig) -> dict[str, Any]:
+    """Return how evaluation decodes in another way than rollouts, for a stage's identity."""
+    return constraint_identity(evaluation) | ({"beams": evaluation.beams} if evaluation.beams > 1 else {})
+
+
 def changed(generation: GenerationConfig) -> str:
     """Describe the settings that make the sampling distribution differ from the policy's, apart from temperature.
 
@@ -120,6 +134,42 @@ def decoding_fields(generation: GenerationConfig, *, sampled: bool) -> dict[str,
         if generation.min_p == 0:
             fields.pop("min_p")  # 0 would make transformers sort the probabilities at every step without effect
     return fields
+
+
+def check_constraints(generation: GenerationConfig, evaluation: EvaluationConfig) -> list[str]:
+    """Return one sentence per invalid setting of `constraint`, `exclude` and `beams`. Names were checked before."""
+    problems = []
+    for key, section in (("generation", generation), ("evaluation", evaluation)):
+        if section.constraint == "none" and section.exclude:
+            problems.append(
+                f"{key}.exclude = [{', '.join(section.exclude)}] needs {key}.constraint=catalogue, because items are "
+                f"only known while a list is held to the catalogue; use {key}.exclude=[] otherwise"
+            )
+    if generation.constraint != "none":
+        held = f"generation.constraint = '{generation.constraint}'"
+        if generation.engine != "transformers" or generation.prefill != "shared":
+            problems.append(
+                f"{held} needs generation.engine=transformers and generation.prefill=shared, which are the only "
+                "rollouts that can be held to the catalogue; use these, or generation.constraint=none"
+            )
+        if generation.stop_after_list:
+            problems.append(
+                f"{held} with generation.stop_after_list = true: a list that is held to the catalogue ends after its "
+                "last entry anyway; use generation.stop_after_list=false"
+            )
+    if evaluation.beams > 1:
+        shaped = [key for key in SHAPING if getattr(generation, key) != PLAIN[key]]
+        if shaped:
+            problems.append(
+                f"evaluation.beams = {evaluation.beams} with generation.{shaped[0]} = "
+                f"{getattr(generation, shaped[0])}: a penalised score is no probability of a list; use "
+                f"generation.{shaped[0]}={PLAIN[shaped[0]]}, or evaluation.beams=1"
+            )
+        if generation.prefill != "shared":
+            problems.append(
+                f"evaluation.beams = {evaluation.beams} needs generation.prefill=shared; use it, or evaluation.beams=1"
+            )
+    return problems
 
 
 def check_decoding(generation: GenerationConfig) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rlbench.config.decoding import NEUTRAL, sampling_identity
+from rlbench.config.decoding import NEUTRAL, constraint_identity, sampling_identity
 from rlbench.config.schema import GenerationConfig, VLLMConfig
 
 ENGINES = ("transformers", "continuous", "vllm_colocate", "vllm_server")
@@ -106,7 +106,8 @@ def _vllm_arguments(engine: str, vllm: VLLMConfig) -> dict[str, Any]:
 
 def rollout_identity(generation: GenerationConfig) -> dict[str, Any]:
     """Return the generation settings that affect a run's results. Plain generate adds no engine name."""
-    identity = sampling_identity(generation) | ({"stop_after_list": True} if generation.stop_after_list else {})
+    identity = sampling_identity(generation) | constraint_identity(generation)
+    identity |= {"stop_after_list": True} if generation.stop_after_list else {}
     if generation.engine == "transformers":
         return identity
     identity["engine"] = generation.engine

@@ -763,7 +763,7 @@ class VLLMConfig:
 class GenerationConfig:
     """How lists are decoded, and which engine generates rollouts. Evaluation decodes greedily.
 
-    The last six fields have defaults so that the config.yaml of an older run directory can still be read.
+    The last eight fields have defaults so that the config.yaml of an older run directory can still be read.
 
     Attributes:
         engine: engine of rollouts: transformers, continuous, vllm_colocate or vllm_server.
@@ -784,6 +784,9 @@ class GenerationConfig:
             engine=transformers. The engines continuous and vllm_colocate get a prompt once, or once per list.
         stop_after_list: end a rollout's list at the newline after its N-th entry, for algorithms and rewards that read
             nothing behind it. Evaluation is not affected.
+        constraint: catalogue holds rollouts and preference lists to lines of the catalogue; none does not.
+        exclude: items that such a list may not have: repeats, those that it already has, and seen, those that the
+            dialogue has named.
     """
 
     engine: str
@@ -799,13 +802,15 @@ class GenerationConfig:
     template_date: str = TEMPLATE_DATE
     prefill: str = "repeated"
     stop_after_list: bool = False
+    constraint: str = "none"
+    exclude: list[str] = field(default_factory=list)
 
 
 @dataclass
 class EvaluationConfig:
     """Evaluations on validation and test.
 
-    `batch_tokens` has a default so that the config.yaml of an older run directory can still be read.
+    The last four fields have defaults so that the config.yaml of an older run directory can still be read.
 
     Attributes:
         every: updates between two evaluations on validation.
@@ -818,6 +823,9 @@ class EvaluationConfig:
         metric: metric that chooses the best checkpoint.
         batch_tokens: maximum number of tokens of lists generated together, counting padding and completions at full
             length.
+        constraint: catalogue holds greedy, sampled and beam-search lists to lines of the catalogue; none does not.
+        exclude: items that such a list may not have: repeats, seen.
+        beams: number of beams of the search for a context's list; 1 decodes greedily.
     """
 
     every: int
@@ -829,6 +837,9 @@ class EvaluationConfig:
     checkpoint: str
     metric: str
     batch_tokens: int = 131072
+    constraint: str = "none"
+    exclude: list[str] = field(default_factory=list)
+    beams: int = 1
 
 
 @dataclass

@@ -21,7 +21,9 @@ from rlbench.data.record import Messages, Record
 from rlbench.evaluation.judging import Answer, Criteria, judge_answers, sampled_metrics
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge
+from rlbench.models.beams import beam_search
 from rlbench.models.completing import Completion, complete, most_likely_logps
+from rlbench.models.constraint import HeldPrompts, constraint_of
 from rlbench.models.generation import generation_config, shares
 from rlbench.models.operations import ModelShape
 from rlbench.objective.units import scatter_mean, unit_sizes
@@ -51,6 +53,19 @@ class BatchLimit:
 
     rows: int
     tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """How lists are found, besides the decoding settings.
+
+    Attributes:
+        beams: beams of the search for lists that are not sampled; 1 decodes greedily.
+        held: what the lists are held to; None for nothing.
+    """
+
+    beams: int = 1
+    held: HeldPrompts | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,10 @@ class Evaluation:
     generated_tokens: int
     operations: int
     samples: pd.DataFrame
+
+
+FREE = Search()
+"""Greedy or sampled lists that are held to nothing."""
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:
@@ -166,6 +185,7 @@ def generate(
     limit: BatchLimit,
     *,
     sampled: bool = False,
+    search: Search = FREE,
     progress: Progress | None = None,
 ) -> list[Completion]:
     """Completions of prompts, greedy or sampled. Prompts of similar length share a batch (`batches_of`).
@@ -180,10 +200,14 @@ def generate(
         generation: how to decode.
         limit: size of a batch.
         sampled: whether to sample instead of decoding greedily.
+        search: how lists are found.
         progress: called after each batch.
     """
     tokenizer, ends_list = reader.tokenizer, reader.eos_token_ids
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    beams = 1 if sampled else search.beams
+    if beams > 1:
+        limit = BatchLimit(max(limit.rows // beams, 1), None if limit.tokens is None else limit.tokens // beams)
     batches = batches_of([len(row) for row in ids], limit, generation.max_new_tokens)
     ends = list(itertools.accumulate(map(len, batches)))
     config = generation_config(generation, tokenizer, ends_list, sampled=sampled)
@@ -194,7 +218,12 @@ def generate(
     for rows, done in turns:
         # All weights are on this process, so no other process needs to take part in a step.
         record = None if sampled else most_likely_logps
-        found = complete(model, [ids[i] for i in rows], config, record=record, shared=shares(generation))
+        walk = None if search.held is None else search.held.start(rows, model.device)
+        asked = [ids[i] for i in rows]
+        if beams > 1:
+            found = beam_search(model, asked, config, beams, walk)
+        else:
+            found = complete(model, asked, config, record=record, shared=shares(generation), walk=walk)
         completions |= dict(zip(rows, found, strict=True))
         if progress is not None:
             progress(done)
@@ -264,7 +293,12 @@ def evaluate(
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(model, tokenizer))
     limit = BatchLimit(config.evaluation.batch_size, config.evaluation.batch_tokens)
     prompts = {record.context_id: record.prompt for record in records}
-    completions = generate(model, reader, list(prompts.values()), config.generation, limit, progress=progress)
+    constraint = constraint_of(config.evaluation, reader, criteria.judge)
+    named = list({record.context_id: record.seen_titles for record in records}.values())
+    search = Search(config.evaluation.beams, None if constraint is None else HeldPrompts(constraint, named))
+    completions = generate(
+        model, reader, list(prompts.values()), config.generation, limit, search=search, progress=progress
+    )
     answers = dict(zip(prompts, read_answers(completions, reader, criteria.judge), strict=True))
     predictions, means = judge_answers(records, answers, criteria, config.dataset.cutoffs)
     n_tokens, operations = spent(model, completions, 1)
@@ -274,7 +308,12 @@ def evaluate(
     def draw() -> list[Completion]:
         repeated = [prompt for prompt in prompts.values() for _ in range(sampling.lists)]
         after_greedy = None if progress is None else lambda done: progress(len(prompts) + done)
-        return generate(model, reader, repeated, config.generation, limit, sampled=True, progress=after_greedy)
+        search = FREE
+        if constraint is not None:
+            search = Search(held=HeldPrompts(constraint, [titles for titles in named for _ in range(sampling.lists)]))
+        return generate(
+            model, reader, repeated, config.generation, limit, sampled=True, search=search, progress=after_greedy
+        )
 
     with evaluation_stream(sampling.seed):
         # One process draws all lists from one stream, so that the number of processes does not change them.

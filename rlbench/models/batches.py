@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from rlbench.models.constraint import Allowed
+
 
 @dataclass(frozen=True)
 class Completions:
@@ -16,17 +18,19 @@ class Completions:
         prompt_mask: (B, P).
         completion_ids: (B, T) padded on the right.
         completion_mask: (B, T).
+        allowed: (B, T) the tokens among which each was drawn; None for the whole vocabulary.
     """
 
     prompt_ids: torch.Tensor
     prompt_mask: torch.Tensor
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
+    allowed: Allowed | None = None
 
     @classmethod
     def of(cls, batch: Any) -> "Completions":
-        """Those of TRL's dictionary."""
-        return cls(*(batch[name] for name in cls.__dataclass_fields__))
+        """Those of a dictionary of a trainer."""
+        return cls(**{name: batch[name] for name in TENSORS}, allowed=batch.get("allowed"))
 
     @classmethod
     def of_rows(
@@ -63,7 +67,11 @@ class Completions:
         return len(self.prompt_ids)
 
     def __getitem__(self, rows: slice | torch.Tensor) -> "Completions":
-        return Completions(*(tensor[rows] for tensor in vars(self).values()))
+        return Completions(*(None if part is None else part[rows] for part in vars(self).values()))
+
+
+TENSORS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+"""Names of the tensors of completions."""
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

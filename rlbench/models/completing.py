@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from rlbench.models.batches import padded
+from rlbench.models.constraint import FORBIDDEN, Walk
 from rlbench.models.prompt_cache import attending, new_cache, places_of, reason_against
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def most_likely_logps(logits: torch.Tensor) -> torch.Tensor:
 
 def entropies(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """(B,) entropy in nats at a sampling temperature."""
-    logs = (logits / temperature).log_softmax(1)
+    logs = (logits / temperature).log_softmax(1).clamp_(min=FORBIDDEN)
     return -(logs.exp() * logs).sum(1)
 
 
@@ -91,6 +92,7 @@ def complete(
     shared: bool = True,
     synced: bool = False,
     end: ListEnd | None = None,
+    walk: Walk | None = None,
 ) -> list[Completion]:
     """One completion per prompt, in their order. Random numbers come from torch's global generator.
 
@@ -102,6 +104,7 @@ def complete(
         shared: false uses transformers' generate, as does a model that cannot share (`prompt_cache.reason_against`).
         synced: whether other processes hold parts of the weights, so that all must make the same number of steps.
         end: what ends a completion besides EOS and the limit; None for nothing.
+        walk: what each completion is held to, at its beginning; None for nothing.
 
     Raises:
         ValueError: with `end`, for a model that cannot share.
@@ -112,12 +115,12 @@ def complete(
         with torch.no_grad():
             reason = reason_against(model) if shared else None
             if shared and reason is None:
-                return _Batch(model, prompts, config, record, synced, end).completions()
+                return Batch(model, prompts, config, record, synced, end, walk).completions()
             if end is not None:
                 raise ValueError(f"a list can only end without EOS where prompts are shared: {reason}")
             if reason is not None:
                 _tell(reason)
-            return _generated(model, prompts, config, record, synced)
+            return _generated(model, prompts, config, record, synced, walk)
     finally:
         model.train(was_training)
 
@@ -128,7 +131,7 @@ def _tell(reason: str) -> None:
     log.warning("%s, so transformers' generate forwards a prompt once for each of its lists", reason)
 
 
-class _Batch:
+class Batch:
     """The state of a batch of completions. Tensors of rows hold the rows that are still computed.
 
     Args: as for `complete`.
@@ -142,8 +145,9 @@ class _Batch:
         record: Record | None,
         synced: bool,
         end: ListEnd | None,
+        walk: Walk | None,
     ):
-        self.model, self.config, self.synced, self.end = model, config, synced, end
+        self.model, self.config, self.synced, self.end, self.walk = model, config, synced, end, walk
         self.most = int(config.max_new_tokens)
         device = model.device
         self.of_prompts = [len(prompt) for prompt in prompts]
@@ -213,12 +217,16 @@ class _Batch:
     def _choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         """(rows, 1) the next tokens."""
         width = self.ids.size(1)
+        if self.walk is not None:
+            logits = logits.masked_fill(~self.walk.allowed(logits.size(1)), -math.inf)
         if self.record is not None and self.recorded is not None:
             self.recorded[self.active, step] = self.record(logits).to(self.recorded.dtype)
         if self.processors:
             logits = self.processors(self.text[self.active, : width + step], logits)
         chosen = drawn(logits) if self.config.do_sample else logits.argmax(1)
         self.text[self.active, width + step] = chosen
+        if self.walk is not None:
+            self.walk.advance(chosen)
         ended = (chosen[:, None] == self.ends).any(1) & self.running
         if self.end is not None:
             ended |= self._over(self.end, chosen, width + step + 1)
@@ -266,6 +274,8 @@ class _Batch:
         prompts, self.prompt_of = prompt_of.unique(return_inverse=True)
         fewer = len(prompts) < len(self.mask)
         self.mask = self.mask[prompts]
+        if self.walk is not None:
+            self.walk.keep(kept)
         places = places_of(self.prompt_of, self.mask)
         for layer in self.cache.layers:
             layer.keep(kept, prompts if fewer else None, places)
@@ -327,6 +337,22 @@ def processors_of(config: GenerationConfig, padding: torch.Tensor | None = None)
     return found
 
 
+class _Holder(LogitsProcessor):
+    """Forbids tokens after which a list could not become a valid one."""
+
+    def __init__(self, walk: Walk, prompt: int, ends: Sequence[int]) -> None:
+        self.walk, self.prompt, self.ends = walk, prompt, ends
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if input_ids.size(1) > self.prompt:
+            # A finished row goes on with padding.
+            over = torch.tensor(self.ends, device=input_ids.device)
+            drawn = input_ids[:, self.prompt :]
+            is_over = torch.isin(drawn, over).any(1)
+            self.walk.advance(torch.where(is_over, over[0], drawn[:, -1]))
+        return scores.masked_fill(~self.walk.allowed(scores.size(1)), -math.inf)
+
+
 class _Recorder(LogitsProcessor):
     """Records a number at every step, and changes nothing."""
 
@@ -345,18 +371,20 @@ def _generated(
     config: GenerationConfig,
     record: Record | None,
     synced: bool,
+    walk: Walk | None,
 ) -> list[Completion]:
     """Completions by transformers' generate."""
     ids, mask = padded(prompts, config.pad_token_id, left=True)
     watch = None if record is None else _Recorder(record)
+    ends = torch.tensor(config.eos_token_id).view(-1).tolist()
+    holder = None if walk is None else _Holder(walk, ids.size(1), ends)
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=config,
-        logits_processor=LogitsProcessorList([] if watch is None else [watch]),
+        logits_processor=LogitsProcessorList([one for one in (holder, watch) if one is not None]),
         synced_gpus=synced,
     )
-    ends = set(torch.tensor(config.eos_token_id).view(-1).tolist())
     recorded = [[]] * len(prompts) if watch is None else torch.stack(watch.steps, dim=1).tolist()
     completions = []
     for row, of_row, prompt in zip(output[:, ids.size(1) :].tolist(), recorded, prompts, strict=True):

@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
+from rlbench.models.constraint import Allowed
 from rlbench.models.group_attention import attending, can_attend
 from rlbench.models.token_head import LogitRule, lm_head, token_scores
 
@@ -38,6 +39,7 @@ class PromptRows:
         prompt_of: (B,) index of each completion's prompt.
         completion_ids: (B, T) padded on the right.
         completion_mask: (B, T) 1 at tokens, EOS included.
+        allowed: (B, T) the tokens among which each was drawn; None for the whole vocabulary.
     """
 
     prompt_ids: torch.Tensor
@@ -46,6 +48,7 @@ class PromptRows:
     prompt_of: torch.Tensor
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
+    allowed: Allowed | None = None
 
     @property
     def saving(self) -> float:
@@ -71,6 +74,7 @@ def prompt_rows(
     prompt_mask: torch.Tensor,
     completion_ids: torch.Tensor,
     completion_mask: torch.Tensor,
+    allowed: Allowed | None = None,
     *,
     trims_prompts: bool = True,
     counts_padding: bool = True,
@@ -82,6 +86,7 @@ def prompt_rows(
         prompt_mask: (B, P).
         completion_ids: (B, T) padded on the right.
         completion_mask: (B, T).
+        allowed: (B, T) the tokens among which each was drawn; None for the whole vocabulary.
         trims_prompts: whether to cut prompt columns that are padding everywhere.
         counts_padding: whether the model sets positions itself, as in TRL's policy trainers. Most models with absolute
             positions then count the padding before a prompt.
@@ -95,7 +100,15 @@ def prompt_rows(
     where = torch.empty(n, dtype=torch.long, device=ids.device)
     where[prompt_of.flip(0)] = torch.arange(len(ids) - 1, -1, -1, device=ids.device)  # the first row of each prompt
     start = None if counts_padding else -(mask[where] == 0).sum(1)
-    return PromptRows(ids[where], mask[where], start, prompt_of, completion_ids[:, :last], completion_mask[:, :last])
+    return PromptRows(
+        ids[where],
+        mask[where],
+        start,
+        prompt_of,
+        completion_ids[:, :last],
+        completion_mask[:, :last],
+        None if allowed is None else allowed[:, :last],
+    )
 
 
 @dataclass(frozen=True)
@@ -186,7 +199,10 @@ def shared_scores(
         hidden = (_recomputed if recompute else _states)(model, rows, wants_hidden)
     before = hidden[:, : rows.completion_ids.size(1)]
     kept = rows.completion_mask.bool()
-    scores = token_scores(before[kept], *lm_head(model), rows.completion_ids[kept], rule, wants_entropy=wants_entropy)
+    allowed = None if rows.allowed is None else rows.allowed[kept]
+    scores = token_scores(
+        before[kept], *lm_head(model), rows.completion_ids[kept], rule, wants_entropy=wants_entropy, allowed=allowed
+    )
 
     def placed(values: torch.Tensor) -> torch.Tensor:
         # masked_scatter keeps the result in the graph where a batch has no token

@@ -11,6 +11,8 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from rlbench.models.constraint import FORBIDDEN, Allowed
+
 TILE_ELEMENTS = {"cpu": 2**20}
 """Maximum number of logits in memory at once, by device: on CPUs as many as a core's cache holds."""
 TILE_ELEMENTS_ELSEWHERE = 2**26
@@ -81,6 +83,7 @@ class _TokenHead(torch.autograd.Function):
         targets: torch.Tensor,
         rule: LogitRule,
         wants_entropy: bool,
+        allowed: Allowed | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         ctx.set_materialize_grads(False)
         dtype = _compute_dtype(hidden)
@@ -91,6 +94,8 @@ class _TokenHead(torch.autograd.Function):
         is_top = torch.empty(size, dtype=torch.bool, device=hidden.device)
         for tile in _tiles(size, weight.size(0), hidden.device):
             logits = _logits(states[tile], matrix, bias, rule)
+            if allowed is not None:
+                logits.masked_fill_(~allowed[tile].mask(logits.size(1)), FORBIDDEN)
             largest = logits.amax(1, keepdim=True)
             chosen = logits.gather(1, targets[tile, None])
             is_top[tile] = (chosen == largest).squeeze(1)
@@ -103,13 +108,13 @@ class _TokenHead(torch.autograd.Function):
                 entropies[tile] = total.log() - mean
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser, entropies)
         ctx.mark_non_differentiable(is_top)
-        ctx.rule, ctx.dtype = rule, dtype
+        ctx.rule, ctx.dtype, ctx.allowed = rule, dtype, allowed
         return logps, entropies, is_top
 
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, of_logps: torch.Tensor | None, of_entropies: torch.Tensor | None, _: None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None, None]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None, None, None]:
         hidden, weight, bias, targets, normaliser, entropies = ctx.saved_tensors
         states, matrix = hidden.to(ctx.dtype), weight.to(ctx.dtype)
         wide = normaliser.dtype
@@ -119,6 +124,10 @@ class _TokenHead(torch.autograd.Function):
         bias_gradient = torch.zeros(bias.shape, dtype=wide, device=weight.device) if for_bias else None
         for tile in _tiles(len(hidden), weight.size(0), hidden.device):
             logits = _logits(states[tile], matrix, bias, ctx.rule)
+            forbidden: torch.Tensor | None = None
+            if ctx.allowed is not None:
+                forbidden = ~ctx.allowed[tile].mask(logits.size(1))
+                logits.masked_fill_(forbidden, FORBIDDEN)
             if of_entropies is None and ctx.rule.cap is None:  # the common case, without a second tensor of this size
                 assert of_logps is not None
                 gradient = logits.sub_(normaliser[tile, None]).exp_().mul_(-of_logps[tile, None])
@@ -132,6 +141,8 @@ class _TokenHead(torch.autograd.Function):
                     gradient -= (logs + entropies[tile, None]).mul_(probabilities).mul_(of_entropies[tile, None])
             if of_logps is not None:
                 gradient.scatter_add_(1, targets[tile, None], of_logps[tile, None])
+            if forbidden is not None:
+                logits.masked_fill_(forbidden, 0.0)  # their gradient is 0, and a finite slope keeps it 0
             gradient = ctx.rule.slope_(gradient, logits)
             narrow = gradient.to(ctx.dtype)
             if hidden_gradient is not None:
@@ -144,6 +155,7 @@ class _TokenHead(torch.autograd.Function):
             None if hidden_gradient is None else hidden_gradient.to(hidden.dtype),
             None if weight_gradient is None else weight_gradient.to(weight.dtype),
             None if bias_gradient is None else bias_gradient.to(bias.dtype),
+            None,
             None,
             None,
             None,
@@ -172,6 +184,7 @@ def token_scores(
     rule: LogitRule,
     *,
     wants_entropy: bool,
+    allowed: Allowed | None = None,
 ) -> HeadScores:
     """Score tokens.
 
@@ -182,8 +195,10 @@ def token_scores(
         targets: (n,) the tokens.
         rule: what happens to logits after the head.
         wants_entropy: whether to compute entropies.
+        allowed: the tokens (n,) among which each was drawn: log-probabilities and entropies are those of the
+            distribution over these, renormalised. None for the whole vocabulary.
     """
-    return HeadScores(*_TokenHead.apply(hidden, weight, bias, targets, rule, wants_entropy))
+    return HeadScores(*_TokenHead.apply(hidden, weight, bias, targets, rule, wants_entropy, allowed))
 
 
 def lm_head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from rlbench.config import decoding
 from rlbench.config import engines as rollouts
 from rlbench.config.schema import AlgorithmConfig, Config
-from rlbench.objective.pieces import Piece, baselines, credits, regularisers, surrogates
+from rlbench.objective.pieces import Piece, baselines, choices, credits, regularisers, scalars, surrogates
 from rlbench.rewards.terms import TERMS
 
 Guard = Callable[[Config], str]
@@ -258,6 +258,31 @@ def stop_before_what_counts(config: Config) -> str:
     return ""
 
 
+def scalars_of_held_rollouts(config: Config) -> str:
+    """Lists that are held to the catalogue, and a piece or a method that knows only the free policy."""
+    held = f"generation.constraint = '{config.generation.constraint}'"
+    if config.generation.constraint == "none":
+        return ""
+    if not isinstance(config.algorithm, AlgorithmConfig):
+        return (
+            f"{held} with algorithm = '{config.algorithm.name}', which compares lists under the free policy; use "
+            "generation.constraint=none"
+        )
+    algorithm = config.algorithm
+    chosen = [
+        (place, name) for place, name in choices(algorithm) if place is not regularisers or algorithm.regularisers[name]
+    ]
+    for place, name in chosen:
+        start = place[name].facts.get("start")
+        needed = [need.removeprefix("old_") for need in place[name].needs] + list(start.scalars if start else ())
+        if found := [need for need in needed if need in scalars]:
+            return (
+                f"{held} with algorithm.{place.name} = '{name}', which uses {found[0]}, a number of the whole "
+                "vocabulary; use generation.constraint=none, or an algorithm without this piece"
+            )
+    return ""
+
+
 REFUSALS: tuple[Guard, ...] = (
     ratio_without_effect,
     sum_without_sequence_ratio,
@@ -272,15 +297,16 @@ REFUSALS: tuple[Guard, ...] = (
     bonus_for_each_term,
     correction_of_lists,
     stop_before_what_counts,
+    scalars_of_held_rollouts,
 )
+OF_PREFERENCE: tuple[Guard, ...] = (stop_before_what_counts, scalars_of_held_rollouts)
 CAVEATS: tuple[Guard, ...] = (reference_that_stays, divided_centred_returns, corrected_truncation, other_than_sampled)
 
 
 def refusals(config: Config) -> list[str]:
     """Refusals for a configuration whose pieces and options are known to exist."""
     if not isinstance(config.algorithm, AlgorithmConfig):
-        sentence = stop_before_what_counts(config)
-        return [sentence] if sentence else []
+        return [sentence for guard in OF_PREFERENCE if (sentence := guard(config))]
     return [sentence for guard in REFUSALS if (sentence := guard(config))]
 
 

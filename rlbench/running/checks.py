@@ -14,7 +14,7 @@ from rlbench.base.errors import nearest
 from rlbench.base.program import by_name, install
 from rlbench.config.baselines import check_baselines
 from rlbench.config.bounds import check_numbers
-from rlbench.config.decoding import check_decoding
+from rlbench.config.decoding import CONSTRAINTS, EXCLUSIONS, check_constraints, check_decoding
 from rlbench.config.engines import CORRECTIONS, ENGINES, PREFILLS, check_generation
 from rlbench.config.names import check_paths
 from rlbench.config.plugins import load_plugins
@@ -110,6 +110,10 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         ("generation.engine", config.generation.engine, ENGINES),
         ("generation.prefill", config.generation.prefill, PREFILLS),
         ("generation.vllm.correction", config.generation.vllm.correction, CORRECTIONS),
+        ("generation.constraint", config.generation.constraint, CONSTRAINTS),
+        ("evaluation.constraint", config.evaluation.constraint, CONSTRAINTS),
+        *(("generation.exclude", value, EXCLUSIONS) for value in config.generation.exclude),
+        *(("evaluation.exclude", value, EXCLUSIONS) for value in config.evaluation.exclude),
     ]:
         _choice(problems, key, value, known)
     problems += check_modes(config.tracker.mode, config.tracker.also) + check_baselines(config.baselines)
@@ -121,6 +125,8 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     ]
     problems += _repeated("evaluation.pass_at", config.evaluation.pass_at)
     problems += _repeated("dataset.cutoffs", config.dataset.cutoffs)
+    problems += _repeated("generation.exclude", config.generation.exclude)
+    problems += _repeated("evaluation.exclude", config.evaluation.exclude)
     problems += _steps(rl) + _item(config)
     if not config.plugins:
         problems += _of_plugins(config)
@@ -142,6 +148,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     return (
         problems
         + check_generation(config.generation, processes)
+        + check_constraints(config.generation, config.evaluation)
         + _batches(config, processes)
         + _tokens_at_once(config)
         + _cutoffs(config)
@@ -183,8 +190,8 @@ def _metric(config: Config) -> list[str]:
     return [f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}"]
 
 
-def _repeated(key: str, numbers: Sequence[int]) -> list[str]:
-    return [f"{key} contains {k} {count} times; list it once" for k, count in Counter(numbers).items() if count > 1]
+def _repeated(key: str, values: Sequence[int | str]) -> list[str]:
+    return [f"{key} contains {k} {count} times; list it once" for k, count in Counter(values).items() if count > 1]
 
 
 def _contexts_of_mini(dataset: MiniConfig) -> list[str]:

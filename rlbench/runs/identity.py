@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rlbench.config.baselines import BASELINES
-from rlbench.config.decoding import greedy_identity, sampling_identity
+from rlbench.config.decoding import evaluation_identity, greedy_identity, sampling_identity
 from rlbench.config.engines import rollout_identity
 from rlbench.config.schema import Config, PreferenceConfig, TinyModelConfig
 from rlbench.runs.inputs import inputs
@@ -54,7 +54,8 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
         return identity | {"evaluation": contexts}
     if stage == "baseline":
         return identity | {"evaluation": contexts, "baseline": {"name": baseline, **BASELINES[baseline].identity()}}
-    identity |= {"model": _model(config), "decoding": greedy_identity(config.generation)}
+    decoding = greedy_identity(config.generation) | evaluation_identity(config.evaluation)
+    identity |= {"model": _model(config), "decoding": decoding}
     contexts |= {key: evaluation[key] for key in ("samples", "pass_at")}
     if evaluation["samples"]:
         contexts |= sampling_identity(config.generation)
@@ -71,9 +72,10 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
         sft = {"max_length": sft["max_length"]}  # for demonstrations in the loss; there is no SFT stage
     else:
         left_out.append("start")
+    elsewhere = ["constraint", "exclude", "beams"]  # in "decoding"
     if not evaluation["samples"]:
-        for key in ("batch_size", "batch_tokens"):
-            evaluation.pop(key)
+        elsewhere += ["batch_size", "batch_tokens"]
+    evaluation = {key: value for key, value in evaluation.items() if key not in elsewhere}
     # Values of runs from before these keys existed.
     first_values: dict[str, Any] = {"learning_rate_steps": {}, "micro_batch_tokens": None, "shuffle": "completions"}
     if isinstance(config.algorithm, PreferenceConfig):

@@ -31,6 +31,7 @@ from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
 
 from rlbench.models.completing import Completion, ListEnd, Record, complete
+from rlbench.models.constraint import Walk
 
 REQUESTS_AT_ONCE = 64  # as in TRL's client
 STOP_SECONDS = 5  # how long transformers waits for its thread to end
@@ -129,7 +130,11 @@ def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[]
 
 
 def lists_of_shared_prompts(
-    trainer: GRPOTrainer, prompt_ids: Sequence[Sequence[int]], end: ListEnd | None, record: Record | None = None
+    trainer: GRPOTrainer,
+    prompt_ids: Sequence[Sequence[int]],
+    end: ListEnd | None,
+    record: Record | None = None,
+    walk: Walk | None = None,
 ) -> list[Completion]:
     """One completion per prompt, each distinct prompt forwarded once (`rlbench.models.completing`).
 
@@ -141,6 +146,7 @@ def lists_of_shared_prompts(
         prompt_ids: token ids of this process's prompts. TRL repeats a prompt for each of its completions.
         end: what ends a list besides EOS and the limit; None for nothing.
         record: what to record at each position; None for nothing.
+        walk: what each list is held to, at its beginning; None for nothing.
     """
     with (
         unwrap_model_for_generation(
@@ -153,7 +159,8 @@ def lists_of_shared_prompts(
     ):
         sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
         synced = sharded and trainer.accelerator.num_processes > 1
-        return complete(model, prompt_ids, trainer.generation_config, synced=synced, end=end, record=record)
+        config = trainer.generation_config
+        return complete(model, prompt_ids, config, synced=synced, end=end, record=record, walk=walk)
 
 
 @contextmanager

@@ -360,8 +360,7 @@ def policy_trainer(
         batching=Batching(config.trainer.share_prompts, rl.shuffle, rl.micro_batch_tokens),
         ledger=ledger,
         rollout_log=RolloutLog(run, config.evaluation.every, rl.num_iterations) if config.tracker.completions else None,
-        prefill=config.generation.prefill,
-        stop_after_list=config.generation.stop_after_list,
+        generation=config.generation,
     )
     trainer.epochs_done = (earlier.update if earlier else 0) // updates_of_an_epoch(config, len(data.prompts))
     quiet(trainer)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, Trainer
 
 from rlbench.base.errors import BadInput
 from rlbench.models.batches import Completions
+from rlbench.models.constraint import FORBIDDEN
 from rlbench.models.shared_prompt import (
     PromptRows,
     TokenScores,
@@ -137,6 +138,28 @@ def shared_passes(
         log.warning("each completion is forwarded with its own copy of the prompt, because %s", reason)
         return None
     return SharedPasses(models, always=share == "always", **settings)
+
+
+def held_scores(model: Any, batch: Completions, temperature: float) -> TokenScores:
+    """Log-probabilities and entropies of completions among their allowed tokens, (B, T) each, 0 at padding.
+
+    It forwards a prompt with each of its completions. It serves models that cannot share prompts, and is the reference
+    for the fused head.
+
+    Args:
+        model: a causal language model, possibly wrapped.
+        batch: completions that were drawn among `batch.allowed`.
+        temperature: divisor of the logits.
+    """
+    (ids, mask), length = batch.joined(), batch.completion_ids.size(1)
+    assert batch.allowed is not None
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -length - 1 : -1]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    allowed = batch.allowed.flat().mask(logits.size(2)).view_as(logits)
+    logs = logits.masked_fill(~allowed, FORBIDDEN).log_softmax(2)
+    logps, padding = logs.gather(2, batch.completion_ids[:, :, None]).squeeze(2), batch.completion_mask == 0
+    entropies = -(logs.exp() * logs).sum(2)
+    return TokenScores(logps.masked_fill(padding, 0.0), entropies.masked_fill(padding, 0.0), None)
 
 
 def even_cuts(rows: int, size: int | None) -> list[slice]:

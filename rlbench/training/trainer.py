@@ -8,16 +8,21 @@ pieces request.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather
+from numpy.typing import NDArray
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from rlbench.config.schema import GenerationConfig
 from rlbench.models.batches import Completions
 from rlbench.models.completing import ListEnd, entropies
+from rlbench.models.constraint import Allowed, constraint_of
 from rlbench.models.shared_prompt import TokenScores
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
@@ -38,6 +43,7 @@ from rlbench.training.scoring import (
     at_least,
     cuts_by_tokens,
     even_cuts,
+    held_scores,
     pad_rows,
     reasons_of_training,
     shared_passes,
@@ -58,8 +64,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         batching: how completions become forward passes.
         ledger: records the run's spending; by default a new one.
         rollout_log: records sampled groups; None to record none.
-        prefill: `generation.prefill`: whether engines get a prompt once or once per completion.
-        stop_after_list: `generation.stop_after_list`: whether such a rollout ends after its N-th entry.
+        generation: how rollouts are drawn: `prefill`, `stop_after_list`, and what they are held to.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
@@ -68,7 +73,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
         epochs_done: finished epochs of prompts before the checkpoint from which the run resumes.
 
     Raises:
-        BadInput: the objective needs scalars of a model that changes logits after its LM head.
+        BadInput: the objective needs scalars of a model that changes logits after its LM head, or rollouts cannot be
+            held to the catalogue.
         ValueError: the objective needs demonstrations and there are none.
     """
 
@@ -83,11 +89,10 @@ class RankedListTrainer(Metered, GRPOTrainer):
         batching: Batching | None = None,
         ledger: Ledger | None = None,
         rollout_log: RolloutLog | None = None,
-        prefill: str = "shared",
-        stop_after_list: bool = False,
+        generation: GenerationConfig,
         **kwargs: Any,
     ):
-        with prepared_engine(kwargs["args"], prefill == "shared"):
+        with prepared_engine(kwargs["args"], generation.prefill == "shared"):
             super().__init__(reward_funcs=[scorer], **kwargs)
         if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
             client = self.vllm_generation.vllm_client
@@ -100,9 +105,13 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.batching = batching or Batching()
         self.ledger = ledger or Ledger()
         self.rollout_log = rollout_log
-        self.prefill = prefill
+        self.prefill = generation.prefill
         reader, over = scorer.reader, scorer.has_all_ranks
-        self.list_end = ListEnd(reader.newlines_per_token, reader.units.list_length, over) if stop_after_list else None
+        stops = generation.stop_after_list
+        self.list_end = ListEnd(reader.newlines_per_token, reader.units.list_length, over) if stops else None
+        self.constraint = constraint_of(generation, reader, scorer.judge)
+        self._excluded: NDArray[np.bool_] | None = None  # what the lists of the latest rollout may not have
+        self._allowed: Allowed | None = None
         self.carried: Carried = {}
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
@@ -152,8 +161,22 @@ class RankedListTrainer(Metered, GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """TRL's entry to a pass: under the rollout's policy or the reference, without gradients."""
         batch = Completions.split(input_ids, attention_mask, logits_to_keep)
+        batch = replace(batch, allowed=self._allowed_tokens(batch.completion_ids, batch.completion_mask))
         scores = self._pass(model, batch, batch_size=batch_size, wants_entropy=compute_entropy)
         return scores.logps, scores.entropies, None
+
+    def _allowed_tokens(self, ids: torch.Tensor, mask: torch.Tensor) -> Allowed | None:
+        """The tokens among which those of the latest rollout (B, T) were drawn; None for the whole vocabulary."""
+        if self.constraint is not None and self._allowed is None:
+            self._allowed = self.constraint.followed(ids, mask, self._excluded)
+        return self._allowed
+
+    def _completions(self, batch: Mapping[str, Any]) -> Completions:
+        """The completions of TRL's dictionary."""
+        allowed = None
+        if self.constraint is not None:
+            allowed = Allowed(self.constraint.options, batch["allowed_choices"], batch["closed_tokens"])
+        return replace(Completions.of(batch), allowed=allowed)
 
     def _pass(
         self,
@@ -190,6 +213,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
         states = self._states if wants_hidden else None
         catching: AbstractContextManager[list[torch.Tensor]] = nullcontext([]) if states is None else states.caught()
         with catching as found:
+            if batch.allowed is not None:
+                scores = held_scores(model, batch, self.temperature)
+                return scores if states is None else replace(scores, hidden=states.around_tokens(found, length))
             logps, entropies, _ = super()._get_per_token_logps_and_entropies(
                 model, ids, mask, length, compute_entropy=is_policy
             )
@@ -216,7 +242,10 @@ class RankedListTrainer(Metered, GRPOTrainer):
         if self.use_vllm or self.prefill == "repeated":
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         record = partial(entropies, temperature=self.temperature) if self.objective.skips_idle else None
-        found = lists_of_shared_prompts(self, prompt_ids, self.list_end, record)
+        device, walk = self.accelerator.device, None
+        if self.constraint is not None:
+            walk = self.constraint.start(len(prompt_ids), self._excluded, device)
+        found = lists_of_shared_prompts(self, prompt_ids, self.list_end, record, walk)
         self._entropies = None if record is None else [row.recorded for row in found]
         return [row.ids for row in found], None
 
@@ -226,7 +255,13 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     def _make_batch(self, inputs: Any) -> dict[str, Any]:
         """TRL's batch plus the objective's inputs."""
+        self._allowed = None
+        if self.constraint is not None:
+            self._excluded = self.constraint.excluded([row["seen_titles"] for row in inputs])
         output = super()._generate_and_score_completions(inputs)
+        allowed = self._allowed_tokens(output["completion_ids"], output["completion_mask"])
+        if allowed is not None:
+            output["allowed_choices"], output["closed_tokens"] = allowed.choices, allowed.closed
         self._count_pass(output["prompt_ids"], output["prompt_mask"], output["completion_mask"], rollout=True)
         rewards, lists = self._gathered, self.scorer.lists
         assert rewards is not None
@@ -276,7 +311,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             with torch.no_grad():
                 scores = self._pass(
                     self.model,
-                    Completions.of(output),
+                    self._completions(output),
                     batch_size=self.args.per_device_train_batch_size,
                     wants_entropy=True,
                     wants_hidden=hidden or bool(of_tokens),
@@ -338,7 +373,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             return self._loss(model, inputs, first, self.current_gradient_accumulation_steps)
         # The batch holds this process's completions of the update. All processes must make equal numbers of cuts,
         # because forward and backward passes of sharded weights are collective.
-        own = cuts_by_tokens(Completions.of(inputs), self.batching.micro_batch_tokens)
+        own = cuts_by_tokens(self._completions(inputs), self.batching.micro_batch_tokens)
         device = inputs["advantages"].device
         *cuts, last = at_least(own, int(gather(torch.tensor([len(own)], device=device)).max()))
         before = torch.zeros((), device=device)
@@ -412,7 +447,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         entropies are those that the rollout recorded. One completion is always forwarded, so that all weights get a
         gradient and all processes make a pass.
         """
-        batch = Completions.of(inputs)
+        batch = self._completions(inputs)
         skipped = self._metrics["train"]["skipped_completions"]
         if "rollout_entropies" not in inputs or wants_hidden:
             skipped.append(0.0)

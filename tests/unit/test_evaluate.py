@@ -238,3 +238,33 @@ def test_sampled_lists_have_a_stream_of_their_own(policy, mini):
     # A list has between one and eight tokens.
     drawn = first.generated_tokens - greedy.generated_tokens
     assert len(first.samples) <= drawn <= 8 * len(first.samples)
+
+
+HELD = ["evaluation.constraint=catalogue", "evaluation.exclude=[repeats,seen]"]
+
+
+@pytest.mark.parametrize("prefill", ["shared", "repeated"])
+def test_lists_that_are_held_to_the_catalogue(policy, prefill):
+    """An untrained policy writes no film. Held to the catalogue, each of its lists has N films, none seen or twice."""
+    model, tokenizer = policy
+    seen = [["Heat"], ["Alien", "Taken"], [], ["Alien", "Heat", "Taken", "Jaws"]]
+    records = [Record([{"role": "user", "content": f"{i}?"}], [("Jaws", 1975)], seen[i], f"c{i}") for i in range(4)]
+    settings = ["dataset.list_length=3", "evaluation.samples=2", "evaluation.pass_at=[1]", "evaluation.batch_size=2"]
+    settings += [f"generation.prefill={prefill}", "dataset.cutoffs=[3]", "evaluation.metric=ndcg@3"]
+    settings += ["generation.max_new_tokens=100"]
+    free = evaluate(model, tokenizer, records, criteria(records), composed(*settings), sampling=Sampling(2, 5))
+    assert free.means["in_catalog"] == 0
+    found = evaluate(model, tokenizer, records, criteria(records), composed(*settings, *HELD), sampling=Sampling(2, 5))
+    texts = [*found.predictions["text"], *found.samples["text"]]
+    lengths, named = [3, 2, 3, 0, 3, 3, 2, 2, 3, 3, 0, 0], [*seen, *(row for row in seen for _ in range(2))]
+    for text, length, titles in zip(texts, lengths, named, strict=True):
+        films = parse_text(text).items
+        assert text.split("\n") == [f"{title} ({year})" for title, year in films] or not length
+        assert len(films) == len(set(films)) == length and set(films) <= set(CATALOG.items)
+        assert not {title for title, _ in films} & set(titles)
+    assert found.predictions["finished"].all()
+    # Of the allowed tokens the most likely one is drawn. They are few, so its probability is high.
+    confidence = np.concatenate([row for row in found.predictions["confidence"] if len(row)])
+    assert (confidence > 0.1).all()
+    again = evaluate(model, tokenizer, records, criteria(records), composed(*settings, *HELD), sampling=Sampling(2, 5))
+    assert again.samples.equals(found.samples)

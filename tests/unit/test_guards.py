@@ -27,6 +27,7 @@ MAX_RL = ["algorithm=max_rl"]
 COLOCATE = "generation.engine=vllm_colocate"
 BONUS = ["algorithm=verl_erank", "reward=guarded_gdpo"]
 
+HELD = "generation.constraint=catalogue"
 STOP = "generation.stop_after_list=true"
 RANKS_ONLY = [f"algorithm.length_shaping.{key}" for key in ("rule=none", "early_stop=0", "overflow=0")]
 
@@ -109,6 +110,10 @@ REFUSED = {
         ([STOP, "algorithm=grpo"], ["algorithm.credit = 'sequence'", "EOS"]),
         ([STOP, *RANKS_ONLY, "reward.terms.length.weight=1"], ["reward term 'length'", "entry N"]),
     ],
+    "scalars_of_held_rollouts": [
+        ([HELD, "algorithm=siren"], ["generation.constraint = 'catalogue'", "top_p_entropy"]),
+        ([HELD, "algorithm=rover"], ["generation.constraint = 'catalogue'", "mean_logps"]),
+    ],
 }
 """For each guard: overrides that it refuses, and the words its message must contain."""
 
@@ -130,6 +135,7 @@ ADVISED = {
     "bonus_for_each_term": [["reward.combine=sum_then_normalise"]],
     "correction_of_lists": [["generation.vllm.correction=token_truncate"], ["generation.vllm.correction=token_mask"]],
     "stop_before_what_counts": [["generation.stop_after_list=false"]],
+    "scalars_of_held_rollouts": [["generation.constraint=none"]],
 }
 """For each guard: the overrides it advises. The message contains the last part of each key."""
 
@@ -259,6 +265,7 @@ ALLOWED = {
     "bonus_for_each_term": [["algorithm=grpo", "reward=guarded_gdpo"], ["algorithm=verl_erank", "reward=guarded"]],
     "correction_of_lists": [["algorithm=vespo"], ["algorithm=gspo", COLOCATE]],
     "stop_before_what_counts": [[STOP, *RANKS_ONLY], [STOP, *RANKS_ONLY, "reward=dcg"]],
+    "scalars_of_held_rollouts": [[HELD, "algorithm=grpo"], ["algorithm=siren"]],
 }
 """For each guard: valid settings close to those it refuses."""
 

@@ -37,6 +37,7 @@ FAMILIES = {
     **{name: [f"dataset={name}", *SAMPLED] for name in ("inspired", "reddit_movie", "movielens")},
     "jsonl": ["dataset=jsonl", *SAMPLED],
     "hf": ["dataset=hf", *SAMPLED],
+    "held to the catalogue": ["generation.constraint=catalogue", *SAMPLED],
 }
 
 PART = {
@@ -64,6 +65,11 @@ PART = {
     "generation.template_date": MODEL,
     "generation.prefill": MODEL,
     "generation.stop_after_list": RL,
+    "generation.constraint": RL,
+    "generation.exclude": (),
+    "evaluation.constraint": MODEL,
+    "evaluation.exclude": (),
+    "evaluation.beams": MODEL,
     "generation.engine": RL,
     "trainer.sft": TRAINED,
     "trainer.bf16": TRAINED,
@@ -98,6 +104,7 @@ OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
     **{name: {"dataset.demonstrations_from": ()} for name in ("inspired", "reddit_movie", "movielens")},
     "jsonl": {"dataset.demonstrations_from": ()},
     "hf": {"dataset.demonstrations_from": ()},
+    "held to the catalogue": {"generation.exclude": RL, "evaluation.exclude": MODEL},
 }
 """Exceptions for a family of configs."""
 

@@ -1,0 +1,84 @@
+"""The texts of lists that are held to a catalogue: which lines they may have. Loads no torch.
+
+A held list is its lines joined by newlines, each line the text of an item of the catalogue. Lines are bytes here,
+because tokens may end inside a character.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlbench.lists.catalog import NOT_FOUND
+from rlbench.lists.items import line_of
+from rlbench.lists.relevance import Judge
+
+
+@dataclass(frozen=True)
+class HeldLines:
+    """The lines of a catalogue.
+
+    Attributes:
+        judge: reads lines, and looks titles up.
+        lines: L distinct lines in UTF-8, sorted.
+        items: (L,) index of the item that the judge reads in each line. Several lines may name one item.
+        titles: (L,) id of that item's title, as in `Catalog.title_ids`.
+        left_out: lines of the catalogue that the judge does not read as one of its items.
+    """
+
+    judge: Judge
+    lines: list[bytes]
+    items: NDArray[np.int64]
+    titles: NDArray[np.int64]
+    left_out: list[str]
+
+    @classmethod
+    def of(cls, judge: Judge) -> "HeldLines":
+        """The lines of a judge's catalogue."""
+        catalog, item_of_line, left_out = judge.catalog, {}, []
+        for line in dict.fromkeys(line_of(*item) for item in catalog.items):
+            entries = judge.parse(line).items if "\n" not in line else []
+            index = catalog.find(*entries[0]) if len(entries) == 1 else NOT_FOUND
+            if index == NOT_FOUND:
+                left_out.append(line)
+            else:
+                item_of_line[line.encode()] = index
+        lines = sorted(item_of_line)
+        items = np.array([item_of_line[line] for line in lines], dtype=np.int64)
+        return cls(judge, lines, items, catalog.title_ids[items], left_out)
+
+    @cached_property
+    def of_item(self) -> NDArray[np.int64]:
+        """(L, K) the lines that name the same item as line l, itself included, padded with -1."""
+        lines: dict[int, list[int]] = {}
+        for line, item in enumerate(self.items.tolist()):
+            lines.setdefault(item, []).append(line)
+        table = np.full((len(self.lines), max(map(len, lines.values()), default=1)), -1, dtype=np.int64)
+        for line, item in enumerate(self.items.tolist()):
+            table[line, : len(lines[item])] = lines[item]
+        return table
+
+    @cached_property
+    def _of_title(self) -> dict[int, list[int]]:
+        lines: dict[int, list[int]] = {}
+        for line, title in enumerate(self.titles.tolist()):
+            lines.setdefault(title, []).append(line)
+        return lines
+
+    def seen(self, titles: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+        """(B, L) lines whose item has a title that a dialogue has named, from the titles named by B dialogues."""
+        found = iter(self.judge.catalog.find_titles(list(chain.from_iterable(titles))).tolist())
+        rows = np.zeros((len(titles), len(self.lines)), dtype=np.bool_)
+        for row, of_row in enumerate(titles):
+            for _ in of_row:
+                rows[row, self._of_title.get(next(found), [])] = True
+        return rows
+
+
+def shown(lines: Iterable[str], most: int = 3) -> str:
+    """A few lines for a message."""
+    some = list(lines)
+    return ", ".join(map(repr, some[:most])) + (", ..." if len(some) > most else "")

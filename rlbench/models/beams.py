@@ -1,0 +1,145 @@
+"""Beam search: the most likely list that a search with k beams finds.
+
+A beam is a text so far. At each step, the k most likely texts among all continuations of a prompt's beams go on. The
+score is the log-probability of the whole text, without a correction for its length: lists of N entries have similar
+lengths, and a list of another length is another answer. The search for a prompt ends when no beam is more likely than
+its most likely complete text, since a text only becomes less likely as it goes on. So with as many beams as there are
+texts, the result is the most likely of all.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from rlbench.base.errors import BadInput
+from rlbench.models.completing import Batch, Completion
+from rlbench.models.constraint import Walk
+from rlbench.models.prompt_cache import attending, places_of, reason_against
+
+
+def beam_search(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    beams: int,
+    walk: Walk | None = None,
+) -> list[Completion]:
+    """The most likely completion that is found for each prompt, with the log-probability of each of its tokens.
+
+    Args:
+        model: a causal language model.
+        prompts: token ids of each prompt, at least one.
+        config: decoding settings without sampling and penalties.
+        beams: k.
+        walk: what each list is held to, at its beginning; None for nothing.
+
+    Raises:
+        BadInput: the model cannot share prompts.
+    """
+    reason = reason_against(model)
+    if reason is not None:
+        raise BadInput(f"evaluation.beams = {beams}: {reason}; use evaluation.beams=1")
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return _Search(model, prompts, config, beams, walk).completions()
+    finally:
+        model.train(was_training)
+
+
+class _Search(Batch):
+    """The state of a search. Rows are the beams of the first prompt, then those of the second, and so on."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        config: GenerationConfig,
+        beams: int,
+        walk: Walk | None,
+    ):
+        if walk is not None:
+            walk.keep(torch.arange(len(prompts), device=model.device).repeat_interleave(beams))
+        super().__init__(model, [prompt for prompt in prompts for _ in range(beams)], config, None, False, None, walk)
+        self.prompts, self.beams = len(prompts), beams
+        rows, device = len(self.text), self.text.device
+        self.logps = torch.zeros(rows, self.most, dtype=torch.float64, device=device)
+        # At first all beams of a prompt are the same text, so only one may go on.
+        self.scores = torch.full((self.prompts, beams), -math.inf, dtype=torch.float64, device=device)
+        self.scores[:, 0] = 0.0
+        self.best = torch.full((self.prompts,), -math.inf, dtype=torch.float64, device=device)
+        self.found: list[Completion | None] = [None] * self.prompts
+
+    def completions(self) -> list[Completion]:
+        """Search for all prompts together."""
+        width = self.ids.size(1)
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        logits = self._forward(self.ids, self.mask, positions)[self.prompt_of]
+        position = positions[self.prompt_of, -1:]
+        places = places_of(self.prompt_of, self.mask)
+        for layer in self.cache.layers:
+            layer.begin(places, len(self.active), self.most)
+        with attending(self.model):
+            for step in range(self.most):
+                chosen = self._extend(logits, step)
+                if step + 1 == self.most or bool((self.scores[:, 0] <= self.best).all()):
+                    break
+                position = position + 1
+                logits = self._forward(chosen, self.whole_mask[:, : width + step + 1], position)
+        return [found or self._completion(prompt * self.beams, self.most) for prompt, found in enumerate(self.found)]
+
+    def _extend(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """(rows, 1) the tokens with which the new beams go on. The rows are put in the order of the new beams."""
+        if self.walk is not None:
+            logits = logits.masked_fill(~self.walk.allowed(logits.size(1)), -math.inf)
+        logps = logits.double().log_softmax(1)
+        totals = (self.scores.view(-1, 1) + logps).view(self.prompts, self.beams, -1)
+        self._end(totals[:, :, self.ends], logps[:, self.ends], step)
+        totals[:, :, self.ends] = -math.inf
+        vocabulary = totals.size(2)
+        scores, places = totals.flatten(1).topk(self.beams, dim=1)
+        # Fewer continuations than beams: the others copy the first. If no text goes on, EOS fills the rows.
+        goes_on = scores > -math.inf
+        places = torch.where(goes_on, places, places[:, :1])
+        places = torch.where(goes_on[:, :1], places, self.ends[0])
+        self.scores = scores
+        first = torch.arange(self.prompts, device=places.device)[:, None] * self.beams
+        parents, chosen = (first + places // vocabulary).flatten(), (places % vocabulary).flatten()
+        self.text, self.logps = self.text[parents], self.logps[parents]
+        self.text[:, self.ids.size(1) + step] = chosen
+        self.logps[:, step] = logps[parents, chosen]
+        if step:  # the first token is not in the cache yet
+            for layer in self.cache.layers:
+                layer.keep(parents, None, layer.places)
+        if self.walk is not None:
+            self.walk.keep(parents)
+            self.walk.advance(chosen)
+        return chosen[:, None]
+
+    def _end(self, totals: torch.Tensor, logps: torch.Tensor, step: int) -> None:
+        """Remember complete texts that are more likely than those before.
+
+        Args:
+            totals: (prompts, k, ends) log-probabilities of texts that end now.
+            logps: (rows, ends) log-probabilities of EOS.
+            step: the number of tokens before EOS.
+        """
+        score, place = totals.flatten(1).max(1)
+        better = score > self.best
+        self.best = torch.where(better, score, self.best)
+        for prompt in better.nonzero().squeeze(1).tolist():
+            beam, end = divmod(int(place[prompt]), len(self.ends))
+            row = prompt * self.beams + beam
+            before = self._completion(row, step)
+            self.found[prompt] = Completion(
+                [*before.ids, int(self.ends[end])], [*before.recorded, logps[row, end].item()], before.prompt_tokens
+            )
+
+    def _completion(self, row: int, length: int) -> Completion:
+        """The first tokens of a row."""
+        width = self.ids.size(1)
+        ids = self.text[row, width : width + length].tolist()
+        return Completion(ids, self.logps[row, :length].tolist(), self.of_prompts[row])
