@@ -76,11 +76,12 @@ def _as_text(data: bytes, name: str) -> bytes:
     return data.removeprefix(BOM)
 
 
-def read_user_text(path: Path, name: str = "") -> str:
+def read_user_text(path: Path, name: str = "", otherwise: str | None = None) -> str:
     """Return the text of a UTF-8 file, with or without a byte order mark.
 
     Args:
         path, name: as in `read_user_bytes`.
+        otherwise: encoding of a file that is not UTF-8; None refuses such a file.
 
     Raises:
         BadInput: if it cannot be read or is not UTF-8.
@@ -90,6 +91,8 @@ def read_user_text(path: Path, name: str = "") -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if otherwise is not None:
+            return data.decode(otherwise)
         raise BadInput(f"{name} is not UTF-8 text (byte {error.start}: {error.reason})") from error
 
 

@@ -24,6 +24,7 @@ recommender's turn is the films that it names first.
 import csv
 import io
 import re
+import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def read_utterances(file: Path, problems: list[str]) -> list[Utterance]:
         reader = csv.DictReader(io.StringIO(read_user_text(file), newline=""), delimiter="\t", strict=True)
         missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
-            problems.append(f"{file}: column {', '.join(missing)} is missing; it has {reader.fieldnames}")
+            problems.append(f"{file}: column {', '.join(missing)} is missing; it has {reprlib.repr(reader.fieldnames)}")
             return []
         for row in reader:
             wrong = _row_problem(row)

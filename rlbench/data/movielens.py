@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_bytes
+from rlbench.base.user_files import read_user_text
 from rlbench.config.schema import MovielensConfig
 from rlbench.data.checks import Finding, report
 from rlbench.data.dialogues import Reply, Turn, demonstrations, finished, option_problems
@@ -118,14 +118,10 @@ def _files(path: str | None, problems: list[str]) -> dict[str, Path]:
 def _read_rows(file: Path, columns: int, problems: list[str]) -> Iterator[tuple[int, list[str] | None]]:
     """(line number, fields) of each line; None in place of fields if their number is wrong."""
     try:
-        data = read_user_bytes(file)
+        text = read_user_text(file, otherwise="iso-8859-1")
     except BadInput as error:
         problems += error.problems
         return
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("iso-8859-1")
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             fields = line.split("::")

@@ -30,6 +30,7 @@ import csv
 import html
 import io
 import re
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -177,7 +178,7 @@ def read_comments(file: Path, problems: list[str]) -> list[Comment]:
         reader = csv.DictReader(io.StringIO(read_user_text(file), newline=""), strict=True)
         missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
-            problems.append(f"{file}: column {', '.join(missing)} is missing; it has {reader.fieldnames}")
+            problems.append(f"{file}: column {', '.join(missing)} is missing; it has {reprlib.repr(reader.fieldnames)}")
             return []
         for row in reader:
             found = _comment(row)

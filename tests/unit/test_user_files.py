@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from rlbench.lists.catalog import Catalog
 from rlbench.models.sources import _weight_files
 from rlbench.running.cli import check_overrides
 from tests.conftest import composed
+from tests.unit import test_data_movielens as movielens
+from tests.unit import test_data_reddit_movie as reddit_movie
+from tests.unit import test_data_redial_official as redial_official
 
 
 def laughs(alias: str) -> bytes:
@@ -43,6 +47,35 @@ def _redial(file: Path) -> None:
     load_dataset(composed("dataset=redial", f"dataset.path={file}", "dataset.list_length=5").dataset)
 
 
+def _published(name: str, file: Path, write: Callable[[Path], Path]) -> None:
+    """Load a published dataset of which one file is bad and the others, written beside it, are good."""
+    for other in write(file.parent / "good").iterdir():
+        if other.name != file.name:
+            shutil.copy(other, file.parent)
+    load_dataset(composed(f"dataset={name}", f"dataset.path={file.parent}", "dataset.list_length=2").dataset)
+
+
+def _redial_official(file: Path) -> None:
+    _published(
+        "redial_official",
+        file,
+        lambda folder: redial_official.write(folder, [redial_official.TALK], [redial_official.TALK]),
+    )
+
+
+def _inspired(file: Path) -> None:
+    load_dataset(composed("dataset=inspired", f"dataset.path={file}", "dataset.list_length=2").dataset)
+
+
+def _reddit_movie(file: Path) -> None:
+    rows = reddit_movie.TALK
+    _published("reddit_movie", file, lambda folder: reddit_movie.write(folder, rows, rows, rows))
+
+
+def _movielens(file: Path) -> None:
+    _published("movielens", file, movielens.write)
+
+
 def _plugin(file: Path) -> None:
     if problems := load_plugins([str(file)]):
         raise BadInput(*problems)
@@ -58,6 +91,12 @@ READERS: dict[str, Callable[[Path], object]] = {
     "ratings.jsonl": demonstration._ratings,
     "demonstrations.jsonl": lambda file: demonstrated(str(file), SPLITS, 5),
     "redial.jsonl": _redial,
+    "official/train_data.jsonl": _redial_official,
+    "dev.tsv": _inspired,
+    "reddit/train.csv": _reddit_movie,
+    "reddit/id2name.json": _reddit_movie,
+    "movielens/movies.dat": _movielens,
+    "movielens/ratings.dat": _movielens,
     "catalogue.json": read_catalog,
     "catalogue.csv": read_catalog,
     "catalogue.pkl": read_catalog,
