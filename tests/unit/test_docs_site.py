@@ -64,7 +64,8 @@ def test_intervals(bound, shown):
 def test_a_row_of_the_page():
     page = config_keys.page()
     assert (
-        "| `trainer.rl.num_iterations` | int | `1`<br>`mini-tiny`: 2<br>`redial_official-tiny`: 2 | [1, 2³¹ − 1] | "
+        "| `trainer.rl.num_iterations` | int | `1`<br>`mini-tiny`: 2<br>`redial_official-smollm2_135m`: 2<br>"
+        "`redial_official-tiny`: 2 | [1, 2³¹ − 1] | "
         "Updates on each rollout, the paper's mu; 1 is on-policy. |" in page.replace("\N{NO-BREAK SPACE}", " ")
     )
     widths = {len(re.split(r"(?<!\\)\|", line)) for line in page.splitlines() if line.startswith("|")}
