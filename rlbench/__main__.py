@@ -19,6 +19,7 @@ COMMANDS = {
     "collect": ("analysis.collect", "main", "collect the runs of a folder as parquet, for pandas and other commands"),
     "reproduce": ("analysis.reproduce", "main", "compare our runs with a table or figure of the paper"),
     "reported": ("analysis.reported", "main", "the curves reported in the paper, without any run"),
+    "score": ("rlbench.score", "main", "metrics of lists from elsewhere, in the same tables as runs"),
     "inspect": ("rlbench.inspect", "main", "one group of completions, rank by rank"),
     "teach": ("rlbench.teach", "main", "lists, ratings and descriptions of items from a teacher model"),
     "demonstrate": ("rlbench.demonstrate", "main", "SFT demonstrations from a teacher's lists"),

@@ -5,23 +5,17 @@ Problems with the command line, the run directory or its config are reported bef
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from rlbench.base.errors import BadInput
-from rlbench.base.files import leads_outside
 from rlbench.base.program import as_started
-from rlbench.base.user_files import read_user_yaml
 from rlbench.config import arguments
-from rlbench.config.resolving import resolve
 from rlbench.config.schema import AlgorithmConfig, Config
 from rlbench.running.checks import check_config, check_values
 from rlbench.running.cli import fail
 from rlbench.runs.inputs import load
-from rlbench.runs.record import SETTINGS
+from rlbench.runs.recorded import read_config
 
 DESCRIPTION = """\
 Show one group of completions as the algorithm sees it: prompt, entries, hits, and the credit of each rank.
@@ -34,42 +28,6 @@ example:  python -m rlbench.inspect runs/mini/mini-tiny/rank_grpo-relevance/seed
           python -m rlbench.inspect runs/mini/mini-tiny/rank_grpo-relevance/seed0-* --prompt 3 --completion 0
 exit code: 0 shown; 2 no run directory, no model in it yet, or a number out of range
 """
-
-
-def read_config(run: Path) -> Config:
-    """Return the config of a run directory.
-
-    Raises:
-        BadInput: if the folder is not a run directory, or its config.yaml is damaged.
-    """
-    path = run / SETTINGS
-    if not path.is_file():
-        raise BadInput(
-            f"{run} is not a run directory, because it has no config.yaml; give a folder such as runs/mini/*/*/seed*"
-        )
-    if leads_outside(path, run):
-        raise BadInput(f"{path} is a link to a place outside the run; replace it with the file itself")
-    content = read_user_yaml(path)
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} is damaged: it has no settings")
-    try:
-        loaded = OmegaConf.create(_literal(content))
-    except OmegaConfBaseException as error:
-        raise BadInput(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    assert isinstance(loaded, DictConfig)
-    try:
-        return resolve(loaded)
-    except BadInput as error:
-        raise BadInput(*(f"{path}: {problem}" for problem in error.problems)) from error
-
-
-def _literal(value: Any) -> Any:
-    """Escape `${...}` in the values of a config. A run's config is resolved, so these are plain text."""
-    if isinstance(value, dict):
-        return {key: _literal(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_literal(one) for one in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def check(config: Config, options: argparse.Namespace) -> int:

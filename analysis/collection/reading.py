@@ -331,6 +331,8 @@ def _without_seeds(identity: Mapping[str, Any]) -> dict[str, Any]:
     shared = {key: value for key, value in identity.items() if key != "seed"}
     if isinstance(shared.get("sft"), dict):
         shared["sft"] = {key: value for key, value in shared["sft"].items() if key != "seed"}
+    if isinstance(shared.get("external"), dict):  # the lists of another seed are others
+        shared["external"] = {key: value for key, value in shared["external"].items() if key != "sha256"}
     return shared
 
 

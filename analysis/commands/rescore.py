@@ -129,7 +129,8 @@ def write_rescored(
         Unusable: if it cannot be re-scored.
     """
     dataset = data.of(source)
-    judged = {split: judge_again(source, split, rules, dataset, data) for split in SPLITS}
+    made = [split for split in SPLITS if split in source.result["metrics"]]  # lists from elsewhere may lack validation
+    judged = {split: judge_again(source, split, rules, dataset, data) for split in made}
     result, step = source.result, source.result["checkpoint"]["step"]
     beside = partial_folder(target)
     beside.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
         if differences:
             cells.append(_interval(row.difference, signed))
         cells.append(number(row.metrics["in_catalog"].mean, share))
-        cells.append(number(len(row.seeds), str) if row.stage in ("sft", "rl") else MISSING)
+        cells.append(number(len(row.seeds), str) if row.stage in ("sft", "external", "rl") else MISSING)
         rows.append(cells)
         kinds.append(_kind(row.stage))
     return grid("comparison", "Test split, means over seeds and samples, 95 % intervals", heads, rows, kinds=kinds)
@@ -90,8 +90,8 @@ class Scale:
 
 
 def _scale(table: Table, headline: str) -> Scale:
-    """A scale over SFT and RL rows, or over all rows if there are neither."""
-    shown = [row for row in table.rows if row.stage in ("sft", "rl")] or list(table.rows)
+    """A scale over SFT, RL and external rows, or over all rows if there are none."""
+    shown = [row for row in table.rows if row.stage in ("sft", "external", "rl")] or list(table.rows)
     cells = [row.metrics[headline] for row in shown]
     sft = [row.metrics[headline].mean for row in table.rows if row.stage == "sft"]
     return Scale(min(cell.low for cell in cells), max(cell.high for cell in cells), sft[0] if sft else None)

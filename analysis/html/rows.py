@@ -49,11 +49,17 @@ class Look:
 
 
 GREY = "#767676"
-REFERENCE_DASHES = {"oracle": (1.5, 2.0), "baseline": (1.0, 3.0), "zero_shot": (6.0, 2.0, 1.5, 2.0), "sft": (4.0, 3.0)}
+REFERENCE_DASHES = {
+    "oracle": (1.5, 2.0),
+    "baseline": (1.0, 3.0),
+    "zero_shot": (6.0, 2.0, 1.5, 2.0),
+    "sft": (4.0, 3.0),
+    "external": (8.0, 2.0),
+}
 
 
 def looks(group: Collection) -> list[Look]:
-    """All rows: oracle, baselines, zero-shot, SFT, then RL rows by algorithm and reward."""
+    """All rows: oracle, baselines, zero-shot, SFT, lists from elsewhere, then RL rows by algorithm and reward."""
     styles = _styles(group.runs)
     runs = group.runs.sort_values(["label", "seed"], kind="stable")
     found = []

@@ -278,8 +278,11 @@ class _Builder(Prepared):
                 f"Classical baselines, without a language model: {names}. Their settings were chosen on validation. "
                 "They are shown and not tested."
             )
-        if "rl" in stages:
+        if {"external", "rl"} & stages:
             notes += self._baseline_notes(columns)
+        if "external" in stages:
+            notes.append("Lists from elsewhere: " + words([row.name for row in rows if row.stage == "external"]) + ".")
+        if "rl" in stages:
             notes.append(marks.checkpoint_note(self.runs))
             if self.best:
                 notes.append(

@@ -74,7 +74,7 @@ class Part:
 
     @property
     def trained(self) -> bool:
-        return self.stage in ("sft", "rl")
+        return self.stage in ("sft", "external", "rl")
 
 
 class Lookup:

@@ -83,6 +83,7 @@ def resolve(cfg: DictConfig) -> Config:
         raise BadInput(_of_interpolation(error)) from error
     assert isinstance(plain, dict)
     _fill_cutoffs(plain.get("dataset"))
+    plain.setdefault("baselines", [])  # a config.yaml from before there were any
     known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
     problems = [
         f"config key '{key}' is unknown.{_meant(key, plain, known)}"

@@ -137,7 +137,7 @@ def judge_again(
     predictions, means = judge_answers(records, answers, criteria, list(rules.cutoffs))
     if missing:
         means = {name: value for name, value in means.items() if name not in OF_CONFIDENCE}
-    if split == "test" and evaluation.get("samples") and result["stage"] != "oracle":
+    if split == "test" and evaluation.get("samples") and result["stage"] not in ("oracle", "baseline"):
         together = _sampled(run, records, judge)
         predictions = predictions.assign(**together)
         means |= {name: float(values.mean()) for name, values in together.items()}

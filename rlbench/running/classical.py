@@ -21,7 +21,7 @@ def baseline_runs(config: Config) -> list[Run]:
     """
     if not config.baselines:
         return []
-    refused = _refusals(inputs.load(config))
+    refused = refused_by(inputs.load(config))
     return [locate(config, "baseline", name) for name in expanded(config.baselines) if name not in refused]
 
 
@@ -43,7 +43,7 @@ def missing_baselines(configs: Sequence[Config]) -> list[Config]:
 
 def check_on_data(config: Config, dataset: "RankedListDataset") -> list[str]:
     """Return one sentence for each baseline that a config names and the data do not allow."""
-    refused = _refusals(dataset) if config.baselines else {}
+    refused = refused_by(dataset) if config.baselines else {}
     return [
         f"the baseline {name} cannot run on {dataset.name}: {refused[name]}. Leave it out of baselines"
         for name in config.baselines
@@ -53,7 +53,7 @@ def check_on_data(config: Config, dataset: "RankedListDataset") -> list[str]:
 
 def left_out(config: Config, dataset: "RankedListDataset") -> list[str]:
     """Return one sentence for each default baseline that the data do not allow."""
-    refused = _refusals(dataset) if config.baselines else {}
+    refused = refused_by(dataset) if config.baselines else {}
     return [
         f"no baseline {name}: {refused[name]}"
         for name in expanded(config.baselines)
@@ -61,7 +61,8 @@ def left_out(config: Config, dataset: "RankedListDataset") -> list[str]:
     ]
 
 
-def _refusals(dataset: "RankedListDataset") -> dict[str, str]:
+def refused_by(dataset: "RankedListDataset") -> dict[str, str]:
+    """Return the baselines that a dataset does not allow, with the reason."""
     from rlbench.baselines.recommend import refusals  # scipy takes a while to import
 
     return refusals(dataset, dataset.catalog)

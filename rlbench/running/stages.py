@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pandas as pd
 
 from rlbench.base.files import whole_file
@@ -13,9 +12,9 @@ from rlbench.base.seeding import start_streams
 from rlbench.baselines.recommend import recommend
 from rlbench.data.record import Record
 from rlbench.evaluation.evaluate import Evaluation, Sampling, evaluate
-from rlbench.evaluation.judging import Answer, judge_answers
+from rlbench.evaluation.given import judge_texts, text_of
 from rlbench.evaluation.recording import Recording
-from rlbench.lists.items import Item, line_of
+from rlbench.lists.items import Item
 from rlbench.models.loading import load_model
 from rlbench.running.session import Session, console
 from rlbench.runs import processes
@@ -126,13 +125,10 @@ def baseline(name: str, session: Session, recording: Recording) -> Outcome:
 
 def _given(session: Session, records: Sequence[Record], lists: Mapping[str, Sequence[Item]]) -> Evaluation:
     """Judge lists of items, by context, as if a model had written them."""
-    judge, cutoffs = session.criteria.judge, session.config.dataset.cutoffs
-    contexts = {record.context_id for record in records}
-    texts = {c: "\n".join(line_of(title, year) for title, year in lists[c]) for c in contexts}
-    unknown = np.full(judge.list_length, np.nan)
-    answers = {context: Answer(text, judge.parse(text), True, 0, unknown) for context, text in texts.items()}
-    predictions, means = judge_answers(records, answers, session.criteria, cutoffs)
-    return Evaluation(predictions, means, 0, 0, pd.DataFrame())
+    texts = {record.context_id: text_of(lists[record.context_id]) for record in records}
+    return Evaluation(
+        *judge_texts(records, texts, session.criteria, session.config.dataset.cutoffs), 0, 0, pd.DataFrame()
+    )
 
 
 def zero_shot(session: Session, recording: Recording) -> Outcome:

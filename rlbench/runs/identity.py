@@ -50,7 +50,7 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
     described = {key: value for key, value in full["algorithm"].items() if key not in DESCRIPTION}
     rewarded = {key: value for key, value in full["reward"].items() if key not in DESCRIPTION}
     contexts = {key: evaluation[key] for key in ("validation_contexts", "test_contexts")}
-    if stage == "oracle":
+    if stage in ("oracle", "external"):
         return identity | {"evaluation": contexts}
     if stage == "baseline":
         return identity | {"evaluation": contexts, "baseline": {"name": baseline, **BASELINES[baseline].identity()}}

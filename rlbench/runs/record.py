@@ -30,9 +30,9 @@ from rlbench.config.names import odd_name
 SCHEMA = 2
 """Version of the form. `read_result` refuses results of another version."""
 
-STAGES = ("oracle", "baseline", "zero_shot", "sft", "rl")
-WITHOUT_MODEL = ("oracle", "baseline")
-"""Stages that read no model."""
+STAGES = ("oracle", "baseline", "zero_shot", "sft", "external", "rl")
+WITHOUT_MODEL = ("oracle", "baseline", "external")
+"""Stages that read no model of the run. `external` judges lists from elsewhere (docs/scoring.md)."""
 Stage = Annotated[str, Values(f"one of {', '.join(STAGES)}", STAGES.__contains__)]
 Score = Annotated[float, Values("a number or null", lambda value: value is None or is_number(value))]
 Name = Annotated[str, Values("a name that can be part of a path", lambda value: is_text(value) and not odd_name(value))]
@@ -264,6 +264,8 @@ class Manifest(Spread, total=False):
     data: DataOrigin
     model: ModelOrigin
     plugins: dict[str, Text]
+    lists: dict[str, Any]
+    """Lists from elsewhere only: their files, or the model that wrote them."""
     prompt_sha256: Text
     command: list[Text]
     adopted_from: Text

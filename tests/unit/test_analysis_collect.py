@@ -188,7 +188,7 @@ GOOD_TEST = {"recall@5": 0.2, "recall@10": 0.4, "ndcg@5": 0.2, "ndcg@10": 0.3, "
         (edit(schema=1), "schema version 1 and this reader knows 2: read it with the version of rlbench that made it"),
         (edit(schema=None), "schema version None"),
         (edit(seed=None, label=None), "result.json lacks label, seed"),
-        (edit(stage="dpo"), "stage 'dpo', which is none of oracle, baseline, zero_shot, sft, rl"),
+        (edit(stage="dpo"), "stage 'dpo', which is none of oracle, baseline, zero_shot, sft, external, rl"),
         (edit(cutoffs=[]), "no cut-offs"),
         (edit(algorithm=None), "result.json lacks algorithm"),
         (edit(budget={"updates": 1}), "budget.prompts, budget.completions, budget.generated_tokens, budget.seconds"),

@@ -19,12 +19,12 @@ from analysis.collection.reading import read_run
 from analysis.collection.sources import read_config
 from analysis.commands.wandb_check import measured
 from analysis.problems import Problem, Unusable
-from rlbench import inspect
 from rlbench.base import digests
 from rlbench.base.errors import BadInput
 from rlbench.base.files import held
 from rlbench.base.records import NESTED, check_of
 from rlbench.base.user_files import parse_yaml
+from rlbench.runs import recorded
 from rlbench.runs.attempts import reserve
 from rlbench.runs.directory import Run, check_done, misplaced, seal
 from rlbench.runs.record import RolloutGroup, is_greedy
@@ -422,12 +422,12 @@ def test_inspection_reads_no_link_and_resolves_nothing(runs: Path, monkeypatch: 
     monkeypatch.setenv("SECRET", SECRET)
     (second(runs) / "config.yaml").write_text("experiment_name: ${oc.env:SECRET}\nseed: a\n")
     with pytest.raises(BadInput) as caught:
-        inspect.read_config(second(runs))
+        recorded.read_config(second(runs))
     assert SECRET not in str(caught.value)
-    assert inspect._literal({"a": ["${b}", 1]}) == {"a": ["\\${b}", 1]}
+    assert recorded._literal({"a": ["${b}", 1]}) == {"a": ["\\${b}", 1]}
     link_out(second(runs), "config.yaml")
     with pytest.raises(BadInput, match="config.yaml is a link to a place outside"):
-        inspect.read_config(second(runs))
+        recorded.read_config(second(runs))
 
 
 def test_messages_quote_nothing_of_a_yaml_file_and_move_no_cursor() -> None:
