@@ -1,9 +1,11 @@
 """Folders with content that can be made again: made once, shared by all processes, and checked before each use.
 
 A folder is written under a temporary name and renamed, by one process at a time. Its files are listed with their
-digests (`rlbench.base.digests`). A folder that is damaged or incomplete is made again. Loads no torch.
+digests (`rlbench.base.digests`). A folder that is damaged or incomplete is made again. A cache that cannot be written
+still gives what it holds. Loads no torch.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +18,7 @@ from typing import Any
 
 from rlbench.base.content import file_digest
 from rlbench.base.digests import own_digest, read_list, seal
+from rlbench.base.errors import BadInput
 from rlbench.base.files import disk_full, drop, held, is_disk_full, partial_folder, publish, write_text
 from rlbench.base.records import Damaged
 
@@ -84,7 +87,8 @@ class Cache:
         return known if sound else {}
 
     def _remember(self, key: str, state: list[int], digest: str) -> None:
-        with held(self.root / f".{MEMORY}.lock"):
+        # Without the memory the file is read again the next time, so a cache that cannot be written is no error here.
+        with contextlib.suppress(OSError, BadInput), held(self.root / f".{MEMORY}.lock"):
             known = {**self._remembered(), key: [state, digest]}
             known = {path: entry for path, entry in known.items() if os.path.exists(path)}
             write_text(self.root / MEMORY, json.dumps({**known, "sha256": own_digest(known)}))
@@ -116,12 +120,21 @@ class Cache:
             make: fills an empty folder, given its temporary path.
 
         Raises:
+            CannotStore: it is not there, and the cache cannot be written.
             DiskFull: there is no room for it.
         """
         path = self.root / name
         if path.is_dir() and not self.damage(path):
             return path
-        with held(path.with_name(f".{path.name}.lock")):
+        with contextlib.ExitStack() as lock:
+            try:
+                self._make_way(path.parent)
+                lock.enter_context(held(path.with_name(f".{path.name}.lock")))
+                self._make_way(path)
+            except BadInput as error:
+                raise CannotStore(f"{self.root} cannot be written ({_reason(error.__cause__)})") from error
+            except OSError as error:
+                raise CannotStore(f"{self.root} cannot be written ({_reason(error)})") from error
             if path.is_dir():
                 wrong = self.damage(path)
                 if not wrong:  # another process has made it in the meantime
@@ -144,6 +157,13 @@ class Cache:
                 raise
         return path
 
+    def _make_way(self, folder: Path) -> None:
+        """Remove files and dangling links that have the place of a folder of the cache."""
+        for place in reversed([folder, *folder.parents]):
+            if place != self.root and place.is_relative_to(self.root) and os.path.lexists(place) and not place.is_dir():
+                self.tell(f"data cache: {place} is no folder; making it again")
+                place.unlink(missing_ok=True)
+
     def fact(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return a value that JSON can hold. It is computed once and then read from its file.
 
@@ -159,10 +179,16 @@ class Cache:
             self.tell(f"data cache: {path} is damaged; making it again")
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             self.tell(f"data cache: {path} cannot be read; making it again")
         value = compute()
-        write_text(path, json.dumps({"value": value, "sha256": own_digest({"value": value})}))
+        try:
+            self._make_way(path.parent)
+            if path.is_dir():
+                drop(path)
+            write_text(path, json.dumps({"value": value, "sha256": own_digest({"value": value})}))
+        except OSError as error:
+            self.tell(f"data cache: {path} is not stored, because it cannot be written ({_reason(error)})")
         return value
 
 
@@ -174,6 +200,11 @@ def bytes_of(folder: Path) -> int:
 def key_of(parts: Iterable[Any]) -> str:
     """Return a name (16 hex digits) for values that JSON can hold."""
     return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _reason(error: BaseException | None) -> str:
+    """The system's reason for an error, in small letters."""
+    return (isinstance(error, OSError) and error.strerror or str(error)).lower()
 
 
 def _state(path: Path) -> list[int]:

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from rlbench.base.files import is_disk_full
-from rlbench.config.names import check_names, folders_to_write
+from rlbench.config.names import check_names, folders_to_write, odd_path
 from rlbench.config.schema import Config
 
 
@@ -15,14 +15,18 @@ def check_places(config: Config, *, to_write: bool) -> list[str]:
     Args:
         to_write: whether files will be written there. A finished run needs no write access.
     """
-    places = folders_to_write(config)
-    return check_names(config) + [said for key, folder in places.items() if (said := _unusable(key, folder, to_write))]
+    found = check_names(config)
+    for key, folder in folders_to_write(config).items():
+        is_read_only = key == "runtime.data_cache" and Path(folder).is_dir()  # it then gives what it holds
+        if said := _unusable(key, folder, to_write and not is_read_only):
+            found.append(said)
+    return found
 
 
 def _unusable(key: str, folder: str, to_write: bool) -> str:
     """Return why a folder does not exist and cannot be created, or "" if it exists or can be."""
-    if not folder.strip() or "\0" in folder:
-        return f"{key} = {folder!r} is empty; give a folder, such as {key}=runs"
+    if odd_path(folder):  # which `check_names` reports
+        return ""
     path = Path(folder)
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():

@@ -132,6 +132,9 @@ class TokenScores:
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
 
+    def __getitem__(self, rows: torch.Tensor) -> "TokenScores":
+        return TokenScores(*(None if value is None else value[rows] for value in vars(self).values()))
+
     def widened(self, length: int) -> "TokenScores":
         """The same scores for completions that are padded to `length` tokens. The new values are 0."""
         more = length - self.logps.size(1)

@@ -64,7 +64,9 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
         return identity | {"evaluation": contexts}
     rl = full["trainer"]["rl"]
     sft = {key: value for key, value in full["trainer"]["sft"].items() if key != "evaluate_every"}
-    shared = {"bf16": full["trainer"]["bf16"]}
+    shared: dict[str, Any] = {"bf16": config.trainer.bf16}
+    if config.trainer.bf16 and config.trainer.share_prompts == "never":
+        shared["lm_head"] = "float32"  # TRL's head; rlbench's multiplies in bfloat16
     if stage == "sft":
         return identity | {"evaluation": contexts, "sft": sft, **shared}
     left_out = ["keep_checkpoints", "learning_rate_source"]
@@ -80,6 +82,8 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
     first_values: dict[str, Any] = {"learning_rate_steps": {}, "micro_batch_tokens": None, "shuffle": "completions"}
     if isinstance(config.algorithm, PreferenceConfig):
         left_out.append("shuffle")  # its tuples keep their order
+    if rl["micro_batch_tokens"] is not None:
+        left_out.append("micro_batch_size")  # replaced
     left_out += [key for key, value in first_values.items() if rl[key] == value]
     return identity | {
         "evaluation": evaluation,

@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from rlbench.base.cache import code_digest, key_of
+from rlbench.base.cache import CannotStore, code_digest, key_of
 from rlbench.base.files import DiskFull, write_json
 from rlbench.base.progress import Progress
 from rlbench.base.user_files import read_user_json
@@ -122,8 +122,8 @@ def tokenised(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max
 
     try:
         return Tokens(records.place.folder(f"tokens-{key}", f"tokens of {records.file.stem}", make), max_length)
-    except DiskFull as error:
-        cache.tell(f"data cache: the tokens are not stored, because there is {error}")
+    except (CannotStore, DiskFull) as error:
+        cache.tell(f"data cache: the tokens are not stored, because {error}")
         return None
 
 

@@ -116,6 +116,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
         self._entropies: list[list[float]] | None = None  # at the tokens of the latest rollout, where recorded
+        self._order: torch.Tensor | None = None  # in which updates forward the completions of the latest rollout
         asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
         self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
         self._shared = self._shared_passes()
@@ -162,7 +163,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         """TRL's entry to a pass: under the rollout's policy or the reference, without gradients."""
         batch = Completions.split(input_ids, attention_mask, logits_to_keep)
         batch = replace(batch, allowed=self._allowed_tokens(batch.completion_ids, batch.completion_mask))
-        scores = self._pass(model, batch, batch_size=batch_size, wants_entropy=compute_entropy)
+        scores = self._pass_of_rollout(model, batch, wants_entropy=compute_entropy)
         return scores.logps, scores.entropies, None
 
     def _allowed_tokens(self, ids: torch.Tensor, mask: torch.Tensor) -> Allowed | None:
@@ -178,12 +179,46 @@ class RankedListTrainer(Metered, GRPOTrainer):
             allowed = Allowed(self.constraint.options, batch["allowed_choices"], batch["closed_tokens"])
         return replace(Completions.of(batch), allowed=allowed)
 
+    def _pass_of_rollout(self, model: Any, batch: Completions, **wanted: bool) -> TokenScores:
+        """Run the policy or its reference over all completions of a rollout, in the micro-batches of the updates.
+
+        Rounding depends on what is forwarded together. So an unchanged policy gives exactly these scores again: ratios
+        are 1, and its distance from an equal reference is 0. In bfloat16 they would otherwise differ by more than
+        GSPO's clipping allows.
+
+        Args:
+            model: possibly wrapped.
+            batch: the completions, as generated.
+            **wanted: as for `_pass`.
+        """
+        order = self._order_of_updates(len(batch))
+        ordered = batch[order]
+        return self._pass(model, ordered, cuts=self._cuts(ordered), **wanted)[order.argsort()]
+
+    def _order_of_updates(self, rows: int) -> torch.Tensor:
+        """(B,) order in which updates forward the completions of the latest rollout."""
+        if self._order is None:
+            first = self.accelerator.process_index * rows
+            groups = self.batching.shuffle == "groups"
+            self._order = shuffled_groups(rows, self.num_generations, first) if groups else torch.randperm(rows)
+        return self._order
+
+    def _cuts(self, batch: Completions) -> list[slice]:
+        """Micro-batches of this process's completions, in the order of updates.
+
+        All processes make equal numbers of them, because passes of sharded weights are collective.
+        """
+        if self.batching.micro_batch_tokens is None:
+            return even_cuts(len(batch), self.args.per_device_train_batch_size)
+        own = cuts_by_tokens(batch, self.batching.micro_batch_tokens)
+        return at_least(own, int(gather(torch.tensor([len(own)], device=batch.prompt_ids.device)).max()))
+
     def _pass(
         self,
         model: Any,
         batch: Completions,
         *,
-        batch_size: int | None = None,
+        cuts: Sequence[slice] | None = None,
         wants_entropy: bool = False,
         wants_hidden: bool = False,
     ) -> TokenScores:
@@ -192,15 +227,14 @@ class RankedListTrainer(Metered, GRPOTrainer):
         Args:
             model: possibly wrapped.
             batch: the completions.
-            batch_size: number of completions at a time; None for all.
+            cuts: which completions to forward together; None for all.
             wants_entropy: whether to compute entropies.
             wants_hidden: whether to return hidden states.
         """
         self._count_pass(batch.prompt_ids, batch.prompt_mask, batch.completion_mask)
         timed = nullcontext() if torch.is_grad_enabled() else self.ledger.phase("reference")
         with timed:
-            tokens = self.batching.micro_batch_tokens
-            cuts = cuts_by_tokens(batch, tokens) if tokens and batch_size else even_cuts(len(batch), batch_size)
+            cuts = cuts or even_cuts(len(batch), None)
             if self._shared is None:
                 return TokenScores.joined([self._plain_pass(model, batch[cut], wants_hidden) for cut in cuts])
             return self._shared.scores(model, batch, cuts, wants_entropy=wants_entropy, wants_hidden=wants_hidden)
@@ -222,14 +256,14 @@ class RankedListTrainer(Metered, GRPOTrainer):
         return TokenScores(logps, entropies, None if states is None else states.around_tokens(found, length))
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's, with an order of completions that keeps those of a prompt together."""
-        if self.batching.shuffle == "completions" or not self.model.training:
+        """TRL's, with an order of completions that may keep those of a prompt together and is known to other passes."""
+        if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         parts = self.args.steps_per_generation
         if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._order = None
             batch = self._generate_and_score_completions(generation_batch)
-            rows = len(batch["completion_ids"])
-            order = shuffled_groups(rows, self.num_generations, self.accelerator.process_index * rows)
+            order = self._order_of_updates(len(batch["completion_ids"]))
             self._buffered_inputs = split_tensor_dict(taken(batch, order), parts)
         return self._buffered_inputs[self._step % parts]
 
@@ -309,12 +343,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
         of_tokens, hidden = self.objective.scalars_at_rollout(self.carried), "hidden_states" in needs
         if "old_logps" in needs or of_tokens or hidden:
             with torch.no_grad():
-                scores = self._pass(
-                    self.model,
-                    self._completions(output),
-                    batch_size=self.args.per_device_train_batch_size,
-                    wants_entropy=True,
-                    wants_hidden=hidden or bool(of_tokens),
+                scores = self._pass_of_rollout(
+                    self.model, self._completions(output), wants_entropy=True, wants_hidden=hidden or bool(of_tokens)
                 )
                 scalars = self._scalars(scores.hidden, of_tokens)
             assert scores.entropies is not None
@@ -371,12 +401,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
         first = self._micro_batches_before() * rows
         if self.batching.micro_batch_tokens is None:
             return self._loss(model, inputs, first, self.current_gradient_accumulation_steps)
-        # The batch holds this process's completions of the update. All processes must make equal numbers of cuts,
-        # because forward and backward passes of sharded weights are collective.
-        own = cuts_by_tokens(self._completions(inputs), self.batching.micro_batch_tokens)
-        device = inputs["advantages"].device
-        *cuts, last = at_least(own, int(gather(torch.tensor([len(own)], device=device)).max()))
-        before = torch.zeros((), device=device)
+        # The batch holds this process's completions of the update.
+        *cuts, last = self._cuts(self._completions(inputs))
+        before = torch.zeros((), device=inputs["advantages"].device)
         for cut in cuts:
             with self.accelerator.no_sync(model):
                 loss = self._loss(model, taken(inputs, cut), first + cut.start, rows / (cut.stop - cut.start))

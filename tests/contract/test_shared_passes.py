@@ -10,7 +10,7 @@ from rlbench.models.batches import Completions
 from rlbench.objective.pieces import credits
 from rlbench.rewards.scorer import ListScorer
 from rlbench.running.cli import methods
-from rlbench.training.scoring import Batching
+from rlbench.training.scoring import Batching, even_cuts
 from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 from tests.contract.test_every_algorithm import OTHER_REWARD, DrawnHits
@@ -130,7 +130,7 @@ def test_reference_and_rollout_passes(mini, tiny_folder, tmp_path):
         trainer._shared = trainer._shared_passes()
         with torch.no_grad():
             found[share] = [
-                trainer._pass(model, completions, batch_size=size).logps * batch["completion_mask"]
+                trainer._pass(model, completions, cuts=even_cuts(12, size)).logps * batch["completion_mask"]
                 for model in (trainer.ref_model, trainer.model)
                 for size in (5, 12)
             ]
@@ -139,6 +139,35 @@ def test_reference_and_rollout_passes(mini, tiny_folder, tmp_path):
     torch.testing.assert_close(
         found["always"][0], batch["ref_per_token_logps"] * batch["completion_mask"], atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("shuffle", ["groups", "completions"])
+@pytest.mark.parametrize("tokens", [None, 200])
+@pytest.mark.parametrize("share", ["always", "never"])
+def test_an_unchanged_policy_has_ratios_of_1(share, tokens, shuffle, bf16, mini, tiny_folder, tmp_path):
+    """Exactly, and no distance from an equal reference: all passes forward the same completions together."""
+    sizes = ["trainer.rl.completions_per_update=24", "trainer.rl.micro_batch_size=8", "generation.max_new_tokens=16"]
+    if tokens:  # TRL then gets the completions as one batch
+        sizes.append("trainer.rl.micro_batch_size=24")
+    config = composed(*SMALL, "algorithm=gspo", *SHORT, *sizes, "algorithm.kl.beta=0.1")
+    trainer = trainer_of(config, mini, tiny_folder, tmp_path)
+    trainer.batching = Batching(share, shuffle, tokens)
+    trainer._shared = trainer._shared_passes()
+    if bf16:
+        context = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+        trainer.accelerator.autocast = trainer.autocast_smart_context_manager = context
+        if trainer._shared is not None:
+            trainer._shared.autocast = context
+    with context() if bf16 and share == "never" else contextlib.nullcontext():
+        loader = iter(trainer.get_train_dataloader())
+        batch = next(loader)
+        for trainer._step in range(1 if tokens else 3):
+            trainer._compute_loss(trainer.model, trainer._prepare_inputs(batch))
+    metrics = trainer._metrics["train"]
+    assert len(metrics["kl"]) >= 3
+    for name in ("max_abs_log_ratio", "kl", "clip_low", "clip_high"):
+        assert set(metrics[name]) == {0.0}, name
 
 
 @pytest.mark.parametrize("algorithm", ["rank_grpo", "dapo", "grpo", "dr_grpo"])

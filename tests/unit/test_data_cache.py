@@ -1,6 +1,8 @@
 """The data cache gives the same records and tokens as the files, is shared, and is made again when it is damaged."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -286,6 +288,54 @@ def test_a_full_disk_stops_nothing(tmp_path, told, monkeypatch):
     assert found.place is None and found.fingerprint == load_dataset(config).fingerprint
     assert len(told) == 1 and "No space left on device" in told[0]
     assert not list((tmp_path / "cache").glob("redial-*/.*.partial"))
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on nothing can be written to the cache, as on a read-only file system."""
+
+    def refuse(*arguments: object, **others: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for module in ("rlbench.base.cache", "rlbench.base.files"):
+        monkeypatch.setattr(f"{module}.write_text", refuse)
+    monkeypatch.setattr("rlbench.base.files.new_folder", refuse)
+    monkeypatch.setattr("rlbench.base.cache.SETTLED", -1)  # otherwise nothing tries to remember a digest
+
+
+def test_a_cache_that_cannot_be_written_gives_what_it_holds(tmp_path, told, loads, monkeypatch):
+    config = redial(write_redial(tmp_path / "data"))
+    first = open_dataset(config, told.cache)
+    read_only(monkeypatch)
+    found = open_dataset(config, told.cache)
+    assert found.place == first.place and loads == ["redial"] and told == []
+    assert found.place.fact("new", lambda: 3) == 3
+    assert len(told) == 1 and "cannot be written (read-only file system)" in told[0]
+    other = open_dataset(redial(write_redial(tmp_path / "other", swap="test")), told.cache)
+    assert other.place is None and other.fingerprint != first.fingerprint
+    assert told[1].startswith("data cache: redial is not stored, because ") and "read-only file system" in told[1]
+
+
+@pytest.mark.parametrize("what", ["a file", "a dangling link"])
+@pytest.mark.parametrize("where", ["", "/records", "/facts"])
+def test_what_is_no_folder_makes_way(where, what, tmp_path, told):
+    config = redial(write_redial(tmp_path / "data"))
+    first = open_dataset(config, told.cache)
+    first.place.fact("new", lambda: 3)
+    place = Path(f"{told.cache.root / first.place.name}{where}")
+    shutil.rmtree(place)
+    told.clear()
+    place.write_text("x") if what == "a file" else place.symlink_to("nowhere")
+    again = open_dataset(config, told.cache)
+    assert again.fingerprint == first.fingerprint and again.place == first.place
+    assert again.place.fact("new", lambda: 4) == (3 if where == "/records" else 4)
+    assert place.is_dir() and any(f"{place} is no folder; making it again" in sentence for sentence in told)
+
+
+def test_a_folder_in_the_place_of_a_fact_makes_way(stored, told):
+    path = told.cache.root / "a/b.json"
+    path.mkdir(parents=True)
+    assert [told.cache.fact("a/b.json", lambda: 5) for _ in range(2)] == [5, 5]
+    assert path.is_file() and len(told) == 1 and "cannot be read; making it again" in told[0]
 
 
 # What is computed from the records.

@@ -38,6 +38,10 @@ FAMILIES = {
     "jsonl": ["dataset=jsonl", *SAMPLED],
     "hf": ["dataset=hf", *SAMPLED],
     "held to the catalogue": ["generation.constraint=catalogue", *SAMPLED],
+    "TRL's head under bf16, micro-batches by tokens": [
+        *("trainer.bf16=true", "trainer.share_prompts=never", "trainer.rl.micro_batch_tokens=4096"),
+        *SAMPLED,
+    ],
 }
 
 PART = {
@@ -105,6 +109,10 @@ OF_FAMILY: dict[str, dict[str, tuple[str, ...]]] = {
     "jsonl": {"dataset.demonstrations_from": ()},
     "hf": {"dataset.demonstrations_from": ()},
     "held to the catalogue": {"generation.exclude": RL, "evaluation.exclude": MODEL},
+    "TRL's head under bf16, micro-batches by tokens": {
+        "trainer.share_prompts": TRAINED,
+        "trainer.rl.micro_batch_size": (),
+    },
 }
 """Exceptions for a family of configs."""
 
