@@ -253,7 +253,8 @@ def stop_before_what_counts(config: Config) -> str:
         return (
             f"generation.stop_after_list = true with algorithm.length_shaping.rule = "
             f"'{algorithm.length_shaping.rule}', which gives EOS and entries past rank N an advantage{advice}, or "
-            "algorithm.length_shaping.rule=none algorithm.length_shaping.early_stop=0 algorithm.length_shaping.overflow=0"
+            "algorithm.length_shaping.rule=none algorithm.length_shaping.early_stop=0 "
+            "algorithm.length_shaping.overflow=0"
         )
     return ""
 
