@@ -24,6 +24,8 @@ RUN_PY = ROOT / "run.py"
 
 NAME = "rlbench"
 WITH_MODULE = re.compile(r"python -m (?:analysis|rlbench)\.(\w+)")
+OTHER_NAMES = {"datasets": "data"}
+"""Modules whose subcommand has another name. `rlbench.data` is a room."""
 
 
 def by_name() -> bool:
@@ -41,7 +43,7 @@ def as_started(text: str) -> str:
         return text
     text = text.replace("N run.py", f"N -m {NAME} run")  # of torchrun and accelerate launch
     text = text.replace("python run.py", f"{NAME} run").replace("run.py", f"{NAME} run")
-    return WITH_MODULE.sub(lambda found: f"{NAME} {found[1].replace('_', '-')}", text)
+    return WITH_MODULE.sub(lambda found: f"{NAME} {OTHER_NAMES.get(found[1], found[1]).replace('_', '-')}", text)
 
 
 def run_words() -> list[str]:

@@ -114,7 +114,7 @@ DATASETS: dict[str, Dataset] = {
         "https://grouplens.org/datasets/movielens/1m/",
     ),
 }
-"""The datasets, by the value of `dataset.name`."""
+"""The datasets, by the value of `dataset.name`, or of `dataset.loader` for own data."""
 
 
 def schemas() -> dict[str, type[DatasetConfig]]:

@@ -110,6 +110,8 @@ def resolve(cfg: DictConfig) -> Config:
     sections: dict[str, type] = dict(_SECTIONS)
     for key, (tag, usual, given) in _VARIANTS.items():
         name = str(plain[key].get(tag, usual))
+        if given is None and isinstance(loader := plain[key].get("loader"), str):
+            tag, name = "loader", loader  # the user's own data, under any name
         kinds = _of_datasets(name, plain["plugins"], problems) if given is None else given
         if name in kinds:
             sections[key] = kinds[name]

@@ -239,6 +239,11 @@ class DatasetConfig:
     """Keys that hold file locations. Identity depends on the content of the files, not on their location."""
 
     @property
+    def kind(self) -> str:
+        """The entry of the registry that loads it (`rlbench.config.datasets.DATASETS`)."""
+        return self.name
+
+    @property
     def demonstration_source(self) -> str:
         """Name of the demonstrations in SFT row labels, or "" for the dataset's default ones."""
         return ""
@@ -460,6 +465,7 @@ class OwnConfig(DatasetConfig):
     """A user's own data (docs/adding-a-dataset.md): what `jsonl` and `hf` have in common.
 
     Attributes:
+        loader: jsonl or hf; selects the schema. `name` may then be any name, for folders and tables.
         path: where the records are; null is refused.
         catalog: file of the catalogue; null takes a file catalog.* in the folder, or the items of the truths.
         prompt_template: text of the prompt, if the file's prompts are texts. `{conversation}` is replaced by the file's
@@ -472,6 +478,7 @@ class OwnConfig(DatasetConfig):
         seed: seed of that split.
     """
 
+    loader: str
     path: str | None
     catalog: str | None
     prompt_template: str | None
@@ -482,6 +489,10 @@ class OwnConfig(DatasetConfig):
     seed: int
 
     paths: ClassVar[tuple[str, ...]] = ("path", "catalog", "demonstrations_from")
+
+    @property
+    def kind(self) -> str:
+        return self.loader
 
     @property
     def demonstration_source(self) -> str:

@@ -18,7 +18,7 @@ def load_dataset(config: DatasetConfig) -> RankedListDataset:
     Raises:
         BadInput: all problems of the files at once.
     """
-    dataset: RankedListDataset = DATASETS[config.name].load(config)
+    dataset: RankedListDataset = DATASETS[config.kind].load(config)
     if config.item != dataset.item:
         dataset = replace(dataset, item=config.item)
     return without_years(dataset) if config.line_format == TITLES else dataset

@@ -55,7 +55,7 @@ def open_dataset(config: DatasetConfig, cache: Cache | None) -> RankedListDatase
     """
     if cache is None:
         return load_dataset(config)
-    sources = {name: path for name, path in DATASETS[config.name].sources(config).items() if path.is_file()}
+    sources = {name: path for name, path in DATASETS[config.kind].sources(config).items() if path.is_file()}
     try:
         key = _key(config, sources, cache)
     except OSError:  # a file that cannot be read, which the loader reports
@@ -90,7 +90,7 @@ def _key(config: DatasetConfig, sources: Mapping[str, Path], cache: Cache) -> st
     settings = {key: value for key, value in asdict(config).items() if key not in (*config.paths, *WITHOUT_EFFECT)}
     files = {name: cache.digest(path) for name, path in sources.items()}
     unicode = [platform.python_version(), unicodedata.unidata_version]
-    module = DATASETS[config.name].module
+    module = DATASETS[config.kind].module
     code = [code_digest(*CODE), *([] if module.startswith("rlbench.") else [code_digest_of(module)])]
     return key_of([settings, files, *code, unicode, [version(name) for name in LIBRARIES]])
 

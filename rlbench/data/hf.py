@@ -60,7 +60,7 @@ def load(config: HFConfig) -> RankedListDataset:
     problems += reading.problems()
     if problems:
         raise BadInput(*problems)
-    return dataset_of("hf", reading, catalog, notices)
+    return dataset_of(config.name, reading, catalog, notices)
 
 
 def sources(config: HFConfig) -> dict[str, Path]:

@@ -50,7 +50,7 @@ def load(config: JsonlConfig) -> RankedListDataset:
     problems += reading.problems()
     if problems:
         raise BadInput(*problems)
-    return dataset_of("jsonl", reading, catalog, notices)
+    return dataset_of(config.name, reading, catalog, notices)
 
 
 def sources(config: JsonlConfig) -> dict[str, Path]:

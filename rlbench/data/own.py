@@ -91,10 +91,11 @@ class Reading:
     def with_years(self) -> bool:
         return self.config.line_format != TITLES
 
-    def problem(self, row: Row, kind: str, value: Any = None) -> None:
-        """Note a problem. `kind` begins with the field and says what to do."""
-        shown = "" if value is None else ascii(value)
-        self.findings[row.where].append((row.number, kind, shown if len(shown) <= 120 else f"{shown[:117]}..."))
+    def problem(self, row: Row, kind: str, value: Any = None, entry: int | None = None) -> None:
+        """Note a problem. `kind` begins with the field and says what to do; `entry` is the place in a list, from 0."""
+        shown = "" if value is None and entry is None else ascii(value)
+        shown = shown if len(shown) <= 120 else f"{shown[:117]}..."
+        self.findings[row.where].append((row.number, kind, shown if entry is None else f"entry {entry} is {shown}"))
 
     def problems(self) -> list[str]:
         """All problems found, in sentences."""
@@ -163,11 +164,11 @@ class Reading:
         found: dict[Item, float] = {}
         graded = False
         for place, entry in enumerate(value):
-            item = self.item(row, f"ground_truth[{place}]", entry)
+            item = self.item(row, "ground_truth", place, entry)
             gain = entry.get("relevance", 1.0) if isinstance(entry, dict) else 1.0
             graded |= isinstance(entry, dict) and "relevance" in entry
             if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 <= gain < math.inf:
-                self.problem(row, f"ground_truth[{place}].relevance must be a finite number from 0 on", gain)
+                self.problem(row, "ground_truth has a relevance that is not a finite number from 0 on", gain, place)
             elif item is not None and gain == 0:
                 self.counts["entries of relevance 0 in ground_truth are left out"] += 1
             elif item is not None:
@@ -178,7 +179,7 @@ class Reading:
             self.problem(row, "ground_truth has only entries of relevance 0; remove the record, or name a relevant one")
         return list(found), tuple(found.values()) if graded else None
 
-    def item(self, row: Row, where: str, entry: Any) -> Item | None:
+    def item(self, row: Row, where: str, place: int, entry: Any) -> Item | None:
         """Read a name, an object with title and year, or a pair of them. Notes a problem of others and returns None."""
         title, year = (*entry, None)[:2] if isinstance(entry, list) and len(entry) == 2 else (entry, None)
         if isinstance(entry, dict):
@@ -186,7 +187,7 @@ class Reading:
         elif isinstance(entry, str) and self.with_years and (named := _NAME_WITH_YEAR.fullmatch(entry)):
             title, year = named[1], int(named[2])
         if not isinstance(title, str) or not title.strip():
-            self.problem(row, f"{where} must be a name, or an object with a title that is text", entry)
+            self.problem(row, f"{where} must hold names, or objects with a title that is text", entry, place)
             return None
         title = " ".join(title.split())
         if not self.with_years:
@@ -195,7 +196,8 @@ class Reading:
         number = integer_year(year)
         if number is None:
             fix = f"set {WITHOUT_YEARS} if there are no years"
-            self.problem(row, f"{where} has no year; write Title (Year), give year as a whole number, or {fix}", entry)
+            what = f"{where} has a name without a year; write Title (Year), give year as a whole number, or {fix}"
+            self.problem(row, what, entry, place)
             return None
         self.counts["years given as strings were converted"] += isinstance(year, str)
         return title, number
@@ -210,7 +212,7 @@ class Reading:
         for place, entry in enumerate(value):
             title = entry.get("title") if isinstance(entry, dict) else entry
             if not isinstance(title, str) or not title.strip():
-                self.problem(row, f"seen[{place}] must be a name", entry)
+                self.problem(row, "seen must hold names", entry, place)
                 continue
             named = _NAME_WITH_YEAR.fullmatch(title) if self.with_years else None
             titles.append(" ".join((named[1] if named else title).split()))
@@ -225,7 +227,7 @@ class Reading:
             self.problem(row, "completion has no message of the role assistant with text", value)
             return None
         if isinstance(value, list) and value:
-            items = [self.item(row, f"completion[{place}]", entry) for place, entry in enumerate(value)]
+            items = [self.item(row, "completion", place, entry) for place, entry in enumerate(value)]
             value = "\n".join(line_of(*one) for one in items if one is not None) or "-"
         if not isinstance(value, str) or not value.strip():
             self.problem(row, "completion must be a text with one line a rank, a list of names, or messages", value)
@@ -354,6 +356,7 @@ def dataset_of(name: str, reading: Reading, catalog: Catalog | None, notices: Se
     training = wordings(splits.get("sft", []), splits["train"])
     told += long.notices()
     told += [one for split in ("validation", "test") for one in same_wording(split, splits[split], training)]
+    splits = {split: splits[split] for split in SPLITS if split in splits}
     return RankedListDataset(
         name, catalog, splits, notices=told, fingerprint=fingerprint(splits, catalog), item=config.item
     )

@@ -6,11 +6,9 @@ All numbers of a report are made here, after generation or from texts that a run
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from rlbench.config.schema import MatchingConfig
@@ -107,7 +105,7 @@ def judge_answers(
             "cluster_id": [record.cluster_id for record in records],
             "text": texts,
             "titles": [[title for title, _ in read.items[:n]] for read in parsed],
-            "years": _years([[year for _, year in read.items[:n]] for read in parsed], judge.catalog.has_years),
+            "years": [[year for _, year in read.items[:n]] for read in parsed],
             "verdicts": [[str(verdict) for verdict in lists.names(row)] for row in range(len(records))],
             "confidence": [
                 answer.confidence[: len(read.items)] for answer, read in zip(of_sample, parsed, strict=True)
@@ -118,11 +116,6 @@ def judge_answers(
         metrics,
     )
     return table, mean_metrics(table) | _of_the_split(records, of_sample, lists, criteria)
-
-
-def _years(of_lists: list[list[int | None]], known: bool) -> Any:
-    """The column of years. Without years it is all null, and pandas could not tell that it holds whole numbers."""
-    return of_lists if known else pd.Series(of_lists, dtype=pd.ArrowDtype(pa.list_(pa.int64())))
 
 
 def mean_metrics(predictions: pd.DataFrame) -> dict[str, float]:

@@ -54,7 +54,8 @@ class ScoredData:
         Raises:
             BadInput: if it cannot be loaded, or differs from the data that the run was scored on.
         """
-        name = run.result["dataset"]
+        own = run.config.get("dataset")
+        name = str((own.get("loader") if isinstance(own, dict) else None) or run.result["dataset"])
         if name not in DATASETS:
             raise BadInput(f"its dataset '{name}' is unknown; known: {', '.join(DATASETS)}")
         moved = {key: path for (dataset, key), path in self._moved.items() if dataset == name}

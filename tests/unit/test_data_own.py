@@ -143,15 +143,16 @@ def test_years(load, folder):
 def test_missing_years_are_named_with_what_to_do(refused):
     problems = refused(line_format="{title} ({year})")
     assert any(
-        "train.jsonl, line 1: ground_truth[0] has no year; write Title (Year), give year as a whole number, or set "
-        "'dataset.line_format=\"{title}\"' if there are no years: 'Dune'" in problem
+        "train.jsonl, line 1: ground_truth has a name without a year; write Title (Year), give year as a whole "
+        "number, or set "
+        "'dataset.line_format=\"{title}\"' if there are no years: entry 0 is 'Dune'" in problem
         for problem in problems
     )
     assert any(
         "catalog.txt, line 1: the year is not an integer, but missing; add it, or set" in problem
         for problem in problems
     )
-    assert any("train.jsonl: 1 more: ground_truth[0] has no year" in problem for problem in problems)
+    assert any("train.jsonl: 1 more: ground_truth has a name without a year" in problem for problem in problems)
 
 
 def test_one_file_is_divided_by_cluster(load, tmp_path):
@@ -205,8 +206,8 @@ def test_demonstrations_by_a_rule(load, folder):
     assert lists == [["Dune", "Emma", "Rebecca"], ["Rebecca", "Emma", "Ulysses"], ["Rebecca", "Emma", "Dune"]]
 
 
-NAME = "must be a name, or an object with a title that is text"
-GAIN = "ground_truth[0].relevance must be a finite number from 0 on"
+NAME = "ground_truth must hold names, or objects with a title that is text"
+GAIN = "ground_truth has a relevance that is not a finite number from 0 on: entry 0 is"
 BAD: list[tuple[Any, str]] = [
     ({"ground_truth": ["Dune"]}, "prompt is missing; give a text, or a list of messages with role and content"),
     (record(1, prompt="  "), "prompt is empty; give a text, or remove the record: '  '"),
@@ -215,16 +216,16 @@ BAD: list[tuple[Any, str]] = [
     ({"prompt": "?"}, "ground_truth is missing; name at least one book"),
     (record(1, ground_truth=[]), "ground_truth is empty; name at least one book"),
     (record(1, ground_truth="Dune"), "ground_truth must be a list of names or of objects with title: 'Dune'"),
-    (record(1, ground_truth=[["Dune", "Emma", "It"]]), f"ground_truth[0] {NAME}"),
-    (record(1, ground_truth=["Dune", 3]), f"ground_truth[1] {NAME}: 3"),
-    (record(1, ground_truth=[{"title": ["Dune"]}]), f"ground_truth[0] {NAME}"),
-    (record(1, ground_truth=[{"name": "Dune"}]), f"ground_truth[0] {NAME}"),
-    (record(1, ground_truth=[{"title": "Dune", "relevance": float("nan")}]), f"{GAIN}: nan"),
-    (record(1, ground_truth=[{"title": "Dune", "relevance": "high"}]), f"{GAIN}: 'high'"),
-    (record(1, ground_truth=[{"title": "Dune", "relevance": -1}]), f"{GAIN}: -1"),
+    (record(1, ground_truth=[["Dune", "Emma", "It"]]), NAME),
+    (record(1, ground_truth=["Dune", 3]), f"{NAME}: entry 1 is 3"),
+    (record(1, ground_truth=[{"title": ["Dune"]}]), NAME),
+    (record(1, ground_truth=[{"name": "Dune"}]), NAME),
+    (record(1, ground_truth=[{"title": "Dune", "relevance": float("nan")}]), f"{GAIN} nan"),
+    (record(1, ground_truth=[{"title": "Dune", "relevance": "high"}]), f"{GAIN} 'high'"),
+    (record(1, ground_truth=[{"title": "Dune", "relevance": -1}]), f"{GAIN} -1"),
     (record(1, ground_truth=[{"title": "Dune", "relevance": 0}]), "ground_truth has only entries of relevance 0"),
     (record(1, seen="Emma"), "seen must be a list of names: 'Emma'"),
-    (record(1, seen=["Emma", None]), "seen[1] must be a name"),
+    (record(1, seen=["Emma", None]), "seen must hold names: entry 1 is None"),
     (record(1, completion=3), "completion must be a text with one line a rank, a list of names, or messages: 3"),
     (record(1, completion=""), "completion must be a text with one line a rank, a list of names, or messages: ''"),
     (record(1, split="holdout"), "split must be one of sft, train, validation, test: 'holdout'"),

@@ -113,7 +113,7 @@ def test_judging_without_years():
     assert list(table["verdicts"][0]) == ["hit", "out_of_catalog", "seen", "duplicate", "miss"]
     assert means["recall@5"] == 0.5 and means["parse_failures"] == pytest.approx(1 / 6)
     assert not any(name.startswith("published") for name in means), "the published rules need years"
-    assert table["years"].dtype.pyarrow_dtype.value_type == "int64"
+    assert list(table["years"][0]) == [None] * 5
 
 
 def test_years_are_left_out_and_items_that_become_equal_are_counted():

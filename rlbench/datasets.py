@@ -1,0 +1,144 @@
+"""Datasets: what there is, whether files are sound, what is in them, and reading them ahead of a run."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rlbench.base.errors import BadInput, nearest
+from rlbench.base.program import as_started
+from rlbench.config.datasets import DATASETS
+from rlbench.config.plugins import load_plugins
+from rlbench.config.resolving import resolve
+from rlbench.config.schema import Config
+from rlbench.running.checks import check_values
+from rlbench.running.cli import check_overrides, without_hydra
+
+COMMANDS = {
+    "list": "list: every dataset, and where its files come from",
+    "check": "check PATH: every problem of a file or folder of own records, or of another dataset with dataset=NAME",
+    "stats": "stats NAME: counts, leakage and near-duplicates",
+    "prepare": "prepare NAME: fill the data cache",
+}
+
+EPILOG = """examples:
+  every dataset, and where its files come from:
+    python -m rlbench.datasets list
+  all problems of a file or folder of your own, or of a dataset's folder:
+    python -m rlbench.datasets check books/ 'dataset.line_format="{title}"' dataset.item=book
+    python -m rlbench.datasets check FOLDER dataset=redial
+  counts, leakage between splits and near-duplicates, also with tokens:
+    python -m rlbench.datasets stats mini
+    python -m rlbench.datasets stats redial dataset.path=FOLDER --tokenizer HuggingFaceTB/SmolLM2-135M-Instruct
+  read, check and store a dataset, so that runs start at once:
+    python -m rlbench.datasets prepare reddit_v2 dataset.path=FOLDER
+
+exit codes: 0 done, 1 the data have problems (check), 2 invalid input"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        if options.command == "list":
+            return _list(options)
+        if options.command == "check":
+            return _check(options)
+        target, settings = _target(options)
+        config = _config([*_of_name(target), *settings], options.config_dir)
+        from rlbench.commands import datasets  # loads numpy and pyarrow
+
+        if options.command == "stats":
+            return datasets.stats(config, options.tokenizer)
+        return datasets.prepare(config)
+    except BadInput as error:
+        _complain(error.problems)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=as_started("python -m rlbench.datasets"),
+        description=__doc__,
+        epilog=as_started(EPILOG),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="; ".join(COMMANDS.values()))
+    parser.add_argument(
+        "words", nargs="*", metavar="WORD", help="PATH for check, NAME for stats and prepare; then settings KEY=VALUE"
+    )
+    parser.add_argument("--tokenizer", metavar="NAME", help="stats: hub id or folder of a tokenizer, to count tokens")
+    parser.add_argument("--config-dir", metavar="FOLDER", help="your own folder of settings, as for run.py")
+    return parser
+
+
+def _target(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """The first word and the settings."""
+    what = "PATH, a file or folder" if options.command == "check" else f"NAME, one of {', '.join(DATASETS)}"
+    if not options.words or _is_setting(options.words[0]):
+        raise BadInput(f"{options.command} needs {what}, before any settings")
+    first, *settings = options.words
+    if more := [word for word in settings if not _is_setting(word)]:
+        raise BadInput(f"{options.command} takes one {what}, and settings KEY=VALUE; got {' '.join(more)} too")
+    return first, settings
+
+
+def _is_setting(word: str) -> bool:
+    return re.match(r"[+~]?[\w./@]+=", word) is not None and not Path(word).exists()
+
+
+def _of_name(name: str) -> list[str]:
+    if not re.fullmatch(r"\w+", name):
+        known = list(DATASETS)
+        raise BadInput(f"'{name}' is not the name of a dataset; known: {', '.join(known)}.{nearest(name, known)}")
+    return [f"dataset={name}"]
+
+
+def _config(overrides: Sequence[str], folder: str | None) -> Config:
+    config = resolve(without_hydra(check_overrides([*(["--config-dir", folder] if folder else []), *overrides])))
+    if problems := load_plugins(config.plugins) or check_values(config):
+        raise BadInput(*problems)
+    return config
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Load the data of a place and report every problem."""
+    target, settings = _target(options)
+    place = Path(target)
+    chosen = any(word.startswith("dataset=") for word in settings)
+    of_datasets = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
+    kind = [] if chosen else [f"dataset={'hf' if of_datasets else 'jsonl'}"]
+    config = _config([*kind, *settings, f"dataset.path={_quoted(target)}"], options.config_dir)
+    from rlbench.commands import datasets
+
+    return datasets.check(config)
+
+
+def _quoted(text: str) -> str:
+    """A value for Hydra's grammar, whatever characters it has."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _list(options: argparse.Namespace) -> int:
+    cache = _config(options.words, options.config_dir).runtime.data_cache  # also loads plugins
+    console = Console(highlight=False)
+    width = max(map(len, DATASETS)) + 2
+    for name, entry in DATASETS.items():
+        stored = len(list(Path(cache).glob(f"{name}-*/records"))) if cache else 0
+        files = f"dataset.path=PLACE, from {entry.get}" if entry.get else "no files needed"
+        more = f"; {stored} in the data cache" if stored else ""
+        console.print(f"{name:<{width}}{entry.about}", markup=False, soft_wrap=True)
+        console.print(f"{'':<{width}}{files}{more}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _complain(problems: Sequence[str]) -> None:
+    console = Console(stderr=True, highlight=False)
+    for problem in problems:
+        console.print(problem, style="red", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
