@@ -10,14 +10,13 @@ from typing import Any
 from rlbench.base.errors import BadInput, nearest
 from rlbench.config.schema import HFConfig
 from rlbench.data.own import (
-    Reading,
-    Row,
     dataset_of,
     named_columns,
     option_problems,
     read_own_catalog,
     template_of,
 )
+from rlbench.data.own_rows import Reading, Row
 from rlbench.data.record import SPLITS, RankedListDataset
 
 WHOLE = "all"

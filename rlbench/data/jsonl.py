@@ -1,25 +1,23 @@
 """A user's own data in JSONL files: `dataset=jsonl` (docs/adding-a-dataset.md).
 
 `dataset.path` is one file, or a folder with one file per split: train.jsonl, and validation.jsonl, test.jsonl and
-sft.jsonl if there are such splits. Other names of splits that are accepted: `rlbench.data.own.SPLIT_NAMES`.
+sft.jsonl if there are such splits. Other names of splits that are accepted: `own_rows.SPLIT_NAMES`.
 """
 
 from pathlib import Path
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_lines
+from rlbench.base.user_files import read_user_bytes, read_user_lines
 from rlbench.config.schema import JsonlConfig
 from rlbench.data.catalog_files import SUFFIXES
 from rlbench.data.own import (
-    SPLIT_NAMES,
-    Reading,
-    Row,
     dataset_of,
     examples,
     option_problems,
     read_own_catalog,
     template_of,
 )
+from rlbench.data.own_rows import SPLIT_NAMES, Reading, Row
 from rlbench.data.record import RankedListDataset
 
 
@@ -34,11 +32,16 @@ def load(config: JsonlConfig) -> RankedListDataset:
     reading = Reading(template_of(config), "line")
     for file, split in files.items():
         try:
-            lines = list(read_user_lines(file))
+            one_list = read_user_bytes(file).lstrip()[:1] == b"["
+            lines = [] if one_list else list(read_user_lines(file))
         except BadInput as error:
             problems += error.problems
             continue
-        if not lines:
+        if one_list:
+            problems.append(
+                f"{file} is one JSON list; write one JSON object per line, for example with jq -c '.[]' FILE"
+            )
+        elif not lines:
             problems.append(f"{file} has no records; write one JSON object per line, or remove the file")
         for number, values, wrong in lines:
             row = Row(str(file), number, split, values)

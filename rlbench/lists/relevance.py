@@ -15,6 +15,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from rlbench.base.errors import BadInput
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists import published
 from rlbench.lists.catalog import MATCHERS, Catalog, MatchingPolicy
@@ -324,7 +325,13 @@ class PublishedJudge(Judge):
 
 
 def make_judge(matching: MatchingConfig, catalog: Catalog, list_length: int) -> Judge:
-    """The judge of a configuration."""
+    """The judge of a configuration.
+
+    Raises:
+        BadInput: the published rules, which read only lines with a year, for a catalogue without years.
+    """
+    if matching.rules == "published" and not catalog.has_years:
+        raise BadInput("matching.rules = 'published' reads only lines with a year, but the catalogue has no years")
     own = matching.rules if matching.rules in MATCHERS else ""
     policy = MatchingPolicy(tuple(matching.normalisers), matching.year_tolerance, matching.fuzzy_threshold, own)
     judge = PublishedJudge if matching.rules == "published" else Judge

@@ -45,7 +45,8 @@ def read_title(line: str) -> Item | None:
     line, since nothing shows where it ends. Of a table row the first cell that is not a number is the title.
 
     Not an entry: a blank line, a line that ends with a colon, a line without a mark of a list that reads as a sentence
-    around it ("I hope you enjoy these!"), and lines of brackets, rules or code fences.
+    around it ("I hope you enjoy these!"), lines of brackets, rules or code fences, and
+    lines without a visible character.
     """
     if "<" in line:
         line = TAG.sub("", line)
@@ -55,7 +56,7 @@ def read_title(line: str) -> Item | None:
     if "](" in line:
         line = LINK.sub(r"\1", line)
     line = line.strip()
-    if _LAYOUT.fullmatch(line):
+    if _LAYOUT.fullmatch(line) or not any(letter.isprintable() and letter != " " for letter in line):
         return None
     if line.startswith("|"):
         return _read_cells(line)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from analysis import report
 from rlbench import datasets
 from rlbench.config.plugins import load_plugins
-from rlbench.data.own import FIELDS
+from rlbench.data.own_rows import FIELDS
 from tests.helpers import ROOT
 from tests.helpers_forked import run_py
 

@@ -298,6 +298,8 @@ def test_files_of_a_folder(refused, folder):
     assert "found no file that ends in .jsonl; expected" in refused()[0]
     write(folder / "test.jsonl", [record(1)])
     assert "there are no train records, which RL takes its prompts from" in refused()[0]
+    (folder / "train.jsonl").write_text(json.dumps([record(1)], indent=1))
+    assert "train.jsonl is one JSON list; write one JSON object per line" in refused()[0]
     write(folder / "train.jsonl", [])
     assert "train.jsonl has no records; write one JSON object per line" in refused()[0]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlbench.base.errors import BadInput
 from rlbench.config.schema import MatchingConfig
 from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset
@@ -14,6 +15,7 @@ from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Answer, judge_answers, make_criteria
 from rlbench.lists.catalog import LOOSE, Catalog
 from rlbench.lists.items import LINE_FORMATS, TITLES, WITH_YEARS, plural
+from rlbench.lists.relevance import make_judge
 from rlbench.lists.titles import parse_titles, read_title
 from rlbench.running.checks import check_values
 from rlbench.runs.identity import config_hash, stage_settings
@@ -65,6 +67,8 @@ BOOKS = [("Dune", None), ("Emma", None), ("1984", None), ("It", None), ("Catch-2
         ("|---|---|", None),
         ("", None),
         ("---", None),
+        ("\x02", None),
+        ("\u200f \u200b", None),
         ("```json", None),
         ("[", None),
         ("],", None),
@@ -162,6 +166,11 @@ def test_the_line_format_is_part_of_a_run_only_if_it_is_not_the_usual_one(smoke)
 def test_what_needs_years_is_refused(changes, words):
     problems = check_values(composed("+debug=smoke", 'dataset.line_format="{title}"', *changes))
     assert any(words in problem for problem in problems), json.dumps(problems)
+
+
+def test_the_published_rules_are_refused_for_stored_lists_too():
+    with pytest.raises(BadInput, match="reads only lines with a year, but the catalogue has no years"):
+        make_judge(MatchingConfig("published", "published", [], 0, None), Catalog(BOOKS), 3)
 
 
 def test_plurals():
