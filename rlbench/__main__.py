@@ -20,6 +20,7 @@ COMMANDS = {
     "reproduce": ("analysis.reproduce", "main", "compare our runs with a table or figure of the paper"),
     "reported": ("analysis.reported", "main", "the curves reported in the paper, without any run"),
     "score": ("rlbench.score", "main", "metrics of lists from elsewhere, in the same tables as runs"),
+    "eval": ("rlbench.evaluate", "main", "a model as it is, under its own name, in the same tables as runs"),
     "data": ("rlbench.datasets", "main", "datasets: list, check files, counts and leakage, fill the data cache"),
     "inspect": ("rlbench.inspect", "main", "one group of completions, rank by rank"),
     "teach": ("rlbench.teach", "main", "lists, ratings and descriptions of items from a teacher model"),

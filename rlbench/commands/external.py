@@ -160,6 +160,11 @@ def _stage(run: Path) -> str | None:
         return None
 
 
+def fold(place: Place, splits: Sequence[str]) -> Place:
+    """The place with some of its splits."""
+    return replace(place, splits={split: place.splits[split] for split in splits})
+
+
 def check_names(place: Place, names: Iterable[str]) -> list[str]:
     """Return one sentence for each system whose name is that of another row."""
     runs = [path.parent for path in place.group.glob(f"*/*/{IDENTITY.name}")]
@@ -205,7 +210,7 @@ def judge_lists(place: Place, lists: SystemLists) -> dict[str, JudgedSplit]:
     for split, records in place.splits.items():
         if split != "test" and records[0].context_id not in lists.texts:
             continue
-        predictions, means = judge_texts(records, lists.texts, criteria, cutoffs)
+        predictions, means = judge_texts(records, lists.texts, criteria, cutoffs, lists.endings)
         samples = pd.DataFrame()
         if split == "test" and lists.n_samples:
             samples, together = judge_samples(records, lists.samples, criteria, pass_at(place.config, lists.n_samples))

@@ -39,12 +39,14 @@ class SystemLists:
         seed: seed of its training.
         texts: context to its main list.
         samples: context to its sampled lists, equally many for every context of test; empty if there are none.
+        endings: context to whether the system ended its main list, and its tokens; empty if unknown.
     """
 
     name: str
     seed: int
     texts: Mapping[str, str]
     samples: Mapping[str, Sequence[str]]
+    endings: Mapping[str, tuple[bool, int]] = field(default_factory=dict)
 
     @property
     def n_samples(self) -> int:

@@ -17,19 +17,34 @@ def text_of(items: Sequence[Item]) -> str:
     return "\n".join(line_of(title, year) for title, year in items)
 
 
-def judge_texts(
-    records: Sequence[Record], texts: Mapping[str, str], criteria: Criteria, cutoffs: Sequence[int]
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Predictions and means of texts by context, as of lists that a model has ended itself.
+ENDED = (True, 0)
+"""Ending of a list about which nothing is known: finished, with no tokens counted."""
 
-    Tokens are counted as 0, and confidence is NaN.
+
+def judge_texts(
+    records: Sequence[Record],
+    texts: Mapping[str, str],
+    criteria: Criteria,
+    cutoffs: Sequence[int],
+    endings: Mapping[str, tuple[bool, int]] | None = None,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Predictions and means of texts by context. Confidence is NaN.
+
+    Args:
+        records: the evaluated samples.
+        texts: context to its list.
+        criteria: what lists are judged by.
+        cutoffs: K of the metrics.
+        endings: context to whether its list was ended by the model, and its tokens; None if unknown.
     """
+    endings = endings or {}
     judge = criteria.judge
     unknown = np.full(judge.list_length, np.nan)
     contexts = dict.fromkeys(record.context_id for record in records)
     parsed = judge.read([texts[context] for context in contexts])
     answers = {
-        context: Answer(texts[context], read, True, 0, unknown) for context, read in zip(contexts, parsed, strict=True)
+        context: Answer(texts[context], read, *endings.get(context, ENDED), unknown)
+        for context, read in zip(contexts, parsed, strict=True)
     }
     return judge_answers(records, answers, criteria, list(cutoffs))
 

@@ -12,7 +12,7 @@ import pytest
 from analysis.collection import collect
 from analysis.commands.rescore import rescore
 from analysis.tables.build import build_table
-from rlbench import score
+from rlbench import evaluate, score
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
 from rlbench.data.record import RankedListDataset
@@ -22,6 +22,7 @@ from rlbench.lists.items import line_of
 from rlbench.lists.metrics import pass_at_k
 from rlbench.running.runner import run
 from tests.conftest import SMALL, composed
+from tests.helpers_teacher import Reply, teacher
 
 SPLITS = {"test": ["a", "b"], "validation": ["v"]}
 OTHERS = {"t": "train", "c": "test"}
@@ -164,8 +165,9 @@ def test_logged_samples_of_lm_evaluation_harness_are_read(write: Write) -> None:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return composed(*SMALL, f"runs_dir={tmp_path_factory.mktemp('beside')}", "experiment_name=small", "stage=zero_shot",
-                    "tracker.completions=2")  # fmt: skip
+    folder = tmp_path_factory.mktemp("beside")
+    places = [f"runs_dir={folder}", f"cache_dir={folder}/cache", "experiment_name=small"]
+    return composed(*SMALL, *places, "stage=zero_shot", "tracker.completions=2")
 
 
 @pytest.fixture(scope="module")
@@ -262,4 +264,69 @@ def test_lists_without_runs_stand_beside_the_baselines(mini: RankedListDataset, 
 )
 def test_wrong_words_are_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert score.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+# Models.
+
+
+def rows_of(folder: Path) -> pd.DataFrame:
+    (made,) = folder.iterdir()
+    return pd.read_parquet(made / "predictions-test-0.parquet")
+
+
+def test_a_model_folder_gets_the_lists_that_a_run_of_it_has(ran: Path, tiny_folder: Path) -> None:
+    """tiny, untrained, is also the zero-shot row of the runs."""
+    words = ["--model", str(tiny_folder), "--beside", str(ran), "--name", "copy", "--samples", "2"]
+    assert evaluate.main(words) == 0
+    assert evaluate.main(words) == 0, "it is not evaluated again"
+    group = ran / "mini-tiny"
+    copy, run_of_it = rows_of(group / "copy"), rows_of(group / "zero_shot")
+    assert copy["text"].tolist() == run_of_it["text"].tolist()
+    same = [name for name in run_of_it.select_dtypes("float") if not name.startswith(("pass@", "union"))]
+    pd.testing.assert_frame_equal(copy[same], run_of_it[same])
+    assert {"pass@1", "pass@2"} <= set(copy)
+    assert "copy" in set(collect(ran).runs["label"])
+
+
+def test_a_server_is_asked_once_for_each_list(
+    ran: Path, mini: RankedListDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = best(mini, "test")
+    of_prompt = {record.prompt[-1]["content"]: lists[record.context_id] for record in mini.splits["test"]}
+    lost = next(iter(of_prompt))
+    fails = [True]
+
+    def replies(request: dict[str, Any], before: int) -> Reply:
+        asked = request["messages"][-1]["content"]
+        if asked == lost and fails[0]:
+            return Reply(raw="not today", status=400)
+        return Reply(of_prompt[asked])
+
+    with teacher(replies) as server:
+        words = ["--model", "org/big-model", "--endpoint", server.url, "--beside", str(ran), "--samples", "2"]
+        assert evaluate.main(words) == 1
+        assert "1 of 6 contexts got no answer" in capsys.readouterr().err
+        assert not (ran / "mini-tiny" / "big-model").exists()
+        fails[0], before = False, len(server.requests)
+        assert evaluate.main(words) == 0
+        assert len(server.requests) - before == 1 + 2 * 6, "what was answered is in the cache"
+        greedy, *_, last = [body for body, _ in server.requests]
+        assert greedy["temperature"] == 0 and last["temperature"] > 0 and "seed" in last
+    made, oracle = rows_of(ran / "mini-tiny" / "big-model"), rows_of(ran / "mini-tiny" / "oracle")
+    assert made["ndcg@10"].tolist() == oracle["ndcg@10"].tolist()
+    assert (made["pass@1"] == (made["recall@10"] > 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "x", "--samples", "-1", "--dataset", "mini"], "--samples -1 must lie in"),
+        (["--model", "x", "--endpoint", "ftp://y", "--dataset", "mini"], "--endpoint ftp://y must be a URL"),
+        (["--model", "x", "--endpoint", "http://y", "--backend", "vllm"], "--backend has no effect"),
+        (["--model", "./nowhere", "--dataset", "mini", *SMALL[:2]], "nowhere"),
+    ],
+)
+def test_wrong_words_of_an_evaluation_are_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(words) == 2
     assert said in capsys.readouterr().err
