@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +14,9 @@ from rlbench.base.program import as_started
 from rlbench.config.datasets import DATASETS
 from rlbench.config.plugins import load_plugins
 from rlbench.config.resolving import resolve
-from rlbench.config.schema import Config
+from rlbench.config.schema import Config, DatasetConfig
 from rlbench.running.checks import check_values
-from rlbench.running.cli import check_overrides, without_hydra
+from rlbench.running.cli import check_overrides, groups, without_hydra
 
 COMMANDS = {
     "list": "list: every dataset, and where its files come from",
@@ -122,16 +123,30 @@ def _quoted(text: str) -> str:
 
 
 def _list(options: argparse.Namespace) -> int:
-    cache = _config(options.words, options.config_dir).runtime.data_cache  # also loads plugins
+    """Print each option of the group dataset: what it is, whether its files are there, and where to get them."""
     console = Console(highlight=False)
-    width = max(map(len, DATASETS)) + 2
-    for name, entry in DATASETS.items():
-        stored = len(list(Path(cache).glob(f"{name}-*/records"))) if cache else 0
-        files = f"dataset.path=PLACE, from {entry.get}" if entry.get else "no files needed"
+    names = groups(Path(options.config_dir) if options.config_dir else None)["dataset"]
+    width = max(map(len, names)) + 2
+    for name in names:
+        config = _config([f"dataset={name}", *options.words], options.config_dir)
+        entry, cache = DATASETS[config.dataset.kind], config.runtime.data_cache
+        stored = len(list(Path(cache).glob(f"{config.dataset.name}-*/records"))) if cache else 0
         more = f"; {stored} in the data cache" if stored else ""
         console.print(f"{name:<{width}}{entry.about}", markup=False, soft_wrap=True)
-        console.print(f"{'':<{width}}{files}{more}", markup=False, soft_wrap=True)
+        console.print(f"{'':<{width}}{_files(config.dataset, entry.get)}{more}", markup=False, soft_wrap=True)
     return 0
+
+
+def _files(config: DatasetConfig, get: str) -> str:
+    """Whether the files of a dataset are there."""
+    if "path" not in config.paths:
+        return "no files needed"
+    path = asdict(config)["path"]
+    if path is None:
+        return f"dataset.path is not set; files: {get}"
+    if Path(path).exists():
+        return f"files in {path}"
+    return f"{path} on the hub" if config.kind == "hf" else f"{path} is missing; files: {get}"
 
 
 def _complain(problems: Sequence[str]) -> None:

@@ -87,7 +87,7 @@ DATASETS: dict[str, Dataset] = {
         "https://redialdata.github.io/website/",
     ),
     "jsonl": _of_package(
-        JsonlConfig, "jsonl", "your own records in JSONL files (docs/adding-a-dataset.md)", "your files"
+        JsonlConfig, "jsonl", "your own records in JSONL files", "your own (docs/adding-a-dataset.md)"
     ),
     "hf": _of_package(
         HFConfig,

@@ -32,7 +32,8 @@ def test_list_says_what_there_is_and_where_to_get_it(said):
     for name, entry in DATASETS.items():
         assert any(line.startswith(name) and entry.about in line for line in text.splitlines())
         assert entry.get in text
-    assert "no files needed" in text
+    assert "no files needed" in text and "dataset.path is not set; files: https" in text
+    assert "files in examples/adding_a_dataset/books" in said("list", *OWN)
 
 
 def test_check_of_sound_data(said):
