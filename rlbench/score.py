@@ -72,6 +72,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", metavar="NAME", help="the dataset, if there are no runs; further settings as KEY=VALUE"
     )
+    parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help="your own configs, as for run.py")
 
 
 if __name__ == "__main__":

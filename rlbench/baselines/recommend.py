@@ -130,5 +130,11 @@ def _slices(count: int) -> Iterator[slice]:
 def _ndcg(records: Sequence[Record], lists: Mapping[str, list[Item]], judge: Judge, cutoff: int) -> float:
     """Mean NDCG of lists over samples."""
     parsed = [ParsedText(items, range(len(items)), len(items)) for items in (lists[r.context_id] for r in records)]
-    judged = judge(parsed, [record.ground_truth for record in records], [record.seen_titles for record in records])
-    return float(ranking_metrics(judged.hits, judged.n_truth, [cutoff])[f"ndcg@{cutoff}"].mean())
+    judged = judge(
+        parsed,
+        [record.ground_truth for record in records],
+        [record.seen_titles for record in records],
+        gains=[record.gains for record in records],
+    )
+    metrics = ranking_metrics(judged.hits, judged.n_truth, [cutoff], judged.gains, judged.graded)
+    return float(metrics[f"ndcg@{cutoff}"].mean())

@@ -71,7 +71,7 @@ def evaluate(options: argparse.Namespace) -> int:
     problems += [problem] if options.endpoint and (problem := check_endpoint(options.endpoint)) else []
     if problems:
         raise BadInput(*problems)
-    whole = find_place(options.beside, options.dataset, options.overrides)
+    whole = find_place(options)
     place = fold(whole, ("test", "validation") if options.validation else ("test",))
     n = place.config.evaluation.samples if options.samples is None else options.samples
     evaluation = replace(place.config.evaluation, samples=n, pass_at=pass_at(place.config, n) if n else [])

@@ -3,6 +3,7 @@
 Loads no torch.
 """
 
+import argparse
 import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from rlbench.base.program import as_started
 from rlbench.base.records import Damaged
 from rlbench.baselines.recommend import recommend
 from rlbench.config.baselines import BASELINES, expanded
+from rlbench.config.plugins import load_plugins
 from rlbench.config.resolving import resolve
 from rlbench.config.schema import Config
 from rlbench.data import load_dataset
@@ -30,7 +32,7 @@ from rlbench.evaluation.given import judge_samples, judge_texts, text_of
 from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
 from rlbench.lists.metric_catalogue import metric_title
 from rlbench.running.checks import check_values
-from rlbench.running.classical import check_on_data, refused_by
+from rlbench.running.classical import check_on_data, left_out, refused_by
 from rlbench.running.cli import check_overrides, without_hydra
 from rlbench.runs.completions import sample_completions
 from rlbench.runs.directory import DONE, Run, check_done, status_of
@@ -80,26 +82,26 @@ class Place:
         }
 
 
-def find_place(beside: Path | None, dataset: str | None, overrides: Sequence[str]) -> Place:
+def find_place(options: argparse.Namespace) -> Place:
     """The place that a command names.
 
     Args:
-        beside: folder of runs whose data and rules apply; None: those of `dataset` and the overrides.
-        dataset: option of the group `dataset`, or None.
-        overrides: as for run.py.
+        options: `beside`, a folder of runs whose data and rules apply, or else `dataset` with `overrides` and
+            `config_dir` as for run.py.
 
     Raises:
         BadInput: all problems found.
     """
-    if beside is not None:
-        if dataset is not None or overrides:
+    if options.beside is not None:
+        if options.dataset is not None or options.overrides or options.config_dir is not None:
             raise BadInput("--beside takes data and settings from the runs; leave out --dataset and KEY=VALUE")
-        return _beside(beside)
-    words = [*([f"dataset={dataset}"] if dataset else []), *overrides]
+        return _beside(options.beside)
+    words = [*([f"dataset={options.dataset}"] if options.dataset else []), *options.overrides]
+    folder = [] if options.config_dir is None else ["--config-dir", str(options.config_dir)]
     if not any(word.startswith("dataset=") for word in words):
         raise BadInput("say what the lists are judged on: --beside FOLDER of runs, or --dataset NAME")
-    config = resolve(without_hydra(check_overrides(words)))
-    if problems := check_values(config):
+    config = resolve(without_hydra(check_overrides([*folder, *words])))
+    if problems := load_plugins(config.plugins) or check_values(config):
         raise BadInput(*problems)
     if config.experiment_name == "default":
         config = replace(config, experiment_name=EXPERIMENT)
@@ -143,6 +145,8 @@ def _beside(folder: Path) -> Place:
     config = read_config(run)
     result = RESULT.read(run, "give the folder of other runs", "experiment", "model")
     config = replace(config, experiment_name=result["experiment"], model=replace(config.model, name=result["model"]))
+    if problems := load_plugins(config.plugins):
+        raise BadInput(*problems)
     data = load_dataset(config.dataset)
     recorded = MANIFEST.read(run, "give the folder of other runs").get("data", {}).get("sha256")
     if recorded != data.fingerprint:
@@ -265,6 +269,8 @@ def write_baselines(place: Place, say: Callable[[str], None]) -> list[Run]:
     if place.beside:
         return []
     refused = refused_by(place.dataset)
+    for sentence in left_out(place.config, place.dataset):
+        say(f"note: {sentence}")
     found = []
     for name in (name for name in expanded(place.config.baselines) if name not in refused):
         identity = canonical(stage_settings(place.config, "baseline", name))

@@ -19,7 +19,7 @@ def score(options: argparse.Namespace) -> None:
         BadInput: all problems of the files and settings.
     """
     console = Console(stderr=True, highlight=False)
-    place = find_place(options.beside, options.dataset, options.overrides)
+    place = find_place(options)
     systems = read_lists(
         options.files,
         place.contexts,
