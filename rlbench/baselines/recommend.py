@@ -17,7 +17,7 @@ from rlbench.lists.items import Item
 from rlbench.lists.metrics import ranking_metrics
 from rlbench.lists.relevance import Judge
 
-AT_ONCE = 1024
+AT_ONCE = 512
 """Conversations that are scored together; bounds memory."""
 CHECKED = 1000
 """Records that `refusals` looks at."""
@@ -115,12 +115,28 @@ class Order:
             scores[:, ~self._unique] = -np.inf
             scores[queries.seen[rows].nonzero()] = -np.inf
             scores = scores[:, self._by_popularity]
-            places = np.argsort(-scores, axis=1, kind="stable")[:, : self._length]
+            places = _first(scores, self._length)
             allowed = np.take_along_axis(scores, places, axis=1) > -np.inf
             items = self._by_popularity[places]
             for context, row, kept in zip(queries.contexts[rows], items, allowed, strict=True):
                 found[context] = [self._items[i] for i in row[kept]]
         return found
+
+
+def _first(scores: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """(B, n) columns of the n largest scores (B, C) of each row, descending; of equal ones the first columns.
+
+    The same as a stable sort of whole rows, which takes up to ten times as long for a large catalogue. All columns if C < n.
+    """
+    n = min(n, scores.shape[1])
+    least = np.partition(scores, -n, axis=1)[:, [-n]]
+    chosen = scores >= least
+    many = np.flatnonzero(chosen.sum(axis=1) > n)  # rows with more scores equal to the last one than there is room for
+    above, equal = scores[many] > least[many], scores[many] == least[many]
+    chosen[many] = above | (equal & (equal.cumsum(axis=1) <= n - above.sum(axis=1, keepdims=True)))
+    columns = np.nonzero(chosen)[1].reshape(len(scores), n)
+    order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)
 
 
 def _slices(count: int) -> Iterator[slice]:

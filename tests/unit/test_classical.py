@@ -16,7 +16,7 @@ import pytest
 
 from rlbench.baselines import scorers
 from rlbench.baselines.conversations import Conversations, read_conversations
-from rlbench.baselines.recommend import Order, recommend, refusals
+from rlbench.baselines.recommend import Order, _first, recommend, refusals
 from rlbench.config.baselines import BASELINES, check_baselines, expanded
 from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset, Record
@@ -212,6 +212,15 @@ def test_an_item_that_equals_an_earlier_one_is_recommended_once() -> None:
     )
     lists = Order(known, judge).lists(scorers.popularity(known, queries), {}, queries)
     assert lists == {"b": [("Heat", 1995)], "c": [("Alien", 1986), ("Heat", 1995), ("Alien", 1979)]}
+
+
+def test_the_first_of_equal_scores_is_chosen() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, (200, 30)).astype(float)
+    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    scores[:3] = -np.inf
+    for n in (1, 5, 29, 30, 40):
+        assert (_first(scores, n) == np.argsort(-scores, axis=1, kind="stable")[:, :n]).all()
 
 
 def test_settings_are_chosen_on_validation_alone(mini: RankedListDataset, judge: Judge) -> None:
