@@ -126,7 +126,7 @@ class Order:
 def _first(scores: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     """(B, n) columns of the n largest scores (B, C) of each row, descending; of equal ones the first columns.
 
-    The same as a stable sort of whole rows, which takes up to ten times as long for a large catalogue. All columns if C < n.
+    The same as a stable sort of whole rows, which can take ten times as long. All columns if C < n.
     """
     n = min(n, scores.shape[1])
     least = np.partition(scores, -n, axis=1)[:, [-n]]
