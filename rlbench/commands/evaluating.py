@@ -120,12 +120,15 @@ def _prompts(place: Place, split: str) -> dict[str, Messages]:
 
 def _transformers(options: argparse.Namespace, place: Place, name: str) -> Evaluated:
     """Greedy and sampled lists by transformers, as the stages of a cell make them."""
+    from transformers.utils import logging as hf_logging
+
     from rlbench.evaluation.evaluate import Sampling, longest_prompt
     from rlbench.evaluation.evaluate import evaluate as evaluate_model
     from rlbench.models.loading import load_model, load_tokenizer, max_positions
     from rlbench.models.sources import model_folder
     from rlbench.training.arguments import on_cpu
 
+    hf_logging.disable_progress_bar()
     config, source = place.config, model_folder(options.model)
     tokenizer = load_tokenizer(source, config.generation.template_date)
     positions, limit = max_positions(source), config.generation.max_new_tokens

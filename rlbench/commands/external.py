@@ -305,6 +305,7 @@ def show(place: Place, runs: Sequence[Run], console: Console) -> None:
     for run in runs:
         means = RESULT.read(run.root, run.remedy, "metrics")["metrics"]["test"]
         row = (f"{means[name]:.3f}".replace("0.", ".", 1) if means[name] < 1 else "1.000" for name in names)
-        table.add_row(run.label, str(run.seed), *row)
+        name = BASELINES[run.label].title if run.stage == "baseline" else run.label
+        table.add_row(name, str(run.seed), *row)
     console.print(table)
     console.print(f"next: {as_started('python -m analysis.report')} {place.group.parent}", markup=False, soft_wrap=True)
