@@ -41,7 +41,7 @@ def problems(*arguments: str) -> list[str]:
         ("foo", "neither a setting nor an option of a group; write foo=VALUE"),
         ("smoke", "write +debug=smoke"),
         ("tiny", "write model=tiny"),
-        ("dataset", "a group needs an option; write dataset=OPTION, with one of mini,"),
+        ("dataset", "a group needs an option; write dataset=OPTION, with one of hf,"),
         ("=3", "a setting needs a key; write KEY=VALUE, without spaces"),
         ("seed=[1", "in seed=[1; put a text with spaces, quotes"),
         ("--multirum", "there is no such option. Did you mean '--multirun'?"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rlbench.base.cache import MEMORY, Cache
 from rlbench.base.errors import BadInput
@@ -382,7 +383,9 @@ def test_the_policy_sees_the_same_batches_of_demonstrations(mini, stored, tokeni
     plain = Demonstrations(mini.splits["sft"], tokenizer, LONG, 3)
     for number in (0, 7):
         one, other = (each.batch(number, 8, "cpu") for each in (ours, plain))
-        assert all((getattr(one, name) == getattr(other, name)).all() for name in vars(one))
+        for name, ours_is in vars(one).items():
+            theirs = getattr(other, name)
+            assert torch.equal(ours_is, theirs) if isinstance(ours_is, torch.Tensor) else ours_is == theirs, name
 
 
 def test_tokens_are_made_once_and_again_when_damaged(mini, tokenizer, told, monkeypatch):
