@@ -46,7 +46,9 @@ def demonstrate(options: argparse.Namespace, config: Config) -> None:
     if steps or options.candidates:
         judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
         encode = load_encoder(options.encoder, options.trust_remote_code)
-        stage = Stage1(judge.catalog, conversations, encode, films)
+        folder = (options.out or options.candidates).absolute().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Stage1(judge.catalog, conversations, encode, films, folder)
         if options.candidates:
             ids = (c.context_id for c in conversations)
             offered = zip(ids, stage.candidates(), strict=True)

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from rlbench.data.stage1.blocks import ScoreFile, blocks
+
 STEPS: dict[str, tuple[str, ...]] = {
     "teacher": (),
     "remap": ("remap",),
@@ -93,6 +95,31 @@ def remap(
     return np.asarray(weights @ similarity + own.toarray() + conversation_weight * conversation)
 
 
+def remap_encoded(
+    weights: sparse.csr_array,
+    named: Floats,
+    inside: sparse.csr_array,
+    conversation: Floats,
+    films: Floats,
+    conversation_weight: float = CONVERSATION_WEIGHT,
+) -> Array:
+    """(B, C) scores of Eq. 10 from encodings. Equals `remap` of their products, without a (T, C) matrix.
+
+    Args:
+        weights: (B, T) p, from `rank_weights`.
+        named: (T, D) encodings of the items that the teacher names.
+        inside: (T, C) I, from `membership`.
+        conversation: (B, D) encodings of conversations.
+        films: (C, D) encodings of the catalogue.
+        conversation_weight: λ.
+    """
+    sums = weights @ named + conversation_weight * conversation
+    scores = np.asarray(sums @ films.T, dtype=np.float64)
+    own = (weights @ inside).tocoo()
+    scores[own.coords] += own.data
+    return scores
+
+
 def reflect(scores: Floats, ratings: NDArray[np.int64], weight: float = RATING_WEIGHT) -> Array:
     """(B, C) scores of Eq. 11.
 
@@ -130,13 +157,13 @@ class AdjustmentLoss:
     The sum is over all films of the truth of all conversations. It is convex in w and b jointly.
 
     Attributes:
-        scores: (B, C) from `reflect` or `remap`; any float type, sums are in float64.
+        scores: (B, C) from `reflect` or `remap`, as an array or in a file; any float type, sums are in float64.
         rows, films: (M,) the conversation and the film of each target.
         ridge_weight, ridge_bias: λ_w, λ_b.
         at_once: conversations in memory at once as float64.
     """
 
-    scores: NDArray[np.floating]
+    scores: NDArray[np.floating] | ScoreFile
     rows: NDArray[np.int64]
     films: NDArray[np.int64]
     ridge_weight: float = RIDGE
@@ -153,12 +180,12 @@ class AdjustmentLoss:
         w, b = np.split(parameters, 2)
         value = self.ridge_weight * np.sum((w - 1) ** 2) + self.ridge_bias * np.sum(b**2) - w @ scored - b @ of_films
         slope_w, slope_b = 2 * self.ridge_weight * (w - 1) - scored, 2 * self.ridge_bias * b - of_films
-        for start in range(0, len(self.scores), self.at_once):
-            scores = np.asarray(self.scores[start : start + self.at_once], dtype=np.float64)
+        for part in blocks(len(self.scores), self.at_once):
+            scores = np.asarray(self.scores[part], dtype=np.float64)
             logits = scores * w + b
             highest = logits.max(axis=1)
             expected = np.exp(logits - highest[:, None])
-            total, wanted = expected.sum(axis=1), targets[start : start + self.at_once]
+            total, wanted = expected.sum(axis=1), targets[part]
             value += wanted @ (np.log(total) + highest)
             expected *= (wanted / total)[:, None]
             slope_w, slope_b = slope_w + np.einsum("bc,bc->c", expected, scores), slope_b + expected.sum(axis=0)
@@ -168,7 +195,11 @@ class AdjustmentLoss:
     def _wanted(self) -> tuple[Array, Array, Array]:
         """(B,) and (C,) number of targets per conversation and per film; (C,) sum of the scores of a film's targets."""
         conversations, films = self.scores.shape
-        scores = np.asarray(self.scores[self.rows, self.films], dtype=np.float64)
+        scores = np.empty(len(self.rows))
+        for part in blocks(conversations, self.at_once):
+            here = np.flatnonzero((self.rows >= part.start) & (self.rows < part.stop))
+            if here.size:
+                scores[here] = self.scores[part][self.rows[here] - part.start, self.films[here]]
         return (
             np.bincount(self.rows, minlength=conversations).astype(float),
             np.bincount(self.films, minlength=films).astype(float),
