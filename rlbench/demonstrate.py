@@ -104,7 +104,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _written(options: argparse.Namespace) -> list[Path]:
-    return [path for path in (options.out, options.candidates) if path is not None]
+    manifest = None if options.out is None else options.out.with_suffix(".manifest.json")
+    return [path for path in (options.out, manifest, options.candidates) if path is not None]
 
 
 if __name__ == "__main__":

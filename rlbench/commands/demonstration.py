@@ -7,13 +7,25 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rlbench import __version__
+from rlbench.base.content import file_digest
 from rlbench.base.errors import BadInput
+from rlbench.base.files import write_json
 from rlbench.config.schema import Config
 from rlbench.data import load_dataset
 from rlbench.data.checks import EXAMPLES
 from rlbench.data.record import RankedListDataset, Record
-from rlbench.data.stage1.encoder import load_encoder
-from rlbench.data.stage1.files import contexts_of, named, read_ratings, read_rows, read_texts, write_rows
+from rlbench.data.stage1.encoder import BUNDLED, load_encoder
+from rlbench.data.stage1.files import (
+    contexts_of,
+    made_by,
+    manifest_of,
+    named,
+    read_ratings,
+    read_rows,
+    read_texts,
+    write_rows,
+)
 from rlbench.data.stage1.pipeline import Conversation, Stage1, without_instructions
 from rlbench.data.stage1.scores import STEPS
 from rlbench.lists.entries import parse_text
@@ -62,7 +74,28 @@ def demonstrate(options: argparse.Namespace, config: Config) -> None:
         made = _made(stage, steps, options, config, ratings, unread)
     shown = zip(conversations, made, strict=True)
     write_rows(options.out, ({"context_id": c.context_id, "completion": "\n".join(named(m))} for c, m in shown))
+    _write_manifest(options, dataset)
     console.print(f"wrote {len(made)} demonstrations to {options.out}", markup=False)
+
+
+def _write_manifest(options: argparse.Namespace, dataset: RankedListDataset) -> None:
+    """Write beside the demonstrations what they were made from, with the manifests of the teacher's files."""
+    inputs = {
+        name: {"path": str(path), "sha256": file_digest(path), "manifest": made_by(path)}
+        for name, path in (("lists", options.lists), ("ratings", options.ratings), ("films", options.films))
+        if path is not None
+    }
+    write_json(
+        manifest_of(options.out),
+        {
+            "rlbench": __version__,
+            "steps": options.steps,
+            "encoder": options.encoder or BUNDLED if STEPS[options.steps] else None,
+            "dataset": {"name": dataset.name, "sha256": dataset.fingerprint},
+            "inputs": inputs,
+            "files": {options.out.name: file_digest(options.out)},
+        },
+    )
 
 
 def _conversations(
@@ -115,6 +148,9 @@ def _made(
 ) -> list[list[Item]]:
     if "reflect" in steps:
         outside = stage.reflect(ratings)
+        without = sum(not ratings.get(c.context_id) for c in stage.conversations)
+        if without:
+            console.print(f"{without} conversations have no ratings, and Reflect leaves them unchanged", markup=False)
         console.print(
             f"{sum(map(len, ratings.values()))} ratings, including {outside} for films outside the catalogue; "
             f"{unread} lines could not be read",

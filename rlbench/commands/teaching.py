@@ -22,10 +22,11 @@ from rlbench.base.user_files import read_user_json
 from rlbench.config.schema import Config
 from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset
-from rlbench.data.stage1.files import read_rows
+from rlbench.data.stage1.files import manifest_of, read_rows
 from rlbench.teacher.answers import Answer, AnswerCache, Body, NoAnswer, prompt_tokens
 from rlbench.teacher.asking import Asking, Outcome, Prices, Question, Reader, Reading, Settings, Source, timed
 from rlbench.teacher.endpoint import Endpoint, check_endpoint
+from rlbench.teacher.local import KNOWN, LocalTeacher
 from rlbench.teacher.pace import Pace
 from rlbench.teacher.prompts import Prompt, load_prompt
 from rlbench.teacher.questions import (
@@ -51,7 +52,7 @@ def teach(options: argparse.Namespace, config: Config) -> int:
     Raises:
         BadInput: all problems of options and files, before anything is asked.
     """
-    source = _source(options)
+    source = _source(options, config)
     prompt = load_prompt(options.task, options.prompt)
     dataset = load_dataset(config.dataset)
     questions = _questions(options, config, dataset, prompt)
@@ -59,9 +60,11 @@ def teach(options: argparse.Namespace, config: Config) -> int:
         raise BadInput("there is nothing to ask; give more contexts with --train or --validation")
     settings = _settings(options, config)
     job = _job(options, config, dataset, prompt, settings, questions)
+    if isinstance(source, LocalTeacher):
+        job["teacher"] |= {"local": options.local, "engine": options.engine, "sha256": source.digest}
     if options.cache is None:
         options.cache = Path(config.cache_dir) / "teacher.sqlite"
-    cache = None if options.answers else AnswerCache(options.cache, str(options.endpoint).rstrip("/"))
+    cache = None if options.answers else AnswerCache(options.cache, _name(source))
     reader = _reader(options, config, Form(dataset.catalog.has_years))
     try:
         if options.dry_run:
@@ -172,10 +175,23 @@ class _File:
         pass
 
 
-def _source(options: argparse.Namespace) -> Source:
+def _source(options: argparse.Namespace, config: Config) -> Source:
     if options.answers is not None:
         return _File(options.answers)
+    if options.local is not None:
+        unknown = sorted(set(options.body) - set(KNOWN))
+        if unknown:
+            raise BadInput(f"--body has {', '.join(unknown)}, which --local does not know; known: {', '.join(KNOWN)}")
+        return LocalTeacher(options.local, options.engine, config.runtime.device, options.concurrency)
     return Endpoint(options.endpoint, _key(options), options.timeout, options.concurrency)
+
+
+def _name(source: Source) -> str:
+    """Name of a teacher in the cache's keys."""
+    if isinstance(source, LocalTeacher):
+        return f"{source.kind}:{source.digest}"
+    assert isinstance(source, Endpoint)
+    return source.url
 
 
 async def _ask(asking: Asking, questions: Sequence[Question]) -> Outcome:
@@ -197,7 +213,8 @@ def _job(
     if options.answers is not None:
         teacher: dict[str, Any] = {"answers": str(options.answers), "sha256": file_digest(options.answers)}
     else:
-        teacher = {"endpoint": options.endpoint, "request": dict(settings.sampling)}
+        sampling = {name: value for name, value in settings.sampling.items() if name != "model"}
+        teacher = {"model": options.model, "endpoint": options.endpoint, "sampling": sampling}
     inputs = {
         name: {"path": str(path), "sha256": file_digest(path)}
         for name, path in (("candidates", options.candidates), ("lists", options.lists))
@@ -219,7 +236,7 @@ def _job(
 
 def _places(out: Path) -> tuple[Path, Path]:
     """The files beside the output: its manifest, and its failures."""
-    return out.with_suffix(".manifest.json"), out.with_suffix(".failed.jsonl")
+    return manifest_of(out), out.with_suffix(".failed.jsonl")
 
 
 def _check_out(out: Path, job: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from rlbench.config.schema import DatasetConfig
 from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset, digests
 from rlbench.data.record import RankedListDataset
+from rlbench.data.stage1.files import manifest_of
 from rlbench.data.stored import StoredPlace, StoredRecords, write_records
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.items import Item
@@ -55,7 +56,11 @@ def open_dataset(config: DatasetConfig, cache: Cache | None) -> RankedListDatase
     """
     if cache is None:
         return load_dataset(config)
-    sources = {name: path for name, path in DATASETS[config.kind].sources(config).items() if path.is_file()}
+    named = dict(DATASETS[config.kind].sources(config))
+    named |= {
+        f"{name} manifest": manifest_of(path) for name, path in named.items() if name.startswith("demonstrations")
+    }
+    sources = {name: path for name, path in named.items() if path.is_file()}
     try:
         key = _key(config, sources, cache)
     except OSError:  # a file that cannot be read, which the loader reports

@@ -70,7 +70,7 @@ def test_lists_of_all_contexts_and_their_manifest(job):
     assert manifest["counts"]["asked"] == 14 and manifest["counts"]["models"] == {"gpt-2026": 14}
     assert manifest["counts"]["repairs"] == {"past the last rank": 14 * 7}
     assert manifest["cost"]["this_run"] == pytest.approx(14 * (0.1 + 0.1))
-    assert manifest["job"]["teacher"]["request"]["model"] == "gpt" and "cost 2.80" in job.said
+    assert manifest["job"]["teacher"]["model"] == "gpt" and "cost 2.80" in job.said
     assert not (job.folder / "out.failed.jsonl").exists()
 
 
@@ -131,8 +131,8 @@ def test_failures_that_pass_are_tried_again(job):
 
 
 def test_a_timeout_is_tried_again_and_then_a_counted_failure(job):
-    with teacher(lambda request, before: Reply(GOOD, delay=0.6 if "number 0." in str(request) else 0.0)) as server:
-        assert job(server, "lists", "--timeout", "0.2", "--retries", "1") == 0
+    with teacher(lambda request, before: Reply(GOOD, delay=3 if "number 0." in str(request) else 0.0)) as server:
+        assert job(server, "lists", "--timeout", "1", "--retries", "1") == 0
     (failure,) = job.rows("out.failed.jsonl")
     assert failure["kind"] == "timeout" and "2 tries" in failure["problem"] and failure["texts"] == []
     assert job.manifest()["counts"]["failed"] == {"timeout": 1} and len(job.rows()) == 13
@@ -379,3 +379,23 @@ def test_a_damaged_cache_is_reported(job):
     with teacher(plain_teacher) as server:
         assert job(server, "lists", "--cache", str(cache)) == 2
         assert "cannot be used as a cache of answers" in job.said and server.requests == []
+
+
+def test_a_local_model_answers_in_batches_and_is_cached(job, tmp_path_factory):
+    """A model with random weights writes no list, so all questions fail; the same command asks it nothing again."""
+    from rlbench.data import load_dataset
+    from rlbench.models import tiny
+    from tests.conftest import composed
+
+    config = composed(*job.dataset[:4], "model.hidden_size=32", "model.intermediate_size=64", "model.layers=1")
+    made = tiny.build(config.model, load_dataset(config.dataset), job.folder / "models")
+    words = ["lists", "--local", str(made), "--train", "3", "--validation", "1", "--max-tokens", "8", "--reasks", "0"]
+    words += ["--out", str(job.folder / "out.jsonl"), "--concurrency", "3", *job.dataset]
+    assert teach.main(words) == 1
+    assert "no answer is usable" in job.capsys.readouterr().err
+    counts = job.manifest()["counts"]
+    assert counts["asked"] == 4 and counts["prompt_tokens"] > 0 and sum(counts["failed"].values()) == 4
+    texts = [row["texts"] for row in job.rows("out.failed.jsonl")]
+    assert teach.main(words) == 1
+    assert job.manifest()["counts"]["cached"] == 4 and [row["texts"] for row in job.rows("out.failed.jsonl")] == texts
+    assert teach.main([*words, "--body", '{"seed": 1}']) == 2

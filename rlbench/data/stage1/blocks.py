@@ -35,7 +35,7 @@ class ScoreFile:
         """The rows of a slice with step 1, as an array of its own."""
         start, stop, _ = rows.indices(len(self))
         block = np.empty((stop - start, self.shape[1]), dtype=np.float32)
-        view = memoryview(block.reshape(-1).view(np.uint8))
+        view = block.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(view):  # one call reads at most 2 GB
             done += os.preadv(self._file.fileno(), [view[done:]], start * self.shape[1] * 4 + done)
@@ -50,7 +50,7 @@ class ScoreFile:
         start, stop, _ = rows.indices(len(self))
         if block.shape != (stop - start, self.shape[1]):
             raise ValueError(f"rows {start} to {stop} do not fit a block of shape {block.shape}")
-        view = memoryview(np.ascontiguousarray(block, dtype=np.float32).reshape(-1).view(np.uint8))
+        view = np.ascontiguousarray(block, dtype=np.float32).reshape(-1).view(np.uint8).data
         done = 0
         with naming(self.folder):
             while done < len(view):

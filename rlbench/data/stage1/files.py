@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlbench.base.content import SHOWN, file_digest
 from rlbench.base.errors import BadInput
 from rlbench.base.files import write_text
 from rlbench.base.texts import broken_texts
-from rlbench.base.user_files import read_user_lines
+from rlbench.base.user_files import read_user_json, read_user_lines
 from rlbench.data.checks import EXAMPLES, Finding, report
 from rlbench.data.record import Record
 from rlbench.data.stage1.scores import RATINGS
@@ -25,8 +26,49 @@ from rlbench.lists.entries import parse_line
 from rlbench.lists.items import Item, line_of
 from rlbench.lists.titles import read_title
 
+MANIFEST = ".manifest.json"
+"""Ending of the file beside a file of Stage 1, which says how that was made."""
 MARK = "####"
 """Separator between a film and its rating."""
+
+
+def manifest_of(path: Path) -> Path:
+    """The manifest beside a file of lists, ratings, descriptions or demonstrations."""
+    return path.with_suffix(MANIFEST)
+
+
+def made_by(path: Path) -> dict[str, Any] | None:
+    """The manifest of a file; None if there is none, or if the file has changed since.
+
+    Raises:
+        BadInput: the manifest is not JSON.
+    """
+    place = manifest_of(path)
+    if not place.is_file():
+        return None
+    manifest = read_user_json(place)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    return manifest if isinstance(files, dict) and files.get(path.name) == file_digest(path) else None
+
+
+def _origin(path: Path) -> list[str]:
+    """A sentence about the origin of a file of demonstrations, if its manifest tells it."""
+    manifest = made_by(path)
+    steps, inputs = (None, None) if manifest is None else (manifest.get("steps"), manifest.get("inputs"))
+    if not isinstance(steps, str) or not isinstance(inputs, dict):
+        return []
+    parts = [f"{name} {_source_of(entry)}" for name, entry in inputs.items() if isinstance(entry, dict)]
+    digest = file_digest(manifest_of(path))[:SHOWN]
+    return [f"{path.name} was made by the steps {steps} from {', '.join(parts)} (manifest {digest})"]
+
+
+def _source_of(entry: Mapping[str, Any]) -> str:
+    """Teacher and digest of one input of the demonstrations."""
+    digest = str(entry.get("sha256"))[:SHOWN]
+    job = (entry.get("manifest") or {}).get("job", {})
+    teacher = job.get("teacher", {}) if isinstance(job, dict) else {}
+    known = [str(teacher[name]) for name in ("model", "endpoint", "local", "answers") if teacher.get(name)]
+    return f"{digest} of {' at '.join(known)}" if known else digest
 
 
 def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
@@ -181,6 +223,7 @@ def demonstrated(
     return made, [
         notice,
         *([f"{cut} of these demonstrations were truncated to their first {list_length} lines"] if cut else []),
+        *_origin(Path(file)),
     ]
 
 

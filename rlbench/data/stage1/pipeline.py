@@ -119,7 +119,7 @@ class Stage1:
         outside = 0
         for rows in blocks(len(self.conversations), AT_ONCE):
             some = self.conversations[rows]
-            levels = np.zeros((len(some), len(self.catalog)), dtype=np.int8)
+            levels = np.zeros((len(some), len(self.catalog)), dtype=np.int64)
             for row, conversation in enumerate(some):
                 for item, level in ratings.get(conversation.context_id, {}).items():
                     place = self.catalog.find(*item)
