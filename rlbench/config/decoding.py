@@ -140,7 +140,8 @@ def check_constraints(generation: GenerationConfig, evaluation: EvaluationConfig
     """Return one sentence per invalid setting of `constraint`, `exclude` and `beams`. Names were checked before."""
     problems = []
     for key, section in (("generation", generation), ("evaluation", evaluation)):
-        if section.constraint == "none" and section.exclude:
+        is_inherited = section is evaluation and evaluation.exclude == generation.exclude
+        if section.constraint == "none" and section.exclude and not is_inherited:
             problems.append(
                 f"{key}.exclude = [{', '.join(section.exclude)}] needs {key}.constraint=catalogue, because items are "
                 f"only known while a list is held to the catalogue; use {key}.exclude=[] otherwise"

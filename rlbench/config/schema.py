@@ -795,7 +795,7 @@ class GenerationConfig:
             engine=transformers. The engines continuous and vllm_colocate get a prompt once, or once per list.
         stop_after_list: end a rollout's list at the newline after its N-th entry, for algorithms and rewards that read
             nothing behind it. Evaluation is not affected.
-        constraint: catalogue holds rollouts and preference lists to lines of the catalogue; none does not.
+        constraint: catalogue holds rollouts to lines of the catalogue; none does not.
         exclude: items that such a list may not have: repeats, those that it already has, and seen, those that the
             dialogue has named.
     """

@@ -34,6 +34,8 @@ from rlbench.models.prompt_cache import attending, new_cache, places_of, reason_
 log = logging.getLogger(__name__)
 BLOCK = 256
 """Number of tokens that are summed together before one is drawn."""
+NEARLY_NOTHING = 80.0
+"""Nats below the largest logit at which a token that is not allowed stands: just above what float32 cannot hold."""
 DROPPED_AT = 0.25
 """Finished rows are dropped when they are this share of all rows. Dropping copies the cache of the others."""
 
@@ -217,13 +219,16 @@ class Batch:
     def _choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         """(rows, 1) the next tokens."""
         width = self.ids.size(1)
-        if self.walk is not None:
-            logits = logits.masked_fill(~self.walk.allowed(logits.size(1)), -math.inf)
+        allowed = None if self.walk is None else self.walk.allowed(logits.size(1))
+        if allowed is not None:
+            logits = among(logits, allowed)
         if self.record is not None and self.recorded is not None:
             self.recorded[self.active, step] = self.record(logits).to(self.recorded.dtype)
         if self.processors:
+            if allowed is not None:
+                logits = logits.masked_fill(~allowed, -math.inf)
             logits = self.processors(self.text[self.active, : width + step], logits)
-        chosen = drawn(logits) if self.config.do_sample else logits.argmax(1)
+        chosen = drawn(logits, allowed) if self.config.do_sample else logits.argmax(1)
         self.text[self.active, width + step] = chosen
         if self.walk is not None:
             self.walk.advance(chosen)
@@ -288,7 +293,21 @@ class Batch:
         return (self.mask == 0).sum(1)[self.prompt_of]
 
 
-def drawn(logits: torch.Tensor) -> torch.Tensor:
+def among(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Logits (B, V) under which only allowed tokens count. The others get about 1e-35 of the largest probability.
+
+    That is too small to change a sum. Minus infinity would be exact, but its exponential takes a CPU a hundred times as
+    long.
+
+    Args:
+        logits: (B, V).
+        allowed: (B, V).
+    """
+    largest = logits.masked_fill(~allowed, -math.inf).amax(1, keepdim=True)
+    return torch.where(allowed, logits, largest - NEARLY_NOTHING)
+
+
+def drawn(logits: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
     """One token per row. First a block of tokens is drawn, then a token of the block.
 
     `torch.multinomial` draws one exponential number per row and token, which takes longer than a small model's step.
@@ -297,9 +316,13 @@ def drawn(logits: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: (B, V).
+        allowed: (B, V) tokens that may be drawn; None for all.
     """
     weights = torch.nn.functional.pad(logits, (0, -logits.size(1) % BLOCK), value=-math.inf)
-    weights = (weights - logits.amax(1, keepdim=True)).exp_().view(len(logits), -1, BLOCK)
+    weights = (weights - logits.amax(1, keepdim=True)).exp_()
+    if allowed is not None:
+        weights[:, : logits.size(1)] *= allowed
+    weights = weights.view(len(logits), -1, BLOCK)
     block = _inverted(weights.sum(2))
     within = _inverted(weights[torch.arange(len(logits), device=logits.device), block])
     return (block * BLOCK + within).clamp_(max=logits.size(1) - 1)

@@ -109,6 +109,16 @@ class Options:
 
     def gather(self, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """All options of B choices: the row of each (n,), and its numbers (n, 5)."""
+        rows, places = self._places(choices)
+        return rows, self._table[places]
+
+    def tokens(self, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """All options of B choices: the row of each (n,), and its token (n,)."""
+        rows, places = self._places(choices)
+        return rows, self._table[places, 0]
+
+    def _places(self, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """All options of B choices: the row of each (n,), and its place in the table (n,)."""
         device = choices.device
         if self._table.device != device:
             self._table, self._first, self._count = (one.to(device) for one in (self._table, self._first, self._count))
@@ -119,7 +129,7 @@ class Options:
             count = self._count[choices]
         rows = torch.arange(len(choices), device=device).repeat_interleave(count)
         before = self._first[choices] - (count.cumsum(0) - count)
-        return rows, self._table[before[rows] + torch.arange(len(rows), device=device)]
+        return rows, before[rows] + torch.arange(len(rows), device=device)
 
     def _visit(self, place: int) -> None:
         low, high, depth = self._ranges[place]
@@ -463,9 +473,9 @@ class Allowed:
 
     def mask(self, vocabulary: int) -> torch.Tensor:
         """(n, V) whether each token is allowed at n positions; `choices` is (n,)."""
-        rows, options = self.options.gather(self.choices)
+        rows, tokens = self.options.tokens(self.choices)
         mask = torch.zeros(len(self.choices), vocabulary, dtype=torch.bool, device=rows.device)
-        mask[rows, options[:, 0]] = True
+        mask[rows, tokens] = True
         row, column = (self.closed >= 0).nonzero(as_tuple=True)
         mask[row, self.closed[row, column]] = False
         return mask

@@ -94,12 +94,16 @@ class _TokenHead(torch.autograd.Function):
         is_top = torch.empty(size, dtype=torch.bool, device=hidden.device)
         for tile in _tiles(size, weight.size(0), hidden.device):
             logits = _logits(states[tile], matrix, bias, rule)
-            if allowed is not None:
-                logits.masked_fill_(~allowed[tile].mask(logits.size(1)), FORBIDDEN)
-            largest = logits.amax(1, keepdim=True)
+            forbidden = None if allowed is None else ~allowed[tile].mask(logits.size(1))
+            largest = (logits if forbidden is None else logits.masked_fill(forbidden, FORBIDDEN)).amax(1, keepdim=True)
             chosen = logits.gather(1, targets[tile, None])
             is_top[tile] = (chosen == largest).squeeze(1)
-            powers = logits.sub_(largest).exp() if wants_entropy else logits.sub_(largest).exp_()
+            logits.sub_(largest)
+            if forbidden is not None:
+                logits.masked_fill_(forbidden, 0.0)  # exp of very small numbers is slow on CPUs
+            powers = logits.exp() if wants_entropy else logits.exp_()
+            if forbidden is not None:
+                powers.masked_fill_(forbidden, 0.0)
             total = powers.sum(1)
             normaliser[tile] = total.log() + largest.squeeze(1)
             logps[tile] = chosen.squeeze(1) - normaliser[tile]
@@ -127,7 +131,7 @@ class _TokenHead(torch.autograd.Function):
             forbidden: torch.Tensor | None = None
             if ctx.allowed is not None:
                 forbidden = ~ctx.allowed[tile].mask(logits.size(1))
-                logits.masked_fill_(forbidden, FORBIDDEN)
+                logits.masked_fill_(forbidden, 0.0)
             if of_entropies is None and ctx.rule.cap is None:  # the common case, without a second tensor of this size
                 assert of_logps is not None
                 gradient = logits.sub_(normaliser[tile, None]).exp_().mul_(-of_logps[tile, None])
@@ -142,7 +146,7 @@ class _TokenHead(torch.autograd.Function):
             if of_logps is not None:
                 gradient.scatter_add_(1, targets[tile, None], of_logps[tile, None])
             if forbidden is not None:
-                logits.masked_fill_(forbidden, 0.0)  # their gradient is 0, and a finite slope keeps it 0
+                gradient.masked_fill_(forbidden, 0.0)
             gradient = ctx.rule.slope_(gradient, logits)
             narrow = gradient.to(ctx.dtype)
             if hidden_gradient is not None:

@@ -322,3 +322,33 @@ class TestServer:
 def test_no_torch_for_settings():
     code = "import sys, rlbench.config.engines; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+HELD = "generation.constraint=catalogue"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["generation.constraint=catalog"], "generation.constraint = 'catalog' is unknown; known: none, catalogue"),
+        (["generation.exclude=[repeats]"], "generation.exclude = [repeats] needs generation.constraint=catalogue"),
+        (["evaluation.exclude=[seen]"], "evaluation.exclude = [seen] needs evaluation.constraint=catalogue"),
+        ([HELD, "generation.exclude=[repeat]"], "generation.exclude = 'repeat' is unknown; known: repeats, seen"),
+        ([HELD, "generation.exclude=[seen,seen]"], "generation.exclude contains seen 2 times"),
+        ([HELD, "generation=continuous"], "needs generation.engine=transformers and generation.prefill=shared"),
+        ([HELD, "generation.prefill=repeated"], "needs generation.engine=transformers and generation.prefill=shared"),
+        ([HELD, "generation.stop_after_list=true"], "use generation.stop_after_list=false"),
+        (["evaluation.beams=2", "generation.repetition_penalty=1.2"], "is no probability of a list"),
+        (["evaluation.beams=2", "generation.prefill=repeated"], "evaluation.beams = 2 needs generation.prefill=shared"),
+        (["evaluation.beams=0"], "evaluation.beams = 0 must be at least 1"),
+    ],
+)
+def test_refused_under_a_constraint(config, overrides, said):
+    assert any(said in problem for problem in check_config(config(*overrides)))
+
+
+def test_evaluation_follows_rollouts_unless_it_is_set(config):
+    found = config(HELD, "generation.exclude=[repeats,seen]")
+    assert (found.evaluation.constraint, found.evaluation.exclude) == ("catalogue", ["repeats", "seen"])
+    free = config(HELD, "generation.exclude=[repeats]", "evaluation.constraint=none")
+    assert not check_config(free) and not check_config(config("evaluation.constraint=catalogue"))

@@ -216,3 +216,18 @@ def test_gradients_are_those_of_finite_differences(cap: float | None, wants_entr
     assert torch.autograd.gradcheck(total, (hidden, weight), atol=1e-6, check_undefined_grad=False)
     never = [token for token in range(VOCABULARY) if token >= len(TEXTS) or token in (PADDING, 9, 10)]
     assert not torch.autograd.grad(total(hidden, weight), weight)[0][never].any()
+
+
+def test_the_same_seed_gives_the_same_lists_whatever_was_drawn_before() -> None:
+    """A resumed run, or another process, starts with an empty table of options. Its order has no effect."""
+    model, used = tiny_model("llama").eval(), constraint(["repeats"])
+    config = GenerationConfig(max_new_tokens=12, eos_token_id=[END], pad_token_id=PADDING, do_sample=True)
+    prompts = PROMPTS * 8
+
+    def lists(held: Constraint, seed: int) -> list[list[int]]:
+        torch.manual_seed(seed)
+        return [row.ids for row in complete(model, prompts, config, walk=held.start(len(prompts), None, "cpu"))]
+
+    for seed in range(3):
+        lists(used, seed)
+    assert lists(used, 7) == lists(constraint(["repeats"]), 7)
