@@ -92,6 +92,9 @@ def _add_input(group: "argparse._ArgumentGroup") -> None:
         metavar="K",
         help="lists: accept a list with at least K different items (default: dataset.list_length)",
     )
+    group.add_argument(
+        "--only", type=Path, metavar="FILE", help="ask only about the questions of this file of failures"
+    )
     group.add_argument("--prompt", type=Path, metavar="FILE", help="a prompt of your own, with names in braces")
     group.add_argument(
         "--cache", type=Path, metavar="FILE", help="file that keeps all answers (default: teacher.sqlite in cache_dir)"

@@ -56,8 +56,11 @@ def teach(options: argparse.Namespace, config: Config) -> int:
     prompt = load_prompt(options.task, options.prompt)
     dataset = load_dataset(config.dataset)
     questions = _questions(options, config, dataset, prompt)
+    if options.only is not None:
+        names = {row["name"] for row in read_rows(options.only, {"name": str})}
+        questions = [question for question in questions if question.name in names]
     if not questions:
-        raise BadInput("there is nothing to ask; give more contexts with --train or --validation")
+        raise BadInput("there is nothing to ask; check --train, --validation and --only")
     settings = _settings(options, config)
     job = _job(options, config, dataset, prompt, settings, questions)
     if isinstance(source, LocalTeacher):
@@ -72,9 +75,11 @@ def teach(options: argparse.Namespace, config: Config) -> int:
             return 0
         _check_out(options.out, job)
         started = time.time()
-        progress = Progress(options.task, len(questions), file=None, show=sys.stderr.isatty(), unit="question")
+        drawn = sys.stderr.isatty()
+        progress = Progress(options.task, len(questions), file=None, show=drawn, unit="question")
+        tell = None if drawn else lambda words: console.print(words, markup=False, soft_wrap=True)
         pace = Pace(options.requests_per_minute, options.tokens_per_minute)
-        outcome = asyncio.run(_ask(Asking(source, cache, reader, settings, pace, progress), questions))
+        outcome = asyncio.run(_ask(Asking(source, cache, reader, settings, pace, progress, tell), questions))
         progress.close()
     finally:
         if cache is not None:
@@ -217,7 +222,7 @@ def _job(
         teacher = {"model": options.model, "endpoint": options.endpoint, "sampling": sampling}
     inputs = {
         name: {"path": str(path), "sha256": file_digest(path)}
-        for name, path in (("candidates", options.candidates), ("lists", options.lists))
+        for name, path in (("candidates", options.candidates), ("lists", options.lists), ("only", options.only))
         if path is not None
     }
     asked = hashlib.sha256()
@@ -354,14 +359,17 @@ def _dry_run(
     """Print sample requests and estimates. Asks nothing."""
     bodies = ({**settings.sampling, "messages": question.messages} for question in questions)
     new = tokens = 0
-    for body in bodies:
-        if new < SAMPLES:
+    counted: set[str] = set()
+    for number, body in enumerate(bodies):
+        if number < SAMPLES:
             print(json.dumps(body, indent=2, ensure_ascii=False))
-        if cache is None or cache.get(body) is None:
+        key = str(number) if cache is None else cache.key(body)
+        if key not in counted and (cache is None or cache.get(body) is None):
             new, tokens = new + 1, tokens + prompt_tokens(body["messages"])
+        counted.add(key)
     answers = new * settings.answer_tokens
     said = [
-        f"{len(questions)} questions, {len(questions) - new} of them already answered in the cache",
+        f"{len(questions)} questions, of which {len(questions) - new} need no request (answered, or equal to another)",
         f"to ask: {new} requests, about {tokens:,} prompt tokens and {answers:,} answer tokens",
     ]
     if settings.prices != Prices():

@@ -20,6 +20,8 @@ GIVE_UP_WAIT = 900.0
 """An endpoint that asks for a longer wait, such as until tomorrow, ends the job."""
 FAILURES_IN_A_ROW = 20
 """Number of requests in a row that got no answer, after which the job ends."""
+TELL_EVERY = 60.0
+"""Seconds between two lines about the progress."""
 REFUSAL, UNKNOWN = "refusal", "unknown"
 """Kinds of failures after which the teacher is not asked again: it does not want to answer, or does not know."""
 
@@ -165,6 +167,7 @@ class Asking:
         source, cache, reader, pace: see there.
         settings: how to ask.
         progress: a bar over the questions.
+        tell: shows a line from time to time, where no bar is drawn.
     """
 
     def __init__(
@@ -175,13 +178,16 @@ class Asking:
         settings: Settings,
         pace: Pace,
         progress: Progress,
+        tell: Callable[[str], None] | None = None,
     ):
         self.source, self.cache, self.reader, self.pace, self.progress = source, cache, reader, pace, progress
-        self.settings = settings
+        self.settings, self.tell = settings, tell
         self.outcome = Outcome({}, [], Counts(), "")
         self._in_a_row = self._done = 0
         self._random = random.Random()
         self._halted = asyncio.Event()
+        self._open: dict[str, asyncio.Event] = {}
+        self._told = time.monotonic()
 
     async def run(self, questions: Iterable[Question]) -> Outcome:
         """Ask about all questions, and return what was read.
@@ -258,10 +264,24 @@ class Asking:
     async def _obtain(self, body: Body, name: str) -> Answer:
         """The answer to one request, from the cache or from the teacher.
 
+        Equal requests wait for the first of them, and then find its answer in the cache.
+
         Raises:
             NoAnswer: there is none after all tries.
             Stop: the job must end.
         """
+        if self.cache is None:
+            return await self._send(body, name)
+        key = self.cache.key(body)
+        while key in self._open:
+            await self._open[key].wait()
+        self._open[key] = asyncio.Event()
+        try:
+            return await self._send(body, name)
+        finally:
+            self._open.pop(key).set()
+
+    async def _send(self, body: Body, name: str) -> Answer:
         counts = self.outcome.counts
         known = None if self.cache is None else self.cache.get(body)
         if known is not None:
@@ -331,6 +351,9 @@ class Asking:
         if counts.failed:
             note += f", {counts.failed.total()} failed"
         self.progress.to(self._done, note)
+        if self.tell is not None and time.monotonic() - self._told > TELL_EVERY:
+            self._told = time.monotonic()
+            self.tell(f"{self._done} of {self.progress.total} questions, {note}")
 
 
 def again(messages: Messages, text: str, problem: str) -> Messages:

@@ -6,7 +6,7 @@ import json
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from rlbench.base.errors import BadInput
 from rlbench.base.program import install
@@ -42,6 +42,8 @@ def check_endpoint(url: str) -> str | None:
         return f"--endpoint {url} must be a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
     if parts.username or parts.password:
         return "--endpoint must not contain a user name or password; put the key in an environment variable (--key-env)"
+    if any(word in parts.query.casefold() for word in ("key", "token", "secret")):
+        return "--endpoint must not contain a key; put it in an environment variable (--key-env)"
     return None
 
 
@@ -61,7 +63,9 @@ class Endpoint:
     def __init__(self, url: str, key: str | None, timeout: float, connections: int):
         if importlib.util.find_spec("httpx") is None:
             raise BadInput(f"asking an endpoint needs httpx, which is not installed; run {install('stage1')}")
-        self.url = url.rstrip("/") if url.rstrip("/").endswith(PATH) else url.rstrip("/") + PATH
+        parts = urlsplit(url)
+        path = parts.path.rstrip("/").removesuffix(PATH) + PATH
+        self.url = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
         self._key, self.timeout, self.connections = key, timeout, connections
         self._client: httpx.AsyncClient | None = None
 

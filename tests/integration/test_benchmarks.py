@@ -18,6 +18,7 @@ SMALL: dict[str, list[str]] = {
     "benchmarks.overhead": ["--turns", "1"],
     "benchmarks.overhead_of_checkpoints": ["--updates", "2", "--repeats", "1", "--folder", "{folder}"],
     "benchmarks.report": ["--rows", "2", "--seeds", "2", "--updates", "3", "--times", "1"],
+    "benchmarks.stage1": ["--share", "1000", "--folder", "{folder}"],
     "benchmarks.reproduction": ["--trials", "3"],
 }
 """Arguments by module. Tests of their own run the others: step, gpu and before_after in `test_speed.py`."""

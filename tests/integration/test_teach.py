@@ -399,3 +399,45 @@ def test_a_local_model_answers_in_batches_and_is_cached(job, tmp_path_factory):
     assert teach.main(words) == 1
     assert job.manifest()["counts"]["cached"] == 4 and [row["texts"] for row in job.rows("out.failed.jsonl")] == texts
     assert teach.main([*words, "--body", '{"seed": 1}']) == 2
+
+
+def test_failures_can_be_asked_about_with_other_settings(job):
+    def answer(request, before):
+        cut = "number 1." in str(request) and request["max_tokens"] < 2000
+        return Reply("Heat (1995)", finish="length") if cut else Reply(GOOD)
+
+    with teacher(answer) as server:
+        assert job(server, "lists") == 0
+        (failure,) = job.rows("out.failed.jsonl")
+        server.requests.clear()
+        words = ("--only", str(job.folder / "out.failed.jsonl"), "--max-tokens", "2000")
+        assert job(server, "lists", *words, out="more.jsonl") == 0
+        assert len(server.requests) == 1
+    assert [row["context_id"] for row in job.rows("more.jsonl")] == [failure["name"]]
+
+
+def test_equal_requests_are_sent_once(job):
+    from rlbench.teacher import questions
+
+    same = [questions.Conversation(str(i), [{"role": "user", "content": "hello"}], "hello") for i in range(5)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlbench.commands.teaching.conversations", lambda dataset: {"train": same, "validation": []})
+        with teacher(lambda request, before: Reply(GOOD, delay=0.1)) as server:
+            assert job(server, "lists", "--dry-run", out=None) == 0 and "to ask: 1 requests" in job.said
+            assert job(server, "lists") == 0
+            assert len(server.requests) == 1 and len(job.rows()) == 5
+
+
+def test_urls_of_endpoints():
+    from rlbench.teacher.endpoint import Endpoint, check_endpoint
+
+    urls = {
+        "http://x/v1": "http://x/v1/chat/completions",
+        "http://x/v1/": "http://x/v1/chat/completions",
+        "http://x/v1/chat/completions": "http://x/v1/chat/completions",
+        "https://x/d/chat/completions?api-version=1": "https://x/d/chat/completions?api-version=1",
+        "https://x/d?api-version=1": "https://x/d/chat/completions?api-version=1",
+    }
+    assert {url: Endpoint(url, None, 1, 1).url for url in urls} == urls
+    assert all(check_endpoint(url) is None for url in urls)
+    assert all(check_endpoint(url) for url in ("x", "ftp://x", "http://", "http://x:y/", "http://x?api_key=1"))
