@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlbench import teach
+from rlbench.teacher.answers import AnswerCache
 from tests.helpers import ROOT
 from tests.helpers_teacher import DROP, FILMS, Reply, TeacherServer, plain_teacher, redial_folder, teacher
 
@@ -271,21 +272,25 @@ def test_a_stopped_job_goes_on_and_asks_nothing_twice(job, number):
     def answer(request, before):
         if len(server.answered) >= 5 and not released.is_set():
             held.set()
-            released.wait(20)
+            released.wait(200)
         return plain_teacher(request, before)
 
     with teacher(answer) as server:
         command = [sys.executable, "-m", "rlbench", "teach", *job.words(server, "lists", "--concurrency", "2")]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ})
-        assert held.wait(30)
-        time.sleep(0.3)  # both open requests are held; the answers before are on disk
+        assert held.wait(120)
+        cache = AnswerCache(job.folder / "cache" / "teacher.sqlite", "")
+        until = time.monotonic() + 60
+        while (server.open < 2 or cache.count() < len(server.answered)) and time.monotonic() < until:
+            time.sleep(0.02)  # until both open requests are held, and the answers before are on disk
+        cache.close()
         paid = list(server.answered)
         assert not (job.folder / "out.jsonl").exists()
         process.send_signal(number)
         if number != signal.SIGKILL:
-            time.sleep(0.2)
+            time.sleep(0.5)
             released.set()  # open requests may end
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
         released.set()
         if number == signal.SIGKILL:
             assert process.returncode == -9
