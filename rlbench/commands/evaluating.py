@@ -76,7 +76,7 @@ def evaluate(options: argparse.Namespace) -> int:
     n = place.config.evaluation.samples if options.samples is None else options.samples
     evaluation = replace(place.config.evaluation, samples=n, pass_at=pass_at(place.config, n) if n else [])
     place = replace(place, config=replace(place.config, evaluation=evaluation))
-    if problems := check_names(place, [name]):
+    if problems := check_names(place, [name]) + unsupported(options, evaluation_identity(evaluation)):
         raise BadInput(*problems)
     run = run_of(place, name, options.seed, _details(options, place.config))
     if status_of(run.root) == DONE:
@@ -97,6 +97,23 @@ def evaluate(options: argparse.Namespace) -> int:
     baselines = write_baselines(whole, lambda said: console.print(said, markup=False))
     show(place, [*baselines, run], console)
     return 0
+
+
+def unsupported(options: argparse.Namespace, own: Mapping[str, Any]) -> list[str]:
+    """Settings of evaluation that only transformers can follow, where another backend is asked.
+
+    Args:
+        own: the settings that differ from greedy or sampled lists without a constraint.
+    """
+    asked = "--endpoint" if options.endpoint else "--backend vllm" if options.backend == "vllm" else ""
+    if not asked:
+        return []
+    plain = {"constraint": "none", "exclude": "[]", "beams": 1}
+    return [
+        f"evaluation.{key} = {value} is not supported by {asked}; use evaluation.{key}={plain[key]}, or transformers"
+        for key, value in own.items()
+        if key != "exclude"
+    ]
 
 
 def _details(options: argparse.Namespace, config: Config) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Lists held to a catalogue of four items: their distribution, by trying all token sequences."""
 
+import argparse
 import itertools
 import math
 
@@ -9,6 +10,8 @@ import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig, PreTrainedModel
 
+from rlbench.commands.evaluating import unsupported
+from rlbench.config.decoding import evaluation_identity
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.held import HeldLines
@@ -21,6 +24,7 @@ from rlbench.models.shared_prompt import prompt_rows, shared_scores
 from rlbench.models.token_bytes import TokenBytes
 from rlbench.models.token_head import LogitRule, token_scores
 from rlbench.training.scoring import held_scores
+from tests.conftest import composed
 from tests.helpers_models import VOCABULARY, tiny_model
 
 END, PADDING, N = 1, 0, 2
@@ -231,3 +235,17 @@ def test_the_same_seed_gives_the_same_lists_whatever_was_drawn_before() -> None:
     for seed in range(3):
         lists(used, seed)
     assert lists(used, 7) == lists(constraint(["repeats"]), 7)
+
+
+@pytest.mark.parametrize(
+    "backend", [{"endpoint": "http://127.0.0.1:1", "backend": None}, {"endpoint": None, "backend": "vllm"}]
+)
+def test_backends_that_know_no_constraint_refuse_it(backend: dict[str, str | None]) -> None:
+    """`rlbench eval` would otherwise record a constraint that its lists do not follow."""
+    options = argparse.Namespace(**backend)
+    held = composed("evaluation.constraint=catalogue", "evaluation.exclude=[seen]", "evaluation.beams=3").evaluation
+    first, second = unsupported(options, evaluation_identity(held))
+    assert first.startswith("evaluation.constraint = catalogue is not supported by --") and "=none" in first
+    assert second.startswith("evaluation.beams = 3 is not supported by --") and "evaluation.beams=1" in second
+    assert not unsupported(options, evaluation_identity(composed().evaluation))
+    assert not unsupported(argparse.Namespace(endpoint=None, backend=None), evaluation_identity(held))
