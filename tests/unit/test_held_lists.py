@@ -154,8 +154,10 @@ def test_beam_search(beams: int, exclude: list[str]) -> None:
     """With as many beams as texts, the result is the most likely list. With fewer, it is that of a plain search."""
     model, held, every = tiny_model("llama").eval(), constraint(exclude), all_lists(exclude)
     config = GenerationConfig(max_new_tokens=12, eos_token_id=[END], pad_token_id=PADDING, do_sample=False)
-    found = beam_search(model, PROMPTS, config, beams, held.start(2, None, "cpu"))
-    for prompt, row in zip(PROMPTS, found, strict=True):
+    random = torch.Generator().manual_seed(4)
+    prompts = [*PROMPTS, *torch.randint(2, VOCABULARY, (10, 6), generator=random).tolist()]
+    found = beam_search(model, prompts, config, beams, held.start(len(prompts), None, "cpu"))
+    for prompt, row in zip(prompts, found, strict=True):
         steps = {ids: [logp for logp, _ in slow_logps(model, prompt, ids, every)] for ids in every}
         totals = {ids: sum(of_tokens) for ids, of_tokens in steps.items()}
         best = max(totals, key=lambda ids: totals[ids])
