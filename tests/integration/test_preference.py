@@ -45,16 +45,21 @@ SHORT = [
 ]
 
 
+def words(root, *overrides) -> list[str]:
+    """SHORT and the folders, in which overrides replace equal keys."""
+    return list({word.partition("=")[0]: word for word in (*SHORT, *folders(root), *overrides)}.values())
+
+
 def start(launcher, root, *overrides):
     if launcher == ALONE:
-        return run_py(root / "log.txt", *SHORT, *folders(root), *overrides)
-    command = [*launcher, str(RUN_PY), *SHORT, *folders(root), *overrides]
+        return run_py(root / "log.txt", *words(root, *overrides))
+    command = [*launcher, str(RUN_PY), *words(root, *overrides)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def config_of(root, *overrides) -> Config:
-    return composed(*SHORT, *folders(root), *overrides)
+    return composed(*words(root, *overrides))
 
 
 def rl(root, *overrides) -> Run:
