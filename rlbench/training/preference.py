@@ -35,7 +35,7 @@ from rlbench.training.metered import Metered
 from rlbench.training.parallel import on_each, parallel_arguments, whole_policy
 from rlbench.training.preference_lists import Lists
 from rlbench.training.safety import NoTuples
-from rlbench.training.scoring import even_cuts, reasons_of_training, shared_passes
+from rlbench.training.scoring import agreement, even_cuts, reasons_of_training, shared_passes
 
 TIE = 1e-4
 """Nats by which two log-ratios must differ to count as different. At a round's first update all are 0 but for rounding.
@@ -92,6 +92,7 @@ class PreferenceTrainer(Metered):
             temperature=1.0,
             recompute=args.gradient_checkpointing,
             autocast=self.accelerator.autocast,
+            agreed=agreement(self),
             counts_padding=False,
         )
         self.model_accepts_loss_kwargs = False  # all micro-batches have one size, and each loss is a mean over it

@@ -25,6 +25,7 @@ from rlbench.models.shared_prompt import (
     reason_against,
 )
 from rlbench.models.token_head import LogitRule
+from rlbench.runs import processes
 from rlbench.training.parallel import shards_head
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class SharedPasses:
         recompute: whether gradients are computed with gradient checkpointing.
         autocast: a new context of the accelerator's autocast.
         counts_padding: as in `prompt_rows`.
+        agreed: what all processes decide, from what this one would. Passes of sharded weights are collective, so all
+            must take the same kind of pass.
     """
 
     def __init__(
@@ -70,17 +73,23 @@ class SharedPasses:
         recompute: bool,
         autocast: Callable[[], AbstractContextManager[None]],
         counts_padding: bool = True,
+        agreed: Callable[[bool], bool] = bool,
     ):
         for model in models:
             add_shared_scores(model, LogitRule.of(model, temperature))
         self.always, self.recompute, self.autocast = always, recompute, autocast
-        self.counts_padding = counts_padding
+        self.counts_padding, self.agreed = counts_padding, agreed
         self.trims_prompts = not counts_padding or has_relative_positions(models[0])
 
     def rows(self, batch: Completions) -> PromptRows:
         """The batch without repeated prompts and without needless padding."""
         rows = prompt_rows(*vars(batch).values(), trims_prompts=self.trims_prompts, counts_padding=self.counts_padding)
-        return rows if self.always or rows.saving >= LEAST_SAVING else rows.separate()
+        # A pass over shared prompts calls the backbone twice: for all prompt tokens but the last, then for the rest.
+        has_two_calls = len(rows.prompt_ids) < len(rows.completion_ids) and rows.prompt_ids.size(1) > 1
+        return rows if self.agreed(has_two_calls and self._saves_enough(rows)) else rows.separate()
+
+    def _saves_enough(self, rows: PromptRows) -> bool:
+        return self.always or rows.saving >= LEAST_SAVING
 
     def scores(
         self, model: Any, batch: Completions, cuts: Sequence[slice], *, wants_entropy: bool, wants_hidden: bool = False
@@ -103,6 +112,11 @@ class SharedPasses:
                 part = model(shared=rows, wants_entropy=wants_entropy, wants_hidden=wants_hidden, recompute=recompute)
             found.append(TokenScores(part["logps"], part.get("entropies"), part.get("hidden")).widened(length))
         return TokenScores.joined(found)
+
+
+def agreement(trainer: Trainer) -> Callable[[bool], bool]:
+    """`SharedPasses.agreed` for a trainer: yes only if all processes say so, where weights are sharded."""
+    return (lambda own: all(processes.gather(own))) if trainer.is_fsdp_enabled else bool
 
 
 def reasons_of_training(trainer: Trainer) -> list[str]:

@@ -40,6 +40,7 @@ from rlbench.training.rollout_log import RolloutLog
 from rlbench.training.scoring import (
     Batching,
     SharedPasses,
+    agreement,
     at_least,
     cuts_by_tokens,
     even_cuts,
@@ -130,6 +131,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             temperature=self.temperature,
             recompute=args.gradient_checkpointing,
             autocast=self.accelerator.autocast,
+            agreed=agreement(self),
         )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:

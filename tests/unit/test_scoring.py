@@ -3,15 +3,19 @@
 import logging
 from collections import Counter
 from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
+from transformers import Trainer
 
 from rlbench.base.errors import BadInput
 from rlbench.models.batches import Completions
 from rlbench.training.scoring import (
     LEAST_SAVING,
     SharedPasses,
+    agreement,
     at_least,
     cuts_by_tokens,
     even_cuts,
@@ -113,6 +117,30 @@ def test_auto_shares_only_where_it_saves_tokens() -> None:
     assert 1 < always.rows(short).saving < LEAST_SAVING
     assert len(always.rows(short).prompt_ids) == 2 and len(auto.rows(short).prompt_ids) == 8
     assert len(auto.rows(alone).prompt_ids) == 8
+
+
+@pytest.mark.parametrize("share", ["auto", "always"])
+def test_processes_take_the_same_kind_of_pass(share: str) -> None:
+    """Which decides how often the backbone is called, and calls of sharded weights are collective."""
+    shared = passes(share)
+    assert shared
+    asked: list[bool] = []
+    shared.agreed = lambda own: asked.append(own) or False  # type: ignore[func-returns-value]
+    many, alone = completions([40, 40], [5] * 8, group=4), completions([2] * 8, [60] * 8, group=1)
+    one_token = completions([1, 1], [5] * 8, group=4)
+    assert [len(shared.rows(batch).prompt_ids) for batch in (many, alone, one_token)] == [8, 8, 8]
+    assert asked == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("sharded", "others", "agreed"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_sharded_weights_ask_all_processes(
+    sharded: bool, others: bool, agreed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlbench.runs.processes.gather", lambda own: [own, others])
+    trainer = cast(Trainer, SimpleNamespace(is_fsdp_enabled=sharded))
+    assert agreement(trainer)(True) == agreed and not agreement(trainer)(False)
 
 
 def test_never_is_the_pass_of_trl() -> None:
