@@ -82,7 +82,7 @@ class Case:
     def rewards(self) -> RewardBatch:
         b = self.batch
         hits = np.array([[b.rel(i, k) for k in range(1, N + 1)] for i in b.lists], dtype=np.float64)
-        judged = SimpleNamespace(hits=hits, verdicts=hits)
+        judged = SimpleNamespace(hits=hits, gains=hits, verdicts=hits)
         gains = [torch.from_numpy(TERMS[name].function(judged, None)) for name in self.objective.reward.terms]
         entries = [len(b.entries(i)) for i in b.lists]
         sizes = [float(len(b.tokens(i))) for i in b.lists]
