@@ -2,7 +2,7 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -28,10 +28,10 @@ from rlbench.data.stage1.files import (
 )
 from rlbench.data.stage1.pipeline import Conversation, Stage1, without_instructions
 from rlbench.data.stage1.scores import STEPS
-from rlbench.lists.entries import parse_text
+from rlbench.lists.entries import parse_line
+from rlbench.lists.exact import CatalogReader
 from rlbench.lists.items import Item
 from rlbench.lists.relevance import make_judge
-from rlbench.lists.titles import parse_titles
 
 console = Console(stderr=True, highlight=False)
 
@@ -49,12 +49,12 @@ def demonstrate(options: argparse.Namespace, config: Config) -> None:
     dataset = load_dataset(config.dataset)
     rows = read_rows(options.lists, {"context_id": str, "response": str})
     with_years = dataset.catalog.has_years
-    parse = parse_text if with_years else parse_titles
-    lists = [(row["context_id"], list(parse(row["response"]).items)) for row in rows]
+    reader = CatalogReader(dataset.catalog)
+    lists = [(row["context_id"], list(reader.text(row["response"]).items)) for row in rows]
     conversations = _conversations(options.lists, lists, dataset)
     steps = STEPS[options.steps]
     films = read_texts(options.films, with_years) if options.films else {}
-    ratings, unread = _ratings(options.ratings, with_years) if options.ratings else ({}, 0)
+    ratings, unread = _ratings(options.ratings, reader.line) if options.ratings else ({}, 0)
     if steps or options.candidates:
         judge = make_judge(config.matching, dataset.catalog, config.dataset.list_length)
         encode = load_encoder(options.encoder, options.trust_remote_code)
@@ -167,7 +167,9 @@ def _made(
         raise BadInput(f"dataset.list_length = {config.dataset.list_length}: {error}") from error
 
 
-def _ratings(file: Path, with_years: bool = True) -> tuple[Mapping[str, Mapping[Item, int]], int]:
+def _ratings(
+    file: Path, read: Callable[[str], Item | None] = parse_line
+) -> tuple[Mapping[str, Mapping[Item, int]], int]:
     ratings: dict[str, Mapping[Item, int]] = {}
     unread = 0
     rows = read_rows(file, {"context_id": str, "response": str})
@@ -178,6 +180,6 @@ def _ratings(file: Path, with_years: bool = True) -> tuple[Mapping[str, Mapping[
             "keep one line per context"
         )
     for row in rows:
-        ratings[row["context_id"]], more = read_ratings(row["response"], with_years)
+        ratings[row["context_id"]], more = read_ratings(row["response"], read)
         unread += more
     return ratings, unread

@@ -68,7 +68,7 @@ def teach(options: argparse.Namespace, config: Config) -> int:
     if options.cache is None:
         options.cache = Path(config.cache_dir) / "teacher.sqlite"
     cache = None if options.answers else AnswerCache(options.cache, _name(source))
-    reader = _reader(options, config, Form(dataset.catalog.has_years))
+    reader = _reader(options, config, Form.of(dataset.catalog))
     try:
         if options.dry_run:
             _dry_run(options, questions, settings, cache)
@@ -109,7 +109,7 @@ def _key(options: argparse.Namespace) -> str | None:
 def _questions(
     options: argparse.Namespace, config: Config, dataset: RankedListDataset, prompt: Prompt | None
 ) -> Sequence[Question]:
-    form = Form(dataset.catalog.has_years)
+    form = Form.of(dataset.catalog)
     values = common_values(config.dataset, form)
     if options.task == "metadata":
         assert prompt is not None

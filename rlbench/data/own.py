@@ -18,6 +18,7 @@ from rlbench.data.own_rows import FIELDS, Reading
 from rlbench.data.record import SPLITS, RankedListDataset, Record
 from rlbench.data.stage1.files import demonstrated
 from rlbench.lists.catalog import Catalog, normalise
+from rlbench.lists.exact import CatalogReader
 from rlbench.lists.items import TITLES, Item, line_of, plural
 
 GIVEN, TRUTH_THEN_POPULAR = "given", "truth_then_popular"
@@ -92,6 +93,11 @@ def dataset_of(name: str, reading: Reading, catalog: Catalog | None, notices: Se
         )
         told.append(
             f"dataset.catalog is not set, so the catalogue holds the {len(catalog)} {plural(config.item)} of the truths"
+        )
+    if odd := CatalogReader(catalog).exact:
+        told.append(
+            f"{len(odd)} titles of the catalogue look like layout or a sentence, so only a line with exactly "
+            f"this title names the {config.item}: {examples(odd)}"
         )
     shown = [one for one in [*splits.pop("sft", []), *splits["train"]] if one.completion is not None]
     splits["train"] = [replace(one, completion=None) for one in splits["train"]]

@@ -19,9 +19,9 @@ from rlbench.base.errors import BadInput
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists import published
 from rlbench.lists.catalog import MATCHERS, Catalog, MatchingPolicy
-from rlbench.lists.entries import Entry, ParsedText, parse_text
+from rlbench.lists.entries import Entry, ParsedText
+from rlbench.lists.exact import CatalogReader
 from rlbench.lists.items import Item
-from rlbench.lists.titles import parse_titles
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -118,16 +118,18 @@ class Judge:
 
     Attributes:
         exact: the catalogue's items exactly as spelt, for the published rules.
+        reader: reads lines and texts.
     """
 
     def __init__(self, catalog: Catalog, list_length: int):
         self.catalog = catalog
         self.list_length = list_length
         self.exact = frozenset(catalog.items)
+        self.reader = CatalogReader(catalog)
 
     def parse(self, text: str) -> ParsedText:
         """Parse one completion: lines with a title and a year, or titles if the catalogue has no years."""
-        return parse_text(text) if self.catalog.has_years else parse_titles(text)
+        return self.reader.text(text)
 
     def read(self, texts: Sequence[str]) -> list[ParsedText]:
         """Parse completions, each distinct text once."""

@@ -116,6 +116,11 @@ def _read_cells(line: str) -> Item | None:
 _titles = Lines(read_title)
 
 
+def parse_title(line: str) -> Item | None:
+    """`read_title`, cached."""
+    return _titles[line] or None
+
+
 def parse_titles(text: str) -> ParsedText:
     """Parse a completion whose lines are titles. Lines end only at "\\n"."""
     return parsed_by(_titles, text)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from rlbench.base.texts import is_broken
 from rlbench.data.stage1.files import MARK, named
 from rlbench.data.stage1.scores import RATINGS
+from rlbench.lists.catalog import Catalog
 from rlbench.lists.entries import ParsedText, parse_line, parse_text
+from rlbench.lists.exact import CatalogReader
 from rlbench.lists.items import Item
 from rlbench.lists.titles import parse_titles, read_title
 from rlbench.teacher.answers import Answer
@@ -44,9 +46,20 @@ _FIELD = re.compile(r"(?:\A|\n)[\s*_#>-]*(keywords?|key words|plot)[\s*_]*[:：]
 
 @dataclass(frozen=True)
 class Form:
-    """How a line names an item: "Title (Year)", or the title alone."""
+    """How a line names an item: "Title (Year)", or the title alone.
+
+    Attributes:
+        with_years: which of the two.
+        reader: reads lines by a catalogue; None for any items.
+    """
 
     with_years: bool
+    reader: CatalogReader | None = None
+
+    @classmethod
+    def of(cls, catalog: Catalog) -> "Form":
+        """The form of a catalogue's lines."""
+        return cls(catalog.has_years, CatalogReader(catalog))
 
     @property
     def words(self) -> str:
@@ -54,10 +67,14 @@ class Form:
 
     def line(self, line: str) -> Item | None:
         """The item that a line names."""
+        if self.reader is not None:
+            return self.reader.line(line)
         return parse_line(line) if self.with_years else read_title(line)
 
     def text(self, text: str) -> ParsedText:
         """The items that the lines of a text name."""
+        if self.reader is not None:
+            return self.reader.text(text)
         return parse_text(text) if self.with_years else parse_titles(text)
 
 

@@ -14,11 +14,14 @@ from rlbench.data.line_format import without_years
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Answer, judge_answers, make_criteria
 from rlbench.lists.catalog import LOOSE, Catalog
-from rlbench.lists.items import LINE_FORMATS, TITLES, WITH_YEARS, plural
+from rlbench.lists.exact import CatalogReader
+from rlbench.lists.held import HeldLines
+from rlbench.lists.items import LINE_FORMATS, TITLES, WITH_YEARS, line_of, plural
 from rlbench.lists.relevance import make_judge
 from rlbench.lists.titles import parse_titles, read_title
 from rlbench.running.checks import check_values
 from rlbench.runs.identity import config_hash, stage_settings
+from rlbench.teacher.reading import Form
 from tests.conftest import composed
 
 MATCHING = MatchingConfig("casefold", "ours", ["nfkc", "spaces", "casefold"], 0, None)
@@ -171,6 +174,36 @@ def test_what_needs_years_is_refused(changes, words):
 def test_the_published_rules_are_refused_for_stored_lists_too():
     with pytest.raises(BadInput, match="reads only lines with a year, but the catalogue has no years"):
         make_judge(MatchingConfig("published", "published", [], 0, None), Catalog(BOOKS), 3)
+
+
+ODD = [
+    "2. Fast", "- minus", "#9 Dream", "Movie: The Movie", "a) first", "| pipe", "<b>Bold</b>", "* Star *",
+    "q & a &amp; b", "Hello", "Yes", "The End:", "***", "12) twelve",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("year", [None, 1999])
+def test_titles_that_look_like_layout_are_named_by_exactly_their_line(year):
+    items = [(title, year) for title in [*ODD, "Dune"]] + [("Title (2001)", year)]
+    judge = make_judge(MATCHING, Catalog(items), 20)
+    lines = [line_of(*item) for item in items]
+    for form in ("{}", "  {} ", "7. {}", "- {}"):
+        parsed = judge.parse("\n".join(map(form.format, lines)))
+        assert (parsed.items, list(parsed.lines)) == (items, list(range(len(items))))
+    assert HeldLines.of(judge).left_out == []
+    assert Form.of(judge.catalog).line("2. " + lines[0]) == items[0]
+
+
+def test_an_exact_line_counts_only_where_the_rules_read_another_item():
+    reader = CatalogReader(
+        Catalog([("2. Fast", None), ("Fast", None), ("Emma", None), ("\u200b", None), ("a\nb", None)])
+    )
+    assert list(reader.exact) == ["2. Fast"]
+    assert list(reader.text("2. Fast\n1. Fast\n2. fast\n2. 2. Fast\nHello").items) == [
+        ("2. Fast", None), ("Fast", None), ("fast", None), ("2. Fast", None),
+    ]  # fmt: skip
+    assert CatalogReader(Catalog([("Dune", None), ("The Wall", None)])).exact == {}
+    assert CatalogReader(Catalog([("The Wall", 201), ("Heat", 1995)])).exact == {}
 
 
 def test_plurals():

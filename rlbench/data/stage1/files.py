@@ -9,7 +9,7 @@ demonstrations    {"context_id": "...", "completion": "Title (Year)\\n..."}
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from rlbench.data.record import Record
 from rlbench.data.stage1.scores import RATINGS
 from rlbench.lists.entries import parse_line
 from rlbench.lists.items import Item, line_of
-from rlbench.lists.titles import read_title
 
 MANIFEST = ".manifest.json"
 """Ending of the file beside a file of Stage 1, which says how that was made."""
@@ -128,14 +127,13 @@ def read_texts(path: Path, with_years: bool = True) -> dict[Item, str]:
     return texts
 
 
-def read_ratings(response: str, with_years: bool = True) -> tuple[dict[Item, int], int]:
+def read_ratings(response: str, read: Callable[[str], Item | None] = parse_line) -> tuple[dict[Item, int], int]:
     """Items with their ratings in a teacher's response, and the number of unreadable lines.
 
     Args:
         response: lines of item, `MARK` and rating.
-        with_years: whether an item is "Title (Year)" or a title.
+        read: the item that a line names.
     """
-    read = parse_line if with_years else read_title
     found: dict[Item, int] = {}
     unread = 0
     for line in response.split("\n"):
