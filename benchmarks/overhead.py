@@ -42,7 +42,7 @@ SHORT = ("+debug=smoke", "runtime.progress=false", "runtime.device=cpu")
 def sweep_arguments(runs: Path, algorithms: int, seeds: int) -> list[str]:
     """Return the sweep's command-line arguments."""
     names = ",".join(groups()["algorithm"][:algorithms])
-    return [f"algorithm={names}", f"seed={','.join(map(str, range(seeds)))}", f"runs_dir={runs}"]
+    return [f"algorithm={names}", f"seed={','.join(map(str, range(seeds)))}", f"runs_dir={runs}", "baselines=[]"]
 
 
 def finish_cells(runs: Path, algorithms: int, seeds: int) -> list[Run]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rlbench.base.errors import BadInput
 from rlbench.base.progress import Progress
 from rlbench.commands.external import (
-    Place,
+    ListPlace,
     check_names,
     find_place,
     fold,
@@ -34,8 +34,8 @@ from rlbench.data.record import Messages
 from rlbench.evaluation.external_lists import SystemLists
 from rlbench.runs.directory import DONE, check_done, status_of
 from rlbench.runs.written import JudgedSplit, budget_of, origin_of, outcome_of, write_run
-from rlbench.teacher.answers import Answer, AnswerCache
-from rlbench.teacher.asking import Asking, Outcome, Question, Reading, Settings
+from rlbench.teacher.answers import AnswerCache, TeacherAnswer
+from rlbench.teacher.asking import AnswerReading, Asking, AskOutcome, AskSettings, Question
 from rlbench.teacher.endpoint import Endpoint, check_endpoint
 from rlbench.teacher.pace import Pace
 
@@ -131,11 +131,11 @@ def _details(options: argparse.Namespace, config: Config) -> dict[str, Any]:
             "decoding": decoding | own}  # fmt: skip
 
 
-def _prompts(place: Place, split: str) -> dict[str, Messages]:
+def _prompts(place: ListPlace, split: str) -> dict[str, Messages]:
     return {record.context_id: record.prompt for record in place.splits[split]}
 
 
-def _transformers(options: argparse.Namespace, place: Place, name: str) -> Evaluated:
+def _transformers(options: argparse.Namespace, place: ListPlace, name: str) -> Evaluated:
     """Greedy and sampled lists by transformers, as the stages of a cell make them."""
     from transformers.utils import logging as hf_logging
 
@@ -171,7 +171,7 @@ def _transformers(options: argparse.Namespace, place: Place, name: str) -> Evalu
     return Evaluated(found, tokens)
 
 
-def _vllm(options: argparse.Namespace, place: Place, name: str) -> Evaluated:
+def _vllm(options: argparse.Namespace, place: ListPlace, name: str) -> Evaluated:
     """Greedy and sampled lists by vLLM in this process."""
     import importlib.util
 
@@ -214,7 +214,7 @@ def _vllm(options: argparse.Namespace, place: Place, name: str) -> Evaluated:
     return Evaluated(judge_lists(place, lists), sum(tokens for _, tokens in endings.values()))
 
 
-def _ask(options: argparse.Namespace, place: Place, name: str) -> Evaluated:
+def _ask(options: argparse.Namespace, place: ListPlace, name: str) -> Evaluated:
     """Greedy and sampled lists from a server. Answers are kept in the cache of `rlbench teach`.
 
     Raises:
@@ -231,7 +231,7 @@ def _ask(options: argparse.Namespace, place: Place, name: str) -> Evaluated:
     of_test = [Question(context, prompt) for context, prompt in _prompts(place, "test").items()]
     jobs = [({**common, "temperature": 0}, questions)]
     jobs += [({**sampled, "seed": options.seed * 10_000 + k}, of_test) for k in range(config.evaluation.samples)]
-    answers: list[dict[str, Answer]] = []
+    answers: list[dict[str, TeacherAnswer]] = []
     try:
         for number, (body, asked) in enumerate(jobs):
             source = Endpoint(options.endpoint, key, SECONDS, options.concurrency)
@@ -260,23 +260,23 @@ async def _answers(
     questions: Sequence[Question],
     concurrency: int,
     what: str,
-) -> dict[str, Answer]:
+) -> dict[str, TeacherAnswer]:
     """The answer to each question, by name.
 
     Raises:
         Unanswered: some got none.
     """
-    found: dict[str, Answer] = {}
+    found: dict[str, TeacherAnswer] = {}
 
-    def read(question: Question, answers: list[Answer]) -> Reading:
+    def read(question: Question, answers: list[TeacherAnswer]) -> AnswerReading:
         found[question.name] = answers[-1]
-        return Reading(answers[-1].text)
+        return AnswerReading(answers[-1].text)
 
     progress = Progress(what, len(questions), file=None, show=sys.stderr.isatty(), unit="list")
-    settings = Settings(dict(body), concurrency=concurrency, reasks=0)
+    settings = AskSettings(dict(body), concurrency=concurrency, reasks=0)
     asking = Asking(source, cache, read, settings, Pace(), progress)
     try:
-        outcome: Outcome = await asking.run(questions)
+        outcome: AskOutcome = await asking.run(questions)
     finally:
         await source.close()
         progress.close()

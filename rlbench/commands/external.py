@@ -46,7 +46,7 @@ EXPERIMENT, MODEL = "scores", "external"
 
 
 @dataclass(frozen=True)
-class Place:
+class ListPlace:
     """Where lists are judged, and by what.
 
     Attributes:
@@ -82,7 +82,7 @@ class Place:
         }
 
 
-def find_place(options: argparse.Namespace) -> Place:
+def find_place(options: argparse.Namespace) -> ListPlace:
     """The place that a command names.
 
     Args:
@@ -113,17 +113,17 @@ def find_place(options: argparse.Namespace) -> Place:
     return _place(config, config.group_dir, data, beside=False)
 
 
-def _place(config: Config, group: Path, dataset: RankedListDataset, *, beside: bool) -> Place:
+def _place(config: Config, group: Path, dataset: RankedListDataset, *, beside: bool) -> ListPlace:
     evaluation = config.evaluation
     splits = {
         "test": choose_contexts(dataset.splits["test"], evaluation.test_contexts),
         "validation": choose_contexts(dataset.splits["validation"], evaluation.validation_contexts),
     }
     criteria = make_criteria(config.matching, dataset, config.dataset.list_length)
-    return Place(config, group, dataset, criteria, splits, beside)
+    return ListPlace(config, group, dataset, criteria, splits, beside)
 
 
-def _beside(folder: Path) -> Place:
+def _beside(folder: Path) -> ListPlace:
     """The place of the runs in a folder.
 
     Raises:
@@ -164,12 +164,12 @@ def _stage(run: Path) -> str | None:
         return None
 
 
-def fold(place: Place, splits: Sequence[str]) -> Place:
+def fold(place: ListPlace, splits: Sequence[str]) -> ListPlace:
     """The place with some of its splits."""
     return replace(place, splits={split: place.splits[split] for split in splits})
 
 
-def check_names(place: Place, names: Iterable[str]) -> list[str]:
+def check_names(place: ListPlace, names: Iterable[str]) -> list[str]:
     """Return one sentence for each system whose name is that of another row."""
     runs = [path.parent for path in place.group.glob(f"*/*/{IDENTITY.name}")]
     rows = {run.parent.name for run in runs if _stage(run) != "external"} | {"oracle", "zero_shot", "sft", *BASELINES}
@@ -180,7 +180,7 @@ def check_names(place: Place, names: Iterable[str]) -> list[str]:
     ]
 
 
-def run_of(place: Place, name: str, seed: int, details: Mapping[str, Any]) -> Run:
+def run_of(place: ListPlace, name: str, seed: int, details: Mapping[str, Any]) -> Run:
     """The run of a system and seed. `details` tell it from other lists; `sha256` is that of the lists.
 
     Raises:
@@ -202,12 +202,12 @@ def run_of(place: Place, name: str, seed: int, details: Mapping[str, Any]) -> Ru
     return Run(root, "external", name, seed, digest, identity)
 
 
-def _inputs(place: Place) -> dict[str, Any]:
+def _inputs(place: ListPlace) -> dict[str, Any]:
     """What lists are judged on, as in the identity of a cell's shared stages."""
     return {INPUTS: {"data": digests(place.dataset, demonstrations=False)}}
 
 
-def judge_lists(place: Place, lists: SystemLists) -> dict[str, JudgedSplit]:
+def judge_lists(place: ListPlace, lists: SystemLists) -> dict[str, JudgedSplit]:
     """Judge the lists of a system on test, and on validation if it has lists for it."""
     found = {}
     cutoffs, criteria = place.config.dataset.cutoffs, place.criteria
@@ -225,7 +225,7 @@ def judge_lists(place: Place, lists: SystemLists) -> dict[str, JudgedSplit]:
 
 
 def judged(
-    place: Place, split: str, predictions: pd.DataFrame, means: Mapping[str, float], samples: pd.DataFrame
+    place: ListPlace, split: str, predictions: pd.DataFrame, means: Mapping[str, float], samples: pd.DataFrame
 ) -> JudgedSplit:
     """A judged split, with lists for human readers."""
     config = place.config
@@ -241,14 +241,14 @@ def pass_at(config: Config, n: int) -> list[int]:
     return own or sorted({n, *(2**i for i in range(n.bit_length()) if 2**i <= n)})
 
 
-def settings_of(place: Place, n_samples: int) -> dict[str, Any]:
+def settings_of(place: ListPlace, n_samples: int) -> dict[str, Any]:
     """Content of config.yaml: the config, with the number of sampled lists."""
     settings = copy.deepcopy(asdict(place.config))
     settings["evaluation"] |= {"samples": n_samples, "pass_at": pass_at(place.config, n_samples) if n_samples else []}
     return settings
 
 
-def write_lists(place: Place, lists: SystemLists, run: Run, files: Sequence[Mapping[str, Any]]) -> None:
+def write_lists(place: ListPlace, lists: SystemLists, run: Run, files: Sequence[Mapping[str, Any]]) -> None:
     """Judge the lists of a system and write their run, unless it is done.
 
     Raises:
@@ -264,7 +264,7 @@ def write_lists(place: Place, lists: SystemLists, run: Run, files: Sequence[Mapp
     write_run(run, place.config, settings_of(place, lists.n_samples), splits, outcome, origin)
 
 
-def write_baselines(place: Place, say: Callable[[str], None]) -> list[Run]:
+def write_baselines(place: ListPlace, say: Callable[[str], None]) -> list[Run]:
     """Compute the baselines that the place lacks, unless runs of rlbench are there, which have their own."""
     if place.beside:
         return []
@@ -297,7 +297,7 @@ def write_baselines(place: Place, say: Callable[[str], None]) -> list[Run]:
     return found
 
 
-def show(place: Place, runs: Sequence[Run], console: Console) -> None:
+def show(place: ListPlace, runs: Sequence[Run], console: Console) -> None:
     """Print the main numbers of runs, and the command that shows them beside others."""
     cutoffs = place.config.dataset.cutoffs
     names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in cutoffs] + ["in_catalog"]

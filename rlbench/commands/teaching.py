@@ -23,8 +23,18 @@ from rlbench.config.schema import Config
 from rlbench.data import load_dataset
 from rlbench.data.record import RankedListDataset
 from rlbench.data.stage1.files import manifest_of, read_rows
-from rlbench.teacher.answers import Answer, AnswerCache, Body, NoAnswer, prompt_tokens
-from rlbench.teacher.asking import Asking, Outcome, Prices, Question, Reader, Reading, Settings, Source, timed
+from rlbench.teacher.answers import AnswerCache, Body, NoAnswer, TeacherAnswer, prompt_tokens
+from rlbench.teacher.asking import (
+    AnswerReading,
+    AnswerSource,
+    Asking,
+    AskOutcome,
+    AskSettings,
+    Prices,
+    Question,
+    Reader,
+    timed,
+)
 from rlbench.teacher.endpoint import Endpoint, check_endpoint
 from rlbench.teacher.local import KNOWN, LocalTeacher
 from rlbench.teacher.pace import Pace
@@ -126,7 +136,7 @@ def _reader(options: argparse.Namespace, config: Config, form: Form) -> Reader:
     length = config.dataset.list_length
     at_least = min(options.at_least or length, length)
 
-    def read(question: Question, answers: list[Answer]) -> Reading:
+    def read(question: Question, answers: list[TeacherAnswer]) -> AnswerReading:
         if options.task == "lists":
             return read_list(answers[-1], form, length, at_least)
         if options.task == "ratings":
@@ -136,7 +146,7 @@ def _reader(options: argparse.Namespace, config: Config, form: Form) -> Reader:
     return read
 
 
-def _settings(options: argparse.Namespace, config: Config) -> Settings:
+def _settings(options: argparse.Namespace, config: Config) -> AskSettings:
     """How to ask. Answers of a file cannot be asked again."""
     body: dict[str, Any] = {
         "model": options.model,
@@ -145,7 +155,7 @@ def _settings(options: argparse.Namespace, config: Config) -> Settings:
     }
     body = {name: value for name, value in {**body, **options.body}.items() if value is not None}
     expected = EXPECTED[options.task] * (config.dataset.list_length if options.task == "lists" else 1)
-    return Settings(
+    return AskSettings(
         sampling=body,
         concurrency=options.concurrency,
         retries=options.retries,
@@ -170,17 +180,17 @@ class _File:
         if len(self.texts) < len(rows):
             raise BadInput(f"{path}: {len(rows) - len(self.texts)} ids have more than one line; keep one line per id")
 
-    async def ask(self, body: Body, name: str) -> Answer:
+    async def ask(self, body: Body, name: str) -> TeacherAnswer:
         if name not in self.texts:
             raise NoAnswer("no line", "the file of answers has no line for it")
         text = self.texts[name]
-        return Answer(text, "stop", "", 0, 0, model="file")
+        return TeacherAnswer(text, "stop", "", 0, 0, model="file")
 
     async def close(self) -> None:
         pass
 
 
-def _source(options: argparse.Namespace, config: Config) -> Source:
+def _source(options: argparse.Namespace, config: Config) -> AnswerSource:
     if options.answers is not None:
         return _File(options.answers)
     if options.local is not None:
@@ -191,7 +201,7 @@ def _source(options: argparse.Namespace, config: Config) -> Source:
     return Endpoint(options.endpoint, _key(options), options.timeout, options.concurrency)
 
 
-def _name(source: Source) -> str:
+def _name(source: AnswerSource) -> str:
     """Name of a teacher in the cache's keys."""
     if isinstance(source, LocalTeacher):
         return f"{source.kind}:{source.digest}"
@@ -199,7 +209,7 @@ def _name(source: Source) -> str:
     return source.url
 
 
-async def _ask(asking: Asking, questions: Sequence[Question]) -> Outcome:
+async def _ask(asking: Asking, questions: Sequence[Question]) -> AskOutcome:
     try:
         return await asking.run(questions)
     finally:
@@ -211,7 +221,7 @@ def _job(
     config: Config,
     dataset: RankedListDataset,
     prompt: Prompt | None,
-    settings: Settings,
+    settings: AskSettings,
     questions: Sequence[Question],
 ) -> dict[str, Any]:
     """What decides the results of a job, as JSON for the manifest."""
@@ -271,10 +281,10 @@ def _check_out(out: Path, job: dict[str, Any]) -> None:
 def _finish(
     options: argparse.Namespace,
     questions: Sequence[Question],
-    outcome: Outcome,
+    outcome: AskOutcome,
     job: dict[str, Any],
     counts: dict[str, Any],
-    settings: Settings,
+    settings: AskSettings,
 ) -> int:
     """Write the files, tell what was done, and return the exit code."""
     _tell(outcome, settings)
@@ -332,7 +342,7 @@ def _row(task: str, question: Question, response: str) -> dict[str, Any]:
     return {"context_id": question.name, "response": response}
 
 
-def _tell(outcome: Outcome, settings: Settings) -> None:
+def _tell(outcome: AskOutcome, settings: AskSettings) -> None:
     """Say what was asked, what it cost, and what was repaired or failed."""
     counts = outcome.counts
     said = [f"{counts.asked} requests answered, {counts.cached} answers from the cache"]
@@ -354,7 +364,7 @@ def _tell(outcome: Outcome, settings: Settings) -> None:
 
 
 def _dry_run(
-    options: argparse.Namespace, questions: Sequence[Question], settings: Settings, cache: AnswerCache | None
+    options: argparse.Namespace, questions: Sequence[Question], settings: AskSettings, cache: AnswerCache | None
 ) -> None:
     """Print sample requests and estimates. Asks nothing."""
     bodies = ({**settings.sampling, "messages": question.messages} for question in questions)

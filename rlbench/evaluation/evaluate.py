@@ -56,7 +56,7 @@ class BatchLimit:
 
 
 @dataclass(frozen=True)
-class Search:
+class ListSearch:
     """How lists are found, besides the decoding settings.
 
     Attributes:
@@ -101,7 +101,7 @@ class Evaluation:
     samples: pd.DataFrame
 
 
-FREE = Search()
+FREE = ListSearch()
 """Greedy or sampled lists that are held to nothing."""
 
 
@@ -185,7 +185,7 @@ def generate(
     limit: BatchLimit,
     *,
     sampled: bool = False,
-    search: Search = FREE,
+    search: ListSearch = FREE,
     progress: Progress | None = None,
 ) -> list[Completion]:
     """Completions of prompts, greedy or sampled. Prompts of similar length share a batch (`batches_of`).
@@ -295,7 +295,7 @@ def evaluate(
     prompts = {record.context_id: record.prompt for record in records}
     constraint = constraint_of(config.evaluation, reader, criteria.judge)
     named = list({record.context_id: record.seen_titles for record in records}.values())
-    search = Search(config.evaluation.beams, None if constraint is None else HeldPrompts(constraint, named))
+    search = ListSearch(config.evaluation.beams, None if constraint is None else HeldPrompts(constraint, named))
     completions = generate(
         model, reader, list(prompts.values()), config.generation, limit, search=search, progress=progress
     )
@@ -310,7 +310,9 @@ def evaluate(
         after_greedy = None if progress is None else lambda done: progress(len(prompts) + done)
         search = FREE
         if constraint is not None:
-            search = Search(held=HeldPrompts(constraint, [titles for titles in named for _ in range(sampling.lists)]))
+            search = ListSearch(
+                held=HeldPrompts(constraint, [titles for titles in named for _ in range(sampling.lists)])
+            )
         return generate(
             model, reader, repeated, config.generation, limit, sampled=True, search=search, progress=after_greedy
         )

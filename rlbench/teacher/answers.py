@@ -21,7 +21,7 @@ FULL = "full"
 
 
 @dataclass(frozen=True)
-class Answer:
+class TeacherAnswer:
     """One answer of a teacher.
 
     Attributes:
@@ -69,7 +69,7 @@ class TryAgain(NoAnswer):
         self.after = after
 
 
-class Stop(Exception):
+class AskingStopped(Exception):
     """No further request makes sense: a wrong key, no credit left, a limit that was reached. The message says why."""
 
 
@@ -117,7 +117,7 @@ class AnswerCache:
         """sha256 (hex) of a request and the teacher it goes to."""
         return hashlib.sha256(json.dumps([self.source, body], sort_keys=True).encode()).hexdigest()
 
-    def get(self, body: Body) -> Answer | None:
+    def get(self, body: Body) -> TeacherAnswer | None:
         """The answer to a request, or None if there is none yet.
 
         Raises:
@@ -126,11 +126,11 @@ class AnswerCache:
         try:
             with self._lock:
                 found = self._file.execute("SELECT answer FROM answers WHERE key = ?", (self.key(body),)).fetchone()
-            return None if found is None else Answer(**json.loads(found[0]))
+            return None if found is None else TeacherAnswer(**json.loads(found[0]))
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise BadInput(f"{self.path} is damaged: {error}; restore it from a backup, or move it away") from error
 
-    def put(self, body: Body, answer: Answer) -> None:
+    def put(self, body: Body, answer: TeacherAnswer) -> None:
         """Keep an answer.
 
         Raises:
@@ -142,7 +142,7 @@ class AnswerCache:
                 self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", row)
         except sqlite3.Error as error:
             advice = "free some space" if FULL in str(error) else "check the file and its disk"
-            raise Stop(f"an answer could not be written to {self.path}: {error}; {advice}") from error
+            raise AskingStopped(f"an answer could not be written to {self.path}: {error}; {advice}") from error
 
     def count(self) -> int:
         """Number of answers in the file."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rlbench.base.progress import Progress
 from rlbench.data.record import Messages
-from rlbench.teacher.answers import Answer, AnswerCache, Body, NoAnswer, Stop, TryAgain, prompt_tokens
+from rlbench.teacher.answers import AnswerCache, AskingStopped, Body, NoAnswer, TeacherAnswer, TryAgain, prompt_tokens
 from rlbench.teacher.pace import Pace
 
 LONGEST_WAIT = 60.0
@@ -26,10 +26,10 @@ REFUSAL, UNKNOWN = "refusal", "unknown"
 """Kinds of failures after which the teacher is not asked again: it does not want to answer, or does not know."""
 
 
-class Source(Protocol):
+class AnswerSource(Protocol):
     """What answers a request: an endpoint, or a local model."""
 
-    async def ask(self, body: Body, name: str) -> Answer:
+    async def ask(self, body: Body, name: str) -> TeacherAnswer:
         """Answer a request about the question of that name. Raises TryAgain, NoAnswer or Stop."""
         ...
 
@@ -54,7 +54,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnswerReading:
     """What was read from the answers to one question.
 
     Attributes:
@@ -69,7 +69,7 @@ class Reading:
     repairs: Counter[str] = field(default_factory=Counter)
 
 
-Reader = Callable[[Question, list[Answer]], Reading]
+Reader = Callable[[Question, list[TeacherAnswer]], AnswerReading]
 """Reads all answers to one question: the first, and one per repair that was asked for."""
 
 
@@ -126,7 +126,7 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class Settings:
+class AskSettings:
     """How to ask.
 
     Attributes:
@@ -151,7 +151,7 @@ class Settings:
 
 
 @dataclass
-class Outcome:
+class AskOutcome:
     """Results by the names of their questions, failures, counts, and why the job ended early, or ""."""
 
     responses: dict[str, str]
@@ -172,24 +172,24 @@ class Asking:
 
     def __init__(
         self,
-        source: Source,
+        source: AnswerSource,
         cache: AnswerCache | None,
         reader: Reader,
-        settings: Settings,
+        settings: AskSettings,
         pace: Pace,
         progress: Progress,
         tell: Callable[[str], None] | None = None,
     ):
         self.source, self.cache, self.reader, self.pace, self.progress = source, cache, reader, pace, progress
         self.settings, self.tell = settings, tell
-        self.outcome = Outcome({}, [], Counts(), "")
+        self.outcome = AskOutcome({}, [], Counts(), "")
         self._in_a_row = self._done = 0
         self._random = random.Random()
         self._halted = asyncio.Event()
         self._open: dict[str, asyncio.Event] = {}
         self._told = time.monotonic()
 
-    async def run(self, questions: Iterable[Question]) -> Outcome:
+    async def run(self, questions: Iterable[Question]) -> AskOutcome:
         """Ask about all questions, and return what was read.
 
         The first SIGINT or SIGTERM lets open requests end and sends no further one. A second SIGINT ends at once.
@@ -224,7 +224,7 @@ class Asking:
                 return
             try:
                 await self._answer(question)
-            except Stop as stop:
+            except AskingStopped as stop:
                 self._stop(str(stop))
                 return
             self._done += 1
@@ -236,7 +236,7 @@ class Asking:
 
     async def _answer(self, question: Question) -> None:
         """Ask about one question until there is a result, or no more to try."""
-        counts, messages, answers = self.outcome.counts, question.messages, list[Answer]()
+        counts, messages, answers = self.outcome.counts, question.messages, list[TeacherAnswer]()
         while True:
             try:
                 answers.append(await self._obtain({**self.settings.sampling, "messages": messages}, question.name))
@@ -244,7 +244,9 @@ class Asking:
                 self._fail(question, problem.kind, problem.words, answers)
                 self._in_a_row += 1
                 if self._in_a_row >= FAILURES_IN_A_ROW:
-                    raise Stop(f"{self._in_a_row} requests in a row got no answer; the last: {problem.words}") from None
+                    raise AskingStopped(
+                        f"{self._in_a_row} requests in a row got no answer; the last: {problem.words}"
+                    ) from None
                 return
             reading = self.reader(question, answers)
             if reading.response is not None:
@@ -257,11 +259,11 @@ class Asking:
             counts.reasked[reading.kind] += 1
             messages = again(messages, answers[-1].text, reading.problem)
 
-    def _fail(self, question: Question, kind: str, words: str, answers: list[Answer]) -> None:
+    def _fail(self, question: Question, kind: str, words: str, answers: list[TeacherAnswer]) -> None:
         self.outcome.counts.failed[kind] += 1
         self.outcome.failures.append(Failure(question.name, kind, words, [answer.text for answer in answers]))
 
-    async def _obtain(self, body: Body, name: str) -> Answer:
+    async def _obtain(self, body: Body, name: str) -> TeacherAnswer:
         """The answer to one request, from the cache or from the teacher.
 
         Equal requests wait for the first of them, and then find its answer in the cache.
@@ -281,7 +283,7 @@ class Asking:
         finally:
             self._open.pop(key).set()
 
-    async def _send(self, body: Body, name: str) -> Answer:
+    async def _send(self, body: Body, name: str) -> TeacherAnswer:
         counts = self.outcome.counts
         known = None if self.cache is None else self.cache.get(body)
         if known is not None:
@@ -315,24 +317,24 @@ class Asking:
 
     def _check_limits(self) -> None:
         if self.outcome.stopped:
-            raise Stop(self.outcome.stopped)
+            raise AskingStopped(self.outcome.stopped)
         limit = self.settings.max_cost
         if limit is not None and self.cost() >= limit:
-            raise Stop(f"the requests have cost {self.cost():.2f}, and --max-cost is {limit:g}")
+            raise AskingStopped(f"the requests have cost {self.cost():.2f}, and --max-cost is {limit:g}")
 
     async def _wait(self, attempt: int, problem: TryAgain) -> None:
         """Wait before the next try: twice as long each time, at random within a half, and as long as was asked for."""
         wait = min(LONGEST_WAIT, self.settings.backoff * 2**attempt) * self._random.uniform(0.5, 1)
         if problem.after is not None:
             if problem.after > GIVE_UP_WAIT:
-                raise Stop(f"the endpoint asks to wait {problem.after:,.0f} s: {problem.words}")
+                raise AskingStopped(f"the endpoint asks to wait {problem.after:,.0f} s: {problem.words}")
             self.pace.pause(problem.after)
             wait = max(wait, problem.after)
         try:
             await asyncio.wait_for(self._halted.wait(), wait)
         except TimeoutError:
             return
-        raise Stop(self.outcome.stopped)
+        raise AskingStopped(self.outcome.stopped)
 
     def _expected_answer(self) -> int:
         counts = self.outcome.counts

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from rlbench.base.errors import BadInput
 from rlbench.base.program import install
-from rlbench.teacher.answers import Answer, Body, NoAnswer, Stop, TryAgain, prompt_tokens, tokens_in
+from rlbench.teacher.answers import AskingStopped, Body, NoAnswer, TeacherAnswer, TryAgain, prompt_tokens, tokens_in
 
 if TYPE_CHECKING:
     import httpx
@@ -84,7 +84,7 @@ class Endpoint:
         if self._client is not None:
             await self._client.aclose()
 
-    async def ask(self, body: Body, name: str) -> Answer:
+    async def ask(self, body: Body, name: str) -> TeacherAnswer:
         """Send one request.
 
         Args:
@@ -107,7 +107,7 @@ class Endpoint:
         except (TimeoutError, httpx.TimeoutException):
             raise TryAgain("timeout", f"no complete answer within {self.timeout:g} s") from None
         except httpx.InvalidURL as error:
-            raise Stop(f"{self.url}: {error}") from error
+            raise AskingStopped(f"{self.url}: {error}") from error
         except httpx.HTTPError as error:
             raise TryAgain("connection", self._hidden(f"{type(error).__name__}: {error}")) from None
         text = self._hidden(response.content.decode("utf-8", "replace"))
@@ -123,7 +123,7 @@ class Endpoint:
         words = f"{self.url} answered {status}: {said}"
         if status in HOPELESS or (status == 429 and NO_CREDIT in text):
             advice = " Set the key in the variable that --key-env names." if status in (401, 403) else ""
-            return Stop(words + advice)
+            return AskingStopped(words + advice)
         if status in AGAIN:
             return TryAgain(f"HTTP {status}", words, retry_after(after))
         return NoAnswer(f"HTTP {status}", words)
@@ -146,7 +146,7 @@ def retry_after(header: str | None) -> float | None:
         return None
 
 
-def read_answer(content: Any, body: Body) -> Answer:
+def read_answer(content: Any, body: Body) -> TeacherAnswer:
     """The answer in an endpoint's reply.
 
     Args:
@@ -170,7 +170,7 @@ def read_answer(content: Any, body: Body) -> Answer:
     counts = [number for number in numbers if type(number) is int and number >= 0]
     counted = len(counts) == len(numbers)
     refusal, finish, model = message.get("refusal"), choices[0].get("finish_reason"), content.get("model")
-    return Answer(
+    return TeacherAnswer(
         text,
         finish if isinstance(finish, str) else "stop",
         refusal if isinstance(refusal, str) else "",

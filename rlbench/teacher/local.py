@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from rlbench.base.content import combined
 from rlbench.base.errors import BadInput
-from rlbench.teacher.answers import Answer, Body, NoAnswer
+from rlbench.teacher.answers import Body, NoAnswer, TeacherAnswer
 
 KNOWN = ("model", "temperature", "max_tokens", "top_p", "messages")
 """Fields of a request that a local model understands."""
@@ -18,7 +18,7 @@ KNOWN = ("model", "temperature", "max_tokens", "top_p", "messages")
 class Engine(Protocol):
     """Answers several requests at once."""
 
-    def __call__(self, bodies: Sequence[Body]) -> Sequence[Answer | None]:
+    def __call__(self, bodies: Sequence[Body]) -> Sequence[TeacherAnswer | None]:
         """The answers, in the order of the requests; None to a prompt that is too long for the model."""
         ...
 
@@ -50,16 +50,16 @@ class LocalTeacher:
         self.digest = combined(folder_digests(self.folder, model))
         self.kind, self.device, self.batch = engine, device, batch
         self._engine: Engine | None = None
-        self._waiting: list[tuple[Body, asyncio.Future[Answer]]] = []
+        self._waiting: list[tuple[Body, asyncio.Future[TeacherAnswer]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def ask(self, body: Body, name: str) -> Answer:
+    async def ask(self, body: Body, name: str) -> TeacherAnswer:
         """Answer a request together with others that are open.
 
         Raises:
             NoAnswer: its prompt is too long for the model.
         """
-        found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[TeacherAnswer] = asyncio.get_running_loop().create_future()
         self._waiting.append((body, found))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
@@ -84,7 +84,7 @@ class LocalTeacher:
                 else:
                     found.set_result(answer)
 
-    def _answer(self, bodies: Sequence[Body]) -> Sequence[Answer | None]:
+    def _answer(self, bodies: Sequence[Body]) -> Sequence[TeacherAnswer | None]:
         if self._engine is None:
             folder = str(self.folder)
             self._engine = _Transformers(folder, self.device) if self.kind == "transformers" else _VLLM(folder)
@@ -113,7 +113,7 @@ class _Transformers:
         ends = self.model.generation_config.eos_token_id
         self.ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
-    def __call__(self, bodies: Sequence[Body]) -> list[Answer | None]:
+    def __call__(self, bodies: Sequence[Body]) -> list[TeacherAnswer | None]:
         import torch
         from transformers import GenerationConfig
 
@@ -124,7 +124,7 @@ class _Transformers:
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         longest = int(bodies[0]["max_tokens"])
         fitting = [i for i, row in enumerate(ids) if self.limit is None or len(row) + longest <= self.limit]
-        answers: list[Answer | None] = [None] * len(bodies)
+        answers: list[TeacherAnswer | None] = [None] * len(bodies)
         if not fitting:
             return answers
         temperature = float(bodies[0].get("temperature", 0.0))
@@ -145,7 +145,7 @@ class _Transformers:
             end = next((place for place, token in enumerate(row) if token in self.ends), None)
             text = self.tokenizer.decode(row[:end], skip_special_tokens=True)
             used = len(row) if end is None else end + 1
-            answers[i] = Answer(text, "length" if end is None else "stop", "", len(ids[i]), used)
+            answers[i] = TeacherAnswer(text, "length" if end is None else "stop", "", len(ids[i]), used)
         return answers
 
 
@@ -155,7 +155,7 @@ class _VLLM:
 
         self.model = LLM(model=folder)
 
-    def __call__(self, bodies: Sequence[Body]) -> list[Answer]:
+    def __call__(self, bodies: Sequence[Body]) -> list[TeacherAnswer]:
         from vllm import SamplingParams
 
         first = bodies[0]
@@ -167,7 +167,7 @@ class _VLLM:
         )
         outputs = self.model.chat([list(body["messages"]) for body in bodies], sampling, use_tqdm=False)
         return [
-            Answer(
+            TeacherAnswer(
                 output.outputs[0].text,
                 output.outputs[0].finish_reason or "stop",
                 "",

@@ -21,7 +21,7 @@ TRAIN = ("train", "sft")
 
 
 @dataclass(frozen=True)
-class Conversation:
+class AskedConversation:
     """A context that may be asked about: its id, prompt, and the prompt's text without the shared instructions."""
 
     context_id: str
@@ -29,7 +29,7 @@ class Conversation:
     text: str
 
 
-def conversations(dataset: RankedListDataset) -> dict[str, list[Conversation]]:
+def conversations(dataset: RankedListDataset) -> dict[str, list[AskedConversation]]:
     """The conversations of `train` and of `validation`, each once, in the dataset's order.
 
     The shared instructions are those of all prompts of both. So a text does not depend on which contexts are asked.
@@ -42,13 +42,13 @@ def conversations(dataset: RankedListDataset) -> dict[str, list[Conversation]]:
                 prompts.setdefault(record.context_id, record.prompt)
     pairs = [(split, context) for split, prompts in found.items() for context in prompts]
     asked = ["\n".join(m["content"] for m in found[split][context] if m["role"] == "user") for split, context in pairs]
-    made: dict[str, list[Conversation]] = {"train": [], "validation": []}
+    made: dict[str, list[AskedConversation]] = {"train": [], "validation": []}
     for (split, context), text in zip(pairs, without_instructions(asked), strict=True):
-        made[split].append(Conversation(context, found[split][context], text))
+        made[split].append(AskedConversation(context, found[split][context], text))
     return made
 
 
-def some(conversations: Sequence[Conversation], count: int | None) -> list[Conversation]:
+def some(conversations: Sequence[AskedConversation], count: int | None) -> list[AskedConversation]:
     """At most `count` of them, in their order. A larger number adds to those of a smaller one."""
     if count is None or count >= len(conversations):
         return list(conversations)
@@ -66,7 +66,7 @@ def common_values(config: DatasetConfig, form: Form) -> dict[str, str]:
 
 
 def list_questions(
-    asked: Sequence[Conversation], prompt: Prompt | None, values: Mapping[str, str]
+    asked: Sequence[AskedConversation], prompt: Prompt | None, values: Mapping[str, str]
 ) -> Iterator[Question]:
     """One question per conversation: its own prompt, or a given one."""
     for conversation in asked:
@@ -77,7 +77,7 @@ def list_questions(
 
 
 def rating_questions(
-    file: Path, known: Mapping[str, Sequence[Conversation]], form: Form, prompt: Prompt, values: Mapping[str, str]
+    file: Path, known: Mapping[str, Sequence[AskedConversation]], form: Form, prompt: Prompt, values: Mapping[str, str]
 ) -> list[Question]:
     """One question per line of a file of candidates.
 

@@ -18,8 +18,8 @@ from rlbench.lists.entries import ParsedText, parse_line, parse_text
 from rlbench.lists.exact import CatalogReader
 from rlbench.lists.items import Item
 from rlbench.lists.titles import parse_titles, read_title
-from rlbench.teacher.answers import Answer
-from rlbench.teacher.asking import REFUSAL, UNKNOWN, Reading
+from rlbench.teacher.answers import TeacherAnswer
+from rlbench.teacher.asking import REFUSAL, UNKNOWN, AnswerReading
 
 EMPTY, TRUNCATED, UNREADABLE, BROKEN = "empty", "truncated", "unreadable", "broken text"
 SHORT, INCOMPLETE = "too short", "incomplete"
@@ -78,7 +78,7 @@ class Form:
         return parse_text(text) if self.with_years else parse_titles(text)
 
 
-def _plain(answer: Answer, repairs: Counter[str]) -> str:
+def _plain(answer: TeacherAnswer, repairs: Counter[str]) -> str:
     """The text of an answer without the thoughts of a reasoning model, a code fence, and a line that was cut off."""
     text = answer.text.replace("\r\n", "\n")
     shorter = _THOUGHT.sub("", text)
@@ -94,16 +94,18 @@ def _plain(answer: Answer, repairs: Counter[str]) -> str:
     return shorter.strip("\n")
 
 
-def _not_readable(answer: Answer, text: str) -> Reading | None:
+def _not_readable(answer: TeacherAnswer, text: str) -> AnswerReading | None:
     """The problem of an answer without content; None if it has some."""
     if answer.refusal or answer.finish == FILTER:
-        return Reading(None, REFUSAL, answer.refusal or "the endpoint's content filter ended the answer")
+        return AnswerReading(None, REFUSAL, answer.refusal or "the endpoint's content filter ended the answer")
     if is_broken(text):
-        return Reading(None, BROKEN, "Your answer contained half a character. Write it again.")
+        return AnswerReading(None, BROKEN, "Your answer contained half a character. Write it again.")
     if answer.finish == LENGTH and not text.strip():
-        return Reading(None, TRUNCATED, "Your answer was cut off at its maximum length. Write only what was asked for.")
+        return AnswerReading(
+            None, TRUNCATED, "Your answer was cut off at its maximum length. Write only what was asked for."
+        )
     if not text.strip():
-        return Reading(None, EMPTY, "Your answer was empty. Write what was asked for.")
+        return AnswerReading(None, EMPTY, "Your answer was empty. Write what was asked for.")
     return None
 
 
@@ -121,7 +123,7 @@ def _as_lines(text: str, repairs: Counter[str]) -> str:
     return "\n".join(names)
 
 
-def read_list(answer: Answer, form: Form, count: int, at_least: int) -> Reading:
+def read_list(answer: TeacherAnswer, form: Form, count: int, at_least: int) -> AnswerReading:
     """A list of items, one per line and best first.
 
     Repairs: repeated items, items past rank `count`, and lines that are no items are left out.
@@ -143,15 +145,15 @@ def read_list(answer: Answer, form: Form, count: int, at_least: int) -> Reading:
         repairs["repeats left out"] += len(parsed.items) - len(items)
         repairs["past the last rank"] += max(0, len(items) - count)
         repairs["cut off after the last rank"] += answer.finish == LENGTH
-        return Reading("\n".join(named(items[:count])), repairs=+repairs)
+        return AnswerReading("\n".join(named(items[:count])), repairs=+repairs)
     again = f"Write {count} different ones, one per line, each as {form.words}, best first, and nothing else."
     if not items and _REFUSES.match(text):
-        return Reading(None, REFUSAL, text[:200])
+        return AnswerReading(None, REFUSAL, text[:200])
     if answer.finish == LENGTH:
-        return Reading(None, TRUNCATED, f"Your answer was cut off after {len(items)} items. {again}")
+        return AnswerReading(None, TRUNCATED, f"Your answer was cut off after {len(items)} items. {again}")
     if not items:
-        return Reading(None, UNREADABLE, f"No line of your answer reads as {form.words}. {again}")
-    return Reading(None, SHORT, f"Your answer names only {len(items)} different items as {form.words}. {again}")
+        return AnswerReading(None, UNREADABLE, f"No line of your answer reads as {form.words}. {again}")
+    return AnswerReading(None, SHORT, f"Your answer names only {len(items)} different items as {form.words}. {again}")
 
 
 def _key(item: Item) -> Item:
@@ -171,7 +173,7 @@ def read_rating_line(line: str, form: Form) -> tuple[str, int | None] | None:
     return found["name"].strip(), level if level in RATINGS else None
 
 
-def read_ratings(answers: Sequence[Answer], form: Form, candidates: Sequence[Item]) -> Reading:
+def read_ratings(answers: Sequence[TeacherAnswer], form: Form, candidates: Sequence[Item]) -> AnswerReading:
     """A level for each candidate, from all answers together; a later answer takes precedence.
 
     Repairs: lines that are no ratings, and ratings of other items, are left out.
@@ -207,16 +209,16 @@ def read_ratings(answers: Sequence[Answer], form: Form, candidates: Sequence[Ite
     missing = [item for item in candidates if item not in levels]
     if not missing:
         lines = [f"{name}{MARK}{levels[item]}" for name, item in zip(named(candidates), candidates, strict=True)]
-        return Reading("\n".join(lines), repairs=+repairs)
+        return AnswerReading("\n".join(lines), repairs=+repairs)
     if not levels and _REFUSES.match(answers[-1].text):
-        return Reading(None, REFUSAL, answers[-1].text[:200])
+        return AnswerReading(None, REFUSAL, answers[-1].text[:200])
     levels_said = ", ".join(map(str, RATINGS))
     reason = "was cut off" if answers[-1].finish == LENGTH else f"has no rating for {len(missing)} of them"
     if wrong:
         reason += f", and {len(wrong)} ratings are not one of {levels_said}"
     kind = TRUNCATED if answers[-1].finish == LENGTH else INCOMPLETE if levels else UNREADABLE
     asked = "\n".join(named(missing))
-    return Reading(
+    return AnswerReading(
         None,
         kind,
         f"Your answer {reason}. Rate these, one line each as {form.words}{MARK}rating, with one of {levels_said}, and "
@@ -224,14 +226,14 @@ def read_ratings(answers: Sequence[Answer], form: Form, candidates: Sequence[Ite
     )
 
 
-def read_description(answer: Answer) -> Reading:
+def read_description(answer: TeacherAnswer) -> AnswerReading:
     """Key words and a plot: the lines "Keywords: ..." and "Plot: ...", in this order. UNKNOWN is the kind `unknown`."""
     repairs: Counter[str] = Counter()
     text = _plain(answer, repairs)
     if (problem := _not_readable(answer, text)) is not None:
         return problem
     if text.strip().strip("*_.\"'` ").casefold() == UNKNOWN:
-        return Reading(None, UNKNOWN, "the teacher does not know it")
+        return AnswerReading(None, UNKNOWN, "the teacher does not know it")
     parts = _FIELD.split(text)
     fields = {
         "plot" if name.casefold() == "plot" else "keywords": " ".join(value.split()).strip("* ")
@@ -239,11 +241,11 @@ def read_description(answer: Answer) -> Reading:
     }
     form = 'Write two lines, "Keywords: ..." and "Plot: ...", and nothing else.'
     if answer.finish == LENGTH:
-        return Reading(None, TRUNCATED, f"Your answer was cut off. Be shorter. {form}")
+        return AnswerReading(None, TRUNCATED, f"Your answer was cut off. Be shorter. {form}")
     if not fields and _REFUSES.match(text):
-        return Reading(None, REFUSAL, text[:200])
+        return AnswerReading(None, REFUSAL, text[:200])
     if not fields.get("keywords") or not fields.get("plot"):
-        return Reading(None, UNREADABLE, f"Your answer lacks keywords or a plot. {form}")
+        return AnswerReading(None, UNREADABLE, f"Your answer lacks keywords or a plot. {form}")
     if parts[0].strip():
         repairs["lines left out"] += 1
-    return Reading(f"Keywords: {fields['keywords']}\nPlot: {fields['plot']}", repairs=+repairs)
+    return AnswerReading(f"Keywords: {fields['keywords']}\nPlot: {fields['plot']}", repairs=+repairs)

@@ -175,7 +175,7 @@ def test_command_line_reports_and_exits_with_2(tmp_path: Path):
 def test_help_names_the_groups():
     result = subprocess.run([sys.executable, str(RUN_PY), "--help"], capture_output=True, text=True)
     assert result.returncode == 0
-    for word in ("algorithm: bnpo, c2gspg", "dataset: mini", "+debug=smoke", "runs_dir=PATH"):
+    for word in ("algorithm: bnpo, c2gspg", "dataset: hf, inspired, jsonl, mini", "+debug=smoke", "runs_dir=PATH"):
         assert word in result.stdout, result.stdout
 
 

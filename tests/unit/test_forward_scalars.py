@@ -13,6 +13,7 @@ from rlbench.models.token_head import ADJUSTS_LOGITS
 from rlbench.objective import forward
 from rlbench.objective.forward import HiddenStates, mean_logps, top_p_entropy
 from rlbench.objective.pieces import scalars, surrogates
+from rlbench.training.scoring import even_cuts
 from tests.conftest import SMALL, composed
 from tests.helpers_losses import loss_inputs
 from tests.helpers_training import load, make_trainer
@@ -323,7 +324,7 @@ def test_what_the_trainer_puts_into_its_batch(algorithm, mini, tiny_folder, tmp_
         asked, hidden = trainer.objective.scalars, "hidden_states" in trainer.objective.needs
         batch = Completions.of(output)
         scores = trainer._pass(
-            trainer.model, batch, batch_size=2, wants_entropy=True, wants_hidden=hidden or bool(asked)
+            trainer.model, batch, cuts=even_cuts(len(batch), 2), wants_entropy=True, wants_hidden=hidden or bool(asked)
         )
         scalars = trainer._scalars(scores.hidden, asked)
         logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]

@@ -71,6 +71,7 @@ def make(mini, folder: Path, output: Path, *overrides: str) -> HashedLists:
         train_dataset=prompt_dataset(mini.splits["train"]),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, mini.splits["sft"]),
+        generation=config.generation,
     )
     trainer.run = locate(config, "rl")
     return trainer

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from rlbench.config.datasets import schemas
 from rlbench.config.resolving import _SCALARS, _SECTIONS, _VARIANTS
 from rlbench.running.cli import CONF
 
@@ -42,7 +43,7 @@ def keys_of(kind: Any, prefix: str) -> Iterator[str]:
 def known_keys() -> set[str]:
     sections = [
         *_SECTIONS.items(),
-        *((key, kind) for key, (_, _, kinds) in _VARIANTS.items() for kind in kinds.values()),
+        *((key, kind) for key, (_, _, kinds) in _VARIANTS.items() for kind in (kinds or schemas()).values()),
     ]
     known = {*_SCALARS, *OF_HYDRA} | {key for name, kind in sections for key in keys_of(kind, name)}
     # Keys that only the files have: the kind of a section, and descriptions.
