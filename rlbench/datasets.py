@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.program import as_started
+from rlbench.base.user_files import unreachable
 from rlbench.config.datasets import DATASETS
 from rlbench.config.plugins import load_plugins
 from rlbench.config.resolving import resolve
@@ -87,7 +88,9 @@ def _target(options: argparse.Namespace) -> tuple[str, list[str]]:
 
 
 def _is_setting(word: str) -> bool:
-    return re.match(r"[+~]?[\w./@]+=", word) is not None and not Path(word).exists()
+    return re.match(r"[+~]?[\w./@]+=", word) is not None and (
+        unreachable(Path(word)) is not None or not Path(word).exists()
+    )
 
 
 def _of_name(name: str) -> list[str]:
@@ -109,7 +112,9 @@ def _check(options: argparse.Namespace) -> int:
     target, settings = _target(options)
     place = Path(target)
     chosen = any(word.startswith("dataset=") for word in settings)
-    of_datasets = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
+    of_datasets = unreachable(place) is None and any(
+        (place / name).is_file() for name in ("dataset_dict.json", "state.json")
+    )
     kind = [] if chosen else [f"dataset={'hf' if of_datasets else 'jsonl'}"]
     config = _config([*kind, *settings, f"dataset.path={_quoted(target)}"], options.config_dir)
     from rlbench.commands import datasets

@@ -1,6 +1,7 @@
 """Reads files made by users. A bad file causes one error that names it. Loads no torch."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,20 @@ YAML_DEEP = 5000
 
 LONGEST_REASON = 200
 """Maximum number of characters to show of a parser's message."""
+
+
+def unreachable(place: Path) -> str | None:
+    """Why a file or a folder cannot be looked into, such as missing permission or a name that is too long.
+
+    None if it can, or if there is no such place.
+    """
+    try:
+        if place.is_dir():
+            os.listdir(place)
+            (place / "x").exists()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def read_user_bytes(path: Path, name: str = "") -> bytes:

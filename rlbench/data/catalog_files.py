@@ -261,12 +261,30 @@ def _read_parquet(path: Path, with_years: bool) -> list[tuple[int, Any]]:
 
 def _read_csv(path: Path, with_years: bool) -> list[tuple[int, Any]]:
     needed = {"title", "year"} if with_years else {"title"}
+    reader = csv.DictReader(io.StringIO(read_user_text(path, f"catalogue {path}"), newline=""), strict=True)
+    rows: list[tuple[int, Any]] = []
+    findings: list[Finding] = []
+    start = 1
     try:
-        reader = csv.DictReader(io.StringIO(read_user_text(path, f"catalogue {path}"), newline=""))
         missing = needed - set(reader.fieldnames or ())
         if missing:
             columns = " and ".join(sorted(missing))
             raise BadInput(f"catalogue {path}: column {columns} is missing in {_shown.repr(reader.fieldnames)}")
-        return [(reader.line_num, (row["title"], row.get("year"))) for row in reader]
+        start = reader.line_num + 1
+        for row in reader:
+            rows.append((reader.line_num, (row["title"], row.get("year"))))
+            if any(cell.strip() for cell in row.get(None, [])):  # type: ignore[call-overload]
+                too_many = "there are more cells than columns; put quotes around a title with a comma"
+                findings.append((reader.line_num, too_many, _shown.repr(row[None])))  # type: ignore[index]
+            start = reader.line_num + 1
     except csv.Error as error:
-        raise BadInput(f"catalogue {path} is not CSV: {error}") from error
+        findings.append(
+            (
+                start,
+                "the row is not CSV; quotes may be unclosed, or a quote inside a quoted cell not be doubled",
+                str(error),
+            )
+        )
+    if findings:
+        raise BadInput(*report(f"catalogue {path}", findings, "line"))
+    return rows

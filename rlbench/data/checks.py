@@ -15,6 +15,10 @@ from rlbench.lists.items import plural
 EXAMPLES = 5
 """Number of examples to show for one kind of problem; the rest is counted."""
 
+SMALLEST_GAIN, LARGEST_GAIN = 1e-12, 1e12
+"""Range of gains above 0. Sums, squares and ratios of them stay finite in 32 bits."""
+GAINS = f"0 or between {SMALLEST_GAIN:g} and {LARGEST_GAIN:g}"
+
 Finding = tuple[int, str, str]
 """(row, kind of problem, detail); kinds are few, details name the value."""
 
@@ -113,6 +117,8 @@ def _gain_problems(gains: Any, size: int) -> Iterator[tuple[str, str]]:
         yield "gains is not a tuple with one number for each item of ground_truth", _shown(gains)
     elif not all(isinstance(gain, float) and 0 < gain < math.inf for gain in gains):
         yield "gains has a number that is not finite and above 0", _shown(gains)
+    elif not all(SMALLEST_GAIN <= gain <= LARGEST_GAIN for gain in gains):
+        yield f"gains has a number that is not between {SMALLEST_GAIN:g} and {LARGEST_GAIN:g}", _shown(gains)
 
 
 def _shown(value: object) -> str:

@@ -4,10 +4,11 @@
 sft.jsonl if there are such splits. Other names of splits that are accepted: `own_rows.SPLIT_NAMES`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_bytes, read_user_lines
+from rlbench.base.user_files import read_user_bytes, read_user_lines, unreachable
 from rlbench.config.schema import JsonlConfig
 from rlbench.data.catalog_files import SUFFIXES
 from rlbench.data.own import (
@@ -50,6 +51,7 @@ def load(config: JsonlConfig) -> RankedListDataset:
             else:
                 reading.add(row)
     catalog, notices = read_own_catalog(config, _catalog(config), problems)
+    notices = [*notices, *_unread(config, files)]
     problems += reading.problems()
     if problems:
         raise BadInput(*problems)
@@ -71,12 +73,20 @@ def _files(config: JsonlConfig, problems: list[str]) -> dict[Path, str | None]:
         problems.append(f"dataset.path is not set: give dataset.path=PLACE, {wanted} (docs/adding-a-dataset.md)")
         return {}
     place = Path(config.path)
+    if reason := unreachable(place):
+        problems.append(f"dataset.path = {config.path} cannot be read: {reason}; give {wanted}")
+        return {}
     if place.is_file():
         return {place: SPLIT_NAMES.get(place.stem.lower()) if place.stem.lower() != "train" else None}
     if not place.is_dir():
         problems.append(f"dataset.path = {config.path}: there is no such file or folder; give {wanted}")
         return {}
     catalog = _catalog(config)
+    if config.catalog is None and len(several := _catalogs(place)) > 1:
+        problems.append(
+            f"dataset.path = {config.path}: there are several catalogues, {examples(one.name for one in several)}; "
+            "keep one, or set dataset.catalog=FILE"
+        )
     rows = [file for file in sorted(place.glob("*.jsonl")) if file != catalog]
     of_split = {file: SPLIT_NAMES.get(file.stem.lower()) for file in rows}
     files = {file: split for file, split in of_split.items() if split}
@@ -97,7 +107,32 @@ def _catalog(config: JsonlConfig) -> Path | None:
     """The catalogue: `dataset.catalog`, or a file catalog.* in the folder; None if there is neither."""
     if config.catalog is not None:
         return Path(config.catalog)
-    if config.path is None or not Path(config.path).is_dir():
+    if config.path is None or unreachable(Path(config.path)) or not Path(config.path).is_dir():
         return None
-    found = [Path(config.path) / f"catalog{end}" for end in SUFFIXES]
-    return next((file for file in found if file.is_file()), None)
+    return next(iter(_catalogs(Path(config.path))), None)
+
+
+def _catalogs(folder: Path) -> list[Path]:
+    """The files or folders of a catalogue's name."""
+    return [file for end in SUFFIXES if (file := folder / f"catalog{end}").exists()]
+
+
+def _unread(config: JsonlConfig, files: Mapping[Path, str | None]) -> list[str]:
+    """Notice of files in the folder that look like records or a catalogue, but are not read."""
+    place = Path(config.path or "")
+    if config.path is None or unreachable(place) or not place.is_dir():
+        return []
+    read = {file.resolve() for file in files}
+    read |= {Path(path).resolve() for path in (_catalog(config), config.demonstrations_from) if path}
+    unread = [
+        file.name
+        for file in sorted(place.iterdir())
+        if (file.suffix.lower() in (".jsonl", ".ndjson") or file.stem.lower().startswith("catalog"))
+        and file.resolve() not in read
+    ]
+    if not unread:
+        return []
+    return [
+        f"{len(unread)} files of the folder are not read: {examples(unread)}; records are read from train.jsonl, "
+        "validation.jsonl, test.jsonl and sft.jsonl, and the catalogue from dataset.catalog or catalog.*"
+    ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import OwnConfig
 from rlbench.data.catalog_files import read_catalog
-from rlbench.data.checks import EXAMPLES, fingerprint, same_wording, wordings
+from rlbench.data.checks import EXAMPLES, fingerprint, same_wording, share_outside_catalog, wordings
 from rlbench.data.lengths import LongPrompts
 from rlbench.data.own_rows import FIELDS, Reading
 from rlbench.data.record import SPLITS, RankedListDataset, Record
@@ -58,10 +58,15 @@ def read_own_catalog(config: OwnConfig, path: Path | None, problems: list[str]) 
     if path is None:
         return None, []
     try:
-        return read_catalog(path, config.line_format != TITLES, config.item)
+        catalog, notices = read_catalog(path, config.line_format != TITLES, config.item)
     except BadInput as error:
         problems += error.problems
         return None, []
+    items = [(" ".join(title.split()), year) for title, year in catalog.items]
+    if changed := sum(old != new for old, new in zip(catalog.items, items, strict=True)):
+        catalog = Catalog(items)
+        notices = [*notices, f"catalogue {path.name}: white space was collapsed in {changed} titles"]
+    return catalog, notices
 
 
 def dataset_of(name: str, reading: Reading, catalog: Catalog | None, notices: Sequence[str]) -> RankedListDataset:
@@ -94,6 +99,12 @@ def dataset_of(name: str, reading: Reading, catalog: Catalog | None, notices: Se
         told.append(
             f"dataset.catalog is not set, so the catalogue holds the {len(catalog)} {plural(config.item)} of the truths"
         )
+    for split, records in splits.items():
+        if share := share_outside_catalog(records, catalog):
+            told.append(
+                f"{split}: {share:.2%} of the ground-truth {plural(config.item)} are not in the catalogue and can "
+                "never be hits"
+            )
     if odd := CatalogReader(catalog).exact:
         told.append(
             f"{len(odd)} titles of the catalogue look like layout or a sentence, so only a line with exactly "

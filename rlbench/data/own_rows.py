@@ -14,8 +14,9 @@ from typing import Any
 from rlbench.base.texts import broken_texts
 from rlbench.config.schema import OwnConfig
 from rlbench.data.catalog_files import integer_year
-from rlbench.data.checks import Finding, report
+from rlbench.data.checks import GAINS, LARGEST_GAIN, SMALLEST_GAIN, Finding, report
 from rlbench.data.record import SPLITS, Messages, Record
+from rlbench.lists.catalog import normalise
 from rlbench.lists.items import TITLES, WITHOUT_YEARS, Item, line_of
 
 SPLIT_NAMES = {split: split for split in SPLITS} | {
@@ -66,7 +67,7 @@ class Reading:
         unit: the word for a row.
         findings: problems by file.
         splits: records by split; None for records without a split.
-        places: file and row of the first record of each context.
+        places: row, record and split of the first record of each context.
         counts: repairs and remarks, for notices.
     """
 
@@ -74,7 +75,7 @@ class Reading:
     unit: str
     findings: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
     splits: dict[str | None, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    places: dict[str, tuple[Row, str]] = field(default_factory=dict)
+    places: dict[str, tuple[Row, Record, str | None]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -113,12 +114,28 @@ class Reading:
         if len(self.findings[row.where]) > before:
             return
         context = ids["context_id"] or _digest(prompt)
-        first, told = self.places.setdefault(context, (row, json.dumps(prompt)))
-        if told != json.dumps(prompt):
-            at = f"{self.unit} {first.number}" + (f" of {first.where}" if first.where != row.where else "")
+        record = Record(prompt, truth, seen, context, completion, ids["cluster_id"] or context, gains)
+        if not self._clashes(row, record, split):
+            self.splits[split].append(record)
+
+    def _clashes(self, row: Row, record: Record, split: str | None) -> bool:
+        """Whether the context has another prompt, other seen names or another split in an earlier record."""
+        context = record.context_id
+        first, told, of_first = self.places.setdefault(context, (row, record, split))
+        at = f"{self.unit} {first.number}" + (f" of {first.where}" if first.where != row.where else "")
+        if told.prompt != record.prompt:
             self.problem(row, f"context_id is that of another prompt ({at}); give each prompt its own", context)
-            return
-        self.splits[split].append(Record(prompt, truth, seen, context, completion, ids["cluster_id"] or context, gains))
+            return True
+        found = self.findings[row.where]
+        before = len(found)
+        if set(map(normalise, told.seen_titles)) != set(map(normalise, record.seen_titles)):
+            kind = "seen differs from that of an earlier record of the same context; give both the same names"
+            found.append((row.number, kind, f"context {context}, {at}"))
+        groups = {"train" if one == "sft" else one for one in (split, of_first) if one is not None}
+        if len(groups) > 1:
+            kind = "this context also stands in another split; keep all records of a context in one split"
+            found.append((row.number, kind, f"context {context}, {of_first} in {at}"))
+        return len(found) > before
 
     def _prompt(self, row: Row, value: Any) -> Messages:
         template = self.config.prompt_template
@@ -159,6 +176,8 @@ class Reading:
             graded |= isinstance(entry, dict) and "relevance" in entry
             if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 <= gain < math.inf:
                 self.problem(row, "ground_truth has a relevance that is not a finite number from 0 on", gain, place)
+            elif gain and not SMALLEST_GAIN <= gain <= LARGEST_GAIN:
+                self.problem(row, f"ground_truth has a relevance that is not {GAINS}; rescale all", gain, place)
             elif item is not None and gain == 0:
                 self.counts["entries of relevance 0 in ground_truth are left out"] += 1
             elif item is not None:

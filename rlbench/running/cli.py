@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlbench.base.errors import BadInput, nearest, nearest_key
 from rlbench.base.program import CONF, EXPERIMENTS, as_started
-from rlbench.base.user_files import read_user_yaml
+from rlbench.base.user_files import read_user_yaml, unreachable
 from rlbench.config.resolving import MISTYPED, NO_SETTINGS, of_another_family
 from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.running.words import one_value, parse, repeated, split, sweeps, values, wrong_groups
@@ -68,6 +68,8 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
         BadInput: if the folder does not exist.
     """
     named = split(arguments).folder
+    if named is not None and (reason := unreachable(named)):
+        raise BadInput(f"--config-dir {named} cannot be read: {reason}")
     if named is not None and not named.is_dir():
         raise BadInput(
             f"--config-dir {named}: there is no such folder; give a folder with config groups, laid out like conf/"

@@ -1,10 +1,12 @@
 """`rlbench data`: list, check, stats, prepare."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from rlbench.base.user_files import unreachable
 from rlbench.config.datasets import DATASETS
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.data.summary import leaks, near_duplicates, split_counts
@@ -153,3 +155,18 @@ def test_paths_with_odd_characters(said, tmp_path: Path):
     place = tmp_path / "a, b=c [d]"
     place.mkdir()
     assert "a, b=c [d]: found no file that ends in .jsonl" in said("check", str(place), code=1)
+
+
+def test_places_that_cannot_be_looked_into(said, tmp_path: Path):
+    long = "x" * 300
+    assert "has a part longer than 255 bytes" in said("check", long, code=2)
+    assert f"--config-dir {long} cannot be read: " in said("check", BOOKS, "--config-dir", long, code=2)
+    assert unreachable(tmp_path) is None and unreachable(tmp_path / "missing") is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_places_without_permission(said, tmp_path: Path):
+    (tmp_path / "shut").mkdir(mode=0)
+    for place in (tmp_path / "shut", tmp_path / "shut" / "data"):
+        assert "cannot be read: Permission denied" in said("check", str(place), code=1)
+        assert "cannot be read: Permission denied" in said("check", BOOKS, "--config-dir", str(place), code=2)

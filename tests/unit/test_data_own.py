@@ -412,3 +412,61 @@ def test_a_folder_that_is_no_dataset(hub, tmp_path):
     (tmp_path / "odd").mkdir()
     with pytest.raises(BadInput, match="cannot be opened: .*; give the id of a dataset on the hub, or a folder"):
         load_dataset(replace(hub, path=str(tmp_path / "odd")))
+
+
+def test_oddities_of_a_folder_are_named(load, refused, folder):
+    (folder / "catalog.txt").write_text("\n".join(["Hello", "2. Fast", "Big\tSky", *BOOKS[1:]]))
+    for name in ("train-2.jsonl", "Test.JSONL", "catalogue.txt"):
+        (folder / name).write_text("{}\n")
+    told = "\n".join(load().notices)
+    assert "3 files of the folder are not read: Test.JSONL, catalogue.txt, train-2.jsonl; records are read" in told
+    assert "train: 16.67% of the ground-truth books are not in the catalogue and can never be hits" in told
+    assert (
+        "2 titles of the catalogue look like layout or a sentence" in told and "names the book: Hello, 2. Fast" in told
+    )
+    assert "catalogue catalog.txt: white space was collapsed in 1 titles" in told
+    assert ("Big Sky", None) in load().catalog.items
+    (folder / "catalog.csv").write_text("title\nDune\n")
+    assert "there are several catalogues, catalog.csv, catalog.txt; keep one" in "\n".join(refused())
+    assert "files of the folder are not read: Test.JSONL, catalog.csv" in "\n".join(
+        load(catalog=str(folder / "catalog.txt")).notices
+    )
+    (folder / "catalog.txt").unlink(), (folder / "catalog.csv").unlink(), (folder / "catalog.txt").mkdir()
+    assert "catalog.txt: is a folder; give a file" in "\n".join(refused())
+    assert "cannot be read: File name too long" in "\n".join(refused(path="x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('title\nDune\n"Emma\nSolaris\n', "line 3: the row is not CSV; quotes may be unclosed"),
+        ('title\n"Emma\nBig "Sky"\nDune\n', "line 2: the row is not CSV; quotes may be unclosed"),
+        ("title\nDune\nGood, Bad\n", "line 3: there are more cells than columns; put quotes around a title"),
+    ],
+)
+def test_a_csv_catalogue_that_would_lose_titles(refused, folder, text, words):
+    (folder / "catalog.txt").unlink()
+    (folder / "catalog.csv").write_text(text)
+    assert any(words in problem for problem in refused())
+
+
+@pytest.mark.parametrize("gain", [10**400, 1e13, 1e-300, 1.7e308])
+def test_relevances_that_would_overflow_are_refused(refused, folder, gain):
+    write(folder / "train.jsonl", [record(0, ground_truth=[{"title": "Dune", "relevance": gain}])])
+    (problem,) = refused()
+    assert "train.jsonl, line 1: ground_truth has a relevance that is not 0 or between 1e-12 and 1e+12" in problem
+
+
+def test_records_of_one_context_agree(refused, folder):
+    rows = [
+        record(0, seen=["Emma", "Dune"], ground_truth=["Solaris"]),
+        record(0, seen=["dune", "EMMA", "Dune"]),
+        record(0, seen=["Emma"]),
+    ]
+    write(folder / "train.jsonl", rows)
+    write(folder / "test.jsonl", [record(0, seen=["Emma", "Dune"]), record(9, ground_truth=[])])
+    problems = "\n".join(refused())
+    assert problems.count("this context also stands in another split; keep all records of a context in one") == 3
+    assert f"test in line 1 of {folder / 'test.jsonl'}" in problems and "line 2: ground_truth is empty" in problems
+    assert problems.count("seen differs from that of an earlier record of the same context") == 1
+    assert "train.jsonl, line 3: seen differs" in problems
