@@ -91,6 +91,7 @@ def test_the_hub_settings_have_known_keys():
     assert {key for key in shown if key != "defaults"} <= set(known) and set(shown.columns) <= set(FIELDS)
 
 
+@pytest.mark.slow
 def test_the_plugins_of_the_page(folder):
     """In a process of its own, because registries are global."""
     loader, *others = blocks("python")

@@ -92,6 +92,7 @@ def test_a_new_piece(folder):
     assert (result["algorithm"], result["label"]) == ("median_grpo", "median_grpo-relevance")
 
 
+@pytest.mark.slow
 def test_a_new_piece_in_a_sweep(folder):
     """Two cells; the one without the new piece is already done."""
     _, _, sweep = commands()

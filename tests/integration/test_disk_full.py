@@ -108,7 +108,7 @@ FAST = {
     60_000: "oracle/",
     700_000: "checkpoints/checkpoint-1 (",
     1_000_000: "checkpoints/checkpoint-2: it needs",
-    3_000_000: "checkpoints/checkpoint-",
+    3_000_000: "rank_grpo-relevance/seed",  # a checkpoint, or a log just before it
 }
 SLOW = sorted({*range(4096, 120_000, 9_000), *range(120_000, 4_500_000, 110_000)})
 

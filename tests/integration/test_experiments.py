@@ -163,6 +163,7 @@ DEBUG += ["trainer.rl.group_size=4", "trainer.rl.micro_batch_size=8", "trainer.r
 DEBUG += ["generation.max_new_tokens=32", "evaluation.test_contexts=6"]
 
 
+@pytest.mark.slow
 def test_from_a_sweep_to_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Table 1's twin at debug size: real runs of two methods and two seeds, and the report on them."""
     folders = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]

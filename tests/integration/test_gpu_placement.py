@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SMALL
 from tests.helpers_forked import run_py
 
 REPORTER = """
 import atexit, json, os, sys, time
 from pathlib import Path
+
+import pytest
 
 if "hydra.mode=RUN" in sys.argv:
     here, started = Path(__file__).parent, time.time()
@@ -31,6 +35,7 @@ def sweep(folder: Path, *arguments: str) -> list[dict]:
     return sorted(told, key=lambda one: one["started"])
 
 
+@pytest.mark.slow
 def test_cells_get_a_gpu_each_and_the_next_one_that_which_is_freed(tmp_path):
     told = sweep(tmp_path, "hydra.launcher.jobs=auto", "hydra.launcher.gpus=[0,1]", "hydra.launcher.gpu_share=0.4")
     gpus = [one["environment"]["CUDA_VISIBLE_DEVICES"] for one in told]

@@ -424,7 +424,7 @@ def test_failures_can_be_asked_about_with_other_settings(job):
 def test_equal_requests_are_sent_once(job):
     from rlbench.teacher import questions
 
-    same = [questions.Conversation(str(i), [{"role": "user", "content": "hello"}], "hello") for i in range(5)]
+    same = [questions.AskedConversation(str(i), [{"role": "user", "content": "hello"}], "hello") for i in range(5)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rlbench.commands.teaching.conversations", lambda dataset: {"train": same, "validation": []})
         with teacher(lambda request, before: Reply(GOOD, delay=0.1)) as server:

@@ -107,6 +107,7 @@ def test_with_fewer_than_three_seeds_no_lead_holds(seeds: int) -> None:
     assert not found.lead.holds and found.lead.p_holm is None and found.detectable is None
 
 
+@pytest.mark.slow
 def test_equal_methods_seldom_have_a_lead_that_holds() -> None:
     held = 0
     for trial in range(200):

@@ -6,6 +6,7 @@ from benchmarks.overhead import finish_cells, finished_sweep, seconds_of, sweep_
 from rlbench.runs.directory import DONE
 
 
+@pytest.mark.slow
 def test_cells_are_done_and_the_sweep_finds_them_so(tmp_path):
     runs = finish_cells(tmp_path / "runs", 2, 1)
     assert len(runs) == 2 and all(run.status() == DONE for run in runs)

@@ -106,6 +106,7 @@ def plugin(tmp_path):
             del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_a_metric_is_registered_measured_and_may_choose_a_checkpoint(plugin, tmp_path):
     path = plugin(LISTS)
     folders = [f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
