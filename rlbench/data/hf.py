@@ -112,7 +112,7 @@ def _chosen(config: HFConfig, tables: Mapping[str, Any], problems: list[str]) ->
             if "train" not in same:
                 problems.append(
                     f"{config.path} has the splits {', '.join(tables)}, but no train; set dataset.splits, for example "
-                    f"dataset.splits.train={next(iter(tables))}"
+                    f"+dataset.splits.train={next(iter(tables))}"
                 )
             return same
         return {WHOLE: next(iter(tables))}
