@@ -16,7 +16,7 @@ from rlbench.data.own import (
     read_own_catalog,
     template_of,
 )
-from rlbench.data.own_rows import Reading, Row
+from rlbench.data.own_rows import OwnRow, Reading
 from rlbench.data.record import SPLITS, RankedListDataset
 
 WHOLE = "all"
@@ -54,7 +54,7 @@ def load(config: HFConfig) -> RankedListDataset:
             )
             continue
         for number, values in enumerate(_rows(tables[theirs], config.columns)):
-            reading.add(Row(where, number, split if split != WHOLE else None, values))
+            reading.add(OwnRow(where, number, split if split != WHOLE else None, values))
     catalog, notices = read_own_catalog(config, None if config.catalog is None else Path(config.catalog), problems)
     problems += reading.problems()
     if problems:
@@ -111,8 +111,8 @@ def _chosen(config: HFConfig, tables: Mapping[str, Any], problems: list[str]) ->
         if same or len(tables) > 1:
             if "train" not in same:
                 problems.append(
-                    f"{config.path} has the splits {', '.join(tables)}, but no train; set dataset.splits, for example "
-                    f"+dataset.splits.train={next(iter(tables))}"
+                    f"{config.path} has the splits {', '.join(tables)}, but no train; map them in dataset.splits, for "
+                    f"example splits: {{train: {next(iter(tables))}}} in the dataset's YAML (docs/adding-a-dataset.md)"
                 )
             return same
         return {WHOLE: next(iter(tables))}

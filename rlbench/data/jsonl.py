@@ -18,7 +18,7 @@ from rlbench.data.own import (
     read_own_catalog,
     template_of,
 )
-from rlbench.data.own_rows import SPLIT_NAMES, Reading, Row
+from rlbench.data.own_rows import SPLIT_NAMES, OwnRow, Reading
 from rlbench.data.record import RankedListDataset
 
 
@@ -45,7 +45,7 @@ def load(config: JsonlConfig) -> RankedListDataset:
         elif not lines:
             problems.append(f"{file} has no records; write one JSON object per line, or remove the file")
         for number, values, wrong in lines:
-            row = Row(str(file), number, split, values)
+            row = OwnRow(str(file), number, split, values)
             if wrong:
                 reading.problem(row, "not a JSON object; the line may be cut off, or not be UTF-8", wrong)
             else:

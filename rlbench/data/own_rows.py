@@ -42,7 +42,7 @@ _NAME_WITH_YEAR = re.compile(r"(.*\S)\s*\(([0-9]{1,9})\)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Row:
+class OwnRow:
     """A row of a file.
 
     Attributes:
@@ -75,14 +75,14 @@ class Reading:
     unit: str
     findings: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
     splits: dict[str | None, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    places: dict[str, tuple[Row, Record, str | None]] = field(default_factory=dict)
+    places: dict[str, tuple[OwnRow, Record, str | None]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def with_years(self) -> bool:
         return self.config.line_format != TITLES
 
-    def problem(self, row: Row, kind: str, value: Any = None, entry: int | None = None) -> None:
+    def problem(self, row: OwnRow, kind: str, value: Any = None, entry: int | None = None) -> None:
         """Note a problem. `kind` begins with the field and says what to do; `entry` is the place in a list, from 0."""
         shown = "" if value is None and entry is None else ascii(value)
         shown = shown if len(shown) <= 120 else f"{shown[:117]}..."
@@ -92,7 +92,7 @@ class Reading:
         """All problems found, in sentences."""
         return [one for where, found in self.findings.items() for one in report(where, found, self.unit)]
 
-    def add(self, row: Row) -> None:
+    def add(self, row: OwnRow) -> None:
         """Read a row as a record."""
         before = len(self.findings[row.where])
         if not isinstance(row.values, dict):
@@ -118,7 +118,7 @@ class Reading:
         if not self._clashes(row, record, split):
             self.splits[split].append(record)
 
-    def _clashes(self, row: Row, record: Record, split: str | None) -> bool:
+    def _clashes(self, row: OwnRow, record: Record, split: str | None) -> bool:
         """Whether the context has another prompt, other seen names or another split in an earlier record."""
         context = record.context_id
         first, told, of_first = self.places.setdefault(context, (row, record, split))
@@ -137,7 +137,7 @@ class Reading:
             found.append((row.number, kind, f"context {context}, {of_first} in {at}"))
         return len(found) > before
 
-    def _prompt(self, row: Row, value: Any) -> Messages:
+    def _prompt(self, row: OwnRow, value: Any) -> Messages:
         template = self.config.prompt_template
         if isinstance(value, str) and value.strip():
             text = value if template is None else template.replace("{conversation}", value)
@@ -159,7 +159,7 @@ class Reading:
             self.problem(row, "prompt must be a text, or a list of messages with role and content", value)
         return []
 
-    def _truth(self, row: Row, value: Any) -> tuple[list[Item], tuple[float, ...] | None]:
+    def _truth(self, row: OwnRow, value: Any) -> tuple[list[Item], tuple[float, ...] | None]:
         if value is None or value == []:
             self.problem(
                 row, f"ground_truth is {'missing' if value is None else 'empty'}; name at least one {self.config.item}"
@@ -188,7 +188,7 @@ class Reading:
             self.problem(row, "ground_truth has only entries of relevance 0; remove the record, or name a relevant one")
         return list(found), tuple(found.values()) if graded else None
 
-    def item(self, row: Row, where: str, place: int, entry: Any) -> Item | None:
+    def item(self, row: OwnRow, where: str, place: int, entry: Any) -> Item | None:
         """Read a name, an object with title and year, or a pair of them. Notes a problem of others and returns None."""
         title, year = (*entry, None)[:2] if isinstance(entry, list) and len(entry) == 2 else (entry, None)
         if isinstance(entry, dict):
@@ -211,7 +211,7 @@ class Reading:
         self.counts["years given as strings were converted"] += isinstance(year, str)
         return title, number
 
-    def _seen(self, row: Row, value: Any) -> list[str]:
+    def _seen(self, row: OwnRow, value: Any) -> list[str]:
         if value is None:
             return []
         if not isinstance(value, list):
@@ -227,7 +227,7 @@ class Reading:
             titles.append(" ".join((named[1] if named else title).split()))
         return titles
 
-    def _completion(self, row: Row, value: Any) -> Messages | None:
+    def _completion(self, row: OwnRow, value: Any) -> Messages | None:
         if value is None:
             return None
         if isinstance(value, list) and value and all(map(_is_message, value)):
@@ -243,7 +243,7 @@ class Reading:
             return None
         return [{"role": "assistant", "content": value.strip()}]
 
-    def _split(self, row: Row, value: Any) -> str | None:
+    def _split(self, row: OwnRow, value: Any) -> str | None:
         if value is None:
             return row.split
         split = SPLIT_NAMES.get(value.lower()) if isinstance(value, str) else None
@@ -257,7 +257,7 @@ class Reading:
             )
         return split
 
-    def _id(self, row: Row, name: str, value: Any) -> str | None:
+    def _id(self, row: OwnRow, name: str, value: Any) -> str | None:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":

@@ -397,7 +397,7 @@ def test_one_table_is_divided(hub, saved, tmp_path):
         ({"columns": {"prompts": "question"}}, "dataset.columns names the field 'prompts', which is unknown"),
         ({"splits": {"train": "larn", "test": "final"}}, "dataset.splits.train = 'larn': "),
         ({"splits": {"trian": "learn"}}, "dataset.splits names 'trian', which is unknown; known: sft,"),
-        ({"splits": {}}, "has the splits learn, check, final, but no train; set dataset.splits"),
+        ({"splits": {}}, "has the splits learn, check, final, but no train; map them in dataset.splits"),
         ({"path": None}, "dataset.path is not set: give dataset.path=ID"),
         ({"columns": {"prompt": "answers", "ground_truth": "reply"}}, "row 0: prompt must be a text"),
     ],
