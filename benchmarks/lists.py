@@ -59,7 +59,7 @@ class World:
 
 def make_world(n_lists: int, rng: np.random.Generator) -> World:
     """Create lists of about N lines. Film frequencies follow Zipf's law, as in recommendations."""
-    words = sorted({word for title, _, _ in read_films() for word in title.split()})
+    words = sorted({word.rstrip(",") for title, _, _ in read_films() for word in title.split()})
     titles = [" ".join(rng.choice(words, size=rng.integers(1, 5))) for _ in range(CATALOG_SIZE)]
     films = [(title, int(year)) for title, year in zip(titles, rng.integers(1930, 2024, CATALOG_SIZE), strict=True)]
     popularity = 1 / np.arange(1, CATALOG_SIZE + 1)
