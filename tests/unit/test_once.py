@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from rlbench.evaluation.evaluate import Sampling, evaluate
-from rlbench.lists import published, relevance
+from rlbench.lists import exact, published
 from rlbench.objective import Objective
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_criteria, make_trainer
 
-PARSERS = ((relevance, "parse_text"), (published, "parse_list"))
+PARSERS = ((exact, "parse_text"), (published, "parse_list"))
 
 
 @pytest.fixture
