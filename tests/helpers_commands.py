@@ -130,8 +130,9 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 def counts(run: Run) -> dict[str, int]:
+    """Return the counts of a budget, without the number of attempts, which differs between killed and whole runs."""
     budget = json.loads((run.root / "budget.json").read_text())
-    return {key: value for key, value in budget.items() if isinstance(value, int)}
+    return {key: value for key, value in budget.items() if isinstance(value, int) and key != "attempts"}
 
 
 def assert_identical(one: Run, other: Run) -> None:
