@@ -305,24 +305,16 @@ class MiniConfig(DatasetConfig):
 
 
 @dataclass
-class RedialConfig(DatasetConfig):
-    """ReDial, real conversations about films (docs/data.md).
+class FileDatasetConfig(DatasetConfig):
+    """A dataset that is read from the user's files.
 
     Attributes:
-        path: folder with train.jsonl, valid.jsonl and test.jsonl, or with only one of them.
-        prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
-        validation_fraction: share of dialogues for validation, if the folder has one file.
-        test_fraction: share of dialogues for the test, if the folder has one file.
-        seed: seed of that split.
+        path: where they are; null is refused.
         demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
     """
 
     path: str | None
-    prompt_template: str
-    validation_fraction: float
-    test_fraction: float
-    seed: int
-    demonstrations_from: str | None = None
+    demonstrations_from: str | None = field(default=None, kw_only=True)
 
     paths: ClassVar[tuple[str, ...]] = ("path", "demonstrations_from")
 
@@ -332,7 +324,25 @@ class RedialConfig(DatasetConfig):
 
 
 @dataclass
-class RedialOfficialConfig(DatasetConfig):
+class RedialConfig(FileDatasetConfig):
+    """ReDial, real conversations about films (docs/data.md).
+
+    Attributes:
+        path: folder with train.jsonl, valid.jsonl and test.jsonl, or with only one of them.
+        prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
+        validation_fraction: share of dialogues for validation, if the folder has one file.
+        test_fraction: share of dialogues for the test, if the folder has one file.
+        seed: seed of that split.
+    """
+
+    prompt_template: str
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+
+
+@dataclass
+class RedialOfficialConfig(FileDatasetConfig):
     """ReDial as its authors publish it, with their test file or CRSLab's (docs/data.md).
 
     Attributes:
@@ -341,25 +351,18 @@ class RedialOfficialConfig(DatasetConfig):
         prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
         validation_fraction: share of the train file's dialogues for validation.
         seed: seed of that split.
-        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
     """
 
-    path: str | None
     test: str | None
     prompt_template: str
     validation_fraction: float
     seed: int
-    demonstrations_from: str | None = None
 
     paths: ClassVar[tuple[str, ...]] = ("path", "test", "demonstrations_from")
 
-    @property
-    def demonstration_source(self) -> str:
-        return _named_by_content(self.demonstrations_from)
-
 
 @dataclass
-class InspiredConfig(DatasetConfig):
+class InspiredConfig(FileDatasetConfig):
     """INSPIRED, real conversations about films as their authors publish them (docs/data.md).
 
     Attributes:
@@ -369,26 +372,19 @@ class InspiredConfig(DatasetConfig):
         validation_fraction: share of dialogues for validation, if the folder has one file.
         test_fraction: share of dialogues for the test, if the folder has one file.
         seed: seed of that split.
-        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
     """
 
-    path: str | None
     catalog: str | None
     prompt_template: str
     validation_fraction: float
     test_fraction: float
     seed: int
-    demonstrations_from: str | None = None
 
     paths: ClassVar[tuple[str, ...]] = ("path", "catalog", "demonstrations_from")
 
-    @property
-    def demonstration_source(self) -> str:
-        return _named_by_content(self.demonstrations_from)
-
 
 @dataclass
-class RedditV2Config(DatasetConfig):
+class RedditV2Config(FileDatasetConfig):
     """Reddit-v2, published with the Rank-GRPO paper (docs/data.md). Its prompts are used as published.
 
     Attributes:
@@ -397,40 +393,25 @@ class RedditV2Config(DatasetConfig):
         demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses the published ones.
     """
 
-    path: str | None
     catalog: str | None
-    demonstrations_from: str | None = None
 
     paths: ClassVar[tuple[str, ...]] = ("path", "catalog", "demonstrations_from")
 
-    @property
-    def demonstration_source(self) -> str:
-        return _named_by_content(self.demonstrations_from)
-
 
 @dataclass
-class RedditMovieConfig(DatasetConfig):
+class RedditMovieConfig(FileDatasetConfig):
     """Reddit-Movie, the first release of the Reddit data (docs/data.md).
 
     Attributes:
         path: folder with train.csv, valid.csv, test.csv and id2name.json.
         prompt_template: text of the prompt. `{n}` and `{conversation}` are replaced.
-        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
     """
 
-    path: str | None
     prompt_template: str
-    demonstrations_from: str | None = None
-
-    paths: ClassVar[tuple[str, ...]] = ("path", "demonstrations_from")
-
-    @property
-    def demonstration_source(self) -> str:
-        return _named_by_content(self.demonstrations_from)
 
 
 @dataclass
-class MovielensConfig(DatasetConfig):
+class MovielensConfig(FileDatasetConfig):
     """MovieLens-1M as a list task: the films that a person liked, and the ones liked next (docs/data.md).
 
     Attributes:
@@ -441,27 +422,18 @@ class MovielensConfig(DatasetConfig):
         min_history: fewest liked films before a truth; records with fewer are left out.
         truth_size: number of films of a truth.
         train_windows: largest number of train records of a person.
-        demonstrations_from: JSONL file of demonstrations (docs/stage1.md); null uses truth_then_cooccurrence.
     """
 
-    path: str | None
     prompt_template: str
     min_rating: int
     history: int
     min_history: int
     truth_size: int
     train_windows: int
-    demonstrations_from: str | None = None
-
-    paths: ClassVar[tuple[str, ...]] = ("path", "demonstrations_from")
-
-    @property
-    def demonstration_source(self) -> str:
-        return _named_by_content(self.demonstrations_from)
 
 
 @dataclass
-class OwnConfig(DatasetConfig):
+class OwnConfig(FileDatasetConfig):
     """A user's own data (docs/adding-a-dataset.md): what `jsonl` and `hf` have in common.
 
     Attributes:
@@ -479,11 +451,10 @@ class OwnConfig(DatasetConfig):
     """
 
     loader: str
-    path: str | None
     catalog: str | None
     prompt_template: str | None
     demonstrations: str
-    demonstrations_from: str | None
+    demonstrations_from: str | None = field(kw_only=True)  # no run directory is older than this key
     validation_fraction: float
     test_fraction: float
     seed: int
@@ -493,10 +464,6 @@ class OwnConfig(DatasetConfig):
     @property
     def kind(self) -> str:
         return self.loader
-
-    @property
-    def demonstration_source(self) -> str:
-        return _named_by_content(self.demonstrations_from)
 
 
 @dataclass
