@@ -15,9 +15,9 @@ _YEAR = re.compile(
 """A year in brackets: alone, or next to other words as in "(1999 film)" and "(dir. Wachowski, 1999)"."""
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "《": "》", "「": "」", "『": "』", "„": "“"}
 _WRAPPERS = {"(": ")", "[": "]", "（": "）", "［": "］", "【": "】", "<": ">"}
-TAG = re.compile(r"</?(?:a|b|br|em|h[1-6]|i|li|ol|p|strong|td|tr|u|ul)(?: [^<>]{0,200})?/?>", re.IGNORECASE)
-ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&nbsp;": " "}
-LINK = re.compile(r"\[([^\[\]]+)\]\((?![0-9]{4}\))[^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)")
+_TAG = re.compile(r"</?(?:a|b|br|em|h[1-6]|i|li|ol|p|strong|td|tr|u|ul)(?: [^<>]{0,200})?/?>", re.IGNORECASE)
+_ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&nbsp;": " "}
+_LINK = re.compile(r"\[([^\[\]]+)\]\((?![0-9]{4}\))[^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)")
 _JSON_ITEM = re.compile(
     r"""["'](?:title|movie|film|name)["']\s*:\s*"((?:[^"\\]|\\.)+)"\s*,\s*["'](?:release_)?year["']\s*:\s*"?([0-9]{4})\b""",
     re.IGNORECASE,
@@ -108,6 +108,18 @@ class ParsedText(NamedTuple):
         return [Entry(*item, line=line) for item, line in zip(self.items, self.lines, strict=True)]
 
 
+def without_markup(line: str) -> str:
+    """A line without HTML tags and entities, and with the text of Markdown links in place of the links."""
+    if "<" in line:
+        line = _TAG.sub("", line)
+    if "&" in line:
+        for entity, letter in _ENTITIES.items():
+            line = line.replace(entity, letter)
+    if "](" in line:
+        line = _LINK.sub(r"\1", line)
+    return line
+
+
 def read_line(line: str) -> Item | None:
     """Read one line as (title, year), or None if it is not "Title (Year)".
 
@@ -117,13 +129,7 @@ def read_line(line: str) -> Item | None:
     "(1999 film)". Table rows and JSON objects are read too. A colon does not end a numbering: "2001: A Space Odyssey
     (1968)" is a title. A sentence that mentions an item and introduces or follows a list is not an entry.
     """
-    if "<" in line:
-        line = TAG.sub("", line)
-    if "&" in line:
-        for entity, letter in ENTITIES.items():
-            line = line.replace(entity, letter)
-    if "](" in line:
-        line = LINK.sub(r"\1", line)
+    line = without_markup(line)
     if line.lstrip().startswith("|"):
         return _read_cells(line)
     for mark in ("**", "__"):

@@ -229,20 +229,25 @@ class Judge:
         gains: Sequence[Sequence[float] | None] | None,
         n_truth: Ints,
     ) -> NDArray[np.float64] | None:
-        """(B, W) gain of each distinct truth, the highest of equal ones: those of the catalogue, then the others."""
+        """(B, W) gain of each truth, in the order that `_hits` counts them, 0 past the last."""
         if gains is None or all(of_list is None for of_list in gains):
             return None
         table = np.zeros((len(gains), max(int(n_truth.max(initial=0)), 1)))
         for row, (truth, given) in enumerate(zip(ground_truth, gains, strict=True)):
-            found: dict[Item | int, float] = {}
-            places = self.catalog.find_all(truth).tolist()
-            for inside in (True, False):
-                for (title, year), place, gain in zip(truth, places, given or [1.0] * len(truth), strict=True):
-                    if (place != NO_ITEM) is inside:
-                        key = place if inside else (self.catalog.policy.normalise(title), year)
-                        found[key] = max(gain, found.get(key, 0.0))
-            table[row, : len(found)] = list(found.values())
+            counted = self._counted_gains(truth, given or [1.0] * len(truth))
+            table[row, : len(counted)] = counted
         return table
+
+    def _counted_gains(self, truth: Sequence[Item], gains: Sequence[float]) -> list[float]:
+        """Gain of each distinct truth, the highest of equal ones: those of the catalogue, then the others."""
+        found: dict[Item | int, float] = {}
+        places = self.catalog.find_all(truth).tolist()
+        for inside in (True, False):
+            for (title, year), place, gain in zip(truth, places, gains, strict=True):
+                if (place != NO_ITEM) is inside:
+                    key = place if inside else (self.catalog.policy.normalise(title), year)
+                    found[key] = max(gain, found.get(key, 0.0))
+        return list(found.values())
 
     def _seen(self, items: Ints, seen_titles: Sequence[Sequence[str]]) -> Bools:
         seen = _rows(self.catalog.find_titles(list(chain.from_iterable(seen_titles))), seen_titles)
@@ -311,19 +316,9 @@ class PublishedJudge(Judge):
             truths[row] = published.training_matches(read.entries, truth, seen, self.exact, self.list_length)
         return truths, np.array([len(truth) for truth in ground_truth], dtype=np.int64)
 
-    def _graded(
-        self,
-        ground_truth: Sequence[Sequence[Item]],
-        gains: Sequence[Sequence[float] | None] | None,
-        n_truth: Ints,
-    ) -> NDArray[np.float64] | None:
-        """(B, W) gain of each answer."""
-        if gains is None or all(of_list is None for of_list in gains):
-            return None
-        table = np.zeros((len(gains), max(int(n_truth.max(initial=0)), 1)))
-        for row, given in enumerate(gains):
-            table[row, : n_truth[row]] = 1.0 if given is None else given
-        return table
+    def _counted_gains(self, truth: Sequence[Item], gains: Sequence[float]) -> list[float]:
+        """Gain of each answer."""
+        return list(gains)
 
 
 def make_judge(matching: MatchingConfig, catalog: Catalog, list_length: int) -> Judge:

@@ -7,17 +7,15 @@ round: a line is an entry unless it is blank, a sentence around the list, or mer
 import re
 
 from rlbench.lists.entries import (
-    ENTITIES,
     JSON_START,
     JSON_STRING,
-    LINK,
     MARKER,
     QUOTES,
     SENTENCE,
-    TAG,
     Lines,
     ParsedText,
     parsed_by,
+    without_markup,
 )
 from rlbench.lists.items import Item
 
@@ -48,14 +46,7 @@ def read_title(line: str) -> Item | None:
     around it ("I hope you enjoy these!"), lines of brackets, rules or code fences, and
     lines without a visible character.
     """
-    if "<" in line:
-        line = TAG.sub("", line)
-    if "&" in line:
-        for entity, letter in ENTITIES.items():
-            line = line.replace(entity, letter)
-    if "](" in line:
-        line = LINK.sub(r"\1", line)
-    line = line.strip()
+    line = without_markup(line).strip()
     if _LAYOUT.fullmatch(line) or not any(letter.isprintable() and letter != " " for letter in line):
         return None
     if line.startswith("|"):
