@@ -127,7 +127,8 @@ def read_catalog(path: str | Path, with_years: bool = True, noun: str = "film") 
     return catalog, [f"catalogue {path.name}: {notice}" for notice in notices + catalog.report(noun)]
 
 
-_NAME_WITH_YEAR = re.compile(rf"(.*\S)\s*\(([0-9]{{1,{_LONGEST_YEAR}}})\)\s*", re.DOTALL)
+NAME_WITH_YEAR = re.compile(rf"(.*\S)\s*\(([0-9]{{1,{_LONGEST_YEAR}}})\)\s*", re.DOTALL)
+"""Title (Year)."""
 
 
 def _pair(row: Any, with_years: bool) -> Any:
@@ -135,7 +136,7 @@ def _pair(row: Any, with_years: bool) -> Any:
     if isinstance(row, dict):
         return row.get("title"), row.get("year")
     if isinstance(row, str):
-        named = _NAME_WITH_YEAR.fullmatch(row) if with_years else None
+        named = NAME_WITH_YEAR.fullmatch(row) if with_years else None
         return (named[1], int(named[2])) if named else (row, None)
     return row
 

@@ -78,13 +78,14 @@ def _record_problems(record: Record, with_years: bool) -> Iterator[tuple[str, st
 def _message_problems(field: str, messages: Any, role: str) -> Iterator[tuple[str, str]]:
     if messages is None or messages == []:
         yield f"{field} is missing or empty", ""
-    elif not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+    elif not isinstance(messages, list) or not all(is_message(message) for message in messages):
         yield f"{field} is not a list of {{role: str, content: str}}", _shown(messages)
     elif not any(message["role"] == role and message["content"].strip() for message in messages):
         yield f"{field} has no non-empty message with role '{role}'", _shown(messages)
 
 
-def _is_message(message: Any) -> bool:
+def is_message(message: Any) -> bool:
+    """Whether a value is a chat message."""
     return (
         isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
     )

@@ -16,7 +16,7 @@ def without_years(dataset: RankedListDataset) -> RankedListDataset:
     Items that become equal are merged: the catalogue keeps the first, and a truth names each once, with its highest
     gain. A notice counts them. Lines of demonstrations lose their year too.
     """
-    items: list[Item] = list(dict.fromkeys((title, None) for title, _ in dataset.catalog.items))
+    items = _merged(dataset.catalog.items)
     merged = len(dataset.catalog) - len(items)
     splits: dict[str, list[Record]] = {}
     in_truths = 0

@@ -6,15 +6,14 @@ Every problem names the file, the line, the field, the value and what to do. All
 import hashlib
 import json
 import math
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlbench.base.texts import broken_texts
 from rlbench.config.schema import OwnConfig
-from rlbench.data.catalog_files import integer_year
-from rlbench.data.checks import GAINS, LARGEST_GAIN, SMALLEST_GAIN, Finding, report
+from rlbench.data.catalog_files import NAME_WITH_YEAR, integer_year
+from rlbench.data.checks import GAINS, LARGEST_GAIN, SMALLEST_GAIN, Finding, is_message, report
 from rlbench.data.record import SPLITS, Messages, Record
 from rlbench.lists.catalog import normalise
 from rlbench.lists.items import TITLES, WITHOUT_YEARS, Item, line_of
@@ -38,7 +37,6 @@ FIELDS = (
     "split",
 )
 """Fields of a record that are read."""
-_NAME_WITH_YEAR = re.compile(r"(.*\S)\s*\(([0-9]{1,9})\)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ class Reading:
         if isinstance(value, str) and value.strip():
             text = value if template is None else template.replace("{conversation}", value)
             return [{"role": "user", "content": text}]
-        if isinstance(value, list) and value and all(map(_is_message, value)):
+        if isinstance(value, list) and value and all(map(is_message, value)):
             if not any(one["role"] == "user" and one["content"].strip() for one in value):
                 self.problem(row, "prompt has no message of the role user with text", value)
             elif template is not None:
@@ -193,7 +191,7 @@ class Reading:
         title, year = (*entry, None)[:2] if isinstance(entry, list) and len(entry) == 2 else (entry, None)
         if isinstance(entry, dict):
             title, year = entry.get("title"), entry.get("year")
-        elif isinstance(entry, str) and self.with_years and (named := _NAME_WITH_YEAR.fullmatch(entry)):
+        elif isinstance(entry, str) and self.with_years and (named := NAME_WITH_YEAR.fullmatch(entry)):
             title, year = named[1], int(named[2])
         if not isinstance(title, str) or not title.strip():
             self.problem(row, f"{where} must hold names, or objects with a title that is text", entry, place)
@@ -223,14 +221,14 @@ class Reading:
             if not isinstance(title, str) or not title.strip():
                 self.problem(row, "seen must hold names", entry, place)
                 continue
-            named = _NAME_WITH_YEAR.fullmatch(title) if self.with_years else None
+            named = NAME_WITH_YEAR.fullmatch(title) if self.with_years else None
             titles.append(" ".join((named[1] if named else title).split()))
         return titles
 
     def _completion(self, row: OwnRow, value: Any) -> Messages | None:
         if value is None:
             return None
-        if isinstance(value, list) and value and all(map(_is_message, value)):
+        if isinstance(value, list) and value and all(map(is_message, value)):
             if any(one["role"] == "assistant" and one["content"].strip() for one in value):
                 return [{"role": one["role"], "content": one["content"]} for one in value]
             self.problem(row, "completion has no message of the role assistant with text", value)
@@ -268,7 +266,3 @@ class Reading:
 
 def _digest(prompt: Messages) -> str:
     return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16]
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
