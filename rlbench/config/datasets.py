@@ -28,6 +28,15 @@ Loader = TypeVar("Loader", bound=Callable[[Any], Any])
 Sources = Callable[[Any], Mapping[str, Path]]
 
 
+def named_files(**files: str | Path | None) -> dict[str, Path]:
+    """Optional files of a dataset for its `sources`, as "kind name": a file's name alone may not say what it holds.
+
+    Args:
+        files: by kind (catalogue, demonstrations); None for files that are not set.
+    """
+    return {f"{kind} {Path(file).name}": Path(file) for kind, file in files.items() if file}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """An entry of the registry.

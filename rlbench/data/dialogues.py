@@ -14,11 +14,12 @@ films seen so far, then the films of most train dialogues. Only train records ar
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from os.path import commonprefix
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from rlbench.base.errors import BadInput
 from rlbench.data.checks import EXAMPLES, fingerprint, same_wording, wordings
@@ -27,6 +28,27 @@ from rlbench.data.record import Film, Messages, RankedListDataset, Record
 from rlbench.data.stage1.files import demonstrated
 from rlbench.lists.catalog import Catalog, normalise
 from rlbench.lists.items import Item
+
+
+class Settings(Protocol):
+    """The settings that all these datasets have (`rlbench/config/schema.py`)."""
+
+    name: str
+    prompt_template: str
+    list_length: int
+    max_conversation_chars: int | None
+    long_prompts: str
+    demonstrations_from: str | None
+
+
+class OfDialogue(Protocol):
+    """A row of a file that belongs to a dialogue."""
+
+    @property
+    def dialogue(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=OfDialogue)
 
 
 @dataclass(frozen=True)
@@ -73,9 +95,9 @@ def option_problems(prompt_template: str, **fractions: float) -> list[str]:
     return problems
 
 
-def draw(seed: int, dialogue: str) -> float:
-    """A number in [0, 1) that depends on nothing but a seed and a dialogue's id. It decides the dialogue's split."""
-    return int(hashlib.sha256(f"{seed}:{dialogue}".encode()).hexdigest()[:12], 16) / 16**12
+def draw(seed: int, cluster: str) -> float:
+    """A number in [0, 1) that decides the split of a cluster, such as a dialogue. Only its id and a seed matter."""
+    return int(hashlib.sha256(f"{seed}:{cluster}".encode()).hexdigest()[:12], 16) / 16**12
 
 
 def find_files(path: str | None, names: Mapping[str, str], form: str, problems: list[str]) -> dict[str, Path]:
@@ -108,12 +130,16 @@ def find_files(path: str | None, names: Mapping[str, str], form: str, problems: 
     return files
 
 
-def split_of(dialogue: str, seed: int, validation_fraction: float, test_fraction: float) -> str:
-    """The split of a dialogue of a single file."""
-    place = draw(seed, dialogue)
-    if place < test_fraction:
-        return "test"
-    return "validation" if place < test_fraction + validation_fraction else "train"
+def divided(
+    rows: Iterable[Row], seed: int, *, validation_fraction: float, test_fraction: float
+) -> dict[str, list[Row]]:
+    """The rows of a single file by split. The rows of a dialogue stay together."""
+    parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+    for row in rows:
+        place = draw(seed, row.dialogue)
+        held_out = "validation" if place < test_fraction + validation_fraction else "train"
+        parts["test" if place < test_fraction else held_out].append(row)
+    return parts
 
 
 def was_split(file: Path, seed: int) -> str:
@@ -149,6 +175,54 @@ def shared_dialogues(texts: Mapping[str, Mapping[str, str]], files: Mapping[str,
                 "each dialogue in one file"
             )
     return problems
+
+
+def add_turn(turns: list[tuple[bool, Turn]], speaker: bool, turn: Turn) -> None:
+    """Append a turn, or join it to the last one of the same speaker. A turn without text is dropped.
+
+    Args:
+        turns: (speaker, turn) of each turn so far, oldest first.
+        speaker: which of the two speaks.
+        turn: what is said.
+    """
+    if not turn.text:
+        return
+    if turns and turns[-1][0] == speaker:
+        last = turns.pop()[1]
+        turn = Turn(f"{last.text} {turn.text}", last.films + turn.films)
+    turns.append((speaker, turn))
+
+
+def split_records(
+    config: Settings, answers: Mapping[str, Sequence[Reply]], why_empty: Callable[[str], str]
+) -> tuple[dict[str, list[Record]], Counter[str], LongPrompts]:
+    """The records of all splits, the counts of what was left out (`left_out`), and the rule for long prompts.
+
+    Args:
+        config: the dataset's settings.
+        answers: turns of recommenders, by split.
+        why_empty: says why a split has no records.
+
+    Raises:
+        BadInput: a split has no records.
+    """
+    dropped: Counter[str] = Counter()
+    long = LongPrompts(config.max_conversation_chars, config.long_prompts)
+    template = config.prompt_template.replace("{n}", str(config.list_length))
+    splits = {split: list(records(split, part, template, long, dropped)) for split, part in answers.items()}
+    refuse_empty(splits, why_empty)
+    return splits, dropped, long
+
+
+def refuse_empty(splits: Mapping[str, Sequence[Record]], why_empty: Callable[[str], str]) -> None:
+    """Refuse splits without records.
+
+    Raises:
+        BadInput: what `why_empty` says of each such split; equal sentences once.
+    """
+    problems = dict.fromkeys(why_empty(split) for split, part in splits.items() if not part)
+    if problems:
+        raise BadInput(*problems)
 
 
 def records(
@@ -258,23 +332,31 @@ def demonstrations(name: str, train: Sequence[Record], answers: Iterable[Reply],
 
 
 def finished(
-    name: str,
+    config: Settings,
     catalog: Catalog,
-    splits: dict[str, list[Record]],
+    splits: Mapping[str, list[Record]],
+    train_answers: Iterable[Reply],
     notices: Sequence[str],
-    demonstrations_from: str | None,
-    list_length: int,
 ) -> RankedListDataset:
-    """The dataset, with the demonstrations of a file if one is given, and with notices about prompts in two splits.
+    """The dataset with demonstrations, of a file if one is given, and with notices about prompts in two splits.
+
+    Args:
+        config: the dataset's settings.
+        catalog: the catalogue.
+        splits: the records of train, validation and test.
+        train_answers: all answers of the train split, also those without a record.
+        notices: about the files and the records.
 
     Raises:
-        BadInput: problems of the file.
+        BadInput: too few films for demonstrations, or problems of the file of demonstrations.
     """
-    training = wordings(splits["sft"], splits["train"])
+    made = demonstrations(config.name, splits["train"], train_answers, config.list_length)
+    complete = {"sft": made, **splits}
+    training = wordings(splits["train"])
     told = [*notices, *(n for split in ("validation", "test") for n in same_wording(split, splits[split], training))]
     shown = {split: splits[split] for split in ("train", "validation")}
-    found = demonstrated(demonstrations_from, shown, list_length)
+    found = demonstrated(config.demonstrations_from, shown, config.list_length)
     if found is not None:
-        splits = splits | found[0]
+        complete |= found[0]
         told += found[1]
-    return RankedListDataset(name, catalog, splits, notices=told, fingerprint=fingerprint(splits, catalog))
+    return RankedListDataset(config.name, catalog, complete, notices=told, fingerprint=fingerprint(complete, catalog))

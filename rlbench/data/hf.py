@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlbench.base.errors import BadInput, nearest
+from rlbench.config.datasets import named_files
 from rlbench.config.schema import HFConfig
 from rlbench.data.own import (
     dataset_of,
@@ -64,10 +65,7 @@ def load(config: HFConfig) -> RankedListDataset:
 
 def sources(config: HFConfig) -> dict[str, Path]:
     """The Arrow files that `load` reads, in the folder or in the cache of `datasets`, and the other files."""
-    found: dict[str, Path] = {}
-    for name, path in (("catalogue", config.catalog), ("demonstrations", config.demonstrations_from)):
-        if path is not None:
-            found[f"{name} {Path(path).name}"] = Path(path)
+    found = named_files(catalogue=config.catalog, demonstrations=config.demonstrations_from)
     if config.path is None:
         return found
     try:

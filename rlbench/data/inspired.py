@@ -21,36 +21,32 @@ catalogue lacks is ignored ("Marvel"). Notices count all of them.
 recommender's turn is the films that it names first.
 """
 
-import csv
-import io
 import re
-import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_text
+from rlbench.config.datasets import named_files
 from rlbench.config.schema import InspiredConfig
 from rlbench.data.catalog_files import read_catalog
-from rlbench.data.checks import Finding, report
 from rlbench.data.dialogues import (
     Reply,
     Turn,
-    demonstrations,
+    add_turn,
+    divided,
     find_files,
     finished,
     left_out,
     option_problems,
-    records,
     shared_dialogues,
-    split_of,
+    split_records,
     was_split,
 )
-from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import Film, RankedListDataset
 from rlbench.data.said import named_titles, title_key
+from rlbench.data.tables import read_table
 from rlbench.lists.catalog import Catalog, normalise
 from rlbench.lists.items import Item
 
@@ -89,9 +85,7 @@ def load(config: InspiredConfig) -> RankedListDataset:
         raise BadInput(*problems)
     if len(read) == 1:
         (alone,) = read.values()
-        read = {split: [] for split in FILES}
-        for row in alone:
-            read[split_of(row.dialogue, config.seed, **fractions)].append(row)
+        read = divided(alone, config.seed, **fractions)
         notices.append(was_split(next(iter(files.values())), config.seed))
     everything = [row for rows in read.values() for row in rows]
     counts: Counter[str] = Counter()
@@ -99,18 +93,14 @@ def load(config: InspiredConfig) -> RankedListDataset:
     of_train = _by_title(given.items if given else _dated(read["train"]))
     of_all = _by_title(catalog.items)
     replies = {split: _replies(rows, of_train if split == "train" else of_all, counts) for split, rows in read.items()}
-    dropped: Counter[str] = Counter()
-    long = LongPrompts(config.max_conversation_chars, config.long_prompts)
-    template = config.prompt_template.replace("{n}", str(config.list_length))
-    splits = {split: list(records(split, part, template, long, dropped)) for split, part in replies.items()}
-    empty = [
-        f"{files.get(split, next(iter(files.values())))}: none of the {len(replies[split])} answers of '{split}' has a "
-        "target: a target is a film of the catalogue that the answer names and no earlier turn does"
-        for split, part in splits.items()
-        if not part
-    ]
-    if empty:
-        raise BadInput(*empty)
+
+    def why_empty(split: str) -> str:
+        return (
+            f"{files.get(split, next(iter(files.values())))}: none of the {len(replies[split])} answers of '{split}' "
+            "has a target: a target is a film of the catalogue that the answer names and no earlier turn does"
+        )
+
+    splits, dropped, long = split_records(config, replies, why_empty)
     notices += [
         f"{counts['annotated']} annotated films: {counts['not named']} are not named by the utterance; "
         f"{counts['added']} titles were named without an annotation",
@@ -120,15 +110,13 @@ def load(config: InspiredConfig) -> RankedListDataset:
         *left_out(dropped),
         *long.notices(),
     ]
-    splits = {"sft": demonstrations("inspired", splits["train"], replies["train"], config.list_length)} | splits
-    return finished("inspired", catalog, splits, notices, config.demonstrations_from, config.list_length)
+    return finished(config, catalog, splits, replies["train"], notices)
 
 
 def sources(config: InspiredConfig) -> dict[str, Path]:
     """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
     found = {file.name: file for file in find_files(config.path, FILES, FORM, []).values()}
-    others = {"catalogue": config.catalog, "demonstrations": config.demonstrations_from}
-    return found | {f"{what} {Path(name).name}": Path(name) for what, name in others.items() if name}
+    return found | named_files(catalogue=config.catalog, demonstrations=config.demonstrations_from)
 
 
 def _catalog(file: str | None, problems: list[str]) -> tuple[Catalog | None, list[str]]:
@@ -143,43 +131,15 @@ def _catalog(file: str | None, problems: list[str]) -> tuple[Catalog | None, lis
 
 def read_utterances(file: Path, problems: list[str]) -> list[Utterance]:
     """The rows of a file. Adds all its problems to `problems`."""
-    findings: list[Finding] = []
-    rows: list[Utterance] = []
-    try:
-        reader = csv.DictReader(io.StringIO(read_user_text(file), newline=""), delimiter="\t", strict=True)
-        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            problems.append(f"{file}: column {', '.join(missing)} is missing; it has {reprlib.repr(reader.fieldnames)}")
-            return []
-        for row in reader:
-            wrong = _row_problem(row)
-            if wrong:
-                findings.append((reader.line_num, *wrong))
-            else:
-                rows.append(_utterance(row))
-    except BadInput as error:
-        problems += error.problems
-        return []
-    except csv.Error as error:
-        problems.append(f"{file} is not TSV: {error}")
-        return []
-    if not rows and not findings:
-        problems.append(f"{file} has no rows")
-    problems += report(str(file), findings, "line")
-    return rows
+    return read_table(file, _COLUMNS, _utterance, problems, delimiter="\t")
 
 
-def _row_problem(row: Mapping[str, str | None]) -> tuple[str, str] | None:
-    if None in row or any(row[column] is None for column in _COLUMNS):
-        return "the number of columns differs from that of the first line", ""
+def _utterance(row: Mapping[str, str]) -> Utterance | tuple[str, str]:
+    """The row, or (kind of problem, detail)."""
     if not row["dialog_id"]:
         return "dialog_id is empty", ""
     if row["speaker"] not in _SPEAKERS:
         return f"speaker must be {' or '.join(_SPEAKERS)}", repr(row["speaker"])[:80]
-    return None
-
-
-def _utterance(row: Mapping[str, str]) -> Utterance:
     text = " ".join(row["text"].replace("QUOTATION_MARK", '"').split())
     films = []
     for entry in filter(None, (" ".join(part.split()) for part in row["movies"].split(";"))):
@@ -221,12 +181,7 @@ def _replies(rows: Sequence[Utterance], films: Mapping[str, list[Item]], counts:
     turns: defaultdict[str, list[tuple[bool, Turn]]] = defaultdict(list)
     for row in rows:
         named = tuple(_films(row, by_dialogue[row.dialogue], films, counts))
-        earlier = turns[row.dialogue]
-        if row.text and earlier and earlier[-1][0] == row.speaks:
-            last = earlier.pop()[1]
-            earlier.append((row.speaks, Turn(f"{last.text} {row.text}", last.films + named)))
-        elif row.text:
-            earlier.append((row.speaks, Turn(row.text, named)))
+        add_turn(turns[row.dialogue], row.speaks, Turn(row.text, named))
     return [
         Reply(dialogue, [turn for _, turn in spoken[:place]], given)
         for dialogue, spoken in turns.items()

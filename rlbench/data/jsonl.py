@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_bytes, read_user_lines, unreachable
+from rlbench.config.datasets import named_files
 from rlbench.config.schema import JsonlConfig
 from rlbench.data.catalog_files import SUFFIXES
 from rlbench.data.own import (
@@ -61,9 +62,7 @@ def load(config: JsonlConfig) -> RankedListDataset:
 def sources(config: JsonlConfig) -> dict[str, Path]:
     """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
     found = {file.name: file for file in _files(config, [])}
-    catalog, shown = _catalog(config), config.demonstrations_from
-    more = {f"catalogue {catalog.name}": catalog} if catalog else {}
-    return found | more | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+    return found | named_files(catalogue=_catalog(config), demonstrations=config.demonstrations_from)
 
 
 def _files(config: JsonlConfig, problems: list[str]) -> dict[Path, str | None]:

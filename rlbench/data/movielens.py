@@ -26,9 +26,10 @@ from pathlib import Path
 
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_text
+from rlbench.config.datasets import named_files
 from rlbench.config.schema import MovielensConfig
 from rlbench.data.checks import Finding, report
-from rlbench.data.dialogues import Reply, Turn, demonstrations, finished, option_problems
+from rlbench.data.dialogues import Reply, Turn, finished, option_problems, refuse_empty
 from rlbench.data.film_names import split_film
 from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import Film, RankedListDataset, Record
@@ -75,14 +76,13 @@ def load(config: MovielensConfig) -> RankedListDataset:
                 if split == "train":
                     turns = [Turn("", tuple(history))]
                     replies.append(Reply(record.cluster_id, turns, Turn("", tuple(record.ground_truth))))
-    empty = [
-        f"{files['ratings.dat']}: nobody has enough ratings of at least {config.min_rating} for a record of '{split}'; "
-        "lower dataset.min_history, dataset.truth_size or dataset.min_rating"
-        for split, part in splits.items()
-        if not part
-    ]
-    if empty:
-        raise BadInput(*empty)
+    refuse_empty(
+        splits,
+        lambda split: (
+            f"{files['ratings.dat']}: nobody has enough ratings of at least {config.min_rating} for a record of "
+            f"'{split}'; lower dataset.min_history, dataset.truth_size or dataset.min_rating"
+        ),
+    )
     notices = [
         f"{counts['liked']} of {counts['ratings']} ratings are at least {config.min_rating}; {len(likes)} people have "
         "one",
@@ -91,15 +91,12 @@ def load(config: MovielensConfig) -> RankedListDataset:
         *([f"{counts['merged']} films equal an earlier film"] if counts["merged"] else []),
         *long.notices(),
     ]
-    splits = {"sft": demonstrations("movielens", splits["train"], replies, config.list_length)} | splits
-    catalog = Catalog(sorted(set(films.values())))
-    return finished("movielens", catalog, splits, notices, config.demonstrations_from, config.list_length)
+    return finished(config, Catalog(sorted(set(films.values()))), splits, replies, notices)
 
 
 def sources(config: MovielensConfig) -> dict[str, Path]:
     """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
-    shown = config.demonstrations_from
-    return _files(config.path, []) | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+    return _files(config.path, []) | named_files(demonstrations=config.demonstrations_from)
 
 
 def _files(path: str | None, problems: list[str]) -> dict[str, Path]:

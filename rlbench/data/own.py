@@ -3,7 +3,6 @@
 `rlbench.data.jsonl` and `rlbench.data.hf` read the files, and `rlbench.data.own_rows` their rows.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from rlbench.base.errors import BadInput
 from rlbench.config.schema import OwnConfig
 from rlbench.data.catalog_files import read_catalog
 from rlbench.data.checks import EXAMPLES, fingerprint, same_wording, share_outside_catalog, wordings
+from rlbench.data.dialogues import draw
 from rlbench.data.lengths import LongPrompts
 from rlbench.data.own_rows import FIELDS, Reading
 from rlbench.data.record import SPLITS, RankedListDataset, Record
@@ -187,7 +187,7 @@ def _with_all_splits(name: str, reading: Reading) -> tuple[dict[str, list[Record
 
 def _drawn(record: Record, shares: Mapping[str, float], seed: int) -> str:
     """The split of a record: a hash of seed and cluster, uniform on [0, 1), against the shares in their order."""
-    place = int(hashlib.sha256(f"{seed}:{record.cluster_id}".encode()).hexdigest()[:12], 16) / 16**12
+    place = draw(seed, record.cluster_id)
     for split, share in shares.items():
         if place < share:
             return split

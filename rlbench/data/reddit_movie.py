@@ -28,9 +28,7 @@ threads of test out of validation.
 import ast
 import csv
 import html
-import io
 import re
-import reprlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,13 +36,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_json, read_user_text
+from rlbench.base.user_files import read_user_json
+from rlbench.config.datasets import named_files
 from rlbench.config.schema import RedditMovieConfig
-from rlbench.data.checks import Finding, report
-from rlbench.data.dialogues import Reply, Turn, demonstrations, finished, left_out, option_problems, records
+from rlbench.data.dialogues import Reply, Turn, add_turn, finished, left_out, option_problems, split_records
 from rlbench.data.film_names import split_film
-from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import Film, RankedListDataset
+from rlbench.data.tables import read_table
 from rlbench.lists.catalog import Catalog
 
 FILES = {"train": "train.csv", "validation": "valid.csv", "test": "test.csv"}
@@ -103,18 +101,14 @@ def load(config: RedditMovieConfig) -> RankedListDataset:
     counts: Counter[str] = Counter()
     _drop_shared_threads(read, counts)
     replies = {split: _replies(comments, films, counts) for split, comments in read.items()}
-    dropped: Counter[str] = Counter()
-    long = LongPrompts(config.max_conversation_chars, config.long_prompts)
-    template = config.prompt_template.replace("{n}", str(config.list_length))
-    splits = {split: list(records(split, part, template, long, dropped)) for split, part in replies.items()}
-    empty = [
-        f"{files[split]}: none of the {len(replies[split])} answers to a seeker has a target: a target is a film of "
-        f"{NAMES} that the answer names and no earlier turn does"
-        for split, part in splits.items()
-        if not part
-    ]
-    if empty:
-        raise BadInput(*empty)
+
+    def why_empty(split: str) -> str:
+        return (
+            f"{files[split]}: none of the {len(replies[split])} answers to a seeker has a target: a target is a film "
+            f"of {NAMES} that the answer names and no earlier turn does"
+        )
+
+    splits, dropped, long = split_records(config, replies, why_empty)
     notices = [
         f"left out: {counts['of seeker']} turns of seekers, {counts['repeated']} turns that stand on several paths, "
         f"{counts['to others']} answers to other people, and {counts['shared']} turns of threads of a later split",
@@ -123,16 +117,13 @@ def load(config: RedditMovieConfig) -> RankedListDataset:
         *([f"{counts['unknown']} mentions have an id without a film in {NAMES}"] if counts["unknown"] else []),
         *long.notices(),
     ]
-    splits = {"sft": demonstrations("reddit_movie", splits["train"], replies["train"], config.list_length)} | splits
-    catalog = Catalog(sorted(set(films.values())))
-    return finished("reddit_movie", catalog, splits, notices, config.demonstrations_from, config.list_length)
+    return finished(config, Catalog(sorted(set(films.values()))), splits, replies["train"], notices)
 
 
 def sources(config: RedditMovieConfig) -> dict[str, Path]:
     """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
     found = {file.name: file for file in _files(config.path, []).values()}
-    shown = config.demonstrations_from
-    return found | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+    return found | named_files(demonstrations=config.demonstrations_from)
 
 
 def _files(path: str | None, problems: list[str]) -> dict[str, Path]:
@@ -172,36 +163,11 @@ def _read_names(file: Path, problems: list[str]) -> tuple[dict[str, Film], int]:
 def read_comments(file: Path, problems: list[str]) -> list[Comment]:
     """The rows of a file. Adds all its problems to `problems`."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    findings: list[Finding] = []
-    comments: list[Comment] = []
-    try:
-        reader = csv.DictReader(io.StringIO(read_user_text(file), newline=""), strict=True)
-        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            problems.append(f"{file}: column {', '.join(missing)} is missing; it has {reprlib.repr(reader.fieldnames)}")
-            return []
-        for row in reader:
-            found = _comment(row)
-            if isinstance(found, Comment):
-                comments.append(found)
-            else:
-                findings.append((reader.line_num, *found))
-    except BadInput as error:
-        problems += error.problems
-        return []
-    except csv.Error as error:
-        problems.append(f"{file} is not CSV: {error}")
-        return []
-    if not comments and not findings:
-        problems.append(f"{file} has no rows")
-    problems += report(str(file), findings, "line")
-    return comments
+    return read_table(file, _COLUMNS, _comment, problems)
 
 
 def _comment(row: Mapping[str, str]) -> Comment | tuple[str, str]:
     """The row, or (kind of problem, detail)."""
-    if None in row or any(row[column] is None for column in _COLUMNS):
-        return "the number of columns differs from that of the first line", ""
     for column in ("conv_id", "turn_id"):
         if not row[column]:
             return f"{column} is empty", ""
@@ -263,13 +229,8 @@ def _replies(comments: Sequence[Comment], films: Mapping[str, Film], counts: Cou
             continue
         turns: list[tuple[bool, Turn]] = []
         for place, (turn, raw, processed) in enumerate(comment.before):
-            seeker, text = of_seeker.get(turn, place == 0), _clean(raw)
             named = _films(processed, films, counts)
-            if turns and text and turns[-1][0] == seeker:
-                last = turns.pop()[1]
-                turns.append((seeker, Turn(f"{last.text} {text}", last.films + named)))
-            elif text:
-                turns.append((seeker, Turn(text, named)))
+            add_turn(turns, of_seeker.get(turn, place == 0), Turn(_clean(raw), named))
         if turns and not turns[-1][0]:
             counts["to others"] += 1
             continue

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import one_line
+from rlbench.config.datasets import named_files
 from rlbench.config.schema import RedditV2Config
 from rlbench.data.catalog_files import SUFFIXES, integer_year, read_catalog
 from rlbench.data.checks import check_records, fingerprint, same_wording, share_outside_catalog, wordings
@@ -96,9 +97,8 @@ def sources(config: RedditV2Config) -> dict[str, Path]:
         return {}
     root = Path(config.path)
     found = {f.relative_to(root).as_posix(): f for part in PARTS.values() for f in sorted((root / part).rglob("*"))}
-    catalog, shown = _catalog_file(root, config.catalog), config.demonstrations_from
-    found |= {f"catalogue {catalog.name}": catalog} if catalog else {}
-    return found | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+    catalog = _catalog_file(root, config.catalog)
+    return found | named_files(catalogue=catalog, demonstrations=config.demonstrations_from)
 
 
 def _catalog_places(root: Path) -> list[Path]:

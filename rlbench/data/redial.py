@@ -20,7 +20,6 @@ them all.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,23 +29,22 @@ from urllib.parse import unquote
 from rlbench.base.errors import BadInput
 from rlbench.base.texts import broken_texts
 from rlbench.base.user_files import read_user_lines
+from rlbench.config.datasets import named_files
 from rlbench.config.schema import RedialConfig
 from rlbench.data.checks import EXAMPLES, Finding, report
 from rlbench.data.dialogues import (
     Reply,
     Turn,
-    demonstrations,
+    divided,
     find_files,
     finished,
     left_out,
     option_problems,
-    records,
     shared_dialogues,
-    split_of,
+    split_records,
     was_split,
 )
 from rlbench.data.film_names import FilmNames, learn_film_names
-from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import RankedListDataset
 from rlbench.lists.catalog import Catalog
 
@@ -85,38 +83,27 @@ def load(config: RedialConfig) -> RankedListDataset:
         raise BadInput(*problems)
     if len(read) == 1:
         (alone,) = read.values()
-        read = {split: [] for split in FILES}
-        for answer in alone:
-            read[split_of(answer.dialogue, config.seed, **fractions)].append(answer)
+        read = divided(alone, config.seed, **fractions)
     train_names = film_names(read["train"])
     names = train_names.preferred_to(film_names([answer for part in read.values() for answer in part]))
     answers = {split: with_films(part, train_names if split == "train" else names) for split, part in read.items()}
-    dropped: Counter[str] = Counter()
-    long = LongPrompts(config.max_conversation_chars, config.long_prompts)
-    template = config.prompt_template.replace("{n}", str(config.list_length))
-    splits = {split: list(records(split, part, template, long, dropped)) for split, part in answers.items()}
-    empty = [
-        why_empty(files.get(split, next(iter(files.values()))), split, part, names)
-        for split, part in read.items()
-        if not splits[split]
-    ]
-    if empty:
-        raise BadInput(*dict.fromkeys(empty))
+    any_file = next(iter(files.values()))
+    splits, dropped, long = split_records(
+        config, answers, lambda split: why_empty(files.get(split, any_file), split, read[split], names)
+    )
     notices = [mentions(names), *left_out(dropped, f"{skipped} answers of the seeker")]
     if len(files) == 1:
-        notices.append(was_split(next(iter(files.values())), config.seed))
+        notices.append(was_split(any_file, config.seed))
     if repaired:
         notices.append(f"percent-escapes such as %3F were decoded in {repaired} turns and names")
     notices += long.notices()
-    splits = {"sft": demonstrations("redial", splits["train"], answers["train"], config.list_length)} | splits
-    return finished("redial", Catalog(names.films), splits, notices, config.demonstrations_from, config.list_length)
+    return finished(config, Catalog(names.films), splits, answers["train"], notices)
 
 
 def sources(config: RedialConfig) -> dict[str, Path]:
     """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
     found = {file.name: file for file in find_files(config.path, FILES, FORM, []).values()}
-    shown = config.demonstrations_from
-    return found | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+    return found | named_files(demonstrations=config.demonstrations_from)
 
 
 def mentions(names: FilmNames) -> str:

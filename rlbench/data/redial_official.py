@@ -30,22 +30,21 @@ from typing import Any
 from rlbench.base.errors import BadInput
 from rlbench.base.texts import broken_texts
 from rlbench.base.user_files import read_user_lines
+from rlbench.config.datasets import named_files
 from rlbench.config.schema import RedialOfficialConfig
 from rlbench.data import redial
 from rlbench.data.checks import Finding, report
 from rlbench.data.dialogues import (
     Reply,
     Turn,
-    demonstrations,
     draw,
     finished,
     left_out,
     option_problems,
-    records,
     shared_dialogues,
+    split_records,
 )
 from rlbench.data.film_names import FilmNames, learn_film_names, split_film
-from rlbench.data.lengths import LongPrompts
 from rlbench.data.record import RankedListDataset
 from rlbench.lists.catalog import Catalog, normalise
 from rlbench.lists.items import Item
@@ -107,18 +106,14 @@ def load(config: RedialOfficialConfig) -> RankedListDataset:
         split: _answers(part, train_names if split == "train" else names, counts) for split, part in parts.items()
     }
     answers["test"] += redial.with_films(crslab, names)
-    dropped: Counter[str] = Counter()
-    long = LongPrompts(config.max_conversation_chars, config.long_prompts)
-    template = config.prompt_template.replace("{n}", str(config.list_length))
-    splits = {split: list(records(split, part, template, long, dropped)) for split, part in answers.items()}
-    empty = [
-        f"{files['test' if split == 'test' else 'train']}: none of the {len(answers[split])} answers of '{split}' has "
-        "a target: a target is a film with a year that the answer names and no earlier turn does"
-        for split, part in splits.items()
-        if not part
-    ]
-    if empty:
-        raise BadInput(*empty)
+
+    def why_empty(split: str) -> str:
+        return (
+            f"{files['test' if split == 'test' else 'train']}: none of the {len(answers[split])} answers of '{split}' "
+            "has a target: a target is a film with a year that the answer names and no earlier turn does"
+        )
+
+    splits, dropped, long = split_records(config, answers, why_empty)
     notices = [
         f"{files['train'].name} was split into train and validation by dialogue, with seed {config.seed}",
         *_told(counts),
@@ -127,16 +122,13 @@ def load(config: RedialOfficialConfig) -> RankedListDataset:
         _contradicted(train, test),
         *long.notices(),
     ]
-    splits = {"sft": demonstrations("redial_official", splits["train"], answers["train"], config.list_length)} | splits
-    catalog = Catalog(names.films)
-    return finished("redial_official", catalog, splits, notices, config.demonstrations_from, config.list_length)
+    return finished(config, Catalog(names.films), splits, answers["train"], notices)
 
 
 def sources(config: RedialOfficialConfig) -> dict[str, Path]:
     """The files that `load` reads, by name. Files that are missing are left out or do not exist."""
     found = {f"{split} {file.name}": file for split, file in _find_files(config, []).items()}
-    shown = config.demonstrations_from
-    return found | ({f"demonstrations {Path(shown).name}": Path(shown)} if shown else {})
+    return found | named_files(demonstrations=config.demonstrations_from)
 
 
 def _find_files(config: RedialOfficialConfig, problems: list[str]) -> dict[str, Path]:
