@@ -1,10 +1,10 @@
 """Beam search: the most likely list that a search with k beams finds.
 
-A beam is a text so far. At each step, the k most likely texts among all continuations of a prompt's beams go on. The
-score is the log-probability of the whole text, without a correction for its length: lists of N entries have similar
-lengths, and a list of another length is another answer. The search for a prompt ends when no beam is more likely than
-its most likely complete text, since a text only becomes less likely as it goes on. So with as many beams as there are
-texts, the result is the most likely of all.
+A beam is the beginning of a text. Each step extends a prompt's beams by every possible token, and keeps the k most
+likely results. A text's score is its log-probability, without a correction for length: lists of N entries have similar
+lengths, and a list of another length is another answer. A text becomes less likely with every token. So the search for
+a prompt ends when no beam is more likely than the best complete text. With as many beams as there are texts, it finds
+the most likely one.
 """
 
 import math
@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from rlbench.base.errors import BadInput
 from rlbench.models.completing import Batch, Completion
 from rlbench.models.constraint import Walk
-from rlbench.models.prompt_cache import attending, places_of, reason_against
+from rlbench.models.prompt_cache import attending, reason_against
 
 
 def beam_search(
@@ -26,14 +26,14 @@ def beam_search(
     beams: int,
     walk: Walk | None = None,
 ) -> list[Completion]:
-    """The most likely completion that is found for each prompt, with the log-probability of each of its tokens.
+    """For each prompt, the most likely completion that the search finds, with its tokens' log-probabilities.
 
     Args:
         model: a causal language model.
         prompts: token ids of each prompt, at least one.
         config: decoding settings without sampling and penalties.
         beams: k.
-        walk: what each list is held to, at its beginning; None for nothing.
+        walk: the beginning of the lists, one per prompt, if they are held to the catalogue; None for free lists.
 
     Raises:
         BadInput: the model cannot share prompts.
@@ -63,7 +63,7 @@ class _Search(Batch):
     ):
         if walk is not None:
             walk.keep(torch.arange(len(prompts), device=model.device).repeat_interleave(beams))
-        super().__init__(model, [prompt for prompt in prompts for _ in range(beams)], config, None, False, None, walk)
+        super().__init__(model, [prompt for prompt in prompts for _ in range(beams)], config, walk=walk)
         self.prompts, self.beams = len(prompts), beams
         rows, device = len(self.text), self.text.device
         self.logps = torch.zeros(rows, self.most, dtype=torch.float64, device=device)
@@ -76,12 +76,7 @@ class _Search(Batch):
     def completions(self) -> list[Completion]:
         """Search for all prompts together."""
         width = self.ids.size(1)
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        logits = self._forward(self.ids, self.mask, positions)[self.prompt_of]
-        position = positions[self.prompt_of, -1:]
-        places = places_of(self.prompt_of, self.mask)
-        for layer in self.cache.layers:
-            layer.begin(places, len(self.active), self.most)
+        logits, position = self._prefill()
         with attending(self.model):
             for step in range(self.most):
                 chosen = self._extend(logits, step)
@@ -92,7 +87,7 @@ class _Search(Batch):
         return [found or self._completion(prompt * self.beams, self.most) for prompt, found in enumerate(self.found)]
 
     def _extend(self, logits: torch.Tensor, step: int) -> torch.Tensor:
-        """(rows, 1) the tokens with which the new beams go on. The rows are put in the order of the new beams."""
+        """(rows, 1) next token of each new beam. Also puts the rows in the order of the new beams."""
         if self.walk is not None:
             logits = logits.masked_fill(~self.walk.allowed(logits.size(1)), -math.inf)
         logps = logits.double().log_softmax(1)

@@ -28,14 +28,14 @@ from transformers import (
 )
 
 from rlbench.models.batches import padded
-from rlbench.models.constraint import FORBIDDEN, Walk
+from rlbench.models.constraint import FORBIDDEN, OVER, Walk
 from rlbench.models.prompt_cache import attending, new_cache, places_of, reason_against
 
 log = logging.getLogger(__name__)
 BLOCK = 256
 """Number of tokens that are summed together before one is drawn."""
 NEARLY_NOTHING = 80.0
-"""Nats below the largest logit at which a token that is not allowed stands: just above what float32 cannot hold."""
+"""Nats between the largest allowed logit and that of a forbidden token. float32 can still hold exp(-80)."""
 DROPPED_AT = 0.25
 """Finished rows are dropped when they are this share of all rows. Dropping copies the cache of the others."""
 
@@ -106,7 +106,7 @@ def complete(
         shared: false uses transformers' generate, as does a model that cannot share (`prompt_cache.reason_against`).
         synced: whether other processes hold parts of the weights, so that all must make the same number of steps.
         end: what ends a completion besides EOS and the limit; None for nothing.
-        walk: what each completion is held to, at its beginning; None for nothing.
+        walk: the beginning of the lists, if they are held to the catalogue; None for free lists.
 
     Raises:
         ValueError: with `end`, for a model that cannot share.
@@ -117,7 +117,8 @@ def complete(
         with torch.no_grad():
             reason = reason_against(model) if shared else None
             if shared and reason is None:
-                return Batch(model, prompts, config, record, synced, end, walk).completions()
+                batch = Batch(model, prompts, config, record=record, synced=synced, end=end, walk=walk)
+                return batch.completions()
             if end is not None:
                 raise ValueError(f"a list can only end without EOS where prompts are shared: {reason}")
             if reason is not None:
@@ -144,10 +145,11 @@ class Batch:
         model: PreTrainedModel,
         prompts: Sequence[Sequence[int]],
         config: GenerationConfig,
-        record: Record | None,
-        synced: bool,
-        end: ListEnd | None,
-        walk: Walk | None,
+        *,
+        record: Record | None = None,
+        synced: bool = False,
+        end: ListEnd | None = None,
+        walk: Walk | None = None,
     ):
         self.model, self.config, self.synced, self.end, self.walk = model, config, synced, end, walk
         self.most = int(config.max_new_tokens)
@@ -179,12 +181,7 @@ class Batch:
     def completions(self) -> list[Completion]:
         """Compute all completions."""
         width = self.ids.size(1)
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        logits = self._forward(self.ids, self.mask, positions)[self.prompt_of]
-        position = positions[self.prompt_of, -1:]
-        places = places_of(self.prompt_of, self.mask)
-        for layer in self.cache.layers:
-            layer.begin(places, len(self.active), self.most)
+        logits, position = self._prefill()
         with attending(self.model):
             for step in range(self.most):
                 chosen = self._choose(logits, step)
@@ -200,6 +197,15 @@ class Batch:
         recorded = [[]] * len(tokens) if self.recorded is None else self.recorded.tolist()
         found = zip(tokens, recorded, lengths, self.of_prompts, strict=True)
         return [Completion(row[:n], of_row[:n], prompt) for row, of_row, n, prompt in found]
+
+    def _prefill(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward the prompts: (rows, V) logits after each row's prompt, and (rows, 1) position of its last token."""
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        logits = self._forward(self.ids, self.mask, positions)[self.prompt_of]
+        places = places_of(self.prompt_of, self.mask)
+        for layer in self.cache.layers:
+            layer.begin(places, len(self.active), self.most)
+        return logits, positions[self.prompt_of, -1:]
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """(rows, V) logits after the last token."""
@@ -294,10 +300,10 @@ class Batch:
 
 
 def among(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """Logits (B, V) under which only allowed tokens count. The others get about 1e-35 of the largest probability.
+    """Logits (B, V) in which forbidden tokens are 80 nats below the most likely allowed one.
 
-    That is too small to change a sum. Minus infinity would be exact, but its exponential takes a CPU a hundred times as
-    long.
+    Their probabilities, about 1e-35 of the largest, are too small to change a sum. Minus infinity would be exact, but a
+    CPU takes a hundred times as long for its exponential.
 
     Args:
         logits: (B, V).
@@ -361,18 +367,21 @@ def processors_of(config: GenerationConfig, padding: torch.Tensor | None = None)
 
 
 class _Holder(LogitsProcessor):
-    """Forbids tokens after which a list could not become a valid one."""
+    """Forbids tokens after which a list could not become a valid one.
 
-    def __init__(self, walk: Walk, prompt: int, ends: Sequence[int]) -> None:
-        self.walk, self.prompt, self.ends = walk, prompt, ends
+    Args:
+        walk: the beginning of the lists.
+        prompt: number of columns of the padded prompts.
+    """
+
+    def __init__(self, walk: Walk, prompt: int) -> None:
+        self.walk, self.prompt = walk, prompt
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if input_ids.size(1) > self.prompt:
-            # A finished row goes on with padding.
-            over = torch.tensor(self.ends, device=input_ids.device)
-            drawn = input_ids[:, self.prompt :]
-            is_over = torch.isin(drawn, over).any(1)
-            self.walk.advance(torch.where(is_over, over[0], drawn[:, -1]))
+            # A finished row goes on with padding, and its walk with EOS.
+            end = self.walk.constraint.options.ends[0]
+            self.walk.advance(torch.where(self.walk.place == OVER, end, input_ids[:, -1]))
         return scores.masked_fill(~self.walk.allowed(scores.size(1)), -math.inf)
 
 
@@ -400,7 +409,7 @@ def _generated(
     ids, mask = padded(prompts, config.pad_token_id, left=True)
     watch = None if record is None else _Recorder(record)
     ends = torch.tensor(config.eos_token_id).view(-1).tolist()
-    holder = None if walk is None else _Holder(walk, ids.size(1), ends)
+    holder = None if walk is None else _Holder(walk, ids.size(1))
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
