@@ -1,6 +1,6 @@
-"""TRL's fused LM head for labels, computed by rlbench's head and at labelled tokens only.
+"""Replaces TRL's fused LM head by rlbench's own, which computes scores at labelled tokens only.
 
-Without Triton, TRL computes the logits of all positions, prompts included, several times.
+Without Triton, TRL computes the logits of all positions several times, those of prompts included.
 """
 
 import functools
@@ -34,16 +34,7 @@ def add_label_head(model: PreTrainedModel) -> None:
         targets = labels[:, 1:]
         scored = targets != IGNORED
         scores = token_scores(hidden[scored], *lm_head(model), targets[scored], rule, wants_entropy=True)
-
-        def placed(values: torch.Tensor) -> torch.Tensor:
-            # masked_scatter keeps the result in the graph where a batch has no label
-            return values.new_zeros(scored.shape).masked_scatter(scored, values)
-
-        return FusedCausalLMOutput(
-            log_probs=placed(scores.logps),
-            entropy=placed(scores.entropies),
-            is_top1=placed(scores.is_top),
-            label_mask=scored,
-        )
+        logps, entropies, is_top = scores.placed(scored)
+        return FusedCausalLMOutput(log_probs=logps, entropy=entropies, is_top1=is_top, label_mask=scored)
 
     model.forward = forward

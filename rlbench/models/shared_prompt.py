@@ -39,7 +39,7 @@ class PromptRows:
         prompt_of: (B,) index of each completion's prompt.
         completion_ids: (B, T) padded on the right.
         completion_mask: (B, T) 1 at tokens, EOS included.
-        allowed: (B, T) the tokens among which each was drawn; None for the whole vocabulary.
+        allowed: the tokens that could be drawn at each position (B, T); None for the whole vocabulary.
     """
 
     prompt_ids: torch.Tensor
@@ -86,7 +86,7 @@ def prompt_rows(
         prompt_mask: (B, P).
         completion_ids: (B, T) padded on the right.
         completion_mask: (B, T).
-        allowed: (B, T) the tokens among which each was drawn; None for the whole vocabulary.
+        allowed: the tokens that could be drawn at each position (B, T); None for the whole vocabulary.
         trims_prompts: whether to cut prompt columns that are padding everywhere.
         counts_padding: whether the model sets positions itself, as in TRL's policy trainers. Most models with absolute
             positions then count the padding before a prompt.
@@ -206,16 +206,8 @@ def shared_scores(
     scores = token_scores(
         before[kept], *lm_head(model), rows.completion_ids[kept], rule, wants_entropy=wants_entropy, allowed=allowed
     )
-
-    def placed(values: torch.Tensor) -> torch.Tensor:
-        # masked_scatter keeps the result in the graph where a batch has no token
-        return values.new_zeros(kept.shape).masked_scatter(kept, values)
-
-    return TokenScores(
-        placed(scores.logps),
-        None if scores.entropies is None else placed(scores.entropies),
-        hidden if wants_hidden else None,
-    )
+    logps, entropies, _ = scores.placed(kept)
+    return TokenScores(logps, entropies, hidden if wants_hidden else None)
 
 
 def add_shared_scores(model: PreTrainedModel, rule: LogitRule) -> None:

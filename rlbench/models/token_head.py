@@ -179,6 +179,15 @@ class HeadScores(NamedTuple):
     entropies: torch.Tensor | None
     is_top: torch.Tensor
 
+    def placed(self, where: torch.Tensor) -> "HeadScores":
+        """The same scores (B, T) at the n positions of a mask (B, T), and 0 elsewhere."""
+
+        def spread(values: torch.Tensor) -> torch.Tensor:
+            # masked_scatter keeps the result in the graph where the mask is empty
+            return values.new_zeros(where.shape).masked_scatter(where, values)
+
+        return HeadScores(*(None if values is None else spread(values) for values in self))
+
 
 def token_scores(
     hidden: torch.Tensor,
