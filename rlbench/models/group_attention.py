@@ -80,7 +80,6 @@ class HeldLayer(PromptHolder):
         super().__init__()
         assert prompts.keys is not None and prompts.values is not None
         self.prompt, self.places = (prompts.keys, prompts.values), places
-        self._length = prompts.keys.size(2)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -89,7 +88,8 @@ class HeldLayer(PromptHolder):
         return key_states, value_states
 
     def get_seq_length(self) -> int:
-        return self._length
+        assert self.prompt is not None
+        return self.prompt[0].size(2)
 
 
 @contextmanager

@@ -313,6 +313,7 @@ def attending(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+        _latest[0] = None  # its keys and values need not stay in memory
         _latest[0] = None
 
 
