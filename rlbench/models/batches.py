@@ -18,7 +18,7 @@ class Completions:
         prompt_mask: (B, P).
         completion_ids: (B, T) padded on the right.
         completion_mask: (B, T).
-        allowed: (B, T) the tokens among which each was drawn; None for the whole vocabulary.
+        allowed: the tokens that could be drawn at each position (B, T); None for the whole vocabulary.
     """
 
     prompt_ids: torch.Tensor
@@ -29,8 +29,8 @@ class Completions:
 
     @classmethod
     def of(cls, batch: Any) -> "Completions":
-        """Those of a dictionary of a trainer."""
-        return cls(**{name: batch[name] for name in TENSORS}, allowed=batch.get("allowed"))
+        """From a trainer's dictionary of tensors, drawn from the whole vocabulary."""
+        return cls(*(batch[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")))
 
     @classmethod
     def of_rows(
@@ -68,10 +68,6 @@ class Completions:
 
     def __getitem__(self, rows: slice | torch.Tensor) -> "Completions":
         return Completions(*(None if part is None else part[rows] for part in vars(self).values()))
-
-
-TENSORS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-"""Names of the tensors of completions."""
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

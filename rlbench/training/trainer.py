@@ -65,7 +65,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         batching: how completions become forward passes.
         ledger: records the run's spending; by default a new one.
         rollout_log: records sampled groups; None to record none.
-        generation: how rollouts are drawn: `prefill`, `stop_after_list`, and what they are held to.
+        generation: how rollouts are drawn: `prefill`, `stop_after_list`, `constraint` and `exclude`.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
@@ -107,17 +107,18 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.ledger = ledger or Ledger()
         self.rollout_log = rollout_log
         self.prefill = generation.prefill
-        reader, over = scorer.reader, scorer.has_all_ranks
-        stops = generation.stop_after_list
-        self.list_end = ListEnd(reader.newlines_per_token, reader.units.list_length, over) if stops else None
+        reader, self.list_end = scorer.reader, None
+        if generation.stop_after_list:
+            self.list_end = ListEnd(reader.newlines_per_token, reader.units.list_length, scorer.has_all_ranks)
         self.constraint = constraint_of(generation, reader, scorer.judge)
-        self._excluded: NDArray[np.bool_] | None = None  # what the lists of the latest rollout may not have
-        self._allowed: Allowed | None = None
         self.carried: Carried = {}
         self.epochs_done = 0
         self._gathered: RewardBatch | None = None
-        self._entropies: list[list[float]] | None = None  # at the tokens of the latest rollout, where recorded
-        self._order: torch.Tensor | None = None  # in which updates forward the completions of the latest rollout
+        # Of the latest rollout:
+        self._excluded: NDArray[np.bool_] | None = None  # lines that each list may not have
+        self._allowed: Allowed | None = None  # tokens that could be drawn
+        self._entropies: list[list[float]] | None = None  # at its tokens, where recorded
+        self._order: torch.Tensor | None = None  # in which updates forward its completions
         asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
         self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
         self._shared = self._shared_passes()
@@ -169,24 +170,30 @@ class RankedListTrainer(Metered, GRPOTrainer):
         return scores.logps, scores.entropies, None
 
     def _allowed_tokens(self, ids: torch.Tensor, mask: torch.Tensor) -> Allowed | None:
-        """The tokens among which those of the latest rollout (B, T) were drawn; None for the whole vocabulary."""
+        """The tokens that could be drawn at each position of the latest rollout; None for the whole vocabulary.
+
+        Args:
+            ids: (B, T) the tokens that were drawn.
+            mask: (B, T) 1 at these tokens.
+        """
         if self.constraint is not None and self._allowed is None:
             self._allowed = self.constraint.followed(ids, mask, self._excluded)
         return self._allowed
 
     def _completions(self, batch: Mapping[str, Any]) -> Completions:
         """The completions of TRL's dictionary."""
-        allowed = None
-        if self.constraint is not None:
-            allowed = Allowed(self.constraint.options, batch["allowed_choices"], batch["closed_tokens"])
-        return replace(Completions.of(batch), allowed=allowed)
+        found = Completions.of(batch)
+        if self.constraint is None:
+            return found
+        allowed = Allowed(self.constraint.options, batch["allowed_choices"], batch["closed_tokens"])
+        return replace(found, allowed=allowed)
 
     def _pass_of_rollout(self, model: Any, batch: Completions, **wanted: bool) -> TokenScores:
         """Run the policy or its reference over all completions of a rollout, in the micro-batches of the updates.
 
-        Rounding depends on what is forwarded together. So an unchanged policy gives exactly these scores again: ratios
-        are 1, and its distance from an equal reference is 0. In bfloat16 they would otherwise differ by more than
-        GSPO's clipping allows.
+        Rounding depends on which completions are forwarded together. In the same micro-batches, an unchanged policy
+        gets exactly the same scores again: ratios are 1, and its distance from an equal reference is 0. In others,
+        bfloat16 scores would differ by more than GSPO's clipping range.
 
         Args:
             model: possibly wrapped.
@@ -198,7 +205,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         return self._pass(model, ordered, cuts=self._cuts(ordered), **wanted)[order.argsort()]
 
     def _order_of_updates(self, rows: int) -> torch.Tensor:
-        """(B,) order in which updates forward the completions of the latest rollout."""
+        """(B,) order in which updates forward the completions of the latest rollout. Drawn at the first call."""
         if self._order is None:
             first = self.accelerator.process_index * rows
             groups = self.batching.shuffle == "groups"
@@ -243,27 +250,26 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     def _plain_pass(self, model: Any, batch: Completions, wants_hidden: bool) -> TokenScores:
         """TRL's pass. Its head for the reference gives no entropies, and always gives them for the policy."""
-        ids, mask = batch.joined()
         length = batch.completion_ids.size(1)
-        is_policy = model is not self.ref_model
         states = self._states if wants_hidden else None
         catching: AbstractContextManager[list[torch.Tensor]] = nullcontext([]) if states is None else states.caught()
         with catching as found:
             if batch.allowed is not None:
                 scores = held_scores(model, batch, self.temperature)
-                return scores if states is None else replace(scores, hidden=states.around_tokens(found, length))
-            logps, entropies, _ = super()._get_per_token_logps_and_entropies(
-                model, ids, mask, length, compute_entropy=is_policy
-            )
-        return TokenScores(logps, entropies, None if states is None else states.around_tokens(found, length))
+            else:
+                is_policy = model is not self.ref_model
+                logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+                    model, *batch.joined(), length, compute_entropy=is_policy
+                )
+                scores = TokenScores(logps, entropies, None)
+        return scores if states is None else replace(scores, hidden=states.around_tokens(found, length))
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's, with an order of completions that may keep those of a prompt together and is known to other passes."""
+        """TRL's, with an order that other passes know. With shuffled groups, a prompt's completions stay together."""
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         parts = self.args.steps_per_generation
         if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
-            self._order = None
             batch = self._generate_and_score_completions(generation_batch)
             order = self._order_of_updates(len(batch["completion_ids"]))
             self._buffered_inputs = split_tensor_dict(taken(batch, order), parts)
@@ -278,9 +284,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
         if self.use_vllm or self.prefill == "repeated":
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         record = partial(entropies, temperature=self.temperature) if self.objective.skips_idle else None
-        device, walk = self.accelerator.device, None
+        walk = None
         if self.constraint is not None:
-            walk = self.constraint.start(len(prompt_ids), self._excluded, device)
+            walk = self.constraint.start(len(prompt_ids), self._excluded, self.accelerator.device)
         found = lists_of_shared_prompts(self, prompt_ids, self.list_end, record, walk)
         self._entropies = None if record is None else [row.recorded for row in found]
         return [row.ids for row in found], None
@@ -291,7 +297,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     def _make_batch(self, inputs: Any) -> dict[str, Any]:
         """TRL's batch plus the objective's inputs."""
-        self._allowed = None
+        self._allowed = self._order = None
         if self.constraint is not None:
             self._excluded = self.constraint.excluded([row["seen_titles"] for row in inputs])
         output = super()._generate_and_score_completions(inputs)
