@@ -60,8 +60,8 @@ class ListSearch:
     """How lists are found, besides the decoding settings.
 
     Attributes:
-        beams: beams of the search for lists that are not sampled; 1 decodes greedily.
-        held: what the lists are held to; None for nothing.
+        beams: number of beams for lists that are not sampled; 1 decodes greedily.
+        held: what the lists are held to; None for free lists.
     """
 
     beams: int = 1
@@ -102,7 +102,7 @@ class Evaluation:
 
 
 FREE = ListSearch()
-"""Greedy or sampled lists that are held to nothing."""
+"""Free lists, greedy or sampled."""
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:
@@ -295,7 +295,8 @@ def evaluate(
     prompts = {record.context_id: record.prompt for record in records}
     constraint = constraint_of(config.evaluation, reader, criteria.judge)
     named = list({record.context_id: record.seen_titles for record in records}.values())
-    search = ListSearch(config.evaluation.beams, None if constraint is None else HeldPrompts(constraint, named))
+    held = None if constraint is None else HeldPrompts(constraint, named)
+    search = ListSearch(config.evaluation.beams, held)
     completions = generate(
         model, reader, list(prompts.values()), config.generation, limit, search=search, progress=progress
     )
@@ -308,13 +309,9 @@ def evaluate(
     def draw() -> list[Completion]:
         repeated = [prompt for prompt in prompts.values() for _ in range(sampling.lists)]
         after_greedy = None if progress is None else lambda done: progress(len(prompts) + done)
-        search = FREE
-        if constraint is not None:
-            search = ListSearch(
-                held=HeldPrompts(constraint, [titles for titles in named for _ in range(sampling.lists)])
-            )
+        of_lists = ListSearch(held=None if held is None else held.repeated(sampling.lists))
         return generate(
-            model, reader, repeated, config.generation, limit, sampled=True, search=search, progress=after_greedy
+            model, reader, repeated, config.generation, limit, sampled=True, search=of_lists, progress=after_greedy
         )
 
     with evaluation_stream(sampling.seed):

@@ -1,7 +1,7 @@
-"""The texts of lists that are held to a catalogue: which lines they may have. Loads no torch.
+"""The lines that lists may have if they are held to a catalogue. Loads no torch.
 
-A held list is its lines joined by newlines, each line the text of an item of the catalogue. Lines are bytes here,
-because tokens may end inside a character.
+Such a list is lines of the catalogue, joined by newlines. Lines are bytes here, because a token may end inside a
+character.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,10 +52,8 @@ class HeldLines:
 
     @cached_property
     def of_item(self) -> NDArray[np.int64]:
-        """(L, K) the lines that name the same item as line l, itself included, padded with -1."""
-        lines: dict[int, list[int]] = {}
-        for line, item in enumerate(self.items.tolist()):
-            lines.setdefault(item, []).append(line)
+        """(L, K) the lines that name the same item as each line, itself included, padded with -1."""
+        lines = _positions(self.items)
         table = np.full((len(self.lines), max(map(len, lines.values()), default=1)), -1, dtype=np.int64)
         for line, item in enumerate(self.items.tolist()):
             table[line, : len(lines[item])] = lines[item]
@@ -63,13 +61,10 @@ class HeldLines:
 
     @cached_property
     def _of_title(self) -> dict[int, list[int]]:
-        lines: dict[int, list[int]] = {}
-        for line, title in enumerate(self.titles.tolist()):
-            lines.setdefault(title, []).append(line)
-        return lines
+        return _positions(self.titles)
 
     def seen(self, titles: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-        """(B, L) lines whose item has a title that a dialogue has named, from the titles named by B dialogues."""
+        """(B, L) lines that name an item whose title a dialogue has named, given the titles of B dialogues."""
         found = iter(self.judge.catalog.find_titles(list(chain.from_iterable(titles))).tolist())
         rows = np.zeros((len(titles), len(self.lines)), dtype=np.bool_)
         for row, of_row in enumerate(titles):
@@ -78,7 +73,15 @@ class HeldLines:
         return rows
 
 
+def _positions(values: NDArray[np.int64]) -> dict[int, list[int]]:
+    """The positions of each value, in ascending order."""
+    found: dict[int, list[int]] = {}
+    for position, value in enumerate(values.tolist()):
+        found.setdefault(value, []).append(position)
+    return found
+
+
 def shown(lines: Iterable[str], most: int = 3) -> str:
-    """A few lines for a message."""
+    """The first lines, for a message."""
     some = list(lines)
     return ", ".join(map(repr, some[:most])) + (", ..." if len(some) > most else "")

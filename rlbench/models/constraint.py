@@ -1,13 +1,13 @@
-"""Lists that are held to a catalogue: at each step, the tokens after which the text can still become a valid list.
+"""Lists that are held to a catalogue: finds the tokens after which a text can still become a valid list.
 
 The constraint is on text. A valid list is N lines of the catalogue joined by newlines, then EOS. A token is allowed if
 the text so far and the token together begin a valid list, so a line may be written in every tokenisation that the
 vocabulary has. A token with more than one newline is never allowed.
 
-A place is a beginning of a line. The lines with this beginning are a range of the sorted lines. The tokens that may
-follow a place do not depend on the rest of the list, except that excluded items close ranges. So they are found once
-per place and kept in a table, and a step of a batch gathers its rows' entries and counts the excluded lines in each
-range. `tests/unit/test_constraint.py` compares this with a slow search over texts.
+A place is the beginning of a line. Catalogue lines are sorted, so those with the same beginning are a range. Without
+exclusions, the tokens that may follow a place do not depend on the rest of the list. They are found when a list first
+reaches the place, and kept in a table. A step looks up the tokens of each row. It drops a token if all lines in the
+token's range are excluded. `tests/unit/test_constraint.py` compares this with a slow search over texts.
 """
 
 import logging
@@ -31,21 +31,30 @@ from rlbench.models.token_bytes import TokenBytes, token_bytes
 log = logging.getLogger(__name__)
 
 OVER, START, LINE = 0, 1, 2
-"""Places: after the end of a list, its first character, and the first character of a line."""
+"""Places: after the end of a list, before its first character, and before the first character of a later line."""
 COLUMNS = 5
-"""Numbers of an option: token, first line, last line + 1, completed line or -1, place after it."""
+"""Length of an `Option`."""
 FORBIDDEN = -1e15
 """Logit of a token that is not allowed. Finite, so that its product with probability 0 is 0."""
 
 Option = tuple[int, int, int, int, int]
+"""A token that may follow a place, as five numbers.
+
+1. The token.
+2. The first line that the list may be writing after the token; for EOS, the line that it ends.
+3. The line after the last of these.
+4. The line that the token completes; -1 if it contains no newline.
+5. The place after the token.
+"""
 Vocabulary = dict[bytes, list[int]]
+"""Tokens by their text."""
 
 
 class Options:
-    """The tokens that may follow each place, as a table that grows when a place is visited for the first time.
+    """The tokens that may follow each place, in a table that grows when a list first reaches a place.
 
-    A choice is a place and whether the list's last line is being written: 2 * place + (1 if it is). In the last line,
-    EOS may follow a complete line. In other lines, a newline may.
+    A choice is 2 * place, plus 1 in the last line of a list. A complete line may be followed by EOS if it is the last
+    one, and by a newline otherwise.
 
     Args:
         lines: the lines of the catalogue.
@@ -66,16 +75,15 @@ class Options:
         self._used = 0
         self._first = torch.zeros(0, dtype=torch.long)
         self._count = torch.zeros(0, dtype=torch.long)
-        self._grow_places()
         always = len(lines)  # a range that no excluded item closes
-        self._add(OVER, [], [], [(end, always, always + 1, -1, OVER) for end in ends])
+        self._add(OVER, [(end, always, always + 1, -1, OVER) for end in ends], [], [])
 
     def _split(
         self, of_token: Sequence[bytes | None], drops_space: bool
     ) -> tuple[Vocabulary, dict[bytes, list[Option]]]:
-        """Tokens without a newline by their text, and tokens with one by the text before it.
+        """Tokens without a newline by their text, and tokens with one newline by the text before it.
 
-        The options of the latter have line -1, which depends on the place.
+        Completed lines are still missing from the latter, as they depend on the place. They are -1.
         """
         inside: Vocabulary = {}
         across: dict[bytes, list[Option]] = {}
@@ -93,7 +101,7 @@ class Options:
         return inside, across
 
     def _range(self, beginning: bytes) -> tuple[int, int]:
-        """The lines that begin so."""
+        """The first line with this beginning, and the line after the last."""
         low = bisect_left(self.lines, beginning)
         if low == len(self.lines) or not self.lines[low].startswith(beginning):
             return low, low
@@ -101,24 +109,24 @@ class Options:
         return low, bisect_left(self.lines, beginning + b"\xff", low)
 
     def _place(self, low: int, high: int, depth: int) -> int:
-        """The place whose lines are a range with `depth` bytes in common."""
+        """The place after the first `depth` bytes of lines low to high - 1, which begin with the same bytes."""
         place = self._place_of.setdefault((low, depth), len(self._ranges))
         if place == len(self._ranges):
             self._ranges.append((low, high, depth))
         return place
 
     def gather(self, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """All options of B choices: the row of each (n,), and its numbers (n, 5)."""
-        rows, places = self._places(choices)
-        return rows, self._table[places]
+        """All options of B choices: the row of each (n,), and the options (n, 5)."""
+        rows, entries = self._entries(choices)
+        return rows, self._table[entries]
 
     def tokens(self, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """All options of B choices: the row of each (n,), and its token (n,)."""
-        rows, places = self._places(choices)
-        return rows, self._table[places, 0]
+        """All options of B choices: the row of each (n,), and the tokens (n,)."""
+        rows, entries = self._entries(choices)
+        return rows, self._table[entries, 0]
 
-    def _places(self, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """All options of B choices: the row of each (n,), and its place in the table (n,)."""
+    def _entries(self, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """All options of B choices: the row of each (n,), and its index in the table (n,)."""
         device = choices.device
         if self._table.device != device:
             self._table, self._first, self._count = (one.to(device) for one in (self._table, self._first, self._count))
@@ -132,6 +140,7 @@ class Options:
         return rows, before[rows] + torch.arange(len(rows), device=device)
 
     def _visit(self, place: int) -> None:
+        """Find the options of a place."""
         low, high, depth = self._ranges[place]
         vocabulary, across = self._at_start if place == START else (self._inside, self._across)
         inside = self._within(low, high, depth, vocabulary)
@@ -148,7 +157,7 @@ class Options:
         """Options of tokens that stay in the line."""
         longest = max(map(len, vocabulary), default=0)
         found: list[Option] = []
-        opened: list[tuple[int, list[int], int]] = []  # length, tokens and first line of texts that go on
+        opened: list[tuple[int, list[int], int]] = []  # length, tokens and first line of texts that lines still share
 
         def close(length: int, line: int) -> None:
             while opened and opened[-1][0] > length:
@@ -168,7 +177,14 @@ class Options:
         return found
 
     def _add(self, place: int, inside: list[Option], crossing: list[Option], ending: list[Option]) -> None:
-        """Put the options of a place into the table."""
+        """Put the options of a place into the table.
+
+        Args:
+            place: the place.
+            inside: options of both choices, in any line of a list.
+            crossing: options of lines before the last.
+            ending: options of the last line.
+        """
         self._grow_places()
         rows = torch.tensor([*crossing, *inside, *ending], dtype=torch.long).view(-1, COLUMNS).to(self._table.device)
         if self._used + len(rows) > len(self._table):
@@ -176,12 +192,10 @@ class Options:
             larger[: self._used] = self._table[: self._used]
             self._table = larger
         self._table[self._used : self._used + len(rows)] = rows
-        # The choices of both kinds overlap in the options inside a line.
+        # The two choices share the rows of `inside`.
         self._first[2 * place], self._count[2 * place] = self._used, len(crossing) + len(inside)
         self._first[2 * place + 1] = self._used + len(crossing)
         self._count[2 * place + 1] = len(inside) + len(ending)
-        if place == OVER:
-            self._first[0], self._count[0] = self._first[1], self._count[1]
         self._used += len(rows)
 
     def _grow_places(self) -> None:
@@ -193,7 +207,7 @@ class Options:
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """Number of bytes that two texts begin with in common."""
+    """Number of equal bytes at the beginning of two texts."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
@@ -204,33 +218,41 @@ class Constraint:
         held: the lines of the catalogue.
         options: the tokens that may follow each place.
         list_length: N.
-        exclude: items that a list may not have: `repeats`, `seen`.
+        exclude: items that a list may not have: `repeats` for those that it already has, `seen` for those that the
+            dialogue has named.
     """
 
     def __init__(self, held: HeldLines, options: Options, list_length: int, exclude: Sequence[str] = ()):
         self.held, self.options, self.list_length = held, options, list_length
-        self.repeats, self.seen = "repeats" in exclude, "seen" in exclude
+        self.excludes_repeats, self.excludes_seen = "repeats" in exclude, "seen" in exclude
+        self._of_item = torch.from_numpy(held.of_item)
         firsts = np.unique(held.items, return_index=True)[1]
         self._is_first = np.isin(np.arange(len(held.lines)), firsts)
 
     def excluded(self, titles: Sequence[Sequence[str]]) -> NDArray[np.bool_] | None:
-        """(B, L) lines that each list may not have, from the titles that its dialogue has named; None for no lines."""
-        return self.held.seen(titles) if self.seen else None
+        """(B, L) lines that each list may not have, given the titles that its dialogue has named; None for no lines."""
+        return self.held.seen(titles) if self.excludes_seen else None
+
+    def same_item(self, lines: torch.Tensor) -> list[torch.Tensor]:
+        """Lines that name the same items as n lines, (n,) each; -1 where there are no more."""
+        if self._of_item.device != lines.device:
+            self._of_item = self._of_item.to(lines.device)
+        return list(self._of_item[lines].unbind(1))
 
     def start(self, rows: int, excluded: NDArray[np.bool_] | None, device: torch.device | str) -> "Walk":
         """The beginning of B lists.
 
         Args:
             rows: B.
-            excluded: (B, L) lines that a list may not have; None for no such lines.
-            device: of the tokens.
+            excluded: (B, L) lines that each list may not have; None for no such lines.
+            device: the device of the tokens.
         """
         left = self._is_first[None] & (True if excluded is None else ~excluded)
         count = np.broadcast_to(left.sum(axis=1), (rows,))
-        most = count if self.repeats else np.where(count > 0, self.list_length, 0)
+        most = count if self.excludes_repeats else np.where(count > 0, self.list_length, 0)
         target = torch.from_numpy(np.minimum(most, self.list_length)).to(device)
         closed: torch.Tensor | None = None
-        if self.repeats or excluded is not None:
+        if self.excludes_repeats or excluded is not None:
             # One more column: the range of options that no excluded line closes.
             closed = torch.zeros(rows, len(self.held.lines) + 2, dtype=torch.int32, device=device)
             if excluded is not None:
@@ -264,7 +286,7 @@ class Constraint:
 
 
 def constraint_of(section: GenerationConfig | EvaluationConfig, reader: ListReader, judge: Judge) -> Constraint | None:
-    """What a configuration holds lists to; None for nothing.
+    """The constraint that a configuration sets; None for free lists.
 
     Args:
         section: settings of rollouts or of evaluation.
@@ -282,7 +304,7 @@ def constraint_of(section: GenerationConfig | EvaluationConfig, reader: ListRead
 
 @lru_cache(maxsize=2)
 def _made(tokenizer: PreTrainedTokenizerBase, judge: Judge, ends: tuple[int, ...]) -> tuple[HeldLines, Options]:
-    """The lines of a catalogue and the tokens that write them. Rollouts and evaluation share them."""
+    """The lines of a catalogue and their options. Rollouts and evaluation share them."""
     held = HeldLines.of(judge)
     if held.left_out:
         log.warning(
@@ -294,7 +316,7 @@ def _made(tokenizer: PreTrainedTokenizerBase, judge: Judge, ends: tuple[int, ...
 
 
 def options_of(held: HeldLines, tokens: TokenBytes, ends: Sequence[int]) -> Options:
-    """The tokens that may follow each place in a list of these lines.
+    """Options for lists of these lines.
 
     Raises:
         BadInput: there is no line, or the vocabulary cannot write one.
@@ -303,7 +325,7 @@ def options_of(held: HeldLines, tokens: TokenBytes, ends: Sequence[int]) -> Opti
         raise BadInput(
             f"lists cannot be held to the catalogue: no line of it reads as an item ({shown(held.left_out)})"
         )
-    # A token that ends a list is no text, whatever the vocabulary says.
+    # A token that ends a list has no text here, even if the vocabulary gives it one.
     text = [None if token in ends else found for token, found in enumerate(tokens.of_token)]
     tokens = replace(tokens, of_token=text)
     unwritable = _unwritable(held.lines, tokens)
@@ -313,9 +335,9 @@ def options_of(held: HeldLines, tokens: TokenBytes, ends: Sequence[int]) -> Opti
 
 
 def _unwritable(lines: Sequence[bytes], tokens: TokenBytes) -> list[str]:
-    """Characters of lines for which the vocabulary has neither a token nor tokens for their bytes.
+    """Characters of lines for which the vocabulary has neither a token nor tokens for each of their bytes.
 
-    With tokens for all of them, every beginning of a line can be completed.
+    If there are none, every beginning of a line can be completed.
     """
     known = set(filter(None, tokens.of_token))
     letters = set("\n").union(*(line.decode() for line in lines))
@@ -338,28 +360,32 @@ class HeldPrompts:
     """What the lists of some prompts are held to.
 
     Attributes:
-        constraint: the same for all prompts.
-        titles: the titles that each prompt's dialogue has named.
+        constraint: one for all prompts.
+        titles: for each prompt, the titles that its dialogue has named.
     """
+
+    def repeated(self, times: int) -> "HeldPrompts":
+        """The same with each prompt several times in a row."""
+        return HeldPrompts(self.constraint, [titles for titles in self.titles for _ in range(times)])
 
     constraint: Constraint
     titles: Sequence[Sequence[str]]
 
     def start(self, prompts: Sequence[int], device: torch.device) -> "Walk":
-        """The beginning of a list for each of some prompts, by their positions."""
+        """The beginning of a list for each of the prompts with these indices."""
         excluded = self.constraint.excluded([self.titles[prompt] for prompt in prompts])
         return self.constraint.start(len(prompts), excluded, device)
 
 
 @dataclass
 class Walk:
-    """Where B lists stand.
+    """How far B lists have been written.
 
     Attributes:
         constraint: what they are held to.
-        place: (B,) the beginning of the line that each writes.
-        entries: (B,) number of its complete lines.
-        target: (B,) number of lines that it ends after.
+        place: (B,) the place in the line that each list is writing.
+        entries: (B,) number of complete lines, without the one being written.
+        target: (B,) number of lines after which each list ends.
         closed: (B, L + 2) number of excluded lines before each line; None if nothing is excluded.
     """
 
@@ -371,18 +397,18 @@ class Walk:
     _found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
 
     def choices(self) -> torch.Tensor:
-        """(B,) the choice of each list, as `Options` numbers them."""
+        """(B,) the choice of each list, as in `Options`."""
         return 2 * self.place + (self.entries + 1 >= self.target)
 
     def _options(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The row of each option (n,), its numbers (n, 5), and whether it is open (n,)."""
+        """The row of each option (n,), the options (n, 5), and whether each is open (n,)."""
         if self._found is None:
             rows, options = self.constraint.options.gather(self.choices())
             self._found = rows, options, self._open(rows, options)
         return self._found
 
     def _open(self, rows: torch.Tensor, options: torch.Tensor) -> torch.Tensor:
-        """(n,) whether a line is left for each option."""
+        """(n,) whether the range of each option has a line that is not excluded."""
         if self.closed is None:
             return torch.ones_like(rows, dtype=torch.bool)
         _, low, high, line, _ = options.unbind(1)
@@ -392,18 +418,13 @@ class Walk:
             return left > 0
         row, line, low, high = rows[crossing], line[crossing], low[crossing], high[crossing]
         is_open = self.closed[row, line + 1] == self.closed[row, line]
-        if self.constraint.repeats:  # the completed line's item closes too
-            for same in self._same_item(line):
+        if self.constraint.excludes_repeats:  # the completed line's item closes too
+            for same in self.constraint.same_item(line):
                 inside = (same >= low) & (same < high) & is_open
                 left[crossing] -= inside.to(left.dtype)
         found = left > 0
         found[crossing] &= is_open
         return found
-
-    def _same_item(self, lines: torch.Tensor) -> list[torch.Tensor]:
-        """Lines that name the same items, (n,) each, -1 where there are no more."""
-        table = torch.from_numpy(self.constraint.held.of_item).to(lines.device)
-        return list(table[lines].unbind(1))
 
     def allowed(self, vocabulary: int) -> torch.Tensor:
         """(B, V) whether each token may follow."""
@@ -413,7 +434,7 @@ class Walk:
         return mask
 
     def closed_tokens(self) -> torch.Tensor:
-        """(B, D) tokens of the choices that excluded items forbid, padded with -1."""
+        """(B, D) tokens that would be allowed without exclusions and are not, padded with -1."""
         rows, options, is_open = self._options()
         rows, tokens = rows[~is_open], options[~is_open, 0]
         count = rows.bincount(minlength=len(self.place))
@@ -422,7 +443,7 @@ class Walk:
         return table
 
     def advance(self, tokens: torch.Tensor) -> None:
-        """Go on with a token of each list (B,).
+        """Add a token (B,) to each list.
 
         Raises:
             ValueError: a token is not allowed.
@@ -434,9 +455,9 @@ class Walk:
             raise ValueError(f"token {int(tokens[row])} of list {row} does not continue a list of the catalogue")
         line = options[chosen, 3]
         completed = (line >= 0).nonzero().squeeze(1)
-        if self.constraint.repeats and self.closed is not None and len(completed):
+        if self.constraint.excludes_repeats and self.closed is not None and len(completed):
             columns = torch.arange(self.closed.size(1), device=line.device)
-            for same in self._same_item(line[completed]):
+            for same in self.constraint.same_item(line[completed]):
                 later = (columns > same[:, None]) & (same >= 0)[:, None]
                 self.closed[completed] += later.to(self.closed.dtype)
         self.entries = self.entries + (line >= 0)
@@ -444,7 +465,7 @@ class Walk:
         self._found = None
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these lists only. A list may be named several times."""
+        """Keep only the lists with these indices. An index may occur several times."""
         self.place, self.entries, self.target = self.place[rows], self.entries[rows], self.target[rows]
         self.closed = None if self.closed is None else self.closed[rows]
         self._found = None
@@ -452,12 +473,12 @@ class Walk:
 
 @dataclass(frozen=True)
 class Allowed:
-    """The allowed tokens at positions of lists.
+    """The allowed tokens at each position of lists.
 
     Attributes:
         options: the tokens of each choice.
-        choices: (..., ) the choice at each position.
-        closed: (..., D) tokens of the choice that are not allowed, padded with -1.
+        choices: (...) the choice at each position.
+        closed: (..., D) tokens of the choice that excluded items forbid, padded with -1.
     """
 
     options: Options
@@ -468,7 +489,7 @@ class Allowed:
         return Allowed(self.options, self.choices[where], self.closed[where])  # type: ignore[index]
 
     def flat(self) -> "Allowed":
-        """Those of lists (B, T), one position after the other."""
+        """The same for lists (B, T), with all positions in one dimension (B * T,)."""
         return Allowed(self.options, self.choices.flatten(), self.closed.flatten(0, 1))
 
     def mask(self, vocabulary: int) -> torch.Tensor:
