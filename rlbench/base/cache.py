@@ -87,7 +87,7 @@ class Cache:
         return known if sound else {}
 
     def _remember(self, key: str, state: list[int], digest: str) -> None:
-        # Without the memory the file is read again the next time, so a cache that cannot be written is no error here.
+        # A digest that cannot be stored is no error: the file is only read again the next time.
         with contextlib.suppress(OSError, BadInput), held(self.root / f".{MEMORY}.lock"):
             known = {**self._remembered(), key: [state, digest]}
             known = {path: entry for path, entry in known.items() if os.path.exists(path)}
@@ -131,9 +131,7 @@ class Cache:
                 self._make_way(path.parent)
                 lock.enter_context(held(path.with_name(f".{path.name}.lock")))
                 self._make_way(path)
-            except BadInput as error:
-                raise CannotStore(f"{self.root} cannot be written ({_reason(error.__cause__)})") from error
-            except OSError as error:
+            except (BadInput, OSError) as error:
                 raise CannotStore(f"{self.root} cannot be written ({_reason(error)})") from error
             if path.is_dir():
                 wrong = self.damage(path)
@@ -158,7 +156,7 @@ class Cache:
         return path
 
     def _make_way(self, folder: Path) -> None:
-        """Remove files and dangling links that have the place of a folder of the cache."""
+        """Remove files and dangling links that stand where the cache needs this folder or one above it."""
         for place in reversed([folder, *folder.parents]):
             if place != self.root and place.is_relative_to(self.root) and os.path.lexists(place) and not place.is_dir():
                 self.tell(f"data cache: {place} is no folder; making it again")
@@ -202,9 +200,10 @@ def key_of(parts: Iterable[Any]) -> str:
     return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _reason(error: BaseException | None) -> str:
-    """The system's reason for an error, in small letters."""
-    return (isinstance(error, OSError) and error.strerror or str(error)).lower()
+def _reason(error: BadInput | OSError) -> str:
+    """The system's reason for an error, in small letters. `held` raises BadInput from the system's error."""
+    of_system = error if isinstance(error, OSError) else error.__cause__
+    return (isinstance(of_system, OSError) and of_system.strerror or str(of_system)).lower()
 
 
 def _state(path: Path) -> list[int]:
