@@ -1,6 +1,7 @@
 """Small models of many families, with random weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -50,6 +51,17 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float64, **changes: Any) 
     for parameter in model.parameters():  # initial biases are 0 and would not show
         parameter.data.normal_(0, 0.2)
     return model.train()
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """In this block new tensors are in float64 by default."""
+    single = torch.float32  # `only_float64` replaces the name
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(single)
 
 
 def only_float64(monkeypatch: pytest.MonkeyPatch) -> None:

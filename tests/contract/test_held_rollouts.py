@@ -6,9 +6,9 @@ import torch
 from rlbench.lists.entries import parse_text
 from tests.conftest import SMALL, composed
 from tests.contract.test_every_algorithm import OTHER_REWARD
-from tests.contract.test_shared_passes import SHORT, distance, of_pass, rollout
+from tests.contract.test_shared_passes import SHORT, check_passes_are_equal
 from tests.contract.test_shared_passes import trainer_of as made
-from tests.helpers_models import only_float64
+from tests.helpers_models import double_precision, only_float64
 
 HELD = ["generation.constraint=catalogue", "generation.exclude=[repeats,seen]", "dataset.list_length=3"]
 HELD += ["dataset.cutoffs=[3]", "evaluation.metric=ndcg@3", "generation.max_new_tokens=60", "algorithm.kl.beta=0.05"]
@@ -22,30 +22,16 @@ def trainer_of(name, mini, folder, output, *settings):
 @pytest.mark.parametrize("name", ["grpo", "rank_grpo", "gspo", "uniapl"])
 def test_losses_are_those_of_the_plain_pass_over_all_logits(name, mini, tiny_folder, tmp_path, monkeypatch):
     """The plain pass masks all logits before a softmax, and autograd does the rest."""
-    single = torch.float32  # the name is replaced below
-    torch.set_default_dtype(torch.float64)
-    try:
-        trainer = trainer_of(name, mini, tiny_folder, tmp_path)
-        only_float64(monkeypatch)
-        batch = rollout(trainer)
-        loss, gradients = of_pass(trainer, batch, "never")
-        shared_loss, shared = of_pass(trainer, batch, "always")
-    finally:
-        torch.set_default_dtype(single)
-    assert shared_loss == pytest.approx(loss, rel=1e-9, abs=1e-12)
-    assert distance(gradients, shared) < 1e-9
+    with double_precision():
+        check_passes_are_equal(trainer_of(name, mini, tiny_folder, tmp_path), monkeypatch)
 
 
 def test_rollouts_and_their_log_probabilities(mini, tiny_folder, tmp_path, monkeypatch):
-    single = torch.float32
-    torch.set_default_dtype(torch.float64)
-    try:
+    with double_precision():
         trainer = trainer_of("rank_grpo", mini, tiny_folder, tmp_path)
         only_float64(monkeypatch)
         inputs = next(iter(trainer.get_train_dataloader()))
         batch = trainer._generate_and_score_completions(inputs)
-    finally:
-        torch.set_default_dtype(single)
     reader, mask = trainer.scorer.reader, batch["completion_mask"].bool()
     texts = reader.decode([ids[kept].tolist() for ids, kept in zip(batch["completion_ids"], mask, strict=True)])
     for text, row in zip(texts, inputs, strict=True):

@@ -14,7 +14,7 @@ from rlbench.training.scoring import Batching, even_cuts
 from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
 from tests.contract.test_every_algorithm import OTHER_REWARD, DrawnHits
-from tests.helpers_models import only_float64
+from tests.helpers_models import double_precision, only_float64
 from tests.helpers_training import load, make_trainer
 
 SHORT = [
@@ -67,26 +67,24 @@ def distance(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
     return max(float((a - b).norm() / norm) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("name", methods(POLICY_OPTIMISATION))
-def test_every_algorithm_in_double_precision(name, mini, tiny_folder, tmp_path, monkeypatch):
-    single = torch.float32  # the name is replaced below
-    torch.set_default_dtype(torch.float64)
-    try:
-        config = composed(*SMALL, f"algorithm={name}", *SHORT, *OTHER_REWARD)
-        of_hits = credits[config.algorithm.credit].facts["reads"] == "hits"
-        if of_hits:
-            config = composed(*SMALL, f"algorithm={name}", *SHORT)
-        trainer = trainer_of(
-            config, mini, tiny_folder, tmp_path, "float64", scorer=DrawnHits if of_hits else ListScorer
-        )
-        only_float64(monkeypatch)
-        batch = rollout(trainer)
-        loss, gradients = of_pass(trainer, batch, "never")
-        shared_loss, shared = of_pass(trainer, batch, "always")
-    finally:
-        torch.set_default_dtype(single)
+def check_passes_are_equal(trainer: RankedListTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradients of a rollout, with shared prompts and by the plain pass. The trainer's weights are float64."""
+    only_float64(monkeypatch)
+    batch = rollout(trainer)
+    loss, gradients = of_pass(trainer, batch, "never")
+    shared_loss, shared = of_pass(trainer, batch, "always")
     assert shared_loss == pytest.approx(loss, rel=1e-9, abs=1e-12)
     assert distance(gradients, shared) < 1e-9
+
+
+@pytest.mark.parametrize("name", methods(POLICY_OPTIMISATION))
+def test_every_algorithm_in_double_precision(name, mini, tiny_folder, tmp_path, monkeypatch):
+    config, scorer = composed(*SMALL, f"algorithm={name}", *SHORT, *OTHER_REWARD), ListScorer
+    if credits[config.algorithm.credit].facts["reads"] == "hits":
+        config, scorer = composed(*SMALL, f"algorithm={name}", *SHORT), DrawnHits
+    with double_precision():
+        trainer = trainer_of(config, mini, tiny_folder, tmp_path, "float64", scorer=scorer)
+        check_passes_are_equal(trainer, monkeypatch)
 
 
 CASES = {"plain": [], "checkpointed": ["trainer.gradient_checkpointing=true"]}
