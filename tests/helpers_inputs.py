@@ -1,7 +1,16 @@
-"""Small ReDial files, and model folders that are read as bytes and never loaded."""
+"""Small datasets and their loading, and model folders that are read as bytes and never loaded."""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlbench.base.errors import BadInput
+from rlbench.config.schema import DatasetConfig
+from rlbench.data import load_dataset
+from rlbench.data.record import RankedListDataset
 
 FILMS = ["Heat (1995)", "Jaws (1975)", "Alien (1979)", "Up (2009)", "Big (1988)", "Speed (1994)"]
 OF_REDIAL = [
@@ -12,6 +21,31 @@ OF_REDIAL = [
     "evaluation.metric=ndcg@2",
 ]
 """Overrides that make the files of `write_redial` a dataset."""
+
+
+def loader(schema: Callable[..., DatasetConfig], **settings: Any) -> Callable[..., RankedListDataset]:
+    """A function that loads a dataset from a path (or None), with other settings if they are given."""
+
+    def load(path: Path | str | None, **options: Any) -> RankedListDataset:
+        return load_dataset(schema(path=None if path is None else str(path), **{**settings, **options}))
+
+    return load
+
+
+def refuser(load: Callable[..., RankedListDataset]) -> Callable[..., list[str]]:
+    """A function that loads what `load` refuses, and returns the problems."""
+
+    def refusal(path: Path | None, **options: Any) -> list[str]:
+        with pytest.raises(BadInput) as caught:
+            load(path, **options)
+        return caught.value.problems
+
+    return refusal
+
+
+def write_lines(file: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON value a line."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_redial(folder: Path, *, swap: str = "") -> Path:
@@ -35,7 +69,7 @@ def write_redial(folder: Path, *, swap: str = "") -> Path:
                     "is_user": 0,
                 }
             )
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(folder / f"{name}.jsonl", rows)
     return folder
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from rlbench.base.errors import BadInput
 from rlbench.config.datasets import DATASETS
 from rlbench.config.schema import Config, InspiredConfig
 from rlbench.data import load_dataset
@@ -16,6 +15,7 @@ from rlbench.data.record import RankedListDataset
 from rlbench.data.said import named_titles, title_key
 from rlbench.lists.catalog import normalise
 from tests.helpers import shared_data
+from tests.helpers_inputs import loader, refuser
 
 TEMPLATE = "Name {n} films.\n{conversation}"
 
@@ -131,24 +131,24 @@ def write(folder: Path, **files: list[Row]) -> Path:
     return folder
 
 
+_load = loader(
+    InspiredConfig,
+    name="inspired",
+    cutoffs=[],
+    list_length=2,
+    prompt_template=TEMPLATE,
+    validation_fraction=0.25,
+    test_fraction=0.25,
+    seed=0,
+)
+
+
 def load(path: Path | None, **options: Any) -> RankedListDataset:
-    defaults: dict = {
-        "name": "inspired",
-        "cutoffs": [],
-        "list_length": 2,
-        "catalog": str(path / "catalog.json") if path and path.is_dir() else None,
-        "prompt_template": TEMPLATE,
-        "validation_fraction": 0.25,
-        "test_fraction": 0.25,
-        "seed": 0,
-    }
-    return load_dataset(InspiredConfig(path=None if path is None else str(path), **{**defaults, **options}))
+    catalog = str(path / "catalog.json") if path and path.is_dir() else None
+    return _load(path, **{"catalog": catalog, **options})
 
 
-def refusal(path: Path | None, **options: Any) -> list[str]:
-    with pytest.raises(BadInput) as caught:
-        load(path, **options)
-    return caught.value.problems
+refusal = refuser(load)
 
 
 @pytest.fixture

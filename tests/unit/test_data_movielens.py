@@ -2,16 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from rlbench.base.errors import BadInput
 from rlbench.config.datasets import DATASETS
 from rlbench.config.schema import Config, MovielensConfig
 from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset
-from rlbench.data.record import RankedListDataset
+from tests.helpers_inputs import loader, refuser
 
 TITLES = ["Alien", "Jaws", "Heat", "Up", "Big", "Cars", "Ran", "M", "Babe", "Fargo", "Cube", "Pi"]
 FILMS = [f"{number}::{title} ({1980 + number})::Drama" for number, title in enumerate(TITLES, 1)]
@@ -37,25 +33,19 @@ def write(folder: Path, films: list[str] = FILMS, likes: list[str] = LIKES) -> P
     return folder
 
 
-def load(path: Path | None, **options: Any) -> RankedListDataset:
-    defaults: dict = {
-        "name": "movielens",
-        "cutoffs": [],
-        "list_length": 3,
-        "prompt_template": "{n}:\n{conversation}",
-        "min_rating": 4,
-        "history": 3,
-        "min_history": 2,
-        "truth_size": 2,
-        "train_windows": 1,
-    }
-    return load_dataset(MovielensConfig(path=None if path is None else str(path), **{**defaults, **options}))
-
-
-def refusal(path: Path | None, **options: Any) -> list[str]:
-    with pytest.raises(BadInput) as caught:
-        load(path, **options)
-    return caught.value.problems
+load = loader(
+    MovielensConfig,
+    name="movielens",
+    cutoffs=[],
+    list_length=3,
+    prompt_template="{n}:\n{conversation}",
+    min_rating=4,
+    history=3,
+    min_history=2,
+    truth_size=2,
+    train_windows=1,
+)
+refusal = refuser(load)
 
 
 def test_the_last_likes_are_left_out(tmp_path: Path) -> None:

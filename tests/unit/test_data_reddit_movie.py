@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from rlbench.base.errors import BadInput
 from rlbench.config.datasets import DATASETS
 from rlbench.config.schema import Config, RedditMovieConfig
 from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset
-from rlbench.data.record import RankedListDataset
+from tests.helpers_inputs import loader, refuser
 
 NAMES = {
     "tt0078748": "Alien (1979)",
@@ -78,20 +77,14 @@ def write(folder: Path, train: list[dict], valid: list[dict], test: list[dict], 
     return folder
 
 
-def load(path: Path | None, **options: Any) -> RankedListDataset:
-    defaults: dict = {
-        "name": "reddit_movie",
-        "cutoffs": [],
-        "list_length": 2,
-        "prompt_template": "{n}:\n{conversation}",
-    }
-    return load_dataset(RedditMovieConfig(path=None if path is None else str(path), **{**defaults, **options}))
-
-
-def refusal(path: Path | None, **options: Any) -> list[str]:
-    with pytest.raises(BadInput) as caught:
-        load(path, **options)
-    return caught.value.problems
+load = loader(
+    RedditMovieConfig,
+    name="reddit_movie",
+    cutoffs=[],
+    list_length=2,
+    prompt_template="{n}:\n{conversation}",
+)
+refusal = refuser(load)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config, RedialConfig
 from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset, share_outside_catalog
@@ -19,6 +18,7 @@ from rlbench.data.record import RankedListDataset, Record
 from rlbench.lists.catalog import normalise
 from rlbench.lists.reader import parse_line, parse_list
 from tests.helpers import shared_data
+from tests.helpers_inputs import loader, refuser, write_lines
 
 TEMPLATE = "Name {n} films.\n{conversation}"
 
@@ -222,29 +222,23 @@ OTHERS = {
 def write(folder: Path, **files: list[dict]) -> Path:
     folder.mkdir(exist_ok=True)
     for name, rows in files.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_lines(folder / f"{name}.jsonl", rows)
     return folder
 
 
-def load(path: Path | str | None, **options: Any) -> RankedListDataset:
-    defaults: dict = {
-        "name": "redial",
-        "cutoffs": [],
-        "list_length": 3,
-        "prompt_template": TEMPLATE,
-        "validation_fraction": 0.25,
-        "test_fraction": 0.25,
-        "seed": 0,
-        "max_conversation_chars": None,
-        "demonstrations_from": None,
-    }
-    return load_dataset(RedialConfig(path=None if path is None else str(path), **{**defaults, **options}))
-
-
-def refusal(path: Path | None, **options: Any) -> list[str]:
-    with pytest.raises(BadInput) as caught:
-        load(path, **options)
-    return caught.value.problems
+load = loader(
+    RedialConfig,
+    name="redial",
+    cutoffs=[],
+    list_length=3,
+    prompt_template=TEMPLATE,
+    validation_fraction=0.25,
+    test_fraction=0.25,
+    seed=0,
+    max_conversation_chars=None,
+    demonstrations_from=None,
+)
+refusal = refuser(load)
 
 
 @pytest.fixture

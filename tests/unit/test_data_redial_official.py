@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from rlbench.base.errors import BadInput
 from rlbench.config.datasets import DATASETS
 from rlbench.config.schema import Config, RedialOfficialConfig
 from rlbench.data import load_dataset
@@ -15,6 +14,7 @@ from rlbench.data.checks import check_dataset, share_outside_catalog
 from rlbench.data.record import RankedListDataset
 from rlbench.lists.catalog import normalise
 from tests.helpers import shared_data
+from tests.helpers_inputs import loader, refuser, write_lines
 from tests.unit.test_data_redial import DIALOGUE as CRSLAB_DIALOGUE
 
 TEMPLATE = "Name {n} films.\n{conversation}"
@@ -59,28 +59,22 @@ def write(folder: Path, train: list[dict], test: list[dict] | None = None) -> Pa
     folder.mkdir(exist_ok=True)
     for name, rows in (("train_data", train), ("test_data", test)):
         if rows is not None:
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            write_lines(folder / f"{name}.jsonl", rows)
     return folder
 
 
-def load(path: Path | None, **options: Any) -> RankedListDataset:
-    defaults: dict = {
-        "name": "redial_official",
-        "cutoffs": [],
-        "list_length": 3,
-        "test": None,
-        "prompt_template": TEMPLATE,
-        "validation_fraction": 0.25,
-        "seed": 0,
-        "max_conversation_chars": None,
-    }
-    return load_dataset(RedialOfficialConfig(path=None if path is None else str(path), **{**defaults, **options}))
-
-
-def refusal(path: Path | None, **options: Any) -> list[str]:
-    with pytest.raises(BadInput) as caught:
-        load(path, **options)
-    return caught.value.problems
+load = loader(
+    RedialOfficialConfig,
+    name="redial_official",
+    cutoffs=[],
+    list_length=3,
+    test=None,
+    prompt_template=TEMPLATE,
+    validation_fraction=0.25,
+    seed=0,
+    max_conversation_chars=None,
+)
+refusal = refuser(load)
 
 
 @pytest.fixture
