@@ -42,11 +42,21 @@ PARTS = {
 }
 _COLUMNS = ("prompt", "seen_titles", "groundtruth_with_release_year")
 _BATCH = 4096
-BROKEN_TABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, NotImplementedError)
-"""Errors of `datasets` and pyarrow for files that are missing, truncated, or hold unexpected JSON.
+_NO_RECORDS = "the dataset has no records"
+BROKEN_TABLE = (
+    OSError,  # pyarrow: an Arrow file is truncated; `datasets`: a file is missing
+    ValueError,  # pyarrow: bad offsets or UTF-8; json: no JSON; `datasets`: unknown columns or types
+    KeyError,  # `datasets`: state.json or dataset_info.json lacks a key
+    TypeError,  # `datasets`: null, or a number in place of an object
+    AttributeError,  # `datasets`: a number or a list in place of an object or a text
+    RecursionError,  # json: thousands of nested lists
+    NotImplementedError,  # pyarrow: a damaged schema, for example with integers of 128 bits
+    MemoryError,  # pyarrow: a damaged length of a compressed column
+)
+"""Errors of damaged datasets, caught only where a table is opened.
 
-`datasets` uses the values of state.json and dataset_info.json without checking them, so any of these may come up. The
-list is caught only where a table is opened."""
+`datasets` uses the values of its JSON files without checking them. Damage of single values and bytes raised each of
+these errors, and no others but IndexError."""
 
 
 def load(config: RedditV2Config) -> RankedListDataset:
@@ -155,7 +165,7 @@ def _records(
             records.append(Record(shared, films, seen, context_id, shortened))
     problems += check_records(records, str(folder))
     if not records:
-        problems.append(f"{folder}: the dataset has no records")
+        problems.append(f"{folder}: {_NO_RECORDS}")
     if converted:
         notices.append(f"{part}: {converted} years given as strings were converted")
     if cut:
@@ -176,8 +186,11 @@ def _open(folder: Path, part: str, problems: list[str]) -> "datasets.Dataset | N
     except BROKEN_TABLE as error:  # state or info file missing or malformed, Arrow file truncated
         problems.append(f"{folder}: not a dataset written by datasets.save_to_disk: {one_line(error)}")
         return None
-    except IndexError:  # from `load_from_disk` for a dataset saved without rows, which has no Arrow file
-        problems.append(f"{folder}: the dataset has no records")
+    except IndexError as error:
+        # A dataset saved without rows has no Arrow file. Otherwise one of the JSON files holds an empty list.
+        damaged = any(folder.glob("*.arrow"))
+        what = f"not a dataset written by datasets.save_to_disk: {one_line(error)}" if damaged else _NO_RECORDS
+        problems.append(f"{folder}: {what}")
         return None
     if not isinstance(table, datasets.Dataset):
         problems.append(

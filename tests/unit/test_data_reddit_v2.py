@@ -3,12 +3,14 @@
 import json
 import pickle
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pytest
 
 from rlbench.base.errors import BadInput
@@ -17,6 +19,7 @@ from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset
 from rlbench.data.record import RankedListDataset
 from tests.helpers import shared_data
+from tests.helpers_inputs import refuser
 
 FILMS = [("Heat", 1995), ("Alien", 1979), ("Jaws", 1975), ("The Wall", 201)]
 LIST = "Heat (1995)\nAlien (1979)\nJaws (1975)"
@@ -65,10 +68,7 @@ def load(root: Path, list_length: int = 3, catalog: Path | None = None) -> Ranke
     return load_dataset(settings)
 
 
-def refusal(root: Path, **options: Any) -> list[str]:
-    with pytest.raises(BadInput) as caught:
-        load(root, **options)
-    return caught.value.problems
+refusal = refuser(load)
 
 
 def test_parts_become_splits_in_canonical_form(root: Path) -> None:
@@ -258,6 +258,23 @@ def test_flipped_bytes_of_an_arrow_file_end_in_data_or_one_refusal(root: Path) -
     assert refused > 15
 
 
+def test_a_damaged_schema_or_length_of_an_arrow_file_is_refused(root: Path) -> None:
+    """The length used to end in a MemoryError."""
+    save(root, "sft_dataset/test", [row("any?" * 200, [["Heat", "1995"]], LIST) | {"number": 3}] * 40)
+    whole = (root / "sft_dataset/test" / ARROW).read_bytes()
+    places = [found.start() for found in re.finditer(rb"\x40\x00\x00\x00", whole)]  # one of them is the integer's bits
+    said = [one_refusal(root, whole[:place] + b"\x80" + whole[place + 1 :], ARROW) for place in places]
+    assert any("more than 64 bits" in one for one in said)
+    table = pa.ipc.open_stream(whole).read_all()
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    packed = bytearray(stream.getvalue().to_pybytes())
+    place = packed.index(b"\x28\xb5\x2f\xfd")  # zstd's mark, behind the length of the first compressed column
+    packed[place - 8 : place] = (2**60).to_bytes(8, "little")
+    assert "malloc" in one_refusal(root, bytes(packed), ARROW)
+
+
 @pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
 def test_json_of_a_saved_dataset_that_is_cut_or_of_another_kind_is_refused(root: Path, name: str) -> None:
     for content in WHOLE_JSON:
@@ -274,12 +291,14 @@ def test_json_of_a_saved_dataset_that_is_cut_or_of_another_kind_is_refused(root:
         *(("state.json", {key: 3}) for key in ("_format_kwargs", "_split")),
         *(("dataset_info.json", {"features": v}) for v in (3, {}, {"prompt": 3}, {"prompt": {"_type": "None"}})),
         ("dataset_info.json", {"features": {"prompt": {"dtype": "int64", "_type": "Value"}}}),
+        ("dataset_info.json", {"features": {"prompt": []}}),
         *(("dataset_info.json", {key: 3}) for key in ("splits", "version")),
     ],
 )
 def test_values_of_a_saved_dataset_of_the_wrong_type_are_refused(root: Path, name: str, changes: dict) -> None:
     file = root / "sft_dataset/test" / name
-    one_refusal(root, json.dumps(json.loads(file.read_text()) | changes).encode(), name)
+    said = one_refusal(root, json.dumps(json.loads(file.read_text()) | changes).encode(), name)
+    assert "has no records" not in said, said
 
 
 @pytest.mark.parametrize("column", ["prompt", "completion", "seen_titles", "groundtruth_with_release_year"])
