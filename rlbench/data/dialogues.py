@@ -30,7 +30,7 @@ from rlbench.lists.catalog import Catalog, normalise
 from rlbench.lists.items import Item
 
 
-class Settings(Protocol):
+class DialogueSettings(Protocol):
     """The settings that all these datasets have (`rlbench/config/schema.py`)."""
 
     name: str
@@ -194,7 +194,7 @@ def add_turn(turns: list[tuple[bool, Turn]], speaker: bool, turn: Turn) -> None:
 
 
 def split_records(
-    config: Settings, answers: Mapping[str, Sequence[Reply]], why_empty: Callable[[str], str]
+    config: DialogueSettings, answers: Mapping[str, Sequence[Reply]], why_empty: Callable[[str], str]
 ) -> tuple[dict[str, list[Record]], Counter[str], LongPrompts]:
     """The records of all splits, the counts of what was left out (`left_out`), and the rule for long prompts.
 
@@ -332,7 +332,7 @@ def demonstrations(name: str, train: Sequence[Record], answers: Iterable[Reply],
 
 
 def finished(
-    config: Settings,
+    config: DialogueSettings,
     catalog: Catalog,
     splits: Mapping[str, list[Record]],
     train_answers: Iterable[Reply],

@@ -6,12 +6,11 @@ ISO-8859-1 or UTF-8, as published. `users.dat` is not read: prompts name no age,
 **Likes** are ratings of `min_rating` or more, in the order of time; films rated in the same second are in the order of
 their ids.
 
-**Splits** leave the last likes of each person out. Of the likes of a person, the last `truth_size` are the truth of a
-test record, and the `truth_size` before them that of a validation record. Blocks before these, also of `truth_size`,
-are train records, the latest first, at most `train_windows`. The prompt of each record names the `history` likes before
-its truth, oldest first, one a line. Records with fewer than `min_history` likes before the truth are left out. So the
-prompt of a test record names the truth of the person's validation record, and no record knows anything later than its
-truth. Each person is a cluster.
+**Splits** leave the last likes of each person out. The last `truth_size` likes are the truth of a test record, and the
+`truth_size` likes before them are the truth of a validation record. Up to `train_windows` earlier blocks of the same
+size are the truths of train records. The prompt of a record names the `history` likes before its truth, oldest first,
+one per line. Records with fewer than `min_history` likes before the truth are left out. A test prompt thus names the
+truth of the person's validation record, but no prompt names anything later than its truth. Each person is a cluster.
 
 **Titles.** "Matrix, The (1999)" is The Matrix (1999), and other titles in parentheses, as in "Seven (a.k.a. Se7en)
 (1995)", are left out. A film of the truth whose title the prompt names with another year is no target.

@@ -1,6 +1,6 @@
 """Reddit-Movie, the first release of the Reddit data (He et al., CIKM 2023): threads in which people ask for films.
 
-A folder with `train.csv`, `valid.csv`, `test.csv` (a turn of a thread a row) and `id2name.json` (IMDb id to
+A folder with `train.csv`, `valid.csv`, `test.csv` (one row per turn of a thread) and `id2name.json` (IMDb id to
 "Title (Year)"). These columns are used:
 
     conv_id              "t3_rt7enj_0/14": path 0 of the 14 through the thread t3_rt7enj
@@ -13,9 +13,10 @@ A folder with `train.csv`, `valid.csv`, `test.csv` (a turn of a thread a row) an
 
 A text in the two context columns is a str, or a pair (speaker, text) of which the text is used.
 
-**Samples** are turns of others that answer the seeker: the turn before is the seeker's. Paths share their first turns,
-so a turn is used once in each split. Whether a turn of the context is the seeker's stands in its own row; without a
-row, the first turn of a thread is the seeker's and the others are not. Consecutive turns of the same kind are one turn.
+**Samples** are turns of other people that answer the seeker: the turn before is the seeker's. Paths share their first
+turns, so each turn is used only once in a split. The row of a turn says whether it is the seeker's. If a turn of the
+context has no row, it counts as the seeker's only if it is the first of its thread. Consecutive turns of the seeker, or
+of other people, are one turn.
 
 **Films** are the IMDb ids. Ids without a name, or with a name without a year, are ignored. The catalogue is all films
 of `id2name.json`. Truth and demonstrations follow `rlbench.data.dialogues`; the dialogue is the thread, and answers to

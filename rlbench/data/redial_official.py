@@ -8,9 +8,9 @@ are left out. Consecutive messages of one speaker form one turn.
 
 **Films** are the mentions `@id`, whose names stand in `movieMentions`. The text of a prompt has the name instead of the
 mention. A title that was typed without `@` is text like any other. A mention whose id has no name is removed from the
-text, and counted. A film without a year gets the year of the only film of that title; if there are several or none, it
-counts as seen but is no target. The films of the train split decide this for train records, those of all splits for
-the others.
+text, and counted. A film without a year gets the year of the only film with that title. If there are several or none,
+it counts as seen but is no target. Train records use the films of the train split for this, and the others use those of
+all splits.
 
 **Truth** and demonstrations follow `rlbench.data.dialogues`, as in CRSLab's form. What the speakers say about each film
 afterwards (suggested, seen, liked) changes no record: CRSLab's test file has no such answers, so train and test would

@@ -16,7 +16,7 @@ ALIKE = 90.0
 CANDIDATES = 5
 """Train prompts with the highest BM25 that each prompt is compared with."""
 LARGEST = 2000
-"""Number of prompts of a split that are searched for near-duplicates; of more, evenly spaced ones."""
+"""Maximum number of prompts of a split that are searched for near-duplicates. A longer split is sampled evenly."""
 
 
 @dataclass(frozen=True)

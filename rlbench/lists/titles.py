@@ -40,7 +40,7 @@ def read_title(line: str) -> Item | None:
 
     These are removed: numbering, bullets, headings, Markdown emphasis and links, HTML tags, and quotes around the
     title. A remark behind a title in quotes or emphasis is removed too. Without these marks the title is the whole
-    line, since nothing shows where it ends. Of a table row the first cell that is not a number is the title.
+    line, since nothing shows where it ends. In a table row, the first cell that is not a number is the title.
 
     Not an entry: a blank line, a line that ends with a colon, a line without a mark of a list that reads as a sentence
     around it ("I hope you enjoy these!"), lines of brackets, rules or code fences, and
