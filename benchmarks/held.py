@@ -1,8 +1,9 @@
-"""Test metrics of finished runs whose lists are held to the catalogue, beside those of their own lists.
+"""Test metrics of finished runs, with free lists and with lists held to the catalogue.
 
     python -m benchmarks.held runs/mini/mini-tiny/*-relevance/seed* runs/mini/mini-tiny/sft/*
 
-No run is changed. Each line is the mean over the given runs of a row. Settings come from each run's config.yaml.
+Runs are not changed. Each line of the table is the mean over the given runs of one kind. Settings come from each run's
+config.yaml.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Reads lists by the lines of a catalogue. Titles that look like the layout of a list are items too. Loads no torch.
+"""Reads lists with the lines of a catalogue, for titles that look like numbering or chat. Loads no torch.
 
-The rules of `rlbench.lists.titles` and `rlbench.lists.entries` would read the title "2. Fast" as "Fast", and "Hello" as
-a greeting. A line that is exactly such a title is that item.
+The rules of `rlbench.lists.titles` and `rlbench.lists.entries` read the title "2. Fast" as "Fast", and "Hello" as a
+greeting. Here, a line that equals the line of such an item names this item.
 """
 
 import re
@@ -29,10 +29,10 @@ class CatalogReader:
 
     @cached_property
     def exact(self) -> dict[str, Item]:
-        """Items by their lines, where the rules would read the line as something else.
+        """Items by their lines, for lines that the rules read as something else.
 
-        Left out, so that no list can name them: years without four digits, titles without a visible character, and
-        titles that hold a newline.
+        Some items are left out, and no list can name them: items whose year does not have four digits, and those whose
+        title has a newline or no visible character.
         """
         found: dict[str, Item] = {}
         for item in self.catalog.items:

@@ -2,13 +2,13 @@
 
 Byte-level tokenizers (GPT-2, Llama 3, Qwen, SmolLM2) write bytes as visible letters. SentencePiece tokenizers (Llama 2,
 Mistral, Gemma) write spaces as "▁" and have tokens for single bytes. In both, the bytes of a text are those of its
-tokens one after the other, except that some SentencePiece tokenizers drop the first space of a text.
+tokens, joined. The exception is that some SentencePiece tokenizers drop the first space of a text.
 """
 
 import json
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -24,8 +24,9 @@ class TokenBytes:
     """What tokens stand for.
 
     Attributes:
-        of_token: V entries; None for special tokens, and for tokens whose text depends on their neighbours.
-        drops_first_space: whether a text loses the space that its first token begins with.
+        of_token: text of each of the V tokens; None for special tokens, and for tokens whose text depends on their
+            neighbours.
+        drops_first_space: whether decoding drops a space at the beginning of the first token.
     """
 
     of_token: list[bytes | None]
@@ -54,7 +55,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
         if token not in special and piece is not None:
             of_token[token] = written[token].encode() if token in written else _bytes_of(piece, by_byte)
     anchor = next(token for token, found in enumerate(of_token) if found == b"a")
-    decode = _decoder(tokenizer)
+    decode = partial(tokenizer.batch_decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     known = [token for token, found in enumerate(of_token) if found]
     for token, text in zip(known, decode([[anchor, token] for token in known]), strict=True):
         found = of_token[token]
@@ -68,13 +69,6 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
     spaced = next((token for token in known if (of_token[token] or b"").startswith(b" ")), None)
     first = None if spaced is None else decode([[spaced]])[0]
     return TokenBytes([found or None for found in of_token], first is not None and not first.startswith(" "))
-
-
-def _decoder(tokenizer: PreTrainedTokenizerBase) -> Any:
-    def decode(rows: list[list[int]]) -> list[str]:
-        return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    return decode
 
 
 def _decoders(decoder: Any) -> set[str]:

@@ -260,10 +260,10 @@ def stop_before_what_counts(config: Config) -> str:
 
 
 def scalars_of_held_rollouts(config: Config) -> str:
-    """Lists that are held to the catalogue, and a piece or a method that knows only the free policy."""
-    held = f"generation.constraint = '{config.generation.constraint}'"
+    """Rollouts that are held to the catalogue, with a piece or a method that knows only the free policy."""
     if config.generation.constraint == "none":
         return ""
+    held = f"generation.constraint = '{config.generation.constraint}'"
     if not isinstance(config.algorithm, AlgorithmConfig):
         return (
             f"{held} with algorithm = '{config.algorithm.name}', which compares lists under the free policy; use "

@@ -137,8 +137,10 @@ class ListScorer:
         The total is not scaled by the solve rate, which needs whole groups. TRL only logs it.
         """
         truths = [[(item["title"], item["year"]) for item in items] for items in ground_truth]
-        graded = any(items and items[0].get("gain") is not None for items in ground_truth)
-        gains = [[1.0 if (g := item.get("gain")) is None else g for item in items] for items in ground_truth]
-        judged, self.lists = self.read(completion_ids, truths, seen_titles, gains if graded else None)
+        gains = [
+            [item["gain"] for item in items] if items and items[0].get("gain") is not None else None
+            for items in ground_truth
+        ]
+        judged, self.lists = self.read(completion_ids, truths, seen_titles, gains)
         self.rewards = score(judged, self.facts, self.reward, [scored.text for scored in self.lists])
         return self.rewards.totals.tolist()

@@ -60,8 +60,8 @@ class SharedPasses:
         recompute: whether gradients are computed with gradient checkpointing.
         autocast: a new context of the accelerator's autocast.
         counts_padding: as in `prompt_rows`.
-        agreed: what all processes decide, from what this one would. Passes of sharded weights are collective, so all
-            must take the same kind of pass.
+        agreed: turns this process's wish to share prompts into a decision of all processes. Passes of sharded weights
+            are collective, so all processes must make the same kind of pass.
     """
 
     def __init__(
@@ -86,10 +86,8 @@ class SharedPasses:
         rows = prompt_rows(*vars(batch).values(), trims_prompts=self.trims_prompts, counts_padding=self.counts_padding)
         # A pass over shared prompts calls the backbone twice: for all prompt tokens but the last, then for the rest.
         has_two_calls = len(rows.prompt_ids) < len(rows.completion_ids) and rows.prompt_ids.size(1) > 1
-        return rows if self.agreed(has_two_calls and self._saves_enough(rows)) else rows.separate()
-
-    def _saves_enough(self, rows: PromptRows) -> bool:
-        return self.always or rows.saving >= LEAST_SAVING
+        shares = has_two_calls and (self.always or rows.saving >= LEAST_SAVING)
+        return rows if self.agreed(shares) else rows.separate()
 
     def scores(
         self, model: Any, batch: Completions, cuts: Sequence[slice], *, wants_entropy: bool, wants_hidden: bool = False
@@ -115,7 +113,7 @@ class SharedPasses:
 
 
 def agreement(trainer: Trainer) -> Callable[[bool], bool]:
-    """`SharedPasses.agreed` for a trainer: yes only if all processes say so, where weights are sharded."""
+    """`SharedPasses.agreed` for a trainer. With sharded weights, the decision is yes only if all processes wish it."""
     return (lambda own: all(processes.gather(own))) if trainer.is_fsdp_enabled else bool
 
 
@@ -157,12 +155,12 @@ def shared_passes(
 def held_scores(model: Any, batch: Completions, temperature: float) -> TokenScores:
     """Log-probabilities and entropies of completions among their allowed tokens, (B, T) each, 0 at padding.
 
-    It forwards a prompt with each of its completions. It serves models that cannot share prompts, and is the reference
-    for the fused head.
+    Each completion is forwarded with its own copy of the prompt. Models that cannot share prompts need this pass. It is
+    also the reference for the fused head.
 
     Args:
         model: a causal language model, possibly wrapped.
-        batch: completions that were drawn among `batch.allowed`.
+        batch: completions with `allowed`.
         temperature: divisor of the logits.
     """
     (ids, mask), length = batch.joined(), batch.completion_ids.size(1)
