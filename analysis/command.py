@@ -13,6 +13,7 @@ from rich.markup import escape
 from analysis.outputs import move_aside, output_file
 from analysis.problems import Problem, Unusable, printable
 from analysis.resamples import FEWEST_RESAMPLES, MOST_RESAMPLES, RESAMPLES
+from rlbench.base.command import command_parser
 from rlbench.base.errors import BadInput
 from rlbench.base.files import new_folder
 from rlbench.base.program import as_started
@@ -46,12 +47,7 @@ def make_parser(
 
 def plain_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """A parser without arguments, for a module of `analysis`. Description and epilog are shown verbatim."""
-    return argparse.ArgumentParser(
-        prog=as_started(f"python -m analysis.{name}"),
-        description=as_started(description),
-        epilog=as_started(epilog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return command_parser(f"analysis.{name}", description, epilog)
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:

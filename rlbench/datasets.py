@@ -9,15 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rlbench.base.command import command_parser, exit_code
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.program import as_started
 from rlbench.base.user_files import unreachable
 from rlbench.config.datasets import DATASETS
-from rlbench.config.plugins import load_plugins
-from rlbench.config.resolving import resolve
-from rlbench.config.schema import Config, DatasetConfig
-from rlbench.running.checks import check_values
-from rlbench.running.cli import check_overrides, groups, without_hydra
+from rlbench.config.schema import DatasetConfig
+from rlbench.running.cli import config_of, groups
 
 COMMANDS = {
     "list": "list: every dataset, and where its files come from",
@@ -43,36 +41,33 @@ exit codes: 0 done, 1 the data have problems (check), 2 invalid input"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
-    try:
-        if options.command == "list":
-            return _list(options)
-        if options.command == "check":
-            return _check(options)
-        target, settings = _target(options)
-        config = _config([*_of_name(target), *settings], options.config_dir)
-        from rlbench.commands import datasets  # loads numpy and pyarrow
+    return exit_code(lambda: _run(options))
 
-        if options.command == "stats":
-            return datasets.stats(config, options.tokenizer)
-        return datasets.prepare(config)
-    except BadInput as error:
-        _complain(error.problems)
-        return 2
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "list":
+        return _list(options)
+    if options.command == "check":
+        return _check(options)
+    target, settings = _target(options)
+    config = config_of([*_of_name(target), *settings], options.config_dir)
+    from rlbench.commands import datasets  # loads numpy and pyarrow
+
+    if options.command == "stats":
+        return datasets.stats(config, options.tokenizer)
+    return datasets.prepare(config)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=as_started("python -m rlbench.datasets"),
-        description=__doc__,
-        epilog=as_started(EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("rlbench.datasets", __doc__, EPILOG)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="; ".join(COMMANDS.values()))
     parser.add_argument(
         "words", nargs="*", metavar="WORD", help="PATH for check, NAME for stats and prepare; then settings KEY=VALUE"
     )
     parser.add_argument("--tokenizer", metavar="NAME", help="stats: hub id or folder of a tokenizer, to count tokens")
-    parser.add_argument("--config-dir", metavar="FOLDER", help="your own folder of settings, as for run.py")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="FOLDER", help=as_started("your own folder of settings, as for run.py")
+    )
     return parser
 
 
@@ -100,13 +95,6 @@ def _of_name(name: str) -> list[str]:
     return [f"dataset={name}"]
 
 
-def _config(overrides: Sequence[str], folder: str | None) -> Config:
-    config = resolve(without_hydra(check_overrides([*(["--config-dir", folder] if folder else []), *overrides])))
-    if problems := load_plugins(config.plugins) or check_values(config):
-        raise BadInput(*problems)
-    return config
-
-
 def _check(options: argparse.Namespace) -> int:
     """Load the data of a place and report every problem."""
     target, settings = _target(options)
@@ -116,7 +104,7 @@ def _check(options: argparse.Namespace) -> int:
         (place / name).is_file() for name in ("dataset_dict.json", "state.json")
     )
     kind = [] if chosen else [f"dataset={'hf' if of_datasets else 'jsonl'}"]
-    config = _config([*kind, *settings, f"dataset.path={_quoted(target)}"], options.config_dir)
+    config = config_of([*kind, *settings, f"dataset.path={_quoted(target)}"], options.config_dir)
     from rlbench.commands import datasets
 
     return datasets.check(config)
@@ -130,10 +118,10 @@ def _quoted(text: str) -> str:
 def _list(options: argparse.Namespace) -> int:
     """Print each option of the group dataset: what it is, whether its files are there, and where to get them."""
     console = Console(highlight=False)
-    names = groups(Path(options.config_dir) if options.config_dir else None)["dataset"]
+    names = groups(options.config_dir)["dataset"]
     width = max(map(len, names)) + 2
     for name in names:
-        config = _config([f"dataset={name}", *options.words], options.config_dir)
+        config = config_of([f"dataset={name}", *options.words], options.config_dir)
         entry, cache = DATASETS[config.dataset.kind], config.runtime.data_cache
         stored = len(list(Path(cache).glob(f"{config.dataset.name}-*/records"))) if cache else 0
         more = f"; {stored} in the data cache" if stored else ""
@@ -152,12 +140,6 @@ def _files(config: DatasetConfig, get: str) -> str:
     if Path(path).exists():
         return f"files in {path}"
     return f"{path} on the hub" if config.kind == "hf" else f"{path} is missing; files: {get}"
-
-
-def _complain(problems: Sequence[str]) -> None:
-    console = Console(stderr=True, highlight=False)
-    for problem in problems:
-        console.print(problem, style="red", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from rlbench.base.command import command_parser, exit_code
 from rlbench.base.errors import BadInput
 from rlbench.base.program import as_started
-from rlbench.config.resolving import resolve
-from rlbench.running.checks import check_values
-from rlbench.running.cli import check_overrides, without_hydra
+from rlbench.running.cli import config_of
 
 STEPS = ("teacher", "remap", "remap_reflect", "remap_adjust", "remap_reflect_adjust")
 """What may be done to the lists; a contract test keeps this equal to `rlbench.data.stage1.scores.STEPS`."""
@@ -31,29 +28,20 @@ exit codes: 0 done, 2 invalid input"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        _check(options)
-        config = resolve(without_hydra(check_overrides(options.overrides)))
-        if problems := check_values(config):
-            raise BadInput(*problems)
-        from rlbench.commands.demonstration import demonstrate  # loads scipy
+    return exit_code(lambda: _demonstrate(options))
 
-        demonstrate(options, config)
-    except BadInput as error:
-        console = Console(stderr=True, highlight=False)
-        for problem in error.problems:
-            console.print(problem, style="red", markup=False, soft_wrap=True)
-        return 2
+
+def _demonstrate(options: argparse.Namespace) -> int:
+    _check(options)
+    config = config_of(options.overrides)
+    from rlbench.commands.demonstration import demonstrate  # loads scipy
+
+    demonstrate(options, config)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=as_started("python -m rlbench.demonstrate"),
-        description=__doc__,
-        epilog=as_started(EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("rlbench.demonstrate", __doc__, EPILOG)
     parser.add_argument(
         "lists", type=Path, metavar="LISTS", help="the teacher's lists, JSONL with context_id and response"
     )

@@ -4,51 +4,47 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
+from rlbench.base.command import command_parser, exit_code
 from rlbench.base.errors import BadInput
-from rlbench.base.program import as_started
+from rlbench.config.arguments import count
 from rlbench.score import add_place
 
 BACKENDS = ("transformers", "vllm")
 EPILOG = """\
 examples:
   a checkpoint beside the runs of an experiment, with their prompts and decoding:
-    rlbench eval --model checkpoints/step-300 --beside runs/mini
+    python -m rlbench.evaluate --model checkpoints/step-300 --beside runs/mini
   a model of the hub, with eight sampled lists for each context:
-    rlbench eval --model HuggingFaceTB/SmolLM2-135M-Instruct --samples 8 --dataset redial dataset.path=FOLDER
+    python -m rlbench.evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct --samples 8 \\
+      --dataset redial dataset.path=FOLDER
   a model behind an OpenAI-compatible server, such as vllm serve:
-    rlbench eval --model gpt-4.1-mini --endpoint https://api.openai.com/v1 --beside runs/redial
+    python -m rlbench.evaluate --model gpt-4.1-mini --endpoint https://api.openai.com/v1 --beside runs/redial
 
 exit codes: 0 done, 1 some requests got no answer (run it again: answers are kept), 2 invalid input"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
-    console = Console(stderr=True, highlight=False)
-    try:
-        if options.samples is not None and not 0 <= options.samples <= 10_000:
-            raise BadInput(f"--samples {options.samples} must lie in 0..10000")
-        if options.seed < 0:
-            raise BadInput(f"--seed {options.seed} must be at least 0")
-        if options.endpoint and options.backend:
-            raise BadInput("--endpoint asks a server, so --backend has no effect; remove one of them")
-        from rlbench.commands.evaluating import evaluate  # loads pandas and, for a local model, torch
+    return exit_code(lambda: _evaluate(options))
 
-        return evaluate(options)
-    except BadInput as error:
-        for problem in error.problems:
-            console.print(problem, style="red", markup=False, soft_wrap=True)
-        return 2
+
+def _evaluate(options: argparse.Namespace) -> int:
+    problems = []
+    if options.samples is not None and not 0 <= options.samples <= 10_000:
+        problems.append(f"--samples {options.samples} must lie in 0..10000")
+    if options.seed < 0:
+        problems.append(f"--seed {options.seed} must be at least 0")
+    if options.endpoint and options.backend:
+        problems.append("--endpoint asks a server, so --backend has no effect; remove one of them")
+    if problems:
+        raise BadInput(*problems)
+    from rlbench.commands.evaluating import evaluate  # loads pandas and, for a local model, torch
+
+    return evaluate(options)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=as_started("python -m rlbench.evaluate"),
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("rlbench.evaluate", __doc__, EPILOG)
     parser.add_argument(
         "--model", required=True, metavar="FOLDER|ID", help="a model folder, a hub id, or the server's name of a model"
     )
@@ -66,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="environment variable with the server's key; without it no key is sent (default: %(default)s)",
     )
-    parser.add_argument("--concurrency", type=int, default=8, metavar="N", help="open requests (default: %(default)s)")
+    parser.add_argument(
+        "--concurrency", type=count, default=8, metavar="N", help="open requests (default: %(default)s)"
+    )
     return parser
 
 

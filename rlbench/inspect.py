@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rlbench.base.command import command_parser
 from rlbench.base.errors import BadInput
-from rlbench.base.program import as_started
 from rlbench.config import arguments
 from rlbench.config.schema import AlgorithmConfig, Config
 from rlbench.running.checks import check_config, check_values
@@ -72,12 +72,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=as_started("python -m rlbench.inspect"),
-        description=as_started(DESCRIPTION),
-        epilog=as_started(EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("rlbench.inspect", DESCRIPTION, EPILOG)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory with a model or a checkpoint")
     parser.add_argument(
         "--prompt",

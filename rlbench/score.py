@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from rlbench.base.command import command_parser, exit_code
 from rlbench.base.errors import BadInput
 from rlbench.base.program import as_started
 
@@ -16,40 +15,33 @@ optional keys: "system" (default: the file's name), "seed" (default: 0), "sample
 
 examples:
   beside the runs of an experiment:
-    rlbench score lists.jsonl --beside runs/mini
+    python -m rlbench.score lists.jsonl --beside runs/mini
   on a dataset, without runs:
-    rlbench score gpt.jsonl other.jsonl --dataset redial dataset.path=FOLDER
+    python -m rlbench.score gpt.jsonl other.jsonl --dataset redial dataset.path=FOLDER
   logged samples of lm-evaluation-harness, whose documents have a field context_id:
-    rlbench score samples_mytask_*.jsonl --lm-eval context_id --system llama --beside runs/mini
+    python -m rlbench.score samples_mytask_*.jsonl --lm-eval context_id --system llama --beside runs/mini
 
 exit codes: 0 done, 2 invalid input"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
+    return exit_code(lambda: _score(options))
+
+
+def _score(options: argparse.Namespace) -> int:
     options.files = [Path(word) for word in options.words if "=" not in word]
     options.overrides = [word for word in options.words if "=" in word]
-    try:
-        if not options.files:
-            raise BadInput("no file of lists was given")
-        from rlbench.commands.scoring import score  # loads pandas and scipy
+    if not options.files:
+        raise BadInput("no file of lists was given")
+    from rlbench.commands.scoring import score  # loads pandas and scipy
 
-        score(options)
-    except BadInput as error:
-        console = Console(stderr=True, highlight=False)
-        for problem in error.problems:
-            console.print(problem, style="red", markup=False, soft_wrap=True)
-        return 2
+    score(options)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=as_started("python -m rlbench.score"),
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("rlbench.score", __doc__, EPILOG)
     parser.add_argument("words", nargs="+", metavar="FILE|KEY=VALUE", help="JSONL files of lists, and settings")
     add_place(parser)
     parser.add_argument("--system", metavar="NAME", help="name of the row, instead of the names in the files")
@@ -72,7 +64,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", metavar="NAME", help="the dataset, if there are no runs; further settings as KEY=VALUE"
     )
-    parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help="your own configs, as for run.py")
+    parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help=as_started("your own configs, as for run.py"))
 
 
 if __name__ == "__main__":

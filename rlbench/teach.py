@@ -7,14 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from rlbench.base.command import command_parser, exit_code
 from rlbench.base.errors import BadInput
 from rlbench.base.program import as_started
 from rlbench.config.arguments import count, index
-from rlbench.config.resolving import resolve
-from rlbench.running.checks import check_values
-from rlbench.running.cli import check_overrides, without_hydra
+from rlbench.running.cli import config_of
 
 TASKS = ("lists", "ratings", "metadata")
 ENGINES = ("transformers", "vllm")
@@ -40,31 +37,24 @@ exit codes: 0 done (failed questions are counted and listed), 1 stopped before t
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
-    console = Console(stderr=True, highlight=False)
-    try:
-        _check(options)
-        options.max_tokens = options.max_tokens or MAX_TOKENS[options.task]
-        config = resolve(without_hydra(check_overrides(options.overrides)))
-        if problems := check_values(config):
-            raise BadInput(*problems)
-        from rlbench.commands.teaching import teach  # loads numpy and scipy
+    return exit_code(lambda: _teach(options))
 
-        return teach(options, config)
-    except BadInput as error:
-        for problem in error.problems:
-            console.print(problem, style="red", markup=False, soft_wrap=True)
-        return 2
+
+def _teach(options: argparse.Namespace) -> int:
+    _check(options)
+    options.max_tokens = options.max_tokens or MAX_TOKENS[options.task]
+    config = config_of(options.overrides)
+    from rlbench.commands.teaching import teach  # loads numpy and scipy
+
+    return teach(options, config)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=as_started("python -m rlbench.teach"),
-        description=__doc__,
-        epilog=as_started(EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("rlbench.teach", __doc__, EPILOG)
     parser.add_argument("task", choices=TASKS, help="what to ask for")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the dataset, as for run.py")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help=as_started("settings of the dataset, as for run.py")
+    )
     _add_input(parser.add_argument_group("input and output"))
     _add_teacher(parser.add_argument_group("teacher (one of --endpoint, --local, --answers)"))
     _add_speed(parser.add_argument_group("speed and cost"))
@@ -82,10 +72,10 @@ def _add_input(group: "argparse._ArgumentGroup") -> None:
         metavar="FILE",
         help="metadata: describe the items of these lists too, beside the catalogue",
     )
-    group.add_argument("--train", type=index, metavar="N", help="lists: at most N contexts of train (default: all)")
-    group.add_argument(
-        "--validation", type=index, metavar="N", help="lists: at most N contexts of validation (default: all)"
-    )
+    for split in ("train", "validation"):
+        group.add_argument(
+            f"--{split}", type=index, metavar="N", help=f"lists: at most N contexts of {split} (default: all)"
+        )
     group.add_argument(
         "--at-least",
         type=count,

@@ -24,8 +24,8 @@ RUN_PY = ROOT / "run.py"
 
 NAME = "rlbench"
 WITH_MODULE = re.compile(r"python -m (?:analysis|rlbench)\.(\w+)")
-OTHER_NAMES = {"datasets": "data"}
-"""Modules whose subcommand has another name. `rlbench.data` is a room."""
+OTHER_NAMES = {"datasets": "data", "evaluate": "eval"}
+"""Modules whose subcommand has another name. `rlbench.data` is a room. A test compares this with all subcommands."""
 
 
 def by_name() -> bool:

@@ -22,7 +22,6 @@ from rlbench.base.records import Damaged
 from rlbench.baselines.recommend import recommend
 from rlbench.config.baselines import BASELINES, expanded
 from rlbench.config.plugins import load_plugins
-from rlbench.config.resolving import resolve
 from rlbench.config.schema import Config
 from rlbench.data import load_dataset
 from rlbench.data.checks import check_dataset, digests
@@ -31,9 +30,8 @@ from rlbench.evaluation.external_lists import SystemLists
 from rlbench.evaluation.given import judge_samples, judge_texts, text_of
 from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
 from rlbench.lists.metric_catalogue import metric_title
-from rlbench.running.checks import check_values
 from rlbench.running.classical import check_on_data, left_out, refused_by
-from rlbench.running.cli import check_overrides, without_hydra
+from rlbench.running.cli import config_of
 from rlbench.runs.completions import sample_completions
 from rlbench.runs.directory import DONE, Run, check_done, status_of
 from rlbench.runs.identity import INPUTS, canonical, config_hash, stage_settings
@@ -97,12 +95,9 @@ def find_place(options: argparse.Namespace) -> ListPlace:
             raise BadInput("--beside takes data and settings from the runs; leave out --dataset and KEY=VALUE")
         return _beside(options.beside)
     words = [*([f"dataset={options.dataset}"] if options.dataset else []), *options.overrides]
-    folder = [] if options.config_dir is None else ["--config-dir", str(options.config_dir)]
     if not any(word.startswith("dataset=") for word in words):
         raise BadInput("say what the lists are judged on: --beside FOLDER of runs, or --dataset NAME")
-    config = resolve(without_hydra(check_overrides([*folder, *words])))
-    if problems := load_plugins(config.plugins) or check_values(config):
-        raise BadInput(*problems)
+    config = config_of(words, options.config_dir)
     if config.experiment_name == "default":
         config = replace(config, experiment_name=EXPERIMENT)
     if not any(word.startswith(("model=", "model.name=")) for word in words):

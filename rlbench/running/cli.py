@@ -17,8 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rlbench.base.errors import BadInput, nearest, nearest_key
 from rlbench.base.program import CONF, EXPERIMENTS, as_started
 from rlbench.base.user_files import read_user_yaml, unreachable
-from rlbench.config.resolving import MISTYPED, NO_SETTINGS, of_another_family
-from rlbench.config.schema import POLICY_OPTIMISATION
+from rlbench.config.plugins import load_plugins
+from rlbench.config.resolving import MISTYPED, NO_SETTINGS, of_another_family, resolve
+from rlbench.config.schema import POLICY_OPTIMISATION, Config
+from rlbench.running.checks import check_values
 from rlbench.running.words import one_value, parse, repeated, split, sweeps, values, wrong_groups
 from rlbench.runs.processes import let_the_main_process_speak
 
@@ -129,6 +131,23 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     with open_dict(composed):
         del composed["hydra"]
     return composed
+
+
+def config_of(overrides: Sequence[str], folder: Path | None = None) -> Config:
+    """Return the config of a command that runs no cell, such as `rlbench.teach`. Loads its plugins.
+
+    Args:
+        overrides: settings KEY=VALUE.
+        folder: the user's config folder, or None.
+
+    Raises:
+        BadInput: for every unknown name and every invalid value.
+    """
+    words = [] if folder is None else ["--config-dir", str(folder)]
+    config = resolve(without_hydra(check_overrides([*words, *overrides])))
+    if problems := load_plugins(config.plugins) or check_values(config):
+        raise BadInput(*problems)
+    return config
 
 
 def _plugins(overrides: Sequence[Override]) -> list[str]:

@@ -31,6 +31,9 @@ from rlbench.runs.directory import DONE
 from tests.conftest import SMALL, composed
 
 CHOICES = {name: list(one.choices()) for name, one in BASELINES.items()}
+needs_implicit = pytest.mark.skipif(
+    importlib.util.find_spec("implicit") is None, reason="pip install -r requirements-baselines.txt"
+)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +169,7 @@ def test_votes_of_sentence_vectors_equal_those_of_loops(mini: RankedListDataset,
             np.testing.assert_allclose(row, slow.votes(choice, similar), rtol=1e-4)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("implicit") is None, reason="pip install -r requirements-baselines.txt")
+@needs_implicit
 def test_item_knn_without_shrinkage_is_that_of_implicit(both: Any) -> None:
     from implicit.nearest_neighbours import CosineRecommender
     from scipy.sparse import csr_matrix
@@ -180,7 +183,7 @@ def test_item_knn_without_shrinkage_is_that_of_implicit(both: Any) -> None:
     np.testing.assert_allclose(found, queries.seen.toarray() @ similar, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("implicit") is None, reason="pip install -r requirements-baselines.txt")
+@needs_implicit
 def test_bpr_repeats_itself_and_scores_by_factors(mini: RankedListDataset, judge: Judge, both: Any) -> None:
     train, queries = both
     first, again = (scorers.bpr(train, queries)(CHOICES["bpr"][0], slice(None)) for _ in range(2))

@@ -84,7 +84,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"rlbench {rlbench.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["status", "wandb-check", "select", "demonstrate"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "run"])
 def test_a_command_names_itself_as_it_was_started(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +123,13 @@ def test_texts_name_commands_as_the_process_was_started(by_name: None) -> None:
     assert program.run_words() == program.written(1) == ["rlbench", "run"]
     assert program.written(2)[-4:] == ["--nproc_per_node=2", "-m", "rlbench", "run"]
     assert program.own_words() == ["rlbench", "status", "runs"]
+
+
+def test_every_module_becomes_its_subcommand(by_name: None) -> None:
+    modules = {name: module.removesuffix(".__main__") for name, (module, _, _) in COMMANDS.items() if name != "run"}
+    assert {name: program.as_started(f"python -m {module}") for name, module in modules.items()} == {
+        name: f"rlbench {name}" for name in modules
+    }
 
 
 def test_texts_stay_as_they_are_from_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
