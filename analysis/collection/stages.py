@@ -1,10 +1,26 @@
-"""Names and order of the rows that are no RL rows."""
+"""Names of rows, and the order of those that are no RL rows."""
+
+from collections.abc import Callable
+
+import pandas as pd
 
 from rlbench.config.baselines import BASELINES
 from rlbench.runs.record import STAGES
 
 SHARED_STAGES = {"oracle": "oracle", "zero_shot": "zero-shot", "sft": "SFT"}
 """Names of the stages with one row each."""
+
+
+def row_name(run: pd.Series, word: Callable[[str, str], str] = lambda column, value: value) -> str:
+    """Name of the row of a run, in every table, figure and page: "grpo · relevance", "SFT".
+
+    Args:
+        run: a line of `Collection.runs`.
+        word: display name of a value in a column (algorithm or reward).
+    """
+    if run["stage"] != "rl":
+        return shared_stage_name(str(run["stage"]), str(run["label"]))
+    return " · ".join(word(column, str(run[column])) for column in ("algorithm", "reward"))
 
 
 def shared_stage_name(stage: str, label: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.collection import Collection
+from analysis.collection.stages import row_name
 from analysis.statistics import Floats, seed_interval
 
 INTERVAL_SEEDS = 3
@@ -65,7 +66,7 @@ def rl_rows(group: Collection) -> dict[str, pd.DataFrame]:
 
 def row_names(group: Collection) -> dict[str, str]:
     """Label of each RL row to its name in words."""
-    return {label: f"{runs.iloc[0]['algorithm']} · {runs.iloc[0]['reward']}" for label, runs in rl_rows(group).items()}
+    return {label: row_name(runs.iloc[0]) for label, runs in rl_rows(group).items()}
 
 
 def measured(group: Collection, split: str) -> list[str]:

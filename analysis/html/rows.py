@@ -1,14 +1,13 @@
 """Names and line styles of a report's rows, shared by the page's tables, curves and lists."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
 import pandas as pd
 
 from analysis.collection import Collection
-from analysis.collection.stages import shared_stage_name, stage_place
+from analysis.collection.stages import row_name, stage_place
 from analysis.figures.style import COLOURS, DASHES
 from analysis.figures.style import styles as line_styles
 from analysis.html.grid import GridCell, text
@@ -20,8 +19,7 @@ class Look:
     """One row.
 
     Attributes:
-        name: display name, without parts that all RL rows share.
-        full: algorithm, reward and variant.
+        name: as in every table and figure (`collection.stages.row_name`).
         colour: as #rrggbb; grey if it is not an RL row.
         dashes: alternating dash and gap lengths, in line widths; empty for a solid line.
         runs: run directories, in the order of `seeds`.
@@ -30,7 +28,6 @@ class Look:
     label: str
     stage: str
     name: str
-    full: str
     colour: str
     dashes: tuple[float, ...]
     runs: tuple[str, ...]
@@ -40,7 +37,6 @@ class Look:
         """The row as data for the page's scripts."""
         return {
             "name": self.name,
-            "full": self.full,
             "stage": self.stage,
             "colour": self.colour,
             "dashes": list(self.dashes),
@@ -67,21 +63,18 @@ def looks(group: Collection) -> list[Look]:
         first = part.iloc[0]
         stage = str(first["stage"])
         style = styles.get(str(label))
-        full = f"{first['algorithm']} · {first['reward']}" if stage == "rl" else shared_stage_name(stage, str(label))
         found.append(
             Look(
                 label=str(label),
                 stage=stage,
-                name=full,
-                full=full,
+                name=row_name(first),
                 colour=style["color"] if style else GREY,
                 dashes=_dashes(style["linestyle"]) if style else REFERENCE_DASHES[stage],
                 runs=tuple(part["run"]),
                 seeds=tuple(int(seed) for seed in part["seed"]),
             )
         )
-    found.sort(key=lambda look: (stage_place(look.stage, look.label), look.full))
-    return _named(found, runs)
+    return sorted(found, key=lambda look: (stage_place(look.stage, look.label), look.name))
 
 
 def _styles(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -115,22 +108,8 @@ def _parts(runs: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _named(found: Sequence[Look], runs: pd.DataFrame) -> list[Look]:
-    """Rows, with RL rows named by the parts in which they differ."""
-    parts = _parts(runs)
-    differ = [len(set(values)) > 1 for values in zip(*parts.values(), strict=True)]
-    named = []
-    for look in found:
-        if look.stage == "rl":
-            words = [word for word, wanted in zip(parts[look.label], differ, strict=True) if wanted and word]
-            algorithm = parts[look.label][0]
-            look = replace(look, name=(" · ".join(words) or algorithm) if any(differ) else look.full)
-        named.append(look)
-    return named
-
-
 def shared_words(runs: pd.DataFrame) -> str:
-    """Parts that all RL rows share and their names omit: "algorithm grpo, reward relevance"; "" for fewer than two."""
+    """Parts that all RL rows share: "algorithm grpo, reward relevance"; "" for fewer than two rows."""
     parts = _parts(runs)
     if len(parts) < 2:
         return ""
@@ -154,7 +133,7 @@ def ink(colour: str) -> str:
 
 def named(look: Look, marks: str = "") -> Html:
     """Swatch and name."""
-    name = tag("span", breakable(look.name), f" {marks}" if marks else None, title=look.full)
+    name = tag("span", breakable(look.name), f" {marks}" if marks else None)
     return tag("span", swatch(look), name, class_="named")
 
 

@@ -5,14 +5,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.collection import Collection
-from analysis.collection.stages import shared_stage_name, stage_place
+from analysis.collection.stages import row_name, stage_place
 from analysis.tables.spec import RowSpec, TableSpec, Where
 from rlbench.base.errors import BadInput, nearest
 from rlbench.runs.record import STAGES
@@ -310,10 +310,9 @@ def _names(lookup: Lookup, spec: TableSpec, rows: Sequence[tuple[int, pd.DataFra
 
 
 def _name(lookup: Lookup, spec: TableSpec, row: RowSpec, run: pd.Series) -> str:
-    template = row.name or (
-        "{algorithm} · {reward}" if run["stage"] == "rl" else shared_stage_name(run["stage"], run["label"])
-    )
-    return filled(template, lambda key: word(spec.names, key, lookup.value(run, key)))
+    if not row.name:
+        return row_name(run, partial(word, spec.names))
+    return filled(row.name, lambda key: word(spec.names, key, lookup.value(run, key)))
 
 
 def filled(template: str, words: Callable[[str], str]) -> str:

@@ -296,7 +296,7 @@ def test_validation_beside_training_is_not_smoothed(tmp_path: Path) -> None:
 
 def look(runs: Sequence[str]) -> Look:
     """A row of a page with these runs, and seeds 0, 1, ..."""
-    return Look("grpo-dcg", "rl", "grpo", "grpo · dcg", "#000000", (), tuple(runs), tuple(range(len(runs))))
+    return Look("grpo-dcg", "rl", "grpo · dcg", "#000000", (), tuple(runs), tuple(range(len(runs))))
 
 
 def measured(values: Mapping[str, Sequence[float]], split: str, metric: str) -> pd.DataFrame:
@@ -328,7 +328,7 @@ def test_entropy_that_rises_has_not_collapsed() -> None:
     assert _entropy(found, [look(["b"])]) == []
     (caution,) = _entropy(found, [look(["a", "b"])])
     ends = [falling[-2:].mean() / falling[:2].mean()]
-    assert caution.told.endswith(f"grpo (1 of 2 runs, down to {100 * ends[0]:.0f}\u00a0%).")
+    assert caution.told.endswith(f"grpo · dcg (1 of 2 runs, down to {100 * ends[0]:.0f}\u00a0%).")
 
 
 def test_a_verdict_takes_three_seeds() -> None:

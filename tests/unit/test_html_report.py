@@ -14,7 +14,7 @@ from analysis import statistics
 from analysis.collection import SPENDING, Collection, Queries, collect
 from analysis.collection.measurements import Measurements
 from analysis.collection.origins import origins
-from analysis.figures.series import mean_and_band
+from analysis.figures.series import mean_and_band, row_names
 from analysis.html import group_page, index_page
 from analysis.html.curve_data import NUMBERS, curve_data, thinned
 from analysis.html.provenance import combined
@@ -173,14 +173,18 @@ def test_headline_leader_table_bold_and_notes_say_the_same(runs: Path) -> None:
 # Rows.
 
 
-def test_rows_are_named_by_what_they_do_not_share(runs: Path) -> None:
+def test_rows_have_the_names_of_the_tables(runs: Path) -> None:
     (group,) = collect(runs).groups()
     assert [look.name for look in looks(group)][:3] == ["oracle", "zero-shot", "SFT"]
     assert [look.name for look in looks(group)][3:] == [
         "grpo · relevance", "rank_grpo · log_decay", "rank_grpo · relevance",
     ]  # fmt: skip
     one_reward = replace(group, runs=group.runs[group.runs["reward"] != "log_decay"])
-    assert [look.name for look in looks(one_reward)][3:] == ["grpo", "rank_grpo"]
+    assert [look.name for look in looks(one_reward)][3:] == ["grpo · relevance", "rank_grpo · relevance"]
+    for rows in (group, one_reward):
+        in_table = {row.label: row.name for row in build_table(rows, resamples=20).rows}
+        assert names_of(rows) == in_table
+        assert {label: in_table[label] for label in row_names(rows)} == row_names(rows)
     assert shared_words(one_reward.runs) == "reward relevance"
 
 
@@ -246,7 +250,7 @@ def test_curves_of_many_runs_stay_small() -> None:
     curves = pd.DataFrame({"value": rng.random(len(index))}, index=index).reset_index().assign(split="train")
     frame = pd.DataFrame({"run": runs, "stage": "rl", "reward": "relevance", "cutoffs": [(5, 10)] * len(runs)})
     found = [
-        Look(f"m{row:02d}", "rl", f"m{row:02d}", "", "#000000", (), tuple(runs[2 * row : 2 * row + 2]), (0, 1))
+        Look(f"m{row:02d}", "rl", f"m{row:02d}", "#000000", (), tuple(runs[2 * row : 2 * row + 2]), (0, 1))
         for row in range(rows)
     ]
     source = Frames(curves, pd.DataFrame(columns=["run", "update", *SPENDING]))

@@ -46,8 +46,7 @@ function legend(data, candidates, shown, changed, pointed) {
       events.onpointerenter = events.onfocus = () => pointed(row);
       events.onpointerleave = events.onblur = () => pointed(null);
     }
-    const { name, full } = data.rows[row];
-    buttons.set(row, element("button", { type: "button", title: full, ...events }, swatchOf(data.rows[row]), name));
+    buttons.set(row, element("button", { type: "button", ...events }, swatchOf(data.rows[row]), data.rows[row].name));
   }
   mark();
   const box = element("div", { class: "legend", role: "group", "aria-label": "Rows shown" }, [...buttons.values()]);
