@@ -24,6 +24,7 @@ out and named; the report uses the others. Needs no model and no GPU.
 EPILOG = """\
 example:  python -m analysis.report runs/mini --out reports/mini
           python -m analysis.report runs/mini --out reports/mini --tracker wandb
+          python -m analysis.report runs/mini --short
 exit code: 0 written (even if runs were left out); 2 no such folder, or no finished run in it
 """
 
@@ -38,11 +39,19 @@ def _parser() -> argparse.ArgumentParser:
         help="also log table and figures to a tracker, as a run of job type report: wandb, offline, tensorboard or "
         "trackio",
     )
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="only print the result and a short table (largest cut-off, difference to SFT); write nothing",
+    )
     return parser
 
 
 def _check(options: argparse.Namespace) -> list[str]:
-    return command.missing_runs(options) + check_modes(options.tracker, [])
+    wrong = []
+    if options.short and (options.out is not None or options.tracker != "none"):
+        wrong = ["--short writes nothing; leave out --out and --tracker, or leave out --short"]
+    return command.missing_runs(options) + check_modes(options.tracker, []) + wrong
 
 
 @command.parsing("report", _parser, _check)

@@ -16,9 +16,10 @@ from analysis.html.budgets import cost_note
 from analysis.problems import Problem
 from analysis.render.sheet import to_latex, to_markdown, to_rich
 from analysis.tables.build import build_table
+from analysis.tables.headline import headline_of, sentences
 from analysis.tables.marks import group_folder, group_title
 from analysis.tables.model import Table
-from analysis.tables.write import table_sheet, to_csv
+from analysis.tables.write import short_sheet, table_sheet, to_csv
 from rlbench.base.errors import BadInput
 from rlbench.config.names import odd_name, odd_project
 from rlbench.tracking import TrackerIdentity, make_tracker
@@ -34,6 +35,11 @@ def run(options: argparse.Namespace) -> int:
     console, out = command.terminal(), command.out_folder(options)
     collection = collect(options.runs)
     groups = command.usable_groups(collection, options.runs, console, lambda _: True, "run", "nothing to report")
+    if options.short:
+        for group in groups:
+            show_short(group, build_table(group, resamples=options.resamples), console)
+        command.show_problems(console, options.runs, collection.problems)
+        return 0
     if options.tracker != "none" and (wrong := [said for group in groups for said in check_project(group)]):
         raise BadInput(*wrong)
     written = []
@@ -72,6 +78,14 @@ def write_report(group: Collection, table: Table, out: Path, console: Console) -
             written += save(figure, out / name)
     command.set_aside(out, OF_A_GROUP, written)
     return written
+
+
+def show_short(group: Collection, table: Table, console: Console) -> None:
+    """Print the short table of one group, and its headline in words."""
+    console.print(to_rich(short_sheet(table), console.width))
+    if headline := headline_of(table, group):
+        console.print(" ".join(sentences(headline, {row.label: row.name for row in table.rows})), markup=False)
+    console.print()
 
 
 def of_group(group: Collection, collection: Collection) -> list[Problem]:

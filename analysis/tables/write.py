@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,14 @@ def table_sheet(table: Table) -> Sheet:
         i for i, column in enumerate(table.columns) if any(isinstance(row.cells[column.key], str) for row in table.rows)
     )
     return Sheet(table.title, header, tuple(lines), table.notes, table.key, words)
+
+
+def short_sheet(table: Table) -> Sheet:
+    """The columns that matter most: both metrics at the largest cut-off, differences and seeds; notes on marks only."""
+    largest = {f"{metric}@{table.cutoffs[-1]}" for metric in ("recall", "ndcg")}
+    columns = [column for column in table.columns if column.kind == "difference" or column.key in (*largest, "seeds")]
+    notes = tuple(note for note in table.notes if note.startswith(MARKS))
+    return table_sheet(replace(table, columns=tuple(columns), notes=notes))
 
 
 def comparisons_sheet(table: Table) -> Sheet:

@@ -89,6 +89,15 @@ def _torchrun(processes: int) -> list[str]:
     return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
+def analysis(module: str) -> list[str]:
+    """The command that starts a module of `analysis` in another process, whose texts name commands as this process's.
+
+    The process needs `import_path` in PYTHONPATH.
+    """
+    named = ["-m", NAME, module] if by_name() else ["-m", f"analysis.{module}"]
+    return [sys.executable, *(["-P"] if INSTALLED else []), *named]
+
+
 def import_path() -> list[str]:
     """Folders that a process elsewhere needs in PYTHONPATH to import the program; none for an installed copy."""
     return [] if INSTALLED else [str(ROOT)]

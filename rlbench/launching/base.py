@@ -4,6 +4,9 @@ All cells are checked before the first one starts. Finished cells are skipped, a
 others. The failed cells and their reasons are printed at the end.
 """
 
+import os
+import subprocess
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlbench.base.errors import BadInput
+from rlbench.base.program import analysis, import_path
 from rlbench.launching.cells import Cell, make_cells, note_cells
 from rlbench.launching.rows import NOTHING_SWEPT
 from rlbench.running import plan
@@ -119,10 +123,13 @@ class SweepLauncher(Launcher):
         self._name_stopped(cells)
         if failed:
             self.report(failed, len(cells))
+            for folder in _experiments(cells):
+                self.console.print(f"next: {plan.status_command(folder)}", markup=False, soft_wrap=True)
             raise SystemExit(1)
         _complete(cells)
-        for line in dict.fromkeys(plan.report_command(cell.config) for cell in cells):
-            self.console.print(f"next: {line}", markup=False, soft_wrap=True)
+        for folder in _experiments(cells):
+            _show_table(folder, self.console)
+            self.console.print(f"next: {plan.report_command(folder)}", markup=False, soft_wrap=True)
         return [_nothing() for _ in job_overrides]
 
     def _name_stopped(self, cells: Sequence[Cell]) -> None:
@@ -142,6 +149,20 @@ class SweepLauncher(Launcher):
         for cell in failed:
             self.console.print(f"  {' '.join(cell.overrides)}", soft_wrap=True, markup=False)
             self.console.print(f"    {cell.reason()}\n    log: {cell.log_path}", soft_wrap=True, markup=False)
+
+
+def _experiments(cells: Sequence[Cell]) -> list[Path]:
+    """Return the folders of the cells' experiments, each once."""
+    return list(dict.fromkeys(cell.config.group_dir.parent for cell in cells))
+
+
+def _show_table(folder: Path, console: Console) -> None:
+    """Print the short table of an experiment. A sweep is done even if its table cannot be made."""
+    console.print()
+    here = os.environ | {"PYTHONPATH": os.pathsep.join([*import_path(), os.environ.get("PYTHONPATH", "")])}
+    words = [*analysis("report"), str(folder), "--short"]
+    if subprocess.run(words, env=here, stdout=sys.stderr.fileno(), check=False).returncode:
+        console.print(f"all cells are done, but the table of {folder} could not be made", markup=False, soft_wrap=True)
 
 
 def _complete(cells: Sequence[Cell]) -> None:

@@ -172,9 +172,14 @@ def _print(table: Table, console: Console) -> None:
         console.width = usual
 
 
-def report_command(config: Config) -> str:
-    """The command that makes the report of a cell's experiment, as a user writes it."""
-    return f"{as_started('python -m analysis.report')} {shlex.quote(str(config.group_dir.parent))}"
+def report_command(folder: Path) -> str:
+    """The command that makes the report of an experiment's folder, as a user writes it."""
+    return f"{as_started('python -m analysis.report')} {shlex.quote(str(folder))}"
+
+
+def status_command(folder: Path) -> str:
+    """The command that shows which cells of an experiment's folder are not done, as a user writes it."""
+    return f"{as_started('python -m analysis.status')} {shlex.quote(str(folder))}"
 
 
 def learning_rates(configs: Sequence[Config]) -> list[str]:

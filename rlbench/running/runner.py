@@ -6,7 +6,7 @@ reuse it. Baselines run last, so that training starts without delay.
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -65,12 +65,31 @@ def run(config: Config) -> Run:
 
 
 def _conclude(config: Config, wanted: Run) -> None:
-    """Print the result of a cell, and the command that shows it beside others."""
-    means = RESULT.read(wanted.root, MANIFEST_REMEDY, "metrics")["metrics"]["test"]
+    """Print the scores of a cell beside those of the stage it began with, and the command that shows more."""
+    if wanted.reason():
+        console.print(f"{wanted.label} {wanted.reason()}", style="yellow", markup=False, soft_wrap=True)
     names = [f"{name}@{max(config.dataset.cutoffs)}" for name in ("recall", "ndcg")]
-    shown = ", ".join(f"{metric_title(name)} {means[name]:.3f}" for name in names)
-    console.print(f"{wanted.label} on test: {shown}", markup=False, soft_wrap=True)
-    console.print(f"next: {plan.report_command(config)}", markup=False, soft_wrap=True)
+    own = _test_means(wanted)
+    if len(config.stages) > 1:
+        before = locate(config, config.stages[-2])
+        there = _test_means(before)
+        gained = ", ".join(f"{metric_title(name)} {own[name] - there[name]:+.3f}" for name in names)
+        console.print(f"{before.label} on test: {_scores(there, names)}", markup=False, soft_wrap=True)
+        console.print(
+            f"{wanted.label} minus {before.label}: {gained} (one seed; the report has intervals)",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(f"{wanted.label} on test: {_scores(own, names)}", markup=False, soft_wrap=True)
+    console.print(f"next: {plan.report_command(config.group_dir.parent)}", markup=False, soft_wrap=True)
+
+
+def _test_means(run: Run) -> Mapping[str, float]:
+    return RESULT.read(run.root, MANIFEST_REMEDY, "metrics")["metrics"]["test"]
+
+
+def _scores(means: Mapping[str, float], names: Sequence[str]) -> str:
+    return ", ".join(f"{metric_title(name)} {means[name]:.3f}" for name in names)
 
 
 def _located(config: Config) -> Run:

@@ -23,7 +23,7 @@ from rlbench.base.files import write_json
 from rlbench.base.jsonl import read_rows
 from rlbench.config.schema import Config
 from rlbench.evaluation.protocols import parse_protocol
-from rlbench.running.runner import run
+from rlbench.running.runner import _conclude, run
 from rlbench.running.session import prepare
 from rlbench.runs.attempts import attempts
 from rlbench.runs.directory import DONE, FAILED, Run, locate, seal
@@ -74,6 +74,22 @@ def test_a_run_ends_with_its_result_and_the_next_command(tmp_path, capsys):
     assert following == f"next: python -m analysis.report {config.runs_dir}/smoke"
     run(config)
     assert capsys.readouterr().err.splitlines()[-1].startswith("already done")
+
+
+def test_a_trained_run_ends_beside_the_stage_it_began_with(finished, capsys):
+    """The scores of SFT and the difference to it, and why a run stopped early, if it did."""
+    config, root = finished
+    _conclude(config, locate(config, "rl"))
+    sft, difference, own, following = capsys.readouterr().err.splitlines()
+    there, here = (json.loads((locate(config, stage).root / "result.json").read_text()) for stage in ("sft", "rl"))
+    values = [of["metrics"]["test"]["ndcg@10"] for of in (there, here)]
+    assert sft.startswith("sft on test: Recall@10 ") and sft.endswith(f"NDCG@10 {values[0]:.3f}")
+    assert "minus sft: Recall@10 " in difference and f"NDCG@10 {values[1] - values[0]:+.3f}" in difference
+    assert own.endswith(f"NDCG@10 {values[1]:.3f}") and following.startswith("next: ")
+    locate(config, "rl").set_status(DONE, "stopped early at update 1: collapsed")
+    _conclude(config, locate(config, "rl"))
+    assert "stopped early at update 1: collapsed" in capsys.readouterr().err.splitlines()[0]
+    locate(config, "rl").set_status(DONE)
 
 
 def test_another_experiment_takes_the_finished_stages(finished, capsys):
@@ -445,6 +461,7 @@ def test_a_failing_cell_never_stops_the_others(finished):
     (bad.root / "result.json").mkdir()  # noticed when the directory is claimed, not before the sweep starts
     result = command(folder, *sweep)
     assert result.wait() == 1, result.output()
+    assert "next: python -m analysis.status" in result.output() and "Δ NDCG@10 to SFT" not in result.output()
     assert "1 of 2 cells failed" in result.output() and "is a folder, but a file is needed there" in result.output()
     assert locate(cell(folder, own, "algorithm=rank_grpo"), "rl").status() == DONE
     (attempt,) = attempts(bad.root)
@@ -454,6 +471,7 @@ def test_a_failing_cell_never_stops_the_others(finished):
     again = command(folder, *sweep)
     assert again.wait() == 0, again.output()
     assert "1 already done, 1 to run" in again.output() and bad.status() == DONE
+    assert "next: python -m analysis.report" in again.output() and "Δ NDCG@10 to SFT" in again.output()
     assert [a.read()["outcome"] for a in attempts(bad.root)] == [FAILED, DONE]
 
 

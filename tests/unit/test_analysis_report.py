@@ -95,6 +95,19 @@ def test_several_experiments_have_a_folder_each(runs: Path, tmp_path: Path) -> N
     assert (tmp_path / "out/other/redial-tiny/table.md").exists()
 
 
+def test_the_short_form_prints_the_result_and_writes_nothing(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main([str(runs), "--short", "--resamples", "20"]) == 0
+    said = capsys.readouterr().out
+    assert "Δ NDCG@" in said and "Updates" not in said and "highest NDCG@" in said and "Wrote" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main([str(runs), "--short", "--out", "x"]) == 2
+    assert "--short writes nothing" in capsys.readouterr().err
+
+
 def test_a_missing_folder_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(tmp_path / "nowhere", tmp_path / "out") == 2
     assert capsys.readouterr().err == f"analysis.report: there is no folder {tmp_path / 'nowhere'}\n"

@@ -58,5 +58,9 @@ def test_a_plan_in_a_pipe_breaks_no_path() -> None:
 
 
 def test_the_next_command_names_the_experiment() -> None:
-    assert plan.report_command(composed("experiment_name=mine")) == "python -m analysis.report runs/mine"
-    assert plan.report_command(composed("runs_dir='/a b'")) == "python -m analysis.report '/a b/default'"
+    mine = composed("experiment_name=mine").group_dir.parent
+    assert plan.report_command(mine) == "python -m analysis.report runs/mine"
+    assert (
+        plan.report_command(composed("runs_dir='/a b'").group_dir.parent) == "python -m analysis.report '/a b/default'"
+    )
+    assert plan.status_command(mine) == "python -m analysis.status runs/mine"
