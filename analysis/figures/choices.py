@@ -4,6 +4,8 @@ from rlbench.lists.metric_catalogue import metric_title
 
 AXES = {name: metric_title(name) for name in ("updates", "completions", "generated_tokens", "seconds")}
 """Possible x axes of curves, with their axis labels."""
+VARIANT = " @ "
+"""Separator between reward and variant in a row's name."""
 MANY = 9
 """Maximum number of rows in one panel."""
 TRAINING = (

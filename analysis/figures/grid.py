@@ -10,9 +10,6 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import WIDTH
 
-VARIANT = " @ "
-"""Separator between reward and variant in a row's name."""
-
 MOST_LINES = 3
 """Maximum lines of a panel title."""
 LETTERS = {1: 90, 2: 50, 3: 34, 4: 24, 6: 18}

@@ -3,7 +3,7 @@
 import textwrap
 
 from analysis.collection import Collection
-from analysis.figures.grid import VARIANT
+from analysis.figures.choices import VARIANT
 from rlbench.lists.metric_catalogue import inside, metric_of
 
 Key = tuple[str, str]

@@ -44,7 +44,7 @@ from rlbench.lists.metric_catalogue import metric_of
 REFERENCE = {"sft": (0, (4, 3)), "oracle": (0, (1.5, 2))}
 """Dash patterns of the horizontal reference lines."""
 
-OFF_SCALE = 1.6
+OFF_SCALE = 1.25
 """An oracle value above this multiple of the highest curve is named above the axes instead of drawn."""
 
 FEW_POINTS = 25
@@ -213,7 +213,7 @@ def _draw_each(group: Collection, key: Key, lines: Mapping[str, Series], against
     """Draw one panel per row, with the row in colour and all others in grey."""
     across = across_for(len(lines))
     common, names = short_names(row_names(group))
-    of_algorithm = styles(group.runs.assign(reward=""))
+    looks = styles(group.runs)
     divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in lines.values()))
     with matplotlib.rc_context(STYLE | {"axes.titlesize": title_size(across), "lines.markersize": 2.6}):
         height = 1.15 if across == 6 else 1.4
@@ -221,7 +221,7 @@ def _draw_each(group: Collection, key: Key, lines: Mapping[str, Series], against
         for ax, (label, one) in zip(axes, lines.items(), strict=True):
             for other in lines.values():
                 ax.plot(other.x / divisor, other.mean, color=FAINT, linewidth=0.6)
-            _draw(ax, {label: one}, names, {label: of_algorithm[label] | {"linestyle": "-"}}, divisor)
+            _draw(ax, {label: one}, names, looks, divisor)
             ax.set_title(wrapped(names[label], across), loc="left", linespacing=1.0)
             for value in _levels(group.runs, "sft", key[1]):
                 ax.axhline(value, color=GREY, linestyle=REFERENCE["sft"], linewidth=0.8, zorder=1.5)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from analysis.collection import Collection
 from analysis.figures.choices import AXES, BACKBONES, REGIMES
 from analysis.figures.grid import label_lowest, panel_grid
-from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, legend_below
+from analysis.figures.style import GREY, MARKERS, STYLE, legend_below, method_look
 from analysis.statistics import Floats
 from rlbench.base.program import EXPERIMENTS
 
@@ -110,6 +110,12 @@ def beside(group: Collection) -> list[Reported]:
     return reported_curves(dataset=first["dataset"], backbones=[backbone], regimes=regimes)
 
 
+def colour_of(method: str) -> str:
+    """Colour of a method by its name in experiments/reported: that of our rows with the same method."""
+    known = METHODS.get(method, ReportedMethod(method, (method,), ("",)))
+    return str(method_look(known.algorithms[0], known.rewards[-1])["color"])
+
+
 def row_of(group: Collection, method: str) -> str | None:
     """Label of the RL row with a method of the paper, or None. If several match, the first label."""
     known = METHODS[method]
@@ -150,8 +156,8 @@ def draw_alone(curves: Sequence[Reported], label: str) -> Figure:
         for ax, (regime, backbone) in zip(axes, panels, strict=True):
             for curve in curves:
                 if (curve.regime, curve.backbone) == (regime, backbone):
-                    colour, title = COLOURS[list(METHODS).index(curve.method)], METHODS[curve.method].title
-                    entries[title] = _plot(ax, curve, colour, title)
+                    title = METHODS[curve.method].title
+                    entries[title] = _plot(ax, curve, colour_of(curve.method), title)
             ax.set_title(f"{backbone}, {regime.replace('mu=', 'μ = ')}", loc="left")
         for ax in axes[::across]:
             ax.set_ylabel(label)

@@ -4,8 +4,9 @@ Colours are Okabe & Ito's, which colour-blind readers can tell apart. Markers an
 The same figure gives byte-identical files.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.choices import AXES
+from analysis.figures.choices import AXES, VARIANT
 from analysis.outputs import output_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (9, 2)))
+ALGORITHMS = (
+    *("grpo", "rank_grpo", "gspo", "dr_grpo", "dapo", "rloo", "reinforce", "cispo", "gmpo", "sapo"),
+    *("rank_grpo_published", "bnpo", "c2gspg", "canon", "clip_cov", "clpo_kl", "dpo", "dppo_kl", "dppo_tv"),
+    *("f_grpo", "gopo", "grpo_passk", "gspo_token", "humanline", "kl_cov", "luspo", "max_rl", "opo"),
+    *("rapo_scale", "reinforce_pp", "reinforce_pp_baseline", "removal_rank", "rlmlr", "rover", "rs_grpo"),
+    *("s_dpo", "shapley_rank", "siren", "sprec", "swap_rank", "top_entropy", "topr", "uniapl", "unlikely"),
+    *("verl_erank", "vespo"),
+)
+REWARDS = (
+    *("relevance", "log_decay", "exp_decay", "ndcg_share", "recall", "power_mean", "dcg", "novelty"),
+    *("value_rarity", "asymmetric", "guarded", "guarded_gdpo", "length_count", "soft_overlong", "alp"),
+)
+"""Names whose place sets the look of their rows (`method_look`). Add new names at the end: an insertion would recolour
+the figures of all later ones. A name that is not here has a look as well."""
+Method = tuple[str, str, int]
+"""Algorithm, reward and number of the variant."""
 GREY = "0.35"
 FAINT = "0.82"
 
@@ -81,28 +98,80 @@ def show_constant(ax: Axes) -> None:
         ax.set_xlim(x0 - 1, x0 + 1)
 
 
-def styles(runs: pd.DataFrame, by: str | None = None) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dashes of each RL row.
+def method_look(algorithm: str, reward: str, variant: int = 0, step: int = 0) -> dict[str, Any]:
+    """Colour, marker and dashes of a method, for `Axes.plot`. They depend on nothing but the arguments.
 
-    Colour and marker show the algorithm, dashes the reward. With one reward, dashes also show the algorithm. With one
-    algorithm, or one panel per algorithm, colour and marker show the reward. With one panel per reward, dashes show the
-    algorithm.
+    The coefficients keep the colours of three algorithms with two rewards apart, and each pair of colour, marker and
+    dashes of five algorithms with three rewards.
+
+    Args:
+        algorithm, reward: names; "" where a figure joins all of them.
+        variant: number of the row's variant.
+        step: number of looks to move on by, if another row has this look.
     """
-    rl = runs[runs["stage"] == "rl"]
-    rows = rl[["label", "algorithm", "reward"]].drop_duplicates().sort_values(["algorithm", "reward"])
-    several = rows["reward"].nunique() > 1
-    coloured = "reward" if several and (by == "algorithm" or rows["algorithm"].nunique() == 1) else "algorithm"
-    dashed = "reward" if several and by != "reward" else "algorithm"
-
-    def looks(column: str, kinds: Sequence[Any]) -> list[Any]:
-        of_value = dict(zip(sorted(rows[column].unique()), cycle(kinds)))
-        return [of_value[value] for value in rows[column]]
-
-    every = zip(looks(coloured, COLOURS), looks(coloured, MARKERS), looks(dashed, DASHES), strict=True)
+    a, r, v = _numbers((algorithm, reward, variant))
     return {
-        str(label): {"color": color, "marker": marker, "linestyle": dashes}
-        for label, (color, marker, dashes) in zip(rows["label"], every, strict=True)
+        "color": COLOURS[(a + 3 * r + 2 * v + step) % len(COLOURS)],
+        "marker": MARKERS[(a + r + v + step) % len(MARKERS)],
+        "linestyle": DASHES[(4 * a + r + v + step) % len(DASHES)],
     }
+
+
+def _number(name: str, known: Sequence[str]) -> int:
+    """Place of a name in a list. An unknown name (of a plugin) gets a number from its letters."""
+    return known.index(name) if name in known else zlib.crc32(name.encode()) if name else 0
+
+
+def _numbers(method: Method) -> tuple[int, int, int]:
+    algorithm, reward, variant = method
+    return _number(algorithm, ALGORITHMS), _number(reward, REWARDS), variant
+
+
+def styles(runs: pd.DataFrame, by: str | None = None) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes of each RL row, by label: those of `method_look`, in every figure, page and table.
+
+    Variants are numbered in the order of their names. If two rows share a colour and dashes, a colour and a marker, or
+    a marker and dashes, the later one moves to the next free look.
+
+    Args:
+        runs: runs of all rows, not only of those in the figure; columns stage, label, algorithm and reward, which
+            includes the variant.
+        by: "algorithm" or "reward" if the figure has a panel for each, so that a look stands for the other alone.
+    """
+    rows = runs.loc[runs["stage"] == "rl", ["label", "algorithm", "reward"]].drop_duplicates("label")
+    parts = {
+        str(label): (str(algorithm), *str(reward).partition(VARIANT)[::2])
+        for label, algorithm, reward in rows.itertuples(index=False)
+    }
+    variants = sorted({variant for _, _, variant in parts.values()})
+    methods = {
+        label: (
+            "" if by == "algorithm" else algorithm,
+            "" if by == "reward" else reward,
+            0 if by == "reward" else variants.index(variant),
+        )
+        for label, (algorithm, reward, variant) in parts.items()
+    }
+    looks = _apart(
+        sorted(set(methods.values()), key=lambda one: (_number(one[0], ALGORITHMS), _number(one[1], REWARDS), one))
+    )
+    return {label: looks[method] for label, method in methods.items()}
+
+
+def _apart(methods: Sequence[Method]) -> dict[Method, dict[str, Any]]:
+    """The look of each method. If it shares a pair of properties with earlier ones, the next look that shares least."""
+    taken: set[tuple[Any, Any]] = set()
+    found = {}
+    for method in methods:
+        shared = {}
+        for step in range(len(COLOURS) * len(MARKERS) * len(DASHES)):
+            look = method_look(*method, step)
+            shared[step] = len(taken.intersection(combinations(look.values(), 2)))
+            if not shared[step]:
+                break
+        found[method] = method_look(*method, min(shared, key=shared.__getitem__))
+        taken.update(combinations(found[method].values(), 2))
+    return found
 
 
 def axis_unit(against: str, largest: float) -> tuple[float, str]:

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures.choices import AXES
 from analysis.figures.grid import panel_grid
 from analysis.figures.labels import in_lines
+from analysis.figures.reported import colour_of
 from analysis.figures.style import COLOURS, GREY, STYLE, draw_legend, show_constant
 from analysis.papers.reported import TITLES
 from analysis.statistics import Floats
@@ -70,12 +71,11 @@ def draw(curves: Sequence[Curve], *, comparable: bool) -> Figure | None:
             panels.setdefault((curve.metric, curve.regime, curve.backbone), []).append(curve)
     if not panels:
         return None
-    methods = list(dict.fromkeys(curve.method for curve in curves))
     with matplotlib.rc_context(STYLE):
         figure, axes = panel_grid(len(panels), min(3, len(panels)), 1.9, beyond=0.4)
         for ax, ((metric, regime, backbone), of_panel) in zip(axes, panels.items(), strict=True):
             for curve in of_panel:
-                _draw_curve(ax, curve, COLOURS[methods.index(curve.method) % len(COLOURS)], comparable)
+                _draw_curve(ax, curve, colour_of(curve.method), comparable)
             place = f"{backbone}, {regime}" if regime != "sft" else backbone
             ax.set_title(place if comparable else "twin", color=GREY)
             label = metric_of(metric if comparable else of_panel[0].measured).label

@@ -16,9 +16,19 @@ from analysis.curves import main
 from analysis.figures.grid import across_for, short_names, wrapped
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.ranks import column_edges, draw_ranks
-from analysis.figures.reported import CURVES, METHODS, beside, draw_alone, reported_curves
-from analysis.figures.style import COLOURS, axis_unit, legend_columns, save, styles, value_range
+from analysis.figures.reported import CURVES, METHODS, beside, colour_of, draw_alone, reported_curves
+from analysis.figures.style import (
+    ALGORITHMS,
+    REWARDS,
+    axis_unit,
+    legend_columns,
+    method_look,
+    save,
+    styles,
+    value_range,
+)
 from analysis.reported import main as reported_main
+from rlbench.base.program import CONF
 from tests.helpers_analysis import queries, write_run, write_sweep
 from tests.helpers_curves import collection, write_measurements, write_spending
 
@@ -45,7 +55,7 @@ def test_styles_tell_rows_apart_without_colour() -> None:
     )
     looks = styles(runs)
     assert len({(look["marker"], look["linestyle"]) for look in looks.values()}) == 6
-    assert looks["grpo-dcg"]["color"] == looks["grpo-relevance"]["color"] == COLOURS[0]
+    assert len({look["color"] for look in looks.values()}) == 6
     one_reward = styles(runs[runs["reward"] == "dcg"])
     assert len({look["linestyle"] for look in one_reward.values()}) == 3
     assert len({look["color"] for look in one_reward.values()}) == 3
@@ -54,9 +64,38 @@ def test_styles_tell_rows_apart_without_colour() -> None:
     assert by_reward["grpo-dcg"] == by_reward["grpo-relevance"] != by_reward["gspo-relevance"]
 
 
+def rl(*names: str) -> pd.DataFrame:
+    """RL rows by label, each the algorithm and the reward with a hyphen between them."""
+    rows = [("rl", name, *name.split("-", 1)) for name in names]
+    return pd.DataFrame(rows, columns=["stage", "label", "algorithm", "reward"])
+
+
+def test_a_method_looks_the_same_in_every_figure() -> None:
+    """However many rows the other figures have: its colour, marker and dashes follow from its name."""
+    methods = [f"{a}-{r}" for a in ("grpo", "rank_grpo", "gspo", "dapo", "dr_grpo") for r in REWARDS[:3]]
+    together = styles(rl(*methods))
+    assert all(styles(rl(method))[method] == together[method] for method in methods)
+    assert styles(rl("grpo-relevance @ lr1", "mine-own"))["mine-own"] == styles(rl("mine-own"))["mine-own"]
+    assert together["grpo-relevance"] == method_look("grpo", "relevance")
+    assert colour_of("rank_grpo_exp_inf") == together["rank_grpo-relevance"]["color"]
+    variants = styles(rl(*(f"grpo-relevance @ lr{i}" for i in range(7))))
+    assert len({look["color"] for look in variants.values()}) == 7
+
+
+@pytest.mark.parametrize("properties", [("color", "linestyle"), ("color", "marker"), ("marker", "linestyle")])
+def test_two_properties_tell_thirty_rows_apart(properties: tuple[str, str]) -> None:
+    """So the page's lines (no markers), lines with few points and grey prints differ."""
+    looks = styles(rl(*(f"{algorithm}-relevance" for algorithm in ALGORITHMS[:30])))
+    assert len({tuple(look[name] for name in properties) for look in looks.values()}) == 30
+
+
+def test_every_shipped_method_has_a_place_of_its_own() -> None:
+    for names, folder in ((ALGORITHMS, "algorithm"), (REWARDS, "reward")):
+        assert len(set(names)) == len(names) and set(names) <= {file.stem for file in (CONF / folder).glob("*.yaml")}
+
+
 def test_many_algorithms_share_no_look() -> None:
-    rows = [("rl", f"a{i:02d}-dcg", f"a{i:02d}", "dcg") for i in range(30)]
-    looks = styles(pd.DataFrame(rows, columns=["stage", "label", "algorithm", "reward"]))
+    looks = styles(rl(*(f"a{i:02d}-dcg" for i in range(30))))
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == 30
 
 
