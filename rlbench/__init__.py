@@ -1,3 +1,39 @@
-"""rlbench: a benchmark and experiment harness for GRPO variants on ranked-list generation."""
+"""rlbench: a benchmark and experiment harness for GRPO variants on ranked-list generation.
+
+The names in `__all__` are the API for Python (docs/python.md). A name is loaded when it is first used, because most of
+them need torch, pandas or matplotlib, and `import rlbench` needs none of these.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from rlbench.api.lists import metrics as metrics
+    from rlbench.api.lists import parse as parse
+    from rlbench.base.errors import BadInput as BadInput
+
+# Names of modules are texts here, as in `rlbench.__main__`: the two entry points know both packages, and no room of
+# rlbench imports the analysis.
+_MODULES = {
+    "BadInput": "rlbench.base.errors",
+    "metrics": "rlbench.api.lists",
+    "parse": "rlbench.api.lists",
+}
+
+__all__ = ["BadInput", "metrics", "parse"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    if name.startswith("_"):
+        raise AttributeError(name)  # asked by Python itself, such as __path__ or __wrapped__
+    from rlbench.base.errors import nearest
+
+    raise AttributeError(f"rlbench has no name '{name}'.{nearest(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

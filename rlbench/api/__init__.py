@@ -1,0 +1,1 @@
+"""The functions and classes that `import rlbench` offers, for scripts and notebooks."""
