@@ -1,0 +1,4 @@
+"""What `import rlbench` offers to read runs and to draw them.
+
+Imports `figures` and all that it imports.
+"""
