@@ -15,11 +15,13 @@ class Head:
     Attributes:
         about: explanation, shown on hover, or "".
         number: whether the column is numeric: sorted in descending order and right-aligned.
+        kind: "more" for a column on demand, "tool" for one of buttons, which is neither sorted nor exported.
     """
 
     title: Child
     about: str = ""
     number: bool = True
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class GridCell:
         below: a second line, such as an interval.
         about: text shown on hover.
         kind: CSS class.
+        ends: ends of the interval, for the export; None without one.
     """
 
     shown: Child
@@ -39,6 +42,7 @@ class GridCell:
     strong: bool = False
     about: str = ""
     kind: str = ""
+    ends: tuple[float, float] | None = None
 
 
 MISSING = GridCell("–")
@@ -62,7 +66,13 @@ def text(shown: Child, key: str | None = None, *, about: str = "", kind: str = "
 
 
 def grid(
-    name: str, caption: Child, heads: Sequence[Head], rows: Sequence[Sequence[GridCell]], *, kinds: Sequence[str] = ()
+    name: str,
+    caption: Child,
+    heads: Sequence[Head],
+    rows: Sequence[Sequence[GridCell]],
+    *,
+    kinds: Sequence[str] = (),
+    more: str = "",
 ) -> Html:
     """A table in a box that scrolls if it is too wide. The first cell of a row is its header.
 
@@ -70,6 +80,7 @@ def grid(
         name: id of the table.
         rows: cells of each row, one per column.
         kinds: CSS class of each row; () for none.
+        more: label of the switch that shows the columns on demand; "" if there are none.
     """
     body = [
         tag(
@@ -82,19 +93,25 @@ def grid(
     top, titled = tag("tr", [_head(head) for head in heads]), f"{name}-caption"
     table = tag("table", tag("thead", top), tag("tbody", body), id=name, class_="sortable", aria_labelledby=titled)
     box = tag("div", table, class_="scroll", tabindex=0, role="region", aria_labelledby=titled)
-    return tag("figure", tag("figcaption", caption, class_="caption", id=titled), box)
+    switch = tag("label", tag("input", type="checkbox", data_more=name), f" {more}", class_="needs-script")
+    tools = tag("span", switch if more else None, class_="tools")
+    return tag("figure", tag("figcaption", tag("span", caption, id=titled), tools, class_="caption"), box)
 
 
 def _head(head: Head) -> Html:
-    return tag("th", head.title, scope="col", class_="n" if head.number else None, title=head.about or None)
+    return tag("th", head.title, scope="col", class_=_kinds(head), title=head.about or None)
+
+
+def _kinds(head: Head, kind: str = "") -> str | None:
+    return " ".join(word for word in ("n" if head.number else "", head.kind, kind) if word) or None
 
 
 def _cell(cell: GridCell, head: Head, *, first: bool) -> Html:
     content = tag("strong", cell.shown) if cell.strong else cell.shown
     below = tag("span", cell.below, class_="below") if cell.below else None
-    kinds = " ".join(word for word in ("n" if head.number else "", cell.kind) if word)
     key = None if cell.key is None else f"{cell.key:.10g}" if isinstance(cell.key, float) else cell.key
-    attributes = {"class_": kinds or None, "data_v": key, "title": cell.about or None}
+    ends = None if cell.ends is None else " ".join(f"{end:.6g}" for end in cell.ends)
+    attributes = {"class_": _kinds(head, cell.kind), "data_v": key, "data_ends": ends, "title": cell.about or None}
     return tag("th", content, below, scope="row", **attributes) if first else tag("td", content, below, **attributes)
 
 

@@ -27,12 +27,13 @@ from analysis.html.samples import sample_data
 from analysis.html.settings import config_differences
 from analysis.problems import Problem
 from analysis.render.numbers import counted
+from analysis.render.sheet import LATEX
 from analysis.tables.cautions import cautions
 from analysis.tables.headline import Headline, headline_of, ranking_metric, rule_notes, sentences
 from analysis.tables.model import UNEQUAL, Table
 from rlbench.base.program import as_started
 
-SCRIPTS = ("dom.js", "sorting.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
+SCRIPTS = ("dom.js", "nav.js", "sorting.js", "export.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
 STYLE = "style.css"
 
 
@@ -58,11 +59,12 @@ def group_page(group: Collection, table: Table, folder: Path, problems: Sequence
         "score": [round(scores[look.label], 6) for look in rows],
         "curves": curves,
         "samples": samples,
+        "latex": LATEX,
     }
     body = {
         "summary": _summary(group, rows, headline, names),
         "warnings": caution_section(cautions(group, table, names, found, headline, problems), problems),
-        "results": results(table, headline, by_label),
+        "results": results(group, table, headline, by_label, found),
         "curves": _drawn("curves", "Curves") if curves["series"] else None,
         "ranks": _drawn("ranks", "Ranks over training") if curves["heat"] else None,
         "lists": _drawn("lists", "Lists") if samples["greedy"] or samples["groups"] else None,
@@ -76,7 +78,8 @@ def group_page(group: Collection, table: Table, folder: Path, problems: Sequence
     title = f"{first['experiment']}: {first['dataset']}, {first['model']}"
     return document(
         title,
-        tag("header", tag("h1", breakable(title)), tag("nav", links, aria_label="Contents")),
+        tag("header", tag("h1", breakable(title))),
+        tag("nav", links, aria_label="Contents"),
         tag("main", *body.values()),
         data=json_block("data", data),
     )

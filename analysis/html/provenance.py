@@ -38,7 +38,7 @@ def provenance(found: Mapping[str, Origin], looks: Sequence[Look], report: str) 
         tag("h3", "To make it again"),
         tag("p", "The runs, and then this page. Runs that are done are skipped.", class_="note"),
         *_commands(found, looks),
-        tag("pre", tag("code", report)),
+        command_block(report),
         folded(f"Versions of packages ({len(packages)})", table) if packages else None,
         _runs_by_versions(found),
     )
@@ -103,9 +103,24 @@ def _commands(found: Mapping[str, Origin], looks: Sequence[Look]) -> list[Html]:
         return [tag("p", "No trained run recorded its command.")]
     one = combined(every)
     if one is not None:
-        return [tag("pre", tag("code", one))]
-    each = [combined(own) or "\n".join(" ".join(_line(one)) for one in own) for own in by_row.values() if own]
-    return [folded(f"Commands, one a row ({len(each)})", tag("pre", tag("code", "\n".join(each))))]
+        return [command_block(one)]
+    each = [_in_one(own) for own in by_row.values() if own]
+    return [folded(f"Commands, one a row ({len(each)})", command_block("\n".join(each)))]
+
+
+def command_block(command: str) -> Html:
+    """A command, with a button that copies it."""
+    return tag("pre", tag("code", command), class_="command")
+
+
+def row_command(found: Mapping[str, Origin], runs: Sequence[str]) -> str:
+    """The command that makes the runs of a row again, or one line for each run; "" if no run recorded its command."""
+    return _in_one([_arguments(found[run].command) for run in runs if found[run].command])
+
+
+def _in_one(runs: Sequence[Mapping[str, str]]) -> str:
+    """One command for all runs if there is one, else one line for each."""
+    return (combined(runs) if runs else None) or "\n".join(" ".join(_line(one)) for one in runs)
 
 
 def _arguments(command: Sequence[str]) -> dict[str, str]:

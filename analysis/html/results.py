@@ -1,21 +1,23 @@
 """Tables of results: rows with intervals, rows against the baseline and against the leading row, and all runs."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from analysis.collection import Collection
 from analysis.collection.origins import Origin
-from analysis.html.grid import MISSING, GridCell, Head, amount, grid, lines, number, section, text
+from analysis.figures.series import row_series
+from analysis.html.grid import MISSING, GridCell, Head, amount, folded, grid, lines, number, section, text
 from analysis.html.markup import Html, breakable, join, tag
-from analysis.html.rows import Look, ink, name_cell
-from analysis.render.numbers import Interval, bounds, chance, share, signed
+from analysis.html.provenance import command_block, row_command
+from analysis.html.rows import Look, ink, name_cell, named
+from analysis.render.numbers import Interval, bounds, chance, counted, share, signed
 from analysis.tables.compare import detectable_text
 from analysis.tables.headline import Headline, lead_note, ranking_metric
 from analysis.tables.marks import PERMUTED
-from analysis.tables.model import Lead, Table
+from analysis.tables.model import MARKS, Lead, Table
 from rlbench.base.durations import duration
 from rlbench.lists.metric_catalogue import metric_title
 from rlbench.runs.record import required_metrics
@@ -27,27 +29,49 @@ PLOT = (132, 16)
 """Width and height of a drawn interval, in pixels."""
 
 
-def results(table: Table, headline: Headline | None, looks: Mapping[str, Look]) -> Html:
+def results(
+    group: Collection,
+    table: Table,
+    headline: Headline | None,
+    looks: Mapping[str, Look],
+    origins: Mapping[str, Origin],
+) -> Html:
     """The section of results.
 
     Args:
+        group: the runs of the table.
         headline: None without a trained row.
         looks: rows by label.
+        origins: the origin of each run.
     """
     lead = headline.lead if headline is not None else None
     return section(
         "results",
         "Results",
-        _comparison(table, ranking_metric(table), looks),
-        lines([join(note) for note in table.notes], class_="notes"),
+        _comparison(group, table, looks, origins),
+        _notes(table.notes),
         _against_baseline(table, looks) if table.comparisons else None,
         _against_leader(lead, looks) if lead is not None else None,
     )
 
 
-def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
-    metrics = required_metrics(table.cutoffs)
+def _notes(notes: Sequence[str]) -> Html:
+    """Notes below a table. Those on a mark are seen at once, the others on demand."""
+    of_marks = [join(note) for note in notes if note.startswith(MARKS)]
+    others = [join(note) for note in notes if not note.startswith(MARKS)]
+    return join(
+        lines(of_marks, class_="notes") if of_marks else None,
+        folded(f"How to read this table ({counted(len(others), 'note')})", lines(others, class_="notes"))
+        if others
+        else None,
+    )
+
+
+def _comparison(group: Collection, table: Table, looks: Mapping[str, Look], origins: Mapping[str, Origin]) -> Html:
+    headline, metrics = ranking_metric(table), required_metrics(table.cutoffs)
     differences = any(row.difference is not None for row in table.rows)
+    commands = {label: row_command(origins, look.runs) for label, look in looks.items()}
+    opened = {label: f"command-{place}" for place, (label, command) in enumerate(commands.items()) if command}
     scale = _scale(table, headline)
     heads = [
         Head("Method", number=False),
@@ -56,7 +80,17 @@ def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
     heads += [Head(metric_title(metric)) for metric in metrics[:-1]]
     if differences:
         heads.append(Head(f"Δ {metric_title(headline)} to SFT", "Paired on the same contexts"))
-    heads += [Head(metric_title("in_catalog"), "Share of the ranks whose item is in the catalogue"), Head("Seeds")]
+    heads += [
+        Head(
+            f"Best {metric_title(headline)} on validation",
+            "Highest point of the row’s mean validation curve, and its update. It is chosen, and so optimistic. A row "
+            "without a curve: its one value",
+        ),
+        Head(metric_title("in_catalog"), "Share of the ranks whose item is in the catalogue"),
+        Head("Seeds"),
+    ]
+    if opened:
+        heads.append(Head("Make again", "The command that makes the runs of the row again", number=False, kind="tool"))
     rows, kinds = [], []
     for row in table.rows:
         score = row.metrics[headline]
@@ -65,11 +99,37 @@ def _comparison(table: Table, headline: str, looks: Mapping[str, Look]) -> Html:
         cells += [_interval(row.metrics[metric], share, strong=metric in row.bold) for metric in metrics[:-1]]
         if differences:
             cells.append(_interval(row.difference, signed))
+        cells.append(_best_on_validation(group, look, headline))
         cells.append(number(row.metrics["in_catalog"].mean, share))
         cells.append(number(len(row.seeds), str) if row.stage in ("sft", "external", "rl") else MISSING)
+        if opened:
+            cells.append(_opener(opened[row.label]) if row.label in opened else MISSING)
         rows.append(cells)
         kinds.append(_kind(row.stage))
-    return grid("comparison", "Test split, means over seeds and samples, 95 % intervals", heads, rows, kinds=kinds)
+    caption = "Test split, means over seeds and samples, 95 % intervals"
+    boxes = [_command(place, looks[label], commands[label]) for label, place in opened.items()]
+    return join(grid("comparison", caption, heads, rows, kinds=kinds), boxes)
+
+
+def _best_on_validation(group: Collection, look: Look, metric: str) -> GridCell:
+    """The highest point of a row's mean validation curve, or its validation score without a curve."""
+    series = row_series(group, look.runs, "validation", metric)
+    if series is None or not np.isfinite(series.mean).any():
+        values = group.runs.loc[group.runs["run"].isin(look.runs)].get(f"validation.{metric}")
+        return number(None if values is None else float(values.mean()), share)
+    best = int(np.nanargmax(series.mean))
+    return number(float(series.mean[best]), share, f"update {series.x[best]:,.0f}" if len(series.x) > 1 else "")
+
+
+def _opener(place: str) -> GridCell:
+    """The button that opens the command of a row, whose box has this id."""
+    return GridCell(tag("button", "command", type="button", popovertarget=place, class_="small"))
+
+
+def _command(place: str, look: Look, command: str) -> Html:
+    """The command of a row, in a box that its button opens. Browsers without such boxes show it below the table."""
+    told = tag("p", "Runs that are done are skipped.", class_="note")
+    return tag("div", tag("p", named(look)), command_block(command), told, id=place, popover=True)
 
 
 def _kind(stage: str) -> str:
@@ -77,7 +137,10 @@ def _kind(stage: str) -> str:
 
 
 def _interval(cell: Interval | None, reads: Callable[[float], str], *, strong: bool = False) -> GridCell:
-    return MISSING if cell is None else number(cell.mean, reads, bounds(cell, reads), strong=strong)
+    if cell is None:
+        return MISSING
+    shown = number(cell.mean, reads, bounds(cell, reads), strong=strong)
+    return replace(shown, ends=(cell.low, cell.high)) if cell.has_interval else shown
 
 
 @dataclass(frozen=True)
@@ -125,9 +188,9 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
     heads = [
         Head("Method", number=False),
         Head(f"Δ {metric}", "Row minus baseline, paired on the same contexts, with its 95 % interval"),
-        Head("p", "Of the interval: two-sided, of a difference of 0, corrected; none where no verdict can be given"),
-        Head("p permuted", "Of a permutation test: exact, or 10,000 arrangements; corrected in the same way"),
-        Head("Rearranged", "What the permutation test deals out anew", number=False),
+        Head("p", "Two-sided, of the interval, corrected by Holm. It decides. None where no verdict can be given"),
+        Head("p permuted", "Of a permutation test: exact, or 10,000 arrangements; corrected likewise", kind="more"),
+        Head("Rearranged", "What the permutation test deals out anew", number=False, kind="more"),
         Head("Better", "Probability that a run of the row scores higher than one of the baseline"),
         Head("Detectable", "True difference that this design finds in 80 % of the cases, with its 80 % range"),
         Head("Reading", number=False),
@@ -146,8 +209,8 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
         for one in table.comparisons
     ]
     caption = f"{metric} against {table.baseline} on test; bold where the difference holds"
-    notes = [join(note) for note in table.comparison_notes if note not in table.notes]
-    return join(grid("against-baseline", caption, heads, rows), lines(notes, class_="notes"))
+    notes = [note for note in table.comparison_notes if note not in table.notes]
+    return join(grid("against-baseline", caption, heads, rows, more="other p values"), _notes(notes))
 
 
 def _against_leader(lead: Lead, looks: Mapping[str, Look]) -> Html:

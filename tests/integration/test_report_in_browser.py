@@ -1,5 +1,7 @@
 """report.html in Chromium, without a network."""
 
+import csv
+import io
 import json
 import math
 import os
@@ -16,6 +18,7 @@ from playwright.sync_api import Browser
 
 from analysis.collection import collect
 from analysis.html import group_page
+from analysis.render.sheet import in_latex
 from analysis.tables.build import build_table
 from tests.browser import Opened, chromium
 from tests.helpers_analysis import budget, queries, write_run
@@ -147,6 +150,87 @@ def test_runs_are_filtered_by_words(browser: Browser, page_file: Path) -> None:
         assert opened.page.locator("#filtered").inner_text() == "3 of 15 runs"
         opened.page.fill("#filter", "")
         assert rows.count() == 15
+
+
+def test_one_p_is_shown_and_the_others_on_demand(browser: Browser, page_file: Path) -> None:
+    shown = "all => all.filter((one) => one.offsetParent !== null).map((one) => one.textContent)"
+    with Opened(browser, page_file) as opened:
+        heads = opened.page.locator("#against-baseline thead th")
+        assert [head for head in heads.evaluate_all(shown) if head.startswith("p")] == ["p"]
+        opened.page.get_by_label("other p values").check()
+        assert [head for head in heads.evaluate_all(shown) if head.startswith("p")] == ["p", "p permuted"]
+    with Opened(browser, page_file, java_script_enabled=False) as opened:
+        assert opened.page.get_by_text("p permuted", exact=True).is_visible()
+
+
+def exported(opened: Opened, table: str, form: str) -> str:
+    """What "save" writes, after a check that "copy" gives the same."""
+    figure = opened.page.locator(f"figure:has(#{table})")
+    if figure.locator(".export[open]").count() == 0:
+        figure.get_by_text("Export", exact=True).click()
+    with opened.page.expect_download() as saved:
+        figure.get_by_label(f"Save as {form}").click()
+    figure.get_by_label(f"Copy as {form}").click()
+    figure.get_by_text("copied", exact=True).wait_for()
+    made = Path(saved.value.path()).read_text("utf-8")
+    assert opened.page.evaluate("navigator.clipboard.readText()") == made
+    assert saved.value.suggested_filename.startswith(f"{table}.")
+    return made
+
+
+def test_tables_are_exported_as_they_are_shown(browser: Browser, page_file: Path) -> None:
+    with Opened(browser, page_file, permissions=["clipboard-read", "clipboard-write"]) as opened:
+        opened.page.locator("#comparison thead th", has_text="to SFT").get_by_role("button").click()
+        head, *lines = csv.reader(io.StringIO(exported(opened, "comparison", "CSV")))
+        assert head[:4] == ["Method", "Recall@5", "Recall@5 low", "Recall@5 high"]
+        assert not {"NDCG@10, drawn", "Make again"} & set(head)
+        table = [dict(zip(head, line, strict=True)) for line in lines]
+        gains = [float(one["Δ NDCG@10 to SFT"]) for one in table[:4]]
+        assert gains == sorted(gains, reverse=True) and table[-1]["Δ NDCG@10 to SFT"] == ""
+        assert float(table[0]["NDCG@10 low"]) < float(table[0]["NDCG@10"]) < float(table[0]["NDCG@10 high"])
+        markdown = exported(opened, "comparison", "Markdown").splitlines()
+        assert markdown[0].startswith("## Test split") and markdown[3].startswith("| :-- | --: |")
+        assert len(markdown) == 4 + len(lines) and f"| {table[0]['Method']} |" in markdown[4]
+        latex = exported(opened, "against-baseline", "LaTeX")
+        assert latex.count(r"\\") == 5 and in_latex("rank_grpo · log_decay") in latex and "permuted" not in latex
+        opened.page.fill("#filter", "log_decay")
+        assert len(exported(opened, "every-run", "CSV").splitlines()) == 1 + 3
+        assert opened.said == [] and opened.asked == []
+
+
+def test_the_command_of_a_row_opens_and_is_copied(browser: Browser, page_file: Path) -> None:
+    with Opened(browser, page_file, permissions=["clipboard-read", "clipboard-write"]) as opened:
+        row = opened.page.locator("#comparison tbody tr", has_text="rank_grpo · log_decay")
+        row.get_by_text("command").press("Enter")
+        box = opened.page.locator("[popover]:popover-open")
+        assert box.locator("code").inner_text() == "python run.py -m algorithm=rank_grpo reward=log_decay seed=0,1,2"
+        box.get_by_text("copy", exact=True).click()
+        box.get_by_text("copied").wait_for()
+        assert opened.page.evaluate("navigator.clipboard.readText()") == box.locator("code").inner_text()
+        opened.page.keyboard.press("Escape")
+        assert box.count() == 0
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+def test_the_contents_stay_in_sight_and_mark_the_section(browser: Browser, page_file: Path, width: int) -> None:
+    with Opened(browser, page_file, width=width, height=740) as opened:
+        for name in ("settings", "results"):
+            opened.page.locator(f"nav a[href='#{name}']").focus()
+            opened.page.keyboard.press("Enter")
+            link = opened.page.locator("nav a[aria-current]")
+            opened.page.wait_for_function(
+                "name => document.querySelector('nav [aria-current]').hash === name", arg=f"#{name}"
+            )
+            box, bar = link.bounding_box(), opened.page.locator("nav").bounding_box()
+            assert box is not None and bar is not None and bar["y"] == 0 and 0 <= box["x"] <= width - box["width"]
+            title = opened.page.locator(f"#{name}-title").bounding_box()
+            assert title is not None and title["y"] >= bar["height"] - 1
+
+
+def test_wide_screens_are_used(browser: Browser, page_file: Path) -> None:
+    with Opened(browser, page_file, width=1900) as opened:
+        for part in ("#curves-panel", "#results", "nav"):
+            assert opened.page.locator(part).evaluate("one => one.offsetWidth") > 1750
 
 
 def series_at(data: dict[str, Any], metric: str, axis: str, x: float) -> dict[str, float]:

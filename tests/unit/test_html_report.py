@@ -29,7 +29,7 @@ from analysis.tables.cautions import cautions
 from analysis.tables.headline import sentences
 from analysis.tables.write import comparisons_sheet
 from rlbench.runs.directory import seal
-from tests.helpers_analysis import edit_result
+from tests.helpers_analysis import edit_result, queries, write_run
 from tests.helpers_curves import Frames
 from tests.helpers_report import names_of, rows_of, verdict, write_full_sweep
 
@@ -196,6 +196,16 @@ def test_no_two_rows_look_alike() -> None:
 
     styles = _styles(frame).values()
     assert len({(style["color"], str(style["linestyle"])) for style in styles}) == 30
+
+
+def test_the_best_on_validation_is_the_top_of_the_mean_curve(tmp_path: Path) -> None:
+    scores = {name: [0.25, 0.75] for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "in_catalog")}
+    for seed, curve in enumerate([(0.2, 0.6, 0.3), (0.2, 0.3, 0.5)]):  # the mean is highest in the middle
+        points = [(10 * i, "validation", "ndcg@10", value) for i, value in enumerate(curve)]
+        write_run(tmp_path / "runs", "grpo-hits", seed, queries(scores, ["a", "b"]), curves=points)
+    write_run(tmp_path / "runs", "sft", 0, queries(scores, ["a", "b"]), validation={"ndcg@10": 0.31})
+    cells = {row[0].strip(): row for row in rows_of(page(tmp_path / "runs"), "comparison")}
+    assert cells["grpo · hits"][7] == ".450update 10" and cells["SFT †"][7] == ".310"
 
 
 # Curves.

@@ -4,6 +4,7 @@
 function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
+    if (head.classList.contains("tool")) return;
     const button = element("button", { type: "button", onclick: () => sortBy(table, heads, column) });
     button.append(...head.childNodes);
     head.append(button);
