@@ -33,7 +33,10 @@ from analysis.tables.headline import Headline, headline_of, ranking_metric, rule
 from analysis.tables.model import UNEQUAL, Table
 from rlbench.base.program import as_started
 
-SCRIPTS = ("dom.js", "nav.js", "sorting.js", "export.js", "rows.js", "chart.js", "heat.js", "lists.js", "main.js")
+SCRIPTS = (
+    *("dom.js", "nav.js", "sorting.js", "export.js", "rows.js", "chart.js", "multiples.js", "heat.js", "lists.js"),
+    "main.js",
+)
 STYLE = "style.css"
 
 

@@ -1,15 +1,13 @@
 """Names and line styles of a report's rows, shared by the page's tables, curves and lists."""
 
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import pandas as pd
 
 from analysis.collection import Collection
 from analysis.collection.stages import row_name, stage_place
-from analysis.figures.style import COLOURS, DASHES
-from analysis.figures.style import styles as line_styles
+from analysis.figures.style import styles
 from analysis.html.grid import GridCell, text
 from analysis.html.markup import Html, breakable, tag
 
@@ -56,13 +54,13 @@ REFERENCE_DASHES = {
 
 def looks(group: Collection) -> list[Look]:
     """All rows: oracle, baselines, zero-shot, SFT, lists from elsewhere, then RL rows by algorithm and reward."""
-    styles = _styles(group.runs)
+    looked = styles(group.runs)
     runs = group.runs.sort_values(["label", "seed"], kind="stable")
     found = []
     for label, part in runs.groupby("label", sort=True):
         first = part.iloc[0]
         stage = str(first["stage"])
-        style = styles.get(str(label))
+        style = looked.get(str(label))
         found.append(
             Look(
                 label=str(label),
@@ -75,18 +73,6 @@ def looks(group: Collection) -> list[Look]:
             )
         )
     return sorted(found, key=lambda look: (stage_place(look.stage, look.label), look.name))
-
-
-def _styles(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Line styles as in figures. Where two rows would look alike (variants of one algorithm), all get new ones."""
-    styles = line_styles(runs)
-    if len({(style["color"], style["linestyle"]) for style in styles.values()}) == len(styles):
-        return styles
-    lines = cycle([(colour, dashes) for dashes in DASHES for colour in COLOURS])
-    return {
-        label: style | {"color": colour, "linestyle": dashes}
-        for (label, style), (colour, dashes) in zip(sorted(styles.items()), lines, strict=False)
-    }
 
 
 def _dashes(linestyle: Any) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,28 @@ def test_curves_by_what_they_cost_and_of_another_metric(
         assert x == 64 * 100
         assert values == series_at(data, "train/entropy", "completions", x)
         assert "moving mean of 5 points" in opened.page.locator("#curves-panel > .note").inner_text()
+
+
+def test_more_than_four_rows_are_named_at_their_ends_and_have_panels(browser: Browser, tmp_path: Path) -> None:
+    gains = {
+        f"{name}-relevance": 0.04 + i / 1e4 for i, name in enumerate(("grpo", "gspo", "dapo", "rloo", "sapo", "gmpo"))
+    }
+    write_full_sweep(tmp_path / "runs", gains, seeds=2, contexts=6, updates=50, samples=1)
+    with Opened(browser, write_page(tmp_path / "runs", tmp_path)) as opened:
+        bands, panels = opened.page.locator("svg.chart [data-band]"), opened.page.locator("svg.mini")
+        assert bands.count() == 6 and all(one.get_attribute("visibility") == "hidden" for one in bands.all())
+        assert panels.count() == 6 == panels.locator("[data-band]").count()
+        names = opened.page.locator("svg.chart text.name")
+        assert sorted(names.all_text_contents()) == sorted(f"{name.replace('-', ' · ')}" for name in gains)
+        places = sorted(float(str(one.get_attribute("y"))) for one in names.all())
+        assert min(b - a for a, b in pairwise(places)) >= 13
+        opened.page.locator("#curves-panel .legend button", has_text="dapo").hover()
+        assert opened.page.locator("svg.chart [data-band][visibility=visible]").count() == 1
+        for name in ("grpo", "sapo"):
+            opened.page.locator("#curves-panel .legend button", has_text=f"{name} ·").first.click()
+        assert bands.count() == 4 and bands.first.get_attribute("visibility") is None and panels.count() == 0
+        assert opened.page.evaluate("niceTicks(0, 3, 9, true).ticks") == [0, 1, 2, 3]
+        assert opened.said == []
 
 
 def test_the_legend_hides_rows(browser: Browser, page_file: Path) -> None:

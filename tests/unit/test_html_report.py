@@ -15,6 +15,7 @@ from analysis.collection import SPENDING, Collection, Queries, collect
 from analysis.collection.measurements import Measurements
 from analysis.collection.origins import origins
 from analysis.figures.series import mean_and_band, row_names
+from analysis.figures.style import styles
 from analysis.html import group_page, index_page
 from analysis.html.curve_data import NUMBERS, curve_data, thinned
 from analysis.html.provenance import combined
@@ -192,10 +193,7 @@ def test_no_two_rows_look_alike() -> None:
     names = [f"variant{i}" for i in range(30)]
     frame = pd.DataFrame({"stage": "rl", "algorithm": "grpo", "variant": names, "seed": 0, "run": names})
     frame = frame.assign(label=[f"grpo-relevance@{name}" for name in names], reward=[f"relevance @ {n}" for n in names])
-    from analysis.html.rows import _styles
-
-    styles = _styles(frame).values()
-    assert len({(style["color"], str(style["linestyle"])) for style in styles}) == 30
+    assert len({(style["color"], str(style["linestyle"])) for style in styles(frame).values()}) == 30
 
 
 def test_the_best_on_validation_is_the_top_of_the_mean_curve(tmp_path: Path) -> None:

@@ -1,12 +1,18 @@
-// Curves: mean and band of each row, against updates or the amount spent by then. The reading line moves to the nearest
-// measured point, by pointer or arrow keys. Values between points are not interpolated.
+// Curves: mean and band of each row, against updates or the amount spent by then, with its name at its end. More than FEW
+// rows have no bands, which would hide each other; small panels below show them, one row each. The reading line moves to
+// the nearest measured point, by pointer or arrow keys. Values between points are not interpolated.
 
 const OFF_SCALE = 1; // a reference farther from the curves than this multiple of their range is named, not drawn
 const BAND_ROOM = 3; // a band widens the frame by at most this multiple of the lines' range on each side, and is cut there
 const MARKED = 26; // curves with at most this many points have a marker on each
+const FEW = 4; // at most this many rows have bands in one panel
+const LABEL = 14; // distance of the names at the ends of lines, in pixels
+const NARROW = 560; // narrower panels have no names at the ends of lines
+const LETTERS = 42; // longest name at the end of a line; longer ones lose their middle
 
-function niceTicks(low, high, count) {
-  const raw = (high - low) / Math.max(1, count);
+// Ticks of about this number; with `whole`, at whole numbers only.
+function niceTicks(low, high, count, whole = false) {
+  const raw = Math.max((high - low) / Math.max(1, count), whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
   const ticks = [];
@@ -28,6 +34,26 @@ function referenceNames(references) {
   return [...levels].map(([value, names]) => [value, `${names.join(", ")} ${written(value)}`]);
 }
 
+// Places of labels that want to be at these heights: in order, at least `gap` apart, between top and bottom if they fit.
+function spreadOut(wanted, gap, top, bottom) {
+  const places = [];
+  wanted.forEach((y, i) => places.push(Math.max(y, i ? places[i - 1] + gap : top)));
+  for (let i = places.length - 1, limit = bottom; i >= 0 && places[i] > limit; i -= 1, limit -= gap) places[i] = limit;
+  return places;
+}
+
+const ruler = document.createElement("canvas").getContext("2d");
+
+// Width of a text in a chart, in pixels.
+function textWidth(text) {
+  ruler.font = "12px system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif";
+  return ruler.measureText(text).width;
+}
+
+function shortened(name) {
+  return name.length > LETTERS ? `${name.slice(0, 15)}…${name.slice(16 - LETTERS)}` : name;
+}
+
 class Chart {
   constructor(panel, data) {
     this.data = data;
@@ -44,11 +70,13 @@ class Chart {
     this.tip = element("div", { class: "tip", hidden: true });
     this.spoken = element("div", { class: "unseen", "aria-live": "polite" });
     this.note = element("p", { class: "note" });
+    this.panels = element("div", { class: "multiples" });
     panel.append(
       element("div", { class: "controls" }, this.choices()),
       this.box,
       this.spoken,
       legend(data, candidates, this.shown, () => this.draw(), (row) => this.emphasise(row)),
+      this.panels,
       this.note,
     );
     this.hidden = candidates.length - this.shown.size;
@@ -79,13 +107,15 @@ class Chart {
   draw() {
     const series = this.series;
     this.width = Math.max(280, this.box.clientWidth || 800);
-    this.height = Math.round(Math.min(430, Math.max(250, this.width * 0.46)));
+    this.crowded = series.length > FEW;
     const references = this.visibleReferences(series);
-    const names = referenceNames(references.drawn.map(([row, value]) => [this.data.rows[row].name, value]));
-    const longest = Math.max(0, ...names.map(([, name]) => name.length));
-    const right = longest ? 12 + 6.9 * longest : 14;
-    this.frame = { left: 52, right: this.width - right, top: 24, bottom: this.height - 42 };
-    this.scale(series, references.drawn);
+    const labels = this.labels(series, references.drawn);
+    this.height = Math.round(Math.max(Math.min(460, Math.max(250, this.width * 0.46)), LABEL * labels.length + 80));
+    const longest = Math.max(0, ...labels.map((one) => textWidth(one.name)));
+    const right = longest ? 26 + longest : 14;
+    const beyond = this.beyondText(references);
+    this.frame = { left: 52, right: this.width - right, top: this.beside(beyond) ? 24 : 40, bottom: this.height - 42 };
+    this.scale(series, references.drawn, !this.crowded);
     const svg = drawing("svg", {
       class: "chart", viewBox: `0 0 ${this.width} ${this.height}`, tabindex: 0, role: "group",
       "aria-label": `${this.title()} against ${this.curves.axes[this.axis]}. Arrow keys move the reading line.`,
@@ -95,11 +125,12 @@ class Chart {
     const { left, right: end, top, bottom } = this.frame;
     const clip = drawing("clipPath", { id: "frame" },
       drawing("rect", { x: left, y: top - 4, width: end - left, height: bottom - top + 8 }));
-    svg.append(drawing("defs", {}, clip), ...this.axes(references));
+    svg.append(drawing("defs", {}, clip), ...this.axes(beyond));
     const inside = drawing("g", { "clip-path": "url(#frame)" });
-    series.filter((one) => one.band).forEach((one) => inside.append(this.bandOf(one, series.length)));
+    this.bands = new Map(series.filter((one) => one.band).map((one) => [one.row, this.bandOf(one)]));
+    inside.append(...this.bands.values());
     references.drawn.forEach((one) => svg.append(this.referenceOf(one)));
-    names.forEach(([value, name]) => svg.append(drawing("text", { x: end + 5, y: this.py(value) + 4 }, name)));
+    svg.append(...this.labelled(labels));
     this.lines = new Map();
     series.forEach((one) => {
       const line = drawing("g", { "data-row": one.row, stroke: inkOf(this.data.rows[one.row].colour) }, this.lineOf(one));
@@ -114,6 +145,33 @@ class Chart {
     this.read(this.at !== null && this.places.length ? this.nearest(this.at) : null);
     this.note.textContent = this.told(series);
     this.emphasise(this.emphasised);
+    this.panels.style.gridTemplateColumns = `repeat(${panelsAcross(this.width)}, minmax(0, 1fr))`;
+    this.panels.replaceChildren(...(this.crowded ? multiples(this, series, references.drawn) : []));
+  }
+
+  // Names at the right: of each reference and, where there is room, of each row.
+  labels(series, references) {
+    const names = referenceNames(references.map(([row, value]) => [this.data.rows[row].name, value]));
+    const labels = names.map(([value, name]) => ({ row: null, name, value }));
+    if (this.width < NARROW) return labels;
+    const ends = series.map((one) => {
+      const last = one.mean.findLastIndex((value, i) => value !== null && one.x[i] !== null);
+      return last < 0 ? null : { row: one.row, name: shortened(this.data.rows[one.row].name), value: one.mean[last], x: one.x[last] };
+    });
+    return [...labels, ...ends.filter(Boolean)].sort((a, b) => b.value - a.value || a.row - b.row);
+  }
+
+  // The names, apart from each other, each with a line from the end of its curve.
+  labelled(labels) {
+    const { right, top, bottom } = this.frame;
+    const inside = (y) => Math.min(bottom, Math.max(top, y));
+    const places = spreadOut(labels.map((one) => inside(this.py(one.value))), LABEL, top, bottom);
+    return labels.flatMap(({ row, name, value, x }, i) => {
+      const text = drawing("text", { class: row === null ? null : "name", "data-name": row, x: right + 20, y: places[i] + 4 }, name);
+      const [from, y] = [row === null ? right : this.px(x), this.py(value)];
+      const colour = row === null ? "var(--soft)" : inkOf(this.data.rows[row].colour);
+      return [drawing("polyline", { class: "leader", points: `${from},${y} ${right + 4},${y} ${right + 16},${places[i]}`, stroke: colour }), text];
+    });
   }
 
   title() {
@@ -129,14 +187,16 @@ class Chart {
     return { beyond: all.filter(beyond), drawn: all.filter((one) => !beyond(one)), middle: (low + high) / 2 };
   }
 
-  scale(series, references) {
+  // The scales of both axes; with `bands`, they have room for the bands.
+  scale(series, references, bands) {
     const xs = series.flatMap((one) => one.x.filter((x) => x !== null));
     const means = series.flatMap((one) => one.mean.filter((v) => v !== null)).concat(references.map(([, v]) => v));
     let low = means.length ? Math.min(...means) : 0;
     let high = means.length ? Math.max(...means) : 1;
     const room = BAND_ROOM * (high - low || Math.abs(high) || 1);
-    const lowest = Math.min(low, ...series.flatMap((one) => one.low.filter((v) => v !== null)));
-    const highest = Math.max(high, ...series.flatMap((one) => one.high.filter((v) => v !== null)));
+    const ends = (side) => (bands ? series.flatMap((one) => one[side].filter((v) => v !== null)) : []);
+    const lowest = Math.min(low, ...ends("low"));
+    const highest = Math.max(high, ...ends("high"));
     [low, high] = [Math.max(lowest, low - room), Math.min(highest, high + room)];
     this.cut = lowest < low || highest > high;
     const least = means.length ? Math.min(...means) : 0;
@@ -160,7 +220,17 @@ class Chart {
     return bottom - ((y - this.y[0]) / (this.y[1] - this.y[0])) * (bottom - top);
   }
 
-  axes({ beyond, middle }) {
+  // Whether the words on references beyond the frame fit beside the title.
+  beside(words) {
+    return !words || textWidth(this.title()) + textWidth(words) + 90 < this.width;
+  }
+
+  beyondText({ beyond, middle }) {
+    const names = beyond.map((one) => `${this.referenceName(one)} ${one[1] > middle ? "↑" : "↓"}`);
+    return names.length ? `beyond: ${names.join(", ")}` : "";
+  }
+
+  axes(beyond) {
     const { left, right, top, bottom } = this.frame;
     const text = (attributes, ...words) => drawing("text", attributes, ...words);
     const parts = [];
@@ -170,7 +240,7 @@ class Chart {
       parts.push(drawing("line", { class: "gridline", x1: left, x2: right, y1: y, y2: y }));
       parts.push(text({ x: left - 7, y: y + 4, "text-anchor": "end" }, tickText(tick, ys.step)));
     }
-    const xs = niceTicks(...this.x, Math.max(3, Math.round((right - left) / 95)));
+    const xs = niceTicks(...this.x, Math.max(3, Math.round((right - left) / 95)), this.axis !== "seconds");
     for (const tick of xs.ticks) {
       const x = this.px(tick);
       parts.push(drawing("line", { class: "axis", x1: x, x2: x, y1: bottom, y2: bottom + 4 }));
@@ -180,8 +250,8 @@ class Chart {
     parts.push(text({ class: "title", x: (left + right) / 2, y: bottom + 36, "text-anchor": "middle" },
       this.curves.axes[this.axis]));
     parts.push(text({ class: "title", x: 4, y: 13 }, this.title()));
-    const names = beyond.map(([row, value]) => `${this.referenceName([row, value])} ${value > middle ? "↑" : "↓"}`);
-    if (names.length) parts.push(text({ x: right, y: 13, "text-anchor": "end" }, `beyond: ${names.join(", ")}`));
+    if (this.beside(beyond)) parts.push(text({ x: this.width - 4, y: 13, "text-anchor": "end" }, beyond));
+    else parts.push(text({ x: 4, y: 29 }, beyond));
     return parts;
   }
 
@@ -207,13 +277,12 @@ class Chart {
     return drawing("circle", { cx: this.px(x).toFixed(1), cy: this.py(y).toFixed(1), r, fill: inkOf(row.colour), stroke: "none" });
   }
 
-  bandOf(one, count) {
+  bandOf(one) {
     const known = one.mean.map((value, i) => i).filter((i) => one.mean[i] !== null && one.x[i] !== null);
     const there = known.map((i) => `${this.px(one.x[i]).toFixed(1)} ${this.py(one.high[i]).toFixed(1)}`);
     const back = [...known].reverse().map((i) => `${this.px(one.x[i]).toFixed(1)} ${this.py(one.low[i]).toFixed(1)}`);
-    const opacity = count <= 4 ? 0.15 : count <= 10 ? 0.08 : 0.04;
-    return drawing("path", { "data-band": one.row, d: `M${there.concat(back).join("L")}Z`,
-      fill: inkOf(this.data.rows[one.row].colour), "fill-opacity": opacity });
+    return drawing("path", { "data-band": one.row, d: `M${there.concat(back).join("L")}Z`, visibility: this.crowded ? "hidden" : null,
+      fill: inkOf(this.data.rows[one.row].colour), "fill-opacity": 0.15 });
   }
 
   referenceName([row, value]) {
@@ -233,6 +302,8 @@ class Chart {
       line.classList.toggle("quiet", row !== null && this.lines.has(row) && own !== row);
       line.firstChild.setAttribute("stroke-width", own === row ? 3 : 1.8);
     });
+    if (this.crowded) this.bands.forEach((band, own) => band.setAttribute("visibility", own === row ? "visible" : "hidden"));
+    this.box.querySelectorAll("[data-name]").forEach((name) => name.classList.toggle("strong", Number(name.dataset.name) === row));
   }
 
   nearest(x) {
@@ -338,8 +409,10 @@ class Chart {
     if (!series.length) return "No row is shown. Select rows in the legend.";
     words.push(seeds.length === 1 && seeds[0] === 1 ? "Lines: one seed each, so there are no bands."
       : "Lines: mean over seeds, at updates that all seeds of a row measured.");
-    if (seeds.some((n) => n >= 3)) words.push("Bands: 95 % t-interval over seeds" + (seeds.includes(2) ? ", range of two." : "."));
-    else if (seeds.includes(2)) words.push("Bands: range of two seeds.");
+    const where = this.crowded ? "Bands, in the small panels" : "Bands";
+    if (seeds.some((n) => n >= 3)) words.push(`${where}: 95 % t-interval over seeds${seeds.includes(2) ? ", range of two" : ""}.`);
+    else if (seeds.includes(2)) words.push(`${where}: range of two seeds.`);
+    if (this.crowded) words.push("Small panels: one row in colour, the other rows shown in grey, on one scale.");
     if (this.cut) words.push("Bands that are wider than the frame are cut at its edge.");
     if (this.metric.startsWith("train/") && this.curves.smoothing > 1) {
       words.push(`Smoothed within each run: moving mean of ${this.curves.smoothing} points.`);
