@@ -16,7 +16,6 @@ from rlbench.base.errors import BadInput
 from rlbench.base.progress import Progress
 from rlbench.commands.external import (
     ListPlace,
-    check_names,
     find_place,
     fold,
     judge_lists,
@@ -26,6 +25,7 @@ from rlbench.commands.external import (
     settings_of,
     show,
     write_baselines,
+    wrong_names,
 )
 from rlbench.config.decoding import evaluation_identity, greedy_identity, sampling_identity
 from rlbench.config.names import odd_name
@@ -76,7 +76,8 @@ def evaluate(options: argparse.Namespace) -> int:
     n = place.config.evaluation.samples if options.samples is None else options.samples
     evaluation = replace(place.config.evaluation, samples=n, pass_at=pass_at(place.config, n) if n else [])
     place = replace(place, config=replace(place.config, evaluation=evaluation))
-    if problems := check_names(place, [name]) + unsupported(options, evaluation_identity(evaluation)):
+    taken = wrong_names(place, [name], options.config_dir)
+    if problems := [*taken.values(), *unsupported(options, evaluation_identity(evaluation))]:
         raise BadInput(*problems)
     run = run_of(place, name, options.seed, _details(options, place.config))
     if status_of(run.root) == DONE:

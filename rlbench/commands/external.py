@@ -18,9 +18,9 @@ from rich.table import Table
 from rlbench.base.content import SHOWN
 from rlbench.base.errors import BadInput
 from rlbench.base.program import as_started
-from rlbench.base.records import Damaged
 from rlbench.baselines.recommend import recommend
 from rlbench.config.baselines import BASELINES, expanded
+from rlbench.config.names import HIDDEN, row_of_runs
 from rlbench.config.plugins import load_plugins
 from rlbench.config.schema import Config
 from rlbench.data import load_dataset
@@ -31,9 +31,10 @@ from rlbench.evaluation.given import judge_samples, judge_texts, text_of
 from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
 from rlbench.lists.metric_catalogue import metric_title
 from rlbench.running.classical import check_on_data, left_out, refused_by
-from rlbench.running.cli import config_of
+from rlbench.running.cli import config_of, groups
 from rlbench.runs.completions import sample_completions
 from rlbench.runs.directory import DONE, Run, check_done, status_of
+from rlbench.runs.existing import EXTERNAL, stage_of
 from rlbench.runs.identity import INPUTS, canonical, config_hash, stage_settings
 from rlbench.runs.record import IDENTITY, MANIFEST, RESULT, SETTINGS, Tuning
 from rlbench.runs.recorded import read_config
@@ -127,7 +128,7 @@ def _beside(folder: Path) -> ListPlace:
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}")
     runs = [path.parent for path in sorted(folder.rglob(SETTINGS)) if status_of(path.parent) == DONE]
-    own = [run for run in runs if _stage(run) not in (None, "external")]
+    own = [run for run in runs if stage_of(run) not in (None, EXTERNAL)]
     if not own:
         raise BadInput(f"--beside {folder}: no finished run; give the folder of an experiment, such as runs/mini")
     groups = sorted({run.parent.parent for run in own})
@@ -136,7 +137,7 @@ def _beside(folder: Path) -> ListPlace:
             f"--beside {folder} holds runs of several experiments, datasets or models; give one of "
             f"{', '.join(map(str, groups))}"
         )
-    run = next((run for run in own if _stage(run) == "rl"), own[0])
+    run = next((run for run in own if stage_of(run) == "rl"), own[0])
     config = read_config(run)
     result = RESULT.read(run, "give the folder of other runs", "experiment", "model")
     config = replace(config, experiment_name=result["experiment"], model=replace(config.model, name=result["model"]))
@@ -152,27 +153,38 @@ def _beside(folder: Path) -> ListPlace:
     return _place(config, groups[0], data, beside=True)
 
 
-def _stage(run: Path) -> str | None:
-    try:
-        return str(IDENTITY.load(run).get("stage"))
-    except (FileNotFoundError, Damaged):
-        return None
-
-
 def fold(place: ListPlace, splits: Sequence[str]) -> ListPlace:
     """The place with some of its splits."""
     return replace(place, splits={split: place.splits[split] for split in splits})
 
 
-def check_names(place: ListPlace, names: Iterable[str]) -> list[str]:
-    """Return one sentence for each system whose name is that of another row."""
+ROWS = "the names of stages and baselines, and all names that begin with an algorithm or end with a reward, as in "
+"""Names that systems may not have, for messages."""
+
+
+def wrong_names(place: ListPlace, names: Iterable[str], more: Path | None) -> dict[str, str]:
+    """Return why systems cannot have their names, by name: a row of runs has or could have the same one.
+
+    Args:
+        place: where the lists are judged.
+        names: of systems.
+        more: the user's config folder, with more algorithms and rewards; None if there is none.
+    """
+    known, config = groups(more), place.config
+    algorithms, rewards = [config.algorithm.name, *known["algorithm"]], [config.reward.name, *known["reward"]]
     runs = [path.parent for path in place.group.glob(f"*/*/{IDENTITY.name}")]
-    rows = {run.parent.name for run in runs if _stage(run) != "external"} | {"oracle", "zero_shot", "sft", *BASELINES}
-    return [
-        f"system {name}: the name belongs to another row of {place.group}; give the system another one"
-        for name in dict.fromkeys(names)
-        if name in rows
-    ]
+    rows = {run.parent.name for run in runs if stage_of(run) != EXTERNAL}
+    wrong = {}
+    for name in dict.fromkeys(names):
+        row = "runs that are there" if name in rows else row_of_runs(name, algorithms, rewards)
+        if row:
+            wrong[name] = (
+                f"system {name}: the name belongs to another row of {place.group}, that of {row}. Give the system "
+                f"another one. Rows of runs have {ROWS}grpo-relevance"
+            )
+        elif name.startswith("."):
+            wrong[name] = f"system {name}: the name {HIDDEN}; give the system another one"
+    return wrong
 
 
 def run_of(place: ListPlace, name: str, seed: int, details: Mapping[str, Any]) -> Run:
@@ -181,7 +193,7 @@ def run_of(place: ListPlace, name: str, seed: int, details: Mapping[str, Any]) -
     Raises:
         BadInput: other lists of this system and seed are there, or the directory is unfinished.
     """
-    settings = stage_settings(place.config, "external")
+    settings = stage_settings(place.config, EXTERNAL)
     identity = canonical({**settings, "external": {"system": name, **details}, "seed": seed})
     identity |= _inputs(place)
     digest = config_hash(identity)
@@ -194,7 +206,7 @@ def run_of(place: ListPlace, name: str, seed: int, details: Mapping[str, Any]) -
         )
     if root.exists() and status_of(root) != DONE:
         raise BadInput(f"{root} is no finished run: move it away")
-    return Run(root, "external", name, seed, digest, identity)
+    return Run(root, EXTERNAL, name, seed, digest, identity)
 
 
 def _inputs(place: ListPlace) -> dict[str, Any]:

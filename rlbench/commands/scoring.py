@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from rlbench.base.errors import BadInput
-from rlbench.commands.external import check_names, find_place, run_of, show, write_baselines, write_lists
+from rlbench.commands.external import find_place, run_of, show, write_baselines, write_lists, wrong_names
 from rlbench.evaluation.external_lists import read_lists
 
 
@@ -20,7 +20,7 @@ def score(options: argparse.Namespace) -> None:
     """
     console = Console(stderr=True, highlight=False)
     place = find_place(options)
-    systems = read_lists(
+    found = read_lists(
         options.files,
         place.contexts,
         place.others,
@@ -28,8 +28,11 @@ def score(options: argparse.Namespace) -> None:
         system=options.system,
         doc_field=options.lm_eval,
     )
-    problems, runs = check_names(place, (one.name for one in systems)), []
-    for one in systems:
+    taken = wrong_names(place, found.names, options.config_dir)
+    problems, runs = [*found.problems, *taken.values()], []
+    for one in found.systems:
+        if one.name in taken:
+            continue
         try:
             details = {"samples": one.n_samples, "sha256": one.sha256}
             runs.append(run_of(place, one.name, one.seed, details))
@@ -38,7 +41,7 @@ def score(options: argparse.Namespace) -> None:
     if problems:
         raise BadInput(*problems)
     files = [_origin(file) for file in options.files]
-    for one, run in zip(systems, runs, strict=True):
+    for one, run in zip(found.systems, runs, strict=True):
         console.print(f"[bold]external[/bold] {run.root}", soft_wrap=True)
         write_lists(place, one, run, files)
     baselines = write_baselines(place, lambda said: console.print(said, markup=False))

@@ -77,7 +77,7 @@ def teach(options: argparse.Namespace, config: Config) -> int:
         job["teacher"] |= {"local": options.local, "engine": options.engine, "sha256": source.digest}
     if options.cache is None:
         options.cache = Path(config.cache_dir) / "teacher.sqlite"
-    cache = None if options.answers else AnswerCache(options.cache, _name(source))
+    cache = None if options.answers else AnswerCache(options.cache, _name(source), read_only=options.dry_run)
     reader = _reader(options, config, Form.of(dataset.catalog))
     try:
         if options.dry_run:

@@ -1,7 +1,9 @@
 """Checks the names and paths of a config: experiments, rows, datasets, models and files. Loads no torch."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from rlbench.config.baselines import BASELINES
 from rlbench.config.schema import Config, HubModelConfig, WheelModelConfig
 
 LONGEST = 255
@@ -87,10 +89,38 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= LONGEST else f"{text[:LONGEST]!r}..."
 
 
+HIDDEN = "starts with a dot, which marks hidden and unfinished folders"
+OTHER_STAGES = ("oracle", "zero_shot", "sft")
+"""Stages whose rows are named after them. Rows of RL have the names of algorithm and reward."""
+
+
+def row_of_runs(name: str, algorithms: Iterable[str], rewards: Iterable[str]) -> str:
+    """Return which row of runs has or could have a name, or "" if none.
+
+    Runs have the rows `oracle`, `zero_shot`, `sft`, one per baseline, and `algorithm-reward`, all but baselines also
+    with `@variant`. Case is ignored, because some file systems ignore it.
+
+    Args:
+        name: name of a row that is not a run's.
+        algorithms, rewards: the known names. A name counts with a known algorithm or a known reward, because the other
+            one may be added later.
+    """
+    row = name.casefold().partition("@")[0]
+    if row in OTHER_STAGES:
+        return f"the stage {row}"
+    if row in BASELINES:
+        return f"the baseline {row}"
+    method = next((one for one in algorithms if row.startswith(f"{one.casefold()}-")), None)
+    if method is not None:
+        return f"runs of algorithm={method}"
+    reward = next((one for one in rewards if row.endswith(f"-{one.casefold()}")), None)
+    return "" if reward is None else f"runs with reward={reward}"
+
+
 def _hidden(key: str, name: str) -> str:
     """Return why a folder that begins with this name would be hidden, or ""."""
     begins = key in ("experiment_name", "dataset.name", "algorithm.name") and name.startswith(".")
-    return "starts with a dot, which marks hidden and unfinished folders" if begins else ""
+    return HIDDEN if begins else ""
 
 
 def check_names(config: Config) -> list[str]:

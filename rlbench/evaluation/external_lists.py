@@ -59,14 +59,30 @@ class SystemLists:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class FoundLists:
+    """What files of lists hold.
+
+    Attributes:
+        systems: the lists of each complete system and seed.
+        names: names of all systems, complete or not.
+        problems: everything wrong in the files.
+    """
+
+    systems: Sequence[SystemLists]
+    names: Sequence[str]
+    problems: Sequence[str]
+
+
 @dataclass
 class _Read:
-    """Rows of files: (system, seed) to context to sample to text, with the line of each; and what was wrong."""
+    """Rows of files: (system, seed) to context to sample to text, with the line of each; names; and what was wrong."""
 
     rows: dict[tuple[str, int], dict[str, dict[int, str]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(dict))
     )
     lines: dict[tuple[str, int, str, int], str] = field(default_factory=dict)
+    names: dict[str, None] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -78,7 +94,7 @@ def read_lists(
     with_years: bool,
     system: str | None = None,
     doc_field: str | None = None,
-) -> list[SystemLists]:
+) -> FoundLists:
     """Read and check files of lists.
 
     Args:
@@ -88,17 +104,19 @@ def read_lists(
         with_years: whether the dataset's items have years.
         system: name of every list; None: each line's own, or the file's name.
         doc_field: field of `doc` with the context id, in logged samples of lm-evaluation-harness; None for other files.
-
-    Raises:
-        BadInput: all problems of all files.
     """
     read = _Read()
     for file in files:
         named = system or (file.parent.name if doc_field else file.stem)
-        if doc_field:
-            rows = _logged(file, doc_field, named, read)
-        else:
-            rows = _own(file, named, with_years, forced=system is not None, read=read)
+        try:
+            if doc_field:
+                rows = _logged(file, doc_field, named, read)
+            else:
+                rows = _own(file, named, with_years, forced=system is not None, read=read)
+        except BadInput as error:  # the file cannot be read
+            read.problems += error.problems
+            continue
+        read.names |= dict.fromkeys(row[1] for row in rows)
         known = {context for contexts in splits.values() for context in contexts}
         read.problems += report(str(file), _placed(file, rows, known, others, read), "line")
     if not read.rows and not read.problems:
@@ -106,9 +124,7 @@ def read_lists(
     found = []
     for (name, seed), by_context in read.rows.items():
         found += _complete(name, seed, by_context, splits, read.problems)
-    if read.problems:
-        raise BadInput(*read.problems)
-    return found
+    return FoundLists(found, list(read.names), read.problems)
 
 
 Row = tuple[int, str, int, str, int, str]

@@ -37,6 +37,7 @@ from rlbench.runs.existing import (
     check_curve,
     check_plugins,
     check_recorded,
+    check_row,
     check_start,
     superseded,
 )
@@ -147,7 +148,7 @@ def make_cells(
             if run.status() != DONE or run.stage == "sft":
                 problems += check_curve(config)
             problems += [said for of_stage in locate_all(config) for said in check_recorded(of_stage)]
-            problems += check_plugins(config)
+            problems += check_plugins(config) + check_row(config)
             cells.append(Cell(options, own, config, run, processes))
         except BadInput as error:
             problems += [*check_config(config, processes), *error.problems]

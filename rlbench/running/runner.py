@@ -34,7 +34,7 @@ from rlbench.runs.budget import Ledger, named_speed
 from rlbench.runs.claiming import note_unlocated, noted
 from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import DONE, Run, check_done, locate, locate_all
-from rlbench.runs.existing import check_curve, check_plugins, check_recorded, check_start, superseded
+from rlbench.runs.existing import check_curve, check_plugins, check_recorded, check_row, check_start, superseded
 from rlbench.runs.identity import differing_keys
 from rlbench.runs.provenance import manifest
 from rlbench.runs.record import BUDGET, MANIFEST, RESULT, SCHEMA, WITHOUT_MODEL, Manifest, ModelOrigin, Outcome
@@ -172,7 +172,7 @@ def _done_already(config: Config, wanted: Run) -> bool:
             a finished SFT stage that has none, or is done but damaged.
     """
     problems = [said for run in locate_all(config) for said in check_recorded(run)]
-    problems += check_plugins(config)
+    problems += check_plugins(config) + check_row(config)
     if wanted.status() != DONE:
         problems += check_start(config)
     if wanted.stage == "sft" or wanted.status() != DONE:

@@ -9,9 +9,31 @@ from rlbench.base.content import SHOWN
 from rlbench.base.records import PUT_BACK, Damaged
 from rlbench.config.plugins import load_plugins, plugin_digests, used_by
 from rlbench.config.schema import Config
-from rlbench.runs.directory import DONE, Run, locate, locate_all
+from rlbench.runs.directory import DONE, Run, label_of, locate, locate_all
 from rlbench.runs.identity import INPUTS, differing_keys
 from rlbench.runs.record import IDENTITY, MANIFEST
+
+EXTERNAL = "external"
+"""The stage of lists from elsewhere. The row has the system's name."""
+
+
+def stage_of(root: Path) -> str | None:
+    """Return the stage of the run in a directory, or None if there is no sound run."""
+    try:
+        return str(IDENTITY.load(root).get("stage"))
+    except (FileNotFoundError, Damaged):
+        return None
+
+
+def check_row(config: Config) -> list[str]:
+    """Return an error if lists from elsewhere have the name of a row that the config makes."""
+    rows = [config.group_dir / label_of(config, stage) for stage in config.stages]
+    return [
+        f"{row} holds lists from elsewhere under the name of this row. Move it away, or give this row another name "
+        "with variant=NAME"
+        for row in rows
+        if any(stage_of(path.parent) == EXTERNAL for path in row.glob(f"*/{IDENTITY.name}"))
+    ]
 
 
 def unmeasured(run: Run, steps: Iterable[int]) -> list[int]:

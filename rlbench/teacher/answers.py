@@ -83,6 +83,13 @@ def prompt_tokens(messages: Messages) -> int:
     return sum(tokens_in(message["content"]) + 4 for message in messages)
 
 
+TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, answer TEXT NOT NULL)"
+
+
+def _opened(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(uri, timeout=60, isolation_level=None, check_same_thread=False, uri=True)
+
+
 class AnswerCache:
     """Answers by their whole request, in an SQLite file.
 
@@ -92,22 +99,28 @@ class AnswerCache:
     Args:
         path: the file; created when needed.
         source: the teacher: an endpoint's URL, or a digest of a local model. It is part of every key.
+        read_only: only look up answers. A file that is missing is not created.
 
     Raises:
         BadInput: the file is not such a cache, or cannot be opened.
     """
 
-    def __init__(self, path: Path, source: str):
+    def __init__(self, path: Path, source: str, *, read_only: bool = False):
         self.path, self.source = path, source
         self._lock = threading.Lock()
         if path.is_dir():
             raise BadInput(f"{path} is a folder, but the cache of answers is a file; give another --cache")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._file.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, answer TEXT NOT NULL)"
-            )
+            if read_only and path.exists():
+                self._file = _opened(f"{path.resolve().as_uri()}?mode=ro")
+                self.count()  # fails unless the file is such a cache
+            elif read_only:
+                self._file = _opened(":memory:")
+                self._file.execute(TABLE)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = _opened(path.resolve().as_uri())
+                self._file.execute(TABLE)
         except (OSError, sqlite3.Error) as error:
             raise BadInput(
                 f"{path} cannot be used as a cache of answers: {error}. Give another --cache, or move the file away"

@@ -95,13 +95,21 @@ def test_a_larger_number_of_contexts_adds_to_a_smaller_one(job):
     assert few < more
 
 
-def test_a_dry_run_sends_nothing(job):
+def test_a_dry_run_sends_nothing_and_writes_nothing(job):
+    before = set(job.folder.rglob("*"))
     with teacher(plain_teacher) as server:
         assert job(server, "lists", "--dry-run", "--price-in", "1", "--tokens-per-minute", "100", out=None) == 0
         assert server.requests == []
     assert "to ask: 14 requests" in job.said and "in cost" in job.said and "minutes" in job.said
     assert '"messages"' in job.said and KEY not in job.said
-    assert not list(job.folder.glob("*.jsonl"))
+    assert set(job.folder.rglob("*")) == before, "not even the file that keeps answers"
+
+
+def test_a_dry_run_refuses_a_file_that_is_no_cache(job):
+    (job.folder / "mine.sqlite").write_text("not SQLite")
+    with teacher(plain_teacher) as server:
+        assert job(server, "lists", "--dry-run", "--cache", str(job.folder / "mine.sqlite"), out=None) == 2
+    assert "mine.sqlite cannot be used as a cache of answers" in job.said
 
 
 def test_failures_that_pass_are_tried_again(job):

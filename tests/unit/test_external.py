@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ def write(tmp_path: Path) -> Write:
 
 
 def read(*files: Path, **options: Any) -> Any:
-    return read_lists(files, SPLITS, OTHERS, **({"with_years": True} | options))
+    found = read_lists(files, SPLITS, OTHERS, **({"with_years": True} | options))
+    if found.problems:
+        raise BadInput(*found.problems)
+    return found.systems
 
 
 def problems(*files: Path, **options: Any) -> list[str]:
@@ -126,8 +130,8 @@ def test_validation_may_lack_but_not_in_part(write: Write) -> None:
     rows = [{"context_id": context, "text": ""} for context in ("a", "b", "v")]
     assert set(read(write(*rows))[0].texts) == {"a", "b", "v"}
     file = write(*rows, name="more.jsonl")
-    with pytest.raises(BadInput, match="1 of 2 contexts of validation have no list: w"):
-        read_lists([file], {**SPLITS, "validation": ["v", "w"]}, OTHERS, with_years=True)
+    found = read_lists([file], {**SPLITS, "validation": ["v", "w"]}, OTHERS, with_years=True)
+    assert "1 of 2 contexts of validation have no list: w" in found.problems[0] and found.names == ["more"]
 
 
 def test_unequal_numbers_of_samples_are_refused(write: Write) -> None:
@@ -227,6 +231,44 @@ def test_other_lists_of_the_same_system_are_not_overwritten(
     assert "holds other lists of the system kept, seed 0" in capsys.readouterr().err
     assert score.main([str(file), "--beside", str(ran), "--system", "zero_shot"]) == 2
     assert "system zero_shot: the name belongs to another row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["grpo-relevance", "GRPO-mine", "mine-relevance@lr", "sft@gold", "BM25", ".hidden"])
+def test_a_name_that_a_row_of_runs_could_have_is_refused(
+    ran: Path, mini: RankedListDataset, write: Write, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = write(*({"context_id": c, "text": "", "system": name} for c in best(mini, "test")))
+    assert score.main([str(file), "--beside", str(ran)]) == 2
+    said = capsys.readouterr().err
+    assert f"system {name}: the name" in said and "give the system another one" in said.lower()
+    assert not (ran / "mini-tiny" / name).exists()
+    assert evaluate.main(["--model", "./x", "--name", name, "--beside", str(ran)]) == 2
+    assert f"system {name}: the name" in capsys.readouterr().err
+
+
+def test_names_and_all_other_problems_are_told_together(
+    ran: Path, mini: RankedListDataset, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contexts = list(best(mini, "test"))
+    rows = [{"context_id": c, "text": "", "system": name} for name in ("zero_shot", "sft") for c in contexts]
+    file = write(*rows, {"context_id": contexts[0], "text": "", "system": "part"}, "{")
+    assert score.main([str(file), "nowhere.jsonl", "--beside", str(ran)]) == 2
+    said = capsys.readouterr().err
+    for words in ("system zero_shot: the name belongs", "system sft: the name belongs", "system part: 5 of 6 contexts",
+                  "not JSON", "nowhere.jsonl: there is no such file"):  # fmt: skip
+        assert words in said, words
+    assert "holds other lists" not in said and "move it away" not in said, "a run of rlbench must stay where it is"
+
+
+def test_a_run_does_not_take_the_row_of_lists_from_elsewhere(
+    ran: Path, config: Config, mini: RankedListDataset, write: Write
+) -> None:
+    file = write(*({"context_id": c, "text": "", "system": "own-mine"} for c in best(mini, "test")))
+    assert score.main([str(file), "--beside", str(ran)]) == 0
+    named = replace(config, stage="rl", algorithm=replace(config.algorithm, name="own"))
+    named = replace(named, reward=replace(named.reward, name="mine"))
+    with pytest.raises(BadInput, match="own-mine holds lists from elsewhere under the name of this row"):
+        run(named)
 
 
 def test_seeds_of_a_system_share_a_row(ran: Path, mini: RankedListDataset, write: Write) -> None:

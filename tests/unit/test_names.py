@@ -9,7 +9,7 @@ import yaml
 from analysis import report
 from analysis.collection import collect
 from rlbench.base.errors import BadInput
-from rlbench.config.names import check_names, odd_name
+from rlbench.config.names import check_names, odd_name, row_of_runs
 from rlbench.config.places import check_places
 from rlbench.running.checks import check_values
 from rlbench.runs.directory import locate
@@ -187,3 +187,20 @@ def test_a_run_with_a_crafted_name_is_left_out_of_an_analysis(key, tmp_path):
         and "part of a path" in problem.reason
     )
     assert json.loads((path / "result.json").read_text())[key] == "../../../elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("gpt-4.1-mini", ""),
+        ("oracle2", ""),
+        ("bm25", "the baseline bm25"),
+        ("Oracle", "the stage oracle"),
+        ("sft@gold", "the stage sft"),
+        ("rank_grpo-mine", "runs of algorithm=rank_grpo"),
+        ("mine-log_decay@a@b", "runs with reward=log_decay"),
+        ("rank_grpo", ""),
+    ],
+)
+def test_the_rows_that_runs_could_have(name: str, row: str) -> None:
+    assert row_of_runs(name, ["grpo", "rank_grpo"], ["log_decay"]) == row
