@@ -120,13 +120,21 @@ def _list(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     names = groups(options.config_dir)["dataset"]
     width = max(map(len, names)) + 2
+    problems: dict[str, list[str]] = {}
     for name in names:
-        config = config_of([f"dataset={name}", *options.words], options.config_dir)
+        try:
+            config = config_of([f"dataset={name}", *options.words], options.config_dir)
+        except BadInput as error:  # the others are listed all the same
+            problems[name] = error.problems
+            continue
         entry, cache = DATASETS[config.dataset.kind], config.runtime.data_cache
         stored = len(list(Path(cache).glob(f"{config.dataset.name}-*/records"))) if cache else 0
         more = f"; {stored} in the data cache" if stored else ""
         console.print(f"{name:<{width}}{entry.about}", markup=False, soft_wrap=True)
         console.print(f"{'':<{width}}{_files(config.dataset, entry.get)}{more}", markup=False, soft_wrap=True)
+    if problems:
+        whole = len(problems) == len(names)  # then it is the command line that is wrong
+        raise BadInput(*dict.fromkeys(p if whole else f"dataset={n}: {p}" for n, ps in problems.items() for p in ps))
     return 0
 
 

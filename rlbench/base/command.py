@@ -28,6 +28,8 @@ def exit_code(work: Callable[[], int]) -> int:
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False)
+        for notice in error.notices:
+            console.print(f"note: {notice}", markup=False, soft_wrap=True)
         for problem in error.problems:
             console.print(problem, style="red", markup=False, soft_wrap=True)
         return 2

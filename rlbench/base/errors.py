@@ -1,6 +1,8 @@
 """Errors for users. Each names the file or key, the value, and what to do."""
 
 import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 KEYS_SHOWN = 3
 """Maximum number of keys in a suggestion."""
@@ -11,11 +13,22 @@ class BadInput(ValueError):
 
     Args:
         problems: one sentence per problem. All problems found are reported together.
+        notices: what else was found in the same files, one sentence each. Reported with the problems.
     """
 
-    def __init__(self, *problems: str):
-        self.problems = list(problems)
+    def __init__(self, *problems: str, notices: Iterable[str] = ()):
+        self.problems, self.notices = list(problems), list(notices)
         super().__init__("\n".join(problems))
+
+
+@contextmanager
+def noting(notices: Iterable[str]) -> Iterator[None]:
+    """Add notices to bad input that is found inside."""
+    try:
+        yield
+    except BadInput as error:
+        error.notices[:0] = notices
+        raise
 
 
 class OutOfMemory(RuntimeError):

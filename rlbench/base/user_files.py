@@ -20,10 +20,21 @@ OTHER_FORMATS = {
     b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it",
     b"PK\x03\x04": "is a zip archive; unpack it",
     b"PAR1": "is parquet, not text",
+    b"\xff\xfe\x00\x00": "is UTF-32 text; save it as UTF-8",
+    b"\x00\x00\xfe\xff": "is UTF-32 text; save it as UTF-8",
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
 }
-"""First bytes of other formats that users give instead of text, and the message for each."""
+"""First bytes of other formats that users give instead of text, and the message for each. Longer ones come first."""
+
+LOOKED_AT = 4096
+"""Number of first bytes in which to look for the NUL bytes of UTF-16 and UTF-32. A multiple of 4."""
+LEAST_NULS = 8
+"""UTF-16 and UTF-32 have at least one NUL in so many bytes: that of any space, digit or newline. UTF-8 has none."""
+
+NOT_JSON = "not JSON"
+TWICE = "a key stands twice in one object; keep one"
+"""Kinds of problems of a line of JSON."""
 
 BAD_JSON = (ValueError, RecursionError)
 """Errors of `json.loads`: malformed text, invalid UTF-8, too many digits, or too deep nesting."""
@@ -88,7 +99,37 @@ def _as_text(data: bytes, name: str) -> bytes:
     for start, words in OTHER_FORMATS.items():
         if data.startswith(start):
             raise BadInput(f"{name} {words}")
+    head = data[:LOOKED_AT]
+    if head.count(0) * LEAST_NULS > len(head):
+        raise BadInput(f"{name} is {_wide(head)} text; save it as UTF-8")
     return data.removeprefix(BOM)
+
+
+def _wide(head: bytes) -> str:
+    """Return whether text without a byte order mark is UTF-16 or UTF-32. Characters of UTF-32 are below 0x110000."""
+    of_32 = any(not any(head[high::4]) and max(head[low::4], default=0) <= 0x10 for high, low in ((0, 1), (3, 2)))
+    return "UTF-32" if of_32 else "UTF-16"
+
+
+def text_lines(text: str) -> list[str]:
+    """Return the lines of a text without their ends.
+
+    Only \\n and \\r\\n end a line. `str.splitlines` also splits at characters that titles can have, such as U+2028.
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
+
+
+class _TwiceInObject(ValueError):
+    """A JSON object has a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceInObject(ascii(next(key for key in keys if keys.count(key) > 1))[:LONGEST_REASON])
+    return found
 
 
 def read_user_text(path: Path, name: str = "", otherwise: str | None = None) -> str:
@@ -111,11 +152,12 @@ def read_user_text(path: Path, name: str = "", otherwise: str | None = None) -> 
         raise BadInput(f"{name} is not UTF-8 text (byte {error.start}: {error.reason})") from error
 
 
-def read_user_json(path: Path, name: str = "") -> Any:
+def read_user_json(path: Path, name: str = "", *, distinct_keys: bool = False) -> Any:
     """Return the value in a JSON file.
 
     Args:
         path, name: as in `read_user_bytes`.
+        distinct_keys: whether to refuse an object with a key twice. Otherwise the last value counts.
 
     Raises:
         BadInput: if it cannot be read or is not JSON.
@@ -123,7 +165,9 @@ def read_user_json(path: Path, name: str = "") -> Any:
     name = name or str(path)
     text = read_user_text(path, name)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object if distinct_keys else None)
+    except _TwiceInObject as error:
+        raise BadInput(f"{name}: {TWICE}: {error}") from error
     except BAD_JSON as error:
         raise BadInput(f"{name} is not JSON: {one_line(error)}") from error
 
@@ -206,8 +250,10 @@ def _written_out(node: Any, known: dict[int, int], name: str) -> int:
     return known[id(node)]
 
 
-def read_user_lines(path: Path, name: str = "") -> Iterator[tuple[int, Any, str]]:
-    """Yield line number (from 1), value, and error text or "" for each non-empty line of a JSONL file.
+def read_user_lines(path: Path, name: str = "") -> Iterator[tuple[int, Any, tuple[str, str] | None]]:
+    """Yield line number (from 1), value and problem for each non-empty line of a JSONL file.
+
+    A problem is its kind, `NOT_JSON` or `TWICE`, and a detail. None: the line is sound.
 
     Args:
         path, name: as in `read_user_bytes`.
@@ -216,12 +262,14 @@ def read_user_lines(path: Path, name: str = "") -> Iterator[tuple[int, Any, str]
         BadInput: if the file cannot be read.
     """
     name = name or str(path)
-    for number, line in enumerate(_as_text(read_user_bytes(path, name), name).splitlines(), start=1):
+    for number, line in enumerate(_as_text(read_user_bytes(path, name), name).split(b"\n"), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line.decode("utf-8")), ""
+                yield number, json.loads(line.decode("utf-8"), object_pairs_hook=_object), None
+            except _TwiceInObject as error:
+                yield number, None, (TWICE, str(error))
             except BAD_JSON as error:
-                yield number, None, one_line(error)
+                yield number, None, (NOT_JSON, one_line(error))
 
 
 def one_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Checks, measures and stores datasets for `rlbench.datasets`. Loads numpy and pyarrow."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -23,15 +24,15 @@ def check(config: Config) -> int:
     """Print every problem of a dataset, or its sizes and notices. Returns 1 if there is a problem, else 0."""
     try:
         dataset = load_dataset(config.dataset)
-        problems = check_dataset(dataset, config.dataset.list_length)
+        problems, notices = check_dataset(dataset, config.dataset.list_length), dataset.notices
     except BadInput as error:
-        problems = error.problems
+        problems, notices = error.problems, error.notices
+    _print_notices(notices)
     if problems:
         for problem in problems:
             out.print(problem, style="red", markup=False, soft_wrap=True)
         out.print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {config.dataset.name}", markup=False)
         return 1
-    _print_notices(dataset)
     sizes = ", ".join(f"{len(records)} {split}" for split, records in dataset.splits.items())
     out.print(
         f"no problems: {sizes}; {len(dataset.catalog)} {plural(dataset.item)} in the catalogue",
@@ -82,7 +83,7 @@ def stats(config: Config, tokenizer: str | None) -> int:
         shared.add_row(words, *(str(getattr(leak, name)) for leak in found.values()))
     out.print()
     out.print(shared)
-    _print_notices(dataset)
+    _print_notices(dataset.notices)
     return 0
 
 
@@ -95,7 +96,7 @@ def prepare(config: Config) -> int:
     if config.runtime.data_cache is None:
         raise BadInput("runtime.data_cache = null: there is no data cache to fill; give runtime.data_cache=FOLDER")
     dataset = _sound(config)
-    _print_notices(dataset)
+    _print_notices(dataset.notices)
     if dataset.place is None:
         return 1  # why it is not stored has been said
     folder = Path(config.runtime.data_cache) / dataset.place.name
@@ -112,12 +113,12 @@ def _sound(config: Config) -> RankedListDataset:
     """
     dataset = load(config)
     if dataset.place is None and (problems := check_dataset(dataset, config.dataset.list_length)):
-        raise BadInput(*problems)
+        raise BadInput(*problems, notices=dataset.notices)
     return dataset
 
 
-def _print_notices(dataset: RankedListDataset) -> None:
-    for notice in dataset.notices:
+def _print_notices(notices: Iterable[str]) -> None:
+    for notice in notices:
         out.print(f"note: {notice}", markup=False, soft_wrap=True)
 
 

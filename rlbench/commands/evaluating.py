@@ -144,11 +144,14 @@ def _transformers(options: argparse.Namespace, place: ListPlace, name: str) -> E
     from rlbench.evaluation.evaluate import evaluate as evaluate_model
     from rlbench.models.loading import load_model, load_tokenizer, max_positions
     from rlbench.models.sources import model_folder
+    from rlbench.models.token_bytes import special_lines, special_words
     from rlbench.training.arguments import on_cpu
 
     hf_logging.disable_progress_bar()
     config, source = place.config, model_folder(options.model)
     tokenizer = load_tokenizer(source, config.generation.template_date)
+    if special := special_lines(place.dataset.catalog.lines(), tokenizer):
+        console.print(f"note: {special_words(special, place.dataset.item)}", markup=False, soft_wrap=True)
     positions, limit = max_positions(source), config.generation.max_new_tokens
     longest = max(longest_prompt(records, tokenizer) for records in place.splits.values())
     if positions is not None and longest + limit > positions:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlbench.base.errors import nearest
-from rlbench.base.program import install
+from rlbench.base.program import as_started, install
 
 DEFAULT = "default"
 """In `baselines`: every baseline that needs no optional package, as far as the data allow it."""
@@ -83,7 +83,8 @@ def check_baselines(names: Sequence[Any]) -> list[str]:
     """Return one sentence for each unknown or repeated name, and for each missing package."""
     known = [DEFAULT, *BASELINES]
     problems = [
-        f"baselines contains {name!r}, which is unknown; known: {', '.join(known)}.{nearest(str(name), known)}"
+        f"baselines contains {name!r}, which is unknown; known: {', '.join(known)}.{nearest(str(name), known)} "
+        f"Plugins (plugins=) cannot add baselines; {as_started('python -m rlbench.score')} takes lists of your own"
         for name in names
         if name not in known
     ]

@@ -16,6 +16,8 @@ from typing import Any
 from rlbench.base.content import combined, file_digest
 from rlbench.config.names import odd_path
 
+HINT = " If a plugin adds it, name the plugin: plugins=[FILE.py]"
+"""End of messages about unknown names that a plugin may add."""
 SHOWN_NAME = 255
 """Maximum characters of an invalid plugin name that a message shows."""
 _failed: dict[str, str] = {}

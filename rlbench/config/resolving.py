@@ -18,7 +18,7 @@ from rlbench.base.errors import BadInput, nearest, nearest_key
 from rlbench.base.texts import broken_texts
 from rlbench.config.bounds import LONGEST_LIST
 from rlbench.config.datasets import DATASETS, schemas
-from rlbench.config.plugins import load_plugins
+from rlbench.config.plugins import HINT, load_plugins
 from rlbench.config.rates import ROW_SECTIONS, RateRow, row_for
 from rlbench.config.schema import (
     ALGORITHMS,
@@ -118,6 +118,7 @@ def resolve(cfg: DictConfig) -> Config:
         else:
             problems.append(
                 f"{key}.{tag} = '{name}' is unknown; known: {', '.join(kinds)}.{nearest(name, list(kinds))}"
+                + (HINT if given is None else "")
             )
     parts: dict[str, Any] = {key: plain[key] for key in _SCALARS}
     for key, kind in sections.items():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_bytes, read_user_json, read_user_lines, read_user_text
+from rlbench.base.user_files import read_user_bytes, read_user_json, read_user_lines, read_user_text, text_lines
 from rlbench.data.checks import Finding, report
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.items import WITHOUT_YEARS, Item, plural
@@ -217,7 +217,7 @@ def _read_pickle(path: Path) -> list[tuple[int, Any]]:
 
 
 def _read_json(path: Path) -> list[tuple[int, Any]]:
-    return _numbered(path, read_user_json(path, f"catalogue {path}"))
+    return _numbered(path, read_user_json(path, f"catalogue {path}", distinct_keys=True))
 
 
 def _numbered(path: Path, rows: Any) -> list[tuple[int, Any]]:
@@ -227,7 +227,7 @@ def _numbered(path: Path, rows: Any) -> list[tuple[int, Any]]:
 
 
 def _read_text(path: Path) -> list[tuple[int, Any]]:
-    lines = read_user_text(path, f"catalogue {path}").splitlines()
+    lines = text_lines(read_user_text(path, f"catalogue {path}"))
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -236,7 +236,7 @@ def _read_lines(path: Path) -> list[tuple[int, Any]]:
     for number, row, wrong in read_user_lines(path, f"catalogue {path}"):
         rows.append((number, row))
         if wrong:
-            findings.append((number, "not JSON", wrong))
+            findings.append((number, *wrong))
     if findings:
         raise BadInput(*report(f"catalogue {path}", findings, "line"))
     return rows

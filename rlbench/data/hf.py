@@ -59,7 +59,7 @@ def load(config: HFConfig) -> RankedListDataset:
     catalog, notices = read_own_catalog(config, None if config.catalog is None else Path(config.catalog), problems)
     problems += reading.problems()
     if problems:
-        raise BadInput(*problems)
+        raise BadInput(*problems, notices=[*notices, *reading.notices()])
     return dataset_of(config.name, reading, catalog, notices)
 
 

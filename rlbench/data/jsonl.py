@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_bytes, read_user_lines, unreachable
+from rlbench.base.user_files import NOT_JSON, read_user_bytes, read_user_lines, unreachable
 from rlbench.config.datasets import named_files
 from rlbench.config.schema import JsonlConfig
 from rlbench.data.catalog_files import SUFFIXES
@@ -21,6 +21,8 @@ from rlbench.data.own import (
 )
 from rlbench.data.own_rows import SPLIT_NAMES, OwnRow, Reading
 from rlbench.data.record import RankedListDataset
+
+CUT_OFF = "not a JSON object; the line may be cut off, or not be UTF-8"
 
 
 def load(config: JsonlConfig) -> RankedListDataset:
@@ -48,14 +50,14 @@ def load(config: JsonlConfig) -> RankedListDataset:
         for number, values, wrong in lines:
             row = OwnRow(str(file), number, split, values)
             if wrong:
-                reading.problem(row, "not a JSON object; the line may be cut off, or not be UTF-8", wrong)
+                reading.problem(row, CUT_OFF if wrong[0] == NOT_JSON else wrong[0], wrong[1])
             else:
                 reading.add(row)
     catalog, notices = read_own_catalog(config, _catalog(config), problems)
     notices = [*notices, *_unread(config, files)]
     problems += reading.problems()
     if problems:
-        raise BadInput(*problems)
+        raise BadInput(*problems, notices=[*notices, *reading.notices()])
     return dataset_of(config.name, reading, catalog, notices)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_text
+from rlbench.base.user_files import read_user_text, text_lines
 from rlbench.config.datasets import named_files
 from rlbench.config.schema import MovielensConfig
 from rlbench.data.checks import Finding, report
@@ -118,7 +118,7 @@ def _read_rows(file: Path, columns: int, problems: list[str]) -> Iterator[tuple[
     except BadInput as error:
         problems += error.problems
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text_lines(text), 1):
         if line.strip():
             fields = line.split("::")
             yield number, fields if len(fields) == columns else None

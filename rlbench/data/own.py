@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlbench.base.errors import BadInput
+from rlbench.base.errors import BadInput, noting
 from rlbench.config.schema import OwnConfig
 from rlbench.data.catalog_files import read_catalog
 from rlbench.data.checks import EXAMPLES, fingerprint, same_wording, share_outside_catalog, wordings
@@ -82,8 +82,9 @@ def dataset_of(name: str, reading: Reading, catalog: Catalog | None, notices: Se
         BadInput: there is no train split, or the demonstrations have problems.
     """
     config = reading.config
-    told = [*notices, *(f"{count} {what}" for what, count in reading.counts.items() if count)]
-    splits, drawn = _with_all_splits(name, reading)
+    told = [*notices, *reading.notices()]
+    with noting(told):
+        splits, drawn = _with_all_splits(name, reading)
     told += drawn
     for split, records in splits.items():
         if split != "sft":
@@ -122,9 +123,9 @@ def dataset_of(name: str, reading: Reading, catalog: Catalog | None, notices: Se
             "there are no demonstrations, so stage=sft has nothing to learn from: give records a completion, or set "
             "dataset.demonstrations_from=FILE or dataset.demonstrations=truth_then_popular"
         )
-    found = demonstrated(
-        config.demonstrations_from, {split: splits[split] for split in ("train", "validation")}, config.list_length
-    )
+    asked = {split: splits[split] for split in ("train", "validation")}
+    with noting(told):
+        found = demonstrated(config.demonstrations_from, asked, config.list_length)
     if found is not None:
         splits |= found[0]
         told += found[1]

@@ -90,6 +90,10 @@ class Reading:
         """All problems found, in sentences."""
         return [one for where, found in self.findings.items() for one in report(where, found, self.unit)]
 
+    def notices(self) -> list[str]:
+        """Repairs and remarks, in sentences."""
+        return [f"{count} {what}" for what, count in self.counts.items() if count]
+
     def add(self, row: OwnRow) -> None:
         """Read a row as a record."""
         before = len(self.findings[row.where])

@@ -147,7 +147,7 @@ def _files(path: str | None, problems: list[str]) -> dict[str, Path]:
 def _read_names(file: Path, problems: list[str]) -> tuple[dict[str, Film], int]:
     """(film by IMDb id, number of names without a year)."""
     try:
-        names = read_user_json(file)
+        names = read_user_json(file, distinct_keys=True)
     except BadInput as error:
         problems += error.problems
         return {}, 0

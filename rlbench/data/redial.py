@@ -162,7 +162,7 @@ def read_answers(file: Path, problems: list[str]) -> tuple[list[CrslabAnswer], i
         return [], 0, 0
     for number, row, wrong_json in lines:
         if wrong_json:
-            findings.append((number, "not JSON", wrong_json))
+            findings.append((number, *wrong_json))
             continue
         wrong = list(_row_problems(row))
         if wrong:

@@ -170,7 +170,7 @@ def read_dialogues(file: Path, problems: list[str]) -> list[Dialogue]:
     findings: list[Finding] = []
     dialogues: dict[str, Dialogue] = {}
     for number, row, wrong_json in lines:
-        wrong = [("not JSON", wrong_json)] if wrong_json else list(_row_problems(row))
+        wrong = [wrong_json] if wrong_json else list(_row_problems(row))
         if not wrong and (name := str(row["conversationId"])) in dialogues:
             wrong = [("conversationId is that of an earlier line", name)]
         if wrong:

@@ -134,7 +134,7 @@ Row = tuple[int, str, int, str, int, str]
 def _objects(file: Path, findings: list[Finding]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row, wrong in read_user_lines(file):
         if wrong:
-            findings.append((number, "not JSON", wrong))
+            findings.append((number, *wrong))
         elif not isinstance(row, dict):
             findings.append((number, "not a JSON object", ascii(row)[:80]))
         elif broken := broken_texts(row):

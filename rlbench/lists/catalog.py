@@ -13,7 +13,7 @@ from rapidfuzz import fuzz, process
 
 from rlbench.base.errors import BadInput, nearest
 from rlbench.config.bounds import check_numbers
-from rlbench.config.plugins import for_every_stage
+from rlbench.config.plugins import HINT, for_every_stage
 from rlbench.config.schema import MatchingConfig
 from rlbench.lists.items import Item, line_of, plural
 
@@ -235,6 +235,10 @@ class Catalog:
     def __contains__(self, item: Item) -> bool:
         return self.find(*item) != NOT_FOUND
 
+    def lines(self) -> list[str]:
+        """Each item as a line of a list."""
+        return [line_of(*item) for item in self.items]
+
     def with_policy(self, policy: MatchingPolicy) -> "Catalog":
         """The same items under another policy."""
         return Catalog(self.items, policy)
@@ -382,7 +386,7 @@ def check_matching(matching: MatchingConfig) -> list[str]:
     """Return one sentence for each problem of a matching policy."""
     problems = [
         f"matching.normalisers contains '{name}', which is unknown; known: {', '.join(NORMALISERS)}."
-        f"{nearest(name, list(NORMALISERS))}"
+        f"{nearest(name, list(NORMALISERS))}{HINT}"
         for name in matching.normalisers
         if name not in NORMALISERS
     ]

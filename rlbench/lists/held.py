@@ -4,7 +4,7 @@ Such a list is lines of the catalogue, joined by newlines. Lines are bytes here,
 character.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlbench.lists.catalog import NOT_FOUND
-from rlbench.lists.items import line_of
 from rlbench.lists.relevance import Judge
 
 
@@ -26,7 +25,7 @@ class HeldLines:
         lines: L distinct lines in UTF-8, sorted.
         items: (L,) index of the item that the judge reads in each line. Several lines may name one item.
         titles: (L,) id of that item's title, as in `Catalog.title_ids`.
-        left_out: lines of the catalogue that the judge does not read as one of its items.
+        left_out: lines of the catalogue that the judge does not read as one of its items, or that no list can have.
     """
 
     judge: Judge
@@ -36,11 +35,11 @@ class HeldLines:
     left_out: list[str]
 
     @classmethod
-    def of(cls, judge: Judge) -> "HeldLines":
-        """The lines of a judge's catalogue."""
+    def of(cls, judge: Judge, unwritable: Collection[str] = ()) -> "HeldLines":
+        """The lines of a judge's catalogue, without those that no list can have."""
         catalog, item_of_line, left_out = judge.catalog, {}, []
-        for line in dict.fromkeys(line_of(*item) for item in catalog.items):
-            entries = judge.parse(line).items if "\n" not in line else []
+        for line in dict.fromkeys(catalog.lines()):
+            entries = judge.parse(line).items if "\n" not in line and line not in unwritable else []
             index = catalog.find(*entries[0]) if len(entries) == 1 else NOT_FOUND
             if index == NOT_FOUND:
                 left_out.append(line)

@@ -26,7 +26,7 @@ from rlbench.config.schema import EvaluationConfig, GenerationConfig
 from rlbench.lists.held import HeldLines, shown
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge
-from rlbench.models.token_bytes import TokenBytes, token_bytes
+from rlbench.models.token_bytes import TokenBytes, special_lines, token_bytes
 
 log = logging.getLogger(__name__)
 
@@ -305,10 +305,11 @@ def constraint_of(section: GenerationConfig | EvaluationConfig, reader: ListRead
 @lru_cache(maxsize=2)
 def _made(tokenizer: PreTrainedTokenizerBase, judge: Judge, ends: tuple[int, ...]) -> tuple[HeldLines, Options]:
     """The lines of a catalogue and their options. Rollouts and evaluation share them."""
-    held = HeldLines.of(judge)
+    held = HeldLines.of(judge, set(special_lines(judge.catalog.lines(), tokenizer)))
     if held.left_out:
         log.warning(
-            "%d lines of the catalogue do not read as its items, so no list that is held to it has them: %s",
+            "%d lines of the catalogue do not read as its items or contain a special token of the tokenizer, so no "
+            "list that is held to it has them: %s",
             len(held.left_out),
             shown(held.left_out),
         )

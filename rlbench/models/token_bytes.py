@@ -7,6 +7,7 @@ tokens, joined. The exception is that some SentencePiece tokenizers drop the fir
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rlbench.base.errors import BadInput
+from rlbench.lists.held import shown
+from rlbench.lists.items import plural
 
 _SPACE = "▁"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -69,6 +72,30 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
     spaced = next((token for token in known if (of_token[token] or b"").startswith(b" ")), None)
     first = None if spaced is None else decode([[spaced]])[0]
     return TokenBytes([found or None for found in of_token], first is not None and not first.startswith(" "))
+
+
+def special_lines(lines: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The lines that contain the text of a special token, as the tokenizer reads them.
+
+    No list can have them: decoding drops special tokens, and EOS ends the list.
+    """
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special |= set(tokenizer.all_special_ids)
+    whole = "\n".join(lines)
+    texts = [text for text in tokenizer.convert_ids_to_tokens(sorted(special)) if text and text in whole]
+    suspects = [line for line in lines if any(text in line for text in texts)]
+    if not suspects:
+        return []
+    read = tokenizer(suspects, add_special_tokens=False)["input_ids"]
+    return [line for line, tokens in zip(suspects, read, strict=True) if not special.isdisjoint(tokens)]
+
+
+def special_words(lines: Sequence[str], noun: str) -> str:
+    """The notice about `special_lines` of a catalogue. `noun` is what an item is."""
+    return (
+        f"{len(lines)} {plural(noun)} of the catalogue cannot be in a list, because their lines contain the text of a "
+        f"special token of the tokenizer: {shown(lines)}. They count as misses wherever they are a truth"
+    )
 
 
 def _decoders(decoder: Any) -> set[str]:

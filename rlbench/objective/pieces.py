@@ -14,6 +14,7 @@ from typing import Any, TypeVar, overload
 
 from rlbench.base.errors import nearest
 from rlbench.config.options import Option, filled, options_of
+from rlbench.config.plugins import HINT
 from rlbench.config.schema import AlgorithmConfig
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -122,7 +123,8 @@ class Place(Mapping[str, Piece]):
         """Problems with a choice: one sentence that begins with the key, or an empty list."""
         if name in self:
             return []
-        return [f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{nearest(name, list(self))}"]
+        near = nearest(name, list(self))
+        return [f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{near}{HINT}"]
 
 
 scalars = Place("scalars", ("differentiable",))

@@ -26,6 +26,7 @@ from rlbench.config.options import (
     check_options,
     options_of,
 )
+from rlbench.config.plugins import HINT
 from rlbench.lists import metrics
 from rlbench.lists.item_facts import Floats, ItemFacts
 
@@ -284,7 +285,8 @@ def check_terms(terms: Mapping[str, Any]) -> list[str]:
     problems = []
     for name, given in terms.items():
         if name not in TERMS:
-            problems.append(f"terms.{name} is unknown; known: {', '.join(TERMS)}.{nearest(str(name), list(TERMS))}")
+            near = nearest(str(name), list(TERMS))
+            problems.append(f"terms.{name} is unknown; known: {', '.join(TERMS)}.{HINT}{near and '.' + near}")
         elif not isinstance(given, Mapping):
             problems.append(f"terms.{name} = {given!r} must be a section with a weight and the term's options")
         else:

@@ -17,7 +17,7 @@ from rlbench.config.bounds import check_numbers
 from rlbench.config.decoding import CONSTRAINTS, EXCLUSIONS, check_constraints, check_decoding
 from rlbench.config.engines import CORRECTIONS, ENGINES, PREFILLS, check_generation
 from rlbench.config.names import check_paths
-from rlbench.config.plugins import load_plugins
+from rlbench.config.plugins import HINT, load_plugins
 from rlbench.config.schema import (
     AlgorithmConfig,
     Config,
@@ -57,9 +57,10 @@ MOST_CONTEXTS = 10**6
 MOST_TRUTHS = 50
 
 
-def _choice(problems: list[str], key: str, value: str, known: Sequence[str]) -> None:
+def _choice(problems: list[str], key: str, value: str, known: Sequence[str], hint: str = "") -> None:
     if value not in known:
-        problems.append(f"{key} = '{value}' is unknown; known: {', '.join(known)}.{nearest(value, list(known))}")
+        near = nearest(value, list(known))
+        problems.append(f"{key} = '{value}' is unknown; known: {', '.join(known)}.{near}{hint}")
 
 
 def check_config(config: Config, processes: int = 1) -> list[str]:
@@ -179,15 +180,14 @@ def _item(config: Config) -> list[str]:
 def _of_plugins(config: Config) -> list[str]:
     """Check choices to which plugins may add: reward terms and matching rules."""
     problems = _reward(config.reward)
-    _choice(problems, "matching.rules", config.matching.rules, (*MATCHING_RULES, *MATCHERS))
+    _choice(problems, "matching.rules", config.matching.rules, (*MATCHING_RULES, *MATCHERS), HINT)
     return problems + check_matching(config.matching)
 
 
 def _metric(config: Config) -> list[str]:
-    known = selectable(config.dataset.cutoffs)
-    if config.evaluation.metric in known:
-        return []
-    return [f"evaluation.metric = '{config.evaluation.metric}' is unknown; known: {', '.join(known)}"]
+    problems: list[str] = []
+    _choice(problems, "evaluation.metric", config.evaluation.metric, selectable(config.dataset.cutoffs), HINT)
+    return problems
 
 
 def _repeated(key: str, values: Sequence[int | str]) -> list[str]:

@@ -37,6 +37,8 @@ def fail(error: BadInput) -> NoReturn:
     print(f"rlbench: {count} problem{'s' if count > 1 else ''}, nothing was run:", file=sys.stderr)
     for problem in error.problems:
         print(f"  - {problem}", file=sys.stderr)
+    for notice in error.notices:
+        print(f"  note: {notice}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -109,7 +109,7 @@ def _located(config: Config) -> Run:
         return wanted
     except BadInput as error:
         found = check_config(config, processes.count()) + check_model(config.model) + check_engine(config)
-        together = BadInput(*dict.fromkeys([*found, *error.problems]))
+        together = BadInput(*dict.fromkeys([*found, *error.problems]), notices=error.notices)
         if processes.is_main():
             note_unlocated(together)
         raise together from error

@@ -16,6 +16,7 @@ from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
 from rlbench.evaluation.lengths import longest_of
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_tokenizer, locate_model, max_positions
+from rlbench.models.token_bytes import special_lines, special_words
 from rlbench.objective.guards import caveats
 from rlbench.running import memory, shortage
 from rlbench.running.checks import check_config
@@ -24,7 +25,7 @@ from rlbench.runs import inputs, processes
 from rlbench.runs.attempts import RunConsole
 from rlbench.runs.provenance import model_origin
 from rlbench.runs.record import ModelOrigin
-from rlbench.training.demonstrations import check_ends
+from rlbench.training.demonstrations import check_ends, check_special
 from rlbench.training.engine_checks import check_engine, check_server
 from rlbench.training.made import cannot_update
 from rlbench.training.rl import needs_demonstrations
@@ -76,11 +77,15 @@ def prepare(config: Config) -> Session:
     tokenizer = load_tokenizer(source, config.generation.template_date)
     for notice in notices(source, config.generation):
         console.print(f"note: {notice}", style="yellow", markup=False, soft_wrap=True)
+    special = special_lines(dataset.catalog.lines(), tokenizer)
+    if special:
+        console.print(f"note: {special_words(special, dataset.item)}", style="yellow", markup=False, soft_wrap=True)
     positions = readable(config.generation, max_positions(source))
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
     problems += check_server(config, source)
     if "sft" in config.stages or needs_demonstrations(config):
         problems += check_ends(dataset.splits["sft"], tokenizer, config.trainer.sft.max_length, source)
+        problems += check_special(dataset.splits["sft"], special)
     if problems:
         raise BadInput(*problems)
     criteria = make_criteria(config.matching, dataset, config.dataset.list_length)
@@ -112,8 +117,10 @@ def _checked_data(config: Config) -> RankedListDataset:
     problems = check_config(config, processes.count()) + check_places(config, to_write=True)
     problems += check_model(config.model) + check_engine(config)
     dataset: RankedListDataset | None = None
+    notices: list[str] = []
     try:
         dataset = inputs.load(config)
+        notices = dataset.notices
         if dataset.place is None:  # a stored dataset has passed
             problems += check_dataset(dataset, config.dataset.list_length)
         if not dataset.splits.get("sft") and ("sft" in config.stages or not problems and needs_demonstrations(config)):
@@ -125,8 +132,9 @@ def _checked_data(config: Config) -> RankedListDataset:
             problems += cannot_update(config, len(dataset.splits["train"]), len(dataset.splits.get("sft", [])))
     except BadInput as error:
         problems += error.problems
+        notices = [*notices, *error.notices]
     if dataset is None or problems:
-        raise BadInput(*problems)
+        raise BadInput(*problems, notices=notices)
     return dataset
 
 

@@ -116,6 +116,12 @@ def written(group: str, option: str, in_config: Sequence[str]) -> str:
     return f"{'' if group in in_config else '+'}{group}={option}"
 
 
+def _own_option(group: str, value: str) -> str:
+    """Return how to give an option of one's own, for the message about an unknown one."""
+    plugin = " and, if a plugin loads it, plugins=[FILE.py]" if group == "dataset" else ""
+    return f" An option of your own needs --config-dir FOLDER, with {group}/{value}.yaml in it{plugin}"
+
+
 def wrong_groups(
     overrides: Sequence[Override], groups: Mapping[str, Sequence[str]], in_config: Sequence[str]
 ) -> list[str]:
@@ -137,7 +143,7 @@ def wrong_groups(
             continue
         problems += [
             f"{group}={value}: there is no such {group}; known: {', '.join(groups[group])}."
-            f"{nearest(value, list(groups[group]))}"
+            f"{nearest(value, list(groups[group]))}{_own_option(group, value)}"
             for value in values(override, groups[group])
             if value not in groups[group]
         ]

@@ -48,7 +48,7 @@ class Inputs:
 _loaded: dict[str, "RankedListDataset"] = {}
 """The most recently loaded dataset."""
 _found: dict[str, Inputs] = {}
-_problems: dict[str, list[str]] = {}
+_problems: dict[str, tuple[list[str], list[str]]] = {}
 
 
 def load(config: Config) -> "RankedListDataset":
@@ -89,12 +89,13 @@ def inputs(config: Config) -> Inputs:
     """
     key = repr([asdict(config.dataset), asdict(config.model), config.cache_dir, config.runtime.data_cache])
     if key in _problems:
-        raise BadInput(*_problems[key])
+        problems, notices = _problems[key]
+        raise BadInput(*problems, notices=notices)
     if key not in _found:
         try:
             _found[key] = _read(config)
         except BadInput as error:
-            _problems[key] = error.problems
+            _problems[key] = error.problems, error.notices
             raise
     return _found[key]
 
@@ -104,11 +105,12 @@ def _read(config: Config) -> Inputs:
     from rlbench.models.sources import source_digest, texts_digest
 
     problems: list[str] = []
+    notices: list[str] = []
     dataset, model = None, None
     try:
         dataset = load(config)
     except BadInput as error:
-        problems += error.problems
+        problems, notices = error.problems, error.notices
     try:
         if not isinstance(config.model, TinyModelConfig):
             model = source_digest(config.model, Path(config.cache_dir))
@@ -117,7 +119,7 @@ def _read(config: Config) -> Inputs:
     except BadInput as error:
         problems += error.problems
     if dataset is None or model is None:
-        raise BadInput(*problems)
+        raise BadInput(*problems, notices=notices)
     return Inputs(
         questions=digests_of(dataset, demonstrations=False),
         data=digests_of(dataset, demonstrations=True),

@@ -13,6 +13,7 @@ from rlbench.base.errors import BadInput
 from rlbench.base.seeding import demonstration_order
 from rlbench.data.record import Record
 from rlbench.data.stored import CHARACTERS, StoredRecords, characters_of
+from rlbench.lists.held import shown
 from rlbench.models.batches import Completions
 from rlbench.runs import processes
 from rlbench.runs import record as run_record
@@ -189,6 +190,26 @@ def check_ends(
     return [
         f"trainer.sft.max_length = {max_length} truncates all {len(records):,} demonstrations, so the model would "
         "never learn to end a list; use a larger value"
+    ]
+
+
+def check_special(records: Sequence[Record], special: Sequence[str]) -> list[str]:
+    """A sentence if demonstrations name items whose lines contain special tokens, otherwise nothing.
+
+    Args:
+        records: each with a completion.
+        special: these lines of the catalogue. Without any, the records are not read.
+    """
+    if not special:
+        return []
+    texts = ("\n".join(message["content"] for message in record.completion or ()) for record in records)
+    count = sum(any(line in text for line in special) for text in texts)
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(records):,} demonstrations contain the text of a special token of the tokenizer, in the "
+        f"lines {shown(special)}. The model would learn to write the token, such as the end of the list. Rename or "
+        "remove these items"
     ]
 
 

@@ -354,3 +354,18 @@ def test_every_film_of_the_published_catalogue_can_be_named():
     ):
         lost = [film for film in catalog.items if read_line(form.format(*film)) != film]
         assert lost == [("The Wall", 201)], form
+
+
+def test_lines_of_text_end_at_newlines_only(tmp_path: Path) -> None:
+    names = ["Dune\u2028II", "Emma\x85", "So\x0blaris", "It"]
+    file = tmp_path / "c.txt"
+    file.write_text("\r\n".join(names) + "\n", encoding="utf-8", newline="")
+    assert [title for title, _ in read_catalog(file, with_years=False)[0].items] == [name.strip() for name in names]
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.jsonl"])
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, name: str) -> None:
+    one = '{"title": "Heat", "year": 1995, "title": "Alien"}'
+    (tmp_path / name).write_text(one if name == "c.jsonl" else f"[{one}]")
+    with pytest.raises(BadInput, match=f"{name}.*a key stands twice in one object; keep one: 'title'"):
+        read_catalog(tmp_path / name)

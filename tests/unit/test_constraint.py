@@ -14,8 +14,8 @@ from rlbench.lists.catalog import Catalog
 from rlbench.lists.held import HeldLines
 from rlbench.lists.items import Item, line_of
 from rlbench.lists.relevance import Judge, make_judge
-from rlbench.models.constraint import Constraint, options_of
-from rlbench.models.token_bytes import TokenBytes, token_bytes
+from rlbench.models.constraint import Constraint, _made, options_of
+from rlbench.models.token_bytes import TokenBytes, special_lines, special_words, token_bytes
 from tests.properties.tokenizers import KINDS, tokenizer_of
 
 FILMS: list[Item] = [
@@ -181,3 +181,17 @@ def test_a_vocabulary_that_cannot_write_a_title_is_refused() -> None:
     letters = [bytes([byte]) for byte in range(128)]
     with pytest.raises(BadInput, match="no tokens for 'é', 'の', '七'"):
         options_of(held, TokenBytes(letters, False), [0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lines_with_special_tokens_are_left_out_and_counted(kind: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    end = tokenizer.eos_token
+    films = [*FILMS, (end, 2000), (f"The {end} of It", 2001), (f"{end[:-1]}", 2002)]
+    judge = judge_of(films)
+    special = special_lines(judge.catalog.lines(), tokenizer)
+    assert special == [f"{end} (2000)", f"The {end} of It (2001)"]
+    assert "2 books of the catalogue cannot be in a list" in special_words(special, "book")
+    held = _made(tokenizer, judge, (tokenizer.eos_token_id,))[0]
+    assert not set(special) & {line.decode() for line in held.lines} and set(special) <= set(held.left_out)
+    assert special_lines(judge_of(FILMS).catalog.lines(), tokenizer) == []

@@ -54,6 +54,23 @@ def test_check_reports_all_problems_and_exits_with_1(said, tmp_path):
     assert "line 3: a record must be an object" in text and text.rstrip().endswith("3 problems in jsonl")
 
 
+def test_check_tells_notices_with_the_problems(said, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"prompt": "?", "mood": "good"}\n')
+    text = said("check", str(tmp_path), code=1)
+    assert "note: 1 field 'mood' is not read" in text and "1 problem in jsonl" in text
+    assert "note: 1 field 'mood' is not read" in said("stats", "jsonl", f"dataset.path={tmp_path}", code=2)
+
+
+def test_one_broken_dataset_hides_no_other(said, tmp_path):
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("defaults: [jsonl, _self_]\nnmae: mine\n")
+    (tmp_path / "dataset" / "torn.yaml").write_text("name: [\n")
+    text = said("list", "--config-dir", str(tmp_path), code=2)
+    assert all(f"\n{name} " in f"\n{text}" for name in DATASETS)
+    assert "dataset=mine: " in text and "nmae" in text and "dataset=torn: " in text
+    assert said("list", "dataset.nmae=x", code=2).count("no key 'nmae'") == 1, "what is wrong everywhere is said once"
+
+
 def test_check_of_another_dataset(said, tmp_path):
     text = said("check", str(tmp_path), "dataset=redial", code=1)
     assert "found none of the files" in text and "1 problem in redial" in text

@@ -18,7 +18,8 @@ from rlbench.data.cached import open_dataset
 from rlbench.data.catalog_files import read_catalog
 from rlbench.data.checks import check_dataset
 from rlbench.data.record import RankedListDataset
-from tests.conftest import composed
+from rlbench.running.session import prepare
+from tests.conftest import SMALL, composed
 
 OF_BOOKS = ('dataset.line_format="{title}"', "dataset.item=book", "dataset.list_length=3")
 BOOKS = ["Dune", "Emma", "Ulysses", "Beloved", "Rebecca", "Middlemarch", "Persuasion", "Solaris"]
@@ -470,3 +471,36 @@ def test_records_of_one_context_agree(refused, folder):
     assert f"test in line 1 of {folder / 'test.jsonl'}" in problems and "line 2: ground_truth is empty" in problems
     assert problems.count("seen differs from that of an earlier record of the same context") == 1
     assert "train.jsonl, line 3: seen differs" in problems
+
+
+def test_notices_are_told_with_the_problems(load, folder):
+    write(folder / "train-2.jsonl", [record(3)])
+    write(folder / "train.jsonl", [record(0, mood="good"), record(1, ground_truth=[])])
+    with pytest.raises(BadInput) as error:
+        load()
+    assert len(error.value.problems) == 1 and "ground_truth is empty" in error.value.problems[0]
+    told = "\n".join(error.value.notices)
+    assert "1 files of the folder are not read: train-2.jsonl" in told and "1 field 'mood' is not read" in told
+    (folder / "train.jsonl").unlink()
+    with pytest.raises(BadInput, match="there are no train records") as error:
+        load()
+    assert "train-2.jsonl" in "\n".join(error.value.notices)
+
+
+def test_a_key_that_stands_twice_is_a_problem_of_its_line(refused, folder):
+    (folder / "train.jsonl").write_text('{"prompt": "?", "ground_truth": ["Dune"], "prompt": "!"}\n{"prompt')
+    first, second = refused()
+    assert "line 1: a key stands twice in one object; keep one: \"'prompt'\"" in first and "may be cut off" in second
+
+
+def test_titles_with_special_tokens_are_counted_and_may_not_be_demonstrated(folder, tmp_path, capsys):
+    (folder / "catalog.txt").write_text("\n".join(["The <|end|> of It", "<|pad|>", *BOOKS]), encoding="utf-8")
+    words = ["dataset=jsonl", f"dataset.path={folder}", 'dataset.line_format="{title}"', "dataset.item=book",
+             "dataset.list_length=3", *SMALL[2:], "generation.max_new_tokens=64", f"cache_dir={tmp_path}",
+             f"runs_dir={tmp_path}"]  # fmt: skip
+    prepare(composed(*words, "stage=zero_shot"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 books of the catalogue cannot be in a list, because their lines contain the text of a special" in said
+    write(folder / "sft.jsonl", [record(0, completion="Dune\nThe <|end|> of It"), record(1, completion="Dune\nEmma")])
+    with pytest.raises(BadInput, match="1 of 2 demonstrations contain the text of a special token.*The <.end.> of It"):
+        prepare(composed(*words, "stage=sft"))

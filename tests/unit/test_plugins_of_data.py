@@ -23,6 +23,7 @@ from rlbench.lists.metric_catalogue import METRICS, metric_of, selectable
 from rlbench.lists.plugged import QUERY_METRICS, query_metrics
 from rlbench.lists.relevance import make_judge
 from rlbench.running.checks import check_config, check_values
+from rlbench.running.cli import check_overrides
 from rlbench.running.runner import run
 from rlbench.runs.directory import DONE, locate
 from tests.conftest import SMALL, composed
@@ -222,3 +223,28 @@ def test_pieces_alone_leave_shared_stages_alone(plugin):
     path = plugin("STRENGTH = 1\n")
     assert load_plugins([path]) == [] and used_by("sft", [path]) == [] and used_by("rl", [path]) == [path]
     assert locate(composed(*SMALL, f"plugins=[{path}]"), "sft")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["evaluation.metric=precision@5", "matching.rules=first_word", "matching.normalisers=[vowels]",
+     "+reward.terms.mine.weight=1.0", "dataset.name=letters"],
+)  # fmt: skip
+def test_an_unknown_name_that_a_plugin_may_add_hints_at_plugins(setting: str) -> None:
+    hint = "If a plugin adds it, name the plugin: plugins=[FILE.py]"
+    if setting.startswith("dataset"):
+        with pytest.raises(BadInput) as error:
+            composed(setting)
+        problems = error.value.problems
+    else:
+        problems = check_values(composed("+debug=smoke", setting))
+    assert any("is unknown" in said and hint in said for said in problems)
+
+
+def test_an_unknown_option_hints_at_files_of_ones_own_and_an_unknown_baseline_at_scoring() -> None:
+    with pytest.raises(
+        BadInput, match=r"--config-dir FOLDER, with dataset/letters.yaml in it and.*plugins=\[FILE.py\]"
+    ):
+        check_overrides(["dataset=letters"])
+    (said,) = check_values(composed("+debug=smoke", "baselines=[mine]"))
+    assert "Plugins (plugins=) cannot add baselines" in said and "score" in said

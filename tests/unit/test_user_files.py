@@ -13,7 +13,14 @@ from analysis.collection.sources import read_config as read_run_config
 from analysis.tables.spec import read_spec
 from rlbench import inspect
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_json, read_user_lines, read_user_text, read_user_yaml
+from rlbench.base.user_files import (
+    TWICE,
+    read_user_json,
+    read_user_lines,
+    read_user_text,
+    read_user_yaml,
+    text_lines,
+)
 from rlbench.commands import demonstration
 from rlbench.config.plugins import load_plugins
 from rlbench.data import load_dataset
@@ -238,7 +245,7 @@ def test_marks_and_text(tmp_path):
     file.write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa9"}\n')
     assert read_user_text(file) == '{"a": "é"}\n'
     assert read_user_json(file) == read_user_yaml(file) == {"a": "é"}
-    assert list(read_user_lines(file)) == [(1, {"a": "é"}, "")]
+    assert list(read_user_lines(file)) == [(1, {"a": "é"}, None)]
     file.write_bytes(b'\n{"a": 1}\r\n\nnone\n3')
     assert [(number, value) for number, value, _ in read_user_lines(file)] == [(2, {"a": 1}), (4, None), (5, 3)]
     assert [bool(wrong) for _, _, wrong in read_user_lines(file)] == [False, True, False]
@@ -246,6 +253,33 @@ def test_marks_and_text(tmp_path):
         read_user_text(tmp_path / "none", "the films")
     with pytest.raises(BadInput, match="cannot be read: File name too long"):
         read_user_text(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("text", ['{"title": "Heat"}\n{"title": "Alien"}\n', "七人の侍 (1954)\n羅生門 (1950)\n"])
+@pytest.mark.parametrize("encoding", [f"utf-{size}{end}" for size in (16, 32) for end in ("", "-le", "-be")])
+@pytest.mark.parametrize("read", [read_user_text, lambda file: list(read_user_lines(file)), read_user_json])
+def test_other_encodings_are_named(tmp_path, read, encoding, text):
+    file = tmp_path / "f.txt"
+    file.write_bytes(text.encode(encoding))
+    with pytest.raises(BadInput, match=rf"f.txt is {encoding[:6].upper()} text; save it as UTF-8"):
+        read(file)
+
+
+def test_only_newlines_end_lines(tmp_path):
+    odd = "a\u2028b\x85c\x0bd\x0ce\x1cf\rg"
+    assert text_lines(f"{odd}\r\n\n{odd}\n") == [odd, "", odd] and text_lines("") == [] and text_lines("a") == ["a"]
+    file = tmp_path / "f.jsonl"
+    file.write_text('{"a": 1,\r"b": "x\u2028y\x85"}\n2\n', encoding="utf-8", newline="")
+    assert list(read_user_lines(file)) == [(1, {"a": 1, "b": "x\u2028y\x85"}, None), (2, 2, None)]
+
+
+def test_a_key_that_stands_twice_is_a_problem(tmp_path):
+    file = tmp_path / "f.json"
+    file.write_text('{"a": {"b": 1, "c": 2, "b": 3}}\n')
+    assert list(read_user_lines(file)) == [(1, None, (TWICE, "'b'"))]
+    with pytest.raises(BadInput, match="f.json: a key stands twice in one object; keep one: 'b'"):
+        read_user_json(file, distinct_keys=True)
+    assert read_user_json(file) == {"a": {"b": 3, "c": 2}}, "in files of models, the last one counts"
 
 
 def lines(file: Path, *rows: tuple[str, str], key: str = "completion") -> Path:

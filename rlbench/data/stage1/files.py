@@ -84,7 +84,7 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
     findings: list[Finding] = []
     for number, row, wrong_json in read_user_lines(path):
         if wrong_json:
-            findings.append((number, "not JSON", wrong_json))
+            findings.append((number, *wrong_json))
             continue
         if not isinstance(row, dict):
             findings.append((number, "not a JSON object", ascii(row)[:80]))
