@@ -100,6 +100,7 @@ def dataset_of(name: str, reading: Reading, catalog: Catalog | None, notices: Se
         told.append(
             f"dataset.catalog is not set, so the catalogue holds the {len(catalog)} {plural(config.item)} of the truths"
         )
+        told += [f"catalogue: {notice}" for notice in catalog.report(config.item)]
     for split, records in splits.items():
         if share := share_outside_catalog(records, catalog):
             told.append(

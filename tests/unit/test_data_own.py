@@ -19,6 +19,7 @@ from rlbench.data.catalog_files import read_catalog
 from rlbench.data.checks import check_dataset
 from rlbench.data.record import RankedListDataset
 from rlbench.running.session import prepare
+from rlbench.runs import inputs
 from tests.conftest import SMALL, composed
 
 OF_BOOKS = ('dataset.line_format="{title}"', "dataset.item=book", "dataset.list_length=3")
@@ -502,5 +503,13 @@ def test_titles_with_special_tokens_are_counted_and_may_not_be_demonstrated(fold
     said = " ".join(capsys.readouterr().err.split())
     assert "2 books of the catalogue cannot be in a list, because their lines contain the text of a special" in said
     write(folder / "sft.jsonl", [record(0, completion="Dune\nThe <|end|> of It"), record(1, completion="Dune\nEmma")])
+    inputs.forget()
     with pytest.raises(BadInput, match="1 of 2 demonstrations contain the text of a special token.*The <.end.> of It"):
         prepare(composed(*words, "stage=sft"))
+
+
+def test_names_that_differ_only_in_case_are_counted_without_a_catalogue_too(load, folder):
+    (folder / "catalog.txt").unlink()
+    write(folder / "train.jsonl", [record(0, ground_truth=["Dune", "Emma"]), record(1, ground_truth=["DUNE", "EMMA"])])
+    told = "\n".join(load().notices)
+    assert "2 books equal an earlier book under the matching policy" in told and "DUNE = Dune, EMMA = Emma" in told
