@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from analysis.collection import stored
 from analysis.collection.measurements import Measurements
+from analysis.collection.plugged import load_metrics
 from analysis.collection.reading import FinishedRun, find_runs, read_run, run_row
 from analysis.collection.screening import screened
 from analysis.collection.sources import CURVES, SPENT, Queries, RunFolders, Source, stack
@@ -115,6 +116,7 @@ def collect(folder: Path) -> Collection:
 def assemble(runs: Sequence[FinishedRun], problems: Sequence[Problem], source: Source) -> Collection:
     """A collection of those readable runs, sorted by name, that can be compared. `problems` are of other runs."""
     kept, said = screened(runs, problems)
+    said += tuple(load_metrics(kept, source))
     columns = ["run", "experiment", "dataset", "model", "stage", "label", "algorithm", "reward", "seed"]
     return Collection(
         runs=pd.DataFrame([run_row(run) for run in kept]) if kept else pd.DataFrame(columns=columns),

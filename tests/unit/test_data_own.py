@@ -505,7 +505,7 @@ def test_titles_with_special_tokens_are_counted_and_may_not_be_demonstrated(fold
     write(folder / "sft.jsonl", [record(0, completion="Dune\nThe <|end|> of It"), record(1, completion="Dune\nEmma")])
     inputs.forget()
     with pytest.raises(BadInput, match="1 of 2 demonstrations contain the text of a special token.*The <.end.> of It"):
-        prepare(composed(*words, "stage=sft"))
+        prepare(composed(*words, "stage=sft", "trainer.sft.batch_size=2", "trainer.sft.micro_batch_size=2"))
 
 
 def test_names_that_differ_only_in_case_are_counted_without_a_catalogue_too(load, folder):

@@ -3,12 +3,14 @@
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from analysis.collection import collect
 from rlbench.base import content
 from rlbench.base.cache import Cache
 from rlbench.base.errors import BadInput
@@ -19,14 +21,16 @@ from rlbench.config.resolving import resolve
 from rlbench.config.schema import MatchingConfig
 from rlbench.data.cached import open_dataset
 from rlbench.lists.catalog import MATCHERS, NORMALISERS, Catalog
-from rlbench.lists.metric_catalogue import METRICS, metric_of, selectable
+from rlbench.lists.metric_catalogue import METRICS, metric_of, metric_title, selectable
 from rlbench.lists.plugged import QUERY_METRICS, query_metrics
 from rlbench.lists.relevance import make_judge
 from rlbench.running.checks import check_config, check_values
 from rlbench.running.cli import check_overrides
 from rlbench.running.runner import run
 from rlbench.runs.directory import DONE, locate
+from rlbench.runs.record import required_metrics
 from tests.conftest import SMALL, composed
+from tests.helpers_analysis import queries, reseal, write_run
 
 DATA = """
 from dataclasses import dataclass
@@ -248,3 +252,46 @@ def test_an_unknown_option_hints_at_files_of_ones_own_and_an_unknown_baseline_at
         check_overrides(["dataset=letters"])
     (said,) = check_values(composed("+debug=smoke", "baselines=[mine]"))
     assert "Plugins (plugins=) cannot add baselines" in said and "score" in said
+
+
+METRIC = """
+import numpy as np
+from rlbench.lists.plugged import query_metric
+
+
+@query_metric(title="Surprise@{k}", unit="share", better="higher")
+def surprise(lists, facts, k):
+    return np.zeros(len(lists))
+"""
+
+
+def run_with_plugin(runs: Path, name: str) -> None:
+    names = [*required_metrics([5, 10]), "surprise@5", "surprise@10"]
+    path = write_run(runs, "zero_shot", 0, queries(dict.fromkeys(names, [0.5, 0.25]), ["a", "b"]))
+    (path / "config.yaml").write_text(json.dumps({"plugins": [name]}))
+    reseal(runs)
+
+
+def test_commands_that_read_runs_load_the_plugins_of_their_metrics(plugin, tmp_path):
+    name = plugin(METRIC, "surprises.py")
+    run_with_plugin(tmp_path / "runs", name)
+    collection = collect(tmp_path / "runs")
+    assert collection.problems == () and metric_title("surprise@5") == "Surprise@5"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("gone.py", None, "there is no file"),
+        ("other.py", "x = 1\n", "does not register them"),
+        ("bad.py", "1 / 0\n", "fails when it is loaded, at line 1: ZeroDivisionError"),
+        ("runs/evil.py", "raise SystemExit(3)\n", "is in the folder of runs, from which no code is run"),
+    ],
+)
+def test_a_metric_whose_plugin_is_not_loaded_keeps_its_recorded_name(plugin, tmp_path, name, text, why):
+    run_with_plugin(tmp_path / "runs", str(tmp_path / name))
+    if text is not None:
+        plugin(text, name)
+    (problem,) = collect(tmp_path / "runs").problems
+    assert not problem.left_out and metric_title("surprise@5") == "surprise@5"
+    assert "surprise@5, surprise@10: shown under the recorded name" in problem.reason and why in problem.reason
