@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis.commands.status import survey
@@ -74,6 +75,29 @@ def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp
     for stage, target in (("sft", sft), ("rl", rl)):
         assert target.status() == DONE
         assert_same(target, whole[stage])
+
+
+@pytest.mark.slow
+def test_a_run_held_to_the_catalogue_goes_on_bit_for_bit(tmp_path):
+    """The constraint holds no state between updates, and sampling under it depends on the step only."""
+    held = ["generation.constraint=catalogue", "generation.exclude=[repeats,seen]", "evaluation.samples=2",
+            "evaluation.pass_at=[1,2]", "trainer.sft.updates=20", "trainer.sft.save_every=20"]  # fmt: skip
+    never = cell(tmp_path / "never", *held)
+    assert never.evaluation.constraint == "catalogue"
+    run(never)
+    command, config = [*LONG, *held, *folders(tmp_path)], cell(tmp_path, *held)
+    target = locate(config, "rl")
+    process = run_py(tmp_path / "log.txt", *command)
+    wait_for(lambda: updates_done(target) > 2, process, seconds=180)
+    process.send_signal(signal.SIGTERM)
+    output = process.output(120)
+    assert process.returncode == PREEMPTED, output
+    (checkpoint,) = target.checkpoints.glob("checkpoint-*")
+    assert 2 < int(checkpoint.name.split("-")[1]) < 16
+    run(config)
+    assert_same(target, locate(never, "rl"))
+    texts = [pd.read_parquet(one.root / "predictions-test-16.parquet")["text"] for one in (target, locate(never, "rl"))]
+    assert texts[0].tolist() == texts[1].tolist()
 
 
 @pytest.mark.slow  # half a minute, and more than a minute to end on a busy machine
