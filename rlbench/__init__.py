@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from analysis.api.plots import plot_credit as plot_credit
+    from analysis.api.plots import plot_curves as plot_curves
+    from analysis.api.plots import plot_training as plot_training
+    from analysis.api.runs import Runs as Runs
+    from analysis.api.runs import read as read
     from rlbench.api.lists import metrics as metrics
     from rlbench.api.lists import parse as parse
     from rlbench.base.errors import BadInput as BadInput
@@ -18,11 +23,16 @@ if TYPE_CHECKING:
 # rlbench imports the analysis.
 _MODULES = {
     "BadInput": "rlbench.base.errors",
+    "Runs": "analysis.api.runs",
     "metrics": "rlbench.api.lists",
     "parse": "rlbench.api.lists",
+    "plot_credit": "analysis.api.plots",
+    "plot_curves": "analysis.api.plots",
+    "plot_training": "analysis.api.plots",
+    "read": "analysis.api.runs",
 }
 
-__all__ = ["BadInput", "metrics", "parse"]
+__all__ = ["BadInput", "Runs", "metrics", "parse", "plot_credit", "plot_curves", "plot_training", "read"]
 
 
 def __getattr__(name: str) -> Any:

@@ -103,8 +103,13 @@ def collect(folder: Path) -> Collection:
     if stored.is_collection(folder):
         records = stored.load_records(folder)
         return assemble(*stored.told(records), stored.Parts(folder, records))
+    return read_runs(folder, find_runs(folder))
+
+
+def read_runs(folder: Path, paths: Sequence[Path]) -> Collection:
+    """Read run directories. Their names are their places below `folder`."""
     runs, problems = [], []
-    for path in tqdm(find_runs(folder), desc="reading", unit="run", delay=2, disable=None, dynamic_ncols=True):
+    for path in tqdm(paths, desc="reading", unit="run", delay=2, disable=None, dynamic_ncols=True):
         name = path.relative_to(folder).as_posix()
         try:
             runs.append(read_run(path, name)[0])

@@ -14,13 +14,15 @@ SHARED_STAGES = {"oracle": "oracle", "zero_shot": "zero-shot", "sft": "SFT"}
 def row_name(run: pd.Series, word: Callable[[str, str], str] = lambda column, value: value) -> str:
     """Name of the row of a run, in every table, figure and page: "grpo · relevance", "SFT".
 
+    Curves from elsewhere (`analysis.api.plots`) have no reward.
+
     Args:
         run: a line of `Collection.runs`.
         word: display name of a value in a column (algorithm or reward).
     """
     if run["stage"] != "rl":
         return shared_stage_name(str(run["stage"]), str(run["label"]))
-    return " · ".join(word(column, str(run[column])) for column in ("algorithm", "reward"))
+    return " · ".join(word(column, str(run[column])) for column in ("algorithm", "reward") if run[column])
 
 
 def shared_stage_name(stage: str, label: str) -> str:
