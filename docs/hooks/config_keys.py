@@ -16,12 +16,13 @@ import yaml
 
 from rlbench.config.bounds import BOUNDS, FINITE, LARGEST_SEED, MOST, Bound
 from rlbench.config.datasets import schemas
-from rlbench.config.schema import ALGORITHMS, MODELS, Config
+from rlbench.config.models import model_schemas
+from rlbench.config.schema import ALGORITHMS, Config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-VARIANTS: dict[str, dict[str, Any]] = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": MODELS}
+VARIANTS: dict[str, dict[str, Any]] = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": model_schemas()}
 """Sections with several schemas, by the value that selects one."""
-EXAMPLES = {"policy_optimisation": "rank_grpo", "preference": "dpo", "wheel": "smollm2_135m", "hub": "qwen2.5_0.5b"}
+EXAMPLES = {"policy_optimisation": "rank_grpo", "preference": "dpo", "wheel": "smollm2_135m", "hub": "hf"}
 """The file whose values are shown for a schema, where it does not have the schema's name."""
 FROM_TABLE = ("trainer.rl.learning_rate", "trainer.rl.learning_rate_steps")
 """Keys that take their value from the table `rates` where they are null."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlbench.config.baselines import BASELINES
-from rlbench.config.schema import Config, HubModelConfig, WheelModelConfig
+from rlbench.config.schema import Config, FileModelConfig
 
 LONGEST = 255
 """Maximum bytes of one name in a file system."""
@@ -68,9 +68,10 @@ def folders_to_write(config: Config) -> dict[str, str]:
 
 def check_paths(config: Config) -> list[str]:
     """Return one sentence per invalid path in a config. Only the text counts: the files need not exist."""
-    model = config.model.path if isinstance(config.model, HubModelConfig | WheelModelConfig) else None
     of_data = {f"dataset.{key}": getattr(config.dataset, key) for key in config.dataset.paths}
-    paths = {**folders_to_write(config), **of_data, "model.path": model}
+    of_model = {f"model.{key}": getattr(config.model, key) for key in config.model.paths}
+    paths = {**folders_to_write(config), **of_data, **of_model}
+    model = config.model.path if isinstance(config.model, FileModelConfig) else None
     given = {key: path for key, path in paths.items() if path is not None}
     problems = [f"{key} = {_shown(path)} {odd}; give a path" for key, path in given.items() if (odd := odd_path(path))]
     for key, path in given.items():

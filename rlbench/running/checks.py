@@ -21,6 +21,7 @@ from rlbench.config.plugins import HINT, load_plugins
 from rlbench.config.schema import (
     AlgorithmConfig,
     Config,
+    FileModelConfig,
     LengthShapingConfig,
     MiniConfig,
     PreferenceConfig,
@@ -51,8 +52,10 @@ DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 LONG_PROMPTS = ("drop_oldest_turns", "drop_sample")
 PIECES = ("words", "titles")
+SYSTEM_ROLES = ("template", "merge")
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")
 SCHEDULES = ("constant", "linear", "cosine")
+PATH_OF_MODEL = "model.path is not set; give a transformers model folder or a hub id, as model.path=FOLDER"
 MOST_CONTEXTS = 10**6
 MOST_TRUTHS = 50
 
@@ -135,6 +138,10 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         problems.append("generation.top_p = 0 leaves no token to sample")
     if isinstance(config.dataset, MiniConfig):
         problems += _contexts_of_mini(config.dataset) + _truths_of_mini(config.dataset)
+    if isinstance(config.model, FileModelConfig):
+        _choice(problems, "model.system_role", config.model.system_role, SYSTEM_ROLES)
+        if config.model.path is None and config.model.kind == "hub":
+            problems.append(PATH_OF_MODEL)
     if isinstance(config.model, TinyModelConfig):
         problems += _heads_of_tiny(config.model)
         _choice(problems, "model.pieces", config.model.pieces, PIECES)

@@ -249,6 +249,6 @@ def largest(configs: Sequence[Config]) -> tuple[Config, MemoryEstimate | NoEstim
     for config in different.values():
         dataset = inputs.load(config)
         source = locate_model(config.model, dataset, Path(config.cache_dir))
-        tokenizer = load_tokenizer(source, config.generation.template_date)
+        tokenizer = load_tokenizer(source, config.generation.template_date, config.model)
         found.append((config, estimate_or_reason(config, dataset, source, tokenizer)))
     return max(found, key=lambda pair: pair[1].peak if isinstance(pair[1], MemoryEstimate) else -1)

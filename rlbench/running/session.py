@@ -14,6 +14,7 @@ from rlbench.data.checks import check_dataset
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
 from rlbench.evaluation.lengths import longest_of
+from rlbench.evaluation.prompts import check_prompts, form_notice
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_tokenizer, locate_model, max_positions
 from rlbench.models.token_bytes import special_lines, special_words
@@ -74,13 +75,15 @@ def prepare(config: Config) -> Session:
     for caveat in caveats([config]):
         console.print(f"note: {caveat}", style="yellow", markup=False, soft_wrap=True)
     source = locate_model(config.model, dataset, Path(config.cache_dir))
-    tokenizer = load_tokenizer(source, config.generation.template_date)
-    for notice in notices(source, config.generation):
+    tokenizer = load_tokenizer(source, config.generation.template_date, config.model)
+    for notice in [*form_notice(config.model, source), *notices(source, config.generation)]:
         console.print(f"note: {notice}", style="yellow", markup=False, soft_wrap=True)
     special = special_lines(dataset.catalog.lines(), tokenizer)
     if special:
         console.print(f"note: {special_words(special, dataset.item)}", style="yellow", markup=False, soft_wrap=True)
     positions = readable(config.generation, max_positions(source))
+    if problems := check_prompts(dataset, tokenizer, config.model, source):
+        raise BadInput(*problems)
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
     problems += check_server(config, source)
     if "sft" in config.stages or needs_demonstrations(config):

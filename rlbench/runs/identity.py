@@ -12,7 +12,7 @@ from typing import Any
 from rlbench.config.baselines import BASELINES
 from rlbench.config.decoding import evaluation_identity, greedy_identity, sampling_identity
 from rlbench.config.engines import rollout_identity
-from rlbench.config.schema import Config, PreferenceConfig, TinyModelConfig
+from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.runs.inputs import inputs
 from rlbench.runs.record import SCHEMA
 
@@ -20,6 +20,8 @@ DESCRIPTION = ("title", "paper", "evidence", "differs")
 """Descriptive keys of algorithms and rewards: names and sources."""
 FIRST_VALUES = {"line_format": "{title} ({year})", "item": "film"}
 """Values that runs had before these keys of a dataset existed. They do not change the hash."""
+FIRST_VALUES_OF_MODELS = {"system_role": "template"}
+"""The same for keys of a model."""
 INPUTS = "inputs"
 """Key in an identity for the digests of inputs: data and the model's source."""
 
@@ -108,11 +110,11 @@ def _dataset(config: Config, stage: str) -> dict[str, Any]:
 
 
 def _model(config: Config) -> dict[str, Any]:
-    """Model settings without the name. For a model read from files, the digest of the files identifies it."""
-    model = config.model
-    if isinstance(model, TinyModelConfig):
-        return {key: value for key, value in asdict(model).items() if key != "name"}
-    return {"dtype": model.dtype}
+    """Model settings without the name. A model's files are identified by their digest instead of their place."""
+    model = asdict(config.model)
+    left_out = ["name", *config.model.paths, *config.model.origin]
+    left_out += [key for key, value in FIRST_VALUES_OF_MODELS.items() if model.get(key) == value]
+    return {key: value for key, value in model.items() if key not in left_out}
 
 
 def canonical(value: Any) -> Any:

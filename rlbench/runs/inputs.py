@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rlbench.base import content
 from rlbench.base.cache import Cache
 from rlbench.base.errors import BadInput
-from rlbench.config.schema import Config, TinyModelConfig
+from rlbench.config.models import MODELS
+from rlbench.config.schema import Config
 from rlbench.runs.record import WITHOUT_MODEL
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Inputs:
     Attributes:
         questions: digests of the data without demonstrations, by part (catalogue, `split test`, ...).
         data: digests of all data, by part.
-        model: digest of the model's source (`rlbench.models.sources`).
+        model: digest of the model's source (`rlbench.config.models`).
     """
 
     questions: Mapping[str, str]
@@ -102,7 +103,6 @@ def inputs(config: Config) -> Inputs:
 
 def _read(config: Config) -> Inputs:
     from rlbench.data.checks import digests as digests_of
-    from rlbench.models.sources import source_digest, texts_digest
 
     problems: list[str] = []
     notices: list[str] = []
@@ -112,10 +112,9 @@ def _read(config: Config) -> Inputs:
     except BadInput as error:
         problems, notices = error.problems, error.notices
     try:
-        if not isinstance(config.model, TinyModelConfig):
-            model = source_digest(config.model, Path(config.cache_dir))
-        elif dataset is not None:
-            model = texts_digest(dataset)
+        kind = MODELS[config.model.kind]
+        if dataset is not None or not kind.reads_data:
+            model = kind.digest(config.model, dataset, Path(config.cache_dir))
     except BadInput as error:
         problems += error.problems
     if dataset is None or model is None:

@@ -16,7 +16,7 @@ import torch
 from rlbench.base.git import code_state
 from rlbench.base.program import own_words
 from rlbench.config.plugins import plugin_digests
-from rlbench.config.schema import HubModelConfig, ModelConfig, WheelModelConfig
+from rlbench.config.schema import FileModelConfig, ModelConfig
 from rlbench.data.record import RankedListDataset
 from rlbench.models.sources import folder_digests, is_local
 from rlbench.runs import versions
@@ -55,7 +55,7 @@ def model_origin(config: ModelConfig, folder: str) -> ModelOrigin:
         config: the model's configuration.
         folder: the folder that it is loaded from.
     """
-    path = config.path if isinstance(config, HubModelConfig | WheelModelConfig) else None
+    path = config.path if isinstance(config, FileModelConfig) else None
     revision = Path(folder).name if path is not None and not is_local(path) else None
     return {"folder": Path(folder).name, "files": folder_digests(Path(folder), folder), "revision": revision}
 

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from rlbench.base.errors import BadInput
 from rlbench.config.bounds import BOUNDS, LONGEST_LIST, NULLABLE
 from rlbench.config.datasets import schemas
+from rlbench.config.models import model_schemas
 from rlbench.config.resolving import resolve
-from rlbench.config.schema import ALGORITHMS, MODELS, Config
+from rlbench.config.schema import ALGORITHMS, Config
 from rlbench.running.checks import check_values
 from rlbench.running.cli import CONF
 
@@ -45,7 +46,8 @@ def numbers_of(kind: Any, prefix: str = "") -> set[str]:
     """Keys of a schema's numbers."""
     found: set[str] = set()
     for name, hint in get_type_hints(kind).items():
-        options = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": MODELS}.get(name) if not prefix else None
+        sections = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": model_schemas()}
+        options = None if prefix else sections.get(name)
         for inner in options.values() if options else [hint]:
             if is_dataclass(inner):
                 found |= numbers_of(inner, f"{prefix}{name}.")

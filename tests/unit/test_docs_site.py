@@ -11,10 +11,11 @@ import pytest
 from docs.hooks import config_keys
 from rlbench.config.bounds import BOUNDS, NULLABLE, Bound
 from rlbench.config.datasets import schemas
-from rlbench.config.schema import ALGORITHMS, MODELS, Config
+from rlbench.config.models import model_schemas
+from rlbench.config.schema import ALGORITHMS, Config
 from tests.helpers import ROOT
 
-SCHEMAS = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": MODELS}
+SCHEMAS = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": model_schemas()}
 
 
 def leaves(kind, prefix=""):

@@ -13,8 +13,9 @@ import yaml
 
 from rlbench.base.errors import BadInput
 from rlbench.config.datasets import schemas
+from rlbench.config.models import model_schemas
 from rlbench.config.options import filled, options_of
-from rlbench.config.schema import ALGORITHMS, MODELS, Config
+from rlbench.config.schema import ALGORITHMS, Config
 from rlbench.running.cli import CONF
 from rlbench.runs.identity import canonical, config_hash, stage_settings
 from tests.conftest import composed
@@ -191,7 +192,7 @@ def config_of(family: str) -> Config:
 
 def test_the_families_cover_every_schema():
     configs = [config_of(family) for family in FAMILIES]
-    for section, kinds in (("dataset", schemas()), ("model", MODELS), ("algorithm", ALGORITHMS)):
+    for section, kinds in (("dataset", schemas()), ("model", model_schemas()), ("algorithm", ALGORITHMS)):
         assert {type(getattr(config, section)) for config in configs} == set(kinds.values())
 
 
